@@ -1,0 +1,28 @@
+"""Time, as a value that is passed in: nothing outside the clock asks the system for it, so tests run in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Unix seconds. For stamps on the server only: never compare it across machines."""
+
+    def elapsed(self) -> float:
+        """Seconds on a clock that never jumps (monotonic)."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    def now(self) -> float:
+        return time.time()
+
+    def elapsed(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

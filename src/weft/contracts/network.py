@@ -1,0 +1,98 @@
+"""The network driver contract: one node's share of each tenant network.
+
+``ensure_*`` make the world match a value and may be repeated; only ``unplug`` and ``remove_segment`` take away, and
+only what they are told. Ids are 10-character short ids; the driver finds its things again by them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """A NIC somewhere in the network: reachable at ``node_address`` (underlay); here if that is our own."""
+
+    mac: str
+    address: str
+    name: str  # resolves inside the network
+    node_address: str
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """One tenant network as a node needs it: ``cidr`` like 10.20.0.0/24, ``gateway`` its router's address (the same on
+    every node), ``endpoints`` all of the network's NICs, ours too."""
+
+    id: str
+    name: str
+    vni: int
+    cidr: str
+    gateway: str
+    mtu: int
+    domain: str
+    nat: bool
+    endpoints: list[Endpoint]
+
+
+class Port(msgspec.Struct, frozen=True):
+    """A guest NIC on this node; ``id`` names its tap."""
+
+    id: str
+    segment_id: str
+    mac: str
+    address: str
+    hostname: str
+
+
+class Forward(msgspec.Struct, frozen=True):
+    """A published port: arriving at this node's ``port`` it goes to ``target_address:target_port`` inside segment
+    ``segment_id`` if that NIC is here (``node_address`` is ours), else on to ``node_address:port``."""
+
+    port: int
+    protocol: Literal["tcp", "udp"]
+    segment_id: str
+    target_address: str
+    target_port: int
+    node_address: str
+
+
+class NetworkProbe(msgspec.Struct, frozen=True):
+    driver: str
+    usable: bool
+    capabilities: list[str]
+    problems: list[str]
+
+
+class NetworkState(msgspec.Struct, frozen=True):
+    """What the driver finds of its own on this node."""
+
+    segments: list[str]
+    ports: list[str]
+
+
+class NetworkDriver(Protocol):
+    name: str
+
+    async def probe(self) -> NetworkProbe: ...
+
+    async def ensure_segment(self, segment: Segment) -> None:
+        """Bridge, overlay, router, DHCP and DNS, NAT: made or mended, endpoints brought up to date."""
+
+    async def remove_segment(self, segment_id: str) -> None:
+        """Take a segment without ports away; absent is fine."""
+
+    async def plug(self, port: Port) -> str:
+        """Make the port's tap on its segment and return the interface name; present is fine."""
+
+    async def unplug(self, port_id: str) -> None: ...
+
+    async def ensure_forwards(self, forwards: list[Forward]) -> None:
+        """Replace all published ports of this node by exactly these, atomically."""
+
+    async def state(self) -> NetworkState: ...
+
+    async def heal(self) -> list[str]:
+        """Mend what died behind our back (a killed dnsmasq); returns what was mended, one phrase each."""
+
+    async def close(self) -> None: ...

@@ -1,0 +1,189 @@
+"""The runtime driver contract: few verbs that start, watch and end guests, plus small optional protocols.
+
+A driver may be killed at any moment and made anew: all it knows of a guest stands in ``Host.run_dir``/``state_dir`` and
+in the world. Every verb may be repeated. A driver ends only guests that it is told to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Literal, Protocol, runtime_checkable
+
+import msgspec
+
+GuestState = Literal["absent", "starting", "running", "paused", "suspended", "stopped", "failed"]
+
+
+class BootKernel(msgspec.Struct, frozen=True, tag="kernel"):
+    """Boot this kernel directly; paths on this node."""
+
+    kernel: str
+    initrd: str
+    cmdline: str
+
+
+class BootDisk(msgspec.Struct, frozen=True, tag="disk"):
+    """Boot from the first disk through firmware."""
+
+    firmware: Literal["bios", "uefi"] = "bios"
+
+
+class GuestDisk(msgspec.Struct, frozen=True):
+    """A disk as the guest sees it; ``serial`` (≤ 20 characters) is how the guest can name it."""
+
+    path: str
+    format: Literal["qcow2", "raw"]
+    serial: str
+    read_only: bool = False
+
+
+class GuestNic(msgspec.Struct, frozen=True):
+    """A NIC on tap ``ifname`` that the network driver has made."""
+
+    ifname: str
+    mac: str
+    mtu: int
+
+
+class GuestPlan(msgspec.Struct, frozen=True):
+    """Everything a runtime needs to start one guest; ``id`` is the allocation's 10-character short id.
+
+    ``cpu`` is cores (may be a fraction: a limit), ``vcpus`` what the guest sees. ``has_agent`` says the image ships a
+    weft guest agent, so readiness and exec can be had.
+    """
+
+    id: str
+    uid: str
+    name: str
+    incarnation: int
+    machine: Literal["q35", "microvm"]
+    cpu: float
+    vcpus: int
+    memory_bytes: int
+    boot: BootKernel | BootDisk
+    disks: list[GuestDisk]
+    nics: list[GuestNic]
+    has_agent: bool = True
+    hostname: str = ""
+
+
+class GuestFacts(msgspec.Struct, frozen=True):
+    """What is true of one guest now. ``boot_id`` is the guest kernel's own, when its agent has said it."""
+
+    id: str
+    uid: str
+    name: str
+    incarnation: int
+    state: GuestState
+    ready: bool | None = None  # True: the agent answered; None: has no agent, can't know
+    boot_id: str | None = None
+    pid: int | None = None
+    started_at: float | None = None  # unix seconds by this node's clock; for display only
+    reason: str | None = None  # why failed or stopped: "guestPoweredOff", "killed", …
+    message: str | None = None
+    accelerator: str | None = None
+
+
+class RuntimeProbe(msgspec.Struct, frozen=True):
+    """What this driver can do here. ``problems`` are sentences with a remedy; not ``usable`` means no guest starts."""
+
+    driver: str
+    usable: bool
+    version: str
+    accelerator: str
+    machines: list[str]
+    capabilities: list[str]
+    problems: list[str]
+
+
+class RuntimeDriver(Protocol):
+    name: str
+
+    async def probe(self) -> RuntimeProbe: ...
+
+    async def start(self, plan: GuestPlan) -> GuestFacts:
+        """Start (or, if it was suspended, resume) the guest; already running is fine. Returns once the machine runs,
+        which may be before the guest is ready. Leaves nothing behind when it fails. Raises DriverFailed."""
+
+    async def stop(self, guest_id: str, *, grace_seconds: float) -> None:
+        """Ask the guest to shut down, then force it after ``grace_seconds`` (0: at once). Not running is fine."""
+
+    async def inspect(self, guest_id: str) -> GuestFacts:
+        """Facts now; state ``absent`` if the driver knows no such guest."""
+
+    async def recover(self) -> list[GuestFacts]:
+        """Find every guest of this node again after a restart of the agent, adopt the live ones, and tell all."""
+
+    async def remove(self, guest_id: str) -> None:
+        """Forget a guest that does not run: its run files and saved memory. Disks are not the runtime's."""
+
+    async def changed(self) -> None:
+        """Return when any guest's facts may have changed (ready, ended, …). Spurious returns are fine."""
+
+    async def close(self) -> None:
+        """Let go of connections; guests go on."""
+
+
+@runtime_checkable
+class CanSuspend(Protocol):
+    async def suspend(self, guest_id: str) -> None:
+        """Save memory and devices durably, then end the machine. Killed half-way: the guest either still runs or is
+        fully suspended, never neither."""
+
+
+class ExecRequest(msgspec.Struct, frozen=True):
+    argv: list[str]
+    env: dict[str, str] = {}
+    cwd: str = ""
+    tty: bool = False
+
+
+class ExecChunk(msgspec.Struct, frozen=True):
+    """A piece of output (``stdout``/``stderr``), or the end (``exit``: ``code``, or ``signal`` if killed by one)."""
+
+    channel: Literal["stdout", "stderr", "exit"]
+    data: bytes = b""
+    code: int | None = None
+    signal: int | None = None
+
+
+class ExecSession(Protocol):
+    """One command in a guest. Output is pulled (so a slow reader slows the command, not its neighbours)."""
+
+    async def write(self, data: bytes) -> None:
+        """Send stdin; waits while the guest's window is full."""
+
+    async def close_stdin(self) -> None: ...
+
+    def output(self) -> AsyncIterator[ExecChunk]:
+        """Chunks in order per channel; ends after the ``exit`` chunk."""
+
+    async def close(self) -> None:
+        """Hang up: the command gets SIGHUP if it still runs."""
+
+
+@runtime_checkable
+class CanExec(Protocol):
+    async def exec(self, guest_id: str, request: ExecRequest) -> ExecSession:
+        """Start a command in a ready guest. Raises Unavailable while the guest's agent doesn't answer."""
+
+
+@runtime_checkable
+class HasConsole(Protocol):
+    def console_log(self, guest_id: str) -> str:
+        """Path of the file that keeps what the guest printed."""
+
+    def console_socket(self, guest_id: str) -> str:
+        """Path of the unix socket that is the guest's serial line; it serves one client at a time."""
+
+
+class GuestStats(msgspec.Struct, frozen=True):
+    cpu_seconds: float
+    resident_bytes: int
+    read_bytes: int
+    written_bytes: int
+
+
+@runtime_checkable
+class HasStats(Protocol):
+    async def stats(self, guest_id: str) -> GuestStats: ...

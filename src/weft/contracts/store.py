@@ -1,0 +1,160 @@
+"""The store contract: a small, ordered, transactional key-value log that memory, SQLite and etcd all keep.
+
+Keys are strings such as ``/vm/default/web``; values are bytes the store never reads. Limits are etcd's and hold on
+every engine, so what works on one works on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from weft.objects.errors import CursorGone, StaleRevision, StoreUnavailable, TooLarge
+
+MAX_WRITES = 100
+MAX_COMMIT_BYTES = 1_000_000
+MAX_VALUE_BYTES = 256_000
+
+
+class Put(msgspec.Struct, frozen=True, tag="put"):
+    key: str
+    value: bytes
+
+
+class Delete(msgspec.Struct, frozen=True, tag="delete"):
+    key: str
+
+
+Write = Put | Delete
+
+
+class AtRevision(msgspec.Struct, frozen=True, tag="at"):
+    """Holds while ``key`` was last written at exactly ``revision``."""
+
+    key: str
+    revision: int
+
+
+class Absent(msgspec.Struct, frozen=True, tag="absent"):
+    key: str
+
+
+class Present(msgspec.Struct, frozen=True, tag="present"):
+    key: str
+
+
+class LeaseHeld(msgspec.Struct, frozen=True, tag="lease"):
+    """Holds while lease ``name`` is live and was granted with exactly this ``fence``."""
+
+    name: str
+    fence: int
+
+
+Precondition = AtRevision | Absent | Present | LeaseHeld
+
+
+class Entry(msgspec.Struct, frozen=True):
+    key: str
+    value: bytes
+    revision: int  # of the commit that last wrote this key
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page of a list. ``cursor`` is where a watch must start to miss nothing; ``next`` continues the list, or None."""
+
+    entries: list[Entry]
+    cursor: str
+    next: str | None = None
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One key's change. ``value`` None means deleted; then ``previous`` is the value it had."""
+
+    key: str
+    value: bytes | None
+    previous: bytes | None = None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """All changes one commit made under the watched prefix. ``cursor`` resumes right after it."""
+
+    revision: int
+    cursor: str
+    changes: list[Change]
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """A named claim that lapses. ``fence`` grows with every grant to a new holder, in time and across restarts."""
+
+    name: str
+    holder: str
+    fence: int
+    remaining_seconds: float
+
+
+class PreconditionFailed(StaleRevision):
+    """A commit's precondition did not hold; nothing was written. ``failed`` is the first one that failed."""
+
+    def __init__(self, failed: Precondition, current_revision: int | None = None) -> None:
+        super().__init__(f"precondition failed: {failed}")
+        self.failed = failed
+        self.current_revision = current_revision
+
+
+class Compacted(CursorGone):
+    """The cursor is older than the log, or of another epoch (the store was restored): list again."""
+
+
+class LimitExceeded(TooLarge):
+    """A commit of more than MAX_WRITES writes, MAX_COMMIT_BYTES, or a value over MAX_VALUE_BYTES."""
+
+
+class StoreFull(StoreUnavailable):
+    """The disk has no room. Nothing was written; reads go on; writes work again when there is room."""
+
+    reason = "storeFull"
+
+
+class Store(Protocol):
+    """Durable when ``commit`` returns; ordered; a watch never skips and never repeats."""
+
+    async def commit(
+        self,
+        writes: Sequence[Write],
+        preconditions: Sequence[Precondition] = (),
+        *,
+        idempotency_key: str | None = None,
+    ) -> int:
+        """Apply all writes or none and return the one revision they share.
+
+        A repeated ``idempotency_key`` writes nothing and returns the first commit's revision (kept ≥ 1 hour).
+        Raises PreconditionFailed, LimitExceeded, StoreFull, StoreUnavailable.
+        """
+
+    async def get(self, key: str) -> Entry | None:
+        """The latest committed entry, or None."""
+
+    async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:
+        """Entries whose key starts with ``prefix``, in key order. ``after`` is a page's ``next``: it pins the
+        revision, so all pages show one instant. ``limit`` 0 means all. Raises Compacted if that instant is gone."""
+
+    def watch(self, prefix: str, cursor: str) -> AsyncIterator[Batch]:
+        """Every commit after ``cursor`` that touches ``prefix``, each whole and in order, for ever.
+
+        Raises Compacted when the cursor is too old, foreign, or the reader fell too far behind."""
+
+    async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
+        """Take or renew a lease. None if another holder has it. A renewal keeps the fence."""
+
+    async def release(self, name: str, holder: str) -> None:
+        """Give a lease up at once; not held is fine."""
+
+    async def leases(self, prefix: str) -> Sequence[Lease]:
+        """Live leases whose name starts with ``prefix``."""
+
+    async def compact(self, keep_revisions: int) -> None:
+        """Forget history older than the newest ``keep_revisions`` revisions."""
+
+    async def close(self) -> None: ...

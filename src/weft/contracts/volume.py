@@ -1,0 +1,32 @@
+"""The volume driver contract: disks by uid, images as their read-only base."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+
+class VolumeFacts(msgspec.Struct, frozen=True):
+    id: str
+    path: str
+    format: Literal["qcow2", "raw"]
+    size_bytes: int
+    used_bytes: int
+
+
+class VolumeDriver(Protocol):
+    name: str
+
+    async def ensure(self, volume_id: str, *, size_bytes: int, base: str | None = None, base_format: str = "qcow2") -> VolumeFacts:
+        """Make the volume if it isn't there: empty, or a copy-on-write clone of image file ``base`` (then ``size_bytes``
+        may not be smaller than the base; 0 means the base's). Half-made ones are never seen. Raises DriverFailed."""
+
+    async def inspect(self, volume_id: str) -> VolumeFacts | None: ...
+
+    async def grow(self, volume_id: str, size_bytes: int) -> VolumeFacts: ...
+
+    async def remove(self, volume_id: str) -> None:
+        """Absent is fine."""
+
+    async def list(self) -> list[VolumeFacts]: ...

@@ -1,0 +1,158 @@
+"""The one error tree. Each class is a kind of trouble; its ``reason`` is the stable token clients may match on.
+
+Decides nothing, does no I/O. ``api/problem.py`` maps reasons to HTTP, ``cli/exit_codes.py`` to exit codes.
+
+::
+
+    WeftError
+    ├─ InvalidInput          what was asked can't be understood or isn't allowed (names the field)
+    │  ├─ UnknownField       ├─ InvalidStrategy
+    ├─ NotFound              ├─ AlreadyExists       ├─ StaleRevision       ├─ InUse
+    ├─ IllegalTransition     ├─ NotAuthenticated    ├─ Forbidden           ├─ TooLarge
+    ├─ CursorGone            a watch or list position that no longer exists (HTTP 410): list again
+    ├─ Unplaceable           no node fits (reason is one of spec B2's tokens)
+    ├─ Unavailable           something needed isn't there just now; may be retried
+    │  ├─ StoreUnavailable
+    ├─ TimedOut              the wait ended, the work goes on
+    └─ DriverFailed          the world refused: QEMU, the kernel, a download (says which step)
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class WeftError(Exception):
+    """What went wrong: ``message`` names object and fact, ``hint`` the next move, ``reason`` is stable."""
+
+    reason: ClassVar[str] = "internalError"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        field: str | None = None,
+        hint: str | None = None,
+        details: dict[str, Any] | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.token = reason or type(self).reason
+        self.field = field
+        self.hint = hint
+        self.details = details or {}
+        self.retry_after_seconds = retry_after_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """The wire form, as it stands in problem+json: empty parts are left out."""
+        out: dict[str, Any] = {"reason": self.token, "message": self.message}
+        if self.field is not None:
+            out["field"] = self.field
+        if self.hint is not None:
+            out["hint"] = self.hint
+        if self.details:
+            out["details"] = self.details
+        if self.retry_after_seconds is not None:
+            out["retry_after_seconds"] = self.retry_after_seconds
+        return out
+
+
+class InvalidInput(WeftError):
+    reason = "invalidInput"
+
+
+class UnknownField(InvalidInput):
+    reason = "unknownField"
+
+
+class InvalidStrategy(InvalidInput):
+    reason = "invalidStrategy"
+
+
+class NotFound(WeftError):
+    reason = "notFound"
+
+
+class AlreadyExists(WeftError):
+    reason = "alreadyExists"
+
+
+class StaleRevision(WeftError):
+    reason = "staleRevision"
+
+
+class InUse(WeftError):
+    reason = "inUse"
+
+
+class IllegalTransition(WeftError):
+    reason = "illegalTransition"
+
+
+class NotAuthenticated(WeftError):
+    reason = "notAuthenticated"
+
+
+class Forbidden(WeftError):
+    reason = "forbidden"
+
+
+class TooLarge(WeftError):
+    reason = "tooLarge"
+
+
+class CursorGone(WeftError):
+    reason = "cursorGone"
+
+
+class Unplaceable(WeftError):
+    """No node fits. ``reason`` is ``noAvailableAgents`` or ``insufficientResources``; ``details`` hold the verdicts."""
+
+    reason = "insufficientResources"
+
+
+class Unavailable(WeftError):
+    reason = "unavailable"
+
+
+class StoreUnavailable(Unavailable):
+    reason = "storeUnavailable"
+
+
+class TimedOut(WeftError):
+    reason = "timedOut"
+
+
+class DriverFailed(WeftError):
+    """A step in the world failed; ``details["step"]`` names it."""
+
+    reason = "driverFailed"
+
+
+_BY_REASON: dict[str, type[WeftError]] = {}
+
+
+def _register(cls: type[WeftError]) -> None:
+    _BY_REASON[cls.reason] = cls
+    for sub in cls.__subclasses__():
+        _register(sub)
+
+
+def error_from_dict(data: dict[str, Any]) -> WeftError:
+    """The error a problem document stands for; an unknown reason becomes a plain WeftError that keeps it."""
+    if not _BY_REASON:
+        _register(WeftError)
+    reason = str(data.get("reason", "internalError"))
+    cls = _BY_REASON.get(reason, WeftError)
+    if reason in ("noAvailableAgents", "insufficientResources"):
+        cls = Unplaceable
+    return cls(
+        str(data.get("message", "unknown error")),
+        reason=reason,
+        field=data.get("field"),
+        hint=data.get("hint"),
+        details=data.get("details") or {},
+        retry_after_seconds=data.get("retry_after_seconds"),
+    )
