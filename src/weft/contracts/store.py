@@ -14,6 +14,7 @@ import msgspec
 from weft.objects.errors import CursorGone, StaleRevision, StoreUnavailable, TooLarge
 
 MAX_WRITES = 100
+MAX_PRECONDITIONS = 120
 MAX_COMMIT_BYTES = 1_000_000
 MAX_VALUE_BYTES = 256_000
 
@@ -62,7 +63,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page of a list. ``cursor`` is where a watch must start to miss nothing; ``next`` continues the list, or None."""
+    """One page of a list. A watch from ``cursor`` misses nothing; ``next`` continues the list, None at its end."""
 
     entries: list[Entry]
     cursor: str
@@ -70,7 +71,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One key's change. ``value`` None means deleted; then ``previous`` is the value it had."""
+    """One key's change. ``value`` None means deleted; ``previous`` is the value before, None if the key was absent."""
 
     key: str
     value: bytes | None
@@ -108,7 +109,7 @@ class Compacted(CursorGone):
 
 
 class LimitExceeded(TooLarge):
-    """A commit of more than MAX_WRITES writes, MAX_COMMIT_BYTES, or a value over MAX_VALUE_BYTES."""
+    """A commit over MAX_WRITES, MAX_PRECONDITIONS or MAX_COMMIT_BYTES, or a value over MAX_VALUE_BYTES."""
 
 
 class StoreFull(StoreUnavailable):
@@ -120,6 +121,9 @@ class StoreFull(StoreUnavailable):
 class Store(Protocol):
     """Durable when ``commit`` returns; ordered; a watch never skips and never repeats."""
 
+    async def open(self) -> None:
+        """Make ready; call once, before anything else. Raises StoreUnavailable."""
+
     async def commit(
         self,
         writes: Sequence[Write],
@@ -129,8 +133,10 @@ class Store(Protocol):
     ) -> int:
         """Apply all writes or none and return the one revision they share.
 
+        A commit that changes nothing (no writes, or only deletes of absent keys) returns the current revision.
         A repeated ``idempotency_key`` writes nothing and returns the first commit's revision (kept ≥ 1 hour).
-        Raises PreconditionFailed, LimitExceeded, StoreFull, StoreUnavailable.
+        Raises PreconditionFailed, LimitExceeded, StoreFull, StoreUnavailable, and InvalidInput for a key that does
+        not start with "/" or is written twice.
         """
 
     async def get(self, key: str) -> Entry | None:

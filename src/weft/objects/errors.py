@@ -135,7 +135,8 @@ _BY_REASON: dict[str, type[WeftError]] = {}
 
 
 def _register(cls: type[WeftError]) -> None:
-    _BY_REASON[cls.reason] = cls
+    if "reason" in vars(cls):  # a subclass that inherits its reason doesn't stand for it
+        _BY_REASON[cls.reason] = cls
     for sub in cls.__subclasses__():
         _register(sub)
 

@@ -1,0 +1,1 @@
+"""Tenant networks from what every Linux has: bridge, VXLAN, a router namespace, nftables and dnsmasq."""

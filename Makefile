@@ -1,0 +1,34 @@
+# The commands a person needs; each can be run again at any time.
+.PHONY: help install up down test bench soak lock
+
+help:
+	@echo "make up       install what is missing, start a three-node cluster here, boot a VM in it"
+	@echo "make down     end that cluster and remove everything it made (keeps .weft/cache)"
+	@echo "make install  Debian packages and .venv only"
+	@echo "make test     the whole test suite"
+	@echo "make bench    measure the promises (ONLY=name for one)"
+	@echo "make soak     run for a long time and look for leaks"
+	@echo "make lock     write requirements.lock anew from pyproject.toml"
+
+install:
+	@tools/install
+
+up: install
+	@.venv/bin/python -m weft.launch.local up
+
+# Needs no network and no up-to-date .venv: what runs must be endable.
+down:
+	@if [ -x .venv/bin/python ]; then .venv/bin/python -m weft.launch.local down; \
+	else echo "nothing to end: this clone has no .venv yet"; fi
+
+test: install
+	@.venv/bin/pytest
+
+bench: install
+	@.venv/bin/python -m benchmarks $(ONLY)
+
+soak: install
+	@.venv/bin/python -m benchmarks.soak
+
+lock:
+	@tools/lock

@@ -1,0 +1,216 @@
+"""A segment's DHCP and DNS server: its command and files (pure), and the process (found, started, told, stopped).
+
+The process outlives the agent. It is known by its pid file, its whole command line and the namespace it lives in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from weft.contracts.network import Port, Segment
+from weft.drivers.network.bridge.kernel import NAMESPACES, run, write_file
+from weft.drivers.network.bridge.names import INSIDE
+from weft.objects.errors import DriverFailed
+
+LEASE = "12h"
+PATIENCE_SECONDS = 2.0
+
+# Where the server sees its folder. It gives up root once started, and the folder may lie where only root may go:
+# a bind mount in a mount namespace of its own keeps the files within its reach, and nothing else.
+SEEN_AT = "/mnt"
+_ENTER = 'mount --bind "$1" ' + SEEN_AT + ' && shift && exec "$@"'
+
+
+@dataclass(frozen=True)
+class Files:
+    """A segment's folder under the host's run_dir."""
+
+    folder: Path
+
+    @property
+    def hosts(self) -> Path:
+        return self.folder / "hosts"
+
+    @property
+    def names(self) -> Path:
+        return self.folder / "names"
+
+    @property
+    def pid(self) -> Path:
+        return self.folder / "dnsmasq.pid"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "dnsmasq.log"
+
+
+def plan_command(segment: Segment, files: Files, resolver: str | None) -> list[str]:
+    """The server's whole command line; ``resolver`` is a resolv.conf for names outside, None for none."""
+    cidr = IPv4Network(segment.cidr)
+    return [
+        "dnsmasq",
+        "--conf-file=/dev/null",
+        f"--pid-file={files.pid}",
+        f"--log-facility={files.log}",
+        "--user=nobody",
+        f"--interface={INSIDE}",
+        "--except-interface=lo",
+        "--bind-interfaces",
+        "--no-hosts",
+        f"--addn-hosts={SEEN_AT}/{files.names.name}",
+        f"--domain={segment.domain}",
+        f"--local=/{segment.domain}/",
+        "--domain-needed",
+        "--bogus-priv",
+        f"--resolv-file={resolver}" if resolver else "--no-resolv",
+        f"--dhcp-range={cidr.network_address},static,{cidr.netmask},{LEASE}",
+        f"--dhcp-hostsfile={SEEN_AT}/{files.hosts.name}",
+        "--dhcp-authoritative",
+        "--leasefile-ro",
+        f"--dhcp-option=option:router,{segment.gateway}",
+        f"--dhcp-option=option:dns-server,{segment.gateway}",
+        f"--dhcp-option=option:mtu,{segment.mtu}",
+    ]
+
+
+def render_hosts(ports: Iterable[Port]) -> str:
+    """Who gets which lease: this node's ports only, so that each guest is answered by its own node."""
+    return "".join(f"{p.mac},{p.address},{p.hostname},{LEASE}\n" for p in sorted(ports, key=lambda p: p.mac))
+
+
+def render_names(segment: Segment) -> str:
+    """Who has which name: every endpoint of the network, wherever it is."""
+    named = sorted({(e.name, e.address) for e in segment.endpoints})
+    return "".join(f"{address} {name}.{segment.domain} {name}\n" for name, address in named)
+
+
+async def ensure_server(
+    segment: Segment, ports: list[Port], files: Files, namespace: str, resolver: str | None, tell: bool
+) -> str:
+    """Make the server run with these files; returns what had to be done: "" (nothing), "told" or "started".
+
+    A lease that changes hands needs a fresh start: the server remembers leases and would refuse the address to its
+    new owner. What is only new needs but a signal, given with ``tell`` even if the files are as they were (they may
+    have been written just before a crash).
+    """
+    command = plan_command(segment, files, resolver)
+    hosts, names = render_hosts(ports), render_names(segment)
+    process, exact = inspect_server(files, command, namespace)
+    if process is not None and (not exact or _drops(files.hosts, hosts)):
+        await stop_process(process)
+        process = None
+    files.folder.mkdir(parents=True, exist_ok=True)
+    files.folder.chmod(0o755)
+    changed = [write_file(files.hosts, hosts), write_file(files.names, names)]
+    if process is None:
+        await start_server(command, files, namespace)
+        return "started"
+    try:
+        if any(changed) or tell:
+            signal.pidfd_send_signal(process, signal.SIGHUP)
+    finally:
+        os.close(process)
+    return "told" if any(changed) else ""
+
+
+def inspect_server(files: Files, command: list[str], namespace: str) -> tuple[int | None, bool]:
+    """A pidfd of the segment's server (the caller closes it), and whether it runs just so; None if it isn't there.
+
+    Holding the process before looking at it makes a reused pid harmless.
+    """
+    try:
+        pid = int(files.pid.read_text())
+        process = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return None, False
+    try:
+        held = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        place = Path(f"/proc/{pid}/ns/net").stat().st_ino
+    except OSError:  # gone between two looks, or a zombie, which has no namespaces
+        os.close(process)
+        return None, False
+    if f"--pid-file={files.pid}" not in held:
+        os.close(process)
+        return None, False
+    router = NAMESPACES / namespace
+    return process, held == command and router.exists() and place == router.stat().st_ino
+
+
+async def start_server(command: list[str], files: Files, namespace: str) -> None:
+    """Start the server in the router's namespace; returns when it listens."""
+    stray = [os.pidfd_open(pid) for pid in _servers_in(namespace)]  # one whose pid file was lost holds the ports
+    for process in stray:
+        await stop_process(process)
+    enter = ["nsenter", f"--net={NAMESPACES / namespace}", "unshare", "--mount", "sh", "-c", _ENTER, "sh"]
+    await run("start dnsmasq", [*enter, str(files.folder), *command])
+
+
+async def stop_server(files: Files, namespace: str) -> None:
+    """Stop the segment's server and wait until it is gone; absent is fine."""
+    process, _ = inspect_server(files, [], namespace)
+    if process is not None:
+        await stop_process(process)
+
+
+async def stop_process(process: int) -> None:
+    """Ask the process behind a pidfd to end, insist after a while, return when it has; closes the pidfd."""
+    loop = asyncio.get_running_loop()
+    try:
+        for order in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                signal.pidfd_send_signal(process, order)
+            except ProcessLookupError:
+                return
+            ended = asyncio.Event()
+            loop.add_reader(process, ended.set)
+            try:
+                await asyncio.wait_for(ended.wait(), PATIENCE_SECONDS)
+                return
+            except TimeoutError:
+                continue
+            finally:
+                loop.remove_reader(process)
+        raise DriverFailed("network: dnsmasq doesn't end, even killed", details={"step": "stop dnsmasq"})
+    finally:
+        os.close(process)
+
+
+def choose_resolver() -> str | None:
+    """The resolv.conf whose servers a router's namespace can reach; None if all are the node's own loopback."""
+    for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
+        try:
+            lines = Path(path).read_text().splitlines()
+        except OSError:
+            continue
+        servers = [words[1] for words in map(str.split, lines) if len(words) > 1 and words[0] == "nameserver"]
+        if any(not server.startswith("127.") and server != "::1" for server in servers):
+            return path
+    return None
+
+
+def _drops(path: Path, text: str) -> bool:
+    """Whether a line that the file holds is missing from its next version."""
+    try:
+        return not set(path.read_text().splitlines()) <= set(text.splitlines())
+    except FileNotFoundError:
+        return True
+
+
+def _servers_in(namespace: str) -> list[int]:
+    router = (NAMESPACES / namespace).stat().st_ino
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if (entry / "ns/net").stat().st_ino == router and (entry / "cmdline").read_bytes().startswith(b"dnsmasq\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,284 @@
+"""The bridge network driver: brings one node's bridges, overlays, routers, taps and published ports to the wish.
+
+Reads the kernel, decides in ``plan`` and ``rules``, applies in batches. It keeps in memory only what it last applied,
+so that an unchanged wish costs nothing; the kernel is looked at anew on the first wish of a process, on a changed one,
+and in ``heal``. What it needs to heal after a restart lies beside the servers' files in the host's run_dir.
+Woken by the agent. One change at a time: a lock holds the rest back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.host import Host
+from weft.contracts.network import Forward, NetworkProbe, NetworkState, Port, Segment
+from weft.drivers.network.bridge import kernel, plan, rules
+from weft.drivers.network.bridge.check import check_forwards, check_port, check_segment
+from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, stop_server
+from weft.drivers.network.bridge.kernel import Link
+from weft.drivers.network.bridge.names import Names, port_from_alias
+from weft.drivers.network.bridge.probe import probe_kernel
+from weft.objects.errors import InUse, NotFound
+
+
+class BridgeNetwork:
+    name = "bridge"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._names = Names(host.link_prefix)
+        self._folder = Path(host.run_dir) / "network"
+        self._changing = asyncio.Lock()
+        self._applied: dict[str, Segment] = {}
+        self._forwards: list[Forward] | None = None
+        self._tables: dict[tuple[str, str, str], str] = {}  # (namespace, family, name) → digest last seen or set
+
+    async def probe(self) -> NetworkProbe:
+        """What works here; every problem names its remedy."""
+        capabilities, problems = await probe_kernel(self._host)
+        return NetworkProbe(driver=self.name, usable=not problems, capabilities=capabilities, problems=problems)
+
+    async def ensure_segment(self, segment: Segment) -> None:
+        """Make or mend the segment on this node; raises InvalidInput, InUse (its VNI), DriverFailed."""
+        check_segment(segment, self._host.link_prefix)
+        async with self._changing:
+            if self._applied.get(segment.id) != segment:
+                await self._apply_segment(segment)
+
+    async def remove_segment(self, segment_id: str) -> None:
+        """Take the segment away; raises InUse while a port is plugged in."""
+        async with self._changing:
+            links = await kernel.inspect_links()
+            ports = self._ports(links, segment_id)
+            if ports:
+                raise InUse(
+                    f"network {segment_id} has {len(ports)} ports on node {self._host.node}, {ports[0].id} among them",
+                    hint="unplug them first",
+                )
+            self._applied.pop(segment_id, None)
+            namespace, files = self._names.router(segment_id), self._files(segment_id)
+            await stop_server(files, namespace)
+            kernel.clear_namespace_file(namespace)
+            has_router = (kernel.NAMESPACES / namespace).exists()
+            await kernel.perform_links(plan.plan_removal(self._names, segment_id, links, has_router))
+            self._forget_tables(namespace)
+            shutil.rmtree(files.folder, ignore_errors=True)
+            left = await kernel.inspect_links()
+            await self._apply_forwards(left)
+            if not self._segment_ids(left):
+                await self._drop_tables(("ip", self._names.node_table), ("bridge", self._names.bridge_table))
+
+    async def plug(self, port: Port) -> str:
+        """Make the port's tap on its segment and return its name; raises NotFound before the segment is made here."""
+        check_port(port, self._host.link_prefix)
+        tap = self._names.tap(port.id)
+        async with self._changing:
+            links = await kernel.inspect_links()
+            segment = self._segment(port.segment_id)
+            if segment is None or self._names.bridge(port.segment_id) not in links:
+                raise NotFound(
+                    f"port {port.id}: network {port.segment_id} isn't on node {self._host.node}",
+                    hint="ensure the segment before its ports",
+                )
+            ports = [p for p in self._ports(links, port.segment_id) if p.id != port.id] + [port]
+            steps = plan.Steps()
+            plan.plan_port(steps, self._names, port, segment.mtu, links)
+            fdb = await kernel.inspect_fdb()
+            steps.fdb = plan.plan_fdb(self._names, self._host.underlay_address, segment, ports, fdb)
+            await kernel.perform_links(steps.links)
+            await kernel.perform_fdb(steps.fdb)
+            others = [p for p in self._ports(links) if p.id != port.id]
+            await self._ensure_tables("", rules.render_taps(self._names, [*others, port]))
+            await self._ensure_server(segment, ports)
+        return tap
+
+    async def unplug(self, port_id: str) -> None:
+        """Take the port's tap away; absent is fine."""
+        tap = self._names.tap(port_id)
+        async with self._changing:
+            links = await kernel.inspect_links()
+            if tap not in links:
+                return
+            gone = port_from_alias(port_id, links[tap].ifalias)
+            await kernel.perform_links([f"link del dev {tap}"])
+            left = [p for p in self._ports(links) if p.id != port_id]
+            if gone is None:
+                return
+            await self._ensure_tables("", rules.render_taps(self._names, left))
+            segment = self._segment(gone.segment_id)
+            if segment is not None and self._names.bridge(segment.id) in links:
+                await self._ensure_server(segment, [p for p in left if p.segment_id == segment.id])
+
+    async def ensure_forwards(self, forwards: list[Forward]) -> None:
+        """Publish exactly these; one whose segment isn't here yet joins when the segment is made."""
+        check_forwards(forwards, self._host.link_prefix)
+        async with self._changing:
+            if self._forwards == forwards:
+                return
+            before, self._forwards = self._forwards, forwards
+            try:
+                await self._apply_forwards(await kernel.inspect_links())
+            except BaseException:
+                self._forwards = before
+                raise
+            await self._cut_flows(before or [], forwards)
+
+    async def state(self) -> NetworkState:
+        links = await kernel.inspect_links()
+        ports = [found for name in links if (found := self._names.id_in(name, "t"))]
+        return NetworkState(segments=sorted(self._segment_ids(links)), ports=sorted(ports))
+
+    async def heal(self) -> list[str]:
+        """Look at everything of ours anew and mend it; also what an earlier process made and nobody wished yet."""
+        async with self._changing:
+            self._tables.clear()
+            mended = []
+            known = {path.parent.name for path in self._folder.glob("*/segment.json")} | set(self._applied)
+            for segment_id in sorted(known):
+                segment = self._segment(segment_id)
+                if segment is not None:
+                    mended += [f"{what} of network {segment.name}" for what in await self._apply_segment(segment)]
+            if self._forwards is not None and await self._apply_forwards(await kernel.inspect_links()):
+                mended.append("published ports")
+            return mended
+
+    async def close(self) -> None:
+        """Nothing to end: what the driver made stays, and is found again."""
+
+    async def _apply_segment(self, segment: Segment) -> list[str]:
+        """Bring the kernel to the segment; returns what had to be made or mended."""
+        names, host = self._names, self._host
+        namespace = names.router(segment.id)
+        self._applied.pop(segment.id, None)
+        kernel.clear_namespace_file(namespace)
+        links, fdb, router = await asyncio.gather(
+            kernel.inspect_links(), kernel.inspect_fdb(), kernel.inspect_router(namespace)
+        )
+        uplink = plan.plan_uplink(names, segment.id, links)
+        ports = self._ports(links, segment.id)
+        steps = plan.plan_segment(names, host, segment, ports, links, fdb, router, uplink)
+        kernel.write_file(self._files(segment.id).folder / "segment.json", msgspec.json.encode(segment).decode())
+
+        mended = steps.mended
+        if any(line.startswith("netns add ") for line in steps.links):
+            self._forget_tables(namespace)
+        if kernel.write_sysctl("net/ipv4/ip_forward", "1"):
+            mended.append("forwarding on the node")
+        await kernel.perform_links(steps.links)
+        kernel.write_sysctl(f"net/ipv4/conf/{names.uplink(segment.id)}/route_localnet", "1")
+        await kernel.perform_fdb(steps.fdb)
+        await kernel.perform_router(namespace, steps.router, steps.forward, "")
+        if await self._ensure_tables(namespace, rules.render_router(segment)):
+            mended.append("NAT")
+        tables = [rules.render_node(names, host), rules.render_taps(names, self._ports(links))]
+        if await self._ensure_tables("", *tables):
+            mended.append("filters")
+        if steps.links or steps.router:
+            await self._apply_forwards(await kernel.inspect_links())
+        if await self._ensure_server(segment, ports) == "started":
+            mended.append("DHCP and DNS")
+        self._applied[segment.id] = segment
+        return mended
+
+    async def _ensure_server(self, segment: Segment, ports: list[Port]) -> str:
+        resolver = choose_resolver() if self._host.dns_upstream and segment.nat else None
+        return await ensure_server(
+            segment,
+            ports,
+            self._files(segment.id),
+            self._names.router(segment.id),
+            resolver,
+            tell=segment.id not in self._applied,
+        )
+
+    async def _apply_forwards(self, links: Mapping[str, Link]) -> bool:
+        """Bring the tables of published ports to the wish; says whether one changed. Without a wish yet, nothing."""
+        if self._forwards is None:
+            return False
+        here = self._segment_ids(links)
+        uplinks = {s: found for s in here if (found := plan.held_uplink(self._names, s, links))}
+        cidrs = {s: known.cidr for s in here if (known := self._segment(s))}
+        changed = False
+        for segment_id in sorted(uplinks):
+            namespace = self._names.router(segment_id)
+            table = rules.render_router_forwards(self._host, segment_id, self._forwards)
+            if table.empty and await kernel.inspect_table(table.family, table.name, namespace) is None:
+                continue
+            changed |= await self._ensure_tables(namespace, table)
+        table = rules.render_forwards(self._names, self._host, self._forwards, uplinks, cidrs)
+        if not self._forwards:
+            return await self._drop_tables((table.family, table.name)) or changed
+        kernel.write_sysctl("net/ipv4/ip_forward", "1")
+        kernel.write_sysctl(f"net/ipv4/conf/{self._host.underlay_link}/route_localnet", "1")
+        return await self._ensure_tables("", table) or changed
+
+    async def _cut_flows(self, before: list[Forward], after: list[Forward]) -> None:
+        """End the flows of ports that are published no more or elsewhere: they'd go on to the old place."""
+        kept = set(after)
+        for forward in before:
+            if forward not in kept:
+                flows = ["-p", forward.protocol, "--orig-port-dst", str(forward.port), "--dst-nat"]
+                await kernel.attempt("cut flows", ["conntrack", "-D", *flows])
+
+    async def _ensure_tables(self, namespace: str, *tables: rules.Table) -> bool:
+        """Replace the tables that aren't as wished, in one transaction; says whether any was."""
+        wrong = []
+        for table in tables:
+            key = (namespace, table.family, table.name)
+            if key not in self._tables:
+                held = await kernel.inspect_table(table.family, table.name, namespace)
+                if held is not None and f'comment "{table.digest}"' in held:
+                    self._tables[key] = table.digest
+            if self._tables.get(key) != table.digest:
+                wrong.append(table)
+        if not wrong:
+            return False
+        text = "".join(table.text for table in wrong)
+        if namespace:
+            await kernel.perform_router(namespace, [], False, text)
+        else:
+            await kernel.perform_tables(text)
+        for table in wrong:
+            self._tables[namespace, table.family, table.name] = table.digest
+        return True
+
+    async def _drop_tables(self, *tables: tuple[str, str]) -> bool:
+        there = [t for t in tables if await kernel.inspect_table(*t) is not None]
+        await kernel.perform_tables("".join(f"delete table {family} {name}\n" for family, name in there))
+        for family, name in tables:
+            self._tables.pop(("", family, name), None)
+        return bool(there)
+
+    def _forget_tables(self, namespace: str) -> None:
+        for key in [k for k in self._tables if k[0] == namespace]:
+            del self._tables[key]
+
+    def _files(self, segment_id: str) -> Files:
+        return Files(self._folder / segment_id)
+
+    def _segment(self, segment_id: str) -> Segment | None:
+        """The segment as last wished, by this process or the one before it."""
+        if segment_id in self._applied:
+            return self._applied[segment_id]
+        try:
+            return msgspec.json.decode((self._files(segment_id).folder / "segment.json").read_bytes(), type=Segment)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def _ports(self, links: Mapping[str, Link], segment_id: str | None = None) -> list[Port]:
+        """The ports whose taps are here, on one segment or all."""
+        found = []
+        for name, link in links.items():
+            port_id = self._names.id_in(name, "t")
+            port = port_from_alias(port_id, link.ifalias) if port_id else None
+            if port is not None and segment_id in (None, port.segment_id):
+                found.append(port)
+        return found
+
+    def _segment_ids(self, links: Mapping[str, Link]) -> list[str]:
+        return [found for name in links if (found := self._names.id_in(name, "b"))]

@@ -1,0 +1,85 @@
+"""What the driver calls its things in the kernel, and how it finds them again. Pure.
+
+A link is ``<prefix><kind letter><short id>``: nothing is remembered but what the name and the alias say.
+"""
+
+from __future__ import annotations
+
+from weft.contracts.network import Port
+
+LONGEST_LINK_NAME = 15
+
+# One MAC for every router of every segment on every node: segments never meet, and a guest that moves keeps its
+# gateway. Locally administered, outside the range guests get.
+GATEWAY_MAC = "02:77:65:66:74:01"
+
+# The two legs of a router, inside its own namespace.
+INSIDE = "lan0"
+OUTSIDE = "wan0"
+
+
+class Names:
+    """The names of one node's things; ``prefix`` is the host's ``link_prefix``."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def bridge(self, segment_id: str) -> str:
+        return f"{self.prefix}b{segment_id}"
+
+    def overlay(self, segment_id: str) -> str:
+        """The VXLAN device."""
+        return f"{self.prefix}x{segment_id}"
+
+    def gateway(self, segment_id: str) -> str:
+        """The bridge's end of the router's inner leg."""
+        return f"{self.prefix}r{segment_id}"
+
+    def uplink(self, segment_id: str) -> str:
+        """The node's end of the router's outer leg."""
+        return f"{self.prefix}u{segment_id}"
+
+    def router(self, segment_id: str) -> str:
+        """The router's network namespace."""
+        return f"{self.prefix}n{segment_id}"
+
+    def tap(self, port_id: str) -> str:
+        return f"{self.prefix}t{port_id}"
+
+    def any_of(self, letter: str) -> str:
+        """The nft pattern for every link of a kind."""
+        return f'"{self.prefix}{letter}*"'
+
+    def id_in(self, link: str, letter: str) -> str | None:
+        """The short id in a link's name if it is one of ours and of that kind."""
+        start = self.prefix + letter
+        return link[len(start) :] if link.startswith(start) and len(link) > len(start) else None
+
+    @property
+    def node_table(self) -> str:
+        return f"weft_{self.prefix}_node"
+
+    @property
+    def forwards_table(self) -> str:
+        return f"weft_{self.prefix}_ports"
+
+    @property
+    def bridge_table(self) -> str:
+        return f"weft_{self.prefix}_taps"
+
+
+def segment_alias(segment_id: str) -> str:
+    return f"weft segment {segment_id}"
+
+
+def port_alias(port: Port) -> str:
+    """All of a port, kept on its tap, so that who finds the tap knows the port."""
+    return f"weft port {port.segment_id} {port.mac} {port.address} {port.hostname}"
+
+
+def port_from_alias(port_id: str, alias: str) -> Port | None:
+    """The port a tap's alias tells of; None if it isn't one of ours."""
+    words = alias.split(" ")
+    if len(words) != 6 or words[:2] != ["weft", "port"]:
+        return None
+    return Port(id=port_id, segment_id=words[2], mac=words[3], address=words[4], hostname=words[5])

@@ -1,0 +1,95 @@
+"""Finds out what this machine's kernel and programs can do for the driver, by trying it in a namespace that goes away
+with the try. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+
+from weft.contracts.host import Host
+from weft.drivers.network.bridge.dnsmasq import choose_resolver
+from weft.drivers.network.bridge.kernel import attempt
+
+# Program → the Debian package that has it.
+PROGRAMS = {
+    "ip": "iproute2",
+    "bridge": "iproute2",
+    "nft": "nftables",
+    "dnsmasq": "dnsmasq-base",
+    "conntrack": "conntrack",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "mount": "mount",
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A capability, the command that shows it, and what helps where it fails."""
+
+    capability: str
+    command: str
+    remedy: str
+
+
+TRIALS = [
+    Trial("bridge", "ip link add name b0 type bridge", "modprobe bridge"),
+    Trial("overlay", "ip link add name x0 type vxlan id 1 dstport 4789 nolearning", "modprobe vxlan"),
+    Trial("router", "ip link add name v0 type veth peer name v1", "modprobe veth"),
+    Trial("tap", "ip tuntap add dev t0 mode tap", "modprobe tun, and give the agent /dev/net/tun"),
+    Trial(
+        "nat",
+        "nft 'add table ip a; add chain ip a c { type nat hook postrouting priority 100; };"
+        " add rule ip a c masquerade'",
+        "modprobe nf_tables nft_chain_nat nft_masq",
+    ),
+    Trial(
+        "forwards",
+        "nft 'add table ip f; add chain ip f c { type nat hook prerouting priority -100; };"
+        " add rule ip f c fib daddr type local dnat to 192.0.2.1'",
+        "modprobe nft_fib_ipv4 nft_nat",
+    ),
+    Trial(
+        "antispoof",
+        "nft 'add table bridge t; add chain bridge t c { type filter hook forward priority 0; };"
+        " add rule bridge t c ether saddr 02:00:00:00:00:01 drop'",
+        "build the kernel with NF_TABLES_BRIDGE",
+    ),
+]
+_TRY = 'try() { if said=$(eval "$2" 2>&1); then echo "$1 yes"; else echo "$1 no $said" | head -n 1; fi; }\n'
+
+
+async def probe_kernel(host: Host) -> tuple[list[str], list[str]]:
+    """The capabilities that were shown to work, and the problems, each with its remedy."""
+    if os.geteuid() != 0:
+        return [], ["the agent isn't root: start it as root, the kernel lets nobody else make links"]
+    missing = {program: package for program, package in PROGRAMS.items() if shutil.which(program) is None}
+    if missing:
+        packages = " ".join(sorted(set(missing.values())))
+        return [], [f"{', '.join(sorted(missing))} not installed: apt-get install {packages}"]
+    script = _TRY + "".join(f"try {t.capability} {_quote(t.command)}\n" for t in TRIALS)
+    code, out, said = await attempt("probe the kernel", ["unshare", "--net", "sh"], script)
+    if code != 0:
+        return [], [f"no network namespaces ({said.strip()}): the kernel needs NET_NS, the agent CAP_SYS_ADMIN"]
+    answers = {line.split(" ")[0]: line.split(" ", 2)[1:] for line in out.splitlines()}
+    capabilities, problems = [], []
+    for trial in TRIALS:
+        answer = answers.get(trial.capability, ["no", "no answer"])
+        if answer[0] == "yes":
+            capabilities.append(trial.capability)
+        else:
+            problems.append(f"no {trial.capability} ({' '.join(answer[1:])}): {trial.remedy}")
+    _, links, _ = await attempt("read links", ["ip", "-o", "addr", "show", "dev", host.underlay_link])
+    if f"inet {host.underlay_address}/" not in links:
+        problems.append(
+            f"address {host.underlay_address} isn't on link {host.underlay_link}: name the address the other nodes"
+            " know this node by"
+        )
+    if host.dns_upstream and choose_resolver() is not None:
+        capabilities.append("dns-upstream")
+    return capabilities, problems
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"

@@ -1,0 +1,229 @@
+"""Writes the nft tables: what the node, its taps, its published ports and each router let through. Pure.
+
+Every table carries a digest of its text as its comment, so that one look tells whether it is the wished one, and
+replaces its predecessor in one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from weft.contracts.host import Host
+from weft.contracts.network import Forward, Port, Segment
+from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names
+from weft.drivers.network.bridge.plan import UPLINKS, Uplink
+
+ROUTER_TABLE = "router"
+ROUTER_FORWARDS_TABLE = "ports"
+
+
+@dataclass(frozen=True)
+class Table:
+    family: str
+    name: str
+    body: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.body.encode()).hexdigest()[:16]
+
+    @property
+    def empty(self) -> bool:
+        return "elements" not in self.body
+
+    @property
+    def text(self) -> str:
+        """Replaces the table, whatever it held, in one transaction."""
+        head = f"table {self.family} {self.name}"
+        return f'{head}\ndelete {head}\n{head} {{\ncomment "{self.digest}"\n{self.body}}}\n'
+
+
+def render_node(names: Names, host: Host) -> Table:
+    """The node between its routers and the world: guests get out, masked; they reach neither the node nor each other's
+    routers nor, as forged overlay frames, another node's bridges."""
+    uplinks, bridges = names.any_of("u"), names.any_of("b")
+    overlay = f"ip saddr {host.underlay_address} udp dport {host.vxlan_port}"
+    body = f"""\
+chain untracked_in {{
+  type filter hook prerouting priority raw
+  iifname {bridges} notrack
+  ip daddr {host.underlay_address} udp dport {host.vxlan_port} iifname != {uplinks} notrack
+  iifname {uplinks} ip daddr 127.0.0.0/8 drop
+}}
+chain untracked_out {{
+  type filter hook output priority raw
+  {overlay} notrack
+}}
+chain to_node {{
+  type filter hook input priority filter
+  iifname != {uplinks} accept
+  ct state established,related accept
+  icmp type echo-request accept
+  meta l4proto {{ tcp, udp }} th dport 53 accept
+  drop
+}}
+chain through_node {{
+  type filter hook forward priority filter
+  iifname {uplinks} udp dport {host.vxlan_port} drop
+  iifname {uplinks} ct status dnat accept
+  iifname {uplinks} ip daddr 169.254.0.0/16 drop
+  oifname {uplinks} ct state established,related accept
+  oifname {uplinks} ct status dnat accept
+  oifname {uplinks} drop
+}}
+chain out {{
+  type nat hook postrouting priority srcnat
+  ip saddr {UPLINKS} oifname != {uplinks} masquerade
+}}
+"""
+    return Table("ip", names.node_table, body)
+
+
+def render_taps(names: Names, ports: Iterable[Port]) -> Table:
+    """The bridges: a guest sends only as itself, the gateway and DHCP stay on their node, nothing reaches the node's
+    own stack through a bridge."""
+    taps, overlays, gateways = names.any_of("t"), names.any_of("x"), names.any_of("r")
+    known = sorted(ports, key=lambda p: p.id)
+    macs = _elements(f'"{names.tap(p.id)}" . {p.mac}' for p in known)
+    addresses = _elements(f'"{names.tap(p.id)}" . {p.address}' for p in known)
+    crossing = "\n".join(
+        f"  {way} {overlays} {match} drop"
+        for way in ("iifname", "oifname")
+        for match in (f"ether saddr {GATEWAY_MAC}", f"ether daddr {GATEWAY_MAC}", "udp dport { 67, 68 }")
+    )
+    body = f"""\
+set macs {{
+  type ifname . ether_addr
+{macs}}}
+set addresses {{
+  type ifname . ipv4_addr
+{addresses}}}
+chain between_ports {{
+  type filter hook forward priority 0
+{crossing}
+  iifname != {taps} accept
+  iifname . ether saddr != @macs drop
+  udp sport 68 udp dport 67 ip saddr 0.0.0.0 accept
+  udp sport 67 drop
+  ether type ip iifname . ip saddr != @addresses drop
+  ether type arp arp saddr ip 0.0.0.0 accept
+  ether type arp iifname . arp saddr ip != @addresses drop
+}}
+chain to_node {{
+  type filter hook input priority 0
+  iifname {taps} drop
+  iifname {overlays} drop
+  iifname {gateways} drop
+}}
+"""
+    return Table("bridge", names.bridge_table, body)
+
+
+def render_router(segment: Segment) -> Table:
+    """A segment's router: out if the network has NAT, in only by published ports."""
+    outbound = f'  iifname "{INSIDE}" oifname "{OUTSIDE}" ip saddr {segment.cidr} accept\n' if segment.nat else ""
+    body = f"""\
+chain through_router {{
+  type filter hook forward priority filter; policy drop
+  ct state established,related accept
+  iifname "{OUTSIDE}" oifname "{INSIDE}" ct status dnat accept
+  iifname "{INSIDE}" oifname "{INSIDE}" accept
+{outbound}}}
+chain to_router {{
+  type filter hook input priority filter
+  iifname != "{OUTSIDE}" accept
+  ct state established,related accept
+  icmp type echo-request accept
+  drop
+}}
+chain out {{
+  type nat hook postrouting priority srcnat
+  oifname "{OUTSIDE}" masquerade
+}}
+"""
+    return Table("ip", ROUTER_TABLE, body)
+
+
+def render_forwards(
+    names: Names, host: Host, forwards: list[Forward], uplinks: Mapping[str, Uplink], cidrs: Mapping[str, str]
+) -> Table:
+    """The node's published ports: to the router of the target's segment if it is here, else on to its node.
+
+    A segment missing from ``uplinks`` isn't here yet; its ports join when it is made.
+    """
+    here = [f for f in forwards if is_here(f, host) and f.segment_id in uplinks]
+    away = [f for f in forwards if not is_here(f, host)]
+    to_routers = _elements(f"{f.protocol} . {f.port} : {uplinks[f.segment_id].router}" for f in _sorted(here))
+    to_nodes = _elements(f"{f.protocol} . {f.port} : {f.node_address}" for f in _sorted(away))
+    hops = _elements(f"{f.node_address} . {f.protocol} . {f.port}" for f in _sorted(away))
+    # A guest coming back to its own network, or a client whose address lies in it, would be answered directly.
+    masked = "\n".join(
+        f'  oifname "{names.uplink(s)}" ct status dnat ip saddr {{ 127.0.0.0/8, {UPLINKS}, {cidrs[s]} }} masquerade'
+        for s in sorted({f.segment_id for f in here})
+        if s in cidrs
+    )
+    body = f"""\
+map to_routers {{
+  type inet_proto . inet_service : ipv4_addr
+{to_routers}}}
+map to_nodes {{
+  type inet_proto . inet_service : ipv4_addr
+{to_nodes}}}
+set hops {{
+  type ipv4_addr . inet_proto . inet_service
+{hops}}}
+chain guard {{
+  type filter hook prerouting priority raw
+  iifname "{host.underlay_link}" ip daddr 127.0.0.0/8 drop
+}}
+chain arriving {{
+  type nat hook prerouting priority dstnat
+  fib daddr type local jump publish
+}}
+chain local {{
+  type nat hook output priority -100
+  fib daddr type local jump publish
+}}
+chain publish {{
+  dnat to meta l4proto . th dport map @to_routers
+  dnat to meta l4proto . th dport map @to_nodes
+}}
+chain leaving {{
+  type nat hook postrouting priority srcnat
+  ip daddr . meta l4proto . th dport @hops ct status dnat masquerade
+{masked}
+}}
+"""
+    return Table("ip", names.forwards_table, body)
+
+
+def render_router_forwards(host: Host, segment_id: str, forwards: list[Forward]) -> Table:
+    """The last step of a published port: from the router's outer leg to the guest."""
+    here = _sorted(f for f in forwards if is_here(f, host) and f.segment_id == segment_id)
+    elements = _elements(f"{f.protocol} . {f.port} : {f.target_address} . {f.target_port}" for f in here)
+    body = f"""\
+map targets {{
+  type inet_proto . inet_service : ipv4_addr . inet_service
+{elements}}}
+chain arriving {{
+  type nat hook prerouting priority dstnat
+  iifname "{OUTSIDE}" fib daddr type local dnat ip to meta l4proto . th dport map @targets
+}}
+"""
+    return Table("ip", ROUTER_FORWARDS_TABLE, body)
+
+
+def is_here(forward: Forward, host: Host) -> bool:
+    return forward.node_address == host.underlay_address
+
+
+def _sorted(forwards: Iterable[Forward]) -> list[Forward]:
+    return sorted(forwards, key=lambda f: (f.protocol, f.port))
+
+
+def _elements(items: Iterable[str]) -> str:
+    """An elements line; nft refuses an empty one, so nothing at all for nothing."""
+    joined = ", ".join(items)
+    return f"  elements = {{ {joined} }}\n" if joined else ""

@@ -1,0 +1,148 @@
+"""Allocation: one workload's place on one node, in one incarnation. The scheduler writes spec, the node reports, and a
+workload's status is folded from these. The node acts on nothing but its own allocations, so all it needs is in here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, text
+from weft.kinds.record import Column, Kind
+from weft.objects.identity import Ref
+
+Wish = Literal["run", "stop", "suspend"]
+# pending: not begun; preparing: image, disks, network; starting: the machine runs, the guest hasn't answered; released:
+# everything of it is gone from the node.
+AllocationState = Literal[
+    "pending", "preparing", "starting", "running", "stopping", "suspended", "stopped", "failed", "released"
+]
+
+
+class Resources(msgspec.Struct, kw_only=True, frozen=True):
+    """``cpu`` in cores, the rest in bytes."""
+
+    cpu: float = 0.0
+    memory: int = 0
+    disk: int = 0
+
+
+class AllocatedImage(msgspec.Struct, kw_only=True, frozen=True):
+    name: str
+    uid: str
+    sha256: str
+    size: int
+    url: str
+
+
+class AllocatedVolume(msgspec.Struct, kw_only=True, frozen=True):
+    name: str
+    uid: str
+    size: int
+
+
+class AllocatedNic(msgspec.Struct, kw_only=True, frozen=True):
+    """One NIC with all its network's facts that never change. ``uid`` is its endpoint's."""
+
+    uid: str
+    network: str
+    network_uid: str
+    vni: int
+    cidr: str
+    gateway: str
+    mtu: int
+    domain: str
+    nat: bool
+    mac: str
+    address: str
+
+
+class AllocationSpec(msgspec.Struct, kw_only=True):
+    """``boots`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names an
+    allocation that must be gone first; ``held_by`` a gate that must be open."""
+
+    node: str
+    node_uid: str
+    workload: Ref
+    workload_generation: int
+    incarnation: int
+    role: Literal["active", "source", "target", "reserved"] = "active"
+    wish: Wish = "run"
+    boots: int = 0
+    resources: Resources
+    runtime: str = "qemu"
+    machine: Literal["q35", "microvm"] = "q35"
+    image: AllocatedImage
+    volumes: list[AllocatedVolume] = []
+    nics: list[AllocatedNic] = []
+    user_data: str = ""
+    restart: Literal["always", "on-failure", "never"] = "on-failure"
+    grace_seconds: float = 20.0
+    waits_for: str | None = None
+    held_by: str | None = None
+
+
+class Step(msgspec.Struct, kw_only=True, frozen=True):
+    """One step of bringing it up, for people who watch: image, disk, network, boot."""
+
+    name: str
+    state: Literal["doing", "done", "failed"]
+    detail: str = ""
+
+
+class AllocationReport(msgspec.Struct, kw_only=True):
+    incarnation: int = 0
+    state: AllocationState = "pending"
+    boots: int = 0  # the start counter that the present run satisfies
+    ready: bool | None = None
+    boot_id: str | None = None
+    accelerator: str | None = None
+    started_at: float | None = None
+    restarts: int = 0
+    reason: str = ""
+    message: str = ""
+    steps: list[Step] = []
+
+
+class AllocationStatus(msgspec.Struct, kw_only=True):
+    pass
+
+
+def allocation_name(node_uid: str, uid: str) -> str:
+    """Node first, so that a node's allocations are one prefix."""
+    return f"{node_uid}.{uid}"
+
+
+def account(spec: AllocationSpec) -> Resources:
+    """What an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
+    fail for want of room."""
+    return spec.resources
+
+
+def _workload(obj: Any) -> str:
+    ref = obj["spec"]["workload"]
+    return f"{ref['kind']}/{ref['name']}"
+
+
+ALLOCATION = Kind(
+    name="allocation",
+    plural="allocations",
+    title="allocation",
+    summary="A workload's place on a node",
+    scope="fabric",
+    writer="fabric",
+    spec=AllocationSpec,
+    status=AllocationStatus,
+    report=AllocationReport,
+    reported_by_node=True,
+    finalizers=("node",),
+    columns=(
+        NAME,
+        Column("WORKLOAD", _workload),
+        Column("NODE", text("spec.node")),
+        Column("INCARNATION", text("spec.incarnation"), align="right"),
+        Column("WISH", text("spec.wish")),
+        Column("STATE", text("report.state", "pending")),
+        AGE,
+    ),
+)

@@ -1,0 +1,54 @@
+"""Endpoint: one NIC of one workload in one network. Its key holds network and address, so no address is given twice."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, text
+from weft.kinds.record import Column, Kind
+from weft.objects.identity import Ref
+
+
+class EndpointSpec(msgspec.Struct, kw_only=True):
+    """``network_uid`` and ``address`` make the name; ``index`` is the NIC's place in the workload."""
+
+    workload: Ref
+    network: str
+    network_uid: str
+    index: int
+    mac: str
+    address: str
+
+
+class EndpointStatus(msgspec.Struct, kw_only=True):
+    """Where it is plugged in; None before and after."""
+
+    node: str | None = None
+    node_address: str | None = None
+
+
+def endpoint_name(network_uid: str, address: str) -> str:
+    """Network first, so that a node can watch one network's endpoints by prefix."""
+    return f"{network_uid}.{address}"
+
+
+ENDPOINT = Kind(
+    name="endpoint",
+    plural="endpoints",
+    title="endpoint",
+    summary="A workload's NIC in a network",
+    scope="fabric",
+    writer="fabric",
+    spec=EndpointSpec,
+    status=EndpointStatus,
+    status_writer="addresses",
+    columns=(
+        NAME,
+        Column("WORKLOAD", text("spec.workload.name")),
+        Column("NETWORK", text("spec.network")),
+        Column("ADDRESS", text("spec.address")),
+        Column("MAC", text("spec.mac")),
+        Column("NODE", text("status.node")),
+        AGE,
+    ),
+)

@@ -1,0 +1,79 @@
+"""Image: a base disk (or bundle) that VMs are cloned from. The images controller fetches and checks it once; nodes take
+it from the server by digest."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, size, text
+from weft.kinds.record import Column, Kind
+from weft.objects.errors import InvalidInput
+from weft.objects.schema import field
+
+SCHEMES = ("http", "https", "ftp", "file")
+
+
+class ImageSpec(msgspec.Struct, kw_only=True):
+    url: Annotated[str, field("Where it comes from: http, https, ftp or file", change="never")]
+    sha256: Annotated[str, field("Its digest, 64 hex digits; found out and kept if not given", change="never")] = ""
+
+
+class ImageStatus(msgspec.Struct, kw_only=True):
+    """``sha256`` is of what was fetched; ``virtual_size`` is the disk a guest sees."""
+
+    phase: Literal["Pending", "Fetching", "Available", "Failed"] = "Pending"
+    sha256: str = ""
+    size: int = 0
+    virtual_size: int = 0
+    format: str = ""
+    agent: bool = False
+    reason: str = ""
+    message: str = ""
+    fetched: int = 0
+
+
+def check_image(spec: ImageSpec) -> None:
+    parts = urlsplit(spec.url)
+    if parts.scheme not in SCHEMES:
+        raise InvalidInput(
+            f"spec.url: {spec.url[:80]!r} has no scheme weft can fetch",
+            field="spec.url",
+            hint="use http, https, ftp or file, like file:///srv/images/web.qcow2",
+        )
+    if parts.scheme == "file" and (parts.netloc not in ("", "localhost") or not parts.path.startswith("/")):
+        raise InvalidInput("spec.url: a file needs an absolute path", field="spec.url", hint="file:///path/to/image")
+    if parts.scheme != "file" and not parts.hostname:
+        raise InvalidInput(f"spec.url: {spec.url[:80]!r} names no host", field="spec.url")
+    if spec.sha256 and not re.fullmatch(r"[0-9a-f]{64}", spec.sha256):
+        raise InvalidInput(
+            "spec.sha256 is not a SHA-256 digest",
+            field="spec.sha256",
+            hint="64 lower-case hex digits, as sha256sum prints them",
+        )
+
+
+IMAGE = Kind(
+    name="image",
+    plural="images",
+    title="image",
+    summary="A base disk that VMs are cloned from",
+    spec=ImageSpec,
+    status=ImageStatus,
+    check=check_image,
+    status_writer="images",
+    columns=(
+        NAME,
+        Column("PHASE", text("status.phase", "Pending")),
+        Column("SIZE", size("status.size"), align="right"),
+        Column("DISK", size("status.virtual_size"), align="right"),
+        Column("FORMAT", text("status.format")),
+        Column("SHA256", lambda o: str((o.get("status") or {}).get("sha256", ""))[:12] or "–"),
+        AGE,
+        Column("URL", text("spec.url"), wide=True),
+        Column("NOTE", text("status.message", ""), flexible=True),
+    ),
+)

@@ -1,0 +1,48 @@
+"""Publication: a host port that leads to a workload's port, on every node. Its name is the port, so it is unique."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, text
+from weft.kinds.record import Column, Kind
+from weft.objects.identity import Ref
+
+
+class PublicationSpec(msgspec.Struct, kw_only=True):
+    port: int
+    protocol: Literal["tcp", "udp"]
+    target_port: int
+    workload: Ref
+
+
+class PublicationStatus(msgspec.Struct, kw_only=True):
+    """Where the port leads now; None while the workload has no place."""
+
+    node: str | None = None
+    node_address: str | None = None
+    network_uid: str | None = None
+    address: str | None = None
+
+
+PUBLICATION = Kind(
+    name="publication",
+    plural="publications",
+    title="publication",
+    summary="A published port",
+    scope="fabric",
+    writer="fabric",
+    spec=PublicationSpec,
+    status=PublicationStatus,
+    status_writer="addresses",
+    columns=(
+        NAME,
+        Column("WORKLOAD", text("spec.workload.name")),
+        Column("TARGET", text("spec.target_port"), align="right"),
+        Column("NODE", text("status.node")),
+        Column("ADDRESS", text("status.address")),
+        AGE,
+    ),
+)

@@ -1,0 +1,96 @@
+"""The Kind record: all the doors need to know of a kind. Routes, watch, client, CLI verbs, OpenAPI, columns and the
+reference page derive from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from weft.objects.envelope import Envelope
+
+Object = Mapping[str, Any]  # a whole object as plain JSON data: kind, name, …, spec, status, report
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A table column: ``value`` makes the cell's text from a whole object; ``wide`` only with -o wide."""
+
+    title: str
+    value: Callable[[Object], str]
+    align: Literal["left", "right"] = "left"
+    wide: bool = False
+    flexible: bool = False  # may be cut when the terminal is narrow
+
+
+class Verb(msgspec.Struct, frozen=True):
+    """A verb beyond CRUD: ``POST …/{name}:{verb}``.
+
+    Either ``change`` (object, input) → new spec, pure, committed in one write; or ``stream``: the answer is a ticket for
+    the gateway. ``change`` raises IllegalTransition when the verb makes no sense now, and returns the same spec when
+    nothing needs to change.
+    """
+
+    name: str
+    summary: str
+    input: type[msgspec.Struct] | None = None
+    change: Callable[[Object, Any], dict[str, Any]] | None = None
+    stream: bool = False
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """A spec names objects of another kind: ``names`` lists them. ``blocks`` means: that object can't be deleted while
+    referred to. ``field`` is the path for error messages."""
+
+    kind: str
+    field: str
+    names: Callable[[Any], Sequence[str]]
+    blocks: bool = True
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """An object that must exist alone in the fabric for its owner to be admitted (a published port): made, changed and
+    deleted in the owner's own commit. ``taken`` is the error if another owner holds it."""
+
+    kind: str
+    name: str
+    spec: msgspec.Struct
+    field: str
+    reason: str
+    taken: str
+    hint: str
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind. ``scope`` project or fabric. ``writer`` "people" (the API's create/update/delete are open to users) or
+    "fabric" (only weft's own processes write; people read).
+
+    ``check(spec)`` raises InvalidInput for what types can't say. ``finalizers`` hold a new object until their
+    controller lets go. ``conditions`` maps condition type → the one controller that writes it; ``status_writer`` names
+    the controller that writes status; ``reported_by_node`` says that the ``report`` part is a node's.
+    """
+
+    name: str
+    plural: str
+    title: str  # as error messages say it: VM, node
+    summary: str
+    spec: type[msgspec.Struct]
+    status: type[msgspec.Struct]
+    report: type[msgspec.Struct] | None = None
+    scope: Literal["project", "fabric"] = "project"
+    writer: Literal["people", "fabric"] = "people"
+    schema: int = 1
+    upgrades: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()  # spec of schema n → n+1
+    aliases: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    verbs: tuple[Verb, ...] = ()
+    references: tuple[Reference, ...] = ()
+    claims: Callable[[Envelope, Any], Sequence[Claim]] | None = None
+    check: Callable[[Any], None] | None = None
+    finalizers: tuple[str, ...] = ()
+    status_writer: str = ""
+    conditions: Mapping[str, str] = {}
+    reported_by_node: bool = False
+
+    def verb(self, name: str) -> Verb | None:
+        return next((v for v in self.verbs if v.name == name), None)

@@ -1,0 +1,49 @@
+"""All kinds. A new one is its file, its controller if it behaves, and its line here."""
+
+from __future__ import annotations
+
+from weft.kinds.allocation import ALLOCATION
+from weft.kinds.decision import DECISION
+from weft.kinds.endpoint import ENDPOINT
+from weft.kinds.image import IMAGE
+from weft.kinds.network import NETWORK
+from weft.kinds.node import NODE
+from weft.kinds.project import PROJECT
+from weft.kinds.publication import PUBLICATION
+from weft.kinds.record import Kind
+from weft.kinds.token import TOKEN
+from weft.kinds.vm import VM
+from weft.kinds.volume import VOLUME
+from weft.objects.errors import NotFound
+from weft.objects.schema import suggest
+
+KINDS: tuple[Kind, ...] = (
+    VM,
+    IMAGE,
+    NETWORK,
+    VOLUME,
+    NODE,
+    PROJECT,
+    TOKEN,
+    ALLOCATION,
+    DECISION,
+    ENDPOINT,
+    PUBLICATION,
+)
+
+BY_NAME: dict[str, Kind] = {k.name: k for k in KINDS}
+_BY_WORD: dict[str, Kind] = {w: k for k in KINDS for w in (k.name, k.plural, *k.aliases)}
+
+
+def find_kind(word: str) -> Kind:
+    """The kind that ``word`` names (singular, plural, alias, any case). Raises NotFound with a suggestion."""
+    kind = _BY_WORD.get(word.lower())
+    if kind is None:
+        meant = suggest(word.lower(), list(_BY_WORD))
+        raise NotFound(
+            f"no such kind: {word[:40]!r}",
+            reason="unknownKind",
+            field="kind",
+            hint=f"did you mean {meant}?" if meant else "kinds: " + ", ".join(BY_NAME),
+        )
+    return kind

@@ -1,0 +1,231 @@
+"""VM: a virtual machine, as people wish for it. Its status is folded from its allocations by the workload controller."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, cores, dig, joined, size, text
+from weft.kinds.publication import PublicationSpec
+from weft.kinds.record import Claim, Column, Kind, Object, Reference, Verb
+from weft.objects.envelope import Envelope
+from weft.objects.errors import InvalidInput
+from weft.objects.lifecycle import Phase, check_verb
+from weft.objects.schema import field
+
+MIB = 1024 * 1024
+_PUBLISH = re.compile(r"(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?")
+
+Name = Annotated[str, field("", name=True)]
+
+
+class VmSpec(msgspec.Struct, kw_only=True):
+    image: Annotated[str, field("The image the root disk is cloned from", change="replace", name=True)]
+    cpu: Annotated[float, field("Cores; a fraction is a limit", change="restart", quantity="cpu")] = 1.0
+    memory: Annotated[int, field("Memory", change="restart", quantity="bytes")] = 256 * MIB
+    disk: Annotated[int, field("Root disk; 0 is the image's own size", change="never", quantity="bytes")] = 0
+    machine: Annotated[Literal["q35", "microvm"], field("Machine type", change="restart")] = "q35"
+    networks: Annotated[list[Name], field("Networks to join, one NIC each", change="restart")] = msgspec.field(
+        default_factory=lambda: ["default"]
+    )
+    publish: Annotated[list[str], field("Ports to publish: HOST:GUEST or HOST:GUEST/udp", change="live")] = []
+    volumes: Annotated[list[Name], field("Volumes to attach, in this order", change="restart")] = []
+    strategy: Annotated[str | None, field("Placement strategy; the cluster's default if unset", change="live")] = None
+    node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
+    user_data: Annotated[
+        str, field("Script (#!…) the guest runs once at its first boot", change="replace", max_length=65536)
+    ] = ""
+    restart: Annotated[
+        Literal["always", "on-failure", "never"], field("Start again when the guest ends by itself", change="live")
+    ] = "on-failure"
+    on_node_loss: Annotated[Literal["wait", "restart"], field("What to do when the node is lost", change="live")] = (
+        "wait"
+    )
+    grace: Annotated[float, field("How long a guest may take to shut down", change="live", quantity="duration")] = 20.0
+    run: Annotated[Literal["run", "stop", "suspend"], field("The wish: verbs start, stop, suspend set it")] = "run"
+    hold: Annotated[bool, field("Do not place yet: verbs hold and release set it")] = False
+    boots: Annotated[int, field("Grows by one with each fresh start asked for", ge=0)] = 0
+
+
+class VmStatus(msgspec.Struct, kw_only=True):
+    """``address`` is the first NIC's; ``ready`` None means the image has no agent that could tell."""
+
+    phase: str = "Pending"
+    node: str | None = None
+    address: str | None = None
+    addresses: dict[str, str] = {}
+    ready: bool | None = None
+    boot_id: str | None = None
+    incarnation: int = 0
+    restarts: int = 0
+    observed_generation: int = 0
+    reason: str = ""
+    message: str = ""
+    steps: list[dict[str, Any]] = []
+    accelerator: str | None = None
+    started_at: float | None = None
+
+
+def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, Literal["tcp", "udp"]]:
+    """``8080:80/tcp`` as (host port, guest port, protocol). Raises InvalidInput."""
+    match = _PUBLISH.fullmatch(text_)
+    hint = "write HOST:GUEST, like 8080:80 or 5353:53/udp"
+    if match is None:
+        raise InvalidInput(f"{field_}: {text_[:60]!r} is not a port mapping", field=field_, hint=hint)
+    host, guest = int(match[1]), int(match[2])
+    for port in (host, guest):
+        if not 1 <= port <= 65535:
+            raise InvalidInput(f"{field_}: port {port} is not between 1 and 65535", field=field_, hint=hint)
+    return host, guest, "udp" if match[3] == "udp" else "tcp"
+
+
+def check_vm(spec: VmSpec) -> None:
+    """What types can't say. Raises InvalidInput."""
+    if spec.memory < 64 * MIB:
+        raise InvalidInput(
+            f"spec.memory: {spec.memory} bytes is too little for a guest", field="spec.memory", hint="give at least 64M"
+        )
+    if spec.cpu > 255:
+        raise InvalidInput(
+            f"spec.cpu: {spec.cpu:g} is more than a guest can have", field="spec.cpu", hint="at most 255"
+        )
+    ports = [parse_publish(p, f"spec.publish[{i}]")[::2] for i, p in enumerate(spec.publish)]
+    for name, values in (("publish", ports), ("networks", spec.networks), ("volumes", spec.volumes)):
+        if len(set(values)) != len(values):
+            raise InvalidInput(f"spec.{name} names the same thing twice", field=f"spec.{name}")
+    if spec.publish and not spec.networks:
+        raise InvalidInput("spec.publish needs a network", field="spec.publish", hint="add networks: [default]")
+    if len(spec.networks) > 8:
+        raise InvalidInput("spec.networks: at most 8", field="spec.networks")
+    if len(spec.volumes) > 16:
+        raise InvalidInput("spec.volumes: at most 16", field="spec.volumes")
+
+
+def claim_ports(envelope: Envelope, spec: VmSpec) -> Sequence[Claim]:
+    """One publication per published port: its name is the port, so two VMs can't have the same."""
+    claims = []
+    for index, mapping in enumerate(spec.publish):
+        port, target, protocol = parse_publish(mapping)
+        claims.append(
+            Claim(
+                kind="publication",
+                name=f"{protocol}-{port}",
+                spec=PublicationSpec(port=port, protocol=protocol, target_port=target, workload=envelope.ref),
+                field=f"spec.publish[{index}]",
+                reason="portInUse",
+                taken=f"port {port}/{protocol} is published already",
+                hint="choose another port; weft get publication lists them",
+            )
+        )
+    return claims
+
+
+def _phase(obj: Object) -> Phase:
+    return Phase(dig(obj, "status.phase", "Pending"))
+
+
+def _what(obj: Object) -> str:
+    return f"vm/{obj['name']}"
+
+
+def _set(verb: str, **fields: Any) -> Any:
+    def change(obj: Object, _: Any) -> dict[str, Any]:
+        check_verb(verb, _phase(obj), _what(obj))
+        return {**obj["spec"], **fields}
+
+    return change
+
+
+def _start(obj: Object, _: Any) -> dict[str, Any]:
+    """Wish it running; a guest that ended by itself, or failed, gets a fresh boot."""
+    phase = _phase(obj)
+    check_verb("start", phase, _what(obj))
+    spec = dict(obj["spec"])
+    if spec["run"] == "run" and phase in (Phase.STOPPED, Phase.FAILED):
+        spec["boots"] += 1
+    spec["run"] = "run"
+    return spec
+
+
+def _restart(obj: Object, _: Any) -> dict[str, Any]:
+    check_verb("restart", _phase(obj), _what(obj))
+    return {**obj["spec"], "run": "run", "boots": obj["spec"]["boots"] + 1}
+
+
+class ExecInput(msgspec.Struct):
+    """``argv`` goes to the guest unchanged; no shell is put between."""
+
+    argv: list[str]
+    env: dict[str, str] = {}
+    cwd: str = ""
+    tty: bool = False
+
+
+class ConsoleInput(msgspec.Struct):
+    pass
+
+
+class LogsInput(msgspec.Struct):
+    """``tail`` last lines first (-1: all), then on if ``follow``."""
+
+    follow: bool = False
+    tail: int = -1
+
+
+VERBS = (
+    Verb("start", "Start it (after stop, suspend or failure)", change=_start),
+    Verb("stop", "Shut the guest down; its disks and place stay", change=_set("stop", run="stop")),
+    Verb("restart", "Shut down and boot afresh", change=_restart),
+    Verb("suspend", "Save memory to disk and end the machine", change=_set("suspend", run="suspend")),
+    Verb("resume", "Go on from where it was suspended", change=_set("resume", run="run")),
+    Verb("hold", "Don't place it yet", change=_set("hold", hold=True)),
+    Verb("release", "Let a held one be placed", change=_set("release", hold=False)),
+    Verb("exec", "Run a command in the guest", input=ExecInput, stream=True),
+    Verb("console", "The guest's serial console", input=ConsoleInput, stream=True),
+    Verb("logs", "What the guest printed on its console", input=LogsInput, stream=True),
+)
+
+
+def _note(obj: Object) -> str:
+    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+    return f"{reason}: {message}" if reason and message else reason or message
+
+
+VM = Kind(
+    name="vm",
+    plural="vms",
+    title="VM",
+    summary="A virtual machine",
+    aliases=("virtualmachine",),
+    spec=VmSpec,
+    status=VmStatus,
+    verbs=VERBS,
+    check=check_vm,
+    claims=claim_ports,
+    finalizers=("workload",),
+    status_writer="workload",
+    conditions={"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload"},
+    references=(
+        Reference("image", "spec.image", lambda s: [s.image], blocks=True),
+        Reference("network", "spec.networks", lambda s: s.networks),
+        Reference("volume", "spec.volumes", lambda s: s.volumes),
+        Reference("node", "spec.node", lambda s: [s.node] if s.node else [], blocks=False),
+    ),
+    columns=(
+        NAME,
+        Column("PHASE", text("status.phase", "Pending")),
+        Column("NODE", text("status.node")),
+        Column("ADDRESS", text("status.address")),
+        Column("CPU", cores("spec.cpu"), align="right"),
+        Column("MEMORY", size("spec.memory"), align="right"),
+        Column("IMAGE", text("spec.image")),
+        AGE,
+        Column("NETWORKS", joined("spec.networks"), wide=True),
+        Column("PUBLISH", joined("spec.publish"), wide=True),
+        Column("RESTARTS", text("status.restarts", "0"), align="right", wide=True),
+        Column("NOTE", _note, flexible=True),
+    ),
+)

@@ -1,0 +1,24 @@
+"""Runs one of the machine's own tools (ip, nft, nsenter) and turns its failure into an error with its words."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+
+from weft.objects.errors import DriverFailed
+
+
+def run(argv: list[str], stdin: str = "", timeout_seconds: float = 30) -> str:
+    """The command's standard output; raises DriverFailed with what it said when it is missing, fails or hangs."""
+    words = shlex.join(argv)
+    try:
+        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+    except FileNotFoundError as error:
+        raise DriverFailed(f"{argv[0]} is not installed", hint="make install") from error
+    except subprocess.TimeoutExpired as error:
+        raise DriverFailed(f"{words} did not end within {timeout_seconds:g} s") from error
+    if done.returncode != 0:
+        said = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
+        fed = f", fed with: {stdin.strip()}" if stdin else ""
+        raise DriverFailed(f"{words} failed: {said}{fed}")
+    return done.stdout

@@ -1,0 +1,97 @@
+"""Starts what outlives the command that starts it, and finds it again: a pidfile with number and start, a log."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+from weft.launch.local.processes import Process, inspect_process
+from weft.objects.errors import DriverFailed
+
+LOG_LIMIT_BYTES = 16 * 1024 * 1024
+NOT_INHERITED = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+
+
+class Daemon(msgspec.Struct, frozen=True):
+    """One long-running command of the cluster in ``state_dir``; ``name`` names its log and pidfile there."""
+
+    name: str
+    argv: tuple[str, ...]
+    state_dir: str
+    env: dict[str, str] = {}
+
+    @property
+    def log(self) -> Path:
+        return Path(self.state_dir) / "log" / f"{self.name}.log"
+
+    @property
+    def pidfile(self) -> Path:
+        return Path(self.state_dir) / "run" / f"{self.name}.pid"
+
+
+def find_daemon(daemon: Daemon) -> Process | None:
+    """The living process that was started as this daemon, or None."""
+    try:
+        kept = msgspec.json.decode(daemon.pidfile.read_bytes(), type=Process)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    now = inspect_process(kept.pid)
+    return now if now == kept else None
+
+
+def perform_start(daemon: Daemon) -> Process:
+    """Start it in a session of its own, its output in its log; raises DriverFailed when it can't even be started."""
+    rotate_log(daemon.log)
+    try:
+        with daemon.log.open("ab") as log:
+            child = subprocess.Popen(
+                daemon.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env=plan_environment(daemon.env),
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise DriverFailed(f"{daemon.name} can't be started: {error}", hint="make install") from error
+    process = inspect_process(child.pid)
+    if process is None:
+        raise DriverFailed(f"{daemon.name} ended at once; {tail_log(daemon.log)}")
+    keep(daemon, process)
+    return process
+
+
+def keep(daemon: Daemon, process: Process) -> None:
+    """Remember that ``process`` is this daemon."""
+    daemon.pidfile.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(daemon.pidfile, msgspec.json.encode(process))
+
+
+def plan_environment(extra: dict[str, str]) -> dict[str, str]:
+    """This process's environment and ``extra``, without what make tells its own children."""
+    return {name: value for name, value in {**os.environ, **extra}.items() if name not in NOT_INHERITED}
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace a file in one step: a reader sees the old or the new content, never half of it."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_bytes(data)
+    fresh.rename(path)
+
+
+def rotate_log(log: Path) -> None:
+    """Keep one former log when this one has grown large."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
+        log.rename(log.with_name(f"{log.name}.1"))
+
+
+def tail_log(log: Path, lines: int = 6) -> str:
+    """The log's last lines, introduced by its path, for an error message."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    last = "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
+    return f"{log} ends with:\n{last}" if last else f"{log} is empty"

@@ -1,0 +1,89 @@
+"""Reads and ends processes: who runs, since when, with which command line. Reads /proc, sends signals.
+
+A process is identified by its number and its start, so that a number used again is never taken for the old process.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+
+WEFT_ROLES = ("server", "agent", "init", "gateway", "guard")
+ENGINES = ("qemu-", "dnsmasq")
+
+
+class Process(msgspec.Struct, frozen=True):
+    """One living process; ``start`` in clock ticks since boot."""
+
+    pid: int
+    start: int
+    argv: tuple[str, ...]
+
+
+def inspect_process(pid: int) -> Process | None:
+    """The process with this number, or None when there is none or only its zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        argv = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        return None
+    words = tuple(os.fsdecode(word) for word in argv.split(b"\0")[:-1])
+    return Process(pid, int(fields[19]), words)
+
+
+def inspect_processes() -> list[Process]:
+    """All living processes of this process namespace."""
+    found = (inspect_process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [process for process in found if process is not None]
+
+
+def is_weft(process: Process, folders: Iterable[str]) -> bool:
+    """Whether this is one of weft's daemons or engines working in one of ``folders``: never a person's editor or tail."""
+    words = [word.rpartition("/")[2] for word in process.argv]
+    ours = any(word == "weft" and following in WEFT_ROLES for word, following in zip(words, words[1:], strict=False))
+    engine = bool(words) and words[0].startswith(ENGINES)
+    return (ours or engine) and any(_mentions(word, folder) for word in process.argv for folder in folders)
+
+
+def end(processes: Iterable[Process], sign: signal.Signals, timeout_seconds: float) -> list[Process]:
+    """Send ``sign`` to each and wait until they are gone; those still alive at the end are given back."""
+    waiting: dict[int, Process] = {}
+    with ExitStack() as stack:
+        poll = select.poll()
+        for process in processes:
+            try:
+                descriptor = os.pidfd_open(process.pid)
+            except ProcessLookupError:
+                continue
+            stack.callback(os.close, descriptor)
+            if inspect_process(process.pid) == process:
+                signal.pidfd_send_signal(descriptor, sign)
+                poll.register(descriptor, select.POLLIN)
+                waiting[descriptor] = process
+        while waiting:
+            ready = poll.poll(timeout_seconds * 1000)
+            if not ready:
+                break
+            for descriptor, _ in ready:
+                poll.unregister(descriptor)
+                del waiting[descriptor]
+    return list(waiting.values())
+
+
+def _mentions(word: str, folder: str) -> bool:
+    at = word.find(folder)
+    while at >= 0:
+        before, after = word[at - 1 : at], word[at + len(folder) : at + len(folder) + 1]
+        if before in ("", "=", ":", ",") and after in ("", "/", ",", ":"):
+            return True
+        at = word.find(folder, at + 1)
+    return False

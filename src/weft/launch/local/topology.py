@@ -1,0 +1,166 @@
+"""Which names, networks and ports a clone's local cluster uses. Pure: decides from values, reads and writes nothing.
+
+Everything follows from the clone's absolute path, so two clones on one machine never meet; where the path's own choice
+is taken by someone else, the next candidate is tried. The result is kept in `.weft/cluster.json` and stays.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+
+import msgspec
+
+from weft.objects.errors import Unavailable
+
+NODE_LINK = "under0"
+UNDERLAYS = ipaddress.ip_network("10.64.0.0/10")
+FIRST_PORT, PORT_PAIRS = 20000, 5000
+CANDIDATES = 64
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One local node: its name and its address on the underlay."""
+
+    name: str
+    address: str
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What this machine uses already: link names, routes as (network, link), listening ports, owner by cluster id."""
+
+    links: frozenset[str] = frozenset()
+    routes: tuple[tuple[str, str], ...] = ()
+    ports: frozenset[int] = frozenset()
+    owners: dict[str, str] = {}
+
+
+class Topology(msgspec.Struct, frozen=True):
+    """One clone's local cluster. ``underlay`` is a /24 in CIDR form, its first address is the host's."""
+
+    clone: str
+    id: str
+    link_prefix: str
+    underlay: str
+    api_port: int
+    gateway_port: int
+    nodes: tuple[Node, ...]
+
+    @property
+    def state_dir(self) -> str:
+        return f"{self.clone}/.weft"
+
+    @property
+    def run_dir(self) -> str:
+        return run_dir_of(self.id)
+
+    @property
+    def bridge(self) -> str:
+        return f"{self.link_prefix}br"
+
+    @property
+    def gateway_address(self) -> str:
+        return str(ipaddress.ip_network(self.underlay)[1])
+
+    @property
+    def nft_table(self) -> str:
+        return f"weft_{self.id}"
+
+    @property
+    def cgroup(self) -> str:
+        return f"weft/{self.id}"
+
+    def veth_of(self, node: Node) -> str:
+        """The host's end of the wire to ``node``; the node's end is NODE_LINK."""
+        return f"{self.link_prefix}{node.name}"
+
+    def node_state_dir(self, node: Node) -> str:
+        return f"{self.state_dir}/nodes/{node.name}"
+
+    def node_run_dir(self, node: Node) -> str:
+        return f"{self.run_dir}/{node.name}"
+
+    def node_cgroup(self, node: Node) -> str:
+        return f"{self.cgroup}/{node.name}"
+
+    def node_address(self, node: Node) -> str:
+        """The node's address with its prefix length."""
+        return f"{node.address}/{ipaddress.ip_network(self.underlay).prefixlen}"
+
+
+def run_dir_of(cluster_id: str) -> str:
+    """The folder for sockets, short because a socket's path has ~107 bytes; gone after a reboot."""
+    return f"/run/weft-{cluster_id}"
+
+
+def plan_ids(clone: str) -> list[str]:
+    """The cluster ids this clone may use, best first: 6 characters each."""
+    return [_cluster_id(clone, attempt) for attempt in range(CANDIDATES)]
+
+
+def plan_topology(clone: str, taken: Taken, node_count: int = 3) -> Topology:
+    """Choose names, an underlay and ports for the clone at absolute path ``clone``.
+
+    Raises Unavailable when every candidate is taken (which takes dozens of clones or a very full routing table).
+    """
+    for cluster_id in plan_ids(clone):
+        prefix = link_prefix_of(cluster_id)
+        owner = taken.owners.get(cluster_id)
+        if owner == clone or (owner is None and not any(link.startswith(prefix) for link in taken.links)):
+            break
+    else:
+        raise Unavailable("no free name for a local cluster", hint="end another clone's cluster: make down, there")
+    number = int.from_bytes(hashlib.sha256(f"{clone}\n{cluster_id}".encode()).digest()[:8], "big")
+    underlay = _choose_underlay(number, [network for network, link in taken.routes if not link.startswith(prefix)])
+    api_port, gateway_port = _choose_ports(number, taken.ports)
+    nodes = tuple(Node(f"n{n}", str(underlay[10 + n])) for n in range(1, node_count + 1))
+    return Topology(clone, cluster_id, prefix, str(underlay), api_port, gateway_port, nodes)
+
+
+def find_conflicts(topology: Topology, taken: Taken) -> list[str]:
+    """What has come in the way of a kept choice since it was made: sentences, empty when nothing has."""
+    out = []
+    underlay = ipaddress.ip_network(topology.underlay)
+    for network, link in taken.routes:
+        other = ipaddress.ip_network(network)
+        if other.prefixlen >= underlay.prefixlen and other.overlaps(underlay) and link != topology.bridge:
+            out.append(f"this cluster's network {underlay} is also routed to {link} ({network})")
+    owner = taken.owners.get(topology.id)
+    if owner is not None and owner != topology.clone:
+        out.append(f"its id {topology.id} is in use by the cluster of {owner}")
+    return out
+
+
+def link_prefix_of(cluster_id: str) -> str:
+    """The first 4 characters of every link of this cluster."""
+    return f"w{cluster_id[:3]}"
+
+
+def _cluster_id(clone: str, attempt: int) -> str:
+    digest = hashlib.sha256(f"{clone}\n{attempt}".encode()).digest()
+    return base64.b32encode(digest).decode().lower()[:6]
+
+
+def _choose_underlay(number: int, routes: list[str]) -> ipaddress.IPv4Network:
+    networks = [ipaddress.ip_network(route) for route in routes]
+    subnets = 2 ** (24 - UNDERLAYS.prefixlen)
+    # A broad route (a company's 10.0.0.0/8) may cover all candidates; a /24 of our own is more specific and wins.
+    for narrowest in (1, 17):
+        blocked = [n for n in networks if n.prefixlen >= narrowest]
+        for step in range(subnets):
+            base = int(UNDERLAYS.network_address) + (number + step) % subnets * 256
+            candidate = ipaddress.IPv4Network((base, 24))
+            if not any(candidate.overlaps(n) for n in blocked if n.version == 4):
+                return candidate
+    raise Unavailable(f"no free /24 in {UNDERLAYS} for a local cluster", hint="see: ip route")
+
+
+def _choose_ports(number: int, ports: frozenset[int]) -> tuple[int, int]:
+    for step in range(PORT_PAIRS):
+        first = FIRST_PORT + (number // 65536 + step) % PORT_PAIRS * 2
+        if first not in ports and first + 1 not in ports:
+            return first, first + 1
+    raise Unavailable(f"no free port from {FIRST_PORT} on for a local cluster", hint="see: ss -lt")

@@ -1,0 +1,78 @@
+"""Names, uids, short ids, references and store keys. Pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import uuid
+
+import msgspec
+
+from weft.objects.errors import InvalidInput
+
+MAX_NAME = 63
+FABRIC = "-"  # stands where the project would, in the key of a fabric-wide object
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_LABEL_KEY = re.compile(r"([a-z0-9.-]{1,200}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+
+
+class Ref(msgspec.Struct, frozen=True):
+    """A stored reference: the name for people, the uid for truth."""
+
+    kind: str
+    name: str
+    uid: str
+    project: str | None = None
+
+
+def check_name(name: object, field: str = "name") -> str:
+    """Return ``name`` if it is a DNS label (RFC 1123), else raise InvalidInput naming ``field``."""
+    if not isinstance(name, str) or not name:
+        raise InvalidInput(f"{field} is missing", field=field, hint="give a name like web-1")
+    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{field} {name[:80]!r} is not a valid name",
+            field=field,
+            hint=f"use a-z, 0-9 and -, at most {MAX_NAME} characters, no - at either end",
+        )
+    return name
+
+
+def check_labels(labels: dict[str, str], field: str = "labels") -> None:
+    """Raise InvalidInput for a label key or value that is no label (letters, digits, ``._-``, ≤ 63)."""
+    for key, value in labels.items():
+        if not _LABEL_KEY.fullmatch(key):
+            raise InvalidInput(
+                f"{field}: {key[:80]!r} is not a label key",
+                field=f"{field}.{key[:80]}",
+                hint="use letters, digits, . _ and -, at most 63 characters",
+            )
+        if not _LABEL_VALUE.fullmatch(value):
+            raise InvalidInput(
+                f"{field}.{key}: {value[:80]!r} is not a label value",
+                field=f"{field}.{key}",
+                hint="use letters, digits, . _ and -, at most 63 characters",
+            )
+
+
+def new_uid() -> str:
+    """A fresh random uid (UUID4 text), never reused."""
+    return str(uuid.uuid4())
+
+
+def short_id(uid: str) -> str:
+    """Ten lower-case base32 characters that stand for ``uid`` in names on a host (links, sockets, cgroups, folders)."""
+    digest = hashlib.sha256(uid.encode()).digest()
+    return base64.b32encode(digest)[:10].decode().lower()
+
+
+def object_key(kind: str, project: str | None, name: str) -> str:
+    """The store key ``/<kind>/<project or ->/<name>``."""
+    return f"/{kind}/{project or FABRIC}/{name}"
+
+
+def kind_prefix(kind: str, project: str | None = None) -> str:
+    """The prefix of all objects of a kind, or of those in one project."""
+    return f"/{kind}/" if project is None else f"/{kind}/{project}/"

@@ -1,0 +1,88 @@
+"""The lifecycle of every workload kind, as one table (spec A2). Pure.
+
+Pending ⇄ Hold, Pending → Prolog → Boot → Running; Running → Migrate | Suspended | Stopped → Running;
+Running → Shutdown → Epilog → Done; Failed, and Unknown when the node is lost.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from weft.objects.errors import IllegalTransition
+
+
+class Phase(StrEnum):
+    PENDING = "Pending"
+    HOLD = "Hold"
+    PROLOG = "Prolog"  # image, disks and network are being made ready
+    BOOT = "Boot"  # the machine runs, the guest hasn't answered yet
+    RUNNING = "Running"
+    MIGRATE = "Migrate"
+    SUSPENDED = "Suspended"
+    STOPPED = "Stopped"
+    SHUTDOWN = "Shutdown"
+    EPILOG = "Epilog"  # the guest has ended, its things are being taken away
+    DONE = "Done"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+
+_P = Phase
+# Where a workload may go from each phase. Unknown may turn out to be anything that a live node then reports.
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    _P.PENDING: frozenset({_P.HOLD, _P.PROLOG, _P.FAILED, _P.EPILOG, _P.DONE}),
+    _P.HOLD: frozenset({_P.PENDING, _P.EPILOG, _P.DONE}),
+    _P.PROLOG: frozenset({_P.BOOT, _P.RUNNING, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN}),
+    _P.BOOT: frozenset(
+        {_P.RUNNING, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN, _P.PROLOG}
+    ),
+    _P.RUNNING: frozenset(
+        {_P.MIGRATE, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.BOOT, _P.PROLOG, _P.FAILED, _P.UNKNOWN}
+    ),
+    _P.MIGRATE: frozenset({_P.RUNNING, _P.FAILED, _P.UNKNOWN, _P.SHUTDOWN}),
+    _P.SUSPENDED: frozenset(
+        {_P.RUNNING, _P.BOOT, _P.PROLOG, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN}
+    ),
+    _P.STOPPED: frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN}),
+    _P.SHUTDOWN: frozenset({_P.EPILOG, _P.DONE, _P.FAILED, _P.UNKNOWN}),
+    _P.EPILOG: frozenset({_P.DONE, _P.FAILED, _P.UNKNOWN}),
+    _P.DONE: frozenset(),
+    _P.FAILED: frozenset(
+        {_P.PENDING, _P.PROLOG, _P.BOOT, _P.RUNNING, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.DONE, _P.UNKNOWN}
+    ),
+    _P.UNKNOWN: frozenset(_P) - {_P.PENDING, _P.HOLD},
+}
+
+# The phases in which each wish of a person makes sense; asking for what is so already is fine and changes nothing.
+ALLOWED: dict[str, frozenset[Phase]] = {
+    "hold": frozenset({_P.PENDING, _P.HOLD}),
+    "release": frozenset({_P.HOLD, _P.PENDING}),
+    "start": frozenset({_P.STOPPED, _P.SUSPENDED, _P.FAILED, _P.RUNNING, _P.BOOT, _P.PROLOG, _P.PENDING}),
+    "stop": frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG, _P.SUSPENDED, _P.STOPPED, _P.FAILED, _P.UNKNOWN}),
+    "restart": frozenset({_P.RUNNING, _P.BOOT, _P.STOPPED, _P.FAILED}),
+    "suspend": frozenset({_P.RUNNING, _P.SUSPENDED}),
+    "resume": frozenset({_P.SUSPENDED, _P.RUNNING}),
+    "exec": frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG}),
+    "console": frozenset({_P.RUNNING, _P.BOOT, _P.UNKNOWN}),
+}
+
+
+def may_move(old: Phase, new: Phase) -> bool:
+    return old == new or new in TRANSITIONS[old]
+
+
+def legal_verbs(phase: Phase) -> list[str]:
+    """The verbs that make sense in ``phase``, in alphabetical order; delete always does."""
+    return [*sorted(verb for verb, phases in ALLOWED.items() if phase in phases), "delete"]
+
+
+def check_verb(verb: str, phase: Phase, what: str) -> None:
+    """Raise IllegalTransition naming the legal verbs unless ``verb`` makes sense while ``what`` is in ``phase``."""
+    if phase in ALLOWED[verb]:
+        return
+    legal = legal_verbs(phase)
+    raise IllegalTransition(
+        f"{what} is {phase}: it can't {verb}",
+        hint="legal now: " + ", ".join(legal),
+        details={"phase": str(phase), "verb": verb, "legal": legal},
+    )

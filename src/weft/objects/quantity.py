@@ -1,0 +1,120 @@
+"""Quantities as people write them: sizes, cores, durations, percentages. Pure.
+
+Sizes: ``K M G T P`` and ``Ki Mi …``/``KiB MiB …`` count in 1024s; ``KB MB GB TB PB`` count in 1000s. A bare number is bytes.
+Durations: ``500ms 30s 5m 2h 7d 1w`` or several after each other (``1h30m``); a bare number is seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from weft.objects.errors import InvalidInput
+
+_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
+_SIZE = re.compile(rf"({_NUMBER})\s*([A-Za-z]*)")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|w)")
+_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+MAX_BYTES = 2**60
+
+
+def _bad(text: object, field: str, what: str, hint: str) -> InvalidInput:
+    return InvalidInput(f"{field}: {str(text)[:80]!r} is not {what}", field=field, hint=hint)
+
+
+def parse_bytes(text: object, field: str = "size") -> int:
+    """Bytes from ``256M``, ``1.5GiB``, ``32GB`` or a whole number. Raises InvalidInput naming ``field``."""
+    hint = "write a size like 512M, 4G or 1.5GiB"
+    if isinstance(text, bool) or not isinstance(text, (int, float, str)):
+        raise _bad(text, field, "a size", hint)
+    match = _SIZE.fullmatch(str(text).strip())
+    if match is None:
+        raise _bad(text, field, "a size", hint)
+    number, unit = float(match[1]), match[2].lower()
+    if unit in ("", "b"):
+        factor = 1
+    elif unit[0] in _POWERS and unit[1:] in ("", "i", "ib"):
+        factor = 1024 ** _POWERS[unit[0]]
+    elif unit[0] in _POWERS and unit[1:] == "b":
+        factor = 1000 ** _POWERS[unit[0]]
+    else:
+        raise InvalidInput(f"{field}: {match[2]!r} is not a unit of size", field=field, hint=hint)
+    value = number * factor
+    if value < 0:
+        raise InvalidInput(f"{field}: {text} is negative", field=field, hint=hint)
+    if not math.isfinite(value) or value > MAX_BYTES:
+        raise InvalidInput(f"{field}: {text} is more than any machine has", field=field, hint=hint)
+    if factor == 1 and number != int(number):
+        raise InvalidInput(f"{field}: {text} is not a whole number of bytes", field=field, hint=hint)
+    return int(value)
+
+
+def parse_cpu(text: object, field: str = "cpu") -> float:
+    """Cores from ``2``, ``0.5`` or ``500m`` (thousandths). Raises InvalidInput naming ``field``."""
+    hint = "write cores like 2, 0.5 or 500m"
+    if isinstance(text, bool) or not isinstance(text, (int, float, str)):
+        raise _bad(text, field, "a number of cores", hint)
+    match = re.fullmatch(rf"({_NUMBER})(m?)", str(text).strip())
+    if match is None:
+        raise _bad(text, field, "a number of cores", hint)
+    value = float(match[1]) / (1000 if match[2] else 1)
+    if value <= 0:
+        raise InvalidInput(f"{field}: {text} must be more than 0", field=field, hint=hint)
+    if value > 100_000:
+        raise InvalidInput(f"{field}: {text} is more than any machine has", field=field, hint=hint)
+    return round(value, 3)
+
+
+def parse_duration(text: object, field: str = "duration") -> float:
+    """Seconds from ``90``, ``30s``, ``5m``, ``1h30m``. Raises InvalidInput naming ``field``."""
+    hint = "write a duration like 30s, 5m or 1h30m"
+    if isinstance(text, bool) or not isinstance(text, (int, float, str)):
+        raise _bad(text, field, "a duration", hint)
+    stripped = str(text).strip()
+    try:
+        seconds = float(stripped)
+    except ValueError:
+        parts = list(_DURATION_PART.finditer(stripped))
+        if not parts or "".join(p[0] for p in parts) != stripped:
+            if stripped.startswith("-"):
+                raise InvalidInput(f"{field}: {stripped[:80]} is negative", field=field, hint=hint) from None
+            raise _bad(text, field, "a duration", hint) from None
+        seconds = sum(float(p[1]) * _SECONDS[p[2]] for p in parts)
+    if not math.isfinite(seconds) or seconds < 0:
+        raise InvalidInput(
+            f"{field}: {stripped[:80]} is negative" if seconds < 0 else f"{field}: not finite", field=field, hint=hint
+        )
+    if seconds > 100 * 365 * 86400:
+        raise InvalidInput(f"{field}: {stripped[:80]} is more than a hundred years", field=field, hint=hint)
+    return seconds
+
+
+def format_bytes(value: float, digits: int = 1) -> str:
+    """``268435456`` → ``256 MiB``; ``digits`` decimals from GiB up, none below."""
+    size = float(value)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    for unit in ("GiB", "TiB"):
+        if abs(size) < 1024:
+            return f"{size:.{digits}f} {unit}"
+        size /= 1024
+    return f"{size:.{digits}f} PiB"
+
+
+def format_cpu(cores: float) -> str:
+    return f"{cores:g}"
+
+
+def format_age(seconds: float) -> str:
+    """The largest unit that fits: ``5s``, ``12m``, ``3h``, ``9d``."""
+    seconds = max(0.0, seconds)
+    if seconds < 120:
+        return f"{seconds:.0f}s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f}m"
+    if seconds < 172800:
+        return f"{seconds / 3600:.0f}h"
+    return f"{seconds / 86400:.0f}d"

@@ -1,0 +1,228 @@
+"""Reading what people wrote, strictly: unknown fields are refused at any depth, quantities become numbers, and every
+complaint carries the path of its field. The msgspec structs are the only description of the fields. Pure.
+
+Field annotations are made with ``quantity``, ``text`` … of this module; they carry how a change of the field is carried
+out (``live | restart | replace | never``) and how people write it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import inspect as mi
+
+from weft.objects.errors import InvalidInput, UnknownField, WeftError
+from weft.objects.identity import check_name
+from weft.objects.quantity import parse_bytes, parse_cpu, parse_duration
+
+T = TypeVar("T")
+ChangeMode = Literal["live", "restart", "replace", "never"]
+_PARSERS = {"bytes": parse_bytes, "cpu": parse_cpu, "duration": parse_duration}
+
+
+def field(
+    description: str,
+    *,
+    change: ChangeMode = "live",
+    quantity: Literal["bytes", "cpu", "duration", ""] = "",
+    name: bool = False,
+    ge: float | None = None,
+    le: float | None = None,
+    max_length: int | None = None,
+) -> msgspec.Meta:
+    """The Meta of a spec field: what it is for, what a change of it costs, and how people write it."""
+    limits: dict[str, Any] = {"ge": ge, "le": le, "max_length": max_length}
+    return msgspec.Meta(
+        description=description,
+        extra={"change": change, "quantity": quantity, "name": name},
+        **{key: value for key, value in limits.items() if value is not None},
+    )
+
+
+class FieldDoc(msgspec.Struct, frozen=True):
+    path: str
+    type: str
+    default: Any
+    required: bool
+    change: ChangeMode
+    description: str
+
+
+@functools.cache
+def _info(type_: Any) -> mi.Type:
+    return mi.type_info(type_)
+
+
+def _unwrap(info: mi.Type) -> tuple[mi.Type, dict[str, Any], str]:
+    """The type below Metadata and Optional, with the extra and description found on the way."""
+    extra: dict[str, Any] = {}
+    description = ""
+    while True:
+        if isinstance(info, mi.Metadata):
+            extra = {**(info.extra or {}), **extra}
+            description = description or (info.extra_json_schema or {}).get("description", "")
+            info = info.type
+        elif isinstance(info, mi.UnionType):
+            inner = [t for t in info.types if not isinstance(t, mi.NoneType)]
+            if len(inner) != 1:
+                return info, extra, description
+            info = inner[0]
+        else:
+            return info, extra, description
+
+
+def _nullable(info: mi.Type) -> bool:
+    while isinstance(info, mi.Metadata):
+        info = info.type
+    return isinstance(info, mi.NoneType) or (
+        isinstance(info, mi.UnionType) and any(isinstance(t, mi.NoneType) for t in info.types)
+    )
+
+
+def suggest(word: str, known: list[str]) -> str | None:
+    """The known word that ``word`` was most likely meant to be."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def _normalise(raw: Any, info: mi.Type, path: str, problems: list[WeftError]) -> Any:
+    if raw is None and _nullable(info):
+        return None
+    inner, extra, _ = _unwrap(info)
+    quantity = extra.get("quantity")
+    try:
+        if quantity:
+            return _PARSERS[quantity](raw, path)
+        if extra.get("name") and isinstance(raw, str):
+            return check_name(raw, path)
+    except InvalidInput as problem:
+        problems.append(problem)
+        return raw
+    if isinstance(inner, mi.StructType):
+        return _normalise_struct(raw, inner, path, problems)
+    if isinstance(inner, (mi.ListType, mi.VarTupleType)) and isinstance(raw, list):
+        return [_normalise(item, inner.item_type, f"{path}[{i}]", problems) for i, item in enumerate(raw)]
+    if isinstance(inner, mi.DictType) and isinstance(raw, dict):
+        return {k: _normalise(v, inner.value_type, f"{path}.{k}", problems) for k, v in raw.items()}
+    return raw
+
+
+def _normalise_struct(raw: Any, info: mi.StructType, path: str, problems: list[WeftError]) -> Any:
+    if not isinstance(raw, dict):
+        problems.append(InvalidInput(f"{path} must be a set of fields, not {_kind_of(raw)}", field=path))
+        return raw
+    fields = {f.encode_name: f for f in info.fields}
+    out = {}
+    for key, value in raw.items():
+        if key not in fields:
+            at = f"{path}.{key}" if path else str(key)
+            meant = suggest(str(key), list(fields))
+            problems.append(
+                UnknownField(
+                    f"{at} is not a field",
+                    field=at,
+                    hint=f"did you mean {path + '.' if path else ''}{meant}?"
+                    if meant
+                    else "fields: " + ", ".join(fields),
+                )
+            )
+            continue
+        out[key] = _normalise(value, fields[key].type, f"{path}.{key}" if path else key, problems)
+    for name, f in fields.items():
+        if f.required and name not in raw:
+            at = f"{path}.{name}" if path else name
+            problems.append(InvalidInput(f"{at} is missing", field=at, hint=_unwrap(f.type)[2] or None))
+    return out
+
+
+def _kind_of(raw: Any) -> str:
+    return {
+        dict: "a set of fields",
+        list: "a list",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "nothing",
+    }.get(type(raw), type(raw).__name__)
+
+
+def find_problems(raw: Any, type_: Any, path: str = "spec") -> tuple[Any, list[WeftError]]:
+    """``raw`` with quantities as numbers, and everything wrong with it, in the order found."""
+    problems: list[WeftError] = []
+    return _normalise(raw, _info(type_), path, problems), problems
+
+
+def read_strict(raw: Any, type_: type[T], path: str = "spec") -> T:
+    """``raw`` (plain JSON-like data) as a ``type_``, defaults filled in. Raises the first problem, the others in
+    ``details["problems"]``."""
+    value, problems = find_problems(raw, type_, path)
+    if not problems:
+        try:
+            return msgspec.convert(value, type_)
+        except msgspec.ValidationError as error:
+            text = str(error)
+            what, _, where = text.partition(" - at `$")
+            at = path + where.rstrip("`") if where else path
+            problems = [InvalidInput(f"{at}: {what[:1].lower()}{what[1:]}", field=at)]
+    first = problems[0]
+    if len(problems) > 1:
+        first.details["problems"] = [p.to_dict() for p in problems]
+    raise first
+
+
+def describe_fields(type_: Any, path: str = "spec") -> list[FieldDoc]:
+    """Every field below ``type_``, depth first, for ``weft schema`` and the reference pages."""
+    info, _, _ = _unwrap(_info(type_))
+    docs: list[FieldDoc] = []
+    if not isinstance(info, mi.StructType):
+        return docs
+    for f in info.fields:
+        inner, extra, description = _unwrap(f.type)
+        at = f"{path}.{f.encode_name}"
+        default = None if f.default is msgspec.NODEFAULT else f.default
+        if f.default_factory is not msgspec.NODEFAULT:
+            default = f.default_factory()
+        docs.append(
+            FieldDoc(
+                at,
+                type_name(inner, extra),
+                msgspec.to_builtins(default),
+                f.required,
+                extra.get("change", "live"),
+                description,
+            )
+        )
+        if isinstance(inner, mi.StructType):
+            docs += describe_fields(inner.cls, at)
+        elif isinstance(inner, mi.ListType):
+            item, _, _ = _unwrap(inner.item_type)
+            if isinstance(item, mi.StructType):
+                docs += describe_fields(item.cls, f"{at}[]")
+    return docs
+
+
+def type_name(info: mi.Type, extra: dict[str, Any]) -> str:
+    """A word for a type as people know it: size, cores, duration, text, list of text …"""
+    if extra.get("quantity"):
+        return {"bytes": "size", "cpu": "cores", "duration": "duration"}[extra["quantity"]]
+    if isinstance(info, mi.LiteralType):
+        return " | ".join(str(v) for v in info.values)
+    if isinstance(info, mi.ListType):
+        item, item_extra, _ = _unwrap(info.item_type)
+        return "list of " + type_name(item, item_extra)
+    if isinstance(info, mi.DictType):
+        return "map"
+    if isinstance(info, mi.StructType):
+        return "fields"
+    return {mi.StrType: "text", mi.IntType: "whole number", mi.FloatType: "number", mi.BoolType: "true or false"}.get(
+        type(info), "any"
+    )
+
+
+def change_modes(type_: Any, path: str = "spec") -> dict[str, ChangeMode]:
+    """Field path → what a change of that field costs."""
+    return {doc.path: doc.change for doc in describe_fields(type_, path)}

@@ -1,0 +1,84 @@
+"""What a commit may hold. The limits are the contract's and the same on every engine. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from weft.contracts.store import (
+    MAX_COMMIT_BYTES,
+    MAX_PRECONDITIONS,
+    MAX_VALUE_BYTES,
+    MAX_WRITES,
+    LeaseHeld,
+    LimitExceeded,
+    Precondition,
+    Put,
+    Write,
+)
+from weft.objects.errors import InvalidInput
+
+
+def check_key(key: str) -> int:
+    """The key's size in bytes; raises InvalidInput unless it starts with "/" and can be stored."""
+    if not key.startswith("/"):
+        raise InvalidInput(f"store key {key!r} does not start with '/'", field="key")
+    if "\0" in key:
+        raise InvalidInput(f"store key {key!r} holds a NUL", field="key")
+    try:
+        return len(key) if key.isascii() else len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidInput(f"store key {key!r} is not valid Unicode", field="key") from None
+
+
+def check_commit(writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
+    """The commit's size in bytes; raises LimitExceeded or InvalidInput before anything is touched."""
+    if len(writes) > MAX_WRITES:
+        raise LimitExceeded(f"commit of {len(writes)} writes: at most {MAX_WRITES}", hint="split it")
+    if len(preconditions) > MAX_PRECONDITIONS:
+        raise LimitExceeded(f"commit with {len(preconditions)} preconditions: at most {MAX_PRECONDITIONS}")
+    total = 0
+    seen: set[str] = set()
+    for write in writes:
+        total += check_key(write.key)
+        if write.key in seen:
+            raise InvalidInput(f"store key {write.key} is written twice in one commit", field="key")
+        seen.add(write.key)
+        if isinstance(write, Put):
+            size = len(write.value)
+            if size > MAX_VALUE_BYTES:
+                raise LimitExceeded(f"value of {write.key} is {size} bytes: at most {MAX_VALUE_BYTES}")
+            total += size
+    if total > MAX_COMMIT_BYTES:
+        raise LimitExceeded(f"commit of {total} bytes: at most {MAX_COMMIT_BYTES}", hint="split it")
+    for precondition in preconditions:
+        if not isinstance(precondition, LeaseHeld):
+            check_key(precondition.key)
+    return total
+
+
+def check_limit(limit: int) -> None:
+    if limit < 0:
+        raise InvalidInput(f"list limit {limit} is negative", field="limit")
+
+
+def check_prefix(prefix: str) -> None:
+    """Raises InvalidInput for a prefix no key can have; the empty prefix means every key."""
+    if prefix:
+        check_key(prefix)
+
+
+def check_ttl(name: str, ttl_seconds: float) -> None:
+    # written so that a NaN is refused too
+    if not 0 < ttl_seconds < 1e9:
+        raise InvalidInput(f"lease {name}: {ttl_seconds} seconds is not a time to live", field="ttl_seconds")
+
+
+def end_of_prefix(prefix: str) -> str | None:
+    """The smallest key greater than every key that starts with ``prefix``; None when there is no such key."""
+    for last in range(len(prefix) - 1, -1, -1):
+        point = ord(prefix[last])
+        if point < 0x10FFFF:
+            # U+D800–U+DFFF are not characters: nothing can be stored between U+D7FF and U+E000
+            following = 0xE000 if point == 0xD7FF else point + 1
+            return prefix[:last] + chr(following)
+    return None

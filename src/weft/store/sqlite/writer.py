@@ -1,0 +1,187 @@
+"""The one thread that writes. It takes what waits, up to a limit, commits it with one fsync, then tells the loop.
+
+Each request in a group succeeds or fails alone: what a request refuses it refuses before its first write. If something
+unexpected breaks the group, it is rolled back and every request is tried again by itself, so only the culprit fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weft.contracts.clock import Clock
+from weft.contracts.store import Change
+from weft.objects.errors import WeftError
+from weft.store.idempotency import KEEP_SECONDS
+from weft.store.sqlite.file import LockFile, as_store_error
+from weft.store.sqlite.schema import State, save_state
+from weft.store.sqlite.transaction import Transaction
+
+_GROUP_REQUESTS = 256
+_GROUP_BYTES = 8_000_000
+_BITE_ROWS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One thing to do inside a transaction; ``bytes`` is what it will write, about."""
+
+    apply: Callable[[Transaction], Any]
+    bytes: int
+    future: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    request: Request
+    result: Any
+    error: WeftError | None
+
+
+Published = tuple[int, list[Change]]  # a revision and what it changed
+
+# Called on the loop, in order of commit: what became of the requests, and the commits to show to watches.
+Deliver = Callable[[Sequence[Outcome], Sequence[Published]], None]
+
+
+class Writer:
+    """Owns the writing connection. ``submit`` and ``stop`` are for the loop's thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        state: State,
+        lock: LockFile,
+        clock: Clock,
+        holds: Callable[[str, int], bool],
+        deliver: Deliver,
+        *,
+        keep_revisions: int,
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._state = state
+        self._lock = lock
+        self._clock = clock
+        self._holds = holds
+        self._deliver = deliver
+        self._keep_revisions = keep_revisions
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._turned_at = clock.elapsed()
+        self._trimming = True  # there may be rows left to trim
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, apply: Callable[[Transaction], Any], size_bytes: int) -> asyncio.Future[Any]:
+        """Ask for ``apply`` to be run in a transaction; the future resolves once that is durable."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.put(Request(apply, size_bytes, future))
+        return future
+
+    async def stop(self) -> None:
+        """Finish what was submitted, then end the thread and close the connection."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._connection.close()
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            group, stopping = self._take_group()
+            if group:
+                self._perform(group)
+            elif not stopping:
+                self._trim_while_idle()
+
+    def _take_group(self) -> tuple[list[Request], bool]:
+        """Requests that wait now, and whether the end was asked for; waits for one unless there are rows to trim."""
+        group: list[Request] = []
+        size = 0
+        while len(group) < _GROUP_REQUESTS and size < _GROUP_BYTES:
+            try:
+                request = self._queue.get(block=not group and not self._trimming)
+            except queue.Empty:
+                break
+            if request is None:
+                return group, True
+            if not request.future.cancelled():
+                group.append(request)
+                size += request.bytes
+        return group, False
+
+    def _perform(self, group: list[Request]) -> None:
+        try:
+            done = self._commit_group(group, trim=True)
+        except Exception:
+            self._roll_back()
+            for request in group:
+                self._perform_alone(request)
+            return
+        self._tell(*done)
+
+    def _perform_alone(self, request: Request) -> None:
+        try:
+            done = self._commit_group([request], trim=False)
+        except Exception as problem:
+            self._roll_back()
+            self._tell([Outcome(request, None, as_store_error(problem, self._path))], [])
+            return
+        self._tell(*done)
+
+    def _commit_group(self, group: Sequence[Request], *, trim: bool) -> tuple[list[Outcome], list[Published]]:
+        """One transaction; whatever is raised, nothing of it was committed."""
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        rows_before = connection.total_changes
+        transaction = Transaction(connection, self._state, self._holds)
+        outcomes: list[Outcome] = []
+        for request in group:
+            try:
+                outcomes.append(Outcome(request, request.apply(transaction), None))
+            except WeftError as refusal:
+                outcomes.append(Outcome(request, None, refusal))
+        self._turn(transaction)
+        trimming = transaction.trim(self._keep_revisions, max(_BITE_ROWS, 2 * transaction.rows)) if trim else True
+        if transaction.state == self._state and connection.total_changes == rows_before:
+            connection.execute("ROLLBACK")  # nothing was written, so nothing needs an fsync
+        else:
+            save_state(connection, transaction.state)
+            connection.execute("COMMIT")
+        self._state = transaction.state
+        self._trimming = trimming
+        return outcomes, transaction.published
+
+    def _turn(self, transaction: Transaction) -> None:
+        now = self._clock.elapsed()
+        if now - self._turned_at >= KEEP_SECONDS:
+            transaction.turn_idempotency()
+            self._turned_at = now
+
+    def _trim_while_idle(self) -> None:
+        try:
+            done = self._commit_group((), trim=True)
+        except Exception:
+            # No room, or locked: history just stays longer. The next commit meets the same trouble and reports it.
+            self._roll_back()
+            self._trimming = False
+            return
+        self._tell(*done)
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+    def _tell(self, outcomes: Sequence[Outcome], published: Sequence[Published]) -> None:
+        self._lock.write_mark(self._state)
+        with suppress(RuntimeError):  # the loop was closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(self._deliver, outcomes, published)
