@@ -21,7 +21,9 @@ Stanza = dict[str, str]
 def read_stanzas(name: str, text: str) -> list[Stanza]:
     """The enabled binary sources in one file, keys in lower case; ``name`` decides between the two formats."""
     stanzas = _read_deb822(text) if name.endswith(".sources") else _read_lines(text)
-    return [s for s in stanzas if "deb" in s["types"].split() and s.get("enabled", "yes").lower() in ("yes", "true", "1")]
+    return [
+        s for s in stanzas if "deb" in s["types"].split() and s.get("enabled", "yes").lower() not in ("no", "false")
+    ]
 
 
 def plan_backports(stanzas: list[Stanza]) -> Stanza | None:

@@ -6,7 +6,7 @@ every engine, so what works on one works on all.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -146,10 +146,11 @@ class Store(Protocol):
         """Entries whose key starts with ``prefix``, in key order. ``after`` is a page's ``next``: it pins the
         revision, so all pages show one instant. ``limit`` 0 means all. Raises Compacted if that instant is gone."""
 
-    def watch(self, prefix: str, cursor: str) -> AsyncIterator[Batch]:
+    def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         """Every commit after ``cursor`` that touches ``prefix``, each whole and in order, for ever.
 
-        Raises Compacted when the cursor is too old, foreign, or the reader fell too far behind."""
+        Raises StoreUnavailable when the store goes away: watch again from the last batch's cursor. Raises Compacted
+        when the cursor is too old, foreign, or the reader fell too far behind."""
 
     async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
         """Take or renew a lease. None if another holder has it. A renewal keeps the fence."""

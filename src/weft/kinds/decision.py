@@ -1,5 +1,5 @@
 """Decision: why a workload stands where it does, or nowhere. Written by the scheduler in the commit that places it;
-named after the workload; the newest one only (the journal keeps the older)."""
+named ``<kind>.<name>`` of the workload; the newest one only (the journal keeps the older)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Entry points: the only room that knows concrete classes and wires processes together."""

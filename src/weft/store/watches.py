@@ -65,11 +65,11 @@ class Watches:
 
     async def follow(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         """Every commit after ``cursor`` under ``prefix``; the body of an engine's ``watch``."""
+        self._check_open()
         check_prefix(prefix)
         position = parse_cursor(cursor, self._epoch)
         while True:
             while True:
-                self._check_open()
                 batches, position = await self._replay(prefix, position, max(position, self._revision))
                 for batch in batches:
                     yield batch

@@ -8,11 +8,13 @@ import subprocess
 from weft.objects.errors import DriverFailed
 
 
-def run(argv: list[str], stdin: str = "", timeout_seconds: float = 30) -> str:
+def run(argv: list[str], stdin: str = "", env: dict[str, str] | None = None, timeout_seconds: float = 30) -> str:
     """The command's standard output; raises DriverFailed with what it said when it is missing, fails or hangs."""
     words = shlex.join(argv)
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, text=True, env=env, timeout=timeout_seconds, check=False
+        )
     except FileNotFoundError as error:
         raise DriverFailed(f"{argv[0]} is not installed", hint="make install") from error
     except subprocess.TimeoutExpired as error:

@@ -58,6 +58,7 @@ def perform_start(daemon: Daemon) -> Process:
             )
     except OSError as error:
         raise DriverFailed(f"{daemon.name} can't be started: {error}", hint="make install") from error
+    child.returncode = 0  # it outlives this command: nobody waits for it here
     process = inspect_process(child.pid)
     if process is None:
         raise DriverFailed(f"{daemon.name} ended at once; {tail_log(daemon.log)}")

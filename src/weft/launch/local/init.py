@@ -1,10 +1,10 @@
 """A local node's first process, `weft init NODE --state DIR`: the node lives as long as it does.
 
-Started on the host it makes the node's namespaces and leaves its child in them as process 1. That gives the node its own /proc,
-/sys and /run/netns, starts the node's agent once the wire is in (command from DIR/nodes/NODE/agent.json), starts it again when
-it dies, and reaps what others leave behind. Guests are its grandchildren, not the agent's, so killing the agent harms
-none. SIGKILL here is the power cut; SIGTERM ends the agent first. It stays resident for every node, so it imports
-little, and nothing from weft.
+Started on the host it makes the node's namespaces and leaves its child in them as process 1. That gives the node its
+own /proc, /sys and /run/netns, starts the node's agent once the wire is in (command from DIR/nodes/NODE/agent.json),
+starts it again when it dies, and reaps what others leave behind. Guests daemonise, so they become its children when
+their starter ends, and killing the agent harms none. SIGKILL here is the power cut; SIGTERM ends the agent first. It
+stays resident for every node, so it imports little, and nothing from weft.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def launch(node: str, state: str) -> int:
 
 
 def become_first_process(node: str, state: str, trouble: int) -> None:
-    """Leave the starter's session and mounts; what fails is told through ``trouble``, whose closing means all is well."""
+    """Leave the starter's session and mounts; a failure is told through ``trouble``, whose closing says all is well."""
     try:
         os.setsid()
         os.chdir("/")
@@ -139,7 +139,7 @@ def stop_agent(agent: int) -> int:
 
 def reap() -> dict[int, str]:
     """How each child that has ended did: "status 1", "signal 9"."""
-    ended = {}
+    ended: dict[int, str] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

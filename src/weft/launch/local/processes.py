@@ -10,6 +10,7 @@ import select
 import signal
 from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -47,9 +48,9 @@ def inspect_processes() -> list[Process]:
 
 
 def is_weft(process: Process, folders: Iterable[str]) -> bool:
-    """Whether this is one of weft's daemons or engines working in one of ``folders``: never a person's editor or tail."""
+    """Whether this is one of weft's daemons or engines at work in one of ``folders``; a person's editor isn't."""
     words = [word.rpartition("/")[2] for word in process.argv]
-    ours = any(word == "weft" and following in WEFT_ROLES for word, following in zip(words, words[1:], strict=False))
+    ours = any(word == "weft" and following in WEFT_ROLES for word, following in pairwise(words))
     engine = bool(words) and words[0].startswith(ENGINES)
     return (ours or engine) and any(_mentions(word, folder) for word in process.argv for folder in folders)
 

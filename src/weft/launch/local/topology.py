@@ -106,13 +106,8 @@ def plan_topology(clone: str, taken: Taken, node_count: int = 3) -> Topology:
 
     Raises Unavailable when every candidate is taken (which takes dozens of clones or a very full routing table).
     """
-    for cluster_id in plan_ids(clone):
-        prefix = link_prefix_of(cluster_id)
-        owner = taken.owners.get(cluster_id)
-        if owner == clone or (owner is None and not any(link.startswith(prefix) for link in taken.links)):
-            break
-    else:
-        raise Unavailable("no free name for a local cluster", hint="end another clone's cluster: make down, there")
+    cluster_id = _choose_id(clone, taken)
+    prefix = link_prefix_of(cluster_id)
     number = int.from_bytes(hashlib.sha256(f"{clone}\n{cluster_id}".encode()).digest()[:8], "big")
     underlay = _choose_underlay(number, [network for network, link in taken.routes if not link.startswith(prefix)])
     api_port, gateway_port = _choose_ports(number, taken.ports)
@@ -137,6 +132,18 @@ def find_conflicts(topology: Topology, taken: Taken) -> list[str]:
 def link_prefix_of(cluster_id: str) -> str:
     """The first 4 characters of every link of this cluster."""
     return f"w{cluster_id[:3]}"
+
+
+def _choose_id(clone: str, taken: Taken) -> str:
+    candidates = plan_ids(clone)
+    for cluster_id in candidates:
+        if taken.owners.get(cluster_id) == clone:
+            return cluster_id
+    for cluster_id in candidates:
+        prefix = link_prefix_of(cluster_id)
+        if cluster_id not in taken.owners and not any(link.startswith(prefix) for link in taken.links):
+            return cluster_id
+    raise Unavailable("no free name for a local cluster", hint="end another clone's cluster: make down, there")
 
 
 def _cluster_id(clone: str, attempt: int) -> str:

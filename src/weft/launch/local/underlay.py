@@ -1,7 +1,7 @@
 """The network between the local nodes, on the host's side: one bridge, one wire per node, the way to the outside.
 
-`plan_*` are pure and give the lines for `ip -batch`; the rest runs them. Everything carries the cluster's link prefix or the name
-of its nft table. The host's `ip_forward` is switched on while any local cluster is up and put back by the last one.
+`plan_*` are pure and give the lines for `ip -batch`; the rest runs them. Everything carries the cluster's link prefix
+or the name of its nft table. The host's `ip_forward` is on while any local cluster is up, and put back by the last one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from weft.launch.local.commands import run
 from weft.launch.local.topology import NODE_LINK, Node, Taken, Topology
+from weft.objects.errors import DriverFailed
 
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 FORMER_FORWARDING = "ip_forward.before"
@@ -26,11 +27,10 @@ def plan_bridge(topology: Topology, links: frozenset[str]) -> list[str]:
     return [*make, f"addr replace {prefixed} dev {bridge}", f"link set {bridge} up"]
 
 
-def plan_wire(topology: Topology, node: Node, init_pid: int, links: frozenset[str]) -> list[str]:
-    """Connect the bridge with the network namespace of process ``init_pid``, replacing what is left of an old wire."""
+def plan_wire(topology: Topology, node: Node, init_pid: int) -> list[str]:
+    """Connect the bridge with the network namespace of process ``init_pid``."""
     veth = topology.veth_of(node)
     return [
-        *([f"link del {veth}"] if veth in links else []),
         f"link add name {veth} type veth peer name {NODE_LINK} netns {init_pid}",
         f"link set {veth} master {topology.bridge} up",
     ]
@@ -101,12 +101,22 @@ def perform_host_side(topology: Topology) -> None:
 
 def perform_wire(topology: Topology, node: Node, init_pid: int) -> None:
     """Connect a node unless it is connected."""
-    links = inspect_links()
-    if topology.veth_of(node) not in links or NODE_LINK not in inspect_links(init_pid):
-        _run_batch(plan_wire(topology, node, init_pid, links))
+    veth = topology.veth_of(node)
+    if veth not in inspect_links() or NODE_LINK not in inspect_links(init_pid):
+        perform_remove_link(veth)
+        _run_batch(plan_wire(topology, node, init_pid))
     # The veth may have outlived its bridge, and an interrupted command its addresses: both are cheap to say again.
-    _run_batch([f"link set {topology.veth_of(node)} master {topology.bridge} up"])
+    _run_batch([f"link set {veth} master {topology.bridge} up"])
     _run_batch(plan_node_side(topology, node), netns_pid=init_pid)
+
+
+def perform_remove_link(link: str) -> None:
+    """Remove a link if it is there; the kernel may be about to do so itself, when a node's namespace has just ended."""
+    try:
+        run(["ip", "link", "del", link])
+    except DriverFailed:
+        if link in inspect_links():
+            raise
 
 
 def perform_restore_forwarding(topology: Topology) -> None:

@@ -20,7 +20,7 @@ from weft.contracts.network import Forward, NetworkProbe, NetworkState, Port, Se
 from weft.drivers.network.bridge import kernel, plan, rules
 from weft.drivers.network.bridge.check import check_forwards, check_port, check_segment
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, stop_server
-from weft.drivers.network.bridge.kernel import Link
+from weft.drivers.network.bridge.kernel import FdbEntry, Link
 from weft.drivers.network.bridge.names import Names, port_from_alias
 from weft.drivers.network.bridge.probe import probe_kernel
 from weft.objects.errors import InUse, NotFound
@@ -40,15 +40,15 @@ class BridgeNetwork:
 
     async def probe(self) -> NetworkProbe:
         """What works here; every problem names its remedy."""
-        capabilities, problems = await probe_kernel(self._host)
-        return NetworkProbe(driver=self.name, usable=not problems, capabilities=capabilities, problems=problems)
+        found = await probe_kernel(self._host, self._names)
+        return NetworkProbe(self.name, not found.problems, found.capabilities, found.problems + found.warnings)
 
     async def ensure_segment(self, segment: Segment) -> None:
         """Make or mend the segment on this node; raises InvalidInput, InUse (its VNI), DriverFailed."""
         check_segment(segment, self._host.link_prefix)
         async with self._changing:
             if self._applied.get(segment.id) != segment:
-                await self._apply_segment(segment)
+                await self._apply_segment(segment, *await kernel.inspect_node())
 
     async def remove_segment(self, segment_id: str) -> None:
         """Take the segment away; raises InUse while a port is plugged in."""
@@ -78,7 +78,7 @@ class BridgeNetwork:
         check_port(port, self._host.link_prefix)
         tap = self._names.tap(port.id)
         async with self._changing:
-            links = await kernel.inspect_links()
+            links, fdb = await kernel.inspect_node()
             segment = self._segment(port.segment_id)
             if segment is None or self._names.bridge(port.segment_id) not in links:
                 raise NotFound(
@@ -88,7 +88,6 @@ class BridgeNetwork:
             ports = [p for p in self._ports(links, port.segment_id) if p.id != port.id] + [port]
             steps = plan.Steps()
             plan.plan_port(steps, self._names, port, segment.mtu, links)
-            fdb = await kernel.inspect_fdb()
             steps.fdb = plan.plan_fdb(self._names, self._host.underlay_address, segment, ports, fdb)
             await kernel.perform_links(steps.links)
             await kernel.perform_fdb(steps.fdb)
@@ -138,11 +137,14 @@ class BridgeNetwork:
         async with self._changing:
             self._tables.clear()
             mended = []
+            links, fdb = await kernel.inspect_node()
             known = {path.parent.name for path in self._folder.glob("*/segment.json")} | set(self._applied)
             for segment_id in sorted(known):
                 segment = self._segment(segment_id)
-                if segment is not None:
-                    mended += [f"{what} of network {segment.name}" for what in await self._apply_segment(segment)]
+                done = await self._apply_segment(segment, links, fdb) if segment else []
+                if segment and done:
+                    mended += [f"{what} of network {segment.name}" for what in done]
+                    links, fdb = await kernel.inspect_node()
             if self._forwards is not None and await self._apply_forwards(await kernel.inspect_links()):
                 mended.append("published ports")
             return mended
@@ -150,15 +152,13 @@ class BridgeNetwork:
     async def close(self) -> None:
         """Nothing to end: what the driver made stays, and is found again."""
 
-    async def _apply_segment(self, segment: Segment) -> list[str]:
-        """Bring the kernel to the segment; returns what had to be made or mended."""
+    async def _apply_segment(self, segment: Segment, links: Mapping[str, Link], fdb: list[FdbEntry]) -> list[str]:
+        """Bring the kernel from what was just read to the segment; returns what had to be made or mended."""
         names, host = self._names, self._host
         namespace = names.router(segment.id)
         self._applied.pop(segment.id, None)
         kernel.clear_namespace_file(namespace)
-        links, fdb, router = await asyncio.gather(
-            kernel.inspect_links(), kernel.inspect_fdb(), kernel.inspect_router(namespace)
-        )
+        router = await kernel.inspect_router(namespace)
         uplink = plan.plan_uplink(names, segment.id, links)
         ports = self._ports(links, segment.id)
         steps = plan.plan_segment(names, host, segment, ports, links, fdb, router, uplink)

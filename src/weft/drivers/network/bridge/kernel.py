@@ -129,6 +129,11 @@ async def attempt(step: str, argv: Sequence[str], stdin: str = "") -> tuple[int,
     return process.returncode, out.decode(errors="replace"), problem.decode(errors="replace")
 
 
+async def inspect_node() -> tuple[dict[str, Link], list[FdbEntry]]:
+    """Interfaces and forwarding entries of the node's namespace, read at the same time."""
+    return await asyncio.gather(inspect_links(), inspect_fdb())
+
+
 async def inspect_links() -> dict[str, Link]:
     """Every interface of the node's namespace, by name."""
     return _links(await run("read links", ["ip", "-j", "-d", "addr", "show"]))

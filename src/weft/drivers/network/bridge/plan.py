@@ -135,9 +135,7 @@ def plan_fdb(
     had_tunnels = {(e.mac, e.dst) for e in known if e.ifname == overlay and e.dst}
     had_places = {e.mac: e.ifname for e in known if e.master == bridge and e.state == "static"}
     lines = [f"fdb del {mac} dev {overlay} dst {node} self" for mac, node in sorted(had_tunnels - tunnels)]
-    lines += [
-        f"fdb del {mac} dev {link} master" for mac, link in sorted(had_places.items()) if mac not in places
-    ]
+    lines += [f"fdb del {mac} dev {link} master" for mac, link in sorted(had_places.items()) if mac not in places]
     lines += [
         f"fdb append {mac} dev {overlay} dst {node} self permanent" for mac, node in sorted(tunnels - had_tunnels)
     ]
@@ -179,8 +177,10 @@ def _plan_overlay(steps: Steps, names: Names, host: Host, segment: Segment, link
     name, bridge = names.overlay(segment.id), names.bridge(segment.id)
     wanted = {"id": segment.vni, "local": host.underlay_address, "port": host.vxlan_port, "learning": False}
     for other, held in links.items():
-        if other != name and held.kind == "vxlan" and all(
-            held.linkinfo.info_data.get(k) == wanted[k] for k in ("id", "port")
+        if (
+            other != name
+            and held.kind == "vxlan"
+            and all(held.linkinfo.info_data.get(k) == wanted[k] for k in ("id", "port"))
         ):
             raise InUse(
                 f"network {segment.name!r}: VNI {segment.vni} is held on this node by link {other}",

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from weft.contracts.host import Host
 from weft.drivers.network.bridge.dnsmasq import choose_resolver
 from weft.drivers.network.bridge.kernel import attempt
+from weft.drivers.network.bridge.names import Names
 
 # Program → the Debian package that has it.
 PROGRAMS = {
@@ -60,35 +63,77 @@ TRIALS = [
 _TRY = 'try() { if said=$(eval "$2" 2>&1); then echo "$1 yes"; else echo "$1 no $said" | head -n 1; fi; }\n'
 
 
-async def probe_kernel(host: Host) -> tuple[list[str], list[str]]:
-    """The capabilities that were shown to work, and the problems, each with its remedy."""
+@dataclass
+class Findings:
+    """What was shown to work, what keeps the driver from working, and what will hamper it; each with its remedy."""
+
+    capabilities: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+async def probe_kernel(host: Host, names: Names) -> Findings:
+    """Try everything the driver needs."""
+    found = Findings()
     if os.geteuid() != 0:
-        return [], ["the agent isn't root: start it as root, the kernel lets nobody else make links"]
+        found.problems.append("the agent isn't root: start it as root, the kernel lets nobody else make links")
+        return found
     missing = {program: package for program, package in PROGRAMS.items() if shutil.which(program) is None}
     if missing:
         packages = " ".join(sorted(set(missing.values())))
-        return [], [f"{', '.join(sorted(missing))} not installed: apt-get install {packages}"]
+        found.problems.append(f"{', '.join(sorted(missing))} not installed: apt-get install {packages}")
+        return found
     script = _TRY + "".join(f"try {t.capability} {_quote(t.command)}\n" for t in TRIALS)
     code, out, said = await attempt("probe the kernel", ["unshare", "--net", "sh"], script)
     if code != 0:
-        return [], [f"no network namespaces ({said.strip()}): the kernel needs NET_NS, the agent CAP_SYS_ADMIN"]
+        found.problems.append(f"no network namespaces ({said.strip()}): NET_NS in the kernel, CAP_SYS_ADMIN for us")
+        return found
     answers = {line.split(" ")[0]: line.split(" ", 2)[1:] for line in out.splitlines()}
-    capabilities, problems = [], []
     for trial in TRIALS:
         answer = answers.get(trial.capability, ["no", "no answer"])
         if answer[0] == "yes":
-            capabilities.append(trial.capability)
+            found.capabilities.append(trial.capability)
         else:
-            problems.append(f"no {trial.capability} ({' '.join(answer[1:])}): {trial.remedy}")
+            found.problems.append(f"no {trial.capability} ({' '.join(answer[1:])}): {trial.remedy}")
+    await _probe_node(found, host, names)
+    return found
+
+
+async def _probe_node(found: Findings, host: Host, names: Names) -> None:
+    """What the node's own configuration grants: its address, a resolver, other firewalls."""
     _, links, _ = await attempt("read links", ["ip", "-o", "addr", "show", "dev", host.underlay_link])
     if f"inet {host.underlay_address}/" not in links:
-        problems.append(
-            f"address {host.underlay_address} isn't on link {host.underlay_link}: name the address the other nodes"
-            " know this node by"
+        found.problems.append(
+            f"address {host.underlay_address} isn't on link {host.underlay_link}: name the link and the address that"
+            " the other nodes know this node by"
         )
     if host.dns_upstream and choose_resolver() is not None:
-        capabilities.append("dns-upstream")
-    return capabilities, problems
+        found.capabilities.append("dns-upstream")
+    elif host.dns_upstream:
+        found.warnings.append(
+            "guests resolve no outside names: /etc/resolv.conf names only this node's loopback; add a server that"
+            " routers can reach"
+        )
+    _, chains, _ = await attempt("read nft chains", ["nft", "-j", "list", "chains"])
+    for chain in find_dropping_chains(chains):
+        found.warnings.append(
+            f"nft chain {chain} drops what it doesn't know, guests' way out too: let links {names.prefix}u* through,"
+            f" for example: iptables -I FORWARD -i {names.prefix}u+ -j ACCEPT and with -o"
+        )
+
+
+def find_dropping_chains(listing: str) -> list[str]:
+    """Chains in an ``nft -j list chains`` that drop forwarded IPv4 by policy: another firewall's. Pure."""
+    try:
+        items = msgspec.json.decode(listing)["nftables"]
+    except (msgspec.DecodeError, KeyError):
+        return []
+    chains = [item["chain"] for item in items if "chain" in item]
+    return [
+        f"{c['family']} {c['table']} {c['name']}"
+        for c in chains
+        if c.get("hook") == "forward" and c.get("policy") == "drop" and c["family"] in ("ip", "inet")
+    ]
 
 
 def _quote(text: str) -> str:

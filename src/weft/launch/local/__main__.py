@@ -1,0 +1,44 @@
+"""`python -m weft.launch.local up|down`: what `make up` and `make down` run, for the clone they are run in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from weft.contracts.clock import SystemClock
+from weft.launch.local.down import down
+from weft.launch.local.fabric import weft_fabric
+from weft.launch.local.up import up
+from weft.objects.errors import WeftError
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; exit 0 when done, 1 with a sentence on stderr when not, 130 when interrupted."""
+    clone = os.getcwd()
+    if argv == ["up"]:
+        return _run(up(clone, weft_fabric(), SystemClock(), sys.stdout))
+    if argv == ["down"]:
+        return _run(down(clone, SystemClock(), sys.stdout))
+    print("usage: python -m weft.launch.local up|down", file=sys.stderr)
+    return 2
+
+
+def _run(command: Coroutine[Any, Any, object]) -> int:
+    try:
+        asyncio.run(command)
+    except WeftError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; what stands keeps running: make up goes on, make down removes it", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

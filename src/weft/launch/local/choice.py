@@ -1,0 +1,45 @@
+"""Keeps a clone's topology: chosen once, then read from `.weft/cluster.json`, so names and ports stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from weft.launch.local.daemon import write_whole
+from weft.launch.local.topology import Topology, find_conflicts, plan_topology
+from weft.launch.local.underlay import inspect_taken
+from weft.objects.errors import InUse
+
+FILE = "cluster.json"
+
+
+def find_topology(clone: str) -> Topology | None:
+    """The topology of the cluster this clone has or had: kept, or recognised by its folder in /run; None without one.
+
+    Raises InUse when the kept one was made for another folder (a copied or moved clone).
+    """
+    try:
+        kept = msgspec.json.decode((Path(clone) / ".weft" / FILE).read_bytes(), type=Topology)
+    except (FileNotFoundError, msgspec.DecodeError):
+        taken = inspect_taken()
+        return plan_topology(clone, taken) if clone in taken.owners.values() else None
+    if kept.clone != clone:
+        raise InUse(
+            f"{clone}/.weft belongs to the clone at {kept.clone}",
+            hint=f"if {kept.clone} is gone or this is its copy: rm -r {clone}/.weft",
+        )
+    return kept
+
+
+def choose_topology(clone: str, node_count: int = 3) -> Topology:
+    """The kept topology, or a new one that is kept from now on; raises InUse when something came in its way."""
+    topology = find_topology(clone)
+    if topology is None:
+        topology = plan_topology(clone, inspect_taken(), node_count)
+    elif conflicts := find_conflicts(topology, inspect_taken()):
+        raise InUse("; ".join(conflicts), hint="make down, then make up: it chooses another")
+    state = Path(topology.state_dir)
+    state.mkdir(mode=0o700, exist_ok=True)
+    write_whole(state / FILE, msgspec.json.format(msgspec.json.encode(topology)))
+    return topology

@@ -1,0 +1,130 @@
+"""`make up`: brings a clone's local cluster to where it should be, from whatever state it is in.
+
+Every step looks first and does only what is missing, so the same list starts a cluster, heals one and changes nothing
+in a healthy one. What the cluster runs comes as a `Fabric` value; this file knows no command of weft's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from weft.contracts.clock import Clock
+from weft.launch.local import cgroups, node, underlay
+from weft.launch.local.choice import choose_topology
+from weft.launch.local.daemon import Daemon, find_daemon, perform_start, tail_log, write_whole
+from weft.launch.local.lock import hold_lock
+from weft.launch.local.node import AgentCommand
+from weft.launch.local.progress import Progress
+from weft.launch.local.topology import Node, Topology
+from weft.objects.errors import DriverFailed
+
+Work = Callable[[Topology, Clock], Awaitable[str]]
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """What a local cluster runs and when it is ready; each ``Work`` returns what to show, or raises a WeftError.
+
+    ``plan_daemons`` gives the host's long-running commands; ``wait_server`` returns once they answer;
+    ``prepare_agent`` gives a node's agent command (it may ask the server for a join token, and must give the same
+    command again for a node that has joined); ``wait_nodes`` returns once every node is Ready; ``steps`` follow in
+    order (an image, a first VM); ``plan_closing`` is what to print last.
+    """
+
+    plan_daemons: Callable[[Topology], list[Daemon]]
+    wait_server: Work
+    prepare_agent: Callable[[Topology, Node], Awaitable[AgentCommand]]
+    wait_nodes: Work
+    steps: tuple[tuple[str, Work], ...]
+    plan_closing: Callable[[Topology], str]
+
+
+async def up(clone: str, fabric: Fabric, clock: Clock, stream: TextIO, node_count: int = 3) -> Topology:
+    """Bring up the cluster of the clone at absolute path ``clone``, showing each step on ``stream``.
+
+    Raises InUse when another up or down of this clone is under way, and the failing step's WeftError; what stands by
+    then keeps standing, and the next up goes on from there.
+    """
+    progress = Progress(stream, clock)
+    with hold_lock(Path(clone) / ".weft", "make up"):
+        topology = choose_topology(clone, node_count)
+        await progress.show("namespaces", boot_nodes(topology))
+        await progress.show("server", start_server(topology, fabric, clock))
+        await progress.show("nodes", start_agents(topology, fabric, clock))
+        for name, work in fabric.steps:
+            await progress.show(name, work(topology, clock))
+    stream.write(fabric.plan_closing(topology))
+    return topology
+
+
+async def boot_nodes(topology: Topology) -> str:
+    """The host's side and every node's namespaces."""
+    run_dir = Path(topology.run_dir)
+    run_dir.mkdir(mode=0o755, exist_ok=True)
+    write_whole(run_dir / underlay.OWNER, topology.clone.encode())
+    limits = await asyncio.to_thread(cgroups.perform_make, topology)
+    await asyncio.to_thread(underlay.perform_host_side, topology)
+    booted = []
+    for place in topology.nodes:
+        if await asyncio.to_thread(node.perform_boot, topology, place):
+            booted.append(place.name)
+    names = " ".join(place.name for place in topology.nodes)
+    started = f", started {' '.join(booted)}" if booted and len(booted) < len(topology.nodes) else ""
+    limited = "" if {"cpu", "memory"} <= set(limits) else "; no cgroups for cpu and memory: guests are not limited"
+    return f"{names} on {topology.underlay}{started}{limited}"
+
+
+async def start_server(topology: Topology, fabric: Fabric, clock: Clock) -> str:
+    """Start the host's daemons that don't run, and wait until they answer or one of them ends."""
+    daemons = fabric.plan_daemons(topology)
+    for daemon in daemons:
+        if find_daemon(daemon) is None:
+            perform_start(daemon)
+    return await _while_alive(daemons, fabric.wait_server(topology, clock))
+
+
+async def start_agents(topology: Topology, fabric: Fabric, clock: Clock) -> str:
+    """Give every node its agent's command and wait until all are Ready."""
+    for place in topology.nodes:
+        node.perform_assign(topology, place, await fabric.prepare_agent(topology, place))
+    inits = [node.plan_init(topology, place) for place in topology.nodes]
+    return await _while_alive([*fabric.plan_daemons(topology), *inits], fabric.wait_nodes(topology, clock))
+
+
+async def _while_alive(daemons: list[Daemon], work: Awaitable[str]) -> str:
+    """Await ``work``; raises DriverFailed with the log's end as soon as one of ``daemons`` ends before."""
+    working = asyncio.ensure_future(work)
+    watches = {asyncio.ensure_future(_wait_end(daemon)): daemon for daemon in daemons}
+    try:
+        await asyncio.wait([working, *watches], return_when=asyncio.FIRST_COMPLETED)
+        for watch, daemon in watches.items():
+            if watch.done() and not working.done():
+                raise DriverFailed(f"{daemon.name} ended while it was waited for; {tail_log(daemon.log)}")
+        return await working
+    finally:
+        for task in [working, *watches]:
+            task.cancel()
+        await asyncio.gather(working, *watches, return_exceptions=True)
+
+
+async def _wait_end(daemon: Daemon) -> None:
+    process = find_daemon(daemon)
+    if process is None:
+        return
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)

@@ -1,0 +1,122 @@
+"""The house holds: walls, sizes, and what the type checker and the linters say."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "weft"
+FILES = sorted(SOURCE.rglob("*.py"))
+CLOCK = SOURCE / "contracts" / "clock.py"
+
+
+def run_tool(*argv: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *argv], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def hidden_imports(tree: ast.AST) -> Iterator[ast.stmt]:
+    for function in ast.walk(tree):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for node in ast.walk(function):
+                if isinstance(node, (ast.Import, ast.ImportFrom)):
+                    yield node
+
+
+def test_imports_point_down_and_rooms_on_one_line_never_meet() -> None:
+    done = subprocess.run([str(Path(sys.executable).parent / "lint-imports")], cwd=ROOT, capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+def test_ruff_finds_nothing() -> None:
+    run_tool("ruff", "check", "src", "tests", "benchmarks")
+
+
+def test_the_type_checker_is_content() -> None:
+    run_tool("mypy")
+
+
+def test_no_import_cycle() -> None:
+    names = {".".join(p.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+    edges: dict[str, set[str]] = {name: set() for name in names}
+    for name, path in names.items():
+        for node in ast.parse(path.read_text()).body:
+            targets: list[str] = []
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                targets = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+            edges[name] |= {t for t in targets if t in names and t != name}
+    state: dict[str, int] = {}
+
+    def visit(name: str, path: list[str]) -> None:
+        state[name] = 1
+        for target in edges[name]:
+            # A package that imports its own modules is its front page, not a cycle.
+            if name.startswith(target + "."):
+                continue
+            assert state.get(target) != 1, "import cycle: " + " -> ".join([*path, name, target])
+            if target not in state:
+                visit(target, [*path, name])
+        state[name] = 2
+
+    for name in names:
+        if name not in state:
+            visit(name, [])
+
+
+def test_at_most_five_imports_hide_in_functions() -> None:
+    hidden = [f"{p.relative_to(ROOT)}:{n.lineno}" for p in FILES for n in hidden_imports(ast.parse(p.read_text()))]
+    assert len(hidden) <= 5, hidden
+
+
+def test_files_stay_readable() -> None:
+    sizes = sorted((lines_of(p), str(p.relative_to(ROOT))) for p in FILES if lines_of(p))
+    p90 = sizes[int(len(sizes) * 0.9)]
+    assert p90[0] <= 400, p90
+    assert sizes[-1][0] <= 800, sizes[-1]
+
+
+def test_no_class_is_wider_than_fifteen_public_methods() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                public = [m.name for m in node.body
+                          if isinstance(m, (ast.FunctionDef, ast.AsyncFunctionDef)) and not m.name.startswith("_")]
+                assert len(public) <= 15, f"{path.relative_to(ROOT)}: {node.name} has {len(public)}: {public}"
+
+
+def test_only_the_clock_asks_for_the_time() -> None:
+    asks = re.compile(r"\btime\.(time|monotonic|sleep|time_ns|monotonic_ns)\(|\bdatetime\.(now|utcnow)\(|\basyncio\.sleep\(")
+    found = [f"{p.relative_to(ROOT)}:{i}: {line.strip()}" for p in FILES if p != CLOCK
+             for i, line in enumerate(p.read_text().splitlines(), 1) if asks.search(line)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("word", ["utils", "common", "base", "manager", "helper", "helpers", "misc"])
+def test_no_file_is_a_drawer_for_everything(word: str) -> None:
+    assert not [p for p in FILES if p.stem == word or p.parent.name == word]
+
+
+def test_no_file_keeps_unfinished_work() -> None:
+    marks = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
+    found = [f"{p.relative_to(ROOT)}:{i}" for p in FILES for i, line in enumerate(p.read_text().splitlines(), 1)
+             if marks.search(line)]
+    assert not found, found
+
+
+def test_every_module_says_what_it_is() -> None:
+    missing = [str(p.relative_to(ROOT)) for p in FILES if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))]
+    assert not missing, missing

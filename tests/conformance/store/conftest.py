@@ -1,0 +1,55 @@
+"""Every engine that keeps the store contract, opened afresh for each test. A new engine is one more function here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from hand_clock import HandClock
+
+from weft.client.store import RemoteStore
+from weft.contracts.store import Store
+from weft.store.memory import MemoryStore
+from weft.store.serve import StoreServer
+from weft.store.sqlite import SqliteStore
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+async def open_memory(stack: AsyncExitStack, clock: HandClock, folder: Path) -> Store:
+    return MemoryStore(clock, keep_revisions=100_000)
+
+
+async def open_sqlite(stack: AsyncExitStack, clock: HandClock, folder: Path) -> Store:
+    return SqliteStore(folder / "store.db", clock)
+
+
+async def open_remote(stack: AsyncExitStack, clock: HandClock, folder: Path) -> Store:
+    served = SqliteStore(folder / "store.db", clock)
+    await served.open()
+    stack.push_async_callback(served.close)
+    server = StoreServer(served, folder / "store.sock")
+    await server.start()
+    stack.push_async_callback(server.close)
+    return RemoteStore(folder / "store.sock", clock)
+
+
+ENGINES: dict[str, Callable[[AsyncExitStack, HandClock, Path], Awaitable[Store]]] = {
+    "memory": open_memory,
+    "sqlite": open_sqlite,
+    "remote": open_remote,
+}
+
+
+@pytest.fixture(params=list(ENGINES))
+async def store(request: pytest.FixtureRequest, clock: HandClock, tmp_path: Path) -> AsyncIterator[Store]:
+    async with AsyncExitStack() as stack:
+        opened = await ENGINES[request.param](stack, clock, tmp_path)
+        await opened.open()
+        stack.push_async_callback(opened.close)
+        yield opened

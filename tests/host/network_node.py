@@ -1,0 +1,70 @@
+"""A node's share of the lab: runs the bridge driver in the namespaces it was started in and obeys JSON lines.
+
+Started by ``network_lab``; its first argument is the Host. Being the first process of its pid namespace, its end takes
+with it all that the driver started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import msgspec
+
+from weft.contracts.host import Host
+from weft.contracts.network import Forward, Port, Segment
+from weft.drivers.network.bridge.driver import BridgeNetwork
+from weft.objects.errors import WeftError
+
+ARGUMENTS: dict[str, Any] = {
+    "ensure_segment": Segment,
+    "remove_segment": str,
+    "plug": Port,
+    "unplug": str,
+    "ensure_forwards": list[Forward],
+}
+
+
+async def answer(driver: BridgeNetwork, line: str) -> dict[str, Any]:
+    order = msgspec.json.decode(line)
+    method, argument = order["method"], order.get("argument")
+    if method == "shell":  # the lab looks at, or breaks, what the driver made
+        done = subprocess.run(["bash", "-c", argument], capture_output=True, text=True)
+        return {"value": done.stdout, "problem": done.stderr, "code": done.returncode}
+    arguments = [msgspec.convert(argument, ARGUMENTS[method])] if method in ARGUMENTS else []
+    start = time.monotonic()
+    try:
+        value = await getattr(driver, method)(*arguments)
+    except WeftError as problem:
+        return {"error": problem.to_dict()}
+    return {"value": msgspec.to_builtins(value), "seconds": time.monotonic() - start}
+
+
+async def serve(host: Host) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)
+    driver = BridgeNetwork(host)
+    loop = asyncio.get_running_loop()
+    print("ready", flush=True)
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        if msgspec.json.decode(line)["method"] == "restart":
+            driver = BridgeNetwork(host)
+            print("{}", flush=True)
+            continue
+        print(msgspec.json.encode(await answer(driver, line)).decode(), flush=True)
+
+
+def reap(child: int) -> None:
+    """Be the init of the pid namespace: daemons the driver starts become ours, and must not stay as zombies."""
+    while os.wait()[0] != child:
+        pass
+
+
+if __name__ == "__main__":
+    if child := os.fork():
+        reap(child)
+    else:
+        asyncio.run(serve(msgspec.json.decode(sys.argv[1], type=Host)))

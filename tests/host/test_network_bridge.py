@@ -1,0 +1,355 @@
+"""The bridge driver on three nodes made of namespaces: what guests, neighbours and the outside see of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+from network_lab import OUTSIDE, Guest, Lab, Node, make_port, make_segment
+
+from weft.contracts.network import Forward, Segment
+from weft.objects.errors import InUse, NotFound
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces"),
+]
+
+PYTHON = [sys.executable, "-S", "-E", "-c"]
+MIRROR = """
+import socket
+door = socket.create_server(("", 99))
+print("ready", flush=True)
+link, peer = door.accept()
+link.sendall(peer[0].encode())
+"""
+LOOK = """
+import socket, sys
+print(socket.create_connection((sys.argv[1], 99), 5).recv(99).decode(), end="")
+"""
+WHO_HAS = """
+import select, socket, sys
+mac, own, asked = bytes.fromhex(sys.argv[1].replace(":", "")), *map(socket.inet_aton, sys.argv[2:])
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+wire.bind(("eth0", 0x0806))
+wire.send(b"\\xff" * 6 + mac + bytes.fromhex("08060001080006040001") + mac + own + bytes(6) + asked)
+while select.select([wire], [], [], 0.5)[0]:
+    frame = wire.recv(99)
+    if frame[20:22] == b"\\0\\2" and frame[28:32] == asked: print(frame[22:28].hex(":"), flush=True)
+"""
+HEAR = """
+import select, socket
+ears = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+for ear, port in zip(ears, (4789, 4790)): ear.bind(("", port))
+print("ready", flush=True)
+while True:
+    for ear in select.select(ears, [], [], 5)[0] or exit("silence"):
+        port = ear.getsockname()[1]
+        print(port, flush=True)
+        if port == 4790: exit()
+"""
+SHOUT = """
+import socket, sys
+mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for port in (4789, 4790): mouth.sendto(b"hello", (sys.argv[1], port))
+"""
+
+
+@contextmanager
+def python_in(namespace: str, program: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that listens in a namespace, from when it is ready to the end of the block."""
+    command = ["nsenter", f"--net=/run/netns/{namespace}", *PYTHON, program]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Town:
+    """Networks blue and green, with the same addresses, over three nodes: blue has a guest on each, green on two."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.n1, self.n2, self.n3 = lab.nodes
+        self.blue = make_segment(1, "blue", {"a": self.n1, "b": self.n2, "c": self.n3})
+        self.green = make_segment(2, "green", {"x": self.n1, "y": self.n2})
+        self.guests: dict[str, Guest] = {}
+
+    async def build(self) -> None:
+        for segment in (self.blue, self.green):
+            for endpoint in segment.endpoints:
+                node = self.node_of(endpoint.node_address)
+                await node.ensure_segment(segment)
+                guest = node.plug_guest(endpoint.name, make_port(segment, endpoint.name))
+                guest.lease()
+                guest.serve(f"I am {endpoint.name}")
+                self.guests[endpoint.name] = guest
+        self.lab.serve(self.lab.outside, "I am outside")
+
+    def node_of(self, address: str) -> Node:
+        return next(node for node in self.lab.nodes if node.address == address)
+
+    def segments_on(self, node: Node) -> list[Segment]:
+        return [self.blue] if node is self.n3 else [self.blue, self.green]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    lab = Lab(nodes=3)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture(scope="module")
+def built() -> list[Town]:
+    return []
+
+
+@pytest.fixture
+async def town(lab: Lab, built: list[Town]) -> Town:
+    """Built by the first test that asks, and shared: tests leave it as they found it."""
+    if not built:
+        town = Town(lab)
+        await town.build()
+        built.append(town)
+    return built[0]
+
+
+async def test_this_machine_can_carry_the_driver(town: Town) -> None:
+    probe = await town.n1.probe()
+    assert probe.usable, probe.problems
+    assert {"overlay", "nat", "forwards", "antispoof"} <= set(probe.capabilities)
+
+
+async def test_a_guest_leases_its_address_mtu_router_and_name_servers(town: Town) -> None:
+    guest = town.guests["a"]
+    assert "inet 10.20.0.11/24" in guest.run("ip", "addr", "show", "eth0")
+    assert "mtu 1450" in guest.run("ip", "link", "show", "eth0")
+    assert "default via 10.20.0.1" in guest.run("ip", "route")
+    assert guest.resolv.read_text() == "nameserver 10.20.0.1\nsearch blue.weft\n"
+
+
+async def test_guests_on_different_nodes_meet_by_name_and_address(town: Town) -> None:
+    a, c = town.guests["a"], town.guests["c"]
+    assert a.fetch("10.20.0.12") == "I am b"
+    assert a.fetch("c") == "I am c"
+    assert c.fetch("a.blue.weft") == "I am a"
+    assert len(a.fetch("b", path="/big")) == 1 << 20  # full-sized segments fit through the overlay
+
+
+async def test_two_networks_with_the_same_addresses_do_not_meet(town: Town) -> None:
+    assert town.guests["a"].fetch("10.20.0.11") == "I am a"
+    assert town.guests["x"].fetch("10.20.0.12") == "I am y"  # and a's 10.20.0.12 was b
+    assert not town.guests["x"].reaches("10.20.0.13")  # c lives in blue only
+    assert town.guests["a"].attempt("getent", "hosts", "x").returncode != 0
+    back_door = re.search(r"inet (169\S+)/31", town.n1.shell(f"ip -n w1n{town.green.id} addr show dev wan0"))
+    assert back_door and not town.guests["a"].reaches(back_door[1])  # nor through the node
+
+
+async def test_a_guest_gets_out_behind_its_nodes_address(town: Town) -> None:
+    assert town.guests["a"].fetch(OUTSIDE) == "I am outside"
+    with python_in(town.lab.outside, MIRROR):
+        seen = town.guests["a"].run(*PYTHON, LOOK, OUTSIDE)
+    assert seen == town.n1.address
+
+
+async def test_a_guest_reaches_neither_its_node_nor_the_overlay_between_nodes(town: Town) -> None:
+    a = town.guests["a"]
+    town.lab.serve(town.n1.namespace, "I am the node", port=8181)
+    assert town.n1.fetch(town.n1.address, 8181) == "I am the node"
+    assert a.attempt("busybox", "nc", "-w", "1", town.n1.address, "8181").returncode != 0
+    with python_in(town.lab.outside, HEAR) as ears:
+        a.run(*PYTHON, SHOUT, OUTSIDE)
+        assert ears.communicate(timeout=10)[0] == "4790\n"  # 4789 was sent before it: forged frames for some VXLAN
+
+
+async def test_the_gateway_answers_on_every_node_and_only_there(town: Town) -> None:
+    for name in ("a", "b", "c"):
+        assert town.guests[name].reaches("10.20.0.1")
+    c = town.blue.endpoints[2]
+    assert town.guests["c"].run(*PYTHON, WHO_HAS, c.mac, c.address, "10.20.0.1") == "02:77:65:66:74:01\n"
+    log = town.n2.shell(f"cat {town.n2.host.run_dir}/network/{town.blue.id}/dnsmasq.log")
+    assert town.blue.endpoints[1].mac in log
+    assert town.blue.endpoints[0].mac not in log  # a asked its own node, and n2 never heard of it
+
+
+async def test_a_guest_cannot_speak_for_another(town: Town) -> None:
+    a, b = town.guests["a"], town.guests["b"]
+    a.run("ip", "addr", "add", "10.20.0.77/24", "dev", "eth0")
+    try:
+        assert a.attempt("busybox", "ping", "-c", "1", "-W", "1", "-I", "10.20.0.77", "10.20.0.12").returncode != 0
+        assert b.attempt("busybox", "ping", "-c", "1", "-W", "1", "10.20.0.77").returncode != 0
+    finally:
+        a.run("ip", "addr", "del", "10.20.0.77/24", "dev", "eth0")
+    assert a.reaches("10.20.0.12")
+
+
+async def test_published_ports_answer_on_every_node_from_everywhere(town: Town) -> None:
+    def forward(port: int, segment: Segment, name: str) -> Forward:
+        target = next(e for e in segment.endpoints if e.name == name)
+        return Forward(port, "tcp", segment.id, target.address, 80, target.node_address)
+
+    wish = [forward(8080, town.blue, "b"), forward(8081, town.green, "x")]
+    try:
+        for node in town.lab.nodes:
+            await node.ensure_forwards(wish)
+        for node in town.lab.nodes:
+            for port, text in ((8080, "I am b"), (8081, "I am x")):
+                assert town.lab.fetch(town.lab.fabric, node.address, port) == text
+                assert town.lab.fetch(town.lab.outside, node.address, port) == text
+                assert node.fetch(node.address, port) == text  # a process on the node itself
+                assert node.fetch("127.0.0.1", port) == text
+        assert town.n1.fetch(town.n3.address, 8080) == "I am b"
+        assert town.guests["a"].fetch(town.n1.address, 8080) == "I am b"  # a guest, by way of its own node
+        assert town.guests["b"].fetch(town.n2.address, 8080) == "I am b"  # a guest, to itself and back
+        assert town.guests["y"].fetch(town.n1.address, 8081) == "I am x"
+
+        before = town.n2.dump()
+        town.n2.restart()
+        await town.n2.ensure_forwards(wish)
+        assert town.n2.dump() == before
+        await town.n2.ensure_forwards(wish[1:])
+        flows = town.n2.shell("conntrack -L -p tcp 2>/dev/null")
+        assert "dport=8080" not in flows and "dport=8081" in flows  # what is published no more ends, the rest goes on
+    finally:
+        for node in town.lab.nodes:
+            await node.ensure_forwards([])
+    with pytest.raises(AssertionError):
+        town.lab.fetch(town.lab.fabric, town.n2.address, 8080)
+
+
+async def test_an_unchanged_wish_changes_nothing(town: Town) -> None:
+    for node in town.lab.nodes:
+        before = node.dump()
+        for _ in range(2):  # by a process that knows, then by one that doesn't
+            for segment in town.segments_on(node):
+                await node.ensure_segment(segment)
+                for endpoint in segment.endpoints:
+                    if endpoint.node_address == node.address:
+                        await node.plug(make_port(segment, endpoint.name))
+            assert node.dump() == before
+            node.restart()
+        assert await node.heal() == []
+        assert node.dump() == before
+
+
+async def test_a_killed_dnsmasq_is_healed_and_told_of(town: Town) -> None:
+    pid_file = f"{town.n1.host.run_dir}/network/{town.blue.id}/dnsmasq.pid"
+    killed = town.n1.shell(f"cat {pid_file}; kill -9 $(cat {pid_file})").strip()
+    town.n1.restart()  # even by a process to which nobody wished anything yet
+    assert await town.n1.heal() == ["DHCP and DNS of network blue"]
+    assert town.n1.shell(f"cat {pid_file}").strip() != killed
+    assert "nobody" in town.n1.shell(f"ps -o user= -p $(cat {pid_file})")
+    town.guests["a"].lease()
+    assert town.guests["a"].fetch("b") == "I am b"
+
+
+async def test_what_is_torn_down_behind_our_back_is_mended(town: Town) -> None:
+    segment, node = town.blue, town.n2
+    damages = {
+        "overlay": f"ip link del w2x{segment.id}",
+        "router": f"ip netns del w2n{segment.id}",
+        "filters": "nft flush ruleset",
+        "forwarding entries": f"bridge fdb del {segment.endpoints[0].mac} dev w2x{segment.id} master",
+        f"port {make_port(segment, 'b').id}": f"ip link set dev {'w2t' + make_port(segment, 'b').id} nomaster",
+        "DHCP and DNS": f"rm {node.host.run_dir}/network/{segment.id}/dnsmasq.pid",
+    }
+    for part, damage in damages.items():
+        node.shell(damage)
+        assert f"{part} of network blue" in await node.heal()
+        assert await node.heal() == []
+        assert town.guests["b"].fetch("a") == "I am a", part
+        assert town.guests["b"].fetch(OUTSIDE) == "I am outside", part
+        assert town.guests["y"].fetch("x") == "I am x", part
+
+
+async def test_an_endpoint_that_comes_moves_and_goes_is_followed(town: Town) -> None:
+    d = make_segment(1, "blue", {"a": town.n1, "b": town.n2, "c": town.n3, "d": town.n2})
+    on_n3 = msgspec.structs.replace(
+        d, endpoints=[*town.blue.endpoints, msgspec.structs.replace(d.endpoints[3], node_address=town.n3.address)]
+    )
+    a = town.guests["a"]
+    for segment, node in ((d, town.n2), (on_n3, town.n3)):
+        for each in town.lab.nodes:
+            await each.ensure_segment(segment)
+        guest = node.plug_guest(f"d{node.number}", make_port(segment, "d"))
+        guest.lease()
+        assert "10.20.0.14/24" in guest.run("ip", "addr", "show", "eth0")
+        guest.serve(f"I am d on {node.host.node}")
+        assert a.fetch("d") == f"I am d on {node.host.node}"
+        await node.unplug(make_port(segment, "d").id)
+    for each in town.lab.nodes:
+        await each.ensure_segment(town.blue)
+    assert a.attempt("getent", "hosts", "d").returncode != 0
+    assert "10.20.0.14" not in "".join(n.shell(f"cat {n.host.run_dir}/network/*/hosts") for n in town.lab.nodes)
+
+
+async def test_an_address_given_to_another_guest_is_leased_at_once(town: Town) -> None:
+    first = make_segment(1, "blue", {"a": town.n1, "b": town.n2, "c": town.n3, "e": town.n1})
+    heir = msgspec.structs.replace(make_port(first, "e"), id="heir", mac="52:54:00:00:aa:01")
+    await town.n1.ensure_segment(first)
+    town.n1.plug_guest("e", make_port(first, "e")).lease()
+    await town.n1.unplug(make_port(first, "e").id)
+    guest = town.n1.plug_guest("heir", heir)
+    guest.lease()
+    assert "10.20.0.14/24" in guest.run("ip", "addr", "show", "eth0")
+    await town.n1.unplug("heir")
+    await town.n1.ensure_segment(town.blue)
+
+
+async def test_a_network_without_nat_stays_inside(town: Town) -> None:
+    inside = make_segment(3, "inside", {"i": town.n3}, cidr="10.30.0.0/24", nat=False)
+    await town.n3.ensure_segment(inside)
+    guest = town.n3.plug_guest("i", make_port(inside, "i"))
+    guest.lease()
+    assert guest.reaches("10.30.0.1")
+    assert not guest.reaches(OUTSIDE)
+    await town.n3.unplug(make_port(inside, "i").id)
+    await town.n3.remove_segment(inside.id)
+
+
+async def test_a_leftover_file_in_a_namespaces_place_is_no_obstacle(town: Town) -> None:
+    segment = make_segment(4, "late", {}, cidr="10.40.0.0/24")
+    town.n3.shell(f"touch /run/netns/w3n{segment.id}")
+    await town.n3.ensure_segment(segment)
+    await town.n3.remove_segment(segment.id)
+
+
+async def test_a_vni_held_by_another_network_is_refused(town: Town) -> None:
+    with pytest.raises(InUse, match="VNI 101"):
+        await town.n3.ensure_segment(make_segment(5, "thief", {}, cidr="10.50.0.0/24", vni=101))
+    await town.n3.remove_segment("seg0000005")
+
+
+async def test_a_port_needs_its_network_first(town: Town) -> None:
+    with pytest.raises(NotFound):
+        await town.n3.plug(make_port(town.green, "x"))
+
+
+async def test_removing_leaves_nothing(town: Town, built: list[Town]) -> None:
+    built.clear()
+    with pytest.raises(InUse, match="1 ports"):
+        await town.n1.remove_segment(town.blue.id)
+    for node in town.lab.nodes:
+        await node.ensure_forwards([])
+        for segment in town.segments_on(node):
+            for endpoint in segment.endpoints:
+                await node.unplug(make_port(segment, endpoint.name).id)
+            await node.remove_segment(segment.id)
+            await node.remove_segment(segment.id)
+        state = await node.state()
+        assert (state.segments, state.ports) == ([], [])
+        assert node.shell("ip -o link | cut -d: -f2 | cut -d@ -f1").split() == ["lo", "up0"]
+        assert node.shell("nft list tables; ls /run/netns; pgrep -x dnsmasq || true") == ""
+        assert node.shell(f"find {node.host.run_dir} -type f") == ""

@@ -1,0 +1,135 @@
+"""What holds for every kind, and the checks of each."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from weft.kinds.image import ImageSpec, check_image
+from weft.kinds.network import NetworkSpec, check_network, gateway_of
+from weft.kinds.record import Kind
+from weft.kinds.registry import KINDS, find_kind
+from weft.kinds.vm import VM, VmSpec, check_vm, claim_ports, parse_publish
+from weft.objects.changes import plan_change
+from weft.objects.envelope import Envelope
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
+from weft.objects.lifecycle import Phase
+from weft.objects.schema import describe_fields, read_strict
+
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
+PEOPLES_KIND = pytest.mark.parametrize("kind", [k for k in KINDS if k.writer == "people"], ids=lambda k: k.name)
+
+
+def vm(phase: str = "Running", **spec: object) -> dict[str, object]:
+    full = msgspec.to_builtins(VmSpec(image="tiny", **spec))  # type: ignore[arg-type]
+    return {"kind": "vm", "name": "web", "project": "default", "spec": full, "status": {"phase": phase}}
+
+
+@EVERY_KIND
+def test_words_of_a_kind_lead_to_it(kind: Kind) -> None:
+    for word in (kind.name, kind.plural, kind.name.upper(), *kind.aliases):
+        assert find_kind(word) is kind
+
+
+@EVERY_KIND
+def test_columns_survive_an_empty_object(kind: Kind) -> None:
+    obj = {"kind": kind.name, "name": "x", "spec": {"workload": {"kind": "vm", "name": "w"}}, "status": {}, "report": {}}
+    assert all(isinstance(column.value(obj), str) for column in kind.columns)
+
+
+@PEOPLES_KIND
+def test_every_field_people_set_is_described(kind: Kind) -> None:
+    # List items are described by their list.
+    assert [d.path for d in describe_fields(kind.spec) if not d.description] == []
+
+
+@EVERY_KIND
+def test_every_status_starts_empty(kind: Kind) -> None:
+    msgspec.json.decode(b"{}", type=kind.status)
+    if kind.report:
+        msgspec.json.decode(b"{}", type=kind.report)
+
+
+def test_an_unknown_kind_gets_a_suggestion() -> None:
+    with pytest.raises(NotFound) as caught:
+        find_kind("netwrok")
+    assert caught.value.hint == "did you mean network?"
+
+
+@pytest.mark.parametrize("fields", [
+    {"memory": "1M"}, {"cpu": 1000}, {"publish": ["80"]}, {"publish": ["0:80"]}, {"publish": ["80:99999"]},
+    {"publish": ["8080:80", "8080:81"]}, {"networks": ["a", "a"]}, {"publish": ["8080:80"], "networks": []},
+    {"volumes": ["d", "d"]}, {"networks": [f"n{i}" for i in range(9)]},
+])
+def test_a_vm_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_vm(read_strict({"image": "tiny", **fields}, VmSpec))
+    assert caught.value.field and caught.value.field.startswith("spec.")
+
+
+def test_a_port_mapping_is_read() -> None:
+    assert parse_publish("8080:80") == (8080, 80, "tcp")
+    assert parse_publish("5353:53/udp") == (5353, 53, "udp")
+
+
+def test_a_published_port_is_claimed_by_name_so_that_no_two_have_it() -> None:
+    spec = VmSpec(image="tiny", publish=["8080:80", "8080:80/udp"])
+    claims = claim_ports(Envelope(kind="vm", name="web", uid="u", project="default"), spec)
+    assert [c.name for c in claims] == ["tcp-8080", "udp-8080"]
+
+
+def test_stop_wishes_and_start_wishes_back() -> None:
+    stop, start = VM.verb("stop"), VM.verb("start")
+    assert stop and stop.change and start and start.change
+    stopped = stop.change(vm(), None)
+    assert stopped["run"] == "stop"
+    again = start.change(vm("Stopped", run="stop"), None)
+    assert (again["run"], again["boots"]) == ("run", 0)
+
+
+def test_starting_a_guest_that_ended_by_itself_asks_for_a_fresh_boot() -> None:
+    start = VM.verb("start")
+    assert start and start.change
+    assert start.change(vm("Stopped", run="run"), None)["boots"] == 1
+    assert start.change(vm("Running", run="run"), None)["boots"] == 0
+
+
+def test_an_illegal_verb_names_the_legal_ones() -> None:
+    hold = VM.verb("hold")
+    assert hold and hold.change
+    with pytest.raises(IllegalTransition, match="Running") as caught:
+        hold.change(vm("Running"), None)
+    assert "stop" in (caught.value.hint or "")
+
+
+def test_asking_for_what_is_so_changes_nothing() -> None:
+    suspend = VM.verb("suspend")
+    assert suspend and suspend.change
+    before = vm(Phase.SUSPENDED, run="suspend")
+    assert suspend.change(before, None) == before["spec"]
+
+
+def test_the_image_of_a_vm_can_only_be_replaced() -> None:
+    changes = plan_change({"image": "a", "cpu": 1}, {"image": "b", "cpu": 2}, VmSpec)
+    assert {c.path: c.mode for c in changes} == {"spec.image": "replace", "spec.cpu": "restart"}
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.0", "10.0.0.1/24", "x", "10.0.0.0/30", "0.0.0.0/4", "::/64", "127.0.0.0/24",
+                                  "224.0.0.0/24", "10.0.0.0/33", ""])
+def test_a_range_no_network_can_have_is_refused(cidr: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_network(NetworkSpec(cidr=cidr))
+    assert caught.value.field == "spec.cidr"
+
+
+def test_the_first_address_is_the_gateway() -> None:
+    assert gateway_of("10.20.0.0/24") == "10.20.0.1"
+
+
+@pytest.mark.parametrize("fields", [
+    {"url": "gopher://x/y"}, {"url": "/plain/path"}, {"url": "file://host/x"}, {"url": "http:///x"},
+    {"url": "http://x/y", "sha256": "abc"}, {"url": "http://x/y", "sha256": "G" * 64},
+])
+def test_an_image_that_can_not_be_fetched_is_refused(fields: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput):
+        check_image(read_strict(fields, ImageSpec))

@@ -1,0 +1,65 @@
+"""What the local cluster would do to the host: decided from values, before anything is touched."""
+
+from __future__ import annotations
+
+from weft.launch.local.cgroups import read_trees
+from weft.launch.local.processes import Process, is_weft
+from weft.launch.local.topology import Taken, plan_topology
+from weft.launch.local.underlay import plan_bridge, plan_firewall, plan_node_side, plan_wire
+
+TOPOLOGY = plan_topology("/clone", Taken())
+STATE = "/clone/.weft"
+
+
+def process(*argv: str) -> Process:
+    return Process(7, 1, argv)
+
+
+def test_a_bridge_that_is_there_is_not_made_again() -> None:
+    assert any("link add" in line for line in plan_bridge(TOPOLOGY, frozenset()))
+    assert not any("link add" in line for line in plan_bridge(TOPOLOGY, frozenset({TOPOLOGY.bridge})))
+
+
+def test_the_default_route_is_the_last_thing_a_node_gets() -> None:
+    assert plan_node_side(TOPOLOGY, TOPOLOGY.nodes[0])[-1] == f"route replace default via {TOPOLOGY.gateway_address}"
+
+
+def test_a_wire_ends_in_the_namespace_of_the_nodes_init() -> None:
+    assert any("peer name under0 netns 4711" in line for line in plan_wire(TOPOLOGY, TOPOLOGY.nodes[1], 4711))
+
+
+def test_the_firewall_script_replaces_the_table_in_one_transaction() -> None:
+    script = plan_firewall(TOPOLOGY)
+    declare, delete = f"table inet {TOPOLOGY.nft_table}\n", f"delete table inet {TOPOLOGY.nft_table}\n"
+    assert script.startswith(declare + delete)
+    assert f"ip saddr {TOPOLOGY.underlay}" in script
+
+
+def test_weft_recognises_its_own_daemons_by_role_and_state_folder() -> None:
+    assert is_weft(process("/clone/.venv/bin/python", "/clone/.venv/bin/weft", "server", "--state", STATE), [STATE])
+    assert is_weft(process("python", "init.py", "weft", "init", "n1", f"--state={STATE}"), [STATE])
+    assert is_weft(process("/usr/bin/qemu-system-x86_64", "-drive", f"file={STATE}/nodes/n1/a,if=none"), [STATE])
+
+
+def test_a_persons_own_commands_on_the_state_folder_are_not_wefts() -> None:
+    assert not is_weft(process("tail", "-f", f"{STATE}/log/server.log"), [STATE])
+    assert not is_weft(process("vim", "weft", f"{STATE}/config"), [STATE])
+    assert not is_weft(process("weft", "vm", "list", "--state", STATE), [STATE])
+
+
+def test_another_clones_daemons_are_not_this_ones() -> None:
+    for other in ("/clone/.weft2", "/clone/.weft-old/x", "/other/clone/.weft", "/clone"):
+        assert not is_weft(process("weft", "server", "--state", other), [STATE]), other
+
+
+def test_cgroup_trees_of_both_versions_are_read() -> None:
+    mounts = (
+        "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu,cpuacct 0 0\n"
+        "cgroup /sys/fs/cgroup/devices cgroup rw,devices 0 0\n"
+        "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n"
+        "tmpfs /run tmpfs rw 0 0\n"
+    )
+    assert [(tree.path, tree.unified, tree.controllers) for tree in read_trees(mounts)] == [
+        ("/sys/fs/cgroup/cpu", False, ("cpu",)),
+        ("/sys/fs/cgroup/unified", True, ()),
+    ]

@@ -1,0 +1,111 @@
+"""The local cluster's names and numbers: derived from the clone's path, never someone else's."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from weft.launch.local.topology import (
+    Taken,
+    Topology,
+    find_conflicts,
+    link_prefix_of,
+    plan_ids,
+    plan_topology,
+    run_dir_of,
+)
+from weft.objects.errors import Unavailable
+
+CLONE = "/home/ada/weft"
+
+
+def test_the_same_clone_gets_the_same_names_every_time() -> None:
+    assert plan_topology(CLONE, Taken()) == plan_topology(CLONE, Taken())
+
+
+def test_two_clones_share_no_name_network_or_port() -> None:
+    one, other = plan_topology(CLONE, Taken()), plan_topology(f"{CLONE}2", Taken())
+    assert one.link_prefix != other.link_prefix
+    assert one.run_dir != other.run_dir
+    assert one.nft_table != other.nft_table
+    assert one.cgroup != other.cgroup
+    assert not ipaddress.ip_network(one.underlay).overlaps(ipaddress.ip_network(other.underlay))
+    assert {one.api_port, one.gateway_port}.isdisjoint({other.api_port, other.gateway_port})
+
+
+def test_link_names_leave_room_for_a_short_id_within_the_kernels_15_characters() -> None:
+    topology = plan_topology(CLONE, Taken())
+    assert len(topology.link_prefix) == 4
+    assert all(len(name) <= 15 for name in [topology.bridge, *map(topology.veth_of, topology.nodes)])
+
+
+def test_every_node_has_an_address_of_its_own_in_the_underlay() -> None:
+    topology = plan_topology(CLONE, Taken(), node_count=5)
+    underlay = ipaddress.ip_network(topology.underlay)
+    addresses = [topology.gateway_address, *(node.address for node in topology.nodes)]
+    assert len(set(addresses)) == 6
+    assert all(ipaddress.ip_address(address) in underlay for address in addresses)
+    assert [node.name for node in topology.nodes] == ["n1", "n2", "n3", "n4", "n5"]
+
+
+def test_a_prefix_that_another_link_carries_is_left_alone() -> None:
+    first, second = plan_ids(CLONE)[:2]
+    assert plan_topology(CLONE, Taken(links=frozenset({f"{link_prefix_of(first)}p3s0"}))).id == second
+
+
+def test_an_id_that_another_clone_holds_is_left_alone() -> None:
+    first, second = plan_ids(CLONE)[:2]
+    assert plan_topology(CLONE, Taken(owners={first: "/elsewhere"})).id == second
+
+
+def test_a_cluster_that_is_up_is_recognised_as_the_clones_own() -> None:
+    second = plan_ids(CLONE)[1]
+    links = frozenset(f"{link_prefix_of(i)}br" for i in plan_ids(CLONE))
+    assert plan_topology(CLONE, Taken(links=links, owners={second: CLONE})).id == second
+
+
+def test_a_routed_network_is_not_used_again() -> None:
+    wanted = plan_topology(CLONE, Taken()).underlay
+    got = plan_topology(CLONE, Taken(routes=((wanted, "eth1"),))).underlay
+    assert not ipaddress.ip_network(got).overlaps(ipaddress.ip_network(wanted))
+
+
+def test_a_broad_route_over_all_candidates_does_not_stop_the_choice() -> None:
+    got = plan_topology(CLONE, Taken(routes=(("10.0.0.0/8", "vpn0"), ("10.64.0.0/17", "vpn1")))).underlay
+    assert not ipaddress.ip_network(got).overlaps(ipaddress.ip_network("10.64.0.0/17"))
+
+
+def test_a_listening_port_is_not_used_again() -> None:
+    wanted = plan_topology(CLONE, Taken())
+    got = plan_topology(CLONE, Taken(ports=frozenset({wanted.gateway_port})))
+    assert {wanted.api_port, wanted.gateway_port}.isdisjoint({got.api_port, got.gateway_port})
+
+
+def test_when_nothing_is_free_the_error_says_what_to_do() -> None:
+    owners = {cluster_id: "/elsewhere" for cluster_id in plan_ids(CLONE)}
+    with pytest.raises(Unavailable) as caught:
+        plan_topology(CLONE, Taken(owners=owners))
+    assert caught.value.hint is not None and "make down" in caught.value.hint
+
+
+def test_a_kept_choice_conflicts_with_what_came_in_its_way_later() -> None:
+    topology = plan_topology(CLONE, Taken())
+    assert conflicts_with(topology, Taken(routes=((topology.underlay, "eth1"),))) == ["eth1"]
+    assert conflicts_with(topology, Taken(owners={topology.id: "/elsewhere"})) == ["/elsewhere"]
+
+
+def test_a_kept_choice_does_not_conflict_with_its_own_bridge_or_a_broader_route() -> None:
+    topology = plan_topology(CLONE, Taken())
+    routes = ((topology.underlay, topology.bridge), ("10.0.0.0/8", "vpn0"))
+    assert find_conflicts(topology, Taken(routes=routes, owners={topology.id: CLONE})) == []
+
+
+def test_the_folder_for_sockets_is_short() -> None:
+    assert len(run_dir_of(plan_ids("/" + "long/" * 60)[0])) < 20
+
+
+def conflicts_with(topology: Topology, taken: Taken) -> list[str]:
+    """The names of what is in the way, out of the sentences about it."""
+    sentences = find_conflicts(topology, taken)
+    return [name for name in ("eth1", "/elsewhere") if any(name in sentence for sentence in sentences)]

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import re
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.objects.envelope import Condition, Envelope, decode_envelope, encode_envelope, merge_part, set_condition
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_labels, check_name, new_uid, short_id
+from weft.objects.selector import Fields, parse_selector
+
+
+class Known(msgspec.Struct):
+    a: int = 1
+
+
+def test_an_older_process_keeps_a_newer_field_of_spec() -> None:
+    stored = encode_envelope(Envelope(kind="vm", name="x", uid="u", spec=msgspec.Raw(b'{"a":1,"from_the_future":[1]}')))
+    envelope = decode_envelope(stored, revision=7)
+    envelope.status = merge_part(envelope.status, {"phase": "Running"})
+    again = msgspec.json.decode(encode_envelope(envelope))
+    assert again["spec"]["from_the_future"] == [1]
+    assert again["revision"] == 7
+
+
+def test_merging_a_part_keeps_the_fields_it_does_not_know() -> None:
+    merged = msgspec.json.decode(merge_part(msgspec.Raw(b'{"a":1,"b":2}'), Known(a=5)))
+    assert merged == {"a": 5, "b": 2}
+
+
+def test_a_condition_keeps_its_time_while_its_status_stays() -> None:
+    envelope = Envelope(kind="vm", name="x", uid="u")
+    assert set_condition(envelope, Condition("Placed", "False", "a", since=1.0))
+    assert set_condition(envelope, Condition("Placed", "False", "b", since=2.0))
+    assert envelope.conditions[0].since == 1.0
+    assert not set_condition(envelope, Condition("Placed", "False", "b", since=3.0))
+    assert set_condition(envelope, Condition("Placed", "True", since=4.0))
+    assert envelope.conditions[0].since == 4.0
+
+
+@pytest.mark.parametrize("name", ["web", "web-1", "a", "1a", "a" * 63])
+def test_good_names(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "Web", "-a", "a-", "a_b", "a.b", "a" * 64, "a/b", "ü", None, 3, "a\n", "../x"])
+def test_bad_names_are_refused(name: object) -> None:
+    with pytest.raises(InvalidInput):
+        check_name(name)
+
+
+def test_labels_are_checked() -> None:
+    check_labels({"tier": "db", "weft.io/part-of": "shop", "empty": ""})
+    for bad in ({"a b": "c"}, {"a": "b c"}, {"": "x"}, {"a": "-"}):
+        with pytest.raises(InvalidInput):
+            check_labels(bad)
+
+
+@given(st.uuids())
+def test_short_ids_fit_a_link_name(uid: object) -> None:
+    assert re.fullmatch("[a-z2-7]{10}", short_id(str(uid)))
+
+
+def test_short_ids_are_stable_and_differ() -> None:
+    uids = [new_uid() for _ in range(2000)]
+    assert len({short_id(u) for u in uids}) == 2000
+    assert short_id(uids[0]) == short_id(uids[0])
+
+
+@pytest.mark.parametrize(("selector", "matches"), [
+    ("tier=db", True), ("tier==db", True), ("tier!=db", False), ("tier in (db,web)", True), ("tier not_in (db)", False),
+    ("env", False), ("!env", True), ("tier=db,!env", True), ("tier=db,env", False), ("", True),
+])
+def test_selectors(selector: str, matches: bool) -> None:
+    assert parse_selector(selector)({"tier": "db"}) is matches
+
+
+@pytest.mark.parametrize("selector", ["=a", "a=b=c", "a in b", "a,,b", "(", "a in (b"])
+def test_a_selector_that_can_not_be_read_is_refused(selector: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_selector(selector)
+
+
+def test_field_selectors_find_short_and_long_paths() -> None:
+    fields = Fields({"name": "web", "status": {"phase": "Running", "ready": True}, "spec": {"image": "tiny"}})
+    for text in ("status.phase=Running", "phase=Running", "image=tiny", "name=web", "ready=true"):
+        assert parse_selector(text)(fields), text
+    assert not parse_selector("phase=Stopped")(fields)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from weft.objects.errors import IllegalTransition
+from weft.objects.lifecycle import ALLOWED, TRANSITIONS, Phase, check_verb, legal_verbs, may_move
+
+
+def test_the_table_knows_every_phase() -> None:
+    assert set(TRANSITIONS) == set(Phase)
+
+
+@pytest.mark.parametrize("path", [
+    "Pending Hold Pending Prolog Boot Running", "Running Migrate Running", "Running Suspended Running",
+    "Running Stopped Running", "Running Shutdown Epilog Done", "Running Unknown Running",
+])
+def test_the_lifecycle_of_the_specification_is_legal(path: str) -> None:
+    phases = [Phase(word) for word in path.split()]
+    assert all(may_move(a, b) for a, b in zip(phases, phases[1:], strict=False))
+
+
+@pytest.mark.parametrize(("old", "new"), [("Done", "Running"), ("Pending", "Running"), ("Hold", "Running"), ("Epilog", "Running")])
+def test_shortcuts_are_illegal(old: str, new: str) -> None:
+    assert not may_move(Phase(old), Phase(new))
+
+
+def test_done_is_the_end() -> None:
+    assert TRANSITIONS[Phase.DONE] == frozenset()
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.parametrize("verb", list(ALLOWED))
+def test_an_illegal_verb_names_the_legal_ones(verb: str, phase: Phase) -> None:
+    if phase in ALLOWED[verb]:
+        check_verb(verb, phase, "vm/x")
+        return
+    with pytest.raises(IllegalTransition) as caught:
+        check_verb(verb, phase, "vm/x")
+    assert caught.value.hint is not None
+    assert all(word in caught.value.hint for word in legal_verbs(phase))
+    assert verb not in caught.value.details["legal"]

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import pytest
+
+from weft.objects.changes import plan_change, worst_mode
+from weft.objects.errors import InvalidInput, UnknownField
+from weft.objects.schema import describe_fields, field, find_problems, read_strict
+
+
+class Part(msgspec.Struct):
+    size: Annotated[int, field("How big", quantity="bytes", change="never")]
+    note: Annotated[str, field("Words", max_length=5)] = ""
+
+
+class Whole(msgspec.Struct):
+    cpu: Annotated[float, field("Cores", quantity="cpu", change="restart")]
+    parts: list[Part] = []
+    by_name: dict[str, Part] = {}
+    maybe: Annotated[str | None, field("Perhaps")] = None
+
+
+def test_quantities_become_numbers_at_any_depth() -> None:
+    whole = read_strict({"cpu": "500m", "parts": [{"size": "1M"}], "by_name": {"a": {"size": "2K"}}}, Whole)
+    assert (whole.cpu, whole.parts[0].size, whole.by_name["a"].size) == (0.5, 2**20, 2048)
+
+
+@pytest.mark.parametrize(("raw", "path"), [
+    ({"cpu": 1, "cpuu": 2}, "spec.cpuu"),
+    ({"cpu": 1, "parts": [{"size": 1, "sise": 1}]}, "spec.parts[0].sise"),
+    ({"cpu": 1, "by_name": {"a": {"size": 1, "x": 1}}}, "spec.by_name.a.x"),
+])
+def test_an_unknown_field_is_refused_with_its_path(raw: dict[str, object], path: str) -> None:
+    with pytest.raises(UnknownField) as caught:
+        read_strict(raw, Whole)
+    assert caught.value.field == path
+
+
+def test_a_slip_of_the_pen_gets_a_suggestion() -> None:
+    with pytest.raises(UnknownField) as caught:
+        read_strict({"cpu": 1, "prats": []}, Whole)
+    assert caught.value.hint == "did you mean spec.parts?"
+
+
+@pytest.mark.parametrize(("raw", "path"), [
+    ({}, "spec.cpu"), ({"cpu": "x"}, "spec.cpu"), ({"cpu": 1, "parts": {}}, "spec.parts"), (3, "spec"), (None, "spec"),
+    ({"cpu": 1, "parts": [3]}, "spec.parts[0]"), ({"cpu": 1, "parts": [{"size": 1, "note": "toolong"}]}, "spec.parts[0].note"),
+    ({"cpu": None}, "spec.cpu"), ({"cpu": 1, "maybe": 3}, "spec.maybe"),
+])
+def test_every_complaint_names_its_field(raw: object, path: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_strict(raw, Whole)
+    assert caught.value.field == path
+    assert path in caught.value.message
+
+
+def test_all_problems_are_told_at_once() -> None:
+    _, problems = find_problems({"cpuu": 1, "parts": [{"size": "-1"}]}, Whole)
+    assert [p.field for p in problems] == ["spec.parts[0].size", "spec.cpuu", "spec.cpu"] or len(problems) == 3
+
+
+def test_the_change_table_knows_what_a_change_costs() -> None:
+    changes = plan_change({"cpu": 1, "parts": [{"size": 1}]}, {"cpu": 2, "parts": [{"size": 1}]}, Whole)
+    assert [(c.path, c.mode) for c in changes] == [("spec.cpu", "restart")]
+    assert worst_mode(changes) == "restart"
+    assert worst_mode(plan_change({"cpu": 1}, {"cpu": 1}, Whole)) is None
+
+
+def test_fields_are_described_for_people() -> None:
+    docs = {d.path: d for d in describe_fields(Whole)}
+    assert docs["spec.cpu"].type == "cores"
+    assert docs["spec.parts[].size"].change == "never"
