@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -27,6 +27,7 @@ _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 _MOST_IDLE = 8
 _SAFE = ("GET", "HEAD", "PUT")
+_IN_PATHS = "/?&=%:,()!~*'+@;$#[]"
 _encoder = msgspec.json.Encoder()
 
 
@@ -68,12 +69,17 @@ class Stream:
         """At most ``size`` bytes; empty at the end. Raises Unavailable when the connection is lost before."""
         return self._take(lambda: self._response.read1(size))
 
+    def limit_silence(self, seconds: float) -> None:
+        """Wait at most so long for the next piece; then the stream raises Unavailable and is of no more use."""
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(seconds)
+
     def _take(self, read: Any) -> bytes:
         try:
             return bytes(read())
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as problem:
             # the last two are what http.client makes of a connection that another thread closed
-            raise Unavailable(f"the connection to the server was lost: {_words(problem)}") from problem
+            raise _lost(problem).error from problem
 
     def close(self) -> None:
         self._connection.hang_up()
@@ -100,7 +106,9 @@ class Http:
         parts = urlsplit(context.server)
         if parts.scheme != "https" or not parts.hostname:
             raise InvalidInput(
-                f"server {context.server!r} is not an https URL", field="server", hint="write it like https://10.0.0.1:6443"
+                f"server {context.server!r} is not an https URL",
+                field="server",
+                hint="write it like https://10.0.0.1:6443",
             )
         self.server = context.server.rstrip("/")
         self._host, self._port = parts.hostname, parts.port or 443
@@ -146,14 +154,14 @@ class Http:
         with, or Unavailable. Use with ``with``."""
         connection = self._dial(self._timeout_seconds)
         try:
-            response = connection.send(_Request(method, path, None, {**self._headers, **(headers or {})}))
+            response = connection.exchange(_Request(method, path, None, {**self._headers, **(headers or {})}))
             if response.status >= 400:
                 raise_problem(Answer(response.status, _headers(response), response.read()))
         except _Lost as lost:
-            self._drop(connection)
+            connection.hang_up()
             raise lost.error from lost
         except BaseException:
-            self._drop(connection)
+            connection.hang_up()
             raise
         return Stream(connection, response)
 
@@ -183,23 +191,23 @@ class Http:
 
     def _converse(self, connection: _Connection, request: _Request) -> Answer:
         try:
-            response = connection.send(request)
+            response = connection.exchange(request)
             try:
                 answer = Answer(response.status, _headers(response), response.read())
             except (OSError, http.client.HTTPException) as problem:
-                raise _Lost(Unavailable(f"the server's answer broke off: {_words(problem)}"), sent=True) from problem
+                raise _lost(problem) from problem
         except BaseException:
-            self._drop(connection)
+            connection.hang_up()
             raise
         if response.will_close or self._closed.is_set():
-            self._drop(connection)
+            connection.hang_up()
         else:
             with self._lock:
                 keep = len(self._idle) < _MOST_IDLE
                 if keep:
                     self._idle.append(connection)
             if not keep:
-                self._drop(connection)
+                connection.hang_up()
         return answer
 
     def _take_idle(self, timeout_seconds: float) -> _Connection | None:
@@ -211,7 +219,7 @@ class Http:
             if connection.is_quiet():
                 connection.sock.settimeout(timeout_seconds)
                 return connection
-            self._drop(connection)
+            connection.hang_up()
 
     def _dial(self, timeout_seconds: float) -> _Connection:
         if self._closed.is_set():
@@ -236,11 +244,8 @@ class Http:
         with self._lock:
             self._open.add(connection)
         if self._closed.is_set():
-            self._drop(connection)
+            connection.hang_up()
         return connection
-
-    def _drop(self, connection: _Connection) -> None:
-        connection.hang_up()
 
     def _forget(self, connection: _Connection) -> None:
         with self._lock:
@@ -250,7 +255,7 @@ class Http:
 class _Request:
     def __init__(self, method: str, path: str, body: Any, headers: dict[str, str]) -> None:
         self.method = method
-        self.path = path
+        self.path = quote(path, safe=_IN_PATHS)
         self.body = body if body is None or isinstance(body, bytes) else _encoder.encode(body)
         self.headers = headers
         if self.body is not None:
@@ -267,6 +272,10 @@ class _Lost(Exception):
         self.sent = sent
 
 
+def _lost(problem: BaseException) -> _Lost:
+    return _Lost(Unavailable(f"the connection to the server was lost: {_words(problem)}"), sent=True)
+
+
 class _Connection(http.client.HTTPConnection):
     def __init__(
         self, host: str, port: int, name: str, tls: ssl.SSLContext, timeout_seconds: float, forget: Any
@@ -280,30 +289,27 @@ class _Connection(http.client.HTTPConnection):
         super().connect()
         self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
 
-    def send_request(self, request: _Request) -> None:
-        self.request(request.method, request.path, request.body, request.headers)
-
-    def send(self, request: Any) -> Any:
-        """Send a whole request and read the head of its answer; what http.client itself sends are bytes."""
-        if not isinstance(request, _Request):
-            return super().send(request)
+    def exchange(self, request: _Request) -> http.client.HTTPResponse:
+        """Send a whole request and read the head of its answer. Raises _Lost."""
         try:
             self.request(request.method, request.path, request.body, request.headers)
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             # a server that refuses a body before it has read it may have answered all the same
             pass
-        except (OSError, ValueError) as problem:
-            raise _Lost(Unavailable(f"the connection to the server was lost: {_words(problem)}"), sent=True) from problem
+        except OSError as problem:
+            raise _lost(problem) from problem
         try:
             return self.getresponse()
-        except TimeoutError as problem:
-            raise _Lost(Unavailable("the server did not answer in time"), sent=True) from problem
         except (OSError, http.client.HTTPException, ValueError) as problem:
-            raise _Lost(Unavailable(f"the connection to the server was lost: {_words(problem)}"), sent=True) from problem
+            raise _lost(problem) from problem
 
     def is_quiet(self) -> bool:
         """Nothing has come since the last answer; a server that hung up would have left its goodbye."""
-        return self.sock is not None and not select.select([self.sock], [], [], 0)[0]
+        if self.sock is None:
+            return False
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
 
     def hang_up(self) -> None:
         """Close now, even while another thread reads: a mere close would leave it waiting."""
@@ -317,7 +323,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 def make_tls(context: Context) -> ssl.SSLContext:
-    """What a connection to the context's server must satisfy. Raises InvalidInput for certificates that can't be read."""
+    """What a connection to the context's server must satisfy. Raises InvalidInput for unreadable certificates."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if context.ca:
@@ -348,8 +354,10 @@ def raise_problem(answer: Answer) -> None:
 
 
 def fetch_ca(server: str, sha256: str, *, timeout_seconds: float = 10.0) -> str:
-    """The CA certificate (PEM) that the server at ``server`` shows and whose SHA-256 is ``sha256``: the first contact of
-    a machine that knows nothing else yet. Nothing is sent. Raises NotAuthenticated if it shows none such, Unavailable."""
+    """The CA certificate (PEM) that the server at ``server`` shows and whose SHA-256 is ``sha256``.
+
+    The first contact of a machine that knows nothing else yet: nothing is sent. Raises NotAuthenticated if the server
+    shows no such certificate, Unavailable if it can't be reached."""
     parts = urlsplit(server)
     if parts.scheme != "https" or not parts.hostname:
         raise InvalidInput(f"server {server!r} is not an https URL", field="server")

@@ -51,7 +51,10 @@ def test_a_deb822_source_lends_its_mirror_and_key() -> None:
 
 
 def test_a_one_line_source_lends_its_mirror_and_options() -> None:
-    text = "# deb http://old.example/debian bookworm main\ndeb [arch=amd64,arm64 signed-by=/k.gpg] http://m.example/d bookworm main # x\n"
+    text = (
+        "# deb http://old.example/debian bookworm main\n"
+        "deb [arch=amd64,arm64 signed-by=/k.gpg] http://m.example/d bookworm main # x\n"
+    )
     assert plan("sources.list", text).splitlines() == [
         "Types: deb",
         "Uris: http://m.example/d",
@@ -83,10 +86,9 @@ def test_a_key_written_into_the_source_goes_along_whole() -> None:
 
 
 def test_a_mirror_list_and_a_release_called_stable_work_too() -> None:
-    text = "Types: deb\nURIs: mirror+file:///etc/apt/mirrors/debian.list\nSuites: stable stable-updates\nComponents: main\n"
-    assert "Uris: mirror+file:///etc/apt/mirrors/debian.list\nSuites: bookworm-backports\n" in plan(
-        "debian.sources", text
-    )
+    uris = "mirror+file:///etc/apt/mirrors/debian.list"
+    text = f"Types: deb\nURIs: {uris}\nSuites: stable stable-updates\nComponents: main\n"
+    assert f"Uris: {uris}\nSuites: bookworm-backports\n" in plan("debian.sources", text)
 
 
 @pytest.mark.parametrize(

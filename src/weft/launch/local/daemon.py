@@ -32,14 +32,22 @@ class Daemon(msgspec.Struct, frozen=True):
         return Path(self.state_dir) / "run" / f"{self.name}.pid"
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """What a pidfile holds; ``boot`` because numbers and starts repeat after a reboot."""
+
+    pid: int
+    start: int
+    boot: str
+
+
 def find_daemon(daemon: Daemon) -> Process | None:
     """The living process that was started as this daemon, or None."""
     try:
-        kept = msgspec.json.decode(daemon.pidfile.read_bytes(), type=Process)
+        kept = msgspec.json.decode(daemon.pidfile.read_bytes(), type=Kept)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-    now = inspect_process(kept.pid)
-    return now if now == kept else None
+    process = inspect_process(kept.pid)
+    return process if process is not None and kept == _identify(process) else None
 
 
 def perform_start(daemon: Daemon) -> Process:
@@ -69,7 +77,7 @@ def perform_start(daemon: Daemon) -> Process:
 def keep(daemon: Daemon, process: Process) -> None:
     """Remember that ``process`` is this daemon."""
     daemon.pidfile.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(daemon.pidfile, msgspec.json.encode(process))
+    write_whole(daemon.pidfile, msgspec.json.encode(_identify(process)))
 
 
 def plan_environment(extra: dict[str, str]) -> dict[str, str]:
@@ -96,3 +104,7 @@ def tail_log(log: Path, lines: int = 6) -> str:
     text = log.read_text(errors="replace") if log.exists() else ""
     last = "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
     return f"{log} ends with:\n{last}" if last else f"{log} is empty"
+
+
+def _identify(process: Process) -> Kept:
+    return Kept(process.pid, process.start, Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -1,6 +1,7 @@
 """Reads and ends processes: who runs, since when, with which command line. Reads /proc, sends signals.
 
 A process is identified by its number and its start, so that a number used again is never taken for the old process.
+Its command line is not part of that: a process that has only just been started may not show it yet.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ class Process(msgspec.Struct, frozen=True):
     pid: int
     start: int
     argv: tuple[str, ...]
+
+    def is_same(self, other: Process | None) -> bool:
+        """Whether both are one process of one boot."""
+        return other is not None and (self.pid, self.start) == (other.pid, other.start)
 
 
 def inspect_process(pid: int) -> Process | None:
@@ -66,7 +71,7 @@ def end(processes: Iterable[Process], sign: signal.Signals, timeout_seconds: flo
             except ProcessLookupError:
                 continue
             stack.callback(os.close, descriptor)
-            if inspect_process(process.pid) == process:
+            if process.is_same(inspect_process(process.pid)):
                 signal.pidfd_send_signal(descriptor, sign)
                 poll.register(descriptor, select.POLLIN)
                 waiting[descriptor] = process

@@ -1,0 +1,73 @@
+"""Exit codes: the one table from an error's reason to what the shell sees. `weft help exit-codes` prints it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+OK = 0
+ERROR = 1
+USAGE = 2
+NOT_FOUND = 3
+AUTH = 4
+CONFLICT = 5
+UNPLACEABLE = 6
+TIMED_OUT = 7
+PARTIAL = 8
+INTERRUPTED = 130
+
+MEANINGS: dict[int, str] = {
+    OK: "done",
+    ERROR: "it failed, or something needed isn't there just now",
+    USAGE: "the command or what it was given can't be understood or isn't allowed (also: confirmation needed)",
+    NOT_FOUND: "no such object",
+    AUTH: "not let in: no token, a wrong one, or one without the right",
+    CONFLICT: "it exists already, changed meanwhile, is in use, or can't do that in its state",
+    UNPLACEABLE: "no node fits; the object stays and is placed when room appears",
+    TIMED_OUT: "the waiting ended, the work goes on",
+    PARTIAL: "some of it was done, some not",
+    INTERRUPTED: "interrupted: only the watching ended, the work goes on",
+}
+
+_BY_REASON: dict[str, int] = {
+    "invalidInput": USAGE,
+    "unknownField": USAGE,
+    "unknownKind": USAGE,
+    "unknownVerb": USAGE,
+    "invalidStrategy": USAGE,
+    "invalidManifest": USAGE,
+    "tooLarge": USAGE,
+    "notFound": NOT_FOUND,
+    "notAuthenticated": AUTH,
+    "forbidden": AUTH,
+    "alreadyExists": CONFLICT,
+    "staleRevision": CONFLICT,
+    "inUse": CONFLICT,
+    "portInUse": CONFLICT,
+    "illegalTransition": CONFLICT,
+    "noAvailableAgents": UNPLACEABLE,
+    "insufficientResources": UNPLACEABLE,
+    "timedOut": TIMED_OUT,
+}
+
+
+def exit_code(reason: str) -> int:
+    """The exit code of an error with this ``reason``; 1 for one that has no code of its own."""
+    return _BY_REASON.get(reason, ERROR)
+
+
+def join_codes(codes: Iterable[int]) -> int:
+    """The exit code of several acts that belong to one: 0 if all went well, the failures' code if they share one, else
+    8."""
+    failed = {code for code in codes if code != OK}
+    return OK if not failed else failed.pop() if len(failed) == 1 else PARTIAL
+
+
+def partial_code(codes: Iterable[int]) -> int:
+    """The exit code of several acts on several objects: as ``join_codes``, but 8 when some of them went well."""
+    given = list(codes)
+    return PARTIAL if OK in given and any(given) else join_codes(given)
+
+
+def print_table() -> str:
+    """The table as people read it."""
+    return "\n".join(f"{code:>4}  {meaning}" for code, meaning in MEANINGS.items())

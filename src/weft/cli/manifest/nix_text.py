@@ -1,0 +1,117 @@
+"""nix, evaluated by ``nix-instantiate`` with no store, network, daemon or settings, in bounded time, memory and output.
+
+The file is an expression, or a function that takes an attribute set with defaults and is called with ``{}``. It may import
+its neighbours in the same folder and read nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+from pathlib import Path as FilePath
+
+from weft.cli.manifest.document import Document, Path, Place, unreadable
+from weft.objects.errors import TooLarge, Unavailable
+
+TIMEOUT_SECONDS = 10
+MAX_OUTPUT_BYTES = 4 * 1024 * 1024
+MAX_MEMORY_BYTES = 2 * 1024**3
+_AT = re.compile(r"at (?P<file>\S.*?):(?P<line>\d+):(?P<column>\d+)")
+
+# Beside the value, the place of every attribute that the file itself wrote.
+_EXPRESSION = """
+let
+  given = import %(file)s;
+  value = if builtins.isFunction given then given { } else given;
+  places = path: v:
+    if builtins.isAttrs v then
+      builtins.concatLists (map
+        (name:
+          let at = builtins.unsafeGetAttrPos name v; here = path ++ [ name ]; in
+          (if at == null || at.file != %(file)s then [ ] else [{ path = here; inherit (at) line column; }])
+          ++ places here v.${name})
+        (builtins.attrNames v))
+    else if builtins.isList v then
+      builtins.concatLists (builtins.genList (i: places (path ++ [ i ]) (builtins.elemAt v i)) (builtins.length v))
+    else [ ];
+in
+{ inherit value; places = places [ ] value; }
+"""
+
+
+def read_nix(path: FilePath, file: str) -> list[Document]:
+    """The one document that the expression in ``path`` gives; ``file`` is its name in messages.
+
+    Raises InvalidInput with file, line and column, TooLarge, or Unavailable when nix-instantiate isn't installed."""
+    whole = path.resolve()
+    answer = _evaluate(whole, file)
+    try:
+        found = json.loads(answer)
+    except ValueError as problem:
+        raise unreadable(file, None, f"nix: gave something that isn't JSON: {problem}") from None
+    places: dict[Path, Place] = {(): (1, 1)}
+    places |= {tuple(at["path"]): (at["line"], at["column"]) for at in found["places"]}
+    return [Document(found["value"], file, places)]
+
+
+def _evaluate(path: FilePath, file: str) -> bytes:
+    argv = ["nix-instantiate", "--eval", "--strict", "--json", "--show-trace", "--store", "dummy://"]
+    argv += ["--option", "restrict-eval", "true", "-I", str(path.parent)]
+    argv += ["--expr", _EXPRESSION % {"file": _quote(str(path))}]
+    nowhere = "/nonexistent"
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": nowhere, "NIX_CONF_DIR": nowhere, "LC_ALL": "C.UTF-8"}
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            preexec_fn=_limit,
+        )
+    except FileNotFoundError:
+        raise Unavailable(
+            f"{file}: reading nix needs nix-instantiate, which isn't installed", hint="apt-get install nix-bin"
+        ) from None
+    with process:
+        try:
+            out, said = process.communicate(timeout=TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise unreadable(file, None, f"nix: the expression did not end within {TIMEOUT_SECONDS} s") from None
+    if process.returncode != 0:
+        raise _translate(said.decode(errors="replace"), path, file)
+    if len(out) > MAX_OUTPUT_BYTES:
+        raise TooLarge(f"{file}: nix: the expression gives more than {MAX_OUTPUT_BYTES // 2**20} MiB")
+    return out
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+
+
+def _quote(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("${", "\\${")
+    return f'"{escaped}"'
+
+
+def _translate(said: str, path: FilePath, file: str) -> Exception:
+    """What nix complained about, at the last place in this very file that it mentions."""
+    first = re.search(r"^(?:error: )(.*)$", said, re.MULTILINE)
+    what = first[1] if first else (said.strip().splitlines() or ["ended without a word"])[-1]
+    place: Place | None = None
+    for match in _AT.finditer(said):
+        if match["file"].split()[-1] == str(path) or match["file"] == str(path):
+            place = int(match["line"]), int(match["column"])
+    what = re.sub(rf"\s*at {re.escape(str(path))}:\d+:\d+", "", what)
+    hint = None
+    if "without required argument" in what:
+        hint = "give every argument a default: the function is called with { }"
+    elif "restricted mode" in what:
+        hint = "a manifest may import its neighbours in the same folder, and read nothing else"
+    return unreadable(file, place, f"nix: {what}", hint)
+

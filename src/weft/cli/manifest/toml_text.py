@@ -1,0 +1,65 @@
+"""TOML, read with the line of its keys as far as they stand at the beginning of a line. Pure."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+from weft.cli.manifest.document import Document, Path, Place, unreadable
+
+_PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
+_TABLE = re.compile(r"\s*(\[\[?)\s*([^\]#]+?)\s*\]")
+_KEY = re.compile(r"""(\s*)((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
+_PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
+
+
+def read_toml(text: str, file: str) -> list[Document]:
+    """The one document in ``text``. Raises InvalidInput with file, line and column."""
+    try:
+        value = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        said = str(problem)
+        match = _PLACE.search(said)
+        line = int(match[1]) if match and match[1] else len(text.splitlines()) or 1
+        column = int(match[2]) if match and match[2] else 1
+        said = _PLACE.sub("", said)
+        raise unreadable(file, (line, column), f"TOML: {said[:1].lower()}{said[1:]}") from None
+    except (ValueError, RecursionError) as problem:
+        raise unreadable(file, None, f"TOML: {problem}") from None
+    return [Document(value, file, _find_places(text))]
+
+
+def _find_places(text: str) -> dict[Path, Place]:
+    places: dict[Path, Place] = {(): (1, 1)}
+    counts: dict[Path, int] = {}
+    table: Path = ()
+    closing = ""  # the quotes that end a text over several lines
+    for number, line in enumerate(text.splitlines(), 1):
+        if closing:
+            closing = "" if closing in line else closing
+            continue
+        if match := _TABLE.match(line):
+            table = _resolve(_parts(match[2]), counts, match[1] == "[[")
+            places.setdefault(table, (number, match.start(1) + 1))
+        elif match := _KEY.match(line):
+            places.setdefault((*table, *_parts(match[2])), (number, match.start(2) + 1))
+            for quotes in ('"""', "'''"):
+                if line.count(quotes) % 2:
+                    closing = quotes
+    return places
+
+
+def _parts(dotted: str) -> Path:
+    return tuple(part.strip("\"'") for part in _PART.findall(dotted))
+
+
+def _resolve(names: Path, counts: dict[Path, int], item: bool) -> Path:
+    """The path of a table, with the number of the newest item where a list of tables lies on the way."""
+    path: Path = ()
+    for place, name in enumerate(names):
+        path = (*path, name)
+        if item and place == len(names) - 1:
+            counts[path] = counts.get(path, -1) + 1
+        if path in counts:
+            path = (*path, counts[path])
+    return path

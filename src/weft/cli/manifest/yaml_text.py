@@ -1,0 +1,97 @@
+"""YAML, read with the place of every key; several documents by ``---``. Duplicate keys are refused. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from weft.cli.manifest.document import Document, Path, Place, unreadable
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that leaves dates and times as the text they were written as: no manifest field is a date."""
+
+    yaml_implicit_resolvers = {
+        key: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def read_yaml(text: str, file: str) -> list[Document]:
+    """The documents in ``text``, empty ones left out. Raises InvalidInput with file, line and column."""
+    documents: list[Document] = []
+    try:
+        loader = _Loader(text)
+        try:
+            while loader.check_node():
+                node = loader.get_node()
+                places: dict[Path, Place] = {(): _place(node.start_mark)}
+                _read_places(node, (), places, file, set())
+                value = loader.construct_document(node)
+                if value is not None:
+                    documents.append(Document(value, file, places))
+        finally:
+            loader.dispose()
+    except yaml.reader.ReaderError as problem:
+        raise unreadable(file, None, f"YAML: {problem.reason} at character {problem.position}") from None
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark or problem.context_mark
+        said = problem.problem or problem.context or "can't be read"
+        raise unreadable(file, _place(mark) if mark else None, f"YAML: {said}", _hint(said)) from None
+    except (ValueError, RecursionError) as problem:
+        raise unreadable(file, None, f"YAML: {str(problem).splitlines()[0]}") from None
+    return documents
+
+
+def _place(mark: Any) -> Place:
+    return mark.line + 1, mark.column + 1
+
+
+def _hint(said: str) -> str | None:
+    if "\\t" in said:
+        return "indent with spaces, not with tabs"
+    if "mapping values are not allowed" in said:
+        return "check the indentation, or put the text in quotes"
+    return None
+
+
+def _read_places(node: yaml.Node, path: Path, places: dict[Path, Place], file: str, seen: set[int]) -> None:
+    if id(node) in seen:  # an alias of something that is being read: YAML allows a loop, a manifest doesn't
+        raise unreadable(file, _place(node.start_mark), "YAML: a node that contains itself")
+    inside = seen | {id(node)}
+    if isinstance(node, yaml.MappingNode):
+        names: set[str] = set()
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                continue
+            if not isinstance(key, yaml.ScalarNode):
+                raise unreadable(file, _place(key.start_mark), "YAML: a key must be plain text")
+            if key.value in names:
+                raise unreadable(file, _place(key.start_mark), f"{key.value!r} is given twice", "keep one of them")
+            names.add(key.value)
+            places[*path, key.value] = _place(key.start_mark)
+            _read_places(value, (*path, key.value), places, file, inside)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            places[*path, index] = _place(item.start_mark)
+            _read_places(item, (*path, index), places, file, inside)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _write_text)
+
+
+def write_yaml(value: Any) -> str:
+    """``value`` as YAML that people like to read: keys in their order, scripts as blocks."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))

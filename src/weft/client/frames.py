@@ -1,0 +1,168 @@
+"""The frames that travel through the gateway: a small header, a payload. Clients, gateway and agents speak them. Pure
+but for the few functions that read one frame from a stream.
+
+A frame is type u8, length u32 (big endian), payload of at most 64 KiB. Bytes of any kind fit in; JSON frames hold one
+JSON document. A stream ends with EXIT or ERROR; one that closes without either was cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Any, BinaryIO
+
+import msgspec
+
+from weft.objects.errors import InvalidInput, Unavailable, WeftError, error_from_dict
+
+MAX_PAYLOAD_BYTES = 64 * 1024
+HEADER = struct.Struct(">BI")
+
+
+class FrameType(IntEnum):
+    """``DATA_IN`` is stdin or raw bytes to the guest, ``DATA_OUT`` stdout or raw bytes from it."""
+
+    HELLO = 0
+    DATA_IN = 1
+    DATA_OUT = 2
+    STDERR = 3
+    END_IN = 4
+    EXIT = 5
+    ERROR = 6
+    RESIZE = 7
+    PING = 8
+
+
+class Frame(msgspec.Struct, frozen=True):
+    type: int
+    payload: bytes = b""
+
+    def json(self) -> dict[str, Any]:
+        """The payload as a JSON object; raises InvalidInput if it is none."""
+        try:
+            return msgspec.json.decode(self.payload, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise InvalidInput(f"a frame of type {self.type} holds no JSON object: {error}") from None
+
+    def error(self) -> WeftError:
+        """What an ERROR frame says, as the error it stands for."""
+        return error_from_dict(self.json())
+
+
+def encode_frame(type_: int, payload: bytes = b"") -> bytes:
+    """One frame; raises InvalidInput for a payload over 64 KiB (see ``encode_data``)."""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise _too_large(len(payload))
+    return HEADER.pack(type_, len(payload)) + payload
+
+
+def encode_data(type_: int, data: bytes) -> Iterator[bytes]:
+    """``data`` of any length as frames; none if it is empty."""
+    view = memoryview(data)
+    for start in range(0, len(data), MAX_PAYLOAD_BYTES):
+        piece = view[start : start + MAX_PAYLOAD_BYTES]
+        yield HEADER.pack(type_, len(piece)) + piece
+
+
+def encode_json(type_: int, document: Any) -> bytes:
+    return encode_frame(type_, msgspec.json.encode(document))
+
+
+def encode_hello(**fields: Any) -> bytes:
+    """The first frame of a connection: who speaks and what it wants."""
+    return encode_json(FrameType.HELLO, fields)
+
+
+def encode_exit(code: int | None = None, signal: int | None = None) -> bytes:
+    """The command's end: its exit code, or the signal that killed it."""
+    return encode_json(FrameType.EXIT, {"signal": signal} if signal is not None else {"code": code or 0})
+
+
+def encode_error(error: WeftError) -> bytes:
+    """``error`` for the other side; a message too long for a frame is cut."""
+    document = error.to_dict()
+    payload = msgspec.json.encode(document)
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        payload = msgspec.json.encode({"reason": document["reason"], "message": document["message"][:8000]})
+    return encode_frame(FrameType.ERROR, payload)
+
+
+class FrameDecoder:
+    """Puts a byte stream together into frames: feed it what arrives."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    @property
+    def between_frames(self) -> bool:
+        """Whether all that was fed is complete frames."""
+        return not self._buffer
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that ``data`` completes; raises InvalidInput for one over 64 KiB."""
+        buffer = self._buffer
+        buffer += data
+        frames, start = [], 0
+        while len(buffer) - start >= HEADER.size:
+            type_, length = HEADER.unpack_from(buffer, start)
+            if length > MAX_PAYLOAD_BYTES:
+                raise _too_large(length)
+            end = start + HEADER.size + length
+            if len(buffer) < end:
+                break
+            frames.append(Frame(type_, bytes(memoryview(buffer)[start + HEADER.size : end])))
+            start = end
+        del buffer[:start]
+        return frames
+
+
+def read_frame(stream: BinaryIO) -> Frame | None:
+    """The next frame of a blocking stream, None at its end between frames.
+
+    Raises Unavailable when the stream is cut inside a frame, InvalidInput for a frame over 64 KiB.
+    """
+    header = _read_exactly(stream, HEADER.size)
+    if not header:
+        return None
+    if len(header) < HEADER.size:
+        raise _cut()
+    type_, length = HEADER.unpack(header)
+    if length > MAX_PAYLOAD_BYTES:
+        raise _too_large(length)
+    payload = _read_exactly(stream, length)
+    if len(payload) < length:
+        raise _cut()
+    return Frame(type_, payload)
+
+
+async def receive_frame(reader: asyncio.StreamReader) -> Frame | None:
+    """The next frame of an asyncio stream, None at its end between frames; raises as ``read_frame`` does."""
+    try:
+        type_, length = HEADER.unpack(await reader.readexactly(HEADER.size))
+        if length > MAX_PAYLOAD_BYTES:
+            raise _too_large(length)
+        return Frame(type_, await reader.readexactly(length))
+    except asyncio.IncompleteReadError as error:
+        if error.partial or error.expected != HEADER.size:
+            raise _cut() from None
+        return None
+
+
+def _read_exactly(stream: BinaryIO, length: int) -> bytes:
+    data = bytearray()
+    while len(data) < length:
+        piece = stream.read(length - len(data))
+        if not piece:
+            break
+        data += piece
+    return bytes(data)
+
+
+def _too_large(length: int) -> WeftError:
+    return InvalidInput(f"a frame of {length} bytes: at most {MAX_PAYLOAD_BYTES}", reason="tooLarge")
+
+
+def _cut() -> WeftError:
+    return Unavailable("the connection was cut in the middle of a frame")

@@ -1,0 +1,174 @@
+"""Following objects over HTTP: one watch, or one that lasts over lost connections, restarts and forgotten history.
+
+Reads the API; decides when to connect again and when to list again. Woken by the server's lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+import msgspec
+
+from weft.client.http import Http, Stream
+from weft.objects.envelope import Envelope
+from weft.objects.errors import (
+    CursorGone,
+    Forbidden,
+    InvalidInput,
+    NotAuthenticated,
+    NotFound,
+    TimedOut,
+    Unavailable,
+    WeftError,
+    error_from_dict,
+)
+
+Object = dict[str, Any]
+Listing = Callable[[], tuple[list[Object], str]]
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 2.0
+_PERMANENT = (NotAuthenticated, Forbidden, NotFound, InvalidInput)
+_NOTHING = msgspec.Raw(b"{}")
+
+
+class WatchEvent(msgspec.Struct):
+    """One line of a watch. ``cursor`` resumes right after it. ``synced`` says that all objects there are have been
+    told; it and ``bookmark`` have no object."""
+
+    type: Literal["put", "delete", "bookmark", "synced", "error"]
+    cursor: str = ""
+    raw: msgspec.Raw = msgspec.field(name="object", default=_NOTHING)
+    error: dict[str, Any] = {}
+
+    @property
+    def object(self) -> Object:
+        """The object as plain data; of a delete event, as it was last."""
+        return msgspec.json.decode(self.raw, type=dict[str, Any])
+
+    @property
+    def envelope(self) -> Envelope:
+        """The object with spec, status and report still raw, for those who read one of them only."""
+        return msgspec.json.decode(self.raw, type=Envelope)
+
+
+_decoder = msgspec.json.Decoder(WatchEvent)
+
+
+def follow_once(http: Http, path: str, cursor: str, query: Mapping[str, str]) -> Iterator[WatchEvent]:
+    """The events of one watch request. Raises what the server ends it with, Unavailable when the connection is lost."""
+    with _open(http, path, cursor, query) as stream:
+        for line in stream.lines():
+            yield _read(line)
+
+
+def follow_forever(
+    http: Http,
+    path: str,
+    query: Mapping[str, str],
+    listing: Listing,
+    on_trouble: Callable[[WeftError], None] | None = None,
+    remaining_seconds: Callable[[], float] | None = None,
+) -> Iterator[WatchEvent]:
+    """All objects, ``synced``, then what happens, over every loss; see ``Client.watch_forever``.
+
+    Raises TimedOut once ``remaining_seconds`` gives no more."""
+    known: dict[tuple[str | None, str], Object] = {}
+    cursor: str | None = None
+    pause = _FIRST_PAUSE_SECONDS
+    while not http.closed.is_set():
+        try:
+            if cursor is None:
+                items, reached = listing()
+                yield from _told(known, items, reached)
+                cursor = reached
+            with _open(http, path, cursor, query) as stream:
+                for line in _lines(stream, remaining_seconds):
+                    event = _read(line)
+                    cursor, pause = event.cursor, _FIRST_PAUSE_SECONDS
+                    if event.type != "bookmark":
+                        _remember(known, event)
+                        yield event
+        except CursorGone:
+            cursor = None
+        except _PERMANENT:
+            raise
+        except TimedOut:
+            raise
+        except WeftError as trouble:
+            if http.closed.is_set():
+                return
+            if on_trouble is not None:
+                on_trouble(trouble)
+        _check_time(remaining_seconds)
+        http.closed.wait(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+def _open(http: Http, path: str, cursor: str, query: Mapping[str, str]) -> Stream:
+    return http.stream("GET", f"{path}?{urlencode({**query, 'watch': '1', 'cursor': cursor})}")
+
+
+def _lines(stream: Stream, remaining_seconds: Callable[[], float] | None) -> Iterator[bytes]:
+    if remaining_seconds is None:
+        yield from stream.lines()
+        return
+    lines = stream.lines()
+    while True:
+        _check_time(remaining_seconds)
+        stream.limit_silence(max(0.05, remaining_seconds()))
+        try:
+            line = next(lines, None)
+        except Unavailable:
+            _check_time(remaining_seconds)
+            raise
+        if line is None:
+            return
+        yield line
+
+
+def _check_time(remaining_seconds: Callable[[], float] | None) -> None:
+    if remaining_seconds is not None and remaining_seconds() <= 0:
+        raise TimedOut("the time is up")
+
+
+def _read(line: bytes) -> WatchEvent:
+    try:
+        event = _decoder.decode(line)
+    except msgspec.DecodeError as problem:
+        raise Unavailable(f"the server sent a line that is no event: {problem}") from problem
+    if event.type == "error":
+        raise error_from_dict(event.error)
+    return event
+
+
+def _told(known: dict[tuple[str | None, str], Object], items: list[Object], cursor: str) -> Iterator[WatchEvent]:
+    gone = dict(known)
+    known.clear()
+    for item in items:
+        event = WatchEvent("put", cursor, msgspec.Raw(msgspec.json.encode(item)))
+        _remember(known, event)
+        gone.pop((item.get("project"), item["name"]), None)
+        yield event
+    for identity in gone.values():
+        yield WatchEvent("delete", cursor, msgspec.Raw(msgspec.json.encode(identity)))
+    yield WatchEvent("synced", cursor)
+
+
+class _Identity(msgspec.Struct):
+    kind: str
+    name: str
+    uid: str
+    project: str | None = None
+
+
+_identities = msgspec.json.Decoder(_Identity)
+
+
+def _remember(known: dict[tuple[str | None, str], Object], event: WatchEvent) -> None:
+    identity = _identities.decode(event.raw)
+    if event.type == "delete":
+        known.pop((identity.project, identity.name), None)
+    else:
+        known[identity.project, identity.name] = msgspec.structs.asdict(identity)

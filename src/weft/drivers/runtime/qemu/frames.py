@@ -1,0 +1,128 @@
+"""The frames between host and guest agent, as values: what ``images/tiny/agent.c`` describes, seen from the host.
+
+Pure: bytes in, frames out. Before the guest has answered our HELLO everything is noise (the rest of what it told a
+predecessor that was killed in the middle of a frame), and the random nonce is what ends the noise.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+VERSION = 1
+PAYLOAD_BYTES = 16384
+WINDOW_BYTES = 262144
+REQUEST_BYTES = 2 << 20
+NONCE_BYTES = 16
+MAGIC = b"weftga\r\n"
+END_MARK = 0xA5
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+_HEADER = struct.Struct("<BBHI")
+_OVERHEAD = _HEADER.size + 1
+
+
+class Frame(NamedTuple):
+    """``kind`` is one letter, see agent.c."""
+
+    kind: str
+    channel: int
+    session: int
+    payload: bytes
+
+
+class Hello(NamedTuple):
+    """What a guest says of itself."""
+
+    version: int
+    boot_id: str
+    hostname: str
+
+
+class OutOfStep(Exception):
+    """The stream is not where a frame begins: say HELLO again."""
+
+
+def encode_frame(kind: str, *, channel: int = 0, session: int = 0, payload: bytes = b"") -> bytes:
+    return b"%b%b\xa5" % (_HEADER.pack(ord(kind), channel, len(payload), session), payload)
+
+
+def encode_hello(nonce: bytes) -> bytes:
+    """Zeros that end whatever frame a predecessor left unfinished, then HELLO."""
+    return bytes(_OVERHEAD + PAYLOAD_BYTES) + encode_frame("H", payload=MAGIC + nonce)
+
+
+def encode_request(session: int, argv: list[str], env: dict[str, str], folder: str, *, tty: bool) -> list[bytes]:
+    """The frames that start a command. Raises ValueError if a string can't be passed to a program (a NUL in it)."""
+    words = [folder, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
+    if not argv or any("\0" in word for word in words):
+        raise ValueError("a command needs a program, and no string of it may hold a NUL")
+    request = b"".join(word.encode("utf-8", "surrogateescape") + b"\0" for word in words)
+    frames = [
+        encode_frame("A", session=session, payload=request[at : at + PAYLOAD_BYTES])
+        for at in range(0, len(request), PAYLOAD_BYTES)
+    ]
+    return [*frames, encode_frame("X", channel=int(tty), session=session)]
+
+
+def decode_hello(payload: bytes, nonce: bytes) -> Hello | None:
+    """None if it doesn't answer this nonce."""
+    head = MAGIC + nonce
+    words = payload[len(head) + 1 :].split(b"\0")
+    if not payload.startswith(head) or len(payload) <= len(head) or len(words) < 2:
+        return None
+    return Hello(payload[len(head)], words[0].decode("ascii", "replace"), words[1].decode("utf-8", "replace"))
+
+
+class FrameReader:
+    """Cuts a byte stream into frames; ``hello`` is set once the guest has answered ``nonce``."""
+
+    def __init__(self, nonce: bytes) -> None:
+        self._nonce = nonce
+        self._held = bytearray()
+        self.hello: Hello | None = None
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that are complete now. Raises OutOfStep once the stream can't be trusted any more."""
+        held = self._held
+        held += data
+        if self.hello is None and not self._seek_hello():
+            return []
+        frames: list[Frame] = []
+        at, end = 0, len(held)
+        while at < end:
+            if held[at] == 0:
+                at += 1
+                continue
+            if end - at < _HEADER.size:
+                break
+            kind, channel, length, session = _HEADER.unpack_from(held, at)
+            if length > PAYLOAD_BYTES:
+                raise OutOfStep
+            after = at + _OVERHEAD + length
+            if after > end:
+                break
+            if held[after - 1] != END_MARK:
+                raise OutOfStep
+            frames.append(Frame(chr(kind), channel, session, bytes(held[at + _HEADER.size : after - 1])))
+            at = after
+        del held[:at]
+        return frames
+
+    def _seek_hello(self) -> bool:
+        held, wanted = self._held, MAGIC + self._nonce
+        at = held.find(wanted)
+        if at < 0:
+            del held[: max(0, len(held) - len(wanted) - _HEADER.size)]
+            return False
+        start = at - _HEADER.size
+        if start < 0:  # can't be: the header comes before; not ours
+            del held[: at + 1]
+            return False
+        _, _, length, _ = _HEADER.unpack_from(held, start)
+        if len(held) < start + _OVERHEAD + length:
+            del held[:start]
+            return False
+        self.hello = decode_hello(bytes(held[at : at + length]), self._nonce)
+        del held[: start + _OVERHEAD + length]
+        return self.hello is not None

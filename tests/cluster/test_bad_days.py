@@ -1,0 +1,152 @@
+"""kill -9, power cuts and lost stores on the real thing: running guests keep running, and nothing is lost, doubled or orphaned."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.cluster.conftest import Cluster
+
+pytestmark = pytest.mark.host
+Gone = Callable[[str], str]
+
+
+def kill(pids: list[int]) -> None:
+    assert pids
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def settled(cluster: Cluster, seconds: float = 90) -> None:
+    """Wait until every node is Ready and every VM Running."""
+    deadline = time.monotonic() + seconds
+    while True:
+        done = cluster.run("get", "node", "-o", "json")
+        vms = cluster.run("get", "vm", "-o", "json")
+        if done.returncode == vms.returncode == 0:
+            nodes = cluster.json("get", "node")["items"]
+            machines = cluster.json("get", "vm")["items"]
+            if all(n["status"]["phase"] == "Ready" for n in nodes) and len(nodes) == 3 and all(
+                    m["status"]["phase"] == "Running" for m in machines):
+                return
+        assert time.monotonic() < deadline, done.stderr.decode() + vms.stdout.decode() + cluster.logs()
+        time.sleep(0.5)
+
+
+def boot_id(cluster: Cluster, name: str) -> str:
+    return cluster.ok("vm", "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id").strip()
+
+
+def one_guest(cluster: Cluster, name: str) -> int:
+    pids = cluster.pids("qemu-system", f"guest={name}")
+    assert len(pids) == 1, pids
+    return pids[0]
+
+
+def no_orphans(cluster: Cluster) -> None:
+    assert [n["report"]["orphans"] for n in cluster.json("get", "node")["items"]] == [[], [], []]
+
+
+@pytest.mark.parametrize("victims", [["weft server"], ["weft agent"], ["weft server", "weft agent"]], ids=lambda v: "+".join(v))
+def test_kill_9_leaves_the_guest_running_and_the_fabric_converges(cluster: Cluster, victims: list[str]) -> None:
+    boot, pid = boot_id(cluster, "hello"), one_guest(cluster, "hello")
+    for victim in victims:
+        kill(cluster.pids(victim))
+    cluster.up()
+    settled(cluster)
+    assert (boot_id(cluster, "hello"), one_guest(cluster, "hello")) == (boot, pid)
+    no_orphans(cluster)
+
+
+def test_a_killed_guest_is_started_again(cluster: Cluster) -> None:
+    boot = boot_id(cluster, "hello")
+    kill([one_guest(cluster, "hello")])
+    deadline = time.monotonic() + 60
+    while cluster.vm("hello")["status"].get("boot_id") in (boot, None):
+        assert time.monotonic() < deadline, cluster.vm("hello")
+        time.sleep(0.5)
+    settled(cluster)
+    assert boot_id(cluster, "hello") != boot
+
+
+def test_a_power_cut_of_a_node_brings_its_guests_back_on_it(cluster: Cluster) -> None:
+    node = cluster.vm("hello")["status"]["node"]
+    kill(cluster.pids(f"weft init {node}"))
+    deadline = time.monotonic() + 20
+    while cluster.pids("guest=hello"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    cluster.up()
+    settled(cluster)
+    assert cluster.vm("hello")["status"]["node"] == node
+    one_guest(cluster, "hello")
+
+
+def test_a_create_whose_server_is_killed_half_way_is_finished(cluster: Cluster, gone: Gone) -> None:
+    cluster.ok("vm", "create", gone("half"), "--image", "tiny", "--memory", "128M", "--detach")
+    kill(cluster.pids("weft server"))
+    cluster.up()
+    cluster.ok("wait", "vm/half", "--for=phase=Running", "--timeout", "90s")
+    one_guest(cluster, "half")
+
+
+def test_a_vm_deleted_while_it_boots_leaves_nothing(cluster: Cluster) -> None:
+    cluster.ok("vm", "create", "brief", "--image", "tiny", "--memory", "128M", "--detach")
+    time.sleep(1.0)
+    cluster.ok("vm", "delete", "brief", "--yes")
+    assert cluster.run("get", "vm/brief").returncode == 3
+    assert not cluster.pids("guest=brief")
+    no_orphans(cluster)
+
+
+def test_amnesia_an_older_and_then_an_empty_store_kill_no_guest(cluster: Cluster, gone: Gone) -> None:
+    """Design, part 2: restore an older store, then an empty one, under running guests."""
+    boot, pid = boot_id(cluster, "hello"), one_guest(cluster, "hello")
+    kill(cluster.pids("weft server"))
+    time.sleep(0.5)
+    server = cluster.state / "server"
+    older = cluster.folder / "older"
+    older.mkdir()
+    for path in server.glob("store.db*"):
+        shutil.copy2(path, older)
+    cluster.up()
+    cluster.ok("vm", "create", gone("newer"), "--image", "tiny", "--memory", "128M")
+    newer_boot, newer_pid = boot_id(cluster, "newer"), one_guest(cluster, "newer")
+
+    def replace_store(with_older: bool) -> None:
+        kill(cluster.pids("weft server"))
+        time.sleep(0.5)
+        for path in server.glob("store.db*"):
+            path.unlink()
+        if with_older:
+            for path in older.iterdir():
+                shutil.copy2(path, server)
+        cluster.up()
+
+    replace_store(with_older=True)
+    settled(cluster)
+    assert (boot_id(cluster, "hello"), one_guest(cluster, "hello")) == (boot, pid)
+    assert one_guest(cluster, "newer") == newer_pid, "a guest the store forgot was stopped"
+    orphans = [o for n in cluster.json("get", "node")["items"] for o in n["report"]["orphans"]]
+    assert any("newer" in o for o in orphans), orphans
+
+    replace_store(with_older=False)
+    deadline = time.monotonic() + 60
+    while True:
+        nodes = cluster.json("get", "node")["items"]
+        orphans = [o for n in nodes for o in n["report"]["orphans"]]
+        if len(nodes) == 3 and any("newer" in o for o in orphans):
+            break
+        assert time.monotonic() < deadline, (nodes, cluster.logs())
+        time.sleep(0.5)
+    assert one_guest(cluster, "newer") == newer_pid
+    assert one_guest(cluster, "hello") == pid
+    assert newer_boot

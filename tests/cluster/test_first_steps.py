@@ -1,0 +1,158 @@
+"""What a newcomer does with a cluster, on real QEMU."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+
+from tests.cluster.conftest import Cluster
+
+pytestmark = pytest.mark.host
+Gone = Callable[[str], str]
+
+
+def test_three_nodes_are_ready_and_hello_runs(cluster: Cluster) -> None:
+    nodes = cluster.json("node", "list")["items"]
+    assert [n["name"] for n in nodes] == ["n1", "n2", "n3"]
+    assert {n["status"]["phase"] for n in nodes} == {"Ready"}
+    assert cluster.vm("hello")["status"]["phase"] == "Running"
+    assert cluster.ok("vm", "list", "-o", "name").split() == ["vm/hello"]
+
+
+def test_exec_keeps_outputs_apart_and_passes_the_exit_code(cluster: Cluster) -> None:
+    done = cluster.run("vm", "exec", "hello", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+
+
+def test_exec_passes_arguments_unchanged(cluster: Cluster) -> None:
+    words = ["a b", "", "$HOME", "*", "'q'", '"', "ü", "--help", "\\n"]
+    out = cluster.run("vm", "exec", "hello", "--", "printf", "%s|", *words).stdout.decode()
+    assert out == "".join(w + "|" for w in words)
+
+
+def test_exec_is_binary_clean_for_ten_megabytes_in_both_directions(cluster: Cluster) -> None:
+    blob = os.urandom(10_000_000)
+    done = cluster.run("vm", "exec", "hello", "--", "sh", "-c", "cat > /tmp/blob; sha256sum /tmp/blob | cut -c1-64", stdin=blob)
+    assert done.stdout.decode().strip() == hashlib.sha256(blob).hexdigest(), done.stderr
+    assert cluster.run("vm", "exec", "hello", "--", "cat", "/tmp/blob").stdout == blob
+
+
+def test_four_at_once_and_background_children_do_not_hold_exec(cluster: Cluster) -> None:
+    results: dict[int, bytes] = {}
+
+    def one(number: int) -> None:
+        results[number] = cluster.run("vm", "exec", "hello", "--", "sh", "-c", f"sleep 300 & sleep 1; echo {number}").stdout
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(4)]
+    begun = time.monotonic()
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
+    assert results == {n: f"{n}\n".encode() for n in range(4)}
+    assert time.monotonic() - begun < 60
+    cluster.run("vm", "exec", "hello", "--", "killall", "sleep")
+
+
+def test_guests_on_different_nodes_reach_each_other_by_name_and_two_networks_do_not(cluster: Cluster, gone: Gone) -> None:
+    cluster.ok("network", "create", "blue", "--cidr", "10.20.0.0/24")
+    cluster.ok("network", "create", "red", "--cidr", "10.20.0.0/24")
+    for name, network, node in (("b1", "blue", "n1"), ("b2", "blue", "n2"), ("r1", "red", "n3")):
+        cluster.ok("vm", "create", gone(name), "--image", "tiny", "--memory", "128M", "--network", network, "--node", node,
+                   "--detach")
+    for name in ("b1", "b2", "r1"):
+        cluster.ok("wait", f"vm/{name}", "--for=phase=Running", "--timeout", "120s")
+    assert cluster.vm("b1")["status"]["node"] == "n1"
+    assert "1 packets received" in cluster.ok("vm", "exec", "b1", "--", "ping", "-c", "1", "-W", "10", "b2")
+    address = cluster.vm("b2")["status"]["address"]
+    assert cluster.run("vm", "exec", "r1", "--", "ping", "-c", "1", "-W", "2", address).returncode != 0
+    for name in ("b1", "b2", "r1"):
+        cluster.ok("vm", "delete", name, "--yes")
+    cluster.ok("network", "delete", "blue", "--yes")
+    cluster.ok("network", "delete", "red", "--yes")
+
+
+def test_suspend_and_resume_survive_kill_9_of_agent(cluster: Cluster) -> None:
+    before = cluster.vm("hello")["status"]
+    cluster.ok("vm", "exec", "hello", "--", "sh", "-c", "echo kept > /dev/shm/x 2>/dev/null || echo kept > /tmp/x; sync")
+    cluster.ok("vm", "suspend", "hello")
+    assert cluster.vm("hello")["status"]["phase"] == "Suspended"
+    assert not cluster.pids("-name", "guest=hello")
+    for pid in cluster.pids("weft agent " + before["node"]):
+        os.kill(pid, 9)
+    cluster.ok("vm", "resume", "hello")
+    after = cluster.vm("hello")["status"]
+    assert after["phase"] == "Running"
+    assert after["boot_id"] == before["boot_id"]
+
+
+def test_a_published_port_answers_on_the_machine_and_is_refused_a_second_time(cluster: Cluster, gone: Gone) -> None:
+    script = "#!/bin/sh\nmkdir -p /www; echo published > /www/index.html; httpd -p 80 -h /www\n"
+    (cluster.folder / "web.sh").write_text(script)
+    cluster.ok("vm", "create", gone("pub"), "--image", "tiny", "--memory", "128M", "--publish", "18080:80", "--user-data", "web.sh")
+    deadline = time.monotonic() + 60
+    body = b""
+    while time.monotonic() < deadline and not body:
+        try:
+            body = urllib.request.urlopen("http://127.0.0.1:18080/", timeout=5).read()
+        except OSError:
+            time.sleep(0.3)
+    assert body == b"published\n"
+    assert "18080" in cluster.fails(5, "vm", "create", "pub2", "--image", "tiny", "--publish", "18080:80")
+    assert cluster.run("get", "vm/pub2").returncode == 3
+
+
+def test_what_fits_nowhere_says_so_and_waits(cluster: Cluster, gone: Gone) -> None:
+    begun = time.monotonic()
+    said = cluster.fails(6, "vm", "create", gone("big"), "--image", "tiny", "--memory", "900G")
+    assert time.monotonic() - begun < 30
+    assert "insufficientResources" in said and "nearest" in said and "n1" in said
+    assert cluster.vm("big")["status"]["phase"] == "Pending"
+    condition = next(c for c in cluster.vm("big")["conditions"] if c["type"] == "Placed")
+    assert (condition["status"], condition["reason"]) == ("False", "insufficientResources")
+
+
+@pytest.mark.parametrize(("argv", "code", "words"), [
+    (["vm", "create", "e1", "--image", "tny"], 3, ["tny"]),
+    (["vm", "create", "e1", "--image", "tiny", "--memroy", "1G"], 2, ["--memory"]),
+    (["vm", "create", "e1", "--image", "tiny", "--memory", "-5G"], 2, ["memory", "negative"]),
+    (["vm", "create", "E_1", "--image", "tiny"], 2, ["name"]),
+    (["vm", "create", "hello", "--image", "tiny"], 5, ["hello"]),
+    (["vm", "create", "e1", "--image", "tiny", "--strategy", "magic"], 2, ["invalidStrategy"]),
+    (["vm", "create", "e1", "--image", "tiny", "--network", "nowhere"], 3, ["nowhere"]),
+    (["get", "vm/nobody"], 3, ['VM "nobody" not found']),
+    (["vm", "delete", "hello"], 2, ["--yes"]),
+    (["vm", "hold", "hello"], 5, ["stop"]),
+])
+def test_bad_input_gets_a_clear_error_and_leaves_nothing(cluster: Cluster, argv: list[str], code: int, words: list[str]) -> None:
+    said = cluster.fails(code, *argv)
+    for word in words:
+        assert word in said, said
+    assert cluster.run("get", "vm/e1").returncode == 3
+
+
+def test_a_wrong_checksum_says_sha256_and_leaves_no_image(cluster: Cluster) -> None:
+    blob = cluster.folder / "blob.raw"
+    blob.write_bytes(b"\0" * 2**20)
+    said = cluster.fails(1, "image", "add", "wrong", str(blob), "--sha256", "0" * 64)
+    assert "sha256" in said
+    assert cluster.run("get", "image/wrong").returncode == 3
+
+
+def test_two_ups_at_once_are_told_apart(cluster: Cluster) -> None:
+    first = subprocess.Popen(["flock", str(cluster.state / "up.lock"), "sleep", "5"])
+    try:
+        time.sleep(0.5)
+        second = cluster.local("up")
+        assert second.returncode != 0
+        assert "up" in second.stdout + second.stderr
+    finally:
+        first.terminate()
+        first.wait()
