@@ -1,4 +1,8 @@
 # The commands a person needs; each can be run again at any time.
+
+# A plain `su` leaves root without these, and nft, bridge tools and dpkg live there.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
 .PHONY: help install up down test bench soak lock
 
 help:

@@ -45,7 +45,7 @@ class Cluster:
         return done.stderr.decode()
 
     def local(self, verb: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "weft.launch.local", verb, "--clone", str(self.folder)], cwd=self.folder,
+        return subprocess.run([sys.executable, "-m", "weft.launch.local", verb], cwd=self.folder,
                               capture_output=True, text=True, timeout=timeout)
 
     def up(self) -> None:

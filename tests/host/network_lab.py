@@ -275,12 +275,12 @@ class Lab:
         assert done.returncode == 0, f"{host}:{port} from {namespace}: {done.stderr}"
         return done.stdout
 
-    def serve(self, namespace: str, text: str, port: int = 80) -> None:
-        folder = self.folder / f"{namespace}.www"
+    def serve(self, namespace: str, text: str, port: int = 80, address: str = "0.0.0.0") -> None:
+        folder = self.folder / f"{namespace}.{port}.www"
         folder.mkdir()
         (folder / "index.html").write_text(text)
         enter = ["nsenter", f"--net=/run/netns/{namespace}"]
-        self.start([*enter, "busybox", "httpd", "-f", "-p", str(port), "-h", str(folder)], wait=False)
+        self.start([*enter, "busybox", "httpd", "-f", "-p", f"{address}:{port}", "-h", str(folder)], wait=False)
 
     def start(self, command: list[Any], wait: bool = True, **options: Any) -> subprocess.Popen[str]:
         """Start a process that ends with the lab; with ``wait``, return when it says it is ready."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import msgspec
 import pytest
-from network_lab import OUTSIDE, Guest, Lab, Node, make_port, make_segment
+from network_lab import OUTSIDE, Guest, Lab, Node, fetch_command, make_port, make_segment
 
 from weft.contracts.network import Forward, Segment
 from weft.objects.errors import InUse, NotFound
@@ -174,6 +174,16 @@ async def test_a_guest_reaches_neither_its_node_nor_the_overlay_between_nodes(to
         assert ears.communicate(timeout=10)[0] == "4790\n"  # 4789 was sent before it: forged frames for some VXLAN
 
 
+async def test_a_guest_reaches_no_metadata_service_of_the_machine(town: Town) -> None:
+    metadata = "169.254.169.254"  # what a cloud tells the machine under us is not for guests
+    town.lab.shell(f"ip -n {town.lab.fabric} addr add {metadata}/32 dev lo")
+    try:
+        assert town.n1.shell(f"busybox ping -c 1 -W 1 {metadata}")
+        assert not town.guests["a"].reaches(metadata)
+    finally:
+        town.lab.shell(f"ip -n {town.lab.fabric} addr del {metadata}/32 dev lo")
+
+
 async def test_the_gateway_answers_on_every_node_and_only_there(town: Town) -> None:
     for name in ("a", "b", "c"):
         assert town.guests[name].reaches("10.20.0.1")
@@ -227,6 +237,49 @@ async def test_published_ports_answer_on_every_node_from_everywhere(town: Town) 
             await node.ensure_forwards([])
     with pytest.raises(AssertionError):
         town.lab.fetch(town.lab.fabric, town.n2.address, 8080)
+
+
+async def test_a_client_whose_address_lies_in_the_network_is_answered(town: Town) -> None:
+    b = town.blue.endpoints[1]
+    await town.n2.ensure_forwards([Forward(8080, "tcp", town.blue.id, b.address, 80, b.node_address)])
+    town.lab.shell(f"""
+        ip -n {town.lab.outside} addr add 10.20.0.200/32 dev eth0
+        ip -n {town.lab.outside} route replace 10.99.0.0/24 via 203.0.113.1 src 10.20.0.200
+        ip -n {town.lab.fabric} route add 10.20.0.200 via {OUTSIDE}
+    """)
+    try:
+        assert town.lab.fetch(town.lab.outside, town.n2.address, 8080) == "I am b"
+    finally:
+        await town.n2.ensure_forwards([])
+        town.lab.shell(f"""
+            ip -n {town.lab.outside} route replace 10.99.0.0/24 via 203.0.113.1
+            ip -n {town.lab.outside} addr del 10.20.0.200/32 dev eth0
+            ip -n {town.lab.fabric} route del 10.20.0.200
+        """)
+
+
+async def test_a_neighbour_reaches_no_loopback_service_of_a_node(town: Town) -> None:
+    town.lab.serve(town.n2.namespace, "for the node alone", address="127.0.0.1", port=8282)
+    await town.n2.ensure_forwards([Forward(8080, "tcp", town.blue.id, "10.20.0.11", 80, town.n1.address)])
+    assert town.n2.fetch("127.0.0.1", 8282) == "for the node alone"
+    neighbour = f"{town.lab.tag}evil"
+    town.lab.add_namespace(neighbour)
+    try:
+        town.lab.shell(f"""
+            ip -n {town.lab.fabric} link add evil0 type veth peer name eth0 netns {neighbour}
+            ip -n {town.lab.fabric} link set evil0 master under0 up
+            ip -n {neighbour} addr add 10.99.0.66/24 dev eth0
+            ip -n {neighbour} link set eth0 up
+            ip -n {neighbour} addr flush dev lo
+            ip -n {neighbour} link set lo down
+            ip netns exec {neighbour} sysctl -qw net.ipv4.conf.eth0.route_localnet=1
+            ip -n {neighbour} route add 127.0.0.1/32 via {town.n2.address} src 10.99.0.66
+        """)
+        reach = ["nsenter", f"--net=/run/netns/{neighbour}", *fetch_command("127.0.0.1", 8282)]
+        with pytest.raises(subprocess.TimeoutExpired):  # dropped; refused would mean that it got there
+            subprocess.run(reach, timeout=2, capture_output=True)
+    finally:
+        await town.n2.ensure_forwards([])
 
 
 async def test_an_unchanged_wish_changes_nothing(town: Town) -> None:

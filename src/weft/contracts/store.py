@@ -62,6 +62,11 @@ class Entry(msgspec.Struct, frozen=True):
     revision: int  # of the commit that last wrote this key
 
 
+def epoch_of(cursor: str) -> str:
+    """The history a cursor belongs to; it is a new one after a restore. The rest of a cursor is the engine's own."""
+    return cursor.partition(":")[0]
+
+
 class Page(msgspec.Struct, frozen=True):
     """One page of a list. A watch from ``cursor`` misses nothing; ``next`` continues the list, None at its end."""
 

@@ -30,7 +30,10 @@ class NodeStatus(msgspec.Struct, kw_only=True):
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
-    """What the node says of itself. ``address`` is its underlay address; ``orphans`` what runs there unexplained."""
+    """What the node says of itself. ``address`` is its underlay address; ``orphans`` what runs there unexplained, each
+    ``<allocation uid> <kind>/<project>/<name> <incarnation>``; ``orphan_allocations`` the node's own copies of their
+    allocations, each JSON ``{"uid", "spec"}``; ``volumes`` uids of the volumes whose data lies there; ``epoch`` the
+    history (a cursor's part before the colon) of the allocation list that the orphans were found from."""
 
     version: str = ""
     address: str = ""
@@ -44,6 +47,9 @@ class NodeReport(msgspec.Struct, kw_only=True):
     capabilities: list[str] = []
     problems: list[str] = []
     orphans: list[str] = []
+    orphan_allocations: list[str] = []
+    volumes: list[str] = []
+    epoch: str = ""
     images: list[str] = []  # sha256 of the images cached there
     boot_id: str = ""
 

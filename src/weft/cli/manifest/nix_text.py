@@ -11,6 +11,7 @@ import os
 import re
 import resource
 import subprocess
+import tempfile
 from pathlib import Path as FilePath
 
 from weft.cli.manifest.document import Document, Path, Place, unreadable
@@ -63,35 +64,35 @@ def _evaluate(path: FilePath, file: str) -> bytes:
     argv += ["--expr", _EXPRESSION % {"file": _quote(str(path))}]
     nowhere = "/nonexistent"
     environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": nowhere, "NIX_CONF_DIR": nowhere, "LC_ALL": "C.UTF-8"}
-    try:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            preexec_fn=_limit,
-        )
-    except FileNotFoundError:
-        raise Unavailable(
-            f"{file}: reading nix needs nix-instantiate, which isn't installed", hint="apt-get install nix-bin"
-        ) from None
-    with process:
+    with tempfile.TemporaryFile() as out:
         try:
-            out, said = process.communicate(timeout=TIMEOUT_SECONDS)
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                env=environment,
+                timeout=TIMEOUT_SECONDS,
+                preexec_fn=_limit,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise Unavailable(
+                f"{file}: reading nix needs nix-instantiate, which isn't installed", hint="apt-get install nix-bin"
+            ) from None
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
             raise unreadable(file, None, f"nix: the expression did not end within {TIMEOUT_SECONDS} s") from None
-    if process.returncode != 0:
-        raise _translate(said.decode(errors="replace"), path, file)
-    if len(out) > MAX_OUTPUT_BYTES:
-        raise TooLarge(f"{file}: nix: the expression gives more than {MAX_OUTPUT_BYTES // 2**20} MiB")
-    return out
+        if out.tell() >= MAX_OUTPUT_BYTES:
+            raise TooLarge(f"{file}: nix: the expression gives more than {MAX_OUTPUT_BYTES // 2**20} MiB")
+        if done.returncode != 0:
+            raise _translate(done.stderr.decode(errors="replace"), path, file)
+        out.seek(0)
+        return out.read()
 
 
 def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
 
 
 def _quote(text: str) -> str:

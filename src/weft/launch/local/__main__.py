@@ -34,6 +34,9 @@ def _run(command: Coroutine[Any, Any, object]) -> int:
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; what stands keeps running: make up goes on, make down removes it", file=sys.stderr)
         return 130

@@ -6,6 +6,7 @@ below. Reads /proc/self/mounts; writes only below `weft/`, and switches controll
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,15 +55,16 @@ def perform_make(topology: Topology) -> list[str]:
     """Make every node's group; gives back the controllers that guests can be limited with (sorted)."""
     usable: set[str] = set()
     for tree in inspect_trees():
-        for node in topology.nodes:
-            group = Path(tree.path) / topology.node_cgroup(node)
-            group.mkdir(parents=True, exist_ok=True)
-            if tree.unified:
-                _switch_on(Path(tree.path), group, tree.controllers)
+        groups = [Path(tree.path) / topology.node_cgroup(node) for node in topology.nodes]
+        try:
+            for group in groups:
+                group.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue  # a container may mount it read-only; guests then run without these limits, and up says so
         if tree.unified:
-            usable |= set((group / "cgroup.subtree_control").read_text().split())
+            usable.update(*(_switch_on(Path(tree.path), group, tree.controllers) for group in groups))
         else:
-            usable |= set(tree.controllers)
+            usable.update(tree.controllers)
     return sorted(usable & set(CONTROLLERS))
 
 
@@ -100,10 +102,10 @@ def _walk(group: Path) -> Iterator[Path]:
         yield group
 
 
-def _switch_on(tree: Path, group: Path, controllers: tuple[str, ...]) -> None:
+def _switch_on(tree: Path, group: Path, controllers: tuple[str, ...]) -> list[str]:
+    """Hand controllers down to the groups that will be made in ``group``; gives back those that arrive there."""
     for parent in [*reversed(group.relative_to(tree).parents), group.relative_to(tree)]:
         for controller in controllers:
-            try:
+            with contextlib.suppress(OSError):  # a container may keep its own top group closed
                 (tree / parent / "cgroup.subtree_control").write_text(f"+{controller}")
-            except OSError:
-                return  # a container may keep its own top group closed; guests then run without limits, and up says so
+    return (group / "cgroup.subtree_control").read_text().split()

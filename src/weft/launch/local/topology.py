@@ -59,7 +59,7 @@ class Topology(msgspec.Struct, frozen=True):
 
     @property
     def bridge(self) -> str:
-        return f"{self.link_prefix}br"
+        return bridge_of(self.id)
 
     @property
     def gateway_address(self) -> str:
@@ -132,6 +132,11 @@ def find_conflicts(topology: Topology, taken: Taken) -> list[str]:
 def link_prefix_of(cluster_id: str) -> str:
     """The first 4 characters of every link of this cluster."""
     return f"w{cluster_id[:3]}"
+
+
+def bridge_of(cluster_id: str) -> str:
+    """The bridge between this cluster's nodes, on the host."""
+    return f"{link_prefix_of(cluster_id)}br"
 
 
 def _choose_id(clone: str, taken: Taken) -> str:

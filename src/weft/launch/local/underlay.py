@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from weft.launch.local.commands import run
-from weft.launch.local.topology import NODE_LINK, Node, Taken, Topology
+from weft.launch.local.topology import NODE_LINK, Node, Taken, Topology, bridge_of
 from weft.objects.errors import DriverFailed
 
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
@@ -124,7 +124,8 @@ def perform_restore_forwarding(topology: Topology) -> None:
     kept = Path(topology.run_dir) / FORMER_FORWARDING
     if not kept.exists():
         return
-    others = [cluster_id for cluster_id, _ in inspect_owners() if cluster_id != topology.id]
+    links = inspect_links()
+    others = [i for i, _ in inspect_owners() if i != topology.id and bridge_of(i) in links]
     if others:
         (Path(f"/run/weft-{others[0]}") / FORMER_FORWARDING).write_text(kept.read_text())
     else:

@@ -1,0 +1,228 @@
+"""The node's image cache: each image once, by digest, checked, unpacked, whole or not there at all.
+
+Reads the server's blobs; writes ``<state>/images/<sha256>/``: the image's manifest and its files. Several guests that need
+the same image wait for one fetch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from weft.agent.offline import sync_folder, write_durably
+from weft.agent.server import Server
+from weft.kinds.allocation import AllocatedImage
+from weft.objects.bundle import MANIFEST_NAME, BundleManifest
+from weft.objects.errors import DriverFailed
+from weft.objects.quantity import format_bytes
+from weft.objects.qcow2 import HEADER_BYTES, read_qcow2_header
+
+FETCHES = 2  # at a time
+SPARE_BYTES = 64 * 1024 * 1024
+_MANIFEST_BYTES = 65536
+_TAR_MAGIC_AT = 257
+
+Progress = Callable[[int], None]
+
+
+class CachedImage(msgspec.Struct, frozen=True):
+    """An image on this node: the folder it lies in and what it holds."""
+
+    folder: str
+    manifest: BundleManifest
+
+    @property
+    def disk(self) -> str:
+        return f"{self.folder}/{self.manifest.disk}"
+
+    @property
+    def kernel(self) -> str | None:
+        return f"{self.folder}/{self.manifest.kernel}" if self.manifest.kernel else None
+
+    @property
+    def initrd(self) -> str:
+        return f"{self.folder}/{self.manifest.initrd}" if self.manifest.initrd else ""
+
+
+class ImageCache:
+    """The images in one agent's state folder."""
+
+    def __init__(self, state_dir: str, server: Server) -> None:
+        self._folder = Path(state_dir) / "images"
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._server = server
+        self._fetching: dict[str, asyncio.Task[CachedImage]] = {}
+        self._followers: dict[str, list[Progress]] = {}
+        self._threads = ThreadPoolExecutor(FETCHES, "weft-image")
+        for left in self._folder.glob(".fetch-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def find(self, sha256: str) -> CachedImage | None:
+        """The image if it is here."""
+        folder = self._folder / sha256
+        try:
+            return CachedImage(str(folder), _read_manifest((folder / MANIFEST_NAME).read_bytes()))
+        except FileNotFoundError:
+            return None
+
+    def list(self) -> list[str]:
+        """Digests of the images that are here."""
+        return sorted(path.name for path in self._folder.iterdir() if not path.name.startswith("."))
+
+    async def ensure(self, image: AllocatedImage, on_progress: Progress) -> CachedImage:
+        """The image, fetched if it isn't here. Raises DriverFailed (``noSpace``, ``sha256Mismatch``, ``notAnImage``),
+        NotFound, Unavailable. Whoever waits may be cancelled; the fetch goes on for the others."""
+        found = self.find(image.sha256)
+        if found is not None:
+            return found
+        task = self._fetching.get(image.sha256)
+        if task is None:
+            task = asyncio.ensure_future(self._fetch(image))
+            self._fetching[image.sha256] = task
+            task.add_done_callback(lambda done: self._done(image.sha256, done))
+        followers = self._followers.setdefault(image.sha256, [])
+        followers.append(on_progress)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            followers.remove(on_progress)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _fetch(self, image: AllocatedImage) -> CachedImage:
+        loop = asyncio.get_running_loop()
+
+        def tell(length: int) -> None:
+            for follower in self._followers.get(image.sha256, ()):
+                follower(length)
+
+        def on_progress(length: int) -> None:
+            loop.call_soon_threadsafe(tell, length)
+
+        return await loop.run_in_executor(self._threads, self._fetch_now, image, on_progress)
+
+    def _done(self, sha256: str, task: asyncio.Task[CachedImage]) -> None:
+        self._fetching.pop(sha256, None)
+        self._followers.pop(sha256, None)
+        if not task.cancelled():
+            task.exception()  # whoever waited was told; nobody may have
+
+    def _fetch_now(self, image: AllocatedImage, on_progress: Progress) -> CachedImage:
+        self._check_space(image)
+        work = self._folder / f".fetch-{image.sha256}"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(mode=0o700)
+        try:
+            blob = work / ".blob"
+            with blob.open("wb") as out:
+                self._server.fetch_blob(image.sha256, out, on_progress)
+                out.flush()
+                os.fsync(out.fileno())
+            unpack(blob, work, image.name)
+            sync_folder(work)
+            work.rename(self._folder / image.sha256)
+            sync_folder(self._folder)
+        except OSError as problem:
+            raise DriverFailed(
+                f"image {image.name} can't be kept on this node: {problem.strerror or problem}", details={"step": "image"}
+            ) from problem
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        found = self.find(image.sha256)
+        if found is None:
+            raise DriverFailed(f"image {image.name} vanished from this node's cache", details={"step": "image"})
+        return found
+
+    def _check_space(self, image: AllocatedImage) -> None:
+        facts = os.statvfs(self._folder)
+        free = facts.f_bavail * facts.f_frsize
+        needed = 2 * image.size + SPARE_BYTES  # the archive and what it holds
+        if needed > free:
+            raise DriverFailed(
+                f"image {image.name} needs {format_bytes(needed)} while it is fetched; {self._folder} has "
+                f"{format_bytes(free)} free",
+                reason="noSpace",
+                hint="make room on the node's disk; it is tried again",
+                details={"step": "image"},
+            )
+
+
+def unpack(blob: Path, folder: Path, name: str) -> BundleManifest:
+    """Put the image in file ``blob`` (bundle, qcow2 or raw) into ``folder``, its manifest last; ``blob`` is used up.
+
+    Raises DriverFailed (``notAnImage``) for anything that isn't plain files named in its manifest, or that would read
+    other files of the node.
+    """
+    with blob.open("rb") as file:
+        start = file.read(512)
+        file.seek(0)
+        if start[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
+            manifest = _unpack_bundle(file, folder, name)
+            blob.unlink()
+        else:
+            manifest = BundleManifest("disk", "qcow2" if read_qcow2_header(start[:HEADER_BYTES]) else "raw")
+            blob.rename(folder / "disk")
+    _check_disk(folder / manifest.disk, manifest, name)
+    write_durably(folder / MANIFEST_NAME, msgspec.json.encode(manifest))
+    return manifest
+
+
+def _unpack_bundle(file: BinaryIO, folder: Path, name: str) -> BundleManifest:
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            first = tar.next()
+            if first is None or first.name != MANIFEST_NAME or not first.isreg() or first.size > _MANIFEST_BYTES:
+                raise _not_an_image(name, f"its first member is not {MANIFEST_NAME}")
+            content = tar.extractfile(first)
+            manifest = _read_manifest(content.read() if content else b"", name)
+            wanted = {part for part in (manifest.disk, manifest.kernel, manifest.initrd) if part}
+            for part in wanted:
+                if "/" in part or part.startswith(".") or part == MANIFEST_NAME:
+                    raise _not_an_image(name, f"{part!r} is not a plain file name")
+            while (member := tar.next()) is not None:
+                if member.name not in wanted:
+                    raise _not_an_image(name, f"{member.name[:80]!r} is not named in its {MANIFEST_NAME}")
+                if not member.isreg():
+                    raise _not_an_image(name, f"{member.name!r} is not a plain file")
+                wanted.discard(member.name)
+                source = tar.extractfile(member)
+                with (folder / member.name).open("xb") as out:
+                    shutil.copyfileobj(source, out, 1 << 20)  # type: ignore[arg-type]  # a regular member has a file
+                    out.flush()
+                    os.fsync(out.fileno())
+    except (tarfile.TarError, msgspec.MsgspecError) as problem:
+        raise _not_an_image(name, str(problem)) from problem
+    if wanted:
+        raise _not_an_image(name, f"{', '.join(sorted(wanted))} is missing in it")
+    return manifest
+
+
+def _check_disk(path: Path, manifest: BundleManifest, name: str) -> None:
+    with path.open("rb") as file:
+        header = read_qcow2_header(file.read(HEADER_BYTES))
+    if manifest.disk_format == "raw":
+        return
+    if header is None:
+        raise _not_an_image(name, f"{manifest.disk} is not a qcow2 file")
+    if header.has_backing or header.has_external_data:
+        raise _not_an_image(name, "its disk refers to another file")
+
+
+def _read_manifest(data: bytes, name: str = "") -> BundleManifest:
+    try:
+        return msgspec.json.decode(data, type=BundleManifest)
+    except msgspec.MsgspecError as problem:
+        raise _not_an_image(name, f"its {MANIFEST_NAME}: {problem}") from problem
+
+
+def _not_an_image(name: str, why: str) -> DriverFailed:
+    return DriverFailed(f"image {name} can't be used: {why}", reason="notAnImage", details={"step": "image"})

@@ -1,0 +1,93 @@
+"""What the agent knows of one allocation: the wish it read, what it did about it, what went wrong. Values only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.identity import short_id
+
+# new: no run begun; starting: one is about to be started for ``boots``; up: it was started; down: we ended it, or are
+# ending it, because of a wish; ended: it ended by itself, for reason ``ended``.
+Run = Literal["new", "starting", "up", "down", "ended"]
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """What the agent must not forget when it is killed; kept beside the allocation's copy.
+
+    ``made`` says that something of it may exist on this node; ``answered`` that the guest has answered in this run;
+    ``orphan`` that a list of the server's no longer held it.
+    """
+
+    run: Run = "new"
+    boots: int = 0
+    restarts: int = 0
+    ended: str = ""
+    answered: bool = False
+    made: bool = False
+    orphan: bool = False
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """A step that failed: ``tries`` in a row, and when to try again (elapsed seconds; None: not until the wish changes)."""
+
+    reason: str
+    message: str
+    tries: int
+    retry_at: float | None
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """One allocation as the server said it last. ``uid`` is its own."""
+
+    name: str
+    uid: str
+    spec: AllocationSpec
+    deleting: bool = False
+    report: AllocationReport = msgspec.field(default_factory=AllocationReport)
+
+    @property
+    def id(self) -> str:
+        """The short id that names its guest, root disk and folder on this node."""
+        return short_id(self.uid)
+
+    @property
+    def what(self) -> str:
+        """The workload as people know it: ``vm/default/web``."""
+        ref = self.spec.workload
+        return f"{ref.kind}/{ref.project or '-'}/{ref.name}"
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a decision about one allocation depends on, but for the guest's facts and the time.
+
+    ``superseded``: a higher incarnation of the workload is placed here too; ``blocked``: a lower one isn't down yet.
+    ``restart_at`` is when a guest that ended by itself is to be started again (elapsed seconds).
+    """
+
+    wanted: Wanted
+    memory: Memory = Memory()
+    trouble: Trouble | None = None
+    superseded: bool = False
+    blocked: bool = False
+    can_suspend: bool = True
+    restart_at: float = 0.0
+
+
+def read_wanted(envelope: Envelope) -> Wanted:
+    """The allocation in ``envelope``."""
+    return Wanted(
+        name=envelope.name,
+        uid=envelope.uid,
+        spec=decode_part(envelope.spec, AllocationSpec),
+        deleting=envelope.deleting_since is not None,
+        report=decode_part(envelope.report, AllocationReport),
+    )
+
+
+def port_id(allocation_uid: str, nic_uid: str) -> str:
+    """The id of a NIC's port here: per allocation, so that two incarnations on one node never share a tap."""
+    return short_id(f"{allocation_uid}/{nic_uid}")

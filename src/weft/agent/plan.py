@@ -1,0 +1,177 @@
+"""Decides what to do for one allocation: its wish, what was done and what is true now in, an ordered list of steps out.
+Pure: reads and writes nothing, knows no driver. Woken by the worker whenever one of the three may have changed.
+
+A guest is ended only because its allocation was read with wish stop or suspend, with a deletion, with a higher start
+counter, or because a higher incarnation of its workload was placed here. That an allocation is no longer listed is no
+reason: then nothing is begun and nothing is ended.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from weft.agent.known import Known, Memory
+from weft.contracts.runtime import GuestFacts
+from weft.kinds.allocation import AllocationState
+
+POWERED_OFF = "guestPoweredOff"
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+SETTLED_SECONDS = 600.0
+_ALIVE = ("starting", "running", "paused")
+
+
+class Step(StrEnum):
+    """One thing to do. Each may be repeated at any time; what it needs stands in the allocation."""
+
+    IMAGE = "image"  # fetch the image, or find it in the cache
+    DISK = "disk"  # clone the root disk from it
+    VOLUMES = "volumes"
+    NETWORK = "network"  # segments and taps
+    SEED = "seed"  # the disk with user data
+    START = "start"  # or resume, or adopt
+    STOP = "stop"
+    SUSPEND = "suspend"
+    REMOVE = "remove"  # the runtime forgets the guest, its saved memory too
+    UNPLUG = "unplug"  # taps, and segments nobody here uses any more
+    REMOVE_DISKS = "remove-disks"  # root disk and seed; volumes stay
+    FORGET = "forget"  # the durable copy
+
+
+BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.NETWORK, Step.SEED, Step.START)
+TAKE_AWAY = (Step.REMOVE, Step.UNPLUG, Step.REMOVE_DISKS, Step.FORGET)
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What to do now, what to report meanwhile, and when to look again even if nothing happens (elapsed seconds)."""
+
+    steps: tuple[Step, ...]
+    state: AllocationState
+    reason: str = ""
+    message: str = ""
+    look_at: float | None = None
+
+
+def is_alive(guest: GuestFacts) -> bool:
+    return guest.state in _ALIVE
+
+
+def observe(memory: Memory, guest: GuestFacts) -> Memory:
+    """``memory`` with what ``guest`` shows: a begun run that is there, one that has ended by itself, a first answer."""
+    if is_alive(guest):
+        run = "up" if memory.run in ("new", "starting", "ended") else memory.run
+        answered = memory.answered or guest.ready is True or guest.boot_id is not None
+        return msgspec.structs.replace(memory, run=run, ended="", answered=answered, made=True)
+    if guest.state == "suspended":
+        return msgspec.structs.replace(memory, run="up", ended="", made=True)
+    if memory.run == "up":
+        reason = guest.reason or ("lost" if guest.state == "absent" else "ended")
+        return msgspec.structs.replace(memory, run="ended", ended=reason)
+    return memory
+
+
+def plan_allocation(known: Known, guest: GuestFacts, now: float) -> Plan:
+    """The steps that bring ``known.wanted`` towards its wish from where ``guest`` is at ``now`` (elapsed seconds)."""
+    plan = _plan(known, guest, now)
+    trouble = known.trouble
+    if trouble is None or not plan.steps:
+        return plan
+    if trouble.retry_at is not None and now >= trouble.retry_at:
+        return plan
+    return Plan((), "failed", trouble.reason, trouble.message, trouble.retry_at)
+
+
+def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
+    spec = known.wanted.spec
+    if known.wanted.deleting:
+        stop = (Step.STOP,) if is_alive(guest) else ()
+        return Plan((*stop, *TAKE_AWAY), "stopping")
+    if known.memory.orphan:
+        return Plan((), _state(known, guest))
+    if known.superseded:
+        steps = (Step.STOP, Step.UNPLUG) if is_alive(guest) else ()
+        return Plan(steps, "stopped", "superseded", "a later incarnation of it is placed on this node")
+    if spec.role != "active":
+        return Plan((), _state(known, guest))
+    if spec.wish == "stop":
+        return _plan_stop(guest)
+    if spec.wish == "suspend":
+        return _plan_suspend(known, guest)
+    return _plan_run(known, guest, now)
+
+
+def _plan_stop(guest: GuestFacts) -> Plan:
+    if is_alive(guest):
+        return Plan((Step.STOP,), "stopping")
+    if guest.state == "suspended":
+        return Plan((Step.REMOVE,), "stopping")
+    return Plan((), "stopped")
+
+
+def _plan_suspend(known: Known, guest: GuestFacts) -> Plan:
+    if guest.state == "suspended":
+        return Plan((), "suspended")
+    if not is_alive(guest):
+        return Plan((), "stopped")
+    if not known.can_suspend:
+        return Plan((), _state(known, guest), "unsupported", "this node's runtime can't suspend guests")
+    return Plan((Step.SUSPEND,), _state(known, guest))
+
+
+def _plan_run(known: Known, guest: GuestFacts, now: float) -> Plan:
+    spec, memory = known.wanted.spec, known.memory
+    fresh = spec.boots > memory.boots and memory.run != "new"
+    if is_alive(guest):
+        if fresh:
+            return Plan((Step.STOP, *BRING_UP), "stopping")
+        return _plan_alive(known, guest)
+    if known.blocked:
+        return Plan((), "pending", "blocked", "an earlier incarnation of it still runs on this node")
+    if spec.held_by is not None:
+        return Plan((), "pending", "held", f"waits for gate {spec.held_by}")
+    if spec.waits_for is not None:
+        return Plan((), "pending", "waiting", f"waits until allocation {spec.waits_for} is gone")
+    if guest.state == "suspended" and fresh:
+        return Plan((Step.REMOVE, *BRING_UP), "preparing")
+    if memory.run == "ended" and not fresh:
+        return _plan_ended(known, now)
+    return Plan(BRING_UP, "preparing")
+
+
+def _plan_alive(known: Known, guest: GuestFacts) -> Plan:
+    if guest.state == "paused":
+        return Plan((), "running", "paused", guest.message or "the machine is paused")
+    return Plan((), _state(known, guest))
+
+
+def _plan_ended(known: Known, now: float) -> Plan:
+    """A guest that ended by itself: rests, has failed, or starts again when its pause is over."""
+    memory, policy = known.memory, known.wanted.spec.restart
+    if memory.ended == POWERED_OFF and policy != "always":
+        return Plan((), "stopped", POWERED_OFF, "the guest shut itself down")
+    if policy == "never":
+        return Plan((), "failed", memory.ended, f"the guest ended ({memory.ended}); its restart policy is never")
+    if now >= known.restart_at:
+        return Plan(BRING_UP, "starting")
+    message = f"the guest ended ({memory.ended}) and starts again, restart {memory.restarts + 1}"
+    return Plan((), "starting", "restarting", message, known.restart_at)
+
+
+def _state(known: Known, guest: GuestFacts) -> AllocationState:
+    """What to call it when there is nothing to do."""
+    if guest.state == "suspended":
+        return "suspended"
+    if guest.state == "starting":
+        return "starting"
+    if is_alive(guest):
+        return "starting" if guest.ready is False and not known.memory.answered else "running"
+    if known.memory.run == "ended":
+        return "stopped" if known.memory.ended == POWERED_OFF else "failed"
+    return "pending" if known.memory.run == "new" else "stopped"
+
+
+def pause_after(tries: int) -> float:
+    """Seconds to wait after the ``tries``-th failure in a row: 1, 2, 4 … 60."""
+    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(tries - 1, 10))

@@ -1,0 +1,97 @@
+"""Folds this node's allocations, their networks' neighbours and the published ports into what the network driver is to
+make. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from weft.agent.known import Wanted, port_id
+from weft.contracts.network import Endpoint, Forward, Port, Segment
+from weft.kinds.allocation import AllocatedNic
+from weft.kinds.endpoint import EndpointSpec, EndpointStatus
+from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.identity import short_id
+
+
+def fold_segments(
+    here: Iterable[Wanted], neighbours: Mapping[str, Iterable[Endpoint]], own_address: str
+) -> dict[str, Segment]:
+    """The segments that the allocations ``here`` need, by network uid.
+
+    A NIC of theirs is at ``own_address`` whatever the server's list says yet; the others are as ``neighbours`` has
+    them (by network uid)."""
+    nics: dict[str, AllocatedNic] = {}
+    own: dict[str, dict[str, Endpoint]] = {}
+    for wanted in here:
+        for nic in wanted.spec.nics:
+            nics.setdefault(nic.network_uid, nic)
+            if wanted.spec.role == "active":
+                endpoint = Endpoint(nic.mac, nic.address, wanted.spec.workload.name, own_address)
+                own.setdefault(nic.network_uid, {})[nic.address] = endpoint
+    return {
+        uid: Segment(
+            id=short_id(uid),
+            name=nic.network,
+            vni=nic.vni,
+            cidr=nic.cidr,
+            gateway=nic.gateway,
+            mtu=nic.mtu,
+            domain=nic.domain,
+            nat=nic.nat,
+            endpoints=_join(neighbours.get(uid, ()), own.get(uid, {})),
+        )
+        for uid, nic in nics.items()
+    }
+
+
+def _join(told: Iterable[Endpoint], own: dict[str, Endpoint]) -> list[Endpoint]:
+    by_address = {endpoint.address: endpoint for endpoint in told} | own
+    return [by_address[address] for address in sorted(by_address)]
+
+
+def ports_of(wanted: Wanted) -> list[Port]:
+    """The allocation's NICs as ports on this node, in the order the guest sees them."""
+    return [
+        Port(
+            id=port_id(wanted.uid, nic.uid),
+            segment_id=short_id(nic.network_uid),
+            mac=nic.mac,
+            address=nic.address,
+            hostname=wanted.spec.workload.name,
+        )
+        for nic in wanted.spec.nics
+    ]
+
+
+def read_endpoint(envelope: Envelope) -> Endpoint | None:
+    """A network's endpoint as the driver needs it; None while it is plugged in nowhere."""
+    spec, status = decode_part(envelope.spec, EndpointSpec), decode_part(envelope.status, EndpointStatus)
+    if not status.node_address:
+        return None
+    return Endpoint(spec.mac, spec.address, spec.workload.name, status.node_address)
+
+
+def read_forward(envelope: Envelope) -> Forward | None:
+    """A publication as the driver needs it; None while it leads nowhere."""
+    spec, status = decode_part(envelope.spec, PublicationSpec), decode_part(envelope.status, PublicationStatus)
+    if not (status.node_address and status.network_uid and status.address):
+        return None
+    return Forward(
+        port=spec.port,
+        protocol=spec.protocol,
+        segment_id=short_id(status.network_uid),
+        target_address=status.address,
+        target_port=spec.target_port,
+        node_address=status.node_address,
+    )
+
+
+def keep_forwards(told: Iterable[Forward], before: Iterable[Forward], orphans: Iterable[Wanted]) -> list[Forward]:
+    """``told``, and of ``before`` what leads to an orphan here: that nobody publishes it any more isn't said anywhere."""
+    by_port = {(forward.port, forward.protocol): forward for forward in told}
+    nics = {(short_id(nic.network_uid), nic.address) for orphan in orphans for nic in orphan.spec.nics}
+    for forward in before:
+        if (forward.segment_id, forward.target_address) in nics:
+            by_port.setdefault((forward.port, forward.protocol), forward)
+    return [by_port[key] for key in sorted(by_port)]

@@ -1,0 +1,100 @@
+"""The agent's only way to the server: watch, report, fetch an image. Blocking, meant for threads; all over the client.
+
+Whatever the server answers, nothing here ends a guest: errors are told, and tried again later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Protocol
+
+import msgspec
+
+from weft.client.api import Client
+from weft.client.http import raise_problem
+from weft.client.watch import WatchEvent
+from weft.kinds.allocation import AllocationReport
+from weft.kinds.node import NodeReport
+from weft.objects.errors import DriverFailed, WeftError
+
+CHUNK_BYTES = 1 << 20
+
+
+class NodeEvent(msgspec.Struct, frozen=True):
+    """Something that happened here, for the journal; ``object`` is kind, project, name and uid."""
+
+    type: str
+    reason: str
+    message: str
+    object: dict[str, Any]
+
+
+class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One batch to the server: only what changed."""
+
+    node: NodeReport | None = None
+    allocations: dict[str, AllocationReport] = {}
+    events: list[NodeEvent] = []
+    removed_volumes: list[str] = []
+
+
+class ReportAnswer(msgspec.Struct, frozen=True):
+    """``refused``: allocation name → why; ``remove_volumes``: uids whose data is to go for good."""
+
+    refused: dict[str, str] = {}
+    remove_volumes: list[str] = []
+
+
+class Server(Protocol):
+    """What the agent asks of a server; every method blocks and may be called from any thread."""
+
+    closed: threading.Event
+
+    def watch(self, kind: str, query: dict[str, str], on_trouble: Callable[[WeftError], None]) -> Iterator[WatchEvent]:
+        """All objects as put events, ``synced``, then what happens; see ``Client.watch_forever``."""
+
+    def report(self, node: str, body: ReportBody) -> ReportAnswer: ...
+
+    def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None]) -> None:
+        """Write the content to ``out``, telling how many bytes came so far. Raises DriverFailed (reason
+        ``sha256Mismatch``) when it isn't what was asked for, NotFound, Unavailable."""
+
+    def close(self) -> None: ...
+
+
+class RemoteServer:
+    """The real one."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.closed = client.http.closed
+
+    def watch(self, kind: str, query: dict[str, str], on_trouble: Callable[[WeftError], None]) -> Iterator[WatchEvent]:
+        return self._client.watch_forever(kind, query=query, on_trouble=on_trouble)
+
+    def report(self, node: str, body: ReportBody) -> ReportAnswer:
+        answer = self._client.http.request(
+            "POST", f"/v1/nodes/{node}:report", msgspec.json.encode(body), timeout_seconds=10.0
+        )
+        raise_problem(answer)
+        return msgspec.json.decode(answer.body, type=ReportAnswer)
+
+    def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None]) -> None:
+        digest, length = hashlib.sha256(), 0
+        with self._client.http.stream("GET", f"/v1/blobs/{sha256}") as stream:
+            while piece := stream.read(CHUNK_BYTES):
+                digest.update(piece)
+                out.write(piece)
+                length += len(piece)
+                on_progress(length)
+        if digest.hexdigest() != sha256:
+            raise DriverFailed(
+                f"the image that came has sha256 {digest.hexdigest()[:12]}…, not {sha256[:12]}…",
+                reason="sha256Mismatch",
+                details={"step": "image"},
+            )
+
+    def close(self) -> None:
+        self._client.close()

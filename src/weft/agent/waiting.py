@@ -1,0 +1,43 @@
+"""Waiting for something with a limit, on a Clock that tests can drive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from weft.contracts.clock import Clock
+from weft.objects.errors import TimedOut
+
+T = TypeVar("T")
+
+
+async def wait_for_event(clock: Clock, event: asyncio.Event, seconds: float | None) -> bool:
+    """Whether ``event`` was set within ``seconds`` (None: wait for ever)."""
+    if seconds is None or event.is_set():
+        await event.wait()
+        return True
+    waiting = asyncio.ensure_future(event.wait())
+    limit = asyncio.ensure_future(clock.sleep(max(0.0, seconds)))
+    try:
+        await asyncio.wait((waiting, limit), return_when=asyncio.FIRST_COMPLETED)
+        return event.is_set()
+    finally:
+        waiting.cancel()
+        limit.cancel()
+
+
+async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float, what: str) -> T:
+    """The result of ``work``; raises TimedOut naming ``what``, and cancels it, after ``seconds``."""
+    working = asyncio.ensure_future(work)
+    limit = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait((working, limit), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise TimedOut(f"{what} took longer than {seconds:g} s")
+        return working.result()
+    finally:
+        limit.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)

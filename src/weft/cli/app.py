@@ -1,0 +1,76 @@
+"""The ``weft`` command: reads the command line, runs one verb, and turns every way it can end into words and an exit
+code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import click
+
+from weft.cli import grammar, options
+from weft.cli.complaints import complain, complain_of_usage
+from weft.cli.exit_codes import ERROR, INTERRUPTED, OK
+from weft.cli.session import Clock, Session
+from weft.objects.errors import WeftError
+
+_HELP = """Place, run and watch virtual machines on a fabric of nodes.
+
+weft vm create web --image tiny       weft vm list       weft vm exec web -- uname -a
+"""
+
+
+def make_root() -> grammar.Root:
+    """The whole command tree; its leaves are loaded when used."""
+    root = grammar.Root(
+        "weft", help=_HELP, params=options.common(), no_args_is_help=False, invoke_without_command=True
+    )
+    root.callback = grammar.show_help
+    return root
+
+
+def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
+    """Run ``weft`` with ``argv`` (without the program's name); the exit code. Everything is told already."""
+    session = Session(make_clock)
+    try:
+        code = make_root().main(
+            list(argv), prog_name="weft", complete_var="_WEFT_COMPLETE", standalone_mode=False, obj=session
+        )
+        sys.stdout.flush()
+        return code if isinstance(code, int) else OK
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except click.ClickException as problem:
+        return complain_of_usage(problem, _guess_output(session, argv), session.color)
+    except WeftError as problem:
+        if session.debug:
+            raise
+        return complain(problem, session.output, session.color)
+    except BrokenPipeError:
+        _drop_output()
+        return 128 + 13  # as the shell sees a process that SIGPIPE ended
+    except Exception as problem:
+        if session.debug:
+            raise
+        bug = WeftError(
+            f"{type(problem).__name__}: {problem}", hint="this is a defect in weft; run it again with --debug to see where"
+        )
+        complain(bug, session.output, session.color)
+        return ERROR
+
+
+def _guess_output(session: Session, argv: Sequence[str]) -> str:
+    """The wanted output also of a command line that couldn't be read to its end."""
+    text = " ".join(argv)
+    wanted = any(sign in f" {text} " for sign in (" -o json ", " -ojson ", " --output=json ", " --output json ", " -o=json "))
+    return "json" if wanted else session.output
+
+
+def _drop_output() -> None:
+    """Whoever read standard output is gone: let the interpreter's last flush go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())

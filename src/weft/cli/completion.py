@@ -1,0 +1,56 @@
+"""Completion of kinds and live names. A server that doesn't answer at once is not waited for: no names, no noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import click
+from click.shell_completion import CompletionItem
+
+from weft.cli.session import Session
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME, find_kind
+from weft.objects.errors import WeftError
+
+TIMEOUT_SECONDS = 1.0
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def complete_target(kind: Kind | None, able: Sequence[str] = ()) -> Completer:
+    """A completer of NAME for ``kind``, or of KIND, KIND NAME and KIND/NAME without one."""
+
+    def complete(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        before = [str(word) for word in context.params.get("words") or ()]
+        if kind is not None:
+            return _names(context, kind, incomplete)
+        word, slash, start = incomplete.partition("/")
+        try:
+            if slash:
+                return _names(context, find_kind(word), start, f"{word}/")
+            if before and "/" not in before[0]:
+                return _names(context, find_kind(before[0]), incomplete)
+        except WeftError:
+            return []
+        kinds = [CompletionItem(name) for name in able or BY_NAME if name.startswith(incomplete)]
+        if len(able) == 1:
+            kinds += _names(context, BY_NAME[able[0]], incomplete)
+        return kinds
+
+    return complete
+
+
+def complete_kind(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name, help=kind.summary) for name, kind in BY_NAME.items() if name.startswith(incomplete)]
+
+
+def _names(context: click.Context, kind: Kind, start: str, prefix: str = "") -> list[CompletionItem]:
+    session = context.find_object(Session) or context.obj
+    if not isinstance(session, Session):
+        return []
+    try:
+        client = session.make_client(timeout_seconds=TIMEOUT_SECONDS)
+        items = client.list(kind.name).items
+    except WeftError:
+        return []
+    names = sorted(item["name"] for item in items)
+    return [CompletionItem(prefix + name) for name in names if name.startswith(start)]

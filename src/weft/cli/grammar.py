@@ -1,0 +1,175 @@
+"""Which verbs there are, for what, and in which file: the one table behind ``weft NOUN VERB`` and ``weft VERB KIND/NAME``.
+
+Kinds and their own verbs come from the registry; nothing is loaded before it is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import click
+
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME, KINDS, find_kind
+from weft.objects.errors import NotFound
+from weft.objects.schema import suggest
+
+PEOPLE = tuple(kind.name for kind in KINDS if kind.writer == "people")
+
+
+class Entry(NamedTuple):
+    """A verb: its file in ``weft.cli.verbs``, what it does, the kinds it is for (none: all of them)."""
+
+    module: str
+    summary: str
+    kinds: tuple[str, ...] = ()
+
+
+# Verbs on objects: after a noun, and on their own with KIND/NAME.
+VERBS: dict[str, Entry] = {
+    "list": Entry("list", "List objects"),
+    "get": Entry("get", "Show objects, or list them"),
+    "describe": Entry("describe", "Show an object in full, with its latest events"),
+    "create": Entry("create", "Make an object", PEOPLE),
+    "edit": Entry("edit", "Change an object in $EDITOR", PEOPLE),
+    "label": Entry("label", "Set or remove labels", PEOPLE),
+    "delete": Entry("delete", "Delete objects", PEOPLE),
+    "wait": Entry("wait", "Wait until an object is as wanted"),
+    "events": Entry("events", "What happened"),
+    "schema": Entry("schema", "The fields of a kind"),
+    "explain": Entry("explain", "Why it stands where it does, or nowhere", ("vm",)),
+    "add": Entry("add", "Fetch an image and check it", ("image",)),
+    "attach": Entry("attach", "Attach a volume to a VM", ("volume",)),
+    "detach": Entry("detach", "Detach a volume from a VM", ("volume",)),
+}
+# A kind's own verbs that need more than a request: streams.
+STREAMS = {"exec": "exec", "console": "console", "logs": "logs"}
+# Commands about no object in particular.
+TOOLS: dict[str, Entry] = {
+    "apply": Entry("apply", "Bring objects to what files say"),
+    "diff": Entry("diff", "What apply would change"),
+    "api": Entry("api", "One request to the server's API"),
+    "context": Entry("context", "Which server is asked, and as whom"),
+    "doctor": Entry("doctor", "Check this machine and the server"),
+    "completion": Entry("completion", "Completion for bash, zsh or fish"),
+    "version": Entry("version", "Versions of weft here and at the server"),
+    "help": Entry("help", "Help on a command or a topic"),
+}
+
+
+@functools.cache
+def verbs_of(kind: Kind | None) -> dict[str, Entry]:
+    """The verbs after the noun ``kind``, or those that stand on their own."""
+    names = (kind.name,) if kind else tuple(BY_NAME)
+    verbs = {verb: entry for verb, entry in VERBS.items() if not entry.kinds or set(entry.kinds) & set(names)}
+    for name in names:
+        for verb in BY_NAME[name].verbs:
+            if verb.name in verbs:
+                known = verbs[verb.name]
+                verbs[verb.name] = known._replace(kinds=(*known.kinds, name))
+            elif verb.stream and verb.name in STREAMS:
+                verbs[verb.name] = Entry(STREAMS[verb.name], verb.summary, (name,))
+            elif verb.change is not None:
+                verbs[verb.name] = Entry("act", verb.summary, (name,))
+    return verbs
+
+
+def load(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """The command of ``verb``, from its file."""
+    module = importlib.import_module(f"weft.cli.verbs.{entry.module}")
+    command: click.Command = module.command(verb, entry, kind)
+    return command
+
+
+class Words(click.Group):
+    """A group whose commands are named by a table and loaded when used."""
+
+    def entries(self) -> dict[str, Entry]:
+        raise LookupError("a group of words knows its own")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.entries())
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        command = self.get_command(ctx, args[0])
+        if command is None:
+            if ctx.resilient_parsing:
+                return None, None, args[1:]
+            raise unknown_word(ctx, args[0], self.every_word())
+        return args[0], command, args[1:]
+
+    def every_word(self) -> Iterable[str]:
+        """All words that may stand here, for suggestions."""
+        return self.entries()
+
+
+class Noun(Words):
+    """``weft vm …``"""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind.name, help=f"{kind.summary}.", no_args_is_help=False, invoke_without_command=True)
+        self.kind = kind
+        self.callback = show_help
+
+    def entries(self) -> dict[str, Entry]:
+        return verbs_of(self.kind)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = self.entries().get(cmd_name)
+        return load(cmd_name, entry, self.kind) if entry else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_section(formatter, "Verbs", self.entries())
+
+
+class Root(Words):
+    """``weft …``: nouns, verbs on their own, and tools."""
+
+    def entries(self) -> dict[str, Entry]:
+        nouns = {kind.name: Entry("", kind.summary) for kind in KINDS}
+        return {**nouns, **verbs_of(None), **TOOLS}
+
+    def every_word(self) -> Iterable[str]:
+        return [*self.entries(), *(word for kind in KINDS for word in (kind.plural, *kind.aliases))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in TOOLS:
+            return load(cmd_name, TOOLS[cmd_name], None)
+        try:
+            return Noun(find_kind(cmd_name))
+        except NotFound:
+            entry = verbs_of(None).get(cmd_name)
+            return load(cmd_name, entry, None) if entry else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        people = [kind for kind in KINDS if kind.writer == "people"]
+        fabric = [kind.name for kind in KINDS if kind.writer != "people"]
+        write_section(formatter, "Objects (weft OBJECT VERB)", {k.name: Entry("", k.summary) for k in people})
+        formatter.write_paragraph()
+        formatter.write_text("  Made by weft itself, to look at: " + ", ".join(fabric) + ".")
+        write_section(formatter, "Verbs (weft VERB KIND/NAME)", verbs_of(None))
+        write_section(formatter, "Tools", TOOLS)
+
+
+def unknown_word(ctx: click.Context, word: str, known: Iterable[str]) -> click.UsageError:
+    """The error for a word that is no command, with the one that was meant."""
+    error = click.UsageError(f"{ctx.command_path}: no such command: {word[:40]}", ctx)
+    meant = suggest(word.lower(), list(known))
+    error.hint = f"did you mean {ctx.command_path} {meant}?" if meant else f"{ctx.command_path} --help"  # type: ignore[attr-defined]
+    return error
+
+
+def write_section(formatter: click.HelpFormatter, title: str, entries: dict[str, Entry]) -> None:
+    with formatter.section(title):
+        formatter.write_dl([(word, entry.summary) for word, entry in entries.items()], col_max=14)
+
+
+def show_help() -> None:
+    context = click.get_current_context()
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())

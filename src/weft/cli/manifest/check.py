@@ -1,0 +1,186 @@
+"""From documents to manifests: what the server would refuse is refused here already, at its place in the file.
+
+Pure. Server-set parts (uid, revision, status, …) are left out, so that what ``get -o yaml`` printed can be applied back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from weft.cli.manifest.document import Document, Path, split_path
+from weft.kinds.record import Kind
+from weft.kinds.registry import find_kind
+from weft.objects.errors import InvalidInput, UnknownField, WeftError, error_from_dict
+from weft.objects.identity import check_labels, check_name
+from weft.objects.schema import find_problems, read_strict, suggest
+
+WRITTEN = ("kind", "name", "project", "labels", "spec")
+SERVER_SET = (
+    *("uid", "owner", "revision", "generation", "schema", "created_at", "status", "report", "conditions"),
+    *("deleting_since", "finalizers"),
+)
+_LISTS = ("items", "cursor", "continue")
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """One object as written: ``data`` is what to send, ``document`` where it came from."""
+
+    kind: Kind
+    data: dict[str, Any]
+    document: Document
+
+    @property
+    def what(self) -> str:
+        return f"{self.kind.name}/{self.data['name']}"
+
+    @property
+    def title(self) -> str:
+        return f'{self.kind.title} "{self.data["name"]}"'
+
+
+def read_manifests(documents: Iterable[Document], project: str | None = None) -> list[Manifest]:
+    """The manifests in ``documents``; lists and ``items`` are opened. ``project`` is for those that name none.
+
+    Raises the first problem, with all of them in ``details["problems"]``."""
+    manifests: list[Manifest] = []
+    problems: list[WeftError] = []
+    for document in _open_lists(documents):
+        manifest, found = read_manifest(document, project)
+        problems += found
+        if manifest is not None:
+            manifests.append(manifest)
+    problems += _find_repeats(manifests)
+    raise_all(problems)
+    return manifests
+
+
+def raise_all(problems: list[WeftError]) -> None:
+    """Raise the first of ``problems``, if any, with all of them in its details."""
+    if not problems:
+        return
+    first = problems[0]
+    if len(problems) > 1:
+        first.details = {**first.details, "problems": [problem.to_dict() for problem in problems]}
+    raise first
+
+
+def read_manifest(document: Document, project: str | None = None) -> tuple[Manifest | None, list[WeftError]]:
+    """The manifest a document is, and everything wrong with it; None when not even its kind and name can be read."""
+    if not isinstance(document.value, dict):
+        return None, [_at(document, (), InvalidInput("a manifest must be a set of fields: kind, name, spec"))]
+    given = dict(document.value)
+    problems = [_refuse_key(document, key) for key in given if key not in WRITTEN and key not in SERVER_SET]
+    try:
+        if not isinstance(given.get("kind"), str):
+            raise InvalidInput("kind is missing", field="kind", hint="give one like kind: vm")
+        kind = find_kind(given["kind"])
+        check_name(given.get("name"))
+    except WeftError as problem:
+        return None, [*problems, _at(document, (problem.field or "name",), problem)]
+    data: dict[str, Any] = {"kind": kind.name, "name": given["name"]}
+    manifest = Manifest(kind, data, document)
+    if kind.scope == "project" and (given.get("project") or project):
+        data["project"] = given.get("project") or project
+    if "labels" in given and given["labels"] is not None:
+        data["labels"] = given["labels"]
+        problems += [locate(manifest, problem) for problem in _check_labels(given["labels"])]
+    spec = given.get("spec")
+    data["spec"] = {} if spec is None else spec
+    problems += [locate(manifest, problem) for problem in check_spec(kind, data["spec"])]
+    return manifest, problems
+
+
+def check_spec(kind: Kind, spec: Any) -> list[WeftError]:
+    """Everything wrong with ``spec`` that can be known without asking the server."""
+    _, problems = find_problems(spec, kind.spec)
+    if problems:
+        return problems
+    try:
+        read = read_strict(spec, kind.spec)
+        if kind.check is not None:
+            kind.check(read)
+    except WeftError as problem:
+        return [problem]
+    return []
+
+
+def locate(manifest: Manifest, problem: WeftError) -> WeftError:
+    """``problem`` with the place in the file and the object's name in front, and a hint where the fields are listed."""
+    if isinstance(problem, UnknownField) and (problem.field or "").startswith("spec"):
+        listed = f"weft schema {manifest.kind.name}.spec lists them"
+        problem.hint = f"{problem.hint}   {listed}" if (problem.hint or "").startswith("did you mean") else listed
+    problem.message = f"{manifest.title}: {problem.message}"
+    return _at(manifest.document, split_path(problem.field or ""), problem)
+
+
+def locate_refusal(error: WeftError, manifests: list[Manifest]) -> WeftError:
+    """The server's refusal of an apply, with each of its problems at its place in the files."""
+    listed = error.details.get("problems") or []
+    found: list[WeftError] = []
+    for entry in listed:
+        index = entry.get("index")
+        problem = error_from_dict(entry)
+        if isinstance(index, int) and 0 <= index < len(manifests):
+            found.append(locate(manifests[index], problem))
+        else:
+            found.append(problem)
+    if not found:
+        return error
+    first = found[0]
+    first.details = {**error.details, **first.details, "problems": [problem.to_dict() for problem in found]}
+    return first
+
+
+def _open_lists(documents: Iterable[Document]) -> Iterator[Document]:
+    for document in documents:
+        value = document.value
+        if isinstance(value, list):
+            yield from _open_lists(document.below(index) for index in range(len(value)))
+        elif isinstance(value, dict) and isinstance(value.get("items"), list) and set(value) <= set(_LISTS):
+            yield from _open_lists([document.below("items")])
+        else:
+            yield document
+
+
+def _check_labels(labels: Any) -> list[WeftError]:
+    if not isinstance(labels, dict):
+        return [InvalidInput("labels must be a set of fields", field="labels")]
+    for key, value in labels.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            return [InvalidInput(f"labels.{key}: the value must be text", field=f"labels.{key}", hint='put it in "quotes"')]
+    try:
+        check_labels(labels)
+    except WeftError as problem:
+        return [problem]
+    return []
+
+
+def _refuse_key(document: Document, key: Any) -> WeftError:
+    meant = suggest(str(key), list(WRITTEN))
+    hint = f"did you mean {meant}?" if meant else "a manifest has " + ", ".join(WRITTEN)
+    return _at(document, (key,), UnknownField(f"{key} is not a field of a manifest", field=str(key), hint=hint))
+
+
+def _find_repeats(manifests: list[Manifest]) -> list[WeftError]:
+    first: dict[tuple[str, str, str], Manifest] = {}
+    problems: list[WeftError] = []
+    for manifest in manifests:
+        key = (manifest.kind.name, str(manifest.data.get("project", "")), manifest.data["name"])
+        if key in first:
+            other = first[key].document.locate()
+            problems.append(locate(manifest, InvalidInput(f"is given twice, first at {other}", field="name")))
+        first.setdefault(key, manifest)
+    return problems
+
+
+def _at(document: Document, path: Path, problem: WeftError) -> WeftError:
+    where = document.locate(path)
+    problem.message = f"{where}: {problem.message}"
+    file, *place = where.rsplit(":", 2) if where != document.file else [where]
+    problem.details = {**problem.details, "file": file}
+    if len(place) == 2:
+        problem.details |= {"line": int(place[0]), "column": int(place[1])}
+    return problem

@@ -1,0 +1,110 @@
+"""Options that many commands share, and how a verb's file becomes a command. Common options write into the session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from weft.cli.completion import complete_target
+from weft.cli.session import OUTPUTS, Session
+from weft.kinds.record import Kind
+from weft.objects.errors import InvalidInput
+from weft.objects.quantity import parse_duration
+
+Run = Callable[..., int | None]
+
+
+class Duration(click.ParamType):
+    """Seconds from 30s, 5m, 1h30m."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(value, param.opts[-1] if param else "duration")
+        except InvalidInput as problem:
+            self.fail(f"{problem.message}; {problem.hint}", param, ctx)
+
+
+def build(
+    name: str,
+    summary: str,
+    run: Run,
+    kind: Kind | None,
+    params: Sequence[click.Parameter] = (),
+    *,
+    command_class: type[click.Command] = click.Command,
+    **settings: Any,
+) -> click.Command:
+    """The command ``name``: ``run(session, kind, **params)`` with the common options added to ``params``."""
+
+    def callback(**given: Any) -> int | None:
+        return run(click.get_current_context().find_object(Session), kind, **given)
+
+    return command_class(
+        name, callback=callback, params=[*params, *common()], help=summary, short_help=summary, **settings
+    )
+
+
+def common() -> list[click.Parameter]:
+    """What every command takes."""
+    return [
+        _setting(["-p", "--project"], "project", "Work in this project.", metavar="NAME"),
+        _setting(["--context"], "context_file", "Context file to use.", metavar="FILE"),
+        _setting(["--debug"], "debug", "Show tracebacks and request ids.", is_flag=True),
+        _setting(["--no-color"], "color", "No colours.", is_flag=True, flag_value=False, default=None),
+        _setting(["--wait-timeout"], "timeout_seconds", "How long to wait.", type=Duration(), hidden=True),
+    ]
+
+
+def output() -> click.Option:
+    return _setting(["-o", "--output"], "output", "How to print.", type=click.Choice(OUTPUTS), is_eager=True)
+
+
+def all_projects() -> click.Option:
+    return _setting(["-A", "--all-projects"], "all_projects", "In all projects.", is_flag=True)
+
+
+def waits() -> list[click.Parameter]:
+    """For commands that wait for what they asked for."""
+    return [
+        click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait until it is so (the default)."),
+        _setting(["--detach"], "detach", "Return as soon as the server has taken it.", is_flag=True),
+        timeout(),
+    ]
+
+
+def timeout() -> click.Option:
+    return _setting(["--timeout"], "timeout_seconds", "How long to wait (10m); the work goes on.", type=Duration())
+
+
+def selectors() -> list[click.Parameter]:
+    return [
+        click.Option(["-l", "--selector", "labels"], multiple=True, metavar="KEY=VALUE", help="Only with these labels."),
+        click.Option(["--field", "fields"], multiple=True, metavar="FIELD=VALUE", help="Only with this field, like phase=Running."),
+    ]
+
+
+def targets(kind: Kind | None, *, required: bool = True, many: bool = True, able: Sequence[str] = ()) -> click.Argument:
+    """The objects to act on: NAME after a noun, else KIND NAME or KIND/NAME."""
+    metavar = "NAME" if kind else "KIND/NAME"
+    metavar = f"[{metavar}]" if not required else metavar
+    return click.Argument(
+        ["words"],
+        nargs=-1,
+        metavar=f"{metavar}..." if many else metavar,
+        shell_complete=complete_target(kind, able),
+    )
+
+
+def _setting(names: list[str], attribute: str, help_: str, **more: Any) -> click.Option:
+    def store(context: click.Context, _: click.Parameter, value: Any) -> None:
+        session = context.find_object(Session)
+        if session is not None and value is not None and value is not False or (value is False and attribute == "color"):
+            setattr(session, attribute, value)
+
+    return click.Option([*names, attribute], expose_value=False, callback=store, help=help_, **more)

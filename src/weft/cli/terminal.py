@@ -1,0 +1,86 @@
+"""What the terminal can do: width, colours, raw mode. Off a terminal: no width, no colour."""
+
+from __future__ import annotations
+
+import os
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+_COLORS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "dim": 2, "bold": 1}
+_PHASES = {
+    "green": ("Running", "Ready", "Available", "True", "chosen", "Attached"),
+    "yellow": ("Pending", "Hold", "Prolog", "Boot", "Shutdown", "Epilog", "Cordoned", "Joining", "Fetching", "Migrate"),
+    "red": ("Failed", "Unknown", "NotReady", "refused"),
+    "dim": ("Stopped", "Suspended", "Done"),
+}
+_COLOR_OF = {word: color for color, words in _PHASES.items() for word in words}
+
+
+class Paint:
+    """Puts colour on text, or leaves it alone."""
+
+    def __init__(self, active: bool) -> None:
+        self.active = active
+
+    def color(self, text: str, color: str) -> str:
+        return f"\x1b[{_COLORS[color]}m{text}\x1b[0m" if self.active and text else text
+
+    def phase(self, text: str) -> str:
+        """``text`` in the colour of the phase that it names (blanks around it stay)."""
+        color = _COLOR_OF.get(text.strip())
+        return self.color(text, color) if color else text
+
+
+def is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def plan_paint(stream: TextIO, wanted: bool) -> Paint:
+    return Paint(wanted and is_terminal(stream) and os.environ.get("TERM") != "dumb")
+
+
+def find_width(stream: TextIO) -> int | None:
+    """Columns of the terminal that ``stream`` is, COLUMNS first; None when it is none."""
+    if not is_terminal(stream):
+        return None
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def find_size() -> tuple[int, int]:
+    """Rows and columns of the terminal on standard input or output; 24, 80 when there is none."""
+    for stream in (sys.stdout, sys.stdin):
+        try:
+            size = os.get_terminal_size(stream.fileno())
+            return size.lines or 24, size.columns or 80
+        except (OSError, ValueError):
+            continue
+    return 24, 80
+
+
+@contextmanager
+def raw_mode(descriptor: int) -> Iterator[None]:
+    """Keys go through one by one and unchanged until the end of the block, which puts everything back."""
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setraw(descriptor)
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def clean(text: str) -> str:
+    """``text`` on one line and without control characters, which could move the cursor or change colours."""
+    return "".join(c if c.isprintable() else " " if c in "\n\t" else "?" for c in text)

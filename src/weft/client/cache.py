@@ -1,0 +1,148 @@
+"""Keeps a View equal to the store: one list, then one watch of everything, so the view always is one revision, whole.
+
+Reads the store, writes nothing. It tells its listeners which objects changed, in order, after the view has changed;
+they only take notes, and whoever plans reads the view. A lost connection costs time; a history that is gone (compacted,
+or a restored store) costs a new list, and the difference goes to the listeners like any other change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from weft.client.view import Changed, View
+from weft.contracts.clock import Clock
+from weft.contracts.store import Batch, Compacted, Store, epoch_of
+from weft.objects.errors import StoreUnavailable, WeftError
+from weft.objects.identity import kind_prefix
+
+Listener = Callable[[Sequence[Changed]], None]
+
+_SHORTEST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+_BATCHES_AT_ONCE = 64  # then others get their turn
+
+_log = logging.getLogger(__name__)
+
+
+class Cache:
+    """``view`` follows ``store`` while ``run`` runs; before the first list it is empty and ``epoch`` is ""."""
+
+    def __init__(self, store: Store, view: View, clock: Clock) -> None:
+        self.view = view
+        self.revision = 0
+        self.epoch = ""
+        self._store = store
+        self._clock = clock
+        self._listeners: list[Listener] = []
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Have every change told to ``listener`` from now on; call what is returned to end it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def reached(self, revision: int) -> None:
+        """Return once the view holds all that ``revision`` and those before it wrote."""
+        if self.epoch and self.revision >= revision:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((revision, future))
+        await future
+
+    async def run(self) -> None:
+        """Follow the store for ever."""
+        pause_seconds = _SHORTEST_PAUSE_SECONDS
+        cursor = ""
+        while True:
+            try:
+                if not cursor:
+                    cursor = await self._list()
+                    pause_seconds = _SHORTEST_PAUSE_SECONDS
+                count = 0
+                async for batch in self._store.watch("/", cursor):
+                    self._take(batch)
+                    cursor = batch.cursor
+                    pause_seconds = _SHORTEST_PAUSE_SECONDS
+                    count += 1
+                    if count % _BATCHES_AT_ONCE == 0:
+                        await self._clock.sleep(0)
+            except Compacted:
+                cursor = ""
+            except StoreUnavailable as problem:
+                _log.info("the store can't be read just now: %s", problem)
+                await self._clock.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+    async def _list(self) -> str:
+        # The present revision is asked for first: the list is of that one or a later one.
+        revision = await self._store.commit([])
+        page = await self._store.list("/")
+        epoch = epoch_of(page.cursor)
+        restored = epoch != self.epoch
+        changes: list[Changed] = []
+        listed = set()
+        for entry in page.entries:
+            listed.add(entry.key)
+            known = self.view.get(entry.key)
+            if restored or known is None or known.envelope.revision != entry.revision:
+                self._put(entry.key, entry.value, entry.revision, changes)
+        for key in [key for key in self.view.keys() if key not in listed]:
+            self._drop(key, changes)
+        self.epoch = epoch
+        self.revision = revision if restored else max(revision, self.revision)
+        self._tell(changes)
+        # Nobody may wait for a revision of a history that is gone.
+        self._wake(None if restored else self.revision)
+        return page.cursor
+
+    def _take(self, batch: Batch) -> None:
+        changes: list[Changed] = []
+        for change in batch.changes:
+            if change.value is None:
+                self._drop(change.key, changes)
+            else:
+                self._put(change.key, change.value, batch.revision, changes)
+        self.revision = batch.revision
+        if changes:
+            self._tell(changes)
+        if self._waiting:
+            self._wake(batch.revision)
+
+    def _put(self, key: str, value: bytes, revision: int, changes: list[Changed]) -> None:
+        try:
+            changed = self.view.put(key, value, revision)
+        except msgspec.DecodeError as problem:
+            if key.startswith(kind_prefix("allocation")):
+                # A place that isn't seen would be given twice: better no decisions than such a one.
+                raise WeftError(f"{key} can't be read by this version of weft: {problem}") from problem
+            _log.error("%s can't be read, its last readable state stands: %s", key, problem)
+            return
+        if changed is not None:
+            changes.append(changed)
+
+    def _drop(self, key: str, changes: list[Changed]) -> None:
+        changed = self.view.drop(key)
+        if changed is not None:
+            changes.append(changed)
+
+    def _tell(self, changes: Sequence[Changed]) -> None:
+        for listener in tuple(self._listeners):
+            listener(changes)
+
+    def _wake(self, revision: int | None) -> None:
+        later: list[tuple[int, asyncio.Future[None]]] = []
+        for wanted, future in self._waiting:
+            if revision is not None and wanted > revision:
+                later.append((wanted, future))
+            elif not future.done():
+                future.set_result(None)
+        self._waiting = later
+
+
+def whole(view: View, kinds: Iterable[str]) -> list[Changed]:
+    """All objects of ``kinds`` as if they had just appeared: what a newcomer starts from."""
+    return [Changed(key, None, item) for kind in kinds for key, item in view.of_kind(kind).items()]

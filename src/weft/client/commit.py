@@ -1,0 +1,40 @@
+"""One change of the fabric as a value: what the deciders' plans are made of. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.client.view import Item
+from weft.contracts.journal import Event
+from weft.contracts.store import AtRevision, Delete, Precondition, Put, Write
+from weft.objects.envelope import Envelope, encode_envelope
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """Writes that stand or fall together. ``key`` is the object they are for: when they fail it is planned again.
+    ``events`` go to the journal once the writes are durable."""
+
+    key: str
+    writes: Sequence[Write]
+    preconditions: Sequence[Precondition] = ()
+    events: Sequence[Event] = ()
+
+
+def edit(item: Item) -> Envelope:
+    """A copy of an object's envelope, to be changed and written back."""
+    return msgspec.structs.replace(item.envelope)
+
+
+def put(envelope: Envelope) -> Put:
+    return Put(envelope.key, encode_envelope(envelope))
+
+
+def unchanged(item: Item) -> AtRevision:
+    """Holds while nobody has written ``item`` since it was read."""
+    return AtRevision(item.key, item.envelope.revision)
+
+
+def delete(item: Item) -> Delete:
+    return Delete(item.key)

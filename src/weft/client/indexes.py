@@ -1,0 +1,59 @@
+"""The kinds that deciders read, and the ways they look objects up. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from weft.client.view import Index, Item, View
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.publication import PublicationSpec
+from weft.kinds.vm import VmSpec
+from weft.objects.identity import object_key
+
+
+def _named(kind: str, item: Item, names: Iterable[str]) -> list[str]:
+    return [object_key(kind, item.envelope.project, name) for name in names]
+
+
+VMS_BY_UID = Index("vms by uid", "vm", lambda item: (item.uid,))
+VMS_BY_IMAGE = Index("vms by image", "vm", lambda item: _named("image", item, (item.spec(VmSpec).image,)))
+VMS_BY_VOLUME = Index("vms by volume", "vm", lambda item: _named("volume", item, item.spec(VmSpec).volumes))
+VMS_BY_NETWORK = Index("vms by network", "vm", lambda item: _named("network", item, item.spec(VmSpec).networks))
+NODES_BY_UID = Index("nodes by uid", "node", lambda item: (item.uid,))
+NETWORKS_BY_UID = Index("networks by uid", "network", lambda item: (item.uid,))
+VOLUMES_BY_UID = Index("volumes by uid", "volume", lambda item: (item.uid,))
+ALLOCATIONS_BY_WORKLOAD = Index(
+    "allocations by workload", "allocation", lambda item: (item.spec(AllocationSpec).workload.uid,)
+)
+ALLOCATIONS_BY_NODE = Index("allocations by node", "allocation", lambda item: (item.spec(AllocationSpec).node_uid,))
+ALLOCATIONS_BY_VOLUME = Index(
+    "allocations by volume", "allocation", lambda item: [volume.uid for volume in item.spec(AllocationSpec).volumes]
+)
+ENDPOINTS_BY_WORKLOAD = Index("endpoints by workload", "endpoint", lambda item: (item.spec(EndpointSpec).workload.uid,))
+ENDPOINTS_BY_NETWORK = Index("endpoints by network", "endpoint", lambda item: (item.spec(EndpointSpec).network_uid,))
+PUBLICATIONS_BY_WORKLOAD = Index(
+    "publications by workload", "publication", lambda item: (item.spec(PublicationSpec).workload.uid,)
+)
+
+KINDS = ("vm", "node", "allocation", "decision", "image", "network", "volume", "endpoint", "publication")
+INDEXES = (
+    VMS_BY_UID,
+    VMS_BY_IMAGE,
+    VMS_BY_VOLUME,
+    VMS_BY_NETWORK,
+    NODES_BY_UID,
+    NETWORKS_BY_UID,
+    VOLUMES_BY_UID,
+    ALLOCATIONS_BY_WORKLOAD,
+    ALLOCATIONS_BY_NODE,
+    ALLOCATIONS_BY_VOLUME,
+    ENDPOINTS_BY_WORKLOAD,
+    ENDPOINTS_BY_NETWORK,
+    PUBLICATIONS_BY_WORKLOAD,
+)
+
+
+def make_view() -> View:
+    """An empty view of all the deciders read."""
+    return View(KINDS, INDEXES)

@@ -1,0 +1,158 @@
+"""All objects of some kinds at one revision of the store, with indexes: what the deciders read when they plan.
+
+Holds values and decides nothing. Whoever has the changes feeds it (``client/cache.py`` from a watch, tests by hand);
+nobody changes an Item or its envelope once it is in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+
+T = TypeVar("T")
+
+
+class Item:
+    """One object as read: its envelope, and its parts as structs, decoded when first asked for."""
+
+    __slots__ = ("_report", "_spec", "_status", "envelope")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self._spec: object = None
+        self._status: object = None
+        self._report: object = None
+
+    @property
+    def key(self) -> str:
+        return self.envelope.key
+
+    @property
+    def uid(self) -> str:
+        return self.envelope.uid
+
+    @property
+    def deleting(self) -> bool:
+        return self.envelope.deleting_since is not None
+
+    def spec(self, type_: type[T]) -> T:
+        """The spec as ``type_``; shared, so not to be changed. Raises msgspec.ValidationError if it is none."""
+        if not isinstance(self._spec, type_):
+            self._spec = decode_part(self.envelope.spec, type_)
+        return self._spec
+
+    def status(self, type_: type[T]) -> T:
+        if not isinstance(self._status, type_):
+            self._status = decode_part(self.envelope.status, type_)
+        return self._status
+
+    def report(self, type_: type[T]) -> T:
+        if not isinstance(self._report, type_):
+            self._report = decode_part(self.envelope.report, type_)
+        return self._report
+
+
+class Index(msgspec.Struct, frozen=True):
+    """A way to find objects of ``kind``: ``words_of`` gives the words an item is found under."""
+
+    name: str
+    kind: str
+    words_of: Callable[[Item], Iterable[str]]
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """One object's change: ``old`` None means it is new, ``new`` None that it is gone."""
+
+    key: str
+    old: Item | None
+    new: Item | None
+
+    @property
+    def item(self) -> Item:
+        """The newer of the two."""
+        item = self.new if self.new is not None else self.old
+        assert item is not None, self.key
+        return item
+
+    @property
+    def kind(self) -> str:
+        return self.item.envelope.kind
+
+
+class View:
+    """The objects of ``kinds``, found by key, by kind, or by a word of one of the ``indexes``."""
+
+    def __init__(self, kinds: Iterable[str], indexes: Iterable[Index] = ()) -> None:
+        self._items: dict[str, Item] = {}
+        self._by_kind: dict[str, dict[str, Item]] = {kind: {} for kind in kinds}
+        self._indexes: dict[str, list[Index]] = {kind: [] for kind in self._by_kind}
+        self._found: dict[str, dict[str, dict[str, Item]]] = {}
+        for index in indexes:
+            self._indexes[index.kind].append(index)
+            self._found[index.name] = {}
+
+    def get(self, key: str) -> Item | None:
+        return self._items.get(key)
+
+    def of_kind(self, kind: str) -> Mapping[str, Item]:
+        """All objects of a kind by key."""
+        return self._by_kind[kind]
+
+    def find(self, index: Index, word: str) -> list[Item]:
+        """The objects that ``index`` files under ``word``, in key order."""
+        bucket = self._found[index.name].get(word)
+        if not bucket:
+            return []
+        return [bucket[key] for key in sorted(bucket)] if len(bucket) > 1 else list(bucket.values())
+
+    def count(self, index: Index, word: str) -> int:
+        return len(self._found[index.name].get(word, ()))
+
+    def keys(self) -> Iterable[str]:
+        return self._items.keys()
+
+    def put(self, key: str, value: bytes, revision: int) -> Changed | None:
+        """Take in what is stored at ``key``; None if it is of no kind in here. Raises msgspec.DecodeError."""
+        if key[1 : key.find("/", 1)] not in self._by_kind:
+            return None
+        return self.put_item(key, Item(decode_envelope(value, revision)))
+
+    def put_item(self, key: str, item: Item) -> Changed:
+        """Take in an object as ``put`` does."""
+        kind = item.envelope.kind
+        old = self._items.get(key)
+        words = [set(index.words_of(item)) for index in self._indexes[kind]]  # may raise: before anything changes
+        self._items[key] = item
+        self._by_kind[kind][key] = item
+        for index, now in zip(self._indexes[kind], words, strict=True):
+            found = self._found[index.name]
+            before = set(index.words_of(old)) if old is not None else set()
+            for word in now:
+                found.setdefault(word, {})[key] = item
+            for word in before - now:
+                _drop(found, word, key)
+        return Changed(key, old, item)
+
+    def drop(self, key: str) -> Changed | None:
+        """Take an object out; None if it isn't in here."""
+        old = self._items.pop(key, None)
+        if old is None:
+            return None
+        kind = old.envelope.kind
+        del self._by_kind[kind][key]
+        for index in self._indexes[kind]:
+            for word in set(index.words_of(old)):
+                _drop(self._found[index.name], word, key)
+        return Changed(key, old, None)
+
+
+def _drop(found: dict[str, dict[str, Item]], word: str, key: str) -> None:
+    bucket = found.get(word)
+    if bucket is not None:
+        bucket.pop(key, None)
+        if not bucket:
+            del found[word]

@@ -1,0 +1,98 @@
+"""The fake network driver: one node's segments, ports and forwards as values, for tests and simulated nodes.
+
+What the kernel would keep lives in a ``FakeWire``; a driver made anew on the same wire finds everything again, as after
+an agent's restart. Delays and failures are set on the driver and met by its next calls. Touches nothing outside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from weft.contracts.clock import Clock
+from weft.contracts.host import Host
+from weft.contracts.network import Forward, NetworkProbe, NetworkState, Port, Segment
+from weft.objects.errors import InUse, NotFound, WeftError
+
+
+@dataclass
+class FakeWire:
+    """One node's kernel: what outlives a driver. ``damage`` is what the next ``heal`` finds and mends."""
+
+    segments: dict[str, Segment] = field(default_factory=dict)
+    ports: dict[str, Port] = field(default_factory=dict)
+    forwards: list[Forward] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+
+
+class FakeNetwork:
+    """``delays_seconds`` and ``failures`` go by method name ("plug"); a failure list is used up from its front, one
+    error per call. ``calls`` records every call as (method, id)."""
+
+    name = "fake"
+
+    def __init__(self, host: Host, clock: Clock, wire: FakeWire | None = None) -> None:
+        self.wire = wire if wire is not None else FakeWire()
+        self.delays_seconds: dict[str, float] = {}
+        self.failures: dict[str, list[WeftError]] = {}
+        self.calls: list[tuple[str, str]] = []
+        self._host = host
+        self._clock = clock
+
+    async def probe(self) -> NetworkProbe:
+        await self._meet("probe", "")
+        return NetworkProbe(driver=self.name, usable=True, capabilities=["bridge", "overlay", "tap"], problems=[])
+
+    async def ensure_segment(self, segment: Segment) -> None:
+        await self._meet("ensure_segment", segment.id)
+        for other in self.wire.segments.values():
+            if other.vni == segment.vni and other.id != segment.id:
+                raise InUse(f"network {segment.name!r}: VNI {segment.vni} is held on this node by {other.name}")
+        self.wire.segments[segment.id] = segment
+
+    async def remove_segment(self, segment_id: str) -> None:
+        await self._meet("remove_segment", segment_id)
+        held = [port.id for port in self.wire.ports.values() if port.segment_id == segment_id]
+        if held:
+            raise InUse(
+                f"network {segment_id} has {len(held)} ports on node {self._host.node}", hint="unplug them first"
+            )
+        self.wire.segments.pop(segment_id, None)
+
+    async def plug(self, port: Port) -> str:
+        await self._meet("plug", port.id)
+        if port.segment_id not in self.wire.segments:
+            raise NotFound(
+                f"port {port.id}: network {port.segment_id} isn't on node {self._host.node}",
+                hint="ensure the segment before its ports",
+            )
+        self.wire.ports[port.id] = port
+        return f"{self._host.link_prefix}t{port.id}"
+
+    async def unplug(self, port_id: str) -> None:
+        await self._meet("unplug", port_id)
+        self.wire.ports.pop(port_id, None)
+
+    async def ensure_forwards(self, forwards: list[Forward]) -> None:
+        await self._meet("ensure_forwards", "")
+        self.wire.forwards = list(forwards)
+
+    async def state(self) -> NetworkState:
+        await self._meet("state", "")
+        return NetworkState(segments=sorted(self.wire.segments), ports=sorted(self.wire.ports))
+
+    async def heal(self) -> list[str]:
+        await self._meet("heal", "")
+        mended, self.wire.damage = self.wire.damage, []
+        return mended
+
+    async def close(self) -> None:
+        await self._meet("close", "")
+
+    async def _meet(self, method: str, target: str) -> None:
+        """Record a call, and let it meet the delay and the failure that wait for it."""
+        self.calls.append((method, target))
+        delay_seconds = self.delays_seconds.get(method, 0.0)
+        if delay_seconds:
+            await self._clock.sleep(delay_seconds)
+        if self.failures.get(method):
+            raise self.failures[method].pop(0)

@@ -1,0 +1,37 @@
+"""The beginning of a qcow2 file, as far as weft must know it: the guest's disk size, and what else the file would read.
+Pure."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+HEADER_BYTES = 104
+_MAGIC = b"QFI\xfb"
+_START = struct.Struct(">4sIQIIQ")
+_FEATURES = struct.Struct(">Q")
+_FEATURES_AT = 72
+_EXTERNAL_DATA = 1 << 2
+
+
+class Qcow2Header(msgspec.Struct, frozen=True):
+    """``has_backing`` and ``has_external_data`` say that the content lies partly in another file, named inside."""
+
+    version: int
+    virtual_size: int
+    has_backing: bool
+    has_external_data: bool
+
+
+def read_qcow2_header(data: bytes) -> Qcow2Header | None:
+    """What the first ``HEADER_BYTES`` of a file say; None if it is no qcow2 image (of version 2 or 3)."""
+    if len(data) < _START.size or not data.startswith(_MAGIC):
+        return None
+    _, version, backing_at, _, _, size = _START.unpack_from(data)
+    if version not in (2, 3):
+        return None
+    features = 0
+    if version == 3 and len(data) >= _FEATURES_AT + _FEATURES.size:
+        (features,) = _FEATURES.unpack_from(data, _FEATURES_AT)
+    return Qcow2Header(version, size, backing_at != 0, bool(features & _EXTERNAL_DATA))
