@@ -12,7 +12,7 @@ from network_lab import Lab, Node
 
 sys.path.append(str(Path(__file__).parents[1] / "conformance"))
 
-from network import NetworkPromises  # noqa: E402
+from network import NetworkPromises
 
 
 @pytest.fixture(scope="module")

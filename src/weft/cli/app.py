@@ -17,7 +17,8 @@ from weft.objects.errors import WeftError
 
 _HELP = """Place, run and watch virtual machines on a fabric of nodes.
 
-weft vm create web --image tiny       weft vm list       weft vm exec web -- uname -a
+\b
+weft vm create web --image tiny     weft vm list     weft vm exec web -- uname -a
 """
 
 

@@ -61,9 +61,9 @@ TOOLS: dict[str, Entry] = {
 
 
 @functools.cache
-def verbs_of(kind: Kind | None) -> dict[str, Entry]:
-    """The verbs after the noun ``kind``, or those that stand on their own."""
-    names = (kind.name,) if kind else tuple(BY_NAME)
+def verbs_of(noun: str | None) -> dict[str, Entry]:
+    """The verbs after ``noun`` (a kind's name), or those that stand on their own."""
+    names = (noun,) if noun else tuple(BY_NAME)
     verbs = {verb: entry for verb, entry in VERBS.items() if not entry.kinds or set(entry.kinds) & set(names)}
     for name in names:
         for verb in BY_NAME[name].verbs:
@@ -117,7 +117,7 @@ class Noun(Words):
         self.callback = show_help
 
     def entries(self) -> dict[str, Entry]:
-        return verbs_of(self.kind)
+        return verbs_of(self.kind.name)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = self.entries().get(cmd_name)
@@ -154,6 +154,7 @@ class Root(Words):
         formatter.write_text("  Made by weft itself, to look at: " + ", ".join(fabric) + ".")
         write_section(formatter, "Verbs (weft VERB KIND/NAME)", verbs_of(None))
         write_section(formatter, "Tools", TOOLS)
+        formatter.write_paragraph()
 
 
 def unknown_word(ctx: click.Context, word: str, known: Iterable[str]) -> click.UsageError:

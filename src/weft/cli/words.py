@@ -37,7 +37,7 @@ def read_targets(kind: Kind | None, words: Sequence[str], able: Sequence[str] = 
     for target in targets:
         if able and target.kind.name not in able:
             raise click.UsageError(f"that is for {' and '.join(able)}, not for {target.what}")
-    return list(dict.fromkeys(targets))
+    return list({target.what: target for target in targets}.values())
 
 
 def _read_kind(words: list[str], able: Sequence[str]) -> tuple[Kind, list[str]]:

@@ -14,7 +14,7 @@ from weft.objects.errors import DriverFailed
 
 sys.path.append(str(Path(__file__).parents[2] / "conformance"))
 
-from network import PORT, SEGMENT, NetworkPromises  # noqa: E402
+from network import PORT, SEGMENT, NetworkPromises
 
 HOST = Host(
     node="n1",

@@ -133,13 +133,12 @@ class BridgeNetwork:
         return NetworkState(segments=sorted(self._segment_ids(links)), ports=sorted(ports))
 
     async def heal(self) -> list[str]:
-        """Look at everything of ours anew and mend it; also what an earlier process made and nobody wished yet."""
+        """Look at everything of ours anew and mend it, what an earlier process made included."""
         async with self._changing:
             self._tables.clear()
             mended = []
             links, fdb = await kernel.inspect_node()
-            known = {path.parent.name for path in self._folder.glob("*/segment.json")} | set(self._applied)
-            for segment_id in sorted(known):
+            for segment_id in sorted({*self._segment_ids(links), *self._applied}):
                 segment = self._segment(segment_id)
                 done = await self._apply_segment(segment, links, fdb) if segment else []
                 if segment and done:
@@ -170,7 +169,6 @@ class BridgeNetwork:
         if kernel.write_sysctl("net/ipv4/ip_forward", "1"):
             mended.append("forwarding on the node")
         await kernel.perform_links(steps.links)
-        kernel.write_sysctl(f"net/ipv4/conf/{names.uplink(segment.id)}/route_localnet", "1")
         await kernel.perform_fdb(steps.fdb)
         await kernel.perform_router(namespace, steps.router, steps.forward, "")
         if await self._ensure_tables(namespace, rules.render_router(segment)):
@@ -178,6 +176,8 @@ class BridgeNetwork:
         tables = [rules.render_node(names, host), rules.render_taps(names, self._ports(links))]
         if await self._ensure_tables("", *tables):
             mended.append("filters")
+        # Lets a process of the node reach published ports at 127.0.0.1; only once the tables guard the loopback.
+        kernel.write_sysctl(f"net/ipv4/conf/{names.uplink(segment.id)}/route_localnet", "1")
         if steps.links or steps.router:
             await self._apply_forwards(await kernel.inspect_links())
         if await self._ensure_server(segment, ports) == "started":
@@ -211,11 +211,14 @@ class BridgeNetwork:
                 continue
             changed |= await self._ensure_tables(namespace, table)
         table = rules.render_forwards(self._names, self._host, self._forwards, uplinks, cidrs)
+        localnet = f"net/ipv4/conf/{self._host.underlay_link}/route_localnet"
         if not self._forwards:
+            kernel.write_sysctl(localnet, "0")  # before its guard goes with the table
             return await self._drop_tables((table.family, table.name)) or changed
         kernel.write_sysctl("net/ipv4/ip_forward", "1")
-        kernel.write_sysctl(f"net/ipv4/conf/{self._host.underlay_link}/route_localnet", "1")
-        return await self._ensure_tables("", table) or changed
+        changed |= await self._ensure_tables("", table)
+        kernel.write_sysctl(localnet, "1")
+        return changed
 
     async def _cut_flows(self, before: list[Forward], after: list[Forward]) -> None:
         """End the flows of ports that are published no more or elsewhere: they'd go on to the old place."""

@@ -1,0 +1,79 @@
+"""Translates an allocation and what was prepared for it into the plan a runtime starts. Pure."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from weft.agent.images import CachedImage
+from weft.agent.known import Wanted
+from weft.agent.seed import SERIAL
+from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.contracts.volume import VolumeFacts
+from weft.objects.errors import InvalidInput
+from weft.objects.quantity import format_bytes
+
+MAX_SERIAL = 20
+ROOT_SERIAL = "root"
+
+
+class Prepared(msgspec.Struct):
+    """What the steps before the start have made; the interface names are in the order of the NICs."""
+
+    image: CachedImage | None = None
+    root: VolumeFacts | None = None
+    volumes: list[VolumeFacts] = []
+    links: list[str] = []
+    seed: str | None = None
+
+
+def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
+    """The guest of ``wanted``. Raises InvalidInput when the image asks for more memory than the guest has."""
+    spec, image, root = wanted.spec, prepared.image, prepared.root
+    if image is None or root is None:
+        raise InvalidInput(f"{wanted.what} has no disk to start from")
+    if spec.resources.memory < image.manifest.min_memory_bytes:
+        raise InvalidInput(
+            f"{wanted.what} has {format_bytes(spec.resources.memory)} of memory; image {spec.image.name} needs "
+            f"{format_bytes(image.manifest.min_memory_bytes)}",
+            reason="tooLittleMemory",
+            field="spec.memory",
+            hint="stop it and give it more memory",
+        )
+    kernel = image.kernel
+    boot: BootKernel | BootDisk = (
+        BootKernel(kernel, image.initrd, image.manifest.cmdline) if kernel is not None else BootDisk()
+    )
+    disks = [GuestDisk(root.path, root.format, ROOT_SERIAL)]
+    serials = name_serials([volume.name for volume in spec.volumes])
+    for facts, serial in zip(prepared.volumes, serials, strict=True):
+        disks.append(GuestDisk(facts.path, facts.format, serial))
+    if prepared.seed is not None:
+        disks.append(GuestDisk(prepared.seed, "raw", SERIAL, read_only=True))
+    return GuestPlan(
+        id=wanted.id,
+        uid=wanted.uid,
+        name=spec.workload.name,
+        incarnation=spec.incarnation,
+        machine=spec.machine,
+        cpu=spec.resources.cpu,
+        vcpus=max(1, math.ceil(spec.resources.cpu)),
+        memory_bytes=spec.resources.memory,
+        boot=boot,
+        disks=disks,
+        nics=[GuestNic(link, nic.mac, nic.mtu) for link, nic in zip(prepared.links, spec.nics, strict=True)],
+        has_agent=image.manifest.agent,
+        hostname=spec.workload.name,
+    )
+
+
+def name_serials(names: list[str]) -> list[str]:
+    """A disk serial for each volume name: the name itself where it fits, else its beginning and its place."""
+    serials: list[str] = []
+    for index, name in enumerate(names):
+        serial = name[:MAX_SERIAL]
+        if serial in (ROOT_SERIAL, SERIAL) or serial in serials or len(name) > MAX_SERIAL:
+            serial = f"{name[: MAX_SERIAL - 3]}-{index}"
+        serials.append(serial)
+    return serials

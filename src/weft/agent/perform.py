@@ -1,0 +1,159 @@
+"""Carries out the steps of one allocation with the node's drivers. Every step may be repeated; none decides anything.
+
+Reads the image cache; acts through the runtime, volume and network drivers and on the seed disk. Called by the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from weft.agent.guest import Prepared, plan_guest
+from weft.agent.images import ImageCache
+from weft.agent.known import Wanted
+from weft.agent.network import NetworkKeeper
+from weft.agent.offline import write_durably
+from weft.agent.plan import Step
+from weft.agent.seed import build_seed
+from weft.contracts.clock import Clock
+from weft.contracts.host import Host
+from weft.contracts.runtime import CanSuspend, GuestFacts, RuntimeDriver
+from weft.contracts.volume import VolumeDriver
+from weft.objects.errors import DriverFailed, InvalidInput
+from weft.objects.quantity import format_bytes
+
+AT_ONCE = 4  # disks and starts under way on one node: more only slow each other
+
+Tell = Callable[[str], None]  # a word on how a step goes, for people who watch
+
+
+class Performer:
+    """The node's drivers, as steps."""
+
+    def __init__(
+        self,
+        host: Host,
+        runtime: RuntimeDriver,
+        volumes: VolumeDriver,
+        network: NetworkKeeper,
+        images: ImageCache,
+        clock: Clock,
+    ) -> None:
+        self.runtime = runtime
+        self.images = images
+        self._volumes, self._network, self._clock = volumes, network, clock
+        self._seeds = Path(host.state_dir) / "seeds"
+        self._heavy = asyncio.Semaphore(AT_ONCE)
+
+    @property
+    def can_suspend(self) -> bool:
+        return isinstance(self.runtime, CanSuspend)
+
+    async def inspect(self, wanted: Wanted) -> GuestFacts:
+        return await self.runtime.inspect(wanted.id)
+
+    async def perform(self, step: Step, wanted: Wanted, prepared: Prepared, tell: Tell) -> None:
+        """Do ``step``; what later steps need is put into ``prepared``. Raises WeftError or OSError."""
+        began = self._clock.elapsed()
+        detail = await _STEPS[step](self, wanted, prepared, tell)
+        tell(detail or f"{(self._clock.elapsed() - began) * 1000:.0f} ms")
+
+    async def image(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        image = wanted.spec.image
+        prepared.image = self.images.find(image.sha256)
+        if prepared.image is not None:
+            return "cached"
+        total = format_bytes(image.size)
+        began = self._clock.elapsed()
+        prepared.image = await self.images.ensure(image, lambda length: tell(f"{format_bytes(length)} of {total}"))
+        return f"{total} in {self._clock.elapsed() - began:.1f} s"
+
+    async def disk(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        image = prepared.image
+        if image is None:
+            raise DriverFailed(f"{wanted.what}: its image is not here", details={"step": "disk"})
+        async with self._heavy:
+            prepared.root = await self._volumes.ensure(
+                wanted.id,
+                size_bytes=wanted.spec.resources.disk,
+                base=image.disk,
+                base_format=image.manifest.disk_format,
+            )
+        return ""
+
+    async def volumes(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        prepared.volumes = []
+        for volume in wanted.spec.volumes:
+            async with self._heavy:
+                facts = await self._volumes.ensure(volume.uid, size_bytes=volume.size)
+                if facts.size_bytes < volume.size:
+                    facts = await self._volumes.grow(volume.uid, volume.size)
+            prepared.volumes.append(facts)
+        return ""
+
+    async def network(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        prepared.links = await self._network.plug(wanted) if wanted.spec.nics else []
+        return "" if wanted.spec.nics else "none"
+
+    async def seed(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        if not wanted.spec.user_data:
+            prepared.seed = None
+            return ""
+        self._seeds.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path, data = self._seed_path(wanted), build_seed(wanted)
+        if not path.exists() or path.read_bytes() != data:
+            await asyncio.to_thread(write_durably, path, data)
+        prepared.seed = str(path)
+        return ""
+
+    async def start(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        plan = plan_guest(wanted, prepared)
+        async with self._heavy:
+            await self.runtime.start(plan)
+        return ""
+
+    async def stop(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        await self.runtime.stop(wanted.id, grace_seconds=wanted.spec.grace_seconds)
+        return ""
+
+    async def suspend(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        if not isinstance(self.runtime, CanSuspend):
+            raise InvalidInput(f"{wanted.what}: runtime {self.runtime.name} can't suspend guests", reason="unsupported")
+        await self.runtime.suspend(wanted.id)
+        return ""
+
+    async def remove(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        await self.runtime.remove(wanted.id)
+        return ""
+
+    async def unplug(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        await self._network.unplug(wanted)
+        return ""
+
+    async def remove_disks(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        await self._volumes.remove(wanted.id)
+        self._seed_path(wanted).unlink(missing_ok=True)
+        return ""
+
+    async def forget(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        return ""  # the worker's own: it holds the copy
+
+    def _seed_path(self, wanted: Wanted) -> Path:
+        return self._seeds / f"{wanted.id}.tar"
+
+
+_STEPS = {
+    Step.IMAGE: Performer.image,
+    Step.DISK: Performer.disk,
+    Step.VOLUMES: Performer.volumes,
+    Step.NETWORK: Performer.network,
+    Step.SEED: Performer.seed,
+    Step.START: Performer.start,
+    Step.STOP: Performer.stop,
+    Step.SUSPEND: Performer.suspend,
+    Step.REMOVE: Performer.remove,
+    Step.UNPLUG: Performer.unplug,
+    Step.REMOVE_DISKS: Performer.remove_disks,
+    Step.FORGET: Performer.forget,
+}

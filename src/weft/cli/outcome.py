@@ -1,0 +1,27 @@
+"""Doing the same to several objects: each fails alone, and the exit code says how it went altogether."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from weft.cli.complaints import complain
+from weft.cli.exit_codes import OK
+from weft.cli.session import Session
+from weft.cli.words import Target
+from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
+
+
+def each(session: Session, targets: Sequence[Target], act: Callable[[Target], object]) -> list[int]:
+    """Do ``act`` to every target and tell of every failure; their exit codes. What would fail for all ends it at once."""
+    codes: list[int] = []
+    for target in targets:
+        try:
+            act(target)
+            codes.append(OK)
+        except (Unavailable, NotAuthenticated):
+            raise
+        except WeftError as problem:
+            if len(targets) == 1:
+                raise
+            codes.append(complain(problem, session.output, session.color, session.debug))
+    return codes

@@ -1,0 +1,1 @@
+"""How objects are shown: tables that fit the terminal, whole objects as data, one object in full for a person."""

@@ -1,0 +1,51 @@
+"""`weft get vm`, `weft get vm web`, `weft vm get web`, `weft get vm/web network/blue`: objects, or a list of them."""
+
+from __future__ import annotations
+
+import click
+
+from weft.cli import options
+from weft.cli.exit_codes import partial_code
+from weft.cli.grammar import Entry
+from weft.cli.outcome import each
+from weft.cli.output.formats import print_list, print_object
+from weft.cli.session import Session
+from weft.cli.verbs.list import list_kind
+from weft.cli.words import Target, read_targets
+from weft.kinds.record import Kind
+from weft.kinds.registry import find_kind
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    summary = f"Show one {kind.title} or several, or list all." if kind else "Show objects, or list all of a kind."
+    params = [
+        options.targets(kind, required=kind is None),
+        *options.selectors(),
+        options.all_projects(),
+        options.output(),
+    ]
+    return options.build(verb, summary, _run, kind, params)
+
+
+def _run(
+    session: Session, kind: Kind | None, words: tuple[str, ...], labels: tuple[str, ...], fields: tuple[str, ...]
+) -> int | None:
+    alone = kind is None and len(words) == 1 and "/" not in words[0]
+    if alone or (kind is not None and not words):
+        list_kind(session, kind or find_kind(words[0]), labels, fields)
+        return None
+    if labels or fields:
+        raise click.UsageError("give names, or a selector, not both")
+    targets = read_targets(kind, words)
+    found: list[dict[str, object]] = []
+
+    def show(target: Target) -> None:
+        found.append(session.client.get(target.kind.name, target.name))
+
+    codes = each(session, targets, show)
+    if len(targets) == 1 and found:
+        print_object(session, found[0])
+    elif found:
+        kinds = {target.kind.name: target.kind for target in targets}
+        print_list(session, found, list(kinds.values()))
+    return partial_code(codes)

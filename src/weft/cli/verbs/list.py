@@ -1,0 +1,32 @@
+"""`weft vm list`, `weft list vm`: the objects of one kind."""
+
+from __future__ import annotations
+
+import click
+
+from weft.cli import options
+from weft.cli.completion import complete_kind
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_list
+from weft.cli.session import Session
+from weft.kinds.record import Kind
+from weft.kinds.registry import find_kind
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [*options.selectors(), options.all_projects(), options.output()]
+    if kind is None:
+        params.insert(0, click.Argument(["word"], metavar="KIND", shell_complete=complete_kind))
+    return options.build(verb, f"List {kind.plural if kind else 'objects'}.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, labels: tuple[str, ...], fields: tuple[str, ...], word: str = "") -> None:
+    list_kind(session, kind or find_kind(word), labels, fields)
+
+
+def list_kind(session: Session, kind: Kind, labels: tuple[str, ...], fields: tuple[str, ...]) -> None:
+    """Print the objects of ``kind`` that match; the server does the matching."""
+    listing = session.client.list(
+        kind.name, all_projects=session.all_projects, labels=",".join(labels), fields=",".join(fields)
+    )
+    print_list(session, listing.items, [kind])
