@@ -1,7 +1,7 @@
 """The node's image cache: each image once, by digest, checked, unpacked, whole or not there at all.
 
-Reads the server's blobs; writes ``<state>/images/<sha256>/``: the image's manifest and its files. Several guests that need
-the same image wait for one fetch.
+Reads the server's blobs; writes ``<state>/images/<sha256>/``: the image's manifest and its files. Several guests that
+need the same image wait for one fetch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from weft.agent.server import Server
 from weft.kinds.allocation import AllocatedImage
 from weft.objects.bundle import MANIFEST_NAME, BundleManifest
 from weft.objects.errors import DriverFailed
-from weft.objects.quantity import format_bytes
 from weft.objects.qcow2 import HEADER_BYTES, read_qcow2_header
+from weft.objects.quantity import format_bytes
 
 FETCHES = 2  # at a time
 SPARE_BYTES = 64 * 1024 * 1024
@@ -133,7 +133,8 @@ class ImageCache:
             sync_folder(self._folder)
         except OSError as problem:
             raise DriverFailed(
-                f"image {image.name} can't be kept on this node: {problem.strerror or problem}", details={"step": "image"}
+                f"image {image.name} can't be kept on this node: {problem.strerror or problem}",
+                details={"step": "image"},
             ) from problem
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -32,7 +32,7 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Trouble(msgspec.Struct, frozen=True):
-    """A step that failed: ``tries`` in a row, and when to try again (elapsed seconds; None: not until the wish changes)."""
+    """A step that failed: ``tries`` in a row; ``retry_at`` in elapsed seconds, None: not until the wish changes."""
 
     reason: str
     message: str

@@ -1,7 +1,7 @@
 """This node's share of the tenant networks: keeps segments, ports and published ports as its allocations need them.
 
-Reads endpoints and publications as the feed tells them; acts through the network driver, one change at a time. Woken when
-either changes, when an allocation comes or goes, and every HEAL_SECONDS to mend what died.
+Reads endpoints and publications as the feed tells them; acts through the network driver, one change at a time. Woken
+when either changes, when an allocation comes or goes, and every HEAL_SECONDS to mend what died.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class NetworkKeeper:
         self._woken = asyncio.Event()
         known = copies.load_surroundings()
         self._neighbours = {uid: {e.address: e for e in found} for uid, found in known.endpoints.items()}
-        self._forwards = {(f.port, f.protocol): f for f in known.forwards}
+        self._forwards: dict[tuple[int, str], Forward] = {(f.port, f.protocol): f for f in known.forwards}
         self._faded_neighbours: dict[str, dict[str, Endpoint]] = {}
         self._faded_forwards: dict[tuple[int, str], Forward] = {}
         self._applied: dict[str, Segment] = {}
@@ -125,7 +125,7 @@ class NetworkKeeper:
             await wait_for_event(self._clock, self._woken, heal_at - self._clock.elapsed())
 
     async def refresh(self) -> None:
-        """Bring every hosted segment and all published ports up to date. Raises the first WeftError, after trying all."""
+        """Bring every hosted segment and all published ports up to date. Raises the first problem, after trying all."""
         problems: list[WeftError] = []
         async with self._changing:
             await self._save()

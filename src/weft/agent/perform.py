@@ -23,6 +23,7 @@ from weft.contracts.volume import VolumeDriver
 from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.quantity import format_bytes
 
+SHORT_ID = 10
 AT_ONCE = 4  # disks and starts under way on one node: more only slow each other
 
 Tell = Callable[[str], None]  # a word on how a step goes, for people who watch
@@ -42,9 +43,10 @@ class Performer:
     ) -> None:
         self.runtime = runtime
         self.images = images
-        self._volumes, self._network, self._clock = volumes, network, clock
+        self._disks, self._keeper, self._clock = volumes, network, clock
         self._seeds = Path(host.state_dir) / "seeds"
         self._heavy = asyncio.Semaphore(AT_ONCE)
+        self.volume_uids: set[str] = set()  # volumes whose data is here
 
     @property
     def can_suspend(self) -> bool:
@@ -53,13 +55,21 @@ class Performer:
     async def inspect(self, wanted: Wanted) -> GuestFacts:
         return await self.runtime.inspect(wanted.id)
 
-    async def perform(self, step: Step, wanted: Wanted, prepared: Prepared, tell: Tell) -> None:
-        """Do ``step``; what later steps need is put into ``prepared``. Raises WeftError or OSError."""
-        began = self._clock.elapsed()
-        detail = await _STEPS[step](self, wanted, prepared, tell)
-        tell(detail or f"{(self._clock.elapsed() - began) * 1000:.0f} ms")
+    async def perform(self, step: Step, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        """Do ``step`` and give back a word on it, if there is one to say; what later steps need is put into
+        ``prepared``. Raises WeftError or OSError."""
+        return await _STEPS[step](self, wanted, prepared, tell)
 
-    async def image(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def find_volumes(self) -> None:
+        """Learn which volumes' data is here; root disks have short ids, volumes uids."""
+        self.volume_uids = {facts.id for facts in await self._disks.list() if len(facts.id) > SHORT_ID}
+
+    async def remove_volume(self, uid: str) -> None:
+        """Remove a volume's data for good; absent is fine. Raises DriverFailed."""
+        await self._disks.remove(uid)
+        self.volume_uids.discard(uid)
+
+    async def _image(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         image = wanted.spec.image
         prepared.image = self.images.find(image.sha256)
         if prepared.image is not None:
@@ -69,12 +79,12 @@ class Performer:
         prepared.image = await self.images.ensure(image, lambda length: tell(f"{format_bytes(length)} of {total}"))
         return f"{total} in {self._clock.elapsed() - began:.1f} s"
 
-    async def disk(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _disk(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         image = prepared.image
         if image is None:
             raise DriverFailed(f"{wanted.what}: its image is not here", details={"step": "disk"})
         async with self._heavy:
-            prepared.root = await self._volumes.ensure(
+            prepared.root = await self._disks.ensure(
                 wanted.id,
                 size_bytes=wanted.spec.resources.disk,
                 base=image.disk,
@@ -82,21 +92,22 @@ class Performer:
             )
         return ""
 
-    async def volumes(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _volumes(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         prepared.volumes = []
         for volume in wanted.spec.volumes:
             async with self._heavy:
-                facts = await self._volumes.ensure(volume.uid, size_bytes=volume.size)
+                facts = await self._disks.ensure(volume.uid, size_bytes=volume.size)
                 if facts.size_bytes < volume.size:
-                    facts = await self._volumes.grow(volume.uid, volume.size)
+                    facts = await self._disks.grow(volume.uid, volume.size)
+            self.volume_uids.add(volume.uid)
             prepared.volumes.append(facts)
         return ""
 
-    async def network(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        prepared.links = await self._network.plug(wanted) if wanted.spec.nics else []
-        return "" if wanted.spec.nics else "none"
+    async def _network(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        prepared.links = await self._keeper.plug(wanted) if wanted.spec.nics else []
+        return "" if wanted.spec.nics else "no network"
 
-    async def seed(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _seed(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         if not wanted.spec.user_data:
             prepared.seed = None
             return ""
@@ -107,36 +118,36 @@ class Performer:
         prepared.seed = str(path)
         return ""
 
-    async def start(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _start(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         plan = plan_guest(wanted, prepared)
         async with self._heavy:
             await self.runtime.start(plan)
         return ""
 
-    async def stop(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _stop(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         await self.runtime.stop(wanted.id, grace_seconds=wanted.spec.grace_seconds)
         return ""
 
-    async def suspend(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _suspend(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         if not isinstance(self.runtime, CanSuspend):
             raise InvalidInput(f"{wanted.what}: runtime {self.runtime.name} can't suspend guests", reason="unsupported")
         await self.runtime.suspend(wanted.id)
         return ""
 
-    async def remove(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _remove(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         await self.runtime.remove(wanted.id)
         return ""
 
-    async def unplug(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        await self._network.unplug(wanted)
+    async def _unplug(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        await self._keeper.unplug(wanted)
         return ""
 
-    async def remove_disks(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        await self._volumes.remove(wanted.id)
+    async def _remove_disks(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        await self._disks.remove(wanted.id)
         self._seed_path(wanted).unlink(missing_ok=True)
         return ""
 
-    async def forget(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+    async def _forget(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         return ""  # the worker's own: it holds the copy
 
     def _seed_path(self, wanted: Wanted) -> Path:
@@ -144,16 +155,16 @@ class Performer:
 
 
 _STEPS = {
-    Step.IMAGE: Performer.image,
-    Step.DISK: Performer.disk,
-    Step.VOLUMES: Performer.volumes,
-    Step.NETWORK: Performer.network,
-    Step.SEED: Performer.seed,
-    Step.START: Performer.start,
-    Step.STOP: Performer.stop,
-    Step.SUSPEND: Performer.suspend,
-    Step.REMOVE: Performer.remove,
-    Step.UNPLUG: Performer.unplug,
-    Step.REMOVE_DISKS: Performer.remove_disks,
-    Step.FORGET: Performer.forget,
+    Step.IMAGE: Performer._image,
+    Step.DISK: Performer._disk,
+    Step.VOLUMES: Performer._volumes,
+    Step.NETWORK: Performer._network,
+    Step.SEED: Performer._seed,
+    Step.START: Performer._start,
+    Step.STOP: Performer._stop,
+    Step.SUSPEND: Performer._suspend,
+    Step.REMOVE: Performer._remove,
+    Step.UNPLUG: Performer._unplug,
+    Step.REMOVE_DISKS: Performer._remove_disks,
+    Step.FORGET: Performer._forget,
 }

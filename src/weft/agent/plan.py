@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
-from weft.agent.known import Known, Memory
+from weft.agent.known import Known, Memory, Run
 from weft.contracts.runtime import GuestFacts
 from weft.kinds.allocation import AllocationState
 
@@ -29,8 +29,8 @@ class Step(StrEnum):
     IMAGE = "image"  # fetch the image, or find it in the cache
     DISK = "disk"  # clone the root disk from it
     VOLUMES = "volumes"
-    NETWORK = "network"  # segments and taps
     SEED = "seed"  # the disk with user data
+    NETWORK = "network"  # segments and taps
     START = "start"  # or resume, or adopt
     STOP = "stop"
     SUSPEND = "suspend"
@@ -40,7 +40,7 @@ class Step(StrEnum):
     FORGET = "forget"  # the durable copy
 
 
-BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.NETWORK, Step.SEED, Step.START)
+BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.SEED, Step.NETWORK, Step.START)
 TAKE_AWAY = (Step.REMOVE, Step.UNPLUG, Step.REMOVE_DISKS, Step.FORGET)
 
 
@@ -61,7 +61,7 @@ def is_alive(guest: GuestFacts) -> bool:
 def observe(memory: Memory, guest: GuestFacts) -> Memory:
     """``memory`` with what ``guest`` shows: a begun run that is there, one that has ended by itself, a first answer."""
     if is_alive(guest):
-        run = "up" if memory.run in ("new", "starting", "ended") else memory.run
+        run: Run = "up" if memory.run in ("new", "starting", "ended") else memory.run
         answered = memory.answered or guest.ready is True or guest.boot_id is not None
         return msgspec.structs.replace(memory, run=run, ended="", answered=answered, made=True)
     if guest.state == "suspended":
@@ -80,7 +80,8 @@ def plan_allocation(known: Known, guest: GuestFacts, now: float) -> Plan:
         return plan
     if trouble.retry_at is not None and now >= trouble.retry_at:
         return plan
-    return Plan((), "failed", trouble.reason, trouble.message, trouble.retry_at)
+    state = _state(known, guest) if is_alive(guest) else "failed"
+    return Plan((), state, trouble.reason, trouble.message, trouble.retry_at)
 
 
 def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:

@@ -88,7 +88,7 @@ def read_forward(envelope: Envelope) -> Forward | None:
 
 
 def keep_forwards(told: Iterable[Forward], before: Iterable[Forward], orphans: Iterable[Wanted]) -> list[Forward]:
-    """``told``, and of ``before`` what leads to an orphan here: that nobody publishes it any more isn't said anywhere."""
+    """``told``, and of ``before`` what leads to an orphan here: nobody has said that it isn't published any more."""
     by_port = {(forward.port, forward.protocol): forward for forward in told}
     nics = {(short_id(nic.network_uid), nic.address) for orphan in orphans for nic in orphan.spec.nics}
     for forward in before:

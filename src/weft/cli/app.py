@@ -24,9 +24,7 @@ weft vm create web --image tiny     weft vm list     weft vm exec web -- uname -
 
 def make_root() -> grammar.Root:
     """The whole command tree; its leaves are loaded when used."""
-    root = grammar.Root(
-        "weft", help=_HELP, params=options.common(), no_args_is_help=False, invoke_without_command=True
-    )
+    root = grammar.Root("weft", help=_HELP, params=options.common(), no_args_is_help=False, invoke_without_command=True)
     root.callback = grammar.show_help
     return root
 
@@ -58,7 +56,8 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         if session.debug:
             raise
         bug = WeftError(
-            f"{type(problem).__name__}: {problem}", hint="this is a defect in weft; run it again with --debug to see where"
+            f"{type(problem).__name__}: {problem}",
+            hint="this is a defect in weft; run it again with --debug to see where",
         )
         complain(bug, session.output, session.color)
         return ERROR
@@ -67,7 +66,9 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
 def _guess_output(session: Session, argv: Sequence[str]) -> str:
     """The wanted output also of a command line that couldn't be read to its end."""
     text = " ".join(argv)
-    wanted = any(sign in f" {text} " for sign in (" -o json ", " -ojson ", " --output=json ", " --output json ", " -o=json "))
+    wanted = any(
+        sign in f" {text} " for sign in (" -o json ", " -ojson ", " --output=json ", " --output json ", " -o=json ")
+    )
     return "json" if wanted else session.output
 
 

@@ -43,10 +43,12 @@ VERBS: dict[str, Entry] = {
     "explain": Entry("explain", "Why it stands where it does, or nowhere", ("vm",)),
     "add": Entry("add", "Fetch an image and check it", ("image",)),
     "attach": Entry("attach", "Attach a volume to a VM", ("volume",)),
-    "detach": Entry("detach", "Detach a volume from a VM", ("volume",)),
+    "detach": Entry("attach", "Detach a volume from a VM", ("volume",)),
 }
 # A kind's own verbs that need more than a request: streams.
 STREAMS = {"exec": "exec", "console": "console", "logs": "logs"}
+# Verbs that one kind does in a way of its own.
+SPECIAL = {("create", "token"): "token"}
 # Commands about no object in particular.
 TOOLS: dict[str, Entry] = {
     "apply": Entry("apply", "Bring objects to what files say"),
@@ -79,7 +81,8 @@ def verbs_of(noun: str | None) -> dict[str, Entry]:
 
 def load(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     """The command of ``verb``, from its file."""
-    module = importlib.import_module(f"weft.cli.verbs.{entry.module}")
+    file = SPECIAL.get((verb, kind.name), entry.module) if kind else entry.module
+    module = importlib.import_module(f"weft.cli.verbs.{file}")
     command: click.Command = module.command(verb, entry, kind)
     return command
 

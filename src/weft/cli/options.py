@@ -16,7 +16,7 @@ from weft.objects.quantity import parse_duration
 Run = Callable[..., int | None]
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """Seconds from 30s, 5m, 1h30m."""
 
     name = "duration"
@@ -84,8 +84,18 @@ def timeout() -> click.Option:
 
 def selectors() -> list[click.Parameter]:
     return [
-        click.Option(["-l", "--selector", "labels"], multiple=True, metavar="KEY=VALUE", help="Only with these labels."),
-        click.Option(["--field", "fields"], multiple=True, metavar="FIELD=VALUE", help="Only with this field, like phase=Running."),
+        click.Option(
+            ["-l", "--selector", "--label", "labels"],
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Only with these labels.",
+        ),
+        click.Option(
+            ["--field", "fields"],
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="Only with this field, like phase=Running.",
+        ),
     ]
 
 
@@ -104,7 +114,12 @@ def targets(kind: Kind | None, *, required: bool = True, many: bool = True, able
 def _setting(names: list[str], attribute: str, help_: str, **more: Any) -> click.Option:
     def store(context: click.Context, _: click.Parameter, value: Any) -> None:
         session = context.find_object(Session)
-        if session is not None and value is not None and value is not False or (value is False and attribute == "color"):
+        if (
+            session is not None
+            and value is not None
+            and value is not False
+            or (value is False and attribute == "color")
+        ):
             setattr(session, attribute, value)
 
     return click.Option([*names, attribute], expose_value=False, callback=store, help=help_, **more)

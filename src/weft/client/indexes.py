@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from weft.client.view import Index, Item, View
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import object_key
@@ -21,6 +22,11 @@ VMS_BY_IMAGE = Index("vms by image", "vm", lambda item: _named("image", item, (i
 VMS_BY_VOLUME = Index("vms by volume", "vm", lambda item: _named("volume", item, item.spec(VmSpec).volumes))
 VMS_BY_NETWORK = Index("vms by network", "vm", lambda item: _named("network", item, item.spec(VmSpec).networks))
 NODES_BY_UID = Index("nodes by uid", "node", lambda item: (item.uid,))
+NODES_BY_ORPHAN = Index(
+    "nodes by orphan",
+    "node",
+    lambda item: [orphan.key for text in item.report(NodeReport).orphans if (orphan := read_orphan(text))],
+)
 NETWORKS_BY_UID = Index("networks by uid", "network", lambda item: (item.uid,))
 VOLUMES_BY_UID = Index("volumes by uid", "volume", lambda item: (item.uid,))
 ALLOCATIONS_BY_WORKLOAD = Index(
@@ -43,6 +49,7 @@ INDEXES = (
     VMS_BY_VOLUME,
     VMS_BY_NETWORK,
     NODES_BY_UID,
+    NODES_BY_ORPHAN,
     NETWORKS_BY_UID,
     VOLUMES_BY_UID,
     ALLOCATIONS_BY_WORKLOAD,

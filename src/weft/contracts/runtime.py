@@ -163,6 +163,13 @@ class ExecSession(Protocol):
 
 
 @runtime_checkable
+class CanResize(Protocol):
+    """An ExecSession with a terminal whose size may change."""
+
+    async def resize(self, rows: int, columns: int) -> None: ...
+
+
+@runtime_checkable
 class CanExec(Protocol):
     async def exec(self, guest_id: str, request: ExecRequest) -> ExecSession:
         """Start a command in a ready guest. Raises Unavailable while the guest's agent doesn't answer."""

@@ -1,0 +1,1 @@
+"""Carries bytes while someone waits: clients with a ticket reach guests through connections that agents keep."""

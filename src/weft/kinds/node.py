@@ -8,6 +8,7 @@ import msgspec
 
 from weft.kinds.cells import AGE, NAME, dig, text
 from weft.kinds.record import Column, Kind, Object, Verb
+from weft.objects.identity import object_key
 from weft.objects.quantity import format_cpu
 from weft.objects.schema import field
 
@@ -52,6 +53,23 @@ class NodeReport(msgspec.Struct, kw_only=True):
     epoch: str = ""
     images: list[str] = []  # sha256 of the images cached there
     boot_id: str = ""
+
+
+class Orphan(msgspec.Struct, frozen=True):
+    """A guest that no allocation explains; ``uid`` is its allocation's, ``key`` its workload's store key."""
+
+    uid: str
+    key: str
+    incarnation: int
+
+
+def read_orphan(text_: str) -> Orphan | None:
+    """An entry of NodeReport.orphans, or None if it is none that says which workload it is."""
+    words = text_.split()
+    if len(words) != 3 or words[1].count("/") != 2 or not words[2].isdecimal():
+        return None
+    kind, project, name = words[1].split("/")
+    return Orphan(words[0], object_key(kind, project, name), int(words[2]))
 
 
 class CordonInput(msgspec.Struct):
@@ -103,6 +121,7 @@ NODE = Kind(
     report=NodeReport,
     reported_by_node=True,
     status_writer="nodes",
+    kept=("cordoned", "cordon_reason"),
     conditions={"Ready": "nodes"},
     verbs=(
         Verb("cordon", "Place nothing new on it", input=CordonInput, change=_cordon),

@@ -67,7 +67,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
     ``check(spec)`` raises InvalidInput for what types can't say. ``finalizers`` hold a new object until their
     controller lets go. ``conditions`` maps condition type → the one controller that writes it; ``status_writer`` names
-    the controller that writes status; ``reported_by_node`` says that the ``report`` part is a node's.
+    the controller that writes status; ``reported_by_node`` says that the ``report`` part is a node's. ``kept`` are spec
+    fields that verbs or the server set: a manifest that doesn't mention them leaves them as they are.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     status_writer: str = ""
     conditions: Mapping[str, str] = {}
     reported_by_node: bool = False
+    kept: tuple[str, ...] = ()
 
     def verb(self, name: str) -> Verb | None:
         return next((v for v in self.verbs if v.name == name), None)

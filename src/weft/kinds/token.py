@@ -23,7 +23,10 @@ class TokenSpec(msgspec.Struct, kw_only=True):
 
 
 class TokenStatus(msgspec.Struct, kw_only=True):
+    """``node_uid`` is the node that a join token enrolled."""
+
     used_at: float | None = None
+    node_uid: str | None = None
 
 
 TOKEN = Kind(
@@ -35,6 +38,7 @@ TOKEN = Kind(
     spec=TokenSpec,
     status=TokenStatus,
     status_writer="api",
+    kept=("sha256",),
     columns=(
         NAME,
         Column("USE", text("spec.use")),

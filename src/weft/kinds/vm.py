@@ -11,6 +11,7 @@ import msgspec
 from weft.kinds.cells import AGE, NAME, cores, dig, joined, size, text
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.record import Claim, Column, Kind, Object, Reference, Verb
+from weft.kinds.strategy import read_strategy
 from weft.objects.envelope import Envelope
 from weft.objects.errors import InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
@@ -92,6 +93,8 @@ def check_vm(spec: VmSpec) -> None:
         raise InvalidInput(
             f"spec.cpu: {spec.cpu:g} is more than a guest can have", field="spec.cpu", hint="at most 255"
         )
+    if spec.strategy is not None:
+        read_strategy(spec.strategy)
     ports = [parse_publish(p, f"spec.publish[{i}]")[::2] for i, p in enumerate(spec.publish)]
     for name, values in (("publish", ports), ("networks", spec.networks), ("volumes", spec.volumes)):
         if len(set(values)) != len(values):
@@ -207,6 +210,7 @@ VM = Kind(
     claims=claim_ports,
     finalizers=("workload",),
     status_writer="workload",
+    kept=("run", "hold", "boots"),
     conditions={"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload"},
     references=(
         Reference("image", "spec.image", lambda s: [s.image], blocks=True),

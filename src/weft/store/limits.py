@@ -30,7 +30,9 @@ def check_key(key: str) -> int:
         raise InvalidInput(f"store key {key!r} is not valid Unicode", field="key") from None
 
 
-def check_commit(writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
+def check_commit(
+    writes: Sequence[Write], preconditions: Sequence[Precondition], idempotency_key: str | None = None
+) -> int:
     """The commit's size in bytes; raises LimitExceeded or InvalidInput before anything is touched."""
     if len(writes) > MAX_WRITES:
         raise LimitExceeded(f"commit of {len(writes)} writes: at most {MAX_WRITES}", hint="split it")
@@ -48,6 +50,8 @@ def check_commit(writes: Sequence[Write], preconditions: Sequence[Precondition])
             if size > MAX_VALUE_BYTES:
                 raise LimitExceeded(f"value of {write.key} is {size} bytes: at most {MAX_VALUE_BYTES}")
             total += size
+    if idempotency_key is not None and not (len(idempotency_key) <= 256 and idempotency_key.isprintable()):
+        raise InvalidInput("idempotency keys are up to 256 printable characters", field="idempotency_key")
     if total > MAX_COMMIT_BYTES:
         raise LimitExceeded(f"commit of {total} bytes: at most {MAX_COMMIT_BYTES}", hint="split it")
     for precondition in preconditions:
@@ -57,8 +61,8 @@ def check_commit(writes: Sequence[Write], preconditions: Sequence[Precondition])
 
 
 def check_limit(limit: int) -> None:
-    if limit < 0:
-        raise InvalidInput(f"list limit {limit} is negative", field="limit")
+    if not 0 <= limit < 2**31:
+        raise InvalidInput(f"list limit {limit} is not a number of entries", field="limit")
 
 
 def check_prefix(prefix: str) -> None:

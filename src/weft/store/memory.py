@@ -17,7 +17,7 @@ from weft.objects.errors import StoreUnavailable
 from weft.store.cursors import check_reach, format_continuation, format_cursor, make_epoch, parse_continuation
 from weft.store.idempotency import KEEP_SECONDS
 from weft.store.leases import LeaseTable
-from weft.store.limits import check_commit, check_limit, check_prefix, end_of_prefix
+from weft.store.limits import check_commit, check_key, check_limit, check_prefix, end_of_prefix
 from weft.store.preconditions import find_failed
 from weft.store.watches import Watches
 
@@ -61,7 +61,7 @@ class MemoryStore:
         idempotency_key: str | None = None,
     ) -> int:
         self._check_open()
-        check_commit(writes, preconditions)
+        check_commit(writes, preconditions, idempotency_key)
         first = self._first_revision(idempotency_key)
         if first is not None:
             return first
@@ -75,6 +75,7 @@ class MemoryStore:
 
     async def get(self, key: str) -> Entry | None:
         self._check_open()
+        check_key(key)
         return self._entries.get(key)
 
     async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import stat
@@ -51,6 +52,8 @@ from weft.objects.errors import StoreUnavailable, WeftError
 
 _MOST_CALLS_IN_HAND = 2_000  # of one connection; beyond it, nothing more is read until some are answered
 _LONGEST_PATH_BYTES = 107
+
+_log = logging.getLogger(__name__)
 
 
 class StoreServer:
@@ -247,6 +250,7 @@ class _Window:
 
 
 def _unforeseen(problem: Exception) -> WeftError:
+    _log.error("a call of the store failed in a way nobody foresaw", exc_info=problem)
     return WeftError(f"the store's server failed: {type(problem).__name__}: {problem}")
 
 

@@ -149,6 +149,15 @@ async def test_a_key_that_cannot_be_stored_is_refused(store: Store, key: str) ->
         await store.commit([Put("/good", b""), Put(key, b"")])
     with pytest.raises(InvalidInput):
         await store.commit([Put("/good", b"")], [Absent(key)])
+    with pytest.raises(InvalidInput):
+        await store.get(key)
+    assert await store.get("/good") is None
+
+
+@pytest.mark.parametrize("idempotency_key", ["x" * 257, "lone\ud800", "line\nbreak"])
+async def test_an_idempotency_key_that_cannot_be_kept_is_refused(store: Store, idempotency_key: str) -> None:
+    with pytest.raises(InvalidInput):
+        await store.commit([Put("/good", b"")], idempotency_key=idempotency_key)
     assert await store.get("/good") is None
 
 

@@ -81,6 +81,8 @@ async def test_what_no_list_gave_out_is_no_place_to_go_on(store: Store) -> None:
     with pytest.raises(InvalidInput):
         await store.list("/k/", limit=-1)
     with pytest.raises(InvalidInput):
+        await store.list("/k/", limit=2**63)
+    with pytest.raises(InvalidInput):
         await store.list("k/")
 
 

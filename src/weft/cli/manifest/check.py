@@ -70,16 +70,16 @@ def raise_all(problems: list[WeftError]) -> None:
 def read_manifest(document: Document, project: str | None = None) -> tuple[Manifest | None, list[WeftError]]:
     """The manifest a document is, and everything wrong with it; None when not even its kind and name can be read."""
     if not isinstance(document.value, dict):
-        return None, [_at(document, (), InvalidInput("a manifest must be a set of fields: kind, name, spec"))]
+        return None, [place(document, (), InvalidInput("a manifest must be a set of fields: kind, name, spec"))]
     given = dict(document.value)
-    problems = [_refuse_key(document, key) for key in given if key not in WRITTEN and key not in SERVER_SET]
+    problems = find_wrong_keys(document)
     try:
         if not isinstance(given.get("kind"), str):
             raise InvalidInput("kind is missing", field="kind", hint="give one like kind: vm")
         kind = find_kind(given["kind"])
         check_name(given.get("name"))
     except WeftError as problem:
-        return None, [*problems, _at(document, (problem.field or "name",), problem)]
+        return None, [*problems, place(document, (problem.field or "name",), problem)]
     data: dict[str, Any] = {"kind": kind.name, "name": given["name"]}
     manifest = Manifest(kind, data, document)
     if kind.scope == "project" and (given.get("project") or project):
@@ -113,7 +113,7 @@ def locate(manifest: Manifest, problem: WeftError) -> WeftError:
         listed = f"weft schema {manifest.kind.name}.spec lists them"
         problem.hint = f"{problem.hint}   {listed}" if (problem.hint or "").startswith("did you mean") else listed
     problem.message = f"{manifest.title}: {problem.message}"
-    return _at(manifest.document, split_path(problem.field or ""), problem)
+    return place(manifest.document, split_path(problem.field or ""), problem)
 
 
 def locate_refusal(error: WeftError, manifests: list[Manifest]) -> WeftError:
@@ -150,7 +150,9 @@ def _check_labels(labels: Any) -> list[WeftError]:
         return [InvalidInput("labels must be a set of fields", field="labels")]
     for key, value in labels.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            return [InvalidInput(f"labels.{key}: the value must be text", field=f"labels.{key}", hint='put it in "quotes"')]
+            return [
+                InvalidInput(f"labels.{key}: the value must be text", field=f"labels.{key}", hint='put it in "quotes"')
+            ]
     try:
         check_labels(labels)
     except WeftError as problem:
@@ -158,10 +160,15 @@ def _check_labels(labels: Any) -> list[WeftError]:
     return []
 
 
+def find_wrong_keys(document: Document) -> list[WeftError]:
+    """A complaint about every top-level key that is none of a manifest's."""
+    return [_refuse_key(document, key) for key in document.value if key not in WRITTEN and key not in SERVER_SET]
+
+
 def _refuse_key(document: Document, key: Any) -> WeftError:
     meant = suggest(str(key), list(WRITTEN))
     hint = f"did you mean {meant}?" if meant else "a manifest has " + ", ".join(WRITTEN)
-    return _at(document, (key,), UnknownField(f"{key} is not a field of a manifest", field=str(key), hint=hint))
+    return place(document, (key,), UnknownField(f"{key} is not a field of a manifest", field=str(key), hint=hint))
 
 
 def _find_repeats(manifests: list[Manifest]) -> list[WeftError]:
@@ -176,11 +183,12 @@ def _find_repeats(manifests: list[Manifest]) -> list[WeftError]:
     return problems
 
 
-def _at(document: Document, path: Path, problem: WeftError) -> WeftError:
+def place(document: Document, path: Path, problem: WeftError) -> WeftError:
+    """``problem`` with ``file:line:column`` of ``path`` in front, and in its details."""
     where = document.locate(path)
     problem.message = f"{where}: {problem.message}"
-    file, *place = where.rsplit(":", 2) if where != document.file else [where]
+    file, *at = where.rsplit(":", 2) if where != document.file else [where]
     problem.details = {**problem.details, "file": file}
-    if len(place) == 2:
-        problem.details |= {"line": int(place[0]), "column": int(place[1])}
+    if len(at) == 2:
+        problem.details |= {"line": int(at[0]), "column": int(at[1])}
     return problem

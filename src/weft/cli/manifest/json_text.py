@@ -18,7 +18,9 @@ def read_json(text: str, file: str) -> list[Document]:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as problem:
-        raise unreadable(file, (problem.lineno, problem.colno), f"JSON: {problem.msg[:1].lower()}{problem.msg[1:]}") from None
+        raise unreadable(
+            file, (problem.lineno, problem.colno), f"JSON: {problem.msg[:1].lower()}{problem.msg[1:]}"
+        ) from None
     except (ValueError, RecursionError) as problem:
         raise unreadable(file, None, f"JSON: {problem}") from None
     scan = _Scan(text, file)

@@ -63,7 +63,12 @@ def _evaluate(path: FilePath, file: str) -> bytes:
     argv += ["--option", "restrict-eval", "true", "-I", str(path.parent)]
     argv += ["--expr", _EXPRESSION % {"file": _quote(str(path))}]
     nowhere = "/nonexistent"
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": nowhere, "NIX_CONF_DIR": nowhere, "LC_ALL": "C.UTF-8"}
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": nowhere,
+        "NIX_CONF_DIR": nowhere,
+        "LC_ALL": "C.UTF-8",
+    }
     with tempfile.TemporaryFile() as out:
         try:
             done = subprocess.run(
@@ -115,4 +120,3 @@ def _translate(said: str, path: FilePath, file: str) -> Exception:
     elif "restricted mode" in what:
         hint = "a manifest may import its neighbours in the same folder, and read nothing else"
     return unreadable(file, place, f"nix: {what}", hint)
-

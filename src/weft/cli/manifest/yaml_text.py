@@ -28,6 +28,8 @@ def read_yaml(text: str, file: str) -> list[Document]:
         try:
             while loader.check_node():
                 node = loader.get_node()
+                if node is None:
+                    break
                 places: dict[Path, Place] = {(): _place(node.start_mark)}
                 _read_places(node, (), places, file, set())
                 value = loader.construct_document(node)

@@ -13,7 +13,9 @@ from weft.objects.errors import WeftError
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m weft.images.tiny", description="Build the tiny image bundle.")
     parser.add_argument("out", type=Path, help="the bundle to write, e.g. tiny.tar")
-    parser.add_argument("--cache", type=Path, default=Path(".weft/cache"), help="keeps the kernel package between builds")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".weft/cache"), help="keeps the kernel package between builds"
+    )
     args = parser.parse_args()
     try:
         build_tiny(args.out, args.cache)

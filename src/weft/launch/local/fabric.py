@@ -6,6 +6,7 @@ Decides command lines only; `up` starts them and waits with what is given here. 
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 from weft.contracts.clock import Clock
@@ -34,10 +35,14 @@ def weft_fabric() -> Fabric:
 
 def plan_daemons(topology: Topology) -> list[Daemon]:
     """`weft server` in the host's namespaces: the API on loopback for people and on the underlay for the nodes."""
+    state = Path(topology.state_dir)
     argv = (
-        *weft(topology, "server", "--state", topology.state_dir),
+        *weft("server", "--state", str(state / "server")),
         *("--listen", f"127.0.0.1:{topology.api_port}"),
         *("--listen", f"{topology.gateway_address}:{topology.api_port}"),
+        *("--gateway", f"127.0.0.1:{topology.gateway_port}"),
+        *("--gateway", f"{topology.gateway_address}:{topology.gateway_port}"),
+        *("--publish-on", "127.0.0.1", "--context", str(state / "context.json")),
     )
     return [Daemon("server", argv, topology.state_dir)]
 
@@ -93,9 +98,9 @@ def plan_closing(topology: Topology) -> str:
     )
 
 
-def weft(topology: Topology, *words: str) -> tuple[str, ...]:
-    """A command line of this clone's own weft."""
-    return (str(Path(topology.clone) / ".venv/bin/weft"), *words)
+def weft(*words: str) -> tuple[str, ...]:
+    """A command line of the weft that runs this: the one beside its Python."""
+    return (str(Path(sys.executable).parent / "weft"), *words)
 
 
 async def _weft(topology: Topology, *words: str) -> str:
@@ -118,7 +123,7 @@ async def _until(clock: Clock, wish: str, topology: Topology, *words: str) -> No
 
 async def _run(topology: Topology, *words: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        *weft(topology, *words),
+        *weft(*words),
         cwd=topology.clone,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

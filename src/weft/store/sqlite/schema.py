@@ -65,7 +65,7 @@ class State:
     session: str
     revision: int = 0
     compacted: int = 0
-    trimmed: int = 0
+    trimmed: int = end_of(0)
     fence_ceiling: int = 0
     turn: int = 0
 

@@ -16,7 +16,7 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.store import Batch, Entry, Lease, Page, Precondition, Write
 from weft.objects.errors import StoreUnavailable
 from weft.store.leases import LeaseTable
-from weft.store.limits import check_commit, check_limit, check_prefix
+from weft.store.limits import check_commit, check_key, check_limit, check_prefix
 from weft.store.sqlite.backup import copy_database
 from weft.store.sqlite.file import FENCE_BLOCK, LockFile, as_store_error, begin_session, connect_writer
 from weft.store.sqlite.reader import Readers, read_batches, read_entry, read_page
@@ -28,7 +28,8 @@ from weft.store.watches import Watches
 class SqliteStore:
     """A store in the file ``path``.
 
-    Remembers at least ``keep_revisions`` revisions of history; ``max_bytes`` bounds the file (StoreFull beyond it)."""
+    Remembers ``keep_revisions`` revisions of history, or fewer if these wrote more than ``keep_bytes``. ``max_bytes``
+    bounds the file: beyond it commits raise StoreFull."""
 
     def __init__(
         self,
@@ -36,12 +37,14 @@ class SqliteStore:
         clock: Clock | None = None,
         *,
         keep_revisions: int = 100_000,
+        keep_bytes: int = 512_000_000,
         readers: int = 3,
         max_bytes: int | None = None,
     ) -> None:
         self._path = Path(path)
         self._clock = clock or SystemClock()
         self._keep_revisions = keep_revisions
+        self._keep_bytes = keep_bytes
         self._reader_count = readers
         self._max_bytes = max_bytes
         self._running: _Running | None = None
@@ -70,6 +73,7 @@ class SqliteStore:
             leases.holds,
             _deliver_to(watches),
             keep_revisions=self._keep_revisions,
+            keep_bytes=self._keep_bytes,
         )
         self._running = _Running(epoch, lock, leases, readers, watches, writer)
 
@@ -80,13 +84,14 @@ class SqliteStore:
         *,
         idempotency_key: str | None = None,
     ) -> int:
-        size = check_commit(writes, preconditions)
+        size = check_commit(writes, preconditions, idempotency_key)
         revision: int = await self._live().writer.submit(
             lambda transaction: transaction.commit(writes, preconditions, idempotency_key), size
         )
         return revision
 
     async def get(self, key: str) -> Entry | None:
+        check_key(key)
         return await self._live().readers.run(lambda reading: read_entry(reading, key))
 
     async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:

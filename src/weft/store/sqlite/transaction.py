@@ -26,6 +26,7 @@ class Transaction:
         self.state = replace(state)
         self.published: list[tuple[int, list[Change]]] = []
         self.rows = 0
+        self.bytes = 0
 
     def commit(
         self, writes: Sequence[Write], preconditions: Sequence[Precondition], idempotency_key: str | None
@@ -63,9 +64,11 @@ class Transaction:
         """Called each hour: keys of the hour before the last are no longer kept."""
         self.state.turn += 1
 
-    def trim(self, keep_revisions: int, bite_rows: int) -> bool:
-        """Remove at most about ``bite_rows`` rows that nothing needs any more; True if more are left."""
+    def trim(self, keep_revisions: int, oldest: int, bite_rows: int) -> bool:
+        """Forget what is beyond ``keep_revisions`` or before revision ``oldest``, and remove at most about
+        ``bite_rows`` rows that nothing needs any more; True if more are left."""
         state = self.state
+        state.compacted = max(state.compacted, oldest)
         if state.revision - state.compacted > keep_revisions + keep_revisions // _SLACK:
             state.compacted = state.revision - keep_revisions
         more_keys = self._trim_idempotency()
@@ -127,4 +130,5 @@ class Transaction:
             many("INSERT INTO version(position, key, previous, value) VALUES (?, ?, ?, ?)", versions)
             many("INSERT OR REPLACE INTO latest(key, position) VALUES (?, ?)", moved)
             self.rows += len(versions)
+            self.bytes += sum(len(key) + len(value or b"") for _, key, _, value in versions)
         return changes

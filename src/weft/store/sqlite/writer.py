@@ -10,6 +10,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,6 +52,24 @@ Published = tuple[int, list[Change]]  # a revision and what it changed
 Deliver = Callable[[Sequence[Outcome], Sequence[Published]], None]
 
 
+class _History:
+    """Where the newest ``keep_bytes`` of history begin, give or take a step; counted from the opening of the store."""
+
+    def __init__(self, revision: int, keep_bytes: int) -> None:
+        self.oldest = 0  # history before this revision is more than is kept
+        self._keep_bytes = keep_bytes
+        self._step_bytes = keep_bytes // 32
+        self._written = 0
+        self._steps = deque([(revision, 0)])  # a revision, and what had been written when it was made
+
+    def add(self, revision: int, size_bytes: int) -> None:
+        self._written += size_bytes
+        if self._written - self._steps[-1][1] > self._step_bytes:
+            self._steps.append((revision, self._written))
+        while self._written - self._steps[0][1] > self._keep_bytes and len(self._steps) > 1:
+            self.oldest = self._steps.popleft()[0]
+
+
 class Writer:
     """Owns the writing connection. ``submit`` and ``stop`` are for the loop's thread."""
 
@@ -65,6 +84,7 @@ class Writer:
         deliver: Deliver,
         *,
         keep_revisions: int,
+        keep_bytes: int,
     ) -> None:
         self._path = path
         self._connection = connection
@@ -74,6 +94,7 @@ class Writer:
         self._holds = holds
         self._deliver = deliver
         self._keep_revisions = keep_revisions
+        self._history = _History(state.revision, keep_bytes)
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._turned_at = clock.elapsed()
         self._trimming = True  # there may be rows left to trim
@@ -150,7 +171,10 @@ class Writer:
             except WeftError as refusal:
                 outcomes.append(Outcome(request, None, refusal))
         self._turn(transaction)
-        trimming = transaction.trim(self._keep_revisions, max(_BITE_ROWS, 2 * transaction.rows)) if trim else True
+        trimming = True
+        if trim:
+            bite_rows = max(_BITE_ROWS, 2 * transaction.rows)
+            trimming = transaction.trim(self._keep_revisions, self._history.oldest, bite_rows)
         if transaction.state == self._state and connection.total_changes == rows_before:
             connection.execute("ROLLBACK")  # nothing was written, so nothing needs an fsync
         else:
@@ -158,6 +182,7 @@ class Writer:
             connection.execute("COMMIT")
         self._state = transaction.state
         self._trimming = trimming
+        self._history.add(transaction.state.revision, transaction.bytes)
         return outcomes, transaction.published
 
     def _turn(self, transaction: Transaction) -> None:

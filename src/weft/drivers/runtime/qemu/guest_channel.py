@@ -51,7 +51,7 @@ class GuestChannel(asyncio.Protocol):
         return self._transport is not None and self._reader.hello is not None
 
     async def exec(self, request: ExecRequest) -> GuestSession:
-        """Start a command. Raises Unavailable if the guest doesn't answer, InvalidInput or TooLarge for a bad request."""
+        """Start a command. Raises Unavailable if the guest doesn't answer, InvalidInput or TooLarge for a bad one."""
         if not self.ready:
             raise Unavailable("the guest's agent doesn't answer yet", retry_after_seconds=0.2)
         self._last_session += 1
@@ -210,8 +210,7 @@ class GuestSession:
     def take(self, frame: Frame) -> None:
         match frame.kind:
             case "D":
-                name = "stdout" if frame.channel == STDOUT else "stderr"
-                self._chunks.put_nowait(ExecChunk(channel=name, data=frame.payload))
+                self._chunks.put_nowait(ExecChunk("stdout" if frame.channel == STDOUT else "stderr", frame.payload))
             case "W":
                 self._credit += int.from_bytes(frame.payload, "little")
                 if self._credit:

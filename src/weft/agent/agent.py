@@ -1,0 +1,321 @@
+"""One node: takes its allocations from the feed, gives each to a worker, keeps the networks, tells the server.
+
+Starts from the durable copies and from what the drivers find, so that guests are cared for whether or not a server
+answers. What no list of the server's explains is kept and told as an orphan. Woken by feed, drivers and clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from weft.agent import facts
+from weft.agent.feed import Feed, Gone, Listed, Put, Told
+from weft.agent.images import ImageCache
+from weft.agent.known import Memory, Wanted
+from weft.agent.network import NetworkKeeper
+from weft.agent.offline import Copies, Copy
+from weft.agent.perform import Performer
+from weft.agent.report import Reporter
+from weft.agent.segments import read_endpoint, read_forward
+from weft.agent.server import NodeEvent, Server
+from weft.agent.worker import Worker
+from weft.contracts.clock import Clock
+from weft.contracts.host import Host
+from weft.contracts.network import NetworkDriver, NetworkProbe
+from weft.contracts.runtime import GuestFacts, RuntimeDriver, RuntimeProbe
+from weft.contracts.volume import VolumeDriver
+from weft.kinds.allocation import AllocationReport
+from weft.kinds.node import NodeReport
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import WeftError
+
+log = logging.getLogger("weft.agent")
+RUNTIME_RETRY_SECONDS = 1.0
+BREATH_SECONDS = 0.02  # changes of guests come in bursts
+
+
+class Agent:
+    """The agent of the node that ``host`` describes, over these drivers and this server."""
+
+    def __init__(
+        self,
+        host: Host,
+        server: Server,
+        runtime: RuntimeDriver,
+        network: NetworkDriver,
+        volumes: VolumeDriver,
+        clock: Clock,
+    ) -> None:
+        self.host = host
+        self.runtime = runtime
+        self._server, self._volumes, self._clock = server, volumes, clock
+        self._network_driver = network
+        self._copies = Copies(host.state_dir)
+        self._images = ImageCache(host.state_dir, server)
+        self._network = NetworkKeeper(
+            network, host, self._copies, clock, self._hosted, self._orphans, self._on_network_healed
+        )
+        self._performer = Performer(host, runtime, volumes, self._network, self._images, clock)
+        self._reporter = Reporter(host.node, server, clock, self._make_node_report, self._on_remove_volumes)
+        self._workers: dict[str, Worker] = {}  # by allocation uid
+        self._care: dict[str, asyncio.Task[None]] = {}
+        self._deleted: set[str] = set()  # allocations the server has no more, whose release is under way here
+        self._recovered: dict[str, GuestFacts] = {}  # guests found at the start, by guest id
+        self._feeds: dict[str, Feed] = {}
+        self._networks: set[str] = set()
+        self._removing: set[str] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._machine = facts.inspect_machine()
+        self._runtime_probe = RuntimeProbe(runtime.name, False, "", "", [], [], [])
+        self._network_probe = NetworkProbe(network.name, False, [], [])
+        self._epoch = ""
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> None:
+        """Take up what is here already; then follow the server. Returns once all guests are known."""
+        for copy in await asyncio.to_thread(self._copies.load):
+            self._add_worker(copy)
+        found = await self.runtime.recover()
+        self._recovered = {guest.id: guest for guest in found if guest.state != "absent"}
+        self._relate()
+        self._network_probe = await self._network_driver.probe()
+        self._runtime_probe = await self.runtime.probe()
+        await self._performer.find_volumes()
+        adopted = sum(guest.state in ("running", "starting", "paused") for guest in found)
+        log.info("node %s: %d allocations known, %d guests run", self.host.node, len(self._workers), adopted)
+        for worker in self._workers.values():
+            self._care[worker.wanted.uid] = self._spawn(worker.care())
+        self._spawn(self._network.keep())
+        self._spawn(self._follow_runtime())
+        self._spawn(self._reporter.tell())
+        self._reporter.wake()
+        self._follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
+        self._follow("publications", "publication", {}, self._on_publication)
+        self._follow_networks()
+
+    async def run(self) -> None:
+        """Until cancelled. Raises what a part of the agent died of."""
+        await self._failed
+
+    async def close(self) -> None:
+        """End the agent's own work and let go of the drivers; guests, networks and disks stay as they are."""
+        for feed in self._feeds.values():
+            feed.end()
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._images.close()
+        self._reporter.close()
+        await self.runtime.close()
+        await self._network_driver.close()
+
+    def find_guest(self, allocation: str) -> Wanted | None:
+        """The allocation of that name or uid if this node has it."""
+        for worker in self._workers.values():
+            if allocation in (worker.wanted.name, worker.wanted.uid):
+                return worker.wanted
+        return None
+
+    def _add_worker(self, copy: Copy) -> Worker:
+        worker = Worker(
+            copy, self._performer, self._copies, self._clock, self._reporter.put, self._on_event, self._relate
+        )
+        self._workers[worker.wanted.uid] = worker
+        return worker
+
+    def _on_allocation(self, told: Told) -> None:
+        if isinstance(told, Put):
+            self._put_allocation(told.envelope)
+        elif isinstance(told, Gone):
+            self._lose_allocation(told.last)
+        else:
+            self._epoch = told.epoch
+            for worker in [w for w in self._workers.values() if w.wanted.name not in told.names]:
+                self._miss_allocation(worker)
+            self._reporter.repeat()
+        self._relate()
+        self._follow_networks()
+        self._network.wake()
+
+    def _put_allocation(self, envelope: Envelope) -> None:
+        worker = self._workers.get(envelope.uid)
+        if worker is not None and not (worker.released and envelope.deleting_since is None):
+            worker.update(envelope)
+            return
+        if worker is not None:
+            self._drop(worker)  # released here, but a restored server wishes it again
+        report = decode_part(envelope.report, AllocationReport)
+        worker = self._add_worker(Copy(envelope, Memory(boots=report.boots, restarts=report.restarts)))
+        self._care[envelope.uid] = self._spawn(worker.care())
+
+    def _lose_allocation(self, last: Envelope) -> None:
+        """The server deleted it: that is a wish only if it was being deleted."""
+        worker = self._workers.get(last.uid)
+        if worker is None:
+            return
+        if worker.released:
+            self._drop(worker)
+        elif last.deleting_since is not None:
+            self._deleted.add(last.uid)
+            worker.update(last)
+        else:
+            self._miss_allocation(worker)
+
+    def _miss_allocation(self, worker: Worker) -> None:
+        """It is in no list: that is no wish. What was made stays; a deletion under way goes on."""
+        if worker.released or (not worker.memory.made and worker.wanted.id not in self._recovered):
+            self._drop(worker)
+        elif not worker.wanted.deleting and not worker.memory.orphan:
+            worker.orphan()
+            self._on_event(
+                worker.wanted, "Warning", "Orphaned", f"the server no longer knows {worker.wanted.what}; it is kept"
+            )
+
+    def _drop(self, worker: Worker) -> None:
+        self._workers.pop(worker.wanted.uid, None)
+        self._deleted.discard(worker.wanted.uid)
+        self._reporter.drop(worker.wanted.name)
+        task = self._care.pop(worker.wanted.uid, None)
+        if task is not None:
+            task.cancel()
+
+    def _relate(self) -> None:
+        """See which incarnations of one workload meet on this node, and let go of what is released and deleted."""
+        by_workload: dict[str, list[Worker]] = {}
+        for worker in list(self._workers.values()):
+            if worker.released and worker.wanted.uid in self._deleted:
+                self._drop(worker)
+            elif not worker.released and worker.wanted.spec.role == "active":
+                by_workload.setdefault(worker.wanted.spec.workload.uid, []).append(worker)
+        for workers in by_workload.values():
+            for worker in workers:
+                mine = worker.wanted.spec.incarnation
+                later = any(w.wanted.spec.incarnation > mine and not w.memory.orphan for w in workers)
+                earlier = any(w.wanted.spec.incarnation < mine and w.alive for w in workers)
+                worker.relate(superseded=later, blocked=earlier)
+
+    def _hosted(self) -> list[Wanted]:
+        return [worker.wanted for worker in self._workers.values() if worker.memory.made]
+
+    def _orphans(self) -> list[Wanted]:
+        return [worker.wanted for worker in self._workers.values() if worker.memory.orphan]
+
+    def _unexplained(self) -> list[GuestFacts]:
+        explained = {worker.wanted.id for worker in self._workers.values()}
+        return [guest for id, guest in self._recovered.items() if id not in explained]
+
+    def _on_publication(self, told: Told) -> None:
+        if isinstance(told, Listed):
+            self._network.fade_forwards({_port_of(name) for name in told.names})
+        elif isinstance(told, Put):
+            self._network.put_forward(*_port_of(told.envelope.name), read_forward(told.envelope))
+        else:
+            self._network.put_forward(*_port_of(told.last.name), None)
+
+    def _follow_networks(self) -> None:
+        """One feed of endpoints for each network that an allocation here is in."""
+        needed = {nic.network_uid for worker in self._workers.values() for nic in worker.wanted.spec.nics}
+        for uid in self._networks - needed:
+            self._feeds.pop(uid).end()
+        for uid in needed - self._networks:
+            self._follow(uid, "endpoint", {"network": uid}, partial(self._on_endpoint, uid))
+        self._networks = needed
+
+    def _on_endpoint(self, network_uid: str, told: Told) -> None:
+        if isinstance(told, Listed):
+            self._network.fade_neighbours(network_uid, {_address_of(name) for name in told.names})
+        elif isinstance(told, Put):
+            address = _address_of(told.envelope.name)
+            self._network.put_neighbour(network_uid, address, read_endpoint(told.envelope))
+        else:
+            self._network.put_neighbour(network_uid, _address_of(told.last.name), None)
+
+    def _follow(self, key: str, kind: str, query: dict[str, str], deliver: Callable[[Told], None]) -> None:
+        feed = Feed(self._server, kind, query, deliver, asyncio.get_running_loop())
+        self._feeds[key] = feed
+        feed.start()
+
+    async def _follow_runtime(self) -> None:
+        while True:
+            try:
+                await self.runtime.changed()
+            except WeftError as problem:
+                log.warning("runtime: %s", problem.message)
+                await self._clock.sleep(RUNTIME_RETRY_SECONDS)
+            await self._clock.sleep(BREATH_SECONDS)
+            for worker in self._workers.values():
+                worker.look()
+            for guest in self._unexplained():
+                now = await self.runtime.inspect(guest.id)
+                if now.state == "absent":
+                    self._recovered.pop(guest.id, None)
+                    self._reporter.wake()
+
+    def _make_node_report(self) -> NodeReport:
+        return facts.make_report(
+            self.host,
+            self._machine,
+            self._runtime_probe,
+            self._network_probe,
+            self._images.list(),
+            sorted(self._performer.volume_uids),
+            self._orphans(),
+            self._unexplained(),
+            self._epoch,
+        )
+
+    def _on_event(self, wanted: Wanted, type_: str, reason: str, message: str) -> None:
+        log.info("%s: %s: %s", wanted.what, reason, message)
+        self._reporter.put_event(NodeEvent(type_, reason, message, msgspec.to_builtins(wanted.spec.workload)))
+
+    def _on_network_healed(self, mended: list[str]) -> None:
+        node = {"kind": "node", "name": self.host.node, "uid": self.host.node_uid, "project": None}
+        for phrase in mended:
+            log.warning("network healed: %s", phrase)
+            self._reporter.put_event(NodeEvent("Warning", "NetworkHealed", phrase, node))
+
+    def _on_remove_volumes(self, uids: list[str]) -> None:
+        attached = {volume.uid for wanted in self._hosted() for volume in wanted.spec.volumes}
+        for uid in uids:
+            if uid not in attached and uid not in self._removing:
+                self._removing.add(uid)
+                self._spawn(self._remove_volume(uid))
+
+    async def _remove_volume(self, uid: str) -> None:
+        try:
+            await self._performer.remove_volume(uid)
+            self._reporter.put_removed_volume(uid)
+        except (WeftError, OSError) as problem:
+            log.warning("volume %s can't be removed: %s", uid, problem)
+        finally:
+            self._removing.discard(uid)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        problem = task.exception()
+        if problem is not None and not self._failed.done():
+            self._failed.set_exception(problem)
+
+
+def _port_of(publication: str) -> tuple[int, str]:
+    protocol, _, port = publication.partition("-")
+    return int(port), protocol
+
+
+def _address_of(endpoint: str) -> str:
+    return endpoint.partition(".")[2]

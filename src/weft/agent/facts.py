@@ -1,0 +1,121 @@
+"""What this machine is: its capacity, kernel and address, read once from /proc and the like; and the node's report made
+of that, the drivers' probes and what runs here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from weft import __version__
+from weft.agent.known import Wanted
+from weft.contracts.host import Capacity, Host
+from weft.contracts.network import NetworkProbe
+from weft.contracts.runtime import GuestFacts, RuntimeProbe
+from weft.kinds.node import NodeReport
+
+MIB = 1024 * 1024
+RESERVE_MEMORY_BYTES = 512 * MIB
+RESERVE_MEMORY_SHARE = 0.1
+DISK_SHARE = 0.9
+MOST_ORPHAN_BYTES = 200_000
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Facts that stay as long as the machine is up."""
+
+    kernel: str
+    boot_id: str
+
+
+def inspect_machine() -> Machine:
+    return Machine(platform.release(), Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+
+
+def inspect_capacity(state_dir: str, cpu: float | None, memory: int | None, disk: int | None) -> Capacity:
+    """What is offered to guests: as told, else all cores, memory but for a reserve, most of the free disk."""
+    if memory is None:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = max(64 * MIB, int(total - max(RESERVE_MEMORY_BYTES, total * RESERVE_MEMORY_SHARE)))
+    if disk is None:
+        own = sum(path.lstat().st_blocks * 512 for path in Path(state_dir).rglob("*"))
+        disk = int((shutil.disk_usage(state_dir).free + own) * DISK_SHARE)
+    return Capacity(cpu if cpu is not None else float(len(os.sched_getaffinity(0))), memory, disk)
+
+
+def find_own_address(server_host: str, server_port: int) -> str:
+    """This machine's address on the way to the server; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((server_host, server_port))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def find_link(address: str) -> str:
+    """The interface that holds ``address``; empty if none does."""
+    listing = subprocess.run(["ip", "-j", "-4", "address"], capture_output=True, check=False, timeout=10).stdout
+    for link in msgspec.json.decode(listing or b"[]"):
+        if any(info.get("local") == address for info in link.get("addr_info", ())):
+            return str(link["ifname"])
+    return ""
+
+
+def name_orphans(orphans: Iterable[Wanted], unexplained: Iterable[GuestFacts]) -> list[str]:
+    """One line each: allocation uid, workload, incarnation. Of a guest without even a copy only the driver knows."""
+    lines = [f"{orphan.uid} {orphan.what} {orphan.spec.incarnation}" for orphan in orphans]
+    lines += [f"{guest.uid} vm/-/{guest.name} {guest.incarnation}" for guest in unexplained]
+    return sorted(lines)
+
+
+def copy_orphans(orphans: Iterable[Wanted]) -> list[str]:
+    """The orphans' specs as JSON, so that the server can take them up again; without user data if that is too much."""
+    whole = [_copy(orphan, with_user_data=True) for orphan in orphans]
+    if sum(map(len, whole)) <= MOST_ORPHAN_BYTES:
+        return sorted(whole)
+    return sorted(_copy(orphan, with_user_data=False) for orphan in orphans)
+
+
+def _copy(orphan: Wanted, *, with_user_data: bool) -> str:
+    spec = orphan.spec if with_user_data else msgspec.structs.replace(orphan.spec, user_data="")
+    return msgspec.json.encode({"uid": orphan.uid, "spec": spec}).decode()
+
+
+def make_report(
+    host: Host,
+    machine: Machine,
+    runtime: RuntimeProbe,
+    network: NetworkProbe,
+    images: list[str],
+    volumes: list[str],
+    orphans: list[Wanted],
+    unexplained: list[GuestFacts],
+    epoch: str,
+) -> NodeReport:
+    """The node's report as of now."""
+    return NodeReport(
+        version=__version__,
+        address=host.underlay_address,
+        cpu=host.capacity.cpu,
+        memory=host.capacity.memory_bytes,
+        disk=host.capacity.disk_bytes,
+        accelerator=runtime.accelerator,
+        hypervisor=f"{runtime.driver} {runtime.version}".strip(),
+        kernel=machine.kernel,
+        machines=runtime.machines,
+        capabilities=sorted({*runtime.capabilities, *network.capabilities}),
+        problems=[*runtime.problems, *network.problems],
+        orphans=name_orphans(orphans, unexplained),
+        orphan_allocations=copy_orphans(orphans),
+        volumes=volumes,
+        epoch=epoch,
+        images=images,
+        boot_id=machine.boot_id,
+    )

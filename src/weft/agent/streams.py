@@ -1,0 +1,187 @@
+"""Serves the bytes that people wait for: exec, console and logs of this node's guests, each on a connection of its own.
+
+Reads the ticket's claims as the gateway passes them on; acts through the runtime's optional protocols. Woken by the
+control connection, once per stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from weft.agent.console import Consoles, follow_log
+from weft.agent.known import Wanted
+from weft.agent.stream import Stream
+from weft.agent.waiting import within
+from weft.client.frames import FrameType, encode_error, encode_exit
+from weft.contracts.clock import Clock
+from weft.contracts.runtime import (
+    CanExec,
+    CanResize,
+    ExecRequest,
+    ExecSession,
+    HasConsole,
+    RuntimeDriver,
+)
+from weft.kinds.vm import ExecInput, LogsInput
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
+
+log = logging.getLogger("weft.agent")
+READY_SECONDS = 30.0
+AGAIN_SECONDS = 0.1
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """What a ticket allows: one verb on one guest, for ``subject``."""
+
+    node_uid: str
+    allocation: str
+    guest_id: str
+    verb: str
+    input: dict[str, Any] = {}
+    subject: str = ""
+
+
+class Streams:
+    """What this node's guests offer over the gateway."""
+
+    def __init__(
+        self, runtime: RuntimeDriver, find_guest: Callable[[str], Wanted | None], node_uid: str, clock: Clock
+    ) -> None:
+        self._runtime, self._find_guest, self._node_uid, self._clock = runtime, find_guest, node_uid, clock
+        self._consoles = Consoles()
+
+    async def serve(self, stream: Stream, claims: Claims) -> None:
+        """Serve one stream to its end; what goes wrong is told to the client as an error frame."""
+        try:
+            await self._serve(stream, claims)
+        except WeftError as problem:
+            await self._send_quietly(stream, encode_error(problem))
+        except (OSError, EOFError) as problem:
+            log.debug("stream for %s: %s", claims.subject, problem)
+        except Exception as problem:  # a defect is told to whoever waits, and doesn't touch other streams
+            log.exception("stream %s of %s", claims.verb, claims.guest_id)
+            await self._send_quietly(stream, encode_error(WeftError(f"the node failed: {problem}")))
+        finally:
+            await stream.close()
+
+    async def _serve(self, stream: Stream, claims: Claims) -> None:
+        wanted = self._find_guest(claims.allocation)
+        if claims.node_uid != self._node_uid or wanted is None or wanted.id != claims.guest_id:
+            raise NotFound("this node doesn't have that guest any more", hint="try again: it may have moved")
+        verbs: dict[str, Callable[[Stream, Claims, Wanted], Awaitable[None]]] = {
+            "exec": self._exec,
+            "console": self._console,
+            "logs": self._logs,
+        }
+        verb = verbs.get(claims.verb)
+        if verb is None:
+            raise InvalidInput(f"this node doesn't know the verb {claims.verb[:40]!r}")
+        await verb(stream, claims, wanted)
+
+    async def _exec(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+        given = _read_input(claims, ExecInput)
+        if not given.argv:
+            raise InvalidInput("exec needs a command", field="argv", hint="weft vm exec NAME -- COMMAND …")
+        session = await self._open(wanted, ExecRequest(given.argv, given.env, given.cwd, given.tty))
+        tasks = (
+            asyncio.ensure_future(_pump_out(stream, session)),
+            asyncio.ensure_future(_pump_in(stream, session)),
+        )
+        try:
+            # The input's end is no reason to end; that the client has gone is: _pump_in then raises.
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await session.close()
+
+    async def _open(self, wanted: Wanted, request: ExecRequest) -> ExecSession:
+        """Start the command, waiting up to READY_SECONDS for the guest's agent. Raises Unavailable after that."""
+        if not isinstance(self._runtime, CanExec):
+            raise Unavailable(f"runtime {self._runtime.name} can't run commands in guests", reason="unsupported")
+        deadline = self._clock.elapsed() + READY_SECONDS
+        while True:
+            facts = await self._runtime.inspect(wanted.id)
+            current = self._find_guest(wanted.uid)
+            if current is None or current.deleting or (current.spec.wish != "run" and facts.state != "running"):
+                raise IllegalTransition(f"{wanted.what} is not running", hint="start it first")
+            if facts.state == "running" and facts.ready is None:
+                raise Unavailable(
+                    f"{wanted.what}: its image has no weft agent, so no command can be run in it",
+                    reason="noGuestAgent",
+                    hint="weft vm console reaches it",
+                )
+            if facts.state == "running" and facts.ready is not False:
+                try:
+                    return await self._runtime.exec(wanted.id, request)
+                except Unavailable as problem:
+                    log.debug("exec in %s: %s", wanted.what, problem.message)
+            if self._clock.elapsed() >= deadline:
+                raise Unavailable(
+                    f"{wanted.what}: its agent did not answer within {READY_SECONDS:g} s",
+                    reason="guestNotReady",
+                    hint="weft vm logs shows how far it has come",
+                )
+            await self._clock.sleep(AGAIN_SECONDS)
+
+    async def _console(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+        runtime = self._with_console()
+        with self._consoles.hold(wanted, claims.subject):
+            await self._consoles.serve(
+                stream, runtime.console_socket(wanted.id), runtime.console_log(wanted.id), wanted
+            )
+
+    async def _logs(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+        runtime, given = self._with_console(), _read_input(claims, LogsInput)
+        await follow_log(stream, runtime.console_log(wanted.id), given.tail, given.follow, self._clock)
+
+    def _with_console(self) -> HasConsole:
+        if not isinstance(self._runtime, HasConsole):
+            raise Unavailable(f"runtime {self._runtime.name} has no consoles", reason="unsupported")
+        return self._runtime
+
+    async def _send_quietly(self, stream: Stream, frame: bytes) -> None:
+        try:
+            await within(self._clock, stream.send(frame), 5.0, "telling the client")
+        except (OSError, WeftError):
+            pass
+
+
+async def _pump_out(stream: Stream, session: ExecSession) -> None:
+    async for chunk in session.output():
+        if chunk.channel == "exit":
+            await stream.send(encode_exit(chunk.code, chunk.signal))
+            return
+        type_ = FrameType.DATA_OUT if chunk.channel == "stdout" else FrameType.STDERR
+        await stream.send_data(type_, chunk.data)
+    raise Unavailable("the command was cut off: its guest or its agent ended", reason="guestEnded")
+
+
+async def _pump_in(stream: Stream, session: ExecSession) -> None:
+    while (frame := await stream.receive()) is not None:
+        if frame.type == FrameType.DATA_IN:
+            await session.write(frame.payload)
+        elif frame.type == FrameType.END_IN:
+            await session.close_stdin()
+        elif frame.type == FrameType.RESIZE and isinstance(session, CanResize):
+            size = frame.json()
+            await session.resize(int(size.get("rows", 24)), int(size.get("columns", 80)))
+    raise EOFError("the client has gone")
+
+
+def _read_input(claims: Claims, type_: type[T]) -> T:
+    try:
+        return msgspec.convert(claims.input, type_)
+    except msgspec.ValidationError as problem:
+        raise InvalidInput(f"{claims.verb}: {problem}") from problem

@@ -1,0 +1,283 @@
+"""Cares for one allocation: looks, decides with ``plan``, performs, tells; a task each, so none waits for another.
+
+Reads the allocation as the feed brings it and the guest's facts; writes its durable copy before acting. Woken by a
+changed allocation, by the runtime, and when a pause is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from weft.agent import plan as plans
+from weft.agent.guest import Prepared
+from weft.agent.known import Known, Memory, Trouble, Wanted, read_wanted
+from weft.agent.offline import Copies, Copy
+from weft.agent.perform import Performer
+from weft.agent.plan import BRING_UP, Plan, Step
+from weft.agent.stages import Stages
+from weft.agent.waiting import wait_for_event
+from weft.contracts.clock import Clock
+from weft.contracts.runtime import GuestFacts
+from weft.kinds.allocation import AllocationReport
+from weft.objects.envelope import Envelope
+from weft.objects.errors import Forbidden, InvalidInput, WeftError
+
+log = logging.getLogger("weft.agent")
+LOOK_SECONDS = 10.0  # even if nobody says that anything changed
+
+OnReport = Callable[[str, AllocationReport], None]
+OnEvent = Callable[[Wanted, str, str, str], None]  # whose, type, reason, message
+
+
+class Worker:
+    """One allocation's care. ``on_report`` hears every change of what is to be reported, ``on_alive`` when the guest
+    comes to life or ends."""
+
+    def __init__(
+        self,
+        copy: Copy,
+        performer: Performer,
+        copies: Copies,
+        clock: Clock,
+        on_report: OnReport,
+        on_event: OnEvent,
+        on_alive: Callable[[], None],
+    ) -> None:
+        self.memory = copy.memory
+        self.wanted = read_wanted(copy.allocation)
+        self.alive = copy.memory.run in ("up", "starting")
+        self.released = False
+        self._envelope = copy.allocation
+        self._performer, self._copies, self._clock = performer, copies, clock
+        self._on_report, self._on_event, self._on_alive = on_report, on_event, on_alive
+        self._saved: tuple[object, ...] | None = None
+        self._superseded = self._blocked = False
+        self._trouble: Trouble | None = None
+        self._restart_at = 0.0
+        self._ended_in_a_row = 0
+        self._up_since: float | None = None
+        self._stages = Stages(clock, self.wanted.report.steps)
+        self._woken, self._changed = asyncio.Event(), asyncio.Event()
+        self._guest: GuestFacts | None = None
+
+    @property
+    def known(self) -> Known:
+        return Known(
+            wanted=self.wanted,
+            memory=self.memory,
+            trouble=self._trouble,
+            superseded=self._superseded,
+            blocked=self._blocked,
+            can_suspend=self._performer.can_suspend,
+            restart_at=self._restart_at,
+        )
+
+    def update(self, envelope: Envelope) -> None:
+        """The server listed the allocation, or changed it."""
+        wanted = read_wanted(envelope)
+        before = (self.wanted.spec, self.wanted.deleting, self.memory.orphan)
+        self._envelope, self.wanted = envelope, wanted
+        self.memory = msgspec.structs.replace(self.memory, orphan=False)
+        if before != (wanted.spec, wanted.deleting, False):
+            self._begin_anew()
+
+    def orphan(self) -> None:
+        """The server's list doesn't hold the allocation: keep what there is, begin and end nothing."""
+        if not self.memory.orphan:
+            self.memory = msgspec.structs.replace(self.memory, orphan=True)
+            self._begin_anew()
+
+    def relate(self, *, superseded: bool, blocked: bool) -> None:
+        """Tell how it stands to the workload's other incarnations on this node."""
+        if (superseded, blocked) != (self._superseded, self._blocked):
+            self._superseded, self._blocked = superseded, blocked
+            self._begin_anew()
+
+    def look(self) -> None:
+        """Something about the guest may have changed."""
+        self._woken.set()
+
+    async def care(self) -> None:
+        """Do what is to be done, until everything of the allocation is gone from the node."""
+        while not self.released:
+            self._woken.clear()
+            self._changed.clear()
+            try:
+                look_at = await self._turn()
+            except Exception as problem:  # a defect in one step must not leave the guest without care
+                log.exception("%s", self.wanted.what)
+                look_at = self._fail(problem).retry_at
+            if not self.released:
+                pause = LOOK_SECONDS if look_at is None else min(LOOK_SECONDS, look_at - self._clock.elapsed())
+                await wait_for_event(self._clock, self._woken, pause)
+
+    async def _turn(self) -> float | None:
+        """Look once and act once; when to look again at the latest (elapsed seconds)."""
+        guest = await self._look()
+        known = self.known
+        plan = plans.plan_allocation(known, guest, self._clock.elapsed())
+        self._show(plan, guest)
+        if not plan.steps:
+            await self._save()
+            return plan.look_at
+        await self._carry_out(plan)
+        return self._clock.elapsed()
+
+    async def _look(self) -> GuestFacts:
+        guest = self._guest = await self._performer.inspect(self.wanted)
+        before, self.memory = self.memory, plans.observe(self.memory, guest)
+        now = self._clock.elapsed()
+        alive = plans.is_alive(guest)
+        if alive and self._up_since is None:
+            self._up_since = now
+        if self.memory.run == "ended" and before.run != "ended":
+            self._note_end(guest, now)
+        if not alive:
+            self._up_since = None
+        if alive != self.alive:
+            self.alive = alive
+            self._on_alive()
+        return guest
+
+    def _note_end(self, guest: GuestFacts, now: float) -> None:
+        if self._up_since is not None and now - self._up_since >= plans.SETTLED_SECONDS:
+            self._ended_in_a_row = 0
+        self._ended_in_a_row += 1
+        self._restart_at = now + plans.pause_after(self._ended_in_a_row)
+        reason = self.memory.ended
+        message = guest.message or f"the guest ended by itself ({reason})"
+        self._on_event(self.wanted, "Normal" if reason == plans.POWERED_OFF else "Warning", "GuestEnded", message)
+
+    async def _carry_out(self, plan: Plan) -> None:
+        prepared = Prepared()
+        for step in plan.steps:
+            if self._changed.is_set():
+                return
+            await self._before(step)
+            self._stages.begin(step)
+            self._show(plan, None)
+            try:
+                detail = await self._perform(step, prepared, plan)
+            except (WeftError, OSError) as problem:
+                self._stages.fail(step)
+                self._fail(problem)
+                return
+            if detail is None:
+                return
+            self._after(step)
+            self._stages.end(step, detail)
+            self._show(plan, None)
+        self._trouble = None
+        await self._save()
+
+    async def _perform(self, step: Step, prepared: Prepared, plan: Plan) -> str | None:
+        """The step's word on itself; None when it was given up because the wish has changed."""
+
+        def tell(detail: str) -> None:
+            self._stages.tell(step, detail)
+            self._show(plan, None)
+
+        work = asyncio.ensure_future(self._performer.perform(step, self.wanted, prepared, tell))
+        if step is not Step.IMAGE:
+            return await work
+        changed = asyncio.ensure_future(self._changed.wait())  # a fetch may take minutes: don't sit it out
+        try:
+            await asyncio.wait((work, changed), return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else None
+        finally:
+            changed.cancel()
+            if not work.done():
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+
+    async def _before(self, step: Step) -> None:
+        """Remember durably what is about to be done."""
+        memory, spec = self.memory, self.wanted.spec
+        if step in BRING_UP:
+            memory = msgspec.structs.replace(memory, made=True)
+        if step is Step.START:
+            resumes = self._guest is not None and self._guest.state == "suspended"
+            again = memory.run == "ended" and spec.boots <= memory.boots
+            memory = msgspec.structs.replace(
+                memory,
+                run="starting",
+                boots=max(spec.boots, memory.boots),
+                restarts=memory.restarts + 1 if again else memory.restarts,
+                answered=memory.answered and resumes,
+                ended="",
+            )
+            if again:
+                self._on_event(self.wanted, "Normal", "GuestRestarted", f"restart {memory.restarts}")
+        elif step in (Step.STOP, Step.REMOVE):
+            memory = msgspec.structs.replace(memory, run="down", ended="")
+        self.memory = memory
+        await self._save()
+
+    def _after(self, step: Step) -> None:
+        if step is Step.START:
+            self.memory = msgspec.structs.replace(self.memory, run="up")
+            self._up_since = self._clock.elapsed()
+        elif step is Step.FORGET:
+            self._copies.remove(self.wanted.id)
+            self._saved = None
+            self.memory = Memory(boots=self.memory.boots, restarts=self.memory.restarts)
+            self.released = True
+            self.alive = False
+            self._on_report(self.wanted.name, self._report(Plan((), "released"), None))
+            self._on_alive()
+
+    async def _save(self) -> None:
+        if self.released:
+            return
+        state = (self.wanted.spec, self.wanted.deleting, self.memory)
+        if state != self._saved and (self.memory.made or self.memory.run != "new"):
+            await asyncio.to_thread(self._copies.save, self.wanted.id, Copy(self._envelope, self.memory))
+            self._saved = state
+
+    def _fail(self, problem: Exception) -> Trouble:
+        now, tries = self._clock.elapsed(), (self._trouble.tries if self._trouble else 0) + 1
+        heals = not isinstance(problem, (InvalidInput, Forbidden))
+        reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
+        message = problem.message if isinstance(problem, WeftError) else str(problem) or type(problem).__name__
+        trouble = Trouble(reason, message, tries, now + plans.pause_after(tries) if heals else None)
+        if self._trouble is None or (self._trouble.reason, self._trouble.message) != (reason, message):
+            self._on_event(self.wanted, "Warning", reason, message)
+        self._trouble = trouble
+        return trouble
+
+    def _begin_anew(self) -> None:
+        self._trouble = None
+        self._changed.set()
+        self._woken.set()
+
+    def _show(self, plan: Plan, guest: GuestFacts | None) -> None:
+        if not self.released and self._guest is not None:
+            self._on_report(self.wanted.name, self._report(plan, guest or self._guest))
+
+    def _report(self, plan: Plan, guest: GuestFacts | None) -> AllocationReport:
+        state = plan.state
+        if self._stages.current is Step.START:
+            state = "starting"
+        elif self._stages.current in BRING_UP and state == "stopping":
+            state = "preparing"
+        if state == "running":
+            self._stages.arrive()
+        alive = guest is not None and plans.is_alive(guest)
+        kept = guest is not None and (alive or guest.state == "suspended")
+        return AllocationReport(
+            incarnation=self.wanted.spec.incarnation,
+            state=state,
+            boots=self.memory.boots,
+            ready=guest.ready if guest is not None and alive else None,
+            boot_id=guest.boot_id if guest is not None and kept else None,
+            accelerator=guest.accelerator if guest is not None and kept else None,
+            started_at=guest.started_at if guest is not None and kept else None,
+            restarts=self.memory.restarts,
+            reason=plan.reason,
+            message=plan.message,
+            steps=self._stages.list(),
+        )

@@ -1,0 +1,241 @@
+"""Admission: turns a wish into the writes that carry it out, or says what is wrong with it. Nothing is stored here.
+
+Reads the objects the wish refers to; every one of them stands in the preconditions, so that what was true here is still
+true when the writes are committed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from weft.api import claims, references
+from weft.api.doors import Doors
+from weft.api.manifest import Wish
+from weft.api.view import View
+from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
+from weft.kinds.record import Kind
+from weft.objects.changes import FieldChange, plan_change
+from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
+from weft.objects.errors import (
+    AlreadyExists,
+    IllegalTransition,
+    InvalidInput,
+    InvalidStrategy,
+    NotFound,
+    StaleRevision,
+)
+from weft.objects.identity import new_uid
+from weft.objects.quantity import format_age
+from weft.objects.schema import read_strict, suggest
+
+STRATEGIES = ("least_loaded", "best_fit", "round_robin", "random")
+_NOT_YET_PLACED = ("Pending", "Hold")
+
+
+@dataclass
+class Draft:
+    """What one wish comes to. ``action`` is created, updated or unchanged; unchanged has no writes."""
+
+    kind: Kind
+    envelope: Envelope
+    action: str
+    changes: list[FieldChange] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
+    preconditions: list[Precondition] = field(default_factory=list)
+
+
+async def plan_put(doors: Doors, view: View, wish: Wish) -> Draft:
+    """Make the object, or bring the one there is to what is wished."""
+    current = await view.get(wish.kind, wish.project, wish.name)
+    if current is None:
+        return await plan_create(doors, view, wish, known_absent=True)
+    return await plan_update(doors, view, wish, current)
+
+
+async def plan_create(doors: Doors, view: View, wish: Wish, *, known_absent: bool = False) -> Draft:
+    """A new object. Raises AlreadyExists; with ``known_absent`` that is left to the commit to find out."""
+    kind = wish.kind
+    if not known_absent:
+        current = await view.get(kind, wish.project, wish.name)
+        if current is not None:
+            raise taken(doors, kind, current)
+    if wish.generation not in (None, 0):
+        raise StaleRevision(
+            f'{kind.title} "{wish.name}" does not exist, but generation {wish.generation} of it was to be changed',
+            field="generation",
+            hint="leave generation out to create it",
+        )
+    spec = read_spec(kind, wish.spec)
+    envelope = Envelope(
+        kind=kind.name,
+        name=wish.name,
+        uid=new_uid(),
+        project=wish.project,
+        labels=wish.labels or {},
+        schema=kind.schema,
+        created_at=doors.clock.now(),
+        spec=_raw(spec),
+        status=_raw(kind.status()),
+        finalizers=list(kind.finalizers),
+    )
+    draft = Draft(kind, envelope, "created", preconditions=[Absent(envelope.key)])
+    draft.preconditions += await references.plan_project(view, wish.project)
+    draft.preconditions += await references.plan_references(view, kind, wish.project, None, spec)
+    await _claim(doors, view, draft, None, spec)
+    draft.writes.insert(0, Put(envelope.key, encode_envelope(envelope)))
+    _check_size(draft)
+    view.plan(envelope)
+    return draft
+
+
+async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -> Draft:
+    """A change of ``current``. Raises StaleRevision, InvalidInput for what can't be changed, IllegalTransition."""
+    kind = wish.kind
+    refuse_deleting(kind, current)
+    if wish.generation is not None and wish.generation != current.generation:
+        raise StaleRevision(
+            f'{kind.title} "{wish.name}" was changed meanwhile: it is at generation {current.generation}, '
+            f"not {wish.generation}",
+            field="generation",
+            hint="read it again and make the change to what it is now",
+            details={"generation": current.generation},
+        )
+    old = decode_part(current.spec, kind.spec)
+    old_fields = msgspec.to_builtins(old)
+    kept = {name: old_fields[name] for name in kind.kept if name not in wish.spec}
+    spec = read_spec(kind, {**wish.spec, **kept})
+    changes = plan_change(old_fields, msgspec.to_builtins(spec), kind.spec)
+    _refuse_impossible(kind, current, changes)
+    labels = current.labels if wish.labels is None else wish.labels
+    if not changes and labels == current.labels:
+        return Draft(kind, current, "unchanged")
+    draft = await plan_spec(doors, view, kind, current, old, spec, changes)
+    draft.envelope.labels = labels
+    draft.writes[0] = Put(current.key, encode_envelope(draft.envelope))
+    _check_size(draft)
+    view.plan(draft.envelope)
+    return draft
+
+
+async def plan_spec(
+    doors: Doors, view: View, kind: Kind, current: Envelope, old: Any, new: Any, changes: list[FieldChange]
+) -> Draft:
+    """The writes that give ``current`` the spec ``new``; the object itself is the first of them."""
+    envelope = msgspec.structs.replace(current)
+    if changes:
+        envelope.generation = current.generation + 1
+        envelope.spec = merge_part(current.spec, new)
+        envelope.schema = kind.schema
+    draft = Draft(kind, envelope, "updated", changes, preconditions=[AtRevision(current.key, current.revision)])
+    if changes:
+        draft.preconditions += await references.plan_references(view, kind, current.project, old, new)
+        await _claim(doors, view, draft, old, new)
+    draft.writes.insert(0, Put(current.key, encode_envelope(envelope)))
+    return draft
+
+
+def read_spec(kind: Kind, raw: dict[str, Any]) -> Any:
+    """``raw`` as the kind's spec with all defaults written out. Raises what is wrong with it."""
+    try:
+        spec = read_strict(raw, kind.spec)
+    except (ValueError, OverflowError) as problem:  # a number so large that Python won't even print it
+        raise InvalidInput(f"spec: {problem}", field="spec") from None
+    if kind.check is not None:
+        kind.check(spec)
+    strategy = getattr(spec, "strategy", None)
+    if strategy is not None:
+        spec.strategy = check_strategy(strategy)
+    return spec
+
+
+def check_strategy(strategy: str) -> str:
+    """The strategy's own name for ``strategy`` (best-fit is best_fit). Raises InvalidStrategy."""
+    name = strategy.replace("-", "_")
+    if name not in STRATEGIES:
+        meant = suggest(name, list(STRATEGIES))
+        raise InvalidStrategy(
+            f"spec.strategy: {strategy[:60]!r} is not a placement strategy",
+            field="spec.strategy",
+            hint=f"did you mean {meant}?" if meant else "strategies: " + ", ".join(STRATEGIES),
+            details={"strategies": list(STRATEGIES)},
+        )
+    return name
+
+
+def refuse_deleting(kind: Kind, current: Envelope) -> None:
+    """Raise IllegalTransition if ``current`` is on its way out."""
+    if current.deleting_since is not None:
+        raise IllegalTransition(
+            f'{kind.title} "{current.name}" is being deleted',
+            hint=f"wait for that: weft wait {kind.name}/{current.name} --for=delete",
+        )
+
+
+def taken(doors: Doors, kind: Kind, current: Envelope) -> AlreadyExists:
+    """The error for a name that is taken, saying by what."""
+    where = f" in project {current.project}" if current.project else ""
+    age = format_age(doors.clock.now() - current.created_at)
+    state = "is still being deleted" if current.deleting_since is not None else f"exists already{where}"
+    return AlreadyExists(
+        f'{kind.title} "{current.name}" {state} (created {age} ago)',
+        field="name",
+        hint=f"use another name, or: weft delete {kind.name}/{current.name}",
+    )
+
+
+def not_found(kind: Kind, name: str, project: str | None) -> NotFound:
+    """The error for an object that isn't there."""
+    option = f" --project {project}" if project not in (None, "default") else ""
+    return NotFound(f'{kind.title} "{name[:80]}" not found', hint=f"weft {kind.name} list{option}")
+
+
+def is_live(envelope: Envelope) -> bool:
+    """Whether a workload has (or may have by now) a place where it was brought up as its spec says."""
+    status = msgspec.json.decode(envelope.status)
+    phase = status.get("phase") if isinstance(status, dict) else None
+    placed = envelope.condition("Placed")
+    return phase not in _NOT_YET_PLACED or (placed is not None and placed.status == "True")
+
+
+def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]) -> None:
+    for change in changes:
+        if change.mode == "never":
+            raise InvalidInput(
+                f'{change.path} of {kind.title} "{current.name}" can never change',
+                field=change.path,
+                hint=f"make a new {kind.title}; this one keeps {_shown(change.old)}",
+                details={"change": change.mode, "old": change.old},
+            )
+        if change.mode == "replace" and is_live(current):
+            raise InvalidInput(
+                f'{change.path} of {kind.title} "{current.name}" can\'t change while it lives',
+                field=change.path,
+                hint=f"weft delete {kind.name}/{current.name} --yes, then create it anew",
+                details={"change": change.mode, "old": change.old},
+            )
+
+
+async def _claim(doors: Doors, view: View, draft: Draft, old: Any, new: Any) -> None:
+    if draft.kind.claims is not None:
+        writes, preconditions = await claims.plan_claims(doors, view, draft.kind, draft.envelope, old, new)
+        draft.writes += writes
+        draft.preconditions += preconditions
+
+
+def _check_size(draft: Draft) -> None:
+    claimed = len(draft.writes) - 1
+    if claimed > claims.MOST:
+        raise InvalidInput(f"spec: {claimed} claims are too many", field="spec", hint=f"at most {claims.MOST}")
+
+
+def _raw(part: msgspec.Struct) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(part))
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:60] or "none"
+
+

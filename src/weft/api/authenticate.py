@@ -1,0 +1,61 @@
+"""Who asks: by bearer token, or by the certificate of the connection. Nobody is let in without either."""
+
+from __future__ import annotations
+
+from weft.api.call import Actor, Call
+from weft.api.doors import Doors, TokenFacts
+from weft.objects.errors import NotAuthenticated
+from weft.objects.identity import object_key
+from weft.trust.ca import NODE_PREFIX
+from weft.trust.tokens import parse_token, verify_secret
+
+PEER = "weft.peer"  # where the server puts the common name of the connection's verified certificate
+
+
+async def authenticate(doors: Doors, call: Call) -> Actor:
+    """Who asks. Raises NotAuthenticated, saying no more than a stranger may know."""
+    bearer = call.headers.get("authorization")
+    if bearer is not None:
+        return await _by_token(doors, bearer)
+    peer = call.scope.get("extensions", {}).get(PEER, "")
+    if peer.startswith(NODE_PREFIX):
+        return Actor(kind="node", name=peer, id=peer.removeprefix(NODE_PREFIX))
+    raise NotAuthenticated(
+        "the request says not who asks",
+        hint="send Authorization: Bearer weft_… or a node's certificate; weft uses the context's token",
+    )
+
+
+async def is_still_let_in(doors: Doors, actor: Actor) -> bool:
+    """Whether ``actor``, let in before, still would be: asked now and then while a stream lasts."""
+    if actor.kind == "node":
+        return True
+    facts = await _find(doors, actor.id)
+    return facts is not None and not _has_expired(doors, facts)
+
+
+async def _by_token(doors: Doors, bearer: str) -> Actor:
+    scheme, _, text = bearer.partition(" ")
+    token = parse_token(text.strip()) if scheme.lower() == "bearer" else None
+    if token is None:
+        raise NotAuthenticated("the Authorization header holds no weft token", hint="it looks like weft_ID_SECRET")
+    facts = await _find(doors, token.id)
+    if facts is None or not verify_secret(token.secret, facts.spec.sha256):
+        raise NotAuthenticated("the token is not valid", hint="it may have been deleted; make up renews a local one")
+    if _has_expired(doors, facts):
+        raise NotAuthenticated(f"token {token.id} has expired", hint="weft token create makes another")
+    spec = facts.spec
+    if spec.use == "join":
+        return Actor(kind="joiner", name=f"token {token.id}", id=token.id)
+    return Actor(kind="person", name=spec.subject or token.id, id=token.id, is_admin=spec.role == "admin")
+
+
+async def _find(doors: Doors, token_id: str) -> TokenFacts | None:
+    key = object_key("token", None, token_id)
+    known = doors.tokens.found.get(key) if doors.tokens.live else None
+    return known or await doors.tokens.read(key)
+
+
+def _has_expired(doors: Doors, facts: TokenFacts) -> bool:
+    expires_at = facts.spec.expires_at
+    return expires_at is not None and expires_at <= doors.clock.now()

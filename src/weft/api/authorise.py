@@ -1,0 +1,121 @@
+"""Who may do what. Admins do what people may; viewers read; a node sees and reports only what is its own.
+
+What only weft's own processes write (allocations, endpoints, …) nobody writes here, admin or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from weft.api.call import Actor
+from weft.api.doors import Doors
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.record import Kind
+from weft.objects.envelope import decode_envelope, decode_part
+from weft.objects.errors import Forbidden
+from weft.objects.identity import FABRIC, object_key
+
+
+class Enrolment(msgspec.Struct):
+    """What the doors remember of a node's certificate, apart from the Node object: it outlives that, so that a node
+    that was removed stays out, while one that an older store never knew may come back."""
+
+    name: str
+    key_sha256: str = ""
+    removed_at: float | None = None
+
+
+def enrolment_key(uid: str) -> str:
+    return f"/enrolment/{FABRIC}/{uid}"
+
+
+def require_person(actor: Actor, what: str) -> None:
+    """Raise Forbidden unless a person (or program) with an access token asks."""
+    if actor.kind != "person":
+        raise Forbidden(f"{_who(actor)} may not {what}")
+
+
+def require_admin(actor: Actor, what: str) -> None:
+    """Raise Forbidden unless an admin asks."""
+    require_person(actor, what)
+    if not actor.is_admin:
+        raise Forbidden(f"{actor.name} may only read: it can't {what}", hint="ask with an admin's token")
+
+
+def authorise_write(actor: Actor, kind: Kind, what: str) -> None:
+    """Raise Forbidden unless ``actor`` may create, change or delete objects of ``kind``."""
+    require_admin(actor, f"{what} a {kind.title}")
+    if kind.writer != "people":
+        raise Forbidden(
+            f"a {kind.title} is written by weft itself: nobody can {what} it", hint=f"weft get {kind.plural} shows them"
+        )
+
+
+async def authorise_read(
+    doors: Doors, actor: Actor, kind: Kind, name: str | None, query: Mapping[str, str]
+) -> str | None:
+    """Raise Forbidden unless ``actor`` may read; the one prefix of names it may list, None if all."""
+    if actor.kind == "person":
+        if kind.name == "token" and not actor.is_admin:
+            raise Forbidden(f"{actor.name} may not see tokens", hint="ask with an admin's token")
+        return _asked_prefix(kind, query)
+    if actor.kind != "node":
+        raise Forbidden("a join token can only be used to join", hint="weft agent join")
+    await require_enrolled(doors, actor)
+    if kind.name == "allocation" and (query.get("node") == actor.id or _is_own(name, actor)):
+        return f"{actor.id}."
+    if kind.name == "endpoint" and name is None and query.get("network"):
+        if query["network"] in await _own_networks(doors, actor.id):
+            return f"{query['network']}."
+    elif kind.name == "publication" or (kind.name == "image" and name is not None):
+        return None
+    elif kind.name == "node" and name is not None:
+        entry = await doors.store.get(object_key("node", None, name))
+        if entry is not None and decode_envelope(entry.value).uid == actor.id:
+            return None
+    raise Forbidden(f"a node sees only what is its own: not this {kind.title}")
+
+
+async def require_enrolled(doors: Doors, actor: Actor) -> Enrolment | None:
+    """What is known of the node's certificate; None if nothing (the store may be older than it).
+
+    Raises Forbidden if its node was removed."""
+    entry = await doors.store.get(enrolment_key(actor.id))
+    if entry is None:
+        return None
+    enrolment = msgspec.json.decode(entry.value, type=Enrolment)
+    if enrolment.removed_at is not None:
+        raise Forbidden(
+            f"node {enrolment.name} was removed from the fabric: its certificate is worth nothing",
+            hint="weft token create --join, then weft agent join again",
+        )
+    return enrolment
+
+
+async def owns_image(doors: Doors, node_uid: str, sha256: str) -> bool:
+    """Whether one of the node's allocations is of the image with this digest."""
+    return any(spec.image.sha256 == sha256 for spec in await _own_allocations(doors, node_uid))
+
+
+def _asked_prefix(kind: Kind, query: Mapping[str, str]) -> str | None:
+    asked = query.get("node" if kind.name == "allocation" else "network")
+    return f"{asked}." if asked else None
+
+
+def _is_own(name: str | None, actor: Actor) -> bool:
+    return name is not None and name.startswith(f"{actor.id}.")
+
+
+async def _own_networks(doors: Doors, node_uid: str) -> set[str]:
+    return {nic.network_uid for spec in await _own_allocations(doors, node_uid) for nic in spec.nics}
+
+
+async def _own_allocations(doors: Doors, node_uid: str) -> list[AllocationSpec]:
+    page = await doors.store.list(object_key("allocation", None, f"{node_uid}."))
+    return [decode_part(decode_envelope(entry.value).spec, AllocationSpec) for entry in page.entries]
+
+
+def _who(actor: Actor) -> str:
+    return "a node" if actor.kind == "node" else "a join token"

@@ -1,0 +1,160 @@
+"""One request as handlers see it: path, query, headers, who asks, and a body that is read within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from weft.objects.envelope import Envelope
+from weft.objects.errors import Forbidden, InvalidInput, TimedOut, TooLarge, UnknownField
+from weft.objects.schema import suggest
+
+MAX_BODY_BYTES = 4_000_000
+MAX_BULK_BYTES = 16_000_000
+_SILENCE_SECONDS = 30.0
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_encoder = msgspec.json.Encoder()
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who asks: a person (or program) with a token, a node with its certificate, or a machine that wants to join.
+
+    ``name`` is for the journal; ``id`` the token's or the node's uid."""
+
+    kind: str  # person, node, joiner
+    name: str
+    id: str
+    is_admin: bool = False
+
+
+class Call:
+    """One HTTP request, before its answer begins."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.method: str = "GET" if scope["method"] == "HEAD" else scope["method"]
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        given = self.headers.get("x-request-id", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(6)
+        self._actor: Actor | None = None
+
+    @property
+    def actor(self) -> Actor:
+        if self._actor is None:
+            raise Forbidden("nobody has said who asks")
+        return self._actor
+
+    @actor.setter
+    def actor(self, actor: Actor) -> None:
+        self._actor = actor
+
+    @property
+    def segments(self) -> list[str]:
+        """The path's parts after the leading slash, each decoded on its own, so that %2F is no separator."""
+        raw: bytes = self.scope.get("raw_path") or self.scope["path"].encode()
+        return [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")[1:]]
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """The client's Idempotency-Key, made unique to who asks and what for."""
+        given = self.headers.get("idempotency-key")
+        if not given:
+            return None
+        if len(given) > 200:
+            raise InvalidInput("Idempotency-Key is longer than 200 characters", field="Idempotency-Key")
+        return f"{self.actor.kind}/{self.actor.id}/{self.method}/{self.scope['path']}/{given}"
+
+    def query(self, *known: str) -> dict[str, str]:
+        """The query's parameters. Raises UnknownField for one that means nothing here, or is given twice."""
+        raw: bytes = self.scope["query_string"]
+        out: dict[str, str] = {}
+        if not raw:
+            return out
+        for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True, errors="replace"):
+            if name not in known:
+                meant = suggest(name, list(known))
+                hint = f"did you mean {meant}?" if meant else "known: " + (", ".join(known) or "none")
+                raise UnknownField(f"query parameter {name[:60]!r} is not known here", field=name[:60], hint=hint)
+            if name in out:
+                raise InvalidInput(f"query parameter {name} is given twice", field=name)
+            out[name] = value
+        return out
+
+    async def read_body(self, limit: int = MAX_BODY_BYTES) -> bytes:
+        """The whole body. Raises TooLarge beyond ``limit`` bytes without reading on, TimedOut when it stops coming."""
+        announced = self.headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced[:19]) > limit:
+            raise _too_large(limit)
+        pieces, size = [], 0
+        while True:
+            try:
+                message = await asyncio.wait_for(self.receive(), _SILENCE_SECONDS)
+            except TimeoutError:
+                raise TimedOut(f"the request's body stopped coming for {_SILENCE_SECONDS:g} s") from None
+            if message["type"] == "http.disconnect":
+                raise TimedOut("the client hung up")
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size > limit:
+                raise _too_large(limit)
+            pieces.append(piece)
+            if not message.get("more_body", False):
+                return b"".join(pieces)
+
+    async def read_object(self, limit: int = MAX_BODY_BYTES) -> dict[str, Any]:
+        """The body as a JSON object; an empty body is an empty object. Raises InvalidInput for anything else."""
+        body = await self.read_body(limit)
+        if not body.strip():
+            return {}
+        try:
+            found = msgspec.json.decode(body)
+        except RecursionError:
+            raise InvalidInput("the body is nested too deeply", hint="no object of weft's is deeper than ten levels") from None
+        except (msgspec.DecodeError, UnicodeError) as problem:
+            raise InvalidInput(f"the body is not JSON: {problem}", hint="send a JSON object") from None
+        if not isinstance(found, dict):
+            raise InvalidInput("the body must be a JSON object", hint='like {"name": "web", "spec": {}}')
+        return found
+
+
+def read_flag(query: Mapping[str, str], name: str) -> bool:
+    """A yes-or-no parameter: 1 or true, 0 or false or absent. Raises InvalidInput."""
+    value = query.get(name, "0")
+    if value not in ("0", "1", "true", "false", ""):
+        raise InvalidInput(f"query parameter {name}: {value[:20]!r} is neither 1 nor 0", field=name)
+    return value in ("1", "true")
+
+
+def read_count(query: Mapping[str, str], name: str, default: int, most: int) -> int:
+    """A parameter that is a whole number between 0 and ``most``. Raises InvalidInput."""
+    text = query.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 16 and int(text) <= most):
+        raise InvalidInput(f"query parameter {name}: {text[:20]!r} is not a number from 0 to {most}", field=name)
+    return int(text)
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(_encoder.encode(content), status, headers, "application/json")
+
+
+def object_response(envelope: Envelope, status: int = 200, **more: Any) -> Response:
+    """A whole object; ``more`` stands beside its fields."""
+    body = _encoder.encode(envelope)
+    if more:
+        body = body[:-1] + b"," + _encoder.encode(more)[1:]
+    return Response(body, status, None, "application/json")
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit} bytes", hint="send fewer objects at once")

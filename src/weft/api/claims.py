@@ -1,0 +1,93 @@
+"""Claims: objects that must exist alone in the fabric for their owner to be admitted, such as published ports.
+
+They are made, changed and deleted in the owner's own commit. Reads the claims there are; probes this machine's ports.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from weft.api.doors import Doors
+from weft.api.ports import is_port_free
+from weft.api.view import View
+from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
+from weft.kinds.record import Claim, Kind
+from weft.kinds.registry import BY_NAME
+from weft.objects.envelope import Envelope, encode_envelope, merge_part
+from weft.objects.errors import InUse
+from weft.objects.identity import new_uid, object_key
+
+MOST = 60  # of one owner, so that any object fits into one commit
+
+
+async def plan_claims(
+    doors: Doors, view: View, kind: Kind, owner: Envelope, old: Any, new: Any
+) -> tuple[list[Write], list[Precondition]]:
+    """The writes that turn the claims of ``old`` (None: a new owner) into those of ``new``, and what must hold for
+    them. Raises InUse if another owner has one, or something outside weft holds the port."""
+    wanted = {_key(claim): claim for claim in _claims(kind, owner, new)}
+    held = {_key(claim) for claim in _claims(kind, owner, old)} if old is not None else set()
+    writes: list[Write] = []
+    preconditions: list[Precondition] = []
+    for key, claim in wanted.items():
+        current = await view.get_key(key)
+        if current is None:
+            await _refuse_foreign(doors, claim)
+            envelope = _make(doors, owner, claim)
+            view.plan(envelope)
+            writes.append(Put(key, encode_envelope(envelope)))
+            preconditions.append(Absent(key))
+        elif current.owner is None or current.owner.uid != owner.uid:
+            by = f" by {current.owner.kind}/{current.owner.name}" if current.owner is not None else ""
+            raise InUse(f"{claim.taken}{by}", reason=claim.reason, field=claim.field, hint=claim.hint)
+        else:
+            spec = merge_part(current.spec, claim.spec)
+            if bytes(spec) != bytes(current.spec):
+                changed = msgspec.structs.replace(current, spec=spec, generation=current.generation + 1)
+                writes.append(Put(key, encode_envelope(changed)))
+                preconditions.append(AtRevision(key, current.revision))
+    for key in sorted(held - wanted.keys()):
+        writes.append(Delete(key))
+    return writes, preconditions
+
+
+def plan_release(kind: Kind, owner: Envelope, spec: Any) -> list[Write]:
+    """The deletes of all claims of an owner that goes."""
+    return [Delete(_key(claim)) for claim in _claims(kind, owner, spec)]
+
+
+def _claims(kind: Kind, owner: Envelope, spec: Any) -> list[Claim]:
+    return [] if kind.claims is None else list(kind.claims(owner, spec))
+
+
+def _key(claim: Claim) -> str:
+    return object_key(claim.kind, None, claim.name)
+
+
+def _make(doors: Doors, owner: Envelope, claim: Claim) -> Envelope:
+    kind = BY_NAME[claim.kind]
+    return Envelope(
+        kind=claim.kind,
+        name=claim.name,
+        uid=new_uid(),
+        owner=owner.ref,
+        schema=kind.schema,
+        created_at=doors.clock.now(),
+        spec=msgspec.Raw(msgspec.json.encode(claim.spec)),
+        status=msgspec.Raw(msgspec.json.encode(kind.status())),
+    )
+
+
+async def _refuse_foreign(doors: Doors, claim: Claim) -> None:
+    address = doors.settings.publish_address
+    port, protocol = getattr(claim.spec, "port", None), getattr(claim.spec, "protocol", "tcp")
+    if address is None or port is None or await is_port_free(address, port, protocol, doors.clock):
+        return
+    raise InUse(
+        f"port {port}/{protocol} is held by another program on the server's machine ({address})",
+        reason=claim.reason,
+        field=claim.field,
+        hint=f"choose another port; ss -lpn 'sport = :{port}' shows who has it",
+    )

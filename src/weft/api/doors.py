@@ -1,0 +1,104 @@
+"""What the doors' handlers share: the store, the journal, the CA, and the few things kept in memory. Holds no decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from weft.api.mirror import Mirror
+from weft.api.pulse import Pulse
+from weft.contracts.clock import Clock
+from weft.contracts.journal import Event
+from weft.contracts.store import Store
+from weft.kinds.token import TokenSpec, TokenStatus
+from weft.kinds.volume import VolumeStatus
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.identity import Ref, kind_prefix
+from weft.telemetry.journal import SqliteJournal
+from weft.trust.ca import Authority
+
+SOURCE = "api"
+
+
+@dataclass(frozen=True)
+class TokenFacts:
+    """A stored token as the doors check it."""
+
+    envelope: Envelope
+    spec: TokenSpec
+    used_at: float | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``blobs`` is the folder of image contents by digest; ``gateway`` where streams connect (host:port); with
+    ``publish_address`` a port that something else holds there is refused."""
+
+    blobs: Path
+    ticket_key: bytes
+    gateway: str
+    server_name: str
+    publish_address: str | None = None
+
+
+@dataclass
+class Doors:
+    store: Store
+    journal: SqliteJournal
+    clock: Clock
+    authority: Authority
+    settings: Settings
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    busy: int = 0
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @functools.cached_property
+    def tokens(self) -> Mirror[TokenFacts]:
+        return Mirror(self.store, kind_prefix("token"), _token_facts, self.clock)
+
+    @functools.cached_property
+    def doomed_volumes(self) -> Mirror[tuple[str, str]]:
+        """(uid, node uid) of each volume that is being deleted and whose data lies on a node."""
+        return Mirror(self.store, kind_prefix("volume"), _doomed, self.clock)
+
+    @functools.cached_property
+    def pulse(self) -> Pulse:
+        return Pulse(self.store, self.clock)
+
+    def start(self) -> None:
+        """Begin to follow the store; call on the loop."""
+        works: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
+            self.tokens.run,
+            self.doomed_volumes.run,
+            self.pulse.run,
+        )
+        self._tasks = [asyncio.create_task(work()) for work in works]
+
+    async def stop(self) -> None:
+        """End what ``start`` began, and every stream."""
+        self.stopping.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def tell(self, about: Ref, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
+        """One event for the journal."""
+        self.journal.append(Event(type=type_, reason=reason, message=message, object=about, source=SOURCE))
+
+
+def _token_facts(envelope: Envelope) -> TokenFacts:
+    used_at = decode_part(envelope.status, TokenStatus).used_at
+    return TokenFacts(envelope, decode_part(envelope.spec, TokenSpec), used_at)
+
+
+def _doomed(envelope: Envelope) -> tuple[str, str] | None:
+    if envelope.deleting_since is None:
+        return None
+    status = decode_part(envelope.status, VolumeStatus)
+    if status.node_uid is None or status.attached_to is not None:
+        return None
+    return envelope.uid, status.node_uid

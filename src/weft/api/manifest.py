@@ -1,0 +1,148 @@
+"""What people wrote, read strictly: the top level of a manifest. Pure.
+
+What the server itself puts into an object (uid, status, …) may stand in a manifest and is passed over, so that an object
+that was read can be sent back. ``generation`` is not passed over: it says "only if nobody changed it since".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from weft.kinds.record import Kind
+from weft.kinds.registry import find_kind
+from weft.objects.errors import InvalidInput, UnknownField
+from weft.objects.identity import check_labels, check_name
+from weft.objects.schema import suggest
+
+FIELDS = ("kind", "name", "project", "labels", "spec", "generation")
+PASSED_OVER = frozenset(
+    (
+        "uid",
+        "owner",
+        "revision",
+        "schema",
+        "created_at",
+        "status",
+        "report",
+        "conditions",
+        "deleting_since",
+        "finalizers",
+    )
+)
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What someone wants an object to be. ``spec`` is as written; ``labels`` None means: not mentioned."""
+
+    kind: Kind
+    name: str
+    project: str | None
+    labels: dict[str, str] | None
+    spec: dict[str, Any]
+    generation: int | None = None
+
+
+def read_manifest(
+    raw: Any, *, kind: Kind | None = None, project: str | None = None, name: str | None = None
+) -> Wish:
+    """The wish in ``raw``. What the URL says already (``kind``, ``project``, ``name``) may be left out and must not be
+    contradicted. Raises UnknownField, InvalidInput, NotFound for an unknown kind."""
+    if not isinstance(raw, dict):
+        raise InvalidInput("a manifest must be a set of fields", hint="like kind: vm, name: web, spec: …")
+    found_kind = _read_kind(raw, kind)
+    _refuse_unknown(raw, found_kind)
+    return Wish(
+        kind=found_kind,
+        name=_read_name(raw, found_kind, name),
+        project=_read_project(raw, found_kind, project),
+        labels=_read_labels(raw.get("labels")),
+        spec=_read_spec(raw.get("spec")),
+        generation=_read_generation(raw.get("generation")),
+    )
+
+
+def _read_kind(raw: Mapping[str, Any], expected: Kind | None) -> Kind:
+    word = raw.get("kind")
+    if word is None and expected is not None:
+        return expected
+    if not isinstance(word, str) or not word:
+        raise InvalidInput("kind is missing", field="kind", hint="give one, like kind: vm")
+    found = find_kind(word)
+    if expected is not None and found.name != expected.name:
+        raise InvalidInput(
+            f"kind is {found.name}, but this is the place of {expected.plural}", field="kind", hint=f"kind: {expected.name}"
+        )
+    return found
+
+
+def _refuse_unknown(raw: Mapping[str, Any], kind: Kind) -> None:
+    in_spec = {f.encode_name for f in msgspec.structs.fields(kind.spec)}
+    for key in raw:
+        if key in FIELDS or key in PASSED_OVER:
+            continue
+        meant = suggest(str(key), list(FIELDS))
+        if key in in_spec:
+            hint = f"it belongs under spec: spec.{key}"
+        else:
+            hint = f"did you mean {meant}?" if meant else "fields: " + ", ".join(FIELDS)
+        raise UnknownField(f"{str(key)[:80]} is not a field", field=str(key)[:80], hint=hint)
+
+
+def _read_name(raw: Mapping[str, Any], kind: Kind, expected: str | None) -> str:
+    name = raw.get("name", expected)
+    check_name(name)
+    if expected is not None and name != expected:
+        raise InvalidInput(
+            f"name is {name}, but the URL says {expected}", field="name", hint=f"a {kind.title}'s name never changes"
+        )
+    return str(name)
+
+
+def _read_project(raw: Mapping[str, Any], kind: Kind, expected: str | None) -> str | None:
+    project = raw.get("project")
+    if kind.scope == "fabric":
+        if project is not None:
+            raise InvalidInput(
+                f"a {kind.title} belongs to no project", field="project", hint="leave the field project out"
+            )
+        return None
+    if project is None:
+        project = expected or "default"
+    check_name(project, "project")
+    if expected is not None and project != expected:
+        raise InvalidInput(f"project is {project}, but the URL says {expected}", field="project")
+    return str(project)
+
+
+def _read_labels(raw: Any) -> dict[str, str] | None:
+    if raw is None:
+        return None
+    if not isinstance(raw, dict):
+        raise InvalidInput("labels must be a set of key: value", field="labels", hint="like labels: {tier: db}")
+    for key, value in raw.items():
+        if not isinstance(value, str):
+            at = f"labels.{str(key)[:80]}"
+            raise InvalidInput(f"{at} must be text", field=at, hint=f'put it in quotes: "{str(value)[:40]}"')
+    if len(raw) > 64:
+        raise InvalidInput(f"labels: {len(raw)} are too many", field="labels", hint="at most 64")
+    check_labels(raw)
+    return dict(raw)
+
+
+def _read_spec(raw: Any) -> dict[str, Any]:
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise InvalidInput("spec must be a set of fields", field="spec")
+    return raw
+
+
+def _read_generation(raw: Any) -> int | None:
+    if raw is None:
+        return None
+    if isinstance(raw, bool) or not isinstance(raw, int):
+        raise InvalidInput("generation must be a whole number", field="generation")
+    return raw

@@ -1,0 +1,67 @@
+"""Errors as HTTP: the one place where reasons become status codes. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from weft.objects.errors import WeftError
+
+MEDIA_TYPE = "application/problem+json"
+STATUS: dict[str, int] = {
+    "invalidInput": 400,
+    "unknownField": 400,
+    "invalidStrategy": 400,
+    "notAuthenticated": 401,
+    "forbidden": 403,
+    "notFound": 404,
+    "unknownKind": 404,
+    "methodNotAllowed": 405,
+    "timedOut": 408,
+    "alreadyExists": 409,
+    "staleRevision": 409,
+    "inUse": 409,
+    "portInUse": 409,
+    "illegalTransition": 409,
+    "noAvailableAgents": 409,
+    "insufficientResources": 409,
+    "cursorGone": 410,
+    "tooLarge": 413,
+    "driverFailed": 502,
+    "unavailable": 503,
+    "storeUnavailable": 503,
+    "storeFull": 507,
+}
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 413: {"Connection": "close"}, 408: {"Connection": "close"}}
+
+
+def status_of(error: WeftError) -> int:
+    """The HTTP status for an error, by its own reason or else by that of its class."""
+    if error.token in STATUS:
+        return STATUS[error.token]
+    return next((STATUS[cls.reason] for cls in type(error).__mro__ if getattr(cls, "reason", "") in STATUS), 500)
+
+
+def describe_problem(error: WeftError, request_id: str) -> dict[str, Any]:
+    """The problem document (RFC 9457) for an error."""
+    status = status_of(error)
+    return {
+        "type": f"urn:weft:problem:{error.token}",
+        "title": error.token,
+        "status": status,
+        "detail": error.message,
+        **error.to_dict(),
+        "request_id": request_id,
+    }
+
+
+def problem_response(error: WeftError, request_id: str) -> Response:
+    """The answer that tells ``error``."""
+    document = describe_problem(error, request_id)
+    headers = dict(_HEADERS.get(document["status"], {}))
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    return Response(msgspec.json.encode(document), document["status"], headers, MEDIA_TYPE)

@@ -1,0 +1,142 @@
+"""Objects that name other objects: what is named must exist, and can't be deleted while it is.
+
+The race between "refer to it" and "delete it" is closed by the store: whoever refers stands on the revision in which he
+saw the other not being deleted; whoever deletes marks first, and looks for those who refer after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from weft.api.view import View
+from weft.contracts.store import AtRevision, Entry, Precondition, Present, Store
+from weft.kinds.record import Kind, Reference
+from weft.kinds.registry import BY_NAME, KINDS
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.errors import InUse, NotFound
+from weft.objects.identity import kind_prefix, object_key
+from weft.objects.schema import suggest
+
+_PROJECT = BY_NAME["project"]
+_SUGGEST_AMONG = 200
+_SHOWN = 5
+_PAGE = 500
+
+
+async def plan_project(view: View, project: str | None) -> list[Precondition]:
+    """What must hold for an object to be made in ``project``. Raises NotFound."""
+    if project is None:
+        return []
+    return await _plan_one(view, _PROJECT, None, project, "project")
+
+
+async def plan_references(
+    view: View, kind: Kind, project: str | None, old: Any, new: Any
+) -> list[Precondition]:
+    """What must hold for a spec to name what ``new`` names and ``old`` (None: nothing) didn't. Raises NotFound."""
+    preconditions: list[Precondition] = []
+    for reference in kind.references:
+        before = set() if old is None else set(reference.names(old))
+        for name in reference.names(new):
+            if name not in before:
+                target = BY_NAME[reference.kind]
+                preconditions += await _plan_one(view, target, project, name, reference.field)
+    return preconditions
+
+
+async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:
+    """Who keeps ``envelope`` from being deleted: ``vm/web`` and the like, a few of them."""
+    if kind.name == "project":
+        return await _find_content(store, envelope.name)
+    if kind.name == "node":
+        return await _find_allocations(store, envelope.uid)
+    users: list[str] = []
+    for other in KINDS:
+        for reference in other.references:
+            if reference.blocks and reference.kind == kind.name:
+                users += await _find_referring(store, other, reference, envelope)
+    return users
+
+
+def is_referred_to(kind: Kind) -> bool:
+    """Whether anything could keep an object of ``kind`` from being deleted."""
+    return kind.name in ("project", "node") or any(
+        reference.blocks and reference.kind == kind.name for other in KINDS for reference in other.references
+    )
+
+
+def in_use(kind: Kind, name: str, users: list[str]) -> InUse:
+    """The error for deleting what others need."""
+    shown = ", ".join(users[:_SHOWN]) + (" and more" if len(users) > _SHOWN else "")
+    return InUse(
+        f'{kind.title} "{name}" is in use by {shown}',
+        hint=f"delete or change that first: weft describe {users[0]}",
+        details={"by": users[:_SHOWN]},
+    )
+
+
+async def _plan_one(view: View, kind: Kind, project: str | None, name: str, field: str) -> list[Precondition]:
+    scope = project if kind.scope == "project" else None
+    key = object_key(kind.name, scope, name)
+    found = await view.get_key(key)
+    if found is None:
+        meant = suggest(name, await _names(view.store, kind, scope))
+        where = f" in project {scope}" if scope else ""
+        raise NotFound(
+            f'{kind.title} "{name}" not found{where}',
+            field=field,
+            hint=f"did you mean {meant}?" if meant else f"weft {kind.name} list",
+        )
+    if found.deleting_since is not None:
+        raise NotFound(f'{kind.title} "{name}" is being deleted', field=field, hint=f"weft {kind.name} list")
+    if view.is_planned(key):
+        return []
+    # Any write to it makes this fail, and be tried again; a project's never change, and everything refers to it.
+    return [Present(key) if kind is _PROJECT else AtRevision(key, found.revision)]
+
+
+async def _names(store: Store, kind: Kind, project: str | None) -> list[str]:
+    page = await store.list(object_key(kind.name, project, ""), limit=_SUGGEST_AMONG)
+    return [entry.key.rpartition("/")[2] for entry in page.entries]
+
+
+async def _find_content(store: Store, project: str) -> list[str]:
+    users: list[str] = []
+    for kind in KINDS:
+        if kind.scope == "project":
+            page = await store.list(kind_prefix(kind.name, project), limit=_SHOWN + 1)
+            users += [f"{kind.name}/{entry.key.rpartition('/')[2]}" for entry in page.entries]
+    return users
+
+
+async def _find_allocations(store: Store, node_uid: str) -> list[str]:
+    page = await store.list(object_key("allocation", None, f"{node_uid}."), limit=_SHOWN + 1)
+    found = []
+    for entry in page.entries:
+        workload = decode_part(decode_envelope(entry.value).spec, BY_NAME["allocation"].spec).workload  # type: ignore[attr-defined]
+        found.append(f"{workload.kind}/{workload.name}")
+    return found
+
+
+async def _find_referring(store: Store, kind: Kind, reference: Reference, target: Envelope) -> list[str]:
+    project = target.project if kind.scope == "project" else None
+    found: list[str] = []
+    after: str | None = None
+    while len(found) <= _SHOWN:
+        page = await store.list(kind_prefix(kind.name, project), limit=_PAGE, after=after)
+        found += await asyncio.to_thread(_referring, kind, reference, target, page.entries)
+        if page.next is None:
+            break
+        after = page.next
+    return found
+
+
+def _referring(kind: Kind, reference: Reference, target: Envelope, entries: Sequence[Entry]) -> list[str]:
+    found = []
+    for entry in entries:
+        envelope = decode_envelope(entry.value)
+        if target.name in reference.names(decode_part(envelope.spec, kind.spec)) and envelope.uid != target.uid:
+            found.append(f"{kind.name}/{envelope.name}")
+    return found

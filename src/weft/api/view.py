@@ -1,0 +1,34 @@
+"""The store as one request sees it: each object read once, and what the request is about to write laid over it."""
+
+from __future__ import annotations
+
+from weft.contracts.store import Store
+from weft.kinds.record import Kind
+from weft.objects.envelope import Envelope, decode_envelope
+from weft.objects.identity import object_key
+
+
+class View:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._read: dict[str, Envelope | None] = {}
+        self._planned: dict[str, Envelope] = {}
+
+    async def get(self, kind: Kind, project: str | None, name: str) -> Envelope | None:
+        """The object as planned, else as stored; None if there is neither."""
+        return await self.get_key(object_key(kind.name, project if kind.scope == "project" else None, name))
+
+    async def get_key(self, key: str) -> Envelope | None:
+        if key in self._planned:
+            return self._planned[key]
+        if key not in self._read:
+            entry = await self.store.get(key)
+            self._read[key] = None if entry is None else decode_envelope(entry.value, entry.revision)
+        return self._read[key]
+
+    def plan(self, envelope: Envelope) -> None:
+        """Lay ``envelope`` over what is stored: those that come after in this request may refer to it."""
+        self._planned[envelope.key] = envelope
+
+    def is_planned(self, key: str) -> bool:
+        return key in self._planned

@@ -1,0 +1,132 @@
+"""The end of every command that changes something: wait until it is so, show how it gets on, say how it ended.
+
+The exit code: 0 reached, 6 no node fits, 7 time is up, 1 it failed, 130 interrupted; the work goes on in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from weft.cli.complaints import complain
+from weft.cli.exit_codes import INTERRUPTED, OK, join_codes
+from weft.cli.goals import Goal, plan_goal
+from weft.cli.output.formats import print_data, print_names, print_object
+from weft.cli.placement import explain_refusal
+from weft.cli.progress import Progress
+from weft.cli.session import Session
+from weft.cli.watching import Result, Wait, follow
+from weft.cli.words import Target
+from weft.kinds.cells import dig
+from weft.objects.errors import NotFound, Unplaceable, WeftError
+
+Object = Mapping[str, Any]
+_DONE = {"create": "created", "update": "changed", "unchanged": "unchanged", "hold": "held"}
+
+
+class Done(NamedTuple):
+    """What the server has accepted: the object it answered with, the verb that did it. ``told`` is a line to print at
+    once, also when more is waited for."""
+
+    target: Target
+    obj: Object
+    verb: str
+    told: str = ""
+
+
+def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = None) -> Wait | None:
+    """What to wait for after ``verb`` was accepted with ``obj`` as the answer; None: it is so already."""
+    goal = plan_goal(target.kind.name, verb, before)
+    return Wait(target, goal, obj.get("uid", ""), obj.get("project")) if goal else None
+
+
+def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int:
+    """Say what became of ``done``, and, unless detached, how each of ``waits`` ended."""
+    waits = () if session.detach else waits
+    waited = {wait.target.what for wait in waits}
+    at_once = [one for one in done if one.target.what not in waited]
+    if not session.is_data:
+        for one in done:
+            if one.target.what not in waited or one.told:
+                print(f"{one.target.what}  {one.told or _word(session, one.verb)}", flush=True)
+    if not waits:
+        _print_all(session, [one.obj for one in at_once])
+        return OK
+    verbs = {one.target.what: one.verb for one in done}
+    progress = Progress(session.clock.elapsed, _decision_finder(session), color=session.color)
+    try:
+        results = follow(session, waits, progress)
+    except KeyboardInterrupt:
+        session.say(_parting(waits, verbs))
+        return INTERRUPTED
+    _print_all(session, [one.obj for one in at_once] + [r.obj for r in results if r.obj is not None])
+    codes = [_tell(session, result, verbs.get(result.wait.target.what, ""), progress.seconds) for result in results]
+    return join_codes(codes)
+
+
+def _tell(session: Session, result: Result, verb: str, seconds: float) -> int:
+    target = result.wait.target
+    if result.error is not None:
+        return complain(explain(session, target, result.error), session.output, session.color, session.debug)
+    if not session.is_data:
+        print(f"{target.what}  {_ending(result.wait.goal, result.obj, verb)} after {seconds:.1f} s", flush=True)
+    return OK
+
+
+def _ending(goal: Goal, obj: Object | None, verb: str) -> str:
+    if obj is None:
+        return "deleted" if verb == "delete" else "gone"
+    phase = dig(obj, "status.phase")
+    node = dig(obj, "status.node") if obj["kind"] == "vm" else None
+    return " ".join([str(phase or goal.words), *(["on", node] if node else [])])
+
+
+def explain(session: Session, target: Target, error: WeftError) -> WeftError:
+    """``error``; for a VM that no node takes with each node's reason, read from the scheduler's decision."""
+    if isinstance(error, Unplaceable):
+        return explain_refusal(error, find_decision(session, target), target.what)
+    return error
+
+
+def find_decision(session: Session, target: Target) -> Object | None:
+    """Why the workload is where it is; None when nothing was decided yet."""
+    try:
+        return session.client.get("decision", f"{target.kind.name}.{target.name}")
+    except NotFound:
+        return None
+
+
+def _decision_finder(session: Session) -> Any:
+    def find(target: Target) -> Object | None:
+        try:
+            return find_decision(session, target)
+        except WeftError:
+            return None  # the line is a courtesy; what matters comes over the watch
+
+    return find
+
+
+def _word(session: Session, verb: str) -> str:
+    if session.detach and verb in ("delete", "start", "stop", "restart", "suspend", "resume"):
+        return f"{verb} asked for"
+    return _DONE.get(verb) or verb + ("d" if verb.endswith("e") else "ed")
+
+
+def _print_all(session: Session, objects: Sequence[Object]) -> None:
+    if not session.is_data:
+        return
+    if session.output == "name":
+        print_names(objects)
+    elif len(objects) == 1:
+        print_object(session, objects[0])
+    elif objects:
+        print_data({"items": list(objects)}, session.output)
+
+
+def _parting(waits: Sequence[Wait], verbs: Mapping[str, str]) -> str:
+    what = waits[0].target.what
+    if verbs.get(what) == "delete":
+        return f"still being deleted; watch: weft wait {what} --for=delete"
+    undo = f"   undo: weft delete {what}" if verbs.get(what) == "create" else ""
+    more = f" and {len(waits) - 1} more" if len(waits) > 1 else ""
+    return f"it goes on; watch: weft wait {what}{more}{undo}"

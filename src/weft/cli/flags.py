@@ -1,0 +1,169 @@
+"""A flag for every field of a spec, so that a new kind or field has its own for free; flags become a spec again. Pure but
+for reading the files that text fields are taken from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from msgspec import inspect as mi
+
+from weft.kinds.record import Kind
+from weft.objects.errors import InvalidInput, WeftError
+from weft.objects.schema import FieldDoc, describe_fields
+
+# Fields that verbs or the server set; a flag for them would only confuse.
+_NO_FLAG = {
+    "vm": ("spec.run", "spec.boots"),
+    "node": ("spec.cordoned", "spec.cordon_reason"),
+    "token": ("spec.sha256",),
+}
+_LONG_TEXT = 4096  # a text that may be longer is taken from a file
+_BOOLEAN, _MAP, _LIST = "true or false", "map", "list of "
+
+
+def flag_fields(kind: Kind) -> list[FieldDoc]:
+    """The spec's fields that have a flag."""
+    hidden = _NO_FLAG.get(kind.name, ())
+    return [
+        doc
+        for doc in describe_fields(kind.spec)
+        if doc.path not in hidden and doc.type != "fields" and "[]" not in doc.path
+    ]
+
+
+def make_flags(kind: Kind) -> list[click.Parameter]:
+    """One option for every field, all of them optional: a file may give them instead."""
+    long_texts = _long_texts(kind.spec)
+    flags: list[click.Parameter] = []
+    for doc in flag_fields(kind):
+        flag = flag_name(doc)
+        shared: dict[str, Any] = {"help": _help(doc), "default": None}
+        if doc.type == _BOOLEAN:
+            flags.append(click.Option([f"--{flag}/--no-{flag}", _parameter(doc)], **shared))
+        elif doc.type == _MAP or doc.type.startswith(_LIST):
+            names = list(dict.fromkeys([f"--{flag}", f"--{_dashed(doc)}"]))
+            metavar = "KEY=VALUE" if doc.type == _MAP else flag.upper()
+            flags.append(click.Option([*names, _parameter(doc)], multiple=True, metavar=metavar, **shared))
+        elif " | " in doc.type:
+            choice = click.Choice(doc.type.split(" | "))
+            flags.append(click.Option([f"--{flag}", _parameter(doc)], type=choice, **shared))
+        else:
+            metavar = "FILE" if doc.path in long_texts else doc.type.upper().replace(" ", "-")
+            flags.append(click.Option([f"--{flag}", _parameter(doc)], metavar=metavar, **shared))
+    return flags
+
+
+def read_flags(kind: Kind, given: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """``spec`` with the flags that were given put over it. Raises InvalidInput for a file that can't be read."""
+    result = copy.deepcopy(dict(spec))
+    long_texts = _long_texts(kind.spec)
+    for doc in flag_fields(kind):
+        value = given.get(_parameter(doc))
+        if value is None or value == ():
+            continue
+        *way, last = doc.path.split(".")[1:]
+        place = result
+        for step in way:
+            place = place.setdefault(step, {})
+        place[last] = _read_text(value, flag_name(doc)) if doc.path in long_texts else _read_value(doc, value)
+    return result
+
+
+def name_flag(kind: Kind, problem: WeftError) -> WeftError:
+    """``problem``; where it is a field that isn't given at all, with the flag that would give it."""
+    for doc in flag_fields(kind):
+        if problem.field == doc.path and problem.message == f"{doc.path} is missing":
+            problem.hint = f"give --{flag_name(doc)} ({doc.description[:1].lower()}{doc.description[1:]})"
+    return problem
+
+
+def flag_name(doc: FieldDoc) -> str:
+    """``--network`` for the field networks: a list's flag is given once for each item."""
+    name = _dashed(doc)
+    return name[:-1] if doc.type.startswith(_LIST) and name.endswith("s") else name
+
+
+def _dashed(doc: FieldDoc) -> str:
+    return doc.path.partition(".")[2].replace(".", "-").replace("_", "-")
+
+
+def flag_parameter(path: str) -> str:
+    """The command's parameter that stands for the field at ``path``."""
+    return path.partition("[")[0].replace(".", "__")
+
+
+def _parameter(doc: FieldDoc) -> str:
+    return flag_parameter(doc.path)
+
+
+def _help(doc: FieldDoc) -> str:
+    default = "" if doc.default in (None, "", [], {}, False, 0) else f" [{_show_default(doc)}]"
+    return f"{doc.description}.{default}" if doc.description else default.strip()
+
+
+def _show_default(doc: FieldDoc) -> str:
+    if doc.type == "size":
+        return f"{doc.default / 2**20:g}M"
+    if isinstance(doc.default, list):
+        return ",".join(map(str, doc.default))
+    return "yes" if doc.default is True else f"{doc.default:g}" if isinstance(doc.default, float) else str(doc.default)
+
+
+def _read_value(doc: FieldDoc, value: Any) -> Any:
+    if doc.type == _MAP:
+        return read_pairs(value, flag_name(doc))
+    if doc.type.startswith(_LIST):
+        return [_number(doc.type, item) for text in value for item in text.split(",") if item]
+    return _number(doc.type, value)
+
+
+def _number(type_: str, value: Any) -> Any:
+    """A number where the field wants one and the text is one; what isn't is left for the field's own complaint."""
+    if isinstance(value, str) and type_.removeprefix(_LIST) in ("whole number", "number"):
+        for read in (int, float):
+            try:
+                return read(value)
+            except ValueError:
+                continue
+    return value
+
+
+def read_pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
+    """``a=1`` and ``b=2,c=3`` as one map. Raises UsageError for a part without a sign."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        for part in text.split(","):
+            key, sign, value = part.partition("=")
+            if not sign or not key:
+                raise click.UsageError(f"--{flag} {text}: write KEY=VALUE")
+            pairs[key] = value
+    return pairs
+
+
+def _read_text(value: str, flag: str) -> str:
+    if value.startswith("#!"):
+        return value
+    try:
+        return Path(value).read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        said = problem.strerror.lower() if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
+        raise InvalidInput(
+            f"--{flag} {value}: {said}", field=flag, hint="give a file, or the script itself (#!…)"
+        ) from None
+
+
+def _long_texts(type_: type[msgspec.Struct]) -> set[str]:
+    info = mi.type_info(type_)
+    fields = info.fields if isinstance(info, mi.StructType) else ()
+    return {f"spec.{f.encode_name}" for f in fields if _most_letters(f.type) > _LONG_TEXT}
+
+
+def _most_letters(info: mi.Type) -> int:
+    while isinstance(info, mi.Metadata):
+        info = info.type
+    return (info.max_length or 0) if isinstance(info, mi.StrType) else 0

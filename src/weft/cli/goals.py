@@ -1,0 +1,129 @@
+"""When is what someone asked for so? One small table from kind and verb to a test on the whole object. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from weft.kinds.cells import dig
+from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unplaceable, WeftError
+from weft.objects.selector import Fields
+
+Object = Mapping[str, Any]
+Test = Callable[[Object | None], bool]
+UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavailable")
+
+
+class Goal(msgspec.Struct, frozen=True):
+    """``reached`` is asked for every state of the object (None: it is gone); ``words`` say what is waited for.
+    ``ends_failed`` and ``ends_refused`` say that a failure, or no node that fits, ends the waiting."""
+
+    reached: Test
+    words: str
+    ends_failed: bool = True
+    ends_refused: bool = True
+    wants_gone: bool = False
+
+
+_CREATED = {"vm": "Running", "image": "Available", "network": "Ready", "volume": "Available"}
+_VERBS = {
+    "start": "Running",
+    "restart": "Running",
+    "resume": "Running",
+    "release": "Running",
+    "stop": "Stopped",
+    "suspend": "Suspended",
+    "hold": "Hold",
+}
+
+
+def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None:
+    """What ``verb`` (create, update, delete, or one of the kind's own) leads to; None when it is so at once.
+
+    ``before`` is the object as it was: a restart is done when its boot is another."""
+    if verb == "delete":
+        return Goal(lambda obj: obj is None, "gone", wants_gone=True)
+    phase = _CREATED.get(kind) if verb in ("create", "update") else _VERBS.get(verb)
+    if phase is None:
+        return None
+    if kind != "vm":
+        return Goal(lambda obj: _phase(obj) == phase, phase)
+    if verb == "restart":
+        old = _boot(before)
+        return Goal(lambda obj: _settled(obj) and _phase(obj) == phase and _boot(obj) != old, phase)
+    if verb == "hold":
+        return Goal(lambda obj: _phase(obj) == phase, phase, ends_refused=False)
+    if verb in ("create", "update"):
+        return Goal(_is_as_wished, phase)
+    return Goal(lambda obj: _settled(obj) and _phase(obj) == phase, phase)
+
+
+def _is_as_wished(obj: Object | None) -> bool:
+    """A VM may be wished stopped, suspended or held as well as running."""
+    if obj is None:
+        return False
+    wish = "Hold" if dig(obj, "spec.hold") else {"stop": "Stopped", "suspend": "Suspended"}.get(dig(obj, "spec.run"))
+    phase = _phase(obj)
+    if wish == "Hold":
+        return phase == wish or (phase == "Running" and _settled(obj))
+    return _settled(obj) and phase == (wish or "Running")
+
+
+def _phase(obj: Object | None) -> str:
+    return str(dig(obj, "status.phase", "")) if obj is not None else ""
+
+
+def _settled(obj: Object | None) -> bool:
+    """Status speaks of the spec as it is now."""
+    return obj is not None and dig(obj, "status.observed_generation", 0) >= obj.get("generation", 0)
+
+
+def _boot(obj: Object | None) -> tuple[Any, ...]:
+    return tuple(dig(obj, f"status.{part}") for part in ("boot_id", "started_at", "restarts")) if obj else ()
+
+
+def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    """Why ``obj`` won't get to ``goal`` by itself: it failed, or no node fits."""
+    if goal.ends_failed and dig(obj, "status.phase") == "Failed" and (obj["kind"] != "vm" or _settled(obj)):
+        reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+        said = f"{reason}: {message}" if reason and message else reason or message or "no reason given"
+        return DriverFailed(f"{what} failed: {said}", reason=reason or None, hint=f"weft describe {what}")
+    for condition in obj.get("conditions") or () if goal.ends_refused else ():
+        about_now = condition.get("generation", 0) in (0, obj.get("generation", 0))
+        if condition["type"] == "Placed" and condition["status"] == "False" and about_now:
+            if condition.get("reason") in UNPLACEABLE:
+                return Unplaceable(f"{what} fits on no node: {condition['reason']}", reason=condition["reason"])
+    return None
+
+
+def gone(what: str) -> WeftError:
+    return NotFound(f"{what} was deleted while it was waited for")
+
+
+def read_goal(text: str) -> Goal:
+    """What ``weft wait --for`` names: delete, condition=TYPE[=STATUS], FIELD=VALUE, jsonpath={.FIELD}=VALUE."""
+    if text in ("delete", "deleted", "gone"):
+        return Goal(lambda obj: obj is None, "gone", wants_gone=True)
+    if text.startswith("condition="):
+        type_, _, status = text.removeprefix("condition=").partition("=")
+        return Goal(lambda obj: _condition(obj, type_) == (status or "true").lower(), text, False, False)
+    path, sign, value = text.removeprefix("jsonpath=").rpartition("=")
+    path = path.strip("{}'\" ").lstrip(".")
+    if not sign or not path:
+        raise InvalidInput(
+            f"--for {text!r} says nothing to wait for",
+            field="for",
+            hint="write phase=Running, condition=Ready, status.node=n2 or delete",
+        )
+    wanted = value.strip("'\"").lower()
+    path = "phase" if path == "state" else path
+    return Goal(lambda obj: obj is not None and Fields(obj).get(path, "").lower() == wanted, text, False, False)
+
+
+def _condition(obj: Object | None, type_: str) -> str:
+    for condition in (obj or {}).get("conditions") or ():
+        if condition["type"].lower() == type_.lower():
+            return str(condition["status"]).lower()
+    return ""

@@ -1,0 +1,75 @@
+"""One object in full for a person: what it is, how it stands, what was wished, what was said of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from weft.cli.output.table import Column, draw_table
+from weft.cli.terminal import Paint, clean
+from weft.kinds.record import Kind
+from weft.objects.quantity import format_bytes
+from weft.objects.schema import describe_fields
+
+Object = Mapping[str, Any]
+_SIZES = ("size", "memory", "disk", "virtual_size")
+_TIMES = ("at", "since", "started_at", "used_at", "expires_at")
+
+
+def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], width: int | None, paint: Paint) -> str:
+    """The description, a section for each part of the object."""
+    sizes = {doc.path for doc in describe_fields(kind.spec) if doc.type == "size"}
+    head = {"name": obj["name"], "kind": kind.title}
+    if obj.get("project"):
+        head["project"] = obj["project"]
+    if obj.get("labels"):
+        head["labels"] = ", ".join(f"{key}={value}" for key, value in obj["labels"].items())
+    head["created"] = f"{age_of(obj.get('created_at', 0.0))} ago"
+    if obj.get("deleting_since"):
+        head["deleting"] = f"for {age_of(obj['deleting_since'])}"
+    head |= {"uid": obj["uid"], "generation": str(obj.get("generation", 1))}
+    sections = [_pairs(head, paint)]
+    for part in ("status", "report", "spec"):
+        shown = {key: _show(f"{part}.{key}", value, sizes, age_of) for key, value in (obj.get(part) or {}).items()}
+        shown = {key: text for key, text in shown.items() if text}
+        if shown:
+            sections.append(f"{paint.color(part, 'bold')}\n{_pairs(shown, paint, '  ')}")
+    if obj.get("conditions"):
+        columns = [Column(title) for title in ("CONDITION", "STATUS", "SINCE", "REASON")]
+        columns.append(Column("MESSAGE", flexible=True))
+        rows = [
+            [c["type"], c["status"], age_of(c.get("since", 0.0)), c.get("reason") or "–", c.get("message", "")]
+            for c in obj["conditions"]
+        ]
+        sections.append(draw_table(columns, rows, width, paint))
+    return "\n\n".join(sections)
+
+
+def _pairs(values: Mapping[str, str], paint: Paint, indent: str = "") -> str:
+    width = max(len(key) for key in values) + 2
+    lines = []
+    for key, value in values.items():
+        first, *rest = [clean(line) for line in value.splitlines()] or [""]
+        lines.append(f"{indent}{key.replace('_', ' '):<{width}}{paint.phase(first)}")
+        lines += [f"{indent}{'':<{width}}{line}" for line in rest]
+    return "\n".join(lines)
+
+
+def _show(path: str, value: Any, sizes: set[str], age_of: Callable[[float], str]) -> str:
+    name = path.rpartition(".")[2]
+    if value is None or value == "" or value == [] or value == {}:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        if name in _TIMES:
+            return f"{age_of(float(value))} ago" if value else ""
+        if path in sizes or name in _SIZES or name.endswith(("_memory", "_disk")):
+            return format_bytes(value)
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_show(f'{path}.{key}', inner, sizes, age_of) or '–'}" for key, inner in value.items())
+    if isinstance(value, list):
+        several = any(isinstance(item, dict) for item in value)
+        return ("\n" if several else ", ").join(_show(f"{path}[]", item, sizes, age_of) for item in value)
+    return str(value)

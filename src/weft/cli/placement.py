@@ -1,0 +1,132 @@
+"""A decision of the scheduler in words: the line while placing, why it stands there, why nowhere. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weft.cli.output.table import Column, draw_table
+from weft.cli.terminal import Paint
+from weft.kinds.cells import dig
+from weft.objects.errors import Unplaceable
+from weft.objects.quantity import format_bytes
+
+Object = Mapping[str, Any]
+_BYTES = ("memory", "disk")
+
+
+def describe_choice(decision: Object | None, node: str) -> str:
+    """``placed on n2 (least_loaded: score 97.1; runner-up n1)``"""
+    chosen = next((v for v in _verdicts(decision) if v["outcome"] == "chosen"), None)
+    if chosen is None or chosen["node"] != node:
+        return f"placed on {node}"
+    parts = [dig(decision or {}, "spec.policy", "")]
+    if chosen.get("score") is not None:
+        parts[0] += f": score {chosen['score']:.1f}"
+    second = _runner_up(decision)
+    if second:
+        parts.append(f"runner-up {second['node']}")
+    return f"placed on {node} ({'; '.join(parts)})"
+
+
+def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> Unplaceable:
+    """``error`` with what was missing on each node, the nearest fit, and how to go on."""
+    decision = decision or {}
+    verdicts = [v for v in _verdicts(decision) if v["outcome"] == "refused"]
+    lines = []
+    width = max((len(v["node"]) for v in verdicts), default=0)
+    for verdict in verdicts[:12]:
+        lines.append(f"  {verdict['node']:<{width}}  {_shortfalls(verdict) or verdict.get('reason') or 'refused'}")
+    if len(verdicts) > 12:
+        lines.append(f"  and {len(verdicts) - 12} more nodes")
+    if not verdicts:
+        message = dig(decision, "spec.message", "")
+        lines += [f"  {message}"] if message else []
+        refused = dig(decision, "spec.refused_by", {})
+        lines += [f"  {count} nodes refused by {name}" for name, count in refused.items()]
+    nearest = dig(decision, "spec.nearest", "")
+    nearest_node = dig(decision, "spec.nearest_node", "")
+    hints = []
+    if nearest:
+        hints.append(f"nearest: {nearest}" if nearest_node in nearest else f"nearest: {nearest_node}, {nearest}")
+    hints.append(
+        f"It stays Pending and starts when room appears.  weft wait {what} | weft explain {what} | weft delete {what}"
+    )
+    told = Unplaceable("\n".join([f"{what} fits on no node: {error.token}", *lines]), reason=error.token)
+    told.hint = "\n".join(hints)
+    told.details = {
+        "nodes": dig(decision, "spec.nodes", 0),
+        "verdicts": verdicts,
+        "nearest": nearest,
+        "nearest_node": nearest_node,
+    }
+    return told
+
+
+def explain_decision(decision: Object, what: str, when: str, width: int | None, paint: Paint) -> str:
+    """All of a decision: the sentence, and what became of every node."""
+    spec = decision["spec"]
+    verdicts = sorted(spec.get("verdicts") or [], key=_rank)
+    terms = list(dict.fromkeys(term["name"] for verdict in verdicts for term in verdict.get("terms") or ()))
+    weights = {term["name"]: term["weight"] for verdict in verdicts for term in verdict.get("terms") or ()}
+    weighed = ", ".join(f"{weights[name]:g} {name}" for name in terms)
+    policy = f"policy {spec['policy']}" + (f" ({weighed})" if weighed else "")
+    chosen = next((v["node"] for v in verdicts if v["outcome"] == "chosen"), None)
+    nodes = f"{spec['nodes']} node{'s' * (spec['nodes'] != 1)}"
+    if chosen:
+        first = f"{what} was placed on {chosen} at {when} by {policy}, {spec['took_ms']:.1f} ms, {nodes}"
+    else:
+        first = f"{what} fits on no node: {spec.get('error') or 'refused'} (at {when}, {policy}, {nodes})"
+    lines = [first]
+    if spec.get("message"):
+        lines.append(spec["message"])
+    columns = [Column("NODE"), Column("VERDICT"), Column("SCORE", right=True)]
+    columns += [Column(name.upper()) for name in terms]
+    columns.append(Column("WHY", flexible=True))
+    second = _runner_up(decision)
+    rows = [_row(verdict, terms, second) for verdict in verdicts]
+    if rows:
+        lines.append(draw_table(columns, rows, width, paint))
+    told = sum(verdict["outcome"] == "refused" for verdict in verdicts)
+    refused = spec.get("refused_by") or {}
+    if sum(refused.values()) > told:
+        lines.append("refused in all: " + ", ".join(f"{count} by {name}" for name, count in refused.items()))
+    if not chosen and spec.get("nearest"):
+        lines.append(f"nearest: {spec.get('nearest_node') or ''} {spec['nearest']}".replace("  ", " "))
+    return "\n".join(lines)
+
+
+def _row(verdict: Object, terms: Sequence[str], second: Object | None) -> list[str]:
+    values = {term["name"]: f"{term['weight']:g}·{term['value']:.0f}" for term in verdict.get("terms") or ()}
+    score = "–" if verdict.get("score") is None else f"{verdict['score']:.1f}"
+    why = _shortfalls(verdict) or str(verdict.get("reason") or "")
+    if not why and second is verdict:
+        why = "runner-up"
+    if verdict.get("filter") and verdict["filter"] not in why and not verdict.get("reason"):
+        why = f"{verdict['filter']}: {why}".rstrip(": ")
+    return [verdict["node"], verdict["outcome"], score, *(values.get(name, "") for name in terms), why]
+
+
+def _shortfalls(verdict: Object) -> str:
+    return "     ".join(
+        f"{short['resource']} {_amount(short['resource'], short['wanted'])} wanted, "
+        f"{_amount(short['resource'], short['free'])} free"
+        for short in verdict.get("shortfalls") or ()
+    )
+
+
+def _amount(resource: str, value: float) -> str:
+    return format_bytes(value) if resource in _BYTES else f"{value:g}"
+
+
+def _verdicts(decision: Object | None) -> list[Object]:
+    return list(dig(decision or {}, "spec.verdicts", []))
+
+
+def _runner_up(decision: Object | None) -> Object | None:
+    fitting = [v for v in _verdicts(decision) if v["outcome"] == "fits"]
+    return max(fitting, key=lambda v: v.get("score") or 0.0, default=None)
+
+
+def _rank(verdict: Object) -> tuple[int, float]:
+    return ("chosen", "fits", "refused").index(verdict["outcome"]), -(verdict.get("score") or 0.0)

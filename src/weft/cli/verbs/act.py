@@ -1,0 +1,60 @@
+"""A kind's own verbs: `weft vm stop web`, `weft node cordon n2 --reason "disk swap"`. Names and inputs come from the kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from msgspec import inspect as mi
+
+from weft.cli import options
+from weft.cli.exit_codes import partial_code
+from weft.cli.finishing import Done, finish, plan_wait
+from weft.cli.grammar import Entry
+from weft.cli.outcome import each
+from weft.cli.session import Session
+from weft.cli.watching import Wait
+from weft.cli.words import Target, read_targets
+from weft.kinds.record import Kind, Verb
+from weft.kinds.registry import BY_NAME
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    owner = kind or BY_NAME[entry.kinds[0]]
+    record = owner.verb(verb)
+    inputs = _input_options(record) if record else []
+    params = [options.targets(kind, able=entry.kinds), *inputs, *options.waits(), options.output()]
+
+    def run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
+        return _run(session, verb, read_targets(kind, words, entry.kinds), given)
+
+    return options.build(verb, f"{entry.summary}.", run, kind, params)
+
+
+def _input_options(verb: Verb) -> list[click.Parameter]:
+    """An option for every field of the verb's input."""
+    info = mi.type_info(verb.input) if verb.input else None
+    made: list[click.Parameter] = []
+    for field in info.fields if isinstance(info, mi.StructType) else ():
+        flag = "--" + field.encode_name.replace("_", "-")
+        if isinstance(field.type, mi.BoolType):
+            made.append(click.Option([flag, field.encode_name], is_flag=True))
+        else:
+            made.append(click.Option([flag, field.encode_name], metavar="TEXT", default=None))
+    return made
+
+
+def _run(session: Session, verb: str, targets: list[Target], given: dict[str, Any]) -> int:
+    done: list[Done] = []
+    waits: list[Wait] = []
+    body = {key: value for key, value in given.items() if value is not None}
+
+    def act(target: Target) -> None:
+        kind, name = target
+        before = session.client.get(kind.name, name) if verb == "restart" else None
+        obj = session.client.verb(kind.name, name, verb, body)
+        done.append(Done(target, obj, verb))
+        waits.extend(wait for wait in [plan_wait(obj, target, verb, before)] if wait)
+
+    codes = each(session, targets, act)
+    return partial_code([*codes, *([finish(session, done, waits)] if done else [])])

@@ -1,0 +1,58 @@
+"""`weft image add NAME URL --sha256 HEX`: have an image fetched and checked. What can't be fetched isn't kept."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from weft.cli import options
+from weft.cli.exit_codes import INTERRUPTED, OK, TIMED_OUT
+from weft.cli.finishing import Done, finish, plan_wait
+from weft.cli.grammar import Entry
+from weft.cli.manifest.check import check_spec
+from weft.cli.session import Session
+from weft.cli.words import Target
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import NotFound
+from weft.objects.identity import check_name
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        click.Argument(["words"], nargs=-1, metavar="NAME URL" if kind else "image NAME URL"),
+        click.Option(["--sha256"], default="", metavar="HEX", help="Its digest; a file with another one is refused."),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(verb, "Fetch an image from http, https, ftp or a file, and check it.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: str) -> int:
+    given = list(words)
+    if kind is None and given[:1] in (["image"], ["images"]):
+        del given[0]
+    if len(given) != 2:
+        raise click.UsageError("give NAME and URL, like: weft image add web file:///srv/web.qcow2")
+    target = Target(BY_NAME["image"], check_name(given[0].removeprefix("image/")))
+    spec = {"url": as_url(given[1]), **({"sha256": sha256.lower()} if sha256 else {})}
+    for problem in check_spec(target.kind, spec):
+        raise problem
+    made = session.client.create({"kind": "image", "name": target.name, "spec": spec})
+    wait = plan_wait(made, target, "create")
+    code = finish(session, [Done(target, made, "create")], [wait] if wait else [])
+    if code not in (OK, TIMED_OUT, INTERRUPTED):
+        try:
+            session.client.delete("image", target.name)
+        except NotFound:
+            pass
+    return code
+
+
+def as_url(given: str) -> str:
+    """``given``, or the file URL of a plain path."""
+    return given if _SCHEME.match(given) else Path(given).absolute().as_uri()

@@ -1,0 +1,69 @@
+"""`weft api GET /v1/vms`: one request to the server's API, answered raw. Watches and followed events go on until ^C."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from weft.cli import options
+from weft.cli.grammar import Entry
+from weft.cli.session import Session
+from weft.cli.terminal import is_terminal
+from weft.client.http import raise_problem
+from weft.kinds.record import Kind
+from weft.objects.errors import InvalidInput
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        click.Argument(["method"], type=click.Choice(_METHODS, case_sensitive=False)),
+        click.Argument(["path"]),
+        click.Option(["-d", "--data"], metavar="JSON|@FILE|-", help="The body: JSON, a file of it, or standard input."),
+        options.output(),
+    ]
+    return options.build(verb, "Send one request to the server's API and print the answer.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, method: str, path: str, data: str | None) -> None:
+    path = path if path.startswith("/") else f"/v1/{path}"
+    body = _read_body(data)
+    http = session.client.http
+    if method == "GET" and any(word in path for word in ("watch=1", "follow=1")):
+        with http.stream(method, path) as stream:
+            for line in stream.lines():
+                print(line.decode(), flush=True)
+        return
+    answer = http.request(method, path, body)
+    raise_problem(answer)
+    if not answer.body:
+        return
+    if is_terminal(sys.stdout) and "json" in answer.headers.get("content-type", ""):
+        print(json.dumps(json.loads(answer.body), indent=2, ensure_ascii=False))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(answer.body if answer.body.endswith(b"\n") else answer.body + b"\n")
+
+
+def _read_body(data: str | None) -> bytes | None:
+    if data is None:
+        return None
+    try:
+        raw = (
+            sys.stdin.buffer.read()
+            if data == "-"
+            else Path(data[1:]).read_bytes()
+            if data.startswith("@")
+            else data.encode()
+        )
+    except OSError as problem:
+        raise InvalidInput(f"--data {data}: {(problem.strerror or '').lower()}", field="data") from None
+    try:
+        json.loads(raw)
+    except ValueError as problem:
+        raise InvalidInput(f"--data is not JSON: {problem}", field="data") from None
+    return raw

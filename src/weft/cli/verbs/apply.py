@@ -1,0 +1,94 @@
+"""`weft apply -f FILE|DIR|-`: bring objects to what files say; all of it is checked before any of it is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.finishing import Done, finish, plan_wait
+from weft.cli.grammar import Entry
+from weft.cli.manifest.check import Manifest, locate_refusal, read_manifests
+from weft.cli.manifest.files import read_documents
+from weft.cli.session import Session
+from weft.cli.watching import Wait
+from weft.cli.words import Target
+from weft.kinds.record import Kind
+from weft.objects.errors import WeftError
+
+_COST = {"live": "at once", "restart": "at its next restart", "replace": "by a new one", "never": "never"}
+_VERBS = {"created": "create", "updated": "update", "unchanged": "unchanged"}
+
+
+def files() -> click.Option:
+    return click.Option(
+        ["-f", "--filename", "files"],
+        multiple=True,
+        required=True,
+        metavar="FILE|DIR|-",
+        help="What to read; may be repeated.",
+    )
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        files(),
+        click.Option(["--dry-run"], is_flag=True, help="Check it at the server and store nothing."),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(verb, "Create or change the objects in files until they are as written.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, files: tuple[str, ...], dry_run: bool) -> int:
+    manifests = read_all(session, files)
+    results = send(session, manifests, dry_run)
+    done: list[Done] = []
+    waits: list[Wait] = []
+    for manifest, result in zip(manifests, results, strict=True):
+        obj, verb = result["object"], _VERBS[result["action"]]
+        target = Target(manifest.kind, obj["name"])
+        told = f"{'would be ' * (dry_run and verb != 'unchanged')}{_tell(result)}"
+        done.append(Done(target, obj, verb, told))
+        wait = None if dry_run or verb == "unchanged" else plan_wait(obj, target, verb)
+        waits += [wait] if wait else []
+    return finish(session, done, waits)
+
+
+def read_all(session: Session, files: tuple[str, ...]) -> list[Manifest]:
+    """The manifests in ``files``, checked as far as one can without asking the server."""
+    manifests = read_manifests(read_documents(files), session.project)
+    if not manifests:
+        raise click.UsageError(f"{', '.join(files)}: nothing in it")
+    return manifests
+
+
+def send(session: Session, manifests: list[Manifest], dry_run: bool) -> list[dict[str, Any]]:
+    """What the server did, or would do, for each manifest; its refusal names the place in the file."""
+    try:
+        return session.client.apply([manifest.data for manifest in manifests], dry_run=dry_run)
+    except WeftError as refusal:
+        raise locate_refusal(refusal, manifests) from None
+
+
+def _tell(result: dict[str, Any]) -> str:
+    changes = result.get("changes") or []
+    if result["action"] != "updated" or not changes:
+        return str(result["action"])
+    return "updated: " + ", ".join(describe_change(change) for change in changes)
+
+
+def describe_change(change: dict[str, Any]) -> str:
+    """``spec.cpu 1 → 2 (at its next restart)``"""
+    cost = _COST.get(str(change.get("mode")), "at once")
+    return f"{change['path']} {_show(change.get('old'))} → {_show(change.get('new'))} ({cost})"
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(str, value)) + "]"
+    text = str(value).splitlines()[0] if isinstance(value, str) and value else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"

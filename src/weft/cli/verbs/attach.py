@@ -1,0 +1,56 @@
+"""`weft volume attach data web`: add a volume to a VM's spec. The guest sees it from its next start on."""
+
+from __future__ import annotations
+
+import click
+
+from weft.cli import options
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_object
+from weft.cli.session import Session
+from weft.kinds.cells import dig
+from weft.kinds.record import Kind
+from weft.objects.errors import InUse, NotFound, StaleRevision
+
+_TRIES = 5
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    words = click.Argument(["words"], nargs=-1, metavar="VOLUME VM")
+    sides = ("Attach", "to") if verb == "attach" else ("Detach", "from")
+
+    def run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
+        given = list(words)
+        if kind is None and len(given) == 3 and given[0] in ("volume", "volumes"):
+            del given[0]
+        if len(given) != 2:
+            raise click.UsageError(f"give a volume and a VM: weft volume {verb} data web")
+        return change(session, verb, given[0].removeprefix("volume/"), given[1].removeprefix("vm/"))
+
+    return options.build(verb, f"{sides[0]} a volume {sides[1]} a VM.", run, kind, [words, options.output()])
+
+
+def change(session: Session, verb: str, volume: str, vm: str) -> int:
+    """Add or remove ``volume``, over other people's changes of the same VM."""
+    session.client.get("volume", volume)
+    for attempt in range(_TRIES):
+        obj = session.client.get("vm", vm)
+        volumes = list(dig(obj, "spec.volumes", []))
+        if verb == "attach" and volume in volumes:
+            raise InUse(f"volume/{volume} is attached to vm/{vm} already")
+        if verb == "detach" and volume not in volumes:
+            raise NotFound(f"volume/{volume} is not attached to vm/{vm}")
+        wanted = [*volumes, volume] if verb == "attach" else [name for name in volumes if name != volume]
+        try:
+            obj = session.client.patch("vm", vm, {"spec": {"volumes": wanted}, "generation": obj["generation"]})
+            break
+        except StaleRevision:
+            if attempt == _TRIES - 1:
+                raise
+    if session.is_data:
+        print_object(session, obj)
+    else:
+        print(f"volume/{volume}  {'attached to' if verb == 'attach' else 'detached from'} vm/{vm}")
+        if dig(obj, "status.phase") in ("Running", "Boot", "Suspended"):
+            session.say(f"the running guest sees it after: weft vm restart {vm}")
+    return 0

@@ -1,0 +1,39 @@
+"""`weft vm console web`: the guest's serial console; Ctrl-] leaves it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from weft.cli import options
+from weft.cli.grammar import Entry
+from weft.cli.session import Session
+from weft.cli.stream import Stream, dial, tell_resizes
+from weft.cli.terminal import is_terminal, raw_mode
+from weft.cli.words import read_targets
+from weft.kinds.record import Kind
+
+ESCAPE = b"\x1d"
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [options.targets(kind, many=False, able=entry.kinds)]
+    return options.build(verb, "Show the guest's serial console and type on it; Ctrl-] leaves.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
+    targets = read_targets(kind, words, ("vm",))
+    if len(targets) != 1:
+        raise click.UsageError("one console at a time")
+    target = targets[0]
+    ticket = session.client.verb(target.kind.name, target.name, "console", {})
+    with dial(session.client.context, ticket) as sock:
+        if not is_terminal(sys.stdin):
+            return Stream(sock).run(sys.stdin.fileno()) or 0
+        session.say(f"console of {target.what}; Ctrl-] leaves it")
+        stream = Stream(sock, escape=ESCAPE, forward_end=False)
+        with raw_mode(sys.stdin.fileno()), tell_resizes(stream):
+            code = stream.run(sys.stdin.fileno())
+        session.say("")
+        return code or 0

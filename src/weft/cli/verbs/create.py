@@ -1,0 +1,109 @@
+"""`weft vm create web --image tiny …`, `weft create vm web …`: one object from flags, from a file, or both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.finishing import Done, finish, plan_wait
+from weft.cli.flags import flag_parameter, make_flags, name_flag, read_flags, read_pairs
+from weft.cli.grammar import PEOPLE, Entry, Words, load
+from weft.cli.manifest.check import Manifest, check_spec, locate
+from weft.cli.manifest.config import read_config
+from weft.cli.manifest.document import Document, split_path
+from weft.cli.output.formats import print_object
+from weft.cli.session import Session
+from weft.cli.words import Target
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME, find_kind
+from weft.objects.errors import NotFound
+from weft.objects.identity import check_labels, check_name
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    return make_command(verb, kind) if kind else _Kinds(verb, help="Make an object of a kind.")
+
+
+def make_command(verb: str, kind: Kind) -> click.Command:
+    """The command that makes objects of ``kind``, with a flag for every field of its spec."""
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="NAME"),
+        click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument."),
+        *make_flags(kind),
+        click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
+        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label."),
+        click.Option(["--dry-run"], is_flag=True, help="Check it at the server and store nothing."),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(
+        verb, f"Make a {kind.title}: {kind.summary[:1].lower()}{kind.summary[1:]}.", _run, kind, params
+    )
+
+
+class _Kinds(Words):
+    """``weft create KIND …``"""
+
+    def entries(self) -> dict[str, Entry]:
+        return {name: Entry("create", BY_NAME[name].summary) for name in PEOPLE}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        try:
+            kind = find_kind(cmd_name)
+        except NotFound:
+            return None
+        return load("create", self.entries()[kind.name], kind) if kind.name in PEOPLE else None
+
+
+def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: bool, **given: Any) -> int:
+    manifest = read_wish(session, kind, words, given)
+    made = session.client.create(manifest, dry_run=dry_run)
+    target = Target(kind, made["name"])
+    if dry_run:
+        return _show_dry(session, target, made)
+    wait = plan_wait(made, target, "create")
+    return finish(session, [Done(target, made, "create")], [wait] if wait else [])
+
+
+def _show_dry(session: Session, target: Target, made: dict[str, Any]) -> int:
+    if session.is_data:
+        print_object(session, made)
+    else:
+        print(f"{target.what}  would be created")
+    return 0
+
+
+def read_wish(session: Session, kind: Kind, words: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """The manifest that flags and ``--config`` make together; flags win. Raises InvalidInput at the field's place."""
+    document = read_config(given["config"], kind) if given["config"] else Document({"spec": {}}, "")
+    written = document.value
+    manifest: dict[str, Any] = {"kind": kind.name, "name": _choose_name(words, given["named"], written.get("name"))}
+    project = session.project or written.get("project")
+    if project and kind.scope == "project":
+        manifest["project"] = project
+    labels = {**(written.get("labels") or {}), **read_pairs(given["labels"], "label")}
+    if labels:
+        check_labels(labels)
+        manifest["labels"] = labels
+    manifest["spec"] = read_flags(kind, given, written["spec"])
+    for problem in check_spec(kind, manifest["spec"]):
+        path = split_path(problem.field or "")
+        if path in document.places and flag_parameter(problem.field or "") not in _given(given):
+            raise locate(Manifest(kind, manifest, document), problem)
+        raise name_flag(kind, problem)
+    return manifest
+
+
+def _given(given: dict[str, Any]) -> list[str]:
+    return [name for name, value in given.items() if value not in (None, ())]
+
+
+def _choose_name(words: tuple[str, ...], named: str | None, written: str | None) -> str:
+    if len(words) + bool(named) > 1:
+        raise click.UsageError(f"one name is enough: {' '.join([*words, *([named] if named else [])])}")
+    name = words[0] if words else named or written
+    if not name:
+        raise click.UsageError("the name is missing: give NAME")
+    return check_name(name.rpartition("/")[2])

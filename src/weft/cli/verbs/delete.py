@@ -1,0 +1,98 @@
+"""`weft vm delete web --yes`: delete objects and wait until they are gone. Asks a person first; a script says --yes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.exit_codes import partial_code
+from weft.cli.finishing import Done, finish, plan_wait
+from weft.cli.grammar import Entry
+from weft.cli.outcome import each
+from weft.cli.session import Session
+from weft.cli.terminal import is_terminal
+from weft.cli.watching import Wait
+from weft.cli.words import Target, read_targets
+from weft.kinds.cells import dig
+from weft.kinds.record import Kind
+from weft.kinds.registry import find_kind
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        options.targets(kind, required=False, able=entry.kinds),
+        click.Option(["-y", "--yes"], is_flag=True, help="Don't ask."),
+        *options.selectors(),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(
+        verb, f"Delete {kind.plural if kind else 'objects'} and wait until they are gone.", _run, kind, params
+    )
+
+
+def _run(
+    session: Session,
+    kind: Kind | None,
+    words: tuple[str, ...],
+    yes: bool,
+    labels: tuple[str, ...],
+    fields: tuple[str, ...],
+) -> int:
+    targets = _find_targets(session, kind, words, ",".join(labels), ",".join(fields))
+    if not targets:
+        session.say("nothing matches")
+        return 0
+    if not yes:
+        _ask(session, targets)
+    done: list[Done] = []
+    waits: list[Wait] = []
+
+    def delete(target: Target) -> None:
+        obj = session.client.delete(target.kind.name, target.name)
+        done.append(Done(target, obj, "delete"))
+        waits.extend(wait for wait in [plan_wait(obj, target, "delete")] if wait)
+
+    codes = each(session, targets, delete)
+    return partial_code([*codes, *([finish(session, done, waits)] if done else [])])
+
+
+def _find_targets(
+    session: Session, kind: Kind | None, words: tuple[str, ...], labels: str, fields: str
+) -> list[Target]:
+    if not labels and not fields:
+        return read_targets(kind, words)
+    if len(words) != (kind is None):
+        raise click.UsageError("give names, or a kind and a selector")
+    kind = kind or find_kind(words[0])
+    listing = session.client.list(kind.name, labels=labels, fields=fields)
+    return [Target(kind, item["name"]) for item in listing.items]
+
+
+def _ask(session: Session, targets: list[Target]) -> None:
+    """Show what would go and ask. Raises UsageError where nobody can answer, Abort on a no."""
+    if not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
+        raise click.UsageError(
+            f"to delete {', '.join(t.what for t in targets[:5])} where nobody can be asked, give --yes"
+        )
+    for target in targets:
+        session.say(f"  {target.what}  {_blast(session.client.get(target.kind.name, target.name))}")
+    if not click.confirm(
+        "Delete this for good?" if len(targets) == 1 else f"Delete these {len(targets)} for good?", err=True
+    ):
+        raise click.Abort
+
+
+def _blast(obj: dict[str, Any]) -> str:
+    """What goes with the object, in a few words."""
+    parts = [str(dig(obj, "status.phase", ""))]
+    if obj["kind"] == "vm":
+        node, volumes = dig(obj, "status.node"), dig(obj, "spec.volumes", [])
+        parts += [f"on {node}"] if node else []
+        parts.append("; its root disk goes with it" + (f", volumes stay: {', '.join(volumes)}" if volumes else ""))
+    elif obj["kind"] == "volume":
+        parts.append("; the data on it is lost")
+    return " ".join(part for part in parts if part).replace(" ;", ";")

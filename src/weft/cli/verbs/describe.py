@@ -1,0 +1,61 @@
+"""`weft vm describe web`: an object in full and its latest events."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from weft.cli import options
+from weft.cli.exit_codes import partial_code
+from weft.cli.grammar import Entry
+from weft.cli.outcome import each
+from weft.cli.output.description import describe_object
+from weft.cli.output.formats import age_of, print_object
+from weft.cli.session import Session
+from weft.cli.terminal import find_width
+from weft.cli.verbs.events import about, draw_events
+from weft.cli.words import Target, read_targets
+from weft.kinds.record import Kind
+from weft.objects.errors import WeftError
+
+_EVENTS = 10
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [options.targets(kind), options.output()]
+    return options.build(verb, "Show an object in full, with its latest events.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
+    targets = read_targets(kind, words)
+
+    def describe(target: Target) -> None:
+        obj = session.client.get(target.kind.name, target.name)
+        if session.output in ("json", "yaml", "name"):
+            print_object(session, obj)
+            return
+        if target != targets[0]:
+            print()
+        width = find_width(sys.stdout)
+        print(describe_object(obj, target.kind, lambda since: age_of(session, since), width, session.paint))
+        print(_describe_guests(session, target) + _describe_events(session, target, width), end="")
+
+    return partial_code(each(session, targets, describe))
+
+
+def _describe_guests(session: Session, target: Target) -> str:
+    """On a node: which VMs are there."""
+    if target.kind.name != "node":
+        return ""
+    listing = session.client.list("vm", all_projects=True, fields=f"status.node={target.name}")
+    names = [item["name"] for item in listing.items]
+    return f"\nvms  {', '.join(names)}\n" if names else ""
+
+
+def _describe_events(session: Session, target: Target, width: int | None) -> str:
+    try:
+        records = list(session.client.events(about=about(session, target)))[-_EVENTS:]
+    except WeftError as problem:
+        return f"\nevents can't be read: {problem.message}\n"
+    return f"\n{draw_events(session, records, width)}\n" if records else ""

@@ -1,0 +1,49 @@
+"""`weft diff -f FILE`: what apply would change. Exit 0: nothing; 1: something; more: it can't be told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.complaints import complain
+from weft.cli.exit_codes import ERROR, OK, USAGE
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_data
+from weft.cli.session import Session
+from weft.cli.verbs.apply import describe_change, files, read_all, send
+from weft.kinds.record import Kind
+from weft.objects.errors import WeftError
+
+DIFFERS = 1
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    return options.build(
+        verb, "Show what apply would change; exit 1 if anything.", _run, kind, [files(), options.output()]
+    )
+
+
+def _run(session: Session, kind: Kind | None, files: tuple[str, ...]) -> int:
+    try:
+        manifests = read_all(session, files)
+        results = send(session, manifests, dry_run=True)
+    except WeftError as problem:
+        code = complain(problem, session.output, session.color, session.debug)
+        return USAGE if code == ERROR else code  # 1 already means: it differs
+    differing = [(m, r) for m, r in zip(manifests, results, strict=True) if r["action"] != "unchanged"]
+    if session.output in ("json", "yaml"):
+        print_data(
+            {"items": [{"action": r["action"], "changes": r.get("changes", []), **_ref(m.data)} for m, r in differing]},
+            session.output,
+        )
+    for manifest, result in differing if session.output not in ("json", "yaml") else ():
+        print(manifest.what if session.output == "name" else f"{manifest.what}  would be {result['action']}")
+        for change in result.get("changes") or () if session.output != "name" and result["action"] == "updated" else ():
+            print(f"  {describe_change(change)}")
+    return DIFFERS if differing else OK
+
+
+def _ref(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: data[key] for key in ("kind", "name", "project") if key in data}

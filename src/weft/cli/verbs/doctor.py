@@ -1,0 +1,149 @@
+"""`weft doctor`: what is wrong here or at the server, and what to do about it. Exit 1 when something is broken."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from weft.cli import options
+from weft.cli.exit_codes import ERROR, OK
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_data
+from weft.cli.session import Session
+from weft.cli.verbs.version import ask_server
+from weft.client.context import FILE, FOLDER
+from weft.kinds.cells import dig
+from weft.kinds.record import Kind
+from weft.objects.errors import WeftError
+from weft.objects.quantity import format_bytes
+
+_SIGNS = {"ok": "✓", "note": "!", "broken": "✗"}
+_COLORS = {"ok": "green", "note": "yellow", "broken": "red"}
+# What a machine that runs guests needs: the program, its Debian package.
+_PROGRAMS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "ip": "iproute2",
+    "nft": "nftables",
+    "dnsmasq": "dnsmasq-base",
+    "nix-instantiate": "nix-bin",
+}
+
+
+class Finding(NamedTuple):
+    """One thing looked at. ``state`` is ok, note (worth knowing) or broken; ``remedy`` what to do."""
+
+    subject: str
+    state: str
+    fact: str
+    remedy: str = ""
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    return options.build(verb, "Check this machine and the server, and say what to do.", _run, kind, [options.output()])
+
+
+def _run(session: Session, kind: Kind | None) -> int:
+    findings = [*_check_machine(), *_check_server(session)]
+    if session.output in ("json", "yaml"):
+        print_data({"items": [finding._asdict() for finding in findings]}, session.output)
+    else:
+        width = max(len(finding.subject) for finding in findings)
+        for subject, state, fact, remedy in findings:
+            print(f"{session.paint.color(_SIGNS[state], _COLORS[state])} {subject:<{width}}  {fact}")
+            if remedy:
+                print(f"  {'':<{width}}  → {remedy}")
+    return ERROR if any(finding.state == "broken" for finding in findings) else OK
+
+
+def _check_machine() -> Iterator[Finding]:
+    yield Finding("machine", "ok", f"{platform.system()} {platform.release()}, Python {platform.python_version()}")
+    missing = {program: package for program, package in _PROGRAMS.items() if not shutil.which(program)}
+    if missing:
+        remedy = f"make install, or apt-get install {' '.join(missing.values())}"
+        yield Finding("programs", "note", f"missing here: {', '.join(missing)} (needed where guests run)", remedy)
+    else:
+        yield Finding("programs", "ok", f"{_qemu_version()} and what guests need besides")
+    yield _check_kvm()
+
+
+def _qemu_version() -> str:
+    try:
+        said = subprocess.run(
+            ["qemu-system-x86_64", "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return "QEMU"
+    words = said.split()
+    return f"QEMU {words[3]}" if len(words) > 3 else "QEMU"
+
+
+def _check_kvm() -> Finding:
+    device = Path("/dev/kvm")
+    if not device.exists():
+        return Finding("kvm", "note", "not here: guests are emulated (TCG), slower but whole")
+    if not os.access(device, os.R_OK | os.W_OK):
+        return Finding("kvm", "note", "present, but not for this user", "run the agent as root, or join the group kvm")
+    return Finding("kvm", "ok", "present; each agent tries it with a guest (weft node list -o wide)")
+
+
+def _check_server(session: Session) -> Iterator[Finding]:
+    try:
+        context = session.client.context
+    except WeftError as problem:
+        yield Finding("context", "broken", problem.message, problem.hint or "")
+        return
+    yield _check_privacy(session) or Finding("context", "ok", f"{context.server}, project {session.client.project}")
+    version, trouble = ask_server(session)
+    if version is None:
+        yield Finding("server", "broken", trouble, "make up starts a local one; it also heals what has died")
+        return
+    yield Finding("server", "ok", f"answers, version {version}")
+    try:
+        nodes = session.client.list("node").items
+    except WeftError as problem:
+        yield Finding("nodes", "broken", problem.message, problem.hint or "")
+        return
+    if not nodes:
+        yield Finding("nodes", "broken", "none has joined", "weft token create --join prints what to type on one")
+    for node in nodes:
+        yield _check_node(node)
+
+
+def _check_privacy(session: Session) -> Finding | None:
+    """A context file that others can read gives them its token."""
+    named = session.context_file or session.environ.get("WEFT_CONTEXT")
+    here = Path.cwd()
+    files = [Path(named)] if named else [place / FOLDER / FILE for place in (here, *here.parents)]
+    for file in files:
+        if file.is_file():
+            if stat.S_IMODE(file.stat().st_mode) & 0o077:
+                return Finding("context", "note", f"{file} can be read by others", f"chmod 600 {file}")
+            return None
+    return None
+
+
+def _check_node(node: dict[str, object]) -> Finding:
+    phase = str(dig(node, "status.phase", "Joining"))
+    problems = [str(problem) for problem in dig(node, "report.problems", [])]
+    orphans = dig(node, "report.orphans", [])
+    fact = f"{phase}, {dig(node, 'report.accelerator', '') or 'no accelerator known'}, "
+    fact += f"{dig(node, 'report.cpu', 0):g} cores, {format_bytes(dig(node, 'report.memory', 0))}"
+    if orphans:
+        problems.append(
+            f"{len(orphans)} guests that nothing explains are kept running: {', '.join(map(str, orphans[:3]))}"
+        )
+    subject = f"node {node['name']}"
+    if phase != "Ready":
+        return Finding(
+            subject, "broken", fact, "its agent is gone or can't reach the server; make up heals a local one"
+        )
+    return Finding(subject, "note", f"{fact}; {'; '.join(problems)}") if problems else Finding(subject, "ok", fact)

@@ -1,0 +1,109 @@
+"""`weft vm edit web`: the object in $EDITOR; what is saved is applied if nobody changed it meanwhile. What can't be
+applied is opened again with the reason on top."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.exit_codes import OK
+from weft.cli.finishing import Done, finish, plan_wait
+from weft.cli.grammar import Entry
+from weft.cli.manifest.check import Manifest, locate, raise_all, read_manifests
+from weft.cli.manifest.yaml_text import read_yaml, write_yaml
+from weft.cli.session import Session
+from weft.cli.words import Target, read_targets
+from weft.kinds.record import Kind
+from weft.objects.errors import InvalidInput, StaleRevision, WeftError
+
+_PARTS = ("kind", "name", "project", "labels", "spec")
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [options.targets(kind, many=False, able=entry.kinds), *options.waits(), options.output()]
+    return options.build(verb, "Change an object in $EDITOR.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
+    targets = read_targets(kind, words)
+    if len(targets) != 1:
+        raise click.UsageError("edit one object at a time")
+    target = targets[0]
+    obj = session.client.get(target.kind.name, target.name)
+    before = write_yaml({key: obj[key] for key in _PARTS if obj.get(key)})
+    text, complaint = before, ""
+    while True:
+        edited = open_editor(session, target, text, complaint)
+        if not _strip(edited) or _strip(edited) == _strip(before):
+            session.say(f"{target.what}  not changed")
+            return OK
+        try:
+            changed = _save(session, target, edited, obj)
+        except WeftError as problem:
+            if edited == text and complaint:
+                raise _keep(problem, edited) from None  # nothing was mended: it would go on for ever
+            text, complaint = edited, "\n".join(part for part in (problem.message, problem.hint) if part)
+            if isinstance(problem, StaleRevision):
+                obj = session.client.get(target.kind.name, target.name)
+                complaint += "\nSaving once more puts this over the newer one."
+            continue
+        wait = plan_wait(changed, target, "update")
+        unchanged = changed.get("generation") == obj.get("generation")
+        return finish(session, [Done(target, changed, "update", "changed")], [wait] if wait and not unchanged else [])
+
+
+def open_editor(session: Session, target: Target, text: str, complaint: str) -> str:
+    """What the person made of ``text``. Raises InvalidInput when the editor can't be run or fails."""
+    editor = session.environ.get("VISUAL") or session.environ.get("EDITOR") or "vi"
+    head = f"# {target.what}: save to apply, leave it as it is to give up.\n"
+    head += "".join(f"# error: {line}\n" for line in complaint.splitlines())
+    with tempfile.NamedTemporaryFile("w", prefix=f"weft-{target.name}-", suffix=".yaml", delete=False) as file:
+        file.write(head + text)
+    try:
+        code = subprocess.run([*shlex.split(editor), file.name], check=False).returncode
+        if code != 0:
+            raise InvalidInput(f"the editor {editor!r} ended with {code}; nothing was changed")
+        lines = Path(file.name).read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        raise InvalidInput(f"the editor {editor!r} is not there", hint="export EDITOR=…") from None
+    finally:
+        os.unlink(file.name)
+    own = set(head.splitlines(keepends=True))
+    return "".join(line for line in lines if line not in own)
+
+
+def _save(session: Session, target: Target, text: str, obj: dict[str, Any]) -> dict[str, Any]:
+    manifests = read_manifests(read_yaml(text, target.what), session.project)
+    if len(manifests) != 1:
+        raise InvalidInput(f"one object is expected, not {len(manifests)}")
+    manifest = manifests[0]
+    if (manifest.kind.name, manifest.data["name"]) != (target.kind.name, target.name):
+        raise_all([locate(manifest, InvalidInput("kind and name can't be changed", field="name"))])
+    data = {"labels": {}, **manifest.data, "generation": obj["generation"]}
+    try:
+        return session.client.put(data)
+    except WeftError as problem:
+        raise _with_place(manifest, problem) from None
+
+
+def _with_place(manifest: Manifest, problem: WeftError) -> WeftError:
+    return locate(manifest, problem) if problem.field else problem
+
+
+def _strip(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line.strip() and not line.startswith("#"))
+
+
+def _keep(problem: WeftError, text: str) -> WeftError:
+    with tempfile.NamedTemporaryFile("w", prefix="weft-edit-", suffix=".yaml", delete=False) as file:
+        file.write(text)
+    print(f"what you wrote is kept in {file.name}", file=sys.stderr)
+    return problem

@@ -1,0 +1,109 @@
+"""`weft events`, `weft events -f`, `weft vm events web`: what happened, from the journal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import age_of, print_data
+from weft.cli.output.table import Column, draw_table
+from weft.cli.session import Session
+from weft.cli.terminal import clean, find_width
+from weft.cli.words import Target, read_targets
+from weft.kinds.record import Kind
+
+_COLUMNS = (Column("AGE"), Column("TYPE"), Column("REASON"), Column("OBJECT"), Column("MESSAGE", flexible=True))
+Record = dict[str, Any]
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        options.targets(kind, required=False),
+        click.Option(["-f", "--follow"], is_flag=True, help="Go on with what happens."),
+        click.Option(["-n", "--tail"], type=click.IntRange(min=1), default=None, metavar="N", help="Only the last N."),
+        options.output(),
+    ]
+    return options.build(verb, "Show what happened, oldest first.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bool, tail: int | None) -> int | None:
+    abouts = _find_abouts(session, kind, words)
+    past = sorted((r for about in abouts for r in session.client.events(about=about)), key=lambda r: r["id"])
+    past = past[-tail:] if tail else past
+    if not follow:
+        if session.output in ("json", "yaml"):
+            print_data({"items": past}, session.output)
+        elif past:
+            print(draw_events(session, past, find_width(sys.stdout)))
+        else:
+            session.say("no events")
+        return None
+    newest = past[-1]["id"] if past else 0
+    for record in past:
+        _print_line(session, record)
+    for record in _follow(session, abouts, newest):
+        _print_line(session, record)
+    return None
+
+
+def _find_abouts(session: Session, kind: Kind | None, words: tuple[str, ...]) -> list[str]:
+    if kind is not None and not words:
+        return [f"{kind.name}/"]
+    if not words:
+        return [""]
+    return [about(session, target) for target in read_targets(kind, words)]
+
+
+def about(session: Session, target: Target) -> str:
+    """How the journal names an object: ``vm/default/web``, ``node/-/n1``."""
+    return f"{target.kind.name}/{session.client.project if target.kind.scope == 'project' else '-'}/{target.name}"
+
+
+def _follow(session: Session, abouts: list[str], since: int) -> Iterator[Record]:
+    if len(abouts) == 1:
+        yield from session.client.events(since=since, about=abouts[0], follow=True)
+        return
+    for record in session.client.events(since=since, follow=True):
+        if _name(record) in abouts:
+            yield record
+
+
+def _name(record: Record) -> str:
+    ref = record["object"]
+    return f"{ref['kind']}/{ref.get('project') or '-'}/{ref['name']}"
+
+
+def draw_events(session: Session, records: Sequence[Record], width: int | None) -> str:
+    """Records as a table."""
+    rows = [
+        [
+            age_of(session, record["at"]),
+            record["type"],
+            record["reason"],
+            f"{record['object']['kind']}/{record['object']['name']}",
+            record["message"] + (f" ({record['count']} times)" if record.get("count", 1) > 1 else ""),
+        ]
+        for record in records
+    ]
+    return draw_table(_COLUMNS, rows, width, session.paint)
+
+
+def _print_line(session: Session, record: Record) -> None:
+    if session.output == "json":
+        print(json.dumps(record), flush=True)
+        return
+    ref = record["object"]
+    clock = time.strftime("%H:%M:%S", time.localtime(record["at"]))
+    print(
+        clean(
+            f"{clock}  {record['type']:<7}  {record['reason']:<16}  {ref['kind']}/{ref['name']}  {record['message']}"
+        ),
+        flush=True,
+    )

@@ -1,0 +1,85 @@
+"""`weft vm exec web -- CMD ARG…`: run a command in the guest. Its output, errors and exit code are this command's own."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from weft.cli import options
+from weft.cli.flags import read_pairs
+from weft.cli.grammar import Entry
+from weft.cli.session import Session
+from weft.cli.stream import Stream, dial, tell_resizes
+from weft.cli.terminal import is_terminal, raw_mode
+from weft.cli.words import Target, read_targets
+from weft.kinds.record import Kind
+from weft.kinds.registry import find_kind
+from weft.objects.errors import NotFound
+
+
+class _Command(click.Command):
+    """Options end at ``--``, or else at the first word that is none; what follows goes to the guest unchanged."""
+
+    allow_interspersed_args = False
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            place = args.index("--")
+            ctx.meta["weft.argv"] = args[place + 1 :]
+            args = args[:place]
+            ctx.allow_interspersed_args = True
+        return super().parse_args(ctx, args)
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    name = "NAME" if kind else "KIND/NAME"
+    params = [
+        options.targets(kind, able=entry.kinds),
+        click.Option(["-t", "--tty"], is_flag=True, help="Give the command a terminal."),
+        click.Option(["-i", "--stdin", "ignored"], is_flag=True, expose_value=False, hidden=True),
+        click.Option(["-e", "--env"], multiple=True, metavar="KEY=VALUE", help="Set a variable for it."),
+        click.Option(["-w", "--cwd"], default="", metavar="DIR", help="Run it in this folder."),
+    ]
+    made = options.build(
+        verb, "Run a command in the guest, like on this machine.", _run, kind, params, command_class=_Command
+    )
+    made.options_metavar = f"[OPTIONS] {name} -- CMD"
+    return made
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], tty: bool, env: tuple[str, ...], cwd: str) -> int:
+    argv = click.get_current_context().meta.get("weft.argv")
+    if argv is None:
+        words, argv = _split(kind, words)
+    targets = read_targets(kind, words, ("vm",))
+    if len(targets) != 1:
+        raise click.UsageError("one guest at a time: put -- before the command")
+    if not argv:
+        raise click.UsageError(f"the command is missing: weft vm exec {targets[0].name} -- CMD")
+    given = {"argv": list(argv), "env": read_pairs(env, "env"), "cwd": cwd, "tty": tty}
+    return run_command(session, targets[0], given)
+
+
+def run_command(session: Session, target: Target, given: dict[str, object]) -> int:
+    """Run it and carry its bytes; its exit code. Raises the error that kept it from running."""
+    ticket = session.client.verb(target.kind.name, target.name, "exec", given)
+    with dial(session.client.context, ticket) as sock:
+        stream = Stream(sock)
+        stdin = None if sys.stdin is None or sys.stdin.closed else sys.stdin.fileno()
+        if given["tty"] and stdin is not None and is_terminal(sys.stdin):
+            with raw_mode(stdin), tell_resizes(stream):
+                return stream.run(stdin) or 0
+        return stream.run(stdin) or 0
+
+
+def _split(kind: Kind | None, words: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
+    """Where no ``--`` says it: the object's words, and the command's."""
+    named = 1
+    if kind is None and words and "/" not in words[0]:
+        try:
+            find_kind(words[0])
+            named = 2
+        except NotFound:
+            named = 1
+    return words[:named], list(words[named:])

@@ -1,0 +1,34 @@
+"""`weft help`, `weft help vm create`, `weft help exit-codes`."""
+
+from __future__ import annotations
+
+import click
+
+from weft.cli import options
+from weft.cli.exit_codes import print_table
+from weft.cli.grammar import Entry
+from weft.cli.session import Session
+from weft.kinds.record import Kind
+
+TOPICS = {"exit-codes": print_table}
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    words = click.Argument(["words"], nargs=-1, metavar="[COMMAND...|exit-codes]")
+    return options.build(verb, "Show help on a command or a topic (exit-codes).", _run, kind, [words])
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> None:
+    if len(words) == 1 and words[0] in TOPICS:
+        print(TOPICS[words[0]]())
+        return
+    context = click.get_current_context().find_root()
+    for word in words:
+        group = context.command
+        if not isinstance(group, click.Group):
+            break
+        _, found, _ = group.resolve_command(context, [word])
+        if found is None:
+            break
+        context = click.Context(found, parent=context, info_name=word)
+    print(context.get_help())

@@ -1,0 +1,72 @@
+"""`weft schema vm`, `weft schema vm.spec.cpu`: the fields of a kind, what they are for and what a change of them takes."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+import msgspec
+
+from weft.cli import options
+from weft.cli.completion import complete_kind
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_data
+from weft.cli.output.table import Column, draw_table
+from weft.cli.session import Session
+from weft.cli.terminal import find_width
+from weft.kinds.record import Kind
+from weft.kinds.registry import find_kind
+from weft.objects.errors import NotFound
+from weft.objects.quantity import format_bytes
+from weft.objects.schema import FieldDoc, describe_fields, suggest
+
+_COLUMNS = (Column("FIELD"), Column("TYPE"), Column("DEFAULT"), Column("CHANGE"), Column("FOR", flexible=True))
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    argument = click.Argument(
+        ["word"], metavar="[FIELD]" if kind else "KIND[.FIELD]", required=kind is None, shell_complete=complete_kind
+    )
+    return options.build(
+        verb, "List the fields of a kind. CHANGE says what a change takes.", _run, kind, [argument, options.output()]
+    )
+
+
+def _run(session: Session, kind: Kind | None, word: str | None) -> None:
+    path = word or ""
+    if kind is None:
+        first, _, path = path.partition(".")
+        kind = find_kind(first)
+    elif path.partition(".")[0] in (kind.name, kind.plural):
+        path = path.partition(".")[2]
+    docs = select_fields(kind, path)
+    if session.output in ("json", "yaml"):
+        print_data({"items": [msgspec.to_builtins(doc) for doc in docs]}, session.output)
+    elif session.output == "name":
+        print("\n".join(f"{kind.name}.{doc.path}" for doc in docs))
+    else:
+        rows = [[doc.path, doc.type, _default(doc), doc.change, doc.description] for doc in docs]
+        print(draw_table(_COLUMNS, rows, find_width(sys.stdout), session.paint))
+
+
+def select_fields(kind: Kind, path: str) -> list[FieldDoc]:
+    """The fields at and below ``path`` (spec is understood). Raises NotFound with a suggestion."""
+    docs = describe_fields(kind.spec)
+    if not path or path == "spec":
+        return docs
+    path = path if path.startswith("spec.") else f"spec.{path}"
+    found = [doc for doc in docs if doc.path == path or doc.path.startswith((f"{path}.", f"{path}["))]
+    if not found:
+        meant = suggest(path, [doc.path for doc in docs])
+        hint = f"did you mean {kind.name}.{meant}?" if meant else f"weft schema {kind.name} lists them"
+        raise NotFound(f"{kind.name}.{path} is not a field", reason="unknownField", field=path, hint=hint)
+    return found
+
+
+def _default(doc: FieldDoc) -> str:
+    if doc.required:
+        return "required"
+    if doc.type == "size" and doc.default:
+        return format_bytes(doc.default)
+    return "" if doc.default in (None, "") else json.dumps(doc.default)

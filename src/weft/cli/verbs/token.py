@@ -1,0 +1,74 @@
+"""`weft token create --join --node n4`: a token, told once; for a new node, with the whole line to type there."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_object
+from weft.cli.session import Session
+from weft.client.context import hash_ca
+from weft.kinds.record import Kind
+from weft.objects.identity import check_name
+from weft.objects.quantity import parse_duration
+
+_JOIN_LIFE = "1h"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
+_LOOPBACK = ("https://127.", "https://localhost", "https://[::1]")
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        click.Argument(["words"], nargs=-1, metavar="[NAME]"),
+        click.Option(["--join"], is_flag=True, help="Lets one node join, once."),
+        click.Option(["--use"], type=click.Choice(["join", "access"]), help="The same: join, or access."),
+        click.Option(["--node"], metavar="NAME", help="The only node name it may enrol."),
+        click.Option(["--role"], type=click.Choice(["admin", "viewer"]), help="What its bearer may do. [viewer]"),
+        click.Option(["--subject"], metavar="TEXT", help="Whose it is."),
+        click.Option(["--expires", "life"], metavar="DURATION", help="How long it is worth something. [join: 1h]"),
+        click.Option(["--server"], metavar="URL", help="The server's address as the new node sees it."),
+        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", hidden=True),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(verb, "Make a token for a new node (--join) or for a person or program.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, server: str | None, **given: Any) -> None:
+    if len(words) > 1:
+        raise click.UsageError(f"one name is enough: {' '.join(words)}")
+    join = join or given["use"] == "join"
+    if given["node"] and not join:
+        raise click.UsageError("--node is for a token that lets a node join: add --join")
+    if join and given["use"] == "access":
+        raise click.UsageError("--join and --use access contradict each other")
+    spec: dict[str, Any] = {"use": "join" if join else "access"}
+    spec |= {key: given[key] for key in ("node", "role", "subject") if given[key] is not None}
+    life = given["life"] or (_JOIN_LIFE if join else None)
+    if life is not None:
+        spec["expires_at"] = session.clock.now() + parse_duration(life, "--expires")
+    name = check_name(words[0].removeprefix("token/")) if words else make_id()
+    made = session.client.create({"kind": "token", "name": name, "spec": spec})
+    if session.is_data:
+        print_object(session, made)
+        return
+    if not join:
+        print(made["secret"])
+        session.say("this is told only once")
+        return
+    context = session.client.context
+    address = server or context.server
+    node = f" --node {given['node']}" if given["node"] else ""
+    print(f"weft agent join {address} --token {made['secret']} --ca-sha256 {hash_ca(context.ca)}{node}")
+    session.say(f"valid once, for {life}; run it on the new node")
+    if server is None and address.startswith(_LOOPBACK):
+        session.say("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")
+
+
+def make_id() -> str:
+    """A random name for a token."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(10))

@@ -1,0 +1,41 @@
+"""`weft version`: the version here, and the server's if one answers."""
+
+from __future__ import annotations
+
+import click
+
+import weft
+from weft.cli import options
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_data
+from weft.cli.session import Session
+from weft.client.http import raise_problem
+from weft.kinds.record import Kind
+from weft.objects.errors import WeftError
+
+_TIMEOUT_SECONDS = 2.0
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    return options.build(verb, "Show the version of weft here and at the server.", _run, kind, [options.output()])
+
+
+def _run(session: Session, kind: Kind | None) -> None:
+    server, trouble = ask_server(session)
+    if session.output in ("json", "yaml"):
+        print_data({"client": weft.__version__, "server": server}, session.output)
+        return
+    print(f"weft {weft.__version__}")
+    print(f"server {server or 'unknown: ' + trouble}")
+    if server and server.split(".")[:2] != weft.__version__.split(".")[:2]:
+        session.say("the versions differ; commands of the newer one may not work")
+
+
+def ask_server(session: Session) -> tuple[str | None, str]:
+    """The server's version, or None and why it isn't known."""
+    try:
+        answer = session.make_client(timeout_seconds=_TIMEOUT_SECONDS).http.request("GET", "/v1/healthz")
+        raise_problem(answer)
+        return str(answer.json().get("version", "")), ""
+    except WeftError as problem:
+        return None, problem.message

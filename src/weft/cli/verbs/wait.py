@@ -1,0 +1,59 @@
+"""`weft wait vm/web --for=phase=Running`: return once an object is as wanted; exit 7 when the time is up."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from weft.cli import options
+from weft.cli.exit_codes import OK
+from weft.cli.finishing import Done, finish
+from weft.cli.goals import Goal, plan_goal, read_goal
+from weft.cli.grammar import Entry
+from weft.cli.session import Session
+from weft.cli.watching import Wait
+from weft.cli.words import Target, read_targets
+from weft.kinds.record import Kind
+from weft.objects.errors import NotFound
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        options.targets(kind),
+        click.Option(
+            ["--for", "goals"],
+            multiple=True,
+            metavar="WHAT",
+            help="phase=Running, condition=Ready[=False], FIELD=VALUE or delete; without it: until it is up.",
+        ),
+        options.timeout(),
+        options.output(),
+    ]
+    return options.build(verb, "Wait until an object is as wanted.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], goals: tuple[str, ...]) -> int:
+    targets = read_targets(kind, words)
+    wanted = [read_goal(text) for text in goals]
+    done: list[Done] = []
+    waits: list[Wait] = []
+    for target in targets:
+        chosen = wanted or _plan_default(target)
+        try:
+            obj = session.client.get(target.kind.name, target.name)
+        except NotFound:
+            if all(goal.wants_gone for goal in chosen):
+                print(f"{target.what}  gone")
+                continue
+            raise
+        done.append(Done(target, obj, "wait"))
+        waits += [Wait(target, goal, obj["uid"], obj.get("project")) for goal in chosen]
+    return finish(session, done, waits) if waits else OK
+
+
+def _plan_default(target: Target) -> list[Goal]:
+    """Until it is as create would leave it; a VM that no node takes is waited for."""
+    goal = plan_goal(target.kind.name, "create")
+    if goal is None:
+        raise click.UsageError(f"say what to wait for: weft wait {target.what} --for=FIELD=VALUE")
+    return [msgspec.structs.replace(goal, ends_refused=False)]

@@ -1,0 +1,270 @@
+"""Gives each VM an address and a MAC in each of its networks, and says where its NICs and published ports are plugged in.
+
+Reads VMs, networks, endpoints, publications, allocations, nodes; writes endpoints, publication.status and the VM's
+condition Addressed. Woken by VMs, by networks that become ready, by allocations that come or go, by nodes that move.
+An address is an endpoint's key, so the store itself refuses to give one twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.client.commit import Commit, delete, edit, put, unchanged
+from weft.client.indexes import (
+    ALLOCATIONS_BY_NODE,
+    ALLOCATIONS_BY_WORKLOAD,
+    ENDPOINTS_BY_NETWORK,
+    ENDPOINTS_BY_WORKLOAD,
+    NETWORKS_BY_UID,
+    NODES_BY_UID,
+    PUBLICATIONS_BY_WORKLOAD,
+    VMS_BY_NETWORK,
+    VMS_BY_UID,
+)
+from weft.client.view import Changed, Item, View
+from weft.contracts.journal import Event
+from weft.contracts.store import Absent, Precondition, Present, Write
+from weft.controllers.loop import Plan, moved
+from weft.controllers.places import active_allocation
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
+from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
+from weft.kinds.node import NodeReport
+from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
+from weft.objects.identity import new_uid, object_key
+
+SOURCE = "addresses"
+
+
+class Book:
+    """What is taken in one network; ``floor``: every address below it is."""
+
+    __slots__ = ("addresses", "floor", "macs")
+
+    def __init__(self) -> None:
+        self.addresses: set[int] = set()
+        self.macs: set[str] = set()
+        self.floor = 0
+
+    def add(self, spec: EndpointSpec) -> None:
+        self.addresses.add(int(ipaddress.IPv4Address(spec.address)))
+        self.macs.add(spec.mac)
+
+    def drop(self, spec: EndpointSpec) -> None:
+        address = int(ipaddress.IPv4Address(spec.address))
+        self.addresses.discard(address)
+        self.macs.discard(spec.mac)
+        self.floor = min(self.floor, address)
+
+    def find_free(self, cidr: ipaddress.IPv4Network, promised: set[int]) -> int | None:
+        """The lowest free address that isn't ``promised`` either; the first is the gateway's, the last for broadcasts."""
+        address = self.floor = max(self.floor, int(cidr.network_address) + 2)
+        while self.floor in self.addresses:
+            self.floor += 1
+        address = self.floor
+        while address in self.addresses or address in promised:
+            address += 1
+        return address if address < int(cidr.broadcast_address) else None
+
+
+def choose_mac(network_uid: str, address: str, taken: set[str]) -> str:
+    """A MAC of QEMU's range that follows from network and address and isn't taken."""
+    attempt = 0
+    while True:
+        digest = hashlib.sha256(f"{network_uid}/{address}/{attempt}".encode()).digest()
+        mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+        if mac not in taken:
+            return mac
+        attempt += 1
+
+
+class Addresses:
+    name = "addresses"
+    kinds = ("vm", "network", "endpoint", "publication", "allocation", "node")
+
+    def __init__(self) -> None:
+        self._books: dict[str, Book] = {}
+        self._promised: dict[str, set[int]] = {}  # by this batch
+        self._promised_macs: dict[str, set[str]] = {}
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "vm":
+                return (change.key,)
+            case "endpoint":
+                self._note(change)
+                return _vms(view, change.item.spec(EndpointSpec).workload.uid)
+            case "publication":
+                return _vms(view, change.item.spec(PublicationSpec).workload.uid)
+            case "allocation":
+                if moved(change, lambda item: item.uid):
+                    return _vms(view, change.item.spec(AllocationSpec).workload.uid)
+            case "network":
+                if moved(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):
+                    return [item.key for item in view.find(VMS_BY_NETWORK, change.key)]
+            case "node":
+                if moved(change, lambda item: (item.uid, item.report(NodeReport).address)):
+                    allocations = view.find(ALLOCATIONS_BY_NODE, change.item.uid)
+                    return [key for a in allocations for key in _vms(view, a.spec(AllocationSpec).workload.uid)]
+        return ()
+
+    async def observe(self) -> None:
+        """The view has it all."""
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        self._promised.clear()
+        self._promised_macs.clear()
+        plan = Plan()
+        for key in keys:
+            vm = view.get(key)
+            if vm is not None and not vm.deleting:
+                commit = self._plan_vm(view, vm, now)
+                if commit is not None:
+                    plan.commits.append(commit)
+        return plan
+
+    def _note(self, change: Changed) -> None:
+        for item, add in ((change.old, False), (change.new, True)):
+            if item is None:
+                continue
+            spec = item.spec(EndpointSpec)
+            book = self._books.setdefault(spec.network_uid, Book())
+            if add:
+                book.add(spec)
+            else:
+                book.drop(spec)
+
+    def _plan_vm(self, view: View, vm: Item, now: float) -> Commit | None:
+        writes: list[Write] = []
+        preconditions: list[Precondition] = []
+        spec = vm.spec(VmSpec)
+        endpoints = {item.spec(EndpointSpec).network_uid: item for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)}
+        allocation = active_allocation(view, vm.uid)
+        place = _read_place(view, allocation)
+        addresses: list[str] = []
+        problem: tuple[str, str] | None = None
+        wanted: set[str] = set()
+        own_macs = {item.spec(EndpointSpec).mac for item in endpoints.values()}
+        for index, name in enumerate(spec.networks):
+            network = view.get(object_key("network", vm.envelope.project, name))
+            if network is None or not network.status(NetworkStatus).vni:
+                said = f'network "{name}" does not exist' if network is None else f"network {name} is being made"
+                problem = problem or ("networkNotReady", said)
+                continue
+            wanted.add(network.uid)
+            endpoint = endpoints.get(network.uid)
+            if endpoint is not None:
+                addresses.append(f"{name} {endpoint.spec(EndpointSpec).address}")
+                continue
+            made = self._make_endpoint(vm, network, index, own_macs, place, now)
+            if made is None:
+                problem = problem or ("networkFull", f"network {name} ({network.spec(NetworkSpec).cidr}) has no address left")
+                continue
+            writes.append(put(made))
+            preconditions += [Absent(made.key), Present(network.key)]
+            addresses.append(f"{name} {made.name.partition('.')[2]}")
+        in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
+        for network_uid, endpoint in endpoints.items():
+            if network_uid not in wanted and endpoint.uid not in in_use and problem is None:
+                writes.append(delete(endpoint))
+                preconditions.append(unchanged(endpoint))
+            elif endpoint.status(EndpointStatus) != place:
+                writes.append(_write_status(endpoint, place))
+                preconditions.append(unchanged(endpoint))
+        first = _first_address(view, vm, spec, allocation, endpoints)
+        for publication in view.find(PUBLICATIONS_BY_WORKLOAD, vm.uid):
+            leads = PublicationStatus(
+                node=place.node,
+                node_address=place.node_address,
+                network_uid=first[0] if place.node else None,
+                address=first[1] if place.node else None,
+            )
+            if publication.status(PublicationStatus) != leads:
+                writes.append(_write_status(publication, leads))
+                preconditions.append(unchanged(publication))
+        events: list[Event] = []
+        envelope = edit(vm)
+        if set_condition(envelope, _addressed(vm, addresses, problem, now)):
+            writes.append(put(envelope))
+            if problem is not None:
+                events.append(Event("Warning", problem[0], problem[1], vm.envelope.ref, SOURCE))
+        if not writes:
+            return None
+        return Commit(vm.key, writes, [unchanged(vm), *dict.fromkeys(preconditions)], events)
+
+    def _make_endpoint(
+        self, vm: Item, network: Item, index: int, own_macs: set[str], place: EndpointStatus, now: float
+    ) -> Envelope | None:
+        book = self._books.setdefault(network.uid, Book())
+        promised = self._promised.setdefault(network.uid, set())
+        macs = self._promised_macs.setdefault(network.uid, set())
+        number = book.find_free(read_cidr(network.spec(NetworkSpec).cidr), promised)
+        if number is None:
+            return None
+        address = str(ipaddress.IPv4Address(number))
+        mac = choose_mac(network.uid, address, book.macs | macs | own_macs if own_macs or macs else book.macs)
+        promised.add(number)
+        macs.add(mac)
+        own_macs.add(mac)
+        spec = EndpointSpec(
+            workload=vm.envelope.ref,
+            network=network.envelope.name,
+            network_uid=network.uid,
+            index=index,
+            mac=mac,
+            address=address,
+        )
+        return make_endpoint(vm, new_uid(), spec, place, now)
+
+
+def make_endpoint(vm: Item, uid: str, spec: EndpointSpec, status: EndpointStatus, now: float) -> Envelope:
+    """A VM's endpoint as a whole object."""
+    return Envelope(
+        kind="endpoint",
+        name=endpoint_name(spec.network_uid, spec.address),
+        uid=uid,
+        owner=vm.envelope.ref,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        status=msgspec.Raw(msgspec.json.encode(status)),
+    )
+
+
+def _vms(view: View, uid: str) -> list[str]:
+    return [item.key for item in view.find(VMS_BY_UID, uid)]
+
+
+def _read_place(view: View, allocation: Item | None) -> EndpointStatus:
+    if allocation is None:
+        return EndpointStatus()
+    spec = allocation.spec(AllocationSpec)
+    nodes = view.find(NODES_BY_UID, spec.node_uid)
+    return EndpointStatus(node=spec.node, node_address=(nodes[0].report(NodeReport).address if nodes else "") or None)
+
+
+def _first_address(
+    view: View, vm: Item, spec: VmSpec, allocation: Item | None, endpoints: dict[str, Item]
+) -> tuple[str | None, str | None]:
+    """Network uid and address of the first NIC: of the allocation's if there is one, else of the wish."""
+    if allocation is not None and (nics := allocation.spec(AllocationSpec).nics):
+        return nics[0].network_uid, nics[0].address
+    return None, None
+
+
+def _write_status(item: Item, status: EndpointStatus | PublicationStatus) -> Write:
+    envelope = edit(item)
+    envelope.status = merge_part(envelope.status, status)
+    return put(envelope)
+
+
+def _addressed(vm: Item, addresses: list[str], problem: tuple[str, str] | None, now: float) -> Condition:
+    generation = vm.envelope.generation
+    if problem is not None:
+        return Condition("Addressed", "False", problem[0], problem[1], now, generation)
+    return Condition("Addressed", "True", "Addressed", ", ".join(addresses) or "no networks", now, generation)

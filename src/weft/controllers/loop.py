@@ -1,0 +1,149 @@
+"""Runs a controller: collects the objects it should look at, lets it plan, performs the plan.
+
+A controller is one wish of the fabric: ``route`` says which of its objects a change concerns, ``plan`` turns the view into
+commits. The loop plans a batch from one revision, commits all of it at once, waits until the view shows it, and takes the
+next; so a plan never acts on a state it has itself made old. What fails is planned again from what is true then.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from weft.client.cache import whole
+from weft.client.commit import Commit
+from weft.client.term import Term
+from weft.client.view import Changed, Item, View
+from weft.client.wake import Wake
+from weft.contracts.clock import Clock
+
+BATCH = 200
+_SHORTEST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Plan(msgspec.Struct):
+    """What to commit, and when (in seconds) to look at which object again even if nothing changes."""
+
+    commits: list[Commit] = []
+    later: dict[str, float] = {}
+
+
+class Controller(Protocol):
+    name: str
+    kinds: Sequence[str]  # whose changes it wants to see
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        """Keys of the controller's own objects that this change concerns. May take notes, and does nothing else."""
+
+    async def observe(self) -> None:
+        """Read what a plan needs and the view doesn't hold."""
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        """What to do for these objects; ``now`` in unix seconds, for stamps. Pure but for notes taken."""
+
+
+class Queue:
+    """Keys to look at: each once, in the order they came; some of them not before their time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._wake = Wake(clock)
+        self._ready: dict[str, None] = {}
+        self._later: list[tuple[float, str]] = []
+        self._failures: dict[str, int] = {}
+
+    def add(self, keys: Iterable[str]) -> None:
+        self._ready.update(dict.fromkeys(keys))
+        if self._ready:
+            self._wake.ring()
+
+    def add_later(self, key: str, seconds: float) -> None:
+        heapq.heappush(self._later, (self._clock.elapsed() + seconds, key))
+        self._wake.ring()
+
+    def failed(self, key: str) -> None:
+        """Look at it again: at once for the first time, then after growing pauses."""
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        if failures == 1:
+            self.add([key])
+        else:
+            self.add_later(key, min(_SHORTEST_PAUSE_SECONDS * 2 ** min(failures - 2, 20), _LONGEST_PAUSE_SECONDS))
+
+    def succeeded(self, key: str) -> None:
+        self._failures.pop(key, None)
+
+    async def take(self, most: int) -> list[str]:
+        """Up to ``most`` keys, as soon as there is one."""
+        while True:
+            now = self._clock.elapsed()
+            while self._later and self._later[0][0] <= now:
+                self._ready[heapq.heappop(self._later)[1]] = None
+            if self._ready:
+                keys = [key for key, _ in zip(self._ready, range(most), strict=False)]
+                for key in keys:
+                    del self._ready[key]
+                return keys
+            await self._wake.wait(self._later[0][0] - now if self._later else None)
+
+
+async def run_controller(controller: Controller, term: Term) -> None:
+    """Run ``controller`` for as long as ``term`` lasts; raises TermLost at its end."""
+    view, queue = term.cache.view, Queue(term.clock)
+
+    def notice(changes: Sequence[Changed]) -> None:
+        for change in changes:
+            if change.kind in controller.kinds:
+                queue.add(controller.route(view, change))
+
+    unsubscribe = term.cache.subscribe(notice)
+    try:
+        notice(whole(view, controller.kinds))
+        while True:
+            keys = await queue.take(BATCH)
+            await controller.observe()
+            plan = _plan(controller, view, keys, term.clock.now(), queue)
+            for key, seconds in plan.later.items():
+                queue.add_later(key, seconds)
+            failed = {commit.key for commit in await term.perform(plan.commits)} if plan.commits else set()
+            for key in keys:
+                if key in failed:
+                    queue.failed(key)
+                else:
+                    queue.succeeded(key)
+    finally:
+        unsubscribe()
+
+
+def _plan(controller: Controller, view: View, keys: Sequence[str], now: float, queue: Queue) -> Plan:
+    """The plan for all keys; if one of them can't be planned it is put aside and the others go on."""
+    try:
+        return controller.plan(view, keys, now)
+    except Exception:
+        if len(keys) == 1:
+            _log.exception("%s: %s can't be planned", controller.name, keys[0])
+            queue.failed(keys[0])
+            queue.add_later(keys[0], _LONGEST_PAUSE_SECONDS)
+            return Plan()
+    plan = Plan()
+    for key in keys:
+        # One at a time, each would plan as if the others weren't there; so only the first that works is carried out.
+        one = _plan(controller, view, [key], now, queue)
+        plan.later.update(one.later)
+        if plan.commits:
+            queue.add([key])
+        else:
+            plan.commits.extend(one.commits)
+    return plan
+
+
+def moved(change: Changed, read: Callable[[Item], object]) -> bool:
+    """Whether an object came, went, or what ``read`` gives of it is new."""
+    return change.old is None or change.new is None or read(change.old) != read(change.new)
+

@@ -1,0 +1,144 @@
+"""A control group per guest: its limits on CPU, memory and processes, in whichever version the kernel has mounted.
+
+Reads /proc/self/mountinfo once; writes below the controllers' mounts, under the node's own path. Where it may not
+write, it says so in ``problem`` and guests run without limits rather than not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+
+CONTROLLERS = ("cpu", "memory", "pids")
+PERIOD_MICROSECONDS = 100_000
+MOST_PROCESSES = 512
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """``cpu`` in cores; at most ``memory_bytes`` of RAM, page cache included (which the kernel drops first)."""
+
+    cpu: float
+    memory_bytes: int
+
+
+class CgroupMounts(msgspec.Struct, frozen=True):
+    """Where each controller is: version 1 has a tree for each, version 2 one for all."""
+
+    version: int
+    folders: dict[str, Path]
+
+
+def find_mounts(mountinfo: str, read_controllers: dict[str, str]) -> CgroupMounts:
+    """Pure. ``mountinfo`` as the kernel writes it; ``read_controllers``: mount point of a version 2 tree → its
+    controllers. Version 1 wins where both are mounted, because then it is the one that holds the controllers."""
+    v1: dict[str, Path] = {}
+    v2: dict[str, Path] = {}
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        point, (kind, _, options) = left.split()[4], right.split()[:3]
+        if kind == "cgroup":
+            v1.update({name: Path(point) for name in options.split(",") if name in CONTROLLERS})
+        elif kind == "cgroup2":
+            names = read_controllers.get(point, "").split()
+            v2.update({name: Path(point) for name in names if name in CONTROLLERS})
+    return CgroupMounts(1, v1) if v1 else CgroupMounts(2, v2)
+
+
+def plan_limits(version: int, limits: Limits) -> dict[str, str]:
+    """Pure. The files to write, in order, and what to write."""
+    quota = max(1000, int(limits.cpu * PERIOD_MICROSECONDS))
+    if version == 2:
+        return {
+            "cpu.max": f"{quota} {PERIOD_MICROSECONDS}",
+            "memory.max": str(limits.memory_bytes),
+            "pids.max": str(MOST_PROCESSES),
+        }
+    return {
+        "cpu.cfs_period_us": str(PERIOD_MICROSECONDS),
+        "cpu.cfs_quota_us": str(quota),
+        "memory.limit_in_bytes": str(limits.memory_bytes),
+        "pids.max": str(MOST_PROCESSES),
+    }
+
+
+class Cgroups:
+    """The node's groups; ``parent`` is its path below each mount. ``problem`` names what keeps it from working."""
+
+    def __init__(self, parent: str) -> None:
+        mountinfo = Path("/proc/self/mountinfo").read_text()
+        self._mounts = find_mounts(mountinfo, _read_controllers(mountinfo))
+        self._parent = parent.strip("/")
+        missing = [name for name in CONTROLLERS if name not in self._mounts.folders]
+        self.problem: str | None = None
+        if missing:
+            self.problem = f"cgroup controllers {', '.join(missing)} are not mounted: guests run without these limits"
+
+    def create(self, name: str, limits: Limits) -> list[Path]:
+        """Make (or set anew) the group and its limits; the ``cgroup.procs`` files a process enters it by. Empty, and
+        ``problem`` set, where weft may not."""
+        folders = self._folders(name)
+        try:
+            for folder in folders:
+                self._make(folder)
+            wanted = plan_limits(self._mounts.version, limits)
+            for file, value in wanted.items():
+                controller = file.split(".")[0]
+                if controller in self._mounts.folders:
+                    _write_limit(self._mounts.folders[controller] / self._parent / name / file, value)
+        except OSError as error:
+            self.problem = f"cgroup {error.filename}: {error.strerror}: guests run without limits"
+            self.remove(name)
+            return []
+        return [folder / "cgroup.procs" for folder in folders]
+
+    def out_of_memory_kills(self, name: str) -> int:
+        """How often the kernel has killed in this group because its memory limit was reached."""
+        if "memory" not in self._mounts.folders:
+            return 0
+        file = "memory.events" if self._mounts.version == 2 else "memory.oom_control"
+        try:
+            text = (self._mounts.folders["memory"] / self._parent / name / file).read_text()
+        except OSError:
+            return 0
+        counts = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+        return int(counts.get("oom_kill", "0"))
+
+    def remove(self, name: str) -> None:
+        """Remove the group; one that still holds processes, or is gone, is left as it is."""
+        for folder in self._folders(name):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+    def _folders(self, name: str) -> list[Path]:
+        return sorted({point / self._parent / name for point in self._mounts.folders.values()})
+
+    def _make(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._mounts.version != 2:
+            return
+        top = next(iter(self._mounts.folders.values()))
+        above = [path for path in folder.parents if path == top or path.is_relative_to(top)]
+        for path in reversed(above):  # a group limits only what its parent hands down
+            held = (path / "cgroup.subtree_control").read_text().split()
+            lacking = [f"+{name}" for name in self._mounts.folders if name not in held]
+            if lacking:
+                (path / "cgroup.subtree_control").write_text(" ".join(lacking))
+
+
+def _write_limit(path: Path, value: str) -> None:
+    with open(path, "w") as file:
+        file.write(value)
+
+
+def _read_controllers(mountinfo: str) -> dict[str, str]:
+    found = {}
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        if right.startswith("cgroup2 "):
+            point = left.split()[4]
+            with contextlib.suppress(OSError):
+                found[point] = Path(point, "cgroup.controllers").read_text()
+    return found

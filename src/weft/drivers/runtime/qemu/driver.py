@@ -1,0 +1,348 @@
+"""The QEMU runtime: starts, watches, suspends and ends guests as daemons of their own, and finds them again.
+
+Reads and writes ``Host.state_dir/guests/ID`` (record, saved memory, logs) and ``Host.run_dir/ID`` (sockets, pidfile).
+A guest never depends on this process: it may be killed at any line, and ``recover`` of the next one goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from pathlib import Path
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.host import Host
+from weft.contracts.runtime import BootDisk, ExecRequest, GuestFacts, GuestPlan, GuestStats, RuntimeProbe
+from weft.drivers.cgroup import Cgroups, Limits
+from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.guest_channel import GuestSession
+from weft.drivers.runtime.qemu.probe import probe_qemu
+from weft.drivers.runtime.qemu.processes import (
+    cpu_seconds,
+    find_guest_process,
+    host_boot_id,
+    kill_process,
+    resident_bytes,
+    search_guest_process,
+)
+from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, read_record, write_record
+from weft.drivers.runtime.qemu.translate import TRANSLATION_CACHE_MIB, Facts, GuestPaths, translate_guest
+from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable
+
+LAUNCH_SECONDS = 60.0
+HELLO_AGAIN_SECONDS = 0.5
+CONSOLE_LOG_BYTES = 16 << 20
+CONSOLE_LOG_CHECK_SECONDS = 30.0
+CPU_HEADROOM = 1.1  # QEMU's own threads (disk, network, monitor) run besides the guest's CPUs
+MEMORY_HEADROOM_BYTES = 192 << 20  # QEMU itself, and room for page cache
+
+_ENTER_GROUPS = 'for group in $1; do echo 0 >"$group"; done; shift; exec "$@"'
+
+
+class QemuDriver:
+    """A RuntimeDriver that can also suspend, exec, and tell console and stats."""
+
+    name = "qemu"
+
+    def __init__(self, host: Host, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._run_dir = Path(host.run_dir)
+        self._guests_dir = Path(host.state_dir) / "guests"
+        self._cgroups = Cgroups(host.cgroup)
+        self._guests: dict[str, Guest] = {}
+        self._starts: dict[str, asyncio.Lock] = {}
+        self._news = asyncio.Event()
+        self._probe: RuntimeProbe | None = None
+        self._facts: Facts | None = None
+        self._probing = asyncio.Lock()
+        self._tending: asyncio.Task[None] | None = None
+
+    async def probe(self) -> RuntimeProbe:
+        async with self._probing:
+            if self._probe is None:
+                self._probe, self._facts = await probe_qemu(self._run_dir, self._clock)
+        if self._cgroups.problem and self._cgroups.problem not in self._probe.problems:
+            self._probe.problems.append(self._cgroups.problem)
+        return self._probe
+
+    # The verbs of RuntimeDriver.
+
+    async def start(self, plan: GuestPlan) -> GuestFacts:
+        """Start or resume; see contracts.runtime. Raises DriverFailed, InvalidInput."""
+        probe = await self.probe()
+        if self._facts is None:
+            raise DriverFailed("this node can't start guests: " + "; ".join(probe.problems), details={"step": "probe"})
+        async with self._starts.setdefault(plan.id, asyncio.Lock()):
+            guest = await self._find(plan.id)
+            if guest is not None and guest.record.plan.uid != plan.uid:
+                raise DriverFailed(f"guest {plan.name}: id {plan.id} belongs to {guest.record.plan.name} on this node")
+            if guest is not None and guest.running:
+                if not guest.record.stopping:
+                    return guest.facts()
+                await guest.ended.wait()
+            if guest is not None and guest.record.memory != "none" and self._fits_memory(guest, plan):
+                await self._resume(guest, plan, self._facts)
+            else:
+                guest = await self._boot(plan, self._facts)
+        self._tend()
+        self._notify()
+        return guest.facts()
+
+    async def stop(self, guest_id: str, *, grace_seconds: float) -> None:
+        async with self._starts.setdefault(guest_id, asyncio.Lock()):
+            guest = await self._find(guest_id)
+            if guest is None:
+                return
+            if not guest.running:
+                await guest.discard_memory()
+                self._notify()
+                return
+            guest.record.stopping = True
+            await guest.save_record()
+        if grace_seconds > 0 and await guest.ask_to_power_off():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(guest.ended.wait(), grace_seconds)
+        await guest.quit()
+
+    async def inspect(self, guest_id: str) -> GuestFacts:
+        guest = await self._find(guest_id)
+        return guest.facts() if guest else GuestFacts(guest_id, "", "", 0, "absent")
+
+    async def recover(self) -> list[GuestFacts]:
+        ids = [path.name for path in self._guests_dir.glob("*") if path.is_dir()]
+        guests = [guest for guest in await asyncio.gather(*map(self._find, ids)) if guest is not None]
+        answering = [guest.said_hello.wait() for guest in guests if guest.running and guest.record.ready]
+        if answering:  # fresh boot ids are worth a moment, silent guests are not worth more
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.gather(*answering), HELLO_AGAIN_SECONDS)
+        self._tend()
+        return [guest.facts() for guest in guests]
+
+    async def remove(self, guest_id: str) -> None:
+        async with self._starts.setdefault(guest_id, asyncio.Lock()):
+            guest = await self._find(guest_id)
+            if guest is not None and guest.running:
+                raise IllegalTransition(f"guest {guest.record.plan.name} runs", hint="stop it first")
+            if guest is not None:
+                await guest.close()
+            paths = self._paths(guest_id)
+            self._cgroups.remove(guest_id)
+            shutil.rmtree(paths.run, ignore_errors=True)
+            # The record goes first and by rename, so that a removal cut off half-way isn't a guest without memory.
+            with contextlib.suppress(FileNotFoundError):
+                paths.record.unlink()
+            shutil.rmtree(paths.state, ignore_errors=True)
+            self._guests.pop(guest_id, None)
+        self._starts.pop(guest_id, None)
+        self._notify()
+
+    async def changed(self) -> None:
+        await self._news.wait()
+        self._news.clear()
+
+    async def close(self) -> None:
+        if self._tending is not None:
+            self._tending.cancel()
+        await asyncio.gather(*(guest.close() for guest in self._guests.values()))
+        self._guests.clear()
+
+    # The optional protocols.
+
+    async def suspend(self, guest_id: str) -> None:
+        async with self._starts.setdefault(guest_id, asyncio.Lock()):
+            guest = await self._known(guest_id)
+            if not guest.running:
+                if guest.record.memory != "none":
+                    return
+                raise IllegalTransition(f"guest {guest.record.plan.name} doesn't run, so it can't be suspended")
+            await guest.save_memory()
+            await guest.quit()
+        self._notify()
+
+    async def exec(self, guest_id: str, request: ExecRequest) -> GuestSession:
+        guest = await self._known(guest_id)
+        if guest.channel is None:
+            raise Unavailable(
+                f"guest {guest.record.plan.name}: no agent in it answers yet"
+                if guest.record.plan.has_agent
+                else f"guest {guest.record.plan.name}: its image has no weft agent",
+                retry_after_seconds=0.2,
+            )
+        return await guest.channel.exec(request)
+
+    def console_log(self, guest_id: str) -> str:
+        return str(self._paths(guest_id).console_log)
+
+    def console_socket(self, guest_id: str) -> str:
+        return str(self._paths(guest_id).console)
+
+    async def stats(self, guest_id: str) -> GuestStats:
+        guest = await self._known(guest_id)
+        process = guest.record.process
+        if process is None:
+            raise Unavailable(f"guest {guest.record.plan.name} doesn't run")
+        blocks = await guest.monitor().execute("query-blockstats")
+        counted = [block["stats"] for block in blocks if block.get("qdev")]
+        return GuestStats(
+            cpu_seconds=cpu_seconds(process.pid),
+            resident_bytes=resident_bytes(process.pid),
+            read_bytes=sum(stats["rd_bytes"] for stats in counted),
+            written_bytes=sum(stats["wr_bytes"] for stats in counted),
+        )
+
+    # How guests come to run.
+
+    async def _boot(self, plan: GuestPlan, facts: Facts) -> Guest:
+        paths = self._paths(plan.id)
+        words = translate_guest(plan, paths, facts)
+        record = GuestRecord(plan, facts.accelerator, host_boot_id(), self._clock.now())
+        fresh = not paths.record.exists()
+        guest = self._new_guest(paths, record)
+        try:
+            await asyncio.to_thread(write_record, paths, record, durable=True)
+            await self._launch(guest, words, facts)
+        except BaseException as error:
+            self._undo_launch(guest)
+            if fresh:
+                shutil.rmtree(paths.state, ignore_errors=True)
+            self._guests.pop(plan.id, None)
+            if isinstance(error, Unavailable):
+                raise DriverFailed(
+                    f"guest {plan.name}: QEMU started but doesn't answer", details={"step": "launch"}
+                ) from error
+            raise
+        return guest
+
+    async def _resume(self, guest: Guest, plan: GuestPlan, facts: Facts) -> None:
+        words = translate_guest(plan, guest.paths, facts, incoming=True)
+        record = guest.record
+        before = (record.plan, record.started_at, record.host_boot_id)
+        record.plan, record.started_at, record.host_boot_id = plan, self._clock.now(), host_boot_id()
+        record.end = None
+        try:
+            await self._launch(guest, words, facts)
+            await guest.load_memory()
+        except BaseException:
+            if record.memory != "none":  # it has not run: it is as suspended as before
+                self._undo_launch(guest)
+                record.plan, record.started_at, record.host_boot_id = before
+                record.process = None
+                await guest.close()
+                await guest.save_record(durable=False)
+                guest.ended.set()
+            raise
+
+    async def _launch(self, guest: Guest, words: list[str], facts: Facts) -> None:
+        paths, plan = guest.paths, guest.record.plan
+        shutil.rmtree(paths.run, ignore_errors=True)
+        paths.run.mkdir(parents=True, mode=0o700)
+        if isinstance(plan.boot, BootDisk) and plan.boot.firmware == "uefi" and not paths.uefi_vars.exists():
+            assert facts.uefi_vars is not None
+            shutil.copy(facts.uefi_vars, paths.uefi_vars)
+        memory = plan.memory_bytes + MEMORY_HEADROOM_BYTES
+        if facts.accelerator == "tcg":
+            memory += TRANSLATION_CACHE_MIB << 20
+        groups = self._cgroups.create(plan.id, Limits(plan.cpu * CPU_HEADROOM, memory))
+        if groups:  # a shell enters the groups and becomes QEMU, so that every thread and page counts from the first
+            words = ["/bin/sh", "-c", _ENTER_GROUPS, "sh", " ".join(map(str, groups)), *words]
+        await self._spawn(plan, words)
+        guest.record.process = find_guest_process(paths.pid, plan.uid)
+        if guest.record.process is None:
+            raise DriverFailed(f"guest {plan.name}: QEMU started and ended at once; see {paths.qemu_log}")
+        await guest.save_record(durable=False)
+        await guest.watch()
+        guest.monitor()
+
+    async def _spawn(self, plan: GuestPlan, words: list[str]) -> None:
+        """Run the command that turns itself into a daemon: when it returns 0, machine and sockets are there."""
+        pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(
+            *words, stdin=nowhere, stdout=nowhere, stderr=pipe, start_new_session=True
+        )
+        try:
+            _, errors = await asyncio.wait_for(process.communicate(), LAUNCH_SECONDS)
+        except TimeoutError:
+            raise DriverFailed(
+                f"guest {plan.name}: QEMU isn't up after {LAUNCH_SECONDS:g} s", details={"step": "launch"}
+            ) from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+        if process.returncode != 0:
+            said = [line for line in errors.decode(errors="replace").splitlines() if "warning:" not in line]
+            raise DriverFailed(
+                f"guest {plan.name}: QEMU refuses to start: {' '.join(said)[-500:]}", details={"step": "launch"}
+            )
+
+    def _undo_launch(self, guest: Guest) -> None:
+        plan, paths = guest.record.plan, guest.paths
+        process = find_guest_process(paths.pid, plan.uid) or search_guest_process(plan.uid)
+        if process is not None:
+            kill_process(process)
+        self._cgroups.remove(plan.id)
+        shutil.rmtree(paths.run, ignore_errors=True)
+
+    def _fits_memory(self, guest: Guest, plan: GuestPlan) -> bool:
+        """Whether the saved memory may be used. Raises DriverFailed if the machine in the plan is another one."""
+        record = guest.record
+        if not guest.paths.memory.exists():
+            return False
+        if record.memory == "loaded" and disk_times(record.plan) != record.disk_times:
+            return False
+        saved = record.plan
+        same = (saved.machine, saved.vcpus, saved.memory_bytes, saved.boot, len(saved.nics), saved.disks)
+        if same != (plan.machine, plan.vcpus, plan.memory_bytes, plan.boot, len(plan.nics), plan.disks):
+            raise DriverFailed(
+                f"guest {plan.name}: its saved memory belongs to another machine (CPUs, memory, disks or NICs changed)",
+                hint="undo the change to resume it, or stop it to give the saved memory up",
+            )
+        return True
+
+    # Knowing guests.
+
+    def _paths(self, guest_id: str) -> GuestPaths:
+        return GuestPaths(run=self._run_dir / guest_id, state=self._guests_dir / guest_id)
+
+    def _new_guest(self, paths: GuestPaths, record: GuestRecord) -> Guest:
+        guest = Guest(paths, record, self._cgroups, self._clock, self._notify)
+        self._guests[record.plan.id] = guest
+        return guest
+
+    async def _find(self, guest_id: str) -> Guest | None:
+        """The guest, from memory or from what is written down of it (then its process is adopted)."""
+        guest = self._guests.get(guest_id)
+        if guest is None:
+            record = read_record(self._paths(guest_id))
+            if record is None:
+                return None
+            guest = self._new_guest(self._paths(guest_id), record)
+            async with guest.lock:
+                await guest.adopt()
+        else:
+            async with guest.lock:
+                pass  # someone else may be adopting it just now
+        return guest
+
+    async def _known(self, guest_id: str) -> Guest:
+        guest = await self._find(guest_id)
+        if guest is None:
+            raise NotFound(f"this node has no guest {guest_id}")
+        return guest
+
+    def _notify(self) -> None:
+        self._news.set()
+
+    def _tend(self) -> None:
+        if self._tending is None or self._tending.done():
+            self._tending = asyncio.create_task(self._trim_logs())
+
+    async def _trim_logs(self) -> None:
+        """A guest must not fill the node's disk through its console: a log that grew too long begins anew."""
+        while any(guest.running for guest in self._guests.values()):
+            await self._clock.sleep(CONSOLE_LOG_CHECK_SECONDS)
+            for guest in self._guests.values():
+                with contextlib.suppress(OSError):
+                    if guest.paths.console_log.stat().st_size > CONSOLE_LOG_BYTES:
+                        with open(guest.paths.console_log, "r+b") as file:  # QEMU appends: it goes on at the new end
+                            file.truncate(0)

@@ -1,0 +1,359 @@
+"""One guest: its record, its QEMU process, the monitor, and the channel to the agent inside.
+
+Woken by the process's end, the monitor's events and the agent's words; tells the driver through ``notify``. Verbs that
+change it (launch, suspend, stop) are called by the driver, one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable
+
+from weft.contracts.clock import Clock
+from weft.contracts.runtime import GuestFacts, GuestState
+from weft.drivers.cgroup import Cgroups
+from weft.drivers.runtime.qemu.frames import Hello
+from weft.drivers.runtime.qemu.guest_channel import GuestChannel
+from weft.drivers.runtime.qemu.processes import (
+    find_guest_process,
+    host_boot_id,
+    is_alive,
+    kill_process,
+    search_guest_process,
+    wait_for_end,
+)
+from weft.drivers.runtime.qemu.qmp import Qmp, QmpError, QmpEvent, connect_qmp
+from weft.drivers.runtime.qemu.record import (
+    GuestEnd,
+    GuestRecord,
+    decide_end,
+    disk_times,
+    keep_file,
+    write_record,
+)
+from weft.drivers.runtime.qemu.translate import GuestPaths
+from weft.objects.errors import DriverFailed, Unavailable
+
+RETRY_SECONDS = 0.2
+SAVE_SECONDS = 600.0
+QUIT_SECONDS = 5.0
+NOT_YET_RUN = ("inmigrate", "paused", "prelaunch", "postmigrate", "finish-migrate")
+_SAVE_BYTES_PER_SECOND = 1 << 40  # migration to a file is limited to 128 MiB/s otherwise
+
+
+class Guest:
+    """A guest the driver knows, running or not."""
+
+    def __init__(
+        self, paths: GuestPaths, record: GuestRecord, cgroups: Cgroups, clock: Clock, notify: Callable[[], None]
+    ) -> None:
+        self.paths = paths
+        self.record = record
+        self.lock = asyncio.Lock()
+        self.ended = asyncio.Event()
+        self.said_hello = asyncio.Event()
+        self.channel: GuestChannel | None = None
+        self._cgroups = cgroups
+        self._clock = clock
+        self._notify = notify
+        self._qmp: Qmp | None = None
+        self._status = ""
+        self._shutdown: str | None = None
+        self._late_seconds = False  # the guest's clock stood still: set it when its agent answers
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def running(self) -> bool:
+        """Whether its QEMU process lives, by the process table."""
+        return self.record.process is not None and is_alive(self.record.process)
+
+    def facts(self) -> GuestFacts:
+        record, plan = self.record, self.record.plan
+        end = record.end
+        state: GuestState
+        if self.running and not self.ended.is_set():
+            state = "paused" if self._status in ("io-error", "internal-error", "guest-panicked") else "running"
+        elif record.memory != "none":
+            state = "suspended"
+        else:
+            state = end.state if end else "starting"
+        alive = state in ("running", "paused")
+        return GuestFacts(
+            id=plan.id,
+            uid=plan.uid,
+            name=plan.name,
+            incarnation=plan.incarnation,
+            state=state,
+            ready=(record.ready if alive else False) if plan.has_agent else None,
+            boot_id=record.boot_id,
+            pid=record.process.pid if alive and record.process else None,
+            started_at=record.started_at,
+            reason=self._status if state == "paused" else end.reason if end and not alive else None,
+            message=(end.message or None) if end and not alive else None,
+            accelerator=record.accelerator,
+        )
+
+    async def save_record(self, *, durable: bool = True) -> None:
+        if durable:
+            await asyncio.to_thread(write_record, self.paths, self.record, durable=True)
+        else:
+            write_record(self.paths, self.record, durable=False)
+
+    def monitor(self) -> Qmp:
+        """The connection to QEMU. Raises Unavailable while there is none."""
+        if self._qmp is None or self._qmp.closed.is_set():
+            raise Unavailable(
+                f"the QEMU of guest {self.record.plan.name} doesn't answer", retry_after_seconds=RETRY_SECONDS
+            )
+        return self._qmp
+
+    # Taking hold of a process.
+
+    async def adopt(self) -> None:
+        """Find this guest's process, settle what a crash left half done, and watch it. Without a process: decide how it
+        ended."""
+        record = self.record
+        process = find_guest_process(self.paths.pid, record.plan.uid)
+        if process is None and record.process is None and record.end is None:
+            process = search_guest_process(record.plan.uid)
+        if process is None:
+            if record.end is None:
+                await self._settle_end()
+            return
+        if process != record.process:
+            record.process, record.end = process, None
+            await self.save_record(durable=False)
+        await self.watch()
+        await self._settle_memory()
+
+    async def watch(self) -> None:
+        """Connect to the monitor and keep watch over the process from now on."""
+        self.ended.clear()
+        self.said_hello.clear()
+        self._shutdown = None
+        self._tasks = [asyncio.create_task(self._await_end())]
+        try:
+            await self._connect()
+        except Unavailable:
+            if self.running:  # QEMU hangs, or another client holds the monitor: go on trying
+                self._status = "running"
+        self._tasks.append(asyncio.create_task(self._keep_monitor()))
+        if self.record.plan.has_agent:
+            self._tasks.append(asyncio.create_task(self._keep_channel()))
+
+    async def _connect(self) -> None:
+        qmp = await connect_qmp(str(self.paths.qmp))
+        qmp.listen(self._take_event)
+        self._qmp = qmp
+        self._status = (await qmp.execute("query-status"))["status"]
+
+    async def _keep_monitor(self) -> None:
+        while not self.ended.is_set():
+            if self._qmp is not None and not self._qmp.closed.is_set():
+                await self._qmp.closed.wait()
+            await self._clock.sleep(RETRY_SECONDS)
+            with contextlib.suppress(Unavailable, DriverFailed):
+                if self.running:
+                    await self._connect()
+
+    async def _keep_channel(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self.ended.is_set():
+            lost = asyncio.Event()
+            with contextlib.suppress(OSError):
+                _, self.channel = await loop.create_unix_connection(
+                    lambda lost=lost: GuestChannel(self._take_hello, lost.set),  # type: ignore[misc]
+                    str(self.paths.agent),
+                )
+                await lost.wait()
+            await self._clock.sleep(RETRY_SECONDS)
+
+    def _take_hello(self, hello: Hello) -> None:
+        if self._late_seconds and self.channel is not None:
+            self.channel.set_time(self._clock.now())
+            self._late_seconds = False
+        if not self.record.ready or self.record.boot_id != hello.boot_id:
+            self.record.ready, self.record.boot_id = True, hello.boot_id
+            write_record(self.paths, self.record, durable=False)
+        self.said_hello.set()
+        self._notify()
+
+    def _take_event(self, event: QmpEvent) -> None:
+        match event.name:
+            case "SHUTDOWN":
+                self._shutdown = str(event.data.get("reason", ""))
+            case "STOP":
+                self._status = "paused"
+            case "RESUME":
+                self._status = "running"
+            case "BLOCK_IO_ERROR" if event.data.get("action") == "stop":
+                self._status = "io-error"
+                self._notify()
+            case "GUEST_PANICKED":
+                self._shutdown = "guest-panic"
+
+    async def _await_end(self) -> None:
+        assert self.record.process is not None
+        await wait_for_end(self.record.process)
+        if self._qmp is not None:  # its last words may still be on their way
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._qmp.closed.wait(), 1.0)
+        await self._settle_end()
+        for task in self._tasks[1:]:
+            task.cancel()
+        self._let_go()
+        self._notify()
+
+    def _let_go(self) -> None:
+        if self._qmp is not None:
+            self._qmp.close()
+        if self.channel is not None:
+            self.channel.close()
+        self._qmp = self.channel = None
+
+    async def close(self) -> None:
+        """Stop watching; the guest goes on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self._let_go()
+
+    # How it ended.
+
+    async def _settle_end(self) -> None:
+        """Write down why there is no process any more, and clear away what only a process needs."""
+        record, name = self.record, self.record.plan.id
+        if record.memory == "loaded":  # a resume was cut off: has the guest run and written, or not?
+            record.memory = "saved" if disk_times(record.plan) == record.disk_times else "none"
+        if record.memory == "none":
+            record.end = decide_end(
+                record,
+                shutdown=self._shutdown,
+                pid_file_left=self.paths.pid.exists(),
+                out_of_memory=self._cgroups.out_of_memory_kills(name) > 0,
+                host_boot_id=host_boot_id(),
+            )
+            self.paths.memory.unlink(missing_ok=True)
+        record.process, record.ready, record.stopping = None, False, False
+        await self.save_record()
+        self.paths.memory_pending.unlink(missing_ok=True)
+        self._cgroups.remove(name)
+        shutil.rmtree(self.paths.run, ignore_errors=True)
+        self.ended.set()
+
+    async def quit(self) -> None:
+        """End the process: QEMU's own way (which flushes its disks), and by force if that takes too long."""
+        process = self.record.process
+        if process is None:
+            return
+        with contextlib.suppress(Unavailable, DriverFailed):
+            await self.monitor().execute("quit", timeout_seconds=QUIT_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.ended.wait(), QUIT_SECONDS)
+        if not self.ended.is_set():
+            kill_process(process)
+            await self.ended.wait()
+
+    # Memory: to disk and back.
+
+    async def save_memory(self) -> None:
+        """Memory and devices to ``memory``, durably, with the machine standing still. It runs on if that fails."""
+        qmp, record, pending = self.monitor(), self.record, self.paths.memory_pending
+        pending.unlink(missing_ok=True)
+        await qmp.execute("stop")
+        try:
+            await qmp.execute("migrate-set-parameters", **{"max-bandwidth": _SAVE_BYTES_PER_SECOND})
+            await qmp.execute("migrate", uri=f"file:{pending}")
+            await self._finish_migration(qmp, "save")
+            await asyncio.to_thread(keep_file, pending, self.paths.memory)
+            record.disk_times = disk_times(record.plan)
+            record.memory = "saved"
+            await self.save_record()
+        except BaseException:
+            record.memory = "none"
+            await self._run_on()
+            raise
+
+    async def load_memory(self) -> None:
+        """Memory from disk into a machine started for it, which then runs."""
+        qmp, record = self.monitor(), self.record
+        await qmp.execute("migrate-incoming", uri=f"file:{self.paths.memory}")
+        await self._finish_migration(qmp, "load")
+        record.memory = "loaded"
+        await self.save_record()
+        self._late_seconds = True
+        await qmp.execute("cont")
+        await self._forget_memory()
+
+    async def _forget_memory(self) -> None:
+        self.record.memory = "none"
+        await self.save_record()
+        self.paths.memory.unlink(missing_ok=True)
+
+    async def _finish_migration(self, qmp: Qmp, step: str) -> None:
+        deadline = self._clock.elapsed() + SAVE_SECONDS
+        while True:
+            told = await qmp.execute("query-migrate")
+            match told.get("status"):
+                case "completed":
+                    return
+                case "failed" | "cancelled":
+                    why = told.get("error-desc", "QEMU gives no reason")
+                    raise DriverFailed(
+                        f"guest {self.record.plan.name}: can't {step} its memory: {why}", details={"step": step}
+                    )
+            if self._clock.elapsed() > deadline:
+                raise DriverFailed(f"guest {self.record.plan.name}: can't {step} its memory within {SAVE_SECONDS:g} s")
+            await self._clock.sleep(0.01)
+
+    async def _run_on(self) -> None:
+        """After a save that failed or was cut off: the guest runs, and nothing of the save is left."""
+        qmp = self.monitor()
+        with contextlib.suppress(QmpError):
+            await qmp.execute("migrate_cancel")
+        for _ in range(200):
+            status = (await qmp.execute("query-migrate")).get("status", "none")
+            if status not in ("setup", "active", "cancelling", "device", "pre-switchover"):
+                break
+            await self._clock.sleep(0.01)
+        await qmp.execute("cont")
+        self.paths.memory_pending.unlink(missing_ok=True)
+        self.paths.memory.unlink(missing_ok=True)
+
+    async def _settle_memory(self) -> None:
+        """A driver that died while it saved or loaded: bring the guest to one side or the other."""
+        if self._qmp is None:
+            return
+        asleep = self._status in NOT_YET_RUN
+        match self.record.memory:
+            case "none" if asleep:
+                await self._run_on()
+            case "saved":  # whole on disk, and this machine has not run since
+                await self.quit()
+            case "loaded" if asleep:
+                self.record.memory = "saved"
+                await self.save_record()
+                await self.quit()
+            case "loaded":
+                await self._forget_memory()
+
+    # Asked by the driver.
+
+    async def ask_to_power_off(self) -> bool:
+        """Ask the guest to shut itself down, by its agent or else by the power button. False: nobody to ask."""
+        if self.channel is not None and self.channel.ready:
+            self.channel.power()
+            return True
+        with contextlib.suppress(Unavailable, DriverFailed):
+            await self.monitor().execute("system_powerdown")
+            return True
+        return False
+
+    async def discard_memory(self) -> None:
+        """A suspended guest is stopped by giving its memory up."""
+        if self.record.memory != "none":
+            self.record.end = GuestEnd("stopped", "stopRequested", "its saved memory was given up")
+            await self._forget_memory()

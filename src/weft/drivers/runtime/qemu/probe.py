@@ -1,0 +1,141 @@
+"""What QEMU can do on this machine: its version, and whether KVM is there in truth.
+
+/dev/kvm may exist and be useless (nested, or emulated by another hypervisor), so a boot sector is run, first emulated,
+then under KVM: one that doesn't end well, or takes several times as long as the emulated one, is no KVM. Starts two
+short-lived QEMU processes; writes one file of 512 bytes into the run folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import mmap
+import os
+import re
+import shutil
+from pathlib import Path
+
+from weft.contracts.clock import Clock
+from weft.contracts.runtime import RuntimeProbe
+from weft.drivers.runtime.qemu.translate import Facts
+
+PROGRAM = "qemu-system-x86_64"
+OLDEST_VERSION = (9, 0, 0)
+INSTALL_HINT = "apt-get install -t bookworm-backports qemu-system-x86 qemu-utils seabios"
+UEFI_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+UEFI_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+
+_DEBUG_EXIT_PORT = 0xF4
+_EXIT_VALUE = 42
+# mov al, 42; mov dx, 0xf4; out dx, al; hlt. QEMU's isa-debug-exit then ends with 42 * 2 + 1.
+_BOOT_SECTOR = bytes([0xB0, _EXIT_VALUE, 0xBA, _DEBUG_EXIT_PORT, 0, 0xEE, 0xF4]).ljust(510, b"\0") + b"\x55\xaa"
+_EMULATED_SECONDS = 30.0
+
+
+async def probe_qemu(run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts | None]:
+    """What to tell the scheduler, and what ``translate`` needs; None where no guest can be started."""
+    program = shutil.which(PROGRAM)
+    if program is None:
+        return _unusable("", f"{PROGRAM} is not installed: {INSTALL_HINT}"), None
+    version = await _version(program)
+    text = ".".join(map(str, version))
+    if version < OLDEST_VERSION:
+        return _unusable(
+            text, f"QEMU {text} can corrupt the memory of moving guests, 9 or newer is needed: {INSTALL_HINT}"
+        ), None
+    tsc = _TscMeter(clock)
+    emulated = await _run_boot_sector(program, "tcg", run_dir, clock, _EMULATED_SECONDS)
+    if emulated is None:
+        return _unusable(text, f"QEMU {text} does not run a boot sector, not even emulated: {INSTALL_HINT}"), None
+    accelerator, problems = "tcg", []
+    if Path("/dev/kvm").exists():
+        if await _run_boot_sector(program, "kvm", run_dir, clock, 0.5 + 5 * emulated) is not None:
+            accelerator = "kvm"
+        else:
+            problems.append("KVM is present but does not run guests: they are emulated (slower, everything works)")
+    else:
+        problems.append("KVM is absent: guests are emulated (slower, everything works); a real machine has /dev/kvm")
+    facts = Facts(
+        program=program,
+        accelerator=accelerator,
+        version=version,
+        tsc_khz=tsc.khz(),
+        uefi_code=str(UEFI_CODE) if UEFI_CODE.exists() else None,
+        uefi_vars=str(UEFI_VARS) if UEFI_VARS.exists() else None,
+    )
+    told = RuntimeProbe(
+        driver="qemu",
+        usable=True,
+        version=text,
+        accelerator=accelerator,
+        machines=["q35", "microvm"],
+        capabilities=["suspend", "exec", "console", "stats", *(["uefi"] if facts.uefi_code else [])],
+        problems=problems,
+    )
+    return told, facts
+
+
+def _unusable(version: str, problem: str) -> RuntimeProbe:
+    return RuntimeProbe("qemu", False, version, "", [], [], [problem])
+
+
+async def _version(program: str) -> tuple[int, int, int]:
+    process = await asyncio.create_subprocess_exec(program, "--version", stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    found = re.search(rb"version (\d+)\.(\d+)\.(\d+)", output)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
+
+
+async def _run_boot_sector(program: str, accelerator: str, run_dir: Path, clock: Clock, limit: float) -> float | None:
+    """Seconds it took, or None if it did not end as it should within ``limit`` seconds."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    image = run_dir / f"probe-{os.getpid()}.img"
+    image.write_bytes(_BOOT_SECTOR)
+    words = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-m", "16", "-accel", accelerator]
+    words += ["-drive", f"file={image},format=raw,if=floppy,readonly=on"]
+    words += ["-device", f"isa-debug-exit,iobase={_DEBUG_EXIT_PORT:#x},iosize=1"]
+    began = clock.elapsed()
+    nowhere = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(program, *words, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    try:
+        status = await asyncio.wait_for(process.wait(), limit)
+    except TimeoutError:
+        return None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        image.unlink(missing_ok=True)
+    return clock.elapsed() - began if status == _EXIT_VALUE * 2 + 1 else None
+
+
+class _TscMeter:
+    """Measures the TSC's frequency between its making and ``khz``. /proc/cpuinfo knows it only where the clock rate is
+    fixed, and a guest that is told a wrong one has a clock that runs wrong for ever. So: rdtsc, in machine code."""
+
+    _READ_TSC = bytes([0x0F, 0x31, 0x48, 0xC1, 0xE2, 0x20, 0x48, 0x09, 0xD0, 0xC3])  # rdtsc; shl rdx,32; or rax,rdx; ret
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        self._code.write(self._READ_TSC)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._code))
+        self._read = ctypes.CFUNCTYPE(ctypes.c_uint64)(address)
+        self._began = self._sample()
+
+    def khz(self) -> int:
+        seconds, ticks = self._sample()
+        return round((ticks - self._began[1]) / (seconds - self._began[0]) / 1000)
+
+    def _sample(self) -> tuple[float, int]:
+        """The tightest of a few: whoever is interrupted between the two clocks measures the interruption."""
+        samples = []
+        for _ in range(20):
+            before = self._clock.elapsed()
+            ticks = self._read()
+            after = self._clock.elapsed()
+            samples.append((after - before, (before + after) / 2, ticks))
+        _, seconds, ticks = min(samples)
+        return seconds, ticks

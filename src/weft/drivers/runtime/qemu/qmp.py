@@ -1,0 +1,116 @@
+"""QEMU's monitor protocol, as little of it as weft needs: commands with answers, events, and the end of the machine.
+
+Reads and writes one unix socket. A monitor serves one client at a time, and a second one hangs until the first has
+gone, so every wait here has a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from weft.objects.errors import DriverFailed, Unavailable
+
+ANSWER_SECONDS = 10.0
+_LINE_LIMIT = 16 << 20
+
+
+class QmpEvent(msgspec.Struct, frozen=True):
+    name: str
+    data: dict[str, Any]
+
+
+class QmpError(DriverFailed):
+    """QEMU understood and refused; ``qemu_class`` is its own word for why."""
+
+    def __init__(self, command: str, error: dict[str, Any]) -> None:
+        super().__init__(f"QEMU refused {command}: {error.get('desc', 'no reason given')}", details={"step": command})
+        self.qemu_class = str(error.get("class", ""))
+
+
+class Qmp:
+    """One connection, made by ``connect_qmp``. ``closed`` is set when QEMU has gone or let go."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._listen: Callable[[QmpEvent], None] = lambda event: None
+        self._task: asyncio.Task[None] | None = None
+        self.closed = asyncio.Event()
+
+    async def negotiate(self) -> None:
+        greeting = msgspec.json.decode(await self._reader.readline())
+        if "QMP" not in greeting:
+            raise ValueError("no QMP greeting")
+        self._task = asyncio.create_task(self._read())
+        await self.execute("qmp_capabilities")
+
+    def listen(self, listener: Callable[[QmpEvent], None]) -> None:
+        """Call ``listener`` with every event from now on."""
+        self._listen = listener
+
+    async def execute(self, command: str, *, timeout_seconds: float = ANSWER_SECONDS, **arguments: Any) -> Any:
+        """QEMU's answer. Raises QmpError if it refuses, Unavailable if it has gone or doesn't answer in time."""
+        if self.closed.is_set():
+            raise Unavailable(f"QEMU has gone before {command}")
+        number = next(self._numbers)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        request = {"execute": command, "arguments": arguments, "id": number}
+        self._writer.write(msgspec.json.encode(request) + b"\n")
+        try:
+            reply = await asyncio.wait_for(answer, timeout_seconds)
+        except TimeoutError:
+            raise Unavailable(f"QEMU doesn't answer {command} within {timeout_seconds:g} s") from None
+        finally:
+            self._waiting.pop(number, None)
+        if "error" in reply:
+            raise QmpError(command, reply["error"])
+        return reply["return"]
+
+    def close(self) -> None:
+        self.closed.set()
+        if self._task is not None:
+            self._task.cancel()
+        self._writer.transport.abort()
+        self._give_up()
+
+    async def _read(self) -> None:
+        try:
+            while line := await self._reader.readline():
+                message = msgspec.json.decode(line)
+                if "event" in message:
+                    self._listen(QmpEvent(message["event"], message.get("data", {})))
+                elif (answer := self._waiting.get(message.get("id"))) and not answer.done():
+                    answer.set_result(message)
+        except (OSError, ValueError, msgspec.DecodeError):
+            pass  # a connection that talks nonsense is a lost one
+        finally:
+            self.closed.set()
+            self._writer.transport.abort()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(Unavailable("QEMU has gone"))
+
+
+async def connect_qmp(path: str, *, timeout_seconds: float = ANSWER_SECONDS) -> Qmp:
+    """Connect to a monitor socket. Raises Unavailable if nobody answers there in time."""
+    connection: Qmp | None = None
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            connection = Qmp(*await asyncio.open_unix_connection(path, limit=_LINE_LIMIT))
+            await connection.negotiate()
+            return connection
+    except (OSError, ValueError, msgspec.DecodeError, TimeoutError) as error:
+        if connection is not None:
+            connection.close()
+        raise Unavailable(f"QEMU's monitor at {path} doesn't answer: {error or 'time-out'}") from error

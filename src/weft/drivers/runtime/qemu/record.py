@@ -1,0 +1,120 @@
+"""What the driver writes down of each guest, so that a driver made anew after a crash knows all the old one knew.
+
+One file per guest, ``guest.json`` in its state folder, replaced in one rename. What a later decision hangs on (that a
+start was begun, that memory is saved, how it ended) is on disk before the step it speaks of; the rest may be lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.runtime import GuestPlan, GuestState
+from weft.drivers.runtime.qemu.processes import ProcessId
+from weft.drivers.runtime.qemu.translate import GuestPaths
+
+
+class GuestEnd(msgspec.Struct, frozen=True):
+    state: GuestState
+    reason: str
+    message: str = ""
+
+
+class GuestRecord(msgspec.Struct):
+    """``memory``: ``saved``: the file is whole and the guest has not run since; ``loaded``: a machine holds it and may
+    have run, which ``disk_times`` (mtime in ns of each writable disk when it was saved) can tell."""
+
+    plan: GuestPlan
+    accelerator: str
+    host_boot_id: str
+    started_at: float
+    process: ProcessId | None = None
+    ready: bool = False
+    boot_id: str | None = None
+    stopping: bool = False
+    memory: Literal["none", "saved", "loaded"] = "none"
+    disk_times: dict[str, int] = {}
+    end: GuestEnd | None = None
+
+
+def read_record(paths: GuestPaths) -> GuestRecord | None:
+    """None if there is none, or none that can be read: then nothing of this guest was ever begun."""
+    try:
+        return msgspec.json.decode(paths.record.read_bytes(), type=GuestRecord)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write_record(paths: GuestPaths, record: GuestRecord, *, durable: bool) -> None:
+    """Replace the record; ``durable``: it is on disk when this returns, and so is the folder it lies in."""
+    paths.state.mkdir(parents=True, exist_ok=True)
+    pending = paths.record.with_suffix(".pending")
+    with open(pending, "wb") as file:
+        file.write(msgspec.json.encode(record))
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(pending, paths.record)
+    if durable:
+        sync_folder(paths.state)
+        sync_folder(paths.state.parent)
+
+
+def keep_file(pending: Path, final: Path) -> None:
+    """Give a file that was written whole its final name, durably."""
+    descriptor = os.open(pending, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(pending, final)
+    sync_folder(final.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def disk_times(plan: GuestPlan) -> dict[str, int]:
+    """mtime in ns of each writable disk; one that is missing has none."""
+    times = {}
+    for disk in plan.disks:
+        if not disk.read_only:
+            with contextlib.suppress(OSError):
+                times[disk.path] = os.stat(disk.path).st_mtime_ns
+    return times
+
+
+def decide_end(
+    record: GuestRecord, *, shutdown: str | None, pid_file_left: bool, out_of_memory: bool, host_boot_id: str
+) -> GuestEnd:
+    """Pure. Why a machine has ended. ``shutdown`` is QEMU's own word, if anyone heard it; else the pidfile tells: QEMU
+    removes it when it ends in order, and can't when it is killed."""
+    if record.stopping:
+        return GuestEnd("stopped", "stopRequested")
+    match shutdown:
+        case "guest-shutdown":
+            return GuestEnd("stopped", "guestPoweredOff")
+        case "guest-panic":
+            return GuestEnd("failed", "guestPanicked", "the guest's kernel panicked; its console log says why")
+        case "host-signal":
+            return GuestEnd("failed", "terminated", "QEMU was ended by a signal from this node")
+        case "host-qmp-quit":
+            return GuestEnd("stopped", "quit", "QEMU was told to quit through its monitor")
+    if record.process is None:
+        return GuestEnd("failed", "startInterrupted", "the start was cut off before the machine ran")
+    if record.host_boot_id != host_boot_id:
+        return GuestEnd("failed", "nodeRestarted", "this node restarted under it")
+    if out_of_memory:
+        return GuestEnd("failed", "outOfMemory", "QEMU outgrew the guest's memory limit on this node")
+    if pid_file_left:
+        return GuestEnd("failed", "killed", "QEMU was killed or crashed")
+    return GuestEnd("stopped", "guestPoweredOff", "it ended in order while weft's agent was away")

@@ -1,0 +1,252 @@
+"""From a guest's plan to QEMU's command line. Pure: the same plan on the same machine gives the same words.
+
+Every device has a fixed id and a fixed place on its bus, because a saved or moving guest must find each device where it
+was, and a device plugged in later must not move its neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.objects.errors import InvalidInput
+
+AGENT_PORT = "weft.agent.0"
+HOTPLUG_PORTS = 4  # a root port costs an emulated boot about 10 ms
+TRANSLATION_CACHE_MIB = 128  # QEMU's default grows to 1 GiB of a long-running emulated guest
+MOST_DISKS = 8
+MOST_NICS = 8
+
+_FIRST_DISK, _FIRST_NIC, _FIRST_PORT = 0x4, 0xC, 0x18  # slots on pcie.0, and buses of microvm
+_SOCKET_PATH_BYTES = 107
+
+# Also denying spawn or elevateprivileges would forbid QEMU to become a daemon.
+_SANDBOX = "on,obsolete=deny,resourcecontrol=deny"
+
+# An emulated CPU has no use for mitigations, and each of these spares it time; no_timer_check because a busy host can
+# fail the kernel's own check of its timer, which then panics.
+_EMULATED_CMDLINE = "tsc=reliable no_timer_check mitigations=off nopti nokaslr noreplace-smp cryptomgr.notests"
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What the command line depends on besides the plan; from ``probe``."""
+
+    program: str
+    accelerator: str  # "kvm" or "tcg"
+    version: tuple[int, int, int]
+    tsc_khz: int  # of the host, which is the guest's too when it is emulated
+    uefi_code: str | None = None
+    uefi_vars: str | None = None
+
+
+class GuestPaths(msgspec.Struct, frozen=True):
+    """Where one guest's things are: ``run`` for sockets and pidfile, ``state`` for what outlives a reboot."""
+
+    run: Path
+    state: Path
+
+    @property
+    def qmp(self) -> Path:
+        return self.run / "qmp"
+
+    @property
+    def rescue_qmp(self) -> Path:
+        return self.run / "qmp2"
+
+    @property
+    def console(self) -> Path:
+        return self.run / "console"
+
+    @property
+    def agent(self) -> Path:
+        return self.run / "agent"
+
+    @property
+    def pid(self) -> Path:
+        return self.run / "pid"
+
+    @property
+    def console_log(self) -> Path:
+        return self.state / "console.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        return self.state / "qemu.log"
+
+    @property
+    def record(self) -> Path:
+        return self.state / "guest.json"
+
+    @property
+    def memory(self) -> Path:
+        return self.state / "memory"
+
+    @property
+    def memory_pending(self) -> Path:
+        return self.state / "memory.pending"
+
+    @property
+    def uefi_vars(self) -> Path:
+        return self.state / "uefi-vars.fd"
+
+
+def translate_guest(plan: GuestPlan, paths: GuestPaths, facts: Facts, *, incoming: bool = False) -> list[str]:
+    """The command that starts this guest as a daemon. Raises InvalidInput for a plan QEMU could not run."""
+    _check_plan(plan, paths)
+    words = [facts.program, "-name", f"guest={plan.name}", "-uuid", plan.uid]
+    words += ["-nodefaults", "-no-user-config", "-display", "none"]
+    words += ["-sandbox", _SANDBOX]
+    words += ["-machine", _machine(plan), *_accelerator(facts)]
+    words += ["-smp", str(plan.vcpus), "-m", f"{plan.memory_bytes >> 10}k"]
+    words += _boot(plan, paths, facts)
+    words += _socket("qmp", paths.qmp, "-mon", "chardev=qmp,mode=control")
+    words += _socket("qmp2", paths.rescue_qmp, "-mon", "chardev=qmp2,mode=control")
+    words += _socket("console", paths.console, "-serial", "chardev:console", log=paths.console_log)
+    words += _devices(plan, paths)
+    for index, disk in enumerate(plan.disks):
+        words += _disk(plan, index, disk)
+    for index, nic in enumerate(plan.nics):
+        words += _nic(plan, index, nic)
+    if plan.machine == "q35":
+        words += _hotplug_ports()
+    words += ["-daemonize", "-pidfile", str(paths.pid), "-D", str(paths.qemu_log), "-msg", "timestamp=on"]
+    return [*words, "-incoming", "defer"] if incoming else words
+
+
+def disk_node(disk: GuestDisk) -> str:
+    """The name of a disk's block node in QEMU's monitor."""
+    return f"disk-{disk.serial}"
+
+
+def _check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
+    serials = [disk.serial for disk in plan.disks]
+    if plan.machine == "microvm" and not isinstance(plan.boot, BootKernel):
+        raise InvalidInput(
+            f"VM {plan.name}: machine microvm boots a kernel directly, and this image has none",
+            field="machine", hint="use machine q35",
+        )  # fmt: skip
+    if len(plan.disks) > MOST_DISKS or len(plan.nics) > MOST_NICS:
+        raise InvalidInput(f"VM {plan.name}: QEMU guests have at most {MOST_DISKS} disks and {MOST_NICS} NICs")
+    if len(set(serials)) != len(serials) or not all(
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,19}", s) for s in serials
+    ):
+        raise InvalidInput(f"VM {plan.name}: disk serials must differ and be 1-20 of A-Z a-z 0-9 . _ -: {serials}")
+    if len(str(paths.console).encode()) > _SOCKET_PATH_BYTES:
+        raise InvalidInput(
+            f"VM {plan.name}: socket path {paths.console} is longer than {_SOCKET_PATH_BYTES} bytes",
+            hint="give the node a shorter run folder",
+        )
+
+
+def _machine(plan: GuestPlan) -> str:
+    if plan.machine == "microvm":
+        return "microvm,acpi=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off"
+    return "q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,i8042=off"
+
+
+def _accelerator(facts: Facts) -> list[str]:
+    if facts.accelerator == "kvm":
+        return ["-accel", "kvm", "-cpu", "host"]
+    return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", "max"]
+
+
+def _boot(plan: GuestPlan, paths: GuestPaths, facts: Facts) -> list[str]:
+    boot = plan.boot
+    if isinstance(boot, BootKernel):
+        words = ["console=ttyS0", boot.cmdline]
+        if facts.accelerator == "tcg":
+            # microvm has no clock that the kernel could measure the TSC by, and on a busy host the others measure wrong.
+            words += [_EMULATED_CMDLINE, f"tsc_early_khz={facts.tsc_khz}"]
+        words.append(f"weft.hostname={plan.hostname or plan.name}")
+        # qboot does only what a kernel needs; SeaBIOS takes longer, and on microvm it lays its ACPI tables under the
+        # end of the initial RAM disk.
+        return ["-bios", "qboot.rom", "-kernel", boot.kernel, "-initrd", boot.initrd, "-append", " ".join(words)]
+    if boot.firmware == "uefi":
+        return _uefi(plan, paths, facts)
+    return []
+
+
+def _uefi(plan: GuestPlan, paths: GuestPaths, facts: Facts) -> list[str]:
+    if facts.uefi_code is None:
+        raise InvalidInput(
+            f"VM {plan.name}: this node has no UEFI firmware", field="firmware", hint="apt-get install ovmf"
+        )
+    code = {"driver": "file", "filename": facts.uefi_code, "node-name": "uefi-code", "read-only": True}
+    own = {"driver": "file", "filename": str(paths.uefi_vars), "node-name": "uefi-vars"}
+    words = ["-blockdev", _json(code), "-blockdev", _json(own)]
+    return [*words, "-machine", "pflash0=uefi-code,pflash1=uefi-vars"]
+
+
+def _socket(name: str, path: Path, option: str, value: str, *, log: Path | None = None) -> list[str]:
+    chardev = f"socket,id={name},path={path},server=on,wait=off"
+    if log is not None:
+        chardev += f",logfile={log},logappend=on"
+    return ["-chardev", chardev, option, value]
+
+
+def _devices(plan: GuestPlan, paths: GuestPaths) -> list[str]:
+    words = ["-object", "rng-random,id=rng0,filename=/dev/urandom"]
+    words += ["-device", _device(plan, "virtio-rng", 1, rng="rng0", id="rng")]
+    balloon = {"id": "balloon", "deflate-on-oom": "on", "free-page-reporting": "on"}
+    words += ["-device", _device(plan, "virtio-balloon", 2, **balloon)]
+    if plan.has_agent:
+        words += ["-device", _device(plan, "virtio-serial", 3, id="serial")]
+        words += _socket(
+            "agent", paths.agent, "-device", f"virtserialport,bus=serial.0,chardev=agent,name={AGENT_PORT}"
+        )
+    return words
+
+
+def _disk(plan: GuestPlan, index: int, disk: GuestDisk) -> list[str]:
+    node: dict[str, Any] = {
+        "driver": disk.format,
+        "node-name": disk_node(disk),
+        "discard": "unmap",
+        "read-only": disk.read_only,
+        "file": {"driver": "file", "filename": disk.path},
+    }
+    more = {"bootindex": str(index)} if isinstance(plan.boot, BootDisk) else {}
+    device = _device(
+        plan,
+        "virtio-blk",
+        _FIRST_DISK + index,
+        drive=disk_node(disk),
+        serial=disk.serial,
+        id=f"blk-{disk.serial}",
+        **more,
+    )
+    return ["-blockdev", _json(node), "-device", device]
+
+
+def _nic(plan: GuestPlan, index: int, nic: GuestNic) -> list[str]:
+    more = {"romfile": ""} if plan.machine == "q35" else {}
+    device = _device(
+        plan, "virtio-net", _FIRST_NIC + index, netdev=f"net{index}", mac=nic.mac, host_mtu=str(nic.mtu),
+        id=f"nic{index}", **more,
+    )  # fmt: skip
+    return ["-netdev", f"tap,id=net{index},ifname={nic.ifname},script=no,downscript=no", "-device", device]
+
+
+def _device(plan: GuestPlan, name: str, place: int, **properties: str) -> str:
+    if plan.machine == "microvm":
+        kind, bus = f"{name}-device", f"bus=virtio-mmio-bus.{place}"
+    else:
+        kind, bus = f"{name}-pci", f"bus=pcie.0,addr={place:#x}"
+    return ",".join([kind, bus, *(f"{key}={value}" for key, value in properties.items())])
+
+
+def _hotplug_ports() -> list[str]:
+    words = []
+    for port in range(HOTPLUG_PORTS):
+        place = f"addr={_FIRST_PORT:#x}.{port}" + (",multifunction=on" if port == 0 else "")
+        words += ["-device", f"pcie-root-port,id=port{port},chassis={port},bus=pcie.0,{place}"]
+    return words
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))

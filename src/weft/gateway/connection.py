@@ -1,0 +1,78 @@
+"""One TLS connection to the gateway, as frames: who is at its other end, reading and writing with limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+from weft.client.frames import Frame, encode_error, receive_frame
+from weft.objects.errors import Unavailable, WeftError
+
+log = logging.getLogger("weft.gateway")
+NODE_PREFIX = "node:"
+KEEPALIVE_SECONDS = 30
+
+
+class Connection:
+    """A client, an agent, or an agent's stream."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.address = _name_address(writer.get_extra_info("peername"))
+        self.node_uid = _read_node_uid(writer.get_extra_info("peercert"))
+        _keep_alive(writer.get_extra_info("socket"))
+
+    async def receive(self) -> Frame | None:
+        """The next frame; None when the other side has closed or is lost. Raises InvalidInput for what is no frame."""
+        try:
+            return await receive_frame(self.reader)
+        except (OSError, Unavailable):
+            return None
+
+    async def send(self, frame: bytes) -> bool:
+        """Send it, waiting while the other side is slow; False when it has gone."""
+        try:
+            self.writer.write(frame)
+            await self.writer.drain()
+        except OSError:
+            return False
+        return True
+
+    async def refuse(self, problem: WeftError) -> None:
+        """Say why, and close."""
+        await self.send(encode_error(problem))
+        await self.close()
+
+    async def close(self) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except OSError:
+            pass
+
+
+def _read_node_uid(certificate: dict[str, object] | None) -> str | None:
+    """The node whose certificate the other side has shown and TLS has verified; None if it showed none."""
+    if not certificate:
+        return None
+    subject = certificate.get("subject")
+    for parts in subject if isinstance(subject, tuple) else ():
+        for name, value in parts:
+            if name == "commonName" and value.startswith(NODE_PREFIX):
+                return str(value[len(NODE_PREFIX) :])
+    return None
+
+
+def _name_address(peer: object) -> str:
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unknown"
+
+
+def _keep_alive(sock: socket.socket | None) -> None:
+    """A peer that lost its power says no goodbye: let the kernel find out."""
+    if sock is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS // 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

@@ -1,0 +1,247 @@
+"""The gateway: agents keep a connection to it, clients come with a ticket, each stream gets a connection of its own.
+
+Reads tickets (signed by the doors) and node certificates; stores nothing, knows no objects. Streams don't survive its
+end; guests don't notice it. Woken by connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import ssl
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+
+from weft.client.frames import Frame, FrameType, encode_frame, encode_hello
+from weft.contracts.clock import Clock
+from weft.gateway.connection import Connection
+from weft.gateway.splice import splice
+from weft.objects.errors import (
+    Forbidden,
+    InvalidInput,
+    NotAuthenticated,
+    TooLarge,
+    Unavailable,
+    WeftError,
+)
+from weft.trust.tickets import verify_ticket
+
+log = logging.getLogger("weft.gateway")
+audit = logging.getLogger("weft.audit")
+HELLO_SECONDS = 10.0
+DIAL_SECONDS = 10.0
+PING_SECONDS = 15.0
+SILENCE_SECONDS = 45.0
+MAX_CONNECTIONS = 4096
+MAX_STREAMS = 1024
+MAX_STREAMS_PER_NODE = 256
+
+T = TypeVar("T")
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """The part of a ticket that the gateway itself reads."""
+
+    node_uid: str
+    verb: str
+    expires: float
+    subject: str = ""
+    allocation: str = ""
+    guest_id: str = ""
+
+
+class _Pending(msgspec.Struct):
+    """A stream that an agent was asked to dial."""
+
+    node_uid: str
+    arrived: asyncio.Future[Connection]
+
+
+class Gateway:
+    """One gateway; ``ticket_key`` is the key the doors sign with."""
+
+    def __init__(self, tls: ssl.SSLContext, ticket_key: bytes, clock: Clock) -> None:
+        self._tls, self._ticket_key, self._clock = tls, ticket_key, clock
+        self._agents: dict[str, Connection] = {}
+        self._pending: dict[str, _Pending] = {}
+        self._streams: dict[str, int] = {}  # under way, by node uid
+        self._used: dict[str, float] = {}  # tickets, and when they expire
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._servers: list[asyncio.Server] = []
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports it listens on."""
+        return [sock.getsockname()[1] for server in self._servers for sock in server.sockets]
+
+    @property
+    def nodes(self) -> list[str]:
+        """The uids of the nodes whose agents are connected."""
+        return sorted(self._agents)
+
+    async def listen(self, host: str, port: int) -> None:
+        """Take connections there. Raises OSError when that can't be had."""
+        self._servers.append(
+            await asyncio.start_server(self._accept, host, port, ssl=self._tls, ssl_handshake_timeout=HELLO_SECONDS)
+        )
+
+    async def close(self) -> None:
+        """Hang up on all."""
+        for server in self._servers:
+            server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(reader, writer)
+        try:
+            if len(self._tasks) > MAX_CONNECTIONS:
+                raise Unavailable("the gateway has too many connections", retry_after_seconds=5.0)
+            hello = await self._within(connection.receive(), HELLO_SECONDS)
+            if hello is None:
+                return
+            if hello.type != FrameType.HELLO:
+                raise InvalidInput("the first frame must be a hello")
+            await self._greet(connection, hello)
+        except WeftError as problem:
+            log.info("%s refused: %s", connection.address, problem.message)
+            await connection.refuse(problem)
+        except Exception:  # a defect ends one connection, not the gateway
+            log.exception("connection from %s", connection.address)
+        finally:
+            writer.close()
+
+    async def _greet(self, connection: Connection, hello: Frame) -> None:
+        given = hello.json()
+        role = given.get("role")
+        if role == "client":
+            await self._serve_client(connection, str(given.get("ticket", "")))
+        elif role == "agent":
+            await self._serve_agent(connection, given.get("node_uid"))
+        elif role == "stream":
+            await self._take_stream(connection, str(given.get("stream", "")))
+        else:
+            raise InvalidInput(f"no such role: {str(role)[:40]!r}", field="role")
+
+    async def _serve_agent(self, connection: Connection, node_uid: object) -> None:
+        """Keep an agent's control connection; a newer one of the same node takes its place."""
+        uid = connection.node_uid
+        if uid is None:
+            raise NotAuthenticated("an agent needs its node's certificate", hint="weft agent join")
+        if node_uid != uid:
+            raise Forbidden("the certificate is another node's")
+        before = self._agents.get(uid)
+        self._agents[uid] = connection
+        if before is not None:
+            before.writer.close()
+        log.info("node %s is connected from %s", uid, connection.address)
+        pinging = asyncio.ensure_future(self._ping(connection))
+        try:
+            while await self._within(connection.receive(), SILENCE_SECONDS) is not None:
+                pass
+        finally:
+            pinging.cancel()
+            if self._agents.get(uid) is connection:
+                del self._agents[uid]
+                log.info("node %s is disconnected", uid)
+
+    async def _ping(self, connection: Connection) -> None:
+        while await connection.send(encode_frame(FrameType.PING)):
+            await self._clock.sleep(PING_SECONDS)
+
+    async def _take_stream(self, connection: Connection, stream: str) -> None:
+        """An agent has dialled for a stream: hand it to the client that waits, and stay until it is over."""
+        pending = self._pending.get(stream)
+        if pending is None or pending.arrived.done() or pending.node_uid != connection.node_uid:
+            raise Forbidden("no client waits for this stream")
+        pending.arrived.set_result(connection)
+        await connection.writer.wait_closed()
+
+    async def _serve_client(self, client: Connection, ticket: str) -> None:
+        claims, whole = self._admit(ticket)
+        agent = self._agents.get(claims.node_uid)
+        if agent is None:
+            raise Unavailable(
+                "the guest's node is not connected to the gateway", reason="nodeUnreachable", hint="weft node list"
+            )
+        under_way = self._streams.get(claims.node_uid, 0)
+        if under_way >= MAX_STREAMS_PER_NODE or sum(self._streams.values()) >= MAX_STREAMS:
+            raise TooLarge("too many streams are under way", reason="tooManyStreams", retry_after_seconds=5.0)
+        began = self._clock.elapsed()
+        self._streams[claims.node_uid] = under_way + 1
+        result, bytes_in, bytes_out = "failed", 0, 0
+        try:
+            stream = await self._open(agent, claims.node_uid, whole)
+            try:
+                carried = await splice(client, stream, claims.node_uid)
+            finally:
+                stream.writer.close()
+            result, bytes_in, bytes_out = carried.result, carried.bytes_in, carried.bytes_out
+        except WeftError as problem:
+            result = problem.token
+            raise
+        finally:
+            self._streams[claims.node_uid] -= 1
+            if not self._streams[claims.node_uid]:
+                del self._streams[claims.node_uid]
+            seconds = self._clock.elapsed() - began
+            audit.info(
+                "stream subject=%s from=%s verb=%s allocation=%s node=%s result=%s seconds=%.3f in=%d out=%d",
+                *(claims.subject or "-", client.address, claims.verb, claims.allocation, claims.node_uid),
+                *(result.replace(" ", "-"), seconds, bytes_in, bytes_out),
+            )
+        await client.close()
+
+    def _admit(self, ticket: str) -> tuple[Claims, dict[str, Any]]:
+        """The claims of a ticket that is good and wasn't used before. Raises NotAuthenticated."""
+        now = self._clock.now()
+        whole = verify_ticket(self._ticket_key, ticket, now)
+        try:
+            claims = msgspec.convert(whole, Claims)
+        except msgspec.ValidationError as problem:
+            raise NotAuthenticated(f"the ticket lacks something: {problem}") from problem
+        for old in [used for used, expires in self._used.items() if expires < now]:
+            del self._used[old]
+        if ticket in self._used:
+            raise NotAuthenticated("the ticket was used before", hint="ask the API for a new one")
+        self._used[ticket] = claims.expires
+        return claims, whole
+
+    async def _open(self, agent: Connection, node_uid: str, claims: dict[str, Any]) -> Connection:
+        """Have the node's agent dial a stream. Raises Unavailable when it doesn't."""
+        stream = secrets.token_hex(16)
+        arrived: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        self._pending[stream] = _Pending(node_uid, arrived)
+        lost = Unavailable("the guest's node did not answer the gateway", reason="nodeUnreachable", hint="try again")
+        try:
+            if not await agent.send(encode_hello(open=stream, claims=claims)):
+                raise lost
+            found = await self._within(_wait(arrived), DIAL_SECONDS)
+            if found is None:
+                raise lost
+            return found
+        finally:
+            del self._pending[stream]
+
+    async def _within(self, work: Coroutine[Any, Any, T | None], seconds: float) -> T | None:
+        """What ``work`` gives, or None after ``seconds``."""
+        working, limit = asyncio.ensure_future(work), asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait((working, limit), return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            working.cancel()
+            limit.cancel()
+
+
+async def _wait(arrived: asyncio.Future[Connection]) -> Connection:
+    return await arrived

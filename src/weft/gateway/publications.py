@@ -1,0 +1,133 @@
+"""Published ports on the machine the gateway runs on: each TCP publication is a listener here that leads to its node.
+
+Reads publications as the watch tells them; a port that is taken here is told in the log and tried again. Woken by the
+watch and by connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.objects.envelope import Envelope, decode_part
+
+log = logging.getLogger("weft.gateway")
+CHUNK_BYTES = 64 * 1024
+CONNECT_SECONDS = 10.0
+RETRY_SECONDS = 5.0
+MAX_CONNECTIONS = 1024
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where a published port leads: the same port of the node that has the guest."""
+
+    address: str
+    port: int
+
+
+def read_target(envelope: Envelope) -> Target | None:
+    """Where a publication leads; None for one that leads nowhere yet, and for UDP."""
+    spec, status = decode_part(envelope.spec, PublicationSpec), decode_part(envelope.status, PublicationStatus)
+    if spec.protocol != "tcp" or not status.node_address:
+        return None
+    return Target(status.node_address, spec.port)
+
+
+class Publications:
+    """The listeners on ``address``, one per publication that leads somewhere."""
+
+    def __init__(self, address: str, clock: Clock) -> None:
+        self._address, self._clock = address, clock
+        self._targets: dict[str, tuple[int, Target]] = {}
+        self._servers: dict[int, asyncio.Server] = {}
+        self._troubled: set[int] = set()
+        self._woken = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that are listened on now."""
+        return sorted(self._servers)
+
+    def put(self, name: str, target: Target | None) -> None:
+        """Publication ``name`` leads there; None: nowhere."""
+        if target is None:
+            self._targets.pop(name, None)
+        else:
+            self._targets[name] = (target.port, target)
+        self._woken.set()
+
+    def keep_only(self, names: frozenset[str]) -> None:
+        """There are no others."""
+        self._targets = {name: target for name, target in self._targets.items() if name in names}
+        self._woken.set()
+
+    async def keep(self) -> None:
+        """Listen where it's wished, for ever; closes all listeners when cancelled."""
+        try:
+            while True:
+                self._woken.clear()
+                await self._follow()
+                retry = asyncio.ensure_future(self._clock.sleep(RETRY_SECONDS))
+                woken = asyncio.ensure_future(self._woken.wait())
+                await asyncio.wait((woken, retry), return_when=asyncio.FIRST_COMPLETED)
+                woken.cancel()
+                retry.cancel()
+        finally:
+            for server in self._servers.values():
+                server.close()
+            for task in self._tasks:
+                task.cancel()
+
+    async def _follow(self) -> None:
+        wanted = {port for port, _ in self._targets.values()}
+        for port in self._servers.keys() - wanted:
+            self._servers.pop(port).close()
+            log.info("port %d is no longer published", port)
+        for port in sorted(wanted - self._servers.keys()):
+            try:
+                self._servers[port] = await asyncio.start_server(partial(self._accept, port), self._address, port)
+            except OSError as problem:
+                if port not in self._troubled:
+                    self._troubled.add(port)
+                    log.warning("port %d can't be published on %s: %s", port, self._address, problem.strerror)
+            else:
+                self._troubled.discard(port)
+
+    def _accept(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) >= MAX_CONNECTIONS:
+            writer.close()
+            return
+        task = asyncio.ensure_future(self._relay(port, reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _relay(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target = next((target for known, target in self._targets.values() if known == port), None)
+        try:
+            if target is None:
+                return
+            dialling = asyncio.open_connection(target.address, target.port)
+            far_reader, far_writer = await asyncio.wait_for(dialling, CONNECT_SECONDS)
+            try:
+                await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
+            finally:
+                far_writer.close()
+        except (OSError, TimeoutError) as problem:
+            log.debug("published port %d: %s", port, problem)
+        finally:
+            writer.close()
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry one way; the end of one side's sending is passed on, the other way goes on."""
+    while data := await reader.read(CHUNK_BYTES):
+        writer.write(data)
+        await writer.drain()
+    if writer.can_write_eof():
+        writer.write_eof()

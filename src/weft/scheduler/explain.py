@@ -1,0 +1,189 @@
+"""Why a decision is as it is: verdicts of the very scores and filters it was made from, and sentences for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from weft.contracts.policy import RESOURCES, Flags, Lack, Request
+from weft.kinds.decision import Shortfall, Term, Verdict
+from weft.objects.quantity import format_bytes, format_cpu
+from weft.scheduler.cycle import Engine
+from weft.scheduler.filters import ROOM
+
+ALL_UP_TO = 64  # nodes; of more, a sample is told
+RUNNERS_UP = 4
+REFUSED_SAMPLE = 16
+LEAST_MEMORY = 64 * 1024 * 1024
+LEAST_CPU = 100
+MIB, GIB = 1024**2, 1024**3
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """What a Decision says beside the workload and the time: see DecisionSpec."""
+
+    nodes: int
+    verdicts: list[Verdict]
+    refused_by: dict[str, int]
+    error: str = ""
+    message: str = ""
+    nearest: str = ""
+    nearest_node: str = ""
+
+
+def explain(engine: Engine, request: Request, uid: str, chosen: int | None) -> Explanation:
+    """The explanation of ``engine.choose``, asked for before anything changes."""
+    snapshot = engine.snapshot
+    refusers = engine.refusers(request)
+    refused_by = {filter_.name: int(flags.sum()) for filter_, flags in refusers if flags.any()}
+    scores = engine.scores(request, uid)
+    everything = len(snapshot) <= ALL_UP_TO
+    fitting = np.flatnonzero(scores >= 0.0)
+    ranked = fitting[np.lexsort((snapshot.rank[fitting], -scores[fitting]))]
+    best = [int(i) for i in (ranked if everything else ranked[: RUNNERS_UP + 1])]
+    verdicts = _describe_fits(engine, request, uid, best, chosen)
+    wanting = next(flags for filter_, flags in refusers if filter_ is ROOM)
+    nearest = _find_nearest(engine, request, wanting) if chosen is None else None
+    refused = _sample(engine, refusers_of(refusers), everything, chosen is None, nearest)
+    for index in refused:
+        filter_ = next(filter_ for filter_, flags in refusers if flags[index])
+        reason, lacks = filter_.explain(snapshot, request, index)
+        verdicts.append(
+            Verdict(
+                node=snapshot.names[index],
+                outcome="refused",
+                filter=filter_.name,
+                reason=reason,
+                shortfalls=[_shortfall(lack) for lack in lacks],
+            )
+        )
+    if chosen is not None:
+        return Explanation(len(snapshot), verdicts, refused_by)
+    return Explanation(
+        nodes=len(snapshot),
+        verdicts=verdicts,
+        refused_by=refused_by,
+        error="insufficientResources" if wanting.any() else "noAvailableAgents",
+        message=_describe_shortage(engine, request, wanting, refused_by),
+        nearest=_describe_nearest(engine, request, nearest),
+        nearest_node="" if nearest is None else snapshot.names[nearest],
+    )
+
+
+def refusers_of(refusers: Sequence[tuple[object, Flags]]) -> Flags:
+    """All nodes that some filter refuses."""
+    return np.logical_or.reduce([flags for _, flags in refusers])
+
+
+def describe_choice(engine: Engine, index: int) -> str:
+    """How full node ``index`` is, as the decision log has it (spec B9): used/all."""
+    used, all_ = engine.snapshot.allocated[:, index], engine.snapshot.capacity[:, index]
+    cpu = f"CPU: {used[0] / 1000:g}/{all_[0] / 1000:g}"
+    memory, disk = (
+        f"{name}: {used[row] / GIB:.4g}GB/{all_[row] / GIB:.4g}GB" for row, name in ((1, "Memory"), (2, "Disk"))
+    )
+    return f"{cpu}, {memory}, {disk}"
+
+
+def _describe_fits(
+    engine: Engine, request: Request, uid: str, rows: Sequence[int], chosen: int | None
+) -> list[Verdict]:
+    if not rows:
+        return []
+    columns = engine.terms(request, uid, rows)
+    scores = engine.scores(request, uid)
+    return [
+        Verdict(
+            node=engine.snapshot.names[index],
+            outcome="chosen" if index == chosen else "fits",
+            score=float(scores[index]),
+            terms=[Term(c.name, c.weight, round(float(c.values[place]), 3)) for c in columns],
+            reason="runner-up" if place == 1 and rows[0] == chosen else "",
+        )
+        for place, index in enumerate(rows)
+    ]
+
+
+def _sample(engine: Engine, refused: Flags, everything: bool, failed: bool, nearest: int | None) -> list[int]:
+    rows = np.flatnonzero(refused)
+    rows = rows[np.argsort(engine.snapshot.rank[rows])]
+    out = [int(i) for i in (rows if everything else rows[: REFUSED_SAMPLE if failed else RUNNERS_UP])]
+    if nearest is not None and nearest not in out:
+        out.insert(0, nearest)
+    return out
+
+
+def _shortfall(lack: Lack) -> Shortfall:
+    scale = 1000.0 if lack.resource == "cpu" else 1.0
+    return Shortfall(lack.resource, lack.wanted / scale, lack.free / scale)
+
+
+def _find_nearest(engine: Engine, request: Request, wanting: Flags) -> int | None:
+    """The node that could take the largest share of what is asked for, of those that lack nothing but room."""
+    snapshot = engine.snapshot
+    free = snapshot.capacity - snapshot.allocated
+    useful = wanting & (free[0] >= LEAST_CPU) & (free[1] >= LEAST_MEMORY) & (free[2] >= request.least_disk)
+    rows = np.flatnonzero(useful)
+    if not rows.size:
+        return None
+    wanted = np.maximum(np.asarray(request.amounts, dtype=np.float64), 1.0)[:, None]
+    shares = np.minimum(free[:, rows] / wanted, 1.0)
+    order = np.lexsort((snapshot.rank[rows], -shares.sum(axis=0), -shares.min(axis=0)))
+    return int(rows[order[0]])
+
+
+def _describe_nearest(engine: Engine, request: Request, nearest: int | None) -> str:
+    if nearest is None:
+        return ""
+    snapshot = engine.snapshot
+    flags = []
+    for row, (resource, wanted) in enumerate(zip(RESOURCES, request.amounts, strict=True)):
+        free = int(snapshot.capacity[row, nearest] - snapshot.allocated[row, nearest])
+        if wanted > free:
+            flags.append(f"--{resource} {format_cpu(free // 100 / 10) if resource == 'cpu' else _whole(free)}")
+    return f"{snapshot.names[nearest]}, if you ask for at most {' '.join(flags)}"
+
+
+def _whole(size: int) -> str:
+    """A size no larger than ``size``, as one would type it."""
+    return f"{size // GIB}G" if size >= 4 * GIB else f"{size // MIB}M"
+
+
+def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused_by: dict[str, int]) -> str:
+    snapshot = engine.snapshot
+    if not len(snapshot):
+        return "there are no nodes"
+    others = [
+        f"{count} {_PHRASES.get(name, name)}" for name, count in refused_by.items() if name != ROOM.name and count
+    ]
+    rows = np.flatnonzero(wanting)
+    if not rows.size:
+        return f"no node can take it: of {len(snapshot)}, " + ", ".join(others)
+    free = (snapshot.capacity - snapshot.allocated)[:, rows]
+    parts = []
+    for row, (resource, wanted) in enumerate(zip(RESOURCES, request.amounts, strict=True)):
+        most = int(free[row].max())
+        if wanted > most:
+            where = snapshot.names[int(rows[int(free[row].argmax())])]
+            parts.append(
+                f"needs {_amount(resource, wanted)} {resource}, largest free is {_amount(resource, most)} ({where})"
+            )
+    if not parts:
+        asked = ", ".join(f"{_amount(r, a)} {r}" for r, a in zip(RESOURCES, request.amounts, strict=True))
+        parts.append(f"no node has {asked} free together")
+    return "; ".join(parts) + (f"; {', '.join(others)}" if others else "")
+
+
+_PHRASES = {
+    "online": "not ready",
+    "cordon": "cordoned",
+    "node": "not the node asked for",
+    "volume": "without its volume",
+    "machine": "without its machine type",
+}
+
+
+def _amount(resource: str, amount: int) -> str:
+    return format_cpu(amount / 1000) if resource == "cpu" else format_bytes(max(0, amount))

@@ -1,0 +1,256 @@
+"""Places VMs: takes those that want a place, decides in batches, and commits what it decided.
+
+Reads VMs, nodes, allocations, images, volumes, networks, endpoints; writes allocations, decisions, and the condition
+Placed. Woken by any change of those that could let a VM be placed; it sleeps otherwise. It keeps nothing but what it can
+read again: a new Scheduler over the same cache goes on where another was killed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from weft.client.cache import whole
+from weft.client.commit import Commit
+from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, VMS_BY_IMAGE, VMS_BY_UID, VMS_BY_VOLUME
+from weft.client.term import Term
+from weft.client.view import Changed, Item, View
+from weft.client.wake import Wake
+from weft.kinds.allocation import AllocationSpec, account, allocation_name
+from weft.kinds.image import ImageStatus
+from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_orphan
+from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.objects.identity import new_uid, object_key
+from weft.scheduler.bind import Timing, plan_adopted, plan_placement, plan_refusal, plan_waiting
+from weft.scheduler.cycle import Engine
+from weft.scheduler.explain import Explanation, describe_choice, explain
+from weft.scheduler.queue import Queue
+from weft.scheduler.request import Candidate, Waiting, find_silent, read_candidate, wants_place
+from weft.scheduler.snapshot import NodeFacts, Snapshot, amounts_of
+
+BATCH = 200
+_SHORTEST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+def default_strategy() -> str:
+    """The cluster's strategy: SCHEDULING_STRATEGY, else least_loaded. Raises InvalidInput."""
+    return read_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
+
+
+def read_node(item: Item) -> NodeFacts:
+    """What placement needs of a Node object."""
+    spec, status, report = item.spec(NodeSpec), item.status(NodeStatus), item.report(NodeReport)
+    return NodeFacts(
+        uid=item.uid,
+        name=item.envelope.name,
+        capacity=(round(report.cpu * 1000), report.memory, report.disk),
+        online=status.phase == "Ready" and not item.deleting,
+        cordoned=spec.cordoned,
+        machines=frozenset(report.machines),
+        note=spec.cordon_reason,
+    )
+
+
+class Scheduler:
+    """``run`` decides for as long as ``term`` lasts."""
+
+    def __init__(self, term: Term, strategy: str = DEFAULT_STRATEGY, *, seed: int = 0) -> None:
+        self.snapshot = Snapshot()
+        self._term = term
+        self._view: View = term.cache.view
+        self._strategy = strategy
+        self._engine = Engine(self.snapshot, seed=seed)
+        self._queue = Queue()
+        self._wake = Wake(term.clock)
+        self._assumed: list[str] = []  # keys of allocations in commits whose outcome isn't known yet
+        self._attached: dict[str, Item] = {}  # volume uid → the VM of the batch in hand that got it
+        self._silent: list[str] = []
+        self._pause_seconds = 0.0
+
+    async def run(self) -> None:
+        """Raises TermLost when the term ends."""
+        unsubscribe = self._term.cache.subscribe(self.notice)
+        try:
+            self.notice(whole(self._view, ("node", "allocation", "vm")))
+            self._engine.last = self._find_last()
+            while True:
+                if not self._queue.ready:
+                    await self._wake.wait()
+                    continue
+                await self._decide_batch()
+                if self._pause_seconds:
+                    await self._term.clock.sleep(self._pause_seconds)
+        finally:
+            unsubscribe()
+
+    def notice(self, changes: Sequence[Changed]) -> None:
+        """Bring the snapshot up to date, and queue the VMs that these changes may let be placed."""
+        for change in changes:
+            match change.kind:
+                case "vm":
+                    self._notice_vm(change)
+                case "allocation":
+                    self._notice_allocation(change)
+                case "node":
+                    self._notice_node(change)
+                case "image":
+                    if _moved(change, lambda item: item.status(ImageStatus).phase):
+                        self._offer_all(self._view.find(VMS_BY_IMAGE, change.key))
+                case "volume":
+                    self._offer_all(self._view.find(VMS_BY_VOLUME, change.key))
+        self._wake_classes()
+
+    async def _decide_batch(self) -> None:
+        commits = self.plan(self._queue.take(BATCH))
+        failed = await self._term.perform(commits) if commits else []
+        for key in self._assumed:
+            # What went through is in the view by now and counted; what did not gives its room back.
+            if self._view.get(key) is None:
+                self.snapshot.drop_allocation(key)
+        self._assumed.clear()
+        self._attached.clear()
+        for commit in failed:
+            self._queue.offer(commit.key)
+        self._wake_classes()
+        if not failed or len(failed) < len(commits):
+            self._pause_seconds = 0.0
+        else:
+            self._pause_seconds = min(max(2 * self._pause_seconds, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+
+    def plan(self, keys: Sequence[str]) -> list[Commit]:
+        """Decide on these VMs, one after the other, each seeing what those before it were given."""
+        self._silent = find_silent(self._view, self._term.cache.epoch)
+        return [commit for key in keys if (commit := self._plan_one(key)) is not None]
+
+    def _plan_one(self, key: str) -> Commit | None:
+        vm = self._view.get(key)
+        if vm is None or vm.deleting:
+            return None
+        now = self._term.clock.now()
+        if not wants_place(self._view, vm):
+            allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+            return plan_adopted(vm, allocations, now) if allocations else None
+        candidate = read_candidate(self._view, vm, self._strategy, self._silent)
+        if isinstance(candidate, Candidate):
+            for volume in candidate.volumes:
+                other = self._attached.get(volume.uid)
+                if other is not None:
+                    candidate = Waiting("volumeInUse", f"volume {volume.name} is attached to vm/{other.envelope.name}")
+                    break
+        if isinstance(candidate, Waiting):
+            return plan_waiting(vm, candidate, now)
+        return self._decide(candidate, now)
+
+    def _decide(self, candidate: Candidate, now: float) -> Commit | None:
+        vm, request = candidate.vm, candidate.request
+        standing = self._queue.verdict(request)
+        if standing is not None:
+            return self._refuse(candidate, standing, Timing(now, 0.0))
+        began = self._term.clock.elapsed()
+        row = self._engine.choose(request, vm.uid)
+        explanation = explain(self._engine, request, vm.uid, row)
+        timing = Timing(now, round((self._term.clock.elapsed() - began) * 1000, 3))
+        if row is None:
+            return self._refuse(candidate, explanation, timing)
+        node = self._view.find(NODES_BY_UID, self.snapshot.uids[row])[0]
+        uid = new_uid()
+        allocation = object_key("allocation", None, allocation_name(node.uid, uid))
+        self.snapshot.put_allocation(allocation, node.uid, request.amounts)
+        self._assumed.append(allocation)
+        self._attached.update((volume.uid, vm) for volume in candidate.volumes)
+        self._engine.last = node.envelope.name
+        line = (
+            f"Selected agent '{node.envelope.name}' for VM '{vm.envelope.name}' by {request.strategy} - "
+            f"{describe_choice(self._engine, row)}"
+        )
+        return plan_placement(self._view, candidate, node, uid, explanation, timing, line)
+
+    def _refuse(self, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit | None:
+        vm = candidate.vm
+        self._queue.refuse(vm.key, candidate.request, explanation)
+        placed = vm.envelope.condition("Placed")
+        if placed is not None and placed.reason == explanation.error and placed.generation == vm.envelope.generation:
+            return None  # said already; with thousands that wait, figures that moved are not worth thousands of writes
+        return plan_refusal(self._view, candidate, explanation, timing)
+
+    def _notice_vm(self, change: Changed) -> None:
+        vm = change.new
+        if vm is None or vm.deleting:
+            self._queue.forget(change.key)
+        elif _moved(change, _wish_of):
+            self._offer(vm)
+
+    def _notice_allocation(self, change: Changed) -> None:
+        if change.new is None:
+            self.snapshot.drop_allocation(change.key)
+        else:
+            spec = change.new.spec(AllocationSpec)
+            self.snapshot.put_allocation(change.key, spec.node_uid, amounts_of(account(spec)))
+        if change.old is None or change.new is None:
+            self._offer_all(self._view.find(VMS_BY_UID, change.item.spec(AllocationSpec).workload.uid))
+
+    def _notice_node(self, change: Changed) -> None:
+        if change.new is None:
+            self.snapshot.drop_node(change.item.uid)
+        else:
+            if change.old is not None and change.old.uid != change.new.uid:
+                self.snapshot.drop_node(change.old.uid)
+            self.snapshot.put_node(read_node(change.new))
+        if _moved(change, lambda item: item.report(NodeReport).orphans):
+            for item in (change.old, change.new):
+                for text in item.report(NodeReport).orphans if item is not None else ():
+                    orphan = read_orphan(text)
+                    vm = self._view.get(orphan.key) if orphan is not None else None
+                    if vm is not None:
+                        self._offer(vm)
+        if self._silent and not find_silent(self._view, self._term.cache.epoch):
+            self._silent = []
+            self._offer_all(self._view.of_kind("vm").values())
+
+    def _offer(self, vm: Item) -> None:
+        """Queue a VM if there is something to decide or to say about it."""
+        placed = vm.envelope.condition("Placed")
+        unsaid = placed is None or placed.status != "True"
+        if wants_place(self._view, vm) or (unsaid and self._view.count(ALLOCATIONS_BY_WORKLOAD, vm.uid)):
+            self._queue.offer(vm.key)
+        else:
+            self._queue.forget(vm.key)
+
+    def _offer_all(self, vms: Iterable[Item]) -> None:
+        for vm in vms:
+            self._offer(vm)
+
+    def _wake_classes(self) -> None:
+        snapshot = self.snapshot
+        if snapshot.improved:
+            uids = [uid for uid in snapshot.improved if snapshot.index_of(uid) is not None]
+            snapshot.improved.clear()
+            rows = [row for uid in uids if (row := snapshot.index_of(uid)) is not None]
+            if rows:
+                most = np.max(snapshot.capacity[:, rows] - snapshot.allocated[:, rows], axis=1)
+                cpu, memory, disk = (int(amount) for amount in most)
+                for request in self._queue.asleep():
+                    wanted = request.amounts
+                    if wanted[0] <= cpu and wanted[1] <= memory and wanted[2] <= disk:
+                        if self._engine.may_fit(request, uids):
+                            self._queue.wake(request)
+        if self._queue.ready:
+            self._wake.ring()
+
+    def _find_last(self) -> str | None:
+        newest = max(self._view.of_kind("allocation").values(), key=lambda i: i.envelope.created_at, default=None)
+        return None if newest is None else newest.spec(AllocationSpec).node
+
+
+def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
+    """Whether what ``read`` gives is new."""
+    return change.old is None or change.new is None or read(change.old) != read(change.new)
+
+
+def _wish_of(vm: Item) -> object:
+    """What of a VM bears on its placement."""
+    addressed = vm.envelope.condition("Addressed")
+    return (vm.uid, vm.envelope.generation, addressed is not None and addressed.status)

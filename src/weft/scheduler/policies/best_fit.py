@@ -1,0 +1,14 @@
+"""best_fit: the node with least left once the workload is there, so that others stay free for big ones."""
+
+from __future__ import annotations
+
+from weft.contracts.policy import Column, Occasion, Request, Table
+from weft.scheduler.policies.shares import used_shares
+
+
+class BestFit:
+    name = "best_fit"
+    steady = True
+
+    def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
+        return [Column(name, weight, share) for name, weight, share in used_shares(table, request)]

@@ -1,0 +1,20 @@
+"""round_robin: the next node by name after the one that was chosen last."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from weft.contracts.policy import Column, Occasion, Request, Table
+
+
+class RoundRobin:
+    name = "round_robin"
+    steady = False
+
+    def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
+        count = max(1, len(table.names))
+        last = occasion.last
+        # A node that is gone still has a place in the order: what counts is how many names come before it.
+        first = 0 if last is None else sum(1 for name in table.names if name <= last)
+        steps = (table.rank - first) % count
+        return [Column("turn", 1.0, 100.0 * (1.0 - np.asarray(steps, dtype=np.float64) / count))]

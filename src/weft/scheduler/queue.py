@@ -1,0 +1,100 @@
+"""Who waits for a place: new ones in the order they came, refused ones in classes of equal requests.
+
+A class shares one verdict. It sleeps until a node appears or gains room that it would fit, so ten thousand VMs that fit
+nowhere cost one look at the nodes that changed. Pure; the loop says what happened.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from weft.contracts.policy import Request
+from weft.scheduler.explain import Explanation
+
+
+class Refused:
+    """The class of the workloads that asked for ``request`` and were refused as ``explanation`` says."""
+
+    __slots__ = ("explanation", "keys", "request")
+
+    def __init__(self, request: Request, explanation: Explanation) -> None:
+        self.request = request
+        self.explanation = explanation
+        self.keys: OrderedDict[str, None] = OrderedDict()
+
+
+class Queue:
+    def __init__(self) -> None:
+        self._fresh: OrderedDict[str, None] = OrderedDict()
+        self._refused: dict[Request, Refused] = {}
+        self._class_of: dict[str, Refused] = {}
+        self._awake: OrderedDict[Request, Refused] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._class_of)
+
+    @property
+    def ready(self) -> bool:
+        """Whether ``take`` would give anything."""
+        return bool(self._fresh or self._awake)
+
+    def offer(self, key: str) -> None:
+        """Look at this workload, new or changed: at its turn."""
+        self.forget(key)
+        self._fresh[key] = None
+
+    def forget(self, key: str) -> None:
+        """It needs no place, or not now."""
+        self._fresh.pop(key, None)
+        refused = self._class_of.pop(key, None)
+        if refused is not None:
+            refused.keys.pop(key, None)
+            if not refused.keys:
+                self._refused.pop(refused.request, None)
+                self._awake.pop(refused.request, None)
+
+    def take(self, most: int) -> list[str]:
+        """The next workloads to decide on: of one class that was woken, else new ones."""
+        while self._awake:
+            request, refused = self._awake.popitem(last=False)
+            keys = [key for key, _ in zip(list(refused.keys), range(most), strict=False)]
+            rest = len(refused.keys) > len(keys)
+            for key in keys:
+                del refused.keys[key], self._class_of[key]
+            # With its verdict gone the class is decided anew; who of it isn't taken now follows if there is room left.
+            self._refused.pop(request, None)
+            if rest:
+                self._awake[request] = refused
+            if keys:
+                return keys
+        keys = [key for key, _ in zip(list(self._fresh), range(most), strict=False)] if len(self._fresh) > most else list(self._fresh)
+        for key in keys:
+            del self._fresh[key]
+        return keys
+
+    def verdict(self, request: Request) -> Explanation | None:
+        """The verdict that equal requests got and that still stands."""
+        refused = self._refused.get(request)
+        return None if refused is None else refused.explanation
+
+    def refuse(self, key: str, request: Request, explanation: Explanation) -> None:
+        """Put a workload to its class, to sleep until ``wake``."""
+        refused = self._refused.get(request)
+        if refused is None:
+            # What is left of a class that was awake goes back to sleep with the new verdict.
+            refused = self._awake.pop(request, None) or Refused(request, explanation)
+            refused.explanation = explanation
+            self._refused[request] = refused
+        refused.keys[key] = None
+        self._class_of[key] = refused
+
+    def asleep(self) -> Iterable[Request]:
+        """The classes that wait for room."""
+        return list(self._refused)
+
+    def wake(self, request: Request) -> None:
+        """There may be room for this class."""
+        refused = self._refused.pop(request, None)
+        if refused is not None:
+            self._awake[request] = refused

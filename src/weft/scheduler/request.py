@@ -1,0 +1,174 @@
+"""Whether a VM wants a place now, and what it asks for: read from it and from what it names. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.client.indexes import ALLOCATIONS_BY_VOLUME, ALLOCATIONS_BY_WORKLOAD, ENDPOINTS_BY_WORKLOAD, NODES_BY_ORPHAN
+from weft.client.view import Item, View
+from weft.contracts.policy import Request
+from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocatedVolume, AllocationSpec, Resources
+from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.image import ImageStatus
+from weft.kinds.network import NetworkSpec, NetworkStatus
+from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.strategy import read_strategy
+from weft.kinds.vm import VmSpec, VmStatus
+from weft.kinds.volume import VolumeSpec, VolumeStatus
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import object_key
+from weft.scheduler.snapshot import amounts_of
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A VM that can be placed as soon as a node fits; ``volume_items`` must not change until then."""
+
+    vm: Item
+    request: Request
+    incarnation: int
+    resources: Resources
+    image: AllocatedImage
+    volumes: list[AllocatedVolume]
+    volume_items: list[Item]
+    nics: list[AllocatedNic]
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A VM that wants a place but can't be given one, whatever nodes there are: why, as token and sentence."""
+
+    reason: str
+    message: str
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """Nodes that are up but haven't said yet what runs there since the store was put back to an older state."""
+
+    nodes: list[str]
+
+
+def find_silent(view: View, epoch: str) -> list[str]:
+    """Names of ready nodes whose report belongs to another history of the store than ``epoch``."""
+    return sorted(
+        item.envelope.name
+        for item in view.of_kind("node").values()
+        if item.report(NodeReport).epoch not in ("", epoch) and item.status(NodeStatus).phase == "Ready"
+    )
+
+
+def wants_place(view: View, vm: Item) -> bool:
+    """Whether a VM has no place, is allowed one, and has its addresses."""
+    spec = vm.spec(VmSpec)
+    addressed = vm.envelope.condition("Addressed")
+    return (
+        not vm.deleting
+        and spec.run == "run"
+        and not spec.hold
+        and addressed is not None
+        and addressed.status == "True"
+        and not view.count(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+    )
+
+
+def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str]) -> Candidate | Waiting:
+    """What a VM that wants a place asks for, or why it must wait."""
+    spec = vm.spec(VmSpec)
+    project = vm.envelope.project
+    orphans = view.find(NODES_BY_ORPHAN, vm.key)
+    if orphans:
+        where = orphans[0].envelope.name
+        return Waiting("orphanRunning", f"a guest of this name still runs on {where}, from before the store was restored")
+    if silent:
+        return Waiting("storeRestored", f"the store was restored; waiting for {', '.join(silent)} to say what runs there")
+    try:
+        strategy = default_strategy if spec.strategy is None else read_strategy(spec.strategy)
+    except InvalidInput as problem:
+        return Waiting(problem.token, problem.message)
+    image = _read_image(view, project, spec.image)
+    if isinstance(image, Waiting):
+        return image
+    image_ready, virtual_size = image
+    volumes = _read_volumes(view, vm, spec.volumes)
+    if isinstance(volumes, Waiting):
+        return volumes
+    nics = _read_nics(view, vm, spec.networks)
+    if isinstance(nics, Waiting):
+        return nics
+    resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(spec.disk, virtual_size))
+    homes = {home for item in volumes if (home := item.status(VolumeStatus).node_uid) is not None}
+    if len(homes) > 1:
+        return Waiting("volumesApart", "its volumes' data lies on different nodes")
+    return Candidate(
+        vm=vm,
+        request=Request(
+            amounts=amounts_of(resources),
+            machine=spec.machine,
+            strategy=strategy,
+            node=spec.node,
+            home=next(iter(homes), None),
+            least_disk=virtual_size,
+        ),
+        incarnation=vm.status(VmStatus).incarnation + 1,
+        resources=resources,
+        image=image_ready,
+        volumes=[
+            AllocatedVolume(name=item.envelope.name, uid=item.uid, size=item.spec(VolumeSpec).size) for item in volumes
+        ],
+        volume_items=volumes,
+        nics=nics,
+    )
+
+
+def _read_image(view: View, project: str | None, name: str) -> tuple[AllocatedImage, int] | Waiting:
+    item = view.get(object_key("image", project, name))
+    if item is None:
+        return Waiting("imageNotReady", f'image "{name}" does not exist')
+    status = item.status(ImageStatus)
+    if status.phase == "Failed":
+        return Waiting("imageFailed", f"image {name}: {status.message or status.reason}")
+    if status.phase != "Available":
+        return Waiting("imageNotReady", f"image {name} is being fetched")
+    image = AllocatedImage(
+        name=name, uid=item.uid, sha256=status.sha256, size=status.size, url=f"/v1/blobs/{status.sha256}"
+    )
+    return image, status.virtual_size
+
+
+def _read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting:
+    found = []
+    for name in names:
+        item = view.get(object_key("volume", vm.envelope.project, name))
+        if item is None or item.deleting:
+            return Waiting("volumeNotReady", f'volume "{name}" does not exist' if item is None else f"volume {name} is being deleted")
+        for allocation in view.find(ALLOCATIONS_BY_VOLUME, item.uid):
+            workload = allocation.spec(AllocationSpec).workload
+            if workload.uid != vm.uid:
+                return Waiting("volumeInUse", f"volume {name} is attached to {workload.kind}/{workload.name}")
+        found.append(item)
+    return found
+
+
+def _read_nics(view: View, vm: Item, networks: list[str]) -> list[AllocatedNic] | Waiting:
+    endpoints = {item.spec(EndpointSpec).network_uid: item for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)}
+    nics = []
+    for name in networks:
+        network = view.get(object_key("network", vm.envelope.project, name))
+        endpoint = endpoints.get(network.uid) if network is not None else None
+        if network is None or endpoint is None:
+            return Waiting("addressPending", f"it has no address in network {name} yet")
+        spec, status, at = network.spec(NetworkSpec), network.status(NetworkStatus), endpoint.spec(EndpointSpec)
+        nics.append(
+            AllocatedNic(
+                uid=endpoint.uid,
+                network=name,
+                network_uid=network.uid,
+                vni=status.vni,
+                cidr=spec.cidr,
+                gateway=status.gateway,
+                mtu=spec.mtu,
+                domain=spec.domain,
+                nat=spec.nat,
+                mac=at.mac,
+                address=at.address,
+            )
+        )
+    return nics

@@ -1,0 +1,242 @@
+"""The journal in a SQLite file: what happened, for people. Several processes may have it open at once.
+
+Appending never waits: a thread writes what has gathered, in one transaction. The same event of the same object within
+ten minutes only counts; it then gets a new id, so whoever reads on from an id sees it again. Old events are forgotten.
+The last moments before a kill may be lost: the journal tells, it decides nothing. A damaged file is put aside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.journal import Event
+from weft.objects.identity import Ref
+
+FOLD_SECONDS = 600.0
+_TRIM_EVERY = 500
+_MOST_WAITING = 20_000
+_COLUMNS = "id, first_at, at, type, reason, message, kind, project, name, uid, source, count"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS event(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, first_at REAL NOT NULL, at REAL NOT NULL, type TEXT NOT NULL,
+    reason TEXT NOT NULL, message TEXT NOT NULL, kind TEXT NOT NULL, project TEXT, name TEXT NOT NULL,
+    uid TEXT NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS event_by_object ON event(uid, reason);
+CREATE INDEX IF NOT EXISTS event_by_name ON event(kind, name);
+"""
+_log = logging.getLogger("weft.journal")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as kept. ``id`` grows with time; ``at`` is when it last happened (unix seconds), ``count`` how often
+    since ``first_at``."""
+
+    id: int
+    at: float
+    first_at: float
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+    object: Ref
+    source: str
+    count: int = 1
+
+
+class SqliteJournal:
+    """The journal in the file ``path``; keeps ``keep_seconds`` and at most about ``keep_events``."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        clock: Clock | None = None,
+        *,
+        keep_seconds: float = 7 * 86400.0,
+        keep_events: int = 100_000,
+    ) -> None:
+        self._path = Path(path)
+        self._clock = clock or SystemClock()
+        self._keep_seconds = keep_seconds
+        self._keep_events = keep_events
+        self._waiting: list[tuple[float, Event]] = []
+        self._wake = threading.Condition()
+        self._writing = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._appended = 0
+        self._lock = threading.Lock()  # of the reading connection
+        self._reading = self._connect()
+
+    def append(self, event: Event) -> None:
+        """Keep ``event``; the same one again, soon after, only counts. Never waits for the disk."""
+        with self._wake:
+            if self._closed or len(self._waiting) >= _MOST_WAITING:
+                return
+            self._waiting.append((self._clock.now(), event))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
+                self._thread.start()
+            self._wake.notify_all()
+
+    def read(self, *, since: int | None = None, about: str = "", limit: int = 1000) -> list[Record]:
+        """Records after id ``since``, oldest first; without it the newest ``limit``, oldest first. ``about`` is kind,
+        kind/name or kind/project/name ("-" for no project)."""
+        conditions, values = _conditions(about)
+        if since is not None:
+            conditions, values = [*conditions, "id > ?"], [*values, since]
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        order = "ASC" if since is not None else "DESC"
+        with self._lock:
+            rows = self._reading.execute(
+                f"SELECT {_COLUMNS} FROM event{where} ORDER BY id {order} LIMIT ?", [*values, limit]
+            ).fetchall()
+        records = [_record(row) for row in rows]
+        return records if since is not None else records[::-1]
+
+    async def read_soon(self, *, since: int | None = None, about: str = "", limit: int = 1000) -> list[Record]:
+        """``read``, off the loop."""
+        return await asyncio.to_thread(self.read, since=since, about=about, limit=limit)
+
+    def flush(self) -> None:
+        """Return once all that was appended is written (or given up)."""
+        with self._wake:
+            while self._thread is not None and (self._waiting or self._writing):
+                self._wake.wait()
+
+    def close(self) -> None:
+        """Write what waits and let the file go."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        with self._lock:
+            self._reading.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return self._open()
+        except sqlite3.DatabaseError as problem:
+            if isinstance(problem, sqlite3.OperationalError) and "locked" in str(problem):
+                raise
+            _log.warning("journal %s is damaged (%s): it is put aside and a new one begun", self._path, problem)
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._path.replace(self._path.with_name(self._path.name + ".damaged"))
+            return self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=10, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA cache_size=-1000")
+            connection.executescript(_SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _write_all(self) -> None:
+        connection: sqlite3.Connection | None = None
+        try:
+            while True:
+                with self._wake:
+                    self._writing = False
+                    self._wake.notify_all()
+                    while not self._waiting and not self._closed:
+                        self._wake.wait()
+                    events, self._waiting = self._waiting, []
+                    self._writing = True
+                if not events:
+                    return
+                try:
+                    connection = connection or self._open()
+                    self._write(connection, events)
+                except (sqlite3.Error, UnicodeError) as problem:
+                    _log.warning("%d events could not be kept: %s", len(events), problem)
+                    if connection is not None and connection.in_transaction:
+                        connection.execute("ROLLBACK")
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _write(self, connection: sqlite3.Connection, events: Sequence[tuple[float, Event]]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        for at, event in events:
+            first_at, count = at, 1
+            same = connection.execute(
+                "SELECT id, first_at, count FROM event WHERE uid = ? AND reason = ? AND message = ? AND at > ?"
+                " ORDER BY id DESC LIMIT 1",
+                (event.object.uid, event.reason, event.message, at - FOLD_SECONDS),
+            ).fetchone()
+            if same is not None:
+                connection.execute("DELETE FROM event WHERE id = ?", (same[0],))
+                first_at, count = same[1], same[2] + 1
+            connection.execute(
+                f"INSERT INTO event({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    first_at,
+                    at,
+                    event.type,
+                    event.reason,
+                    event.message,
+                    event.object.kind,
+                    event.object.project,
+                    event.object.name,
+                    event.object.uid,
+                    event.source,
+                    count,
+                ),
+            )
+        self._appended += len(events)
+        if self._appended >= _TRIM_EVERY:
+            self._appended = 0
+            self._trim(connection)
+        connection.execute("COMMIT")
+
+    def _trim(self, connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM event WHERE at < ?", (self._clock.now() - self._keep_seconds,))
+        connection.execute(
+            "DELETE FROM event WHERE id <= (SELECT id FROM event ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (self._keep_events,),
+        )
+
+
+def _conditions(about: str) -> tuple[list[str], list[Any]]:
+    parts = about.split("/") if about else []
+    conditions: list[str] = []
+    values: list[Any] = []
+    if parts:
+        conditions.append("kind = ?")
+        values.append(parts[0])
+    if len(parts) >= 2:
+        conditions.append("name = ?")
+        values.append(parts[-1])
+    if len(parts) >= 3:
+        conditions.append("project IS ?")
+        values.append(None if parts[1] == "-" else parts[1])
+    return conditions, values
+
+
+def _record(row: Sequence[Any]) -> Record:
+    id_, first_at, at, type_, reason, message, kind, project, name, uid, source, count = row
+    return Record(
+        id=id_,
+        at=at,
+        first_at=first_at,
+        type=type_,
+        reason=reason,
+        message=message,
+        object=Ref(kind=kind, name=name, uid=uid, project=project),
+        source=source,
+        count=count,
+    )

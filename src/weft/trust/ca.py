@@ -1,0 +1,233 @@
+"""The fabric's certificate authority: made once, signs the server's certificate and those of nodes.
+
+Keeps ``ca.key``, ``ca.crt``, ``server.key``, ``server.crt`` in the server's state folder. A node is known by the common
+name ``node:<uid>`` of its certificate, which is good for a client only; a server's is good for a server only.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from weft.contracts.clock import Clock
+from weft.objects.errors import InvalidInput, Unavailable
+
+SERVER_NAME = "weft-server"  # in every server certificate: right whatever address a client came by
+NODE_PREFIX = "node:"
+CA_YEARS = 10
+LEAF_DAYS = 365
+RENEW_DAYS = 30
+_MAX_CSR_BYTES = 20_000
+
+
+class Authority:
+    """The CA in folder ``state``; made there if it isn't yet."""
+
+    def __init__(self, state: Path, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+        self._key, self._certificate = self._load_or_make()
+
+    @property
+    def ca(self) -> str:
+        """The CA's certificate as PEM text."""
+        return _pem(self._certificate)
+
+    @property
+    def ca_path(self) -> Path:
+        return self._state / "ca.crt"
+
+    def renew_server(self, names: Iterable[str]) -> tuple[Path, Path]:
+        """See that there is a server certificate for ``names`` (addresses and host names) with more than 30 days to go;
+        the paths of chain and key. The chain ends with the CA, so that a first contact can check its digest."""
+        chain, key_path = self._state / "server.crt", self._state / "server.key"
+        wanted = sorted({SERVER_NAME, "localhost", "127.0.0.1", *names})
+        if not self._is_good(chain, key_path, wanted):
+            key = ec.generate_private_key(ec.SECP256R1())
+            certificate = self._sign(
+                key.public_key(), SERVER_NAME, ExtendedKeyUsageOID.SERVER_AUTH, [_general_name(n) for n in wanted]
+            )
+            write_private(key_path, _key_pem(key))
+            _write(chain, (_pem(certificate) + self.ca).encode(), 0o644)
+        return chain, key_path
+
+    def sign_node(self, csr: x509.CertificateSigningRequest, uid: str) -> str:
+        """A client certificate (PEM) for the node ``uid`` with the key of ``csr``; whatever else it asks for is
+        ignored."""
+        certificate = self._sign(csr.public_key(), f"{NODE_PREFIX}{uid}", ExtendedKeyUsageOID.CLIENT_AUTH, [])
+        return _pem(certificate)
+
+    def _load_or_make(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+        key_path, path = self._state / "ca.key", self.ca_path
+        if key_path.exists() and path.exists():
+            try:
+                key = serialization.load_pem_private_key(key_path.read_bytes(), None)
+                certificate = x509.load_pem_x509_certificate(path.read_bytes())
+            except (ValueError, OSError) as problem:
+                raise Unavailable(f"the CA in {self._state} can't be read: {problem}") from problem
+            if isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == certificate.public_key():
+                return key, certificate
+            raise Unavailable(f"ca.key and ca.crt in {self._state} do not belong together")
+        fresh = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._make_root(fresh)
+        write_private(key_path, _key_pem(fresh))
+        _write(path, _pem(certificate).encode(), 0o644)
+        return fresh, certificate
+
+    def _make_root(self, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+        name = _name(f"weft CA {os.urandom(4).hex()}")
+        public = key.public_key()
+        return (
+            self._builder(public, name, name, 365.25 * CA_YEARS)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+
+    def _sign(
+        self, public: object, common_name: str, purpose: x509.ObjectIdentifier, names: list[x509.GeneralName]
+    ) -> x509.Certificate:
+        builder = (
+            self._builder(public, _name(common_name), self._certificate.subject, LEAF_DAYS)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+    def _builder(self, public: object, subject: x509.Name, issuer: x509.Name, days: float) -> x509.CertificateBuilder:
+        now = self._now()
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(public)  # type: ignore[arg-type]
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))  # a node's clock may be behind
+            .not_valid_after(now + datetime.timedelta(days=days))
+        )
+
+    def _is_good(self, chain: Path, key_path: Path, names: list[str]) -> bool:
+        try:
+            certificate = x509.load_pem_x509_certificate(chain.read_bytes())
+            key = serialization.load_pem_private_key(key_path.read_bytes(), None)
+            certificate.verify_directly_issued_by(self._certificate)
+        except (OSError, ValueError, TypeError, InvalidSignature):
+            return False
+        try:
+            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            return False
+        left = certificate.not_valid_after_utc - self._now()
+        return (
+            key.public_key() == certificate.public_key()
+            and left > datetime.timedelta(days=RENEW_DAYS)
+            and all(_general_name(name) in found for name in names)
+        )
+
+    def _now(self) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
+
+
+def read_csr(pem: str) -> x509.CertificateSigningRequest:
+    """The signing request, checked: whoever made it has its key, and the key is fit. Raises InvalidInput."""
+    hint = "weft agent join makes one"
+    if len(pem) > _MAX_CSR_BYTES:
+        raise InvalidInput("csr is too long", field="csr", hint=hint)
+    try:
+        csr = x509.load_pem_x509_csr(pem.encode())
+        valid, public = csr.is_signature_valid, csr.public_key()
+    except (ValueError, TypeError, UnicodeError) as problem:
+        raise InvalidInput(f"csr is not a certificate signing request: {problem}", field="csr", hint=hint) from problem
+    if not valid:
+        raise InvalidInput("csr is not signed with its own key", field="csr", hint=hint)
+    fit = isinstance(public, (ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey))
+    if not fit and not (isinstance(public, rsa.RSAPublicKey) and public.key_size >= 2048):
+        raise InvalidInput("csr has a key of a kind that is not accepted", field="csr", hint="use EC P-256")
+    return csr
+
+
+def digest_of_key(csr: x509.CertificateSigningRequest) -> str:
+    """SHA-256 of the request's public key: tells whether two requests come from the same owner of a key."""
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(
+        csr.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    return digest.finalize().hex()
+
+
+def make_node_key(path: Path) -> str:
+    """The signing request (PEM) for the node key in ``path``, which is made if it isn't there: the node's side of a
+    join. The same key is used again, so that a join whose answer was lost can be repeated."""
+    if path.exists():
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise InvalidInput(f"{path} holds no EC key", hint="remove it and join again")
+    else:
+        key = ec.generate_private_key(ec.SECP256R1())
+        write_private(path, _key_pem(key))
+    csr = x509.CertificateSigningRequestBuilder().subject_name(_name("node")).sign(key, hashes.SHA256())
+    return csr.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write ``data`` whole and durably, readable by the owner only."""
+    _write(path, data, 0o600)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    fresh.replace(path)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -1,0 +1,79 @@
+"""Tickets: what lets one client open one stream through the gateway, signed by the doors and read by the gateway.
+
+``base64url(JSON claims).base64url(HMAC-SHA-256)`` with the key in ``<state>/ticket.key``. Standard library only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from weft.objects.errors import NotAuthenticated, Unavailable
+
+KEY_BYTES = 32
+LIFETIME_SECONDS = 60.0
+
+
+def read_ticket_key(path: Path) -> bytes:
+    """The key in ``path``, made if it isn't there; two processes that begin at once get the same one."""
+    if not path.exists():
+        _make_key(path)
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise Unavailable(f"{path} holds no ticket key", hint="remove it; the server makes a new one")
+    return key
+
+
+def sign_ticket(key: bytes, claims: Mapping[str, Any]) -> str:
+    """``claims`` (plain JSON data with ``expires``, unix seconds) as a ticket."""
+    body = _encode(json.dumps(claims, separators=(",", ":"), sort_keys=True).encode())
+    return f"{body}.{_encode(_mac(key, body))}"
+
+
+def verify_ticket(key: bytes, ticket: str, now: float) -> dict[str, Any]:
+    """The claims of a ticket that is ours and hasn't expired at ``now`` (unix seconds). Raises NotAuthenticated."""
+    body, _, mac = ticket.partition(".")
+    try:
+        good = hmac.compare_digest(_decode(mac), _mac(key, body))
+        claims = json.loads(_decode(body)) if good else None
+    except (ValueError, binascii.Error):
+        claims = None
+    if not isinstance(claims, dict):
+        raise NotAuthenticated("the ticket is not one of this fabric's", hint="ask the API for a new one")
+    expires = claims.get("expires")
+    if not isinstance(expires, (int, float)) or expires < now:
+        raise NotAuthenticated("the ticket has expired", hint="ask the API for a new one")
+    return claims
+
+
+def _make_key(path: Path) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        out.write(secrets.token_bytes(KEY_BYTES))
+        out.flush()
+        os.fsync(out.fileno())
+    try:
+        os.link(fresh, path)  # unlike a rename, leaves the key of a process that was quicker
+    except FileExistsError:
+        pass
+    fresh.unlink()
+
+
+def _mac(key: bytes, body: str) -> bytes:
+    return hmac.new(key, body.encode(), hashlib.sha256).digest()
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from weft.contracts.store import Batch, Change
+from weft.objects.errors import StoreUnavailable
+from weft.store.cursors import check_reach
+from weft.store.watches import Watches
+
+
+class Log:
+    """An engine's log: what was made durable, of which the watches are told later."""
+
+    def __init__(self, **bounds: int) -> None:
+        self.made: list[Batch] = []
+        self.replays = 0
+        self.watches = Watches("e", 0, self.replay, **bounds)
+
+    def make(self, key: str) -> Batch:
+        revision = len(self.made) + 1
+        self.made.append(Batch(revision, f"e:{revision}", [Change(key, b"%d" % revision)]))
+        return self.made[-1]
+
+    def publish(self, batch: Batch) -> None:
+        self.watches.publish(batch.revision, batch.changes)
+
+    async def replay(self, prefix: str, position: int, until: int) -> tuple[list[Batch], int]:
+        self.replays += 1
+        check_reach(position, 0, len(self.made))
+        reached = min(until, position + 10)
+        await asyncio.sleep(0)
+        return [b for b in self.made[position:reached] if b.changes[0].key.startswith(prefix)], reached
+
+
+async def test_a_cursor_ahead_of_what_was_published_repeats_nothing() -> None:
+    """A list may show a commit before the watches are told of it; a watch from there must not deliver it."""
+    log = Log()
+    unpublished, later = log.make("/a"), log.make("/a")
+    async with asyncio.timeout(5), aclosing(log.watches.follow("/", unpublished.cursor)) as watch:
+        waiting = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0.01)
+        log.publish(unpublished)
+        log.publish(later)
+        assert (await waiting).revision == later.revision
+
+
+async def test_what_is_published_during_the_replay_comes_after_it_and_once() -> None:
+    log = Log()
+    for _ in range(35):
+        log.publish(log.make("/a"))
+    async with asyncio.timeout(5), aclosing(log.watches.follow("/", "e:0")) as watch:
+        seen = []
+        while len(seen) < 60:
+            seen.append((await anext(watch)).revision)
+            if len(log.made) < 60:
+                log.publish(log.make("/a"))
+    assert seen == list(range(1, 61))
+
+
+async def test_an_overflowing_watcher_goes_back_to_the_log_and_the_publisher_never_waits() -> None:
+    for bounds in ({"max_batches": 5}, {"max_bytes": 12}):
+        log = Log(**bounds)
+        async with asyncio.timeout(5), aclosing(log.watches.follow("/a", "e:0")) as watch:
+            log.publish(log.make("/a"))
+            seen = [(await anext(watch)).revision]
+            for _ in range(100):
+                log.publish(log.make("/a"))
+                log.publish(log.make("/b"))
+            replays = log.replays
+            while len(seen) < 101:
+                seen.append((await anext(watch)).revision)
+            assert log.replays > replays
+            waiting = asyncio.ensure_future(anext(watch))
+            await asyncio.sleep(0.01)
+            log.publish(log.make("/a"))
+            assert (await waiting).revision == len(log.made)
+        assert seen == [1, *range(2, 202, 2)]
+
+
+async def test_a_batch_larger_than_the_whole_queue_is_still_delivered() -> None:
+    log = Log(max_bytes=1)
+    async with asyncio.timeout(5), aclosing(log.watches.follow("/", "e:0")) as watch:
+        waiting = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0.01)
+        log.publish(log.make("/a"))
+        assert (await waiting).revision == 1
+
+
+async def test_watchers_that_left_cost_nothing_any_more() -> None:
+    log = Log()
+    for prefix in ("/a", "/a", "/b/c", "/"):
+        async with aclosing(log.watches.follow(prefix, "e:0")) as watch:
+            waiting = asyncio.ensure_future(anext(watch))
+            await asyncio.sleep(0.01)
+            assert log.watches._by_prefix
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+    assert not log.watches._by_prefix and not log.watches._lengths
+
+
+async def test_closing_lets_watchers_read_what_they_have_and_then_ends_them() -> None:
+    log = Log()
+    async with asyncio.timeout(5), aclosing(log.watches.follow("/", "e:0")) as watch:
+        waiting = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0.01)
+        log.publish(log.make("/a"))
+        log.publish(log.make("/a"))
+        log.watches.close()
+        assert (await waiting).revision == 1
+        assert (await anext(watch)).revision == 2
+        with pytest.raises(StoreUnavailable):
+            await anext(watch)
