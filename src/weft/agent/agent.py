@@ -84,20 +84,26 @@ class Agent:
         found = await self.runtime.recover()
         self._recovered = {guest.id: guest for guest in found if guest.state != "absent"}
         self._relate()
-        self._network_probe = await self._network_driver.probe()
-        self._runtime_probe = await self.runtime.probe()
-        await self._performer.find_volumes()
         adopted = sum(guest.state in ("running", "starting", "paused") for guest in found)
         log.info("node %s: %d allocations known, %d guests run", self.host.node, len(self._workers), adopted)
         for worker in self._workers.values():
             self._care[worker.wanted.uid] = self._spawn(worker.care())
         self._spawn(self._network.keep())
         self._spawn(self._follow_runtime())
-        self._spawn(self._reporter.tell())
-        self._reporter.wake()
+        self._spawn(self._introduce())
         self._follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
         self._follow("publications", "publication", {}, self._on_publication)
         self._follow_networks()
+
+    async def _introduce(self) -> None:
+        """Find out what this node can do, then begin to report; its guests don't wait for that."""
+        await self._performer.find_volumes()
+        self._network_probe = await self._network_driver.probe()
+        self._runtime_probe = await self.runtime.probe()
+        for problem in (*self._runtime_probe.problems, *self._network_probe.problems):
+            log.warning("%s", problem)
+        self._reporter.wake()
+        await self._reporter.tell()
 
     async def run(self) -> None:
         """Until cancelled. Raises what a part of the agent died of."""
@@ -148,6 +154,7 @@ class Agent:
         worker = self._workers.get(envelope.uid)
         if worker is not None and not (worker.released and envelope.deleting_since is None):
             worker.update(envelope)
+            self._reporter.compare(envelope.name, worker.wanted.report)
             return
         if worker is not None:
             self._drop(worker)  # released here, but a restored server wishes it again

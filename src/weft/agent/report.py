@@ -55,6 +55,12 @@ class Reporter:
             self._unsaid.add(name)
             self._woken.set()
 
+    def compare(self, name: str, seen: AllocationReport) -> None:
+        """The server has ``seen`` of allocation ``name``: if that isn't how it is, it may have forgotten."""
+        if name in self._current and self._current[name] != seen:
+            self._unsaid.add(name)
+            self._woken.set()
+
     def drop(self, name: str) -> None:
         """There is no such allocation any more."""
         self._current.pop(name, None)

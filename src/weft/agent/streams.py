@@ -33,6 +33,7 @@ from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unava
 log = logging.getLogger("weft.agent")
 READY_SECONDS = 30.0
 AGAIN_SECONDS = 0.1
+LINGER_SECONDS = 5.0
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -60,16 +61,30 @@ class Streams:
     async def serve(self, stream: Stream, claims: Claims) -> None:
         """Serve one stream to its end; what goes wrong is told to the client as an error frame."""
         try:
-            await self._serve(stream, claims)
-        except WeftError as problem:
-            await self._send_quietly(stream, encode_error(problem))
-        except (OSError, EOFError) as problem:
-            log.debug("stream for %s: %s", claims.subject, problem)
-        except Exception as problem:  # a defect is told to whoever waits, and doesn't touch other streams
-            log.exception("stream %s of %s", claims.verb, claims.guest_id)
-            await self._send_quietly(stream, encode_error(WeftError(f"the node failed: {problem}")))
+            try:
+                await self._serve(stream, claims)
+            except WeftError as problem:
+                await self._send_quietly(stream, encode_error(problem))
+            except (OSError, EOFError) as problem:
+                log.debug("stream for %s: %s", claims.subject, problem)
+            except Exception as problem:  # a defect is told to whoever waits, and doesn't touch other streams
+                log.exception("stream %s of %s", claims.verb, claims.guest_id)
+                await self._send_quietly(stream, encode_error(WeftError(f"the node failed: {problem}")))
+            await self._part(stream)
         finally:
             await stream.close()
+
+    async def _part(self, stream: Stream) -> None:
+        """Let the client close first."""
+
+        async def until_closed() -> None:
+            while await stream.receive() is not None:
+                pass
+
+        try:
+            await within(self._clock, until_closed(), LINGER_SECONDS, "the client's goodbye")
+        except WeftError as problem:
+            log.debug("%s", problem.message)
 
     async def _serve(self, stream: Stream, claims: Claims) -> None:
         wanted = self._find_guest(claims.allocation)
@@ -153,7 +168,7 @@ class Streams:
 
     async def _send_quietly(self, stream: Stream, frame: bytes) -> None:
         try:
-            await within(self._clock, stream.send(frame), 5.0, "telling the client")
+            await within(self._clock, stream.send(frame), LINGER_SECONDS, "telling the client")
         except (OSError, WeftError):
             pass
 

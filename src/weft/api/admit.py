@@ -140,7 +140,7 @@ async def plan_spec(
 def read_spec(kind: Kind, raw: dict[str, Any]) -> Any:
     """``raw`` as the kind's spec with all defaults written out. Raises what is wrong with it."""
     try:
-        spec = read_strict(raw, kind.spec)
+        spec: Any = read_strict(raw, kind.spec)
     except (ValueError, OverflowError) as problem:  # a number so large that Python won't even print it
         raise InvalidInput(f"spec: {problem}", field="spec") from None
     if kind.check is not None:
@@ -237,5 +237,3 @@ def _raw(part: msgspec.Struct) -> msgspec.Raw:
 
 def _shown(value: Any) -> str:
     return str(value)[:60] or "none"
-
-

@@ -17,7 +17,7 @@ async def authenticate(doors: Doors, call: Call) -> Actor:
     bearer = call.headers.get("authorization")
     if bearer is not None:
         return await _by_token(doors, bearer)
-    peer = call.scope.get("extensions", {}).get(PEER, "")
+    peer = call.scope.get("extensions", {}).get(PEER, {}).get("name", "")
     if peer.startswith(NODE_PREFIX):
         return Actor(kind="node", name=peer, id=peer.removeprefix(NODE_PREFIX))
     raise NotAuthenticated(

@@ -58,10 +58,26 @@ class Call:
         self._actor = actor
 
     @property
+    def known_actor(self) -> Actor | None:
+        """Who asks, if that is known yet."""
+        return self._actor
+
+    @property
     def segments(self) -> list[str]:
         """The path's parts after the leading slash, each decoded on its own, so that %2F is no separator."""
         raw: bytes = self.scope.get("raw_path") or self.scope["path"].encode()
         return [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")[1:]]
+
+    @property
+    def wants_watch(self) -> bool:
+        """Whether a collection is to be watched, not listed."""
+        return any(part in (b"watch=1", b"watch=true") for part in self.scope["query_string"].split(b"&"))
+
+    @property
+    def host(self) -> str:
+        """The address of this machine that the request came to."""
+        server = self.scope.get("server")
+        return str(server[0]) if server else ""
 
     @property
     def idempotency_key(self) -> str | None:
@@ -118,7 +134,9 @@ class Call:
         try:
             found = msgspec.json.decode(body)
         except RecursionError:
-            raise InvalidInput("the body is nested too deeply", hint="no object of weft's is deeper than ten levels") from None
+            raise InvalidInput(
+                "the body is nested too deeply", hint="no object of weft's is deeper than ten levels"
+            ) from None
         except (msgspec.DecodeError, UnicodeError) as problem:
             raise InvalidInput(f"the body is not JSON: {problem}", hint="send a JSON object") from None
         if not isinstance(found, dict):

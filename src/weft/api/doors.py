@@ -1,4 +1,4 @@
-"""What the doors' handlers share: the store, the journal, the CA, and the few things kept in memory. Holds no decisions."""
+"""What the doors' handlers share: store, journal, CA, and the few things kept in memory. Holds no decisions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from weft.api.lines import Lines
 from weft.api.mirror import Mirror
 from weft.api.pulse import Pulse
 from weft.contracts.clock import Clock
@@ -35,14 +36,24 @@ class TokenFacts:
 
 @dataclass(frozen=True)
 class Settings:
-    """``blobs`` is the folder of image contents by digest; ``gateway`` where streams connect (host:port); with
+    """``blobs`` is the folder of image contents by digest; ``gateways`` where streams connect (host:port); with
     ``publish_address`` a port that something else holds there is refused."""
 
     blobs: Path
     ticket_key: bytes
-    gateway: str
+    gateways: tuple[str, ...]
     server_name: str
     publish_address: str | None = None
+
+    def gateway_for(self, host: str) -> str:
+        """The gateway's address for someone who reached the doors at ``host``: the same one, where it listens there."""
+        for gateway in self.gateways:
+            at, _, port = gateway.rpartition(":")
+            if at == host:
+                return gateway
+            if at in ("0.0.0.0", "[::]"):
+                return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return self.gateways[0]
 
 
 @dataclass
@@ -53,6 +64,7 @@ class Doors:
     authority: Authority
     settings: Settings
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    lines: Lines = field(default_factory=Lines)
     busy: int = 0
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 

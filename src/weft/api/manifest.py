@@ -1,7 +1,7 @@
 """What people wrote, read strictly: the top level of a manifest. Pure.
 
-What the server itself puts into an object (uid, status, …) may stand in a manifest and is passed over, so that an object
-that was read can be sent back. ``generation`` is not passed over: it says "only if nobody changed it since".
+What the server itself puts into an object (uid, status, …) may stand in a manifest and is passed over, so that an
+object that was read can be sent back. ``generation`` is not passed over: it says "only if nobody changed it since".
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     generation: int | None = None
 
 
-def read_manifest(
-    raw: Any, *, kind: Kind | None = None, project: str | None = None, name: str | None = None
-) -> Wish:
+def read_manifest(raw: Any, *, kind: Kind | None = None, project: str | None = None, name: str | None = None) -> Wish:
     """The wish in ``raw``. What the URL says already (``kind``, ``project``, ``name``) may be left out and must not be
     contradicted. Raises UnknownField, InvalidInput, NotFound for an unknown kind."""
     if not isinstance(raw, dict):
@@ -73,7 +71,9 @@ def _read_kind(raw: Mapping[str, Any], expected: Kind | None) -> Kind:
     found = find_kind(word)
     if expected is not None and found.name != expected.name:
         raise InvalidInput(
-            f"kind is {found.name}, but this is the place of {expected.plural}", field="kind", hint=f"kind: {expected.name}"
+            f"kind is {found.name}, but this is the place of {expected.plural}",
+            field="kind",
+            hint=f"kind: {expected.name}",
         )
     return found
 

@@ -42,7 +42,9 @@ def status_of(error: WeftError) -> int:
     """The HTTP status for an error, by its own reason or else by that of its class."""
     if error.token in STATUS:
         return STATUS[error.token]
-    return next((STATUS[cls.reason] for cls in type(error).__mro__ if getattr(cls, "reason", "") in STATUS), 500)
+    return next(
+        (STATUS[cls.reason] for cls in type(error).__mro__ if issubclass(cls, WeftError) and cls.reason in STATUS), 500
+    )
 
 
 def describe_problem(error: WeftError, request_id: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from weft.api.view import View
-from weft.contracts.store import AtRevision, Entry, Precondition, Present, Store
+from weft.contracts.store import AtRevision, Entry, Precondition, Store
+from weft.kinds.allocation import AllocationSpec
 from weft.kinds.record import Kind, Reference
 from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
@@ -32,9 +33,7 @@ async def plan_project(view: View, project: str | None) -> list[Precondition]:
     return await _plan_one(view, _PROJECT, None, project, "project")
 
 
-async def plan_references(
-    view: View, kind: Kind, project: str | None, old: Any, new: Any
-) -> list[Precondition]:
+async def plan_references(view: View, kind: Kind, project: str | None, old: Any, new: Any) -> list[Precondition]:
     """What must hold for a spec to name what ``new`` names and ``old`` (None: nothing) didn't. Raises NotFound."""
     preconditions: list[Precondition] = []
     for reference in kind.references:
@@ -93,8 +92,7 @@ async def _plan_one(view: View, kind: Kind, project: str | None, name: str, fiel
         raise NotFound(f'{kind.title} "{name}" is being deleted', field=field, hint=f"weft {kind.name} list")
     if view.is_planned(key):
         return []
-    # Any write to it makes this fail, and be tried again; a project's never change, and everything refers to it.
-    return [Present(key) if kind is _PROJECT else AtRevision(key, found.revision)]
+    return [AtRevision(key, found.revision)]
 
 
 async def _names(store: Store, kind: Kind, project: str | None) -> list[str]:
@@ -115,7 +113,7 @@ async def _find_allocations(store: Store, node_uid: str) -> list[str]:
     page = await store.list(object_key("allocation", None, f"{node_uid}."), limit=_SHOWN + 1)
     found = []
     for entry in page.entries:
-        workload = decode_part(decode_envelope(entry.value).spec, BY_NAME["allocation"].spec).workload  # type: ignore[attr-defined]
+        workload = decode_part(decode_envelope(entry.value).spec, AllocationSpec).workload
         found.append(f"{workload.kind}/{workload.name}")
     return found
 

@@ -1,4 +1,5 @@
-"""How trouble is told: what failed, why, what to type next; with ``-o json`` the same as an object. Standard error only."""
+"""How trouble is told: what failed, why, what to type next, on standard error; with ``-o json`` as an
+object."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""A flag for every field of a spec, so that a new kind or field has its own for free; flags become a spec again. Pure but
-for reading the files that text fields are taken from."""
+"""A flag for every field of a spec, so that a new kind or field has its own for free; and the way back to a spec.
+
+Pure but for reading the files that long texts are taken from."""
 
 from __future__ import annotations
 

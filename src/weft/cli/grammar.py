@@ -1,4 +1,4 @@
-"""Which verbs there are, for what, and in which file: the one table behind ``weft NOUN VERB`` and ``weft VERB KIND/NAME``.
+"""Which verbs there are, for what, and in which file: the table behind ``weft NOUN VERB`` and ``weft VERB KIND/NAME``.
 
 Kinds and their own verbs come from the registry; nothing is loaded before it is asked for.
 """

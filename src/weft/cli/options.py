@@ -56,7 +56,7 @@ def common() -> list[click.Parameter]:
         _setting(["-p", "--project"], "project", "Work in this project.", metavar="NAME"),
         _setting(["--context"], "context_file", "Context file to use.", metavar="FILE"),
         _setting(["--debug"], "debug", "Show tracebacks and request ids.", is_flag=True),
-        _setting(["--no-color"], "color", "No colours.", is_flag=True, flag_value=False, default=None),
+        _setting(["--no-color"], "no_color", "No colours.", is_flag=True),
         _setting(["--wait-timeout"], "timeout_seconds", "How long to wait.", type=Duration(), hidden=True),
     ]
 
@@ -114,12 +114,7 @@ def targets(kind: Kind | None, *, required: bool = True, many: bool = True, able
 def _setting(names: list[str], attribute: str, help_: str, **more: Any) -> click.Option:
     def store(context: click.Context, _: click.Parameter, value: Any) -> None:
         session = context.find_object(Session)
-        if (
-            session is not None
-            and value is not None
-            and value is not False
-            or (value is False and attribute == "color")
-        ):
+        if session is not None and value is not None and value is not False:
             setattr(session, attribute, value)
 
     return click.Option([*names, attribute], expose_value=False, callback=store, help=help_, **more)

@@ -12,7 +12,7 @@ from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
 
 
 def each(session: Session, targets: Sequence[Target], act: Callable[[Target], object]) -> list[int]:
-    """Do ``act`` to every target and tell of every failure; their exit codes. What would fail for all ends it at once."""
+    """Do ``act`` to each target and tell of its failure; the exit codes. What would fail for all ends it at once."""
     codes: list[int] = []
     for target in targets:
         try:

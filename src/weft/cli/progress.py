@@ -1,4 +1,4 @@
-"""Work in progress, on standard error: on a terminal one live line for each object, off it a plain line for each step."""
+"""Work in progress, on standard error: on a terminal a live line for each object, off it a plain line for each step."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What one run of the command knows: who asks whom, how to show the answer, how long to wait. Verbs get it as their first
-argument; common options fill it in."""
+"""What one run of the command knows: who asks whom, how to show the answer, how long to wait.
+
+Verbs get it as their first argument; common options fill it in."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class Session:
         self.all_projects = False
         self.output = environ.get("WEFT_OUTPUT", "table") if environ.get("WEFT_OUTPUT") in OUTPUTS else "table"
         self.debug = False
-        self.color = "NO_COLOR" not in environ
+        self.no_color = bool(environ.get("NO_COLOR"))
         self.timeout_seconds: float | None = None
         self.detach = False
 
@@ -62,6 +63,11 @@ class Session:
     def wait_seconds(self) -> float:
         """How long a command waits for what it has asked for."""
         return DEFAULT_WAIT_SECONDS if self.timeout_seconds is None else self.timeout_seconds
+
+    @property
+    def color(self) -> bool:
+        """Whether colours are wanted, where there is a terminal."""
+        return not self.no_color
 
     @property
     def paint(self) -> Paint:

@@ -1,7 +1,6 @@
 """A byte stream through the gateway: frames over TLS on one side, standard input, output and error on the other.
 
-One loop moves both ways, so that a slow reader holds up a fast writer on either side, and no byte is held back: it waits
-in poll(2) and never longer than there is something to do.
+One loop moves both ways, so that a slow reader holds up a fast writer on either side; no byte is held back.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 but for the few functions that read one frame from a stream.
 
 A frame is type u8, length u32 (big endian), payload of at most 64 KiB. Bytes of any kind fit in; JSON frames hold one
-JSON document. A stream ends with EXIT or ERROR; one that closes without either was cut.
+JSON document. A stream ends with EXIT or ERROR; one that closes without either was cut. Who receives EXIT or ERROR
+closes the connection; who sent it waits for that, because closing first may throw away what is still under way.
 """
 
 from __future__ import annotations
@@ -148,6 +149,9 @@ async def receive_frame(reader: asyncio.StreamReader) -> Frame | None:
         if error.partial or error.expected != HEADER.size:
             raise _cut() from None
         return None
+    except AttributeError:
+        # Python 3.11: a TLS connection that is lost while its reader has paused it can't be resumed
+        raise _cut() from None
 
 
 def _read_exactly(stream: BinaryIO, length: int) -> bytes:

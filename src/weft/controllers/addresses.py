@@ -16,10 +16,7 @@ import msgspec
 from weft.client.commit import Commit, delete, edit, put, unchanged
 from weft.client.indexes import (
     ALLOCATIONS_BY_NODE,
-    ALLOCATIONS_BY_WORKLOAD,
-    ENDPOINTS_BY_NETWORK,
     ENDPOINTS_BY_WORKLOAD,
-    NETWORKS_BY_UID,
     NODES_BY_UID,
     PUBLICATIONS_BY_WORKLOAD,
     VMS_BY_NETWORK,
@@ -43,14 +40,16 @@ SOURCE = "addresses"
 
 
 class Book:
-    """What is taken in one network; ``floor``: every address below it is."""
+    """What is taken in one network: ``floor`` and all below it, and what was promised to the batch in hand."""
 
-    __slots__ = ("addresses", "floor", "macs")
+    __slots__ = ("addresses", "floor", "macs", "promised", "promised_macs")
 
     def __init__(self) -> None:
         self.addresses: set[int] = set()
         self.macs: set[str] = set()
         self.floor = 0
+        self.promised = 0
+        self.promised_macs: set[str] = set()
 
     def add(self, spec: EndpointSpec) -> None:
         self.addresses.add(int(ipaddress.IPv4Address(spec.address)))
@@ -60,26 +59,38 @@ class Book:
         address = int(ipaddress.IPv4Address(spec.address))
         self.addresses.discard(address)
         self.macs.discard(spec.mac)
-        self.floor = min(self.floor, address)
+        self.floor = min(self.floor, address - 1)
 
-    def find_free(self, cidr: ipaddress.IPv4Network, promised: set[int]) -> int | None:
-        """The lowest free address that isn't ``promised`` either; the first is the gateway's, the last for broadcasts."""
-        address = self.floor = max(self.floor, int(cidr.network_address) + 2)
-        while self.floor in self.addresses:
+    def promise(self, network: Item, own_macs: set[str]) -> tuple[str, str] | None:
+        """The lowest free address and a MAC for it, or None if the network is full. The first address is the gateway's,
+        the last for broadcasts."""
+        cidr = read_cidr(network.spec(NetworkSpec).cidr)
+        self.floor = max(self.floor, int(cidr.network_address) + 1)
+        while self.floor + 1 in self.addresses:
             self.floor += 1
-        address = self.floor
-        while address in self.addresses or address in promised:
-            address += 1
-        return address if address < int(cidr.broadcast_address) else None
+        number = max(self.floor, self.promised) + 1
+        while number in self.addresses:
+            number += 1
+        if number >= int(cidr.broadcast_address):
+            return None
+        address = str(ipaddress.IPv4Address(number))
+        mac = choose_mac(network.uid, address, (self.macs, self.promised_macs, own_macs))
+        self.promised = number
+        self.promised_macs.add(mac)
+        return address, mac
+
+    def forget_promises(self) -> None:
+        self.promised = 0
+        self.promised_macs.clear()
 
 
-def choose_mac(network_uid: str, address: str, taken: set[str]) -> str:
-    """A MAC of QEMU's range that follows from network and address and isn't taken."""
+def choose_mac(network_uid: str, address: str, taken: Sequence[set[str]]) -> str:
+    """A MAC of QEMU's range that follows from network and address and is in none of ``taken``."""
     attempt = 0
     while True:
         digest = hashlib.sha256(f"{network_uid}/{address}/{attempt}".encode()).digest()
         mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
-        if mac not in taken:
+        if not any(mac in macs for macs in taken):
             return mac
         attempt += 1
 
@@ -90,13 +101,12 @@ class Addresses:
 
     def __init__(self) -> None:
         self._books: dict[str, Book] = {}
-        self._promised: dict[str, set[int]] = {}  # by this batch
-        self._promised_macs: dict[str, set[str]] = {}
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
             case "vm":
-                return (change.key,)
+                if moved(change, _wish_of):
+                    return (change.key,)
             case "endpoint":
                 self._note(change)
                 return _vms(view, change.item.spec(EndpointSpec).workload.uid)
@@ -118,8 +128,8 @@ class Addresses:
         """The view has it all."""
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
-        self._promised.clear()
-        self._promised_macs.clear()
+        for book in self._books.values():
+            book.forget_promises()
         plan = Plan()
         for key in keys:
             vm = view.get(key)
@@ -164,26 +174,26 @@ class Addresses:
                 continue
             made = self._make_endpoint(vm, network, index, own_macs, place, now)
             if made is None:
-                problem = problem or ("networkFull", f"network {name} ({network.spec(NetworkSpec).cidr}) has no address left")
+                problem = problem or (
+                    "networkFull",
+                    f"network {name} ({network.spec(NetworkSpec).cidr}) has no address left",
+                )
                 continue
             writes.append(put(made))
-            preconditions += [Absent(made.key), Present(network.key)]
+            preconditions += [unchanged(vm), Absent(made.key), Present(network.key)]
             addresses.append(f"{name} {made.name.partition('.')[2]}")
         in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
         for network_uid, endpoint in endpoints.items():
             if network_uid not in wanted and endpoint.uid not in in_use and problem is None:
                 writes.append(delete(endpoint))
-                preconditions.append(unchanged(endpoint))
+                preconditions += [unchanged(vm), unchanged(endpoint)]
             elif endpoint.status(EndpointStatus) != place:
                 writes.append(_write_status(endpoint, place))
                 preconditions.append(unchanged(endpoint))
-        first = _first_address(view, vm, spec, allocation, endpoints)
+        first_network, first_address = _first_nic(allocation)
         for publication in view.find(PUBLICATIONS_BY_WORKLOAD, vm.uid):
             leads = PublicationStatus(
-                node=place.node,
-                node_address=place.node_address,
-                network_uid=first[0] if place.node else None,
-                address=first[1] if place.node else None,
+                node=place.node, node_address=place.node_address, network_uid=first_network, address=first_address
             )
             if publication.status(PublicationStatus) != leads:
                 writes.append(_write_status(publication, leads))
@@ -192,25 +202,20 @@ class Addresses:
         envelope = edit(vm)
         if set_condition(envelope, _addressed(vm, addresses, problem, now)):
             writes.append(put(envelope))
-            if problem is not None:
+            preconditions.append(unchanged(vm))
+            if problem is not None and problem[0] == "networkFull":
                 events.append(Event("Warning", problem[0], problem[1], vm.envelope.ref, SOURCE))
         if not writes:
             return None
-        return Commit(vm.key, writes, [unchanged(vm), *dict.fromkeys(preconditions)], events)
+        return Commit(vm.key, writes, list(dict.fromkeys(preconditions)), events)
 
     def _make_endpoint(
         self, vm: Item, network: Item, index: int, own_macs: set[str], place: EndpointStatus, now: float
     ) -> Envelope | None:
-        book = self._books.setdefault(network.uid, Book())
-        promised = self._promised.setdefault(network.uid, set())
-        macs = self._promised_macs.setdefault(network.uid, set())
-        number = book.find_free(read_cidr(network.spec(NetworkSpec).cidr), promised)
-        if number is None:
+        promise = self._books.setdefault(network.uid, Book()).promise(network, own_macs)
+        if promise is None:
             return None
-        address = str(ipaddress.IPv4Address(number))
-        mac = choose_mac(network.uid, address, book.macs | macs | own_macs if own_macs or macs else book.macs)
-        promised.add(number)
-        macs.add(mac)
+        address, mac = promise
         own_macs.add(mac)
         spec = EndpointSpec(
             workload=vm.envelope.ref,
@@ -236,6 +241,10 @@ def make_endpoint(vm: Item, uid: str, spec: EndpointSpec, status: EndpointStatus
     )
 
 
+def _wish_of(vm: Item) -> object:
+    return (vm.uid, vm.envelope.generation, vm.deleting, vm.envelope.condition("Addressed"))
+
+
 def _vms(view: View, uid: str) -> list[str]:
     return [item.key for item in view.find(VMS_BY_UID, uid)]
 
@@ -248,13 +257,10 @@ def _read_place(view: View, allocation: Item | None) -> EndpointStatus:
     return EndpointStatus(node=spec.node, node_address=(nodes[0].report(NodeReport).address if nodes else "") or None)
 
 
-def _first_address(
-    view: View, vm: Item, spec: VmSpec, allocation: Item | None, endpoints: dict[str, Item]
-) -> tuple[str | None, str | None]:
-    """Network uid and address of the first NIC: of the allocation's if there is one, else of the wish."""
-    if allocation is not None and (nics := allocation.spec(AllocationSpec).nics):
-        return nics[0].network_uid, nics[0].address
-    return None, None
+def _first_nic(allocation: Item | None) -> tuple[str | None, str | None]:
+    """Network uid and address of the NIC that published ports lead to; nowhere while there is no place."""
+    nics = allocation.spec(AllocationSpec).nics if allocation is not None else []
+    return (nics[0].network_uid, nics[0].address) if nics else (None, None)
 
 
 def _write_status(item: Item, status: EndpointStatus | PublicationStatus) -> Write:

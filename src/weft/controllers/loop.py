@@ -36,8 +36,12 @@ class Plan(msgspec.Struct):
 
 
 class Controller(Protocol):
-    name: str
-    kinds: Sequence[str]  # whose changes it wants to see
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Whose changes it wants to see."""
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         """Keys of the controller's own objects that this change concerns. May take notes, and does nothing else."""
@@ -57,6 +61,7 @@ class Queue:
         self._wake = Wake(clock)
         self._ready: dict[str, None] = {}
         self._later: list[tuple[float, str]] = []
+        self._due: dict[str, float] = {}
         self._failures: dict[str, int] = {}
 
     def add(self, keys: Iterable[str]) -> None:
@@ -65,8 +70,11 @@ class Queue:
             self._wake.ring()
 
     def add_later(self, key: str, seconds: float) -> None:
-        heapq.heappush(self._later, (self._clock.elapsed() + seconds, key))
-        self._wake.ring()
+        due = self._clock.elapsed() + seconds
+        if due < self._due.get(key, float("inf")):
+            self._due[key] = due
+            heapq.heappush(self._later, (due, key))
+            self._wake.ring()
 
     def failed(self, key: str) -> None:
         """Look at it again: at once for the first time, then after growing pauses."""
@@ -84,7 +92,10 @@ class Queue:
         while True:
             now = self._clock.elapsed()
             while self._later and self._later[0][0] <= now:
-                self._ready[heapq.heappop(self._later)[1]] = None
+                due, key = heapq.heappop(self._later)
+                if self._due.get(key) == due:
+                    del self._due[key]
+                    self._ready[key] = None
             if self._ready:
                 keys = [key for key, _ in zip(self._ready, range(most), strict=False)]
                 for key in keys:
@@ -146,4 +157,3 @@ def _plan(controller: Controller, view: View, keys: Sequence[str], now: float, q
 def moved(change: Changed, read: Callable[[Item], object]) -> bool:
     """Whether an object came, went, or what ``read`` gives of it is new."""
     return change.old is None or change.new is None or read(change.old) != read(change.new)
-

@@ -106,11 +106,12 @@ class Cgroups:
         counts = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
         return int(counts.get("oom_kill", "0"))
 
-    def remove(self, name: str) -> None:
-        """Remove the group; one that still holds processes, or is gone, is left as it is."""
+    def remove(self, name: str) -> bool:
+        """Remove the group. False: it still holds processes, and was left as it is."""
         for folder in self._folders(name):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
+        return not any(folder.exists() for folder in self._folders(name))
 
     def _folders(self, name: str) -> list[Path]:
         return sorted({point / self._parent / name for point in self._mounts.folders.values()})

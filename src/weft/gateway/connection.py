@@ -6,8 +6,8 @@ import asyncio
 import logging
 import socket
 
-from weft.client.frames import Frame, encode_error, receive_frame
-from weft.objects.errors import Unavailable, WeftError
+from weft.client.frames import Frame, receive_frame
+from weft.objects.errors import InvalidInput, Unavailable
 
 log = logging.getLogger("weft.gateway")
 NODE_PREFIX = "node:"
@@ -39,17 +39,13 @@ class Connection:
             return False
         return True
 
-    async def refuse(self, problem: WeftError) -> None:
-        """Say why, and close."""
-        await self.send(encode_error(problem))
-        await self.close()
-
-    async def close(self) -> None:
-        self.writer.close()
+    async def drain(self) -> None:
+        """Take and drop what still comes until the other side has closed."""
         try:
-            await self.writer.wait_closed()
-        except OSError:
-            pass
+            while await self.receive() is not None:
+                pass
+        except InvalidInput:
+            pass  # it can't be made sense of any more, and needn't
 
 
 def _read_node_uid(certificate: dict[str, object] | None) -> str | None:

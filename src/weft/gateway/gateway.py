@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from weft.client.frames import Frame, FrameType, encode_frame, encode_hello
+from weft.client.frames import Frame, FrameType, encode_error, encode_frame, encode_hello
 from weft.contracts.clock import Clock
 from weft.gateway.connection import Connection
 from weft.gateway.splice import splice
@@ -35,6 +35,7 @@ HELLO_SECONDS = 10.0
 DIAL_SECONDS = 10.0
 PING_SECONDS = 15.0
 SILENCE_SECONDS = 45.0
+LINGER_SECONDS = 5.0
 MAX_CONNECTIONS = 4096
 MAX_STREAMS = 1024
 MAX_STREAMS_PER_NODE = 256
@@ -114,7 +115,8 @@ class Gateway:
             await self._greet(connection, hello)
         except WeftError as problem:
             log.info("%s refused: %s", connection.address, problem.message)
-            await connection.refuse(problem)
+            await connection.send(encode_error(problem))
+            await self._within(connection.drain(), LINGER_SECONDS)
         except Exception:  # a defect ends one connection, not the gateway
             log.exception("connection from %s", connection.address)
         finally:
@@ -199,7 +201,7 @@ class Gateway:
                 *(claims.subject or "-", client.address, claims.verb, claims.allocation, claims.node_uid),
                 *(result.replace(" ", "-"), seconds, bytes_in, bytes_out),
             )
-        await client.close()
+        await self._within(client.drain(), LINGER_SECONDS)
 
     def _admit(self, ticket: str) -> tuple[Claims, dict[str, Any]]:
         """The claims of a ticket that is good and wasn't used before. Raises NotAuthenticated."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 
 from weft.client.api import Client
 from weft.client.watch import WatchEvent
@@ -16,10 +17,13 @@ RETRY_SECONDS = 5.0
 
 
 class PublicationWatch:
-    """Feeds ``publications`` with what ``client`` may see; made and used in the event loop's thread."""
+    """Feeds ``publications``; ``connect`` gives a client (anew after a refusal: its token may have changed). Made and
+    used in the event loop's thread."""
 
-    def __init__(self, client: Client, publications: Publications) -> None:
-        self._client, self._publications = client, publications
+    def __init__(self, connect: Callable[[], Client], publications: Publications) -> None:
+        self._connect, self._publications = connect, publications
+        self._client: Client | None = None
+        self._closed = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._present: set[str] = set()
         self._troubled = ""
@@ -30,19 +34,23 @@ class PublicationWatch:
 
     def close(self) -> None:
         """Hang up; the thread ends."""
-        self._client.close()
+        self._closed.set()
+        if self._client is not None:
+            self._client.close()
 
     def _follow(self) -> None:
-        closed = self._client.http.closed
-        while not closed.is_set():
+        while not self._closed.is_set():
             self._present.clear()
             try:
+                self._client = self._connect()
                 for event in self._client.watch_forever("publication", on_trouble=self._trouble):
+                    if self._closed.is_set():
+                        return
                     self._troubled = ""
                     self._read(event)
-            except WeftError as problem:
+            except (WeftError, OSError) as problem:
                 self._trouble(problem)
-            closed.wait(RETRY_SECONDS)
+            self._closed.wait(RETRY_SECONDS)
 
     def _read(self, event: WatchEvent) -> None:
         if self._loop.is_closed():
@@ -58,7 +66,7 @@ class PublicationWatch:
         elif event.type == "synced":
             self._loop.call_soon_threadsafe(self._publications.keep_only, frozenset(self._present))
 
-    def _trouble(self, problem: WeftError) -> None:
-        if problem.message != self._troubled:
-            self._troubled = problem.message
-            log.warning("publications: %s", problem.message)
+    def _trouble(self, problem: WeftError | OSError) -> None:
+        if str(problem) != self._troubled:
+            self._troubled = str(problem)
+            log.warning("publications: %s", problem)

@@ -1,5 +1,5 @@
-"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``) start here, each in a module of
-its own; everything else is the command line. Loads nothing that the wanted one doesn't need."""
+"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``) start here, each in its own
+module; everything else is the command line. Loads nothing that the wanted one doesn't need."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import sys
 from weft.cli.app import run
 from weft.cli.session import Clock
 
-# The words that start a process, and the module whose ``main(argv) -> int`` is that process.
-PROCESSES = {
-    "server": "weft.launch.server",
-    "agent": "weft.launch.agent",
-    "init": "weft.launch.local.init",
-    "gateway": "weft.launch.gateway",
+# The words that start a process, the module whose ``main(argv)`` is that process, and what comes before its arguments.
+PROCESSES: dict[str, tuple[str, list[str]]] = {
+    "server": ("weft.launch.server", []),
+    "agent": ("weft.launch.agent", []),
+    "gateway": ("weft.launch.gateway", []),
+    "init": ("weft.launch.local.init", ["weft", "init"]),
 }
 
 
 def main() -> None:
     """Run what the command line says and end with its exit code."""
     argv = sys.argv[1:]
-    if argv and argv[0] in PROCESSES:
-        sys.exit(importlib.import_module(PROCESSES[argv[0]]).main(argv[1:]))
-    sys.exit(run(argv, _make_clock))
+    if not argv or argv[0] not in PROCESSES:
+        sys.exit(run(argv, _make_clock))
+    module, before = PROCESSES[argv[0]]
+    sys.exit(importlib.import_module(module).main([*before, *argv[1:]]))
 
 
 def _make_clock() -> Clock:

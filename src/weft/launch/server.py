@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import importlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -107,11 +108,14 @@ async def keep_server(argv: Sequence[str], clock: Clock) -> None:
         await keeper.end()
 
 
-def main(argv: Sequence[str], processes: dict[str, Callable[[argparse.Namespace], int]]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run the keeper, or the one process that is named, until told to end; the exit status."""
     options = parse_options(argv)
     options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     if options.process:
-        return processes[options.process](options)
+        run: Callable[[argparse.Namespace], int] = getattr(
+            importlib.import_module(f"weft.launch.{options.process}"), f"run_{options.process}"
+        )
+        return run(options)
     asyncio.run(keep_server(argv, SystemClock()))
     return 0

@@ -3,6 +3,7 @@ only some of their fields hands the others on untouched; a writer re-encodes onl
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -76,10 +77,15 @@ def decode_part(raw: msgspec.Raw, type_: type[T]) -> T:
     return msgspec.json.decode(raw, type=type_)
 
 
+@functools.cache
+def _field_names(type_: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(field.encode_name for field in msgspec.structs.fields(type_))
+
+
 def merge_part(raw: msgspec.Raw, part: msgspec.Struct | dict[str, Any]) -> msgspec.Raw:
     """``part`` as raw JSON, keeping top-level fields of ``raw`` that this process doesn't know."""
     new = part if isinstance(part, dict) else msgspec.to_builtins(part)
-    known = set(new) if isinstance(part, dict) else {f.encode_name for f in msgspec.structs.fields(part)}
+    known = new.keys() if isinstance(part, dict) else _field_names(type(part))
     old = msgspec.json.decode(raw)
     unknown = {k: v for k, v in old.items() if k not in known} if isinstance(old, dict) else {}
     return msgspec.Raw(_encoder.encode({**unknown, **new}))

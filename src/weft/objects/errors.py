@@ -132,6 +132,13 @@ class DriverFailed(WeftError):
 
 
 _BY_REASON: dict[str, type[WeftError]] = {}
+# Reasons of their own that a class stands for besides its main one.
+_FINER: dict[str, type[WeftError]] = {
+    "noAvailableAgents": Unplaceable,
+    "portInUse": InUse,
+    "unknownKind": NotFound,
+    "methodNotAllowed": InvalidInput,
+}
 
 
 def _register(cls: type[WeftError]) -> None:
@@ -146,9 +153,7 @@ def error_from_dict(data: dict[str, Any]) -> WeftError:
     if not _BY_REASON:
         _register(WeftError)
     reason = str(data.get("reason", "internalError"))
-    cls = _BY_REASON.get(reason, WeftError)
-    if reason in ("noAvailableAgents", "insufficientResources"):
-        cls = Unplaceable
+    cls = _FINER.get(reason) or _BY_REASON.get(reason, WeftError)
     return cls(
         str(data.get("message", "unknown error")),
         reason=reason,

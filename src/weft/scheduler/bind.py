@@ -57,9 +57,7 @@ def plan_placement(
 def plan_refusal(view: View, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit:
     """Say why no node fits."""
     vm = candidate.vm
-    refused = Condition(
-        "Placed", "False", explanation.error, explanation.message, timing.at, vm.envelope.generation
-    )
+    refused = Condition("Placed", "False", explanation.error, explanation.message, timing.at, vm.envelope.generation)
     writes = [_put_decision(view, candidate, explanation, timing), _put_condition(vm, refused)]
     return Commit(
         key=vm.key,

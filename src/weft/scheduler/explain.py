@@ -74,7 +74,8 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None) -> E
 
 def refusers_of(refusers: Sequence[tuple[object, Flags]]) -> Flags:
     """All nodes that some filter refuses."""
-    return np.logical_or.reduce([flags for _, flags in refusers])
+    refused: Flags = np.any(np.stack([flags for _, flags in refusers]), axis=0)
+    return refused
 
 
 def describe_choice(engine: Engine, index: int) -> str:

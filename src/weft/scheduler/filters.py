@@ -71,8 +71,8 @@ class Room:
 
     def fits(self, table: Table, request: Request) -> Flags:
         wanted = np.asarray(request.amounts, dtype=np.int64)[:, None]
-        free: Flags = (table.capacity - table.allocated >= wanted).all(axis=0)
-        return free
+        enough: Flags = np.all(table.capacity - table.allocated >= wanted, axis=0)
+        return enough
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         lacks = []

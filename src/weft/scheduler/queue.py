@@ -68,7 +68,11 @@ class Queue:
                 self._awake[request] = refused
             if keys:
                 return keys
-        keys = [key for key, _ in zip(list(self._fresh), range(most), strict=False)] if len(self._fresh) > most else list(self._fresh)
+        keys = (
+            [key for key, _ in zip(list(self._fresh), range(most), strict=False)]
+            if len(self._fresh) > most
+            else list(self._fresh)
+        )
         for key in keys:
             del self._fresh[key]
         return keys

@@ -76,9 +76,13 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     orphans = view.find(NODES_BY_ORPHAN, vm.key)
     if orphans:
         where = orphans[0].envelope.name
-        return Waiting("orphanRunning", f"a guest of this name still runs on {where}, from before the store was restored")
+        return Waiting(
+            "orphanRunning", f"a guest of this name still runs on {where}, from before the store was restored"
+        )
     if silent:
-        return Waiting("storeRestored", f"the store was restored; waiting for {', '.join(silent)} to say what runs there")
+        return Waiting(
+            "storeRestored", f"the store was restored; waiting for {', '.join(silent)} to say what runs there"
+        )
     try:
         strategy = default_strategy if spec.strategy is None else read_strategy(spec.strategy)
     except InvalidInput as problem:
@@ -138,7 +142,10 @@ def _read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waitin
     for name in names:
         item = view.get(object_key("volume", vm.envelope.project, name))
         if item is None or item.deleting:
-            return Waiting("volumeNotReady", f'volume "{name}" does not exist' if item is None else f"volume {name} is being deleted")
+            return Waiting(
+                "volumeNotReady",
+                f'volume "{name}" does not exist' if item is None else f"volume {name} is being deleted",
+            )
         for allocation in view.find(ALLOCATIONS_BY_VOLUME, item.uid):
             workload = allocation.spec(AllocationSpec).workload
             if workload.uid != vm.uid:

@@ -1,6 +1,6 @@
 """From documents to manifests: what the server would refuse is refused here already, at its place in the file.
 
-Pure. Server-set parts (uid, revision, status, …) are left out, so that what ``get -o yaml`` printed can be applied back.
+Pure. Server-set parts (uid, revision, status, …) are left out, so that the output of ``get -o yaml`` can be applied.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ def read_manifest(document: Document, project: str | None = None) -> tuple[Manif
             raise InvalidInput("kind is missing", field="kind", hint="give one like kind: vm")
         kind = find_kind(given["kind"])
         check_name(given.get("name"))
+        if given.get("project") is not None:
+            check_name(given["project"], "project")
     except WeftError as problem:
         return None, [*problems, place(document, (problem.field or "name",), problem)]
     data: dict[str, Any] = {"kind": kind.name, "name": given["name"]}
@@ -109,11 +111,19 @@ def check_spec(kind: Kind, spec: Any) -> list[WeftError]:
 
 def locate(manifest: Manifest, problem: WeftError) -> WeftError:
     """``problem`` with the place in the file and the object's name in front, and a hint where the fields are listed."""
+    hint = problem.hint
     if isinstance(problem, UnknownField) and (problem.field or "").startswith("spec"):
         listed = f"weft schema {manifest.kind.name}.spec lists them"
-        problem.hint = f"{problem.hint}   {listed}" if (problem.hint or "").startswith("did you mean") else listed
-    problem.message = f"{manifest.title}: {problem.message}"
-    return place(manifest.document, split_path(problem.field or ""), problem)
+        hint = f"{hint}   {listed}" if (hint or "").startswith("did you mean") else listed
+    path = split_path(problem.field or "")
+    return place(manifest.document, path, retell(problem, f"{manifest.title}: {problem.message}", hint))
+
+
+def retell(problem: WeftError, message: str, hint: str | None, **details: Any) -> WeftError:
+    """The same problem in other words."""
+    return type(problem)(
+        message, reason=problem.token, field=problem.field, hint=hint, details={**problem.details, **details}
+    )
 
 
 def locate_refusal(error: WeftError, manifests: list[Manifest]) -> WeftError:
@@ -186,9 +196,8 @@ def _find_repeats(manifests: list[Manifest]) -> list[WeftError]:
 def place(document: Document, path: Path, problem: WeftError) -> WeftError:
     """``problem`` with ``file:line:column`` of ``path`` in front, and in its details."""
     where = document.locate(path)
-    problem.message = f"{where}: {problem.message}"
     file, *at = where.rsplit(":", 2) if where != document.file else [where]
-    problem.details = {**problem.details, "file": file}
+    details: dict[str, Any] = {"file": file}
     if len(at) == 2:
-        problem.details |= {"line": int(at[0]), "column": int(at[1])}
-    return problem
+        details |= {"line": int(at[0]), "column": int(at[1])}
+    return retell(problem, f"{where}: {problem.message}", problem.hint, **details)

@@ -19,7 +19,7 @@ SUFFIXES = (*_TEXT_READERS, ".nix")
 
 
 def read_documents(given: Iterable[str]) -> list[Document]:
-    """Every document in the files, folders or standard input ``given``. Raises NotFound or InvalidInput saying where."""
+    """The documents in the files, folders or standard input ``given``. Raises NotFound, or InvalidInput with the place."""
     documents: list[Document] = []
     for name in given:
         if name == "-":

@@ -1,7 +1,7 @@
 """nix, evaluated by ``nix-instantiate`` with no store, network, daemon or settings, in bounded time, memory and output.
 
-The file is an expression, or a function that takes an attribute set with defaults and is called with ``{}``. It may import
-its neighbours in the same folder and read nothing else.
+The file is an expression, or a function that is called with ``{}``. It may import its neighbours in the same folder and
+read nothing else.
 """
 
 from __future__ import annotations

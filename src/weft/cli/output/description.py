@@ -18,7 +18,7 @@ _TIMES = ("at", "since", "started_at", "used_at", "expires_at")
 
 def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], width: int | None, paint: Paint) -> str:
     """The description, a section for each part of the object."""
-    sizes = {doc.path for doc in describe_fields(kind.spec) if doc.type == "size"}
+    types = {doc.path: doc.type for doc in describe_fields(kind.spec)}
     head = {"name": obj["name"], "kind": kind.title}
     if obj.get("project"):
         head["project"] = obj["project"]
@@ -30,7 +30,7 @@ def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], wid
     head |= {"uid": obj["uid"], "generation": str(obj.get("generation", 1))}
     sections = [_pairs(head, paint)]
     for part in ("status", "report", "spec"):
-        shown = {key: _show(f"{part}.{key}", value, sizes, age_of) for key, value in (obj.get(part) or {}).items()}
+        shown = {key: _show(f"{part}.{key}", value, types, age_of) for key, value in (obj.get(part) or {}).items()}
         shown = {key: text for key, text in shown.items() if text}
         if shown:
             sections.append(f"{paint.color(part, 'bold')}\n{_pairs(shown, paint, '  ')}")
@@ -55,7 +55,7 @@ def _pairs(values: Mapping[str, str], paint: Paint, indent: str = "") -> str:
     return "\n".join(lines)
 
 
-def _show(path: str, value: Any, sizes: set[str], age_of: Callable[[float], str]) -> str:
+def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[float], str]) -> str:
     name = path.rpartition(".")[2]
     if value is None or value == "" or value == [] or value == {}:
         return ""
@@ -64,12 +64,14 @@ def _show(path: str, value: Any, sizes: set[str], age_of: Callable[[float], str]
     if isinstance(value, (int, float)):
         if name in _TIMES:
             return f"{age_of(float(value))} ago" if value else ""
-        if path in sizes or name in _SIZES or name.endswith(("_memory", "_disk")):
+        if types.get(path) == "duration":
+            return f"{value:g} s"
+        if types.get(path) == "size" or name in _SIZES or name.endswith(("_memory", "_disk")):
             return format_bytes(value)
         return f"{value:g}" if isinstance(value, float) else str(value)
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_show(f'{path}.{key}', inner, sizes, age_of) or '–'}" for key, inner in value.items())
+        return ", ".join(f"{key} {_show(f'{path}.{key}', inner, types, age_of) or '–'}" for key, inner in value.items())
     if isinstance(value, list):
         several = any(isinstance(item, dict) for item in value)
-        return ("\n" if several else ", ").join(_show(f"{path}[]", item, sizes, age_of) for item in value)
+        return ("\n" if several else ", ").join(_show(f"{path}[]", item, types, age_of) for item in value)
     return str(value)

@@ -1,2 +1,2 @@
-"""One short file for each verb. ``command(verb, entry, kind)`` makes its command: after the noun ``kind``, or on its own
-when ``kind`` is None."""
+"""A short file for each verb. ``command(verb, entry, kind)`` makes its command: after the noun ``kind``, or, when that
+is None, on its own."""

@@ -49,7 +49,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: st
         try:
             session.client.delete("image", target.name)
         except NotFound:
-            pass
+            return code
+        session.say(f"{target.what} was not kept; mend the URL or the digest and add it again")
     return code
 
 

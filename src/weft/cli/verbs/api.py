@@ -42,11 +42,13 @@ def _run(session: Session, kind: Kind | None, method: str, path: str, data: str 
     raise_problem(answer)
     if not answer.body:
         return
-    if is_terminal(sys.stdout) and "json" in answer.headers.get("content-type", ""):
+    if "json" not in answer.headers.get("content-type", ""):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(answer.body)
+    elif is_terminal(sys.stdout):
         print(json.dumps(json.loads(answer.body), indent=2, ensure_ascii=False))
     else:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(answer.body if answer.body.endswith(b"\n") else answer.body + b"\n")
+        print(answer.body.decode())
 
 
 def _read_body(data: str | None) -> bytes | None:

@@ -1,4 +1,4 @@
-"""`weft vm exec web -- CMD ARG…`: run a command in the guest. Its output, errors and exit code are this command's own."""
+"""`weft vm exec web -- CMD ARG…`: run a command in the guest. Its output, errors and exit code are this one's."""
 
 from __future__ import annotations
 

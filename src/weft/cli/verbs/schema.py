@@ -1,4 +1,4 @@
-"""`weft schema vm`, `weft schema vm.spec.cpu`: the fields of a kind, what they are for and what a change of them takes."""
+"""`weft schema vm`, `weft schema vm.spec.cpu`: the fields of a kind and what a change of them takes."""
 
 from __future__ import annotations
 

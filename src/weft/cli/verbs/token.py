@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import click
@@ -17,7 +16,6 @@ from weft.objects.identity import check_name
 from weft.objects.quantity import parse_duration
 
 _JOIN_LIFE = "1h"
-_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 _LOOPBACK = ("https://127.", "https://localhost", "https://[::1]")
 
 
@@ -51,8 +49,8 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     life = given["life"] or (_JOIN_LIFE if join else None)
     if life is not None:
         spec["expires_at"] = session.clock.now() + parse_duration(life, "--expires")
-    name = check_name(words[0].removeprefix("token/")) if words else make_id()
-    made = session.client.create({"kind": "token", "name": name, "spec": spec})
+    name = {"name": check_name(words[0].removeprefix("token/"))} if words else {}  # the server draws one
+    made = session.client.create({"kind": "token", **name, "spec": spec})
     if session.is_data:
         print_object(session, made)
         return
@@ -67,8 +65,3 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     session.say(f"valid once, for {life}; run it on the new node")
     if server is None and address.startswith(_LOOPBACK):
         session.say("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")
-
-
-def make_id() -> str:
-    """A random name for a token."""
-    return "".join(secrets.choice(_LETTERS) for _ in range(10))

@@ -1,24 +1,39 @@
-"""What a local cluster runs: weft's own server and agents, an image and a first VM, all through the clone's `weft`.
+"""What a local cluster runs: weft's own server and agents, an image and a first VM.
 
-Decides command lines only; `up` starts them and waits with what is given here. Nothing here touches the host.
+Decides command lines, and asks the server as any client would; `up` starts the processes and waits with what is given
+here. Nothing here touches the host.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
+import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from weft.client import Client
+from weft.client.context import FILE as CONTEXT_FILE
+from weft.client.context import read_context
 from weft.contracts.clock import Clock
+from weft.images.tiny.build import build_tiny
+from weft.images.tiny.recipe import digest_recipe
 from weft.launch.local.daemon import Daemon
 from weft.launch.local.node import AgentCommand
 from weft.launch.local.topology import NODE_LINK, Node, Topology
 from weft.launch.local.up import Fabric
-from weft.objects.errors import DriverFailed, TimedOut
+from weft.objects.errors import DriverFailed, NotFound, TimedOut, WeftError
 
-READY_SECONDS = 60.0
-POLL_SECONDS = 0.2
+READY_SECONDS = 90.0
+POLL_SECONDS = 0.1
 HELLO = "hello"
+HELLO_SPEC = {"image": "tiny", "cpu": 1, "memory": "128M"}
+# Guests rarely use all they may: a node of a cluster on one machine offers each core several times, as people expect
+# of a machine to try things on. Memory is offered once per node, since an unused part costs nothing.
+CORES_PER_CORE = 4
 
 
 def weft_fabric() -> Fabric:
@@ -34,67 +49,131 @@ def weft_fabric() -> Fabric:
 
 
 def plan_daemons(topology: Topology) -> list[Daemon]:
-    """`weft server` in the host's namespaces: the API on loopback for people and on the underlay for the nodes."""
+    """`weft server` in the host's namespaces: on loopback for people, and on the underlay for the nodes."""
     state = Path(topology.state_dir)
+    places = ("127.0.0.1", topology.gateway_address)
     argv = (
         *weft("server", "--state", str(state / "server")),
-        *("--listen", f"127.0.0.1:{topology.api_port}"),
-        *("--listen", f"{topology.gateway_address}:{topology.api_port}"),
-        *("--gateway", f"127.0.0.1:{topology.gateway_port}"),
-        *("--gateway", f"{topology.gateway_address}:{topology.gateway_port}"),
-        *("--publish-on", "127.0.0.1", "--context", str(state / "context.json")),
+        *(word for place in places for word in ("--listen", f"{place}:{topology.api_port}")),
+        *(word for place in places for word in ("--gateway", f"{place}:{topology.gateway_port}")),
+        *("--publish-on", "127.0.0.1", "--context", str(state / CONTEXT_FILE)),
     )
     return [Daemon("server", argv, topology.state_dir)]
 
 
 async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
-    """`weft agent NODE`, told everything a Host value holds that only the launcher knows."""
+    """`weft agent NODE`, told everything a Host value holds that only the launcher knows; joined first if it is new."""
+    state = Path(topology.node_state_dir(node))
+    if not (state / "node.json").exists():
+        await _join(topology, node, state)
     argv = (
-        *weft(topology, "agent", node.name, "--state", topology.state_dir),
+        *weft("agent", node.name, "--state", str(state)),
         *("--server", f"https://{topology.gateway_address}:{topology.api_port}"),
+        *("--gateway", f"{topology.gateway_address}:{topology.gateway_port}"),
         *("--run-dir", topology.node_run_dir(node)),
         *("--link-prefix", topology.link_prefix),
         *("--underlay-address", node.address, "--underlay-link", NODE_LINK),
         *("--cgroup", topology.node_cgroup(node)),
+        *("--cpu", str(CORES_PER_CORE * (os.cpu_count() or 1))),
     )
     return AgentCommand(argv)
 
 
+async def _join(topology: Topology, node: Node, state: Path) -> None:
+    context = read_context(_context_file(topology))
+    token = await _ask(topology, lambda client: client.create(
+        {"kind": "token", "name": f"join-{node.name}-{os.urandom(3).hex()}", "spec": {"use": "join", "node": node.name}}
+    ))
+    argv = weft(
+        "agent", "join", f"https://{topology.gateway_address}:{topology.api_port}", "--token-file", "/dev/stdin",
+        "--ca-sha256", hashlib.sha256(ssl.PEM_cert_to_DER_cert(context.ca)).hexdigest(),
+        "--state", str(state), "--node", node.name, "--address", node.address,
+    )  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    # By stdin: a command line is everybody's to read.
+    _, said = await process.communicate(str(token["secret"]).encode())
+    if process.returncode:
+        raise DriverFailed(f"node {node.name} could not join: {said.decode(errors='replace').strip()}")
+
+
 async def wait_server(topology: Topology, clock: Clock) -> str:
     """Until the API answers."""
-    await _until(clock, "the server answers", topology, "api", "GET", "/v1/nodes")
+    await _until(clock, "the server answers", topology, lambda client: bool(client.list("project").items))
     return f"https://127.0.0.1:{topology.api_port}, store SQLite in .weft/"
 
 
 async def wait_nodes(topology: Topology, clock: Clock) -> str:
-    """Until every node is Ready."""
-    names = [node.name for node in topology.nodes]
-    for name in names:
-        wait = ("wait", f"node/{name}", "--for=condition=Ready", "--timeout=1s")
-        await _until(clock, f"{name} is Ready", topology, *wait)
-    return f"{' '.join(names)} online"
+    """Until every node is Ready and every guest that should run does: healed."""
+    names = {node.name for node in topology.nodes}
+
+    def ready(client: Client) -> bool:
+        nodes = client.list("node").items
+        return names <= {n["name"] for n in nodes if n["status"].get("phase") == "Ready"}
+
+    def healed(client: Client) -> bool:
+        vms = client.list("vm", all_projects=True).items
+        return not [vm for vm in vms if vm["status"].get("phase") in ("Unknown", "Prolog", "Boot")]
+
+    await _until(clock, "every node is Ready", topology, ready)
+    await _until(clock, "the guests run again", topology, healed)
+    return f"{' '.join(sorted(names))} online"
 
 
 async def ensure_image(topology: Topology, clock: Clock) -> str:
-    """The image tiny, built when this clone's cache has none."""
-    await _weft(topology, "image", "ensure", "tiny")
-    return "kernel + busybox"
+    """The image tiny, built when this clone's cache has none of this recipe."""
+    cache = Path(topology.state_dir) / "cache"
+    bundle = cache / f"tiny-{digest_recipe()[:12]}.tar"
+    if not bundle.exists():
+        await asyncio.to_thread(build_tiny, bundle, cache)
+
+    def ensure(client: Client) -> None:
+        try:
+            client.get("image", "tiny")
+        except NotFound:
+            client.create({"kind": "image", "name": "tiny", "spec": {"url": f"file://{bundle}"}})
+
+    def available(client: Client) -> bool:
+        status = client.get("image", "tiny")["status"]
+        if status.get("phase") == "Failed":
+            raise DriverFailed(f"image tiny: {status.get('message')}")
+        return bool(status.get("phase") == "Available")
+
+    await _ask(topology, ensure)
+    await _until(clock, "image tiny is available", topology, available)
+    return f"kernel + busybox, {bundle.stat().st_size / 2**20:.0f} MB"
 
 
 async def ensure_hello(topology: Topology, clock: Clock) -> str:
-    """A first VM that answers."""
-    known = await _weft(topology, "vm", "list", "-o", "name")
-    if f"vm/{HELLO}" not in known.split():
-        await _weft(topology, "vm", "create", HELLO, "--image", "tiny", "--cpu", "1", "--memory", "128M")
-    await _weft(topology, "wait", f"vm/{HELLO}", "--for=phase=Running")
-    return f"answers: {(await _weft(topology, 'vm', 'exec', HELLO, '--', 'uname', '-sr')).strip()}"
+    """A first VM that answers, unless a person stopped it."""
+
+    def ensure(client: Client) -> None:
+        try:
+            client.get("vm", HELLO)
+        except NotFound:
+            client.create({"kind": "vm", "name": HELLO, "spec": HELLO_SPEC})
+
+    def settled(client: Client) -> dict[str, Any] | None:
+        vm = client.get("vm", HELLO)
+        phase = vm["status"].get("phase")
+        if phase == "Failed":
+            raise DriverFailed(f"vm {HELLO}: {vm['status'].get('message')}", hint=f"weft describe vm {HELLO}")
+        return vm["status"] if phase in ("Running", "Stopped", "Suspended", "Hold") else None
+
+    await _ask(topology, ensure)
+    status = await _until(clock, f"vm {HELLO} answers", topology, settled)
+    if status["phase"] != "Running":
+        return f"{status['phase']}, as it was left"
+    return f"on {status['node']}, {status.get('address') or 'no address'}, answers"
 
 
 def plan_closing(topology: Topology) -> str:
     """What to type next."""
     return (
-        "\nTry:  .venv/bin/weft vm list        weft vm console hello      weft apply -f examples/three-tier.yaml\n"
-        "      weft explain vm hello         weft node list             make down (removes everything)\n"
+        "\nTry:  .venv/bin/weft vm list        .venv/bin/weft vm exec hello -- uname -a\n"
+        "      .venv/bin/weft explain vm hello    .venv/bin/weft apply -f examples/three-tier.yaml\n"
+        "      make down (removes everything)\n"
     )
 
 
@@ -103,31 +182,35 @@ def weft(*words: str) -> tuple[str, ...]:
     return (str(Path(sys.executable).parent / "weft"), *words)
 
 
-async def _weft(topology: Topology, *words: str) -> str:
-    status, out, said = await _run(topology, *words)
-    if status != 0:
-        raise DriverFailed(f"weft {' '.join(words)} failed: {said.strip() or out.strip()}")
-    return out
+def _context_file(topology: Topology) -> Path:
+    return Path(topology.state_dir) / CONTEXT_FILE
 
 
-async def _until(clock: Clock, wish: str, topology: Topology, *words: str) -> None:
+async def _ask(topology: Topology, question: Callable[[Client], Any]) -> Any:
+    """One question to the server, in a thread."""
+
+    def ask() -> Any:
+        client = Client(read_context(_context_file(topology)))
+        try:
+            return question(client)
+        finally:
+            client.close()
+
+    return await asyncio.to_thread(ask)
+
+
+async def _until(clock: Clock, wish: str, topology: Topology, question: Callable[[Client], Any]) -> Any:
+    """Ask until the answer is something; raises TimedOut with the last trouble, DriverFailed at once."""
     deadline = clock.elapsed() + READY_SECONDS
+    trouble = ""
     while True:
-        status, _, said = await _run(topology, *words)
-        if status == 0:
-            return
+        try:
+            if answer := await _ask(topology, question):
+                return answer
+        except DriverFailed:
+            raise
+        except WeftError as error:
+            trouble = error.message
         if clock.elapsed() > deadline:
-            raise TimedOut(f"waited {READY_SECONDS:g} s until {wish}: {said.strip()}", hint="see .weft/log/")
+            raise TimedOut(f"waited {READY_SECONDS:g} s until {wish}. {trouble}".rstrip(), hint="see .weft/log/")
         await clock.sleep(POLL_SECONDS)
-
-
-async def _run(topology: Topology, *words: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *weft(*words),
-        cwd=topology.clone,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, said = await process.communicate()
-    return process.returncode or 0, out.decode(errors="replace"), said.decode(errors="replace")

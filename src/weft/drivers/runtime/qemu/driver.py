@@ -13,31 +13,20 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
-from weft.contracts.runtime import BootDisk, ExecRequest, GuestFacts, GuestPlan, GuestStats, RuntimeProbe
-from weft.drivers.cgroup import Cgroups, Limits
+from weft.contracts.runtime import ExecRequest, GuestFacts, GuestPlan, GuestStats, RuntimeProbe
+from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guest_channel import GuestSession
+from weft.drivers.runtime.qemu.launch import launch_failed, launch_guest, undo_launch
 from weft.drivers.runtime.qemu.probe import probe_qemu
-from weft.drivers.runtime.qemu.processes import (
-    cpu_seconds,
-    find_guest_process,
-    host_boot_id,
-    kill_process,
-    resident_bytes,
-    search_guest_process,
-)
-from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, read_record, write_record
-from weft.drivers.runtime.qemu.translate import TRANSLATION_CACHE_MIB, Facts, GuestPaths, translate_guest
+from weft.drivers.runtime.qemu.processes import cpu_seconds, host_boot_id, resident_bytes, search_guest_process
+from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, read_record
+from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, translate_guest
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable
 
-LAUNCH_SECONDS = 60.0
 HELLO_AGAIN_SECONDS = 0.5
 CONSOLE_LOG_BYTES = 16 << 20
 CONSOLE_LOG_CHECK_SECONDS = 30.0
-CPU_HEADROOM = 1.1  # QEMU's own threads (disk, network, monitor) run besides the guest's CPUs
-MEMORY_HEADROOM_BYTES = 192 << 20  # QEMU itself, and room for page cache
-
-_ENTER_GROUPS = 'for group in $1; do echo 0 >"$group"; done; shift; exec "$@"'
 
 
 class QemuDriver:
@@ -51,7 +40,7 @@ class QemuDriver:
         self._guests_dir = Path(host.state_dir) / "guests"
         self._cgroups = Cgroups(host.cgroup)
         self._guests: dict[str, Guest] = {}
-        self._starts: dict[str, asyncio.Lock] = {}
+        self._verbs: dict[str, asyncio.Lock] = {}
         self._news = asyncio.Event()
         self._probe: RuntimeProbe | None = None
         self._facts: Facts | None = None
@@ -73,8 +62,8 @@ class QemuDriver:
         probe = await self.probe()
         if self._facts is None:
             raise DriverFailed("this node can't start guests: " + "; ".join(probe.problems), details={"step": "probe"})
-        async with self._starts.setdefault(plan.id, asyncio.Lock()):
-            guest = await self._find(plan.id)
+        async with self._lock(plan.id):
+            guest = await self._settled(plan.id)
             if guest is not None and guest.record.plan.uid != plan.uid:
                 raise DriverFailed(f"guest {plan.name}: id {plan.id} belongs to {guest.record.plan.name} on this node")
             if guest is not None and guest.running:
@@ -84,14 +73,14 @@ class QemuDriver:
             if guest is not None and guest.record.memory != "none" and self._fits_memory(guest, plan):
                 await self._resume(guest, plan, self._facts)
             else:
-                guest = await self._boot(plan, self._facts)
+                guest = await self._adopt_unknown(plan) or await self._boot(plan, self._facts)
         self._tend()
         self._notify()
         return guest.facts()
 
     async def stop(self, guest_id: str, *, grace_seconds: float) -> None:
-        async with self._starts.setdefault(guest_id, asyncio.Lock()):
-            guest = await self._find(guest_id)
+        async with self._lock(guest_id):
+            guest = await self._settled(guest_id)
             if guest is None:
                 return
             if not guest.running:
@@ -100,10 +89,13 @@ class QemuDriver:
                 return
             guest.record.stopping = True
             await guest.save_record()
-        if grace_seconds > 0 and await guest.ask_to_power_off():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(guest.ended.wait(), grace_seconds)
-        await guest.quit()
+        try:
+            if grace_seconds > 0 and await guest.ask_to_power_off():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(guest.ended.wait(), grace_seconds)
+            await guest.quit()
+        finally:
+            guest.record.stopping = False  # also when whoever waits for it gives up
 
     async def inspect(self, guest_id: str) -> GuestFacts:
         guest = await self._find(guest_id)
@@ -120,8 +112,8 @@ class QemuDriver:
         return [guest.facts() for guest in guests]
 
     async def remove(self, guest_id: str) -> None:
-        async with self._starts.setdefault(guest_id, asyncio.Lock()):
-            guest = await self._find(guest_id)
+        async with self._lock(guest_id):
+            guest = await self._settled(guest_id)
             if guest is not None and guest.running:
                 raise IllegalTransition(f"guest {guest.record.plan.name} runs", hint="stop it first")
             if guest is not None:
@@ -134,7 +126,6 @@ class QemuDriver:
                 paths.record.unlink()
             shutil.rmtree(paths.state, ignore_errors=True)
             self._guests.pop(guest_id, None)
-        self._starts.pop(guest_id, None)
         self._notify()
 
     async def changed(self) -> None:
@@ -150,13 +141,20 @@ class QemuDriver:
     # The optional protocols.
 
     async def suspend(self, guest_id: str) -> None:
-        async with self._starts.setdefault(guest_id, asyncio.Lock()):
+        async with self._lock(guest_id):
             guest = await self._known(guest_id)
+            await guest.settle()
             if not guest.running:
                 if guest.record.memory != "none":
                     return
                 raise IllegalTransition(f"guest {guest.record.plan.name} doesn't run, so it can't be suspended")
-            await guest.save_memory()
+            try:
+                await guest.save_memory()
+            except Unavailable as error:
+                name = guest.record.plan.name
+                raise DriverFailed(
+                    f"guest {name} ended while its memory was saved", details={"step": "save"}
+                ) from error
             await guest.quit()
         self._notify()
 
@@ -193,24 +191,32 @@ class QemuDriver:
 
     # How guests come to run.
 
+    async def _adopt_unknown(self, plan: GuestPlan) -> Guest | None:
+        """A QEMU that runs this very guest though nothing is written down of it: never start a second one."""
+        if search_guest_process(plan.uid) is None:
+            return None
+        facts = self._facts
+        record = GuestRecord(plan, facts.accelerator if facts else "", host_boot_id(), self._clock.now())
+        guest = self._new_guest(self._paths(plan.id), record)
+        async with guest.lock:
+            await guest.adopt()
+        return guest if guest.running else None
+
     async def _boot(self, plan: GuestPlan, facts: Facts) -> Guest:
         paths = self._paths(plan.id)
         words = translate_guest(plan, paths, facts)
-        record = GuestRecord(plan, facts.accelerator, host_boot_id(), self._clock.now())
         fresh = not paths.record.exists()
-        guest = self._new_guest(paths, record)
+        guest = self._new_guest(paths, GuestRecord(plan, facts.accelerator, host_boot_id(), self._clock.now()))
         try:
-            await asyncio.to_thread(write_record, paths, record, durable=True)
-            await self._launch(guest, words, facts)
+            await guest.save_record()
+            await launch_guest(guest, words, facts, self._cgroups)
         except BaseException as error:
-            self._undo_launch(guest)
+            await undo_launch(guest, self._cgroups)
             if fresh:
                 shutil.rmtree(paths.state, ignore_errors=True)
             self._guests.pop(plan.id, None)
             if isinstance(error, Unavailable):
-                raise DriverFailed(
-                    f"guest {plan.name}: QEMU started but doesn't answer", details={"step": "launch"}
-                ) from error
+                raise launch_failed(plan, "started but doesn't answer") from error
             raise
         return guest
 
@@ -219,69 +225,18 @@ class QemuDriver:
         record = guest.record
         before = (record.plan, record.started_at, record.host_boot_id)
         record.plan, record.started_at, record.host_boot_id = plan, self._clock.now(), host_boot_id()
-        record.end = None
         try:
-            await self._launch(guest, words, facts)
+            await launch_guest(guest, words, facts, self._cgroups)
             await guest.load_memory()
-        except BaseException:
-            if record.memory != "none":  # it has not run: it is as suspended as before
-                self._undo_launch(guest)
+        except BaseException as error:
+            if record.memory != "none":  # as far as anyone knows it has not run: it is as suspended as before
+                await undo_launch(guest, self._cgroups)
                 record.plan, record.started_at, record.host_boot_id = before
                 record.process = None
-                await guest.close()
                 await guest.save_record(durable=False)
-                guest.ended.set()
+            if isinstance(error, Unavailable):
+                raise launch_failed(plan, "ended while it loaded its saved memory") from error
             raise
-
-    async def _launch(self, guest: Guest, words: list[str], facts: Facts) -> None:
-        paths, plan = guest.paths, guest.record.plan
-        shutil.rmtree(paths.run, ignore_errors=True)
-        paths.run.mkdir(parents=True, mode=0o700)
-        if isinstance(plan.boot, BootDisk) and plan.boot.firmware == "uefi" and not paths.uefi_vars.exists():
-            assert facts.uefi_vars is not None
-            shutil.copy(facts.uefi_vars, paths.uefi_vars)
-        memory = plan.memory_bytes + MEMORY_HEADROOM_BYTES
-        if facts.accelerator == "tcg":
-            memory += TRANSLATION_CACHE_MIB << 20
-        groups = self._cgroups.create(plan.id, Limits(plan.cpu * CPU_HEADROOM, memory))
-        if groups:  # a shell enters the groups and becomes QEMU, so that every thread and page counts from the first
-            words = ["/bin/sh", "-c", _ENTER_GROUPS, "sh", " ".join(map(str, groups)), *words]
-        await self._spawn(plan, words)
-        guest.record.process = find_guest_process(paths.pid, plan.uid)
-        if guest.record.process is None:
-            raise DriverFailed(f"guest {plan.name}: QEMU started and ended at once; see {paths.qemu_log}")
-        await guest.save_record(durable=False)
-        await guest.watch()
-        guest.monitor()
-
-    async def _spawn(self, plan: GuestPlan, words: list[str]) -> None:
-        """Run the command that turns itself into a daemon: when it returns 0, machine and sockets are there."""
-        pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-        process = await asyncio.create_subprocess_exec(
-            *words, stdin=nowhere, stdout=nowhere, stderr=pipe, start_new_session=True
-        )
-        try:
-            _, errors = await asyncio.wait_for(process.communicate(), LAUNCH_SECONDS)
-        except TimeoutError:
-            raise DriverFailed(
-                f"guest {plan.name}: QEMU isn't up after {LAUNCH_SECONDS:g} s", details={"step": "launch"}
-            ) from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-        if process.returncode != 0:
-            said = [line for line in errors.decode(errors="replace").splitlines() if "warning:" not in line]
-            raise DriverFailed(
-                f"guest {plan.name}: QEMU refuses to start: {' '.join(said)[-500:]}", details={"step": "launch"}
-            )
-
-    def _undo_launch(self, guest: Guest) -> None:
-        plan, paths = guest.record.plan, guest.paths
-        process = find_guest_process(paths.pid, plan.uid) or search_guest_process(plan.uid)
-        if process is not None:
-            kill_process(process)
-        self._cgroups.remove(plan.id)
-        shutil.rmtree(paths.run, ignore_errors=True)
 
     def _fits_memory(self, guest: Guest, plan: GuestPlan) -> bool:
         """Whether the saved memory may be used. Raises DriverFailed if the machine in the plan is another one."""
@@ -323,6 +278,16 @@ class QemuDriver:
             async with guest.lock:
                 pass  # someone else may be adopting it just now
         return guest
+
+    async def _settled(self, guest_id: str) -> Guest | None:
+        guest = await self._find(guest_id)
+        if guest is not None:
+            await guest.settle()
+        return guest
+
+    def _lock(self, guest_id: str) -> asyncio.Lock:
+        """Verbs that change a guest go one after the other; what they wait long for, they wait for without it."""
+        return self._verbs.setdefault(guest_id, asyncio.Lock())
 
     async def _known(self, guest_id: str) -> Guest:
         guest = await self._find(guest_id)

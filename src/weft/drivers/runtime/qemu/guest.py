@@ -37,6 +37,7 @@ from weft.drivers.runtime.qemu.translate import GuestPaths
 from weft.objects.errors import DriverFailed, Unavailable
 
 RETRY_SECONDS = 0.2
+ADOPT_SECONDS = 5.0
 SAVE_SECONDS = 600.0
 QUIT_SECONDS = 5.0
 NOT_YET_RUN = ("inmigrate", "paused", "prelaunch", "postmigrate", "finish-migrate")
@@ -61,19 +62,24 @@ class Guest:
         self._qmp: Qmp | None = None
         self._status = ""
         self._shutdown: str | None = None
-        self._late_seconds = False  # the guest's clock stood still: set it when its agent answers
+        self._clock_stood_still = False  # while it was suspended; set it when its agent answers
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def running(self) -> bool:
-        """Whether its QEMU process lives, by the process table."""
-        return self.record.process is not None and is_alive(self.record.process)
+        """Whether it has a QEMU process whose end has not been settled yet."""
+        return self.record.process is not None and not self.ended.is_set()
+
+    async def settle(self) -> None:
+        """If its process has just ended, wait until that is written down: no verb may overtake it."""
+        if self.record.process is not None and not is_alive(self.record.process):
+            await self.ended.wait()
 
     def facts(self) -> GuestFacts:
         record, plan = self.record, self.record.plan
         end = record.end
         state: GuestState
-        if self.running and not self.ended.is_set():
+        if self.running:
             state = "paused" if self._status in ("io-error", "internal-error", "guest-panicked") else "running"
         elif record.memory != "none":
             state = "suspended"
@@ -101,6 +107,9 @@ class Guest:
         else:
             write_record(self.paths, self.record, durable=False)
 
+    def _has_monitor(self) -> bool:
+        return self._qmp is not None and not self._qmp.closed.is_set()
+
     def monitor(self) -> Qmp:
         """The connection to QEMU. Raises Unavailable while there is none."""
         if self._qmp is None or self._qmp.closed.is_set():
@@ -122,23 +131,27 @@ class Guest:
             if record.end is None:
                 await self._settle_end()
             return
-        if process != record.process:
-            record.process, record.end = process, None
-            await self.save_record(durable=False)
-        await self.watch()
+        record.process, record.end, record.stopping = process, None, False
+        await self.save_record(durable=False)
+        await self.watch(patience_seconds=ADOPT_SECONDS)
         await self._settle_memory()
 
-    async def watch(self) -> None:
-        """Connect to the monitor and keep watch over the process from now on."""
+    async def watch(self, *, patience_seconds: float = 0.0) -> None:
+        """Connect to the monitor and keep watch over the process from now on. ``patience_seconds``: a QEMU whose start
+        was cut off may be about to open its monitor still."""
         self.ended.clear()
         self.said_hello.clear()
         self._shutdown = None
         self._tasks = [asyncio.create_task(self._await_end())]
-        try:
-            await self._connect()
-        except Unavailable:
-            if self.running:  # QEMU hangs, or another client holds the monitor: go on trying
+        deadline = self._clock.elapsed() + patience_seconds
+        while not self._has_monitor():
+            try:
+                await self._connect()
+            except Unavailable:  # QEMU hangs, or another client holds the monitor: go on trying in the background
                 self._status = "running"
+                if self._clock.elapsed() >= deadline or self.ended.is_set():
+                    break
+                await self._clock.sleep(0.05)
         self._tasks.append(asyncio.create_task(self._keep_monitor()))
         if self.record.plan.has_agent:
             self._tasks.append(asyncio.create_task(self._keep_channel()))
@@ -151,7 +164,7 @@ class Guest:
 
     async def _keep_monitor(self) -> None:
         while not self.ended.is_set():
-            if self._qmp is not None and not self._qmp.closed.is_set():
+            if self._qmp is not None:
                 await self._qmp.closed.wait()
             await self._clock.sleep(RETRY_SECONDS)
             with contextlib.suppress(Unavailable, DriverFailed):
@@ -171,9 +184,9 @@ class Guest:
             await self._clock.sleep(RETRY_SECONDS)
 
     def _take_hello(self, hello: Hello) -> None:
-        if self._late_seconds and self.channel is not None:
+        if self._clock_stood_still and self.channel is not None:
             self.channel.set_time(self._clock.now())
-            self._late_seconds = False
+            self._clock_stood_still = False
         if not self.record.ready or self.record.boot_id != hello.boot_id:
             self.record.ready, self.record.boot_id = True, hello.boot_id
             write_record(self.paths, self.record, durable=False)
@@ -240,8 +253,11 @@ class Guest:
         record.process, record.ready, record.stopping = None, False, False
         await self.save_record()
         self.paths.memory_pending.unlink(missing_ok=True)
-        self._cgroups.remove(name)
         shutil.rmtree(self.paths.run, ignore_errors=True)
+        for _ in range(40):  # the group is empty once the kernel has cleared the process away
+            if self._cgroups.remove(name):
+                break
+            await self._clock.sleep(0.025)
         self.ended.set()
 
     async def quit(self) -> None:
@@ -274,7 +290,8 @@ class Guest:
             await self.save_record()
         except BaseException:
             record.memory = "none"
-            await self._run_on()
+            with contextlib.suppress(Unavailable):  # if it has gone there is nothing to run on
+                await self._run_on()
             raise
 
     async def load_memory(self) -> None:
@@ -284,7 +301,7 @@ class Guest:
         await self._finish_migration(qmp, "load")
         record.memory = "loaded"
         await self.save_record()
-        self._late_seconds = True
+        self._clock_stood_still = True
         await qmp.execute("cont")
         await self._forget_memory()
 

@@ -2,7 +2,7 @@
 
 /dev/kvm may exist and be useless (nested, or emulated by another hypervisor), so a boot sector is run, first emulated,
 then under KVM: one that doesn't end well, or takes several times as long as the emulated one, is no KVM. Starts two
-short-lived QEMU processes; writes one file of 512 bytes into the run folder.
+short-lived QEMU processes; keeps what it found in ``probe.json`` in the run folder.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import re
 import shutil
 from pathlib import Path
 
+import msgspec
+
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import RuntimeProbe
+from weft.drivers.runtime.qemu.processes import host_boot_id
 from weft.drivers.runtime.qemu.translate import Facts
 
 PROGRAM = "qemu-system-x86_64"
 OLDEST_VERSION = (9, 0, 0)
 INSTALL_HINT = "apt-get install -t bookworm-backports qemu-system-x86 qemu-utils seabios"
+KVM = Path("/dev/kvm")
 UEFI_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 UEFI_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
@@ -31,13 +35,38 @@ _EXIT_VALUE = 42
 # mov al, 42; mov dx, 0xf4; out dx, al; hlt. QEMU's isa-debug-exit then ends with 42 * 2 + 1.
 _BOOT_SECTOR = bytes([0xB0, _EXIT_VALUE, 0xBA, _DEBUG_EXIT_PORT, 0, 0xEE, 0xF4]).ljust(510, b"\0") + b"\x55\xaa"
 _EMULATED_SECONDS = 30.0
+KVM_PATIENCE = 5  # times what the emulated one took: even a busy host's KVM is faster than that
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """What was found, and the circumstances it was found in: in the same ones it is not looked for again."""
+
+    circumstances: str
+    probe: RuntimeProbe
+    facts: Facts | None
 
 
 async def probe_qemu(run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts | None]:
-    """What to tell the scheduler, and what ``translate`` needs; None where no guest can be started."""
+    """What to tell the scheduler, and what ``translate`` needs; None where no guest can be started. Takes a second the
+    first time, then it is read from the run folder until QEMU, the kernel's boot or /dev/kvm is another."""
     program = shutil.which(PROGRAM)
     if program is None:
         return _unusable("", f"{PROGRAM} is not installed: {INSTALL_HINT}"), None
+    kept = run_dir / "probe.json"
+    now = f"{program} {os.stat(program).st_mtime_ns} {host_boot_id()} {KVM.exists()} {UEFI_CODE.exists()}"
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        findings = msgspec.json.decode(kept.read_bytes(), type=Findings)
+        if findings.circumstances == now:
+            return findings.probe, findings.facts
+    probe, facts = await _look(program, run_dir, clock)
+    pending = kept.with_suffix(f".{os.getpid()}")
+    pending.write_bytes(msgspec.json.encode(Findings(now, probe, facts)))
+    os.replace(pending, kept)
+    return probe, facts
+
+
+async def _look(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts | None]:
+    run_dir.mkdir(parents=True, exist_ok=True)
     version = await _version(program)
     text = ".".join(map(str, version))
     if version < OLDEST_VERSION:
@@ -49,8 +78,8 @@ async def probe_qemu(run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts |
     if emulated is None:
         return _unusable(text, f"QEMU {text} does not run a boot sector, not even emulated: {INSTALL_HINT}"), None
     accelerator, problems = "tcg", []
-    if Path("/dev/kvm").exists():
-        if await _run_boot_sector(program, "kvm", run_dir, clock, 0.5 + 5 * emulated) is not None:
+    if KVM.exists():
+        if await _run_boot_sector(program, "kvm", run_dir, clock, KVM_PATIENCE * emulated) is not None:
             accelerator = "kvm"
         else:
             problems.append("KVM is present but does not run guests: they are emulated (slower, everything works)")
@@ -89,7 +118,6 @@ async def _version(program: str) -> tuple[int, int, int]:
 
 async def _run_boot_sector(program: str, accelerator: str, run_dir: Path, clock: Clock, limit: float) -> float | None:
     """Seconds it took, or None if it did not end as it should within ``limit`` seconds."""
-    run_dir.mkdir(parents=True, exist_ok=True)
     image = run_dir / f"probe-{os.getpid()}.img"
     image.write_bytes(_BOOT_SECTOR)
     words = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-m", "16", "-accel", accelerator]
@@ -115,7 +143,9 @@ class _TscMeter:
     """Measures the TSC's frequency between its making and ``khz``. /proc/cpuinfo knows it only where the clock rate is
     fixed, and a guest that is told a wrong one has a clock that runs wrong for ever. So: rdtsc, in machine code."""
 
-    _READ_TSC = bytes([0x0F, 0x31, 0x48, 0xC1, 0xE2, 0x20, 0x48, 0x09, 0xD0, 0xC3])  # rdtsc; shl rdx,32; or rax,rdx; ret
+    _READ_TSC = bytes(
+        [0x0F, 0x31, 0x48, 0xC1, 0xE2, 0x20, 0x48, 0x09, 0xD0, 0xC3]
+    )  # rdtsc; shl rdx,32; or rax,rdx; ret
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

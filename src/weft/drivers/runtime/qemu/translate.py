@@ -23,6 +23,7 @@ MOST_DISKS = 8
 MOST_NICS = 8
 
 _FIRST_DISK, _FIRST_NIC, _FIRST_PORT = 0x4, 0xC, 0x18  # slots on pcie.0, and buses of microvm
+_LAST_MMIO_BUS = 23
 _SOCKET_PATH_BYTES = 107
 
 # Also denying spawn or elevateprivileges would forbid QEMU to become a daemon.
@@ -145,7 +146,7 @@ def _check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
 
 def _machine(plan: GuestPlan) -> str:
     if plan.machine == "microvm":
-        return "microvm,acpi=on,rtc=on,isa-serial=on,auto-kernel-cmdline=off"
+        return "microvm,acpi=on,rtc=on,isa-serial=on,ioapic2=on,auto-kernel-cmdline=off"
     return "q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,i8042=off"
 
 
@@ -160,7 +161,7 @@ def _boot(plan: GuestPlan, paths: GuestPaths, facts: Facts) -> list[str]:
     if isinstance(boot, BootKernel):
         words = ["console=ttyS0", boot.cmdline]
         if facts.accelerator == "tcg":
-            # microvm has no clock that the kernel could measure the TSC by, and on a busy host the others measure wrong.
+            # microvm has no clock to measure the TSC by, and q35's measures wrong while the host is busy.
             words += [_EMULATED_CMDLINE, f"tsc_early_khz={facts.tsc_khz}"]
         words.append(f"weft.hostname={plan.hostname or plan.name}")
         # qboot does only what a kernel needs; SeaBIOS takes longer, and on microvm it lays its ACPI tables under the
@@ -234,7 +235,8 @@ def _nic(plan: GuestPlan, index: int, nic: GuestNic) -> list[str]:
 
 def _device(plan: GuestPlan, name: str, place: int, **properties: str) -> str:
     if plan.machine == "microvm":
-        kind, bus = f"{name}-device", f"bus=virtio-mmio-bus.{place}"
+        # The kernel finds the highest bus first, and names disks and NICs in the order it finds them.
+        kind, bus = f"{name}-device", f"bus=virtio-mmio-bus.{_LAST_MMIO_BUS - place}"
     else:
         kind, bus = f"{name}-pci", f"bus=pcie.0,addr={place:#x}"
     return ",".join([kind, bus, *(f"{key}={value}" for key, value in properties.items())])

@@ -1,0 +1,82 @@
+"""The first start: a project, a network, and an admin's token in a context file. Later starts mend what is missing.
+
+A network that people deleted is not made again: only a store without project ``default`` counts as new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from weft.api import admit
+from weft.api.commit import retry, settle
+from weft.api.doors import Doors
+from weft.api.manifest import Wish
+from weft.api.view import View
+from weft.client.context import Context, read_context, write_context
+from weft.contracts.store import Delete
+from weft.kinds.network import NETWORK
+from weft.kinds.project import PROJECT
+from weft.kinds.token import TOKEN
+from weft.objects.envelope import decode_envelope
+from weft.objects.errors import WeftError
+from weft.objects.identity import kind_prefix, object_key
+from weft.trust.tokens import make_token, make_token_id, parse_token, verify_secret
+
+DEFAULT_CIDR = "10.214.0.0/20"
+_LABEL = "weft/bootstrap"
+
+
+async def bootstrap(doors: Doors, context_path: Path, server: str) -> None:
+    """See that there is something to work in, and an admin who can: ``context_path`` gets the way to ``server``."""
+    await retry(doors, lambda: _make_default(doors))
+    await _write_admin_context(doors, context_path, server)
+
+
+async def _make_default(doors: Doors) -> None:
+    view = View(doors.store)
+    if await view.get(PROJECT, None, "default") is not None:
+        return
+    project = Wish(kind=PROJECT, name="default", project=None, labels=None, spec={"description": "the first project"})
+    network = Wish(kind=NETWORK, name="default", project="default", labels=None, spec={"cidr": DEFAULT_CIDR})
+    drafts = [await admit.plan_create(doors, view, wish) for wish in (project, network)]
+    await doors.store.commit(
+        [write for draft in drafts for write in draft.writes],
+        [precondition for draft in drafts for precondition in draft.preconditions],
+    )
+
+
+async def _write_admin_context(doors: Doors, path: Path, server: str) -> None:
+    ca = doors.authority.ca
+    try:
+        old: Context | None = await asyncio.to_thread(read_context, path)
+    except WeftError:
+        old = None
+    if old is not None and await _is_good(doors, old.token):
+        wanted = Context(server=server, ca=ca, token=old.token, project=old.project)
+        if wanted != old:
+            await asyncio.to_thread(write_context, path, wanted)
+        return
+    await _drop_old(doors)
+    text, sha256 = make_token(name := make_token_id("admin"))
+    spec = {"use": "access", "role": "admin", "subject": "admin", "sha256": sha256}
+    wish = Wish(kind=TOKEN, name=name, project=None, labels={_LABEL: "admin"}, spec=spec)
+    await settle(doors, lambda view: admit.plan_create(doors, view, wish))
+    project = old.project if old is not None else "default"
+    await asyncio.to_thread(write_context, path, Context(server=server, ca=ca, token=text, project=project))
+
+
+async def _is_good(doors: Doors, text: str) -> bool:
+    token = parse_token(text)
+    if token is None:
+        return False
+    facts = await doors.tokens.read(object_key("token", None, token.id))
+    return facts is not None and facts.spec.role == "admin" and verify_secret(token.secret, facts.spec.sha256)
+
+
+async def _drop_old(doors: Doors) -> None:
+    """Delete admin tokens of earlier starts: the file that held them is gone."""
+    page = await doors.store.list(kind_prefix("token"))
+    for entry in page.entries:
+        if _LABEL in decode_envelope(entry.value).labels:
+            await doors.store.commit([Delete(entry.key)])

@@ -1,0 +1,94 @@
+"""Deleting: refused while others need the object; at once where nothing holds it, else marked for its controllers.
+
+What others may refer to is marked first and looked for after that, see ``references``.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+
+from weft.api import claims, references
+from weft.api.admit import not_found
+from weft.api.authorise import Enrolment, enrolment_key
+from weft.api.call import Call, object_response
+from weft.api.commit import read_again, retry
+from weft.api.doors import Doors
+from weft.api.target import Target
+from weft.contracts.store import AtRevision, Delete, Put, Write
+from weft.kinds.record import Kind
+from weft.objects.envelope import Envelope, decode_part, encode_envelope
+
+
+async def delete(doors: Doors, call: Call, target: Target) -> Response:
+    """``DELETE`` on an object: 200 with its last state if it is gone, 202 if it goes."""
+    call.query()
+    kind = target.kind
+    envelope = await _read(doors, target)
+    if envelope.deleting_since is not None and envelope.finalizers:
+        return object_response(envelope, 202)
+    if references.is_referred_to(kind):
+        await _refuse_used(doors, kind, envelope)
+        envelope = await _mark(doors, target, envelope.uid)
+        try:
+            await _refuse_used(doors, kind, envelope)
+        except BaseException:
+            await _unmark(doors, target, envelope.uid)
+            raise
+    gone = await retry(doors, lambda: _finish(doors, target, envelope.uid))
+    doors.tell(gone.ref, "Deleted", f"deleted by {call.actor.name}")
+    return object_response(gone, 202 if gone.finalizers else 200)
+
+
+async def _read(doors: Doors, target: Target, uid: str | None = None) -> Envelope:
+    envelope = await read_again(doors, target.key)
+    if envelope is None or (uid is not None and envelope.uid != uid):
+        raise not_found(target.kind, target.require_name(), target.project)
+    return envelope
+
+
+async def _refuse_used(doors: Doors, kind: Kind, envelope: Envelope) -> None:
+    users = await references.find_users(doors.store, kind, envelope)
+    if users:
+        raise references.in_use(kind, envelope.name, users)
+
+
+async def _mark(doors: Doors, target: Target, uid: str) -> Envelope:
+    async def attempt() -> Envelope:
+        envelope = await _read(doors, target, uid)
+        if envelope.deleting_since is None:
+            await _write(doors, envelope, doors.clock.now())
+        return envelope
+
+    return await retry(doors, attempt)
+
+
+async def _unmark(doors: Doors, target: Target, uid: str) -> None:
+    async def attempt() -> None:
+        await _write(doors, await _read(doors, target, uid), None)
+
+    await retry(doors, attempt)
+
+
+async def _write(doors: Doors, envelope: Envelope, deleting_since: float | None) -> None:
+    envelope.deleting_since = deleting_since
+    envelope.revision = await doors.store.commit(
+        [Put(envelope.key, encode_envelope(envelope))], [AtRevision(envelope.key, envelope.revision)]
+    )
+
+
+async def _finish(doors: Doors, target: Target, uid: str) -> Envelope:
+    """One commit: the mark, if finalizers hold the object; else the object and its claims are gone."""
+    kind = target.kind
+    envelope = await _read(doors, target, uid)
+    if envelope.finalizers:
+        if envelope.deleting_since is None:
+            await _write(doors, envelope, doors.clock.now())
+        return envelope
+    writes: list[Write] = [Delete(envelope.key)]
+    writes += claims.plan_release(kind, envelope, decode_part(envelope.spec, kind.spec))
+    if kind.name == "node":
+        removed = Enrolment(name=envelope.name, removed_at=doors.clock.now())
+        writes.append(Put(enrolment_key(envelope.uid), msgspec.json.encode(removed)))
+    await doors.store.commit(writes, [AtRevision(envelope.key, envelope.revision)])
+    return envelope

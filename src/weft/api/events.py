@@ -1,0 +1,54 @@
+"""The journal over HTTP: a page of it, or all that comes, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import msgspec
+from starlette.responses import Response, StreamingResponse
+
+from weft.api.authenticate import is_still_let_in
+from weft.api.authorise import require_person
+from weft.api.call import Call, json_response, read_count, read_flag
+from weft.api.doors import Doors
+from weft.api.watch import BOOKMARK_SECONDS, MEDIA_TYPE
+
+_PAGE = 100
+_MOST = 1000
+_LOOK_SECONDS = 0.3  # other processes write the journal too, and it has no way to wake anyone
+_encoder = msgspec.json.Encoder()
+
+
+async def events(doors: Doors, call: Call) -> Response:
+    """``GET /v1/events``: with ``since`` what came after that id; without it the newest."""
+    query = call.query("since", "follow", "object", "limit")
+    require_person(call.actor, "read the journal")
+    since = read_count(query, "since", 0, 2**53) if query.get("since") else None
+    limit = read_count(query, "limit", 0, _MOST) or (_PAGE if since is None else _MOST)
+    about = query.get("object", "")
+    if read_flag(query, "follow"):
+        return StreamingResponse(_follow(doors, call, since, about, limit), 200, None, MEDIA_TYPE)
+    records = await doors.journal.read_soon(since=since, about=about, limit=limit)
+    return json_response({"items": records})
+
+
+async def _follow(doors: Doors, call: Call, since: int | None, about: str, limit: int) -> AsyncIterator[bytes]:
+    spoke = doors.clock.elapsed()
+    if since is None:
+        newest = await doors.journal.read_soon(limit=1)
+        reached = newest[-1].id if newest else 0
+        records = await doors.journal.read_soon(about=about, limit=limit)
+    else:
+        reached, records = since, []
+    while not doors.stopping.is_set():
+        if records:
+            yield b"".join(_encoder.encode(record) + b"\n" for record in records)
+            reached, spoke = max(reached, records[-1].id), doors.clock.elapsed()
+        elif doors.clock.elapsed() - spoke > BOOKMARK_SECONDS:
+            if not await is_still_let_in(doors, call.actor):
+                return
+            yield b"\n"  # keeps the line alive
+            spoke = doors.clock.elapsed()
+        else:
+            await doors.clock.sleep(_LOOK_SECONDS)
+        records = await doors.journal.read_soon(since=reached, about=about, limit=_MOST)

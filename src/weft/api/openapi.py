@@ -1,0 +1,296 @@
+"""The API's description (OpenAPI 3.1), made from the kinds and their structs; kept as docs/reference/openapi.json.
+
+``python -m weft.api.openapi`` prints it. Pure.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+
+from weft import __version__
+from weft.api.bulk import MOST_OBJECTS
+from weft.api.join import JoinInput, RenewInput
+from weft.api.report import ReportAnswer
+from weft.contracts.journal import Event
+from weft.kinds.allocation import AllocationReport
+from weft.kinds.node import NodeReport
+from weft.kinds.record import Kind, Verb
+from weft.kinds.registry import KINDS
+from weft.objects.changes import FieldChange
+from weft.objects.envelope import Condition
+from weft.objects.identity import Ref
+from weft.objects.schema import describe_fields
+from weft.telemetry.journal import Record
+
+_PREFIX = "#/components/schemas/"
+_HUMAN = {
+    "size": {"type": ["integer", "string"], "description": "bytes, or a size like 512M, 4G"},
+    "cores": {"type": ["number", "string"], "description": "cores, or thousandths like 500m"},
+    "duration": {"type": ["number", "string"], "description": "seconds, or a duration like 30s, 5m"},
+}
+
+
+def describe_api() -> dict[str, Any]:
+    """The whole document."""
+    paths: dict[str, Any] = {}
+    for kind in KINDS:
+        paths |= _paths_of(kind)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "weft", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "security": [{"token": []}, {"certificate": []}],
+        "paths": paths | _paths_by_hand(),
+        "components": {
+            "schemas": dict(sorted(_schemas().items())),
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "certificate": {"type": "mutualTLS"},
+            },
+            "responses": {
+                "Problem": {
+                    "description": "What went wrong, and what to do about it",
+                    "content": {"application/problem+json": {"schema": _ref("Problem")}},
+                }
+            },
+        },
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    types: list[Any] = [Ref, Condition, FieldChange, Record, Event, JoinInput, RenewInput, ReportAnswer]
+    types += [NodeReport, AllocationReport]
+    for kind in KINDS:
+        types += [kind.spec, kind.status, *([kind.report] if kind.report else [])]
+        types += [verb.input for verb in kind.verbs if verb.input is not None]
+    _, schemas = msgspec.json.schema_components(types, ref_template=_PREFIX + "{name}")
+    for kind in KINDS:
+        _write_quantities(kind, schemas)
+        schemas[_title(kind)] = _object_schema(kind)
+        if kind.writer == "people":
+            schemas[f"{_title(kind)}Manifest"] = _manifest_schema(kind)
+    schemas["Problem"] = _problem_schema()
+    return schemas
+
+
+def _write_quantities(kind: Kind, schemas: dict[str, Any]) -> None:
+    """Say of quantities how people may write them."""
+    properties = schemas[kind.spec.__name__].get("properties", {})
+    for doc in describe_fields(kind.spec):
+        name = doc.path.removeprefix("spec.")
+        if doc.type in _HUMAN and name in properties:
+            human = _HUMAN[doc.type]
+            described = f"{properties[name].get('description', '')} ({human['description']})".strip()
+            properties[name] = {**properties[name], **human, "description": described}
+        if name in properties:
+            properties[name]["x-change"] = doc.change
+
+
+def _object_schema(kind: Kind) -> dict[str, Any]:
+    report = {"report": _ref(kind.report.__name__)} if kind.report else {}
+    return {
+        "type": "object",
+        "title": kind.title,
+        "description": kind.summary,
+        "required": ["kind", "name", "uid", "revision", "generation", "spec", "status"],
+        "properties": {
+            "kind": {"const": kind.name},
+            "name": {"type": "string"},
+            "uid": {"type": "string"},
+            "project": {"type": ["string", "null"]},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            "owner": {"anyOf": [_ref("Ref"), {"type": "null"}]},
+            "revision": {"type": "integer"},
+            "generation": {"type": "integer"},
+            "schema": {"type": "integer"},
+            "created_at": {"type": "number"},
+            "spec": _ref(kind.spec.__name__),
+            "status": _ref(kind.status.__name__),
+            **report,
+            "conditions": {"type": "array", "items": _ref("Condition")},
+            "deleting_since": {"type": ["number", "null"]},
+            "finalizers": {"type": "array", "items": {"type": "string"}},
+        },
+    }
+
+
+def _manifest_schema(kind: Kind) -> dict[str, Any]:
+    project = {"project": {"type": "string"}} if kind.scope == "project" else {}
+    return {
+        "type": "object",
+        "description": f"What a {kind.title} is wished to be",
+        "required": ["name", "spec"],
+        "properties": {
+            "kind": {"const": kind.name},
+            "name": {"type": "string", "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"},
+            **project,
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            "spec": _ref(kind.spec.__name__),
+            "generation": {"type": "integer", "description": "Only if it is at this generation still"},
+        },
+    }
+
+
+def _problem_schema() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["reason", "message", "status", "request_id"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "reason": {"type": "string", "description": "Stable; what programs may match on"},
+            "message": {"type": "string"},
+            "field": {"type": "string", "description": "Path of the field that is wrong"},
+            "hint": {"type": "string", "description": "The next move"},
+            "details": {"type": "object"},
+            "retry_after_seconds": {"type": "number"},
+            "request_id": {"type": "string"},
+        },
+    }
+
+
+def _paths_of(kind: Kind) -> dict[str, Any]:
+    title, in_project = _title(kind), kind.scope == "project"
+    base = f"/v1/projects/{{project}}/{kind.plural}" if in_project else f"/v1/{kind.plural}"
+    where = [_path_parameter("project")] if in_project else []
+    named = [*where, _path_parameter("name")]
+    whole, manifest = _ref(title), _ref(f"{title}Manifest")
+    collection: dict[str, Any] = {"get": _list_operation(kind, where)}
+    one: dict[str, Any] = {"get": _operation(f"Get one {kind.title}", named, whole)}
+    paths: dict[str, Any] = {base: collection, f"{base}/{{name}}": one}
+    if in_project:
+        paths[f"/v1/{kind.plural}"] = {"get": _list_operation(kind, [], " of all projects")}
+    if kind.writer == "people":
+        dry, key = _query("dry_run"), _header("Idempotency-Key")
+        collection["post"] = _operation(f"Create a {kind.title}", [*where, dry, key], whole, manifest, "201")
+        one["put"] = _operation(f"Create or change a {kind.title}", [*named, dry], whole, manifest)
+        one["patch"] = _operation(f"Change a {kind.title} (JSON merge patch)", [*named, dry], whole, {"type": "object"})
+        one["delete"] = _operation(f"Delete a {kind.title}", named, whole)
+        paths[f"{base}:batch"] = {
+            "post": _operation(
+                f"Create up to {MOST_OBJECTS} {kind.plural}", [*where, key], _results(), _objects(manifest)
+            )
+        }
+    for verb in kind.verbs:
+        paths[f"{base}/{{name}}:{verb.name}"] = {"post": _verb_operation(kind, verb, named)}
+    return paths
+
+
+def _verb_operation(kind: Kind, verb: Verb, named: list[dict[str, Any]]) -> dict[str, Any]:
+    answer = _ref(_title(kind))
+    if verb.stream:
+        names = ("ticket", "address", "server_name")
+        answer = {"type": "object", "required": list(names), "properties": {n: {"type": "string"} for n in names}}
+    given = _ref(verb.input.__name__) if verb.input is not None else None
+    return _operation(f"{verb.summary} ({verb.name})", named, answer, given)
+
+
+def _list_operation(kind: Kind, where: list[dict[str, Any]], which: str = "") -> dict[str, Any]:
+    words = ("labels", "fields", "limit", "continue", "watch", "cursor")
+    page = {
+        "type": "object",
+        "required": ["items", "cursor"],
+        "properties": {
+            "items": {"type": "array", "items": _ref(_title(kind))},
+            "cursor": {"type": "string", "description": "A watch from here misses nothing"},
+            "continue": {"type": ["string", "null"], "description": "The next page of the same instant"},
+        },
+    }
+    summary = f"List {kind.plural}{which}, or with watch=1&cursor=… follow them as NDJSON"
+    return _operation(summary, [*where, *(_query(word) for word in words)], page)
+
+
+def _paths_by_hand() -> dict[str, Any]:
+    name = [_path_parameter("name")]
+    any_object = {"type": "object"}
+    joined = ("node_uid", "certificate", "ca", "gateway", "server_name")
+    report = {
+        "type": "object",
+        "properties": {
+            "node": _ref("NodeReport"),
+            "allocations": {"type": "object", "additionalProperties": _ref("AllocationReport")},
+            "events": {"type": "array", "items": any_object},
+            "removed_volumes": {"type": "array", "items": {"type": "string"}},
+        },
+    }
+    certificate = {"type": "object", "properties": {field: {"type": "string"} for field in joined}}
+    records = {"type": "object", "properties": {"items": {"type": "array", "items": _ref("Record")}}}
+    page = [_query(word) for word in ("since", "follow", "object", "limit")]
+    bulk = {**_objects(any_object)}
+    bulk["properties"] = {**bulk["properties"], "dry_run": {"type": "boolean"}}
+    return {
+        "/v1/apply": {"post": _operation("Create or change objects of any kinds, all or none", [], _results(), bulk)},
+        "/v1/blobs/{sha256}": {"get": _operation("Content of an image", [_path_parameter("sha256")], {})},
+        "/v1/events": {"get": _operation("What happened; with follow=1 as NDJSON", page, records)},
+        "/v1/healthz": {"get": _operation("Whether the server and its store work", [], any_object)},
+        "/v1/join": {"post": _operation("Enrol a node, with a join token", [], certificate, _ref("JoinInput"))},
+        "/v1/kinds": {"get": _operation("The kinds there are", [], any_object)},
+        "/v1/nodes/{name}:renew": {
+            "post": _operation("A node's next certificate, by itself", name, certificate, _ref("RenewInput"))
+        },
+        "/v1/nodes/{name}:report": {
+            "post": _operation("A node's report, by itself", name, _ref("ReportAnswer"), report)
+        },
+        "/v1/openapi.json": {"get": _operation("This document", [], any_object)},
+    }
+
+
+def _operation(
+    summary: str,
+    parameters: list[dict[str, Any]],
+    answer: dict[str, Any],
+    body: dict[str, Any] | None = None,
+    status: str = "200",
+) -> dict[str, Any]:
+    out: dict[str, Any] = {"summary": summary}
+    if parameters:
+        out["parameters"] = parameters
+    if body is not None:
+        out["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    out["responses"] = {
+        status: {"description": "Done", "content": {"application/json": {"schema": answer}}},
+        "default": {"$ref": "#/components/responses/Problem"},
+    }
+    return out
+
+
+def _results() -> dict[str, Any]:
+    return {"type": "object", "properties": {"results": {"type": "array", "items": {"type": "object"}}}}
+
+
+def _objects(item: dict[str, Any]) -> dict[str, Any]:
+    objects = {"type": "array", "maxItems": MOST_OBJECTS, "items": item}
+    return {"type": "object", "required": ["objects"], "properties": {"objects": objects}}
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _query(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": {"type": "string"}}
+
+
+def _header(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "schema": {"type": "string"}}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": _PREFIX + name}
+
+
+def _title(kind: Kind) -> str:
+    return kind.name.capitalize()
+
+
+def render() -> str:
+    """The document as it is checked in."""
+    return msgspec.json.format(msgspec.json.encode(describe_api()), indent=2).decode() + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,244 @@
+"""What a node reports: one batch, one commit of only what changed. It is the node's heartbeat too.
+
+Reads and writes the ``report`` parts of the node and of its own allocations, and of volumes whose data it has removed.
+A report on an older incarnation, or on another node's allocation, is refused by name; the rest of the batch stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+from starlette.responses import Response
+
+from weft.api.authorise import Enrolment, enrolment_key
+from weft.api.call import Call, json_response
+from weft.api.commit import read_again, retry
+from weft.api.doors import Doors
+from weft.api.join import make_node, require_own
+from weft.contracts.journal import Event
+from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.node import NodeReport
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
+from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput
+from weft.objects.identity import Ref, object_key
+
+LEASE_SECONDS = 30.0
+_ONE_BY_ONE = 4  # up to so many allocations are read singly, more by one list
+_CHUNK = 90
+_MOST_EVENTS = 200
+
+
+class NodeEvent(msgspec.Struct):
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+    object: Ref
+
+
+class ReportInput(msgspec.Struct):
+    """``node`` and the ``allocations`` are kept raw: an agent newer than this server loses no field."""
+
+    node: msgspec.Raw | None = None
+    allocations: dict[str, msgspec.Raw] = {}
+    events: list[NodeEvent] = []
+    removed_volumes: list[str] = []
+
+
+class ReportAnswer(msgspec.Struct):
+    refused: dict[str, str] = {}
+    remove_volumes: list[str] = []
+
+
+async def report(doors: Doors, call: Call, name: str) -> Response:
+    """``POST /v1/nodes/{name}:report``, by the node itself."""
+    call.query()
+    uid = call.actor.id
+    known = await require_own(doors, call, name)
+    given = _read(await call.read_body())
+    await doors.store.grant(f"node/{uid}", uid, LEASE_SECONDS)
+    node = await _read_node(doors, name, uid)
+    if node is None or known is None:
+        node = await retry(doors, lambda: _take_back(doors, name, uid))
+    answer = ReportAnswer()
+    await _write_node(doors, node, given.node)
+    owned = await _write_allocations(doors, uid, given.allocations, answer)
+    if given.events:
+        _append_events(doors, node, owned or await _own(doors, uid), given.events)
+    for volume_uid in given.removed_volumes:
+        await retry(doors, partial(_note_removed, doors, volume_uid, uid))
+    answer.remove_volumes = await _find_removable(doors, uid, set(given.removed_volumes))
+    return json_response(answer)
+
+
+def _read(body: bytes) -> ReportInput:
+    try:
+        given = msgspec.json.decode(body or b"{}", type=ReportInput)
+        if given.node is not None:
+            decode_part(given.node, NodeReport)
+        for part in given.allocations.values():
+            decode_part(part, AllocationReport)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
+        raise InvalidInput(f"the report can't be read: {problem}") from None
+    return given
+
+
+async def _read_node(doors: Doors, name: str, uid: str) -> Envelope | None:
+    node = await read_again(doors, object_key("node", None, name))
+    if node is not None and node.uid != uid:
+        raise AlreadyExists(f'node "{name}" exists with another identity', field="name", hint="join under another name")
+    return node
+
+
+async def _take_back(doors: Doors, name: str, uid: str) -> Envelope:
+    """The Node object of a certificate that the store doesn't know: the store is older than it, or was emptied. What
+    runs there comes back with it."""
+    node = await _read_node(doors, name, uid)
+    key = enrolment_key(uid)
+    entry = await doors.store.get(key)
+    writes: list[Write] = []
+    preconditions: list[Precondition] = []
+    if entry is None:
+        writes.append(Put(key, msgspec.json.encode(Enrolment(name=name))))
+        preconditions.append(Absent(key))
+    made = node is None
+    if node is None:
+        if entry is not None and msgspec.json.decode(entry.value, type=Enrolment).removed_at is not None:
+            raise Forbidden(f"node {name} was removed from the fabric")
+        node = make_node(doors, name, uid)
+        writes.append(Put(node.key, encode_envelope(node)))
+        preconditions.append(Absent(node.key))
+    if writes:
+        revision = await doors.store.commit(writes, preconditions)
+        node.revision = revision if made else node.revision
+    if made:
+        doors.tell(node.ref, "TakenBack", "its certificate is ours, but the store did not know it", "Warning")
+    return node
+
+
+async def _write_node(doors: Doors, node: Envelope, part: msgspec.Raw | None) -> None:
+    if part is None:
+        return
+
+    async def attempt() -> None:
+        current = await read_again(doors, node.key)
+        if current is not None and current.uid == node.uid and _merge(current, part):
+            await doors.store.commit(
+                [Put(current.key, encode_envelope(current))], [AtRevision(current.key, current.revision)]
+            )
+
+    if _merge(node, part):
+        await retry(doors, attempt)
+
+
+async def _write_allocations(
+    doors: Doors, uid: str, parts: dict[str, msgspec.Raw], answer: ReportAnswer
+) -> list[Envelope]:
+    """Commit the reports that say something new; the allocations they are about."""
+    names = sorted(parts)
+    owned: list[Envelope] = []
+    for start in range(0, len(names), _CHUNK):
+        chunk = names[start : start + _CHUNK]
+        owned += await retry(doors, partial(_write_chunk, doors, uid, chunk, parts, answer))
+    return owned
+
+
+async def _write_chunk(
+    doors: Doors, uid: str, names: Sequence[str], parts: dict[str, msgspec.Raw], answer: ReportAnswer
+) -> list[Envelope]:
+    found = await _read_allocations(doors, uid, names)
+    writes: list[Write] = []
+    preconditions: list[Precondition] = []
+    for name in names:
+        envelope = found.get(name)
+        if not name.startswith(f"{uid}."):
+            answer.refused[name] = "notYours"
+        elif envelope is None:
+            answer.refused[name] = "unknown"
+        elif decode_part(parts[name], AllocationReport).incarnation < _incarnation(envelope):
+            answer.refused[name] = "staleIncarnation"
+        elif _merge(envelope, parts[name]):
+            writes.append(Put(envelope.key, encode_envelope(envelope)))
+            preconditions.append(AtRevision(envelope.key, envelope.revision))
+    if writes:
+        await doors.store.commit(writes, preconditions)
+    return list(found.values())
+
+
+async def _read_allocations(doors: Doors, uid: str, names: Sequence[str]) -> dict[str, Envelope]:
+    if len(names) > _ONE_BY_ONE:
+        return {envelope.name: envelope for envelope in await _own(doors, uid)}
+    found = {}
+    for name in names:
+        if name.startswith(f"{uid}.") and "/" not in name:
+            envelope = await read_again(doors, object_key("allocation", None, name))
+            if envelope is not None:
+                found[name] = envelope
+    return found
+
+
+async def _own(doors: Doors, uid: str) -> list[Envelope]:
+    page = await doors.store.list(object_key("allocation", None, f"{uid}."))
+    return [decode_envelope(entry.value, entry.revision) for entry in page.entries]
+
+
+def _incarnation(envelope: Envelope) -> int:
+    return decode_part(envelope.spec, AllocationSpec).incarnation
+
+
+def _merge(envelope: Envelope, part: msgspec.Raw) -> bool:
+    """Put ``part`` in as the object's report; False if it says nothing new."""
+    old, new = msgspec.json.decode(envelope.report), msgspec.json.decode(part)
+    if old == new:
+        return False
+    envelope.report = msgspec.Raw(msgspec.json.encode(new))
+    return True
+
+
+def _append_events(doors: Doors, node: Envelope, owned: Sequence[Envelope], events: Sequence[NodeEvent]) -> None:
+    """A node tells of itself, of its allocations, and of what they are of; nothing else."""
+    allowed = {node.uid}
+    for envelope in owned:
+        spec = decode_part(envelope.spec, AllocationSpec)
+        allowed |= {envelope.uid, spec.workload.uid, spec.image.uid}
+        allowed |= {volume.uid for volume in spec.volumes}
+        allowed |= {nic.network_uid for nic in spec.nics}
+    for event in events[:_MOST_EVENTS]:
+        if event.object.uid in allowed:
+            doors.journal.append(
+                Event(
+                    type=event.type,
+                    reason=event.reason[:64],
+                    message=event.message[:2000],
+                    object=event.object,
+                    source=f"node/{node.name}",
+                )
+            )
+
+
+async def _find_removable(doors: Doors, uid: str, removed: set[str]) -> list[str]:
+    """Volumes whose data this node is to remove: each is being deleted, unattached, and in none of its allocations."""
+    doomed = {volume for volume, node_uid in doors.doomed_volumes.found.values() if node_uid == uid} - removed
+    if not doomed:
+        return []
+    for envelope in await _own(doors, uid):
+        doomed -= {volume.uid for volume in decode_part(envelope.spec, AllocationSpec).volumes}
+    return sorted(doomed)
+
+
+async def _note_removed(doors: Doors, volume_uid: str, node_uid: str) -> None:
+    """Put the node's word that a volume's data is gone into the volume's report; its controller does the rest."""
+    for key, (uid, holder) in list(doors.doomed_volumes.found.items()):
+        if uid != volume_uid or holder != node_uid:
+            continue
+        envelope = await read_again(doors, key)
+        if envelope is None or envelope.uid != volume_uid or envelope.deleting_since is None:
+            continue
+        word: dict[str, Any] = {"removed": True, "node_uid": node_uid}
+        if _merge(envelope, msgspec.Raw(msgspec.json.encode(word))):
+            await doors.store.commit(
+                [Put(envelope.key, encode_envelope(envelope))], [AtRevision(envelope.key, envelope.revision)]
+            )

@@ -1,0 +1,145 @@
+"""Which handler answers what. Objects' routes derive from the kinds; those written by hand stand in two tables."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from starlette.responses import Response
+
+from weft import __version__
+from weft.api import blobs, bulk, delete, events, join, openapi, read, report, verbs, watch, write
+from weft.api.authorise import authorise_write, require_admin, require_person
+from weft.api.call import Call, json_response
+from weft.api.doors import Doors
+from weft.api.target import Target, no_such_path, read_target
+from weft.kinds.registry import KINDS
+from weft.objects.errors import InvalidInput, NotFound
+
+Plain = Callable[[Doors, Call], Awaitable[Response]]
+T = TypeVar("T")
+OnTarget = Callable[[Doors, Call, Target], Awaitable[Response]]
+
+
+async def route(doors: Doors, call: Call) -> Response:
+    """The answer to an authenticated request."""
+    segments = call.segments
+    if segments[0] != "v1" or len(segments) < 2:
+        raise no_such_path()
+    rest = segments[1:]
+    if len(rest) == 1 and rest[0] in BY_HAND:
+        return await _choose(call, BY_HAND[rest[0]])(doors, call)
+    if len(rest) == 2 and rest[0] == "blobs":
+        _choose(call, {"GET": blobs.blob})
+        return await blobs.blob(doors, call, rest[1])
+    target = read_target(rest)
+    if target.kind.name == "node" and target.verb in BY_NODES:
+        _choose(call, {"POST": BY_NODES[target.verb]})
+        return await BY_NODES[target.verb](doors, call, target.require_name())
+    return await _choose(call, _methods(target))(doors, call, target)
+
+
+def _methods(target: Target) -> Mapping[str, OnTarget]:
+    if target.verb is None:
+        return ON_COLLECTION if target.name is None else ON_OBJECT
+    if target.name is not None:
+        return {"POST": verbs.act}
+    if target.verb == "batch":
+        return {"POST": _batch}
+    raise NotFound(f"{target.kind.plural} have no verb {target.verb[:40]!r}", hint="only batch")
+
+
+def _choose(call: Call, methods: Mapping[str, T]) -> T:
+    handler = methods.get(call.method)
+    if handler is None:
+        raise InvalidInput(
+            f"{call.method} is not possible here", reason="methodNotAllowed", hint="possible: " + ", ".join(methods)
+        )
+    return handler
+
+
+async def _list_or_watch(doors: Doors, call: Call, target: Target) -> Response:
+    handler = watch.watch if call.wants_watch else read.list_
+    return await handler(doors, call, target)
+
+
+async def _create(doors: Doors, call: Call, target: Target) -> Response:
+    authorise_write(call.actor, target.kind, "create")
+    return await write.create(doors, call, target)
+
+
+async def _put(doors: Doors, call: Call, target: Target) -> Response:
+    authorise_write(call.actor, target.kind, "change")
+    return await write.put(doors, call, target)
+
+
+async def _patch(doors: Doors, call: Call, target: Target) -> Response:
+    authorise_write(call.actor, target.kind, "change")
+    return await write.patch(doors, call, target)
+
+
+async def _delete(doors: Doors, call: Call, target: Target) -> Response:
+    authorise_write(call.actor, target.kind, "delete")
+    return await delete.delete(doors, call, target)
+
+
+async def _batch(doors: Doors, call: Call, target: Target) -> Response:
+    authorise_write(call.actor, target.kind, "create")
+    return await bulk.create_batch(doors, call, target)
+
+
+async def _apply(doors: Doors, call: Call) -> Response:
+    require_admin(call.actor, "apply manifests")
+    return await bulk.apply(doors, call)
+
+
+async def _healthz(doors: Doors, call: Call) -> Response:
+    """Answers only if the store does."""
+    call.query()
+    await doors.store.get("/project/-/default")
+    return json_response({"status": "ok", "version": __version__})
+
+
+async def _kinds(doors: Doors, call: Call) -> Response:
+    call.query()
+    require_person(call.actor, "list the kinds")
+    return json_response(
+        {
+            "items": [
+                {
+                    "name": kind.name,
+                    "plural": kind.plural,
+                    "title": kind.title,
+                    "summary": kind.summary,
+                    "scope": kind.scope,
+                    "writer": kind.writer,
+                    "aliases": kind.aliases,
+                    "verbs": [{"name": v.name, "summary": v.summary, "stream": v.stream} for v in kind.verbs],
+                    "columns": [column.title for column in kind.columns],
+                }
+                for kind in KINDS
+            ]
+        }
+    )
+
+
+async def _openapi(doors: Doors, call: Call) -> Response:
+    call.query()
+    require_person(call.actor, "read the API's description")
+    return json_response(openapi.describe_api())
+
+
+BY_HAND: dict[str, dict[str, Plain]] = {
+    "apply": {"POST": _apply},
+    "events": {"GET": events.events},
+    "healthz": {"GET": _healthz},
+    "join": {"POST": join.join},
+    "kinds": {"GET": _kinds},
+    "openapi.json": {"GET": _openapi},
+}
+BY_NODES: dict[str | None, Callable[[Doors, Call, str], Awaitable[Response]]] = {
+    "renew": join.renew,
+    "report": report.report,
+}
+ON_COLLECTION: dict[str, OnTarget] = {"GET": _list_or_watch, "POST": _create}
+ON_OBJECT: dict[str, OnTarget] = {"GET": read.get, "PUT": _put, "PATCH": _patch, "DELETE": _delete}

@@ -1,0 +1,51 @@
+"""Making tokens: the server draws the secret, keeps its hash, and tells it once, in the answer that makes the token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from weft.api import admit
+from weft.api.call import Call, object_response
+from weft.api.commit import settle, tell
+from weft.api.doors import Doors
+from weft.api.manifest import read_manifest
+from weft.kinds.record import Kind
+from weft.kinds.token import TOKEN
+from weft.objects.errors import InvalidInput
+from weft.trust.tokens import make_token, make_token_id
+
+JOIN_LIFETIME_SECONDS = 86400.0
+
+
+async def create(doors: Doors, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Response:
+    """``POST /v1/tokens``: the name may be left out; a join token lapses after a day unless told otherwise."""
+    spec = raw.get("spec")
+    if not isinstance(spec, dict):
+        spec = {}
+    if spec.get("sha256"):
+        raise InvalidInput("spec.sha256 is the server's to set", field="spec.sha256", hint="leave it out")
+    use = spec.get("use", "token")
+    name = raw.get("name") or make_token_id(use if use in ("join", "access") else "token")
+    text, sha256 = make_token(str(name))
+    full = {**spec, "sha256": sha256}
+    if use == "join" and full.get("expires_at") is None:
+        full["expires_at"] = doors.clock.now() + JOIN_LIFETIME_SECONDS
+    wish = read_manifest({**raw, "name": name, "spec": full}, kind=TOKEN)
+    # No Idempotency-Key: the secret of a token made before can't be told again.
+    draft = await settle(doors, lambda view: admit.plan_create(doors, view, wish), dry_run=dry_run)
+    if dry_run:
+        return object_response(draft.envelope)
+    tell(doors, call.actor, draft)
+    return object_response(draft.envelope, 201, secret=text)
+
+
+def refuse_without_secret(kind: Kind) -> None:
+    """Raise InvalidInput where a token would be made with nobody to tell its secret to."""
+    if kind is TOKEN:
+        raise InvalidInput(
+            "a token can't be made or changed this way: its secret would be lost",
+            field="kind",
+            hint="weft token create, or POST /v1/tokens",
+        )

@@ -1,0 +1,149 @@
+"""Verbs beyond create, change, delete: each either changes the spec in one commit, or gives a ticket for the gateway.
+
+What a verb does stands in its Kind record; here it is only carried out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from weft.api import admit
+from weft.api.admit import Draft, not_found, refuse_deleting
+from weft.api.authorise import authorise_write, require_admin
+from weft.api.call import Call, json_response, object_response, read_flag
+from weft.api.commit import read_again, settle, was_done
+from weft.api.doors import Doors
+from weft.api.target import Target
+from weft.api.view import View
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.record import Kind, Verb
+from weft.objects.changes import plan_change
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
+from weft.objects.identity import object_key, short_id
+from weft.objects.lifecycle import ALLOWED, Phase, check_verb
+from weft.objects.schema import read_strict, suggest
+from weft.trust.tickets import LIFETIME_SECONDS, sign_ticket
+
+_MOST_INPUT_BYTES = 40_000  # the ticket that carries it must fit into one frame
+
+
+async def act(doors: Doors, call: Call, target: Target) -> Response:
+    """``POST …/{name}:{verb}``."""
+    kind, verb = target.kind, _find_verb(target)
+    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    given = _read_input(verb, await call.read_object())
+    if verb.stream:
+        require_admin(call.actor, f"{verb.name} a {kind.title}")
+        return await _open_stream(doors, call, target, verb, given)
+    authorise_write(call.actor, kind, verb.name)
+    key = None if dry_run else call.idempotency_key
+    try:
+        draft = await settle(doors, lambda view: _plan(doors, view, target, verb, given), key=key, dry_run=dry_run)
+    except WeftError:
+        # A repeat of what has been done may make no sense any more in the state it led to.
+        stored = await read_again(doors, target.key) if key is not None and await was_done(doors, key) else None
+        if stored is None:
+            raise
+        return object_response(stored)
+    if draft.changes and not dry_run:
+        doors.tell(draft.envelope.ref, "Asked", f"{verb.name} asked by {call.actor.name}")
+    return object_response(draft.envelope)
+
+
+async def _plan(doors: Doors, view: View, target: Target, verb: Verb, given: Any) -> Draft:
+    kind = target.kind
+    current = await view.get(kind, target.project, target.require_name())
+    if current is None:
+        raise not_found(kind, target.require_name(), target.project)
+    refuse_deleting(kind, current)
+    if verb.change is None:
+        raise NotFound(f"{kind.title} verb {verb.name} does nothing")
+    old = decode_part(current.spec, kind.spec)
+    whole = {**msgspec.json.decode(msgspec.json.encode(current)), "spec": msgspec.to_builtins(old)}
+    new = msgspec.convert(verb.change(whole, given), kind.spec)
+    if kind.check is not None:
+        kind.check(new)
+    changes = plan_change(whole["spec"], msgspec.to_builtins(new), kind.spec)
+    if not changes:
+        return Draft(kind, current, "unchanged")
+    return await admit.plan_spec(doors, view, kind, current, old, new, changes)
+
+
+async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, given: Any) -> Response:
+    """A ticket that lets its bearer through the gateway to the workload's place, once, for a minute."""
+    kind, name = target.kind, target.require_name()
+    envelope = await read_again(doors, target.key)
+    if envelope is None:
+        raise not_found(kind, name, target.project)
+    allocation, spec = await _find_place(doors, kind, envelope, verb)
+    plain = msgspec.to_builtins(given) if given is not None else {}
+    if len(msgspec.json.encode(plain)) > _MOST_INPUT_BYTES:
+        raise TooLarge(
+            f"the input of {verb.name} is larger than {_MOST_INPUT_BYTES} bytes", hint="send it through stdin instead"
+        )
+    claims = {
+        "node_uid": spec.node_uid,
+        "allocation": allocation.name,
+        "guest_id": short_id(allocation.uid),
+        "verb": verb.name,
+        "input": plain,
+        "expires": doors.clock.now() + LIFETIME_SECONDS,
+        "subject": call.actor.name,
+    }
+    doors.tell(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
+    return json_response(
+        {
+            "ticket": sign_ticket(doors.settings.ticket_key, claims),
+            "address": doors.settings.gateway_for(call.host),
+            "server_name": doors.settings.server_name,
+        }
+    )
+
+
+async def _find_place(doors: Doors, kind: Kind, envelope: Envelope, verb: Verb) -> tuple[Envelope, AllocationSpec]:
+    status = msgspec.json.decode(envelope.status)
+    phase = Phase(status.get("phase", "Pending"))
+    what = f"{kind.name}/{envelope.name}"
+    if verb.name in ALLOWED:
+        check_verb(verb.name, phase, what)
+    node = status.get("node")
+    entry = await doors.store.get(object_key("node", None, node)) if node else None
+    if entry is not None:
+        uid = decode_envelope(entry.value).uid
+        page = await doors.store.list(object_key("allocation", None, f"{uid}."))
+        for found in page.entries:
+            allocation = decode_envelope(found.value, found.revision)
+            spec = decode_part(allocation.spec, AllocationSpec)
+            if spec.workload.uid == envelope.uid and spec.role == "active":
+                return allocation, spec
+    raise IllegalTransition(
+        f"{what} has no place yet ({phase}): nothing to {verb.name}",
+        hint=f"weft wait {what} --for=phase=Running, or weft explain {kind.name} {envelope.name}",
+        details={"phase": str(phase), "verb": verb.name},
+    )
+
+
+def _find_verb(target: Target) -> Verb:
+    kind, name = target.kind, target.verb or ""
+    verb = kind.verb(name)
+    if verb is None:
+        known = [v.name for v in kind.verbs]
+        meant = suggest(name, known)
+        raise NotFound(
+            f"a {kind.title} has no verb {name[:40]!r}",
+            field="verb",
+            hint=f"did you mean {meant}?" if meant else "verbs: " + (", ".join(known) or "none"),
+        )
+    return verb
+
+
+def _read_input(verb: Verb, raw: dict[str, Any]) -> Any:
+    if verb.input is None:
+        if raw:
+            raise InvalidInput(f"{verb.name} takes no input", field=f"input.{next(iter(raw))[:60]}")
+        return None
+    return read_strict(raw, verb.input, "input")

@@ -1,0 +1,107 @@
+"""Create, put, patch: the doors' writes of one object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from weft.api import admit, tokens
+from weft.api.admit import Draft
+from weft.api.call import Call, object_response, read_flag
+from weft.api.commit import settle, tell, was_done
+from weft.api.doors import Doors
+from weft.api.manifest import read_manifest
+from weft.api.target import Target
+from weft.api.view import View
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import InvalidInput, UnknownField, WeftError
+
+_PATCHED = ("labels", "spec", "generation")
+
+
+async def create(doors: Doors, call: Call, target: Target) -> Response:
+    """``POST`` on a collection."""
+    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    raw = await call.read_object()
+    if target.kind.name == "token":
+        return await tokens.create(doors, call, raw, dry_run=dry_run)
+    wish = read_manifest(raw, kind=target.kind, project=target.project)
+    key = None if dry_run else call.idempotency_key
+    try:
+        draft = await settle(doors, lambda view: admit.plan_create(doors, view, wish), key=key, dry_run=dry_run)
+    except WeftError:
+        # What stands in the way may be what the first request with this key made.
+        if key is None or not await was_done(doors, key):
+            raise
+        current = await View(doors.store).get(wish.kind, wish.project, wish.name)
+        if current is None:
+            raise
+        return object_response(current, 201)
+    if not dry_run:
+        tell(doors, call.actor, draft)
+    return object_response(draft.envelope, 200 if dry_run else 201)
+
+
+async def put(doors: Doors, call: Call, target: Target) -> Response:
+    """``PUT`` on an object."""
+    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    wish = read_manifest(await call.read_object(), kind=target.kind, project=target.project, name=target.name)
+    tokens.refuse_without_secret(wish.kind)
+    draft = await settle(doors, lambda view: admit.plan_put(doors, view, wish), dry_run=dry_run)
+    return _answer(doors, call, draft, dry_run)
+
+
+async def patch(doors: Doors, call: Call, target: Target) -> Response:
+    """``PATCH`` on an object: a JSON merge patch (RFC 7396) on labels and spec."""
+    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    raw = await call.read_object()
+    for field in raw:
+        if field not in _PATCHED:
+            raise UnknownField(
+                f"{field[:80]} can't be patched", field=field[:80], hint="only labels, spec and generation can"
+            )
+
+    async def plan(view: View) -> Draft:
+        current = await view.get(target.kind, target.project, target.require_name())
+        if current is None:
+            raise admit.not_found(target.kind, target.require_name(), target.project)
+        wish = read_manifest(_patched(current, raw, target), kind=target.kind, project=target.project, name=target.name)
+        return await admit.plan_update(doors, view, wish, current)
+
+    return _answer(doors, call, await settle(doors, plan, dry_run=dry_run), dry_run)
+
+
+def merge_patch(old: Any, patch_: Any) -> Any:
+    """``old`` with ``patch_`` merged in, as RFC 7396 has it: None takes a field away."""
+    if not isinstance(patch_, dict):
+        return patch_
+    merged = dict(old) if isinstance(old, dict) else {}
+    for name, value in patch_.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+def _patched(current: Envelope, raw: dict[str, Any], target: Target) -> dict[str, Any]:
+    spec = raw.get("spec", {})
+    labels = raw.get("labels", {})
+    if not isinstance(spec, dict) or not isinstance(labels, dict):
+        raise InvalidInput("a patch holds sets of fields", hint='like {"spec": {"cpu": 2}}')
+    whole = msgspec.to_builtins(decode_part(current.spec, target.kind.spec))
+    return {
+        "spec": merge_patch(whole, spec),
+        "labels": merge_patch(current.labels, labels),
+        "generation": raw.get("generation"),
+    }
+
+
+def _answer(doors: Doors, call: Call, draft: Draft, dry_run: bool) -> Response:
+    if not dry_run:
+        tell(doors, call.actor, draft)
+    response = object_response(draft.envelope, 201 if draft.action == "created" and not dry_run else 200)
+    response.headers["Weft-Action"] = draft.action
+    return response

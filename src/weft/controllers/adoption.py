@@ -1,0 +1,138 @@
+"""Puts the allocation of a guest back that runs without one: after an older store was restored under a running fabric.
+
+Reads what nodes report of such guests and their own copies of the allocations; writes the allocation again, with the
+endpoints it uses. Pure. It adopts only what it can be sure of; anything else stays where it is, listed as an orphan, and
+the scheduler starts no second one.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from weft.client.commit import Commit, delete, edit, put, unchanged
+from weft.client.indexes import ENDPOINTS_BY_WORKLOAD, NODES_BY_ORPHAN
+from weft.client.view import Item, View
+from weft.contracts.journal import Event
+from weft.contracts.store import Absent, Precondition, Write
+from weft.controllers.addresses import make_endpoint
+from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name
+from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
+from weft.kinds.image import ImageStatus
+from weft.kinds.node import NodeReport, read_orphan
+from weft.kinds.vm import VmSpec, VmStatus
+from weft.objects.envelope import Envelope, merge_part
+from weft.objects.identity import object_key
+
+_log = logging.getLogger(__name__)
+
+
+class _Copy(msgspec.Struct):
+    uid: str
+    spec: AllocationSpec
+
+
+def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
+    """Take the guest that runs under this VM's name as the VM's own; None if there is none that surely is."""
+    found = [(node, copy) for node in view.find(NODES_BY_ORPHAN, vm.key) for copy in _read_copies(node, vm.key)]
+    fitting = [(node, copy) for node, copy in found if _is_of(view, vm, copy.spec)]
+    if not fitting:
+        return None
+    node, copy = max(fitting, key=lambda pair: (pair[1].spec.incarnation, pair[0].key))
+    allocation = _make_allocation(vm, node, copy, now)
+    writes: list[Write] = [put(allocation)]
+    preconditions: list[Precondition] = [unchanged(vm), unchanged(node), Absent(allocation.key)]
+    place = EndpointStatus(node=node.envelope.name, node_address=node.report(NodeReport).address or None)
+    used = set()
+    for index, nic in enumerate(copy.spec.nics):
+        key = object_key("endpoint", None, endpoint_name(nic.network_uid, nic.address))
+        used.add(key)
+        endpoint = view.get(key)
+        if endpoint is None:
+            spec = EndpointSpec(
+                workload=vm.envelope.ref,
+                network=nic.network,
+                network_uid=nic.network_uid,
+                index=index,
+                mac=nic.mac,
+                address=nic.address,
+            )
+            writes.append(put(make_endpoint(vm, nic.uid, spec, place, now)))
+            preconditions.append(Absent(key))
+        elif endpoint.spec(EndpointSpec).workload.uid != vm.uid or endpoint.spec(EndpointSpec).mac != nic.mac:
+            return None  # its address belongs to somebody else by now
+    for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid):
+        if endpoint.key not in used:
+            writes.append(delete(endpoint))
+            preconditions.append(unchanged(endpoint))
+    # The VM is written too, so that whoever planned with it as it was plans anew.
+    envelope = edit(vm)
+    status = msgspec.structs.replace(
+        vm.status(VmStatus),
+        node=node.envelope.name,
+        incarnation=max(vm.status(VmStatus).incarnation, copy.spec.incarnation),
+    )
+    envelope.status = merge_part(envelope.status, status)
+    writes.append(put(envelope))
+    message = f"the guest that ran on {node.envelope.name} without an allocation is this VM's again"
+    return Commit(vm.key, writes, preconditions, [Event("Normal", "Adopted", message, vm.envelope.ref, "workload")])
+
+
+def _read_copies(node: Item, key: str) -> list[_Copy]:
+    """The node's copies of allocations of the workload at ``key`` that it reports as orphans."""
+    report = node.report(NodeReport)
+    uids = {orphan.uid for text in report.orphans if (orphan := read_orphan(text)) is not None and orphan.key == key}
+    copies = []
+    for text in report.orphan_allocations:
+        try:
+            copy = msgspec.json.decode(text, type=_Copy)
+        except msgspec.DecodeError as problem:
+            _log.warning("node %s: an orphan's allocation can't be read: %s", node.envelope.name, problem)
+            continue
+        if copy.uid in uids and copy.spec.node_uid == node.uid:
+            copies.append(copy)
+    return copies
+
+
+def _is_of(view: View, vm: Item, spec: AllocationSpec) -> bool:
+    """Whether a guest is this VM's: made for it, or for one that was wished for in the same way."""
+    if spec.workload.uid == vm.uid:
+        return True
+    if vm.deleting:
+        return False  # somebody else's guest must not go with it
+    wish = vm.spec(VmSpec)
+    image = view.get(object_key("image", vm.envelope.project, wish.image))
+    same_image = image is not None and image.status(ImageStatus).sha256 == spec.image.sha256
+    return (
+        same_image
+        and spec.machine == wish.machine
+        and spec.resources.cpu == wish.cpu
+        and spec.resources.memory == wish.memory
+        and [volume.name for volume in spec.volumes] == wish.volumes
+        and [nic.network for nic in spec.nics] == wish.networks
+    )
+
+
+def _make_allocation(vm: Item, node: Item, copy: _Copy, now: float) -> Envelope:
+    wish = vm.spec(VmSpec)
+    spec = msgspec.structs.replace(
+        copy.spec,
+        node=node.envelope.name,
+        workload=vm.envelope.ref,
+        workload_generation=vm.envelope.generation,
+        wish=wish.run,
+        restart=wish.restart,
+        grace_seconds=wish.grace,
+    )
+    return Envelope(
+        kind="allocation",
+        name=allocation_name(node.uid, copy.uid),
+        uid=copy.uid,
+        owner=vm.envelope.ref,
+        labels=vm.envelope.labels,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        report=msgspec.Raw(msgspec.json.encode(AllocationReport(incarnation=spec.incarnation, boots=spec.boots))),
+        finalizers=["node"],
+    )

@@ -1,0 +1,147 @@
+"""A VM's status, folded from its wish and from what its nodes report. Pure: facts in, status out, nothing remembered.
+
+Facts win over the lifecycle's order: reports may skip phases nobody saw. What is asked for but not yet done doesn't change
+the phase; it stands in ``reason`` (stopping, suspending, restarting, starting), and ends with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.vm import VmSpec, VmStatus
+from weft.objects.envelope import Condition
+from weft.objects.lifecycle import Phase
+
+# Words of ``status.reason`` while a wish is being carried out.
+STARTING, STOPPING, SUSPENDING, RESTARTING = "starting", "stopping", "suspending", "restarting"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """One allocation with what is known of its node; ``node_phase`` None means there is no such node any more."""
+
+    spec: AllocationSpec
+    report: AllocationReport
+    node_phase: str | None
+
+
+class Wished(msgspec.Struct, frozen=True):
+    """The VM as people want it."""
+
+    spec: VmSpec
+    generation: int
+    deleting: bool
+    placed: Condition | None
+    addressed: Condition | None
+
+
+def fold_status(wished: Wished, places: Sequence[Place], addresses: Mapping[str, str], former: VmStatus) -> VmStatus:
+    """The status that follows. ``addresses``: network → address, first NIC first; ``former`` is the status until now."""
+    place = max(
+        (p for p in places if p.spec.role in ("active", "source")), key=lambda p: p.spec.incarnation, default=None
+    )
+    status = VmStatus(
+        phase=former.phase,
+        address=next(iter(addresses.values()), None),
+        addresses=dict(addresses),
+        incarnation=max([former.incarnation, *(p.spec.incarnation for p in places)]),
+        observed_generation=wished.generation,
+    )
+    if place is None:
+        _fold_placeless(status, wished, former)
+    else:
+        _fold_place(status, wished, place, former)
+    return status
+
+
+def _fold_placeless(status: VmStatus, wished: Wished, former: VmStatus) -> None:
+    if wished.deleting:
+        status.phase = Phase.EPILOG
+        return
+    if wished.spec.hold:
+        status.phase = Phase.HOLD
+        return
+    status.phase = Phase.PENDING
+    waiting = next((c for c in (wished.addressed, wished.placed) if c is not None and c.status == "False"), None)
+    if wished.spec.run != "run":
+        status.reason, status.message = "stopped", "it is placed when it is started"
+    elif waiting is not None:
+        status.reason, status.message = waiting.reason, waiting.message
+
+
+def _fold_place(status: VmStatus, wished: Wished, place: Place, former: VmStatus) -> None:
+    spec, report = place.spec, place.report
+    status.node = spec.node
+    status.boot_id = report.boot_id
+    status.accelerator = report.accelerator
+    status.started_at = report.started_at
+    status.restarts = report.restarts
+    status.reason, status.message = report.reason, report.message
+    status.steps = [msgspec.to_builtins(step) for step in report.steps]
+    lost = place.node_phase not in ("Ready", "Joining")
+    if wished.deleting:
+        status.phase = _leaving(report, former)
+        if lost:
+            status.reason, status.message = "nodeLost", _lost(place, "it is removed there when the node is back")
+        return
+    if lost:
+        status.phase = Phase.UNKNOWN
+        status.reason = "nodeLost"
+        status.message = _lost(place, "it may still run there; waiting for the node")
+        if wished.spec.on_node_loss == "restart":
+            status.message += " (on_node_loss: restart is not carried out, weft waits)"
+        return
+    status.phase, doing = _living(wished.spec, spec, report, former)
+    status.ready = report.ready if status.phase in (Phase.BOOT, Phase.RUNNING) else None
+    if doing and not report.reason:
+        status.reason = doing
+
+
+def _leaving(report: AllocationReport, former: VmStatus) -> Phase:
+    gone = report.state in ("stopped", "suspended", "failed", "released", "pending")
+    if gone or former.phase == Phase.EPILOG:
+        return Phase.EPILOG
+    return Phase.SHUTDOWN
+
+
+def _living(wish: VmSpec, spec: AllocationSpec, report: AllocationReport, former: VmStatus) -> tuple[Phase, str]:
+    """The phase of a VM whose node is there, and what is being done about its wish, if anything."""
+    doing = {"stop": STOPPING, "suspend": SUSPENDING}.get(wish.run, "")
+    match report.state:
+        case "pending" | "preparing":
+            return Phase.PROLOG, doing
+        case "starting":
+            return Phase.BOOT, doing
+        case "running":
+            return Phase.RUNNING, doing or (RESTARTING if wish.boots > report.boots else "")
+        case "stopping":
+            # Whatever it is stopped for, until it has stopped it is what it was.
+            was = Phase.BOOT if former.phase in (Phase.PROLOG, Phase.BOOT) else Phase.RUNNING
+            return was, doing or (RESTARTING if wish.boots > report.boots else STOPPING)
+        case "suspended":
+            return Phase.SUSPENDED, STARTING if wish.run == "run" else STOPPING if wish.run == "stop" else ""
+        case "stopped":
+            wanted = wish.run == "run" and (spec.wish != "run" or wish.boots > report.boots or not report.reason)
+            return Phase.STOPPED, STARTING if wanted else ""
+        case "failed":
+            return Phase.FAILED, STARTING if wish.run == "run" and wish.boots > report.boots else ""
+        case "released":
+            return Phase.EPILOG, ""
+
+
+def _lost(place: Place, then: str) -> str:
+    if place.node_phase is None:
+        return f"node {place.spec.node} is not in the fabric any more; {then}"
+    return f"node {place.spec.node} has not been heard of; {then}"
+
+
+def fold_ready(status: VmStatus, generation: int, now: float) -> Condition:
+    """The condition Ready that goes with ``status``."""
+    if status.phase == Phase.UNKNOWN:
+        return Condition("Ready", "Unknown", status.reason or "Unknown", status.message, now, generation)
+    if status.phase == Phase.RUNNING and status.ready is not False:
+        reason = "Answers" if status.ready else "Runs"
+        return Condition("Ready", "True", reason, "", now, generation)
+    return Condition("Ready", "False", status.phase, status.message, now, generation)

@@ -1,0 +1,203 @@
+"""Fetches images, checks them, and keeps them for the nodes in one folder, by digest.
+
+Reads images; writes image.status and the files ``<folder>/<sha256>``. Woken by images. A file is whole or not there; what
+was being fetched when the process ended is fetched again. A file goes only when somebody deleted the last image that has
+it, never because no image explains it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from weft.client.cache import whole
+from weft.client.commit import Commit, edit, put, unchanged
+from weft.client.term import Term
+from weft.client.view import Changed, Item
+from weft.contracts.journal import Event
+from weft.controllers.image_file import ImageFacts, fetch, inspect
+from weft.controllers.loop import Queue
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.image import ImageSpec, ImageStatus
+from weft.objects.envelope import merge_part
+from weft.objects.errors import DriverFailed
+
+AT_ONCE = 2
+TELL_EVERY_SECONDS = 1.0
+PAUSE_SECONDS = 0.2
+RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
+_MAY_PASS = ("fetchFailed",)  # reasons that another attempt may overcome
+
+
+class Images:
+    """``run`` keeps ``folder`` and the images' status as they should be for as long as ``term`` lasts."""
+
+    def __init__(self, folder: Path, term: Term) -> None:
+        self._folder = folder
+        self._term = term
+        self._queue = Queue(term.clock)
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._fetching: dict[str, threading.Event] = {}  # by uid
+        self._attempts: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Raises TermLost when the term ends."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for left in self._folder.glob(".fetch-*"):
+            left.unlink(missing_ok=True)
+        unsubscribe = self._term.cache.subscribe(self._notice)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._notice(whole(self._term.cache.view, ("image",)))
+                while True:
+                    for key in await self._queue.take(100):
+                        image = self._term.cache.view.get(key)
+                        if image is not None and not image.deleting and image.uid not in self._fetching:
+                            if self._needs_fetch(image):
+                                self._fetching[image.uid] = threading.Event()
+                                group.create_task(self._provide(image))
+        finally:
+            unsubscribe()
+            for stop in self._fetching.values():
+                stop.set()
+
+    def _notice(self, changes: Sequence[Changed]) -> None:
+        for change in changes:
+            if change.kind != "image":
+                continue
+            if change.old is not None and (change.new is None or change.new.uid != change.old.uid):
+                self._forget(change.old)
+            if change.new is not None and change.old is None:
+                self._queue.add([change.key])
+
+    def _forget(self, image: Item) -> None:
+        """Somebody deleted this image: its file goes too unless another image or a place has it."""
+        stop = self._fetching.get(image.uid)
+        if stop is not None:
+            stop.set()
+        view, sha256 = self._term.cache.view, image.status(ImageStatus).sha256
+        others = any(i.status(ImageStatus).sha256 == sha256 for i in view.of_kind("image").values())
+        places = any(a.spec(AllocationSpec).image.sha256 == sha256 for a in view.of_kind("allocation").values())
+        if sha256 and not others and not places:
+            (self._folder / sha256).unlink(missing_ok=True)
+
+    def _needs_fetch(self, image: Item) -> bool:
+        status = image.status(ImageStatus)
+        if status.phase == "Failed":
+            return status.reason in _MAY_PASS
+        return status.phase != "Available" or not (self._folder / status.sha256).exists()
+
+    async def _provide(self, image: Item) -> None:
+        """Get one image and say how it went."""
+        try:
+            async with self._slots:
+                await self._try(image)
+        finally:
+            self._fetching.pop(image.uid, None)
+
+    async def _try(self, image: Item) -> None:
+        spec, stop = image.spec(ImageSpec), self._fetching[image.uid]
+        work = self._folder / f".fetch-{image.uid}"
+        await self._tell(image, ImageStatus(phase="Fetching"))
+        try:
+            if spec.sha256 and (self._folder / spec.sha256).exists():
+                sha256, path = spec.sha256, self._folder / spec.sha256
+            else:
+                sha256, path = await self._fetch(image, spec.url, work, stop), work
+                if spec.sha256 and sha256 != spec.sha256:
+                    raise DriverFailed(
+                        f"sha256 is {sha256}, expected {spec.sha256}",
+                        reason="sha256Mismatch",
+                        hint="check the URL and the digest, then delete the image and add it again",
+                    )
+            facts = await asyncio.to_thread(inspect, path)
+            size = path.stat().st_size
+            if path == work:
+                await asyncio.to_thread(_keep, work, self._folder / sha256)
+        except DriverFailed as problem:
+            if not stop.is_set():
+                await self._fail(image, problem)
+            return
+        finally:
+            work.unlink(missing_ok=True)
+        self._attempts.pop(image.uid, None)
+        await self._tell(image, _available(sha256, size, facts))
+
+    async def _fetch(self, image: Item, url: str, work: Path, stop: threading.Event) -> str:
+        """Fetch in a thread, telling how far it is; returns the digest."""
+        fetched = 0
+
+        def on_progress(length: int) -> None:
+            nonlocal fetched
+            fetched = length
+
+        task = asyncio.ensure_future(asyncio.to_thread(fetch, url, work, on_progress, stop))
+        told = 0
+        try:
+            while not task.done():
+                await asyncio.wait(
+                    [task, pause := asyncio.ensure_future(self._term.clock.sleep(TELL_EVERY_SECONDS))],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                pause.cancel()
+                if not task.done() and fetched != told:
+                    told = fetched
+                    await self._tell(image, ImageStatus(phase="Fetching", fetched=told))
+            return task.result()
+        finally:
+            if not task.done():
+                stop.set()
+                task.cancel()
+
+    async def _fail(self, image: Item, problem: DriverFailed) -> None:
+        message = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
+        await self._tell(image, ImageStatus(phase="Failed", reason=problem.token, message=message))
+        if problem.token in _MAY_PASS:
+            attempts = self._attempts[image.uid] = self._attempts.get(image.uid, 0) + 1
+            self._queue.add_later(image.key, RETRY_SECONDS[min(attempts, len(RETRY_SECONDS)) - 1])
+
+    async def _tell(self, image: Item, status: ImageStatus) -> None:
+        """Write the status, unless the image is gone."""
+        while True:
+            now = self._term.cache.view.get(image.key)
+            if now is None or now.uid != image.uid or now.status(ImageStatus) == status:
+                return
+            events = []
+            if status.phase in ("Available", "Failed"):
+                bad = status.phase == "Failed"
+                message = (
+                    status.message if bad else f"{image.envelope.name} is here: {status.format}, {status.size} bytes"
+                )
+                reason = f"Image{status.phase}"
+                events = [Event("Warning" if bad else "Normal", reason, message, image.envelope.ref, "images")]
+            envelope = edit(now)
+            envelope.status = merge_part(envelope.status, status)
+            if not await self._term.perform([Commit(image.key, [put(envelope)], [unchanged(now)], events)]):
+                return
+            await self._term.clock.sleep(PAUSE_SECONDS)
+
+
+def _available(sha256: str, size: int, facts: ImageFacts) -> ImageStatus:
+    return ImageStatus(
+        phase="Available",
+        sha256=sha256,
+        size=size,
+        virtual_size=facts.virtual_size,
+        format=facts.format,
+        agent=facts.agent,
+        fetched=size,
+    )
+
+
+def _keep(work: Path, target: Path) -> None:
+    """Give a checked file its name, durably."""
+    work.chmod(0o600)
+    work.rename(target)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # the name must last as well
+    finally:
+        os.close(folder)

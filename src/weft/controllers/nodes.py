@@ -1,0 +1,142 @@
+"""Says which nodes are there, and sums what is allocated on each.
+
+Reads nodes, allocations, and the nodes' leases (their heartbeats); writes node.status and the condition Ready. Woken by
+nodes and once a second. A node is Ready while its lease lives and it has said what it has. Leases die with the store's
+process, so after a start every node has a full lease's time to be heard of before it counts as lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.client.commit import Commit, edit, put, unchanged
+from weft.client.indexes import ALLOCATIONS_BY_NODE, NODES_BY_UID
+from weft.client.view import Changed, Item, View
+from weft.contracts.clock import Clock
+from weft.contracts.journal import Event
+from weft.contracts.store import Store
+from weft.controllers.loop import Plan
+from weft.kinds.allocation import AllocationSpec, account
+from weft.kinds.node import NodeReport, NodeStatus
+from weft.objects.envelope import Condition, merge_part, set_condition
+from weft.objects.errors import StoreUnavailable
+
+LEASE_PREFIX = "node/"
+GRACE_SECONDS = 30.0
+LOOK_EVERY_SECONDS = 1.0
+SUMS_AT_ONCE = 200  # nodes whose sums are written in one look: placements need the nodes' revisions to stand still
+TICK = ""  # the key that stands for "look at the leases"
+SOURCE = "nodes"
+
+
+class Nodes:
+    name = "nodes"
+    kinds = ("node", "allocation")
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._began_at = clock.elapsed()
+        self._live: frozenset[str] = frozenset()
+        self._told_live: frozenset[str] = frozenset()
+        self._seen: set[str] = set()  # nodes that have been live since this began
+        self._graced = True
+        self._unsummed: dict[str, None] = {}
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        if change.kind == "node":
+            return (change.key, TICK) if change.old is None else (change.key,)
+        self._unsummed[change.item.spec(AllocationSpec).node_uid] = None
+        return ()
+
+    async def observe(self) -> None:
+        """Read which leases live."""
+        try:
+            leases = await self._store.leases(LEASE_PREFIX)
+        except StoreUnavailable:
+            return  # nothing is known, so nothing changes
+        self._live = frozenset(lease.name.removeprefix(LEASE_PREFIX) for lease in leases)
+        self._seen |= self._live
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        nodes = {key: node for key in keys if (node := view.get(key)) is not None}
+        if TICK in keys:
+            plan.later[TICK] = LOOK_EVERY_SECONDS
+            for node in self._find_moved(view):
+                nodes[node.key] = node
+            for uid in [uid for uid, _ in zip(self._unsummed, range(SUMS_AT_ONCE), strict=False)]:
+                del self._unsummed[uid]
+                nodes.update((node.key, node) for node in view.find(NODES_BY_UID, uid))
+        for node in nodes.values():
+            commit = plan_node(view, node, self._judge(node), now)
+            if commit is not None:
+                plan.commits.append(commit)
+        return plan
+
+    def _find_moved(self, view: View) -> list[Item]:
+        """The nodes whose lease came or went since the last look; all of them when the time of grace ends."""
+        uids = self._live ^ self._told_live
+        self._told_live = self._live
+        if self._graced and self._clock.elapsed() - self._began_at >= GRACE_SECONDS:
+            self._graced = False
+            return list(view.of_kind("node").values())
+        return [node for uid in uids for node in view.find(NODES_BY_UID, uid)]
+
+    def _judge(self, node: Item) -> bool | None:
+        """Whether the node is there; None while that can't be known yet."""
+        if node.uid in self._live:
+            return True
+        if self._graced and node.uid not in self._seen:
+            return None
+        return False
+
+
+def plan_node(view: View, node: Item, live: bool | None, now: float) -> Commit | None:
+    """Write the node's status and its condition Ready if they aren't what they should be."""
+    former = node.status(NodeStatus)
+    status = fold_node(former, node.report(NodeReport), sum_allocations(view, node.uid), live, now)
+    ready = Condition(
+        "Ready",
+        "True" if status.phase == "Ready" else "False",
+        status.phase,
+        status.message,
+        now,
+        node.envelope.generation,
+    )
+    envelope = edit(node)
+    told = set_condition(envelope, ready)
+    if status == former and not told:
+        return None
+    envelope.status = merge_part(envelope.status, status)
+    events = []
+    if status.phase != former.phase:
+        lost = status.phase == "NotReady"
+        message = status.message or f"node {node.envelope.name} is ready"
+        events.append(Event("Warning" if lost else "Normal", f"Node{status.phase}", message, node.envelope.ref, SOURCE))
+    return Commit(node.key, [put(envelope)], [unchanged(node)], events)
+
+
+def fold_node(former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bool | None, now: float) -> NodeStatus:
+    """A node's status from whether it is heard of, what it says, and what is allocated there (in ``sums``)."""
+    phase, message = former.phase, former.message
+    if live and report.cpu > 0:
+        phase, message = "Ready", ""
+    elif live is False and former.phase == "Ready":
+        phase, message = "NotReady", "no heartbeat"
+    return msgspec.structs.replace(
+        sums, phase=phase, message=message, since=former.since if phase == former.phase else now
+    )
+
+
+def sum_allocations(view: View, node_uid: str) -> NodeStatus:
+    """What is allocated on a node, in a status that says nothing else."""
+    resources = [account(item.spec(AllocationSpec)) for item in view.find(ALLOCATIONS_BY_NODE, node_uid)]
+    return NodeStatus(
+        allocated_cpu=round(sum(r.cpu for r in resources), 3),
+        allocated_memory=sum(r.memory for r in resources),
+        allocated_disk=sum(r.disk for r in resources),
+        allocations=len(resources),
+    )

@@ -1,0 +1,93 @@
+"""Says where each volume's data lies and who has it, and lets a deleted one go once its data is gone.
+
+Reads volumes, allocations, nodes; writes volume.status and releases the finalizer "volume". Woken by any of those. The
+node removes the data: it is told by the doors' answer to its reports, and says in them which volumes it still has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from weft.client.commit import Commit, delete, edit, put, unchanged
+from weft.client.indexes import ALLOCATIONS_BY_VOLUME, NODES_BY_UID, VOLUMES_BY_UID
+from weft.client.view import Changed, Item, View
+from weft.contracts.journal import Event
+from weft.controllers.loop import Plan, moved
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.node import NodeReport
+from weft.kinds.volume import VolumeStatus
+from weft.objects.envelope import merge_part
+
+FINALIZER = "volume"
+
+
+class Volumes:
+    name = "volumes"
+    kinds = ("volume", "allocation", "node")
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "volume":
+                return (change.key,)
+            case "allocation":
+                if moved(change, lambda item: item.uid):
+                    volumes = change.item.spec(AllocationSpec).volumes
+                    return [item.key for volume in volumes for item in view.find(VOLUMES_BY_UID, volume.uid)]
+            case "node":
+                if moved(change, lambda item: (item.uid, item.report(NodeReport).volumes)):
+                    gone = set(change.old.report(NodeReport).volumes if change.old is not None else ())
+                    return [item.key for uid in gone for item in view.find(VOLUMES_BY_UID, uid)]
+        return ()
+
+    async def observe(self) -> None:
+        """The view has it all."""
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        volumes = [volume for key in keys if (volume := view.get(key)) is not None]
+        return Plan([commit for volume in volumes if (commit := plan_volume(view, volume)) is not None])
+
+
+def plan_volume(view: View, volume: Item) -> Commit | None:
+    """Write a volume's status if it isn't what it should be; remove a deleted volume whose data is gone."""
+    allocations = view.find(ALLOCATIONS_BY_VOLUME, volume.uid)
+    former = volume.status(VolumeStatus)
+    status = fold_volume(former, [item.spec(AllocationSpec) for item in allocations], volume.deleting)
+    if volume.deleting and not allocations and not _has_data(view, volume, former):
+        envelope = edit(volume)
+        envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
+        if envelope.finalizers:
+            return (
+                Commit(volume.key, [put(envelope)], [unchanged(volume)])
+                if envelope.finalizers != volume.envelope.finalizers
+                else None
+            )
+        event = Event("Normal", "Deleted", f"{volume.envelope.name} is gone", volume.envelope.ref, "volumes")
+        return Commit(volume.key, [delete(volume)], [unchanged(volume)], [event])
+    if status == former:
+        return None
+    envelope = edit(volume)
+    envelope.status = merge_part(envelope.status, status)
+    return Commit(volume.key, [put(envelope)], [unchanged(volume)])
+
+
+def fold_volume(former: VolumeStatus, allocations: Sequence[AllocationSpec], deleting: bool) -> VolumeStatus:
+    """A volume's status: where it was first used its data stays."""
+    holder = max(allocations, key=lambda spec: spec.incarnation, default=None)
+    status = msgspec.structs.replace(
+        former, attached_to=None if holder is None else holder.workload, phase="Deleting" if deleting else "Available"
+    )
+    if holder is not None:
+        status.phase = "Attached"
+        if status.node_uid is None:
+            status.node, status.node_uid = holder.node, holder.node_uid
+    return status
+
+
+def _has_data(view: View, volume: Item, status: VolumeStatus) -> bool:
+    """Whether the node where the data lies still has it, as far as it has said."""
+    if status.node_uid is None:
+        return False
+    nodes = view.find(NODES_BY_UID, status.node_uid)
+    return bool(nodes) and volume.uid in nodes[0].report(NodeReport).volumes

@@ -1,0 +1,217 @@
+"""Carries a VM's wishes to its place and its place's facts back; takes a deleted VM apart; adopts what still runs.
+
+Reads VMs, allocations, nodes, endpoints, publications, decisions; writes VM.status and Ready, the wish in allocations, and
+removes a deleted VM with all that belongs to it. Woken by any of those. It ends nothing by itself: it passes on what people
+asked for, and only takes an allocation away after its node has said that everything of it is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from weft.client.commit import Commit, delete, edit, put, unchanged
+from weft.client.indexes import (
+    ALLOCATIONS_BY_NODE,
+    ALLOCATIONS_BY_WORKLOAD,
+    ENDPOINTS_BY_WORKLOAD,
+    NODES_BY_ORPHAN,
+    NODES_BY_UID,
+    PUBLICATIONS_BY_WORKLOAD,
+    VMS_BY_UID,
+)
+from weft.client.view import Changed, Item, View
+from weft.contracts.journal import Event
+from weft.contracts.store import MAX_WRITES, Precondition, Write
+from weft.controllers.adoption import plan_adoption
+from weft.controllers.fold import Place, Wished, fold_ready, fold_status
+from weft.controllers.loop import Plan, moved
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.node import NodeReport, NodeStatus, read_orphan
+from weft.kinds.publication import PublicationSpec
+from weft.kinds.vm import VmSpec, VmStatus
+from weft.objects.envelope import merge_part, set_condition
+from weft.objects.identity import object_key
+from weft.objects.lifecycle import Phase
+
+SOURCE = "workload"
+
+
+class Workloads:
+    name = "workload"
+    kinds = ("vm", "allocation", "node", "endpoint", "publication")
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        match change.kind:
+            case "vm":
+                return (change.key,)
+            case "allocation":
+                return _vms(view, change.item.spec(AllocationSpec).workload.uid)
+            case "endpoint":
+                return _vms(view, change.item.spec(EndpointSpec).workload.uid)
+            case "publication":
+                if change.new is None:
+                    return _vms(view, change.item.spec(PublicationSpec).workload.uid)
+            case "node":
+                return _touched(view, change)
+        return ()
+
+    async def observe(self) -> None:
+        """The view has it all."""
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        plan = Plan()
+        for key in keys:
+            vm = view.get(key)
+            if vm is not None:
+                commit = plan_vm(view, vm, now)
+                if commit is not None:
+                    plan.commits.append(commit)
+        return plan
+
+
+def plan_vm(view: View, vm: Item, now: float) -> Commit | None:
+    """What one VM needs now, in one commit."""
+    allocations = view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+    if not allocations and view.count(NODES_BY_ORPHAN, vm.key):
+        adoption = plan_adoption(view, vm, now)
+        if adoption is not None:
+            return adoption
+    if vm.deleting and not allocations:
+        return plan_removal(view, vm)
+    changed = [(item, write) for item in allocations if (write := plan_allocation(view, vm, item, now)) is not None]
+    writes: list[Write] = [write for _, write in changed]
+    told, events = plan_status(view, vm, allocations, now)
+    if told is not None:
+        writes.append(told)
+    if not writes:
+        return None
+    # Together, so that the highest incarnation is in the status before the place that had it is gone.
+    return Commit(vm.key, writes, [unchanged(vm), *(unchanged(item) for item, _ in changed)], events)
+
+
+def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | None:
+    """Pass the VM's wish on to one of its places, or take the place away once its node has let it go."""
+    spec = item.spec(AllocationSpec)
+    if item.deleting:
+        report = item.report(AllocationReport)
+        released = report.state == "released" and report.incarnation >= spec.incarnation
+        return delete(item) if released or not view.find(NODES_BY_UID, spec.node_uid) else None
+    envelope = edit(item)
+    if vm.deleting:
+        envelope.deleting_since = now
+    else:
+        new = wish_for(vm, spec)
+        if new == spec:
+            return None
+        envelope.spec = merge_part(envelope.spec, new)
+        envelope.generation += 1
+    return put(envelope)
+
+
+def wish_for(vm: Item, spec: AllocationSpec) -> AllocationSpec:
+    """An allocation's spec with what people may change while it lives."""
+    wish = vm.spec(VmSpec)
+    return msgspec.structs.replace(
+        spec,
+        workload_generation=vm.envelope.generation,
+        wish=wish.run,
+        boots=max(wish.boots, spec.boots),
+        restart=wish.restart,
+        grace_seconds=wish.grace,
+    )
+
+
+def plan_status(view: View, vm: Item, allocations: Sequence[Item], now: float) -> tuple[Write | None, list[Event]]:
+    """The VM with the status and the condition Ready that it should have, None if it has them."""
+    former = vm.status(VmStatus)
+    if not allocations and not vm.deleting and _is_on_its_way(vm, former):
+        return None, []
+    status = fold_status(read_wished(vm), [_read_place(view, a) for a in allocations], read_addresses(view, vm), former)
+    envelope = edit(vm)
+    told = set_condition(envelope, fold_ready(status, vm.envelope.generation, now))
+    if not told and status == former:
+        return None, []
+    envelope.status = merge_part(envelope.status, status)
+    if status.phase == former.phase:
+        return put(envelope), []
+    where = f" on {status.node}" if status.node else ""
+    why = f": {status.message or status.reason}" if status.message or status.reason else ""
+    kind: Literal["Normal", "Warning"] = "Warning" if status.phase in (Phase.FAILED, Phase.UNKNOWN) else "Normal"
+    event = Event(kind, str(status.phase), f"{status.phase}{where}{why}", vm.envelope.ref, SOURCE)
+    return put(envelope), [event]
+
+
+def _is_on_its_way(vm: Item, former: VmStatus) -> bool:
+    """Whether a new VM is being given addresses and a place just now: to say so would only get in their way."""
+    spec, addressed = vm.spec(VmSpec), vm.envelope.condition("Addressed")
+    return (
+        former.observed_generation == 0
+        and spec.run == "run"
+        and not spec.hold
+        and vm.envelope.condition("Placed") is None
+        and (addressed is None or addressed.status == "True")
+    )
+
+
+def plan_removal(view: View, vm: Item) -> Commit:
+    """Remove a VM that has no place any more, with all that is its own; in several commits if it is very much."""
+    belongings = [*view.find(ENDPOINTS_BY_WORKLOAD, vm.uid), *view.find(PUBLICATIONS_BY_WORKLOAD, vm.uid)]
+    decision = view.get(object_key("decision", vm.envelope.project, f"vm.{vm.envelope.name}"))
+    if decision is not None and decision.envelope.owner == vm.envelope.ref:
+        belongings.append(decision)
+    writes: list[Write] = [delete(item) for item in belongings[: MAX_WRITES - 1]]
+    preconditions: list[Precondition] = [unchanged(vm)]
+    others = [name for name in vm.envelope.finalizers if name != "workload"]
+    if len(belongings) >= MAX_WRITES:
+        return Commit(vm.key, writes, preconditions)
+    if others:
+        envelope = edit(vm)
+        envelope.finalizers = others
+        return Commit(vm.key, [*writes, put(envelope)], preconditions)
+    event = Event("Normal", "Deleted", f"{vm.envelope.name} is gone", vm.envelope.ref, SOURCE)
+    return Commit(vm.key, [*writes, delete(vm)], preconditions, [event])
+
+
+def read_wished(vm: Item) -> Wished:
+    envelope = vm.envelope
+    return Wished(
+        vm.spec(VmSpec),
+        envelope.generation,
+        vm.deleting,
+        envelope.condition("Placed"),
+        envelope.condition("Addressed"),
+    )
+
+
+def read_addresses(view: View, vm: Item) -> dict[str, str]:
+    """Network → address, in the order of the NICs."""
+    endpoints = [item.spec(EndpointSpec) for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)]
+    return {spec.network: spec.address for spec in sorted(endpoints, key=lambda spec: spec.index)}
+
+
+def _read_place(view: View, item: Item) -> Place:
+    spec = item.spec(AllocationSpec)
+    nodes = view.find(NODES_BY_UID, spec.node_uid)
+    phase = nodes[0].status(NodeStatus).phase if nodes else None
+    return Place(spec, item.report(AllocationReport), phase)
+
+
+def _vms(view: View, uid: str) -> list[str]:
+    return [item.key for item in view.find(VMS_BY_UID, uid)]
+
+
+def _touched(view: View, change: Changed) -> list[str]:
+    """The VMs that a node's change concerns."""
+    keys: list[str] = []
+    if moved(change, lambda item: (item.uid, item.status(NodeStatus).phase)):
+        for allocation in view.find(ALLOCATIONS_BY_NODE, change.item.uid):
+            keys += _vms(view, allocation.spec(AllocationSpec).workload.uid)
+    if moved(change, lambda item: (item.report(NodeReport).orphans, item.report(NodeReport).orphan_allocations)):
+        for item in (change.old, change.new):
+            orphans = item.report(NodeReport).orphans if item is not None else []
+            keys += [orphan.key for text in orphans if (orphan := read_orphan(text)) is not None]
+    return keys

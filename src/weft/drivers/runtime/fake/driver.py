@@ -1,0 +1,250 @@
+"""The fake runtime: guests that are files. For tests of everything above a runtime, and for simulated nodes.
+
+Reads and writes ``Host.state_dir/fake-guests/ID.json``; those files are its world, so guests outlive a driver as real
+ones do. ``FakeOrders`` says how long verbs take and which fail; ``kill`` and ``power_off`` are what happens
+to a guest without anyone asking the driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.host import Host
+from weft.contracts.runtime import ExecRequest, GuestFacts, GuestPlan, GuestState, GuestStats, RuntimeProbe
+from weft.drivers.runtime.fake.session import PROGRAMS, FakeSession
+from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable, WeftError
+
+
+class FakeOrders(msgspec.Struct):
+    """How the fake behaves; may be changed at any time. Verbs by name: ``start``, ``stop``, ``suspend``, ``remove``,
+    ``inspect``, ``recover``, ``exec``. Each error in ``failures`` is raised once, after the delay, before any effect.
+    ``boot_seconds`` pass between start and readiness, ``shutdown_seconds`` when a guest is asked to shut down."""
+
+    delay_seconds: dict[str, float] = {}
+    failures: dict[str, list[WeftError]] = {}
+    boot_seconds: float = 0.0
+    shutdown_seconds: float = 0.0
+    probe: RuntimeProbe | None = None
+
+
+class FakeGuest(msgspec.Struct):
+    """One guest's file."""
+
+    plan: GuestPlan
+    state: GuestState
+    boot_id: str
+    started_at: float
+    pid: int
+    ready: bool = False
+    reason: str | None = None
+
+
+class FakeDriver:
+    """A RuntimeDriver that can also suspend, exec (the few programs of ``session``) and tell stats."""
+
+    name = "fake"
+
+    def __init__(self, host: Host, clock: Clock | None = None, orders: FakeOrders | None = None) -> None:
+        self.orders = orders or FakeOrders()
+        self._clock = clock or SystemClock()
+        self._folder = Path(host.state_dir) / "fake-guests"
+        self._starting: dict[str, GuestPlan] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._boots: dict[str, asyncio.Task[None]] = {}
+        self._sessions: list[tuple[str, FakeSession]] = []
+        self._news = asyncio.Event()
+
+    async def probe(self) -> RuntimeProbe:
+        capabilities = ["suspend", "exec", "stats"]
+        return self.orders.probe or RuntimeProbe("fake", True, "1", "none", ["q35", "microvm"], capabilities, [])
+
+    async def start(self, plan: GuestPlan) -> GuestFacts:
+        async with self._lock(plan.id):
+            guest = self._read(plan.id)
+            if guest is not None and guest.plan.uid != plan.uid:
+                raise DriverFailed(f"guest {plan.name}: id {plan.id} belongs to {guest.plan.name} on this node")
+            if guest is not None and guest.state == "running":
+                return _facts(guest)
+            self._starting[plan.id] = plan
+            try:
+                await self._obey("start")
+            finally:
+                del self._starting[plan.id]
+            resumed = guest is not None and guest.state == "suspended"
+            boot_id = guest.boot_id if guest is not None and resumed else str(uuid.uuid4())
+            pid = int.from_bytes(os.urandom(3), "little") + 1_000_000
+            guest = FakeGuest(plan, "running", boot_id, self._clock.now(), pid)
+            self._write(guest)
+            self._boot(guest, 0.0 if resumed else self.orders.boot_seconds)
+        self._news.set()
+        return _facts(guest)
+
+    async def stop(self, guest_id: str, *, grace_seconds: float) -> None:
+        async with self._lock(guest_id):
+            await self._obey("stop")
+            guest = self._read(guest_id)
+            if guest is None or guest.state not in ("running", "suspended"):
+                return
+            if guest.state == "running":
+                await self._clock.sleep(min(grace_seconds, self.orders.shutdown_seconds))
+            self._end(guest_id, "stopped", "stopRequested")
+
+    async def inspect(self, guest_id: str) -> GuestFacts:
+        await self._obey("inspect")
+        guest = self._read(guest_id)
+        if guest_id in self._starting:
+            plan = self._starting[guest_id]
+            ready = False if plan.has_agent else None
+            return GuestFacts(plan.id, plan.uid, plan.name, plan.incarnation, "starting", ready)
+        return _facts(guest) if guest else GuestFacts(guest_id, "", "", 0, "absent")
+
+    async def recover(self) -> list[GuestFacts]:
+        await self._obey("recover")
+        guests = [guest for path in sorted(self._folder.glob("*.json")) if (guest := self._read(path.stem))]
+        for guest in guests:
+            if guest.state == "running" and not guest.ready and guest.plan.id not in self._boots:
+                self._boot(guest, self.orders.boot_seconds)
+        return [_facts(guest) for guest in guests]
+
+    async def remove(self, guest_id: str) -> None:
+        async with self._lock(guest_id):
+            await self._obey("remove")
+            guest = self._read(guest_id)
+            if guest is not None and guest.state == "running":
+                raise IllegalTransition(f"guest {guest.plan.name} runs", hint="stop it first")
+            self._path(guest_id).unlink(missing_ok=True)
+        self._news.set()
+
+    async def changed(self) -> None:
+        await self._news.wait()
+        self._news.clear()
+
+    async def close(self) -> None:
+        for task in self._boots.values():
+            task.cancel()
+        self._boots.clear()
+        self._hang_up(None)
+
+    # The optional protocols.
+
+    async def suspend(self, guest_id: str) -> None:
+        async with self._lock(guest_id):
+            await self._obey("suspend")
+            guest = self._known(guest_id)
+            if guest.state == "suspended":
+                return
+            if guest.state != "running":
+                raise IllegalTransition(f"guest {guest.plan.name} doesn't run, so it can't be suspended")
+            self._end(guest_id, "suspended", None)
+
+    async def exec(self, guest_id: str, request: ExecRequest) -> FakeSession:
+        await self._obey("exec")
+        guest = self._known(guest_id)
+        if guest.state != "running" or not guest.ready:
+            raise Unavailable(f"guest {guest.plan.name}: no agent in it answers yet", retry_after_seconds=0.2)
+        session = FakeSession(request)
+        self._sessions = [(where, held) for where, held in self._sessions if not held.over]
+        self._sessions.append((guest_id, session))
+        return session
+
+    async def stats(self, guest_id: str) -> GuestStats:
+        guest = self._known(guest_id)
+        if guest.state != "running":
+            raise Unavailable(f"guest {guest.plan.name} doesn't run")
+        return GuestStats(max(0.0, self._clock.now() - guest.started_at), guest.plan.memory_bytes // 2, 0, 0)
+
+    # What happens to guests without the driver.
+
+    def kill(self, guest_id: str) -> None:
+        """The machine is gone from one moment to the next."""
+        self._end(guest_id, "failed", "killed")
+
+    def power_off(self, guest_id: str) -> None:
+        """The guest has shut itself down."""
+        self._end(guest_id, "stopped", "guestPoweredOff")
+
+    def _boot(self, guest: FakeGuest, seconds: float) -> None:
+        if not guest.plan.has_agent:
+            return
+        guest_id = guest.plan.id
+        self._boots[guest_id] = asyncio.create_task(self._become_ready(guest_id, guest.pid, seconds))
+
+    async def _become_ready(self, guest_id: str, pid: int, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        guest = self._read(guest_id)
+        if guest is not None and guest.pid == pid and guest.state == "running":
+            guest.ready = True
+            self._write(guest)
+            self._news.set()
+        self._boots.pop(guest_id, None)
+
+    def _end(self, guest_id: str, state: GuestState, reason: str | None) -> None:
+        guest = self._known(guest_id)
+        guest.state, guest.reason, guest.ready = state, reason, False
+        if task := self._boots.pop(guest_id, None):
+            task.cancel()
+        self._write(guest)
+        self._hang_up(guest_id)
+        self._news.set()
+
+    def _hang_up(self, guest_id: str | None) -> None:
+        for where, session in self._sessions:
+            if guest_id in (None, where):
+                session.lose()
+        self._sessions = [(where, session) for where, session in self._sessions if not session.over]
+
+    async def _obey(self, verb: str) -> None:
+        if seconds := self.orders.delay_seconds.get(verb, 0.0):
+            await self._clock.sleep(seconds)
+        if failures := self.orders.failures.get(verb):
+            raise failures.pop(0)
+
+    def _lock(self, guest_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(guest_id, asyncio.Lock())
+
+    def _known(self, guest_id: str) -> FakeGuest:
+        guest = self._read(guest_id)
+        if guest is None:
+            raise NotFound(f"this node has no guest {guest_id}")
+        return guest
+
+    def _path(self, guest_id: str) -> Path:
+        return self._folder / f"{guest_id}.json"
+
+    def _read(self, guest_id: str) -> FakeGuest | None:
+        try:
+            return msgspec.json.decode(self._path(guest_id).read_bytes(), type=FakeGuest)
+        except FileNotFoundError:
+            return None
+
+    def _write(self, guest: FakeGuest) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        pending = self._path(guest.plan.id).with_suffix(".pending")
+        pending.write_bytes(msgspec.json.encode(guest))
+        os.replace(pending, self._path(guest.plan.id))
+
+
+def _facts(guest: FakeGuest) -> GuestFacts:
+    plan, running = guest.plan, guest.state == "running"
+    return GuestFacts(
+        id=plan.id,
+        uid=plan.uid,
+        name=plan.name,
+        incarnation=plan.incarnation,
+        state=guest.state,
+        ready=guest.ready if plan.has_agent else None,
+        boot_id=guest.boot_id,
+        pid=guest.pid if running else None,
+        started_at=guest.started_at,
+        reason=None if running else guest.reason,
+        accelerator="none",
+    )
+
+
+__all__ = ["PROGRAMS", "FakeDriver", "FakeGuest", "FakeOrders"]

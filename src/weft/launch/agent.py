@@ -1,0 +1,238 @@
+"""``weft agent NODE``: one node's agent, and ``weft agent join``, which makes a machine a node.
+
+Wires the agent to its drivers; loads no driver that isn't wanted, because the agent stays resident on every node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from weft.agent.agent import Agent
+from weft.agent.control import Control, Gateway
+from weft.agent.enrol import (
+    SERVER_NAME,
+    Enrolment,
+    default_node_name,
+    join,
+    make_context,
+    needs_renewal,
+    read_enrolment,
+    renew,
+)
+from weft.agent.facts import find_link, find_own_address, inspect_capacity
+from weft.agent.server import RemoteServer
+from weft.agent.streams import Streams
+from weft.client.api import Client
+from weft.client.context import Context
+from weft.client.http import make_tls
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.host import Host
+from weft.objects.errors import InUse, InvalidInput, WeftError
+from weft.objects.identity import short_id
+from weft.objects.quantity import parse_bytes, parse_cpu
+
+RUNTIMES = {
+    "qemu": "weft.drivers.runtime.qemu.driver:QemuDriver",
+    "fake": "weft.drivers.runtime.fake.driver:FakeDriver",
+}
+NETWORKS = {
+    "bridge": "weft.drivers.network.bridge.driver:BridgeNetwork",
+    "fake": "weft.drivers.network.fake.driver:FakeNetwork",
+}
+VOLUMES = {
+    "directory": "weft.drivers.volume.directory.driver:DirectoryVolumes",
+    "fake": "weft.drivers.volume.fake.driver:FakeVolumes",
+}
+RENEWAL_SECONDS = 6 * 3600.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+log = logging.getLogger("weft.agent")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``weft agent …``: 0 when told to end, 1 with a sentence on stderr when it can't go on."""
+    try:
+        if argv and argv[0] == "join":
+            return _join(_parse_join(argv[1:]))
+        return _run(_parse_agent(argv))
+    except WeftError as problem:
+        print(f"error: {problem.message}", file=sys.stderr)
+        if problem.hint:
+            print(f"  {problem.hint}", file=sys.stderr)
+        return 1
+
+
+def _parse_join(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="weft agent join", description="Make this machine a node of a fabric.")
+    parser.add_argument("server", metavar="URL", help="the server, like https://10.0.0.1:8443")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--token", help="a join token, as weft token create --join prints it")
+    given.add_argument("--token-file", type=Path, help="a file that holds it")
+    parser.add_argument("--ca-sha256", required=True, metavar="HEX", help="digest of the server's CA certificate")
+    parser.add_argument("--state", type=Path, required=True, help="folder that holds everything this node must keep")
+    parser.add_argument("--node", default=default_node_name(), help="the node's name (default: the host name)")
+    parser.add_argument("--address", default="", help="the node's address towards the other nodes")
+    return parser.parse_args(argv)
+
+
+def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="weft agent", description="Run a node's agent in the foreground.")
+    parser.add_argument("node", metavar="NODE", help="the node's name; or join URL, to make this machine a node")
+    parser.add_argument("--state", type=Path, required=True, help="the node's folder, made by weft agent join")
+    parser.add_argument("--server", metavar="URL", help="where the server is now (default: where the node joined)")
+    parser.add_argument("--gateway", metavar="ADDRESS:PORT", help="where the gateway is now")
+    parser.add_argument("--run-dir", type=Path, help="folder for sockets, with a short path (default /run/weft/ID)")
+    parser.add_argument("--link-prefix", help="how names of links begin, at most 4 characters")
+    parser.add_argument("--underlay-address", "--address", help="this node's address towards the other nodes")
+    parser.add_argument("--underlay-link", help="the interface that has it")
+    parser.add_argument("--cgroup", help="cgroup for the guests, below each controller's mount")
+    parser.add_argument("--cpu", help="cores to offer (default: all)")
+    parser.add_argument("--memory", help="memory to offer (default: all but a reserve)")
+    parser.add_argument("--disk", help="disk to offer (default: most of what is free)")
+    parser.add_argument("--vxlan-port", type=int, default=4789)
+    parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="qemu")
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
+    parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")
+    return parser.parse_args(argv)
+
+
+def _join(options: argparse.Namespace) -> int:
+    token = options.token or options.token_file.read_text()
+    enrolment = join(
+        options.state.absolute(), options.server, token.strip(), options.ca_sha256, options.node, options.address
+    )
+    print(f"node {enrolment.node} has joined {enrolment.server}")
+    print(f"start it: weft agent {enrolment.node} --state {options.state.absolute()}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    state: Path = options.state.absolute()
+    enrolment = read_enrolment(state)
+    if enrolment.node != options.node:
+        raise InvalidInput(
+            f"{state} belongs to node {enrolment.node}, not {options.node}",
+            field="node",
+            hint=f"weft agent {enrolment.node} --state {state}",
+        )
+    lock = _lock(state)
+    try:
+        renewed = asyncio.run(serve(options, state, enrolment))
+    finally:
+        os.close(lock)
+    if renewed:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return 0
+
+
+async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) -> bool:
+    """Be the node's agent until SIGTERM or SIGINT; or until it has a new certificate, then True: start it anew."""
+    clock = SystemClock()
+    host = make_host(options, state, enrolment)
+    context = make_context(state, enrolment)
+    if options.server:
+        context.server = options.server
+    runtime = _load(RUNTIMES[options.runtime], host, clock)
+    network = _load(NETWORKS[options.network], host, clock)
+    volumes = _load(VOLUMES[options.volume], host, clock)
+    agent = Agent(host, RemoteServer(Client(context)), runtime, network, volumes, clock)
+    streams = Streams(runtime, agent.find_guest, host.node_uid, clock)
+    place = urlsplit(f"//{options.gateway or enrolment.gateway}")
+    gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
+    control = Control(gateway, make_tls(context), host.node_uid, streams.serve, clock)
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    try:
+        await agent.start()
+        renewing = asyncio.ensure_future(_renew(state, enrolment.node, context, clock))
+        tasks = [asyncio.ensure_future(work) for work in (agent.run(), control.keep(), _wait(asked))]
+        try:
+            done, _ = await asyncio.wait((*tasks, renewing), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            return renewing in done
+        finally:
+            for task in (*tasks, renewing):
+                task.cancel()
+            await asyncio.gather(*tasks, renewing, return_exceptions=True)
+    finally:
+        await agent.close()
+
+
+async def _renew(state: Path, node: str, context: Context, clock: Clock) -> None:
+    """Return once the certificate was renewed, which it is when its end comes near."""
+    while True:
+        try:
+            if await asyncio.to_thread(needs_renewal, state):
+                await asyncio.to_thread(renew, state, node, context)
+                log.info("the node's certificate was renewed")
+                return
+        except (WeftError, OSError) as problem:
+            log.warning("the node's certificate can't be renewed: %s", problem)
+        await clock.sleep(RENEWAL_SECONDS)
+
+
+def make_host(options: argparse.Namespace, state: Path, enrolment: Enrolment) -> Host:
+    """The machine as the drivers see it: what was told, the rest found out."""
+    id = short_id(enrolment.node_uid)
+    server = urlsplit(options.server or enrolment.server)
+    address = options.underlay_address or enrolment.address
+    if not address:
+        address = find_own_address(server.hostname or "127.0.0.1", server.port or 443)
+    run_dir: Path = options.run_dir or Path("/run/weft") / id
+    run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return Host(
+        node=enrolment.node,
+        node_uid=enrolment.node_uid,
+        state_dir=str(state),
+        run_dir=str(run_dir),
+        link_prefix=options.link_prefix or f"w{id[:3]}",
+        underlay_address=address,
+        underlay_link=options.underlay_link or find_link(address),
+        cgroup=options.cgroup or f"weft/{id}",
+        capacity=inspect_capacity(
+            str(state),
+            parse_cpu(options.cpu, "cpu") if options.cpu else None,
+            parse_bytes(options.memory, "memory") if options.memory else None,
+            parse_bytes(options.disk, "disk") if options.disk else None,
+        ),
+        vxlan_port=options.vxlan_port,
+    )
+
+
+def _load(place: str, host: Host, clock: SystemClock) -> Any:
+    """An instance of the driver class at ``module:class``; only this one is imported."""
+    module, _, name = place.partition(":")
+    cls = getattr(importlib.import_module(module), name)
+    wants_clock = "clock" in cls.__init__.__annotations__
+    return cls(host, clock) if wants_clock else cls(host)
+
+
+def _lock(state: Path) -> int:
+    """Hold the state folder; raises InUse while another agent does."""
+    descriptor = os.open(state / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InUse(f"an agent runs on {state} already", hint="end it first") from None
+    return descriptor
+
+
+async def _wait(asked: asyncio.Event) -> None:
+    await asked.wait()

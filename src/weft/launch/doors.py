@@ -1,0 +1,87 @@
+"""The doors' process: the store, its socket for the deciders, and the API. All state is the state folder's.
+
+Ends at SIGTERM or SIGINT: streams first, then requests in hand, then the store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from weft.api.app import build_app
+from weft.api.bootstrap import bootstrap
+from weft.api.doors import Doors, Settings
+from weft.api.server import DoorsServer, listen, make_server_tls, parse_address
+from weft.contracts.clock import Clock, SystemClock
+from weft.objects.errors import WeftError
+from weft.store.serve import StoreServer
+from weft.store.sqlite import SqliteStore
+from weft.telemetry.journal import SqliteJournal
+from weft.trust.ca import SERVER_NAME, Authority
+from weft.trust.tickets import read_ticket_key
+
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def run_doors(options: argparse.Namespace) -> int:
+    """Serve until told to end; the exit status. ``options`` are those of ``weft server``: state, listen, gateway,
+    publish_on, context."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        uvloop.run(serve_doors(options, SystemClock()))
+    except WeftError as error:
+        print(f"weft server: {error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
+    """The doors in the running loop, until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    state: Path = options.state
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (state / "images").mkdir(exist_ok=True)
+    addresses = [parse_address(text) for text in options.listen]
+    sockets = [listen(*address) for address in addresses]
+    authority = Authority(state, clock)
+    chain, key = authority.renew_server([host for host, _ in addresses if host not in _ANY])
+    store = SqliteStore(state / "store.db", clock)
+    await store.open()
+    store_server = StoreServer(store, state / "store.sock")
+    journal = SqliteJournal(state / "journal.db", clock)
+    settings = Settings(
+        blobs=state / "images",
+        ticket_key=read_ticket_key(state / "ticket.key"),
+        gateways=tuple(options.gateway),
+        server_name=SERVER_NAME,
+        publish_address=options.publish_on,
+    )
+    doors = Doors(store, journal, clock, authority, settings)
+    server = DoorsServer(build_app(doors), sockets, make_server_tls(chain, key, authority.ca_path), clock)
+    try:
+        await bootstrap(doors, options.context or state / "context.json", _url(*sockets[0].getsockname()[:2]))
+        await store_server.start()
+        doors.start()
+        await server.start()
+        await stop.wait()
+    finally:
+        await doors.stop()
+        await server.close()
+        await store_server.close()
+        await asyncio.to_thread(journal.close)
+        await store.close()
+
+
+def _url(host: str, port: int) -> str:
+    host = _ANY.get(host, host)
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

@@ -1,0 +1,119 @@
+"""``weft gateway``: the gateway's process. Waits for the certificates and keys that the doors make in the server's
+state folder, then serves until it is told to end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+from weft.client.api import Client
+from weft.client.context import Context
+from weft.contracts.clock import Clock, SystemClock
+from weft.gateway.gateway import Gateway
+from weft.gateway.publications import Publications
+from weft.gateway.watch import PublicationWatch
+from weft.objects.errors import Unavailable
+from weft.trust.tickets import read_ticket_key
+
+log = logging.getLogger("weft.gateway")
+SERVER_NAME = "weft-server"
+WAIT_SECONDS = 60.0
+LOOK_SECONDS = 0.1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the gateway on its own; the exit status."""
+    parser = argparse.ArgumentParser(prog="weft gateway", description="Run the gateway in the foreground.")
+    parser.add_argument("--state", type=Path, required=True, help="the server's state folder")
+    parser.add_argument(
+        "--gateway", action="append", metavar="ADDRESS:PORT", help="where to listen (default 127.0.0.1:8444)"
+    )
+    parser.add_argument("--publish-on", metavar="ADDRESS", help="also offer published ports on this address")
+    parser.add_argument("--server", metavar="URL", help="where the API is (default https://127.0.0.1:8443)")
+    parser.add_argument("--token-file", type=Path, help="file with an access token (default STATE/gateway.token)")
+    options = parser.parse_args(argv)
+    options.gateway = options.gateway or ["127.0.0.1:8444"]
+    return run_gateway(options)
+
+
+def run_gateway(options: argparse.Namespace) -> int:
+    """Run the gateway until SIGTERM or SIGINT. Reads ``state``, ``gateway`` (ADDRESS:PORT, several), ``publish_on``,
+    and where the API is: ``server``, or the first of ``listen``."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    asyncio.run(_run(options, SystemClock()))
+    return 0
+
+
+async def _run(options: argparse.Namespace, clock: Clock) -> None:
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    state: Path = options.state
+    await wait_for_files([state / "server.crt", state / "server.key", state / "ca.crt"], clock)
+    gateway = Gateway(make_tls(state), read_ticket_key(state / "ticket.key"), clock)
+    for place in options.gateway:
+        await gateway.listen(*split_place(place))
+        log.info("listening on %s", place)
+    publishing = asyncio.ensure_future(_publish(options, clock)) if options.publish_on else None
+    try:
+        await asked.wait()
+    finally:
+        if publishing is not None:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+        await gateway.close()
+
+
+async def _publish(options: argparse.Namespace, clock: Clock) -> None:
+    """Offer published ports on this machine, as the API tells them to the token in the token file."""
+    publications = Publications(options.publish_on, clock)
+    state: Path = options.state
+    token_file: Path = getattr(options, "token_file", None) or state / "gateway.token"
+    server = getattr(options, "server", None) or _url_of(getattr(options, "listen", None))
+
+    def connect() -> Client:
+        ca, token = (state / "ca.crt").read_text(), token_file.read_text().strip()
+        return Client(Context(server=server, ca=ca, token=token, server_name=SERVER_NAME))
+
+    watch = PublicationWatch(connect, publications)
+    watch.start()
+    try:
+        await publications.keep()
+    finally:
+        watch.close()
+
+
+def make_tls(state: Path) -> ssl.SSLContext:
+    """The server's side: our certificate, and any client's if our CA signed it."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(state / "server.crt", state / "server.key")
+    tls.load_verify_locations(state / "ca.crt")
+    tls.verify_mode = ssl.CERT_OPTIONAL
+    return tls
+
+
+async def wait_for_files(paths: list[Path], clock: Clock) -> None:
+    """Until all of ``paths`` are there. Raises Unavailable naming one that doesn't come."""
+    deadline = clock.elapsed() + WAIT_SECONDS
+    while missing := [path for path in paths if not path.exists()]:
+        if clock.elapsed() > deadline:
+            raise Unavailable(f"{missing[0]} is not there", hint="weft server makes it: does it run?")
+        await clock.sleep(LOOK_SECONDS)
+
+
+def split_place(place: str) -> tuple[str, int]:
+    """``10.0.0.1:8444`` or ``[::1]:8444`` as host and port."""
+    host, _, port = place.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _url_of(listen: list[str] | None) -> str:
+    host, port = split_place((listen or ["127.0.0.1:8443"])[0])
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

@@ -1,0 +1,29 @@
+"""Fixtures for tests with real guests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from guest_lab import GuestLab, ensure_tiny
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """The folder of the unpacked tiny bundle."""
+    if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("needs root and QEMU")
+    return ensure_tiny()
+
+
+@pytest.fixture(scope="module")
+def lab(tiny: Path) -> Iterator[GuestLab]:
+    """A node of real guests for all tests of a file."""
+    lab = GuestLab(tiny)
+    try:
+        yield lab
+    finally:
+        lab.close()

@@ -1,0 +1,66 @@
+"""A process that drives one guest and dies by SIGKILL right before its n-th effect on the world: a crash at every step.
+
+``python crashing_driver.py HOST PLAN VERB STEP [TRACE]`` with HOST and PLAN as JSON. Exit 0: VERB was done before STEP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.contracts.host import Host
+from weft.contracts.runtime import GuestPlan
+from weft.drivers.runtime.qemu import guest, launch, qmp
+from weft.drivers.runtime.qemu.driver import QemuDriver
+
+HOST, PLAN, VERB, STEP = sys.argv[1:5]
+TRACE = sys.argv[5] if len(sys.argv) > 5 else os.devnull
+taken = 0
+armed = False
+
+
+def count(what: str) -> None:
+    global taken
+    if not armed:
+        return
+    taken += 1
+    with open(TRACE, "a") as trace:
+        trace.write(f"{taken} {what}\n")
+    if taken == int(STEP):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def counted(function: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
+    def call(*args: Any, **more: Any) -> Any:
+        count(name(*args))
+        return function(*args, **more)
+
+    return call
+
+
+async def main() -> None:
+    global armed
+    plan = msgspec.json.decode(PLAN, type=GuestPlan)
+    qmp.Qmp.execute = counted(qmp.Qmp.execute, lambda _, command: command)  # type: ignore[method-assign]
+    guest.write_record = counted(guest.write_record, lambda *_: "record")
+    guest.keep_file = counted(guest.keep_file, lambda *_: "keep memory")
+    launch._spawn = counted(launch._spawn, lambda *_: "spawn")
+    launch.find_guest_process = counted(launch.find_guest_process, lambda *_: "look for it")
+    Path.unlink = counted(Path.unlink, lambda path: f"remove {path.name}")  # type: ignore[method-assign]
+    driver = QemuDriver(msgspec.json.decode(HOST, type=Host))
+    await driver.probe()
+    await driver.recover()
+    armed = True
+    await (driver.suspend(plan.id) if VERB == "suspend" else driver.start(plan))
+    armed = False
+    await driver.close()
+
+
+asyncio.run(main())

@@ -1,0 +1,153 @@
+"""A node for tests of real guests: folders, the tiny image, plans, and what may befall a guest.
+
+tiny is built once per state of its sources, into ``WEFT_CACHE`` (or the clone's own cache), and shared by all tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import tempfile
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.host import Capacity, Host
+from weft.contracts.runtime import BootKernel, ExecRequest, GuestDisk, GuestFacts, GuestPlan
+from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.images.tiny.build import SOURCES, build_tiny
+from weft.objects.bundle import MANIFEST_NAME, BundleManifest
+
+ROOT = Path(__file__).resolve().parents[2]
+MIB = 1 << 20
+
+
+def ensure_tiny() -> Path:
+    """The folder of tiny's unpacked bundle."""
+    cache = Path(os.environ.get("WEFT_CACHE", ROOT / ".weft" / "cache"))
+    sources = [path for path in sorted(SOURCES.iterdir()) if path.is_file()]
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    folder = cache / "tests" / f"tiny-{state}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        pending = Path(tempfile.mkdtemp(prefix="tiny-", dir=folder.parent))
+        try:
+            build_tiny(pending / "bundle.tar", cache)
+            with tarfile.open(pending / "bundle.tar") as archive:
+                archive.extractall(pending / "bundle", filter="data")
+            if not folder.exists():  # another worker may have been faster
+                os.replace(pending / "bundle", folder)
+        finally:
+            shutil.rmtree(pending, ignore_errors=True)
+    return folder
+
+
+class GuestLab:
+    """One node. ``close`` ends what is left on it."""
+
+    def __init__(self, tiny: Path) -> None:
+        self.tiny = tiny
+        self.manifest = msgspec.json.decode((tiny / MANIFEST_NAME).read_bytes(), type=BundleManifest)
+        self.folder = Path(tempfile.mkdtemp(prefix="weft-guests-"))
+        self.host = Host(
+            node="n1",
+            node_uid=str(uuid.uuid4()),
+            state_dir=str(self.folder / "state"),
+            run_dir=str(self.folder / "run"),
+            link_prefix="wt",
+            underlay_address="127.0.0.1",
+            underlay_link="lo",
+            cgroup=f"weft-test-{self.folder.name[-8:]}/n1",
+            capacity=Capacity(cpu=2, memory_bytes=4 << 30, disk_bytes=10 << 30),
+        )
+
+    def driver(self) -> QemuDriver:
+        return QemuDriver(self.host)
+
+    def plan(self, name: str, *, machine: str = "q35", memory_bytes: int = 128 * MIB, disks: int = 0) -> GuestPlan:
+        uid = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.folder}/{name}"))
+        root = self.folder / f"{name}.qcow2"
+        if not root.exists():
+            make_disk(root, backing=self.tiny / self.manifest.disk)
+        all_disks = [GuestDisk(str(root), "qcow2", "root")]
+        for number in range(disks):
+            path = self.folder / f"{name}-{number}.qcow2"
+            make_disk(path, size_bytes=64 * MIB)
+            all_disks.append(GuestDisk(str(path), "qcow2", f"data-{number}"))
+        assert self.manifest.kernel and self.manifest.initrd
+        return GuestPlan(
+            id=hashlib.sha256(uid.encode()).hexdigest()[:10],
+            uid=uid,
+            name=name,
+            incarnation=1,
+            machine="microvm" if machine == "microvm" else "q35",
+            cpu=1.0,
+            vcpus=1,
+            memory_bytes=memory_bytes,
+            boot=BootKernel(
+                str(self.tiny / self.manifest.kernel), str(self.tiny / self.manifest.initrd), self.manifest.cmdline
+            ),
+            disks=all_disks,
+            nics=[],
+            hostname=name,
+        )
+
+    def break_start(self, driver: QemuDriver, plan: GuestPlan) -> GuestPlan:
+        missing = GuestDisk(str(self.folder / "missing.qcow2"), "qcow2", "lost")
+        return msgspec.structs.replace(plan, disks=[*plan.disks, missing])
+
+    def kill(self, driver: QemuDriver, facts: GuestFacts) -> None:
+        assert facts.pid is not None
+        os.kill(facts.pid, signal.SIGKILL)
+
+    async def power_off(self, driver: QemuDriver, facts: GuestFacts) -> None:
+        """A little later, so that whoever asked may be gone by then."""
+        session = await driver.exec(facts.id, ExecRequest(argv=["sh", "-c", "(sleep 0.3; poweroff) >/dev/null 2>&1 &"]))
+        async for _ in session.output():
+            pass
+
+    def leftovers(self, guest_id: str) -> list[str]:
+        mounts = Path("/sys/fs/cgroup").glob(f"*/{self.host.cgroup}/{guest_id}")
+        folders = [Path(self.host.run_dir, guest_id), Path(self.host.state_dir, "guests", guest_id), *mounts]
+        return [str(folder) for folder in folders if folder.exists()] + [f"process {pid}" for pid in self.processes(guest_id)]
+
+    def processes(self, mark: str = "") -> list[int]:
+        """QEMU processes of this node (whose command line also has ``mark``)."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                except OSError:
+                    continue
+                if str(self.folder) in line and "qemu-system" in line and mark in line:
+                    found.append(int(entry.name))
+        return found
+
+    def close(self) -> None:
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+        for top in Path("/sys/fs/cgroup").glob(f"*/{self.host.cgroup.split('/')[0]}"):
+            for folder in sorted((path for path in [top, *top.rglob("*")] if path.is_dir()), reverse=True):
+                remove_group(folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def remove_group(folder: Path) -> None:
+    """A killed process may take a moment to leave its group."""
+    for _ in range(100):
+        try:
+            folder.rmdir()
+            return
+        except OSError:
+            subprocess.run(["sleep", "0.02"], check=True)
+
+
+def make_disk(path: Path, *, backing: Path | None = None, size_bytes: int = 0) -> None:
+    more = ["-b", str(backing), "-F", "qcow2", str(path)] if backing else [str(path), str(size_bytes)]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *more], check=True)

@@ -1,0 +1,194 @@
+"""The QEMU driver killed at every step, and QEMU itself killed at the worst moments: nothing is lost, doubled or half."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from guest_lab import GuestLab
+
+from weft.contracts.runtime import GuestFacts, GuestPlan
+from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.drivers.runtime.qemu.guest import Guest
+from weft.objects.errors import DriverFailed
+
+sys.path.append(str(Path(__file__).parents[1] / "conformance"))
+
+from runtime_contract import ready, run, until
+
+pytestmark = pytest.mark.host
+MOST_STEPS = 40
+
+
+@pytest.fixture
+async def plan(lab: GuestLab) -> AsyncIterator[GuestPlan]:
+    plan = lab.plan("crash", machine="microvm")
+    yield plan
+    driver = lab.driver()
+    await driver.recover()
+    await driver.stop(plan.id, grace_seconds=0)
+    await driver.remove(plan.id)
+    await driver.close()
+
+
+async def crash(lab: GuestLab, plan: GuestPlan, verb: str, step: int) -> bool:
+    """Do ``verb`` in a process that is killed before its ``step``-th effect. False: it was done earlier."""
+    words = [msgspec.json.encode(lab.host).decode(), msgspec.json.encode(plan).decode(), verb, str(step)]
+    words.append("/tmp/g/trace")
+    process = await asyncio.create_subprocess_exec(sys.executable, str(Path(__file__).with_name("crashing_driver.py")), *words)
+    status = await asyncio.wait_for(process.wait(), 60)
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
+
+
+async def recovered(lab: GuestLab, plan: GuestPlan) -> tuple[QemuDriver, GuestFacts]:
+    driver = lab.driver()
+    await driver.recover()
+    return driver, await driver.inspect(plan.id)
+
+
+async def test_a_driver_killed_at_any_step_of_a_start_leaves_one_guest_or_none(lab: GuestLab, plan: GuestPlan) -> None:
+    for step in range(1, MOST_STEPS):
+        crashed = await crash(lab, plan, "start", step)
+        driver, found = await recovered(lab, plan)
+        assert found.state in ("absent", "running", "failed"), (step, found)
+        started = await driver.start(plan)
+        assert lab.processes(plan.id) == [started.pid], step
+        if not crashed or step == 3:
+            await ready(driver, plan)
+        await driver.stop(plan.id, grace_seconds=0)
+        await driver.remove(plan.id)
+        await driver.close()
+        assert lab.leftovers(plan.id) == []
+        if not crashed:
+            assert step > 4
+            return
+    raise AssertionError("the start never came to its end")
+
+
+async def test_a_driver_killed_at_any_step_of_a_suspension_leaves_it_running_or_suspended(
+    lab: GuestLab, plan: GuestPlan
+) -> None:
+    driver = lab.driver()
+    boot_id = (await ready(driver, plan)).boot_id
+    await run(driver, plan.id, "sh", "-c", "echo kept > /dev/shm/mark")
+    await driver.close()
+    seen = set()
+    for step in range(1, MOST_STEPS):
+        crashed = await crash(lab, plan, "suspend", step)
+        driver, found = await recovered(lab, plan)
+        assert found.state in ("running", "suspended"), (step, found)
+        seen.add(found.state)
+        assert len(lab.processes(plan.id)) == (found.state == "running"), step
+        assert (await ready(driver, plan)).boot_id == boot_id, step
+        assert (await run(driver, plan.id, "cat", "/dev/shm/mark"))[0] == b"kept\n"
+        await driver.close()
+        if not crashed:
+            assert seen == {"running", "suspended"}
+            return
+    raise AssertionError("the suspension never came to its end")
+
+
+async def test_a_driver_killed_at_any_step_of_a_resumption_loses_no_memory(lab: GuestLab, plan: GuestPlan) -> None:
+    driver = lab.driver()
+    boot_id = (await ready(driver, plan)).boot_id
+    for step in range(1, MOST_STEPS):
+        await driver.suspend(plan.id)
+        await driver.close()
+        crashed = await crash(lab, plan, "resume", step)
+        driver, found = await recovered(lab, plan)
+        assert found.state in ("running", "suspended"), (step, found)
+        assert len(lab.processes(plan.id)) == (found.state == "running"), step
+        assert (await ready(driver, plan)).boot_id == boot_id, step
+        if not crashed:
+            await driver.close()
+            return
+    raise AssertionError("the resumption never came to its end")
+
+
+async def test_driver_and_guest_killed_in_a_resumption_never_bring_old_memory_to_a_newer_disk(
+    lab: GuestLab, plan: GuestPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before it ran: suspended still. Killed after it ran and wrote: the memory is stale, and is not used."""
+    driver = lab.driver()
+    boot_id = (await ready(driver, plan)).boot_id
+    await run(driver, plan.id, "sh", "-c", "(while :; do date > /root/now; sync; sleep 0.1; done) >/dev/null 2>&1 &")
+    await driver.suspend(plan.id)
+
+    async def crash_here(guest: Guest) -> None:
+        raise asyncio.CancelledError
+
+    real = Guest._forget_memory
+    monkeypatch.setattr(Guest, "_forget_memory", crash_here)
+    monkeypatch.setattr("weft.drivers.runtime.qemu.driver.undo_launch", crash_undo)
+    with pytest.raises(asyncio.CancelledError):
+        await driver.start(plan)
+    await driver.close()
+    (pid,) = lab.processes(plan.id)
+    await asyncio.sleep(1.0)  # it runs, and writes
+    os.kill(pid, signal.SIGKILL)
+    monkeypatch.setattr(Guest, "_forget_memory", real)
+    driver, found = await recovered(lab, plan)
+    found = await until(driver, plan.id, lambda facts: facts.state != "running")
+    assert (found.state, found.reason) == ("failed", "killed")
+    assert (await ready(driver, plan)).boot_id != boot_id
+    await driver.close()
+
+
+async def crash_undo(*_: object) -> None:
+    """A driver that was killed undoes nothing."""
+    raise asyncio.CancelledError
+
+
+async def test_a_guest_killed_while_it_is_saved_has_failed_and_starts_again(
+    lab: GuestLab, plan: GuestPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = lab.driver()
+    facts = await ready(driver, plan)
+
+    async def kill_then_wait(guest: Guest, qmp: object, step: str) -> None:
+        lab.kill(driver, facts)
+        await real(guest, qmp, step)  # type: ignore[arg-type]
+
+    real = Guest._finish_migration
+    monkeypatch.setattr(Guest, "_finish_migration", kill_then_wait)
+    with pytest.raises(DriverFailed):
+        await driver.suspend(plan.id)
+    ended = await until(driver, plan.id, lambda facts: facts.state != "running")
+    assert (ended.state, ended.reason) == ("failed", "killed")
+    assert not list(Path(lab.host.state_dir, "guests", plan.id).glob("memory*"))
+    monkeypatch.undo()
+    assert (await ready(driver, plan)).boot_id != facts.boot_id
+    await driver.close()
+
+
+async def test_damaged_memory_is_refused_and_kept(lab: GuestLab, plan: GuestPlan) -> None:
+    driver = lab.driver()
+    boot_id = (await ready(driver, plan)).boot_id
+    await driver.suspend(plan.id)
+    memory = Path(lab.host.state_dir, "guests", plan.id, "memory")
+    whole = memory.read_bytes()
+    memory.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DriverFailed):
+        await driver.start(plan)
+    assert (await driver.inspect(plan.id)).state == "suspended"
+    assert lab.processes(plan.id) == []
+    memory.write_bytes(whole)
+    assert (await ready(driver, plan)).boot_id == boot_id
+    await driver.close()
+
+
+async def test_memory_of_another_machine_is_refused(lab: GuestLab, plan: GuestPlan) -> None:
+    driver = lab.driver()
+    await ready(driver, plan)
+    await driver.suspend(plan.id)
+    with pytest.raises(DriverFailed, match="another machine"):
+        await driver.start(msgspec.structs.replace(plan, memory_bytes=plan.memory_bytes * 2))
+    assert (await driver.inspect(plan.id)).state == "suspended"
+    await driver.close()

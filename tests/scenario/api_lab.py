@@ -1,0 +1,187 @@
+"""The real doors on a loopback port, over TLS, in a thread of their own; people and nodes with real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from weft.api.app import build_app
+from weft.api.bootstrap import bootstrap
+from weft.api.doors import Doors, Settings
+from weft.api.server import DoorsServer, listen, make_server_tls
+from weft.client import Client, Context
+from weft.client.context import read_context
+from weft.client.http import Http, raise_problem
+from weft.contracts.clock import SystemClock
+from weft.contracts.store import Put, Store
+from weft.kinds.allocation import (
+    AllocatedImage,
+    AllocatedNic,
+    AllocatedVolume,
+    AllocationSpec,
+    Resources,
+    allocation_name,
+)
+from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
+from weft.objects.identity import Ref, new_uid
+from weft.store.memory import MemoryStore
+from weft.telemetry.journal import SqliteJournal
+from weft.trust.ca import SERVER_NAME, Authority, make_node_key
+
+T = TypeVar("T")
+GATEWAY = "127.0.0.1:9"
+
+
+class DoorsLab:
+    """Doors over ``store`` with their state in ``folder``; ``client`` is an admin's."""
+
+    def __init__(self, folder: Path, store: Store | None = None, publish_address: str | None = None) -> None:
+        self.folder = folder
+        self.clock = SystemClock()
+        self.store = store or MemoryStore(self.clock)
+        self.journal = SqliteJournal(folder / "journal.db", self.clock)
+        self.authority = Authority(folder, self.clock)
+        (folder / "images").mkdir(exist_ok=True)
+        self.settings = Settings(folder / "images", b"k" * 32, (GATEWAY,), SERVER_NAME, publish_address)
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.context_path = folder / "context.json"
+        self.clients: list[Client] = []
+        self.run(self.open())
+        self.context = read_context(self.context_path)
+        self.client = self.connect()
+
+    async def open(self, port: int = 0) -> None:
+        await self.store.open()
+        chain, key = self.authority.renew_server([])
+        self.doors = Doors(self.store, self.journal, self.clock, self.authority, self.settings)
+        sock = listen("127.0.0.1", port)
+        self.port: int = sock.getsockname()[1]
+        tls = make_server_tls(chain, key, self.authority.ca_path)
+        self.server = DoorsServer(build_app(self.doors), [sock], tls, self.clock)
+        await bootstrap(self.doors, self.context_path, f"https://127.0.0.1:{self.port}")
+        self.doors.start()
+        await self.server.start()
+
+    async def shut(self) -> None:
+        await self.doors.stop()
+        await self.server.close()
+
+    def restart(self) -> None:
+        """The doors end and come back at the same port, over the same store."""
+        self.run(self.shut())
+        self.run(self.open(self.port))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+
+    def connect(self, context: Context | None = None, **settings: Any) -> Client:
+        client = Client(context or self.context, **{"timeout_seconds": 15.0, **settings})
+        self.clients.append(client)
+        return client
+
+    def with_token(self, **spec: Any) -> Client:
+        """The client of someone with a new token of this spec."""
+        made = self.client.create({"kind": "token", "name": f"t{new_uid()[:8]}", "spec": spec})
+        return self.connect(msgspec.structs.replace(self.context, token=made["secret"]))
+
+    def join(self, name: str, **token: Any) -> JoinedNode:
+        made = self.client.create({"kind": "token", "name": f"j{new_uid()[:8]}", "spec": {"use": "join", **token}})
+        return self.join_with(made["secret"], name)
+
+    def join_with(self, secret: str, name: str, key: Path | None = None) -> JoinedNode:
+        key = key or self.folder / f"{name}-{new_uid()[:4]}.key"
+        http = Http(Context(server=self.context.server, ca=self.context.ca, token=secret))
+        try:
+            answer = http.request("POST", "/v1/join", {"node": name, "csr": make_node_key(key)})
+            raise_problem(answer)
+        finally:
+            http.close()
+        given = answer.json()
+        certificate = key.with_suffix(".crt")
+        certificate.write_text(given["certificate"])
+        context = Context(server=self.context.server, ca=given["ca"], certificate=str(certificate), key=str(key))
+        return JoinedNode(name, given["node_uid"], self.connect(context), key)
+
+    def put(self, *envelopes: Envelope) -> None:
+        """Write objects as a controller would: straight into the store."""
+        self.run(self.store.commit([Put(e.key, encode_envelope(e)) for e in envelopes]))
+
+    def stored(self, key: str) -> Envelope | None:
+        entry = self.run(self.store.get(key))
+        return None if entry is None else decode_envelope(entry.value, entry.revision)
+
+    def revision(self) -> int:
+        """The store's revision: grows by one with each commit that changes something."""
+        return self.run(self.store.commit([]))
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.run(self.shut())
+        self.run(self.store.close())
+        self.journal.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.loop.close()
+
+
+class JoinedNode:
+    def __init__(self, name: str, uid: str, client: Client, key: Path) -> None:
+        self.name, self.uid, self.client, self.key = name, uid, client, key
+
+    def report(self, **body: Any) -> dict[str, Any]:
+        answer = self.client.http.request("POST", f"/v1/nodes/{self.name}:report", body)
+        raise_problem(answer)
+        return dict(answer.json())
+
+
+def make_image(name: str = "tiny") -> dict[str, Any]:
+    return {"kind": "image", "name": name, "spec": {"url": f"file:///srv/{name}.tar"}}
+
+
+def make_vm(name: str, **spec: Any) -> dict[str, Any]:
+    return {"kind": "vm", "name": name, "spec": {"image": "tiny", **spec}}
+
+
+def make_allocation(
+    node: JoinedNode, vm: dict[str, Any], incarnation: int = 1, network_uid: str = "", volume_uid: str = ""
+) -> Envelope:
+    uid = new_uid()
+    nic = AllocatedNic(
+        uid=new_uid(), network="default", network_uid=network_uid, vni=1, cidr="10.1.0.0/24", gateway="10.1.0.1",
+        mtu=1450, domain="weft", nat=True, mac="52:54:00:00:00:02", address="10.1.0.2",
+    )  # fmt: skip
+    spec = AllocationSpec(
+        node=node.name,
+        node_uid=node.uid,
+        workload=Ref(kind="vm", name=vm["name"], uid=vm["uid"], project="default"),
+        workload_generation=1,
+        incarnation=incarnation,
+        resources=Resources(cpu=1, memory=1 << 28),
+        image=AllocatedImage(name="tiny", uid="i", sha256="ab" * 32, size=1, url="file:///x"),
+        volumes=[AllocatedVolume(name="data", uid=volume_uid, size=1)] if volume_uid else [],
+        nics=[nic] if network_uid else [],
+    )
+    return Envelope(
+        kind="allocation",
+        name=allocation_name(node.uid, uid),
+        uid=uid,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        finalizers=["node"],
+    )
+
+
+def take_port() -> socket.socket:
+    """A listening socket on a port of 127.0.0.1 that was free."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    return sock

@@ -1,0 +1,121 @@
+"""A whole fabric for the command's scenarios: a real server and two agents as processes, with guests that only pretend."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from agent_lab import BUNDLE
+
+from weft.cli.app import run
+from weft.contracts.clock import SystemClock
+
+WEFT = [str(Path(sys.executable).with_name("weft"))]
+FAKES = ["--runtime", "fake", "--network", "fake", "--volume", "fake"]
+NODE = ["--cpu", "4", "--memory", "8G", "--disk", "50G"]
+
+
+class Said(NamedTuple):
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Fabric:
+    """``weft`` runs commands in this process, ``spawn`` in one of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.context = folder / "context.json"
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        api, gateway = _free_ports(2)
+        places = ["--listen", f"127.0.0.1:{api}", "--gateway", f"127.0.0.1:{gateway}"]
+        self._launch("server", "server", "--state", str(self.folder / "server"), *places, "--context", str(self.context))
+        self.weft_until("node", "list")
+        for node in ("n1", "n2"):
+            line = self.weft("token", "create", "--join", "--node", node).out.split()
+            state = ["--state", str(self.folder / node)]
+            subprocess.run([*WEFT, *line[1:], *state], check=True, capture_output=True, timeout=30)
+            self._launch(node, "agent", node, *state, "--run-dir", str(self.folder / f"r{node}"), *FAKES, *NODE)
+        for node in ("n1", "n2"):
+            said = self.weft("wait", f"node/{node}", "--for=phase=Ready", "--timeout", "30s")
+            assert said.code == 0, said.err + self.logs()
+        (self.folder / "tiny.tar").write_bytes(BUNDLE)
+        assert self.weft("image", "add", "tiny", str(self.folder / "tiny.tar")).code == 0
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text()[-3000:] for path in sorted(self.folder.glob("*.log")))
+
+    def weft(self, *argv: str, stdin: str = "") -> Said:
+        """One command in this process."""
+        out, err = io.StringIO(), io.StringIO()
+        source = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+        before = sys.stdin
+        sys.stdin = source
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = run(["--context", str(self.context), *argv], SystemClock)
+        finally:
+            sys.stdin = before
+        return Said(code, out.getvalue(), err.getvalue())
+
+    def weft_until(self, *argv: str) -> None:
+        """Repeat a command until it succeeds: the server is starting."""
+        said = self.weft(*argv)
+        for _ in range(300):
+            if said.code == 0:
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._processes[0].wait(0.1)
+            said = self.weft(*argv)
+        raise AssertionError(said.err + self.logs())
+
+    def spawn(self, *argv: str, **more: object) -> subprocess.Popen[str]:
+        """One command as a process of its own, with pipes."""
+        env = {**os.environ, "WEFT_CONTEXT": str(self.context)}
+        pipes: dict[str, object] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*WEFT, *argv], env=env, text=True, **{**pipes, **more})  # type: ignore[call-overload, no-any-return]
+
+    def _launch(self, name: str, *argv: str) -> None:
+        with open(self.folder / f"{name}.log", "wb") as log:
+            self._processes.append(subprocess.Popen([*WEFT, *argv], stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+
+
+@contextlib.contextmanager
+def start_fabric() -> Iterator[Fabric]:
+    """A fabric in a folder with a short path (sockets live in it), gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp") as folder:
+        fabric = Fabric(Path(folder))
+        try:
+            fabric.start()
+            yield fabric
+        finally:
+            fabric.stop()
+
+
+def _free_ports(count: int) -> Sequence[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [sock.getsockname()[1] for sock in sockets]

@@ -1,0 +1,382 @@
+"""A fabric in one process for tests of the deciders: a store in memory, nodes that only pretend, and time moved by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.contracts.journal import Event
+from weft.contracts.store import AtRevision, PreconditionFailed, Put, Write, epoch_of
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.image import ImageStatus
+from weft.kinds.node import NodeReport
+from weft.kinds.vm import VmSpec, VmStatus, claim_ports
+from weft.launch.deciders import decide
+from weft.objects.envelope import Condition, Envelope, decode_envelope, decode_part, encode_envelope, merge_part
+from weft.objects.identity import new_uid, object_key
+from weft.store.memory import MemoryStore
+
+GIB = 1024**3
+MIB = 1024**2
+DIGEST = "ab" * 32
+
+
+class VirtualClock:
+    """Time stands still until ``advance``; sleepers wake in order."""
+
+    def __init__(self) -> None:
+        self._elapsed = 1000.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._count = itertools.count()
+
+    def now(self) -> float:
+        return 1_700_000_000.0 + self._elapsed
+
+    def elapsed(self) -> float:
+        return self._elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._count), future))
+        await future
+
+    def advance(self, seconds: float) -> None:
+        self._elapsed += seconds
+        while self._sleepers and self._sleepers[0][0] <= self._elapsed:
+            future = heapq.heappop(self._sleepers)[2]
+            if not future.done():
+                future.set_result(None)
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def append(self, event: Event) -> None:
+        self.events.append(event)
+
+    def reasons(self, name: str) -> list[str]:
+        return [event.reason for event in self.events if event.object.name == name]
+
+
+class PretendNode:
+    """An agent without a machine: reports each allocation as what its wish asks for, one step at a time."""
+
+    def __init__(self, lab: Lab, name: str, **report: Any) -> None:
+        self.lab = lab
+        self.name = name
+        self.uid = new_uid()
+        self.report = NodeReport(
+            **{
+                "version": "0",
+                "address": f"10.0.0.{len(lab.nodes) + 1}",
+                "cpu": 8.0,
+                "memory": 16 * GIB,
+                "disk": 100 * GIB,
+                "machines": ["q35", "microvm"],
+                **report,
+            }
+        )
+        self.alive = False
+        self.slow = False  # a slow node reports nothing of its allocations until told
+        self.running: dict[str, AllocationReport] = {}  # what "runs" here, by allocation uid
+        self.specs: dict[str, AllocationSpec] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def join(self) -> None:
+        envelope = Envelope(kind="node", name=self.name, uid=self.uid, created_at=self.lab.clock.now())
+        await self.lab.store.commit([Put(envelope.key, encode_envelope(envelope))])
+        await self.start()
+
+    async def start(self) -> None:
+        self.alive = True
+        await self.heartbeat()
+        await self.write_report()
+        self._tasks = [asyncio.ensure_future(self._beat()), asyncio.ensure_future(self._work())]
+
+    async def die(self) -> None:
+        self.alive = False
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def heartbeat(self) -> None:
+        await self.lab.store.grant(f"node/{self.uid}", self.uid, 30.0)
+
+    async def write_report(self, **changes: Any) -> None:
+        self.report = msgspec.structs.replace(self.report, **changes)
+
+        def change(envelope: Envelope) -> None:
+            envelope.report = merge_part(envelope.report, self.report)
+
+        await self.lab.change(object_key("node", None, self.name), change)
+
+    async def _beat(self) -> None:
+        while True:
+            await self.lab.clock.sleep(5.0)
+            await self.heartbeat()
+
+    async def _work(self) -> None:
+        prefix = f"/allocation/-/{self.uid}."
+        page = await self.lab.store.list(prefix)
+        for entry in page.entries:
+            await self.act(entry.key)
+        async for batch in self.lab.store.watch(prefix, page.cursor):
+            for change in batch.changes:
+                if change.value is not None:
+                    await self.act(change.key)
+
+    async def act(self, key: str) -> None:
+        """One step of one allocation."""
+        entry = await self.lab.store.get(key)
+        if entry is None or self.slow:
+            return
+        envelope = decode_envelope(entry.value, entry.revision)
+        spec = decode_part(envelope.spec, AllocationSpec)
+        old = self.running.get(envelope.uid, AllocationReport())
+        new = step(spec, old, envelope.deleting_since is not None)
+        self.running[envelope.uid] = new
+        self.specs[envelope.uid] = spec
+        if new != decode_part(envelope.report, AllocationReport):
+
+            def change(target: Envelope) -> None:
+                target.report = merge_part(target.report, new)
+
+            await self.lab.change(key, change)
+
+
+def step(spec: AllocationSpec, old: AllocationReport, deleting: bool) -> AllocationReport:
+    """The next thing a well-behaved node reports."""
+    new = msgspec.structs.replace(old, incarnation=spec.incarnation, reason="", message="")
+    if deleting:
+        new.state = {"running": "stopping", "starting": "stopping"}.get(old.state, "released")  # type: ignore[assignment]
+        return new
+    if spec.wish == "run":
+        if spec.boots > old.boots and old.state in ("running", "starting"):
+            new.state = "stopping"
+        else:
+            order = {"pending": "preparing", "preparing": "starting", "starting": "running", "running": "running"}
+            new.state = order.get(old.state, "preparing")  # type: ignore[assignment]
+        if new.state in ("preparing", "starting"):
+            new.boots = spec.boots
+        new.ready = new.state == "running"
+        new.boot_id = f"{spec.workload.name}-{spec.incarnation}-{new.boots}" if new.state == "running" else None
+    else:
+        new.state = "stopped" if spec.wish == "stop" else "suspended"
+        new.ready = None
+    return new
+
+
+class Lab:
+    """``async with Lab(tmp_path) as lab``: a store, a network "default", an image "tiny", and the deciders."""
+
+    def __init__(self, folder: Path, *, strategy: str = "least_loaded", store: MemoryStore | None = None) -> None:
+        self.folder = folder
+        self.clock = VirtualClock()
+        self.store = store or MemoryStore(self.clock)
+        self.journal = Journal()
+        self.nodes: dict[str, PretendNode] = {}
+        self._strategy = strategy
+        self._deciders: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Lab:
+        await self.store.open()
+        await self.put("network", "default", {"cidr": "10.0.0.0/16"})
+        await self.put_image("tiny")
+        self.start_deciders()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._deciders is not None:
+            self._deciders.cancel()
+            await asyncio.gather(self._deciders, return_exceptions=True)
+        for node in self.nodes.values():
+            await node.die()
+
+    def start_deciders(self, holder: str = "here") -> None:
+        self._deciders = asyncio.ensure_future(
+            decide(
+                self.store,
+                self.journal,
+                self.clock,
+                images=self.folder / "images",
+                holder=holder,
+                strategy=self._strategy,
+            )
+        )
+
+    async def kill_deciders(self) -> None:
+        """End them wherever they are; raises what they died of if they were dead already."""
+        task, self._deciders = self._deciders, None
+        if task is None:
+            return
+        if task.done():
+            task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def add_node(self, name: str, **report: Any) -> PretendNode:
+        node = self.nodes[name] = PretendNode(self, name, **report)
+        await node.join()
+        return node
+
+    async def put(
+        self,
+        kind: str,
+        name: str,
+        spec: Any,
+        *,
+        status: msgspec.Struct | None = None,
+        finalizers: tuple[str, ...] = (),
+        project: str | None = "default",
+    ) -> Envelope:
+        envelope = Envelope(
+            kind=kind,
+            name=name,
+            uid=new_uid(),
+            project=project,
+            created_at=self.clock.now(),
+            spec=msgspec.Raw(msgspec.json.encode(spec)),
+            finalizers=list(finalizers),
+        )
+        if status is not None:
+            envelope.status = msgspec.Raw(msgspec.json.encode(status))
+        await self.store.commit([Put(envelope.key, encode_envelope(envelope))])
+        return envelope
+
+    async def put_image(self, name: str, phase: str = "Available") -> Envelope:
+        (self.folder / "images").mkdir(parents=True, exist_ok=True)
+        (self.folder / "images" / DIGEST).write_bytes(b"")
+        status = ImageStatus(phase=phase, sha256=DIGEST, size=10 * MIB, virtual_size=64 * MIB)  # type: ignore[arg-type]
+        return await self.put("image", name, {"url": f"file://{self.folder}/none"}, status=status)
+
+    async def put_vm(self, name: str, **spec: Any) -> Envelope:
+        """A VM as the doors make it: with its claims, in one commit."""
+        full = VmSpec(**{"image": "tiny", **spec})
+        envelope = Envelope(
+            kind="vm",
+            name=name,
+            uid=new_uid(),
+            project="default",
+            created_at=self.clock.now(),
+            spec=msgspec.Raw(msgspec.json.encode(full)),
+            finalizers=["workload"],
+        )
+        writes: list[Write] = [Put(envelope.key, encode_envelope(envelope))]
+        for claim in claim_ports(envelope, full):
+            claimed = Envelope(
+                kind=claim.kind,
+                name=claim.name,
+                uid=new_uid(),
+                owner=envelope.ref,
+                spec=msgspec.Raw(msgspec.json.encode(claim.spec)),
+            )
+            writes.append(Put(claimed.key, encode_envelope(claimed)))
+        await self.store.commit(writes)
+        return envelope
+
+    async def change(self, key: str, change: Callable[[Envelope], None]) -> None:
+        """Read, change, write, until it goes through; nothing if the object is gone."""
+        while (entry := await self.store.get(key)) is not None:
+            envelope = decode_envelope(entry.value, entry.revision)
+            change(envelope)
+            try:
+                await self.store.commit([Put(key, encode_envelope(envelope))], [AtRevision(key, entry.revision)])
+                return
+            except PreconditionFailed:
+                continue
+
+    async def wish(self, name: str, **spec: Any) -> None:
+        """Change a VM's spec as a person would."""
+
+        def change(envelope: Envelope) -> None:
+            envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), **spec})
+            envelope.generation += 1
+
+        await self.change(f"/vm/default/{name}", change)
+
+    async def delete(self, key: str) -> None:
+        def change(envelope: Envelope) -> None:
+            envelope.deleting_since = self.clock.now()
+
+        await self.change(key, change)
+
+    async def get(self, key: str) -> Envelope | None:
+        entry = await self.store.get(key)
+        return None if entry is None else decode_envelope(entry.value, entry.revision)
+
+    async def vm(self, name: str) -> Envelope:
+        envelope = await self.get(f"/vm/default/{name}")
+        assert envelope is not None, name
+        return envelope
+
+    async def status(self, name: str) -> VmStatus:
+        return decode_part((await self.vm(name)).status, VmStatus)
+
+    async def placed(self, name: str) -> Condition | None:
+        return (await self.vm(name)).condition("Placed")
+
+    async def every(self, kind: str) -> list[Envelope]:
+        page = await self.store.list(f"/{kind}/")
+        return [decode_envelope(entry.value, entry.revision) for entry in page.entries]
+
+    async def allocations(self) -> list[AllocationSpec]:
+        return [decode_part(envelope.spec, AllocationSpec) for envelope in await self.every("allocation")]
+
+    async def endpoints(self) -> list[EndpointSpec]:
+        return [decode_part(envelope.spec, EndpointSpec) for envelope in await self.every("endpoint")]
+
+    async def epoch(self) -> str:
+        return epoch_of((await self.store.list("/vm/", limit=1)).cursor)
+
+    async def until(self, true: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
+        """Let the fabric work, time passing only when it rests, until ``true``; fails after ``seconds`` of its time."""
+        ends_at = self.clock.elapsed() + seconds
+        while True:
+            for _ in range(40):
+                await asyncio.sleep(0)
+            if await true():
+                return
+            if self._deciders is not None and self._deciders.done():
+                self._deciders.result()
+            assert self.clock.elapsed() < ends_at, "it did not come to pass"
+            self.clock.advance(0.25)
+            await asyncio.sleep(0.0005)  # threads (image files) need real time
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let the fabric work for so long."""
+        ends_at = self.clock.elapsed() + seconds
+
+        async def over() -> bool:
+            return self.clock.elapsed() >= ends_at
+
+        await self.until(over, seconds + 1)
+
+    async def until_phase(self, name: str, phase: str, seconds: float = 60.0) -> None:
+        async def there() -> bool:
+            return (await self.status(name)).phase == phase
+
+        await self.until(there, seconds)
+
+    async def until_refused(self, name: str, reason: str) -> None:
+        async def there() -> bool:
+            placed = await self.placed(name)
+            return placed is not None and placed.status == "False" and placed.reason == reason
+
+        await self.until(there)
+
+    async def until_gone(self, key: str, seconds: float = 60.0) -> None:
+        async def gone() -> bool:
+            return await self.store.get(key) is None
+
+        await self.until(gone, seconds)

@@ -1,0 +1,265 @@
+"""An agent over fake drivers follows its allocations' wishes, and tells what comes of it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from weft.objects.errors import DriverFailed, InvalidInput
+
+sys.path.append(str(Path(__file__).parent))
+from agent_lab import (
+    ADDRESS,
+    Lab,
+    change,
+    make_allocation,
+    make_endpoint,
+    make_nic,
+    make_publication,
+)
+
+from weft.contracts.network import Endpoint
+from weft.contracts.runtime import BootKernel
+from weft.kinds.allocation import AllocatedVolume
+from weft.objects.envelope import Envelope
+from weft.objects.identity import short_id
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+def deleted(envelope: Envelope) -> Envelope:
+    envelope = change(envelope)
+    envelope.deleting_since = 1.0
+    return envelope
+
+
+async def test_an_allocation_comes_to_run_and_is_reported_with_its_boot_id_and_steps(lab: Lab) -> None:
+    web = make_allocation(user_data="#!/bin/sh\n")
+    async with lab.agent():
+        lab.server.put(web)
+        report = await lab.until_state(web, "running")
+        guest = lab.guest(web)
+        assert guest is not None and report.boot_id == guest.boot_id and report.ready is True
+        assert [(s.name, s.state) for s in report.steps] == [
+            ("image", "done"),
+            ("disk", "done"),
+            ("network", "done"),
+            ("boot", "done"),
+        ]
+        plan = guest.plan
+        assert (plan.name, plan.hostname, plan.uid, plan.vcpus) == ("web", "web", web.uid, 1)
+        assert isinstance(plan.boot, BootKernel) and plan.boot.cmdline == "console=ttyS0"
+        assert [disk.serial for disk in plan.disks] == ["root", "weft-seed"]
+        assert [nic.mac for nic in plan.nics] == [make_nic().mac]
+        assert lab.server.node_report is not None and lab.server.node_report.epoch == "e1"
+
+
+async def test_its_states_on_the_way_are_told_in_order(lab: Lab) -> None:
+    lab.orders.boot_seconds = 0.5
+    lab.orders.delay_seconds["start"] = 0.3
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+    states = list(dict.fromkeys(report.state for _, report in lab.server.history))
+    assert states[-2:] == ["starting", "running"]
+    assert set(states) <= {"pending", "preparing", "starting", "running"}
+
+
+async def test_stop_and_start_keep_the_disk_and_make_a_new_boot(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        first = await lab.until_state(web, "running")
+        lab.server.put(change(web, wish="stop"))
+        await lab.until_state(web, "stopped")
+        assert short_id(web.uid) in lab.shelf.volumes
+        lab.server.put(web)
+        second = await lab.until_state(web, "running")
+        assert first.boot_id != second.boot_id
+        assert second.restarts == 0
+
+
+async def test_a_higher_start_counter_boots_afresh(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        first = await lab.until_state(web, "running")
+        lab.server.put(change(web, boots=1))
+        await lab.until(lambda: lab.server.reports[web.name].boots == 1, "boots 1")
+        second = await lab.until_state(web, "running")
+        assert first.boot_id != second.boot_id
+
+
+async def test_suspend_and_resume_keep_the_boot(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        first = await lab.until_state(web, "running")
+        lab.server.put(change(web, wish="suspend"))
+        await lab.until_state(web, "suspended")
+    async with lab.agent():
+        lab.server.put(web)
+        assert (await lab.until_state(web, "running")).boot_id == first.boot_id
+
+
+async def test_deletion_leaves_nothing_and_says_released(lab: Lab) -> None:
+    web = make_allocation(
+        volumes=[AllocatedVolume(name="data", uid="6f1f3c9e-1c2d-4b6a-9a55-0d5f6b9c1a11", size=1 << 20)], user_data="x"
+    )
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        assert lab.copies()
+        lab.server.put(deleted(web))
+        await lab.until_state(web, "released")
+        assert lab.guest(web) is None
+        assert list(lab.shelf.volumes) == ["6f1f3c9e-1c2d-4b6a-9a55-0d5f6b9c1a11"]
+        assert (lab.wire.ports, lab.wire.segments, lab.copies()) == ({}, {}, [])
+        assert list((Path(lab.host.state_dir) / "seeds").iterdir()) == []
+        assert lab.server.node_report is not None and len(lab.server.node_report.volumes) == 1
+
+
+async def test_a_vm_deleted_while_its_image_is_fetched_is_released_at_once(lab: Lab) -> None:
+    lab.server.fetch_gate = threading.Event()
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until(lambda: lab.server.fetches, "a fetch")
+        lab.server.put(deleted(web))
+        try:
+            await lab.until_state(web, "released")
+        finally:
+            lab.server.fetch_gate.set()
+
+
+async def test_a_deletion_of_what_was_never_here_is_released(lab: Lab) -> None:
+    async with lab.agent():
+        lab.server.put(deleted(make_allocation()))
+        await lab.until_state(make_allocation(), "released")
+
+
+async def test_guests_that_need_one_image_share_one_fetch(lab: Lab) -> None:
+    guests = [make_allocation(f"web-{n}", nics=[make_nic(f"10.20.0.{20 + n}")]) for n in range(5)]
+    async with lab.agent():
+        lab.server.put(*guests)
+        for guest in guests:
+            await lab.until_state(guest, "running")
+        assert lab.server.fetches == 1
+        await lab.until(lambda: lab.server.node_report and lab.server.node_report.images, "the image")
+
+
+async def test_a_guest_that_shuts_itself_down_rests(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        lab.runtime.power_off(short_id(web.uid))
+        report = await lab.until_state(web, "stopped")
+        assert (report.reason, report.restarts) == ("guestPoweredOff", 0)
+        lab.server.put(change(web, boots=1))
+        await lab.until_state(web, "running")
+
+
+async def test_a_killed_guest_starts_again_and_is_counted(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        first = await lab.until_state(web, "running")
+        lab.runtime.kill(short_id(web.uid))
+        await lab.until(lambda: lab.server.reports[web.name].restarts == 1, "a restart")
+        second = await lab.until_state(web, "running")
+        assert first.boot_id != second.boot_id
+        assert {"GuestEnded", "GuestRestarted"} <= {event.reason for event in lab.server.events}
+
+
+async def test_a_killed_guest_that_is_never_to_restart_has_failed(lab: Lab) -> None:
+    web = make_allocation(restart="never")
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        lab.runtime.kill(short_id(web.uid))
+        assert (await lab.until_state(web, "failed")).reason == "killed"
+
+
+async def test_a_step_that_fails_is_told_and_tried_again(lab: Lab) -> None:
+    lab.orders.failures["start"] = [DriverFailed("no room for the guest", reason="noMemory")]
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        report = await lab.until_state(web, "failed")
+        assert (report.reason, report.message) == ("noMemory", "no room for the guest")
+        await lab.until_state(web, "running")
+        assert lab.server.reports[web.name].reason == ""
+
+
+async def test_what_a_retry_cant_mend_waits_for_a_change(lab: Lab) -> None:
+    lab.orders.failures["start"] = [InvalidInput("no such machine")]
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "failed")
+        lab.server.put(change(web, machine="microvm"))
+        await lab.until_state(web, "running")
+
+
+async def test_an_image_the_server_doesnt_have_is_told_and_awaited(lab: Lab) -> None:
+    web = make_allocation()
+    blobs = dict(lab.server.blobs)
+    lab.server.blobs.clear()
+    async with lab.agent():
+        lab.server.put(web)
+        report = await lab.until_state(web, "failed")
+        assert (report.reason, report.steps[0].state) == ("notFound", "failed")
+        lab.server.blobs.update(blobs)
+        await lab.until_state(web, "running")
+
+
+async def test_neighbours_come_into_the_segment_and_go(lab: Lab) -> None:
+    web, segment = make_allocation(), short_id("uid-of-blue")
+    there = make_endpoint("10.20.0.12", "db", "10.99.0.2")
+    async with lab.agent():
+        lab.server.put(web, there, make_endpoint("10.20.0.13", "new", None))
+        await lab.until_state(web, "running")
+        own = Endpoint(make_nic().mac, "10.20.0.11", "web", ADDRESS)
+        far = Endpoint("52:54:00:00:01:01", "10.20.0.12", "db", "10.99.0.2")
+        await lab.until(lambda: lab.wire.segments[segment].endpoints == [own, far], "both")
+        lab.server.delete(there)
+        await lab.until(lambda: lab.wire.segments[segment].endpoints == [own], "its own only")
+
+
+async def test_published_ports_follow_the_publications(lab: Lab) -> None:
+    port = make_publication(8080, "10.20.0.11", ADDRESS)
+    async with lab.agent():
+        lab.server.put(port, make_publication(8081, "10.20.0.12", None))
+        await lab.until(lambda: [f.port for f in lab.wire.forwards] == [8080], "the forward")
+        lab.server.delete(port)
+        await lab.until(lambda: lab.wire.forwards == [], "none")
+
+
+async def test_a_volume_is_removed_only_when_told_and_unattached(lab: Lab) -> None:
+    uid = "6f1f3c9e-1c2d-4b6a-9a55-0d5f6b9c1a11"
+    web = make_allocation(volumes=[AllocatedVolume(name="data", uid=uid, size=1 << 20)])
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        lab.server.remove_volumes = [uid]
+        lab.server.put(change(web, wish="stop"))
+        await lab.until_state(web, "stopped")
+        assert uid in lab.shelf.volumes
+        lab.server.put(deleted(web))
+        await lab.until(lambda: uid in lab.server.removed_volumes, "the removal")
+        assert uid not in lab.shelf.volumes
+
+
+async def test_the_network_is_mended_and_that_is_told(lab: Lab) -> None:
+    lab.wire.damage = ["dnsmasq of blue was dead"]
+    async with lab.agent():
+        await lab.until(lambda: lab.server.events, "an event")
+    assert lab.server.events[0].message == "dnsmasq of blue was dead"

@@ -1,0 +1,234 @@
+"""Bad days of one node: its agent dies, its server dies, forgets, or denies it. No guest is ended by any of that."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+from agent_lab import (
+    ADDRESS,
+    Lab,
+    change,
+    make_allocation,
+    make_endpoint,
+    make_nic,
+    make_publication,
+)
+
+from weft.objects.envelope import Envelope
+from weft.objects.errors import Forbidden, NotAuthenticated, NotFound, WeftError
+from weft.objects.identity import Ref, short_id
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+def boot_id(lab: Lab, envelope: Envelope) -> str:
+    guest = lab.guest(envelope)
+    assert guest is not None and guest.state == "running", guest
+    return guest.boot_id
+
+
+async def test_a_new_agent_adopts_the_guests_with_their_boots(lab: Lab) -> None:
+    guests = [make_allocation(f"web-{n}", nics=[make_nic(f"10.20.0.{20 + n}")]) for n in range(4)]
+    async with lab.agent():
+        lab.server.put(*guests)
+        for guest in guests:
+            await lab.until_state(guest, "running")
+    before = {guest.name: boot_id(lab, guest) for guest in guests}
+    lab.server.reports.clear()
+    async with lab.agent():
+        for guest in guests:
+            await lab.until_state(guest, "running")
+        assert {guest.name: lab.server.reports[guest.name].boot_id for guest in guests} == before
+        assert all(lab.server.reports[guest.name].restarts == 0 for guest in guests)
+
+
+async def test_without_a_server_guests_run_on_and_a_killed_one_starts_again(lab: Lab) -> None:
+    web, db = make_allocation(), make_allocation("db", nics=[make_nic("10.20.0.12")])
+    async with lab.agent():
+        lab.server.put(web, db)
+        await lab.until_state(web, "running")
+        await lab.until_state(db, "running")
+    first = boot_id(lab, web)
+    lab.server.down = True
+    async with lab.agent():
+        lab.runtime.kill(short_id(db.uid))
+        await lab.until(lambda: (g := lab.guest(db)) and g.state == "running", "a restart")
+        assert boot_id(lab, web) == first
+        lab.server.put(make_allocation("new", nics=[]))
+        await lab.settle()
+        assert lab.guest(make_allocation("new")) is None
+        lab.server.down = False
+        await lab.until(lambda: lab.server.reports[db.name].restarts == 1, "the restart told")
+
+
+async def test_without_a_server_a_machine_that_lost_power_brings_its_guests_back(lab: Lab) -> None:
+    web = make_allocation()
+    neighbour = make_endpoint("10.20.0.12", "db", "10.99.0.2")
+    async with lab.agent():
+        lab.server.put(web, neighbour, make_publication(8080, "10.20.0.11", ADDRESS))
+        await lab.until_state(web, "running")
+        await lab.until(lambda: lab.wire.forwards, "the forward")
+    lab.runtime.kill(short_id(web.uid))
+    lab.wire.segments.clear()
+    lab.wire.ports.clear()
+    lab.wire.forwards.clear()
+    lab.server.down = True
+    async with lab.agent():
+        await lab.until(lambda: (g := lab.guest(web)) and g.state == "running", "the guest")
+        endpoints = lab.wire.segments[short_id("uid-of-blue")].endpoints
+        assert [e.name for e in endpoints] == ["web", "db"]
+        assert [f.port for f in lab.wire.forwards] == [8080]
+
+
+async def test_an_empty_store_makes_orphans_of_guests_and_ends_none(lab: Lab) -> None:
+    web, gone = make_allocation(), make_allocation("gone", nics=[make_nic("10.20.0.12")])
+    far = make_endpoint("10.20.0.13", "far", "10.99.0.2")
+    async with lab.agent():
+        lab.server.put(web, gone, far, make_publication(8080, "10.20.0.11", ADDRESS))
+        await lab.until_state(web, "running")
+        await lab.until_state(gone, "running")
+        await lab.until(lambda: lab.wire.forwards, "the forward")
+        await lab.until(lambda: len(lab.wire.segments[short_id("uid-of-blue")].endpoints) == 3, "the neighbour")
+        before = [boot_id(lab, web), boot_id(lab, gone)]
+        lab.server.restore("e2")
+        await lab.until(lambda: lab.server.node_report and lab.server.node_report.epoch == "e2", "epoch e2")
+        report = lab.server.node_report
+        assert report is not None
+        assert report.orphans == [f"{gone.uid} vm/default/gone 1", f"{web.uid} vm/default/web 1"]
+        copies = [json.loads(copy) for copy in report.orphan_allocations]
+        assert [copy["uid"] for copy in copies] == [gone.uid, web.uid]
+        assert copies[1]["spec"] == json.loads(bytes(web.spec))
+        await lab.settle()
+        assert [boot_id(lab, web), boot_id(lab, gone)] == before
+        assert len(lab.wire.ports) == 2 and [f.port for f in lab.wire.forwards] == [8080]
+        assert len(lab.wire.segments[short_id("uid-of-blue")].endpoints) == 3
+
+        lab.server.reports.clear()
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        assert lab.server.reports[web.name].boot_id == before[0]
+        await lab.until(lambda: lab.server.node_report.orphans == [f"{gone.uid} vm/default/gone 1"], "one orphan")
+        lab.server.put(change(web, wish="stop"))
+        await lab.until_state(web, "stopped")
+        assert boot_id(lab, gone) == before[1]
+
+
+async def test_an_orphan_stays_one_over_an_agents_death_and_is_not_started_again(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        lab.server.restore("e2")
+        await lab.until(lambda: lab.server.node_report and lab.server.node_report.orphans, "an orphan")
+    async with lab.agent():
+        await lab.until(lambda: lab.server.node_report and lab.server.node_report.orphans, "an orphan")
+        lab.runtime.kill(short_id(web.uid))
+        await lab.settle()
+        await lab.settle()
+        guest = lab.guest(web)
+        assert guest is not None and guest.state == "failed"
+        assert short_id(web.uid) in lab.shelf.volumes
+
+
+async def test_a_deletion_without_a_wish_before_it_is_no_evidence(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        first = boot_id(lab, web)
+        lab.server.delete(web)
+        await lab.until(lambda: lab.server.node_report and lab.server.node_report.orphans, "an orphan")
+        assert boot_id(lab, web) == first
+
+
+async def test_an_allocation_deleted_while_the_agent_was_away_was_wished_away_if_it_says_so(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        web.deleting_since = 1.0
+        lab.orders.delay_seconds["stop"] = 0.3
+        lab.server.put(web)
+        lab.server.delete(web)
+        await lab.until(lambda: lab.guest(web) is None, "its end")
+        await lab.until(lambda: lab.copies() == [], "no copy")
+
+
+async def test_a_guest_without_even_a_copy_is_told_and_kept(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+    first = boot_id(lab, web)
+    for copy in lab.copies():
+        (Path(lab.host.state_dir) / "allocations" / copy).unlink()
+    lab.server.restore("e2")
+    async with lab.agent():
+        await lab.until(lambda: lab.server.node_report and lab.server.node_report.epoch == "e2", "epoch e2")
+        assert lab.server.node_report is not None
+        assert lab.server.node_report.orphans == [f"{web.uid} vm/-/web 1"]
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        assert boot_id(lab, web) == first
+        await lab.until(lambda: lab.server.node_report.orphans == [], "no orphan")
+
+
+@pytest.mark.parametrize(
+    "refusal", [NotAuthenticated("who are you?"), Forbidden("not yours"), NotFound('node "n1" not found')]
+)
+async def test_a_server_that_denies_the_node_ends_no_guest(lab: Lab, refusal: WeftError) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+    first = boot_id(lab, web)
+    lab.server.refusal = refusal
+    async with lab.agent():
+        await lab.settle()
+        assert boot_id(lab, web) == first
+        lab.runtime.kill(short_id(web.uid))
+        await lab.until(lambda: (g := lab.guest(web)) and g.state == "running", "a restart")
+
+
+async def test_a_higher_incarnation_here_ends_the_lower_one_first_and_keeps_its_disk(lab: Lab) -> None:
+    old, new = make_allocation(uid="old"), make_allocation(uid="new", incarnation=2)
+    async with lab.agent():
+        lab.server.put(old)
+        await lab.until_state(old, "running")
+        lab.orders.shutdown_seconds = 0.2
+        lab.server.put(new)
+        await lab.until_state(new, "running")
+        guest = lab.guest(old)
+        assert guest is not None and guest.state == "stopped"
+        assert short_id("old") in lab.shelf.volumes
+        assert len(lab.wire.ports) == 1
+    told = [(name, report.state) for name, report in lab.server.history]
+    assert told.index((old.name, "stopped")) < told.index((new.name, "running"))
+
+
+async def test_a_lower_incarnation_changes_nothing_for_the_higher_one(lab: Lab) -> None:
+    new, old = make_allocation(uid="new", incarnation=2), make_allocation(uid="old")
+    async with lab.agent():
+        lab.server.put(new)
+        await lab.until_state(new, "running")
+        first = boot_id(lab, new)
+        lab.server.put(old)
+        assert (await lab.until_state(old, "stopped")).reason == "superseded"
+        assert boot_id(lab, new) == first
+
+
+async def test_two_workloads_of_one_name_are_not_confused(lab: Lab) -> None:
+    one = make_allocation("web", uid="one", nics=[])
+    other = make_allocation("web", uid="two", nics=[], incarnation=2, workload=Ref("vm", "web", "other", "blue"))
+    async with lab.agent():
+        lab.server.put(one, other)
+        await lab.until_state(one, "running")
+        await lab.until_state(other, "running")

@@ -1,0 +1,382 @@
+"""What people do to objects through the API, over TLS with the real client: make, read, change, delete, refuse."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+from api_lab import DoorsLab, make_image, make_vm, take_port
+
+from weft.objects.errors import (
+    AlreadyExists,
+    IllegalTransition,
+    InUse,
+    InvalidInput,
+    InvalidStrategy,
+    NotFound,
+    StaleRevision,
+    UnknownField,
+    WeftError,
+)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def vms(lab: DoorsLab) -> DoorsLab:
+    """A lab with an image to make VMs from."""
+    lab.client.create(make_image())
+    return lab
+
+
+def test_what_is_created_can_be_read_listed_changed_and_deleted(lab: DoorsLab) -> None:
+    made = lab.client.create({"kind": "network", "name": "blue", "labels": {"tier": "db"}, "spec": {"cidr": "10.9.0.0/24"}})
+    assert (made["generation"], made["project"], made["spec"]["nat"]) == (1, "default", True)
+    assert lab.client.get("network", "blue") == made
+    assert [n["name"] for n in lab.client.list("networks").items] == ["blue", "default"]
+    changed = lab.client.put({"kind": "network", "name": "blue", "spec": {"cidr": "10.9.0.0/24", "nat": False}})
+    assert (changed["generation"], changed["spec"]["nat"], changed["labels"]) == (2, False, {"tier": "db"})
+    lab.client.delete("network", "blue")
+    with pytest.raises(NotFound, match='network "blue" not found'):
+        lab.client.get("network", "blue")
+
+
+def test_an_unknown_field_is_refused_with_its_path_and_a_suggestion(vms: DoorsLab) -> None:
+    with pytest.raises(UnknownField) as caught:
+        vms.client.create(make_vm("web", cpuu=2))
+    assert (caught.value.field, caught.value.hint) == ("spec.cpuu", "did you mean spec.cpu?")
+    with pytest.raises(UnknownField) as caught:
+        vms.client.create({"kind": "vm", "name": "web", "image": "tiny"})
+    assert (caught.value.field, caught.value.hint) == ("image", "it belongs under spec: spec.image")
+    assert vms.client.list("vm").items == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"memory": "5X"}, "spec.memory"),
+        ({"memory": "-5G"}, "spec.memory"),
+        ({"memory": 10**400}, "spec.memory"),
+        ({"cpu": 0}, "spec.cpu"),
+        ({"publish": ["80"]}, "spec.publish[0]"),
+        ({"restart": "maybe"}, "spec.restart"),
+        ({"networks": "default"}, "spec.networks"),
+        ({"image": "No Such"}, "spec.image"),
+    ],
+)
+def test_a_wrong_value_is_refused_and_names_its_field(vms: DoorsLab, spec: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        vms.client.create(make_vm("web", **spec))
+    assert caught.value.field == field
+    assert vms.client.list("vm").items == []
+
+
+def test_all_problems_of_a_spec_are_told_at_once(vms: DoorsLab) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        vms.client.create(make_vm("web", memory="5X", cpuu=1))
+    assert [p["field"] for p in caught.value.details["problems"]] == ["spec.memory", "spec.cpuu"]
+
+
+@pytest.mark.parametrize("name", ["", "Web", "-web", "web_1", "a" * 64, "web/1", None, 5])
+def test_an_invalid_name_is_refused(vms: DoorsLab, name: object) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        vms.client.create({**make_vm("x"), "name": name})
+    assert caught.value.field == "name"
+
+
+def test_a_taken_name_is_refused_and_says_since_when(vms: DoorsLab) -> None:
+    vms.client.create(make_vm("web"))
+    with pytest.raises(AlreadyExists, match=r'VM "web" exists already in project default \(created \ds ago\)'):
+        vms.client.create(make_vm("web", cpu=2))
+    assert vms.client.get("vm", "web")["spec"]["cpu"] == 1.0
+
+
+def test_what_a_manifest_names_must_exist(vms: DoorsLab) -> None:
+    for spec, field, hint in (
+        ({"image": "tny"}, "spec.image", "did you mean tiny?"),
+        ({"networks": ["defalt"]}, "spec.networks", "did you mean default?"),
+        ({"volumes": ["data"]}, "spec.volumes", "weft volume list"),
+        ({"node": "n9"}, "spec.node", "weft node list"),
+    ):
+        with pytest.raises(NotFound) as caught:
+            vms.client.create(make_vm("web", **spec))
+        assert (caught.value.field, caught.value.hint) == (field, hint)
+    with pytest.raises(NotFound, match='project "nope" not found'):
+        vms.client.create({**make_vm("web"), "project": "nope"})
+    assert vms.client.list("vm").items == []
+
+
+def test_an_unknown_strategy_is_named_and_dashes_are_fine(vms: DoorsLab) -> None:
+    with pytest.raises(InvalidStrategy) as caught:
+        vms.client.create(make_vm("web", strategy="best_fti"))
+    assert caught.value.hint == "did you mean best_fit?"
+    assert vms.client.create(make_vm("web", strategy="best-fit"))["spec"]["strategy"] == "best_fit"
+
+
+def test_a_stale_generation_is_refused_and_status_writes_do_not_make_one_stale(vms: DoorsLab) -> None:
+    made = vms.client.create(make_vm("web"))
+    envelope = vms.stored("/vm/default/web")
+    assert envelope is not None
+    envelope.conditions = []
+    vms.put(envelope)  # a controller writes
+    changed = vms.client.put({**make_vm("web", grace=5), "generation": made["generation"]})
+    assert changed["generation"] == 2
+    with pytest.raises(StaleRevision) as caught:
+        vms.client.put({**make_vm("web", grace=6), "generation": made["generation"]})
+    assert caught.value.details["generation"] == 2
+
+
+def test_an_idempotent_put_writes_nothing(vms: DoorsLab) -> None:
+    made = vms.client.put(make_vm("web", memory="256M"))
+    before = vms.revision()
+    assert vms.client.put(make_vm("web", memory="0.25G")) == made
+    assert vms.client.put(made) == made  # what was read can be sent back
+    assert vms.revision() == before
+
+
+def test_what_verbs_have_set_survives_a_manifest_that_does_not_mention_it(vms: DoorsLab) -> None:
+    vms.client.create(make_vm("web"))
+    assert vms.client.verb("vm", "web", "hold")["spec"]["hold"] is True
+    assert vms.client.put(make_vm("web", grace=5))["spec"]["hold"] is True
+    assert vms.client.put(make_vm("web", hold=False))["spec"]["hold"] is False
+
+
+def test_a_patch_merges_and_null_takes_a_field_back_to_its_default(vms: DoorsLab) -> None:
+    vms.client.create({**make_vm("web", grace=5), "labels": {"a": "1", "b": "2"}})
+    changed = vms.client.patch("vm", "web", {"spec": {"grace": None, "restart": "always"}, "labels": {"a": None}})
+    assert (changed["spec"]["grace"], changed["spec"]["restart"], changed["labels"]) == (20.0, "always", {"b": "2"})
+    with pytest.raises(UnknownField):
+        vms.client.patch("vm", "web", {"status": {"phase": "Running"}})
+
+
+def test_a_field_that_never_changes_and_one_that_needs_a_new_object_are_refused(vms: DoorsLab) -> None:
+    vms.client.create(make_image("other"))
+    vms.client.create(make_vm("web"))
+    with pytest.raises(InvalidInput, match=r"spec\.disk of VM .* can never change"):
+        vms.client.put(make_vm("web", disk="5G"))
+    assert vms.client.put(make_vm("web", image="other"))["spec"]["image"] == "other"  # it has no place yet
+    envelope = vms.stored("/vm/default/web")
+    assert envelope is not None
+    envelope.status = type(envelope.status)(b'{"phase":"Running"}')
+    vms.put(envelope)
+    with pytest.raises(InvalidInput, match="can't change while it lives") as caught:
+        vms.client.put(make_vm("web"))
+    assert caught.value.field == "spec.image"
+
+
+def test_an_illegal_verb_names_the_legal_ones(vms: DoorsLab) -> None:
+    vms.client.create(make_vm("web"))
+    with pytest.raises(IllegalTransition) as caught:
+        vms.client.verb("vm", "web", "suspend")
+    assert caught.value.details["legal"] == ["hold", "release", "start", "delete"]
+    with pytest.raises(NotFound, match="has no verb") as unknown:
+        vms.client.verb("vm", "web", "stpo")
+    assert unknown.value.hint == "did you mean stop?"
+    with pytest.raises(InvalidInput):
+        vms.client.verb("vm", "web", "hold", {"why": "x"})
+
+
+def test_a_repeated_request_with_the_same_key_acts_once(vms: DoorsLab) -> None:
+    first = vms.client.create(make_vm("web", publish=["18080:80"]), idempotency_key="k1")
+    assert vms.client.create(make_vm("web", publish=["18080:80"]), idempotency_key="k1")["uid"] == first["uid"]
+    with pytest.raises(AlreadyExists):
+        vms.client.create(make_vm("web"), idempotency_key="k2")
+    envelope = vms.stored("/vm/default/web")
+    assert envelope is not None
+    envelope.status = type(envelope.status)(b'{"phase":"Running"}')
+    vms.put(envelope)
+    path = "/v1/projects/default/vms/web:restart"
+    for _ in range(3):
+        answer = vms.client.http.request("POST", path, {}, headers={"Idempotency-Key": "again"})
+        assert answer.json()["spec"]["boots"] == 1
+
+
+def test_a_dry_run_stores_nothing(vms: DoorsLab) -> None:
+    before = vms.revision()
+    assert vms.client.create(make_vm("web"), dry_run=True)["spec"]["memory"] == 256 << 20
+    assert vms.client.apply([make_vm("web")], dry_run=True)[0]["action"] == "created"
+    assert vms.revision() == before
+    vms.client.create(make_vm("web"))
+    changed = vms.client.apply([make_vm("web", memory="1G")], dry_run=True)[0]
+    assert [(c["path"], c["old"], c["new"], c["mode"]) for c in changed["changes"]] == [
+        ("spec.memory", 256 << 20, 1 << 30, "restart")
+    ]
+    assert vms.client.get("vm", "web")["spec"]["memory"] == 256 << 20
+
+
+def test_apply_takes_references_between_its_objects_in_any_order(lab: DoorsLab) -> None:
+    manifests = [
+        {**make_vm("web", networks=["blue"], volumes=["data"], publish=["18081:80"]), "project": "shop"},
+        {"kind": "volume", "name": "data", "project": "shop", "spec": {"size": "1G"}},
+        {"kind": "network", "name": "blue", "project": "shop", "spec": {"cidr": "10.9.0.0/24"}},
+        {**make_image(), "project": "shop"},
+        {"kind": "project", "name": "shop"},
+    ]
+    assert [r["action"] for r in lab.client.apply(manifests)] == ["created"] * 5
+    before = lab.revision()
+    assert [r["action"] for r in lab.client.apply(manifests)] == ["unchanged"] * 5
+    assert lab.revision() == before
+    assert [p["name"] for p in lab.client.list("publication").items] == ["tcp-18081"]
+
+
+def test_apply_with_one_wrong_object_stores_none_and_says_which(vms: DoorsLab) -> None:
+    before = vms.revision()
+    with pytest.raises(InvalidInput) as caught:
+        vms.client.apply([make_vm("a"), make_vm("b", image="nope"), {"kind": "vn", "name": "c"}, make_vm("d", cpu="x")])
+    assert sorted(p["index"] for p in caught.value.details["problems"]) == [1, 2, 3]
+    assert "nothing was changed" in caught.value.message
+    assert vms.revision() == before
+
+
+def test_a_large_apply_is_split_and_complete(vms: DoorsLab) -> None:
+    results = vms.client.apply([make_vm(f"v{i}") for i in range(250)])
+    assert {r["action"] for r in results} == {"created"}
+    assert len({r["object"]["revision"] for r in results}) == 3
+    assert len(vms.client.list("vm").items) == 250
+
+
+def test_a_batch_gives_one_result_for_each_object(vms: DoorsLab) -> None:
+    vms.client.create(make_vm("v3"))
+    manifests = [make_vm(f"v{i}") for i in range(130)]
+    manifests[7]["spec"]["image"] = "nope"
+    manifests[9] = make_vm("v8")
+    results = vms.client.batch("vm", manifests)
+    errors = {i: r["error"]["reason"] for i, r in enumerate(results) if "error" in r}
+    assert errors == {3: "alreadyExists", 7: "notFound", 9: "alreadyExists"}
+    assert results[129]["object"] == vms.client.get("vm", "v129")
+    assert len(vms.client.list("vm").items) == 128
+
+
+def test_a_repeated_batch_finds_what_the_first_one_made(vms: DoorsLab) -> None:
+    manifests = [make_vm(f"v{i}", publish=[f"{21000 + i}:80"]) for i in range(120)]
+    path = "/v1/projects/default/vms:batch"
+    headers = {"Idempotency-Key": "once"}
+    first = vms.client.http.request("POST", path, {"objects": manifests}, headers=headers).json()["results"]
+    again = vms.client.http.request("POST", path, {"objects": manifests}, headers=headers).json()["results"]
+    assert [r["object"]["uid"] for r in again] == [r["object"]["uid"] for r in first]
+    other = vms.client.http.request("POST", path, {"objects": manifests}, headers={"Idempotency-Key": "twice"}).json()
+    assert {r["error"]["reason"] for r in other["results"]} == {"portInUse"}
+
+
+def test_a_published_port_is_taken_once_and_free_again_after(vms: DoorsLab) -> None:
+    vms.client.create(make_vm("web", publish=["18082:80"]))
+    with pytest.raises(InUse) as caught:
+        vms.client.create(make_vm("other", publish=["18082:81"]))
+    assert (caught.value.token, caught.value.field) == ("portInUse", "spec.publish[0]")
+    assert "vm/web" in caught.value.message
+    vms.client.create(make_vm("udp", publish=["18082:53/udp"]))
+    vms.client.put(make_vm("web", publish=["18083:80"]))
+    assert [p["name"] for p in vms.client.list("publication").items] == ["tcp-18083", "udp-18082"]
+    vms.client.create(make_vm("other", publish=["18082:81"]))
+    errors = vms.client.batch("vm", [make_vm("x", publish=["18084:1"]), make_vm("y", publish=["18084:2"])])
+    assert [r.get("error", {}).get("reason") for r in errors] == [None, "portInUse"]
+
+
+def test_a_port_that_another_program_holds_is_refused(tmp_path: Path) -> None:
+    lab = DoorsLab(tmp_path, publish_address="127.0.0.1")
+    try:
+        lab.client.create(make_image())
+        with take_port() as held:
+            port = held.getsockname()[1]
+            with pytest.raises(InUse, match="held by another program") as caught:
+                lab.client.create(make_vm("web", publish=[f"{port}:80"]))
+            assert caught.value.token == "portInUse"
+        made = lab.client.create(make_vm("web", publish=[f"{port}:80"]))
+        with take_port_again(port):  # as the gateway does, for this publication
+            assert lab.client.put(make_vm("web", publish=[f"{port}:80"], grace=3))["uid"] == made["uid"]
+    finally:
+        lab.close()
+
+
+def take_port_again(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    sock.listen()
+    return sock
+
+
+def test_what_others_need_cannot_be_deleted_and_is_unharmed_by_the_try(vms: DoorsLab) -> None:
+    vms.client.create(make_vm("web"))
+    before = vms.revision()
+    for kind, name in (("image", "tiny"), ("network", "default"), ("project", "default")):
+        with pytest.raises(InUse, match="is in use by") as caught:
+            vms.client.delete(kind, name)
+        assert "vm/web" in caught.value.details["by"] or kind == "project"
+    assert vms.revision() == before
+    assert vms.client.get("image", "tiny")["deleting_since"] is None
+
+
+def test_a_vm_is_marked_and_held_by_its_finalizer_and_its_name_stays_taken(vms: DoorsLab) -> None:
+    vms.client.create(make_vm("web"))
+    gone = vms.client.delete("vm", "web")
+    assert gone["deleting_since"] and gone["finalizers"] == ["workload"]
+    assert vms.client.delete("vm", "web")["deleting_since"] == gone["deleting_since"]
+    for act in (lambda: vms.client.put(make_vm("web", cpu=2)), lambda: vms.client.verb("vm", "web", "hold")):
+        with pytest.raises(IllegalTransition, match="is being deleted"):
+            act()
+    with pytest.raises(AlreadyExists, match="is still being deleted"):
+        vms.client.create(make_vm("web"))
+
+
+def test_nothing_can_be_made_that_refers_to_what_is_being_deleted(vms: DoorsLab) -> None:
+    vms.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
+    vms.client.delete("volume", "data")
+    with pytest.raises(NotFound, match='volume "data" is being deleted'):
+        vms.client.create(make_vm("web", volumes=["data"]))
+
+
+def test_what_weft_writes_itself_nobody_writes(lab: DoorsLab) -> None:
+    for kind in ("allocation", "endpoint", "publication"):
+        answer = lab.client.http.request("POST", f"/v1/{kind}s", {"name": "x", "spec": {}})
+        assert (answer.status, answer.json()["reason"]) == (403, "forbidden")
+
+
+def test_lists_are_paged_at_one_instant_and_selected_by_labels_and_fields(vms: DoorsLab) -> None:
+    for i in range(5):
+        vms.client.create({**make_vm(f"v{i}"), "labels": {"odd": str(i % 2)}})
+    page = vms.client.http.request("GET", "/v1/projects/default/vms?limit=2").json()
+    vms.client.create(make_vm("v1a"))
+    rest = vms.client.http.request("GET", f"/v1/projects/default/vms?limit=9&continue={page['continue']}").json()
+    assert [v["name"] for v in page["items"] + rest["items"]] == ["v0", "v1", "v2", "v3", "v4"]
+    assert [v["name"] for v in vms.client.list("vm", labels="odd=1").items] == ["v1", "v3"]
+    assert [v["name"] for v in vms.client.list("vm", fields="name=v1").items] == ["v1"]
+    assert [v["name"] for v in vms.client.list("vm", fields="image=tiny,name!=v1").items] == ["v0", "v1a", "v2", "v3", "v4"]
+    assert len(vms.client.list("vm", all_projects=True).items) == 6
+    with pytest.raises(InvalidInput):
+        vms.client.list("vm", labels="a in (")
+    with pytest.raises(NotFound, match='project "nope" not found'):
+        vms.client.list("vm", project="nope")
+
+
+def test_what_someone_did_stands_in_the_journal(vms: DoorsLab) -> None:
+    vms.client.create(make_vm("web"))
+    vms.client.verb("vm", "web", "hold")
+    vms.client.put(make_vm("web", grace=3))
+    vms.client.delete("vm", "web")
+    vms.journal.flush()
+    told = [(e["reason"], e["message"], e["object"]["name"]) for e in vms.client.events(about="vm/default/web")]
+    assert told == [
+        ("Created", "created by admin", "web"),
+        ("Asked", "hold asked by admin", "web"),
+        ("Changed", "spec.grace changed by admin", "web"),
+        ("Deleted", "deleted by admin", "web"),
+    ]
+
+
+def test_an_object_too_large_for_the_store_is_refused_not_broken(vms: DoorsLab) -> None:
+    with pytest.raises(WeftError) as caught:
+        vms.client.create(make_vm("web", user_data="#!" + "x" * 70_000))
+    assert caught.value.field == "spec.user_data"
+    with pytest.raises(InvalidInput, match="too many"):
+        vms.client.create(make_vm("web", publish=[f"{20000 + i}:80" for i in range(61)]))

@@ -1,0 +1,252 @@
+"""A VM's life, from wish to nothing left, with the deciders over a store in memory and nodes that only pretend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.scenario.deciders_lab import GIB, MIB, Lab
+from weft.kinds.decision import DecisionSpec
+from weft.kinds.endpoint import EndpointStatus
+from weft.kinds.network import NetworkStatus
+from weft.kinds.node import NodeStatus
+from weft.kinds.publication import PublicationStatus
+from weft.objects.envelope import decode_part
+
+
+async def test_a_new_vm_is_placed_and_runs(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web", cpu=2.0, memory=512 * MIB, boots=0)
+        await lab.until_phase("web", "Running")
+        status = await lab.status("web")
+        assert (status.node, status.address, status.incarnation, status.ready) == ("n1", "10.0.0.2", 1, True)
+        assert status.observed_generation == 1
+        ready = (await lab.vm("web")).condition("Ready")
+        assert ready is not None and ready.status == "True"
+        [allocation] = await lab.allocations()
+        assert (allocation.resources.cpu, allocation.resources.memory) == (2.0, 512 * MIB)
+        assert allocation.resources.disk == 64 * MIB  # the image's own size, as none was asked for
+        assert allocation.image.url == f"/v1/blobs/{allocation.image.sha256}"
+        [nic] = allocation.nics
+        [endpoint] = await lab.every("endpoint")
+        assert (nic.uid, nic.address, nic.gateway, nic.cidr) == (endpoint.uid, "10.0.0.2", "10.0.0.1", "10.0.0.0/16")
+        assert nic.mac.startswith("52:54:00:") and nic.vni > 0
+
+
+async def test_where_it_went_and_why_is_written_down(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", memory=4 * GIB)
+        await lab.add_node("n2", memory=16 * GIB)
+        await lab.pass_time(2)
+        await lab.put_vm("web", memory=1 * GIB)
+        await lab.until_phase("web", "Running")
+        decision = await lab.get("/decision/default/vm.web")
+        assert decision is not None
+        spec = decode_part(decision.spec, DecisionSpec)
+        assert (spec.policy, spec.error, spec.nodes) == ("least_loaded", "", 2)
+        assert [(v.node, v.outcome) for v in spec.verdicts] == [("n2", "chosen"), ("n1", "fits")]
+        [line] = [event.message for event in lab.journal.events if event.reason == "Placed"]
+        assert line.startswith("Selected agent 'n2' for VM 'web'") and "CPU: 1/8, Memory: 1GB/16GB" in line
+
+
+async def test_stop_start_restart_suspend_and_resume_reach_the_place(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await lab.wish("web", run="stop")
+        await lab.until_phase("web", "Stopped")
+        await lab.wish("web", run="run")
+        await lab.until_phase("web", "Running")
+        await lab.wish("web", run="suspend")
+        await lab.until_phase("web", "Suspended")
+        await lab.wish("web", run="run")
+        await lab.until_phase("web", "Running")
+        before = (await lab.status("web")).boot_id
+        await lab.wish("web", boots=1)
+
+        async def rebooted() -> bool:
+            status = await lab.status("web")
+            return status.phase == "Running" and status.boot_id != before and not status.reason
+
+        await lab.until(rebooted)
+        [allocation] = await lab.allocations()
+        assert (allocation.boots, allocation.incarnation, allocation.workload_generation) == (1, 1, 6)
+
+
+async def test_a_held_vm_is_placed_when_it_is_released(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web", hold=True)
+        await lab.until_phase("web", "Hold")
+        await lab.pass_time(5)
+        assert await lab.allocations() == []
+        await lab.wish("web", hold=False)
+        await lab.until_phase("web", "Running")
+
+
+async def test_a_deleted_vm_leaves_nothing(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web", publish=["8080:80"])
+        await lab.until_phase("web", "Running")
+        await lab.delete("/vm/default/web")
+        await lab.until_gone("/vm/default/web")
+        for kind in ("allocation", "endpoint", "publication", "decision"):
+            assert await lab.every(kind) == []
+        assert lab.journal.reasons("web")[-1] == "Deleted"
+
+
+async def test_a_vm_deleted_before_it_has_a_place_goes_at_once(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.put_vm("web")
+        await lab.until_refused("web", "noAvailableAgents")
+        await lab.delete("/vm/default/web")
+        await lab.until_gone("/vm/default/web")
+        assert await lab.every("decision") == []
+
+
+async def test_a_vm_deleted_while_it_boots_goes_when_its_node_has_let_go(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await lab.add_node("n1")
+        node.slow = True
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Prolog")
+        await lab.delete("/vm/default/web")
+        await lab.until_phase("web", "Epilog")
+        await lab.pass_time(5)
+        [allocation] = await lab.every("allocation")
+        assert allocation.deleting_since is not None
+        node.slow = False
+        await node.act(allocation.key)
+        await lab.until_gone("/vm/default/web")
+
+
+async def test_two_vms_get_two_addresses_and_a_freed_one_is_used_again(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        for name in ("a", "b", "c"):
+            await lab.put_vm(name)
+        for name in ("a", "b", "c"):
+            await lab.until_phase(name, "Running")
+        endpoints = await lab.endpoints()
+        assert sorted(e.address for e in endpoints) == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+        assert len({e.mac for e in endpoints}) == 3
+        freed = (await lab.status("b")).address
+        await lab.delete("/vm/default/b")
+        await lab.until_gone("/vm/default/b")
+        await lab.put_vm("d")
+        await lab.until_phase("d", "Running")
+        assert (await lab.status("d")).address == freed
+
+        async def counted() -> bool:
+            network = await lab.get("/network/default/default")
+            assert network is not None
+            return decode_part(network.status, NetworkStatus).used == 3
+
+        await lab.until(counted)
+
+
+async def test_a_network_without_addresses_left_says_so(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put("network", "small", {"cidr": "10.9.0.0/29"})
+        for number in range(6):
+            await lab.put_vm(f"v{number}", networks=["small"])
+
+        async def five_and_one() -> bool:
+            phases = sorted([(await lab.status(f"v{n}")).phase for n in range(6)])
+            return phases == ["Pending"] + ["Running"] * 5
+
+        await lab.until(five_and_one)
+        [lonely] = [vm for vm in await lab.every("vm") if decode_part(vm.status, dict)["phase"] == "Pending"]
+        addressed = lonely.condition("Addressed")
+        assert addressed is not None and addressed.reason == "networkFull" and "10.9.0.0/29" in addressed.message
+
+
+async def test_published_ports_and_nics_follow_the_place(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web", publish=["8080:80"], hold=True)
+        await lab.pass_time(1)
+        publication = await lab.get("/publication/-/tcp-8080")
+        assert publication is not None and decode_part(publication.status, PublicationStatus).node is None
+        await lab.wish("web", hold=False)
+        await lab.until_phase("web", "Running")
+
+        async def leads() -> bool:
+            [endpoint] = await lab.every("endpoint")
+            [publication] = await lab.every("publication")
+            there = decode_part(publication.status, PublicationStatus)
+            here = decode_part(endpoint.status, EndpointStatus)
+            return (there.node, there.address, there.node_address, here.node, here.node_address) == (
+                "n1",
+                "10.0.0.2",
+                "10.0.0.1",
+                "n1",
+                "10.0.0.1",
+            )
+
+        await lab.until(leads)
+        await lab.nodes["n1"].write_report(address="10.0.0.99")
+
+        async def follows() -> bool:
+            [publication] = await lab.every("publication")
+            return decode_part(publication.status, PublicationStatus).node_address == "10.0.0.99"
+
+        await lab.until(follows)
+
+
+async def test_a_lost_node_makes_its_vms_unknown_until_it_is_back(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await lab.add_node("n1")
+        await lab.add_node("n2")
+        await lab.put_vm("web", node="n1", on_node_loss="restart")
+        await lab.until_phase("web", "Running")
+        await node.die()
+        await lab.until_phase("web", "Unknown", 90)
+        status = await lab.status("web")
+        assert status.reason == "nodeLost" and "n1" in status.message and "waits" in status.message
+        [allocation] = await lab.allocations()
+        assert allocation.node == "n1" and allocation.wish == "run"
+        await node.start()
+        await lab.until_phase("web", "Running")
+        assert lab.journal.reasons("n1") == ["NodeReady", "NodeNotReady", "NodeReady"]
+
+
+async def test_what_is_allocated_on_a_node_is_summed(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        for name in ("a", "b"):
+            await lab.put_vm(name, cpu=1.5, memory=GIB, disk=2 * GIB)
+        await lab.until_phase("b", "Running")
+
+        async def summed() -> bool:
+            node = await lab.get("/node/-/n1")
+            assert node is not None
+            s = decode_part(node.status, NodeStatus)
+            return (s.allocated_cpu, s.allocated_memory, s.allocated_disk, s.allocations) == (3.0, 2 * GIB, 4 * GIB, 2)
+
+        await lab.until(summed)
+
+
+async def test_a_volume_stays_where_its_data_is(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.add_node("n2", cpu=64.0, memory=256 * GIB)
+        await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
+        await lab.put_vm("db", volumes=["data"], node="n1")
+        await lab.until_phase("db", "Running")
+        await lab.put_vm("thief", volumes=["data"])
+        await lab.until_refused("thief", "volumeInUse")
+        await lab.nodes["n1"].write_report(volumes=[(await lab.allocations())[0].volumes[0].uid])
+        await lab.delete("/vm/default/db")
+        await lab.until_phase("thief", "Running")
+        assert (await lab.status("thief")).node == "n1"  # though n2 has more room
+        await lab.delete("/vm/default/thief")
+        await lab.until_gone("/vm/default/thief")
+        await lab.delete("/volume/default/data")
+        await lab.pass_time(5)
+        assert await lab.get("/volume/default/data") is not None  # the node still has the data
+        await lab.nodes["n1"].write_report(volumes=[])
+        await lab.until_gone("/volume/default/data")

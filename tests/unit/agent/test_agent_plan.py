@@ -1,0 +1,319 @@
+"""The agent's plan: from a wish, what was done and what is true, the steps; and that it converges whatever happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weft.agent.known import Known, Memory, Trouble, Wanted
+from weft.agent.plan import BRING_UP, TAKE_AWAY, Plan, Step, observe, pause_after, plan_allocation
+from weft.contracts.runtime import GuestFacts
+from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
+from weft.objects.identity import Ref
+
+ALIVE = ("running", "starting", "paused")
+
+
+def make_spec(**fields: Any) -> AllocationSpec:
+    values: dict[str, Any] = {
+        "node": "n1",
+        "node_uid": "node-1",
+        "workload": Ref("vm", "web", "vm-1", "default"),
+        "workload_generation": 1,
+        "incarnation": 1,
+        "resources": Resources(cpu=1, memory=1 << 28),
+        "image": AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="file:///tiny"),
+    }
+    return AllocationSpec(**{**values, **fields})
+
+
+def known(
+    memory: Memory | None = None, *, deleting: bool = False, trouble: Trouble | None = None, **fields: Any
+) -> Known:
+    wanted = Wanted("node-1.a", "a", make_spec(**fields), deleting)
+    return Known(wanted=wanted, memory=memory or Memory(), trouble=trouble)
+
+
+def guest(state: str, **fields: Any) -> GuestFacts:
+    return GuestFacts("id", "a", "web", 1, state, **fields)  # type: ignore[arg-type]
+
+
+ABSENT = guest("absent")
+UP = Memory(run="up", made=True)
+
+
+def test_a_new_allocation_is_brought_up_in_order() -> None:
+    assert plan_allocation(known(), ABSENT, 0).steps == BRING_UP
+
+
+def test_a_running_guest_that_is_wished_so_is_left_alone() -> None:
+    plan = plan_allocation(known(UP), guest("running", ready=True), 0)
+    assert plan == Plan((), "running")
+
+
+def test_a_guest_whose_agent_never_answered_is_starting_and_one_that_did_is_running() -> None:
+    silent = guest("running", ready=False)
+    assert plan_allocation(known(UP), silent, 0).state == "starting"
+    answered = msgspec.structs.replace(UP, answered=True)
+    assert plan_allocation(known(answered), silent, 0).state == "running"
+    assert plan_allocation(known(UP), guest("running", ready=None), 0).state == "running"
+
+
+def test_wish_stop_stops_and_keeps_the_disks() -> None:
+    assert plan_allocation(known(UP, wish="stop"), guest("running"), 0).steps == (Step.STOP,)
+    assert plan_allocation(known(Memory(run="down"), wish="stop"), guest("stopped"), 0) == Plan((), "stopped")
+
+
+def test_a_guest_stopped_by_wish_starts_again_when_wished_whatever_its_restart_policy() -> None:
+    stopped = guest("stopped", reason="guestPoweredOff")
+    plan = plan_allocation(known(Memory(run="down", made=True), restart="never"), stopped, 0)
+    assert plan.steps == BRING_UP
+
+
+def test_a_higher_start_counter_stops_the_guest_and_starts_it_afresh() -> None:
+    plan = plan_allocation(known(UP, boots=1), guest("running"), 0)
+    assert plan.steps == (Step.STOP, *BRING_UP)
+    down = Memory(run="down", boots=0, made=True)
+    assert plan_allocation(known(down, boots=1), guest("stopped"), 0).steps == BRING_UP
+
+
+def test_a_suspended_guest_resumes_or_boots_afresh_as_the_counter_says() -> None:
+    assert plan_allocation(known(UP), guest("suspended"), 0).steps == BRING_UP
+    assert plan_allocation(known(UP, boots=1), guest("suspended"), 0).steps == (Step.REMOVE, *BRING_UP)
+    assert plan_allocation(known(UP, wish="stop"), guest("suspended"), 0).steps == (Step.REMOVE,)
+    assert plan_allocation(known(UP, wish="suspend"), guest("suspended"), 0) == Plan((), "suspended")
+
+
+def test_suspending_is_not_tried_where_the_runtime_cant() -> None:
+    unable = msgspec.structs.replace(known(UP, wish="suspend"), can_suspend=False)
+    plan = plan_allocation(unable, guest("running"), 0)
+    assert (plan.steps, plan.state, plan.reason) == ((), "running", "unsupported")
+
+
+def test_deleting_takes_everything_away_and_forgets_last() -> None:
+    plan = plan_allocation(known(UP, deleting=True), guest("running"), 0)
+    assert plan.steps == (Step.STOP, *TAKE_AWAY)
+    assert plan.steps[-1] is Step.FORGET
+    assert plan_allocation(known(deleting=True), ABSENT, 0).steps == TAKE_AWAY
+
+
+@pytest.mark.parametrize("wish", ["run", "stop", "suspend"])
+@pytest.mark.parametrize("state", ["absent", "running", "paused", "suspended", "stopped", "failed"])
+def test_an_orphan_is_neither_begun_nor_ended(wish: str, state: str) -> None:
+    orphan = Memory(run="up", made=True, orphan=True)
+    assert plan_allocation(known(orphan, wish=wish, boots=7), guest(state), 0).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason", "starts"),
+    [
+        ("always", "guestPoweredOff", True),
+        ("on-failure", "guestPoweredOff", False),
+        ("never", "guestPoweredOff", False),
+        ("always", "killed", True),
+        ("on-failure", "killed", True),
+        ("never", "killed", False),
+    ],
+)
+def test_a_guest_that_ended_by_itself_starts_again_as_its_policy_says(policy: str, reason: str, starts: bool) -> None:
+    ended = observe(UP, guest("stopped", reason=reason))
+    assert (ended.run, ended.ended) == ("ended", reason)
+    plan = plan_allocation(known(ended, restart=policy), guest("stopped", reason=reason), 0)
+    assert bool(plan.steps) is starts
+    if not starts:
+        assert plan.state == ("stopped" if reason == "guestPoweredOff" else "failed")
+
+
+def test_a_restart_waits_for_its_pause() -> None:
+    ended = msgspec.structs.replace(known(observe(UP, guest("failed", reason="killed"))), restart_at=10.0)
+    waiting = plan_allocation(ended, guest("failed"), 9.0)
+    assert (waiting.steps, waiting.reason, waiting.look_at) == ((), "restarting", 10.0)
+    assert plan_allocation(ended, guest("failed"), 10.0).steps == BRING_UP
+
+
+def test_a_rested_guest_starts_when_a_fresh_boot_is_asked_for() -> None:
+    rested = observe(UP, guest("stopped", reason="guestPoweredOff"))
+    assert plan_allocation(known(rested, boots=1), guest("stopped"), 0).steps == BRING_UP
+
+
+def test_a_guest_found_running_after_a_cut_start_counts_as_started() -> None:
+    begun = Memory(run="starting", boots=3, made=True)
+    found = observe(begun, guest("running"))
+    assert found.run == "up"
+    assert plan_allocation(known(found, boots=3), guest("running"), 0).steps == ()
+    assert plan_allocation(known(begun, boots=3), guest("stopped", reason="guestPoweredOff"), 0).steps == BRING_UP
+
+
+def test_trouble_waits_its_turn_and_is_told() -> None:
+    trouble = Trouble("noSpace", "the disk is full", 1, 5.0)
+    waiting = plan_allocation(known(trouble=trouble), ABSENT, 4.0)
+    assert (waiting.steps, waiting.state, waiting.reason, waiting.look_at) == ((), "failed", "noSpace", 5.0)
+    assert plan_allocation(known(trouble=trouble), ABSENT, 5.0).steps == BRING_UP
+    for_good = Trouble("invalidInput", "no", 1, None)
+    assert plan_allocation(known(trouble=for_good), ABSENT, 1e9).steps == ()
+
+
+def test_trouble_with_a_running_guest_does_not_call_it_failed() -> None:
+    trouble = Trouble("driverFailed", "can't suspend just now", 1, 5.0)
+    plan = plan_allocation(known(UP, trouble=trouble, wish="suspend"), guest("running", ready=True), 0)
+    assert (plan.state, plan.reason) == ("running", "driverFailed")
+
+
+def test_a_superseded_guest_is_stopped_and_its_successor_waits_for_that() -> None:
+    old = msgspec.structs.replace(known(UP), superseded=True)
+    assert plan_allocation(old, guest("running"), 0).steps == (Step.STOP, Step.UNPLUG)
+    assert plan_allocation(old, guest("stopped"), 0).steps == ()
+    new = msgspec.structs.replace(known(incarnation=2), blocked=True)
+    assert (plan_allocation(new, ABSENT, 0).steps, plan_allocation(new, ABSENT, 0).state) == ((), "pending")
+
+
+@pytest.mark.parametrize("fields", [{"held_by": "gate"}, {"waits_for": "other"}, {"role": "reserved"}])
+def test_what_must_wait_is_not_begun(fields: dict[str, Any]) -> None:
+    plan = plan_allocation(known(**fields), ABSENT, 0)
+    assert (plan.steps, plan.state) == ((), "pending")
+
+
+def test_pauses_grow_from_one_second_to_a_minute() -> None:
+    assert [pause_after(n) for n in (1, 2, 3, 6, 7, 50)] == [1.0, 2.0, 4.0, 32.0, 60.0, 60.0]
+
+
+# A small world in which the steps have effects, events come at any time and the agent may be killed between any two.
+
+
+class World:
+    """One allocation on one node: the server's object, the agent's durable memory, the guest. Time is a counter."""
+
+    def __init__(self) -> None:
+        self.spec = make_spec()
+        self.deleting = False
+        self.listed = True
+        self.memory = Memory()
+        self.copy = False
+        self.guest = "absent"
+        self.reason = ""
+        self.disk = False
+        self.port = False
+        self.now = 0.0
+        self.released = False
+        self.without_evidence: list[Step] = []
+
+    def known(self) -> Known:
+        wanted = Wanted("node-1.a", "a", self.spec, self.deleting)
+        return Known(wanted=wanted, memory=self.memory, restart_at=self.now - 1)
+
+    def facts(self) -> GuestFacts:
+        return guest(self.guest, reason=self.reason or None, ready=True if self.guest == "running" else None)
+
+    def turn(self, cut_after: int | None = None) -> bool:
+        """One look and its steps, cut off after ``cut_after`` of them; whether there was anything to do."""
+        self.memory = observe(self.memory, self.facts())
+        plan = plan_allocation(self.known(), self.facts(), self.now)
+        if self.released:
+            return False
+        for number, step in enumerate(plan.steps):
+            if cut_after is not None and number >= cut_after:
+                return True
+            self.perform(step)
+        return bool(plan.steps)
+
+    def perform(self, step: Step) -> None:
+        replace = msgspec.structs.replace
+        if step in BRING_UP:
+            self.memory = replace(self.memory, made=True)
+            self.copy = True
+        wished = self.deleting or (
+            self.listed and (step in BRING_UP or self.spec.wish != "run" or self.spec.boots > self.memory.boots)
+        )
+        if not wished:
+            self.without_evidence.append(step)
+        if step is Step.DISK:
+            self.disk = True
+        elif step is Step.NETWORK:
+            self.port = True
+        elif step is Step.START:
+            assert self.disk and self.port
+            self.memory = replace(self.memory, run="starting", boots=max(self.spec.boots, self.memory.boots), ended="")
+            self.guest, self.reason = "running", ""
+            self.memory = replace(self.memory, run="up")
+        elif step is Step.STOP:
+            self.memory = replace(self.memory, run="down", ended="")
+            self.guest, self.reason = "stopped", "guestPoweredOff"
+        elif step is Step.SUSPEND:
+            self.guest = "suspended"
+        elif step is Step.REMOVE:
+            assert self.guest not in ALIVE, "a guest that runs was removed"
+            self.memory = replace(self.memory, run="down", ended="")
+            self.guest = "absent"
+        elif step is Step.UNPLUG:
+            self.port = False
+        elif step is Step.REMOVE_DISKS:
+            assert self.guest not in ALIVE, "the disk of a guest that runs was removed"
+            self.disk = False
+        elif step is Step.FORGET:
+            self.copy, self.released = False, True
+
+
+events = st.one_of(
+    st.tuples(st.just("wish"), st.sampled_from(["run", "stop", "suspend"])),
+    st.tuples(st.just("boots"), st.just("")),
+    st.tuples(st.just("delete"), st.just("")),
+    st.tuples(st.just("vanish"), st.just("")),
+    st.tuples(st.just("return"), st.just("")),
+    st.tuples(st.just("guest"), st.sampled_from(["guestPoweredOff", "killed"])),
+)
+# After each event the agent does all it wants to, or is killed after so many steps, or doesn't get to it at all.
+histories = st.lists(st.tuples(events, st.sampled_from([None, None, 0, 1, 2, 3, 5, 6])), max_size=20)
+
+
+def happen(world: World, event: str, value: Any) -> None:
+    world.now += 100
+    replace = msgspec.structs.replace
+    if event == "wish" and world.listed:
+        world.spec = replace(world.spec, wish=value)
+    elif event == "boots" and world.listed:
+        world.spec = replace(world.spec, wish="run", boots=world.spec.boots + 1)
+    elif event == "delete" and world.listed:
+        world.deleting = True
+    elif event == "vanish":
+        world.listed = world.deleting
+        world.memory = replace(world.memory, orphan=not world.deleting)
+    elif event == "return":
+        world.listed = True
+        world.memory = replace(world.memory, orphan=False)
+    elif event == "guest" and world.guest in ALIVE:
+        world.guest, world.reason = "stopped", value
+
+
+@settings(max_examples=400, deadline=None)
+@given(histories, st.sampled_from(["always", "on-failure", "never"]))
+def test_whatever_happens_it_converges_and_ends_nothing_without_evidence(
+    history: list[tuple[tuple[str, Any], int | None]], policy: str
+) -> None:
+    world = World()
+    world.spec = msgspec.structs.replace(world.spec, restart=policy)
+    for (event, value), cut_after in history:
+        happen(world, event, value)
+        world.turn(cut_after)
+    assert world.without_evidence == []
+    happen(world, "return", "")
+    for _ in range(5):
+        if not world.turn():
+            break
+    else:
+        raise AssertionError("it goes on for ever")
+    if world.deleting:
+        assert (world.guest, world.disk, world.port, world.copy) == ("absent", False, False, False)
+    elif world.spec.wish == "stop":
+        assert world.guest in ("absent", "stopped")
+    elif world.spec.wish == "suspend":
+        assert world.guest in ("absent", "stopped", "suspended")
+    else:
+        rests = world.memory.run == "ended" and (
+            policy == "never" or (policy == "on-failure" and world.memory.ended == "guestPoweredOff")
+        )
+        assert (world.guest == "running") is not rests
+        assert world.memory.boots == world.spec.boots or rests

@@ -1,0 +1,191 @@
+"""What the command says without a server: grammar, help, suggestions, exit codes; and that it starts fast."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from weft.cli.app import make_root, run
+from weft.cli.exit_codes import join_codes, partial_code
+from weft.cli.grammar import TOOLS, VERBS, load, verbs_of
+from weft.contracts.clock import SystemClock
+from weft.kinds.registry import KINDS
+
+
+class Said:
+    """Runs the command and keeps what it said."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, line: str) -> tuple[int, str, str]:
+        code = run(line.split(), SystemClock)
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+
+@pytest.fixture
+def weft(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WEFT_CONTEXT", "WEFT_SERVER", "WEFT_OUTPUT", "WEFT_PROJECT", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    return Said(capsys)
+
+
+def test_every_verb_of_every_kind_loads_and_has_help(weft: Said) -> None:
+    words = [[kind.name, verb] for kind in KINDS for verb in verbs_of(kind.name)]
+    words += [[verb] for verb in [*verbs_of(None), *TOOLS]]
+    for line in words:
+        code, out, err = weft(" ".join([*line, "--help"]))
+        assert (code, err) == (0, ""), line
+        assert out.startswith(f"Usage: weft {' '.join(line)} "), line
+
+
+def test_every_own_verb_of_a_kind_has_a_command() -> None:
+    for kind in KINDS:
+        for verb in kind.verbs:
+            assert verb.name in verbs_of(kind.name), f"{kind.name} {verb.name}"
+            assert isinstance(load(verb.name, verbs_of(kind.name)[verb.name], kind), click.Command)
+
+
+def test_kinds_that_weft_makes_itself_can_only_be_looked_at() -> None:
+    assert not {"create", "edit", "delete", "label"} & set(verbs_of("allocation"))
+    assert {"list", "get", "describe", "wait"} <= set(verbs_of("allocation"))
+
+
+def test_no_word_means_two_things() -> None:
+    nouns = {word for kind in KINDS for word in (kind.name, kind.plural, *kind.aliases)}
+    assert not nouns & {*VERBS, *TOOLS, *verbs_of(None)}
+
+
+@pytest.mark.parametrize(
+    ("line", "says", "suggests"),
+    [
+        ("vmm list", "no such command: vmm", "weft vm"),
+        ("vm lst", "no such command: lst", "weft vm list"),
+        ("vm create x --image tny --memroy 1G", "no such option: --memroy", "did you mean --memory?"),
+        ("get vmm", "no such kind: 'vmm'", "did you mean vm?"),
+        ("create vmm x", "no such command: vmm", "weft create vm"),
+        ("schema vm.spec.cpuu", "is not a field", "did you mean vm.spec.cpu?"),
+        ("vm list -o jsn", "'jsn' is not one of", "weft vm list --help"),
+        ("vm wait web --timeout soon", "'soon' is not a duration", "30s"),
+        ("vm create web", "spec.image is missing", "give --image"),
+        ("vm create web --image tiny --memory -5G", "spec.memory: -5G is negative", "512M"),
+        ("vm create web --image tiny --memory=5X", "not a unit of size", "512M"),
+        ("vm create web --image tiny --cpu nan", "not a number of cores", "0.5"),
+        ("vm create web --image tiny --publish 99999:80", "spec.publish[0]: port 99999", "HOST:GUEST"),
+        ("vm create Web_1 --image tiny", "name 'Web_1' is not a valid name", "a-z"),
+        ("vm create a b --image tiny", "one name is enough", "--help"),
+        ("network create blue --cidr 10.0.0.1/24", "spec.cidr", "10.20.0.0/24"),
+        ("volume create data", "spec.size is missing", "give --size"),
+        ("image add x ssh://host/x", "no scheme weft can fetch", "file:///"),
+        ("vm delete web", "--yes", ""),
+        ("vm exec web", "the command is missing", "weft vm exec web -- CMD"),
+        ("apply", "missing option '-f'", "weft apply --help"),
+        ("vm get web -l a=b", "not both", ""),
+        ("vm stop network/blue", "network/blue is no VM", ""),
+        ("volume create --config none.yaml x", "none.yaml: no such file", ""),
+    ],
+)
+def test_a_command_that_cannot_be_understood_says_why_and_what_instead(
+    weft: Said, line: str, says: str, suggests: str
+) -> None:
+    code, out, err = weft(line)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert says in err
+    assert suggests in err
+    assert "Traceback" not in err
+
+
+def test_without_a_context_the_next_command_is_named(weft: Said) -> None:
+    code, out, err = weft("vm list")
+    assert (code, out) == (1, "")
+    assert "make up" in err
+
+
+def test_errors_are_objects_where_a_program_reads(weft: Said) -> None:
+    for line in ("vm list -o json", "vm list --output=json", "vm list --memroy -o json", "-o json vm frob"):
+        code, _, err = weft(line)
+        told = json.loads(err)
+        assert {"code", "message", "details", "hint", "retryable", "request_id"} <= set(told), line
+        assert code in (1, 2)
+
+
+def test_a_server_that_is_not_there_is_said_so(weft: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEFT_SERVER", "https://127.0.0.1:1")
+    code, _, err = weft("vm list")
+    assert code == 1
+    assert "no weft server answers at https://127.0.0.1:1" in err
+    assert "make up" in err
+    assert weft("doctor")[0] == 1
+
+
+def test_exit_codes_are_listed(weft: Said) -> None:
+    code, out, _ = weft("help exit-codes")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "130"]
+
+
+def test_several_exit_codes_become_one() -> None:
+    assert join_codes([0, 0]) == 0
+    assert join_codes([0, 6]) == 6
+    assert join_codes([3, 6]) == 8
+    assert partial_code([0, 3]) == 8
+    assert partial_code([3, 3]) == 3
+
+
+def test_help_of_a_command_is_found_by_its_words(weft: Said) -> None:
+    assert weft("help vm create")[1] == weft("vm create --help")[1]
+    assert weft("help")[1] == weft("--help")[1] == weft("")[1]
+
+
+def test_completion_offers_nouns_verbs_and_options() -> None:
+    env = {"_WEFT_COMPLETE": "bash_complete", "PATH": "/nowhere"}
+
+    def offer(words: str, number: int) -> set[str]:
+        argv = [sys.executable, "-c", "from weft.launch.entry import main; main()"]
+        done = subprocess.run(argv, env={**env, "COMP_WORDS": words, "COMP_CWORD": str(number)}, capture_output=True, text=True)
+        return {line.partition(",")[2] for line in done.stdout.splitlines()}
+
+    assert {"vm", "network", "apply", "get"} <= offer("weft ", 1)
+    assert offer("weft vm st", 2) == {"start", "stop"}
+    assert "--memory" in offer("weft vm create --m", 3)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_script(weft: Said, shell: str) -> None:
+    code, out, _ = weft(f"completion {shell}")
+    assert code == 0
+    assert "_WEFT_COMPLETE" in out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from weft.cli.app import run; run(['--help'], None)\n"
+        "heavy = 'asyncio rich yaml uvicorn starlette numpy cryptography http.client ssl subprocess'.split()\n"
+        "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_a_list_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from weft.cli.app import run; from weft.contracts.clock import SystemClock\n"
+        "run(['vm', 'list'], SystemClock)\n"
+        "heavy = 'rich yaml uvicorn starlette numpy cryptography'.split()\n"
+        "assert not [name for name in heavy if name in sys.modules], sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+
+def test_the_root_has_every_word_once() -> None:
+    words = make_root().list_commands(click.Context(make_root()))
+    assert len(words) == len(set(words))

@@ -1,0 +1,32 @@
+"""The examples say the same in every format, and are right as far as one can know without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from weft.cli.manifest.check import check_spec, read_manifests
+from weft.cli.manifest.config import read_config
+from weft.cli.manifest.files import read_documents
+from weft.kinds.registry import BY_NAME
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+SUFFIXES = ("yaml", "json", "toml", "nix")
+
+
+def test_three_tier_is_the_same_in_all_four_formats() -> None:
+    read = [read_manifests(read_documents([str(EXAMPLES / f"three-tier.{suffix}")])) for suffix in SUFFIXES]
+    first, *others = [[manifest.data for manifest in manifests] for manifests in read]
+    assert [f"{data['kind']}/{data['name']}" for data in first] == [
+        *("network/front", "network/back", "volume/visits", "vm/db", "vm/app", "vm/web")
+    ]
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize("name", ["postgres", "webapp"])
+def test_a_config_example_is_one_vm_and_the_same_in_all_four_formats(name: str) -> None:
+    vm = BY_NAME["vm"]
+    first, *others = [read_config(str(EXAMPLES / f"{name}.{suffix}"), vm).value for suffix in SUFFIXES]
+    assert all(other == first for other in others)
+    assert check_spec(vm, first["spec"]) == []

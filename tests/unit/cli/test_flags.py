@@ -1,0 +1,64 @@
+"""Flags derive from the spec: a new field has its own for free, and its own complaint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from weft.cli.flags import flag_fields, flag_name, make_flags, read_flags
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME, KINDS
+from weft.objects.schema import find_problems
+
+VM = BY_NAME["vm"]
+
+
+def flags_of(kind: Kind) -> set[str]:
+    return {name for option in make_flags(kind) for name in [*option.opts, *option.secondary_opts]}
+
+
+def test_a_vm_has_the_promised_flags() -> None:
+    promised = "image cpu memory disk network publish volume strategy node user-data restart hold no-hold machine grace"
+    assert {f"--{flag}" for flag in promised.split()} <= flags_of(VM)
+    assert not {"--run", "--boots"} & flags_of(VM)
+
+
+def test_every_field_of_every_kind_has_a_flag() -> None:
+    for kind in KINDS:
+        assert len(make_flags(kind)) == len(flag_fields(kind))
+        assert all(f"--{flag_name(doc)}" in flags_of(kind) for doc in flag_fields(kind))
+
+
+def test_a_field_that_is_new_has_a_flag_at_once() -> None:
+    class Spec(msgspec.Struct):
+        weights: dict[str, str] = {}
+        sizes: list[int] = []
+        fast: bool = True
+
+    made = msgspec.structs.replace(BY_NAME["project"], name="thing", spec=Spec)
+    assert flags_of(made) == {"--weights", "--size", "--sizes", "--fast", "--no-fast"}
+    given = {"spec__weights": ("a=1,b=2",), "spec__sizes": ("1,2", "3"), "spec__fast": False}
+    assert read_flags(made, given, {}) == {"weights": {"a": "1", "b": "2"}, "sizes": [1, 2, 3], "fast": False}
+
+
+def test_flags_win_over_what_is_there_and_leave_the_rest() -> None:
+    spec = {"image": "tiny", "cpu": 1, "publish": ["80:80"]}
+    given = {"spec__cpu": "2", "spec__publish": ("8080:80", "8443:443"), "spec__memory": None}
+    assert read_flags(VM, given, spec) == {"image": "tiny", "cpu": "2", "publish": ["8080:80", "8443:443"]}
+    assert spec["cpu"] == 1
+
+
+def test_a_value_that_begins_with_a_minus_gets_the_field_s_own_complaint() -> None:
+    spec = read_flags(VM, {"spec__memory": "-5G"}, {"image": "tiny"})
+    _, problems = find_problems(spec, VM.spec)
+    assert [problem.message for problem in problems] == ["spec.memory: -5G is negative"]
+
+
+def test_user_data_is_read_from_a_file_or_is_the_script_itself(tmp_path: Path) -> None:
+    (tmp_path / "run.sh").write_text("#!/bin/sh\ntrue\n")
+    assert read_flags(VM, {"spec__user_data": str(tmp_path / "run.sh")}, {}) == {"user_data": "#!/bin/sh\ntrue\n"}
+    assert read_flags(VM, {"spec__user_data": "#!/bin/sh\nfalse"}, {}) == {"user_data": "#!/bin/sh\nfalse"}
+    with pytest.raises(Exception, match="no such file"):
+        read_flags(VM, {"spec__user_data": str(tmp_path / "none")}, {})

@@ -1,0 +1,44 @@
+"""Tables fit the terminal, or aren't cut at all."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.cli.output.table import Column, draw_table
+from weft.cli.terminal import Paint
+
+COLUMNS = [Column("NAME"), Column("CPU", right=True), Column("NOTE", flexible=True)]
+ROWS = [["web", "1", ""], ["big", "64", "insufficientResources: needs 900 GiB memory, largest free is 22 GiB (n1)"]]
+
+
+def test_off_a_terminal_no_cell_is_cut() -> None:
+    lines = draw_table(COLUMNS, ROWS).splitlines()
+    assert lines[0] == "NAME  CPU  NOTE"
+    assert lines[1] == "web     1"
+    assert lines[2].endswith("22 GiB (n1)")
+
+
+def test_on_a_terminal_the_flexible_column_is_cut_first() -> None:
+    lines = draw_table(COLUMNS, ROWS, 40).splitlines()
+    assert lines[2] == "big    64  insufficientResources: needs…"
+    assert max(map(len, lines)) == 40
+
+
+def test_a_flexible_column_that_says_nothing_is_left_out() -> None:
+    assert draw_table(COLUMNS, ROWS[:1]).splitlines() == ["NAME  CPU", "web     1"]
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    assert "\x1b" not in draw_table(COLUMNS, [["web\x1b[31m", "1", "a\nb"]])
+
+
+def test_a_phase_is_coloured_only_when_colour_is_wanted() -> None:
+    column = [Column("PHASE")]
+    assert draw_table(column, [["Running"]], paint=Paint(True)).endswith("\x1b[32mRunning\x1b[0m")
+    assert draw_table(column, [["Running"]]) == "PHASE\nRunning"
+
+
+@given(st.lists(st.lists(st.text(min_size=0, max_size=30), min_size=3, max_size=3), max_size=5), st.integers(30, 200))
+def test_no_line_is_wider_than_the_terminal(rows: list[list[str]], width: int) -> None:
+    assert max(map(len, draw_table(COLUMNS, rows, width).splitlines())) <= width

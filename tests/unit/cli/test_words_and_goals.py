@@ -1,0 +1,114 @@
+"""How objects are named, and when what was asked for is so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+
+from weft.cli.goals import find_failure, plan_goal, read_goal
+from weft.cli.words import read_targets
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import InvalidInput, NotFound, Unplaceable
+
+VM = BY_NAME["vm"]
+
+
+def names(*args: Any, **more: Any) -> list[str]:
+    return [target.what for target in read_targets(*args, **more)]
+
+
+def test_every_way_to_name_a_vm_means_the_same() -> None:
+    for kind, words in ((VM, ["web"]), (VM, ["vm/web"]), (VM, ["vms/web"]), (None, ["vm", "web"]), (None, ["VM/web"])):
+        assert names(kind, words) == ["vm/web"]
+
+
+def test_several_objects_of_several_kinds_may_be_named() -> None:
+    assert names(None, ["vm/a", "network/b", "vm/a"]) == ["vm/a", "network/b"]
+    assert names(None, ["vm", "a", "b"]) == ["vm/a", "vm/b"]
+
+
+def test_where_a_verb_is_for_one_kind_a_bare_name_is_enough() -> None:
+    assert names(None, ["web"], able=["vm"]) == ["vm/web"]
+    assert names(None, ["node"], able=["vm"]) == ["vm/node"]
+    assert names(None, ["vm", "web"], able=["vm"]) == ["vm/web"]
+
+
+@pytest.mark.parametrize("words", [[], ["vm"], ["vm/"], ["vm/a/b"], ["vm/a", "b"]])
+def test_what_names_no_object_is_a_usage_error(words: list[str]) -> None:
+    with pytest.raises(click.UsageError):
+        read_targets(None, words)
+
+
+def test_a_kind_that_is_none_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(NotFound) as caught:
+        read_targets(None, ["vmm/web"])
+    assert caught.value.hint == "did you mean vm?"
+
+
+def vm(phase: str, observed: int = 2, **more: Any) -> dict[str, Any]:
+    status = {"phase": phase, "observed_generation": observed, **more.pop("status", {})}
+    return {"kind": "vm", "name": "web", "generation": 2, "spec": {"run": "run"}, "status": status, **more}
+
+
+def test_created_means_running_and_only_once_status_speaks_of_this_spec() -> None:
+    goal = plan_goal("vm", "create")
+    assert goal is not None
+    assert goal.reached(vm("Running"))
+    assert not goal.reached(vm("Running", observed=1))
+    assert not goal.reached(vm("Boot"))
+    assert not goal.reached(None)
+
+
+def test_a_vm_that_is_created_held_or_stopped_need_not_run() -> None:
+    goal = plan_goal("vm", "create")
+    assert goal is not None
+    assert goal.reached(vm("Hold", spec={"hold": True, "run": "run"}))
+    assert goal.reached(vm("Stopped", spec={"run": "stop"}))
+    assert not goal.reached(vm("Running", spec={"run": "stop"}))
+
+
+def test_a_restart_is_done_only_when_the_boot_is_another() -> None:
+    before = vm("Running", status={"boot_id": "a"})
+    goal = plan_goal("vm", "restart", before)
+    assert goal is not None
+    assert not goal.reached(before)
+    assert goal.reached(vm("Running", status={"boot_id": "b"}))
+
+
+def test_a_refused_placement_ends_the_waiting_only_if_it_is_about_this_spec() -> None:
+    goal = plan_goal("vm", "create")
+    assert goal is not None
+    refused = {"type": "Placed", "status": "False", "reason": "insufficientResources", "generation": 2}
+    assert isinstance(find_failure(vm("Pending", conditions=[refused]), "vm/web", goal), Unplaceable)
+    assert find_failure(vm("Pending", conditions=[{**refused, "generation": 1}]), "vm/web", goal) is None
+    assert find_failure(vm("Pending", conditions=[{**refused, "reason": "imageNotReady"}]), "vm/web", goal) is None
+
+
+def test_a_failure_is_told_with_its_reason() -> None:
+    goal = plan_goal("image", "create")
+    assert goal is not None
+    status = {"phase": "Failed", "reason": "sha256Mismatch", "message": "got aa, wanted bb"}
+    error = find_failure({"kind": "image", "name": "x", "status": status}, "image/x", goal)
+    assert error is not None
+    assert error.message == "image/x failed: sha256Mismatch: got aa, wanted bb"
+    assert error.token == "sha256Mismatch"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["phase=Running", "state=running", "status.phase=Running", "jsonpath={.status.phase}=Running", "condition=Ready",
+     "condition=Ready=True", "name=web"],
+)  # fmt: skip
+def test_every_way_to_say_what_to_wait_for(text: str) -> None:
+    ready = [{"type": "Ready", "status": "True"}]
+    assert read_goal(text).reached(vm("Running", conditions=ready))
+    assert not read_goal(text).reached({**vm("Boot"), "name": "other"})
+
+
+def test_waiting_for_nothing_is_refused() -> None:
+    for text in ("Running", "=x", ""):
+        with pytest.raises(InvalidInput):
+            read_goal(text)
+    assert read_goal("delete").reached(None)
