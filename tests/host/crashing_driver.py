@@ -45,8 +45,19 @@ def counted(function: Callable[..., Any], name: Callable[..., str]) -> Callable[
     return call
 
 
+async def spawn_process(*words: str, **more: Any) -> asyncio.subprocess.Process:
+    """QEMU has begun, and is not there yet."""
+    process = await real_spawn(*words, **more)
+    count("begun")
+    return process
+
+
+real_spawn = asyncio.create_subprocess_exec
+
+
 async def main() -> None:
     global armed
+    asyncio.create_subprocess_exec = spawn_process  # type: ignore[assignment]
     plan = msgspec.json.decode(PLAN, type=GuestPlan)
     qmp.Qmp.execute = counted(qmp.Qmp.execute, lambda _, command: command)  # type: ignore[method-assign]
     guest.write_record = counted(guest.write_record, lambda *_: "record")

@@ -77,7 +77,8 @@ class GuestLab:
         all_disks = [GuestDisk(str(root), "qcow2", "root")]
         for number in range(disks):
             path = self.folder / f"{name}-{number}.qcow2"
-            make_disk(path, size_bytes=64 * MIB)
+            if not path.exists():
+                make_disk(path, size_bytes=64 * MIB)
             all_disks.append(GuestDisk(str(path), "qcow2", f"data-{number}"))
         assert self.manifest.kernel and self.manifest.initrd
         return GuestPlan(

@@ -19,6 +19,7 @@ from weft.drivers.runtime.qemu.guest import Guest
 from weft.objects.errors import DriverFailed
 
 sys.path.append(str(Path(__file__).parents[1] / "conformance"))
+pytest.register_assert_rewrite("runtime_contract")
 
 from runtime_contract import ready, run, until
 
@@ -40,8 +41,8 @@ async def plan(lab: GuestLab) -> AsyncIterator[GuestPlan]:
 async def crash(lab: GuestLab, plan: GuestPlan, verb: str, step: int) -> bool:
     """Do ``verb`` in a process that is killed before its ``step``-th effect. False: it was done earlier."""
     words = [msgspec.json.encode(lab.host).decode(), msgspec.json.encode(plan).decode(), verb, str(step)]
-    words.append("/tmp/g/trace")
-    process = await asyncio.create_subprocess_exec(sys.executable, str(Path(__file__).with_name("crashing_driver.py")), *words)
+    program = str(Path(__file__).with_name("crashing_driver.py"))
+    process = await asyncio.create_subprocess_exec(sys.executable, program, *words)
     status = await asyncio.wait_for(process.wait(), 60)
     assert status in (0, -signal.SIGKILL)
     return status != 0

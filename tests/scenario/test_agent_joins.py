@@ -234,6 +234,8 @@ def test_the_agents_process_is_small_survives_killing_and_runs_once_per_folder(
     for end in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
         try:
+            assert process.stderr is not None
+            assert "node n1: 0 allocations known" in process.stderr.readline()
             doors.client.wait(
                 "node", "n1", lambda node: bool(node and (node.get("report") or {}).get("version")), timeout_seconds=20
             )
@@ -245,8 +247,7 @@ def test_the_agents_process_is_small_survives_killing_and_runs_once_per_folder(
         finally:
             process.send_signal(end)
             code = process.wait(15)
-            assert process.stderr is not None
-            process.stderr.close()
+            process.communicate()
         assert code == (0 if end == signal.SIGTERM else -signal.SIGKILL)
 
 

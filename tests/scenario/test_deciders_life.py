@@ -250,3 +250,50 @@ async def test_a_volume_stays_where_its_data_is(tmp_path: Path) -> None:
         assert await lab.get("/volume/default/data") is not None  # the node still has the data
         await lab.nodes["n1"].write_report(volumes=[])
         await lab.until_gone("/volume/default/data")
+
+
+async def test_a_new_size_comes_with_the_next_start(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put("network", "blue", {"cidr": "10.7.0.0/24"})
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await lab.wish("web", memory=2 * GIB, cpu=3.0, networks=["default", "blue"])
+        await lab.pass_time(2)
+        [allocation] = await lab.allocations()
+        assert allocation.resources.memory == 256 * MIB and allocation.workload_generation == 2
+        await lab.wish("web", boots=1)
+
+        async def grown() -> bool:
+            status = await lab.status("web")
+            return status.phase == "Running" and status.boot_id == "web-1-1" and not status.reason
+
+        await lab.until(grown)
+        [allocation] = await lab.allocations()
+        assert (allocation.resources.cpu, allocation.resources.memory) == (3.0, 2 * GIB)
+        assert [nic.network for nic in allocation.nics] == ["default", "blue"] and allocation.incarnation == 1
+        assert "Refitted" in lab.journal.reasons("web")
+
+
+async def test_a_size_that_its_node_has_no_room_for_is_refused_but_the_start_is_not(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=4.0)
+        await lab.put_vm("web")
+        await lab.put_vm("other", cpu=2.0)
+        await lab.until_phase("web", "Running")
+        await lab.until_phase("other", "Running")
+        await lab.wish("web", run="stop")
+        await lab.until_phase("web", "Stopped")
+        await lab.wish("web", cpu=3.0, run="run")
+        await lab.until_phase("web", "Running")
+        placed = await lab.placed("web")
+        assert placed is not None and (placed.status, placed.reason) == ("True", "insufficientResources")
+        assert "2 more cpu wanted, 1 free" in placed.message
+        await lab.delete("/vm/default/other")
+        await lab.until_gone("/vm/default/other")
+        await lab.wish("web", boots=1)
+
+        async def grown() -> bool:
+            return [a.resources.cpu for a in await lab.allocations()] == [3.0]
+
+        await lab.until(grown)

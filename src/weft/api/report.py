@@ -30,6 +30,7 @@ LEASE_SECONDS = 30.0
 _ONE_BY_ONE = 4  # up to so many allocations are read singly, more by one list
 _CHUNK = 90
 _MOST_EVENTS = 200
+_NOTHING = msgspec.Raw(b"null")
 
 
 class NodeEvent(msgspec.Struct):
@@ -42,7 +43,7 @@ class NodeEvent(msgspec.Struct):
 class ReportInput(msgspec.Struct):
     """``node`` and the ``allocations`` are kept raw: an agent newer than this server loses no field."""
 
-    node: msgspec.Raw | None = None
+    node: msgspec.Raw = _NOTHING
     allocations: dict[str, msgspec.Raw] = {}
     events: list[NodeEvent] = []
     removed_volumes: list[str] = []
@@ -77,8 +78,7 @@ async def report(doors: Doors, call: Call, name: str) -> Response:
 def _read(body: bytes) -> ReportInput:
     try:
         given = msgspec.json.decode(body or b"{}", type=ReportInput)
-        if given.node is not None:
-            decode_part(given.node, NodeReport)
+        msgspec.json.decode(given.node, type=NodeReport | None)
         for part in given.allocations.values():
             decode_part(part, AllocationReport)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
@@ -119,8 +119,8 @@ async def _take_back(doors: Doors, name: str, uid: str) -> Envelope:
     return node
 
 
-async def _write_node(doors: Doors, node: Envelope, part: msgspec.Raw | None) -> None:
-    if part is None:
+async def _write_node(doors: Doors, node: Envelope, part: msgspec.Raw) -> None:
+    if msgspec.json.decode(part) is None:
         return
 
     async def attempt() -> None:

@@ -277,6 +277,8 @@ def _lost(problem: BaseException) -> _Lost:
 
 
 class _Connection(http.client.HTTPConnection):
+    auto_open = 0  # one that was hung up stays so
+
     def __init__(
         self, host: str, port: int, name: str, tls: ssl.SSLContext, timeout_seconds: float, forget: Any
     ) -> None:
@@ -296,7 +298,7 @@ class _Connection(http.client.HTTPConnection):
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             # a server that refuses a body before it has read it may have answered all the same
             pass
-        except OSError as problem:
+        except (OSError, http.client.HTTPException) as problem:
             raise _lost(problem) from problem
         try:
             return self.getresponse()

@@ -140,6 +140,8 @@ class Addresses:
         return plan
 
     def _note(self, change: Changed) -> None:
+        if not moved(change, lambda item: item.spec(EndpointSpec)):
+            return
         for item, add in ((change.old, False), (change.new, True)):
             if item is None:
                 continue

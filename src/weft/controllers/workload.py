@@ -30,6 +30,7 @@ from weft.controllers.fold import Place, Wished, fold_ready, fold_status
 from weft.controllers.loop import Plan, moved
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.fit import wants_refit
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.vm import VmSpec, VmStatus
@@ -104,6 +105,8 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
     if vm.deleting:
         envelope.deleting_since = now
     else:
+        if wants_refit(spec, vm.spec(VmSpec)):
+            return None  # the scheduler passes the wish on, with the new size
         new = wish_for(vm, spec)
         if new == spec:
             return None

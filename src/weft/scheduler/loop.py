@@ -19,14 +19,17 @@ from weft.client.term import Term
 from weft.client.view import Changed, Item, View
 from weft.client.wake import Wake
 from weft.kinds.allocation import AllocationSpec, account, allocation_name
+from weft.kinds.fit import wants_refit
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_orphan
 from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.kinds.vm import VmSpec
 from weft.objects.identity import new_uid, object_key
 from weft.scheduler.bind import Timing, plan_adopted, plan_placement, plan_refusal, plan_waiting
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
 from weft.scheduler.queue import Queue
+from weft.scheduler.refit import plan_refit
 from weft.scheduler.request import Candidate, Waiting, find_silent, read_candidate, wants_place
 from weft.scheduler.snapshot import NodeFacts, Snapshot, amounts_of
 
@@ -66,6 +69,7 @@ class Scheduler:
         self._queue = Queue()
         self._wake = Wake(term.clock)
         self._assumed: list[str] = []  # keys of allocations in commits whose outcome isn't known yet
+        self._resized: list[str] = []  # keys of allocations that such commits change
         self._attached: dict[str, Item] = {}  # volume uid → the VM of the batch in hand that got it
         self._silent: list[str] = []
         self._pause_seconds = 0.0
@@ -110,7 +114,10 @@ class Scheduler:
             # What went through is in the view by now and counted; what did not gives its room back.
             if self._view.get(key) is None:
                 self.snapshot.drop_allocation(key)
+        for key in self._resized:
+            self._count(key, self._view.get(key))
         self._assumed.clear()
+        self._resized.clear()
         self._attached.clear()
         for commit in failed:
             self._queue.offer(commit.key)
@@ -131,8 +138,7 @@ class Scheduler:
             return None
         now = self._term.clock.now()
         if not wants_place(self._view, vm):
-            allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
-            return plan_adopted(vm, allocations, now) if allocations else None
+            return self._plan_placed(vm, now)
         candidate = read_candidate(self._view, vm, self._strategy, self._silent)
         if isinstance(candidate, Candidate):
             for volume in candidate.volumes:
@@ -143,6 +149,16 @@ class Scheduler:
         if isinstance(candidate, Waiting):
             return plan_waiting(vm, candidate, now)
         return self._decide(candidate, now)
+
+    def _plan_placed(self, vm: Item, now: float) -> Commit | None:
+        allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+        if not allocations:
+            return None
+        for allocation in allocations:
+            if not allocation.deleting and wants_refit(allocation.spec(AllocationSpec), vm.spec(VmSpec)):
+                self._resized.append(allocation.key)
+                return plan_refit(self._view, self.snapshot, vm, allocation, now)
+        return plan_adopted(vm, allocations, now)
 
     def _decide(self, candidate: Candidate, now: float) -> Commit | None:
         vm, request = candidate.vm, candidate.request
@@ -184,13 +200,16 @@ class Scheduler:
             self._offer(vm)
 
     def _notice_allocation(self, change: Changed) -> None:
-        if change.new is None:
-            self.snapshot.drop_allocation(change.key)
-        else:
-            spec = change.new.spec(AllocationSpec)
-            self.snapshot.put_allocation(change.key, spec.node_uid, amounts_of(account(spec)))
+        self._count(change.key, change.new)
         if change.old is None or change.new is None:
             self._offer_all(self._view.find(VMS_BY_UID, change.item.spec(AllocationSpec).workload.uid))
+
+    def _count(self, key: str, allocation: Item | None) -> None:
+        if allocation is None:
+            self.snapshot.drop_allocation(key)
+        else:
+            spec = allocation.spec(AllocationSpec)
+            self.snapshot.put_allocation(key, spec.node_uid, amounts_of(account(spec)))
 
     def _notice_node(self, change: Changed) -> None:
         if change.new is None:
@@ -212,9 +231,11 @@ class Scheduler:
 
     def _offer(self, vm: Item) -> None:
         """Queue a VM if there is something to decide or to say about it."""
-        placed = vm.envelope.condition("Placed")
-        unsaid = placed is None or placed.status != "True"
-        if wants_place(self._view, vm) or (unsaid and self._view.count(ALLOCATIONS_BY_WORKLOAD, vm.uid)):
+        placed, wish = vm.envelope.condition("Placed"), vm.spec(VmSpec)
+        said = placed is not None and placed.status == "True"
+        allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+        to_do = any(not said or wants_refit(item.spec(AllocationSpec), wish) for item in allocations)
+        if to_do or wants_place(self._view, vm):
             self._queue.offer(vm.key)
         else:
             self._queue.forget(vm.key)
@@ -253,4 +274,4 @@ def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
 def _wish_of(vm: Item) -> object:
     """What of a VM bears on its placement."""
     addressed = vm.envelope.condition("Addressed")
-    return (vm.uid, vm.envelope.generation, addressed is not None and addressed.status)
+    return (vm.uid, vm.envelope.generation, addressed and (addressed.status, addressed.generation))

@@ -91,10 +91,10 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     if isinstance(image, Waiting):
         return image
     image_ready, virtual_size = image
-    volumes = _read_volumes(view, vm, spec.volumes)
+    volumes = read_volumes(view, vm, spec.volumes)
     if isinstance(volumes, Waiting):
         return volumes
-    nics = _read_nics(view, vm, spec.networks)
+    nics = read_nics(view, vm, spec.networks)
     if isinstance(nics, Waiting):
         return nics
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(spec.disk, virtual_size))
@@ -137,7 +137,8 @@ def _read_image(view: View, project: str | None, name: str) -> tuple[AllocatedIm
     return image, status.virtual_size
 
 
-def _read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting:
+def read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting:
+    """The volumes that a VM names, if it can have them."""
     found = []
     for name in names:
         item = view.get(object_key("volume", vm.envelope.project, name))
@@ -154,7 +155,8 @@ def _read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waitin
     return found
 
 
-def _read_nics(view: View, vm: Item, networks: list[str]) -> list[AllocatedNic] | Waiting:
+def read_nics(view: View, vm: Item, networks: list[str]) -> list[AllocatedNic] | Waiting:
+    """The NICs of a VM, in the order of its networks, if it has an address in each."""
     endpoints = {item.spec(EndpointSpec).network_uid: item for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)}
     nics = []
     for name in networks:

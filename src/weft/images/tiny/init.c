@@ -132,16 +132,16 @@ static void set_hostname(void) {
 static struct service {
     const char *program, *name, *line, *oom_score_adj;
     pid_t pid;
-    time_t ended;
+    long started; /* milliseconds */
 } services[] = {
     {.program = "/sbin/weft-agent", .name = "weft-agent", .line = "/dev/null", .oom_score_adj = "-1000"},
     {.program = "/bin/sh", .name = "-sh", .line = "/dev/ttyS0", .oom_score_adj = "0"},
 };
 
-static time_t seconds(void) {
+static long milliseconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec;
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 static void become(const struct service *service) {
@@ -166,10 +166,10 @@ static void become(const struct service *service) {
 }
 
 static void start(struct service *service) {
-    service->ended = seconds();
+    service->started = milliseconds();
     service->pid = fork();
     if (service->pid == 0) become(service);
-    if (service->pid < 0) service->pid = 0; /* no memory just now: tried again in a second */
+    if (service->pid < 0) service->pid = 0; /* no memory just now: tried again soon */
 }
 
 static pid_t start_background(void) {
@@ -241,14 +241,14 @@ int main(void) {
     start(&services[1]);
 
     for (;;) {
-        struct timespec second = {.tv_sec = 1};
-        int signal = sigtimedwait(&handled, NULL, services[0].pid && services[1].pid ? NULL : &second);
+        struct timespec rest = {.tv_nsec = 100 * 1000 * 1000};
+        int signal = sigtimedwait(&handled, NULL, services[0].pid && services[1].pid ? NULL : &rest);
         if (signal == SIGTERM) end_machine(RB_AUTOBOOT);
         if (signal == SIGUSR1 || signal == SIGUSR2) end_machine(RB_POWER_OFF);
         for (pid_t ended; (ended = waitpid(-1, NULL, WNOHANG)) > 0;)
             for (int i = 0; i < 2; i++)
-                if (ended == services[i].pid) services[i].pid = 0, services[i].ended = seconds();
-        for (int i = 0; i < 2; i++) /* a second of rest: no busy loop if it can't start */
-            if (!services[i].pid && seconds() > services[i].ended) start(&services[i]);
+                if (ended == services[i].pid) services[i].pid = 0;
+        for (int i = 0; i < 2; i++) /* at most one start a second: no busy loop if it can't live */
+            if (!services[i].pid && milliseconds() > services[i].started + 1000) start(&services[i]);
     }
 }

@@ -1,0 +1,176 @@
+"""Real guests: what is in tiny, both machines, consoles, limits, reboots, and an agent that loses its host."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from guest_lab import MIB, GuestLab
+
+from weft.contracts.runtime import ExecRequest, GuestDisk, GuestPlan
+from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.images.tiny.build import build_tiny
+
+sys.path.append(str(Path(__file__).parents[1] / "conformance"))
+pytest.register_assert_rewrite("runtime_contract")
+
+from runtime_contract import ready, run, start_command, until
+
+pytestmark = pytest.mark.host
+APPLETS = ["dd", "cmp", "cp", "cat", "test", "wc", "sha256sum", "uname", "awk", "ip", "nc", "httpd", "udhcpc", "sh"]
+
+
+@pytest.fixture
+async def driver(lab: GuestLab) -> AsyncIterator[QemuDriver]:
+    driver = lab.driver()
+    await driver.recover()
+    yield driver
+    await driver.close()
+
+
+@pytest.fixture
+def plan(lab: GuestLab) -> GuestPlan:
+    return lab.plan("guest", memory_bytes=256 * MIB, disks=2)
+
+
+async def shell(driver: QemuDriver, plan: GuestPlan, script: str) -> str:
+    out, err, code = await run(driver, plan.id, "sh", "-c", script)
+    assert code == 0, err.decode() + out.decode()
+    return out.decode().strip()
+
+
+async def test_tiny_has_what_people_need(driver: QemuDriver, plan: GuestPlan) -> None:
+    await ready(driver, plan)
+    assert await shell(driver, plan, f"for name in {' '.join(APPLETS)}; do command -v $name >/dev/null || echo $name; done") == ""
+    assert await shell(driver, plan, "hostname") == "guest"
+    assert await shell(driver, plan, "cat /proc/sys/kernel/random/entropy_avail") == "256"
+
+
+async def test_tmp_holds_110_megabytes_that_outlive_a_restart(driver: QemuDriver, plan: GuestPlan) -> None:
+    await ready(driver, plan)
+    script = "dd if=/dev/zero of=/tmp/big bs=1M count=110 && cp /proc/version /tmp/mark && wc -c < /tmp/big"
+    assert await shell(driver, plan, script) == str(110 * MIB)
+    await driver.stop(plan.id, grace_seconds=20)
+    await ready(driver, plan)
+    assert await shell(driver, plan, "wc -c < /tmp/big; cmp /tmp/mark /proc/version && rm /tmp/big") == str(110 * MIB)
+
+
+async def test_httpd_serves(driver: QemuDriver, plan: GuestPlan) -> None:
+    await ready(driver, plan)
+    script = "ip link set lo up; httpd -p 127.0.0.1:80 -h /www; wget -q -O - http://127.0.0.1/"
+    assert "It works" in await shell(driver, plan, script)
+
+
+async def test_disks_are_found_by_their_serials(driver: QemuDriver, plan: GuestPlan) -> None:
+    await ready(driver, plan)
+    script = "for disk in /sys/block/vd*; do cat $disk/serial; echo; done"
+    assert (await shell(driver, plan, script)).split() == ["root", "data-0", "data-1"]
+    await shell(driver, plan, "echo hello > /dev/vdb; sync")
+    stats = await driver.stats(plan.id)
+    assert stats.written_bytes > 0 and stats.read_bytes > 0
+
+
+async def test_a_reboot_from_inside_is_a_new_boot_of_the_same_machine(driver: QemuDriver, plan: GuestPlan) -> None:
+    before = await ready(driver, plan)
+    session = await driver.exec(plan.id, ExecRequest(argv=["reboot"]))
+    after = await until(driver, plan.id, lambda facts: facts.boot_id != before.boot_id)
+    assert (after.state, after.pid) == ("running", before.pid)
+    await session.close()
+    assert await shell(driver, plan, "echo back") == "back"
+
+
+async def test_an_agent_that_is_killed_comes_back(driver: QemuDriver, plan: GuestPlan) -> None:
+    before = await ready(driver, plan)
+    session = await start_command(driver, plan.id, ExecRequest(argv=["sh", "-c", "kill -9 $(pidof weft-agent); sleep 60"]))
+    await asyncio.sleep(0.5)
+    assert await shell(driver, plan, "echo back") == "back"
+    assert (await driver.inspect(plan.id)).boot_id == before.boot_id
+    await session.close()
+
+
+async def test_commands_end_with_the_host_that_started_them(
+    driver: QemuDriver, lab: GuestLab, plan: GuestPlan
+) -> None:
+    await ready(driver, plan)
+    await start_command(driver, plan.id, ExecRequest(argv=["sleep", "4321"]))
+    flood = await start_command(driver, plan.id, ExecRequest(argv=["cat", "/dev/zero"]))
+    await anext(aiter(flood.output()))
+    await driver.close()
+    heir = lab.driver()
+    await heir.recover()
+    await ready(heir, plan)
+    assert await shell(heir, plan, "sleep 0.2; ps | grep -c '[s]leep 4321\\|[c]at /dev/zero' || true") == "0"
+    await heir.close()
+
+
+async def test_the_console_is_logged_and_takes_a_person(driver: QemuDriver, plan: GuestPlan) -> None:
+    await ready(driver, plan)
+    line = socket.socket(socket.AF_UNIX)
+    line.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(line, driver.console_socket(plan.id))
+    await loop.sock_sendall(line, b"\necho con''sole\n")
+    seen = b""
+    async with asyncio.timeout(20):
+        while b"console\r\n" not in seen:
+            seen += await loop.sock_recv(line, 4096)
+    line.close()
+    async with asyncio.timeout(20):
+        while b"console\r\n" not in Path(driver.console_log(plan.id)).read_bytes():
+            await asyncio.sleep(0.05)
+
+
+async def test_it_runs_inside_its_limits(driver: QemuDriver, lab: GuestLab, plan: GuestPlan) -> None:
+    facts = await ready(driver, plan)
+    if driver._cgroups.problem:
+        pytest.skip(driver._cgroups.problem)
+    groups = Path(f"/proc/{facts.pid}/cgroup").read_text()
+    assert f"{lab.host.cgroup}/{plan.id}" in groups
+    line = Path(f"/proc/{facts.pid}/cmdline").read_bytes().split(b"\0")
+    assert line[0].endswith(b"qemu-system-x86_64") and line[1:3] == [b"-name", b"guest=guest"]
+
+
+async def test_a_seed_disk_runs_once_per_instance(driver: QemuDriver, lab: GuestLab) -> None:
+    seed = lab.folder / "seed.tar"
+    script = b"#!/bin/sh\necho seeded >> /root/seeded\n"
+    header = bytearray(512)
+    for at, text in ((0, b"user-data"), (100, b"0000644"), (124, b"%011o" % len(script)), (156, b"0"), (257, b"ustar\00000")):
+        header[at : at + len(text)] = text
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    seed.write_bytes((bytes(header) + script.ljust(512, b"\0")).ljust(MIB, b"\0"))
+    plan = lab.plan("seeded", machine="microvm")
+    plan = msgspec.structs.replace(plan, disks=[*plan.disks, GuestDisk(str(seed), "raw", "weft-seed", read_only=True)])
+    for _ in range(2):
+        await ready(driver, plan)
+        await shell(driver, plan, "while [ ! -f /root/seeded ] || pidof rc; do sleep 0.1; done")
+        await driver.stop(plan.id, grace_seconds=20)
+    await ready(driver, plan)
+    assert await shell(driver, plan, "sleep 1; cat /root/seeded") == "seeded"
+    await driver.stop(plan.id, grace_seconds=0)
+    await driver.remove(plan.id)
+
+
+async def test_data_survives_a_machine_that_is_killed(driver: QemuDriver, lab: GuestLab, plan: GuestPlan) -> None:
+    facts = await ready(driver, plan)
+    digest = await shell(driver, plan, "head -c 3000000 /dev/urandom > /root/kept; sync; sha256sum < /root/kept")
+    lab.kill(driver, facts)
+    await until(driver, plan.id, lambda facts: facts.state == "failed")
+    await ready(driver, plan)
+    assert await shell(driver, plan, "sha256sum < /root/kept") == digest
+
+
+def test_the_same_sources_give_the_same_image(tmp_path: Path, tiny: Path) -> None:
+    cache = Path(os.environ.get("WEFT_CACHE", Path(__file__).parents[2] / ".weft" / "cache"))
+    digests = set()
+    for name in ("one.tar", "two.tar"):
+        build_tiny(tmp_path / name, cache)
+        digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
+    assert len(digests) == 1

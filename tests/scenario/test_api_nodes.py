@@ -1,0 +1,334 @@
+"""Nodes: how they join, what their certificate lets them see and write, and how they come back after amnesia."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+from api_lab import DoorsLab, JoinedNode, make_allocation, make_image, make_vm
+
+from weft.contracts.store import Delete
+from weft.kinds.volume import VolumeStatus
+from weft.objects.errors import (
+    AlreadyExists,
+    Forbidden,
+    IllegalTransition,
+    InUse,
+    InvalidInput,
+    NotAuthenticated,
+    NotFound,
+    UnknownField,
+)
+from weft.trust.tickets import verify_ticket
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path)
+    lab.client.create(make_image())
+    yield lab
+    lab.close()
+
+
+def start_vm(lab: DoorsLab, node: JoinedNode, name: str = "web", **spec: Any) -> tuple[dict[str, Any], str]:
+    """A VM with an allocation on ``node``, as the scheduler and the controllers would leave it; its allocation's name."""
+    vm = lab.client.create(make_vm(name, **spec))
+    network = lab.client.get("network", "default")
+    allocation = make_allocation(node, vm, network_uid=network["uid"])
+    envelope = lab.stored(f"/vm/default/{name}")
+    assert envelope is not None
+    envelope.status = msgspec.Raw(msgspec.json.encode({"phase": "Running", "node": node.name}))
+    lab.put(envelope, allocation)
+    return vm, allocation.name
+
+
+def test_a_node_joins_with_a_token_and_reports_with_its_certificate(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    assert lab.client.get("node", "n1")["uid"] == node.uid
+    assert node.report(node={"version": "0.1.0", "cpu": 4, "memory": 8 << 30}) == {"refused": {}, "remove_volumes": []}
+    assert lab.client.get("node", "n1")["report"]["cpu"] == 4
+    [lease] = lab.run(lab.store.leases("node/"))
+    assert (lease.name, lease.holder) == (f"node/{node.uid}", node.uid)
+
+
+def test_a_report_that_says_nothing_new_writes_nothing(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    _, name = start_vm(lab, node)
+    body = {"node": {"cpu": 4, "a_field_of_tomorrow": 1}, "allocations": {name: {"incarnation": 1, "state": "running"}}}
+    node.report(**body)
+    before = lab.revision()
+    node.report(**body)
+    node.report()
+    assert lab.revision() == before
+    assert lab.client.get("node", "n1")["report"]["a_field_of_tomorrow"] == 1
+
+
+def test_a_join_token_works_once(lab: DoorsLab) -> None:
+    made = lab.client.create({"kind": "token", "name": "once", "spec": {"use": "join"}})
+    first = lab.join_with(made["secret"], "n1")
+    with pytest.raises(NotAuthenticated, match="was used already"):
+        lab.join_with(made["secret"], "n2")
+    again = lab.join_with(made["secret"], "n1", first.key)  # its answer may have been lost
+    assert again.uid == first.uid
+    again.report()
+
+
+def test_nobody_joins_under_the_name_of_a_node_there_is(lab: DoorsLab) -> None:
+    first = lab.join("n1")
+    with pytest.raises(AlreadyExists, match='node "n1" exists already'):
+        lab.join("n1")
+    with pytest.raises(Forbidden, match="enrols node n2 only"):
+        lab.join("n3", node="n2")
+    assert lab.join("n1", node="n1").uid == first.uid  # a token bound to it enrols it anew
+
+
+def test_a_join_must_bring_a_name_and_a_sound_request(lab: DoorsLab) -> None:
+    made = lab.client.create({"kind": "token", "name": "t", "spec": {"use": "join"}})
+    joiner = lab.connect(msgspec.structs.replace(lab.context, token=made["secret"]))
+    for body in ({"node": "n1", "csr": "x"}, {"node": "N!", "csr": "x"}, {"node": "n1"}, {"csr": 5, "node": "n1"}):
+        answer = joiner.http.request("POST", "/v1/join", body)
+        assert (answer.status, answer.json()["reason"]) == (400, "invalidInput")
+    for request in (lambda: joiner.list("vm"), lambda: joiner.create(make_vm("x")), lambda: list(joiner.events())):
+        with pytest.raises(Forbidden):
+            request()
+    with pytest.raises(Forbidden):
+        lab.client.http.request("POST", "/v1/join", {}) and lab.join_with(lab.context.token, "n1")
+
+
+def test_a_node_sees_only_what_is_its_own(lab: DoorsLab) -> None:
+    one, two = lab.join("n1"), lab.join("n2")
+    _, name = start_vm(lab, one)
+    network = lab.client.get("network", "default")["uid"]
+    assert [a["name"] for a in one.client.list("allocation", query={"node": one.uid}).items] == [name]
+    assert one.client.get("allocation", name)["name"] == name
+    assert one.client.get("node", "n1")["uid"] == one.uid
+    assert one.client.list("endpoint", query={"network": network}).items == []
+    assert one.client.list("publication").items == []
+    for refused in (
+        lambda: two.client.list("allocation", query={"node": one.uid}),
+        lambda: two.client.list("allocation"),
+        lambda: two.client.get("allocation", name),
+        lambda: two.client.list("endpoint", query={"network": network}),
+        lambda: two.client.get("node", "n1"),
+        lambda: one.client.list("node"),
+        lambda: one.client.list("vm"),
+        lambda: one.client.list("token"),
+        lambda: list(one.client.events()),
+        lambda: one.client.create(make_vm("x")),
+        lambda: one.client.verb("node", "n1", "cordon"),
+        lambda: one.client.delete("vm", "web"),
+        lambda: one.client.apply([make_vm("x")]),
+        lambda: one.client.batch("vm", []),
+    ):
+        with pytest.raises(Forbidden):
+            refused()
+
+
+def test_a_node_watches_its_own_allocations(lab: DoorsLab) -> None:
+    one, two = lab.join("n1"), lab.join("n2")
+    events = one.client.watch_forever("allocation", query={"node": one.uid})
+    assert next(events).type == "synced"
+    start_vm(lab, two, "theirs")
+    _, name = start_vm(lab, one, "ours")
+    assert next(events).object["name"] == name
+
+
+def test_a_node_reports_on_its_own_allocations_and_the_newest_incarnation_only(lab: DoorsLab) -> None:
+    one, two = lab.join("n1"), lab.join("n2")
+    vm, name = start_vm(lab, one)
+    allocation = lab.stored(f"/allocation/-/{name}")
+    assert allocation is not None
+    spec = {**msgspec.json.decode(allocation.spec), "incarnation": 3}
+    allocation.spec = msgspec.Raw(msgspec.json.encode(spec))
+    lab.put(allocation)
+    new, old = {"incarnation": 3, "state": "running"}, {"incarnation": 2, "state": "failed"}
+    assert two.report(allocations={name: new})["refused"] == {name: "notYours"}
+    assert one.report(allocations={name: old})["refused"] == {name: "staleIncarnation"}
+    assert one.report(allocations={f"{one.uid}.gone": new})["refused"] == {f"{one.uid}.gone": "unknown"}
+    assert one.report(allocations={name: new})["refused"] == {}
+    assert lab.client.get("allocation", name)["report"]["state"] == "running"
+    with pytest.raises(Forbidden, match="n1's, not n2's|node n1"):
+        answer = one.client.http.request("POST", "/v1/nodes/n2:report", {})
+        raise_for(answer)
+
+
+def raise_for(answer: Any) -> None:
+    from weft.client.http import raise_problem
+
+    raise_problem(answer)
+
+
+def test_a_report_on_many_allocations_is_one_commit_in_each_ninety(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    node.report()
+    vm = lab.client.create(make_vm("web"))
+    allocations = [make_allocation(node, vm) for _ in range(100)]
+    lab.put(*allocations)
+    before = lab.revision()
+    node.report(allocations={a.name: {"incarnation": 1, "state": "running"} for a in allocations})
+    assert lab.revision() == before + 2
+    states = [a["report"]["state"] for a in lab.client.list("allocation").items]
+    assert states == ["running"] * 100
+
+
+def test_a_report_that_makes_no_sense_is_refused_whole(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    for body in ({"node": {"cpu": "many"}}, {"allocations": {"x": {"state": "odd"}}}, {"events": [{}]}, []):
+        answer = node.client.http.request("POST", "/v1/nodes/n1:report", body)
+        assert (answer.status, answer.json()["reason"]) == (400, "invalidInput")
+
+
+def test_a_node_tells_the_journal_only_about_what_is_its_own(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    vm, _ = start_vm(lab, node)
+    other = lab.client.create(make_vm("other"))
+
+    def event(obj: dict[str, Any]) -> dict[str, Any]:
+        about = {"kind": "vm", "name": obj["name"], "uid": obj["uid"], "project": "default"}
+        return {"type": "Warning", "reason": "Crashed", "message": "m", "object": about}
+
+    node.report(events=[event(vm), event(other)])
+    lab.journal.flush()
+    told = [e for e in lab.client.events(about="vm") if e["reason"] == "Crashed"]
+    assert [(e["object"]["name"], e["source"]) for e in told] == [("web", "node/n1")]
+
+
+def test_a_node_that_a_restored_store_does_not_know_comes_back_by_itself(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    node.report(node={"cpu": 4})
+    keys = [entry.key for entry in lab.run(lab.store.list("/")).entries]
+    lab.run(lab.store.commit([Delete(key) for key in keys]))  # amnesia: an empty store
+    lab.restart()
+    admin = lab.connect(msgspec.json.decode(lab.context_path.read_bytes(), type=type(lab.context)))
+    assert admin.context.token != lab.context.token
+    assert node.report(node={"cpu": 4}) == {"refused": {}, "remove_volumes": []}
+    back = admin.get("node", "n1")
+    assert (back["uid"], back["report"]["cpu"]) == (node.uid, 4)
+    assert admin.get("project", "default") and admin.get("network", "default")
+
+
+def test_a_name_that_is_taken_meanwhile_is_not_taken_back(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    lab.run(lab.store.commit([Delete("/node/-/n1"), Delete(f"/enrolment/-/{node.uid}")]))
+    lab.join("n1")
+    with pytest.raises(AlreadyExists, match="another identity"):
+        node.report()
+
+
+def test_a_node_that_was_removed_stays_out(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    _, name = start_vm(lab, node)
+    with pytest.raises(InUse, match='node "n1" is in use by vm/web'):
+        lab.client.delete("node", "n1")
+    lab.run(lab.store.commit([Delete(f"/allocation/-/{name}")]))
+    lab.client.delete("node", "n1")
+    with pytest.raises(Forbidden, match="was removed"):
+        node.report()
+    with pytest.raises(Forbidden, match="was removed"):
+        node.client.list("allocation", query={"node": node.uid})
+    assert lab.join("n1").uid != node.uid
+
+
+def test_a_node_renews_its_certificate_with_the_one_it_has(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    from weft.trust.ca import make_node_key
+
+    path = "/v1/nodes/n1:renew"
+    answer = node.client.http.request("POST", path, {"csr": make_node_key(node.key)})
+    assert answer.json()["node_uid"] == node.uid
+    assert lab.client.http.request("POST", path, {"csr": make_node_key(node.key)}).status == 403
+
+
+def test_a_certificate_of_another_ca_is_not_let_in(lab: DoorsLab, tmp_path: Path) -> None:
+    from weft.trust.ca import Authority, make_node_key, read_csr
+
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    key = foreign / "n.key"
+    certificate = foreign / "n.crt"
+    certificate.write_text(Authority(foreign, lab.clock).sign_node(read_csr(make_node_key(key)), "some-uid"))
+    context = msgspec.structs.replace(lab.context, token="", certificate=str(certificate), key=str(key))
+    from weft.objects.errors import Unavailable
+
+    with pytest.raises((Unavailable, NotAuthenticated)):
+        lab.connect(context).list("vm")
+
+
+def test_a_volume_is_removed_from_its_node_on_positive_evidence_only(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    volume = lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
+    vm = lab.client.create(make_vm("web"))
+    allocation = make_allocation(node, vm, volume_uid=volume["uid"])
+    envelope = lab.stored("/volume/default/data")
+    assert envelope is not None
+    envelope.status = msgspec.Raw(msgspec.json.encode(VolumeStatus(node="n1", node_uid=node.uid)))
+    lab.put(envelope, allocation)
+    assert node.report()["remove_volumes"] == []
+    lab.client.delete("volume", "data")
+    wait_until(lambda: lab.doors.doomed_volumes.found)
+    assert node.report()["remove_volumes"] == []  # one of its allocations has it still
+    lab.run(lab.store.commit([Delete(allocation.key)]))
+    assert lab.join("n2").report()["remove_volumes"] == []
+    assert node.report()["remove_volumes"] == [volume["uid"]]
+    assert node.report(removed_volumes=[volume["uid"]])["remove_volumes"] == []
+    assert lab.client.get("volume", "data")["report"] == {"removed": True, "node_uid": node.uid}
+
+
+def wait_until(condition: Any) -> None:
+    import threading
+
+    for _ in range(200):
+        if condition():
+            return
+        threading.Event().wait(0.05)
+    raise AssertionError("it never came")
+
+
+def test_a_stream_verb_gives_a_ticket_for_the_place_of_the_workload(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    _, name = start_vm(lab, node)
+    given = lab.client.verb("vm", "web", "exec", {"argv": ["uname", "-a"]})
+    claims = verify_ticket(b"k" * 32, given["ticket"], lab.clock.now())
+    assert (claims["node_uid"], claims["allocation"], claims["verb"], claims["subject"]) == (
+        node.uid,
+        name,
+        "exec",
+        "admin",
+    )
+    assert claims["input"]["argv"] == ["uname", "-a"] and len(claims["guest_id"]) == 10
+    assert (given["address"], given["server_name"]) == ("127.0.0.1:9", "weft-server")
+    with pytest.raises(UnknownField):
+        lab.client.verb("vm", "web", "exec", {"argv": ["x"], "user": "root"})
+    with pytest.raises(InvalidInput):
+        lab.client.verb("vm", "web", "exec", {"argv": "uname"})
+    assert lab.client.verb("vm", "web", "logs", {"follow": True})["ticket"]
+    lab.client.create(make_vm("nowhere"))
+    with pytest.raises(IllegalTransition):
+        lab.client.verb("vm", "nowhere", "exec", {"argv": ["x"]})
+    with pytest.raises(IllegalTransition, match="has no place yet"):
+        lab.client.verb("vm", "nowhere", "logs")
+    with pytest.raises(Forbidden):
+        lab.with_token(use="access").verb("vm", "web", "exec", {"argv": ["x"]})
+
+
+def test_an_image_is_given_to_people_and_to_nodes_that_have_it_allocated(lab: DoorsLab) -> None:
+    digest, content = "ab" * 32, bytes(range(256)) * 5000
+    (lab.folder / "images" / digest).write_bytes(content)
+    one, two = lab.join("n1"), lab.join("n2")
+    start_vm(lab, one)
+    with one.client.http.stream("GET", f"/v1/blobs/{digest}") as stream:
+        assert b"".join(itertools.takewhile(bool, iter(lambda: stream.read(100_000), b""))) == content
+    part = lab.client.http.request("GET", f"/v1/blobs/{digest}", headers={"Range": "bytes=1000-1255"})
+    assert (part.status, part.body) == (206, content[1000:1256])
+    with pytest.raises(Forbidden):
+        two.client.http.stream("GET", f"/v1/blobs/{digest}")
+    for odd in ("cd" * 32, "..%2Fca.key", "x"):
+        with pytest.raises(NotFound):
+            lab.client.http.stream("GET", f"/v1/blobs/{odd}")
