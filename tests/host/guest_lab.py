@@ -115,7 +115,9 @@ class GuestLab:
     def leftovers(self, guest_id: str) -> list[str]:
         mounts = Path("/sys/fs/cgroup").glob(f"*/{self.host.cgroup}/{guest_id}")
         folders = [Path(self.host.run_dir, guest_id), Path(self.host.state_dir, "guests", guest_id), *mounts]
-        return [str(folder) for folder in folders if folder.exists()] + [f"process {pid}" for pid in self.processes(guest_id)]
+        return [str(folder) for folder in folders if folder.exists()] + [
+            f"process {pid}" for pid in self.processes(guest_id)
+        ]
 
     def processes(self, mark: str = "") -> list[int]:
         """QEMU processes of this node (whose command line also has ``mark``)."""

@@ -186,6 +186,7 @@ class Lab:
         self.store = store or MemoryStore(self.clock)
         self.journal = Journal()
         self.nodes: dict[str, PretendNode] = {}
+        self.has_threads = False
         self._strategy = strategy
         self._deciders: asyncio.Task[None] | None = None
 
@@ -351,7 +352,8 @@ class Lab:
                 self._deciders.result()
             assert self.clock.elapsed() < ends_at, "it did not come to pass"
             self.clock.advance(0.25)
-            await asyncio.sleep(0.0005)  # threads (image files) need real time
+            if self.has_threads:
+                await asyncio.sleep(0.002)  # they need real time
 
     async def pass_time(self, seconds: float) -> None:
         """Let the fabric work for so long."""

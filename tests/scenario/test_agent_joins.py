@@ -220,9 +220,7 @@ async def test_an_image_whose_content_is_wrong_is_named_by_its_digest(doors: Doo
         await agent.close()
 
 
-def test_the_agents_process_is_small_survives_killing_and_runs_once_per_folder(
-    doors: DoorsLab, tmp_path: Path
-) -> None:
+def test_the_agents_process_is_small_survives_killing_and_runs_once_per_folder(doors: DoorsLab, tmp_path: Path) -> None:
     state = tmp_path / "node"
     join_as(doors, state)
     drivers = ["--runtime", "fake", "--network", "fake", "--run-dir", str(tmp_path / "run")]

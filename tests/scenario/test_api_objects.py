@@ -40,7 +40,9 @@ def vms(lab: DoorsLab) -> DoorsLab:
 
 
 def test_what_is_created_can_be_read_listed_changed_and_deleted(lab: DoorsLab) -> None:
-    made = lab.client.create({"kind": "network", "name": "blue", "labels": {"tier": "db"}, "spec": {"cidr": "10.9.0.0/24"}})
+    made = lab.client.create(
+        {"kind": "network", "name": "blue", "labels": {"tier": "db"}, "spec": {"cidr": "10.9.0.0/24"}}
+    )
     assert (made["generation"], made["project"], made["spec"]["nat"]) == (1, "default", True)
     assert lab.client.get("network", "blue") == made
     assert [n["name"] for n in lab.client.list("networks").items] == ["blue", "default"]
@@ -351,7 +353,13 @@ def test_lists_are_paged_at_one_instant_and_selected_by_labels_and_fields(vms: D
     assert [v["name"] for v in page["items"] + rest["items"]] == ["v0", "v1", "v2", "v3", "v4"]
     assert [v["name"] for v in vms.client.list("vm", labels="odd=1").items] == ["v1", "v3"]
     assert [v["name"] for v in vms.client.list("vm", fields="name=v1").items] == ["v1"]
-    assert [v["name"] for v in vms.client.list("vm", fields="image=tiny,name!=v1").items] == ["v0", "v1a", "v2", "v3", "v4"]
+    assert [v["name"] for v in vms.client.list("vm", fields="image=tiny,name!=v1").items] == [
+        "v0",
+        "v1a",
+        "v2",
+        "v3",
+        "v4",
+    ]
     assert len(vms.client.list("vm", all_projects=True).items) == 6
     with pytest.raises(InvalidInput):
         vms.client.list("vm", labels="a in (")

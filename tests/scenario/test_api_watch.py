@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).parent))
 from api_lab import DoorsLab, make_image, make_vm
 
 from weft.client import WatchEvent
+from weft.contracts.store import Delete
 from weft.objects.errors import CursorGone, Forbidden, InvalidInput, NotAuthenticated, NotFound, TimedOut, WeftError
 
 
@@ -100,19 +101,13 @@ def test_a_lasting_watch_lists_again_when_its_place_in_history_is_forgotten(lab:
     lab.run(lab.shut())
     volume = lab.stored("/volume/default/gone")
     assert volume is not None
-    lab.run(lab.store.commit([*_deletes("/volume/default/gone")]))
+    lab.run(lab.store.commit([Delete("/volume/default/gone")]))
     for i in range(5):
         volume.name = f"v{i}"
         lab.put(volume)
     lab.run(lab.store.compact(0))
     lab.run(lab.open(lab.port))
     assert take(events, 7) == [*(("put", f"v{i}") for i in range(5)), ("delete", "gone"), ("synced", "")]
-
-
-def _deletes(key: str) -> Iterator[object]:
-    from weft.contracts.store import Delete
-
-    yield Delete(key)
 
 
 def test_closing_the_client_ends_a_watch_that_waits(lab: DoorsLab) -> None:

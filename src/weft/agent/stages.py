@@ -28,6 +28,11 @@ class Stages:
         self._stages = {stage.name: stage for stage in shown}
         self._began: dict[str, float] = {}
 
+    def adopt(self, shown: list[allocation.Step]) -> None:
+        """What was reported before, by an agent that was here before; only if this one has begun nothing yet."""
+        if not self._began:
+            self._stages = {stage.name: stage for stage in shown}
+
     def begin(self, step: Step) -> None:
         self.current = step
         name = _STAGE_OF.get(step)
@@ -66,6 +71,8 @@ class Stages:
         return list(self._stages.values())
 
     def _end(self, name: str, detail: str) -> None:
-        spent = self._clock.elapsed() - self._began.get(name, self._clock.elapsed())
-        took = f"{spent * 1000:.0f} ms" if spent < 1 else f"{spent:.1f} s"
-        self._stages[name] = allocation.Step(name=name, state="done", detail=detail or took)
+        began = self._began.get(name)
+        if began is not None and not detail:
+            spent = self._clock.elapsed() - began
+            detail = f"{spent * 1000:.0f} ms" if spent < 1 else f"{spent:.1f} s"
+        self._stages[name] = allocation.Step(name=name, state="done", detail=detail)

@@ -81,6 +81,7 @@ class Worker:
         wanted = read_wanted(envelope)
         before = (self.wanted.spec, self.wanted.deleting, self.memory.orphan)
         self._envelope, self.wanted = envelope, wanted
+        self._stages.adopt(wanted.report.steps)
         self.memory = msgspec.structs.replace(self.memory, orphan=False)
         if before != (wanted.spec, wanted.deleting, False):
             self._begin_anew()

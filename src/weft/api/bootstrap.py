@@ -21,16 +21,19 @@ from weft.kinds.token import TOKEN
 from weft.objects.envelope import decode_envelope
 from weft.objects.errors import WeftError
 from weft.objects.identity import kind_prefix, object_key
+from weft.trust.ca import write_private
 from weft.trust.tokens import make_token, make_token_id, parse_token, verify_secret
 
 DEFAULT_CIDR = "10.214.0.0/20"
 _LABEL = "weft/bootstrap"
 
 
-async def bootstrap(doors: Doors, context_path: Path, server: str) -> None:
-    """See that there is something to work in, and an admin who can: ``context_path`` gets the way to ``server``."""
+async def bootstrap(doors: Doors, context_path: Path, server: str, gateway_token: Path) -> None:
+    """See that there is something to work in, and an admin who can: ``context_path`` gets the way to ``server``.
+    ``gateway_token`` gets the token with which the gateway reads what is published."""
     await retry(doors, lambda: _make_default(doors))
     await _write_admin_context(doors, context_path, server)
+    await _write_gateway_token(doors, gateway_token)
 
 
 async def _make_default(doors: Doors) -> None:
@@ -52,31 +55,43 @@ async def _write_admin_context(doors: Doors, path: Path, server: str) -> None:
         old: Context | None = await asyncio.to_thread(read_context, path)
     except WeftError:
         old = None
-    if old is not None and await _is_good(doors, old.token):
+    if old is not None and await _is_good(doors, old.token, "admin"):
         wanted = Context(server=server, ca=ca, token=old.token, project=old.project)
         if wanted != old:
             await asyncio.to_thread(write_context, path, wanted)
         return
-    await _drop_old(doors)
-    text, sha256 = make_token(name := make_token_id("admin"))
-    spec = {"use": "access", "role": "admin", "subject": "admin", "sha256": sha256}
-    wish = Wish(kind=TOKEN, name=name, project=None, labels={_LABEL: "admin"}, spec=spec)
-    await settle(doors, lambda view: admit.plan_create(doors, view, wish))
+    text = await _make_token(doors, "admin", "admin")
     project = old.project if old is not None else "default"
     await asyncio.to_thread(write_context, path, Context(server=server, ca=ca, token=text, project=project))
 
 
-async def _is_good(doors: Doors, text: str) -> bool:
+async def _write_gateway_token(doors: Doors, path: Path) -> None:
+    old = await asyncio.to_thread(path.read_text) if path.exists() else ""
+    if not await _is_good(doors, old, "viewer"):
+        text = await _make_token(doors, "gateway", "viewer")
+        await asyncio.to_thread(write_private, path, text.encode())
+
+
+async def _make_token(doors: Doors, subject: str, role: str) -> str:
+    """A new token of the fabric's own, in place of older ones for ``subject``: whatever held them is gone."""
+    await _drop_old(doors, subject)
+    text, sha256 = make_token(name := make_token_id(subject))
+    spec = {"use": "access", "role": role, "subject": subject, "sha256": sha256}
+    wish = Wish(kind=TOKEN, name=name, project=None, labels={_LABEL: subject}, spec=spec)
+    await settle(doors, lambda view: admit.plan_create(doors, view, wish))
+    return text
+
+
+async def _is_good(doors: Doors, text: str, role: str) -> bool:
     token = parse_token(text)
     if token is None:
         return False
     facts = await doors.tokens.read(object_key("token", None, token.id))
-    return facts is not None and facts.spec.role == "admin" and verify_secret(token.secret, facts.spec.sha256)
+    return facts is not None and facts.spec.role == role and verify_secret(token.secret, facts.spec.sha256)
 
 
-async def _drop_old(doors: Doors) -> None:
-    """Delete admin tokens of earlier starts: the file that held them is gone."""
+async def _drop_old(doors: Doors, subject: str) -> None:
     page = await doors.store.list(kind_prefix("token"))
     for entry in page.entries:
-        if _LABEL in decode_envelope(entry.value).labels:
+        if decode_envelope(entry.value).labels.get(_LABEL) == subject:
             await doors.store.commit([Delete(entry.key)])

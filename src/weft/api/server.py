@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import uvicorn
@@ -24,6 +24,7 @@ _HEAD_SECONDS = 15.0
 _HEAD_BYTES = 64_000
 _KEEP_ALIVE_SECONDS = 75
 _SHUTDOWN_SECONDS = 3
+_GOODBYE_SECONDS = 0.3
 
 
 class DoorsProtocol(HttpToolsProtocol):
@@ -36,6 +37,7 @@ class DoorsProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.ended = asyncio.Event()
         certificate = transport.get_extra_info("peercert") or {}
         for part in certificate.get("subject", ()):
             for name, value in part:
@@ -45,6 +47,7 @@ class DoorsProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_done()
+        self.ended.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -140,7 +143,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, without its wait for peers that never answer a TLS goodbye: those idle are let go at once, the
         others once their requests are answered."""
-        connections = self.server_state.connections
+        connections = cast(set[DoorsProtocol], self.server_state.connections)
         for server in self.servers:
             server.close()
         for connection in list(connections):
@@ -148,7 +151,8 @@ class _Server(uvicorn.Server):
         if self.server_state.tasks:
             await asyncio.wait(list(self.server_state.tasks), timeout=_SHUTDOWN_SECONDS)
         if connections:
-            await asyncio.wait([asyncio.ensure_future(wait) for wait in _goodbyes(connections)], timeout=_GOODBYE_SECONDS)
+            leaving = [asyncio.create_task(connection.ended.wait()) for connection in list(connections)]
+            await asyncio.wait(leaving, timeout=_GOODBYE_SECONDS)
         for connection in list(connections):
             connection.transport.abort()
         await super().shutdown(sockets)

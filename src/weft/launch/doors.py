@@ -69,7 +69,8 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
     doors = Doors(store, journal, clock, authority, settings)
     server = DoorsServer(build_app(doors), sockets, make_server_tls(chain, key, authority.ca_path), clock)
     try:
-        await bootstrap(doors, options.context or state / "context.json", _url(*sockets[0].getsockname()[:2]))
+        url = _url(*sockets[0].getsockname()[:2])
+        await bootstrap(doors, options.context or state / "context.json", url, state / "gateway.token")
         await store_server.start()
         doors.start()
         await server.start()

@@ -1,7 +1,7 @@
 """Gives a placed VM its new size, NICs and volumes where it is, with the fresh start that it needs for them.
 
 If its node has no room for it, or a volume can't be had, it starts with what it has, and the VM's condition Placed says why.
-Pure but for the snapshot, in which the new size is counted at once.
+Pure but for the snapshot, in which a larger size is counted at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: 
             for item in parts.volumes
         ]
         preconditions += [unchanged(volume) for volume in parts.volumes]
-        snapshot.put_allocation(allocation.key, spec.node_uid, amounts_of(parts.resources))
+        # Until it is written the larger of old and new counts: what a smaller one frees is not free yet.
+        old, wanted = amounts_of(spec.resources), amounts_of(parts.resources)
+        both = (max(old[0], wanted[0]), max(old[1], wanted[1]), max(old[2], wanted[2]))
+        snapshot.put_allocation(allocation.key, spec.node_uid, both)
         placed = Condition("Placed", "True", "Placed", where, now)
     place = edit(allocation)
     place.spec = merge_part(place.spec, new)

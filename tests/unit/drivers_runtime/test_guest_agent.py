@@ -76,7 +76,9 @@ async def collect(session: GuestSession) -> tuple[bytes, bytes, int | None, int 
     raise AssertionError("output ended without an exit")
 
 
-async def run(channel: GuestChannel, *argv: str, stdin: bytes = b"", **more: object) -> tuple[bytes, bytes, int | None, int | None]:
+async def run(
+    channel: GuestChannel, *argv: str, stdin: bytes = b"", **more: object
+) -> tuple[bytes, bytes, int | None, int | None]:
     session = await channel.exec(ExecRequest(argv=list(argv), **more))  # type: ignore[arg-type]
 
     async def feed() -> None:
@@ -174,7 +176,9 @@ async def test_a_command_ends_although_its_children_live_on(channel: GuestChanne
 
 async def test_hanging_up_ends_the_command(channel: GuestChannel, tmp_path: Path) -> None:
     mark = tmp_path / "hup"
-    session = await channel.exec(ExecRequest(argv=["sh", "-c", f"trap 'echo hup > {mark}; exit' HUP; echo on; sleep 50 & wait"]))
+    session = await channel.exec(
+        ExecRequest(argv=["sh", "-c", f"trap 'echo hup > {mark}; exit' HUP; echo on; sleep 50 & wait"])
+    )
     assert (await anext(aiter(session.output()))).data == b"on\n"
     await session.close()
     await until(mark.exists)

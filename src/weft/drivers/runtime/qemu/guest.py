@@ -206,7 +206,9 @@ class Guest:
                 self._notify()
             case "GUEST_PANICKED":
                 self._shutdown = "guest-panic"
-            case "VSERPORT_CHANGE" if not event.data.get("open"):  # its agent has ended: the next one knows nothing of us
+            case "VSERPORT_CHANGE" if not event.data.get(
+                "open"
+            ):  # its agent has ended, and the next knows nothing of us
                 if self.channel is not None:
                     self.channel.close()
 

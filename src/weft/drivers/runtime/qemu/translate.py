@@ -198,7 +198,10 @@ def _devices(plan: GuestPlan, paths: GuestPaths) -> list[str]:
     if plan.has_agent:
         words += ["-device", _device(plan, "virtio-serial", 3, id="serial")]
         words += _socket(
-            "agent", paths.agent, "-device", f"virtserialport,bus=serial.0,chardev=agent,name={AGENT_PORT}"
+            "agent",
+            paths.agent,
+            "-device",
+            f"virtserialport,bus=serial.0,chardev=agent,name={AGENT_PORT},id=agent-port",
         )
     return words
 

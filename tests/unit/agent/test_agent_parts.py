@@ -1,0 +1,161 @@
+"""The agent's small pure parts: folding networks, naming disks, seeds, orphans; and its durable copies."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import msgspec
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "scenario"))
+from agent_lab import ADDRESS, make_allocation, make_endpoint, make_nic, make_publication
+
+from weft.agent.facts import MOST_ORPHAN_BYTES, copy_orphans, inspect_capacity
+from weft.agent.guest import Prepared, name_serials, plan_guest
+from weft.agent.images import CachedImage
+from weft.agent.known import Memory, Wanted, port_id, read_wanted
+from weft.agent.offline import Copies, Copy, Surroundings
+from weft.agent.seed import build_seed
+from weft.agent.segments import fold_segments, keep_forwards, ports_of, read_endpoint, read_forward
+from weft.contracts.network import Endpoint, Forward
+from weft.contracts.runtime import BootDisk, BootKernel
+from weft.contracts.volume import VolumeFacts
+from weft.kinds.allocation import AllocatedVolume, Resources
+from weft.objects.bundle import BundleManifest
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import short_id
+
+
+def wanted(name: str = "web", **fields: object) -> Wanted:
+    return read_wanted(make_allocation(name, **fields))
+
+
+def test_a_nic_here_is_here_whatever_the_list_still_says() -> None:
+    told = Endpoint(make_nic().mac, "10.20.0.11", "web", "10.99.0.9")
+    far = Endpoint("m", "10.20.0.12", "db", "10.99.0.2")
+    segment = fold_segments([wanted()], {"uid-of-blue": [far, told]}, ADDRESS)["uid-of-blue"]
+    assert [(e.name, e.node_address) for e in segment.endpoints] == [("web", ADDRESS), ("db", "10.99.0.2")]
+    assert (segment.id, segment.vni, segment.nat) == (short_id("uid-of-blue"), 4001, True)
+
+
+def test_one_fold_makes_one_segment_of_many_allocations() -> None:
+    here = [wanted(f"w{n}", nics=[make_nic(f"10.20.0.{n}"), make_nic("10.30.0.9", "red")]) for n in (11, 12)]
+    segments = fold_segments(here, {}, ADDRESS)
+    assert sorted(segments) == ["uid-of-blue", "uid-of-red"]
+    assert len(segments["uid-of-blue"].endpoints) == 2
+
+
+def test_two_incarnations_never_share_a_port() -> None:
+    (one,), (two,) = ports_of(wanted(uid="a")), ports_of(wanted(uid="b"))
+    assert one.id != two.id and one.mac == two.mac
+    assert one.id == port_id("a", make_nic().uid)
+
+
+def test_what_leads_nowhere_yet_is_left_out() -> None:
+    assert read_endpoint(make_endpoint("10.20.0.12", "db", None)) is None
+    assert read_forward(make_publication(8080, "10.20.0.11", None)) is None
+    forward = read_forward(make_publication(8080, "10.20.0.11", ADDRESS))
+    assert forward == Forward(8080, "tcp", short_id("uid-of-blue"), "10.20.0.11", 80, ADDRESS)
+
+
+def test_only_an_orphans_forwards_outlive_their_publication() -> None:
+    segment = short_id("uid-of-blue")
+    mine = Forward(8080, "tcp", segment, "10.20.0.11", 80, ADDRESS)
+    other = Forward(8081, "tcp", segment, "10.20.0.12", 80, ADDRESS)
+    assert keep_forwards([], [mine, other], [wanted()]) == [mine]
+    assert keep_forwards([], [mine, other], []) == []
+    assert keep_forwards([other], [mine], [wanted()]) == [mine, other]
+
+
+def test_disk_serials_fit_and_differ() -> None:
+    names = ["data", "root", "a-very-long-volume-name-1", "a-very-long-volume-name-2", "weft-seed"]
+    serials = name_serials(names)
+    assert serials[0] == "data"
+    assert len(set(serials)) == 5 and all(len(serial) <= 20 for serial in serials)
+    assert not {"root", "weft-seed"} & set(serials)
+
+
+def facts(id: str) -> VolumeFacts:
+    return VolumeFacts(id, f"/v/{id}", "qcow2", 1, 1)
+
+
+def prepared(manifest: BundleManifest, **fields: object) -> Prepared:
+    return Prepared(image=CachedImage("/i", manifest), root=facts("r"), links=["t0"], **fields)  # type: ignore[arg-type]
+
+
+def test_a_guest_boots_its_bundles_kernel_or_else_its_disk() -> None:
+    with_kernel = plan_guest(wanted(), prepared(BundleManifest("d", "raw", "k", "i", "quiet", agent=True)))
+    assert (with_kernel.boot, with_kernel.has_agent) == (BootKernel("/i/k", "/i/i", "quiet"), True)
+    plain = plan_guest(wanted(), prepared(BundleManifest("d", "qcow2")))
+    assert (plain.boot, plain.has_agent) == (BootDisk(), False)
+
+
+def test_disks_come_in_order_root_volumes_seed() -> None:
+    volumes = [AllocatedVolume(name=n, uid=n, size=1) for n in ("b", "a")]
+    plan = plan_guest(
+        wanted(volumes=volumes, resources=Resources(cpu=1.5, memory=1 << 28)),
+        prepared(BundleManifest("d", "raw"), volumes=[facts("b"), facts("a")], seed="/s.tar"),
+    )
+    assert [(d.serial, d.format, d.read_only) for d in plan.disks] == [
+        ("root", "qcow2", False),
+        ("b", "qcow2", False),
+        ("a", "qcow2", False),
+        ("weft-seed", "raw", True),
+    ]
+    assert (plan.cpu, plan.vcpus) == (1.5, 2)
+
+
+def test_too_little_memory_for_the_image_is_named() -> None:
+    with pytest.raises(InvalidInput, match="image tiny needs"):
+        plan_guest(wanted(), prepared(BundleManifest("d", "raw", min_memory_bytes=1 << 30)))
+
+
+def test_a_seed_holds_user_data_and_the_name_and_is_whole_blocks() -> None:
+    data = build_seed(wanted(user_data="#!/bin/sh\necho hällo\n"))
+    assert len(data) % 512 == 0 and data == build_seed(wanted(user_data="#!/bin/sh\necho hällo\n"))
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getnames() == ["./user-data", "./meta-data"]
+        user, meta = (tar.extractfile(name) for name in tar.getnames())
+        assert user is not None and user.read().decode() == "#!/bin/sh\necho hällo\n"
+        assert meta is not None and b"local-hostname: web\n" in meta.read()
+
+
+def test_copies_outlive_and_a_broken_one_harms_no_other(tmp_path: Path) -> None:
+    copies = Copies(str(tmp_path))
+    copy = Copy(make_allocation(), Memory(run="up", boots=3, made=True))
+    copies.save("abc", copy)
+    (tmp_path / "allocations" / "broken.json").write_bytes(b"{")
+    (found,) = Copies(str(tmp_path)).load()
+    assert (found.memory, found.allocation.name) == (copy.memory, copy.allocation.name)
+    assert bytes(found.allocation.spec) == bytes(copy.allocation.spec)
+    copies.remove("abc")
+    copies.remove("abc")
+    assert copies.load() == []
+
+
+def test_surroundings_outlive_and_are_empty_at_first(tmp_path: Path) -> None:
+    copies = Copies(str(tmp_path))
+    assert copies.load_surroundings() == Surroundings()
+    known = Surroundings({"n": [Endpoint("m", "a", "b", "c")]}, [Forward(1, "tcp", "s", "a", 2, "n")])
+    copies.save_surroundings(known)
+    assert Copies(str(tmp_path)).load_surroundings() == known
+
+
+def test_orphans_are_told_whole_unless_that_is_too_much() -> None:
+    small = [wanted("a", user_data="x")]
+    assert json.loads(copy_orphans(small)[0])["spec"]["user_data"] == "x"
+    large = [wanted(f"w{n}", user_data="x" * 60_000) for n in range(4)]
+    told = copy_orphans(large)
+    assert len(told) == 4 and sum(map(len, told)) < MOST_ORPHAN_BYTES
+    assert msgspec.json.decode(told[0])["uid"] == "alloc-w0"
+
+
+def test_capacity_is_what_was_told_or_found(tmp_path: Path) -> None:
+    told = inspect_capacity(str(tmp_path), 1.5, 10, 20)
+    assert (told.cpu, told.memory_bytes, told.disk_bytes) == (1.5, 10, 20)
+    found = inspect_capacity(str(tmp_path), None, None, None)
+    assert found.cpu >= 1 and found.memory_bytes > 0 and found.disk_bytes > 0

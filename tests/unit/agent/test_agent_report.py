@@ -1,0 +1,189 @@
+"""The reporter, in virtual time: the first change at once, then batches; nothing unsaid is lost; a sign of life."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from weft.agent.report import HEARTBEAT_SECONDS, Reporter
+from weft.agent.server import NodeEvent, ReportAnswer, ReportBody
+from weft.kinds.allocation import AllocationReport
+from weft.kinds.node import NodeReport
+from weft.objects.errors import Unavailable
+
+
+class HandClock:
+    """Time that stands until the test moves it."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        return self.time
+
+    def elapsed(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.time + seconds, id(future), future))
+        await future
+
+    async def pass_by(self, seconds: float) -> None:
+        """Let time pass, waking who sleeps in the right order, each with time to act."""
+        end = self.time + seconds
+        while True:
+            await settle()
+            self._sleepers = [s for s in self._sleepers if not s[2].done()]
+            heapq.heapify(self._sleepers)
+            if not self._sleepers or self._sleepers[0][0] > end:
+                break
+            self.time, _, future = heapq.heappop(self._sleepers)
+            future.set_result(None)
+        self.time = end
+
+
+async def settle() -> None:
+    """Time enough for a report in its thread."""
+    for _ in range(5):
+        await asyncio.sleep(0.002)
+
+
+class Recorder:
+    """A server that keeps what it was told, and when."""
+
+    def __init__(self, clock: HandClock) -> None:
+        self.clock = clock
+        self.down = False
+        self.answer = ReportAnswer()
+        self.told: list[tuple[float, ReportBody]] = []
+
+    def report(self, node: str, body: ReportBody) -> ReportAnswer:
+        if self.down:
+            raise Unavailable("no weft server answers")
+        self.told.append((self.clock.time, body))
+        return self.answer
+
+    def states(self) -> list[str]:
+        return [report.state for _, body in self.told for report in body.allocations.values()]
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        self.server = Recorder(self.clock)
+        self.node = NodeReport(version="1")
+        self.removals: list[str] = []
+        server: Any = self.server
+        self.reporter = Reporter("n1", server, self.clock, lambda: self.node, self.removals.extend)
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Bench]:
+    bench = Bench()
+    task = asyncio.ensure_future(bench.reporter.tell())
+    try:
+        yield bench
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        bench.reporter.close()
+
+
+def event(reason: str) -> NodeEvent:
+    return NodeEvent("Normal", reason, "", {"kind": "vm", "name": "web", "uid": "u", "project": "default"})
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with running() as bench:
+        yield bench
+
+
+async def test_the_first_change_goes_at_once_and_the_next_ones_together(bench: Bench) -> None:
+    bench.reporter.put("a", AllocationReport(state="pending"))
+    await settle()
+    assert [(when, list(body.allocations)) for when, body in bench.server.told] == [(0.0, ["a"])]
+    for state in ("preparing", "starting", "running"):
+        bench.reporter.put("a", AllocationReport(state=state))  # type: ignore[arg-type]
+        bench.reporter.put("b", AllocationReport(state=state))  # type: ignore[arg-type]
+    await bench.clock.pass_by(1.0)
+    (_, second), *more = bench.server.told[1:]
+    assert {name: report.state for name, report in second.allocations.items()} == {"a": "running", "b": "running"}
+    assert more == []
+
+
+async def test_at_most_five_batches_a_second(bench: Bench) -> None:
+    for number in range(40):
+        bench.reporter.put("a", AllocationReport(restarts=number))
+        await bench.clock.pass_by(0.05)
+    assert len(bench.server.told) <= 2.0 / 0.2 + 1
+    await bench.clock.pass_by(1.0)
+    assert bench.server.told[-1][1].allocations["a"].restarts == 39
+
+
+async def test_what_is_said_already_is_not_said_again_but_life_is(bench: Bench) -> None:
+    bench.reporter.put("a", AllocationReport(state="running"))
+    await bench.clock.pass_by(3 * HEARTBEAT_SECONDS + 1)
+    first, *others = [body for _, body in bench.server.told]
+    assert first.node is not None
+    assert len(others) >= 2 and all(body == ReportBody() for body in others)
+    bench.reporter.put("a", AllocationReport(state="running"))
+    await settle()
+    assert len(bench.server.told) == len(others) + 1
+
+
+async def test_nothing_is_lost_while_no_server_answers(bench: Bench) -> None:
+    bench.server.down = True
+    bench.reporter.put("a", AllocationReport(state="starting"))
+    for reason in ("One", "Two"):
+        bench.reporter.put_event(event(reason))
+    bench.reporter.put_removed_volume("v1")
+    await bench.clock.pass_by(30)
+    bench.reporter.put("a", AllocationReport(state="running"))
+    bench.reporter.put_event(event("Three"))
+    bench.server.down = False
+    await bench.clock.pass_by(10)
+    assert bench.server.states() == ["running"]
+    told = [e.reason for _, body in bench.server.told for e in body.events]
+    assert told == ["One", "Two", "Three"]
+    assert bench.server.told[0][1].removed_volumes == ["v1"]
+    assert bench.server.told[0][1].node == bench.node
+
+
+async def test_a_server_that_forgot_is_told_everything_again(bench: Bench) -> None:
+    bench.reporter.put("a", AllocationReport(state="running"))
+    await bench.clock.pass_by(1)
+    bench.reporter.repeat()
+    await bench.clock.pass_by(1)
+    again = bench.server.told[-1][1]
+    assert (list(again.allocations), again.node) == (["a"], bench.node)
+    bench.reporter.compare("a", AllocationReport(state="running"))
+    await bench.clock.pass_by(1)
+    assert bench.server.told[-1][1] is again
+    bench.reporter.compare("a", AllocationReport())
+    await bench.clock.pass_by(1)
+    assert list(bench.server.told[-1][1].allocations) == ["a"]
+
+
+async def test_what_is_dropped_is_said_no_more(bench: Bench) -> None:
+    bench.server.down = True
+    bench.reporter.put("a", AllocationReport(state="released"))
+    await bench.clock.pass_by(1)
+    bench.reporter.drop("a")
+    bench.server.down = False
+    await bench.clock.pass_by(20)
+    assert bench.server.states() == []
+
+
+async def test_volumes_to_remove_are_handed_on(bench: Bench) -> None:
+    bench.server.answer = ReportAnswer(remove_volumes=["v1"])
+    bench.reporter.wake()
+    await settle()
+    assert bench.removals == ["v1"]

@@ -1,0 +1,122 @@
+"""Published ports on the gateway's own machine: they lead where publications say, both ways, minding half-closes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from weft.contracts.clock import SystemClock
+from weft.gateway.publications import Publications, Target, read_target
+from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.objects.envelope import Envelope, merge_part
+from weft.objects.identity import Ref
+
+HERE = "127.0.0.1"
+
+
+def find_port() -> int:
+    """A port that is free on 127.0.0.1 and 127.0.0.2, so that one can stand for this machine and one for a node."""
+    while True:
+        with socket.create_server((HERE, 0)) as here, contextlib.suppress(OSError):
+            port = int(here.getsockname()[1])
+            with socket.create_server(("127.0.0.2", port)):
+                return port
+
+
+@asynccontextmanager
+async def publishing() -> AsyncIterator[Publications]:
+    publications = Publications(HERE, SystemClock())
+    keeping = asyncio.ensure_future(publications.keep())
+    try:
+        yield publications
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+@asynccontextmanager
+async def guest(port: int) -> AsyncIterator[None]:
+    """A node that answers on the port: everything it got, once the other side has ended, backwards."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        data = await reader.read(-1)
+        writer.write(data[::-1])
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.2", port)
+    async with server:
+        yield
+
+
+async def ask(port: int, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(HERE, port)
+    writer.write(data)
+    writer.write_eof()
+    got = await asyncio.wait_for(reader.read(-1), 10)
+    writer.close()
+    return got
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("never")
+
+
+async def test_a_published_port_leads_to_its_node_and_back_whatever_the_size() -> None:
+    port = find_port()
+    async with publishing() as publications, guest(port):
+        publications.put(f"tcp-{port}", Target("127.0.0.2", port))
+        await until(lambda: publications.ports == [port])
+        data = bytes(range(256)) * 8000
+        assert await ask(port, data) == data[::-1]
+
+
+async def test_a_port_is_let_go_when_its_publication_is() -> None:
+    one, two = find_port(), find_port()
+    async with publishing() as publications:
+        publications.put("tcp-1", Target("127.0.0.2", one))
+        publications.put("tcp-2", Target("127.0.0.2", two))
+        await until(lambda: publications.ports == sorted([one, two]))
+        publications.put("tcp-1", None)
+        await until(lambda: publications.ports == [two])
+        publications.keep_only(frozenset())
+        await until(lambda: publications.ports == [])
+        with socket.create_server((HERE, one)), socket.create_server((HERE, two)):
+            pass
+
+
+async def test_a_port_that_something_else_holds_keeps_no_other_from_being_published() -> None:
+    taken, free = find_port(), find_port()
+    with socket.create_server((HERE, taken)):
+        async with publishing() as publications:
+            publications.put("tcp-1", Target("127.0.0.2", taken))
+            publications.put("tcp-2", Target("127.0.0.2", free))
+            await until(lambda: publications.ports == [free])
+
+
+async def test_a_node_that_doesnt_answer_closes_the_connection() -> None:
+    port = find_port()
+    async with publishing() as publications:
+        publications.put("tcp-1", Target("127.0.0.2", port))
+        await until(lambda: publications.ports == [port])
+        assert await ask(port, b"hello") == b""
+
+
+def test_only_tcp_that_leads_somewhere_is_offered() -> None:
+    def publication(protocol: str, node_address: str | None) -> Envelope:
+        spec = PublicationSpec(port=80, protocol=protocol, target_port=8, workload=Ref("vm", "a", "u"))  # type: ignore[arg-type]
+        envelope = Envelope(kind="publication", name="x", uid="u")
+        envelope.spec = merge_part(envelope.spec, spec)
+        envelope.status = merge_part(envelope.status, PublicationStatus(node_address=node_address))
+        return envelope
+
+    assert read_target(publication("tcp", "10.0.0.1")) == Target("10.0.0.1", 80)
+    assert read_target(publication("tcp", None)) is None
+    assert read_target(publication("udp", "10.0.0.1")) is None

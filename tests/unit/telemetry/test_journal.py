@@ -1,0 +1,181 @@
+"""The journal: folded, ordered, forgotten in time, open in several processes at once."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from weft.contracts.journal import Event
+from weft.objects.identity import Ref
+from weft.telemetry.journal import SqliteJournal
+
+
+class SetClock:
+    def __init__(self) -> None:
+        self.at = 1_000_000.0
+
+    def now(self) -> float:
+        return self.at
+
+    def elapsed(self) -> float:
+        return self.at
+
+    async def sleep(self, seconds: float) -> None:
+        self.at += seconds
+
+
+def event(name: str = "web", reason: str = "Started", message: str = "m", kind: str = "vm") -> Event:
+    project = "default" if kind == "vm" else None
+    return Event(
+        type="Normal",
+        reason=reason,
+        message=message,
+        object=Ref(kind=kind, name=name, uid=f"uid-{name}", project=project),
+        source="test",
+    )
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def journal(tmp_path: Path, clock: SetClock) -> Iterator[SqliteJournal]:
+    journal = SqliteJournal(tmp_path / "journal.db", clock)
+    yield journal
+    journal.close()
+
+
+def test_events_are_read_in_order_from_any_place(journal: SqliteJournal) -> None:
+    for name in "abc":
+        journal.append(event(name))
+    journal.flush()
+    a, b, c = journal.read()
+    assert [r.object.name for r in (a, b, c)] == ["a", "b", "c"]
+    assert [r.object.name for r in journal.read(since=a.id)] == ["b", "c"]
+    assert [r.object.name for r in journal.read(limit=2)] == ["b", "c"]
+    assert [r.object.name for r in journal.read(since=0, limit=2)] == ["a", "b"]
+    assert journal.read(since=c.id) == []
+
+
+def test_the_same_event_soon_after_only_counts_and_is_seen_again(journal: SqliteJournal, clock: SetClock) -> None:
+    journal.append(event())
+    journal.append(event("other"))
+    journal.flush()
+    seen = journal.read()[-1].id
+    clock.at += 60
+    journal.append(event())
+    journal.flush()
+    [again] = journal.read(since=seen)
+    assert (again.count, again.at, again.first_at) == (2, clock.at, clock.at - 60)
+    assert len(journal.read()) == 2
+
+
+def test_another_message_object_or_a_later_time_is_another_event(journal: SqliteJournal, clock: SetClock) -> None:
+    journal.append(event())
+    journal.append(event(message="other"))
+    journal.append(event("db"))
+    journal.append(event(reason="Stopped"))
+    clock.at += 601
+    journal.append(event())
+    journal.flush()
+    assert [r.count for r in journal.read()] == [1] * 5
+
+
+def test_events_are_found_by_what_they_are_about(journal: SqliteJournal) -> None:
+    for made in (event("web"), event("db"), event("n1", kind="node")):
+        journal.append(made)
+    journal.flush()
+    for about, names in (
+        ("vm", ["web", "db"]),
+        ("vm/web", ["web"]),
+        ("vm/default/web", ["web"]),
+        ("vm/other/web", []),
+        ("node/-/n1", ["n1"]),
+        ("node/n1", ["n1"]),
+        ("nothing", []),
+        ("a/b/c/d", []),
+    ):
+        assert [r.object.name for r in journal.read(about=about)] == names, about
+
+
+def test_old_events_are_forgotten_by_age_and_by_count(tmp_path: Path, clock: SetClock) -> None:
+    journal = SqliteJournal(tmp_path / "j.db", clock, keep_seconds=100, keep_events=700)
+    journal.append(event("old"))
+    journal.flush()
+    newest = journal.read()[-1].id
+    clock.at += 200
+    for number in range(1500):
+        journal.append(event(f"n{number}"))
+    journal.flush()
+    kept = journal.read(limit=5000)
+    journal.close()
+    assert kept[-1].object.name == "n1499" and kept[-1].id == newest + 1500
+    assert 700 <= len(kept) <= 1200 and kept[0].object.name != "old"
+
+
+def test_two_processes_write_one_journal(journal: SqliteJournal, tmp_path: Path) -> None:
+    code = """
+import sys
+from weft.contracts.journal import Event
+from weft.objects.identity import Ref
+from weft.telemetry.journal import SqliteJournal
+journal = SqliteJournal(sys.argv[1])
+for n in range(200):
+    journal.append(Event(type="Normal", reason="R", message=str(n), object=Ref("vm", "x", "u"), source="other"))
+journal.close()
+"""
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "journal.db")])
+    for number in range(200):
+        journal.append(event(message=str(number)))
+        if number % 20 == 0:
+            journal.flush()
+    assert other.wait(60) == 0
+    journal.flush()
+    records = journal.read()
+    for source in ("test", "other"):
+        assert [r.message for r in records if r.source == source] == [str(n) for n in range(200)]
+
+
+def test_what_was_appended_before_the_end_is_kept(tmp_path: Path) -> None:
+    first = SqliteJournal(tmp_path / "j.db")
+    first.append(event("last"))
+    first.close()
+    first.append(event("too late"))
+    second = SqliteJournal(tmp_path / "j.db")
+    assert [r.object.name for r in second.read()] == ["last"]
+    second.close()
+
+
+def test_a_damaged_journal_is_put_aside(tmp_path: Path) -> None:
+    (tmp_path / "j.db").write_bytes(b"this is not a database " * 1000)
+    journal = SqliteJournal(tmp_path / "j.db")
+    journal.append(event("new"))
+    journal.flush()
+    assert [r.object.name for r in journal.read()] == ["new"]
+    journal.close()
+    assert (tmp_path / "j.db.damaged").exists()
+
+
+def test_an_event_that_cannot_be_kept_does_not_end_the_journal(journal: SqliteJournal) -> None:
+    journal.append(event(message="\ud800"))
+    journal.flush()
+    journal.append(event("next"))
+    journal.flush()
+    assert [r.object.name for r in journal.read()] == ["next"]
+
+
+def test_a_journal_that_is_locked_for_a_while_waits(journal: SqliteJournal, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "journal.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    journal.append(event("patient"))
+    other.execute("COMMIT")
+    other.close()
+    journal.flush()
+    assert [r.object.name for r in journal.read()] == ["patient"]
