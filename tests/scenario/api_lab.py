@@ -66,7 +66,8 @@ class DoorsLab:
         self.port: int = sock.getsockname()[1]
         tls = make_server_tls(chain, key, self.authority.ca_path)
         self.server = DoorsServer(build_app(self.doors), [sock], tls, self.clock)
-        await bootstrap(self.doors, self.context_path, f"https://127.0.0.1:{self.port}", self.context_path.with_name("gateway.token"))
+        server = f"https://127.0.0.1:{self.port}"
+        await bootstrap(self.doors, self.context_path, server, self.folder / "gateway.token")
         self.doors.start()
         await self.server.start()
 

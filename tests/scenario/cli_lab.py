@@ -1,4 +1,4 @@
-"""A whole fabric for the command's scenarios: a real server and two agents as processes, with guests that only pretend."""
+"""A whole fabric for the command's scenarios: real server and agents as processes, with guests that only pretend."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class Fabric:
     def start(self) -> None:
         api, gateway = _free_ports(2)
         places = ["--listen", f"127.0.0.1:{api}", "--gateway", f"127.0.0.1:{gateway}"]
-        self._launch("server", "server", "--state", str(self.folder / "server"), *places, "--context", str(self.context))
+        self._launch(
+            "server", "server", "--state", str(self.folder / "server"), *places, "--context", str(self.context)
+        )
         self.weft_until("node", "list")
         for node in ("n1", "n2"):
             line = self.weft("token", "create", "--join", "--node", node).out.split()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.contracts.store import AtRevision, PreconditionFailed, Put, Write, epoch_of
+from weft.contracts.store import AtRevision, Precondition, PreconditionFailed, Put, Write, epoch_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
@@ -56,6 +57,30 @@ class VirtualClock:
             future = heapq.heappop(self._sleepers)[2]
             if not future.done():
                 future.set_result(None)
+
+
+class SlowStore(MemoryStore):
+    """A store on a long line: a commit takes effect some turns after it was sent, and is answered some turns later."""
+
+    def __init__(self, clock: VirtualClock, seed: int = 0) -> None:
+        super().__init__(clock)
+        self._turns = random.Random(seed)
+
+    async def commit(
+        self,
+        writes: Sequence[Write],
+        preconditions: Sequence[Precondition] = (),
+        *,
+        idempotency_key: str | None = None,
+    ) -> int:
+        await self._wait()
+        revision = await super().commit(writes, preconditions, idempotency_key=idempotency_key)
+        await self._wait()
+        return revision
+
+    async def _wait(self) -> None:
+        for _ in range(self._turns.randrange(8)):
+            await asyncio.sleep(0)
 
 
 class Journal:
@@ -180,10 +205,17 @@ def step(spec: AllocationSpec, old: AllocationReport, deleting: bool) -> Allocat
 class Lab:
     """``async with Lab(tmp_path) as lab``: a store, a network "default", an image "tiny", and the deciders."""
 
-    def __init__(self, folder: Path, *, strategy: str = "least_loaded", store: MemoryStore | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        strategy: str = "least_loaded",
+        store: MemoryStore | None = None,
+        slow: int | None = None,
+    ) -> None:
         self.folder = folder
         self.clock = VirtualClock()
-        self.store = store or MemoryStore(self.clock)
+        self.store = store or (MemoryStore(self.clock) if slow is None else SlowStore(self.clock, slow))
         self.journal = Journal()
         self.nodes: dict[str, PretendNode] = {}
         self.has_threads = False

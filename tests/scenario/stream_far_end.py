@@ -1,4 +1,4 @@
-"""The far end of an exec stream, for tests: real TLS and frames, the command run on this machine instead of in a guest."""
+"""The far end of an exec stream, for tests: real TLS and frames, the command run on this machine, not in a guest."""
 
 from __future__ import annotations
 

@@ -126,6 +126,19 @@ async def test_deletion_leaves_nothing_and_says_released(lab: Lab) -> None:
         assert lab.server.node_report is not None and len(lab.server.node_report.volumes) == 1
 
 
+async def test_a_neighbours_change_does_not_bring_back_the_segment_of_a_guest_that_goes(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        lab.volumes.delays_seconds["remove"] = 0.3
+        lab.server.put(deleted(web))
+        await lab.until(lambda: not lab.wire.segments, "the segment's end")
+        lab.server.put(make_endpoint("10.20.0.12", "db", "10.99.0.2"))
+        await lab.until_state(web, "released")
+        assert lab.wire.segments == {}
+
+
 async def test_a_vm_deleted_while_its_image_is_fetched_is_released_at_once(lab: Lab) -> None:
     lab.server.fetch_gate = threading.Event()
     web = make_allocation()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -223,6 +225,37 @@ async def test_a_lower_incarnation_changes_nothing_for_the_higher_one(lab: Lab) 
         lab.server.put(old)
         assert (await lab.until_state(old, "stopped")).reason == "superseded"
         assert boot_id(lab, new) == first
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_after_any_bad_days_there_is_one_guest_one_disk_one_port(lab: Lab, seed: int) -> None:
+    """Wishes change, guests die, the agent is killed amid things; then all is quiet, and it must be right."""
+    chance = random.Random(seed)
+    web, id = make_allocation(restart="always"), short_id("alloc-web")
+    lab.orders.boot_seconds = 0.02
+    lab.orders.shutdown_seconds = 0.02
+    boots = 0
+    for _ in range(12):
+        lab.orders.delay_seconds = {verb: chance.choice([0, 0.03]) for verb in ("start", "stop", "suspend", "remove")}
+        async with lab.agent():
+            for _ in range(chance.randrange(1, 4)):
+                event = chance.choice(["run", "stop", "suspend", "boot", "kill", "off"])
+                guest = lab.guest(web)
+                if event == "boot":
+                    boots += 1
+                if event in ("run", "stop", "suspend", "boot"):
+                    lab.server.put(change(web, wish="run" if event == "boot" else event, boots=boots))
+                elif guest is not None and guest.state == "running":
+                    (lab.runtime.kill if event == "kill" else lab.runtime.power_off)(id)
+                await asyncio.sleep(chance.choice([0, 0.01, 0.05, 0.1]))
+    lab.orders.delay_seconds = {}
+    async with lab.agent():
+        lab.server.reports.clear()
+        lab.server.put(change(web, boots=boots + 1))
+        await lab.until(lambda: (r := lab.server.reports.get(web.name)) and r.boots == boots + 1, "the last boot")
+        await lab.until_state(web, "running")
+        assert lab.server.reports[web.name].boot_id == boot_id(lab, web)
+        assert (list(lab.shelf.volumes), len(lab.wire.ports), len(lab.copies())) == ([id], 1, 1)
 
 
 async def test_two_workloads_of_one_name_are_not_confused(lab: Lab) -> None:

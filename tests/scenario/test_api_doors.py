@@ -1,4 +1,4 @@
-"""The doors against strangers, nonsense and weather: everything that comes in gets an answer that says what is wrong."""
+"""The doors against strangers, nonsense and weather: all that comes in gets an answer that says what is wrong."""
 
 from __future__ import annotations
 
@@ -205,9 +205,7 @@ def test_an_odd_path_gets_a_plain_answer(shared: DoorsLab, method: str, path: st
     ("method", "path"),
     [("POST", "/v1/projects/default/vms"), ("PATCH", "/v1/projects/default/vms/web"), ("POST", "/v1/apply")],
 )
-def test_a_body_that_makes_no_sense_is_the_senders_fault(
-    shared: DoorsLab, method: str, path: str, body: bytes
-) -> None:
+def test_a_body_that_makes_no_sense_is_the_senders_fault(shared: DoorsLab, method: str, path: str, body: bytes) -> None:
     before = shared.revision()
     answer = send(shared, method, path, body)
     assert answer.status in (400, 404), answer.body
@@ -261,6 +259,12 @@ def test_what_is_no_http_is_told_so(shared: DoorsLab) -> None:
     assert converse(shared, b"GET / HTTP/1.1\r\nX: " + b"a" * 300_000 + b"\r\n\r\n").startswith(b"HTTP/1.1 400")
     upgrade = b"GET /v1/vms HTTP/1.1\r\nHost: x\r\nConnection: close, upgrade\r\nUpgrade: websocket\r\n\r\n"
     assert converse(shared, upgrade).startswith(b"HTTP/1.1 401")
+
+
+def test_a_head_that_never_ends_is_hung_up_on(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.api.server._HEAD_SECONDS", 0.2)
+    assert converse(lab, b"") == b""
+    assert converse(lab, b"GET /v1/healthz HTTP/1.1\r\nHost: x\r\n") == b""
 
 
 def test_a_request_id_given_is_given_back(shared: DoorsLab) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -319,6 +320,45 @@ def test_what_others_need_cannot_be_deleted_and_is_unharmed_by_the_try(vms: Door
     assert vms.client.get("image", "tiny")["deleting_since"] is None
 
 
+def test_deleting_and_referring_at_once_never_leaves_a_dangling_name(vms: DoorsLab) -> None:
+    """One deletes images while others make VMs of them: every VM that was made has its image."""
+    outcomes: list[str] = []
+
+    def refer(number: int) -> None:
+        client = vms.connect()
+        for count in range(12):
+            name = f"i{count}"
+            try:
+                client.create(make_vm(f"v{number}-{count}", image=name))
+                outcomes.append("made")
+            except NotFound:
+                outcomes.append("refused")
+
+    for count in range(12):
+        vms.client.create(make_image(f"i{count}"))
+    threads = [threading.Thread(target=refer, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for count in range(12):
+        try:
+            vms.client.delete("image", f"i{count}")
+            outcomes.append("deleted")
+        except InUse:
+            outcomes.append("kept")
+    for thread in threads:
+        thread.join()
+    images = {image["name"]: image["deleting_since"] for image in vms.client.list("image").items}
+    for vm in vms.client.list("vm").items:
+        assert images[vm["spec"]["image"]] is None
+    assert len(outcomes) == 48
+
+
+def test_an_empty_project_can_be_deleted(vms: DoorsLab) -> None:
+    vms.client.create({"kind": "project", "name": "shop"})
+    vms.client.delete("project", "shop")
+    assert [p["name"] for p in vms.client.list("project").items] == ["default"]
+
+
 def test_a_vm_is_marked_and_held_by_its_finalizer_and_its_name_stays_taken(vms: DoorsLab) -> None:
     vms.client.create(make_vm("web"))
     gone = vms.client.delete("vm", "web")
@@ -378,7 +418,7 @@ def test_what_someone_did_stands_in_the_journal(vms: DoorsLab) -> None:
         ("Created", "created by admin", "web"),
         ("Asked", "hold asked by admin", "web"),
         ("Changed", "spec.grace changed by admin", "web"),
-        ("Deleted", "deleted by admin", "web"),
+        ("Deleting", "asked by admin", "web"),
     ]
 
 

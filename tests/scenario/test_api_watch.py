@@ -167,14 +167,14 @@ def test_waiting_sees_what_comes_and_gives_up_in_time(lab: DoorsLab) -> None:
     thread.join()
     assert found is not None and found["spec"]["grace"] == 3
     assert seen == sorted(seen) and seen[-1] == 4
-    with pytest.raises(TimedOut, match="did not get there within 0.2 s"):
+    with pytest.raises(TimedOut, match=r"did not get there within 0\.2 s"):
         lab.connect().wait("vm", "a", lambda vm: vm is None, timeout_seconds=0.2)
     assert lab.connect().wait("vm", "never", lambda vm: vm is None, timeout_seconds=5) is None
 
 
 def test_events_can_be_followed_over_a_restart(lab: DoorsLab) -> None:
     lab.journal.flush()
-    newest = list(lab.client.events(limit=1))[0]["id"]
+    newest = next(lab.client.events(limit=1))["id"]
     follower = lab.connect().events(since=newest, follow=True)
     lab.client.create(make_vm("a"))
     assert next(follower)["object"]["name"] == "a"

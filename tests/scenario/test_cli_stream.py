@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-
 from stream_far_end import far_end
 
 _RUN = """

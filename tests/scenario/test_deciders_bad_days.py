@@ -35,8 +35,8 @@ async def check_whole(lab: Lab, names: list[str]) -> None:
 
 @pytest.mark.parametrize("first", [0, 1, 2])
 async def test_deciders_killed_at_any_moment_lose_and_double_nothing(tmp_path: Path, first: int) -> None:
-    for ticks in range(first, 90, 3):
-        async with Lab(tmp_path) as lab:
+    for ticks in range(first, 120, 3):
+        async with Lab(tmp_path, slow=ticks) as lab:
             await lab.add_node("n1")
             await lab.add_node("n2")
             names = ["a", "b", "c"]
@@ -59,7 +59,7 @@ async def test_deciders_killed_at_any_moment_lose_and_double_nothing(tmp_path: P
 
 
 async def test_deciders_killed_again_and_again_get_there(tmp_path: Path) -> None:
-    async with Lab(tmp_path) as lab:
+    async with Lab(tmp_path, slow=1) as lab:
         await lab.add_node("n1")
         await lab.add_node("n2")
         names = [f"v{number}" for number in range(8)]
@@ -73,6 +73,25 @@ async def test_deciders_killed_again_and_again_get_there(tmp_path: Path) -> None
         for name in names:
             await lab.until_phase(name, "Running")
         await check_whole(lab, names)
+
+
+async def test_a_vm_deleted_while_a_placement_is_on_its_way_gets_none(tmp_path: Path) -> None:
+    for ticks in range(1, 60):
+        async with Lab(tmp_path, slow=ticks) as lab:
+            await lab.add_node("n1")
+            await lab.pass_time(1)
+            vm = await lab.put_vm("web")
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            await lab.delete(vm.key)
+            cursor = (await lab.store.list("/allocation/")).cursor
+            await lab.until_gone(vm.key)
+            last = await lab.store.commit([])
+            async for batch in lab.store.watch("/", cursor):
+                made = [c.key for c in batch.changes if c.key.startswith("/allocation/") and c.previous is None]
+                assert not made, f"placed after it was deleted (after {ticks} turns)"
+                if batch.revision >= last:
+                    break
 
 
 async def test_of_two_only_one_decides_and_the_other_takes_over(tmp_path: Path) -> None:
@@ -123,6 +142,45 @@ async def test_a_new_term_of_the_same_holder_shuts_the_old_one_out() -> None:
         await old.perform([Commit("/vm/default/x", [Put("/vm/default/x", b"{}")])])
     assert await new.perform([Commit("/x", [Delete("/x")])]) == []
     reading.cancel()
+
+
+async def test_nodes_have_time_to_be_heard_of_when_the_leases_are_lost(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await lab.add_node("n1")
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await node.die()
+        await lab.kill_deciders()
+        await lab.store.release(f"node/{node.uid}", node.uid)  # as a restart of the store does
+        lab.start_deciders()
+        await lab.pass_time(20)
+        assert (await lab.status("web")).phase == "Running"
+        await lab.until_phase("web", "Unknown", 15)
+
+
+async def test_what_was_left_over_of_a_vm_that_is_gone_is_removed_but_never_a_place(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web", publish=["80:80"])
+        await lab.put_vm("other")
+        await lab.until_phase("web", "Running")
+        await lab.until_phase("other", "Running")
+        await lab.kill_deciders()
+        await forget(lab, ["vm"])
+        await lab.put_vm("web", hold=True)  # another one under the old name
+        lab.start_deciders()
+
+        async def swept() -> bool:
+            owners = [
+                e.owner.uid
+                for kind in ("endpoint", "publication", "decision")
+                for e in await lab.every(kind)
+                if e.owner
+            ]
+            return set(owners) <= {(await lab.vm("web")).uid}
+
+        await lab.until(swept)
+        assert len(await lab.every("allocation")) == 2
 
 
 async def forget(lab: Lab, kinds: list[str]) -> None:
@@ -256,7 +314,9 @@ async def test_deciders_delete_nothing_that_nobody_deleted(tmp_path: Path) -> No
         assert allocation.deleting_since is None
 
 
-async def test_a_place_whose_spec_cannot_be_read_stops_the_deciders_rather_than_being_given_twice(tmp_path: Path) -> None:
+async def test_a_place_whose_spec_cannot_be_read_stops_the_deciders_rather_than_being_given_twice(
+    tmp_path: Path,
+) -> None:
     async with Lab(tmp_path) as lab:
         odd = Envelope(kind="allocation", name="x.y", uid="y", spec=msgspec.Raw(b'{"role":"unheard-of"}'))
         await lab.store.commit([Put(odd.key, encode_envelope(odd))])

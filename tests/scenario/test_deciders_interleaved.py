@@ -37,14 +37,14 @@ history = st.lists(st.tuples(actions, st.integers(0, 60)), min_size=3, max_size=
 
 
 @settings(max_examples=60, deadline=None)
-@given(history)
-def test_nothing_is_ever_given_twice(history: list[tuple[tuple[Any, ...], int]]) -> None:
+@given(history, st.integers(0, 1000))
+def test_nothing_is_ever_given_twice(history: list[tuple[tuple[Any, ...], int]], slow: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(live_through(Path(folder), history))
+        asyncio.run(live_through(Path(folder), history, slow))
 
 
-async def live_through(folder: Path, history: list[tuple[tuple[Any, ...], int]]) -> None:
-    async with Lab(folder) as lab:
+async def live_through(folder: Path, history: list[tuple[tuple[Any, ...], int]], slow: int) -> None:
+    async with Lab(folder, slow=slow) as lab:
         await lab.add_node("n1", cpu=6.0)
         for action, turns in history:
             await act(lab, action)

@@ -238,9 +238,20 @@ async def test_a_wrong_stale_or_used_ticket_opens_nothing(gateway: GatewayLab, r
         assert isinstance(await refused(await gateway.connect(good)), NotAuthenticated)
 
 
-async def test_a_ticket_for_a_guest_that_is_gone_or_a_node_that_is_away_says_so(
+async def test_a_client_that_comes_while_the_agent_restarts_is_served_when_it_is_back(
     gateway: GatewayLab, runtime: ConsoleRuntime
 ) -> None:
+    await runtime.start(plan_guest())
+    waiting = asyncio.ensure_future(gateway.run(WEB, "echo", "patience"))
+    await asyncio.sleep(0.1)
+    async with gateway.node(NODE_UID, runtime, [WEB]):
+        assert (await waiting)[0] == b"patience\n"
+
+
+async def test_a_ticket_for_a_guest_that_is_gone_or_a_node_that_is_away_says_so(
+    gateway: GatewayLab, runtime: ConsoleRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.gateway.gateway.RECONNECT_SECONDS", 0.1)
     problem = await refused(await gateway.connect(gateway.ticket(WEB, "logs")))
     assert problem.token == "nodeUnreachable"
     async with gateway.node(NODE_UID, runtime, []):

@@ -37,6 +37,8 @@ from weft.objects.errors import WeftError
 
 log = logging.getLogger("weft.agent")
 RUNTIME_RETRY_SECONDS = 1.0
+HEARTBEAT_SECONDS = 8.0
+SHORT_SILENCE_SECONDS = 2.0
 BREATH_SECONDS = 0.02  # changes of guests come in bursts
 
 
@@ -62,7 +64,9 @@ class Agent:
             network, host, self._copies, clock, self._hosted, self._orphans, self._on_network_healed
         )
         self._performer = Performer(host, runtime, volumes, self._network, self._images, clock)
-        self._reporter = Reporter(host.node, server, clock, self._make_node_report, self._on_remove_volumes)
+        self._reporter = Reporter(
+            host.node, server, clock, self._make_node_report, self._longest_silence, self._on_remove_volumes
+        )
         self._workers: dict[str, Worker] = {}  # by allocation uid
         self._care: dict[str, asyncio.Task[None]] = {}
         self._deleted: set[str] = set()  # allocations the server has no more, whose release is under way here
@@ -209,7 +213,7 @@ class Agent:
                 worker.relate(superseded=later, blocked=earlier)
 
     def _hosted(self) -> list[Wanted]:
-        return [worker.wanted for worker in self._workers.values() if worker.memory.made]
+        return [worker.wanted for worker in self._workers.values() if worker.is_hosted]
 
     def _orphans(self) -> list[Wanted]:
         return [worker.wanted for worker in self._workers.values() if worker.memory.orphan]
@@ -288,10 +292,17 @@ class Agent:
             log.warning("network healed: %s", phrase)
             self._reporter.put_event(NodeEvent("Warning", "NetworkHealed", phrase, node))
 
+    def _longest_silence(self) -> float:
+        """A server says only in its answers which volumes to remove: ask often while there are any it might mean."""
+        return SHORT_SILENCE_SECONDS if self._performer.volume_uids - self._attached() else HEARTBEAT_SECONDS
+
+    def _attached(self) -> set[str]:
+        made = (worker.wanted for worker in self._workers.values() if worker.memory.made)
+        return {volume.uid for wanted in made for volume in wanted.spec.volumes}
+
     def _on_remove_volumes(self, uids: list[str]) -> None:
-        attached = {volume.uid for wanted in self._hosted() for volume in wanted.spec.volumes}
         for uid in uids:
-            if uid not in attached and uid not in self._removing:
+            if uid not in self._attached() and uid not in self._removing:
                 self._removing.add(uid)
                 self._spawn(self._remove_volume(uid))
 

@@ -1,5 +1,5 @@
 """Tells the server what has changed here: one batch per tick, the first change at once, then at most 5 a second; and a
-sign of life at least every HEARTBEAT_SECONDS. Keeps what wasn't acknowledged. Woken by whoever has something to tell.
+sign of life when it was silent for long. Keeps what wasn't acknowledged. Woken by whoever has something to tell.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from weft.objects.errors import WeftError
 
 log = logging.getLogger("weft.agent")
 TICK_SECONDS = 0.2
-HEARTBEAT_SECONDS = 8.0
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
 MOST_EVENTS = 500
@@ -27,7 +26,8 @@ MOST_ALLOCATIONS = 500  # in one batch: far below what the server takes
 
 
 class Reporter:
-    """What is to be told. ``make_node_report`` gives the node's own facts as they are now."""
+    """What is to be told. ``make_node_report`` gives the node's own facts as they are now; ``longest_silence_seconds``
+    how soon to ask the server again whether volumes are to be removed."""
 
     def __init__(
         self,
@@ -35,10 +35,12 @@ class Reporter:
         server: Server,
         clock: Clock,
         make_node_report: Callable[[], NodeReport],
+        longest_silence_seconds: Callable[[], float],
         on_remove_volumes: Callable[[list[str]], None],
     ) -> None:
         self._node, self._server, self._clock = node, server, clock
         self._make_node_report, self._on_remove_volumes = make_node_report, on_remove_volumes
+        self._longest_silence_seconds = longest_silence_seconds
         self._current: dict[str, AllocationReport] = {}
         self._unsaid: set[str] = set()
         self._events: deque[NodeEvent] = deque(maxlen=MOST_EVENTS)
@@ -88,7 +90,7 @@ class Reporter:
         """Report for ever."""
         pause = FIRST_PAUSE_SECONDS
         while True:
-            await wait_for_event(self._clock, self._woken, HEARTBEAT_SECONDS)
+            await wait_for_event(self._clock, self._woken, self._longest_silence_seconds())
             self._woken.clear()
             body = self._make_body()
             try:

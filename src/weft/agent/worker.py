@@ -51,6 +51,7 @@ class Worker:
         self.wanted = read_wanted(copy.allocation)
         self.alive = copy.memory.run in ("up", "starting")
         self.released = False
+        self._unplugged = False
         self._envelope = copy.allocation
         self._performer, self._copies, self._clock = performer, copies, clock
         self._on_report, self._on_event, self._on_alive = on_report, on_event, on_alive
@@ -63,6 +64,11 @@ class Worker:
         self._stages = Stages(clock, self.wanted.report.steps)
         self._woken, self._changed = asyncio.Event(), asyncio.Event()
         self._guest: GuestFacts | None = None
+
+    @property
+    def is_hosted(self) -> bool:
+        """Whether its networks are needed on this node."""
+        return self.memory.made and not self._unplugged
 
     @property
     def known(self) -> Known:
@@ -213,6 +219,10 @@ class Worker:
             )
             if again:
                 self._on_event(self.wanted, "Normal", "GuestRestarted", f"restart {memory.restarts}")
+        elif step is Step.NETWORK:
+            self._unplugged = False
+        elif step is Step.UNPLUG:
+            self._unplugged = True
         elif step in (Step.STOP, Step.REMOVE):
             memory = msgspec.structs.replace(memory, run="down", ended="")
         self.memory = memory

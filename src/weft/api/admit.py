@@ -68,6 +68,10 @@ async def plan_create(doors: Doors, view: View, wish: Wish, *, known_absent: boo
             field="generation",
             hint="leave generation out to create it",
         )
+    if kind.reported_by_node:
+        raise InvalidInput(
+            f"a {kind.title} makes itself, by joining", field="kind", hint="weft token create --join says how"
+        )
     spec = read_spec(kind, wish.spec)
     envelope = Envelope(
         kind=kind.name,

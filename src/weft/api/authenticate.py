@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from weft.api.authorise import require_enrolled
 from weft.api.call import Actor, Call
 from weft.api.doors import Doors, TokenFacts
-from weft.objects.errors import NotAuthenticated
+from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import object_key
 from weft.trust.ca import NODE_PREFIX
 from weft.trust.tokens import parse_token, verify_secret
@@ -29,6 +30,10 @@ async def authenticate(doors: Doors, call: Call) -> Actor:
 async def is_still_let_in(doors: Doors, actor: Actor) -> bool:
     """Whether ``actor``, let in before, still would be: asked now and then while a stream lasts."""
     if actor.kind == "node":
+        try:
+            await require_enrolled(doors, actor)
+        except Forbidden:
+            return False
         return True
     facts = await _find(doors, actor.id)
     return facts is not None and not _has_expired(doors, facts)

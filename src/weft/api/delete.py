@@ -36,7 +36,10 @@ async def delete(doors: Doors, call: Call, target: Target) -> Response:
             await _unmark(doors, target, envelope.uid)
             raise
     gone = await retry(doors, lambda: _finish(doors, target, envelope.uid))
-    doors.tell(gone.ref, "Deleted", f"deleted by {call.actor.name}")
+    if gone.finalizers:
+        doors.tell(gone.ref, "Deleting", f"asked by {call.actor.name}")
+    else:
+        doors.tell(gone.ref, "Deleted", f"deleted by {call.actor.name}")
     return object_response(gone, 202 if gone.finalizers else 200)
 
 

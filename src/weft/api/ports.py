@@ -7,8 +7,8 @@ import socket
 
 from weft.contracts.clock import Clock
 
-_TRIES = 10
-_PAUSE_SECONDS = 0.15
+_TRIES = 5
+_PAUSE_SECONDS = 0.1
 
 
 def probe_port(address: str, port: int, protocol: str) -> bool:
@@ -26,7 +26,7 @@ def probe_port(address: str, port: int, protocol: str) -> bool:
 
 
 async def is_port_free(address: str, port: int, protocol: str, clock: Clock) -> bool:
-    """Like ``probe_port``, but patient for 1.5 s: whoever held a publication that was just deleted lets go only now."""
+    """Like ``probe_port``, but patient for half a second: who served a publication just deleted lets go only now."""
     for _ in range(_TRIES):
         if probe_port(address, port, protocol):
             return True

@@ -1,6 +1,6 @@
 """What a node reports: one batch, one commit of only what changed. It is the node's heartbeat too.
 
-Reads and writes the ``report`` parts of the node and of its own allocations, and of volumes whose data it has removed.
+Reads and writes the ``report`` parts of the node and of its own allocations; reads the volumes that are being deleted.
 A report on an older incarnation, or on another node's allocation, is refused by name; the rest of the batch stands.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from starlette.responses import Response
@@ -69,8 +69,6 @@ async def report(doors: Doors, call: Call, name: str) -> Response:
     owned = await _write_allocations(doors, uid, given.allocations, answer)
     if given.events:
         _append_events(doors, node, owned or await _own(doors, uid), given.events)
-    for volume_uid in given.removed_volumes:
-        await retry(doors, partial(_note_removed, doors, volume_uid, uid))
     answer.remove_volumes = await _find_removable(doors, uid, set(given.removed_volumes))
     return json_response(answer)
 
@@ -227,18 +225,3 @@ async def _find_removable(doors: Doors, uid: str, removed: set[str]) -> list[str
     for envelope in await _own(doors, uid):
         doomed -= {volume.uid for volume in decode_part(envelope.spec, AllocationSpec).volumes}
     return sorted(doomed)
-
-
-async def _note_removed(doors: Doors, volume_uid: str, node_uid: str) -> None:
-    """Put the node's word that a volume's data is gone into the volume's report; its controller does the rest."""
-    for key, (uid, holder) in list(doors.doomed_volumes.found.items()):
-        if uid != volume_uid or holder != node_uid:
-            continue
-        envelope = await read_again(doors, key)
-        if envelope is None or envelope.uid != volume_uid or envelope.deleting_since is None:
-            continue
-        word: dict[str, Any] = {"removed": True, "node_uid": node_uid}
-        if _merge(envelope, msgspec.Raw(msgspec.json.encode(word))):
-            await doors.store.commit(
-                [Put(envelope.key, encode_envelope(envelope))], [AtRevision(envelope.key, envelope.revision)]
-            )

@@ -22,6 +22,7 @@ from weft.objects.errors import NotFound, Unplaceable, WeftError
 
 Object = Mapping[str, Any]
 _DONE = {"create": "created", "update": "changed", "unchanged": "unchanged", "hold": "held"}
+_PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node
 
 
 class Done(NamedTuple):
@@ -53,7 +54,8 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
         _print_all(session, [one.obj for one in at_once])
         return OK
     verbs = {one.target.what: one.verb for one in done}
-    progress = Progress(session.clock.elapsed, _decision_finder(session), color=session.color)
+    places = any(verb in _PLACING for verb in verbs.values())
+    progress = Progress(session.clock.elapsed, _decision_finder(session) if places else None, color=session.color)
     try:
         results = follow(session, waits, progress)
     except KeyboardInterrupt:

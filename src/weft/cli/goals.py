@@ -89,7 +89,11 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     if goal.ends_failed and dig(obj, "status.phase") == "Failed" and (obj["kind"] != "vm" or _settled(obj)):
         reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
         said = f"{reason}: {message}" if reason and message else reason or message or "no reason given"
-        return DriverFailed(f"{what} failed: {said}", reason=reason or None, hint=f"weft describe {what}" if obj["kind"] != "image" else None)
+        return DriverFailed(
+            f"{what} failed: {said}",
+            reason=reason or None,
+            hint=f"weft describe {what}" if obj["kind"] != "image" else None,
+        )
     for condition in obj.get("conditions") or () if goal.ends_refused else ():
         about_now = condition.get("generation", 0) in (0, obj.get("generation", 0))
         if condition["type"] == "Placed" and condition["status"] == "False" and about_now:

@@ -55,8 +55,9 @@ class Progress:
             self._lines.pop(target.what, None)
             self._draw()
             return
-        steps = [_step(step) for step in dig(obj, "status.steps", [])]
-        phase = "Deleting" if obj.get("deleting_since") else str(dig(obj, "status.phase", "Pending"))
+        going = bool(obj.get("deleting_since"))
+        steps = [] if going else [_step(step) for step in dig(obj, "status.steps", [])]
+        phase = "Deleting" if going else str(dig(obj, "status.phase", "Pending"))
         if self._live:
             self._lines[target.what] = "   ".join([f"{target.what}  {phase}", *steps])
             self._draw()

@@ -15,7 +15,7 @@ import msgspec
 
 from weft.client.view import Changed, View
 from weft.contracts.clock import Clock
-from weft.contracts.store import Batch, Compacted, Store, epoch_of
+from weft.contracts.store import Batch, Compacted, Store, epoch_of, revision_of
 from weft.objects.errors import StoreUnavailable, WeftError
 from weft.objects.identity import kind_prefix
 
@@ -78,8 +78,6 @@ class Cache:
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 
     async def _list(self) -> str:
-        # The present revision is asked for first: the list is of that one or a later one.
-        revision = await self._store.commit([])
         page = await self._store.list("/")
         epoch = epoch_of(page.cursor)
         restored = epoch != self.epoch
@@ -93,7 +91,7 @@ class Cache:
         for key in [key for key in self.view.keys() if key not in listed]:
             self._drop(key, changes)
         self.epoch = epoch
-        self.revision = revision if restored else max(revision, self.revision)
+        self.revision = revision_of(page.cursor)
         self._tell(changes)
         # Nobody may wait for a revision of a history that is gone.
         self._wake(None if restored else self.revision)

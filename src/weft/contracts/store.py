@@ -63,8 +63,13 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 def epoch_of(cursor: str) -> str:
-    """The history a cursor belongs to; it is a new one after a restore. The rest of a cursor is the engine's own."""
+    """The history a cursor belongs to; it is a new one after a restore."""
     return cursor.partition(":")[0]
+
+
+def revision_of(cursor: str) -> int:
+    """The revision up to which a reader at ``cursor`` has seen everything. Compare only within one epoch."""
+    return int(cursor.rpartition(":")[2])
 
 
 class Page(msgspec.Struct, frozen=True):

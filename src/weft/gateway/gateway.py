@@ -36,6 +36,8 @@ DIAL_SECONDS = 10.0
 PING_SECONDS = 15.0
 SILENCE_SECONDS = 45.0
 LINGER_SECONDS = 5.0
+RECONNECT_SECONDS = 5.0
+LOOK_SECONDS = 0.05
 MAX_CONNECTIONS = 4096
 MAX_STREAMS = 1024
 MAX_STREAMS_PER_NODE = 256
@@ -170,11 +172,7 @@ class Gateway:
 
     async def _serve_client(self, client: Connection, ticket: str) -> None:
         claims, whole = self._admit(ticket)
-        agent = self._agents.get(claims.node_uid)
-        if agent is None:
-            raise Unavailable(
-                "the guest's node is not connected to the gateway", reason="nodeUnreachable", hint="weft node list"
-            )
+        agent = await self._find_agent(claims.node_uid)
         under_way = self._streams.get(claims.node_uid, 0)
         if under_way >= MAX_STREAMS_PER_NODE or sum(self._streams.values()) >= MAX_STREAMS:
             raise TooLarge("too many streams are under way", reason="tooManyStreams", retry_after_seconds=5.0)
@@ -202,6 +200,17 @@ class Gateway:
                 *(result.replace(" ", "-"), seconds, bytes_in, bytes_out),
             )
         await self._within(client.drain(), LINGER_SECONDS)
+
+    async def _find_agent(self, node_uid: str) -> Connection:
+        """The node's control connection; waits a moment for one that was just restarted. Raises Unavailable."""
+        deadline = self._clock.elapsed() + RECONNECT_SECONDS
+        while (agent := self._agents.get(node_uid)) is None:
+            if self._clock.elapsed() >= deadline:
+                raise Unavailable(
+                    "the guest's node is not connected to the gateway", reason="nodeUnreachable", hint="weft node list"
+                )
+            await self._clock.sleep(LOOK_SECONDS)
+        return agent
 
     def _admit(self, ticket: str) -> tuple[Claims, dict[str, Any]]:
         """The claims of a ticket that is good and wasn't used before. Raises NotAuthenticated."""

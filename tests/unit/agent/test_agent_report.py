@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from weft.agent.report import HEARTBEAT_SECONDS, Reporter
+from weft.agent.report import Reporter
 from weft.agent.server import NodeEvent, ReportAnswer, ReportBody
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport
 from weft.objects.errors import Unavailable
+
+HEARTBEAT_SECONDS = 8.0
 
 
 class HandClock:
@@ -81,7 +83,9 @@ class Bench:
         self.node = NodeReport(version="1")
         self.removals: list[str] = []
         server: Any = self.server
-        self.reporter = Reporter("n1", server, self.clock, lambda: self.node, self.removals.extend)
+        self.reporter = Reporter(
+            "n1", server, self.clock, lambda: self.node, lambda: HEARTBEAT_SECONDS, self.removals.extend
+        )
 
 
 @asynccontextmanager

@@ -151,7 +151,9 @@ def test_completion_offers_nouns_verbs_and_options() -> None:
 
     def offer(words: str, number: int) -> set[str]:
         argv = [sys.executable, "-c", "from weft.launch.entry import main; main()"]
-        done = subprocess.run(argv, env={**env, "COMP_WORDS": words, "COMP_CWORD": str(number)}, capture_output=True, text=True)
+        done = subprocess.run(
+            argv, env={**env, "COMP_WORDS": words, "COMP_CWORD": str(number)}, capture_output=True, text=True
+        )
         return {line.partition(",")[2] for line in done.stdout.splitlines()}
 
     assert {"vm", "network", "apply", "get"} <= offer("weft ", 1)

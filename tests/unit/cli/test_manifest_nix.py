@@ -41,7 +41,8 @@ def test_other_files_the_network_and_the_environment_are_out_of_reach(tmp_path: 
 
 def test_an_expression_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nix_text, "TIMEOUT_SECONDS", 1)
-    text = "{ a = builtins.foldl' (x: y: x + y) 0 (builtins.genList (n: builtins.foldl' (x: y: x + y) n (builtins.genList (x: x) 3000)) 1000000); }"
+    inner = "builtins.foldl' (x: y: x + y) n (builtins.genList (x: x) 3000)"
+    text = f"{{ a = builtins.foldl' (x: y: x + y) 0 (builtins.genList (n: {inner}) 1000000); }}"
     assert "did not end within 1 s" in refusal(tmp_path, text).message
 
 

@@ -102,7 +102,8 @@ def test_a_key_given_twice_in_yaml_is_refused(tmp_path: Path) -> None:
 
 
 def test_all_problems_of_all_documents_are_found_in_one_go(tmp_path: Path) -> None:
-    text = "kind: vm\nname: a\nspec: {image: tiny, memory: -5G}\n---\nkind: vmm\nname: b\n---\nkind: vm\nnmae: c\nspec: {}\n"
+    text = "kind: vm\nname: a\nspec: {image: tiny, memory: -5G}\n---\n"
+    text += "kind: vmm\nname: b\n---\nkind: vm\nnmae: c\nspec: {}\n"
     problem = complaint(tmp_path, "a.yaml", text)
     found = [entry["message"].replace(f"{tmp_path}/", "") for entry in problem.details["problems"]]
     assert found[0].endswith("spec.memory: -5G is negative")
@@ -123,7 +124,9 @@ def test_lists_items_and_several_documents_are_all_opened(tmp_path: Path) -> Non
     (tmp_path / "a.yaml").write_text(
         "kind: project\nname: a\n---\n- kind: project\n  name: b\n---\n---\nitems:\n- kind: project\n  name: c\n"
     )
-    (tmp_path / "b.toml").write_text('[[items]]\nkind = "project"\nname = "d"\n[[items]]\nkind = "project"\nname = "e"\n')
+    (tmp_path / "b.toml").write_text(
+        '[[items]]\nkind = "project"\nname = "d"\n[[items]]\nkind = "project"\nname = "e"\n'
+    )
     (tmp_path / "notes.txt").write_text("not a manifest")
     manifests = read_manifests(read_documents([str(tmp_path)]))
     assert [manifest.data["name"] for manifest in manifests] == ["a", "b", "c", "d", "e"]
@@ -132,7 +135,8 @@ def test_lists_items_and_several_documents_are_all_opened(tmp_path: Path) -> Non
 def test_what_the_server_sets_is_left_out_so_that_its_output_can_be_applied(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(
         "kind: network\nname: blue\nproject: p\nuid: u\nrevision: 7\ngeneration: 2\ncreated_at: 1.0\nschema: 1\n"
-        "labels: {a: b}\nspec: {cidr: 10.0.0.0/24}\nstatus: {phase: Ready}\nreport: {}\nconditions: []\nfinalizers: []\n"
+        "labels: {a: b}\nspec: {cidr: 10.0.0.0/24}\nstatus: {phase: Ready}\nreport: {}\n"
+        "conditions: []\nfinalizers: []\n"
     )
     (manifest,) = read_manifests(read_documents([str(tmp_path / "a.yaml")]), "q")
     assert manifest.data == {

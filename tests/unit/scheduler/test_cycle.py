@@ -201,3 +201,37 @@ def test_of_a_thousand_nodes_a_sample_is_told_but_all_are_counted() -> None:
     nothing = ask(cpu=100)
     refused = explain(engine, nothing, "x", engine.choose(nothing, "x"))
     assert refused.refused_by == {"resources": 1000} and refused.nearest_node in {v.node for v in refused.verdicts}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(facts, min_size=8, max_size=14),
+    st.lists(requests, min_size=1, max_size=3),
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), st.sampled_from(["place", "place", "leave", "node", "gone"]), st.integers(0, 13), facts
+        ),
+        max_size=30,
+    ),
+)
+def test_scores_that_were_kept_are_those_one_would_find_anew(
+    nodes: list[NodeFacts], asked: list[Request], history: list[tuple[int, str, int, NodeFacts]]
+) -> None:
+    snapshot = make(nodes)
+    engine = Engine(snapshot)
+    for number, (which, what, index, new) in enumerate(history):
+        request = asked[which % len(asked)]
+        match what:
+            case "place" if (row := engine.choose(request, "x")) is not None:
+                snapshot.put_allocation(f"a{number}", snapshot.uids[row], request.amounts)
+                engine.last = snapshot.names[row]
+            case "leave":
+                snapshot.drop_allocation(f"a{index}")
+            case "node":
+                snapshot.put_node(msgspec.structs.replace(new, uid=f"u{index}", name=f"n{index}"))
+            case "gone":
+                snapshot.drop_node(f"u{index}")
+        fresh = Engine(snapshot)
+        fresh.last = engine.last
+        for each in asked:
+            assert engine.scores(each, "x").tolist() == fresh.scores(each, "x").tolist()

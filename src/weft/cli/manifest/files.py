@@ -19,7 +19,7 @@ SUFFIXES = (*_TEXT_READERS, ".nix")
 
 
 def read_documents(given: Iterable[str]) -> list[Document]:
-    """The documents in the files, folders or standard input ``given``. Raises NotFound, or InvalidInput with the place."""
+    """The documents in the files, folders or standard input ``given``. Raises NotFound, InvalidInput with the place."""
     documents: list[Document] = []
     for name in given:
         if name == "-":

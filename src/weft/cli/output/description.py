@@ -72,6 +72,14 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
     if isinstance(value, dict):
         return ", ".join(f"{key} {_show(f'{path}.{key}', inner, types, age_of) or '–'}" for key, inner in value.items())
     if isinstance(value, list):
-        several = any(isinstance(item, dict) for item in value)
-        return ("\n" if several else ", ").join(_show(f"{path}[]", item, types, age_of) for item in value)
+        if any(isinstance(item, dict) for item in value):
+            return "\n".join(_show_item(f"{path}[]", item, types, age_of) for item in value)
+        return ", ".join(_show(f"{path}[]", item, types, age_of) for item in value)
     return str(value)
+
+
+def _show_item(path: str, item: Any, types: Mapping[str, str], age_of: Callable[[float], str]) -> str:
+    """One of several like it: the values say enough."""
+    if not isinstance(item, dict):
+        return _show(path, item, types, age_of)
+    return "  ".join(filter(None, (_show(f"{path}.{key}", inner, types, age_of) for key, inner in item.items())))

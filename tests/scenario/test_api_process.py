@@ -1,0 +1,113 @@
+"""The doors as the process they are, over the SQLite store: killed, ended, started twice."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from weft.client import Client, find_context
+from weft.objects.errors import NotFound
+
+COMMAND = (
+    "import sys; from weft.launch.server import parse_options; from weft.launch.doors import run_doors; "
+    "sys.exit(run_doors(parse_options(sys.argv[1:])))"
+)
+
+
+class DoorsProcess:
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.port = sock.getsockname()[1]
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self) -> subprocess.Popen[str]:
+        argv = ["doors", "--state", str(self.state), "--context", str(self.state / "context.json")]
+        argv += ["--listen", f"127.0.0.1:{self.port}", "--listen", f"127.0.0.2:{self.port}"]
+        self.processes.append(
+            subprocess.Popen([sys.executable, "-c", COMMAND, *argv], stderr=subprocess.PIPE, text=True)
+        )
+        return self.processes[-1]
+
+    def connect(self) -> Client:
+        """A client of the started doors, once they answer."""
+        context = self.state / "context.json"
+        while not context.exists():
+            assert self.processes[-1].poll() is None, self.processes[-1].stderr
+            threading.Event().wait(0.05)
+        client = Client(find_context(str(context)), patience_seconds=30)
+        client.http.request("GET", "/v1/healthz")
+        return client
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Iterator[DoorsProcess]:
+    doors = DoorsProcess(tmp_path / "state")
+    yield doors
+    for process in doors.processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_what_was_acknowledged_survives_a_kill_and_the_token_and_watch_go_on(doors: DoorsProcess) -> None:
+    process = doors.start()
+    client = doors.connect()
+    client.create({"kind": "volume", "name": "a", "spec": {"size": "1G"}})
+    events = client.watch_forever("volume")
+    assert [event.type for event in (next(events), next(events))] == ["put", "synced"]
+    process.kill()
+    process.wait()
+    doors.start()
+    client.create({"kind": "volume", "name": "b", "spec": {"size": "1G"}}, idempotency_key="k")
+    assert [v["name"] for v in client.list("volume").items] == ["a", "b"]
+    assert next(events).object["name"] == "b"
+    client.close()
+
+
+def test_the_doors_end_cleanly_when_asked_with_a_watch_open(doors: DoorsProcess) -> None:
+    process = doors.start()
+    client = doors.connect()
+    events = client.watch("volume", client.list("volume").cursor)
+    client.create({"kind": "volume", "name": "a", "spec": {"size": "1G"}})
+    assert next(events).type == "put"
+    process.send_signal(signal.SIGTERM)
+    assert list(events) == []
+    _, told = process.communicate(timeout=20)
+    assert (process.returncode, "Traceback" in told) == (0, False)
+    assert not (doors.state / "store.sock").exists()
+    client.close()
+
+
+def test_a_second_start_on_the_same_port_or_state_says_so(doors: DoorsProcess) -> None:
+    doors.start()
+    client = doors.connect()
+    again = doors.start()
+    _, told = again.communicate(timeout=20)
+    assert again.returncode == 1 and "can't listen at 127.0.0.1" in told and "Traceback" not in told
+    doors.port += 1 if doors.port < 65535 else -1
+    third = doors.start()
+    _, told = third.communicate(timeout=20)
+    assert third.returncode == 1 and "Traceback" not in told and told.strip()
+    with pytest.raises(NotFound):
+        client.get("vm", "web")  # the first one goes on
+    client.close()
+
+
+def test_every_address_it_listens_on_is_in_its_certificate(doors: DoorsProcess) -> None:
+    doors.start()
+    client = doors.connect()
+    for host in ("127.0.0.1", "127.0.0.2"):
+        client.context.server = f"https://{host}:{doors.port}"
+        other = Client(client.context)
+        assert other.get("project", "default")["name"] == "default"
+        other.close()
+    client.close()

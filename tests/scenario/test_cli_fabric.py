@@ -1,0 +1,448 @@
+"""The command against a real server and agents whose guests only pretend: what a person types, sees and gets back."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cli_lab import Fabric, start_fabric
+
+TINY = ["--image", "tiny", "--cpu", "0.1", "--memory", "64M"]
+
+
+@pytest.fixture(scope="module")
+def fabric() -> Iterator[Fabric]:
+    with start_fabric() as made:
+        yield made
+
+
+def listed(fabric: Fabric, *argv: str) -> list[dict[str, Any]]:
+    said = fabric.weft(*argv, "-o", "json")
+    assert said.code == 0, said.err
+    items: list[dict[str, Any]] = json.loads(said.out)["items"]
+    return items
+
+
+def make(fabric: Fabric, name: str, *more: str) -> None:
+    said = fabric.weft("vm", "create", name, *TINY, *more)
+    assert said.code == 0, said.err
+
+
+def test_a_vm_is_created_listed_described_and_deleted(fabric: Fabric) -> None:
+    said = fabric.weft("vm", "create", "first", *TINY, "--label", "tier=db", "--publish", "18080:80")
+    assert said.code == 0, said.err
+    assert said.out.startswith("vm/first  Running on n")
+    assert "vm/first  placed on n" in said.err
+
+    (item,) = listed(fabric, "get", "vm", "-l", "tier=db")
+    assert item["spec"]["publish"] == ["18080:80"]
+    assert item["spec"]["memory"] == 64 * 2**20
+    assert fabric.weft("vm", "list", "-l", "tier=db", "-o", "name").out == "vm/first\n"
+    assert listed(fabric, "vm", "list", "-l", "tier=web") == []
+    assert fabric.weft("vm", "list", "--field", "phase=Running", "-o", "name").out == "vm/first\n"
+
+    same = [fabric.weft(*line.split()).out for line in ("describe vm first", "vm describe first", "describe vm/first")]
+    assert same[0].split() == same[1].split() == same[2].split()
+    assert "64 MiB" in same[0]
+    assert json.loads(fabric.weft("vm", "get", "first", "-o", "json").out)["name"] == "first"
+
+    assert fabric.weft("vm", "delete", "first").code == 2
+    gone = fabric.weft("vm", "delete", "first", "--yes")
+    assert (gone.code, gone.out.split(" after")[0]) == (0, "vm/first  deleted")
+    missing = fabric.weft("vm", "describe", "first")
+    assert (missing.code, missing.err.splitlines()[0]) == (3, 'error: VM "first" not found')
+
+
+def test_every_verb_of_the_life_of_a_vm_waits_until_it_is_so(fabric: Fabric) -> None:
+    make(fabric, "life")
+    for line, ending in (
+        ("vm stop life", "Stopped"),
+        ("start vm/life", "Running"),
+        ("vm restart vm/life", "Running"),
+        ("suspend vm life", "Suspended"),
+        ("vm resume life --wait", "Running"),
+    ):
+        said = fabric.weft(*line.split())
+        assert said.code == 0, said.err
+        assert said.out.startswith(f"vm/life  {ending} on n"), line
+    illegal = fabric.weft("vm", "release", "life")
+    assert illegal.code == 5
+    assert "legal now:" in illegal.err
+    detached = fabric.weft("vm", "stop", "life", "--detach")
+    assert detached.out == "vm/life  stop asked for\n"
+    assert fabric.weft("wait", "vm/life", "--for=phase=Stopped", "--timeout", "20s").code == 0
+    assert fabric.weft("vm", "delete", "life", "--yes").code == 0
+
+
+def test_a_vm_that_is_held_is_placed_when_it_is_released(fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "held", *TINY, "--hold").out.startswith("vm/held  Hold")
+    late = fabric.weft("wait", "vm/held", "--for=phase=Running", "--timeout", "200ms")
+    assert late.code == 7
+    assert "the work goes on" in late.err
+    assert fabric.weft("vm", "release", "held").out.startswith("vm/held  Running on n")
+    assert fabric.weft("vm", "delete", "held", "--yes").code == 0
+
+
+def test_where_no_node_fits_it_says_what_is_missing_where_and_exits_6(fabric: Fabric) -> None:
+    said = fabric.weft("vm", "create", "big", "--image", "tiny", "--cpu", "64", "--memory", "900G")
+    assert said.code == 6
+    lines = said.err.splitlines()
+    first = lines.index("error: vm/big fits on no node: insufficientResources")
+    assert lines[first + 1].split()[:4] == ["n1", "cpu", "64", "wanted,"]
+    assert "nearest: " in said.err
+    assert "weft wait vm/big | weft explain vm/big | weft delete vm/big" in said.err
+    told = json.loads(
+        fabric.weft("vm", "create", "big2", "--image", "tiny", "--cpu", "64", "-o", "json").err.splitlines()[-1]
+    )
+    assert told["code"] == "insufficientResources"
+    assert told["details"]["nearest"]
+    assert [item["status"]["phase"] for item in listed(fabric, "vm", "get", "big", "big2")] == ["Pending", "Pending"]
+    why = fabric.weft("explain", "vm", "big")
+    assert why.code == 0
+    assert "refused" in why.out
+    assert fabric.weft("vm", "delete", "big", "big2", "--yes").code == 0
+
+
+def test_explain_shows_the_decision_that_was_made(fabric: Fabric) -> None:
+    make(fabric, "why", "--strategy", "best_fit")
+    said = fabric.weft("vm", "explain", "why")
+    assert "was placed on n" in said.out
+    assert "best_fit" in said.out.splitlines()[0]
+    assert {line.split()[1] for line in said.out.splitlines()[2:]} <= {"chosen", "fits"}
+    assert fabric.weft("vm", "delete", "why", "--yes").code == 0
+
+
+def test_a_name_taken_and_a_port_taken_are_conflicts(fabric: Fabric) -> None:
+    make(fabric, "taken", "--publish", "18081:80")
+    again = fabric.weft("vm", "create", "taken", *TINY)
+    assert again.code == 5
+    assert "exists already" in again.err
+    port = fabric.weft("vm", "create", "other", *TINY, "--publish", "18081:80")
+    assert port.code == 5
+    assert "portInUse" in port.err
+    assert fabric.weft("vm", "get", "other").code == 3
+    assert fabric.weft("vm", "delete", "taken", "--yes").code == 0
+
+
+def test_what_cannot_be_is_refused_and_leaves_nothing(fabric: Fabric) -> None:
+    for line in ("--image tny", "--image tiny --network nowhere", "--image tiny --strategy worst_fit"):
+        said = fabric.weft("vm", "create", "never", *line.split())
+        assert said.code in (2, 3), line
+        assert line.split()[-1] in said.err
+    assert fabric.weft("vm", "get", "never").code == 3
+
+
+def test_a_wrong_checksum_says_so_and_the_image_is_not_kept(fabric: Fabric) -> None:
+    path = str(fabric.folder / "tiny.tar")
+    said = fabric.weft("image", "add", "wrong", path, "--sha256", "0" * 64)
+    assert said.code == 1
+    assert "sha256" in said.err
+    assert fabric.weft("image", "get", "wrong").code == 3
+    assert fabric.weft("image", "add", "gone", "/no/such/file").code == 1
+    assert fabric.weft("image", "list", "-o", "name").out == "image/tiny\n"
+    assert fabric.weft("image", "add", "tiny", path).code == 5
+    assert fabric.weft("image", "get", "tiny").code == 0
+
+
+MANIFEST = """\
+kind: network
+name: blue
+spec:
+  cidr: 10.20.0.0/24
+---
+kind: vm
+name: applied
+labels: {tier: web}
+spec:
+  image: tiny
+  cpu: 0.1
+  memory: 64M
+  networks: [blue]
+"""
+
+
+def test_apply_makes_changes_and_leaves_alone_and_diff_tells_beforehand(fabric: Fabric, tmp_path: Path) -> None:
+    path = tmp_path / "web.yaml"
+    path.write_text(MANIFEST)
+    assert fabric.weft("diff", "-f", str(path)).code == 1
+    first = fabric.weft("apply", "-f", str(path))
+    assert first.code == 0, first.err
+    assert first.out.splitlines()[:2] == ["network/blue  created", "vm/applied  created"]
+    assert first.out.splitlines()[-1].startswith(("vm/applied  Running on n", "network/blue  Ready"))
+    assert fabric.weft("diff", "-f", str(path)) == (0, "", "")
+    assert fabric.weft("apply", "-f", str(path)).out == "network/blue  unchanged\nvm/applied  unchanged\n"
+
+    path.write_text(MANIFEST.replace("64M", "80M"))
+    told = fabric.weft("diff", "-f", str(path))
+    assert told.code == 1
+    assert "spec.memory 67108864 → 83886080 (at its next restart)" in told.out
+    assert "updated: spec.memory" in fabric.weft("apply", "-f", "-", stdin=path.read_text()).out
+
+    back = fabric.weft("get", "vm", "applied", "-o", "yaml").out
+    assert yaml.safe_load(back)["status"]["phase"] == "Running"
+    assert fabric.weft("apply", "-f", "-", stdin=back).out == "vm/applied  unchanged\n"
+    everything = fabric.weft("get", "vm/applied", "network/blue", "-o", "json").out
+    assert fabric.weft("apply", "-f", "-", stdin=everything).out.count("unchanged") == 2
+
+    blocked = fabric.weft("network", "delete", "blue", "--yes")
+    assert blocked.code == 5
+    assert "applied" in blocked.err
+    assert fabric.weft("delete", "vm/applied", "network/blue", "--yes").code in (0, 8)
+    fabric.weft("network", "delete", "blue", "--yes")
+    assert fabric.weft("get", "network", "blue").code == 3
+
+
+def test_one_wrong_field_refuses_all_of_a_file_at_its_place(fabric: Fabric, tmp_path: Path) -> None:
+    path = tmp_path / "web.yaml"
+    path.write_text(MANIFEST + "  cpuu: 2\n")
+    said = fabric.weft("apply", "-f", str(path))
+    assert said.code == 2
+    assert f'{path}:14:3: VM "applied": spec.cpuu is not a field' in said.err
+    path.write_text(MANIFEST.replace("image: tiny", "image: tny"))
+    said = fabric.weft("apply", "-f", str(path))
+    assert said.code in (2, 3)
+    assert f"{path}:10:3: " in said.err  # only the server can know, and still it is told at its place
+    assert fabric.weft("get", "network", "blue").code == 3
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json", "toml", "nix"])
+def test_the_examples_come_up_in_every_format(fabric: Fabric, suffix: str) -> None:
+    examples = Path(__file__).resolve().parents[2] / "examples"
+    said = fabric.weft("apply", "-f", str(examples / f"three-tier.{suffix}"))
+    assert said.code == 0, said.err
+    assert {item["name"] for item in listed(fabric, "get", "vm", "-l", "app=three-tier")} == {"db", "app", "web"}
+    assert fabric.weft("vm", "delete", "db", "app", "web", "--yes").code == 0
+    for kind, name in (("network", "front"), ("network", "back"), ("volume", "visits")):
+        assert fabric.weft(kind, "delete", name, "--yes").code == 0
+    one = fabric.weft("vm", "create", "webapp", "--config", str(examples / f"webapp.{suffix}"), "--publish", "18089:80")
+    assert one.code == 0, one.err
+    assert fabric.weft("vm", "delete", "webapp", "--yes").code == 0
+
+
+def test_flags_win_over_the_config_file(fabric: Fabric, tmp_path: Path) -> None:
+    path = tmp_path / "vm.nix"
+    path.write_text(
+        '{ }: { kind = "vm"; name = "fromfile"; labels.a = "b"; spec = { image = "tiny"; cpu = 1; memory = "64M"; }; }'
+    )
+    assert fabric.weft("vm", "create", "flagged", "--config", str(path), "--cpu", "0.2", "--label", "c=d").code == 0
+    (item,) = listed(fabric, "vm", "list", "-l", "a=b,c=d")
+    assert (item["name"], item["spec"]["cpu"], item["spec"]["memory"]) == ("flagged", 0.2, 64 * 2**20)
+    assert fabric.weft("vm", "delete", "flagged", "--yes").code == 0
+
+
+def test_labels_volumes_and_cordons_change_what_is_there(fabric: Fabric) -> None:
+    make(fabric, "box")
+    assert fabric.weft("label", "vm", "box", "tier=web", "x=y").code == 0
+    assert fabric.weft("vm", "label", "box", "x-").code == 0
+    assert json.loads(fabric.weft("vm", "get", "box", "-o", "json").out)["labels"] == {"tier": "web"}
+    assert fabric.weft("volume", "create", "data", "--size", "64M").out.startswith("volume/data  Available")
+    attached = fabric.weft("volume", "attach", "data", "box")
+    assert attached.out == "volume/data  attached to vm/box\n"
+    assert "weft vm restart box" in attached.err
+    assert fabric.weft("volume", "attach", "data", "box").code == 5
+    assert fabric.weft("volume", "detach", "volume/data", "vm/box").code == 0
+    assert fabric.weft("volume", "detach", "data", "box").code == 3
+    assert fabric.weft("node", "cordon", "n2", "--reason", "disk swap").out == "node/n2  cordoned\n"
+    assert listed(fabric, "node", "get", "n1", "n2")[1]["spec"]["cordon_reason"] == "disk swap"
+    assert "Cordoned" in fabric.weft("node", "list").out
+    assert fabric.weft("uncordon", "n2").code == 0
+    assert fabric.weft("vm", "delete", "box", "--yes").code == 0
+    assert fabric.weft("volume", "delete", "data", "--yes").code == 0
+
+
+def test_of_several_objects_each_fails_alone(fabric: Fabric) -> None:
+    make(fabric, "one")
+    said = fabric.weft("vm", "get", "one", "two", "-o", "name")
+    assert (said.code, said.out) == (8, "vm/one\n")
+    assert 'VM "two" not found' in said.err
+    assert fabric.weft("vm", "stop", "none", "two").code == 3
+    assert fabric.weft("vm", "delete", "one", "two", "--yes").code == 8
+
+
+def edit(fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, *argv: str) -> Any:
+    editor = tmp_path / "editor"
+    editor.write_text(f"#!/bin/sh\n{script}\n")
+    editor.chmod(0o755)
+    monkeypatch.setenv("EDITOR", str(editor))
+    return fabric.weft(*argv)
+
+
+def test_edit_applies_what_was_saved(fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(fabric, "edited")
+    said = edit(
+        fabric, tmp_path, monkeypatch, "sed -i 's/restart: on-failure/restart: always/' $1", "vm", "edit", "edited"
+    )
+    assert said.code == 0, said.err
+    assert json.loads(fabric.weft("vm", "get", "edited", "-o", "json").out)["spec"]["restart"] == "always"
+    assert "not changed" in edit(fabric, tmp_path, monkeypatch, "true", "edit", "vm/edited").err
+    twice = f"n=$(cat {tmp_path}/n 2>/dev/null); echo x$n >{tmp_path}/n\n"
+    twice += 'if [ -z "$n" ]; then sed -i "s/restart: always/restrat: never/" $1\n'
+    twice += f'else cp $1 {tmp_path}/second; sed -i "s/restrat: never/restart: never/" $1; fi'
+    said = edit(fabric, tmp_path, monkeypatch, twice, "vm", "edit", "edited")
+    assert said.code == 0, said.err
+    assert "# error: vm/edited:" in (tmp_path / "second").read_text()
+    assert json.loads(fabric.weft("vm", "get", "edited", "-o", "json").out)["spec"]["restart"] == "never"
+    hopeless = edit(fabric, tmp_path, monkeypatch, "sed -i s/cpu:/cpuu:/ $1", "vm", "edit", "edited")
+    assert hopeless.code == 2
+    assert "is not a field" in hopeless.err
+    assert fabric.weft("vm", "delete", "edited", "--yes").code == 0
+
+
+def test_events_tell_what_happened(fabric: Fabric) -> None:
+    make(fabric, "told")
+    records = listed(fabric, "vm", "events", "told")
+    assert {"Created", "Placed", "Running"} <= {record["reason"] for record in records}
+    assert "vm/told" in fabric.weft("events").out
+    process = fabric.spawn("events", "-f", "-o", "json", "vm/told")
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["object"]["name"] == "told"
+    assert fabric.weft("vm", "stop", "told").code == 0
+    while json.loads(process.stdout.readline())["reason"] != "Stopped":
+        pass
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert fabric.weft("vm", "delete", "told", "--yes").code == 0
+
+
+def test_interrupting_a_wait_leaves_the_work_alone_and_says_how_to_go_on(fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "slow", *TINY, "--hold").code == 0
+    process = fabric.spawn("wait", "vm/slow", "--for=phase=Running")
+    assert process.stderr is not None
+    while "Hold" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "weft wait vm/slow" in err
+    assert fabric.weft("vm", "delete", "slow", "--yes").code == 0
+
+
+def test_a_vm_deleted_while_it_is_waited_for_ends_the_waiting(fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "doomed", *TINY, "--hold").code == 0
+    process = fabric.spawn("wait", "vm/doomed")
+    assert process.stderr is not None
+    assert fabric.weft("vm", "delete", "doomed", "--yes", "--detach").code == 0
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert "doomed" in err
+    assert fabric.weft("wait", "vm/doomed", "--for=delete", "--timeout", "20s").code == 0
+
+
+def test_api_is_a_raw_door(fabric: Fabric) -> None:
+    assert json.loads(fabric.weft("api", "GET", "/v1/healthz").out)["status"] == "ok"
+    body = json.dumps({"name": "raw", "spec": {"description": "x"}})
+    assert json.loads(fabric.weft("api", "POST", "/v1/projects", "-d", body).out)["name"] == "raw"
+    assert fabric.weft("api", "get", "projects/raw").code == 0
+    stale = json.dumps({"name": "raw", "generation": 7, "spec": {"description": "y"}})
+    said = fabric.weft("api", "PUT", "/v1/projects/raw", "-d", "-", stdin=stale)
+    assert said.code == 5
+    assert "staleRevision" in said.err
+    assert fabric.weft("api", "DELETE", "/v1/projects/raw").code == 0
+    assert fabric.weft("api", "GET", "/v1/nonsense").code in (2, 3)
+    assert fabric.weft("api", "PUT", "/v1/projects/raw", "-d", "{").code == 2
+
+
+def test_objects_of_another_project_are_seen_with_p_and_a(fabric: Fabric) -> None:
+    assert fabric.weft("project", "create", "lab", "--description", "trying things").out == "project/lab  created\n"
+    assert fabric.weft("volume", "create", "spare", "--size", "1M", "-p", "lab").code == 0
+    assert fabric.weft("volume", "get", "spare").code == 3
+    assert [item["project"] for item in listed(fabric, "-p", "lab", "volume", "list")] == ["lab"]
+    assert "lab" in fabric.weft("volume", "list", "-A").out
+    assert fabric.weft("volume", "delete", "spare", "--yes", "--project=lab").code == 0
+    assert fabric.weft("project", "delete", "lab", "--yes").code == 0
+
+
+def test_a_token_is_told_once_and_lets_its_bearer_in(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = fabric.weft("token", "create", "--role", "viewer", "--subject", "eve")
+    context = json.loads(fabric.context.read_text())
+    (fabric.folder / "eve.json").write_text(json.dumps({**context, "token": said.out.strip()}))
+    eve = ["--context", str(fabric.folder / "eve.json")]
+    assert fabric.weft(*eve, "node", "list").code == 0
+    refused = fabric.weft(*eve, "volume", "create", "x", "--size", "1M")
+    assert refused.code == 4
+    (fabric.folder / "eve.json").write_text(json.dumps({**context, "token": "weft_no_such"}))
+    assert fabric.weft(*eve, "node", "list").code == 4
+    join = fabric.weft("token", "create", "--join", "--node", "n9").out.split()
+    assert join[:3] == ["weft", "agent", "join"]
+    assert {"--token", "--ca-sha256", "--node"} <= set(join)
+
+
+def test_exec_passes_output_and_exit_code_through(fabric: Fabric) -> None:
+    make(fabric, "shell")
+    for argv, ending in (
+        (["vm", "exec", "shell", "--", "echo", "-n", "--", "a  b"], ("-n -- a  b\n", "", 0)),
+        (["exec", "-e", "X=1", "vm/shell", "env"], ("X=1\n", "", 0)),
+        (["exec", "vm", "shell", "-w", "/tmp", "--", "pwd"], ("/tmp\n", "", 0)),
+        (["vm", "exec", "shell", "false"], ("", "", 1)),
+        (["vm", "exec", "shell", "--", "nosuch"], ("", "fake guest: nosuch: not found\n", 127)),
+    ):
+        process = fabric.spawn(*argv)
+        out, err = process.communicate(timeout=30)
+        assert (out, err, process.returncode) == ending, argv
+    process = fabric.spawn("exec", "vm/shell", "--", "cat")
+    out, err = process.communicate("through the guest\n", timeout=30)
+    assert (out, err, process.returncode) == ("through the guest\n", "", 0)
+    assert fabric.weft("vm", "exec", "nosuch", "--", "true").code == 3
+    assert fabric.weft("vm", "delete", "shell", "--yes").code == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(fabric: Fabric) -> None:
+    env = {**os.environ, "WEFT_CONTEXT": str(fabric.context)}
+    script = 'for i in 1 2 3; do "$0" get node -o json; done | head -c 1 >/dev/null'
+    weft = str(Path(sys.executable).with_name("weft"))
+    done = subprocess.run(["sh", "-c", script, weft], env=env, capture_output=True, text=True, timeout=30)
+    assert done.stderr == ""
+
+
+def test_on_a_terminal_progress_is_drawn_and_taken_away_again(fabric: Fabric) -> None:
+    master, slave = pty.openpty()
+    process = fabric.spawn("vm", "create", "drawn", *TINY, stdout=slave, stderr=slave, stdin=slave)
+    os.close(slave)
+    drawn = b""
+    while True:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        drawn += piece
+    assert process.wait(20) == 0
+    os.close(master)
+    text = drawn.decode()
+    assert "\x1b[J" in text
+    assert "vm/drawn  placed on n" in text
+    assert text.splitlines()[-1].startswith("\r\x1b[J") or "vm/drawn  Running on n" in text.splitlines()[-1]
+    assert fabric.weft("vm", "delete", "drawn", "--yes").code == 0
+
+
+def test_doctor_and_version_know_the_server(fabric: Fabric) -> None:
+    checked = fabric.weft("doctor")
+    assert "server" in checked.out and "node n1" in checked.out
+    assert {item["subject"] for item in listed(fabric, "doctor")} >= {"machine", "server", "node n1", "node n2"}
+    version = json.loads(fabric.weft("version", "-o", "json").out)
+    assert version["client"] == version["server"]
+    assert json.loads(fabric.weft("context", "show", "-o", "json").out)["identity"] == "token"
+
+
+def test_completion_knows_live_names(fabric: Fabric) -> None:
+    env = {**os.environ, "WEFT_CONTEXT": str(fabric.context), "_WEFT_COMPLETE": "bash_complete"}
+    weft = str(Path(sys.executable).with_name("weft"))
+    for words, number, wanted in (("weft node describe ", 3, "n1"), ("weft describe node/", 2, "node/n2")):
+        done = subprocess.run(
+            [weft],
+            env={**env, "COMP_WORDS": words, "COMP_CWORD": str(number)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert f"plain,{wanted}" in done.stdout.splitlines()
