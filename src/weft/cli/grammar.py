@@ -18,6 +18,7 @@ from weft.objects.errors import NotFound
 from weft.objects.schema import suggest
 
 PEOPLE = tuple(kind.name for kind in KINDS if kind.writer == "people")
+MAKEABLE = tuple(name for name in PEOPLE if name != "node")  # a node comes by joining
 
 
 class Entry(NamedTuple):
@@ -33,7 +34,7 @@ VERBS: dict[str, Entry] = {
     "list": Entry("list", "List objects"),
     "get": Entry("get", "Show objects, or list them"),
     "describe": Entry("describe", "Show an object in full, with its latest events"),
-    "create": Entry("create", "Make an object", PEOPLE),
+    "create": Entry("create", "Make an object", MAKEABLE),
     "edit": Entry("edit", "Change an object in $EDITOR", PEOPLE),
     "label": Entry("label", "Set or remove labels", PEOPLE),
     "delete": Entry("delete", "Delete objects", PEOPLE),

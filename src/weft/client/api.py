@@ -135,7 +135,7 @@ class Client:
         self, *, since: int | None = None, about: str = "", follow: bool = False, limit: int = 0
     ) -> Iterator[Object]:
         """The journal's records after id ``since``, oldest first; ``about`` is like ``vm/default/web`` (or a part of
-        it). Without ``since`` the newest 100 (or ``limit``). With ``follow`` it goes on for ever, over lost connections."""
+        it). Without ``since`` the newest 100 (or ``limit``). ``follow`` goes on for ever, over lost connections."""
         asked = {"object": about} if about else {}
         if limit:
             asked["limit"] = str(limit)

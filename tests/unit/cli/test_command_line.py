@@ -13,6 +13,7 @@ import pytest
 from weft.cli.app import make_root, run
 from weft.cli.exit_codes import join_codes, partial_code
 from weft.cli.grammar import TOOLS, VERBS, load, verbs_of
+from weft.cli.reference import write_cli_page, write_exit_codes_page
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import KINDS
 
@@ -191,3 +192,9 @@ def test_a_list_loads_nothing_heavy() -> None:
 def test_the_root_has_every_word_once() -> None:
     words = make_root().list_commands(click.Context(make_root()))
     assert len(words) == len(set(words))
+
+
+def test_the_reference_pages_are_what_the_commands_say() -> None:
+    pages = Path(__file__).resolve().parents[3] / "docs" / "reference"
+    assert (pages / "cli.md").read_text() == write_cli_page(), "python -m weft.cli.reference cli >docs/reference/cli.md"
+    assert (pages / "exit-codes.md").read_text() == write_exit_codes_page()

@@ -9,7 +9,7 @@ import click
 from weft.cli import options
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.flags import flag_parameter, make_flags, name_flag, read_flags, read_pairs
-from weft.cli.grammar import PEOPLE, Entry, Words, load
+from weft.cli.grammar import MAKEABLE, Entry, Words, load
 from weft.cli.manifest.check import Manifest, check_spec, locate
 from weft.cli.manifest.config import read_config
 from weft.cli.manifest.document import Document, split_path
@@ -47,14 +47,14 @@ class _Kinds(Words):
     """``weft create KIND …``"""
 
     def entries(self) -> dict[str, Entry]:
-        return {name: Entry("create", BY_NAME[name].summary) for name in PEOPLE}
+        return {name: Entry("create", BY_NAME[name].summary) for name in MAKEABLE}
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         try:
             kind = find_kind(cmd_name)
         except NotFound:
             return None
-        return load("create", self.entries()[kind.name], kind) if kind.name in PEOPLE else None
+        return load("create", self.entries()[kind.name], kind) if kind.name in MAKEABLE else None
 
 
 def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: bool, **given: Any) -> int:

@@ -467,9 +467,9 @@ int main(int argc, char **argv) {
     for (int away = 0;;) {
         struct pollfd polled[2 + 3 * SESSIONS];
         struct { struct session *session; int channel; } whose[2 + 3 * SESSIONS];
-        int count = 2, timeout = away ? 1000 : -1;
+        int count = 2, timeout = away == 2 ? 1000 : away ? 0 : -1;
         polled[0] = (struct pollfd){signals, POLLIN, 0};
-        polled[1] = (struct pollfd){away ? -1 : port, POLLIN | (out_length ? POLLOUT : 0), 0};
+        polled[1] = (struct pollfd){away == 2 ? -1 : port, POLLIN | (out_length ? POLLOUT : 0), 0};
         for (int i = 0; i < SESSIONS; i++) {
             struct session *s = sessions[i];
             if (!s || finish(s)) continue;
@@ -495,7 +495,8 @@ int main(int argc, char **argv) {
         reap();
         if (is_port && (polled[1].revents & POLLHUP)) { /* nobody is there: no session has a reader any more */
             hang_up_all();
-            out_length = 0, synced = 0, away = 1;
+            out_length = 0, synced = 0;
+            away = away ? 2 : 1; /* look once more before waiting for the signal: it may have come and been read above */
             continue;
         }
         away = 0;

@@ -1,0 +1,110 @@
+"""``python -m weft.cli.reference cli|exit-codes``: the reference pages, written from the commands themselves.
+
+docs/reference holds what this prints; a test compares them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import click
+
+from weft.cli.exit_codes import MEANINGS
+from weft.cli.grammar import MAKEABLE, TOOLS, Entry, load, verbs_of
+from weft.cli.options import common
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME, KINDS
+
+_HEAD = """\
+# The command line
+
+Written by `python -m weft.cli.reference cli`; change the commands, not this page.
+
+`weft NOUN VERB [NAME]` and `weft VERB NOUN NAME` mean the same, and every verb takes `NAME` or `KIND/NAME`:
+`weft vm describe web`, `weft describe vm web`, `weft describe vm/web`. A noun is a kind or its plural.
+
+- **Waiting.** What changes something waits until it is so and shows how it gets on (`--wait`, the default). `--detach`
+  returns at once, `--timeout 30s` (or `--wait-timeout`) gives up with exit code 7. Ctrl-C and a time-out end the
+  watching, not the work.
+- **Output.** Standard output is data, standard error is talk. `-o json|yaml` gives whole objects: one, or
+  `{"items": […]}`; `-o name` gives `vm/NAME` lines. Off a terminal nothing is cut or coloured; `NO_COLOR` and
+  `COLUMNS` are honoured.
+- **Errors** say what failed, why, and what to type next; with `-o json` the same as an object on standard error:
+  `{code, message, details, hint, retryable, request_id}`. Exit codes: [exit-codes.md](exit-codes.md).
+- **Which server.** `--context FILE`, else `WEFT_CONTEXT`, else `WEFT_SERVER` with `WEFT_TOKEN` and `WEFT_CA`, else
+  `.weft/context.json` from here upwards, else `~/.config/weft/context.json`. `WEFT_PROJECT` and `WEFT_OUTPUT` are
+  defaults of `--project` and `--output`.
+- **Files.** `apply`, `diff` and `--config` read YAML (several objects by `---`), JSON, TOML and nix. An object is
+  `kind, name, project, labels, spec`, or a list or `items` of them; what the server sets is ignored, so the output
+  of `get -o yaml` can be applied. A nix file is an expression, or a function called with `{ }`. Flags win over
+  `--config`.
+- **Selectors.** `-l tier=db,env!=dev`, `--field phase=Running,node=n1`.
+"""
+
+_EXIT_HEAD = """\
+# Exit codes
+
+Written by `python -m weft.cli.reference exit-codes`; the table is `weft.cli.exit_codes`.
+
+| code | meaning |
+|---:|---|
+"""
+
+
+def write_cli_page() -> str:
+    """docs/reference/cli.md."""
+    parts = [_HEAD, _write_kinds(), "\n## Options of every command\n\n", _write_options(common())]
+    parts.append("\n## Verbs\n")
+    for verb, entry in verbs_of(None).items():
+        if verb != "create":
+            parts.append(_write_command(verb, entry, None))
+    parts.append("\n## Making objects\n")
+    for name in MAKEABLE:
+        kind = BY_NAME[name]
+        parts.append(_write_command("create", verbs_of(name)["create"], kind))
+    parts.append("\n## Tools\n")
+    parts += [_write_command(word, entry, None) for word, entry in TOOLS.items()]
+    return "".join(parts).rstrip() + "\n"
+
+
+def write_exit_codes_page() -> str:
+    """docs/reference/exit-codes.md."""
+    return _EXIT_HEAD + "".join(f"| {code} | {meaning} |\n" for code, meaning in MEANINGS.items())
+
+
+def _write_kinds() -> str:
+    rows = [f"| {kind.name} | {kind.plural} | {kind.summary} | {', '.join(verbs_of(kind.name))} |\n" for kind in KINDS]
+    return "\n## Nouns\n\n| noun | plural | what it is | verbs |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def _write_command(verb: str, entry: Entry, kind: Kind | None) -> str:
+    command = load(verb, entry, kind)
+    path = f"weft {kind.name} {verb}" if kind else f"weft {verb}"
+    context = click.Context(command, info_name=path)
+    usage = " ".join(command.collect_usage_pieces(context)).replace("[OPTIONS] ", "").replace("[OPTIONS]", "")
+    only = (
+        f" For {', '.join(entry.kinds)}."
+        if entry.kinds and kind is None and verb not in ("edit", "delete", "label")
+        else ""
+    )
+    options = _write_options(command.params[: -len(common())])
+    return f"\n### `{f'{path} {usage}'.strip()}`\n\n{(command.help or '').strip()}{only}\n" + (
+        f"\n{options}" if options else ""
+    )
+
+
+def _write_options(params: list[click.Parameter]) -> str:
+    return "".join(f"- `{names}` {help_}\n" for names, help_ in _rows(params))
+
+
+def _rows(params: list[click.Parameter]) -> Iterator[tuple[str, str]]:
+    for param in params:
+        if isinstance(param, click.Option) and not param.hidden:
+            record = param.get_help_record(click.Context(click.Command("weft")))
+            if record is not None:
+                yield record
+
+
+if __name__ == "__main__":
+    sys.stdout.write(write_exit_codes_page() if sys.argv[1:] == ["exit-codes"] else write_cli_page())
