@@ -44,8 +44,12 @@ def spread(values: list[float], unit: str = "ms", scale: float = 1000.0, digits:
 
 
 def where() -> str:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    dirty = subprocess.run(["git", "status", "--porcelain", "--", "src"], cwd=ROOT, capture_output=True, text=True).stdout
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "--", "src"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     load = "/".join(f"{x:.1f}" for x in os.getloadavg())
     day = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
     return f"commit {commit or 'none'}{'+' if dirty.strip() else ''}, {os.cpu_count()} cores, load {load}, {day} UTC"

@@ -42,6 +42,14 @@ def measure() -> Measurement:
         private = (kilobytes(pid, "Private_Clean") + kilobytes(pid, "Private_Dirty")) / 1024
         name = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         node = name[name.index("agent") + 1]
-        figures.append(Figure(f"agent {node}", f"{resident:.1f} MB resident, {private:.1f} MB private",
-                              goal=f"< {GOAL_MB:.0f} MB", kept=resident < GOAL_MB))
-    return Measurement("agent_memory", "Agents of the local cluster as `make up` leaves it (one guest on one of them).", figures)
+        figures.append(
+            Figure(
+                f"agent {node}",
+                f"{resident:.1f} MB resident, {private:.1f} MB private",
+                goal=f"< {GOAL_MB:.0f} MB",
+                kept=resident < GOAL_MB,
+            )
+        )
+    return Measurement(
+        "agent_memory", "Agents of the local cluster as `make up` leaves it (one guest on one of them).", figures
+    )

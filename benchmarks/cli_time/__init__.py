@@ -34,7 +34,18 @@ def measure() -> Measurement:
             peers.append(time_process(bare))
         ours, peers = ours[1:], peers[1:]
         ratio = statistics.median(ours) / statistics.median(peers)
-        figures.append(Figure(what, spread(ours), "python -c 'import click' " + spread(peers), f"{ratio:.2f}×",
-                              f"< {goal * 1000:.0f} ms", statistics.median(ours) < goal))
-    return Measurement("cli_time", "Whole processes, in turn with a bare interpreter that imports click, against the local cluster.",
-                       figures)
+        figures.append(
+            Figure(
+                what,
+                spread(ours),
+                "python -c 'import click' " + spread(peers),
+                f"{ratio:.2f}×",
+                f"< {goal * 1000:.0f} ms",
+                statistics.median(ours) < goal,
+            )
+        )
+    return Measurement(
+        "cli_time",
+        "Whole processes, in turn with a bare interpreter that imports click, against the local cluster.",
+        figures,
+    )

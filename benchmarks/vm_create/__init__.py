@@ -58,8 +58,11 @@ class Bare:
             raise SystemExit("the guest's command line is not as expected")
         # The guest's folder is seen from its node; the disk lies in the clone and is the same from here.
         self.folder, self.disk = folder, folder / "disk.qcow2"
-        info = json.loads(subprocess.run(["qemu-img", "info", "-U", "--output=json", disk[1]], capture_output=True,
-                                         text=True, check=True).stdout)
+        info = json.loads(
+            subprocess.run(
+                ["qemu-img", "info", "-U", "--output=json", disk[1]], capture_output=True, text=True, check=True
+            ).stdout
+        )
         self.base, self.base_format = info["full-backing-filename"], info["backing-filename-format"]
         for old, new in ((run[1], str(folder)), (state[1], str(folder)), (disk[1], str(self.disk)), (tap[1], TAP)):
             line = line.replace(old, new)
@@ -68,14 +71,17 @@ class Bare:
     async def start(self) -> float:
         """Seconds from nothing to the agent's first answer."""
         begun = time.perf_counter()
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", self.base, "-F", self.base_format, str(self.disk)],
-                       check=True)
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-b", self.base, "-F", self.base_format, str(self.disk)],
+            check=True,
+        )
         subprocess.run(["ip", "tuntap", "add", "dev", TAP, "mode", "tap"], check=True)
         subprocess.run(["ip", "link", "set", TAP, "up"], check=True)
         subprocess.run(self.words, check=True, stdin=subprocess.DEVNULL, capture_output=True)
         hello = asyncio.Event()
         transport, _ = await asyncio.get_running_loop().create_unix_connection(
-            lambda: GuestChannel(lambda _: hello.set(), lambda: None), str(self.folder / "agent"))
+            lambda: GuestChannel(lambda _: hello.set(), lambda: None), str(self.folder / "agent")
+        )
         await asyncio.wait_for(hello.wait(), 120)
         took = time.perf_counter() - begun
         transport.close()
@@ -114,7 +120,17 @@ def measure() -> Measurement:
         shutil.rmtree(folder, ignore_errors=True)
     ours, bare = ours[1:], bare[1:]
     mine, its = statistics.median(ours), statistics.median(bare)
-    return Measurement("vm_create", "One VM of image tiny, 1 core, 128 MiB, alternating with the same QEMU command run bare.", [
-        Figure("create → guest answers", spread(ours), "bare " + spread(bare), f"{mine / its:.2f}× ({(mine - its) * 1000:+.0f} ms)",
-               "≤ 1.15× + 100 ms", mine <= 1.15 * its + 0.1),
-    ])
+    return Measurement(
+        "vm_create",
+        "One VM of image tiny, 1 core, 128 MiB, alternating with the same QEMU command run bare.",
+        [
+            Figure(
+                "create → guest answers",
+                spread(ours),
+                "bare " + spread(bare),
+                f"{mine / its:.2f}× ({(mine - its) * 1000:+.0f} ms)",
+                "≤ 1.15× + 100 ms",
+                mine <= 1.15 * its + 0.1,
+            ),
+        ],
+    )

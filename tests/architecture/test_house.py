@@ -35,8 +35,9 @@ def hidden_imports(tree: ast.AST) -> Iterator[ast.stmt]:
 
 
 def test_imports_point_down_and_rooms_on_one_line_never_meet() -> None:
-    done = subprocess.run([str(Path(sys.executable).parent / "lint-imports")], cwd=ROOT, capture_output=True, text=True,
-                          timeout=300)
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports")], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout[-6000:]
 
 
@@ -93,15 +94,25 @@ def test_no_class_is_wider_than_fifteen_public_methods() -> None:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
-                public = [m.name for m in node.body
-                          if isinstance(m, (ast.FunctionDef, ast.AsyncFunctionDef)) and not m.name.startswith("_")]
+                public = [
+                    m.name
+                    for m in node.body
+                    if isinstance(m, (ast.FunctionDef, ast.AsyncFunctionDef)) and not m.name.startswith("_")
+                ]
                 assert len(public) <= 15, f"{path.relative_to(ROOT)}: {node.name} has {len(public)}: {public}"
 
 
 def test_only_the_clock_asks_for_the_time() -> None:
-    asks = re.compile(r"\btime\.(time|monotonic|sleep|time_ns|monotonic_ns)\(|\bdatetime\.(now|utcnow)\(|\basyncio\.sleep\(")
-    found = [f"{p.relative_to(ROOT)}:{i}: {line.strip()}" for p in FILES if p != CLOCK
-             for i, line in enumerate(p.read_text().splitlines(), 1) if asks.search(line)]
+    asks = re.compile(
+        r"\btime\.(time|monotonic|sleep|time_ns|monotonic_ns)\(|\bdatetime\.(now|utcnow)\(|\basyncio\.sleep\("
+    )
+    found = [
+        f"{p.relative_to(ROOT)}:{i}: {line.strip()}"
+        for p in FILES
+        if p != CLOCK
+        for i, line in enumerate(p.read_text().splitlines(), 1)
+        if asks.search(line)
+    ]
     assert not found, "\n".join(found)
 
 
@@ -112,11 +123,19 @@ def test_no_file_is_a_drawer_for_everything(word: str) -> None:
 
 def test_no_file_keeps_unfinished_work() -> None:
     marks = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
-    found = [f"{p.relative_to(ROOT)}:{i}" for p in FILES for i, line in enumerate(p.read_text().splitlines(), 1)
-             if marks.search(line)]
+    found = [
+        f"{p.relative_to(ROOT)}:{i}"
+        for p in FILES
+        for i, line in enumerate(p.read_text().splitlines(), 1)
+        if marks.search(line)
+    ]
     assert not found, found
 
 
 def test_every_module_says_what_it_is() -> None:
-    missing = [str(p.relative_to(ROOT)) for p in FILES if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))]
+    missing = [
+        str(p.relative_to(ROOT))
+        for p in FILES
+        if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))
+    ]
     assert not missing, missing

@@ -25,12 +25,20 @@ class Cluster:
         self.state = folder / ".weft"
 
     def run(self, *argv: str, stdin: bytes | None = None, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([WEFT, *argv], cwd=self.folder, input=stdin, capture_output=True, timeout=timeout,
-                              stdin=subprocess.DEVNULL if stdin is None else None)
+        return subprocess.run(
+            [WEFT, *argv],
+            cwd=self.folder,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+        )
 
     def ok(self, *argv: str, stdin: bytes | None = None, timeout: float = 120) -> str:
         done = self.run(*argv, stdin=stdin, timeout=timeout)
-        assert done.returncode == 0, f"weft {' '.join(argv)} → {done.returncode}\n{done.stdout.decode()}\n{done.stderr.decode()}"
+        assert done.returncode == 0, (
+            f"weft {' '.join(argv)} → {done.returncode}\n{done.stdout.decode()}\n{done.stderr.decode()}"
+        )
         return done.stdout.decode()
 
     def json(self, *argv: str) -> Any:
@@ -45,8 +53,13 @@ class Cluster:
         return done.stderr.decode()
 
     def local(self, verb: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "weft.launch.local", verb], cwd=self.folder,
-                              capture_output=True, text=True, timeout=timeout)
+        return subprocess.run(
+            [sys.executable, "-m", "weft.launch.local", verb],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
 
     def up(self) -> None:
         done = self.local("up")
@@ -57,7 +70,9 @@ class Cluster:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def logs(self) -> str:
-        return "\n".join(f"== {p}\n{p.read_text(errors='replace')[-3000:]}" for p in sorted(self.state.glob("log/*.log")))
+        return "\n".join(
+            f"== {p}\n{p.read_text(errors='replace')[-3000:]}" for p in sorted(self.state.glob("log/*.log"))
+        )
 
     def pids(self, *words: str) -> list[int]:
         """Processes of this cluster whose command line has all ``words``, as seen from the host."""

@@ -34,8 +34,11 @@ def settled(cluster: Cluster, seconds: float = 90) -> None:
         if done.returncode == vms.returncode == 0:
             nodes = cluster.json("get", "node")["items"]
             machines = cluster.json("get", "vm")["items"]
-            if all(n["status"]["phase"] == "Ready" for n in nodes) and len(nodes) == 3 and all(
-                    m["status"]["phase"] == "Running" for m in machines):
+            if (
+                all(n["status"]["phase"] == "Ready" for n in nodes)
+                and len(nodes) == 3
+                and all(m["status"]["phase"] == "Running" for m in machines)
+            ):
                 return
         assert time.monotonic() < deadline, done.stderr.decode() + vms.stdout.decode() + cluster.logs()
         time.sleep(0.5)
@@ -55,7 +58,9 @@ def no_orphans(cluster: Cluster) -> None:
     assert [n["report"]["orphans"] for n in cluster.json("get", "node")["items"]] == [[], [], []]
 
 
-@pytest.mark.parametrize("victims", [["weft server"], ["weft agent"], ["weft server", "weft agent"]], ids=lambda v: "+".join(v))
+@pytest.mark.parametrize(
+    "victims", [["weft server"], ["weft agent"], ["weft server", "weft agent"]], ids=lambda v: "+".join(v)
+)
 def test_kill_9_leaves_the_guest_running_and_the_fabric_converges(cluster: Cluster, victims: list[str]) -> None:
     boot, pid = boot_id(cluster, "hello"), one_guest(cluster, "hello")
     for victim in victims:

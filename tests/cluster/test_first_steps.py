@@ -39,7 +39,9 @@ def test_exec_passes_arguments_unchanged(cluster: Cluster) -> None:
 
 def test_exec_is_binary_clean_for_ten_megabytes_in_both_directions(cluster: Cluster) -> None:
     blob = os.urandom(10_000_000)
-    done = cluster.run("vm", "exec", "hello", "--", "sh", "-c", "cat > /tmp/blob; sha256sum /tmp/blob | cut -c1-64", stdin=blob)
+    done = cluster.run(
+        "vm", "exec", "hello", "--", "sh", "-c", "cat > /tmp/blob; sha256sum /tmp/blob | cut -c1-64", stdin=blob
+    )
     assert done.stdout.decode().strip() == hashlib.sha256(blob).hexdigest(), done.stderr
     assert cluster.run("vm", "exec", "hello", "--", "cat", "/tmp/blob").stdout == blob
 
@@ -48,7 +50,9 @@ def test_four_at_once_and_background_children_do_not_hold_exec(cluster: Cluster)
     results: dict[int, bytes] = {}
 
     def one(number: int) -> None:
-        results[number] = cluster.run("vm", "exec", "hello", "--", "sh", "-c", f"sleep 300 & sleep 1; echo {number}").stdout
+        results[number] = cluster.run(
+            "vm", "exec", "hello", "--", "sh", "-c", f"sleep 300 & sleep 1; echo {number}"
+        ).stdout
 
     threads = [threading.Thread(target=one, args=(n,)) for n in range(4)]
     begun = time.monotonic()
@@ -61,12 +65,26 @@ def test_four_at_once_and_background_children_do_not_hold_exec(cluster: Cluster)
     cluster.run("vm", "exec", "hello", "--", "killall", "sleep")
 
 
-def test_guests_on_different_nodes_reach_each_other_by_name_and_two_networks_do_not(cluster: Cluster, gone: Gone) -> None:
+def test_guests_on_different_nodes_reach_each_other_by_name_and_two_networks_do_not(
+    cluster: Cluster, gone: Gone
+) -> None:
     cluster.ok("network", "create", "blue", "--cidr", "10.20.0.0/24")
     cluster.ok("network", "create", "red", "--cidr", "10.20.0.0/24")
     for name, network, node in (("b1", "blue", "n1"), ("b2", "blue", "n2"), ("r1", "red", "n3")):
-        cluster.ok("vm", "create", gone(name), "--image", "tiny", "--memory", "128M", "--network", network, "--node", node,
-                   "--detach")
+        cluster.ok(
+            "vm",
+            "create",
+            gone(name),
+            "--image",
+            "tiny",
+            "--memory",
+            "128M",
+            "--network",
+            network,
+            "--node",
+            node,
+            "--detach",
+        )
     for name in ("b1", "b2", "r1"):
         cluster.ok("wait", f"vm/{name}", "--for=phase=Running", "--timeout", "120s")
     assert cluster.vm("b1")["status"]["node"] == "n1"
@@ -81,7 +99,9 @@ def test_guests_on_different_nodes_reach_each_other_by_name_and_two_networks_do_
 
 def test_suspend_and_resume_survive_kill_9_of_agent(cluster: Cluster) -> None:
     before = cluster.vm("hello")["status"]
-    cluster.ok("vm", "exec", "hello", "--", "sh", "-c", "echo kept > /dev/shm/x 2>/dev/null || echo kept > /tmp/x; sync")
+    cluster.ok(
+        "vm", "exec", "hello", "--", "sh", "-c", "echo kept > /dev/shm/x 2>/dev/null || echo kept > /tmp/x; sync"
+    )
     cluster.ok("vm", "suspend", "hello")
     assert cluster.vm("hello")["status"]["phase"] == "Suspended"
     assert not cluster.pids("-name", "guest=hello")
@@ -96,7 +116,19 @@ def test_suspend_and_resume_survive_kill_9_of_agent(cluster: Cluster) -> None:
 def test_a_published_port_answers_on_the_machine_and_is_refused_a_second_time(cluster: Cluster, gone: Gone) -> None:
     script = "#!/bin/sh\nmkdir -p /www; echo published > /www/index.html; httpd -p 80 -h /www\n"
     (cluster.folder / "web.sh").write_text(script)
-    cluster.ok("vm", "create", gone("pub"), "--image", "tiny", "--memory", "128M", "--publish", "18080:80", "--user-data", "web.sh")
+    cluster.ok(
+        "vm",
+        "create",
+        gone("pub"),
+        "--image",
+        "tiny",
+        "--memory",
+        "128M",
+        "--publish",
+        "18080:80",
+        "--user-data",
+        "web.sh",
+    )
     deadline = time.monotonic() + 60
     body = b""
     while time.monotonic() < deadline and not body:
@@ -119,19 +151,24 @@ def test_what_fits_nowhere_says_so_and_waits(cluster: Cluster, gone: Gone) -> No
     assert (condition["status"], condition["reason"]) == ("False", "insufficientResources")
 
 
-@pytest.mark.parametrize(("argv", "code", "words"), [
-    (["vm", "create", "e1", "--image", "tny"], 3, ["tny"]),
-    (["vm", "create", "e1", "--image", "tiny", "--memroy", "1G"], 2, ["--memory"]),
-    (["vm", "create", "e1", "--image", "tiny", "--memory", "-5G"], 2, ["memory", "negative"]),
-    (["vm", "create", "E_1", "--image", "tiny"], 2, ["name"]),
-    (["vm", "create", "hello", "--image", "tiny"], 5, ["hello"]),
-    (["vm", "create", "e1", "--image", "tiny", "--strategy", "magic"], 2, ["invalidStrategy"]),
-    (["vm", "create", "e1", "--image", "tiny", "--network", "nowhere"], 3, ["nowhere"]),
-    (["get", "vm/nobody"], 3, ['VM "nobody" not found']),
-    (["vm", "delete", "hello"], 2, ["--yes"]),
-    (["vm", "hold", "hello"], 5, ["stop"]),
-])
-def test_bad_input_gets_a_clear_error_and_leaves_nothing(cluster: Cluster, argv: list[str], code: int, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["vm", "create", "e1", "--image", "tny"], 3, ["tny"]),
+        (["vm", "create", "e1", "--image", "tiny", "--memroy", "1G"], 2, ["--memory"]),
+        (["vm", "create", "e1", "--image", "tiny", "--memory", "-5G"], 2, ["memory", "negative"]),
+        (["vm", "create", "E_1", "--image", "tiny"], 2, ["name"]),
+        (["vm", "create", "hello", "--image", "tiny"], 5, ["hello"]),
+        (["vm", "create", "e1", "--image", "tiny", "--strategy", "magic"], 2, ["invalidStrategy"]),
+        (["vm", "create", "e1", "--image", "tiny", "--network", "nowhere"], 3, ["nowhere"]),
+        (["get", "vm/nobody"], 3, ['VM "nobody" not found']),
+        (["vm", "delete", "hello"], 2, ["--yes"]),
+        (["vm", "hold", "hello"], 5, ["stop"]),
+    ],
+)
+def test_bad_input_gets_a_clear_error_and_leaves_nothing(
+    cluster: Cluster, argv: list[str], code: int, words: list[str]
+) -> None:
     said = cluster.fails(code, *argv)
     for word in words:
         assert word in said, said

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-
 from tests.scenario.deciders_lab import GIB, Journal, Lab, VirtualClock
+
 from weft.client.cache import Cache
 from weft.client.commit import Commit
 from weft.client.indexes import make_view

@@ -10,8 +10,8 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.scenario.deciders_lab import GIB, Lab
+
 from weft.kinds.allocation import AllocationSpec, account
 from weft.kinds.node import NodeReport, NodeSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part

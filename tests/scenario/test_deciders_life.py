@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.scenario.deciders_lab import GIB, MIB, Lab
+
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.network import NetworkStatus

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.scenario.deciders_lab import GIB, Lab
+
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.node import NodeSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part

@@ -62,16 +62,15 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
         session.say(_parting(waits, verbs))
         return INTERRUPTED
     _print_all(session, [one.obj for one in at_once] + [r.obj for r in results if r.obj is not None])
-    codes = [_tell(session, result, verbs.get(result.wait.target.what, ""), progress.seconds) for result in results]
-    return join_codes(codes)
+    return join_codes(_tell(session, result, verbs.get(result.wait.target.what, "")) for result in results)
 
 
-def _tell(session: Session, result: Result, verb: str, seconds: float) -> int:
+def _tell(session: Session, result: Result, verb: str) -> int:
     target = result.wait.target
     if result.error is not None:
         return complain(explain(session, target, result.error), session.output, session.color, session.debug)
     if not session.is_data:
-        print(f"{target.what}  {_ending(result.wait.goal, result.obj, verb)} after {seconds:.1f} s", flush=True)
+        print(f"{target.what}  {_ending(result.wait.goal, result.obj, verb)} after {result.seconds:.1f} s", flush=True)
     return OK
 
 

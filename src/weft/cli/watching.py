@@ -34,11 +34,12 @@ class Wait(NamedTuple):
 
 
 class Result(NamedTuple):
-    """How one wait ended: the object as it was then (None: gone), or what ended it."""
+    """How one wait ended: the object as it was then (None: gone), or what ended it; and after how long."""
 
     wait: Wait
     obj: Object | None
     error: WeftError | None = None
+    seconds: float = 0.0
 
 
 class _News(NamedTuple):
@@ -75,7 +76,7 @@ def follow(session: Session, waits: Sequence[Wait], progress: Progress) -> list[
                     result = judge(wait, item.obj)
                     progress.show(wait.target, item.obj, over=result is not None)
                     if result is not None:
-                        results[index] = result
+                        results[index] = result._replace(seconds=progress.seconds)
                         del open_[index]
     finally:
         progress.end()

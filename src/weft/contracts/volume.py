@@ -18,7 +18,9 @@ class VolumeFacts(msgspec.Struct, frozen=True):
 class VolumeDriver(Protocol):
     name: str
 
-    async def ensure(self, volume_id: str, *, size_bytes: int, base: str | None = None, base_format: str = "qcow2") -> VolumeFacts:
+    async def ensure(
+        self, volume_id: str, *, size_bytes: int, base: str | None = None, base_format: str = "qcow2"
+    ) -> VolumeFacts:
         """Make the volume if it isn't there: empty, or a copy-on-write clone of image file ``base`` (then ``size_bytes``
         may not be smaller than the base; 0 means the base's). Half-made ones are never seen. Raises DriverFailed."""
 

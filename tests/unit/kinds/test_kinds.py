@@ -33,7 +33,13 @@ def test_words_of_a_kind_lead_to_it(kind: Kind) -> None:
 
 @EVERY_KIND
 def test_columns_survive_an_empty_object(kind: Kind) -> None:
-    obj = {"kind": kind.name, "name": "x", "spec": {"workload": {"kind": "vm", "name": "w"}}, "status": {}, "report": {}}
+    obj = {
+        "kind": kind.name,
+        "name": "x",
+        "spec": {"workload": {"kind": "vm", "name": "w"}},
+        "status": {},
+        "report": {},
+    }
     assert all(isinstance(column.value(obj), str) for column in kind.columns)
 
 
@@ -56,11 +62,21 @@ def test_an_unknown_kind_gets_a_suggestion() -> None:
     assert caught.value.hint == "did you mean network?"
 
 
-@pytest.mark.parametrize("fields", [
-    {"memory": "1M"}, {"cpu": 1000}, {"publish": ["80"]}, {"publish": ["0:80"]}, {"publish": ["80:99999"]},
-    {"publish": ["8080:80", "8080:81"]}, {"networks": ["a", "a"]}, {"publish": ["8080:80"], "networks": []},
-    {"volumes": ["d", "d"]}, {"networks": [f"n{i}" for i in range(9)]},
-])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"memory": "1M"},
+        {"cpu": 1000},
+        {"publish": ["80"]},
+        {"publish": ["0:80"]},
+        {"publish": ["80:99999"]},
+        {"publish": ["8080:80", "8080:81"]},
+        {"networks": ["a", "a"]},
+        {"publish": ["8080:80"], "networks": []},
+        {"volumes": ["d", "d"]},
+        {"networks": [f"n{i}" for i in range(9)]},
+    ],
+)
 def test_a_vm_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(InvalidInput) as caught:
         check_vm(read_strict({"image": "tiny", **fields}, VmSpec))
@@ -114,8 +130,21 @@ def test_the_image_of_a_vm_can_only_be_replaced() -> None:
     assert {c.path: c.mode for c in changes} == {"spec.image": "replace", "spec.cpu": "restart"}
 
 
-@pytest.mark.parametrize("cidr", ["10.0.0.0", "10.0.0.1/24", "x", "10.0.0.0/30", "0.0.0.0/4", "::/64", "127.0.0.0/24",
-                                  "224.0.0.0/24", "10.0.0.0/33", ""])
+@pytest.mark.parametrize(
+    "cidr",
+    [
+        "10.0.0.0",
+        "10.0.0.1/24",
+        "x",
+        "10.0.0.0/30",
+        "0.0.0.0/4",
+        "::/64",
+        "127.0.0.0/24",
+        "224.0.0.0/24",
+        "10.0.0.0/33",
+        "",
+    ],
+)
 def test_a_range_no_network_can_have_is_refused(cidr: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         check_network(NetworkSpec(cidr=cidr))
@@ -126,10 +155,17 @@ def test_the_first_address_is_the_gateway() -> None:
     assert gateway_of("10.20.0.0/24") == "10.20.0.1"
 
 
-@pytest.mark.parametrize("fields", [
-    {"url": "gopher://x/y"}, {"url": "/plain/path"}, {"url": "file://host/x"}, {"url": "http:///x"},
-    {"url": "http://x/y", "sha256": "abc"}, {"url": "http://x/y", "sha256": "G" * 64},
-])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"url": "gopher://x/y"},
+        {"url": "/plain/path"},
+        {"url": "file://host/x"},
+        {"url": "http:///x"},
+        {"url": "http://x/y", "sha256": "abc"},
+        {"url": "http://x/y", "sha256": "G" * 64},
+    ],
+)
 def test_an_image_that_can_not_be_fetched_is_refused(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidInput):
         check_image(read_strict(fields, ImageSpec))

@@ -70,10 +70,21 @@ def test_short_ids_are_stable_and_differ() -> None:
     assert short_id(uids[0]) == short_id(uids[0])
 
 
-@pytest.mark.parametrize(("selector", "matches"), [
-    ("tier=db", True), ("tier==db", True), ("tier!=db", False), ("tier in (db,web)", True), ("tier not_in (db)", False),
-    ("env", False), ("!env", True), ("tier=db,!env", True), ("tier=db,env", False), ("", True),
-])
+@pytest.mark.parametrize(
+    ("selector", "matches"),
+    [
+        ("tier=db", True),
+        ("tier==db", True),
+        ("tier!=db", False),
+        ("tier in (db,web)", True),
+        ("tier not_in (db)", False),
+        ("env", False),
+        ("!env", True),
+        ("tier=db,!env", True),
+        ("tier=db,env", False),
+        ("", True),
+    ],
+)
 def test_selectors(selector: str, matches: bool) -> None:
     assert parse_selector(selector)({"tier": "db"}) is matches
 

@@ -8,15 +8,29 @@ from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_bytes, parse_bytes, parse_cpu, parse_duration
 
 
-@pytest.mark.parametrize(("text", "value"), [
-    ("256M", 256 * 2**20), ("256MiB", 256 * 2**20), ("256Mi", 256 * 2**20), ("1.5G", 3 * 2**29), ("32GB", 32 * 10**9),
-    ("1024", 1024), (1024, 1024), ("1 GiB", 2**30), ("0", 0), ("2k", 2048), ("1T", 2**40),
-])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("256M", 256 * 2**20),
+        ("256MiB", 256 * 2**20),
+        ("256Mi", 256 * 2**20),
+        ("1.5G", 3 * 2**29),
+        ("32GB", 32 * 10**9),
+        ("1024", 1024),
+        (1024, 1024),
+        ("1 GiB", 2**30),
+        ("0", 0),
+        ("2k", 2048),
+        ("1T", 2**40),
+    ],
+)
 def test_sizes_are_read_as_people_mean_them(text: object, value: int) -> None:
     assert parse_bytes(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "-5G", "5X", "G", "1.5", "1e400", "nan", True, None, [], "99999P", "5 5G", "0x10"])
+@pytest.mark.parametrize(
+    "text", ["", "-5G", "5X", "G", "1.5", "1e400", "nan", True, None, [], "99999P", "5 5G", "0x10"]
+)
 def test_what_is_no_size_is_refused_naming_the_field(text: object) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_bytes(text, "spec.memory")
@@ -51,7 +65,9 @@ def test_cores() -> None:
             parse_cpu(bad)
 
 
-@pytest.mark.parametrize(("text", "value"), [("30s", 30), ("1h30m", 5400), ("500ms", 0.5), ("90", 90), (5, 5), ("7d", 604800)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("30s", 30), ("1h30m", 5400), ("500ms", 0.5), ("90", 90), (5, 5), ("7d", 604800)]
+)
 def test_durations(text: object, value: float) -> None:
     assert parse_duration(text) == value
 

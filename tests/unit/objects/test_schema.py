@@ -27,11 +27,14 @@ def test_quantities_become_numbers_at_any_depth() -> None:
     assert (whole.cpu, whole.parts[0].size, whole.by_name["a"].size) == (0.5, 2**20, 2048)
 
 
-@pytest.mark.parametrize(("raw", "path"), [
-    ({"cpu": 1, "cpuu": 2}, "spec.cpuu"),
-    ({"cpu": 1, "parts": [{"size": 1, "sise": 1}]}, "spec.parts[0].sise"),
-    ({"cpu": 1, "by_name": {"a": {"size": 1, "x": 1}}}, "spec.by_name.a.x"),
-])
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        ({"cpu": 1, "cpuu": 2}, "spec.cpuu"),
+        ({"cpu": 1, "parts": [{"size": 1, "sise": 1}]}, "spec.parts[0].sise"),
+        ({"cpu": 1, "by_name": {"a": {"size": 1, "x": 1}}}, "spec.by_name.a.x"),
+    ],
+)
 def test_an_unknown_field_is_refused_with_its_path(raw: dict[str, object], path: str) -> None:
     with pytest.raises(UnknownField) as caught:
         read_strict(raw, Whole)
@@ -44,11 +47,20 @@ def test_a_slip_of_the_pen_gets_a_suggestion() -> None:
     assert caught.value.hint == "did you mean spec.parts?"
 
 
-@pytest.mark.parametrize(("raw", "path"), [
-    ({}, "spec.cpu"), ({"cpu": "x"}, "spec.cpu"), ({"cpu": 1, "parts": {}}, "spec.parts"), (3, "spec"), (None, "spec"),
-    ({"cpu": 1, "parts": [3]}, "spec.parts[0]"), ({"cpu": 1, "parts": [{"size": 1, "note": "toolong"}]}, "spec.parts[0].note"),
-    ({"cpu": None}, "spec.cpu"), ({"cpu": 1, "maybe": 3}, "spec.maybe"),
-])
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        ({}, "spec.cpu"),
+        ({"cpu": "x"}, "spec.cpu"),
+        ({"cpu": 1, "parts": {}}, "spec.parts"),
+        (3, "spec"),
+        (None, "spec"),
+        ({"cpu": 1, "parts": [3]}, "spec.parts[0]"),
+        ({"cpu": 1, "parts": [{"size": 1, "note": "toolong"}]}, "spec.parts[0].note"),
+        ({"cpu": None}, "spec.cpu"),
+        ({"cpu": 1, "maybe": 3}, "spec.maybe"),
+    ],
+)
 def test_every_complaint_names_its_field(raw: object, path: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read_strict(raw, Whole)

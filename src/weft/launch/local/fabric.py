@@ -81,9 +81,16 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
 
 async def _join(topology: Topology, node: Node, state: Path) -> None:
     context = read_context(_context_file(topology))
-    token = await _ask(topology, lambda client: client.create(
-        {"kind": "token", "name": f"join-{node.name}-{os.urandom(3).hex()}", "spec": {"use": "join", "node": node.name}}
-    ))
+    token = await _ask(
+        topology,
+        lambda client: client.create(
+            {
+                "kind": "token",
+                "name": f"join-{node.name}-{os.urandom(3).hex()}",
+                "spec": {"use": "join", "node": node.name},
+            }
+        ),
+    )
     argv = weft(
         "agent", "join", f"https://{topology.gateway_address}:{topology.api_port}", "--token-file", "/dev/stdin",
         "--ca-sha256", hashlib.sha256(ssl.PEM_cert_to_DER_cert(context.ca)).hexdigest(),
