@@ -6,14 +6,15 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.contracts.store import AtRevision, Precondition, PreconditionFailed, Put, Write, epoch_of
+from weft.contracts.store import AtRevision, Batch, Precondition, PreconditionFailed, Put, Write, epoch_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
@@ -60,7 +61,8 @@ class VirtualClock:
 
 
 class SlowStore(MemoryStore):
-    """A store on a long line: a commit takes effect some turns after it was sent, and is answered some turns later."""
+    """A store on a long line: a commit takes effect some turns after it was sent, is answered some turns later, and
+    seen by those who watch later still."""
 
     def __init__(self, clock: VirtualClock, seed: int = 0) -> None:
         super().__init__(clock)
@@ -77,6 +79,12 @@ class SlowStore(MemoryStore):
         revision = await super().commit(writes, preconditions, idempotency_key=idempotency_key)
         await self._wait()
         return revision
+
+    async def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
+        async with aclosing(super().watch(prefix, cursor)) as batches:
+            async for batch in batches:
+                await self._wait()
+                yield batch
 
     async def _wait(self) -> None:
         for _ in range(self._turns.randrange(8)):

@@ -86,7 +86,7 @@ async def test_a_vm_deleted_while_a_placement_is_on_its_way_gets_none(tmp_path: 
             await lab.delete(vm.key)
             cursor = (await lab.store.list("/allocation/")).cursor
             await lab.until_gone(vm.key)
-            last = await lab.store.commit([])
+            last = await lab.store.commit([Delete("/x"), Put("/y", b"{}")])
             async for batch in lab.store.watch("/", cursor):
                 made = [c.key for c in batch.changes if c.key.startswith("/allocation/") and c.previous is None]
                 assert not made, f"placed after it was deleted (after {ticks} turns)"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import click
 
+import weft
 from weft.cli import grammar, options
 from weft.cli.complaints import complain, complain_of_usage
 from weft.cli.exit_codes import ERROR, INTERRUPTED, OK
@@ -24,7 +25,17 @@ weft vm create web --image tiny     weft vm list     weft vm exec web -- uname -
 
 def make_root() -> grammar.Root:
     """The whole command tree; its leaves are loaded when used."""
-    root = grammar.Root("weft", help=_HELP, params=options.common(), no_args_is_help=False, invoke_without_command=True)
+    version = click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+    )
+    root = grammar.Root(
+        "weft",
+        help=_HELP,
+        params=[*options.common(), version],
+        no_args_is_help=False,
+        invoke_without_command=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
     root.callback = grammar.show_help
     return root
 
@@ -61,6 +72,12 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         )
         complain(bug, session.output, session.color)
         return ERROR
+
+
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        print(f"weft {weft.__version__}")
+        context.exit()
 
 
 def _guess_output(session: Session, argv: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from weft.kinds.cells import dig
 
 Object = Mapping[str, Any]
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_UNDER_WAY = ("Prolog", "Boot")  # in other phases the steps are those of last time
 _SIGNS = {"done": "✓", "failed": "✗"}
 
 
@@ -55,9 +56,8 @@ class Progress:
             self._lines.pop(target.what, None)
             self._draw()
             return
-        going = bool(obj.get("deleting_since"))
-        steps = [] if going else [_step(step) for step in dig(obj, "status.steps", [])]
-        phase = "Deleting" if going else str(dig(obj, "status.phase", "Pending"))
+        phase = "Deleting" if obj.get("deleting_since") else str(dig(obj, "status.phase", "Pending"))
+        steps = [_step(step) for step in dig(obj, "status.steps", [])] if phase in _UNDER_WAY else []
         if self._live:
             self._lines[target.what] = "   ".join([f"{target.what}  {phase}", *steps])
             self._draw()
@@ -66,6 +66,10 @@ class Progress:
                 if (target.what, word) not in self._told:
                     self._told.add((target.what, word))
                     self._print(f"{target.what}  {word}")
+
+    def say(self, line: str) -> None:
+        """A line that stays, above what moves."""
+        self._print(line)
 
     def tick(self) -> None:
         """Turn the wheel."""

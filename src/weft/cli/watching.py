@@ -43,9 +43,12 @@ class Result(NamedTuple):
 
 
 class _News(NamedTuple):
+    """``wait`` is None for an error: one that ends it all, or, as ``trouble``, one that is being worked on."""
+
     wait: Wait | None
     obj: Object | None
     error: WeftError | None = None
+    trouble: WeftError | None = None
 
 
 def follow(session: Session, waits: Sequence[Wait], progress: Progress) -> list[Result]:
@@ -60,6 +63,7 @@ def follow(session: Session, waits: Sequence[Wait], progress: Progress) -> list[
     open_: dict[int, Wait] = {index: wait for index, wait in enumerate(waits)}
     last: dict[int, Object | None] = {}
     results: dict[int, Result] = {}
+    told = ""
     deadline = session.clock.elapsed() + session.wait_seconds
     try:
         while open_:
@@ -70,6 +74,9 @@ def follow(session: Session, waits: Sequence[Wait], progress: Progress) -> list[
                 break
             if item.error is not None:
                 raise item.error
+            if item.trouble is not None and item.trouble.message != told:
+                told = item.trouble.message
+                progress.say(f"{told}; trying again")
             for index, wait in list(open_.items()):
                 if wait is item.wait:
                     last[index] = item.obj
@@ -123,7 +130,13 @@ def _listen(client: Client, kind: str, project: str | None, waits: Sequence[Wait
     fields = f"name={waits[0].target.name}" if len(by_name) == 1 else ""
     seen: set[str] = set()
     try:
-        for event in client.watch_forever(kind, project=project, fields=fields):
+        events = client.watch_forever(
+            kind,
+            project=project,
+            fields=fields,
+            on_trouble=lambda trouble: news.put(_News(None, None, trouble=trouble)),
+        )
+        for event in events:
             if event.type == "synced":
                 for name in set(by_name) - seen:
                     news.put(_News(by_name[name], None))

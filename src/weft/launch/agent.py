@@ -55,6 +55,7 @@ VOLUMES = {
     "fake": "weft.drivers.volume.fake.driver:FakeVolumes",
 }
 RENEWAL_SECONDS = 6 * 3600.0
+STATE = Path("/var/lib/weft")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -81,16 +82,16 @@ def _parse_join(argv: Sequence[str]) -> argparse.Namespace:
     given.add_argument("--token", help="a join token, as weft token create --join prints it")
     given.add_argument("--token-file", type=Path, help="a file that holds it")
     parser.add_argument("--ca-sha256", required=True, metavar="HEX", help="digest of the server's CA certificate")
-    parser.add_argument("--state", type=Path, required=True, help="folder that holds everything this node must keep")
+    parser.add_argument("--state", type=Path, help=f"folder for what this node must keep (default {STATE}/NODE)")
     parser.add_argument("--node", default=default_node_name(), help="the node's name (default: the host name)")
     parser.add_argument("--address", default="", help="the node's address towards the other nodes")
-    return parser.parse_args(argv)
+    return _with_state(parser.parse_args(argv))
 
 
 def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="weft agent", description="Run a node's agent in the foreground.")
     parser.add_argument("node", metavar="NODE", help="the node's name; or join URL, to make this machine a node")
-    parser.add_argument("--state", type=Path, required=True, help="the node's folder, made by weft agent join")
+    parser.add_argument("--state", type=Path, help=f"the node's folder, made by weft agent join (default {STATE}/NODE)")
     parser.add_argument("--server", metavar="URL", help="where the server is now (default: where the node joined)")
     parser.add_argument("--gateway", metavar="ADDRESS:PORT", help="where the gateway is now")
     parser.add_argument("--run-dir", type=Path, help="folder for sockets, with a short path (default /run/weft/ID)")
@@ -105,7 +106,12 @@ def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="qemu")
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")
-    return parser.parse_args(argv)
+    return _with_state(parser.parse_args(argv))
+
+
+def _with_state(options: argparse.Namespace) -> argparse.Namespace:
+    options.state = options.state or STATE / options.node
+    return options
 
 
 def _join(options: argparse.Namespace) -> int:

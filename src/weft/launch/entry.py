@@ -4,6 +4,7 @@ module; everything else is the command line. Loads nothing that the wanted one d
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 
 from weft.cli.app import run
@@ -22,6 +23,9 @@ def main() -> None:
     """Run what the command line says and end with its exit code."""
     argv = sys.argv[1:]
     if not argv or argv[0] not in PROCESSES:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that can't show a sign gets another, not an error
         sys.exit(run(argv, _make_clock))
     module, before = PROCESSES[argv[0]]
     sys.exit(importlib.import_module(module).main([*before, *argv[1:]]))

@@ -150,7 +150,7 @@ static void answer_hello(const unsigned char *nonce) {
     at += (n > 0 ? n : 0) + 1;
     gethostname(at, 65);
     hang_up_all();
-    out_length = 0;
+    out_start = out_length = 0;
     synced = 1;
     send_frame('H', 0, 0, payload, at + strlen(at) + 1 - payload);
 }
@@ -495,7 +495,7 @@ int main(int argc, char **argv) {
         reap();
         if (is_port && (polled[1].revents & POLLHUP)) { /* nobody is there: no session has a reader any more */
             hang_up_all();
-            out_length = 0, synced = 0;
+            out_start = out_length = 0, synced = 0;
             away = away ? 2 : 1; /* look once more before waiting for the signal: it may have come and been read above */
             continue;
         }

@@ -1,0 +1,84 @@
+"""A decision in words: where, why there, why nowhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weft.cli.placement import describe_choice, explain_decision, explain_refusal
+from weft.cli.terminal import Paint
+from weft.objects.errors import Unplaceable
+
+GIB = 2**30
+TERMS = [{"name": "cpu", "weight": 0.4, "value": 96.0}, {"name": "memory", "weight": 0.4, "value": 99.0}]
+
+
+def decision(**spec: Any) -> dict[str, Any]:
+    base = {"policy": "least_loaded", "at": 0.0, "took_ms": 0.3, "nodes": 3, "verdicts": [], "refused_by": {}}
+    return {"spec": {**base, **spec}}
+
+
+PLACED = decision(
+    verdicts=[
+        {"node": "n3", "outcome": "refused", "filter": "cordon", "reason": 'cordoned ("disk swap")'},
+        {"node": "n1", "outcome": "fits", "score": 88.4, "terms": TERMS},
+        {"node": "n2", "outcome": "chosen", "score": 97.1, "terms": TERMS},
+    ]
+)
+REFUSED = decision(
+    error="insufficientResources",
+    nearest="if you ask for at most --cpu 7 --memory 21G",
+    nearest_node="n2",
+    verdicts=[
+        {"node": "n1", "outcome": "refused",
+         "shortfalls": [{"resource": "memory", "wanted": 900 * GIB, "free": 20.7 * GIB},
+                        {"resource": "cpu", "wanted": 64, "free": 6}]},
+        {"node": "n3", "outcome": "refused", "reason": "cordoned"},
+    ],
+)  # fmt: skip
+
+
+def test_the_choice_names_policy_score_and_runner_up() -> None:
+    assert describe_choice(PLACED, "n2") == "placed on n2 (least_loaded: score 97.1; runner-up n1)"
+    assert describe_choice(PLACED, "n9") == "placed on n9"
+    assert describe_choice(None, "n2") == "placed on n2"
+
+
+def test_a_refusal_says_what_each_node_lacks_and_what_would_fit() -> None:
+    error = explain_refusal(Unplaceable("x", reason="insufficientResources"), REFUSED, "vm/big")
+    assert error.message.splitlines() == [
+        "vm/big fits on no node: insufficientResources",
+        "  n1  memory 900.0 GiB wanted, 20.7 GiB free     cpu 64 wanted, 6 free",
+        "  n3  cordoned",
+    ]
+    assert (error.hint or "").splitlines()[0] == "nearest: n2, if you ask for at most --cpu 7 --memory 21G"
+    assert error.details["nearest_node"] == "n2"
+
+
+def test_a_refusal_without_a_decision_still_says_how_to_go_on() -> None:
+    error = explain_refusal(Unplaceable("x", reason="noAvailableAgents"), None, "vm/big")
+    assert error.message == "vm/big fits on no node: noAvailableAgents"
+    assert "weft wait vm/big" in (error.hint or "")
+
+
+def test_of_many_nodes_only_some_are_listed() -> None:
+    many = decision(verdicts=[{"node": f"n{i}", "outcome": "refused", "reason": "cordoned"} for i in range(64)])
+    lines = explain_refusal(Unplaceable("x"), many, "vm/big").message.splitlines()
+    assert len(lines) == 14
+    assert lines[-1] == "  and 52 more nodes"
+
+
+def test_an_explanation_ranks_the_nodes_and_shows_the_parts_of_the_score() -> None:
+    lines = explain_decision(PLACED, "vm/web", "10:41:07", None, Paint(False)).splitlines()
+    assert lines[0] == (
+        "vm/web was placed on n2 at 10:41:07 by policy least_loaded (0.4 cpu, 0.4 memory), 0.3 ms, 3 nodes"
+    )
+    assert [line.split()[0] for line in lines[1:]] == ["NODE", "n2", "n1", "n3"]
+    assert lines[2].split()[1:] == ["chosen", "97.1", "0.4·96", "0.4·99"]
+    assert lines[3].endswith("runner-up")
+    assert lines[4].endswith('cordoned ("disk swap")')
+
+
+def test_an_explanation_of_a_refusal_names_the_error_and_the_nearest_fit() -> None:
+    text = explain_decision(REFUSED, "vm/big", "10:41:07", None, Paint(False))
+    assert text.startswith("vm/big fits on no node: insufficientResources (at 10:41:07")
+    assert text.endswith("nearest: n2 if you ask for at most --cpu 7 --memory 21G")

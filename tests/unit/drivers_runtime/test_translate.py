@@ -1,0 +1,149 @@
+"""From plan to command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.drivers.runtime.qemu.launch import choose_limits
+from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, translate_guest
+from weft.objects.errors import InvalidInput
+
+FACTS = Facts("/usr/bin/qemu-system-x86_64", "tcg", (10, 0, 2), 2_500_000)
+KVM = msgspec.structs.replace(FACTS, accelerator="kvm")
+PATHS = GuestPaths(run=Path("/run/w/abcdefghij"), state=Path("/var/lib/w/guests/abcdefghij"))
+PLAN = GuestPlan(
+    id="abcdefghij",
+    uid="7d1f3a52-0f0c-4d0e-9f0a-0123456789ab",
+    name="web",
+    incarnation=1,
+    machine="q35",
+    cpu=0.5,
+    vcpus=2,
+    memory_bytes=256 << 20,
+    boot=BootKernel("/i/kernel", "/i/initrd", "quiet panic=-1"),
+    disks=[GuestDisk("/d/root.qcow2", "qcow2", "root"), GuestDisk("/d/a,b.raw", "raw", "data", read_only=True)],
+    nics=[GuestNic("wt0", "52:54:00:00:00:01", 1450), GuestNic("wt1", "52:54:00:00:00:02", 1400)],
+    hostname="web-1",
+)
+
+
+def changed(**changes: object) -> GuestPlan:
+    return msgspec.structs.replace(PLAN, **changes)
+
+
+def values(words: list[str], option: str) -> list[str]:
+    return [words[index + 1] for index, word in enumerate(words) if word == option]
+
+
+def device(words: list[str], name: str) -> list[dict[str, str]]:
+    found = [value.split(",") for value in values(words, "-device") if value.split(",")[0] == name]
+    return [dict(part.split("=", 1) for part in parts[1:]) for parts in found]
+
+
+def test_the_process_can_be_told_by_name_and_uid() -> None:
+    words = translate_guest(PLAN, PATHS, FACTS)
+    assert words[:5] == [FACTS.program, "-name", "guest=web", "-uuid", PLAN.uid]
+    assert "-daemonize" in words
+    assert values(words, "-pidfile") == [str(PATHS.pid)]
+
+
+def test_disks_keep_serial_mode_and_any_path() -> None:
+    words = translate_guest(PLAN, PATHS, FACTS)
+    root, data = (json.loads(value) for value in values(words, "-blockdev"))
+    assert (root["driver"], root["node-name"], root["discard"], root["read-only"]) == (
+        "qcow2",
+        "disk-root",
+        "unmap",
+        False,
+    )
+    assert (data["driver"], data["file"]["filename"], data["read-only"]) == ("raw", "/d/a,b.raw", True)
+    assert [blk["serial"] for blk in device(words, "virtio-blk-pci")] == ["root", "data"]
+
+
+def test_nics_keep_tap_mac_and_mtu() -> None:
+    words = translate_guest(PLAN, PATHS, FACTS)
+    assert values(words, "-netdev")[1] == "tap,id=net1,ifname=wt1,script=no,downscript=no"
+    assert [(nic["mac"], nic["host_mtu"]) for nic in device(words, "virtio-net-pci")] == [
+        ("52:54:00:00:00:01", "1450"),
+        ("52:54:00:00:00:02", "1400"),
+    ]
+
+
+def test_every_device_has_a_place_of_its_own_that_others_do_not_move() -> None:
+    for machine in ("q35", "microvm"):
+        words = translate_guest(changed(machine=machine), PATHS, FACTS)
+        places = [
+            (part, value.split(",")[0])
+            for value in values(words, "-device")
+            for part in value.split(",")
+            if part.startswith(("addr=", "bus=virtio-mmio"))
+        ]
+        assert len({place for place, _ in places}) == len(places) >= 7
+        fewer = translate_guest(changed(machine=machine, disks=PLAN.disks[:1]), PATHS, FACTS)
+        kind = "virtio-net-pci" if machine == "q35" else "virtio-net-device"
+        assert device(fewer, kind) == device(words, kind)
+
+
+def test_microvm_has_no_pci() -> None:
+    words = translate_guest(changed(machine="microvm"), PATHS, FACTS)
+    assert not any("pci" in word for word in values(words, "-device"))
+    assert values(words, "-machine")[0].startswith("microvm,acpi=on")
+
+
+def test_an_emulated_kernel_is_told_what_it_cannot_measure_and_a_real_one_is_left_alone() -> None:
+    (emulated,) = values(translate_guest(PLAN, PATHS, FACTS), "-append")
+    assert {"tsc_early_khz=2500000", "mitigations=off", "weft.hostname=web-1", "quiet"} <= set(emulated.split())
+    words = translate_guest(PLAN, PATHS, KVM)
+    assert values(words, "-append") == ["console=ttyS0 quiet panic=-1 weft.hostname=web-1"]
+    assert values(words, "-cpu") == ["host"]
+
+
+def test_a_disk_image_boots_through_firmware() -> None:
+    words = translate_guest(changed(boot=BootDisk()), PATHS, FACTS)
+    assert "-kernel" not in words and "-bios" not in words
+    assert [blk["bootindex"] for blk in device(words, "virtio-blk-pci")] == ["0", "1"]
+    uefi = msgspec.structs.replace(FACTS, uefi_code="/fw/code", uefi_vars="/fw/vars")
+    words = translate_guest(changed(boot=BootDisk("uefi")), PATHS, uefi)
+    assert "pflash0=uefi-code,pflash1=uefi-vars" in values(words, "-machine")
+
+
+def test_without_an_agent_there_is_no_port_for_one() -> None:
+    words = translate_guest(changed(has_agent=False), PATHS, FACTS)
+    assert not any("virtserialport" in word for word in words)
+
+
+def test_a_resumed_guest_has_the_command_line_it_was_saved_with() -> None:
+    words = translate_guest(PLAN, PATHS, FACTS)
+    assert translate_guest(PLAN, PATHS, FACTS, incoming=True) == [*words, "-incoming", "defer"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"machine": "microvm", "boot": BootDisk()}, "microvm boots a kernel"),
+        ({"boot": BootDisk("uefi")}, "no UEFI firmware"),
+        ({"disks": [GuestDisk("/d", "raw", f"d{n}") for n in range(9)]}, "at most 8 disks"),
+        ({"disks": [GuestDisk("/d", "raw", "twice"), GuestDisk("/e", "raw", "twice")]}, "serials must differ"),
+        ({"disks": [GuestDisk("/d", "raw", "with,comma")]}, "serials must differ"),
+    ],
+)
+def test_what_qemu_could_not_run_is_refused(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        translate_guest(changed(**changes), PATHS, FACTS)
+
+
+def test_a_run_folder_too_deep_for_sockets_is_refused() -> None:
+    deep = GuestPaths(run=Path("/" + "x" * 100), state=PATHS.state)
+    with pytest.raises(InvalidInput, match="107 bytes"):
+        translate_guest(PLAN, deep, FACTS)
+
+
+def test_limits_hold_the_guest_and_the_process_around_it() -> None:
+    limits = choose_limits(PLAN, FACTS)
+    assert 0.5 < limits.cpu < 0.6
+    assert PLAN.memory_bytes < choose_limits(PLAN, KVM).memory_bytes < limits.memory_bytes
