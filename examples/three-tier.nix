@@ -81,7 +81,12 @@
         mkdir -p /etc/weft/start.d /srv/app/cgi-bin
         cat >/srv/app/cgi-bin/sentence <<'CGI'
         #!/bin/sh
-        answer=$(timeout 5 wget -q -O - http://db:5432/cgi-bin/visits) || answer="the data tier doesn't answer"
+        # Tiers come up side by side: give the next one some seconds.
+        for try in 1 2 3 4 5 6 7 8; do
+            answer=$(timeout 5 wget -q -O - http://db:5432/cgi-bin/visits) && break
+            answer="the data tier doesn't answer"
+            sleep 1
+        done
         printf 'Content-Type: text/plain\r\n\r\n'
         echo "$answer, told by $(hostname)"
         CGI
@@ -112,7 +117,12 @@
         mkdir -p /etc/weft/start.d /srv/web/cgi-bin
         cat >/srv/web/cgi-bin/index.cgi <<'CGI'
         #!/bin/sh
-        answer=$(timeout 10 wget -q -O - http://app:8080/cgi-bin/sentence) || answer="the application tier doesn't answer"
+        # Tiers come up side by side: give the next one some seconds.
+        for try in 1 2 3 4 5 6 7 8; do
+            answer=$(timeout 15 wget -q -O - http://app:8080/cgi-bin/sentence) && break
+            answer="the application tier doesn't answer"
+            sleep 1
+        done
         printf 'Content-Type: text/html\r\n\r\n'
         echo "<!doctype html><title>three tiers</title><h1>Hello from $(hostname)</h1><p>$answer</p>"
         CGI

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -87,6 +88,12 @@ class Cluster:
             if (str(self.state) in line or self.run_mark() in line) and all(word in line for word in words):
                 found.append(int(entry.name))
         return found
+
+    @staticmethod
+    def free_port() -> int:
+        """A port nothing listens on: another cluster may stand on this machine with ports of its own."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            return int(server.getsockname()[1])
 
     def run_mark(self) -> str:
         return json.loads((self.state / "cluster.json").read_text())["id"]

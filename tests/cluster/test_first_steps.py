@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import subprocess
 import threading
 import time
 import urllib.request
@@ -44,6 +45,39 @@ def test_exec_is_binary_clean_for_ten_megabytes_in_both_directions(cluster: Clus
     )
     assert done.stdout.decode().strip() == hashlib.sha256(blob).hexdigest(), done.stderr
     assert cluster.run("vm", "exec", "hello", "--", "cat", "/tmp/blob").stdout == blob
+
+
+def test_tmp_holds_110_megabytes_in_a_256_megabyte_guest(cluster: Cluster, gone: Gone) -> None:
+    cluster.ok("vm", "create", gone("roomy"), "--image", "tiny", "--memory", "256M")
+    cluster.ok("vm", "exec", "roomy", "--", "dd", "if=/dev/urandom", "of=/tmp/big", "bs=1M", "count=110")
+    assert cluster.ok("vm", "exec", "roomy", "--", "wc", "-c", "/tmp/big").split()[0] == str(110 * 2**20)
+
+
+def test_a_guest_reaches_the_outside_and_stop_and_start_keep_its_disk(cluster: Cluster, gone: Gone) -> None:
+    """'Outside' is a namespace behind the host, on a network of its own."""
+    name, link = f"wt{os.getpid()}", f"wt{os.getpid() % 10**6}"
+    try:
+        for line in (
+            f"ip netns add {name}",
+            f"ip link add {link} type veth peer name eth0 netns {name}",
+            f"ip addr add 198.18.77.1/30 dev {link}",
+            f"ip link set {link} up",
+            f"ip -n {name} addr add 198.18.77.2/30 dev eth0",
+            f"ip -n {name} link set eth0 up",
+            f"ip -n {name} link set lo up",
+        ):
+            subprocess.run(line.split(), check=True)
+        cluster.ok("vm", "create", gone("inside"), "--image", "tiny", "--memory", "128M")
+        said = cluster.ok("vm", "exec", "inside", "--", "ping", "-c", "2", "-W", "5", "198.18.77.2")
+        assert " 0% packet loss" in said
+    finally:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        subprocess.run(["ip", "link", "del", link], capture_output=True)
+    cluster.ok("vm", "exec", "inside", "--", "sh", "-c", "echo kept > /tmp/kept; sync")
+    cluster.ok("vm", "stop", "inside")
+    assert cluster.vm("inside")["status"]["phase"] == "Stopped"
+    cluster.ok("vm", "start", "inside")
+    assert cluster.ok("vm", "exec", "inside", "--", "cat", "/tmp/kept") == "kept\n"
 
 
 def test_four_at_once_and_background_children_do_not_hold_exec(cluster: Cluster) -> None:
@@ -114,6 +148,7 @@ def test_suspend_and_resume_survive_kill_9_of_agent(cluster: Cluster) -> None:
 
 
 def test_a_published_port_answers_on_the_machine_and_is_refused_a_second_time(cluster: Cluster, gone: Gone) -> None:
+    port = cluster.free_port()
     script = "#!/bin/sh\nmkdir -p /www; echo published > /www/index.html; httpd -p 80 -h /www\n"
     (cluster.folder / "web.sh").write_text(script)
     cluster.ok(
@@ -125,7 +160,7 @@ def test_a_published_port_answers_on_the_machine_and_is_refused_a_second_time(cl
         "--memory",
         "128M",
         "--publish",
-        "18080:80",
+        f"{port}:80",
         "--user-data",
         "web.sh",
     )
@@ -133,11 +168,11 @@ def test_a_published_port_answers_on_the_machine_and_is_refused_a_second_time(cl
     body = b""
     while time.monotonic() < deadline and not body:
         try:
-            body = urllib.request.urlopen("http://127.0.0.1:18080/", timeout=5).read()
+            body = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
         except OSError:
             time.sleep(0.3)
     assert body == b"published\n"
-    assert "18080" in cluster.fails(5, "vm", "create", "pub2", "--image", "tiny", "--publish", "18080:80")
+    assert str(port) in cluster.fails(5, "vm", "create", "pub2", "--image", "tiny", "--publish", f"{port}:80")
     assert cluster.run("get", "vm/pub2").returncode == 3
 
 

@@ -20,7 +20,8 @@ import msgspec
 from weft.contracts.host import Capacity, Host
 from weft.contracts.runtime import BootKernel, ExecRequest, GuestDisk, GuestFacts, GuestPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
-from weft.images.tiny.build import SOURCES, build_tiny
+from weft.images.tiny.build import build_tiny
+from weft.images.tiny.recipe import digest_recipe
 from weft.objects.bundle import MANIFEST_NAME, BundleManifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,9 +31,7 @@ MIB = 1 << 20
 def ensure_tiny() -> Path:
     """The folder of tiny's unpacked bundle."""
     cache = Path(os.environ.get("WEFT_CACHE", ROOT / ".weft" / "cache"))
-    sources = [path for path in sorted(SOURCES.iterdir()) if path.is_file()]
-    state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    folder = cache / "tests" / f"tiny-{state}"
+    folder = cache / "tests" / f"tiny-{digest_recipe()[:16]}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         pending = Path(tempfile.mkdtemp(prefix="tiny-", dir=folder.parent))

@@ -205,7 +205,8 @@ def step(spec: AllocationSpec, old: AllocationReport, deleting: bool) -> Allocat
         new.ready = new.state == "running"
         new.boot_id = f"{spec.workload.name}-{spec.incarnation}-{new.boots}" if new.state == "running" else None
     else:
-        new.state = "stopped" if spec.wish == "stop" else "suspended"
+        saved = spec.wish == "suspend" and old.state in ("running", "suspended")
+        new.state = "suspended" if saved else "stopped"
         new.ready = None
     return new
 
@@ -219,10 +220,11 @@ class Lab:
         *,
         strategy: str = "least_loaded",
         store: MemoryStore | None = None,
+        clock: VirtualClock | None = None,
         slow: int | None = None,
     ) -> None:
         self.folder = folder
-        self.clock = VirtualClock()
+        self.clock = clock or VirtualClock()
         self.store = store or (MemoryStore(self.clock) if slow is None else SlowStore(self.clock, slow))
         self.journal = Journal()
         self.nodes: dict[str, PretendNode] = {}

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
 from stream_far_end import far_end
+
+from weft.cli.stream import Stream
+from weft.client.frames import encode_exit
 
 _RUN = """
 import sys, msgspec
@@ -67,3 +72,24 @@ def test_a_stream_that_is_cut_is_an_error_not_an_end(tmp_path: Path) -> None:
 def test_any_size_of_input_arrives_whole(tmp_path: Path, size: int) -> None:
     done = stream(tmp_path, ["wc", "-c"], b"x" * size)
     assert done.stdout.split() == [str(size).encode()]
+
+
+class HungUp:
+    """A far end that said its last words and takes nothing any more."""
+
+    def __init__(self) -> None:
+        self._words = encode_exit(3)
+
+    def setblocking(self, _: bool) -> None: ...
+
+    def send(self, data: memoryview) -> int:
+        raise BrokenPipeError
+
+    def recv(self, _: int) -> bytes:
+        return self._words
+
+
+def test_the_last_words_of_a_far_end_that_takes_nothing_more_are_heard() -> None:
+    stream = Stream(cast(ssl.SSLSocket, HungUp()))
+    stream.send(b"more input")
+    assert stream.run(None) == 3

@@ -99,8 +99,7 @@ async def test_of_two_only_one_decides_and_the_other_takes_over(tmp_path: Path) 
         await lab.add_node("n1")
         await lab.put_vm("a")
         await lab.until_phase("a", "Running")
-        other = Lab(tmp_path, store=lab.store)
-        other.clock = lab.clock
+        other = Lab(tmp_path, store=lab.store, clock=lab.clock)
         other.start_deciders("there")
         await lab.put_vm("b")
         await lab.until_phase("b", "Running")
@@ -219,8 +218,12 @@ async def test_a_guest_that_an_older_store_forgot_is_its_vms_again(tmp_path: Pat
         assert (after.key, after.uid) == (before.key, before.uid)
         status = await lab.status("web")
         assert (status.node, status.address, status.incarnation) == ("n1", "10.0.0.2", 1)
-        placed = await lab.placed("web")
-        assert placed is not None and (placed.status, placed.reason) == ("True", "Adopted")
+
+        async def said() -> bool:
+            placed = await lab.placed("web")
+            return placed is not None and (placed.status, placed.reason) == ("True", "Adopted")
+
+        await lab.until(said)
         assert "Adopted" in lab.journal.reasons("web")
         await lab.nodes["n1"].write_report(orphans=[], orphan_allocations=[])
         await lab.pass_time(5)
@@ -322,3 +325,54 @@ async def test_a_place_whose_spec_cannot_be_read_stops_the_deciders_rather_than_
         await lab.store.commit([Put(odd.key, encode_envelope(odd))])
         with pytest.raises(ExceptionGroup, match="unhandled"):
             await lab.pass_time(2)
+
+
+async def test_deciders_go_on_with_an_empty_store_that_took_the_others_place(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    store = ReplaceableStore(clock)
+    async with Lab(tmp_path, store=store, clock=clock) as lab:
+        node = await lab.add_node("n1")
+        await lab.put_vm("old")
+        await lab.until_phase("old", "Running")
+        await node.die()
+        await store.replace(MemoryStore(clock))  # revisions and fences begin anew
+        await lab.put("network", "default", {"cidr": "10.0.0.0/16"})
+        await lab.put_image("tiny")
+        await lab.add_node("n2", epoch=await lab.epoch())
+        await lab.put_vm("new")
+        await lab.until_phase("new", "Running")
+        assert [a.workload.name for a in await lab.allocations()] == ["new"]
+        assert (await lab.status("new")).node == "n2"
+
+
+class ReplaceableStore(MemoryStore):
+    """Everything goes to the store ``behind`` it; when that is replaced, all watches end as when a server dies."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock)
+        self.behind = MemoryStore(clock)
+
+    async def replace(self, store: MemoryStore) -> None:
+        old, self.behind = self.behind, store
+        await old.close()
+
+    async def commit(self, writes, preconditions=(), *, idempotency_key=None):  # type: ignore[no-untyped-def]
+        return await self.behind.commit(writes, preconditions, idempotency_key=idempotency_key)
+
+    async def get(self, key):  # type: ignore[no-untyped-def]
+        return await self.behind.get(key)
+
+    async def list(self, prefix, *, limit=0, after=None):  # type: ignore[no-untyped-def]
+        return await self.behind.list(prefix, limit=limit, after=after)
+
+    def watch(self, prefix, cursor):  # type: ignore[no-untyped-def]
+        return self.behind.watch(prefix, cursor)
+
+    async def grant(self, name, holder, ttl_seconds):  # type: ignore[no-untyped-def]
+        return await self.behind.grant(name, holder, ttl_seconds)
+
+    async def release(self, name, holder):  # type: ignore[no-untyped-def]
+        await self.behind.release(name, holder)
+
+    async def leases(self, prefix):  # type: ignore[no-untyped-def]
+        return await self.behind.leases(prefix)

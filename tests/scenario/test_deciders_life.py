@@ -11,7 +11,7 @@ from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.network import NetworkStatus
 from weft.kinds.node import NodeStatus
 from weft.kinds.publication import PublicationStatus
-from weft.objects.envelope import decode_part
+from weft.objects.envelope import Envelope, decode_part, merge_part
 
 
 async def test_a_new_vm_is_placed_and_runs(tmp_path: Path) -> None:
@@ -296,5 +296,23 @@ async def test_a_size_that_its_node_has_no_room_for_is_refused_but_the_start_is_
 
         async def grown() -> bool:
             return [a.resources.cpu for a in await lab.allocations()] == [3.0]
+
+        await lab.until(grown)
+
+
+async def test_a_volume_that_grows_grows_in_its_place(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
+        await lab.put_vm("db", volumes=["data"])
+        await lab.until_phase("db", "Running")
+
+        def grow(envelope: Envelope) -> None:
+            envelope.spec = merge_part(envelope.spec, {"size": 2 * GIB})
+
+        await lab.change("/volume/default/data", grow)
+
+        async def grown() -> bool:
+            return (await lab.allocations())[0].volumes[0].size == 2 * GIB
 
         await lab.until(grown)

@@ -77,6 +77,17 @@ async def test_an_uncordoned_node_and_a_grown_one_take_what_waited(tmp_path: Pat
         await lab.until_phase("big", "Running")
 
 
+async def test_the_reason_keeps_up_with_the_nodes(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.put_vm("web", cpu=16.0)
+        await lab.until_refused("web", "noAvailableAgents")
+        node = await lab.add_node("n1")
+        await lab.until_refused("web", "insufficientResources")
+        assert (await decision_of(lab, "web")).nearest_node == "n1"
+        await node.die()
+        await lab.until_refused("web", "noAvailableAgents")
+
+
 async def test_a_changed_wish_is_decided_anew(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
@@ -187,3 +198,30 @@ async def test_a_hundred_at_once_never_overfill_a_node(tmp_path: Path) -> None:
         await lab.until(full)
         await lab.pass_time(3)
         assert Counter(a.node for a in await lab.allocations()) == {"n1": 8, "n2": 8, "n3": 8}
+
+
+async def test_two_that_come_close_together_never_share_the_last_room(tmp_path: Path) -> None:
+    for turns in range(60):
+        async with Lab(tmp_path, slow=turns) as lab:
+            await lab.add_node("n1", cpu=6.0)
+            await lab.pass_time(1)
+            await lab.put_vm("a", cpu=5.0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await lab.put_vm("b", cpu=5.0)
+            await lab.pass_time(1)
+            assert len(await lab.allocations()) == 1
+
+
+async def test_of_two_that_want_a_volume_at_once_one_gets_it(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
+        await lab.put_vm("a", volumes=["data"])
+        await lab.put_vm("b", volumes=["data"])
+        await lab.until_refused("b", "noAvailableAgents")
+        await lab.add_node("n1")
+        await lab.add_node("n2")
+        await lab.pass_time(10)
+        assert len(await lab.allocations()) == 1
+        [name] = [vm.name for vm in await lab.every("vm") if vm.name != (await lab.allocations())[0].workload.name]
+        await lab.until_refused(name, "volumeInUse")

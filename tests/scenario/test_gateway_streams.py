@@ -15,7 +15,11 @@ sys.path.append(str(Path(__file__).parent))
 from agent_lab import NODE_UID, Lab, make_allocation
 from gateway_lab import GatewayLab
 
-from weft.client.frames import FrameType, encode_hello
+from weft.agent.known import read_wanted
+from weft.agent.stream import Stream
+from weft.agent.streams import Claims, Streams
+from weft.client.frames import HEADER, FrameType, encode_hello, receive_frame
+from weft.contracts.clock import SystemClock
 from weft.contracts.runtime import BootDisk, GuestPlan
 from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.objects.errors import (
@@ -87,6 +91,43 @@ async def test_ten_megabytes_go_through_unchanged_four_at_once(gateway: GatewayL
     async with gateway.node(NODE_UID, runtime, [WEB]):
         results = await asyncio.gather(*(gateway.run(WEB, "cat", stdin=data) for _ in range(4)))
         assert all(out == data for out, _, _ in results)
+
+
+async def test_a_command_that_leaves_its_input_unread_ends_properly_in_the_middle_of_a_frame(
+    gateway: GatewayLab, runtime: ConsoleRuntime
+) -> None:
+    """Neither side may hang up on what is still on its way to it: the exit code would be lost to the reset."""
+    await runtime.start(plan_guest())
+    async with gateway.node(NODE_UID, runtime, [WEB]):
+        client = await gateway.connect(gateway.ticket(WEB, "exec", {"argv": ["echo"]}))
+        client.writer.write(HEADER.pack(FrameType.DATA_IN, 60_000) + b"x" * 1000)
+        end = (await client.rest())[2]
+        assert end is not None and end.json() == {"code": 0}
+        client.writer.write(bytes(59_000))
+        await client.send(FrameType.DATA_IN, bytes(8_000_000))
+        client.close()
+
+
+async def test_the_agent_hears_a_client_out_whose_command_has_ended(runtime: ConsoleRuntime) -> None:
+    await runtime.start(plan_guest())
+    wanted = read_wanted(WEB)
+    streams = Streams(runtime, lambda _: wanted, NODE_UID, SystemClock())
+    claims = Claims(NODE_UID, wanted.name, wanted.id, "exec", {"argv": ["echo"]})
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await streams.serve(Stream(reader, writer), claims)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(HEADER.pack(FrameType.DATA_IN, 60_000) + b"x" * 1000)
+        while (frame := await receive_frame(reader)) is not None and frame.type != FrameType.EXIT:
+            pass
+        assert frame is not None
+        writer.write(b"x" * 8_000_000)
+        await writer.drain()
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
 
 
 async def test_exec_waits_for_a_guest_that_still_boots(gateway: GatewayLab, runtime: ConsoleRuntime) -> None:

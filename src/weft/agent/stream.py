@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from weft.client.frames import Frame, FrameType, encode_data, receive_frame
+from weft.client.frames import Frame, FrameType, drop_rest, encode_data, receive_frame
 from weft.objects.errors import Unavailable
 
 
@@ -32,6 +32,10 @@ class Stream:
     async def send_data(self, type_: int, data: bytes) -> None:
         for frame in encode_data(type_, data):
             await self.send(frame)
+
+    async def drain(self) -> None:
+        """Take and drop what still comes until the client has closed."""
+        await drop_rest(self._reader)
 
     async def close(self) -> None:
         self._writer.close()

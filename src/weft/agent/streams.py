@@ -76,13 +76,8 @@ class Streams:
 
     async def _part(self, stream: Stream) -> None:
         """Let the client close first."""
-
-        async def until_closed() -> None:
-            while await stream.receive() is not None:
-                pass
-
         try:
-            await within(self._clock, until_closed(), LINGER_SECONDS, "the client's goodbye")
+            await within(self._clock, stream.drain(), LINGER_SECONDS, "the client's goodbye")
         except WeftError as problem:
             log.debug("%s", problem.message)
 

@@ -29,6 +29,9 @@ from weft.objects.schema import read_strict, suggest
 from weft.trust.tickets import LIFETIME_SECONDS, sign_ticket
 
 _MOST_INPUT_BYTES = 40_000  # the ticket that carries it must fit into one frame
+PLACE_SECONDS = 10.0  # exec waits so long for a VM that is about to get its place; then the node waits for the guest
+_LOOK_SECONDS = 0.1
+_STARTABLE = ("Stopped", "Suspended", "Failed")
 
 
 async def act(doors: Doors, call: Call, target: Target) -> Response:
@@ -77,6 +80,10 @@ async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, giv
     """A ticket that lets its bearer through the gateway to the workload's place, once, for a minute."""
     kind, name = target.kind, target.require_name()
     envelope = await read_again(doors, target.key)
+    deadline = doors.clock.elapsed() + (PLACE_SECONDS if verb.name == "exec" else 0.0)
+    while envelope is not None and _is_coming(envelope) and doors.clock.elapsed() < deadline:
+        await doors.clock.sleep(_LOOK_SECONDS)
+        envelope = await read_again(doors, target.key)
     if envelope is None:
         raise not_found(kind, name, target.project)
     allocation, spec = await _find_place(doors, kind, envelope, verb)
@@ -104,6 +111,18 @@ async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, giv
     )
 
 
+def _is_coming(envelope: Envelope) -> bool:
+    """Whether a workload that doesn't run yet is about to: not placed but not refused either, or just started."""
+    status = msgspec.json.decode(envelope.status)
+    spec = msgspec.json.decode(envelope.spec)
+    if spec.get("run") != "run" or spec.get("hold") or envelope.deleting_since is not None:
+        return False
+    if status.get("phase", "Pending") == "Pending":
+        placed = envelope.condition("Placed")
+        return placed is None or placed.status != "False"
+    return bool(status.get("phase") in _STARTABLE and status.get("observed_generation", 0) < envelope.generation)
+
+
 async def _find_place(doors: Doors, kind: Kind, envelope: Envelope, verb: Verb) -> tuple[Envelope, AllocationSpec]:
     status = msgspec.json.decode(envelope.status)
     phase = Phase(status.get("phase", "Pending"))
@@ -121,7 +140,7 @@ async def _find_place(doors: Doors, kind: Kind, envelope: Envelope, verb: Verb) 
             if spec.workload.uid == envelope.uid and spec.role == "active":
                 return allocation, spec
     raise IllegalTransition(
-        f"{what} has no place yet ({phase}): nothing to {verb.name}",
+        f"{what} has no place yet ({phase}), so no {verb.name}",
         hint=f"weft wait {what} --for=phase=Running, or weft explain {kind.name} {envelope.name}",
         details={"phase": str(phase), "verb": verb.name},
     )

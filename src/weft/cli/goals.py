@@ -28,6 +28,7 @@ class Goal(msgspec.Struct, frozen=True):
 
 
 _CREATED = {"vm": "Running", "image": "Available", "network": "Ready", "volume": "Available"}
+_JUST_AS_WELL = {"Attached": "Available"}  # a volume that a VM took at once was available
 _VERBS = {
     "start": "Running",
     "restart": "Running",
@@ -49,7 +50,7 @@ def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None
     if phase is None:
         return None
     if kind != "vm":
-        return Goal(lambda obj: _phase(obj) == phase, phase)
+        return Goal(lambda obj: _JUST_AS_WELL.get(_phase(obj), _phase(obj)) == phase, phase)
     if verb == "restart":
         old = _boot(before)
         return Goal(lambda obj: _settled(obj) and _phase(obj) == phase and _boot(obj) != old, phase)

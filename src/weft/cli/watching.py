@@ -117,10 +117,11 @@ def _next(session: Session, news: queue.Queue[_News], deadline: float, progress:
 
 
 def _late(session: Session, wait: Wait) -> WeftError:
-    what = wait.target.what
+    what, words = wait.target.what, wait.goal.words
+    asked = " --for=delete" if wait.goal.wants_gone else f" --for={words}" if "=" in words else ""
     return TimedOut(
-        f"{what} was not {wait.goal.words} within {session.wait_seconds:g} s; the work goes on",
-        hint=f"weft wait {what}" + (" --for=delete" if wait.goal.wants_gone else "") + f"   weft describe {what}",
+        f"{what} was not {words} within {session.wait_seconds:g} s; the work goes on",
+        hint=f"weft wait {what}{asked}   weft describe {what}",
     )
 
 

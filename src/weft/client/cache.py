@@ -24,6 +24,7 @@ Listener = Callable[[Sequence[Changed]], None]
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 _BATCHES_AT_ONCE = 64  # then others get their turn
+_NOWHERE = "/-/"  # a prefix without keys: a list of it tells the present cursor and nothing else
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Cache:
         self._clock = clock
         self._listeners: list[Listener] = []
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._relisted = asyncio.Event()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have every change told to ``listener`` from now on; call what is returned to end it."""
@@ -52,6 +54,17 @@ class Cache:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((revision, future))
         await future
+
+    async def catch_up(self) -> None:
+        """Return once the view holds all that was committed before this call, in the store's present history.
+
+        Raises StoreUnavailable."""
+        while True:
+            self._relisted.clear()
+            cursor = (await self._store.list(_NOWHERE, limit=1)).cursor
+            if epoch_of(cursor) == self.epoch:
+                return await self.reached(revision_of(cursor))
+            await self._relisted.wait()
 
     async def run(self) -> None:
         """Follow the store for ever."""
@@ -93,6 +106,7 @@ class Cache:
         self.epoch = epoch
         self.revision = revision_of(page.cursor)
         self._tell(changes)
+        self._relisted.set()
         # Nobody may wait for a revision of a history that is gone.
         self._wake(None if restored else self.revision)
         return page.cursor

@@ -154,6 +154,17 @@ async def receive_frame(reader: asyncio.StreamReader) -> Frame | None:
         raise _cut() from None
 
 
+async def drop_rest(reader: asyncio.StreamReader) -> None:
+    """Take and drop what still comes, whole frames or not, until the other side has closed or is lost.
+
+    A socket closed with something unread resets the connection, and what was said last would be lost on its way."""
+    try:
+        while await reader.read(MAX_PAYLOAD_BYTES):
+            pass
+    except (OSError, AttributeError):  # AttributeError: as in receive_frame
+        pass
+
+
 def _read_exactly(stream: BinaryIO, length: int) -> bytes:
     data = bytearray()
     while len(data) < length:

@@ -28,13 +28,14 @@ class TermLost(Unavailable):
 
 
 class Term:
-    """A held lease ``name`` with ``fence``; made by ``begin_term``."""
+    """The lease ``name``, held under ``fence`` from ``begin`` on until a TermLost."""
 
     def __init__(self, store: Store, cache: Cache, journal: Journal, clock: Clock, name: str, holder: str) -> None:
         self.store = store
         self.cache = cache
         self.clock = clock
         self.fence = 0
+        self._epoch = ""
         self._journal = journal
         self._name = name
         self._holder = holder
@@ -43,6 +44,7 @@ class Term:
         """Commit all at once, each by itself; returns those that did not go through, nothing of them written.
 
         Returns after the cache has what was written, and what made others fail. Raises TermLost."""
+        self._check_history()
         outcomes = await asyncio.gather(*(self._commit(commit) for commit in commits), return_exceptions=True)
         failed: list[Commit] = []
         reached = 0
@@ -61,6 +63,10 @@ class Term:
                 raise outcome
         await self.cache.reached(reached)
         return failed
+
+    def _check_history(self) -> None:
+        if self.cache.epoch != self._epoch:
+            raise TermLost("the store was restored")
 
     async def _commit(self, commit: Commit) -> int:
         lease = LeaseHeld(self._name, self.fence)
@@ -85,7 +91,8 @@ class Term:
                 lease = await self.store.grant(self._name, self._holder, TTL_SECONDS)
                 if lease is not None:
                     self.fence = lease.fence
-                    await self.cache.reached(await self.store.commit([]))
+                    await self.cache.catch_up()
+                    self._epoch = self.cache.epoch
                     return
             except StoreUnavailable as problem:
                 _log.info("waiting for the store: %s", problem)
@@ -96,6 +103,7 @@ class Term:
         held_until = self.clock.elapsed() + TTL_SECONDS
         while True:
             await self.clock.sleep(TTL_SECONDS / 4)
+            self._check_history()
             asked_at = self.clock.elapsed()
             try:
                 lease = await self.store.grant(self._name, self._holder, TTL_SECONDS)

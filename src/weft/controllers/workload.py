@@ -21,6 +21,8 @@ from weft.client.indexes import (
     NODES_BY_UID,
     PUBLICATIONS_BY_WORKLOAD,
     VMS_BY_UID,
+    VMS_BY_VOLUME,
+    VOLUMES_BY_UID,
 )
 from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
@@ -34,6 +36,7 @@ from weft.kinds.fit import wants_refit
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.vm import VmSpec, VmStatus
+from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.lifecycle import Phase
@@ -43,7 +46,7 @@ SOURCE = "workload"
 
 class Workloads:
     name = "workload"
-    kinds = ("vm", "allocation", "node", "endpoint", "publication")
+    kinds = ("vm", "allocation", "node", "endpoint", "publication", "volume")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -56,6 +59,9 @@ class Workloads:
             case "publication":
                 if change.new is None:
                     return _vms(view, change.item.spec(PublicationSpec).workload.uid)
+            case "volume":
+                if moved(change, lambda item: item.spec(VolumeSpec).size):
+                    return [item.key for item in view.find(VMS_BY_VOLUME, change.key)]
             case "node":
                 return _touched(view, change)
         return ()
@@ -107,7 +113,7 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
     else:
         if wants_refit(spec, vm.spec(VmSpec)):
             return None  # the scheduler passes the wish on, with the new size
-        new = wish_for(vm, spec)
+        new = wish_for(view, vm, spec)
         if new == spec:
             return None
         envelope.spec = merge_part(envelope.spec, new)
@@ -115,9 +121,14 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
     return put(envelope)
 
 
-def wish_for(vm: Item, spec: AllocationSpec) -> AllocationSpec:
+def wish_for(view: View, vm: Item, spec: AllocationSpec) -> AllocationSpec:
     """An allocation's spec with what people may change while it lives."""
     wish = vm.spec(VmSpec)
+    sizes = {
+        volume.uid: item.spec(VolumeSpec).size
+        for volume in spec.volumes
+        for item in view.find(VOLUMES_BY_UID, volume.uid)
+    }
     return msgspec.structs.replace(
         spec,
         workload_generation=vm.envelope.generation,
@@ -125,6 +136,7 @@ def wish_for(vm: Item, spec: AllocationSpec) -> AllocationSpec:
         boots=max(wish.boots, spec.boots),
         restart=wish.restart,
         grace_seconds=wish.grace,
+        volumes=[msgspec.structs.replace(v, size=max(v.size, sizes.get(v.uid, 0))) for v in spec.volumes],
     )
 
 

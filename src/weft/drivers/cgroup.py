@@ -76,6 +76,11 @@ class Cgroups:
         if missing:
             self.problem = f"cgroup controllers {', '.join(missing)} are not mounted: guests run without these limits"
 
+    def check(self) -> None:
+        """Find out whether groups can be made here, before the first guest needs one; sets ``problem`` if not."""
+        self.create("check", Limits(1.0, 1 << 30))
+        self.remove("check")
+
     def create(self, name: str, limits: Limits) -> list[Path]:
         """Make (or set anew) the group and its limits; the ``cgroup.procs`` files a process enters it by. Empty, and
         ``problem`` set, where weft may not."""

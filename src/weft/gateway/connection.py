@@ -6,8 +6,8 @@ import asyncio
 import logging
 import socket
 
-from weft.client.frames import Frame, receive_frame
-from weft.objects.errors import InvalidInput, Unavailable
+from weft.client.frames import Frame, drop_rest, receive_frame
+from weft.objects.errors import Unavailable
 
 log = logging.getLogger("weft.gateway")
 NODE_PREFIX = "node:"
@@ -41,11 +41,7 @@ class Connection:
 
     async def drain(self) -> None:
         """Take and drop what still comes until the other side has closed."""
-        try:
-            while await self.receive() is not None:
-                pass
-        except InvalidInput:
-            pass  # it can't be made sense of any more, and needn't
+        await drop_rest(self.reader)
 
 
 def _read_node_uid(certificate: dict[str, object] | None) -> str | None:

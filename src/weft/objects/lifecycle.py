@@ -53,17 +53,27 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     _P.UNKNOWN: frozenset(_P) - {_P.PENDING, _P.HOLD},
 }
 
-# The phases in which each wish of a person makes sense; asking for what is so already is fine and changes nothing.
+# The phases in which each wish of a person makes sense.
 ALLOWED: dict[str, frozenset[Phase]] = {
-    "hold": frozenset({_P.PENDING, _P.HOLD}),
-    "release": frozenset({_P.HOLD, _P.PENDING}),
-    "start": frozenset({_P.STOPPED, _P.SUSPENDED, _P.FAILED, _P.RUNNING, _P.BOOT, _P.PROLOG, _P.PENDING}),
-    "stop": frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG, _P.SUSPENDED, _P.STOPPED, _P.FAILED, _P.UNKNOWN}),
+    "hold": frozenset({_P.PENDING}),
+    "release": frozenset({_P.HOLD}),
+    "start": frozenset({_P.STOPPED, _P.SUSPENDED, _P.FAILED}),
+    "stop": frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG, _P.SUSPENDED, _P.FAILED, _P.UNKNOWN}),
     "restart": frozenset({_P.RUNNING, _P.BOOT, _P.STOPPED, _P.FAILED}),
-    "suspend": frozenset({_P.RUNNING, _P.SUSPENDED}),
-    "resume": frozenset({_P.SUSPENDED, _P.RUNNING}),
+    "suspend": frozenset({_P.RUNNING}),
+    "resume": frozenset({_P.SUSPENDED}),
     "exec": frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG}),
     "console": frozenset({_P.RUNNING, _P.BOOT, _P.UNKNOWN}),
+}
+
+# The phases in which it is so already, or on its way: asking again is fine, and changes nothing.
+SO_ALREADY: dict[str, frozenset[Phase]] = {
+    "hold": frozenset({_P.HOLD}),
+    "release": frozenset({_P.PENDING}),
+    "start": frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG, _P.PENDING}),
+    "stop": frozenset({_P.STOPPED}),
+    "suspend": frozenset({_P.SUSPENDED}),
+    "resume": frozenset({_P.RUNNING}),
 }
 
 
@@ -72,13 +82,13 @@ def may_move(old: Phase, new: Phase) -> bool:
 
 
 def legal_verbs(phase: Phase) -> list[str]:
-    """The verbs that make sense in ``phase``, in alphabetical order; delete always does."""
+    """The verbs that lead on from ``phase``, in alphabetical order; delete always does."""
     return [*sorted(verb for verb, phases in ALLOWED.items() if phase in phases), "delete"]
 
 
 def check_verb(verb: str, phase: Phase, what: str) -> None:
     """Raise IllegalTransition naming the legal verbs unless ``verb`` makes sense while ``what`` is in ``phase``."""
-    if phase in ALLOWED[verb]:
+    if phase in ALLOWED[verb] or phase in SO_ALREADY.get(verb, ()):
         return
     legal = legal_verbs(phase)
     raise IllegalTransition(

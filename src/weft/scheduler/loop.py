@@ -8,6 +8,7 @@ read again: a new Scheduler over the same cache goes on where another was killed
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, VMS_BY_IM
 from weft.client.term import Term
 from weft.client.view import Changed, Item, View
 from weft.client.wake import Wake
+from weft.contracts.policy import Request
 from weft.kinds.allocation import AllocationSpec, account, allocation_name
 from weft.kinds.fit import wants_refit
 from weft.kinds.image import ImageStatus
@@ -34,6 +36,8 @@ from weft.scheduler.request import Candidate, Waiting, find_silent, read_candida
 from weft.scheduler.snapshot import NodeFacts, Snapshot, amounts_of
 
 BATCH = 200
+REFRESH_EVERY_SECONDS = 5.0
+RETOLD = 20  # of a class whose verdict is worded anew; the others keep the words they have
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -72,6 +76,9 @@ class Scheduler:
         self._resized: list[str] = []  # keys of allocations that such commits change
         self._attached: dict[str, Item] = {}  # volume uid → the VM of the batch in hand that got it
         self._silent: list[str] = []
+        self._retold: Counter[Request] = Counter()  # in the batch in hand
+        self._nodes_moved = False  # since verdicts were last refreshed
+        self._refresh_at = 0.0
         self._pause_seconds = 0.0
 
     async def run(self) -> None:
@@ -82,11 +89,10 @@ class Scheduler:
             self._engine.last = self._find_last()
             while True:
                 if not self._queue.ready:
-                    await self._wake.wait()
+                    await self._wake.wait(self._refresh())
                     continue
                 await self._decide_batch()
-                if self._pause_seconds:
-                    await self._term.clock.sleep(self._pause_seconds)
+                await self._term.clock.sleep(self._pause_seconds)  # none, mostly: then others get their turn
         finally:
             unsubscribe()
 
@@ -130,6 +136,7 @@ class Scheduler:
     def plan(self, keys: Sequence[str]) -> list[Commit]:
         """Decide on these VMs, one after the other, each seeing what those before it were given."""
         self._silent = find_silent(self._view, self._term.cache.epoch)
+        self._retold.clear()
         return [commit for key in keys if (commit := self._plan_one(key)) is not None]
 
     def _plan_one(self, key: str) -> Commit | None:
@@ -189,7 +196,10 @@ class Scheduler:
         self._queue.refuse(vm.key, candidate.request, explanation)
         placed = vm.envelope.condition("Placed")
         if placed is not None and placed.reason == explanation.error and placed.generation == vm.envelope.generation:
-            return None  # said already; with thousands that wait, figures that moved are not worth thousands of writes
+            # Said already. With thousands that wait, figures that moved are not worth thousands of writes.
+            if placed.message == explanation.message or self._retold[candidate.request] >= RETOLD:
+                return None
+            self._retold[candidate.request] += 1
         return plan_refusal(self._view, candidate, explanation, timing)
 
     def _notice_vm(self, change: Changed) -> None:
@@ -211,7 +221,26 @@ class Scheduler:
             spec = allocation.spec(AllocationSpec)
             self.snapshot.put_allocation(key, spec.node_uid, amounts_of(account(spec)))
 
+    def _refresh(self) -> float | None:
+        """Have sleeping classes decided anew if nodes are others than they were told of: not all too often. Returns in
+        how many seconds to call again, None if there is no need."""
+        if not self._nodes_moved:
+            return None
+        wait = self._refresh_at - self._term.clock.elapsed()
+        if wait > 0:
+            return wait
+        self._nodes_moved = False
+        self._refresh_at = self._term.clock.elapsed() + REFRESH_EVERY_SECONDS
+        for request in self._queue.asleep():
+            self._queue.wake(request)
+        if self._queue.ready:
+            self._wake.ring()
+        return None
+
     def _notice_node(self, change: Changed) -> None:
+        if _moved(change, read_node):
+            self._nodes_moved = True
+            self._wake.ring()
         if change.new is None:
             self.snapshot.drop_node(change.item.uid)
         else:

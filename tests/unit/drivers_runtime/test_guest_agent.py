@@ -191,7 +191,7 @@ async def test_a_terminal_is_one(channel: GuestChannel) -> None:
 
 async def test_a_terminal_takes_its_size(channel: GuestChannel) -> None:
     session = await channel.exec(ExecRequest(argv=["sh", "-c", "read x; stty size"], tty=True))
-    session.resize(33, 101)
+    await session.resize(33, 101)
     await session.write(b"go\n")
     out, _, _, _ = await asyncio.wait_for(collect(session), 10)
     assert b"33 101" in out
@@ -203,7 +203,7 @@ async def test_a_host_killed_in_the_middle_of_a_frame_does_no_harm(guest: Guest,
     whole = encode_frame("D", session=1, payload=b"A" * PAYLOAD_BYTES)
     for cut in (1, 5, 8, 9, 1000, PAYLOAD_BYTES + 8):
         channel = await guest.connect()
-        session = await channel.exec(ExecRequest(argv=["sh", "-c", f"echo $$; exec cat > {target}"]))
+        session = await channel.exec(ExecRequest(argv=["sh", "-c", f"exec 3>{target}; echo $$; exec cat >&3"]))
         pid = int((await anext(aiter(session.output()))).data)
         await session.write(b"begin")
         channel.send(whole[:cut])

@@ -11,7 +11,7 @@ from weft.cli.manifest.json_text import read_json
 from weft.cli.manifest.nix_text import read_nix
 from weft.cli.manifest.toml_text import read_toml
 from weft.cli.manifest.yaml_text import read_yaml
-from weft.objects.errors import InvalidInput, NotFound, TooLarge
+from weft.objects.errors import InvalidInput, TooLarge
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 _TEXT_READERS = {".yaml": read_yaml, ".yml": read_yaml, ".json": read_json, ".toml": read_toml}
@@ -19,7 +19,7 @@ SUFFIXES = (*_TEXT_READERS, ".nix")
 
 
 def read_documents(given: Iterable[str]) -> list[Document]:
-    """The documents in the files, folders or standard input ``given``. Raises NotFound, InvalidInput with the place."""
+    """The documents in the files, folders or standard input ``given``. Raises InvalidInput with the place."""
     documents: list[Document] = []
     for name in given:
         if name == "-":
@@ -27,7 +27,11 @@ def read_documents(given: Iterable[str]) -> list[Document]:
         elif Path(name).is_dir():
             files = sorted(path for path in Path(name).iterdir() if path.suffix in SUFFIXES and path.is_file())
             if not files:
-                raise NotFound(f"{name} holds no manifests", hint="they end in " + ", ".join(SUFFIXES))
+                raise InvalidInput(
+                    f"{name} holds no manifests",
+                    reason="invalidManifest",
+                    hint="they end in " + ", ".join(SUFFIXES),
+                )
             for path in files:
                 documents += read_file(path)
         else:

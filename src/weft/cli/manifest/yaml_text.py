@@ -9,6 +9,7 @@ import yaml
 from weft.cli.manifest.document import Document, Path, Place, unreadable
 
 _MERGE = "tag:yaml.org,2002:merge"
+MAX_PARTS = 500_000  # fields and items of a document with its aliases written out: nine lines can stand for billions
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,6 +64,8 @@ def _hint(said: str) -> str | None:
 def _read_places(node: yaml.Node, path: Path, places: dict[Path, Place], file: str, seen: set[int]) -> None:
     if id(node) in seen:  # an alias of something that is being read: YAML allows a loop, a manifest doesn't
         raise unreadable(file, _place(node.start_mark), "YAML: a node that contains itself")
+    if len(places) > MAX_PARTS:
+        raise unreadable(file, _place(node.start_mark), f"YAML: more than {MAX_PARTS} fields, aliases written out")
     inside = seen | {id(node)}
     if isinstance(node, yaml.MappingNode):
         names: set[str] = set()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from weft.cli import options
-from weft.cli.exit_codes import partial_code
+from weft.cli.exit_codes import ERROR, partial_code
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.grammar import Entry
 from weft.cli.outcome import each
@@ -46,8 +46,9 @@ def _run(
     if not targets:
         session.say("nothing matches")
         return 0
-    if not yes:
-        _ask(session, targets)
+    if not yes and not _ask(session, targets):
+        session.say("nothing was deleted")
+        return ERROR
     done: list[Done] = []
     waits: list[Wait] = []
 
@@ -72,18 +73,16 @@ def _find_targets(
     return [Target(kind, item["name"]) for item in listing.items]
 
 
-def _ask(session: Session, targets: list[Target]) -> None:
-    """Show what would go and ask. Raises UsageError where nobody can answer, Abort on a no."""
+def _ask(session: Session, targets: list[Target]) -> bool:
+    """Show what would go and ask; the answer. Raises UsageError where nobody can answer."""
     if not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         raise click.UsageError(
             f"to delete {', '.join(t.what for t in targets[:5])} where nobody can be asked, give --yes"
         )
     for target in targets:
         session.say(f"  {target.what}  {_blast(session.client.get(target.kind.name, target.name))}")
-    if not click.confirm(
-        "Delete this for good?" if len(targets) == 1 else f"Delete these {len(targets)} for good?", err=True
-    ):
-        raise click.Abort
+    question = "Delete this for good?" if len(targets) == 1 else f"Delete these {len(targets)} for good?"
+    return click.confirm(question, err=True)
 
 
 def _blast(obj: dict[str, Any]) -> str:

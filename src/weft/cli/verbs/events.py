@@ -37,6 +37,9 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
     abouts = _find_abouts(session, kind, words)
     past = sorted((r for about in abouts for r in session.client.events(about=about)), key=lambda r: r["id"])
     past = past[-tail:] if tail else past
+    if not past and words:
+        for target in read_targets(kind, words):  # of what is gone there are events yet: then it needn't be there
+            session.client.get(target.kind.name, target.name)
     if not follow:
         if session.output in ("json", "yaml"):
             print_data({"items": past}, session.output)

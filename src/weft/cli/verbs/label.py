@@ -15,7 +15,8 @@ from weft.kinds.record import Kind
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     name = "NAME..." if kind else "KIND/NAME..."
     words = click.Argument(["words"], nargs=-1, metavar=f"{name} KEY=VALUE|KEY-...")
-    return options.build(verb, "Set labels (KEY=VALUE) or remove them (KEY-).", _run, kind, [words, options.output()])
+    params = [words, *options.waits(), options.output()]
+    return options.build(verb, "Set labels (KEY=VALUE) or remove them (KEY-).", _run, kind, params)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:

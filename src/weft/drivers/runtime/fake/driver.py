@@ -17,7 +17,7 @@ import msgspec
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
 from weft.contracts.runtime import ExecRequest, GuestFacts, GuestPlan, GuestState, GuestStats, RuntimeProbe
-from weft.drivers.runtime.fake.session import PROGRAMS, FakeSession
+from weft.drivers.runtime.fake.session import FakeSession
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable, WeftError
 
 
@@ -245,6 +245,3 @@ def _facts(guest: FakeGuest) -> GuestFacts:
         reason=None if running else guest.reason,
         accelerator="none",
     )
-
-
-__all__ = ["PROGRAMS", "FakeDriver", "FakeGuest", "FakeOrders"]

@@ -51,6 +51,7 @@ class QemuDriver:
         async with self._probing:
             if self._probe is None:
                 self._probe, self._facts = await probe_qemu(self._run_dir, self._clock)
+                self._cgroups.check()
         if self._cgroups.problem and self._cgroups.problem not in self._probe.problems:
             self._probe.problems.append(self._cgroups.problem)
         return self._probe
@@ -193,7 +194,7 @@ class QemuDriver:
 
     async def _adopt_unknown(self, plan: GuestPlan) -> Guest | None:
         """A QEMU that runs this very guest though nothing is written down of it: never start a second one."""
-        if search_guest_process(plan.uid) is None:
+        if search_guest_process(self._paths(plan.id).pid, plan.uid) is None:
             return None
         facts = self._facts
         record = GuestRecord(plan, facts.accelerator if facts else "", host_boot_id(), self._clock.now())

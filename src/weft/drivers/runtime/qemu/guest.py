@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import shutil
 from collections.abc import Callable
 
@@ -39,7 +40,7 @@ from weft.objects.errors import DriverFailed, Unavailable
 RETRY_SECONDS = 0.2
 ADOPT_SECONDS = 5.0
 SAVE_SECONDS = 600.0
-QUIT_SECONDS = 5.0
+QUIT_SECONDS = 10.0
 NOT_YET_RUN = ("inmigrate", "paused", "prelaunch", "postmigrate", "finish-migrate")
 _SAVE_BYTES_PER_SECOND = 1 << 40  # migration to a file is limited to 128 MiB/s otherwise
 
@@ -126,7 +127,7 @@ class Guest:
         record = self.record
         process = find_guest_process(self.paths.pid, record.plan.uid)
         if process is None and record.process is None and record.end is None:
-            process = search_guest_process(record.plan.uid)
+            process = search_guest_process(self.paths.pid, record.plan.uid)
         if process is None:
             if record.end is None:
                 await self._settle_end()
@@ -176,10 +177,8 @@ class Guest:
         while not self.ended.is_set():
             lost = asyncio.Event()
             with contextlib.suppress(OSError):
-                _, self.channel = await loop.create_unix_connection(
-                    lambda lost=lost: GuestChannel(self._take_hello, lost.set),  # type: ignore[misc]
-                    str(self.paths.agent),
-                )
+                make_channel = functools.partial(GuestChannel, self._take_hello, lost.set)
+                _, self.channel = await loop.create_unix_connection(make_channel, str(self.paths.agent))
                 await lost.wait()
             await self._clock.sleep(RETRY_SECONDS)
 

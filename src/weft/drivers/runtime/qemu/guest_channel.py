@@ -173,7 +173,7 @@ class GuestSession:
         if not self._over:
             self._channel.send(encode_frame("C", channel=STDIN, session=self._number))
 
-    def resize(self, rows: int, columns: int) -> None:
+    async def resize(self, rows: int, columns: int) -> None:
         """Tell the command's terminal its new size."""
         payload = rows.to_bytes(2, "little") + columns.to_bytes(2, "little")
         self._channel.send(encode_frame("R", session=self._number, payload=payload))

@@ -67,7 +67,7 @@ async def undo_launch(guest: Guest, cgroups: Cgroups) -> None:
     """No process, run folder or control group is left of this start."""
     plan, paths = guest.record.plan, guest.paths
     await guest.close()
-    process = find_guest_process(paths.pid, plan.uid) or search_guest_process(plan.uid)
+    process = find_guest_process(paths.pid, plan.uid) or search_guest_process(paths.pid, plan.uid)
     if process is not None:
         kill_process(process)
         with contextlib.suppress(TimeoutError):

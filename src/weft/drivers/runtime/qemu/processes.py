@@ -66,14 +66,14 @@ def find_guest_process(pid_file: Path, uid: str) -> ProcessId | None:
         pid = int(pid_file.read_text())
     except (OSError, ValueError):
         return None
-    return inspect_process(pid) if _runs_guest(pid, uid) else None
+    return inspect_process(pid) if _runs_guest(pid, pid_file, uid) else None
 
 
-def search_guest_process(uid: str) -> ProcessId | None:
-    """The live QEMU of this guest by a search of all processes: it may not have written its pidfile yet."""
+def search_guest_process(pid_file: Path, uid: str) -> ProcessId | None:
+    """The same by a search of all processes: it may not have written its pidfile yet."""
     found = (int(name) for name in os.listdir("/proc") if name.isdigit())
     for pid in sorted(found, reverse=True):
-        if _runs_guest(pid, uid):
+        if _runs_guest(pid, pid_file, uid):
             return inspect_process(pid)
     return None
 
@@ -97,12 +97,12 @@ def host_boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _runs_guest(pid: int, uid: str) -> bool:
+def _runs_guest(pid: int, pid_file: Path, uid: str) -> bool:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return b"-uuid" in words and uid.encode() in words and b"qemu" in words[0]
+    return b"qemu" in words[0] and {uid.encode(), os.fsencode(pid_file)} <= set(words)
 
 
 def _stat_fields(pid: int) -> list[str] | None:

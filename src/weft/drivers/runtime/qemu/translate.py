@@ -159,7 +159,7 @@ def _accelerator(facts: Facts) -> list[str]:
 def _boot(plan: GuestPlan, paths: GuestPaths, facts: Facts) -> list[str]:
     boot = plan.boot
     if isinstance(boot, BootKernel):
-        words = ["console=ttyS0", boot.cmdline]
+        words = ["console=ttyS0", boot.cmdline, *(["pci=off"] if plan.machine == "microvm" else [])]
         if facts.accelerator == "tcg":
             # microvm has no clock to measure the TSC by, and q35's measures wrong while the host is busy.
             words += [_EMULATED_CMDLINE, f"tsc_early_khz={facts.tsc_khz}"]

@@ -1,0 +1,103 @@
+"""Images, from their URL to the folder that nodes take them from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from tests.scenario.deciders_lab import Lab
+
+from weft.contracts.store import Delete
+from weft.kinds.image import ImageStatus
+from weft.objects.envelope import decode_part
+
+RAW = bytes(510) + b"\x55\xaa" + bytes(1536)
+DIGEST = hashlib.sha256(RAW).hexdigest()
+
+
+async def status_of(lab: Lab, name: str) -> ImageStatus:
+    envelope = await lab.get(f"/image/default/{name}")
+    assert envelope is not None
+    return decode_part(envelope.status, ImageStatus)
+
+
+async def until_phase(lab: Lab, name: str, phase: str) -> ImageStatus:
+    lab.has_threads = True
+
+    async def there() -> bool:
+        return (await status_of(lab, name)).phase == phase
+
+    await lab.until(there, 600)
+    return await status_of(lab, name)
+
+
+async def test_an_image_is_fetched_checked_and_kept_and_who_waited_for_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "disk.raw").write_bytes(RAW)
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web", image="mine")
+        await lab.until_refused("web", "imageNotReady")
+        await lab.put("image", "mine", {"url": f"file://{tmp_path}/disk.raw", "sha256": DIGEST})
+        status = await until_phase(lab, "mine", "Available")
+        assert (status.sha256, status.size, status.virtual_size, status.format) == (DIGEST, 2048, 2048, "raw")
+        assert (tmp_path / "images" / DIGEST).read_bytes() == RAW
+        await lab.until_phase("web", "Running")
+        assert (await lab.allocations())[0].image.sha256 == DIGEST
+
+
+async def test_an_image_with_another_digest_fails_and_says_so_to_who_wants_it(tmp_path: Path) -> None:
+    (tmp_path / "disk.raw").write_bytes(RAW)
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put("image", "bad", {"url": f"file://{tmp_path}/disk.raw", "sha256": "0" * 64})
+        status = await until_phase(lab, "bad", "Failed")
+        assert status.reason == "sha256Mismatch" and DIGEST in status.message and "sha256" in status.message
+        assert [path.name for path in (tmp_path / "images").iterdir()] == ["ab" * 32]  # nothing half-done is left
+        await lab.put_vm("web", image="bad")
+        await lab.until_refused("web", "imageFailed")
+        placed = await lab.placed("web")
+        assert placed is not None and "sha256" in placed.message
+
+
+async def test_an_image_that_could_not_be_had_is_tried_again(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.put("image", "late", {"url": f"file://{tmp_path}/disk.raw"})
+        status = await until_phase(lab, "late", "Failed")
+        assert status.reason == "fetchFailed" and "No such file" in status.message
+        (tmp_path / "disk.raw").write_bytes(RAW)
+        await until_phase(lab, "late", "Available")
+
+
+async def test_a_file_that_was_lost_is_fetched_again_and_a_fetch_that_was_cut_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "disk.raw").write_bytes(RAW)
+    async with Lab(tmp_path) as lab:
+        await lab.put("image", "mine", {"url": f"file://{tmp_path}/disk.raw"})
+        await until_phase(lab, "mine", "Available")
+        await lab.kill_deciders()
+        (tmp_path / "images" / DIGEST).unlink()
+        (tmp_path / "images" / ".fetch-old").write_bytes(b"half")
+        lab.start_deciders()
+
+        async def back() -> bool:
+            return (tmp_path / "images" / DIGEST).exists()
+
+        await lab.until(back)
+        await until_phase(lab, "mine", "Available")
+        assert not (tmp_path / "images" / ".fetch-old").exists()
+
+
+async def test_a_file_goes_with_the_last_image_that_has_it(tmp_path: Path) -> None:
+    (tmp_path / "disk.raw").write_bytes(RAW)
+    async with Lab(tmp_path) as lab:
+        for name in ("one", "two"):
+            await lab.put("image", name, {"url": f"file://{tmp_path}/disk.raw"})
+            await until_phase(lab, name, "Available")
+        await lab.store.commit([Delete("/image/default/one")])
+        await lab.pass_time(1)
+        assert (tmp_path / "images" / DIGEST).exists()
+        await lab.store.commit([Delete("/image/default/two")])
+
+        async def gone() -> bool:
+            return not (tmp_path / "images" / DIGEST).exists()
+
+        await lab.until(gone)

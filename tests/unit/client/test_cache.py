@@ -1,0 +1,200 @@
+"""The deciders' view of the store: always one whole revision, whatever happens to the line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+import msgspec
+import pytest
+from tests.scenario.deciders_lab import Journal, VirtualClock
+
+from weft.client.cache import Cache
+from weft.client.commit import Commit
+from weft.client.indexes import VMS_BY_IMAGE, make_view
+from weft.client.term import Term, TermLost
+from weft.client.view import Changed
+from weft.contracts.store import Batch, Delete, Page, Put
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import Envelope, encode_envelope
+from weft.objects.errors import StoreUnavailable
+from weft.store.memory import MemoryStore
+
+
+def vm(name: str, image: str = "tiny", uid: str = "") -> Put:
+    spec = msgspec.Raw(msgspec.json.encode(VmSpec(image=image)))
+    envelope = Envelope(kind="vm", name=name, uid=uid or name, project="default", spec=spec)
+    return Put(envelope.key, encode_envelope(envelope))
+
+
+class FlakyStore(MemoryStore):
+    """A store whose line breaks when told to, and that can be swapped for another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.behind: MemoryStore | None = None
+        self.broken = asyncio.Event()
+        self.lists = 0
+
+    async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:
+        self.lists += 1
+        return await MemoryStore.list(self.behind or self, prefix, limit=limit, after=after)
+
+    async def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
+        batches = MemoryStore.watch(self.behind or self, prefix, cursor)
+        while True:
+            coming = asyncio.ensure_future(anext(batches))
+            breaking = asyncio.ensure_future(self.broken.wait())
+            await asyncio.wait([coming, breaking], return_when=asyncio.FIRST_COMPLETED)
+            breaking.cancel()
+            if self.broken.is_set():
+                coming.cancel()
+                self.broken.clear()
+                raise StoreUnavailable("the line broke")
+            yield coming.result()
+
+
+class Watcher:
+    def __init__(self, store: MemoryStore) -> None:
+        self.clock = VirtualClock()
+        self.cache = Cache(store, make_view(), self.clock)
+        self.told: list[list[str]] = []
+        self.cache.subscribe(self._note)
+        self.task = asyncio.ensure_future(self.cache.run())
+
+    def _note(self, changes: Sequence[Changed]) -> None:
+        # By the time anybody is told, the view has all of it.
+        for change in changes:
+            assert self.cache.view.get(change.key) is change.new
+        self.told.append(
+            sorted(f"{'-' if c.new is None else '+' if c.old is None else '~'}{c.item.envelope.name}" for c in changes)
+        )
+
+    async def rest(self) -> None:
+        for _ in range(30):
+            await asyncio.sleep(0)
+        self.clock.advance(2.0)
+        for _ in range(30):
+            await asyncio.sleep(0)
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(item.envelope.name for item in self.cache.view.of_kind("vm").values())
+
+
+async def test_what_was_there_and_what_comes_is_seen_whole() -> None:
+    store = MemoryStore()
+    await store.commit([vm("a"), vm("b")])
+    watcher = Watcher(store)
+    await watcher.rest()
+    await store.commit([vm("c"), Delete("/vm/default/a"), vm("b", image="other")])
+    await watcher.rest()
+    assert watcher.told == [["+a", "+b"], ["+c", "-a", "~b"]]
+    assert watcher.names == ["b", "c"]
+    assert [i.envelope.name for i in watcher.cache.view.find(VMS_BY_IMAGE, "/image/default/other")] == ["b"]
+    assert [i.envelope.name for i in watcher.cache.view.find(VMS_BY_IMAGE, "/image/default/tiny")] == ["c"]
+    watcher.task.cancel()
+
+
+async def test_who_waits_for_a_revision_is_told_when_it_is_there_and_not_before() -> None:
+    store = MemoryStore()
+    watcher = Watcher(store)
+    revision = await store.commit([vm("a")])
+    later = asyncio.ensure_future(watcher.cache.reached(revision + 1))
+    await watcher.cache.reached(revision)
+    assert watcher.names == ["a"] and not later.done()
+    await store.commit([Put("/token/-/t", b"{}")])  # of no kind that is read here, but a revision all the same
+    await asyncio.wait_for(later, 5)
+    watcher.task.cancel()
+
+
+async def test_a_broken_line_is_taken_up_again_where_it_broke() -> None:
+    store = FlakyStore()
+    watcher = Watcher(store)
+    await store.commit([vm("a")])
+    await watcher.rest()
+    store.broken.set()
+    await watcher.rest()
+    await store.commit([vm("b")])
+    await watcher.rest()
+    assert watcher.told == [["+a"], ["+b"]] and store.lists == 1
+    watcher.task.cancel()
+
+
+async def test_after_compaction_only_the_difference_is_told() -> None:
+    store = FlakyStore()
+    watcher = Watcher(store)
+    await store.commit([vm("a"), vm("b")])
+    await watcher.rest()
+    store.broken.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await store.commit([vm("c")])
+    await store.commit([Delete("/vm/default/a")])
+    await store.compact(0)
+    await watcher.rest()
+    assert watcher.told == [["+a", "+b"], ["+c", "-a"]] and store.lists == 2
+    assert watcher.names == ["b", "c"]
+    watcher.task.cancel()
+
+
+async def test_a_restored_store_is_read_anew_even_if_its_revisions_look_the_same() -> None:
+    store = FlakyStore()
+    watcher = Watcher(store)
+    await store.commit([vm("a", uid="first")])
+    await watcher.rest()
+    epoch = watcher.cache.epoch
+    waiting = asyncio.ensure_future(watcher.cache.reached(1000))
+    store.behind = MemoryStore()
+    await store.behind.commit([vm("a", uid="second")])
+    store.broken.set()
+    await watcher.rest()
+    item = watcher.cache.view.get("/vm/default/a")
+    assert item is not None and item.uid == "second" and item.envelope.revision == 1
+    assert watcher.cache.epoch != epoch
+    await asyncio.wait_for(waiting, 5)  # that revision will never come in this history
+    watcher.task.cancel()
+
+
+async def test_a_vm_that_cannot_be_read_keeps_its_last_readable_state() -> None:
+    store = MemoryStore()
+    watcher = Watcher(store)
+    await store.commit([vm("a")])
+    await watcher.rest()
+    await store.commit([Put("/vm/default/a", b"nonsense"), vm("b")])
+    await watcher.rest()
+    assert watcher.names == ["a", "b"]
+    watcher.task.cancel()
+
+
+async def test_to_catch_up_is_to_see_the_history_that_is_not_one_that_was() -> None:
+    store = FlakyStore()
+    watcher = Watcher(store)
+    for name in ("a", "b", "c"):
+        await store.commit([vm(name)])
+    await watcher.rest()
+    await asyncio.wait_for(watcher.cache.catch_up(), 5)
+    store.behind = MemoryStore()  # with a lower revision than was seen already
+    await store.behind.commit([vm("other")])
+    catching = asyncio.ensure_future(watcher.cache.catch_up())
+    await asyncio.sleep(0)
+    assert not catching.done()
+    store.broken.set()
+    await watcher.rest()
+    await asyncio.wait_for(catching, 5)
+    assert watcher.names == ["other"]
+    watcher.task.cancel()
+
+
+async def test_a_term_ends_with_the_history_it_began_in() -> None:
+    store = FlakyStore()
+    watcher = Watcher(store)
+    term = Term(store, watcher.cache, Journal(), watcher.clock, "deciders", "me")
+    await term.begin()
+    assert await term.perform([Commit("/x", [vm("a")])]) == []
+    store.behind = MemoryStore()
+    store.broken.set()
+    await watcher.rest()
+    with pytest.raises(TermLost, match="restored"):
+        await term.perform([Commit("/x", [vm("b")])])
+    watcher.task.cancel()

@@ -1,0 +1,88 @@
+"""Numbers on the wire, addresses and MACs: each once."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weft.client.view import Item
+from weft.controllers.addresses import Book, choose_mac
+from weft.controllers.networks import FIRST_VNI, LAST_VNI, choose_vni, plan_status
+from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.network import NetworkSpec
+from weft.objects.envelope import Envelope
+from weft.objects.identity import Ref
+
+
+def network(cidr: str, uid: str = "u") -> Item:
+    spec = msgspec.Raw(msgspec.json.encode(NetworkSpec(cidr=cidr)))
+    return Item(Envelope(kind="network", name="blue", uid=uid, project="default", spec=spec))
+
+
+def endpoint(address: str, mac: str) -> EndpointSpec:
+    return EndpointSpec(
+        workload=Ref("vm", "web", "v", "default"), network="blue", network_uid="u", index=0, mac=mac, address=address
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(st.just("take"), st.just("next batch"), st.integers(0, 20)), max_size=60))
+def test_the_lowest_free_address_is_given_and_none_twice(history: list[str | int]) -> None:
+    book, blue = Book(), network("10.9.0.0/28")
+    held: dict[str, EndpointSpec] = {}
+    promised: dict[str, EndpointSpec] = {}
+    usable = [str(a) for a in list(ipaddress.ip_network("10.9.0.0/28").hosts())[1:]]
+    for action in history:
+        if action == "take":
+            got = book.promise(blue, set())
+            free = [a for a in usable if a not in held and a not in promised]
+            if got is None:
+                # What was given back since the batch began is promised only by the next one.
+                assert not [a for a in free if not promised or usable.index(a) > max(map(usable.index, promised))]
+                continue
+            assert got[0] in free
+            assert promised or got[0] == free[0]
+            promised[got[0]] = endpoint(*got)
+        elif action == "next batch":
+            for address, spec in promised.items():
+                book.add(spec)
+                held[address] = spec
+            promised.clear()
+            book.forget_promises()
+        elif held:
+            address = sorted(held)[int(action) % len(held)]
+            book.drop(held.pop(address))
+    everything = [*held.values(), *promised.values()]
+    assert len({spec.mac for spec in everything}) == len(everything)
+
+
+def test_macs_are_unicast_local_and_never_the_same_twice() -> None:
+    taken: set[str] = set()
+    for number in range(3000):
+        mac = choose_mac("u", f"10.0.{number // 256}.{number % 256}", (taken,))
+        assert mac.startswith("52:54:00:") and mac not in taken
+        taken.add(mac)
+    assert choose_mac("u", "10.0.0.1", (taken,)) not in taken
+
+
+@given(st.lists(st.uuids(), unique=True, max_size=50))
+def test_every_network_has_its_own_number_on_the_wire(uids: list[object]) -> None:
+    taken: set[int] = set()
+    for uid in uids:
+        vni = choose_vni(str(uid), taken)
+        assert FIRST_VNI <= vni <= LAST_VNI and vni not in taken
+        taken.add(vni)
+
+
+def test_a_network_made_anew_does_not_get_the_number_of_the_old_one() -> None:
+    assert choose_vni("old", set()) != choose_vni("new", set())
+    first = choose_vni("u", set())
+    assert choose_vni("u", {first}) == first + 1
+
+
+def test_a_networks_status_tells_gateway_and_room() -> None:
+    status = plan_status(network("10.20.0.0/24"), 3, set())
+    assert (status.phase, status.gateway, status.used, status.size) == ("Ready", "10.20.0.1", 3, 253)

@@ -1,0 +1,62 @@
+"""A new size where a VM is: what it frees is not free before it is written."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.client.indexes import make_view
+from weft.client.view import Item
+from weft.contracts.store import Put
+from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.scheduler.refit import plan_refit
+from weft.scheduler.snapshot import NodeFacts, Snapshot, amounts_of
+
+IMAGE = AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="/")
+
+
+def make(cpu: float) -> tuple[Item, Item, Snapshot]:
+    """A VM that wants ``cpu`` cores and a restart, its place with 4, and a node of 8 where 3 more are used."""
+    wish = VmSpec(image="tiny", cpu=cpu, memory=100, networks=[], boots=1)
+    vm = Envelope(kind="vm", name="web", uid="v", project="default", spec=msgspec.Raw(msgspec.json.encode(wish)))
+    spec = AllocationSpec(
+        node="n1",
+        node_uid="n",
+        workload=vm.ref,
+        workload_generation=1,
+        incarnation=1,
+        resources=Resources(cpu=4.0, memory=100),
+        image=IMAGE,
+    )
+    place = Envelope(kind="allocation", name="n.a", uid="a", spec=msgspec.Raw(msgspec.json.encode(spec)))
+    place.report = msgspec.Raw(msgspec.json.encode(AllocationReport(incarnation=1, state="running")))
+    snapshot = Snapshot()
+    snapshot.put_node(NodeFacts("n", "n1", (8000, 1000, 0), True, False, frozenset({"q35"})))
+    snapshot.put_allocation(place.key, "n", amounts_of(spec.resources))
+    snapshot.put_allocation("/allocation/-/n.other", "n", (3000, 0, 0))
+    return Item(vm), Item(place), snapshot
+
+
+def refit(cpu: float) -> tuple[AllocationSpec, int]:
+    """The place's new spec, and the cores (in thousandths) that count as used until it is written."""
+    vm, place, snapshot = make(cpu)
+    commit = plan_refit(make_view(), snapshot, vm, place, 1.0)
+    [write] = [w for w in commit.writes if w.key == place.key]
+    assert isinstance(write, Put)
+    return decode_part(decode_envelope(write.value).spec, AllocationSpec), int(snapshot.allocated[0, 0])
+
+
+def test_a_larger_one_counts_at_once() -> None:
+    spec, used = refit(5.0)
+    assert (spec.resources.cpu, spec.boots, used) == (5.0, 1, 8000)
+
+
+def test_what_a_smaller_one_frees_counts_only_when_it_is_written() -> None:
+    spec, used = refit(1.0)
+    assert (spec.resources.cpu, spec.boots, used) == (1.0, 1, 7000)
+
+
+def test_one_that_does_not_fit_starts_as_it_is() -> None:
+    spec, used = refit(6.0)
+    assert (spec.resources.cpu, spec.boots, used) == (4.0, 1, 7000)
