@@ -15,9 +15,11 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 from api_lab import DoorsLab, JoinedNode, make_allocation, make_image, make_vm
 
+from weft.api.verbs import PLACE_SECONDS
 from weft.client.http import raise_problem
 from weft.contracts.store import Delete
 from weft.kinds.volume import VolumeStatus
+from weft.objects.envelope import Condition
 from weft.objects.errors import (
     AlreadyExists,
     Forbidden,
@@ -44,13 +46,18 @@ def lab(tmp_path: Path) -> Iterator[DoorsLab]:
 def start_vm(lab: DoorsLab, node: JoinedNode, name: str = "web", **spec: Any) -> tuple[dict[str, Any], str]:
     """A VM with an allocation on ``node``, as scheduler and controllers would leave it; its allocation's name."""
     vm = lab.client.create(make_vm(name, **spec))
+    return vm, place_vm(lab, node, vm)
+
+
+def place_vm(lab: DoorsLab, node: JoinedNode, vm: dict[str, Any]) -> str:
+    name = vm["name"]
     network = lab.client.get("network", "default")
     allocation = make_allocation(node, vm, network_uid=network["uid"])
     envelope = lab.stored(f"/vm/default/{name}")
     assert envelope is not None
     envelope.status = msgspec.Raw(msgspec.json.encode({"phase": "Running", "node": node.name}))
     lab.put(envelope, allocation)
-    return vm, allocation.name
+    return allocation.name
 
 
 def test_a_node_joins_with_a_token_and_reports_with_its_certificate(lab: DoorsLab) -> None:
@@ -288,7 +295,34 @@ def wait_until(condition: Any) -> None:
     raise AssertionError("it never came")
 
 
-def test_a_stream_verb_gives_a_ticket_for_the_place_of_the_workload(lab: DoorsLab) -> None:
+def test_exec_waits_for_a_vm_that_is_about_to_get_its_place_and_for_no_other(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    vm = lab.client.create(make_vm("soon"))
+    answers: list[dict[str, Any]] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(lab.connect().verb("vm", "soon", "exec", {"argv": ["true"]}))
+    )
+    asking.start()
+    name = place_vm(lab, node, vm)
+    asking.join(10)
+    assert verify_ticket(b"k" * 32, answers[0]["ticket"], lab.clock.now())["allocation"] == name
+    lab.client.create(make_vm("refused"))
+    envelope = lab.stored("/vm/default/refused")
+    assert envelope is not None
+    envelope.conditions = [Condition("Placed", "False", "insufficientResources", "", 1.0)]
+    lab.put(envelope)
+    lab.client.create(make_vm("held", hold=True))
+    for name in ("refused", "held"):
+        began = lab.clock.elapsed()
+        with pytest.raises(IllegalTransition):
+            lab.client.verb("vm", name, "exec", {"argv": ["true"]})
+        assert lab.clock.elapsed() - began < PLACE_SECONDS
+
+
+def test_a_stream_verb_gives_a_ticket_for_the_place_of_the_workload(
+    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.api.verbs.PLACE_SECONDS", 0.2)
     node = lab.join("n1")
     _, name = start_vm(lab, node)
     given = lab.client.verb("vm", "web", "exec", {"argv": ["uname", "-a"]})

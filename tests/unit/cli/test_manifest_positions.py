@@ -8,7 +8,7 @@ import pytest
 
 from weft.cli.manifest.check import read_manifests
 from weft.cli.manifest.files import read_documents
-from weft.objects.errors import InvalidInput, NotFound, WeftError
+from weft.objects.errors import InvalidInput, WeftError
 
 YAML = """\
 kind: vm
@@ -101,6 +101,12 @@ def test_a_key_given_twice_in_yaml_is_refused(tmp_path: Path) -> None:
     assert problem.message == "a.yaml:5:3: 'cpu' is given twice"
 
 
+def test_aliases_that_stand_for_billions_of_items_are_refused_soon(tmp_path: Path) -> None:
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
+    assert "aliases written out" in complaint(tmp_path, "a.yaml", "\n".join(lines)).message
+
+
 def test_all_problems_of_all_documents_are_found_in_one_go(tmp_path: Path) -> None:
     text = "kind: vm\nname: a\nspec: {image: tiny, memory: -5G}\n---\n"
     text += "kind: vmm\nname: b\n---\nkind: vm\nnmae: c\nspec: {}\n"
@@ -162,7 +168,7 @@ def test_a_label_that_is_no_text_is_refused_at_its_place(tmp_path: Path) -> None
 def test_a_missing_file_and_an_empty_folder_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no such file"):
         read_documents([str(tmp_path / "none.yaml")])
-    with pytest.raises(NotFound, match="holds no manifests"):
+    with pytest.raises(InvalidInput, match="holds no manifests"):
         read_documents([str(tmp_path)])
 
 

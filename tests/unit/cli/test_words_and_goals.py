@@ -61,6 +61,13 @@ def test_created_means_running_and_only_once_status_speaks_of_this_spec() -> Non
     assert not goal.reached(None)
 
 
+def test_a_volume_that_a_vm_of_the_same_file_took_at_once_is_there() -> None:
+    goal = plan_goal("volume", "create")
+    assert goal is not None
+    for phase, reached in (("Available", True), ("Attached", True), ("Deleting", False)):
+        assert goal.reached({"kind": "volume", "name": "data", "status": {"phase": phase}}) is reached
+
+
 def test_a_vm_that_is_created_held_or_stopped_need_not_run() -> None:
     goal = plan_goal("vm", "create")
     assert goal is not None
