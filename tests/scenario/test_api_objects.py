@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
 from api_lab import DoorsLab, make_image, make_vm, take_port
 
+from weft.kinds.volume import VolumeStatus
 from weft.objects.errors import (
     AlreadyExists,
     IllegalTransition,
@@ -369,6 +371,27 @@ def test_a_vm_is_marked_and_held_by_its_finalizer_and_its_name_stays_taken(vms: 
             act()
     with pytest.raises(AlreadyExists, match="is still being deleted"):
         vms.client.create(make_vm("web"))
+
+
+def test_a_volume_that_a_vm_has_is_refused_to_another_and_not_to_itself(vms: DoorsLab) -> None:
+    vms.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
+    vms.client.create(make_vm("db", volumes=["data"]))
+    holder, volume = vms.stored("/vm/default/db"), vms.stored("/volume/default/data")
+    assert holder is not None and volume is not None
+    volume.status = msgspec.Raw(msgspec.json.encode(VolumeStatus(phase="Attached", attached_to=holder.ref)))
+    vms.put(volume)
+    vms.client.create(make_vm("web"))
+    for act in (
+        lambda: vms.client.create(make_vm("thief", volumes=["data"])),
+        lambda: vms.client.patch("vm", "web", {"spec": {"volumes": ["data"]}}),
+    ):
+        with pytest.raises(InUse, match='volume "data" is attached to vm/db') as caught:
+            act()
+        assert caught.value.field == "spec.volumes"
+    vms.client.patch("vm", "db", {"spec": {"volumes": []}})
+    vms.client.patch("vm", "db", {"spec": {"volumes": ["data"]}})
+    vms.client.delete("vm", "db")  # goes: who comes next waits for it
+    vms.client.create(make_vm("next", volumes=["data"]))
 
 
 def test_nothing_can_be_made_that_refers_to_what_is_being_deleted(vms: DoorsLab) -> None:

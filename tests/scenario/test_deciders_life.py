@@ -253,6 +253,31 @@ async def test_a_volume_stays_where_its_data_is(tmp_path: Path) -> None:
         await lab.until_gone("/volume/default/data")
 
 
+async def test_a_volume_that_a_stopped_vm_gives_up_is_free_at_once(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
+        await lab.put_vm("db", volumes=["data"])
+        await lab.until_phase("db", "Running")
+        await lab.wish("db", volumes=[])
+        await lab.put_vm("next", volumes=["data"])
+        await lab.until_refused("next", "volumeInUse")  # it is in the running guest
+        await lab.wish("db", run="stop")
+        await lab.until_phase("next", "Running")
+
+
+async def test_a_volume_given_up_with_a_fresh_start_is_free(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
+        await lab.put_vm("db", volumes=["data"])
+        await lab.until_phase("db", "Running")
+        await lab.put_vm("next", volumes=["data"])
+        await lab.until_refused("next", "volumeInUse")
+        await lab.wish("db", volumes=[], boots=1)
+        await lab.until_phase("next", "Running")
+
+
 async def test_a_new_size_comes_with_the_next_start(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
@@ -274,6 +299,15 @@ async def test_a_new_size_comes_with_the_next_start(tmp_path: Path) -> None:
         assert (allocation.resources.cpu, allocation.resources.memory) == (3.0, 2 * GIB)
         assert [nic.network for nic in allocation.nics] == ["default", "blue"] and allocation.incarnation == 1
         assert "Refitted" in lab.journal.reasons("web")
+        await lab.wish("web", networks=["blue"])
+        await lab.pass_time(2)
+        assert len(await lab.endpoints()) == 2  # the guest still has both
+        await lab.wish("web", boots=2)
+
+        async def only_blue() -> bool:
+            return [e.network for e in await lab.endpoints()] == ["blue"]
+
+        await lab.until(only_blue)
 
 
 async def test_a_size_that_its_node_has_no_room_for_is_refused_but_the_start_is_not(tmp_path: Path) -> None:

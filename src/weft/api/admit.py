@@ -17,21 +17,20 @@ from weft.api.manifest import Wish
 from weft.api.view import View
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.record import Kind
+from weft.kinds.strategy import read_strategy
 from weft.objects.changes import FieldChange, plan_change
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import (
     AlreadyExists,
     IllegalTransition,
     InvalidInput,
-    InvalidStrategy,
     NotFound,
     StaleRevision,
 )
 from weft.objects.identity import new_uid
 from weft.objects.quantity import format_age
-from weft.objects.schema import read_strict, suggest
+from weft.objects.schema import read_strict
 
-STRATEGIES = ("least_loaded", "best_fit", "round_robin", "random")
 _NOT_YET_PLACED = ("Pending", "Hold")
 
 
@@ -87,7 +86,7 @@ async def plan_create(doors: Doors, view: View, wish: Wish, *, known_absent: boo
     )
     draft = Draft(kind, envelope, "created", preconditions=[Absent(envelope.key)])
     draft.preconditions += await references.plan_project(view, wish.project)
-    draft.preconditions += await references.plan_references(view, kind, wish.project, None, spec)
+    draft.preconditions += await references.plan_references(view, kind, envelope, None, spec)
     await _claim(doors, view, draft, None, spec)
     draft.writes.insert(0, Put(envelope.key, encode_envelope(envelope)))
     _check_size(draft)
@@ -135,7 +134,7 @@ async def plan_spec(
         envelope.schema = kind.schema
     draft = Draft(kind, envelope, "updated", changes, preconditions=[AtRevision(current.key, current.revision)])
     if changes:
-        draft.preconditions += await references.plan_references(view, kind, current.project, old, new)
+        draft.preconditions += await references.plan_references(view, kind, current, old, new)
         await _claim(doors, view, draft, old, new)
     draft.writes.insert(0, Put(current.key, encode_envelope(envelope)))
     return draft
@@ -151,22 +150,8 @@ def read_spec(kind: Kind, raw: dict[str, Any]) -> Any:
         kind.check(spec)
     strategy = getattr(spec, "strategy", None)
     if strategy is not None:
-        spec.strategy = check_strategy(strategy)
+        spec.strategy = read_strategy(strategy)
     return spec
-
-
-def check_strategy(strategy: str) -> str:
-    """The strategy's own name for ``strategy`` (best-fit is best_fit). Raises InvalidStrategy."""
-    name = strategy.replace("-", "_")
-    if name not in STRATEGIES:
-        meant = suggest(name, list(STRATEGIES))
-        raise InvalidStrategy(
-            f"spec.strategy: {strategy[:60]!r} is not a placement strategy",
-            field="spec.strategy",
-            hint=f"did you mean {meant}?" if meant else "strategies: " + ", ".join(STRATEGIES),
-            details={"strategies": list(STRATEGIES)},
-        )
-    return name
 
 
 def refuse_deleting(kind: Kind, current: Envelope) -> None:

@@ -33,15 +33,19 @@ async def plan_project(view: View, project: str | None) -> list[Precondition]:
     return await _plan_one(view, _PROJECT, None, project, "project")
 
 
-async def plan_references(view: View, kind: Kind, project: str | None, old: Any, new: Any) -> list[Precondition]:
-    """What must hold for a spec to name what ``new`` names and ``old`` (None: nothing) didn't. Raises NotFound."""
+async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, new: Any) -> list[Precondition]:
+    """What must hold for the spec of ``envelope`` to name what ``new`` names and ``old`` (None: nothing) didn't.
+
+    Raises NotFound, and InUse for what another has to himself."""
     preconditions: list[Precondition] = []
     for reference in kind.references:
         before = set() if old is None else set(reference.names(old))
         for name in reference.names(new):
             if name not in before:
                 target = BY_NAME[reference.kind]
-                preconditions += await _plan_one(view, target, project, name, reference.field)
+                preconditions += await _plan_one(view, target, envelope.project, name, reference.field)
+                if reference.holder is not None:
+                    await _refuse_held(view, target, envelope, name, reference)
     return preconditions
 
 
@@ -93,6 +97,23 @@ async def _plan_one(view: View, kind: Kind, project: str | None, name: str, fiel
     if view.is_planned(key):
         return []
     return [AtRevision(key, found.revision)]
+
+
+async def _refuse_held(view: View, kind: Kind, by: Envelope, name: str, reference: Reference) -> None:
+    """Raise InUse if another workload than ``by`` has it. One that is being deleted is waited for by the scheduler."""
+    found = await view.get(kind, by.project, name)
+    holder = None if found is None or reference.holder is None else reference.holder(decode_part(found.status, kind.status))
+    if holder is None or holder.uid == by.uid:
+        return
+    current = await view.get(BY_NAME[holder.kind], holder.project, holder.name)
+    if current is not None and current.uid == holder.uid and current.deleting_since is None:
+        what = f"{holder.kind}/{holder.name}"
+        raise InUse(
+            f'{kind.title} "{name}" is attached to {what}',
+            field=reference.field,
+            hint=f"weft {kind.name} detach {name} {holder.name} and stop it, or: weft delete {what}",
+            details={"by": [what]},
+        )
 
 
 async def _names(store: Store, kind: Kind, project: str | None) -> list[str]:

@@ -22,7 +22,7 @@ MEANINGS: dict[int, str] = {
     NOT_FOUND: "no such object",
     AUTH: "not let in: no token, a wrong one, or one without the right",
     CONFLICT: "it exists already, changed meanwhile, is in use, or can't do that in its state",
-    UNPLACEABLE: "no node fits; the object stays and is placed when room appears",
+    UNPLACEABLE: "it can't be placed now; the object stays and is placed when it can",
     TIMED_OUT: "the waiting ended, the work goes on",
     PARTIAL: "some of it was done, some not",
     INTERRUPTED: "interrupted: only the watching ended, the work goes on",
@@ -46,6 +46,11 @@ _BY_REASON: dict[str, int] = {
     "illegalTransition": CONFLICT,
     "noAvailableAgents": UNPLACEABLE,
     "insufficientResources": UNPLACEABLE,
+    "agentServiceUnavailable": UNPLACEABLE,
+    "volumeInUse": UNPLACEABLE,
+    "volumesApart": UNPLACEABLE,
+    "imageFailed": UNPLACEABLE,
+    "orphanRunning": UNPLACEABLE,
     "timedOut": TIMED_OUT,
 }
 

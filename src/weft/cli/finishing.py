@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from weft.cli.complaints import complain
 from weft.cli.exit_codes import INTERRUPTED, OK, join_codes
-from weft.cli.goals import Goal, plan_goal
+from weft.cli.goals import UNPLACEABLE, Goal, plan_goal
 from weft.cli.output.formats import print_data, print_names, print_object
 from weft.cli.placement import explain_refusal
 from weft.cli.progress import Progress
@@ -55,7 +55,12 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
         return OK
     verbs = {one.target.what: one.verb for one in done}
     places = any(verb in _PLACING for verb in verbs.values())
-    progress = Progress(session.clock.elapsed, _decision_finder(session) if places else None, color=session.color)
+    progress = Progress(
+        session.clock.elapsed,
+        _decision_finder(session) if places else None,
+        color=session.color,
+        only_live=session.output == "json",  # a program reads standard error too: the error, and nothing before it
+    )
     try:
         results = follow(session, waits, progress)
     except KeyboardInterrupt:
@@ -84,7 +89,7 @@ def _ending(goal: Goal, obj: Object | None, verb: str) -> str:
 
 def explain(session: Session, target: Target, error: WeftError) -> WeftError:
     """``error``; for a VM that no node takes with each node's reason, read from the scheduler's decision."""
-    if isinstance(error, Unplaceable):
+    if isinstance(error, Unplaceable) and error.token in UNPLACEABLE:
         return explain_refusal(error, find_decision(session, target), target.what)
     return error
 

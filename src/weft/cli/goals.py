@@ -14,6 +14,7 @@ from weft.objects.selector import Fields
 Object = Mapping[str, Any]
 Test = Callable[[Object | None], bool]
 UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavailable")
+_STUCK = ("volumeInUse", "volumesApart", "imageFailed", "orphanRunning")  # no matter what nodes there are
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -100,6 +101,12 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
         if condition["type"] == "Placed" and condition["status"] == "False" and about_now:
             if condition.get("reason") in UNPLACEABLE:
                 return Unplaceable(f"{what} fits on no node: {condition['reason']}", reason=condition["reason"])
+            if condition.get("reason") in _STUCK:
+                return Unplaceable(
+                    f"{what} can't be placed yet: {condition['reason']}: {condition.get('message', '')}",
+                    reason=condition["reason"],
+                    hint=f"It stays Pending and starts when that has changed.  weft wait {what} | weft delete {what}",
+                )
     return None
 
 

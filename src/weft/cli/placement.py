@@ -46,9 +46,7 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
         lines += [f"  {count} nodes refused by {name}" for name, count in refused.items()]
     nearest = dig(decision, "spec.nearest", "")
     nearest_node = dig(decision, "spec.nearest_node", "")
-    hints = []
-    if nearest:
-        hints.append(f"nearest: {nearest}" if nearest_node in nearest else f"nearest: {nearest_node}, {nearest}")
+    hints = [f"nearest: {nearest}"] if nearest else []
     hints.append(
         f"It stays Pending and starts when room appears.  weft wait {what} | weft explain {what} | weft delete {what}"
     )
@@ -92,7 +90,7 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
     if sum(refused.values()) > told:
         lines.append("refused in all: " + ", ".join(f"{count} by {name}" for name, count in refused.items()))
     if not chosen and spec.get("nearest"):
-        lines.append(f"nearest: {spec.get('nearest_node') or ''} {spec['nearest']}".replace("  ", " "))
+        lines.append(f"nearest: {spec['nearest']}")
     return "\n".join(lines)
 
 

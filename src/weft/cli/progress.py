@@ -26,11 +26,13 @@ class Progress:
         find_decision: Callable[[Target], Object | None] | None = None,
         stream: TextIO | None = None,
         color: bool = True,
+        only_live: bool = False,
     ) -> None:
         self._elapsed = elapsed
         self._find_decision = find_decision
         self._stream = stream or sys.stderr
         self._live = is_terminal(self._stream)
+        self._silent = only_live and not self._live
         self._paint: Paint = plan_paint(self._stream, color)
         self._began = elapsed()
         self._lines: dict[str, str] = {}  # what each object's live line says
@@ -88,6 +90,8 @@ class Progress:
             self._print(f"{target.what}  {describe_choice(self._find_decision(target), node)}")
 
     def _print(self, line: str) -> None:
+        if self._silent:
+            return
         self._erase()
         self._stream.write(clean(line) + "\n")
         self._draw()

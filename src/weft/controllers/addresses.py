@@ -113,7 +113,7 @@ class Addresses:
             case "publication":
                 return _vms(view, change.item.spec(PublicationSpec).workload.uid)
             case "allocation":
-                if moved(change, lambda item: item.uid):
+                if moved(change, lambda item: (item.uid, item.spec(AllocationSpec).nics)):
                     return _vms(view, change.item.spec(AllocationSpec).workload.uid)
             case "network":
                 if moved(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):

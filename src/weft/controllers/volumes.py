@@ -32,9 +32,9 @@ class Volumes:
             case "volume":
                 return (change.key,)
             case "allocation":
-                if moved(change, lambda item: item.uid):
-                    volumes = change.item.spec(AllocationSpec).volumes
-                    return [item.key for volume in volumes for item in view.find(VOLUMES_BY_UID, volume.uid)]
+                if moved(change, lambda item: (item.uid, _volumes_of(item))):
+                    uids = {uid for item in (change.old, change.new) if item is not None for uid in _volumes_of(item)}
+                    return [item.key for uid in uids for item in view.find(VOLUMES_BY_UID, uid)]
             case "node":
                 if moved(change, lambda item: (item.uid, item.report(NodeReport).volumes)):
                     gone = set(change.old.report(NodeReport).volumes if change.old is not None else ())
@@ -83,6 +83,10 @@ def fold_volume(former: VolumeStatus, allocations: Sequence[AllocationSpec], del
         if status.node_uid is None:
             status.node, status.node_uid = holder.node, holder.node_uid
     return status
+
+
+def _volumes_of(allocation: Item) -> list[str]:
+    return [volume.uid for volume in allocation.spec(AllocationSpec).volumes]
 
 
 def _has_data(view: View, volume: Item, status: VolumeStatus) -> bool:

@@ -113,7 +113,7 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
     else:
         if wants_refit(spec, vm.spec(VmSpec)):
             return None  # the scheduler passes the wish on, with the new size
-        new = wish_for(view, vm, spec)
+        new = wish_for(view, vm, spec, rests=spec.wish == "stop" and item.report(AllocationReport).state == "stopped")
         if new == spec:
             return None
         envelope.spec = merge_part(envelope.spec, new)
@@ -121,12 +121,14 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
     return put(envelope)
 
 
-def wish_for(view: View, vm: Item, spec: AllocationSpec) -> AllocationSpec:
-    """An allocation's spec with what people may change while it lives."""
+def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> AllocationSpec:
+    """An allocation's spec with what people may change while it lives; one that ``rests``, stopped as it was asked to,
+    lets go of the volumes that its VM doesn't name any more."""
     wish = vm.spec(VmSpec)
+    kept = [volume for volume in spec.volumes if not rests or volume.name in wish.volumes]
     sizes = {
         volume.uid: item.spec(VolumeSpec).size
-        for volume in spec.volumes
+        for volume in kept
         for item in view.find(VOLUMES_BY_UID, volume.uid)
     }
     return msgspec.structs.replace(
@@ -136,7 +138,7 @@ def wish_for(view: View, vm: Item, spec: AllocationSpec) -> AllocationSpec:
         boots=max(wish.boots, spec.boots),
         restart=wish.restart,
         grace_seconds=wish.grace,
-        volumes=[msgspec.structs.replace(v, size=max(v.size, sizes.get(v.uid, 0))) for v in spec.volumes],
+        volumes=[msgspec.structs.replace(v, size=max(v.size, sizes.get(v.uid, 0))) for v in kept],
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from weft.objects.envelope import Envelope
+from weft.objects.identity import Ref
 
 Object = Mapping[str, Any]  # a whole object as plain JSON data: kind, name, …, spec, status, report
 
@@ -40,12 +41,14 @@ class Verb(msgspec.Struct, frozen=True):
 
 class Reference(msgspec.Struct, frozen=True):
     """A spec names objects of another kind: ``names`` lists them. ``blocks`` means: that object can't be deleted while
-    referred to. ``field`` is the path for error messages."""
+    referred to. ``field`` is the path for error messages. ``holder`` reads from the other's status who has it to
+    himself: then nobody else may refer to it anew."""
 
     kind: str
     field: str
     names: Callable[[Any], Sequence[str]]
     blocks: bool = True
+    holder: Callable[[Any], Ref | None] | None = None
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -215,7 +215,7 @@ VM = Kind(
     references=(
         Reference("image", "spec.image", lambda s: [s.image], blocks=True),
         Reference("network", "spec.networks", lambda s: s.networks),
-        Reference("volume", "spec.volumes", lambda s: s.volumes),
+        Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
         Reference("node", "spec.node", lambda s: [s.node] if s.node else [], blocks=False),
     ),
     columns=(

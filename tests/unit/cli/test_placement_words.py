@@ -26,7 +26,7 @@ PLACED = decision(
 )
 REFUSED = decision(
     error="insufficientResources",
-    nearest="if you ask for at most --cpu 7 --memory 21G",
+    nearest="n2, if you ask for at most --cpu 7 --memory 21G",
     nearest_node="n2",
     verdicts=[
         {"node": "n1", "outcome": "refused",
@@ -81,4 +81,4 @@ def test_an_explanation_ranks_the_nodes_and_shows_the_parts_of_the_score() -> No
 def test_an_explanation_of_a_refusal_names_the_error_and_the_nearest_fit() -> None:
     text = explain_decision(REFUSED, "vm/big", "10:41:07", None, Paint(False))
     assert text.startswith("vm/big fits on no node: insufficientResources (at 10:41:07")
-    assert text.endswith("nearest: n2 if you ask for at most --cpu 7 --memory 21G")
+    assert text.endswith("nearest: n2, if you ask for at most --cpu 7 --memory 21G")

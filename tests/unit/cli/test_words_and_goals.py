@@ -7,6 +7,7 @@ from typing import Any
 import click
 import pytest
 
+from weft.cli.exit_codes import UNPLACEABLE, exit_code
 from weft.cli.goals import find_failure, plan_goal, read_goal
 from weft.cli.words import read_targets
 from weft.kinds.registry import BY_NAME
@@ -91,6 +92,16 @@ def test_a_refused_placement_ends_the_waiting_only_if_it_is_about_this_spec() ->
     assert isinstance(find_failure(vm("Pending", conditions=[refused]), "vm/web", goal), Unplaceable)
     assert find_failure(vm("Pending", conditions=[{**refused, "generation": 1}]), "vm/web", goal) is None
     assert find_failure(vm("Pending", conditions=[{**refused, "reason": "imageNotReady"}]), "vm/web", goal) is None
+
+
+def test_what_no_node_could_mend_ends_the_waiting_too() -> None:
+    goal = plan_goal("vm", "create")
+    assert goal is not None
+    stuck = {"type": "Placed", "status": "False", "reason": "volumeInUse", "message": "volume d is attached to vm/a"}
+    error = find_failure(vm("Pending", conditions=[stuck]), "vm/web", goal)
+    assert isinstance(error, Unplaceable)
+    assert error.message == "vm/web can't be placed yet: volumeInUse: volume d is attached to vm/a"
+    assert exit_code(error.token) == UNPLACEABLE
 
 
 def test_a_failure_is_told_with_its_reason() -> None:
