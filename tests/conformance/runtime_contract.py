@@ -253,6 +253,13 @@ class RuntimePromises:
         assert (facts.state, facts.reason) == ("stopped", "stopRequested")
         await driver.stop(plan.id, grace_seconds=20)
 
+    async def test_a_guest_that_still_boots_ends_as_soon_as_it_can(self, driver: Driver, plan: GuestPlan) -> None:
+        """Nobody in it hears the power button yet: whoever waits for its end must not wait out the grace."""
+        await driver.start(plan)
+        await asyncio.wait_for(driver.stop(plan.id, grace_seconds=600), 60)
+        facts = await driver.inspect(plan.id)
+        assert (facts.state, facts.reason) == ("stopped", "stopRequested")
+
     async def test_what_happened_while_nobody_watched_is_told_apart(
         self, driver: Driver, lab: RuntimeLab, plan: GuestPlan
     ) -> None:

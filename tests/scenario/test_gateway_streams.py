@@ -294,7 +294,7 @@ async def test_a_ticket_for_a_guest_that_is_gone_or_a_node_that_is_away_says_so(
 ) -> None:
     monkeypatch.setattr("weft.gateway.gateway.RECONNECT_SECONDS", 0.1)
     problem = await refused(await gateway.connect(gateway.ticket(WEB, "logs")))
-    assert problem.token == "nodeUnreachable"
+    assert problem.token == "agentServiceUnavailable"
     async with gateway.node(NODE_UID, runtime, []):
         assert isinstance(await refused(await gateway.connect(gateway.ticket(WEB, "logs"))), NotFound)
 

@@ -91,9 +91,8 @@ class QemuDriver:
             guest.record.stopping = True
             await guest.save_record()
         try:
-            if grace_seconds > 0 and await guest.ask_to_power_off():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(guest.ended.wait(), grace_seconds)
+            if grace_seconds > 0:
+                await guest.power_off(grace_seconds)
             await guest.quit()
         finally:
             guest.record.stopping = False  # also when whoever waits for it gives up

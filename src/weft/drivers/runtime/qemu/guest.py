@@ -56,6 +56,7 @@ class Guest:
         self.lock = asyncio.Lock()
         self.ended = asyncio.Event()
         self.said_hello = asyncio.Event()
+        self._power_off_wanted = False  # by someone who waits for it; its agent is told when it comes
         self.channel: GuestChannel | None = None
         self._cgroups = cgroups
         self._clock = clock
@@ -141,6 +142,7 @@ class Guest:
         """Connect to the monitor and keep watch over the process from now on. ``patience_seconds``: a QEMU whose start
         was cut off may be about to open its monitor still."""
         self.ended.clear()
+        self._power_off_wanted = False
         self.said_hello.clear()
         self._shutdown = None
         self._tasks = [asyncio.create_task(self._await_end())]
@@ -190,6 +192,8 @@ class Guest:
             self.record.ready, self.record.boot_id = True, hello.boot_id
             write_record(self.paths, self.record, durable=False)
         self.said_hello.set()
+        if self._power_off_wanted and self.channel is not None:
+            self.channel.power()
         self._notify()
 
     def _take_event(self, event: QmpEvent) -> None:
@@ -363,15 +367,23 @@ class Guest:
 
     # Asked by the driver.
 
-    async def ask_to_power_off(self) -> bool:
-        """Ask the guest to shut itself down, by its agent or else by the power button. False: nobody to ask."""
+    async def power_off(self, grace_seconds: float) -> None:
+        """Have the guest shut itself down: by its agent, by the power button while that doesn't answer yet. Returns at
+        its end, after ``grace_seconds``, or at once when there is nobody to ask."""
         if self.channel is not None and self.channel.ready:
             self.channel.power()
-            return True
-        with contextlib.suppress(Unavailable, DriverFailed):
-            await self.monitor().execute("system_powerdown")
-            return True
-        return False
+        else:
+            with contextlib.suppress(Unavailable, DriverFailed):
+                await self.monitor().execute("system_powerdown")
+                self._power_off_wanted = True
+            if not self._power_off_wanted:
+                return
+        try:
+            await asyncio.wait_for(self.ended.wait(), grace_seconds)
+        except TimeoutError:
+            pass
+        finally:
+            self._power_off_wanted = False
 
     async def discard_memory(self) -> None:
         """A suspended guest is stopped by giving its memory up."""
