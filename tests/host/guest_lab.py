@@ -52,6 +52,7 @@ class GuestLab:
     def __init__(self, tiny: Path) -> None:
         self.tiny = tiny
         self.manifest = msgspec.json.decode((tiny / MANIFEST_NAME).read_bytes(), type=BundleManifest)
+        self.drivers: list[QemuDriver] = []
         self.folder = Path(tempfile.mkdtemp(prefix="weft-guests-"))
         self.host = Host(
             node="n1",
@@ -66,7 +67,15 @@ class GuestLab:
         )
 
     def driver(self) -> QemuDriver:
-        return QemuDriver(self.host)
+        driver = QemuDriver(self.host)
+        self.drivers.append(driver)
+        return driver
+
+    async def close_drivers(self) -> None:
+        """In the loop they were used in."""
+        for driver in self.drivers:
+            await driver.close()
+        self.drivers.clear()
 
     def plan(self, name: str, *, machine: str = "q35", memory_bytes: int = 128 * MIB, disks: int = 0) -> GuestPlan:
         uid = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.folder}/{name}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -111,3 +112,16 @@ def test_every_address_it_listens_on_is_in_its_certificate(doors: DoorsProcess) 
         assert other.get("project", "default")["name"] == "default"
         other.close()
     client.close()
+
+
+def test_a_server_told_of_a_strategy_that_is_none_says_so_and_does_not_begin(tmp_path: Path) -> None:
+    command = "import sys; from weft.launch.server import main; sys.exit(main(sys.argv[1:]))"
+    ended = subprocess.run(
+        [sys.executable, "-c", command, "--state", str(tmp_path / "s")],
+        env={**os.environ, "SCHEDULING_STRATEGY": "best_fti"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == 2
+    assert "SCHEDULING_STRATEGY: 'best_fti' is not a placement strategy; did you mean best_fit?" in ended.stderr

@@ -167,11 +167,13 @@ def taken(doors: Doors, kind: Kind, current: Envelope) -> AlreadyExists:
     """The error for a name that is taken, saying by what."""
     where = f" in project {current.project}" if current.project else ""
     age = format_age(doors.clock.now() - current.created_at)
-    state = "is still being deleted" if current.deleting_since is not None else f"exists already{where}"
+    state, instead = f"exists already{where}", f"weft delete {kind.name}/{current.name}"
+    if current.deleting_since is not None:
+        state, instead = "is still being deleted", f"weft wait {kind.name}/{current.name} --for=delete"
     return AlreadyExists(
         f'{kind.title} "{current.name}" {state} (created {age} ago)',
         field="name",
-        hint=f"use another name, or: weft delete {kind.name}/{current.name}",
+        hint=f"use another name, or: {instead}",
     )
 
 

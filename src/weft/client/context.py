@@ -34,12 +34,14 @@ class Context(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 def find_context(file: str | None = None, environ: Mapping[str, str] = os.environ, folder: str = ".") -> Context:
     """The context of ``file``, else of WEFT_CONTEXT, else of WEFT_SERVER with WEFT_TOKEN and WEFT_CA, else of the
-    nearest ``.weft/context.json`` from ``folder`` upwards, else of the user's own.
+    nearest ``.weft/context.json`` from ``folder`` upwards, else of the user's own. WEFT_TOKEN is stronger than the token
+    in a file, but not than a ``file`` that is given.
 
     Raises NotFound with the next command when there is none, InvalidInput when one can't be read."""
-    named = file or environ.get("WEFT_CONTEXT")
-    if named:
-        return read_context(Path(named))
+    if file:
+        return read_context(Path(file))
+    if environ.get("WEFT_CONTEXT"):
+        return _with_token(read_context(Path(environ["WEFT_CONTEXT"])), environ)
     if environ.get("WEFT_SERVER"):
         return _from_environment(environ)
     here = Path(folder).absolute()
@@ -47,7 +49,7 @@ def find_context(file: str | None = None, environ: Mapping[str, str] = os.enviro
     candidates.append(Path(environ.get("HOME") or "/root") / ".config" / "weft" / FILE)
     for path in candidates:
         if path.is_file():
-            return read_context(path)
+            return _with_token(read_context(path), environ)
     raise NotFound(
         "no weft context found: which server to ask, and as whom, is unknown",
         reason="noContext",
@@ -80,6 +82,10 @@ def write_context(path: Path, context: Context) -> None:
 def hash_ca(ca: str) -> str:
     """SHA-256 of a CA certificate (PEM text), 64 hex digits: what a joining node checks the server against."""
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(ca)).hexdigest()
+
+
+def _with_token(context: Context, environ: Mapping[str, str]) -> Context:
+    return msgspec.structs.replace(context, token=environ.get("WEFT_TOKEN") or context.token)
 
 
 def _from_environment(environ: Mapping[str, str]) -> Context:

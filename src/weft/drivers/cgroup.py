@@ -12,9 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from weft.contracts.clock import Clock
+
 CONTROLLERS = ("cpu", "memory", "pids")
 PERIOD_MICROSECONDS = 100_000
 MOST_PROCESSES = 512
+REMOVAL_TRIES = 40
+REMOVAL_PAUSE_SECONDS = 0.025
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -117,6 +121,13 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
         return not any(folder.exists() for folder in self._folders(name))
+
+    async def remove_when_empty(self, name: str, clock: Clock) -> None:
+        """Remove the group of a process that has just ended: the kernel may take a moment to clear it away."""
+        for _ in range(REMOVAL_TRIES):
+            if self.remove(name):
+                return
+            await clock.sleep(REMOVAL_PAUSE_SECONDS)
 
     def _folders(self, name: str) -> list[Path]:
         return sorted({point / self._parent / name for point in self._mounts.folders.values()})

@@ -7,12 +7,15 @@ import argparse
 import asyncio
 import ctypes
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
+from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.objects.errors import WeftError
 
 PR_SET_PDEATHSIG = 1
 FIRST_BACKOFF_SECONDS = 0.2
@@ -117,5 +120,10 @@ def main(argv: Sequence[str]) -> int:
             importlib.import_module(f"weft.launch.{options.process}"), f"run_{options.process}"
         )
         return run(options)
+    try:
+        read_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
+    except WeftError as problem:  # here, not again and again in the process that needs it
+        print(f"weft server: {problem.message}; {problem.hint}", file=sys.stderr)
+        return 2
     asyncio.run(keep_server(argv, SystemClock()))
     return 0

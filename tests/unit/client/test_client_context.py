@@ -36,6 +36,15 @@ def test_the_order_is_flag_file_environment_folder_home(tmp_path: Path) -> None:
     assert find_context(flag, environment, str(deep)).server == "https://flag"
 
 
+def test_a_token_in_the_environment_goes_before_one_in_a_file_that_was_found_but_not_given(tmp_path: Path) -> None:
+    write_context(tmp_path / ".weft/context.json", Context(server="https://x", ca="pem", token="mine"))
+    file = str(tmp_path / ".weft/context.json")
+    other = {"HOME": str(tmp_path), "WEFT_TOKEN": "other"}
+    assert find_context(None, other, str(tmp_path)) == Context(server="https://x", ca="pem", token="other")
+    assert find_context(None, {**other, "WEFT_CONTEXT": file}, "/").token == "other"
+    assert find_context(file, other, str(tmp_path)).token == "mine"
+
+
 def test_a_context_file_is_private_and_read_as_written(tmp_path: Path) -> None:
     context = Context(server="https://x:1", ca="pem", token="t", project="p")
     write_context(tmp_path / "c.json", context)

@@ -44,6 +44,7 @@
 
 enum { VERSION = 1, HEADER = 8, PAYLOAD = 16384, WINDOW = 262144, REQUEST = 2097152, SESSIONS = 256, END_MARK = 0xa5 };
 enum { SEND_ENOUGH = 131072 }; /* so much waits to be sent: read no more output for now */
+enum { NETWORK_WAIT_MS = 4000 };
 static const char MAGIC[8] = {'w', 'e', 'f', 't', 'g', 'a', '\r', '\n'};
 
 struct session {
@@ -61,6 +62,7 @@ struct session {
 
 static struct session *sessions[SESSIONS];
 static int port = -1, is_port, synced;
+static long began; /* milliseconds */
 static unsigned char in[2 * (HEADER + PAYLOAD + 1)], *out;
 static size_t in_length, out_start, out_length, out_size; /* what waits is out[out_start … out_start + out_length] */
 
@@ -155,6 +157,12 @@ static void answer_hello(const unsigned char *nonce) {
     send_frame('H', 0, 0, payload, at + strlen(at) + 1 - payload);
 }
 
+/* The agent answers before DHCP has, because readiness is about the machine. Whoever types a command right after the
+ * create expects a network all the same: the first commands of a boot wait for it, or until it has had its chance. */
+static void await_network(void) {
+    while (is_port && milliseconds() < began + NETWORK_WAIT_MS && access("/run/network-tried", F_OK) != 0) usleep(20000);
+}
+
 static void run_command(char **argv, char **env, const char *folder) {
     sigset_t none;
     sigemptyset(&none);
@@ -167,6 +175,7 @@ static void run_command(char **argv, char **env, const char *folder) {
         dprintf(2, "weft-agent: folder %s: %s\n", folder, strerror(errno));
         _exit(126);
     }
+    await_network();
     execvp(argv[0], argv);
     dprintf(2, "weft-agent: %s: %s\n", argv[0], errno == ENOENT ? "not found" : strerror(errno));
     _exit(errno == ENOENT ? 127 : 126);
@@ -451,6 +460,7 @@ static int open_port(const char *where) {
 
 int main(int argc, char **argv) {
     const char *where = argc > 1 ? argv[1] : "weft.agent.0";
+    began = milliseconds();
     sigset_t handled;
     sigemptyset(&handled);
     sigaddset(&handled, SIGCHLD);

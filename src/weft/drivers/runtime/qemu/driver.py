@@ -211,7 +211,7 @@ class QemuDriver:
             await guest.save_record()
             await launch_guest(guest, words, facts, self._cgroups)
         except BaseException as error:
-            await undo_launch(guest, self._cgroups)
+            await undo_launch(guest, self._cgroups, self._clock)
             if fresh:
                 shutil.rmtree(paths.state, ignore_errors=True)
             self._guests.pop(plan.id, None)
@@ -230,7 +230,7 @@ class QemuDriver:
             await guest.load_memory()
         except BaseException as error:
             if record.memory != "none":  # as far as anyone knows it has not run: it is as suspended as before
-                await undo_launch(guest, self._cgroups)
+                await undo_launch(guest, self._cgroups, self._clock)
                 record.plan, record.started_at, record.host_boot_id = before
                 record.process = None
                 await guest.save_record(durable=False)

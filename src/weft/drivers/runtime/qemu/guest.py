@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import shutil
+import threading
 from collections.abc import Callable
 
 from weft.contracts.clock import Clock
@@ -66,6 +67,8 @@ class Guest:
         self._shutdown: str | None = None
         self._clock_stood_still = False  # while it was suspended; set it when its agent answers
         self._tasks: list[asyncio.Task[None]] = []
+        self._writes: set[asyncio.Task[None]] = set()
+        self._writing = threading.Lock()
 
     @property
     def running(self) -> bool:
@@ -104,10 +107,12 @@ class Guest:
         )
 
     async def save_record(self, *, durable: bool = True) -> None:
-        if durable:
-            await asyncio.to_thread(write_record, self.paths, self.record, durable=True)
-        else:
-            write_record(self.paths, self.record, durable=False)
+        """Write the record as it is now; ``durable``: it is on disk when this returns."""
+        await asyncio.to_thread(self._write_record, durable)
+
+    def _write_record(self, durable: bool) -> None:
+        with self._writing:  # one after the other, so that the last one holds the newest state
+            write_record(self.paths, self.record, durable=durable)
 
     def _has_monitor(self) -> bool:
         return self._qmp is not None and not self._qmp.closed.is_set()
@@ -190,7 +195,9 @@ class Guest:
             self._clock_stood_still = False
         if not self.record.ready or self.record.boot_id != hello.boot_id:
             self.record.ready, self.record.boot_id = True, hello.boot_id
-            write_record(self.paths, self.record, durable=False)
+            write = asyncio.create_task(self.save_record(durable=False))
+            self._writes.add(write)
+            write.add_done_callback(self._writes.discard)
         self.said_hello.set()
         if self._power_off_wanted and self.channel is not None:
             self.channel.power()
@@ -221,11 +228,14 @@ class Guest:
         if self._qmp is not None:  # its last words may still be on their way
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._qmp.closed.wait(), 1.0)
-        await self._settle_end()
-        for task in self._tasks[1:]:
-            task.cancel()
-        self._let_go()
-        self._notify()
+        try:
+            await self._settle_end()
+        finally:  # also when the disk is too full to write it down: whoever waits for the end has waited enough
+            self.ended.set()
+            for task in self._tasks[1:]:
+                task.cancel()
+            self._let_go()
+            self._notify()
 
     def _let_go(self) -> None:
         if self._qmp is not None:
@@ -238,7 +248,7 @@ class Guest:
         """Stop watching; the guest goes on."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
         self._tasks = []
         self._let_go()
 
@@ -262,10 +272,7 @@ class Guest:
         await self.save_record()
         self.paths.memory_pending.unlink(missing_ok=True)
         shutil.rmtree(self.paths.run, ignore_errors=True)
-        for _ in range(40):  # the group is empty once the kernel has cleared the process away
-            if self._cgroups.remove(name):
-                break
-            await self._clock.sleep(0.025)
+        await self._cgroups.remove_when_empty(name, self._clock)
         self.ended.set()
 
     async def quit(self) -> None:
@@ -370,18 +377,15 @@ class Guest:
     async def power_off(self, grace_seconds: float) -> None:
         """Have the guest shut itself down: by its agent, by the power button while that doesn't answer yet. Returns at
         its end, after ``grace_seconds``, or at once when there is nobody to ask."""
-        if self.channel is not None and self.channel.ready:
-            self.channel.power()
-        else:
-            with contextlib.suppress(Unavailable, DriverFailed):
-                await self.monitor().execute("system_powerdown")
-                self._power_off_wanted = True
-            if not self._power_off_wanted:
-                return
+        self._power_off_wanted = True
         try:
+            if self.channel is not None and self.channel.ready:
+                self.channel.power()
+            else:
+                await self.monitor().execute("system_powerdown")
             await asyncio.wait_for(self.ended.wait(), grace_seconds)
-        except TimeoutError:
-            pass
+        except (Unavailable, DriverFailed, TimeoutError):
+            pass  # nobody to ask, or nobody who does it
         finally:
             self._power_off_wanted = False
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import shutil
 
+from weft.contracts.clock import Clock
 from weft.contracts.runtime import BootDisk, GuestPlan
 from weft.drivers.cgroup import Cgroups, Limits
 from weft.drivers.runtime.qemu.guest import Guest
@@ -63,7 +64,7 @@ def launch_failed(plan: GuestPlan, what: str) -> DriverFailed:
     return DriverFailed(f"guest {plan.name}: QEMU {what}", details={"step": "launch"})
 
 
-async def undo_launch(guest: Guest, cgroups: Cgroups) -> None:
+async def undo_launch(guest: Guest, cgroups: Cgroups, clock: Clock) -> None:
     """No process, run folder or control group is left of this start."""
     plan, paths = guest.record.plan, guest.paths
     await guest.close()
@@ -72,7 +73,7 @@ async def undo_launch(guest: Guest, cgroups: Cgroups) -> None:
         kill_process(process)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(wait_for_end(process), KILL_SECONDS)
-    cgroups.remove(plan.id)
+    await cgroups.remove_when_empty(plan.id, clock)
     shutil.rmtree(paths.run, ignore_errors=True)
 
 
