@@ -2,114 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-WEFT = str(Path(sys.executable).parent / "weft")
-
-
-class Cluster:
-    """A folder with a cluster in it, driven as a person would: through the command line."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.state = folder / ".weft"
-
-    def run(self, *argv: str, stdin: bytes | None = None, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [WEFT, *argv],
-            cwd=self.folder,
-            input=stdin,
-            capture_output=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-        )
-
-    def ok(self, *argv: str, stdin: bytes | None = None, timeout: float = 120) -> str:
-        done = self.run(*argv, stdin=stdin, timeout=timeout)
-        assert done.returncode == 0, (
-            f"weft {' '.join(argv)} → {done.returncode}\n{done.stdout.decode()}\n{done.stderr.decode()}"
-        )
-        return done.stdout.decode()
-
-    def json(self, *argv: str) -> Any:
-        return json.loads(self.ok(*argv, "-o", "json"))
-
-    def vm(self, name: str) -> dict[str, Any]:
-        return dict(self.json("get", f"vm/{name}"))
-
-    def fails(self, code: int, *argv: str, stdin: bytes | None = None, timeout: float = 60) -> str:
-        done = self.run(*argv, stdin=stdin, timeout=timeout)
-        assert done.returncode == code, f"weft {' '.join(argv)} → {done.returncode}, not {code}\n{done.stderr.decode()}"
-        return done.stderr.decode()
-
-    def local(self, verb: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "weft.launch.local", verb],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-
-    def up(self) -> None:
-        done = self.local("up")
-        assert done.returncode == 0, done.stdout + done.stderr + self.logs()
-
-    def down(self) -> None:
-        done = self.local("down")
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def logs(self) -> str:
-        return "\n".join(
-            f"== {p}\n{p.read_text(errors='replace')[-3000:]}" for p in sorted(self.state.glob("log/*.log"))
-        )
-
-    def pids(self, *words: str) -> list[int]:
-        """Processes of this cluster whose command line has all ``words``, as seen from the host."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if (str(self.state) in line or self.run_mark() in line) and all(word in line for word in words):
-                found.append(int(entry.name))
-        return found
-
-    @staticmethod
-    def free_port() -> int:
-        """A port nothing listens on: another cluster may stand on this machine with ports of its own."""
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            return int(server.getsockname()[1])
-
-    def run_mark(self) -> str:
-        return json.loads((self.state / "cluster.json").read_text())["id"]
+from tests.cluster.cluster import Cluster, lay_out
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None:
         pytest.skip("needs root and QEMU")
-    folder = tmp_path_factory.mktemp("clone")
-    cache = ROOT / ".weft" / "cache"
-    cache.mkdir(parents=True, exist_ok=True)
-    (folder / ".weft").mkdir()
-    (folder / ".weft" / "cache").symlink_to(cache)
-    shutil.copytree(ROOT / "examples", folder / "examples")
-    made = Cluster(folder)
+    made = lay_out(tmp_path_factory.mktemp("clone"))
     try:
         made.up()
         yield made

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.host
 Gone = Callable[[str], str]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import WEFT, Cluster
+from tests.cluster.cluster import WEFT, Cluster
 
 pytestmark = pytest.mark.host
 

@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.cluster import Cluster
 from tests.cluster.test_bad_days import kill
 
 pytestmark = pytest.mark.host

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guest_lab import GuestLab, ensure_tiny
+from guest_lab import GuestLab, unpack_tiny
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Path:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the unpacked tiny bundle."""
     if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None:
         pytest.skip("needs root and QEMU")
-    return ensure_tiny()
+    return unpack_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

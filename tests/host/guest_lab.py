@@ -1,6 +1,7 @@
 """A node for tests of real guests: folders, the tiny image, plans, and what may befall a guest.
 
-tiny is built once per state of its sources, into ``WEFT_CACHE`` (or the clone's own cache), and shared by all tests.
+tiny is built once per state of its sources, into ``WEFT_CACHE`` (or the clone's own cache), and unpacked for each run:
+``make down`` of the clone ends whatever runs from below its ``.weft``, and tests must not mind.
 """
 
 from __future__ import annotations
@@ -28,21 +29,14 @@ ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 
 
-def ensure_tiny() -> Path:
-    """The folder of tiny's unpacked bundle."""
+def unpack_tiny(folder: Path) -> Path:
+    """Unpacks tiny's bundle into ``folder``, built first unless the cache has it."""
     cache = Path(os.environ.get("WEFT_CACHE", ROOT / ".weft" / "cache"))
-    folder = cache / "tests" / f"tiny-{digest_recipe()[:16]}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        pending = Path(tempfile.mkdtemp(prefix="tiny-", dir=folder.parent))
-        try:
-            build_tiny(pending / "bundle.tar", cache)
-            with tarfile.open(pending / "bundle.tar") as archive:
-                archive.extractall(pending / "bundle", filter="data")
-            if not folder.exists():  # another worker may have been faster
-                os.replace(pending / "bundle", folder)
-        finally:
-            shutil.rmtree(pending, ignore_errors=True)
+    bundle = cache / "tests" / f"tiny-{digest_recipe()[:16]}.tar"
+    if not bundle.exists():
+        build_tiny(bundle, cache)
+    with tarfile.open(bundle) as archive:
+        archive.extractall(folder, filter="data")
     return folder
 
 

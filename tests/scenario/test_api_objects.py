@@ -394,6 +394,14 @@ def test_a_volume_that_a_vm_has_is_refused_to_another_and_not_to_itself(vms: Doo
     vms.client.create(make_vm("next", volumes=["data"]))
 
 
+def test_a_volume_grows_and_never_shrinks(lab: DoorsLab) -> None:
+    lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
+    with pytest.raises(InvalidInput, match=r"can't shrink from 1\.0 GiB to 512 MiB") as caught:
+        lab.client.patch("volume", "data", {"spec": {"size": "512M"}})
+    assert caught.value.field == "spec.size"
+    assert lab.client.patch("volume", "data", {"spec": {"size": "2G"}})["spec"]["size"] == 2 << 30
+
+
 def test_nothing_can_be_made_that_refers_to_what_is_being_deleted(vms: DoorsLab) -> None:
     vms.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
     vms.client.delete("volume", "data")

@@ -273,6 +273,7 @@ def edit(fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script
     editor.write_text(f"#!/bin/sh\n{script}\n")
     editor.chmod(0o755)
     monkeypatch.setenv("EDITOR", str(editor))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     return fabric.weft(*argv)
 
 
@@ -287,10 +288,19 @@ def test_edit_applies_what_was_saved(fabric: Fabric, tmp_path: Path, monkeypatch
     twice = f"n=$(cat {tmp_path}/n 2>/dev/null); echo x$n >{tmp_path}/n\n"
     twice += 'if [ -z "$n" ]; then sed -i "s/restart: always/restrat: never/" $1\n'
     twice += f'else cp $1 {tmp_path}/second; sed -i "s/restrat: never/restart: never/" $1; fi'
-    said = edit(fabric, tmp_path, monkeypatch, twice, "vm", "edit", "edited")
-    assert said.code == 0, said.err
+    assert edit(fabric, tmp_path, monkeypatch, twice, "vm", "edit", "edited").code == 2  # no terminal: no second time
+    (tmp_path / "n").unlink()
+    person, terminal = os.openpty()
+    with open(person, "rb"), open(terminal, "rb") as stdin:
+        assert fabric.spawn("vm", "edit", "edited", stdin=stdin).wait(30) == 0
     assert "# error: vm/edited:" in (tmp_path / "second").read_text()
     assert json.loads(fabric.weft("vm", "get", "edited", "-o", "json").out)["spec"]["restart"] == "never"
+    meanwhile = """weft vm label edited x=y >/dev/null; weft api PATCH /v1/projects/default/vms/edited -d '{"spec":{"grace":7}}'
+    sed -i 's/grace: .*/grace: 9/' $1"""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("WEFT_CONTEXT", str(fabric.context))
+    late = edit(fabric, tmp_path, monkeypatch, meanwhile, "vm", "edit", "edited")
+    assert (late.code, "was changed meanwhile" in late.err) == (5, True)
     hopeless = edit(fabric, tmp_path, monkeypatch, "sed -i s/cpu:/cpuu:/ $1", "vm", "edit", "edited")
     assert hopeless.code == 2
     assert "is not a field" in hopeless.err

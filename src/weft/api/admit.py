@@ -112,6 +112,8 @@ async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -
     spec = read_spec(kind, {**wish.spec, **kept})
     changes = plan_change(old_fields, msgspec.to_builtins(spec), kind.spec)
     _refuse_impossible(kind, current, changes)
+    if kind.check_change is not None:
+        kind.check_change(old, spec)
     labels = current.labels if wish.labels is None else wish.labels
     if not changes and labels == current.labels:
         return Draft(kind, current, "unchanged")

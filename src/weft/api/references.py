@@ -102,7 +102,9 @@ async def _plan_one(view: View, kind: Kind, project: str | None, name: str, fiel
 async def _refuse_held(view: View, kind: Kind, by: Envelope, name: str, reference: Reference) -> None:
     """Raise InUse if another workload than ``by`` has it. One that is being deleted is waited for by the scheduler."""
     found = await view.get(kind, by.project, name)
-    holder = None if found is None or reference.holder is None else reference.holder(decode_part(found.status, kind.status))
+    holder = (
+        None if found is None or reference.holder is None else reference.holder(decode_part(found.status, kind.status))
+    )
     if holder is None or holder.uid == by.uid:
         return
     current = await view.get(BY_NAME[holder.kind], holder.project, holder.name)

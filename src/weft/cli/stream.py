@@ -91,7 +91,9 @@ class Stream:
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 return
             except OSError:
-                self._out = bytearray()  # no clear(): the error holds on to the old one. The last words are still to be read
+                self._out = (
+                    bytearray()
+                )  # no clear(): the error holds on to the old one. The last words are still to be read
                 return
             del self._out[:sent]
 

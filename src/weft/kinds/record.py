@@ -68,7 +68,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """One kind. ``scope`` project or fabric. ``writer`` "people" (the API's create/update/delete are open to users) or
     "fabric" (only weft's own processes write; people read).
 
-    ``check(spec)`` raises InvalidInput for what types can't say. ``finalizers`` hold a new object until their
+    ``check(spec)`` raises InvalidInput for what types can't say, ``check_change(old, new)`` for a change of the spec that
+    can't be. ``finalizers`` hold a new object until their
     controller lets go. ``conditions`` maps condition type → the one controller that writes it; ``status_writer`` names
     the controller that writes status; ``reported_by_node`` says that the ``report`` part is a node's. ``kept`` are spec
     fields that verbs or the server set: a manifest that doesn't mention them leaves them as they are.
@@ -91,6 +92,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     references: tuple[Reference, ...] = ()
     claims: Callable[[Envelope, Any], Sequence[Claim]] | None = None
     check: Callable[[Any], None] | None = None
+    check_change: Callable[[Any, Any], None] | None = None
     finalizers: tuple[str, ...] = ()
     status_writer: str = ""
     conditions: Mapping[str, str] = {}

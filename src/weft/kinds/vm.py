@@ -18,6 +18,8 @@ from weft.objects.lifecycle import Phase, check_verb
 from weft.objects.schema import field
 
 MIB = 1024 * 1024
+MOST_MEMORY_BYTES = 64 * 2**40
+MOST_DISK_BYTES = 2**50
 _PUBLISH = re.compile(r"(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?")
 
 Name = Annotated[str, field("", name=True)]
@@ -89,6 +91,10 @@ def check_vm(spec: VmSpec) -> None:
         raise InvalidInput(
             f"spec.memory: {spec.memory} bytes is too little for a guest", field="spec.memory", hint="give at least 64M"
         )
+    if spec.memory > MOST_MEMORY_BYTES:
+        raise InvalidInput("spec.memory: a guest can't have that much", field="spec.memory", hint="at most 64T")
+    if spec.disk > MOST_DISK_BYTES:
+        raise InvalidInput("spec.disk: a disk can't be that large", field="spec.disk", hint="at most 1P")
     if spec.cpu > 255:
         raise InvalidInput(
             f"spec.cpu: {spec.cpu:g} is more than a guest can have", field="spec.cpu", hint="at most 255"

@@ -10,11 +10,14 @@ from weft.kinds.cells import AGE, NAME, size, text
 from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
+from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
+
+MOST_BYTES = 2**50
 
 
 class VolumeSpec(msgspec.Struct, kw_only=True):
-    size: Annotated[int, field("Size", change="live", quantity="bytes")]
+    size: Annotated[int, field("Size; it may grow", change="restart", quantity="bytes")]
 
 
 class VolumeStatus(msgspec.Struct, kw_only=True):
@@ -29,6 +32,18 @@ class VolumeStatus(msgspec.Struct, kw_only=True):
 def check_volume(spec: VolumeSpec) -> None:
     if spec.size < 1024 * 1024:
         raise InvalidInput(f"spec.size: {spec.size} bytes is too small", field="spec.size", hint="give at least 1M")
+    if spec.size > MOST_BYTES:
+        raise InvalidInput("spec.size: a disk can't be that large", field="spec.size", hint="at most 1P")
+
+
+def check_growth(old: VolumeSpec, new: VolumeSpec) -> None:
+    """A file system on it would lose its end. Raises InvalidInput."""
+    if new.size < old.size:
+        raise InvalidInput(
+            f"spec.size: a volume can't shrink from {format_bytes(old.size)} to {format_bytes(new.size)}",
+            field="spec.size",
+            hint="make a smaller volume and copy what is needed",
+        )
 
 
 VOLUME = Kind(
@@ -39,6 +54,7 @@ VOLUME = Kind(
     spec=VolumeSpec,
     status=VolumeStatus,
     check=check_volume,
+    check_change=check_growth,
     status_writer="volumes",
     finalizers=("volume",),
     columns=(

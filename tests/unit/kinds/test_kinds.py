@@ -10,6 +10,7 @@ from weft.kinds.network import NetworkSpec, check_network, gateway_of
 from weft.kinds.record import Kind
 from weft.kinds.registry import KINDS, find_kind
 from weft.kinds.vm import VM, VmSpec, check_vm, claim_ports, parse_publish
+from weft.kinds.volume import VolumeSpec, check_volume
 from weft.objects.changes import plan_change
 from weft.objects.envelope import Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
@@ -169,3 +170,15 @@ def test_the_first_address_is_the_gateway() -> None:
 def test_an_image_that_can_not_be_fetched_is_refused(fields: dict[str, str]) -> None:
     with pytest.raises(InvalidInput):
         check_image(read_strict(fields, ImageSpec))
+
+
+@pytest.mark.parametrize("spec", [{"memory": "65T"}, {"disk": "2P"}])
+def test_what_no_guest_can_have_is_refused_by_name(spec: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_vm(read_strict({"image": "tiny", **spec}, VmSpec))
+    assert caught.value.field == f"spec.{next(iter(spec))}"
+
+
+def test_a_volume_no_disk_can_be_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"spec\.size"):
+        check_volume(VolumeSpec(size=2**51))

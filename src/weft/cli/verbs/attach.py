@@ -27,7 +27,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             raise click.UsageError(f"give a volume and a VM: weft volume {verb} data web")
         return change(session, verb, given[0].removeprefix("volume/"), given[1].removeprefix("vm/"))
 
-    return options.build(verb, f"{sides[0]} a volume {sides[1]} a VM.", run, kind, [words, *options.waits(), options.output()])
+    return options.build(
+        verb, f"{sides[0]} a volume {sides[1]} a VM.", run, kind, [words, *options.waits(), options.output()]
+    )
 
 
 def change(session: Session, verb: str, volume: str, vm: str) -> int:

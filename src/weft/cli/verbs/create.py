@@ -79,7 +79,10 @@ def read_wish(session: Session, kind: Kind, words: tuple[str, ...], given: dict[
     """The manifest that flags and ``--config`` make together; flags win. Raises InvalidInput at the field's place."""
     document = read_config(given["config"], kind) if given["config"] else Document({"spec": {}}, "")
     written = document.value
-    manifest: dict[str, Any] = {"kind": kind.name, "name": _choose_name(words, given["named"], written.get("name"))}
+    manifest: dict[str, Any] = {
+        "kind": kind.name,
+        "name": _choose_name(kind, words, given["named"], written.get("name")),
+    }
     project = session.project or written.get("project")
     if project and kind.scope == "project":
         manifest["project"] = project
@@ -100,10 +103,13 @@ def _given(given: dict[str, Any]) -> list[str]:
     return [name for name, value in given.items() if value not in (None, ())]
 
 
-def _choose_name(words: tuple[str, ...], named: str | None, written: str | None) -> str:
+def _choose_name(kind: Kind, words: tuple[str, ...], named: str | None, written: str | None) -> str:
     if len(words) + bool(named) > 1:
         raise click.UsageError(f"one name is enough: {' '.join([*words, *([named] if named else [])])}")
     name = words[0] if words else named or written
     if not name:
         raise click.UsageError("the name is missing: give NAME")
-    return check_name(name.rpartition("/")[2])
+    noun, sign, rest = name.partition("/")
+    if sign and noun.lower() in (kind.name, kind.plural, *kind.aliases):
+        name = rest
+    return check_name(name)

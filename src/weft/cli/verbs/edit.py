@@ -1,5 +1,5 @@
-"""`weft vm edit web`: the object in $EDITOR; what is saved is applied if nobody changed it meanwhile. What can't be
-applied is opened again with the reason on top."""
+"""`weft vm edit web`: the object in $EDITOR; what is saved is applied if nobody changed it meanwhile. A person gets what
+can't be applied again, with the reason on top; without a terminal it is an error."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from weft.cli.grammar import Entry
 from weft.cli.manifest.check import Manifest, locate, raise_all, read_manifests
 from weft.cli.manifest.yaml_text import read_yaml, write_yaml
 from weft.cli.session import Session
+from weft.cli.terminal import is_terminal
 from weft.cli.words import Target, read_targets
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, StaleRevision, WeftError
@@ -48,8 +49,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
         try:
             changed = _save(session, target, edited, obj)
         except WeftError as problem:
-            if edited == text and complaint:
-                raise _keep(problem, edited) from None  # nothing was mended: it would go on for ever
+            if not is_terminal(sys.stdin) or (edited == text and complaint):
+                raise _keep(problem, edited) from None  # nobody mends it, or nobody did: it would go on for ever
             text, complaint = edited, "\n".join(part for part in (problem.message, problem.hint) if part)
             if isinstance(problem, StaleRevision):
                 obj = session.client.get(target.kind.name, target.name)

@@ -44,6 +44,7 @@
 
 enum { VERSION = 1, HEADER = 8, PAYLOAD = 16384, WINDOW = 262144, REQUEST = 2097152, SESSIONS = 256, END_MARK = 0xa5 };
 enum { SEND_ENOUGH = 131072 }; /* so much waits to be sent: read no more output for now */
+enum { PATIENCE = 1000 };      /* milliseconds a host may be away before its sessions end */
 enum { NETWORK_WAIT_MS = 4000 };
 static const char MAGIC[8] = {'w', 'e', 'f', 't', 'g', 'a', '\r', '\n'};
 
@@ -474,12 +475,25 @@ int main(int argc, char **argv) {
     out_length = HEADER + PAYLOAD + 1;
     send_frame('B', 0, 0, NULL, 0);
 
-    for (int away = 0;;) {
+    for (long away_since = 0;;) {
         struct pollfd polled[2 + 3 * SESSIONS];
         struct { struct session *session; int channel; } whose[2 + 3 * SESSIONS];
-        int count = 2, timeout = away == 2 ? 1000 : away ? 0 : -1;
+        int count = 2, timeout = -1;
         polled[0] = (struct pollfd){signals, POLLIN, 0};
-        polled[1] = (struct pollfd){away == 2 ? -1 : port, POLLIN | (out_length ? POLLOUT : 0), 0};
+        polled[1] = (struct pollfd){port, POLLIN | (out_length ? POLLOUT : 0), 0};
+        if (is_port && poll(&polled[1], 1, 0) > 0 && (polled[1].revents & POLLHUP)) {
+            /* Nobody is there. The driver tells of comings and goings late, after data of the next host may have come: so
+             * only who stays away has left his sessions behind. Its signal wakes us when someone comes. */
+            if (!away_since) away_since = milliseconds();
+            else if (synced && milliseconds() - away_since > PATIENCE) {
+                hang_up_all();
+                synced = 0;
+            }
+            if (!synced) out_start = out_length = 0;
+            polled[1].fd = -1;
+            timeout = synced ? PATIENCE / 4 : 1000;
+        } else
+            away_since = 0;
         for (int i = 0; i < SESSIONS; i++) {
             struct session *s = sessions[i];
             if (!s || finish(s)) continue;
@@ -492,7 +506,7 @@ int main(int argc, char **argv) {
                 polled[count++] = (struct pollfd){s->fd[channel], channel ? POLLIN : POLLOUT, 0};
             }
         }
-        if (out_length && !(polled[1].events & POLLOUT)) continue; /* an exit was just queued */
+        if (out_length && polled[1].fd >= 0) polled[1].events |= POLLOUT; /* an exit may just have been queued */
         if (poll(polled, count, timeout) < 0 && errno != EINTR) abort();
         struct signalfd_siginfo ignored[8];
         while (read(signals, ignored, sizeof ignored) > 0) {
@@ -503,14 +517,7 @@ int main(int argc, char **argv) {
             else write_stdin(whose[i].session);
         }
         reap();
-        if (is_port && (polled[1].revents & POLLHUP)) { /* nobody is there: no session has a reader any more */
-            hang_up_all();
-            out_start = out_length = 0, synced = 0;
-            away = away ? 2 : 1; /* look once more before waiting for the signal: it may have come and been read above */
-            continue;
-        }
-        away = 0;
         if (polled[1].revents & (POLLIN | POLLHUP | POLLERR)) read_port();
-        if (out_length) write_port();
+        if (out_length && polled[1].fd >= 0) write_port();
     }
 }

@@ -19,6 +19,7 @@ from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.frames import Hello
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel
 from weft.drivers.runtime.qemu.processes import (
+    ProcessId,
     find_guest_process,
     host_boot_id,
     is_alive,
@@ -133,7 +134,7 @@ class Guest:
         record = self.record
         process = find_guest_process(self.paths.pid, record.plan.uid)
         if process is None and record.process is None and record.end is None:
-            process = search_guest_process(self.paths.pid, record.plan.uid)
+            process = await self._await_start()
         if process is None:
             if record.end is None:
                 await self._settle_end()
@@ -142,6 +143,17 @@ class Guest:
         await self.save_record(durable=False)
         await self.watch(patience_seconds=ADOPT_SECONDS)
         await self._settle_memory()
+
+    async def _await_start(self) -> ProcessId | None:
+        """Whoever began to start this guest is gone, but its QEMU may be on its way still. Wait until it is there."""
+        deadline = self._clock.elapsed() + ADOPT_SECONDS
+        while (found := search_guest_process(self.paths.pid, self.record.plan.uid)) is not None:
+            if process := find_guest_process(self.paths.pid, self.record.plan.uid):
+                return process
+            if self._clock.elapsed() > deadline:  # without a pidfile it has not run
+                kill_process(found)
+            await self._clock.sleep(0.02)
+        return find_guest_process(self.paths.pid, self.record.plan.uid)
 
     async def watch(self, *, patience_seconds: float = 0.0) -> None:
         """Connect to the monitor and keep watch over the process from now on. ``patience_seconds``: a QEMU whose start

@@ -68,9 +68,9 @@ async def undo_launch(guest: Guest, cgroups: Cgroups, clock: Clock) -> None:
     """No process, run folder or control group is left of this start."""
     plan, paths = guest.record.plan, guest.paths
     await guest.close()
-    process = find_guest_process(paths.pid, plan.uid) or search_guest_process(paths.pid, plan.uid)
-    if process is not None:
-        kill_process(process)
+    deadline = clock.elapsed() + KILL_SECONDS
+    while (process := search_guest_process(paths.pid, plan.uid)) and clock.elapsed() < deadline:
+        kill_process(process)  # and whatever it had forked to become a daemon
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(wait_for_end(process), KILL_SECONDS)
     await cgroups.remove_when_empty(plan.id, clock)

@@ -70,7 +70,7 @@ def find_guest_process(pid_file: Path, uid: str) -> ProcessId | None:
 
 
 def search_guest_process(pid_file: Path, uid: str) -> ProcessId | None:
-    """The same by a search of all processes: it may not have written its pidfile yet."""
+    """Any process on its way to become that QEMU, by a search of all: it may not have written its pidfile yet."""
     found = (int(name) for name in os.listdir("/proc") if name.isdigit())
     for pid in sorted(found, reverse=True):
         if _runs_guest(pid, pid_file, uid):
@@ -102,7 +102,7 @@ def _runs_guest(pid: int, pid_file: Path, uid: str) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return b"qemu" in words[0] and {uid.encode(), os.fsencode(pid_file)} <= set(words)
+    return {uid.encode(), os.fsencode(pid_file)} <= set(words)
 
 
 def _stat_fields(pid: int) -> list[str] | None:
