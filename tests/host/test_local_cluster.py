@@ -166,6 +166,15 @@ def test_up_heals_a_cluster_of_which_everything_was_killed(machine: Machine, clo
     eventually(lambda: [read_starts(topology, node) for node in topology.nodes] == [2, 2, 2])
 
 
+def test_up_finds_what_a_killed_up_started_and_did_not_note(machine: Machine, clone: Path) -> None:
+    topology = machine.up(clone)
+    before = find_processes(Path(topology.state_dir), topology)
+    for note in Path(topology.state_dir, "run").glob("*.pid"):
+        note.unlink()
+    assert machine.up(clone) == topology
+    assert find_processes(Path(topology.state_dir), topology) == before
+
+
 def test_a_second_up_at_the_same_time_is_refused_and_names_the_first(machine: Machine, clone: Path) -> None:
     (clone / "hold").touch()
     first = subprocess.Popen(machine.argv(sys.executable, str(COMMAND), "up", str(clone)), stdout=subprocess.DEVNULL)

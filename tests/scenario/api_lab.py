@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from tests.node_key import make_node_key
 
 from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
@@ -29,10 +30,10 @@ from weft.kinds.allocation import (
     allocation_name,
 )
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
-from weft.objects.identity import Ref, new_uid
+from weft.objects.identity import SERVER_NAME, Ref, new_uid
 from weft.store.memory import MemoryStore
 from weft.telemetry.journal import SqliteJournal
-from weft.trust.ca import SERVER_NAME, Authority, make_node_key
+from weft.trust.ca import Authority
 
 T = TypeVar("T")
 GATEWAY = "127.0.0.1:9"

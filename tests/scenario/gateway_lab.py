@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from tests.node_key import make_node_key
 
 from weft.agent.control import Control
 from weft.agent.control import Gateway as Place
@@ -23,7 +24,8 @@ from weft.contracts.clock import SystemClock
 from weft.gateway.gateway import Gateway
 from weft.launch.gateway import make_tls as make_server_tls
 from weft.objects.envelope import Envelope
-from weft.trust.ca import SERVER_NAME, Authority, make_node_key
+from weft.objects.identity import SERVER_NAME
+from weft.trust.ca import Authority
 from weft.trust.tickets import sign_ticket
 
 KEY = b"k" * 32

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.client.context import Context
-from weft.client.frames import FrameType, encode_data, encode_exit, encode_frame, read_frame
+from weft.client.frames import Frame, FrameDecoder, FrameType, encode_data, encode_exit, encode_frame
 from weft.contracts.clock import SystemClock
 from weft.trust.ca import Authority
 
@@ -37,9 +37,9 @@ def far_end(state: Path, argv: list[str]) -> Iterator[tuple[Context, dict[str, A
 def _serve(server: socket.socket, tls: ssl.SSLContext, argv: list[str]) -> None:
     plain, _ = server.accept()
     with tls.wrap_socket(plain, server_side=True) as sock:
-        frames = sock.makefile("rb")
-        hello = read_frame(frames)
-        assert hello is not None and hello.json() == {"role": "client", "ticket": "t"}
+        frames = _read_frames(sock)
+        hello = next(frames)
+        assert hello.json() == {"role": "client", "ticket": "t"}
         if not argv:
             return
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -59,6 +59,12 @@ def _serve(server: socket.socket, tls: ssl.SSLContext, argv: list[str]) -> None:
             sock.sendall(encode_frame(FrameType.PING))
 
 
+def _read_frames(sock: ssl.SSLSocket) -> Iterator[Frame]:
+    decoder = FrameDecoder()
+    while data := sock.recv(65536):
+        yield from decoder.feed(data)
+
+
 def _pump(pipe: Any, type_: int, sock: ssl.SSLSocket, lock: threading.Lock) -> None:
     while data := pipe.read1(65536):
         for frame in encode_data(type_, data):
@@ -66,9 +72,9 @@ def _pump(pipe: Any, type_: int, sock: ssl.SSLSocket, lock: threading.Lock) -> N
                 sock.sendall(frame)
 
 
-def _feed(process: subprocess.Popen[bytes], frames: Any) -> None:
+def _feed(process: subprocess.Popen[bytes], frames: Iterator[Frame]) -> None:
     assert process.stdin is not None
-    while frame := read_frame(frames):
+    for frame in frames:
         if frame.type == FrameType.END_IN:
             process.stdin.close()
             return

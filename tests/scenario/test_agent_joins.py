@@ -139,7 +139,7 @@ def test_the_agent_refuses_another_nodes_folder_and_an_unjoined_one(
     assert launch.main(["n1", "--state", str(tmp_path / "none")]) == 1
     assert "weft token create --join" in capsys.readouterr().err
     join_as(doors, tmp_path / "node")
-    assert launch.main(["n2", "--state", str(tmp_path / "node")]) == 1
+    assert launch.main(["n2", "--state", str(tmp_path / "node")]) == 2
     assert "belongs to node n1, not n2" in capsys.readouterr().err
 
 
@@ -238,7 +238,7 @@ def test_the_agents_process_is_small_survives_killing_and_runs_once_per_folder(d
                 "node", "n1", lambda node: bool(node and (node.get("report") or {}).get("version")), timeout_seconds=20
             )
             second = subprocess.run(argv, capture_output=True, text=True, timeout=20)
-            assert second.returncode == 1 and "runs on" in second.stderr
+            assert second.returncode == 5 and "runs on" in second.stderr
             status = Path(f"/proc/{process.pid}/status").read_text()
             resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
             assert resident < 45 * 1024, f"{resident} KiB"

@@ -14,6 +14,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 from api_lab import DoorsLab, JoinedNode, make_allocation, make_image, make_vm
+from tests.node_key import make_node_key
 
 from weft.api.verbs import PLACE_SECONDS
 from weft.client.http import raise_problem
@@ -31,7 +32,7 @@ from weft.objects.errors import (
     Unavailable,
     UnknownField,
 )
-from weft.trust.ca import Authority, make_node_key, read_csr
+from weft.trust.ca import Authority, read_csr
 from weft.trust.tickets import verify_ticket
 
 

@@ -92,6 +92,18 @@ def test_a_vm_that_is_held_is_placed_when_it_is_released(fabric: Fabric) -> None
     assert fabric.weft("vm", "delete", "held", "--yes").code == 0
 
 
+def test_a_verb_whose_waiting_ends_early_exits_with_the_reason_and_not_as_half_done(fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "big", "--image", "tiny", "--memory", "900G", "--hold").code == 0
+    assert fabric.weft("vm", "release", "big").code == 6
+    assert fabric.weft("vm", "delete", "big", "--yes").code == 0
+    make(fabric, "web")
+    late = fabric.weft("vm", "restart", "web", "--timeout", "1ms")
+    assert late.code == 7, late.err
+    assert fabric.weft("vm", "stop", "none", "web").code == 8
+    assert fabric.weft("vm", "delete", "web", "--yes", "--timeout", "0").code == 7
+    assert fabric.weft("wait", "vm/web", "--for=delete").code == 0
+
+
 def test_where_no_node_fits_it_says_what_is_missing_where_and_exits_6(fabric: Fabric) -> None:
     said = fabric.weft("vm", "create", "big", "--image", "tiny", "--cpu", "64", "--memory", "900G")
     assert said.code == 6

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from weft.agent.known import Wanted
 from weft.agent.stream import Stream
+from weft.agent.waiting import run_until_first_ends
 from weft.client.frames import FrameType, encode_exit
 from weft.contracts.clock import Clock
 from weft.objects.errors import InUse, Unavailable
@@ -53,19 +54,7 @@ class Consoles:
             ) from problem
         try:
             await stream.send_data(FrameType.DATA_OUT, await asyncio.to_thread(_read_tail, record, RECENT_BYTES))
-            tasks = (
-                asyncio.ensure_future(_from_guest(stream, reader)),
-                asyncio.ensure_future(_to_guest(stream, writer)),
-            )
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in tasks:
-                    if task.done():
-                        task.result()
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await run_until_first_ends(_from_guest(stream, reader), _to_guest(stream, writer))
         finally:
             writer.close()
 

@@ -6,21 +6,23 @@ The token is sent only over a connection that the checked CA vouches for. Reads 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from weft.agent.offline import write_durably
 from weft.client.context import Context
 from weft.client.http import Http, fetch_ca, raise_problem
+from weft.contracts.durable import write_durably
 from weft.objects.errors import AlreadyExists, DriverFailed, InvalidInput, NotFound
-from weft.objects.identity import check_name
+from weft.objects.identity import SERVER_NAME, check_name
 
-SERVER_NAME = "weft-server"  # stands in every server certificate, whatever address the server has
 FILE = "node.json"
 OPENSSL_SECONDS = 30
 RENEW_DAYS = 30
@@ -92,6 +94,12 @@ def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, ad
         return present
     ca = fetch_ca(server, ca_sha256)
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _hold(state_dir):
+        # A join before this one may have outlived whoever started it, and have ended only now.
+        return _find_enrolment(state_dir) or _join(state_dir, server, ca, token, node, address)
+
+
+def _join(state_dir: Path, server: str, ca: str, token: str, node: str, address: str) -> Enrolment:
     csr = _make_request(state_dir / "node.key")
     http = Http(Context(server=server, ca=ca, token=token, server_name=SERVER_NAME))
     try:
@@ -105,6 +113,17 @@ def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, ad
     enrolment = Enrolment(server.rstrip("/"), given.gateway, node, given.node_uid, address)
     write_durably(state_dir / FILE, msgspec.json.encode(enrolment))
     return enrolment
+
+
+@contextmanager
+def _hold(state_dir: Path) -> Iterator[None]:
+    """One join at a time for a state folder: two would mix one's key with the other's certificate."""
+    descriptor = os.open(state_dir / "join.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def needs_renewal(state_dir: Path) -> bool:

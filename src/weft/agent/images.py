@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from weft.agent.offline import sync_folder, write_durably
 from weft.agent.server import Server
+from weft.contracts.durable import sync_folder, write_durably
 from weft.kinds.allocation import AllocatedImage
 from weft.objects.bundle import MANIFEST_NAME, BundleManifest
 from weft.objects.errors import DriverFailed

@@ -7,12 +7,12 @@ Reads and writes ``<state>/allocations/<short id>.json`` and ``<state>/network.j
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import msgspec
 
 from weft.agent.known import Memory
+from weft.contracts.durable import sync_folder, write_durably
 from weft.contracts.network import Endpoint, Forward
 from weft.objects.envelope import Envelope
 
@@ -72,28 +72,3 @@ class Copies:
         except (OSError, msgspec.MsgspecError) as problem:
             log.error("%s can't be read: %s", self._surroundings, problem)
             return Surroundings()
-
-
-def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace ``path`` by ``data`` in one step that a power cut can't halve."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,10 +13,10 @@ from weft.agent.guest import Prepared, plan_guest
 from weft.agent.images import ImageCache
 from weft.agent.known import Wanted
 from weft.agent.network import NetworkKeeper
-from weft.agent.offline import write_durably
 from weft.agent.plan import Step
 from weft.agent.seed import build_seed
 from weft.contracts.clock import Clock
+from weft.contracts.durable import write_durably
 from weft.contracts.host import Host
 from weft.contracts.runtime import CanSuspend, GuestFacts, RuntimeDriver
 from weft.contracts.volume import VolumeDriver

@@ -6,7 +6,6 @@ control connection, once per stream.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ import msgspec
 from weft.agent.console import Consoles, follow_log
 from weft.agent.known import Wanted
 from weft.agent.stream import Stream
-from weft.agent.waiting import within
+from weft.agent.waiting import run_until_first_ends, within
 from weft.client.frames import FrameType, encode_error, encode_exit
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import (
@@ -100,20 +99,10 @@ class Streams:
         if not given.argv:
             raise InvalidInput("exec needs a command", field="argv", hint="weft vm exec NAME -- COMMAND …")
         session = await self._open(wanted, ExecRequest(given.argv, given.env, given.cwd, given.tty))
-        tasks = (
-            asyncio.ensure_future(_pump_out(stream, session)),
-            asyncio.ensure_future(_pump_in(stream, session)),
-        )
         try:
             # The input's end is no reason to end; that the client has gone is: _pump_in then raises.
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                if task.done():
-                    task.result()
+            await run_until_first_ends(_pump_out(stream, session), _pump_in(stream, session))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await session.close()
 
     async def _open(self, wanted: Wanted, request: ExecRequest) -> ExecSession:

@@ -27,6 +27,20 @@ async def wait_for_event(clock: Clock, event: asyncio.Event, seconds: float | No
         limit.cancel()
 
 
+async def run_until_first_ends(*works: Coroutine[Any, Any, None]) -> None:
+    """Run ``works`` side by side until one of them ends, cancel the others, and raise what it raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def within(clock: Clock, work: Coroutine[Any, Any, T], seconds: float, what: str) -> T:
     """The result of ``work``; raises TimedOut naming ``what``, and cancels it, after ``seconds``."""
     working = asyncio.ensure_future(work)

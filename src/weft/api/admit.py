@@ -17,7 +17,6 @@ from weft.api.manifest import Wish
 from weft.api.view import View
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.record import Kind
-from weft.kinds.strategy import read_strategy
 from weft.objects.changes import FieldChange, plan_change
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import (
@@ -150,9 +149,6 @@ def read_spec(kind: Kind, raw: dict[str, Any]) -> Any:
         raise InvalidInput(f"spec: {problem}", field="spec") from None
     if kind.check is not None:
         kind.check(spec)
-    strategy = getattr(spec, "strategy", None)
-    if strategy is not None:
-        spec.strategy = read_strategy(strategy)
     return spec
 
 

@@ -43,7 +43,7 @@ async def _by_token(doors: Doors, bearer: str) -> Actor:
     scheme, _, text = bearer.partition(" ")
     token = parse_token(text.strip()) if scheme.lower() == "bearer" else None
     if token is None:
-        raise NotAuthenticated("the Authorization header holds no weft token", hint="it looks like weft_ID_SECRET")
+        raise NotAuthenticated("the token is none of weft's", hint="it looks like weft_ID_SECRET")
     facts = await _find(doors, token.id)
     if facts is None or not verify_secret(token.secret, facts.spec.sha256):
         raise NotAuthenticated("the token is not valid", hint="it may have been deleted; make up renews a local one")

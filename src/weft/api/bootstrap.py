@@ -14,6 +14,7 @@ from weft.api.doors import Doors
 from weft.api.manifest import Wish
 from weft.api.view import View
 from weft.client.context import Context, read_context, write_context
+from weft.contracts.durable import write_durably
 from weft.contracts.store import Delete
 from weft.kinds.network import NETWORK
 from weft.kinds.project import PROJECT
@@ -21,7 +22,6 @@ from weft.kinds.token import TOKEN
 from weft.objects.envelope import decode_envelope
 from weft.objects.errors import WeftError
 from weft.objects.identity import kind_prefix, object_key
-from weft.trust.ca import write_private
 from weft.trust.tokens import make_token, make_token_id, parse_token, verify_secret
 
 DEFAULT_CIDR = "10.214.0.0/20"
@@ -69,7 +69,7 @@ async def _write_gateway_token(doors: Doors, path: Path) -> None:
     old = await asyncio.to_thread(path.read_text) if path.exists() else ""
     if not await _is_good(doors, old, "viewer"):
         text = await _make_token(doors, "gateway", "viewer")
-        await asyncio.to_thread(write_private, path, text.encode())
+        await asyncio.to_thread(write_durably, path, text.encode())
 
 
 async def _make_token(doors: Doors, subject: str, role: str) -> str:

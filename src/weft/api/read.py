@@ -26,7 +26,6 @@ _ON_THE_LOOP = 200  # more objects than this are encoded in a thread
 _MOST = 10_000
 _ONE_NAME = re.compile(r"name==?([a-z0-9]([-a-z0-9]*[a-z0-9])?)")
 SELECTORS = ("labels", "fields")
-PREFIXES = ("node", "network")
 _encoder = msgspec.json.Encoder()
 
 

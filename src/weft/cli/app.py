@@ -63,6 +63,13 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
     except BrokenPipeError:
         _drop_output()
         return 128 + 13  # as the shell sees a process that SIGPIPE ended
+    except OSError as problem:  # a full disk behind standard output, a folder that can't be read
+        if session.debug:
+            raise
+        words = f"{problem.filename or 'input or output'}: {problem.strerror or problem}"
+        code = complain(WeftError(words, reason="ioFailed"), session.output, session.color)
+        _drop_output()
+        return code
     except Exception as problem:
         if session.debug:
             raise

@@ -16,7 +16,7 @@ from weft.objects.errors import WeftError
 # Reasons that the message says better than their name does.
 _PLAIN = {
     *("invalidInput", "unknownField", "unknownKind", "invalidManifest", "notFound", "usage", "timedOut"),
-    *("alreadyExists", "unavailable", "internalError", "noContext", "unknownVerb"),
+    *("alreadyExists", "unavailable", "internalError", "noContext"),
 }
 _RETRYABLE = {"unavailable", "storeUnavailable", "timedOut", "cursorGone", "staleRevision"}
 _MOST_LISTED = 10

@@ -32,7 +32,6 @@ _BY_REASON: dict[str, int] = {
     "invalidInput": USAGE,
     "unknownField": USAGE,
     "unknownKind": USAGE,
-    "unknownVerb": USAGE,
     "invalidStrategy": USAGE,
     "invalidManifest": USAGE,
     "tooLarge": USAGE,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from weft.cli.complaints import complain
-from weft.cli.exit_codes import OK
+from weft.cli.exit_codes import OK, partial_code
+from weft.cli.finishing import Done, finish
 from weft.cli.session import Session
+from weft.cli.watching import Wait
 from weft.cli.words import Target
 from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
 
@@ -25,3 +27,9 @@ def each(session: Session, targets: Sequence[Target], act: Callable[[Target], ob
                 raise
             codes.append(complain(problem, session.output, session.color, session.debug))
     return codes
+
+
+def finish_each(session: Session, codes: Sequence[int], done: Sequence[Done], waits: Sequence[Wait]) -> int:
+    """The exit code of all: ``codes`` are those of ``each``, and what was accepted ends as its waiting does."""
+    refused = [code for code in codes if code != OK]
+    return partial_code([*refused, *([finish(session, done, waits)] if done else [])])

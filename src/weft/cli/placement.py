@@ -94,6 +94,24 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
     return "\n".join(lines)
 
 
+def explain_absence(decision: Object, what: str, node: str) -> str:
+    """Why ``what`` is not on ``node``: what the scheduler said of that node when it decided."""
+    verdict = next((v for v in _verdicts(decision) if v["node"] == node), None)
+    if verdict is None:
+        refused = dig(decision, "spec.refused_by", {})
+        by = ", ".join(f"{count} nodes by {name}" for name, count in refused.items())
+        return f"{node} is not among the nodes whose verdict was kept; refused in all: {by or 'none'}"
+    if verdict["outcome"] == "refused":
+        why = _shortfalls(verdict) or str(verdict.get("reason") or verdict.get("filter") or "refused")
+        remedy = f"     weft node uncordon {node}" if "cordoned" in why else ""
+        return f"{node} can't take {what}: {why}{remedy}"
+    chosen = next((v for v in _verdicts(decision) if v["outcome"] == "chosen"), None)
+    if chosen is None or chosen is verdict:
+        return f"{node} was chosen for {what}"
+    scores = f"{chosen['node']} scored {chosen.get('score') or 0:.1f}, {node} {verdict.get('score') or 0:.1f}"
+    return f"{node} could have taken {what}, but {chosen['node']} was chosen by {dig(decision, 'spec.policy')}: {scores}"
+
+
 def _row(verdict: Object, terms: Sequence[str], second: Object | None) -> list[str]:
     values = {term["name"]: f"{term['weight']:g}·{term['value']:.0f}" for term in verdict.get("terms") or ()}
     score = "–" if verdict.get("score") is None else f"{verdict['score']:.1f}"

@@ -12,7 +12,7 @@ import asyncio
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
@@ -96,11 +96,6 @@ class FrameDecoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    @property
-    def between_frames(self) -> bool:
-        """Whether all that was fed is complete frames."""
-        return not self._buffer
-
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that ``data`` completes; raises InvalidInput for one over 64 KiB."""
         buffer = self._buffer
@@ -119,27 +114,10 @@ class FrameDecoder:
         return frames
 
 
-def read_frame(stream: BinaryIO) -> Frame | None:
-    """The next frame of a blocking stream, None at its end between frames.
-
-    Raises Unavailable when the stream is cut inside a frame, InvalidInput for a frame over 64 KiB.
-    """
-    header = _read_exactly(stream, HEADER.size)
-    if not header:
-        return None
-    if len(header) < HEADER.size:
-        raise _cut()
-    type_, length = HEADER.unpack(header)
-    if length > MAX_PAYLOAD_BYTES:
-        raise _too_large(length)
-    payload = _read_exactly(stream, length)
-    if len(payload) < length:
-        raise _cut()
-    return Frame(type_, payload)
-
-
 async def receive_frame(reader: asyncio.StreamReader) -> Frame | None:
-    """The next frame of an asyncio stream, None at its end between frames; raises as ``read_frame`` does."""
+    """The next frame of an asyncio stream, None at its end between frames.
+
+    Raises Unavailable when the stream is cut inside a frame, InvalidInput for a frame over 64 KiB."""
     try:
         type_, length = HEADER.unpack(await reader.readexactly(HEADER.size))
         if length > MAX_PAYLOAD_BYTES:
@@ -163,16 +141,6 @@ async def drop_rest(reader: asyncio.StreamReader) -> None:
             pass
     except (OSError, AttributeError):  # AttributeError: as in receive_frame
         pass
-
-
-def _read_exactly(stream: BinaryIO, length: int) -> bytes:
-    data = bytearray()
-    while len(data) < length:
-        piece = stream.read(length - len(data))
-        if not piece:
-            break
-        data += piece
-    return bytes(data)
 
 
 def _too_large(length: int) -> WeftError:

@@ -10,7 +10,7 @@ holds up other answers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -193,9 +193,6 @@ def encode_frame(message: Call | Answer) -> bytes:
 
 class BadFrame(Exception):
     """The other side does not speak this protocol; the connection must be closed."""
-
-
-M = TypeVar("M")
 
 
 class FrameReader:

@@ -8,7 +8,6 @@ it, never because no image explains it.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from weft.client.cache import whole
 from weft.client.commit import Commit, edit, put, unchanged
 from weft.client.term import Term
 from weft.client.view import Changed, Item
+from weft.contracts.durable import keep_file
 from weft.contracts.journal import Event
 from weft.controllers.image_file import ImageFacts, fetch, inspect
 from weft.controllers.loop import Queue
@@ -195,9 +195,4 @@ def _available(sha256: str, size: int, facts: ImageFacts) -> ImageStatus:
 def _keep(work: Path, target: Path) -> None:
     """Give a checked file its name, durably."""
     work.chmod(0o600)
-    work.rename(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # the name must last as well
-    finally:
-        os.close(folder)
+    keep_file(work, target)

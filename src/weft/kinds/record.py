@@ -68,9 +68,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """One kind. ``scope`` project or fabric. ``writer`` "people" (the API's create/update/delete are open to users) or
     "fabric" (only weft's own processes write; people read).
 
-    ``check(spec)`` raises InvalidInput for what types can't say, ``check_change(old, new)`` for a change of the spec that
-    can't be. ``finalizers`` hold a new object until their
-    controller lets go. ``conditions`` maps condition type → the one controller that writes it; ``status_writer`` names
+    ``check(spec)`` raises InvalidInput for what types can't say, and may bring what people spell in several ways into one;
+    ``check_change(old, new)`` raises it for a change of the spec that can't be. ``finalizers`` hold a new object until
+    their controller lets go. ``conditions`` maps condition type → the one controller that writes it; ``status_writer`` names
     the controller that writes status; ``reported_by_node`` says that the ``report`` part is a node's. ``kept`` are spec
     fields that verbs or the server set: a manifest that doesn't mention them leaves them as they are.
     """

@@ -86,7 +86,7 @@ def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, L
 
 
 def check_vm(spec: VmSpec) -> None:
-    """What types can't say. Raises InvalidInput."""
+    """What types can't say; the strategy gets its one spelling. Raises InvalidInput."""
     if spec.memory < 64 * MIB:
         raise InvalidInput(
             f"spec.memory: {spec.memory} bytes is too little for a guest", field="spec.memory", hint="give at least 64M"
@@ -100,7 +100,7 @@ def check_vm(spec: VmSpec) -> None:
             f"spec.cpu: {spec.cpu:g} is more than a guest can have", field="spec.cpu", hint="at most 255"
         )
     if spec.strategy is not None:
-        read_strategy(spec.strategy)
+        spec.strategy = read_strategy(spec.strategy)
     ports = [parse_publish(p, f"spec.publish[{i}]")[::2] for i, p in enumerate(spec.publish)]
     for name, values in (("publish", ports), ("networks", spec.networks), ("volumes", spec.volumes)):
         if len(set(values)) != len(values):

@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 from weft.agent.agent import Agent
 from weft.agent.control import Control, Gateway
 from weft.agent.enrol import (
-    SERVER_NAME,
     Enrolment,
     default_node_name,
     join,
@@ -33,13 +32,14 @@ from weft.agent.enrol import (
 from weft.agent.facts import find_link, find_own_address, inspect_capacity
 from weft.agent.server import RemoteServer
 from weft.agent.streams import Streams
+from weft.cli.exit_codes import exit_code
 from weft.client.api import Client
 from weft.client.context import Context
 from weft.client.http import make_tls
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
 from weft.objects.errors import InUse, InvalidInput, WeftError
-from weft.objects.identity import short_id
+from weft.objects.identity import SERVER_NAME, short_id
 from weft.objects.quantity import parse_bytes, parse_cpu
 
 RUNTIMES = {
@@ -63,7 +63,7 @@ log = logging.getLogger("weft.agent")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``weft agent …``: 0 when told to end, 1 with a sentence on stderr when it can't go on."""
+    """Run ``weft agent …``: 0 when told to end; a sentence on stderr and its exit code when it can't go on."""
     try:
         if argv and argv[0] == "join":
             return _join(_parse_join(argv[1:]))
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {problem.message}", file=sys.stderr)
         if problem.hint:
             print(f"  {problem.hint}", file=sys.stderr)
-        return 1
+        return exit_code(problem.token)
 
 
 def _parse_join(argv: Sequence[str]) -> argparse.Namespace:

@@ -19,14 +19,14 @@ from weft.api.bootstrap import bootstrap
 from weft.api.doors import Doors, Settings
 from weft.api.server import DoorsServer, listen, make_server_tls, parse_address
 from weft.contracts.clock import Clock, SystemClock
+from weft.launch.address import ANY, url_at
 from weft.objects.errors import WeftError
+from weft.objects.identity import SERVER_NAME
 from weft.store.serve import StoreServer
 from weft.store.sqlite import SqliteStore
 from weft.telemetry.journal import SqliteJournal
-from weft.trust.ca import SERVER_NAME, Authority
+from weft.trust.ca import Authority
 from weft.trust.tickets import read_ticket_key
-
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def run_doors(options: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
     addresses = [parse_address(text) for text in options.listen]
     sockets = [listen(*address) for address in addresses]
     authority = Authority(state, clock)
-    chain, key = authority.renew_server([host for host, _ in addresses if host not in _ANY])
+    chain, key = authority.renew_server([host for host, _ in addresses if host not in ANY])
     store = SqliteStore(state / "store.db", clock)
     await store.open()
     store_server = StoreServer(store, state / "store.sock")
@@ -69,7 +69,7 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
     doors = Doors(store, journal, clock, authority, settings)
     server = DoorsServer(build_app(doors), sockets, make_server_tls(chain, key, authority.ca_path), clock)
     try:
-        url = _url(*sockets[0].getsockname()[:2])
+        url = url_at(*sockets[0].getsockname()[:2])
         await bootstrap(doors, options.context or state / "context.json", url, state / "gateway.token")
         await store_server.start()
         doors.start()
@@ -81,8 +81,3 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
         await store_server.close()
         await asyncio.to_thread(journal.close)
         await store.close()
-
-
-def _url(host: str, port: int) -> str:
-    host = _ANY.get(host, host)
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

@@ -17,11 +17,13 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.gateway.gateway import Gateway
 from weft.gateway.publications import Publications
 from weft.gateway.watch import PublicationWatch
+from weft.launch.address import split_address, url_at
 from weft.objects.errors import Unavailable
+from weft.objects.identity import SERVER_NAME
 from weft.trust.tickets import read_ticket_key
 
 log = logging.getLogger("weft.gateway")
-SERVER_NAME = "weft-server"
+DEFAULT_LISTEN = "127.0.0.1:8443"
 WAIT_SECONDS = 60.0
 LOOK_SECONDS = 0.1
 
@@ -58,7 +60,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     await wait_for_files([state / "server.crt", state / "server.key", state / "ca.crt"], clock)
     gateway = Gateway(make_tls(state), read_ticket_key(state / "ticket.key"), clock)
     for place in options.gateway:
-        await gateway.listen(*split_place(place))
+        await gateway.listen(*split_address(place))
         log.info("listening on %s", place)
     publishing = asyncio.ensure_future(_publish(options, clock)) if options.publish_on else None
     try:
@@ -75,7 +77,7 @@ async def _publish(options: argparse.Namespace, clock: Clock) -> None:
     publications = Publications(options.publish_on, clock)
     state: Path = options.state
     token_file: Path = getattr(options, "token_file", None) or state / "gateway.token"
-    server = getattr(options, "server", None) or _url_of(getattr(options, "listen", None))
+    server = getattr(options, "server", None) or url_at(*split_address((getattr(options, "listen", None) or [DEFAULT_LISTEN])[0]))
 
     def connect() -> Client:
         ca, token = (state / "ca.crt").read_text(), token_file.read_text().strip()
@@ -107,13 +109,3 @@ async def wait_for_files(paths: list[Path], clock: Clock) -> None:
         await clock.sleep(LOOK_SECONDS)
 
 
-def split_place(place: str) -> tuple[str, int]:
-    """``10.0.0.1:8444`` or ``[::1]:8444`` as host and port."""
-    host, _, port = place.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _url_of(listen: list[str] | None) -> str:
-    host, port = split_place((listen or ["127.0.0.1:8443"])[0])
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

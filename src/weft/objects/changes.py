@@ -8,8 +8,6 @@ import msgspec
 
 from weft.objects.schema import ChangeMode, change_modes
 
-_ORDER: tuple[ChangeMode, ...] = ("live", "restart", "replace", "never")
-
 
 class FieldChange(msgspec.Struct, frozen=True):
     path: str
@@ -40,8 +38,3 @@ def _mode(path: str, modes: dict[str, ChangeMode]) -> ChangeMode:
     while path not in modes and "." in path:
         path = path.rpartition(".")[0]
     return modes.get(path, "live")
-
-
-def worst_mode(changes: list[FieldChange]) -> ChangeMode | None:
-    """The dearest mode among ``changes``, or None if there are none."""
-    return max((c.mode for c in changes), key=_ORDER.index, default=None)

@@ -10,7 +10,7 @@ Decides nothing, does no I/O. ``api/problem.py`` maps reasons to HTTP, ``cli/exi
     ├─ NotFound              ├─ AlreadyExists       ├─ StaleRevision       ├─ InUse
     ├─ IllegalTransition     ├─ NotAuthenticated    ├─ Forbidden           ├─ TooLarge
     ├─ CursorGone            a watch or list position that no longer exists (HTTP 410): list again
-    ├─ Unplaceable           no node fits (reason is one of spec B2's tokens)
+    ├─ Unplaceable           no node fits (reason: insufficientResources or noAvailableAgents)
     ├─ Unavailable           something needed isn't there just now; may be retried
     │  ├─ StoreUnavailable
     ├─ TimedOut              the wait ended, the work goes on

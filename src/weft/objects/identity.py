@@ -12,6 +12,7 @@ import msgspec
 from weft.objects.errors import InvalidInput
 
 MAX_NAME = 63
+SERVER_NAME = "weft-server"  # in every server certificate: right whatever address a client came by
 FABRIC = "-"  # stands where the project would, in the key of a fabric-wide object
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL_KEY = re.compile(r"([a-z0-9.-]{1,200}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

@@ -1,4 +1,4 @@
-"""The lifecycle of every workload kind, as one table (spec A2). Pure.
+"""The lifecycle of every workload kind, as one table: people's verbs are checked against it, and a test holds the fold of reports to it. Pure.
 
 Pending ⇄ Hold, Pending → Prolog → Boot → Running; Running → Migrate | Suspended | Stopped → Running;
 Running → Shutdown → Epilog → Done; Failed, and Unknown when the node is lost.

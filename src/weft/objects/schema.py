@@ -1,8 +1,8 @@
 """Reading what people wrote, strictly: unknown fields are refused at any depth, quantities become numbers, and every
 complaint carries the path of its field. The msgspec structs are the only description of the fields. Pure.
 
-Field annotations are made with ``quantity``, ``text`` … of this module; they carry how a change of the field is carried
-out (``live | restart | replace | never``) and how people write it.
+Fields are annotated with ``field(...)``: what it is for, how people write it, and how a change of it is carried out
+(``live | restart | replace | never``).
 """
 
 from __future__ import annotations

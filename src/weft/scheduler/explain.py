@@ -79,7 +79,7 @@ def refusers_of(refusers: Sequence[tuple[object, Flags]]) -> Flags:
 
 
 def describe_choice(engine: Engine, index: int) -> str:
-    """How full node ``index`` is, as the decision log has it (spec B9): used/all."""
+    """How full node ``index`` is, as the journal has it: used/all."""
     used, all_ = engine.snapshot.allocated[:, index], engine.snapshot.capacity[:, index]
     cpu = f"CPU: {used[0] / 1000:g}/{all_[0] / 1000:g}"
     memory, disk = (

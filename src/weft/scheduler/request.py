@@ -40,12 +40,6 @@ class Waiting(msgspec.Struct, frozen=True):
     message: str
 
 
-class Restored(msgspec.Struct, frozen=True):
-    """Nodes that are up but haven't said yet what runs there since the store was put back to an older state."""
-
-    nodes: list[str]
-
-
 def find_silent(view: View, epoch: str) -> list[str]:
     """Names of ready nodes whose report belongs to another history of the store than ``epoch``."""
     return sorted(

@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from weft.contracts.clock import Clock
+from weft.contracts.durable import write_durably
 from weft.objects.errors import InvalidInput, Unavailable
+from weft.objects.identity import SERVER_NAME
 
-SERVER_NAME = "weft-server"  # in every server certificate: right whatever address a client came by
 NODE_PREFIX = "node:"
 CA_YEARS = 10
 LEAF_DAYS = 365
@@ -56,8 +57,8 @@ class Authority:
             certificate = self._sign(
                 key.public_key(), SERVER_NAME, ExtendedKeyUsageOID.SERVER_AUTH, [_general_name(n) for n in wanted]
             )
-            write_private(key_path, _key_pem(key))
-            _write(chain, (_pem(certificate) + self.ca).encode(), 0o644)
+            write_durably(key_path, _key_pem(key))
+            write_durably(chain, (_pem(certificate) + self.ca).encode(), 0o644)
         return chain, key_path
 
     def sign_node(self, csr: x509.CertificateSigningRequest, uid: str) -> str:
@@ -78,9 +79,10 @@ class Authority:
                 return key, certificate
             raise Unavailable(f"ca.key and ca.crt in {self._state} do not belong together")
         fresh = ec.generate_private_key(ec.SECP256R1())
+        self._state.mkdir(parents=True, exist_ok=True)
         certificate = self._make_root(fresh)
-        write_private(key_path, _key_pem(fresh))
-        _write(path, _pem(certificate).encode(), 0o644)
+        write_durably(key_path, _key_pem(fresh))
+        write_durably(path, _pem(certificate).encode(), 0o644)
         return fresh, certificate
 
     def _make_root(self, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
@@ -167,35 +169,6 @@ def digest_of_key(csr: x509.CertificateSigningRequest) -> str:
         csr.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
     return digest.finalize().hex()
-
-
-def make_node_key(path: Path) -> str:
-    """The signing request (PEM) for the node key in ``path``, which is made if it isn't there: the node's side of a
-    join. The same key is used again, so that a join whose answer was lost can be repeated."""
-    if path.exists():
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise InvalidInput(f"{path} holds no EC key", hint="remove it and join again")
-    else:
-        key = ec.generate_private_key(ec.SECP256R1())
-        write_private(path, _key_pem(key))
-    csr = x509.CertificateSigningRequestBuilder().subject_name(_name("node")).sign(key, hashes.SHA256())
-    return csr.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write ``data`` whole and durably, readable by the owner only."""
-    _write(path, data, 0o600)
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    fresh.replace(path)
 
 
 def _general_name(name: str) -> x509.GeneralName:

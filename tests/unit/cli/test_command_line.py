@@ -198,3 +198,13 @@ def test_the_reference_pages_are_what_the_commands_say() -> None:
     pages = Path(__file__).resolve().parents[3] / "docs" / "reference"
     assert (pages / "cli.md").read_text() == write_cli_page(), "python -m weft.cli.reference cli >docs/reference/cli.md"
     assert (pages / "exit-codes.md").read_text() == write_exit_codes_page()
+
+
+def test_a_full_disk_behind_standard_output_is_told_as_what_it_is() -> None:
+    code = "import sys; from weft.launch.entry import main; main()"
+    with open("/dev/full", "w") as full:
+        said = subprocess.run(
+            [sys.executable, "-c", code, "schema", "vm"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert said.returncode == 1
+    assert "No space left on device" in said.stderr and "defect" not in said.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.cli.placement import describe_choice, explain_decision, explain_refusal
+from weft.cli.placement import describe_choice, explain_absence, explain_decision, explain_refusal
 from weft.cli.terminal import Paint
 from weft.objects.errors import Unplaceable
 
@@ -58,6 +58,13 @@ def test_a_refusal_without_a_decision_still_says_how_to_go_on() -> None:
     error = explain_refusal(Unplaceable("x", reason="noAvailableAgents"), None, "vm/big")
     assert error.message == "vm/big fits on no node: noAvailableAgents"
     assert "weft wait vm/big" in (error.hint or "")
+
+
+def test_why_not_tells_of_the_one_node_that_is_asked_for() -> None:
+    assert explain_absence(PLACED, "vm/web", "n3").startswith('n3 can\'t take vm/web: cordoned ("disk swap")')
+    assert explain_absence(PLACED, "vm/web", "n1").endswith("least_loaded: n2 scored 97.1, n1 88.4")
+    assert explain_absence(PLACED, "vm/web", "n2") == "n2 was chosen for vm/web"
+    assert "memory 900.0 GiB wanted" in explain_absence(REFUSED, "vm/big", "n1")
 
 
 def test_of_many_nodes_only_some_are_listed() -> None:

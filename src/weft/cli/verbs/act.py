@@ -8,10 +8,9 @@ import click
 from msgspec import inspect as mi
 
 from weft.cli import options
-from weft.cli.exit_codes import partial_code
-from weft.cli.finishing import Done, finish, plan_wait
+from weft.cli.finishing import Done, plan_wait
 from weft.cli.grammar import Entry
-from weft.cli.outcome import each
+from weft.cli.outcome import each, finish_each
 from weft.cli.session import Session
 from weft.cli.watching import Wait
 from weft.cli.words import Target, read_targets
@@ -57,4 +56,4 @@ def _run(session: Session, verb: str, targets: list[Target], given: dict[str, An
         waits.extend(wait for wait in [plan_wait(obj, target, verb, before)] if wait)
 
     codes = each(session, targets, act)
-    return partial_code([*codes, *([finish(session, done, waits)] if done else [])])
+    return finish_each(session, codes, done, waits)

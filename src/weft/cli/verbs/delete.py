@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from weft.cli import options
-from weft.cli.exit_codes import ERROR, partial_code
-from weft.cli.finishing import Done, finish, plan_wait
+from weft.cli.exit_codes import ERROR
+from weft.cli.finishing import Done, plan_wait
 from weft.cli.grammar import Entry
-from weft.cli.outcome import each
+from weft.cli.outcome import each, finish_each
 from weft.cli.session import Session
 from weft.cli.terminal import is_terminal
 from weft.cli.watching import Wait
@@ -58,7 +58,7 @@ def _run(
         waits.extend(wait for wait in [plan_wait(obj, target, "delete")] if wait)
 
     codes = each(session, targets, delete)
-    return partial_code([*codes, *([finish(session, done, waits)] if done else [])])
+    return finish_each(session, codes, done, waits)
 
 
 def _find_targets(

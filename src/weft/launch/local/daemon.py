@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.launch.local.processes import Process, inspect_process
+from weft.launch.local.processes import Process, inspect_process, inspect_processes
 from weft.objects.errors import DriverFailed
 
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
@@ -45,9 +45,17 @@ def find_daemon(daemon: Daemon) -> Process | None:
     try:
         kept = msgspec.json.decode(daemon.pidfile.read_bytes(), type=Kept)
     except (FileNotFoundError, msgspec.DecodeError):
-        return None
+        return _find_unkept(daemon)
     process = inspect_process(kept.pid)
-    return process if process is not None and kept == _identify(process) else None
+    return process if process is not None and kept == _identify(process) else _find_unkept(daemon)
+
+
+def _find_unkept(daemon: Daemon) -> Process | None:
+    """It by its command line, which holds the state folder: an up that was killed may have started it and not said so.
+    The newest: an init's starter, whose line is the same, is older than what it leaves behind."""
+    words = len(daemon.argv)
+    same = [process for process in inspect_processes() if process.argv[-words:] == daemon.argv]
+    return max(same, key=lambda process: (process.start, process.pid), default=None)
 
 
 def perform_start(daemon: Daemon) -> Process:

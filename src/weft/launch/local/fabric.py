@@ -25,7 +25,7 @@ from weft.launch.local.daemon import Daemon
 from weft.launch.local.node import AgentCommand
 from weft.launch.local.topology import NODE_LINK, Node, Topology
 from weft.launch.local.up import Fabric
-from weft.objects.errors import DriverFailed, NotFound, TimedOut, WeftError
+from weft.objects.errors import DriverFailed, NotFound, TimedOut, Unavailable, WeftError
 
 READY_SECONDS = 90.0
 POLL_SECONDS = 0.1
@@ -116,8 +116,12 @@ async def wait_nodes(topology: Topology, clock: Clock) -> str:
     names = {node.name for node in topology.nodes}
 
     def ready(client: Client) -> bool:
-        nodes = client.list("node").items
-        return names <= {n["name"] for n in nodes if n["status"].get("phase") == "Ready"}
+        phases = {n["name"]: n["status"].get("phase", "NotReady") for n in client.list("node").items}
+        waiting = [f"{name} is {phases.get(name, 'no node of it: was it deleted?')}" for name in sorted(names)]
+        waiting = [words for words in waiting if not words.endswith(" is Ready")]
+        if waiting:  # told if it stays so
+            raise Unavailable("; ".join(waiting))
+        return True
 
     def healed(client: Client) -> bool:
         vms = client.list("vm", all_projects=True).items
@@ -219,5 +223,8 @@ async def _until(clock: Clock, wish: str, topology: Topology, question: Callable
         except WeftError as error:
             trouble = error.message
         if clock.elapsed() > deadline:
-            raise TimedOut(f"waited {READY_SECONDS:g} s until {wish}. {trouble}".rstrip(), hint="see .weft/log/")
+            raise TimedOut(
+                f"waited {READY_SECONDS:g} s until {wish}. {trouble}".rstrip(),
+                hint="see .weft/log/; make down, then make up, begins anew",
+            )
         await clock.sleep(POLL_SECONDS)

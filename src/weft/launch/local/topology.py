@@ -19,8 +19,6 @@ UNDERLAYS = ipaddress.ip_network("10.64.0.0/10")
 FIRST_PORT, PORT_PAIRS = 20000, 5000
 CANDIDATES = 64
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 
 class Node(msgspec.Struct, frozen=True):
     """One local node: its name and its address on the underlay."""

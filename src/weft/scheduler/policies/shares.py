@@ -6,7 +6,7 @@ import numpy as np
 
 from weft.contracts.policy import RESOURCES, Request, Table, Values
 
-WEIGHTS = {"cpu": 0.4, "memory": 0.4, "disk": 0.2}  # spec B1
+WEIGHTS = {"cpu": 0.4, "memory": 0.4, "disk": 0.2}
 
 
 def used_shares(table: Table, request: Request) -> list[tuple[str, float, Values]]:

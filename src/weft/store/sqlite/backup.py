@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
+from weft.contracts.durable import keep_file
 from weft.objects.errors import StoreUnavailable
 from weft.store.sqlite.file import LockFile, as_store_error, connect, connect_copy, leap
 from weft.store.sqlite.schema import check_tables, load_state, save_state
@@ -21,7 +22,7 @@ def copy_database(source: sqlite3.Connection, target: Path) -> None:
             # All pages in one step: one read transaction, so writers go on and no page is copied twice.
             source.backup(copy, pages=-1)
             copy.execute("PRAGMA journal_mode = DELETE")  # the copy is one file, without a log beside it
-        _settle(partial, target)
+        keep_file(partial, target)
     except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -45,7 +46,7 @@ def restore(backup: str | Path, path: str | Path) -> str:
             copy_database(connection, incoming)
         epoch = _renew(incoming, lock)
         _keep_replaced(target)
-        _settle(incoming, target)
+        keep_file(incoming, target)
         return epoch
     except (sqlite3.Error, OSError) as problem:
         raise as_store_error(problem, target) from problem
@@ -100,15 +101,3 @@ def _check_whole(connection: sqlite3.Connection, path: Path) -> None:
     verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if verdict != "ok":
         raise StoreUnavailable(f"backup {path} is damaged: {verdict}", hint="use an older backup")
-
-
-def _settle(finished: Path, target: Path) -> None:
-    """Rename into place so that a power cut leaves the old file or the new one."""
-    with finished.open("rb") as file:
-        os.fsync(file.fileno())
-    finished.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

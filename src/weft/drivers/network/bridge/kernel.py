@@ -22,7 +22,6 @@ LONGEST_RUN_SECONDS = 30.0
 class LinkInfo(msgspec.Struct, frozen=True):
     info_kind: str = ""
     info_data: dict[str, Any] = {}
-    info_slave_kind: str = ""
     info_slave_data: dict[str, Any] = {}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, ip_network
 
 from weft.contracts.host import Host
-from weft.contracts.network import Endpoint, Port, Segment
+from weft.contracts.network import Port, Segment
 from weft.drivers.network.bridge.kernel import FdbEntry, Link, Router
 from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, port_alias, segment_alias
 from weft.objects.errors import InUse, Unavailable
@@ -152,10 +152,6 @@ def plan_removal(names: Names, segment_id: str, links: Mapping[str, Link], has_r
     lines = [f"netns del {names.router(segment_id)}"] if has_router else []
     ours = (names.gateway, names.uplink, names.overlay, names.bridge)
     return [f"link del dev {name(segment_id)}" for name in ours if name(segment_id) in links] + lines
-
-
-def local_endpoint(endpoint: Endpoint, host: Host) -> bool:
-    return endpoint.node_address == host.underlay_address
 
 
 def _plan_bridge(steps: Steps, names: Names, segment: Segment, links: Mapping[str, Link]) -> None:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 
 from weft.contracts.clock import Clock
+from weft.contracts.durable import keep_file
 from weft.contracts.runtime import GuestFacts, GuestState
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.frames import Hello
@@ -33,7 +34,6 @@ from weft.drivers.runtime.qemu.record import (
     GuestRecord,
     decide_end,
     disk_times,
-    keep_file,
     write_record,
 )
 from weft.drivers.runtime.qemu.translate import GuestPaths

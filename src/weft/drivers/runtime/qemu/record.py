@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from weft.contracts.durable import sync_folder, write_durably
 from weft.contracts.runtime import GuestPlan, GuestState
 from weft.drivers.runtime.qemu.processes import ProcessId
 from weft.drivers.runtime.qemu.translate import GuestPaths
@@ -52,35 +52,14 @@ def read_record(paths: GuestPaths) -> GuestRecord | None:
 def write_record(paths: GuestPaths, record: GuestRecord, *, durable: bool) -> None:
     """Replace the record; ``durable``: it is on disk when this returns, and so is the folder it lies in."""
     paths.state.mkdir(parents=True, exist_ok=True)
-    pending = paths.record.with_suffix(".pending")
-    with open(pending, "wb") as file:
-        file.write(msgspec.json.encode(record))
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(pending, paths.record)
+    data = msgspec.json.encode(record)
     if durable:
-        sync_folder(paths.state)
+        write_durably(paths.record, data, 0o644)
         sync_folder(paths.state.parent)
-
-
-def keep_file(pending: Path, final: Path) -> None:
-    """Give a file that was written whole its final name, durably."""
-    descriptor = os.open(pending, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(pending, final)
-    sync_folder(final.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    else:
+        pending = paths.record.with_suffix(".pending")
+        pending.write_bytes(data)
+        pending.replace(paths.record)
 
 
 def disk_times(plan: GuestPlan) -> dict[str, int]:

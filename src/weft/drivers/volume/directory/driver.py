@@ -10,6 +10,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from weft.contracts.durable import keep_file, sync_folder
 from weft.contracts.host import Host
 from weft.contracts.volume import VolumeFacts
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
@@ -62,7 +63,7 @@ class DirectoryVolumes:
     async def remove(self, volume_id: str) -> None:
         self._making.pop(volume_id, None)
         self._path(volume_id).unlink(missing_ok=True)
-        await asyncio.to_thread(_sync_folder, self._folder)
+        await asyncio.to_thread(sync_folder, self._folder)
 
     async def list(self) -> list[VolumeFacts]:
         """All volumes here, by id; a file that is none is left out."""
@@ -88,7 +89,7 @@ class DirectoryVolumes:
         work.unlink(missing_ok=True)
         try:
             await self._run("create", "-q", "-f", "qcow2", *options, str(work), str(_round_up(size)))
-            await asyncio.to_thread(_settle, work, path)
+            await asyncio.to_thread(keep_file, work, path)
         except OSError as problem:
             raise _failed(volume_id, problem) from problem
         finally:
@@ -160,25 +161,6 @@ def _virtual_size(path: Path, format: str) -> int:
 
 def _round_up(size: int) -> int:
     return -(-size // _SECTOR) * _SECTOR
-
-
-def _settle(work: Path, path: Path) -> None:
-    """Give a finished file its name, durably."""
-    descriptor = os.open(work, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    work.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _failed(volume_id: str, problem: OSError) -> DriverFailed:

@@ -1,0 +1,17 @@
+"""Where the server's processes listen and reach each other. Pure."""
+
+from __future__ import annotations
+
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # "every address", and the one to reach it by from here
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """``10.0.0.1:8444`` or ``[::1]:8444`` as host and port."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def url_at(host: str, port: int) -> str:
+    """The URL by which a process of this machine reaches who listens at ``host`` and ``port``."""
+    host = ANY.get(host, host)
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

@@ -1,0 +1,154 @@
+"""What the design decided and only discipline would keep: who writes which part, and how many routes are made by hand."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from weft.api.openapi import describe_api
+from weft.api.routes import BY_HAND, BY_NODES
+from weft.kinds.registry import KINDS
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "weft"
+# Which controller a file belongs to, where it isn't named after it.
+CONTROLLER = {"fold": "workload", "bind": "scheduler", "refit": "scheduler", "join": "api", "adoption": "workload"}
+
+
+def find_writes(part: str) -> Iterator[tuple[str, str]]:
+    """(room, file) of every assignment to an object's ``part``."""
+    for room in ("api", "controllers", "scheduler", "agent", "gateway", "client", "cli"):
+        for path in sorted((SOURCE / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                parts = [t for t in targets if isinstance(t, ast.Attribute) and t.attr == part]
+                if any(ast.unparse(target) != f"self.{part}" for target in parts):
+                    yield room, path.stem
+
+
+def find_conditions() -> Iterator[tuple[str, str]]:
+    """(controller, type) of every condition that is made."""
+    for room in ("controllers", "scheduler", "api"):
+        for path in sorted((SOURCE / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "Condition":
+                    assert isinstance(node.args[0], ast.Constant), f"{path.name}: a condition's type is written out"
+                    yield CONTROLLER.get(path.stem, path.stem), str(node.args[0].value)
+
+
+def test_routes_written_by_hand_are_few_and_counted() -> None:
+    by_hand = {f"/v1/{name}" for name in BY_HAND} | {f"/v1/nodes/{{name}}:{verb}" for verb in BY_NODES}
+    by_hand.add("/v1/blobs/{sha256}")
+    assert by_hand == {
+        "/v1/apply", "/v1/blobs/{sha256}", "/v1/events", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
+        "/v1/nodes/{name}:renew", "/v1/nodes/{name}:report",
+    }  # fmt: skip
+    plurals = "|".join(kind.plural for kind in KINDS)
+    derived = re.compile(rf"/v1/(projects/\{{project\}}/)?({plurals})(/\{{name\}})?(:[a-z]+)?")
+    told = {path for path in describe_api()["paths"] if not derived.fullmatch(path)}
+    assert told == {path for path in by_hand if not path.startswith("/v1/nodes/")}
+
+
+def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
+    assert set(find_writes("report")) == {("api", "report")}
+
+
+def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
+    # workload and the scheduler write the specs of allocations, which are theirs.
+    assert set(find_writes("spec")) == {
+        ("api", "admit"),
+        ("controllers", "workload"),
+        ("scheduler", "bind"),
+        ("scheduler", "refit"),
+    }
+
+
+def test_each_status_has_one_writer_and_the_kind_names_it() -> None:
+    writers = {CONTROLLER.get(file, file) for _, file in find_writes("status")}
+    assert writers == {kind.status_writer for kind in KINDS if kind.status_writer}
+
+
+def test_each_condition_has_one_writer_and_the_kind_names_it() -> None:
+    declared = {(controller, type_) for kind in KINDS for type_, controller in kind.conditions.items()}
+    assert set(find_conditions()) == declared
+
+
+TOY = '''
+import sys, types
+from typing import Annotated
+
+import msgspec
+
+import weft.kinds
+from weft.kinds.cells import NAME, text
+from weft.kinds.record import Column, Kind, Verb
+from weft.objects.schema import field
+
+
+class ToySpec(msgspec.Struct, kw_only=True):
+    colour: Annotated[str, field("Its colour", change="live")]
+    wound: Annotated[bool, field("Whether it is wound up", change="live")] = False
+
+
+class ToyStatus(msgspec.Struct, kw_only=True):
+    pass
+
+
+TOY = Kind(
+    name="toy", plural="toys", title="toy", summary="Something to play with", spec=ToySpec, status=ToyStatus,
+    verbs=(Verb("wind", "Wind it up", change=lambda obj, _: {**obj["spec"], "wound": True}),),
+    columns=(NAME, Column("COLOUR", text("spec.colour"))),
+)
+
+# The registry as it would stand with the toy's line in it.
+source = open("src/weft/kinds/registry.py").read()
+changed = source.replace("    PUBLICATION,\\n", "    PUBLICATION,\\n    TOY,\\n")
+assert changed != source
+registry = sys.modules["weft.kinds.registry"] = weft.kinds.registry = types.ModuleType("weft.kinds.registry")
+registry.TOY = TOY
+exec(changed, registry.__dict__)
+'''
+
+PLAY = '''
+import contextlib, io, os, pathlib, tempfile
+
+from weft.cli.app import run
+from weft.contracts.clock import SystemClock
+from tests.scenario.api_lab import DoorsLab
+
+
+def weft(*words):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = run(words, SystemClock)
+    assert code == 0, (words, code)
+    return out.getvalue()
+
+
+with tempfile.TemporaryDirectory() as folder:
+    lab = DoorsLab(pathlib.Path(folder))
+    os.environ["WEFT_CONTEXT"] = str(lab.context_path)
+    try:
+        weft("toy", "create", "top", "--colour", "red")
+        weft("toy", "wind", "top")
+        assert [line.split() for line in weft("toys", "list").splitlines()] == [["NAME", "COLOUR"], ["top", "red"]]
+        assert lab.client.get("toy", "top")["spec"] == {"colour": "red", "wound": True}
+        assert "Its colour" in weft("schema", "toy.spec")
+        paths = lab.client.http.request("GET", "/v1/openapi.json").json()["paths"]
+        assert "/v1/projects/{project}/toys/{name}:wind" in paths
+        weft("delete", "toy/top", "--yes")
+        assert not lab.client.list("toy").items
+    finally:
+        lab.close()
+'''
+
+
+def test_a_kind_is_a_file_and_a_line_and_all_doors_know_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TOY + PLAY], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]

@@ -1,0 +1,76 @@
+"""The hand-written pages of docs/reference and the words people find in them say what the code says."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import weft.contracts.store  # noqa: F401  its errors belong to the tree
+from weft.api.problem import STATUS
+from weft.cli.exit_codes import exit_code
+from weft.client.frames import FrameType
+from weft.objects.errors import WeftError
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "weft"
+PAGES = ROOT / "docs" / "reference"
+
+
+def all_errors(cls: type[WeftError] = WeftError) -> dict[str, type[WeftError]]:
+    found = {cls.__name__: cls}
+    for sub in cls.__subclasses__():
+        found |= all_errors(sub)
+    return found
+
+
+def find_reasons() -> dict[str, type[WeftError]]:
+    """Every reason that the source gives an error, with the error's class."""
+    classes = all_errors()
+    reasons = {cls.reason: cls for cls in classes.values() if "reason" in vars(cls)}
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and (cls := classes.get(ast.unparse(node.func))):
+                for word in node.keywords:
+                    values = [word.value.body] if isinstance(word.value, ast.IfExp) else [word.value]
+                    if word.arg == "reason":
+                        reasons |= {v.value: cls for v in values if isinstance(v, ast.Constant) and v.value not in reasons}
+    return reasons
+
+
+def read_table(page: str) -> list[list[str]]:
+    rows = [line.strip("|").split("|") for line in (PAGES / page).read_text().splitlines() if line.startswith("| `")]
+    return [[cell.strip().strip("`") for cell in row] for row in rows]
+
+
+def test_every_reason_of_an_error_is_in_the_reference_with_its_http_status_and_exit_code() -> None:
+    told = {reason: (status, exit_) for reason, status, exit_, _ in read_table("errors.md")}
+    truth = {}
+    for reason, cls in find_reasons().items():
+        known = [STATUS[r] for r in (reason, *(c.reason for c in cls.__mro__ if issubclass(c, WeftError))) if r in STATUS]
+        truth[reason] = (str(known[0] if known else 500), str(exit_code(reason)))
+    missing, wrong = truth.keys() - told.keys(), {r for r in truth.keys() & told.keys() if truth[r] != told[r]}
+    assert not missing and not wrong, {r: truth[r] for r in missing | wrong}
+    for reason in told.keys() - truth.keys():  # given by a table, or why a VM waits
+        assert any(f'"{reason}"' in p.read_text() for p in SOURCE.rglob("*.py")), reason
+        assert told[reason] == (str(STATUS.get(reason, "")), str(exit_code(reason)))
+
+
+def test_every_variable_that_weft_reads_is_in_the_reference() -> None:
+    text = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    read = set(re.findall(r'"((?:WEFT|SCHEDULING)_[A-Z]+)"', text))
+    assert read <= {row[0] for row in read_table("environment.md")} and len(read) > 5
+
+
+def test_the_frames_of_the_gateway_are_in_the_reference() -> None:
+    assert [(row[0], row[1]) for row in read_table("gateway.md")] == [(t.name, str(t.value)) for t in FrameType]
+
+
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+        if target != "docs/measured.md" and not (page.parent / target).exists()  # that one is written by make bench
+    ]
+    assert not broken, broken
