@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 
 import pytest
 from network_lab import Lab, Node
-
-sys.path.append(str(Path(__file__).parents[1] / "conformance"))
-
-from network import NetworkPromises
+from tests.conformance.network import NetworkPromises
 
 
 @pytest.fixture(scope="module")

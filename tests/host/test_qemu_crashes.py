@@ -18,10 +18,9 @@ from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.objects.errors import DriverFailed
 
-sys.path.append(str(Path(__file__).parents[1] / "conformance"))
-pytest.register_assert_rewrite("runtime_contract")
+pytest.register_assert_rewrite("tests.conformance.runtime_contract")
 
-from runtime_contract import ready, run, until
+from tests.conformance.runtime_contract import ready, run, until
 
 pytestmark = pytest.mark.host
 MOST_STEPS = 40

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.images.tiny.build import build_tiny
 from weft.objects.errors import Unavailable
 
-sys.path.append(str(Path(__file__).parents[1] / "conformance"))
-pytest.register_assert_rewrite("runtime_contract")
+pytest.register_assert_rewrite("tests.conformance.runtime_contract")
 
-from runtime_contract import ready, run, start_command, until
+from tests.conformance.runtime_contract import ready, run, start_command, until
 
 pytestmark = pytest.mark.host
 APPLETS = ["dd", "cmp", "cp", "cat", "test", "wc", "sha256sum", "uname", "awk", "ip", "nc", "httpd", "udhcpc", "sh"]

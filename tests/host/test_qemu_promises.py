@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "conformance"))
-pytest.register_assert_rewrite("runtime_contract")
+pytest.register_assert_rewrite("tests.conformance.runtime_contract")
 
-from runtime_contract import RuntimePromises
+from tests.conformance.runtime_contract import RuntimePromises
 
 
 @pytest.mark.host

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from agent_lab import BUNDLE
+from tests.scenario.agent_lab import BUNDLE
 
 from weft.cli.app import run
 from weft.contracts.clock import SystemClock

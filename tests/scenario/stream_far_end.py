@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,49 +36,65 @@ def far_end(state: Path, argv: list[str]) -> Iterator[tuple[Context, dict[str, A
 
 
 def _serve(server: socket.socket, tls: ssl.SSLContext, argv: list[str]) -> None:
-    plain, _ = server.accept()
-    with tls.wrap_socket(plain, server_side=True) as sock:
-        frames = _read_frames(sock)
-        hello = next(frames)
-        assert hello.json() == {"role": "client", "ticket": "t"}
-        if not argv:
-            return
+    """One connection, in a loop of its own: a TLS socket must not be read and written by two threads."""
+    asyncio.run(_serve_one(server, tls, argv))
+
+
+async def _serve_one(server: socket.socket, tls: ssl.SSLContext, argv: list[str]) -> None:
+    served = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await _carry(reader, writer, argv)
+        finally:
+            served.set()
+
+    listening = await asyncio.start_server(serve, sock=server, ssl=tls)
+    await served.wait()
+    listening.close()
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, argv: list[str]) -> None:
+    frames = _read_frames(reader)
+    hello = await anext(frames)
+    assert hello.json() == {"role": "client", "ticket": "t"}
+    if argv:
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        lock = threading.Lock()
-        pumps = [
-            threading.Thread(target=_pump, args=(process.stdout, FrameType.DATA_OUT, sock, lock)),
-            threading.Thread(target=_pump, args=(process.stderr, FrameType.STDERR, sock, lock)),
-            threading.Thread(target=_feed, args=(process, frames), daemon=True),
-        ]
-        for pump in pumps:
-            pump.start()
-        code = process.wait()
-        for pump in pumps[:2]:
-            pump.join()
-        with lock:
-            sock.sendall(encode_exit(code) if code >= 0 else encode_exit(signal=-code))
-            sock.sendall(encode_frame(FrameType.PING))
+        feeding = asyncio.create_task(_feed(process, frames))
+        await asyncio.gather(
+            _pump(process.stdout, FrameType.DATA_OUT, writer), _pump(process.stderr, FrameType.STDERR, writer)
+        )
+        code = await asyncio.to_thread(process.wait)
+        writer.write(encode_exit(code) if code >= 0 else encode_exit(signal=-code))
+        writer.write(encode_frame(FrameType.PING))
+        await writer.drain()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wait([feeding]), 5)  # the client closes once it has read the exit
+        feeding.cancel()
+    writer.close()
 
 
-def _read_frames(sock: ssl.SSLSocket) -> Iterator[Frame]:
+async def _read_frames(reader: asyncio.StreamReader) -> AsyncIterator[Frame]:
     decoder = FrameDecoder()
-    while data := sock.recv(65536):
-        yield from decoder.feed(data)
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            for frame in decoder.feed(data):
+                yield frame
 
 
-def _pump(pipe: Any, type_: int, sock: ssl.SSLSocket, lock: threading.Lock) -> None:
-    while data := pipe.read1(65536):
+async def _pump(pipe: Any, type_: int, writer: asyncio.StreamWriter) -> None:
+    while data := await asyncio.to_thread(pipe.read1, 65536):
         for frame in encode_data(type_, data):
-            with lock:
-                sock.sendall(frame)
+            writer.write(frame)
+            await writer.drain()
 
 
-def _feed(process: subprocess.Popen[bytes], frames: Iterator[Frame]) -> None:
-    assert process.stdin is not None
-    for frame in frames:
-        if frame.type == FrameType.END_IN:
-            process.stdin.close()
-            return
-        if frame.type == FrameType.DATA_IN:
-            process.stdin.write(frame.payload)
-            process.stdin.flush()
+async def _feed(process: subprocess.Popen[bytes], frames: AsyncIterator[Frame]) -> None:
+    stdin = process.stdin
+    assert stdin is not None
+    async for frame in frames:
+        with suppress(BrokenPipeError, ValueError):  # it reads no more: what still comes is for nobody
+            if frame.type == FrameType.END_IN:
+                stdin.close()
+            if frame.type == FrameType.DATA_IN:
+                await asyncio.to_thread(lambda data=frame.payload: (stdin.write(data), stdin.flush()))

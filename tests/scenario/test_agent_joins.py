@@ -19,10 +19,8 @@ from typing import Any
 
 import msgspec
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-from agent_lab import ADDRESS, BUNDLE, DIGEST, Lab, change, make_allocation, make_publication
-from api_lab import GATEWAY, DoorsLab
+from tests.scenario.agent_lab import ADDRESS, BUNDLE, DIGEST, Lab, change, make_allocation, make_publication
+from tests.scenario.api_lab import GATEWAY, DoorsLab
 
 from weft.agent.agent import Agent
 from weft.agent.enrol import Enrolment, join, make_context, needs_renewal, read_enrolment, renew

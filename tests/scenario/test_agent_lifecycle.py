@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 
 import pytest
-
-from weft.objects.errors import DriverFailed, InvalidInput
-
-sys.path.append(str(Path(__file__).parent))
-from agent_lab import (
+from tests.scenario.agent_lab import (
     ADDRESS,
     Lab,
     change,
@@ -25,6 +20,7 @@ from weft.contracts.network import Endpoint
 from weft.contracts.runtime import BootKernel
 from weft.kinds.allocation import AllocatedVolume
 from weft.objects.envelope import Envelope
+from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.identity import short_id
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-from agent_lab import (
+from tests.scenario.agent_lab import (
     ADDRESS,
     Lab,
     change,

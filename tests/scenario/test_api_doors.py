@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-sys.path.append(str(Path(__file__).parent))
-from api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import DoorsLab, make_image, make_vm
 
 from weft.api.openapi import render
 from weft.client import Client, Context

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import Any
 
 import msgspec
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-from api_lab import DoorsLab, JoinedNode, make_allocation, make_image, make_vm
 from tests.node_key import make_node_key
+from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation, make_image, make_vm
 
 from weft.api.verbs import PLACE_SECONDS
 from weft.client.http import raise_problem

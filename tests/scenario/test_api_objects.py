@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-from api_lab import DoorsLab, make_image, make_vm, take_port
+from tests.scenario.api_lab import DoorsLab, make_image, make_vm, take_port
 
 from weft.kinds.volume import VolumeStatus
 from weft.objects.errors import (

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-from api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import DoorsLab, make_image, make_vm
 
 from weft.client import WatchEvent
 from weft.contracts.store import Delete

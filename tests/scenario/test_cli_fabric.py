@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cli_lab import Fabric, start_fabric
+from tests.scenario.cli_lab import Fabric, start_fabric
 
 TINY = ["--image", "tiny", "--cpu", "0.1", "--memory", "64M"]
 

@@ -12,7 +12,7 @@ from typing import cast
 
 import msgspec
 import pytest
-from stream_far_end import far_end
+from tests.scenario.stream_far_end import far_end
 
 from weft.cli.stream import Stream
 from weft.client.frames import encode_exit

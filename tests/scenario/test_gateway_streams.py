@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-from agent_lab import NODE_UID, Lab, make_allocation
-from gateway_lab import GatewayLab
+from tests.scenario.agent_lab import NODE_UID, Lab, make_allocation
+from tests.scenario.gateway_lab import GatewayLab
 
 from weft.agent.known import read_wanted
 from weft.agent.stream import Stream

@@ -45,7 +45,7 @@ def _methods(target: Target) -> Mapping[str, OnTarget]:
     if target.name is not None:
         return {"POST": verbs.act}
     if target.verb == "batch":
-        return {"POST": _batch}
+        return ON_BATCH
     raise NotFound(f"{target.kind.plural} have no verb {target.verb[:40]!r}", hint="only batch")
 
 
@@ -63,29 +63,14 @@ async def _list_or_watch(doors: Doors, call: Call, target: Target) -> Response:
     return await handler(doors, call, target)
 
 
-async def _create(doors: Doors, call: Call, target: Target) -> Response:
-    authorise_write(call.actor, target.kind, "create")
-    return await write.create(doors, call, target)
+def _if_allowed(what: str, handler: OnTarget) -> OnTarget:
+    """``handler`` for those who may ``what`` objects of the kind."""
 
+    async def checked(doors: Doors, call: Call, target: Target) -> Response:
+        authorise_write(call.actor, target.kind, what)
+        return await handler(doors, call, target)
 
-async def _put(doors: Doors, call: Call, target: Target) -> Response:
-    authorise_write(call.actor, target.kind, "change")
-    return await write.put(doors, call, target)
-
-
-async def _patch(doors: Doors, call: Call, target: Target) -> Response:
-    authorise_write(call.actor, target.kind, "change")
-    return await write.patch(doors, call, target)
-
-
-async def _delete(doors: Doors, call: Call, target: Target) -> Response:
-    authorise_write(call.actor, target.kind, "delete")
-    return await delete.delete(doors, call, target)
-
-
-async def _batch(doors: Doors, call: Call, target: Target) -> Response:
-    authorise_write(call.actor, target.kind, "create")
-    return await bulk.create_batch(doors, call, target)
+    return checked
 
 
 async def _apply(doors: Doors, call: Call) -> Response:
@@ -141,5 +126,11 @@ BY_NODES: dict[str | None, Callable[[Doors, Call, str], Awaitable[Response]]] = 
     "renew": join.renew,
     "report": report.report,
 }
-ON_COLLECTION: dict[str, OnTarget] = {"GET": _list_or_watch, "POST": _create}
-ON_OBJECT: dict[str, OnTarget] = {"GET": read.get, "PUT": _put, "PATCH": _patch, "DELETE": _delete}
+ON_COLLECTION: dict[str, OnTarget] = {"GET": _list_or_watch, "POST": _if_allowed("create", write.create)}
+ON_BATCH: dict[str, OnTarget] = {"POST": _if_allowed("create", bulk.create_batch)}
+ON_OBJECT: dict[str, OnTarget] = {
+    "GET": read.get,
+    "PUT": _if_allowed("change", write.put),
+    "PATCH": _if_allowed("change", write.patch),
+    "DELETE": _if_allowed("delete", delete.delete),
+}

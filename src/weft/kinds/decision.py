@@ -42,8 +42,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
 class DecisionSpec(msgspec.Struct, kw_only=True):
     """``verdicts``: the chosen, the runners-up and a sample of the refused (all of them up to 64 nodes);
-    ``refused_by`` counts every refusal by filter. ``error`` is the reason (insufficientResources …) when nothing fits. ``nearest`` says in
-    words which smaller wish would fit best and ``nearest_node`` where."""
+    ``refused_by`` counts every refusal by filter. ``error`` is the reason (insufficientResources …) when nothing fits.
+    ``nearest`` says in words which smaller wish would fit best and ``nearest_node`` where."""
 
     workload: Ref
     policy: str

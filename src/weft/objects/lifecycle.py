@@ -1,4 +1,5 @@
-"""The lifecycle of every workload kind, as one table: people's verbs are checked against it, and a test holds the fold of reports to it. Pure.
+"""The lifecycle of every workload kind, as one table. Pure. People's verbs are checked against it, and a test holds the
+folding of reports to it.
 
 Pending ⇄ Hold, Pending → Prolog → Boot → Running; Running → Migrate | Suspended | Stopped → Running;
 Running → Shutdown → Epilog → Done; Failed, and Unknown when the node is lost.

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 
 import msgspec
 import pytest
-
-sys.path.append(str(Path(__file__).parents[2] / "scenario"))
-from agent_lab import ADDRESS, make_allocation, make_endpoint, make_nic, make_publication
+from tests.scenario.agent_lab import ADDRESS, make_allocation, make_endpoint, make_nic, make_publication
 
 from weft.agent.facts import MOST_ORPHAN_BYTES, copy_orphans, inspect_capacity
 from weft.agent.guest import Prepared, name_serials, plan_guest

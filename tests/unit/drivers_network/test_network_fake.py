@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from tests.conformance.network import PORT, SEGMENT, NetworkPromises
 
 from weft.contracts.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork
 from weft.objects.errors import DriverFailed
-
-sys.path.append(str(Path(__file__).parents[2] / "conformance"))
-
-from network import PORT, SEGMENT, NetworkPromises
 
 HOST = Host(
     node="n1",

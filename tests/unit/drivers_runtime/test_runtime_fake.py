@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,9 @@ from weft.contracts.runtime import BootDisk, GuestDisk, GuestFacts, GuestPlan
 from weft.drivers.runtime.fake.driver import FakeDriver, FakeOrders
 from weft.objects.errors import DriverFailed
 
-sys.path.append(str(Path(__file__).parents[2] / "conformance"))
-pytest.register_assert_rewrite("runtime_contract")
+pytest.register_assert_rewrite("tests.conformance.runtime_contract")
 
-from runtime_contract import RuntimePromises, until
+from tests.conformance.runtime_contract import RuntimePromises, until
 
 
 class FakeLab:

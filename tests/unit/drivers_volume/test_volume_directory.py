@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conformance.volume import BASE_BYTES, ID, MIB, VolumePromises
 
 from weft.contracts.host import Capacity, Host
 from weft.contracts.volume import VolumeDriver
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed, InvalidInput
-
-sys.path.append(str(Path(__file__).parents[2] / "conformance"))
-from volume import BASE_BYTES, ID, MIB, VolumePromises
 
 
 def make_host(state: Path) -> Host:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from tests.conformance.volume import BASE_BYTES, VolumePromises
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.host import Capacity, Host
 from weft.contracts.volume import VolumeDriver
 from weft.drivers.volume.fake.driver import FakeShelf, FakeVolumes
 from weft.objects.errors import DriverFailed
-
-sys.path.append(str(Path(__file__).parents[2] / "conformance"))
-from volume import BASE_BYTES, VolumePromises
 
 HOST = Host("n1", "node-1", "/nowhere", "/nowhere", "wtst", "10.99.0.1", "lo", "weft/t", Capacity(1, 1, 1))
 

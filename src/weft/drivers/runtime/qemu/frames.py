@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-VERSION = 1
 PAYLOAD_BYTES = 16384
 WINDOW_BYTES = 262144
 REQUEST_BYTES = 2 << 20

@@ -25,11 +25,10 @@ class QmpEvent(msgspec.Struct, frozen=True):
 
 
 class QmpError(DriverFailed):
-    """QEMU understood and refused; ``qemu_class`` is its own word for why."""
+    """QEMU understood and refused."""
 
     def __init__(self, command: str, error: dict[str, Any]) -> None:
         super().__init__(f"QEMU refused {command}: {error.get('desc', 'no reason given')}", details={"step": command})
-        self.qemu_class = str(error.get("class", ""))
 
 
 class Qmp:
