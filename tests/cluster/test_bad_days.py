@@ -90,9 +90,9 @@ def test_a_power_cut_of_a_node_brings_its_guests_back_on_it(cluster: Cluster) ->
         assert time.monotonic() < deadline
         time.sleep(0.2)
     cluster.up()
+    one_guest(cluster, "hello")  # up has waited for it, though the server did not know of its death
     settled(cluster)
     assert cluster.vm("hello")["status"]["node"] == node
-    one_guest(cluster, "hello")
 
 
 def test_a_create_whose_server_is_killed_half_way_is_finished(cluster: Cluster, gone: Gone) -> None:

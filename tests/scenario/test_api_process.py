@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -125,3 +126,14 @@ def test_a_server_told_of_a_strategy_that_is_none_says_so_and_does_not_begin(tmp
     )
     assert ended.returncode == 2
     assert "SCHEDULING_STRATEGY: 'best_fti' is not a placement strategy; did you mean best_fit?" in ended.stderr
+
+
+def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    with (state / "server.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        argv = [sys.executable, "-c", "import sys; from weft.launch.server import main; sys.exit(main(sys.argv[1:]))"]
+        done = subprocess.run([*argv, "--state", str(state)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "another server" in done.stderr

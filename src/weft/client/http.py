@@ -152,17 +152,19 @@ class Http:
     def stream(self, method: str, path: str, *, headers: Mapping[str, str] | None = None) -> Stream:
         """Begin a request whose answer has no foreseeable end (or is large). Raises the problem the server answered
         with, or Unavailable. Use with ``with``."""
-        connection = self._dial(self._timeout_seconds)
         try:
-            response = connection.exchange(_Request(method, path, None, {**self._headers, **(headers or {})}))
-            if response.status >= 400:
-                raise_problem(Answer(response.status, _headers(response), response.read()))
+            connection = self._dial(self._timeout_seconds)
+            try:
+                response = connection.exchange(_Request(method, path, None, {**self._headers, **(headers or {})}))
+                if response.status >= 400:
+                    raise_problem(Answer(response.status, _headers(response), response.read()))
+            except BaseException:
+                connection.hang_up()
+                raise
         except _Lost as lost:
-            connection.hang_up()
             raise lost.error from lost
-        except BaseException:
-            connection.hang_up()
-            raise
+        except (OSError, http.client.HTTPException) as problem:
+            raise _lost(problem).error from problem
         return Stream(connection, response)
 
     def close(self) -> None:

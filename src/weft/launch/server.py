@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import fcntl
 import importlib
 import os
 import signal
@@ -125,5 +126,11 @@ def main(argv: Sequence[str]) -> int:
     except WeftError as problem:  # here, not again and again in the process that needs it
         print(f"weft server: {problem.message}; {problem.hint}", file=sys.stderr)
         return 2
+    lock = os.open(options.state / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"weft server: another server keeps {options.state}; end that one first", file=sys.stderr)
+        return 1
     asyncio.run(keep_server(argv, SystemClock()))
     return 0

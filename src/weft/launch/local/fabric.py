@@ -23,6 +23,7 @@ from weft.images.tiny.build import build_tiny
 from weft.images.tiny.recipe import digest_recipe
 from weft.launch.local.daemon import Daemon
 from weft.launch.local.node import AgentCommand
+from weft.launch.local.processes import inspect_processes, is_weft
 from weft.launch.local.topology import NODE_LINK, Node, Topology
 from weft.launch.local.up import Fabric
 from weft.objects.errors import DriverFailed, NotFound, TimedOut, Unavailable, WeftError
@@ -125,11 +126,23 @@ async def wait_nodes(topology: Topology, clock: Clock) -> str:
 
     def healed(client: Client) -> bool:
         vms = client.list("vm", all_projects=True).items
-        return not [vm for vm in vms if vm["status"].get("phase") in ("Unknown", "Prolog", "Boot")]
+        return not any(
+            vm["status"].get("phase") in ("Unknown", "Prolog", "Boot") or _has_died(topology, vm) for vm in vms
+        )
 
     await _until(clock, "every node is Ready", topology, ready)
     await _until(clock, "the guests run again", topology, healed)
     return f"{' '.join(sorted(names))} online"
+
+
+def _has_died(topology: Topology, vm: dict[str, Any]) -> bool:
+    """Whether a VM is said to run on a node here that has no process for it: its death was not reported yet."""
+    status = vm["status"]
+    folders = [topology.node_run_dir(node) for node in topology.nodes if node.name == status.get("node")]
+    if status.get("phase") != "Running" or not folders:
+        return False
+    name = f"guest={vm['name']}"
+    return not any(name in process.argv and is_weft(process, folders) for process in inspect_processes())
 
 
 async def ensure_image(topology: Topology, clock: Clock) -> str:
