@@ -26,7 +26,7 @@ def complain(error: WeftError, output: str, color: bool, debug: bool = False) ->
     """Tell a person (or with ``output`` json a program) of ``error``; the exit code."""
     if output == "json":
         print(json.dumps(describe_error(error)), file=sys.stderr)
-        return exit_code(error.token)
+        return exit_code(error)
     lines = [_headline(error)]
     lines += (error.hint or "").splitlines()
     others = (error.details.get("problems") or [])[1:]
@@ -38,7 +38,7 @@ def complain(error: WeftError, output: str, color: bool, debug: bool = False) ->
         lines.append(f"request {request_id}; the server's log has more")
     paint = plan_paint(sys.stderr, color)
     print(paint.color("error:", "red"), "\n".join(lines), file=sys.stderr, flush=True)
-    return exit_code(error.token)
+    return exit_code(error)
 
 
 def complain_of_usage(error: click.ClickException, output: str, color: bool) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from weft.objects.errors import WeftError
+
 OK = 0
 ERROR = 1
 USAGE = 2
@@ -36,6 +38,7 @@ _BY_REASON: dict[str, int] = {
     "invalidManifest": USAGE,
     "tooLarge": USAGE,
     "notFound": NOT_FOUND,
+    "noContext": ERROR,
     "notAuthenticated": AUTH,
     "forbidden": AUTH,
     "alreadyExists": CONFLICT,
@@ -54,9 +57,10 @@ _BY_REASON: dict[str, int] = {
 }
 
 
-def exit_code(reason: str) -> int:
-    """The exit code of an error with this ``reason``; 1 for one that has no code of its own."""
-    return _BY_REASON.get(reason, ERROR)
+def exit_code(error: WeftError) -> int:
+    """The exit code of ``error``: its own reason's, else its class's, else 1."""
+    families = (cls.reason for cls in type(error).__mro__ if issubclass(cls, WeftError))
+    return next((_BY_REASON[reason] for reason in (error.token, *families) if reason in _BY_REASON), ERROR)
 
 
 def join_codes(codes: Iterable[int]) -> int:

@@ -176,7 +176,7 @@ def answer_to_error(answer: Failed) -> WeftError:
     cls = _ERRORS.get(answer.error)
     if cls is None:
         return error_from_dict(answer.fields)
-    fields = dict(answer.fields)
+    fields = {name: value for name, value in answer.fields.items() if name != "family"}  # the class says it
     return cls(fields.pop("message"), **fields)
 
 

@@ -23,7 +23,6 @@ from weft.objects.errors import (
     Forbidden,
     InvalidInput,
     NotAuthenticated,
-    TooLarge,
     Unavailable,
     WeftError,
 )
@@ -175,7 +174,7 @@ class Gateway:
         agent = await self._find_agent(claims.node_uid)
         under_way = self._streams.get(claims.node_uid, 0)
         if under_way >= MAX_STREAMS_PER_NODE or sum(self._streams.values()) >= MAX_STREAMS:
-            raise TooLarge("too many streams are under way", reason="tooManyStreams", retry_after_seconds=5.0)
+            raise Unavailable("too many streams are under way", reason="tooManyStreams", retry_after_seconds=5.0)
         began = self._clock.elapsed()
         self._streams[claims.node_uid] = under_way + 1
         result, bytes_in, bytes_out = "failed", 0, 0

@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {problem.message}", file=sys.stderr)
         if problem.hint:
             print(f"  {problem.hint}", file=sys.stderr)
-        return exit_code(problem.token)
+        return exit_code(problem)
 
 
 def _parse_join(argv: Sequence[str]) -> argparse.Namespace:

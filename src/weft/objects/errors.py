@@ -46,8 +46,11 @@ class WeftError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """The wire form, as it stands in problem+json: empty parts are left out."""
+        """The wire form, as it stands in problem+json: empty parts are left out. ``family`` is the main reason of the
+        error's class, where ``reason`` is a finer one."""
         out: dict[str, Any] = {"reason": self.token, "message": self.message}
+        if self.token != type(self).reason:
+            out["family"] = type(self).reason
         if self.field is not None:
             out["field"] = self.field
         if self.hint is not None:
@@ -132,13 +135,6 @@ class DriverFailed(WeftError):
 
 
 _BY_REASON: dict[str, type[WeftError]] = {}
-# Reasons of their own that a class stands for besides its main one.
-_FINER: dict[str, type[WeftError]] = {
-    "noAvailableAgents": Unplaceable,
-    "portInUse": InUse,
-    "unknownKind": NotFound,
-    "methodNotAllowed": InvalidInput,
-}
 
 
 def _register(cls: type[WeftError]) -> None:
@@ -149,11 +145,11 @@ def _register(cls: type[WeftError]) -> None:
 
 
 def error_from_dict(data: dict[str, Any]) -> WeftError:
-    """The error a problem document stands for; an unknown reason becomes a plain WeftError that keeps it."""
+    """The error a problem document stands for, by its reason or else its family; of neither known, a plain WeftError."""
     if not _BY_REASON:
         _register(WeftError)
     reason = str(data.get("reason", "internalError"))
-    cls = _FINER.get(reason) or _BY_REASON.get(reason, WeftError)
+    cls = _BY_REASON.get(reason) or _BY_REASON.get(str(data.get("family")), WeftError)
     return cls(
         str(data.get("message", "unknown error")),
         reason=reason,

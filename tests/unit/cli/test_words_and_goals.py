@@ -101,7 +101,7 @@ def test_what_no_node_could_mend_ends_the_waiting_too() -> None:
     error = find_failure(vm("Pending", conditions=[stuck]), "vm/web", goal)
     assert isinstance(error, Unplaceable)
     assert error.message == "vm/web can't be placed yet: volumeInUse: volume d is attached to vm/a"
-    assert exit_code(error.token) == UNPLACEABLE
+    assert exit_code(error) == UNPLACEABLE
 
 
 def test_a_failure_is_told_with_its_reason() -> None:
