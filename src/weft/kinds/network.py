@@ -60,7 +60,7 @@ NETWORK = Kind(
     spec=NetworkSpec,
     status=NetworkStatus,
     check=check_network,
-    status_writer="addresses",
+    status_writer="networks",
     columns=(
         NAME,
         Column("CIDR", text("spec.cidr")),
