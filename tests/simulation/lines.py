@@ -63,7 +63,8 @@ class Line:
         part, app = self._doorway.part, self._doorway.app
         if part is None or not part.alive:
             raise Unavailable("connection refused")
-        if faults.hit("request repeated"):
+        # People's requests are repeated by themselves, when no answer came: one that was refused never comes again.
+        if self._extensions and faults.hit("request repeated"):
             part.spawn(self._late(method, path, body, headers))
         stream = Stream()
         part.spawn(self._ask(app, method, path, body, headers, stream))
