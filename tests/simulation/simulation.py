@@ -184,6 +184,8 @@ class Node:
         setattr(driver, name, met)
 
     def start(self) -> None:
+        if self.part is not None and self.part.alive:
+            return  # its lock lets no second agent run
         self.part = Part(self.fabric.loop, self.name)
         self.part.spawn(self.live()).add_done_callback(self.fabric.note_end)
 
@@ -232,6 +234,8 @@ class Fabric:
     # The server.
 
     def start_doors(self) -> None:
+        if self.doorway.up:
+            return
         part = Part(self.loop, "doors")
         store = Socket(self.ledger, self.fate, self.doorway, local=True, writer=lambda: "doors")
         settings = Settings(self.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft")
@@ -254,6 +258,8 @@ class Fabric:
         self.ledger.end_process()
 
     def start_deciders(self) -> None:
+        if self.deciders is not None and self.deciders.alive:
+            return
         self.terms += 1
         self.deciders = part = Part(self.loop, "deciders")
         store = Socket(self.ledger, self.fate, self.doorway, local=False, writer=_writer.get)
@@ -406,13 +412,10 @@ class Fabric:
         self.fate.on = False
         self.fate.disk_full = False
         self.fate.cut_off.clear()
-        if not self.doorway.up:
-            self.start_doors()
-        if self.deciders is None or not self.deciders.alive:
-            self.start_deciders()
+        self.start_doors()
+        self.start_deciders()
         for node in self.nodes:
-            if node.part is None or not node.part.alive:
-                node.start()
+            node.start()
 
     def unmet(self) -> list[str]:
         """What is not as people wished."""
