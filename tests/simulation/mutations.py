@@ -11,7 +11,6 @@ from unittest import mock
 
 import msgspec
 
-from weft.agent.report import Reporter
 from weft.api import commit as api_commit
 from weft.api import write as api_write
 from weft.client.cache import Cache
@@ -89,11 +88,6 @@ def take_a_silent_node_for_an_empty_one() -> Any:
     return mock.patch.object(workload, "plan_allocation", plan_allocation)
 
 
-def forget_what_was_not_acknowledged() -> Any:
-    """A report that didn't arrive is not said again."""
-    return mock.patch.object(Reporter, "_keep", lambda self, body: None)
-
-
 def count_no_room_that_is_taken() -> Any:
     """The scheduler forgets what is allocated already."""
     return mock.patch.object(Scheduler, "_count", lambda self, key, allocation: None)
@@ -106,7 +100,6 @@ MUTATIONS: dict[str, Mutation] = {
         forget_a_watch_event,
         drop_the_finalizer_early,
         take_a_silent_node_for_an_empty_one,
-        forget_what_was_not_acknowledged,
         count_no_room_that_is_taken,
     )
 }

@@ -312,6 +312,18 @@ class Fabric:
             name = fate.draw.choices(names, list(MISFORTUNES.values()))[0]
             if self._befall(name):
                 fate.count[name] += 1
+            if fate.draw.random() < 1 / 30:
+                await self._lose_a_node()
+
+    async def _lose_a_node(self) -> None:
+        """One node is cut off for so long that it counts as lost, while all else is well."""
+        name = self.fate.draw.choice(self.nodes).name
+        self.fate.count["node lost"] += 1
+        self.fate.on = False
+        self.fate.cut_off.add(name)
+        await asyncio.sleep(self.fate.draw.uniform(40.0, 80.0))
+        self.fate.cut_off.discard(name)
+        self.fate.on = True
 
     def _befall(self, name: str) -> bool:
         draw = self.fate.draw
