@@ -23,7 +23,7 @@ from tests.scenario.agent_lab import BUNDLE, DIGEST
 from tests.simulation.lines import Doorway, Line, NodeHttp, Socket
 from tests.simulation.truth import Ledger, Violation, WatchedDriver, Witness, find_vm
 from tests.simulation.virtual_loop import Clock, Event, Part, Thread, VirtualLoop
-from weft.agent import feed
+from weft.agent import facts, feed
 from weft.agent.agent import Agent
 from weft.agent.server import RemoteServer
 from weft.api.app import build_app
@@ -572,6 +572,7 @@ def _one_source_of_chance(seed: int) -> Iterator[None]:
         mock.patch("os.urandom", chance.randbytes),
         mock.patch("random._urandom", chance.randbytes),
         mock.patch.object(feed, "threading", threads),
+        mock.patch.object(facts, "inspect_machine", lambda: facts.Machine("simulated", "0")),
         mock.patch.object(deciders, "run_controller", run_controller),
         signed(deciders.Scheduler, "scheduler"),
         signed(deciders.Images, "images"),
