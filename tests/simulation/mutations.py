@@ -32,6 +32,7 @@ def ack_before_commit() -> Any:
     class Hasty:
         def __init__(self, store: Any) -> None:
             self._store = store
+            self._under_way: list[Any] = []
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._store, name)
@@ -42,7 +43,7 @@ def ack_before_commit() -> Any:
                 with contextlib.suppress(WeftError):
                     await self._store.commit(writes, preconditions, **more)
 
-            asyncio.ensure_future(later())
+            self._under_way.append(asyncio.ensure_future(later()))
             return 0
 
     async def settle(doors: Any, *args: Any, **more: Any) -> Any:

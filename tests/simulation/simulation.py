@@ -21,14 +21,16 @@ import msgspec
 
 from tests.scenario.agent_lab import BUNDLE, DIGEST
 from tests.simulation.lines import Doorway, Line, NodeHttp, Socket
-from tests.simulation.truth import Ledger, Violation, WatchedDriver, Witness, find_vm
+from tests.simulation.truth import Ledger, WatchedDriver, Witness, find_vm
 from tests.simulation.virtual_loop import Clock, Event, Part, Thread, VirtualLoop
 from weft.agent import facts, feed
 from weft.agent.agent import Agent
 from weft.agent.server import RemoteServer
 from weft.api.app import build_app
+from weft.api.authorise import Enrolment, enrolment_key
 from weft.api.bootstrap import _make_default
 from weft.api.doors import Doors, Settings
+from weft.api.join import make_node
 from weft.client.api import Client
 from weft.contracts.host import Capacity, Host
 from weft.contracts.journal import Event as JournalEvent
@@ -36,15 +38,13 @@ from weft.contracts.store import Put
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.fake.driver import FakeOrders
 from weft.drivers.volume.fake.driver import FakeShelf, FakeVolumes
-from weft.api.authorise import Enrolment, enrolment_key
-from weft.api.join import make_node
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.token import TokenSpec
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.launch import deciders
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
-from weft.objects.errors import DriverFailed, Unavailable, WeftError
+from weft.objects.errors import DriverFailed, Unavailable
 from weft.objects.identity import new_uid
 from weft.trust.tokens import hash_secret
 
@@ -308,7 +308,8 @@ class Fabric:
         fate = self.fate
         names = list(MISFORTUNES)
         while not fate.spent and not self.witness.violations and not self.failures:
-            await asyncio.sleep(fate.draw.random() * 1.5)
+            await asyncio.sleep(fate.draw.random() * 1.4)
+            await self.loop.pass_steps(fate.draw.randrange(12))
             name = fate.draw.choices(names, list(MISFORTUNES.values()))[0]
             if self._befall(name):
                 fate.count[name] += 1
@@ -436,7 +437,9 @@ class Fabric:
         for name in NAMES:
             found += self._unmet(name, guests)
         known = {allocation.uid for allocation in self.ledger.objects("allocation")}
-        found += [f"guest of allocation {uid} is an orphan ({state})" for uid, state in guests.items() if uid not in known]
+        found += [
+            f"guest of allocation {uid} is an orphan ({state})" for uid, state in guests.items() if uid not in known
+        ]
         for node in self.nodes:
             kept = {f"{uid}" for uid in known}
             copies = len(list(Path(node.host.state_dir, "allocations").glob("*.json")))
@@ -472,7 +475,8 @@ class Fabric:
         ok = {
             "run": status.phase == "Running" and guest == "running" and report.boots >= spec.boots,
             "stop": status.phase == "Stopped" and guest in ("stopped", "absent", "failed"),
-            "suspend": status.phase in ("Suspended", "Stopped") and guest in ("suspended", "stopped", "absent", "failed"),
+            "suspend": status.phase in ("Suspended", "Stopped")
+            and guest in ("suspended", "stopped", "absent", "failed"),
         }[spec.run]
         return [] if ok else [f"vm {name}: {spec.run} wished, {status.phase}, guest {guest}, {report.reason}"]
 
@@ -490,9 +494,7 @@ async def _insist(line: Line, method: str, path: str, body: Any) -> Any:
         await asyncio.sleep(0.5)
 
 
-def _envelope(
-    kind: str, name: str, project: str | None, spec: Any, status: msgspec.Struct | None = None
-) -> Envelope:
+def _envelope(kind: str, name: str, project: str | None, spec: Any, status: msgspec.Struct | None = None) -> Envelope:
     envelope = Envelope(
         kind=kind, name=name, uid=new_uid(), project=project, spec=msgspec.Raw(msgspec.json.encode(spec))
     )
@@ -503,9 +505,7 @@ def _envelope(
 
 async def _run(fabric: Fabric, seed: int) -> None:
     await fabric.set_up()
-    people = [
-        asyncio.ensure_future(fabric.wish(name, random.Random(f"wishes {seed} {name}"))) for name in NAMES
-    ]
+    people = [asyncio.ensure_future(fabric.wish(name, random.Random(f"wishes {seed} {name}"))) for name in NAMES]
     await asyncio.sleep(3.0)
     fabric.fate.on = True
     await fabric.befall()

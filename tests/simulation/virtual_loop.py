@@ -83,12 +83,27 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._draw = random.Random(f"threads {seed}")
         self._strands: list[Strand] = []
         self.tasks: list[_Task] = []  # kept until the end: what is collected would run its finally clauses
+        self._steps_left = 0
+        self._stepped: asyncio.Future[None] | None = None
         self.problems: list[str] = []
         self.set_task_factory(self._make_task)
         self.set_exception_handler(lambda _, context: self.problems.append(str(context.get("exception") or context)))
 
     def time(self) -> float:
         return self._selector.now
+
+    async def pass_steps(self, count: int) -> None:
+        """Return once the loop has gone round ``count`` times: in the middle of what others do, between two awaits."""
+        self._steps_left, self._stepped = count, self.create_future()
+        await self._stepped
+
+    def _run_once(self) -> None:
+        if self._stepped is not None:
+            self._steps_left -= 1
+            if self._steps_left < 0:
+                self._stepped.set_result(None)
+                self._stepped = None
+        super()._run_once()  # type: ignore[misc]
 
     def _process_events(self, events: Any) -> None: ...
 
