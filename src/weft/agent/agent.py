@@ -233,9 +233,9 @@ class Agent:
     def _follow_networks(self) -> None:
         """One feed of endpoints for each network that an allocation here is in."""
         needed = {nic.network_uid for worker in self._workers.values() for nic in worker.wanted.spec.nics}
-        for uid in self._networks - needed:
+        for uid in sorted(self._networks - needed):
             self._feeds.pop(uid).end()
-        for uid in needed - self._networks:
+        for uid in sorted(needed - self._networks):
             self._follow(uid, "endpoint", {"network": uid}, partial(self._on_endpoint, uid))
         self._networks = needed
 

@@ -78,7 +78,7 @@ class Nodes:
 
     def _find_moved(self, view: View) -> list[Item]:
         """The nodes whose lease came or went since the last look; all of them when the time of grace ends."""
-        uids = self._live ^ self._told_live
+        uids = sorted(self._live ^ self._told_live)
         self._told_live = self._live
         if self._graced and self._clock.elapsed() - self._began_at >= GRACE_SECONDS:
             self._graced = False

@@ -1,0 +1,302 @@
+"""The lines between the parts: HTTP from nodes and people to the doors, the store's socket from the deciders to it.
+
+Nothing on them is certain: a message may be lost on its way or on the way back, come twice, come late, or not at all while
+its node is cut off. Every such fault is drawn from the seed and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from tests.simulation.virtual_loop import Event, Part, block_on
+from weft.client.http import Answer, raise_problem
+from weft.contracts.store import Batch, Entry, Lease, Page, Precondition, StoreFull, Write
+from weft.objects.errors import StoreUnavailable, Unavailable, WeftError
+
+ASGI = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "https"}
+
+
+class Faults(Protocol):
+    """Where faults are drawn. ``hit`` says whether a fault of this name happens now, and counts it."""
+
+    def hit(self, name: str) -> bool: ...
+
+    def delay(self, seconds: float) -> float: ...
+
+    def is_cut_off(self, who: str) -> bool: ...
+
+
+class Doorway:
+    """Where the doors can be reached: the process that serves now, and its application."""
+
+    def __init__(self) -> None:
+        self.part: Part | None = None
+        self.app: Any = None
+
+    @property
+    def up(self) -> bool:
+        return self.part is not None and self.part.alive
+
+
+class Line:
+    """HTTP of one client to the doors. ``token`` a person's, or ``node_uid`` of a node with its certificate."""
+
+    def __init__(self, doorway: Doorway, faults: Faults, who: str, token: str = "", node_uid: str = "") -> None:
+        self._doorway, self._faults, self.who = doorway, faults, who
+        self._headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._extensions = {"weft.peer": {"name": f"node:{node_uid}"}} if node_uid else {}
+        self.streams: list[Stream] = []
+
+    async def exchange(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> Answer:
+        """One request. Raises Unavailable when no answer comes, whether or not the doors acted on it."""
+        faults = self._faults
+        await asyncio.sleep(faults.delay(0.01))
+        if faults.is_cut_off(self.who) or faults.hit("request lost"):
+            await asyncio.sleep(faults.delay(10.0))
+            raise Unavailable("no answer")
+        part, app = self._doorway.part, self._doorway.app
+        if part is None or not part.alive:
+            raise Unavailable("connection refused")
+        # People's requests are repeated by themselves, when no answer came: one that was refused never comes again.
+        if self._extensions and faults.hit("request repeated"):
+            part.spawn(self._late(method, path, body, headers))
+        stream = Stream()
+        part.spawn(self._ask(app, method, path, body, headers, stream))
+        await stream.complete(part)
+        await asyncio.sleep(faults.delay(0.01))
+        if faults.is_cut_off(self.who) or faults.hit("answer lost"):
+            await asyncio.sleep(faults.delay(10.0))
+            raise Unavailable("no answer")
+        return Answer(stream.status, stream.headers, b"".join(stream.pieces))
+
+    async def begin(self, path: str) -> Stream:
+        """A GET whose answer goes on."""
+        await asyncio.sleep(self._faults.delay(0.01))
+        part = self._doorway.part
+        if part is None or not part.alive or self._faults.is_cut_off(self.who) or self._faults.hit("request lost"):
+            raise Unavailable("connection refused")
+        stream = Stream()
+        stream.part = part
+        self.streams = [old for old in self.streams if not old.closed]
+        self.streams.append(stream)
+        part.spawn(self._ask(self._doorway.app, "GET", path, b"", {}, stream))
+        while not stream.status:
+            await stream.more(part)
+        if stream.status >= 400:
+            await stream.complete(part)
+            raise_problem(Answer(stream.status, stream.headers, b"".join(stream.pieces)))
+        return stream
+
+    async def read(self, stream: Stream) -> bytes:
+        """The next piece of the answer, empty at its end. Raises Unavailable when the connection is lost."""
+        assert stream.part is not None
+        while not stream.pieces and not stream.over:
+            await stream.more(stream.part)
+        if stream.closed or self._faults.is_cut_off(self.who) or self._faults.hit("stream broken"):
+            stream.close()
+            raise Unavailable("the connection was lost")
+        await asyncio.sleep(self._faults.delay(0.005))
+        return stream.pieces.pop(0) if stream.pieces else b""
+
+    async def _late(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+        await asyncio.sleep(self._faults.delay(6.0))
+        await self._ask(self._doorway.app, method, path, body, headers, Stream())
+
+    async def _ask(
+        self, app: Any, method: str, path: str, body: bytes, headers: Mapping[str, str], stream: Stream
+    ) -> None:
+        parts = urlsplit(path)
+        raw = quote(parts.path, safe="/:%-._~").encode()
+        scope = {
+            **ASGI,
+            "method": method,
+            "path": parts.path,
+            "raw_path": raw,
+            "query_string": parts.query.encode(),
+            "headers": [
+                (name.lower().encode(), value.encode()) for name, value in {**self._headers, **headers}.items()
+            ],
+            "extensions": self._extensions,
+            "server": ("127.0.0.1", 443),
+            "client": ("127.0.0.1", 1),
+        }
+        given = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Any:
+            if given:
+                return given.pop()
+            await asyncio.get_running_loop().create_future()
+
+        try:
+            await app(scope, receive, stream.send)
+        finally:
+            stream.over = True
+            stream.news.set()
+
+
+class Stream:
+    """One answer on its way."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.pieces: list[bytes] = []
+        self.over = self.closed = False
+        self.news = asyncio.Event()
+        self.part: Part | None = None
+
+    async def send(self, message: Any) -> None:
+        if self.closed:
+            raise OSError("the client hung up")
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        elif message.get("body"):
+            self.pieces.append(message["body"])
+        self.news.set()
+
+    async def more(self, part: Part) -> None:
+        """Return when something came; raises Unavailable when ``part`` is gone."""
+        if not self.news.is_set():
+            waiting = asyncio.ensure_future(self.news.wait())
+            await asyncio.wait([waiting, part.died], return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+        if not part.alive:
+            raise Unavailable("the connection was lost")
+        self.news.clear()
+
+    async def complete(self, part: Part) -> None:
+        while not self.over:
+            await self.more(part)
+
+    def close(self) -> None:
+        self.closed = True
+        self.news.set()
+
+
+class NodeHttp:
+    """``weft.client.http.Http`` for the blocking code of an agent, over a ``Line``."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self.closed = Event()
+
+    def request(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
+        data = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
+        answer: Answer = block_on(self._line.exchange(method, path, data, more.get("headers") or {}))
+        return answer
+
+    def stream(self, method: str, path: str) -> NodeStream:
+        return NodeStream(self._line, block_on(self._line.begin(path)))
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class NodeStream:
+    def __init__(self, line: Line, stream: Stream) -> None:
+        self._line, self._stream = line, stream
+
+    def lines(self) -> Iterator[bytes]:
+        while piece := block_on(self._line.read(self._stream)):
+            yield from piece.splitlines()
+
+    def __enter__(self) -> NodeStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+
+class Socket:
+    """The store as another process reaches it: through ``doorway``'s, over a line. ``writer`` names who writes."""
+
+    def __init__(self, store: Any, faults: Faults, doorway: Doorway, *, local: bool, writer: Callable[[], str]) -> None:
+        self._store, self._faults, self._doorway = store, faults, doorway
+        self._local, self._writer = local, writer
+
+    async def open(self) -> None: ...
+
+    async def commit(
+        self, writes: Sequence[Write], preconditions: Sequence[Precondition] = (), *, idempotency_key: str | None = None
+    ) -> int:
+        await self._go()
+        if writes and self._faults.hit("disk full"):
+            raise StoreFull("the store's disk is full")
+        writer = self._writer()
+        part = self._doorway.part
+        if not self._local and part is not None and self._faults.hit("commit late"):
+            part.spawn(self._land(writer, writes, preconditions))
+            raise StoreUnavailable("the store's connection was lost")
+        revision: int = await self._store.commit_as(writer, writes, preconditions, idempotency_key)
+        await self._come("commit's answer lost")
+        return revision
+
+    async def _land(self, writer: str, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> None:
+        """What nobody waits for any more arrives all the same."""
+        await asyncio.sleep(self._faults.delay(4.0))
+        with contextlib.suppress(WeftError):
+            await self._store.commit_as(writer, writes, preconditions, None)
+
+    async def get(self, key: str) -> Entry | None:
+        await self._go()
+        entry: Entry | None = await self._store.get(key)
+        return entry
+
+    async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:
+        await self._go()
+        page: Page = await self._store.list(prefix, limit=limit, after=after)
+        return page
+
+    async def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
+        await self._go()
+        part = self._doorway.part
+        batches = self._store.watch(prefix, cursor)
+        following: asyncio.Future[Batch] | None = None
+        try:
+            while True:
+                following = asyncio.ensure_future(anext(batches))
+                if part is not None and not self._local:
+                    await asyncio.wait([following, part.died], return_when=asyncio.FIRST_COMPLETED)
+                    if not part.alive or self._faults.hit("watch broken"):
+                        raise StoreUnavailable("the store's connection was lost")
+                batch = await following
+                if not self._local:
+                    await asyncio.sleep(self._faults.delay(0.003))
+                yield batch
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+            await batches.aclose()
+
+    async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
+        await self._go()
+        lease: Lease | None = await self._store.grant(name, holder, ttl_seconds)
+        return lease
+
+    async def release(self, name: str, holder: str) -> None:
+        await self._go()
+        await self._store.release(name, holder)
+
+    async def leases(self, prefix: str) -> Sequence[Lease]:
+        await self._go()
+        leases: Sequence[Lease] = await self._store.leases(prefix)
+        return leases
+
+    async def _go(self) -> None:
+        await asyncio.sleep(self._faults.delay(0.002))
+        if not self._local and not self._doorway.up:
+            raise StoreUnavailable("nobody serves the store")
+
+    async def _come(self, loss: str) -> None:
+        part = self._doorway.part
+        await asyncio.sleep(self._faults.delay(0.002))
+        if not self._local and (part is None or not part.alive or self._faults.hit(loss)):
+            raise StoreUnavailable("the store's connection was lost")

@@ -1,0 +1,115 @@
+"""Wrong versions of the code, each the kind of mistake that looks right on a good day. The simulation must find each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from weft.api import commit as api_commit
+from weft.api import write as api_write
+from weft.client.cache import Cache
+from weft.client.commit import delete
+from weft.client.indexes import NODES_BY_UID
+from weft.controllers import workload
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.node import NodeStatus
+from weft.objects.errors import WeftError
+from weft.scheduler.loop import Scheduler
+
+Mutation = Callable[[], Any]  # a context manager
+
+
+def ack_before_commit() -> Any:
+    """The doors answer first and write a little later."""
+    real = api_commit.settle
+
+    class Hasty:
+        def __init__(self, store: Any) -> None:
+            self._store = store
+            self._under_way: list[Any] = []
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        async def commit(self, writes: Sequence[Any], preconditions: Sequence[Any] = (), **more: Any) -> int:
+            async def later() -> None:
+                await asyncio.sleep(0.3)
+                with contextlib.suppress(WeftError):
+                    await self._store.commit(writes, preconditions, **more)
+
+            self._under_way.append(asyncio.ensure_future(later()))
+            return 0
+
+    async def settle(doors: Any, *args: Any, **more: Any) -> Any:
+        hasty = mock.Mock(wraps=doors)
+        hasty.store, hasty.clock = Hasty(doors.store), doors.clock
+        return await real(hasty, *args, **more)
+
+    return mock.patch.object(api_write, "settle", settle)
+
+
+def forget_a_watch_event() -> Any:
+    """The deciders' cache misses one batch in thirty."""
+    real, draw = Cache._take, random.Random(1)
+
+    def take(self: Cache, batch: Any) -> None:
+        if draw.random() < 1 / 30:
+            batch = msgspec.structs.replace(batch, changes=[])
+        real(self, batch)
+
+    return mock.patch.object(Cache, "_take", take)
+
+
+def drop_the_finalizer_early() -> Any:
+    """An allocation that is being deleted is removed before its node has let it go."""
+    real = workload.plan_allocation
+
+    def plan_allocation(view: Any, vm: Any, item: Any, now: float) -> Any:
+        return delete(item) if item.deleting else real(view, vm, item, now)
+
+    return mock.patch.object(workload, "plan_allocation", plan_allocation)
+
+
+def take_a_silent_node_for_an_empty_one() -> Any:
+    """What is placed on a node that isn't heard of is given up, and placed anew."""
+    real = workload.plan_allocation
+
+    def plan_allocation(view: Any, vm: Any, item: Any, now: float) -> Any:
+        nodes = view.find(NODES_BY_UID, item.spec(AllocationSpec).node_uid)
+        if nodes and nodes[0].status(NodeStatus).phase == "NotReady":
+            return delete(item)
+        return real(view, vm, item, now)
+
+    return mock.patch.object(workload, "plan_allocation", plan_allocation)
+
+
+def count_no_room_that_is_taken() -> Any:
+    """The scheduler forgets what is allocated already."""
+    return mock.patch.object(Scheduler, "_count", lambda self, key, allocation: None)
+
+
+MUTATIONS: dict[str, Mutation] = {
+    mutation.__name__: mutation
+    for mutation in (
+        ack_before_commit,
+        forget_a_watch_event,
+        drop_the_finalizer_early,
+        take_a_silent_node_for_an_empty_one,
+        count_no_room_that_is_taken,
+    )
+}
+
+
+def find_violation(run: Callable[[int], Any], seeds: Iterator[int] | range) -> Any:
+    """The first run that broke a promise, None if all kept them."""
+    for seed in seeds:
+        trace = run(seed)
+        if trace.violations:
+            return trace
+    return None

@@ -1,0 +1,65 @@
+"""The whole control plane under drawn misfortunes: it keeps its promises, replays exactly, and wrong code is found out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.mutations import MUTATIONS, find_violation
+from tests.simulation.simulation import run_simulation
+
+ROOT = Path(__file__).resolve().parents[2]
+FAULTS = 150
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """A thousand faults make a thousand warnings."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
+def test_whatever_happens_every_wish_is_met_and_no_guest_is_lost_or_doubled(seed: int) -> None:
+    trace = run_simulation(seed, FAULTS)
+    print(trace)
+    assert trace.fault_count >= FAULTS, trace
+    assert not trace.violations, f"replay it: run_simulation({seed}, {FAULTS}): {trace.violations}"
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    assert run_simulation(6, 60) == run_simulation(6, 60)
+
+
+def test_another_seed_gives_another_run() -> None:
+    assert run_simulation(6, 60).digest != run_simulation(7, 60).digest
+
+
+def test_a_run_replays_in_another_process() -> None:
+    here = run_simulation(8, 60).digest
+    words = "from tests.simulation.simulation import run_simulation; print(run_simulation(8, 60).digest)"
+    there = subprocess.run(
+        [sys.executable, "-c", words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert there.stdout.strip() == here
+
+
+@pytest.mark.parametrize("name", sorted(MUTATIONS))
+def test_wrong_code_is_found_out(name: str) -> None:
+    with MUTATIONS[name]():
+        trace = find_violation(lambda seed: run_simulation(seed, 120), range(12))
+    assert trace is not None, f"{name} was not noticed"
+    print(trace.seed, trace.violations[0])
