@@ -69,9 +69,9 @@ def plan_daemons(topology: Topology) -> list[Daemon]:
 def plan_etcd(topology: Topology) -> Daemon:
     """An etcd of one member, which only this cluster can reach: it listens on sockets in a folder of its own."""
     client, peer = f"unix://{ETCD_CLIENT_SOCKET}", "unix://peer:0"
-    # etcd takes a socket's name, not a path: it must be started in the folder.
+    # etcd takes a socket's name, not a path: it must be started in the folder. What a killed one left is in its way.
     argv = (
-        *("/bin/sh", "-c", 'mkdir -p -m 700 "$0" && cd "$0" && exec "$@"', topology.etcd_dir),
+        *("/bin/sh", "-c", 'mkdir -p -m 700 "$0" && cd "$0" && rm -f client:* peer:* && exec "$@"', topology.etcd_dir),
         *("etcd", "--name", "weft", "--data-dir", f"{topology.state_dir}/etcd"),
         *("--listen-client-urls", client, "--advertise-client-urls", client),
         *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"weft={peer}"),

@@ -18,7 +18,7 @@ from weft.store.etcd.transaction import NEVER, find_value, is_absent, plan_compa
 from weft.store.idempotency import KEEP_SECONDS
 from weft.store.preconditions import find_failed
 
-_ATTEMPTS = 3
+_AGAIN_SECONDS = 0.1
 
 
 class Commits:
@@ -68,14 +68,15 @@ class Commits:
         if once:
             success.append(put(once[1], b""))
         failure = [read(key, keys_only=True) for key in [*once, *places]]
-        attempts = _ATTEMPTS if once else 1  # without a key, doing it twice may do harm
+        asked_at = self._clock.elapsed()
         while True:
-            attempts -= 1
             try:
                 return await self._connection.transact(compare, success, failure), held
             except StoreUnavailable:
-                if not attempts or self._connection.closed:
-                    raise
+                patience_left = self._clock.elapsed() - asked_at < self._connection.timeout_seconds
+                if not once or not patience_left or self._connection.closed:
+                    raise  # without an idempotency key, doing it twice may do harm
+            await self._clock.sleep(_AGAIN_SECONDS)
 
     async def _plan_once(self, idempotency_key: str) -> list[bytes]:
         """Where the key may have been kept: last hour, this one (the second), or the next, by a clock that is ahead."""

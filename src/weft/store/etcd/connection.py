@@ -56,7 +56,7 @@ class Connection:
         self.name = ",".join(endpoints)
         self._endpoints = endpoints
         self._tls = tls
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._channel: grpc.aio.Channel | None = None
         self._calls: dict[str, Any] = {}
 
@@ -147,7 +147,7 @@ class Connection:
         self._check_open()
         try:
             return await self._calls[path](
-                request, timeout=self._timeout_seconds, wait_for_ready=True, metadata=_WITH_LEADER
+                request, timeout=self.timeout_seconds, wait_for_ready=True, metadata=_WITH_LEADER
             )
         except grpc.aio.AioRpcError as problem:
             raise self._translate(problem) from problem
@@ -174,7 +174,7 @@ class Connection:
                 f"etcd {self.name} has used up its quota", hint="compact and defragment it: etcdctl defrag"
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            details = f"no answer in {self._timeout_seconds:g} s"
+            details = f"no answer in {self.timeout_seconds:g} s"
         return StoreUnavailable(f"etcd {self.name}: {details or code.name}", hint="see that etcd runs and has a leader")
 
 

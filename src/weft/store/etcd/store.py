@@ -48,7 +48,7 @@ class EtcdStore:
         prefix: str = "/weft",
         tls: EtcdTls | None = None,
         keep_revisions: int = 100_000,
-        timeout_seconds: float = 10.0,
+        timeout_seconds: float = 5.0,
     ) -> None:
         self._clock = clock or SystemClock()
         self._keep_revisions = keep_revisions
