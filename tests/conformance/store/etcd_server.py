@@ -1,4 +1,4 @@
-"""A real etcd of this test run's own, on loopback or a unix socket, that a test may kill and start again."""
+"""A real etcd of this test run's own, on loopback, that a test may kill and start again."""
 
 from __future__ import annotations
 
@@ -12,25 +12,33 @@ PROGRAM = shutil.which("etcd")
 
 
 class EtcdServer:
-    def __init__(self, folder: Path) -> None:
+    """One member; ``members`` are the peer addresses of all, by name, once they are known."""
+
+    def __init__(self, folder: Path, name: str = "weft", options: tuple[str, ...] = ()) -> None:
         self.folder = folder
-        self.client_port, self.peer_port = free_ports(2)
+        self.name = name
+        client_port, peer_port = free_ports(2)
+        self.endpoint = f"127.0.0.1:{client_port}"
+        self.peer = f"http://127.0.0.1:{peer_port}"
+        self.members = {name: self.peer}
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def endpoint(self) -> str:
-        return f"127.0.0.1:{self.client_port}"
+    def data(self) -> Path:
+        return self.folder / "data"
 
     def start(self) -> None:
-        client, peer = (f"http://127.0.0.1:{port}" for port in (self.client_port, self.peer_port))
+        client = f"http://{self.endpoint}"
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    str(PROGRAM), "--name", "weft", "--data-dir", str(self.folder / "data"),
-                    "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
-                    "--initial-advertise-peer-urls", peer, "--initial-cluster", f"weft={peer}",
-                    "--heartbeat-interval", "50", "--election-timeout", "500",
+                    str(PROGRAM), "--name", self.name, "--data-dir", str(self.data),
+                    "--listen-client-urls", client, "--advertise-client-urls", client,
+                    "--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer,
+                    "--initial-cluster", ",".join(f"{name}={peer}" for name, peer in self.members.items()),
+                    "--heartbeat-interval", "50", "--election-timeout", "500", *self._options,
                 ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
