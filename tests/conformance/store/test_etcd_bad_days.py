@@ -180,6 +180,20 @@ async def test_a_lease_is_one_holders_across_servers_and_an_old_holder_can_write
         assert await one.grant("deciders", "one", 10) is not None
 
 
+async def test_a_lease_seen_to_lapse_is_not_live_again_for_a_server_that_starts_later(start: Start) -> None:
+    server = start()
+    async with AsyncExitStack() as stack:
+        clock = HandClock()
+        store = await opened(stack, server, clock=clock)
+        await store.grant("node/dead", "n1", 10)
+        clock.seconds += 5
+        await store.grant("node/alive", "n2", 10)
+        clock.seconds += 6
+        assert [lease.name for lease in await store.leases("node/")] == ["node/alive"]
+        later = await opened(stack, server, clock=clock)
+        assert [lease.name for lease in await later.leases("node/")] == ["node/alive"]
+
+
 async def test_a_commit_so_large_that_etcd_sends_it_in_parts_is_one_batch(start: Start) -> None:
     server = start()
     async with AsyncExitStack() as stack:

@@ -80,16 +80,22 @@ class EtcdLeases:
             await self._end(name, seen)
 
     async def live(self, prefix: str) -> list[Lease]:
-        """Live leases whose name starts with ``prefix``, in order."""
+        """Live leases whose name starts with ``prefix``, in order.
+
+        Those seen to lapse are deleted: a process that starts later would take them for live until it had waited."""
         start = self.place(prefix)
         found = await self._connection.range(key=start, range_end=end_of(start))
         now = self._clock.elapsed()
-        out = []
+        out, lapsed = [], []
         for kv in found.kvs:
             name = kv.key[len(self._folder) :].decode(errors="surrogatepass")
             seen = self._note(name, kv)
             if seen is not None and seen.lapses_at > now:
                 out.append(Lease(name, seen.holder, seen.fence, seen.lapses_at - now))
+            elif seen is not None:
+                lapsed.append((name, seen))
+        for name, seen in lapsed:
+            await self._end(name, seen)
         return out
 
     async def holds(self, name: str, fence: int) -> bool:
