@@ -63,7 +63,9 @@ class EtcdStore:
         self._born = 0  # the revision at which this history began: no cursor of it lies before
         self._watches: Watches | None = None
         self._task: asyncio.Task[None] | None = None
-        self._published = 0
+        self._lost = False  # something was missed: watchers must begin again
+        self._position = 0  # the revision up to which everything is known
+        self._published = 0  # the newest one at which an entry changed
         self._compacted = 0
         self._moved = asyncio.Condition()
 
@@ -178,39 +180,49 @@ class EtcdStore:
         kv = find_value(answer.responses[-1])
         assert kv is not None
         mark = answer.header.revision
+        # a snapshot put into another cluster is another history, too
+        cluster = f"{answer.header.cluster_id & 0xFFFFFFFF:08x}"
         former, self._watches = self._watches, None
-        self._epoch, self._born, self._published = kv.value.decode(), int(kv.mod_revision), mark
+        self._epoch, self._born = kv.value.decode() + cluster, int(kv.mod_revision)
+        self._position = self._published = mark
+        self._lost = False
         self._watches = Watches(self._epoch, mark, self._replay)
         if former is not None:
             former.close()
 
     async def _publish_changes(self) -> None:
         """Hand every change to the watchers, through lost connections, until the store is closed."""
-        position = self._published
         while True:
             try:
-                async with aclosing(self._history.follow(position)) as steps:
-                    first = True
-                    async for step in steps:
-                        if first:
-                            first = False
-                            if step.revision < position:
-                                _log.warning("etcd is at revision %d, before %d: restored", step.revision, position)
-                                await self.renew_epoch()
-                                position = self._published
-                                break
-                            continue
-                        position = max(position, step.revision)
-                        if step.changes:
-                            await self._publish(step.revision, [c for c in step.changes if c.key])
-                        if position - self._compacted > self._keep_revisions * 11 // 10:
-                            await self._forget(position - self._keep_revisions)
-            except Compacted:
-                await self._begin()
-                position = self._published
+                if self._lost:
+                    await self._begin()
+                await self._follow()
+            except Compacted as problem:
+                _log.warning("what watchers wait for is forgotten, they begin again: %s", problem.message)
+                self._lost = True
             except StoreUnavailable as problem:
                 _log.warning("watching again: %s", problem.message)
                 await self._clock.sleep(_RESUME_SECONDS)
+            except Exception:
+                # Silence would look like quiet to every watcher.
+                _log.exception("the watch of etcd failed in a way nobody foresaw; watchers begin again")
+                self._lost = True
+                await self._clock.sleep(_RESUME_SECONDS)
+
+    async def _follow(self) -> None:
+        """One connection's worth of changes; ends when an older copy of etcd was put back."""
+        async with aclosing(self._history.follow(self._position)) as steps:
+            now = (await anext(steps)).revision
+            if now < self._position:
+                _log.warning("etcd is at revision %d, before %d: restored", now, self._position)
+                await self.renew_epoch()
+                return
+            async for step in steps:
+                if step.changes:
+                    await self._publish(step.revision, [change for change in step.changes if change.key])
+                self._position = max(self._position, step.revision)
+                if self._position - self._compacted > self._keep_revisions * 11 // 10:
+                    await self._forget(self._position - self._keep_revisions)
 
     async def _publish(self, revision: int, changes: builtins.list[Change]) -> None:
         self._live().publish(revision, changes)
