@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import pytest
-from etcd_server import PROGRAM, EtcdServer
+from etcd_server import PROGRAM, EtcdServer, free_ports
 from hand_clock import HandClock
 
 from weft.contracts.clock import Clock
@@ -52,6 +52,41 @@ async def take(store: Store, prefix: str, cursor: str, count: int) -> list[Batch
         while len(batches) < count:
             batches.append(await anext(watch))
     return batches
+
+
+class Wire:
+    """A connection to a server that a test may cut: what is open breaks, what is dialled is refused."""
+
+    def __init__(self, server: EtcdServer) -> None:
+        self._server = server
+        self._listener: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.endpoint = f"127.0.0.1:{free_ports(1)[0]}"
+
+    async def mend(self) -> None:
+        host, port = self.endpoint.split(":")
+        self._listener = await asyncio.start_server(self._join, host, int(port))
+
+    def cut(self) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _join(self, near: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
+        far, far_out = await asyncio.open_connection(*self._server.endpoint.split(":"))
+        self._writers |= {near_out, far_out}
+        await asyncio.gather(self._copy(near, far_out), self._copy(far, near_out))
+
+    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                target.write(data)
+                await target.drain()
+        except ConnectionError:
+            pass
+        finally:
+            target.close()
 
 
 async def write_through(store: Store, count: int) -> list[int]:
@@ -155,6 +190,40 @@ async def test_two_servers_share_entries_watches_idempotency_and_compaction(star
         await other.compact(0)
         with pytest.raises(Compacted):
             await take(one, "/", cursor, 1)
+
+
+async def test_a_server_cut_off_from_etcd_catches_up_or_is_told_what_it_missed_is_gone(start: Start) -> None:
+    server = start()
+    async with AsyncExitStack() as stack:
+        other = await opened(stack, server)
+        wire = Wire(server)
+        await wire.mend()
+        stack.callback(wire.cut)
+        store = EtcdStore([wire.endpoint])
+        await store.open()
+        stack.push_async_callback(store.close)
+        cursor = (await store.list("/")).cursor
+        watching = asyncio.create_task(take(store, "/", cursor, 2))
+        await other.commit([Put("/a", b"1")])
+        wire.cut()
+        missed = await other.commit([Put("/a", b"2")])
+        await wire.mend()
+        assert values_of(await watching) == [b"1", b"2"]
+
+        waiting = asyncio.create_task(take(store, "/", f"{cursor.split(':')[0]}:{missed}", 1))
+        await asyncio.sleep(0.1)
+        wire.cut()
+        await other.commit([Put("/a", b"3")])
+        await other.commit([Put("/a", b"4")])
+        await other.compact(0)
+        await wire.mend()
+        with pytest.raises((StoreUnavailable, Compacted)):
+            await waiting
+        with pytest.raises(Compacted):
+            await take(store, "/", cursor, 1)
+        page = await store.list("/")
+        await other.commit([Put("/a", b"5")])
+        assert values_of(await take(store, "/", page.cursor, 1)) == [b"5"]
 
 
 async def test_a_lease_is_one_holders_across_servers_and_an_old_holder_can_write_no_more(start: Start) -> None:
