@@ -14,7 +14,7 @@ PROGRAM = shutil.which("etcd")
 class EtcdServer:
     """One member; ``members`` are the peer addresses of all, by name, once they are known."""
 
-    def __init__(self, folder: Path, name: str = "weft", options: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, name: str = "weft", options: tuple[str, ...] = (), scheme: str = "http") -> None:
         self.folder = folder
         self.name = name
         client_port, peer_port = free_ports(2)
@@ -22,6 +22,7 @@ class EtcdServer:
         self.peer = f"http://127.0.0.1:{peer_port}"
         self.members = {name: self.peer}
         self._options = options
+        self._scheme = scheme
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -29,7 +30,7 @@ class EtcdServer:
         return self.folder / "data"
 
     def start(self) -> None:
-        client = f"http://{self.endpoint}"
+        client = f"{self._scheme}://{self.endpoint}"
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -16,7 +17,7 @@ from hand_clock import HandClock
 from weft.contracts.clock import Clock
 from weft.contracts.store import Batch, Compacted, LeaseHeld, PreconditionFailed, Put, Store, StoreFull
 from weft.objects.errors import StoreUnavailable
-from weft.store.etcd import EtcdStore
+from weft.store.etcd import EtcdStore, EtcdTls
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
 
@@ -204,6 +205,7 @@ async def test_a_server_cut_off_from_etcd_catches_up_or_is_told_what_it_missed_i
         stack.push_async_callback(store.close)
         cursor = (await store.list("/")).cursor
         watching = asyncio.create_task(take(store, "/", cursor, 2))
+        await asyncio.sleep(0.3)
         await other.commit([Put("/a", b"1")])
         wire.cut()
         missed = await other.commit([Put("/a", b"2")])
@@ -211,7 +213,7 @@ async def test_a_server_cut_off_from_etcd_catches_up_or_is_told_what_it_missed_i
         assert values_of(await watching) == [b"1", b"2"]
 
         waiting = asyncio.create_task(take(store, "/", f"{cursor.split(':')[0]}:{missed}", 1))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
         wire.cut()
         await other.commit([Put("/a", b"3")])
         await other.commit([Put("/a", b"4")])
@@ -309,6 +311,43 @@ async def test_an_older_copy_put_back_is_a_new_history(start: Start) -> None:
 
 def values_of(batches: list[Batch]) -> list[bytes | None]:
     return [change.value for batch in batches for change in batch.changes]
+
+
+def make_certificates(folder: Path) -> None:
+    """An authority and a certificate of its own making, for members and clients alike, by openssl."""
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=test authority")
+    openssl("req", *key, "-keyout", "one.key", "-out", "one.csr", "-subj", "/CN=etcd")
+    (folder / "names").write_text("subjectAltName=DNS:etcd.test,IP:127.0.0.1")
+    openssl(
+        "x509", "-req", "-in", "one.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+        "-extfile", "names", "-out", "one.crt",
+    )  # fmt: skip
+
+
+async def test_over_tls_only_who_has_a_certificate_is_let_in(tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    ca, certificate, key = (str(tmp_path / name) for name in ("ca.crt", "one.crt", "one.key"))
+    options = ("--cert-file", certificate, "--key-file", key, "--trusted-ca-file", ca, "--client-cert-auth")
+    server = EtcdServer(tmp_path / "etcd", options=options, scheme="https")
+    server.start()
+    known = [Path(path).read_bytes() for path in (ca, certificate, key)]
+    try:
+        async with AsyncExitStack() as stack:
+            store = EtcdStore([server.endpoint], tls=EtcdTls(known[0], "etcd.test", known[1], known[2]))
+            await store.open()
+            stack.push_async_callback(store.close)
+            await store.commit([Put("/a", b"1")])
+            for tls in (EtcdTls(known[0], "etcd.test"), EtcdTls(known[0], "other.test", known[1], known[2]), None):
+                stranger = EtcdStore([server.endpoint], tls=tls, timeout_seconds=1)
+                with pytest.raises(StoreUnavailable):
+                    await stranger.open()
+    finally:
+        server.end()
 
 
 async def test_a_full_etcd_refuses_writes_and_goes_on_reading(start: Start) -> None:

@@ -35,6 +35,7 @@ _OPTIONS = (
     # Two stores in one process must not share one connection: closing one would touch the other.
     ("grpc.use_local_subchannel_pool", 1),
 )
+_READ_ATTEMPTS = 3  # reading twice does no harm, and the next attempt goes to another member
 _WITH_LEADER = (("hasleader", "true"),)  # a member cut off from the others ends its watches instead of going silent
 
 
@@ -92,7 +93,7 @@ class Connection:
 
     async def range(self, **fields: Any) -> Any:
         """Read a key or a range of keys, as of the newest revision the cluster agreed on or the one named."""
-        return await self._call("KV/Range", wire.RangeRequest(**fields))
+        return await self._call("KV/Range", wire.RangeRequest(**fields), attempts=_READ_ATTEMPTS)
 
     async def transact(self, compare: Sequence[Any], success: Sequence[Any], failure: Sequence[Any]) -> Any:
         """Do ``success`` if all of ``compare`` hold, else ``failure``; all at one revision."""
@@ -143,17 +144,20 @@ class Connection:
         if channel is not None:
             await channel.close()
 
-    async def _call(self, path: str, request: Any) -> Any:
-        self._check_open()
-        try:
-            return await self._calls[path](
-                request, timeout=self.timeout_seconds, wait_for_ready=True, metadata=_WITH_LEADER
-            )
-        except grpc.aio.AioRpcError as problem:
-            raise self._translate(problem) from problem
-        except asyncio.CancelledError:
-            self._check_cancelled()
-            raise
+    async def _call(self, path: str, request: Any, *, attempts: int = 1) -> Any:
+        while True:
+            self._check_open()
+            attempts -= 1
+            try:
+                return await self._calls[path](
+                    request, timeout=self.timeout_seconds, wait_for_ready=True, metadata=_WITH_LEADER
+                )
+            except grpc.aio.AioRpcError as problem:
+                if not attempts or problem.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise self._translate(problem) from problem
+            except asyncio.CancelledError:
+                self._check_cancelled()
+                raise
 
     def _check_open(self) -> None:
         if self._channel is None:
