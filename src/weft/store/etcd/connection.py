@@ -55,6 +55,7 @@ class Connection:
 
     def __init__(self, endpoints: Sequence[str], tls: EtcdTls | None, timeout_seconds: float) -> None:
         self.name = ",".join(endpoints)
+        self.newest_revision = 0  # that any answer told of
         self._endpoints = endpoints
         self._tls = tls
         self.timeout_seconds = timeout_seconds
@@ -149,9 +150,11 @@ class Connection:
             self._check_open()
             attempts -= 1
             try:
-                return await self._calls[path](
+                answer = await self._calls[path](
                     request, timeout=self.timeout_seconds, wait_for_ready=True, metadata=_WITH_LEADER
                 )
+                self.newest_revision = max(self.newest_revision, answer.header.revision)
+                return answer
             except grpc.aio.AioRpcError as problem:
                 if not attempts or problem.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise self._translate(problem) from problem

@@ -33,15 +33,13 @@ class History:
     async def follow(self, position: int) -> AsyncGenerator[Step, None]:
         """Every revision after ``position``; a quiet time shows as a step without changes.
 
-        The first step says where etcd stands, which is before ``position`` when an older copy was put back. Raises
-        Compacted when something after ``position`` is forgotten, StoreUnavailable when the connection is lost."""
+        Raises Compacted when something after ``position`` is forgotten, StoreUnavailable when the connection is lost."""
         open_revision = 0
         changes: list[Change] = []
         async with aclosing(self._connection.watch(self._folder, self._range_end, position + 1)) as responses:
             async for response in responses:
                 if response.created:
-                    yield Step(response.header.revision, [])
-                    continue
+                    continue  # its revision is one member's, which may lag
                 for event in response.events:
                     if event.kv.mod_revision != open_revision:
                         if open_revision:
@@ -58,12 +56,8 @@ class History:
 
     async def replay(self, position: int, until: int) -> AsyncGenerator[Step, None]:
         """Every revision after ``position`` up to ``until``, at which something in the folder must have changed."""
-        started = False
         async with aclosing(self.follow(position)) as steps:
             async for step in steps:
-                if not started:
-                    started = True
-                    continue
                 if step.revision <= until:
                     yield step
                 if step.revision >= until:

@@ -211,12 +211,15 @@ class EtcdStore:
 
     async def _follow(self) -> None:
         """One connection's worth of changes; ends when an older copy of etcd was put back."""
+        seen = max(self._position, self._connection.newest_revision)
+        # Asked for, since the member that watches may lag behind the others; what they agreed on never goes back.
+        now = (await self._connection.range(key=self._entries, keys_only=True)).header.revision
+        if now < seen:
+            _log.warning("etcd is at revision %d, before %d: restored", now, seen)
+            self._connection.newest_revision = 0
+            await self.renew_epoch()
+            return
         async with aclosing(self._history.follow(self._position)) as steps:
-            now = (await anext(steps)).revision
-            if now < self._position:
-                _log.warning("etcd is at revision %d, before %d: restored", now, self._position)
-                await self.renew_epoch()
-                return
             async for step in steps:
                 if step.changes:
                     await self._publish(step.revision, [change for change in step.changes if change.key])
