@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -59,17 +60,18 @@ class Cluster:
         assert done.returncode == code, f"weft {' '.join(argv)} → {done.returncode}, not {code}\n{done.stderr.decode()}"
         return done.stderr.decode()
 
-    def local(self, verb: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def local(self, verb: str, timeout: float = 300, store: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "weft.launch.local", verb],
             cwd=self.folder,
+            env={**os.environ, "STORE": store},
             capture_output=True,
             text=True,
             timeout=timeout,
         )
 
-    def up(self) -> None:
-        done = self.local("up")
+    def up(self, store: str = "") -> None:
+        done = self.local("up", store=store)
         assert done.returncode == 0, done.stdout + done.stderr + self.logs()
 
     def down(self) -> None:

@@ -24,8 +24,9 @@ COMMAND = (
 
 
 class DoorsProcess:
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *options: str) -> None:
         self.state = state
+        self.options = options
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port = sock.getsockname()[1]
@@ -33,6 +34,7 @@ class DoorsProcess:
 
     def start(self) -> subprocess.Popen[str]:
         argv = ["doors", "--state", str(self.state), "--context", str(self.state / "context.json")]
+        argv += self.options
         argv += ["--listen", f"127.0.0.1:{self.port}", "--listen", f"127.0.0.2:{self.port}"]
         self.processes.append(
             subprocess.Popen([sys.executable, "-c", COMMAND, *argv], stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,6 @@
-"""The doors' process: the store, its socket for the deciders, and the API. All state is the state folder's.
+"""The doors' process: the store, its socket for the deciders, and the API.
+
+All state is the state folder's, but for objects kept in an etcd that ``--store`` names.
 
 Ends at SIGTERM or SIGINT: streams first, then requests in hand, then the store.
 """
@@ -20,18 +22,18 @@ from weft.api.doors import Doors, Settings
 from weft.api.server import DoorsServer, listen, make_server_tls, parse_address
 from weft.contracts.clock import Clock, SystemClock
 from weft.launch.address import ANY, url_at
+from weft.launch.stores import make_store
 from weft.objects.errors import WeftError
 from weft.objects.identity import SERVER_NAME
 from weft.store.serve import StoreServer
-from weft.store.sqlite import SqliteStore
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
 from weft.trust.tickets import read_ticket_key
 
 
 def run_doors(options: argparse.Namespace) -> int:
-    """Serve until told to end; the exit status. ``options`` are those of ``weft server``: state, listen, gateway,
-    publish_on, context."""
+    """Serve until told to end; the exit status. ``options`` are those of ``weft server``: state, store, listen,
+    gateway, publish_on, context."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
@@ -55,7 +57,7 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
     sockets = [listen(*address) for address in addresses]
     authority = Authority(state, clock)
     chain, key = authority.renew_server([host for host, _ in addresses if host not in ANY])
-    store = SqliteStore(state / "store.db", clock)
+    store = make_store(options.store, state, clock)
     await store.open()
     store_server = StoreServer(store, state / "store.sock")
     journal = SqliteJournal(state / "journal.db", clock)

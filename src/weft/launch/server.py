@@ -16,6 +16,7 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.launch.stores import SQLITE, find_endpoints
 from weft.objects.errors import WeftError
 
 PR_SET_PDEATHSIG = 1
@@ -31,6 +32,12 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         "process", nargs="?", choices=["doors", "deciders", "gateway"], help="run only this one of its processes"
     )
     parser.add_argument("--state", type=Path, required=True, help="folder that holds everything the server must keep")
+    parser.add_argument(
+        "--store",
+        default=SQLITE,
+        metavar="URL",
+        help="where objects are kept: sqlite (default, in the state folder) or etcd://HOST:PORT[,HOST:PORT…]",
+    )
     parser.add_argument(
         "--listen",
         action="append",
@@ -48,6 +55,11 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--context", type=Path, help="write the administrator's context to this file")
     options = parser.parse_args(argv)
+    if options.store != SQLITE:
+        try:
+            find_endpoints(options.store)
+        except WeftError as problem:
+            parser.error(f"--store: {problem.message}; {problem.hint}")
     options.listen = options.listen or ["127.0.0.1:8443"]
     options.gateway = options.gateway or ["127.0.0.1:8444"]
     return options

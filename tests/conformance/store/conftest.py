@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from etcd_server import PROGRAM, EtcdServer
 from hand_clock import HandClock
 
 from weft.client.store import RemoteStore
 from weft.contracts.store import Store
+from weft.store.etcd import EtcdStore
 from weft.store.memory import MemoryStore
 from weft.store.serve import StoreServer
 from weft.store.sqlite import SqliteStore
@@ -44,12 +47,28 @@ ENGINES: dict[str, Callable[[AsyncExitStack, HandClock, Path], Awaitable[Store]]
     "sqlite": open_sqlite,
     "remote": open_remote,
 }
+_numbers = itertools.count()
 
 
-@pytest.fixture(params=list(ENGINES))
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    if PROGRAM is None:
+        pytest.skip("etcd is not installed (apt-get install etcd-server)")
+    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
+    server.start()
+    yield server
+    server.end()
+
+
+@pytest.fixture(params=[*ENGINES, "etcd"])
 async def store(request: pytest.FixtureRequest, clock: HandClock, tmp_path: Path) -> AsyncIterator[Store]:
     async with AsyncExitStack() as stack:
-        opened = await ENGINES[request.param](stack, clock, tmp_path)
+        opened: Store
+        if request.param == "etcd":
+            server: EtcdServer = request.getfixturevalue("etcd")
+            opened = EtcdStore([server.endpoint], clock, prefix=f"/test/{next(_numbers)}")
+        else:
+            opened = await ENGINES[request.param](stack, clock, tmp_path)
         await opened.open()
         stack.push_async_callback(opened.close)
         yield opened

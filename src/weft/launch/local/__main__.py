@@ -1,4 +1,6 @@
-"""`python -m weft.launch.local up|down`: what `make up` and `make down` run, for the clone they are run in."""
+"""`python -m weft.launch.local up|down`: what `make up` and `make down` run, for the clone they are run in.
+
+The environment's STORE (`sqlite` or `etcd`) says where a new cluster keeps its objects."""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ def main(argv: list[str]) -> int:
     """Run one command; exit 0 when done, 1 with a sentence on stderr when not, 130 when interrupted."""
     clone = os.getcwd()
     if argv == ["up"]:
-        return _run(up(clone, weft_fabric(), SystemClock(), sys.stdout))
+        store = os.environ.get("STORE") or None
+        return _run(up(clone, weft_fabric(), SystemClock(), sys.stdout, store=store))
     if argv == ["down"]:
         return _run(down(clone, SystemClock(), sys.stdout))
     print("usage: python -m weft.launch.local up|down", file=sys.stderr)

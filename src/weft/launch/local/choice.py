@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 
 from weft.launch.local.daemon import write_whole
-from weft.launch.local.topology import Topology, find_conflicts, plan_topology
+from weft.launch.local.topology import ETCD, SQLITE, Topology, find_conflicts, plan_topology
 from weft.launch.local.underlay import inspect_taken
-from weft.objects.errors import InUse
+from weft.objects.errors import InUse, InvalidInput
 
 FILE = "cluster.json"
 
@@ -32,11 +32,19 @@ def find_topology(clone: str) -> Topology | None:
     return kept
 
 
-def choose_topology(clone: str, node_count: int = 3) -> Topology:
-    """The kept topology, or a new one that is kept from now on; raises InUse when something came in its way."""
+def choose_topology(clone: str, node_count: int = 3, store: str | None = None) -> Topology:
+    """The kept topology, or a new one that is kept from now on.
+
+    Raises InUse when something came in its way, or it keeps its objects in another ``store`` than the one named."""
+    if store not in (None, SQLITE, ETCD):
+        raise InvalidInput(f"STORE={store} is no store", field="store", hint=f"STORE={SQLITE} or STORE={ETCD}")
     topology = find_topology(clone)
     if topology is None:
-        topology = plan_topology(clone, inspect_taken(), node_count)
+        topology = plan_topology(clone, inspect_taken(), node_count, store or SQLITE)
+    elif store not in (None, topology.store):
+        raise InUse(
+            f"this cluster keeps its objects in {topology.store}", hint="make down, then make up STORE=" + store
+        )
     elif conflicts := find_conflicts(topology, inspect_taken()):
         raise InUse("; ".join(conflicts), hint="make down, then make up: it chooses another")
     state = Path(topology.state_dir)

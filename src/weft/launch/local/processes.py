@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 WEFT_ROLES = ("server", "agent", "init", "gateway", "guard")
-ENGINES = ("qemu-", "dnsmasq")
+ENGINES = ("qemu-", "dnsmasq", "etcd")
 
 
 class Process(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ import msgspec
 from weft.objects.errors import Unavailable
 
 NODE_LINK = "under0"
+SQLITE, ETCD = "sqlite", "etcd"
 UNDERLAYS = ipaddress.ip_network("10.64.0.0/10")
 FIRST_PORT, PORT_PAIRS = 20000, 5000
 CANDIDATES = 64
@@ -37,7 +38,9 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """One clone's local cluster. ``underlay`` is a /24 in CIDR form, its first address is the host's."""
+    """One clone's local cluster. ``underlay`` is a /24 in CIDR form, its first address is the host's.
+
+    ``store`` is where its server keeps objects: SQLITE, or ETCD for an etcd of the cluster's own."""
 
     clone: str
     id: str
@@ -46,6 +49,7 @@ class Topology(msgspec.Struct, frozen=True):
     api_port: int
     gateway_port: int
     nodes: tuple[Node, ...]
+    store: str = SQLITE
 
     @property
     def state_dir(self) -> str:
@@ -54,6 +58,11 @@ class Topology(msgspec.Struct, frozen=True):
     @property
     def run_dir(self) -> str:
         return run_dir_of(self.id)
+
+    @property
+    def etcd_dir(self) -> str:
+        """The folder of etcd's sockets: nobody else's to enter, since etcd asks nobody who they are."""
+        return f"{self.run_dir}/etcd"
 
     @property
     def bridge(self) -> str:
@@ -99,7 +108,7 @@ def plan_ids(clone: str) -> list[str]:
     return [_cluster_id(clone, attempt) for attempt in range(CANDIDATES)]
 
 
-def plan_topology(clone: str, taken: Taken, node_count: int = 3) -> Topology:
+def plan_topology(clone: str, taken: Taken, node_count: int = 3, store: str = SQLITE) -> Topology:
     """Choose names, an underlay and ports for the clone at absolute path ``clone``.
 
     Raises Unavailable when every candidate is taken (which takes dozens of clones or a very full routing table).
@@ -110,7 +119,7 @@ def plan_topology(clone: str, taken: Taken, node_count: int = 3) -> Topology:
     underlay = _choose_underlay(number, [network for network, link in taken.routes if not link.startswith(prefix)])
     api_port, gateway_port = _choose_ports(number, taken.ports)
     nodes = tuple(Node(f"n{n}", str(underlay[10 + n])) for n in range(1, node_count + 1))
-    return Topology(clone, cluster_id, prefix, str(underlay), api_port, gateway_port, nodes)
+    return Topology(clone, cluster_id, prefix, str(underlay), api_port, gateway_port, nodes, store)
 
 
 def find_conflicts(topology: Topology, taken: Taken) -> list[str]:

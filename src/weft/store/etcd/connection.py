@@ -1,0 +1,206 @@
+"""One channel to all endpoints of an etcd cluster: calls with a deadline, watches, and errors in the contract's words.
+
+gRPC spreads calls over the endpoints that answer and dials the others again by itself. A call made while none answers
+waits for one until its deadline; what was under way when an endpoint died fails, because nobody knows whether it was
+done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import grpc
+import msgspec
+
+from weft.contracts.store import Compacted, StoreFull
+from weft.objects.errors import InvalidInput, StoreUnavailable, WeftError
+from weft.store.cursors import gone
+from weft.store.etcd import wire
+
+_OPTIONS = (
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.max_receive_message_length", 256 << 20),
+    ("grpc.max_send_message_length", 4 << 20),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_http_proxy", 0),
+    # Two stores in one process must not share one connection: closing one would touch the other.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_READ_ATTEMPTS = 3  # reading twice does no harm, and the next attempt goes to another member
+_WITH_LEADER = (("hasleader", "true"),)  # a member cut off from the others ends its watches instead of going silent
+
+
+class EtcdTls(msgspec.Struct, frozen=True):
+    """PEM texts: the authority that signed the members' certificates, and what this client shows of itself.
+
+    ``server_name`` is the name all members' certificates carry."""
+
+    ca: bytes
+    server_name: str
+    certificate: bytes | None = None
+    key: bytes | None = None
+
+
+class Connection:
+    """Calls to etcd. ``endpoints`` are ``host:port`` each, or one absolute path of a unix socket."""
+
+    def __init__(self, endpoints: Sequence[str], tls: EtcdTls | None, timeout_seconds: float) -> None:
+        self.name = ",".join(endpoints)
+        self.newest_revision = 0  # that any answer told of
+        self._endpoints = endpoints
+        self._tls = tls
+        self.timeout_seconds = timeout_seconds
+        self._channel: grpc.aio.Channel | None = None
+        self._calls: dict[str, Any] = {}
+
+    async def open(self) -> None:
+        """Make the channel; raises StoreUnavailable when a name can't be resolved. Whether etcd is there, calls tell."""
+        target = await _resolve(self._endpoints)
+        options: list[tuple[str, Any]] = list(_OPTIONS)
+        if self._tls is None:
+            if target.startswith("unix:"):
+                options.append(("grpc.default_authority", "localhost"))
+            channel = grpc.aio.insecure_channel(target, options)
+        else:
+            options.append(("grpc.ssl_target_name_override", self._tls.server_name))
+            trust = grpc.ssl_channel_credentials(self._tls.ca, self._tls.key, self._tls.certificate)
+            channel = grpc.aio.secure_channel(target, trust, options)
+        self._channel = channel
+        for path, request, response in (
+            ("KV/Range", wire.RangeRequest, wire.RangeResponse),
+            ("KV/Txn", wire.TxnRequest, wire.TxnResponse),
+            ("KV/DeleteRange", wire.DeleteRangeRequest, wire.DeleteRangeResponse),
+            ("KV/Compact", wire.CompactionRequest, wire.CompactionResponse),
+        ):
+            self._calls[path] = channel.unary_unary(
+                f"/etcdserverpb.{path}", request.SerializeToString, response.FromString
+            )
+        self._calls["Watch"] = channel.stream_stream(
+            "/etcdserverpb.Watch/Watch", wire.WatchRequest.SerializeToString, wire.WatchResponse.FromString
+        )
+
+    @property
+    def closed(self) -> bool:
+        return self._channel is None
+
+    async def range(self, **fields: Any) -> Any:
+        """Read a key or a range of keys, as of the newest revision the cluster agreed on or the one named."""
+        return await self._call("KV/Range", wire.RangeRequest(**fields), attempts=_READ_ATTEMPTS)
+
+    async def transact(self, compare: Sequence[Any], success: Sequence[Any], failure: Sequence[Any]) -> Any:
+        """Do ``success`` if all of ``compare`` hold, else ``failure``; all at one revision."""
+        return await self._call("KV/Txn", wire.TxnRequest(compare=compare, success=success, failure=failure))
+
+    async def delete_range(self, key: bytes, range_end: bytes) -> None:
+        await self._call("KV/DeleteRange", wire.DeleteRangeRequest(key=key, range_end=range_end))
+
+    async def compact(self, revision: int) -> None:
+        """Forget what lies before ``revision``; already forgotten is fine."""
+        try:
+            await self._call("KV/Compact", wire.CompactionRequest(revision=revision))
+        except Compacted:
+            pass
+
+    async def watch(self, key: bytes, range_end: bytes, start_revision: int) -> AsyncGenerator[Any, None]:
+        """WatchResponses from ``start_revision`` on, the first one says that the watch stands.
+
+        Raises Compacted, and StoreUnavailable whenever the stream ends."""
+        create = wire.WatchCreateRequest(
+            key=key, range_end=range_end, start_revision=start_revision,
+            progress_notify=True, prev_kv=True, fragment=True,
+        )  # fmt: skip
+        self._check_open()
+        call = self._calls["Watch"](metadata=_WITH_LEADER, wait_for_ready=True)
+        try:
+            await call.write(wire.WatchRequest(create_request=create))
+            while True:
+                response = await call.read()
+                if response is grpc.aio.EOF:
+                    raise StoreUnavailable(f"etcd {self.name} ended a watch")
+                if response.compact_revision:
+                    raise gone(f"revision {start_revision - 1} is forgotten (kept from {response.compact_revision})")
+                if response.canceled:
+                    raise StoreUnavailable(f"etcd {self.name} ended a watch: {response.cancel_reason}")
+                yield response
+        except grpc.aio.AioRpcError as problem:
+            raise self._translate(problem) from problem
+        except asyncio.CancelledError:
+            self._check_cancelled()
+            raise
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Hang up; calls under way and watches end with StoreUnavailable."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def _call(self, path: str, request: Any, *, attempts: int = 1) -> Any:
+        while True:
+            self._check_open()
+            attempts -= 1
+            try:
+                answer = await self._calls[path](
+                    request, timeout=self.timeout_seconds, wait_for_ready=True, metadata=_WITH_LEADER
+                )
+                self.newest_revision = max(self.newest_revision, answer.header.revision)
+                return answer
+            except grpc.aio.AioRpcError as problem:
+                if not attempts or problem.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise self._translate(problem) from problem
+            except asyncio.CancelledError:
+                self._check_cancelled()
+                raise
+
+    def _check_open(self) -> None:
+        if self._channel is None:
+            raise StoreUnavailable(f"store etcd {self.name} is closed")
+
+    def _check_cancelled(self) -> None:
+        """A closed channel cancels its calls, which looks like a cancelled task: tell the two apart."""
+        task = asyncio.current_task()
+        if self._channel is None and task is not None and not task.cancelling():
+            raise StoreUnavailable(f"store etcd {self.name} is closed") from None
+
+    def _translate(self, problem: grpc.aio.AioRpcError) -> WeftError:
+        code, details = problem.code(), problem.details() or ""
+        if code is grpc.StatusCode.OUT_OF_RANGE:
+            return gone(details.rpartition(": ")[2])
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "space exceeded" in details:
+            return StoreFull(
+                f"etcd {self.name} has used up its quota", hint="compact and defragment it: etcdctl defrag"
+            )
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            details = f"no answer in {self.timeout_seconds:g} s"
+        return StoreUnavailable(f"etcd {self.name}: {details or code.name}", hint="see that etcd runs and has a leader")
+
+
+async def _resolve(endpoints: Sequence[str]) -> str:
+    """The gRPC target that stands for all endpoints at once."""
+    if len(endpoints) == 1 and endpoints[0].startswith("/"):
+        return f"unix:{endpoints[0]}"
+    loop = asyncio.get_running_loop()
+    found: dict[int, list[str]] = {4: [], 6: []}
+    for endpoint in endpoints:
+        host, _, port = endpoint.rpartition(":")
+        if not host or not port.isdecimal():
+            raise InvalidInput(f"etcd endpoint {endpoint!r} is not host:port", field="store")
+        try:
+            answers = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        except OSError as problem:
+            raise StoreUnavailable(f"etcd endpoint {endpoint}: {problem.strerror}") from problem
+        for *_, place in answers:
+            version = ipaddress.ip_address(str(place[0]).partition("%")[0]).version
+            found[version].append(f"{place[0]}:{port}" if version == 4 else f"[{place[0]}]:{port}")
+    # one target is of one family; a name that has both is reached by IPv4
+    return f"ipv4:{','.join(found[4])}" if found[4] else f"ipv6:{','.join(found[6])}"

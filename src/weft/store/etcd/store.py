@@ -1,0 +1,264 @@
+"""The store on an etcd cluster: durable when a majority has it, shared by any number of servers.
+
+weft's revisions are etcd's. Under the prefix lie: ``/o…`` the entries (the bare ``/o`` is a mark that each opening
+moves), ``/l/…`` leases, ``/i/HOUR/…`` idempotency keys, ``/epoch``. One watch of the entries feeds all watchers of
+this process; what they missed is replayed from etcd's own log. The prefix is needed to share a cluster with something
+else; compaction is etcd-wide all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.store import Batch, Change, Compacted, Entry, Lease, Page, Precondition, Write
+from weft.objects.errors import StoreUnavailable
+from weft.store.cursors import check_reach, format_continuation, format_cursor, make_epoch, parse_continuation
+from weft.store.etcd.commits import Commits
+from weft.store.etcd.connection import Connection, EtcdTls
+from weft.store.etcd.history import History
+from weft.store.etcd.leases import EtcdLeases, end_of
+from weft.store.etcd.transaction import find_value, is_absent, put, read
+from weft.store.limits import check_commit, check_key, check_limit, check_prefix
+from weft.store.watches import Watches
+
+_PAGE_ENTRIES = 500  # of 256 KB at most
+_REPLAY_BATCHES = 2_000
+_REPLAY_BYTES = 16_000_000
+_RESUME_SECONDS = 0.1
+_LONGEST_LAG_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class EtcdStore:
+    """A store in the etcd cluster at ``endpoints`` (``host:port`` each, or one path of a unix socket).
+
+    Remembers ``keep_revisions`` revisions of history; a call fails after ``timeout_seconds`` without an answer."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        clock: Clock | None = None,
+        *,
+        prefix: str = "/weft",
+        tls: EtcdTls | None = None,
+        keep_revisions: int = 100_000,
+        timeout_seconds: float = 5.0,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._keep_revisions = keep_revisions
+        self._connection = Connection(endpoints, tls, timeout_seconds)
+        self._entries = f"{prefix}/o".encode()
+        self._end = end_of(self._entries)
+        self._epoch_key = f"{prefix}/epoch".encode()
+        self._leases = EtcdLeases(self._connection, self._clock, f"{prefix}/l/".encode())
+        self._commits = Commits(self._connection, self._clock, self._leases, self._place, f"{prefix}/i/".encode())
+        self._history = History(self._connection, self._entries, self._end)
+        self._epoch = ""
+        self._born = 0  # the revision at which this history began: no cursor of it lies before
+        self._watches: Watches | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._lost = False  # something was missed: watchers must begin again
+        self._position = 0  # the revision up to which everything is known
+        self._published = 0  # the newest one at which an entry changed
+        self._compacted = 0
+        self._moved = asyncio.Condition()
+
+    async def open(self) -> None:
+        """Connect, and begin a history if there is none. Raises StoreUnavailable when no endpoint answers in time."""
+        if self._watches is not None:
+            return
+        try:
+            await self._connection.open()
+            await self._begin()
+        except BaseException:
+            await self._connection.close()
+            raise
+        self._task = asyncio.create_task(self._publish_changes())
+
+    async def commit(
+        self,
+        writes: Sequence[Write],
+        preconditions: Sequence[Precondition] = (),
+        *,
+        idempotency_key: str | None = None,
+    ) -> int:
+        check_commit(writes, preconditions, idempotency_key)
+        self._live()
+        return await self._commits.commit(writes, preconditions, idempotency_key)
+
+    async def get(self, key: str) -> Entry | None:
+        check_key(key)
+        self._live()
+        found = await self._connection.range(key=self._place(key))
+        return self._entry(found.kvs[0]) if found.kvs else None
+
+    async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:
+        check_prefix(prefix)
+        check_limit(limit)
+        self._live()
+        epoch, pinned = self._epoch, 0
+        start = self._place(prefix) if prefix else self._place("/")
+        end = end_of(start)
+        if after is not None:
+            pinned, last_key = parse_continuation(after, epoch, prefix)
+            check_reach(pinned, self._born, 2**62)
+            start = self._place(last_key) + b"\0"
+        entries: builtins.list[Entry] = []
+        while True:
+            wanted = min(_PAGE_ENTRIES, limit - len(entries)) if limit else _PAGE_ENTRIES
+            found = await self._connection.range(key=start, range_end=end, limit=wanted, revision=pinned)
+            pinned = pinned or found.header.revision
+            entries += map(self._entry, found.kvs)
+            if not found.more:
+                return Page(entries, format_cursor(epoch, pinned))
+            if limit and len(entries) >= limit:
+                follow = format_continuation(epoch, pinned, entries[-1].key)
+                return Page(entries, format_cursor(epoch, pinned), follow)
+            start = found.kvs[-1].key + b"\0"
+
+    def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
+        return self._live().follow(prefix, cursor)
+
+    async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
+        self._live()
+        return await self._leases.grant(name, holder, ttl_seconds)
+
+    async def release(self, name: str, holder: str) -> None:
+        self._live()
+        await self._leases.release(name, holder)
+
+    async def leases(self, prefix: str) -> Sequence[Lease]:
+        self._live()
+        return await self._leases.live(prefix)
+
+    async def compact(self, keep_revisions: int) -> None:
+        self._live()
+        # The watch needs the value before each change until it has delivered it.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._catch_up(), _LONGEST_LAG_SECONDS)
+        revision = (await self._connection.range(key=self._entries)).header.revision
+        await self._forget(revision - max(0, keep_revisions))
+
+    async def renew_epoch(self) -> None:
+        """Begin a new history: every cursor given out so far is Compacted. For use after a restore of etcd."""
+        await self._connection.transact([], [put(self._epoch_key, make_epoch().encode())], [])
+        await self._begin()
+
+    async def close(self) -> None:
+        """End the watches and hang up; what was asked and not answered fails with StoreUnavailable."""
+        watches, self._watches = self._watches, None
+        if watches is None:
+            return
+        watches.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._connection.close()
+
+    def _live(self) -> Watches:
+        if self._watches is None:
+            raise StoreUnavailable(f"store etcd {self._connection.name} is closed")
+        return self._watches
+
+    def _place(self, key: str) -> bytes:
+        return self._entries + key.encode()
+
+    def _entry(self, kv: object) -> Entry:
+        return Entry(kv.key[len(self._entries) :].decode(), kv.value, kv.mod_revision)  # type: ignore[attr-defined]
+
+    async def _begin(self) -> None:
+        """Learn the epoch, or write the first one; watches begun before end, those from now on start at the mark."""
+        key = self._epoch_key
+        await self._connection.transact([is_absent(key)], [put(key, make_epoch().encode())], [])
+        answer = await self._connection.transact([], [put(self._entries, b""), read(key)], [])
+        kv = find_value(answer.responses[-1])
+        assert kv is not None
+        mark = answer.header.revision
+        # a snapshot put into another cluster is another history, too
+        cluster = f"{answer.header.cluster_id & 0xFFFFFFFF:08x}"
+        former, self._watches = self._watches, None
+        self._epoch, self._born = kv.value.decode() + cluster, int(kv.mod_revision)
+        self._position = self._published = mark
+        self._lost = False
+        self._watches = Watches(self._epoch, mark, self._replay)
+        if former is not None:
+            former.close()
+
+    async def _publish_changes(self) -> None:
+        """Hand every change to the watchers, through lost connections, until the store is closed."""
+        while True:
+            try:
+                if self._lost:
+                    await self._begin()
+                await self._follow()
+            except Compacted as problem:
+                _log.warning("what watchers wait for is forgotten, they begin again: %s", problem.message)
+                self._lost = True
+            except StoreUnavailable as problem:
+                _log.warning("watching again: %s", problem.message)
+                await self._clock.sleep(_RESUME_SECONDS)
+            except Exception:
+                # Silence would look like quiet to every watcher.
+                _log.exception("the watch of etcd failed in a way nobody foresaw; watchers begin again")
+                self._lost = True
+                await self._clock.sleep(_RESUME_SECONDS)
+
+    async def _follow(self) -> None:
+        """One connection's worth of changes; ends when an older copy of etcd was put back."""
+        seen = max(self._position, self._connection.newest_revision)
+        # Asked for, since the member that watches may lag behind the others; what they agreed on never goes back.
+        now = (await self._connection.range(key=self._entries, keys_only=True)).header.revision
+        if now < seen:
+            _log.warning("etcd is at revision %d, before %d: restored", now, seen)
+            self._connection.newest_revision = 0
+            await self.renew_epoch()
+            return
+        async with aclosing(self._history.follow(self._position)) as steps:
+            async for step in steps:
+                if step.changes:
+                    await self._publish(step.revision, [change for change in step.changes if change.key])
+                self._position = max(self._position, step.revision)
+                if self._position - self._compacted > self._keep_revisions * 11 // 10:
+                    await self._forget(self._position - self._keep_revisions)
+
+    async def _publish(self, revision: int, changes: builtins.list[Change]) -> None:
+        self._live().publish(revision, changes)
+        async with self._moved:
+            self._published = revision
+            self._moved.notify_all()
+
+    async def _catch_up(self) -> None:
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._published >= self._commits.newest_write)
+
+    async def _forget(self, revision: int) -> None:
+        if revision > self._born:
+            await self._connection.compact(revision)
+            self._compacted = revision
+
+    async def _replay(self, prefix: str, position: int, until: int) -> tuple[builtins.list[Batch], int]:
+        epoch, size = self._epoch, 0
+        check_reach(position, self._born, 2**62)
+        batches: builtins.list[Batch] = []
+        reached = position
+        if position < until:
+            async with aclosing(self._history.replay(position, until)) as steps:
+                async for step in steps:
+                    reached = step.revision
+                    changes = [change for change in step.changes if change.key and change.key.startswith(prefix)]
+                    if changes:
+                        batches.append(Batch(step.revision, format_cursor(epoch, step.revision), changes))
+                        size += sum(len(change.value or b"") + len(change.previous or b"") for change in changes)
+                    if len(batches) >= _REPLAY_BATCHES or size >= _REPLAY_BYTES:
+                        break
+                else:
+                    reached = until
+        # Still readable at the end: then nothing after it was forgotten meanwhile, and it isn't ahead of etcd.
+        await self._connection.range(key=self._entries, revision=position, keys_only=True)
+        return batches, reached

@@ -1,0 +1,84 @@
+"""etcd's messages, as far as weft uses them: the fields and numbers of etcd v3's public wire format, nothing more.
+
+The message classes are built from this table when the module is loaded, so there is no generated code to keep.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+_PACKAGE = "weft.etcd"  # names never travel, numbers do; a package of our own meets no other etcd client's
+_SCALARS = {"bytes": 12, "string": 9, "bool": 8, "int64": 3, "int32": 5}  # FieldDescriptorProto.Type
+_MESSAGE = 11
+
+# message → its fields, "name type number" each; "*" repeats, "|" is one of the message's single choice.
+_TABLE: dict[str, str] = {
+    "Header": "revision int64 3, cluster_id int64 1",
+    "KeyValue": "key bytes 1, create_revision int64 2, mod_revision int64 3, version int64 4, value bytes 5",
+    "RangeRequest": "key bytes 1, range_end bytes 2, limit int64 3, revision int64 4, keys_only bool 8, count_only bool 9",
+    "RangeResponse": "header Header 1, kvs *KeyValue 2, more bool 3, count int64 4",
+    "PutRequest": "key bytes 1, value bytes 2",
+    "PutResponse": "header Header 1",
+    "DeleteRangeRequest": "key bytes 1, range_end bytes 2",
+    "DeleteRangeResponse": "header Header 1, deleted int64 2",
+    "RequestOp": "range |RangeRequest 1, put |PutRequest 2, delete_range |DeleteRangeRequest 3",
+    "ResponseOp": "range |RangeResponse 1, put |PutResponse 2, delete_range |DeleteRangeResponse 3",
+    "Compare": (
+        "result int32 1, target int32 2, key bytes 3, version |int64 4, create_revision |int64 5, mod_revision |int64 6"
+    ),
+    "TxnRequest": "compare *Compare 1, success *RequestOp 2, failure *RequestOp 3",
+    "TxnResponse": "header Header 1, succeeded bool 2, responses *ResponseOp 3",
+    "CompactionRequest": "revision int64 1",
+    "CompactionResponse": "header Header 1",
+    "WatchCreateRequest": (
+        "key bytes 1, range_end bytes 2, start_revision int64 3, progress_notify bool 4, prev_kv bool 6, fragment bool 8"
+    ),
+    "WatchRequest": "create_request |WatchCreateRequest 1",
+    "Event": "type int32 1, kv KeyValue 2, prev_kv KeyValue 3",
+    "WatchResponse": (
+        "header Header 1, watch_id int64 2, created bool 3, canceled bool 4, compact_revision int64 5,"
+        " cancel_reason string 6, fragment bool 7, events *Event 11"
+    ),
+}
+
+
+def _describe() -> descriptor_pb2.FileDescriptorProto:
+    file = descriptor_pb2.FileDescriptorProto(name="weft/etcd.proto", package=_PACKAGE, syntax="proto3")
+    for name, fields in _TABLE.items():
+        message = file.message_type.add(name=name)
+        for text in fields.split(","):
+            label, kind, number = text.split()
+            field = message.field.add(name=label, number=int(number), label=3 if kind[0] == "*" else 1)
+            if kind[0] == "|":
+                if not message.oneof_decl:
+                    message.oneof_decl.add(name="choice")
+                field.oneof_index = 0
+            kind = kind.lstrip("*|")
+            field.type = _SCALARS.get(kind, _MESSAGE)
+            if kind not in _SCALARS:
+                field.type_name = f".{_PACKAGE}.{kind}"
+    return file
+
+
+_pool = descriptor_pool.DescriptorPool()
+_pool.Add(_describe())
+# Any: the classes are made at run time, and no type checker can see into them.
+_classes: dict[str, Any] = {
+    name: message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in _TABLE
+}
+
+Compare = _classes["Compare"]
+RequestOp = _classes["RequestOp"]
+RangeRequest, RangeResponse = _classes["RangeRequest"], _classes["RangeResponse"]
+PutRequest, DeleteRangeRequest = _classes["PutRequest"], _classes["DeleteRangeRequest"]
+DeleteRangeResponse = _classes["DeleteRangeResponse"]
+TxnRequest, TxnResponse = _classes["TxnRequest"], _classes["TxnResponse"]
+CompactionRequest, CompactionResponse = _classes["CompactionRequest"], _classes["CompactionResponse"]
+WatchRequest, WatchCreateRequest = _classes["WatchRequest"], _classes["WatchCreateRequest"]
+WatchResponse = _classes["WatchResponse"]
+
+EQUAL, NOT_EQUAL = 0, 3  # Compare.result
+OF_VERSION, OF_CREATE, OF_MOD = 0, 1, 2  # Compare.target
+DELETED = 1  # Event.type

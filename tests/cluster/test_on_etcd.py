@@ -1,0 +1,44 @@
+"""`make up STORE=etcd`: the cluster keeps its objects in an etcd of its own, which may die as anything else may."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.cluster import Cluster, lay_out
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture
+def on_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if os.geteuid() != 0 or shutil.which("qemu-system-x86_64") is None or shutil.which("etcd") is None:
+        pytest.skip("needs root, QEMU and etcd")
+    made = lay_out(tmp_path_factory.mktemp("on-etcd"))
+    try:
+        made.up(store="etcd")
+        yield made
+    finally:
+        made.down()
+        assert not (made.state / "etcd").exists()
+
+
+def test_a_cluster_on_etcd_outlives_the_kill_of_etcd_and_of_its_server(on_etcd: Cluster) -> None:
+    hello = on_etcd.vm("hello")
+    [doors] = on_etcd.pids("server doors")
+    [etcd] = on_etcd.pids("etcd --name")
+    os.kill(etcd, signal.SIGKILL)
+    on_etcd.up()
+    assert on_etcd.pids("server doors") == [doors]  # they waited, and watch on
+    on_etcd.ok("create", "volume", "kept", "--size", "64M")
+    for pid in [*on_etcd.pids("weft server --state"), *on_etcd.pids("etcd --name")]:
+        os.kill(pid, signal.SIGKILL)
+    on_etcd.up()
+    assert on_etcd.vm("hello")["uid"] == hello["uid"]
+    assert on_etcd.json("get", "volume/kept")["name"] == "kept"
+    assert not (on_etcd.state / "server" / "store.db").exists()
+    assert "keeps its objects in etcd" in on_etcd.local("up", store="sqlite").stderr

@@ -1,0 +1,55 @@
+"""Which store a URL names, and what a local cluster on etcd starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from weft.contracts.clock import SystemClock
+from weft.launch.local.fabric import plan_daemons
+from weft.launch.local.processes import Process, is_weft
+from weft.launch.local.topology import ETCD, Taken, plan_topology
+from weft.launch.server import parse_options
+from weft.launch.stores import find_endpoints, make_store
+from weft.objects.errors import InvalidInput, Unavailable
+from weft.store.etcd import EtcdStore
+from weft.store.sqlite import SqliteStore
+
+
+def test_a_url_names_every_endpoint_of_an_etcd_cluster_or_a_socket() -> None:
+    assert find_endpoints("etcd://127.0.0.1:2379") == ["127.0.0.1:2379"]
+    assert find_endpoints("etcd://a:1,[::1]:2,c:3/") == ["a:1", "[::1]:2", "c:3"]
+    assert find_endpoints("etcds://a:1,b:2") == ["a:1", "b:2"]
+    assert find_endpoints("etcd:///run/weft-x/etcd/client:0") == ["/run/weft-x/etcd/client:0"]
+
+
+@pytest.mark.parametrize("url", ["", "mysql", "postgres://a:1", "etcd://", "etcd://a:1,", "etcd:a:1"])
+def test_what_names_no_store_is_refused_where_it_is_typed(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InvalidInput):
+        find_endpoints(url)
+    with pytest.raises(SystemExit):
+        parse_options(["--state", "/s", "--store", url])
+    assert "names no store" in capsys.readouterr().err
+
+
+def test_the_store_is_sqlite_unless_another_is_named(tmp_path: Path) -> None:
+    assert isinstance(make_store(parse_options(["--state", "/s"]).store, tmp_path, SystemClock()), SqliteStore)
+    assert isinstance(make_store("etcd://127.0.0.1:1", tmp_path, SystemClock()), EtcdStore)
+
+
+def test_etcd_over_tls_needs_the_authority_in_the_state_folder(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"ca\.crt"):
+        make_store("etcds://a:1", tmp_path, SystemClock())
+    (tmp_path / "etcd").mkdir()
+    (tmp_path / "etcd" / "ca.crt").write_text("any")
+    assert isinstance(make_store("etcds://a:1", tmp_path, SystemClock()), EtcdStore)
+
+
+def test_a_cluster_on_etcd_starts_it_first_and_down_finds_it() -> None:
+    topology = plan_topology("/clone", Taken(), store=ETCD)
+    etcd, server = plan_daemons(topology)
+    assert f"etcd://{topology.etcd_dir}/client:0" in server.argv
+    running = Process(7, 1, etcd.argv[etcd.argv.index("etcd") :])  # what the shell becomes
+    assert is_weft(running, [topology.state_dir]) and not is_weft(running, ["/other/.weft"])
+    assert [daemon.name for daemon in plan_daemons(plan_topology("/clone", Taken()))] == ["server"]
