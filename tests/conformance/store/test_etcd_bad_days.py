@@ -355,6 +355,7 @@ async def test_a_full_etcd_refuses_writes_and_goes_on_reading(start: Start) -> N
     async with AsyncExitStack() as stack:
         store = await opened(stack, server)
         with pytest.raises(StoreFull):
-            for n in range(60):
+            for n in range(600):  # etcd looks at its size every 100 ms only
                 await store.commit([Put(f"/fill/{n}", b"x" * 200_000)])
+                await asyncio.sleep(0.01)
         assert (await store.list("/fill/", limit=1)).entries
