@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from benchmarks import soak
 from benchmarks.measurement import write_section
-from benchmarks.soak import measure
+from benchmarks.soak import simulation
 
-print(write_section(measure()))
+for proof in (simulation, soak):
+    print(write_section(proof.measure()), flush=True)

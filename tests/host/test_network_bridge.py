@@ -325,9 +325,12 @@ async def test_what_is_torn_down_behind_our_back_is_mended(town: Town) -> None:
         node.shell(damage)
         assert f"{part} of network blue" in await node.heal()
         assert await node.heal() == []
-        assert town.guests["b"].fetch("a") == "I am a", part
-        assert town.guests["b"].fetch(OUTSIDE) == "I am outside", part
-        assert town.guests["y"].fetch("x") == "I am x", part
+        for guest, place, answer in (("b", "a", "I am a"), ("b", OUTSIDE, "I am outside"), ("y", "x", "I am x")):
+            # A connection begun in the moment of mending may be lost; the ones after it may not.
+            tries = [town.guests[guest].attempt(*fetch_command(place))]
+            while tries[-1].returncode and len(tries) < 3:
+                tries.append(town.guests[guest].attempt(*fetch_command(place)))
+            assert tries[-1].stdout == answer, (part, tries)
 
 
 async def test_an_endpoint_that_comes_moves_and_goes_is_followed(town: Town) -> None:
