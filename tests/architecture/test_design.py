@@ -77,7 +77,7 @@ def test_each_condition_has_one_writer_and_the_kind_names_it() -> None:
     assert set(find_conditions()) == declared
 
 
-TOY = '''
+TOY = """
 import sys, types
 from typing import Annotated
 
@@ -111,9 +111,9 @@ assert changed != source
 registry = sys.modules["weft.kinds.registry"] = weft.kinds.registry = types.ModuleType("weft.kinds.registry")
 registry.TOY = TOY
 exec(changed, registry.__dict__)
-'''
+"""
 
-PLAY = '''
+PLAY = """
 import contextlib, io, os, pathlib, tempfile
 
 from weft.cli.app import run
@@ -144,7 +144,7 @@ with tempfile.TemporaryDirectory() as folder:
         assert not lab.client.list("toy").items
     finally:
         lab.close()
-'''
+"""
 
 
 def test_a_kind_is_a_file_and_a_line_and_all_doors_know_it() -> None:

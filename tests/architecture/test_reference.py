@@ -34,7 +34,9 @@ def find_reasons() -> dict[str, type[WeftError]]:
                 for word in node.keywords:
                     values = [word.value.body] if isinstance(word.value, ast.IfExp) else [word.value]
                     if word.arg == "reason":
-                        reasons |= {v.value: cls for v in values if isinstance(v, ast.Constant) and v.value not in reasons}
+                        reasons |= {
+                            v.value: cls for v in values if isinstance(v, ast.Constant) and v.value not in reasons
+                        }
     return reasons
 
 
@@ -47,7 +49,9 @@ def test_every_reason_of_an_error_is_in_the_reference_with_its_http_status_and_e
     told = {reason: (status, exit_) for reason, status, exit_, _ in read_table("errors.md")}
     truth = {}
     for reason, cls in find_reasons().items():
-        known = [STATUS[r] for r in (reason, *(c.reason for c in cls.__mro__ if issubclass(c, WeftError))) if r in STATUS]
+        known = [
+            STATUS[r] for r in (reason, *(c.reason for c in cls.__mro__ if issubclass(c, WeftError))) if r in STATUS
+        ]
         truth[reason] = (str(known[0] if known else 500), str(exit_code(cls("", reason=reason))))
     missing, wrong = truth.keys() - told.keys(), {r for r in truth.keys() & told.keys() if truth[r] != told[r]}
     assert not missing and not wrong, {r: truth[r] for r in missing | wrong}

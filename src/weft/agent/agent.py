@@ -260,7 +260,6 @@ class Agent:
             except WeftError as problem:
                 log.warning("runtime: %s", problem.message)
                 await self._clock.sleep(RUNTIME_RETRY_SECONDS)
-            await self._clock.sleep(BREATH_SECONDS)
             for worker in self._workers.values():
                 worker.look()
             for guest in self._unexplained():
@@ -268,6 +267,7 @@ class Agent:
                 if now.state == "absent":
                     self._recovered.pop(guest.id, None)
                     self._reporter.wake()
+            await self._clock.sleep(BREATH_SECONDS)
 
     def _make_node_report(self) -> NodeReport:
         return facts.make_report(

@@ -109,7 +109,9 @@ def explain_absence(decision: Object, what: str, node: str) -> str:
     if chosen is None or chosen is verdict:
         return f"{node} was chosen for {what}"
     scores = f"{chosen['node']} scored {chosen.get('score') or 0:.1f}, {node} {verdict.get('score') or 0:.1f}"
-    return f"{node} could have taken {what}, but {chosen['node']} was chosen by {dig(decision, 'spec.policy')}: {scores}"
+    return (
+        f"{node} could have taken {what}, but {chosen['node']} was chosen by {dig(decision, 'spec.policy')}: {scores}"
+    )
 
 
 def _row(verdict: Object, terms: Sequence[str], second: Object | None) -> list[str]:

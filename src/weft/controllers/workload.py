@@ -127,9 +127,7 @@ def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> Allo
     wish = vm.spec(VmSpec)
     kept = [volume for volume in spec.volumes if not rests or volume.name in wish.volumes]
     sizes = {
-        volume.uid: item.spec(VolumeSpec).size
-        for volume in kept
-        for item in view.find(VOLUMES_BY_UID, volume.uid)
+        volume.uid: item.spec(VolumeSpec).size for volume in kept for item in view.find(VOLUMES_BY_UID, volume.uid)
     }
     return msgspec.structs.replace(
         spec,

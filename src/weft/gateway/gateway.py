@@ -206,7 +206,9 @@ class Gateway:
         while (agent := self._agents.get(node_uid)) is None:
             if self._clock.elapsed() >= deadline:
                 raise Unavailable(
-                    "the guest's node is not connected to the gateway", reason="agentServiceUnavailable", hint="weft node list"
+                    "the guest's node is not connected to the gateway",
+                    reason="agentServiceUnavailable",
+                    hint="weft node list",
                 )
             await self._clock.sleep(LOOK_SECONDS)
         return agent
@@ -231,7 +233,9 @@ class Gateway:
         stream = secrets.token_hex(16)
         arrived: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._pending[stream] = _Pending(node_uid, arrived)
-        lost = Unavailable("the guest's node did not answer the gateway", reason="agentServiceUnavailable", hint="try again")
+        lost = Unavailable(
+            "the guest's node did not answer the gateway", reason="agentServiceUnavailable", hint="try again"
+        )
         try:
             if not await agent.send(encode_hello(open=stream, claims=claims)):
                 raise lost

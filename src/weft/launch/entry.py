@@ -3,8 +3,11 @@ module; everything else is the command line. Loads nothing that the wanted one d
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import io
+import os
 import sys
 
 from weft.cli.app import run
@@ -26,9 +29,18 @@ def main() -> None:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal that can't show a sign gets another, not an error
-        sys.exit(run(argv, _make_clock))
+        gc.set_threshold(50_000)  # a command makes many objects and ends soon
+        code = run(argv, _make_clock)
+        _flush()
+        os._exit(code)  # nothing is left to be done: taking the interpreter apart would keep a person waiting
     module, before = PROCESSES[argv[0]]
     sys.exit(importlib.import_module(module).main([*before, *argv[1:]]))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
 
 
 def _make_clock() -> Clock:

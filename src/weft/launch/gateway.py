@@ -77,7 +77,9 @@ async def _publish(options: argparse.Namespace, clock: Clock) -> None:
     publications = Publications(options.publish_on, clock)
     state: Path = options.state
     token_file: Path = getattr(options, "token_file", None) or state / "gateway.token"
-    server = getattr(options, "server", None) or url_at(*split_address((getattr(options, "listen", None) or [DEFAULT_LISTEN])[0]))
+    server = getattr(options, "server", None) or url_at(
+        *split_address((getattr(options, "listen", None) or [DEFAULT_LISTEN])[0])
+    )
 
     def connect() -> Client:
         ca, token = (state / "ca.crt").read_text(), token_file.read_text().strip()
@@ -107,5 +109,3 @@ async def wait_for_files(paths: list[Path], clock: Clock) -> None:
         if clock.elapsed() > deadline:
             raise Unavailable(f"{missing[0]} is not there", hint="weft server makes it: does it run?")
         await clock.sleep(LOOK_SECONDS)
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,6 +25,7 @@ class HandClock:
 
     def __init__(self) -> None:
         self.time = 0.0
+        self.thread: Executor | None = None
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def now(self) -> float:
@@ -37,11 +39,19 @@ class HandClock:
         heapq.heappush(self._sleepers, (self.time + seconds, id(future), future))
         await future
 
+    async def settle(self) -> None:
+        """Let everyone act who can, also the report in its thread: what comes after it there waited for it."""
+        for _ in range(3):
+            for _ in range(5):
+                await asyncio.sleep(0)
+            if self.thread is not None:
+                await asyncio.get_running_loop().run_in_executor(self.thread, str)
+
     async def pass_by(self, seconds: float) -> None:
         """Let time pass, waking who sleeps in the right order, each with time to act."""
         end = self.time + seconds
         while True:
-            await settle()
+            await self.settle()
             self._sleepers = [s for s in self._sleepers if not s[2].done()]
             heapq.heapify(self._sleepers)
             if not self._sleepers or self._sleepers[0][0] > end:
@@ -49,12 +59,6 @@ class HandClock:
             self.time, _, future = heapq.heappop(self._sleepers)
             future.set_result(None)
         self.time = end
-
-
-async def settle() -> None:
-    """Time enough for a report in its thread."""
-    for _ in range(5):
-        await asyncio.sleep(0.002)
 
 
 class Recorder:
@@ -86,6 +90,7 @@ class Bench:
         self.reporter = Reporter(
             "n1", server, self.clock, lambda: self.node, lambda: HEARTBEAT_SECONDS, self.removals.extend
         )
+        self.clock.thread = self.reporter._thread
 
 
 @asynccontextmanager
@@ -112,7 +117,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 async def test_the_first_change_goes_at_once_and_the_next_ones_together(bench: Bench) -> None:
     bench.reporter.put("a", AllocationReport(state="pending"))
-    await settle()
+    await bench.clock.settle()
     assert [(when, list(body.allocations)) for when, body in bench.server.told] == [(0.0, ["a"])]
     for state in ("preparing", "starting", "running"):
         bench.reporter.put("a", AllocationReport(state=state))  # type: ignore[arg-type]
@@ -139,7 +144,7 @@ async def test_what_is_said_already_is_not_said_again_but_life_is(bench: Bench) 
     assert first.node is not None
     assert len(others) >= 2 and all(body == ReportBody() for body in others)
     bench.reporter.put("a", AllocationReport(state="running"))
-    await settle()
+    await bench.clock.settle()
     assert len(bench.server.told) == len(others) + 1
 
 
@@ -189,5 +194,5 @@ async def test_what_is_dropped_is_said_no_more(bench: Bench) -> None:
 async def test_volumes_to_remove_are_handed_on(bench: Bench) -> None:
     bench.server.answer = ReportAnswer(remove_volumes=["v1"])
     bench.reporter.wake()
-    await settle()
+    await bench.clock.settle()
     assert bench.removals == ["v1"]

@@ -32,7 +32,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             obj = session.client.get(target.kind.name, target.name)
             decision = find_decision(session, target)
             if decision is None:
-                undecided = f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: nothing was decided yet{_why(obj)}"
+                undecided = (
+                    f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: nothing was decided yet{_why(obj)}"
+                )
                 if session.is_data:
                     raise NotFound(undecided)
                 print(undecided)
