@@ -13,6 +13,7 @@ import msgspec
 
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
+from weft.objects.envelope import field_names
 from weft.objects.errors import InvalidInput, UnknownField
 from weft.objects.identity import check_labels, check_name
 from weft.objects.schema import suggest
@@ -79,7 +80,7 @@ def _read_kind(raw: Mapping[str, Any], expected: Kind | None) -> Kind:
 
 
 def _refuse_unknown(raw: Mapping[str, Any], kind: Kind) -> None:
-    in_spec = {f.encode_name for f in msgspec.structs.fields(kind.spec)}
+    in_spec = field_names(kind.spec)
     for key in raw:
         if key in FIELDS or key in PASSED_OVER:
             continue

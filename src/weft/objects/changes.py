@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ def plan_change(old: dict[str, Any], new: dict[str, Any], type_: Any) -> list[Fi
     return changes
 
 
-def _compare(old: Any, new: Any, path: str, modes: dict[str, ChangeMode], out: list[FieldChange]) -> None:
+def _compare(old: Any, new: Any, path: str, modes: Mapping[str, ChangeMode], out: list[FieldChange]) -> None:
     if old == new:
         return
     if isinstance(old, dict) and isinstance(new, dict):
@@ -34,7 +35,7 @@ def _compare(old: Any, new: Any, path: str, modes: dict[str, ChangeMode], out: l
     out.append(FieldChange(path, old, new, _mode(path, modes)))
 
 
-def _mode(path: str, modes: dict[str, ChangeMode]) -> ChangeMode:
+def _mode(path: str, modes: Mapping[str, ChangeMode]) -> ChangeMode:
     while path not in modes and "." in path:
         path = path.rpartition(".")[0]
     return modes.get(path, "live")

@@ -78,14 +78,15 @@ def decode_part(raw: msgspec.Raw, type_: type[T]) -> T:
 
 
 @functools.cache
-def _field_names(type_: type[msgspec.Struct]) -> frozenset[str]:
+def field_names(type_: type[msgspec.Struct]) -> frozenset[str]:
+    """The names of a struct's fields, as they stand in JSON."""
     return frozenset(field.encode_name for field in msgspec.structs.fields(type_))
 
 
 def merge_part(raw: msgspec.Raw, part: msgspec.Struct | dict[str, Any]) -> msgspec.Raw:
     """``part`` as raw JSON, keeping top-level fields of ``raw`` that this process doesn't know."""
     new = part if isinstance(part, dict) else msgspec.to_builtins(part)
-    known = new.keys() if isinstance(part, dict) else _field_names(type(part))
+    known = new.keys() if isinstance(part, dict) else field_names(type(part))
     old = msgspec.json.decode(raw)
     unknown = {k: v for k, v in old.items() if k not in known} if isinstance(old, dict) else {}
     return msgspec.Raw(_encoder.encode({**unknown, **new}))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -223,6 +224,7 @@ def type_name(info: mi.Type, extra: dict[str, Any]) -> str:
     )
 
 
-def change_modes(type_: Any, path: str = "spec") -> dict[str, ChangeMode]:
+@functools.cache
+def change_modes(type_: Any, path: str = "spec") -> Mapping[str, ChangeMode]:
     """Field path → what a change of that field costs."""
     return {doc.path: doc.change for doc in describe_fields(type_, path)}

@@ -1,0 +1,83 @@
+"""A weft server of a benchmark's own, in a temporary folder: the doors alone, or all of its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.measurement import ROOT
+from weft.client.context import Context, read_context
+
+WEFT = str(Path(sys.executable).parent / "weft")
+_PATIENCE_SECONDS = 20.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class FabricServer:
+    """``pids`` are of its processes, the keeper first; ``context`` is its administrator's."""
+
+    def __init__(self, folder: Path, context: Context, process: subprocess.Popen[bytes]) -> None:
+        self.folder, self.context, self._process = folder, context, process
+
+    @property
+    def pids(self) -> list[int]:
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *map(int, children)]
+
+    def memory_bytes(self) -> int:
+        """Resident, of all processes together."""
+        return sum(resident_bytes(pid) for pid in self.pids)
+
+    def cpu_seconds(self) -> float:
+        """Used since the start, of all processes together."""
+        return sum(cpu_seconds(pid) for pid in self.pids)
+
+
+@contextlib.contextmanager
+def running_server(process: str = "") -> Iterator[FabricServer]:
+    """A server until the end of ``with``; ``process`` names the only one of its processes that is wanted.
+
+    Its folder is on the clone's own file system, so that an fsync costs what it costs there."""
+    base = ROOT / ".weft"
+    base.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=base) as name:
+        folder = Path(name)
+        file, log = folder / "context.json", (folder / "log").open("wb")
+        words = [WEFT, "server", *([process] if process else []), "--state", name, "--context", str(file)]
+        words += ["--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0"]
+        running = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        try:
+            begun = time.monotonic()
+            while not (file.exists() and _answers(file)):
+                if running.poll() is not None or time.monotonic() - begun > _PATIENCE_SECONDS:
+                    raise SystemExit((folder / "log").read_text()[-2000:])
+                time.sleep(0.05)
+            yield FabricServer(folder, read_context(file), running)
+        finally:
+            running.terminate()
+            running.wait(20)
+
+
+def _answers(file: Path) -> bool:
+    done = subprocess.run([WEFT, "--context", str(file), "api", "get", "/v1/healthz"], capture_output=True)
+    return done.returncode == 0
+
+
+def resident_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / _TICKS
