@@ -224,3 +224,12 @@ def test_two_ups_at_once_are_told_apart(cluster: Cluster) -> None:
         second = cluster.local("up")
     assert second.returncode == 1
     assert "another make up" in second.stderr
+
+
+def test_a_deleted_hello_stays_deleted(cluster: Cluster) -> None:
+    cluster.ok("vm", "delete", "hello", "--yes")
+    try:
+        cluster.up()
+        assert cluster.run("get", "vm/hello").returncode == 3
+    finally:
+        cluster.ok("vm", "create", "hello", "--image", "tiny", "--memory", "128M")

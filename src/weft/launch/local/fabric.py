@@ -33,6 +33,7 @@ ETCD_CLIENT_SOCKET = "client:0"
 POLL_SECONDS = 0.1
 STORES = {SQLITE: "SQLite", ETCD: "etcd"}
 HELLO = "hello"
+HELLO_MADE = "hello-made"  # in the state folder: once made, a person may delete it for good
 HELLO_SPEC = {"image": "tiny", "cpu": 1, "memory": "128M"}
 # Guests rarely use all they may: a node of a cluster on one machine offers each core several times, as people expect
 # of a machine to try things on. Memory is offered once per node, since an unused part costs nothing.
@@ -189,13 +190,18 @@ async def ensure_image(topology: Topology, clock: Clock) -> str:
 
 
 async def ensure_hello(topology: Topology, clock: Clock) -> str:
-    """A first VM that answers, unless a person stopped it."""
+    """A first VM that answers, unless a person stopped or deleted it."""
+    made = Path(topology.state_dir) / HELLO_MADE
 
-    def ensure(client: Client) -> None:
+    def ensure(client: Client) -> bool:
         try:
             client.get("vm", HELLO)
         except NotFound:
+            if made.exists():
+                return False
             client.create({"kind": "vm", "name": HELLO, "spec": HELLO_SPEC})
+        made.touch()
+        return True
 
     def settled(client: Client) -> dict[str, Any] | None:
         vm = client.get("vm", HELLO)
@@ -204,7 +210,8 @@ async def ensure_hello(topology: Topology, clock: Clock) -> str:
             raise DriverFailed(f"vm {HELLO}: {vm['status'].get('message')}", hint=f"weft describe vm {HELLO}")
         return vm["status"] if phase in ("Running", "Stopped", "Suspended", "Hold") else None
 
-    await _ask(topology, ensure)
+    if not await _ask(topology, ensure):
+        return "not there, as it was left"
     status = await _until(clock, f"vm {HELLO} answers", topology, settled)
     if status["phase"] != "Running":
         return f"{status['phase']}, as it was left"
