@@ -1,7 +1,7 @@
-"""Published ports on the machine the gateway runs on: each TCP publication is a listener here that leads to its node.
+"""Published ports on the machine the gateway runs on: each publication is a listener here that leads to its node.
 
 Reads publications as the watch tells them; a port that is taken here is told in the log and tried again. Woken by the
-watch and by connections.
+watch and by connections and datagrams.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from typing import Literal
 
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.gateway.datagrams import DatagramRelay
 from weft.kinds.publication import PublicationSpec, PublicationStatus
 from weft.objects.envelope import Envelope, decode_part
 
@@ -28,14 +30,16 @@ class Target(msgspec.Struct, frozen=True):
 
     address: str
     port: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+
+
+Door = tuple[Literal["tcp", "udp"], int]  # what is listened on: one number may be published for both
 
 
 def read_target(envelope: Envelope) -> Target | None:
-    """Where a publication leads; None for one that leads nowhere yet, and for UDP."""
+    """Where a publication leads; None for one that leads nowhere yet."""
     spec, status = decode_part(envelope.spec, PublicationSpec), decode_part(envelope.status, PublicationStatus)
-    if spec.protocol != "tcp" or not status.node_address:
-        return None
-    return Target(status.node_address, spec.port)
+    return Target(status.node_address, spec.port, spec.protocol) if status.node_address else None
 
 
 class Publications:
@@ -43,23 +47,23 @@ class Publications:
 
     def __init__(self, address: str, clock: Clock) -> None:
         self._address, self._clock = address, clock
-        self._targets: dict[str, tuple[int, Target]] = {}
-        self._servers: dict[int, asyncio.Server] = {}
-        self._troubled: set[int] = set()
+        self._targets: dict[str, Target] = {}
+        self._servers: dict[Door, asyncio.Server | asyncio.DatagramTransport] = {}
+        self._troubled: set[Door] = set()
         self._woken = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def ports(self) -> list[int]:
         """The ports that are listened on now."""
-        return sorted(self._servers)
+        return sorted({port for _, port in self._servers})
 
     def put(self, name: str, target: Target | None) -> None:
         """Publication ``name`` leads there; None: nowhere."""
         if target is None:
             self._targets.pop(name, None)
         else:
-            self._targets[name] = (target.port, target)
+            self._targets[name] = target
         self._woken.set()
 
     def keep_only(self, names: frozenset[str]) -> None:
@@ -85,19 +89,39 @@ class Publications:
                 task.cancel()
 
     async def _follow(self) -> None:
-        wanted = {port for port, _ in self._targets.values()}
-        for port in self._servers.keys() - wanted:
-            self._servers.pop(port).close()
-            log.info("port %d is no longer published", port)
-        for port in sorted(wanted - self._servers.keys()):
+        wanted: set[Door] = {(target.protocol, target.port) for target in self._targets.values()}
+        for door in self._servers.keys() - wanted:
+            self._servers.pop(door).close()
+            log.info("port %d/%s is no longer published", door[1], door[0])
+        for door in sorted(wanted - self._servers.keys()):
             try:
-                self._servers[port] = await asyncio.start_server(partial(self._accept, port), self._address, port)
+                self._servers[door] = await self._listen(door)
             except OSError as problem:
-                if port not in self._troubled:
-                    self._troubled.add(port)
-                    log.warning("port %d can't be published on %s: %s", port, self._address, problem.strerror)
+                if door not in self._troubled:
+                    self._troubled.add(door)
+                    protocol, port = door
+                    log.warning(
+                        "port %d/%s can't be published on %s: %s", port, protocol, self._address, problem.strerror
+                    )
             else:
-                self._troubled.discard(port)
+                self._troubled.discard(door)
+
+    async def _listen(self, door: Door) -> asyncio.Server | asyncio.DatagramTransport:
+        protocol, port = door
+        if protocol == "tcp":
+            return await asyncio.start_server(partial(self._accept, port), self._address, port)
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: DatagramRelay(partial(self._find_datagram_target, port), self._clock),
+            local_addr=(self._address, port),
+        )
+        return transport
+
+    def _find(self, door: Door) -> Target | None:
+        return next((target for target in self._targets.values() if (target.protocol, target.port) == door), None)
+
+    def _find_datagram_target(self, port: int) -> tuple[str, int] | None:
+        target = self._find(("udp", port))
+        return (target.address, target.port) if target is not None else None
 
     def _accept(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._tasks) >= MAX_CONNECTIONS:
@@ -108,7 +132,7 @@ class Publications:
         task.add_done_callback(self._tasks.discard)
 
     async def _relay(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        target = next((target for known, target in self._targets.values() if known == port), None)
+        target = self._find(("tcp", port))
         try:
             if target is None:
                 return

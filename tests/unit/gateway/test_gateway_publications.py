@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from weft.contracts.clock import SystemClock
 from weft.gateway.publications import Publications, Target, read_target
@@ -109,7 +110,7 @@ async def test_a_node_that_doesnt_answer_closes_the_connection() -> None:
         assert await ask(port, b"hello") == b""
 
 
-def test_only_tcp_that_leads_somewhere_is_offered() -> None:
+def test_only_what_leads_somewhere_is_offered() -> None:
     def publication(protocol: str, node_address: str | None) -> Envelope:
         spec = PublicationSpec(port=80, protocol=protocol, target_port=8, workload=Ref("vm", "a", "u"))  # type: ignore[arg-type]
         envelope = Envelope(kind="publication", name="x", uid="u")
@@ -119,4 +120,55 @@ def test_only_tcp_that_leads_somewhere_is_offered() -> None:
 
     assert read_target(publication("tcp", "10.0.0.1")) == Target("10.0.0.1", 80)
     assert read_target(publication("tcp", None)) is None
-    assert read_target(publication("udp", "10.0.0.1")) is None
+    assert read_target(publication("udp", "10.0.0.1")) == Target("10.0.0.1", 80, "udp")
+
+
+class Resolver(asyncio.DatagramProtocol):
+    """A guest's UDP server: each question comes back backwards, with the number of clients it saw."""
+
+    def __init__(self) -> None:
+        self.clients: set[object] = set()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.clients.add(addr)
+        self.transport.sendto(data[::-1], addr)
+
+
+async def test_a_published_udp_port_keeps_its_clients_apart_and_follows_the_guest() -> None:
+    port, loop = find_port(), asyncio.get_running_loop()
+    first, second = Resolver(), Resolver()
+    near, _ = await loop.create_datagram_endpoint(lambda: first, local_addr=("127.0.0.2", port))
+    far, _ = await loop.create_datagram_endpoint(lambda: second, local_addr=("127.0.0.3", port))
+    clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
+
+    async def ask_each(*numbers: int) -> list[bytes]:
+        answers = []
+        for number in numbers:
+            await loop.sock_sendto(clients[number], f"who is {number}".encode(), (HERE, port))
+        for number in numbers:
+            answers.append(await asyncio.wait_for(loop.sock_recv(clients[number], 2000), 10))
+        return answers
+
+    try:
+        for client in clients:
+            client.setblocking(False)
+        async with publishing() as publications:
+            publications.put("udp-1", Target("127.0.0.2", port, "udp"))
+            await until(lambda: publications.ports == [port])
+            assert await ask_each(0, 1, 2, 0) == [b"0 si ohw", b"1 si ohw", b"2 si ohw", b"0 si ohw"]
+            assert (len(first.clients), len(second.clients)) == (3, 0)
+            publications.put("udp-1", Target("127.0.0.3", port, "udp"))
+            assert await ask_each(1) == [b"1 si ohw"]
+            assert len(second.clients) == 1
+            publications.put("udp-1", None)
+            await until(lambda: publications.ports == [])
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.bind((HERE, port))  # the port is free again
+    finally:
+        for client in clients:
+            client.close()
+        near.close()
+        far.close()
