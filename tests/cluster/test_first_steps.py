@@ -125,6 +125,9 @@ def test_guests_on_different_nodes_reach_each_other_by_name_and_two_networks_do_
     assert "1 packets received" in cluster.ok("vm", "exec", "b1", "--", "ping", "-c", "1", "-W", "10", "b2")
     address = cluster.vm("b2")["status"]["address"]
     assert cluster.run("vm", "exec", "r1", "--", "ping", "-c", "1", "-W", "2", address).returncode != 0
+    hello = cluster.vm("hello")["status"]["address"]  # in a third network: refused, not sent to whatever is outside
+    connect = f"for try in $(seq 20); do nc -w 2 {hello} 22 </dev/null 2>&1 | grep unreachable && exit; sleep 1; done"
+    assert "unreachable" in cluster.ok("vm", "exec", "b1", "--", "sh", "-c", connect)
     for name in ("b1", "b2", "r1"):
         cluster.ok("vm", "delete", name, "--yes")
     cluster.ok("network", "delete", "blue", "--yes")

@@ -208,6 +208,9 @@ class Node:
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
         self._ask("ensure_forwards", msgspec.to_builtins(forwards))
 
+    async def ensure_refused(self, cidrs: list[str]) -> None:
+        self._ask("ensure_refused", cidrs)
+
     async def state(self) -> NetworkState:
         return msgspec.convert(self._ask("state")["value"], NetworkState)
 

@@ -26,6 +26,7 @@ ARGUMENTS: dict[str, Any] = {
     "plug": Port,
     "unplug": str,
     "ensure_forwards": list[Forward],
+    "ensure_refused": list[str],
 }
 
 

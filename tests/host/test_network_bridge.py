@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,12 @@ link.sendall(peer[0].encode())
 LOOK = """
 import socket, sys
 print(socket.create_connection((sys.argv[1], 99), 5).recv(99).decode(), end="")
+"""
+LOOK_FROM = """
+import socket, sys
+link = socket.create_connection((sys.argv[2], int(sys.argv[3])), 5, (sys.argv[1], 0))
+link.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+print(b"".join(iter(lambda: link.recv(99), b"")).decode())
 """
 WHO_HAS = """
 import select, socket, sys
@@ -172,6 +179,41 @@ async def test_a_guest_reaches_neither_its_node_nor_the_overlay_between_nodes(to
     with python_in(town.lab.outside, HEAR) as ears:
         a.run(*PYTHON, SHOUT, OUTSIDE)
         assert ears.communicate(timeout=10)[0] == "4790\n"  # 4789 was sent before it: forged frames for some VXLAN
+
+
+async def test_a_guest_is_refused_the_fabrics_other_ranges_at_once_and_nothing_else(town: Town) -> None:
+    other, lab = "10.77.0.5", town.lab  # somewhere outside, in a range that is another network's
+    lab.shell(f"ip -n {lab.outside} addr add {other}/32 dev lo; ip -n {lab.fabric} route add {other} via {OUTSIDE}")
+    x = town.green.endpoints[0]
+    published = Forward(8080, "tcp", town.green.id, x.address, 80, x.node_address)
+    a = town.guests["a"]
+    try:
+        assert a.fetch(other) == "I am outside"
+        for node in lab.nodes:
+            await node.ensure_refused(["10.77.0.0/16", "10.20.0.0/24"])
+            await node.ensure_forwards([published])
+        refused = a.attempt(*fetch_command(other), timeout_seconds=3)  # it isn't left waiting
+        assert "unreachable" in refused.stderr
+        assert not a.reaches(other)
+        assert a.fetch(OUTSIDE) == "I am outside"
+        assert a.fetch("b") == "I am b"
+        assert a.fetch(town.n1.address, 8080) == "I am x"  # another network, by way of its published port
+        assert a.fetch(town.n2.address, 8080) == "I am x"
+        assert town.guests["b"].fetch(town.n2.address, 8080) == "I am x"
+        reach = ["nsenter", f"--net=/run/netns/{lab.outside}", *PYTHON, LOOK_FROM, other, town.n1.address, "8080"]
+        assert "I am x" in lab.shell(shlex.join(reach))  # asked from such an address, a published port answers
+        town.n1.restart()
+        assert await town.n1.heal() == []
+        await town.n1.ensure_refused(["10.77.0.0/16", "10.20.0.0/24"])
+        town.n1.shell(f"nft delete table ip weft_{town.n1.host.link_prefix}_refused")
+        assert await town.n1.heal() == ["what guests are refused"]
+        assert not a.reaches(other)
+    finally:
+        for node in lab.nodes:
+            await node.ensure_forwards([])
+            await node.ensure_refused([])
+    assert a.fetch(other) == "I am outside"
+    lab.shell(f"ip -n {lab.outside} addr del {other}/32 dev lo; ip -n {lab.fabric} route del {other}")
 
 
 async def test_a_guest_reaches_no_metadata_service_of_the_machine(town: Town) -> None:

@@ -143,6 +143,9 @@ class StubServer:
         self.events: list[NodeEvent] = []
         self.removed_volumes: list[str] = []
         self.remove_volumes: list[str] = []
+        self.ranges: tuple[str, list[str]] = ("", [])
+        self.idle_networks: list[str] = []
+        self.gone_networks: list[str] = []
         self.refusal: WeftError | None = None
         self._objects: dict[tuple[str, str], Envelope] = {}
         self._watches: list[tuple[str, dict[str, str], queue.Queue[WatchEvent | None]]] = []
@@ -213,7 +216,14 @@ class StubServer:
         self.history += body.allocations.items()
         self.events += body.events
         self.removed_volumes += body.removed_volumes
-        return ReportAnswer(remove_volumes=[v for v in self.remove_volumes if v not in self.removed_volumes])
+        self.idle_networks = body.idle_networks
+        version, ranges = self.ranges
+        return ReportAnswer(
+            remove_volumes=[v for v in self.remove_volumes if v not in self.removed_volumes],
+            ranges_version=version,
+            ranges=ranges if version != body.ranges_version else None,
+            gone_networks=[n for n in body.idle_networks if n in self.gone_networks],
+        )
 
     def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None]) -> None:
         self.fetches += 1

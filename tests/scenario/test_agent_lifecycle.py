@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.scenario.agent_lab import (
     ADDRESS,
@@ -117,22 +118,82 @@ async def test_deletion_leaves_nothing_and_says_released(lab: Lab) -> None:
         await lab.until_state(web, "released")
         assert lab.guest(web) is None
         assert list(lab.shelf.volumes) == ["6f1f3c9e-1c2d-4b6a-9a55-0d5f6b9c1a11"]
-        assert (lab.wire.ports, lab.wire.segments, lab.copies()) == ({}, {}, [])
+        assert (lab.wire.ports, lab.copies()) == ({}, [])
         assert list((Path(lab.host.state_dir) / "seeds").iterdir()) == []
         assert lab.server.node_report is not None and len(lab.server.node_report.volumes) == 1
 
 
-async def test_a_neighbours_change_does_not_bring_back_the_segment_of_a_guest_that_goes(lab: Lab) -> None:
+async def test_the_next_guest_in_a_network_finds_it_ready(lab: Lab) -> None:
+    web, next_ = make_allocation("web"), make_allocation("next")
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        lab.server.put(deleted(web))
+        await lab.until_state(web, "released")
+        assert list(lab.wire.segments) == [short_id("uid-of-blue")]
+        lab.server.put(next_)
+        await lab.until_state(next_, "running")
+        assert "remove_segment" not in [method for method, _ in lab.network.calls]
+
+
+async def test_a_network_that_is_no_more_goes_at_once(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        lab.server.put(deleted(web))
+        await lab.until(lambda: lab.server.idle_networks == ["uid-of-blue"], "the question whether it is still there")
+        assert lab.wire.segments and lab.wire.refused == ["10.20.0.0/24"]
+        lab.server.gone_networks = ["uid-of-blue"]
+        await lab.until(lambda: not lab.wire.segments and not lab.wire.refused, "the segment's end")
+
+
+async def test_a_network_without_guests_goes_in_the_end_even_if_its_agent_was_killed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    green = msgspec.structs.replace(make_nic("10.30.0.11", "green"), vni=4002)
+    web, other = make_allocation("web"), make_allocation("other", nics=[green])
+    async with lab.agent():
+        lab.server.put(web, other)
+        await lab.until_state(web, "running")
+        await lab.until_state(other, "running")
+        lab.server.put(deleted(web))
+        await lab.until_state(web, "released")
+        lab.server.delete(deleted(web))
+    assert sorted(lab.wire.segments) == sorted([short_id("uid-of-blue"), short_id("uid-of-green")])
+    monkeypatch.setattr("weft.agent.network.IDLE_SECONDS", 0.2)
+    async with lab.agent():
+        await lab.until(lambda: list(lab.wire.segments) == [short_id("uid-of-green")], "the end of blue")
+
+
+async def test_guests_are_kept_out_of_the_fabrics_ranges_and_a_killed_agent_remembers_them(lab: Lab) -> None:
+    lab.server.ranges = ("v1", ["10.20.0.0/24", "10.40.0.0/16"])
+    async with lab.agent():
+        await lab.settle()
+        assert lab.wire.refused == []  # there is nobody to keep out
+        web = make_allocation()
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        await lab.until(lambda: lab.wire.refused == ["10.20.0.0/24", "10.40.0.0/16"], "the ranges")
+    lab.wire.refused, lab.server.down = [], True
+    async with lab.agent():
+        await lab.until(lambda: lab.wire.refused == ["10.20.0.0/24", "10.40.0.0/16"], "the ranges, from the copy")
+        lab.server.ranges = ("v2", ["10.20.0.0/24"])
+        lab.server.down = False
+        await lab.until(lambda: lab.wire.refused == ["10.20.0.0/24"], "what is refused no more")
+
+
+async def test_a_neighbours_change_does_not_bring_back_the_port_of_a_guest_that_goes(lab: Lab) -> None:
     web = make_allocation()
     async with lab.agent():
         lab.server.put(web)
         await lab.until_state(web, "running")
         lab.volumes.delays_seconds["remove"] = 0.3
         lab.server.put(deleted(web))
-        await lab.until(lambda: not lab.wire.segments, "the segment's end")
+        await lab.until(lambda: not lab.wire.ports, "the port's end")
         lab.server.put(make_endpoint("10.20.0.12", "db", "10.99.0.2"))
         await lab.until_state(web, "released")
-        assert lab.wire.segments == {}
+        assert lab.wire.ports == {}
 
 
 async def test_a_vm_deleted_while_its_image_is_fetched_is_released_at_once(lab: Lab) -> None:

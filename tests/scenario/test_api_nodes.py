@@ -61,7 +61,8 @@ def place_vm(lab: DoorsLab, node: JoinedNode, vm: dict[str, Any]) -> str:
 def test_a_node_joins_with_a_token_and_reports_with_its_certificate(lab: DoorsLab) -> None:
     node = lab.join("n1")
     assert lab.client.get("node", "n1")["uid"] == node.uid
-    assert node.report(node={"version": "0.1.0", "cpu": 4, "memory": 8 << 30}) == {"refused": {}, "remove_volumes": []}
+    answer = node.report(node={"version": "0.1.0", "cpu": 4, "memory": 8 << 30})
+    assert (answer["refused"], answer["remove_volumes"]) == ({}, [])
     assert lab.client.get("node", "n1")["report"]["cpu"] == 4
     [lease] = lab.run(lab.store.leases("node/"))
     assert (lease.name, lease.holder) == (f"node/{node.uid}", node.uid)
@@ -180,6 +181,28 @@ def test_a_report_on_many_allocations_is_one_commit_in_each_ninety(lab: DoorsLab
     assert states == ["running"] * 100
 
 
+def test_a_node_is_told_the_networks_ranges_once_and_which_of_its_idle_networks_are_gone(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    default, known = lab.client.get("network", "default"), ""
+
+    def hear(*ranges: str) -> bool:
+        nonlocal known
+        answer = node.report(ranges_version=known)
+        known = answer["ranges_version"] or known
+        return bool(answer["ranges"] == list(ranges))
+
+    wait_until(lambda: hear(default["spec"]["cidr"]))
+    assert node.report(ranges_version=known)["ranges"] is None
+    for name, cidr in (("blue", "172.30.0.0/25"), ("green", "172.30.0.128/25"), ("again", "172.30.0.0/25")):
+        lab.client.create({"kind": "network", "name": name, "spec": {"cidr": cidr}})
+    wait_until(lambda: hear(default["spec"]["cidr"], "172.30.0.0/24"))
+    blue = lab.client.get("network", "blue")["uid"]
+    assert node.report(idle_networks=[blue])["gone_networks"] == []
+    lab.client.delete("network", "blue")
+    wait_until(lambda: node.report(idle_networks=[blue, default["uid"]])["gone_networks"] == [blue])
+    assert not hear(default["spec"]["cidr"])  # another network has its range still
+
+
 def test_a_report_that_makes_no_sense_is_refused_whole(lab: DoorsLab) -> None:
     node = lab.join("n1")
     for body in ({"node": {"cpu": "many"}}, {"allocations": {"x": {"state": "odd"}}}, {"events": [{}]}, []):
@@ -210,7 +233,7 @@ def test_a_node_that_a_restored_store_does_not_know_comes_back_by_itself(lab: Do
     lab.restart()
     admin = lab.connect(msgspec.json.decode(lab.context_path.read_bytes(), type=type(lab.context)))
     assert admin.context.token != lab.context.token
-    assert node.report(node={"cpu": 4}) == {"refused": {}, "remove_volumes": []}
+    assert node.report(node={"cpu": 4})["refused"] == {}
     back = admin.get("node", "n1")
     assert (back["uid"], back["report"]["cpu"]) == (node.uid, 4)
     assert admin.get("project", "default") and admin.get("network", "default")

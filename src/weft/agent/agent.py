@@ -23,7 +23,7 @@ from weft.agent.offline import Copies, Copy
 from weft.agent.perform import Performer
 from weft.agent.report import Reporter
 from weft.agent.segments import read_endpoint, read_forward
-from weft.agent.server import NodeEvent, Server
+from weft.agent.server import NodeEvent, ReportAnswer, Server
 from weft.agent.worker import Worker
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
@@ -65,7 +65,7 @@ class Agent:
         )
         self._performer = Performer(host, runtime, volumes, self._network, self._images, clock)
         self._reporter = Reporter(
-            host.node, server, clock, self._make_node_report, self._longest_silence, self._on_remove_volumes
+            host.node, server, clock, self._make_node_report, self._longest_silence, self._network.ask, self._on_answer
         )
         self._workers: dict[str, Worker] = {}  # by allocation uid
         self._care: dict[str, asyncio.Task[None]] = {}
@@ -293,15 +293,19 @@ class Agent:
             self._reporter.put_event(NodeEvent("Warning", "NetworkHealed", phrase, node))
 
     def _longest_silence(self) -> float:
-        """A server says only in its answers which volumes to remove: ask often while there are any it might mean."""
-        return SHORT_SILENCE_SECONDS if self._performer.volume_uids - self._attached() else HEARTBEAT_SECONDS
+        """A server says only in its answers what to remove: ask often while there is any that it might mean."""
+        is_asking = self._performer.volume_uids - self._attached() or self._network.ask().idle_networks
+        return SHORT_SILENCE_SECONDS if is_asking else HEARTBEAT_SECONDS
 
     def _attached(self) -> set[str]:
         made = (worker.wanted for worker in self._workers.values() if worker.memory.made)
         return {volume.uid for wanted in made for volume in wanted.spec.volumes}
 
-    def _on_remove_volumes(self, uids: list[str]) -> None:
-        for uid in uids:
+    def _on_answer(self, answer: ReportAnswer) -> None:
+        if answer.ranges is not None:
+            self._network.put_ranges(answer.ranges_version, answer.ranges)
+        self._network.drop_networks(answer.gone_networks)
+        for uid in answer.remove_volumes:
             if uid not in self._attached() and uid not in self._removing:
                 self._removing.add(uid)
                 self._spawn(self._remove_volume(uid))

@@ -1,7 +1,7 @@
 """This node's share of the tenant networks: keeps segments, ports and published ports as its allocations need them.
 
-Reads endpoints and publications as the feed tells them; acts through the network driver, one change at a time. Woken
-when either changes, when an allocation comes or goes, and every HEAL_SECONDS to mend what died.
+Reads endpoints, publications and address ranges as the server tells them; acts through the network driver, one change
+at a time. Woken when one changes, when an allocation comes or goes, and every HEAL_SECONDS to mend what died.
 """
 
 from __future__ import annotations
@@ -10,18 +10,29 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from weft.agent.known import Wanted
 from weft.agent.offline import Copies, Surroundings
+from weft.agent.report import Question
 from weft.agent.segments import fold_segments, keep_forwards, ports_of
 from weft.agent.waiting import wait_for_event
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.network import Endpoint, Forward, NetworkDriver, Segment
-from weft.objects.errors import InUse, WeftError
+from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
 
 log = logging.getLogger("weft.agent")
 HEAL_SECONDS = 10.0
+IDLE_SECONDS = 30.0  # a network without a port here stays ready so long: the next guest in it need not wait for it
+
+
+class Idle(msgspec.Struct, frozen=True):
+    """A segment that nothing here needs; ``uid`` is its network's, "" if that isn't known any more."""
+
+    uid: str
+    remove_at: float
 
 
 class NetworkKeeper:
@@ -46,8 +57,11 @@ class NetworkKeeper:
         self._forwards: dict[tuple[int, str], Forward] = {(f.port, f.protocol): f for f in known.forwards}
         self._faded_neighbours: dict[str, dict[str, Endpoint]] = {}
         self._faded_forwards: dict[tuple[int, str], Forward] = {}
+        self._ranges_version, self._ranges = known.ranges_version, known.ranges
+        self._idle: dict[str, Idle] | None = None  # by segment id; None until what lies here has been looked at
         self._applied: dict[str, Segment] = {}
         self._applied_forwards: list[Forward] | None = None
+        self._applied_refused: list[str] | None = None
         self._saved = known
 
     def wake(self) -> None:
@@ -87,27 +101,43 @@ class NetworkKeeper:
             self._faded_forwards[key] = self._forwards.pop(key)
         self.wake()
 
+    def put_ranges(self, version: str, cidrs: list[str]) -> None:
+        """The address ranges of all the fabric's networks, as the server says now."""
+        self._ranges_version, self._ranges = version, cidrs
+        self.wake()
+
+    def drop_networks(self, uids: list[str]) -> None:
+        """These networks are no more: what is kept ready of them goes at once."""
+        known = self._idle or {}
+        for id in [id for id, idle in known.items() if idle.uid in uids]:
+            known[id] = Idle(known[id].uid, 0.0)
+            self.wake()
+
+    def ask(self) -> Question:
+        """What this room wants to hear of the server."""
+        return Question(self._ranges_version, sorted(idle.uid for idle in (self._idle or {}).values() if idle.uid))
+
     async def plug(self, wanted: Wanted) -> list[str]:
         """Make the allocation's segments and ports; the interface names in the order of its NICs. Raises WeftError."""
         async with self._changing:
-            segments = self._fold([*self._hosted(), wanted])
+            here = [*self._hosted(), wanted]
+            await self._refuse(here)
+            segments = self._fold(here)
             for uid in dict.fromkeys(nic.network_uid for nic in wanted.spec.nics):
                 await self._ensure(uid, segments[uid])
             return [await self._driver.plug(port) for port in ports_of(wanted)]
 
     async def unplug(self, wanted: Wanted) -> None:
-        """Take the allocation's ports away, and segments that no other allocation here needs. Raises WeftError."""
+        """Take the allocation's ports away; segments that no other allocation here needs go later. Raises WeftError."""
         async with self._changing:
             for port in ports_of(wanted):
                 await self._driver.unplug(port.id)
             others = [other for other in self._hosted() if other.uid != wanted.uid]
             needed = {nic.network_uid for other in others for nic in other.spec.nics}
+            idle = await self._find_idle()
             for uid in {nic.network_uid for nic in wanted.spec.nics} - needed:
-                self._applied.pop(uid, None)
-                try:
-                    await self._driver.remove_segment(short_id(uid))
-                except InUse as problem:
-                    log.warning("segment kept: %s", problem.message)
+                idle[short_id(uid)] = Idle(uid, self._clock.elapsed() + IDLE_SECONDS)
+        self.wake()
 
     async def keep(self) -> None:
         """Follow changes and mend for ever; what fails is told in the log and tried again."""
@@ -122,14 +152,20 @@ class NetworkKeeper:
                 await self.refresh()
             except (WeftError, OSError) as problem:
                 log.warning("network: %s", problem)
-            await wait_for_event(self._clock, self._woken, heal_at - self._clock.elapsed())
+            wake_at = min([heal_at, *(idle.remove_at for idle in (self._idle or {}).values())])
+            await wait_for_event(self._clock, self._woken, max(0.0, wake_at - self._clock.elapsed()))
 
     async def refresh(self) -> None:
         """Bring every hosted segment and all published ports up to date. Raises the first problem, after trying all."""
         problems: list[WeftError] = []
+        await self._save()
         async with self._changing:
-            await self._save()
-            for uid, segment in self._fold(self._hosted()).items():
+            here = self._hosted()
+            for nic in (nic for wanted in here for nic in wanted.spec.nics):
+                (await self._find_idle()).pop(short_id(nic.network_uid), None)
+            await self._remove_idle()
+            await self._refuse(here)
+            for uid, segment in self._fold(here).items():
                 try:
                     await self._ensure(uid, segment)
                 except WeftError as problem:
@@ -141,6 +177,36 @@ class NetworkKeeper:
         if problems:
             raise problems[0]
 
+    async def _find_idle(self) -> dict[str, Idle]:
+        """The idle segments; at first, those that were left here by an agent before."""
+        if self._idle is None:
+            needed = {short_id(nic.network_uid) for wanted in self._hosted() for nic in wanted.spec.nics}
+            left = set((await self._driver.state()).segments) - needed
+            self._idle = {id: Idle("", self._clock.elapsed() + IDLE_SECONDS) for id in left}
+        return self._idle
+
+    async def _remove_idle(self) -> None:
+        idle, now = await self._find_idle(), self._clock.elapsed()
+        for id in [id for id, found in idle.items() if found.remove_at <= now]:
+            uid = idle[id].uid
+            self._applied.pop(uid, None)
+            idle[id] = Idle(uid, now + IDLE_SECONDS)  # if it can't be removed now
+            try:
+                await self._driver.remove_segment(id)
+                del idle[id]
+            except WeftError as problem:
+                log.warning("segment kept: %s", problem.message)
+
+    async def _refuse(self, here: Iterable[Wanted]) -> None:
+        """Close the way out to the fabric's networks, while there is anyone to take it."""
+        own = {nic.cidr for wanted in here for nic in wanted.spec.nics}
+        if not own and self._idle:
+            return  # nobody leaves now; the next guest need not wait for it
+        refused = sorted({*self._ranges, *own}) if own else []
+        if refused != self._applied_refused:
+            await self._driver.ensure_refused(refused)
+            self._applied_refused = refused
+
     async def _heal(self) -> None:
         async with self._changing:
             mended = await self._driver.heal()
@@ -148,6 +214,7 @@ class NetworkKeeper:
             self._on_healed(mended)
 
     async def _ensure(self, uid: str, segment: Segment) -> None:
+        (await self._find_idle()).pop(segment.id, None)
         if self._applied.get(uid) != segment:
             self._applied.pop(uid, None)
             await self._driver.ensure_segment(segment)
@@ -168,6 +235,8 @@ class NetworkKeeper:
                 uid: [found[a] for a in sorted(found)] for uid, found in self._neighbours.items() if uid in needed
             },
             forwards=[self._forwards[key] for key in sorted(self._forwards)],
+            ranges_version=self._ranges_version,
+            ranges=self._ranges,
         )
         if now != self._saved:
             await asyncio.to_thread(self._copies.save_surroundings, now)

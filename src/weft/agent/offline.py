@@ -1,4 +1,4 @@
-"""Durable copies of what the server said: this node's allocations and its networks' neighbours and published ports.
+"""Durable copies of what the server said: this node's allocations; its networks' neighbours, published ports, ranges.
 
 Written and synced before anything is done about them, so that an agent that starts without a server keeps its guests.
 Reads and writes ``<state>/allocations/<short id>.json`` and ``<state>/network.json``.
@@ -27,10 +27,13 @@ class Copy(msgspec.Struct, frozen=True):
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """Who else is in each network (by its uid), and which ports are published: as told last."""
+    """Who else is in each network (by its uid), which ports are published, and which address ranges the fabric's
+    networks have: as told last."""
 
     endpoints: dict[str, list[Endpoint]] = {}
     forwards: list[Forward] = []
+    ranges_version: str = ""
+    ranges: list[str] = []
 
 
 class Copies:

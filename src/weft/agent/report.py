@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
+
 from weft.agent.server import NodeEvent, ReportAnswer, ReportBody, Server
 from weft.agent.waiting import wait_for_event
 from weft.contracts.clock import Clock
@@ -25,9 +27,16 @@ MOST_EVENTS = 500
 MOST_ALLOCATIONS = 500  # in one batch: far below what the server takes
 
 
+class Question(msgspec.Struct, frozen=True):
+    """What every batch asks besides: see ``ReportBody``."""
+
+    ranges_version: str = ""
+    idle_networks: list[str] = []
+
+
 class Reporter:
-    """What is to be told. ``make_node_report`` gives the node's own facts as they are now; ``longest_silence_seconds``
-    how soon to ask the server again whether volumes are to be removed."""
+    """What is to be told. ``make_node_report`` gives the node's own facts as they are now, ``ask`` what to ask with
+    them; ``longest_silence_seconds`` how soon to ask again; ``on_answer`` hears each answer."""
 
     def __init__(
         self,
@@ -36,10 +45,11 @@ class Reporter:
         clock: Clock,
         make_node_report: Callable[[], NodeReport],
         longest_silence_seconds: Callable[[], float],
-        on_remove_volumes: Callable[[list[str]], None],
+        ask: Callable[[], Question],
+        on_answer: Callable[[ReportAnswer], None],
     ) -> None:
         self._node, self._server, self._clock = node, server, clock
-        self._make_node_report, self._on_remove_volumes = make_node_report, on_remove_volumes
+        self._make_node_report, self._ask, self._on_answer = make_node_report, ask, on_answer
         self._longest_silence_seconds = longest_silence_seconds
         self._current: dict[str, AllocationReport] = {}
         self._unsaid: set[str] = set()
@@ -122,12 +132,14 @@ class Reporter:
         self._removed_volumes.clear()
         if self._unsaid:
             self._woken.set()
-        node = self._make_node_report()
+        node, question = self._make_node_report(), self._ask()
         return ReportBody(
             node=node if node != self._said else None,
             allocations={name: self._current[name] for name in names},
             events=events,
             removed_volumes=removed,
+            ranges_version=question.ranges_version,
+            idle_networks=question.idle_networks,
         )
 
     def _keep(self, body: ReportBody) -> None:
@@ -142,5 +154,4 @@ class Reporter:
             self._said = body.node
         for name, why in answer.refused.items():
             log.warning("report on allocation %s refused: %s", name, why)
-        if answer.remove_volumes:
-            self._on_remove_volumes(answer.remove_volumes)
+        self._on_answer(answer)

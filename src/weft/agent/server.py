@@ -32,19 +32,26 @@ class NodeEvent(msgspec.Struct, frozen=True):
 
 
 class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One batch to the server: only what changed."""
+    """One batch to the server: only what changed. ``ranges_version`` is of the networks' address ranges known here;
+    ``idle_networks`` are uids of networks kept ready without a use."""
 
     node: NodeReport | None = None
     allocations: dict[str, AllocationReport] = {}
     events: list[NodeEvent] = []
     removed_volumes: list[str] = []
+    ranges_version: str = ""
+    idle_networks: list[str] = []
 
 
 class ReportAnswer(msgspec.Struct, frozen=True):
-    """``refused``: allocation name → why; ``remove_volumes``: uids whose data is to go for good."""
+    """``refused``: allocation name → why; ``remove_volumes``: uids whose data is to go for good; ``ranges`` of all the
+    fabric's networks if another version is known here; ``gone_networks``: uids that there are no more."""
 
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []
+    ranges_version: str = ""
+    ranges: list[str] | None = None
+    gone_networks: list[str] = []
 
 
 class Server(Protocol):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from weft.api.lines import Lines
 from weft.api.mirror import Mirror
 from weft.api.pulse import Pulse
+from weft.api.ranges import Ranges
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
@@ -78,6 +79,10 @@ class Doors:
         return Mirror(self.store, kind_prefix("volume"), _doomed, self.clock)
 
     @functools.cached_property
+    def ranges(self) -> Ranges:
+        return Ranges(self.store, self.clock)
+
+    @functools.cached_property
     def pulse(self) -> Pulse:
         return Pulse(self.store, self.clock)
 
@@ -86,6 +91,7 @@ class Doors:
         works: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self.tokens.run,
             self.doomed_volumes.run,
+            self.ranges.run,
             self.pulse.run,
         )
         self._tasks = [asyncio.create_task(work()) for work in works]

@@ -28,6 +28,7 @@ class Mirror(Generic[T]):
         self._clock = clock
         self.found: dict[str, T] = {}
         self.live = False
+        self.changes = 0  # grows with every change of ``found``
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
@@ -47,6 +48,7 @@ class Mirror(Generic[T]):
     async def _follow(self) -> None:
         page = await self._store.list(self._prefix)
         self.found = {}
+        self.changes += 1
         for entry in page.entries:
             self._put(entry.key, entry.value, entry.revision)
         self.live = True
@@ -56,6 +58,7 @@ class Mirror(Generic[T]):
                     self._put(change.key, change.value, batch.revision)
 
     def _put(self, key: str, value: bytes | None, revision: int) -> None:
+        self.changes += 1
         picked = None if value is None else self._pick(decode_envelope(value, revision))
         if picked is None:
             self.found.pop(key, None)

@@ -41,17 +41,28 @@ class NodeEvent(msgspec.Struct):
 
 
 class ReportInput(msgspec.Struct):
-    """``node`` and the ``allocations`` are kept raw: an agent newer than this server loses no field."""
+    """``node`` and the ``allocations`` are kept raw: an agent newer than this server loses no field.
+
+    ``ranges_version`` is of the address ranges that the node knows; ``idle_networks`` are uids of networks it keeps
+    ready though nothing of its own is in them."""
 
     node: msgspec.Raw = _NOTHING
     allocations: dict[str, msgspec.Raw] = {}
     events: list[NodeEvent] = []
     removed_volumes: list[str] = []
+    ranges_version: str = ""
+    idle_networks: list[str] = []
 
 
 class ReportAnswer(msgspec.Struct):
+    """``ranges`` of all networks, if the node has another version; ``gone_networks``: those of its idle ones that there
+    are no more."""
+
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []
+    ranges_version: str = ""
+    ranges: list[str] | None = None
+    gone_networks: list[str] = []
 
 
 async def report(doors: Doors, call: Call, name: str) -> Response:
@@ -69,6 +80,10 @@ async def report(doors: Doors, call: Call, name: str) -> Response:
     owned = await _write_allocations(doors, uid, given.allocations, answer)
     if given.events:
         _append_events(doors, node, owned or await _own(doors, uid), given.events)
+    newer = doors.ranges.newer_than(given.ranges_version)
+    if newer is not None:
+        answer.ranges_version, answer.ranges = newer
+    answer.gone_networks = doors.ranges.find_gone(given.idle_networks)
     answer.remove_volumes = await _find_removable(doors, uid, set(given.removed_volumes))
     return json_response(answer)
 

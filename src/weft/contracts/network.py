@@ -90,6 +90,10 @@ class NetworkDriver(Protocol):
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
         """Replace all published ports of this node by exactly these, atomically."""
 
+    async def ensure_refused(self, cidrs: list[str]) -> None:
+        """From now on no guest's way out of its network leads to these address ranges, and to no others are they
+        closed: what guests ask of them is refused at once. Published ports go on."""
+
     async def state(self) -> NetworkState: ...
 
     async def heal(self) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from weft.agent.report import Reporter
+from weft.agent.report import Question, Reporter
 from weft.agent.server import NodeEvent, ReportAnswer, ReportBody
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport
@@ -88,9 +88,12 @@ class Bench:
         self.removals: list[str] = []
         server: Any = self.server
         self.reporter = Reporter(
-            "n1", server, self.clock, lambda: self.node, lambda: HEARTBEAT_SECONDS, self.removals.extend
+            "n1", server, self.clock, lambda: self.node, lambda: HEARTBEAT_SECONDS, Question, self._hear
         )
         self.clock.thread = self.reporter._thread
+
+    def _hear(self, answer: ReportAnswer) -> None:
+        self.removals += answer.remove_volumes
 
 
 @asynccontextmanager

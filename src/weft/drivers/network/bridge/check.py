@@ -64,6 +64,15 @@ def check_forwards(forwards: list[Forward], link_prefix: str) -> None:
         taken.add((forward.protocol, forward.port))
 
 
+def check_ranges(cidrs: list[str]) -> None:
+    """Refuse what isn't an IPv4 address range; raises InvalidInput."""
+    for cidr in cidrs:
+        try:
+            IPv4Network(cidr)
+        except ValueError as problem:
+            raise _refuse("ranges", "cidr", cidr, f"isn't an IPv4 network: {problem}") from None
+
+
 def _check_id(where: str, field: str, value: str, link_prefix: str) -> None:
     if not _ID.fullmatch(value):
         raise _refuse(where, field, value, "isn't a short id of lower-case letters and digits")

@@ -18,7 +18,7 @@ import msgspec
 from weft.contracts.host import Host
 from weft.contracts.network import Forward, NetworkProbe, NetworkState, Port, Segment
 from weft.drivers.network.bridge import kernel, plan, rules
-from weft.drivers.network.bridge.check import check_forwards, check_port, check_segment
+from weft.drivers.network.bridge.check import check_forwards, check_port, check_ranges, check_segment
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, stop_server
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
 from weft.drivers.network.bridge.names import Names, port_from_alias
@@ -36,6 +36,7 @@ class BridgeNetwork:
         self._changing = asyncio.Lock()
         self._applied: dict[str, Segment] = {}
         self._forwards: list[Forward] | None = None
+        self._refused: list[str] | None = None
         self._tables: dict[tuple[str, str, str], str] = {}  # (namespace, family, name) → digest last seen or set
 
     async def probe(self) -> NetworkProbe:
@@ -127,6 +128,15 @@ class BridgeNetwork:
                 raise
             await self._cut_flows(before or [], forwards)
 
+    async def ensure_refused(self, cidrs: list[str]) -> None:
+        """Refuse exactly these ranges to guests on their way out; raises InvalidInput, DriverFailed."""
+        check_ranges(cidrs)
+        async with self._changing:
+            if self._refused != cidrs:
+                self._refused = None
+                await self._apply_refused(cidrs)
+                self._refused = cidrs
+
     async def state(self) -> NetworkState:
         links = await kernel.inspect_links()
         ports = [found for name in links if (found := self._names.id_in(name, "t"))]
@@ -146,6 +156,8 @@ class BridgeNetwork:
                     links, fdb = await kernel.inspect_node()
             if self._forwards is not None and await self._apply_forwards(await kernel.inspect_links()):
                 mended.append("published ports")
+            if self._refused is not None and await self._apply_refused(self._refused):
+                mended.append("what guests are refused")
             return mended
 
     async def close(self) -> None:
@@ -219,6 +231,12 @@ class BridgeNetwork:
         changed |= await self._ensure_tables("", table)
         kernel.write_sysctl(localnet, "1")
         return changed
+
+    async def _apply_refused(self, cidrs: list[str]) -> bool:
+        table = rules.render_refused(self._names, cidrs)
+        if cidrs:
+            return await self._ensure_tables("", table)
+        return await self._drop_tables((table.family, table.name))
 
     async def _cut_flows(self, before: list[Forward], after: list[Forward]) -> None:
         """End the flows of ports that are published no more or elsewhere: they'd go on to the old place."""

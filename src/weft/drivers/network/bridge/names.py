@@ -64,6 +64,10 @@ class Names:
         return f"weft_{self.prefix}_ports"
 
     @property
+    def refused_table(self) -> str:
+        return f"weft_{self.prefix}_refused"
+
+    @property
     def bridge_table(self) -> str:
         return f"weft_{self.prefix}_taps"
 

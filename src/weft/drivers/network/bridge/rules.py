@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, collapse_addresses
 
 from weft.contracts.host import Host
 from weft.contracts.network import Forward, Port, Segment
@@ -79,6 +80,26 @@ chain out {{
 }}
 """
     return Table("ip", names.node_table, body)
+
+
+def render_refused(names: Names, cidrs: Iterable[str]) -> Table:
+    """The fabric's own address ranges, which no guest reaches by way of the outside: they are other networks'.
+
+    What a published port has led in is answered, whoever asked."""
+    uplinks = names.any_of("u")
+    ranges = collapse_addresses(IPv4Network(cidr) for cidr in cidrs)
+    body = f"""\
+set ranges {{
+  type ipv4_addr
+  flags interval
+{_elements(str(found) for found in ranges)}}}
+chain through_node {{
+  type filter hook forward priority filter
+  iifname {uplinks} ct status dnat accept
+  iifname {uplinks} ip daddr @ranges reject with icmp net-prohibited
+}}
+"""
+    return Table("ip", names.refused_table, body)
 
 
 def render_taps(names: Names, ports: Iterable[Port]) -> Table:

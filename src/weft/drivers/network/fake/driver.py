@@ -21,6 +21,7 @@ class FakeWire:
     segments: dict[str, Segment] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
     forwards: list[Forward] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
 
 
@@ -75,6 +76,10 @@ class FakeNetwork:
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
         await self._meet("ensure_forwards", "")
         self.wire.forwards = list(forwards)
+
+    async def ensure_refused(self, cidrs: list[str]) -> None:
+        await self._meet("ensure_refused", "")
+        self.wire.refused = list(cidrs)
 
     async def state(self) -> NetworkState:
         await self._meet("state", "")
