@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from weft.api.mirror import Mirror
 from weft.contracts.clock import Clock
@@ -43,9 +43,9 @@ class Ranges:
             self._told = hashlib.sha256(" ".join(cidrs).encode()).hexdigest()[:16], cidrs
         return self._told if self._told[0] != version else None
 
-    def find_gone(self, network_uids: Iterable[str]) -> list[str]:
+    def find_gone(self, network_uids: Collection[str]) -> list[str]:
         """Those of the networks that there are no more; none while nothing is known."""
-        if not self._networks.live:
+        if not network_uids or not self._networks.live:
             return []
         there = {uid for uid, _ in self._networks.found.values()}
         return [uid for uid in network_uids if uid not in there]
