@@ -31,7 +31,7 @@ def build_app(doors: Doors) -> ASGIApp:
         call = Call(scope, receive)
         began = doors.clock.elapsed()
         response = await _answer(doors, call)
-        response.headers["X-Request-Id"] = call.request_id
+        response.raw_headers.append((b"x-request-id", call.request_id.encode()))
         await _send(response, call, scope, receive, send)
         _tell(call, response.status_code, doors.clock.elapsed() - began)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import secrets
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ MAX_BODY_BYTES = 4_000_000
 MAX_BULK_BYTES = 16_000_000
 _SILENCE_SECONDS = 30.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PROCESS = secrets.token_hex(4)  # request ids of one process begin alike and are counted
+_numbers = itertools.count(1)
 _encoder = msgspec.json.Encoder()
 
 
@@ -44,7 +47,7 @@ class Call:
         self.method: str = "GET" if scope["method"] == "HEAD" else scope["method"]
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = self.headers.get("x-request-id", "")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(6)
+        self.request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):06x}"
         self._actor: Actor | None = None
 
     @property
@@ -66,6 +69,8 @@ class Call:
     def segments(self) -> list[str]:
         """The path's parts after the leading slash, each decoded on its own, so that %2F is no separator."""
         raw: bytes = self.scope.get("raw_path") or self.scope["path"].encode()
+        if b"%" not in raw:
+            return raw.decode("utf-8", "replace").split("/")[1:]
         return [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")[1:]]
 
     @property

@@ -62,11 +62,14 @@ class Readers:
             raise as_store_error(problem, self._path) from problem
 
 
-def read_entry(connection: sqlite3.Connection, key: str) -> Entry | None:
-    row = connection.execute(
-        "SELECT version.value, position FROM latest JOIN version USING (position) WHERE latest.key = ?", (key,)
-    ).fetchone()
-    return None if row is None else Entry(key, row[0], revision_at(row[1]))
+def read_entry(connection: sqlite3.Connection, key: str) -> tuple[Entry | None, int]:
+    """The entry of ``key``, and the revision of the store at which it is so."""
+    with _one_instant(connection):
+        revision, _ = _read_reach(connection)
+        row = connection.execute(
+            "SELECT version.value, position FROM latest JOIN version USING (position) WHERE latest.key = ?", (key,)
+        ).fetchone()
+    return None if row is None else Entry(key, row[0], revision_at(row[1])), revision
 
 
 def read_page(connection: sqlite3.Connection, epoch: str, prefix: str, limit: int, after: str | None) -> Page:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.store import Batch, Entry, Lease, Page, Precondition, Write
+from weft.contracts.store import Batch, Entry, Lease, Page, Precondition, Write, revision_of
 from weft.objects.errors import StoreUnavailable
 from weft.store.leases import LeaseTable
 from weft.store.limits import check_commit, check_key, check_limit, check_prefix
 from weft.store.sqlite.backup import copy_database
 from weft.store.sqlite.file import FENCE_BLOCK, LockFile, as_store_error, begin_session, connect_writer
+from weft.store.sqlite.newest import Newest
 from weft.store.sqlite.reader import Readers, read_batches, read_entry, read_page
 from weft.store.sqlite.schema import State
 from weft.store.sqlite.writer import Deliver, Outcome, Published, Writer
@@ -29,7 +30,7 @@ class SqliteStore:
     """A store in the file ``path``.
 
     Remembers ``keep_revisions`` revisions of history, or fewer if these wrote more than ``keep_bytes``. ``max_bytes``
-    bounds the file: beyond it commits raise StoreFull."""
+    bounds the file: beyond it commits raise StoreFull. ``cache_bytes`` of the newest entries stay in memory."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class SqliteStore:
         keep_bytes: int = 512_000_000,
         readers: int = 3,
         max_bytes: int | None = None,
+        cache_bytes: int = 128_000_000,
     ) -> None:
         self._path = Path(path)
         self._clock = clock or SystemClock()
@@ -47,6 +49,7 @@ class SqliteStore:
         self._keep_bytes = keep_bytes
         self._reader_count = readers
         self._max_bytes = max_bytes
+        self._cache_bytes = cache_bytes
         self._running: _Running | None = None
 
     async def open(self) -> None:
@@ -64,6 +67,7 @@ class SqliteStore:
             return await readers.run(lambda reading: read_batches(reading, epoch, prefix, position, until))
 
         watches = Watches(epoch, state.revision, replay)
+        newest = Newest(state.revision, self._cache_bytes)
         writer = Writer(
             self._path,
             connection,
@@ -71,11 +75,11 @@ class SqliteStore:
             lock,
             self._clock,
             leases.holds,
-            _deliver_to(watches),
+            _deliver_to(newest, watches),
             keep_revisions=self._keep_revisions,
             keep_bytes=self._keep_bytes,
         )
-        self._running = _Running(epoch, lock, leases, readers, watches, writer)
+        self._running = _Running(epoch, lock, leases, newest, readers, watches, writer)
 
     async def commit(
         self,
@@ -92,13 +96,23 @@ class SqliteStore:
 
     async def get(self, key: str) -> Entry | None:
         check_key(key)
-        return await self._live().readers.run(lambda reading: read_entry(reading, key))
+        running = self._live()
+        found = running.newest.find(key)
+        if found != "unknown":
+            return found
+        mark = running.newest.mark
+        entry, revision = await running.readers.run(lambda reading: read_entry(reading, key))
+        await running.newest.reached(revision)
+        running.newest.learn(key, entry, mark)
+        return entry
 
     async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:
         check_prefix(prefix)
         check_limit(limit)
         running = self._live()
-        return await running.readers.run(lambda reading: read_page(reading, running.epoch, prefix, limit, after))
+        page = await running.readers.run(lambda reading: read_page(reading, running.epoch, prefix, limit, after))
+        await running.newest.reached(revision_of(page.cursor))
+        return page
 
     def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         return self._live().watches.follow(prefix, cursor)
@@ -168,14 +182,16 @@ class _Running:
     epoch: str
     lock: LockFile
     leases: LeaseTable
+    newest: Newest
     readers: Readers
     watches: Watches
     writer: Writer
 
 
-def _deliver_to(watches: Watches) -> Deliver:
+def _deliver_to(newest: Newest, watches: Watches) -> Deliver:
     def deliver(outcomes: Sequence[Outcome], published: Sequence[Published]) -> None:
         for revision, changes in published:
+            newest.publish(revision, changes)
             watches.publish(revision, changes)
         for outcome in outcomes:
             future = outcome.request.future
