@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -20,8 +18,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
+
 from benchmarks.measurement import ROOT, Figure, Measurement, spread
+from weft.contracts.clock import SystemClock
+from weft.contracts.runtime import GuestPlan
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel
+from weft.drivers.runtime.qemu.handed import open_handed, plan_handed
+from weft.drivers.runtime.qemu.probe import probe_qemu
+from weft.drivers.runtime.qemu.record import GuestRecord
+from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, translate_guest
 
 WEFT = str(Path(sys.executable).parent / "weft")
 RUNS = 10
@@ -34,39 +40,27 @@ def weft(*words: str) -> None:
         raise SystemExit(f"weft {' '.join(words)}: {done.stderr[-600:]}")
 
 
-def command_of(name: str) -> list[str]:
-    """The QEMU command line of this clone's running guest ``name``."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().decode().split("\0")[:-1]
-                if f"guest={name}" in words and any(str(ROOT / ".weft") in word for word in words):
-                    return words
+def plan_of(name: str) -> GuestPlan:
+    """What this clone's running guest ``name`` was started from."""
+    for record in (ROOT / ".weft" / "nodes").glob("*/guests/*/guest.json"):
+        plan = msgspec.json.decode(record.read_bytes(), type=GuestRecord).plan
+        if plan.name == name:
+            return plan
     raise SystemExit(f"guest {name} doesn't run")
 
 
 class Bare:
-    """The same guest without weft."""
+    """The same guest without weft: the same command, run as root in no group."""
 
-    def __init__(self, words: list[str], folder: Path) -> None:
-        line = "\0".join(words)
-        run = re.search(r"path=(/run/[^,\0]+)/qmp,", line)
-        state = re.search(r"-D\0([^\0]+)/qemu.log", line)
-        disk = re.search(r'"filename":"([^"]+)"', line)
-        tap = re.search(r"ifname=([^,]+),", line)
-        if not (run and state and disk and tap):
-            raise SystemExit("the guest's command line is not as expected")
-        # The guest's folder is seen from its node; the disk lies in the clone and is the same from here.
-        self.folder, self.disk = folder, folder / "disk.qcow2"
-        info = json.loads(
-            subprocess.run(
-                ["qemu-img", "info", "-U", "--output=json", disk[1]], capture_output=True, text=True, check=True
-            ).stdout
+    def __init__(self, plan: GuestPlan, facts: Facts, folder: Path, tap: str = TAP) -> None:
+        self.folder, self.facts, self.tap = folder, facts, tap
+        root = plan.disks[0]
+        self.disk, self.base, self.base_format = folder / "disk.qcow2", str(root.base), root.base_format
+        self.plan = msgspec.structs.replace(
+            plan,
+            disks=[msgspec.structs.replace(root, path=str(self.disk))],
+            nics=[msgspec.structs.replace(nic, ifname=tap) for nic in plan.nics],
         )
-        self.base, self.base_format = info["full-backing-filename"], info["backing-filename-format"]
-        for old, new in ((run[1], str(folder)), (state[1], str(folder)), (disk[1], str(self.disk)), (tap[1], TAP)):
-            line = line.replace(old, new)
-        self.words = line.split("\0")
 
     async def start(self) -> float:
         """Seconds from nothing to the agent's first answer."""
@@ -75,9 +69,13 @@ class Bare:
             ["qemu-img", "create", "-q", "-f", "qcow2", "-b", self.base, "-F", self.base_format, str(self.disk)],
             check=True,
         )
-        subprocess.run(["ip", "tuntap", "add", "dev", TAP, "mode", "tap"], check=True)
-        subprocess.run(["ip", "link", "set", TAP, "up"], check=True)
-        subprocess.run(self.words, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        subprocess.run(["ip", "tuntap", "add", "dev", self.tap, "mode", "tap"], check=True)
+        subprocess.run(["ip", "link", "set", self.tap, "up"], check=True)
+        paths = GuestPaths(run=self.folder, state=self.folder)
+        with open_handed(plan_handed(self.plan, paths)) as handed:
+            words = translate_guest(self.plan, paths, self.facts, handed)
+            nowhere = subprocess.DEVNULL
+            subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, pass_fds=tuple(handed.values()))
         hello = asyncio.Event()
         transport, _ = await asyncio.get_running_loop().create_unix_connection(
             lambda: GuestChannel(lambda _: hello.set(), lambda: None), str(self.folder / "agent")
@@ -93,7 +91,7 @@ class Bare:
             os.kill(pid, 9)
             while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
                 time.sleep(0.01)
-        subprocess.run(["ip", "link", "del", TAP], capture_output=True)
+        subprocess.run(["ip", "link", "del", self.tap], capture_output=True)
         for path in self.folder.iterdir():
             path.unlink()
 
@@ -102,9 +100,12 @@ def measure() -> Measurement:
     ours: list[float] = []
     bare: list[float] = []
     folder = Path(tempfile.mkdtemp(prefix="wb-", dir="/run"))
+    folder.chmod(0o711)
     try:
         weft("vm", "create", "bench", "--image", "tiny", "--memory", "128M")
-        peer = Bare(command_of("bench"), folder)
+        _, facts = asyncio.run(probe_qemu(folder, SystemClock()))
+        assert facts is not None
+        peer = Bare(plan_of("bench"), facts, folder)
         weft("vm", "delete", "bench", "--yes")
         for _ in range(RUNS + 1):
             begun = time.perf_counter()

@@ -48,6 +48,7 @@ class GuestLab:
         self.manifest = msgspec.json.decode((tiny / MANIFEST_NAME).read_bytes(), type=BundleManifest)
         self.drivers: list[QemuDriver] = []
         self.folder = Path(tempfile.mkdtemp(prefix="weft-guests-"))
+        self.folder.chmod(0o711)  # as /run is: guests' users go through, and see nothing
         self.host = Host(
             node="n1",
             node_uid=str(uuid.uuid4()),
@@ -76,7 +77,7 @@ class GuestLab:
         root = self.folder / f"{name}.qcow2"
         if not root.exists():
             make_disk(root, backing=self.tiny / self.manifest.disk)
-        all_disks = [GuestDisk(str(root), "qcow2", "root")]
+        all_disks = [GuestDisk(str(root), "qcow2", "root", base=str(self.tiny / self.manifest.disk))]
         for number in range(disks):
             path = self.folder / f"{name}-{number}.qcow2"
             if not path.exists():

@@ -45,7 +45,7 @@ def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
     boot: BootKernel | BootDisk = (
         BootKernel(kernel, image.initrd, image.manifest.cmdline) if kernel is not None else BootDisk()
     )
-    disks = [GuestDisk(root.path, root.format, ROOT_SERIAL)]
+    disks = [GuestDisk(root.path, root.format, ROOT_SERIAL, base=image.disk, base_format=image.manifest.disk_format)]
     serials = name_serials([volume.name for volume in spec.volumes])
     for facts, serial in zip(prepared.volumes, serials, strict=True):
         disks.append(GuestDisk(facts.path, facts.format, serial))

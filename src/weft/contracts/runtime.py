@@ -29,12 +29,15 @@ class BootDisk(msgspec.Struct, frozen=True, tag="disk"):
 
 
 class GuestDisk(msgspec.Struct, frozen=True):
-    """A disk as the guest sees it; ``serial`` (≤ 20 characters) is how the guest can name it."""
+    """A disk as the guest sees it; ``serial`` (≤ 20 characters) is how the guest can name it. ``base`` is the image file
+    it is a clone of: what the disk's own header says of it is never believed, since the guest's machine can write it."""
 
     path: str
     format: Literal["qcow2", "raw"]
     serial: str
     read_only: bool = False
+    base: str | None = None
+    base_format: Literal["qcow2", "raw"] = "qcow2"
 
 
 class GuestNic(msgspec.Struct, frozen=True):

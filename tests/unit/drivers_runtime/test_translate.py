@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.drivers.runtime.qemu.handed import plan_handed
 from weft.drivers.runtime.qemu.launch import choose_limits
-from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, translate_guest
+from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, check_plan, translate_guest
 from weft.objects.errors import InvalidInput
 
-FACTS = Facts("/usr/bin/qemu-system-x86_64", "tcg", (10, 0, 2), 2_500_000)
+FACTS = Facts("/usr/bin/qemu-system-x86_64", "tcg", (10, 0, 2), 2_500_000, (1000, 10))
 KVM = msgspec.structs.replace(FACTS, accelerator="kvm")
 PATHS = GuestPaths(run=Path("/run/w/abcdefghij"), state=Path("/var/lib/w/guests/abcdefghij"))
 PLAN = GuestPlan(
@@ -26,10 +27,23 @@ PLAN = GuestPlan(
     vcpus=2,
     memory_bytes=256 << 20,
     boot=BootKernel("/i/kernel", "/i/initrd", "quiet panic=-1"),
-    disks=[GuestDisk("/d/root.qcow2", "qcow2", "root"), GuestDisk("/d/a,b.raw", "raw", "data", read_only=True)],
+    disks=[
+        GuestDisk("/d/root.qcow2", "qcow2", "root", base="/i/disk"),
+        GuestDisk("/d/a,b.raw", "raw", "data", read_only=True),
+    ],
     nics=[GuestNic("wt0", "52:54:00:00:00:01", 1450), GuestNic("wt1", "52:54:00:00:00:02", 1400)],
     hostname="web-1",
 )
+
+
+def translate(plan: GuestPlan, facts: Facts = FACTS, *, incoming: bool = False) -> list[str]:
+    check_plan(plan, PATHS)
+    return translate_guest(plan, PATHS, facts, number(plan), incoming=incoming)
+
+
+def number(plan: GuestPlan) -> dict[str, int]:
+    """Descriptors from 10 on."""
+    return {thing.name: 10 + index for index, thing in enumerate(plan_handed(plan, PATHS))}
 
 
 def changed(**changes: object) -> GuestPlan:
@@ -46,14 +60,13 @@ def device(words: list[str], name: str) -> list[dict[str, str]]:
 
 
 def test_the_process_can_be_told_by_name_and_uid() -> None:
-    words = translate_guest(PLAN, PATHS, FACTS)
+    words = translate(PLAN, FACTS)
     assert words[:5] == [FACTS.program, "-name", "guest=web", "-uuid", PLAN.uid]
-    assert "-daemonize" in words
     assert values(words, "-pidfile") == [str(PATHS.pid)]
 
 
-def test_disks_keep_serial_mode_and_any_path() -> None:
-    words = translate_guest(PLAN, PATHS, FACTS)
+def test_disks_keep_serial_and_mode() -> None:
+    words = translate(PLAN, FACTS)
     root, data = (json.loads(value) for value in values(words, "-blockdev"))
     assert (root["driver"], root["node-name"], root["discard"], root["read-only"]) == (
         "qcow2",
@@ -61,13 +74,31 @@ def test_disks_keep_serial_mode_and_any_path() -> None:
         "unmap",
         False,
     )
-    assert (data["driver"], data["file"]["filename"], data["read-only"]) == ("raw", "/d/a,b.raw", True)
+    assert (data["driver"], data["read-only"]) == ("raw", True)
     assert [blk["serial"] for blk in device(words, "virtio-blk-pci")] == ["root", "data"]
 
 
+def test_disks_are_handed_over_open_and_their_headers_are_not_asked() -> None:
+    words, numbers = translate(PLAN), number(PLAN)
+    root, data = (json.loads(value) for value in values(words, "-blockdev"))
+    assert root["file"]["filename"] == f"/dev/fdset/{numbers['disk root']}"
+    assert root["backing"]["file"]["filename"] == f"/dev/fdset/{numbers['base of root']}"
+    assert root["backing"]["backing"] is None and root["backing"]["read-only"]
+    assert "backing" not in data
+    sets = {word.partition("set=")[2] for word in values(words, "-add-fd")}
+    assert {str(numbers[name]) for name in ("disk root", "base of root", "disk data", "console-log")} == sets
+    assert not any("/d/" in word or "/i/" in word for word in words)
+
+
+def test_a_volume_without_a_base_has_none_whatever_its_header_says() -> None:
+    words = translate(changed(disks=[GuestDisk("/d/v.qcow2", "qcow2", "v")]))
+    (volume,) = (json.loads(value) for value in values(words, "-blockdev"))
+    assert volume["backing"] is None
+
+
 def test_nics_keep_tap_mac_and_mtu() -> None:
-    words = translate_guest(PLAN, PATHS, FACTS)
-    assert values(words, "-netdev")[1] == "tap,id=net1,ifname=wt1,script=no,downscript=no"
+    words = translate(PLAN, FACTS)
+    assert values(words, "-netdev")[1] == f"tap,id=net1,fd={number(PLAN)['tap wt1']}"
     assert [(nic["mac"], nic["host_mtu"]) for nic in device(words, "virtio-net-pci")] == [
         ("52:54:00:00:00:01", "1450"),
         ("52:54:00:00:00:02", "1400"),
@@ -76,7 +107,7 @@ def test_nics_keep_tap_mac_and_mtu() -> None:
 
 def test_every_device_has_a_place_of_its_own_that_others_do_not_move() -> None:
     for machine in ("q35", "microvm"):
-        words = translate_guest(changed(machine=machine), PATHS, FACTS)
+        words = translate(changed(machine=machine), FACTS)
         places = [
             (part, value.split(",")[0])
             for value in values(words, "-device")
@@ -84,42 +115,42 @@ def test_every_device_has_a_place_of_its_own_that_others_do_not_move() -> None:
             if part.startswith(("addr=", "bus=virtio-mmio"))
         ]
         assert len({place for place, _ in places}) == len(places) >= 7
-        fewer = translate_guest(changed(machine=machine, disks=PLAN.disks[:1]), PATHS, FACTS)
+        fewer = translate(changed(machine=machine, disks=PLAN.disks[:1]), FACTS)
         kind = "virtio-net-pci" if machine == "q35" else "virtio-net-device"
         assert device(fewer, kind) == device(words, kind)
 
 
 def test_microvm_has_no_pci() -> None:
-    words = translate_guest(changed(machine="microvm"), PATHS, FACTS)
+    words = translate(changed(machine="microvm"), FACTS)
     assert not any("pci" in word for word in values(words, "-device"))
     assert values(words, "-machine")[0].startswith("microvm,acpi=on")
 
 
 def test_an_emulated_kernel_is_told_what_it_cannot_measure_and_a_real_one_is_left_alone() -> None:
-    (emulated,) = values(translate_guest(PLAN, PATHS, FACTS), "-append")
+    (emulated,) = values(translate(PLAN, FACTS), "-append")
     assert {"tsc_early_khz=2500000", "mitigations=off", "weft.hostname=web-1", "quiet"} <= set(emulated.split())
-    words = translate_guest(PLAN, PATHS, KVM)
+    words = translate(PLAN, KVM)
     assert values(words, "-append") == ["console=ttyS0 quiet panic=-1 weft.hostname=web-1"]
     assert values(words, "-cpu") == ["host"]
 
 
 def test_a_disk_image_boots_through_firmware() -> None:
-    words = translate_guest(changed(boot=BootDisk()), PATHS, FACTS)
+    words = translate(changed(boot=BootDisk()), FACTS)
     assert "-kernel" not in words and "-bios" not in words
     assert [blk["bootindex"] for blk in device(words, "virtio-blk-pci")] == ["0", "1"]
     uefi = msgspec.structs.replace(FACTS, uefi_code="/fw/code", uefi_vars="/fw/vars")
-    words = translate_guest(changed(boot=BootDisk("uefi")), PATHS, uefi)
+    words = translate(changed(boot=BootDisk("uefi")), uefi)
     assert "pflash0=uefi-code,pflash1=uefi-vars" in values(words, "-machine")
 
 
 def test_without_an_agent_there_is_no_port_for_one() -> None:
-    words = translate_guest(changed(has_agent=False), PATHS, FACTS)
+    words = translate(changed(has_agent=False), FACTS)
     assert not any("virtserialport" in word for word in words)
 
 
 def test_a_resumed_guest_has_the_command_line_it_was_saved_with() -> None:
-    words = translate_guest(PLAN, PATHS, FACTS)
-    assert translate_guest(PLAN, PATHS, FACTS, incoming=True) == [*words, "-incoming", "defer"]
+    words = translate(PLAN, FACTS)
+    assert translate(PLAN, FACTS, incoming=True) == [*words, "-incoming", "defer"]
 
 
 @pytest.mark.parametrize(
@@ -134,13 +165,13 @@ def test_a_resumed_guest_has_the_command_line_it_was_saved_with() -> None:
 )
 def test_what_qemu_could_not_run_is_refused(changes: dict[str, object], says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
-        translate_guest(changed(**changes), PATHS, FACTS)
+        translate(changed(**changes), FACTS)
 
 
 def test_a_run_folder_too_deep_for_sockets_is_refused() -> None:
     deep = GuestPaths(run=Path("/" + "x" * 100), state=PATHS.state)
     with pytest.raises(InvalidInput, match="107 bytes"):
-        translate_guest(PLAN, deep, FACTS)
+        check_plan(PLAN, deep)
 
 
 def test_limits_hold_the_guest_and_the_process_around_it() -> None:

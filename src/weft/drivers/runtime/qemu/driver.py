@@ -21,7 +21,7 @@ from weft.drivers.runtime.qemu.launch import launch_failed, launch_guest, undo_l
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.processes import cpu_seconds, host_boot_id, resident_bytes, search_guest_process
 from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, read_record
-from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, translate_guest
+from weft.drivers.runtime.qemu.translate import Facts, GuestPaths
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable
 
 HELLO_AGAIN_SECONDS = 0.5
@@ -204,12 +204,11 @@ class QemuDriver:
 
     async def _boot(self, plan: GuestPlan, facts: Facts) -> Guest:
         paths = self._paths(plan.id)
-        words = translate_guest(plan, paths, facts)
         fresh = not paths.record.exists()
         guest = self._new_guest(paths, GuestRecord(plan, facts.accelerator, host_boot_id(), self._clock.now()))
         try:
             await guest.save_record()
-            await launch_guest(guest, words, facts, self._cgroups)
+            await launch_guest(guest, facts, self._cgroups)
         except BaseException as error:
             await undo_launch(guest, self._cgroups, self._clock)
             if fresh:
@@ -221,12 +220,11 @@ class QemuDriver:
         return guest
 
     async def _resume(self, guest: Guest, plan: GuestPlan, facts: Facts) -> None:
-        words = translate_guest(plan, guest.paths, facts, incoming=True)
         record = guest.record
         before = (record.plan, record.started_at, record.host_boot_id)
         record.plan, record.started_at, record.host_boot_id = plan, self._clock.now(), host_boot_id()
         try:
-            await launch_guest(guest, words, facts, self._cgroups)
+            await launch_guest(guest, facts, self._cgroups, incoming=True)
             await guest.load_memory()
         except BaseException as error:
             if record.memory != "none":  # as far as anyone knows it has not run: it is as suspended as before
@@ -246,8 +244,7 @@ class QemuDriver:
         if record.memory == "loaded" and disk_times(record.plan) != record.disk_times:
             return False
         saved = record.plan
-        same = (saved.machine, saved.vcpus, saved.memory_bytes, saved.boot, len(saved.nics), saved.disks)
-        if same != (plan.machine, plan.vcpus, plan.memory_bytes, plan.boot, len(plan.nics), plan.disks):
+        if _machine_of(saved) != _machine_of(plan):
             raise DriverFailed(
                 f"guest {plan.name}: its saved memory belongs to another machine (CPUs, memory, disks or NICs changed)",
                 hint="undo the change to resume it, or stop it to give the saved memory up",
@@ -311,3 +308,9 @@ class QemuDriver:
                     if guest.paths.console_log.stat().st_size > CONSOLE_LOG_BYTES:
                         with open(guest.paths.console_log, "r+b") as file:  # QEMU appends: it goes on at the new end
                             file.truncate(0)
+
+
+def _machine_of(plan: GuestPlan) -> tuple[object, ...]:
+    """What a saved memory fits no other of."""
+    disks = [(disk.path, disk.serial, disk.read_only) for disk in plan.disks]
+    return plan.machine, plan.vcpus, plan.memory_bytes, plan.boot, len(plan.nics), disks

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from weft.drivers.runtime.qemu.processes import (
     search_guest_process,
     wait_for_end,
 )
-from weft.drivers.runtime.qemu.qmp import Qmp, QmpError, QmpEvent, connect_qmp
+from weft.drivers.runtime.qemu.qmp import ANSWER_SECONDS, Qmp, QmpError, QmpEvent, connect_qmp
 from weft.drivers.runtime.qemu.record import (
     GuestEnd,
     GuestRecord,
@@ -166,7 +167,7 @@ class Guest:
         deadline = self._clock.elapsed() + patience_seconds
         while not self._has_monitor():
             try:
-                await self._connect()
+                await self.connect()
             except Unavailable:  # QEMU hangs, or another client holds the monitor: go on trying in the background
                 self._status = "running"
                 if self._clock.elapsed() >= deadline or self.ended.is_set():
@@ -176,8 +177,9 @@ class Guest:
         if self.record.plan.has_agent:
             self._tasks.append(asyncio.create_task(self._keep_channel()))
 
-    async def _connect(self) -> None:
-        qmp = await connect_qmp(str(self.paths.qmp))
+    async def connect(self, *, timeout_seconds: float = ANSWER_SECONDS) -> None:
+        """Open the monitor; a QEMU that is just starting answers once its machine is there. Raises Unavailable."""
+        qmp = await connect_qmp(str(self.paths.qmp), timeout_seconds=timeout_seconds)
         qmp.listen(self._take_event)
         self._qmp = qmp
         self._status = (await qmp.execute("query-status"))["status"]
@@ -189,7 +191,7 @@ class Guest:
             await self._clock.sleep(RETRY_SECONDS)
             with contextlib.suppress(Unavailable, DriverFailed):
                 if self.running:
-                    await self._connect()
+                    await self.connect()
 
     async def _keep_channel(self) -> None:
         loop = asyncio.get_running_loop()
@@ -309,8 +311,9 @@ class Guest:
         await qmp.execute("stop")
         try:
             await qmp.execute("migrate-set-parameters", **{"max-bandwidth": _SAVE_BYTES_PER_SECOND})
-            await qmp.execute("migrate", uri=f"file:{pending}")
-            await self._finish_migration(qmp, "save")
+            async with qmp.lend(str(pending), os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as name:
+                await qmp.execute("migrate", uri=f"file:{name}")
+                await self._finish_migration(qmp, "save")
             await asyncio.to_thread(keep_file, pending, self.paths.memory)
             record.disk_times = disk_times(record.plan)
             record.memory = "saved"
@@ -324,8 +327,9 @@ class Guest:
     async def load_memory(self) -> None:
         """Memory from disk into a machine started for it, which then runs."""
         qmp, record = self.monitor(), self.record
-        await qmp.execute("migrate-incoming", uri=f"file:{self.paths.memory}")
-        await self._finish_migration(qmp, "load")
+        async with qmp.lend(str(self.paths.memory), os.O_RDONLY) as name:
+            await qmp.execute("migrate-incoming", uri=f"file:{name}")
+            await self._finish_migration(qmp, "load")
         record.memory = "loaded"
         await self.save_record()
         self._clock_stood_still = True

@@ -1,4 +1,4 @@
-"""Starting one QEMU daemon inside its control group, and undoing a start that failed.
+"""Starting one guest's QEMU, confined, inside its control group; and undoing a start that failed.
 
 Creates the guest's run folder and control group and starts a process; ``undo_launch`` removes all three again.
 """
@@ -7,49 +7,69 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
 import shutil
+from collections.abc import Collection
+from pathlib import Path
 
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import BootDisk, GuestPlan
 from weft.drivers.cgroup import Cgroups, Limits
+from weft.drivers.runtime.qemu.confine import choose_open_files, choose_user, plan_confined
 from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.handed import open_handed, plan_handed
 from weft.drivers.runtime.qemu.processes import (
     find_guest_process,
     kill_process,
     search_guest_process,
     wait_for_end,
 )
-from weft.drivers.runtime.qemu.translate import TRANSLATION_CACHE_MIB, Facts
-from weft.objects.errors import DriverFailed
+from weft.drivers.runtime.qemu.translate import TRANSLATION_CACHE_MIB, Facts, check_plan, translate_guest
+from weft.objects.errors import DriverFailed, Unavailable
 
 LAUNCH_SECONDS = 60.0
 KILL_SECONDS = 5.0
 CPU_HEADROOM = 1.1  # QEMU's own threads (disk, network, monitor) run besides the guest's CPUs
 MEMORY_HEADROOM_BYTES = 192 << 20  # QEMU itself, and room for page cache
 
-# A shell enters the groups and becomes QEMU, so that every thread and every page counts from the first one on.
-_ENTER_GROUPS = 'for group in $1; do echo 0 >"$group"; done; shift; exec "$@"'
 
-
-async def launch_guest(guest: Guest, words: list[str], facts: Facts, cgroups: Cgroups) -> None:
-    """Run the command and take hold of the daemon it leaves. Raises DriverFailed with QEMU's words, or Unavailable;
-    what it has made by then stays, for ``undo_launch``."""
+async def launch_guest(guest: Guest, facts: Facts, cgroups: Cgroups, *, incoming: bool = False) -> None:
+    """Run its QEMU and take hold of it. Raises DriverFailed with QEMU's words, InvalidInput, or Unavailable; what it has
+    made by then stays, for ``undo_launch``."""
     paths, plan = guest.paths, guest.record.plan
-    shutil.rmtree(paths.run, ignore_errors=True)
-    paths.run.mkdir(parents=True, mode=0o700)
+    check_plan(plan, paths)
+    user = choose_user(plan.id, facts.users)
+    _make_run_folder(paths.run, user)
     if isinstance(plan.boot, BootDisk) and plan.boot.firmware == "uefi" and not paths.uefi_vars.exists():
         assert facts.uefi_vars is not None
         shutil.copy(facts.uefi_vars, paths.uefi_vars)
-    groups = cgroups.create(plan.id, choose_limits(plan, facts))
-    if groups:
-        words = ["/bin/sh", "-c", _ENTER_GROUPS, "sh", " ".join(map(str, groups)), *words]
-    await _spawn(plan, words)
+    groups = [str(path) for path in cgroups.create(plan.id, choose_limits(plan, facts))]
+    with open_handed(plan_handed(plan, paths)) as handed:
+        words = translate_guest(plan, paths, facts, handed, incoming=incoming)
+        words = plan_confined(words, user, groups=groups, kvm_group=facts.kvm_group, open_files=choose_open_files(plan))
+        said_before = paths.qemu_log.stat().st_size if paths.qemu_log.exists() else 0
+        await _spawn(words, handed.values(), paths.qemu_log)
+    try:
+        await guest.connect(timeout_seconds=LAUNCH_SECONDS)
+    except Unavailable as error:
+        raise launch_failed(
+            plan, f"doesn't start: {_last_words(paths.qemu_log, said_before) or error.message}"
+        ) from None
     guest.record.process = find_guest_process(paths.pid, plan.uid)
     if guest.record.process is None:
         raise launch_failed(plan, "started and ended at once")
     await guest.save_record(durable=False)
     await guest.watch()
     guest.monitor()
+
+
+def _make_run_folder(run: Path, user: int) -> None:
+    """Where QEMU may put its pidfile, and can neither list nor replace what is ours."""
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(parents=True, mode=0o700)
+    os.chown(run, -1, user)
+    run.chmod(0o1730)
 
 
 def choose_limits(plan: GuestPlan, facts: Facts) -> Limits:
@@ -70,26 +90,28 @@ async def undo_launch(guest: Guest, cgroups: Cgroups, clock: Clock) -> None:
     await guest.close()
     deadline = clock.elapsed() + KILL_SECONDS
     while (process := search_guest_process(paths.pid, plan.uid)) and clock.elapsed() < deadline:
-        kill_process(process)  # and whatever it had forked to become a daemon
+        kill_process(process)  # and whatever is about to become it
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(wait_for_end(process), KILL_SECONDS)
     await cgroups.remove_when_empty(plan.id, clock)
     shutil.rmtree(paths.run, ignore_errors=True)
 
 
-async def _spawn(plan: GuestPlan, words: list[str]) -> None:
-    """Run a command that turns itself into a daemon: when it returns 0, machine and sockets are there."""
-    pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(
-        *words, stdin=nowhere, stdout=nowhere, stderr=pipe, start_new_session=True
-    )
+async def _spawn(words: list[str], descriptors: Collection[int], log: Path) -> None:
+    """Start a process of its own, nobody's child, with these descriptors open; what it says goes to ``log``."""
+    nowhere = asyncio.subprocess.DEVNULL
+    with open(log, "ab") as said:
+        process = await asyncio.create_subprocess_exec(
+            "setsid", "--fork", *words, stdin=nowhere, stdout=said, stderr=said, pass_fds=tuple(descriptors)
+        )  # fmt: skip
+        await process.wait()
+
+
+def _last_words(log: Path, start: int) -> str:
+    """What QEMU said from byte ``start`` on, but for warnings and time stamps."""
     try:
-        _, errors = await asyncio.wait_for(process.communicate(), LAUNCH_SECONDS)
-    except TimeoutError:
-        raise launch_failed(plan, f"isn't up after {LAUNCH_SECONDS:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode != 0:
-        said = [line for line in errors.decode(errors="replace").splitlines() if "warning:" not in line]
-        raise launch_failed(plan, f"refuses to start: {' '.join(said)[-500:]}")
+        lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    said = [re.sub(r"^\S+T\S+Z ", "", line) for line in lines if "warning:" not in line]
+    return " ".join(said)[-500:]

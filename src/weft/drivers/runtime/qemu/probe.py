@@ -14,14 +14,17 @@ import mmap
 import os
 import re
 import shutil
+import stat
 from pathlib import Path
 
 import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import RuntimeProbe
+from weft.drivers.runtime.qemu.confine import OPEN_FILES, choose_user, find_users, plan_confined
 from weft.drivers.runtime.qemu.processes import host_boot_id
 from weft.drivers.runtime.qemu.translate import Facts
+from weft.objects.errors import DriverFailed
 
 PROGRAM = "qemu-system-x86_64"
 OLDEST_VERSION = (9, 0, 0)
@@ -73,13 +76,19 @@ async def _look(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe
         return _unusable(
             text, f"QEMU {text} can corrupt the memory of moving guests, 9 or newer is needed: {INSTALL_HINT}"
         ), None
+    try:
+        users = find_users(Path("/proc/self/uid_map").read_text())
+    except DriverFailed as problem:
+        return _unusable(text, f"{problem.message}: {problem.hint}"), None
+    if (closed := _find_closed(run_dir)) is not None:
+        return _unusable(text, f"guests' users can't enter {closed}: give the agent a --run-dir outside of it"), None
     tsc = _TscMeter(clock)
-    emulated = await _run_boot_sector(program, "tcg", run_dir, clock, _EMULATED_SECONDS)
+    emulated = await _run_boot_sector(program, "tcg", users, run_dir, clock, _EMULATED_SECONDS)
     if emulated is None:
         return _unusable(text, f"QEMU {text} does not run a boot sector, not even emulated: {INSTALL_HINT}"), None
     accelerator, problems = "tcg", []
     if KVM.exists():
-        if await _run_boot_sector(program, "kvm", run_dir, clock, KVM_PATIENCE * emulated) is not None:
+        if await _run_boot_sector(program, "kvm", users, run_dir, clock, KVM_PATIENCE * emulated) is not None:
             accelerator = "kvm"
         else:
             problems.append("KVM is present but does not run guests: they are emulated (slower, everything works)")
@@ -87,6 +96,8 @@ async def _look(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe
         problems.append("KVM is absent: guests are emulated (slower, everything works); a real machine has /dev/kvm")
     facts = Facts(
         program=program,
+        users=users,
+        kvm_group=_kvm_group() if accelerator == "kvm" else None,
         accelerator=accelerator,
         version=version,
         tsc_khz=tsc.khz(),
@@ -116,16 +127,36 @@ async def _version(program: str) -> tuple[int, int, int]:
     return (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
 
 
-async def _run_boot_sector(program: str, accelerator: str, run_dir: Path, clock: Clock, limit: float) -> float | None:
-    """Seconds it took, or None if it did not end as it should within ``limit`` seconds."""
+def _find_closed(folder: Path) -> Path | None:
+    """The folder at or above this one that only its owner may enter, if there is one."""
+    return next((path for path in (folder, *folder.parents) if not path.stat().st_mode & stat.S_IXOTH), None)
+
+
+def _kvm_group() -> int | None:
+    """The group that a user must be in to open /dev/kvm; None if anyone may."""
+    found = KVM.stat()
+    return None if found.st_mode & stat.S_IWOTH else found.st_gid
+
+
+async def _run_boot_sector(
+    program: str, accelerator: str, users: tuple[int, int], run_dir: Path, clock: Clock, limit: float
+) -> float | None:
+    """Seconds it took, confined as a guest is; None if it did not end as it should within ``limit`` seconds."""
     image = run_dir / f"probe-{os.getpid()}.img"
     image.write_bytes(_BOOT_SECTOR)
     words = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-m", "16", "-accel", accelerator]
     words += ["-drive", f"file={image},format=raw,if=floppy,readonly=on"]
     words += ["-device", f"isa-debug-exit,iobase={_DEBUG_EXIT_PORT:#x},iosize=1"]
+    confined = plan_confined(
+        [program, *words],
+        choose_user("probe", users),
+        groups=[],
+        kvm_group=_kvm_group() if accelerator == "kvm" else None,
+        open_files=OPEN_FILES,
+    )
     began = clock.elapsed()
     nowhere = asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(program, *words, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    process = await asyncio.create_subprocess_exec(*confined, stdin=nowhere, stdout=nowhere, stderr=nowhere)
     try:
         status = await asyncio.wait_for(process.wait(), limit)
     except TimeoutError:

@@ -7,8 +7,11 @@ gone, so every wait here has a limit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -47,6 +50,7 @@ class Qmp:
         greeting = msgspec.json.decode(await self._reader.readline())
         if "QMP" not in greeting:
             raise ValueError("no QMP greeting")
+        self._writer.transport.set_write_buffer_limits(high=0)  # so that a drain waits for all
         self._task = asyncio.create_task(self._read())
         await self.execute("qmp_capabilities")
 
@@ -54,16 +58,23 @@ class Qmp:
         """Call ``listener`` with every event from now on."""
         self._listen = listener
 
-    async def execute(self, command: str, *, timeout_seconds: float = ANSWER_SECONDS, **arguments: Any) -> Any:
-        """QEMU's answer. Raises QmpError if it refuses, Unavailable if it has gone or doesn't answer in time."""
+    async def execute(
+        self, command: str, *, timeout_seconds: float = ANSWER_SECONDS, descriptor: int | None = None, **arguments: Any
+    ) -> Any:
+        """QEMU's answer; ``descriptor`` is handed over with the command. Raises QmpError if it refuses, Unavailable if it
+        has gone or doesn't answer in time."""
         if self.closed.is_set():
             raise Unavailable(f"QEMU has gone before {command}")
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         request = {"execute": command, "arguments": arguments, "id": number}
-        self._writer.write(msgspec.json.encode(request) + b"\n")
+        line = msgspec.json.encode(request) + b"\n"
         try:
+            if descriptor is None:
+                self._writer.write(line)
+            else:
+                await self._send(line, descriptor)
             reply = await asyncio.wait_for(answer, timeout_seconds)
         except TimeoutError:
             raise Unavailable(f"QEMU doesn't answer {command} within {timeout_seconds:g} s") from None
@@ -72,6 +83,30 @@ class Qmp:
         if "error" in reply:
             raise QmpError(command, reply["error"])
         return reply["return"]
+
+    async def _send(self, line: bytes, descriptor: int) -> None:
+        """The transport can't carry descriptors: past it, once it has sent all that it holds."""
+        await self._writer.drain()
+        with socket.socket(fileno=os.dup(self._writer.get_extra_info("socket").fileno())) as line_to_qemu:
+            try:
+                sent = socket.send_fds(line_to_qemu, [line], [descriptor])
+            except OSError as error:
+                raise Unavailable(f"QEMU takes no descriptor: {error}") from None
+            self._writer.write(line[sent:])
+
+    @contextlib.asynccontextmanager
+    async def lend(self, path: str, flags: int) -> AsyncIterator[str]:
+        """A file that QEMU may use for as long as this lasts: the name to tell it. Raises OSError if it can't be opened."""
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        try:
+            number = (await self.execute("add-fd", descriptor=descriptor))["fdset-id"]
+        finally:
+            os.close(descriptor)
+        try:
+            yield f"/dev/fdset/{number}"
+        finally:
+            with contextlib.suppress(Unavailable, QmpError):
+                await self.execute("remove-fd", **{"fdset-id": number})
 
     def close(self) -> None:
         self.closed.set()

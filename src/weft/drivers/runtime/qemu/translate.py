@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,7 @@ MOST_NICS = 8
 _FIRST_DISK, _FIRST_NIC, _FIRST_PORT = 0x4, 0xC, 0x18  # slots on pcie.0, and buses of microvm
 _LAST_MMIO_BUS = 23
 _SOCKET_PATH_BYTES = 107
-
-# Also denying spawn or elevateprivileges would forbid QEMU to become a daemon.
-_SANDBOX = "on,obsolete=deny,resourcecontrol=deny"
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 # An emulated CPU has no use for mitigations, and each of these spares it time; no_timer_check because a busy host can
 # fail the kernel's own check of its timer, which then panics.
@@ -41,6 +40,8 @@ class Facts(msgspec.Struct, frozen=True):
     accelerator: str  # "kvm" or "tcg"
     version: tuple[int, int, int]
     tsc_khz: int  # of the host, which is the guest's too when it is emulated
+    users: tuple[int, int]  # the first of the users that guests run as, and how many
+    kvm_group: int | None = None  # who may open /dev/kvm
     uefi_code: str | None = None
     uefi_vars: str | None = None
 
@@ -96,26 +97,29 @@ class GuestPaths(msgspec.Struct, frozen=True):
         return self.state / "uefi-vars.fd"
 
 
-def translate_guest(plan: GuestPlan, paths: GuestPaths, facts: Facts, *, incoming: bool = False) -> list[str]:
-    """The command that starts this guest as a daemon. Raises InvalidInput for a plan QEMU could not run."""
-    _check_plan(plan, paths)
+def translate_guest(
+    plan: GuestPlan, paths: GuestPaths, facts: Facts, handed: Mapping[str, int], *, incoming: bool = False
+) -> list[str]:
+    """The command that runs this guest. ``handed``: the descriptors it is given, by name. Raises InvalidInput for a plan
+    QEMU could not run."""
+    check_plan(plan, paths)
     words = [facts.program, "-name", f"guest={plan.name}", "-uuid", plan.uid]
     words += ["-nodefaults", "-no-user-config", "-display", "none"]
     words += ["-sandbox", _SANDBOX]
     words += ["-machine", _machine(plan), *_accelerator(facts)]
     words += ["-smp", str(plan.vcpus), "-m", f"{plan.memory_bytes >> 10}k"]
-    words += _boot(plan, paths, facts)
-    words += _socket("qmp", paths.qmp, "-mon", "chardev=qmp,mode=control")
-    words += _socket("qmp2", paths.rescue_qmp, "-mon", "chardev=qmp2,mode=control")
-    words += _socket("console", paths.console, "-serial", "chardev:console", log=paths.console_log)
-    words += _devices(plan, paths)
+    words += _boot(plan, facts, handed)
+    words += _socket("qmp", handed, "-mon", "chardev=qmp,mode=control")
+    words += _socket("qmp2", handed, "-mon", "chardev=qmp2,mode=control")
+    words += _socket("console", handed, "-serial", "chardev:console", log="console-log")
+    words += _devices(plan, handed)
     for index, disk in enumerate(plan.disks):
-        words += _disk(plan, index, disk)
+        words += _disk(plan, index, disk, handed)
     for index, nic in enumerate(plan.nics):
-        words += _nic(plan, index, nic)
+        words += _nic(plan, index, nic, handed)
     if plan.machine == "q35":
         words += _hotplug_ports()
-    words += ["-daemonize", "-pidfile", str(paths.pid), "-D", str(paths.qemu_log), "-msg", "timestamp=on"]
+    words += ["-pidfile", str(paths.pid), "-msg", "timestamp=on"]
     return [*words, "-incoming", "defer"] if incoming else words
 
 
@@ -124,7 +128,39 @@ def disk_node(disk: GuestDisk) -> str:
     return f"disk-{disk.serial}"
 
 
-def _check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
+def disk_name(disk: GuestDisk) -> str:
+    """What a disk's file is called among the descriptors handed over."""
+    return f"disk {disk.serial}"
+
+
+def base_name(disk: GuestDisk) -> str:
+    """The same for the image it is a clone of."""
+    return f"base of {disk.serial}"
+
+
+def nic_name(nic: GuestNic) -> str:
+    """The same for a NIC's tap."""
+    return f"tap {nic.ifname}"
+
+
+def describe_disk(disk: GuestDisk, file: str, base_file: str | None) -> dict[str, Any]:
+    """The block node of a disk for QEMU. Its backing is always said, so that its header is not asked."""
+    node: dict[str, Any] = {
+        "driver": disk.format,
+        "node-name": disk_node(disk),
+        "discard": "unmap",
+        "read-only": disk.read_only,
+        "file": {"driver": "file", "filename": file},
+    }
+    if disk.format == "qcow2":
+        node["backing"] = None
+    if base_file is not None:
+        base = {"driver": disk.base_format, "file": {"driver": "file", "filename": base_file}, "read-only": True}
+        node["backing"] = base | ({"backing": None} if disk.base_format == "qcow2" else {})
+    return node
+
+
+def check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
     serials = [disk.serial for disk in plan.disks]
     if plan.machine == "microvm" and not isinstance(plan.boot, BootKernel):
         raise InvalidInput(
@@ -156,7 +192,7 @@ def _accelerator(facts: Facts) -> list[str]:
     return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", "max"]
 
 
-def _boot(plan: GuestPlan, paths: GuestPaths, facts: Facts) -> list[str]:
+def _boot(plan: GuestPlan, facts: Facts, handed: Mapping[str, int]) -> list[str]:
     boot = plan.boot
     if isinstance(boot, BootKernel):
         words = ["console=ttyS0", boot.cmdline, *(["pci=off"] if plan.machine == "microvm" else [])]
@@ -166,31 +202,42 @@ def _boot(plan: GuestPlan, paths: GuestPaths, facts: Facts) -> list[str]:
         words.append(f"weft.hostname={plan.hostname or plan.name}")
         # qboot does only what a kernel needs; SeaBIOS takes longer, and on microvm it lays its ACPI tables under the
         # end of the initial RAM disk.
-        return ["-bios", "qboot.rom", "-kernel", boot.kernel, "-initrd", boot.initrd, "-append", " ".join(words)]
+        kernel, initrd = (f"/proc/self/fd/{handed[name]}" for name in ("kernel", "initrd"))
+        return ["-bios", "qboot.rom", "-kernel", kernel, "-initrd", initrd, "-append", " ".join(words)]
     if boot.firmware == "uefi":
-        return _uefi(plan, paths, facts)
+        return _uefi(plan, facts, handed)
     return []
 
 
-def _uefi(plan: GuestPlan, paths: GuestPaths, facts: Facts) -> list[str]:
+def _uefi(plan: GuestPlan, facts: Facts, handed: Mapping[str, int]) -> list[str]:
     if facts.uefi_code is None:
         raise InvalidInput(
             f"VM {plan.name}: this node has no UEFI firmware", field="firmware", hint="apt-get install ovmf"
         )
     code = {"driver": "file", "filename": facts.uefi_code, "node-name": "uefi-code", "read-only": True}
-    own = {"driver": "file", "filename": str(paths.uefi_vars), "node-name": "uefi-vars"}
-    words = ["-blockdev", _json(code), "-blockdev", _json(own)]
+    own = {"driver": "file", "filename": fdset(handed["uefi-vars"]), "node-name": "uefi-vars"}
+    words = [*_add(handed["uefi-vars"]), "-blockdev", _json(code), "-blockdev", _json(own)]
     return [*words, "-machine", "pflash0=uefi-code,pflash1=uefi-vars"]
 
 
-def _socket(name: str, path: Path, option: str, value: str, *, log: Path | None = None) -> list[str]:
-    chardev = f"socket,id={name},path={path},server=on,wait=off"
+def fdset(number: int) -> str:
+    """QEMU's name for a file it was given open in set ``number``."""
+    return f"/dev/fdset/{number}"
+
+
+def _add(descriptor: int) -> list[str]:
+    return ["-add-fd", f"fd={descriptor},set={descriptor}"]
+
+
+def _socket(name: str, handed: Mapping[str, int], option: str, value: str, *, log: str | None = None) -> list[str]:
+    words, chardev = [], f"socket,id={name},fd={handed[name]},server=on,wait=off"
     if log is not None:
-        chardev += f",logfile={log},logappend=on"
-    return ["-chardev", chardev, option, value]
+        words += _add(handed[log])
+        chardev += f",logfile={fdset(handed[log])},logappend=on"
+    return [*words, "-chardev", chardev, option, value]
 
 
-def _devices(plan: GuestPlan, paths: GuestPaths) -> list[str]:
+def _devices(plan: GuestPlan, handed: Mapping[str, int]) -> list[str]:
     words = ["-object", "rng-random,id=rng0,filename=/dev/urandom"]
     words += ["-device", _device(plan, "virtio-rng", 1, rng="rng0", id="rng")]
     balloon = {"id": "balloon", "deflate-on-oom": "on", "free-page-reporting": "on"}
@@ -199,21 +246,17 @@ def _devices(plan: GuestPlan, paths: GuestPaths) -> list[str]:
         words += ["-device", _device(plan, "virtio-serial", 3, id="serial")]
         words += _socket(
             "agent",
-            paths.agent,
+            handed,
             "-device",
             f"virtserialport,bus=serial.0,chardev=agent,name={AGENT_PORT},id=agent-port",
         )
     return words
 
 
-def _disk(plan: GuestPlan, index: int, disk: GuestDisk) -> list[str]:
-    node: dict[str, Any] = {
-        "driver": disk.format,
-        "node-name": disk_node(disk),
-        "discard": "unmap",
-        "read-only": disk.read_only,
-        "file": {"driver": "file", "filename": disk.path},
-    }
+def _disk(plan: GuestPlan, index: int, disk: GuestDisk, handed: Mapping[str, int]) -> list[str]:
+    own, base = handed[disk_name(disk)], handed.get(base_name(disk))
+    words = [*_add(own), *(_add(base) if base is not None else [])]
+    node = describe_disk(disk, fdset(own), fdset(base) if base is not None else None)
     more = {"bootindex": str(index)} if isinstance(plan.boot, BootDisk) else {}
     device = _device(
         plan,
@@ -224,16 +267,16 @@ def _disk(plan: GuestPlan, index: int, disk: GuestDisk) -> list[str]:
         id=f"blk-{disk.serial}",
         **more,
     )
-    return ["-blockdev", _json(node), "-device", device]
+    return [*words, "-blockdev", _json(node), "-device", device]
 
 
-def _nic(plan: GuestPlan, index: int, nic: GuestNic) -> list[str]:
+def _nic(plan: GuestPlan, index: int, nic: GuestNic, handed: Mapping[str, int]) -> list[str]:
     more = {"romfile": ""} if plan.machine == "q35" else {}
     device = _device(
         plan, "virtio-net", _FIRST_NIC + index, netdev=f"net{index}", mac=nic.mac, host_mtu=str(nic.mtu),
         id=f"nic{index}", **more,
     )  # fmt: skip
-    return ["-netdev", f"tap,id=net{index},ifname={nic.ifname},script=no,downscript=no", "-device", device]
+    return ["-netdev", f"tap,id=net{index},fd={handed[nic_name(nic)]}", "-device", device]
 
 
 def _device(plan: GuestPlan, name: str, place: int, **properties: str) -> str:
