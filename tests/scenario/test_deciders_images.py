@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
 from tests.scenario.deciders_lab import Lab
+from tests.unit.controllers.hostile_site import hostile_site
 
 from weft.contracts.store import Delete
+from weft.controllers import image_file
 from weft.kinds.image import ImageStatus
 from weft.objects.envelope import decode_part
 
@@ -101,3 +104,32 @@ async def test_a_file_goes_with_the_last_image_that_has_it(tmp_path: Path) -> No
             return not (tmp_path / "images" / DIGEST).exists()
 
         await lab.until(gone)
+
+
+async def test_what_a_hostile_server_or_image_did_stands_on_the_image_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_file, "PATIENCE_SECONDS", 1.0)
+    (tmp_path / "page").write_bytes(b"<html>not found</html>")
+    with hostile_site() as site:
+        async with Lab(tmp_path) as lab:
+            wanted = {
+                "stuck": (f"{site.url}/stuck", "fetchFailed", "gave less than"),
+                "ring": (f"{site.url}/ring", "fetchFailed", "redirect"),
+                "less": (f"{site.url}/less", "fetchFailed", "ended after"),
+                "page": (f"file://{tmp_path}/page", "notAnImage", "neither qcow2"),
+                "shadow": ("file:///etc/shadow", "fetchFailed", "may not be read by everybody"),
+            }
+            for name, (url, reason, words) in wanted.items():
+                await lab.put("image", name, {"url": url})
+                status = await until_phase(lab, name, "Failed")
+                assert status.reason == reason and words in status.message, status
+            await lab.put("image", "good", {"url": f"{site.url}/image"})
+            await until_phase(lab, "good", "Available")
+            for name in wanted:  # what may pass is tried again until then
+                await lab.store.commit([Delete(f"/image/default/{name}")])
+
+            async def only_the_good_one() -> bool:
+                return {path.name for path in (tmp_path / "images").iterdir()} == {"ab" * 32, DIGEST}
+
+            await lab.until(only_the_good_one)

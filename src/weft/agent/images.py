@@ -7,9 +7,9 @@ need the same image wait for one fetch.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
-import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,15 +20,20 @@ import msgspec
 from weft.agent.server import Server
 from weft.contracts.durable import sync_folder, write_durably
 from weft.kinds.allocation import AllocatedImage
-from weft.objects.bundle import MANIFEST_NAME, BundleManifest
+from weft.objects.bundle import (
+    MANIFEST_NAME,
+    BundleManifest,
+    decode_manifest,
+    is_bundle,
+    not_an_image,
+    read_bundle,
+)
 from weft.objects.errors import DriverFailed
 from weft.objects.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
 
 FETCHES = 2  # at a time
 SPARE_BYTES = 64 * 1024 * 1024
-_MANIFEST_BYTES = 65536
-_TAR_MAGIC_AT = 257
 
 Progress = Callable[[int], None]
 
@@ -69,7 +74,7 @@ class ImageCache:
         """The image if it is here."""
         folder = self._folder / sha256
         try:
-            return CachedImage(str(folder), _read_manifest((folder / MANIFEST_NAME).read_bytes()))
+            return CachedImage(str(folder), decode_manifest((folder / MANIFEST_NAME).read_bytes()))
         except FileNotFoundError:
             return None
 
@@ -132,8 +137,11 @@ class ImageCache:
             work.rename(self._folder / image.sha256)
             sync_folder(self._folder)
         except OSError as problem:
+            full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
             raise DriverFailed(
                 f"image {image.name} can't be kept on this node: {problem.strerror or problem}",
+                reason="noSpace" if full else None,
+                hint="make room on the node's disk; it is tried again" if full else None,
                 details={"step": "image"},
             ) from problem
         finally:
@@ -163,67 +171,44 @@ def unpack(blob: Path, folder: Path, name: str) -> BundleManifest:
     Raises DriverFailed (``notAnImage``) for anything that isn't plain files named in its manifest, or that would read
     other files of the node.
     """
-    with blob.open("rb") as file:
-        start = file.read(512)
-        file.seek(0)
-        if start[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
-            manifest = _unpack_bundle(file, folder, name)
-            blob.unlink()
-        else:
-            manifest = BundleManifest("disk", "qcow2" if read_qcow2_header(start[:HEADER_BYTES]) else "raw")
-            blob.rename(folder / "disk")
-    _check_disk(folder / manifest.disk, manifest, name)
+    try:
+        with blob.open("rb") as file:
+            start = file.read(512)
+            if is_bundle(start):
+                manifest = _unpack_bundle(file, folder)
+                blob.unlink()
+            else:
+                manifest = BundleManifest("disk", "qcow2" if read_qcow2_header(start[:HEADER_BYTES]) else "raw")
+                blob.rename(folder / "disk")
+        _check_disk(folder / manifest.disk, manifest)
+    except DriverFailed as problem:
+        raise DriverFailed(
+            f"image {name} can't be used: {problem.message}", reason=problem.token, details={"step": "image"}
+        ) from problem
     write_durably(folder / MANIFEST_NAME, msgspec.json.encode(manifest))
     return manifest
 
 
-def _unpack_bundle(file: BinaryIO, folder: Path, name: str) -> BundleManifest:
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            first = tar.next()
-            if first is None or first.name != MANIFEST_NAME or not first.isreg() or first.size > _MANIFEST_BYTES:
-                raise _not_an_image(name, f"its first member is not {MANIFEST_NAME}")
-            content = tar.extractfile(first)
-            manifest = _read_manifest(content.read() if content else b"", name)
-            wanted = {part for part in (manifest.disk, manifest.kernel, manifest.initrd) if part}
-            for part in wanted:
-                if "/" in part or part.startswith(".") or part == MANIFEST_NAME:
-                    raise _not_an_image(name, f"{part!r} is not a plain file name")
-            while (member := tar.next()) is not None:
-                if member.name not in wanted:
-                    raise _not_an_image(name, f"{member.name[:80]!r} is not named in its {MANIFEST_NAME}")
-                if not member.isreg():
-                    raise _not_an_image(name, f"{member.name!r} is not a plain file")
-                wanted.discard(member.name)
-                source = tar.extractfile(member)
-                with (folder / member.name).open("xb") as out:
-                    shutil.copyfileobj(source, out, 1 << 20)  # type: ignore[arg-type]  # a regular member has a file
-                    out.flush()
-                    os.fsync(out.fileno())
-    except (tarfile.TarError, msgspec.MsgspecError) as problem:
-        raise _not_an_image(name, str(problem)) from problem
-    if wanted:
-        raise _not_an_image(name, f"{', '.join(sorted(wanted))} is missing in it")
-    return manifest
+def _unpack_bundle(file: BinaryIO, folder: Path) -> BundleManifest:
+    bundle = read_bundle(file, os.fstat(file.fileno()).st_size)
+    for name, member in bundle.members.items():
+        file.seek(member.offset)
+        left = member.size
+        with (folder / name).open("xb") as out:
+            while left and (piece := file.read(min(left, 1 << 20))):
+                out.write(piece)
+                left -= len(piece)
+            out.flush()
+            os.fsync(out.fileno())
+    return bundle.manifest
 
 
-def _check_disk(path: Path, manifest: BundleManifest, name: str) -> None:
+def _check_disk(path: Path, manifest: BundleManifest) -> None:
     with path.open("rb") as file:
         header = read_qcow2_header(file.read(HEADER_BYTES))
     if manifest.disk_format == "raw":
         return
     if header is None:
-        raise _not_an_image(name, f"{manifest.disk} is not a qcow2 file")
+        raise not_an_image(f"{manifest.disk} is not a qcow2 file")
     if header.has_backing or header.has_external_data:
-        raise _not_an_image(name, "its disk refers to another file")
-
-
-def _read_manifest(data: bytes, name: str = "") -> BundleManifest:
-    try:
-        return msgspec.json.decode(data, type=BundleManifest)
-    except msgspec.MsgspecError as problem:
-        raise _not_an_image(name, f"its {MANIFEST_NAME}: {problem}") from problem
-
-
-def _not_an_image(name: str, why: str) -> DriverFailed:
-    return DriverFailed(f"image {name} can't be used: {why}", reason="notAnImage", details={"step": "image"})
+        raise not_an_image("its disk refers to another file")

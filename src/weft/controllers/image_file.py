@@ -1,43 +1,46 @@
 """Gets an image's file and finds out what it is. Blocking: meant for a thread. Writes only the file it is told to.
 
-Nothing in a fetched file is trusted: a qcow2 that names other files is refused (a guest could read the server's through
-it), a bundle may hold plain files only, and whatever is no disk, like a page that says "not found", is refused by name.
+Nothing that comes from outside is trusted. Servers are spoken with by a process of its own (``download.py``), which has no
+rights and is ended when it takes too long. A qcow2 that names other files is refused (a guest could read the server's
+through it), qemu-img looks at the rest of its header as nobody and within bounds, a bundle may hold plain files only, and
+whatever is no disk, like a page that says "not found", is refused by name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import select
+import signal
 import stat
 import subprocess
-import tarfile
+import sys
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from http.client import HTTPException
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
 
-from weft.objects.bundle import MANIFEST_NAME, BundleManifest
+from weft.controllers.download import FULL, NOBODY, PIECE_BYTES
+from weft.objects.bundle import is_bundle, not_an_image, read_bundle
 from weft.objects.errors import DriverFailed
 from weft.objects.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
 
 MAX_BYTES = 256 * 1024**3
-SILENCE_SECONDS = 30.0
+MOST_VIRTUAL_BYTES = 2**50
+RESERVE_BYTES = 1024**3  # of the server's disk, or a twentieth of a small one: the store lies there too
+PATIENCE_SECONDS = 30.0  # for each PIECE_BYTES: the slowest server that is waited for
 INSPECT_SECONDS = 30.0
 _CHUNK_BYTES = 1024 * 1024
-_MOST_MEMBERS = 64
-_MOST_REDIRECTS = 5
-_MANIFEST_BYTES = 65536
-_TAR_MAGIC_AT = 257
+_NOTICE_SECONDS = 0.5
 _EXT_MAGIC_AT = 1080
 _BEGINNING_BYTES = 4096
 _PACKED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip"}
+_BOUNDS = ["prlimit", "--cpu=20", "--as=2147483648", "--fsize=0", "--core=0"]
+_WHOLE = "qemu-img convert -O qcow2 makes it whole"
 
 
 class ImageFacts(msgspec.Struct, frozen=True):
@@ -51,154 +54,199 @@ class ImageFacts(msgspec.Struct, frozen=True):
 Progress = Callable[[int], None]  # is told how many bytes are here
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    max_redirections = _MOST_REDIRECTS
-    max_repeats = 2
-
-
 def fetch(url: str, target: Path, on_progress: Progress, stop: threading.Event) -> str:
-    """Write what ``url`` gives to ``target``, durably, and return its SHA-256. Raises DriverFailed (``fetchFailed``)."""
+    """Write what ``url`` gives to ``target``, durably, and return its SHA-256. Raises DriverFailed (``fetchFailed``,
+    ``noSpace``); ``target`` is gone then."""
     try:
-        with _open(url) as source, target.open("wb") as out:
-            digest = _copy(source, out, on_progress, stop)
+        with target.open("wb") as out:
+            os.fchmod(out.fileno(), 0o644)  # for qemu-img, which runs as nobody; the folder is ours alone
+            chunks = _read_file(url) if urlsplit(url).scheme == "file" else _download(url, _room(target, url), stop)
+            digest = _copy(url, chunks, out, on_progress, stop)
             out.flush()
             os.fsync(out.fileno())
             return digest
-    except urllib.error.HTTPError as problem:
-        raise _failed(f"{url} answers {problem.code} {problem.reason}") from problem
-    except (OSError, HTTPException, ValueError) as problem:
-        said = getattr(problem, "reason", None) or getattr(problem, "strerror", None) or problem
-        raise _failed(f"{url} can't be fetched: {said}") from problem
+    except BaseException as problem:
+        target.unlink(missing_ok=True)
+        if isinstance(problem, (OSError, ValueError)):
+            raise _failed(
+                f"{shown(url)} can't be fetched: {getattr(problem, 'strerror', None) or problem}"
+            ) from problem
+        raise
 
 
-def inspect(path: Path) -> ImageFacts:
-    """What the file is. Raises DriverFailed (``notAnImage``)."""
+def inspect(path: Path, *, known: bool = False) -> ImageFacts:
+    """What the file is; one that is ``known`` was looked at before. Raises DriverFailed (``notAnImage``)."""
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING_BYTES)
         size = os.fstat(file.fileno()).st_size
-        if beginning[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
-            file.seek(0)
-            return _inspect_bundle(file)
-    facts = _inspect_disk(beginning, size, "the file")
-    if facts.format == "qcow2":
-        _check_qcow2(path)
-    return facts
+        at, agent, name = 0, False, "the file"
+        if packed := is_bundle(beginning):
+            bundle = read_bundle(file, size)
+            disk, agent = bundle.members[bundle.manifest.disk], bundle.manifest.agent
+            at, size, name = disk.offset, disk.size, f"the bundle's {disk.name}"
+            file.seek(at)
+            beginning = file.read(min(_BEGINNING_BYTES, size))
+            if bundle.manifest.disk_format == "raw":
+                return ImageFacts("bundle", size, agent)
+        facts = _inspect_disk(beginning, size, name)
+        if packed and facts.format != "qcow2":
+            raise not_an_image(f"{name} is not qcow2, as it says")
+        if facts.format == "qcow2" and not known:
+            _check_qcow2(file, at, size, name)
+    return ImageFacts("bundle", facts.virtual_size, agent) if packed else facts
 
 
-def _open(url: str) -> BinaryIO:
+def shown(url: str) -> str:
+    """``url`` as anybody may read it: without what may be a key in its query."""
     parts = urlsplit(url)
-    if parts.scheme == "file":
-        descriptor = os.open(unquote(parts.path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "…" if parts.query else "", ""))
+
+
+def _read_file(url: str) -> Iterator[bytes]:
+    """The pieces of a plain file of this machine that everybody may read: keys and shadow files are no images."""
+    path = unquote(urlsplit(url).path)
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a device may do things when it is opened
+        raise _failed(f"{url} is not a plain file")
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
             raise _failed(f"{url} is not a plain file")
-        return os.fdopen(descriptor, "rb")
-    opener = urllib.request.build_opener(_Redirects())
-    request = urllib.request.Request(url, headers={"User-Agent": "weft", "Accept-Encoding": "identity"})
-    response: BinaryIO = opener.open(request, timeout=SILENCE_SECONDS)
-    return response
+        if not mode & stat.S_IROTH:
+            raise _failed(f"{url} may not be read by everybody on the server's machine", f"chmod o+r {path}, if it may")
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
 
 
-def _copy(source: BinaryIO, out: BinaryIO, on_progress: Progress, stop: threading.Event) -> str:
+def _download(url: str, room: int, stop: threading.Event) -> Iterator[bytes]:
+    """The pieces as they come from the server; the process that gets them ends with the iterator."""
+    bounds = [str(MAX_BYTES), str(room), str(PATIENCE_SECONDS)]
+    argv = [sys.executable, "-I", "-m", "weft.controllers.download", url, *bounds]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, bufsize=0) as process:
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            while not stop.is_set():
+                if select.select([process.stdout], [], [], _NOTICE_SECONDS)[0]:
+                    chunk = os.read(process.stdout.fileno(), _CHUNK_BYTES)
+                    if not chunk:
+                        break
+                    yield chunk
+            else:
+                raise _given_up()
+            said = process.stderr.read(4096).decode(errors="replace").strip()
+            if process.wait() == -signal.SIGALRM:
+                said = f"it gave less than {format_bytes(PIECE_BYTES)} in {PATIENCE_SECONDS:g} s"
+            if process.returncode == FULL:
+                raise _no_room(url)
+            if process.returncode != 0:
+                raise _failed(f"{shown(url)} can't be fetched: {said.splitlines()[-1] if said else 'no reason given'}")
+        finally:
+            process.kill()
+
+
+def _copy(url: str, chunks: Iterator[bytes], out: BinaryIO, on_progress: Progress, stop: threading.Event) -> str:
     digest, fetched = hashlib.sha256(), 0
-    announced = getattr(source, "length", None)
-    while chunk := source.read(_CHUNK_BYTES):
+    for chunk in chunks:
         if stop.is_set():
-            raise _failed("given up: the image was deleted or the server is ending")
+            raise _given_up()
         fetched += len(chunk)
         if fetched > MAX_BYTES:
-            raise _failed(f"it is larger than {format_bytes(MAX_BYTES)}")
+            raise _failed(f"{shown(url)} is larger than {format_bytes(MAX_BYTES)}")
+        if _free(out.fileno()) < len(chunk):
+            raise _no_room(url)
         digest.update(chunk)
         out.write(chunk)
         on_progress(fetched)
-    if announced is not None and fetched < announced:
-        raise _failed(f"the connection ended after {format_bytes(fetched)} of {format_bytes(announced)}")
     return digest.hexdigest()
+
+
+def _room(target: Path, url: str) -> int:
+    """Bytes that an image may have. Raises DriverFailed (``noSpace``) if none."""
+    room = _free(target)
+    if room <= 0:
+        raise _no_room(url)
+    return room
+
+
+def _free(place: int | Path) -> int:
+    facts = os.statvfs(place)
+    reserve = min(RESERVE_BYTES, facts.f_blocks * facts.f_frsize // 20)
+    return facts.f_bavail * facts.f_frsize - reserve
 
 
 def _inspect_disk(beginning: bytes, size: int, what: str) -> ImageFacts:
     header = read_qcow2_header(beginning[:HEADER_BYTES])
     if header is not None:
         if header.has_backing or header.has_external_data:
-            raise _no_image(f"{what} is a qcow2 that needs another file", "qemu-img convert -O qcow2 makes it whole")
+            raise not_an_image(f"{what} is a qcow2 that needs another file", _WHOLE)
+        if not 0 < header.virtual_size <= MOST_VIRTUAL_BYTES:
+            raise not_an_image(
+                f"{what} says that it is a disk of {header.virtual_size} bytes", "see where it comes from"
+            )
         return ImageFacts("qcow2", header.virtual_size, False)
     for magic, name in _PACKED.items():
         if beginning.startswith(magic):
-            raise _no_image(f"{what} is packed ({name})", "unpack it first")
+            raise not_an_image(f"{what} is packed ({name})", "unpack it first")
     boots = beginning[510:512] == b"\x55\xaa"
     is_ext = beginning[_EXT_MAGIC_AT : _EXT_MAGIC_AT + 2] == b"\x53\xef"
     if size % 512 == 0 and (boots or is_ext):
         return ImageFacts("raw", size, False)
-    raise _no_image(f"{what} is neither qcow2, nor a raw disk, nor a bundle", "see what the URL really gives")
+    raise not_an_image(f"{what} is neither qcow2, nor a raw disk, nor a bundle", "see what the URL really gives")
 
 
-def _inspect_bundle(file: BinaryIO) -> ImageFacts:
+def _check_qcow2(file: BinaryIO, offset: int, size: int, what: str) -> None:
+    """Have qemu-img, where there is one, read the header of the qcow2 at ``offset``: as nobody, bounded in time and memory."""
+    place = {
+        "driver": "raw",
+        "offset": offset,
+        "size": -(-size // 512) * 512,
+        "file": {"driver": "file", "filename": "/dev/stdin"},
+    }
+    name = msgspec.json.encode({"driver": "qcow2", "file": place if offset else place["file"]}).decode()
+    rights = {"user": NOBODY, "group": NOBODY, "extra_groups": ()} if os.geteuid() == 0 else {}
+    file.seek(0)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            members: dict[str, tarfile.TarInfo] = {}
-            for member in archive:
-                if len(members) >= _MOST_MEMBERS or not member.isreg() or "/" in member.name or member.name in members:
-                    raise _no_image(f"the bundle's member {member.name[:60]!r} is not a plain file at its top")
-                if not members and member.name != MANIFEST_NAME:
-                    raise _no_image(f"the archive doesn't begin with {MANIFEST_NAME}")
-                members[member.name] = member
-            manifest = _read_manifest(archive, members)
-            for name in (manifest.disk, manifest.kernel, manifest.initrd):
-                if name is not None and name not in members:
-                    raise _no_image(f"the bundle's {MANIFEST_NAME} names {name!r}, which isn't in it")
-            disk = archive.extractfile(members[manifest.disk])
-            if disk is None:
-                raise _no_image(f"the bundle's {manifest.disk} is not a plain file")
-            size = members[manifest.disk].size
-            if manifest.disk_format == "raw":
-                return ImageFacts("bundle", size, manifest.agent)
-            facts = _inspect_disk(disk.read(_BEGINNING_BYTES), size, f"the bundle's {manifest.disk}")
-            if facts.format != "qcow2":
-                raise _no_image(f"the bundle's {manifest.disk} is not qcow2, as it says")
-            return ImageFacts("bundle", facts.virtual_size, manifest.agent)
-    except tarfile.TarError as problem:
-        raise _no_image(f"the archive is damaged: {problem}") from problem
-
-
-def _read_manifest(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> BundleManifest:
-    member = members.get(MANIFEST_NAME)
-    text = archive.extractfile(member) if member is not None and member.size <= _MANIFEST_BYTES else None
-    if text is None:
-        raise _no_image(f"the archive has no {MANIFEST_NAME}")
-    try:
-        manifest = msgspec.json.decode(text.read(), type=BundleManifest)
-    except msgspec.DecodeError as problem:
-        raise _no_image(f"the bundle's {MANIFEST_NAME}: {problem}") from problem
-    if (manifest.kernel is None) != (manifest.initrd is None):
-        raise _no_image(f"the bundle's {MANIFEST_NAME} has only one of kernel and initrd")
-    return manifest
-
-
-def _check_qcow2(path: Path) -> None:
-    """Have qemu-img read the whole header, bounded in time and memory, where there is one."""
-    bounds = ["prlimit", "--cpu=20", "--as=2147483648"]
-    argv = [*bounds, "qemu-img", "info", "--output=json", "-f", "qcow2", str(path)]
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=INSPECT_SECONDS, check=False)
+        done = subprocess.run(
+            [*_BOUNDS, "qemu-img", "info", "-U", "--output=json", f"json:{name}"],
+            stdin=file,
+            capture_output=True,
+            text=True,
+            timeout=INSPECT_SECONDS,
+            check=False,
+            cwd="/",
+            **rights,  # type: ignore[call-overload]
+        )
     except FileNotFoundError:
         return
     except subprocess.TimeoutExpired as problem:
-        raise _no_image("qemu-img can't make sense of it in time") from problem
+        raise not_an_image(f"qemu-img can't make sense of {what} in time") from problem
     if done.returncode == 127:  # prlimit found no qemu-img
         return
     if done.returncode != 0:
-        raise _no_image(f"qemu-img refuses it: {done.stderr.strip()[-200:]}")
+        said = done.stderr.strip().removeprefix("qemu-img: ").replace(f"Could not open 'json:{name}': ", "")[-200:]
+        raise not_an_image(f"{what} is a damaged qcow2: {said or 'it needs too much time or memory'}")
     try:
         info = msgspec.json.decode(done.stdout, type=dict[str, object])
     except msgspec.DecodeError as problem:
-        raise _no_image("qemu-img can't make sense of it") from problem
+        raise not_an_image(f"qemu-img can't make sense of {what}") from problem
     if "backing-filename" in info or "full-backing-filename" in info:
-        raise _no_image("it is a qcow2 that needs another file", "qemu-img convert -O qcow2 makes it whole")
+        raise not_an_image(f"{what} is a qcow2 that needs another file", _WHOLE)
+    if info.get("encrypted"):
+        raise not_an_image(f"{what} is encrypted", "qemu-img convert makes a plain one")
 
 
-def _failed(message: str) -> DriverFailed:
-    return DriverFailed(message, reason="fetchFailed", details={"step": "image"})
+def _failed(message: str, hint: str | None = None) -> DriverFailed:
+    return DriverFailed(message, reason="fetchFailed", hint=hint, details={"step": "image"})
 
 
-def _no_image(message: str, hint: str | None = None) -> DriverFailed:
-    return DriverFailed(message, reason="notAnImage", hint=hint, details={"step": "image"})
+def _given_up() -> DriverFailed:
+    return _failed("given up: the image was deleted or the server is ending")
+
+
+def _no_room(url: str) -> DriverFailed:
+    return DriverFailed(
+        f"{shown(url)} doesn't fit on the server's disk",
+        reason="noSpace",
+        hint="make room there, or delete images; it is tried again",
+        details={"step": "image"},
+    )

@@ -29,7 +29,7 @@ AT_ONCE = 2
 TELL_EVERY_SECONDS = 1.0
 PAUSE_SECONDS = 0.2
 RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
-_MAY_PASS = ("fetchFailed",)  # reasons that another attempt may overcome
+_MAY_PASS = ("fetchFailed", "noSpace")  # reasons that another attempt may overcome
 
 
 class Images:
@@ -113,7 +113,7 @@ class Images:
                         reason="sha256Mismatch",
                         hint="check the URL and the digest, then delete the image and add it again",
                     )
-            facts = await asyncio.to_thread(inspect, path)
+            facts = await asyncio.to_thread(inspect, path, known=path != work)
             size = path.stat().st_size
             if path == work:
                 await asyncio.to_thread(_keep, work, self._folder / sha256)

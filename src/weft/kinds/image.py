@@ -37,7 +37,15 @@ class ImageStatus(msgspec.Struct, kw_only=True):
 
 
 def check_image(spec: ImageSpec) -> None:
-    parts = urlsplit(spec.url)
+    try:
+        parts = urlsplit(spec.url)
+        _ = parts.port
+    except ValueError as problem:
+        raise InvalidInput(f"spec.url: {spec.url[:80]!r}: {problem}", field="spec.url") from None
+    if not spec.url.isprintable() or not spec.url.isascii() or " " in spec.url:
+        raise InvalidInput(
+            f"spec.url: {spec.url[:80]!r} has characters that no URL has", field="spec.url", hint="write them as %20"
+        )
     if parts.scheme not in SCHEMES:
         raise InvalidInput(
             f"spec.url: {spec.url[:80]!r} has no scheme weft can fetch",
@@ -48,6 +56,12 @@ def check_image(spec: ImageSpec) -> None:
         raise InvalidInput("spec.url: a file needs an absolute path", field="spec.url", hint="file:///path/to/image")
     if parts.scheme != "file" and not parts.hostname:
         raise InvalidInput(f"spec.url: {spec.url[:80]!r} names no host", field="spec.url")
+    if parts.password or (parts.username and parts.scheme != "ftp"):
+        raise InvalidInput(
+            "spec.url holds a password or user, which everybody who sees the image would see",
+            field="spec.url",
+            hint="serve the image without one, or fetch it yourself and give a file URL",
+        )
     if spec.sha256 and not re.fullmatch(r"[0-9a-f]{64}", spec.sha256):
         raise InvalidInput(
             "spec.sha256 is not a SHA-256 digest",

@@ -2,15 +2,24 @@
 
 ``image.json`` comes first in the archive and is a BundleManifest; the other members are plain files at the top level,
 named in it. The image recipes write bundles, nodes unpack them; a plain qcow2 or raw file is an image too and needs none.
+
+Archives come from strangers, so they are read here and not by a library that knows everything a tar may be: of links,
+devices, holes (a member of some bytes that unpacks to exabytes) and headers of any length there are none.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import msgspec
 
+from weft.objects.errors import DriverFailed
+
 MANIFEST_NAME = "image.json"
+MOST_MEMBERS = 16
+MOST_MANIFEST_BYTES = 65536
+_BLOCK = 512
+_MAGIC_AT = 257
 
 
 class BundleManifest(msgspec.Struct, frozen=True):
@@ -23,3 +32,101 @@ class BundleManifest(msgspec.Struct, frozen=True):
     cmdline: str = ""
     agent: bool = False
     min_memory_bytes: int = 0
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The members it names."""
+        return tuple(part for part in (self.disk, self.kernel, self.initrd) if part is not None)
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A part of the archive: ``size`` bytes at ``offset``."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    manifest: BundleManifest
+    members: dict[str, Member]
+
+
+def is_bundle(beginning: bytes) -> bool:
+    """Whether a file that begins so (512 bytes) is a tar."""
+    return beginning[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar"
+
+
+def read_bundle(file: BinaryIO, size: int) -> Bundle:
+    """The bundle in ``file`` of ``size`` bytes. Raises DriverFailed (``notAnImage``) unless it holds just what its
+    manifest names."""
+    members: dict[str, Member] = {}
+    offset = 0
+    while (member := _read_member(file, offset, size)) is not None:
+        if not members and member.name != MANIFEST_NAME:
+            raise not_an_image(f"the archive doesn't begin with {MANIFEST_NAME}")
+        if member.name in members or len(members) >= MOST_MEMBERS:
+            raise not_an_image(f"the bundle's member {member.name!r} is one too many")
+        members[member.name] = member
+        offset = member.offset + -(-member.size // _BLOCK) * _BLOCK
+    manifest = _read_manifest(file, members.pop(MANIFEST_NAME, None))
+    for part in manifest.parts:
+        if part not in members:
+            raise not_an_image(f"the bundle's {MANIFEST_NAME} names {part[:60]!r}, which isn't in it")
+    for name in members:
+        if name not in manifest.parts:
+            raise not_an_image(f"the bundle's {MANIFEST_NAME} doesn't name its member {name!r}")
+    return Bundle(manifest, members)
+
+
+def decode_manifest(data: bytes) -> BundleManifest:
+    """Raises DriverFailed (``notAnImage``)."""
+    try:
+        manifest = msgspec.json.decode(data, type=BundleManifest)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
+        raise not_an_image(f"the bundle's {MANIFEST_NAME}: {problem}") from problem
+    if (manifest.kernel is None) != (manifest.initrd is None):
+        raise not_an_image(f"the bundle's {MANIFEST_NAME} has only one of kernel and initrd")
+    return manifest
+
+
+def not_an_image(message: str, hint: str | None = None) -> DriverFailed:
+    return DriverFailed(message, reason="notAnImage", hint=hint, details={"step": "image"})
+
+
+def _read_manifest(file: BinaryIO, member: Member | None) -> BundleManifest:
+    if member is None or member.size > MOST_MANIFEST_BYTES:
+        raise not_an_image(f"the archive has no {MANIFEST_NAME}")
+    file.seek(member.offset)
+    return decode_manifest(file.read(member.size))
+
+
+def _read_member(file: BinaryIO, offset: int, end: int) -> Member | None:
+    """The member whose header lies at ``offset``; None at the archive's end."""
+    if offset >= end:
+        return None
+    file.seek(offset)
+    head = file.read(_BLOCK)
+    if len(head) == _BLOCK and not any(head):
+        return None
+    if (
+        len(head) < _BLOCK
+        or not is_bundle(head)
+        or _read_number(head[148:156]) != sum(head, 8 * 32) - sum(head[148:156])
+    ):
+        raise not_an_image("the archive is damaged", "fetch or make it again")
+    name = head[:100].rstrip(b"\0").decode("utf-8", "replace")
+    plain = head[156:157] in (b"0", b"\0") and "/" not in name and not name.startswith(".") and name.isprintable()
+    if not plain or not name:
+        raise not_an_image(f"the bundle's member {name[:60]!r} is not a plain file at its top")
+    size = _read_number(head[124:136])
+    if size is None or offset + _BLOCK + size > end:
+        raise not_an_image(f"the archive is damaged: its member {name!r} is longer than the archive")
+    return Member(name, offset + _BLOCK, size)
+
+
+def _read_number(text: bytes) -> int | None:
+    if text[0] == 0x80:  # GNU's way of writing what octal digits can't
+        return int.from_bytes(text[1:], "big")
+    digits = text.strip(b"\0 ")
+    return int(digits, 8) if digits and all(48 <= digit < 56 for digit in digits) else None

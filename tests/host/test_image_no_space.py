@@ -1,0 +1,114 @@
+"""Images and full disks: a real small file system, on the server and on a node."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import subprocess
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import msgspec
+import pytest
+from tests.unit.controllers.hostile_site import hostile_site
+
+from weft.agent.images import ImageCache
+from weft.agent.server import Server
+from weft.controllers.image_file import fetch
+from weft.kinds.allocation import AllocatedImage
+from weft.objects.bundle import BundleManifest
+from weft.objects.errors import DriverFailed
+
+pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")]
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "none", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def used(place: Path) -> int:
+    facts = os.statvfs(place)
+    return (facts.f_blocks - facts.f_bfree) * facts.f_frsize
+
+
+def no_space(act: Callable[[], object]) -> str:
+    with pytest.raises(DriverFailed) as caught:
+        act()
+    assert caught.value.token == "noSpace" and caught.value.hint
+    return caught.value.message
+
+
+def test_an_image_that_does_not_fit_on_the_server_leaves_it_as_it_was(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(20 * MIB))
+    stop = threading.Event()
+    before = used(small)
+    assert "server's disk" in no_space(
+        lambda: fetch(f"file://{tmp_path}/large", small / ".fetch-x", lambda _: None, stop)
+    )
+    with hostile_site() as site:
+        for path in ("/chunks", "/large"):
+            assert path in no_space(lambda p=path: fetch(site.url + p, small / ".fetch-x", lambda _: None, stop))
+    assert list(small.iterdir()) == [] and used(small) == before
+
+
+def test_a_server_keeps_room_for_its_store(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(20 * MIB))
+    fullest = 0
+
+    def note(_: int) -> None:
+        nonlocal fullest
+        fullest = max(fullest, used(small))
+
+    no_space(lambda: fetch(f"file://{tmp_path}/large", small / ".fetch-x", note, threading.Event()))
+    assert 4 * MIB < fullest < 8 * MIB
+
+
+class Blobs:
+    """A server that has one image."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None]) -> None:
+        out.write(self.content)
+
+
+def bundle(size: int) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in (("image.json", msgspec.json.encode(BundleManifest("disk", "raw"))), ("disk", bytes(size))):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("size", [5 * MIB, 20 * MIB])
+def test_an_image_that_does_not_fit_on_a_node_leaves_it_as_it_was(
+    small: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """5 MiB: the archive fits and what it holds beside it doesn't."""
+    monkeypatch.setattr("weft.agent.images.SPARE_BYTES", 0)
+    content = bundle(size)
+    image = AllocatedImage(name="large", uid="u", sha256=hashlib.sha256(content).hexdigest(), size=0, url="")
+    cache = ImageCache(str(small), cast(Server, cast(Any, Blobs(content))))
+    before = used(small)
+    try:
+        assert "large" in no_space(lambda: asyncio.run(cache.ensure(image, lambda _: None)))
+        assert cache.list() == [] and list((small / "images").iterdir()) == [] and used(small) <= before
+    finally:
+        cache.close()
