@@ -112,7 +112,9 @@ def _read_file(url: str) -> Iterator[bytes]:
         if not stat.S_ISREG(mode):
             raise _failed(f"{url} is not a plain file")
         if not mode & stat.S_IROTH:
-            raise _failed(f"{url} may not be read by everybody on the server's machine", "if it is no secret, chmod o+r")
+            raise _failed(
+                f"{url} may not be read by everybody on the server's machine", "if it is no secret, chmod o+r"
+            )
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
