@@ -112,6 +112,33 @@ def test_a_vm_deleted_while_it_boots_leaves_nothing(cluster: Cluster) -> None:
     no_orphans(cluster)
 
 
+def test_a_backup_put_back_under_running_guests_ends_none_and_lists_those_made_since(
+    cluster: Cluster, gone: Gone
+) -> None:
+    boot, pid = boot_id(cluster, "hello"), one_guest(cluster, "hello")
+    backup = str(cluster.folder / "before")
+    cluster.ok("server", "backup", backup)
+    cluster.ok("vm", "create", gone("since"), "--image", "tiny", "--memory", "128M")
+    since = one_guest(cluster, "since")
+    assert "another server keeps" in cluster.fails(5, "server", "restore", backup)
+    kill(cluster.pids("weft server"))
+    deadline = time.monotonic() + 20
+    while cluster.pids("weft server"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    cluster.ok("server", "restore", backup)
+    cluster.up()
+    settled(cluster)
+    assert (boot_id(cluster, "hello"), one_guest(cluster, "hello")) == (boot, pid)
+    deadline = time.monotonic() + 60
+    while "vm/default/since" not in cluster.run("doctor").stdout.decode():
+        assert time.monotonic() < deadline, cluster.logs()
+        time.sleep(0.5)
+    assert one_guest(cluster, "since") == since
+    cluster.ok("vm", "create", "since", "--image", "tiny", "--memory", "128M")  # asked for again, it is taken back
+    assert one_guest(cluster, "since") == since
+
+
 def test_amnesia_an_older_and_then_an_empty_store_kill_no_guest(cluster: Cluster, gone: Gone) -> None:
     """Design, part 2: restore an older store, then an empty one, under running guests."""
     boot, pid = boot_id(cluster, "hello"), one_guest(cluster, "hello")

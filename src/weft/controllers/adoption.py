@@ -49,7 +49,11 @@ def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
         key = object_key("endpoint", None, endpoint_name(nic.network_uid, nic.address))
         used.add(key)
         endpoint = view.get(key)
-        if endpoint is None:
+        known = endpoint.spec(EndpointSpec) if endpoint is not None else None
+        if known is not None and known.workload.uid != vm.uid:
+            return None  # its address belongs to somebody else by now
+        if endpoint is None or known is None or known.mac != nic.mac:
+            # Absent, or given to this VM anew before the guest was found, with another MAC: the guest's counts.
             spec = EndpointSpec(
                 workload=vm.envelope.ref,
                 network=nic.network,
@@ -59,9 +63,7 @@ def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
                 address=nic.address,
             )
             writes.append(put(make_endpoint(vm, nic.uid, spec, place, now)))
-            preconditions.append(Absent(key))
-        elif endpoint.spec(EndpointSpec).workload.uid != vm.uid or endpoint.spec(EndpointSpec).mac != nic.mac:
-            return None  # its address belongs to somebody else by now
+            preconditions.append(Absent(key) if endpoint is None else unchanged(endpoint))
     for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid):
         if endpoint.key not in used:
             writes.append(delete(endpoint))

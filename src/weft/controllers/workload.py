@@ -143,7 +143,7 @@ def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> Allo
 def plan_status(view: View, vm: Item, allocations: Sequence[Item], now: float) -> tuple[Write | None, list[Event]]:
     """The VM with the status and the condition Ready that it should have, None if it has them."""
     former = vm.status(VmStatus)
-    if not allocations and not vm.deleting and _is_on_its_way(vm, former):
+    if not allocations and not vm.deleting and _is_on_its_way(view, vm, former):
         return None, []
     status = fold_status(read_wished(vm), [_read_place(view, a) for a in allocations], read_addresses(view, vm), former)
     envelope = edit(vm)
@@ -160,7 +160,7 @@ def plan_status(view: View, vm: Item, allocations: Sequence[Item], now: float) -
     return put(envelope), [event]
 
 
-def _is_on_its_way(vm: Item, former: VmStatus) -> bool:
+def _is_on_its_way(view: View, vm: Item, former: VmStatus) -> bool:
     """Whether a new VM is being given addresses and a place just now: to say so would only get in their way."""
     spec, addressed = vm.spec(VmSpec), vm.envelope.condition("Addressed")
     return (
@@ -169,6 +169,7 @@ def _is_on_its_way(vm: Item, former: VmStatus) -> bool:
         and not spec.hold
         and vm.envelope.condition("Placed") is None
         and (addressed is None or addressed.status == "True")
+        and not view.count(NODES_BY_ORPHAN, vm.key)  # the scheduler waits for the word that no orphan is this VM
     )
 
 

@@ -34,11 +34,11 @@ from weft.controllers.networks import Networks
 from weft.controllers.nodes import Nodes
 from weft.controllers.volumes import Volumes
 from weft.controllers.workload import Workloads
+from weft.launch.stores import DECIDERS
 from weft.objects.errors import Unavailable, WeftError
 from weft.scheduler.loop import Scheduler, default_strategy
 from weft.telemetry.journal import SqliteJournal
 
-LEASE = "deciders"
 LOCK_PATIENCE_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ async def decide(
 ) -> None:
     """Run scheduler and controllers for ever, one term of office after the other. ``holder`` must be this one's alone."""
     cache = Cache(store, make_view(), clock)
-    term = Term(store, cache, journal, clock, LEASE, holder)
+    term = Term(store, cache, journal, clock, DECIDERS, holder)
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run())
         try:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
-import fcntl
 import importlib
 import os
 import signal
@@ -16,7 +15,8 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
-from weft.launch.stores import SQLITE, find_endpoints
+from weft.launch.lock import hold_server
+from weft.launch.stores import SQLITE, check_store, find_endpoints, recall_store, remember_store
 from weft.objects.errors import WeftError
 
 PR_SET_PDEATHSIG = 1
@@ -27,16 +27,20 @@ HEALTHY_AFTER_SECONDS = 10.0
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The options of ``weft server``; its three processes get the same ones."""
-    parser = argparse.ArgumentParser(prog="weft server", description="Run the weft server in the foreground.")
+    parser = argparse.ArgumentParser(
+        prog="weft server",
+        description="Run the weft server in the foreground.",
+        epilog="weft server backup FILE and weft server restore FILE save what it keeps, and put it back.",
+    )
     parser.add_argument(
         "process", nargs="?", choices=["doors", "deciders", "gateway"], help="run only this one of its processes"
     )
     parser.add_argument("--state", type=Path, required=True, help="folder that holds everything the server must keep")
     parser.add_argument(
         "--store",
-        default=SQLITE,
         metavar="URL",
-        help="where objects are kept: sqlite (default, in the state folder) or etcd://HOST:PORT[,HOST:PORT…]",
+        help="where objects are kept: sqlite (in the state folder) or etcd://HOST:PORT[,HOST:PORT…]"
+        " (default: as the last time, sqlite at first)",
     )
     parser.add_argument(
         "--listen",
@@ -55,6 +59,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--context", type=Path, help="write the administrator's context to this file")
     options = parser.parse_args(argv)
+    options.store = recall_store(options.state) if options.store is None else options.store
     if options.store != SQLITE:
         try:
             find_endpoints(options.store)
@@ -126,6 +131,9 @@ async def keep_server(argv: Sequence[str], clock: Clock) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the keeper, or the one process that is named, until told to end; the exit status."""
+    if argv and argv[0] in ("backup", "restore"):
+        done: int = importlib.import_module("weft.launch.backup").main(argv[0], argv[1:])
+        return done
     options = parse_options(argv)
     options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     if options.process:
@@ -138,11 +146,12 @@ def main(argv: Sequence[str]) -> int:
     except WeftError as problem:  # here, not again and again in the process that needs it
         print(f"weft server: {problem.message}; {problem.hint}", file=sys.stderr)
         return 2
-    lock = os.open(options.state / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"weft server: another server keeps {options.state}; end that one first", file=sys.stderr)
+        with hold_server(options.state):
+            check_store(options.state, options.store)
+            remember_store(options.state, options.store)
+            asyncio.run(keep_server(argv, SystemClock()))
+    except WeftError as problem:
+        print(f"weft server: {problem.message}\n{problem.hint}", file=sys.stderr)
         return 1
-    asyncio.run(keep_server(argv, SystemClock()))
     return 0

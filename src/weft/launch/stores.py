@@ -6,14 +6,21 @@ read from the state folder; the first endpoint's host is the name that all membe
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from weft.contracts.clock import Clock
+from weft.contracts.durable import write_durably
 from weft.contracts.store import Store
-from weft.objects.errors import InvalidInput, Unavailable
+from weft.objects.errors import InUse, InvalidInput, Unavailable
 
 SQLITE = "sqlite"
+FILE = "store.db"
+DECIDERS = "deciders"  # the lease of those who decide, on whatever store
+_MEMORY = "store.url"
 _ETCD, _ETCD_TLS = "etcd://", "etcds://"
 
 
@@ -32,7 +39,7 @@ def make_store(url: str, state: Path, clock: Clock) -> Store:
     # Either engine is loaded only when wanted: the server's other processes need neither, and etcd's brings gRPC.
     store: Store
     if url == SQLITE:
-        store = importlib.import_module("weft.store.sqlite").SqliteStore(state / "store.db", clock)
+        store = importlib.import_module("weft.store.sqlite").SqliteStore(state / FILE, clock)
         return store
     endpoints = find_endpoints(url)
     try:
@@ -49,6 +56,40 @@ def make_store(url: str, state: Path, clock: Clock) -> Store:
     name = endpoints[0].rpartition(":")[0].strip("[]")
     store = engine.EtcdStore(endpoints, clock, tls=engine.EtcdTls(ca, name, certificate, key))
     return store
+
+
+async def refill_store(
+    url: str, state: Path, clock: Clock, entries: Iterable[tuple[str, bytes]], revision: int
+) -> None:
+    """Put ``entries``, of a history that reached ``revision``, in the place of all that the store holds. Raises
+    StoreUnavailable or InUse when somebody uses it."""
+    if url == SQLITE:
+        await asyncio.to_thread(importlib.import_module("weft.store.sqlite").refill, state / FILE, entries, revision)
+        return
+    store: Any = make_store(url, state, clock)
+    await store.refill(entries, rival=DECIDERS)
+
+
+def recall_store(state: Path) -> str:
+    """Which store this server kept its objects in the last time; SQLITE for a new one."""
+    path = state / _MEMORY
+    return path.read_text().strip() if path.exists() else SQLITE
+
+
+def check_store(state: Path, url: str) -> None:
+    """Raises InUse when the objects of the server in ``state`` lie in a store of another engine: it would seem empty."""
+    known = recall_store(state)
+    if (state / _MEMORY).exists() and (known == SQLITE) != (url == SQLITE):
+        raise InUse(
+            f"the server in {state} keeps its objects in {known}",
+            hint=f"to move them: weft server backup FILE, weft server restore FILE --store {url}",
+        )
+
+
+def remember_store(state: Path, url: str) -> None:
+    """Keep ``url`` for ``recall_store``."""
+    if recall_store(state) != url or not (state / _MEMORY).exists():
+        write_durably(state / _MEMORY, f"{url}\n".encode())
 
 
 def _read(path: Path) -> bytes | None:

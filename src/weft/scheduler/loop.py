@@ -32,7 +32,7 @@ from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
 from weft.scheduler.queue import Queue
 from weft.scheduler.refit import plan_refit
-from weft.scheduler.request import Candidate, Waiting, find_silent, read_candidate, wants_place
+from weft.scheduler.request import Candidate, Waiting, find_silent, is_looked_at, read_candidate, wants_place
 from weft.scheduler.snapshot import NodeFacts, Snapshot, amounts_of
 
 BATCH = 200
@@ -303,4 +303,4 @@ def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
 def _wish_of(vm: Item) -> object:
     """What of a VM bears on its placement."""
     addressed = vm.envelope.condition("Addressed")
-    return (vm.uid, vm.envelope.generation, addressed and (addressed.status, addressed.generation))
+    return (vm.uid, vm.envelope.generation, addressed and (addressed.status, addressed.generation), is_looked_at(vm))

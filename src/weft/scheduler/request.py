@@ -60,7 +60,13 @@ def wants_place(view: View, vm: Item) -> bool:
         and addressed is not None
         and addressed.status == "True"
         and not view.count(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+        and (is_looked_at(vm) or not view.count(NODES_BY_ORPHAN, vm.key))
     )
+
+
+def is_looked_at(vm: Item) -> bool:
+    """Whether the controller of VMs knows of the wish: before, it may still find that a guest that runs is this VM's."""
+    return vm.status(VmStatus).observed_generation >= vm.envelope.generation
 
 
 def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str]) -> Candidate | Waiting:

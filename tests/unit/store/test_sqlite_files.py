@@ -10,20 +10,20 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
-from weft.contracts.store import Batch, Compacted, LeaseHeld, PreconditionFailed, Put, Store
+from weft.contracts.store import Batch, Compacted, Delete, LeaseHeld, PreconditionFailed, Put, Store
 from weft.objects.errors import StoreUnavailable
-from weft.store.sqlite import SqliteStore, renew_epoch, restore
+from weft.store.sqlite import SqliteStore, refill
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(path)
+async def opened(path: Path, keep_revisions: int = 100_000) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path, keep_revisions=keep_revisions)
     await store.open()
     try:
         yield store
@@ -87,7 +87,6 @@ async def test_renewals_write_nothing(tmp_path: Path) -> None:
 async def test_the_files_are_their_owners_alone(tmp_path: Path) -> None:
     async with opened(tmp_path / "s.db") as store:
         await store.commit([Put("/a", b"secret")])
-        await store.backup(tmp_path / "copy.db")
         for file in tmp_path.iterdir():
             assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
 
@@ -179,43 +178,17 @@ async def test_damage_found_while_reading_is_an_error_and_not_an_answer(tmp_path
             await store.list("/k/")
 
 
-async def test_a_backup_taken_amid_writers_is_one_instant_and_restores(tmp_path: Path) -> None:
-    async with opened(tmp_path / "s.db") as store:
-        stop = False
-
-        async def write(writer: int) -> None:
-            n = 0
-            while not stop:
-                n += 1
-                await store.commit([Put(f"/w/{writer}/{half}", b"%d" % n) for half in "ab"])
-
-        writers = [asyncio.create_task(write(n)) for n in range(4)]
-        for copy in range(5):
-            await asyncio.sleep(0.02)
-            await store.backup(tmp_path / f"copy{copy}.db")
-        stop = True
-        await asyncio.gather(*writers)
-    for copy in range(5):
-        restore(tmp_path / f"copy{copy}.db", tmp_path / "again.db")
-        async with opened(tmp_path / "again.db") as store:
-            entries = {entry.key: entry.value for entry in (await store.list("/w/")).entries}
-            assert entries
-            for writer in range(4):
-                assert entries.get(f"/w/{writer}/a") == entries.get(f"/w/{writer}/b")
-
-
 async def test_after_a_restore_old_cursors_are_refused_and_no_number_comes_again(tmp_path: Path) -> None:
     given = []
     async with opened(tmp_path / "s.db") as store:
-        await store.commit([Put("/a", b"kept")])
-        await store.backup(tmp_path / "copy.db")
+        kept = await store.commit([Put("/a", b"kept")])
         lease = await store.grant("leader", "me", 1_000)
         assert lease is not None
         fences = [lease.fence]
         given.append(await store.commit([Put("/a", b"lost")]))
         cursors = [await cursor_of(store)]
-    for _ in range(2):  # twice from the same copy: what the first restored store gave out must not come again either
-        epoch = restore(tmp_path / "copy.db", tmp_path / "s.db")
+    for _ in range(2):  # twice from the same backup: what the first restored store gave out must not come again either
+        epoch = refill(tmp_path / "s.db", [("/a", b"kept")], kept)
         async with opened(tmp_path / "s.db") as store:
             assert (await cursor_of(store)).startswith(epoch + ":")
             entry = await store.get("/a")
@@ -235,21 +208,36 @@ async def test_after_a_restore_old_cursors_are_refused_and_no_number_comes_again
         assert entry is not None and entry.value == b"new"
 
 
-async def test_a_restore_that_cannot_be_done_changes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "bad.db").write_bytes(b"not a backup at all" * 100)
+async def test_a_refill_that_cannot_be_done_changes_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path / "s.db") as store:
         await store.commit([Put("/a", b"1")])
-        await store.backup(tmp_path / "copy.db")
         cursor = await cursor_of(store)
         with pytest.raises(StoreUnavailable, match="in use"):
-            restore(tmp_path / "copy.db", tmp_path / "s.db")
+            refill(tmp_path / "s.db", [("/b", b"1")], 1)
         second = await store.commit([Put("/a", b"2")])
-    for backup in ("bad.db", "none.db"):
-        with pytest.raises(StoreUnavailable):
-            restore(tmp_path / backup, tmp_path / "s.db")
+
+    def breaks_off() -> Iterator[tuple[str, bytes]]:
+        yield "/b", b"1"
+        raise StoreUnavailable("damaged half-way")
+
+    with pytest.raises(StoreUnavailable, match="half-way"):
+        refill(tmp_path / "s.db", breaks_off(), 1)
     async with opened(tmp_path / "s.db") as store:
         assert (await next_batch(store, cursor)).revision == second
-    assert not list(tmp_path.glob("*.incoming")) and not list(tmp_path.glob("*.partial"))
+        assert await store.get("/b") is None
+    assert not list(tmp_path.glob("*.incoming*"))
+
+
+async def test_a_refilled_store_works_as_one_that_grew(tmp_path: Path) -> None:
+    refill(tmp_path / "s.db", [(f"/k/{n:04}", b"%d" % n) for n in range(250)], 7)
+    async with opened(tmp_path / "s.db", keep_revisions=5) as store:
+        page = await store.list("/k/")
+        assert [entry.value for entry in page.entries] == [b"%d" % n for n in range(250)]
+        for _ in range(50):
+            await store.commit([Put("/k/0003", b"again"), Delete("/k/0004")])
+            await store.commit([Put("/k/0004", b"back")])
+        assert {e.key: e.value for e in (await store.list("/k/000")).entries}["/k/0003"] == b"again"
+        assert len((await store.list("/k/")).entries) == 250
 
 
 async def test_an_older_file_put_back_by_hand_is_noticed(tmp_path: Path) -> None:
@@ -259,7 +247,8 @@ async def test_an_older_file_put_back_by_hand_is_noticed(tmp_path: Path) -> None
             file.unlink()
         async with opened(path) as store:
             await store.commit([Put("/a", b"1")])
-            await store.backup(aside)
+            with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(aside)) as copy:
+                source.backup(copy)
             for _ in range(5):
                 await store.commit([Put("/a", b"2")])
             cursor = await cursor_of(store)
@@ -274,17 +263,3 @@ async def test_an_older_file_put_back_by_hand_is_noticed(tmp_path: Path) -> None
                 await store.commit([Put("/a", b"3")])
             with pytest.raises(Compacted):
                 await next_batch(store, cursor)
-
-
-async def test_an_epoch_can_be_renewed_by_hand(tmp_path: Path) -> None:
-    async with opened(tmp_path / "s.db") as store:
-        await store.commit([Put("/a", b"1")])
-        cursor = await cursor_of(store)
-        with pytest.raises(StoreUnavailable):
-            renew_epoch(tmp_path / "s.db")
-    epoch = renew_epoch(tmp_path / "s.db")
-    async with opened(tmp_path / "s.db") as store:
-        assert (await cursor_of(store)).startswith(epoch)
-        with pytest.raises(Compacted):
-            await next_batch(store, cursor)
-        assert await store.get("/a") is not None

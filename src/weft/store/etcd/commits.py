@@ -31,7 +31,7 @@ class Commits:
         self._clock = clock
         self._leases = leases
         self._place = place
-        self._folder = folder
+        self.folder = folder
         self._cleared_until = 0
         self.newest_write = 0  # the revision of the newest commit of this process that changed something
 
@@ -83,11 +83,11 @@ class Commits:
         hour = int(self._clock.now() // KEEP_SECONDS)
         if hour > self._cleared_until:
             self._cleared_until = hour
-            await self._connection.delete_range(self._folder, self._hour(hour - 1))
+            await self._connection.delete_range(self.folder, self._hour(hour - 1))
         return [self._hour(near) + idempotency_key.encode() for near in (hour - 1, hour, hour + 1)]
 
     def _hour(self, hour: int) -> bytes:
-        return self._folder + b"%010d/" % hour
+        return self.folder + b"%010d/" % hour
 
 
 def _explain(

@@ -2,7 +2,8 @@
 
 weft's revisions are etcd's. Under the prefix lie: ``/o…`` the entries (the bare ``/o`` is a mark that each opening
 moves), ``/l/…`` leases, ``/i/HOUR/…`` idempotency keys, ``/epoch``. One watch of the entries feeds all watchers of
-this process; what they missed is replayed from etcd's own log. The prefix is needed to share a cluster with something
+this process; what they missed is replayed from etcd's own log. While ``/refilling`` is there, the entries are half a
+backup's. The prefix is needed to share a cluster with something
 else; compaction is etcd-wide all the same.
 """
 
@@ -11,18 +12,29 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.store import Batch, Change, Compacted, Entry, Lease, Page, Precondition, Write
-from weft.objects.errors import StoreUnavailable
+from weft.contracts.store import (
+    MAX_COMMIT_BYTES,
+    MAX_WRITES,
+    Batch,
+    Change,
+    Compacted,
+    Entry,
+    Lease,
+    Page,
+    Precondition,
+    Write,
+)
+from weft.objects.errors import InUse, StoreUnavailable
 from weft.store.cursors import check_reach, format_continuation, format_cursor, make_epoch, parse_continuation
 from weft.store.etcd.commits import Commits
 from weft.store.etcd.connection import Connection, EtcdTls
 from weft.store.etcd.history import History
 from weft.store.etcd.leases import EtcdLeases, end_of
-from weft.store.etcd.transaction import find_value, is_absent, put, read
+from weft.store.etcd.transaction import delete, find_value, is_absent, put, read
 from weft.store.limits import check_commit, check_key, check_limit, check_prefix
 from weft.store.watches import Watches
 
@@ -56,6 +68,7 @@ class EtcdStore:
         self._entries = f"{prefix}/o".encode()
         self._end = end_of(self._entries)
         self._epoch_key = f"{prefix}/epoch".encode()
+        self._refilling_key = f"{prefix}/refilling".encode()
         self._leases = EtcdLeases(self._connection, self._clock, f"{prefix}/l/".encode())
         self._commits = Commits(self._connection, self._clock, self._leases, self._place, f"{prefix}/i/".encode())
         self._history = History(self._connection, self._entries, self._end)
@@ -145,10 +158,21 @@ class EtcdStore:
         revision = (await self._connection.range(key=self._entries)).header.revision
         await self._forget(revision - max(0, keep_revisions))
 
-    async def renew_epoch(self) -> None:
-        """Begin a new history: every cursor given out so far is Compacted. For use after a restore of etcd."""
-        await self._connection.transact([], [put(self._epoch_key, make_epoch().encode())], [])
-        await self._begin()
+    async def refill(self, entries: Iterable[tuple[str, bytes]], *, rival: str) -> None:
+        """Put ``entries`` in the place of everything, with a new epoch. For a store that isn't open, here or elsewhere:
+        raises InUse when lease ``rival`` is kept alive. Until it is done no store opens; done again, it begins anew."""
+        try:
+            await self._connection.open()
+            await self._see_that_nobody_holds(rival)
+            await self._connection.transact([], [put(self._refilling_key, b"")], [])
+            for folder in (self._entries, self._leases.place(""), self._commits.folder):
+                await self._connection.delete_range(folder, end_of(folder))
+            for writes in _in_bites(entries):
+                await self._connection.transact([], [put(self._place(key), value) for key, value in writes], [])
+            done = [put(self._epoch_key, make_epoch().encode()), delete(self._refilling_key)]
+            await self._connection.transact([], done, [])
+        finally:
+            await self._connection.close()
 
     async def close(self) -> None:
         """End the watches and hang up; what was asked and not answered fails with StoreUnavailable."""
@@ -176,7 +200,14 @@ class EtcdStore:
         """Learn the epoch, or write the first one; watches begun before end, those from now on start at the mark."""
         key = self._epoch_key
         await self._connection.transact([is_absent(key)], [put(key, make_epoch().encode())], [])
-        answer = await self._connection.transact([], [put(self._entries, b""), read(key)], [])
+        answer = await self._connection.transact(
+            [is_absent(self._refilling_key)], [put(self._entries, b""), read(key)], []
+        )
+        if not answer.succeeded:
+            raise StoreUnavailable(
+                f"store etcd {self._connection.name} holds half a backup: its restore was cut short",
+                hint="weft server restore FILE again",
+            )
         kv = find_value(answer.responses[-1])
         assert kv is not None
         mark = answer.header.revision
@@ -189,6 +220,15 @@ class EtcdStore:
         self._watches = Watches(self._epoch, mark, self._replay)
         if former is not None:
             former.close()
+
+    async def _see_that_nobody_holds(self, name: str) -> None:
+        """Wait until lease ``name`` has lapsed; raises InUse if its holder renews it meanwhile."""
+        for held in await self._leases.live(name):
+            await self._clock.sleep(held.remaining_seconds)
+            if any(now.name == held.name for now in await self._leases.live(name)):
+                raise InUse(
+                    f"{held.holder} works on store etcd {self._connection.name}", hint="end every server that uses it"
+                )
 
     async def _publish_changes(self) -> None:
         """Hand every change to the watchers, through lost connections, until the store is closed."""
@@ -217,7 +257,8 @@ class EtcdStore:
         if now < seen:
             _log.warning("etcd is at revision %d, before %d: restored", now, seen)
             self._connection.newest_revision = 0
-            await self.renew_epoch()
+            await self._connection.transact([], [put(self._epoch_key, make_epoch().encode())], [])
+            await self._begin()
             return
         async with aclosing(self._history.follow(self._position)) as steps:
             async for step in steps:
@@ -262,3 +303,17 @@ class EtcdStore:
         # Still readable at the end: then nothing after it was forgotten meanwhile, and it isn't ahead of etcd.
         await self._connection.range(key=self._entries, revision=position, keys_only=True)
         return batches, reached
+
+
+def _in_bites(entries: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    """The entries in lists that a commit may hold."""
+    bite: list[tuple[str, bytes]] = []
+    size = 0
+    for key, value in entries:
+        if bite and (len(bite) == MAX_WRITES or size + len(value) > MAX_COMMIT_BYTES):
+            yield bite
+            bite, size = [], 0
+        bite.append((key, value))
+        size += len(value)
+    if bite:
+        yield bite

@@ -91,11 +91,6 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def connect_copy(path: Path) -> sqlite3.Connection:
-    """A connection to a copy that is only read, and may lie where nothing can be written."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-
-
 def connect_writer(path: Path, max_bytes: int | None = None) -> sqlite3.Connection:
     connection = connect(path)
     try:

@@ -17,7 +17,6 @@ from weft.contracts.store import Batch, Entry, Lease, Page, Precondition, Write,
 from weft.objects.errors import StoreUnavailable
 from weft.store.leases import LeaseTable
 from weft.store.limits import check_commit, check_key, check_limit, check_prefix
-from weft.store.sqlite.backup import copy_database
 from weft.store.sqlite.file import FENCE_BLOCK, LockFile, as_store_error, begin_session, connect_writer
 from weft.store.sqlite.newest import Newest
 from weft.store.sqlite.reader import Readers, read_batches, read_entry, read_page
@@ -132,16 +131,6 @@ class SqliteStore:
 
     async def compact(self, keep_revisions: int) -> None:
         await self._live().writer.submit(lambda transaction: transaction.compact(keep_revisions), 0)
-
-    async def backup(self, path: str | Path) -> None:
-        """Write a consistent copy to ``path`` while the store works on; ``restore`` puts it back.
-
-        Raises StoreUnavailable, or StoreFull when there is no room for it; then ``path`` is as it was."""
-        target = Path(path)
-        try:
-            await self._live().readers.run(lambda reading: copy_database(reading, target))
-        except OSError as problem:
-            raise as_store_error(problem, target) from problem
 
     async def close(self) -> None:
         """Finish the commits in hand, end the watches, let the file go."""

@@ -1,0 +1,30 @@
+"""One server keeps one state folder: its lock, which names the process that has it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from weft.objects.errors import InUse
+
+
+@contextmanager
+def hold_server(state: Path) -> Iterator[None]:
+    """Keep every other server off the folder ``state``, until the end or this process's death. Raises InUse."""
+    lock = os.open(state / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
+            raise InUse(
+                f"another server keeps {state}" + (f": process {holder}" if holder else ""),
+                hint="end that one first" + (f": kill {holder}" if holder else ""),
+            ) from None
+        os.pwrite(lock, f"{os.getpid()}\n".ljust(20).encode(), 0)
+        yield
+    finally:
+        os.close(lock)

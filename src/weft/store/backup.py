@@ -1,0 +1,189 @@
+"""A backup: everything a store holds at one revision, and a server's own files, in one file that knows if it is whole.
+
+It is gzip of lines of JSON: a header, a line for each file and each object, and an end that counts them and holds the
+SHA-256 of all lines before it. Any engine's backup fits any engine. ``zcat FILE | head`` shows it to a person.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.durable import keep_file
+from weft.contracts.store import Compacted, Store, revision_of
+from weft.objects.errors import InUse, InvalidInput, NotFound
+
+FORMAT = "weft-backup"
+VERSION = 1
+_PAGE_ENTRIES = 500
+_ATTEMPTS = 3
+_LONGEST_LINE_BYTES = 4_000_000  # a value of the largest size, escaped
+_QUICKLY = 3  # gzip's level: JSON shrinks tenfold already, and a backup holds nobody up
+
+
+class Header(msgspec.Struct, frozen=True, tag="header", tag_field="line"):
+    """``cursor`` is the instant shown; ``taken_at`` its time, in unix seconds; ``weft`` the version that wrote it."""
+
+    format: str
+    version: int
+    weft: str
+    taken_at: float
+    cursor: str
+
+    @property
+    def revision(self) -> int:
+        return revision_of(self.cursor)
+
+
+class _File(msgspec.Struct, frozen=True, tag="file", tag_field="line"):
+    name: str
+    text: str
+
+
+class _Object(msgspec.Struct, frozen=True, tag="object", tag_field="line"):
+    key: str
+    value: str
+
+
+class _End(msgspec.Struct, frozen=True, tag="end", tag_field="line"):
+    objects: int
+    files: int
+    sha256: str
+
+
+_decode_header = msgspec.json.Decoder(Header).decode
+_decode_line = msgspec.json.Decoder(_File | _Object | _End).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Backup:
+    """A backup file that was found whole. ``objects`` is how many it holds, ``files`` the server's own, by name."""
+
+    def __init__(self, path: Path, header: Header, files: Mapping[str, str], objects: int) -> None:
+        self.path = path
+        self.header = header
+        self.files = files
+        self.objects = objects
+
+    def entries(self) -> Iterator[tuple[str, bytes]]:
+        """Key and value of every object, in order of keys; read from the file as they are asked for."""
+        for line in _read_lines(self.path):
+            if isinstance(line, _Object):
+                yield line.key, line.value.encode()
+
+
+async def write_backup(path: Path, store: Store, files: Mapping[str, str], *, weft: str, taken_at: float) -> Backup:
+    """Write what ``store`` holds at one revision, and ``files``, to ``path`` (mode 0600), while others write on.
+
+    Every commit acknowledged before the call is in it. Raises InUse if ``path`` exists, what the store raises, and OSError;
+    then there is no file."""
+    if path.exists():
+        raise InUse(f"{path} exists already", hint="name another file, or remove that one")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                backup = await _write(partial, store, files, weft, taken_at)
+                break
+            except Compacted:  # the store forgot the instant before all of it was read
+                if attempt == _ATTEMPTS:
+                    raise
+        keep_file(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    backup.path = path
+    return backup
+
+
+async def _write(partial: Path, store: Store, files: Mapping[str, str], weft: str, taken_at: float) -> Backup:
+    digest, objects = hashlib.sha256(), 0
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as raw, gzip.GzipFile("", "wb", _QUICKLY, raw, mtime=0) as out:
+
+        def write(line: Header | _File | _Object | _End) -> None:
+            data = _encode(line) + b"\n"
+            digest.update(data)
+            out.write(data)
+
+        page = await store.list("", limit=_PAGE_ENTRIES)
+        header = Header(FORMAT, VERSION, weft, taken_at, page.cursor)
+        write(header)
+        for name, text in files.items():
+            write(_File(name, text))
+        while True:
+            for entry in page.entries:
+                write(_Object(entry.key, entry.value.decode()))
+            objects += len(page.entries)
+            if page.next is None:
+                break
+            page = await store.list("", limit=_PAGE_ENTRIES, after=page.next)
+        write(_End(objects, len(files), digest.hexdigest()))
+    return Backup(partial, header, files, objects)
+
+
+def read_backup(path: Path) -> Backup:
+    """The backup at ``path``, read to its end and found whole. Raises NotFound, and InvalidInput for a file that is none,
+    a damaged one, or one of a newer weft."""
+    if not path.is_file():
+        raise NotFound(f"backup {path} does not exist", hint="name a file that weft server backup made")
+    files: dict[str, str] = {}
+    objects = 0
+    lines = _read_lines(path)
+    header = next(lines)
+    assert isinstance(header, Header)
+    for line in lines:
+        match line:
+            case _File():
+                files[line.name] = line.text
+            case _Object():
+                objects += 1
+            case _End() if (line.objects, line.files) != (objects, len(files)):
+                raise _damaged(path, f"it holds {objects} objects, and says {line.objects}")
+    return Backup(path, header, files, objects)
+
+
+def _read_lines(path: Path) -> Iterator[Header | _File | _Object | _End]:
+    """Every line in order; raises InvalidInput unless the last one is an end with the digest of all before it."""
+    digest = hashlib.sha256()
+    try:
+        with gzip.open(path, "rb") as source:
+            yield _read_header(path, first := source.readline(_LONGEST_LINE_BYTES))
+            digest.update(first)
+            while data := source.readline(_LONGEST_LINE_BYTES):
+                line = _decode_line(data)
+                if isinstance(line, _End):
+                    if line.sha256 != digest.hexdigest() or source.read(1):
+                        raise _damaged(path, "its checksum doesn't match")
+                    yield line
+                    return
+                digest.update(data)
+                yield line
+    except (zlib.error, EOFError, gzip.BadGzipFile, msgspec.MsgspecError, UnicodeDecodeError) as problem:
+        raise _damaged(path, str(problem)) from problem
+    raise _damaged(path, "its end is missing")
+
+
+def _read_header(path: Path, data: bytes) -> Header:
+    try:
+        header = _decode_header(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        header = None
+    if header is None or header.format != FORMAT:
+        raise InvalidInput(f"{path} is no weft backup", hint="name a file that weft server backup made")
+    if header.version > VERSION:
+        raise InvalidInput(
+            f"backup {path} was written by a newer weft ({header.weft})", hint=f"restore it with weft {header.weft}"
+        )
+    return header
+
+
+def _damaged(path: Path, fact: str) -> InvalidInput:
+    return InvalidInput(
+        f"backup {path} is damaged or no weft backup: {fact}", hint="nothing was changed; use another backup"
+    )

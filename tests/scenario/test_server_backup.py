@@ -1,0 +1,145 @@
+"""``weft server backup`` and ``restore`` beside the real processes: taken while they work, put back while they rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_api_process import DoorsProcess
+
+from weft.client import Client
+from weft.objects.errors import CursorGone
+
+PROGRAM = "import sys; from weft.launch.server import main; sys.exit(main(sys.argv[1:]))"
+
+
+def server(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-c", PROGRAM, *map(str, words)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+
+
+def ok(*words: str | Path) -> str:
+    done = server(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Iterator[DoorsProcess]:
+    doors = DoorsProcess(tmp_path / "state")
+    yield doors
+    for process in doors.processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def end(doors: DoorsProcess) -> None:
+    doors.processes[-1].terminate()
+    doors.processes[-1].communicate(timeout=30)
+
+
+def volume(name: str) -> dict[str, object]:
+    return {"kind": "volume", "name": name, "spec": {"size": "1G"}}
+
+
+def test_a_backup_amid_writers_is_put_back_here_and_on_a_new_machine(doors: DoorsProcess, tmp_path: Path) -> None:
+    doors.start()
+    client = doors.connect()
+    made: list[str] = []
+    stop = threading.Event()
+
+    def write(writer: int) -> None:
+        own = Client(client.context)
+        n = 0
+        while not stop.is_set():
+            name = f"v{writer}-{n}"
+            own.create(volume(name))
+            made.append(name)
+            n += 1
+        own.close()
+
+    writers = [threading.Thread(target=write, args=(n,)) for n in range(16)]
+    for writer in writers:
+        writer.start()
+    while len(made) < 100:
+        threading.Event().wait(0.01)
+    before = list(made)
+    said = ok("backup", tmp_path / "b", "--state", doors.state)
+    stop.set()
+    for writer in writers:
+        writer.join()
+    assert "objects at revision" in said
+    client.create(volume("after"))
+    listed = client.list("volume")
+
+    refused = server("restore", tmp_path / "b", "--state", doors.state)
+    assert refused.returncode == 1 and "in use by process" in refused.stderr
+    end(doors)
+    ok("restore", tmp_path / "b", "--state", doors.state)
+    doors.start()
+    names = {v["name"] for v in client.list("volume").items}
+    assert set(before) <= names <= set(made)
+    with pytest.raises(CursorGone):
+        list(client.watch("volume", listed.cursor))
+    newest = int(listed.cursor.rpartition(":")[2])
+    assert int(client.list("volume").cursor.rpartition(":")[2]) > newest
+    client.create(volume("later"))
+
+    # On a machine that has nothing but the file: the same authority and tokens, so nodes and people come in as before;
+    # only the first administrator's context is made anew.
+    token = client.create({"kind": "token", "name": "ci", "spec": {"use": "access", "role": "admin", "subject": "ci"}})[
+        "secret"
+    ]
+    ok("backup", tmp_path / "b2", "--state", doors.state)
+    end(doors)
+    other = DoorsProcess(tmp_path / "elsewhere")
+    ok("restore", tmp_path / "b2", "--state", other.state)
+    other.port = doors.port
+    doors.processes.append(other.start())
+    other.connect().close()
+    client.context.token = token
+    client.close()
+    client = Client(client.context, patience_seconds=30)
+    assert set(before) <= {v["name"] for v in client.list("volume").items} <= {*made, "later"}
+    assert (other.state / "ca.key").read_bytes() == (doors.state / "ca.key").read_bytes()
+    client.close()
+
+
+def test_a_server_at_rest_is_backed_up_too_and_a_damaged_file_changes_nothing(
+    doors: DoorsProcess, tmp_path: Path
+) -> None:
+    doors.start()
+    client = doors.connect()
+    client.create(volume("kept"))
+    end(doors)
+    ok("backup", tmp_path / "b", "--state", doors.state)
+    again = server("backup", tmp_path / "b", "--state", doors.state)
+    assert again.returncode == 5 and "exists already" in again.stderr
+    damaged = bytearray((tmp_path / "b").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (tmp_path / "bad").write_bytes(damaged)
+    state = {path.name: path.read_bytes() for path in doors.state.iterdir() if path.is_file()}
+    for name in ("bad", "none"):
+        refused = server("restore", tmp_path / name, "--state", doors.state)
+        assert refused.returncode in (2, 3) and name in refused.stderr and "Traceback" not in refused.stderr
+    assert {path.name: path.read_bytes() for path in doors.state.iterdir() if path.is_file()} == state
+    nowhere = server("backup", tmp_path / "b2", "--state", tmp_path / "empty")
+    assert (
+        nowhere.returncode == 3 and "no server's state folder" in nowhere.stderr and not (tmp_path / "empty").exists()
+    )
+    doors.start()
+    assert client.get("volume", "kept")["name"] == "kept"
+    client.close()
+
+
+def test_a_server_does_not_start_on_another_store_than_it_had(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "store.url").write_text("sqlite\n")
+    refused = server("--state", tmp_path / "state", "--store", "etcd://127.0.0.1:1")
+    assert refused.returncode == 1 and "keeps its objects in sqlite" in refused.stderr
+    assert "weft server backup" in refused.stderr
