@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.measurement import ROOT
 from weft.client.context import Context, read_context
+from weft.contracts.store import MAX_WRITES, Put
+from weft.objects.envelope import Envelope, encode_envelope
+from weft.store.sqlite import SqliteStore
 
 WEFT = str(Path(sys.executable).parent / "weft")
 _PATIENCE_SECONDS = 20.0
@@ -41,14 +45,16 @@ class FabricServer:
 
 
 @contextlib.contextmanager
-def running_server(process: str = "") -> Iterator[FabricServer]:
-    """A server until the end of ``with``; ``process`` names the only one of its processes that is wanted.
+def running_server(process: str = "", objects: Sequence[Envelope] = ()) -> Iterator[FabricServer]:
+    """A server until the end of ``with``; ``process`` names the only one of its processes that is wanted. ``objects``
+    are in its store from the start.
 
     Its folder is on the clone's own file system, so that an fsync costs what it costs there."""
     base = ROOT / ".weft"
     base.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=base) as name:
         folder = Path(name)
+        asyncio.run(_fill(folder / "store.db", objects))
         file, log = folder / "context.json", (folder / "log").open("wb")
         words = [WEFT, "server", *([process] if process else []), "--state", name, "--context", str(file)]
         words += ["--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0"]
@@ -63,6 +69,15 @@ def running_server(process: str = "") -> Iterator[FabricServer]:
         finally:
             running.terminate()
             running.wait(20)
+
+
+async def _fill(file: Path, objects: Sequence[Envelope]) -> None:
+    store = SqliteStore(file)
+    await store.open()
+    for start in range(0, len(objects), MAX_WRITES):
+        part = objects[start : start + MAX_WRITES]
+        await store.commit([Put(one.key, encode_envelope(one)) for one in part])
+    await store.close()
 
 
 def _answers(file: Path) -> bool:

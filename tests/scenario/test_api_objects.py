@@ -456,3 +456,14 @@ def test_an_object_too_large_for_the_store_is_refused_not_broken(vms: DoorsLab) 
     assert caught.value.field == "spec.user_data"
     with pytest.raises(InvalidInput, match="too many"):
         vms.client.create(make_vm("web", publish=[f"{20000 + i}:80" for i in range(61)]))
+
+
+def test_a_list_longer_than_a_page_comes_whole_and_in_order(vms: DoorsLab) -> None:
+    names = [f"v{i:04}" for i in range(1100)]
+    for start in range(0, len(names), 550):
+        objects = [make_vm(name, networks=[]) for name in names[start : start + 550]]
+        vms.client.http.request("POST", "/v1/projects/default/vms:batch", {"objects": objects})
+    listing = vms.client.list("vm")
+    assert [vm["name"] for vm in listing.items] == names
+    assert [raw[:12] for raw in map(bytes, listing.raws)] == [b'{"kind":"vm"'] * len(names)
+    assert [vm["name"] for vm in vms.client.list("vm", fields="name=v1099").items] == ["v1099"]

@@ -83,4 +83,6 @@ def raw_mode(descriptor: int) -> Iterator[None]:
 
 def clean(text: str) -> str:
     """``text`` on one line and without control characters, which could move the cursor or change colours."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else " " if c in "\n\t" else "?" for c in text)

@@ -13,22 +13,14 @@ import msgspec
 
 from weft.client.context import Context, find_context
 from weft.client.http import Http, raise_problem
+from weft.client.listing import Listing, fetch_list
 from weft.client.watch import WatchEvent, follow_forever, follow_once
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.registry import find_kind
-from weft.objects.errors import CursorGone, InvalidInput, TimedOut, Unavailable, WeftError
+from weft.objects.errors import InvalidInput, TimedOut, Unavailable, WeftError
 
 Object = dict[str, Any]
 Objects = list[Object]
-_PAGE = 500
-_LIST_TRIES = 3
-
-
-class Listing(msgspec.Struct, frozen=True):
-    """Objects of one instant; a watch from ``cursor`` misses nothing that comes after it."""
-
-    items: list[Object]
-    cursor: str
 
 
 class Client:
@@ -72,7 +64,7 @@ class Client:
     ) -> Listing:
         """All objects of ``kind`` that match both selectors, in key order, as of one instant."""
         path = self.path(kind, project=project, all_projects=all_projects)
-        return Listing(*self._list(path, _query(labels, fields, query)))
+        return fetch_list(self.http, path, _query(labels, fields, query))
 
     def get(self, kind: str, name: str, *, project: str | None = None) -> Object:
         """The whole object. Raises NotFound."""
@@ -179,12 +171,7 @@ class Client:
         kind, name, project and uid) for what went meanwhile, another ``synced``. ``on_trouble`` hears of each failed
         try. Raises what a retry can't mend (NotAuthenticated, Forbidden, NotFound, InvalidInput); ends at ``close``."""
         path = self.path(kind, project=project, all_projects=all_projects)
-        asked = _query(labels, fields, query)
-
-        def listing() -> tuple[Objects, str]:
-            return self._list(path, asked)
-
-        return follow_forever(self.http, path, asked, listing, on_trouble)
+        return follow_forever(self.http, path, _query(labels, fields, query), on_trouble)
 
     def wait(
         self,
@@ -199,14 +186,11 @@ class Client:
         """The object once ``until`` holds of it (None: it is gone). ``on_change`` sees every state on the way; what it
         raises ends the wait. Raises TimedOut after ``timeout_seconds``."""
         deadline = self._clock.elapsed() + timeout_seconds
-        asked = _query("", f"name={name}", None)
-        path = self.path(kind, project=project)
-
-        def listing() -> tuple[Objects, str]:
-            return self._list(path, asked)
-
         events = follow_forever(
-            self.http, path, asked, listing, remaining_seconds=lambda: deadline - self._clock.elapsed()
+            self.http,
+            self.path(kind, project=project),
+            _query("", f"name={name}", None),
+            remaining_seconds=lambda: deadline - self._clock.elapsed(),
         )
         current: Object | None = None
         synced = False
@@ -241,22 +225,6 @@ class Client:
     def close(self) -> None:
         """Hang up; what other threads wait for ends."""
         self.http.close()
-
-    def _list(self, path: str, asked: Mapping[str, str]) -> tuple[Objects, str]:
-        for _ in range(_LIST_TRIES):
-            try:
-                return self._list_pages(path, {**asked, "limit": str(_PAGE)})
-            except CursorGone:
-                continue  # so much changed between two pages that the first one's instant is forgotten
-        return self._list_pages(path, {**asked, "limit": "0"})
-
-    def _list_pages(self, path: str, asked: Mapping[str, str]) -> tuple[Objects, str]:
-        page = self._call("GET", f"{path}?{urlencode(asked)}")
-        items, cursor = page["items"], page["cursor"]
-        while page.get("continue"):
-            page = self._call("GET", f"{path}?{urlencode({**asked, 'continue': page['continue']})}")
-            items += page["items"]
-        return items, cursor
 
     def _call(
         self, method: str, path: str, body: Any = None, *, dry_run: bool = False, key: str | None = None

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from weft.client.http import Http, Stream
+from weft.client.listing import Listing, fetch_list
 from weft.objects.envelope import Envelope
 from weft.objects.errors import (
     CursorGone,
@@ -26,7 +27,6 @@ from weft.objects.errors import (
 )
 
 Object = dict[str, Any]
-Listing = Callable[[], tuple[list[Object], str]]
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 _PERMANENT = (NotAuthenticated, Forbidden, NotFound, InvalidInput)
@@ -67,7 +67,6 @@ def follow_forever(
     http: Http,
     path: str,
     query: Mapping[str, str],
-    listing: Listing,
     on_trouble: Callable[[WeftError], None] | None = None,
     remaining_seconds: Callable[[], float] | None = None,
 ) -> Iterator[WatchEvent]:
@@ -80,9 +79,9 @@ def follow_forever(
     while not http.closed.is_set():
         try:
             if cursor is None:
-                items, reached = listing()
-                yield from _told(known, items, reached)
-                cursor = reached
+                listing = fetch_list(http, path, query)
+                yield from _told(known, listing)
+                cursor = listing.cursor
             with _open(http, path, cursor, query) as stream:
                 for line in _lines(stream, remaining_seconds):
                     event = _read(line)
@@ -143,17 +142,16 @@ def _read(line: bytes) -> WatchEvent:
     return event
 
 
-def _told(known: dict[tuple[str | None, str], Object], items: list[Object], cursor: str) -> Iterator[WatchEvent]:
+def _told(known: dict[tuple[str | None, str], Object], listing: Listing) -> Iterator[WatchEvent]:
     gone = dict(known)
     known.clear()
-    for item in items:
-        event = WatchEvent("put", cursor, msgspec.Raw(msgspec.json.encode(item)))
-        _remember(known, event)
-        gone.pop((item.get("project"), item["name"]), None)
+    for raw in listing.raws:
+        event = WatchEvent("put", listing.cursor, raw)
+        gone.pop(_remember(known, event), None)
         yield event
     for identity in gone.values():
-        yield WatchEvent("delete", cursor, msgspec.Raw(msgspec.json.encode(identity)))
-    yield WatchEvent("synced", cursor)
+        yield WatchEvent("delete", listing.cursor, msgspec.Raw(msgspec.json.encode(identity)))
+    yield WatchEvent("synced", listing.cursor)
 
 
 class _Identity(msgspec.Struct):
@@ -166,9 +164,12 @@ class _Identity(msgspec.Struct):
 _identities = msgspec.json.Decoder(_Identity)
 
 
-def _remember(known: dict[tuple[str | None, str], Object], event: WatchEvent) -> None:
+def _remember(known: dict[tuple[str | None, str], Object], event: WatchEvent) -> tuple[str | None, str]:
+    """Note what is there after ``event``; project and name of the object it is about."""
     identity = _identities.decode(event.raw)
+    at = (identity.project, identity.name)
     if event.type == "delete":
-        known.pop((identity.project, identity.name), None)
+        known.pop(at, None)
     else:
-        known[identity.project, identity.name] = msgspec.structs.asdict(identity)
+        known[at] = msgspec.structs.asdict(identity)
+    return at

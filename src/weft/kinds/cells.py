@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from weft.kinds.record import Column, Object
@@ -11,28 +11,38 @@ from weft.objects.quantity import format_bytes, format_cpu
 
 def dig(obj: Object, path: str, default: Any = None) -> Any:
     """The value at a dotted ``path``, or ``default``."""
+    return _dig(obj, path.split("."), default)
+
+
+def _dig(obj: Object, parts: Sequence[str], default: Any) -> Any:
     node: Any = obj
-    for part in path.split("."):
-        if not isinstance(node, dict) or node.get(part) is None:
+    for part in parts:
+        if not isinstance(node, dict):
             return default
-        node = node[part]
+        node = node.get(part)
+        if node is None:
+            return default
     return node
 
 
 def text(path: str, missing: str = "–") -> Callable[[Object], str]:
-    return lambda obj: str(dig(obj, path, missing)) or missing
+    parts = path.split(".")
+    return lambda obj: str(_dig(obj, parts, missing)) or missing
 
 
 def size(path: str, missing: str = "–") -> Callable[[Object], str]:
+    parts = path.split(".")
+
     def cell(obj: Object) -> str:
-        value = dig(obj, path)
+        value = _dig(obj, parts, None)
         return missing if value is None else format_bytes(value)
 
     return cell
 
 
 def cores(path: str) -> Callable[[Object], str]:
-    return lambda obj: format_cpu(dig(obj, path, 0))
+    parts = path.split(".")
+    return lambda obj: format_cpu(_dig(obj, parts, 0))
 
 
 def joined(path: str, missing: str = "–") -> Callable[[Object], str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from weft.cli.output.table import Column, draw_table
 from weft.cli.session import Session
@@ -44,7 +45,12 @@ def print_data(value: Any, form: str) -> None:
     if form == "yaml":
         sys.stdout.write(importlib.import_module("weft.cli.manifest.yaml_text").write_yaml(value))
     else:
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        print_json(value)
+
+
+def print_json(value: Any) -> None:
+    """Plain data, or what is JSON already (``msgspec.Raw``), as JSON that people can read."""
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def print_names(items: Sequence[Object]) -> None:

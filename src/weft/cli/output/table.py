@@ -25,16 +25,14 @@ def draw_table(
 ) -> str:
     """The table as text, with titles. ``width`` None: nothing is cut."""
     paint = paint or Paint(False)
-    cells = [[clean(cell) for cell in row] for row in rows]
-    shown = [i for i, column in enumerate(columns) if not column.flexible or any(row[i] for row in cells)]
-    columns = [columns[i] for i in shown]
-    cells = [[row[i] for i in shown] for row in cells]
-    widths = [max([len(column.title), *(len(row[i]) for row in cells)]) for i, column in enumerate(columns)]
+    table = [(column, [clean(row[i]) for row in rows]) for i, column in enumerate(columns)]
+    table = [(column, cells) for column, cells in table if not column.flexible or any(cells)]
+    widths = [max(len(column.title), max(map(len, cells), default=0)) for column, cells in table]
     if width is not None:
-        _shrink(widths, columns, width)
-    lines = [paint.color(_line([column.title for column in columns], columns, widths, Paint(False)), "bold")]
-    lines += [_line(row, columns, widths, paint) for row in cells]
-    return "\n".join(lines)
+        _shrink(widths, [column for column, _ in table], width)
+    head = [_fit([column.title], column, room, Paint(False)) for (column, _), room in zip(table, widths, strict=True)]
+    body = [_fit(cells, column, room, paint) for (column, cells), room in zip(table, widths, strict=True)]
+    return "\n".join([*(paint.color(line, "bold") for line in _lines(head)), *_lines(body)])
 
 
 def _shrink(widths: list[int], columns: Sequence[Column], width: int) -> None:
@@ -53,9 +51,12 @@ def _shrink(widths: list[int], columns: Sequence[Column], width: int) -> None:
         over -= 1
 
 
-def _line(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int], paint: Paint) -> str:
-    parts = []
-    for cell, column, width in zip(row, columns, widths, strict=True):
-        text = cell if len(cell) <= width else cell[: width - 1] + "…"
-        parts.append(paint.phase(text.rjust(width) if column.right else text.ljust(width)))
-    return GAP.join(parts).rstrip()
+def _fit(cells: Sequence[str], column: Column, width: int, paint: Paint) -> list[str]:
+    """The cells of one column, each ``width`` wide; a longer one is cut."""
+    cut = [cell if len(cell) <= width else cell[: width - 1] + "…" for cell in cells]
+    wide = [cell.rjust(width) for cell in cut] if column.right else [cell.ljust(width) for cell in cut]
+    return [paint.phase(cell) for cell in wide] if paint.active else wide
+
+
+def _lines(table: Sequence[Sequence[str]]) -> list[str]:
+    return [GAP.join(cells).rstrip() for cells in zip(*table, strict=True)]

@@ -7,7 +7,7 @@ import click
 from weft.cli import options
 from weft.cli.completion import complete_kind
 from weft.cli.grammar import Entry
-from weft.cli.output.formats import print_list
+from weft.cli.output.formats import print_json, print_list
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
@@ -29,4 +29,7 @@ def list_kind(session: Session, kind: Kind, labels: tuple[str, ...], fields: tup
     listing = session.client.list(
         kind.name, all_projects=session.all_projects, labels=",".join(labels), fields=",".join(fields)
     )
-    print_list(session, listing.items, [kind])
+    if session.output == "json":
+        print_json({"items": listing.raws})
+    else:
+        print_list(session, listing.items, [kind])
