@@ -45,9 +45,11 @@ class FabricServer:
 
 
 @contextlib.contextmanager
-def running_server(process: str = "", objects: Sequence[Envelope] = ()) -> Iterator[FabricServer]:
+def running_server(
+    process: str = "", objects: Sequence[Envelope] = (), *, command: Sequence[str] = ()
+) -> Iterator[FabricServer]:
     """A server until the end of ``with``; ``process`` names the only one of its processes that is wanted. ``objects``
-    are in its store from the start.
+    are in its store from the start. Another ``command`` gets the state folder, and writes context.json there.
 
     Its folder is on the clone's own file system, so that an fsync costs what it costs there."""
     base = ROOT / ".weft"
@@ -58,10 +60,12 @@ def running_server(process: str = "", objects: Sequence[Envelope] = ()) -> Itera
         file, log = folder / "context.json", (folder / "log").open("wb")
         words = [WEFT, "server", *([process] if process else []), "--state", name, "--context", str(file)]
         words += ["--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0"]
-        running = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        if command:
+            words = [*command, name]
+        running = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         try:
             begun = time.monotonic()
-            while not (file.exists() and _answers(file)):
+            while not (file.exists() and (command or _answers(file))):
                 if running.poll() is not None or time.monotonic() - begun > _PATIENCE_SECONDS:
                     raise SystemExit((folder / "log").read_text()[-2000:])
                 time.sleep(0.05)

@@ -97,9 +97,11 @@ class DoorsProtocol(HttpToolsProtocol):
 
 
 class DoorsServer:
-    """Serves ``app`` at ``sockets`` until ``close``."""
+    """Serves ``app`` at ``sockets`` until ``close``. Without ``tls`` only to measure: tokens would go about openly."""
 
-    def __init__(self, app: ASGIApp, sockets: Sequence[socket.socket], tls: ssl.SSLContext, clock: Clock) -> None:
+    def __init__(
+        self, app: ASGIApp, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, clock: Clock
+    ) -> None:
         config = uvicorn.Config(
             app,
             http=DoorsProtocol,

@@ -1,0 +1,45 @@
+"""The doors without TLS, for the plain side of the benchmark alone: ``python -m benchmarks.watchers.plain_doors STATE``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from weft.api.app import build_app
+from weft.api.bootstrap import bootstrap
+from weft.api.doors import Doors, Settings
+from weft.api.server import DoorsServer, listen
+from weft.contracts.clock import SystemClock
+from weft.store.sqlite import SqliteStore
+from weft.telemetry.journal import SqliteJournal
+from weft.trust.ca import Authority
+
+
+async def serve(state: Path) -> None:
+    clock = SystemClock()
+    socket = listen("127.0.0.1", 0)
+    store = SqliteStore(state / "store.db", clock)
+    await store.open()
+    journal = SqliteJournal(state / "journal.db", clock)
+    settings = Settings(blobs=state, ticket_key=b"0" * 32, gateways=("127.0.0.1:1",), server_name="weft-server")
+    doors = Doors(store, journal, clock, Authority(state, clock), settings)
+    server = DoorsServer(build_app(doors), [socket], None, clock)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    doors.start()
+    await server.start()
+    url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+    await bootstrap(doors, state / "context.json", url, state / "gateway.token")
+    await stop.wait()
+    await doors.stop()
+    await server.close()
+    journal.close()
+    await store.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(Path(sys.argv[1])))
