@@ -64,6 +64,7 @@ def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
         disks=disks,
         nics=[GuestNic(link, nic.mac, nic.mtu) for link, nic in zip(prepared.links, spec.nics, strict=True)],
         has_agent=image.manifest.agent,
+        qemu_agent=image.manifest.qemu_agent,
         hostname=spec.workload.name,
     )
 

@@ -43,6 +43,7 @@ VERBS: dict[str, Entry] = {
     "schema": Entry("schema", "The fields of a kind"),
     "explain": Entry("explain", "Why it stands where it does, or nowhere", ("vm",)),
     "add": Entry("add", "Fetch an image and check it", ("image",)),
+    "build": Entry("build", "Build one of weft's own images and add it", ("image",)),
     "attach": Entry("attach", "Attach a volume to a VM", ("volume",)),
     "detach": Entry("attach", "Detach a volume from a VM", ("volume",)),
 }

@@ -52,7 +52,7 @@ class GuestPlan(msgspec.Struct, frozen=True):
     """Everything a runtime needs to start one guest; ``id`` is the allocation's 10-character short id.
 
     ``cpu`` is cores (may be a fraction: a limit), ``vcpus`` what the guest sees. ``has_agent`` says the image ships a
-    weft guest agent, so readiness and exec can be had.
+    weft guest agent, ``qemu_agent`` a qemu-guest-agent, so readiness and exec can be had.
     """
 
     id: str
@@ -67,6 +67,7 @@ class GuestPlan(msgspec.Struct, frozen=True):
     disks: list[GuestDisk]
     nics: list[GuestNic]
     has_agent: bool = True
+    qemu_agent: bool = False
     hostname: str = ""
 
 

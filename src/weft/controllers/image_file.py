@@ -82,7 +82,7 @@ def inspect(path: Path, *, known: bool = False) -> ImageFacts:
         at, agent, name = 0, False, "the file"
         if packed := is_bundle(beginning):
             bundle = read_bundle(file, size)
-            disk, agent = bundle.members[bundle.manifest.disk], bundle.manifest.agent
+            disk, agent = bundle.members[bundle.manifest.disk], bundle.manifest.agent or bundle.manifest.qemu_agent
             at, size, name = disk.offset, disk.size, f"the bundle's {disk.name}"
             file.seek(at)
             beginning = file.read(min(_BEGINNING_BYTES, size))

@@ -23,7 +23,9 @@ _MAGIC_AT = 257
 
 
 class BundleManifest(msgspec.Struct, frozen=True):
-    """``disk`` is required; ``kernel``, ``initrd``, ``cmdline`` come together; ``agent`` says a weft guest agent is inside."""
+    """``disk`` is required; ``kernel``, ``initrd``, ``cmdline`` come together; ``agent`` says a weft guest agent is inside,
+    ``qemu_agent`` a qemu-guest-agent. ``seed`` is the form in which it takes its user data: a plain tar, or NoCloud for
+    cloud-init."""
 
     disk: str
     disk_format: Literal["qcow2", "raw"]
@@ -31,6 +33,8 @@ class BundleManifest(msgspec.Struct, frozen=True):
     initrd: str | None = None
     cmdline: str = ""
     agent: bool = False
+    qemu_agent: bool = False
+    seed: Literal["tar", "nocloud"] = "tar"
     min_memory_bytes: int = 0
 
     @property

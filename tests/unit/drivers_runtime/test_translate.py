@@ -143,9 +143,14 @@ def test_a_disk_image_boots_through_firmware() -> None:
     assert "pflash0=uefi-code,pflash1=uefi-vars" in values(words, "-machine")
 
 
-def test_without_an_agent_there_is_no_port_for_one() -> None:
-    words = translate(changed(has_agent=False), FACTS)
-    assert not any("virtserialport" in word for word in words)
+def test_an_image_that_says_nothing_of_agents_gets_a_port_for_qemus_own() -> None:
+    def ports(**changes: object) -> list[str]:
+        words = translate(changed(**changes), FACTS)
+        return [word.partition("name=")[2].partition(",")[0] for word in words if word.startswith("virtserialport")]
+
+    assert ports(has_agent=False) == ["org.qemu.guest_agent.0"]
+    assert ports() == ["weft.agent.0"]
+    assert ports(qemu_agent=True) == ["weft.agent.0", "org.qemu.guest_agent.0"]
 
 
 def test_a_resumed_guest_has_the_command_line_it_was_saved_with() -> None:

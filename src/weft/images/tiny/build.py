@@ -8,23 +8,28 @@ inputs give the same bytes: every time stamp, UUID and hash seed is fixed.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
-import struct
 import subprocess
-import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
-from weft.objects.bundle import MANIFEST_NAME, BundleManifest
-from weft.objects.errors import DriverFailed
+from weft.images.parts import (
+    EPOCH,
+    compile_program,
+    copy_modules,
+    fetch_kernel,
+    pack_cpio,
+    require,
+    run,
+    write_bundle,
+    write_kernel,
+)
+from weft.objects.bundle import BundleManifest
 
 DISK_BYTES = 1 << 30
 ROOT_LABEL = "tiny-root"
-EPOCH = 1_700_000_000  # the one time stamp of every file in the image
 EARLY_MODULES = (
     "virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_mmio",
     "virtio_blk", "virtio_console",
@@ -32,8 +37,6 @@ EARLY_MODULES = (
 LATE_MODULES = ("failover", "net_failover", "virtio_net", "virtio-rng", "virtio_balloon", "virtio_mem")
 OPTIONAL_MODULES = ("overlay", "fuse", "virtiofs", "cdrom", "isofs", "vsock", "vmw_vsock_virtio_transport_common",
                     "vmw_vsock_virtio_transport")  # fmt: skip
-META_PACKAGE = "linux-image-cloud-amd64"
-LZ4_LEGACY_MAGIC = b"\x02\x21\x4c\x18"
 SOURCES = Path(__file__).parent
 
 _NEEDED = {
@@ -48,16 +51,14 @@ _NEEDED = {
 }
 
 
-def build_tiny(out_path: Path, cache_dir: Path) -> None:
+def build_tiny(out_path: Path, cache_dir: Path, say: Callable[[str], None] = lambda what: None) -> None:
     """Write the tiny bundle to ``out_path``; keeps the kernel package in ``cache_dir``. Raises DriverFailed."""
-    missing = sorted({package for tool, package in _NEEDED.items() if shutil.which(tool) is None})
-    if missing:
-        raise DriverFailed(
-            "image tiny can't be built: programs are missing", hint=f"apt-get install {' '.join(missing)}"
-        )
+    require("tiny", _NEEDED)
     cache_dir.mkdir(parents=True, exist_ok=True)
     out_path.parent.mkdir(parents=True, exist_ok=True)
+    say("kernel")
     kernel_tree = fetch_kernel(cache_dir.resolve())
+    say("programs and disk")
     with tempfile.TemporaryDirectory(prefix="tiny-", dir=out_path.parent) as work_name:
         work = Path(work_name)
         members = {
@@ -83,67 +84,12 @@ def build_tiny(out_path: Path, cache_dir: Path) -> None:
         os.replace(pending, out_path)
 
 
-def fetch_kernel(cache_dir: Path) -> Path:
-    """The unpacked newest cloud kernel package; downloads it unless the cache has it, works offline if it has any."""
-    package = _kernel_package()
-    known = sorted(cache_dir.glob(f"{package or 'linux-image-*-cloud-amd64'}_*.deb"), key=lambda p: p.stat().st_mtime)
-    if not known and package:
-        _run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package], "download the kernel", cache_dir)
-        known = sorted(cache_dir.glob(f"{package}_*.deb"))
-    if not known:
-        raise DriverFailed(
-            f"image tiny can't be built: apt knows no {META_PACKAGE}", hint="apt-get update, then try again"
-        )
-    tree = known[-1].with_suffix("")
-    if not tree.exists():
-        with tempfile.TemporaryDirectory(prefix="kernel-", dir=cache_dir) as pending:
-            _run(["dpkg-deb", "-x", str(known[-1]), f"{pending}/tree"], "unpack the kernel")
-            try:
-                os.replace(f"{pending}/tree", tree)
-            except OSError:  # another build was faster; its tree is as good
-                if not tree.exists():
-                    raise
-    return tree
-
-
-def _kernel_package() -> str | None:
-    shown = subprocess.run(
-        ["apt-cache", "show", "--no-all-versions", META_PACKAGE], capture_output=True, text=True, check=False
-    )
-    found = re.search(r"^Depends:.*?(linux-image-[0-9][^ ,]*)", shown.stdout, re.MULTILINE)
-    return found.group(1) if found else None
-
-
 def compile_programs(work: Path) -> dict[str, Path]:
     """Static ``init`` and ``agent``; the agent has no loader to wait for and no library to miss."""
     programs = {}
     for name in ("init", "agent"):
         programs[name] = compile_program(SOURCES / f"{name}.c", work / name)
     return programs
-
-
-def compile_program(source: Path, target: Path) -> Path:
-    """Compile one static C program. Raises DriverFailed with the compiler's words."""
-    flags = ["-std=gnu17", "-Os", "-static", "-Wall", "-Wextra", "-Wl,--build-id=none", "-s"]
-    _run(["gcc", *flags, "-o", str(target), str(source)], f"compile {source.name}")
-    return target
-
-
-def write_kernel(tree: Path, target: Path) -> None:
-    """The kernel as a bare ELF where the ``lz4`` program can unpack it, else the compressed one. The ELF boots by PVH
-    and spares an emulated CPU the unpacking: 0.25 s of a boot of 1.4 s."""
-    (compressed,) = (tree / "boot").glob("vmlinuz-*")
-    image = compressed.read_bytes()
-    setup_bytes = (image[0x1F1] + 1) * 512
-    offset, length = struct.unpack_from("<II", image, 0x248)
-    payload = image[setup_bytes + offset : setup_bytes + offset + length]
-    if shutil.which("lz4") and payload.startswith(LZ4_LEGACY_MAGIC):
-        # The payload ends with its unpacked size, which lz4 takes for a broken block after it has written everything.
-        unpacked = subprocess.run(["lz4", "-dcq"], input=payload, capture_output=True, check=False).stdout
-        if unpacked.startswith(b"\x7fELF") and len(unpacked) == struct.unpack("<I", payload[-4:])[0]:
-            target.write_bytes(unpacked)
-            return
-    target.write_bytes(image)
 
 
 def write_initrd(tree: Path, init: Path, target: Path, work: Path) -> None:
@@ -153,34 +99,6 @@ def write_initrd(tree: Path, init: Path, target: Path, work: Path) -> None:
     entries += [("init", stat.S_IFREG | 0o755, init.read_bytes())]
     entries += [(f"modules/{path.name}", stat.S_IFREG | 0o644, path.read_bytes()) for path in modules]
     target.write_bytes(pack_cpio(entries))
-
-
-def pack_cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
-    """A newc archive of (path, mode, content), all owned by root, padded to a page."""
-    out = bytearray()
-    for number, (name, mode, content) in enumerate([*entries, ("TRAILER!!!", 0, b"")], start=1):
-        links = 2 if stat.S_ISDIR(mode) else 1
-        fields = (number, mode, 0, 0, links, EPOCH, len(content), 0, 0, 0, 0, len(name) + 1, 0)
-        out += b"070701" + "".join(f"{field:08X}" for field in fields).encode() + name.encode() + b"\0"
-        out += bytes(-len(out) % 4) + content
-        out += bytes(-len(out) % 4)
-    return bytes(out + bytes(-len(out) % 4096))
-
-
-def copy_modules(tree: Path, names: tuple[str, ...], target: Path, *, required: bool = True) -> list[Path]:
-    """Copies without signature and debug parts: checking a signature costs an emulated CPU milliseconds per module."""
-    found = {path.name: path for path in (tree / "lib/modules").rglob("*.ko")}
-    target.mkdir(parents=True, exist_ok=True)
-    copies = []
-    for name in names:
-        source = found.get(f"{name}.ko")
-        if source is None:
-            if required:
-                raise DriverFailed(f"image tiny can't be built: kernel {tree.name} has no module {name}")
-            continue
-        _run(["strip", "--strip-debug", "-o", str(target / source.name), str(source)], f"strip {name}")
-        copies.append(target / source.name)
-    return copies
 
 
 def write_disk(tree: Path, agent: Path, target: Path, work: Path) -> None:
@@ -195,13 +113,13 @@ def write_disk(tree: Path, agent: Path, target: Path, work: Path) -> None:
     fixed = dict(os.environ, E2FSPROGS_FAKE_TIME=str(EPOCH), SOURCE_DATE_EPOCH=str(EPOCH))
     seed = "77656674-7469-6e79-8000-000000000001"
     extended = f"hash_seed={seed},lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,root_owner=0:0"
-    _run(
+    run(
         ["mkfs.ext4", "-q", "-F", "-b", "4096", "-L", ROOT_LABEL, "-U", seed, "-m", "0", "-J", "size=8",
          "-E", extended, "-d", str(root), str(raw)],
         "make the root file system", env=fixed,
     )  # fmt: skip
     _fix_times(raw, root, fixed)
-    _run(["qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(target)], "write the disk")
+    run(["qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(target)], "write the disk")
     raw.unlink()
 
 
@@ -246,29 +164,4 @@ def _fix_times(raw: Path, root: Path, env: dict[str, str]) -> None:
     stamps = ("atime", "ctime", "mtime", "crtime")
     commands = [f"set_inode_field {path} {stamp} @{EPOCH}" for path in paths for stamp in stamps]
     commands += [f"set_inode_field {path} {stamp}_extra 0" for path in paths for stamp in stamps]
-    _run(["debugfs", "-w", "-f", "-", str(raw)], "fix time stamps", env=env, text="\n".join(commands))
-
-
-def write_bundle(target: Path, manifest: BundleManifest, members: dict[str, Path]) -> None:
-    """One tar, the manifest first."""
-    manifest_path = target.with_name(MANIFEST_NAME)
-    manifest_path.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
-    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as archive:
-        for name, path in {MANIFEST_NAME: manifest_path, **members}.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.mode, info.mtime = path.stat().st_size, 0o644, EPOCH
-            with open(path, "rb") as file:
-                archive.addfile(info, file)
-
-
-def _run(
-    argv: list[str],
-    step: str,
-    folder: Path | None = None,
-    *,
-    env: dict[str, str] | None = None,
-    text: str | None = None,
-) -> None:
-    done = subprocess.run(argv, cwd=folder, env=env, input=text, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise DriverFailed(f"image tiny can't be built: {step}: {done.stderr.strip()[-500:]}", details={"step": step})
+    run(["debugfs", "-w", "-f", "-", str(raw)], "fix time stamps", env=env, text="\n".join(commands))

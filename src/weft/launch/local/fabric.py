@@ -19,8 +19,7 @@ from weft.client import Client
 from weft.client.context import FILE as CONTEXT_FILE
 from weft.client.context import read_context
 from weft.contracts.clock import Clock
-from weft.images.tiny.build import build_tiny
-from weft.images.tiny.recipe import digest_recipe
+from weft.images.recipes import ensure_bundle
 from weft.launch.local.daemon import Daemon
 from weft.launch.local.node import AgentCommand
 from weft.launch.local.processes import inspect_processes, is_weft
@@ -168,9 +167,7 @@ def _has_died(topology: Topology, vm: dict[str, Any]) -> bool:
 async def ensure_image(topology: Topology, clock: Clock) -> str:
     """The image tiny, built when this clone's cache has none of this recipe."""
     cache = Path(topology.state_dir) / "cache"
-    bundle = cache / f"tiny-{digest_recipe()[:12]}.tar"
-    if not bundle.exists():
-        await asyncio.to_thread(build_tiny, bundle, cache)
+    bundle = await asyncio.to_thread(ensure_bundle, "tiny", cache, lambda what: None)
 
     def ensure(client: Client) -> None:
         try:

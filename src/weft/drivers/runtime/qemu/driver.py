@@ -13,10 +13,9 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
-from weft.contracts.runtime import ExecRequest, GuestFacts, GuestPlan, GuestStats, RuntimeProbe
+from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestPlan, GuestStats, RuntimeProbe
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.guest import Guest
-from weft.drivers.runtime.qemu.guest_channel import GuestSession
 from weft.drivers.runtime.qemu.launch import launch_failed, launch_guest, undo_launch
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.processes import cpu_seconds, host_boot_id, resident_bytes, search_guest_process
@@ -158,16 +157,8 @@ class QemuDriver:
             await guest.quit()
         self._notify()
 
-    async def exec(self, guest_id: str, request: ExecRequest) -> GuestSession:
-        guest = await self._known(guest_id)
-        if guest.channel is None:
-            raise Unavailable(
-                f"guest {guest.record.plan.name}: no agent in it answers yet"
-                if guest.record.plan.has_agent
-                else f"guest {guest.record.plan.name}: its image has no weft agent",
-                retry_after_seconds=0.2,
-            )
-        return await guest.channel.exec(request)
+    async def exec(self, guest_id: str, request: ExecRequest) -> ExecSession:
+        return await (await self._known(guest_id)).agents.exec(request)
 
     def console_log(self, guest_id: str) -> str:
         return str(self._paths(guest_id).console_log)

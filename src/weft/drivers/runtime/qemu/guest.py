@@ -1,4 +1,4 @@
-"""One guest: its record, its QEMU process, the monitor, and the channel to the agent inside.
+"""One guest: its record, its QEMU process, the monitor, and the agents inside.
 
 Woken by the process's end, the monitor's events and the agent's words; tells the driver through ``notify``. Verbs that
 change it (launch, suspend, stop) are called by the driver, one at a time.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import shutil
 import threading
@@ -18,8 +17,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.durable import keep_file
 from weft.contracts.runtime import GuestFacts, GuestState
 from weft.drivers.cgroup import Cgroups
-from weft.drivers.runtime.qemu.frames import Hello
-from weft.drivers.runtime.qemu.guest_channel import GuestChannel
+from weft.drivers.runtime.qemu.agents import GuestAgents
 from weft.drivers.runtime.qemu.processes import (
     ProcessId,
     find_guest_process,
@@ -59,15 +57,13 @@ class Guest:
         self.lock = asyncio.Lock()
         self.ended = asyncio.Event()
         self.said_hello = asyncio.Event()
-        self._power_off_wanted = False  # by someone who waits for it; its agent is told when it comes
-        self.channel: GuestChannel | None = None
+        self.agents = GuestAgents(record.plan, paths, clock, self._take_hello)
         self._cgroups = cgroups
         self._clock = clock
         self._notify = notify
         self._qmp: Qmp | None = None
         self._status = ""
         self._shutdown: str | None = None
-        self._clock_stood_still = False  # while it was suspended; set it when its agent answers
         self._tasks: list[asyncio.Task[None]] = []
         self._writes: set[asyncio.Task[None]] = set()
         self._writing = threading.Lock()
@@ -99,7 +95,7 @@ class Guest:
             name=plan.name,
             incarnation=plan.incarnation,
             state=state,
-            ready=(record.ready if alive else False) if plan.has_agent else None,
+            ready=self._ready(alive),
             boot_id=record.boot_id,
             pid=record.process.pid if alive and record.process else None,
             started_at=record.started_at,
@@ -160,7 +156,9 @@ class Guest:
         """Connect to the monitor and keep watch over the process from now on. ``patience_seconds``: a QEMU whose start
         was cut off may be about to open its monitor still."""
         self.ended.clear()
-        self._power_off_wanted = False
+        self.agents.close()
+        self.agents = GuestAgents(self.record.plan, self.paths, self._clock, self._take_hello)
+        self.agents.clock_stood_still = self.record.memory != "none"
         self.said_hello.clear()
         self._shutdown = None
         self._tasks = [asyncio.create_task(self._await_end())]
@@ -174,8 +172,7 @@ class Guest:
                     break
                 await self._clock.sleep(0.05)
         self._tasks.append(asyncio.create_task(self._keep_monitor()))
-        if self.record.plan.has_agent:
-            self._tasks.append(asyncio.create_task(self._keep_channel()))
+        self._tasks += [asyncio.create_task(keeper) for keeper in self.agents.keepers()]
 
     async def connect(self, *, timeout_seconds: float = ANSWER_SECONDS) -> None:
         """Open the monitor; a QEMU that is just starting answers once its machine is there. Raises Unavailable."""
@@ -193,28 +190,17 @@ class Guest:
                 if self.running:
                     await self.connect()
 
-    async def _keep_channel(self) -> None:
-        loop = asyncio.get_running_loop()
-        while not self.ended.is_set():
-            lost = asyncio.Event()
-            with contextlib.suppress(OSError):
-                make_channel = functools.partial(GuestChannel, self._take_hello, lost.set)
-                _, self.channel = await loop.create_unix_connection(make_channel, str(self.paths.agent))
-                await lost.wait()
-            await self._clock.sleep(RETRY_SECONDS)
+    def _ready(self, alive: bool) -> bool | None:
+        plan, ready = self.record.plan, self.record.ready and alive
+        return ready if ready or plan.has_agent or plan.qemu_agent else None
 
-    def _take_hello(self, hello: Hello) -> None:
-        if self._clock_stood_still and self.channel is not None:
-            self.channel.set_time(self._clock.now())
-            self._clock_stood_still = False
-        if not self.record.ready or self.record.boot_id != hello.boot_id:
-            self.record.ready, self.record.boot_id = True, hello.boot_id
+    def _take_hello(self, boot_id: str) -> None:
+        if not self.record.ready or self.record.boot_id != boot_id:
+            self.record.ready, self.record.boot_id = True, boot_id
             write = asyncio.create_task(self.save_record(durable=False))
             self._writes.add(write)
             write.add_done_callback(self._writes.discard)
         self.said_hello.set()
-        if self._power_off_wanted and self.channel is not None:
-            self.channel.power()
         self._notify()
 
     def _take_event(self, event: QmpEvent) -> None:
@@ -230,11 +216,8 @@ class Guest:
                 self._notify()
             case "GUEST_PANICKED":
                 self._shutdown = "guest-panic"
-            case "VSERPORT_CHANGE" if not event.data.get(
-                "open"
-            ):  # its agent has ended, and the next knows nothing of us
-                if self.channel is not None:
-                    self.channel.close()
+            case "VSERPORT_CHANGE":
+                self.agents.take_port_change(str(event.data.get("id", "")), bool(event.data.get("open")))
 
     async def _await_end(self) -> None:
         assert self.record.process is not None
@@ -254,9 +237,8 @@ class Guest:
     def _let_go(self) -> None:
         if self._qmp is not None:
             self._qmp.close()
-        if self.channel is not None:
-            self.channel.close()
-        self._qmp = self.channel = None
+        self.agents.close()
+        self._qmp = None
 
     async def close(self) -> None:
         """Stop watching; the guest goes on."""
@@ -332,7 +314,6 @@ class Guest:
             await self._finish_migration(qmp, "load")
         record.memory = "loaded"
         await self.save_record()
-        self._clock_stood_still = True
         await qmp.execute("cont")
         await self._forget_memory()
 
@@ -393,17 +374,15 @@ class Guest:
     async def power_off(self, grace_seconds: float) -> None:
         """Have the guest shut itself down: by its agent, by the power button while that doesn't answer yet. Returns at
         its end, after ``grace_seconds``, or at once when there is nobody to ask."""
-        self._power_off_wanted = True
+        self.agents.power_off_wanted = True
         try:
-            if self.channel is not None and self.channel.ready:
-                self.channel.power()
-            else:
+            if not self.agents.power_off():
                 await self.monitor().execute("system_powerdown")
             await asyncio.wait_for(self.ended.wait(), grace_seconds)
         except (Unavailable, DriverFailed, TimeoutError):
             pass  # nobody to ask, or nobody who does it
         finally:
-            self._power_off_wanted = False
+            self.agents.power_off_wanted = False
 
     async def discard_memory(self) -> None:
         """A suspended guest is stopped by giving its memory up."""

@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
-from weft.drivers.runtime.qemu.translate import GuestPaths, base_name, disk_name, nic_name
+from weft.drivers.runtime.qemu.translate import GuestPaths, base_name, disk_name, has_qemu_port, nic_name
 from weft.objects.errors import DriverFailed
 
 _TUN = "/dev/net/tun"
@@ -41,6 +41,8 @@ def plan_handed(plan: GuestPlan, paths: GuestPaths) -> list[Handed]:
     sockets = {"qmp": paths.qmp, "qmp2": paths.rescue_qmp, "console": paths.console}
     if plan.has_agent:
         sockets["agent"] = paths.agent
+    if has_qemu_port(plan):
+        sockets["qga"] = paths.qemu_agent
     handed = [Handed(name, "socket", str(path)) for name, path in sockets.items()]
     handed.append(Handed("console-log", "append", str(paths.console_log)))
     if isinstance(plan.boot, BootKernel):

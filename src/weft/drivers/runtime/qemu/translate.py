@@ -17,7 +17,8 @@ import msgspec
 from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.objects.errors import InvalidInput
 
-AGENT_PORT = "weft.agent.0"
+AGENT_PORT, WEFT_AGENT_ID = "weft.agent.0", "agent-port"
+QEMU_AGENT_PORT, QEMU_AGENT_ID = "org.qemu.guest_agent.0", "qemu-agent-port"
 HOTPLUG_PORTS = 4  # a root port costs an emulated boot about 10 ms
 TRANSLATION_CACHE_MIB = 128  # QEMU's default grows to 1 GiB of a long-running emulated guest
 MOST_DISKS = 8
@@ -67,6 +68,10 @@ class GuestPaths(msgspec.Struct, frozen=True):
     @property
     def agent(self) -> Path:
         return self.run / "agent"
+
+    @property
+    def qemu_agent(self) -> Path:
+        return self.run / "qga"
 
     @property
     def pid(self) -> Path:
@@ -242,15 +247,21 @@ def _devices(plan: GuestPlan, handed: Mapping[str, int]) -> list[str]:
     words += ["-device", _device(plan, "virtio-rng", 1, rng="rng0", id="rng")]
     balloon = {"id": "balloon", "deflate-on-oom": "on", "free-page-reporting": "on"}
     words += ["-device", _device(plan, "virtio-balloon", 2, **balloon)]
+    words += ["-device", _device(plan, "virtio-serial", 3, id="serial")]
     if plan.has_agent:
-        words += ["-device", _device(plan, "virtio-serial", 3, id="serial")]
-        words += _socket(
-            "agent",
-            handed,
-            "-device",
-            f"virtserialport,bus=serial.0,chardev=agent,name={AGENT_PORT},id=agent-port",
-        )
+        words += _agent_port("agent", handed, AGENT_PORT, WEFT_AGENT_ID)
+    if has_qemu_port(plan):
+        words += _agent_port("qga", handed, QEMU_AGENT_PORT, QEMU_AGENT_ID)
     return words
+
+
+def has_qemu_port(plan: GuestPlan) -> bool:
+    """Whether there is a port for qemu-guest-agent: also for an image that says nothing of its agents."""
+    return plan.qemu_agent or not plan.has_agent
+
+
+def _agent_port(name: str, handed: Mapping[str, int], port: str, id_: str) -> list[str]:
+    return _socket(name, handed, "-device", f"virtserialport,bus=serial.0,chardev={name},name={port},id={id_}")
 
 
 def _disk(plan: GuestPlan, index: int, disk: GuestDisk, handed: Mapping[str, int]) -> list[str]:

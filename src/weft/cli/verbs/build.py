@@ -1,0 +1,97 @@
+"""`weft image build debian-12`: build one of weft's own images on this machine and have the server fetch it.
+
+The building runs as a process of its own (`python -m weft.images`); what it says on the way is shown with its seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from weft.cli import options
+from weft.cli.finishing import Done, finish, plan_wait
+from weft.cli.grammar import Entry
+from weft.cli.session import Session
+from weft.cli.words import Target
+from weft.client.context import FOLDER
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import AlreadyExists, DriverFailed, NotFound
+from weft.objects.identity import check_name
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        click.Argument(["words"], nargs=-1, metavar="RECIPE" if kind else "image RECIPE"),
+        click.Option(["--name"], default="", metavar="NAME", help="The image's name, if not the recipe's."),
+        click.Option(["--fresh"], is_flag=True, help="Build it anew, with the newest packages."),
+        click.Option(["--cache"], default="", metavar="DIR", help="Where built images are kept [.weft/cache]."),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(verb, "Build debian-12 or tiny on this machine, as root, and add it.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], name: str, fresh: bool, cache: str) -> int:
+    given = list(words)
+    if kind is None and given[:1] in (["image"], ["images"]):
+        del given[0]
+    if len(given) != 1:
+        raise click.UsageError("give one recipe: debian-12 or tiny")
+    target = Target(BY_NAME["image"], check_name(name or given[0]))
+    client = session.client  # before minutes of work: is there anyone to give it to?
+    try:
+        known = client.get("image", target.name)
+    except NotFound:
+        known = None
+    url = _build(session, given[0], Path(cache) if cache else _find_cache(), fresh).as_uri()
+    if known is not None:
+        if known["spec"]["url"] != url or fresh:
+            raise AlreadyExists(
+                f"{target.what} exists already, from {known['spec']['url']}",
+                hint=f"weft image build {given[0]} --name {target.name}-new, or: weft image delete {target.name}",
+            )
+        return finish(session, [Done(target, known, "unchanged")], [])
+    made = client.create({"kind": "image", "name": target.name, "spec": {"url": url}})
+    wait = plan_wait(made, target, "create")
+    return finish(session, [Done(target, made, "create")], [wait] if wait else [])
+
+
+def _build(session: Session, recipe: str, cache: Path, fresh: bool) -> Path:
+    """Run the recipe, showing its steps on standard error; the bundle it made or found. Raises DriverFailed."""
+    argv = [sys.executable, "-m", "weft.images", recipe, "--cache", str(cache), *(["--fresh"] if fresh else [])]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        step, began, said = "", session.clock.elapsed(), []
+        for line in process.stderr:
+            line = line.rstrip()
+            said.append(line)
+            if line.startswith("error: ") or said[0].startswith("error: "):
+                continue
+            _tell(session, step, began)
+            step, began = line, session.clock.elapsed()
+        path = process.stdout.read().strip()
+    if process.returncode:
+        words = [line.removeprefix("error: ") for line in said]
+        at = next((i for i, line in enumerate(said) if line.startswith("error: ")), max(0, len(said) - 1))
+        raise DriverFailed(*words[at : at + 1], hint=words[at + 1] if at + 1 < len(words) else None)
+    _tell(session, step, began)
+    return Path(path)
+
+
+def _tell(session: Session, step: str, began: float) -> None:
+    if step:
+        session.say(f"✓ {step:<60} {session.clock.elapsed() - began:5.1f} s")
+
+
+def _find_cache() -> Path:
+    """The cache of the clone we are in, else the user's own."""
+    here = Path.cwd()
+    for place in (here, *here.parents):
+        if (place / FOLDER).is_dir():
+            return place / FOLDER / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weft"

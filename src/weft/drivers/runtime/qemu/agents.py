@@ -1,0 +1,123 @@
+"""The agents inside one guest: weft's own (streams, terminals), qemu-guest-agent (what any distribution ships), or both.
+
+Keeps a connection to each while the guest runs; tells when one introduces itself. Whoever wants a command run gets it
+from weft's own where that answers, else from the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from weft.contracts.clock import Clock
+from weft.contracts.runtime import ExecRequest, ExecSession, GuestPlan
+from weft.drivers.runtime.qemu.frames import Hello
+from weft.drivers.runtime.qemu.guest_channel import GuestChannel
+from weft.drivers.runtime.qemu.qemu_agent import QemuAgent, connect_agent
+from weft.drivers.runtime.qemu.translate import QEMU_AGENT_ID, WEFT_AGENT_ID, GuestPaths, has_qemu_port
+from weft.objects.errors import DriverFailed, Unavailable
+
+RETRY_SECONDS = 0.2
+
+
+class GuestAgents:
+    """``on_hello(boot_id)`` is called whenever one has (again) introduced itself."""
+
+    def __init__(self, plan: GuestPlan, paths: GuestPaths, clock: Clock, on_hello: Callable[[str], None]) -> None:
+        self._plan, self._paths, self._clock, self._on_hello = plan, paths, clock, on_hello
+        self._weft: GuestChannel | None = None
+        self._qemu: QemuAgent | None = None
+        self._qemu_answers = False
+        self.power_off_wanted = False  # by someone who waits for it; an agent is told when it comes
+        self.clock_stood_still = False  # while the guest was suspended; set when an agent answers
+
+    @property
+    def answer(self) -> bool:
+        """Whether one of them is there now."""
+        return (self._weft is not None and self._weft.ready) or self._qemu_answers
+
+    def keepers(self) -> list[Coroutine[Any, Any, None]]:
+        """What keeps the connections, to be run for as long as the guest runs."""
+        weft = [self._keep_weft()] if self._plan.has_agent else []
+        return [*weft, self._keep_qemu()] if has_qemu_port(self._plan) else weft
+
+    async def exec(self, request: ExecRequest) -> ExecSession:
+        """Start a command. Raises Unavailable while none answers, InvalidInput or TooLarge for a bad one."""
+        if self._weft is not None and self._weft.ready:
+            return await self._weft.exec(request)
+        if self._qemu is not None and self._qemu_answers:
+            return self._qemu.exec(request)
+        promised = self._plan.has_agent or self._plan.qemu_agent
+        raise Unavailable(
+            f"guest {self._plan.name}: no agent in it answers yet"
+            if promised
+            else f"guest {self._plan.name}: no agent in it answers; qemu-guest-agent would",
+            retry_after_seconds=RETRY_SECONDS,
+        )
+
+    def power_off(self) -> bool:
+        """Ask the guest to power off; False when no agent is there to be asked."""
+        if self._weft is not None and self._weft.ready:
+            self._weft.power()
+            return True
+        if self._qemu is not None and self._qemu_answers:
+            self._qemu.power()
+            return True
+        return False
+
+    def take_port_change(self, port: str, is_open: bool) -> None:
+        """QEMU tells that the guest opened or closed an agent's port: one that ended knows nothing of us any more."""
+        if not is_open and port == WEFT_AGENT_ID and self._weft is not None:
+            self._weft.close()
+        if not is_open and port == QEMU_AGENT_ID and self._qemu is not None and self._qemu_answers:
+            self._qemu.close()
+
+    def close(self) -> None:
+        for agent in (self._weft, self._qemu):
+            if agent is not None:
+                agent.close()
+        self._weft = self._qemu = None
+        self._qemu_answers = False
+
+    async def _keep_weft(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            lost = asyncio.Event()
+            with contextlib.suppress(OSError):
+                make_channel = functools.partial(GuestChannel, self._take_hello, lost.set)
+                _, self._weft = await loop.create_unix_connection(make_channel, str(self._paths.agent))
+                await lost.wait()
+            await self._clock.sleep(RETRY_SECONDS)
+
+    def _take_hello(self, hello: Hello) -> None:
+        if self.clock_stood_still and self._weft is not None:
+            self._weft.set_time(self._clock.now())
+            self.clock_stood_still = False
+        self._greet(hello.boot_id)
+
+    async def _keep_qemu(self) -> None:
+        while True:
+            with contextlib.suppress(OSError, Unavailable, DriverFailed):
+                agent = await connect_agent(str(self._paths.qemu_agent), self._clock, self._hold_qemu)
+                boot_id = await agent.boot_id()
+                if self.clock_stood_still:
+                    self.clock_stood_still = False
+                    await agent.set_time(self._clock.now())
+                self._qemu_answers = True
+                self._greet(boot_id)
+                await agent.lost.wait()
+            self._qemu_answers = False
+            if self._qemu is not None:
+                self._qemu.close()
+            await self._clock.sleep(RETRY_SECONDS)
+
+    def _hold_qemu(self, agent: QemuAgent) -> None:
+        self._qemu = agent
+
+    def _greet(self, boot_id: str) -> None:
+        self._on_hello(boot_id)
+        if self.power_off_wanted:
+            self.power_off()

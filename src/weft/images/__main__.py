@@ -1,0 +1,33 @@
+"""``python -m weft.images NAME [--cache DIR] [--fresh]``: build an image; each step is a line on standard error, the
+bundle's path the one on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from weft.images.recipes import ensure_bundle
+from weft.objects.errors import WeftError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m weft.images", description="Build an image bundle.")
+    parser.add_argument("name", help="debian-12 or tiny")
+    parser.add_argument("--cache", type=Path, default=Path(".weft/cache"), help="where built images are kept")
+    parser.add_argument("--fresh", action="store_true", help="build it even if the cache has it")
+    args = parser.parse_args()
+    try:
+        print(ensure_bundle(args.name, args.cache.absolute(), _say, fresh=args.fresh))
+    except WeftError as error:
+        print(f"error: {error.message}", *([error.hint] if error.hint else []), sep="\n", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

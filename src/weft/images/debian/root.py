@@ -1,0 +1,115 @@
+"""What makes a fresh Debian tree weft's debian-12: files put over it, units switched on and off. Writes into the tree.
+
+An emulated CPU starts each process in tens of milliseconds, so whatever a guest without that hardware, or without a
+second boot, has no use for is masked; each line of MASKED was measured to cost boot time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+ROOT_LABEL = "debian-root"
+
+MASKED = (
+    "dev-hugepages.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount", "modprobe@.service", "systemd-pstore.service", "systemd-binfmt.service",
+    "proc-sys-fs-binfmt_misc.automount", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
+    "systemd-network-generator.service", "systemd-journal-flush.service",
+    "kmod-static-nodes.service", "systemd-machine-id-commit.service", "systemd-boot-system-token.service",
+    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
+    "fstrim.timer", "remote-fs.target", "systemd-ask-password-console.path",
+    "systemd-ask-password-wall.path", "cloud-init-hotplugd.socket", "systemd-rfkill.socket",
+)  # fmt: skip
+REMOVED = (
+    "etc/hostname", "etc/resolv.conf", "etc/systemd/system/sshd.service",
+    "etc/systemd/system/multi-user.target.wants/ssh.service", "var/lib/dbus/machine-id",
+    "etc/systemd/system/sysinit.target.wants/systemd-pstore.service",
+    "etc/systemd/system/multi-user.target.wants/e2scrub_reap.service",
+    "etc/systemd/system/sysinit.target.wants/systemd-resolved.service",
+)  # fmt: skip
+WANTED = {
+    "sockets.target": ("ssh.socket",),
+    "multi-user.target": ("systemd-networkd.service", "systemd-resolved.service"),
+    "network-online.target": ("systemd-networkd-wait-online.service",),
+}
+FILES = {
+    "etc/machine-id": "",  # filled at the first boot, without the presets that a missing one asks for
+    "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "etc/fstab": f"LABEL={ROOT_LABEL} / ext4 noatime,x-systemd.growfs 0 0\n",
+    "etc/systemd/network/80-dhcp.network": (
+        "[Match]\nName=en* eth*\n\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n\n"
+        "[DHCPv4]\nUseMTU=yes\nUseDomains=yes\nUseHostname=no\nClientIdentifier=mac\n"
+    ),
+    "etc/repart.d/50-root.conf": "[Partition]\nType=root\n",
+    # The terminal of a machine with a screen; without one it would only cost time.
+    "etc/systemd/system/getty@tty1.service.d/screen.conf": (
+        "[Unit]\nConditionPathExistsGlob=/sys/bus/pci/devices/*/boot_vga\n"
+    ),
+    # Agents say that the guest is ready, so they come after what people expect of a ready one: name, users, keys.
+    "etc/systemd/system/qemu-guest-agent.service.d/ready.conf": "[Unit]\nAfter=cloud-init.service systemd-networkd.service\n",
+    # Debian's own waits for the network before the first user is made; only what comes after it needs that.
+    "etc/systemd/system/cloud-init.service": (
+        "[Unit]\nDescription=Initial cloud-init job\nDefaultDependencies=no\n"
+        "Wants=cloud-init-local.service\nAfter=cloud-init-local.service\n"
+        "Before=network-online.target sysinit.target shutdown.target systemd-user-sessions.service\n"
+        "Conflicts=shutdown.target\n\n"
+        "[Service]\nType=oneshot\nExecStart=/usr/bin/cloud-init init\nRemainAfterExit=yes\nTimeoutSec=0\n"
+        "StandardOutput=journal+console\n"
+    ),
+    "etc/systemd/system/systemd-networkd-wait-online.service.d/patience.conf": (
+        "[Service]\nExecStart=\nExecStart=/lib/systemd/systemd-networkd-wait-online --any --timeout=20\n"
+    ),
+    "etc/systemd/system/ssh-host-key.service": (
+        "[Unit]\nDescription=SSH host key, at the first boot\nConditionPathExists=!/etc/ssh/ssh_host_ed25519_key\n"
+        "DefaultDependencies=no\nAfter=systemd-remount-fs.service systemd-tmpfiles-setup.service\n\n"
+        "[Service]\nType=oneshot\nExecStart=/usr/bin/ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key\n"
+    ),
+    "etc/systemd/system/ssh.service.d/key.conf": "[Unit]\nWants=ssh-host-key.service\nAfter=ssh-host-key.service\n",
+    "etc/cloud/cloud.cfg.d/90-weft.cfg": (
+        "# The one source of data is the seed disk; DHCP and the disk's growth are systemd's.\n"
+        "datasource_list: [NoCloud, None]\n"
+        "network: {config: disabled}\n"
+        "ssh_deletekeys: false\nssh_genkeytypes: []\n"
+        "disable_root: true\n"
+        "manage_etc_hosts: false\npreserve_hostname: false\n"
+        "growpart: {mode: 'off'}\nresize_rootfs: false\n"
+        "no_ssh_fingerprints: true\nssh: {emit_keys_to_console: false}\n"
+    ),
+}
+
+
+def lay_out(root: Path) -> None:
+    """Turn the fresh tree ``root`` into the image's."""
+    for name in REMOVED:
+        (root / name).unlink(missing_ok=True)
+    for key in (root / "etc/ssh").glob("ssh_host_*"):
+        key.unlink()
+    units = root / "etc/systemd/system"
+    for unit in MASKED:
+        (units / unit).unlink(missing_ok=True)
+        (units / unit).symlink_to("/dev/null")
+    for target, wanted in WANTED.items():
+        folder = units / f"{target}.wants"
+        folder.mkdir(parents=True, exist_ok=True)
+        for unit in wanted:
+            (folder / unit).unlink(missing_ok=True)
+            (folder / unit).symlink_to(f"/lib/systemd/system/{unit}")
+    for place, text in FILES.items():
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_text(text)
+    _put_off(root, "systemd-resolved.service")
+    (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    for left in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log/journal", "var/cache/debconf"):
+        shutil.rmtree(root / left, ignore_errors=True)
+    for empty in ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "var/cache/debconf"):
+        (root / empty).mkdir(parents=True, exist_ok=True)
+
+
+def _put_off(root: Path, unit: str) -> None:
+    """Nothing waits for this one before it is needed; by Debian's the whole system and its agents would."""
+    text = (root / "lib/systemd/system" / unit).read_text()
+    text = text.replace("Before=sysinit.target network.target ", "Before=multi-user.target ")
+    (root / "etc/systemd/system" / unit).write_text(
+        text.replace("WantedBy=sysinit.target", "WantedBy=multi-user.target")
+    )

@@ -1,0 +1,43 @@
+"""The images weft can build itself, by name, and where a built one is kept: under its recipe's digest, so that a changed
+recipe is another file and the same one is built once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from weft.images import parts
+from weft.images.debian.build import build_debian
+from weft.images.tiny.build import build_tiny
+from weft.objects.errors import NotFound
+
+Say = Callable[[str], None]  # a word on what comes next
+
+
+class Recipe(NamedTuple):
+    """``folder`` has its sources; ``build(out, cache, say)`` writes the bundle ``out`` in one rename."""
+
+    folder: str
+    build: Callable[[Path, Path, Say], None]
+
+
+RECIPES = {"debian-12": Recipe("debian", build_debian), "tiny": Recipe("tiny", build_tiny)}
+
+
+def find_bundle(name: str, cache: Path) -> Path:
+    """Where image ``name`` of this recipe lies in ``cache``, built or not. Raises NotFound for one without a recipe."""
+    recipe = RECIPES.get(name)
+    if recipe is None:
+        raise NotFound(f"no recipe for an image {name[:60]!r}", hint=f"there are {' and '.join(sorted(RECIPES))}")
+    digest = parts.digest_recipe(Path(__file__).parent / recipe.folder)
+    return cache / f"{name}-{digest[:12]}.tar"
+
+
+def ensure_bundle(name: str, cache: Path, say: Say, *, fresh: bool = False) -> Path:
+    """The bundle of image ``name``, built unless ``cache`` has it (``fresh``: built anyhow). Raises NotFound,
+    DriverFailed."""
+    bundle = find_bundle(name, cache)
+    if fresh or not bundle.exists():
+        RECIPES[name].build(bundle, cache, say)
+    return bundle
