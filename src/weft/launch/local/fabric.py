@@ -32,7 +32,7 @@ ETCD_CLIENT_SOCKET = "client:0"
 POLL_SECONDS = 0.1
 STORES = {SQLITE: "SQLite", ETCD: "etcd"}
 HELLO = "hello"
-HELLO_MADE = "hello-made"  # in the state folder: once made, a person may delete it for good
+HELLO_MADE = "hello-made"  # in the state folder: once made in this store, a person may delete it for good
 HELLO_SPEC = {"image": "tiny", "cpu": 1, "memory": "128M"}
 # Guests rarely use all they may: a node of a cluster on one machine offers each core several times, as people expect
 # of a machine to try things on. Memory is offered once per node, since an unused part costs nothing.
@@ -191,13 +191,14 @@ async def ensure_hello(topology: Topology, clock: Clock) -> str:
     made = Path(topology.state_dir) / HELLO_MADE
 
     def ensure(client: Client) -> bool:
+        here = str(client.get("image", "tiny")["uid"])  # another one in a store that was lost and begun anew
         try:
             client.get("vm", HELLO)
         except NotFound:
-            if made.exists():
+            if made.exists() and made.read_text() == here:
                 return False
             client.create({"kind": "vm", "name": HELLO, "spec": HELLO_SPEC})
-        made.touch()
+        made.write_text(here)
         return True
 
     def settled(client: Client) -> dict[str, Any] | None:
