@@ -32,12 +32,12 @@ class DoorsProcess:
             self.port = sock.getsockname()[1]
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, *under: str) -> subprocess.Popen[str]:
         argv = ["doors", "--state", str(self.state), "--context", str(self.state / "context.json")]
         argv += self.options
         argv += ["--listen", f"127.0.0.1:{self.port}", "--listen", f"127.0.0.2:{self.port}"]
         self.processes.append(
-            subprocess.Popen([sys.executable, "-c", COMMAND, *argv], stderr=subprocess.PIPE, text=True)
+            subprocess.Popen([*under, sys.executable, "-c", COMMAND, *argv], stderr=subprocess.PIPE, text=True)
         )
         return self.processes[-1]
 

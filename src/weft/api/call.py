@@ -20,7 +20,8 @@ from weft.objects.schema import suggest
 
 MAX_BODY_BYTES = 4_000_000
 MAX_BULK_BYTES = 16_000_000
-_SILENCE_SECONDS = 30.0
+_PATIENCE_SECONDS = 30.0  # for each _PIECE_BYTES of a body: the slowest sender that is waited for
+_PIECE_BYTES = 65536
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PROCESS = secrets.token_hex(4)  # request ids of one process begin alike and are counted
 _numbers = itertools.count(1)
@@ -115,21 +116,28 @@ class Call:
         announced = self.headers.get("content-length", "0")
         if announced.isdecimal() and int(announced[:19]) > limit:
             raise _too_large(limit)
-        pieces, size = [], 0
-        while True:
-            try:
-                message = await asyncio.wait_for(self.receive(), _SILENCE_SECONDS)
-            except TimeoutError:
-                raise TimedOut(f"the request's body stopped coming for {_SILENCE_SECONDS:g} s") from None
+        body = bytearray()
+        try:
+            more = True
+            while more:
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    more = await self._read_piece(body, limit)
+        except TimeoutError:
+            raise TimedOut(f"the request's body comes too slowly: {len(body)} bytes so far") from None
+        return bytes(body)
+
+    async def _read_piece(self, body: bytearray, limit: int) -> bool:
+        """Add at least ``_PIECE_BYTES`` to ``body``, unless it ends before; whether there is more."""
+        enough, more = len(body) + _PIECE_BYTES, True
+        while more and len(body) < enough:
+            message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise TimedOut("the client hung up")
-            piece = message.get("body", b"")
-            size += len(piece)
-            if size > limit:
+            body += message.get("body", b"")
+            if len(body) > limit:
                 raise _too_large(limit)
-            pieces.append(piece)
-            if not message.get("more_body", False):
-                return b"".join(pieces)
+            more = message.get("more_body", False)
+        return more
 
     async def read_object(self, limit: int = MAX_BODY_BYTES) -> dict[str, Any]:
         """The body as a JSON object; an empty body is an empty object. Raises InvalidInput for anything else."""

@@ -1,4 +1,5 @@
-"""Serves the doors over TLS: uvicorn, with the peer's name put where handlers see it, and bounds on slow heads."""
+"""Serves the doors over TLS: uvicorn, with the peer's name put where handlers see it, and bounds on what is slow or never ends:
+heads, readers, bodies that nobody wants, and requests sent ahead."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from weft.api.authenticate import PEER
+from weft.api.doorkeeper import Doorkeeper
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput, Unavailable
 
@@ -25,6 +27,9 @@ _HEAD_BYTES = 64_000
 _KEEP_ALIVE_SECONDS = 75
 _SHUTDOWN_SECONDS = 3
 _GOODBYE_SECONDS = 0.3
+_READER_SECONDS = 30.0  # for a reader to take what is buffered for him
+_MOST_UNWANTED_BYTES = 1_000_000  # of a body that was answered before it had come
+_MOST_AHEAD = 64  # requests sent before the answer to the first
 
 
 class DoorsProtocol(HttpToolsProtocol):
@@ -34,6 +39,8 @@ class DoorsProtocol(HttpToolsProtocol):
     _peer = ""
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
+    _reader_timer: asyncio.TimerHandle | None = None
+    _unwanted_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -47,6 +54,7 @@ class DoorsProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_done()
+        self.resume_writing()
         self.ended.set()
         super().connection_lost(exc)
 
@@ -69,8 +77,42 @@ class DoorsProtocol(HttpToolsProtocol):
         self._head_done()
         super().on_headers_complete()
 
+        if len(self.pipeline) > _MOST_AHEAD:
+            self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._unwanted_bytes += len(body)
+            if self._unwanted_bytes > _MOST_UNWANTED_BYTES:
+                self.transport.close()
+
+    def on_message_complete(self) -> None:
+        if self.cycle.response_complete:
+            self._head_done()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self.cycle.more_body:
+            self._await_head()  # the rest of the body may come, but not for ever
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._reader_timer is None:
+            self._reader_timer = self.loop.call_later(_READER_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
+
     def send_400_response(self, msg: str) -> None:
         self._head_done()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()  # in the middle of an answer there is no other
+            return
         body = msgspec.json.encode(
             {"reason": "invalidInput", "message": f"this is no HTTP request: {msg}", "status": 400, "request_id": ""}
         )
@@ -115,15 +157,13 @@ class DoorsServer:
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
         config.load()
-        config.ssl = tls
-        self._server = _Server(config)
-        self._sockets = list(sockets)
+        self._server = _Server(config, sockets, tls, clock)
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Return once connections are accepted."""
-        self._task = asyncio.create_task(self._server.serve(self._sockets))
+        self._task = asyncio.create_task(self._server.serve())
         while not self._server.started:
             if self._task.done():
                 self._task.result()
@@ -138,16 +178,29 @@ class DoorsServer:
 
 
 class _Server(uvicorn.Server):
+    def __init__(
+        self, config: uvicorn.Config, sockets: Sequence[socket.socket], tls: ssl.SSLContext, clock: Clock
+    ) -> None:
+        super().__init__(config)
+        self._doorkeeper = Doorkeeper(sockets, tls, self._make_protocol, self.server_state.connections, clock)
+
+    def _make_protocol(self) -> DoorsProtocol:
+        return DoorsProtocol(self.config, self.server_state, self.lifespan.state)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield  # signals are the process's business
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.servers = []  # the doorkeeper listens
+        self._doorkeeper.start()
+        self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, without its wait for peers that never answer a TLS goodbye: those idle are let go at once, the
         others once their requests are answered."""
         connections = cast(set[DoorsProtocol], self.server_state.connections)
-        for server in self.servers:
-            server.close()
+        self._doorkeeper.close()
         for connection in list(connections):
             connection.shutdown()
         if self.server_state.tasks:
