@@ -30,12 +30,12 @@ _log = logging.getLogger("weft.api")
 class Doorkeeper:
     """Accepts at ``sockets`` and hands each connection, once its TLS stands, to a protocol that ``make`` makes.
 
-    ``open_`` are the connections that are in."""
+    ``open_`` are the connections that are in. Without ``tls`` (for measuring) there are no handshakes."""
 
     def __init__(
         self,
         sockets: Sequence[socket.socket],
-        tls: ssl.SSLContext,
+        tls: ssl.SSLContext | None,
         make: Callable[[], asyncio.Protocol],
         open_: Collection[object],
         clock: Clock,
@@ -88,14 +88,12 @@ class Doorkeeper:
             task.add_done_callback(functools.partial(self._handshake_ended, connection))
 
     async def _shake_hands(self, connection: socket.socket) -> None:
+        accept = asyncio.get_running_loop().connect_accepted_socket
+        if self._tls is None:
+            await accept(self._make, connection)
+            return
         async with asyncio.timeout(HANDSHAKE_SECONDS):
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._make,
-                connection,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=GOODBYE_SECONDS,
-            )
+            await accept(self._make, connection, ssl=self._tls, ssl_shutdown_timeout=GOODBYE_SECONDS)
 
     def _drop_oldest(self) -> None:
         oldest = next(iter(self._handshakes))

@@ -179,7 +179,7 @@ class DoorsServer:
 
 class _Server(uvicorn.Server):
     def __init__(
-        self, config: uvicorn.Config, sockets: Sequence[socket.socket], tls: ssl.SSLContext, clock: Clock
+        self, config: uvicorn.Config, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, clock: Clock
     ) -> None:
         super().__init__(config)
         self._doorkeeper = Doorkeeper(sockets, tls, self._make_protocol, self.server_state.connections, clock)
