@@ -24,6 +24,7 @@ PATIENCE_SECONDS = 2.0
 # Where the server sees its folder. It gives up root once started, and the folder may lie where only root may go:
 # a bind mount in a mount namespace of its own keeps the files within its reach, and nothing else.
 SEEN_AT = "/mnt"
+_PF_EXITING = 0x4
 _ENTER = 'mount --bind "$1" ' + SEEN_AT + ' && shift && exec "$@"'
 
 
@@ -122,13 +123,16 @@ async def ensure_server(
 def inspect_server(files: Files, command: list[str], namespace: str) -> tuple[int | None, bool]:
     """A pidfd of the segment's server (the caller closes it), and whether it runs just so; None if it isn't there.
 
-    Holding the process before looking at it makes a reused pid harmless.
+    Holding the process before looking at it makes a reused pid harmless. One that is ending has lost its command line
+    but may hold its ports yet: it is still there.
     """
     try:
         pid = int(files.pid.read_text())
         process = os.pidfd_open(pid)
     except (OSError, ValueError):
         return None, False
+    if _is_ending(pid):
+        return process, False
     try:
         held = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
         place = Path(f"/proc/{pid}/ns/net").stat().st_ino
@@ -200,6 +204,14 @@ def _drops(path: Path, text: str) -> bool:
         return not set(path.read_text().splitlines()) <= set(text.splitlines())
     except FileNotFoundError:
         return True
+
+
+def _is_ending(pid: int) -> bool:
+    try:
+        flags = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[6])
+    except OSError:
+        return False
+    return bool(flags & _PF_EXITING)
 
 
 def _servers_in(namespace: str) -> list[int]:
