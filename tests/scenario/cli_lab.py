@@ -38,14 +38,22 @@ class Fabric:
         self.folder = folder
         self.context = folder / "context.json"
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._ports = _free_ports(2)
+
+    def start_server(self, source: Path | None = None) -> None:
+        """Start the server, of the weft in ``source`` if that is given, and wait until it answers."""
+        api, gateway = self._ports
+        places = ["--listen", f"127.0.0.1:{api}", "--gateway", f"127.0.0.1:{gateway}"]
+        argv = ["server", "--state", str(self.folder / "server"), *places, "--context", str(self.context)]
+        self.server = self._launch("server", *argv, source=source)
+        self.weft_until("node", "list")
+
+    def stop_server(self) -> None:
+        self.server.terminate()
+        self.server.wait(15)
 
     def start(self) -> None:
-        api, gateway = _free_ports(2)
-        places = ["--listen", f"127.0.0.1:{api}", "--gateway", f"127.0.0.1:{gateway}"]
-        self._launch(
-            "server", "server", "--state", str(self.folder / "server"), *places, "--context", str(self.context)
-        )
-        self.weft_until("node", "list")
+        self.start_server()
         for node in ("n1", "n2"):
             line = self.weft("token", "create", "--join", "--node", node).out.split()
             state = ["--state", str(self.folder / node)]
@@ -90,7 +98,7 @@ class Fabric:
             if said.code == 0:
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._processes[0].wait(0.1)
+                self.server.wait(0.1)
             said = self.weft(*argv)
         raise AssertionError(said.err + self.logs())
 
@@ -100,9 +108,12 @@ class Fabric:
         pipes: dict[str, object] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen([*WEFT, *argv], env=env, text=True, **{**pipes, **more})  # type: ignore[call-overload, no-any-return]
 
-    def _launch(self, name: str, *argv: str) -> None:
-        with open(self.folder / f"{name}.log", "wb") as log:
-            self._processes.append(subprocess.Popen([*WEFT, *argv], stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+    def _launch(self, name: str, *argv: str, source: Path | None = None) -> subprocess.Popen[bytes]:
+        env = {**os.environ, "PYTHONPATH": str(source)} if source else None
+        with open(self.folder / f"{name}.log", "ab") as log:
+            process = subprocess.Popen([*WEFT, *argv], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env)
+        self._processes.append(process)
+        return process
 
 
 @contextlib.contextmanager

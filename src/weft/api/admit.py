@@ -17,6 +17,7 @@ from weft.api.manifest import Wish
 from weft.api.view import View
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.record import Kind
+from weft.kinds.upgrade import refuse_newer
 from weft.objects.changes import FieldChange, plan_change
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import (
@@ -97,6 +98,7 @@ async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -
     """A change of ``current``. Raises StaleRevision, InvalidInput for what can't be changed, IllegalTransition."""
     kind = wish.kind
     refuse_deleting(kind, current)
+    refuse_newer(kind, current)
     if wish.generation is not None and wish.generation != current.generation:
         raise StaleRevision(
             f'{kind.title} "{wish.name}" was changed meanwhile: it is at generation {current.generation}, '
@@ -128,6 +130,7 @@ async def plan_spec(
     doors: Doors, view: View, kind: Kind, current: Envelope, old: Any, new: Any, changes: list[FieldChange]
 ) -> Draft:
     """The writes that give ``current`` the spec ``new``; the object itself is the first of them."""
+    refuse_newer(kind, current)
     envelope = msgspec.structs.replace(current)
     if changes:
         envelope.generation = current.generation + 1

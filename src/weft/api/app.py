@@ -10,6 +10,7 @@ import logging
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import weft
 from weft.api.authenticate import authenticate
 from weft.api.call import Actor, Call
 from weft.api.doors import Doors
@@ -18,6 +19,7 @@ from weft.api.routes import route
 from weft.contracts.store import PreconditionFailed
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 
+VERSION = (b"weft-version", weft.__version__.encode())  # clients of another release say so to their people
 MOST_BUSY = 512  # requests in hand; streams don't count
 _log = logging.getLogger("weft.api")
 
@@ -31,7 +33,7 @@ def build_app(doors: Doors) -> ASGIApp:
         call = Call(scope, receive)
         began = doors.clock.elapsed()
         response = await _answer(doors, call)
-        response.raw_headers.append((b"x-request-id", call.request_id.encode()))
+        response.raw_headers += [(b"x-request-id", call.request_id.encode()), VERSION]
         await _send(response, call, scope, receive, send)
         _tell(call, response.status_code, doors.clock.elapsed() - began)
 

@@ -13,10 +13,10 @@ import msgspec
 
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
-from weft.objects.envelope import field_names
 from weft.objects.errors import InvalidInput, UnknownField
 from weft.objects.identity import check_labels, check_name
 from weft.objects.schema import suggest
+from weft.objects.unknown import field_names
 
 FIELDS = ("kind", "name", "project", "labels", "spec", "generation")
 PASSED_OVER = frozenset(

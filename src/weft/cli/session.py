@@ -42,6 +42,7 @@ class Session:
         self.no_color = bool(environ.get("NO_COLOR"))
         self.timeout_seconds: float | None = None
         self.detach = False
+        self._told_of_skew = False
 
     @functools.cached_property
     def clock(self) -> Clock:
@@ -57,7 +58,15 @@ class Session:
         module = importlib.import_module("weft.client")
         context = module.find_context(self.context_file, self.environ)
         client: Client = module.Client(context, project=self.project, **settings)
+        client.http.on_version = self._warn_of_skew
         return client
+
+    def _warn_of_skew(self, server: str) -> None:
+        """Once in a run, if the server is of another release."""
+        told = importlib.import_module("weft.client.skew").describe_skew(server)
+        if told and not self._told_of_skew:
+            self._told_of_skew = True
+            self.say(f"warning: {told}")
 
     @property
     def wait_seconds(self) -> float:

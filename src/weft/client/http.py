@@ -12,7 +12,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from weft.client.context import Context
+from weft.client.skew import HEADER
 from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable, WeftError, error_from_dict
 
@@ -124,6 +125,8 @@ class Http:
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._closed = threading.Event()
+        self.on_version: Callable[[str], None] = lambda version: None  # called when the server's version is another
+        self._version = ""
 
     def request(
         self,
@@ -156,6 +159,7 @@ class Http:
             connection = self._dial(self._timeout_seconds)
             try:
                 response = connection.exchange(_Request(method, path, None, {**self._headers, **(headers or {})}))
+                self._note_version(_headers(response))
                 if response.status >= 400:
                     raise_problem(Answer(response.status, _headers(response), response.read()))
             except BaseException:
@@ -201,6 +205,7 @@ class Http:
         except BaseException:
             connection.hang_up()
             raise
+        self._note_version(answer.headers)
         if response.will_close or self._closed.is_set():
             connection.hang_up()
         else:
@@ -211,6 +216,12 @@ class Http:
             if not keep:
                 connection.hang_up()
         return answer
+
+    def _note_version(self, headers: Mapping[str, str]) -> None:
+        version = headers.get(HEADER, "")
+        if version and version != self._version:
+            self._version = version
+            self.on_version(version)
 
     def _take_idle(self, timeout_seconds: float) -> _Connection | None:
         while True:

@@ -13,7 +13,7 @@ import msgspec
 
 from weft.client.http import Http, Stream
 from weft.client.listing import Listing, fetch_list
-from weft.objects.envelope import Envelope
+from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import (
     CursorGone,
     Forbidden,
@@ -50,7 +50,7 @@ class WatchEvent(msgspec.Struct):
     @property
     def envelope(self) -> Envelope:
         """The object with spec, status and report still raw, for those who read one of them only."""
-        return msgspec.json.decode(self.raw, type=Envelope)
+        return decode_envelope(self.raw)
 
 
 _decoder = msgspec.json.Decoder(WatchEvent)

@@ -85,7 +85,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     scope: Literal["project", "fabric"] = "project"
     writer: Literal["people", "fabric"] = "people"
     schema: int = 1
-    upgrades: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()  # spec of schema n → n+1
+    upgrades: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()  # whole object of schema n → n+1
     aliases: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
     verbs: tuple[Verb, ...] = ()

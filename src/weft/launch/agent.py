@@ -36,6 +36,7 @@ from weft.cli.exit_codes import exit_code
 from weft.client.api import Client
 from weft.client.context import Context
 from weft.client.http import make_tls
+from weft.client.skew import describe_skew
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
 from weft.objects.errors import InUse, InvalidInput, WeftError
@@ -154,7 +155,9 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     runtime = _load(RUNTIMES[options.runtime], host, clock)
     network = _load(NETWORKS[options.network], host, clock)
     volumes = _load(VOLUMES[options.volume], host, clock)
-    agent = Agent(host, RemoteServer(Client(context)), runtime, network, volumes, clock)
+    client = Client(context)
+    client.http.on_version = _tell_version
+    agent = Agent(host, RemoteServer(client), runtime, network, volumes, clock)
     streams = Streams(runtime, agent.find_guest, host.node_uid, clock)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
@@ -178,6 +181,13 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
             await asyncio.gather(*tasks, renewing, return_exceptions=True)
     finally:
         await agent.close()
+
+
+def _tell_version(server: str) -> None:
+    """For the log: the server is there, or was exchanged for another."""
+    log.info("the server is weft %s", server)
+    if told := describe_skew(server):
+        log.warning(told)
 
 
 async def _renew(state: Path, node: str, context: Context, clock: Clock) -> None:

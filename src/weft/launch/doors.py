@@ -21,6 +21,7 @@ from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
 from weft.api.doors import Doors, Settings
 from weft.api.server import DoorsServer, listen, make_server_tls, parse_address
+from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
 from weft.launch.address import ANY, url_at
 from weft.launch.stores import make_store
@@ -75,6 +76,7 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
     server = DoorsServer(build_app(doors), sockets, make_server_tls(chain, key, authority.ca_path), clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
+        await upgrade_objects(store)
         await bootstrap(doors, options.context or state / "context.json", url, state / "gateway.token")
         await store_server.start()
         doors.start()

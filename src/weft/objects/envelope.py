@@ -3,12 +3,12 @@ only some of their fields hands the others on untouched; a writer re-encodes onl
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from weft.objects.identity import Ref, object_key
+from weft.objects.unknown import field_names, keep_unknown
 
 EMPTY = msgspec.Raw(b"{}")
 T = TypeVar("T")
@@ -25,8 +25,10 @@ class Condition(msgspec.Struct, frozen=True):
     generation: int = 0
 
 
-class Envelope(msgspec.Struct, kw_only=True):
-    """``revision`` is the store's and set on reading; ``generation`` counts changes of spec in meaning."""
+class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``revision`` is the store's and set on reading; ``generation`` counts changes of spec in meaning.
+
+    Decode it with ``decode_envelope``: what a newer weft put beside these fields is kept in ``unknown``."""
 
     kind: str
     name: str
@@ -44,6 +46,7 @@ class Envelope(msgspec.Struct, kw_only=True):
     conditions: list[Condition] = []
     deleting_since: float | None = None
     finalizers: list[str] = []
+    unknown: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def key(self) -> str:
@@ -61,15 +64,31 @@ _decoder = msgspec.json.Decoder(Envelope)
 _encoder = msgspec.json.Encoder()
 
 
-def decode_envelope(value: bytes, revision: int = 0) -> Envelope:
+def decode_envelope(value: bytes | msgspec.Raw, revision: int | None = None) -> Envelope:
     """The envelope stored as ``value``, with the store's ``revision`` in it."""
-    envelope = _decoder.decode(value)
-    envelope.revision = revision
+    try:
+        envelope = _decoder.decode(value)
+    except msgspec.ValidationError:
+        envelope = _decode_newer(value)
+    if revision is not None:
+        envelope.revision = revision
+    return envelope
+
+
+def _decode_newer(value: bytes | msgspec.Raw) -> Envelope:
+    """An envelope with fields that this process doesn't know. Raises msgspec.ValidationError if that isn't all."""
+    fields = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
+    known = field_names(Envelope)
+    envelope = _decoder.decode(_encoder.encode({name: raw for name, raw in fields.items() if name in known}))
+    envelope.unknown = {name: msgspec.Raw(bytes(raw)) for name, raw in fields.items() if name not in known}
     return envelope
 
 
 def encode_envelope(envelope: Envelope) -> bytes:
-    return _encoder.encode(envelope)
+    if not envelope.unknown:
+        return _encoder.encode(envelope)
+    known = _encoder.encode(msgspec.structs.replace(envelope, unknown=msgspec.UNSET))
+    return known[:-1] + b"," + _encoder.encode(envelope.unknown)[1:]
 
 
 def decode_part(raw: msgspec.Raw, type_: type[T]) -> T:
@@ -77,19 +96,14 @@ def decode_part(raw: msgspec.Raw, type_: type[T]) -> T:
     return msgspec.json.decode(raw, type=type_)
 
 
-@functools.cache
-def field_names(type_: type[msgspec.Struct]) -> frozenset[str]:
-    """The names of a struct's fields, as they stand in JSON."""
-    return frozenset(field.encode_name for field in msgspec.structs.fields(type_))
-
-
 def merge_part(raw: msgspec.Raw, part: msgspec.Struct | dict[str, Any]) -> msgspec.Raw:
-    """``part`` as raw JSON, keeping top-level fields of ``raw`` that this process doesn't know."""
-    new = part if isinstance(part, dict) else msgspec.to_builtins(part)
-    known = new.keys() if isinstance(part, dict) else field_names(type(part))
-    old = msgspec.json.decode(raw)
-    unknown = {k: v for k, v in old.items() if k not in known} if isinstance(old, dict) else {}
-    return msgspec.Raw(_encoder.encode({**unknown, **new}))
+    """``part`` as raw JSON, with the fields of ``raw`` that this process doesn't know, at any depth: those of an element
+    of a list go with an element that is otherwise the same."""
+    if isinstance(part, dict):
+        old = msgspec.json.decode(raw)
+        return msgspec.Raw(_encoder.encode({**old, **part} if isinstance(old, dict) else part))
+    old, new = msgspec.json.decode(raw), msgspec.to_builtins(part)
+    return msgspec.Raw(_encoder.encode(keep_unknown(old, new, type(part))))
 
 
 def set_condition(envelope: Envelope, condition: Condition) -> bool:

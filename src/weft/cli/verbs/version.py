@@ -27,8 +27,6 @@ def _run(session: Session, kind: Kind | None) -> None:
         return
     print(f"weft {weft.__version__}")
     print(f"server {server or 'unknown: ' + trouble}")
-    if server and server.split(".")[:2] != weft.__version__.split(".")[:2]:
-        session.say("the versions differ; commands of the newer one may not work")
 
 
 def ask_server(session: Session) -> tuple[str | None, str]:
