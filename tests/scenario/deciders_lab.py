@@ -19,7 +19,8 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport
-from weft.kinds.vm import VmSpec, VmStatus, claim_ports
+from weft.kinds.record import Claim
+from weft.kinds.vm import VmSpec, VmStatus, claim_places
 from weft.launch.deciders import decide
 from weft.objects.envelope import Condition, Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import new_uid, object_key
@@ -316,7 +317,9 @@ class Lab:
             finalizers=["workload"],
         )
         writes: list[Write] = [Put(envelope.key, encode_envelope(envelope))]
-        for claim in claim_ports(envelope, full):
+        for claim in claim_places(envelope, full):
+            if not isinstance(claim, Claim):
+                continue  # a chosen address: the controller sees to it, as after a restore
             claimed = Envelope(
                 kind=claim.kind,
                 name=claim.name,

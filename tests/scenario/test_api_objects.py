@@ -284,6 +284,56 @@ def test_a_published_port_is_taken_once_and_free_again_after(vms: DoorsLab) -> N
     assert [r.get("error", {}).get("reason") for r in errors] == [None, "portInUse"]
 
 
+def test_a_chosen_address_is_the_vms_from_the_first_moment_and_nobody_elses(vms: DoorsLab) -> None:
+    vms.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.20.0.0/24"}})
+    web = vms.client.create(make_vm("web", networks=["default", "blue:10.20.0.15"]))
+    [endpoint] = vms.client.list("endpoint").items
+    assert endpoint["owner"]["uid"] == web["uid"]
+    assert (endpoint["spec"]["address"], endpoint["spec"]["mac"]) == ("10.20.0.15", "52:57:0a:14:00:0f")
+    with pytest.raises(InUse) as caught:
+        vms.client.create(make_vm("other", networks=["blue:10.20.0.15"]))
+    assert (caught.value.token, caught.value.field) == ("addressInUse", "spec.networks[0]")
+    assert caught.value.message == "10.20.0.15 in network blue is taken by vm/web"
+    vms.client.create(make_vm("other", networks=["default"]))
+    with pytest.raises(InUse, match="taken by vm/web"):
+        vms.client.put(make_vm("other", networks=["default", "blue:10.20.0.15"]))
+    vms.client.put(make_vm("web", networks=["blue:10.20.0.15"], memory="512M"))  # its own is no obstacle
+    vms.client.put(make_vm("web", networks=["blue:10.20.0.16"]))
+    # A guest may still have the old one: the controller of addresses lets go of it.
+    assert [e["spec"]["address"] for e in vms.client.list("endpoint").items] == ["10.20.0.15", "10.20.0.16"]
+
+
+@pytest.mark.parametrize(
+    ("written", "reason", "said"),
+    [
+        ("blue:10.21.0.5", "addressOutOfRange", "10.21.0.5 is not in network blue (10.20.0.0/24)"),
+        ("blue:10.20.0.1", "addressOutOfRange", "10.20.0.1 is the gateway's"),
+        ("blue:10.20.0.255", "addressOutOfRange", "10.20.0.255 can't be a guest's"),
+        ("blue:10.20.0.0", "addressOutOfRange", "10.20.0.0 can't be a guest's"),
+        ("blue:10.20.0.999", "invalidInput", "'10.20.0.999' is not an IPv4 address"),
+        ("blue:", "invalidInput", "'' is not an IPv4 address"),
+        ("Blue:10.20.0.9", "invalidInput", "Blue"),
+    ],
+)
+def test_an_address_that_no_guest_can_have_is_refused_with_those_it_can(
+    vms: DoorsLab, written: str, reason: str, said: str
+) -> None:
+    vms.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.20.0.0/24"}})
+    with pytest.raises(InvalidInput) as caught:
+        vms.client.create(make_vm("web", networks=["default", written]))
+    assert (caught.value.token, caught.value.field) == (reason, "spec.networks[1]")
+    assert said in caught.value.message and caught.value.hint
+    if reason == "addressOutOfRange":
+        assert caught.value.hint == "choose one from 10.20.0.2 to 10.20.0.254"
+
+
+def test_a_network_is_joined_once_whatever_the_address(vms: DoorsLab) -> None:
+    with pytest.raises(InvalidInput, match="names the same thing twice"):
+        vms.client.create(make_vm("web", networks=["default", "default:10.214.0.9"]))
+    with pytest.raises(NotFound, match='Network "nowhere" not found|network "nowhere" not found'):
+        vms.client.create(make_vm("web", networks=["nowhere:10.214.0.9"]))
+
+
 def test_a_port_that_another_program_holds_is_refused(tmp_path: Path) -> None:
     lab = DoorsLab(tmp_path, publish_address="127.0.0.1")
     try:

@@ -5,6 +5,7 @@ They are made, changed and deleted in the owner's own commit. Reads the claims t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,10 +14,10 @@ from weft.api.doors import Doors
 from weft.api.ports import is_port_free
 from weft.api.view import View
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
-from weft.kinds.record import Claim, Kind
+from weft.kinds.record import Claim, ClaimWithin, Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope, encode_envelope, merge_part
-from weft.objects.errors import InUse
+from weft.objects.errors import InUse, NotFound
 from weft.objects.identity import new_uid, object_key
 
 MOST = 60  # of one owner, so that any object fits into one commit
@@ -27,8 +28,8 @@ async def plan_claims(
 ) -> tuple[list[Write], list[Precondition]]:
     """The writes that turn the claims of ``old`` (None: a new owner) into those of ``new``, and what must hold for
     them. Raises InUse if another owner has one, or something outside weft holds the port."""
-    wanted = {_key(claim): claim for claim in _claims(kind, owner, new)}
-    held = {_key(claim) for claim in _claims(kind, owner, old)} if old is not None else set()
+    wanted = {_key(claim): claim for claim in [await _resolve(view, owner, c) for c in _claims(kind, owner, new)]}
+    held = {_key(claim) for claim in _claims_to_release(kind, owner, old)} if old is not None else set()
     writes: list[Write] = []
     preconditions: list[Precondition] = []
     for key, claim in wanted.items():
@@ -42,7 +43,7 @@ async def plan_claims(
         elif current.owner is None or current.owner.uid != owner.uid:
             by = f" by {current.owner.kind}/{current.owner.name}" if current.owner is not None else ""
             raise InUse(f"{claim.taken}{by}", reason=claim.reason, field=claim.field, hint=claim.hint)
-        else:
+        elif not claim.keeps:
             spec = merge_part(current.spec, claim.spec)
             if bytes(spec) != bytes(current.spec):
                 changed = msgspec.structs.replace(current, spec=spec, generation=current.generation + 1)
@@ -55,11 +56,24 @@ async def plan_claims(
 
 def plan_release(kind: Kind, owner: Envelope, spec: Any) -> list[Write]:
     """The deletes of all claims of an owner that goes."""
-    return [Delete(_key(claim)) for claim in _claims(kind, owner, spec)]
+    return [Delete(_key(claim)) for claim in _claims_to_release(kind, owner, spec)]
 
 
-def _claims(kind: Kind, owner: Envelope, spec: Any) -> list[Claim]:
-    return [] if kind.claims is None else list(kind.claims(owner, spec))
+def _claims(kind: Kind, owner: Envelope, spec: Any) -> Sequence[Claim | ClaimWithin]:
+    return [] if kind.claims is None else kind.claims(owner, spec)
+
+
+def _claims_to_release(kind: Kind, owner: Envelope, spec: Any) -> list[Claim]:
+    return [claim for claim in _claims(kind, owner, spec) if isinstance(claim, Claim) and not claim.keeps]
+
+
+async def _resolve(view: View, owner: Envelope, claim: Claim | ClaimWithin) -> Claim:
+    if isinstance(claim, Claim):
+        return claim
+    within = await view.get(BY_NAME[claim.kind], owner.project, claim.name)
+    if within is None:
+        raise NotFound(f'{claim.kind} "{claim.name}" not found', hint=f"weft {claim.kind} list")
+    return claim.make(within)
 
 
 def _key(claim: Claim) -> str:

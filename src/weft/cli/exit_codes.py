@@ -45,6 +45,7 @@ _BY_REASON: dict[str, int] = {
     "staleRevision": CONFLICT,
     "inUse": CONFLICT,
     "portInUse": CONFLICT,
+    "addressInUse": CONFLICT,
     "illegalTransition": CONFLICT,
     "noAvailableAgents": UNPLACEABLE,
     "insufficientResources": UNPLACEABLE,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from weft.client.view import Index, Item, View
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.nic import Nic, networks_of
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.vm import VmSpec
@@ -20,7 +21,9 @@ def _named(kind: str, item: Item, names: Iterable[str]) -> list[str]:
 VMS_BY_UID = Index("vms by uid", "vm", lambda item: (item.uid,))
 VMS_BY_IMAGE = Index("vms by image", "vm", lambda item: _named("image", item, (item.spec(VmSpec).image,)))
 VMS_BY_VOLUME = Index("vms by volume", "vm", lambda item: _named("volume", item, item.spec(VmSpec).volumes))
-VMS_BY_NETWORK = Index("vms by network", "vm", lambda item: _named("network", item, item.spec(VmSpec).networks))
+VMS_BY_NETWORK = Index(
+    "vms by network", "vm", lambda item: _named("network", item, networks_of(item.spec(VmSpec).networks))
+)
 NODES_BY_UID = Index("nodes by uid", "node", lambda item: (item.uid,))
 NODES_BY_ORPHAN = Index(
     "nodes by orphan",
@@ -41,6 +44,14 @@ ENDPOINTS_BY_NETWORK = Index("endpoints by network", "endpoint", lambda item: (i
 PUBLICATIONS_BY_WORKLOAD = Index(
     "publications by workload", "publication", lambda item: (item.spec(PublicationSpec).workload.uid,)
 )
+
+
+def choose_endpoint(endpoints: Iterable[Item], network_uid: str, nic: Nic) -> Item | None:
+    """Which of a VM's endpoints is that NIC's: the one with the address it asks for, the lowest if it asks for none."""
+    found = [item for item in endpoints if item.spec(EndpointSpec).network_uid == network_uid]
+    fitting = [item for item in found if nic.address in (None, item.spec(EndpointSpec).address)]
+    return min(fitting, key=lambda item: item.key, default=None)
+
 
 KINDS = ("vm", "node", "allocation", "decision", "image", "network", "volume", "endpoint", "publication")
 INDEXES = (

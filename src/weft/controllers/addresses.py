@@ -21,6 +21,7 @@ from weft.client.indexes import (
     PUBLICATIONS_BY_WORKLOAD,
     VMS_BY_NETWORK,
     VMS_BY_UID,
+    choose_endpoint,
 )
 from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
@@ -30,6 +31,7 @@ from weft.controllers.places import active_allocation
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
+from weft.kinds.nic import Nic, mac_of, read_nic
 from weft.kinds.node import NodeReport
 from weft.kinds.publication import PublicationSpec, PublicationStatus
 from weft.kinds.vm import VmSpec
@@ -37,6 +39,7 @@ from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
 
 SOURCE = "addresses"
+LACKING_SECONDS = 5.0
 
 
 class Book:
@@ -134,9 +137,11 @@ class Addresses:
         for key in keys:
             vm = view.get(key)
             if vm is not None and not vm.deleting:
-                commit = self._plan_vm(view, vm, now)
+                commit, lacks = self._plan_vm(view, vm, now)
                 if commit is not None:
                     plan.commits.append(commit)
+                if lacks:  # what is taken may be free again, and nothing would wake the VM
+                    plan.later[key] = LACKING_SECONDS
         return plan
 
     def _note(self, change: Changed) -> None:
@@ -152,41 +157,40 @@ class Addresses:
             else:
                 book.drop(spec)
 
-    def _plan_vm(self, view: View, vm: Item, now: float) -> Commit | None:
+    def _plan_vm(self, view: View, vm: Item, now: float) -> tuple[Commit | None, bool]:
+        """What is to be written for a VM, and whether it waits for an address that is taken."""
         writes: list[Write] = []
         preconditions: list[Precondition] = []
         spec = vm.spec(VmSpec)
-        endpoints = {item.spec(EndpointSpec).network_uid: item for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)}
+        endpoints = list(view.find(ENDPOINTS_BY_WORKLOAD, vm.uid))
         allocation = active_allocation(view, vm.uid)
         place = _read_place(view, allocation)
         addresses: list[str] = []
         problem: tuple[str, str] | None = None
         wanted: set[str] = set()
-        own_macs = {item.spec(EndpointSpec).mac for item in endpoints.values()}
-        for index, name in enumerate(spec.networks):
+        own_macs = {item.spec(EndpointSpec).mac for item in endpoints}
+        for index, nic in enumerate(map(read_nic, spec.networks)):
+            name = nic.network
             network = view.get(object_key("network", vm.envelope.project, name))
             if network is None or not network.status(NetworkStatus).vni:
                 said = f'network "{name}" does not exist' if network is None else f"network {name} is being made"
                 problem = problem or ("networkNotReady", said)
                 continue
-            wanted.add(network.uid)
-            endpoint = endpoints.get(network.uid)
+            endpoint = choose_endpoint(endpoints, network.uid, nic)
             if endpoint is not None:
+                wanted.add(endpoint.uid)
                 addresses.append(f"{name} {endpoint.spec(EndpointSpec).address}")
                 continue
-            made = self._make_endpoint(vm, network, index, own_macs, place, now)
-            if made is None:
-                problem = problem or (
-                    "networkFull",
-                    f"network {name} ({network.spec(NetworkSpec).cidr}) has no address left",
-                )
+            made = self._make_endpoint(view, vm, network, nic, index, own_macs, place, now)
+            if not isinstance(made, Envelope):
+                problem = problem or made
                 continue
             writes.append(put(made))
             preconditions += [unchanged(vm), Absent(made.key), Present(network.key)]
             addresses.append(f"{name} {made.name.partition('.')[2]}")
         in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
-        for network_uid, endpoint in endpoints.items():
-            if network_uid not in wanted and endpoint.uid not in in_use and problem is None:
+        for endpoint in endpoints:
+            if endpoint.uid not in wanted and endpoint.uid not in in_use and problem is None:
                 writes.append(delete(endpoint))
                 preconditions += [unchanged(vm), unchanged(endpoint)]
             elif endpoint.status(EndpointStatus) != place:
@@ -201,27 +205,43 @@ class Addresses:
                 writes.append(_write_status(publication, leads))
                 preconditions.append(unchanged(publication))
         events: list[Event] = []
+        lacks = problem is not None and problem[0] != "networkNotReady"
         envelope = edit(vm)
         if set_condition(envelope, _addressed(vm, addresses, problem, now)):
             writes.append(put(envelope))
             preconditions.append(unchanged(vm))
-            if problem is not None and problem[0] == "networkFull":
+            if problem is not None and lacks:
                 events.append(Event("Warning", problem[0], problem[1], vm.envelope.ref, SOURCE))
         if not writes:
-            return None
-        return Commit(vm.key, writes, list(dict.fromkeys(preconditions)), events)
+            return None, lacks
+        return Commit(vm.key, writes, list(dict.fromkeys(preconditions)), events), lacks
 
     def _make_endpoint(
-        self, vm: Item, network: Item, index: int, own_macs: set[str], place: EndpointStatus, now: float
-    ) -> Envelope | None:
-        promise = self._books.setdefault(network.uid, Book()).promise(network, own_macs)
-        if promise is None:
-            return None
-        address, mac = promise
+        self,
+        view: View,
+        vm: Item,
+        network: Item,
+        nic: Nic,
+        index: int,
+        own_macs: set[str],
+        place: EndpointStatus,
+        now: float,
+    ) -> Envelope | tuple[str, str]:
+        """A NIC's endpoint, or why there can't be one."""
+        name = network.envelope.name
+        if nic.address is not None:  # admission made it; a restored store may have lost it
+            if view.get(object_key("endpoint", None, endpoint_name(network.uid, nic.address))) is not None:
+                return "addressInUse", f"{nic.address} in network {name} is taken"
+            address, mac = nic.address, mac_of(nic.address)
+        else:
+            promise = self._books.setdefault(network.uid, Book()).promise(network, own_macs)
+            if promise is None:
+                return "networkFull", f"network {name} ({network.spec(NetworkSpec).cidr}) has no address left"
+            address, mac = promise
         own_macs.add(mac)
         spec = EndpointSpec(
             workload=vm.envelope.ref,
-            network=network.envelope.name,
+            network=name,
             network_uid=network.uid,
             index=index,
             mac=mac,

@@ -20,6 +20,7 @@ from weft.controllers.addresses import make_endpoint
 from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.image import ImageStatus
+from weft.kinds.nic import are_plugged
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.objects.envelope import Envelope, merge_part
@@ -112,7 +113,7 @@ def _is_of(view: View, vm: Item, spec: AllocationSpec) -> bool:
         and spec.resources.cpu == wish.cpu
         and spec.resources.memory == wish.memory
         and [volume.name for volume in spec.volumes] == wish.volumes
-        and [nic.network for nic in spec.nics] == wish.networks
+        and are_plugged(spec.nics, wish.networks)
     )
 
 

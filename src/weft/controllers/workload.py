@@ -30,9 +30,11 @@ from weft.contracts.store import MAX_WRITES, Precondition, Write
 from weft.controllers.adoption import plan_adoption
 from weft.controllers.fold import Place, Wished, fold_ready, fold_status
 from weft.controllers.loop import Plan, moved
+from weft.controllers.places import active_allocation
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fit import wants_refit
+from weft.kinds.nic import networks_of
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.vm import VmSpec, VmStatus
@@ -204,9 +206,14 @@ def read_wished(vm: Item) -> Wished:
 
 
 def read_addresses(view: View, vm: Item) -> dict[str, str]:
-    """Network → address, in the order of the NICs."""
-    endpoints = [item.spec(EndpointSpec) for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)]
-    return {spec.network: spec.address for spec in sorted(endpoints, key=lambda spec: spec.index)}
+    """Network → address, in the order of the NICs; one that a guest has comes before one that it is to have."""
+    wanted = networks_of(vm.spec(VmSpec).networks)
+    allocation = active_allocation(view, vm.uid)
+    in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
+    found = [(item.uid in in_use, item.spec(EndpointSpec)) for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)]
+    place = {name: index for index, name in enumerate(wanted)}
+    found.sort(key=lambda pair: (place.get(pair[1].network, len(place)), pair[0]))
+    return {spec.network: spec.address for _, spec in found}
 
 
 def _read_place(view: View, item: Item) -> Place:

@@ -7,6 +7,7 @@ that start: the scheduler then writes both, as it alone knows whether there is r
 from __future__ import annotations
 
 from weft.kinds.allocation import AllocationSpec
+from weft.kinds.nic import are_plugged
 from weft.kinds.vm import VmSpec
 
 
@@ -16,7 +17,7 @@ def is_fitting(place: AllocationSpec, wish: VmSpec) -> bool:
         place.resources.cpu == wish.cpu
         and place.resources.memory == wish.memory
         and place.machine == wish.machine
-        and [nic.network for nic in place.nics] == wish.networks
+        and are_plugged(place.nics, wish.networks)
         and [volume.name for volume in place.volumes] == wish.volumes
     )
 

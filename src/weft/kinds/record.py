@@ -53,7 +53,8 @@ class Reference(msgspec.Struct, frozen=True):
 
 class Claim(msgspec.Struct, frozen=True):
     """An object that must exist alone in the fabric for its owner to be admitted (a published port): made, changed and
-    deleted in the owner's own commit. ``taken`` is the error if another owner holds it."""
+    deleted in the owner's own commit. ``taken`` is the error if another owner holds it. One that ``keeps`` is only
+    made so: its controller ends it."""
 
     kind: str
     name: str
@@ -62,6 +63,16 @@ class Claim(msgspec.Struct, frozen=True):
     reason: str
     taken: str
     hint: str
+    keeps: bool = False
+
+
+class ClaimWithin(msgspec.Struct, frozen=True):
+    """A claim that depends on another object, named by kind and name, that its owner refers to (an address in a
+    network). ``make`` raises InvalidInput."""
+
+    kind: str
+    name: str
+    make: Callable[[Envelope], Claim]
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +101,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[Column, ...] = ()
     verbs: tuple[Verb, ...] = ()
     references: tuple[Reference, ...] = ()
-    claims: Callable[[Envelope, Any], Sequence[Claim]] | None = None
+    claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
     check: Callable[[Any], None] | None = None
     check_change: Callable[[Any, Any], None] | None = None
     finalizers: tuple[str, ...] = ()

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.cells import AGE, NAME, cores, dig, joined, size, text
+from weft.kinds.nic import claim_address, networks_of, read_nic
 from weft.kinds.publication import PublicationSpec
-from weft.kinds.record import Claim, Column, Kind, Object, Reference, Verb
+from weft.kinds.record import Claim, ClaimWithin, Column, Kind, Object, Reference, Verb
 from weft.kinds.strategy import read_strategy
 from weft.objects.envelope import Envelope
 from weft.objects.errors import InvalidInput
@@ -31,9 +32,9 @@ class VmSpec(msgspec.Struct, kw_only=True):
     memory: Annotated[int, field("Memory", change="restart", quantity="bytes")] = 256 * MIB
     disk: Annotated[int, field("Root disk; 0 is the image's own size", change="never", quantity="bytes")] = 0
     machine: Annotated[Literal["q35", "microvm"], field("Machine type", change="restart")] = "q35"
-    networks: Annotated[list[Name], field("Networks to join, one NIC each", change="restart")] = msgspec.field(
-        default_factory=lambda: ["default"]
-    )
+    networks: Annotated[
+        list[str], field("Networks to join, one NIC each: NAME, or NAME:ADDRESS for that address", change="restart")
+    ] = msgspec.field(default_factory=lambda: ["default"])
     publish: Annotated[list[str], field("Ports to publish: HOST:GUEST or HOST:GUEST/udp", change="live")] = []
     volumes: Annotated[list[Name], field("Volumes to attach, in this order", change="restart")] = []
     strategy: Annotated[str | None, field("Placement strategy; the cluster's default if unset", change="live")] = None
@@ -101,8 +102,10 @@ def check_vm(spec: VmSpec) -> None:
         )
     if spec.strategy is not None:
         spec.strategy = read_strategy(spec.strategy)
+    for index, nic in enumerate(spec.networks):
+        read_nic(nic, f"spec.networks[{index}]")
     ports = [parse_publish(p, f"spec.publish[{i}]")[::2] for i, p in enumerate(spec.publish)]
-    for name, values in (("publish", ports), ("networks", spec.networks), ("volumes", spec.volumes)):
+    for name, values in (("publish", ports), ("networks", networks_of(spec.networks)), ("volumes", spec.volumes)):
         if len(set(values)) != len(values):
             raise InvalidInput(f"spec.{name} names the same thing twice", field=f"spec.{name}")
     if spec.publish and not spec.networks:
@@ -113,9 +116,14 @@ def check_vm(spec: VmSpec) -> None:
         raise InvalidInput("spec.volumes: at most 16", field="spec.volumes")
 
 
-def claim_ports(envelope: Envelope, spec: VmSpec) -> Sequence[Claim]:
-    """One publication per published port: its name is the port, so two VMs can't have the same."""
-    claims = []
+def claim_places(envelope: Envelope, spec: VmSpec) -> Sequence[Claim | ClaimWithin]:
+    """What no other VM may have: each published port (a publication, its name is the port) and each chosen address (an
+    endpoint, its name is network and address)."""
+    claims: list[Claim | ClaimWithin] = []
+    for index, nic in enumerate(spec.networks):
+        claim = claim_address(envelope, index, nic)
+        if claim is not None:
+            claims.append(claim)
     for index, mapping in enumerate(spec.publish):
         port, target, protocol = parse_publish(mapping)
         claims.append(
@@ -213,14 +221,14 @@ VM = Kind(
     status=VmStatus,
     verbs=VERBS,
     check=check_vm,
-    claims=claim_ports,
+    claims=claim_places,
     finalizers=("workload",),
     status_writer="workload",
     kept=("run", "hold", "boots"),
     conditions={"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload"},
     references=(
         Reference("image", "spec.image", lambda s: [s.image], blocks=True),
-        Reference("network", "spec.networks", lambda s: s.networks),
+        Reference("network", "spec.networks", lambda s: networks_of(s.networks)),
         Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
         Reference("node", "spec.node", lambda s: [s.node] if s.node else [], blocks=False),
     ),

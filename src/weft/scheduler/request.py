@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.client.indexes import ALLOCATIONS_BY_VOLUME, ALLOCATIONS_BY_WORKLOAD, ENDPOINTS_BY_WORKLOAD, NODES_BY_ORPHAN
+from weft.client.indexes import (
+    ALLOCATIONS_BY_VOLUME,
+    ALLOCATIONS_BY_WORKLOAD,
+    ENDPOINTS_BY_WORKLOAD,
+    NODES_BY_ORPHAN,
+    choose_endpoint,
+)
 from weft.client.view import Item, View
 from weft.contracts.policy import Request
 from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocatedVolume, AllocationSpec, Resources
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.network import NetworkSpec, NetworkStatus
+from weft.kinds.nic import read_nic
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.strategy import read_strategy
 from weft.kinds.vm import VmSpec, VmStatus
@@ -157,11 +164,12 @@ def read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting
 
 def read_nics(view: View, vm: Item, networks: list[str]) -> list[AllocatedNic] | Waiting:
     """The NICs of a VM, in the order of its networks, if it has an address in each."""
-    endpoints = {item.spec(EndpointSpec).network_uid: item for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)}
+    endpoints = view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)
     nics = []
-    for name in networks:
+    for wanted in map(read_nic, networks):
+        name = wanted.network
         network = view.get(object_key("network", vm.envelope.project, name))
-        endpoint = endpoints.get(network.uid) if network is not None else None
+        endpoint = choose_endpoint(endpoints, network.uid, wanted) if network is not None else None
         if network is None or endpoint is None:
             return Waiting("addressPending", f"it has no address in network {name} yet")
         spec, status, at = network.spec(NetworkSpec), network.status(NetworkStatus), endpoint.spec(EndpointSpec)

@@ -9,7 +9,7 @@ from weft.kinds.image import ImageSpec, check_image
 from weft.kinds.network import NetworkSpec, check_network, gateway_of
 from weft.kinds.record import Kind
 from weft.kinds.registry import KINDS, find_kind
-from weft.kinds.vm import VM, VmSpec, check_vm, claim_ports, parse_publish
+from weft.kinds.vm import VM, VmSpec, check_vm, claim_places, parse_publish
 from weft.kinds.volume import VolumeSpec, check_volume
 from weft.objects.changes import plan_change
 from weft.objects.envelope import Envelope
@@ -91,7 +91,7 @@ def test_a_port_mapping_is_read() -> None:
 
 def test_a_published_port_is_claimed_by_name_so_that_no_two_have_it() -> None:
     spec = VmSpec(image="tiny", publish=["8080:80", "8080:80/udp"])
-    claims = claim_ports(Envelope(kind="vm", name="web", uid="u", project="default"), spec)
+    claims = claim_places(Envelope(kind="vm", name="web", uid="u", project="default"), spec)
     assert [c.name for c in claims] == ["tcp-8080", "udp-8080"]
 
 

@@ -1,0 +1,108 @@
+"""A NIC as a VM's spec writes it: ``blue``, or ``blue:10.20.0.15`` for an address of one's choice. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from weft.kinds.endpoint import EndpointSpec, endpoint_name
+from weft.kinds.network import NetworkSpec, gateway_of, read_cidr
+from weft.kinds.record import Claim, ClaimWithin
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_name
+
+
+class Nic(msgspec.Struct, frozen=True):
+    """The network to join, and the address in it if that was chosen."""
+
+    network: str
+    address: str | None = None
+
+
+def read_nic(text: str, field: str = "spec.networks") -> Nic:
+    """``NETWORK`` or ``NETWORK:ADDRESS``. Raises InvalidInput."""
+    network, sign, address = text.partition(":")
+    check_name(network, field)
+    if not sign:
+        return Nic(network)
+    try:
+        return Nic(network, str(ipaddress.IPv4Address(address)))
+    except ValueError:
+        raise InvalidInput(
+            f"{field}: {address[:60]!r} is not an IPv4 address",
+            field=field,
+            hint=f"write {network}:ADDRESS, like {network}:10.20.0.15, or {network} alone for any free one",
+        ) from None
+
+
+def networks_of(written: Sequence[str]) -> list[str]:
+    """The names of the networks to join, in the order of the NICs."""
+    return [text.partition(":")[0] for text in written]
+
+
+def are_plugged(nics: Sequence[Any], written: Sequence[str]) -> bool:
+    """Whether a place's ``nics`` (each with network and address) are what is asked for."""
+    wanted = [read_nic(text) for text in written]
+    return len(nics) == len(wanted) and all(
+        has.network == wants.network and wants.address in (None, has.address)
+        for has, wants in zip(nics, wanted, strict=True)
+    )
+
+
+def claim_address(envelope: Envelope, index: int, written: str) -> ClaimWithin | None:
+    """The claim of a chosen address in its network; None where any will do."""
+    field = f"spec.networks[{index}]"
+    nic = read_nic(written, field)
+    if nic.address is None:
+        return None
+    address = nic.address
+
+    def make(network: Envelope) -> Claim:
+        check_address(address, network, field)
+        return Claim(
+            kind="endpoint",
+            name=endpoint_name(network.uid, address),
+            spec=EndpointSpec(
+                workload=envelope.ref,
+                network=network.name,
+                network_uid=network.uid,
+                index=index,
+                mac=mac_of(address),
+                address=address,
+            ),
+            field=field,
+            reason="addressInUse",
+            taken=f"{address} in network {network.name} is taken",
+            hint=f"choose another address, or write {network.name} alone for any free one",
+            keeps=True,  # a running guest has it until its NIC goes: the controller of addresses ends it
+        )
+
+    return ClaimWithin("network", nic.network, make)
+
+
+def check_address(address: str, network: Envelope, field: str) -> None:
+    """Raise InvalidInput unless guests may have ``address`` in ``network``."""
+    cidr = decode_part(network.spec, NetworkSpec).cidr
+    range_ = read_cidr(cidr)
+    first, last = range_.network_address + 2, range_.broadcast_address - 1
+    hint = f"choose one from {first} to {last}"
+    number = ipaddress.IPv4Address(address)
+    if number not in range_:
+        fact = f"is not in network {network.name} ({cidr})"
+    elif address == gateway_of(cidr):
+        fact = f"is the gateway's in network {network.name}"
+    elif not first <= number <= last:
+        fact = f"can't be a guest's in network {network.name} ({cidr})"
+    else:
+        return
+    raise InvalidInput(f"{field}: {address} {fact}", reason="addressOutOfRange", field=field, hint=hint)
+
+
+def mac_of(address: str) -> str:
+    """The MAC that goes with a chosen address: every address has its own, and none is of the range that is given with
+    addresses nobody chose."""
+    return "52:57:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address).packed)
