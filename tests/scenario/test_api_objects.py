@@ -330,7 +330,7 @@ def test_an_address_that_no_guest_can_have_is_refused_with_those_it_can(
 def test_a_network_is_joined_once_whatever_the_address(vms: DoorsLab) -> None:
     with pytest.raises(InvalidInput, match="names the same thing twice"):
         vms.client.create(make_vm("web", networks=["default", "default:10.214.0.9"]))
-    with pytest.raises(NotFound, match='Network "nowhere" not found|network "nowhere" not found'):
+    with pytest.raises(NotFound, match="nowhere"):
         vms.client.create(make_vm("web", networks=["nowhere:10.214.0.9"]))
 
 

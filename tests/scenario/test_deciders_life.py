@@ -332,7 +332,7 @@ async def test_a_chosen_address_is_given_and_a_changed_one_comes_with_the_next_s
         await lab.wish("web", boots=1)
         await lab.until_phase("other", "Running")  # it waited for the old one
         status = await lab.status("web")
-        assert list(status.addresses.items())[0] == ("blue", "10.7.0.50") and status.address == "10.7.0.50"
+        assert next(iter(status.addresses.items())) == ("blue", "10.7.0.50") and status.address == "10.7.0.50"
 
 
 async def test_a_size_that_its_node_has_no_room_for_is_refused_but_the_start_is_not(tmp_path: Path) -> None:
