@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import msgspec
 
@@ -15,7 +16,7 @@ from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_bytes
 
 MAX_SERIAL = 20
-ROOT_SERIAL = "root"
+ROOT_SERIAL, ISO_SERIAL = "root", "iso"
 
 
 class Prepared(msgspec.Struct):
@@ -26,6 +27,7 @@ class Prepared(msgspec.Struct):
     volumes: list[VolumeFacts] = []
     links: list[str] = []
     seed: str | None = None
+    iso: CachedImage | None = None
 
 
 def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
@@ -41,16 +43,15 @@ def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
             field="spec.memory",
             hint="stop it and give it more memory",
         )
-    kernel = image.kernel
-    boot: BootKernel | BootDisk = (
-        BootKernel(kernel, image.initrd, image.manifest.cmdline) if kernel is not None else BootDisk()
-    )
+    boot = _choose_boot(wanted, image, prepared.seed)
     disks = [GuestDisk(root.path, root.format, ROOT_SERIAL, base=image.disk, base_format=image.manifest.disk_format)]
     serials = name_serials([volume.name for volume in spec.volumes])
     for facts, serial in zip(prepared.volumes, serials, strict=True):
         disks.append(GuestDisk(facts.path, facts.format, serial))
     if prepared.seed is not None:
         disks.append(GuestDisk(prepared.seed, "raw", SERIAL, read_only=True))
+    if prepared.iso is not None:
+        disks.append(GuestDisk(prepared.iso.disk, "raw", ISO_SERIAL, read_only=True, cdrom=True))
     return GuestPlan(
         id=wanted.id,
         uid=wanted.uid,
@@ -66,7 +67,42 @@ def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
         has_agent=image.manifest.agent,
         qemu_agent=image.manifest.qemu_agent,
         hostname=spec.workload.name,
+        screen=spec.screen == "yes" or (spec.screen == "auto" and isinstance(boot, BootDisk)),
     )
+
+
+def _choose_boot(wanted: Wanted, image: CachedImage, seed: str | None) -> BootKernel | BootDisk:
+    """What the guest boots: the image's own kernel, unless firmware is asked for or is all there is."""
+    firmware, kernel, manifest = wanted.spec.firmware, image.kernel, image.manifest
+    if kernel is not None and firmware == "auto":
+        unseeded = manifest.seed == "nocloud" and seed is None  # spares the guest the search for what isn't there
+        return BootKernel(
+            kernel, image.initrd, f"{manifest.cmdline} cloud-init=disabled" if unseeded else manifest.cmdline
+        )
+    if kernel is not None and manifest.seed == "tar":
+        raise InvalidInput(
+            f"{wanted.what}: image {wanted.spec.image.name} has no boot loader for {firmware}",
+            field="spec.firmware",
+            hint="leave firmware at auto",
+        )
+    return BootDisk("uefi" if firmware == "uefi" else "bios")
+
+
+def choose_seed(wanted: Wanted, prepared: Prepared) -> Literal["tar", "nocloud"] | None:
+    """Which seed disk the guest gets, if any. Raises InvalidInput for users or keys that its image can't make."""
+    spec, image = wanted.spec, prepared.image
+    given = bool(spec.user_data or spec.ssh_keys or spec.users)
+    if image is not None and image.manifest.seed == "nocloud":
+        direct = image.kernel is not None and spec.firmware == "auto"  # then the kernel's command line tells the name
+        return None if direct and not given else "nocloud"
+    if spec.ssh_keys or spec.users:
+        raise InvalidInput(
+            f"{wanted.what}: image {spec.image.name} has no cloud-init, which would make users and keys",
+            reason="noCloudInit",
+            field="spec.ssh_keys" if spec.ssh_keys else "spec.users",
+            hint="use an image that has it, such as debian-12 (weft image build debian-12)",
+        )
+    return "tar" if given else None
 
 
 def name_serials(names: list[str]) -> list[str]:
@@ -74,7 +110,7 @@ def name_serials(names: list[str]) -> list[str]:
     serials: list[str] = []
     for index, name in enumerate(names):
         serial = name[:MAX_SERIAL]
-        if serial in (ROOT_SERIAL, SERIAL) or serial in serials or len(name) > MAX_SERIAL:
+        if serial in (ROOT_SERIAL, ISO_SERIAL, SERIAL) or serial in serials or len(name) > MAX_SERIAL:
             serial = f"{name[: MAX_SERIAL - 3]}-{index}"
         serials.append(serial)
     return serials

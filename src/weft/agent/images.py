@@ -178,7 +178,9 @@ def unpack(blob: Path, folder: Path, name: str) -> BundleManifest:
                 manifest = _unpack_bundle(file, folder)
                 blob.unlink()
             else:
-                manifest = BundleManifest("disk", "qcow2" if read_qcow2_header(start[:HEADER_BYTES]) else "raw")
+                manifest = BundleManifest(
+                    "disk", "qcow2" if read_qcow2_header(start[:HEADER_BYTES]) else "raw", seed="nocloud"
+                )
                 blob.rename(folder / "disk")
         _check_disk(folder / manifest.disk, manifest)
     except DriverFailed as problem:

@@ -9,17 +9,18 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from weft.agent.guest import Prepared, plan_guest
-from weft.agent.images import ImageCache
+from weft.agent.guest import Prepared, choose_seed, plan_guest
+from weft.agent.images import CachedImage, ImageCache
 from weft.agent.known import Wanted
 from weft.agent.network import NetworkKeeper
 from weft.agent.plan import Step
-from weft.agent.seed import build_seed
+from weft.agent.seed import build_nocloud, build_tar
 from weft.contracts.clock import Clock
 from weft.contracts.durable import write_durably
 from weft.contracts.host import Host
 from weft.contracts.runtime import CanSuspend, GuestFacts, RuntimeDriver
 from weft.contracts.volume import VolumeDriver
+from weft.kinds.allocation import AllocatedImage
 from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.quantity import format_bytes
 
@@ -71,13 +72,21 @@ class Performer:
 
     async def _image(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         image = wanted.spec.image
-        prepared.image = self.images.find(image.sha256)
-        if prepared.image is not None:
-            return "cached"
+        prepared.image, said = await self._have(image, tell)
+        if wanted.spec.iso is not None:
+            prepared.iso, told = await self._have(wanted.spec.iso, tell)
+            said = f"{said}, iso {told}"
+        return said
+
+    async def _have(self, image: AllocatedImage, tell: Tell) -> tuple[CachedImage, str]:
+        """The image in this node's cache, and a word on how it came there."""
+        found = self.images.find(image.sha256)
+        if found is not None:
+            return found, "cached"
         total = format_bytes(image.size)
         began = self._clock.elapsed()
-        prepared.image = await self.images.ensure(image, lambda length: tell(f"{format_bytes(length)} of {total}"))
-        return f"{total} in {self._clock.elapsed() - began:.1f} s"
+        fetched = await self.images.ensure(image, lambda length: tell(f"{format_bytes(length)} of {total}"))
+        return fetched, f"{total} in {self._clock.elapsed() - began:.1f} s"
 
     async def _disk(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         image = prepared.image
@@ -108,11 +117,12 @@ class Performer:
         return "" if wanted.spec.nics else "no network"
 
     async def _seed(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        if not wanted.spec.user_data:
-            prepared.seed = None
+        kind = choose_seed(wanted, prepared)
+        prepared.seed = None
+        if kind is None:
             return ""
         self._seeds.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path, data = self._seed_path(wanted), build_seed(wanted)
+        path, data = self._seed_path(wanted, kind), build_nocloud(wanted) if kind == "nocloud" else build_tar(wanted)
         if not path.exists() or path.read_bytes() != data:
             await asyncio.to_thread(write_durably, path, data)
         prepared.seed = str(path)
@@ -144,14 +154,15 @@ class Performer:
 
     async def _remove_disks(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         await self._disks.remove(wanted.id)
-        self._seed_path(wanted).unlink(missing_ok=True)
+        for kind in ("tar", "nocloud"):
+            self._seed_path(wanted, kind).unlink(missing_ok=True)
         return ""
 
     async def _forget(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         return ""  # the worker's own: it holds the copy
 
-    def _seed_path(self, wanted: Wanted) -> Path:
-        return self._seeds / f"{wanted.id}.tar"
+    def _seed_path(self, wanted: Wanted, kind: str) -> Path:
+        return self._seeds / f"{wanted.id}.{kind}"
 
 
 _STEPS = {

@@ -11,7 +11,7 @@ import msgspec
 
 from weft.api.call import Actor
 from weft.api.doors import Doors
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.record import Kind
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import Forbidden
@@ -95,8 +95,8 @@ async def require_enrolled(doors: Doors, actor: Actor) -> Enrolment | None:
 
 
 async def owns_image(doors: Doors, node_uid: str, sha256: str) -> bool:
-    """Whether one of the node's allocations is of the image with this digest."""
-    return any(spec.image.sha256 == sha256 for spec in await _own_allocations(doors, node_uid))
+    """Whether one of the node's allocations has the image with this digest."""
+    return any(sha256 in list_digests(spec) for spec in await _own_allocations(doors, node_uid))
 
 
 def _asked_prefix(kind: Kind, query: Mapping[str, str]) -> str | None:

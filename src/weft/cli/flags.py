@@ -48,7 +48,7 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
             flags.append(click.Option([f"--{flag}/--no-{flag}", _parameter(doc)], **shared))
         elif doc.type == _MAP or doc.type.startswith(_LIST):
             names = list(dict.fromkeys([f"--{flag}", f"--{_dashed(doc)}"]))
-            metavar = "KEY=VALUE" if doc.type == _MAP else flag.upper()
+            metavar = "KEY=VALUE" if doc.type == _MAP else "FILE" if doc.path in long_texts else flag.upper()
             flags.append(click.Option([*names, _parameter(doc)], multiple=True, metavar=metavar, **shared))
         elif " | " in doc.type:
             choice = click.Choice(doc.type.split(" | "))
@@ -71,7 +71,12 @@ def read_flags(kind: Kind, given: Mapping[str, Any], spec: Mapping[str, Any]) ->
         place = result
         for step in way:
             place = place.setdefault(step, {})
-        place[last] = _read_text(value, flag_name(doc)) if doc.path in long_texts else _read_value(doc, value)
+        if doc.path not in long_texts:
+            place[last] = _read_value(doc, value)
+        elif doc.type.startswith(_LIST):
+            place[last] = [line for text in value for line in _read_lines(text, flag_name(doc))]
+        else:
+            place[last] = _read_text(value, flag_name(doc))
     return result
 
 
@@ -146,16 +151,21 @@ def read_pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
     return pairs
 
 
+def _read_lines(value: str, flag: str) -> list[str]:
+    """The lines of a file, such as public keys; a value of several words is such a line itself."""
+    if " " in value.strip() and not Path(value).exists():
+        return [value.strip()]
+    return [line.strip() for line in _read_text(value, flag).splitlines() if line.strip() and not line.startswith("#")]
+
+
 def _read_text(value: str, flag: str) -> str:
-    if value.startswith("#!"):
+    if value.startswith(("#!", "#cloud-config\n")):
         return value
     try:
         return Path(value).read_text()
     except (OSError, UnicodeDecodeError) as problem:
         said = problem.strerror.lower() if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
-        raise InvalidInput(
-            f"--{flag} {value}: {said}", field=flag, hint="give a file, or the script itself (#!…)"
-        ) from None
+        raise InvalidInput(f"--{flag} {value}: {said}", field=flag, hint="give a file, or the text itself") from None
 
 
 def _long_texts(type_: type[msgspec.Struct]) -> set[str]:
@@ -165,6 +175,6 @@ def _long_texts(type_: type[msgspec.Struct]) -> set[str]:
 
 
 def _most_letters(info: mi.Type) -> int:
-    while isinstance(info, mi.Metadata):
-        info = info.type
+    while isinstance(info, (mi.Metadata, mi.ListType)):
+        info = info.type if isinstance(info, mi.Metadata) else info.item_type
     return (info.max_length or 0) if isinstance(info, mi.StrType) else 0

@@ -38,6 +38,7 @@ class GuestDisk(msgspec.Struct, frozen=True):
     read_only: bool = False
     base: str | None = None
     base_format: Literal["qcow2", "raw"] = "qcow2"
+    cdrom: bool = False
 
 
 class GuestNic(msgspec.Struct, frozen=True):
@@ -69,6 +70,7 @@ class GuestPlan(msgspec.Struct, frozen=True):
     has_agent: bool = True
     qemu_agent: bool = False
     hostname: str = ""
+    screen: bool = False
 
 
 class GuestFacts(msgspec.Struct, frozen=True):
@@ -186,6 +188,12 @@ class HasConsole(Protocol):
 
     def console_socket(self, guest_id: str) -> str:
         """Path of the unix socket that is the guest's serial line; it serves one client at a time."""
+
+
+@runtime_checkable
+class HasScreen(Protocol):
+    async def screen_socket(self, guest_id: str) -> str:
+        """Path of the unix socket where the guest's screen speaks RFB (VNC). Raises Unavailable for one without."""
 
 
 class GuestStats(msgspec.Struct, frozen=True):

@@ -37,7 +37,8 @@ INSPECT_SECONDS = 30.0
 _CHUNK_BYTES = 1024 * 1024
 _NOTICE_SECONDS = 0.5
 _EXT_MAGIC_AT = 1080
-_BEGINNING_BYTES = 4096
+_ISO_MAGIC_AT = 32769
+_BEGINNING_BYTES = 36864
 _PACKED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip"}
 _BOUNDS = ["prlimit", "--cpu=20", "--as=2147483648", "--fsize=0", "--core=0"]
 _WHOLE = "qemu-img convert -O qcow2 makes it whole"
@@ -191,8 +192,9 @@ def _inspect_disk(beginning: bytes, size: int, what: str) -> ImageFacts:
             raise not_an_image(f"{what} is packed ({name})", "unpack it first")
     boots = beginning[510:512] == b"\x55\xaa"
     is_ext = beginning[_EXT_MAGIC_AT : _EXT_MAGIC_AT + 2] == b"\x53\xef"
-    if size % 512 == 0 and (boots or is_ext):
-        return ImageFacts("raw", size, False)
+    is_iso = beginning[_ISO_MAGIC_AT : _ISO_MAGIC_AT + 5] == b"CD001"
+    if size % 512 == 0 and (boots or is_ext or is_iso):
+        return ImageFacts("iso" if is_iso else "raw", size, False)
     raise not_an_image(f"{what} is neither qcow2, nor a raw disk, nor a bundle", "see what the URL really gives")
 
 

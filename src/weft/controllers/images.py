@@ -20,7 +20,7 @@ from weft.contracts.durable import keep_file
 from weft.contracts.journal import Event
 from weft.controllers.image_file import ImageFacts, fetch, inspect
 from weft.controllers.loop import Queue
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.image import ImageSpec, ImageStatus
 from weft.objects.envelope import merge_part
 from weft.objects.errors import DriverFailed
@@ -80,7 +80,7 @@ class Images:
             stop.set()
         view, sha256 = self._term.cache.view, image.status(ImageStatus).sha256
         others = any(i.status(ImageStatus).sha256 == sha256 for i in view.of_kind("image").values())
-        places = any(a.spec(AllocationSpec).image.sha256 == sha256 for a in view.of_kind("allocation").values())
+        places = any(sha256 in list_digests(a.spec(AllocationSpec)) for a in view.of_kind("allocation").values())
         if sha256 and not others and not places:
             (self._folder / sha256).unlink(missing_ok=True)
 

@@ -23,6 +23,7 @@ import msgspec
 from weft.objects.bundle import MANIFEST_NAME, BundleManifest
 from weft.objects.errors import DriverFailed
 
+AGENT = Path(__file__).with_name("agent.c")
 EPOCH = 1_700_000_000  # the one time stamp of every file in an image
 META_PACKAGE = "linux-image-cloud-amd64"
 LZ4_LEGACY_MAGIC = b"\x02\x21\x4c\x18"
@@ -38,10 +39,10 @@ def require(image: str, needed: Mapping[str, str]) -> None:
 
 
 def digest_recipe(folder: Path) -> str:
-    """SHA-256 (hex) over every source file of the recipe in ``folder``, and this one: tells a cached image whose recipe
-    has changed."""
+    """SHA-256 (hex) over every source file of the recipe in ``folder``, and those that recipes share: tells a cached
+    image whose recipe has changed."""
     digest = hashlib.sha256()
-    for path in [*sorted(folder.iterdir()), Path(__file__)]:
+    for path in [*sorted(folder.iterdir()), Path(__file__), AGENT]:
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

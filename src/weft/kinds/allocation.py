@@ -76,6 +76,11 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     volumes: list[AllocatedVolume] = []
     nics: list[AllocatedNic] = []
     user_data: str = ""
+    ssh_keys: list[str] = []
+    users: list[str] = []
+    firmware: Literal["auto", "bios", "uefi"] = "auto"
+    iso: AllocatedImage | None = None
+    screen: Literal["auto", "yes", "no"] = "auto"
     restart: Literal["always", "on-failure", "never"] = "on-failure"
     grace_seconds: float = 20.0
     waits_for: str | None = None
@@ -111,6 +116,11 @@ class AllocationStatus(msgspec.Struct, kw_only=True):
 def allocation_name(node_uid: str, uid: str) -> str:
     """Node first, so that a node's allocations are one prefix."""
     return f"{node_uid}.{uid}"
+
+
+def list_digests(spec: AllocationSpec) -> list[str]:
+    """The images that an allocation needs on its node."""
+    return [spec.image.sha256, *([spec.iso.sha256] if spec.iso else [])]
 
 
 def account(spec: AllocationSpec) -> Resources:

@@ -1,7 +1,7 @@
 """Whether a VM's place still is what the VM asks for, and when it may be changed to be. Pure.
 
-What changes only with a fresh start (cpu, memory, machine, networks, volumes) reaches the place together with the wish for
-that start: the scheduler then writes both, as it alone knows whether there is room.
+What changes only with a fresh start (cpu, memory, machine, firmware, iso, screen, networks, volumes) reaches the
+place together with the wish for that start: the scheduler then writes both, as it alone knows whether there is room.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ def is_fitting(place: AllocationSpec, wish: VmSpec) -> bool:
     return (
         place.resources.cpu == wish.cpu
         and place.resources.memory == wish.memory
-        and place.machine == wish.machine
+        and (place.machine, place.firmware, place.screen) == (wish.machine, wish.firmware, wish.screen)
+        and (place.iso.name if place.iso else None) == wish.iso
         and are_plugged(place.nics, wish.networks)
         and [volume.name for volume in place.volumes] == wish.volumes
     )

@@ -23,7 +23,12 @@ MOST_MEMORY_BYTES = 64 * 2**40
 MOST_DISK_BYTES = 2**50
 _PUBLISH = re.compile(r"(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?")
 
+_SSH_KEY = re.compile(r"(?:[^\s\"]|\"[^\"]*\")* ?(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/]{16,}={0,3}( .*)?")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+
 Name = Annotated[str, field("", name=True)]
+SshKey = Annotated[str, field("", max_length=16384)]
+UserName = Annotated[str, field("", max_length=32)]
 
 
 class VmSpec(msgspec.Struct, kw_only=True):
@@ -40,8 +45,23 @@ class VmSpec(msgspec.Struct, kw_only=True):
     strategy: Annotated[str | None, field("Placement strategy; the cluster's default if unset", change="live")] = None
     node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
     user_data: Annotated[
-        str, field("Script (#!…) the guest runs once at its first boot", change="replace", max_length=65536)
+        str, field("Script (#!…) or cloud-config for the guest's first boot", change="replace", max_length=65536)
     ] = ""
+    ssh_keys: Annotated[
+        list[SshKey], field("SSH keys that may log in, as root and as each user; needs cloud-init", change="replace")
+    ] = []
+    users: Annotated[list[UserName], field("Users to make, with sudo; needs cloud-init", change="replace")] = []
+    firmware: Annotated[
+        Literal["auto", "bios", "uefi"],
+        field("What boots: auto is the image's own kernel, where it has one, else bios", change="restart"),
+    ] = "auto"
+    iso: Annotated[
+        str | None, field("An image to put into a CD drive, which firmware boots first", change="restart", name=True)
+    ] = None
+    screen: Annotated[
+        Literal["auto", "yes", "no"],
+        field("A screen to see over VNC: auto is yes where firmware boots", change="restart"),
+    ] = "auto"
     restart: Annotated[
         Literal["always", "on-failure", "never"], field("Start again when the guest ends by itself", change="live")
     ] = "on-failure"
@@ -110,6 +130,24 @@ def check_vm(spec: VmSpec) -> None:
             raise InvalidInput(f"spec.{name} names the same thing twice", field=f"spec.{name}")
     if spec.publish and not spec.networks:
         raise InvalidInput("spec.publish needs a network", field="spec.publish", hint="add networks: [default]")
+    for index, key in enumerate(spec.ssh_keys):
+        if not _SSH_KEY.fullmatch(key):
+            raise InvalidInput(
+                f"spec.ssh_keys[{index}]: {key[:40]!r} is not a public SSH key",
+                field=f"spec.ssh_keys[{index}]",
+                hint="give the line of a .pub file: ssh-ed25519 AAAA… name",
+            )
+    for index, user in enumerate(spec.users):
+        if not _USER.fullmatch(user):
+            raise InvalidInput(
+                f"spec.users[{index}]: {user[:40]!r} is not a user name",
+                field=f"spec.users[{index}]",
+                hint="begin with a letter; a-z, 0-9, - and _, at most 32",
+            )
+    if spec.machine == "microvm" and (spec.firmware != "auto" or spec.screen == "yes"):
+        raise InvalidInput(
+            "spec.machine: a microvm has neither firmware nor a screen", field="spec.machine", hint="use machine q35"
+        )
     if len(spec.networks) > 8:
         raise InvalidInput("spec.networks: at most 8", field="spec.networks")
     if len(spec.volumes) > 16:
@@ -228,6 +266,7 @@ VM = Kind(
     conditions={"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload"},
     references=(
         Reference("image", "spec.image", lambda s: [s.image], blocks=True),
+        Reference("image", "spec.iso", lambda s: [s.iso] if s.iso else [], blocks=True),
         Reference("network", "spec.networks", lambda s: networks_of(s.networks)),
         Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
         Reference("node", "spec.node", lambda s: [s.node] if s.node else [], blocks=False),

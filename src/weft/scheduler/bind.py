@@ -104,6 +104,11 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, now: float) -> 
         volumes=candidate.volumes,
         nics=candidate.nics,
         user_data=wish.user_data,
+        ssh_keys=wish.ssh_keys,
+        users=wish.users,
+        firmware=wish.firmware,
+        iso=candidate.iso,
+        screen=wish.screen,
         restart=wish.restart,
         grace_seconds=wish.grace,
     )

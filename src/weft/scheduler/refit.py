@@ -12,12 +12,12 @@ from weft.client.commit import Commit, edit, put, unchanged
 from weft.client.view import Item, View
 from weft.contracts.journal import Event
 from weft.contracts.policy import RESOURCES
-from weft.kinds.allocation import AllocatedNic, AllocatedVolume, AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocatedVolume, AllocationSpec, Resources
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.quantity import format_bytes, format_cpu
-from weft.scheduler.request import Waiting, read_nics, read_volumes
+from weft.scheduler.request import Waiting, read_image, read_nics, read_volumes
 from weft.scheduler.snapshot import Amounts, Snapshot, amounts_of
 
 
@@ -34,6 +34,7 @@ def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: 
         placed = Condition("Placed", "True", parts.reason, f"{where}, unchanged: {parts.message}", now)
     else:
         new.machine, new.resources, new.nics = wish.machine, parts.resources, parts.nics
+        new.firmware, new.iso, new.screen = wish.firmware, parts.iso, wish.screen
         new.volumes = [
             AllocatedVolume(name=item.envelope.name, uid=item.uid, size=item.spec(VolumeSpec).size)
             for item in parts.volumes
@@ -61,6 +62,7 @@ class _Parts(msgspec.Struct, frozen=True):
     resources: Resources
     volumes: list[Item]
     nics: list[AllocatedNic]
+    iso: AllocatedImage | None
 
 
 def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item) -> _Parts | Waiting:
@@ -82,7 +84,10 @@ def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item) -> _
         if volume.status(VolumeStatus).node_uid not in (None, spec.node_uid):
             return Waiting("volumesApart", f"volume {volume.envelope.name}'s data lies on another node")
     nics = read_nics(view, vm, wish.networks)
-    return nics if isinstance(nics, Waiting) else _Parts(resources, volumes, nics)
+    if isinstance(nics, Waiting):
+        return nics
+    iso = read_image(view, vm.envelope.project, wish.iso) if wish.iso else None
+    return iso if isinstance(iso, Waiting) else _Parts(resources, volumes, nics, iso[0] if iso else None)
 
 
 def _find_lack(snapshot: Snapshot, row: int, old: Amounts, new: Amounts) -> str:

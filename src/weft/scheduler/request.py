@@ -35,6 +35,7 @@ class Candidate(msgspec.Struct, frozen=True):
     incarnation: int
     resources: Resources
     image: AllocatedImage
+    iso: AllocatedImage | None
     volumes: list[AllocatedVolume]
     volume_items: list[Item]
     nics: list[AllocatedNic]
@@ -94,10 +95,13 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         strategy = default_strategy if spec.strategy is None else read_strategy(spec.strategy)
     except InvalidInput as problem:
         return Waiting(problem.token, problem.message)
-    image = _read_image(view, project, spec.image)
+    image = read_image(view, project, spec.image)
     if isinstance(image, Waiting):
         return image
     image_ready, virtual_size = image
+    iso = read_image(view, project, spec.iso) if spec.iso else None
+    if isinstance(iso, Waiting):
+        return iso
     volumes = read_volumes(view, vm, spec.volumes)
     if isinstance(volumes, Waiting):
         return volumes
@@ -121,6 +125,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         incarnation=vm.status(VmStatus).incarnation + 1,
         resources=resources,
         image=image_ready,
+        iso=iso[0] if iso else None,
         volumes=[
             AllocatedVolume(name=item.envelope.name, uid=item.uid, size=item.spec(VolumeSpec).size) for item in volumes
         ],
@@ -129,7 +134,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     )
 
 
-def _read_image(view: View, project: str | None, name: str) -> tuple[AllocatedImage, int] | Waiting:
+def read_image(view: View, project: str | None, name: str) -> tuple[AllocatedImage, int] | Waiting:
     item = view.get(object_key("image", project, name))
     if item is None:
         return Waiting("imageNotReady", f'image "{name}" does not exist')

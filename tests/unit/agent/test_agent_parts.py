@@ -16,7 +16,7 @@ from weft.agent.guest import Prepared, name_serials, plan_guest
 from weft.agent.images import CachedImage
 from weft.agent.known import Memory, Wanted, port_id, read_wanted
 from weft.agent.offline import Copies, Copy, Surroundings
-from weft.agent.seed import build_seed
+from weft.agent.seed import build_tar
 from weft.agent.segments import fold_segments, keep_forwards, ports_of, read_endpoint, read_forward
 from weft.contracts.network import Endpoint, Forward
 from weft.contracts.runtime import BootDisk, BootKernel
@@ -112,8 +112,8 @@ def test_too_little_memory_for_the_image_is_named() -> None:
 
 
 def test_a_seed_holds_user_data_and_the_name_and_is_whole_blocks() -> None:
-    data = build_seed(wanted(user_data="#!/bin/sh\necho hällo\n"))
-    assert len(data) % 512 == 0 and data == build_seed(wanted(user_data="#!/bin/sh\necho hällo\n"))
+    data = build_tar(wanted(user_data="#!/bin/sh\necho hällo\n"))
+    assert len(data) % 512 == 0 and data == build_tar(wanted(user_data="#!/bin/sh\necho hällo\n"))
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert tar.getnames() == ["./user-data", "./meta-data"]
         user, meta = (tar.extractfile(name) for name in tar.getnames())

@@ -17,7 +17,7 @@ import pytest
 from weft.contracts.runtime import ExecRequest
 from weft.drivers.runtime.qemu.frames import PAYLOAD_BYTES, Hello, encode_frame, encode_request
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel, GuestSession
-from weft.images.tiny.build import SOURCES, compile_program
+from weft.images.parts import AGENT, compile_program
 from weft.objects.errors import InvalidInput, TooLarge, Unavailable
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C c
 
 @pytest.fixture(scope="session")
 def agent_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_program(SOURCES / "agent.c", tmp_path_factory.mktemp("agent") / "weft-agent")
+    return compile_program(AGENT, tmp_path_factory.mktemp("agent") / "weft-agent")
 
 
 class Guest:

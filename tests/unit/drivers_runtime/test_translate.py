@@ -137,10 +137,20 @@ def test_an_emulated_kernel_is_told_what_it_cannot_measure_and_a_real_one_is_lef
 def test_a_disk_image_boots_through_firmware() -> None:
     words = translate(changed(boot=BootDisk()), FACTS)
     assert "-kernel" not in words and "-bios" not in words
-    assert [blk["bootindex"] for blk in device(words, "virtio-blk-pci")] == ["0", "1"]
+    assert [blk["bootindex"] for blk in device(words, "virtio-blk-pci")] == ["1", "2"]
     uefi = msgspec.structs.replace(FACTS, uefi_code="/fw/code", uefi_vars="/fw/vars")
     words = translate(changed(boot=BootDisk("uefi")), uefi)
     assert "pflash0=uefi-code,pflash1=uefi-vars" in values(words, "-machine")
+
+
+def test_a_cd_boots_before_the_disks_and_a_screen_has_a_keyboard() -> None:
+    iso = GuestDisk("/cd.iso", "raw", "iso", read_only=True, cdrom=True)
+    words = translate(changed(boot=BootDisk(), disks=[*PLAN.disks, iso], screen=True), FACTS)
+    (drive,) = device(words, "scsi-cd")
+    assert drive["bootindex"] == "0" and device(words, "virtio-scsi-pci")
+    assert device(words, "VGA") and values(words, "-vnc") == [f"unix:{PATHS.screen}"]
+    assert "i8042=on" in values(words, "-machine")[0]
+    assert "-vnc" not in translate(PLAN, FACTS)
 
 
 def test_an_image_that_says_nothing_of_agents_gets_a_port_for_qemus_own() -> None:

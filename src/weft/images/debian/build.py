@@ -77,6 +77,7 @@ def build_debian(out_path: Path, cache_dir: Path, say: Say) -> None:
         parts.write_kernel(kernel_tree, members["kernel"])
         write_initrd(kernel_tree, members["initrd"], work)
         lay_out(root)
+        compile_program(parts.AGENT, root / "usr/local/sbin/weft-agent")
         _add_kernel(root, kernel_tree, members["initrd"])
         say("disk")
         write_disk(root, members["disk.qcow2"], work)
@@ -86,6 +87,7 @@ def build_debian(out_path: Path, cache_dir: Path, say: Say) -> None:
             kernel="kernel",
             initrd="initrd",
             cmdline="quiet random.trust_cpu=on",
+            agent=True,
             qemu_agent=True,
             seed="nocloud",
             min_memory_bytes=256 << 20,

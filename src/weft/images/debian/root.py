@@ -30,7 +30,11 @@ REMOVED = (
 )  # fmt: skip
 WANTED = {
     "sockets.target": ("ssh.socket",),
-    "multi-user.target": ("systemd-networkd.service", "systemd-resolved.service"),
+    "multi-user.target": (
+        "systemd-networkd.service",
+        "systemd-resolved.service",
+        "systemd-networkd-wait-online.service",
+    ),
     "network-online.target": ("systemd-networkd-wait-online.service",),
 }
 FILES = {
@@ -47,6 +51,16 @@ FILES = {
         "[Unit]\nConditionPathExistsGlob=/sys/bus/pci/devices/*/boot_vga\n"
     ),
     # Agents say that the guest is ready, so they come after what people expect of a ready one: name, users, keys.
+    "etc/systemd/system/weft-agent.service": (
+        "[Unit]\nDescription=weft's guest agent\nBindsTo=dev-virtio\\x2dports-weft.agent.0.device\n"
+        "After=dev-virtio\\x2dports-weft.agent.0.device cloud-init.service systemd-networkd.service\n\n"
+        "[Service]\nExecStart=/usr/local/sbin/weft-agent\nRestart=always\nRestartSec=1\nOOMScoreAdjust=-1000\n"
+        "WorkingDirectory=/root\nEnvironment=HOME=/root USER=root\nKillMode=mixed\n"
+    ),
+    "etc/udev/rules.d/60-weft-agent.rules": (
+        'SUBSYSTEM=="virtio-ports", ATTR{name}=="weft.agent.0", '
+        'TAG+="systemd", ENV{SYSTEMD_WANTS}="weft-agent.service"\n'
+    ),
     "etc/systemd/system/qemu-guest-agent.service.d/ready.conf": "[Unit]\nAfter=cloud-init.service systemd-networkd.service\n",
     # Debian's own waits for the network before the first user is made; only what comes after it needs that.
     "etc/systemd/system/cloud-init.service": (
@@ -58,7 +72,9 @@ FILES = {
         "StandardOutput=journal+console\n"
     ),
     "etc/systemd/system/systemd-networkd-wait-online.service.d/patience.conf": (
-        "[Service]\nExecStart=\nExecStart=/lib/systemd/systemd-networkd-wait-online --any --timeout=20\n"
+        "[Service]\nExecStart=\nExecStart=-/lib/systemd/systemd-networkd-wait-online --any --timeout=10\n"
+        # The agent lets the first commands wait for this file, so that they find a network.
+        "ExecStartPost=/bin/touch /run/network-tried\n"
     ),
     "etc/systemd/system/ssh-host-key.service": (
         "[Unit]\nDescription=SSH host key, at the first boot\nConditionPathExists=!/etc/ssh/ssh_host_ed25519_key\n"
@@ -74,6 +90,12 @@ FILES = {
         "disable_root: true\n"
         "manage_etc_hosts: false\npreserve_hostname: false\n"
         "growpart: {mode: 'off'}\nresize_rootfs: false\n"
+        # Each module costs an emulated CPU some tenths of a second, also when it has nothing to do.
+        "cloud_init_modules: [bootcmd, write-files, set_hostname, ca-certs, users-groups, ssh]\n"
+        "cloud_config_modules: [set-passwords, apt-configure, ntp, timezone, runcmd]\n"
+        "cloud_final_modules: [package-update-upgrade-install, write-files-deferred, scripts-vendor,\n"
+        "  scripts-per-once, scripts-per-boot, scripts-per-instance, scripts-user, phone-home, final-message,\n"
+        "  power-state-change]\n"
         "no_ssh_fingerprints: true\nssh: {emit_keys_to_console: false}\n"
     ),
 }

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from weft.images.parts import (
+    AGENT,
     EPOCH,
     compile_program,
     copy_modules,
@@ -87,8 +88,8 @@ def build_tiny(out_path: Path, cache_dir: Path, say: Callable[[str], None] = lam
 def compile_programs(work: Path) -> dict[str, Path]:
     """Static ``init`` and ``agent``; the agent has no loader to wait for and no library to miss."""
     programs = {}
-    for name in ("init", "agent"):
-        programs[name] = compile_program(SOURCES / f"{name}.c", work / name)
+    for source in (SOURCES / "init.c", AGENT):
+        programs[source.stem] = compile_program(source, work / source.stem)
     return programs
 
 

@@ -166,6 +166,15 @@ class QemuDriver:
     def console_socket(self, guest_id: str) -> str:
         return str(self._paths(guest_id).console)
 
+    async def screen_socket(self, guest_id: str) -> str:
+        guest = await self._known(guest_id)
+        if not guest.record.plan.screen:
+            raise Unavailable(
+                f"guest {guest.record.plan.name} has no screen", reason="noScreen",
+                hint=f"give it one (spec.screen: yes; weft edit vm/{guest.record.plan.name}) and restart it",
+            )  # fmt: skip
+        return str(guest.paths.screen)
+
     async def stats(self, guest_id: str) -> GuestStats:
         guest = await self._known(guest_id)
         process = guest.record.process

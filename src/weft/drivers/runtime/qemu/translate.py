@@ -24,7 +24,13 @@ TRANSLATION_CACHE_MIB = 128  # QEMU's default grows to 1 GiB of a long-running e
 MOST_DISKS = 8
 MOST_NICS = 8
 
-_FIRST_DISK, _FIRST_NIC, _FIRST_PORT = 0x4, 0xC, 0x18  # slots on pcie.0, and buses of microvm
+_FIRST_DISK, _FIRST_NIC, _SCSI, _SCREEN, _FIRST_PORT = (
+    0x4,
+    0xC,
+    0x14,
+    0x15,
+    0x18,
+)  # slots on pcie.0, and buses of microvm
 _LAST_MMIO_BUS = 23
 _SOCKET_PATH_BYTES = 107
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -74,6 +80,10 @@ class GuestPaths(msgspec.Struct, frozen=True):
         return self.run / "qga"
 
     @property
+    def screen(self) -> Path:
+        return self.run / "vnc"
+
+    @property
     def pid(self) -> Path:
         return self.run / "pid"
 
@@ -118,6 +128,8 @@ def translate_guest(
     words += _socket("qmp2", handed, "-mon", "chardev=qmp2,mode=control")
     words += _socket("console", handed, "-serial", "chardev:console", log="console-log")
     words += _devices(plan, handed)
+    if plan.screen:
+        words += ["-vnc", f"unix:{paths.screen}", "-device", f"VGA,bus=pcie.0,addr={_SCREEN:#x},id=screen"]
     for index, disk in enumerate(plan.disks):
         words += _disk(plan, index, disk, handed)
     for index, nic in enumerate(plan.nics):
@@ -188,7 +200,7 @@ def check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
 def _machine(plan: GuestPlan) -> str:
     if plan.machine == "microvm":
         return "microvm,acpi=on,rtc=on,isa-serial=on,ioapic2=on,auto-kernel-cmdline=off"
-    return "q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,i8042=off"
+    return f"q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,i8042={'on' if plan.screen else 'off'}"
 
 
 def _accelerator(facts: Facts) -> list[str]:
@@ -252,6 +264,8 @@ def _devices(plan: GuestPlan, handed: Mapping[str, int]) -> list[str]:
         words += _agent_port("agent", handed, AGENT_PORT, WEFT_AGENT_ID)
     if has_qemu_port(plan):
         words += _agent_port("qga", handed, QEMU_AGENT_PORT, QEMU_AGENT_ID)
+    if any(disk.cdrom for disk in plan.disks):
+        words += ["-device", _device(plan, "virtio-scsi", _SCSI, id="scsi")]
     return words
 
 
@@ -268,7 +282,12 @@ def _disk(plan: GuestPlan, index: int, disk: GuestDisk, handed: Mapping[str, int
     own, base = handed[disk_name(disk)], handed.get(base_name(disk))
     words = [*_add(own), *(_add(base) if base is not None else [])]
     node = describe_disk(disk, fdset(own), fdset(base) if base is not None else None)
-    more = {"bootindex": str(index)} if isinstance(plan.boot, BootDisk) else {}
+    place = 0 if disk.cdrom else index + 1  # whoever puts something into the drive wants to boot it
+    more = {"bootindex": str(place)} if isinstance(plan.boot, BootDisk) else {}
+    if disk.cdrom:
+        drive = {"drive": disk_node(disk), "serial": disk.serial, "id": f"cd-{disk.serial}", **more}
+        device = ",".join(["scsi-cd,bus=scsi.0", *(f"{key}={value}" for key, value in drive.items())])
+        return [*words, "-blockdev", _json(node), "-device", device]
     device = _device(
         plan,
         "virtio-blk",

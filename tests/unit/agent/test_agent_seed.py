@@ -1,0 +1,83 @@
+"""What a guest is told at its first boot, in the form its image reads, and what its firmware boots."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+from tests.unit.agent.test_agent_parts import prepared, wanted
+
+from weft.agent.guest import choose_seed, plan_guest
+from weft.agent.seed import build_nocloud, pack_iso
+from weft.contracts.runtime import BootDisk, BootKernel
+from weft.objects.bundle import BundleManifest
+from weft.objects.errors import InvalidInput
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHdlZnQgdGVzdCBrZXkgb2YgbnVtYmVyIG9uZQ me"
+DEBIAN = BundleManifest("d", "qcow2", "k", "i", "quiet", agent=True, qemu_agent=True, seed="nocloud")
+TINY = BundleManifest("d", "qcow2", "k", "i", "quiet", agent=True)
+CLOUD = BundleManifest("d", "qcow2", seed="nocloud")
+
+
+def read_iso(data: bytes) -> tuple[str, dict[str, bytes]]:
+    """Label and files, as the descriptor at sector 16 leads to them."""
+    start = data[16 * 2048 : 17 * 2048]
+    assert start[:7] == b"\1CD001\1" and data[17 * 2048 :][:6] == b"\xffCD001"
+    (sectors,) = struct.unpack_from("<I", start, 80)
+    assert sectors * 2048 == len(data)
+    place, size = (struct.unpack_from("<I", start, 156 + at)[0] for at in (2, 10))
+    folder, at, files = data[place * 2048 : place * 2048 + size], 0, {}
+    while folder[at]:
+        name = folder[at + 33 : at + 33 + folder[at + 32]]
+        where, length = (struct.unpack_from("<I", folder, at + 2 + more)[0] for more in (0, 8))
+        assert struct.unpack_from(">I", folder, at + 6)[0] == where
+        if name not in (b"\0", b"\1"):
+            files[name.decode().partition(";")[0].lower()] = data[where * 2048 : where * 2048 + length]
+        at += folder[at]
+    return start[40:72].decode().strip(), files
+
+
+def test_an_iso_holds_its_files_whole_and_is_the_same_each_time() -> None:
+    files = {"b": b"x" * 5000, "a": b"", "user-data": b"#!/bin/sh\n"}
+    assert read_iso(pack_iso("cidata", files)) == ("cidata", files)
+    assert pack_iso("cidata", files) == pack_iso("cidata", dict(reversed(files.items())))
+
+
+def test_cloud_init_learns_name_users_keys_network_and_the_users_own_data() -> None:
+    label, files = read_iso(build_nocloud(wanted(user_data="#!/bin/sh\necho hällo\n", ssh_keys=[KEY], users=["ann"])))
+    assert label == "cidata" and files["user-data"].decode() == "#!/bin/sh\necho hällo\n"
+    meta = json.loads(files["meta-data"])
+    assert meta["local-hostname"] == "web" and meta["public-keys"] == [KEY]
+    first, ours = files["vendor-data"].split(b"\n", 1)
+    assert first == b"#cloud-config" and json.loads(ours)["disable_root"] is False
+    assert [user if user == "default" else user["name"] for user in json.loads(ours)["users"]] == ["default", "ann"]
+    (nic,) = json.loads(files["network-config"])["ethernets"].values()
+    assert nic["dhcp4"] and nic["match"]["macaddress"] == wanted().spec.nics[0].mac
+
+
+def test_a_guest_with_nothing_to_be_told_is_spared_cloud_init() -> None:
+    assert choose_seed(wanted(), prepared(DEBIAN)) is None
+    plan = plan_guest(wanted(), prepared(DEBIAN))
+    assert isinstance(plan.boot, BootKernel) and plan.boot.cmdline == "quiet cloud-init=disabled"
+    assert choose_seed(wanted(ssh_keys=[KEY]), prepared(DEBIAN)) == "nocloud"
+    told = plan_guest(wanted(), prepared(DEBIAN, seed="/s"))
+    assert isinstance(told.boot, BootKernel) and told.boot.cmdline == "quiet"
+    assert choose_seed(wanted(), prepared(CLOUD)) == "nocloud"  # others look for data until they find some
+    assert choose_seed(wanted(firmware="uefi"), prepared(DEBIAN)) == "nocloud"
+    assert choose_seed(wanted(user_data="#!/bin/sh\n"), prepared(TINY)) == "tar"
+
+
+def test_keys_for_an_image_that_can_not_take_them_are_refused_by_name() -> None:
+    with pytest.raises(InvalidInput, match="image tiny has no cloud-init") as caught:
+        choose_seed(wanted(ssh_keys=[KEY]), prepared(TINY))
+    assert caught.value.field == "spec.ssh_keys"
+
+
+def test_firmware_is_what_was_asked_for_and_has_a_screen() -> None:
+    plan = plan_guest(wanted(firmware="uefi"), prepared(DEBIAN, seed="/s"))
+    assert plan.boot == BootDisk("uefi") and plan.screen
+    assert not plan_guest(wanted(), prepared(DEBIAN)).screen
+    assert plan_guest(wanted(screen="yes"), prepared(DEBIAN)).screen
+    with pytest.raises(InvalidInput, match="has no boot loader"):
+        plan_guest(wanted(firmware="bios"), prepared(TINY))
