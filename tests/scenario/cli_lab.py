@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,9 +117,11 @@ class Fabric:
 
 
 @contextlib.contextmanager
-def start_fabric() -> Iterator[Fabric]:
-    """A fabric in a folder with a short path (sockets live in it), gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp") as folder:
+def start_fabric(
+    around: Callable[[Path], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+) -> Iterator[Fabric]:
+    """A fabric in a folder with a short path (sockets live in it), gone at the end; it lives within ``around(folder)``."""
+    with tempfile.TemporaryDirectory(prefix="wf-", dir="/tmp") as folder, around(Path(folder)):
         fabric = Fabric(Path(folder))
         try:
             fabric.start()

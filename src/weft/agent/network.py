@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from weft.agent.known import Wanted
-from weft.agent.offline import Copies, Surroundings
+from weft.agent.offline import Copies, NotKept, Surroundings
 from weft.agent.report import Question
 from weft.agent.segments import fold_segments, keep_forwards, ports_of
 from weft.agent.waiting import wait_for_event
@@ -158,7 +158,10 @@ class NetworkKeeper:
     async def refresh(self) -> None:
         """Bring every hosted segment and all published ports up to date. Raises the first problem, after trying all."""
         problems: list[WeftError] = []
-        await self._save()
+        try:
+            await self._save()
+        except NotKept as problem:  # an agent that starts without a server will know less; what is known holds now
+            log.warning("network: %s", problem.message)
         async with self._changing:
             here = self._hosted()
             for nic in (nic for wanted in here for nic in wanted.spec.nics):

@@ -6,6 +6,7 @@ Reads and writes ``<state>/allocations/<short id>.json`` and ``<state>/network.j
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -14,7 +15,13 @@ import msgspec
 from weft.agent.known import Memory
 from weft.contracts.durable import sync_folder, write_durably
 from weft.contracts.network import Endpoint, Forward
-from weft.objects.envelope import Envelope
+from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
+from weft.objects.errors import DriverFailed
+
+
+class NotKept(DriverFailed):
+    """A durable copy can't be written; the one before it stands."""
+
 
 log = logging.getLogger("weft.agent")
 
@@ -23,6 +30,13 @@ class Copy(msgspec.Struct, frozen=True):
     """An allocation as it was read last, and what this node did about it."""
 
     allocation: Envelope
+    memory: Memory
+
+
+class _Kept(msgspec.Struct):
+    """A copy as it lies in its file: the allocation may be one that a newer weft wrote."""
+
+    allocation: msgspec.Raw
     memory: Memory
 
 
@@ -45,8 +59,11 @@ class Copies:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def save(self, id: str, copy: Copy) -> None:
-        """Keep ``copy`` durably: once this returns a power cut can't lose it."""
-        write_durably(self._folder / f"{id}.json", msgspec.json.encode(copy))
+        """Keep ``copy`` durably: once this returns a power cut can't lose it. Raises NotKept (``noSpace``)."""
+        _write(
+            self._folder / f"{id}.json",
+            msgspec.json.encode(_Kept(msgspec.Raw(encode_envelope(copy.allocation)), copy.memory)),
+        )
 
     def remove(self, id: str) -> None:
         """Absent is fine."""
@@ -58,13 +75,15 @@ class Copies:
         copies = []
         for path in sorted(self._folder.glob("*.json")):
             try:
-                copies.append(msgspec.json.decode(path.read_bytes(), type=Copy))
+                kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+                copies.append(Copy(decode_envelope(kept.allocation), kept.memory))
             except (OSError, msgspec.MsgspecError) as problem:
                 log.error("%s can't be read, its guest is left alone: %s", path, problem)
         return copies
 
     def save_surroundings(self, surroundings: Surroundings) -> None:
-        write_durably(self._surroundings, msgspec.json.encode(surroundings))
+        """Keep them durably. Raises NotKept."""
+        _write(self._surroundings, msgspec.json.encode(surroundings))
 
     def load_surroundings(self) -> Surroundings:
         """What was told last, or nothing."""
@@ -75,3 +94,15 @@ class Copies:
         except (OSError, msgspec.MsgspecError) as problem:
             log.error("%s can't be read: %s", self._surroundings, problem)
             return Surroundings()
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_durably(path, data)
+    except OSError as problem:
+        full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise NotKept(
+            f"{path} can't be written: {problem.strerror}",
+            reason="noSpace" if full else None,
+            hint="make room on the node's disk" if full else None,
+        ) from problem

@@ -7,6 +7,7 @@ changed allocation, by the runtime, and when a pause is over.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ import msgspec
 from weft.agent import plan as plans
 from weft.agent.guest import Prepared
 from weft.agent.known import Known, Memory, Trouble, Wanted, read_wanted
-from weft.agent.offline import Copies, Copy
+from weft.agent.offline import Copies, Copy, NotKept
 from weft.agent.perform import Performer
 from weft.agent.plan import BRING_UP, Plan, Step
 from weft.agent.stages import Stages
@@ -129,7 +130,7 @@ class Worker:
         plan = plans.plan_allocation(known, guest, self._clock.elapsed())
         self._show(plan, guest)
         if not plan.steps:
-            await self._save()
+            await self._note(self.memory)
             return plan.look_at
         await self._carry_out(plan)
         return self._clock.elapsed()
@@ -164,10 +165,10 @@ class Worker:
         for step in plan.steps:
             if self._changed.is_set():
                 return
-            await self._before(step)
             self._stages.begin(step)
-            self._show(plan, None)
             try:
+                await self._before(step)
+                self._show(plan, None)
                 detail = await self._perform(step, prepared, plan)
             except (WeftError, OSError) as problem:
                 self._stages.fail(step)
@@ -179,7 +180,7 @@ class Worker:
             self._stages.end(step, detail)
             self._show(plan, None)
         self._trouble = None
-        await self._save()
+        await self._note(self.memory)
 
     async def _perform(self, step: Step, prepared: Prepared, plan: Plan) -> str | None:
         """The step's word on itself; None when it was given up because the wish has changed."""
@@ -202,8 +203,9 @@ class Worker:
                 await asyncio.gather(work, return_exceptions=True)
 
     async def _before(self, step: Step) -> None:
-        """Remember durably what is about to be done."""
-        memory, spec = self.memory, self.wanted.spec
+        """Remember durably what is about to be done. Raises NotKept for what must be known after a power cut; taking away
+        needs no room."""
+        memory, spec, again = self.memory, self.wanted.spec, False
         if step in BRING_UP:
             memory = msgspec.structs.replace(memory, made=True)
         if step is Step.START:
@@ -217,16 +219,16 @@ class Worker:
                 answered=memory.answered and resumes,
                 ended="",
             )
-            if again:
-                self._on_event(self.wanted, "Normal", "GuestRestarted", f"restart {memory.restarts}")
         elif step is Step.NETWORK:
             self._unplugged = False
         elif step is Step.UNPLUG:
             self._unplugged = True
         elif step in (Step.STOP, Step.REMOVE):
             memory = msgspec.structs.replace(memory, run="down", ended="")
+        await (self._save(memory) if step in BRING_UP else self._note(memory))
         self.memory = memory
-        await self._save()
+        if again:
+            self._on_event(self.wanted, "Normal", "GuestRestarted", f"restart {memory.restarts}")
 
     def _after(self, step: Step) -> None:
         if step is Step.START:
@@ -241,18 +243,26 @@ class Worker:
             self._on_report(self.wanted.name, self._report(Plan((), "released"), None))
             self._on_alive()
 
-    async def _save(self) -> None:
+    async def _note(self, memory: Memory) -> None:
+        """Save what the next look would find out anyway, or will save then."""
+        try:
+            await self._save(memory)
+        except NotKept as problem:
+            log.warning("%s: %s", self.wanted.what, problem.message)
+
+    async def _save(self, memory: Memory) -> None:
         if self.released:
             return
-        state = (self.wanted.spec, self.wanted.deleting, self.memory)
-        if state != self._saved and (self.memory.made or self.memory.run != "new"):
-            await asyncio.to_thread(self._copies.save, self.wanted.id, Copy(self._envelope, self.memory))
+        state = (self.wanted.spec, self.wanted.deleting, memory)
+        if state != self._saved and (memory.made or memory.run != "new"):
+            await asyncio.to_thread(self._copies.save, self.wanted.id, Copy(self._envelope, memory))
             self._saved = state
 
     def _fail(self, problem: Exception) -> Trouble:
         now, tries = self._clock.elapsed(), (self._trouble.tries if self._trouble else 0) + 1
         heals = not isinstance(problem, (InvalidInput, Forbidden))
-        reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
+        full = isinstance(problem, OSError) and problem.errno == errno.ENOSPC
+        reason = problem.token if isinstance(problem, WeftError) else "noSpace" if full else "driverFailed"
         message = problem.message if isinstance(problem, WeftError) else str(problem) or type(problem).__name__
         trouble = Trouble(reason, message, tries, now + plans.pause_after(tries) if heals else None)
         if self._trouble is None or (self._trouble.reason, self._trouble.message) != (reason, message):
