@@ -104,7 +104,7 @@ def test_guests_on_different_nodes_reach_each_other_by_name_and_two_networks_do_
 ) -> None:
     cluster.ok("network", "create", "blue", "--cidr", "10.20.0.0/24")
     cluster.ok("network", "create", "red", "--cidr", "10.20.0.0/24")
-    for name, network, node in (("b1", "blue", "n1"), ("b2", "blue", "n2"), ("r1", "red", "n3")):
+    for name, network, node in (("b1", "blue", "n1"), ("b2", "blue:10.20.0.40,default", "n2"), ("r1", "red", "n3")):
         cluster.ok(
             "vm",
             "create",
@@ -122,8 +122,14 @@ def test_guests_on_different_nodes_reach_each_other_by_name_and_two_networks_do_
     for name in ("b1", "b2", "r1"):
         cluster.ok("wait", f"vm/{name}", "--for=phase=Running", "--timeout", "120s")
     assert cluster.vm("b1")["status"]["node"] == "n1"
-    assert "1 packets received" in cluster.ok("vm", "exec", "b1", "--", "ping", "-c", "1", "-W", "10", "b2")
+    ping = "for try in $(seq 10); do ping -c 1 -W 5 {} && exit; sleep 1; done"  # names spread from node to node
+    assert "1 packets received" in cluster.ok("vm", "exec", "b1", "--", "sh", "-c", ping.format("b2"))
     address = cluster.vm("b2")["status"]["address"]
+    assert address == "10.20.0.40"  # of its own choice; and it has a NIC in another network, with that one's names
+    assert "1 packets received" in cluster.ok("vm", "exec", "b2", "--", "sh", "-c", ping.format("hello.default"))
+    assert cluster.ok("vm", "exec", "b2", "--", "ip", "route", "show", "default").split()[1:5] == [
+        *("via", "10.20.0.1", "dev", "eth0")
+    ]
     assert cluster.run("vm", "exec", "r1", "--", "ping", "-c", "1", "-W", "2", address).returncode != 0
     hello = cluster.vm("hello")["status"]["address"]  # in a third network: refused, not sent to whatever is outside
     connect = f"for try in $(seq 20); do nc -w 2 {hello} 22 </dev/null 2>&1 | grep unreachable && exit; sleep 1; done"

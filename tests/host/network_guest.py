@@ -1,6 +1,6 @@
 """Stands in for a guest's NIC: copies frames between a node's tap and a tap inside the guest's namespace, as QEMU does.
 
-Arguments: node namespace, tap, guest namespace, MAC. Prints ``ready`` when the guest has its ``eth0``.
+Arguments: node namespace, tap, guest namespace, MAC, name of the NIC. Prints ``ready`` when the guest has it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def open_tap(name: str) -> int:
     return tap
 
 
-def main(node: str, tap: str, guest: str, mac: str) -> None:
+def main(node: str, tap: str, guest: str, mac: str, nic: str) -> None:
     enter(node)
     outer = open_tap(tap)
     enter(guest)
-    inner = open_tap("eth0")
-    subprocess.run(["ip", "link", "set", "dev", "eth0", "address", mac, "up"], check=True)
+    inner = open_tap(nic)
+    subprocess.run(["ip", "link", "set", "dev", nic, "address", mac, "up"], check=True)
     print("ready", flush=True)
     other = {outer: inner, inner: outer}
     try:

@@ -32,8 +32,8 @@ LEASE_SCRIPT = """#!/bin/sh
 [ "$1" = bound ] || [ "$1" = renew ] || exit 0
 ip addr replace "$ip/$mask" dev "$interface"
 ip link set dev "$interface" mtu "${mtu:-1500}"
-ip route replace default via "$router"
-{ for server in $dns; do echo "nameserver $server"; done; echo "search $domain"; } > "$RESOLV"
+[ -z "$router" ] || ip route replace default via "$router"
+[ -z "$dns" ] || { for server in $dns; do echo "nameserver $server"; done; echo "search $domain"; } > "$RESOLV"
 """
 # What an HTTP client costs least: the static busybox's own can't resolve names.
 FETCH = """
@@ -60,17 +60,21 @@ class Guest:
         self.resolv.write_text("")
         self._lab = lab
         lab.add_namespace(self.namespace)
-        command = [sys.executable, "-S", "-E", HERE / "network_guest.py", node.namespace, tap, self.namespace, mac]
-        lab.start(command)
+        self._node = node
+        self.add_nic(tap, mac, "eth0")
 
-    def lease(self) -> str:
+    def add_nic(self, tap: str, mac: str, name: str = "eth1") -> None:
+        program = [sys.executable, "-S", "-E", HERE / "network_guest.py"]
+        self._lab.start([*program, self._node.namespace, tap, self.namespace, mac, name])
+
+    def lease(self, nic: str = "eth0") -> str:
         """Ask for an address as a guest does, and take it."""
         script = self._lab.folder / "lease.sh"
         asked = [
             "busybox",
             "udhcpc",
             "-i",
-            "eth0",
+            nic,
             "-n",
             "-q",
             "-f",

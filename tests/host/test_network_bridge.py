@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from network_lab import OUTSIDE, Guest, Lab, Node, fetch_command, make_port, make_segment
 
-from weft.contracts.network import Forward, Segment
+from weft.contracts.network import Alias, Forward, Segment
 from weft.objects.errors import InUse, NotFound
 
 pytestmark = [
@@ -405,6 +405,48 @@ async def test_an_address_given_to_another_guest_is_leased_at_once(town: Town) -
     assert "10.20.0.14/24" in guest.run("ip", "addr", "show", "eth0")
     await town.n1.unplug("heir")
     await town.n1.ensure_segment(town.blue)
+
+
+async def test_a_guest_in_two_networks_goes_out_by_the_first_and_knows_the_names_of_both(town: Town) -> None:
+    node, green = town.n3, make_segment(6, "red", {"w": town.n2, "m": town.n3}, cidr="10.60.0.0/24")
+    blue = make_segment(1, "blue", {"a": town.n1, "b": town.n2, "c": town.n3, "m": town.n3})
+    blue = msgspec.structs.replace(blue, aliases=[Alias(f"{e.name}.red", e.address) for e in green.endpoints])
+    for each in (town.n2, node):
+        await each.ensure_segment(green)
+    for each in town.lab.nodes:
+        await each.ensure_segment(blue)
+    w = town.n2.plug_guest("w", make_port(green, "w"))
+    w.lease()
+    w.serve("I am w")
+    side = msgspec.structs.replace(make_port(green, "m"), id="side000001", main=False)
+    m = node.plug_guest("m", make_port(blue, "m"))
+    m.add_nic(await node.plug(side), side.mac)
+    m.lease()
+    names = m.resolv.read_text()
+    m.lease("eth1")
+    try:
+        assert [line.split()[:5] for line in m.run("ip", "route", "show", "default").splitlines()] == [
+            ["default", "via", "10.20.0.1", "dev", "eth0"]
+        ]
+        assert "mtu 1450" in m.run("ip", "link", "show", "eth1")
+        assert m.resolv.read_text() == names and "10.20.0.1" in names
+        assert m.fetch("a") == m.fetch("a.blue") == "I am a"
+        assert m.fetch("w.red") == m.fetch("w.red.blue.weft") == "I am w"
+        assert m.attempt("getent", "hosts", "w").returncode != 0  # a name alone is the first network's
+        assert m.fetch(OUTSIDE) == "I am outside"
+        assert "10.60.0.12" in w.run("getent", "hosts", "m") and w.reaches("m")
+        assert not town.guests["c"].reaches("10.60.0.11")  # to know a name is not to get there
+        node.restart()
+        assert await node.heal() == []  # the kernel knows which NIC is which
+    finally:
+        await node.unplug(side.id)
+        await node.unplug(make_port(blue, "m").id)
+        await town.n2.unplug(make_port(green, "w").id)
+        for each in town.lab.nodes:
+            await each.remove_segment(green.id)
+            if each is not node:
+                await each.ensure_segment(town.blue)
+        await node.ensure_segment(town.blue)
 
 
 async def test_a_network_without_nat_stays_inside(town: Town) -> None:

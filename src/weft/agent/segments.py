@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from weft.agent.known import Wanted, port_id
-from weft.contracts.network import Endpoint, Forward, Port, Segment
+from weft.contracts.network import Alias, Endpoint, Forward, Port, Segment
 from weft.kinds.allocation import AllocatedNic
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.publication import PublicationSpec, PublicationStatus
@@ -20,7 +20,8 @@ def fold_segments(
     """The segments that the allocations ``here`` need, by network uid.
 
     A NIC of theirs is at ``own_address`` whatever the server's list says yet; the others are as ``neighbours`` has
-    them (by network uid)."""
+    them (by network uid). A guest in several networks asks its first one's name server: that one knows the others'
+    names too, as NAME.NETWORK."""
     nics: dict[str, AllocatedNic] = {}
     own: dict[str, dict[str, Endpoint]] = {}
     for wanted in here:
@@ -29,6 +30,13 @@ def fold_segments(
             if wanted.spec.role == "active":
                 endpoint = Endpoint(nic.mac, nic.address, wanted.spec.workload.name, own_address)
                 own.setdefault(nic.network_uid, {})[nic.address] = endpoint
+    endpoints = {uid: _join(neighbours.get(uid, ()), own.get(uid, {})) for uid in nics}
+    aliases: dict[str, set[Alias]] = {}
+    for wanted in here:
+        main = wanted.spec.nics[:1]
+        for nic in wanted.spec.nics[1:]:
+            named = {Alias(f"{e.name}.{nic.network}", e.address) for e in endpoints[nic.network_uid]}
+            aliases.setdefault(main[0].network_uid, set()).update(named)
     return {
         uid: Segment(
             id=short_id(uid),
@@ -39,7 +47,8 @@ def fold_segments(
             mtu=nic.mtu,
             domain=nic.domain,
             nat=nic.nat,
-            endpoints=_join(neighbours.get(uid, ()), own.get(uid, {})),
+            endpoints=endpoints[uid],
+            aliases=sorted(aliases.get(uid, ()), key=lambda alias: (alias.name, alias.address)),
         )
         for uid, nic in nics.items()
     }
@@ -59,8 +68,9 @@ def ports_of(wanted: Wanted) -> list[Port]:
             mac=nic.mac,
             address=nic.address,
             hostname=wanted.spec.workload.name,
+            main=index == 0,
         )
-        for nic in wanted.spec.nics
+        for index, nic in enumerate(wanted.spec.nics)
     ]
 
 

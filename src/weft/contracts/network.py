@@ -20,9 +20,17 @@ class Endpoint(msgspec.Struct, frozen=True):
     node_address: str
 
 
+class Alias(msgspec.Struct, frozen=True):
+    """``name``, in the network's domain, resolves to ``address``."""
+
+    name: str
+    address: str
+
+
 class Segment(msgspec.Struct, frozen=True):
     """One tenant network as a node needs it: ``cidr`` like 10.20.0.0/24, ``gateway`` its router's address (the same on
-    every node), ``endpoints`` all of the network's NICs, ours too."""
+    every node), ``endpoints`` all of the network's NICs, ours too. Each resolves inside as NAME and NAME.NETWORK;
+    ``aliases`` are more names, of other networks' NICs, for guests here that are in those too."""
 
     id: str
     name: str
@@ -33,16 +41,18 @@ class Segment(msgspec.Struct, frozen=True):
     domain: str
     nat: bool
     endpoints: list[Endpoint]
+    aliases: list[Alias] = []
 
 
 class Port(msgspec.Struct, frozen=True):
-    """A guest NIC on this node; ``id`` names its tap."""
+    """A guest NIC on this node; ``id`` names its tap. The guest's way out and its name server are the ``main`` one's."""
 
     id: str
     segment_id: str
     mac: str
     address: str
     hostname: str
+    main: bool = True
 
 
 class Forward(msgspec.Struct, frozen=True):

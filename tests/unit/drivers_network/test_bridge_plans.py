@@ -151,7 +151,9 @@ def test_a_vni_of_another_link_is_named() -> None:
 
 
 def test_a_port_can_be_read_back_from_its_tap() -> None:
-    assert port_from_alias(PORT.id, port_alias(PORT)) == PORT
+    side = msgspec.structs.replace(PORT, main=False)
+    for port in (PORT, side):
+        assert port_from_alias(PORT.id, port_alias(port)) == port
     assert port_from_alias(PORT.id, "somebody's uplink") is None
 
 
@@ -171,7 +173,7 @@ def test_a_forward_waits_for_its_segment() -> None:
 
 
 def test_every_endpoint_has_a_name_and_only_guests_here_a_lease() -> None:
-    assert render_names(SEGMENT).splitlines()[1] == "10.20.0.12 b.blue.weft b"
+    assert render_names(SEGMENT).splitlines()[1] == "10.20.0.12 b.blue.weft b b.blue.blue.weft b.blue"
     assert len(render_names(SEGMENT).splitlines()) == 3
     assert render_hosts([PORT]) == "52:54:00:00:00:0b,10.20.0.11,a,12h\n"
 

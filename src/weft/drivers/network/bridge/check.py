@@ -25,6 +25,7 @@ def check_segment(segment: Segment, link_prefix: str) -> None:
         raise _refuse(where, "vni", segment.vni, "isn't between 1 and 16777215")
     if not 576 <= segment.mtu <= 65535:
         raise _refuse(where, "mtu", segment.mtu, "isn't between 576 and 65535 bytes")
+    _check_label(where, "name", segment.name)
     for label in segment.domain.split("."):
         _check_label(where, "domain", label)
     for at, endpoint in enumerate(segment.endpoints):
@@ -34,6 +35,10 @@ def check_segment(segment: Segment, link_prefix: str) -> None:
         _address(where, f"{field}.node_address", endpoint.node_address)
         if _address(where, f"{field}.address", endpoint.address) not in cidr:
             raise _refuse(where, f"{field}.address", endpoint.address, f"isn't inside {segment.cidr}")
+    for at, alias in enumerate(segment.aliases):
+        _address(where, f"aliases[{at}].address", alias.address)
+        for label in alias.name.split("."):
+            _check_label(where, f"aliases[{at}].name", label)
 
 
 def check_port(port: Port, link_prefix: str) -> None:

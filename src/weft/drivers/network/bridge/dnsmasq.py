@@ -19,6 +19,7 @@ from weft.drivers.network.bridge.names import INSIDE
 from weft.objects.errors import DriverFailed
 
 LEASE = "12h"
+SIDE = "side"  # the tag of NICs that aren't their guest's main one
 PATIENCE_SECONDS = 2.0
 
 # Where the server sees its folder. It gives up root once started, and the folder may lie where only root may go:
@@ -77,18 +78,28 @@ def plan_command(segment: Segment, files: Files, resolver: str | None) -> list[s
         f"--dhcp-option=option:router,{segment.gateway}",
         f"--dhcp-option=option:dns-server,{segment.gateway}",
         f"--dhcp-option=option:mtu,{segment.mtu}",
+        # A guest goes out, and asks for names, by its main NIC only: nothing is said of either on the others.
+        *(f"--dhcp-option=tag:{SIDE},option:{what}" for what in ("router", "dns-server", "domain-name")),
     ]
 
 
 def render_hosts(ports: Iterable[Port]) -> str:
     """Who gets which lease: this node's ports only, so that each guest is answered by its own node."""
-    return "".join(f"{p.mac},{p.address},{p.hostname},{LEASE}\n" for p in sorted(ports, key=lambda p: p.mac))
+    return "".join(
+        f"{p.mac},{'' if p.main else f'set:{SIDE},'}{p.address},{p.hostname},{LEASE}\n"
+        for p in sorted(ports, key=lambda p: p.mac)
+    )
 
 
 def render_names(segment: Segment) -> str:
-    """Who has which name: every endpoint of the network, wherever it is."""
+    """Who has which name: every endpoint of the network, wherever it is, and the aliases."""
+    domain = segment.domain
     named = sorted({(e.name, e.address) for e in segment.endpoints})
-    return "".join(f"{address} {name}.{segment.domain} {name}\n" for name, address in named)
+    others = sorted({(alias.name, alias.address) for alias in segment.aliases})
+    return "".join(
+        f"{address} {name}.{domain} {name} {name}.{segment.name}.{domain} {name}.{segment.name}\n"
+        for name, address in named
+    ) + "".join(f"{address} {name}.{domain} {name}\n" for name, address in others)
 
 
 async def ensure_server(

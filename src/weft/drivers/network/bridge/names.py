@@ -78,12 +78,14 @@ def segment_alias(segment_id: str) -> str:
 
 def port_alias(port: Port) -> str:
     """All of a port, kept on its tap, so that who finds the tap knows the port."""
-    return f"weft port {port.segment_id} {port.mac} {port.address} {port.hostname}"
+    side = "" if port.main else " side"
+    return f"weft port {port.segment_id} {port.mac} {port.address} {port.hostname}{side}"
 
 
 def port_from_alias(port_id: str, alias: str) -> Port | None:
     """The port a tap's alias tells of; None if it isn't one of ours."""
     words = alias.split(" ")
-    if len(words) != 6 or words[:2] != ["weft", "port"]:
+    if len(words) not in (6, 7) or words[:2] != ["weft", "port"]:
         return None
-    return Port(id=port_id, segment_id=words[2], mac=words[3], address=words[4], hostname=words[5])
+    main = words[6:] != ["side"]
+    return Port(id=port_id, segment_id=words[2], mac=words[3], address=words[4], hostname=words[5], main=main)
