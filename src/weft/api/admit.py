@@ -97,6 +97,8 @@ async def plan_create(doors: Doors, view: View, wish: Wish, *, known_absent: boo
 async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -> Draft:
     """A change of ``current``. Raises StaleRevision, InvalidInput for what can't be changed, IllegalTransition."""
     kind = wish.kind
+    if wish.uid is not None:
+        refuse_another(kind, current, wish.uid)
     refuse_deleting(kind, current)
     refuse_newer(kind, current)
     if wish.generation is not None and wish.generation != current.generation:
@@ -124,6 +126,17 @@ async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -
     _check_size(draft)
     view.plan(draft.envelope)
     return draft
+
+
+def refuse_another(kind: Kind, current: Envelope, uid: str) -> None:
+    """Raise StaleRevision unless ``current`` is the very object with ``uid``, not a later one of its name."""
+    if current.uid != uid:
+        raise StaleRevision(
+            f'{kind.title} "{current.name}" is another one now: uid {current.uid}, not {uid[:40]}',
+            field="uid",
+            hint="leave uid out to mean whatever has the name",
+            details={"uid": current.uid},
+        )
 
 
 async def plan_spec(

@@ -76,12 +76,15 @@ async def apply(doors: Doors, call: Call) -> Response:
     body = await call.read_object(MAX_BULK_BYTES)
     raws = _check_objects(body, {"objects", "dry_run"})
     dry_run = body.get("dry_run", False) is True or read_flag(query, "dry_run")
+    key = None if dry_run else call.idempotency_key
+    if key is not None and await was_done(doors, key):
+        return json_response({"results": [_applied(part) for part in await _find_applied(doors, raws)]})
     for attempt in range(TRIES):
         parts = await _plan_apply(doors, raws)
         if dry_run:
             break
         try:
-            await _commit_apply(doors, parts)
+            await _commit_apply(doors, parts, key)
             break
         except PreconditionFailed:
             # Others wrote meanwhile: what was stored of a larger request is unchanged in the next round.
@@ -199,10 +202,22 @@ async def _plan_apply(doors: Doors, raws: Sequence[Any]) -> list[_Part]:
     return parts
 
 
-async def _commit_apply(doors: Doors, parts: Sequence[_Part]) -> None:
+async def _find_applied(doors: Doors, raws: Sequence[Any]) -> list[_Part]:
+    """The objects of a request that was carried out before, as they are now: a late repeat changes nothing."""
+    parts = []
+    for index, raw in enumerate(raws):
+        wish = read_manifest(raw)
+        stored = await read_again(doors, _key_of(wish))
+        parts.append(_Part(index, draft=None if stored is None else Draft(wish.kind, stored, "unchanged")))
+    return parts
+
+
+async def _commit_apply(doors: Doors, parts: Sequence[_Part], key: str | None) -> None:
+    """``key`` stands in the last commit: once it is there, all of it was done."""
     wanted = [part for part in _in_order(parts) if part.draft is not None and part.draft.writes]
-    for group in _groups(wanted):
-        revision = await _commit(doors, group, None)
+    groups = list(_groups(wanted))
+    for group in groups:
+        revision = await _commit(doors, group, key if group is groups[-1] else None)
         for part in group:
             if part.draft is not None:
                 part.draft.envelope.revision = revision

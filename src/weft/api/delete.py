@@ -9,10 +9,10 @@ import msgspec
 from starlette.responses import Response
 
 from weft.api import claims, references
-from weft.api.admit import not_found
+from weft.api.admit import not_found, refuse_another
 from weft.api.authorise import Enrolment, enrolment_key
 from weft.api.call import Call, object_response
-from weft.api.commit import read_again, retry
+from weft.api.commit import read_again, retry, was_done
 from weft.api.doors import Doors
 from weft.api.target import Target
 from weft.contracts.store import AtRevision, Delete, Put, Write
@@ -21,10 +21,15 @@ from weft.objects.envelope import Envelope, decode_part, encode_envelope
 
 
 async def delete(doors: Doors, call: Call, target: Target) -> Response:
-    """``DELETE`` on an object: 200 with its last state if it is gone, 202 if it goes."""
-    call.query()
-    kind = target.kind
+    """``DELETE`` on an object: 200 with its last state if it is gone, 202 if it goes. ``uid`` in the query: this very
+    one. A repeat of a request that was carried out touches nothing that came after it."""
+    uid = call.query("uid").get("uid")
+    kind, key = target.kind, call.idempotency_key
+    if key is not None and await was_done(doors, key):
+        return await _answer_repeat(doors, target)
     envelope = await _read(doors, target)
+    if uid is not None:
+        refuse_another(kind, envelope, uid)
     if envelope.deleting_since is not None and envelope.finalizers:
         return object_response(envelope, 202)
     if references.is_referred_to(kind):
@@ -35,12 +40,21 @@ async def delete(doors: Doors, call: Call, target: Target) -> Response:
         except BaseException:
             await _unmark(doors, target, envelope.uid)
             raise
-    gone = await retry(doors, lambda: _finish(doors, target, envelope.uid))
+    gone = await retry(doors, lambda: _finish(doors, target, envelope, key))
     if gone.finalizers:
         doors.tell(gone.ref, "Deleting", f"asked by {call.actor.name}")
     else:
         doors.tell(gone.ref, "Deleted", f"deleted by {call.actor.name}")
     return object_response(gone, 202 if gone.finalizers else 200)
+
+
+async def _answer_repeat(doors: Doors, target: Target) -> Response:
+    current = await read_again(doors, target.key)
+    if current is not None and current.deleting_since is not None:
+        return object_response(current, 202)
+    kind = target.kind
+    gone = Envelope(kind=kind.name, name=target.require_name(), uid="", project=target.project)
+    return object_response(gone)
 
 
 async def _read(doors: Doors, target: Target, uid: str | None = None) -> Envelope:
@@ -73,25 +87,31 @@ async def _unmark(doors: Doors, target: Target, uid: str) -> None:
     await retry(doors, attempt)
 
 
-async def _write(doors: Doors, envelope: Envelope, deleting_since: float | None) -> None:
+async def _write(doors: Doors, envelope: Envelope, deleting_since: float | None, key: str | None = None) -> None:
     envelope.deleting_since = deleting_since
     envelope.revision = await doors.store.commit(
-        [Put(envelope.key, encode_envelope(envelope))], [AtRevision(envelope.key, envelope.revision)]
+        [Put(envelope.key, encode_envelope(envelope))],
+        [AtRevision(envelope.key, envelope.revision)],
+        idempotency_key=key,
     )
 
 
-async def _finish(doors: Doors, target: Target, uid: str) -> Envelope:
-    """One commit: the mark, if finalizers hold the object; else the object and its claims are gone."""
+async def _finish(doors: Doors, target: Target, last: Envelope, key: str | None) -> Envelope:
+    """One commit with the request's ``key``: the mark, if finalizers hold the object; else it and its claims are gone."""
     kind = target.kind
-    envelope = await _read(doors, target, uid)
+    envelope = await read_again(doors, target.key)
+    if envelope is None or envelope.uid != last.uid:
+        return last  # whoever held it has let it go meanwhile
     if envelope.finalizers:
         if envelope.deleting_since is None:
-            await _write(doors, envelope, doors.clock.now())
+            await _write(doors, envelope, doors.clock.now(), key)
+        elif key is not None:
+            await doors.store.commit([], idempotency_key=key)
         return envelope
     writes: list[Write] = [Delete(envelope.key)]
     writes += claims.plan_release(kind, envelope, decode_part(envelope.spec, kind.spec))
     if kind.name == "node":
         removed = Enrolment(name=envelope.name, removed_at=doors.clock.now())
         writes.append(Put(enrolment_key(envelope.uid), msgspec.json.encode(removed)))
-    await doors.store.commit(writes, [AtRevision(envelope.key, envelope.revision)])
+    await doors.store.commit(writes, [AtRevision(envelope.key, envelope.revision)], idempotency_key=key)
     return envelope

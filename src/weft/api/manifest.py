@@ -1,7 +1,8 @@
 """What people wrote, read strictly: the top level of a manifest. Pure.
 
-What the server itself puts into an object (uid, status, …) may stand in a manifest and is passed over, so that an
-object that was read can be sent back. ``generation`` is not passed over: it says "only if nobody changed it since".
+What the server itself puts into an object (status, …) may stand in a manifest and is passed over, so that an object that
+was read can be sent back. Two are not: ``uid`` says "this one, and no later one of its name", ``generation`` "only if nobody
+changed it since".
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from weft.objects.identity import check_labels, check_name
 from weft.objects.schema import suggest
 from weft.objects.unknown import field_names
 
-FIELDS = ("kind", "name", "project", "labels", "spec", "generation")
+FIELDS = ("kind", "name", "project", "labels", "spec", "uid", "generation")
 PASSED_OVER = frozenset(
     (
-        "uid",
         "owner",
         "revision",
         "schema",
@@ -43,6 +43,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     project: str | None
     labels: dict[str, str] | None
     spec: dict[str, Any]
+    uid: str | None = None
     generation: int | None = None
 
 
@@ -59,6 +60,7 @@ def read_manifest(raw: Any, *, kind: Kind | None = None, project: str | None = N
         project=_read_project(raw, found_kind, project),
         labels=_read_labels(raw.get("labels")),
         spec=_read_spec(raw.get("spec")),
+        uid=_read_uid(raw.get("uid")),
         generation=_read_generation(raw.get("generation")),
     )
 
@@ -139,6 +141,12 @@ def _read_spec(raw: Any) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InvalidInput("spec must be a set of fields", field="spec")
     return raw
+
+
+def _read_uid(raw: Any) -> str | None:
+    if raw is not None and not isinstance(raw, str):
+        raise InvalidInput("uid must be text", field="uid", hint="leave it out, or send the one that was read")
+    return raw or None
 
 
 def _read_generation(raw: Any) -> int | None:

@@ -128,6 +128,7 @@ def _manifest_schema(kind: Kind) -> dict[str, Any]:
             **project,
             "labels": {"type": "object", "additionalProperties": {"type": "string"}},
             "spec": _ref(kind.spec.__name__),
+            "uid": {"type": "string", "description": "Only this very one, not a later one of its name"},
             "generation": {"type": "integer", "description": "Only if it is at this generation still"},
         },
     }
@@ -167,9 +168,11 @@ def _paths_of(kind: Kind) -> dict[str, Any]:
     if kind.writer == "people":
         dry, key = _query("dry_run"), _header("Idempotency-Key")
         collection["post"] = _operation(f"Create a {kind.title}", [*where, dry, key], whole, manifest, "201")
-        one["put"] = _operation(f"Create or change a {kind.title}", [*named, dry], whole, manifest)
-        one["patch"] = _operation(f"Change a {kind.title} (JSON merge patch)", [*named, dry], whole, {"type": "object"})
-        one["delete"] = _operation(f"Delete a {kind.title}", named, whole)
+        one["put"] = _operation(f"Create or change a {kind.title}", [*named, dry, key], whole, manifest)
+        patch = _operation(f"Change a {kind.title} (JSON merge patch)", [*named, dry, key], whole, {"type": "object"})
+        one["patch"] = patch
+        one["delete"] = _operation(f"Delete a {kind.title}", [*named, _query("uid"), key], _gone(title))
+        one["delete"]["responses"]["202"] = {**_answered(whole), "description": "It goes: finalizers hold it still"}
         paths[f"{base}:batch"] = {
             "post": _operation(
                 f"Create up to {MOST_OBJECTS} {kind.plural}", [*where, key], _results(), _objects(manifest)
@@ -252,10 +255,20 @@ def _operation(
     if body is not None:
         out["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     out["responses"] = {
-        status: {"description": "Done", "content": {"application/json": {"schema": answer}}},
+        status: _answered(answer),
         "default": {"$ref": "#/components/responses/Problem"},
     }
     return out
+
+
+def _answered(answer: dict[str, Any]) -> dict[str, Any]:
+    return {"description": "Done", "content": {"application/json": {"schema": answer}}}
+
+
+def _gone(title: str) -> dict[str, Any]:
+    """The last state of what was deleted; of a repeat nobody knows more than the name."""
+    repeated = {"type": "object", "properties": {"uid": {"const": ""}, "name": {"type": "string"}}}
+    return {"anyOf": [_ref(title), repeated]}
 
 
 def _results() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from weft.api.view import View
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import InvalidInput, UnknownField, WeftError
 
-_PATCHED = ("labels", "spec", "generation")
+_PATCHED = ("labels", "spec", "uid", "generation")
 
 
 async def create(doors: Doors, call: Call, target: Target) -> Response:
@@ -28,17 +29,9 @@ async def create(doors: Doors, call: Call, target: Target) -> Response:
     if target.kind.name == "token":
         return await tokens.create(doors, call, raw, dry_run=dry_run)
     wish = read_manifest(raw, kind=target.kind, project=target.project)
-    key = None if dry_run else call.idempotency_key
-    try:
-        draft = await settle(doors, lambda view: admit.plan_create(doors, view, wish), key=key, dry_run=dry_run)
-    except WeftError:
-        # What stands in the way may be what the first request with this key made.
-        if key is None or not await was_done(doors, key):
-            raise
-        current = await View(doors.store).get(wish.kind, wish.project, wish.name)
-        if current is None:
-            raise
-        return object_response(current, 201)
+    draft = await _settle_once(
+        doors, call, target, wish.name, lambda view: admit.plan_create(doors, view, wish), dry_run
+    )
     if not dry_run:
         tell(doors, call.actor, draft)
     return object_response(draft.envelope, 200 if dry_run else 201)
@@ -49,7 +42,7 @@ async def put(doors: Doors, call: Call, target: Target) -> Response:
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     wish = read_manifest(await call.read_object(), kind=target.kind, project=target.project, name=target.name)
     tokens.refuse_without_secret(wish.kind)
-    draft = await settle(doors, lambda view: admit.plan_put(doors, view, wish), dry_run=dry_run)
+    draft = await _settle_once(doors, call, target, wish.name, lambda view: admit.plan_put(doors, view, wish), dry_run)
     return _answer(doors, call, draft, dry_run)
 
 
@@ -60,7 +53,7 @@ async def patch(doors: Doors, call: Call, target: Target) -> Response:
     for field in raw:
         if field not in _PATCHED:
             raise UnknownField(
-                f"{field[:80]} can't be patched", field=field[:80], hint="only labels, spec and generation can"
+                f"{field[:80]} can't be patched", field=field[:80], hint="only labels, spec, uid and generation can"
             )
 
     async def plan(view: View) -> Draft:
@@ -70,7 +63,25 @@ async def patch(doors: Doors, call: Call, target: Target) -> Response:
         wish = read_manifest(_patched(current, raw, target), kind=target.kind, project=target.project, name=target.name)
         return await admit.plan_update(doors, view, wish, current)
 
-    return _answer(doors, call, await settle(doors, plan, dry_run=dry_run), dry_run)
+    draft = await _settle_once(doors, call, target, target.require_name(), plan, dry_run)
+    return _answer(doors, call, draft, dry_run)
+
+
+async def _settle_once(
+    doors: Doors, call: Call, target: Target, name: str, plan: Callable[[View], Awaitable[Draft]], dry_run: bool
+) -> Draft:
+    """What ``plan`` comes to; nothing new for a request that repeats one that was carried out."""
+    key = None if dry_run else call.idempotency_key
+    try:
+        return await settle(doors, plan, key=key, dry_run=dry_run)
+    except WeftError:
+        # What stands in the way may be what the first request with this key did.
+        if key is None or not await was_done(doors, key):
+            raise
+        current = await View(doors.store).get(target.kind, target.project, name)
+        if current is None:
+            raise
+        return Draft(target.kind, current, "unchanged")
 
 
 def merge_patch(old: Any, patch_: Any) -> Any:
@@ -95,6 +106,7 @@ def _patched(current: Envelope, raw: dict[str, Any], target: Target) -> dict[str
     return {
         "spec": merge_patch(whole, spec),
         "labels": merge_patch(current.labels, labels),
+        "uid": raw.get("uid"),
         "generation": raw.get("generation"),
     }
 

@@ -86,7 +86,7 @@ class Client:
 
     def put(self, manifest: Mapping[str, Any], *, dry_run: bool = False) -> Object:
         """Make the object, or bring labels and spec of the one there is to what ``manifest`` says. With ``generation``
-        in it: only if nobody changed it meanwhile, else StaleRevision."""
+        in it: only if nobody changed it meanwhile; with ``uid``: only that very one; else StaleRevision."""
         path = self.path(_kind_of(manifest), str(manifest.get("name", "")), project=manifest.get("project"))
         return self._call("PUT", path, manifest, dry_run=dry_run)
 
@@ -94,9 +94,11 @@ class Client:
         """Merge ``changes`` (labels, spec, generation?) into the object; None takes a field away (RFC 7396)."""
         return self._call("PATCH", self.path(kind, name, project=project), changes)
 
-    def delete(self, kind: str, name: str, *, project: str | None = None) -> Object:
-        """Begin to delete; the object as it was last, with ``deleting_since`` while something still holds it."""
-        return self._call("DELETE", self.path(kind, name, project=project))
+    def delete(self, kind: str, name: str, *, project: str | None = None, uid: str = "") -> Object:
+        """Begin to delete; the object as it was last, with ``deleting_since`` while something still holds it. With
+        ``uid``: only this very one, else StaleRevision."""
+        path = self.path(kind, name, project=project)
+        return self._call("DELETE", f"{path}?{urlencode({'uid': uid})}" if uid else path)
 
     def verb(
         self,
@@ -229,7 +231,7 @@ class Client:
     def _call(
         self, method: str, path: str, body: Any = None, *, dry_run: bool = False, key: str | None = None
     ) -> Object:
-        headers = {"Idempotency-Key": key or str(uuid.uuid4())} if method == "POST" else {}
+        headers = {} if method == "GET" else {"Idempotency-Key": key or str(uuid.uuid4())}
         answer = self.http.request(method, f"{path}?dry_run=1" if dry_run else path, body, headers=headers)
         raise_problem(answer)
         found = answer.json()

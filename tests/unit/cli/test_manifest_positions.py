@@ -138,7 +138,7 @@ def test_lists_items_and_several_documents_are_all_opened(tmp_path: Path) -> Non
     assert [manifest.data["name"] for manifest in manifests] == ["a", "b", "c", "d", "e"]
 
 
-def test_what_the_server_sets_is_left_out_so_that_its_output_can_be_applied(tmp_path: Path) -> None:
+def test_what_the_server_sets_is_left_out_but_for_what_says_which_object_is_meant(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(
         "kind: network\nname: blue\nproject: p\nuid: u\nrevision: 7\ngeneration: 2\ncreated_at: 1.0\nschema: 1\n"
         "labels: {a: b}\nspec: {cidr: 10.0.0.0/24}\nstatus: {phase: Ready}\nreport: {}\n"
@@ -150,6 +150,8 @@ def test_what_the_server_sets_is_left_out_so_that_its_output_can_be_applied(tmp_
         "name": "blue",
         "project": "p",
         "labels": {"a": "b"},
+        "uid": "u",
+        "generation": 2,
         "spec": {"cidr": "10.0.0.0/24"},
     }
 

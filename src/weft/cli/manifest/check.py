@@ -1,6 +1,7 @@
 """From documents to manifests: what the server would refuse is refused here already, at its place in the file.
 
-Pure. Server-set parts (uid, revision, status, …) are left out, so that the output of ``get -o yaml`` can be applied.
+Pure. What the server sets (revision, status, …) is left out, so that the output of ``get -o yaml`` can be applied; its uid
+and generation are kept: it is applied to that very object, if nobody changed it meanwhile.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from weft.objects.errors import InvalidInput, UnknownField, WeftError, error_fro
 from weft.objects.identity import check_labels, check_name
 from weft.objects.schema import find_problems, read_strict, suggest
 
-WRITTEN = ("kind", "name", "project", "labels", "spec")
+WRITTEN = ("kind", "name", "project", "labels", "spec", "uid", "generation")
 SERVER_SET = (
-    *("uid", "owner", "revision", "generation", "schema", "created_at", "status", "report", "conditions"),
+    *("owner", "revision", "schema", "created_at", "status", "report", "conditions"),
     *("deleting_since", "finalizers"),
 )
 _LISTS = ("items", "cursor", "continue")
@@ -89,6 +90,11 @@ def read_manifest(document: Document, project: str | None = None) -> tuple[Manif
     if "labels" in given and given["labels"] is not None:
         data["labels"] = given["labels"]
         problems += [locate(manifest, problem) for problem in _check_labels(given["labels"])]
+    for part, type_ in (("uid", str), ("generation", int)):
+        if given.get(part) is not None:
+            data[part] = given[part]
+            if type(given[part]) is not type_:
+                problems.append(locate(manifest, InvalidInput(f"{part} is not what the server gave", field=part)))
     spec = given.get("spec")
     data["spec"] = {} if spec is None else spec
     problems += [locate(manifest, problem) for problem in check_spec(kind, data["spec"])]

@@ -42,27 +42,28 @@ def _run(
     labels: tuple[str, ...],
     fields: tuple[str, ...],
 ) -> int:
-    targets = _find_targets(session, kind, words, ",".join(labels), ",".join(fields))
+    uids: dict[str, str] = {}  # of those that were looked at: no later one of the name is meant
+    targets = _find_targets(session, kind, words, ",".join(labels), ",".join(fields), uids)
     if not targets:
         session.say("nothing matches")
         return 0
-    if not yes and not _ask(session, targets):
+    if not yes and not _ask(session, targets, uids):
         session.say("nothing was deleted")
         return ERROR
     done: list[Done] = []
     waits: list[Wait] = []
 
     def delete(target: Target) -> None:
-        obj = session.client.delete(target.kind.name, target.name)
+        obj = session.client.delete(target.kind.name, target.name, uid=uids.get(target.what, ""))
         done.append(Done(target, obj, "delete"))
-        waits.extend(wait for wait in [plan_wait(obj, target, "delete")] if wait)
+        waits.extend(wait for wait in [plan_wait(obj, target, "delete")] if wait and obj["uid"])
 
     codes = each(session, targets, delete)
     return finish_each(session, codes, done, waits)
 
 
 def _find_targets(
-    session: Session, kind: Kind | None, words: tuple[str, ...], labels: str, fields: str
+    session: Session, kind: Kind | None, words: tuple[str, ...], labels: str, fields: str, uids: dict[str, str]
 ) -> list[Target]:
     if not labels and not fields:
         return read_targets(kind, words)
@@ -70,17 +71,21 @@ def _find_targets(
         raise click.UsageError("give names, or a kind and a selector")
     kind = kind or find_kind(words[0])
     listing = session.client.list(kind.name, labels=labels, fields=fields)
-    return [Target(kind, item["name"]) for item in listing.items]
+    targets = [Target(kind, item["name"]) for item in listing.items]
+    uids.update({target.what: item["uid"] for target, item in zip(targets, listing.items, strict=True)})
+    return targets
 
 
-def _ask(session: Session, targets: list[Target]) -> bool:
+def _ask(session: Session, targets: list[Target], uids: dict[str, str]) -> bool:
     """Show what would go and ask; the answer. Raises UsageError where nobody can answer."""
     if not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         raise click.UsageError(
             f"to delete {', '.join(t.what for t in targets[:5])} where nobody can be asked, give --yes"
         )
     for target in targets:
-        session.say(f"  {target.what}  {_blast(session.client.get(target.kind.name, target.name))}")
+        obj = session.client.get(target.kind.name, target.name)
+        uids[target.what] = obj["uid"]
+        session.say(f"  {target.what}  {_blast(obj)}")
     question = "Delete this for good?" if len(targets) == 1 else f"Delete these {len(targets)} for good?"
     return click.confirm(question, err=True)
 

@@ -1,0 +1,48 @@
+"""A proof of the soak: every operation of the API asked ``REQUESTS`` times from its own description, right and wrong.
+
+An operation that answered wrongly is printed with its seed; ``Storm.ask(operation, seed, most)`` replays it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from tests.scenario.api_lab import DoorsLab
+from tests.scenario.schema_storm import Storm, operations
+
+from benchmarks.measurement import Figure, Measurement
+
+REQUESTS = int(os.environ.get("WEFT_SOAK_REQUESTS", "100"))
+SEED = int(os.environ.get("WEFT_SOAK_SEED", "1000"))
+
+
+def measure() -> Measurement:
+    """Ask all operations; the figures say how many requests there were, and which were answered wrongly."""
+    wrong: list[str] = []
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="weft-storm-") as folder:
+        lab = DoorsLab(Path(folder))
+        storm = Storm(lab)
+        try:
+            asked = operations()
+            for number, operation in enumerate(asked):
+                try:
+                    storm.ask(operation, SEED + number, REQUESTS)
+                except Exception as problem:  # whatever it is, it is told, and the others are asked too
+                    wrong.append(f"{operation.label} (seed {SEED + number}): {problem}")
+                    print(f"  {wrong[-1]}", flush=True)
+        finally:
+            storm.close()
+            lab.close()
+    spent = time.monotonic() - began
+    figures = [
+        Figure("requests made from the API's description", str(storm.asked)),
+        Figure("operations that answered wrongly", f"{len(wrong)} of {len(asked)}", goal="0", kept=not wrong),
+    ]
+    summary = (
+        f"Seeds from {SEED}, {spent:.0f} s; what fits the description and what doesn't, as an admin, a node, a joiner."
+    )
+    return Measurement("API storm", summary + (f" Wrong: {'; '.join(wrong)}" if wrong else ""), figures)
