@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.scenario.deciders_lab import Lab
 
 from weft.contracts.clock import SystemClock
-from weft.store.serve import StoreServer
+from weft.store.remote import StoreServer
 from weft.store.sqlite.store import SqliteStore
 from weft.telemetry.journal import SqliteJournal
 

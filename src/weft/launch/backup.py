@@ -17,7 +17,6 @@ from pathlib import Path
 import weft
 from weft.cli.exit_codes import exit_code
 from weft.client.context import FOLDER
-from weft.client.store import RemoteStore
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.durable import write_durably
 from weft.contracts.store import Store
@@ -26,6 +25,7 @@ from weft.launch.stores import SQLITE, make_store, recall_store, refill_store, r
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.objects.quantity import format_bytes
 from weft.store.backup import Backup, read_backup, write_backup
+from weft.store.remote import RemoteStore
 
 FILES = ("ca.crt", "ca.key")  # what nobody can make anew; everything else of the state folder can be
 

@@ -21,7 +21,6 @@ import uvloop
 
 from weft.client.cache import Cache
 from weft.client.indexes import make_view
-from weft.client.store import RemoteStore
 from weft.client.term import Term, TermLost
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.journal import Journal
@@ -37,6 +36,7 @@ from weft.controllers.workload import Workloads
 from weft.launch.stores import DECIDERS
 from weft.objects.errors import Unavailable, WeftError
 from weft.scheduler.loop import Scheduler, default_strategy
+from weft.store.remote import RemoteStore
 from weft.telemetry.journal import SqliteJournal
 
 LOCK_PATIENCE_SECONDS = 10.0

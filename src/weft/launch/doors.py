@@ -27,7 +27,7 @@ from weft.launch.address import ANY, url_at
 from weft.launch.stores import make_store
 from weft.objects.errors import WeftError
 from weft.objects.identity import SERVER_NAME
-from weft.store.serve import StoreServer
+from weft.store.remote import StoreServer
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
 from weft.trust.tickets import read_ticket_key

@@ -11,11 +11,10 @@ import pytest
 from etcd_server import PROGRAM, EtcdServer
 from hand_clock import HandClock
 
-from weft.client.store import RemoteStore
 from weft.contracts.store import Store
 from weft.store.etcd import EtcdStore
 from weft.store.memory import MemoryStore
-from weft.store.serve import StoreServer
+from weft.store.remote import RemoteStore, StoreServer
 from weft.store.sqlite import SqliteStore
 
 

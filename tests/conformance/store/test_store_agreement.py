@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from weft.client.store import RemoteStore
 from weft.contracts.store import (
     Absent,
     AtRevision,
@@ -29,7 +28,7 @@ from weft.contracts.store import (
     Write,
 )
 from weft.store.memory import MemoryStore
-from weft.store.serve import StoreServer
+from weft.store.remote import RemoteStore, StoreServer
 from weft.store.sqlite import SqliteStore
 
 KEYS = ["/a", "/a/1", "/a/2", "/b/1", "/b/é", "/c"]

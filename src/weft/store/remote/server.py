@@ -1,4 +1,4 @@
-"""A store on a unix socket: other processes of this machine and user use it through ``client/store.py``.
+"""A store on a unix socket: other processes of this machine and user use it through ``RemoteStore``.
 
 Each call becomes a call of the store, with its answer sent when it comes; so commits of many callers meet in the
 store's queue and share an fsync. Whoever can open the socket may do everything: its mode is 0600.
@@ -15,17 +15,17 @@ import stat
 from collections.abc import Coroutine
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
 from weft.contracts.store import Store
-from weft.contracts.store_wire import (
-    HEAD_BYTES,
+from weft.objects.errors import StoreUnavailable, WeftError
+from weft.store.remote.frames import HEAD_BYTES, FrameProtocol, encode_frame, error_to_answer
+from weft.store.remote.wire import (
     MAX_CALL_BYTES,
     WINDOW_BYTES,
     Answer,
-    BadFrame,
     Call,
     CommitCall,
     Committed,
@@ -33,7 +33,6 @@ from weft.contracts.store_wire import (
     Consumed,
     Done,
     EndWatch,
-    FrameReader,
     GetCall,
     Got,
     GrantCall,
@@ -45,10 +44,7 @@ from weft.contracts.store_wire import (
     ReleaseCall,
     WatchCall,
     Watched,
-    encode_frame,
-    error_to_answer,
 )
-from weft.objects.errors import StoreUnavailable, WeftError
 
 _MOST_CALLS_IN_HAND = 2_000  # of one connection; beyond it, nothing more is read until some are answered
 _LONGEST_PATH_BYTES = 107
@@ -84,36 +80,28 @@ class StoreServer:
         self._path.unlink(missing_ok=True)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(FrameProtocol):
     """One caller: its calls in hand, its watches, and what is to be sent to it."""
 
     def __init__(self, store: Store, connections: set[_Connection]) -> None:
+        super().__init__(MAX_CALL_BYTES, self._take_call)
         self._store = store
         self._connections = connections
-        self._frames = FrameReader(MAX_CALL_BYTES)
         self._decode = msgspec.msgpack.Decoder(Call).decode
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls_in_hand = 0
         self._watches: dict[int, _Window] = {}
-        self._outgoing: list[bytes] = []
         self._writable = True
         self._reading = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         self._connections.add(self)
 
     def connection_lost(self, problem: Exception | None) -> None:
         self._connections.discard(self)
         for task in self._tasks:
             task.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for body in self._frames.feed(data):
-                self._take(self._decode(body))
-        except (BadFrame, msgspec.MsgspecError):
-            self._transport.abort()
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -129,11 +117,11 @@ class _Connection(asyncio.Protocol):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._flush()
-        self._transport.close()
+        self.flush()
+        self.transport.close()
 
-    def _take(self, call: Call) -> None:
-        match call:
+    def _take_call(self, body: bytes) -> None:
+        match call := self._decode(body):
             case WatchCall():
                 window = self._watches[call.id] = _Window()
                 window.task = self._start(self._follow(call, window))
@@ -156,11 +144,11 @@ class _Connection(asyncio.Protocol):
 
     async def _answer(self, call: Call) -> None:
         try:
-            self._send(encode_frame(await self._perform(call)))
+            self.send_frame(encode_frame(await self._perform(call)))
         except WeftError as problem:
-            self._send(encode_frame(error_to_answer(call.id, problem)))
+            self.send_frame(encode_frame(error_to_answer(call.id, problem)))
         except Exception as problem:  # the caller must hear of it, whatever it is
-            self._send(encode_frame(error_to_answer(call.id, _unforeseen(problem))))
+            self.send_frame(encode_frame(error_to_answer(call.id, _unforeseen(problem))))
         finally:
             self._calls_in_hand -= 1
             self._pace()
@@ -190,37 +178,26 @@ class _Connection(asyncio.Protocol):
             async with aclosing(self._store.watch(call.prefix, call.cursor)) as batches:
                 async for batch in batches:
                     frame = encode_frame(Watched(call.id, batch))
-                    self._send(frame)
+                    self.send_frame(frame)
                     await window.take(len(frame) - HEAD_BYTES)
         except WeftError as problem:
-            self._send(encode_frame(error_to_answer(call.id, problem)))
+            self.send_frame(encode_frame(error_to_answer(call.id, problem)))
         except Exception as problem:  # as above
-            self._send(encode_frame(error_to_answer(call.id, _unforeseen(problem))))
+            self.send_frame(encode_frame(error_to_answer(call.id, _unforeseen(problem))))
         finally:
             if self._watches.get(call.id) is window:
                 del self._watches[call.id]
 
-    def _send(self, frame: bytes) -> None:
-        # Answers that come in one turn of the loop leave in one write.
-        if not self._outgoing:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._outgoing.append(frame)
-
-    def _flush(self) -> None:
-        if self._outgoing and not self._transport.is_closing():
-            self._transport.write(b"".join(self._outgoing))
-        self._outgoing.clear()
-
     def _pace(self) -> None:
         """Read on only while answers leave and not too many calls are in hand."""
         wanted = self._writable and self._calls_in_hand < _MOST_CALLS_IN_HAND
-        if wanted == self._reading or self._transport.is_closing():
+        if wanted == self._reading or self.transport.is_closing():
             return
         self._reading = wanted
         if wanted:
-            self._transport.resume_reading()
+            self.transport.resume_reading()
         else:
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
 
 class _Window:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from weft.client.store import RemoteStore
 from weft.contracts.store import (
     Absent,
     Compacted,
@@ -23,10 +22,11 @@ from weft.contracts.store import (
     StoreFull,
     Write,
 )
-from weft.contracts.store_wire import MAX_CALL_BYTES, WINDOW_BYTES, GetCall, encode_frame
 from weft.objects.errors import InvalidInput, NotFound, StoreUnavailable, WeftError
 from weft.store.memory import MemoryStore
-from weft.store.serve import StoreServer
+from weft.store.remote import RemoteStore, StoreServer
+from weft.store.remote.frames import encode_frame
+from weft.store.remote.wire import MAX_CALL_BYTES, WINDOW_BYTES, GetCall
 
 
 @asynccontextmanager

@@ -11,19 +11,20 @@ import builtins
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.store import Batch, Entry, Lease, LimitExceeded, Page, Precondition, Write
-from weft.contracts.store_wire import (
+from weft.objects.errors import InvalidInput, StoreUnavailable, WeftError
+from weft.store.remote.frames import FrameProtocol, answer_to_error, encode_frame
+from weft.store.remote.wire import (
     MAX_ANSWER_BYTES,
     MAX_CALL_BYTES,
     PAGE_ENTRIES,
     WINDOW_BYTES,
     Answer,
-    BadFrame,
     Call,
     CommitCall,
     Committed,
@@ -32,7 +33,6 @@ from weft.contracts.store_wire import (
     Done,
     EndWatch,
     Failed,
-    FrameReader,
     GetCall,
     Got,
     GrantCall,
@@ -44,10 +44,7 @@ from weft.contracts.store_wire import (
     ReleaseCall,
     WatchCall,
     Watched,
-    answer_to_error,
-    encode_frame,
 )
-from weft.objects.errors import InvalidInput, StoreUnavailable, WeftError
 
 A = TypeVar("A", bound=Answer)
 
@@ -191,21 +188,17 @@ class _Patience:
         self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_PAUSE_SECONDS)
 
 
-class _Link(asyncio.Protocol):
+class _Link(FrameProtocol):
     """One connection, until it is lost: the calls that wait for an answer, and the watches."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(MAX_ANSWER_BYTES, self._take_answer)
         self.lost = False
         self.watches: dict[int, _Watch] = {}
         self._path = path
-        self._frames = FrameReader(MAX_ANSWER_BYTES)
         self._decode = msgspec.msgpack.Decoder(Answer).decode
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._last_id = 0
-        self._outgoing: list[bytes] = []
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, problem: Exception | None) -> None:
         self.lost = True
@@ -215,13 +208,6 @@ class _Link(asyncio.Protocol):
                 future.set_exception(self._make_lost())
         for watch in self.watches.values():
             watch.fail(self._make_lost())
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for body in self._frames.feed(data):
-                self._take(self._decode(body), len(body))
-        except (BadFrame, msgspec.MsgspecError):
-            self._transport.abort()
 
     def make_id(self) -> int:
         self._last_id += 1
@@ -246,10 +232,7 @@ class _Link(asyncio.Protocol):
             raise InvalidInput(f"a key is not valid Unicode: {problem.object!r}", field="key") from problem
         if len(frame) > MAX_CALL_BYTES:
             raise LimitExceeded(f"a call of {len(frame)} bytes: at most {MAX_CALL_BYTES}", hint="split it")
-        # Calls made in one turn of the loop leave in one write.
-        if not self._outgoing:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._outgoing.append(frame)
+        self.send_frame(frame)
 
     def end_watch(self, id: int) -> None:
         self.watches.pop(id, None)
@@ -257,14 +240,15 @@ class _Link(asyncio.Protocol):
             self.send(EndWatch(id))
 
     def hang_up(self) -> None:
-        self._flush()
-        self._transport.close()
+        self.flush()
+        self.transport.close()
 
-    def _take(self, answer: Answer, size: int) -> None:
+    def _take_answer(self, body: bytes) -> None:
+        answer = self._decode(body)
         if isinstance(answer, Watched):
             watch = self.watches.get(answer.id)
             if watch is not None:
-                watch.offer(answer.batch, size)
+                watch.offer(answer.batch, len(body))
             return
         future = self._waiting.get(answer.id)
         if isinstance(answer, Failed):
@@ -275,11 +259,6 @@ class _Link(asyncio.Protocol):
                 self.watches[answer.id].fail(error)
         elif future is not None and not future.done():
             future.set_result(answer)
-
-    def _flush(self) -> None:
-        if self._outgoing and not self._transport.is_closing():
-            self._transport.write(b"".join(self._outgoing))
-        self._outgoing.clear()
 
     def _make_lost(self) -> LinkLost:
         return LinkLost(

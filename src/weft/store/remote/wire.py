@@ -1,6 +1,6 @@
-"""What a store's server and its client say to each other over a unix socket: calls, answers, frames. Pure.
+"""What a store's server and its client say to each other over a unix socket: calls and answers. Types only.
 
-A frame is a length (4 bytes, big-endian) and a msgpack value. Every call carries a number of the caller's choice and
+Every call carries a number of the caller's choice and
 its answer carries the same one, so many calls share a connection and answers may overtake each other; commits are begun
 in the order in which they were sent. A watch is answered by any number of Watched. The client says how many bytes of
 their bodies it has consumed, and the server sends no more while WINDOW_BYTES are under way, so a slow reader never
@@ -9,24 +9,11 @@ holds up other answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from weft.contracts.store import (
-    Batch,
-    Compacted,
-    Entry,
-    Lease,
-    LimitExceeded,
-    Page,
-    Precondition,
-    PreconditionFailed,
-    StoreFull,
-    Write,
-)
-from weft.objects.errors import InvalidInput, StoreUnavailable, WeftError, error_from_dict
+from weft.contracts.store import Batch, Entry, Lease, Page, Precondition, Write
 
 MAX_CALL_BYTES = 16_000_000
 MAX_ANSWER_BYTES = 1_000_000_000
@@ -156,67 +143,3 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
 
 Answer = Done | Committed | Got | Listed | Watched | Granted | LeasesFound | Failed
-
-_ERRORS: dict[str, type[WeftError]] = {
-    cls.__name__: cls for cls in (Compacted, LimitExceeded, StoreFull, StoreUnavailable, InvalidInput)
-}
-
-
-def error_to_answer(id: int, error: WeftError) -> Failed:
-    """The answer that carries ``error`` to the caller."""
-    if isinstance(error, PreconditionFailed):
-        return Failed(id, type(error).__name__, error.to_dict(), error.failed, error.current_revision)
-    return Failed(id, type(error).__name__, error.to_dict())
-
-
-def answer_to_error(answer: Failed) -> WeftError:
-    """The error the server raised, of the same class where the contract names it."""
-    if answer.failed is not None:
-        return PreconditionFailed(answer.failed, answer.current_revision)
-    cls = _ERRORS.get(answer.error)
-    if cls is None:
-        return error_from_dict(answer.fields)
-    fields = {name: value for name, value in answer.fields.items() if name != "family"}  # the class says it
-    return cls(fields.pop("message"), **fields)
-
-
-HEAD_BYTES = 4
-
-_encoder = msgspec.msgpack.Encoder()
-
-
-def encode_frame(message: Call | Answer) -> bytes:
-    """One message as a frame; raises OverflowError above 4 GiB."""
-    body = _encoder.encode(message)
-    return len(body).to_bytes(HEAD_BYTES, "big") + body
-
-
-class BadFrame(Exception):
-    """The other side does not speak this protocol; the connection must be closed."""
-
-
-class FrameReader:
-    """Puts a byte stream together into frames. Feed it what arrives; it gives each frame once it is complete."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """The bodies of the frames that ``data`` completes. Raises BadFrame for one over the limit."""
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        try:
-            while len(buffer) - start >= HEAD_BYTES:
-                size = int.from_bytes(buffer[start : start + HEAD_BYTES], "big")
-                if size > self._max_bytes:
-                    raise BadFrame(f"a frame of {size} bytes: at most {self._max_bytes}")
-                end = start + HEAD_BYTES + size
-                if len(buffer) < end:
-                    break
-                body = bytes(memoryview(buffer)[start + HEAD_BYTES : end])
-                start = end
-                yield body
-        finally:
-            del buffer[:start]
