@@ -1,0 +1,59 @@
+"""Many agents in one process, each the real one over fake drivers: ``python -m benchmarks.fabric.agents FOLDER …``.
+
+Each FOLDER is a node's state folder as its enrolment left it. The process is ready when it says so, and ends at SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from weft.agent.agent import Agent
+from weft.agent.enrol import make_context, read_enrolment
+from weft.agent.server import RemoteServer
+from weft.client.api import Client
+from weft.contracts.clock import SystemClock
+from weft.contracts.host import Capacity, Host
+from weft.drivers.network.fake.driver import FakeNetwork
+from weft.drivers.runtime.fake.driver import FakeDriver
+from weft.drivers.volume.fake.driver import FakeVolumes
+from weft.objects.identity import short_id
+
+CAPACITY = Capacity(cpu=32, memory_bytes=64 << 30, disk_bytes=1 << 40)
+
+
+def make_agent(folder: Path, clock: SystemClock) -> Agent:
+    enrolment = read_enrolment(folder)
+    id = short_id(enrolment.node_uid)
+    run_dir = str(folder / "run")
+    host = Host(
+        enrolment.node, enrolment.node_uid, str(folder), run_dir, f"w{id[:3]}", enrolment.address, "lo", id, CAPACITY
+    )
+    client = Client(make_context(folder, enrolment))
+    drivers = FakeDriver(host, clock), FakeNetwork(host, clock), FakeVolumes(host, clock)
+    return Agent(host, RemoteServer(client), *drivers, clock)
+
+
+async def serve(folders: list[Path]) -> None:
+    clock = SystemClock()
+    agents = [make_agent(folder, clock) for folder in folders]
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    for agent in agents:
+        await agent.start()
+    print("ready", flush=True)
+    running = [asyncio.ensure_future(agent.run()) for agent in agents]
+    stopping = asyncio.ensure_future(stop.wait())
+    done, _ = await asyncio.wait([*running, stopping], return_when=asyncio.FIRST_COMPLETED)
+    for one in done - {stopping}:
+        one.result()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    uvloop.run(serve([Path(word) for word in sys.argv[1:]]))
