@@ -105,10 +105,43 @@ def test_an_image_that_does_not_fit_on_a_node_leaves_it_as_it_was(
     monkeypatch.setattr("weft.agent.images.SPARE_BYTES", 0)
     content = bundle(size)
     image = AllocatedImage(name="large", uid="u", sha256=hashlib.sha256(content).hexdigest(), size=0, url="")
-    cache = ImageCache(str(small), cast(Server, cast(Any, Blobs(content))))
+    cache = ImageCache(str(small), cast(Server, cast(Any, Blobs(content))), set)
     before = used(small)
     try:
         assert "large" in no_space(lambda: asyncio.run(cache.ensure(image, lambda _: None)))
         assert cache.list() == [] and list((small / "images").iterdir()) == [] and used(small) <= before
+    finally:
+        cache.close()
+
+
+def test_images_that_nothing_uses_make_room_the_longest_unused_first(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.agent.images.SPARE_BYTES", 0)
+    used_here: set[str] = set()
+    blobs = Blobs(b"")
+    cache = ImageCache(str(small), cast(Server, cast(Any, blobs)), lambda: used_here)
+
+    def ensure(name: str, size: int) -> str:
+        blobs.content = bundle(size) + name.encode()
+        sha256 = hashlib.sha256(blobs.content).hexdigest()
+        image = AllocatedImage(name=name, uid="u", sha256=sha256, size=size, url="")
+        asyncio.run(cache.ensure(image, lambda _: None))
+        return sha256
+
+    def age(sha256: str, seconds: int) -> None:
+        os.utime(small / "images" / sha256, (seconds, seconds))
+
+    try:
+        first, second, third = (ensure(name, MIB // 2) for name in ("first", "second", "third"))
+        for number, sha256 in enumerate((second, first, third)):
+            age(sha256, number)
+        used_here.add(second)
+        free = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
+        large = ensure("large", (free + MIB // 4) // 2)
+        assert cache.list() == sorted({second, third, large})  # second is older, but in use
+        used_here.update((third, large))
+        assert "needs" in no_space(lambda: ensure("larger", 6 * MIB))
+        assert cache.list() == sorted({second, third, large})
     finally:
         cache.close()

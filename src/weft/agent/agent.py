@@ -59,7 +59,7 @@ class Agent:
         self._server, self._volumes, self._clock = server, volumes, clock
         self._network_driver = network
         self._copies = Copies(host.state_dir)
-        self._images = ImageCache(host.state_dir, server)
+        self._images = ImageCache(host.state_dir, server, self._used_images)
         self._network = NetworkKeeper(
             network, host, self._copies, clock, self._hosted, self._orphans, self._on_network_healed
         )
@@ -268,6 +268,13 @@ class Agent:
                     self._recovered.pop(guest.id, None)
                     self._reporter.wake()
             await self._clock.sleep(BREATH_SECONDS)
+
+    def _used_images(self) -> set[str]:
+        """Those that a disk here stands on, or soon will; all, while there is a guest nobody knows the wish of."""
+        if self._unexplained():
+            return set(self._images.list())
+        specs = [worker.wanted.spec for worker in self._workers.values()]
+        return {image.sha256 for spec in specs for image in (spec.image, spec.iso) if image is not None}
 
     def _make_node_report(self) -> NodeReport:
         return facts.make_report(

@@ -1,16 +1,17 @@
 """The node's image cache: each image once, by digest, checked, unpacked, whole or not there at all.
 
 Reads the server's blobs; writes ``<state>/images/<sha256>/``: the image's manifest and its files. Several guests that
-need the same image wait for one fetch.
+need the same image wait for one fetch. Images stay until another needs their room and no disk here stands on them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +33,7 @@ from weft.objects.errors import DriverFailed
 from weft.objects.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
 
+log = logging.getLogger("weft.agent")
 FETCHES = 2  # at a time
 SPARE_BYTES = 64 * 1024 * 1024
 
@@ -58,25 +60,27 @@ class CachedImage(msgspec.Struct, frozen=True):
 
 
 class ImageCache:
-    """The images in one agent's state folder."""
+    """The images in one agent's state folder. ``find_used`` gives the digests of those that may not go."""
 
-    def __init__(self, state_dir: str, server: Server) -> None:
+    def __init__(self, state_dir: str, server: Server, find_used: Callable[[], Collection[str]]) -> None:
         self._folder = Path(state_dir) / "images"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._server = server
+        self._server, self._find_used = server, find_used
         self._fetching: dict[str, asyncio.Task[CachedImage]] = {}
         self._followers: dict[str, list[Progress]] = {}
         self._threads = ThreadPoolExecutor(FETCHES, "weft-image")
-        for left in self._folder.glob(".fetch-*"):
+        for left in (*self._folder.glob(".fetch-*"), *self._folder.glob(".gone-*")):
             shutil.rmtree(left, ignore_errors=True)
 
     def find(self, sha256: str) -> CachedImage | None:
-        """The image if it is here."""
+        """The image if it is here; it counts as used now."""
         folder = self._folder / sha256
         try:
-            return CachedImage(str(folder), decode_manifest((folder / MANIFEST_NAME).read_bytes()))
+            found = CachedImage(str(folder), decode_manifest((folder / MANIFEST_NAME).read_bytes()))
+            os.utime(folder)
         except FileNotFoundError:
             return None
+        return found
 
     def list(self) -> list[str]:
         """Digests of the images that are here."""
@@ -103,7 +107,16 @@ class ImageCache:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    async def _make_room(self, image: AllocatedImage) -> None:
+        """Let go of images that nothing here uses, the longest unused first, until there is room for this one."""
+        for folder in sorted(map(self._folder.joinpath, self.list()), key=lambda path: path.stat().st_mtime):
+            if self._lacks_room(image) and folder.name not in {*self._find_used(), *self._fetching, image.sha256}:
+                log.info("image %s is let go of: image %s needs the room", folder.name[:12], image.name)
+                gone = folder.rename(folder.with_name(f".gone-{folder.name}"))
+                await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
+
     async def _fetch(self, image: AllocatedImage) -> CachedImage:
+        await self._make_room(image)
         loop = asyncio.get_running_loop()
 
         def tell(length: int) -> None:
@@ -151,14 +164,19 @@ class ImageCache:
             raise DriverFailed(f"image {image.name} vanished from this node's cache", details={"step": "image"})
         return found
 
-    def _check_space(self, image: AllocatedImage) -> None:
+    def _lacks_room(self, image: AllocatedImage) -> str:
+        """What it needs and what there is, if that isn't enough."""
         facts = os.statvfs(self._folder)
         free = facts.f_bavail * facts.f_frsize
         needed = 2 * image.size + SPARE_BYTES  # the archive and what it holds
-        if needed > free:
+        if needed <= free:
+            return ""
+        return f"needs {format_bytes(needed)} while it is fetched; {self._folder} has {format_bytes(free)} free"
+
+    def _check_space(self, image: AllocatedImage) -> None:
+        if lack := self._lacks_room(image):
             raise DriverFailed(
-                f"image {image.name} needs {format_bytes(needed)} while it is fetched; {self._folder} has "
-                f"{format_bytes(free)} free",
+                f"image {image.name} {lack}",
                 reason="noSpace",
                 hint="make room on the node's disk; it is tried again",
                 details={"step": "image"},
