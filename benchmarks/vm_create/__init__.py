@@ -22,7 +22,6 @@ import msgspec
 
 from benchmarks.measurement import ROOT, Figure, Measurement, spread
 from weft.contracts.clock import SystemClock
-from weft.contracts.runtime import GuestPlan
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel
 from weft.drivers.runtime.qemu.handed import open_handed, plan_handed
 from weft.drivers.runtime.qemu.probe import probe_qemu
@@ -40,20 +39,22 @@ def weft(*words: str) -> None:
         raise SystemExit(f"weft {' '.join(words)}: {done.stderr[-600:]}")
 
 
-def plan_of(name: str) -> GuestPlan:
+def record_of(name: str) -> GuestRecord:
     """What this clone's running guest ``name`` was started from."""
     for record in (ROOT / ".weft" / "nodes").glob("*/guests/*/guest.json"):
-        plan = msgspec.json.decode(record.read_bytes(), type=GuestRecord).plan
-        if plan.name == name:
-            return plan
+        found = msgspec.json.decode(record.read_bytes(), type=GuestRecord)
+        if found.plan.name == name:
+            return found
     raise SystemExit(f"guest {name} doesn't run")
 
 
 class Bare:
     """The same guest without weft: the same command, run as root in no group."""
 
-    def __init__(self, plan: GuestPlan, facts: Facts, folder: Path, tap: str = TAP) -> None:
+    def __init__(self, record: GuestRecord, facts: Facts, folder: Path, tap: str = TAP) -> None:
         self.folder, self.facts, self.tap = folder, facts, tap
+        plan, self.frame = record.plan, record.frame
+        assert self.frame is not None
         root = plan.disks[0]
         self.disk, self.base, self.base_format = folder / "disk.qcow2", str(root.base), root.base_format
         self.plan = msgspec.structs.replace(
@@ -73,7 +74,7 @@ class Bare:
         subprocess.run(["ip", "link", "set", self.tap, "up"], check=True)
         paths = GuestPaths(run=self.folder, state=self.folder)
         with open_handed(plan_handed(self.plan, paths)) as handed:
-            words = translate_guest(self.plan, paths, self.facts, handed)
+            words = translate_guest(self.plan, self.frame, paths, self.facts, handed)
             nowhere = subprocess.DEVNULL
             subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, pass_fds=tuple(handed.values()))
         hello = asyncio.Event()
@@ -105,7 +106,7 @@ def measure() -> Measurement:
         weft("vm", "create", "bench", "--image", "tiny", "--memory", "128M")
         _, facts = asyncio.run(probe_qemu(folder, SystemClock()))
         assert facts is not None
-        peer = Bare(plan_of("bench"), facts, folder)
+        peer = Bare(record_of("bench"), facts, folder)
         weft("vm", "delete", "bench", "--yes")
         for _ in range(RUNS + 1):
             begun = time.perf_counter()

@@ -17,7 +17,7 @@ import msgspec
 
 from weft.contracts.host import Host
 from weft.contracts.runtime import GuestPlan
-from weft.drivers.runtime.qemu import guest, launch, qmp
+from weft.drivers.runtime.qemu import guest, launch, memory, qmp
 from weft.drivers.runtime.qemu.driver import QemuDriver
 
 HOST, PLAN, VERB, STEP = sys.argv[1:5]
@@ -61,7 +61,7 @@ async def main() -> None:
     plan = msgspec.json.decode(PLAN, type=GuestPlan)
     qmp.Qmp.execute = counted(qmp.Qmp.execute, lambda _, command: command)  # type: ignore[method-assign]
     guest.write_record = counted(guest.write_record, lambda *_: "record")
-    guest.keep_file = counted(guest.keep_file, lambda *_: "keep memory")
+    memory.keep_file = counted(memory.keep_file, lambda *_: "keep memory")
     launch._spawn = counted(launch._spawn, lambda *_: "spawn")
     launch.find_guest_process = counted(launch.find_guest_process, lambda *_: "look for it")
     Path.unlink = counted(Path.unlink, lambda path: f"remove {path.name}")  # type: ignore[method-assign]

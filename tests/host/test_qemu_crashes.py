@@ -14,6 +14,7 @@ import pytest
 from guest_lab import GuestLab
 
 from weft.contracts.runtime import GuestFacts, GuestPlan
+from weft.drivers.runtime.qemu import memory
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.objects.errors import DriverFailed
@@ -134,8 +135,8 @@ async def test_driver_and_guest_killed_in_a_resumption_never_bring_old_memory_to
     async def crash_here(guest: Guest) -> None:
         raise asyncio.CancelledError
 
-    real = Guest._forget_memory
-    monkeypatch.setattr(Guest, "_forget_memory", crash_here)
+    real = memory.forget_memory
+    monkeypatch.setattr(memory, "forget_memory", crash_here)
     monkeypatch.setattr("weft.drivers.runtime.qemu.driver.undo_launch", crash_undo)
     with pytest.raises(asyncio.CancelledError):
         await driver.start(plan)
@@ -143,7 +144,7 @@ async def test_driver_and_guest_killed_in_a_resumption_never_bring_old_memory_to
     (pid,) = lab.processes(plan.id)
     await asyncio.sleep(1.0)  # it runs, and writes
     os.kill(pid, signal.SIGKILL)
-    monkeypatch.setattr(Guest, "_forget_memory", real)
+    monkeypatch.setattr(memory, "forget_memory", real)
     driver, found = await recovered(lab, plan)
     found = await until(driver, plan.id, lambda facts: facts.state != "running")
     assert (found.state, found.reason) == ("failed", "killed")
@@ -166,8 +167,8 @@ async def test_a_guest_killed_while_it_is_saved_has_failed_and_starts_again(
         lab.kill(driver, facts)
         await real(guest, qmp, step)  # type: ignore[arg-type]
 
-    real = Guest._finish_migration
-    monkeypatch.setattr(Guest, "_finish_migration", kill_then_wait)
+    real = memory.finish_migration
+    monkeypatch.setattr(memory, "finish_migration", kill_then_wait)
     with pytest.raises(DriverFailed):
         await driver.suspend(plan.id)
     ended = await until(driver, plan.id, lambda facts: facts.state != "running")
@@ -182,14 +183,14 @@ async def test_damaged_memory_is_refused_and_kept(lab: GuestLab, plan: GuestPlan
     driver = lab.driver()
     boot_id = (await ready(driver, plan)).boot_id
     await driver.suspend(plan.id)
-    memory = Path(lab.host.state_dir, "guests", plan.id, "memory")
-    whole = memory.read_bytes()
-    memory.write_bytes(whole[: len(whole) // 2])
+    saved = Path(lab.host.state_dir, "guests", plan.id, "memory")
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DriverFailed):
         await driver.start(plan)
     assert (await driver.inspect(plan.id)).state == "suspended"
     assert lab.processes(plan.id) == []
-    memory.write_bytes(whole)
+    saved.write_bytes(whole)
     assert (await ready(driver, plan)).boot_id == boot_id
     await driver.close()
 
@@ -199,6 +200,6 @@ async def test_memory_of_another_machine_is_refused(lab: GuestLab, plan: GuestPl
     await ready(driver, plan)
     await driver.suspend(plan.id)
     with pytest.raises(DriverFailed, match="another machine"):
-        await driver.start(msgspec.structs.replace(plan, memory_bytes=plan.memory_bytes * 2))
+        await driver.start(msgspec.structs.replace(plan, machine="q35"))
     assert (await driver.inspect(plan.id)).state == "suspended"
     await driver.close()

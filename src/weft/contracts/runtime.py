@@ -36,6 +36,7 @@ class GuestDisk(msgspec.Struct, frozen=True):
     format: Literal["qcow2", "raw"]
     serial: str
     read_only: bool = False
+    size_bytes: int = 0  # what the guest is to see of it; 0: what there is
     base: str | None = None
     base_format: Literal["qcow2", "raw"] = "qcow2"
     cdrom: bool = False
@@ -73,6 +74,18 @@ class GuestPlan(msgspec.Struct, frozen=True):
     screen: bool = False
 
 
+class GuestShape(msgspec.Struct, frozen=True):
+    """What a machine has, and the most it can get while it runs; ``disks``: serial → bytes, ``nics``: their MACs."""
+
+    cpu: float
+    memory_bytes: int
+    disks: dict[str, int]
+    nics: list[str]
+    most_cpu: float
+    most_memory_bytes: int
+    free_slots: int = 0  # for disks and NICs
+
+
 class GuestFacts(msgspec.Struct, frozen=True):
     """What is true of one guest now. ``boot_id`` is the guest kernel's own, when its agent has said it."""
 
@@ -88,6 +101,7 @@ class GuestFacts(msgspec.Struct, frozen=True):
     reason: str | None = None  # why failed or stopped: "guestPoweredOff", "killed", …
     message: str | None = None
     accelerator: str | None = None
+    shape: GuestShape | None = None  # of a machine that runs; None: can't be told
 
 
 class RuntimeProbe(msgspec.Struct, frozen=True):
@@ -135,6 +149,14 @@ class CanSuspend(Protocol):
     async def suspend(self, guest_id: str) -> None:
         """Save memory and devices durably, then end the machine. Killed half-way: the guest either still runs or is
         fully suspended, never neither."""
+
+
+@runtime_checkable
+class CanAdjust(Protocol):
+    async def adjust(self, plan: GuestPlan) -> GuestFacts:
+        """Give a running guest the CPUs, memory, disks and NICs of ``plan``, as far as it is short of them or has too many;
+        what it has already stays as it is. Killed half-way: the next one goes on. Raises InvalidInput (``restartNeeded``)
+        for what can't be had while it runs, DriverFailed (``guestHolds``) when the guest doesn't let something go."""
 
 
 class ExecRequest(msgspec.Struct, frozen=True):

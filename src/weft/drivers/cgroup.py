@@ -92,16 +92,17 @@ class Cgroups:
         try:
             for folder in folders:
                 self._make(folder)
-            wanted = plan_limits(self._mounts.version, limits)
-            for file, value in wanted.items():
-                controller = file.split(".")[0]
-                if controller in self._mounts.folders:
-                    _write_limit(self._mounts.folders[controller] / self._parent / name / file, value)
+            self._limit(name, limits)
         except OSError as error:
             self.problem = f"cgroup {error.filename}: {error.strerror}: guests run without limits"
             self.remove(name)
             return []
         return [folder / "cgroup.procs" for folder in folders]
+
+    def change(self, name: str, limits: Limits) -> None:
+        """Set other limits on a group that is in use; one that isn't there, or that the kernel won't lower yet, stays."""
+        with contextlib.suppress(OSError):
+            self._limit(name, limits)
 
     def out_of_memory_kills(self, name: str) -> int:
         """How often the kernel has killed in this group because its memory limit was reached."""
@@ -128,6 +129,12 @@ class Cgroups:
             if self.remove(name):
                 return
             await clock.sleep(REMOVAL_PAUSE_SECONDS)
+
+    def _limit(self, name: str, limits: Limits) -> None:
+        for file, value in plan_limits(self._mounts.version, limits).items():
+            controller = file.split(".")[0]
+            if controller in self._mounts.folders:
+                _write_limit(self._mounts.folders[controller] / self._parent / name / file, value)
 
     def _folders(self, name: str) -> list[Path]:
         return sorted({point / self._parent / name for point in self._mounts.folders.values()})

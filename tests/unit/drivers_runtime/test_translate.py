@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.drivers.runtime.qemu.frame import plan_frame
 from weft.drivers.runtime.qemu.handed import plan_handed
 from weft.drivers.runtime.qemu.launch import choose_limits
 from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, check_plan, translate_guest
@@ -38,7 +39,7 @@ PLAN = GuestPlan(
 
 def translate(plan: GuestPlan, facts: Facts = FACTS, *, incoming: bool = False) -> list[str]:
     check_plan(plan, PATHS)
-    return translate_guest(plan, PATHS, facts, number(plan), incoming=incoming)
+    return translate_guest(plan, plan_frame(plan, 4, 1 << 30), PATHS, facts, number(plan), incoming=incoming)
 
 
 def number(plan: GuestPlan) -> dict[str, int]:
@@ -98,7 +99,7 @@ def test_a_volume_without_a_base_has_none_whatever_its_header_says() -> None:
 
 def test_nics_keep_tap_mac_and_mtu() -> None:
     words = translate(PLAN, FACTS)
-    assert values(words, "-netdev")[1] == f"tap,id=net1,fd={number(PLAN)['tap wt1']}"
+    assert values(words, "-netdev")[1] == f"tap,id=net-525400000002,fd={number(PLAN)['tap wt1']}"
     assert [(nic["mac"], nic["host_mtu"]) for nic in device(words, "virtio-net-pci")] == [
         ("52:54:00:00:00:01", "1450"),
         ("52:54:00:00:00:02", "1400"),
@@ -129,8 +130,8 @@ def test_microvm_has_no_pci() -> None:
 def test_an_emulated_kernel_is_told_what_it_cannot_measure_and_a_real_one_is_left_alone() -> None:
     (emulated,) = values(translate(PLAN, FACTS), "-append")
     assert {"tsc_early_khz=2500000", "mitigations=off", "weft.hostname=web-1", "quiet"} <= set(emulated.split())
-    words = translate(PLAN, KVM)
-    assert values(words, "-append") == ["console=ttyS0 quiet panic=-1 weft.hostname=web-1"]
+    words = translate(changed(machine="microvm"), KVM)
+    assert values(words, "-append") == ["console=ttyS0 quiet panic=-1 pci=off weft.hostname=web-1"]
     assert values(words, "-cpu") == ["host"]
 
 
@@ -173,7 +174,7 @@ def test_a_resumed_guest_has_the_command_line_it_was_saved_with() -> None:
     [
         ({"machine": "microvm", "boot": BootDisk()}, "microvm boots a kernel"),
         ({"boot": BootDisk("uefi")}, "no UEFI firmware"),
-        ({"disks": [GuestDisk("/d", "raw", f"d{n}") for n in range(9)]}, "at most 8 disks"),
+        ({"disks": [GuestDisk("/d", "raw", f"d{n}") for n in range(19)]}, "at most 18 disks"),
         ({"disks": [GuestDisk("/d", "raw", "twice"), GuestDisk("/e", "raw", "twice")]}, "serials must differ"),
         ({"disks": [GuestDisk("/d", "raw", "with,comma")]}, "serials must differ"),
     ],

@@ -151,11 +151,11 @@ def lay_out_root(root: Path, agent: Path) -> None:
     }
     for name, text in files.items():
         (root / name).write_text(text)
-    for name in ("rc", "udhcpc.script"):
+    for name in ("rc", "hotplug", "udhcpc.script"):
         shutil.copy(SOURCES / name, root / "etc" / name)
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink():
-            program = path.parent.name == "bin" or path.name in ("rc", "udhcpc.script")
+            program = path.parent.name == "bin" or path.name in ("rc", "hotplug", "udhcpc.script")
             path.chmod(0o755 if program else 0o644)
 
 

@@ -11,17 +11,22 @@ import contextlib
 import shutil
 from pathlib import Path
 
+import msgspec
+
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
 from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestPlan, GuestStats, RuntimeProbe
-from weft.drivers.cgroup import Cgroups
+from weft.drivers.cgroup import Cgroups, Limits
+from weft.drivers.runtime.qemu.adjust import adjust_machine, check_adjustment
+from weft.drivers.runtime.qemu.frame import Frame, plan_frame
 from weft.drivers.runtime.qemu.guest import Guest
-from weft.drivers.runtime.qemu.launch import launch_failed, launch_guest, undo_launch
+from weft.drivers.runtime.qemu.launch import choose_limits, launch_failed, launch_guest, undo_launch
+from weft.drivers.runtime.qemu.memory import discard_memory, load_memory, save_memory, settle_memory
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.processes import cpu_seconds, host_boot_id, resident_bytes, search_guest_process
 from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, read_record
 from weft.drivers.runtime.qemu.translate import Facts, GuestPaths
-from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable
 
 HELLO_AGAIN_SECONDS = 0.5
 CONSOLE_LOG_BYTES = 16 << 20
@@ -37,6 +42,7 @@ class QemuDriver:
         self._clock = clock or SystemClock()
         self._run_dir = Path(host.run_dir)
         self._guests_dir = Path(host.state_dir) / "guests"
+        self._capacity = host.capacity
         self._cgroups = Cgroups(host.cgroup)
         self._guests: dict[str, Guest] = {}
         self._verbs: dict[str, asyncio.Lock] = {}
@@ -59,9 +65,7 @@ class QemuDriver:
 
     async def start(self, plan: GuestPlan) -> GuestFacts:
         """Start or resume; see contracts.runtime. Raises DriverFailed, InvalidInput."""
-        probe = await self.probe()
-        if self._facts is None:
-            raise DriverFailed("this node can't start guests: " + "; ".join(probe.problems), details={"step": "probe"})
+        facts = await self._working()
         async with self._lock(plan.id):
             guest = await self._settled(plan.id)
             if guest is not None and guest.record.plan.uid != plan.uid:
@@ -71,9 +75,9 @@ class QemuDriver:
                     return guest.facts()
                 await guest.ended.wait()
             if guest is not None and guest.record.memory != "none" and self._fits_memory(guest, plan):
-                await self._resume(guest, plan, self._facts)
+                await self._resume(guest, plan, facts)
             else:
-                guest = await self._adopt_unknown(plan) or await self._boot(plan, self._facts)
+                guest = await self._adopt_unknown(plan) or await self._boot(plan, facts)
         self._tend()
         self._notify()
         return guest.facts()
@@ -84,7 +88,7 @@ class QemuDriver:
             if guest is None:
                 return
             if not guest.running:
-                await guest.discard_memory()
+                await discard_memory(guest)
                 self._notify()
                 return
             guest.record.stopping = True
@@ -148,7 +152,7 @@ class QemuDriver:
                     return
                 raise IllegalTransition(f"guest {guest.record.plan.name} doesn't run, so it can't be suspended")
             try:
-                await guest.save_memory()
+                await save_memory(guest)
             except Unavailable as error:
                 name = guest.record.plan.name
                 raise DriverFailed(
@@ -156,6 +160,36 @@ class QemuDriver:
                 ) from error
             await guest.quit()
         self._notify()
+
+    async def adjust(self, plan: GuestPlan) -> GuestFacts:
+        """See contracts.runtime. Raises IllegalTransition for a guest that doesn't run, InvalidInput, DriverFailed."""
+        facts = await self._working()
+        async with self._lock(plan.id):
+            guest = await self._known(plan.id)
+            await guest.settle()
+            if not guest.running or guest.record.stopping:
+                raise IllegalTransition(f"guest {plan.name} doesn't run, so there is nothing to change")
+            frame, record = guest.record.frame, guest.record
+            if frame is None:
+                raise InvalidInput(
+                    f"VM {plan.name}: it was started by an older weft, which left it no room to grow",
+                    reason="restartNeeded",
+                    hint=f"weft vm restart {plan.name}",
+                )
+            check_adjustment(frame, plan)
+            await self._adjust(guest, frame, plan, facts)
+            record.plan = plan
+            await guest.save_record()
+        self._notify()
+        return guest.facts()
+
+    async def _adjust(self, guest: Guest, frame: Frame, plan: GuestPlan, facts: Facts) -> None:
+        """Limits give way before the guest gets more, and follow when it has less."""
+        before, after = choose_limits(guest.record.plan, facts), choose_limits(plan, facts)
+        most = Limits(max(before.cpu, after.cpu), max(before.memory_bytes, after.memory_bytes))
+        self._cgroups.change(plan.id, most)
+        await adjust_machine(guest.monitor(), frame, plan, self._clock)
+        self._cgroups.change(plan.id, after)
 
     async def exec(self, guest_id: str, request: ExecRequest) -> ExecSession:
         return await (await self._known(guest_id)).agents.exec(request)
@@ -191,6 +225,13 @@ class QemuDriver:
 
     # How guests come to run.
 
+    async def _working(self) -> Facts:
+        """What was found here. Raises DriverFailed where no guest can be started."""
+        probe = await self.probe()
+        if self._facts is None:
+            raise DriverFailed("this node can't start guests: " + "; ".join(probe.problems), details={"step": "probe"})
+        return self._facts
+
     async def _adopt_unknown(self, plan: GuestPlan) -> Guest | None:
         """A QEMU that runs this very guest though nothing is written down of it: never start a second one."""
         if search_guest_process(self._paths(plan.id).pid, plan.uid) is None:
@@ -198,14 +239,21 @@ class QemuDriver:
         facts = self._facts
         record = GuestRecord(plan, facts.accelerator if facts else "", host_boot_id(), self._clock.now())
         guest = self._new_guest(self._paths(plan.id), record)
+        await self._adopt(guest)
+        return guest if guest.running else None
+
+    async def _adopt(self, guest: Guest) -> None:
         async with guest.lock:
             await guest.adopt()
-        return guest if guest.running else None
+            if guest.running:
+                await settle_memory(guest)
 
     async def _boot(self, plan: GuestPlan, facts: Facts) -> Guest:
         paths = self._paths(plan.id)
         fresh = not paths.record.exists()
-        guest = self._new_guest(paths, GuestRecord(plan, facts.accelerator, host_boot_id(), self._clock.now()))
+        frame = plan_frame(plan, self._capacity.cpu, self._capacity.memory_bytes)
+        record = GuestRecord(plan, facts.accelerator, host_boot_id(), self._clock.now(), frame)
+        guest = self._new_guest(paths, record)
         try:
             await guest.save_record()
             await launch_guest(guest, facts, self._cgroups)
@@ -220,12 +268,14 @@ class QemuDriver:
         return guest
 
     async def _resume(self, guest: Guest, plan: GuestPlan, facts: Facts) -> None:
+        """As the machine that it was; what ``plan`` wants otherwise is for ``adjust``."""
         record = guest.record
         before = (record.plan, record.started_at, record.host_boot_id)
-        record.plan, record.started_at, record.host_boot_id = plan, self._clock.now(), host_boot_id()
+        record.plan = msgspec.structs.replace(record.plan, incarnation=plan.incarnation)
+        record.started_at, record.host_boot_id = self._clock.now(), host_boot_id()
         try:
             await launch_guest(guest, facts, self._cgroups, incoming=True)
-            await guest.load_memory()
+            await load_memory(guest)
         except BaseException as error:
             if record.memory != "none":  # as far as anyone knows it has not run: it is as suspended as before
                 await undo_launch(guest, self._cgroups, self._clock)
@@ -243,10 +293,9 @@ class QemuDriver:
             return False
         if record.memory == "loaded" and disk_times(record.plan) != record.disk_times:
             return False
-        saved = record.plan
-        if _machine_of(saved) != _machine_of(plan):
+        if record.frame is None or (record.plan.machine, record.plan.boot) != (plan.machine, plan.boot):
             raise DriverFailed(
-                f"guest {plan.name}: its saved memory belongs to another machine (CPUs, memory, disks or NICs changed)",
+                f"guest {plan.name}: its saved memory belongs to another machine",
                 hint="undo the change to resume it, or stop it to give the saved memory up",
             )
         return True
@@ -269,8 +318,7 @@ class QemuDriver:
             if record is None:
                 return None
             guest = self._new_guest(self._paths(guest_id), record)
-            async with guest.lock:
-                await guest.adopt()
+            await self._adopt(guest)
         else:
             async with guest.lock:
                 pass  # someone else may be adopting it just now
@@ -308,9 +356,3 @@ class QemuDriver:
                     if guest.paths.console_log.stat().st_size > CONSOLE_LOG_BYTES:
                         with open(guest.paths.console_log, "r+b") as file:  # QEMU appends: it goes on at the new end
                             file.truncate(0)
-
-
-def _machine_of(plan: GuestPlan) -> tuple[object, ...]:
-    """What a saved memory fits no other of."""
-    disks = [(disk.path, disk.serial, disk.read_only) for disk in plan.disks]
-    return plan.machine, plan.vcpus, plan.memory_bytes, plan.boot, len(plan.nics), disks

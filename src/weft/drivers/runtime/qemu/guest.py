@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import threading
 from collections.abc import Callable
 
 from weft.contracts.clock import Clock
-from weft.contracts.durable import keep_file
 from weft.contracts.runtime import GuestFacts, GuestState
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.agents import GuestAgents
+from weft.drivers.runtime.qemu.frame import describe_shape
 from weft.drivers.runtime.qemu.processes import (
     ProcessId,
     find_guest_process,
@@ -27,9 +26,8 @@ from weft.drivers.runtime.qemu.processes import (
     search_guest_process,
     wait_for_end,
 )
-from weft.drivers.runtime.qemu.qmp import ANSWER_SECONDS, Qmp, QmpError, QmpEvent, connect_qmp
+from weft.drivers.runtime.qemu.qmp import ANSWER_SECONDS, Qmp, QmpEvent, connect_qmp
 from weft.drivers.runtime.qemu.record import (
-    GuestEnd,
     GuestRecord,
     decide_end,
     disk_times,
@@ -40,10 +38,7 @@ from weft.objects.errors import DriverFailed, Unavailable
 
 RETRY_SECONDS = 0.2
 ADOPT_SECONDS = 5.0
-SAVE_SECONDS = 600.0
 QUIT_SECONDS = 10.0
-NOT_YET_RUN = ("inmigrate", "paused", "prelaunch", "postmigrate", "finish-migrate")
-_SAVE_BYTES_PER_SECOND = 1 << 40  # migration to a file is limited to 128 MiB/s otherwise
 
 
 class Guest:
@@ -59,10 +54,10 @@ class Guest:
         self.said_hello = asyncio.Event()
         self.agents = GuestAgents(record.plan, paths, clock, self._take_hello)
         self._cgroups = cgroups
-        self._clock = clock
+        self.clock = clock
         self._notify = notify
         self._qmp: Qmp | None = None
-        self._status = ""
+        self.status = ""  # as QEMU calls it
         self._shutdown: str | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._writes: set[asyncio.Task[None]] = set()
@@ -83,7 +78,7 @@ class Guest:
         end = record.end
         state: GuestState
         if self.running:
-            state = "paused" if self._status in ("io-error", "internal-error", "guest-panicked") else "running"
+            state = "paused" if self.status in ("io-error", "internal-error", "guest-panicked") else "running"
         elif record.memory != "none":
             state = "suspended"
         else:
@@ -99,9 +94,10 @@ class Guest:
             boot_id=record.boot_id,
             pid=record.process.pid if alive and record.process else None,
             started_at=record.started_at,
-            reason=self._status if state == "paused" else end.reason if end and not alive else None,
+            reason=self.status if state == "paused" else end.reason if end and not alive else None,
             message=(end.message or None) if end and not alive else None,
             accelerator=record.accelerator,
+            shape=describe_shape(plan, record.frame) if alive and record.frame else None,
         )
 
     async def save_record(self, *, durable: bool = True) -> None:
@@ -112,7 +108,7 @@ class Guest:
         with self._writing:  # one after the other, so that the last one holds the newest state
             write_record(self.paths, self.record, durable=durable)
 
-    def _has_monitor(self) -> bool:
+    def has_monitor(self) -> bool:
         return self._qmp is not None and not self._qmp.closed.is_set()
 
     def monitor(self) -> Qmp:
@@ -126,8 +122,7 @@ class Guest:
     # Taking hold of a process.
 
     async def adopt(self) -> None:
-        """Find this guest's process, settle what a crash left half done, and watch it. Without a process: decide how it
-        ended."""
+        """Find this guest's process and watch it. Without a process: decide how it ended."""
         record = self.record
         process = find_guest_process(self.paths.pid, record.plan.uid)
         if process is None and record.process is None and record.end is None:
@@ -139,17 +134,16 @@ class Guest:
         record.process, record.end, record.stopping = process, None, False
         await self.save_record(durable=False)
         await self.watch(patience_seconds=ADOPT_SECONDS)
-        await self._settle_memory()
 
     async def _await_start(self) -> ProcessId | None:
         """Whoever began to start this guest is gone, but its QEMU may be on its way still. Wait until it is there."""
-        deadline = self._clock.elapsed() + ADOPT_SECONDS
+        deadline = self.clock.elapsed() + ADOPT_SECONDS
         while (found := search_guest_process(self.paths.pid, self.record.plan.uid)) is not None:
             if process := find_guest_process(self.paths.pid, self.record.plan.uid):
                 return process
-            if self._clock.elapsed() > deadline:  # without a pidfile it has not run
+            if self.clock.elapsed() > deadline:  # without a pidfile it has not run
                 kill_process(found)
-            await self._clock.sleep(0.02)
+            await self.clock.sleep(0.02)
         return find_guest_process(self.paths.pid, self.record.plan.uid)
 
     async def watch(self, *, patience_seconds: float = 0.0) -> None:
@@ -157,20 +151,20 @@ class Guest:
         was cut off may be about to open its monitor still."""
         self.ended.clear()
         self.agents.close()
-        self.agents = GuestAgents(self.record.plan, self.paths, self._clock, self._take_hello)
+        self.agents = GuestAgents(self.record.plan, self.paths, self.clock, self._take_hello)
         self.agents.clock_stood_still = self.record.memory != "none"
         self.said_hello.clear()
         self._shutdown = None
         self._tasks = [asyncio.create_task(self._await_end())]
-        deadline = self._clock.elapsed() + patience_seconds
-        while not self._has_monitor():
+        deadline = self.clock.elapsed() + patience_seconds
+        while not self.has_monitor():
             try:
                 await self.connect()
             except Unavailable:  # QEMU hangs, or another client holds the monitor: go on trying in the background
-                self._status = "running"
-                if self._clock.elapsed() >= deadline or self.ended.is_set():
+                self.status = "running"
+                if self.clock.elapsed() >= deadline or self.ended.is_set():
                     break
-                await self._clock.sleep(0.05)
+                await self.clock.sleep(0.05)
         self._tasks.append(asyncio.create_task(self._keep_monitor()))
         self._tasks += [asyncio.create_task(keeper) for keeper in self.agents.keepers()]
 
@@ -179,13 +173,13 @@ class Guest:
         qmp = await connect_qmp(str(self.paths.qmp), timeout_seconds=timeout_seconds)
         qmp.listen(self._take_event)
         self._qmp = qmp
-        self._status = (await qmp.execute("query-status"))["status"]
+        self.status = (await qmp.execute("query-status"))["status"]
 
     async def _keep_monitor(self) -> None:
         while not self.ended.is_set():
             if self._qmp is not None:
                 await self._qmp.closed.wait()
-            await self._clock.sleep(RETRY_SECONDS)
+            await self.clock.sleep(RETRY_SECONDS)
             with contextlib.suppress(Unavailable, DriverFailed):
                 if self.running:
                     await self.connect()
@@ -208,11 +202,11 @@ class Guest:
             case "SHUTDOWN":
                 self._shutdown = str(event.data.get("reason", ""))
             case "STOP":
-                self._status = "paused"
+                self.status = "paused"
             case "RESUME":
-                self._status = "running"
+                self.status = "running"
             case "BLOCK_IO_ERROR" if event.data.get("action") == "stop":
-                self._status = "io-error"
+                self.status = "io-error"
                 self._notify()
             case "GUEST_PANICKED":
                 self._shutdown = "guest-panic"
@@ -268,7 +262,7 @@ class Guest:
         await self.save_record()
         self.paths.memory_pending.unlink(missing_ok=True)
         shutil.rmtree(self.paths.run, ignore_errors=True)
-        await self._cgroups.remove_when_empty(name, self._clock)
+        await self._cgroups.remove_when_empty(name, self.clock)
         self.ended.set()
 
     async def quit(self) -> None:
@@ -284,91 +278,6 @@ class Guest:
             kill_process(process)
             await self.ended.wait()
 
-    # Memory: to disk and back.
-
-    async def save_memory(self) -> None:
-        """Memory and devices to ``memory``, durably, with the machine standing still. It runs on if that fails."""
-        qmp, record, pending = self.monitor(), self.record, self.paths.memory_pending
-        pending.unlink(missing_ok=True)
-        await qmp.execute("stop")
-        try:
-            await qmp.execute("migrate-set-parameters", **{"max-bandwidth": _SAVE_BYTES_PER_SECOND})
-            async with qmp.lend(str(pending), os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as name:
-                await qmp.execute("migrate", uri=f"file:{name}")
-                await self._finish_migration(qmp, "save")
-            await asyncio.to_thread(keep_file, pending, self.paths.memory)
-            record.disk_times = disk_times(record.plan)
-            record.memory = "saved"
-            await self.save_record()
-        except BaseException:
-            record.memory = "none"
-            with contextlib.suppress(Unavailable):  # if it has gone there is nothing to run on
-                await self._run_on()
-            raise
-
-    async def load_memory(self) -> None:
-        """Memory from disk into a machine started for it, which then runs."""
-        qmp, record = self.monitor(), self.record
-        async with qmp.lend(str(self.paths.memory), os.O_RDONLY) as name:
-            await qmp.execute("migrate-incoming", uri=f"file:{name}")
-            await self._finish_migration(qmp, "load")
-        record.memory = "loaded"
-        await self.save_record()
-        await qmp.execute("cont")
-        await self._forget_memory()
-
-    async def _forget_memory(self) -> None:
-        self.record.memory = "none"
-        await self.save_record()
-        self.paths.memory.unlink(missing_ok=True)
-
-    async def _finish_migration(self, qmp: Qmp, step: str) -> None:
-        deadline = self._clock.elapsed() + SAVE_SECONDS
-        while True:
-            told = await qmp.execute("query-migrate")
-            match told.get("status"):
-                case "completed":
-                    return
-                case "failed" | "cancelled":
-                    why = told.get("error-desc", "QEMU gives no reason")
-                    raise DriverFailed(
-                        f"guest {self.record.plan.name}: can't {step} its memory: {why}", details={"step": step}
-                    )
-            if self._clock.elapsed() > deadline:
-                raise DriverFailed(f"guest {self.record.plan.name}: can't {step} its memory within {SAVE_SECONDS:g} s")
-            await self._clock.sleep(0.01)
-
-    async def _run_on(self) -> None:
-        """After a save that failed or was cut off: the guest runs, and nothing of the save is left."""
-        qmp = self.monitor()
-        with contextlib.suppress(QmpError):
-            await qmp.execute("migrate_cancel")
-        for _ in range(200):
-            status = (await qmp.execute("query-migrate")).get("status", "none")
-            if status not in ("setup", "active", "cancelling", "device", "pre-switchover"):
-                break
-            await self._clock.sleep(0.01)
-        await qmp.execute("cont")
-        self.paths.memory_pending.unlink(missing_ok=True)
-        self.paths.memory.unlink(missing_ok=True)
-
-    async def _settle_memory(self) -> None:
-        """A driver that died while it saved or loaded: bring the guest to one side or the other."""
-        if self._qmp is None:
-            return
-        asleep = self._status in NOT_YET_RUN
-        match self.record.memory:
-            case "none" if asleep:
-                await self._run_on()
-            case "saved":  # whole on disk, and this machine has not run since
-                await self.quit()
-            case "loaded" if asleep:
-                self.record.memory = "saved"
-                await self.save_record()
-                await self.quit()
-            case "loaded":
-                await self._forget_memory()
-
     # Asked by the driver.
 
     async def power_off(self, grace_seconds: float) -> None:
@@ -383,9 +292,3 @@ class Guest:
             pass  # nobody to ask, or nobody who does it
         finally:
             self.agents.power_off_wanted = False
-
-    async def discard_memory(self) -> None:
-        """A suspended guest is stopped by giving its memory up."""
-        if self.record.memory != "none":
-            self.record.end = GuestEnd("stopped", "stopRequested", "its saved memory was given up")
-            await self._forget_memory()

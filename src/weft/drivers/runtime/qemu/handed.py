@@ -18,7 +18,8 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
-from weft.drivers.runtime.qemu.translate import GuestPaths, base_name, disk_name, has_qemu_port, nic_name
+from weft.drivers.runtime.qemu.devices import base_name, disk_name, nic_name
+from weft.drivers.runtime.qemu.translate import GuestPaths, has_qemu_port
 from weft.objects.errors import DriverFailed
 
 _TUN = "/dev/net/tun"

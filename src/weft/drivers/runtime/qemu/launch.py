@@ -45,8 +45,9 @@ async def launch_guest(guest: Guest, facts: Facts, cgroups: Cgroups, *, incoming
         assert facts.uefi_vars is not None
         shutil.copy(facts.uefi_vars, paths.uefi_vars)
     groups = [str(path) for path in cgroups.create(plan.id, choose_limits(plan, facts))]
+    assert guest.record.frame is not None
     with open_handed(plan_handed(plan, paths)) as handed:
-        words = translate_guest(plan, paths, facts, handed, incoming=incoming)
+        words = translate_guest(plan, guest.record.frame, paths, facts, handed, incoming=incoming)
         words = plan_confined(words, user, groups=groups, kvm_group=facts.kvm_group, open_files=choose_open_files(plan))
         said_before = paths.qemu_log.stat().st_size if paths.qemu_log.exists() else 0
         await _spawn(words, handed.values(), paths.qemu_log)

@@ -43,6 +43,7 @@ class Qmp:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._listen: Callable[[QmpEvent], None] = lambda event: None
+        self._expected: list[tuple[str, str, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
         self.closed = asyncio.Event()
 
@@ -57,6 +58,12 @@ class Qmp:
     def listen(self, listener: Callable[[QmpEvent], None]) -> None:
         """Call ``listener`` with every event from now on."""
         self._listen = listener
+
+    def expect(self, name: str, device: str) -> asyncio.Future[None]:
+        """Done with the next event of this name about ``device``."""
+        happened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._expected.append((name, device, happened))
+        return happened
 
     async def execute(
         self, command: str, *, timeout_seconds: float = ANSWER_SECONDS, descriptor: int | None = None, **arguments: Any
@@ -120,7 +127,7 @@ class Qmp:
             while line := await self._reader.readline():
                 message = msgspec.json.decode(line)
                 if "event" in message:
-                    self._listen(QmpEvent(message["event"], message.get("data", {})))
+                    self._take(QmpEvent(message["event"], message.get("data", {})))
                 elif (answer := self._waiting.get(message.get("id"))) and not answer.done():
                     answer.set_result(message)
         except (OSError, ValueError, msgspec.DecodeError):
@@ -130,7 +137,18 @@ class Qmp:
             self._writer.transport.abort()
             self._give_up()
 
+    def _take(self, event: QmpEvent) -> None:
+        for expected in [e for e in self._expected if e[:2] == (event.name, event.data.get("device"))]:
+            self._expected.remove(expected)
+            if not expected[2].done():
+                expected[2].set_result(None)
+        self._listen(event)
+
     def _give_up(self) -> None:
+        for *_, happened in self._expected:
+            if not happened.done():
+                happened.set_exception(Unavailable("QEMU has gone"))
+                happened.exception()  # whoever waits is told; nobody may
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(Unavailable("QEMU has gone"))

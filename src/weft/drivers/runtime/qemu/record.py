@@ -14,6 +14,7 @@ import msgspec
 
 from weft.contracts.durable import sync_folder, write_durably
 from weft.contracts.runtime import GuestPlan, GuestState
+from weft.drivers.runtime.qemu.frame import Frame
 from weft.drivers.runtime.qemu.processes import ProcessId
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
@@ -25,13 +26,16 @@ class GuestEnd(msgspec.Struct, frozen=True):
 
 
 class GuestRecord(msgspec.Struct):
-    """``memory``: ``saved``: the file is whole and the guest has not run since; ``loaded``: a machine holds it and may
+    """``plan`` is what the machine was brought to last, ``frame`` how it was built (None: by a weft that kept none).
+
+    ``memory``: ``saved``: the file is whole and the guest has not run since; ``loaded``: a machine holds it and may
     have run, which ``disk_times`` (mtime in ns of each writable disk when it was saved) can tell."""
 
     plan: GuestPlan
     accelerator: str
     host_boot_id: str
     started_at: float
+    frame: Frame | None = None
     process: ProcessId | None = None
     ready: bool = False
     boot_id: str | None = None

@@ -15,22 +15,31 @@ from typing import Any
 import msgspec
 
 from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
+from weft.drivers.runtime.qemu.devices import (
+    base_name,
+    describe_disk,
+    disk_id,
+    disk_name,
+    disk_node,
+    disk_properties,
+    fdset,
+    nic_id,
+    nic_name,
+    nic_properties,
+)
+from weft.drivers.runtime.qemu.frame import BLOCK_BYTES, Frame
 from weft.objects.errors import InvalidInput
 
+MEMORY_ID, PORT_ID = "vmem", "port"
 AGENT_PORT, WEFT_AGENT_ID = "weft.agent.0", "agent-port"
 QEMU_AGENT_PORT, QEMU_AGENT_ID = "org.qemu.guest_agent.0", "qemu-agent-port"
-HOTPLUG_PORTS = 4  # a root port costs an emulated boot about 10 ms
 TRANSLATION_CACHE_MIB = 128  # QEMU's default grows to 1 GiB of a long-running emulated guest
-MOST_DISKS = 8
+MOST_DISKS = {"microvm": 8, "q35": 18}
 MOST_NICS = 8
 
-_FIRST_DISK, _FIRST_NIC, _SCSI, _SCREEN, _FIRST_PORT = (
-    0x4,
-    0xC,
-    0x14,
-    0x15,
-    0x18,
-)  # slots on pcie.0, and buses of microvm
+# Slots on pcie.0, and buses of microvm.
+_FIRST_DISK, _FIRST_NIC, _SCSI, _SCREEN, _MEMORY, _FIRST_PORT = 0x4, 0xC, 0x14, 0x15, 0x16, 0x18
+_PORTS_PER_SLOT = 8
 _LAST_MMIO_BUS = 23
 _SOCKET_PATH_BYTES = 107
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -38,6 +47,8 @@ _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 # An emulated CPU has no use for mitigations, and each of these spares it time; no_timer_check because a busy host can
 # fail the kernel's own check of its timer, which then panics.
 _EMULATED_CMDLINE = "tsc=reliable no_timer_check mitigations=off nopti nokaslr noreplace-smp cryptomgr.notests"
+# Memory that comes later is used as it comes; and none is set aside for devices that can't reach it: there are none.
+_GROWING_CMDLINE = "memhp_default_state=online memory_hotplug.online_policy=auto-movable swiotlb=noforce"
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -113,68 +124,31 @@ class GuestPaths(msgspec.Struct, frozen=True):
 
 
 def translate_guest(
-    plan: GuestPlan, paths: GuestPaths, facts: Facts, handed: Mapping[str, int], *, incoming: bool = False
+    plan: GuestPlan, frame: Frame, paths: GuestPaths, facts: Facts, handed: Mapping[str, int], *, incoming: bool = False
 ) -> list[str]:
-    """The command that runs this guest. ``handed``: the descriptors it is given, by name. Raises InvalidInput for a plan
-    QEMU could not run."""
+    """The command that runs this guest inside ``frame``. ``handed``: the descriptors it is given, by name. Raises
+    InvalidInput for a plan QEMU could not run."""
     check_plan(plan, paths)
     words = [facts.program, "-name", f"guest={plan.name}", "-uuid", plan.uid]
     words += ["-nodefaults", "-no-user-config", "-display", "none"]
     words += ["-sandbox", _SANDBOX]
     words += ["-machine", _machine(plan), *_accelerator(facts)]
-    words += ["-smp", str(plan.vcpus), "-m", f"{plan.memory_bytes >> 10}k"]
-    words += _boot(plan, facts, handed)
+    words += _size(frame)
+    words += _boot(plan, frame, facts, handed)
     words += _socket("qmp", handed, "-mon", "chardev=qmp,mode=control")
     words += _socket("qmp2", handed, "-mon", "chardev=qmp2,mode=control")
     words += _socket("console", handed, "-serial", "chardev:console", log="console-log")
+    words += _ports(frame)
     words += _devices(plan, handed)
     if plan.screen:
         words += ["-vnc", f"unix:{paths.screen}", "-device", f"VGA,bus=pcie.0,addr={_SCREEN:#x},id=screen"]
-    for index, disk in enumerate(plan.disks):
-        words += _disk(plan, index, disk, handed)
+    fixed = [disk for disk in plan.disks if disk_id(disk) not in frame.ports]
+    for disk in plan.disks:
+        words += _disk(plan, frame, fixed.index(disk) if disk in fixed else 0, disk, handed)
     for index, nic in enumerate(plan.nics):
-        words += _nic(plan, index, nic, handed)
-    if plan.machine == "q35":
-        words += _hotplug_ports()
+        words += _nic(plan, frame, index, nic, handed)
     words += ["-pidfile", str(paths.pid), "-msg", "timestamp=on"]
     return [*words, "-incoming", "defer"] if incoming else words
-
-
-def disk_node(disk: GuestDisk) -> str:
-    """The name of a disk's block node in QEMU's monitor."""
-    return f"disk-{disk.serial}"
-
-
-def disk_name(disk: GuestDisk) -> str:
-    """What a disk's file is called among the descriptors handed over."""
-    return f"disk {disk.serial}"
-
-
-def base_name(disk: GuestDisk) -> str:
-    """The same for the image it is a clone of."""
-    return f"base of {disk.serial}"
-
-
-def nic_name(nic: GuestNic) -> str:
-    """The same for a NIC's tap."""
-    return f"tap {nic.ifname}"
-
-
-def describe_disk(disk: GuestDisk, file: str, base_file: str | None) -> dict[str, Any]:
-    """The block node of a disk for QEMU. Its backing is always said, so that its header is not asked."""
-    node: dict[str, Any] = {
-        "driver": disk.format,
-        "node-name": disk_node(disk),
-        "discard": "unmap",
-        "read-only": disk.read_only,
-        "file": {"driver": "file", "filename": file},
-    }
-    if disk.format == "qcow2":
-        node["backing"] = None
-    if base_file is not None:
-        base = {"driver": disk.base_format, "file": {"driver": "file", "filename": base_file}, "read-only": True}
-        node["backing"] = base | ({"backing": None} if disk.base_format == "qcow2" else {})
-    return node
 
 
 def check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
@@ -184,8 +158,12 @@ def check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
             f"VM {plan.name}: machine microvm boots a kernel directly, and this image has none",
             field="machine", hint="use machine q35",
         )  # fmt: skip
-    if len(plan.disks) > MOST_DISKS or len(plan.nics) > MOST_NICS:
-        raise InvalidInput(f"VM {plan.name}: QEMU guests have at most {MOST_DISKS} disks and {MOST_NICS} NICs")
+    most = MOST_DISKS[plan.machine]
+    if len(plan.disks) > most or len(plan.nics) > MOST_NICS:
+        raise InvalidInput(
+            f"VM {plan.name}: guests on machine {plan.machine} have at most {most} disks and {MOST_NICS} NICs",
+            field="volumes" if len(plan.disks) > most else "networks",
+        )
     if len(set(serials)) != len(serials) or not all(
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,19}", s) for s in serials
     ):
@@ -209,13 +187,15 @@ def _accelerator(facts: Facts) -> list[str]:
     return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", "max"]
 
 
-def _boot(plan: GuestPlan, facts: Facts, handed: Mapping[str, int]) -> list[str]:
+def _boot(plan: GuestPlan, frame: Frame, facts: Facts, handed: Mapping[str, int]) -> list[str]:
     boot = plan.boot
     if isinstance(boot, BootKernel):
         words = ["console=ttyS0", boot.cmdline, *(["pci=off"] if plan.machine == "microvm" else [])]
         if facts.accelerator == "tcg":
             # microvm has no clock to measure the TSC by, and q35's measures wrong while the host is busy.
             words += [_EMULATED_CMDLINE, f"tsc_early_khz={facts.tsc_khz}"]
+        if frame.pluggable_bytes:
+            words.append(_GROWING_CMDLINE)
         words.append(f"weft.hostname={plan.hostname or plan.name}")
         # qboot does only what a kernel needs; SeaBIOS takes longer, and on microvm it lays its ACPI tables under the
         # end of the initial RAM disk.
@@ -237,11 +217,6 @@ def _uefi(plan: GuestPlan, facts: Facts, handed: Mapping[str, int]) -> list[str]
     return [*words, "-machine", "pflash0=uefi-code,pflash1=uefi-vars"]
 
 
-def fdset(number: int) -> str:
-    """QEMU's name for a file it was given open in set ``number``."""
-    return f"/dev/fdset/{number}"
-
-
 def _add(descriptor: int) -> list[str]:
     return ["-add-fd", f"fd={descriptor},set={descriptor}"]
 
@@ -256,16 +231,16 @@ def _socket(name: str, handed: Mapping[str, int], option: str, value: str, *, lo
 
 def _devices(plan: GuestPlan, handed: Mapping[str, int]) -> list[str]:
     words = ["-object", "rng-random,id=rng0,filename=/dev/urandom"]
-    words += ["-device", _device(plan, "virtio-rng", 1, rng="rng0", id="rng")]
+    words += ["-device", _device(plan, "virtio-rng", 1, None, {"rng": "rng0", "id": "rng"})]
     balloon = {"id": "balloon", "deflate-on-oom": "on", "free-page-reporting": "on"}
-    words += ["-device", _device(plan, "virtio-balloon", 2, **balloon)]
-    words += ["-device", _device(plan, "virtio-serial", 3, id="serial")]
+    words += ["-device", _device(plan, "virtio-balloon", 2, None, balloon)]
+    words += ["-device", _device(plan, "virtio-serial", 3, None, {"id": "serial"})]
     if plan.has_agent:
         words += _agent_port("agent", handed, AGENT_PORT, WEFT_AGENT_ID)
     if has_qemu_port(plan):
         words += _agent_port("qga", handed, QEMU_AGENT_PORT, QEMU_AGENT_ID)
     if any(disk.cdrom for disk in plan.disks):
-        words += ["-device", _device(plan, "virtio-scsi", _SCSI, id="scsi")]
+        words += ["-device", _device(plan, "virtio-scsi", _SCSI, None, {"id": "scsi"})]
     return words
 
 
@@ -278,51 +253,58 @@ def _agent_port(name: str, handed: Mapping[str, int], port: str, id_: str) -> li
     return _socket(name, handed, "-device", f"virtserialport,bus=serial.0,chardev={name},name={port},id={id_}")
 
 
-def _disk(plan: GuestPlan, index: int, disk: GuestDisk, handed: Mapping[str, int]) -> list[str]:
+def _size(frame: Frame) -> list[str]:
+    memory = f"{frame.memory_bytes >> 10}k"
+    cpus = str(frame.vcpus) if frame.most_vcpus <= frame.vcpus else f"{frame.vcpus},maxcpus={frame.most_vcpus}"
+    if not frame.pluggable_bytes:
+        return ["-smp", cpus, "-m", memory]
+    more = frame.pluggable_bytes
+    device = f"virtio-mem-pci,id={MEMORY_ID},memdev={MEMORY_ID}0,requested-size={frame.plugged_bytes},"
+    return [
+        *("-smp", cpus, "-m", f"size={memory},maxmem={(frame.memory_bytes + more) >> 10}k"),
+        *("-object", f"memory-backend-ram,id={MEMORY_ID}0,size={more},reserve=off"),
+        *("-device", f"{device}block-size={BLOCK_BYTES},bus=pcie.0,addr={_MEMORY:#x}"),
+    ]
+
+
+def _disk(plan: GuestPlan, frame: Frame, index: int, disk: GuestDisk, handed: Mapping[str, int]) -> list[str]:
     own, base = handed[disk_name(disk)], handed.get(base_name(disk))
     words = [*_add(own), *(_add(base) if base is not None else [])]
     node = describe_disk(disk, fdset(own), fdset(base) if base is not None else None)
-    place = 0 if disk.cdrom else index + 1  # whoever puts something into the drive wants to boot it
-    more = {"bootindex": str(place)} if isinstance(plan.boot, BootDisk) else {}
+    # Whoever puts something into the drive wants to boot it.
+    turn = 0 if disk.cdrom else plan.disks.index(disk) + 1
+    more = {"bootindex": str(turn)} if isinstance(plan.boot, BootDisk) else {}
     if disk.cdrom:
-        drive = {"drive": disk_node(disk), "serial": disk.serial, "id": f"cd-{disk.serial}", **more}
+        drive = {"drive": disk_node(disk.serial), "serial": disk.serial, "id": f"cd-{disk.serial}", **more}
         device = ",".join(["scsi-cd,bus=scsi.0", *(f"{key}={value}" for key, value in drive.items())])
         return [*words, "-blockdev", _json(node), "-device", device]
-    device = _device(
-        plan,
-        "virtio-blk",
-        _FIRST_DISK + index,
-        drive=disk_node(disk),
-        serial=disk.serial,
-        id=f"blk-{disk.serial}",
-        **more,
-    )
+    place = frame.ports.get(disk_id(disk))
+    device = _device(plan, "virtio-blk", _FIRST_DISK + index, place, {**disk_properties(disk), **more})
     return [*words, "-blockdev", _json(node), "-device", device]
 
 
-def _nic(plan: GuestPlan, index: int, nic: GuestNic, handed: Mapping[str, int]) -> list[str]:
+def _nic(plan: GuestPlan, frame: Frame, index: int, nic: GuestNic, handed: Mapping[str, int]) -> list[str]:
     more = {"romfile": ""} if plan.machine == "q35" else {}
-    device = _device(
-        plan, "virtio-net", _FIRST_NIC + index, netdev=f"net{index}", mac=nic.mac, host_mtu=str(nic.mtu),
-        id=f"nic{index}", **more,
-    )  # fmt: skip
-    return ["-netdev", f"tap,id=net{index},fd={handed[nic_name(nic)]}", "-device", device]
+    place, properties = frame.ports.get(nic_id(nic)), nic_properties(nic)
+    device = _device(plan, "virtio-net", _FIRST_NIC + index, place, {**properties, **more})
+    return ["-netdev", f"tap,id={properties['netdev']},fd={handed[nic_name(nic)]}", "-device", device]
 
 
-def _device(plan: GuestPlan, name: str, place: int, **properties: str) -> str:
+def _device(plan: GuestPlan, name: str, place: int, port: int | None, properties: Mapping[str, str | int]) -> str:
     if plan.machine == "microvm":
         # The kernel finds the highest bus first, and names disks and NICs in the order it finds them.
         kind, bus = f"{name}-device", f"bus=virtio-mmio-bus.{_LAST_MMIO_BUS - place}"
     else:
-        kind, bus = f"{name}-pci", f"bus=pcie.0,addr={place:#x}"
+        kind, bus = f"{name}-pci", f"bus=pcie.0,addr={place:#x}" if port is None else f"bus={PORT_ID}{port}"
     return ",".join([kind, bus, *(f"{key}={value}" for key, value in properties.items())])
 
 
-def _hotplug_ports() -> list[str]:
+def _ports(frame: Frame) -> list[str]:
     words = []
-    for port in range(HOTPLUG_PORTS):
-        place = f"addr={_FIRST_PORT:#x}.{port}" + (",multifunction=on" if port == 0 else "")
-        words += ["-device", f"pcie-root-port,id=port{port},chassis={port},bus=pcie.0,{place}"]
+    for port in range(frame.port_count):
+        slot, function = divmod(port, _PORTS_PER_SLOT)
+        place = f"addr={_FIRST_PORT + slot:#x}.{function}" + (",multifunction=on" if function == 0 else "")
+        words += ["-device", f"pcie-root-port,id={PORT_ID}{port},chassis={port},bus=pcie.0,{place}"]
     return words
 
 

@@ -1,0 +1,66 @@
+"""The machine around a guest as it was built: what stays as it is while the guest runs, and how far it can be filled.
+
+Pure. Kept in the guest's record, because a machine that loads saved memory must be built as the one that saved it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.contracts.runtime import BootDisk, GuestPlan, GuestShape
+from weft.drivers.runtime.qemu.devices import disk_id, is_movable, nic_id
+
+SPARE_PORTS = 4  # a root port costs an emulated boot about 10 ms
+MOST_VCPUS = 16
+BLOCK_BYTES = 2 << 20  # what memory that comes and goes is counted in
+# A kernel that may get memory above 4 GiB sets 64 MiB aside for devices that can't reach it, unless told not to.
+_LEAST_FOR_MORE = 512 << 20
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """``memory_bytes`` and ``vcpus`` at boot, besides ``plugged_bytes`` and ``plugged_vcpus`` that came later; ``ports``:
+    which root port each device sits in, of ``port_count``."""
+
+    memory_bytes: int
+    vcpus: int
+    most_vcpus: int
+    most_memory_bytes: int
+    plugged_bytes: int = 0
+    plugged_vcpus: int = 0
+    port_count: int = 0
+    ports: dict[str, int] = {}
+
+    @property
+    def pluggable_bytes(self) -> int:
+        """The most memory that can be plugged in."""
+        return (self.most_memory_bytes - self.memory_bytes) // BLOCK_BYTES * BLOCK_BYTES
+
+
+def plan_frame(plan: GuestPlan, most_cpu: float, most_memory_bytes: int) -> Frame:
+    """A machine for ``plan`` with room to grow up to what its node has."""
+    if plan.machine == "microvm":
+        return Frame(plan.memory_bytes, plan.vcpus, plan.vcpus, plan.memory_bytes)
+    devices = [disk_id(disk) for disk in plan.disks if is_movable(plan, disk)] + [nic_id(nic) for nic in plan.nics]
+    fixed = isinstance(plan.boot, BootDisk) and plan.memory_bytes < _LEAST_FOR_MORE
+    return Frame(
+        memory_bytes=plan.memory_bytes,
+        vcpus=plan.vcpus,
+        most_vcpus=max(plan.vcpus, min(MOST_VCPUS, int(most_cpu))),
+        most_memory_bytes=plan.memory_bytes if fixed else max(plan.memory_bytes, most_memory_bytes),
+        port_count=len(devices) + SPARE_PORTS,
+        ports={device: port for port, device in enumerate(devices)},
+    )
+
+
+def describe_shape(plan: GuestPlan, frame: Frame) -> GuestShape:
+    """What a guest has that was brought to ``plan`` inside ``frame``."""
+    movable = [disk for disk in plan.disks if is_movable(plan, disk)]
+    return GuestShape(
+        cpu=plan.cpu,
+        memory_bytes=plan.memory_bytes,
+        disks={disk.serial: disk.size_bytes for disk in plan.disks},
+        nics=[nic.mac for nic in plan.nics],
+        most_cpu=frame.most_vcpus,
+        most_memory_bytes=frame.memory_bytes + frame.pluggable_bytes,
+        free_slots=max(0, frame.port_count - len(movable) - len(plan.nics)),
+    )
