@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from weft.client.context import Context
-from weft.client.http import make_tls
+from weft.client.tls import make_tls
 
 
 class Connection(asyncio.Protocol):

@@ -22,7 +22,7 @@ from benchmarks.fabric_server import FabricServer, running_server
 from benchmarks.measurement import ROOT, Figure, Measurement
 from benchmarks.store_api import load
 from weft.client.context import Context
-from weft.client.http import make_tls
+from weft.client.tls import make_tls
 
 ROUNDS = 5
 SECONDS = 2.0

@@ -19,7 +19,7 @@ from benchmarks.fabric_server import FabricServer, running_server
 from benchmarks.list import make_vm
 from benchmarks.measurement import Figure, Measurement
 from benchmarks.watchers.watcher import watch
-from weft.client.http import make_tls
+from weft.client.tls import make_tls
 
 WATCHERS = 1_000
 CHANGES = 20

@@ -17,8 +17,9 @@ from weft.api.bootstrap import bootstrap
 from weft.api.doors import Doors, Settings
 from weft.api.server import DoorsServer, listen, make_server_tls
 from weft.client import Client, Context
+from weft.client.answer import raise_problem
 from weft.client.context import read_context
-from weft.client.http import Http, raise_problem
+from weft.client.http import Http
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Put, Store
 from weft.kinds.allocation import (

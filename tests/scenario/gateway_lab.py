@@ -19,7 +19,7 @@ from weft.agent.known import Wanted, read_wanted
 from weft.agent.streams import Streams
 from weft.client.context import Context
 from weft.client.frames import Frame, FrameType, encode_data, encode_frame, encode_hello, receive_frame
-from weft.client.http import make_tls
+from weft.client.tls import make_tls
 from weft.contracts.clock import SystemClock
 from weft.gateway.gateway import Gateway
 from weft.launch.gateway import make_tls as make_server_tls

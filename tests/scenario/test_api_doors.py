@@ -19,8 +19,9 @@ from tests.scenario.api_lab import DoorsLab, make_image, make_vm
 
 from weft.api.openapi import render
 from weft.client import Client, Context
+from weft.client.answer import Answer, raise_problem
 from weft.client.context import hash_ca
-from weft.client.http import Answer, fetch_ca, raise_problem
+from weft.client.tls import fetch_ca
 from weft.contracts.store import StoreFull
 from weft.kinds.registry import KINDS
 from weft.objects.errors import Forbidden, NotAuthenticated, Unavailable

@@ -14,7 +14,7 @@ from tests.node_key import make_node_key
 from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation, make_image, make_vm
 
 from weft.api.verbs import PLACE_SECONDS
-from weft.client.http import raise_problem
+from weft.client.answer import raise_problem
 from weft.contracts.store import Delete
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Condition

@@ -211,3 +211,17 @@ def test_only_those_who_may_read_may_watch(lab: DoorsLab) -> None:
         next(viewer.watch("token", cursor))
     with pytest.raises(NotFound):
         next(lab.client.watch("vm", cursor, project="nope"))
+
+
+def test_a_follower_lists_and_watches_over_one_connection_and_a_stale_one_is_no_trouble(lab: DoorsLab) -> None:
+    client = lab.connect()
+    for _ in range(2):
+        events = client.watch_forever("image")
+        assert [next(events).type for _ in range(2)] == ["put", "synced"]
+        lab.client.put({**make_image(), "labels": {"seen": "yes"}})
+        assert next(events).type == "put"
+        assert len(client.http._open) == 1
+        events.close()  # type: ignore[attr-defined]
+        client.list("image")
+        lab.restart()  # what the list kept open is dead now
+        lab.client.put({**make_image(), "labels": {}})

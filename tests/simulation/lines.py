@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from tests.simulation.virtual_loop import Event, Part, block_on
-from weft.client.http import Answer, raise_problem
+from weft.client.answer import Answer, raise_problem
 from weft.contracts.store import Batch, Entry, Lease, Page, Precondition, StoreFull, Write
 from weft.objects.errors import StoreUnavailable, Unavailable, WeftError
 

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import msgspec
 
+from weft.client.answer import raise_problem
 from weft.client.context import Context
-from weft.client.http import Http, fetch_ca, raise_problem
+from weft.client.http import Http
+from weft.client.tls import fetch_ca
 from weft.contracts.durable import write_durably
 from weft.objects.errors import AlreadyExists, DriverFailed, InvalidInput, NotFound
 from weft.objects.identity import SERVER_NAME, check_name

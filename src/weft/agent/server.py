@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
+from weft.client.answer import raise_problem
 from weft.client.api import Client
-from weft.client.http import raise_problem
 from weft.client.watch import WatchEvent
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport

@@ -18,7 +18,7 @@ from typing import Any
 from weft.cli.terminal import find_size
 from weft.client.context import Context
 from weft.client.frames import MAX_PAYLOAD_BYTES, FrameDecoder, FrameType, encode_frame, encode_hello, encode_json
-from weft.client.http import make_tls
+from weft.client.tls import make_tls
 from weft.objects.errors import Unavailable
 
 DIAL_SECONDS = 10.0

@@ -11,8 +11,9 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from weft.client.answer import raise_problem
 from weft.client.context import Context, find_context
-from weft.client.http import Http, raise_problem
+from weft.client.http import Http
 from weft.client.listing import Listing, fetch_list
 from weft.client.watch import WatchEvent, follow_forever, follow_once
 from weft.contracts.clock import Clock, SystemClock

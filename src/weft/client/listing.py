@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from weft.client.http import Http, raise_problem
+from weft.client.answer import raise_problem
+from weft.client.http import Http
 from weft.objects.errors import CursorGone, WeftError
 
 Object = dict[str, Any]

@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from weft.client.http import Http, Stream
+from weft.client.answer import Stream
+from weft.client.http import Http
 from weft.client.listing import Listing, fetch_list
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import (

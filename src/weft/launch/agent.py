@@ -35,8 +35,8 @@ from weft.agent.streams import Streams
 from weft.cli.exit_codes import exit_code
 from weft.client.api import Client
 from weft.client.context import Context
-from weft.client.http import make_tls
 from weft.client.skew import describe_skew
+from weft.client.tls import make_tls
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
 from weft.objects.errors import InUse, InvalidInput, WeftError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from weft.client.context import Context, find_context, hash_ca, read_context, write_context
-from weft.client.http import make_tls
+from weft.client.tls import make_tls
 from weft.objects.errors import InvalidInput, NotFound
 
 

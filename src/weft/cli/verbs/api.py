@@ -12,7 +12,7 @@ from weft.cli import options
 from weft.cli.grammar import Entry
 from weft.cli.session import Session
 from weft.cli.terminal import is_terminal
-from weft.client.http import raise_problem
+from weft.client.answer import raise_problem
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
 

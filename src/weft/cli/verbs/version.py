@@ -9,7 +9,7 @@ from weft.cli import options
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
-from weft.client.http import raise_problem
+from weft.client.answer import raise_problem
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
 

@@ -1,0 +1,94 @@
+"""What a server answers: whole, or piece by piece; and the error that an answer may be."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from weft.client.connection import Connection, make_lost
+from weft.objects.errors import Unavailable, WeftError, error_from_dict
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A whole response; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as plain data; raises WeftError when it is no JSON."""
+        try:
+            return msgspec.json.decode(self.body) if self.body else None
+        except msgspec.DecodeError as problem:
+            raise WeftError(f"the server's answer is not JSON: {problem}") from problem
+
+
+class Stream:
+    """A response that is read piece by piece; closes its connection at the end of ``with``."""
+
+    def __init__(self, connection: Connection, response: http.client.HTTPResponse) -> None:
+        self._connection = connection
+        self._response = response
+        self.status = response.status
+        self.headers = read_headers(response)
+
+    def lines(self) -> Iterator[bytes]:
+        """Each line without its end, as it comes. Raises Unavailable when the connection is lost before the end."""
+        while True:
+            line = self._take(self._response.readline)
+            if not line:
+                return
+            if not line.endswith(b"\n"):
+                raise Unavailable("the server's answer broke off")
+            yield line[:-1]
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes; empty at the end. Raises Unavailable when the connection is lost before."""
+        return self._take(lambda: self._response.read1(size))
+
+    def limit_silence(self, seconds: float) -> None:
+        """Wait at most so long for the next piece; then the stream raises Unavailable and is of no more use."""
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(seconds)
+
+    def _take(self, read: Any) -> bytes:
+        try:
+            return bytes(read())
+        except (OSError, http.client.HTTPException, ValueError, AttributeError) as problem:
+            # the last two are what http.client makes of a connection that another thread closed
+            raise make_lost(problem).error from problem
+
+    def close(self) -> None:
+        self._connection.hang_up()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def raise_problem(answer: Answer) -> None:
+    """Raise the error that an answer of status ≥ 400 carries; its request id stands in ``details``."""
+    if answer.status < 400:
+        return
+    try:
+        problem = msgspec.json.decode(answer.body)
+    except msgspec.DecodeError:
+        problem = None
+    if not isinstance(problem, dict) or "reason" not in problem:
+        raise WeftError(f"the server answered with HTTP status {answer.status}", details={"status": answer.status})
+    error = error_from_dict(problem)
+    if problem.get("request_id"):
+        error.details = {**error.details, "request_id": problem["request_id"]}
+    raise error
+
+
+def read_headers(response: http.client.HTTPResponse) -> dict[str, str]:
+    """The headers of ``response``; names are in lower case."""
+    return {name.lower(): value for name, value in response.getheaders()}

@@ -1,0 +1,99 @@
+"""One connection to the server, and one request over it. Blocking."""
+
+from __future__ import annotations
+
+import http.client
+import select
+import socket
+import ssl
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from weft.objects.errors import Unavailable
+
+_SAFE = ("GET", "HEAD", "PUT")
+_IN_PATHS = "/?&=%:,()!~*'+@;$#[]"
+_encoder = msgspec.json.Encoder()
+
+
+class Request:
+    def __init__(self, method: str, path: str, body: Any, headers: dict[str, str]) -> None:
+        self.method = method
+        self.path = quote(path, safe=_IN_PATHS)
+        self.body = body if body is None or isinstance(body, bytes) else _encoder.encode(body)
+        self.headers = headers
+        if self.body is not None:
+            headers.setdefault("Content-Type", "application/json")
+        self.repeatable = method in _SAFE or "Idempotency-Key" in headers
+
+
+class Lost(Exception):
+    """The exchange failed under way; ``sent`` says whether the server may have got the request."""
+
+    def __init__(self, error: Unavailable, *, sent: bool) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.sent = sent
+
+
+def make_lost(problem: BaseException) -> Lost:
+    return Lost(Unavailable(f"the connection to the server was lost: {describe_failure(problem)}"), sent=True)
+
+
+class Connection(http.client.HTTPConnection):
+    auto_open = 0  # one that was hung up stays so
+
+    def __init__(
+        self, host: str, port: int, name: str, tls: ssl.SSLContext, timeout_seconds: float, forget: Any
+    ) -> None:
+        super().__init__(host, port, timeout=timeout_seconds)
+        self._name = name
+        self._tls = tls
+        self._forget = forget
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
+
+    def exchange(self, request: Request) -> http.client.HTTPResponse:
+        """Send a whole request and read the head of its answer. Raises Lost."""
+        try:
+            self.request(request.method, request.path, request.body, request.headers)
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
+            # a server that refuses a body before it has read it may have answered all the same
+            pass
+        except (OSError, http.client.HTTPException) as problem:
+            raise make_lost(problem) from problem
+        try:
+            return self.getresponse()
+        except (OSError, http.client.HTTPException, ValueError) as problem:
+            raise make_lost(problem) from problem
+
+    def is_quiet(self) -> bool:
+        """Nothing has come since the last answer; a server that hung up would have left its goodbye."""
+        if self.sock is None:
+            return False
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
+
+    def hang_up(self) -> None:
+        """Close now, even while another thread reads: a mere close would leave it waiting."""
+        self._forget(self)
+        if self.sock is not None:
+            try:
+                self.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self.close()
+
+
+def describe_failure(problem: BaseException) -> str:
+    """What went wrong on the way, in a few words."""
+    if isinstance(problem, TimeoutError):
+        return "no answer in time"
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror.lower() if not isinstance(problem, ssl.SSLError) else problem.strerror
+    return str(problem) or type(problem).__name__

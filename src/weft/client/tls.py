@@ -1,0 +1,64 @@
+"""Which server is believed to be the right one: by the CA that the context names, or by that CA's digest."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+from urllib.parse import urlsplit
+
+from weft.client.connection import describe_failure
+from weft.client.context import Context
+from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable
+
+
+def make_tls(context: Context) -> ssl.SSLContext:
+    """What a connection to the context's server must satisfy. Raises InvalidInput for unreadable certificates."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if context.ca:
+            tls.load_verify_locations(cadata=context.ca)
+        else:
+            tls.load_default_certs()
+        if context.certificate:
+            tls.load_cert_chain(context.certificate, context.key or None)
+    except (OSError, ValueError) as problem:
+        raise InvalidInput(f"the context's certificates can't be used: {problem}", field="ca") from problem
+    return tls
+
+
+def fetch_ca(server: str, sha256: str, *, timeout_seconds: float = 10.0) -> str:
+    """The CA certificate (PEM) that the server at ``server`` shows and whose SHA-256 is ``sha256``.
+
+    The first contact of a machine that knows nothing else yet: nothing is sent. Raises NotAuthenticated if the server
+    shows no such certificate, Unavailable if it can't be reached."""
+    parts = urlsplit(server)
+    if parts.scheme != "https" or not parts.hostname:
+        raise InvalidInput(f"server {server!r} is not an https URL", field="server")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname = False
+    tls.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((parts.hostname, parts.port or 443), timeout_seconds) as plain,
+            tls.wrap_socket(plain) as sock,
+        ):
+            shown = _shown_certificates(sock)
+    except OSError as problem:
+        raise Unavailable(f"no weft server answers at {server}: {describe_failure(problem)}") from problem
+    for certificate in shown:
+        if hashlib.sha256(certificate).hexdigest() == sha256.lower().replace(":", ""):
+            return ssl.DER_cert_to_PEM_cert(certificate)
+    raise NotAuthenticated(
+        f"the server at {server} does not belong to the CA with SHA-256 {sha256[:16]}…",
+        field="ca_sha256",
+        hint="copy the whole command that weft token create --join printed",
+    )
+
+
+def _shown_certificates(sock: ssl.SSLSocket) -> list[bytes]:
+    ask = getattr(sock, "get_unverified_chain", None)  # public from Python 3.13 on
+    if ask is not None:
+        return [bytes(certificate) for certificate in ask()]
+    chain = sock._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
+    return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain or ()]
