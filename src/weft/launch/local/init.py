@@ -61,7 +61,7 @@ def become_first_process(node: str, state: str, trouble: int) -> None:
 def serve(node: str, state: str) -> int:
     """Be process 1 until told to stop."""
     say(f"node {node} is up")
-    agent, delay, start_at, started_at = 0, BACKOFF_SECONDS, 0.0, 0.0
+    agent, delay, start_at, started_at = 0, 0.0, 0.0, 0.0
     while True:
         if not agent and elapsed() >= start_at and is_wired():
             agent, started_at = start_agent(node, state), elapsed()
@@ -72,9 +72,11 @@ def serve(node: str, state: str) -> int:
             return stop_agent(agent)
         ended = reap()
         if agent in ended:
-            delay = BACKOFF_SECONDS if elapsed() - started_at > SETTLED_SECONDS else delay
+            if elapsed() - started_at > SETTLED_SECONDS:
+                delay = 0.0
             say(f"agent {agent} ended with {ended[agent]}; again in {delay:g} s")
-            agent, start_at, delay = 0, elapsed() + delay, min(delay * 2, BACKOFF_LIMIT_SECONDS)
+            agent, start_at = 0, elapsed() + delay
+            delay = min(max(delay * 2, BACKOFF_SECONDS), BACKOFF_LIMIT_SECONDS)
 
 
 def make_private_mounts() -> None:
