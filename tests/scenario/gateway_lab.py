@@ -21,6 +21,8 @@ from weft.client.context import Context
 from weft.client.frames import Frame, FrameType, encode_data, encode_frame, encode_hello, receive_frame
 from weft.client.tls import make_tls
 from weft.contracts.clock import SystemClock
+from weft.contracts.host import Capacity, Host
+from weft.drivers.network.fake.driver import FakeNetwork
 from weft.gateway.gateway import Gateway
 from weft.launch.gateway import make_tls as make_server_tls
 from weft.objects.envelope import Envelope
@@ -67,6 +69,9 @@ class GatewayLab:
         self.authority = Authority(folder, self.clock)
         self.authority.renew_server(["127.0.0.1"])
         self.gateway = Gateway(make_server_tls(folder), KEY, self.clock)
+        place = Capacity(cpu=1, memory_bytes=1, disk_bytes=1)
+        host = Host("n1", "n1", str(folder), str(folder), "wt", "127.0.0.1", "lo", "weft-test", place)
+        self.network = FakeNetwork(host, self.clock)
         self.port = 0
 
     @asynccontextmanager
@@ -100,7 +105,7 @@ class GatewayLab:
         def find(name: str) -> Wanted | None:
             return next((w for w in known.values() if name in (w.name, w.uid)), None)
 
-        streams = Streams(runtime, find, node_uid, self.clock)
+        streams = Streams(runtime, self.network, find, node_uid, self.clock)
         tls = make_tls(self.node_context(node_uid))
         control = Control(Place("127.0.0.1", self.port, SERVER_NAME), tls, node_uid, streams.serve, self.clock)
         keeping = asyncio.ensure_future(control.keep())

@@ -105,10 +105,10 @@ async def test_a_command_that_leaves_its_input_unread_ends_properly_in_the_middl
         client.close()
 
 
-async def test_the_agent_hears_a_client_out_whose_command_has_ended(runtime: ConsoleRuntime) -> None:
+async def test_the_agent_hears_a_client_out_whose_command_has_ended(runtime: ConsoleRuntime, tmp_path: Path) -> None:
     await runtime.start(plan_guest())
     wanted = read_wanted(WEB)
-    streams = Streams(runtime, lambda _: wanted, NODE_UID, SystemClock())
+    streams = Streams(runtime, GatewayLab(tmp_path).network, lambda _: wanted, NODE_UID, SystemClock())
     claims = Claims(NODE_UID, wanted.name, wanted.id, "exec", {"argv": ["echo"]})
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

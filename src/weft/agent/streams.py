@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from weft.agent.console import Consoles, follow_log
+from weft.agent.forward import serve_port, serve_screen
 from weft.agent.known import Wanted
 from weft.agent.stream import Stream
 from weft.agent.waiting import run_until_first_ends, within
 from weft.client.frames import FrameType, encode_error, encode_exit
 from weft.contracts.clock import Clock
+from weft.contracts.network import NetworkDriver
 from weft.contracts.runtime import (
     CanExec,
     CanResize,
@@ -26,7 +28,7 @@ from weft.contracts.runtime import (
     HasConsole,
     RuntimeDriver,
 )
-from weft.kinds.vm import ExecInput, LogsInput
+from weft.kinds.vm import ExecInput, ForwardInput, LogsInput
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 
 log = logging.getLogger("weft.agent")
@@ -52,9 +54,15 @@ class Streams:
     """What this node's guests offer over the gateway."""
 
     def __init__(
-        self, runtime: RuntimeDriver, find_guest: Callable[[str], Wanted | None], node_uid: str, clock: Clock
+        self,
+        runtime: RuntimeDriver,
+        network: NetworkDriver,
+        find_guest: Callable[[str], Wanted | None],
+        node_uid: str,
+        clock: Clock,
     ) -> None:
-        self._runtime, self._find_guest, self._node_uid, self._clock = runtime, find_guest, node_uid, clock
+        self._runtime, self._network = runtime, network
+        self._find_guest, self._node_uid, self._clock = find_guest, node_uid, clock
         self._consoles = Consoles()
 
     async def serve(self, stream: Stream, claims: Claims) -> None:
@@ -88,6 +96,8 @@ class Streams:
             "exec": self._exec,
             "console": self._console,
             "logs": self._logs,
+            "forward": self._forward,
+            "screen": self._screen,
         }
         verb = verbs.get(claims.verb)
         if verb is None:
@@ -144,6 +154,12 @@ class Streams:
     async def _logs(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
         runtime, given = self._with_console(), _read_input(claims, LogsInput)
         await follow_log(stream, runtime.console_log(wanted.id), given.tail, given.follow, self._clock)
+
+    async def _forward(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+        await serve_port(stream, self._network, wanted, _read_input(claims, ForwardInput), self._clock)
+
+    async def _screen(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
+        await serve_screen(stream, self._runtime, wanted)
 
     def _with_console(self) -> HasConsole:
         if not isinstance(self._runtime, HasConsole):

@@ -41,6 +41,8 @@ VERBS: dict[str, Entry] = {
     "wait": Entry("wait", "Wait until an object is as wanted"),
     "events": Entry("events", "What happened"),
     "schema": Entry("schema", "The fields of a kind"),
+    "ssh": Entry("ssh", "Log into a VM by SSH", ("vm",)),
+    "cp": Entry("cp", "Copy files to or from a VM", ("vm",)),
     "explain": Entry("explain", "Why it stands where it does, or nowhere", ("vm",)),
     "add": Entry("add", "Fetch an image and check it", ("image",)),
     "build": Entry("build", "Build one of weft's own images and add it", ("image",)),
@@ -48,7 +50,7 @@ VERBS: dict[str, Entry] = {
     "detach": Entry("attach", "Detach a volume from a VM", ("volume",)),
 }
 # A kind's own verbs that need more than a request: streams.
-STREAMS = {"exec": "exec", "console": "console", "logs": "logs"}
+STREAMS = {"exec": "exec", "console": "console", "forward": "forward", "logs": "logs"}
 # Verbs that one kind does in a way of its own.
 SPECIAL = {("create", "token"): "token"}
 # Commands about no object in particular.

@@ -30,10 +30,11 @@ class Stream:
     """One stream. ``escape`` is a byte that, typed, ends it here (a console); ``is_raw`` sends no end of input, since a
     console goes on when the keyboard doesn't."""
 
-    def __init__(self, sock: ssl.SSLSocket, *, escape: bytes = b"", forward_end: bool = True) -> None:
+    def __init__(self, sock: ssl.SSLSocket, *, escape: bytes = b"", forward_end: bool = True, stdout: int = 1) -> None:
         self._sock = sock
         self._escape = escape
         self._forward_end = forward_end
+        self._stdout = stdout
         self._decoder = FrameDecoder()
         self._out = bytearray()
         self._stdin: int | None = None
@@ -112,7 +113,7 @@ class Stream:
 
     def _take(self, type_: int, payload: bytes, frame: Any) -> None:
         if type_ == FrameType.DATA_OUT:
-            _write(1, payload)
+            _write(self._stdout, payload)
         elif type_ == FrameType.STDERR:
             _write(2, payload)
         elif type_ == FrameType.EXIT:
@@ -156,7 +157,8 @@ def tell_resizes(stream: Stream) -> Iterator[None]:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    sys.stdout.flush()
+    if descriptor == 1:
+        sys.stdout.flush()
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -6,7 +6,8 @@ only what they are told. Ids are 10-character short ids; the driver finds its th
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+import socket
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -110,3 +111,9 @@ class NetworkDriver(Protocol):
         """Mend what died behind our back (a killed dnsmasq); returns what was mended, one phrase each."""
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class CanDial(Protocol):
+    async def dial(self, segment_id: str, address: str, port: int) -> socket.socket:
+        """A TCP connection to a guest here, from its segment's gateway. Raises OSError."""

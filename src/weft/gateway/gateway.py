@@ -19,6 +19,7 @@ from weft.client.frames import Frame, FrameType, encode_error, encode_frame, enc
 from weft.contracts.clock import Clock
 from weft.gateway.connection import Connection
 from weft.gateway.splice import splice
+from weft.gateway.websocket import receive_hello
 from weft.objects.errors import (
     Forbidden,
     InvalidInput,
@@ -108,9 +109,10 @@ class Gateway:
         try:
             if len(self._tasks) > MAX_CONNECTIONS:
                 raise Unavailable("the gateway has too many connections", retry_after_seconds=5.0)
-            hello = await self._within(connection.receive(), HELLO_SECONDS)
-            if hello is None:
+            greeted = await self._within(receive_hello(connection), HELLO_SECONDS)
+            if greeted is None:
                 return
+            connection, hello = greeted
             if hello.type != FrameType.HELLO:
                 raise InvalidInput("the first frame must be a hello")
             await self._greet(connection, hello)

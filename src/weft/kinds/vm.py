@@ -230,6 +230,17 @@ class LogsInput(msgspec.Struct):
     tail: int = -1
 
 
+class ForwardInput(msgspec.Struct):
+    """A TCP port of the guest's first NIC; ``patience``: for how many seconds to try while nothing listens there."""
+
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    patience: Annotated[float, msgspec.Meta(ge=0, le=300)] = 0.0
+
+
+class ScreenInput(msgspec.Struct):
+    pass
+
+
 VERBS = (
     Verb("start", "Start it (after stop, suspend or failure)", change=_start),
     Verb("stop", "Shut the guest down; its disks and place stay", change=_set("stop", run="stop")),
@@ -240,6 +251,8 @@ VERBS = (
     Verb("release", "Let a held one be placed", change=_set("release", hold=False)),
     Verb("exec", "Run a command in the guest", input=ExecInput, stream=True),
     Verb("console", "The guest's serial console", input=ConsoleInput, stream=True),
+    Verb("forward", "Reach a TCP port of the guest from here", input=ForwardInput, stream=True),
+    Verb("screen", "The guest's screen, as RFB (VNC)", input=ScreenInput, stream=True),
     Verb("logs", "What the guest printed on its console", input=LogsInput, stream=True),
 )
 

@@ -158,7 +158,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     client = Client(context)
     client.http.on_version = _tell_version
     agent = Agent(host, RemoteServer(client), runtime, network, volumes, clock)
-    streams = Streams(runtime, agent.find_guest, host.node_uid, clock)
+    streams = Streams(runtime, network, agent.find_guest, host.node_uid, clock)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
     control = Control(gateway, make_tls(context), host.node_uid, streams.serve, clock)

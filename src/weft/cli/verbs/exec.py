@@ -18,7 +18,7 @@ from weft.kinds.registry import find_kind
 from weft.objects.errors import NotFound
 
 
-class _Command(click.Command):
+class GuestCommand(click.Command):
     """Options end at ``--``, or else at the first word that is none; what follows goes to the guest unchanged."""
 
     allow_interspersed_args = False
@@ -42,7 +42,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["-w", "--cwd"], default="", metavar="DIR", help="Run it in this folder."),
     ]
     made = options.build(
-        verb, "Run a command in the guest, like on this machine.", _run, kind, params, command_class=_Command
+        verb, "Run a command in the guest, like on this machine.", _run, kind, params, command_class=GuestCommand
     )
     made.options_metavar = f"[OPTIONS] {name} -- CMD"
     return made
@@ -51,7 +51,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], tty: bool, env: tuple[str, ...], cwd: str) -> int:
     argv = click.get_current_context().meta.get("weft.argv")
     if argv is None:
-        words, argv = _split(kind, words)
+        words, argv = split_words(kind, words)
     targets = read_targets(kind, words, ("vm",))
     if len(targets) != 1:
         raise click.UsageError("one guest at a time: put -- before the command")
@@ -73,7 +73,7 @@ def run_command(session: Session, target: Target, given: dict[str, object]) -> i
         return stream.run(stdin) or 0
 
 
-def _split(kind: Kind | None, words: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
+def split_words(kind: Kind | None, words: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
     """Where no ``--`` says it: the object's words, and the command's."""
     named = 1
     if kind is None and words and "/" not in words[0]:

@@ -18,7 +18,19 @@ _CORE_AT, _EFI_AT, _ROOT_AT = 1 * MIB, 2 * MIB, 10 * MIB
 _ROOT_BYTES = DISK_BYTES - _ROOT_AT - MIB  # the last one holds the table's copy
 _IDS = "77656674-6465-6269-8000-00000000000{}"
 _GRUB = Path("/usr/lib/grub")
-_MODULES = ("part_gpt", "ext2", "normal", "linux", "search", "search_label", "configfile", "serial", "terminal", "echo")
+_MODULES = (
+    "part_gpt",
+    "ext2",
+    "normal",
+    "linux",
+    "search",
+    "search_label",
+    "configfile",
+    "serial",
+    "terminal",
+    "echo",
+    "all_video",
+)
 _FIND_ROOT = f"search --label {ROOT_LABEL} --set root\nconfigfile ($root)/boot/grub/grub.cfg\n"
 # Whoever boots by firmware sees the kernel on the screen and on the serial line.
 GRUB_CONFIG = """\

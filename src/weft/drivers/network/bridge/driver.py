@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from weft.contracts.host import Host
 from weft.contracts.network import Forward, NetworkProbe, NetworkState, Port, Segment
 from weft.drivers.network.bridge import kernel, plan, rules
 from weft.drivers.network.bridge.check import check_forwards, check_port, check_ranges, check_segment
+from weft.drivers.network.bridge.dial import dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, stop_server
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
 from weft.drivers.network.bridge.names import Names, port_from_alias
@@ -50,6 +52,10 @@ class BridgeNetwork:
         async with self._changing:
             if self._applied.get(segment.id) != segment:
                 await self._apply_segment(segment, *await kernel.inspect_node())
+
+    async def dial(self, segment_id: str, address: str, port: int) -> socket.socket:
+        """A TCP connection to a guest here. Raises OSError."""
+        return await dial_inside(self._names.router(segment_id), address, port)
 
     async def remove_segment(self, segment_id: str) -> None:
         """Take the segment away; raises InUse while a port is plugged in."""

@@ -6,6 +6,8 @@ an agent's restart. Delays and failures are set on the driver and met by its nex
 
 from __future__ import annotations
 
+import errno
+import socket
 from dataclasses import dataclass, field
 
 from weft.contracts.clock import Clock
@@ -16,12 +18,14 @@ from weft.objects.errors import InUse, NotFound, WeftError
 
 @dataclass
 class FakeWire:
-    """One node's kernel: what outlives a driver. ``damage`` is what the next ``heal`` finds and mends."""
+    """One node's kernel: what outlives a driver. ``damage`` is what the next ``heal`` finds and mends,
+    ``listeners`` leads a guest's (address, port) to a port of loopback."""
 
     segments: dict[str, Segment] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
     forwards: list[Forward] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    listeners: dict[tuple[str, int], int] = field(default_factory=dict)
     damage: list[str] = field(default_factory=list)
 
 
@@ -49,6 +53,12 @@ class FakeNetwork:
             if other.vni == segment.vni and other.id != segment.id:
                 raise InUse(f"network {segment.name!r}: VNI {segment.vni} is held on this node by {other.name}")
         self.wire.segments[segment.id] = segment
+
+    async def dial(self, segment_id: str, address: str, port: int) -> socket.socket:
+        await self._meet("dial", segment_id)
+        if (address, port) not in self.wire.listeners:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        return socket.create_connection(("127.0.0.1", self.wire.listeners[address, port]))
 
     async def remove_segment(self, segment_id: str) -> None:
         await self._meet("remove_segment", segment_id)

@@ -1,0 +1,48 @@
+"""A port of this machine that leads into a stream: each connection gets a ticket and a stream of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import Any
+
+from weft.cli.session import Session
+from weft.cli.stream import Stream, dial
+from weft.cli.words import Target
+from weft.objects.errors import InUse, WeftError
+
+
+def listen_here(port: int) -> socket.socket:
+    """A listener on loopback; port 0 is any free one. Raises InUse."""
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as problem:
+        raise InUse(f"port {port} of this machine can't be used: {problem.strerror}", hint="choose another") from None
+
+
+def relay(session: Session, listener: socket.socket, target: Target, verb: str, given: dict[str, Any]) -> None:
+    """Serve connections until interrupted; what goes wrong with one is said and doesn't end the others."""
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=_serve, args=(session, connection, target, verb, given), daemon=True).start()
+
+
+def carry(session: Session, target: Target, verb: str, given: dict[str, Any], stdin: int | None, stdout: int) -> int:
+    """One stream between two descriptors of ours; its exit code. Raises the error that the other side sent."""
+    ticket = session.make_client().verb(target.kind.name, target.name, verb, given)
+    with dial(session.client.context, ticket) as sock:
+        return Stream(sock, stdout=stdout).run(stdin) or 0
+
+
+def _serve(session: Session, connection: socket.socket, target: Target, verb: str, given: dict[str, Any]) -> None:
+    with connection:
+        try:
+            carry(session, target, verb, given, connection.fileno(), connection.fileno())
+        except BrokenPipeError:
+            return  # whoever connected has gone
+        except (WeftError, OSError) as problem:
+            session.say(f"{target.what}: {problem.message if isinstance(problem, WeftError) else problem}")
+        finally:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)

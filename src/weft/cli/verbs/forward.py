@@ -1,0 +1,42 @@
+"""`weft vm forward web 8080:80`: a port of this machine that leads to one of the guest's; `… web 22` over stdin and stdout."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import click
+
+from weft.cli import options
+from weft.cli.grammar import Entry
+from weft.cli.relay import carry, listen_here, relay
+from weft.cli.session import Session
+from weft.cli.words import read_targets
+from weft.kinds.record import Kind
+
+_PORTS = re.compile(r"(?:(\d{1,5}):)?(\d{1,5})")
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    name = "NAME" if kind else "KIND/NAME"
+    params = [
+        click.Argument(["words"], nargs=-1, metavar=f"{name} [HERE:]PORT"),
+        click.Option(["--patience"], type=options.Duration(), default=0.0, help="Try so long while nothing listens."),
+    ]
+    return options.build(
+        verb, "Reach a TCP port of the guest: at HERE of this machine, or over stdin and stdout.", _run, kind, params
+    )
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], patience: float) -> int:
+    match = _PORTS.fullmatch(words[-1]) if len(words) > 1 else None
+    if match is None:
+        raise click.UsageError("give the guest and its port, like: weft vm forward web 8080:80")
+    (target,) = read_targets(kind, words[:-1], ("vm",))[:1]
+    given = {"port": int(match[2]), "patience": patience}
+    if match[1] is None:
+        return carry(session, target, "forward", given, sys.stdin.fileno(), 1)
+    with listen_here(int(match[1])) as listener:
+        session.say(f"127.0.0.1:{listener.getsockname()[1]} leads to port {match[2]} of {target.what}; Ctrl-C ends it")
+        relay(session, listener, target, "forward", given)
+    return 0

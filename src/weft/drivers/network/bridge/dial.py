@@ -1,0 +1,57 @@
+"""A TCP connection from a segment's router to a guest in it: how people's byte streams reach a port that isn't published.
+
+The socket is made inside the router's network namespace and stays there; a thread of its own enters the namespace for
+that and ends, so no other thread ever sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import socket
+import threading
+
+from weft.drivers.network.bridge.kernel import NAMESPACES
+
+CONNECT_SECONDS = 5.0
+_CLONE_NEWNET = 0x4000_0000
+
+
+async def dial_inside(namespace: str, address: str, port: int) -> socket.socket:
+    """A connected socket. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    made: asyncio.Future[socket.socket] = loop.create_future()
+
+    def tell(connection: socket.socket | None, problem: OSError | None) -> None:
+        if made.done():  # nobody waits any more
+            if connection is not None:
+                connection.close()
+        elif connection is not None:
+            made.set_result(connection)
+        else:
+            made.set_exception(problem or OSError("no connection"))
+
+    def work() -> None:
+        connection, problem = None, None
+        try:
+            connection = _dial(namespace, address, port)
+        except OSError as error:
+            problem = error
+        loop.call_soon_threadsafe(tell, connection, problem)
+
+    threading.Thread(target=work, name="weft-dial", daemon=True).start()
+    return await made
+
+
+def _dial(namespace: str, address: str, port: int) -> socket.socket:
+    inside = os.open(NAMESPACES / namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(inside, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"can't enter network namespace {namespace}")
+    finally:
+        os.close(inside)
+    connection = socket.create_connection((address, port), timeout=CONNECT_SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
