@@ -50,7 +50,7 @@ VERBS: dict[str, Entry] = {
     "detach": Entry("attach", "Detach a volume from a VM", ("volume",)),
 }
 # A kind's own verbs that need more than a request: streams.
-STREAMS = {"exec": "exec", "console": "console", "forward": "forward", "logs": "logs"}
+STREAMS = {"exec": "exec", "console": "console", "forward": "forward", "logs": "logs", "screen": "screen"}
 # Verbs that one kind does in a way of its own.
 SPECIAL = {("create", "token"): "token"}
 # Commands about no object in particular.

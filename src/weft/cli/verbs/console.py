@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from urllib.parse import quote
 
 import click
 
 from weft.cli import options
 from weft.cli.grammar import Entry
-from weft.cli.relay import listen_here, relay
 from weft.cli.session import Session
 from weft.cli.stream import Stream, dial, tell_resizes
 from weft.cli.terminal import is_terminal, raw_mode
-from weft.cli.words import Target, read_targets
+from weft.cli.verbs.screen import show_screen
+from weft.cli.words import read_targets
 from weft.kinds.record import Kind
 
 ESCAPE = b"\x1d"
@@ -35,7 +34,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], vnc: bool,
         raise click.UsageError("one console at a time")
     target = targets[0]
     if vnc:
-        return _show_screen(session, target, url, port)
+        return show_screen(session, target, url, port)
     ticket = session.client.verb(target.kind.name, target.name, "console", {})
     with dial(session.client.context, ticket) as sock:
         if not is_terminal(sys.stdin):
@@ -46,16 +45,3 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], vnc: bool,
             code = stream.run(sys.stdin.fileno())
         session.say("")
         return code or 0
-
-
-def _show_screen(session: Session, target: Target, url: bool, port: int) -> int:
-    if url:
-        ticket = session.client.verb(target.kind.name, target.name, "screen", {})
-        print(f"wss://{ticket['address']}/v1/stream?ticket={quote(ticket['ticket'])}")
-        return 0
-    with listen_here(port) as listener:
-        here = listener.getsockname()[1]
-        print(f"vnc://127.0.0.1:{here}", flush=True)
-        session.say(f"the screen of {target.what} is at 127.0.0.1:{here} for VNC viewers; Ctrl-C ends it")
-        relay(session, listener, target, "screen", {})
-    return 0
