@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -24,21 +25,41 @@ def on_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield made
     finally:
         made.down()
-        assert not (made.state / "etcd").exists()
+        assert not (made.state / "server").exists()
 
 
-def test_a_cluster_on_etcd_outlives_the_kill_of_etcd_and_of_its_server(on_etcd: Cluster) -> None:
+def until(true: Callable[[], bool], cluster: Cluster, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, cluster.logs()
+        time.sleep(0.2)
+
+
+def test_a_cluster_on_etcd_outlives_the_kill_of_etcd_and_of_its_server_and_is_restored(on_etcd: Cluster) -> None:
     hello = on_etcd.vm("hello")
+    boot = on_etcd.ok("vm", "exec", "hello", "--", "cat", "/proc/sys/kernel/random/boot_id")
     [doors] = on_etcd.pids("server doors")
     [etcd] = on_etcd.pids("etcd --name")
     os.kill(etcd, signal.SIGKILL)
-    on_etcd.up()
+    until(lambda: on_etcd.pids("etcd --name") not in ([], [etcd]), on_etcd)  # the server keeps it
+    until(lambda: on_etcd.run("create", "volume", "kept", "--size", "64M").returncode == 0, on_etcd)
     assert on_etcd.pids("server doors") == [doors]  # they waited, and watch on
-    on_etcd.ok("create", "volume", "kept", "--size", "64M")
+    on_etcd.ok("server", "backup", str(on_etcd.folder / "b"))
     for pid in [*on_etcd.pids("weft server --state"), *on_etcd.pids("etcd --name")]:
         os.kill(pid, signal.SIGKILL)
+    until(lambda: not on_etcd.pids("server doors"), on_etcd)
     on_etcd.up()
     assert on_etcd.vm("hello")["uid"] == hello["uid"]
     assert on_etcd.json("get", "volume/kept")["name"] == "kept"
     assert not (on_etcd.state / "server" / "store.db").exists()
     assert "keeps its objects in etcd" in on_etcd.local("up", store="sqlite").stderr
+
+    on_etcd.ok("create", "volume", "after", "--size", "64M")
+    for pid in on_etcd.pids("weft server --state"):
+        os.kill(pid, signal.SIGTERM)
+    until(lambda: not on_etcd.pids("weft server --state") and not on_etcd.pids("etcd --name"), on_etcd)
+    on_etcd.ok("server", "restore", str(on_etcd.folder / "b"))
+    assert not on_etcd.pids("etcd --name")
+    on_etcd.up()
+    assert [volume["name"] for volume in on_etcd.json("get", "volume")["items"]] == ["kept"]
+    assert on_etcd.ok("vm", "exec", "hello", "--", "cat", "/proc/sys/kernel/random/boot_id") == boot

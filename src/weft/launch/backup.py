@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 
 import weft
@@ -21,7 +22,7 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.durable import write_durably
 from weft.contracts.store import Store
 from weft.launch.lock import hold_server
-from weft.launch.stores import SQLITE, make_store, recall_store, refill_store, remember_store
+from weft.launch.stores import SQLITE, make_store, recall_store, refill_store, remember_store, running
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.objects.quantity import format_bytes
 from weft.store.backup import Backup, read_backup, write_backup
@@ -85,15 +86,29 @@ async def _backup(options: argparse.Namespace, clock: Clock) -> int:
 @asynccontextmanager
 async def _opened(state: Path, url: str, clock: Clock) -> AsyncIterator[Store]:
     """The running server's store, or, when none runs, the store itself."""
-    socket = state / "store.sock"
-    store: Store = RemoteStore(socket, clock) if socket.exists() else make_store(url, state, clock)
-    if url == SQLITE and not socket.exists() and not (state / "store.db").exists():
+    if _listens(path := state / "store.sock"):
+        rest: AbstractAsyncContextManager[None] = nullcontext()
+        store: Store = RemoteStore(path, clock)
+    elif url == SQLITE and not (state / "store.db").exists():
         raise NotFound(f"{state} holds no store", hint="give the --state of weft server")
-    try:
-        await store.open()
-        yield store
-    finally:
-        await store.close()
+    else:
+        rest, store = running(url, state, clock), make_store(url, state, clock)
+    async with rest:
+        try:
+            await store.open()
+            yield store
+        finally:
+            await store.close()
+
+
+def _listens(path: Path) -> bool:
+    """Whether a server is there, not only what a killed one left."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+            return True
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
 
 
 async def _restore(options: argparse.Namespace, clock: Clock) -> int:

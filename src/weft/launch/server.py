@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import importlib
 import os
 import signal
@@ -15,14 +14,11 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.launch.etcd import plan_etcd
+from weft.launch.keeper import Keeper, keeping
 from weft.launch.lock import hold_server
-from weft.launch.stores import SQLITE, check_store, find_endpoints, recall_store, remember_store
+from weft.launch.stores import ETCD, SQLITE, check_store, find_endpoints, recall_store, remember_store
 from weft.objects.errors import WeftError
-
-PR_SET_PDEATHSIG = 1
-FIRST_BACKOFF_SECONDS = 0.2
-LONGEST_BACKOFF_SECONDS = 5.0
-HEALTHY_AFTER_SECONDS = 10.0
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
@@ -39,7 +35,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--store",
         metavar="URL",
-        help="where objects are kept: sqlite (in the state folder) or etcd://HOST:PORT[,HOST:PORT…]"
+        help="where objects are kept: sqlite or etcd (in the state folder), or etcd://HOST:PORT[,HOST:PORT…]"
         " (default: as the last time, sqlite at first)",
     )
     parser.add_argument(
@@ -60,7 +56,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--context", type=Path, help="write the administrator's context to this file")
     options = parser.parse_args(argv)
     options.store = recall_store(options.state) if options.store is None else options.store
-    if options.store != SQLITE:
+    if options.store not in (SQLITE, ETCD):
         try:
             find_endpoints(options.store)
         except WeftError as problem:
@@ -70,63 +66,21 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _die_with_parent() -> None:
-    """In the child: be told to end when the keeper goes, however it goes (prctl(2))."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-class Keeper:
-    """Starts one command again whenever it ends, waiting longer after each quick death."""
-
-    def __init__(self, argv: list[str], clock: Clock) -> None:
-        self._argv = argv
-        self._clock = clock
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def keep(self) -> None:
-        backoff = FIRST_BACKOFF_SECONDS
-        while True:
-            began = self._clock.elapsed()
-            self._process = await asyncio.create_subprocess_exec(*self._argv, preexec_fn=_die_with_parent)
-            code = await self._process.wait()
-            if self._clock.elapsed() - began > HEALTHY_AFTER_SECONDS:
-                backoff = FIRST_BACKOFF_SECONDS
-            print(
-                f"weft server: {' '.join(self._argv[2:4])} ended with {code}; again in {backoff:g} s",
-                file=sys.stderr,
-                flush=True,
-            )
-            await self._clock.sleep(backoff)
-            backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
-
-    async def end(self) -> None:
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), timeout=10)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-
-async def keep_server(argv: Sequence[str], clock: Clock) -> None:
-    """Keep the three processes until SIGTERM or SIGINT; the deciders end first, the doors last."""
+async def keep_server(options: argparse.Namespace, argv: Sequence[str], clock: Clock) -> None:
+    """Keep the processes until SIGTERM or SIGINT; the deciders end first, then the doors, and last an etcd of our own.
+    Raises Unavailable when that isn't on this machine."""
     program = str(Path(sys.argv[0]).resolve())
-    keepers = [
-        Keeper([sys.executable, program, "server", name, *argv], clock) for name in ("doors", "gateway", "deciders")
+    keepers = [Keeper("etcd", plan_etcd(options.state), clock)] if options.store == ETCD else []
+    keepers += [
+        Keeper(name, [sys.executable, program, "server", name, *argv], clock)
+        for name in ("doors", "gateway", "deciders")
     ]
-    tasks = [asyncio.create_task(keeper.keep()) for keeper in keepers]
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    await asked.wait()
-    for task in tasks:
-        task.cancel()
-    for keeper in reversed(keepers):
-        await keeper.end()
+    async with keeping(keepers):
+        await asked.wait()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -150,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
         with hold_server(options.state):
             check_store(options.state, options.store)
             remember_store(options.state, options.store)
-            asyncio.run(keep_server(argv, SystemClock()))
+            asyncio.run(keep_server(options, argv, SystemClock()))
     except WeftError as problem:
         print(f"weft server: {problem.message}\n{problem.hint}", file=sys.stderr)
         return 1

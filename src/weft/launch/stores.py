@@ -1,4 +1,5 @@
-"""Which store a server keeps its objects in: ``sqlite`` in its state folder, or an etcd cluster named by a URL.
+"""Which store a server keeps its objects in: ``sqlite`` or an ``etcd`` of its own in its state folder, or an etcd cluster
+named by a URL.
 
 ``etcds://`` is etcd over TLS: `etcd/ca.crt`, and for a client's certificate `etcd/client.crt` and `etcd/client.key`, are
 read from the state folder; the first endpoint's host is the name that all members' certificates must carry.
@@ -8,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from weft.contracts.clock import Clock
 from weft.contracts.durable import write_durably
 from weft.contracts.store import Store
+from weft.launch.etcd import find_socket, plan_etcd
+from weft.launch.keeper import Keeper, keeping
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 
-SQLITE = "sqlite"
+SQLITE, ETCD = "sqlite", "etcd"
 FILE = "store.db"
 DECIDERS = "deciders"  # the lease of those who decide, on whatever store
 _MEMORY = "store.url"
@@ -30,7 +34,9 @@ def find_endpoints(url: str) -> list[str]:
     places = url.removeprefix(scheme)
     endpoints = [places] if places.startswith("/") else places.rstrip("/").split(",")
     if not url.startswith(scheme) or not all(endpoints):
-        raise InvalidInput(f"{url!r} names no store", field="store", hint=f"{SQLITE}, or etcd://HOST:PORT[,HOST:PORT…]")
+        raise InvalidInput(
+            f"{url!r} names no store", field="store", hint=f"{SQLITE}, {ETCD}, or etcd://HOST:PORT[,HOST:PORT…]"
+        )
     return endpoints
 
 
@@ -41,7 +47,7 @@ def make_store(url: str, state: Path, clock: Clock) -> Store:
     if url == SQLITE:
         store = importlib.import_module("weft.store.sqlite").SqliteStore(state / FILE, clock)
         return store
-    endpoints = find_endpoints(url)
+    endpoints = [find_socket(state)] if url == ETCD else find_endpoints(url)
     try:
         engine = importlib.import_module("weft.store.etcd")
     except ModuleNotFoundError as missing:
@@ -67,7 +73,15 @@ async def refill_store(
         await asyncio.to_thread(importlib.import_module("weft.store.sqlite").refill, state / FILE, entries, revision)
         return
     store: Any = make_store(url, state, clock)
-    await store.refill(entries, rival=DECIDERS)
+    async with running(url, state, clock):
+        await store.refill(entries, rival=DECIDERS)
+
+
+@asynccontextmanager
+async def running(url: str, state: Path, clock: Clock) -> AsyncIterator[None]:
+    """Run the etcd that ``url`` names if it is the server's own and the server doesn't run. Raises Unavailable."""
+    async with keeping([Keeper("etcd", plan_etcd(state), clock)] if url == ETCD else []):
+        yield
 
 
 def recall_store(state: Path) -> str:
@@ -79,7 +93,7 @@ def recall_store(state: Path) -> str:
 def check_store(state: Path, url: str) -> None:
     """Raises InUse when the objects of the server in ``state`` lie in a store of another engine: it would seem empty."""
     known = recall_store(state)
-    if (state / _MEMORY).exists() and (known == SQLITE) != (url == SQLITE):
+    if (state / _MEMORY).exists() and known != url and {known, url} & {SQLITE, ETCD}:
         raise InUse(
             f"the server in {state} keeps its objects in {known}",
             hint=f"to move them: weft server backup FILE, weft server restore FILE --store {url}",

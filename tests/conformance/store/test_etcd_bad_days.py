@@ -16,7 +16,7 @@ from hand_clock import HandClock
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Batch, Compacted, LeaseHeld, PreconditionFailed, Put, Store, StoreFull
-from weft.objects.errors import StoreUnavailable
+from weft.objects.errors import InUse, StoreUnavailable
 from weft.store.etcd import EtcdStore, EtcdTls
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
@@ -139,6 +139,7 @@ async def test_when_the_leader_of_three_dies_the_others_go_on(tmp_path: Path) ->
         cursor = (await store.list("/")).cursor
         watching = asyncio.create_task(take(store, "/n/", cursor, 300))
         writing = asyncio.create_task(write_through(store, 300))
+        renewing = asyncio.create_task(keep_lease(store, "deciders", 6.0))
         for member in members:  # one of them leads, whichever it is; two are always left
             await asyncio.sleep(0.5)
             member.end(signal.SIGKILL)
@@ -147,6 +148,58 @@ async def test_when_the_leader_of_three_dies_the_others_go_on(tmp_path: Path) ->
             await asyncio.sleep(1.0)
         assert await writing == list(range(300))
         assert numbers_of(await watching) == list(range(300))
+        renewing.cancel()
+        fences = await asyncio.gather(renewing, return_exceptions=True)
+        assert isinstance(fences[0], asyncio.CancelledError), fences  # it was never lost
+
+
+async def test_a_refilled_etcd_is_a_new_history_that_goes_on(start: Start) -> None:
+    server = start()
+    async with AsyncExitStack() as stack:
+        store = await opened(stack, server)
+        await store.commit([Put("/lost", b"1")], idempotency_key="k")
+        lease = await store.grant("deciders", "one", 1.0)
+        newest = await store.commit([Put("/a", b"old")])
+        cursor = (await store.list("/")).cursor
+        await store.close()
+        entries = [(f"/a/{n:03}", b"x" * 20_000) for n in range(250)]
+
+        def cut_short() -> Iterator[tuple[str, bytes]]:
+            yield from entries[:150]
+            raise StoreUnavailable("killed")
+
+        again = EtcdStore([server.endpoint])
+        with pytest.raises(StoreUnavailable, match="killed"):
+            await again.refill(cut_short(), rival="deciders")
+        with pytest.raises(StoreUnavailable, match="half a backup"):
+            await again.open()
+        await again.refill(entries, rival="deciders")
+        fresh = await opened(stack, server)
+        assert [(e.key, e.value) for e in (await fresh.list("/")).entries] == entries
+        with pytest.raises(Compacted):
+            await take(fresh, "/", cursor, 1)
+        assert await fresh.commit([Put("/b", b"1")], idempotency_key="k") > newest
+        taken = await fresh.grant("deciders", "two", 1.0)
+        assert lease is not None and taken is not None and taken.fence > lease.fence
+        renewing = asyncio.create_task(keep_lease(fresh, "deciders", 1.0, "two"))
+        with pytest.raises(InUse, match="two works on store etcd"):
+            await EtcdStore([server.endpoint]).refill(entries, rival="deciders")
+        renewing.cancel()
+        assert await fresh.get("/b") is not None
+
+
+async def keep_lease(store: Store, name: str, ttl_seconds: float, holder: str = "me") -> None:
+    """Renew a lease for ever, and write under it; fails when it is lost."""
+    fence = None
+    while True:
+        try:
+            lease = await store.grant(name, holder, ttl_seconds)
+            assert lease is not None and fence in (None, lease.fence)
+            fence = lease.fence
+            await store.commit([Put("/held", b"")], [LeaseHeld(name, fence)])
+        except StoreUnavailable:
+            pass
+        await asyncio.sleep(0.2)
 
 
 async def test_with_no_etcd_there_calls_fail_in_time_and_work_again_later(start: Start) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
+from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import pytest
+from etcd_server import EtcdServer
 from hand_clock import HandClock
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,13 +24,16 @@ from weft.contracts.store import (
     Compacted,
     Delete,
     LeaseHeld,
+    Page,
     Precondition,
     PreconditionFailed,
     Present,
     Put,
     Store,
     Write,
+    revision_of,
 )
+from weft.store.etcd import EtcdStore
 from weft.store.memory import MemoryStore
 from weft.store.remote import RemoteStore, StoreServer
 from weft.store.sqlite import SqliteStore
@@ -102,6 +109,23 @@ class Model:
         return found
 
 
+class Numbers:
+    """An engine's revisions as the model counts them: others lie between, of leases and whatever else it keeps."""
+
+    def __init__(self, first: int) -> None:
+        self.revisions = [first]
+
+    def add(self, revision: int) -> None:
+        assert revision > self.revisions[-1]
+        self.revisions.append(revision)
+
+    def count(self, revision: int) -> int:
+        return bisect_right(self.revisions, revision) - 1
+
+    def revision(self, number: int) -> int:
+        return self.revisions[number] if 0 <= number < len(self.revisions) else number
+
+
 class Engines(RuleBasedStateMachine):
     instants = Bundle("instants")  # revisions, and each engine's own cursor and continuation there
 
@@ -127,8 +151,13 @@ class Engines(RuleBasedStateMachine):
         await self.served.open()
         await self.server.start()
         self.stores: list[Store] = [self.memory, self.sqlite, self.remote]
+        self.stores += self.more_stores()
         for store in self.stores:
             await store.open()
+        self.numbers = [Numbers(revision_of((await store.list("/")).cursor)) for store in self.stores]
+
+    def more_stores(self) -> Sequence[Store]:
+        return ()
 
     def teardown(self) -> None:
         self.loop.run_until_complete(self._stop())
@@ -167,15 +196,21 @@ class Engines(RuleBasedStateMachine):
             *map(Present, present),
             *(LeaseHeld(name, self.model.leases.get(name, ("", 1))[1]) for name in lease),
         ]
+        before = self.model.revision
         expected = self.model.commit(writes, preconditions, key)
 
+        def own_of(n: int, p: Precondition) -> Precondition:
+            if isinstance(p, LeaseHeld):
+                return LeaseHeld(p.name, self.fences.get((n, p.fence), 0))
+            return AtRevision(p.key, self.numbers[n].revision(p.revision)) if isinstance(p, AtRevision) else p
+
         async def act(n: int, store: Store) -> Any:
-            own = [
-                LeaseHeld(p.name, self.fences.get((n, p.fence), 0)) if isinstance(p, LeaseHeld) else p
-                for p in preconditions
-            ]
+            own = [own_of(n, p) for p in preconditions]
             try:
-                return await store.commit(writes, own, idempotency_key=key)
+                revision = await store.commit(writes, own, idempotency_key=key)
+                if self.model.revision > before:
+                    self.numbers[n].add(revision)
+                return self.numbers[n].count(revision)
             except PreconditionFailed as failure:
                 return f"precondition {own.index(failure.failed)} failed"
 
@@ -187,13 +222,16 @@ class Engines(RuleBasedStateMachine):
 
         async def act(n: int, store: Store) -> Any:
             pages[n] = page = await store.list(prefix, limit=limit)
-            return [(e.key, e.value, e.revision) for e in page.entries], page.next is None
+            return self.told(n, page), page.next is None
 
         entries, ended = self.of_all(act)
         expected = self.listed(prefix, self.model.revision)
         assert entries == (expected[:limit] if limit else expected)
         assert ended == (not limit or len(expected) <= limit)
         return self.model.revision, prefix, pages, expected[len(entries) :]
+
+    def told(self, n: int, page: Page) -> Any:
+        return [(e.key, e.value, self.numbers[n].count(e.revision)) for e in page.entries]
 
     def listed(self, prefix: str, revision: int) -> Any:
         state = self.model.states[revision]
@@ -211,7 +249,7 @@ class Engines(RuleBasedStateMachine):
             except Compacted:
                 return "compacted"
             assert page.cursor == pages[n].cursor
-            return [(e.key, e.value, e.revision) for e in page.entries]
+            return self.told(n, page)
 
         gone = revision < self.model.compacted
         assert self.of_all(act) == ("compacted" if gone else rest[:limit] if limit else rest)
@@ -229,7 +267,12 @@ class Engines(RuleBasedStateMachine):
                         if not expected and not gone:
                             return seen
                         batch = await anext(watch)
-                        seen.append((batch.revision, [(c.key, c.value, c.previous) for c in batch.changes]))
+                        seen.append(
+                            (
+                                self.numbers[n].count(batch.revision),
+                                [(c.key, c.value, c.previous) for c in batch.changes],
+                            )
+                        )
                 except Compacted:
                     return "compacted"
             return seen
@@ -240,7 +283,13 @@ class Engines(RuleBasedStateMachine):
     @rule(keep=st.integers(0, 5))
     def compact(self, keep: int) -> None:
         self.model.compacted = max(self.model.compacted, self.model.revision - keep)
-        self.of_all(lambda n, store: store.compact(keep))
+        oldest = self.model.revision - keep
+
+        async def act(n: int, store: Store) -> None:
+            now = revision_of((await store.list("/none")).cursor)
+            await store.compact(now - self.numbers[n].revision(oldest) if oldest >= 0 else now)
+
+        self.of_all(act)
 
     @rule(name=st.sampled_from(["l1", "l2"]), holder=st.sampled_from(["x", "y"]))
     def grant(self, name: str, holder: str) -> None:
@@ -279,7 +328,9 @@ class Engines(RuleBasedStateMachine):
             return
 
         async def act(n: int, store: Store) -> Any:
-            return [(e.value, e.revision) if (e := await store.get(key)) else None for key in KEYS]
+            return [
+                (e.value, self.numbers[n].count(e.revision)) if (e := await store.get(key)) else None for key in KEYS
+            ]
 
         assert self.of_all(act) == [self.model.states[-1].get(key) for key in KEYS]
 
@@ -289,5 +340,28 @@ Engines.TestCase.settings = settings(
 )
 
 
+class EnginesAndEtcd(Engines):
+    """The same beside a real etcd, which every example shares."""
+
+    etcd: EtcdServer
+    examples = itertools.count()
+
+    def more_stores(self) -> Sequence[Store]:
+        return [EtcdStore([self.etcd.endpoint], self.clock, prefix=f"/agree/{next(self.examples)}")]
+
+
+EnginesAndEtcd.TestCase.settings = settings(Engines.TestCase.settings, max_examples=40)
+
+
 class TestEnginesAgree(Engines.TestCase):  # type: ignore[misc]
+    pass
+
+
+@pytest.fixture(scope="class")
+def etcd_to_agree_with(etcd: EtcdServer) -> None:
+    EnginesAndEtcd.etcd = etcd
+
+
+@pytest.mark.usefixtures("etcd_to_agree_with")
+class TestEtcdAgreesToo(EnginesAndEtcd.TestCase):  # type: ignore[misc]
     pass

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from weft.contracts.clock import SystemClock
+from weft.launch.etcd import find_socket, plan_etcd
 from weft.launch.local.fabric import plan_daemons
 from weft.launch.local.processes import Process, is_weft
 from weft.launch.local.topology import ETCD, Taken, plan_topology
@@ -46,10 +47,16 @@ def test_etcd_over_tls_needs_the_authority_in_the_state_folder(tmp_path: Path) -
     assert isinstance(make_store("etcds://a:1", tmp_path, SystemClock()), EtcdStore)
 
 
-def test_a_cluster_on_etcd_starts_it_first_and_down_finds_it() -> None:
+def test_an_etcd_of_the_servers_own_is_found_by_make_down_and_by_no_others() -> None:
     topology = plan_topology("/clone", Taken(), store=ETCD)
-    etcd, server = plan_daemons(topology)
-    assert f"etcd://{topology.etcd_dir}/client:0" in server.argv
-    running = Process(7, 1, etcd.argv[etcd.argv.index("etcd") :])  # what the shell becomes
+    [server] = plan_daemons(topology)
+    assert "--store etcd" in " ".join(server.argv)
+    command = plan_etcd(Path("/clone/.weft/server"))
+    running = Process(7, 1, tuple(command[4:]))  # what the shell becomes
     assert is_weft(running, [topology.state_dir]) and not is_weft(running, ["/other/.weft"])
-    assert [daemon.name for daemon in plan_daemons(plan_topology("/clone", Taken()))] == ["server"]
+
+
+def test_an_etcd_of_the_servers_own_needs_a_path_that_a_socket_can_have(tmp_path: Path) -> None:
+    assert find_socket(Path("/srv/weft")) == "/srv/weft/etcd/client:0"
+    with pytest.raises(Unavailable, match="longer than 107 bytes"):
+        find_socket(Path("/srv") / ("x" * 100))

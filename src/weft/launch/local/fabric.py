@@ -28,7 +28,6 @@ from weft.launch.local.up import Fabric
 from weft.objects.errors import DriverFailed, NotFound, TimedOut, Unavailable, WeftError
 
 READY_SECONDS = 90.0
-ETCD_CLIENT_SOCKET = "client:0"
 POLL_SECONDS = 0.1
 STORES = {SQLITE: "SQLite", ETCD: "etcd"}
 HELLO = "hello"
@@ -52,33 +51,17 @@ def weft_fabric() -> Fabric:
 
 
 def plan_daemons(topology: Topology) -> list[Daemon]:
-    """`weft server` in the host's namespaces: on loopback for people, and on the underlay for the nodes; its etcd first."""
+    """`weft server` in the host's namespaces: on loopback for people, and on the underlay for the nodes."""
     state = Path(topology.state_dir)
     places = ("127.0.0.1", topology.gateway_address)
-    etcd = topology.store == ETCD
     argv = (
         *weft("server", "--state", str(state / "server")),
-        *(("--store", f"etcd://{topology.etcd_dir}/{ETCD_CLIENT_SOCKET}") if etcd else ()),
+        *("--store", topology.store),
         *(word for place in places for word in ("--listen", f"{place}:{topology.api_port}")),
         *(word for place in places for word in ("--gateway", f"{place}:{topology.gateway_port}")),
         *("--publish-on", "127.0.0.1", "--context", str(state / CONTEXT_FILE)),
     )
-    server = Daemon("server", argv, topology.state_dir)
-    return [plan_etcd(topology), server] if etcd else [server]
-
-
-def plan_etcd(topology: Topology) -> Daemon:
-    """An etcd of one member, which only this cluster can reach: it listens on sockets in a folder of its own."""
-    client, peer = f"unix://{ETCD_CLIENT_SOCKET}", "unix://peer:0"
-    # etcd takes a socket's name, not a path: it must be started in the folder. What a killed one left is in its way.
-    argv = (
-        *("/bin/sh", "-c", 'mkdir -p -m 700 "$0" && cd "$0" && rm -f client:* peer:* && exec "$@"', topology.etcd_dir),
-        *("etcd", "--name", "weft", "--data-dir", f"{topology.state_dir}/etcd"),
-        *("--listen-client-urls", client, "--advertise-client-urls", client),
-        *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"weft={peer}"),
-        *("--quota-backend-bytes", str(4 << 30), "--snapshot-count", "10000"),
-    )
-    return Daemon("etcd", argv, topology.state_dir)
+    return [Daemon("server", argv, topology.state_dir)]
 
 
 async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:

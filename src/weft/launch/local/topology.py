@@ -60,11 +60,6 @@ class Topology(msgspec.Struct, frozen=True):
         return run_dir_of(self.id)
 
     @property
-    def etcd_dir(self) -> str:
-        """The folder of etcd's sockets: nobody else's to enter, since etcd asks nobody who they are."""
-        return f"{self.run_dir}/etcd"
-
-    @property
     def bridge(self) -> str:
         return bridge_of(self.id)
 
