@@ -65,7 +65,7 @@ async def plan_create(doors: Doors, view: View, wish: Wish, *, known_absent: boo
         raise StaleRevision(
             f'{kind.title} "{wish.name}" does not exist, but generation {wish.generation} of it was to be changed',
             field="generation",
-            hint="leave generation out to create it",
+            hint="leave uid and generation out to create it",
         )
     if kind.reported_by_node:
         raise InvalidInput(
