@@ -79,7 +79,8 @@ def make_context(state_dir: Path, enrolment: Enrolment) -> Context:
 
 
 def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, address: str = "") -> Enrolment:
-    """Make this machine the node ``node`` of the fabric at ``server``, or do nothing if it is that already.
+    """Make this machine the node ``node`` of the fabric at ``server``, or do nothing if it is that already and its
+    certificate hasn't ended.
 
     Raises NotAuthenticated for a wrong digest or token, AlreadyExists when the name is taken or the folder is another
     node's, Unavailable when no server answers.
@@ -92,13 +93,16 @@ def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, ad
             field="node",
             hint=f"use another --state, or start it: weft agent {present.node} --state {state_dir}",
         )
-    if present is not None:
+    if present is not None and not has_ended(state_dir):
         return present
     ca = fetch_ca(server, ca_sha256)
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _hold(state_dir):
         # A join before this one may have outlived whoever started it, and have ended only now.
-        return _find_enrolment(state_dir) or _join(state_dir, server, ca, token, node, address)
+        present = _find_enrolment(state_dir)
+        if present is not None and not has_ended(state_dir):
+            return present
+        return _join(state_dir, server, ca, token, node, address)
 
 
 def _join(state_dir: Path, server: str, ca: str, token: str, node: str, address: str) -> Enrolment:
@@ -130,7 +134,12 @@ def _hold(state_dir: Path) -> Iterator[None]:
 
 def needs_renewal(state_dir: Path) -> bool:
     """Whether the node's certificate ends within RENEW_DAYS."""
-    words = ("x509", "-noout", "-checkend", str(RENEW_DAYS * 86400), "-in", str(state_dir / "node.crt"))
+    return has_ended(state_dir, RENEW_DAYS * 86400)
+
+
+def has_ended(state_dir: Path, in_seconds: int = 0) -> bool:
+    """Whether, by this machine's clock, the node's certificate has ended, or will have ``in_seconds``."""
+    words = ("x509", "-noout", "-checkend", str(in_seconds), "-in", str(state_dir / "node.crt"))
     return _call_openssl(*words).returncode != 0
 
 

@@ -108,4 +108,4 @@ class Feed:
     def _trouble(self, problem: WeftError) -> None:
         if self._troubled != problem.message:
             self._troubled = problem.message
-            log.warning("feed of %s: %s", self._kind, problem.message)
+            log.warning("feed of %s: %s (%s)", self._kind, problem.message, problem.hint or "tried again")

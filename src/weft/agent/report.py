@@ -111,7 +111,7 @@ class Reporter:
                 self._keep(body)
                 if problem.message != self._troubled:
                     self._troubled = problem.message
-                    log.warning("report: %s", problem.message)
+                    log.warning("report: %s (%s)", problem.message, problem.hint or "tried again")
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
                 continue

@@ -6,6 +6,7 @@ Nothing that comes in may make it fail: what is wrong with a request is the requ
 from __future__ import annotations
 
 import logging
+import re
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +22,7 @@ from weft.objects.errors import InvalidInput, Unavailable, WeftError
 
 VERSION = (b"weft-version", weft.__version__.encode())  # clients of another release say so to their people
 MOST_BUSY = 512  # requests in hand; streams don't count
+_SECRET = re.compile(r"(?<=_)[0-9a-f]{16,}")
 _log = logging.getLogger("weft.api")
 
 
@@ -85,8 +87,14 @@ def _public(call: Call, error: WeftError) -> WeftError:
 
 
 def _unforeseen(call: Call) -> WeftError:
-    _log.exception("request %s failed: %s %s", call.request_id, call.method, call.scope["path"])
+    _log.exception("request %s failed: %s %s", call.request_id, call.method, _shown_path(call))
     return WeftError("the server failed", hint=f"its log says more about request {call.request_id}")
+
+
+def _shown_path(call: Call) -> str:
+    """The path as it may stand in a log: in one line, and without a token that somebody put there."""
+    path = call.scope["path"][:1000].encode("ascii", "backslashreplace").decode().replace("\n", "\\n")
+    return _SECRET.sub("…", path)[:200]
 
 
 def _tell(call: Call, status: int, seconds: float) -> None:
@@ -99,7 +107,7 @@ def _tell(call: Call, status: int, seconds: float) -> None:
             level,
             "%s %s %d %.0f ms by %s, request %s",
             call.method,
-            call.scope["path"][:200].encode("ascii", "backslashreplace").decode().replace("\n", "\\n"),
+            _shown_path(call),
             status,
             seconds * 1000,
             actor.name if actor is not None else "nobody",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 from weft.api.authorise import require_enrolled
 from weft.api.call import Actor, Call
 from weft.api.doors import Doors, TokenFacts
@@ -18,9 +20,12 @@ async def authenticate(doors: Doors, call: Call) -> Actor:
     bearer = call.headers.get("authorization")
     if bearer is not None:
         return await _by_token(doors, bearer)
-    peer = call.scope.get("extensions", {}).get(PEER, {}).get("name", "")
-    if peer.startswith(NODE_PREFIX):
-        return Actor(kind="node", name=peer, id=peer.removeprefix(NODE_PREFIX))
+    peer = call.scope.get("extensions", {}).get(PEER, {})
+    name = peer.get("name", "")
+    if name.startswith(NODE_PREFIX):
+        if not peer["begins"] <= doors.clock.now() < peer["ends"]:
+            raise _out_of_time(doors, peer["begins"], peer["ends"])
+        return Actor(kind="node", name=name, id=name.removeprefix(NODE_PREFIX))
     raise NotAuthenticated(
         "the request says not who asks",
         hint="send Authorization: Bearer weft_… or a node's certificate; weft uses the context's token",
@@ -53,6 +58,18 @@ async def _by_token(doors: Doors, bearer: str) -> Actor:
     if spec.use == "join":
         return Actor(kind="joiner", name=f"token {token.id}", id=token.id)
     return Actor(kind="person", name=spec.subject or token.id, id=token.id, is_admin=spec.role == "admin")
+
+
+def _out_of_time(doors: Doors, begins: float, ends: float) -> NotAuthenticated:
+    begin, end, now = (
+        datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+        for at in (begins, ends, doors.clock.now())
+    )
+    return NotAuthenticated(
+        f"the node's certificate is good from {begin} to {end} UTC, and the server's clock says {now}",
+        reason="certificateExpired",
+        hint="if that clock is right: weft token create --join --node NAME, and join again with the same --state",
+    )
 
 
 async def _find(doors: Doors, token_id: str) -> TokenFacts | None:

@@ -8,7 +8,7 @@ import contextlib
 import ipaddress
 import socket
 import ssl
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,8 @@ from weft.api.doorkeeper import Doorkeeper
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput, Unavailable
 
+_NOBODY: Mapping[object, object] = {"name": ""}
+_NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 _HEAD_SECONDS = 15.0
 _HEAD_BYTES = 64_000
 _KEEP_ALIVE_SECONDS = 75
@@ -36,7 +38,7 @@ class DoorsProtocol(HttpToolsProtocol):
     """One connection. ``scope["extensions"]`` gets the common name of the client's certificate, if it showed one that
     our CA signed."""
 
-    _peer = ""
+    _peer: Mapping[object, object] = _NOBODY
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
     _reader_timer: asyncio.TimerHandle | None = None
@@ -45,11 +47,8 @@ class DoorsProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.ended = asyncio.Event()
-        certificate = transport.get_extra_info("peercert") or {}
-        for part in certificate.get("subject", ()):
-            for name, value in part:
-                if name == "commonName":
-                    self._peer = value
+        if certificate := transport.get_extra_info("peercert"):
+            self._peer = _describe_peer(certificate)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -68,7 +67,7 @@ class DoorsProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {PEER: {"name": self._peer}}
+        self.scope["extensions"] = {PEER: dict(self._peer)}
         self._await_head()
 
     def on_headers_complete(self) -> None:
@@ -214,14 +213,22 @@ class _Server(uvicorn.Server):
 
 
 def make_server_tls(chain: Path, key: Path, ca: Path) -> ssl.SSLContext:
-    """TLS with our certificate; a client may show one of our CA's, and no other."""
+    """TLS with our certificate; a client may show one of our CA's, and no other. Whether that has ended is looked at by
+    ``authenticate``, which can say so: a refused handshake is a connection that breaks off."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     tls.load_cert_chain(chain, key)
     tls.load_verify_locations(ca)
     tls.verify_mode = ssl.CERT_OPTIONAL
+    tls.verify_flags = ssl.VerifyFlags(tls.verify_flags | _NO_CHECK_TIME)
     tls.set_alpn_protocols(["http/1.1"])
     return tls
+
+
+def _describe_peer(certificate: dict[str, Any]) -> dict[object, object]:
+    names = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
+    begins, ends = (ssl.cert_time_to_seconds(certificate[when]) for when in ("notBefore", "notAfter"))
+    return {"name": names[-1] if names else "", "begins": begins, "ends": ends}
 
 
 def parse_address(text: str) -> tuple[str, int]:

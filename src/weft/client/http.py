@@ -17,9 +17,9 @@ from weft.client.answer import Answer, Stream, raise_problem, read_headers
 from weft.client.connection import Connection, Lost, Request, describe_failure, make_lost
 from weft.client.context import Context
 from weft.client.skew import HEADER
-from weft.client.tls import make_tls
+from weft.client.tls import explain_distrust, make_tls
 from weft.contracts.clock import Clock, SystemClock
-from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable
+from weft.objects.errors import InvalidInput, Unavailable
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -193,10 +193,8 @@ class Http:
         try:
             connection.connect()
         except ssl.SSLCertVerificationError as problem:
-            raise NotAuthenticated(
-                f"the server at {self.server} is not the one this context trusts: {problem.verify_message}",
-                hint="check the context's ca and server, or WEFT_CONTEXT",
-            ) from problem
+            connection.close()
+            raise explain_distrust(self.server, problem, self._clock.now()) from problem
         except OSError as problem:
             connection.close()
             raise Lost(

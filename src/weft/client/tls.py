@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import socket
 import ssl
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 from weft.client.connection import describe_failure
 from weft.client.context import Context
 from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable
+
+_OUT_OF_TIME = {9: "is not valid yet", 10: "has expired"}  # OpenSSL's numbers
 
 
 def make_tls(context: Context) -> ssl.SSLContext:
@@ -25,6 +28,22 @@ def make_tls(context: Context) -> ssl.SSLContext:
     except (OSError, ValueError) as problem:
         raise InvalidInput(f"the context's certificates can't be used: {problem}", field="ca") from problem
     return tls
+
+
+def explain_distrust(server: str, problem: ssl.SSLCertVerificationError, now: float) -> NotAuthenticated:
+    """Why the certificate that ``server`` showed is not accepted at ``now`` (unix seconds), and what to do."""
+    if problem.verify_code not in _OUT_OF_TIME:
+        return NotAuthenticated(
+            f"the server at {server} is not the one this context trusts: {problem.verify_message}",
+            hint="check the context's ca and server, or WEFT_CONTEXT",
+        )
+    here = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    return NotAuthenticated(
+        f"the certificate of the server at {server} {_OUT_OF_TIME[problem.verify_code]}; "
+        f"this machine's clock says {here:%Y-%m-%d %H:%M} UTC",
+        reason="certificateExpired",
+        hint="set this machine's clock (timedatectl set-ntp true); if it is right, restart weft server: it renews it",
+    )
 
 
 def fetch_ca(server: str, sha256: str, *, timeout_seconds: float = 10.0) -> str:

@@ -23,6 +23,7 @@ from weft.agent.control import Control, Gateway
 from weft.agent.enrol import (
     Enrolment,
     default_node_name,
+    has_ended,
     join,
     make_context,
     needs_renewal,
@@ -194,12 +195,19 @@ async def _renew(state: Path, node: str, context: Context, clock: Clock) -> None
     """Return once the certificate was renewed, which it is when its end comes near."""
     while True:
         try:
-            if await asyncio.to_thread(needs_renewal, state):
+            if await asyncio.to_thread(has_ended, state):
+                hint = f"weft token create --join --node {node}, and join again with --state {state}"
+                log.error("the node's certificate has ended, by this machine's clock; if that is right: %s", hint)
+            elif await asyncio.to_thread(needs_renewal, state):
                 await asyncio.to_thread(renew, state, node, context)
-                log.info("the node's certificate was renewed")
-                return
+                if not await asyncio.to_thread(needs_renewal, state):
+                    log.info("the node's certificate was renewed")
+                    return
+                log.warning("a fresh certificate ends soon by this machine's clock: set it (timedatectl set-ntp true)")
         except (WeftError, OSError) as problem:
-            log.warning("the node's certificate can't be renewed: %s", problem)
+            log.warning(
+                "the node's certificate can't be renewed: %s; %s", problem, getattr(problem, "hint", None) or ""
+            )
         await clock.sleep(RENEWAL_SECONDS)
 
 

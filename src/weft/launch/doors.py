@@ -24,6 +24,7 @@ from weft.api.server import DoorsServer, listen, make_server_tls, parse_address
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
 from weft.launch.address import ANY, url_at
+from weft.launch.certificate import keep_certificate
 from weft.launch.stores import make_store
 from weft.objects.errors import WeftError
 from weft.objects.identity import SERVER_NAME
@@ -60,7 +61,9 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
     addresses = [parse_address(text) for text in options.listen]
     sockets = [listen(*address) for address in addresses]
     authority = Authority(state, clock)
-    chain, key = authority.renew_server([host for host, _ in addresses if host not in ANY])
+    names = [host for host, _ in addresses if host not in ANY]
+    chain, key = authority.renew_server(names)
+    tls = make_server_tls(chain, key, authority.ca_path)
     store = make_store(options.store, state, clock)
     await store.open()
     store_server = StoreServer(store, state / "store.sock")
@@ -73,7 +76,7 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
         publish_address=options.publish_on,
     )
     doors = Doors(store, journal, clock, authority, settings)
-    server = DoorsServer(build_app(doors), sockets, make_server_tls(chain, key, authority.ca_path), clock)
+    server = DoorsServer(build_app(doors), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
         await upgrade_objects(store)
@@ -81,7 +84,9 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
         await store_server.start()
         doors.start()
         await server.start()
+        renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         await stop.wait()
+        renewing.cancel()
     finally:
         await doors.stop()
         await server.close()

@@ -18,6 +18,7 @@ from weft.gateway.gateway import Gateway
 from weft.gateway.publications import Publications
 from weft.gateway.watch import PublicationWatch
 from weft.launch.address import split_address, url_at
+from weft.launch.certificate import keep_certificate
 from weft.objects.errors import Unavailable
 from weft.objects.identity import SERVER_NAME
 from weft.trust.tickets import read_ticket_key
@@ -58,14 +59,17 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
         loop.add_signal_handler(number, asked.set)
     state: Path = options.state
     await wait_for_files([state / "server.crt", state / "server.key", state / "ca.crt"], clock)
-    gateway = Gateway(make_tls(state), read_ticket_key(state / "ticket.key"), clock)
+    tls = make_tls(state)
+    gateway = Gateway(tls, read_ticket_key(state / "ticket.key"), clock)
     for place in options.gateway:
         await gateway.listen(*split_address(place))
         log.info("listening on %s", place)
+    renewing = asyncio.ensure_future(keep_certificate(tls, state / "server.crt", state / "server.key", clock))
     publishing = asyncio.ensure_future(_publish(options, clock)) if options.publish_on else None
     try:
         await asked.wait()
     finally:
+        renewing.cancel()
         if publishing is not None:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)

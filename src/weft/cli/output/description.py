@@ -13,6 +13,7 @@ from weft.objects.schema import describe_fields
 
 Object = Mapping[str, Any]
 _SIZES = ("size", "memory", "disk", "virtual_size")
+_PRIVATE = ("user_data",)  # may hold passwords: whoever wants it asks for the object itself
 _TIMES = ("at", "since", "started_at", "used_at", "expires_at")
 
 
@@ -59,6 +60,8 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
     name = path.rpartition(".")[2]
     if value is None or value == "" or value == [] or value == {}:
         return ""
+    if name in _PRIVATE:
+        return f"{len(str(value))} characters, not shown here"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,9 @@ from weft.client.context import FILE, FOLDER
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
-from weft.objects.quantity import format_bytes
+from weft.objects.quantity import format_age, format_bytes
 
+_CLOCK_SECONDS = 30.0
 _SIGNS = {"ok": "✓", "note": "!", "broken": "✗"}
 _COLORS = {"ok": "green", "note": "yellow", "broken": "red"}
 # What a machine that runs guests needs: the program, its Debian package.
@@ -107,6 +109,7 @@ def _check_server(session: Session) -> Iterator[Finding]:
         yield Finding("server", "broken", trouble, "make up starts a local one; it also heals what has died")
         return
     yield Finding("server", "ok", f"answers, version {version}")
+    yield _check_clock(session)
     try:
         nodes = session.client.list("node").items
     except WeftError as problem:
@@ -116,6 +119,19 @@ def _check_server(session: Session) -> Iterator[Finding]:
         yield Finding("nodes", "broken", "none has joined", "weft token create --join prints what to type on one")
     for node in nodes:
         yield _check_node(node)
+
+
+def _check_clock(session: Session) -> Finding:
+    """Certificates and the ages in tables are read by this machine's clock."""
+    told = session.client.http.request("GET", "/v1/healthz").headers.get("date", "")
+    try:
+        ahead = session.clock.now() - parsedate_to_datetime(told).timestamp()
+    except ValueError:
+        return Finding("clock", "note", "the server's answer says no time")
+    if abs(ahead) < _CLOCK_SECONDS:
+        return Finding("clock", "ok", "agrees with the server's")
+    fact = f"{format_age(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} the server's"
+    return Finding("clock", "broken", fact, "set the one that is wrong: timedatectl set-ntp true")
 
 
 def _check_privacy(session: Session) -> Finding | None:
