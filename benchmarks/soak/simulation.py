@@ -1,6 +1,7 @@
 """The second proof of the soak: the control plane in virtual time, seed after seed, until ``FAULTS`` faults were met.
 
-A seed that breaks a promise is printed with what it broke; ``run_simulation(seed, FAULTS_PER_RUN)`` replays it.
+A seed that breaks a promise is printed with what it broke; ``run_simulation(seed, FAULTS_PER_RUN, store)`` replays it; odd seeds
+run on SQLite, even ones in memory.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import time
 from collections import Counter
 
-from tests.simulation.simulation import run_simulation
+from tests.simulation.simulation import Store, run_simulation
 
 from benchmarks.measurement import Figure, Measurement
 
@@ -28,13 +29,14 @@ def measure() -> Measurement:
     seed, seconds, commits, began = FIRST_SEED, 0.0, 0, time.monotonic()
     try:
         while faults.total() < FAULTS:
-            trace = run_simulation(seed, FAULTS_PER_RUN)
+            store: Store = "sqlite" if seed % 2 else "memory"
+            trace = run_simulation(seed, FAULTS_PER_RUN, store)
             faults.update(trace.faults)
             wishes.update(trace.wishes)
             seconds, commits = seconds + trace.seconds, commits + trace.commits
             if trace.violations:
                 broken.append(f"seed {seed}: {trace.violations[0]}")
-                print(f"  {broken[-1]}; replay: run_simulation({seed}, {FAULTS_PER_RUN})", flush=True)
+                print(f"  {broken[-1]}; replay: run_simulation({seed}, {FAULTS_PER_RUN}, {store!r})", flush=True)
             seed += 1
     finally:
         logging.disable(logging.NOTSET)

@@ -27,6 +27,8 @@ class Faults(Protocol):
 
     def hit(self, name: str) -> bool: ...
 
+    def note(self, name: str) -> None: ...
+
     def delay(self, seconds: float) -> float: ...
 
     def is_cut_off(self, who: str) -> bool: ...
@@ -61,7 +63,7 @@ class Line:
             await asyncio.sleep(faults.delay(10.0))
             raise Unavailable("no answer")
         part, app = self._doorway.part, self._doorway.app
-        if part is None or not part.alive:
+        if part is None or not part.alive or app is None:
             raise Unavailable("connection refused")
         # People's requests are repeated by themselves, when no answer came: one that was refused never comes again.
         if self._extensions and faults.hit("request repeated"):
@@ -79,13 +81,16 @@ class Line:
         """A GET whose answer goes on."""
         await asyncio.sleep(self._faults.delay(0.01))
         part = self._doorway.part
-        if part is None or not part.alive or self._faults.is_cut_off(self.who) or self._faults.hit("request lost"):
+        app = self._doorway.app
+        if app is None or part is None or not part.alive:
             raise Unavailable("connection refused")
+        if self._faults.is_cut_off(self.who) or self._faults.hit("request lost"):
+            raise Unavailable("no answer")
         stream = Stream()
         stream.part = part
         self.streams = [old for old in self.streams if not old.closed]
         self.streams.append(stream)
-        part.spawn(self._ask(self._doorway.app, "GET", path, b"", {}, stream))
+        part.spawn(self._ask(app, "GET", path, b"", {}, stream))
         while not stream.status:
             await stream.more(part)
         if stream.status >= 400:
@@ -228,13 +233,19 @@ class Socket:
     ) -> int:
         await self._go()
         if writes and self._faults.hit("disk full"):
+            self._faults.note("write refused by a full disk")
             raise StoreFull("the store's disk is full")
         writer = self._writer()
         part = self._doorway.part
         if not self._local and part is not None and self._faults.hit("commit late"):
             part.spawn(self._land(writer, writes, preconditions))
             raise StoreUnavailable("the store's connection was lost")
-        revision: int = await self._store.commit_as(writer, writes, preconditions, idempotency_key)
+        work = self._store.commit_as(writer, writes, preconditions, idempotency_key)
+        try:
+            revision: int = await self._served(work)
+        except StoreFull:
+            self._faults.note("write refused by a full disk")
+            raise
         await self._come("commit's answer lost")
         return revision
 
@@ -246,12 +257,12 @@ class Socket:
 
     async def get(self, key: str) -> Entry | None:
         await self._go()
-        entry: Entry | None = await self._store.get(key)
+        entry: Entry | None = await self._served(self._store.get(key))
         return entry
 
     async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:
         await self._go()
-        page: Page = await self._store.list(prefix, limit=limit, after=after)
+        page: Page = await self._served(self._store.list(prefix, limit=limit, after=after))
         return page
 
     async def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
@@ -278,7 +289,7 @@ class Socket:
 
     async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
         await self._go()
-        lease: Lease | None = await self._store.grant(name, holder, ttl_seconds)
+        lease: Lease | None = await self._served(self._store.grant(name, holder, ttl_seconds))
         return lease
 
     async def release(self, name: str, holder: str) -> None:
@@ -289,6 +300,18 @@ class Socket:
         await self._go()
         leases: Sequence[Lease] = await self._store.leases(prefix)
         return leases
+
+    async def _served(self, work: Any) -> Any:
+        """The result of ``work``, which the store's process carries out; it may die meanwhile."""
+        part = self._doorway.part
+        if self._local or part is None:
+            return await work  # whoever asks dies with it
+        working = asyncio.ensure_future(work)
+        await asyncio.wait([working, part.died], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+            raise StoreUnavailable("the store's connection was lost")
+        return working.result()
 
     async def _go(self) -> None:
         await asyncio.sleep(self._faults.delay(0.002))

@@ -11,15 +11,18 @@ from unittest import mock
 
 import msgspec
 
+from weft.agent.agent import Agent
 from weft.api import commit as api_commit
 from weft.api import write as api_write
 from weft.client.cache import Cache
 from weft.client.commit import delete
 from weft.client.indexes import NODES_BY_UID
 from weft.controllers import workload
+from weft.drivers.runtime.qemu import processes
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeStatus
 from weft.objects.errors import WeftError
+from weft.scheduler import loop
 from weft.scheduler.loop import Scheduler
 
 Mutation = Callable[[], Any]  # a context manager
@@ -94,6 +97,25 @@ def count_no_room_that_is_taken() -> Any:
     return mock.patch.object(Scheduler, "_count", lambda self, key, allocation: None)
 
 
+def adopt_without_checking_the_start_time() -> Any:
+    """A pid that is in use counts as the guest's process, whatever it is by now."""
+    return mock.patch.object(processes, "is_alive", lambda process: processes.inspect_process(process.pid) is not None)
+
+
+def take_what_is_not_listed_for_deleted() -> Any:
+    """An agent ends what the server's list doesn't hold: after a restore that is somebody's guest."""
+
+    def miss(self: Agent, worker: Any) -> None:
+        worker.update(msgspec.structs.replace(worker._envelope, deleting_since=1.0))
+
+    return mock.patch.object(Agent, "_miss_allocation", miss)
+
+
+def place_before_nodes_have_spoken() -> Any:
+    """After a restore the scheduler doesn't wait until the nodes have said what runs there."""
+    return mock.patch.object(loop, "find_silent", lambda cache: [])
+
+
 MUTATIONS: dict[str, Mutation] = {
     mutation.__name__: mutation
     for mutation in (
@@ -102,6 +124,9 @@ MUTATIONS: dict[str, Mutation] = {
         drop_the_finalizer_early,
         take_a_silent_node_for_an_empty_one,
         count_no_room_that_is_taken,
+        adopt_without_checking_the_start_time,
+        take_what_is_not_listed_for_deleted,
+        place_before_nodes_have_spoken,
     )
 }
 

@@ -1,31 +1,25 @@
 """What must never be: checked at every commit and at everything that happens to a guest.
 
-``Ledger`` is the store's disk, which outlives its process; it sees every commit and who made it. ``Witness`` sees the
-guests themselves, on all nodes, and knows what the nodes can't: whether the fabric had a reason.
+``Witness`` sees every commit and who made it, and the guests themselves, on all nodes; it knows what the nodes can't:
+whether the fabric had a reason. ``Processes`` are the machines' processes, whose numbers are used again.
 """
 
 from __future__ import annotations
 
-import hashlib
+import random
 from collections.abc import Sequence
-from typing import Any
+from pathlib import PurePath
 
-import msgspec
-
-from tests.simulation.virtual_loop import Part, part_here
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.runtime import GuestState
-from weft.contracts.store import Delete, Precondition, Put, Write
 from weft.drivers.runtime.fake.driver import FakeDriver, FakeGuest, FakeOrders
+from weft.drivers.runtime.qemu import processes
+from weft.drivers.runtime.qemu.processes import ProcessId
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.node import NodeReport
 from weft.kinds.registry import find_kind
-from weft.objects.envelope import Envelope, decode_envelope, decode_part
-from weft.objects.identity import object_key
-from weft.store.leases import LeaseTable
-from weft.store.memory import MemoryStore
-from weft.store.watches import Watches
+from weft.objects.envelope import Envelope, decode_part
 
 # Who may make, and who may remove, objects of a kind; who may write their spec. ``doors`` writes for people and nodes.
 MAKERS = {
@@ -49,87 +43,6 @@ class Violation(Exception):
     """An invariant was broken."""
 
 
-class Ledger(MemoryStore):
-    """The store, which notes who writes what. ``end_process`` is what its process's end does to it."""
-
-    def __init__(self, clock: Clock, witness: Witness) -> None:
-        super().__init__(clock)
-        self._witness = witness
-        self._watches = _OwnedWatches(self._epoch, 0, self._replay)
-        self.trace = hashlib.sha256()
-
-    async def commit_as(
-        self,
-        writer: str,
-        writes: Sequence[Write],
-        preconditions: Sequence[Precondition] = (),
-        idempotency_key: str | None = None,
-    ) -> int:
-        before = {write.key: self._entries.get(write.key) for write in writes}
-        revision_before = self._revision
-        revision = await self.commit(writes, preconditions, idempotency_key=idempotency_key)
-        if self._revision != revision_before:
-            for write in writes:
-                old = before[write.key]
-                self._note(writer, write, None if old is None else old.value)
-        return revision
-
-    def _note(self, writer: str, write: Write, old: bytes | None) -> None:
-        value = write.value if isinstance(write, Put) else b""
-        self.trace.update(f"{self._clock.elapsed():.6f} {writer} {write.key} ".encode() + value)
-        if write.key.startswith(("/enrolment/", "/-")):
-            return
-        was = None if old is None else decode_envelope(old)
-        now = None if isinstance(write, Delete) else decode_envelope(write.value)
-        self._witness.see_commit(writer, was, now)
-
-    def end_process(self) -> None:
-        self._leases = LeaseTable(self._clock, last_fence=self._leases._last_fence)
-
-    def forget(self, part: Part) -> None:
-        """Nobody of a dead process reads on."""
-        self._watches.forget(part)  # type: ignore[attr-defined]
-
-    def objects(self, kind: str) -> list[Envelope]:
-        return [
-            decode_envelope(entry.value, entry.revision)
-            for key, entry in sorted(self._entries.items())
-            if key.startswith(f"/{kind}/")
-        ]
-
-
-class _OwnedWatches(Watches):
-    """Watches that know whose they are, and are told in the order in which they came."""
-
-    def _join(self, prefix: str) -> Any:
-        watcher = super()._join(prefix)
-        watchers = self._by_prefix[prefix]
-        if not isinstance(watchers, _Ordered):
-            self._by_prefix[prefix] = _Ordered(watchers)  # type: ignore[assignment]
-            watchers = self._by_prefix[prefix]
-        watcher.part = part_here()  # type: ignore[attr-defined]
-        watchers.add(watcher)
-        return watcher
-
-    def forget(self, part: Part) -> None:
-        for watchers in list(self._by_prefix.values()):
-            for watcher in [w for w in watchers if getattr(w, "part", None) is part]:
-                self._leave(watcher)
-
-
-class _Ordered(dict[Any, None]):
-    """The few methods of a set that Watches uses, in order of arrival."""
-
-    def __init__(self, items: Any) -> None:
-        super().__init__(dict.fromkeys(items))
-
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def remove(self, item: Any) -> None:
-        del self[item]
-
-
 class Witness:
     """Raises Violation, and keeps the first: whoever was at it may catch the exception."""
 
@@ -139,8 +52,10 @@ class Witness:
         self.nodes: dict[str, NodeReport] = {}  # by uid
         self.workload_of: dict[str, str] = {}  # allocation uid → workload uid, for ever
         self.reasons: dict[str, set[str]] = {}  # allocation uid → why its guest may be ended
+        self.forgotten: set[str] = set()  # uids of allocations that an older store didn't know
         self.boots: dict[str, int] = {}
         self.alive: dict[tuple[str, str], str] = {}  # (node, guest id) → allocation uid
+        self.disks: dict[str, tuple[str, str]] = {}  # a disk that is written to → the guest that does
         self.restarts: dict[str, int] = {}  # allocation uid → how often its guest was ended for a fresh start
 
     def fail(self, what: str) -> None:
@@ -148,6 +63,13 @@ class Witness:
         raise Violation(what)
 
     # Commits.
+
+    def see_restore(self, allocations: Sequence[Envelope], nodes: Sequence[Envelope]) -> None:
+        """The store is an older one now, with these in it; what runs is what ran."""
+        known = {item.uid: item for item in allocations}
+        self.forgotten |= self.allocations.keys() - known.keys()
+        self.allocations = known
+        self.nodes = {item.uid: decode_part(item.report, NodeReport) for item in nodes}
 
     def see_commit(self, writer: str, was: Envelope | None, now: Envelope | None) -> None:
         envelope = now or was
@@ -204,7 +126,6 @@ class Witness:
             return
         spec = decode_part(now.spec, AllocationSpec)
         self.allocations[now.uid] = now
-        self.workload_of[now.uid] = spec.workload.uid
         self.boots[now.uid] = max(spec.boots, self.boots.get(now.uid, 0))
         reasons = self.reasons.setdefault(now.uid, set())
         if now.deleting_since is not None:
@@ -213,6 +134,7 @@ class Witness:
             reasons.add(spec.wish)
         if was is None:
             self._check_placing(now, spec)
+        self.workload_of[now.uid] = spec.workload.uid
 
     def _check_placing(self, now: Envelope, spec: AllocationSpec) -> None:
         specs = [decode_part(a.spec, AllocationSpec) for a in self.allocations.values()]
@@ -221,6 +143,8 @@ class Witness:
         node = self.nodes.get(spec.node_uid)
         if node is None:
             self.fail(f"vm {spec.workload.name} was placed on a node that isn't there")
+        if now.uid in self.workload_of:
+            return  # adopted: it was there before the store knew of it again, and took its room then
         here = [account(other) for other in specs if other.node_uid == spec.node_uid]
         cpu, memory, disk = sum(r.cpu for r in here), sum(r.memory for r in here), sum(r.disk for r in here)
         if node is not None and (cpu > node.cpu + 1e-6 or memory > node.memory or disk > node.disk):
@@ -242,7 +166,7 @@ class Witness:
         """The guest is like this now."""
         key = (node, guest.plan.id)
         if guest.state != "running":
-            self.alive.pop(key, None)
+            self.see_gone(key)
             return
         if key in self.alive:
             return
@@ -253,9 +177,18 @@ class Witness:
         for (where, _), other in self.alive.items():
             if self.workload_of.get(other) == workload:
                 self.fail(f"vm {guest.plan.name} runs twice: on {where} and on {node}")
-        if uid not in self.allocations:
+        if uid not in self.allocations and uid not in self.forgotten:
             self.fail(f"guest {guest.plan.name} on {node} was started when its allocation was gone: an orphan")
+        for disk in guest.plan.disks:
+            name = PurePath(disk.path).name
+            if not disk.read_only and self.disks.setdefault(name, key) != key:
+                self.fail(f"disk {name} is written to by two guests: on {self.disks[name][0]} and on {node}")
         self.alive[key] = uid
+
+    def see_gone(self, key: tuple[str, str]) -> None:
+        """The guest with this id on this node runs no more."""
+        self.alive.pop(key, None)
+        self.disks = {name: writer for name, writer in self.disks.items() if writer != key}
 
     def see_end(self, node: str, guest: FakeGuest, verb: str) -> None:
         """The agent has ended a running guest. A restart is a reason once for each time it was asked for."""
@@ -267,28 +200,78 @@ class Witness:
             self.fail(f"guest {guest.plan.name} on {node}: {verb} without a reason")
 
 
-class WatchedDriver(FakeDriver):
-    """The fake runtime, under the witness's eyes."""
+class Processes:
+    """All processes of all machines. A pid is used again, by something else, when its process is gone."""
 
-    def __init__(self, host: Host, clock: Clock, orders: FakeOrders, witness: Witness) -> None:
+    def __init__(self, draw: random.Random) -> None:
+        self._draw = draw
+        self._found: dict[int, ProcessId] = {}
+
+    def inspect(self, pid: int) -> ProcessId | None:
+        """``processes.inspect_process`` of these machines."""
+        return self._found.get(pid)
+
+    def begin(self, process: ProcessId) -> None:
+        self._found.setdefault(process.pid, process)
+
+    def end(self, process: ProcessId) -> None:
+        if self._found.get(process.pid) == process:
+            del self._found[process.pid]
+            if self._draw.random() < 0.5:
+                self._found[process.pid] = ProcessId(process.pid, process.start_ticks + 1)
+
+
+class WatchedDriver(FakeDriver):
+    """The fake runtime, under the witness's eyes. A guest's file may say that it runs when its process is long gone: as
+    the driver of real guests it believes the process, by the real comparison."""
+
+    def __init__(self, host: Host, clock: Clock, orders: FakeOrders, witness: Witness, found: Processes) -> None:
         super().__init__(host, clock, orders)
-        self._node, self._witness = host.node, witness
+        self._node, self._witness, self._found = host.node, witness, found
+
+    def kill_process(self, guest_id: str) -> None:
+        """The guest's process is gone; nobody has noticed yet."""
+        guest = super()._read(guest_id)
+        if guest is not None and guest.state == "running":
+            self._found.end(_process_of(guest))
+            self._witness.see_gone((self._node, guest_id))
+
+    def kill_all(self) -> None:
+        """The machine's power is gone."""
+        for path in sorted(self._folder.glob("*.json")):
+            self.kill_process(path.stem)
+
+    def states(self) -> dict[str, str]:
+        """Allocation uid → state of each guest here, ``dead`` if it is said to run and its process isn't there."""
+        found = {}
+        for path in sorted(self._folder.glob("*.json")):
+            guest = FakeDriver._read(self, path.stem)
+            if guest is not None:
+                dead = guest.state == "running" and self._found.inspect(guest.pid) != _process_of(guest)
+                found[guest.plan.uid] = "dead" if dead else guest.state
+        return found
+
+    def _read(self, guest_id: str) -> FakeGuest | None:
+        guest = super()._read(guest_id)
+        if guest is not None and guest.state == "running" and not processes.is_alive(_process_of(guest)):
+            guest.state, guest.reason, guest.ready = "failed", "killed", False
+            self._write(guest)
+        return guest
 
     def _end(self, guest_id: str, state: GuestState, reason: str | None) -> None:
         guest = self._read(guest_id)
-        if guest is not None and guest.state == "running" and reason in (None, "stopRequested"):
-            self._witness.see_end(self._node, guest, state)
+        if guest is not None and guest.state == "running":
+            if reason in (None, "stopRequested"):
+                self._witness.see_end(self._node, guest, state)
+            self._found.end(_process_of(guest))
         super()._end(guest_id, state, reason)
 
     def _write(self, guest: FakeGuest) -> None:
+        if guest.state == "running":
+            self._found.begin(_process_of(guest))
         self._witness.see_guest(self._node, guest)
         super()._write(guest)
 
 
-def find_vm(ledger: Ledger, name: str) -> Envelope | None:
-    key = object_key("vm", "default", name)
-    return next((vm for vm in ledger.objects("vm") if vm.key == key), None)
-
-
-def read_raw(part: msgspec.Raw) -> Any:
-    return msgspec.json.decode(part)
+def _process_of(guest: FakeGuest) -> ProcessId:
+    return ProcessId(guest.pid, round(guest.started_at * 100))

@@ -191,6 +191,8 @@ class Agent:
 
     def _drop(self, worker: Worker) -> None:
         self._workers.pop(worker.wanted.uid, None)
+        if worker.released:
+            self._recovered.pop(worker.wanted.id, None)  # else it would count as a guest that nothing explains
         self._deleted.discard(worker.wanted.uid)
         self._reporter.drop(worker.wanted.name)
         task = self._care.pop(worker.wanted.uid, None)
@@ -200,17 +202,21 @@ class Agent:
     def _relate(self) -> None:
         """See which incarnations of one workload meet on this node, and let go of what is released and deleted."""
         by_workload: dict[str, list[Worker]] = {}
+        writers: dict[str, list[Worker]] = {}  # by volume uid
         for worker in list(self._workers.values()):
             if worker.released and worker.wanted.uid in self._deleted:
                 self._drop(worker)
             elif not worker.released and worker.wanted.spec.role == "active":
                 by_workload.setdefault(worker.wanted.spec.workload.uid, []).append(worker)
+                for volume in worker.wanted.spec.volumes if worker.alive else ():
+                    writers.setdefault(volume.uid, []).append(worker)
         for workers in by_workload.values():
             for worker in workers:
                 mine = worker.wanted.spec.incarnation
                 later = any(w.wanted.spec.incarnation > mine and not w.memory.orphan for w in workers)
                 earlier = any(w.wanted.spec.incarnation < mine and w.alive for w in workers)
-                worker.relate(superseded=later, blocked=earlier)
+                blocked = "an earlier incarnation of it still runs on this node" if earlier else ""
+                worker.relate(superseded=later, blocked=blocked or _find_writer(worker, writers))
 
     def _hosted(self) -> list[Wanted]:
         return [worker.wanted for worker in self._workers.values() if worker.is_hosted]
@@ -339,6 +345,16 @@ class Agent:
         problem = task.exception()
         if problem is not None and not self._failed.done():
             self._failed.set_exception(problem)
+
+
+def _find_writer(worker: Worker, writers: dict[str, list[Worker]]) -> str:
+    """A sentence on who else writes to a volume of the worker's, empty if nobody does."""
+    for volume in worker.wanted.spec.volumes:
+        for other in writers.get(volume.uid, ()):
+            if other is not worker:
+                unknown = ", which the server doesn't know," if other.memory.orphan else ""
+                return f"{other.wanted.what}{unknown} still writes to volume {volume.name} on this node"
+    return ""
 
 
 def _port_of(publication: str) -> tuple[int, str]:

@@ -64,7 +64,7 @@ class Wanted(msgspec.Struct, frozen=True):
 class Known(msgspec.Struct, frozen=True, kw_only=True):
     """All that a decision about one allocation depends on, but for the guest's facts and the time.
 
-    ``superseded``: a higher incarnation of the workload is placed here too; ``blocked``: a lower one isn't down yet.
+    ``superseded``: a higher incarnation of the workload is placed here too; ``blocked``: what must be down before it may start.
     ``restart_at`` is when a guest that ended by itself is to be started again (elapsed seconds).
     """
 
@@ -72,7 +72,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     memory: Memory = Memory()
     trouble: Trouble | None = None
     superseded: bool = False
-    blocked: bool = False
+    blocked: str = ""
     can_suspend: bool = True
     restart_at: float = 0.0
 

@@ -129,7 +129,7 @@ def _plan_run(known: Known, guest: GuestFacts, now: float) -> Plan:
             return Plan((Step.STOP, *BRING_UP), "stopping")
         return _plan_alive(known, guest)
     if known.blocked:
-        return Plan((), "pending", "blocked", "an earlier incarnation of it still runs on this node")
+        return Plan((), "pending", "blocked", known.blocked)
     if spec.held_by is not None:
         return Plan((), "pending", "held", f"waits for gate {spec.held_by}")
     if spec.waits_for is not None:

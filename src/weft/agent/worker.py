@@ -57,7 +57,7 @@ class Worker:
         self._performer, self._copies, self._clock = performer, copies, clock
         self._on_report, self._on_event, self._on_alive = on_report, on_event, on_alive
         self._saved: tuple[object, ...] | None = None
-        self._superseded = self._blocked = False
+        self._superseded, self._blocked = False, ""
         self._trouble: Trouble | None = None
         self._restart_at = 0.0
         self._ended_in_a_row = 0
@@ -99,8 +99,8 @@ class Worker:
             self.memory = msgspec.structs.replace(self.memory, orphan=True)
             self._begin_anew()
 
-    def relate(self, *, superseded: bool, blocked: bool) -> None:
-        """Tell how it stands to the workload's other incarnations on this node."""
+    def relate(self, *, superseded: bool, blocked: str) -> None:
+        """Tell how it stands to the others on this node: to other incarnations, and to who writes to its volumes."""
         if (superseded, blocked) != (self._superseded, self._blocked):
             self._superseded, self._blocked = superseded, blocked
             self._begin_anew()

@@ -36,11 +36,17 @@ class Cache:
         self.view = view
         self.revision = 0
         self.epoch = ""
+        self._epoch_at = 0.0
         self._store = store
         self._clock = clock
         self._listeners: list[Listener] = []
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._relisted = asyncio.Event()
+
+    @property
+    def age_seconds(self) -> float:
+        """For how long this process has known the store's present history."""
+        return self._clock.elapsed() - self._epoch_at
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have every change told to ``listener`` from now on; call what is returned to end it."""
@@ -103,6 +109,8 @@ class Cache:
                 self._put(entry.key, entry.value, entry.revision, changes)
         for key in [key for key in self.view.keys() if key not in listed]:
             self._drop(key, changes)
+        if restored:
+            self._epoch_at = self._clock.elapsed()
         self.epoch = epoch
         self.revision = revision_of(page.cursor)
         self._tell(changes)

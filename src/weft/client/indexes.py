@@ -30,6 +30,7 @@ NODES_BY_ORPHAN = Index(
     "node",
     lambda item: [orphan.key for text in item.report(NodeReport).orphans if (orphan := read_orphan(text))],
 )
+NODES_BY_VOLUME = Index("nodes by volume", "node", lambda item: item.report(NodeReport).volumes)
 NETWORKS_BY_UID = Index("networks by uid", "network", lambda item: (item.uid,))
 VOLUMES_BY_UID = Index("volumes by uid", "volume", lambda item: (item.uid,))
 ALLOCATIONS_BY_WORKLOAD = Index(
@@ -61,6 +62,7 @@ INDEXES = (
     VMS_BY_NETWORK,
     NODES_BY_UID,
     NODES_BY_ORPHAN,
+    NODES_BY_VOLUME,
     NETWORKS_BY_UID,
     VOLUMES_BY_UID,
     ALLOCATIONS_BY_WORKLOAD,

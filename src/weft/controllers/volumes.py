@@ -6,12 +6,12 @@ node removes the data: it is told by the doors' answer to its reports, and says 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from weft.client.commit import Commit, delete, edit, put, unchanged
-from weft.client.indexes import ALLOCATIONS_BY_VOLUME, NODES_BY_UID, VOLUMES_BY_UID
+from weft.client.indexes import ALLOCATIONS_BY_VOLUME, NODES_BY_UID, NODES_BY_VOLUME, VOLUMES_BY_UID
 from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan, moved
@@ -21,11 +21,17 @@ from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import merge_part
 
 FINALIZER = "volume"
+LISTEN_EVERY_SECONDS = 1.0
 
 
 class Volumes:
+    """``find_silent`` names the nodes that, after a restore, have not said yet what they have."""
+
     name = "volumes"
     kinds = ("volume", "allocation", "node")
+
+    def __init__(self, find_silent: Callable[[], list[str]]) -> None:
+        self._find_silent = find_silent
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -37,8 +43,9 @@ class Volumes:
                     return [item.key for uid in uids for item in view.find(VOLUMES_BY_UID, uid)]
             case "node":
                 if moved(change, lambda item: (item.uid, item.report(NodeReport).volumes)):
-                    gone = set(change.old.report(NodeReport).volumes if change.old is not None else ())
-                    return [item.key for uid in gone for item in view.find(VOLUMES_BY_UID, uid)]
+                    sides = (item for item in (change.old, change.new) if item is not None)
+                    uids = {uid for item in sides for uid in item.report(NodeReport).volumes}
+                    return [item.key for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)]
         return ()
 
     async def observe(self) -> None:
@@ -46,15 +53,23 @@ class Volumes:
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         volumes = [volume for key in keys if (volume := view.get(key)) is not None]
-        return Plan([commit for volume in volumes if (commit := plan_volume(view, volume)) is not None])
+        silent = any(volume.deleting for volume in volumes) and bool(self._find_silent())
+        later = {volume.key: LISTEN_EVERY_SECONDS for volume in volumes if volume.deleting} if silent else {}
+        commits = [commit for volume in volumes if (commit := plan_volume(view, volume, silent)) is not None]
+        return Plan(commits, later)
 
 
-def plan_volume(view: View, volume: Item) -> Commit | None:
-    """Write a volume's status if it isn't what it should be; remove a deleted volume whose data is gone."""
+def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
+    """Write a volume's status if it isn't what it should be; remove a deleted volume whose data is gone. ``silent``: after
+    a restore there are nodes that haven't said yet what lies there."""
     allocations = view.find(ALLOCATIONS_BY_VOLUME, volume.uid)
     former = volume.status(VolumeStatus)
     status = fold_volume(former, [item.spec(AllocationSpec) for item in allocations], volume.deleting)
-    if volume.deleting and not allocations and not _has_data(view, volume, former):
+    keepers = view.find(NODES_BY_VOLUME, volume.uid) if status.node_uid is None else ()
+    if len(keepers) == 1:
+        # A restored store may be older than the volume's first use: the data is where it is.
+        status.node, status.node_uid = keepers[0].envelope.name, keepers[0].uid
+    if volume.deleting and not allocations and not silent and not _has_data(view, volume, status):
         envelope = edit(volume)
         envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
         if envelope.finalizers:

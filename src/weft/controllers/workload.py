@@ -7,7 +7,7 @@ asked for, and only takes an allocation away after its node has said that everyt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -44,11 +44,17 @@ from weft.objects.identity import object_key
 from weft.objects.lifecycle import Phase
 
 SOURCE = "workload"
+LISTEN_EVERY_SECONDS = 1.0
 
 
 class Workloads:
+    """``find_silent`` names the nodes that, after a restore, have not said yet what they have."""
+
     name = "workload"
     kinds = ("vm", "allocation", "node", "endpoint", "publication", "volume")
+
+    def __init__(self, find_silent: Callable[[], list[str]]) -> None:
+        self._find_silent = find_silent
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -73,23 +79,26 @@ class Workloads:
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
-        for key in keys:
-            vm = view.get(key)
-            if vm is not None:
-                commit = plan_vm(view, vm, now)
-                if commit is not None:
-                    plan.commits.append(commit)
+        vms = [vm for key in keys if (vm := view.get(key)) is not None]
+        silent = any(vm.deleting for vm in vms) and bool(self._find_silent())
+        for vm in vms:
+            commit = plan_vm(view, vm, silent, now)
+            if commit is not None:
+                plan.commits.append(commit)
+            elif silent and vm.deleting:
+                plan.later[vm.key] = LISTEN_EVERY_SECONDS
         return plan
 
 
-def plan_vm(view: View, vm: Item, now: float) -> Commit | None:
-    """What one VM needs now, in one commit."""
+def plan_vm(view: View, vm: Item, silent: bool, now: float) -> Commit | None:
+    """What one VM needs now, in one commit. ``silent``: after a restore there are nodes that haven't said yet what runs
+    there; it may be this VM's guest."""
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
     if not allocations and view.count(NODES_BY_ORPHAN, vm.key):
         adoption = plan_adoption(view, vm, now)
         if adoption is not None:
             return adoption
-    if vm.deleting and not allocations:
+    if vm.deleting and not allocations and not silent:
         return plan_removal(view, vm)
     changed = [(item, write) for item in allocations if (write := plan_allocation(view, vm, item, now)) is not None]
     writes: list[Write] = [write for _, write in changed]

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ import uvloop
 
 from weft.client.cache import Cache
 from weft.client.indexes import make_view
+from weft.client.silence import find_silent
 from weft.client.term import Term, TermLost
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.journal import Journal
@@ -71,7 +73,15 @@ async def decide(
 
 async def _serve(term: Term, images: Path, strategy: str, seed: int) -> None:
     """One term: ends with TermLost (in an ExceptionGroup)."""
-    controllers = (Addresses(), Networks(), Workloads(), Nodes(term.store, term.clock), Volumes(), Garbage())
+    find = partial(find_silent, term.cache)
+    controllers = (
+        Addresses(),
+        Networks(),
+        Workloads(find),
+        Nodes(term.store, term.clock),
+        Volumes(find),
+        Garbage(),
+    )
     async with asyncio.TaskGroup() as group:
         group.create_task(term.keep())
         group.create_task(Scheduler(term, strategy, seed=seed).run())

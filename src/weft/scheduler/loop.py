@@ -15,7 +15,14 @@ import numpy as np
 
 from weft.client.cache import whole
 from weft.client.commit import Commit
-from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, VMS_BY_IMAGE, VMS_BY_UID, VMS_BY_VOLUME
+from weft.client.indexes import (
+    ALLOCATIONS_BY_WORKLOAD,
+    NODES_BY_UID,
+    VMS_BY_IMAGE,
+    VMS_BY_UID,
+    VMS_BY_VOLUME,
+)
+from weft.client.silence import find_silent
 from weft.client.term import Term
 from weft.client.view import Changed, Item, View
 from weft.client.wake import Wake
@@ -32,11 +39,12 @@ from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
 from weft.scheduler.queue import Queue
 from weft.scheduler.refit import plan_refit
-from weft.scheduler.request import Candidate, Waiting, find_silent, is_looked_at, read_candidate, wants_place
+from weft.scheduler.request import Candidate, Waiting, is_looked_at, read_candidate, wants_place
 from weft.scheduler.snapshot import NodeFacts, Snapshot, amounts_of
 
 BATCH = 200
 REFRESH_EVERY_SECONDS = 5.0
+LISTEN_EVERY_SECONDS = 1.0  # whether nodes that are silent after a restore are waited for no more
 RETOLD = 20  # of a class whose verdict is worded anew; the others keep the words they have
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -135,7 +143,7 @@ class Scheduler:
 
     def plan(self, keys: Sequence[str]) -> list[Commit]:
         """Decide on these VMs, one after the other, each seeing what those before it were given."""
-        self._silent = find_silent(self._view, self._term.cache.epoch)
+        self._silent = find_silent(self._term.cache)
         self._retold.clear()
         return [commit for key in keys if (commit := self._plan_one(key)) is not None]
 
@@ -224,18 +232,28 @@ class Scheduler:
     def _refresh(self) -> float | None:
         """Have sleeping classes decided anew if nodes are others than they were told of: not all too often. Returns in
         how many seconds to call again, None if there is no need."""
+        self._hear()
+        patience = LISTEN_EVERY_SECONDS if self._silent else None
         if not self._nodes_moved:
-            return None
+            return patience
         wait = self._refresh_at - self._term.clock.elapsed()
         if wait > 0:
-            return wait
+            return wait if patience is None else min(wait, patience)
         self._nodes_moved = False
         self._refresh_at = self._term.clock.elapsed() + REFRESH_EVERY_SECONDS
         for request in self._queue.asleep():
             self._queue.wake(request)
         if self._queue.ready:
             self._wake.ring()
-        return None
+        return patience
+
+    def _hear(self) -> None:
+        """Offer all VMs again once no node is waited for any more."""
+        if self._silent and not find_silent(self._term.cache):
+            self._silent = []
+            self._offer_all(self._view.of_kind("vm").values())
+            if self._queue.ready:
+                self._wake.ring()
 
     def _notice_node(self, change: Changed) -> None:
         if _moved(change, read_node):
@@ -254,9 +272,7 @@ class Scheduler:
                     vm = self._view.get(orphan.key) if orphan is not None else None
                     if vm is not None:
                         self._offer(vm)
-        if self._silent and not find_silent(self._view, self._term.cache.epoch):
-            self._silent = []
-            self._offer_all(self._view.of_kind("vm").values())
+        self._hear()
 
     def _offer(self, vm: Item) -> None:
         """Queue a VM if there is something to decide or to say about it."""

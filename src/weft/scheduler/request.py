@@ -9,6 +9,7 @@ from weft.client.indexes import (
     ALLOCATIONS_BY_WORKLOAD,
     ENDPOINTS_BY_WORKLOAD,
     NODES_BY_ORPHAN,
+    NODES_BY_VOLUME,
     choose_endpoint,
 )
 from weft.client.view import Item, View
@@ -18,7 +19,6 @@ from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.kinds.nic import read_nic
-from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.strategy import read_strategy
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus
@@ -46,15 +46,6 @@ class Waiting(msgspec.Struct, frozen=True):
 
     reason: str
     message: str
-
-
-def find_silent(view: View, epoch: str) -> list[str]:
-    """Names of ready nodes whose report belongs to another history of the store than ``epoch``."""
-    return sorted(
-        item.envelope.name
-        for item in view.of_kind("node").values()
-        if item.report(NodeReport).epoch not in ("", epoch) and item.status(NodeStatus).phase == "Ready"
-    )
 
 
 def wants_place(view: View, vm: Item) -> bool:
@@ -109,7 +100,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     if isinstance(nics, Waiting):
         return nics
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(spec.disk, virtual_size))
-    homes = {home for item in volumes if (home := item.status(VolumeStatus).node_uid) is not None}
+    homes = {home for item in volumes for home in _find_homes(view, item)}
     if len(homes) > 1:
         return Waiting("volumesApart", "its volumes' data lies on different nodes")
     return Candidate(
@@ -165,6 +156,15 @@ def read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting
                 return Waiting("volumeInUse", f"volume {name} is attached to {workload.kind}/{workload.name}")
         found.append(item)
     return found
+
+
+def _find_homes(view: View, volume: Item) -> set[str]:
+    """Uids of the nodes where a volume's data lies: one, or none if it was never used."""
+    home = volume.status(VolumeStatus).node_uid
+    if home is not None:
+        return {home}
+    # A restored store may be older than the volume's first use; its data mustn't be passed over for an empty disk.
+    return {node.uid for node in view.find(NODES_BY_VOLUME, volume.uid)}
 
 
 def read_nics(view: View, vm: Item, networks: list[str]) -> list[AllocatedNic] | Waiting:

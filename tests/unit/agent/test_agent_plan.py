@@ -167,7 +167,7 @@ def test_a_superseded_guest_is_stopped_and_its_successor_waits_for_that() -> Non
     old = msgspec.structs.replace(known(UP), superseded=True)
     assert plan_allocation(old, guest("running"), 0).steps == (Step.STOP, Step.UNPLUG)
     assert plan_allocation(old, guest("stopped"), 0).steps == ()
-    new = msgspec.structs.replace(known(incarnation=2), blocked=True)
+    new = msgspec.structs.replace(known(incarnation=2), blocked="an earlier incarnation of it still runs")
     assert (plan_allocation(new, ABSENT, 0).steps, plan_allocation(new, ABSENT, 0).state) == ((), "pending")
 
 

@@ -1,0 +1,26 @@
+"""Which nodes have not spoken yet in the store's present history: after a restore only they know what runs on them.
+
+Until a node has said it, nothing is placed or given up that its guests may have a part in. One that is lost is waited for
+only as long as it takes to know that it is lost.
+"""
+
+from __future__ import annotations
+
+from weft.client.cache import Cache
+from weft.kinds.node import NodeReport, NodeStatus
+
+PATIENCE_SECONDS = 30.0
+
+
+def find_silent(cache: Cache) -> list[str]:
+    """Their names."""
+    found = []
+    for item in cache.view.of_kind("node").values():
+        epoch, phase = item.report(NodeReport).epoch, item.status(NodeStatus).phase
+        spoke_before = epoch not in ("", cache.epoch)
+        if phase == "Ready" and spoke_before:
+            found.append(item.envelope.name)
+        elif cache.age_seconds < PATIENCE_SECONDS and (spoke_before or phase == "Joining"):
+            # The store says that it is lost, or new; but that may be long ago.
+            found.append(item.envelope.name)
+    return sorted(found)

@@ -1,0 +1,314 @@
+"""All parts of the fabric, and the hand that starts them, strikes them, and looks at the end whether all is as wished."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.scenario.agent_lab import BUNDLE, DIGEST
+from tests.simulation.fate import BACKUP_EVERY, LOST_EVERY, MISFORTUNES, Fate
+from tests.simulation.ledger import make_ledger
+from tests.simulation.lines import Doorway, Line, Socket
+from tests.simulation.node import Node
+from tests.simulation.people import MIB, TOKEN, TOKEN_SECRET, Person, insist
+from tests.simulation.promises import find_unmet
+from tests.simulation.truth import Processes, Witness
+from tests.simulation.virtual_loop import Clock, Part, VirtualLoop
+from weft.api.app import build_app
+from weft.api.authorise import Enrolment, enrolment_key
+from weft.api.bootstrap import _make_default
+from weft.api.doors import Doors, Settings
+from weft.api.join import make_node
+from weft.contracts.journal import Event as JournalEvent
+from weft.contracts.store import Put
+from weft.kinds.image import ImageStatus
+from weft.kinds.node import NodeSpec
+from weft.kinds.token import TokenSpec
+from weft.launch import deciders
+from weft.objects.envelope import Envelope, decode_part, encode_envelope
+from weft.objects.identity import new_uid
+from weft.trust.tokens import hash_secret
+
+NODES = ("n1", "n2", "n3")
+NAMES = tuple(f"v{n}" for n in range(7))
+SETTLE_SECONDS = 900.0
+_writer: contextvars.ContextVar[str] = contextvars.ContextVar("writer", default="doors")
+
+
+def sign(name: str) -> None:
+    """What this task commits from now on is ``name``'s."""
+    _writer.set(name)
+
+
+class Journal:
+    def append(self, event: JournalEvent) -> None: ...
+
+
+class Fabric:
+    def __init__(
+        self, loop: VirtualLoop, folder: Path, seed: int, faults: int, store: str, processes: Processes
+    ) -> None:
+        self.loop, self.folder, self.seed = loop, folder, seed
+        self.fate = Fate(seed, faults)
+        self.witness = Witness()
+        self.processes = processes
+        self.clock = Clock(loop)
+        self.ledger = make_ledger(store, folder, self.clock, self.witness)
+        self.doorway = Doorway()
+        self.lines: dict[str, Line] = {}
+        self.deciders: Part | None = None
+        self.nodes: list[Node] = []
+        self.people: list[Person] = []
+        self.wishes: Counter[str] = Counter()
+        self.cordoned: set[str] = set()
+        self.restores = 0
+        self.forgotten_volumes: set[str] = set()  # uids of volumes that an older store didn't know
+        self.terms = 0
+        self.reviving: list[asyncio.Task[None]] = []
+        self.failures: list[str] = []
+
+    @property
+    def broken(self) -> bool:
+        return bool(self.witness.violations or self.failures)
+
+    async def run(self) -> None:
+        """Live through all misfortunes, and then become what people wished."""
+        await self.set_up()
+        lives = [asyncio.ensure_future(person.live()) for person in self.people]
+        await asyncio.sleep(3.0)
+        self.fate.on = True
+        await self.befall()
+        self.heal()
+        await asyncio.gather(*lives)
+        await asyncio.gather(*self.reviving)
+        self.heal()
+        ends_at = self.clock.elapsed() + SETTLE_SECONDS
+        while (unmet := find_unmet(self)) and self.clock.elapsed() < ends_at and not self.broken:
+            await asyncio.sleep(5.0)
+        self.witness.violations += self.failures
+        if not self.witness.violations:
+            self.witness.violations += unmet
+
+    # The server.
+
+    def start_doors(self) -> None:
+        if self.doorway.up:
+            return
+        part = Part(self.loop, "doors")
+        store = Socket(self.ledger, self.fate, self.doorway, local=True, writer=lambda: "doors")
+        settings = Settings(self.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft")
+        doors = part.context.run(
+            lambda: Doors(store, Journal(), self.clock, None, settings)  # type: ignore[arg-type]
+        )
+
+        async def start() -> None:
+            await self.ledger.open()
+            self.doorway.app = build_app(doors)
+            doors.start()
+
+        self.doorway.part, self.doorway.app = part, None
+        part.spawn(start()).add_done_callback(self.note_end)
+        self.doors = doors
+
+    def kill_doors(self) -> None:
+        part = self.doorway.part
+        assert part is not None
+        part.kill()
+        self.ledger.forget(part)
+        self.ledger.end_process()
+
+    def start_deciders(self) -> None:
+        if self.deciders is not None and self.deciders.alive:
+            return
+        self.terms += 1
+        self.deciders = part = Part(self.loop, "deciders")
+        store = Socket(self.ledger, self.fate, self.doorway, local=False, writer=_writer.get)
+        work = deciders.decide(
+            store, Journal(), self.clock,
+            images=self.folder / "images", holder=f"deciders {self.terms}", strategy="least_loaded",
+        )  # fmt: skip
+        part.spawn(work).add_done_callback(self.note_end)
+
+    def kill_deciders(self) -> None:
+        assert self.deciders is not None
+        self.deciders.kill()
+        self.ledger.forget(self.deciders)
+
+    def note_end(self, task: asyncio.Task[Any]) -> None:
+        """A part that ends by itself has failed."""
+        if not task.cancelled() and task.exception() is not None:
+            self.failures.append(f"a part died: {task.exception()!r}")
+
+    async def set_up(self) -> None:
+        (self.folder / "images").mkdir()
+        (self.folder / "images" / DIGEST).write_bytes(BUNDLE)
+        self.start_doors()
+        while self.doorway.app is None:
+            await asyncio.sleep(0.1)
+        part = self.doorway.part
+        assert part is not None
+        await part.spawn(self._fill())
+        self.start_deciders()
+        for node in self.nodes:
+            node.start()
+
+    async def _fill(self) -> None:
+        await _make_default(self.doors)
+        for number, name in enumerate(NODES, 1):
+            node = Node(self, name, number)
+            self.nodes.append(node)
+            await self._put(make_node(self.doors, name, node.uid))
+            enrolment = msgspec.json.encode(Enrolment(name=name))
+            await self.ledger.commit_as("setup", [Put(enrolment_key(node.uid), enrolment)])
+        token = TokenSpec(use="access", role="admin", subject="someone", sha256=hash_secret(TOKEN_SECRET))
+        await self._put(_envelope("token", "sim", None, token))
+        status = ImageStatus(phase="Available", sha256=DIGEST, size=len(BUNDLE), virtual_size=64 * MIB)
+        await self._put(_envelope("image", "tiny", "default", {"url": "file:///none"}, status))
+        await self._put(_envelope("network", "back", "default", {"cidr": "10.77.0.0/28"}))
+        self.people = [Person(self, name, self.seed) for name in NAMES]
+        await self.ledger.back_up()
+
+    async def _put(self, envelope: Envelope) -> None:
+        await self.ledger.commit_as("setup", [Put(envelope.key, encode_envelope(envelope))])
+
+    # Misfortunes.
+
+    async def befall(self) -> None:
+        """One misfortune after the other, until all faults are spent or something is wrong."""
+        fate = self.fate
+        names = list(MISFORTUNES)
+        while not fate.spent and not self.broken:
+            await asyncio.sleep(fate.draw.random() * 1.4)
+            await self.loop.pass_steps(fate.draw.randrange(12))
+            name = fate.draw.choices(names, list(MISFORTUNES.values()))[0]
+            if self._befall(name):
+                fate.count[name] += 1
+            if fate.draw.random() < 1 / LOST_EVERY:
+                await self._lose_a_node()
+            if fate.draw.random() < 1 / BACKUP_EVERY and self.doorway.up and self.doorway.part is not None:
+                self.doorway.part.spawn(self.ledger.back_up())
+
+    async def _lose_a_node(self) -> None:
+        """One node is cut off for so long that it counts as lost, while all else is well."""
+        name = self.fate.draw.choice(self.nodes).name
+        self.fate.count["node lost"] += 1
+        self.fate.on = False
+        self.fate.cut_off.add(name)
+        await asyncio.sleep(self.fate.draw.uniform(40.0, 80.0))
+        self.fate.cut_off.discard(name)
+        self.fate.on = True
+
+    def _befall(self, name: str) -> bool:
+        draw = self.fate.draw
+        node = draw.choice(self.nodes)
+        pause = draw.random() * draw.choice((0.2, 2.0, 5.0))
+        if name == "doors killed" and self.doorway.up:
+            self.kill_doors()
+            self._later(pause, self.start_doors)
+        elif name == "deciders killed" and self.deciders is not None and self.deciders.alive:
+            self.kill_deciders()
+            self._later(pause, self.start_deciders)
+        elif name == "agent killed" and node.up:
+            node.kill()
+            self._later(pause, node.start)
+        elif name == "node cut off" and node.name not in self.fate.cut_off:
+            self.fate.cut_off.add(node.name)
+            self._later(draw.choice((3.0, 15.0, 60.0)), lambda: self.fate.cut_off.discard(node.name))
+        elif name == "node loses power":
+            node.lose_power()
+            self._later(pause, node.start)
+        elif name == "guest dies" and (alive := self._alive_on(node)):
+            node.kill_guest(draw.choice(alive))
+        elif name == "clock jumps":
+            draw.choice([self.clock, *(n.clock for n in self.nodes)]).jump_seconds = draw.uniform(-1e5, 1e5)
+        elif name == "disk full begins" and not self.fate.disk_full:
+            self.fate.disk_full = not self.ledger.fill_disk(True)
+            self._later(pause, self._make_room)
+        elif name == "node cordoned" and not self.cordoned:
+            self.cordoned.add(node.name)
+            self.reviving.append(self.loop.create_task(self._cordon(node.name)))
+        elif name == "older store restored" and self.doorway.up:
+            return self._restore(pause)
+        else:
+            return False
+        return True
+
+    def _restore(self, pause: float) -> bool:
+        """The server is stopped, an older store put in place, the server started; people find what they had then."""
+        self.kill_doors()
+        if self.deciders is not None and self.deciders.alive:
+            self.kill_deciders()
+        volumes = {volume.uid for volume in self.ledger.notes.objects("volume")}
+        restored = self.ledger.restore()
+        self._later(pause, self.start_doors)
+        self._later(pause, self.start_deciders)
+        if restored:
+            self.restores += 1
+            self._remember(volumes)
+        return restored
+
+    def _remember(self, volumes: set[str]) -> None:
+        """The wishes are those that the restored store knows; nobody is left to undo a cordon in it."""
+        notes = self.ledger.notes
+        vms = {vm.name: vm for vm in notes.objects("vm") if vm.deleting_since is None}
+        kept = {volume.name: volume for volume in notes.objects("volume")}
+        self.forgotten_volumes |= volumes - {volume.uid for volume in kept.values()}
+        for person in self.people:
+            vm, volume = vms.get(person.name), kept.get(person.volume)
+            person.wanted = {"uid": vm.uid, "spec": msgspec.json.decode(vm.spec)} if vm is not None else None
+            person.has_volume = volume is not None and volume.deleting_since is None
+        for node in notes.objects("node"):
+            if decode_part(node.spec, NodeSpec).cordoned and node.name not in self.cordoned:
+                self.reviving.append(self.loop.create_task(self._uncordon(node.name)))
+
+    def _alive_on(self, node: Node) -> list[str]:
+        return [guest for name, guest in sorted(self.witness.alive) if name == node.name]
+
+    def _make_room(self) -> None:
+        self.fate.disk_full = False
+        self.ledger.fill_disk(False)
+
+    def _later(self, seconds: float, act: Callable[[], Any]) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(seconds)
+            act()
+
+        self.reviving.append(self.loop.create_task(wait()))
+
+    async def _cordon(self, node: str) -> None:
+        await self._operate(f"/v1/nodes/{node}:cordon")
+        await asyncio.sleep(10.0)
+        await self._uncordon(node)
+
+    async def _uncordon(self, node: str) -> None:
+        await self._operate(f"/v1/nodes/{node}:uncordon")
+        self.cordoned.discard(node)
+
+    async def _operate(self, path: str) -> None:
+        line = Line(self.doorway, self.fate, "operator", token=TOKEN)
+        await insist(line, "POST", path, {}, lambda: self.restores)
+
+    def heal(self) -> None:
+        """No more faults, and everything is up."""
+        self.fate.on = False
+        self._make_room()
+        self.fate.cut_off.clear()
+        self.start_doors()
+        self.start_deciders()
+        for node in self.nodes:
+            node.start()
+
+
+def _envelope(kind: str, name: str, project: str | None, spec: Any, status: msgspec.Struct | None = None) -> Envelope:
+    envelope = Envelope(
+        kind=kind, name=name, uid=new_uid(), project=project, spec=msgspec.Raw(msgspec.json.encode(spec))
+    )
+    if status is not None:
+        envelope.status = msgspec.Raw(msgspec.json.encode(status))
+    return envelope

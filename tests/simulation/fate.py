@@ -1,0 +1,71 @@
+"""What may go wrong, how often, and the hand that draws it from the seed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+# The chance that a message, a commit or a driver's step meets a fault while faults happen.
+CHANCES = {
+    "request lost": 0.03,
+    "answer lost": 0.03,
+    "request repeated": 0.05,
+    "stream broken": 0.01,
+    "watch broken": 0.004,
+    "commit late": 0.01,
+    "commit's answer lost": 0.01,
+    "driver fails": 0.04,
+    "driver is slow": 0.05,
+}
+# What befalls the fabric as a whole, and how often compared to the others.
+MISFORTUNES = {
+    "doors killed": 3,
+    "deciders killed": 4,
+    "agent killed": 8,
+    "node cut off": 4,
+    "node loses power": 2,
+    "guest dies": 4,
+    "clock jumps": 2,
+    "disk full begins": 1,
+    "node cordoned": 2,
+    "older store restored": 1,
+}
+BACKUP_EVERY = 8  # misfortunes, on average, between two backups of the store
+LOST_EVERY = 30  # and between two nodes that are silent for so long that they count as lost
+
+
+class Fate:
+    """Draws all that goes wrong, until ``most`` faults were met."""
+
+    def __init__(self, seed: int, most: int) -> None:
+        self.draw = random.Random(f"fate {seed}")
+        self.most = most
+        self.count: Counter[str] = Counter()
+        self.on = False
+        self.disk_full = False
+        self.cut_off: set[str] = set()
+
+    @property
+    def spent(self) -> bool:
+        return self.count.total() >= self.most
+
+    def hit(self, name: str) -> bool:
+        """Whether a fault of this name happens now; it is counted."""
+        if name == "disk full":
+            return self.disk_full
+        if not self.on or self.spent or self.draw.random() >= CHANCES[name]:
+            return False
+        self.count[name] += 1
+        return True
+
+    def note(self, name: str) -> None:
+        """A fault that was met, not drawn."""
+        self.count[name] += 1
+
+    def delay(self, seconds: float) -> float:
+        """Some time around ``seconds``, seldom much more: so messages overtake each other."""
+        much = self.on and self.draw.random() < 0.02
+        return seconds * self.draw.random() * (20.0 if much else 2.0)
+
+    def is_cut_off(self, who: str) -> bool:
+        return who in self.cut_off

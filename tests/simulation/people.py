@@ -1,0 +1,107 @@
+"""People: each has one VM, perhaps with a volume, and many wishes about it; asks until there is an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tests.simulation.lines import Line
+from weft.objects.errors import Unavailable
+from weft.objects.identity import new_uid
+
+if TYPE_CHECKING:
+    from tests.simulation.fabric import Fabric
+
+MIB = 1024**2
+TOKEN_SECRET = "ab" * 32
+TOKEN = f"weft_sim_{TOKEN_SECRET}"
+VMS = "/v1/projects/default/vms"
+VOLUMES = "/v1/projects/default/volumes"
+VERBS = ("stop", "start", "suspend", "resume", "restart", "hold", "release")
+NETWORKS: tuple[list[str], ...] = (["default"], ["default", "back"], ["back"], [])
+
+
+class Person:
+    """``wanted`` is the VM as it was last asked for, None: absent; ``has_volume`` whether the volume should be there."""
+
+    def __init__(self, fabric: Fabric, name: str, seed: int) -> None:
+        self.name, self.volume = name, f"{name}-data"
+        self.wanted: dict[str, Any] | None = None
+        self.has_volume = False
+        self._fabric = fabric
+        self._draw = random.Random(f"wishes {seed} {name}")
+        self._line = Line(fabric.doorway, fabric.fate, f"person of {name}", token=TOKEN)
+
+    async def live(self) -> None:
+        fabric, draw = self._fabric, self._draw
+        while not fabric.fate.spent and not fabric.broken:
+            await asyncio.sleep(draw.random() * 8.0)
+            if self.wanted is None:
+                await self._change_volume()
+                await self._create()
+            elif draw.random() < 0.15:
+                await self._delete()
+            else:
+                await self._ask(draw.choice(VERBS))
+
+    async def _change_volume(self) -> None:
+        """Between two VMs: make the volume, or be rid of it."""
+        had, draw = self.has_volume, self._draw.random()
+        if not had and draw < 0.5:
+            body = {"kind": "volume", "name": self.volume, "spec": {"size": 64 * MIB}}
+            answer = await self._insist("POST", VOLUMES, body)
+            if answer.status < 300:  # one that is on its way out still has the name
+                self.has_volume = True
+                self._fabric.wishes["create volume"] += 1
+        elif had and draw < 0.3:
+            answer = await self._insist("DELETE", f"{VOLUMES}/{self.volume}", None)
+            if answer.status < 300 or answer.status == 404:
+                self.has_volume = False
+                self._fabric.wishes["delete volume"] += 1
+
+    async def _create(self) -> None:
+        draw = self._draw
+        spec = {
+            "image": "tiny", "cpu": draw.choice((0.5, 1, 2)), "memory": draw.choice((256, 512, 768)) * MIB,
+            "hold": draw.random() < 0.2, "grace": 1.0, "restart": "always", "networks": draw.choice(NETWORKS),
+            "volumes": [self.volume] if self.has_volume else [],
+        }  # fmt: skip
+        answer = await self._insist("POST", VMS, {"kind": "vm", "name": self.name, "spec": spec})
+        if answer.status < 300:
+            self._fabric.wishes["create"] += 1
+            self.wanted = answer.json()
+
+    async def _delete(self) -> None:
+        answer = await self._insist("DELETE", f"{VMS}/{self.name}", None)
+        if answer.status < 300 or answer.status == 404:
+            self._fabric.wishes["delete"] += 1
+            self.wanted = None
+
+    async def _ask(self, verb: str) -> None:
+        answer = await self._insist("POST", f"{VMS}/{self.name}:{verb}", {})
+        if answer.status == 404 and self.wanted is not None:
+            self._fabric.witness.violations.append(f"vm {self.name} was lost: {verb} finds it no more")
+        elif answer.status < 300:
+            self._fabric.wishes[verb] += 1
+            self.wanted = answer.json()
+
+    async def _insist(self, method: str, path: str, body: Any) -> Any:
+        return await insist(self._line, method, path, body, lambda: self._fabric.restores)
+
+
+async def insist(line: Line, method: str, path: str, body: Any, era: Callable[[], int]) -> Any:
+    """Ask until there is an answer that is one; what was answered before the store went back in time is none."""
+    headers = {"idempotency-key": new_uid()} if method == "POST" else {}
+    while True:
+        asked_in = era()
+        try:
+            answer = await line.exchange(method, path, b"" if body is None else msgspec.json.encode(body), headers)
+            if answer.status < 500 and era() == asked_in:
+                return answer
+        except Unavailable:
+            pass
+        await asyncio.sleep(0.5)

@@ -1,0 +1,111 @@
+"""What must be in the end, when nothing goes wrong any more: every wish met, nothing lost, doubled or left over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.simulation.node import Node
+from tests.simulation.people import Person
+from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.node import NodeReport, read_orphan
+from weft.kinds.vm import VmSpec, VmStatus
+from weft.kinds.volume import VolumeStatus
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.identity import short_id
+
+if TYPE_CHECKING:
+    from tests.simulation.fabric import Fabric
+
+
+def find_unmet(fabric: Fabric) -> list[str]:
+    """What is not as people wished; empty when all is well."""
+    found: list[str] = []
+    guests = {uid: state for node in fabric.nodes for uid, state in node.guests().items()}
+    for person in fabric.people:
+        found += _check_vm(fabric, person, guests) + _check_volume(fabric, person)
+    for node in fabric.nodes:
+        found += _check_node(fabric, node)
+    return found
+
+
+def _check_vm(fabric: Fabric, person: Person, guests: dict[str, str]) -> list[str]:
+    name, wanted = person.name, person.wanted
+    vm = next((vm for vm in fabric.ledger.notes.objects("vm") if vm.name == name), None)
+    if wanted is None:
+        return [] if vm is None else [f"vm {name} is still there"]
+    if vm is None or vm.uid != wanted["uid"]:
+        return [f"vm {name} is lost"]
+    if vm.deleting_since is not None:
+        return [f"vm {name} is being deleted; nobody asked for it"]
+    spec, status = decode_part(vm.spec, VmSpec), decode_part(vm.status, VmStatus)
+    asked = {key: wanted["spec"].get(key) for key in ("run", "hold", "boots")}
+    if asked != {"run": spec.run, "hold": spec.hold, "boots": spec.boots}:
+        return [f"vm {name}: {asked} was asked for, the store has {spec.run} {spec.hold} {spec.boots}"]
+    places = [a for a in fabric.ledger.notes.objects("allocation") if fabric.witness.workload_of[a.uid] == vm.uid]
+    if not places:
+        return _check_placeless(fabric, vm, spec, status)
+    report = decode_part(places[0].report, AllocationReport)
+    guest = guests.get(places[0].uid, "absent")
+    ok = {
+        "run": status.phase == "Running" and guest == "running" and report.boots >= spec.boots,
+        "stop": status.phase == "Stopped" and guest in ("stopped", "absent", "failed"),
+        "suspend": status.phase in ("Suspended", "Stopped") and guest in ("suspended", "stopped", "absent", "failed"),
+    }[spec.run]
+    if report.reason == "blocked" and fabric.restores:
+        return []  # by an orphan of the same name
+    return [] if ok else [f"vm {name}: {spec.run} wished, {status.phase}, guest {guest}, {report.reason}"]
+
+
+def _check_placeless(fabric: Fabric, vm: Envelope, spec: VmSpec, status: VmStatus) -> list[str]:
+    if (spec.hold or spec.run != "run") and status.phase in ("Hold", "Pending"):
+        return []
+    if status.reason == "orphanRunning" and any(
+        vm.key == orphan for n in fabric.nodes for orphan in _orphans(fabric, n)
+    ):
+        return []  # another guest of this name runs since before a restore; which of them is wanted only people know
+    return [f"vm {vm.name} has no place ({status.phase}: {status.reason} {status.message})"]
+
+
+def _check_volume(fabric: Fabric, person: Person) -> list[str]:
+    volume = next((v for v in fabric.ledger.notes.objects("volume") if v.name == person.volume), None)
+    if volume is not None and volume.deleting_since is not None and fabric.restores:
+        home = decode_part(volume.status, VolumeStatus).node_uid
+        if any(_orphans(fabric, node) for node in fabric.nodes if node.uid == home):
+            return []  # an orphan may have it
+    if (volume is not None) != person.has_volume:
+        return [f"volume {person.volume} is {'still there' if volume is not None else 'lost'}"]
+    if volume is None:
+        return []
+    homes = [node.uid for node in fabric.nodes if volume.uid in node.shelf.volumes]
+    status = decode_part(volume.status, VolumeStatus)
+    if len(homes) > 1:
+        return [f"volume {person.volume} has data on two nodes"]
+    if homes and status.node_uid != homes[0]:
+        return [f"volume {person.volume} has its data elsewhere than where it is looked for"]
+    return []
+
+
+def _check_node(fabric: Fabric, node: Node) -> list[str]:
+    found = []
+    allocations = fabric.ledger.notes.objects("allocation")
+    here = {a.uid for a in allocations if decode_part(a.spec, AllocationSpec).node_uid == node.uid}
+    orphans = _orphans(fabric, node)
+    if orphans and not fabric.restores:
+        found.append(f"node {node.name} has orphans: {sorted(orphans.values())}")
+    for uid, state in node.guests().items():
+        if uid not in here and uid not in orphans.values():
+            found.append(f"guest of allocation {uid} on {node.name} is an orphan that nobody tells of ({state})")
+    explained = {short_id(uid) for uid in (*here, *orphans.values())}
+    if left := node.copies() - explained:
+        found.append(f"node {node.name} keeps the allocations {sorted(left)}, which nothing explains")
+    volumes = {volume.uid for volume in fabric.ledger.notes.objects("volume")} | fabric.forgotten_volumes
+    if left := set(node.shelf.volumes) - explained - volumes:
+        found.append(f"node {node.name} keeps the disks {sorted(left)}, which nothing explains")
+    return found
+
+
+def _orphans(fabric: Fabric, node: Node) -> dict[str, str]:
+    """What the node has told the server that it can't explain: workload key → allocation uid."""
+    envelope = next((n for n in fabric.ledger.notes.objects("node") if n.uid == node.uid), None)
+    texts = decode_part(envelope.report, NodeReport).orphans if envelope is not None else []
+    return {orphan.key: orphan.uid for text in texts if (orphan := read_orphan(text)) is not None}
