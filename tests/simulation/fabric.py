@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from tests.scenario.agent_lab import BUNDLE, DIGEST
-from tests.simulation.fate import BACKUP_EVERY, LOST_EVERY, MISFORTUNES, Fate
+from tests.simulation.fate import BACKUP_EVERY, LOST_EVERY, Fate
 from tests.simulation.ledger import make_ledger
 from tests.simulation.lines import Doorway, Line, Socket
 from tests.simulation.node import Node
@@ -51,11 +51,8 @@ class Journal:
 
 
 class Fabric:
-    def __init__(
-        self, loop: VirtualLoop, folder: Path, seed: int, faults: int, store: str, processes: Processes
-    ) -> None:
-        self.loop, self.folder, self.seed = loop, folder, seed
-        self.fate = Fate(seed, faults)
+    def __init__(self, loop: VirtualLoop, folder: Path, fate: Fate, store: str, processes: Processes) -> None:
+        self.loop, self.folder, self.fate = loop, folder, fate
         self.witness = Witness()
         self.processes = processes
         self.clock = Clock(loop)
@@ -171,7 +168,7 @@ class Fabric:
         status = ImageStatus(phase="Available", sha256=DIGEST, size=len(BUNDLE), virtual_size=64 * MIB)
         await self._put(_envelope("image", "tiny", "default", {"url": "file:///none"}, status))
         await self._put(_envelope("network", "back", "default", {"cidr": "10.77.0.0/28"}))
-        self.people = [Person(self, name, self.seed) for name in NAMES]
+        self.people = [Person(self, name, self.fate.seed) for name in NAMES]
         await self.ledger.back_up()
 
     async def _put(self, envelope: Envelope) -> None:
@@ -182,11 +179,10 @@ class Fabric:
     async def befall(self) -> None:
         """One misfortune after the other, until all faults are spent or something is wrong."""
         fate = self.fate
-        names = list(MISFORTUNES)
         while not fate.spent and not self.broken:
             await asyncio.sleep(fate.draw.random() * 1.4)
             await self.loop.pass_steps(fate.draw.randrange(12))
-            name = fate.draw.choices(names, list(MISFORTUNES.values()))[0]
+            name = fate.draw.choices(list(fate.weather), list(fate.weather.values()))[0]
             if self._befall(name):
                 fate.count[name] += 1
             if fate.draw.random() < 1 / LOST_EVERY:

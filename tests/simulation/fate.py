@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 
 # The chance that a message, a commit or a driver's step meets a fault while faults happen.
 CHANCES = {
@@ -37,7 +38,8 @@ LOST_EVERY = 30  # and between two nodes that are silent for so long that they c
 class Fate:
     """Draws all that goes wrong, until ``most`` faults were met."""
 
-    def __init__(self, seed: int, most: int) -> None:
+    def __init__(self, seed: int, most: int, weather: Mapping[str, int]) -> None:
+        self.seed, self.weather = seed, weather
         self.draw = random.Random(f"fate {seed}")
         self.most = most
         self.count: Counter[str] = Counter()

@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any, Protocol
 from unittest import mock
 
-from weft.store.sqlite.backup import restore
-
 from tests.simulation.truth import Violation, Witness
 from tests.simulation.virtual_loop import Part, part_here
 from weft.contracts.clock import Clock
 from weft.contracts.store import Change, Precondition, Write
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import StoreUnavailable
+from weft.store.backup import Backup, read_backup, write_backup
 from weft.store.cursors import make_epoch
 from weft.store.leases import LeaseTable
 from weft.store.memory import MemoryStore
 from weft.store.sqlite import store as sqlite_store
 from weft.store.sqlite import writer as sqlite_writer
 from weft.store.sqlite.reader import Readers
+from weft.store.sqlite.refill import refill
 from weft.store.sqlite.store import SqliteStore
 from weft.store.sqlite.writer import Writer
 from weft.store.watches import Watches
@@ -153,8 +153,8 @@ class SqliteLedger(SqliteStore):
         super().__init__(folder / "store.db", clock, readers=1)
         self.notes = notes
         self.signer: str | None = None  # of the commit that is being submitted
-        self._copy = folder / "store.backup"
-        self._kept: dict[str, bytes] | None = None
+        self._backup: Backup | None = None  # the last one
+        self._backups = 0
         self._opened: tuple[Any, ...] | None = None
 
     async def open(self) -> None:
@@ -211,18 +211,17 @@ class SqliteLedger(SqliteStore):
             self._running.watches.forget(part)  # type: ignore[attr-defined]
 
     async def back_up(self) -> None:
-        if self._running is None:
-            return
-        values = dict(self.notes.values)
+        self._backups += 1
+        path = self._path.with_name(f"{self._backups}.backup")
         with contextlib.suppress(StoreUnavailable):
-            await self.backup(self._copy)  # the copy is made before the first await
-            self._kept = values
+            self._backup = await write_backup(path, self, {}, weft="simulated", taken_at=0.0)
 
     def restore(self) -> bool:
-        if self._kept is None:
+        if self._backup is None:
             return False
-        restore(self._copy, self._path)
-        self.notes.go_back(self._kept)
+        backup = read_backup(self._backup.path)
+        refill(self._path, backup.entries(), backup.header.revision)
+        self.notes.go_back(dict(backup.entries()))
         return True
 
     def fill_disk(self, full: bool) -> bool:

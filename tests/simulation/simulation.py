@@ -10,7 +10,7 @@ import hashlib
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
@@ -18,6 +18,7 @@ from unittest import mock
 import msgspec
 
 from tests.simulation.fabric import Fabric, sign
+from tests.simulation.fate import MISFORTUNES, Fate
 from tests.simulation.truth import Processes
 from tests.simulation.virtual_loop import Event, Thread, VirtualLoop
 from weft.agent import facts, feed
@@ -43,14 +44,15 @@ class Trace(msgspec.Struct):
         return sum(self.faults.values())
 
 
-def run_simulation(seed: int, faults: int, store: Store = "memory") -> Trace:
-    """One run with about ``faults`` faults on this engine of the store. The same seed gives the same run, anywhere."""
+def run_simulation(seed: int, faults: int, store: Store = "memory", weather: Mapping[str, int] = MISFORTUNES) -> Trace:
+    """One run with about ``faults`` faults on this engine of the store; ``weather`` says how often each misfortune comes,
+    compared to the others. The same seed gives the same run, anywhere."""
     shelf = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=shelf) as folder:
         loop = VirtualLoop(seed)
         asyncio.set_event_loop(None)
         with _one_source_of_chance(seed) as found:
-            fabric = Fabric(loop, Path(folder), seed, faults, store, found)
+            fabric = Fabric(loop, Path(folder), Fate(seed, faults, weather), store, found)
             try:
                 loop.run_until_complete(fabric.run())
             finally:
