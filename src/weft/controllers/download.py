@@ -4,6 +4,9 @@ content on stdout.
 Whatever a server sends, only this process can be hurt: it has no rights, no files and little memory, and the kernel ends
 it (SIGALRM) when less than ``PIECE_BYTES`` came in that many seconds, be it a head that never ends, a redirect, a
 trickle or silence. What went wrong is one line on stderr and exit status 1, or 2 if there is no room.
+
+A connection that is cut is taken up where it was, some times, as long as the server still has the same content; one
+that can't begin in the middle sends the beginning once more, which is dropped.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import encodings.idna  # noqa: F401 — needed later, when the files of this ins
 import ftplib
 import io
 import os
+import re
 import resource
+import select
 import signal
 import sys
 import urllib.error
@@ -28,11 +33,32 @@ MEMORY_BYTES = 1024**3
 REDIRECTS = 5
 NOBODY = 65534
 FULL = 2
+RESUMES, BARREN_RESUMES = 20, 2  # in all, and those in a row that bring nothing new
+PAUSE_SECONDS = 0.2
 _FTP_PORT = 21
 
 
 class Refused(Exception):
     """What the server gives can't be taken; the message says why."""
+
+
+class _Cut(Exception):
+    """The connection ended before its time."""
+
+
+class _Transfer:
+    """How far it is: bytes passed on, bytes in all, and what the server calls this content (ETag or date)."""
+
+    def __init__(self) -> None:
+        self.fetched, self.piece, self.resumes, self.barren = 0, 0, 0, 0
+        self.total: int | None = None
+        self.tag = ""
+
+    def check_same(self, total: int | None, tag: str) -> None:
+        """Raises Refused if the content is another one than at the beginning."""
+        if self.fetched and (total != self.total or (tag and self.tag and tag != self.tag)):
+            raise Refused("it changed while it was fetched")
+        self.total, self.tag = total, tag
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -57,12 +83,7 @@ def main(url: str, most: int, room: int, patience: float) -> int:
     _renounce()
     signal.setitimer(signal.ITIMER_REAL, patience)
     try:
-        with _open(url) as (source, announced):
-            if announced is not None and announced > most:
-                raise Refused(f"it is larger than {most} bytes")
-            if announced is not None and announced > room:
-                return FULL
-            _copy(source, announced, most, patience)
+        return _fetch(url, most, room, patience)
     except BrokenPipeError:
         return 1  # nobody wants it any more
     except urllib.error.HTTPError as problem:
@@ -72,7 +93,30 @@ def main(url: str, most: int, room: int, patience: float) -> int:
     except (Refused, OSError, HTTPException, ftplib.Error, ValueError, EOFError) as problem:
         said = getattr(problem, "reason", None) or getattr(problem, "strerror", None) or problem
         return _say(str(said) or type(problem).__name__)
-    return 0
+
+
+def _fetch(url: str, most: int, room: int, patience: float) -> int:
+    transfer = _Transfer()
+    while True:
+        before = transfer.fetched
+        try:
+            with _open(url, transfer) as (source, skipped):
+                if transfer.total is not None and transfer.total > most:
+                    raise Refused(f"it is larger than {most} bytes")
+                if transfer.total is not None and transfer.total > room:
+                    return FULL
+                _copy(source, skipped, transfer, most, patience)
+            return 0
+        except (_Cut, OSError, HTTPException, ftplib.Error, EOFError) as problem:
+            transfer.barren = 0 if transfer.fetched > before else transfer.barren + 1
+            hopeless = transfer.resumes >= RESUMES or transfer.barren >= BARREN_RESUMES
+            resumable = transfer.fetched and transfer.total is not None and not hopeless
+            if not resumable or isinstance(problem, (BrokenPipeError, urllib.error.HTTPError)):
+                if isinstance(problem, _Cut):
+                    raise Refused(f"the connection ended after {transfer.fetched} of {transfer.total} bytes") from None
+                raise
+        transfer.resumes += 1
+        select.select([], [], [], PAUSE_SECONDS)
 
 
 def _renounce() -> None:
@@ -86,12 +130,13 @@ def _renounce() -> None:
         os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
-def _open(url: str) -> Any:
-    return _open_ftp(url) if urlsplit(url).scheme == "ftp" else _open_http(url)
+def _open(url: str, transfer: _Transfer) -> Any:
+    """The content from where ``transfer`` is, and how many bytes of it come once more before that."""
+    return _open_ftp(url, transfer) if urlsplit(url).scheme == "ftp" else _open_http(url, transfer)
 
 
 @contextmanager
-def _open_http(url: str) -> Iterator[tuple[BinaryIO, int | None]]:
+def _open_http(url: str, transfer: _Transfer) -> Iterator[tuple[BinaryIO, int]]:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -103,16 +148,34 @@ def _open_http(url: str) -> Iterator[tuple[BinaryIO, int | None]]:
         _Redirects(),
     ):
         opener.add_handler(handler)
-    request = urllib.request.Request(url, headers={"User-Agent": "weft", "Accept-Encoding": "identity"})
-    response: HTTPResponse = opener.open(request)
+    headers = {"User-Agent": "weft", "Accept-Encoding": "identity"}
+    if transfer.fetched:
+        headers["Range"] = f"bytes={transfer.fetched}-"
+        if transfer.tag:
+            headers["If-Range"] = transfer.tag
+    response: HTTPResponse = opener.open(urllib.request.Request(url, headers=headers))
     with response:
-        if response.status != 200:
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        if response.status == 206 and transfer.fetched:
+            transfer.check_same(_read_range(response, transfer.fetched), tag or transfer.tag)
+            yield response, 0
+        elif response.status == 200:
+            transfer.check_same(response.length, "" if tag.startswith("W/") else tag)
+            yield response, transfer.fetched
+        else:
             raise Refused(f"the server answers {response.status} {response.reason}")
-        yield response, response.length
+
+
+def _read_range(response: HTTPResponse, start: int) -> int:
+    """How long the whole is. Raises Refused if the answer doesn't begin at ``start``."""
+    found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", response.headers.get("Content-Range", "").strip())
+    if found is None or int(found[1]) != start:
+        raise Refused("the server answers with another part than was asked for")
+    return int(found[2])
 
 
 @contextmanager
-def _open_ftp(url: str) -> Iterator[tuple[BinaryIO, int | None]]:
+def _open_ftp(url: str, transfer: _Transfer) -> Iterator[tuple[BinaryIO, int]]:
     parts = urlsplit(url)
     with ftplib.FTP() as ftp:
         ftp.connect(parts.hostname or "", parts.port or _FTP_PORT)
@@ -123,31 +186,41 @@ def _open_ftp(url: str) -> Iterator[tuple[BinaryIO, int | None]]:
             length = ftp.size(path)
         except ftplib.error_perm:
             length = None  # a server without SIZE
-        with ftp.transfercmd(f"RETR {path}") as data, data.makefile("rb") as source:
-            yield source, length
+        transfer.check_same(length, "")
+        skipped = 0
+        try:
+            data = ftp.transfercmd(f"RETR {path}", transfer.fetched or None)
+        except ftplib.error_perm:  # a server without REST, unless it refuses the file itself
+            data, skipped = ftp.transfercmd(f"RETR {path}"), transfer.fetched
+        with data, data.makefile("rb") as source:
+            yield source, skipped
         ftp.voidresp()  # says whether that was all
 
 
-def _copy(source: BinaryIO, announced: int | None, most: int, patience: float) -> None:
-    out, fetched, piece = sys.stdout.buffer.fileno(), 0, 0
+def _copy(source: BinaryIO, skipped: int, transfer: _Transfer, most: int, patience: float) -> None:
+    """Pass on what comes, but for its first ``skipped`` bytes. Raises _Cut, Refused."""
+    out, total = sys.stdout.buffer.fileno(), transfer.total
     read = getattr(source, "read1", source.read)
-    while announced is None or fetched < announced:
-        chunk = read(PIECE_BYTES if announced is None else min(PIECE_BYTES, announced - fetched))
+    while total is None or transfer.fetched < total:
+        wanted = PIECE_BYTES if total is None else min(PIECE_BYTES, skipped + total - transfer.fetched)
+        chunk = read(wanted)
         if not chunk:
             break
-        fetched += len(chunk)
-        if fetched > most:
-            raise Refused(f"it is larger than {most} bytes")
         left, _ = signal.setitimer(signal.ITIMER_REAL, 0)  # our own disk may take its time
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(out, view) :]
-        piece += len(chunk)
-        if piece >= PIECE_BYTES:
-            piece, left = 0, patience
+        transfer.piece += len(chunk)
+        if transfer.piece >= PIECE_BYTES:
+            transfer.piece, left = 0, patience
+        fresh = memoryview(chunk)[skipped:]
+        skipped = max(0, skipped - len(chunk))
+        if transfer.fetched + len(fresh) > most:
+            raise Refused(f"it is larger than {most} bytes")
+        while fresh:
+            written = os.write(out, fresh)
+            fresh = fresh[written:]
+            transfer.fetched += written
         signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
-    if announced is not None and fetched < announced:
-        raise Refused(f"the connection ended after {fetched} of {announced} bytes")
+    if total is not None and transfer.fetched < total:
+        raise _Cut
 
 
 def _say(problem: str) -> int:

@@ -16,7 +16,7 @@ from weft.cli.session import Session
 from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
-from weft.objects.errors import NotFound
+from weft.objects.errors import AlreadyExists, DriverFailed, NotFound
 from weft.objects.identity import check_name
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
@@ -57,3 +57,26 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: st
 def as_url(given: str) -> str:
     """``given``, or the file URL of a plain path."""
     return given if _SCHEME.match(given) else Path(given).absolute().as_uri()
+
+
+def add_file(session: Session, path: str) -> str:
+    """The name of the image that the file is; one is made, named after it, and waited for unless there is one. Raises
+    AlreadyExists for another image of that name, DriverFailed."""
+    url = as_url(path)
+    name = check_name(re.sub(r"[^a-z0-9]+", "-", Path(path).stem.lower()).strip("-")[:60])
+    target = Target(BY_NAME["image"], name)
+    try:
+        known = session.client.get("image", name)
+    except NotFound:
+        made = session.client.create({"kind": "image", "name": name, "spec": {"url": url}})
+        wait = plan_wait(made, target, "create")
+        code = finish(session, [Done(target, made, "create")], [wait] if wait else [])
+        if code != OK:
+            raise DriverFailed(f"{target.what} did not come from {path}", hint=f"weft describe {target.what}") from None
+        return name
+    if known["spec"]["url"] != url:
+        raise AlreadyExists(
+            f"{target.what} exists already, from {known['spec']['url']}",
+            hint="add the file under another name (weft image add NAME FILE) and give that name",
+        )
+    return name

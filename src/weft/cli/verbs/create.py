@@ -15,6 +15,7 @@ from weft.cli.manifest.config import read_config
 from weft.cli.manifest.document import Document, split_path
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
+from weft.cli.verbs.add import add_file
 from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, find_kind
@@ -58,6 +59,8 @@ class _Kinds(Words):
 
 
 def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: bool, **given: Any) -> int:
+    if "/" in (given.get("spec__iso") or "") and not dry_run:
+        given["spec__iso"] = add_file(session, given["spec__iso"])
     manifest = read_wish(session, kind, words, given)
     made = session.client.create(manifest, dry_run=dry_run)
     target = Target(kind, made["name"])
