@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import msgspec
 import pytest
@@ -39,6 +39,26 @@ import socket, sys
 link = socket.create_connection((sys.argv[2], int(sys.argv[3])), 5, (sys.argv[1], 0))
 link.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
 print(b"".join(iter(lambda: link.recv(99), b"")).decode())
+"""
+ECHO = """
+import socket
+ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+ear.bind(("", 7))
+ear.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, do
+print("ready", flush=True)
+while True: ear.sendto(*ear.recvfrom(65535))
+"""
+SEND_WHOLE = """
+import socket, sys
+mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+mouth.setsockopt(socket.IPPROTO_IP, 10, 2)
+mouth.settimeout(3)
+mouth.connect((sys.argv[1], 7))
+try:
+    mouth.send(bytes(int(sys.argv[2])))
+    print("came back" if len(mouth.recv(65535)) == int(sys.argv[2]) else "cut", end="")
+except OSError as problem:
+    print(problem.strerror or problem, end="")
 """
 WHO_HAS = """
 import select, socket, sys
@@ -153,6 +173,63 @@ async def test_guests_on_different_nodes_meet_by_name_and_address(town: Town) ->
     assert a.fetch("c") == "I am c"
     assert c.fetch("a.blue.weft") == "I am a"
     assert len(a.fetch("b", path="/big")) == 1 << 20  # full-sized segments fit through the overlay
+
+
+@contextmanager
+def echoes(*namespaces: str) -> Iterator[None]:
+    """A program in each namespace that sends back every packet."""
+    with ExitStack() as stack:
+        for namespace in namespaces:
+            stack.enter_context(python_in(namespace, ECHO))
+        yield
+
+
+def send_whole(guest: Guest, address: str, size: int) -> str:
+    """What becomes of a packet of ``size`` bytes, headers and all, that nobody may take apart, sent there and back."""
+    return guest.run(*PYTHON, SEND_WHOLE, address, str(size - 28))
+
+
+async def test_a_packet_of_the_networks_size_passes_whole_between_nodes_and_none_larger(town: Town) -> None:
+    a, c = town.guests["a"], town.guests["c"]
+    with echoes(a.namespace, c.namespace, town.lab.outside):
+        for guest, address in ((a, "10.20.0.13"), (c, "10.20.0.11"), (a, OUTSIDE)):
+            assert send_whole(guest, address, 1450) == "came back", address
+            assert send_whole(guest, address, 1451) == "Message too long", address
+
+
+async def test_a_jumbo_packet_passes_where_the_link_between_nodes_carries_it_and_is_answered_for_where_not(
+    town: Town,
+) -> None:
+    jumbo = make_segment(7, "jumbo", {"j": town.n1, "k": town.n3}, cidr="10.70.0.0/24", mtu=8950)
+    guests = []
+    for node, name in ((town.n1, "j"), (town.n3, "k")):
+        await node.ensure_segment(jumbo)
+        guests.append(node.plug_guest(name, make_port(jumbo, name)))
+        guests[-1].lease()
+        assert "mtu 8950" in guests[-1].run("ip", "link", "show", "eth0")
+    links = [
+        f"ip -n {town.lab.fabric} link set f{n.number} mtu {{0}}; ip -n {n.namespace} link set up0 mtu {{0}}"
+        for n in (town.n1, town.n3)
+    ]
+    try:
+        for link in links:
+            town.lab.shell(link.format(9000))
+        j, k = guests
+        k.serve("I am k")
+        with echoes(k.namespace):
+            assert send_whole(j, "10.70.0.12", 8950) == "came back"
+            assert send_whole(j, "10.70.0.12", 8951) == "Message too long"
+            for link in links:
+                town.lab.shell(link.format(1500))
+            assert send_whole(j, "10.70.0.12", 8950) == "Message too long"  # told by the way itself
+            assert send_whole(j, "10.70.0.12", 1450) == "came back"
+        assert len(j.fetch("k", path="/big")) == 1 << 20
+    finally:
+        for link in links:
+            town.lab.shell(link.format(1500))
+        for node, name in ((town.n1, "j"), (town.n3, "k")):
+            await node.unplug(make_port(jumbo, name).id)
+            await node.remove_segment(jumbo.id)
 
 
 async def test_two_networks_with_the_same_addresses_do_not_meet(town: Town) -> None:
