@@ -58,9 +58,10 @@ def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
 
 
 def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
-    # workload and the scheduler write the specs of allocations, which are theirs.
+    # workload, securitygroups (the rules) and the scheduler write the specs of allocations, which are theirs.
     assert set(find_writes("spec")) == {
         ("api", "admit"),
+        ("controllers", "securitygroups"),
         ("controllers", "workload"),
         ("scheduler", "bind"),
         ("scheduler", "refit"),

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.host import Capacity, Host
-from weft.contracts.network import Endpoint, Forward, NetworkProbe, NetworkState, Port, Segment
+from weft.contracts.network import Endpoint, Filter, Forward, NetworkProbe, NetworkState, Port, Segment
 from weft.objects.errors import error_from_dict
 
 HERE = Path(__file__).parent
@@ -214,6 +214,9 @@ class Node:
 
     async def ensure_refused(self, cidrs: list[str]) -> None:
         self._ask("ensure_refused", cidrs)
+
+    async def ensure_filters(self, filters: list[Filter]) -> None:
+        self._ask("ensure_filters", msgspec.to_builtins(filters))
 
     async def state(self) -> NetworkState:
         return msgspec.convert(self._ask("state")["value"], NetworkState)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.host import Host
-from weft.contracts.network import Forward, Port, Segment
+from weft.contracts.network import Filter, Forward, Port, Segment
 from weft.drivers.network.bridge.driver import BridgeNetwork
 from weft.objects.errors import WeftError
 
@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, Any] = {
     "unplug": str,
     "ensure_forwards": list[Forward],
     "ensure_refused": list[str],
+    "ensure_filters": list[Filter],
 }
 
 

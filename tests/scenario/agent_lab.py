@@ -8,7 +8,7 @@ import io
 import queue
 import tarfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -106,7 +106,9 @@ def change(envelope: Envelope, **fields: Any) -> Envelope:
     return msgspec.structs.replace(envelope, spec=raw(spec))
 
 
-def make_endpoint(address: str, name: str, node_address: str | None, network: str = "blue") -> Envelope:
+def make_endpoint(
+    address: str, name: str, node_address: str | None, network: str = "blue", groups: Sequence[str] = ()
+) -> Envelope:
     spec = EndpointSpec(
         workload=Ref("vm", name, f"uid-of-{name}", "default"),
         network=network,
@@ -117,7 +119,11 @@ def make_endpoint(address: str, name: str, node_address: str | None, network: st
     )
     full = endpoint_name(spec.network_uid, address)
     return Envelope(
-        kind="endpoint", name=full, uid=full, spec=raw(spec), status=raw(EndpointStatus(node_address=node_address))
+        kind="endpoint",
+        name=full,
+        uid=full,
+        spec=raw(spec),
+        status=raw(EndpointStatus(node_address=node_address, groups=list(groups))),
     )
 
 

@@ -17,9 +17,9 @@ from tests.scenario.agent_lab import (
     make_publication,
 )
 
-from weft.contracts.network import Endpoint
+from weft.contracts.network import Allowed, Endpoint
 from weft.contracts.runtime import BootKernel
-from weft.kinds.allocation import AllocatedVolume
+from weft.kinds.allocation import AllocatedGroup, AllocatedRule, AllocatedVolume
 from weft.objects.envelope import Envelope
 from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.identity import short_id
@@ -181,6 +181,45 @@ async def test_guests_are_kept_out_of_the_fabrics_ranges_and_a_killed_agent_reme
         lab.server.ranges = ("v2", ["10.20.0.0/24"])
         lab.server.down = False
         await lab.until(lambda: lab.wire.refused == ["10.20.0.0/24"], "what is refused no more")
+
+
+async def test_a_guest_is_filtered_before_it_is_plugged_and_as_its_groups_and_their_members_change(lab: Lab) -> None:
+    rule = AllocatedRule(protocol="tcp", first_port=80, last_port=80, group_uid="g-web")
+    group = AllocatedGroup(name="db", uid="g-db", ingress=[rule], egress=[AllocatedRule(protocol="any")])
+    web = make_allocation(groups=[group])
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        calls = [method for method, _ in lab.network.calls]
+        assert calls.index("ensure_filters") < calls.index("plug")
+        [filter_] = lab.wire.filters
+        assert (filter_.port_id, filter_.address) == (next(iter(lab.wire.ports)), "10.20.0.11")
+        assert filter_.ingress == (Allowed("tcp", 80, 80, ()),)  # nobody is in that group yet
+        assert filter_.egress == (Allowed("any", 0, 65535, None),)
+        lab.server.put(make_endpoint("10.20.0.12", "web", "10.99.0.2", groups=["g-web"]))
+        open_to_one = (Allowed("tcp", 80, 80, ("10.20.0.12",)),)
+        await lab.until(lambda: lab.wire.filters[0].ingress == open_to_one, "the member")
+        lab.server.put(change(web, groups=[msgspec.structs.replace(group, ingress=[])]))
+        await lab.until(lambda: lab.wire.filters[0].ingress == (), "the change")
+        lab.server.put(change(web, groups=[]))
+        await lab.until(lambda: lab.wire.filters == [], "the end of it")
+    assert lab.guest(web) is not None
+
+
+async def test_a_node_that_cannot_filter_starts_only_guests_that_need_none(lab: Lab) -> None:
+    kept, open_ = (
+        make_allocation("kept", groups=[AllocatedGroup(name="db", uid="g")]),
+        make_allocation("open", nics=[make_nic("10.20.0.12")]),
+    )
+    async with lab.agent():
+        lab.network.failures["ensure_filters"] = [DriverFailed("no br_netfilter")] * 99
+        lab.server.put(kept)
+        await lab.until(
+            lambda: lab.server.reports and lab.server.reports[kept.name].message == "no br_netfilter", "why"
+        )
+        lab.server.put(open_)
+        await lab.until_state(open_, "running")
+        assert lab.guest(kept) is None
 
 
 async def test_a_neighbours_change_does_not_bring_back_the_port_of_a_guest_that_goes(lab: Lab) -> None:

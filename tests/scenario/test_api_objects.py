@@ -517,3 +517,24 @@ def test_a_list_longer_than_a_page_comes_whole_and_in_order(vms: DoorsLab) -> No
     assert [vm["name"] for vm in listing.items] == names
     assert [raw[:12] for raw in map(bytes, listing.raws)] == [b'{"kind":"vm"'] * len(names)
     assert [vm["name"] for vm in vms.client.list("vm", fields="name=v1099").items] == ["v1099"]
+
+
+def test_a_security_group_that_is_named_must_be_there_and_stays(vms: DoorsLab) -> None:
+    def group(name: str, *ingress: str) -> dict[str, object]:
+        return {"kind": "securitygroup", "name": name, "spec": {"ingress": list(ingress)}}
+
+    vms.client.create(group("web", "tcp:80", "any from group:self"))
+    with pytest.raises(NotFound) as caught:
+        vms.client.create(group("db", "tcp:5432 from group:wbe"))
+    assert caught.value.field == "spec.ingress" and "did you mean web" in (caught.value.hint or "")
+    made = vms.client.create(group("db", "tcp:5432 from group:web"))
+    assert made["spec"]["egress"] == ["any"]
+    with pytest.raises(NotFound, match="nowhere"):
+        vms.client.create(make_vm("x", security_groups=["nowhere"]))
+    vms.client.create(make_vm("x", security_groups=["db"]))
+    for name, user in (("web", "securitygroup/db"), ("db", "vm/x")):
+        with pytest.raises(InUse, match=user):
+            vms.client.delete("securitygroup", name)
+    vms.client.put(make_vm("x", security_groups=[]))
+    vms.client.delete("securitygroup", "db")
+    vms.client.delete("securitygroup", "web")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 from tests.scenario.deciders_lab import GIB, MIB, Lab
 
+from weft.kinds.allocation import AllocatedGroup, AllocatedRule
 from weft.kinds.decision import DecisionSpec
-from weft.kinds.endpoint import EndpointStatus
+from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.network import NetworkStatus
 from weft.kinds.node import NodeStatus
 from weft.kinds.publication import PublicationStatus
@@ -310,6 +312,65 @@ async def test_a_new_size_comes_with_the_next_start(tmp_path: Path) -> None:
             return [e.network for e in await lab.endpoints()] == ["blue"]
 
         await lab.until(only_blue)
+
+
+async def test_rules_of_security_groups_come_with_the_place_and_follow_every_change(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put("securitygroup", "web", {"ingress": ["tcp:80 from group:self"]})
+        await lab.put("securitygroup", "ssh", {"ingress": ["tcp:22 from 10.0.0.0/8"], "egress": []})
+        await lab.put_vm("v1", security_groups=["web"])
+        await lab.put_vm("v2")
+        await lab.until_phase("v1", "Running")
+        await lab.until_phase("v2", "Running")
+        group = await lab.get("/securitygroup/default/web")
+        assert group is not None
+
+        async def groups_of(name: str) -> list[AllocatedGroup]:
+            return next(a.groups for a in await lab.allocations() if a.workload.name == name)
+
+        async def members() -> list[str]:
+            found = await lab.every("endpoint")
+            carrying = [e for e in found if group.uid in decode_part(e.status, EndpointStatus).groups]
+            return sorted(decode_part(e.spec, EndpointSpec).workload.name for e in carrying)
+
+        [web] = await groups_of("v1")
+        assert web.ingress == [AllocatedRule(protocol="tcp", first_port=80, last_port=80, group_uid=group.uid)]
+        assert web.egress == [AllocatedRule(protocol="any")]
+        assert await groups_of("v2") == [] and await members() == ["v1"]
+        await lab.wish("v2", security_groups=["web", "ssh"])
+
+        async def follows() -> bool:
+            names = [g.name for g in await groups_of("v2")]
+            return names == ["web", "ssh"] and await members() == ["v1", "v2"]
+
+        await lab.until(follows)
+        assert (await groups_of("v2"))[1].egress == []
+
+        def close(envelope: Envelope) -> None:
+            envelope.spec = msgspec.Raw(msgspec.json.encode({"ingress": [], "egress": ["udp:53 to 10.0.0.1/32"]}))
+
+        await lab.change("/securitygroup/default/web", close)
+
+        async def closed() -> bool:
+            return all(
+                g[0].ingress == [] and g[0].egress[0].cidr == "10.0.0.1/32"
+                for g in [await groups_of("v1"), await groups_of("v2")]
+            )
+
+        await lab.until(closed)
+
+        async def counted() -> bool:
+            group = await lab.get("/securitygroup/default/web")
+            return group is not None and decode_part(group.status, dict)["used"] == 2
+
+        await lab.until(counted)
+        await lab.wish("v1", security_groups=[])
+
+        async def left() -> bool:
+            return await groups_of("v1") == [] and await members() == ["v2"]
+
+        await lab.until(left)
 
 
 async def test_a_chosen_address_is_given_and_a_changed_one_comes_with_the_next_start(tmp_path: Path) -> None:

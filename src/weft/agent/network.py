@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
 from weft.agent.known import Wanted
 from weft.agent.offline import Copies, NotKept, Surroundings
 from weft.agent.report import Question
-from weft.agent.segments import fold_segments, keep_forwards, ports_of
+from weft.agent.segments import fold_filters, fold_segments, keep_forwards, ports_of
 from weft.agent.waiting import wait_for_event
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
-from weft.contracts.network import Endpoint, Forward, NetworkDriver, Segment
+from weft.contracts.network import Endpoint, Filter, Forward, NetworkDriver, Segment
 from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
 
@@ -62,6 +62,7 @@ class NetworkKeeper:
         self._applied: dict[str, Segment] = {}
         self._applied_forwards: list[Forward] | None = None
         self._applied_refused: list[str] | None = None
+        self._applied_filters: list[Filter] | None = None
         self._saved = known
 
     def wake(self) -> None:
@@ -123,6 +124,12 @@ class NetworkKeeper:
             here = [*self._hosted(), wanted]
             await self._refuse(here)
             segments = self._fold(here)
+            try:
+                await self._filter(here, segments)  # before there is a tap to filter
+            except WeftError as problem:
+                if wanted.spec.groups:
+                    raise
+                log.warning("network: %s", problem)  # another guest's trouble
             for uid in dict.fromkeys(nic.network_uid for nic in wanted.spec.nics):
                 await self._ensure(uid, segments[uid])
             return [await self._driver.plug(port) for port in ports_of(wanted)]
@@ -168,7 +175,12 @@ class NetworkKeeper:
                 (await self._find_idle()).pop(short_id(nic.network_uid), None)
             await self._remove_idle()
             await self._refuse(here)
-            for uid, segment in self._fold(here).items():
+            segments = self._fold(here)
+            try:
+                await self._filter(here, segments)
+            except WeftError as problem:
+                problems.append(problem)
+            for uid, segment in segments.items():
                 try:
                     await self._ensure(uid, segment)
                 except WeftError as problem:
@@ -209,6 +221,12 @@ class NetworkKeeper:
         if refused != self._applied_refused:
             await self._driver.ensure_refused(refused)
             self._applied_refused = refused
+
+    async def _filter(self, here: Iterable[Wanted], segments: Mapping[str, Segment]) -> None:
+        filters = fold_filters(here, segments)
+        if filters != self._applied_filters:
+            await self._driver.ensure_filters(filters)
+            self._applied_filters = filters
 
     async def _heal(self) -> None:
         async with self._changing:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from weft.agent.known import Wanted, port_id
-from weft.contracts.network import Alias, Endpoint, Forward, Port, Segment
-from weft.kinds.allocation import AllocatedNic
+from weft.contracts.network import Alias, Allowed, Endpoint, Filter, Forward, Port, Segment
+from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.publication import PublicationSpec, PublicationStatus
 from weft.objects.envelope import Envelope, decode_part
@@ -28,7 +28,8 @@ def fold_segments(
         for nic in wanted.spec.nics:
             nics.setdefault(nic.network_uid, nic)
             if wanted.spec.role == "active":
-                endpoint = Endpoint(nic.mac, nic.address, wanted.spec.workload.name, own_address)
+                groups = tuple(sorted(group.uid for group in wanted.spec.groups))
+                endpoint = Endpoint(nic.mac, nic.address, wanted.spec.workload.name, own_address, groups)
                 own.setdefault(nic.network_uid, {})[nic.address] = endpoint
     endpoints = {uid: _join(neighbours.get(uid, ()), own.get(uid, {})) for uid in nics}
     aliases: dict[str, set[Alias]] = {}
@@ -74,12 +75,42 @@ def ports_of(wanted: Wanted) -> list[Port]:
     ]
 
 
+def fold_filters(here: Iterable[Wanted], segments: Mapping[str, Segment]) -> list[Filter]:
+    """The filters of those NICs whose workload carries security groups: all groups' rules together. A rule about a
+    group's members is about their addresses in the NIC's own network."""
+    filters = {}
+    for wanted in here:
+        groups = wanted.spec.groups
+        for nic in wanted.spec.nics if groups else ():
+            segment = segments[nic.network_uid]
+            port = port_id(wanted.uid, nic.uid)
+            filters[port] = Filter(
+                port_id=port,
+                segment_id=segment.id,
+                address=nic.address,
+                gateway=nic.gateway,
+                ingress=_allow([rule for group in groups for rule in group.ingress], segment),
+                egress=_allow([rule for group in groups for rule in group.egress], segment),
+            )
+    return [filters[port] for port in sorted(filters)]
+
+
+def _allow(rules: Iterable[AllocatedRule], segment: Segment) -> tuple[Allowed, ...]:
+    allowed = []
+    for rule in rules:
+        ranges: tuple[str, ...] | None = None if rule.cidr is None else (rule.cidr,)
+        if rule.group_uid is not None:
+            ranges = tuple(e.address for e in segment.endpoints if rule.group_uid in e.groups)
+        allowed.append(Allowed(rule.protocol, rule.first_port, rule.last_port, ranges))
+    return tuple(dict.fromkeys(allowed))
+
+
 def read_endpoint(envelope: Envelope) -> Endpoint | None:
     """A network's endpoint as the driver needs it; None while it is plugged in nowhere."""
     spec, status = decode_part(envelope.spec, EndpointSpec), decode_part(envelope.status, EndpointStatus)
     if not status.node_address:
         return None
-    return Endpoint(spec.mac, spec.address, spec.workload.name, status.node_address)
+    return Endpoint(spec.mac, spec.address, spec.workload.name, status.node_address, tuple(status.groups))
 
 
 def read_forward(envelope: Envelope) -> Forward | None:

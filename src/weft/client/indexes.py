@@ -24,6 +24,11 @@ VMS_BY_VOLUME = Index("vms by volume", "vm", lambda item: _named("volume", item,
 VMS_BY_NETWORK = Index(
     "vms by network", "vm", lambda item: _named("network", item, networks_of(item.spec(VmSpec).networks))
 )
+VMS_BY_GROUP = Index(
+    "vms by security group",
+    "vm",
+    lambda item: _named("securitygroup", item, item.spec(VmSpec).security_groups),
+)
 NODES_BY_UID = Index("nodes by uid", "node", lambda item: (item.uid,))
 NODES_BY_ORPHAN = Index(
     "nodes by orphan",
@@ -54,12 +59,24 @@ def choose_endpoint(endpoints: Iterable[Item], network_uid: str, nic: Nic) -> It
     return min(fitting, key=lambda item: item.key, default=None)
 
 
-KINDS = ("vm", "node", "allocation", "decision", "image", "network", "volume", "endpoint", "publication")
+KINDS = (
+    "vm",
+    "node",
+    "allocation",
+    "decision",
+    "image",
+    "network",
+    "securitygroup",
+    "volume",
+    "endpoint",
+    "publication",
+)
 INDEXES = (
     VMS_BY_UID,
     VMS_BY_IMAGE,
     VMS_BY_VOLUME,
     VMS_BY_NETWORK,
+    VMS_BY_GROUP,
     NODES_BY_UID,
     NODES_BY_ORPHAN,
     NODES_BY_VOLUME,

@@ -13,12 +13,14 @@ import msgspec
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A NIC somewhere in the network: reachable at ``node_address`` (underlay); here if that is our own."""
+    """A NIC somewhere in the network: reachable at ``node_address`` (underlay); here if that is our own. ``groups`` are
+    uids of the security groups it carries."""
 
     mac: str
     address: str
     name: str  # resolves inside the network
     node_address: str
+    groups: tuple[str, ...] = ()
 
 
 class Alias(msgspec.Struct, frozen=True):
@@ -68,6 +70,29 @@ class Forward(msgspec.Struct, frozen=True):
     node_address: str
 
 
+class Allowed(msgspec.Struct, frozen=True):
+    """What a filter lets be opened: of this protocol, to these ports (tcp, udp), the other end in one of ``ranges``;
+    None is anywhere, none at all is nobody."""
+
+    protocol: Literal["tcp", "udp", "icmp", "any"]
+    first_port: int
+    last_port: int
+    ranges: tuple[str, ...] | None
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """A port that carries security groups: nothing is opened to it but what ``ingress`` allows, nothing by it but what
+    ``egress`` allows. What answers passes; so do DHCP, questions to the gateway's name server, and what the gateway
+    itself opens (``dial``)."""
+
+    port_id: str
+    segment_id: str
+    address: str
+    gateway: str
+    ingress: tuple[Allowed, ...]
+    egress: tuple[Allowed, ...]
+
+
 class NetworkProbe(msgspec.Struct, frozen=True):
     driver: str
     usable: bool
@@ -104,6 +129,10 @@ class NetworkDriver(Protocol):
     async def ensure_refused(self, cidrs: list[str]) -> None:
         """From now on no guest's way out of its network leads to these address ranges, and to no others are they
         closed: what guests ask of them is refused at once. Published ports go on."""
+
+    async def ensure_filters(self, filters: list[Filter]) -> None:
+        """Replace the filters of all ports of this node by exactly these, atomically, whether the ports are here yet or
+        not; what is open and no longer allowed ends. Raises DriverFailed where the node can't filter."""
 
     async def state(self) -> NetworkState: ...
 

@@ -164,7 +164,7 @@ class Addresses:
         spec = vm.spec(VmSpec)
         endpoints = list(view.find(ENDPOINTS_BY_WORKLOAD, vm.uid))
         allocation = active_allocation(view, vm.uid)
-        place = _read_place(view, allocation)
+        place = _read_place(view, vm, allocation)
         addresses: list[str] = []
         problem: tuple[str, str] | None = None
         wanted: set[str] = set()
@@ -271,12 +271,15 @@ def _vms(view: View, uid: str) -> list[str]:
     return [item.key for item in view.find(VMS_BY_UID, uid)]
 
 
-def _read_place(view: View, allocation: Item | None) -> EndpointStatus:
+def _read_place(view: View, vm: Item, allocation: Item | None) -> EndpointStatus:
     if allocation is None:
         return EndpointStatus()
+    keys = (object_key("securitygroup", vm.envelope.project, name) for name in vm.spec(VmSpec).security_groups)
+    groups = sorted(group.uid for key in keys if (group := view.get(key)) is not None)
     spec = allocation.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)
-    return EndpointStatus(node=spec.node, node_address=(nodes[0].report(NodeReport).address if nodes else "") or None)
+    address = (nodes[0].report(NodeReport).address if nodes else "") or None
+    return EndpointStatus(node=spec.node, node_address=address, groups=groups)
 
 
 def _first_nic(allocation: Item | None) -> tuple[str | None, str | None]:

@@ -57,6 +57,23 @@ class AllocatedNic(msgspec.Struct, kw_only=True, frozen=True):
     address: str
 
 
+class AllocatedRule(msgspec.Struct, kw_only=True, frozen=True):
+    """One thing that a security group allows: to or from ``cidr``, or the members of a group; everybody if neither."""
+
+    protocol: Literal["tcp", "udp", "icmp", "any"]
+    first_port: int = 0
+    last_port: int = 65535
+    cidr: str | None = None
+    group_uid: str | None = None
+
+
+class AllocatedGroup(msgspec.Struct, kw_only=True, frozen=True):
+    name: str
+    uid: str
+    ingress: list[AllocatedRule] = []
+    egress: list[AllocatedRule] = []
+
+
 class AllocationSpec(msgspec.Struct, kw_only=True):
     """``boots`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names an
     allocation that must be gone first; ``held_by`` a gate that must be open."""
@@ -75,6 +92,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     image: AllocatedImage
     volumes: list[AllocatedVolume] = []
     nics: list[AllocatedNic] = []
+    groups: list[AllocatedGroup] = []  # kept current while it runs; of other VMs' membership the endpoints tell
     user_data: str = ""
     ssh_keys: list[str] = []
     users: list[str] = []

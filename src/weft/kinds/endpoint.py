@@ -21,10 +21,11 @@ class EndpointSpec(msgspec.Struct, kw_only=True):
 
 
 class EndpointStatus(msgspec.Struct, kw_only=True):
-    """Where it is plugged in; None before and after."""
+    """Where it is plugged in, None before and after; and the uids of the security groups its workload carries."""
 
     node: str | None = None
     node_address: str | None = None
+    groups: list[str] = []
 
 
 def endpoint_name(network_uid: str, address: str) -> str:

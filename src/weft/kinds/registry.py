@@ -11,6 +11,7 @@ from weft.kinds.node import NODE
 from weft.kinds.project import PROJECT
 from weft.kinds.publication import PUBLICATION
 from weft.kinds.record import Kind
+from weft.kinds.securitygroup import SECURITY_GROUP
 from weft.kinds.token import TOKEN
 from weft.kinds.vm import VM
 from weft.kinds.volume import VOLUME
@@ -21,6 +22,7 @@ KINDS: tuple[Kind, ...] = (
     VM,
     IMAGE,
     NETWORK,
+    SECURITY_GROUP,
     VOLUME,
     NODE,
     PROJECT,

@@ -40,6 +40,9 @@ class VmSpec(msgspec.Struct, kw_only=True):
     networks: Annotated[
         list[str], field("Networks to join, one NIC each: NAME, or NAME:ADDRESS for that address", change="restart")
     ] = msgspec.field(default_factory=lambda: ["default"])
+    security_groups: Annotated[
+        list[Name], field("Security groups to carry; none: whoever is in its networks may connect", change="live")
+    ] = []
     publish: Annotated[list[str], field("Ports to publish: HOST:GUEST or HOST:GUEST/udp", change="live")] = []
     volumes: Annotated[list[Name], field("Volumes to attach, in this order", change="restart")] = []
     strategy: Annotated[str | None, field("Placement strategy; the cluster's default if unset", change="live")] = None
@@ -125,7 +128,12 @@ def check_vm(spec: VmSpec) -> None:
     for index, nic in enumerate(spec.networks):
         read_nic(nic, f"spec.networks[{index}]")
     ports = [parse_publish(p, f"spec.publish[{i}]")[::2] for i, p in enumerate(spec.publish)]
-    for name, values in (("publish", ports), ("networks", networks_of(spec.networks)), ("volumes", spec.volumes)):
+    for name, values in (
+        ("publish", ports),
+        ("networks", networks_of(spec.networks)),
+        ("security_groups", spec.security_groups),
+        ("volumes", spec.volumes),
+    ):
         if len(set(values)) != len(values):
             raise InvalidInput(f"spec.{name} names the same thing twice", field=f"spec.{name}")
     if spec.publish and not spec.networks:
@@ -150,6 +158,8 @@ def check_vm(spec: VmSpec) -> None:
         )
     if len(spec.networks) > 8:
         raise InvalidInput("spec.networks: at most 8", field="spec.networks")
+    if len(spec.security_groups) > 16:
+        raise InvalidInput("spec.security_groups: at most 16", field="spec.security_groups")
     if len(spec.volumes) > 16:
         raise InvalidInput("spec.volumes: at most 16", field="spec.volumes")
 
@@ -281,6 +291,7 @@ VM = Kind(
         Reference("image", "spec.image", lambda s: [s.image], blocks=True),
         Reference("image", "spec.iso", lambda s: [s.iso] if s.iso else [], blocks=True),
         Reference("network", "spec.networks", lambda s: networks_of(s.networks)),
+        Reference("securitygroup", "spec.security_groups", lambda s: s.security_groups),
         Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
         Reference("node", "spec.node", lambda s: [s.node] if s.node else [], blocks=False),
     ),
@@ -294,6 +305,7 @@ VM = Kind(
         Column("IMAGE", text("spec.image")),
         AGE,
         Column("NETWORKS", joined("spec.networks"), wide=True),
+        Column("GROUPS", joined("spec.security_groups"), wide=True),
         Column("PUBLISH", joined("spec.publish"), wide=True),
         Column("RESTARTS", text("status.restarts", "0"), align="right", wide=True),
         Column("NOTE", _note, flexible=True),

@@ -33,6 +33,7 @@ from weft.controllers.images import Images
 from weft.controllers.loop import run_controller
 from weft.controllers.networks import Networks
 from weft.controllers.nodes import Nodes
+from weft.controllers.securitygroups import SecurityGroups
 from weft.controllers.volumes import Volumes
 from weft.controllers.workload import Workloads
 from weft.launch.stores import DECIDERS
@@ -77,6 +78,7 @@ async def _serve(term: Term, images: Path, strategy: str, seed: int) -> None:
     controllers = (
         Addresses(),
         Networks(),
+        SecurityGroups(),
         Workloads(find),
         Nodes(term.store, term.clock),
         Volumes(find),

@@ -103,6 +103,7 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, now: float) -> 
         image=candidate.image,
         volumes=candidate.volumes,
         nics=candidate.nics,
+        groups=candidate.groups,
         user_data=wish.user_data,
         ssh_keys=wish.ssh_keys,
         users=wish.users,

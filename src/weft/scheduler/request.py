@@ -12,9 +12,17 @@ from weft.client.indexes import (
     NODES_BY_VOLUME,
     choose_endpoint,
 )
+from weft.client.securitygroups import read_groups
 from weft.client.view import Item, View
 from weft.contracts.policy import Request
-from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocatedVolume, AllocationSpec, Resources
+from weft.kinds.allocation import (
+    AllocatedGroup,
+    AllocatedImage,
+    AllocatedNic,
+    AllocatedVolume,
+    AllocationSpec,
+    Resources,
+)
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.network import NetworkSpec, NetworkStatus
@@ -39,6 +47,7 @@ class Candidate(msgspec.Struct, frozen=True):
     volumes: list[AllocatedVolume]
     volume_items: list[Item]
     nics: list[AllocatedNic]
+    groups: list[AllocatedGroup]
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -99,6 +108,9 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     nics = read_nics(view, vm, spec.networks)
     if isinstance(nics, Waiting):
         return nics
+    groups = read_groups(view, vm)
+    if isinstance(groups, str):
+        return Waiting("groupNotReady", f'security group "{groups}" does not exist')
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(spec.disk, virtual_size))
     homes = {home for item in volumes for home in _find_homes(view, item)}
     if len(homes) > 1:
@@ -122,6 +134,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         ],
         volume_items=volumes,
         nics=nics,
+        groups=groups,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
-from weft.contracts.network import Forward, Port, Segment
+from weft.contracts.network import Filter, Forward, Port, Segment
 from weft.drivers.network.bridge.names import LONGEST_LINK_NAME
 from weft.objects.errors import InvalidInput
 
@@ -67,6 +67,22 @@ def check_forwards(forwards: list[Forward], link_prefix: str) -> None:
         if (forward.protocol, forward.port) in taken:
             raise _refuse(where, "port", forward.port, "is published twice")
         taken.add((forward.protocol, forward.port))
+
+
+def check_filters(filters: list[Filter], link_prefix: str) -> None:
+    """Refuse filters with a part that nft couldn't take; raises InvalidInput naming the field."""
+    for filter_ in filters:
+        where = f"filter of port {filter_.port_id!r}"
+        _check_id(where, "port_id", filter_.port_id, link_prefix)
+        _check_id(where, "segment_id", filter_.segment_id, link_prefix)
+        _address(where, "address", filter_.address)
+        _address(where, "gateway", filter_.gateway)
+        for rule in (*filter_.ingress, *filter_.egress):
+            if not 0 <= rule.first_port <= rule.last_port <= 65535:
+                raise _refuse(where, "ports", f"{rule.first_port}-{rule.last_port}", "is no range of ports")
+            if rule.protocol not in ("tcp", "udp", "icmp", "any"):
+                raise _refuse(where, "protocol", rule.protocol, "is none of tcp, udp, icmp, any")
+            check_ranges(list(rule.ranges or ()))
 
 
 def check_ranges(cidrs: list[str]) -> None:

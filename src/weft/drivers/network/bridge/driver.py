@@ -17,15 +17,22 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.host import Host
-from weft.contracts.network import Forward, NetworkProbe, NetworkState, Port, Segment
+from weft.contracts.network import Filter, Forward, NetworkProbe, NetworkState, Port, Segment
 from weft.drivers.network.bridge import kernel, plan, rules
-from weft.drivers.network.bridge.check import check_forwards, check_port, check_ranges, check_segment
+from weft.drivers.network.bridge.check import check_filters, check_forwards, check_port, check_ranges, check_segment
 from weft.drivers.network.bridge.dial import dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, stop_server
+from weft.drivers.network.bridge.filters import (
+    CALL_IPTABLES,
+    choose_zones,
+    find_revoked,
+    read_flows,
+    render_filters,
+)
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
 from weft.drivers.network.bridge.names import Names, port_from_alias
 from weft.drivers.network.bridge.probe import probe_kernel
-from weft.objects.errors import InUse, NotFound
+from weft.objects.errors import DriverFailed, InUse, NotFound
 
 
 class BridgeNetwork:
@@ -39,6 +46,7 @@ class BridgeNetwork:
         self._applied: dict[str, Segment] = {}
         self._forwards: list[Forward] | None = None
         self._refused: list[str] | None = None
+        self._filters: list[Filter] | None = None
         self._tables: dict[tuple[str, str, str], str] = {}  # (namespace, family, name) → digest last seen or set
 
     async def probe(self) -> NetworkProbe:
@@ -143,6 +151,17 @@ class BridgeNetwork:
                 await self._apply_refused(cidrs)
                 self._refused = cidrs
 
+    async def ensure_filters(self, filters: list[Filter]) -> None:
+        """Filter exactly these ports, like that; raises InvalidInput, DriverFailed (without br_netfilter)."""
+        check_filters(filters, self._host.link_prefix)
+        async with self._changing:
+            if self._filters == filters:
+                return
+            self._filters = None
+            await self._apply_filters(filters)
+            self._filters = filters
+            await self._cut_revoked(filters)
+
     async def state(self) -> NetworkState:
         links = await kernel.inspect_links()
         ports = [found for name in links if (found := self._names.id_in(name, "t"))]
@@ -164,6 +183,8 @@ class BridgeNetwork:
                 mended.append("published ports")
             if self._refused is not None and await self._apply_refused(self._refused):
                 mended.append("what guests are refused")
+            if self._filters is not None and await self._apply_filters(self._filters):
+                mended.append("security groups")
             return mended
 
     async def close(self) -> None:
@@ -243,6 +264,30 @@ class BridgeNetwork:
         if cidrs:
             return await self._ensure_tables("", table)
         return await self._drop_tables((table.family, table.name))
+
+    async def _apply_filters(self, filters: list[Filter]) -> bool:
+        tables = render_filters(self._names, filters)
+        if not filters:
+            return await self._drop_tables(*((table.family, table.name) for table in tables))
+        if not kernel.has_sysctl(CALL_IPTABLES):
+            raise DriverFailed(
+                f"network: node {self._host.node} can't enforce security groups: its kernel lacks br_netfilter",
+                hint="modprobe br_netfilter on the node",
+                details={"step": "filter ports"},
+            )
+        changed = kernel.write_sysctl(CALL_IPTABLES, "1")
+        return await self._ensure_tables("", *tables) or changed
+
+    async def _cut_revoked(self, filters: list[Filter]) -> None:
+        """End what is open and may not be opened any more."""
+        for segment_id, zone in choose_zones(filters).items():
+            of = ["conntrack", "-L", "--zone", str(zone)]
+            _, listing, _ = await kernel.attempt("read flows", of)
+            here = {f.address: f for f in filters if f.segment_id == segment_id}
+            for flow in find_revoked(read_flows(listing), here):
+                ends = ["-p", flow.protocol, "-s", flow.source, "-d", flow.target]
+                ports = ["--sport", str(flow.source_port), "--dport", str(flow.port)] if flow.port else []
+                await kernel.attempt("cut flows", ["conntrack", "-D", "--zone", str(zone), *ends, *ports])
 
     async def _cut_flows(self, before: list[Forward], after: list[Forward]) -> None:
         """End the flows of ports that are published no more or elsewhere: they'd go on to the old place."""

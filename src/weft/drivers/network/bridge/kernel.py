@@ -206,6 +206,10 @@ def clear_namespace_file(namespace: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def has_sysctl(path: str) -> bool:
+    return (Path("/proc/sys") / path).exists()
+
+
 def write_sysctl(path: str, value: str) -> bool:
     """Set ``net/…`` below /proc/sys in the node's namespace; says whether it had to change."""
     file = Path("/proc/sys") / path

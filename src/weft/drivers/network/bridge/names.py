@@ -68,6 +68,10 @@ class Names:
         return f"weft_{self.prefix}_refused"
 
     @property
+    def filters_table(self) -> str:
+        return f"weft_{self.prefix}_filters"
+
+    @property
     def bridge_table(self) -> str:
         return f"weft_{self.prefix}_taps"
 

@@ -11,6 +11,7 @@ import msgspec
 
 from weft.contracts.host import Host
 from weft.drivers.network.bridge.dnsmasq import choose_resolver
+from weft.drivers.network.bridge.filters import CALL_IPTABLES
 from weft.drivers.network.bridge.kernel import attempt
 from weft.drivers.network.bridge.names import Names
 
@@ -34,6 +35,7 @@ class Trial:
     capability: str
     command: str
     remedy: str
+    needed: bool = True  # without it there are no networks at all
 
 
 TRIALS = [
@@ -58,6 +60,13 @@ TRIALS = [
         "nft 'add table bridge t; add chain bridge t c { type filter hook forward priority 0; };"
         " add rule bridge t c ether saddr 02:00:00:00:00:01 drop'",
         "build the kernel with NF_TABLES_BRIDGE",
+    ),
+    Trial(
+        "security-groups",
+        f"test -e /proc/sys/{CALL_IPTABLES} && nft 'add table ip z; add chain ip z c"
+        " { type filter hook prerouting priority -301; }; add rule ip z c ct zone set 1'",
+        "modprobe br_netfilter nft_ct; VMs that carry a group can't run here without",
+        needed=False,
     ),
 ]
 _TRY = 'try() { if said=$(eval "$2" 2>&1); then echo "$1 yes"; else echo "$1 no $said" | head -n 1; fi; }\n'
@@ -94,7 +103,8 @@ async def probe_kernel(host: Host, names: Names) -> Findings:
         if answer[0] == "yes":
             found.capabilities.append(trial.capability)
         else:
-            found.problems.append(f"no {trial.capability} ({' '.join(answer[1:])}): {trial.remedy}")
+            said = f"no {trial.capability} ({' '.join(answer[1:])}): {trial.remedy}"
+            (found.problems if trial.needed else found.warnings).append(said)
     await _probe_node(found, host, names)
     return found
 

@@ -49,6 +49,7 @@ def render_node(names: Names, host: Host) -> Table:
     body = f"""\
 chain untracked_in {{
   type filter hook prerouting priority raw
+  ct zone != 0 accept
   iifname {bridges} notrack
   ip daddr {host.underlay_address} udp dport {host.vxlan_port} iifname != {uplinks} notrack
   iifname {uplinks} ip daddr 127.0.0.0/8 drop
@@ -92,7 +93,7 @@ def render_refused(names: Names, cidrs: Iterable[str]) -> Table:
 set ranges {{
   type ipv4_addr
   flags interval
-{_elements(str(found) for found in ranges)}}}
+{elements(str(found) for found in ranges)}}}
 chain through_node {{
   type filter hook forward priority filter
   iifname {uplinks} ct status dnat accept
@@ -107,8 +108,8 @@ def render_taps(names: Names, ports: Iterable[Port]) -> Table:
     own stack through a bridge."""
     taps, overlays, gateways = names.any_of("t"), names.any_of("x"), names.any_of("r")
     known = sorted(ports, key=lambda p: p.id)
-    macs = _elements(f'"{names.tap(p.id)}" . {p.mac}' for p in known)
-    addresses = _elements(f'"{names.tap(p.id)}" . {p.address}' for p in known)
+    macs = elements(f'"{names.tap(p.id)}" . {p.mac}' for p in known)
+    addresses = elements(f'"{names.tap(p.id)}" . {p.address}' for p in known)
     crossing = "\n".join(
         f"  {way} {overlays} {match} drop"
         for way in ("iifname", "oifname")
@@ -176,9 +177,9 @@ def render_forwards(
     """
     here = [f for f in forwards if is_here(f, host) and f.segment_id in uplinks]
     away = [f for f in forwards if not is_here(f, host)]
-    to_routers = _elements(f"{f.protocol} . {f.port} : {uplinks[f.segment_id].router}" for f in _sorted(here))
-    to_nodes = _elements(f"{f.protocol} . {f.port} : {f.node_address}" for f in _sorted(away))
-    hops = _elements(f"{f.node_address} . {f.protocol} . {f.port}" for f in _sorted(away))
+    to_routers = elements(f"{f.protocol} . {f.port} : {uplinks[f.segment_id].router}" for f in _sorted(here))
+    to_nodes = elements(f"{f.protocol} . {f.port} : {f.node_address}" for f in _sorted(away))
+    hops = elements(f"{f.node_address} . {f.protocol} . {f.port}" for f in _sorted(away))
     # A guest coming back to its own network, or a client whose address lies in it, would be answered directly.
     masked = "\n".join(
         f'  oifname "{names.uplink(s)}" ct status dnat ip saddr {{ 127.0.0.0/8, {UPLINKS}, {cidrs[s]} }} masquerade'
@@ -223,11 +224,11 @@ chain leaving {{
 def render_router_forwards(host: Host, segment_id: str, forwards: list[Forward]) -> Table:
     """The last step of a published port: from the router's outer leg to the guest."""
     here = _sorted(f for f in forwards if is_here(f, host) and f.segment_id == segment_id)
-    elements = _elements(f"{f.protocol} . {f.port} : {f.target_address} . {f.target_port}" for f in here)
+    targets = elements(f"{f.protocol} . {f.port} : {f.target_address} . {f.target_port}" for f in here)
     body = f"""\
 map targets {{
   type inet_proto . inet_service : ipv4_addr . inet_service
-{elements}}}
+{targets}}}
 chain arriving {{
   type nat hook prerouting priority dstnat
   iifname "{OUTSIDE}" fib daddr type local dnat ip to meta l4proto . th dport map @targets
@@ -244,7 +245,7 @@ def _sorted(forwards: Iterable[Forward]) -> list[Forward]:
     return sorted(forwards, key=lambda f: (f.protocol, f.port))
 
 
-def _elements(items: Iterable[str]) -> str:
+def elements(items: Iterable[str]) -> str:
     """An elements line; nft refuses an empty one, so nothing at all for nothing."""
     joined = ", ".join(items)
     return f"  elements = {{ {joined} }}\n" if joined else ""

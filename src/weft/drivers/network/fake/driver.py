@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
-from weft.contracts.network import Forward, NetworkProbe, NetworkState, Port, Segment
+from weft.contracts.network import Filter, Forward, NetworkProbe, NetworkState, Port, Segment
 from weft.objects.errors import InUse, NotFound, WeftError
 
 
@@ -26,6 +26,7 @@ class FakeWire:
     forwards: list[Forward] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     listeners: dict[tuple[str, int], int] = field(default_factory=dict)
+    filters: list[Filter] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
 
 
@@ -90,6 +91,10 @@ class FakeNetwork:
     async def ensure_refused(self, cidrs: list[str]) -> None:
         await self._meet("ensure_refused", "")
         self.wire.refused = list(cidrs)
+
+    async def ensure_filters(self, filters: list[Filter]) -> None:
+        await self._meet("ensure_filters", "")
+        self.wire.filters = list(filters)
 
     async def state(self) -> NetworkState:
         await self._meet("state", "")
