@@ -52,7 +52,7 @@ class Line:
     def __init__(self, doorway: Doorway, faults: Faults, who: str, token: str = "", node_uid: str = "") -> None:
         self._doorway, self._faults, self.who = doorway, faults, who
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._extensions = {"weft.peer": {"name": f"node:{node_uid}"}} if node_uid else {}
+        self._extensions = {"weft.peer": {"name": f"node:{node_uid}", "begins": 0.0, "ends": 1e12}} if node_uid else {}
         self.streams: list[Stream] = []
 
     async def exchange(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> Answer:
