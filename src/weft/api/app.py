@@ -22,6 +22,9 @@ from weft.objects.errors import InvalidInput, Unavailable, WeftError
 
 VERSION = (b"weft-version", weft.__version__.encode())  # clients of another release say so to their people
 MOST_BUSY = 512  # requests in hand; streams don't count
+# A body is handed over in such pieces, each once its reader has taken what came before: of TLS each connection keeps,
+# as long as it lasts, buffers as large as the largest piece that ever went through it.
+PIECE_BYTES = 65_536
 _SECRET = re.compile(r"(?<=_)[0-9a-f]{16,}")
 _log = logging.getLogger("weft.api")
 
@@ -66,7 +69,14 @@ async def _send(response: Response, call: Call, scope: Scope, receive: Receive, 
     async def noting_send(message: Message) -> None:
         nonlocal began
         began = True
-        await send(message)
+        body = message.get("body", b"")
+        if len(body) <= PIECE_BYTES:
+            await send(message)
+            return
+        for start in range(0, len(body), PIECE_BYTES):
+            is_last = start + PIECE_BYTES >= len(body)
+            more = message.get("more_body", False) if is_last else True
+            await send({**message, "body": body[start : start + PIECE_BYTES], "more_body": more})
 
     try:
         await response(scope, receive, noting_send)

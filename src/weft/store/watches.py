@@ -73,6 +73,7 @@ class Watches:
                 batches, position = await self._replay(prefix, position, max(position, self._revision))
                 for batch in batches:
                     yield batch
+                batches.clear()  # a watch lasts long: it must not keep what it has told
                 if self._revision - position < _CLOSE_BEHIND_REVISIONS:
                     break
             # Join first, then replay up to the present: what comes after is in the queue.
@@ -83,6 +84,7 @@ class Watches:
                     batches, position = await self._replay(prefix, position, present)
                     for batch in batches:
                         yield batch
+                    batches.clear()
                 while (live := await watcher.take()) is not None:
                     if live.revision > position:
                         position = live.revision

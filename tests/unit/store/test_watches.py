@@ -113,3 +113,25 @@ async def test_closing_lets_watchers_read_what_they_have_and_then_ends_them() ->
         assert (await anext(watch)).revision == 2
         with pytest.raises(StoreUnavailable):
             await anext(watch)
+
+
+async def test_a_watch_does_not_keep_what_it_has_replayed() -> None:
+    """A watch lasts for minutes, and there are thousands: each would hold megabytes of history."""
+    log, given = Log(), list[list[Batch]]()
+    replay = log.replay
+
+    async def noted(prefix: str, position: int, until: int) -> tuple[list[Batch], int]:
+        batches, reached = await replay(prefix, position, until)
+        given.append(batches)
+        return batches, reached
+
+    log.watches = Watches("e", 0, noted)
+    for _ in range(35):
+        log.publish(log.make("/a"))
+    async with asyncio.timeout(5), aclosing(log.watches.follow("/", "e:0")) as watch:
+        assert [(await anext(watch)).revision for _ in range(35)] == list(range(1, 36))
+        waiting = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0.01)
+        assert given and not any(given)
+        log.publish(log.make("/a"))
+        assert (await waiting).revision == 36
