@@ -21,6 +21,9 @@ from tests.cluster.cluster import WEFT, Cluster
 pytestmark = pytest.mark.host
 
 
+FIRST = "for second in $(seq 600); do sleep 1; done"  # takes leave of ended children, as a first process must
+
+
 class Machine:
     """A network, mount and process namespace on the cluster's underlay, with an empty home."""
 
@@ -29,12 +32,13 @@ class Machine:
         network = ipaddress.ip_network(topology["underlay"])
         self.server = f"https://{network[1]}:{topology['api_port']}"
         self.address, self.folder = str(network[99]), folder
+        self.cgroup = f"weft/second-{topology['id']}"
         self.link = f"{topology['link_prefix'] if 'link_prefix' in topology else 'w' + topology['id'][:3]}x4"
         bridge = f"w{topology['id'][:3]}br"
         (folder / "home").mkdir()
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder / "home")}
         self.keeper = subprocess.Popen(
-            ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "600"],
+            ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", FIRST],
             env=self.environment,
         )
         deadline = time.monotonic() + 10
@@ -69,6 +73,8 @@ class Machine:
         os.kill(self.first, signal.SIGKILL)
         self.keeper.wait()
         subprocess.run(["ip", "link", "del", self.link], capture_output=True)
+        for group in Path("/sys/fs/cgroup").glob(f"*/{self.cgroup}"):
+            group.rmdir()  # its guests' groups are gone
 
 
 @pytest.fixture
@@ -120,7 +126,7 @@ def test_a_second_machine_joins_runs_a_guest_and_leaves(cluster: Cluster, machin
 
     log = (machine.folder / "agent.log").open("w")
     agent = subprocess.Popen(
-        machine.command(WEFT, "agent", "n4", "--state", str(state), "--link-prefix", "wt4"),
+        machine.command(WEFT, "agent", "n4", "--state", str(state), "--link-prefix", "wt4", "--cgroup", machine.cgroup),
         env=machine.environment,
         stdout=log,
         stderr=log,
