@@ -50,7 +50,7 @@ async def connect(context: Context) -> list[Connection]:
 
 
 async def run(server: FabricServer, bare: Context) -> dict[str, list[float]]:
-    rates: dict[str, list[float]] = {name: [] for name in ("store", "cas", "bare", "read", "create")}
+    rates: dict[str, list[float]] = {name: [] for name in ("store", "cas", "bare", "bare_write", "read", "create")}
     ours, peers = await connect(server.context), await connect(bare)
     status, body = await ours[0].request("POST", "/v1/projects/default/images", load.IMAGE)
     if status != 201:
@@ -58,9 +58,11 @@ async def run(server: FabricServer, bare: Context) -> dict[str, list[float]]:
     for start in range(0, 1000, BATCH):
         await load.create(ours[0], [f"bench-{n}" for n in range(start, start + BATCH)])
     writers = [load.cas_writer(connection, n) for n, connection in enumerate(ours)]
+    bare_writers = [load.cas_writer(connection, n) for n, connection in enumerate(peers)]
     for turn in range(ROUNDS):
         rates["store"].append(await load.time_store(server.folder, SECONDS))
         rates["cas"].append(await load.rate_of(writers, SECONDS))
+        rates["bare_write"].append(await load.rate_of(bare_writers, SECONDS))
         rates["bare"].append(await load.rate_of([load.reader(c, n) for n, c in enumerate(peers)], SECONDS))
         rates["read"].append(await load.rate_of([load.reader(c, n) for n, c in enumerate(ours)], SECONDS))
         rates["create"].append(
@@ -91,6 +93,7 @@ def measure() -> Measurement:
         rates = uvloop.run(run(server, bare))
     middle = {name: statistics.median(values) for name, values in rates.items()}
     written, read = middle["cas"] / middle["store"], middle["read"] / middle["bare"]
+    bound = middle["bare_write"] / middle["store"]
     return Measurement(
         "store_api",
         "One doors process over TLS (SQLite, synchronous=FULL), 16 clients on kept connections in one other process, VMs of "
@@ -104,6 +107,12 @@ def measure() -> Measurement:
                 f"{written:.0%}",
                 "≥ 60 % of the store",
                 written >= 0.6,
+            ),
+            Figure(
+                "the same requests to a server that neither checks nor keeps anything",
+                per_second(rates["bare_write"]),
+                ratio=f"{bound:.0%}",
+                goal="what this stack can reach",
             ),
             Figure(
                 f"VMs created by :batch, {BATCH} a request, {CREATORS} clients",

@@ -1,4 +1,4 @@
-"""The peer of reads: Starlette and msgspec with nothing else, on the very server stack that the doors use.
+"""The peer of reads, and the bound of writes: Starlette and msgspec with nothing else, on the very server stack that the doors use.
 
 ``python -m benchmarks.store_api.bare STATE FILE``: certificates from the doors' folder STATE; FILE gets the port.
 """
@@ -32,7 +32,15 @@ async def serve(state: Path, file: Path) -> None:
         found: Envelope = objects[request.path_params["name"]]
         return Response(encode(found), media_type="application/json")
 
-    app = Starlette(routes=[Route("/v1/projects/{project}/vms/{name}", get)])
+    async def put(request: Request) -> Response:
+        """What a write costs before anything is checked or kept."""
+        given = msgspec.json.decode(await request.body())
+        found = objects[request.path_params["name"]]
+        found.generation = given["generation"] + 1
+        return Response(encode(found), media_type="application/json")
+
+    path = "/v1/projects/{project}/vms/{name}"
+    app = Starlette(routes=[Route(path, get), Route(path, put, methods=["PUT"])])
     clock = SystemClock()
     authority = Authority(state, clock)
     chain, key = authority.renew_server(["127.0.0.1"])
