@@ -1,5 +1,6 @@
-# A web, an application and a data tier in two networks. Each answers the one before it by name:
-#   curl http://127.0.0.1:8088/  →  web  →  app  →  db, which counts visits on a volume.
+# A web, an application and a data tier in two networks: the first two are tiny, the third a Debian with a volume
+# (weft image build debian-12, once). Each answers the one before it by name:
+#   curl http://127.0.0.1:8088/  →  shop-web  →  shop-app  →  shop-db, which counts visits on a volume.
 [
   {
     kind = "network";
@@ -24,48 +25,63 @@
   }
   {
     kind = "vm";
-    name = "db";
+    name = "shop-db";
     labels = {
       app = "three-tier";
       tier = "db";
     };
     spec = {
-      image = "tiny";
+      image = "debian-12";
       cpu = 1;
-      memory = "128M";
+      memory = "512M";
       networks = [ "back" ];
       volumes = [ "visits" ];
       user_data = ''
         #!/bin/sh
-        # Keeps a counter on the volume and hands it out on port 5432.
-        mkdir -p /etc/weft/start.d /srv/db/cgi-bin
-        cat >/srv/db/cgi-bin/visits <<'CGI'
-        #!/bin/sh
-        echo visit >>/data/visits
-        sync
-        printf 'Content-Type: text/plain\r\n\r\n'
-        echo "visit $(wc -l </data/visits), counted by $(hostname)"
-        CGI
-        cat >/etc/weft/start.d/db <<'START'
-        #!/bin/sh
-        # The volume is the disk that is neither the root nor the seed; a new one is made ready first.
-        for disk in /sys/block/vd*; do
-            device=/dev/$(basename "$disk")
-            [ "$(cat "$disk/serial")" = weft-seed ] && continue
-            grep -q "^$device / " /proc/mounts && continue
-            [ -n "$(head -c 1048576 "$device" | tr -d '\0')" ] || mke2fs -F "$device"
-            mkdir -p /data
-            mount -t ext4 "$device" /data
-        done
-        exec httpd -f -p 5432 -h /srv/db
-        START
-        chmod +x /srv/db/cgi-bin/visits /etc/weft/start.d/db
+        # Keeps a counter on the volume and hands it out on port 5432, as a service of the system.
+        disk=/dev/disk/by-id/virtio-visits
+        blkid $disk || mkfs.ext4 -q $disk
+        mkdir -p /srv/visits
+        echo "$disk /srv/visits ext4 defaults 0 2" >>/etc/fstab
+        cat >/usr/local/bin/visits <<'PYTHON'
+        #!/usr/bin/python3
+        import os, socket
+        from http.server import BaseHTTPRequestHandler, HTTPServer
+
+        class Visits(BaseHTTPRequestHandler):
+            def do_GET(self):
+                with open("/srv/visits/log", "a+") as log:
+                    log.write("visit\n")
+                    log.flush()
+                    os.fsync(log.fileno())
+                    log.seek(0)
+                    number = len(log.readlines())
+                answer = f"visit {number}, counted by {socket.gethostname()}\n".encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+        HTTPServer(("", 5432), Visits).serve_forever()
+        PYTHON
+        chmod +x /usr/local/bin/visits
+        cat >/etc/systemd/system/visits.service <<'UNIT'
+        [Unit]
+        RequiresMountsFor=/srv/visits
+        [Service]
+        ExecStart=/usr/local/bin/visits
+        Restart=on-failure
+        [Install]
+        WantedBy=multi-user.target
+        UNIT
+        systemctl daemon-reload
+        systemctl enable --now visits
       '';
     };
   }
   {
     kind = "vm";
-    name = "app";
+    name = "shop-app";
     labels = {
       app = "three-tier";
       tier = "app";
@@ -82,8 +98,8 @@
         cat >/srv/app/cgi-bin/sentence <<'CGI'
         #!/bin/sh
         # Tiers come up side by side: give the next one some seconds.
-        for try in 1 2 3 4 5 6 7 8; do
-            answer=$(timeout 5 wget -q -O - http://db:5432/cgi-bin/visits) && break
+        for try in 1 2 3 4 5 6 7 8 9; do
+            answer=$(timeout 5 wget -q -O - http://shop-db:5432/) && break
             answer="the data tier doesn't answer"
             sleep 1
         done
@@ -100,7 +116,7 @@
   }
   {
     kind = "vm";
-    name = "web";
+    name = "shop-web";
     labels = {
       app = "three-tier";
       tier = "web";
@@ -118,8 +134,8 @@
         cat >/srv/web/cgi-bin/index.cgi <<'CGI'
         #!/bin/sh
         # Tiers come up side by side: give the next one some seconds.
-        for try in 1 2 3 4 5 6 7 8; do
-            answer=$(timeout 15 wget -q -O - http://app:8080/cgi-bin/sentence) && break
+        for try in 1 2 3 4 5 6 7 8 9; do
+            answer=$(timeout 15 wget -q -O - http://shop-app:8080/cgi-bin/sentence) && break
             answer="the application tier doesn't answer"
             sleep 1
         done

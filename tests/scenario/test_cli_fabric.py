@@ -229,12 +229,18 @@ def test_one_wrong_field_refuses_all_of_a_file_at_its_place(fabric: Fabric, tmp_
 @pytest.mark.parametrize("suffix", ["yaml", "json", "toml", "nix"])
 def test_the_examples_come_up_in_every_format(fabric: Fabric, suffix: str) -> None:
     examples = Path(__file__).resolve().parents[2] / "examples"
+    assert fabric.weft("image", "add", "debian-12", str(fabric.folder / "tiny.tar")).code == 0
     said = fabric.weft("apply", "-f", str(examples / f"three-tier.{suffix}"))
     assert said.code == 0, said.err
-    assert {item["name"] for item in listed(fabric, "get", "vm", "-l", "app=three-tier")} == {"db", "app", "web"}
-    assert fabric.weft("vm", "delete", "db", "app", "web", "--yes").code == 0
+    assert {item["name"] for item in listed(fabric, "get", "vm", "-l", "app=three-tier")} == {
+        "shop-db",
+        "shop-app",
+        "shop-web",
+    }
+    assert fabric.weft("vm", "delete", "shop-db", "shop-app", "shop-web", "--yes").code == 0
     for kind, name in (("network", "front"), ("network", "back"), ("volume", "visits")):
         assert fabric.weft(kind, "delete", name, "--yes").code == 0
+    assert fabric.weft("image", "delete", "debian-12", "--yes").code == 0
     one = fabric.weft("vm", "create", "webapp", "--config", str(examples / f"webapp.{suffix}"), "--publish", "18089:80")
     assert one.code == 0, one.err
     assert fabric.weft("vm", "delete", "webapp", "--yes").code == 0

@@ -19,7 +19,7 @@ def test_three_tier_is_the_same_in_all_four_formats() -> None:
     read = [read_manifests(read_documents([str(EXAMPLES / f"three-tier.{suffix}")])) for suffix in SUFFIXES]
     first, *others = [[manifest.data for manifest in manifests] for manifests in read]
     assert [f"{data['kind']}/{data['name']}" for data in first] == [
-        *("network/front", "network/back", "volume/visits", "vm/db", "vm/app", "vm/web")
+        *("network/front", "network/back", "volume/visits", "vm/shop-db", "vm/shop-app", "vm/shop-web")
     ]
     assert all(other == first for other in others)
 
