@@ -10,13 +10,15 @@ from typing import Any
 from weft.cli.session import Session
 from weft.cli.stream import Stream, dial
 from weft.cli.words import Target
-from weft.objects.errors import InUse, WeftError
+from weft.objects.errors import InUse, InvalidInput, WeftError
 
 
 def listen_here(port: int) -> socket.socket:
     """A listener on loopback; port 0 is any free one. Raises InUse."""
     try:
         return socket.create_server(("127.0.0.1", port))
+    except OverflowError:
+        raise InvalidInput(f"{port} is not a port", field="port", hint="give one from 1 to 65535") from None
     except OSError as problem:
         raise InUse(f"port {port} of this machine can't be used: {problem.strerror}", hint="choose another") from None
 

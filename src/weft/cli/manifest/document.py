@@ -45,6 +45,11 @@ def split_path(text: str) -> Path:
     return tuple(match[1] if match[1] is not None else int(match[2]) for match in _STEP.finditer(text))
 
 
+def place_of(text: str, position: int) -> Place:
+    """Line and column of the character at ``position``."""
+    return text.count("\n", 0, position) + 1, position - (text.rfind("\n", 0, position) + 1) + 1
+
+
 def unreadable(file: str, place: Place | None, what: str, hint: str | None = None) -> InvalidInput:
     """The error for text that can't be read at all: ``file:line:column: what``."""
     where = f"{file}:{place[0]}:{place[1]}" if place else file

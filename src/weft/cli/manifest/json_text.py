@@ -7,9 +7,10 @@ import json
 import re
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the standard library's own reader of a string
 
-from weft.cli.manifest.document import Document, Path, Place, unreadable
+from weft.cli.manifest.document import Document, Path, Place, place_of, unreadable
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_ODD = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity|-?\d{4000,})')
 _SCALAR = re.compile(r"[^\s,\]}]+")
 
 
@@ -22,10 +23,19 @@ def read_json(text: str, file: str) -> list[Document]:
             file, (problem.lineno, problem.colno), f"JSON: {problem.msg[:1].lower()}{problem.msg[1:]}"
         ) from None
     except (ValueError, RecursionError) as problem:
-        raise unreadable(file, None, f"JSON: {problem}") from None
+        said = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        raise unreadable(file, place_of(text, _find_odd_value(text)), f"JSON: {said}") from None
     scan = _Scan(text, file)
     scan.read(0, ())
     return [Document(value, file, scan.places)]
+
+
+def _find_odd_value(text: str) -> int:
+    """Where the first value stands that is well written and yet no value of a manifest; 0 if it is the whole."""
+    for match in _ODD.finditer(text):
+        if match[1]:
+            return match.start(1)
+    return 0
 
 
 def _refuse_constant(word: str) -> None:

@@ -52,7 +52,7 @@ def read_nix(path: FilePath, file: str) -> list[Document]:
     try:
         found = json.loads(answer)
     except ValueError as problem:
-        raise unreadable(file, None, f"nix: gave something that isn't JSON: {problem}") from None
+        raise unreadable(file, (1, 1), f"nix: gave something that isn't JSON: {problem}") from None
     places: dict[Path, Place] = {(): (1, 1)}
     places |= {tuple(at["path"]): (at["line"], at["column"]) for at in found["places"]}
     return [Document(found["value"], file, places)]
@@ -86,7 +86,7 @@ def _evaluate(path: FilePath, file: str) -> bytes:
                 f"{file}: reading nix needs nix-instantiate, which isn't installed", hint="apt-get install nix-bin"
             ) from None
         except subprocess.TimeoutExpired:
-            raise unreadable(file, None, f"nix: the expression did not end within {TIMEOUT_SECONDS} s") from None
+            raise unreadable(file, (1, 1), f"nix: the expression did not end within {TIMEOUT_SECONDS} s") from None
         if out.tell() >= MAX_OUTPUT_BYTES:
             raise TooLarge(f"{file}: nix: the expression gives more than {MAX_OUTPUT_BYTES // 2**20} MiB")
         if done.returncode != 0:
@@ -109,7 +109,7 @@ def _translate(said: str, path: FilePath, file: str) -> Exception:
     """What nix complained about, at the last place in this very file that it mentions."""
     first = re.search(r"^(?:error: )(.*)$", said, re.MULTILINE)
     what = first[1] if first else (said.strip().splitlines() or ["ended without a word"])[-1]
-    place: Place | None = None
+    place: Place = (1, 1)
     for match in _AT.finditer(said):
         if match["file"].split()[-1] == str(path) or match["file"] == str(path):
             place = int(match["line"]), int(match["column"])

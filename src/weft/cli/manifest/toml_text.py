@@ -25,7 +25,8 @@ def read_toml(text: str, file: str) -> list[Document]:
         said = _PLACE.sub("", said)
         raise unreadable(file, (line, column), f"TOML: {said[:1].lower()}{said[1:]}") from None
     except (ValueError, RecursionError) as problem:
-        raise unreadable(file, None, f"TOML: {problem}") from None
+        said = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        raise unreadable(file, (1, 1), f"TOML: {said}") from None
     return [Document(value, file, _find_places(text))]
 
 

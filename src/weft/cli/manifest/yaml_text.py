@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from weft.cli.manifest.document import Document, Path, Place, unreadable
+from weft.cli.manifest.document import Document, Path, Place, place_of, unreadable
 
 _MERGE = "tag:yaml.org,2002:merge"
 MAX_PARTS = 500_000  # fields and items of a document with its aliases written out: nine lines can stand for billions
@@ -24,6 +24,7 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(text: str, file: str) -> list[Document]:
     """The documents in ``text``, empty ones left out. Raises InvalidInput with file, line and column."""
     documents: list[Document] = []
+    begin: Place = (1, 1)  # of the document that is being read
     try:
         loader = _Loader(text)
         try:
@@ -31,7 +32,8 @@ def read_yaml(text: str, file: str) -> list[Document]:
                 node = loader.get_node()
                 if node is None:
                     break
-                places: dict[Path, Place] = {(): _place(node.start_mark)}
+                begin = _place(node.start_mark)
+                places: dict[Path, Place] = {(): begin}
                 _read_places(node, (), places, file, set())
                 value = loader.construct_document(node)
                 if value is not None:
@@ -39,13 +41,17 @@ def read_yaml(text: str, file: str) -> list[Document]:
         finally:
             loader.dispose()
     except yaml.reader.ReaderError as problem:
-        raise unreadable(file, None, f"YAML: {problem.reason} at character {problem.position}") from None
+        raise unreadable(file, place_of(text, problem.position), f"YAML: {problem.reason}") from None
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
         said = problem.problem or problem.context or "can't be read"
         raise unreadable(file, _place(mark) if mark else None, f"YAML: {said}", _hint(said)) from None
-    except (ValueError, RecursionError) as problem:
-        raise unreadable(file, None, f"YAML: {str(problem).splitlines()[0]}") from None
+    except RecursionError:
+        raise unreadable(file, begin, "YAML: nested too deeply") from None
+    except (ValueError, TypeError, AttributeError, LookupError) as problem:  # what its constructors make of odd scalars
+        raise unreadable(
+            file, begin, f"YAML: {str(problem).splitlines()[0] if str(problem) else 'odd value'}"
+        ) from None
     return documents
 
 

@@ -36,6 +36,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], patience: 
     given = {"port": int(match[2]), "patience": patience}
     if match[1] is None:
         return carry(session, target, "forward", given, sys.stdin.fileno(), 1)
+    session.client.verb(target.kind.name, target.name, "forward", given)  # what can't be is said at once
     with listen_here(int(match[1])) as listener:
         session.say(f"127.0.0.1:{listener.getsockname()[1]} leads to port {match[2]} of {target.what}; Ctrl-C ends it")
         relay(session, listener, target, "forward", given)

@@ -33,8 +33,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], url: bool,
 
 def show_screen(session: Session, target: Target, url: bool, port: int) -> int:
     """Print where the screen is, and serve it there until interrupted (``url``: print and end)."""
+    ticket = session.client.verb(target.kind.name, target.name, "screen", {})  # what can't be is said at once
     if url:
-        ticket = session.client.verb(target.kind.name, target.name, "screen", {})
         print(f"wss://{ticket['address']}/v1/stream?ticket={quote(ticket['ticket'])}")
         return 0
     with listen_here(port) as listener:
