@@ -196,6 +196,30 @@ async def test_an_agent_killed_at_any_command_of_a_change_is_followed_by_one_tha
     await driver.close()
 
 
+async def test_a_guest_suspended_half_way_through_a_change_resumes_as_what_it_was_then(
+    driver: QemuDriver, lab: GuestLab, plan: GuestPlan, nic: GuestNic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot_id = (await ready(driver, plan)).boot_id
+    grown = msgspec.structs.replace(plan, cpu=2.0, vcpus=2, disks=[*plan.disks, data_disk(lab, "more")], nics=[nic])
+    real = Qmp.execute
+
+    async def die(qmp: Qmp, command: str, **more: Any) -> Any:
+        if command == "netdev_add":
+            raise ConnectionAbortedError(command)
+        return await real(qmp, command, **more)
+
+    monkeypatch.setattr(Qmp, "execute", die)
+    with pytest.raises(ConnectionAbortedError):
+        await driver.adjust(grown)
+    monkeypatch.setattr(Qmp, "execute", real)
+    await driver.suspend(plan.id)
+    assert (await ready(driver, plan)).boot_id == boot_id
+    await soon(driver, plan, "grep -qx more /sys/block/*/serial")
+    shape = (await driver.adjust(grown)).shape
+    assert shape is not None and shape.nics == [nic.mac]
+    await driver.adjust(plan)
+
+
 async def test_what_only_a_restart_can_give_is_refused_by_name(
     driver: QemuDriver, lab: GuestLab, plan: GuestPlan
 ) -> None:

@@ -10,13 +10,12 @@ import msgspec
 from weft.agent.images import CachedImage
 from weft.agent.known import Wanted
 from weft.agent.seed import SERIAL
+from weft.agent.shape import ISO_SERIAL, ROOT_SERIAL, name_serial
 from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.contracts.volume import VolumeFacts
+from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_bytes
-
-MAX_SERIAL = 20
-ROOT_SERIAL, ISO_SERIAL = "root", "iso"
 
 
 class Prepared(msgspec.Struct):
@@ -28,6 +27,8 @@ class Prepared(msgspec.Struct):
     links: list[str] = []
     seed: str | None = None
     iso: CachedImage | None = None
+    leftover: list[AllocatedNic] = []
+    attached: list[str] = []  # serials of the disks that the running guest has open
 
 
 def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
@@ -44,10 +45,19 @@ def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
             hint="stop it and give it more memory",
         )
     boot = _choose_boot(wanted, image, prepared.seed)
-    disks = [GuestDisk(root.path, root.format, ROOT_SERIAL, base=image.disk, base_format=image.manifest.disk_format)]
-    serials = name_serials([volume.name for volume in spec.volumes])
-    for facts, serial in zip(prepared.volumes, serials, strict=True):
-        disks.append(GuestDisk(facts.path, facts.format, serial))
+    disks = [
+        GuestDisk(
+            root.path,
+            root.format,
+            ROOT_SERIAL,
+            size_bytes=max(root.size_bytes, spec.resources.disk),
+            base=image.disk,
+            base_format=image.manifest.disk_format,
+        )
+    ]
+    for volume, facts in zip(spec.volumes, prepared.volumes, strict=True):
+        size = max(facts.size_bytes, volume.size)
+        disks.append(GuestDisk(facts.path, facts.format, name_serial(volume.name), size_bytes=size))
     if prepared.seed is not None:
         disks.append(GuestDisk(prepared.seed, "raw", SERIAL, read_only=True))
     if prepared.iso is not None:
@@ -103,14 +113,3 @@ def choose_seed(wanted: Wanted, prepared: Prepared) -> Literal["tar", "nocloud"]
             hint="use an image that has it, such as debian-12 (weft image build debian-12)",
         )
     return "tar" if given else None
-
-
-def name_serials(names: list[str]) -> list[str]:
-    """A disk serial for each volume name: the name itself where it fits, else its beginning and its place."""
-    serials: list[str] = []
-    for index, name in enumerate(names):
-        serial = name[:MAX_SERIAL]
-        if serial in (ROOT_SERIAL, ISO_SERIAL, SERIAL) or serial in serials or len(name) > MAX_SERIAL:
-            serial = f"{name[: MAX_SERIAL - 3]}-{index}"
-        serials.append(serial)
-    return serials

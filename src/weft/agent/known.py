@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocatedNic, AllocationReport, AllocationSpec
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import short_id
 
@@ -19,7 +19,8 @@ class Memory(msgspec.Struct, frozen=True):
     """What the agent must not forget when it is killed; kept beside the allocation's copy.
 
     ``made`` says that something of it may exist on this node; ``answered`` that the guest has answered in this run;
-    ``orphan`` that a list of the server's no longer held it.
+    ``orphan`` that a list of the server's no longer held it. ``leftover`` are NICs that it was to have, and is not any
+    more: their ports go once the guest has let go of them.
     """
 
     run: Run = "new"
@@ -29,6 +30,7 @@ class Memory(msgspec.Struct, frozen=True):
     answered: bool = False
     made: bool = False
     orphan: bool = False
+    leftover: list[AllocatedNic] = []
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -48,6 +50,7 @@ class Wanted(msgspec.Struct, frozen=True):
     spec: AllocationSpec
     deleting: bool = False
     report: AllocationReport = msgspec.field(default_factory=AllocationReport)
+    generation: int = 0
 
     @property
     def id(self) -> str:
@@ -74,6 +77,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     superseded: bool = False
     blocked: str = ""
     can_suspend: bool = True
+    can_adjust: bool = True
     restart_at: float = 0.0
 
 
@@ -83,6 +87,7 @@ def read_wanted(envelope: Envelope) -> Wanted:
         name=envelope.name,
         uid=envelope.uid,
         spec=decode_part(envelope.spec, AllocationSpec),
+        generation=envelope.generation,
         deleting=envelope.deleting_since is not None,
         report=decode_part(envelope.report, AllocationReport),
     )

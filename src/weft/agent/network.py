@@ -20,6 +20,7 @@ from weft.agent.waiting import wait_for_event
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.network import Endpoint, Filter, Forward, NetworkDriver, Segment
+from weft.kinds.allocation import AllocatedNic
 from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
 
@@ -134,15 +135,19 @@ class NetworkKeeper:
                 await self._ensure(uid, segments[uid])
             return [await self._driver.plug(port) for port in ports_of(wanted)]
 
-    async def unplug(self, wanted: Wanted) -> None:
-        """Take the allocation's ports away; segments that no other allocation here needs go later. Raises WeftError."""
+    async def unplug(self, wanted: Wanted, leftover: list[AllocatedNic] | None = None) -> None:
+        """Take the allocation's ports away, or only those it has left over; segments that nobody here needs any more go
+        later. Raises WeftError."""
+        nics = wanted.spec.nics if leftover is None else leftover
         async with self._changing:
-            for port in ports_of(wanted):
+            for port in ports_of(wanted, nics):
                 await self._driver.unplug(port.id)
             others = [other for other in self._hosted() if other.uid != wanted.uid]
             needed = {nic.network_uid for other in others for nic in other.spec.nics}
+            if leftover is not None:
+                needed |= {nic.network_uid for nic in wanted.spec.nics}
             idle = await self._find_idle()
-            for uid in {nic.network_uid for nic in wanted.spec.nics} - needed:
+            for uid in sorted({nic.network_uid for nic in nics} - needed):
                 idle[short_id(uid)] = Idle(uid, self._clock.elapsed() + IDLE_SECONDS)
         self.wake()
 

@@ -15,10 +15,11 @@ from weft.agent.known import Wanted
 from weft.agent.network import NetworkKeeper
 from weft.agent.plan import Step
 from weft.agent.seed import build_nocloud, build_tar
+from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.contracts.clock import Clock
 from weft.contracts.durable import write_durably
 from weft.contracts.host import Host
-from weft.contracts.runtime import CanSuspend, GuestFacts, RuntimeDriver
+from weft.contracts.runtime import CanAdjust, CanSuspend, GuestFacts, RuntimeDriver
 from weft.contracts.volume import VolumeDriver
 from weft.kinds.allocation import AllocatedImage
 from weft.objects.errors import DriverFailed, InvalidInput
@@ -48,6 +49,10 @@ class Performer:
         self._seeds = Path(host.state_dir) / "seeds"
         self._heavy = asyncio.Semaphore(AT_ONCE)
         self.volume_uids: set[str] = set()  # volumes whose data is here
+
+    @property
+    def can_adjust(self) -> bool:
+        return isinstance(self.runtime, CanAdjust)
 
     @property
     def can_suspend(self) -> bool:
@@ -99,6 +104,8 @@ class Performer:
                 base=image.disk,
                 base_format=image.manifest.disk_format,
             )
+            if prepared.root.size_bytes < wanted.spec.resources.disk and ROOT_SERIAL not in prepared.attached:
+                prepared.root = await self._disks.grow(wanted.id, wanted.spec.resources.disk)
         return ""
 
     async def _volumes(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
@@ -106,7 +113,7 @@ class Performer:
         for volume in wanted.spec.volumes:
             async with self._heavy:
                 facts = await self._disks.ensure(volume.uid, size_bytes=volume.size)
-                if facts.size_bytes < volume.size:
+                if facts.size_bytes < volume.size and name_serial(volume.name) not in prepared.attached:
                     facts = await self._disks.grow(volume.uid, volume.size)
             self.volume_uids.add(volume.uid)
             prepared.volumes.append(facts)
@@ -132,6 +139,16 @@ class Performer:
         plan = plan_guest(wanted, prepared)
         async with self._heavy:
             await self.runtime.start(plan)
+        return ""
+
+    async def _adjust(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        if not isinstance(self.runtime, CanAdjust):
+            raise InvalidInput(f"{wanted.what}: runtime {self.runtime.name} can't change guests", reason="unsupported")
+        await self.runtime.adjust(plan_guest(wanted, prepared))
+        return ""
+
+    async def _tidy(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        await self._keeper.unplug(wanted, prepared.leftover)
         return ""
 
     async def _stop(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
@@ -172,6 +189,8 @@ _STEPS = {
     Step.NETWORK: Performer._network,
     Step.SEED: Performer._seed,
     Step.START: Performer._start,
+    Step.ADJUST: Performer._adjust,
+    Step.TIDY: Performer._tidy,
     Step.STOP: Performer._stop,
     Step.SUSPEND: Performer._suspend,
     Step.REMOVE: Performer._remove,

@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from weft.agent.known import Known, Memory, Run
+from weft.agent.shape import is_shaped
 from weft.contracts.runtime import GuestFacts
 from weft.kinds.allocation import AllocationState
 
@@ -32,6 +33,8 @@ class Step(StrEnum):
     SEED = "seed"  # the disk with user data
     NETWORK = "network"  # segments and taps
     START = "start"  # or resume, or adopt
+    ADJUST = "adjust"  # CPUs, memory, disks and NICs of the running guest
+    TIDY = "tidy"  # taps of NICs that the guest has no more
     STOP = "stop"
     SUSPEND = "suspend"
     REMOVE = "remove"  # the runtime forgets the guest, its saved memory too
@@ -41,6 +44,7 @@ class Step(StrEnum):
 
 
 BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.SEED, Step.NETWORK, Step.START)
+ADJUST = (*BRING_UP[:-1], Step.ADJUST)
 TAKE_AWAY = (Step.REMOVE, Step.UNPLUG, Step.REMOVE_DISKS, Step.FORGET)
 
 
@@ -88,7 +92,8 @@ def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
     spec = known.wanted.spec
     if known.wanted.deleting:
         stop = (Step.STOP,) if is_alive(guest) else ()
-        return Plan((*stop, *TAKE_AWAY), "stopping")
+        tidy = (Step.TIDY,) if known.memory.leftover else ()
+        return Plan((*stop, *tidy, *TAKE_AWAY), "stopping")
     if known.memory.orphan:
         return Plan((), _state(known, guest))
     if known.superseded:
@@ -144,6 +149,10 @@ def _plan_run(known: Known, guest: GuestFacts, now: float) -> Plan:
 def _plan_alive(known: Known, guest: GuestFacts) -> Plan:
     if guest.state == "paused":
         return Plan((), "running", "paused", guest.message or "the machine is paused")
+    if known.can_adjust and guest.shape is not None and not is_shaped(known.wanted.spec, guest.shape):
+        return Plan(ADJUST, _state(known, guest), "changing", "the running machine is brought to what is asked for")
+    if known.memory.leftover:
+        return Plan((Step.TIDY,), _state(known, guest))
     return Plan((), _state(known, guest))
 
 

@@ -3,7 +3,7 @@ make. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from weft.agent.known import Wanted, port_id
 from weft.contracts.network import Alias, Allowed, Endpoint, Filter, Forward, Port, Segment
@@ -60,8 +60,8 @@ def _join(told: Iterable[Endpoint], own: dict[str, Endpoint]) -> list[Endpoint]:
     return [by_address[address] for address in sorted(by_address)]
 
 
-def ports_of(wanted: Wanted) -> list[Port]:
-    """The allocation's NICs as ports on this node, in the order the guest sees them."""
+def ports_of(wanted: Wanted, nics: Sequence[AllocatedNic] | None = None) -> list[Port]:
+    """The allocation's NICs (or ``nics`` that it had) as ports on this node, in the order the guest sees them."""
     return [
         Port(
             id=port_id(wanted.uid, nic.uid),
@@ -71,7 +71,7 @@ def ports_of(wanted: Wanted) -> list[Port]:
             hostname=wanted.spec.workload.name,
             main=index == 0,
         )
-        for index, nic in enumerate(wanted.spec.nics)
+        for index, nic in enumerate(wanted.spec.nics if nics is None else nics)
     ]
 
 

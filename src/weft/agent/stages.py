@@ -24,6 +24,7 @@ class Stages:
 
     def __init__(self, clock: Clock, shown: list[allocation.Step]) -> None:
         self.current: Step | None = None
+        self.quiet = False  # what is done now is no way up
         self._clock = clock
         self._stages = {stage.name: stage for stage in shown}
         self._began: dict[str, float] = {}
@@ -34,6 +35,8 @@ class Stages:
             self._stages = {stage.name: stage for stage in shown}
 
     def begin(self, step: Step) -> None:
+        if self.quiet:
+            return
         self.current = step
         name = _STAGE_OF.get(step)
         if name is None:
@@ -47,18 +50,18 @@ class Stages:
 
     def tell(self, step: Step, detail: str) -> None:
         name = _STAGE_OF.get(step)
-        if name is not None and name in self._stages:
+        if name is not None and name in self._stages and not self.quiet:
             self._stages[name] = msgspec.structs.replace(self._stages[name], detail=detail)
 
     def end(self, step: Step, detail: str) -> None:
         self.current = None
-        if step in _LAST:
+        if step in _LAST and not self.quiet:
             self._end(_STAGE_OF[step], detail)
 
     def fail(self, step: Step) -> None:
         self.current = None
         name = _STAGE_OF.get(step)
-        if name is not None:
+        if name is not None and not self.quiet:
             self._stages[name] = allocation.Step(name=name, state="failed")
 
     def arrive(self) -> None:

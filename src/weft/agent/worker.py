@@ -14,6 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from weft.agent import plan as plans
+from weft.agent import shape
 from weft.agent.guest import Prepared
 from weft.agent.known import Known, Memory, Trouble, Wanted, read_wanted
 from weft.agent.offline import Copies, Copy, NotKept
@@ -23,7 +24,7 @@ from weft.agent.stages import Stages
 from weft.agent.waiting import wait_for_event
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import GuestFacts
-from weft.kinds.allocation import AllocationReport
+from weft.kinds.allocation import AllocatedNic, AllocationReport, AllocationSpec
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, InvalidInput, WeftError
 
@@ -80,6 +81,7 @@ class Worker:
             superseded=self._superseded,
             blocked=self._blocked,
             can_suspend=self._performer.can_suspend,
+            can_adjust=self._performer.can_adjust,
             restart_at=self._restart_at,
         )
 
@@ -89,7 +91,8 @@ class Worker:
         before = (self.wanted.spec, self.wanted.deleting, self.memory.orphan)
         self._envelope, self.wanted = envelope, wanted
         self._stages.adopt(wanted.report.steps)
-        self.memory = msgspec.structs.replace(self.memory, orphan=False)
+        leftover = _find_leftover(self.memory.leftover, before[0], wanted.spec)
+        self.memory = msgspec.structs.replace(self.memory, orphan=False, leftover=leftover)
         if before != (wanted.spec, wanted.deleting, False):
             self._begin_anew()
 
@@ -161,7 +164,10 @@ class Worker:
         self._on_event(self.wanted, "Normal" if reason == plans.POWERED_OFF else "Warning", "GuestEnded", message)
 
     async def _carry_out(self, plan: Plan) -> None:
-        prepared = Prepared()
+        prepared = Prepared(leftover=self.memory.leftover)
+        if self._guest is not None and plans.is_alive(self._guest) and self._guest.shape is not None:
+            prepared.attached = list(self._guest.shape.disks) if Step.ADJUST in plan.steps else []
+        self._stages.quiet = Step.ADJUST in plan.steps
         for step in plan.steps:
             if self._changed.is_set():
                 return
@@ -234,6 +240,8 @@ class Worker:
         if step is Step.START:
             self.memory = msgspec.structs.replace(self.memory, run="up")
             self._up_since = self._clock.elapsed()
+        elif step is Step.TIDY:
+            self.memory = msgspec.structs.replace(self.memory, leftover=[])
         elif step is Step.FORGET:
             self._copies.remove(self.wanted.id)
             self._saved = None
@@ -298,7 +306,20 @@ class Worker:
             accelerator=guest.accelerator if guest is not None and kept else None,
             started_at=guest.started_at if guest is not None and kept else None,
             restarts=self.memory.restarts,
+            has=shape.tell_has(guest, self.wanted.spec) if guest is not None and alive else None,
+            room=shape.tell_room(guest) if guest is not None and alive else None,
+            fitted=self._fitted(guest) if guest is not None and alive else 0,
             reason=plan.reason,
             message=plan.message,
             steps=self._stages.list(),
         )
+
+    def _fitted(self, guest: GuestFacts) -> int:
+        fits = guest.shape is None or shape.is_shaped(self.wanted.spec, guest.shape)
+        return self.wanted.generation if fits else 0
+
+
+def _find_leftover(left: list[AllocatedNic], old: AllocationSpec, new: AllocationSpec) -> list[AllocatedNic]:
+    """NICs that were asked for once and are not any more."""
+    kept = {nic.uid for nic in new.nics}
+    return list({nic.uid: nic for nic in [*left, *old.nics] if nic.uid not in kept}.values())

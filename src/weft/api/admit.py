@@ -18,7 +18,7 @@ from weft.api.view import View
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.record import Kind
 from weft.kinds.upgrade import refuse_newer
-from weft.objects.changes import FieldChange, plan_change
+from weft.objects.changes import NO_ROOM, FieldChange, Room, plan_change
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import (
     AlreadyExists,
@@ -113,7 +113,7 @@ async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -
     old_fields = msgspec.to_builtins(old)
     kept = {name: old_fields[name] for name in kind.kept if name not in wish.spec}
     spec = read_spec(kind, {**wish.spec, **kept})
-    changes = plan_change(old_fields, msgspec.to_builtins(spec), kind.spec)
+    changes = plan_change(old_fields, msgspec.to_builtins(spec), kind.spec, read_room(kind, current))
     _refuse_impossible(kind, current, changes)
     if kind.check_change is not None:
         kind.check_change(old, spec)
@@ -166,6 +166,11 @@ def read_spec(kind: Kind, raw: dict[str, Any]) -> Any:
     if kind.check is not None:
         kind.check(spec)
     return spec
+
+
+def read_room(kind: Kind, current: Envelope) -> Room | None:
+    """What a running one can come to without a restart; None if none runs."""
+    return kind.room(decode_part(current.status, kind.status)) if kind.room is not None else NO_ROOM
 
 
 def refuse_deleting(kind: Kind, current: Envelope) -> None:

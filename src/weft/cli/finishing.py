@@ -21,7 +21,7 @@ from weft.kinds.cells import dig
 from weft.objects.errors import NotFound, Unplaceable, WeftError
 
 Object = Mapping[str, Any]
-_DONE = {"create": "created", "update": "changed", "unchanged": "unchanged", "hold": "held"}
+_DONE = {"create": "created", "update": "changed", "set": "changed", "unchanged": "unchanged", "hold": "held"}
 _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node
 
 

@@ -23,6 +23,7 @@ _NO_FLAG = {
     "node": ("spec.cordoned", "spec.cordon_reason"),
     "token": ("spec.sha256",),
 }
+_MORE_NAMES = {"spec.restart": ("restart-policy",)}  # where `--restart` is an act
 _LONG_TEXT = 4096  # a text that may be longer is taken from a file
 _BOOLEAN, _MAP, _LIST = "true or false", "map", "list of "
 
@@ -52,7 +53,8 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
             flags.append(click.Option([*names, _parameter(doc)], multiple=True, metavar=metavar, **shared))
         elif " | " in doc.type:
             choice = click.Choice(doc.type.split(" | "))
-            flags.append(click.Option([f"--{flag}", _parameter(doc)], type=choice, **shared))
+            names = [f"--{name}" for name in (flag, *_MORE_NAMES.get(doc.path, ()))]
+            flags.append(click.Option([*names, _parameter(doc)], type=choice, **shared))
         else:
             metavar = "FILE" if doc.path in long_texts else doc.type.upper().replace(" ", "-")
             flags.append(click.Option([f"--{flag}", _parameter(doc)], metavar=metavar, **shared))

@@ -14,6 +14,7 @@ from weft.objects.selector import Fields
 Object = Mapping[str, Any]
 Test = Callable[[Object | None], bool]
 UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavailable")
+_HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed just now
 _STUCK = ("volumeInUse", "volumesApart", "imageFailed", "orphanRunning")  # no matter what nodes there are
 
 
@@ -70,7 +71,17 @@ def _is_as_wished(obj: Object | None) -> bool:
     phase = _phase(obj)
     if wish == "Hold":
         return phase == wish or (phase == "Running" and _settled(obj))
-    return _settled(obj) and phase == (wish or "Running")
+    return _settled(obj) and phase == (wish or "Running") and _is_current(obj)
+
+
+def _is_current(obj: Object) -> bool:
+    """A running machine has what its spec asks for, but for what waits for a restart."""
+    current = _find_condition(obj, "Current")
+    return current is None or current["status"] == "True" or current.get("reason") == "RestartNeeded"
+
+
+def _find_condition(obj: Object, type_: str) -> Object | None:
+    return next((c for c in obj.get("conditions") or () if c["type"] == type_), None)
 
 
 def _phase(obj: Object | None) -> str:
@@ -96,6 +107,13 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
             reason=reason or None,
             hint=f"weft describe {what}" if obj["kind"] != "image" else None,
         )
+    current = _find_condition(obj, "Current")
+    if goal.ends_refused and current is not None and _settled(obj) and current["status"] == "False":
+        reason, message = current.get("reason", ""), f"{what} stays as it is for now: {current.get('message', '')}"
+        if reason in (*UNPLACEABLE, *_STUCK):
+            return Unplaceable(message, reason=reason, hint=f"It changes when that has.  weft describe {what}")
+        if reason in _HELD:
+            return DriverFailed(message, reason=reason, hint=f"It is tried again.  weft describe {what}")
     for condition in obj.get("conditions") or () if goal.ends_refused else ():
         about_now = condition.get("generation", 0) in (0, obj.get("generation", 0))
         if condition["type"] == "Placed" and condition["status"] == "False" and about_now:

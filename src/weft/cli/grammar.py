@@ -35,6 +35,7 @@ VERBS: dict[str, Entry] = {
     "get": Entry("get", "Show objects, or list them"),
     "describe": Entry("describe", "Show an object in full, with its latest events"),
     "create": Entry("create", "Make an object", MAKEABLE),
+    "set": Entry("set", "Change fields, and say first what that takes", PEOPLE),
     "edit": Entry("edit", "Change an object in $EDITOR", PEOPLE),
     "label": Entry("label", "Set or remove labels", PEOPLE),
     "delete": Entry("delete", "Delete objects", PEOPLE),
@@ -46,6 +47,7 @@ VERBS: dict[str, Entry] = {
     "explain": Entry("explain", "Why it stands where it does, or nowhere", ("vm",)),
     "add": Entry("add", "Fetch an image and check it", ("image",)),
     "build": Entry("build", "Build one of weft's own images and add it", ("image",)),
+    "resize": Entry("resize", "Make a volume larger", ("volume",)),
     "attach": Entry("attach", "Attach a volume to a VM", ("volume",)),
     "detach": Entry("attach", "Detach a volume from a VM", ("volume",)),
 }

@@ -83,7 +83,8 @@ class GuestShape(msgspec.Struct, frozen=True):
     nics: list[str]
     most_cpu: float
     most_memory_bytes: int
-    free_slots: int = 0  # for disks and NICs
+    has_slots: bool = False  # for disks and NICs that come and go
+    free_slots: int = 0
 
 
 class GuestFacts(msgspec.Struct, frozen=True):

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.fit import describe_change, plan_fit
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.objects.envelope import Condition
 from weft.objects.lifecycle import Phase
@@ -25,6 +27,7 @@ class Place(msgspec.Struct, frozen=True):
     spec: AllocationSpec
     report: AllocationReport
     node_phase: str | None
+    generation: int = 0
 
 
 class Wished(msgspec.Struct, frozen=True):
@@ -39,9 +42,7 @@ class Wished(msgspec.Struct, frozen=True):
 
 def fold_status(wished: Wished, places: Sequence[Place], addresses: Mapping[str, str], former: VmStatus) -> VmStatus:
     """The status that follows. ``addresses``: network → address, first NIC first; ``former`` is the status until now."""
-    place = max(
-        (p for p in places if p.spec.role in ("active", "source")), key=lambda p: p.spec.incarnation, default=None
-    )
+    place = active_place(places)
     status = VmStatus(
         phase=former.phase,
         address=next(iter(addresses.values()), None),
@@ -76,6 +77,7 @@ def _fold_place(status: VmStatus, wished: Wished, place: Place, former: VmStatus
     status.node = spec.node
     status.boot_id = report.boot_id
     status.accelerator = report.accelerator
+    status.room = report.room
     status.started_at = report.started_at
     status.restarts = report.restarts
     status.reason, status.message = report.reason, report.message
@@ -135,6 +137,34 @@ def _lost(place: Place, then: str) -> str:
     if place.node_phase is None:
         return f"node {place.spec.node} is not in the fabric any more; {then}"
     return f"node {place.spec.node} has not been heard of; {then}"
+
+
+def fold_current(wished: Wished, places: Sequence[Place], now: float) -> Condition | None:
+    """The condition Current: whether a VM with a place has what its spec asks for, and if not, why and what helps; None
+    without a place."""
+    place = active_place(places)
+    if place is None or wished.deleting:
+        return None
+    changes = plan_fit(place.spec, wished.spec, place.report)
+    behind = [change for change in changes if change.mode != "live"]
+    trouble = place.report.state == "running" and place.report.reason
+    condition = Condition("Current", "True", "Current", "", now, wished.generation)
+    if len(behind) < len(changes) and wished.placed is not None and wished.placed.reason != "Placed":
+        return replace(condition, status="False", reason=wished.placed.reason, message=wished.placed.message)
+    if trouble and place.report.reason not in ("changing", "paused"):
+        return replace(condition, status="False", reason=place.report.reason, message=place.report.message)
+    if len(behind) < len(changes) or (place.report.has is not None and place.report.fitted < place.generation):
+        return replace(condition, status="False", reason="Changing", message="the running machine is brought to it")
+    if behind and place.report.room is not None:
+        what = ", ".join(describe_change(change) for change in behind)
+        return replace(condition, status="False", reason="RestartNeeded", message=f"{what}: comes with a restart")
+    return condition
+
+
+def active_place(places: Sequence[Place]) -> Place | None:
+    """The one of the highest incarnation."""
+    active = (p for p in places if p.spec.role in ("active", "source"))
+    return max(active, key=lambda p: p.spec.incarnation, default=None)
 
 
 def fold_ready(status: VmStatus, generation: int, now: float) -> Condition:

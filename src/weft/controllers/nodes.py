@@ -18,7 +18,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
 from weft.controllers.loop import Plan
-from weft.kinds.allocation import AllocationSpec, account
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.errors import StoreUnavailable
@@ -133,7 +133,8 @@ def fold_node(former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bo
 
 def sum_allocations(view: View, node_uid: str) -> NodeStatus:
     """What is allocated on a node, in a status that says nothing else."""
-    resources = [account(item.spec(AllocationSpec)) for item in view.find(ALLOCATIONS_BY_NODE, node_uid)]
+    found = view.find(ALLOCATIONS_BY_NODE, node_uid)
+    resources = [account(item.spec(AllocationSpec), item.report(AllocationReport)) for item in found]
     return NodeStatus(
         allocated_cpu=round(sum(r.cpu for r in resources), 3),
         allocated_memory=sum(r.memory for r in resources),

@@ -28,12 +28,12 @@ from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Precondition, Write
 from weft.controllers.adoption import plan_adoption
-from weft.controllers.fold import Place, Wished, fold_ready, fold_status
+from weft.controllers.fold import Place, Wished, fold_current, fold_ready, fold_status
 from weft.controllers.loop import Plan, moved
 from weft.controllers.places import active_allocation
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
-from weft.kinds.fit import wants_refit
+from weft.kinds.fit import find_fit, wants_fresh_start
 from weft.kinds.nic import networks_of
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
 from weft.kinds.publication import PublicationSpec
@@ -122,7 +122,8 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
     if vm.deleting:
         envelope.deleting_since = now
     else:
-        if wants_refit(spec, vm.spec(VmSpec)):
+        wish, report = vm.spec(VmSpec), item.report(AllocationReport)
+        if wants_fresh_start(spec, wish) and find_fit(spec, wish, report):
             return None  # the scheduler passes the wish on, with the new size
         new = wish_for(view, vm, spec, rests=spec.wish == "stop" and item.report(AllocationReport).state == "stopped")
         if new == spec:
@@ -156,9 +157,13 @@ def plan_status(view: View, vm: Item, allocations: Sequence[Item], now: float) -
     former = vm.status(VmStatus)
     if not allocations and not vm.deleting and _is_on_its_way(view, vm, former):
         return None, []
-    status = fold_status(read_wished(vm), [_read_place(view, a) for a in allocations], read_addresses(view, vm), former)
+    wished, places = read_wished(vm), [_read_place(view, a) for a in allocations]
+    status = fold_status(wished, places, read_addresses(view, vm), former)
     envelope = edit(vm)
     told = set_condition(envelope, fold_ready(status, vm.envelope.generation, now))
+    current = fold_current(wished, places, now)
+    if current is not None and (current.status == "False" or vm.envelope.condition("Current") is not None):
+        told = set_condition(envelope, current) or told
     if not told and status == former:
         return None, []
     envelope.status = merge_part(envelope.status, status)
@@ -229,7 +234,7 @@ def _read_place(view: View, item: Item) -> Place:
     spec = item.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)
     phase = nodes[0].status(NodeStatus).phase if nodes else None
-    return Place(spec, item.report(AllocationReport), phase)
+    return Place(spec, item.report(AllocationReport), phase, item.envelope.generation)
 
 
 def _vms(view: View, uid: str) -> list[str]:

@@ -122,6 +122,9 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     accelerator: str | None = None
     started_at: float | None = None
     restarts: int = 0
+    has: Resources | None = None  # what the running machine has now; None: nothing runs, or it can't be told
+    room: dict[str, int] | None = None  # see VmStatus
+    fitted: int = 0  # the allocation's generation that the machine was brought to last
     reason: str = ""
     message: str = ""
     steps: list[Step] = []
@@ -141,10 +144,13 @@ def list_digests(spec: AllocationSpec) -> list[str]:
     return [spec.image.sha256, *([spec.iso.sha256] if spec.iso else [])]
 
 
-def account(spec: AllocationSpec) -> Resources:
+def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
     """What an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
-    fail for want of room."""
-    return spec.resources
+    fail for want of room; and what its machine was to give up, until it has."""
+    asked, has = spec.resources, report.has
+    if has is None:
+        return asked
+    return Resources(cpu=max(asked.cpu, has.cpu), memory=max(asked.memory, has.memory), disk=max(asked.disk, has.disk))
 
 
 def _workload(obj: Any) -> str:

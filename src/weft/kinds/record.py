@@ -80,7 +80,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     "fabric" (only weft's own processes write; people read).
 
     ``check(spec)`` raises InvalidInput for what types can't say, and may bring what people spell in several ways into one;
-    ``check_change(old, new)`` raises it for a change of the spec that can't be. ``finalizers`` hold a new object until
+    ``check_change(old, new)`` raises it for a change of the spec that can't be; ``room(status)`` is what a running one can
+    come to, for ``plan_change``. ``finalizers`` hold a new object until
     their controller lets go. ``conditions`` maps condition type → the one controller that writes it; ``status_writer`` names
     the controller that writes status; ``reported_by_node`` says that the ``report`` part is a node's. ``kept`` are spec
     fields that verbs or the server set: a manifest that doesn't mention them leaves them as they are.
@@ -104,6 +105,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
     check: Callable[[Any], None] | None = None
     check_change: Callable[[Any, Any], None] | None = None
+    room: Callable[[Any], Mapping[str, int] | None] | None = None
     finalizers: tuple[str, ...] = ()
     status_writer: str = ""
     conditions: Mapping[str, str] = {}

@@ -16,6 +16,7 @@ from weft.kinds.strategy import read_strategy
 from weft.objects.envelope import Envelope
 from weft.objects.errors import InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
+from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
 
 MIB = 1024 * 1024
@@ -33,18 +34,20 @@ UserName = Annotated[str, field("", max_length=32)]
 
 class VmSpec(msgspec.Struct, kw_only=True):
     image: Annotated[str, field("The image the root disk is cloned from", change="replace", name=True)]
-    cpu: Annotated[float, field("Cores; a fraction is a limit", change="restart", quantity="cpu")] = 1.0
-    memory: Annotated[int, field("Memory", change="restart", quantity="bytes")] = 256 * MIB
-    disk: Annotated[int, field("Root disk; 0 is the image's own size", change="never", quantity="bytes")] = 0
+    cpu: Annotated[float, field("Cores; a fraction is a limit", change="plug", quantity="cpu")] = 1.0
+    memory: Annotated[int, field("Memory", change="plug", quantity="bytes")] = 256 * MIB
+    disk: Annotated[
+        int, field("Root disk, which may grow; 0 is the image's own size", change="plug", quantity="bytes")
+    ] = 0
     machine: Annotated[Literal["q35", "microvm"], field("Machine type", change="restart")] = "q35"
     networks: Annotated[
-        list[str], field("Networks to join, one NIC each: NAME, or NAME:ADDRESS for that address", change="restart")
+        list[str], field("Networks to join, one NIC each: NAME, or NAME:ADDRESS for that address", change="plug")
     ] = msgspec.field(default_factory=lambda: ["default"])
     security_groups: Annotated[
         list[Name], field("Security groups to carry; none: whoever is in its networks may connect", change="live")
     ] = []
     publish: Annotated[list[str], field("Ports to publish: HOST:GUEST or HOST:GUEST/udp", change="live")] = []
-    volumes: Annotated[list[Name], field("Volumes to attach, in this order", change="restart")] = []
+    volumes: Annotated[list[Name], field("Volumes to attach, in this order", change="plug")] = []
     strategy: Annotated[str | None, field("Placement strategy; the cluster's default if unset", change="live")] = None
     node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
     user_data: Annotated[
@@ -78,7 +81,8 @@ class VmSpec(msgspec.Struct, kw_only=True):
 
 
 class VmStatus(msgspec.Struct, kw_only=True):
-    """``address`` is the first NIC's; ``ready`` None means the image has no agent that could tell."""
+    """``address`` is the first NIC's; ``ready`` None means the image has no agent that could tell. ``room`` is what the running
+    machine can come to, by field of the spec (see ``objects/changes.py``); None: none runs."""
 
     phase: str = "Pending"
     node: str | None = None
@@ -93,6 +97,7 @@ class VmStatus(msgspec.Struct, kw_only=True):
     message: str = ""
     steps: list[dict[str, Any]] = []
     accelerator: str | None = None
+    room: dict[str, int] | None = None
     started_at: float | None = None
 
 
@@ -162,6 +167,16 @@ def check_vm(spec: VmSpec) -> None:
         raise InvalidInput("spec.security_groups: at most 16", field="spec.security_groups")
     if len(spec.volumes) > 16:
         raise InvalidInput("spec.volumes: at most 16", field="spec.volumes")
+
+
+def check_growth(old: VmSpec, new: VmSpec) -> None:
+    """A root disk never shrinks: the file system on it would lose its end. Raises InvalidInput."""
+    if new.disk < old.disk:
+        raise InvalidInput(
+            f"spec.disk: a disk can't shrink from {format_bytes(old.disk)} to {format_bytes(new.disk)}",
+            field="spec.disk",
+            hint="make a new VM with a smaller one",
+        )
 
 
 def claim_places(envelope: Envelope, spec: VmSpec) -> Sequence[Claim | ClaimWithin]:
@@ -282,11 +297,13 @@ VM = Kind(
     status=VmStatus,
     verbs=VERBS,
     check=check_vm,
+    check_change=check_growth,
+    room=lambda status: status.room,
     claims=claim_places,
     finalizers=("workload",),
     status_writer="workload",
     kept=("run", "hold", "boots"),
-    conditions={"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload"},
+    conditions={"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload", "Current": "workload"},
     references=(
         Reference("image", "spec.image", lambda s: [s.image], blocks=True),
         Reference("image", "spec.iso", lambda s: [s.iso] if s.iso else [], blocks=True),

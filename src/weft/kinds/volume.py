@@ -17,7 +17,7 @@ MOST_BYTES = 2**50
 
 
 class VolumeSpec(msgspec.Struct, kw_only=True):
-    size: Annotated[int, field("Size; it may grow", change="restart", quantity="bytes")]
+    size: Annotated[int, field("Size; it may grow, also while a VM uses it", change="live", quantity="bytes")]
 
 
 class VolumeStatus(msgspec.Struct, kw_only=True):

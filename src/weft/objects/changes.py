@@ -1,38 +1,76 @@
-"""What a change of a spec costs: the one table behind apply, dry-run, hot-plug and the docs. Pure."""
+"""What a change of a spec costs: the one table behind apply, dry-run, hot-plug and the docs. Pure.
+
+What a field declares, and what it comes to:
+  live     at once
+  plug     at once if the running machine has room for it (``room``: field → the most it can come to, or for a list, how
+           many more it can take), else with a restart
+  restart  with a restart
+  replace  never while it lives
+  never    never
+Where nothing runs, what needs a restart or room comes with the next ``start``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from weft.objects.schema import ChangeMode, change_modes
+
+Cost = Literal["live", "restart", "start", "replace", "never"]
+Room = Mapping[str, int]
+NO_ROOM: Room = {}
 
 
 class FieldChange(msgspec.Struct, frozen=True):
     path: str
     old: Any
     new: Any
-    mode: ChangeMode
+    mode: Cost
 
 
-def plan_change(old: dict[str, Any], new: dict[str, Any], type_: Any) -> list[FieldChange]:
-    """The fields that differ between two specs, each with what carrying it out takes, in field order."""
+def plan_change(
+    old: Mapping[str, Any], new: Mapping[str, Any], type_: Any, room: Room | None = NO_ROOM
+) -> list[FieldChange]:
+    """The fields that differ between two specs, each with what carrying it out takes, in field order. ``room`` is the
+    running machine's, None if none runs."""
     modes = change_modes(type_)
     changes: list[FieldChange] = []
-    _compare(old, new, "spec", modes, changes)
+    _compare(old, new, "spec", modes, room, changes)
     return changes
 
 
-def _compare(old: Any, new: Any, path: str, modes: Mapping[str, ChangeMode], out: list[FieldChange]) -> None:
+def _compare(
+    old: Any, new: Any, path: str, modes: Mapping[str, ChangeMode], room: Room | None, out: list[FieldChange]
+) -> None:
     if old == new:
         return
-    if isinstance(old, dict) and isinstance(new, dict):
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
-            _compare(old.get(key), new.get(key), f"{path}.{key}", modes, out)
+            _compare(old.get(key), new.get(key), f"{path}.{key}", modes, room, out)
         return
-    out.append(FieldChange(path, old, new, _mode(path, modes)))
+    out.append(FieldChange(path, old, new, _cost(_mode(path, modes), path, old, new, room)))
+
+
+def _cost(mode: ChangeMode, path: str, old: Any, new: Any, room: Room | None) -> Cost:
+    if mode in ("plug", "restart"):
+        if room is None:
+            return "start"
+        return "live" if mode == "plug" and _has_room(path.partition(".")[2], old, new, room) else "restart"
+    return mode  # type: ignore[return-value]  # what is left is the same word in both
+
+
+def _has_room(field: str, old: Any, new: Any, room: Room) -> bool:
+    if field not in room:
+        return False
+    if isinstance(new, list):
+        added = [str(item) for item in new if item not in old]
+        known = {str(item).partition(":")[0] for item in old}
+        # One that is there already, and is to be so in another way, can't be twice for a while.
+        return len(added) <= room[field] and not any(item.partition(":")[0] in known for item in added)
+    return bool(new <= room[field])
 
 
 def _mode(path: str, modes: Mapping[str, ChangeMode]) -> ChangeMode:

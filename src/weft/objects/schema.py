@@ -2,7 +2,7 @@
 complaint carries the path of its field. The msgspec structs are the only description of the fields. Pure.
 
 Fields are annotated with ``field(...)``: what it is for, how people write it, and how a change of it is carried out
-(``live | restart | replace | never``).
+(``live | plug | restart | replace | never``, see ``objects/changes.py``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from weft.objects.identity import check_name
 from weft.objects.quantity import parse_bytes, parse_cpu, parse_duration
 
 T = TypeVar("T")
-ChangeMode = Literal["live", "restart", "replace", "never"]
+ChangeMode = Literal["live", "plug", "restart", "replace", "never"]
 _PARSERS = {"bytes": parse_bytes, "cpu": parse_cpu, "duration": parse_duration}
 
 

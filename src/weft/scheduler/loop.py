@@ -27,8 +27,8 @@ from weft.client.term import Term
 from weft.client.view import Changed, Item, View
 from weft.client.wake import Wake
 from weft.contracts.policy import Request
-from weft.kinds.allocation import AllocationSpec, account, allocation_name
-from weft.kinds.fit import wants_refit
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account, allocation_name
+from weft.kinds.fit import find_fit
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_orphan
 from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
@@ -82,6 +82,7 @@ class Scheduler:
         self._wake = Wake(term.clock)
         self._assumed: list[str] = []  # keys of allocations in commits whose outcome isn't known yet
         self._resized: list[str] = []  # keys of allocations that such commits change
+        self._cramped: set[str] = set()  # keys of VMs that wait for room to grow where they run
         self._attached: dict[str, Item] = {}  # volume uid → the VM of the batch in hand that got it
         self._silent: list[str] = []
         self._retold: Counter[Request] = Counter()  # in the batch in hand
@@ -170,9 +171,12 @@ class Scheduler:
         if not allocations:
             return None
         for allocation in allocations:
-            if not allocation.deleting and wants_refit(allocation.spec(AllocationSpec), vm.spec(VmSpec)):
+            if not allocation.deleting and _is_unfit(allocation, vm.spec(VmSpec)):
                 self._resized.append(allocation.key)
-                return plan_refit(self._view, self.snapshot, vm, allocation, now)
+                commit = plan_refit(self._view, self.snapshot, vm, allocation, now)
+                if commit is None or allocation.key not in {write.key for write in commit.writes}:
+                    self._cramped.add(vm.key)
+                return commit
         return plan_adopted(vm, allocations, now)
 
     def _decide(self, candidate: Candidate, now: float) -> Commit | None:
@@ -219,7 +223,7 @@ class Scheduler:
 
     def _notice_allocation(self, change: Changed) -> None:
         self._count(change.key, change.new)
-        if change.old is None or change.new is None:
+        if change.old is None or change.new is None or _moved(change, lambda item: item.report(AllocationReport).room):
             self._offer_all(self._view.find(VMS_BY_UID, change.item.spec(AllocationSpec).workload.uid))
 
     def _count(self, key: str, allocation: Item | None) -> None:
@@ -227,7 +231,9 @@ class Scheduler:
             self.snapshot.drop_allocation(key)
         else:
             spec = allocation.spec(AllocationSpec)
-            self.snapshot.put_allocation(key, spec.node_uid, amounts_of(account(spec)))
+            self.snapshot.put_allocation(
+                key, spec.node_uid, amounts_of(account(spec, allocation.report(AllocationReport)))
+            )
 
     def _refresh(self) -> float | None:
         """Have sleeping classes decided anew if nodes are others than they were told of: not all too often. Returns in
@@ -279,7 +285,7 @@ class Scheduler:
         placed, wish = vm.envelope.condition("Placed"), vm.spec(VmSpec)
         said = placed is not None and placed.status == "True"
         allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
-        to_do = any(not said or wants_refit(item.spec(AllocationSpec), wish) for item in allocations)
+        to_do = any(not said or _is_unfit(item, wish) for item in allocations)
         if to_do or wants_place(self._view, vm):
             self._queue.offer(vm.key)
         else:
@@ -294,6 +300,8 @@ class Scheduler:
         if snapshot.improved:
             uids = [uid for uid in snapshot.improved if snapshot.index_of(uid) is not None]
             snapshot.improved.clear()
+            cramped, self._cramped = self._cramped, set()
+            self._offer_all(vm for key in sorted(cramped) if (vm := self._view.get(key)) is not None)
             rows = [row for uid in uids if (row := snapshot.index_of(uid)) is not None]
             if rows:
                 most = np.max(snapshot.capacity[:, rows] - snapshot.allocated[:, rows], axis=1)
@@ -314,6 +322,11 @@ class Scheduler:
 def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
     """Whether what ``read`` gives is new."""
     return change.old is None or change.new is None or read(change.old) != read(change.new)
+
+
+def _is_unfit(allocation: Item, wish: VmSpec) -> bool:
+    """Whether the place is to be changed to what its VM asks for now."""
+    return bool(find_fit(allocation.spec(AllocationSpec), wish, allocation.report(AllocationReport)))
 
 
 def _wish_of(vm: Item) -> object:

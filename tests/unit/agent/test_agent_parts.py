@@ -12,12 +12,13 @@ import pytest
 from tests.scenario.agent_lab import ADDRESS, make_allocation, make_endpoint, make_nic, make_publication
 
 from weft.agent.facts import MOST_ORPHAN_BYTES, copy_orphans, inspect_capacity
-from weft.agent.guest import Prepared, name_serials, plan_guest
+from weft.agent.guest import Prepared, plan_guest
 from weft.agent.images import CachedImage
 from weft.agent.known import Memory, Wanted, port_id, read_wanted
 from weft.agent.offline import Copies, Copy, Surroundings
 from weft.agent.seed import build_tar
 from weft.agent.segments import fold_segments, keep_forwards, ports_of, read_endpoint, read_forward
+from weft.agent.shape import name_serial
 from weft.contracts.network import Endpoint, Forward
 from weft.contracts.runtime import BootDisk, BootKernel
 from weft.contracts.volume import VolumeFacts
@@ -70,7 +71,7 @@ def test_only_an_orphans_forwards_outlive_their_publication() -> None:
 
 def test_disk_serials_fit_and_differ() -> None:
     names = ["data", "root", "a-very-long-volume-name-1", "a-very-long-volume-name-2", "weft-seed"]
-    serials = name_serials(names)
+    serials = [name_serial(name) for name in names]
     assert serials[0] == "data"
     assert len(set(serials)) == 5 and all(len(serial) <= 20 for serial in serials)
     assert not {"root", "weft-seed"} & set(serials)

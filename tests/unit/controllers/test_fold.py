@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scenario.deciders_lab import step
 
-from weft.controllers.fold import Place, Wished, fold_ready, fold_status
+from weft.controllers.fold import Place, Wished, fold_current, fold_ready, fold_status
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.objects.envelope import Condition
@@ -165,3 +165,27 @@ def test_a_lost_node_makes_unknown_and_says_that_weft_waits() -> None:
 def test_of_two_places_the_newer_one_counts() -> None:
     status = fold(wished(), place("stopped", incarnation=1), place("running", incarnation=2))
     assert (status.phase, status.incarnation) == ("Running", 2)
+
+
+ROOM = {"cpu": 4, "memory": 2**40}
+
+
+def current(want: VmSpec, *, placed: str = "Placed", generation: int = 0, **report: object) -> tuple[str, str]:
+    has = place(**report)  # type: ignore[arg-type]
+    has = msgspec.structs.replace(has, generation=generation)
+    told = fold_current(wished(want, placed=Condition("Placed", "True", placed, "why")), [has], 1.0)
+    assert told is not None
+    return told.status, told.reason
+
+
+def test_a_vm_says_whether_it_has_what_it_asks_for_and_what_keeps_it_from_that() -> None:
+    same = wish(cpu=0.0, memory=0, networks=[])
+    more = wish(cpu=2.0, memory=0, networks=[])
+    other = wish(cpu=0.0, memory=0, networks=[], machine="microvm")
+    assert current(same, room=ROOM) == ("True", "Current")
+    assert current(more, room=ROOM) == ("False", "Changing")
+    assert current(more, room=ROOM, placed="insufficientResources") == ("False", "insufficientResources")
+    assert current(same, room=ROOM, generation=2, has=Resources(), fitted=1) == ("False", "Changing")
+    assert current(same, room=ROOM, generation=2, has=Resources(), reason="guestHolds") == ("False", "guestHolds")
+    assert current(other, room=ROOM) == ("False", "RestartNeeded")
+    assert current(other, room=None) == ("True", "Current")  # it comes with the start

@@ -7,7 +7,7 @@ import msgspec
 from weft.client.indexes import make_view
 from weft.client.view import Item
 from weft.contracts.store import Put
-from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources, account
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.scheduler.refit import plan_refit
@@ -16,9 +16,9 @@ from weft.scheduler.snapshot import NodeFacts, Snapshot, amounts_of
 IMAGE = AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="/")
 
 
-def make(cpu: float) -> tuple[Item, Item, Snapshot]:
+def make(cpu: float, *, boots: int = 1) -> tuple[Item, Item, Snapshot]:
     """A VM that wants ``cpu`` cores and a restart, its place with 4, and a node of 8 where 3 more are used."""
-    wish = VmSpec(image="tiny", cpu=cpu, memory=100, networks=[], boots=1)
+    wish = VmSpec(image="tiny", cpu=cpu, memory=100, networks=[], boots=boots)
     vm = Envelope(kind="vm", name="web", uid="v", project="default", spec=msgspec.Raw(msgspec.json.encode(wish)))
     spec = AllocationSpec(
         node="n1",
@@ -30,7 +30,8 @@ def make(cpu: float) -> tuple[Item, Item, Snapshot]:
         image=IMAGE,
     )
     place = Envelope(kind="allocation", name="n.a", uid="a", spec=msgspec.Raw(msgspec.json.encode(spec)))
-    place.report = msgspec.Raw(msgspec.json.encode(AllocationReport(incarnation=1, state="running")))
+    report = AllocationReport(incarnation=1, state="running", room={"cpu": 8, "memory": 2**40})
+    place.report = msgspec.Raw(msgspec.json.encode(report))
     snapshot = Snapshot()
     snapshot.put_node(NodeFacts("n", "n1", (8000, 1000, 0), True, False, frozenset({"q35"})))
     snapshot.put_allocation(place.key, "n", amounts_of(spec.resources))
@@ -42,6 +43,7 @@ def refit(cpu: float) -> tuple[AllocationSpec, int]:
     """The place's new spec, and the cores (in thousandths) that count as used until it is written."""
     vm, place, snapshot = make(cpu)
     commit = plan_refit(make_view(), snapshot, vm, place, 1.0)
+    assert commit is not None
     [write] = [w for w in commit.writes if w.key == place.key]
     assert isinstance(write, Put)
     return decode_part(decode_envelope(write.value).spec, AllocationSpec), int(snapshot.allocated[0, 0])
@@ -60,3 +62,34 @@ def test_what_a_smaller_one_frees_counts_only_when_it_is_written() -> None:
 def test_one_that_does_not_fit_starts_as_it_is() -> None:
     spec, used = refit(6.0)
     assert (spec.resources.cpu, spec.boots, used) == (4.0, 1, 7000)
+
+
+def test_a_running_one_grows_at_once_and_without_a_start() -> None:
+    vm, place, snapshot = make(5.0, boots=0)
+    commit = plan_refit(make_view(), snapshot, vm, place, 1.0)
+    assert commit is not None
+    [write] = [w for w in commit.writes if w.key == place.key]
+    assert isinstance(write, Put)
+    spec = decode_part(decode_envelope(write.value).spec, AllocationSpec)
+    assert (spec.resources.cpu, spec.boots, int(snapshot.allocated[0, 0])) == (5.0, 0, 8000)
+
+
+def test_a_running_one_that_would_not_fit_keeps_its_size_and_says_by_name_what_is_lacking() -> None:
+    vm, place, snapshot = make(6.0, boots=0)
+    commit = plan_refit(make_view(), snapshot, vm, place, 1.0)
+    assert commit is not None
+    [write] = commit.writes
+    assert isinstance(write, Put) and write.key == vm.key
+    placed = decode_envelope(write.value).condition("Placed")
+    assert placed is not None
+    assert (placed.status, placed.reason) == ("True", "insufficientResources")
+    assert "2 more cpu wanted, 1 free" in placed.message
+    assert int(snapshot.allocated[0, 0]) == 7000
+
+
+def test_what_a_machine_has_not_given_up_yet_still_counts() -> None:
+    _, place, _ = make(4.0)
+    spec = place.spec(AllocationSpec)
+    held = AllocationReport(has=Resources(cpu=1.0, memory=500))
+    assert account(spec, held) == Resources(cpu=4.0, memory=500)
+    assert account(spec, AllocationReport()) == spec.resources

@@ -16,8 +16,15 @@ from weft.cli.watching import Wait
 from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
+from weft.objects.quantity import format_bytes
 
-_COST = {"live": "at once", "restart": "at its next restart", "replace": "by a new one", "never": "never"}
+_COST = {
+    "live": "at once",
+    "restart": "at its next restart",
+    "start": "at its next start",
+    "replace": "by a new one",
+    "never": "never",
+}
 _VERBS = {"created": "create", "updated": "update", "unchanged": "unchanged"}
 
 
@@ -82,12 +89,17 @@ def _tell(result: dict[str, Any]) -> str:
 def describe_change(change: dict[str, Any]) -> str:
     """``spec.cpu 1 → 2 (at its next restart)``"""
     cost = _COST.get(str(change.get("mode")), "at once")
-    return f"{change['path']} {_show(change.get('old'))} → {_show(change.get('new'))} ({cost})"
+    return f"{change['path']} {show_value(change.get('old'))} → {show_value(change.get('new'))} ({cost})"
 
 
-def _show(value: Any) -> str:
-    if value is None:
+def show_value(value: Any, type_: str = "") -> str:
+    """A field's value in one short piece; ``type_`` as the schema calls it."""
+    if value is None or value == []:
         return "–"
+    if type_ == "size":
+        return format_bytes(value)
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, list):
         return "[" + ", ".join(map(str, value)) + "]"
     text = str(value).splitlines()[0] if isinstance(value, str) and value else str(value)

@@ -1,15 +1,19 @@
-"""`weft volume attach data web`: add a volume to a VM's spec. The guest sees it from its next start on."""
+"""`weft volume attach data web`: add a volume to a VM's spec. A running guest gets it at once, if its machine can take it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
 from weft.cli import options
+from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.grammar import Entry
-from weft.cli.output.formats import print_object
 from weft.cli.session import Session
+from weft.cli.words import Target
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InUse, NotFound, StaleRevision
 
 _TRIES = 5
@@ -49,10 +53,13 @@ def change(session: Session, verb: str, volume: str, vm: str) -> int:
         except StaleRevision:
             if attempt == _TRIES - 1:
                 raise
-    if session.is_data:
-        print_object(session, obj)
-    else:
-        print(f"volume/{volume}  {'attached to' if verb == 'attach' else 'detached from'} vm/{vm}")
-        if dig(obj, "status.phase") in ("Running", "Boot", "Suspended"):
-            session.say(f"the running guest sees it after: weft vm restart {vm}")
-    return 0
+    told = f"{'attached to' if verb == 'attach' else 'detached from'} vm/{vm}"
+    if dig(obj, "status.phase") == "Suspended" or (dig(obj, "status.room") is not None and not _is_live(obj, verb)):
+        told += f", with its next start: weft vm restart {vm}"
+    wait = plan_wait(obj, Target(BY_NAME["vm"], vm), "update") if dig(obj, "status.phase") == "Running" else None
+    return finish(session, [Done(Target(BY_NAME["volume"], volume), obj, "set", told)], [wait] if wait else [])
+
+
+def _is_live(obj: dict[str, Any], verb: str) -> bool:
+    room = dig(obj, "status.room.volumes")
+    return room is not None and (verb == "detach" or room > 0)

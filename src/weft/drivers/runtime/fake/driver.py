@@ -16,13 +16,15 @@ import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
-from weft.contracts.runtime import ExecRequest, GuestFacts, GuestPlan, GuestState, GuestStats, RuntimeProbe
+from weft.contracts.runtime import ExecRequest, GuestFacts, GuestPlan, GuestShape, GuestState, GuestStats, RuntimeProbe
 from weft.drivers.runtime.fake.session import FakeSession
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable, WeftError
 
+MOST_CPU, MOST_MEMORY_BYTES, FREE_SLOTS = 16, 1 << 36, 4  # of a guest while it runs
+
 
 class FakeOrders(msgspec.Struct):
-    """How the fake behaves; may be changed at any time. Verbs by name: ``start``, ``stop``, ``suspend``, ``remove``,
+    """How the fake behaves; may be changed at any time. Verbs by name: ``start``, ``stop``, ``suspend``, ``adjust``, ``remove``,
     ``inspect``, ``recover``, ``exec``. Each error in ``failures`` is raised once, after the delay, before any effect.
     ``boot_seconds`` pass between start and readiness, ``shutdown_seconds`` when a guest is asked to shut down."""
 
@@ -46,7 +48,7 @@ class FakeGuest(msgspec.Struct):
 
 
 class FakeDriver:
-    """A RuntimeDriver that can also suspend, exec (the few programs of ``session``) and tell stats."""
+    """A RuntimeDriver that can also suspend, adjust, exec (the few programs of ``session``) and tell stats."""
 
     name = "fake"
 
@@ -94,6 +96,17 @@ class FakeDriver:
             if guest.state == "running":
                 await self._clock.sleep(min(grace_seconds, self.orders.shutdown_seconds))
             self._end(guest_id, "stopped", "stopRequested")
+
+    async def adjust(self, plan: GuestPlan) -> GuestFacts:
+        async with self._lock(plan.id):
+            await self._obey("adjust")
+            guest = self._read(plan.id)
+            if guest is None or guest.state != "running":
+                raise IllegalTransition(f"guest {plan.name} doesn't run, so there is nothing to change")
+            guest.plan = plan
+            self._write(guest)
+        self._news.set()
+        return _facts(guest)
 
     async def inspect(self, guest_id: str) -> GuestFacts:
         await self._obey("inspect")
@@ -244,4 +257,18 @@ def _facts(guest: FakeGuest) -> GuestFacts:
         started_at=guest.started_at,
         reason=None if running else guest.reason,
         accelerator="none",
+        shape=_shape(plan) if running else None,
+    )
+
+
+def _shape(plan: GuestPlan) -> GuestShape:
+    return GuestShape(
+        cpu=plan.cpu,
+        memory_bytes=plan.memory_bytes,
+        disks={disk.serial: disk.size_bytes for disk in plan.disks},
+        nics=[nic.mac for nic in plan.nics],
+        most_cpu=MOST_CPU,
+        most_memory_bytes=MOST_MEMORY_BYTES,
+        has_slots=plan.machine == "q35",
+        free_slots=FREE_SLOTS if plan.machine == "q35" else 0,
     )

@@ -47,7 +47,7 @@ def nic_backend(id_: str) -> str:
 
 def is_movable(plan: GuestPlan, disk: GuestDisk) -> bool:
     """Whether the disk can be taken from the guest while it runs: all but what it boots from and reads once."""
-    return not disk.read_only and disk is not plan.disks[0]
+    return not disk.read_only and disk.serial != plan.disks[0].serial
 
 
 def fdset(number: int) -> str:

@@ -177,8 +177,10 @@ class QemuDriver:
                     hint=f"weft vm restart {plan.name}",
                 )
             check_adjustment(frame, plan)
+            record.next = plan
+            await guest.save_record()
             await self._adjust(guest, frame, plan, facts)
-            record.plan = plan
+            record.plan, record.next = plan, None
             await guest.save_record()
         self._notify()
         return guest.facts()

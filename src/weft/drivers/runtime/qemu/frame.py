@@ -52,6 +52,20 @@ def plan_frame(plan: GuestPlan, most_cpu: float, most_memory_bytes: int) -> Fram
     )
 
 
+def describe_present(plan: GuestPlan, next_: GuestPlan | None, frame: Frame) -> GuestPlan:
+    """What the machine in ``frame`` is, that was on its way from ``plan`` to ``next_`` when that was cut off."""
+    if next_ is None or plan.machine == "microvm":
+        return plan
+    disks = {disk_id(disk): disk for disk in [*plan.disks, *next_.disks]}
+    nics = {nic_id(nic): nic for nic in [*plan.nics, *next_.nics]}
+    return msgspec.structs.replace(
+        plan,
+        disks=[disk for id_, disk in disks.items() if id_ in frame.ports or not is_movable(plan, disk)],
+        nics=[nic for id_, nic in nics.items() if id_ in frame.ports],
+        memory_bytes=frame.memory_bytes + frame.plugged_bytes,
+    )
+
+
 def describe_shape(plan: GuestPlan, frame: Frame) -> GuestShape:
     """What a guest has that was brought to ``plan`` inside ``frame``."""
     movable = [disk for disk in plan.disks if is_movable(plan, disk)]
@@ -62,5 +76,6 @@ def describe_shape(plan: GuestPlan, frame: Frame) -> GuestShape:
         nics=[nic.mac for nic in plan.nics],
         most_cpu=frame.most_vcpus,
         most_memory_bytes=frame.memory_bytes + frame.pluggable_bytes,
+        has_slots=frame.port_count > 0,
         free_slots=max(0, frame.port_count - len(movable) - len(plan.nics)),
     )

@@ -12,6 +12,7 @@ import os
 
 from weft.contracts.durable import keep_file
 from weft.drivers.runtime.qemu.adjust import inspect_frame, plug_cpus
+from weft.drivers.runtime.qemu.frame import describe_present
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
 from weft.drivers.runtime.qemu.record import GuestEnd, disk_times
@@ -30,6 +31,7 @@ async def save_memory(guest: Guest) -> None:
     try:
         if record.frame is not None:
             record.frame = await inspect_frame(qmp, record.frame)
+            record.plan, record.next = describe_present(record.plan, record.next, record.frame), None
         await qmp.execute("migrate-set-parameters", **{"max-bandwidth": _SAVE_BYTES_PER_SECOND})
         async with qmp.lend(str(pending), os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as name:
             await qmp.execute("migrate", uri=f"file:{name}")

@@ -26,7 +26,8 @@ class GuestEnd(msgspec.Struct, frozen=True):
 
 
 class GuestRecord(msgspec.Struct):
-    """``plan`` is what the machine was brought to last, ``frame`` how it was built (None: by a weft that kept none).
+    """``plan`` is what the machine was brought to last, ``frame`` how it was built (None: by a weft that kept none),
+    ``next`` what it is being brought to.
 
     ``memory``: ``saved``: the file is whole and the guest has not run since; ``loaded``: a machine holds it and may
     have run, which ``disk_times`` (mtime in ns of each writable disk when it was saved) can tell."""
@@ -36,6 +37,7 @@ class GuestRecord(msgspec.Struct):
     host_boot_id: str
     started_at: float
     frame: Frame | None = None
+    next: GuestPlan | None = None
     process: ProcessId | None = None
     ready: bool = False
     boot_id: str | None = None

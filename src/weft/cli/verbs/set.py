@@ -1,0 +1,109 @@
+"""`weft vm set web --cpu 2`: change fields of one object. What each change takes is said before it is made; what needs a
+restart waits for one, unless --restart (or a person who is asked) has it now."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.finishing import Done, finish, plan_wait
+from weft.cli.flags import make_flags, read_flags
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_data
+from weft.cli.session import Session
+from weft.cli.terminal import is_terminal
+from weft.cli.verbs.apply import show_value
+from weft.cli.words import Target, read_targets
+from weft.kinds.record import Kind
+from weft.objects.schema import describe_fields
+
+_COST = {
+    "live": "live",
+    "restart": "needs a restart",
+    "start": "with the next start",
+    "replace": "needs a new one",
+    "never": "never",
+}
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    if kind is None:
+        return options.build(verb, "Change fields of an object.", _point, kind, [options.targets(kind)])
+    fields = make_flags(kind)
+    for flag in fields:
+        if kind.verb("restart") and len(flag.opts) > 1:
+            flag.opts = [name for name in flag.opts if name != "--restart"]  # here that is the act
+    params: list[click.Parameter] = [options.targets(kind, many=False), *fields, *change_options(kind)]
+    return options.build(verb, f"Change fields of a {kind.title}; others stay as they are.", _run, kind, params)
+
+
+def change_options(kind: Kind) -> list[click.Parameter]:
+    """What every command takes that changes fields."""
+    restart = click.Option(["--restart"], is_flag=True, help="Restart it now, if a change needs that.")
+    return [
+        *([restart] if kind.verb("restart") else []),
+        click.Option(["--dry-run"], is_flag=True, help="Say what it would take, and change nothing."),
+        *options.waits(),
+        options.output(),
+    ]
+
+
+def _point(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
+    raise click.UsageError("say of what kind: weft vm set NAME --FIELD VALUE")
+
+
+def _run(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
+    targets = read_targets(kind, words)
+    if len(targets) != 1:
+        raise click.UsageError("set fields of one object at a time")
+    dry_run, restart = given.pop("dry_run"), given.pop("restart", False)
+    return change(session, targets[0], given, dry_run=dry_run, restart=restart)
+
+
+def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: bool, restart: bool) -> int:
+    """Bring the fields in ``given`` (by the names of their flags) to their values; the exit code."""
+    kind = target.kind
+    if all(value in (None, ()) for value in given.values()):
+        raise click.UsageError(f"nothing to set: weft schema {kind.name} lists the fields")
+    before = session.client.get(kind.name, target.name)
+    wish = {key: before[key] for key in ("kind", "name", "project", "labels", "generation") if before.get(key)}
+    wish["spec"] = read_flags(kind, given, before["spec"])
+    (plan,) = session.client.apply([wish], dry_run=True)
+    changes = plan.get("changes") or []
+    types = {doc.path: doc.type for doc in describe_fields(kind.spec)}
+    for one in changes:
+        session.say(f"{target.what}  {_describe(one, types)}")
+    needs = [one for one in changes if one["mode"] == "restart"]
+    if dry_run:
+        if session.is_data:
+            print_data({"changes": changes}, session.output)
+        elif not changes:
+            session.say(f"{target.what}  nothing would change")
+        return 0
+    if needs and not restart:
+        restart = _ask(session, target)
+    (result,) = session.client.apply([wish])
+    if needs and restart:
+        obj = session.client.verb(kind.name, target.name, "restart", {})
+        wait = plan_wait(obj, target, "restart", before)
+        return finish(session, [Done(target, obj, "restart")], [wait] if wait else [])
+    wait = plan_wait(result["object"], target, "update") if changes else None
+    return finish(session, [Done(target, result["object"], "set" if changes else "unchanged")], [wait] if wait else [])
+
+
+def _describe(change: dict[str, Any], types: dict[str, str]) -> str:
+    """``cpu 1 → 2: live``"""
+    path = str(change["path"])
+    old, new = (show_value(change.get(side), types.get(path, "")) for side in ("old", "new"))
+    return f"{path.partition('.')[2]} {old} → {new}: {_COST.get(str(change['mode']), 'live')}"
+
+
+def _ask(session: Session, target: Target) -> bool:
+    """Whether to restart now; where nobody can be asked, what to do later."""
+    if is_terminal(sys.stdin) and is_terminal(sys.stderr):
+        return click.confirm(f"Restart {target.what} now? Otherwise it waits for the next restart.", err=True)
+    session.say(f"{target.what}  waits for: weft {target.kind.name} restart {target.name} (--restart does it now)")
+    return False

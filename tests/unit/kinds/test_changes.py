@@ -1,0 +1,54 @@
+"""What a change of a VM takes: from its fields, and from the room that its running machine has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weft.kinds.vm import MIB, VmSpec, check_growth
+from weft.objects.changes import plan_change
+from weft.objects.errors import InvalidInput
+
+ROOM = {"cpu": 4, "memory": 1024 * MIB, "disk": 2**50, "volumes": 2, "networks": 2}
+
+
+def cost(room: dict[str, int] | None, **changes: tuple[Any, Any]) -> dict[str, str]:
+    old, new = ({field: pair[side] for field, pair in changes.items()} for side in (0, 1))
+    return {c.path.removeprefix("spec."): c.mode for c in plan_change(old, new, VmSpec, room)}
+
+
+@pytest.mark.parametrize(
+    ("change", "mode"),
+    [
+        ({"cpu": (1, 4)}, "live"),
+        ({"cpu": (1, 5)}, "restart"),
+        ({"cpu": (4, 0.5)}, "live"),
+        ({"memory": (256 * MIB, 1024 * MIB)}, "live"),
+        ({"memory": (256 * MIB, 1025 * MIB)}, "restart"),
+        ({"disk": (0, 2**32)}, "live"),
+        ({"volumes": ([], ["a", "b"])}, "live"),
+        ({"volumes": (["x"], ["a", "b", "c"])}, "restart"),
+        ({"volumes": (["a", "b"], [])}, "live"),
+        ({"networks": (["blue"], ["red"])}, "live"),
+        ({"networks": (["blue:10.0.0.5"], ["blue:10.0.0.6"])}, "restart"),
+        ({"machine": ("q35", "microvm")}, "restart"),
+        ({"grace": (1, 2)}, "live"),
+        ({"image": ("a", "b")}, "replace"),
+    ],
+)
+def test_a_running_machine_takes_what_it_has_room_for(change: dict[str, tuple[Any, Any]], mode: str) -> None:
+    assert list(cost(ROOM, **change).values()) == [mode]
+
+
+def test_a_machine_that_tells_of_no_room_takes_nothing() -> None:
+    assert cost({}, cpu=(1, 2), volumes=([], ["a"])) == {"cpu": "restart", "volumes": "restart"}
+
+
+def test_what_does_not_run_gets_everything_with_its_start() -> None:
+    assert cost(None, cpu=(1, 99), machine=("q35", "microvm")) == {"cpu": "start", "machine": "start"}
+
+
+def test_a_root_disk_never_shrinks() -> None:
+    with pytest.raises(InvalidInput, match=r"can't shrink from 2\.0 GiB to 1\.0 GiB"):
+        check_growth(VmSpec(image="tiny", disk=2**31), VmSpec(image="tiny", disk=2**30))
