@@ -139,3 +139,20 @@ def test_every_module_says_what_it_is() -> None:
         if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))
     ]
     assert not missing, missing
+
+
+def test_whoever_catches_everything_says_why_or_raises_it_again() -> None:
+    silent = []
+    for path in FILES:
+        lines = path.read_text().splitlines()
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            assert node.type is not None, f"{path}:{node.lineno}: a bare except"
+            if not {"Exception", "BaseException"} & {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}:
+                continue
+            again = isinstance(node.body[-1], ast.Raise)
+            reason = any("#" in line for line in lines[node.lineno - 1 : node.body[0].lineno])
+            if not again and not reason:
+                silent.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert silent == []

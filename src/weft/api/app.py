@@ -59,7 +59,7 @@ async def _answer(doors: Doors, call: Call) -> Response:
         return problem_response(_public(call, error), call.request_id)
     except RecursionError:
         return problem_response(InvalidInput("the request is nested too deeply"), call.request_id)
-    except Exception:
+    except Exception:  # a defect fails this request, and none of the others
         return problem_response(_unforeseen(call), call.request_id)
 
 
@@ -80,7 +80,7 @@ async def _send(response: Response, call: Call, scope: Scope, receive: Receive, 
 
     try:
         await response(scope, receive, noting_send)
-    except Exception:
+    except Exception:  # as above; an answer that has begun just breaks off
         error = _unforeseen(call)
         if not began:
             await problem_response(error, call.request_id)(scope, receive, send)

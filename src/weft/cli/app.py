@@ -70,7 +70,7 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         code = complain(WeftError(words, reason="ioFailed"), session.output, session.color)
         _drop_output()
         return code
-    except Exception as problem:
+    except Exception as problem:  # a defect is told as one; only --debug shows where
         if session.debug:
             raise
         bug = WeftError(

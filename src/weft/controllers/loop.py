@@ -136,7 +136,7 @@ def _plan(controller: Controller, view: View, keys: Sequence[str], now: float, q
     """The plan for all keys; if one of them can't be planned it is put aside and the others go on."""
     try:
         return controller.plan(view, keys, now)
-    except Exception:
+    except Exception:  # a defect in one plan must not keep all others from theirs
         if len(keys) == 1:
             _log.exception("%s: %s can't be planned", controller.name, keys[0])
             queue.failed(keys[0])

@@ -142,7 +142,7 @@ class Writer:
     def _perform(self, group: list[Request]) -> None:
         try:
             done = self._commit_group(group, trim=True)
-        except Exception:
+        except Exception:  # whatever one request did to the group, each gets its own chance and its own answer
             self._roll_back()
             for request in group:
                 self._perform_alone(request)
@@ -152,7 +152,7 @@ class Writer:
     def _perform_alone(self, request: Request) -> None:
         try:
             done = self._commit_group([request], trim=False)
-        except Exception as problem:
+        except Exception as problem:  # the caller must hear of it, whatever it is, and the writer must go on
             self._roll_back()
             self._tell([Outcome(request, None, as_store_error(problem, self._path))], [])
             return
