@@ -33,12 +33,14 @@ class Watches:
         *,
         max_batches: int = 10_000,
         max_bytes: int = 32_000_000,
+        recent_bytes: int = 0,
     ) -> None:
         self._epoch = epoch
         self._revision = revision  # the newest that was published
         self._replay = replay
         self._max_batches = max_batches
         self._max_bytes = max_bytes
+        self._recent = _Recent(revision, recent_bytes)
         self._by_prefix: dict[str, set[_Watcher]] = {}
         self._lengths: dict[int, int] = {}  # prefix length → how many distinct prefixes have it
         self._closed = False
@@ -46,6 +48,7 @@ class Watches:
     def publish(self, revision: int, changes: Sequence[Change]) -> None:
         """Hand one commit to every watcher it concerns; never waits."""
         self._revision = revision
+        self._recent.add(revision, changes)
         matched: dict[str, list[Change]] = {}
         for change in changes:
             key = change.key
@@ -63,6 +66,10 @@ class Watches:
             for watcher in fallen_behind:
                 self._leave(watcher)
 
+    def forget(self, compacted: int) -> None:
+        """History up to revision ``compacted`` is gone for whoever comes now."""
+        self._recent.forget(compacted)
+
     async def follow(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         """Every commit after ``cursor`` under ``prefix``; the body of an engine's ``watch``."""
         self._check_open()
@@ -70,7 +77,7 @@ class Watches:
         position = parse_cursor(cursor, self._epoch)
         while True:
             while True:
-                batches, position = await self._replay(prefix, position, max(position, self._revision))
+                batches, position = await self._read(prefix, position, max(position, self._revision))
                 for batch in batches:
                     yield batch
                 batches.clear()  # a watch lasts long: it must not keep what it has told
@@ -81,7 +88,7 @@ class Watches:
             try:
                 present = self._revision
                 while position < present:
-                    batches, position = await self._replay(prefix, position, present)
+                    batches, position = await self._read(prefix, position, present)
                     for batch in batches:
                         yield batch
                     batches.clear()
@@ -99,6 +106,13 @@ class Watches:
         for watchers in self._by_prefix.values():
             for watcher in watchers:
                 watcher.close()
+
+    async def _read(self, prefix: str, position: int, until: int) -> tuple[list[Batch], int]:
+        """What the engine's replay gives; from memory if it is recent enough, as it mostly is after a list."""
+        found = self._recent.find(prefix, position, until) if until <= self._revision else None
+        if found is None:
+            return await self._replay(prefix, position, until)
+        return [Batch(revision, format_cursor(self._epoch, revision), changes) for revision, changes in found], until
 
     def _check_open(self) -> None:
         if self._closed:
@@ -125,6 +139,48 @@ class Watches:
             self._lengths[length] -= 1
             if not self._lengths[length]:
                 del self._lengths[length]
+
+
+class _Recent:
+    """The newest commits, up to ``max_bytes`` of them: thousands who list and then watch ask for the same few."""
+
+    def __init__(self, revision: int, max_bytes: int) -> None:
+        self._whole_after = revision  # every later commit is here
+        self._max_bytes = max_bytes
+        self._commits: deque[tuple[int, Sequence[Change], int]] = deque()
+        self._bytes = 0
+
+    def add(self, revision: int, changes: Sequence[Change]) -> None:
+        size = sum(map(_size, changes))
+        self._commits.append((revision, changes, size))
+        self._bytes += size
+        while self._bytes > self._max_bytes:
+            self._drop()
+
+    def forget(self, revision: int) -> None:
+        self._whole_after = max(self._whole_after, revision)
+        while self._commits and self._commits[0][0] <= revision:
+            self._drop()
+
+    def find(self, prefix: str, position: int, until: int) -> list[tuple[int, list[Change]]] | None:
+        """Revisions after ``position`` up to ``until`` and what they changed under ``prefix``; None if some of them are
+        not here."""
+        if not self._whole_after <= position <= until or not self._max_bytes:
+            return None
+        found: list[tuple[int, list[Change]]] = []
+        for revision, changes, _ in reversed(self._commits):
+            if revision <= position:
+                break
+            concerned = [change for change in changes if change.key.startswith(prefix)]
+            if concerned and revision <= until:
+                found.append((revision, concerned))
+        found.reverse()
+        return found
+
+    def _drop(self) -> None:
+        revision, _, size = self._commits.popleft()
+        self._bytes -= size
+        self._whole_after = max(self._whole_after, revision)
 
 
 class _Watcher:

@@ -135,3 +135,26 @@ async def test_a_watch_does_not_keep_what_it_has_replayed() -> None:
         assert given and not any(given)
         log.publish(log.make("/a"))
         assert (await waiting).revision == 36
+
+
+async def test_who_lists_and_then_watches_is_served_from_memory_until_that_history_is_forgotten() -> None:
+    log = Log(recent_bytes=1_000)
+    for _ in range(20):
+        log.publish(log.make("/a"))
+    log.publish(log.make("/b"))
+    async with asyncio.timeout(5), aclosing(log.watches.follow("/a", "e:5")) as watch:
+        assert [(await anext(watch)).revision for _ in range(15)] == list(range(6, 21))
+        assert log.replays == 0
+    log.watches.forget(10)
+    async with asyncio.timeout(5), aclosing(log.watches.follow("/a", "e:9")) as watch:
+        assert (await anext(watch)).revision == 10  # the engine's to answer, or to refuse
+        assert log.replays > 0
+
+
+async def test_what_no_longer_fits_into_memory_is_read_from_the_log() -> None:
+    log = Log(recent_bytes=40)
+    for _ in range(30):
+        log.publish(log.make("/a"))
+    async with asyncio.timeout(5), aclosing(log.watches.follow("/", "e:0")) as watch:
+        assert [(await anext(watch)).revision for _ in range(30)] == list(range(1, 31))
+        assert log.replays > 0

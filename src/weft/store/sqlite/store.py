@@ -24,6 +24,8 @@ from weft.store.sqlite.schema import State
 from weft.store.sqlite.writer import Deliver, Outcome, Published, Writer
 from weft.store.watches import Watches
 
+_RECENT_BYTES = 16_000_000
+
 
 class SqliteStore:
     """A store in the file ``path``.
@@ -65,7 +67,7 @@ class SqliteStore:
         async def replay(prefix: str, position: int, until: int) -> tuple[list[Batch], int]:
             return await readers.run(lambda reading: read_batches(reading, epoch, prefix, position, until))
 
-        watches = Watches(epoch, state.revision, replay)
+        watches = Watches(epoch, state.revision, replay, recent_bytes=_RECENT_BYTES)
         newest = Newest(state.revision, self._cache_bytes)
         writer = Writer(
             self._path,
@@ -178,10 +180,11 @@ class _Running:
 
 
 def _deliver_to(newest: Newest, watches: Watches) -> Deliver:
-    def deliver(outcomes: Sequence[Outcome], published: Sequence[Published]) -> None:
+    def deliver(outcomes: Sequence[Outcome], published: Sequence[Published], compacted: int) -> None:
         for revision, changes in published:
             newest.publish(revision, changes)
             watches.publish(revision, changes)
+        watches.forget(compacted)
         for outcome in outcomes:
             future = outcome.request.future
             if future.cancelled():

@@ -48,8 +48,9 @@ class Outcome:
 
 Published = tuple[int, list[Change]]  # a revision and what it changed
 
-# Called on the loop, in order of commit: what became of the requests, and the commits to show to watches.
-Deliver = Callable[[Sequence[Outcome], Sequence[Published]], None]
+# Called on the loop, in order of commit: what became of the requests, the commits to show to watches, and the revision up
+# to which history is forgotten.
+Deliver = Callable[[Sequence[Outcome], Sequence[Published], int], None]
 
 
 class _History:
@@ -209,4 +210,4 @@ class Writer:
     def _tell(self, outcomes: Sequence[Outcome], published: Sequence[Published]) -> None:
         self._lock.write_mark(self._state)
         with suppress(RuntimeError):  # the loop was closed: nobody is left to be told
-            self._loop.call_soon_threadsafe(self._deliver, outcomes, published)
+            self._loop.call_soon_threadsafe(self._deliver, outcomes, published, self._state.compacted)
