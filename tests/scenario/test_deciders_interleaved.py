@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.scenario.deciders_lab import GIB, Lab
 
-from weft.kinds.allocation import AllocationSpec, account
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.node import NodeReport, NodeSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.scheduler.snapshot import amounts_of
@@ -95,7 +95,9 @@ async def act(lab: Lab, action: tuple[Any, ...]) -> None:
 async def used_and_offered(lab: Lab) -> tuple[Counter[str], dict[str, tuple[int, int, int]]]:
     used: Counter[str] = Counter()
     for spec in await lab.allocations():
-        for resource, amount in zip(("cpu", "memory", "disk"), amounts_of(account(spec)), strict=True):
+        for resource, amount in zip(
+            ("cpu", "memory", "disk"), amounts_of(account(spec, AllocationReport())), strict=True
+        ):
             used[f"{spec.node_uid} {resource}"] += amount
     offered = {}
     for node in await lab.every("node"):

@@ -132,20 +132,23 @@ class Witness:
             reasons.add("deleted")
         if spec.wish != "run":
             reasons.add(spec.wish)
-        if was is None:
-            self._check_placing(now, spec)
+        known = now.uid in self.workload_of
         self.workload_of[now.uid] = spec.workload.uid
+        if was is None or spec.resources != decode_part(was.spec, AllocationSpec).resources:
+            self._check_placing(spec, adopted=was is None and known)
 
-    def _check_placing(self, now: Envelope, spec: AllocationSpec) -> None:
+    def _check_placing(self, spec: AllocationSpec, *, adopted: bool) -> None:
         specs = [decode_part(a.spec, AllocationSpec) for a in self.allocations.values()]
         if sum(other.workload.uid == spec.workload.uid for other in specs) > 1:
             self.fail(f"vm {spec.workload.name} was given two places")
         node = self.nodes.get(spec.node_uid)
         if node is None:
             self.fail(f"vm {spec.workload.name} was placed on a node that isn't there")
-        if now.uid in self.workload_of:
-            return  # adopted: it was there before the store knew of it again, and took its room then
-        here = [account(other) for other in specs if other.node_uid == spec.node_uid]
+        if adopted:
+            return  # it was there before the store knew of it again, and took its room then
+        reports = [decode_part(a.report, AllocationReport) for a in self.allocations.values()]
+        both = zip(specs, reports, strict=True)
+        here = [account(other, report) for other, report in both if other.node_uid == spec.node_uid]
         cpu, memory, disk = sum(r.cpu for r in here), sum(r.memory for r in here), sum(r.disk for r in here)
         if node is not None and (cpu > node.cpu + 1e-6 or memory > node.memory or disk > node.disk):
             self.fail(f"node {spec.node} is over-committed: {cpu} of {node.cpu} cores, {memory} of {node.memory} bytes")
