@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import re
 import resource
@@ -30,7 +31,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DoorsLab]:
         "server._KEEP_ALIVE_SECONDS",
     ):
         monkeypatch.setattr(f"weft.api.{name}", PATIENCE_SECONDS)
-    for name in ("HANDSHAKE_SECONDS", "GOODBYE_SECONDS"):
+    for name in ("SILENCE_SECONDS", "HANDSHAKE_SECONDS", "GOODBYE_SECONDS"):
         monkeypatch.setattr(f"weft.api.doorkeeper.{name}", PATIENCE_SECONDS)
     lab = DoorsLab(tmp_path)
     yield lab
@@ -228,14 +229,32 @@ def test_of_a_key_given_twice_the_last_one_counts(lab: DoorsLab) -> None:
     assert (made["name"], made["spec"]["cpu"]) == ("y", 2)
 
 
-def test_handshakes_that_never_end_keep_nobody_out(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.api.doorkeeper.MOST_HANDSHAKES", 10)
-    monkeypatch.setattr("weft.api.doorkeeper.HANDSHAKE_SECONDS", 3600.0)
+def test_handshakes_that_never_end_keep_nobody_out_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than there may be at once: who comes after them gets in when their time is up."""
+    monkeypatch.setattr("weft.api.doorkeeper.MOST_HANDSHAKES", 4)
+    monkeypatch.setattr("weft.api.doorkeeper.HANDSHAKE_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr("weft.api.doorkeeper.SILENCE_SECONDS", 3600.0)
+    lab = DoorsLab(tmp_path)
     with contextlib.ExitStack() as stack:
-        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", lab.port), 20)) for _ in range(40)]
+        held = [stack.enter_context(socket.create_connection(("127.0.0.1", lab.port), 20)) for _ in range(20)]
+        for sock in held[:8]:
+            sock.sendall(b"\x16\x03\x01\x02\x00")  # the beginning of a greeting
         assert lab.connect().list("vm").items == []
-        for sock in idle[:20]:
-            assert read_all(sock) == b""  # the oldest gave way
+        for sock in held[:8]:
+            assert read_all(sock) == b""
+        held[-1].sendall(b"GET /")  # who said nothing is still there
+        assert b"HTTP" not in read_all(held[-1])
+    lab.close()
+
+
+def test_many_who_come_at_once_all_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.api.doorkeeper.MOST_HANDSHAKES", 2)
+    lab = DoorsLab(tmp_path)
+    clients = [lab.connect() for _ in range(40)]
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        found = list(pool.map(lambda client: client.get("project", "default")["name"], clients))
+    assert found == ["default"] * 40
+    lab.close()
 
 
 def test_a_handshake_has_its_time(lab: DoorsLab) -> None:

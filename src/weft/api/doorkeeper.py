@@ -1,7 +1,8 @@
 """Lets connections in, as many as the process can bear, and turns the others away before they cost anything.
 
-Woken by connections. Whoever doesn't end his TLS handshake gives way to who comes later: strangers who only hold
-connections open keep nobody out, and take nothing from those who are in.
+Woken by connections. Whoever says nothing costs a descriptor and no more, and gives way to who comes later; a handshake
+has its time, and there are so many at once: strangers who only hold connections open keep nobody out for long, and take
+nothing from those who are in.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from weft.contracts.clock import Clock
 
 MOST_CONNECTIONS = 8192
 MOST_HANDSHAKES = 512
-HANDSHAKE_SECONDS = 10.0
+SILENCE_SECONDS = 10.0  # before the first byte
+HANDSHAKE_SECONDS = 5.0
 GOODBYE_SECONDS = 30.0  # with all that was still to be read before
 SPARE_DESCRIPTORS = 256  # for the store, the journal and images
 _BACKLOG = 2048
@@ -46,7 +48,9 @@ class Doorkeeper:
         self._open = open_
         self._clock = clock
         self._most = min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS)
-        self._handshakes: dict[asyncio.Task[None], socket.socket] = {}  # the oldest first
+        self._silent: dict[asyncio.Task[None], None] = {}  # the oldest first
+        self._entering: set[asyncio.Task[None]] = set()  # those who say nothing yet, and those in their handshake
+        self._handshakes = asyncio.Semaphore(MOST_HANDSHAKES)
         self._refused = 0
         self._told_at = -_TELL_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
@@ -60,7 +64,7 @@ class Doorkeeper:
 
     def close(self) -> None:
         """Accept nothing more, and drop whoever isn't in yet."""
-        for task in (*self._tasks, *self._handshakes):
+        for task in (*self._tasks, *self._entering):
             task.cancel()
         for sock in self._sockets:
             sock.close()
@@ -75,34 +79,40 @@ class Doorkeeper:
                 _log.warning("a connection can't be accepted: %s", problem.strerror)
                 await self._clock.sleep(_PAUSE_SECONDS)
                 continue
-            if len(self._open) + len(self._handshakes) >= self._most:
-                if not self._handshakes:
-                    connection.close()
-                    self._refuse()
-                    continue
-                self._drop_oldest()
-            elif len(self._handshakes) >= MOST_HANDSHAKES:
-                self._drop_oldest()
-            task = asyncio.create_task(self._shake_hands(connection))
-            self._handshakes[task] = connection
-            task.add_done_callback(functools.partial(self._handshake_ended, connection))
+            if len(self._open) + len(self._entering) >= self._most and not self._drop_silent():
+                connection.close()
+                self._refuse()
+                continue
+            task = asyncio.create_task(self._let_in(connection))
+            self._entering.add(task)
+            if self._tls is not None:
+                self._silent[task] = None
+            task.add_done_callback(functools.partial(self._ended, connection))
 
-    async def _shake_hands(self, connection: socket.socket) -> None:
-        accept = asyncio.get_running_loop().connect_accepted_socket
+    async def _let_in(self, connection: socket.socket) -> None:
+        let_in = asyncio.get_running_loop().connect_accepted_socket
         if self._tls is None:
-            await accept(self._make, connection)
+            await let_in(self._make, connection)
             return
-        async with asyncio.timeout(HANDSHAKE_SECONDS):
-            await accept(self._make, connection, ssl=self._tls, ssl_shutdown_timeout=GOODBYE_SECONDS)
+        await _hear(connection)
+        task = asyncio.current_task()
+        if task is not None:
+            self._silent.pop(task, None)
+        async with self._handshakes, asyncio.timeout(HANDSHAKE_SECONDS):
+            await let_in(self._make, connection, ssl=self._tls, ssl_shutdown_timeout=GOODBYE_SECONDS)
 
-    def _drop_oldest(self) -> None:
-        oldest = next(iter(self._handshakes))
-        del self._handshakes[oldest]
-        oldest.cancel()
-        self._refuse()
+    def _drop_silent(self) -> bool:
+        """Make room; False if nobody is there who says nothing."""
+        for oldest in self._silent:
+            del self._silent[oldest]
+            oldest.cancel()
+            self._refuse()
+            return True
+        return False
 
-    def _handshake_ended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
-        self._handshakes.pop(task, None)
+    def _ended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._entering.discard(task)
+        self._silent.pop(task, None)
         problem = None if task.cancelled() else task.exception()
         if task.cancelled() or problem is not None:
             connection.close()
@@ -116,3 +126,15 @@ class Doorkeeper:
             _log.warning(
                 "%d connections are open: %d were turned away since the server's start", len(self._open), self._refused
             )
+
+
+async def _hear(connection: socket.socket) -> None:
+    """Until there is something to read. Raises TimeoutError."""
+    loop = asyncio.get_running_loop()
+    heard = asyncio.Event()
+    loop.add_reader(connection, heard.set)
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            await heard.wait()
+    finally:
+        loop.remove_reader(connection)
