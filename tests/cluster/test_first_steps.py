@@ -14,6 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.cluster.cluster import Cluster
+from tests.unit.controllers.hostile_site import hostile_site
 
 pytestmark = pytest.mark.host
 Gone = Callable[[str], str]
@@ -217,6 +218,21 @@ def test_bad_input_gets_a_clear_error_and_leaves_nothing(
     for word in words:
         assert word in said, said
     assert cluster.run("get", "vm/e1").returncode == 3
+
+
+def test_an_image_that_cannot_be_had_or_is_none_says_why_and_is_not_kept(cluster: Cluster) -> None:
+    (cluster.folder / "page.html").write_text("<html>not found</html>")
+    with hostile_site() as site:
+        for url, words in {
+            f"{site.url}/less": "ended after 2048 of 100000 bytes",
+            f"{site.url}/ring": "redirect",
+            f"{site.url}/none": "answers 404",
+            "file:///etc/shadow": "may not be read by everybody",
+            str(cluster.folder / "page.html"): "neither qcow2, nor a raw disk, nor a bundle",
+        }.items():
+            assert words in cluster.fails(1, "image", "add", "bad", url)
+            assert cluster.run("get", "image/bad").returncode == 3
+    assert not list(cluster.state.glob("server/images/.fetch-*"))
 
 
 def test_a_wrong_checksum_says_sha256_and_leaves_no_image(cluster: Cluster) -> None:

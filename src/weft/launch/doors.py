@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
 from weft.launch.address import ANY, url_at
 from weft.launch.certificate import keep_certificate
+from weft.launch.descriptors import raise_descriptor_limit
 from weft.launch.stores import make_store
 from weft.objects.errors import WeftError
 from weft.objects.identity import SERVER_NAME
@@ -39,8 +39,7 @@ def run_doors(options: argparse.Namespace) -> int:
     gateway, publish_on, context."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection is a descriptor
+    raise_descriptor_limit()
     try:
         uvloop.run(serve_doors(options, SystemClock()))
     except WeftError as error:

@@ -19,6 +19,7 @@ from weft.gateway.publications import Publications
 from weft.gateway.watch import PublicationWatch
 from weft.launch.address import split_address, url_at
 from weft.launch.certificate import keep_certificate
+from weft.launch.descriptors import raise_descriptor_limit
 from weft.objects.errors import Unavailable
 from weft.objects.identity import SERVER_NAME
 from weft.trust.tickets import read_ticket_key
@@ -48,6 +49,7 @@ def run_gateway(options: argparse.Namespace) -> int:
     """Run the gateway until SIGTERM or SIGINT. Reads ``state``, ``gateway`` (ADDRESS:PORT, several), ``publish_on``,
     and where the API is: ``server``, or the first of ``listen``."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    raise_descriptor_limit()
     asyncio.run(_run(options, SystemClock()))
     return 0
 

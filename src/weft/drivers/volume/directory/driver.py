@@ -83,7 +83,7 @@ class DirectoryVolumes:
                     field="spec.disk",
                     hint="leave disk out, or give at least the image's size",
                 )
-            options = ["-b", base, "-F", base_format]
+            options = ["-u", "-b", base, "-F", base_format]  # -u: qemu-img, root here, doesn't open a stranger's image
         elif size <= 0:
             raise InvalidInput(f"volume {volume_id} has no size", field="spec.size")
         work.unlink(missing_ok=True)
