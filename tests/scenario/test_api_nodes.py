@@ -384,3 +384,43 @@ def test_an_image_is_given_to_people_and_to_nodes_that_have_it_allocated(lab: Do
     for odd in ("cd" * 32, "..%2Fca.key", "x"):
         with pytest.raises(NotFound):
             lab.client.http.stream("GET", f"/v1/blobs/{odd}")
+
+
+def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    node.report(node={"cpu": 4})
+    vm, _ = start_vm(lab, node)
+    waits = lab.client.create(make_vm("waits"))
+    places = {vm["name"]: make_allocation(node, vm), "waits": make_allocation(node, waits)}
+    lab.put(*places.values())
+
+    def set_phase(phase: str) -> None:
+        envelope = lab.stored("/node/-/n1")
+        assert envelope is not None
+        envelope.status = msgspec.Raw(msgspec.json.encode({"phase": phase}))
+        lab.put(envelope)
+
+    set_phase("Ready")
+    with pytest.raises(IllegalTransition, match="is Ready"):
+        lab.client.delete("node", "n1", force=True)
+    set_phase("NotReady")
+    with pytest.raises(InUse):
+        lab.client.delete("node", "n1")
+    with pytest.raises(InvalidInput, match="force gives up a node"):
+        lab.client.delete("vm", "web", force=True)
+    lab.client.delete("node", "n1", force=True)
+    assert lab.client.list("node").items == [] and lab.client.list("allocation").items == []
+
+    # The one was placed elsewhere meanwhile, the other waits for its node: only the first must not run here any more.
+    envelope = lab.stored("/vm/default/web")
+    assert envelope is not None
+    envelope.status = msgspec.Raw(msgspec.json.encode({"incarnation": 2}))
+    lab.put(envelope)
+    copies = [
+        msgspec.json.encode({"uid": place.uid, "spec": msgspec.json.decode(place.spec)}).decode()
+        for place in places.values()
+    ]
+    back = node.report(node={"cpu": 4, "orphan_allocations": [*copies, "of another age"]})
+    assert back["superseded"] == [places["web"].uid]
+    assert lab.client.get("node", "n1")["uid"] == node.uid
+    assert node.report()["superseded"] == [places["web"].uid]

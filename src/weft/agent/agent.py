@@ -69,6 +69,7 @@ class Agent:
         )
         self._workers: dict[str, Worker] = {}  # by allocation uid
         self._care: dict[str, asyncio.Task[None]] = {}
+        self._superseded: set[str] = set()  # allocations with a later incarnation elsewhere, by the server's word
         self._deleted: set[str] = set()  # allocations the server has no more, whose release is under way here
         self._recovered: dict[str, GuestFacts] = {}  # guests found at the start, by guest id
         self._feeds: dict[str, Feed] = {}
@@ -155,6 +156,7 @@ class Agent:
         self._network.wake()
 
     def _put_allocation(self, envelope: Envelope) -> None:
+        self._superseded.discard(envelope.uid)
         worker = self._workers.get(envelope.uid)
         if worker is not None and not (worker.released and envelope.deleting_since is None):
             worker.update(envelope)
@@ -213,7 +215,8 @@ class Agent:
         for workers in by_workload.values():
             for worker in workers:
                 mine = worker.wanted.spec.incarnation
-                later = any(w.wanted.spec.incarnation > mine and not w.memory.orphan for w in workers)
+                later = worker.wanted.uid in self._superseded
+                later |= any(w.wanted.spec.incarnation > mine and not w.memory.orphan for w in workers)
                 earlier = any(w.wanted.spec.incarnation < mine and w.alive for w in workers)
                 blocked = "an earlier incarnation of it still runs on this node" if earlier else ""
                 worker.relate(superseded=later, blocked=blocked or _find_writer(worker, writers))
@@ -222,7 +225,12 @@ class Agent:
         return [worker.wanted for worker in self._workers.values() if worker.is_hosted]
 
     def _orphans(self) -> list[Wanted]:
-        return [worker.wanted for worker in self._workers.values() if worker.memory.orphan]
+        """What runs here without an allocation; what a later incarnation has ended only leaves its disk behind."""
+        return [
+            worker.wanted
+            for worker in self._workers.values()
+            if worker.memory.orphan and (worker.alive or worker.wanted.uid not in self._superseded)
+        ]
 
     def _unexplained(self) -> list[GuestFacts]:
         explained = {worker.wanted.id for worker in self._workers.values()}
@@ -318,10 +326,25 @@ class Agent:
         if answer.ranges is not None:
             self._network.put_ranges(answer.ranges_version, answer.ranges)
         self._network.drop_networks(answer.gone_networks)
+        self._supersede(set(answer.superseded) - self._superseded)
         for uid in answer.remove_volumes:
             if uid not in self._attached() and uid not in self._removing:
                 self._removing.add(uid)
                 self._spawn(self._remove_volume(uid))
+
+    def _supersede(self, uids: set[str]) -> None:
+        """A later incarnation runs elsewhere: these are ended."""
+        for worker in self._workers.values():
+            if worker.wanted.uid in uids and worker.memory.orphan:
+                self._superseded.add(worker.wanted.uid)
+                self._on_event(
+                    worker.wanted,
+                    "Warning",
+                    "Superseded",
+                    "it was placed elsewhere meanwhile: ended here, its disk kept",
+                )
+        if uids:
+            self._relate()
 
     async def _remove_volume(self, uid: str) -> None:
         try:

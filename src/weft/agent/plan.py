@@ -94,11 +94,11 @@ def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
         stop = (Step.STOP,) if is_alive(guest) else ()
         tidy = (Step.TIDY,) if known.memory.leftover else ()
         return Plan((*stop, *tidy, *TAKE_AWAY), "stopping")
-    if known.memory.orphan:
-        return Plan((), _state(known, guest))
     if known.superseded:
         steps = (Step.STOP, Step.UNPLUG) if is_alive(guest) else ()
         return Plan(steps, "stopped", "superseded", "a later incarnation of it is placed on this node")
+    if known.memory.orphan:
+        return Plan((), _state(known, guest))
     if spec.role != "active":
         return Plan((), _state(known, guest))
     if spec.wish == "stop":

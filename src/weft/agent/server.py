@@ -45,13 +45,15 @@ class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ReportAnswer(msgspec.Struct, frozen=True):
     """``refused``: allocation name → why; ``remove_volumes``: uids whose data is to go for good; ``ranges`` of all the
-    fabric's networks if another version is known here; ``gone_networks``: uids that there are no more."""
+    fabric's networks if another version is known here; ``gone_networks``: uids that there are no more; ``superseded``: uids of
+    allocations that the list doesn't hold and whose workload has had a later incarnation elsewhere."""
 
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []
     ranges_version: str = ""
     ranges: list[str] | None = None
     gone_networks: list[str] = []
+    superseded: list[str] = []
 
 
 class Server(Protocol):

@@ -11,9 +11,10 @@ from starlette.responses import Response
 from weft.api import claims, references
 from weft.api.admit import not_found, refuse_another
 from weft.api.authorise import Enrolment, enrolment_key
-from weft.api.call import Call, object_response
+from weft.api.call import Call, object_response, read_flag
 from weft.api.commit import read_again, retry, was_done
 from weft.api.doors import Doors
+from weft.api.give_up import give_up
 from weft.api.target import Target
 from weft.contracts.store import AtRevision, Delete, Put, Write
 from weft.kinds.record import Kind
@@ -23,13 +24,16 @@ from weft.objects.envelope import Envelope, decode_part, encode_envelope
 async def delete(doors: Doors, call: Call, target: Target) -> Response:
     """``DELETE`` on an object: 200 with its last state if it is gone, 202 if it goes. ``uid`` in the query: this very
     one. A repeat of a request that was carried out touches nothing that came after it."""
-    uid = call.query("uid").get("uid")
+    query = call.query("uid", "force")
+    uid = query.get("uid")
     kind, key = target.kind, call.idempotency_key
     if key is not None and await was_done(doors, key):
         return await _answer_repeat(doors, target)
     envelope = await _read(doors, target)
     if uid is not None:
         refuse_another(kind, envelope, uid)
+    if read_flag(query, "force"):
+        return object_response(await give_up(doors, call, kind, envelope))
     if envelope.deleting_since is not None and envelope.finalizers:
         return object_response(envelope, 202)
     if references.is_referred_to(kind):

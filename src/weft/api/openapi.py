@@ -171,7 +171,7 @@ def _paths_of(kind: Kind) -> dict[str, Any]:
         one["put"] = _operation(f"Create or change a {kind.title}", [*named, dry, key], whole, manifest)
         patch = _operation(f"Change a {kind.title} (JSON merge patch)", [*named, dry, key], whole, {"type": "object"})
         one["patch"] = patch
-        one["delete"] = _operation(f"Delete a {kind.title}", [*named, _query("uid"), key], _gone(title))
+        one["delete"] = _operation(f"Delete a {kind.title}", [*named, _query("uid"), *_force(kind), key], _gone(title))
         one["delete"]["responses"]["202"] = {**_answered(whole), "description": "It goes: finalizers hold it still"}
         paths[f"{base}:batch"] = {
             "post": _operation(
@@ -282,6 +282,10 @@ def _objects(item: dict[str, Any]) -> dict[str, Any]:
 
 def _path_parameter(name: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _force(kind: Kind) -> list[dict[str, Any]]:
+    return [_query("force")] if kind.name == "node" else []
 
 
 def _query(name: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.node import NodeReport
+from weft.kinds.vm import VmStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput
 from weft.objects.identity import Ref, object_key
@@ -56,13 +57,14 @@ class ReportInput(msgspec.Struct):
 
 class ReportAnswer(msgspec.Struct):
     """``ranges`` of all networks, if the node has another version; ``gone_networks``: those of its idle ones that there
-    are no more."""
+    are no more; ``superseded``: uids of its orphans whose workload has had a later incarnation."""
 
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []
     ranges_version: str = ""
     ranges: list[str] | None = None
     gone_networks: list[str] = []
+    superseded: list[str] = []
 
 
 async def report(doors: Doors, call: Call, name: str) -> Response:
@@ -84,6 +86,7 @@ async def report(doors: Doors, call: Call, name: str) -> Response:
     if newer is not None:
         answer.ranges_version, answer.ranges = newer
     answer.gone_networks = doors.ranges.find_gone(given.idle_networks)
+    answer.superseded = await _find_superseded(doors, node)
     answer.remove_volumes = await _find_removable(doors, uid, set(given.removed_volumes))
     return json_response(answer)
 
@@ -230,6 +233,35 @@ def _append_events(doors: Doors, node: Envelope, owned: Sequence[Envelope], even
                     source=f"node/{node.name}",
                 )
             )
+
+
+class _Orphan(msgspec.Struct):
+    """The node's own copy of an allocation that its list doesn't hold."""
+
+    uid: str
+    spec: AllocationSpec
+
+
+class _Orphans(msgspec.Struct):
+    orphan_allocations: list[str] = []
+
+
+async def _find_superseded(doors: Doors, node: Envelope) -> list[str]:
+    """The node's orphans that are known to be an earlier incarnation of the same workload: they must not run."""
+    superseded = []
+    for text in decode_part(node.report, _Orphans).orphan_allocations:
+        try:
+            orphan = msgspec.json.decode(text, type=_Orphan)
+        except msgspec.MsgspecError:
+            continue  # of a newer agent, perhaps: nothing is known of it
+        workload = orphan.spec.workload
+        entry = await doors.store.get(object_key(workload.kind, workload.project, workload.name))
+        envelope = None if entry is None else decode_envelope(entry.value)
+        if envelope is None or envelope.uid != workload.uid:
+            continue
+        if decode_part(envelope.status, VmStatus).incarnation > orphan.spec.incarnation:
+            superseded.append(orphan.uid)
+    return superseded
 
 
 async def _find_removable(doors: Doors, uid: str, removed: set[str]) -> list[str]:

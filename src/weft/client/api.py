@@ -95,11 +95,12 @@ class Client:
         """Merge ``changes`` (labels, spec, generation?) into the object; None takes a field away (RFC 7396)."""
         return self._call("PATCH", self.path(kind, name, project=project), changes)
 
-    def delete(self, kind: str, name: str, *, project: str | None = None, uid: str = "") -> Object:
+    def delete(self, kind: str, name: str, *, project: str | None = None, uid: str = "", force: bool = False) -> Object:
         """Begin to delete; the object as it was last, with ``deleting_since`` while something still holds it. With
-        ``uid``: only this very one, else StaleRevision."""
+        ``uid``: only this very one, else StaleRevision. ``force``: a node that is lost, with the places on it."""
         path = self.path(kind, name, project=project)
-        return self._call("DELETE", f"{path}?{urlencode({'uid': uid})}" if uid else path)
+        query = {**({"uid": uid} if uid else {}), **({"force": "1"} if force else {})}
+        return self._call("DELETE", f"{path}?{urlencode(query)}" if query else path)
 
     def verb(
         self,

@@ -163,6 +163,12 @@ def test_trouble_with_a_running_guest_does_not_call_it_failed() -> None:
     assert (plan.state, plan.reason) == ("running", "driverFailed")
 
 
+def test_an_orphan_is_ended_when_a_later_incarnation_of_it_is_known_elsewhere() -> None:
+    orphan = msgspec.structs.replace(known(Memory(run="up", made=True, orphan=True)), superseded=True)
+    assert plan_allocation(orphan, guest("running"), 0).steps == (Step.STOP, Step.UNPLUG)  # and its disk stays
+    assert plan_allocation(orphan, guest("absent"), 0).steps == ()
+
+
 def test_a_superseded_guest_is_stopped_and_its_successor_waits_for_that() -> None:
     old = msgspec.structs.replace(known(UP), superseded=True)
     assert plan_allocation(old, guest("running"), 0).steps == (Step.STOP, Step.UNPLUG)

@@ -20,12 +20,15 @@ from weft.kinds.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
 
+_FORCE = "Give up a node that is lost: its VMs are placed anew, with fresh disks."
+
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, required=False, able=entry.kinds),
         click.Option(["-y", "--yes"], is_flag=True, help="Don't ask."),
         *options.selectors(),
+        *([click.Option(["--force"], is_flag=True, help=_FORCE)] if kind is None or kind.name == "node" else []),
         *options.waits(),
         options.output(),
     ]
@@ -41,12 +44,16 @@ def _run(
     yes: bool,
     labels: tuple[str, ...],
     fields: tuple[str, ...],
+    force: bool = False,
 ) -> int:
     uids: dict[str, str] = {}  # of those that were looked at: no later one of the name is meant
     targets = _find_targets(session, kind, words, ",".join(labels), ",".join(fields), uids)
     if not targets:
         session.say("nothing matches")
         return 0
+    if force:
+        for target in targets:
+            _tell_lost(session, target)
     if not yes and not _ask(session, targets, uids):
         session.say("nothing was deleted")
         return ERROR
@@ -54,7 +61,7 @@ def _run(
     waits: list[Wait] = []
 
     def delete(target: Target) -> None:
-        obj = session.client.delete(target.kind.name, target.name, uid=uids.get(target.what, ""))
+        obj = session.client.delete(target.kind.name, target.name, uid=uids.get(target.what, ""), force=force)
         done.append(Done(target, obj, "delete"))
         waits.extend(wait for wait in [plan_wait(obj, target, "delete")] if wait and obj["uid"])
 
@@ -74,6 +81,25 @@ def _find_targets(
     targets = [Target(kind, item["name"]) for item in listing.items]
     uids.update({target.what: item["uid"] for target, item in zip(targets, listing.items, strict=True)})
     return targets
+
+
+def _tell_lost(session: Session, target: Target) -> None:
+    """Say what goes when this node is given up."""
+    node = session.client.get(target.kind.name, target.name)
+    places = [item["spec"] for item in session.client.list("allocation", query={"node": node["uid"]}).items]
+    volumes = session.client.list("volume", all_projects=True, fields=f"status.node={target.name}").items
+    for title, names in (
+        (
+            "VMs that are placed anew, whose root disks are lost",
+            [p["workload"]["name"] for p in places if not p["volumes"]],
+        ),
+        (
+            "VMs that wait for it, since their volumes lie there",
+            [p["workload"]["name"] for p in places if p["volumes"]],
+        ),
+        ("volumes that nobody can have until it is back", [volume["name"] for volume in volumes]),
+    ):
+        session.say(f"{title}: {', '.join(sorted(names)) or 'none'}")
 
 
 def _ask(session: Session, targets: list[Target], uids: dict[str, str]) -> bool:

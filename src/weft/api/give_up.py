@@ -1,0 +1,54 @@
+"""``DELETE /v1/nodes/NAME?force=1``: a node that doesn't come back is given up, and its guests are placed anew.
+
+Deletes the node's allocations and the Node; volumes keep their home, so what lies on a lost disk is waited for and never
+passed over for an empty one. The node's certificate stays good: if it returns after all it is taken back, and told which
+of its guests have a later incarnation elsewhere (``report.py``).
+"""
+
+from __future__ import annotations
+
+from weft.api.call import Call
+from weft.api.commit import read_again, retry
+from weft.api.doors import Doors
+from weft.contracts.store import AtRevision, Delete
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.node import NODE, NodeStatus
+from weft.kinds.record import Kind
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.identity import object_key
+
+_AT_ONCE = 50
+
+
+async def give_up(doors: Doors, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
+    """Delete a silent node with all places on it; what it was. Raises IllegalTransition while it is Ready."""
+    if kind.name != NODE.name:
+        raise InvalidInput(f"force gives up a node that is lost; a {kind.title} is deleted without", field="force")
+    if decode_part(envelope.status, NodeStatus).phase == "Ready":
+        raise IllegalTransition(
+            f'node "{envelope.name}" is Ready: its guests run, and need not be given up',
+            hint="delete them, or switch the node off and wait until it is NotReady",
+        )
+    lost: list[str] = []
+    while found := await retry(doors, lambda: _forget_some(doors, envelope)):
+        lost += found
+    await retry(doors, lambda: _forget(doors, envelope))
+    doors.tell(envelope.ref, "GivenUp", f"by {call.actor.name}, with the places of {', '.join(lost) or 'nobody'}")
+    return envelope
+
+
+async def _forget_some(doors: Doors, node: Envelope) -> list[str]:
+    """Delete a few of the node's allocations; whose they were."""
+    page = await doors.store.list(object_key("allocation", None, f"{node.uid}."), limit=_AT_ONCE)
+    await doors.store.commit(
+        [Delete(entry.key) for entry in page.entries], [AtRevision(entry.key, entry.revision) for entry in page.entries]
+    )
+    workloads = [decode_part(decode_envelope(entry.value).spec, AllocationSpec).workload for entry in page.entries]
+    return [f"{workload.kind}/{workload.name}" for workload in workloads]
+
+
+async def _forget(doors: Doors, node: Envelope) -> None:
+    current = await read_again(doors, node.key)
+    if current is not None and current.uid == node.uid:
+        await doors.store.commit([Delete(current.key)], [AtRevision(current.key, current.revision)])
