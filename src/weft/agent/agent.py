@@ -225,12 +225,7 @@ class Agent:
         return [worker.wanted for worker in self._workers.values() if worker.is_hosted]
 
     def _orphans(self) -> list[Wanted]:
-        """What runs here without an allocation; what a later incarnation has ended only leaves its disk behind."""
-        return [
-            worker.wanted
-            for worker in self._workers.values()
-            if worker.memory.orphan and (worker.alive or worker.wanted.uid not in self._superseded)
-        ]
+        return [worker.wanted for worker in self._workers.values() if worker.memory.orphan]
 
     def _unexplained(self) -> list[GuestFacts]:
         explained = {worker.wanted.id for worker in self._workers.values()}
@@ -333,15 +328,16 @@ class Agent:
                 self._spawn(self._remove_volume(uid))
 
     def _supersede(self, uids: set[str]) -> None:
-        """A later incarnation runs elsewhere: these are ended."""
+        """A later incarnation was placed elsewhere: these are ended, and their root disks removed."""
         for worker in self._workers.values():
             if worker.wanted.uid in uids and worker.memory.orphan:
                 self._superseded.add(worker.wanted.uid)
+                self._deleted.add(worker.wanted.uid)
                 self._on_event(
                     worker.wanted,
                     "Warning",
                     "Superseded",
-                    "it was placed elsewhere meanwhile: ended here, its disk kept",
+                    "it was placed elsewhere meanwhile: removed here",
                 )
         if uids:
             self._relate()

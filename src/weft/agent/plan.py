@@ -90,10 +90,13 @@ def plan_allocation(known: Known, guest: GuestFacts, now: float) -> Plan:
 
 def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
     spec = known.wanted.spec
+    stop = (Step.STOP,) if is_alive(guest) else ()
+    tidy = (Step.TIDY,) if known.memory.leftover else ()
     if known.wanted.deleting:
-        stop = (Step.STOP,) if is_alive(guest) else ()
-        tidy = (Step.TIDY,) if known.memory.leftover else ()
         return Plan((*stop, *tidy, *TAKE_AWAY), "stopping")
+    if known.superseded and known.memory.orphan:
+        why = "a later incarnation of it is placed elsewhere"
+        return Plan((*stop, *tidy, *TAKE_AWAY), "stopping", "superseded", why)
     if known.superseded:
         steps = (Step.STOP, Step.UNPLUG) if is_alive(guest) else ()
         return Plan(steps, "stopped", "superseded", "a later incarnation of it is placed on this node")

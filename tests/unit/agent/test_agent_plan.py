@@ -165,8 +165,8 @@ def test_trouble_with_a_running_guest_does_not_call_it_failed() -> None:
 
 def test_an_orphan_is_ended_when_a_later_incarnation_of_it_is_known_elsewhere() -> None:
     orphan = msgspec.structs.replace(known(Memory(run="up", made=True, orphan=True)), superseded=True)
-    assert plan_allocation(orphan, guest("running"), 0).steps == (Step.STOP, Step.UNPLUG)  # and its disk stays
-    assert plan_allocation(orphan, guest("absent"), 0).steps == ()
+    assert plan_allocation(orphan, guest("running"), 0).steps == (Step.STOP, *TAKE_AWAY)
+    assert plan_allocation(orphan, guest("absent"), 0).steps == TAKE_AWAY
 
 
 def test_a_superseded_guest_is_stopped_and_its_successor_waits_for_that() -> None:
