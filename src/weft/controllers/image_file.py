@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import select
 import signal
 import stat
@@ -40,6 +41,7 @@ _EXT_MAGIC_AT = 1080
 _ISO_MAGIC_AT = 32769
 _BEGINNING_BYTES = 36864
 _PACKED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip"}
+_FOR_DOWNLOADS = re.compile(r"\w+_proxy|SSL_CERT_\w+|PATH|LANG|LD_LIBRARY_PATH", re.IGNORECASE)  # what it may know
 _BOUNDS = ["prlimit", "--cpu=20", "--as=2147483648", "--fsize=0", "--core=0"]
 _WHOLE = "qemu-img convert -O qcow2 makes it whole"
 
@@ -125,7 +127,8 @@ def _download(url: str, room: int, stop: threading.Event) -> Iterator[bytes]:
     bounds = [str(MAX_BYTES), str(room), str(PATIENCE_SECONDS)]
     argv = [sys.executable, "-I", "-m", "weft.controllers.download", url, *bounds]
     pipe = subprocess.PIPE
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, bufsize=0) as process:
+    known = {name: value for name, value in os.environ.items() if _FOR_DOWNLOADS.fullmatch(name)}
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, bufsize=0, env=known) as process:
         assert process.stdout is not None and process.stderr is not None
         try:
             while not stop.is_set():
