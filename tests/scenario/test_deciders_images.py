@@ -133,3 +133,23 @@ async def test_what_a_hostile_server_or_image_did_stands_on_the_image_and_leaves
                 return {path.name for path in (tmp_path / "images").iterdir()} == {"ab" * 32, DIGEST}
 
             await lab.until(only_the_good_one)
+
+
+async def test_images_whose_servers_only_hang_keep_no_new_image_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_file, "PATIENCE_SECONDS", 3600.0)
+    with hostile_site() as site:
+        async with Lab(tmp_path) as lab:
+            for name in ("a", "b"):
+                await lab.put("image", name, {"url": f"{site.url}/later_silent"})
+                await until_phase(lab, name, "Failed")
+
+            async def tried_again() -> bool:
+                return site.asked.count("/later_silent") > 2
+
+            await lab.until(tried_again, 600)
+            await lab.put("image", "good", {"url": f"{site.url}/image"})
+            await until_phase(lab, "good", "Available")
+            for name in ("a", "b"):
+                await lab.store.commit([Delete(f"/image/default/{name}")])

@@ -40,6 +40,7 @@ class Images:
         self._term = term
         self._queue = Queue(term.clock)
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._again = asyncio.Semaphore(1)  # for those that failed before: they keep no new one waiting
         self._fetching: dict[str, threading.Event] = {}  # by uid
         self._attempts: dict[str, int] = {}
 
@@ -75,6 +76,7 @@ class Images:
 
     def _forget(self, image: Item) -> None:
         """Somebody deleted this image: its file goes too unless another image or a place has it."""
+        self._attempts.pop(image.uid, None)
         stop = self._fetching.get(image.uid)
         if stop is not None:
             stop.set()
@@ -93,7 +95,7 @@ class Images:
     async def _provide(self, image: Item) -> None:
         """Get one image and say how it went."""
         try:
-            async with self._slots:
+            async with self._again if image.uid in self._attempts else self._slots:
                 await self._try(image)
         finally:
             self._fetching.pop(image.uid, None)
