@@ -75,6 +75,8 @@ async def test_without_a_server_a_machine_that_lost_power_brings_its_guests_back
         lab.server.put(web, neighbour, make_publication(8080, "10.20.0.11", ADDRESS))
         await lab.until_state(web, "running")
         await lab.until(lambda: lab.wire.forwards, "the forward")
+        known = Path(lab.host.state_dir) / "network.json"
+        await lab.until(lambda: '"db"' in known.read_text(), "the neighbour, kept")
     lab.runtime.kill(short_id(web.uid))
     lab.wire.segments.clear()
     lab.wire.ports.clear()
