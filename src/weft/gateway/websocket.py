@@ -7,9 +7,9 @@ connection; decides nothing.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
-from collections import deque
 from urllib.parse import parse_qs, urlsplit
 
 from weft.client.frames import HEADER, MAX_PAYLOAD_BYTES, Frame, FrameDecoder, FrameType, encode_json
@@ -19,6 +19,7 @@ from weft.objects.errors import InvalidInput, WeftError
 PATH = "/v1/stream"
 _BEGINNING = b"GET /"  # as a frame it would be one of a gigabyte, so nobody means one
 _MOST_HEADER_BYTES = 16384
+_MOST_FIELDS = 16
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 1, 2, 8, 9, 10
 _NORMAL, _FAILED = 1000, 1011
@@ -35,7 +36,12 @@ async def receive_hello(connection: Connection) -> tuple[Connection, Frame] | No
                 raise InvalidInput(f"a frame of {length} bytes: at most {MAX_PAYLOAD_BYTES}", reason="tooLarge")
             return connection, Frame(type_, await connection.reader.readexactly(length))
         request = beginning + await connection.reader.readuntil(b"\r\n\r\n")
-    except (EOFError, OSError, ValueError, AttributeError):  # ValueError: no end of the headers in sight
+    except (
+        EOFError,
+        OSError,
+        asyncio.LimitOverrunError,
+        AttributeError,
+    ):  # LimitOverrun: no end of the headers in sight
         return None
     return await _upgrade(connection, request)
 
@@ -43,8 +49,12 @@ async def receive_hello(connection: Connection) -> tuple[Connection, Frame] | No
 async def _upgrade(connection: Connection, request: bytes) -> tuple[Connection, Frame] | None:
     first, *lines = request.decode("latin-1").split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    url = urlsplit(first.split(" ")[1])
-    ticket = parse_qs(url.query).get("ticket", [""])[0]
+    try:
+        url = urlsplit(first.split(" ")[1])
+        ticket = parse_qs(url.query, max_num_fields=_MOST_FIELDS).get("ticket", [""])[0]
+    except ValueError:
+        await _refuse(connection, "400 Bad Request", "that is no URL")
+        return None
     key = headers.get("sec-websocket-key", "")
     if len(request) > _MOST_HEADER_BYTES or headers.get("upgrade", "").lower() != "websocket" or not key:
         await _refuse(connection, "426 Upgrade Required", "this is weft's gateway: use a web socket")
@@ -74,17 +84,21 @@ class WebSocket(Connection):
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection.reader, connection.writer)
-        self._waiting: deque[Frame] = deque()
+        self._left, self._opcode, self._mask = 0, 0, b""  # of the frame that is being read
         self._decoder = FrameDecoder()
 
     async def receive(self) -> Frame | None:
-        while not self._waiting:
-            try:
-                if not await self._read_message():
-                    return None
-            except (EOFError, OSError, AttributeError):
-                return None
-        return self._waiting.popleft()
+        try:
+            while self._left or await self._read_head():
+                piece = await self.reader.readexactly(min(self._left, MAX_PAYLOAD_BYTES))
+                self._left -= len(piece)
+                if self._opcode <= _BINARY:  # 0 goes on with the message before
+                    return Frame(FrameType.DATA_IN, _unmask(piece, self._mask))
+                if self._opcode == _PING:
+                    await super().send(_pack(_PONG, _unmask(piece, self._mask)))
+        except (EOFError, OSError, AttributeError):
+            pass
+        return None
 
     async def send(self, frame: bytes) -> bool:
         for told in self._decoder.feed(frame):
@@ -100,24 +114,20 @@ class WebSocket(Connection):
                 return False
         return True
 
-    async def _read_message(self) -> bool:
-        """Take one frame of the web socket; False for its end. Raises EOFError, OSError."""
-        first, second = await self.reader.readexactly(2)
-        opcode, length = first & 0x0F, second & 0x7F
-        if length >= 126:
-            length = int.from_bytes(await self.reader.readexactly(2 if length == 126 else 8), "big")
-        mask = await self.reader.readexactly(4) if second & 0x80 else b""
-        if opcode == _CLOSE or not mask or (opcode >= _CLOSE and length > 125):  # a client must mask what it sends
-            await super().send(_pack_close(_NORMAL, ""))
-            return False
-        while length:
-            piece = await self.reader.readexactly(min(length, MAX_PAYLOAD_BYTES))
-            length -= len(piece)
-            if opcode <= _BINARY:  # 0 goes on with the message before
-                self._waiting.append(Frame(FrameType.DATA_IN, _unmask(piece, mask)))
-            elif opcode == _PING:
-                await super().send(_pack(_PONG, _unmask(piece, mask)))
-        return True
+    async def _read_head(self) -> bool:
+        """Take the beginning of the next frame that has content; False at the web socket's end. Raises EOFError, OSError."""
+        while True:
+            first, second = await self.reader.readexactly(2)
+            opcode, length = first & 0x0F, second & 0x7F
+            if length >= 126:
+                length = int.from_bytes(await self.reader.readexactly(2 if length == 126 else 8), "big")
+            mask = await self.reader.readexactly(4) if second & 0x80 else b""
+            if opcode == _CLOSE or not mask or (opcode >= _CLOSE and length > 125):  # a client must mask what it sends
+                await super().send(_pack_close(_NORMAL, ""))
+                return False
+            if length:
+                self._left, self._opcode, self._mask = length, opcode, mask
+                return True
 
 
 def _unmask(data: bytes, mask: bytes) -> bytes:
