@@ -230,6 +230,25 @@ async def test_a_guest_that_an_older_store_forgot_is_its_vms_again(tmp_path: Pat
         assert len(await lab.allocations()) == 1
 
 
+async def test_nobody_is_given_the_address_of_a_guest_that_the_store_forgot(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await lab.kill_deciders()
+        await forget(lab, ["allocation", "decision", "endpoint", "vm"])
+        await report_orphans(lab, "n1")
+        await lab.put_vm("other")
+        await lab.add_node("n2")
+        lab.start_deciders()
+        await lab.until_phase("other", "Running")
+        assert (await lab.status("other")).address == "10.0.0.3"  # not 10.0.0.2, which the orphan has
+        await lab.nodes["n1"].write_report(orphans=[], orphan_allocations=[])
+        await lab.put_vm("third")
+        await lab.until_phase("third", "Running")
+        assert (await lab.status("third")).address == "10.0.0.2"
+
+
 async def test_no_second_guest_is_started_beside_an_orphan(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")

@@ -22,6 +22,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.node import NodeReport
+from weft.kinds.orphan import read_copies
 from weft.kinds.vm import VmStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput
@@ -235,25 +236,10 @@ def _append_events(doors: Doors, node: Envelope, owned: Sequence[Envelope], even
             )
 
 
-class _Orphan(msgspec.Struct):
-    """The node's own copy of an allocation that its list doesn't hold."""
-
-    uid: str
-    spec: AllocationSpec
-
-
-class _Orphans(msgspec.Struct):
-    orphan_allocations: list[str] = []
-
-
 async def _find_superseded(doors: Doors, node: Envelope) -> list[str]:
     """The node's orphans that are known to be an earlier incarnation of the same workload: they must not run."""
     superseded = []
-    for text in decode_part(node.report, _Orphans).orphan_allocations:
-        try:
-            orphan = msgspec.json.decode(text, type=_Orphan)
-        except msgspec.MsgspecError:
-            continue  # of a newer agent, perhaps: nothing is known of it
+    for orphan in read_copies(decode_part(node.report, NodeReport)):
         workload = orphan.spec.workload
         entry = await doors.store.get(object_key(workload.kind, workload.project, workload.name))
         envelope = None if entry is None else decode_envelope(entry.value)

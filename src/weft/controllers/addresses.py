@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import msgspec
 
@@ -28,11 +28,12 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Present, Write
 from weft.controllers.loop import Plan, moved
 from weft.controllers.places import active_allocation
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import AllocatedNic, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
 from weft.kinds.nic import Nic, mac_of, read_nic
 from weft.kinds.node import NodeReport
+from weft.kinds.orphan import read_copies
 from weft.kinds.publication import PublicationSpec, PublicationStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
@@ -64,15 +65,15 @@ class Book:
         self.macs.discard(spec.mac)
         self.floor = min(self.floor, address - 1)
 
-    def promise(self, network: Item, own_macs: set[str]) -> tuple[str, str] | None:
-        """The lowest free address and a MAC for it, or None if the network is full. The first address is the gateway's,
-        the last for broadcasts."""
+    def promise(self, network: Item, own_macs: set[str], held: Set[int]) -> tuple[str, str] | None:
+        """The lowest free address that isn't ``held``, and a MAC for it; None if the network is full. The first address
+        is the gateway's, the last for broadcasts."""
         cidr = read_cidr(network.spec(NetworkSpec).cidr)
         self.floor = max(self.floor, int(cidr.network_address) + 1)
         while self.floor + 1 in self.addresses:
             self.floor += 1
         number = max(self.floor, self.promised) + 1
-        while number in self.addresses:
+        while number in self.addresses or number in held:
             number += 1
         if number >= int(cidr.broadcast_address):
             return None
@@ -104,6 +105,7 @@ class Addresses:
 
     def __init__(self) -> None:
         self._books: dict[str, Book] = {}
+        self._orphans: dict[str, list[AllocatedNic]] = {}  # by node: NICs of guests that no endpoint explains
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -122,6 +124,8 @@ class Addresses:
                 if moved(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):
                     return [item.key for item in view.find(VMS_BY_NETWORK, change.key)]
             case "node":
+                if moved(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
+                    self._note_orphans(change)
                 if moved(change, lambda item: (item.uid, item.report(NodeReport).address)):
                     allocations = view.find(ALLOCATIONS_BY_NODE, change.item.uid)
                     return [key for a in allocations for key in _vms(view, a.spec(AllocationSpec).workload.uid)]
@@ -156,6 +160,18 @@ class Addresses:
                 book.add(spec)
             else:
                 book.drop(spec)
+
+    def _note_orphans(self, change: Changed) -> None:
+        """Guests that a restored store forgot: they run on, and use their addresses."""
+        self._orphans.pop(change.key, None)
+        copies = read_copies(change.new.report(NodeReport)) if change.new is not None else []
+        if nics := [nic for copy in copies for nic in copy.spec.nics]:
+            self._orphans[change.key] = nics
+
+    def _find_held(self, network_uid: str) -> Set[int]:
+        """Addresses in a network that nobody new may have."""
+        nics = (nic for nics in self._orphans.values() for nic in nics if nic.network_uid == network_uid)
+        return {int(ipaddress.IPv4Address(nic.address)) for nic in nics}
 
     def _plan_vm(self, view: View, vm: Item, now: float) -> tuple[Commit | None, bool]:
         """What is to be written for a VM, and whether it waits for an address that is taken."""
@@ -234,7 +250,9 @@ class Addresses:
                 return "addressInUse", f"{nic.address} in network {name} is taken"
             address, mac = nic.address, mac_of(nic.address)
         else:
-            promise = self._books.setdefault(network.uid, Book()).promise(network, own_macs)
+            promise = self._books.setdefault(network.uid, Book()).promise(
+                network, own_macs, self._find_held(network.uid)
+            )
             if promise is None:
                 return "networkFull", f"network {name} ({network.spec(NetworkSpec).cidr}) has no address left"
             address, mac = promise

@@ -7,8 +7,6 @@ the scheduler starts no second one.
 
 from __future__ import annotations
 
-import logging
-
 import msgspec
 
 from weft.client.commit import Commit, delete, edit, put, unchanged
@@ -22,16 +20,10 @@ from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.image import ImageStatus
 from weft.kinds.nic import are_plugged
 from weft.kinds.node import NodeReport, read_orphan
+from weft.kinds.orphan import OrphanCopy, read_copies
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import object_key
-
-_log = logging.getLogger(__name__)
-
-
-class _Copy(msgspec.Struct):
-    uid: str
-    spec: AllocationSpec
 
 
 def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
@@ -82,20 +74,11 @@ def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
     return Commit(vm.key, writes, preconditions, [Event("Normal", "Adopted", message, vm.envelope.ref, "workload")])
 
 
-def _read_copies(node: Item, key: str) -> list[_Copy]:
+def _read_copies(node: Item, key: str) -> list[OrphanCopy]:
     """The node's copies of allocations of the workload at ``key`` that it reports as orphans."""
     report = node.report(NodeReport)
     uids = {orphan.uid for text in report.orphans if (orphan := read_orphan(text)) is not None and orphan.key == key}
-    copies = []
-    for text in report.orphan_allocations:
-        try:
-            copy = msgspec.json.decode(text, type=_Copy)
-        except msgspec.DecodeError as problem:
-            _log.warning("node %s: an orphan's allocation can't be read: %s", node.envelope.name, problem)
-            continue
-        if copy.uid in uids and copy.spec.node_uid == node.uid:
-            copies.append(copy)
-    return copies
+    return [copy for copy in read_copies(report) if copy.uid in uids and copy.spec.node_uid == node.uid]
 
 
 def _is_of(view: View, vm: Item, spec: AllocationSpec) -> bool:
@@ -117,7 +100,7 @@ def _is_of(view: View, vm: Item, spec: AllocationSpec) -> bool:
     )
 
 
-def _make_allocation(vm: Item, node: Item, copy: _Copy, now: float) -> Envelope:
+def _make_allocation(vm: Item, node: Item, copy: OrphanCopy, now: float) -> Envelope:
     wish = vm.spec(VmSpec)
     spec = msgspec.structs.replace(
         copy.spec,

@@ -37,7 +37,7 @@ def test_the_lowest_free_address_is_given_and_none_twice(history: list[str | int
     usable = [str(a) for a in list(ipaddress.ip_network("10.9.0.0/28").hosts())[1:]]
     for action in history:
         if action == "take":
-            got = book.promise(blue, set())
+            got = book.promise(blue, set(), set())
             free = [a for a in usable if a not in held and a not in promised]
             if got is None:
                 # What was given back since the batch began is promised only by the next one.
