@@ -66,6 +66,7 @@ class Worker:
         self._stages = Stages(clock, self.wanted.report.steps)
         self._woken, self._changed = asyncio.Event(), asyncio.Event()
         self._guest: GuestFacts | None = None
+        self._network: asyncio.Task[str] | None = None  # under way beside the disks
 
     @property
     def is_hosted(self) -> bool:
@@ -168,25 +169,45 @@ class Worker:
         if self._guest is not None and plans.is_alive(self._guest) and self._guest.shape is not None:
             prepared.attached = list(self._guest.shape.disks) if Step.ADJUST in plan.steps else []
         self._stages.quiet = Step.ADJUST in plan.steps
-        for step in plan.steps:
-            if self._changed.is_set():
-                return
-            self._stages.begin(step)
-            try:
-                await self._before(step)
+        try:
+            for step in plan.steps:
+                if self._changed.is_set():
+                    return
+                self._stages.begin(step)
+                try:
+                    await self._before(step)
+                    if step is Step.DISK and Step.NETWORK in plan.steps:
+                        await self._begin_network(prepared)
+                    self._show(plan, None)
+                    detail = await self._perform(step, prepared, plan)
+                except (WeftError, OSError) as problem:
+                    self._stages.fail(step)
+                    self._fail(problem)
+                    return
+                if detail is None:
+                    return
+                self._after(step)
+                self._stages.end(step, detail)
                 self._show(plan, None)
-                detail = await self._perform(step, prepared, plan)
-            except (WeftError, OSError) as problem:
-                self._stages.fail(step)
-                self._fail(problem)
-                return
-            if detail is None:
-                return
-            self._after(step)
-            self._stages.end(step, detail)
-            self._show(plan, None)
-        self._trouble = None
-        await self._note(self.memory)
+            self._trouble = None
+            await self._note(self.memory)
+        finally:
+            self._end_network()
+
+    async def _begin_network(self, prepared: Prepared) -> None:
+        """Let the network be made while the disks are: neither needs the other, and both wait for programs."""
+        self._stages.begin(Step.NETWORK)
+        await self._before(Step.NETWORK)
+        self._network = asyncio.ensure_future(
+            self._performer.perform(Step.NETWORK, self.wanted, prepared, lambda detail: None)
+        )
+
+    def _end_network(self) -> None:
+        """Give up on a network that is still being made, since something went wrong beside it: it is made again."""
+        network, self._network = self._network, None
+        if network is not None:
+            network.add_done_callback(lambda done: done.cancelled() or done.exception())
+            network.cancel()
 
     async def _perform(self, step: Step, prepared: Prepared, plan: Plan) -> str | None:
         """The step's word on itself; None when it was given up because the wish has changed."""
@@ -195,6 +216,8 @@ class Worker:
             self._stages.tell(step, detail)
             self._show(plan, None)
 
+        if step is Step.NETWORK and self._network is not None:
+            return await self._network
         work = asyncio.ensure_future(self._performer.perform(step, self.wanted, prepared, tell))
         if step is not Step.IMAGE:
             return await work
