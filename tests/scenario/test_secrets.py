@@ -163,4 +163,7 @@ def test_doctor_sees_that_the_clocks_differ(fabric: Fabric, capsys: pytest.Captu
     assert run(["--context", str(fabric.context), "doctor"], FastClock) == 1
     said = capsys.readouterr().out
     assert "2h ahead of the server's" in said and "timedatectl" in said
+    assert run(["--context", str(fabric.context), "token", "create", "brief", "--expires", "1h"], FastClock) == 0
+    left = json.loads(fabric.weft("get", "token/brief", "-o", "json").out)["spec"]["expires_at"] - SystemClock().now()
+    assert 3500 < left < 3700  # by the server's clock, not by the one that is wrong
     assert "clock" in fabric.weft("doctor").out and "agrees with the server's" in fabric.weft("doctor").out

@@ -8,7 +8,6 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from weft.cli.exit_codes import ERROR, OK
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
-from weft.cli.verbs.version import ask_server
+from weft.cli.verbs.version import ask_server, ask_time
 from weft.client.context import FILE, FOLDER
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
@@ -123,11 +122,7 @@ def _check_server(session: Session) -> Iterator[Finding]:
 
 def _check_clock(session: Session) -> Finding:
     """Certificates and the ages in tables are read by this machine's clock."""
-    told = session.client.http.request("GET", "/v1/healthz").headers.get("date", "")
-    try:
-        ahead = session.clock.now() - parsedate_to_datetime(told).timestamp()
-    except ValueError:
-        return Finding("clock", "note", "the server's answer says no time")
+    ahead = session.clock.now() - ask_time(session)
     if abs(ahead) < _CLOCK_SECONDS:
         return Finding("clock", "ok", "agrees with the server's")
     fact = f"{format_age(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} the server's"

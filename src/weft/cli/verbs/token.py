@@ -10,6 +10,7 @@ from weft.cli import options
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
+from weft.cli.verbs.version import ask_time
 from weft.client.context import hash_ca
 from weft.kinds.record import Kind
 from weft.objects.identity import check_name
@@ -48,7 +49,7 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     spec |= {key: given[key] for key in ("node", "role", "subject") if given[key] is not None}
     life = given["life"] or (_JOIN_LIFE if join else None)
     if life is not None:
-        spec["expires_at"] = session.clock.now() + parse_duration(life, "--expires")
+        spec["expires_at"] = ask_time(session) + parse_duration(life, "--expires")
     name = {"name": check_name(words[0].removeprefix("token/"))} if words else {}  # the server draws one
     made = session.client.create({"kind": "token", **name, "spec": spec})
     if session.is_data:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
+
 import click
 
 import weft
@@ -37,3 +39,12 @@ def ask_server(session: Session) -> tuple[str | None, str]:
         return str(answer.json().get("version", "")), ""
     except WeftError as problem:
         return None, problem.message
+
+
+def ask_time(session: Session) -> float:
+    """Unix seconds by the server's clock, to the second: this machine's may be wrong."""
+    told = session.client.http.request("GET", "/v1/healthz").headers.get("date", "")
+    try:
+        return parsedate_to_datetime(told).timestamp()
+    except ValueError:
+        return session.clock.now()
