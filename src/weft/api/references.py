@@ -13,6 +13,7 @@ from typing import Any
 from weft.api.view import View
 from weft.contracts.store import AtRevision, Entry, Precondition, Store
 from weft.kinds.allocation import AllocationSpec
+from weft.kinds.image import OWN
 from weft.kinds.record import Kind, Reference
 from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
@@ -87,11 +88,10 @@ async def _plan_one(view: View, kind: Kind, project: str | None, name: str, fiel
     if found is None:
         meant = suggest(name, await _names(view.store, kind, scope))
         where = f" in project {scope}" if scope else ""
-        raise NotFound(
-            f'{kind.title} "{name}" not found{where}',
-            field=field,
-            hint=f"did you mean {meant}?" if meant else f"weft {kind.name} list",
-        )
+        hint = f"did you mean {meant}?" if meant else f"weft {kind.name} list"
+        if kind.name == "image" and name in OWN:
+            hint = f"weft image build {name}"
+        raise NotFound(f'{kind.title} "{name}" not found{where}', field=field, hint=hint)
     if found.deleting_since is not None:
         raise NotFound(f'{kind.title} "{name}" is being deleted', field=field, hint=f"weft {kind.name} list")
     if view.is_planned(key):

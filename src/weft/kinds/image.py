@@ -14,6 +14,7 @@ from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
+OWN = ("debian-12", "tiny")  # what `weft image build` can make
 SCHEMES = ("http", "https", "ftp", "file")
 
 

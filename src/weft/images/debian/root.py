@@ -37,6 +37,7 @@ WANTED = {
     ),
     "network-online.target": ("systemd-networkd-wait-online.service",),
 }
+SUBSYSTEMS = ("virtio-ports", "net", "block", "virtio", "pci", "scsi", "input", "drm", "graphics", "rtc")
 FILES = {
     "etc/machine-id": "",  # filled at the first boot, without the presets that a missing one asks for
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
@@ -46,6 +47,13 @@ FILES = {
         "[DHCPv4]\nUseMTU=yes\nUseDomains=yes\nUseHostname=no\nClientIdentifier=mac\n"
     ),
     "etc/repart.d/50-root.conf": "[Partition]\nType=root\n",
+    # Only what a guest may have: an event for each of hundreds of kernel objects costs seconds.
+    "etc/systemd/system/systemd-udev-trigger.service.d/few.conf": (
+        "[Service]\nExecStart=\n"
+        "ExecStart=-udevadm trigger --type=devices --action=add --prioritized-subsystem=virtio-ports,net,block"
+        + "".join(f" --subsystem-match={name}" for name in SUBSYSTEMS)
+        + "\nExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=tty --sysname-match=ttyS0\n"
+    ),
     # The terminal of a machine with a screen; without one it would only cost time.
     "etc/systemd/system/getty@tty1.service.d/screen.conf": (
         "[Unit]\nConditionPathExistsGlob=/sys/bus/pci/devices/*/boot_vga\n"

@@ -1,0 +1,58 @@
+"""The images weft builds itself: their names, and what makes two recipes differ."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from weft.images import parts, recipes
+from weft.images.debian.root import lay_out
+from weft.kinds.image import OWN
+from weft.objects.errors import DriverFailed, NotFound
+
+
+def test_every_recipe_is_known_where_its_image_may_be_missing() -> None:
+    assert tuple(sorted(recipes.RECIPES)) == OWN
+
+
+def test_a_bundle_is_named_after_its_recipe_and_every_source_of_it_counts(tmp_path: Path) -> None:
+    source = Path(recipes.__file__).parent / "debian"
+    assert recipes.find_bundle("debian-12", tmp_path).name == f"debian-12-{parts.digest_recipe(source)[:12]}.tar"
+    copy = tmp_path / "debian"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    assert parts.digest_recipe(copy) == parts.digest_recipe(source)
+    (copy / "root.py").write_text((copy / "root.py").read_text() + "\n")
+    assert parts.digest_recipe(copy) != parts.digest_recipe(source)
+
+
+def test_a_bundle_that_is_there_is_not_built_again(tmp_path: Path) -> None:
+    bundle = recipes.find_bundle("debian-12", tmp_path)
+    bundle.write_bytes(b"built")
+    assert recipes.ensure_bundle("debian-12", tmp_path, print) == bundle and bundle.read_bytes() == b"built"
+
+
+def test_an_unknown_recipe_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        recipes.find_bundle("windows", tmp_path)
+    assert caught.value.hint == "there are debian-12 and tiny"
+
+
+def test_missing_programs_are_named_by_their_packages() -> None:
+    with pytest.raises(DriverFailed) as caught:
+        parts.require("debian-12", {"no-such-program": "some-package", "sh": "dash"})
+    assert caught.value.hint == "apt-get install some-package"
+
+
+def test_a_tree_is_laid_out_without_keys_names_or_identities_of_its_own(tmp_path: Path) -> None:
+    for name in ("etc/ssh", "lib/systemd/system", "etc/systemd/system"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "etc/ssh/ssh_host_ed25519_key").write_text("secret")
+    (tmp_path / "etc/hostname").write_text("builder")
+    unit = "[Unit]\nBefore=sysinit.target network.target nss-lookup.target\n[Install]\nWantedBy=sysinit.target\n"
+    (tmp_path / "lib/systemd/system/systemd-resolved.service").write_text(unit)
+    lay_out(tmp_path)
+    assert not (tmp_path / "etc/hostname").exists() and list((tmp_path / "etc/ssh").glob("ssh_host_*")) == []
+    assert (tmp_path / "etc/machine-id").read_text() == ""
+    assert "sysinit" not in (tmp_path / "etc/systemd/system/systemd-resolved.service").read_text()
