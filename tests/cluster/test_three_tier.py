@@ -11,10 +11,10 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.test_bad_days import kill
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.timeout(1200)]  # the Debian in it may have to be built first
 
 
-def read_visits(url: str, seconds: float = 240) -> int:
+def read_visits(url: str, seconds: float = 480) -> int:
     """How many visits the page tells of, once all three tiers are there."""
     deadline = time.monotonic() + seconds
     page = "nothing"
@@ -35,7 +35,7 @@ def test_three_tier_comes_up_answers_and_survives_kill_9(cluster: Cluster) -> No
         example = cluster.folder / "examples" / name
         example.write_text(example.read_text().replace("8088:80", f"{port}:80"))
     cluster.ok("image", "build", "debian-12", timeout=900)
-    cluster.ok("apply", "-f", "examples/three-tier.yaml", timeout=300)
+    cluster.ok("apply", "-f", "examples/three-tier.yaml", timeout=600)
     visits = read_visits(f"http://127.0.0.1:{port}/")
     assert cluster.run("diff", "-f", "examples/three-tier.yaml").returncode == 0
     assert cluster.run("diff", "-f", "examples/three-tier.json").returncode == 0

@@ -127,9 +127,9 @@ class Streams:
                 raise IllegalTransition(f"{wanted.what} is not running", hint="start it first")
             if facts.state == "running" and facts.ready is None:
                 raise Unavailable(
-                    f"{wanted.what}: its image has no weft agent, so no command can be run in it",
+                    f"{wanted.what}: no agent in it has answered, so no command can be run in it",
                     reason="noGuestAgent",
-                    hint="weft vm console reaches it",
+                    hint="with qemu-guest-agent inside it could be; weft vm console reaches it",
                 )
             if facts.state == "running" and facts.ready is not False:
                 try:
