@@ -45,6 +45,8 @@ class Person:
                 await self._create()
             elif draw.random() < 0.15:
                 await self._delete()
+            elif draw.random() < 0.15:
+                await self._resize()
             else:
                 await self._ask(draw.choice(VERBS))
 
@@ -80,6 +82,21 @@ class Person:
         if answer.status < 300 or answer.status == 404:
             self._fabric.wishes["delete"] += 1
             self.wanted = None
+
+    async def _resize(self) -> None:
+        """Another size or other networks, live if that can be; sometimes more than there is room for."""
+        draw = self._draw
+        change = draw.choice(
+            (
+                {"cpu": draw.choice((0.5, 1, 2, 4))},
+                {"memory": draw.choice((256, 512, 1024, 2048)) * MIB},
+                {"networks": draw.choice(NETWORKS)},
+            )
+        )
+        answer = await self._insist("PATCH", f"{VMS}/{self.name}", {"spec": change})
+        if answer.status < 300:
+            self._fabric.wishes["resize"] += 1
+            self.wanted = answer.json()
 
     async def _ask(self, verb: str) -> None:
         answer = await self._insist("POST", f"{VMS}/{self.name}:{verb}", {})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tests.simulation.node import Node
 from tests.simulation.people import Person
 from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.fit import plan_fit
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.kinds.volume import VolumeStatus
@@ -53,7 +54,20 @@ def _check_vm(fabric: Fabric, person: Person, guests: dict[str, str]) -> list[st
     }[spec.run]
     if report.reason == "blocked" and fabric.restores:
         return []  # by an orphan of the same name
+    if ok and spec.run == "run" and (lack := _check_shape(vm, places[0], spec, report)):
+        return [f"vm {name}: {lack}"]
     return [] if ok else [f"vm {name}: {spec.run} wished, {status.phase}, guest {guest}, {report.reason}"]
+
+
+def _check_shape(vm: Envelope, place: Envelope, spec: VmSpec, report: AllocationReport) -> str:
+    """What of its wishes a running guest has not got, though it could and there is room."""
+    placed = vm.condition("Placed")
+    if report.fitted < place.generation:
+        return f"its guest was brought to generation {report.fitted} of its place, not {place.generation}"
+    if placed is not None and placed.reason == "insufficientResources":
+        return ""
+    late = [c.path for c in plan_fit(decode_part(place.spec, AllocationSpec), spec, report) if c.mode == "live"]
+    return f"{late} could be live, and is not" if late else ""
 
 
 def _check_placeless(fabric: Fabric, vm: Envelope, spec: VmSpec, status: VmStatus) -> list[str]:

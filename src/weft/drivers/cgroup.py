@@ -56,16 +56,25 @@ def plan_limits(version: int, limits: Limits) -> dict[str, str]:
     quota = max(1000, int(limits.cpu * PERIOD_MICROSECONDS))
     if version == 2:
         return {
+            "cpu.weight": plan_weight(2, limits.cpu),
             "cpu.max": f"{quota} {PERIOD_MICROSECONDS}",
             "memory.max": str(limits.memory_bytes),
             "pids.max": str(MOST_PROCESSES),
         }
     return {
+        "cpu.shares": plan_weight(1, limits.cpu),
         "cpu.cfs_period_us": str(PERIOD_MICROSECONDS),
         "cpu.cfs_quota_us": str(quota),
         "memory.limit_in_bytes": str(limits.memory_bytes),
         "pids.max": str(MOST_PROCESSES),
     }
+
+
+def plan_weight(version: int, cpu: float) -> str:
+    """Pure. How much a group counts where CPUs are short: as much as a busy process for each of its cores."""
+    if version == 2:
+        return str(min(10_000, max(1, round(100 * cpu))))
+    return str(min(262_144, max(2, round(1024 * cpu))))
 
 
 class Cgroups:
@@ -130,26 +139,36 @@ class Cgroups:
                 return
             await clock.sleep(REMOVAL_PAUSE_SECONDS)
 
-    def _limit(self, name: str, limits: Limits) -> None:
-        for file, value in plan_limits(self._mounts.version, limits).items():
-            controller = file.split(".")[0]
-            if controller in self._mounts.folders:
-                _write_limit(self._mounts.folders[controller] / self._parent / name / file, value)
-
     def _folders(self, name: str) -> list[Path]:
         return sorted({point / self._parent / name for point in self._mounts.folders.values()})
 
     def _make(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        if self._mounts.version != 2:
-            return
-        top = next(iter(self._mounts.folders.values()))
-        above = [path for path in folder.parents if path == top or path.is_relative_to(top)]
-        for path in reversed(above):  # a group limits only what its parent hands down
-            held = (path / "cgroup.subtree_control").read_text().split()
-            lacking = [f"+{name}" for name in self._mounts.folders if name not in held]
-            if lacking:
-                (path / "cgroup.subtree_control").write_text(" ".join(lacking))
+        tops = set(self._mounts.folders.values())
+        above = [path for path in folder.parents if path not in tops and tops & set(path.parents)]
+        if self._mounts.version == 2:
+            for path in reversed([*above, *tops]):  # a group limits only what its parent hands down
+                held = (path / "cgroup.subtree_control").read_text().split()
+                lacking = [f"+{name}" for name in self._mounts.folders if name not in held]
+                if lacking:
+                    (path / "cgroup.subtree_control").write_text(" ".join(lacking))
+        if self._mounts.folders.get("cpu") in folder.parents:
+            self._weigh(above)
+
+    def _weigh(self, folders: list[Path]) -> None:
+        """All guests together count for all cores; else a whole node would count like one process beside it."""
+        version = self._mounts.version
+        file, wanted = ("cpu.weight", "cpu.shares")[version == 1], plan_weight(version, os.cpu_count() or 1)
+        for folder in folders:
+            path = folder / file
+            if path.exists() and path.read_text().strip() != wanted:
+                _write_limit(path, wanted)
+
+    def _limit(self, name: str, limits: Limits) -> None:
+        for file, value in plan_limits(self._mounts.version, limits).items():
+            controller = file.split(".")[0]
+            if controller in self._mounts.folders:
+                _write_limit(self._mounts.folders[controller] / self._parent / name / file, value)
 
 
 def _write_limit(path: Path, value: str) -> None:

@@ -23,10 +23,10 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.fit import find_fit, wants_fresh_start
 from weft.kinds.vm import VmSpec
-from weft.kinds.volume import VolumeSpec, VolumeStatus
+from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.quantity import format_bytes, format_cpu
-from weft.scheduler.request import Waiting, read_image, read_nics, read_volumes
+from weft.scheduler.request import Waiting, find_homes, read_image, read_nics, read_volumes
 from weft.scheduler.snapshot import Amounts, Snapshot, amounts_of
 
 
@@ -102,7 +102,7 @@ def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item, fiel
         if isinstance(volumes, Waiting):
             return volumes
         for volume in volumes:
-            if volume.status(VolumeStatus).node_uid not in (None, spec.node_uid):
+            if find_homes(view, volume) - {spec.node_uid}:
                 return Waiting("volumesApart", f"volume {volume.envelope.name}'s data lies on another node")
         found = [AllocatedVolume(name=v.envelope.name, uid=v.uid, size=v.spec(VolumeSpec).size) for v in volumes]
         parts = msgspec.structs.replace(parts, volumes=found, volume_items=volumes)

@@ -112,7 +112,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     if isinstance(groups, str):
         return Waiting("groupNotReady", f'security group "{groups}" does not exist')
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(spec.disk, virtual_size))
-    homes = {home for item in volumes for home in _find_homes(view, item)}
+    homes = {home for item in volumes for home in find_homes(view, item)}
     if len(homes) > 1:
         return Waiting("volumesApart", "its volumes' data lies on different nodes")
     return Candidate(
@@ -171,7 +171,7 @@ def read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting
     return found
 
 
-def _find_homes(view: View, volume: Item) -> set[str]:
+def find_homes(view: View, volume: Item) -> set[str]:
     """Uids of the nodes where a volume's data lies: one, or none if it was never used."""
     home = volume.status(VolumeStatus).node_uid
     if home is not None:

@@ -38,4 +38,5 @@ def test_limits_are_written_in_each_version_words() -> None:
     assert plan_limits(1, limits)["cpu.cfs_quota_us"] == "50000"
     assert plan_limits(2, limits)["cpu.max"] == "50000 100000"
     assert plan_limits(2, limits)["memory.max"] == "1000"
+    assert (plan_limits(1, limits)["cpu.shares"], plan_limits(2, limits)["cpu.weight"]) == ("512", "50")
     assert plan_limits(1, Limits(0.0001, 1))["cpu.cfs_quota_us"] == "1000"  # the kernel takes no less
