@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -83,6 +84,35 @@ async def test_what_it_can_not_do_is_refused_by_name(agent: QemuAgent) -> None:
 
 async def test_it_tells_which_boot_it_is(agent: QemuAgent) -> None:
     assert await agent.boot_id() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"1\n",
+        b'{"return": 1}\n',
+        b'{"return": {"pid": "x"}}\n',
+        b'{"error": 1}\n',
+        b"{\n",
+        b"\xff\xff\n",
+        b'{"return": {"pid": 1',
+        b"",
+    ],
+)
+async def test_a_guest_that_answers_with_nonsense_is_told_as_silent(tmp_path: Path, nonsense: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readline()
+        writer.write(b'\xff{"return": %d}\n' % json.loads(request.lstrip(b"\xff"))["arguments"]["id"])
+        await reader.readline()
+        writer.write(nonsense)
+        writer.close()
+
+    path = str(tmp_path / "agent.sock")
+    async with await asyncio.start_unix_server(answer, path):
+        stranger = await connect_agent(path, SystemClock(), lambda agent: None)
+        with pytest.raises(Unavailable):
+            await run(stranger, "true")
+        assert stranger.lost.is_set()
 
 
 async def test_an_agent_that_has_gone_is_not_waited_for(agent: QemuAgent) -> None:

@@ -188,7 +188,8 @@ class Guest:
         plan, ready = self.record.plan, self.record.ready and alive
         return ready if ready or plan.has_agent or plan.qemu_agent else None
 
-    def _take_hello(self, boot_id: str) -> None:
+    def _take_hello(self, said: str) -> None:
+        boot_id = said or self.record.boot_id  # not every agent may tell
         if not self.record.ready or self.record.boot_id != boot_id:
             self.record.ready, self.record.boot_id = True, boot_id
             write = asyncio.create_task(self.save_record(durable=False))

@@ -11,7 +11,7 @@ import base64
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,8 +23,30 @@ ANSWER_SECONDS = 20.0
 INPUT_PAUSE_SECONDS = 0.3  # no input for so long: the command begins with what there is
 INPUT_BYTES = 8 << 20
 POLL_SECONDS = (0.02, 0.5)  # between looks at a command: at first, at most
-_LINE_BYTES = 64 << 20  # what a command has said comes in one line
+_LINE_BYTES = 48 << 20  # what a command has said (16 MiB on either channel, in base64) comes in one line
+_BOOT_ID_LETTERS = 64
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+T = TypeVar("T")
+
+
+class _Read(msgspec.Struct, rename="kebab"):
+    buf_b64: str
+
+
+class _Started(msgspec.Struct):
+    pid: int
+
+
+class _Status(msgspec.Struct, rename="kebab"):
+    exited: bool
+    exitcode: int | None = None
+    signal: int | None = None
+    out_data: str = ""
+    err_data: str = ""
+    out_truncated: bool = False
+    err_truncated: bool = False
 
 
 class QemuAgent:
@@ -42,7 +64,10 @@ class QemuAgent:
         request = {"execute": "guest-sync-delimited", "arguments": {"id": number}}
         self._writer.write(b"\xff" + msgspec.json.encode(request) + b"\n")
         while True:
-            line = await self._reader.readline()
+            try:
+                line = await self._reader.readline()
+            except ValueError:
+                raise Unavailable("the guest's agent sends a line without an end") from None
             if not line:
                 raise Unavailable("QEMU has closed the agent's port")
             with contextlib.suppress(msgspec.DecodeError):
@@ -50,30 +75,32 @@ class QemuAgent:
                 if isinstance(answer, dict) and answer.get("return") == number:
                     return
 
-    async def execute(self, command: str, **arguments: Any) -> Any:
-        """The agent's answer. Raises DriverFailed if it refuses, Unavailable if it doesn't answer in time."""
+    async def execute(self, command: str, reply: type[T], **arguments: Any) -> T:
+        """The agent's answer. Raises DriverFailed if it refuses, Unavailable if it doesn't answer in time or answers
+        with nonsense: the guest is a stranger."""
         async with self._turn:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     self._send(command, arguments)
                     line = await self._reader.readline()
-                    answer = msgspec.json.decode(line.lstrip(b"\xff"))
-            except (TimeoutError, OSError, ValueError, msgspec.DecodeError) as problem:
+                answer = msgspec.json.decode(line.lstrip(b"\xff"), type=dict[str, Any])
+                if "return" in answer:
+                    return msgspec.convert(answer["return"], reply)
+                refused = msgspec.convert(answer.get("error"), dict[str, Any])
+            except (TimeoutError, OSError, ValueError) as problem:  # what msgspec raises is a ValueError too
                 self.close()  # an answer that comes late would be taken for the next one's
                 raise Unavailable("the guest's agent doesn't answer", retry_after_seconds=0.5) from problem
-        if "error" in answer:
-            raise DriverFailed(f"the guest's agent refused {command}: {answer['error'].get('desc', 'no reason given')}")
-        return answer["return"]
+        raise DriverFailed(f"the guest's agent refused {command}: {str(refused.get('desc', 'no reason given'))[:500]}")
 
     async def boot_id(self) -> str:
         """The guest kernel's own id of this boot; "" where the agent may not read it."""
         try:
-            handle = await self.execute("guest-file-open", path=_BOOT_ID, mode="r")
-            read = await self.execute("guest-file-read", handle=handle, count=64)
-            await self.execute("guest-file-close", handle=handle)
+            handle = await self.execute("guest-file-open", int, path=_BOOT_ID, mode="r")
+            read = await self.execute("guest-file-read", _Read, handle=handle, count=_BOOT_ID_LETTERS)
+            await self.execute("guest-file-close", dict, handle=handle)
         except DriverFailed:
             return ""
-        return base64.b64decode(read["buf-b64"]).decode(errors="replace").strip()
+        return _decode(read.buf_b64)[:_BOOT_ID_LETTERS].decode(errors="replace").strip()
 
     def power(self) -> None:
         """Ask the guest to power off; it does so in its own time and never answers."""
@@ -81,7 +108,7 @@ class QemuAgent:
 
     async def set_time(self, unix_seconds: float) -> None:
         """Set the guest's clock. Raises DriverFailed, Unavailable."""
-        await self.execute("guest-set-time", time=int(unix_seconds * 1e9))
+        await self.execute("guest-set-time", dict, time=int(unix_seconds * 1e9))
 
     def exec(self, request: ExecRequest) -> QemuAgentSession:
         """Start a command. Raises InvalidInput for one that needs a terminal."""
@@ -131,21 +158,23 @@ class QemuAgentSession:
             argv = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', request.cwd, *argv]
         started = await self._agent.execute(
             "guest-exec",
+            _Started,
             path=argv[0],
             arg=argv[1:],
             env=[f"{name}={value}" for name, value in {**_ENVIRONMENT, **request.env}.items()],
             **{"capture-output": True, "input-data": base64.b64encode(self._input).decode()},
         )
         pause, longest = POLL_SECONDS
-        while not (told := await self._agent.execute("guest-exec-status", pid=started["pid"]))["exited"]:
+        while not (told := await self._agent.execute("guest-exec-status", _Status, pid=started.pid)).exited:
             await self._clock.sleep(pause)
             pause = min(longest, pause * 1.5)
-        for channel, key in (("stdout", "out-data"), ("stderr", "err-data")):
-            if data := base64.b64decode(told.get(key, "")):
-                yield ExecChunk(channel, data)  # type: ignore[arg-type]  # one of the two
-        if told.get("out-truncated") or told.get("err-truncated"):
+        if told.out_data:
+            yield ExecChunk("stdout", _decode(told.out_data))
+        if told.err_data:
+            yield ExecChunk("stderr", _decode(told.err_data))
+        if told.out_truncated or told.err_truncated:
             yield ExecChunk("stderr", b"weft: qemu-guest-agent has cut off what this command wrote\n")
-        yield ExecChunk("exit", code=told.get("exitcode"), signal=told.get("signal"))
+        yield ExecChunk("exit", code=told.exitcode, signal=told.signal)
 
     async def close(self) -> None:
         """Nobody waits for it any more. The agent knows no way to hang up on a command: it goes on."""
@@ -166,6 +195,13 @@ class QemuAgentSession:
 
 
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "USER": "root"}
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.b64decode(text)
+    except ValueError as problem:
+        raise Unavailable("the guest's agent answers with nonsense") from problem
 
 
 async def connect_agent(path: str, clock: Clock, on_connected: Callable[[QemuAgent], None]) -> QemuAgent:
