@@ -182,7 +182,7 @@ def test_events_can_be_followed_over_a_restart(lab: DoorsLab) -> None:
 
 
 def test_a_watch_ends_when_its_token_is_deleted(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.api.watch.BOOKMARK_SECONDS", 0.1)
+    monkeypatch.setattr("weft.api.stream.BOOKMARK_SECONDS", 0.1)
     viewer = lab.with_token(use="access", subject="eve")
     events = viewer.watch("vm", viewer.list("vm").cursor)
     assert next(events).type == "bookmark"
@@ -193,7 +193,7 @@ def test_a_watch_ends_when_its_token_is_deleted(lab: DoorsLab, monkeypatch: pyte
 
 
 def test_a_bookmark_resumes_without_loss(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.api.watch.BOOKMARK_SECONDS", 0.05)
+    monkeypatch.setattr("weft.api.stream.BOOKMARK_SECONDS", 0.05)
     monkeypatch.setattr("weft.api.pulse._BEAT_SECONDS", 0.02)
     lab.restart()
     start = lab.client.list("volume").cursor

@@ -66,6 +66,7 @@ class Doors:
     settings: Settings
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     lines: Lines = field(default_factory=Lines)
+    streams: set[asyncio.Event] = field(default_factory=set)  # set, each wakes a stream to look whether it is to end
     busy: int = 0
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -99,6 +100,8 @@ class Doors:
     async def stop(self) -> None:
         """End what ``start`` began, and every stream."""
         self.stopping.set()
+        for woken in self.streams:
+            woken.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

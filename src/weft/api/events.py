@@ -11,7 +11,7 @@ from weft.api.authenticate import is_still_let_in
 from weft.api.authorise import require_person
 from weft.api.call import Call, json_response, read_count, read_flag
 from weft.api.doors import Doors
-from weft.api.watch import BOOKMARK_SECONDS, MEDIA_TYPE
+from weft.api.stream import BOOKMARK_SECONDS, MEDIA_TYPE
 
 _PAGE = 100
 _MOST = 1000
