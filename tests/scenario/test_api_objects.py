@@ -164,8 +164,8 @@ def test_a_patch_merges_and_null_takes_a_field_back_to_its_default(vms: DoorsLab
 def test_a_field_that_never_changes_and_one_that_needs_a_new_object_are_refused(vms: DoorsLab) -> None:
     vms.client.create(make_image("other"))
     vms.client.create(make_vm("web"))
-    with pytest.raises(InvalidInput, match=r"spec\.disk of VM .* can never change"):
-        vms.client.put(make_vm("web", disk="5G"))
+    with pytest.raises(InvalidInput, match=r"spec\.url of image .* can never change"):
+        vms.client.put({**make_image("other"), "spec": {"url": "file:///srv/another.tar"}})
     assert vms.client.put(make_vm("web", image="other"))["spec"]["image"] == "other"  # it has no place yet
     envelope = vms.stored("/vm/default/web")
     assert envelope is not None
@@ -211,7 +211,7 @@ def test_a_dry_run_stores_nothing(vms: DoorsLab) -> None:
     vms.client.create(make_vm("web"))
     changed = vms.client.apply([make_vm("web", memory="1G")], dry_run=True)[0]
     assert [(c["path"], c["old"], c["new"], c["mode"]) for c in changed["changes"]] == [
-        ("spec.memory", 256 << 20, 1 << 30, "restart")
+        ("spec.memory", 256 << 20, 1 << 30, "start")
     ]
     assert vms.client.get("vm", "web")["spec"]["memory"] == 256 << 20
 
