@@ -85,3 +85,16 @@ async def test_a_failed_making_names_the_step_and_leaves_nothing(driver: Directo
 async def test_an_id_that_would_leave_the_folder_is_refused(driver: DirectoryVolumes, id: str) -> None:
     with pytest.raises(InvalidInput):
         await driver.ensure(id, size_bytes=MIB)
+
+
+async def test_a_header_that_names_a_file_of_the_host_for_its_data_does_not_get_it_resized(
+    driver: DirectoryVolumes, tmp_path: Path
+) -> None:
+    facts = await driver.ensure(ID, size_bytes=MIB)
+    secret = tmp_path / "secret"
+    options = f"data_file={secret},data_file_raw=on"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, facts.path, str(MIB)], check=True)
+    before = secret.stat().st_size
+    with pytest.raises(DriverFailed, match="names another file"):
+        await driver.grow(ID, 2 * MIB)
+    assert secret.stat().st_size == before

@@ -69,6 +69,11 @@ FILES = {
         'SUBSYSTEM=="virtio-ports", ATTR{name}=="weft.agent.0", '
         'TAG+="systemd", ENV{SYSTEMD_WANTS}="weft-agent.service"\n'
     ),
+    # What is plugged in while it runs is used.
+    "etc/udev/rules.d/61-weft-growth.rules": (
+        'SUBSYSTEM=="cpu", ACTION=="add", TEST=="online", ATTR{online}=="0", ATTR{online}="1"\n'
+        'SUBSYSTEM=="memory", ACTION=="add", TEST=="state", ATTR{state}=="offline", ATTR{state}="online"\n'
+    ),
     "etc/systemd/system/qemu-guest-agent.service.d/ready.conf": "[Unit]\nAfter=cloud-init.service systemd-networkd.service\n",
     # Debian's own waits for the network before the first user is made; only what comes after it needs that.
     "etc/systemd/system/cloud-init.service": (

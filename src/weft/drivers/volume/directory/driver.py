@@ -57,6 +57,7 @@ class DirectoryVolumes:
                 field="size",
             )
         if size_bytes > facts.size_bytes:
+            self._check_own(volume_id)
             await self._run("resize", "-q", "-f", "qcow2", facts.path, str(_round_up(size_bytes)))
         return self._inspect(volume_id) or facts
 
@@ -110,6 +111,18 @@ class DirectoryVolumes:
         if header is None:
             raise DriverFailed(f"{path} is not a qcow2 file", hint="move it away", details={"step": "disk"})
         return VolumeFacts(volume_id, str(path), "qcow2", header.virtual_size, used)
+
+    def _check_own(self, volume_id: str) -> None:
+        """A guest's machine can write its disk's header: one that names a file for the data would have qemu-img, which is
+        root here, write to that file. Raises DriverFailed."""
+        with self._path(volume_id).open("rb") as file:
+            header = read_qcow2_header(file.read(HEADER_BYTES))
+        if header is None or header.has_external_data:
+            raise DriverFailed(
+                f"volume {volume_id} names another file for its data, which weft never writes",
+                hint="don't trust what is on it; restore it from a backup",
+                details={"step": "disk"},
+            )
 
     def _path(self, volume_id: str) -> Path:
         if not volume_id or volume_id.startswith(".") or "/" in volume_id:
