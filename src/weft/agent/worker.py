@@ -170,29 +170,34 @@ class Worker:
             prepared.attached = list(self._guest.shape.disks) if Step.ADJUST in plan.steps else []
         self._stages.quiet = Step.ADJUST in plan.steps
         try:
-            for step in plan.steps:
-                if self._changed.is_set():
-                    return
-                self._stages.begin(step)
-                try:
-                    await self._before(step)
-                    if step is Step.DISK and Step.NETWORK in plan.steps:
-                        await self._begin_network(prepared)
-                    self._show(plan, None)
-                    detail = await self._perform(step, prepared, plan)
-                except (WeftError, OSError) as problem:
-                    self._stages.fail(step)
-                    self._fail(problem)
-                    return
-                if detail is None:
-                    return
-                self._after(step)
-                self._stages.end(step, detail)
-                self._show(plan, None)
-            self._trouble = None
-            await self._note(self.memory)
+            await self._take_steps(plan, prepared)
+            if self._network is not None:  # cheaper to let it end than to do it again
+                await asyncio.gather(self._network, return_exceptions=True)
         finally:
             self._end_network()
+
+    async def _take_steps(self, plan: Plan, prepared: Prepared) -> None:
+        for step in plan.steps:
+            if self._changed.is_set():
+                return
+            self._stages.begin(step)
+            try:
+                await self._before(step)
+                if step is Step.DISK and Step.NETWORK in plan.steps:
+                    await self._begin_network(prepared)
+                self._show(plan, None)
+                detail = await self._perform(step, prepared, plan)
+            except (WeftError, OSError) as problem:
+                self._stages.fail(step)
+                self._fail(problem)
+                return
+            if detail is None:
+                return
+            self._after(step)
+            self._stages.end(step, detail)
+            self._show(plan, None)
+        self._trouble = None
+        await self._note(self.memory)
 
     async def _begin_network(self, prepared: Prepared) -> None:
         """Let the network be made while the disks are: neither needs the other, and both wait for programs."""
@@ -203,7 +208,7 @@ class Worker:
         )
 
     def _end_network(self) -> None:
-        """Give up on a network that is still being made, since something went wrong beside it: it is made again."""
+        """Give up on a network that is still being made when the worker ends; its next one makes it again."""
         network, self._network = self._network, None
         if network is not None:
             network.add_done_callback(lambda done: done.cancelled() or done.exception())
