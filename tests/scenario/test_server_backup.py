@@ -54,7 +54,7 @@ def test_a_backup_amid_writers_is_put_back_here_and_on_a_new_machine(doors: Door
     stop = threading.Event()
 
     def write(writer: int) -> None:
-        own = Client(client.context)
+        own = Client(client.context, patience_seconds=60)
         n = 0
         while not stop.is_set():
             name = f"v{writer}-{n}"

@@ -139,7 +139,7 @@ async def test_when_the_leader_of_three_dies_the_others_go_on(tmp_path: Path) ->
         cursor = (await store.list("/")).cursor
         watching = asyncio.create_task(take(store, "/n/", cursor, 300))
         writing = asyncio.create_task(write_through(store, 300))
-        renewing = asyncio.create_task(keep_lease(store, "deciders", 6.0))
+        renewing = asyncio.create_task(keep_lease(store, "deciders", 60.0))
         for member in members:  # one of them leads, whichever it is; two are always left
             await asyncio.sleep(0.5)
             member.end(signal.SIGKILL)
