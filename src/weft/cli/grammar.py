@@ -68,6 +68,13 @@ TOOLS: dict[str, Entry] = {
 }
 
 
+# What an operator starts; each has its own --help, and none of them asks a server.
+PROCESSES: dict[str, Entry] = {
+    "server": Entry("", "The server; server backup FILE, server restore FILE"),
+    "agent": Entry("", "A node's agent; agent join URL makes a machine a node"),
+}
+
+
 @functools.cache
 def verbs_of(noun: str | None) -> dict[str, Entry]:
     """The verbs after ``noun`` (a kind's name), or those that stand on their own."""
@@ -163,6 +170,7 @@ class Root(Words):
         formatter.write_text("  Made by weft itself, to look at: " + ", ".join(fabric) + ".")
         write_section(formatter, "Verbs (weft VERB KIND/NAME)", verbs_of(None))
         write_section(formatter, "Tools", TOOLS)
+        write_section(formatter, "On the machines themselves", PROCESSES)
         formatter.write_paragraph()
 
 
