@@ -55,5 +55,5 @@ async def serve(folders: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.ERROR)
     uvloop.run(serve([Path(word) for word in sys.argv[1:]]))
