@@ -65,6 +65,8 @@ class Fabric:
         self.wishes: Counter[str] = Counter()
         self.cordoned: set[str] = set()
         self.restores = 0
+        self.removals = 0
+        self.dark: set[str] = set()  # machines that are off until their node was removed
         self.forgotten_volumes: set[str] = set()  # uids of volumes that an older store didn't know
         self.terms = 0
         self.reviving: list[asyncio.Task[None]] = []
@@ -157,12 +159,8 @@ class Fabric:
 
     async def _fill(self) -> None:
         await _make_default(self.doors)
-        for number, name in enumerate(NODES, 1):
-            node = Node(self, name, number)
-            self.nodes.append(node)
-            await self._put(make_node(self.doors, name, node.uid))
-            enrolment = msgspec.json.encode(Enrolment(name=name))
-            await self.ledger.commit_as("setup", [Put(enrolment_key(node.uid), enrolment)])
+        for name in NODES:
+            await self._enrol(name)
         token = TokenSpec(use="access", role="admin", subject="someone", sha256=hash_secret(TOKEN_SECRET))
         await self._put(_envelope("token", "sim", None, token))
         status = ImageStatus(phase="Available", sha256=DIGEST, size=len(BUNDLE), virtual_size=64 * MIB)
@@ -170,6 +168,14 @@ class Fabric:
         await self._put(_envelope("network", "back", "default", {"cidr": "10.77.0.0/28"}))
         self.people = [Person(self, name, self.fate.seed) for name in NAMES]
         await self.ledger.back_up()
+
+    async def _enrol(self, name: str) -> Node:
+        node = Node(self, name, len(self.nodes) + 1)
+        self.nodes.append(node)
+        await self._put(make_node(self.doors, name, node.uid))
+        enrolment = msgspec.json.encode(Enrolment(name=name))
+        await self.ledger.commit_as("setup", [Put(enrolment_key(node.uid), enrolment)])
+        return node
 
     async def _put(self, envelope: Envelope) -> None:
         await self.ledger.commit_as("setup", [Put(envelope.key, encode_envelope(envelope))])
@@ -229,7 +235,13 @@ class Fabric:
         elif name == "node cordoned" and not self.cordoned:
             self.cordoned.add(node.name)
             self.reviving.append(self.loop.create_task(self._cordon(node.name)))
-        elif name == "older store restored" and self.doorway.up:
+        elif name == "node removed" and not self.dark:
+            self.removals += 1
+            self.dark.add(node.name)
+            self.witness.dark.add(node.uid)
+            node.lose_power()
+            self.reviving.append(self.loop.create_task(self._remove(node)))
+        elif name == "older store restored" and self.doorway.up and not self.dark:
             return self._restore(pause)
         else:
             return False
@@ -286,9 +298,28 @@ class Fabric:
         await self._operate(f"/v1/nodes/{node}:uncordon")
         self.cordoned.discard(node)
 
+    async def _remove(self, node: Node) -> None:
+        """A machine is off for good, an operator says so; but then it comes back."""
+        while (answer := await self._ask("DELETE", f"/v1/nodes/{node.name}?force=1")).status == 409:
+            await asyncio.sleep(5.0)  # it isn't lost yet
+        if answer.status >= 300 and answer.status != 404:  # the first answer may have been lost
+            self.failures.append(f"node {node.name} could not be removed: {answer.json()}")
+        await asyncio.sleep(self.fate.draw.uniform(0.0, 20.0))
+        while not self.doorway.up or self.doorway.app is None or self.doorway.part is None:
+            await asyncio.sleep(0.5)
+        # An older store would know nothing of what was placed elsewhere since.
+        await self.doorway.part.spawn(self.ledger.back_up())
+        self.dark.discard(node.name)
+        self.witness.dark.discard(node.uid)
+        self.fate.cut_off.discard(node.name)
+        node.start()
+
     async def _operate(self, path: str) -> None:
+        await self._ask("POST", path)
+
+    async def _ask(self, method: str, path: str) -> Any:
         line = Line(self.doorway, self.fate, "operator", token=TOKEN)
-        await insist(line, "POST", path, {}, lambda: self.restores)
+        return await insist(line, method, path, {} if method == "POST" else None, lambda: self.restores)
 
     def heal(self) -> None:
         """No more faults, and everything is up."""

@@ -30,6 +30,7 @@ MISFORTUNES = {
     "disk full begins": 1,
     "node cordoned": 2,
     "older store restored": 1,
+    "node removed": 1,
 }
 BACKUP_EVERY = 8  # misfortunes, on average, between two backups of the store
 LOST_EVERY = 30  # and between two nodes that are silent for so long that they count as lost

@@ -11,6 +11,7 @@ from unittest import mock
 
 import msgspec
 
+from weft.agent import agent
 from weft.agent.agent import Agent
 from weft.api import commit as api_commit
 from weft.api import write as api_write
@@ -116,6 +117,23 @@ def place_before_nodes_have_spoken() -> Any:
     return mock.patch.object(loop, "find_silent", lambda cache: [])
 
 
+def ignore_incarnation() -> Any:
+    """What a workload's former places were numbered is forgotten with them."""
+    real = workload.fold_status
+
+    def fold_status(wished: Any, places: Any, addresses: Any, former: Any) -> Any:
+        status = real(wished, places, addresses, former)
+        status.incarnation = max([0, *(place.spec.incarnation for place in places)])
+        return status
+
+    return mock.patch.object(workload, "fold_status", fold_status)
+
+
+def start_from_memory_unheard() -> Any:
+    """An agent starts what it remembers at once, and hears only then that it was placed elsewhere."""
+    return mock.patch.object(agent, "LISTEN_SECONDS", 0.0)
+
+
 MUTATIONS: dict[str, Mutation] = {
     mutation.__name__: mutation
     for mutation in (
@@ -127,6 +145,8 @@ MUTATIONS: dict[str, Mutation] = {
         adopt_without_checking_the_start_time,
         take_what_is_not_listed_for_deleted,
         place_before_nodes_have_spoken,
+        ignore_incarnation,
+        start_from_memory_unheard,
     )
 }
 

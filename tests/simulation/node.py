@@ -33,7 +33,7 @@ class Node:
         self.fabric, self.name = fabric, name
         self.uid = new_uid()
         self.clock = Clock(fabric.loop)
-        folder = fabric.folder / name
+        folder = fabric.folder / self.uid
         folder.mkdir()
         capacity = Capacity(6.0, 3 * GIB, 100 * GIB)
         address = f"10.99.0.{number}"
@@ -85,6 +85,8 @@ class Node:
     def start(self) -> None:
         if self.up:
             return  # its lock lets no second agent run
+        if self.name in self.fabric.dark:
+            return
         self.part = Part(self.fabric.loop, self.name)
         self.part.spawn(self.live()).add_done_callback(self.fabric.note_end)
 

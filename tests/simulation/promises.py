@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.node import Node
 from tests.simulation.people import Person
+from weft.agent.perform import SHORT_ID
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.fit import plan_fit
 from weft.kinds.node import NodeReport, read_orphan
@@ -52,7 +53,7 @@ def _check_vm(fabric: Fabric, person: Person, guests: dict[str, str]) -> list[st
         "stop": status.phase == "Stopped" and guest in ("stopped", "absent", "failed"),
         "suspend": status.phase in ("Suspended", "Stopped") and guest in ("suspended", "stopped", "absent", "failed"),
     }[spec.run]
-    if report.reason == "blocked" and fabric.restores:
+    if report.reason == "blocked" and (fabric.restores or fabric.removals):
         return []  # by an orphan of the same name
     if ok and spec.run == "run" and (lack := _check_shape(vm, places[0], spec, report)):
         return [f"vm {name}: {lack}"]
@@ -73,16 +74,14 @@ def _check_shape(vm: Envelope, place: Envelope, spec: VmSpec, report: Allocation
 def _check_placeless(fabric: Fabric, vm: Envelope, spec: VmSpec, status: VmStatus) -> list[str]:
     if (spec.hold or spec.run != "run") and status.phase in ("Hold", "Pending"):
         return []
-    if status.reason == "orphanRunning" and any(
-        vm.key == orphan for n in fabric.nodes for orphan in _orphans(fabric, n)
-    ):
+    if status.reason == "orphanRunning" and any(vm.key in _orphans(fabric, n).values() for n in fabric.nodes):
         return []  # another guest of this name runs since before a restore; which of them is wanted only people know
     return [f"vm {vm.name} has no place ({status.phase}: {status.reason} {status.message})"]
 
 
 def _check_volume(fabric: Fabric, person: Person) -> list[str]:
     volume = next((v for v in fabric.ledger.notes.objects("volume") if v.name == person.volume), None)
-    if volume is not None and volume.deleting_since is not None and fabric.restores:
+    if volume is not None and volume.deleting_since is not None and (fabric.restores or fabric.removals):
         home = decode_part(volume.status, VolumeStatus).node_uid
         if any(_orphans(fabric, node) for node in fabric.nodes if node.uid == home):
             return []  # an orphan may have it
@@ -104,22 +103,25 @@ def _check_node(fabric: Fabric, node: Node) -> list[str]:
     allocations = fabric.ledger.notes.objects("allocation")
     here = {a.uid for a in allocations if decode_part(a.spec, AllocationSpec).node_uid == node.uid}
     orphans = _orphans(fabric, node)
-    if orphans and not fabric.restores:
-        found.append(f"node {node.name} has orphans: {sorted(orphans.values())}")
+    if orphans and not (fabric.restores or fabric.removals):
+        found.append(f"node {node.name} has orphans: {sorted(orphans)}")
     for uid, state in node.guests().items():
-        if uid not in here and uid not in orphans.values():
+        if uid not in here and uid not in orphans:
             found.append(f"guest of allocation {uid} on {node.name} is an orphan that nobody tells of ({state})")
-    explained = {short_id(uid) for uid in (*here, *orphans.values())}
+    explained = {short_id(uid) for uid in (*here, *orphans)}
     if left := node.copies() - explained:
         found.append(f"node {node.name} keeps the allocations {sorted(left)}, which nothing explains")
+    disks = set(node.shelf.volumes)
+    if fabric.removals:  # a volume may be deleted while its node is away: the data is kept there
+        disks = {disk for disk in disks if len(disk) == SHORT_ID}
     volumes = {volume.uid for volume in fabric.ledger.notes.objects("volume")} | fabric.forgotten_volumes
-    if left := set(node.shelf.volumes) - explained - volumes:
+    if left := disks - explained - volumes:
         found.append(f"node {node.name} keeps the disks {sorted(left)}, which nothing explains")
     return found
 
 
 def _orphans(fabric: Fabric, node: Node) -> dict[str, str]:
-    """What the node has told the server that it can't explain: workload key → allocation uid."""
+    """What the node has told the server that it can't explain: allocation uid → workload key."""
     envelope = next((n for n in fabric.ledger.notes.objects("node") if n.uid == node.uid), None)
     texts = decode_part(envelope.report, NodeReport).orphans if envelope is not None else []
-    return {orphan.key: orphan.uid for text in texts if (orphan := read_orphan(text)) is not None}
+    return {orphan.uid: orphan.key for text in texts if (orphan := read_orphan(text)) is not None}

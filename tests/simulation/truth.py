@@ -52,7 +52,9 @@ class Witness:
         self.nodes: dict[str, NodeReport] = {}  # by uid
         self.workload_of: dict[str, str] = {}  # allocation uid → workload uid, for ever
         self.reasons: dict[str, set[str]] = {}  # allocation uid → why its guest may be ended
+        self.incarnations: dict[str, int] = {}  # workload uid → its highest in this history
         self.forgotten: set[str] = set()  # uids of allocations that an older store didn't know
+        self.dark: set[str] = set()  # uids of nodes that are off, and are being given up
         self.boots: dict[str, int] = {}
         self.alive: dict[tuple[str, str], str] = {}  # (node, guest id) → allocation uid
         self.disks: dict[str, tuple[str, str]] = {}  # a disk that is written to → the guest that does
@@ -69,6 +71,7 @@ class Witness:
         known = {item.uid: item for item in allocations}
         self.forgotten |= self.allocations.keys() - known.keys()
         self.allocations = known
+        self.incarnations.clear()
         self.nodes = {item.uid: decode_part(item.report, NodeReport) for item in nodes}
 
     def see_commit(self, writer: str, was: Envelope | None, now: Envelope | None) -> None:
@@ -80,6 +83,8 @@ class Witness:
             self._see_allocation(was, now)
         elif envelope.kind == "node" and now is not None:
             self.nodes[now.uid] = decode_part(now.report, NodeReport)
+        elif envelope.kind == "node" and was is not None:
+            self.nodes.pop(was.uid, None)
         elif envelope.kind == "vm" and now is None and was is not None:
             self._see_vm_gone(was)
 
@@ -92,7 +97,8 @@ class Witness:
             return
         if now is None:
             default = {"doors", "workload", "volumes", "networks", "images"}
-            self._may(writer, REMOVERS.get(kind, default), f"{what} was removed")
+            removers = REMOVERS.get(kind, default) | ({"doors"} if self.dark and kind == "allocation" else set())
+            self._may(writer, removers, f"{what} was removed")
             return
         found = find_kind(kind)
         status_writers = STATUS_WRITERS.get(kind, {found.status_writer})
@@ -118,6 +124,9 @@ class Witness:
         if now is None:
             assert was is not None
             self.allocations.pop(was.uid, None)
+            if decode_part(was.spec, AllocationSpec).node_uid in self.dark:
+                self.reasons.setdefault(was.uid, set()).add("given up")
+                return  # its node was given up, by someone who said that it is off
             report = decode_part(was.report, AllocationReport)
             if report.state != "released":
                 self.fail(f"allocation {was.uid} was removed while {report.state}")
@@ -135,15 +144,19 @@ class Witness:
         known = now.uid in self.workload_of
         self.workload_of[now.uid] = spec.workload.uid
         if was is None or spec.resources != decode_part(was.spec, AllocationSpec).resources:
-            self._check_placing(spec, adopted=was is None and known)
+            self._check_placing(spec, adopted=was is None and known, fresh=was is None and not known)
 
-    def _check_placing(self, spec: AllocationSpec, *, adopted: bool) -> None:
+    def _check_placing(self, spec: AllocationSpec, *, adopted: bool, fresh: bool) -> None:
         specs = [decode_part(a.spec, AllocationSpec) for a in self.allocations.values()]
         if sum(other.workload.uid == spec.workload.uid for other in specs) > 1:
             self.fail(f"vm {spec.workload.name} was given two places")
         node = self.nodes.get(spec.node_uid)
         if node is None:
             self.fail(f"vm {spec.workload.name} was placed on a node that isn't there")
+        latest = self.incarnations.get(spec.workload.uid, 0)
+        if fresh and spec.incarnation <= latest:
+            self.fail(f"vm {spec.workload.name} was placed anew as incarnation {spec.incarnation}, after {latest}")
+        self.incarnations[spec.workload.uid] = max(latest, spec.incarnation)
         if adopted:
             return  # it was there before the store knew of it again, and took its room then
         reports = [decode_part(a.report, AllocationReport) for a in self.allocations.values()]

@@ -39,6 +39,7 @@ log = logging.getLogger("weft.agent")
 RUNTIME_RETRY_SECONDS = 1.0
 HEARTBEAT_SECONDS = 8.0
 SHORT_SILENCE_SECONDS = 2.0
+LISTEN_SECONDS = 8.0  # for the server's first word, before guests that don't run are started from memory
 BREATH_SECONDS = 0.02  # changes of guests come in bursts
 
 
@@ -85,7 +86,7 @@ class Agent:
     async def start(self) -> None:
         """Take up what is here already; then follow the server. Returns once all guests are known."""
         for copy in await asyncio.to_thread(self._copies.load):
-            self._add_worker(copy)
+            self._add_worker(copy).unheard = True
         found = await self.runtime.recover()
         self._recovered = {guest.id: guest for guest in found if guest.state != "absent"}
         self._relate()
@@ -96,9 +97,19 @@ class Agent:
         self._spawn(self._network.keep())
         self._spawn(self._follow_runtime())
         self._spawn(self._introduce())
+        self._spawn(self._stop_listening())
         self._follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
         self._follow("publications", "publication", {}, self._on_publication)
         self._follow_networks()
+
+    async def _stop_listening(self) -> None:
+        """A guest that ended while no agent was here is started again on the server's word; without a server, alone."""
+        await self._clock.sleep(LISTEN_SECONDS)
+        self._hear()
+
+    def _hear(self) -> None:
+        for worker in self._workers.values():
+            worker.hear()
 
     async def _introduce(self) -> None:
         """Find out what this node can do, then begin to report; its guests don't wait for that."""
@@ -150,6 +161,7 @@ class Agent:
             self._epoch = told.epoch
             for worker in [w for w in self._workers.values() if w.wanted.name not in told.names]:
                 self._miss_allocation(worker)
+            self._hear()
             self._reporter.repeat()
         self._relate()
         self._follow_networks()
@@ -200,6 +212,8 @@ class Agent:
         task = self._care.pop(worker.wanted.uid, None)
         if task is not None:
             task.cancel()
+        if not worker.memory.made:
+            self._copies.remove(worker.wanted.id)  # of a deletion that was begun again after its end
 
     def _relate(self) -> None:
         """See which incarnations of one workload meet on this node, and let go of what is released and deleted."""

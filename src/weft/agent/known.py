@@ -67,7 +67,8 @@ class Wanted(msgspec.Struct, frozen=True):
 class Known(msgspec.Struct, frozen=True, kw_only=True):
     """All that a decision about one allocation depends on, but for the guest's facts and the time.
 
-    ``superseded``: a higher incarnation of the workload is placed here too; ``blocked``: what must be down before it may start.
+    ``superseded``: a higher incarnation of the workload is placed here too; ``blocked``: what must be down before it may start;
+    ``unheard``: it comes from this node's memory, and the server hasn't said yet whether that is still so.
     ``restart_at`` is when a guest that ended by itself is to be started again (elapsed seconds).
     """
 
@@ -76,6 +77,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     trouble: Trouble | None = None
     superseded: bool = False
     blocked: str = ""
+    unheard: bool = False
     can_suspend: bool = True
     can_adjust: bool = True
     restart_at: float = 0.0

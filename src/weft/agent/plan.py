@@ -136,6 +136,8 @@ def _plan_run(known: Known, guest: GuestFacts, now: float) -> Plan:
         if fresh:
             return Plan((Step.STOP, *BRING_UP), "stopping")
         return _plan_alive(known, guest)
+    if known.unheard:
+        return Plan((), "pending", "waiting", "waits for the server's word that it is still to run here")
     if known.blocked:
         return Plan((), "pending", "blocked", known.blocked)
     if spec.held_by is not None:

@@ -59,6 +59,7 @@ class Worker:
         self._on_report, self._on_event, self._on_alive = on_report, on_event, on_alive
         self._saved: tuple[object, ...] | None = None
         self._superseded, self._blocked = False, ""
+        self.unheard = False
         self._trouble: Trouble | None = None
         self._restart_at = 0.0
         self._ended_in_a_row = 0
@@ -81,6 +82,7 @@ class Worker:
             trouble=self._trouble,
             superseded=self._superseded,
             blocked=self._blocked,
+            unheard=self.unheard,
             can_suspend=self._performer.can_suspend,
             can_adjust=self._performer.can_adjust,
             restart_at=self._restart_at,
@@ -102,6 +104,12 @@ class Worker:
         if not self.memory.orphan:
             self.memory = msgspec.structs.replace(self.memory, orphan=True)
             self._begin_anew()
+
+    def hear(self) -> None:
+        """The server has spoken, or was waited for long enough."""
+        if self.unheard:
+            self.unheard = False
+            self._woken.set()
 
     def relate(self, *, superseded: bool, blocked: str) -> None:
         """Tell how it stands to the others on this node: to other incarnations, and to who writes to its volumes."""
