@@ -1,8 +1,9 @@
 """kill -9 again and again, on a real cluster, while guests come, go, stop and sleep; then everything must be as wished.
 
-``make soak`` runs it in full (``ROUNDS`` kills), the test suite in a short form (``tests/cluster/test_bad_days.py``). A run that is
-interrupted goes on where it was: seed and round are kept in ``.weft/soak.json``. The seed is printed; the same seed makes the same
-choices (what they meet is the machine's).
+``make soak`` runs it in full (``ROUNDS`` kills), the test suite in a short form (``tests/cluster/test_bad_days.py``). Every
+fourth kill falls into a create: some time after it was asked for, drawn from the seed, and the VM must come to run as if
+nothing had been. A run that is interrupted goes on where it was: what was done is kept in ``.weft/soak.json``. The seed is
+printed; the same seed makes the same choices (what they meet is the machine's).
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from tests.cluster.cluster import Cluster, lay_out
 
 from benchmarks.measurement import ROOT, Figure, Measurement
 
 ROUNDS = int(os.environ.get("WEFT_SOAK_ROUNDS", "80"))
 CHECK_EVERY = 8
+HALF_WAY_EVERY = 4
+HALF_WAY_SECONDS = 3.0  # a create on a quiet machine
+HALF_WAY_VICTIMS = ("server", "doors", "deciders", "agent", "qemu")
 NAMES = [f"s{n}" for n in range(6)]
 PROGRESS = ROOT / ".weft" / "soak.json"
 # What is killed, and the words of its command line.
@@ -38,28 +44,72 @@ VICTIMS = {
 }
 
 
+class Progress(msgspec.Struct):
+    """What was done up to ``round``; ``half_way`` counts the creates that were cut off and finished."""
+
+    seed: int
+    round: int = 0
+    killed: dict[str, int] = {}
+    acts: dict[str, int] = {}
+    half_way: int = 0
+    longest_heal: float = 0.0
+
+
+def read_progress() -> Progress:
+    """Where to go on, or a fresh beginning."""
+    seed = os.environ.get("WEFT_SOAK_SEED")
+    try:
+        kept = msgspec.json.decode(PROGRESS.read_bytes(), type=Progress)
+        if kept.round < ROUNDS and seed in (None, str(kept.seed)):
+            return kept
+    except (OSError, msgspec.MsgspecError):
+        pass
+    return Progress(int(seed) if seed else random.randrange(10**6))
+
+
 class Soak:
     """``wishes`` is what each VM should be by now: run, stop, suspend, or absent."""
 
-    def __init__(self, cluster: Cluster, seed: int, begun: int) -> None:
+    def __init__(self, cluster: Cluster, begun: Progress) -> None:
         self.cluster = cluster
-        self.seed, self.round = seed, begun
+        self.seed, self.round = begun.seed, begun.round
         self.wishes: dict[str, str] = {}
-        self.killed: Counter[str] = Counter()
-        self.acts: Counter[str] = Counter()
-        self.longest_heal = 0.0
+        self.killed, self.acts = Counter(begun.killed), Counter(begun.acts)
+        self.half_way, self.longest_heal = begun.half_way, begun.longest_heal
 
     def run(self) -> None:
         while self.round < ROUNDS:
             draw = random.Random(f"{self.seed}/{self.round}")
-            self.act(draw)
-            time.sleep(draw.random() * 2)
-            self.kill(draw)
+            if self.round % HALF_WAY_EVERY == 1:
+                self.kill_half_way(draw)
+            else:
+                self.act(draw)
+                time.sleep(draw.random() * 2)
+                self.kill(draw)
             self.round += 1
             if self.round % CHECK_EVERY == 0 or self.round == ROUNDS:
                 self.settle()
-                PROGRESS.write_text(json.dumps({"seed": self.seed, "round": self.round}))
+                self.remember()
                 print(f"  {self.round}/{ROUNDS} kills, all as wished: {self.wishes}", flush=True)
+
+    def remember(self) -> None:
+        """What was proven so far: a run that is interrupted begins with the kill after it."""
+        done = Progress(self.seed, self.round, dict(self.killed), dict(self.acts), self.half_way, self.longest_heal)
+        PROGRESS.write_bytes(msgspec.json.encode(done))
+
+    def kill_half_way(self, draw: random.Random) -> None:
+        """A create, and one of the processes at work on it killed at some moment of it: it is finished all the same."""
+        name = f"h{self.round}"
+        self.ask("create", "vm", "create", name, "--image", "tiny", "--memory", "128M", "--detach")
+        time.sleep(draw.random() * HALF_WAY_SECONDS)
+        cut_off = self.kill(draw, HALF_WAY_VICTIMS)
+        gives_up_at = time.monotonic() + 180
+        while (done := self.cluster.run("wait", f"vm/{name}", "--for=phase=Running", "--timeout", "60s")).returncode:
+            if time.monotonic() > gives_up_at:
+                raise SystemExit(f"seed {self.seed}, round {self.round}: {name} was cut off: {done.stderr.decode()}")
+            time.sleep(0.3)
+        self.half_way += cut_off
+        self.ask("delete", "vm", "delete", name, "--yes", "--detach")
 
     def act(self, draw: random.Random) -> None:
         """One wish; the server may be gone, so it is asked until it has taken it."""
@@ -91,8 +141,9 @@ class Soak:
             time.sleep(0.3)
         raise SystemExit(f"seed {self.seed}, round {self.round}: weft {' '.join(words)}: {done.stderr.decode()}")
 
-    def kill(self, draw: random.Random) -> None:
-        victim = draw.choice(list(VICTIMS))
+    def kill(self, draw: random.Random, victims: Sequence[str] = tuple(VICTIMS)) -> bool:
+        """Whether there was anything to kill."""
+        victim = draw.choice(victims)
         pids = self.cluster.pids(*VICTIMS[victim])
         if victim != "server":
             pids = [draw.choice(sorted(pids))] if pids else []
@@ -102,6 +153,7 @@ class Soak:
         self.killed[victim] += bool(pids)
         if victim == "server":
             self.cluster.up()
+        return bool(pids)
 
     def settle(self) -> None:
         begun = time.monotonic()
@@ -139,16 +191,14 @@ class Soak:
 
 
 def measure() -> Measurement:
-    kept = json.loads(PROGRESS.read_text()) if PROGRESS.exists() else {}
-    begun = kept.get("round", 0) if kept.get("round", ROUNDS) < ROUNDS else 0
-    seed = int(os.environ.get("WEFT_SOAK_SEED", kept.get("seed") if begun else random.randrange(10**6)))
-    print(f"soak: seed {seed}, from round {begun} of {ROUNDS}", flush=True)
+    begun = read_progress()
+    print(f"soak: seed {begun.seed}, from round {begun.round} of {ROUNDS}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="weft-soak-"))
     cluster = lay_out(folder)
     started = time.monotonic()
     try:
         cluster.up()
-        soak = Soak(cluster, seed, begun)
+        soak = Soak(cluster, begun)
         soak.run()
     finally:
         cluster.down()
@@ -157,7 +207,8 @@ def measure() -> Measurement:
     acts = ", ".join(f"{n} {what}" for what, n in sorted(soak.acts.items()))
     return Measurement(
         "soak",
-        f"Seed {seed}: kill -9 of {killed}; meanwhile {acts}; {time.monotonic() - started:.0f} s.",
+        f"Seed {soak.seed}: kill -9 of {killed}; meanwhile {acts}; {time.monotonic() - started:.0f} s"
+        + (f", after {begun.round} kills of a run before it." if begun.round else "."),
         [
             Figure(
                 "kills after which all was as wished",
@@ -165,6 +216,7 @@ def measure() -> Measurement:
                 goal="≥ 50",
                 kept=sum(soak.killed.values()) >= 50,
             ),
+            Figure("creates killed half-way, all finished", str(soak.half_way), goal="≥ 14", kept=soak.half_way >= 14),
             Figure("longest wait until all was as wished", f"{soak.longest_heal:.1f} s"),
         ],
     )

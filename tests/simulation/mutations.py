@@ -11,7 +11,6 @@ from unittest import mock
 
 import msgspec
 
-from weft.agent import agent
 from weft.agent.agent import Agent
 from weft.api import commit as api_commit
 from weft.api import write as api_write
@@ -129,11 +128,6 @@ def ignore_incarnation() -> Any:
     return mock.patch.object(workload, "fold_status", fold_status)
 
 
-def start_from_memory_unheard() -> Any:
-    """An agent starts what it remembers at once, and hears only then that it was placed elsewhere."""
-    return mock.patch.object(agent, "LISTEN_SECONDS", 0.0)
-
-
 MUTATIONS: dict[str, Mutation] = {
     mutation.__name__: mutation
     for mutation in (
@@ -146,7 +140,6 @@ MUTATIONS: dict[str, Mutation] = {
         take_what_is_not_listed_for_deleted,
         place_before_nodes_have_spoken,
         ignore_incarnation,
-        start_from_memory_unheard,
     )
 }
 

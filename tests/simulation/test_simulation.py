@@ -21,8 +21,7 @@ WEATHER = {  # in which a mistake shows sooner
     "adopt_without_checking_the_start_time": {"node loses power": 30},
     "count_no_room_that_is_taken": {"older store restored": 0, "node loses power": 0},
     "ignore_incarnation": {"node removed": 20},
-    "start_from_memory_unheard": {"node removed": 20},
-    "place_before_nodes_have_spoken": {"older store restored": 15},
+    "place_before_nodes_have_spoken": {"older store restored": 40, "node removed": 0},
 }
 
 
