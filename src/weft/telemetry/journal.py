@@ -23,7 +23,6 @@ from weft.objects.identity import Ref
 
 FOLD_SECONDS = 600.0
 _TRIM_EVERY = 500
-_GATHER_SECONDS = 0.03  # what comes within it shares a transaction
 _MOST_WAITING = 20_000
 _COLUMNS = "id, first_at, at, type, reason, message, kind, project, name, uid, source, count"
 _SCHEMA = """
@@ -71,7 +70,6 @@ class SqliteJournal:
         self._wake = threading.Condition()
         self._writing = False
         self._closed = False
-        self._hurry = threading.Event()  # someone waits for what has gathered to be written
         self._thread: threading.Thread | None = None
         self._appended = 0
         self._lock = threading.Lock()  # of the reading connection
@@ -110,16 +108,13 @@ class SqliteJournal:
     def flush(self) -> None:
         """Return once all that was appended is written (or given up)."""
         with self._wake:
-            self._hurry.set()
             while self._thread is not None and (self._waiting or self._writing):
                 self._wake.wait()
-            self._hurry.clear()
 
     def close(self) -> None:
         """Write what waits and let the file go."""
         with self._wake:
             self._closed = True
-            self._hurry.set()
             self._wake.notify_all()
         if self._thread is not None:
             self._thread.join()
@@ -159,8 +154,6 @@ class SqliteJournal:
                     self._wake.notify_all()
                     while not self._waiting and not self._closed:
                         self._wake.wait()
-                self._hurry.wait(_GATHER_SECONDS)
-                with self._wake:
                     events, self._waiting = self._waiting, []
                     self._writing = True
                 if not events:
