@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import time
 from collections.abc import Callable
 
 import pytest
+from benchmarks.soak import Progress, Soak
 
 from tests.cluster.cluster import Cluster
 
@@ -95,12 +97,12 @@ def test_a_power_cut_of_a_node_brings_its_guests_back_on_it(cluster: Cluster) ->
     assert cluster.vm("hello")["status"]["node"] == node
 
 
-def test_a_create_whose_server_is_killed_half_way_is_finished(cluster: Cluster, gone: Gone) -> None:
-    cluster.ok("vm", "create", gone("half"), "--image", "tiny", "--memory", "128M", "--detach")
-    kill(cluster.pids("weft server"))
-    cluster.up()
-    cluster.ok("wait", "vm/half", "--for=phase=Running", "--timeout", "90s")
-    one_guest(cluster, "half")
+def test_creates_that_are_cut_off_anywhere_by_a_kill_are_finished(cluster: Cluster) -> None:
+    soak = Soak(cluster, Progress(seed=7))
+    for soak.round in range(5):
+        soak.kill_half_way(random.Random(f"7/{soak.round}"))
+    soak.settle()
+    assert soak.half_way >= 3, soak.killed
 
 
 def test_a_vm_deleted_while_it_boots_leaves_nothing(cluster: Cluster) -> None:

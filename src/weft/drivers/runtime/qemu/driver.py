@@ -24,13 +24,14 @@ from weft.drivers.runtime.qemu.launch import choose_limits, launch_failed, launc
 from weft.drivers.runtime.qemu.memory import discard_memory, load_memory, save_memory, settle_memory
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.processes import cpu_seconds, host_boot_id, resident_bytes, search_guest_process
-from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, read_record
+from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, read_record, shorten
 from weft.drivers.runtime.qemu.translate import Facts, GuestPaths
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable
 
 HELLO_AGAIN_SECONDS = 0.5
 CONSOLE_LOG_BYTES = 16 << 20
-CONSOLE_LOG_CHECK_SECONDS = 30.0
+CONSOLE_LOG_KEPT_BYTES = 1 << 20
+CONSOLE_LOG_CHECK_SECONDS = 5.0
 
 
 class QemuDriver:
@@ -350,11 +351,10 @@ class QemuDriver:
             self._tending = asyncio.create_task(self._trim_logs())
 
     async def _trim_logs(self) -> None:
-        """A guest must not fill the node's disk through its console: a log that grew too long begins anew."""
+        """A guest must not fill the node's disk through its console: of a log that grew too long the end is kept."""
         while any(guest.running for guest in self._guests.values()):
             await self._clock.sleep(CONSOLE_LOG_CHECK_SECONDS)
             for guest in self._guests.values():
                 with contextlib.suppress(OSError):
                     if guest.paths.console_log.stat().st_size > CONSOLE_LOG_BYTES:
-                        with open(guest.paths.console_log, "r+b") as file:  # QEMU appends: it goes on at the new end
-                            file.truncate(0)
+                        shorten(guest.paths.console_log, CONSOLE_LOG_KEPT_BYTES)
