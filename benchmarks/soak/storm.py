@@ -32,7 +32,9 @@ def measure() -> Measurement:
                 try:
                     storm.ask(operation, SEED + number, REQUESTS)
                 except Exception as problem:  # whatever it is, it is told, and the others are asked too
-                    wrong.append(f"{operation.label} (seed {SEED + number}): {problem}")
+                    first = storm.problems[0] if storm.problems else problem
+                    storm.problems.clear()
+                    wrong.append(f"{operation.label} (seed {SEED + number}): {first}")
                     print(f"  {wrong[-1]}", flush=True)
         finally:
             storm.close()

@@ -104,6 +104,17 @@ def test_a_refusal_is_heard_by_who_sends_his_small_body_late(lab: DoorsLab) -> N
         assert sock.recv(65536).startswith(b"HTTP/1.1 200")
 
 
+def test_many_refusals_do_not_wear_a_connection_out(lab: DoorsLab) -> None:
+    with connect(lab) as sock:
+        for _ in range(15):
+            sock.sendall(head(lab, CREATE, "Content-Length: 100000", token="weft_x_" + "0" * 64))
+            answer = b""
+            while b"}" not in answer:
+                answer += sock.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 401")
+            sock.sendall(b" " * 100_000)
+
+
 @pytest.mark.parametrize("pause_seconds", [60.0, 0.02])
 def test_a_body_that_comes_too_slowly_is_told_so_and_holds_nothing(lab: DoorsLab, pause_seconds: float) -> None:
     over = threading.Event()

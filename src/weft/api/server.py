@@ -67,6 +67,7 @@ class DoorsProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unwanted_bytes = 0
         self.scope["extensions"] = {PEER: dict(self._peer)}
         self._await_head()
 
