@@ -53,7 +53,12 @@ def measure() -> Measurement:
     bundle = ensure_bundle("debian-12", ROOT / ".weft" / "cache", lambda _: None)
     with contextlib.suppress(AlreadyExists):
         client.create({"kind": "image", "name": "debian-12", "spec": {"url": bundle.as_uri()}})
-    client.wait("image", "debian-12", lambda image: bool(image and image["status"].get("phase") == "Available"))
+    client.wait(
+        "image",
+        "debian-12",
+        lambda image: bool(image and image["status"].get("phase") == "Available"),
+        timeout_seconds=PATIENCE_SECONDS,
+    )
     figures = []
     for what, image, more in (
         ("tiny", "tiny", {}),
