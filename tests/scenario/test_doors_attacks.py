@@ -61,6 +61,16 @@ def read_all(sock: socket.socket) -> bytes:
     return answer
 
 
+def read_answer(sock: socket.socket) -> bytes:
+    """One answer, to the end of its JSON."""
+    answer = b""
+    while b"}" not in answer:
+        piece = sock.recv(65536)
+        assert piece, "the server hung up"
+        answer += piece
+    return answer
+
+
 def until(true: Callable[[], bool]) -> None:
     for _ in range(400):
         if true():
@@ -96,10 +106,7 @@ def test_a_body_that_never_ends_is_not_taken(lab: DoorsLab, token: str | None, b
 def test_a_refusal_is_heard_by_who_sends_his_small_body_late(lab: DoorsLab) -> None:
     with connect(lab) as sock:
         sock.sendall(head(lab, CREATE, "Content-Length: 1000", token="weft_x_" + "0" * 64))
-        answer = b""
-        while b"}" not in answer:
-            answer += sock.recv(65536)
-        assert answer.startswith(b"HTTP/1.1 401")
+        assert read_answer(sock).startswith(b"HTTP/1.1 401")
         sock.sendall(b" " * 1000 + head(lab, "GET /v1/healthz"))  # and the connection is still good
         assert sock.recv(65536).startswith(b"HTTP/1.1 200")
 
@@ -108,10 +115,7 @@ def test_many_refusals_do_not_wear_a_connection_out(lab: DoorsLab) -> None:
     with connect(lab) as sock:
         for _ in range(15):
             sock.sendall(head(lab, CREATE, "Content-Length: 100000", token="weft_x_" + "0" * 64))
-            answer = b""
-            while b"}" not in answer:
-                answer += sock.recv(65536)
-            assert answer.startswith(b"HTTP/1.1 401")
+            assert read_answer(sock).startswith(b"HTTP/1.1 401")
             sock.sendall(b" " * 100_000)
 
 
