@@ -65,7 +65,7 @@ class Fabric:
         self.wishes: Counter[str] = Counter()
         self.cordoned: set[str] = set()
         self.restores = 0
-        self.removals = 0
+        self.removals, self.removing = 0, False
         self.dark: set[str] = set()  # machines that are off until their node was removed
         self.forgotten_volumes: set[str] = set()  # uids of volumes that an older store didn't know
         self.terms = 0
@@ -193,7 +193,8 @@ class Fabric:
                 fate.count[name] += 1
             if fate.draw.random() < 1 / LOST_EVERY:
                 await self._lose_a_node()
-            if fate.draw.random() < 1 / BACKUP_EVERY and self.doorway.up and self.doorway.part is not None:
+            backs_up = fate.draw.random() < 1 / BACKUP_EVERY and not self.removing
+            if backs_up and self.doorway.up and self.doorway.part is not None:
                 self.doorway.part.spawn(self.ledger.back_up())
 
     async def _lose_a_node(self) -> None:
@@ -235,13 +236,13 @@ class Fabric:
         elif name == "node cordoned" and not self.cordoned:
             self.cordoned.add(node.name)
             self.reviving.append(self.loop.create_task(self._cordon(node.name)))
-        elif name == "node removed" and not self.dark:
-            self.removals += 1
+        elif name == "node removed" and not self.removing:
+            self.removals, self.removing = self.removals + 1, True
             self.dark.add(node.name)
             self.witness.dark.add(node.uid)
             node.lose_power()
             self.reviving.append(self.loop.create_task(self._remove(node)))
-        elif name == "older store restored" and self.doorway.up and not self.dark:
+        elif name == "older store restored" and self.doorway.up and not self.removing:
             return self._restore(pause)
         else:
             return False
@@ -305,14 +306,18 @@ class Fabric:
         if answer.status >= 300 and answer.status != 404:  # the first answer may have been lost
             self.failures.append(f"node {node.name} could not be removed: {answer.json()}")
         await asyncio.sleep(self.fate.draw.uniform(0.0, 20.0))
-        while not self.doorway.up or self.doorway.app is None or self.doorway.part is None:
-            await asyncio.sleep(0.5)
-        # An older store would know nothing of what was placed elsewhere since.
-        await self.doorway.part.spawn(self.ledger.back_up())
         self.dark.discard(node.name)
         self.witness.dark.discard(node.uid)
         self.fate.cut_off.discard(node.name)
         node.start()
+        # An older store would know nothing of this machine, or of what was placed elsewhere since.
+        while not any(item.uid == node.uid for item in self.ledger.notes.objects("node")):
+            await asyncio.sleep(0.5)
+        while not self.doorway.up or self.doorway.app is None or self.doorway.part is None:
+            await asyncio.sleep(0.5)
+        self.doorway.part.spawn(self.ledger.back_up())
+        await asyncio.sleep(2.0)
+        self.removing = False
 
     async def _operate(self, path: str) -> None:
         await self._ask("POST", path)
