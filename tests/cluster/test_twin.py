@@ -68,6 +68,9 @@ def test_a_node_that_was_cut_off_and_given_up_comes_back_without_a_second_copy(c
 
         return_n3()  # back before anybody gave up: nothing has happened to its guest
         until(lambda: cluster.vm("calm")["status"]["phase"] == "Running", cluster)
+        until(
+            lambda: cluster.run("vm", "exec", "calm", "--", "true").returncode == 0, cluster
+        )  # the gateway finds it again
         assert (boot_id(cluster, "calm"), one_guest(cluster, "calm")) == before["calm"]
 
         told = cluster.run("node", "delete", "n2", "--force", "--yes").stderr.decode()
