@@ -86,6 +86,7 @@ def test_a_node_that_was_cut_off_and_given_up_comes_back_without_a_second_copy(c
         until(lambda: phases() == {"Running"}, cluster)
         until(lambda: before["app"][1] not in cluster.pids("guest=app"), cluster, 30)
     settled(cluster)
+    until(lambda: cluster.run("vm", "exec", "ledger", "--", "true").returncode == 0, cluster)
     assert (boot_id(cluster, "ledger"), one_guest(cluster, "ledger")) == before["ledger"]
     assert cluster.vm("ledger")["status"]["node"] == "n2"
     assert one_guest(cluster, "app") != before["app"][1] and boot_id(cluster, "app") == fresh
