@@ -6,6 +6,7 @@ can do no harm: nothing of it was sent, or it is a read, or it carries an Idempo
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ssl
 import threading
@@ -181,9 +182,11 @@ class Http:
                 if not self._idle:
                     return None
                 connection = self._idle.pop()
-            if connection.is_quiet():
-                connection.sock.settimeout(timeout_seconds)
-                return connection
+            sock = connection.sock  # None, or closed at any moment, once another thread has closed the client
+            with contextlib.suppress(OSError, ValueError):
+                if sock is not None and connection.is_quiet():
+                    sock.settimeout(timeout_seconds)
+                    return connection
             connection.hang_up()
 
     def _dial(self, timeout_seconds: float) -> Connection:

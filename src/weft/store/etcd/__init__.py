@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Its hooks would run, and complain on standard error, in every program that this process starts.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 from weft.store.etcd.connection import EtcdTls
 from weft.store.etcd.store import EtcdStore
 
