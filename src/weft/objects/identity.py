@@ -34,7 +34,7 @@ def check_name(name: object, field: str = "name") -> str:
         raise InvalidInput(f"{field} is missing", field=field, hint="give a name like web-1")
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"{field} {name[:80]!r} is not a valid name",
+            f"{field} {name!r:.80} is not a valid name",
             field=field,
             hint=f"use a-z, 0-9 and -, at most {MAX_NAME} characters, no - at either end",
         )

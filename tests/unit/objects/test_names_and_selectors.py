@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from weft.objects.errors import InvalidInput
@@ -17,6 +17,7 @@ keys = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?", fullmatch
 plain = keys.filter(lambda key: key not in ("in", "not_in", "notin"))
 
 
+@example("\U000e0001" * 70)
 @given(st.text(max_size=70) | st.from_regex(LABEL, fullmatch=True) | st.from_regex(r"[a-z0-9-]{60,66}\n?"))
 def test_a_name_is_a_dns_label_or_refused(text: str) -> None:
     try:
