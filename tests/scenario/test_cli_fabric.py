@@ -205,12 +205,20 @@ def test_apply_makes_changes_and_leaves_alone_and_diff_tells_beforehand(fabric: 
     everything = fabric.weft("get", "vm/applied", "network/blue", "-o", "json").out
     assert fabric.weft("apply", "-f", "-", stdin=everything).out.count("unchanged") == 2
 
+    kept = fabric.weft("get", "vm/applied", "network/blue", "-o", "manifest").out
+    assert [doc["kind"] for doc in yaml.safe_load_all(kept)] == ["vm", "network"]
+
     blocked = fabric.weft("network", "delete", "blue", "--yes")
     assert blocked.code == 5
     assert "applied" in blocked.err
     assert fabric.weft("delete", "vm/applied", "network/blue", "--yes").code in (0, 8)
     fabric.weft("network", "delete", "blue", "--yes")
     assert fabric.weft("get", "network", "blue").code == 3
+
+    assert fabric.weft("apply", "-f", "-", stdin=kept).code == 0  # what was kept as a manifest makes them once more
+    assert yaml.safe_load(fabric.weft("get", "vm", "applied", "-o", "yaml").out)["spec"]["memory"] == 83886080
+    assert fabric.weft("vm", "delete", "applied", "--yes").code == 0
+    fabric.weft("network", "delete", "blue", "--yes")
 
 
 def test_one_wrong_field_refuses_all_of_a_file_at_its_place(fabric: Fabric, tmp_path: Path) -> None:

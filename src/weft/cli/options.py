@@ -61,8 +61,8 @@ def common() -> list[click.Parameter]:
     ]
 
 
-def output() -> click.Option:
-    return _setting(["-o", "--output"], "output", "How to print.", type=click.Choice(OUTPUTS), is_eager=True)
+def output(*more: str) -> click.Option:
+    return _setting(["-o", "--output"], "output", "How to print.", type=click.Choice([*OUTPUTS, *more]), is_eager=True)
 
 
 def all_projects() -> click.Option:

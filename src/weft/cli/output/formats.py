@@ -1,4 +1,4 @@
-"""Objects on standard output in the format that was asked for: table, wide, json, yaml, name."""
+"""Objects on standard output in the format that was asked for: table, wide, json, yaml, name, manifest."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from weft.kinds.registry import BY_NAME
 from weft.objects.quantity import format_age
 
 Object = Mapping[str, Any]
+MANIFEST = "manifest"  # for commands that show objects: what people wrote of them, to be applied again
+MANIFEST_PARTS = ("kind", "name", "project", "labels", "spec")
 
 
 def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind]) -> None:
@@ -25,6 +27,8 @@ def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind])
         print_data({"items": list(items)}, session.output)
     elif session.output == "name":
         print_names(items)
+    elif session.output == MANIFEST:
+        print("---\n".join(map(write_manifest, items)), end="")
     else:
         for index, kind in enumerate(kinds):
             if index:
@@ -40,10 +44,15 @@ def print_object(session: Session, item: Object) -> None:
         print_list(session, [item], [BY_NAME[item["kind"]]])
 
 
+def write_manifest(item: Object) -> str:
+    """The YAML that makes ``item`` once more: what is its own, without uid, revision and status."""
+    return _write_yaml({part: item[part] for part in MANIFEST_PARTS if item.get(part)})
+
+
 def print_data(value: Any, form: str) -> None:
     """Any plain data as JSON or YAML."""
     if form == "yaml":
-        sys.stdout.write(importlib.import_module("weft.cli.manifest.yaml_text").write_yaml(value))
+        sys.stdout.write(_write_yaml(value))
     else:
         print_json(value)
 
@@ -51,6 +60,11 @@ def print_data(value: Any, form: str) -> None:
 def print_json(value: Any) -> None:
     """Plain data, or what is JSON already (``msgspec.Raw``), as JSON that people can read."""
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _write_yaml(value: Any) -> str:
+    text: str = importlib.import_module("weft.cli.manifest.yaml_text").write_yaml(value)
+    return text
 
 
 def print_names(items: Sequence[Object]) -> None:

@@ -18,14 +18,13 @@ from weft.cli.exit_codes import OK
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.grammar import Entry
 from weft.cli.manifest.check import Manifest, locate, raise_all, read_manifests
-from weft.cli.manifest.yaml_text import read_yaml, write_yaml
+from weft.cli.manifest.yaml_text import read_yaml
+from weft.cli.output.formats import write_manifest
 from weft.cli.session import Session
 from weft.cli.terminal import is_terminal
 from weft.cli.words import Target, read_targets
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, StaleRevision, WeftError
-
-_PARTS = ("kind", "name", "project", "labels", "spec")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -39,7 +38,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
         raise click.UsageError("edit one object at a time")
     target = targets[0]
     obj = session.client.get(target.kind.name, target.name)
-    before = write_yaml({key: obj[key] for key in _PARTS if obj.get(key)})
+    before = write_manifest(obj)
     text, complaint = before, ""
     while True:
         edited = open_editor(session, target, text, complaint)

@@ -8,7 +8,7 @@ from weft.cli import options
 from weft.cli.exit_codes import partial_code
 from weft.cli.grammar import Entry
 from weft.cli.outcome import each
-from weft.cli.output.formats import print_list, print_object
+from weft.cli.output.formats import MANIFEST, print_list, print_object
 from weft.cli.session import Session
 from weft.cli.verbs.list import list_kind
 from weft.cli.words import Target, read_targets
@@ -22,7 +22,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.targets(kind, required=kind is None),
         *options.selectors(),
         options.all_projects(),
-        options.output(),
+        options.output(MANIFEST),
     ]
     return options.build(verb, summary, _run, kind, params)
 

@@ -7,14 +7,14 @@ import click
 from weft.cli import options
 from weft.cli.completion import complete_kind
 from weft.cli.grammar import Entry
-from weft.cli.output.formats import print_json, print_list
+from weft.cli.output.formats import MANIFEST, print_json, print_list
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    params: list[click.Parameter] = [*options.selectors(), options.all_projects(), options.output()]
+    params: list[click.Parameter] = [*options.selectors(), options.all_projects(), options.output(MANIFEST)]
     if kind is None:
         params.insert(0, click.Argument(["word"], metavar="KIND", shell_complete=complete_kind))
     return options.build(verb, f"List {kind.plural if kind else 'objects'}.", _run, kind, params)
