@@ -12,7 +12,7 @@ from weft.kinds.cells import AGE, NAME, cores, dig, joined, size, text
 from weft.kinds.nic import claim_address, networks_of, read_nic
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.record import Claim, ClaimWithin, Column, Kind, Object, Reference, Verb
-from weft.kinds.strategy import read_strategy
+from weft.kinds.workload_wish import WorkloadWish, check_wish
 from weft.objects.envelope import Envelope
 from weft.objects.errors import InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
@@ -32,7 +32,7 @@ SshKey = Annotated[str, field("", max_length=16384)]
 UserName = Annotated[str, field("", max_length=32)]
 
 
-class VmSpec(msgspec.Struct, kw_only=True):
+class VmSpec(WorkloadWish, msgspec.Struct, kw_only=True):
     image: Annotated[str, field("The image the root disk is cloned from", change="replace", name=True)]
     cpu: Annotated[float, field("Cores; a fraction is a limit", change="plug", quantity="cpu")] = 1.0
     memory: Annotated[int, field("Memory", change="plug", quantity="bytes")] = 256 * MIB
@@ -48,8 +48,6 @@ class VmSpec(msgspec.Struct, kw_only=True):
     ] = []
     publish: Annotated[list[str], field("Ports to publish: HOST:GUEST or HOST:GUEST/udp", change="live")] = []
     volumes: Annotated[list[Name], field("Volumes to attach, in this order", change="plug")] = []
-    strategy: Annotated[str | None, field("Placement strategy; the cluster's default if unset", change="live")] = None
-    node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
     user_data: Annotated[
         str, field("Script (#!…) or cloud-config for the guest's first boot", change="replace", max_length=65536)
     ] = ""
@@ -115,7 +113,7 @@ def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, L
 
 
 def check_vm(spec: VmSpec) -> None:
-    """What types can't say; the strategy gets its one spelling. Raises InvalidInput."""
+    """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
     if spec.memory < 64 * MIB:
         raise InvalidInput(
             f"spec.memory: {spec.memory} bytes is too little for a guest", field="spec.memory", hint="give at least 64M"
@@ -128,8 +126,7 @@ def check_vm(spec: VmSpec) -> None:
         raise InvalidInput(
             f"spec.cpu: {spec.cpu:g} is more than a guest can have", field="spec.cpu", hint="at most 255"
         )
-    if spec.strategy is not None:
-        spec.strategy = read_strategy(spec.strategy)
+    check_wish(spec)
     for index, nic in enumerate(spec.networks):
         read_nic(nic, f"spec.networks[{index}]")
     ports = [parse_publish(p, f"spec.publish[{i}]")[::2] for i, p in enumerate(spec.publish)]

@@ -181,7 +181,8 @@ def describe_fields(type_: Any, path: str = "spec") -> list[FieldDoc]:
     docs: list[FieldDoc] = []
     if not isinstance(info, mi.StructType):
         return docs
-    for f in info.fields:
+    own = info.cls.__annotations__
+    for f in sorted(info.fields, key=lambda f: f.name not in own):  # what it inherits comes last
         inner, extra, description = _unwrap(f.type)
         at = f"{path}.{f.encode_name}"
         default = None if f.default is msgspec.NODEFAULT else f.default
