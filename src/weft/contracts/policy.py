@@ -1,70 +1,157 @@
 """The placement contract: filters say where a request may go, a policy says where best. Both look at all nodes at once.
 
-They decide from values and keep nothing: the same table and the same request give the same answer. Tables hold whole
-numbers, so that sums never drift: cpu in thousandths of a core, memory and disk in bytes, in this order.
+They decide from values and keep nothing: the same table and the same request give the same answer. Amounts are whole
+numbers, so that sums never drift: cpu in thousandths of a core, memory and disk in bytes, in this order; of a GPU
+thousandths too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
+
+from weft.language.tree import Expression
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Whole = NDArray[np.int64]
+    Codes = NDArray[np.int32]
     Flags = NDArray[np.bool_]
     Values = NDArray[np.float64]
 else:
-    Whole = Flags = Values = Any
+    Whole = Codes = Flags = Values = Any
 
 RESOURCES = ("cpu", "memory", "disk")
+Amounts = tuple[int, int, int]
+Preference = Hashable
+
+# What a filter or a policy looks at: facts of nodes (kept until some change), a node's own load as well (kept until its
+# row changes), or other nodes too, or chance, or what was chosen before (never kept).
+Reads = Literal["facts", "row", "fabric"]
 
 
-class Request(msgspec.Struct, frozen=True):
+class GpuAsk(msgspec.Struct, frozen=True):
+    """``count`` devices, ``share`` thousandths of each (less than 1000 only of one), each with at least ``memory`` bytes
+    and of one of ``models`` (any if empty)."""
+
+    count: int
+    share: int = 1000
+    memory: int = 0
+    models: tuple[str, ...] = ()
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """The members of ``group`` are spread over the values of ``key``: no value has more than ``skew`` more than another."""
+
+    key: str
+    skew: int = 1
+    group: str = ""
+
+
+class Datum(msgspec.Struct, frozen=True):
+    """What a workload reads: ``image:<sha256>``, ``volume:<uid>`` or ``pool:<pool>``, and how many bytes of it;
+    ``required`` where it can't do without having it at hand."""
+
+    name: str
+    bytes: int = 0
+    required: bool = False
+
+
+class Request(msgspec.Struct, frozen=True, cache_hash=True):
     """What is asked of a node. Equal requests get equal verdicts, so they are decided as one class.
 
-    ``amounts`` in the order of RESOURCES; ``least_disk`` is how little disk the image would do with; ``node`` the only
-    node's name it may go to; ``home`` the uid of the node where its volumes lie."""
+    ``amounts`` in the order of RESOURCES, ``extras`` sorted by name; ``least_disk`` is how little disk the image would do
+    with; ``node`` the only node's name it may go to; ``home`` the uid of the node where its volumes lie; ``near`` the
+    groups whose members it must be with, if there are any, and ``apart`` those it must not be with; ``groups`` those it
+    will be a member of; ``caller`` the uid of the node it should be near."""
 
-    amounts: tuple[int, int, int]
+    amounts: Amounts
     machine: str
     strategy: str
     node: str | None = None
     home: str | None = None
     least_disk: int = 0
+    extras: tuple[tuple[str, int], ...] = ()
+    gpus: GpuAsk | None = None
+    constraint: Expression | None = None
+    preferences: tuple[Preference, ...] = ()
+    tolerations: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    spread: tuple[Spread, ...] = ()
+    data: tuple[Datum, ...] = ()
+    caller: str | None = None
+    mode: Literal["long-lived", "serverless"] = "long-lived"
+
+
+class Texts(msgspec.Struct, frozen=True):
+    """A text of every node: ``words[codes[i]]``, none where the code is -1. ``places`` is the code of each word."""
+
+    codes: Codes
+    words: list[str]
+    places: dict[str, int]
+
+    def equal(self, word: str) -> Flags:
+        """Which nodes have this very word."""
+        flags: Flags = self.codes == self.places.get(word, -2)
+        return flags
 
 
 class Table(Protocol):
-    """Nodes as columns: row i of each is the same node. ``capacity`` and ``allocated`` have one row per resource and one
-    column per node. ``rank`` is the node's place when all are sorted by name; ``notes`` why people cordoned it."""
+    """Nodes as columns: row i of each is the same node. ``capacity`` (what may be given: what there is, times the ratio
+    of overcommitment) and ``allocated`` have one row per resource and one column per node. ``rank`` is the node's place
+    when all are sorted by name; ``notes`` why people cordoned it. ``gpu_free`` has one row per node, one column per device:
+    thousandths free, -1 where there is none; ``gpu_memory`` and ``gpu_model`` likewise. No array is to be changed."""
 
-    @property
-    def names(self) -> Sequence[str]: ...
-    @property
-    def uids(self) -> Sequence[str]: ...
-    @property
-    def notes(self) -> Sequence[str]: ...
-    @property
-    def capacity(self) -> Whole: ...
-    @property
-    def allocated(self) -> Whole: ...
-    @property
-    def online(self) -> Flags: ...
-    @property
-    def cordoned(self) -> Flags: ...
+    names: list[str]
+    uids: list[str]
+    notes: list[str]
+    capacity: Whole
+    allocated: Whole
+    online: Flags
+    cordoned: Flags
+    gpu_free: Codes
+    gpu_memory: Whole
+    gpu_model: Texts
+
     @property
     def rank(self) -> Whole: ...
 
     def machine(self, name: str) -> Flags:
         """Which nodes can run this machine type."""
 
+    def taints(self) -> Sequence[tuple[str, Flags]]:
+        """Every taint that some node has, and which have it."""
+
+    def text(self, attribute: str) -> Texts | None:
+        """A text of every node (``name uid type zone rack arch storage location gpu.model hypervisor``, every label); None
+        if no node has it."""
+
+    def number(self, attribute: str) -> Values | None:
+        """A number of every node, NaN where it has none (``cpu memory disk gpu`` and ``.free`` of each, ``gpu.memory
+        cost``, every declared resource, every label that reads as one); None if no node has it."""
+
+    def extra(self, name: str) -> tuple[Whole, Whole]:
+        """Of a resource that nodes declare: what each may give, and has given."""
+
+    def members(self, group: str) -> Whole:
+        """How many workloads of this group (``<project>/<name>``) lie on each node."""
+
+    def holds(self, datum: str) -> Flags:
+        """Where this datum lies."""
+
+    def distance(self, uid: str) -> Values:
+        """Round trips from the node ``uid`` to each, in ms; NaN where unknown."""
+
 
 class Lack(msgspec.Struct, frozen=True):
-    """``resource`` (one of RESOURCES): how much is wanted, and how much is free, in the table's units."""
+    """``resource`` (one of RESOURCES, ``gpu``, or a declared one): how much is wanted, and how much is free, in the
+    table's units."""
 
     resource: str
     wanted: int
@@ -72,9 +159,14 @@ class Lack(msgspec.Struct, frozen=True):
 
 
 class Filter(Protocol):
-    """A condition a node must meet. ``name`` stands in explanations."""
+    """A condition a node must meet. ``name`` stands in explanations; ``reads`` is the most it looks at."""
 
     name: str
+    reads: Reads
+
+    def asks(self, request: Request) -> Hashable:
+        """What of the request it judges by; None if it has nothing to say to it. Requests that ask the same get the same
+        verdicts: those of a filter that reads ``facts`` are kept by this."""
 
     def fits(self, table: Table, request: Request) -> Flags:
         """For every node whether it meets the condition."""
@@ -101,10 +193,10 @@ class Occasion(msgspec.Struct, frozen=True):
 
 
 class Policy(Protocol):
-    """How good each node is. ``steady`` says that a node's values follow from its own row and the request alone, so they
-    may be kept until the row changes."""
+    """How good each node is. ``reads`` is the most it looks at: what follows from facts, or from a node's own row, and the
+    request alone, is kept until they change; it must then give the same for a row whichever rows lie beside it."""
 
     name: str
-    steady: bool
+    reads: Reads
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]: ...

@@ -14,11 +14,11 @@ import numpy as np
 from weft.contracts.policy import Column, Filter, Flags, Occasion, Policy, Request, Table, Values
 from weft.scheduler.filters import FILTERS
 from weft.scheduler.policies import POLICIES
+from weft.scheduler.rows import Rows
 from weft.scheduler.snapshot import Snapshot
 
 REFUSED = -1.0
 _CLASSES_KEPT = 256
-_LOG_KEPT = 100_000
 
 
 class _Kept:
@@ -64,9 +64,8 @@ class Engine:
     def scores(self, request: Request, uid: str) -> Values:
         """Every node's score (0–100), REFUSED where a filter refuses. Not to be changed."""
         snapshot = self.snapshot
-        if not self._policies[request.strategy].steady:
+        if not self._is_kept(request):
             return self._score(snapshot, request, uid)
-        snapshot.trim_log(_LOG_KEPT)
         kept = self._kept.get(request)
         if kept is None or kept.epoch != snapshot.epoch:
             kept = self._kept[request] = _Kept(self._score(snapshot, request, uid), snapshot.epoch, len(snapshot.log))
@@ -79,7 +78,7 @@ class Engine:
             if len(rows) * 4 > len(snapshot):
                 kept.scores = self._score(snapshot, request, uid)
             else:
-                kept.scores[rows] = self._score(snapshot.rows(rows), request, uid)
+                kept.scores[rows] = self._score(Rows(snapshot, rows), request, uid)
             kept.position = len(snapshot.log)
         return kept.scores
 
@@ -87,8 +86,8 @@ class Engine:
         """The terms that make up the scores of these rows."""
         policy = self._policies[request.strategy]
         occasion = Occasion(self._seed, uid, self.last)
-        if policy.steady:
-            return policy.terms(self.snapshot.rows(rows), request, occasion)
+        if policy.reads != "fabric":
+            return policy.terms(Rows(self.snapshot, rows), request, occasion)
         columns = policy.terms(self.snapshot, request, occasion)
         return [Column(c.name, c.weight, c.values[list(rows)]) for c in columns]
 
@@ -97,6 +96,8 @@ class Engine:
         left = np.ones(len(self.snapshot), dtype=np.bool_)
         refusers: list[tuple[Filter, Flags]] = []
         for filter_ in self.filters:
+            if filter_.asks(request) is None:
+                continue
             fits = filter_.fits(self.snapshot, request)
             refusers.append((filter_, left & ~fits))
             left = left & fits
@@ -105,12 +106,23 @@ class Engine:
     def may_fit(self, request: Request, uids: Sequence[str]) -> bool:
         """Whether any of these nodes passes all filters."""
         rows = [index for uid in uids if (index := self.snapshot.index_of(uid)) is not None]
-        return bool(rows) and bool(self._fits(self.snapshot.rows(rows), request).any())
+        if not rows:
+            return False
+        if self._is_kept(request):
+            return bool(self._fits(Rows(self.snapshot, rows), request).any())
+        return bool(self._fits(self.snapshot, request)[rows].any())
+
+    def _is_kept(self, request: Request) -> bool:
+        """Whether all that bears on it follows from each node by itself."""
+        return self._policies[request.strategy].reads != "fabric" and not any(
+            filter_.reads == "fabric" and filter_.asks(request) is not None for filter_ in self.filters
+        )
 
     def _fits(self, table: Table, request: Request) -> Flags:
-        fits = self.filters[0].fits(table, request)
-        for filter_ in self.filters[1:]:
-            fits = fits & filter_.fits(table, request)
+        fits = np.ones(len(table.names), dtype=np.bool_)
+        for filter_ in self.filters:
+            if filter_.asks(request) is not None:
+                fits &= filter_.fits(table, request)
         return fits
 
     def _score(self, table: Table, request: Request, uid: str) -> Values:

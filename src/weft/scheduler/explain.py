@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from weft.contracts.policy import RESOURCES, Flags, Lack, Request
+from weft.contracts.policy import RESOURCES, Flags, GpuAsk, Lack, Request
 from weft.kinds.decision import Shortfall, Term, Verdict
 from weft.objects.quantity import format_bytes, format_cpu
 from weft.scheduler.cycle import Engine
+from weft.scheduler.devices import WHOLE, find_fitting
 from weft.scheduler.filters import ROOM
 
 ALL_UP_TO = 64  # nodes; of more, a sample is told
@@ -117,7 +118,7 @@ def _sample(engine: Engine, refused: Flags, everything: bool, failed: bool, near
 
 
 def _shortfall(lack: Lack) -> Shortfall:
-    scale = 1000.0 if lack.resource == "cpu" else 1.0
+    scale = 1000.0 if lack.resource in ("cpu", "gpu") else 1.0
     return Shortfall(lack.resource, lack.wanted / scale, lack.free / scale)
 
 
@@ -171,10 +172,29 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
             parts.append(
                 f"needs {_amount(resource, wanted)} {resource}, largest free is {_amount(resource, most)} ({where})"
             )
+    for name, wanted in request.extras:
+        capacity, allocated = snapshot.extra(name)
+        most = int((capacity - allocated)[rows].max())
+        if wanted > most:
+            parts.append(f"needs {wanted} {name}, largest free is {max(0, most)}")
+    if request.gpus is not None:
+        most = int(find_fitting(snapshot, request.gpus)[rows].sum(axis=1).max())
+        if request.gpus.count > most:
+            parts.append(f"needs {describe_gpus(request.gpus)}, most of them free on one node are {most}")
     if not parts:
         asked = ", ".join(f"{_amount(r, a)} {r}" for r, a in zip(RESOURCES, request.amounts, strict=True))
+        asked += "".join(f", {amount} {name}" for name, amount in request.extras)
+        asked += f", {describe_gpus(request.gpus)}" if request.gpus is not None else ""
         parts.append(f"no node has {asked} free together")
     return "; ".join(parts) + (f"; {', '.join(others)}" if others else "")
+
+
+def describe_gpus(ask: GpuAsk) -> str:
+    """``2 GPUs (A100 or T4, 16.0 GiB each)``"""
+    what = f"{ask.share / 10:g} % of a GPU" if ask.share < WHOLE else f"{ask.count} GPU{'s' * (ask.count != 1)}"
+    of = [" or ".join(ask.models)] if ask.models else []
+    of += [f"{format_bytes(ask.memory)} each"] if ask.memory else []
+    return f"{what} ({', '.join(of)})" if of else what
 
 
 _PHRASES = {
@@ -183,6 +203,7 @@ _PHRASES = {
     "node": "not the node asked for",
     "volume": "without its volume",
     "machine": "without its machine type",
+    "taint": "tainted",
 }
 
 

@@ -6,13 +6,20 @@ the workload if it had more.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import numpy as np
 
-from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Request, Table
+from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Reads, Request, Table
+from weft.scheduler.devices import find_fitting
 
 
 class Online:
     name = "online"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return True
 
     def fits(self, table: Table, request: Request) -> Flags:
         return table.online
@@ -23,6 +30,10 @@ class Online:
 
 class Cordon:
     name = "cordon"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return True
 
     def fits(self, table: Table, request: Request) -> Flags:
         return ~table.cordoned
@@ -34,11 +45,13 @@ class Cordon:
 
 class NamedNode:
     name = "node"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.node
 
     def fits(self, table: Table, request: Request) -> Flags:
-        if request.node is None:
-            return np.ones(len(table.names), dtype=np.bool_)
-        return np.fromiter((name == request.node for name in table.names), dtype=np.bool_, count=len(table.names))
+        return _is_text(table, "name", request.node)
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         return f"asked for node {request.node}", []
@@ -46,11 +59,13 @@ class NamedNode:
 
 class VolumeHome:
     name = "volume"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.home
 
     def fits(self, table: Table, request: Request) -> Flags:
-        if request.home is None:
-            return np.ones(len(table.names), dtype=np.bool_)
-        return np.fromiter((uid == request.home for uid in table.uids), dtype=np.bool_, count=len(table.names))
+        return _is_text(table, "uid", request.home)
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         return "its volume's data lies on another node", []
@@ -58,6 +73,10 @@ class VolumeHome:
 
 class Machine:
     name = "machine"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.machine
 
     def fits(self, table: Table, request: Request) -> Flags:
         return table.machine(request.machine)
@@ -66,12 +85,44 @@ class Machine:
         return f"can't run machine type {request.machine}", []
 
 
+class Taints:
+    name = "taint"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.tolerations
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        fits = np.ones(len(table.names), dtype=np.bool_)
+        for taint, flags in table.taints():
+            if not tolerates(request.tolerations, taint):
+                fits &= ~flags
+        return fits
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        taints = sorted(
+            taint for taint, flags in table.taints() if flags[index] and not tolerates(request.tolerations, taint)
+        )
+        return f"tainted {', '.join(taints)}", []
+
+
 class Room:
+    """Enough of everything that is counted: RESOURCES, declared ones, GPUs."""
+
     name = "resources"
+    reads: Reads = "row"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.amounts, request.extras, request.gpus
 
     def fits(self, table: Table, request: Request) -> Flags:
         wanted = np.asarray(request.amounts, dtype=np.int64)[:, None]
         enough: Flags = np.all(table.capacity - table.allocated >= wanted, axis=0)
+        for name, amount in request.extras:
+            capacity, allocated = table.extra(name)
+            enough = enough & (capacity - allocated >= amount)
+        if request.gpus is not None:
+            enough = enough & (find_fitting(table, request.gpus).sum(axis=1) >= request.gpus.count)
         return enough
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
@@ -80,8 +131,30 @@ class Room:
             free = int(table.capacity[row, index] - table.allocated[row, index])
             if wanted > free:
                 lacks.append(Lack(resource, wanted, free))
+        for name, amount in request.extras:
+            capacity, allocated = table.extra(name)
+            free = int(capacity[index] - allocated[index])
+            if amount > free:
+                lacks.append(Lack(name, amount, free))
+        if request.gpus is not None:
+            ask = request.gpus
+            fitting = int(find_fitting(table, ask)[index].sum())
+            if fitting < ask.count:
+                lacks.append(Lack("gpu", ask.count * ask.share, fitting * ask.share))
         return "not enough " + " and ".join(lack.resource for lack in lacks), lacks
 
 
+def tolerates(tolerations: tuple[str, ...], taint: str) -> bool:
+    """Whether one of them is the taint, or its name without a value."""
+    return taint in tolerations or taint.partition("=")[0] in tolerations
+
+
+def _is_text(table: Table, attribute: str, word: str | None) -> Flags:
+    texts = table.text(attribute)
+    if word is None or texts is None:
+        return np.full(len(table.names), word is None, dtype=np.bool_)
+    return texts.equal(word)
+
+
 ROOM: Filter = Room()
-FILTERS: tuple[Filter, ...] = (Online(), Cordon(), NamedNode(), VolumeHome(), Machine(), ROOM)
+FILTERS: tuple[Filter, ...] = (Online(), Cordon(), NamedNode(), VolumeHome(), Machine(), Taints(), ROOM)

@@ -1,57 +1,26 @@
 """The nodes as numbers, kept up to date by increments: what a placement decision looks at.
 
 Fed with nodes and allocations, in any order and as often as one likes; equal to one built anew from the same objects. All
-amounts are whole numbers (thousandths of a core, bytes), so sums never drift. ``log`` names every row that changed, in
-order, so that whoever keeps something by row knows what to look at again.
+amounts are whole numbers (thousandths of a core or a GPU, bytes), so sums never drift. ``log`` names every row that
+changed, in order, so that whoever keeps something by row knows what to look at again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
-import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from weft.contracts.policy import RESOURCES, Flags, Whole
-from weft.kinds.allocation import Resources
+from weft.contracts.policy import RESOURCES, Amounts, Codes, Flags, Texts, Values, Whole
+from weft.scheduler.columns import Columns
+from weft.scheduler.devices import Devices
+from weft.scheduler.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
 
-Amounts = tuple[int, int, int]
+__all__ = ["Amounts", "Gpu", "Load", "NodeFacts", "Snapshot", "amounts_of"]
 
-
-class NodeFacts(msgspec.Struct, frozen=True):
-    """What placement needs to know of one node."""
-
-    uid: str
-    name: str
-    capacity: Amounts
-    online: bool
-    cordoned: bool
-    machines: frozenset[str]
-    note: str = ""
-
-
-def amounts_of(resources: Resources) -> Amounts:
-    """Resources in the units of the table."""
-    return (round(resources.cpu * 1000), int(resources.memory), int(resources.disk))
-
-
-class Rows:
-    """Some nodes' rows, copied out: a Table by itself."""
-
-    def __init__(self, snapshot: Snapshot, indexes: Sequence[int]) -> None:
-        self._snapshot = snapshot
-        self._indexes = np.asarray(indexes, dtype=np.int64)
-        self.names = [snapshot.names[i] for i in indexes]
-        self.uids = [snapshot.uids[i] for i in indexes]
-        self.notes = [snapshot.notes[i] for i in indexes]
-        self.capacity: Whole = snapshot.capacity[:, self._indexes]
-        self.allocated: Whole = snapshot.allocated[:, self._indexes]
-        self.online: Flags = snapshot.online[self._indexes]
-        self.cordoned: Flags = snapshot.cordoned[self._indexes]
-        self.rank: Whole = snapshot.rank[self._indexes]
-
-    def machine(self, name: str) -> Flags:
-        return self._snapshot.machine(name)[self._indexes]
+LOG_KEPT = 100_000
 
 
 class Snapshot:
@@ -61,38 +30,30 @@ class Snapshot:
         self.names: list[str] = []
         self.uids: list[str] = []
         self.notes: list[str] = []
+        self.facts: list[NodeFacts] = []
         self.log: list[int] = []
         self.epoch = 0  # moves when rows have moved: what was kept by row is worth nothing then
+        self.facts_epoch = 0  # moves when any fact of any node has changed
         self.improved: set[str] = set()
         self._index: dict[str, int] = {}
-        self._nodes: dict[str, NodeFacts] = {}
         self._capacity = np.zeros((len(RESOURCES), 16), dtype=np.int64)
         self._allocated = np.zeros((len(RESOURCES), 16), dtype=np.int64)
         self._online = np.zeros(16, dtype=np.bool_)
         self._cordoned = np.zeros(16, dtype=np.bool_)
         self._machines: dict[str, Flags] = {}
+        self._taints: dict[str, Flags] = {}
+        self._extras: dict[str, Whole] = {}  # two rows: capacity, allocated
+        self._devices = Devices()
+        self._columns = Columns()
+        self._holders: dict[str, set[str]] = {}
+        self._members: dict[str, dict[str, int]] = {}
         self._rank: Whole | None = None
-        self._allocations: dict[str, tuple[str, Amounts]] = {}
+        self._allocations: dict[str, tuple[str, Amounts, Load]] = {}
         self._by_node: dict[str, set[str]] = {}
+        self._slice()
 
     def __len__(self) -> int:
         return len(self.names)
-
-    @property
-    def capacity(self) -> Whole:
-        return self._capacity[:, : len(self)]
-
-    @property
-    def allocated(self) -> Whole:
-        return self._allocated[:, : len(self)]
-
-    @property
-    def online(self) -> Flags:
-        return self._online[: len(self)]
-
-    @property
-    def cordoned(self) -> Flags:
-        return self._cordoned[: len(self)]
 
     @property
     def rank(self) -> Whole:
@@ -108,33 +69,94 @@ class Snapshot:
             return np.zeros(len(self), dtype=np.bool_)
         return flags[: len(self)]
 
+    def taints(self) -> list[tuple[str, Flags]]:
+        return [(name, flags[: len(self)]) for name, flags in self._taints.items()]
+
+    def text(self, attribute: str) -> Texts | None:
+        return self._columns.text(attribute, self.facts)
+
+    def number(self, attribute: str) -> Values | None:
+        name, _, part = attribute.rpartition(".")
+        if part != "free" or not name:
+            return self._columns.number(attribute, self.facts)
+        if name == "gpu":
+            free: Values = np.maximum(self.gpu_free, 0).sum(axis=1) / 1000.0
+            return free if len(self) and (self.gpu_free >= 0).any() else None
+        if name in RESOURCES:
+            row = RESOURCES.index(name)
+            left: Values = (self.capacity[row] - self.allocated[row]) / (1000.0 if name == "cpu" else 1.0)
+            return left
+        if name in self._extras:
+            capacity, allocated = self.extra(name)
+            return (capacity - allocated).astype(np.float64)
+        return self._columns.number(attribute, self.facts)
+
+    def extra(self, name: str) -> tuple[Whole, Whole]:
+        both = self._extras.get(name)
+        if both is None:
+            none = np.zeros(len(self), dtype=np.int64)
+            return none, none
+        return both[0, : len(self)], both[1, : len(self)]
+
+    def members(self, group: str) -> Whole:
+        counts = np.zeros(len(self), dtype=np.int64)
+        for uid, count in self._members.get(group, {}).items():
+            index = self._index.get(uid)
+            if index is not None:
+                counts[index] = count
+        return counts
+
+    def holds(self, datum: str) -> Flags:
+        flags = np.zeros(len(self), dtype=np.bool_)
+        flags[[self._index[uid] for uid in self._holders.get(datum, ())]] = True
+        return flags
+
+    def distance(self, uid: str) -> Values:
+        """As measured directly where it was, else as far as the coordinates lie apart."""
+        times = np.full(len(self), np.nan)
+        index = self._index.get(uid)
+        if index is None:
+            return times
+        own = self.facts[index]
+        for row, facts in enumerate(self.facts):
+            if facts.coordinate and len(facts.coordinate) == len(own.coordinate):
+                *at, height = facts.coordinate
+                apart = sum((a - b) ** 2 for a, b in zip(at, own.coordinate[:-1], strict=True)) ** 0.5
+                times[row] = apart + height + own.coordinate[-1]
+        for row, facts in enumerate(self.facts):
+            direct = own.round_trips.get(facts.uid, facts.round_trips.get(uid))
+            if direct is not None:
+                times[row] = direct
+        times[index] = 0.0
+        return times
+
     def index_of(self, uid: str) -> int | None:
         return self._index.get(uid)
 
-    def holds(self, allocation: str) -> bool:
-        return allocation in self._allocations
-
     def put_node(self, facts: NodeFacts) -> None:
         """Take a node in, or what is new about it."""
-        old = self._nodes.get(facts.uid)
+        index = self._index.get(facts.uid)
+        old = None if index is None else self.facts[index]
         if old == facts:
             return
-        self._nodes[facts.uid] = facts
-        index = self._index.get(facts.uid)
         if index is None:
-            index = self._add_row(facts.uid)
+            index = self._add_row(facts)
         if old is None or old.name != facts.name:
             self.names[index] = facts.name
             self._rank = None
+        self.facts[index] = facts
+        self.facts_epoch += 1
         self.notes[index] = facts.note
-        self._capacity[:, index] = facts.capacity
+        self._capacity[:, index] = facts.given()
         self._online[index] = facts.online
         self._cordoned[index] = facts.cordoned
-        for machine in facts.machines - self._machines.keys():
-            self._machines[machine] = np.zeros(self._online.size, dtype=np.bool_)
-        for machine, flags in self._machines.items():
-            flags[index] = machine in facts.machines
-        self.log.append(index)
+        self._put_flags(self._machines, index, facts.machines)
+        self._put_flags(self._taints, index, facts.taints)
+        self._put_data(facts.uid, frozenset() if old is None else old.data, facts.data)
+        if old is None or (old.extras, old.gpus, old.overcommit) != (facts.extras, facts.gpus, facts.overcommit):
+            self._put_devices(index, facts)
+        self._columns.put(index, facts)
+        self._note(index)
         if facts.online and not facts.cordoned:
             self.improved.add(facts.uid)
 
@@ -143,89 +165,154 @@ class Snapshot:
         index = self._index.pop(uid, None)
         if index is None:
             return
-        del self._nodes[uid]
+        self._put_data(uid, self.facts[index].data, frozenset())
         last = len(self) - 1
+        for texts in (self.names, self.uids, self.notes):
+            texts[index] = texts[last]
+            texts.pop()
+        self.facts[index] = self.facts[last]
+        self.facts.pop()
         if index != last:
-            moved = self.uids[last]
-            self.names[index], self.uids[index], self.notes[index] = self.names[last], moved, self.notes[last]
-            self._index[moved] = index
-            for columns in (self._capacity, self._allocated):
+            self._index[self.uids[index]] = index
+            for columns in (self._capacity, self._allocated, *self._extras.values()):
                 columns[:, index] = columns[:, last]
-            for flags in (self._online, self._cordoned, *self._machines.values()):
+            for flags in (self._online, self._cordoned, *self._machines.values(), *self._taints.values()):
                 flags[index] = flags[last]
-        for column in (self.names, self.uids, self.notes):
-            column.pop()
+            self._devices.move(last, index)
+            self._columns.put(index, self.facts[index])
+        self._slice()
         self._rank = None
         self.epoch += 1
+        self.facts_epoch += 1
         self.improved.discard(uid)
 
-    def put_allocation(self, name: str, node_uid: str, amounts: Amounts) -> None:
+    def put_allocation(self, name: str, node_uid: str, amounts: Amounts, load: Load = NO_LOAD) -> None:
         """Count an allocation; counted already is fine."""
         old = self._allocations.get(name)
-        if old == (node_uid, amounts):
+        if old == (node_uid, amounts, load):
             return
         if old is not None:
             self.drop_allocation(name)
-        self._allocations[name] = (node_uid, amounts)
+        self._allocations[name] = (node_uid, amounts, load)
         self._by_node.setdefault(node_uid, set()).add(name)
-        index = self._index.get(node_uid)
-        if index is not None:
-            self._allocated[:, index] += amounts
-            self.log.append(index)
+        self._count(node_uid, amounts, load, 1)
 
     def drop_allocation(self, name: str) -> None:
         """Count it no longer; not counted is fine."""
         old = self._allocations.pop(name, None)
         if old is None:
             return
-        node_uid, amounts = old
+        node_uid, amounts, load = old
         names = self._by_node[node_uid]
         names.discard(name)
         if not names:
             del self._by_node[node_uid]
-        index = self._index.get(node_uid)
-        if index is not None:
-            self._allocated[:, index] -= np.asarray(amounts, dtype=np.int64)
-            self.log.append(index)
+        self._count(node_uid, amounts, load, -1)
+        if node_uid in self._index:
             self.improved.add(node_uid)
 
-    def rows(self, indexes: Sequence[int]) -> Rows:
-        return Rows(self, indexes)
-
-    def trim_log(self, keep: int) -> None:
-        """Forget the log when it has grown beyond ``keep``; what was kept by row must be made anew."""
-        if len(self.log) > keep:
-            self.log.clear()
-            self.epoch += 1
-
-    def state(self) -> dict[str, tuple[NodeFacts, Amounts]]:
-        """Node uid → its facts and the sum allocated there: what two equal snapshots have in common."""
+    def state(self) -> dict[str, Any]:
+        """Node uid → its facts and all that is counted there: what two equal snapshots have in common."""
         return {
-            uid: (self._nodes[uid], (int(a[0]), int(a[1]), int(a[2])))
+            uid: (
+                self.facts[index],
+                self._allocated[:, index].tolist(),
+                {name: int(both[1, index]) for name, both in self._extras.items() if both[:, index].any()},
+                self._devices.free[index, : len(self.facts[index].gpus)].tolist(),
+                {group: where[uid] for group, where in self._members.items() if uid in where},
+            )
             for uid, index in self._index.items()
-            for a in (self._allocated[:, index],)
         }
 
-    def _add_row(self, uid: str) -> int:
+    def _count(self, node_uid: str, amounts: Amounts, load: Load, sign: int) -> None:
+        index = self._index.get(node_uid)
+        for group in load.groups:
+            where = self._members.setdefault(group, {})
+            where[node_uid] = where.get(node_uid, 0) + sign
+            if not where[node_uid]:
+                del where[node_uid]
+        if index is None:
+            return
+        self._allocated[:, index] += np.asarray(amounts, dtype=np.int64) * sign
+        for name, amount in load.extras:
+            self._extra(name)[1, index] += amount * sign
+        for device, share in load.gpus:
+            self._devices.take(index, device, share * sign)
+        self._note(index)
+
+    def _slice(self) -> None:
+        """Show as many rows as there are."""
+        count = len(self)
+        self.capacity: Whole = self._capacity[:, :count]
+        self.allocated: Whole = self._allocated[:, :count]
+        self.online: Flags = self._online[:count]
+        self.cordoned: Flags = self._cordoned[:count]
+        self.gpu_free: Codes = self._devices.free[:count]
+        self.gpu_memory: Whole = self._devices.memory[:count]
+        self.gpu_model: Texts = self._devices.models(count)
+
+    def _note(self, index: int) -> None:
+        if len(self.log) >= LOG_KEPT:
+            self.log.clear()
+            self.epoch += 1
+        self.log.append(index)
+
+    def _add_row(self, facts: NodeFacts) -> int:
         index = len(self)
         if index == self._online.size:
             self._grow()
         self.names.append("")
-        self.uids.append(uid)
+        self.uids.append(facts.uid)
         self.notes.append("")
-        self._index[uid] = index
-        self._allocated[:, index] = _sum(self._allocations[name][1] for name in self._by_node.get(uid, ()))
+        self.facts.append(facts)
+        self._index[facts.uid] = index
+        self._allocated[:, index] = _sum(self._allocations[name][1] for name in self._by_node.get(facts.uid, ()))
         self._rank = None
         self.epoch += 1
+        self._slice()
         return index
 
+    def _put_devices(self, index: int, facts: NodeFacts) -> None:
+        """Extras and GPUs of a row from its facts, and what all its allocations take of them."""
+        for both in self._extras.values():
+            both[:, index] = 0
+        for name in facts.extras:
+            self._extra(name)[0, index] = facts.given_extra(name)
+        self._devices.put(index, facts.gpus)
+        for allocation in self._by_node.get(facts.uid, ()):
+            load = self._allocations[allocation][2]
+            for name, amount in load.extras:
+                self._extra(name)[1, index] += amount
+            for device, share in load.gpus:
+                self._devices.take(index, device, share)
+        self._slice()
+
+    def _extra(self, name: str) -> Whole:
+        return self._extras.setdefault(name, np.zeros((2, self._online.size), dtype=np.int64))
+
+    def _put_flags(self, all_flags: dict[str, Flags], index: int, names: frozenset[str]) -> None:
+        for name in names - all_flags.keys():
+            all_flags[name] = np.zeros(self._online.size, dtype=np.bool_)
+        for name, flags in all_flags.items():
+            flags[index] = name in names
+
+    def _put_data(self, uid: str, old: frozenset[str], new: frozenset[str]) -> None:
+        for datum in old - new:
+            self._holders[datum].discard(uid)
+            if not self._holders[datum]:
+                del self._holders[datum]
+        for datum in new - old:
+            self._holders.setdefault(datum, set()).add(uid)
+
     def _grow(self) -> None:
-        more = self._online.size
-        self._capacity = np.pad(self._capacity, ((0, 0), (0, more)))
-        self._allocated = np.pad(self._allocated, ((0, 0), (0, more)))
-        self._online = np.pad(self._online, (0, more))
-        self._cordoned = np.pad(self._cordoned, (0, more))
-        self._machines = {name: np.pad(flags, (0, more)) for name, flags in self._machines.items()}
+        def more(array: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate([array, np.zeros_like(array)], axis=-1)
+
+        self._capacity, self._allocated = more(self._capacity), more(self._allocated)
+        self._online, self._cordoned = more(self._online), more(self._cordoned)
+        self._machines = {name: more(flags) for name, flags in self._machines.items()}
+        self._taints = {name: more(flags) for name, flags in self._taints.items()}
+        self._extras = {name: more(both) for name, both in self._extras.items()}
 
 
 def _sum(amounts: Iterable[Amounts]) -> Amounts:

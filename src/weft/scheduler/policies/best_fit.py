@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from weft.contracts.policy import Column, Occasion, Request, Table
+from weft.contracts.policy import Column, Occasion, Reads, Request, Table
 from weft.scheduler.policies.shares import used_shares
 
 
 class BestFit:
     name = "best_fit"
-    steady = True
+    reads: Reads = "row"
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
         return [Column(name, weight, share) for name, weight, share in used_shares(table, request)]

@@ -6,12 +6,12 @@ import zlib
 
 import numpy as np
 
-from weft.contracts.policy import Column, Occasion, Request, Table
+from weft.contracts.policy import Column, Occasion, Reads, Request, Table
 
 
 class RandomChoice:
     name = "random"
-    steady = False
+    reads: Reads = "fabric"
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
         draw = np.random.Generator(np.random.PCG64([occasion.seed, zlib.crc32(occasion.uid.encode())]))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from weft.contracts.policy import Column, Occasion, Request, Table
+from weft.contracts.policy import Column, Occasion, Reads, Request, Table
 
 
 class RoundRobin:
     name = "round_robin"
-    steady = False
+    reads: Reads = "fabric"
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
         count = max(1, len(table.names))

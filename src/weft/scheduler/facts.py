@@ -1,0 +1,70 @@
+"""What placement knows of one node, and what an allocation takes: the values that a snapshot is fed with."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.contracts.policy import RESOURCES, Amounts
+from weft.kinds.allocation import Resources
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """One device. ``memory`` in bytes."""
+
+    model: str = ""
+    memory: int = 0
+
+
+class NodeFacts(msgspec.Struct, frozen=True):
+    """What placement needs to know of one node.
+
+    ``capacity`` is what there is; ``overcommit`` the ratio to which each resource may be given away (1 where none is
+    named). ``texts`` and ``numbers`` are its attributes beside those that follow from the rest; ``extras`` resources by
+    name; ``gpus`` in the order of their index; ``data`` what lies there (see Datum); ``coordinate`` its place in the space
+    of round trips, in ms: a position and, last, a height; ``round_trips`` those measured directly, by uid of the other."""
+
+    uid: str
+    name: str
+    capacity: Amounts
+    online: bool
+    cordoned: bool
+    machines: frozenset[str]
+    note: str = ""
+    overcommit: dict[str, float] = {}
+    texts: dict[str, str] = {}
+    numbers: dict[str, float] = {}
+    extras: dict[str, int] = {}
+    gpus: tuple[Gpu, ...] = ()
+    taints: frozenset[str] = frozenset()
+    data: frozenset[str] = frozenset()
+    coordinate: tuple[float, ...] = ()
+    round_trips: dict[str, float] = {}
+
+    def given(self) -> Amounts:
+        """How much of each of RESOURCES may be given away."""
+        if not self.overcommit:
+            return self.capacity
+        cpu, memory, disk = (
+            int(amount * self.overcommit.get(name, 1.0)) for name, amount in zip(RESOURCES, self.capacity, strict=True)
+        )
+        return cpu, memory, disk
+
+    def given_extra(self, name: str) -> int:
+        return int(self.extras.get(name, 0) * self.overcommit.get(name, 1.0))
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What an allocation takes beside ``amounts`` of RESOURCES: ``extras`` by name, thousandths of ``gpus`` by index; and
+    the ``groups`` that its workload is a member of."""
+
+    extras: tuple[tuple[str, int], ...] = ()
+    gpus: tuple[tuple[int, int], ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+NO_LOAD = Load()
+
+
+def amounts_of(resources: Resources) -> Amounts:
+    """Resources in the units of the table."""
+    return (round(resources.cpu * 1000), int(resources.memory), int(resources.disk))
