@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tests.scenario.agent_lab import BUNDLE, DIGEST
+from tests.simulation import virtual_loop
 from tests.simulation.fate import BACKUP_EVERY, LOST_EVERY, Fate
 from tests.simulation.ledger import make_ledger
 from tests.simulation.lines import Doorway, Line, Socket
@@ -38,6 +39,10 @@ from weft.trust.tokens import hash_secret
 NODES = ("n1", "n2", "n3")
 NAMES = tuple(f"v{n}" for n in range(7))
 SETTLE_SECONDS = 900.0
+MOST_SECONDS, MOST_SECONDS_PER_FAULT = (
+    3600.0,
+    20.0,
+)  # of the fabric's time, for a whole run: several times what one takes
 _writer: contextvars.ContextVar[str] = contextvars.ContextVar("writer", default="doors")
 
 
@@ -53,7 +58,8 @@ class Journal:
 class Fabric:
     def __init__(self, loop: VirtualLoop, folder: Path, fate: Fate, store: str, processes: Processes) -> None:
         self.loop, self.folder, self.fate = loop, folder, fate
-        self.witness = Witness()
+        self.broke: asyncio.Future[None] = loop.create_future()
+        self.witness = Witness(self._note_break)
         self.processes = processes
         self.clock = Clock(loop)
         self.ledger = make_ledger(store, folder, self.clock, self.witness)
@@ -69,30 +75,48 @@ class Fabric:
         self.dark: set[str] = set()  # machines that are off until their node was removed
         self.forgotten_volumes: set[str] = set()  # uids of volumes that an older store didn't know
         self.terms = 0
+        self.lives: list[asyncio.Task[None]] = []
         self.reviving: list[asyncio.Task[None]] = []
-        self.failures: list[str] = []
 
     @property
     def broken(self) -> bool:
-        return bool(self.witness.violations or self.failures)
+        return bool(self.witness.violations)
 
     async def run(self) -> None:
-        """Live through all misfortunes, and then become what people wished."""
+        """Live through all misfortunes, and then become what people wished. It ends at the first broken promise: what runs
+        on after it means nothing. It ends in any case: one that goes on for too long, or does too much, has not settled."""
+        most = MOST_SECONDS + MOST_SECONDS_PER_FAULT * self.fate.most
+        life = self.loop.create_task(self._live(), name="the misfortunes")
+        ends = (life, self.broke, self.loop.worn_out)
+        await asyncio.wait(ends, timeout=most, return_when=asyncio.FIRST_COMPLETED)
+        if life.done():
+            life.result()
+        elif not self.broken:
+            spent = f"{virtual_loop.MOST_STEPS} steps" if self.loop.worn_out.done() else f"{most:g} s"
+            names = [task.get_name() for task in (*self.lives, *self.reviving, life) if not task.done()]
+            met = f"{self.fate.count.total()} of {self.fate.most} faults met"
+            self.witness.note(
+                f"not settled after {spent}, {met}: it waits for {names[0]}; {'; '.join(find_unmet(self))}"
+            )
+
+    async def _live(self) -> None:
         await self.set_up()
-        lives = [asyncio.ensure_future(person.live()) for person in self.people]
+        self.lives = [self.loop.create_task(p.live(), name=f"the wishes of {p.name}") for p in self.people]
         await asyncio.sleep(3.0)
         self.fate.on = True
         await self.befall()
         self.heal()
-        await asyncio.gather(*lives)
+        await asyncio.gather(*self.lives)
         await asyncio.gather(*self.reviving)
         self.heal()
         ends_at = self.clock.elapsed() + SETTLE_SECONDS
-        while (unmet := find_unmet(self)) and self.clock.elapsed() < ends_at and not self.broken:
+        while (unmet := find_unmet(self)) and self.clock.elapsed() < ends_at:
             await asyncio.sleep(5.0)
-        self.witness.violations += self.failures
-        if not self.witness.violations:
-            self.witness.violations += unmet
+        self.witness.violations += unmet
+
+    def _note_break(self) -> None:
+        if not self.broke.done():
+            self.broke.set_result(None)
 
     # The server.
 
@@ -142,7 +166,7 @@ class Fabric:
     def note_end(self, task: asyncio.Task[Any]) -> None:
         """A part that ends by itself has failed."""
         if not task.cancelled() and task.exception() is not None:
-            self.failures.append(f"a part died: {task.exception()!r}")
+            self.witness.note(f"a part died: {task.exception()!r}")
 
     async def set_up(self) -> None:
         (self.folder / "images").mkdir()
@@ -183,9 +207,9 @@ class Fabric:
     # Misfortunes.
 
     async def befall(self) -> None:
-        """One misfortune after the other, until all faults are spent or something is wrong."""
+        """One misfortune after the other, until all faults are spent."""
         fate = self.fate
-        while not fate.spent and not self.broken:
+        while not fate.spent:
             await asyncio.sleep(fate.draw.random() * 1.4)
             await self.loop.pass_steps(fate.draw.randrange(12))
             name = fate.draw.choices(list(fate.weather), list(fate.weather.values()))[0]
@@ -235,13 +259,13 @@ class Fabric:
             self._later(pause, self._make_room)
         elif name == "node cordoned" and not self.cordoned:
             self.cordoned.add(node.name)
-            self.reviving.append(self.loop.create_task(self._cordon(node.name)))
+            self._revive(self._cordon(node.name), f"the cordon of {node.name}")
         elif name == "node removed" and not self.removing:
             self.removals, self.removing = self.removals + 1, True
             self.dark.add(node.name)
             self.witness.dark.add(node.uid)
             node.lose_power()
-            self.reviving.append(self.loop.create_task(self._remove(node)))
+            self._revive(self._remove(node), f"the removal of {node.name}")
         elif name == "older store restored" and self.doorway.up and not self.removing:
             return self._restore(pause)
         else:
@@ -274,7 +298,7 @@ class Fabric:
             person.has_volume = volume is not None and volume.deleting_since is None
         for node in notes.objects("node"):
             if decode_part(node.spec, NodeSpec).cordoned and node.name not in self.cordoned:
-                self.reviving.append(self.loop.create_task(self._uncordon(node.name)))
+                self._revive(self._uncordon(node.name), f"the end of {node.name}'s cordon")
 
     def _alive_on(self, node: Node) -> list[str]:
         return [guest for name, guest in sorted(self.witness.alive) if name == node.name]
@@ -288,7 +312,10 @@ class Fabric:
             await asyncio.sleep(seconds)
             act()
 
-        self.reviving.append(self.loop.create_task(wait()))
+        self._revive(wait(), "a revival")
+
+    def _revive(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self.reviving.append(self.loop.create_task(work, name=name))
 
     async def _cordon(self, node: str) -> None:
         await self._operate(f"/v1/nodes/{node}:cordon")
@@ -304,7 +331,7 @@ class Fabric:
         while (answer := await self._ask("DELETE", f"/v1/nodes/{node.name}?force=1")).status == 409:
             await asyncio.sleep(5.0)  # it isn't lost yet
         if answer.status >= 300 and answer.status != 404:  # the first answer may have been lost
-            self.failures.append(f"node {node.name} could not be removed: {answer.json()}")
+            self.witness.note(f"node {node.name} could not be removed: {answer.json()}")
         await asyncio.sleep(self.fate.draw.uniform(0.0, 20.0))
         self.dark.discard(node.name)
         self.witness.dark.discard(node.uid)

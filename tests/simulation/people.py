@@ -38,7 +38,7 @@ class Person:
 
     async def live(self) -> None:
         fabric, draw = self._fabric, self._draw
-        while not fabric.fate.spent and not fabric.broken:
+        while not fabric.fate.spent:
             await asyncio.sleep(draw.random() * 8.0)
             if self.wanted is None:
                 await self._change_volume()
@@ -101,7 +101,7 @@ class Person:
     async def _ask(self, verb: str) -> None:
         answer = await self._insist("POST", f"{VMS}/{self.name}:{verb}", {})
         if answer.status == 404 and self.wanted is not None:
-            self._fabric.witness.violations.append(f"vm {self.name} was lost: {verb} finds it no more")
+            self._fabric.witness.note(f"vm {self.name} was lost: {verb} finds it no more")
         elif answer.status < 300:
             self._fabric.wishes[verb] += 1
             self.wanted = answer.json()

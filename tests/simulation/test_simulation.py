@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation import fabric, virtual_loop
 from tests.simulation.fate import CHANCES, MISFORTUNES
 from tests.simulation.mutations import MUTATIONS, find_violation
 from tests.simulation.simulation import Store, run_simulation
@@ -23,7 +24,6 @@ WEATHER = {  # in which a mistake shows sooner
     "ignore_incarnation": {"node removed": 20},
     "place_before_nodes_have_spoken": {"older store restored": 40, "node removed": 0},
 }
-FIRST_SEED = {"count_no_room_that_is_taken": 2, "ignore_incarnation": 2}  # with seed 1 these two come to no end
 
 
 @pytest.fixture(autouse=True)
@@ -74,12 +74,22 @@ def test_a_run_replays_in_another_process() -> None:
     assert there.stdout.strip() == here
 
 
+@pytest.mark.parametrize(("seconds", "steps", "spent"), [(60.0, 10**9, "60 s"), (1e6, 20_000, "20000 steps")])
+def test_a_run_that_does_not_settle_ends_and_says_what_it_waits_for(
+    seconds: float, steps: int, spent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fabric, "MOST_SECONDS", seconds)
+    monkeypatch.setattr(fabric, "MOST_SECONDS_PER_FAULT", 0.0)
+    monkeypatch.setattr(virtual_loop, "MOST_STEPS", steps)
+    (violation,) = run_simulation(1, FAULTS).violations
+    assert violation.startswith(f"not settled after {spent}, "), violation
+    assert f"of {FAULTS} faults met: it waits for the wishes of v0" in violation, violation
+
+
 @pytest.mark.parametrize("name", sorted(MUTATIONS))
 def test_wrong_code_is_found_out(name: str) -> None:
     with MUTATIONS[name]():
         weather = {**MISFORTUNES, **WEATHER.get(name, {})}
-        trace = find_violation(
-            lambda seed: run_simulation(seed, 120, weather=weather), range(first := FIRST_SEED.get(name, 0), first + 12)
-        )
+        trace = find_violation(lambda seed: run_simulation(seed, 120, weather=weather), range(12))
     assert trace is not None, f"{name} was not noticed"
     print(trace.seed, trace.violations[0])

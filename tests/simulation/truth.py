@@ -7,7 +7,7 @@ whether the fabric had a reason. ``Processes`` are the machines' processes, whos
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 from weft.contracts.clock import Clock
@@ -44,9 +44,10 @@ class Violation(Exception):
 
 
 class Witness:
-    """Raises Violation, and keeps the first: whoever was at it may catch the exception."""
+    """Raises Violation, and keeps the first: whoever was at it may catch the exception. ``on_break`` is called with each."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_break: Callable[[], None]) -> None:
+        self._on_break = on_break
         self.violations: list[str] = []
         self.allocations: dict[str, Envelope] = {}  # in the store, by uid
         self.nodes: dict[str, NodeReport] = {}  # by uid
@@ -60,8 +61,12 @@ class Witness:
         self.disks: dict[str, tuple[str, str]] = {}  # a disk that is written to → the guest that does
         self.restarts: dict[str, int] = {}  # allocation uid → how often its guest was ended for a fresh start
 
-    def fail(self, what: str) -> None:
+    def note(self, what: str) -> None:
         self.violations.append(what)
+        self._on_break()
+
+    def fail(self, what: str) -> None:
+        self.note(what)
         raise Violation(what)
 
     # Commits.

@@ -18,6 +18,7 @@ from typing import Any
 
 _part: contextvars.ContextVar[Part | None] = contextvars.ContextVar("part", default=None)
 _strand: contextvars.ContextVar[Strand | None] = contextvars.ContextVar("strand", default=None)
+MOST_STEPS = 3_000_000  # of a run: twenty times those of one with 300 faults
 _NOTHING: Any = lambda *_: None  # noqa: E731
 
 
@@ -73,7 +74,7 @@ class _Selector:
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """``latency`` draws how long a thread's result takes to be noticed."""
+    """``worn_out`` is done once it has gone round ``MOST_STEPS`` times: something turns in circles."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -83,6 +84,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._draw = random.Random(f"threads {seed}")
         self._strands: list[Strand] = []
         self.tasks: list[_Task] = []  # kept until the end: what is collected would run its finally clauses
+        self.steps = 0
+        self.worn_out: asyncio.Future[None] = self.create_future()
         self._steps_left = 0
         self._stepped: asyncio.Future[None] | None = None
         self.problems: list[str] = []
@@ -98,6 +101,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         await self._stepped
 
     def _run_once(self) -> None:
+        self.steps += 1
+        if self.steps == MOST_STEPS:
+            self.worn_out.set_result(None)
         if self._stepped is not None:
             self._steps_left -= 1
             if self._steps_left < 0:
