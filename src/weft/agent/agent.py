@@ -16,6 +16,7 @@ import msgspec
 
 from weft.agent import facts
 from weft.agent.feed import Feed, Gone, Listed, Put, Told
+from weft.agent.hardware import Hardware, inspect_hardware
 from weft.agent.images import ImageCache
 from weft.agent.known import Memory, Wanted
 from weft.agent.network import NetworkKeeper
@@ -78,6 +79,7 @@ class Agent:
         self._removing: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._machine = facts.inspect_machine()
+        self._hardware = Hardware()
         self._runtime_probe = RuntimeProbe(runtime.name, False, "", "", [], [], [])
         self._network_probe = NetworkProbe(network.name, False, [], [])
         self._epoch = ""
@@ -116,6 +118,7 @@ class Agent:
         await self._performer.find_volumes()
         self._network_probe = await self._network_driver.probe()
         self._runtime_probe = await self.runtime.probe()
+        self._hardware = await asyncio.to_thread(inspect_hardware, self.host)
         for problem in (*self._runtime_probe.problems, *self._network_probe.problems):
             log.warning("%s", problem)
         self._reporter.wake()
@@ -303,6 +306,7 @@ class Agent:
         return facts.make_report(
             self.host,
             self._machine,
+            self._hardware,
             self._runtime_probe,
             self._network_probe,
             self._images.list(),

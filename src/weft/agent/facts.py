@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from weft import __version__
+from weft.agent.hardware import Hardware
 from weft.agent.known import Wanted
 from weft.contracts.host import Capacity, Host
 from weft.contracts.network import NetworkProbe
@@ -91,6 +92,7 @@ def _copy(orphan: Wanted, *, with_user_data: bool) -> str:
 def make_report(
     host: Host,
     machine: Machine,
+    hardware: Hardware,
     runtime: RuntimeProbe,
     network: NetworkProbe,
     images: list[str],
@@ -118,4 +120,10 @@ def make_report(
         epoch=epoch,
         images=images,
         boot_id=machine.boot_id,
+        arch=hardware.arch,
+        gpus=hardware.gpus,
+        storage=hardware.storage,
+        tpm=hardware.tpm,
+        sriov=hardware.sriov,
+        numa=hardware.numa,
     )

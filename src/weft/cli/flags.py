@@ -20,7 +20,7 @@ from weft.objects.schema import FieldDoc, describe_fields
 # Fields that verbs or the server set; a flag for them would only confuse.
 _NO_FLAG = {
     "vm": ("spec.run", "spec.boots"),
-    "node": ("spec.cordoned", "spec.cordon_reason"),
+    "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256",),
 }
 _MORE_NAMES = {"spec.restart": ("restart-policy",)}  # where `--restart` is an act
@@ -124,7 +124,7 @@ def _show_default(doc: FieldDoc) -> str:
 
 def _read_value(doc: FieldDoc, value: Any) -> Any:
     if doc.type == _MAP:
-        return read_pairs(value, flag_name(doc))
+        return {} if value == ("",) else read_pairs(value, flag_name(doc))
     if doc.type.startswith(_LIST):
         return [_number(doc.type, item) for text in value for item in text.split(",") if item]
     return _number(doc.type, value)

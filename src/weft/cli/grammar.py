@@ -54,7 +54,7 @@ VERBS: dict[str, Entry] = {
 # A kind's own verbs that need more than a request: streams.
 STREAMS = {"exec": "exec", "console": "console", "forward": "forward", "logs": "logs", "screen": "screen"}
 # Verbs that one kind does in a way of its own.
-SPECIAL = {("create", "token"): "token"}
+SPECIAL = {("create", "token"): "token", ("maintenance", "node"): "maintenance"}
 # Commands about no object in particular.
 TOOLS: dict[str, Entry] = {
     "apply": Entry("apply", "Bring objects to what files say"),
@@ -88,7 +88,7 @@ def verbs_of(noun: str | None) -> dict[str, Entry]:
             elif verb.stream and verb.name in STREAMS:
                 verbs[verb.name] = Entry(STREAMS[verb.name], verb.summary, (name,))
             elif verb.change is not None:
-                verbs[verb.name] = Entry("act", verb.summary, (name,))
+                verbs[verb.name] = Entry(SPECIAL.get((verb.name, name), "act"), verb.summary, (name,))
     return verbs
 
 

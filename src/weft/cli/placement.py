@@ -94,6 +94,13 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
     return "\n".join(lines)
 
 
+_REMEDIES = {
+    "cordon": "     weft node uncordon {node}",
+    "maintenance": "     weft node maintenance {node} off",
+    "taint": "     with --tolerate it may go there",
+}
+
+
 def explain_absence(decision: Object, what: str, node: str) -> str:
     """Why ``what`` is not on ``node``: what the scheduler said of that node when it decided."""
     verdict = next((v for v in _verdicts(decision) if v["node"] == node), None)
@@ -103,7 +110,7 @@ def explain_absence(decision: Object, what: str, node: str) -> str:
         return f"{node} is not among the nodes whose verdict was kept; refused in all: {by or 'none'}"
     if verdict["outcome"] == "refused":
         why = _shortfalls(verdict) or str(verdict.get("reason") or verdict.get("filter") or "refused")
-        remedy = f"     weft node uncordon {node}" if "cordoned" in why else ""
+        remedy = _REMEDIES.get(str(verdict.get("filter")), "").format(node=node)
         return f"{node} can't take {what}: {why}{remedy}"
     chosen = next((v for v in _verdicts(decision) if v["outcome"] == "chosen"), None)
     if chosen is None or chosen is verdict:

@@ -20,7 +20,8 @@ class Host(msgspec.Struct, frozen=True):
     (socket paths have ~107 bytes) and may vanish at boot. ``link_prefix`` starts every link and namespace name weft
     makes here (≤ 4 characters; with a 10-character short id that fits the kernel's 15). ``underlay_address`` is this
     node's address towards the other nodes (VXLAN local end); ``underlay_link`` the interface that holds it.
-    ``cgroup`` is this node's cgroup path below each controller's mount (relative, e.g. ``weft/ab12cd/n1``).
+    ``sysfs`` is where the kernel tells of its devices; ``devices`` False: those that are there are another node's of the
+    same machine. ``cgroup`` is this node's cgroup path below each controller's mount (relative, e.g. ``weft/ab12cd/n1``).
     """
 
     node: str
@@ -34,3 +35,5 @@ class Host(msgspec.Struct, frozen=True):
     capacity: Capacity
     vxlan_port: int = 4789
     dns_upstream: bool = True
+    sysfs: str = "/sys"
+    devices: bool = True

@@ -1,6 +1,7 @@
 """Says which nodes are there, and sums what is allocated on each.
 
-Reads nodes, allocations, and the nodes' leases (their heartbeats); writes node.status and the condition Ready. Woken by
+Reads nodes, allocations, and the nodes' leases (their heartbeats); writes node.status and the conditions Ready and, where
+more is given away than is there (its ratio of overcommitment was lowered, or it shrank), Fits. Woken by
 nodes and once a second. A node is Ready while its lease lives and it has said what it has. Leases die with the store's
 process, so after a start every node has a full lease's time to be heard of before it counts as lost.
 """
@@ -19,9 +20,10 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Store
 from weft.controllers.loop import Plan
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
-from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.errors import StoreUnavailable
+from weft.objects.quantity import format_bytes, format_cpu
 
 LEASE_PREFIX = "node/"
 GRACE_SECONDS = 30.0
@@ -108,6 +110,10 @@ def plan_node(view: View, node: Item, live: bool | None, now: float) -> Commit |
     )
     envelope = edit(node)
     told = set_condition(envelope, ready)
+    over = describe_over(status, node.report(NodeReport), node.spec(NodeSpec))
+    if over or node.envelope.condition("Fits") is not None:  # most nodes never need it said
+        fits = Condition("Fits", "False" if over else "True", "overAllocated" if over else "", over, now)
+        told |= set_condition(envelope, msgspec.structs.replace(fits, generation=node.envelope.generation))
     if status == former and not told:
         return None
     envelope.status = merge_part(envelope.status, status)
@@ -117,6 +123,22 @@ def plan_node(view: View, node: Item, live: bool | None, now: float) -> Commit |
         message = status.message or f"node {node.envelope.name} is ready"
         events.append(Event("Warning" if lost else "Normal", f"Node{status.phase}", message, node.envelope.ref, SOURCE))
     return Commit(node.key, [put(envelope)], [unchanged(node)], events)
+
+
+def describe_over(sums: NodeStatus, report: NodeReport, spec: NodeSpec) -> str:
+    """Of what more is allocated than may be given away, which stays so until enough of it has gone; empty if of nothing."""
+    parts: list[str] = []
+    if not report.cpu:
+        return ""  # it hasn't said yet what it has
+    for name, given, there, show in (
+        ("cpu", sums.allocated_cpu, report.cpu, format_cpu),
+        ("memory", sums.allocated_memory, report.memory, format_bytes),
+        ("disk", sums.allocated_disk, report.disk, format_bytes),
+    ):
+        most = there * spec.overcommit.get(name, 1.0)
+        if given > most:
+            parts.append(f"{show(given)} {name} given away of {show(most)}")
+    return f"{'; '.join(parts)}: what needs more of it isn't placed here until it fits" if parts else ""
 
 
 def fold_node(former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bool | None, now: float) -> NodeStatus:

@@ -1,21 +1,49 @@
-"""Node: a machine that runs guests. People cordon it; it reports what it has; the nodes controller folds the rest."""
+"""Node: a machine that runs guests. People say what it is for and may cordon it; it reports what it has; the nodes
+controller folds the rest. Where it stands (zone, rack, location) are labels; a label wins over a fact of its name."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, dig, text
+from weft.kinds.cells import AGE, NAME, dig, joined, text
 from weft.kinds.record import Column, Kind, Object, Verb
+from weft.kinds.taint import check_taints
+from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_cpu
-from weft.objects.schema import field
+from weft.objects.schema import field, suggest
+
+OVERCOMMITTED = ("cpu", "memory", "disk")
+# What already means something where nodes are described; a declared resource of that name would hide it.
+_TAKEN = ("gpu", "gpus", "cost", "name", "uid", "type", "zone", "rack", "arch", "storage", "location", "hypervisor")
+_RESOURCE = re.compile(r"[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?")
+_DATUM = re.compile(r"[^\s,;]{1,100}")
+_MOST_DECLARED = 64
+
+NodeType = Literal["cloud", "edge", "hybrid", "gpu", "storage"]
+Amount = Annotated[int, field("", quantity="amount")]
+Ratio = Annotated[float, field("", quantity="ratio")]
+Cost = Annotated[float, field("", ge=0, le=1e9)]
 
 
 class NodeSpec(msgspec.Struct, kw_only=True):
+    type: Annotated[NodeType | None, field("What it is for; unset: gpu if it has any, else cloud")] = None
+    resources: Annotated[
+        dict[str, Amount], field("What else it has to give, by name: a count or a size (sriov=8, hugepages=16G)")
+    ] = {}
+    taints: Annotated[list[str], field("Only workloads that tolerate it: NAME or NAME=VALUE")] = []
+    overcommit: Annotated[
+        dict[str, Ratio], field("How often cpu, memory or disk may be given away (cpu=4); 1 where unset")
+    ] = {}
+    cost: Annotated[Cost | None, field("What an hour of it costs, in whatever unit you count")] = None
+    data: Annotated[list[str], field("Pools and data sets that are near it (ceph-pool:raw-data)")] = []
     cordoned: Annotated[bool, field("Place nothing new here; what runs stays")] = False
     cordon_reason: Annotated[str, field("Why it is cordoned", max_length=200)] = ""
+    maintenance: Annotated[bool, field("It is being worked on: place nothing new here")] = False
+    maintenance_reason: Annotated[str, field("What is being done to it", max_length=200)] = ""
 
 
 class NodeStatus(msgspec.Struct, kw_only=True):
@@ -30,11 +58,21 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     since: float = 0.0
 
 
+class Gpu(msgspec.Struct, frozen=True):
+    """A GPU of the node: its PCI ``address``, and ``memory`` in bytes (0: its driver doesn't say)."""
+
+    model: str = ""
+    memory: int = 0
+    address: str = ""
+
+
 class NodeReport(msgspec.Struct, kw_only=True):
     """What the node says of itself. ``address`` is its underlay address; ``orphans`` what runs there unexplained, each
     ``<allocation uid> <kind>/<project>/<name> <incarnation>``; ``orphan_allocations`` the node's own copies of their
     allocations, each JSON ``{"uid", "spec"}``; ``volumes`` uids of the volumes whose data lies there; ``epoch`` the
-    history (a cursor's part before the colon) of the allocation list that the orphans were found from."""
+    history (a cursor's part before the colon) of the allocation list that the orphans were found from. ``storage`` is
+    what its disks lie on (nvme, ssd, hdd), ``tpm`` the version of its TPM, ``sriov`` how many virtual functions its
+    network cards can have, ``numa`` how many NUMA nodes it has; each empty or 0 where there is none."""
 
     version: str = ""
     address: str = ""
@@ -53,6 +91,12 @@ class NodeReport(msgspec.Struct, kw_only=True):
     epoch: str = ""
     images: list[str] = []  # sha256 of the images cached there
     boot_id: str = ""
+    arch: str = ""
+    gpus: list[Gpu] = []  # in the order of their index
+    storage: str = ""
+    tpm: str = ""
+    sriov: int = 0
+    numa: int = 0
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -84,9 +128,68 @@ def _uncordon(obj: Object, _: Any) -> dict[str, Any]:
     return {**obj["spec"], "cordoned": False, "cordon_reason": ""}
 
 
+class MaintenanceInput(msgspec.Struct):
+    on: bool
+    reason: str = ""
+
+
+def _maintain(obj: Object, given: MaintenanceInput) -> dict[str, Any]:
+    return {**obj["spec"], "maintenance": given.on, "maintenance_reason": given.reason if given.on else ""}
+
+
+def check_node(spec: NodeSpec) -> None:
+    """What types can't say. Raises InvalidInput."""
+    for name in spec.resources:
+        if name in _TAKEN or name.partition(".")[0] in (*OVERCOMMITTED, "gpu"):
+            raise InvalidInput(
+                f"spec.resources.{name}: {name} is found by the node itself",
+                field=f"spec.resources.{name}",
+                hint="what it offers is told when it is started: weft agent --cpu, --memory, --disk",
+            )
+        if not _RESOURCE.fullmatch(name):
+            raise InvalidInput(
+                f"spec.resources: {name[:80]!r} is not a name of a resource",
+                field="spec.resources",
+                hint="begin with a letter or digit; a-z, 0-9, . _ / and -, at most 63",
+            )
+    for name in spec.overcommit:
+        if name not in OVERCOMMITTED:
+            meant = suggest(name, list(OVERCOMMITTED))
+            raise InvalidInput(
+                f"spec.overcommit.{name[:80]}: only cpu, memory and disk can be given away more than once",
+                field=f"spec.overcommit.{name[:80]}",
+                hint=f"did you mean {meant}?" if meant else "of a declared resource, declare more: spec.resources",
+            )
+    check_taints(spec.taints, "spec.taints")
+    for index, datum in enumerate(spec.data):
+        if not _DATUM.fullmatch(datum):
+            raise InvalidInput(
+                f"spec.data[{index}]: {datum[:80]!r} is not the name of data",
+                field=f"spec.data[{index}]",
+                hint="write it like ceph-pool:raw-data; no blanks, commas or semicolons, at most 100 characters",
+            )
+    if max(len(spec.resources), len(spec.data)) > _MOST_DECLARED:
+        raise InvalidInput(f"spec: at most {_MOST_DECLARED} resources and as many data", field="spec.resources")
+
+
 def _status(obj: Object) -> str:
     phase = str(dig(obj, "status.phase", "Joining"))
+    if phase == "Ready" and dig(obj, "spec.maintenance"):
+        return "Maintenance"
     return "Cordoned" if phase == "Ready" and dig(obj, "spec.cordoned") else phase
+
+
+def _type(obj: Object) -> str:
+    return read_type(dig(obj, "spec.type"), bool(dig(obj, "report.gpus")))
+
+
+def read_type(told: NodeType | None, has_gpus: bool) -> NodeType:
+    """A node's type: as people told, else by what it has."""
+    return told or ("gpu" if has_gpus else "cloud")
+
+
+def _ratio(obj: Object, resource: str) -> float:
+    return float(dig(obj, f"spec.overcommit.{resource}", 1.0))
 
 
 def bar(used: float, total: float, width: int = 4) -> str:
@@ -98,13 +201,13 @@ def bar(used: float, total: float, width: int = 4) -> str:
 
 
 def _cpu(obj: Object) -> str:
-    used, total = dig(obj, "status.allocated_cpu", 0), dig(obj, "report.cpu", 0)
+    used, total = dig(obj, "status.allocated_cpu", 0), dig(obj, "report.cpu", 0) * _ratio(obj, "cpu")
     return f"{format_cpu(used)}/{format_cpu(total)} {bar(used, total)}".rstrip()
 
 
 def _bytes(part: str) -> Any:
     def cell(obj: Object) -> str:
-        used, total = dig(obj, f"status.allocated_{part}", 0), dig(obj, f"report.{part}", 0)
+        used, total = dig(obj, f"status.allocated_{part}", 0), dig(obj, f"report.{part}", 0) * _ratio(obj, part)
         return f"{used / 2**30:.1f}/{total / 2**30:.1f} GiB {bar(used, total)}".rstrip()
 
     return cell
@@ -121,11 +224,13 @@ NODE = Kind(
     report=NodeReport,
     reported_by_node=True,
     status_writer="nodes",
-    kept=("cordoned", "cordon_reason"),
-    conditions={"Ready": "nodes"},
+    check=check_node,
+    kept=("cordoned", "cordon_reason", "maintenance", "maintenance_reason"),
+    conditions={"Ready": "nodes", "Fits": "nodes"},
     verbs=(
         Verb("cordon", "Place nothing new on it", input=CordonInput, change=_cordon),
         Verb("uncordon", "Let it take new workloads again", change=_uncordon),
+        Verb("maintenance", "Say that it is being worked on, or no more", input=MaintenanceInput, change=_maintain),
     ),
     columns=(
         NAME,
@@ -136,6 +241,9 @@ NODE = Kind(
         Column("VMS", text("status.allocations", "0"), align="right"),
         Column("VERSION", text("report.version")),
         Column("ADDRESS", text("report.address"), wide=True),
+        Column("TYPE", _type, wide=True),
+        Column("ZONE", text("labels.zone"), wide=True),
+        Column("TAINTS", joined("spec.taints"), wide=True),
         Column("ACCEL", text("report.accelerator"), wide=True),
         Column("HYPERVISOR", text("report.hypervisor"), wide=True),
         Column("AGE", AGE.value, wide=True),

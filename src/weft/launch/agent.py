@@ -104,6 +104,13 @@ def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cpu", help="cores to offer (default: all)")
     parser.add_argument("--memory", help="memory to offer (default: all but a reserve)")
     parser.add_argument("--disk", help="disk to offer (default: most of what is free)")
+    parser.add_argument("--sysfs", default="/sys", help="where the kernel tells of devices (default: /sys)")
+    parser.add_argument(
+        "--no-devices",
+        dest="devices",
+        action="store_false",
+        help="leave GPUs and virtual functions to another node of this machine",
+    )
     parser.add_argument("--vxlan-port", type=int, default=4789)
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="qemu")
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
@@ -236,6 +243,8 @@ def make_host(options: argparse.Namespace, state: Path, enrolment: Enrolment) ->
             parse_bytes(options.disk, "disk") if options.disk else None,
         ),
         vxlan_port=options.vxlan_port,
+        sysfs=options.sysfs,
+        devices=options.devices,
     )
 
 

@@ -50,6 +50,26 @@ def parse_bytes(text: object, field: str = "size") -> int:
     return int(value)
 
 
+def parse_amount(text: object, field: str = "amount") -> int:
+    """A count (``8``) or a size (``16G``), as a whole number. Raises InvalidInput naming ``field``."""
+    try:
+        return parse_bytes(text, field)
+    except InvalidInput as problem:
+        raise _bad(text, field, "a count or a size", "write a whole number like 8, or a size like 16G") from problem
+
+
+def parse_ratio(text: object, field: str = "ratio") -> float:
+    """How many times something is given away, from ``4``, ``1.5`` or ``150%``. Raises InvalidInput naming ``field``."""
+    hint = "write a number like 4, 1.5 or 150%, more than 0 and at most 1000"
+    match = None if isinstance(text, bool) else re.fullmatch(rf"({_NUMBER})\s*(%?)", str(text).strip())
+    if match is None:
+        raise _bad(text, field, "a ratio", hint)
+    value = float(match[1]) / (100 if match[2] else 1)
+    if not 0 < value <= 1000:
+        raise InvalidInput(f"{field}: {str(text)[:80]} is out of range", field=field, hint=hint)
+    return round(value, 3)
+
+
 def parse_cpu(text: object, field: str = "cpu") -> float:
     """Cores from ``2``, ``0.5`` or ``500m`` (thousandths). Raises InvalidInput naming ``field``."""
     hint = "write cores like 2, 0.5 or 500m"

@@ -17,18 +17,25 @@ from msgspec import inspect as mi
 
 from weft.objects.errors import InvalidInput, UnknownField, WeftError
 from weft.objects.identity import check_name
-from weft.objects.quantity import parse_bytes, parse_cpu, parse_duration
+from weft.objects.quantity import parse_amount, parse_bytes, parse_cpu, parse_duration, parse_ratio
 
 T = TypeVar("T")
 ChangeMode = Literal["live", "plug", "restart", "replace", "never"]
-_PARSERS = {"bytes": parse_bytes, "cpu": parse_cpu, "duration": parse_duration}
+Quantity = Literal["bytes", "cpu", "duration", "amount", "ratio", ""]
+_PARSERS = {
+    "bytes": parse_bytes,
+    "cpu": parse_cpu,
+    "duration": parse_duration,
+    "amount": parse_amount,
+    "ratio": parse_ratio,
+}
 
 
 def field(
     description: str,
     *,
     change: ChangeMode = "live",
-    quantity: Literal["bytes", "cpu", "duration", ""] = "",
+    quantity: Quantity = "",
     name: bool = False,
     ge: float | None = None,
     le: float | None = None,
@@ -210,7 +217,8 @@ def describe_fields(type_: Any, path: str = "spec") -> list[FieldDoc]:
 def type_name(info: mi.Type, extra: dict[str, Any]) -> str:
     """A word for a type as people know it: size, cores, duration, text, list of text …"""
     if extra.get("quantity"):
-        return {"bytes": "size", "cpu": "cores", "duration": "duration"}[extra["quantity"]]
+        words = {"bytes": "size", "cpu": "cores", "duration": "duration", "amount": "count or size", "ratio": "number"}
+        return words[extra["quantity"]]
     if isinstance(info, mi.LiteralType):
         return " | ".join(str(v) for v in info.values)
     if isinstance(info, mi.ListType):

@@ -200,6 +200,7 @@ def describe_gpus(ask: GpuAsk) -> str:
 _PHRASES = {
     "online": "not ready",
     "cordon": "cordoned",
+    "maintenance": "in maintenance",
     "node": "not the node asked for",
     "volume": "without its volume",
     "machine": "without its machine type",

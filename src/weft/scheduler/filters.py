@@ -11,6 +11,7 @@ from collections.abc import Hashable
 import numpy as np
 
 from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Reads, Request, Table
+from weft.kinds.taint import is_tolerated
 from weft.scheduler.devices import find_fitting
 
 
@@ -41,6 +42,23 @@ class Cordon:
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         note = table.notes[index]
         return f"cordoned ({note})" if note else "cordoned", []
+
+
+class Maintenance:
+    name = "maintenance"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return True
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        texts = table.text("maintenance")
+        return np.ones(len(table.names), dtype=np.bool_) if texts is None else texts.codes < 0
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        texts = table.text("maintenance")
+        reason = texts.words[texts.codes[index]] if texts is not None else ""
+        return f"in maintenance ({reason})" if reason not in ("", "on") else "in maintenance", []
 
 
 class NamedNode:
@@ -95,13 +113,13 @@ class Taints:
     def fits(self, table: Table, request: Request) -> Flags:
         fits = np.ones(len(table.names), dtype=np.bool_)
         for taint, flags in table.taints():
-            if not tolerates(request.tolerations, taint):
+            if not is_tolerated(taint, request.tolerations):
                 fits &= ~flags
         return fits
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         taints = sorted(
-            taint for taint, flags in table.taints() if flags[index] and not tolerates(request.tolerations, taint)
+            taint for taint, flags in table.taints() if flags[index] and not is_tolerated(taint, request.tolerations)
         )
         return f"tainted {', '.join(taints)}", []
 
@@ -144,11 +162,6 @@ class Room:
         return "not enough " + " and ".join(lack.resource for lack in lacks), lacks
 
 
-def tolerates(tolerations: tuple[str, ...], taint: str) -> bool:
-    """Whether one of them is the taint, or its name without a value."""
-    return taint in tolerations or taint.partition("=")[0] in tolerations
-
-
 def _is_text(table: Table, attribute: str, word: str | None) -> Flags:
     texts = table.text(attribute)
     if word is None or texts is None:
@@ -157,4 +170,4 @@ def _is_text(table: Table, attribute: str, word: str | None) -> Flags:
 
 
 ROOM: Filter = Room()
-FILTERS: tuple[Filter, ...] = (Online(), Cordon(), NamedNode(), VolumeHome(), Machine(), Taints(), ROOM)
+FILTERS: tuple[Filter, ...] = (Online(), Cordon(), Maintenance(), NamedNode(), VolumeHome(), Machine(), Taints(), ROOM)

@@ -30,17 +30,18 @@ from weft.contracts.policy import Request
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account, allocation_name
 from weft.kinds.fit import find_fit
 from weft.kinds.image import ImageStatus
-from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_orphan
+from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import new_uid, object_key
 from weft.scheduler.bind import Timing, plan_adopted, plan_placement, plan_refusal, plan_waiting
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
+from weft.scheduler.nodes import read_node
 from weft.scheduler.queue import Queue
 from weft.scheduler.refit import plan_refit
 from weft.scheduler.request import Candidate, Waiting, is_looked_at, read_candidate, wants_place
-from weft.scheduler.snapshot import NodeFacts, Snapshot, amounts_of
+from weft.scheduler.snapshot import Snapshot, amounts_of
 
 BATCH = 200
 REFRESH_EVERY_SECONDS = 5.0
@@ -53,20 +54,6 @@ _LONGEST_PAUSE_SECONDS = 5.0
 def default_strategy() -> str:
     """The cluster's strategy: SCHEDULING_STRATEGY, else least_loaded. Raises InvalidInput."""
     return read_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
-
-
-def read_node(item: Item) -> NodeFacts:
-    """What placement needs of a Node object."""
-    spec, status, report = item.spec(NodeSpec), item.status(NodeStatus), item.report(NodeReport)
-    return NodeFacts(
-        uid=item.uid,
-        name=item.envelope.name,
-        capacity=(round(report.cpu * 1000), report.memory, report.disk),
-        online=status.phase == "Ready" and not item.deleting,
-        cordoned=spec.cordoned,
-        machines=frozenset(report.machines),
-        note=spec.cordon_reason,
-    )
 
 
 class Scheduler:

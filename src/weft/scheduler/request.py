@@ -124,6 +124,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             node=spec.node,
             home=next(iter(homes), None),
             least_disk=virtual_size,
+            tolerations=tuple(sorted(spec.tolerate)),
         ),
         incarnation=vm.status(VmStatus).incarnation + 1,
         resources=resources,

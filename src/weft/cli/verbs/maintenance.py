@@ -1,0 +1,34 @@
+"""`weft node maintenance n1 on --reason "new fans"`: say that a node is being worked on, or no more."""
+
+from __future__ import annotations
+
+import click
+
+from weft.cli import options
+from weft.cli.finishing import Done
+from weft.cli.grammar import Entry
+from weft.cli.outcome import each, finish_each
+from weft.cli.session import Session
+from weft.cli.words import Target, read_targets
+from weft.kinds.record import Kind
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    words = click.Argument(["words"], nargs=-1, metavar="NODE... on|off")
+    reason = click.Option(["--reason"], metavar="TEXT", default="", help="What is being done to it.")
+
+    def run(session: Session, kind: Kind | None, words: tuple[str, ...], reason: str) -> int:
+        *names, state = words or ("",)
+        if state not in ("on", "off") or not names:
+            raise click.UsageError('say which node, and on or off: weft node maintenance n1 on --reason "new fans"')
+        done: list[Done] = []
+
+        def act(target: Target) -> None:
+            body = {"on": state == "on", "reason": reason}
+            obj = session.client.verb(target.kind.name, target.name, verb, body)
+            done.append(Done(target, obj, verb, f"maintenance {state}"))
+
+        codes = each(session, read_targets(kind, names, entry.kinds), act)
+        return finish_each(session, codes, done, [])
+
+    return options.build(verb, f"{entry.summary}.", run, kind, [words, reason, *options.waits(), options.output()])

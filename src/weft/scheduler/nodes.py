@@ -1,0 +1,59 @@
+"""What placement makes of a Node object: what people said of it, what it found out itself, its labels. Pure.
+
+Where two say something of the same name, a label wins over a fact, and what is declared in the spec over both.
+"""
+
+from __future__ import annotations
+
+from weft.client.view import Item
+from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
+from weft.scheduler.facts import Gpu, NodeFacts
+
+
+def read_node(item: Item) -> NodeFacts:
+    """What placement needs of a Node object."""
+    spec, status, report = item.spec(NodeSpec), item.status(NodeStatus), item.report(NodeReport)
+    return NodeFacts(
+        uid=item.uid,
+        name=item.envelope.name,
+        capacity=(round(report.cpu * 1000), report.memory, report.disk),
+        online=status.phase == "Ready" and not item.deleting,
+        cordoned=spec.cordoned,
+        machines=frozenset(report.machines),
+        note=spec.cordon_reason,
+        overcommit=spec.overcommit,
+        texts=read_texts(spec, report, item.envelope.labels),
+        numbers=read_numbers(spec, report),
+        extras={**({"sriov": report.sriov} if report.sriov else {}), **spec.resources},
+        gpus=tuple(Gpu(gpu.model, gpu.memory) for gpu in report.gpus),
+        taints=frozenset(spec.taints),
+        data=read_data(spec, report),
+    )
+
+
+def read_texts(spec: NodeSpec, report: NodeReport, labels: dict[str, str]) -> dict[str, str]:
+    """Its attributes that are texts. ``hypervisor`` is the driver's name without its version."""
+    found = {
+        "arch": report.arch,
+        "storage": report.storage,
+        "tpm": report.tpm,
+        "hypervisor": report.hypervisor.partition(" ")[0],
+        "accelerator": report.accelerator,
+    }
+    told: dict[str, str] = {"type": read_type(spec.type, bool(report.gpus))}
+    if spec.maintenance:
+        told["maintenance"] = spec.maintenance_reason or "on"
+    return {**{name: text for name, text in found.items() if text}, **labels, **told}
+
+
+def read_numbers(spec: NodeSpec, report: NodeReport) -> dict[str, float]:
+    """Its attributes that are numbers, beside what is counted out to workloads."""
+    found = {"cost": spec.cost, "numa": float(report.numa) if report.numa else None}
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def read_data(spec: NodeSpec, report: NodeReport) -> frozenset[str]:
+    """What lies there, or near by people's word: see Datum."""
+    images = (f"image:{sha256}" for sha256 in report.images)
+    volumes = (f"volume:{uid}" for uid in report.volumes)
+    return frozenset((*images, *volumes, *(f"pool:{pool}" for pool in spec.data)))

@@ -1,0 +1,115 @@
+"""What placement makes of a Node object, and what people's words on it do to verdicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from weft.client.view import Item
+from weft.contracts.policy import Request
+from weft.kinds.node import Gpu, NodeReport, NodeSpec, NodeStatus
+from weft.objects.envelope import Envelope
+from weft.scheduler.cycle import Engine
+from weft.scheduler.explain import explain
+from weft.scheduler.nodes import read_node
+from weft.scheduler.snapshot import Snapshot
+
+GIB = 2**30
+REPORT = NodeReport(cpu=4.0, memory=8 * GIB, disk=100 * GIB, machines=["q35"], hypervisor="qemu 7.2.1")
+
+
+def make_node(name: str, report: NodeReport = REPORT, labels: dict[str, str] | None = None, **spec: Any) -> Item:
+    envelope = Envelope(
+        kind="node",
+        name=name,
+        uid=f"u-{name}",
+        project=None,
+        labels=labels or {},
+        spec=msgspec.Raw(msgspec.json.encode(NodeSpec(**spec))),
+        status=msgspec.Raw(msgspec.json.encode(NodeStatus(phase="Ready"))),
+        report=msgspec.Raw(msgspec.json.encode(report)),
+    )
+    return Item(envelope)
+
+
+def table_of(*nodes: Item) -> Snapshot:
+    snapshot = Snapshot()
+    for node in nodes:
+        snapshot.put_node(read_node(node))
+    return snapshot
+
+
+def ask(cpu: float = 1.0, **more: Any) -> Request:
+    return Request(amounts=(round(cpu * 1000), GIB, GIB), machine="q35", strategy="least_loaded", **more)
+
+
+def verdicts(snapshot: Snapshot, request: Request) -> dict[str, str]:
+    engine = Engine(snapshot, seed=0)
+    row = engine.choose(request, "w")
+    return {v.node: v.filter or v.outcome for v in explain(engine, request, "w", row).verdicts}
+
+
+def test_what_was_probed_is_an_attribute_and_labels_win_over_it() -> None:
+    report = msgspec.structs.replace(
+        REPORT, arch="x86_64", storage="hdd", tpm="2.0", numa=2, gpus=[Gpu("NVIDIA H200", 141 * GIB, "0000:3b:00.0")]
+    )
+    facts = read_node(make_node("n1", report, {"storage": "nvme", "zone": "a", "type": "mine"}, cost=1.5))
+    assert facts.texts == {
+        "arch": "x86_64",
+        "storage": "nvme",
+        "tpm": "2.0",
+        "hypervisor": "qemu",
+        "zone": "a",
+        "type": "gpu",
+    }
+    assert facts.numbers == {"cost": 1.5, "numa": 2.0}
+    assert [(gpu.model, gpu.memory) for gpu in facts.gpus] == [("NVIDIA H200", 141 * GIB)]
+
+
+def test_a_declared_resource_wins_over_the_one_that_was_found() -> None:
+    report = msgspec.structs.replace(REPORT, sriov=63)
+    assert read_node(make_node("n1", report)).extras == {"sriov": 63}
+    assert read_node(make_node("n1", report, resources={"sriov": 8, "fpga": 1})).extras == {"sriov": 8, "fpga": 1}
+
+
+def test_images_volumes_and_declared_pools_are_data_that_lie_there() -> None:
+    report = msgspec.structs.replace(REPORT, images=["ab"], volumes=["v"])
+    assert read_node(make_node("n1", report, data=["ceph-pool:raw"])).data == {
+        "image:ab",
+        "volume:v",
+        "pool:ceph-pool:raw",
+    }
+
+
+def test_a_taint_keeps_off_who_does_not_tolerate_it() -> None:
+    snapshot = table_of(make_node("n1", taints=["tenant=blue"]), make_node("n2"))
+    assert verdicts(snapshot, ask()) == {"n1": "taint", "n2": "chosen"}
+    assert set(verdicts(snapshot, ask(tolerations=("tenant",))).values()) == {"chosen", "fits"}
+    assert verdicts(snapshot, ask(tolerations=("tenant=red",)))["n1"] == "taint"
+
+
+def test_maintenance_has_a_verdict_of_its_own_that_tells_its_reason() -> None:
+    snapshot = table_of(
+        make_node("n1", maintenance=True, maintenance_reason="new fans"), make_node("n2", maintenance=True)
+    )
+    engine = Engine(snapshot, seed=0)
+    told = explain(engine, ask(), "w", engine.choose(ask(), "w"))
+    assert [(v.filter, v.reason) for v in told.verdicts] == [
+        ("maintenance", "in maintenance (new fans)"),
+        ("maintenance", "in maintenance"),
+    ]
+    assert told.message == "no node can take it: of 2, 2 in maintenance"
+    snapshot.put_node(read_node(make_node("n1")))
+    assert verdicts(snapshot, ask())["n1"] == "chosen"
+
+
+def test_overcommitment_gives_a_node_away_more_than_once_and_lowered_it_takes_nothing_new_until_it_fits() -> None:
+    snapshot = table_of(make_node("n1", overcommit={"cpu": 4.0}))
+    assert verdicts(snapshot, ask(cpu=16)) == {"n1": "chosen"}
+    assert verdicts(snapshot, ask(cpu=16.5)) == {"n1": "resources"}
+    snapshot.put_allocation("a", "u-n1", (12_000, GIB, GIB))
+    snapshot.put_node(read_node(make_node("n1", overcommit={"cpu": 2.0})))
+    assert verdicts(snapshot, ask(cpu=0.1)) == {"n1": "resources"}
+    snapshot.drop_allocation("a")
+    assert verdicts(snapshot, ask(cpu=8)) == {"n1": "chosen"}
