@@ -221,6 +221,37 @@ def test_apply_makes_changes_and_leaves_alone_and_diff_tells_beforehand(fabric: 
     fabric.weft("network", "delete", "blue", "--yes")
 
 
+def test_the_scheduler_answers_what_would_be(fabric: Fabric) -> None:
+    make(fabric, "asked")
+    said = fabric.weft("recommend", "vm/asked")
+    assert said.code == 0, said.err
+    assert "vm/asked is on n" in said.out and "least_loaded" in said.out
+    assert fabric.weft("vm", "recommend", "--image", "tiny", "--cpu", "0.5").out.startswith(
+        "such a VM would be placed on n"
+    )
+    data = json.loads(fabric.weft("vm", "recommend", "asked", "--cpu", "0.5", "-o", "json").out)
+    assert data["spec"]["wish"] == {"cpu": "0.5"} and data["status"]["best"]
+
+    over = fabric.weft("explain", "vm/asked", "--what-if", "memory=900G")
+    assert over.code == 6
+    assert "vm/asked with memory=900G fits on no node now: insufficientResources" in over.out
+    least = next(line for line in over.out.splitlines() if line.startswith("would do: "))
+    flag = least.split("--memory ")[1]
+    assert fabric.weft("vm", "explain", "asked", "--what-if", f"memory={flag}").code == 0
+    assert "did you mean memory?" in fabric.weft("explain", "vm/asked", "--what-if", "memry=1G").err
+    assert fabric.weft("recommend", "vm/nobody").code == 3
+
+    report = fabric.weft("report", "placement")
+    assert report.code == 0, report.err
+    assert "LARGEST FREE" in report.out and "decisions:" in report.out
+    data = json.loads(fabric.weft("report", "placement", "-o", "json").out)
+    assert data["status"]["placed"] >= 1
+    assert (
+        listed(fabric, "get", "recommendation") == listed(fabric, "get", "report") == []
+    )  # what is answered is taken away
+    assert fabric.weft("vm", "delete", "asked", "--yes").code == 0
+
+
 def test_one_wrong_field_refuses_all_of_a_file_at_its_place(fabric: Fabric, tmp_path: Path) -> None:
     path = tmp_path / "web.yaml"
     path.write_text(MANIFEST + "  cpuu: 2\n")

@@ -5,7 +5,7 @@ Pure but for reading the files that long texts are taken from."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from msgspec import inspect as mi
 
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, WeftError
-from weft.objects.schema import FieldDoc, describe_fields
+from weft.objects.schema import FieldDoc, describe_fields, suggest
 
 # Fields that verbs or the server set; a flag for them would only confuse.
 _NO_FLAG = {
@@ -80,6 +80,23 @@ def read_flags(kind: Kind, given: Mapping[str, Any], spec: Mapping[str, Any]) ->
         else:
             place[last] = _read_text(value, flag_name(doc))
     return result
+
+
+def read_assignments(kind: Kind, texts: Sequence[str]) -> dict[str, Any]:
+    """``memory=8G``, ``cpu=2``: fields of a spec by the names of their flags. Raises UsageError."""
+    given: dict[str, Any] = {}
+    docs = {name: doc for doc in flag_fields(kind) for name in (flag_name(doc), _dashed(doc))}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        doc = docs.get(name.strip().lstrip("-").replace("_", "-"))
+        if not sign or doc is None:
+            meant = suggest(name, list(docs))
+            raise click.UsageError(
+                f"{text!r}: write FIELD=VALUE" + (f"; did you mean {meant}?" if meant and sign else "")
+            )
+        many = doc.type == _MAP or doc.type.startswith(_LIST)
+        given[_parameter(doc)] = (*given.get(_parameter(doc), ()), value) if many else value
+    return read_flags(kind, given, {})
 
 
 def name_flag(kind: Kind, problem: WeftError) -> WeftError:

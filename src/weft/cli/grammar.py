@@ -45,6 +45,8 @@ VERBS: dict[str, Entry] = {
     "ssh": Entry("ssh", "Log into a VM by SSH", ("vm",)),
     "cp": Entry("cp", "Copy files to or from a VM", ("vm",)),
     "explain": Entry("explain", "Why it stands where it does, or nowhere", ("vm",)),
+    "recommend": Entry("recommend", "Where it would be placed now, or if it were otherwise", ("vm",)),
+    "placement": Entry("placement", "How full the nodes are, what waits and why", ("report",)),
     "add": Entry("add", "Fetch an image and check it", ("image",)),
     "build": Entry("build", "Build one of weft's own images and add it", ("image",)),
     "resize": Entry("resize", "Make a volume larger", ("volume",)),

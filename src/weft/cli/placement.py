@@ -64,11 +64,8 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
 def explain_decision(decision: Object, what: str, when: str, width: int | None, paint: Paint) -> str:
     """All of a decision: the sentence, and what became of every node."""
     spec = decision["spec"]
-    verdicts = sorted(spec.get("verdicts") or [], key=_rank)
-    terms = list(dict.fromkeys(term["name"] for verdict in verdicts for term in verdict.get("terms") or ()))
-    weights = {term["name"]: term["weight"] for verdict in verdicts for term in verdict.get("terms") or ()}
-    weighed = ", ".join(f"{weights[name]:g} {name}" for name in terms)
-    policy = f"policy {spec['policy']}" + (f" ({weighed})" if weighed else "")
+    verdicts = spec.get("verdicts") or []
+    policy = f"policy {spec['policy']}{describe_weights(verdicts)}"
     chosen = next((v["node"] for v in verdicts if v["outcome"] == "chosen"), None)
     nodes = f"{spec['nodes']} node{'s' * (spec['nodes'] != 1)}"
     if chosen:
@@ -78,17 +75,7 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
     lines = [first]
     if spec.get("message"):
         lines.append(spec["message"])
-    columns = [Column("NODE"), Column("VERDICT"), Column("SCORE", right=True)]
-    columns += [Column(name.upper()) for name in terms]
-    columns.append(Column("WHY", flexible=True))
-    second = _runner_up(decision)
-    rows = [_row(verdict, terms, second) for verdict in verdicts]
-    if rows:
-        lines.append(draw_table(columns, rows, width, paint))
-    told = sum(verdict["outcome"] == "refused" for verdict in verdicts)
-    refused = spec.get("refused_by") or {}
-    if sum(refused.values()) > told:
-        lines.append("refused in all: " + ", ".join(f"{count} by {name}" for name, count in refused.items()))
+    lines += draw_verdicts(verdicts, spec.get("refused_by") or {}, width, paint)
     if not chosen and spec.get("nearest"):
         lines.append(f"nearest: {spec['nearest']}")
     return "\n".join(lines)
@@ -99,6 +86,31 @@ _REMEDIES = {
     "maintenance": "     weft node maintenance {node} off",
     "taint": "     with --tolerate it may go there",
 }
+
+
+def describe_weights(verdicts: Sequence[Object]) -> str:
+    """`` (0.4 cpu, 0.4 memory, 0.2 disk)``: what the scores of these verdicts are made of; empty for none."""
+    weights = {term["name"]: term["weight"] for verdict in verdicts for term in verdict.get("terms") or ()}
+    weighed = ", ".join(f"{weight:g} {name}" for name, weight in weights.items())
+    return f" ({weighed})" if weighed else ""
+
+
+def draw_verdicts(
+    verdicts: Sequence[Object], refused_by: Mapping[str, int], width: int | None, paint: Paint
+) -> list[str]:
+    """What became of every node, as a table, and how many more were refused than it tells."""
+    ranked = sorted(verdicts, key=_rank)
+    terms = list(dict.fromkeys(term["name"] for verdict in ranked for term in verdict.get("terms") or ()))
+    columns = [Column("NODE"), Column("VERDICT"), Column("SCORE", right=True)]
+    columns += [Column(name.upper()) for name in terms]
+    columns.append(Column("WHY", flexible=True))
+    fitting = [v for v in ranked if v["outcome"] == "fits"]
+    second = fitting[0] if fitting and len(ranked) > len(fitting) and ranked[0]["outcome"] == "chosen" else None
+    lines = [draw_table(columns, [_row(verdict, terms, second) for verdict in ranked], width, paint)] if ranked else []
+    told = sum(verdict["outcome"] == "refused" for verdict in ranked)
+    if sum(refused_by.values()) > told:
+        lines.append("refused in all: " + ", ".join(f"{count} by {name}" for name, count in refused_by.items()))
+    return lines
 
 
 def explain_absence(decision: Object, what: str, node: str) -> str:

@@ -64,6 +64,8 @@ KINDS = (
     "node",
     "allocation",
     "decision",
+    "recommendation",
+    "report",
     "image",
     "network",
     "securitygroup",

@@ -1,7 +1,8 @@
-"""Removes what belongs to a VM that is gone: endpoints, publications and decisions whose owner no longer exists.
+"""Removes what belongs to a VM that is gone: endpoints, publications and decisions whose owner no longer exists; and what
+told of a moment that is past: recommendations and reports.
 
-Deletion takes these away with their owner, in one commit; this is for what was left over all the same. Never allocations:
-those stand for guests, and only a node's word removes one. Woken by owned objects and by VMs that go.
+Deletion takes the former away with their owner, in one commit; this is for what was left over all the same. Never
+allocations: those stand for guests, and only a node's word removes one. Woken by owned objects and by VMs that go.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from weft.client.indexes import ENDPOINTS_BY_WORKLOAD, PUBLICATIONS_BY_WORKLOAD
 from weft.client.view import Changed, Item, View
 from weft.contracts.store import Absent, Precondition
 from weft.controllers.loop import Plan, moved
+from weft.kinds.recommendation import KEPT_SECONDS
 from weft.objects.identity import object_key
 
 OWNED = ("endpoint", "publication", "decision")
+PASSING = ("recommendation", "report")
 
 
 class Garbage:
     name = "garbage"
-    kinds = ("vm", *OWNED)
+    kinds = ("vm", *OWNED, *PASSING)
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if not moved(change, lambda item: item.uid):
@@ -40,8 +43,16 @@ class Garbage:
         """The view has it all."""
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
-        items = [item for key in keys if (item := view.get(key)) is not None]
-        return Plan([commit for item in items if (commit := plan_item(view, item)) is not None])
+        plan = Plan()
+        for item in [item for key in keys if (item := view.get(key)) is not None]:
+            if item.envelope.kind not in PASSING:
+                commit = plan_item(view, item)
+                plan.commits += [commit] if commit is not None else []
+            elif (left := item.envelope.created_at + KEPT_SECONDS - now) > 0:
+                plan.later[item.key] = left
+            else:
+                plan.commits.append(Commit(item.key, [delete(item)], [unchanged(item)]))
+        return plan
 
 
 def plan_item(view: View, item: Item) -> Commit | None:

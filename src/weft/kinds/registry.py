@@ -10,7 +10,9 @@ from weft.kinds.network import NETWORK
 from weft.kinds.node import NODE
 from weft.kinds.project import PROJECT
 from weft.kinds.publication import PUBLICATION
+from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind
+from weft.kinds.report import REPORT
 from weft.kinds.securitygroup import SECURITY_GROUP
 from weft.kinds.token import TOKEN
 from weft.kinds.vm import VM
@@ -31,6 +33,8 @@ KINDS: tuple[Kind, ...] = (
     DECISION,
     ENDPOINT,
     PUBLICATION,
+    RECOMMENDATION,
+    REPORT,
 )
 
 BY_NAME: dict[str, Kind] = {k.name: k for k in KINDS}

@@ -34,8 +34,8 @@ class Explanation(msgspec.Struct, frozen=True):
     nearest_node: str = ""
 
 
-def explain(engine: Engine, request: Request, uid: str, chosen: int | None) -> Explanation:
-    """The explanation of ``engine.choose``, asked for before anything changes."""
+def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, also: Sequence[int] = ()) -> Explanation:
+    """The explanation of ``engine.choose``, asked for before anything changes; it tells of the rows ``also`` in any case."""
     snapshot = engine.snapshot
     refusers = engine.refusers(request)
     refused_by = {filter_.name: int(flags.sum()) for filter_, flags in refusers if flags.any()}
@@ -44,10 +44,12 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None) -> E
     fitting = np.flatnonzero(scores >= 0.0)
     ranked = fitting[np.lexsort((snapshot.rank[fitting], -scores[fitting]))]
     best = [int(i) for i in (ranked if everything else ranked[: RUNNERS_UP + 1])]
+    best += [row for row in also if scores[row] >= 0.0 and row not in best]
     verdicts = _describe_fits(engine, request, uid, best, chosen)
     wanting = next(flags for filter_, flags in refusers if filter_ is ROOM)
     nearest = _find_nearest(engine, request, wanting) if chosen is None else None
     refused = _sample(engine, refusers_of(refusers), everything, chosen is None, nearest)
+    refused += [row for row in also if scores[row] < 0.0 and row not in refused]
     for index in refused:
         filter_ = next(filter_ for filter_, flags in refusers if flags[index])
         reason, lacks = filter_.explain(snapshot, request, index)

@@ -38,6 +38,7 @@ from weft.scheduler.bind import Timing, plan_adopted, plan_placement, plan_refus
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
 from weft.scheduler.nodes import read_node
+from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue import Queue
 from weft.scheduler.refit import plan_refit
 from weft.scheduler.request import Candidate, Waiting, is_looked_at, read_candidate, wants_place
@@ -72,6 +73,7 @@ class Scheduler:
         self._cramped: set[str] = set()  # keys of VMs that wait for room to grow where they run
         self._attached: dict[str, Item] = {}  # volume uid → the VM of the batch in hand that got it
         self._silent: list[str] = []
+        self._questions = Questions()
         self._retold: Counter[Request] = Counter()  # in the batch in hand
         self._nodes_moved = False  # since verdicts were last refreshed
         self._refresh_at = 0.0
@@ -81,9 +83,11 @@ class Scheduler:
         """Raises TermLost when the term ends."""
         unsubscribe = self._term.cache.subscribe(self.notice)
         try:
-            self.notice(whole(self._view, ("node", "allocation", "vm")))
+            self.notice(whole(self._view, ("node", "allocation", "vm", *QUESTIONS)))
             self._engine.last = self._find_last()
             while True:
+                if self._questions:
+                    await self._answer()
                 if not self._queue.ready:
                     await self._wake.wait(self._refresh())
                     continue
@@ -107,7 +111,15 @@ class Scheduler:
                         self._offer_all(self._view.find(VMS_BY_IMAGE, change.key))
                 case "volume":
                     self._offer_all(self._view.find(VMS_BY_VOLUME, change.key))
+                case "recommendation" | "report":
+                    self._questions.notice(change)
+                    self._wake.ring()
         self._wake_classes()
+
+    async def _answer(self) -> None:
+        """Answer what is asked. An answer that can't be written had its question taken away, or changed: that is noticed."""
+        now = self._term.clock.now()
+        await self._term.perform(self._questions.plan(self._view, self._engine, self._strategy, now))
 
     async def _decide_batch(self) -> None:
         commits = self.plan(self._queue.take(BATCH))

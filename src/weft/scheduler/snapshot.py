@@ -7,7 +7,8 @@ changed, in order, so that whoever keeps something by row knows what to look at 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -320,3 +321,18 @@ def _sum(amounts: Iterable[Amounts]) -> Amounts:
     for a in amounts:
         cpu, memory, disk = cpu + a[0], memory + a[1], disk + a[2]
     return cpu, memory, disk
+
+
+@contextmanager
+def without(snapshot: Snapshot, names: Iterable[str]) -> Iterator[None]:
+    """For as long as this lasts these allocations count as gone."""
+    improved = set(snapshot.improved)
+    gone = {name: found for name in names if (found := snapshot._allocations.get(name)) is not None}
+    for name in gone:
+        snapshot.drop_allocation(name)
+    try:
+        yield
+    finally:
+        for name, (node_uid, amounts, load) in gone.items():
+            snapshot.put_allocation(name, node_uid, amounts, load)
+        snapshot.improved = improved

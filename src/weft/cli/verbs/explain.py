@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from weft.cli import options
+from weft.cli.advice import explain_node
+from weft.cli.asking import ask
+from weft.cli.exit_codes import OK
 from weft.cli.finishing import find_decision
+from weft.cli.flags import read_assignments
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import print_object
 from weft.cli.placement import explain_absence, explain_decision
 from weft.cli.session import Session
 from weft.cli.terminal import find_width
-from weft.cli.words import read_targets
+from weft.cli.verbs.recommend import tell
+from weft.cli.words import Target, read_targets
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
@@ -24,30 +31,63 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, many=False, able=entry.kinds),
         click.Option(["--why-not"], metavar="NODE", help="Only why it is not there."),
+        click.Option(
+            ["--what-if"],
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="Where it would go if it asked for this, and the least change that would let it fit.",
+        ),
         options.output(),
     ]
+    return options.build(verb, "Say why it stands where it does, or nowhere.", _run, kind, params)
 
-    def run(session: Session, kind: Kind | None, words: tuple[str, ...], why_not: str | None) -> None:
-        for target in read_targets(kind, words, entry.kinds):
-            obj = session.client.get(target.kind.name, target.name)
-            decision = find_decision(session, target)
-            if decision is None:
-                undecided = (
-                    f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: nothing was decided yet{_why(obj)}"
-                )
-                if session.is_data:
-                    raise NotFound(undecided)
-                print(undecided)
-            elif session.is_data:
-                print_object(session, decision)
-            elif why_not is not None:
-                session.client.get("node", why_not)
-                print(explain_absence(decision, target.what, why_not))
-            else:
-                when = time.strftime("%H:%M:%S", time.localtime(decision["spec"]["at"]))
-                print(explain_decision(decision, target.what, when, find_width(sys.stdout), session.paint))
 
-    return options.build(verb, "Say why it stands where it does, or nowhere.", run, kind, params)
+def _run(
+    session: Session, kind: Kind | None, words: tuple[str, ...], why_not: str | None, what_if: tuple[str, ...]
+) -> int:
+    targets = read_targets(kind, words, ("vm",))
+    if len(targets) != 1:
+        raise click.UsageError("explain one at a time")
+    (target,) = targets
+    obj = session.client.get(target.kind.name, target.name)
+    if what_if:
+        asked_for = ", ".join(what_if)
+        wish = read_assignments(target.kind, what_if)
+        return tell(session, {"workload": target.what, "wish": wish}, f"{target.what} with {asked_for}")
+    decision = find_decision(session, target)
+    if why_not is not None:
+        session.client.get("node", why_not)
+        if decision is None or not _tells_of(decision, why_not):
+            return _explain_now(session, target, why_not)
+    if decision is None:
+        undecided = f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: nothing was decided yet{_why(obj)}"
+        if session.is_data:
+            raise NotFound(undecided)
+        print(undecided)
+    elif session.is_data:
+        print_object(session, decision)
+    elif why_not is not None:
+        print(explain_absence(decision, target.what, why_not))
+    else:
+        when = time.strftime("%H:%M:%S", time.localtime(decision["spec"]["at"]))
+        print(explain_decision(decision, target.what, when, find_width(sys.stdout), session.paint))
+    return OK
+
+
+def _tells_of(decision: Mapping[str, Any], node: str) -> bool:
+    return any(verdict["node"] == node for verdict in decision["spec"].get("verdicts") or ())
+
+
+def _explain_now(session: Session, target: Target, node: str) -> int:
+    """Of thousands of nodes a decision keeps the verdicts of some; of another the scheduler is asked as things are."""
+    answered = ask(session, "recommendation", {"workload": target.what, "nodes": [node]})
+    if session.is_data:
+        print_object(session, answered)
+    elif answered["status"]["phase"] == "Failed":
+        print(f"{target.what} can't be placed anywhere: {answered['status']['message']}")
+    else:
+        print(explain_node(answered, target.what, node))
+    return OK
 
 
 def _why(obj: dict[str, object]) -> str:

@@ -1,0 +1,29 @@
+"""`weft report placement`: how full the fabric is and where, what waits and why, how long deciding takes."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from weft.cli import options
+from weft.cli.advice import tell_placement
+from weft.cli.asking import ask
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_object
+from weft.cli.session import Session
+from weft.cli.terminal import find_width
+from weft.kinds.record import Kind
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    summary = "Say how full the nodes are, what waits and why, and how it is decided."
+    return options.build(verb, summary, _run, kind, [options.timeout(), options.output()])
+
+
+def _run(session: Session, kind: Kind | None) -> None:
+    answered = ask(session, "report", {"subject": "placement"})
+    if session.is_data:
+        print_object(session, answered)
+    else:
+        print(tell_placement(answered, find_width(sys.stdout), session.paint))

@@ -1,0 +1,61 @@
+"""`weft recommend vm/web`, `weft vm recommend --image tiny --cpu 4`: where the scheduler would put it now, as it is or as it
+might be, and the least that would have to be otherwise where it fits on no node. Nothing is placed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.advice import tell_recommendation
+from weft.cli.asking import ask
+from weft.cli.exit_codes import OK, UNPLACEABLE
+from weft.cli.flags import make_flags, read_flags
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_object
+from weft.cli.session import Session
+from weft.cli.terminal import find_width
+from weft.cli.words import read_targets
+from weft.kinds.record import Kind
+from weft.objects.errors import WeftError
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    fields = make_flags(kind) if kind else []
+    params = [
+        options.targets(kind, many=False, able=entry.kinds, required=kind is None),
+        *fields,
+        options.timeout(),
+        options.output(),
+    ]
+    summary = "Say where it would be placed now; with fields, where it would be with these."
+    return options.build(verb, summary, _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
+    wish = read_flags(kind, given, {}) if kind else {}
+    if not words:
+        if not wish:
+            raise click.UsageError("give a name, or fields of a workload that might be: --image tiny --cpu 4")
+        return tell(session, {"wish": wish}, f"such a {kind.title if kind else 'workload'}")
+    targets = read_targets(kind, words, ("vm",))
+    if len(targets) != 1:
+        raise click.UsageError("ask about one at a time")
+    (target,) = targets
+    session.client.get(target.kind.name, target.name)
+    return tell(session, {"workload": target.what, "wish": wish}, target.what)
+
+
+def tell(session: Session, question: dict[str, Any], what: str) -> int:
+    """Ask, and print the answer about ``what``; the exit code says whether a node fits."""
+    answered = ask(session, "recommendation", question)
+    status = answered["status"]
+    if session.is_data:
+        print_object(session, answered)
+    elif status["phase"] == "Failed":
+        raise WeftError(f"{what} can't be placed as it is: {status['message']}", reason=status["reason"])
+    else:
+        print(tell_recommendation(answered, what, find_width(sys.stdout), session.paint))
+    return OK if status.get("best") else UNPLACEABLE

@@ -1,0 +1,90 @@
+"""Recommendation: a question to the scheduler: where would this workload go now, as it is or as it might be, and what would
+have to be otherwise for it to fit? People make one; the scheduler answers once, in status, and takes it away some time later.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, text
+from weft.kinds.decision import Verdict
+from weft.kinds.record import Column, Kind
+from weft.objects.errors import InvalidInput
+from weft.objects.schema import field
+
+KEPT_SECONDS = 600.0  # an answered one: it tells of a moment
+
+Name = Annotated[str, field("", name=True)]
+
+
+class RecommendationSpec(msgspec.Struct, kw_only=True):
+    workload: Annotated[
+        str, field("The workload, KIND/NAME, in this project; without one, wish is a whole spec", change="never")
+    ] = ""
+    wish: Annotated[dict[str, Any], field("Fields of its spec that would be otherwise: what if", change="never")] = {}
+    nodes: Annotated[list[Name], field("Nodes whose verdict is wanted in any case", change="never")] = []
+
+
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """One change after which the workload fits on ``node``: ``wish`` holds the fields of its spec that would have to be
+    otherwise (none: the node would), ``command`` does it, ``loss`` says how much of what was asked is given up (0–1)."""
+
+    node: str
+    text: str
+    wish: dict[str, Any] = {}
+    command: str = ""
+    loss: float = 0.0
+
+
+class RecommendationStatus(msgspec.Struct, kw_only=True):
+    """``current`` is the node it has, ``best`` the one it would get; ``advice`` is there when none fits, least change first.
+    The rest as in a Decision."""
+
+    phase: Literal["Pending", "Done", "Failed"] = "Pending"
+    reason: str = ""
+    message: str = ""
+    at: float = 0.0
+    policy: str = ""
+    nodes: int = 0
+    current: str = ""
+    best: str = ""
+    verdicts: list[Verdict] = []
+    refused_by: dict[str, int] = {}
+    advice: list[Advice] = []
+
+
+def check_recommendation(spec: RecommendationSpec) -> None:
+    kind, slash, name = spec.workload.partition("/")
+    if spec.workload and (not slash or not kind or not name):
+        raise InvalidInput(
+            f"spec.workload: {spec.workload[:60]!r} names no workload", field="spec.workload", hint="write vm/web"
+        )
+    if not spec.workload and not spec.wish:
+        raise InvalidInput(
+            "spec.workload is missing",
+            field="spec.workload",
+            hint="name one (vm/web), or give a whole spec in spec.wish",
+        )
+
+
+RECOMMENDATION = Kind(
+    name="recommendation",
+    plural="recommendations",
+    title="recommendation",
+    summary="What the scheduler would do with a workload now",
+    spec=RecommendationSpec,
+    status=RecommendationStatus,
+    status_writer="recommend",
+    check=check_recommendation,
+    columns=(
+        NAME,
+        Column("WORKLOAD", text("spec.workload", "–")),
+        Column("PHASE", text("status.phase", "Pending")),
+        Column("NODE", text("status.current", "–")),
+        Column("BEST", text("status.best", "–")),
+        Column("MESSAGE", text("status.message", ""), flexible=True),
+        AGE,
+    ),
+)

@@ -1,0 +1,44 @@
+"""The questions that people ask the scheduler, Recommendations and Reports, from when they are noticed to their answer."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.client.commit import Commit
+from weft.client.view import Changed, View
+from weft.scheduler.cycle import Engine
+from weft.scheduler.recommend import plan_recommendation
+from weft.scheduler.report import plan_report
+
+QUESTIONS = ("recommendation", "report")
+
+
+class _Answered(msgspec.Struct):
+    """What both kinds' status begins with."""
+
+    phase: str = "Pending"
+
+
+class Questions:
+    """True while there is one to answer."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def notice(self, change: Changed) -> None:
+        if change.new is not None and not change.new.deleting and change.new.status(_Answered).phase == "Pending":
+            self._open[change.key] = None
+
+    def plan(self, view: View, engine: Engine, strategy: str, now: float) -> list[Commit]:
+        """The answers to all of them, from what is so now."""
+        asked = [item for key in self._open if (item := view.get(key)) is not None]
+        self._open.clear()
+        return [
+            plan_report(view, engine.snapshot, item, strategy, now)
+            if item.envelope.kind == "report"
+            else plan_recommendation(view, engine, item, strategy, now)
+            for item in asked
+        ]
