@@ -104,7 +104,7 @@ class Texts(msgspec.Struct, frozen=True):
 
 class Table(Protocol):
     """Nodes as columns: row i of each is the same node. ``capacity`` (what may be given: what there is, times the ratio
-    of overcommitment) and ``allocated`` have one row per resource and one column per node. ``rank`` is the node's place
+    of overcommitment), ``allocated`` and ``free`` have one row per resource and one column per node. ``rank`` is the node's place
     when all are sorted by name; ``notes`` why people cordoned it. ``gpu_free`` has one row per node, one column per device:
     thousandths free, -1 where there is none; ``gpu_memory`` and ``gpu_model`` likewise. No array is to be changed."""
 
@@ -113,6 +113,7 @@ class Table(Protocol):
     notes: list[str]
     capacity: Whole
     allocated: Whole
+    free: Whole
     online: Flags
     cordoned: Flags
     gpu_free: Codes

@@ -44,6 +44,11 @@ class Devices:
         for columns in (self.free, self.memory, self._codes):
             columns[target] = columns[source]
 
+    def reorder(self, order: Sequence[int]) -> None:
+        """Row i becomes what row ``order[i]`` was."""
+        for columns in (self.free, self.memory, self._codes):
+            columns[: len(order)] = columns[order]
+
     def _make_room(self, rows: int, devices: int) -> None:
         have = self.free.shape
         if rows <= have[0] and devices <= have[1]:

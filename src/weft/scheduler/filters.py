@@ -135,7 +135,7 @@ class Room:
 
     def fits(self, table: Table, request: Request) -> Flags:
         wanted = np.asarray(request.amounts, dtype=np.int64)[:, None]
-        enough: Flags = np.all(table.capacity - table.allocated >= wanted, axis=0)
+        enough: Flags = np.all(table.free >= wanted, axis=0)
         for name, amount in request.extras:
             capacity, allocated = table.extra(name)
             enough = enough & (capacity - allocated >= amount)
@@ -146,7 +146,7 @@ class Room:
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         lacks = []
         for row, (resource, wanted) in enumerate(zip(RESOURCES, request.amounts, strict=True)):
-            free = int(table.capacity[row, index] - table.allocated[row, index])
+            free = int(table.free[row, index])
             if wanted > free:
                 lacks.append(Lack(resource, wanted, free))
         for name, amount in request.extras:

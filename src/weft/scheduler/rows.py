@@ -18,6 +18,7 @@ class Rows:
         self.notes = [table.notes[i] for i in indexes]
         self.capacity: Whole = table.capacity[:, self._indexes]
         self.allocated: Whole = table.allocated[:, self._indexes]
+        self.free: Whole = table.free[:, self._indexes]
         self.online: Flags = table.online[self._indexes]
         self.cordoned: Flags = table.cordoned[self._indexes]
         self.rank: Whole = table.rank[self._indexes]

@@ -2,7 +2,7 @@
 
 Fed with nodes and allocations, in any order and as often as one likes; equal to one built anew from the same objects. All
 amounts are whole numbers (thousandths of a core or a GPU, bytes), so sums never drift. ``log`` names every row that
-changed, in order, so that whoever keeps something by row knows what to look at again.
+changed, in order, so that whoever keeps something by row knows what to look at again; ``risen`` those that gained room.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ LOG_KEPT = 100_000
 
 
 class Snapshot:
-    """A Table of all nodes. ``improved`` collects the uids of nodes that may now take what they refused before."""
+    """A Table of all nodes. ``improved`` collects the uids of nodes that may now take what they refused before.
+
+    ``free`` is ``capacity`` without ``allocated``; ``shapes`` numbers the different capacities, by row, and
+    ``shape_capacities`` has the capacity of each number. ``cells`` are the rows of ``free``, then those of ``allocated``, for
+    reading one number fast."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -33,12 +37,17 @@ class Snapshot:
         self.notes: list[str] = []
         self.facts: list[NodeFacts] = []
         self.log: list[int] = []
+        self.risen: list[int] = []
         self.epoch = 0  # moves when rows have moved: what was kept by row is worth nothing then
         self.facts_epoch = 0  # moves when any fact of any node has changed
         self.improved: set[str] = set()
         self._index: dict[str, int] = {}
         self._capacity = np.zeros((len(RESOURCES), 16), dtype=np.int64)
         self._allocated = np.zeros((len(RESOURCES), 16), dtype=np.int64)
+        self._free = np.zeros((len(RESOURCES), 16), dtype=np.int64)
+        self._shapes = np.zeros(16, dtype=np.int64)
+        self._shape_of: dict[Amounts, int] = {}
+        self.shape_capacities: list[Amounts] = []
         self._online = np.zeros(16, dtype=np.bool_)
         self._cordoned = np.zeros(16, dtype=np.bool_)
         self._machines: dict[str, Flags] = {}
@@ -49,6 +58,7 @@ class Snapshot:
         self._holders: dict[str, set[str]] = {}
         self._members: dict[str, dict[str, int]] = {}
         self._rank: Whole | None = None
+        self._ordered = True
         self._allocations: dict[str, tuple[str, Amounts, Load]] = {}
         self._by_node: dict[str, set[str]] = {}
         self._slice()
@@ -60,7 +70,7 @@ class Snapshot:
     def rank(self) -> Whole:
         if self._rank is None:
             rank = np.empty(len(self), dtype=np.int64)
-            rank[sorted(range(len(self)), key=self.names.__getitem__)] = np.arange(len(self))
+            rank[self._by_name()] = np.arange(len(self))
             self._rank = rank
         return self._rank
 
@@ -145,10 +155,11 @@ class Snapshot:
         if old is None or old.name != facts.name:
             self.names[index] = facts.name
             self._rank = None
+            self._ordered = self._ordered and self._stands_right(index)
         self.facts[index] = facts
         self.facts_epoch += 1
         self.notes[index] = facts.note
-        self._capacity[:, index] = facts.given()
+        self._put_capacity(index, facts.given())
         self._online[index] = facts.online
         self._cordoned[index] = facts.cordoned
         self._put_flags(self._machines, index, facts.machines)
@@ -157,7 +168,7 @@ class Snapshot:
         if old is None or (old.extras, old.gpus, old.overcommit) != (facts.extras, facts.gpus, facts.overcommit):
             self._put_devices(index, facts)
         self._columns.put(index, facts)
-        self._note(index)
+        self._note(index, True)
         if facts.online and not facts.cordoned:
             self.improved.add(facts.uid)
 
@@ -175,17 +186,38 @@ class Snapshot:
         self.facts.pop()
         if index != last:
             self._index[self.uids[index]] = index
-            for columns in (self._capacity, self._allocated, *self._extras.values()):
-                columns[:, index] = columns[:, last]
-            for flags in (self._online, self._cordoned, *self._machines.values(), *self._taints.values()):
-                flags[index] = flags[last]
+            for columns in self._all_columns():
+                columns[..., index] = columns[..., last]
             self._devices.move(last, index)
             self._columns.put(index, self.facts[index])
+            self._ordered = False
         self._slice()
         self._rank = None
         self.epoch += 1
         self.facts_epoch += 1
         self.improved.discard(uid)
+
+    def settle(self) -> None:
+        """Put the rows into the order of the names, if they aren't: then the first of several that are as good is also the
+        first by name."""
+        if self._ordered:
+            return
+        order = self._by_name()
+        self.names, self.uids, self.notes, self.facts = (
+            [self.names[i] for i in order],
+            [self.uids[i] for i in order],
+            [self.notes[i] for i in order],
+            [self.facts[i] for i in order],
+        )
+        self._index = {uid: index for index, uid in enumerate(self.uids)}
+        for columns in self._all_columns():
+            columns[..., : len(order)] = columns[..., order]
+        self._devices.reorder(order)
+        self._columns = Columns()
+        self._rank = None
+        self._ordered = True
+        self.epoch += 1
+        self.facts_epoch += 1
 
     def put_allocation(self, name: str, node_uid: str, amounts: Amounts, load: Load = NO_LOAD) -> None:
         """Count an allocation; counted already is fine."""
@@ -212,19 +244,6 @@ class Snapshot:
         if node_uid in self._index:
             self.improved.add(node_uid)
 
-    def state(self) -> dict[str, Any]:
-        """Node uid → its facts and all that is counted there: what two equal snapshots have in common."""
-        return {
-            uid: (
-                self.facts[index],
-                self._allocated[:, index].tolist(),
-                {name: int(both[1, index]) for name, both in self._extras.items() if both[:, index].any()},
-                self._devices.free[index, : len(self.facts[index].gpus)].tolist(),
-                {group: where[uid] for group, where in self._members.items() if uid in where},
-            )
-            for uid, index in self._index.items()
-        }
-
     def _count(self, node_uid: str, amounts: Amounts, load: Load, sign: int) -> None:
         index = self._index.get(node_uid)
         for group in load.groups:
@@ -234,29 +253,89 @@ class Snapshot:
                 del where[node_uid]
         if index is None:
             return
-        self._allocated[:, index] += np.asarray(amounts, dtype=np.int64) * sign
+        cpu, memory, disk = amounts
+        free_cpu, free_memory, free_disk, used_cpu, used_memory, used_disk = self.cells
+        if sign < 0:
+            cpu, memory, disk = -cpu, -memory, -disk
+        free_cpu[index] -= cpu
+        free_memory[index] -= memory
+        free_disk[index] -= disk
+        used_cpu[index] += cpu
+        used_memory[index] += memory
+        used_disk[index] += disk
         for name, amount in load.extras:
             self._extra(name)[1, index] += amount * sign
         for device, share in load.gpus:
             self._devices.take(index, device, share * sign)
-        self._note(index)
+        self._note(index, sign < 0)
 
     def _slice(self) -> None:
         """Show as many rows as there are."""
         count = len(self)
         self.capacity: Whole = self._capacity[:, :count]
         self.allocated: Whole = self._allocated[:, :count]
+        self.free: Whole = self._free[:, :count]
+        self.shapes: Whole = self._shapes[:count]
+        self.cells = [row.data for row in (*self._free, *self._allocated)]
+        self.shape_cells = self._shapes.data
         self.online: Flags = self._online[:count]
         self.cordoned: Flags = self._cordoned[:count]
         self.gpu_free: Codes = self._devices.free[:count]
         self.gpu_memory: Whole = self._devices.memory[:count]
         self.gpu_model: Texts = self._devices.models(count)
 
-    def _note(self, index: int) -> None:
+    def _note(self, index: int, gained: bool) -> None:
         if len(self.log) >= LOG_KEPT:
             self.log.clear()
+            self.risen.clear()
             self.epoch += 1
         self.log.append(index)
+        if gained:
+            self.risen.append(index)
+
+    def _by_name(self) -> list[int]:
+        return sorted(range(len(self)), key=self.names.__getitem__)
+
+    def _stands_right(self, index: int) -> bool:
+        names = self.names
+        return (not index or names[index - 1] < names[index]) and (
+            index + 1 == len(names) or names[index] < names[index + 1]
+        )
+
+    def _all_columns(self) -> list[NDArray[Any]]:
+        """Every array with a number, or several, for each row, which come last in its shape."""
+        return [
+            self._capacity,
+            self._allocated,
+            self._free,
+            self._shapes,
+            self._online,
+            self._cordoned,
+            *self._machines.values(),
+            *self._taints.values(),
+            *self._extras.values(),
+        ]
+
+    def _put_capacity(self, index: int, capacity: Amounts) -> None:
+        self._capacity[:, index] = capacity
+        self._free[:, index] = self._capacity[:, index] - self._allocated[:, index]
+        shape = self._shape_of.get(capacity)
+        if shape is None:
+            if len(self._shape_of) >= max(256, 4 * len(self)):  # most of them are of the past
+                self._shape_of.clear()
+                self.shape_capacities.clear()
+                self.epoch += 1
+                for row in range(len(self)):
+                    self._number_shape(row, self.facts[row].given())
+            self._number_shape(index, capacity)
+        else:
+            self._shapes[index] = shape
+
+    def _number_shape(self, index: int, capacity: Amounts) -> None:
+        shape = self._shape_of.setdefault(capacity, len(self.shape_capacities))
+        if shape == len(self.shape_capacities):
+            self.shape_capacities.append(capacity)
+        self._shapes[index] = shape
 
     def _add_row(self, facts: NodeFacts) -> int:
         index = len(self)
@@ -309,7 +388,8 @@ class Snapshot:
         def more(array: NDArray[Any]) -> NDArray[Any]:
             return np.concatenate([array, np.zeros_like(array)], axis=-1)
 
-        self._capacity, self._allocated = more(self._capacity), more(self._allocated)
+        self._capacity, self._allocated, self._free = more(self._capacity), more(self._allocated), more(self._free)
+        self._shapes = more(self._shapes)
         self._online, self._cordoned = more(self._online), more(self._cordoned)
         self._machines = {name: more(flags) for name, flags in self._machines.items()}
         self._taints = {name: more(flags) for name, flags in self._taints.items()}
@@ -336,3 +416,18 @@ def without(snapshot: Snapshot, names: Iterable[str]) -> Iterator[None]:
         for name, (node_uid, amounts, load) in gone.items():
             snapshot.put_allocation(name, node_uid, amounts, load)
         snapshot.improved = improved
+
+
+def state_of(snapshot: Snapshot) -> dict[str, Any]:
+    """Node uid → its facts and all that is counted there: what two equal snapshots have in common."""
+    return {
+        uid: (
+            snapshot.facts[index],
+            snapshot.allocated[:, index].tolist(),
+            snapshot.free[:, index].tolist(),
+            {name: int(both[1, index]) for name, both in snapshot._extras.items() if both[:, index].any()},
+            snapshot.gpu_free[index, : len(snapshot.facts[index].gpus)].tolist(),
+            {group: where[uid] for group, where in snapshot._members.items() if uid in where},
+        )
+        for uid, index in snapshot._index.items()
+    }

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.kinds.allocation import Resources
-from weft.scheduler.snapshot import Amounts, Gpu, Load, NodeFacts, Snapshot, amounts_of
+from weft.scheduler.snapshot import Amounts, Gpu, Load, NodeFacts, Snapshot, amounts_of, state_of
 
 NODES = [f"u{n}" for n in range(5)]
 MODELS = ["A100", "T4"]
@@ -40,6 +40,7 @@ steps = st.one_of(
     st.tuples(st.just("drop node"), st.sampled_from(NODES)),
     st.tuples(st.just("allocation"), st.integers(0, 8), st.sampled_from(NODES), amounts, loads),
     st.tuples(st.just("drop allocation"), st.integers(0, 8)),
+    st.tuples(st.just("settle")),
 )
 
 
@@ -61,6 +62,9 @@ def test_increments_equal_a_rebuild(history: list[tuple]) -> None:  # type: igno
             case ("allocation", number, uid, taken, load):
                 allocations[f"a{number}"] = (uid, taken, load)
                 snapshot.put_allocation(f"a{number}", uid, taken, load)
+            case ("settle",):
+                snapshot.settle()
+                assert snapshot.names == sorted(snapshot.names)
             case ("drop allocation", number):
                 allocations.pop(f"a{number}", None)
                 snapshot.drop_allocation(f"a{number}")
@@ -69,7 +73,7 @@ def test_increments_equal_a_rebuild(history: list[tuple]) -> None:  # type: igno
         rebuilt.put_allocation(name, uid, taken, load)
     for facts in nodes.values():
         rebuilt.put_node(facts)
-    assert snapshot.state() == rebuilt.state()
+    assert state_of(snapshot) == state_of(rebuilt)
     assert len(snapshot) == len(nodes)
     for index, (name, uid) in enumerate(zip(snapshot.names, snapshot.uids, strict=True)):
         facts = nodes[uid]
