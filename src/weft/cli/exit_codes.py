@@ -54,6 +54,7 @@ _BY_REASON: dict[str, int] = {
     "volumesApart": UNPLACEABLE,
     "imageFailed": UNPLACEABLE,
     "orphanRunning": UNPLACEABLE,
+    "policyNotFound": UNPLACEABLE,
     "timedOut": TIMED_OUT,
 }
 

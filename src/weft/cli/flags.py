@@ -23,7 +23,10 @@ _NO_FLAG = {
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256",),
 }
-_MORE_NAMES = {"spec.restart": ("restart-policy",)}  # where `--restart` is an act
+_MORE_NAMES = {
+    "spec.restart": ("restart-policy",),  # where `--restart` is an act
+    "spec.strategy": ("placement-strategy",),  # where a strategy could be one of updates
+}
 _LONG_TEXT = 4096  # a text that may be longer is taken from a file
 _BOOLEAN, _MAP, _LIST = "true or false", "map", "list of "
 
@@ -45,6 +48,7 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
     for doc in flag_fields(kind):
         flag = flag_name(doc)
         shared: dict[str, Any] = {"help": _help(doc), "default": None}
+        names = [f"--{name}" for name in (flag, *_MORE_NAMES.get(doc.path, ()))]
         if doc.type == _BOOLEAN:
             flags.append(click.Option([f"--{flag}/--no-{flag}", _parameter(doc)], **shared))
         elif doc.type == _MAP or doc.type.startswith(_LIST):
@@ -53,11 +57,10 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
             flags.append(click.Option([*names, _parameter(doc)], multiple=True, metavar=metavar, **shared))
         elif " | " in doc.type:
             choice = click.Choice(doc.type.split(" | "))
-            names = [f"--{name}" for name in (flag, *_MORE_NAMES.get(doc.path, ()))]
             flags.append(click.Option([*names, _parameter(doc)], type=choice, **shared))
         else:
             metavar = "FILE" if doc.path in long_texts else doc.type.upper().replace(" ", "-")
-            flags.append(click.Option([f"--{flag}", _parameter(doc)], metavar=metavar, **shared))
+            flags.append(click.Option([*names, _parameter(doc)], metavar=metavar, **shared))
     return flags
 
 

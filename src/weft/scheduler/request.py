@@ -27,12 +27,12 @@ from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.kinds.nic import read_nic
-from weft.kinds.strategy import read_strategy
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
 from weft.scheduler.snapshot import amounts_of
+from weft.scheduler.strategy import find_strategy
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -92,8 +92,8 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             "storeRestored", f"the store was restored; waiting for {', '.join(silent)} to say what runs there"
         )
     try:
-        strategy = default_strategy if spec.strategy is None else read_strategy(spec.strategy)
-    except InvalidInput as problem:
+        strategy = find_strategy(spec, default_strategy)
+    except WeftError as problem:
         return Waiting(problem.token, problem.message)
     image = read_image(view, project, spec.image)
     if isinstance(image, Waiting):

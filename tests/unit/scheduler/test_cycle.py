@@ -27,7 +27,7 @@ requests = st.builds(
     Request,
     amounts=st.tuples(st.integers(100, 8000), st.integers(1, 32 * GIB), st.integers(0, 50 * GIB)),
     machine=st.sampled_from(["q35", "q35", "microvm"]),
-    strategy=st.sampled_from(STRATEGIES),
+    strategy=st.sampled_from([*STRATEGIES, "best_fit:0.7,data_locality:0.3", "cost,topology_spread=zone/2,random"]),
     node=st.sampled_from([None, None, None, "n1"]),
     home=st.sampled_from([None, None, None, "u2"]),
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from weft.contracts.policy import RESOURCES, Request, Table, Values
+from weft.contracts.policy import RESOURCES, Column, Request, Table, Values
 
 WEIGHTS = {"cpu": 0.4, "memory": 0.4, "disk": 0.2}
+ROOM_WEIGHT = 0.001
 
 
 def used_shares(table: Table, request: Request) -> list[tuple[str, float, Values]]:
@@ -15,3 +16,17 @@ def used_shares(table: Table, request: Request) -> list[tuple[str, float, Values
     capacity = np.maximum(table.capacity, 1)
     shares = np.clip((table.allocated + wanted) * 100.0 / capacity, 0.0, 100.0)
     return [(resource, WEIGHTS[resource], shares[row]) for row, resource in enumerate(RESOURCES)]
+
+
+def room_after(table: Table, request: Request) -> Values:
+    """What would be left of every node, 0–100: the resources by their weights."""
+    used = np.zeros(len(table.names))
+    for _, weight, share in used_shares(table, request):
+        used += weight * share
+    left: Values = 100.0 - used
+    return left
+
+
+def with_room(name: str, values: Values, table: Table, request: Request) -> list[Column]:
+    """``values`` as the one thing that counts; among equals the node with most left."""
+    return [Column(name, 1.0 - ROOM_WEIGHT, values), Column("room", ROOM_WEIGHT, room_after(table, request))]

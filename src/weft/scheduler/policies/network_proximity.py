@@ -1,0 +1,65 @@
+"""network_proximity: the node nearest to who calls the workload, to its group, and to its volumes.
+
+Reads the fabric: round trips between nodes, and where members and data lie. A value is 100 at no distance and 50 at
+HALF_MS; where no round trip is known the same zone counts as FAR. Each of the three that the request has counts the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from weft.contracts.policy import Column, Occasion, Reads, Request, Table, Values
+from weft.scheduler.policies.shares import with_room
+
+HALF_MS = 5.0
+FAR = 25.0
+MOST_PLACES = 16  # of a group's or a volume's nodes: those with most members
+
+
+class NetworkProximity:
+    name = "network_proximity"
+    reads: Reads = "fabric"
+
+    def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
+        near = [_near(table, uids, weights) for uids, weights in _find_places(table, request)]
+        values = np.mean(near, axis=0) if near else np.zeros(len(table.names))
+        return with_room("near", values, table, request)
+
+
+def _find_places(table: Table, request: Request) -> list[tuple[list[str], list[float]]]:
+    """The nodes to be near to, by uid, with weights: the caller's, the groups' members', the volumes'."""
+    places: list[tuple[list[str], list[float]]] = []
+    if request.caller is not None:
+        places.append(([request.caller], [1.0]))
+    for group in request.near or request.groups:
+        members = table.members(group)
+        rows = np.flatnonzero(members)
+        if rows.size:
+            rows = rows[np.lexsort((table.rank[rows], -members[rows]))][:MOST_PLACES]
+            places.append(([table.uids[row] for row in rows], [float(members[row]) for row in rows]))
+    for datum in request.data:
+        if datum.name.startswith("volume:"):
+            rows = np.flatnonzero(table.holds(datum.name))[:MOST_PLACES]
+            if rows.size:
+                places.append(([table.uids[row] for row in rows], [1.0] * rows.size))
+    return places
+
+
+def _near(table: Table, uids: list[str], weights: list[float]) -> Values:
+    """How near each node is to these, on average."""
+    near = np.zeros(len(table.names))
+    for uid, weight in zip(uids, weights, strict=True):
+        times = table.distance(uid)
+        unknown = np.isnan(times)
+        value = 100.0 / (1.0 + np.where(unknown, 0.0, times) / HALF_MS)
+        near += weight * (np.where(unknown, FAR * _same_zone(table, uid), value) if unknown.any() else value)
+    return near / sum(weights)
+
+
+def _same_zone(table: Table, uid: str) -> Values:
+    """1 for the nodes in the zone of node ``uid``, else 0."""
+    zones = table.text("zone")
+    if zones is None or uid not in table.uids:
+        return np.zeros(len(table.names))
+    code = zones.codes[list(table.uids).index(uid)]
+    return np.where((zones.codes == code) & (code >= 0), 1.0, 0.0)
