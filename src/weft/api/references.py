@@ -44,10 +44,24 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
         for name in reference.names(new):
             if name not in before:
                 target = BY_NAME[reference.kind]
+                if reference.awaited and await view.get(target, _scope(target, envelope), name) is None:
+                    continue
                 preconditions += await _plan_one(view, target, envelope.project, name, reference.field)
                 if reference.holder is not None:
                     await _refuse_held(view, target, envelope, name, reference)
+        if reference.agree is not None:
+            reference.agree(new, await _read_named(view, envelope, reference, new))
     return preconditions
+
+
+async def _read_named(view: View, envelope: Envelope, reference: Reference, spec: Any) -> dict[str, Any]:
+    target = BY_NAME[reference.kind]
+    found = {name: await view.get(target, _scope(target, envelope), name) for name in reference.names(spec)}
+    return {name: decode_part(other.spec, target.spec) for name, other in found.items() if other is not None}
+
+
+def _scope(target: Kind, envelope: Envelope) -> str | None:
+    return envelope.project if target.scope == "project" else None
 
 
 async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:

@@ -11,6 +11,7 @@ import click
 
 from weft.cli.exit_codes import USAGE, exit_code
 from weft.cli.terminal import clean, plan_paint
+from weft.language.complaint import draw_caret
 from weft.objects.errors import WeftError
 
 # Reasons that the message says better than their name does.
@@ -27,7 +28,7 @@ def complain(error: WeftError, output: str, color: bool, debug: bool = False) ->
     if output == "json":
         print(json.dumps(describe_error(error)), file=sys.stderr)
         return exit_code(error)
-    lines = [_headline(error)]
+    lines = [_headline(error), *_picture(error)]
     lines += (error.hint or "").splitlines()
     others = (error.details.get("problems") or [])[1:]
     lines += ["also: " + clean(str(other.get("message", ""))) for other in others[:_MOST_LISTED]]
@@ -72,6 +73,14 @@ def describe_error(error: WeftError) -> dict[str, Any]:
         "retryable": error.retry_after_seconds is not None or error.token in _RETRYABLE,
         "request_id": error.details.get("request_id"),
     }
+
+
+def _picture(error: WeftError) -> list[str]:
+    """The place in an expression that the error is about, if it is about one."""
+    text, at, length = (error.details.get(key) for key in ("expression", "at", "length"))
+    if not isinstance(text, str) or not isinstance(at, int) or not isinstance(length, int):
+        return []
+    return draw_caret(text, at, length)
 
 
 def _headline(error: WeftError) -> str:

@@ -53,6 +53,7 @@ _BY_REASON: dict[str, int] = {
     "volumeInUse": UNPLACEABLE,
     "volumesApart": UNPLACEABLE,
     "imageFailed": UNPLACEABLE,
+    "constraintNotReady": UNPLACEABLE,
     "orphanRunning": UNPLACEABLE,
     "policyNotFound": UNPLACEABLE,
     "timedOut": TIMED_OUT,

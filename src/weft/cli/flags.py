@@ -29,6 +29,7 @@ _MORE_NAMES = {
 }
 _LONG_TEXT = 4096  # a text that may be longer is taken from a file
 _BOOLEAN, _MAP, _LIST = "true or false", "map", "list of "
+_EXPRESSIONS = "list of expression"
 
 
 def flag_fields(kind: Kind) -> list[FieldDoc]:
@@ -145,6 +146,8 @@ def _show_default(doc: FieldDoc) -> str:
 def _read_value(doc: FieldDoc, value: Any) -> Any:
     if doc.type == _MAP:
         return {} if value == ("",) else read_pairs(value, flag_name(doc))
+    if doc.type == _EXPRESSIONS:
+        return list(value)  # a comma is a part of them
     if doc.type.startswith(_LIST):
         return [_number(doc.type, item) for text in value for item in text.split(",") if item]
     return _number(doc.type, value)

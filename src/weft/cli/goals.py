@@ -15,7 +15,8 @@ Object = Mapping[str, Any]
 Test = Callable[[Object | None], bool]
 UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavailable")
 _HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed just now
-_STUCK = ("volumeInUse", "volumesApart", "imageFailed", "orphanRunning", "policyNotFound")  # no matter what nodes there are
+# No matter what nodes there are.
+_STUCK = ("volumeInUse", "volumesApart", "imageFailed", "orphanRunning", "policyNotFound", "constraintNotReady")
 
 
 class Goal(msgspec.Struct, frozen=True):

@@ -75,6 +75,7 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
     lines = [first]
     if spec.get("message"):
         lines.append(spec["message"])
+    lines += [f"note: {note}" for note in spec.get("notes") or ()]
     lines += draw_verdicts(verdicts, spec.get("refused_by") or {}, width, paint)
     if not chosen and spec.get("nearest"):
         lines.append(f"nearest: {spec['nearest']}")
@@ -91,7 +92,7 @@ _REMEDIES = {
 def describe_weights(verdicts: Sequence[Object]) -> str:
     """`` (0.4 cpu, 0.4 memory, 0.2 disk)``: what the scores of these verdicts are made of; empty for none."""
     weights = {term["name"]: term["weight"] for verdict in verdicts for term in verdict.get("terms") or ()}
-    weighed = ", ".join(f"{weight:g} {name}" for name, weight in weights.items())
+    weighed = ", ".join(f"{weight:.3g} {name}" for name, weight in weights.items())
     return f" ({weighed})" if weighed else ""
 
 
@@ -134,7 +135,7 @@ def explain_absence(decision: Object, what: str, node: str) -> str:
 
 
 def _row(verdict: Object, terms: Sequence[str], second: Object | None) -> list[str]:
-    values = {term["name"]: f"{term['weight']:g}·{term['value']:.0f}" for term in verdict.get("terms") or ()}
+    values = {term["name"]: f"{term['weight']:.3g}·{term['value']:.0f}" for term in verdict.get("terms") or ()}
     score = "–" if verdict.get("score") is None else f"{verdict['score']:.1f}"
     why = _shortfalls(verdict) or str(verdict.get("reason") or "")
     if not why and second is verdict:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from weft.client.view import Index, Item, View
 from weft.kinds.allocation import AllocationSpec
+from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.nic import Nic, networks_of
 from weft.kinds.node import NodeReport, read_orphan
@@ -16,6 +17,11 @@ from weft.objects.identity import object_key
 
 def _named(kind: str, item: Item, names: Iterable[str]) -> list[str]:
     return [object_key(kind, item.envelope.project, name) for name in names]
+
+
+def _constraints(item: Item) -> list[str]:
+    wish = item.spec(VmSpec)
+    return [*names_required(wish.constraint), *names_preferred(wish.prefer)]
 
 
 VMS_BY_UID = Index("vms by uid", "vm", lambda item: (item.uid,))
@@ -29,6 +35,7 @@ VMS_BY_GROUP = Index(
     "vm",
     lambda item: _named("securitygroup", item, item.spec(VmSpec).security_groups),
 )
+VMS_BY_CONSTRAINT = Index("vms by constraint", "vm", lambda item: _named("constraint", item, _constraints(item)))
 NODES_BY_UID = Index("nodes by uid", "node", lambda item: (item.uid,))
 NODES_BY_ORPHAN = Index(
     "nodes by orphan",
@@ -70,6 +77,7 @@ KINDS = (
     "network",
     "securitygroup",
     "volume",
+    "constraint",
     "endpoint",
     "publication",
 )
@@ -79,6 +87,7 @@ INDEXES = (
     VMS_BY_VOLUME,
     VMS_BY_NETWORK,
     VMS_BY_GROUP,
+    VMS_BY_CONSTRAINT,
     NODES_BY_UID,
     NODES_BY_ORPHAN,
     NODES_BY_VOLUME,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
-from weft.language.tree import Expression
+from weft.language.tree import Expression, Preference
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,6 @@ else:
 
 RESOURCES = ("cpu", "memory", "disk")
 Amounts = tuple[int, int, int]
-Preference = Hashable
 
 # What a filter or a policy looks at: facts of nodes (kept until some change), a node's own load as well (kept until its
 # row changes), or other nodes too, or chance, or what was chosen before (never kept).
@@ -67,7 +66,8 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     ``amounts`` in the order of RESOURCES, ``extras`` sorted by name; ``least_disk`` is how little disk the image would do
     with; ``node`` the only node's name it may go to; ``home`` the uid of the node where its volumes lie; ``near`` the
     groups whose members it must be with, if there are any, and ``apart`` those it must not be with; ``groups`` those it
-    will be a member of; ``caller`` the uid of the node it should be near."""
+    will be a member of; ``caller`` the uid of the node it should be near. No name of a Constraint is left in ``constraint``
+    and ``preferences``."""
 
     amounts: Amounts
     machine: str

@@ -43,7 +43,8 @@ class Verdict(msgspec.Struct, frozen=True):
 class DecisionSpec(msgspec.Struct, kw_only=True):
     """``verdicts``: the chosen, the runners-up and a sample of the refused (all of them up to 64 nodes);
     ``refused_by`` counts every refusal by filter. ``error`` is the reason (insufficientResources …) when nothing fits.
-    ``nearest`` says in words which smaller wish would fit best and ``nearest_node`` where."""
+    ``nearest`` says in words which smaller wish would fit best and ``nearest_node`` where; ``notes`` which preferences were
+    given up, and what of the wish should be looked at."""
 
     workload: Ref
     policy: str
@@ -56,6 +57,7 @@ class DecisionSpec(msgspec.Struct, kw_only=True):
     message: str = ""
     nearest: str = ""
     nearest_node: str = ""
+    notes: list[str] = []
 
 
 class DecisionStatus(msgspec.Struct, kw_only=True):

@@ -42,13 +42,16 @@ class Verb(msgspec.Struct, frozen=True):
 class Reference(msgspec.Struct, frozen=True):
     """A spec names objects of another kind: ``names`` lists them. ``blocks`` means: that object can't be deleted while
     referred to. ``field`` is the path for error messages. ``holder`` reads from the other's status who has it to
-    himself: then nobody else may refer to it anew."""
+    himself: then nobody else may refer to it anew. One that is ``awaited`` need not exist yet. ``agree`` (spec, name → the
+    spec of each that exists) raises InvalidInput where both can't be true."""
 
     kind: str
     field: str
     names: Callable[[Any], Sequence[str]]
     blocks: bool = True
     holder: Callable[[Any], Ref | None] | None = None
+    awaited: bool = False
+    agree: Callable[[Any, Mapping[str, Any]], None] | None = None
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from weft.kinds.allocation import ALLOCATION
+from weft.kinds.constraint import CONSTRAINT
 from weft.kinds.decision import DECISION
 from weft.kinds.endpoint import ENDPOINT
 from weft.kinds.image import IMAGE
@@ -26,6 +27,7 @@ KINDS: tuple[Kind, ...] = (
     NETWORK,
     SECURITY_GROUP,
     VOLUME,
+    CONSTRAINT,
     NODE,
     PROJECT,
     TOKEN,

@@ -12,7 +12,7 @@ from weft.kinds.cells import AGE, NAME, cores, dig, joined, size, text
 from weft.kinds.nic import claim_address, networks_of, read_nic
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.record import Claim, ClaimWithin, Column, Kind, Object, Reference, Verb
-from weft.kinds.workload_wish import WorkloadWish, check_wish
+from weft.kinds.workload_wish import WorkloadWish, check_wish, wish_references
 from weft.objects.envelope import Envelope
 from weft.objects.errors import InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
@@ -307,6 +307,7 @@ VM = Kind(
         Reference("network", "spec.networks", lambda s: networks_of(s.networks)),
         Reference("securitygroup", "spec.security_groups", lambda s: s.security_groups),
         Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
+        *wish_references(),
         Reference("node", "spec.node", lambda s: [s.node] if s.node else [], blocks=False),
     ),
     columns=(

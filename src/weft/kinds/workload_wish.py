@@ -8,12 +8,28 @@ from typing import Annotated
 
 import msgspec
 
+from weft.kinds.constraint import (
+    Form,
+    check_expressions,
+    names_preferred,
+    names_required,
+    refuse_clash_with_named,
+)
+from weft.kinds.record import Reference
 from weft.kinds.strategy import read_strategy
 from weft.kinds.taint import check_taints
 from weft.objects.schema import field
 
 
 class WorkloadWish(msgspec.Struct, kw_only=True):
+    constraint: Annotated[
+        Form | None,
+        field("What its node must be, like storage=nvme,memory>=32GB; @NAME is a constraint", shown="expression"),
+    ] = None
+    prefer: Annotated[
+        list[Annotated[Form, field("", shown="expression")]],
+        field("What its node should rather be: EXPRESSION[;weight=0-1][;priority=N]"),
+    ] = []
     strategy: Annotated[str | None, field("Placement strategy; the cluster's default if unset", change="live")] = None
     node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
     tolerate: Annotated[
@@ -23,6 +39,22 @@ class WorkloadWish(msgspec.Struct, kw_only=True):
 
 def check_wish(spec: WorkloadWish) -> None:
     """What types can't say of them; what has several spellings gets its one. Raises InvalidInput."""
+    spec.constraint, kept = check_expressions(spec.constraint, spec.prefer)
+    spec.prefer = list[Form](kept)
     if spec.strategy is not None:
         spec.strategy = read_strategy(spec.strategy)
     check_taints(spec.tolerate, "spec.tolerate")
+
+
+def wish_references() -> tuple[Reference, ...]:
+    """The objects that these fields name."""
+    return (
+        Reference(
+            "constraint",
+            "spec.constraint",
+            lambda spec: names_required(spec.constraint),
+            awaited=True,
+            agree=lambda spec, named: refuse_clash_with_named(spec.constraint, named),
+        ),
+        Reference("constraint", "spec.prefer", lambda spec: names_preferred(spec.prefer), awaited=True),
+    )

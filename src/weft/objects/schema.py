@@ -40,12 +40,14 @@ def field(
     ge: float | None = None,
     le: float | None = None,
     max_length: int | None = None,
+    shown: str = "",
 ) -> msgspec.Meta:
-    """The Meta of a spec field: what it is for, what a change of it costs, and how people write it."""
+    """The Meta of a spec field: what it is for, what a change of it costs, and how people write it; ``shown`` is the word
+    for its type where that has one of its own."""
     limits: dict[str, Any] = {"ge": ge, "le": le, "max_length": max_length}
     return msgspec.Meta(
         description=description,
-        extra={"change": change, "quantity": quantity, "name": name},
+        extra={"change": change, "quantity": quantity, "name": name, "shown": shown},
         **{key: value for key, value in limits.items() if value is not None},
     )
 
@@ -216,6 +218,8 @@ def describe_fields(type_: Any, path: str = "spec") -> list[FieldDoc]:
 
 def type_name(info: mi.Type, extra: dict[str, Any]) -> str:
     """A word for a type as people know it: size, cores, duration, text, list of text …"""
+    if extra.get("shown"):
+        return str(extra["shown"])
     if extra.get("quantity"):
         words = {"bytes": "size", "cpu": "cores", "duration": "duration", "amount": "count or size", "ratio": "number"}
         return words[extra["quantity"]]

@@ -50,7 +50,7 @@ def plan_placement(
             Absent(allocation.key),
             *(AtRevision(item.key, item.envelope.revision) for item in candidate.volume_items),
         ],
-        events=[_event(vm, "Normal", "Placed", log_line)],
+        events=[_event(vm, "Normal", "Placed", log_line), *_notes(candidate, explanation)],
     )
 
 
@@ -63,7 +63,7 @@ def plan_refusal(view: View, candidate: Candidate, explanation: Explanation, tim
         key=vm.key,
         writes=[write for write in writes if write is not None],
         preconditions=[unchanged(vm)],
-        events=[_event(vm, "Warning", explanation.error, explanation.message)],
+        events=[_event(vm, "Warning", explanation.error, explanation.message), *_notes(candidate, explanation)],
     )
 
 
@@ -140,6 +140,7 @@ def _put_decision(view: View, candidate: Candidate, explanation: Explanation, ti
         message=explanation.message,
         nearest=explanation.nearest,
         nearest_node=explanation.nearest_node,
+        notes=[*candidate.given_up, *explanation.warnings],
     )
     name = f"{vm.kind}.{vm.name}"
     former = view.get(object_key("decision", vm.project, name))
@@ -157,6 +158,12 @@ def _put_decision(view: View, candidate: Candidate, explanation: Explanation, ti
 def _put_condition(vm: Item, condition: Condition) -> Put | None:
     envelope = edit(vm)
     return put(envelope) if set_condition(envelope, condition) else None
+
+
+def _notes(candidate: Candidate, explanation: Explanation) -> list[Event]:
+    """What was given up of its wishes, and what of them looks wrong."""
+    given_up = [_event(candidate.vm, "Normal", "PreferenceGivenUp", told) for told in candidate.given_up]
+    return given_up + [_event(candidate.vm, "Warning", "ConstraintWarning", told) for told in explanation.warnings]
 
 
 def _event(vm: Item, type_: Literal["Normal", "Warning"], reason: str, message: str) -> Event:

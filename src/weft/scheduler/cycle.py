@@ -14,6 +14,7 @@ import numpy as np
 from weft.contracts.policy import Column, Filter, Flags, Occasion, Policy, Request, Table, Values
 from weft.scheduler.filters import FILTERS
 from weft.scheduler.policies import POLICIES
+from weft.scheduler.prefer import add_preferences
 from weft.scheduler.rows import Rows
 from weft.scheduler.snapshot import Snapshot
 
@@ -84,11 +85,9 @@ class Engine:
 
     def terms(self, request: Request, uid: str, rows: Sequence[int]) -> list[Column]:
         """The terms that make up the scores of these rows."""
-        policy = self._policies[request.strategy]
-        occasion = Occasion(self._seed, uid, self.last)
-        if policy.reads != "fabric":
-            return policy.terms(Rows(self.snapshot, rows), request, occasion)
-        columns = policy.terms(self.snapshot, request, occasion)
+        if self._policies[request.strategy].reads != "fabric":
+            return self._columns(Rows(self.snapshot, rows), request, uid)
+        columns = self._columns(self.snapshot, request, uid)
         return [Column(c.name, c.weight, c.values[list(rows)]) for c in columns]
 
     def refusers(self, request: Request) -> list[tuple[Filter, Flags]]:
@@ -125,8 +124,12 @@ class Engine:
                 fits &= filter_.fits(table, request)
         return fits
 
-    def _score(self, table: Table, request: Request, uid: str) -> Values:
+    def _columns(self, table: Table, request: Request, uid: str) -> list[Column]:
         columns = self._policies[request.strategy].terms(table, request, Occasion(self._seed, uid, self.last))
+        return add_preferences(columns, table, request)
+
+    def _score(self, table: Table, request: Request, uid: str) -> Values:
+        columns = self._columns(table, request, uid)
         total = columns[0].weight * columns[0].values
         for column in columns[1:]:
             total = total + column.weight * column.values

@@ -13,6 +13,7 @@ from weft.objects.quantity import format_bytes, format_cpu
 from weft.scheduler.cycle import Engine
 from weft.scheduler.devices import WHOLE, find_fitting
 from weft.scheduler.filters import ROOM
+from weft.scheduler.wish import find_warnings
 
 ALL_UP_TO = 64  # nodes; of more, a sample is told
 RUNNERS_UP = 4
@@ -32,6 +33,7 @@ class Explanation(msgspec.Struct, frozen=True):
     message: str = ""
     nearest: str = ""
     nearest_node: str = ""
+    warnings: list[str] = []
 
 
 def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, also: Sequence[int] = ()) -> Explanation:
@@ -62,8 +64,9 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, a
                 shortfalls=[_shortfall(lack) for lack in lacks],
             )
         )
+    warnings = find_warnings(request, snapshot)
     if chosen is not None:
-        return Explanation(len(snapshot), verdicts, refused_by)
+        return Explanation(len(snapshot), verdicts, refused_by, warnings=warnings)
     return Explanation(
         nodes=len(snapshot),
         verdicts=verdicts,
@@ -72,6 +75,7 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, a
         message=_describe_shortage(engine, request, wanting, refused_by),
         nearest=_describe_nearest(engine, request, nearest),
         nearest_node="" if nearest is None else snapshot.names[nearest],
+        warnings=warnings,
     )
 
 
@@ -207,6 +211,8 @@ _PHRASES = {
     "volume": "without its volume",
     "machine": "without its machine type",
     "taint": "tainted",
+    "constraint": "not meeting its constraint",
+    "available": "without the free room its constraint asks for",
 }
 
 

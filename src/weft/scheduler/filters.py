@@ -12,6 +12,7 @@ import numpy as np
 
 from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Reads, Request, Table
 from weft.kinds.taint import is_tolerated
+from weft.scheduler.constraint import Meets, MeetsNow
 from weft.scheduler.devices import find_fitting
 
 
@@ -170,4 +171,15 @@ def _is_text(table: Table, attribute: str, word: str | None) -> Flags:
 
 
 ROOM: Filter = Room()
-FILTERS: tuple[Filter, ...] = (Online(), Cordon(), Maintenance(), NamedNode(), VolumeHome(), Machine(), Taints(), ROOM)
+FILTERS: tuple[Filter, ...] = (
+    Online(),
+    Cordon(),
+    Maintenance(),
+    NamedNode(),
+    VolumeHome(),
+    Machine(),
+    Taints(),
+    Meets(),
+    MeetsNow(),
+    ROOM,
+)

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 import numpy as np
 
 from weft.client.cache import whole
@@ -18,6 +19,7 @@ from weft.client.commit import Commit
 from weft.client.indexes import (
     ALLOCATIONS_BY_WORKLOAD,
     NODES_BY_UID,
+    VMS_BY_CONSTRAINT,
     VMS_BY_IMAGE,
     VMS_BY_UID,
     VMS_BY_VOLUME,
@@ -38,6 +40,7 @@ from weft.scheduler.bind import Timing, plan_adopted, plan_placement, plan_refus
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
 from weft.scheduler.nodes import read_node
+from weft.scheduler.prefer import describe_given_up, find_given_up, measure_pressure
 from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue import Queue
 from weft.scheduler.refit import plan_refit
@@ -109,6 +112,8 @@ class Scheduler:
                 case "image":
                     if _moved(change, lambda item: item.status(ImageStatus).phase):
                         self._offer_all(self._view.find(VMS_BY_IMAGE, change.key))
+                case "constraint":
+                    self._offer_all(self._view.find(VMS_BY_CONSTRAINT, change.key))
                 case "volume":
                     self._offer_all(self._view.find(VMS_BY_VOLUME, change.key))
                 case "recommendation" | "report":
@@ -179,6 +184,7 @@ class Scheduler:
         return plan_adopted(vm, allocations, now)
 
     def _decide(self, candidate: Candidate, now: float) -> Commit | None:
+        candidate = self._relax(candidate)
         vm, request = candidate.vm, candidate.request
         standing = self._queue.verdict(request)
         if standing is not None:
@@ -201,6 +207,19 @@ class Scheduler:
             f"{describe_choice(self._engine, row)}"
         )
         return plan_placement(self._view, candidate, node, uid, explanation, timing, line)
+
+    def _relax(self, candidate: Candidate) -> Candidate:
+        """The candidate without the preferences that are given up just now."""
+        if not candidate.request.preferences:
+            return candidate
+        pressure = measure_pressure(self.snapshot)
+        given_up = find_given_up(candidate.request.preferences, pressure)
+        left = tuple(p for p in candidate.request.preferences if p not in given_up)
+        return msgspec.structs.replace(
+            candidate,
+            request=msgspec.structs.replace(candidate.request, preferences=left),
+            given_up=tuple(describe_given_up(preference, pressure) for preference in given_up),
+        )
 
     def _refuse(self, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit | None:
         vm = candidate.vm

@@ -33,10 +33,12 @@ from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
 from weft.scheduler.snapshot import amounts_of
 from weft.scheduler.strategy import find_strategy
+from weft.scheduler.wish import Expressions, read_expressions
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A VM that can be placed as soon as a node fits; ``volume_items`` must not change until then."""
+    """A VM that can be placed as soon as a node fits; ``volume_items`` must not change until then. ``given_up`` says which
+    preferences its request leaves out, and why."""
 
     vm: Item
     request: Request
@@ -48,6 +50,7 @@ class Candidate(msgspec.Struct, frozen=True):
     volume_items: list[Item]
     nics: list[AllocatedNic]
     groups: list[AllocatedGroup]
+    given_up: tuple[str, ...] = ()
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -111,6 +114,9 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     groups = read_groups(view, vm)
     if isinstance(groups, str):
         return Waiting("groupNotReady", f'security group "{groups}" does not exist')
+    expressions = read_expressions(view, project, spec)
+    if not isinstance(expressions, Expressions):
+        return Waiting(*expressions)
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(spec.disk, virtual_size))
     homes = {home for item in volumes for home in find_homes(view, item)}
     if len(homes) > 1:
@@ -125,6 +131,8 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             home=next(iter(homes), None),
             least_disk=virtual_size,
             tolerations=tuple(sorted(spec.tolerate)),
+            constraint=expressions.constraint,
+            preferences=expressions.preferences,
         ),
         incarnation=vm.status(VmStatus).incarnation + 1,
         resources=resources,

@@ -1,0 +1,175 @@
+"""Constraint: an expression about nodes with a name, so that many workloads can share it; and how workloads wish by
+expressions: ``constraint`` (hard) and ``prefer`` (soft).
+
+A workload may name one (``@fast-disk``) before it is made, and waits for it. A change counts for placements from then on;
+what is placed stays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, dig, text
+from weft.kinds.record import Column, Kind, Object
+from weft.language.clash import refuse_clash
+from weft.language.form import read_form
+from weft.language.parse import parse, read_expression
+from weft.language.tree import Named, Preference, conjuncts, names_in, show
+from weft.objects.errors import InvalidInput
+from weft.objects.schema import field
+
+WEIGHT, PRIORITY = 0.5, 0
+MOST_PRIORITY = 100
+MOST_PREFERENCES = 16
+_OPTION = re.compile(r"^(.*);\s*([a-zA-Z]+)\s*=\s*([^;\"']*?)\s*$", re.DOTALL)
+_FIELDS = ("expression", "weight", "priority")
+
+Form = str | dict[str, Any]
+
+
+class ConstraintSpec(msgspec.Struct, kw_only=True):
+    expression: Annotated[
+        Form, field("What a node must be, like storage=nvme,memory>=32GB; text or JSON form", shown="expression")
+    ]
+    soft: Annotated[bool, field("A preference rather than a condition")] = False
+    weight: Annotated[float, field("How much a soft one counts, 0-1; the strategy counts 1", ge=0, le=1)] = WEIGHT
+    priority: Annotated[
+        int, field("Which soft ones are given up last as room gets scarce: the higher", ge=0, le=MOST_PRIORITY)
+    ] = PRIORITY
+    description: Annotated[str, field("What it is for", max_length=200)] = ""
+
+
+class ConstraintStatus(msgspec.Struct, kw_only=True):
+    pass
+
+
+def check_constraint(spec: ConstraintSpec) -> None:
+    """The expression becomes text; it names no other and can hold. Raises InvalidInput."""
+    where = "spec.expression"
+    spec.expression = read_text(spec.expression, where)
+    parsed = parse(spec.expression, where)
+    if names_in(parsed.tree):
+        raise InvalidInput(
+            f"{where}: a constraint can't name another one",
+            field=where,
+            hint=f"write out what @{names_in(parsed.tree)[0]} is",
+        )
+    refuse_clash([("", parsed)], where)
+
+
+def read_text(raw: Form, where: str) -> str:
+    """An expression's text; one in JSON form as text. Raises InvalidInput."""
+    if isinstance(raw, str):
+        read_expression(raw.strip(), where)
+        return raw.strip()
+    return show(read_form(raw, where))
+
+
+def read_preference(raw: Form, where: str) -> Preference:
+    """``EXPRESSION;weight=0.5;priority=2``, or a set of these fields, as a Preference. Raises InvalidInput."""
+    if isinstance(raw, dict) and "expression" not in raw:
+        return Preference(read_form(raw, where), WEIGHT, PRIORITY)
+    options: dict[str, Any] = {}
+    expression: Any = raw
+    if isinstance(raw, dict):
+        other = next((key for key in raw if key not in _FIELDS), None)
+        if other is not None:
+            raise InvalidInput(
+                f"{where}.{other[:40]} is not a field", field=where, hint="fields: " + ", ".join(_FIELDS)
+            )
+        expression, options = raw["expression"], {key: raw[key] for key in _FIELDS[1:] if key in raw}
+    while isinstance(expression, str) and (match := _OPTION.match(expression)):
+        expression, name = match[1], match[2].lower()
+        if name not in _FIELDS[1:] or name in options:
+            fact = "is given twice" if name in options else "is neither weight nor priority"
+            raise InvalidInput(
+                f"{where}: {match[2][:40]!r} {fact}", field=where, hint="write like zone=a;weight=0.5;priority=2"
+            )
+        options[name] = match[3]
+    return Preference(
+        read_form(expression.strip() if isinstance(expression, str) else expression, where),
+        _number(options.get("weight", WEIGHT), 1, f"{where}: weight"),
+        int(_number(options.get("priority", PRIORITY), MOST_PRIORITY, f"{where}: priority", whole=True)),
+    )
+
+
+def show_preference(preference: Preference) -> str:
+    """A preference as text that reads back as the same."""
+    weight = "" if preference.weight == WEIGHT else f";weight={preference.weight!r}"
+    priority = "" if preference.priority == PRIORITY else f";priority={preference.priority}"
+    return f"{show(preference.expression)}{weight}{priority}"
+
+
+def check_expressions(constraint: Form | None, prefer: Sequence[Form]) -> tuple[str | None, list[str]]:
+    """Both in the one spelling in which they are kept. Raises InvalidInput, also for what can never hold."""
+    if constraint is not None:
+        constraint = read_text(constraint, "spec.constraint")
+        refuse_clash([("", parse(constraint, "spec.constraint"))], "spec.constraint")
+    if len(prefer) > MOST_PREFERENCES:
+        raise InvalidInput(f"spec.prefer: at most {MOST_PREFERENCES}", field="spec.prefer")
+    kept = []
+    for index, raw in enumerate(prefer):
+        where = f"spec.prefer[{index}]"
+        preference = read_preference(raw, where)
+        refuse_clash([("", parse(show(preference.expression), where))], where)
+        kept.append(show_preference(preference))
+    return constraint, kept
+
+
+def names_required(constraint: Form | None) -> list[str]:
+    """The Constraint objects that a checked ``constraint`` names."""
+    return names_in(read_expression(constraint)) if isinstance(constraint, str) and "@" in constraint else []
+
+
+def names_preferred(prefer: Sequence[Form]) -> list[str]:
+    """The Constraint objects that checked preferences name, each once."""
+    found = [name for raw in prefer if "@" in raw for name in names_in(read_preference(raw, "prefer").expression)]
+    return list(dict.fromkeys(found))
+
+
+def refuse_clash_with_named(constraint: Form | None, named: Mapping[str, ConstraintSpec]) -> None:
+    """Raise InvalidInput if ``constraint`` and the hard ones it names can't hold together."""
+    if isinstance(constraint, str):
+        wanted = {part.name for part in conjuncts(read_expression(constraint)) if isinstance(part, Named)}
+        hard = [(name, str(spec.expression)) for name, spec in named.items() if name in wanted and not spec.soft]
+        sources = [("", parse(constraint)), *((name, parse(expression)) for name, expression in hard)]
+        refuse_clash(sources, "spec.constraint")
+
+
+def _number(raw: Any, most: int, what: str, *, whole: bool = False) -> float:
+    try:
+        value = (int if whole else float)(raw) if isinstance(raw, str) else raw
+    except ValueError:
+        value = None
+    right = isinstance(value, int) or (isinstance(value, float) and not whole)
+    if isinstance(value, bool) or not right or value is None or not 0 <= value <= most:
+        kind = "a whole number" if whole else "a number"
+        raise InvalidInput(f"{what} {str(raw)[:40]!r} is not {kind} from 0 to {most}", field=what.partition(":")[0])
+    return value
+
+
+def _strength(obj: Object) -> str:
+    if not dig(obj, "spec.soft"):
+        return "hard"
+    return f"soft, weight {dig(obj, 'spec.weight', WEIGHT):g}, priority {dig(obj, 'spec.priority', PRIORITY)}"
+
+
+CONSTRAINT = Kind(
+    name="constraint",
+    plural="constraints",
+    title="constraint",
+    summary="An expression about nodes that workloads can name",
+    spec=ConstraintSpec,
+    status=ConstraintStatus,
+    check=check_constraint,
+    columns=(
+        NAME,
+        Column("EXPRESSION", text("spec.expression"), flexible=True),
+        Column("KIND", _strength),
+        Column("DESCRIPTION", text("spec.description", ""), wide=True),
+        AGE,
+    ),
+)

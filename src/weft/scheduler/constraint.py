@@ -1,0 +1,182 @@
+"""Constraints over nodes: a tree as one mask over all of them, and why one of them doesn't meet it. Pure.
+
+What a constraint says of a node's facts and what it says of the room that is left (``.free``, ``available``) are two filters,
+because the one is kept until a fact changes and the other only until something is placed.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+
+from weft.contracts.policy import Flags, Lack, Reads, Request, Table
+from weft.language.amount import read_amount, show_amount
+from weft.language.clash import AVAILABLE
+from weft.language.tree import (
+    SIGNS,
+    Compare,
+    Either,
+    Every,
+    Exists,
+    Expression,
+    Leaf,
+    Not,
+    Within,
+    conjuncts,
+    every,
+    leaves,
+    show,
+)
+
+_COUNTED = ("gpu",)  # a node with none of it doesn't have it
+_ORDERS: dict[str, Callable[[Any, Any], Any]] = {
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+}
+
+
+def find_meeting(tree: Expression, table: Table) -> Flags:
+    """Which nodes meet ``tree``, in which no name is left."""
+    if isinstance(tree, (Every, Either)):
+        join = np.logical_and if isinstance(tree, Every) else np.logical_or
+        flags: Flags = join.reduce([find_meeting(part, table) for part in tree.of])
+        return flags
+    if isinstance(tree, Not):
+        return ~find_meeting(tree.of, table)
+    if isinstance(tree, Exists):
+        return _is_there(tree.attribute, table)
+    if isinstance(tree, Within):
+        found: Flags = np.logical_or.reduce([_is_equal(tree.attribute, value, table) for value in tree.values])
+        return found if tree.inside else ~found
+    if not isinstance(tree, Compare):
+        raise LookupError(f"constraint {show(tree)} was not looked up")
+    if tree.operator in ("eq", "neq"):
+        equal = _is_equal(tree.attribute, tree.value, table)
+        return equal if tree.operator == "eq" else ~equal
+    numbers, bound = table.number(tree.attribute), read_amount(tree.value, tree.attribute)
+    if numbers is None or bound is None:
+        return np.zeros(len(table.names), dtype=np.bool_)
+    compared: Flags = _ORDERS[tree.operator](numbers, bound)  # NaN is neither more nor less
+    return compared
+
+
+def tell_failure(tree: Expression, table: Table, index: int) -> tuple[str, list[Lack]]:
+    """In what node ``index`` fails ``tree``, for people, and what it lacks of resources. It must fail."""
+    if isinstance(tree, Every):
+        failing = [part for part in tree.of if not find_meeting(part, table)[index]]
+        told = [tell_failure(part, table, index) for part in failing]
+        return "; ".join(text for text, _ in told), [lack for _, lacks in told for lack in lacks]
+    if isinstance(tree, Either):
+        return "none of: " + "; ".join(tell_failure(part, table, index)[0] for part in tree.of), []
+    if isinstance(tree, Not):
+        first = next(leaves(tree.of))
+        has = f"{_show_has(first, table, index)}, " if isinstance(tree.of, (Compare, Within, Exists)) else ""
+        return f"{has}wanted {show(tree)}", []
+    if isinstance(tree, Exists):
+        return f"has no {tree.attribute}", []
+    if isinstance(tree, Compare) and tree.operator in _ORDERS:
+        return _tell_amount(tree, table, index)
+    wanted = show(tree).removeprefix(getattr(tree, "attribute", "")).strip()
+    return f"{_show_has(tree, table, index)}, wanted {wanted.removeprefix('=')}", []
+
+
+class Meets:
+    """What is asked of a node's facts."""
+
+    name = "constraint"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return None if request.constraint is None else split(request.constraint)[0]
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        return _fits(None if request.constraint is None else split(request.constraint)[0], table)
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        asked = None if request.constraint is None else split(request.constraint)[0]
+        return ("", []) if asked is None else tell_failure(asked, table, index)
+
+
+class MeetsNow:
+    """What is asked of the room that a node has left."""
+
+    name = "available"
+    reads: Reads = "row"
+
+    def asks(self, request: Request) -> Hashable:
+        return None if request.constraint is None else split(request.constraint)[1]
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        return _fits(None if request.constraint is None else split(request.constraint)[1], table)
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        asked = None if request.constraint is None else split(request.constraint)[1]
+        return ("", []) if asked is None else tell_failure(asked, table, index)
+
+
+@functools.lru_cache(maxsize=4096)
+def split(tree: Expression) -> tuple[Expression | None, Expression | None]:
+    """What of ``tree`` follows from facts, and what from the room that is left; both must hold."""
+    now = [part for part in conjuncts(tree) if any(map(_reads_room, leaves(part)))]
+    facts = [part for part in conjuncts(tree) if part not in now]
+    return (every(facts) if facts else None), (every(now) if now else None)
+
+
+def _fits(tree: Expression | None, table: Table) -> Flags:
+    return np.ones(len(table.names), dtype=np.bool_) if tree is None else find_meeting(tree, table)
+
+
+def _reads_room(leaf: Leaf) -> bool:
+    if isinstance(leaf, (Compare, Within, Exists)) and leaf.attribute.endswith(".free"):
+        return True
+    return (isinstance(leaf, Compare) and leaf.value == AVAILABLE) or (
+        isinstance(leaf, Within) and AVAILABLE in leaf.values
+    )
+
+
+def _is_equal(attribute: str, value: str, table: Table) -> Flags:
+    texts, number = table.text(attribute), read_amount(value, attribute)
+    flags = np.zeros(len(table.names), dtype=np.bool_) if texts is None else texts.equal(value)
+    if number is not None:
+        numbers = table.number(attribute)
+        return flags if numbers is None else flags | (numbers == number)
+    free = table.number(f"{attribute}.free") if value == AVAILABLE else None
+    return flags if free is None else flags | (free > 0)
+
+
+def _is_there(attribute: str, table: Table) -> Flags:
+    texts, numbers = table.text(attribute), table.number(attribute)
+    flags: Flags = np.zeros(len(table.names), dtype=np.bool_) if texts is None else texts.codes >= 0
+    if numbers is None:
+        return flags
+    return flags | (numbers > 0 if attribute in _COUNTED else ~np.isnan(numbers))
+
+
+def _tell_amount(leaf: Compare, table: Table, index: int) -> tuple[str, list[Lack]]:
+    wanted = f"wanted {SIGNS[leaf.operator]} {leaf.value}"
+    numbers, bound = table.number(leaf.attribute), read_amount(leaf.value, leaf.attribute)
+    if numbers is None or bound is None or np.isnan(numbers[index]):
+        return f"{_show_has(leaf, table, index)}, {wanted}", []
+    has = float(numbers[index])
+    told = f"{leaf.attribute} {show_amount(has, leaf.attribute, leaf.value)}, {wanted}"
+    missing = bound - has
+    if leaf.operator in ("ge", "gt") and missing > 0:
+        told += f" ({show_amount(missing, leaf.attribute, leaf.value)} short)"
+    return told, []
+
+
+def _show_has(leaf: Leaf, table: Table, index: int) -> str:
+    """What the node has of what the leaf is about."""
+    attribute = getattr(leaf, "attribute", "")
+    texts, numbers = table.text(attribute), table.number(attribute)
+    if texts is not None and texts.codes[index] >= 0:
+        return f"{attribute} is {texts.words[texts.codes[index]]}"
+    if numbers is not None and not np.isnan(numbers[index]):
+        return f"{attribute} is {show_amount(float(numbers[index]), attribute)}"
+    return f"has no {attribute}"

@@ -1,0 +1,70 @@
+"""Soft constraints: what they add to a score, and when they are given up. Pure.
+
+Whatever the strategy, its score counts 1 and each preference its weight: the sum, divided by all the weights, stays within
+0–100. A preference is given up while the fabric's scarcest resource is taken to more than its priority bears: the lowest
+priority first, so that the strategy alone decides where room is scarce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from weft.contracts.policy import RESOURCES, Column, Request, Table
+from weft.language.tree import Preference, show
+from weft.scheduler.constraint import find_meeting
+
+BEARS = (0.80, 0.90, 0.95)  # by priority 0, 1, 2; a higher one is never given up
+
+
+class Pressure(msgspec.Struct, frozen=True):
+    """The scarcest resource of all nodes that take workloads, and what share of it is given away."""
+
+    resource: str
+    share: float
+
+
+def measure_pressure(table: Table) -> Pressure:
+    """How scarce room is."""
+    open_ = table.online & ~table.cordoned
+    found = Pressure("cpu", 0.0)
+    for row, resource in enumerate(RESOURCES):
+        capacity = int(table.capacity[row, open_].sum())
+        if capacity:
+            found = max(found, Pressure(resource, int(table.allocated[row, open_].sum()) / capacity), key=_share)
+    free = table.gpu_free[open_]
+    devices = int((free >= 0).sum())
+    if devices:
+        found = max(found, Pressure("gpu", 1.0 - int(np.maximum(free, 0).sum()) / (1000 * devices)), key=_share)
+    return found
+
+
+def find_given_up(preferences: Sequence[Preference], pressure: Pressure) -> list[Preference]:
+    """Which of them are given up at this pressure."""
+    return [p for p in preferences if p.priority < len(BEARS) and pressure.share > BEARS[p.priority]]
+
+
+def describe_given_up(preference: Preference, pressure: Pressure) -> str:
+    """The sentence for the event and the decision."""
+    return (
+        f"preference {show(preference.expression)} was given up: {pressure.share:.0%} of the fabric's {pressure.resource} "
+        f"is taken, and priority {preference.priority} bears {BEARS[preference.priority]:.0%}"
+    )
+
+
+def add_preferences(columns: list[Column], table: Table, request: Request) -> list[Column]:
+    """The terms of a score with those of the request's preferences."""
+    if not request.preferences:
+        return columns
+    total = 1.0 + sum(preference.weight for preference in request.preferences)
+    weighed = [Column(column.name, column.weight / total, column.values) for column in columns]
+    for preference in request.preferences:
+        met = find_meeting(preference.expression, table).astype(np.float64)
+        weighed.append(Column(show(preference.expression), preference.weight / total, 100.0 * met))
+    return weighed
+
+
+def _share(pressure: Pressure) -> float:
+    return pressure.share
