@@ -8,7 +8,7 @@ thousandths too.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -29,8 +29,9 @@ RESOURCES = ("cpu", "memory", "disk")
 Amounts = tuple[int, int, int]
 
 # What a filter or a policy looks at: facts of nodes (kept until some change), a node's own load as well (kept until its
-# row changes), or other nodes too, or chance, or what was chosen before (never kept).
-Reads = Literal["facts", "row", "fabric"]
+# row changes), the outlook beside it (kept until either changes), or other nodes too, or chance, or what was chosen
+# before (never kept).
+Reads = Literal["facts", "row", "outlook", "fabric"]
 
 
 class GpuAsk(msgspec.Struct, frozen=True):
@@ -184,13 +185,33 @@ class Column(msgspec.Struct, frozen=True):
     values: Values
 
 
+class Sort(msgspec.Struct, frozen=True):
+    """One sort of workload that is expected: what one of them asks for, and which share of all it is (``often``, of 1).
+    ``left`` is how much of all GPUs it could still use if no other sort came (0–1); of one without GPUs, how many still
+    fit of those that would on empty nodes."""
+
+    amounts: Amounts
+    gpus: GpuAsk | None
+    often: float
+    left: float = 1.0
+
+
+class Outlook(msgspec.Struct, frozen=True, eq=False):
+    """What is likely to be asked for next: ``sorts``, the most frequent first, and the ``largest`` node there is (of each
+    of RESOURCES, and thousandths of GPUs)."""
+
+    sorts: tuple[Sort, ...] = ()
+    largest: tuple[int, int, int, int] = (1, 1, 1, 1)
+
+
 class Occasion(msgspec.Struct, frozen=True):
-    """What a policy may know beside nodes and request: ``seed`` and the workload's ``uid`` for chance, and ``last``, the
-    node that was chosen most recently."""
+    """What a policy may know beside nodes and request: ``seed`` and the workload's ``uid`` for chance, ``last``, the
+    node that was chosen most recently, and the ``outlook``."""
 
     seed: int
     uid: str
     last: str | None
+    outlook: Outlook = Outlook()
 
 
 class Policy(Protocol):
@@ -201,3 +222,12 @@ class Policy(Protocol):
     reads: Reads
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]: ...
+
+
+@runtime_checkable
+class LoadPolicy(Policy, Protocol):
+    """A policy that goes by how full a node is and nothing else: decided much faster than others."""
+
+    def load(self, request: Request) -> tuple[float, float, float] | None:
+        """The weight of each of RESOURCES: above 0 for how much of it (0–100) is in use once the request is there, below
+        0 for how much is left. None where ``terms`` must be asked."""

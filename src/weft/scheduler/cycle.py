@@ -1,36 +1,55 @@
 """One decision: filters say where a request may go, its policy says where best; ties go to the first by name.
 
 Pure over a snapshot: the same snapshot, request, seed and history give the same answer. Requests that are equal share
-their scores; after a placement only the rows that changed are looked at again.
+their scores; after a placement only the rows that changed are looked at again. Scores are whole multiples of 1/SCALE, so
+that how floats were added decides nothing.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from weft.contracts.policy import Column, Filter, Flags, Occasion, Policy, Request, Table, Values
-from weft.scheduler.filters import FILTERS
+from weft.contracts.policy import (
+    Column,
+    Filter,
+    Flags,
+    LoadPolicy,
+    Occasion,
+    Outlook,
+    Policy,
+    Request,
+    Table,
+    Values,
+)
+from weft.scheduler.devices import choose_devices
+from weft.scheduler.facts import NO_LOAD, Load
+from weft.scheduler.filters import FILTERS, ROOM
+from weft.scheduler.masks import Masks
 from weft.scheduler.policies import POLICIES
 from weft.scheduler.prefer import add_preferences
+from weft.scheduler.ranking import Ranking
 from weft.scheduler.rows import Rows
+from weft.scheduler.slopes import SCALE, Slopes, Weights
 from weft.scheduler.snapshot import Snapshot
 
 REFUSED = -1.0
-_CLASSES_KEPT = 256
+_NEVER = -np.inf
+_CLASSES_KEPT = 2048
+_ENTRIES_KEPT = 4_000_000  # of all rankings together
+_LEAST_RANKED = 1024  # of one
 
 
-class _Kept:
-    """A class's scores as of a place in the snapshot's log."""
+class _Class(Protocol):
+    """What is kept for all requests that are equal."""
 
-    __slots__ = ("epoch", "position", "scores")
+    def best(self, uid: str) -> int | None: ...
 
-    def __init__(self, scores: Values, epoch: int, position: int) -> None:
-        self.scores = scores
-        self.epoch = epoch
-        self.position = position
+    def scores(self, uid: str) -> Values:
+        """Of every row, times SCALE; _NEVER where a filter refuses. Not to be changed."""
 
 
 class Engine:
@@ -47,41 +66,45 @@ class Engine:
         self.snapshot = snapshot
         self.filters = filters
         self.last: str | None = None
+        self.outlook = Outlook()
         self._seed = seed
         self._policies = policies
-        self._kept: OrderedDict[Request, _Kept] = OrderedDict()
+        self._masks = Masks(snapshot, filters)
+        self._slopes: dict[Weights, Slopes] = {}
+        self._classes: OrderedDict[Request, _Class] = OrderedDict()
+
+    def expect(self, outlook: Outlook) -> None:
+        """Go by this outlook from now on."""
+        self.outlook = outlook
+        for request in [r for r in self._classes if self._policies[r.strategy].reads == "outlook"]:
+            del self._classes[request]
 
     def choose(self, request: Request, uid: str) -> int | None:
         """The row of the best node for the request of workload ``uid``, or None when none fits."""
-        scores = self.scores(request, uid)
-        if not scores.size:
-            return None
-        best = scores.max()
-        if best < 0.0:
-            return None
-        ties = np.flatnonzero(scores == best)
-        return int(ties[0] if ties.size == 1 else ties[np.argmin(self.snapshot.rank[ties])])
+        self.snapshot.settle()
+        return self._class(request).best(uid)
+
+    def place(self, request: Request, uid: str, allocation: str) -> int | None:
+        """Choose, and count the allocation of that name as there."""
+        row = self.choose(request, uid)
+        if row is not None:
+            snapshot = self.snapshot
+            snapshot.put_allocation(allocation, snapshot.uids[row], request.amounts, self.load(request, row))
+            self.last = snapshot.names[row]
+        return row
+
+    def load(self, request: Request, row: int) -> Load:
+        """What the request takes of node ``row`` beside its amounts: which devices too."""
+        if request.gpus is None and not request.extras and not request.groups:
+            return NO_LOAD
+        gpus = () if request.gpus is None else choose_devices(self.snapshot, request.gpus, row)
+        return Load(request.extras, gpus, request.groups)
 
     def scores(self, request: Request, uid: str) -> Values:
-        """Every node's score (0–100), REFUSED where a filter refuses. Not to be changed."""
-        snapshot = self.snapshot
-        if not self._is_kept(request):
-            return self._score(snapshot, request, uid)
-        kept = self._kept.get(request)
-        if kept is None or kept.epoch != snapshot.epoch:
-            kept = self._kept[request] = _Kept(self._score(snapshot, request, uid), snapshot.epoch, len(snapshot.log))
-            if len(self._kept) > _CLASSES_KEPT:
-                self._kept.popitem(last=False)
-            return kept.scores
-        self._kept.move_to_end(request)
-        if kept.position < len(snapshot.log):
-            rows = list(dict.fromkeys(snapshot.log[kept.position :]))
-            if len(rows) * 4 > len(snapshot):
-                kept.scores = self._score(snapshot, request, uid)
-            else:
-                kept.scores[rows] = self._score(Rows(snapshot, rows), request, uid)
-            kept.position = len(snapshot.log)
-        return kept.scores
+        """Every node's score (0–100), REFUSED where a filter refuses."""
+        self.snapshot.settle()
+        scores = self._class(request).scores(uid)
+        return np.where(scores == _NEVER, REFUSED, scores / SCALE)
 
     def terms(self, request: Request, uid: str, rows: Sequence[int]) -> list[Column]:
         """The terms that make up the scores of these rows."""
@@ -92,45 +115,160 @@ class Engine:
 
     def refusers(self, request: Request) -> list[tuple[Filter, Flags]]:
         """For each filter the nodes it is the first to refuse."""
-        left = np.ones(len(self.snapshot), dtype=np.bool_)
-        refusers: list[tuple[Filter, Flags]] = []
-        for filter_ in self.filters:
-            if filter_.asks(request) is None:
-                continue
-            fits = filter_.fits(self.snapshot, request)
-            refusers.append((filter_, left & ~fits))
-            left = left & fits
-        return refusers
+        self.snapshot.settle()
+        return self._masks.refusers(request)
 
     def may_fit(self, request: Request, uids: Sequence[str]) -> bool:
         """Whether any of these nodes passes all filters."""
         rows = [index for uid in uids if (index := self.snapshot.index_of(uid)) is not None]
         if not rows:
             return False
-        if self._is_kept(request):
-            return bool(self._fits(Rows(self.snapshot, rows), request).any())
-        return bool(self._fits(self.snapshot, request)[rows].any())
+        moving = self._masks.moving(request)
+        if any(filter_.reads == "fabric" for filter_ in moving):
+            return bool(self.fits(request)[rows].any())
+        some = Rows(self.snapshot, rows)
+        fits = self._masks.steady(request)[rows]
+        for filter_ in moving:
+            fits &= filter_.fits(some, request)
+        return bool(fits.any())
 
-    def _is_kept(self, request: Request) -> bool:
-        """Whether all that bears on it follows from each node by itself."""
-        return self._policies[request.strategy].reads != "fabric" and not any(
-            filter_.reads == "fabric" and filter_.asks(request) is not None for filter_ in self.filters
-        )
-
-    def _fits(self, table: Table, request: Request) -> Flags:
-        fits = np.ones(len(table.names), dtype=np.bool_)
-        for filter_ in self.filters:
-            if filter_.asks(request) is not None:
-                fits &= filter_.fits(table, request)
+    def fits(self, request: Request) -> Flags:
+        """Where it fits now."""
+        fits = self._masks.steady(request).copy()
+        for filter_ in self._masks.moving(request):
+            fits &= filter_.fits(self.snapshot, request)
         return fits
 
-    def _columns(self, table: Table, request: Request, uid: str) -> list[Column]:
-        columns = self._policies[request.strategy].terms(table, request, Occasion(self._seed, uid, self.last))
-        return add_preferences(columns, table, request)
-
-    def _score(self, table: Table, request: Request, uid: str) -> Values:
+    def score(self, table: Table, request: Request, uid: str) -> Values:
+        """What its policy and its preferences make of each node, times SCALE, whatever filters say."""
         columns = self._columns(table, request, uid)
         total = columns[0].weight * columns[0].values
         for column in columns[1:]:
             total = total + column.weight * column.values
-        return np.where(self._fits(table, request), total, REFUSED)
+        return np.rint(total * SCALE)
+
+    def _columns(self, table: Table, request: Request, uid: str) -> list[Column]:
+        occasion = Occasion(self._seed, uid, self.last, self.outlook)
+        return add_preferences(self._policies[request.strategy].terms(table, request, occasion), table, request)
+
+    def _class(self, request: Request) -> _Class:
+        found = self._classes.get(request)
+        if found is not None:
+            self._classes.move_to_end(request)
+            return found
+        found = self._classes[request] = self._begin(request)
+        if len(self._classes) > _CLASSES_KEPT:
+            self._classes.popitem(last=False)
+        return found
+
+    def _begin(self, request: Request) -> _Class:
+        policy = self._policies[request.strategy]
+        moving = self._masks.moving(request)
+        if policy.reads == "fabric" or any(filter_.reads == "fabric" for filter_ in moving):
+            return _Anew(self, request)
+        weights = policy.load(request) if isinstance(policy, LoadPolicy) and not request.preferences else None
+        if weights is None or moving != [ROOM] or request.extras or request.gpus is not None:
+            return _ByRow(self, request, moving)
+        slopes = self._slopes.get(weights)
+        if slopes is None:
+            slopes = self._slopes[weights] = Slopes(self.snapshot, weights)
+        most = max(_LEAST_RANKED, _ENTRIES_KEPT // max(64, len(self._classes)))
+        return _ByLoad(self.snapshot, self._masks, slopes, request, most)
+
+
+class _Anew:
+    """Other nodes bear on it, or chance, or the past: nothing can be kept."""
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._engine = engine
+        self._request = request
+
+    def best(self, uid: str) -> int | None:
+        return _best(self.scores(uid))
+
+    def scores(self, uid: str) -> Values:
+        engine, request = self._engine, self._request
+        return np.where(engine.fits(request), engine.score(engine.snapshot, request, uid), _NEVER)
+
+
+class _ByRow:
+    """Each node's score follows from its own row: only rows that changed are looked at again."""
+
+    def __init__(self, engine: Engine, request: Request, moving: Sequence[Filter]) -> None:
+        self._engine = engine
+        self._request = request
+        self._moving = moving
+        self._epochs = (-1, -1)
+        self._position = 0
+        self._scores: Values = np.zeros(0)
+
+    def best(self, uid: str) -> int | None:
+        return _best(self.scores(uid))
+
+    def scores(self, uid: str) -> Values:
+        engine, snapshot = self._engine, self._engine.snapshot
+        rows = list(dict.fromkeys(snapshot.log[self._position :])) if self._position < len(snapshot.log) else []
+        epochs = (snapshot.epoch, snapshot.facts_epoch)
+        if self._epochs != epochs or len(rows) * 4 > len(snapshot):
+            scores = engine.score(snapshot, self._request, uid)
+            self._scores = np.where(engine.fits(self._request), scores, _NEVER)
+        elif rows:
+            some = Rows(snapshot, rows)
+            fits = engine._masks.steady(self._request)[rows]
+            for filter_ in self._moving:
+                fits &= filter_.fits(some, self._request)
+            self._scores[rows] = np.where(fits, engine.score(some, self._request, uid), _NEVER)
+        self._epochs, self._position = epochs, len(snapshot.log)
+        return self._scores
+
+
+class _ByLoad:
+    """The score is linear in the node's load, and nothing but room changes: looked at as a whole once, then ranked."""
+
+    __slots__ = ("_amounts", "_epochs", "_mask", "_masks", "_most", "_ranking", "_request", "_slopes", "_snapshot")
+
+    def __init__(self, snapshot: Snapshot, masks: Masks, slopes: Slopes, request: Request, most: int) -> None:
+        self._snapshot = snapshot
+        self._masks = masks
+        self._slopes = slopes
+        self._request = request
+        self._amounts = request.amounts
+        self._most = most
+        self._epochs = (-1, -1)
+        self._ranking: Ranking | None = None
+
+    def best(self, uid: str) -> int | None:
+        snapshot, slopes = self._snapshot, self._slopes
+        slopes.update()
+        if self._epochs != (snapshot.epoch, snapshot.facts_epoch):
+            self._epochs = (snapshot.epoch, snapshot.facts_epoch)
+            self._mask = self._masks.steady(self._request)
+            self._ranking = None
+            return _best(self._score())
+        if self._ranking is None:
+            self._ranking = Ranking(snapshot, slopes, self._amounts, self._mask, self._most)
+        return self._ranking.best()
+
+    def scores(self, uid: str) -> Values:
+        self._slopes.update()
+        self._mask = self._masks.steady(self._request)
+        return self._score()
+
+    def _score(self) -> Values:
+        cpu, memory, disk = self._amounts
+        free_cpu, free_memory, free_disk = self._snapshot.free
+        fits = free_cpu >= cpu
+        fits &= free_memory >= memory
+        fits &= free_disk >= disk
+        fits &= self._mask
+        scores = self._slopes.scores(self._amounts)
+        np.putmask(scores, ~fits, _NEVER)
+        return scores
+
+
+def _best(scores: Values) -> int | None:
+    """The first of the best, None where all are refused."""
+    if not scores.size:
+        return None
+    row = int(scores.argmax())
+    return row if scores[row] != _NEVER else None

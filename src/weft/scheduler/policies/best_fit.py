@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table
-from weft.scheduler.policies.shares import used_shares
+from weft.scheduler.policies.shares import WEIGHTS, used_shares
 
 
 class BestFit:
@@ -12,3 +12,6 @@ class BestFit:
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
         return [Column(name, weight, share) for name, weight, share in used_shares(table, request)]
+
+    def load(self, request: Request) -> tuple[float, float, float]:
+        return WEIGHTS["cpu"], WEIGHTS["memory"], WEIGHTS["disk"]

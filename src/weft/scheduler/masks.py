@@ -1,0 +1,77 @@
+"""Where filters let a request go, kept as long as it stays true: those that read facts alone answer once for all requests
+that ask the same of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from weft.contracts.policy import Filter, Flags, Request
+from weft.scheduler.snapshot import Snapshot
+
+_KEPT = 1024
+
+
+class Masks:
+    """``steady`` filters read facts alone, ``moving`` ones more."""
+
+    def __init__(self, snapshot: Snapshot, filters: Sequence[Filter]) -> None:
+        self._snapshot = snapshot
+        self._steady = [filter_ for filter_ in filters if filter_.reads == "facts"]
+        self._moving = [filter_ for filter_ in filters if filter_.reads != "facts"]
+        self._filters = filters
+        self._epoch = -1
+        self._single: dict[tuple[str, Hashable], Flags] = {}
+        self._joint: dict[tuple[Hashable, ...], Flags] = {}
+
+    def moving(self, request: Request) -> list[Filter]:
+        """The filters that have something to say to the request and read more than facts."""
+        return [filter_ for filter_ in self._moving if filter_.asks(request) is not None]
+
+    def steady(self, request: Request) -> Flags:
+        """Where the filters that read facts alone let it go. Not to be changed."""
+        asks = tuple([filter_.asks(request) for filter_ in self._steady])
+        self._forget()
+        mask = self._joint.get(asks)
+        if mask is None:
+            mask = np.ones(len(self._snapshot), dtype=np.bool_)
+            for filter_, asked in zip(self._steady, asks, strict=True):
+                if asked is not None:
+                    mask &= self._ask(filter_, asked, request)
+            if len(self._joint) >= _KEPT:
+                self._joint.clear()
+            self._joint[asks] = mask
+        return mask
+
+    def refusers(self, request: Request) -> list[tuple[Filter, Flags]]:
+        """For each filter that has something to say the nodes it is the first to refuse."""
+        self._forget()
+        left = np.ones(len(self._snapshot), dtype=np.bool_)
+        refusers: list[tuple[Filter, Flags]] = []
+        for filter_ in self._filters:
+            asked = filter_.asks(request)
+            if asked is None:
+                continue
+            fits = self._ask(filter_, asked, request)
+            refusers.append((filter_, left & ~fits))
+            left = left & fits
+        return refusers
+
+    def _ask(self, filter_: Filter, asked: Hashable, request: Request) -> Flags:
+        if filter_.reads != "facts":
+            return filter_.fits(self._snapshot, request)
+        key = (filter_.name, asked)
+        fits = self._single.get(key)
+        if fits is None:
+            if len(self._single) >= _KEPT:
+                self._single.clear()
+            # Copied: what a table shows of itself changes with it.
+            fits = self._single[key] = filter_.fits(self._snapshot, request).copy()
+        return fits
+
+    def _forget(self) -> None:
+        if self._epoch != self._snapshot.facts_epoch:
+            self._epoch = self._snapshot.facts_epoch
+            self._single.clear()
+            self._joint.clear()
