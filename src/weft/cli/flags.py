@@ -147,7 +147,7 @@ def _read_value(doc: FieldDoc, value: Any) -> Any:
     if doc.type == _MAP:
         return {} if value == ("",) else read_pairs(value, flag_name(doc))
     if doc.type == _EXPRESSIONS:
-        return list(value)  # a comma is a part of them
+        return [text for text in value if text]  # a comma is a part of them
     if doc.type.startswith(_LIST):
         return [_number(doc.type, item) for text in value for item in text.split(",") if item]
     return _number(doc.type, value)

@@ -13,6 +13,7 @@ from weft.objects.quantity import format_bytes
 
 Object = Mapping[str, Any]
 _BYTES = ("memory", "disk")
+_WIDEST_TERM = 24
 
 
 def describe_choice(decision: Object | None, node: str) -> str:
@@ -27,6 +28,11 @@ def describe_choice(decision: Object | None, node: str) -> str:
     if second:
         parts.append(f"runner-up {second['node']}")
     return f"placed on {node} ({'; '.join(parts)})"
+
+
+def read_notes(decision: Object | None) -> list[str]:
+    """What of the wish should be looked at, and what of it was given up."""
+    return list(dig(decision or {}, "spec.notes", None) or [])
 
 
 def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> Unplaceable:
@@ -44,6 +50,7 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
         lines += [f"  {message}"] if message else []
         refused = dig(decision, "spec.refused_by", {})
         lines += [f"  {count} nodes refused by {name}" for name, count in refused.items()]
+    lines += [f"note: {note}" for note in read_notes(decision)]
     nearest = dig(decision, "spec.nearest", "")
     nearest_node = dig(decision, "spec.nearest_node", "")
     hints = [f"nearest: {nearest}"] if nearest else []
@@ -75,7 +82,7 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
     lines = [first]
     if spec.get("message"):
         lines.append(spec["message"])
-    lines += [f"note: {note}" for note in spec.get("notes") or ()]
+    lines += [f"note: {note}" for note in read_notes(decision)]
     lines += draw_verdicts(verdicts, spec.get("refused_by") or {}, width, paint)
     if not chosen and spec.get("nearest"):
         lines.append(f"nearest: {spec['nearest']}")
@@ -103,7 +110,7 @@ def draw_verdicts(
     ranked = sorted(verdicts, key=_rank)
     terms = list(dict.fromkeys(term["name"] for verdict in ranked for term in verdict.get("terms") or ()))
     columns = [Column("NODE"), Column("VERDICT"), Column("SCORE", right=True)]
-    columns += [Column(name.upper()) for name in terms]
+    columns += [Column(_heading(name)) for name in terms]
     columns.append(Column("WHY", flexible=True))
     fitting = [v for v in ranked if v["outcome"] == "fits"]
     second = fitting[0] if fitting and len(ranked) > len(fitting) and ranked[0]["outcome"] == "chosen" else None
@@ -143,6 +150,13 @@ def _row(verdict: Object, terms: Sequence[str], second: Object | None) -> list[s
     if verdict.get("filter") and verdict["filter"] not in why and not verdict.get("reason"):
         why = f"{verdict['filter']}: {why}".rstrip(": ")
     return [verdict["node"], verdict["outcome"], score, *(values.get(name, "") for name in terms), why]
+
+
+def _heading(name: str) -> str:
+    """A term's column; a preference keeps its letters, which matter."""
+    if name.replace("_", "").isalnum():
+        return name.upper()
+    return name if len(name) <= _WIDEST_TERM else name[: _WIDEST_TERM - 1] + "…"
 
 
 def _shortfalls(verdict: Object) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from weft.cli.placement import describe_choice
+from weft.cli.placement import describe_choice, read_notes
 from weft.cli.terminal import Paint, clean, find_width, is_terminal, plan_paint
 from weft.cli.words import Target
 from weft.kinds.cells import dig
@@ -87,7 +87,10 @@ class Progress:
         node = dig(obj, "status.node")
         if node and self._placed.get(target.what) != node and self._find_decision is not None:
             self._placed[target.what] = node
-            self._print(f"{target.what}  {describe_choice(self._find_decision(target), node)}")
+            decision = self._find_decision(target)
+            self._print(f"{target.what}  {describe_choice(decision, node)}")
+            for note in read_notes(decision):
+                self._print(f"{target.what}  note: {note}")
 
     def _print(self, line: str) -> None:
         if self._silent:

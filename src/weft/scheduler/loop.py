@@ -40,7 +40,7 @@ from weft.scheduler.bind import Timing, plan_adopted, plan_placement, plan_refus
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
 from weft.scheduler.nodes import read_node
-from weft.scheduler.prefer import describe_given_up, find_given_up, measure_pressure
+from weft.scheduler.prefer import relax
 from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue import Queue
 from weft.scheduler.refit import plan_refit
@@ -184,8 +184,10 @@ class Scheduler:
         return plan_adopted(vm, allocations, now)
 
     def _decide(self, candidate: Candidate, now: float) -> Commit | None:
-        candidate = self._relax(candidate)
-        vm, request = candidate.vm, candidate.request
+        request, given_up = relax(candidate.request, self.snapshot)
+        if given_up:
+            candidate = msgspec.structs.replace(candidate, request=request, given_up=given_up)
+        vm = candidate.vm
         standing = self._queue.verdict(request)
         if standing is not None:
             return self._refuse(candidate, standing, Timing(now, 0.0))
@@ -207,19 +209,6 @@ class Scheduler:
             f"{describe_choice(self._engine, row)}"
         )
         return plan_placement(self._view, candidate, node, uid, explanation, timing, line)
-
-    def _relax(self, candidate: Candidate) -> Candidate:
-        """The candidate without the preferences that are given up just now."""
-        if not candidate.request.preferences:
-            return candidate
-        pressure = measure_pressure(self.snapshot)
-        given_up = find_given_up(candidate.request.preferences, pressure)
-        left = tuple(p for p in candidate.request.preferences if p not in given_up)
-        return msgspec.structs.replace(
-            candidate,
-            request=msgspec.structs.replace(candidate.request, preferences=left),
-            given_up=tuple(describe_given_up(preference, pressure) for preference in given_up),
-        )
 
     def _refuse(self, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit | None:
         vm = candidate.vm

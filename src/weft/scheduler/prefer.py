@@ -41,6 +41,19 @@ def measure_pressure(table: Table) -> Pressure:
     return found
 
 
+def relax(request: Request, table: Table) -> tuple[Request, tuple[str, ...]]:
+    """The request without the preferences that are given up just now, and a sentence on each of these."""
+    if not request.preferences:
+        return request, ()
+    pressure = measure_pressure(table)
+    given_up = find_given_up(request.preferences, pressure)
+    if not given_up:
+        return request, ()
+    left = tuple(preference for preference in request.preferences if preference not in given_up)
+    told = tuple(describe_given_up(preference, pressure) for preference in given_up)
+    return msgspec.structs.replace(request, preferences=left), told
+
+
 def find_given_up(preferences: Sequence[Preference], pressure: Pressure) -> list[Preference]:
     """Which of them are given up at this pressure."""
     return [p for p in preferences if p.priority < len(BEARS) and pressure.share > BEARS[p.priority]]

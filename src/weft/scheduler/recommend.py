@@ -23,6 +23,7 @@ from weft.objects.schema import read_strict
 from weft.scheduler.advice import advise
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
+from weft.scheduler.prefer import relax
 from weft.scheduler.request import Waiting, read_candidate
 from weft.scheduler.snapshot import without
 
@@ -47,9 +48,10 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
     candidate = read_candidate(view, workload, strategy, [])
     if isinstance(candidate, Waiting):
         return RecommendationStatus(phase="Failed", reason=candidate.reason, message=candidate.message)
-    request, snapshot = candidate.request, engine.snapshot
+    snapshot = engine.snapshot
     rows = _read_nodes(engine, spec.nodes)
     with without(snapshot, [place.key for place in places]):
+        request, _ = relax(candidate.request, snapshot)
         chosen = engine.choose(request, workload.uid)
         explanation = explain(engine, request, workload.uid, chosen, also=rows)
         return RecommendationStatus(
