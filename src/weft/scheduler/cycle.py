@@ -207,9 +207,10 @@ class _ByRow:
 
     def scores(self, uid: str) -> Values:
         engine, snapshot = self._engine, self._engine.snapshot
-        rows = list(dict.fromkeys(snapshot.log[self._position :])) if self._position < len(snapshot.log) else []
         epochs = (snapshot.epoch, snapshot.facts_epoch)
-        if self._epochs != epochs or len(rows) * 4 > len(snapshot):
+        anew = self._epochs != epochs
+        rows = [] if anew else list(dict.fromkeys(snapshot.log[self._position :]))
+        if anew or len(rows) * 4 > len(snapshot):
             scores = engine.score(snapshot, self._request, uid)
             self._scores = np.where(engine.fits(self._request), scores, _NEVER)
         elif rows:
