@@ -198,10 +198,12 @@ class Sort(msgspec.Struct, frozen=True):
 
 class Outlook(msgspec.Struct, frozen=True, eq=False):
     """What is likely to be asked for next: ``sorts``, the most frequent first, and the ``largest`` node there is (of each
-    of RESOURCES, and thousandths of GPUs)."""
+    of RESOURCES, and thousandths of GPUs). ``lasts``: whether what a node is worth by it follows from its own row; where
+    not, a policy that reads the outlook looks at all nodes together."""
 
     sorts: tuple[Sort, ...] = ()
     largest: tuple[int, int, int, int] = (1, 1, 1, 1)
+    lasts: bool = False
 
 
 class Occasion(msgspec.Struct, frozen=True):

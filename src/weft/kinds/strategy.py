@@ -27,6 +27,8 @@ STRATEGIES: dict[str, str] = {
     "cost": "the cheapest node",
     "topology_spread": "the zone, rack or node with the fewest of its group",
     "hardware_match": "where the hardware is what it needs and no more",
+    "fragmentation": "where what is expected next loses least room: packs best",
+    "fgd": "where the expected fragmentation of GPUs grows least, as published in 2023",
 }
 DEFAULT_STRATEGY = "least_loaded"
 SERVERLESS_STRATEGY = "least_loaded:0.3,data_locality:0.3,network_proximity:0.2,hardware_match:0.2"

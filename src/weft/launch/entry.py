@@ -1,5 +1,6 @@
-"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``) start here, each in its own
-module; everything else is the command line. Loads nothing that the wanted one doesn't need."""
+"""The ``weft`` program. Its own processes (``server``, ``agent``, ``init``, ``gateway``) and what works on files alone
+(``simulate``) start here, each in its own module; everything else is the command line. Loads nothing that the wanted one
+doesn't need."""
 
 from __future__ import annotations
 
@@ -9,15 +10,14 @@ import importlib
 import io
 import os
 import sys
-
-from weft.cli.app import run
-from weft.cli.session import Clock
+from typing import Any
 
 # The words that start a process, the module whose ``main(argv)`` is that process, and what comes before its arguments.
 PROCESSES: dict[str, tuple[str, list[str]]] = {
     "server": ("weft.launch.server", []),
     "agent": ("weft.launch.agent", []),
     "gateway": ("weft.launch.gateway", []),
+    "simulate": ("weft.launch.simulate", []),
     "init": ("weft.launch.local.init", ["weft", "init"]),
 }
 
@@ -30,7 +30,7 @@ def main() -> None:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal that can't show a sign gets another, not an error
         gc.set_threshold(400_000)  # a command makes many objects (a list of 10,000 VMs 200,000) and ends soon
-        code = run(argv, _make_clock)
+        code = importlib.import_module("weft.cli.app").run(argv, _make_clock)
         _flush()
         os._exit(code)  # nothing is left to be done: taking the interpreter apart would keep a person waiting
     module, before = PROCESSES[argv[0]]
@@ -43,6 +43,5 @@ def _flush() -> None:
             stream.flush()
 
 
-def _make_clock() -> Clock:
-    clock: Clock = importlib.import_module("weft.contracts.clock").SystemClock()
-    return clock
+def _make_clock() -> Any:
+    return importlib.import_module("weft.contracts.clock").SystemClock()

@@ -108,7 +108,7 @@ class Engine:
 
     def terms(self, request: Request, uid: str, rows: Sequence[int]) -> list[Column]:
         """The terms that make up the scores of these rows."""
-        if self._policies[request.strategy].reads != "fabric":
+        if not self._looks_at_all(self._policies[request.strategy]):
             return self._columns(Rows(self.snapshot, rows), request, uid)
         columns = self._columns(self.snapshot, request, uid)
         return [Column(c.name, c.weight, c.values[list(rows)]) for c in columns]
@@ -151,6 +151,9 @@ class Engine:
         occasion = Occasion(self._seed, uid, self.last, self.outlook)
         return add_preferences(self._policies[request.strategy].terms(table, request, occasion), table, request)
 
+    def _looks_at_all(self, policy: Policy) -> bool:
+        return policy.reads == "fabric" or (policy.reads == "outlook" and not self.outlook.lasts)
+
     def _class(self, request: Request) -> _Class:
         found = self._classes.get(request)
         if found is not None:
@@ -164,7 +167,7 @@ class Engine:
     def _begin(self, request: Request) -> _Class:
         policy = self._policies[request.strategy]
         moving = self._masks.moving(request)
-        if policy.reads == "fabric" or any(filter_.reads == "fabric" for filter_ in moving):
+        if self._looks_at_all(policy) or any(filter_.reads == "fabric" for filter_ in moving):
             return _Anew(self, request)
         weights = policy.load(request) if isinstance(policy, LoadPolicy) and not request.preferences else None
         if weights is None or moving != [ROOM] or request.extras or request.gpus is not None:

@@ -10,6 +10,8 @@ from weft.scheduler.policies.best_fit import BestFit
 from weft.scheduler.policies.combined import Combined
 from weft.scheduler.policies.cost import Cost
 from weft.scheduler.policies.data_locality import DataLocality
+from weft.scheduler.policies.fgd import Fgd
+from weft.scheduler.policies.fragmentation import Fragmentation
 from weft.scheduler.policies.hardware_match import HardwareMatch
 from weft.scheduler.policies.least_loaded import LeastLoaded
 from weft.scheduler.policies.network_proximity import NetworkProximity
@@ -29,6 +31,8 @@ SHIPPED: dict[str, Callable[[], Policy]] = {
     "cost": Cost,
     "topology_spread": TopologySpread,
     "hardware_match": HardwareMatch,
+    "fragmentation": Fragmentation,
+    "fgd": Fgd,
 }
 assert set(SHIPPED) == set(STRATEGIES)
 _KEPT = 10_000

@@ -11,7 +11,7 @@ import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Policy, Reads, Request, Table
 
-_CURIOSITY: tuple[Reads, ...] = ("facts", "row", "fabric")
+_CURIOSITY: tuple[Reads, ...] = ("facts", "row", "outlook", "fabric")
 
 
 class Combined:

@@ -1,0 +1,173 @@
+"""``weft simulate placement``: what the scheduler would do with nodes and workloads from files. Needs no server, no root."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NoReturn
+
+from weft.contracts.clock import SystemClock
+from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.objects.errors import InvalidInput, WeftError
+from weft.scheduler.simulate.plot import draw_curves
+from weft.scheduler.simulate.protocol import Outcome, Plan, Simulation
+from weft.scheduler.simulate.read import Input, read_input
+
+_MOST_UNTIL = 100
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInput(message, reason="usage", hint=f"{self.prog} --help")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run it; the exit code."""
+    try:
+        options = _parse(argv)
+        _run(options)
+    except WeftError as problem:
+        output = "json" if any(word in ("json", "-ojson", "--output=json", "-o=json") for word in argv) else "table"
+        complaints = importlib.import_module("weft.cli.complaints")  # trouble only: it loads what success doesn't need
+        code: int = complaints.complain(problem, output, sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
+        return code
+    except OSError as problem:
+        print(f"error: {problem.filename or 'output'}: {problem.strerror or problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(prog="weft simulate", description="What weft would do, worked out on files: no server, no root.")
+    command = parser.add_subparsers(dest="what", metavar="placement", required=True).add_parser(
+        "placement",
+        help="place workloads from a file on nodes from a file",
+        description="Place workloads from a file on nodes from a file, by the engine that places on a cluster.",
+        epilog="Columns and protocol: docs/reference/simulate.md.",
+    )
+    command.add_argument("--nodes", type=Path, required=True, metavar="FILE", help="nodes, .csv or .csv.gz")
+    command.add_argument("--workloads", type=Path, required=True, metavar="FILE", help="workloads, .csv or .csv.gz")
+    command.add_argument("--format", choices=["weft", "openb"], default="weft", help="whose columns they have (weft)")
+    command.add_argument(
+        "--strategy", metavar="NAME", help="for workloads that name none (openb: fragmentation; else the cluster's)"
+    )
+    command.add_argument("--order", choices=["file", "shuffled"], help="of workloads (file; shuffled with --until)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)")
+    command.add_argument(
+        "--until", type=_read_until, metavar="X", help="go on, on GPU nodes only, until X times all GPUs are asked for"
+    )
+    command.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw allocation and fragmentation into an .svg file"
+    )
+    command.add_argument("-o", "--output", choices=["table", "json"], default="table", help="how to print")
+    return parser.parse_args(argv)
+
+
+def _run(options: argparse.Namespace) -> None:
+    strategy = _choose_strategy(options)
+    found = read_input(options.nodes, options.workloads, options.format, strategy)
+    for line in found.unread:
+        print(line, file=sys.stderr)
+    order = options.order or ("file" if options.until is None else "shuffled")
+    simulation = Simulation(found.nodes, found.workloads, Plan(order, options.seed, options.until), SystemClock())
+    outcome = simulation.run(_make_teller(), curve=options.plot is not None)
+    if options.plot is not None:
+        options.plot.write_text(
+            draw_curves(outcome.curve, f"{options.workloads.name}, {strategy}, seed {options.seed}")
+        )
+    answer = describe(outcome, strategy, options.seed)
+    print(json.dumps(answer) if options.output == "json" else write_table(answer, outcome, found), flush=True)
+
+
+def _choose_strategy(options: argparse.Namespace) -> str:
+    if options.strategy is not None:
+        return read_strategy(options.strategy, "--strategy")
+    if options.format == "openb":
+        return "fragmentation"
+    return read_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
+
+
+def describe(outcome: Outcome, strategy: str, seed: int) -> dict[str, Any]:
+    """The answer as programs read it: docs/reference/simulate.md."""
+    return {
+        "checkpoints": [
+            {
+                "arrived_percent": round(state.arrived_percent),
+                "allocation_percent": state.allocation_percent,
+                "fragmented_gpu_percent": state.fragmented_gpu_percent,
+            }
+            for state in outcome.checkpoints
+        ],
+        "placed": outcome.placed,
+        "rejected": outcome.rejected,
+        "placements_per_second": round(len(outcome.decision_seconds) / max(outcome.loop_seconds, 1e-9), 1),
+        "decision_ms": {
+            name: _find_quantile(outcome.decision_seconds, part) for name, part in (("p50", 0.5), ("p99", 0.99))
+        },
+        "nodes_used": outcome.nodes_used,
+        "strategy": strategy,
+        "seed": seed,
+    }
+
+
+def write_table(answer: dict[str, Any], outcome: Outcome, found: Input) -> str:
+    """The answer as people read it."""
+    lines = []
+    if answer["checkpoints"]:
+        lines.append(f"{'ARRIVED':>7}  {'GPU':>6}  {'CPU':>6}  {'MEMORY':>6}  FRAGMENTED GPU")
+        for state in answer["checkpoints"]:
+            given = state["allocation_percent"]
+            cells = "  ".join(f"{given[name]:4.1f} %" for name in ("gpu", "cpu", "memory"))
+            lines.append(f"{state['arrived_percent']:5.0f} %  {cells}  {state['fragmented_gpu_percent']:12.1f} %")
+        lines.append("")
+    refused = sum(answer["rejected"].values())
+    why = ", ".join(f"{count} {reason}" for reason, count in sorted(answer["rejected"].items()))
+    lines.append(f"{answer['placed']} placed, {refused} refused{f' ({why})' if why else ''}, by {answer['strategy']}")
+    lines.append(f"{answer['nodes_used']} of {len(found.nodes)} nodes used")
+    speed, times = answer["placements_per_second"], answer["decision_ms"]
+    lines.append(f"{speed:,.0f} decisions/s; one takes {times['p50']:.3f} ms, of 100 the slowest {times['p99']:.3f} ms")
+    return "\n".join(lines)
+
+
+def _find_quantile(seconds: list[float], part: float) -> float:
+    """In milliseconds; 0 of none."""
+    if not seconds:
+        return 0.0
+    return round(1000.0 * sorted(seconds)[min(len(seconds) - 1, math.ceil(part * len(seconds)) - 1)], 4)
+
+
+def _read_until(text: str) -> Fraction:
+    try:
+        value = Fraction(text[:-1].strip()) / 100 if text.endswith("%") else Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value <= _MOST_UNTIL:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number above 0, at most {_MOST_UNTIL}, like 1.3")
+    return value
+
+
+def _make_teller() -> Any:
+    """Tells on standard error how far it is: in place on a terminal, else a line now and then."""
+    terminal = sys.stderr.isatty()
+    told = 0
+
+    def tell(decisions: int, arrived: float) -> None:
+        nonlocal told
+        words = f"{decisions} decisions" + (f", {arrived:.0f} % arrived" if arrived else "")
+        if terminal:
+            print(f"\r{words}", end="", file=sys.stderr, flush=True)
+        elif decisions >= 2 * told:
+            told = decisions
+            print(words, file=sys.stderr, flush=True)
+
+    return tell

@@ -1,0 +1,64 @@
+"""fgd: the node where the expected fragmentation of GPUs grows least; of equal ones the fullest.
+
+Fragmentation gradient descent by Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation
+Gradient Descent", USENIX ATC 2023: for comparison. Its typical workloads are the most frequent of the outlook that make up
+95 % of it; their memory doesn't count. Of several devices on a node a share goes to the fullest that has room for it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+
+import numpy as np
+
+from weft.contracts.policy import Column, GpuAsk, Occasion, Outlook, Reads, Request, Sort, Table, Values
+from weft.scheduler.policies.residue import (
+    TIE,
+    Residue,
+    Sorts,
+    find_residue,
+    find_rest,
+    find_tightness,
+    find_unfragmented,
+    read_sorts,
+)
+
+_TYPICAL = 0.95
+
+
+class Fgd:
+    name = "fgd"
+    reads: Reads = "outlook"
+
+    def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
+        outlook = occasion.outlook
+        now = find_residue(table)
+        rest = find_rest(table, request, now)
+        growth = find_fragmented(table, rest, outlook) - find_fragmented(table, now, outlook)
+        most = 1000.0 * max(1, table.gpu_free.shape[1])
+        score = np.clip(50.0 - growth * (50.0 / most), 0.0, 100.0)
+        return [Column("unfragmented", 1.0 - TIE, score), Column("fit", TIE, find_tightness(rest, outlook))]
+
+
+def find_fragmented(table: Table, residue: Residue, outlook: Outlook) -> Values:
+    """Of every node the idle thousandths of GPUs that a typical workload can't be expected to use."""
+    sorts, often = _read_typical(outlook)
+    idle = residue.gpus.sum(axis=1)
+    fragmented: Values = idle - find_unfragmented(residue, sorts, table.gpu_model) @ often
+    return fragmented
+
+
+@functools.lru_cache(maxsize=8)
+def _read_typical(outlook: Outlook) -> tuple[Sorts, Values]:
+    counts: Counter[tuple[int, GpuAsk | None]] = Counter()
+    for sort in outlook.sorts:
+        counts[sort.amounts[0], sort.gpus] += sort.often  # type: ignore[assignment]
+    typical: list[Sort] = []
+    covered = 0.0
+    for (cpu, gpus), often in counts.most_common():
+        if covered >= _TYPICAL * counts.total():
+            break
+        typical.append(Sort((cpu, 0, 0), gpus, often))
+        covered += often
+    return read_sorts(typical), np.array([sort.often / covered for sort in typical])

@@ -1,0 +1,64 @@
+"""fragmentation: the node where what is expected next loses least.
+
+Of all GPUs each sort of workload in the outlook could use some; a sort for which little is left is dear. The score is the
+loss of Σ often · log(usable), to the first order: every sort's loss on a node, by its frequency, over what it has left in
+the whole fabric. So a node's cpu isn't spent where its GPUs will need it, whole nodes stay whole while there are workloads
+that need one, and a model that some must have is left to them. Where GPUs are no matter it packs by shape (packing.py).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from weft.contracts.policy import Column, Occasion, Outlook, Reads, Request, Sort, Table, Values
+from weft.scheduler.devices import WHOLE
+from weft.scheduler.policies.packing import packing_terms
+from weft.scheduler.policies.residue import (
+    TIE,
+    find_residue,
+    find_rest,
+    find_tightness,
+    find_usable,
+    read_outlook,
+)
+
+_LEAST_LEFT = 0.001
+
+
+class Fragmentation:
+    name = "fragmentation"
+    reads: Reads = "outlook"
+
+    def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
+        if not len(table.names):
+            return [Column("kept", 1.0, np.zeros(0))]
+        outlook = occasion.outlook
+        if not outlook.lasts:
+            if request.gpus is None:
+                return packing_terms(table, request)
+            outlook = _alike(Sort(request.amounts, request.gpus, 1.0), outlook.largest)
+        now = find_residue(table)
+        rest = find_rest(table, request, now)
+        sorts = read_outlook(outlook)
+        lost = find_usable(now, sorts, table.gpu_model) - find_usable(rest, sorts, table.gpu_model)
+        loss = np.maximum(lost @ _prices(outlook), 0.0)
+        kept = 100.0 / (1.0 + loss / WHOLE)
+        return [Column("kept", 1.0 - TIE, kept), Column("fit", TIE, find_tightness(rest, outlook))]
+
+
+@functools.lru_cache(maxsize=64)
+def _alike(sort: Sort, largest: tuple[int, int, int, int]) -> Outlook:
+    """What is expected while nothing is known: more of the same."""
+    return Outlook((sort,), largest)
+
+
+@functools.lru_cache(maxsize=8)
+def _prices(outlook: Outlook) -> Values:
+    """What the loss of a thousandth of a GPU costs, by sort; all of them together 1. Sorts without GPUs cost nothing."""
+    prices = np.array(
+        [0.0 if sort.gpus is None else sort.often / max(sort.left, _LEAST_LEFT) for sort in outlook.sorts]
+    )
+    result: Values = prices / max(float(prices.sum()), 1e-12)
+    return result

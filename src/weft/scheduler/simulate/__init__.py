@@ -1,0 +1,1 @@
+"""Placement on files: the live engine over nodes and workloads that are read from tables, with neither cluster nor root."""

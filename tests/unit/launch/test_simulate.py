@@ -1,0 +1,114 @@
+"""weft simulate placement: the scheduler on files."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weft.launch.simulate import main
+
+DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")) / "openb"
+NODES = "name,cpu,memory,zone,labels\na,8,32G,east,disk=nvme\nb,8,32G,west,\nc,4,8G,west,\n"
+
+
+def simulate(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
+    assert main(["placement", *map(str, argv), "-o", "json"]) == 0
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def write(folder: Path, nodes: str, workloads: str) -> list[object]:
+    (folder / "nodes.csv").write_text(nodes)
+    (folder / "workloads.csv").write_text(workloads)
+    return ["--nodes", folder / "nodes.csv", "--workloads", folder / "workloads.csv"]
+
+
+def test_the_answer_has_the_promised_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write(tmp_path, NODES, "name,cpu,memory\nw1,4,8G\nw2,4,8G\nw3,400,8G\n")
+    answer = simulate(capsys, *files, "--strategy", "best-fit", "--seed", 7)
+    assert list(answer) == [
+        *("checkpoints", "placed", "rejected", "placements_per_second", "decision_ms", "nodes_used", "strategy", "seed")
+    ]
+    assert (answer["checkpoints"], answer["placed"], answer["strategy"], answer["seed"]) == ([], 2, "best_fit", 7)
+    assert answer["rejected"] == {"insufficientResources": 1}
+    assert set(answer["decision_ms"]) == {"p50", "p99"}
+    assert answer["placements_per_second"] > 0
+
+
+def test_what_has_a_node_already_takes_its_room_and_is_not_decided(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = write(tmp_path, NODES, "name,cpu,memory,node\nold,8,1G,a\nolder,8,1G,b\nnew,4,1G,\nnewer,4,1G,\n")
+    answer = simulate(capsys, *files)
+    assert (answer["placed"], answer["rejected"], answer["nodes_used"]) == (1, {"insufficientResources": 1}, 3)
+
+
+def test_gpus_are_devices_and_a_share_is_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = "name,cpu,memory,gpus,gpu_model\na,64,256G,2,T4\nb,64,256G,2,A100\n"
+    half = "name,cpu,memory,gpus,gpu_share,gpu_model\n" + "".join(f"h{i},1,1G,1,0.6,T4\n" for i in range(3))
+    answer = simulate(capsys, *write(tmp_path, nodes, half + "w1,1,1G,2,,\nw2,1,1G,1,,T4|V100\n"))
+    # Two of the shares have a T4 each, the third no device with 0.6 free; both A100 go to w1.
+    assert (answer["placed"], answer["rejected"]) == (3, {"insufficientResources": 2})
+    assert answer["checkpoints"][0]["allocation_percent"]["gpu"] == 80.0
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workloads", "told"),
+    [
+        ("name,cpu\na,8\n", "name\nw\n", "nodes.csv:1: there is no column memory"),
+        ("name,cpu,memory\na,8,32X\n", "name\nw\n", "nodes.csv:2: column memory: 'X' is not a unit of size"),
+        (NODES, "name,cpu\nw,1\nv,none\n", "workloads.csv:3: column cpu: 'none' is not a number of cores"),
+        (NODES, "name,node\nw,z\n", "workloads.csv:2: column node: there is no node z"),
+        (NODES, "name,gpus,gpu_share\nw,2,0.5\n", "workloads.csv:2: column gpu_share: 0.5 of 2 GPUs"),
+        (NODES, "name,constraint\nw,zone=\n", "workloads.csv:2: column constraint"),
+        (NODES + "a,1,1G,,\n", "name\nw\n", "nodes.csv:5: column name: there is a node a already"),
+        (NODES, "", "workloads.csv: the file is empty"),
+    ],
+)
+def test_an_error_names_file_line_and_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nodes: str, workloads: str, told: str
+) -> None:
+    assert main(["placement", *map(str, write(tmp_path, nodes, workloads)), "-o", "json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert told in json.loads(captured.err)["message"]
+
+
+def test_the_protocol_asks_until_the_end_on_gpu_nodes_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = "sn,cpu_milli,memory_mib,gpu,model\na,64000,65536,4,T4\nb,64000,65536,0,\n"
+    pods = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\np,1000,1024,1,500\nq,1000,1024,0,0\n"
+    files = write(tmp_path, nodes, pods)
+    answer = simulate(capsys, *files, "--format", "openb", "--until", "1.3", "--seed", 3, "--plot", tmp_path / "p.svg")
+    assert [point["arrived_percent"] for point in answer["checkpoints"]] == [80, 90, 95, 100, 130]
+    assert answer["checkpoints"][3]["allocation_percent"]["gpu"] == 100.0
+    assert (answer["strategy"], answer["nodes_used"]) == ("fragmentation", 1)
+    assert sum(answer["rejected"].values()) == 3  # 1.3 · 4 GPUs by halves are 11, of which 8 fit
+    assert "<polyline" in (tmp_path / "p.svg").read_text()
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the openb trace is not here (WEFT_DATA)")
+def test_fragmentation_packs_a_part_of_the_trace_better_than_fgd(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every fourth node and pod of the mix that constrains models; the benchmark has all of all mixes."""
+    files: list[object] = []
+    for option, name in (("--nodes", "openb_node_list_all_node"), ("--workloads", "openb_pod_list_gpuspec33")):
+        with gzip.open(DATA / f"{name}.csv.gz", "rt") as source, gzip.open(tmp_path / f"{name}.csv.gz", "wt") as part:
+            rows = list(csv.reader(source))
+            csv.writer(part).writerows([rows[0], *rows[1::4]])
+        files += [option, tmp_path / f"{name}.csv.gz"]
+    ours, fgd, best_fit = (
+        simulate(capsys, *files, "--format", "openb", "--until", 1, "--seed", 1, "--strategy", strategy)["checkpoints"][
+            -1
+        ]
+        for strategy in ("fragmentation", "fgd", "best_fit")
+    )
+    gpu = [state["allocation_percent"]["gpu"] for state in (ours, fgd, best_fit)]
+    assert gpu[0] > gpu[1] + 2 > gpu[2] + 2
+    assert ours["fragmented_gpu_percent"] < fgd["fragmented_gpu_percent"] < best_fit["fragmented_gpu_percent"]
