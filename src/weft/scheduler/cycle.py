@@ -41,6 +41,7 @@ _NEVER = -np.inf
 _CLASSES_KEPT = 2048
 _ENTRIES_KEPT = 4_000_000  # of all rankings together
 _LEAST_RANKED = 1024  # of one
+_FAR = 24
 
 
 class _Class(Protocol):
@@ -227,9 +228,22 @@ class _ByRow:
 
 
 class _ByLoad:
-    """The score is linear in the node's load, and nothing but room changes: looked at as a whole once, then ranked."""
+    """The score is linear in the node's load, and nothing but room changes: looked at as a whole, or ranked once it comes
+    up so often that little changes in between."""
 
-    __slots__ = ("_amounts", "_epochs", "_mask", "_masks", "_most", "_ranking", "_request", "_slopes", "_snapshot")
+    __slots__ = (
+        "_amounts",
+        "_epochs",
+        "_mask",
+        "_masks",
+        "_most",
+        "_near",
+        "_ranking",
+        "_request",
+        "_seen",
+        "_slopes",
+        "_snapshot",
+    )
 
     def __init__(self, snapshot: Snapshot, masks: Masks, slopes: Slopes, request: Request, most: int) -> None:
         self._snapshot = snapshot
@@ -239,19 +253,28 @@ class _ByLoad:
         self._amounts = request.amounts
         self._most = most
         self._epochs = (-1, -1)
+        self._seen = 0  # how long the log was last time
+        self._near = 0  # how often in a row it came up soon after
         self._ranking: Ranking | None = None
 
     def best(self, uid: str) -> int | None:
         snapshot, slopes = self._snapshot, self._slopes
         slopes.update()
+        changed, self._seen = len(snapshot.log) - self._seen, len(snapshot.log)
         if self._epochs != (snapshot.epoch, snapshot.facts_epoch):
             self._epochs = (snapshot.epoch, snapshot.facts_epoch)
             self._mask = self._masks.steady(self._request)
-            self._ranking = None
-            return _best(self._score())
-        if self._ranking is None:
-            self._ranking = Ranking(snapshot, slopes, self._amounts, self._mask, self._most)
-        return self._ranking.best()
+            self._near, self._ranking = 0, None
+        elif changed > _FAR + len(snapshot) // 500:  # to look at each of them again would take longer than at all anew
+            self._near, self._ranking = 0, None
+        elif self._ranking is not None:
+            return self._ranking.best()
+        else:
+            self._near += 1
+            if self._near > 2:
+                self._ranking = Ranking(snapshot, slopes, self._amounts, self._mask, self._most)
+                return self._ranking.best()
+        return _best(self._score())
 
     def scores(self, uid: str) -> Values:
         self._slopes.update()
