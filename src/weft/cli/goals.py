@@ -100,8 +100,11 @@ def _boot(obj: Object | None) -> tuple[Any, ...]:
 
 def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """Why ``obj`` won't get to ``goal`` by itself: it failed, or no node fits."""
+    at_once = dig(obj, "spec.type") == "serverless"
     if goal.ends_failed and dig(obj, "status.phase") == "Failed" and (obj["kind"] != "vm" or _settled(obj)):
         reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+        if at_once and reason in UNPLACEABLE:
+            return _no_place(what, reason, at_once)
         said = f"{reason}: {message}" if reason and message else reason or message or "no reason given"
         return DriverFailed(
             f"{what} failed: {said}",
@@ -119,7 +122,7 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
         about_now = condition.get("generation", 0) in (0, obj.get("generation", 0))
         if condition["type"] == "Placed" and condition["status"] == "False" and about_now:
             if condition.get("reason") in UNPLACEABLE:
-                return Unplaceable(f"{what} fits on no node: {condition['reason']}", reason=condition["reason"])
+                return _no_place(what, condition["reason"], at_once)
             if condition.get("reason") in _STUCK:
                 return Unplaceable(
                     f"{what} can't be placed yet: {condition['reason']}: {condition.get('message', '')}",
@@ -127,6 +130,11 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
                     hint=f"It stays Pending and starts when that has changed.  weft wait {what} | weft delete {what}",
                 )
     return None
+
+
+def _no_place(what: str, reason: str, at_once: bool) -> Unplaceable:
+    hint = f"A serverless workload waits for nothing.  weft start {what} | weft explain {what} | weft delete {what}"
+    return Unplaceable(f"{what} fits on no node: {reason}", reason=reason, hint=hint if at_once else None)
 
 
 def gone(what: str) -> WeftError:

@@ -55,7 +55,8 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
     nearest_node = dig(decision, "spec.nearest_node", "")
     hints = [f"nearest: {nearest}"] if nearest else []
     hints.append(
-        f"It stays Pending and starts when room appears.  weft wait {what} | weft explain {what} | weft delete {what}"
+        error.hint
+        or f"It stays Pending and starts when room appears.  weft wait {what} | weft explain {what} | weft delete {what}"
     )
     told = Unplaceable("\n".join([f"{what} fits on no node: {error.token}", *lines]), reason=error.token)
     told.hint = "\n".join(hints)
@@ -72,7 +73,8 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
     """All of a decision: the sentence, and what became of every node."""
     spec = decision["spec"]
     verdicts = spec.get("verdicts") or []
-    policy = f"policy {spec['policy']}{describe_weights(verdicts)}"
+    named = f"{spec['named']}: " if spec.get("named") else ""
+    policy = f"policy {named}{spec['policy']}{describe_weights(verdicts)}"
     chosen = next((v["node"] for v in verdicts if v["outcome"] == "chosen"), None)
     nodes = f"{spec['nodes']} node{'s' * (spec['nodes'] != 1)}"
     if chosen:

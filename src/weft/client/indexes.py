@@ -80,6 +80,8 @@ KINDS = (
     "constraint",
     "endpoint",
     "publication",
+    "project",
+    "placementpolicy",
 )
 INDEXES = (
     VMS_BY_UID,

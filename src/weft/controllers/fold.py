@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.fit import describe_change, plan_fit
 from weft.kinds.vm import VmSpec, VmStatus
+from weft.kinds.workload_wish import REFUSALS
 from weft.objects.envelope import Condition
 from weft.objects.lifecycle import Phase
 
@@ -70,6 +71,9 @@ def _fold_placeless(status: VmStatus, wished: Wished, former: VmStatus) -> None:
         status.reason, status.message = "stopped", "it is placed when it is started"
     elif waiting is not None:
         status.reason, status.message = waiting.reason, waiting.message
+        final = waiting.reason in REFUSALS and waiting.generation == wished.generation
+        if wished.spec.type == "serverless" and final:
+            status.phase = Phase.FAILED
 
 
 def _fold_place(status: VmStatus, wished: Wished, place: Place, former: VmStatus) -> None:

@@ -44,10 +44,12 @@ class DecisionSpec(msgspec.Struct, kw_only=True):
     """``verdicts``: the chosen, the runners-up and a sample of the refused (all of them up to 64 nodes);
     ``refused_by`` counts every refusal by filter. ``error`` is the reason (insufficientResources …) when nothing fits.
     ``nearest`` says in words which smaller wish would fit best and ``nearest_node`` where; ``notes`` which preferences were
-    given up, and what of the wish should be looked at."""
+    given up, and what of the wish should be looked at. ``policy`` is the strategy, ``named`` the @NAME of the placement policy
+    that says so, if one does."""
 
     workload: Ref
     policy: str
+    named: str = ""
     at: float
     took_ms: float
     nodes: int

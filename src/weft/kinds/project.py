@@ -8,11 +8,21 @@ import msgspec
 
 from weft.kinds.cells import AGE, NAME, text
 from weft.kinds.record import Column, Kind
+from weft.kinds.strategy import read_strategy
 from weft.objects.schema import field
 
 
 class ProjectSpec(msgspec.Struct, kw_only=True):
     description: Annotated[str, field("What it is for", max_length=200)] = ""
+    strategy: Annotated[
+        str | None, field("How its workloads are placed that name no strategy: strategies, or @POLICY")
+    ] = None
+
+
+def check_project(spec: ProjectSpec) -> None:
+    """The strategy gets its one spelling. Raises InvalidStrategy."""
+    if spec.strategy is not None:
+        spec.strategy = read_strategy(spec.strategy)
 
 
 class ProjectStatus(msgspec.Struct, kw_only=True):
@@ -26,6 +36,12 @@ PROJECT = Kind(
     summary="A room for objects",
     scope="fabric",
     spec=ProjectSpec,
+    check=check_project,
     status=ProjectStatus,
-    columns=(NAME, Column("DESCRIPTION", text("spec.description", ""), flexible=True), AGE),
+    columns=(
+        NAME,
+        Column("STRATEGY", text("spec.strategy", "")),
+        Column("DESCRIPTION", text("spec.description", ""), flexible=True),
+        AGE,
+    ),
 )

@@ -9,6 +9,7 @@ from weft.kinds.endpoint import ENDPOINT
 from weft.kinds.image import IMAGE
 from weft.kinds.network import NETWORK
 from weft.kinds.node import NODE
+from weft.kinds.placement_policy import PLACEMENT_POLICY
 from weft.kinds.project import PROJECT
 from weft.kinds.publication import PUBLICATION
 from weft.kinds.recommendation import RECOMMENDATION
@@ -30,6 +31,7 @@ KINDS: tuple[Kind, ...] = (
     CONSTRAINT,
     NODE,
     PROJECT,
+    PLACEMENT_POLICY,
     TOKEN,
     ALLOCATION,
     DECISION,

@@ -4,7 +4,7 @@ A workload's spec inherits it, and its kind's check calls ``check_wish``."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -20,8 +20,11 @@ from weft.kinds.strategy import read_strategy
 from weft.kinds.taint import check_taints
 from weft.objects.schema import field
 
+REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: for a serverless workload that is the end
+
 
 class WorkloadWish(msgspec.Struct, kw_only=True):
+<<<<<<< HEAD
     constraint: Annotated[
         Form | None,
         field("What its node must be, like storage=nvme,memory>=32GB; @NAME is a constraint", shown="expression"),
@@ -31,6 +34,18 @@ class WorkloadWish(msgspec.Struct, kw_only=True):
         field("What its node should rather be: EXPRESSION[;weight=0-1][;priority=N]"),
     ] = []
     strategy: Annotated[str | None, field("Placement strategy; the cluster's default if unset", change="live")] = None
+=======
+    type: Annotated[
+        Literal["long-lived", "serverless"],
+        field("long-lived waits for a place; serverless is placed at once or fails", change="live"),
+    ] = "long-lived"
+    strategy: Annotated[
+        str | None,
+        field(
+            "Placement strategies, like best-fit:0.7,data-locality:0.3, or @POLICY; the default if unset", change="live"
+        ),
+    ] = None
+>>>>>>> dbef648 (Placement policies: strategies and weights under a name, for @NAME, for a project, for the cluster; serverless is placed at once or fails)
     node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
     tolerate: Annotated[
         list[str], field("Taints it can live with: NAME, or NAME=VALUE for that value only", change="live")

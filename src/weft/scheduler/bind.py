@@ -131,6 +131,7 @@ def _put_decision(view: View, candidate: Candidate, explanation: Explanation, ti
     spec = DecisionSpec(
         workload=vm.ref,
         policy=candidate.request.strategy,
+        named=candidate.named,
         at=timing.at,
         took_ms=timing.took_ms,
         nodes=explanation.nodes,

@@ -74,6 +74,7 @@ class Scheduler:
         self._assumed: list[str] = []  # keys of allocations in commits whose outcome isn't known yet
         self._resized: list[str] = []  # keys of allocations that such commits change
         self._cramped: set[str] = set()  # keys of VMs that wait for room to grow where they run
+        self._unruled: set[str] = set()  # keys of VMs that wait for a placement policy
         self._attached: dict[str, Item] = {}  # volume uid → the VM of the batch in hand that got it
         self._silent: list[str] = []
         self._questions = Questions()
@@ -112,8 +113,14 @@ class Scheduler:
                 case "image":
                     if _moved(change, lambda item: item.status(ImageStatus).phase):
                         self._offer_all(self._view.find(VMS_BY_IMAGE, change.key))
+<<<<<<< HEAD
                 case "constraint":
                     self._offer_all(self._view.find(VMS_BY_CONSTRAINT, change.key))
+=======
+                case "project" | "placementpolicy":
+                    unruled, self._unruled = self._unruled, set()
+                    self._offer_all(vm for key in sorted(unruled) if (vm := self._view.get(key)) is not None)
+>>>>>>> dbef648 (Placement policies: strategies and weights under a name, for @NAME, for a project, for the cluster; serverless is placed at once or fails)
                 case "volume":
                     self._offer_all(self._view.find(VMS_BY_VOLUME, change.key))
                 case "recommendation" | "report":
@@ -167,6 +174,8 @@ class Scheduler:
                     candidate = Waiting("volumeInUse", f"volume {volume.name} is attached to vm/{other.envelope.name}")
                     break
         if isinstance(candidate, Waiting):
+            if candidate.reason == "policyNotFound":
+                self._unruled.add(vm.key)
             return plan_waiting(vm, candidate, now)
         return self._decide(candidate, now)
 
@@ -212,7 +221,8 @@ class Scheduler:
 
     def _refuse(self, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit | None:
         vm = candidate.vm
-        self._queue.refuse(vm.key, candidate.request, explanation)
+        if candidate.request.mode == "long-lived":
+            self._queue.refuse(vm.key, candidate.request, explanation)
         placed = vm.envelope.condition("Placed")
         if placed is not None and placed.reason == explanation.error and placed.generation == vm.envelope.generation:
             # Said already. With thousands that wait, figures that moved are not worth thousands of writes.

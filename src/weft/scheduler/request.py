@@ -29,6 +29,7 @@ from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.kinds.nic import read_nic
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus
+from weft.kinds.workload_wish import REFUSALS
 from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
 from weft.scheduler.snapshot import amounts_of
@@ -41,6 +42,7 @@ class Candidate(msgspec.Struct, frozen=True):
     preferences its request leaves out, and why."""
 
     vm: Item
+    named: str  # the placement policy that says how
     request: Request
     incarnation: int
     resources: Resources
@@ -71,7 +73,20 @@ def wants_place(view: View, vm: Item) -> bool:
         and addressed is not None
         and addressed.status == "True"
         and not view.count(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+        and not is_refused_for_good(vm)
         and (is_looked_at(vm) or not view.count(NODES_BY_ORPHAN, vm.key))
+    )
+
+
+def is_refused_for_good(vm: Item) -> bool:
+    """Whether a serverless VM found no place: it doesn't wait for one."""
+    placed = vm.envelope.condition("Placed")
+    return (
+        placed is not None
+        and placed.status == "False"
+        and placed.reason in REFUSALS
+        and placed.generation == vm.envelope.generation
+        and vm.spec(VmSpec).type == "serverless"
     )
 
 
@@ -95,7 +110,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             "storeRestored", f"the store was restored; waiting for {', '.join(silent)} to say what runs there"
         )
     try:
-        strategy = find_strategy(spec, default_strategy)
+        chosen = find_strategy(view, project, spec, default_strategy)
     except WeftError as problem:
         return Waiting(problem.token, problem.message)
     image = read_image(view, project, spec.image)
@@ -123,10 +138,12 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         return Waiting("volumesApart", "its volumes' data lies on different nodes")
     return Candidate(
         vm=vm,
+        named=chosen.named,
         request=Request(
             amounts=amounts_of(resources),
             machine=spec.machine,
-            strategy=strategy,
+            strategy=chosen.strategy,
+            mode=spec.type,
             node=spec.node,
             home=next(iter(homes), None),
             least_disk=virtual_size,

@@ -1,0 +1,67 @@
+"""PlacementPolicy: strategies and weights under a name, for ``--strategy @NAME``. What it says counts from the next decision on.
+
+The one called ``default`` is the cluster's: it decides on workloads that name no strategy, in projects that name none.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, text
+from weft.kinds.record import Column, Kind
+from weft.kinds.strategy import DEFAULT_STRATEGY, SERVERLESS_STRATEGY, read_strategy
+from weft.objects.errors import InvalidStrategy
+from weft.objects.schema import field
+
+CLUSTER_DEFAULT = "default"
+
+
+class PlacementPolicySpec(msgspec.Struct, kw_only=True):
+    description: Annotated[str, field("What it is for", max_length=200)] = ""
+    strategy: Annotated[
+        str, field("How long-lived workloads are placed: strategies, with weights where they differ")
+    ] = DEFAULT_STRATEGY
+    serverless: Annotated[str, field("How serverless workloads are placed, likewise")] = SERVERLESS_STRATEGY
+
+
+class PlacementPolicyStatus(msgspec.Struct, kw_only=True):
+    pass
+
+
+def check_placement_policy(spec: PlacementPolicySpec) -> None:
+    """Both strategies get their one spelling. Raises InvalidStrategy."""
+    spec.strategy = _read("spec.strategy", spec.strategy)
+    spec.serverless = _read("spec.serverless", spec.serverless)
+
+
+def _read(path: str, written: str) -> str:
+    strategy = read_strategy(written, path)
+    if strategy.startswith("@"):
+        raise InvalidStrategy(
+            f"{path}: {strategy[:64]} is a placement policy itself",
+            field=path,
+            hint="name the strategies, with weights",
+        )
+    return strategy
+
+
+PLACEMENT_POLICY = Kind(
+    name="placementpolicy",
+    plural="placementpolicies",
+    title="placement policy",
+    summary="Placement strategies and weights under a name",
+    aliases=("policy", "policies"),
+    scope="fabric",
+    spec=PlacementPolicySpec,
+    status=PlacementPolicyStatus,
+    check=check_placement_policy,
+    columns=(
+        NAME,
+        Column("STRATEGY", text("spec.strategy")),
+        Column("SERVERLESS", text("spec.serverless"), wide=True),
+        Column("DESCRIPTION", text("spec.description", ""), flexible=True),
+        AGE,
+    ),
+)
