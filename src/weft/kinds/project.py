@@ -7,8 +7,8 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.cells import AGE, NAME, text
-from weft.kinds.record import Column, Kind
-from weft.kinds.strategy import read_strategy
+from weft.kinds.record import Column, Kind, Reference
+from weft.kinds.strategy import policies_named, read_strategy
 from weft.objects.schema import field
 
 
@@ -37,6 +37,9 @@ PROJECT = Kind(
     scope="fabric",
     spec=ProjectSpec,
     check=check_project,
+    references=(
+        Reference("placementpolicy", "spec.strategy", lambda spec: policies_named(spec.strategy), awaited=True),
+    ),
     status=ProjectStatus,
     columns=(
         NAME,

@@ -64,6 +64,11 @@ def read_strategy(text: str, field: str = "spec.strategy") -> str:
     return write_strategy(parse_strategy(text, field))
 
 
+def policies_named(strategy: str | None) -> list[str]:
+    """The placement policy that a strategy is, if it is one."""
+    return [strategy[1:]] if strategy is not None and strategy.startswith("@") else []
+
+
 def parse_strategy(text: str, field: str = "spec.strategy") -> tuple[Term, ...]:
     """The terms of ``text``, in their order; not for @NAME. Raises InvalidStrategy."""
     terms = tuple(_read_term(part.strip(), field) for part in re.split(r"[,+]", text))

@@ -16,7 +16,7 @@ from weft.kinds.constraint import (
     refuse_clash_with_named,
 )
 from weft.kinds.record import Reference
-from weft.kinds.strategy import read_strategy
+from weft.kinds.strategy import policies_named, read_strategy
 from weft.kinds.taint import check_taints
 from weft.objects.schema import field
 
@@ -24,7 +24,10 @@ REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: f
 
 
 class WorkloadWish(msgspec.Struct, kw_only=True):
-<<<<<<< HEAD
+    type: Annotated[
+        Literal["long-lived", "serverless"],
+        field("long-lived waits for a place; serverless is placed at once or fails", change="live"),
+    ] = "long-lived"
     constraint: Annotated[
         Form | None,
         field("What its node must be, like storage=nvme,memory>=32GB; @NAME is a constraint", shown="expression"),
@@ -33,19 +36,10 @@ class WorkloadWish(msgspec.Struct, kw_only=True):
         list[Annotated[Form, field("", shown="expression")]],
         field("What its node should rather be: EXPRESSION[;weight=0-1][;priority=N]"),
     ] = []
-    strategy: Annotated[str | None, field("Placement strategy; the cluster's default if unset", change="live")] = None
-=======
-    type: Annotated[
-        Literal["long-lived", "serverless"],
-        field("long-lived waits for a place; serverless is placed at once or fails", change="live"),
-    ] = "long-lived"
     strategy: Annotated[
         str | None,
-        field(
-            "Placement strategies, like best-fit:0.7,data-locality:0.3, or @POLICY; the default if unset", change="live"
-        ),
+        field("Placement strategies, like best-fit:0.7,data-locality:0.3, or @POLICY; the default if unset"),
     ] = None
->>>>>>> dbef648 (Placement policies: strategies and weights under a name, for @NAME, for a project, for the cluster; serverless is placed at once or fails)
     node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
     tolerate: Annotated[
         list[str], field("Taints it can live with: NAME, or NAME=VALUE for that value only", change="live")
@@ -72,4 +66,5 @@ def wish_references() -> tuple[Reference, ...]:
             agree=lambda spec, named: refuse_clash_with_named(spec.constraint, named),
         ),
         Reference("constraint", "spec.prefer", lambda spec: names_preferred(spec.prefer), awaited=True),
+        Reference("placementpolicy", "spec.strategy", lambda spec: policies_named(spec.strategy), awaited=True),
     )

@@ -113,14 +113,11 @@ class Scheduler:
                 case "image":
                     if _moved(change, lambda item: item.status(ImageStatus).phase):
                         self._offer_all(self._view.find(VMS_BY_IMAGE, change.key))
-<<<<<<< HEAD
                 case "constraint":
                     self._offer_all(self._view.find(VMS_BY_CONSTRAINT, change.key))
-=======
                 case "project" | "placementpolicy":
                     unruled, self._unruled = self._unruled, set()
                     self._offer_all(vm for key in sorted(unruled) if (vm := self._view.get(key)) is not None)
->>>>>>> dbef648 (Placement policies: strategies and weights under a name, for @NAME, for a project, for the cluster; serverless is placed at once or fails)
                 case "volume":
                     self._offer_all(self._view.find(VMS_BY_VOLUME, change.key))
                 case "recommendation" | "report":

@@ -23,6 +23,7 @@ def test_the_scores_are_the_promised_weights_of_four_things() -> None:
     )
     request = ask(SERVERLESS_STRATEGY, data=(Datum("pool:raw", GIB),), caller="uid-near", mode="serverless")
     engine = Engine(snapshot)
+    ranked = rank_places(engine, request, "call")
     columns = {column.name: column for column in engine.terms(request, "call", [0, 1, 2])}
     assert {name: column.weight for name, column in columns.items()} == {
         "least_loaded": 0.3,
@@ -30,7 +31,6 @@ def test_the_scores_are_the_promised_weights_of_four_things() -> None:
         "network_proximity": 0.2,
         "hardware_match": 0.2,
     }
-    ranked = rank_places(engine, request, "call")
     assert isinstance(ranked, list)
     assert [place.node for place in ranked] == ["far", "near", "gpu"]
     for place in ranked:
