@@ -7,7 +7,7 @@ thousandths too.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -61,6 +61,15 @@ class Datum(msgspec.Struct, frozen=True):
     required: bool = False
 
 
+class Lean(msgspec.Struct, frozen=True):
+    """What a request would rather have, whatever its strategy: to be ``near`` or ``apart`` from the members of group
+    ``name``, to ``spread`` them over the values of ``key``, or ``data`` of this name at hand."""
+
+    what: Literal["near", "apart", "spread", "data"]
+    name: str
+    key: str = ""
+
+
 class Request(msgspec.Struct, frozen=True, cache_hash=True):
     """What is asked of a node. Equal requests get equal verdicts, so they are decided as one class.
 
@@ -86,6 +95,7 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     groups: tuple[str, ...] = ()
     spread: tuple[Spread, ...] = ()
     data: tuple[Datum, ...] = ()
+    leans: tuple[Lean, ...] = ()
     caller: str | None = None
     mode: Literal["long-lived", "serverless"] = "long-lived"
 
@@ -101,6 +111,13 @@ class Texts(msgspec.Struct, frozen=True):
         """Which nodes have this very word."""
         flags: Flags = self.codes == self.places.get(word, -2)
         return flags
+
+
+class Groups(Protocol):
+    """Who is a member of which group."""
+
+    def find(self, group: str) -> Mapping[str, Sequence[str]]:
+        """Node uid → the workloads of this group there, as people call them."""
 
 
 class Table(Protocol):
@@ -121,6 +138,8 @@ class Table(Protocol):
     gpu_memory: Whole
     gpu_model: Texts
 
+    @property
+    def groups(self) -> Groups: ...
     @property
     def rank(self) -> Whole: ...
 
@@ -204,6 +223,18 @@ class Outlook(msgspec.Struct, frozen=True, eq=False):
     sorts: tuple[Sort, ...] = ()
     largest: tuple[int, int, int, int] = (1, 1, 1, 1)
     lasts: bool = False
+
+
+class Leaning(Protocol):
+    """What adds to the score whatever the strategy, because the request says so. ``name``, ``reads`` and ``asks`` as with
+    a filter; a weight of 1 is as much as the strategy itself has."""
+
+    name: str
+    reads: Reads
+
+    def asks(self, request: Request) -> Hashable: ...
+
+    def terms(self, table: Table, request: Request) -> list[Column]: ...
 
 
 class Occasion(msgspec.Struct, frozen=True):

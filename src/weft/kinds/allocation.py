@@ -76,7 +76,8 @@ class AllocatedGroup(msgspec.Struct, kw_only=True, frozen=True):
 
 class AllocationSpec(msgspec.Struct, kw_only=True):
     """``boots`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names an
-    allocation that must be gone first; ``held_by`` a gate that must be open."""
+    allocation that must be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
+    counts in."""
 
     node: str
     node_uid: str
@@ -103,6 +104,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     grace_seconds: float = 20.0
     waits_for: str | None = None
     held_by: str | None = None
+    memberships: list[str] = []
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):

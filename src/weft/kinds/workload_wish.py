@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from weft.kinds.affinity import check_affinity
 from weft.kinds.constraint import (
     Form,
     check_expressions,
@@ -44,6 +45,23 @@ class WorkloadWish(msgspec.Struct, kw_only=True):
     tolerate: Annotated[
         list[str], field("Taints it can live with: NAME, or NAME=VALUE for that value only", change="live")
     ] = []
+    affinity_groups: Annotated[
+        list[str], field("Groups to lie with, on a node that has a member: NAME, or NAME:preferred", change="live")
+    ] = []
+    anti_affinity_groups: Annotated[
+        list[str], field("Groups to lie apart from, on a node without a member: NAME, or NAME:preferred", change="live")
+    ] = []
+    spread: Annotated[
+        list[str],
+        field("Spread the anti-affinity groups' members over zone, rack, host or a label: KEY[:SKEW][:preferred]"),
+    ] = []
+    storage_locality: Annotated[
+        Literal["required", "preferred"] | None,
+        field("Only on nodes that have its data at hand (volumes, hints), or rather on these (images too)"),
+    ] = None
+    data_hints: Annotated[
+        list[str], field("Data it reads, as nodes declare it: ceph-pool:raw-data, or volume:NAME")
+    ] = []
 
 
 def check_wish(spec: WorkloadWish) -> None:
@@ -53,6 +71,7 @@ def check_wish(spec: WorkloadWish) -> None:
     if spec.strategy is not None:
         spec.strategy = read_strategy(spec.strategy)
     check_taints(spec.tolerate, "spec.tolerate")
+    check_affinity(spec.affinity_groups, spec.anti_affinity_groups, spec.spread, spec.data_hints)
 
 
 def wish_references() -> tuple[Reference, ...]:

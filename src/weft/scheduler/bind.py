@@ -87,6 +87,15 @@ def plan_adopted(vm: Item, allocations: Sequence[Item], now: float) -> Commit | 
     return None if write is None else Commit(vm.key, [write], [unchanged(vm)])
 
 
+def plan_regrouped(vm: Item, allocation: Item, memberships: list[str]) -> Commit:
+    """Count a VM in other groups, where it is: a change of these moves nothing."""
+    place = edit(allocation)
+    place.spec = merge_part(
+        place.spec, msgspec.structs.replace(allocation.spec(AllocationSpec), memberships=memberships)
+    )
+    return Commit(vm.key, [put(place)], [unchanged(vm), unchanged(allocation)])
+
+
 def _make_allocation(candidate: Candidate, node: Item, uid: str, now: float) -> Envelope:
     vm = candidate.vm
     wish = vm.spec(VmSpec)
@@ -112,6 +121,7 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, now: float) -> 
         screen=wish.screen,
         restart=wish.restart,
         grace_seconds=wish.grace,
+        memberships=list(candidate.request.groups),
     )
     return Envelope(
         kind="allocation",

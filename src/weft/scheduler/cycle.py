@@ -17,6 +17,7 @@ from weft.contracts.policy import (
     Column,
     Filter,
     Flags,
+    Leaning,
     LoadPolicy,
     Occasion,
     Outlook,
@@ -28,9 +29,9 @@ from weft.contracts.policy import (
 from weft.scheduler.devices import choose_devices
 from weft.scheduler.facts import NO_LOAD, Load
 from weft.scheduler.filters import FILTERS, ROOM
+from weft.scheduler.leanings import LEANINGS
 from weft.scheduler.masks import Masks
 from weft.scheduler.policies import POLICIES
-from weft.scheduler.prefer import add_preferences
 from weft.scheduler.ranking import Ranking
 from weft.scheduler.rows import Rows
 from weft.scheduler.slopes import SCALE, Slopes, Weights
@@ -62,10 +63,12 @@ class Engine:
         *,
         seed: int = 0,
         filters: Sequence[Filter] = FILTERS,
+        leanings: Sequence[Leaning] = LEANINGS,
         policies: Mapping[str, Policy] = POLICIES,
     ) -> None:
         self.snapshot = snapshot
         self.filters = filters
+        self._leanings = leanings
         self.last: str | None = None
         self.outlook = Outlook()
         self._seed = seed
@@ -109,10 +112,10 @@ class Engine:
 
     def terms(self, request: Request, uid: str, rows: Sequence[int]) -> list[Column]:
         """The terms that make up the scores of these rows."""
-        if not self._looks_at_all(self._policies[request.strategy]):
-            return self._columns(Rows(self.snapshot, rows), request, uid)
-        columns = self._columns(self.snapshot, request, uid)
-        return [Column(c.name, c.weight, c.values[list(rows)]) for c in columns]
+        if self._is_wide(request):
+            columns = self._columns(self.snapshot, request, uid)
+            return [Column(c.name, c.weight, c.values[list(rows)]) for c in columns]
+        return self._columns(Rows(self.snapshot, rows), request, uid)
 
     def refusers(self, request: Request) -> list[tuple[Filter, Flags]]:
         """For each filter the nodes it is the first to refuse."""
@@ -141,7 +144,7 @@ class Engine:
         return fits
 
     def score(self, table: Table, request: Request, uid: str) -> Values:
-        """What its policy and its preferences make of each node, times SCALE, whatever filters say."""
+        """What its policy and its leanings make of each node, times SCALE, whatever filters say."""
         columns = self._columns(table, request, uid)
         total = columns[0].weight * columns[0].values
         for column in columns[1:]:
@@ -150,10 +153,25 @@ class Engine:
 
     def _columns(self, table: Table, request: Request, uid: str) -> list[Column]:
         occasion = Occasion(self._seed, uid, self.last, self.outlook)
-        return add_preferences(self._policies[request.strategy].terms(table, request, occasion), table, request)
+        columns = self._policies[request.strategy].terms(table, request, occasion)
+        leant = [column for leaning in self._ask(request) for column in leaning.terms(table, request)]
+        if not leant:
+            return columns
+        total = 1.0 + sum(column.weight for column in leant)  # the strategy counts 1, and the score stays within 0–100
+        return [Column(column.name, column.weight / total, column.values) for column in (*columns, *leant)]
 
-    def _looks_at_all(self, policy: Policy) -> bool:
-        return policy.reads == "fabric" or (policy.reads == "outlook" and not self.outlook.lasts)
+    def _ask(self, request: Request) -> list[Leaning]:
+        """The leanings that have something to say to it."""
+        return [leaning for leaning in self._leanings if leaning.asks(request) is not None]
+
+    def _is_wide(self, request: Request) -> bool:
+        """Whether other nodes bear on a node's score."""
+        reads = self._policies[request.strategy].reads
+        return (
+            reads == "fabric"
+            or (reads == "outlook" and not self.outlook.lasts)
+            or any(leaning.reads == "fabric" for leaning in self._ask(request))
+        )
 
     def _class(self, request: Request) -> _Class:
         found = self._classes.get(request)
@@ -168,9 +186,9 @@ class Engine:
     def _begin(self, request: Request) -> _Class:
         policy = self._policies[request.strategy]
         moving = self._masks.moving(request)
-        if self._looks_at_all(policy) or any(filter_.reads == "fabric" for filter_ in moving):
+        if self._is_wide(request) or any(filter_.reads == "fabric" for filter_ in moving):
             return _Anew(self, request)
-        weights = policy.load(request) if isinstance(policy, LoadPolicy) and not request.preferences else None
+        weights = policy.load(request) if isinstance(policy, LoadPolicy) and not self._ask(request) else None
         if weights is None or moving != [ROOM] or request.extras or request.gpus is not None:
             return _ByRow(self, request, moving)
         slopes = self._slopes.get(weights)

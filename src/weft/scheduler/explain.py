@@ -213,6 +213,10 @@ _PHRASES = {
     "taint": "tainted",
     "constraint": "not meeting its constraint",
     "available": "without the free room its constraint asks for",
+    "data": "without its data",
+    "affinity": "without a member of its affinity group",
+    "anti-affinity": "with a member of its anti-affinity group",
+    "spread": "where one more would be spread unevenly",
 }
 
 

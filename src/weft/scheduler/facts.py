@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from weft.contracts.policy import RESOURCES, Amounts
-from weft.kinds.allocation import Resources
+from weft.kinds.allocation import AllocationSpec, Resources
+from weft.objects.identity import Ref
 
 
 class Gpu(msgspec.Struct, frozen=True):
@@ -55,14 +56,25 @@ class NodeFacts(msgspec.Struct, frozen=True):
 
 class Load(msgspec.Struct, frozen=True):
     """What an allocation takes beside ``amounts`` of RESOURCES: ``extras`` by name, thousandths of ``gpus`` by index; and
-    the ``groups`` that its workload is a member of."""
+    the ``groups`` that its ``workload`` (named where it has any) is a member of."""
 
     extras: tuple[tuple[str, int], ...] = ()
     gpus: tuple[tuple[int, int], ...] = ()
     groups: tuple[str, ...] = ()
+    workload: str = ""
 
 
 NO_LOAD = Load()
+
+
+def load_of(spec: AllocationSpec) -> Load:
+    """What an allocation takes beside amounts."""
+    return Load(groups=tuple(spec.memberships), workload=name_workload(spec.workload) if spec.memberships else "")
+
+
+def name_workload(ref: Ref) -> str:
+    """``vm/web-1``"""
+    return f"{ref.kind}/{ref.name}"
 
 
 def amounts_of(resources: Resources) -> Amounts:

@@ -12,6 +12,7 @@ import numpy as np
 
 from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Reads, Request, Table
 from weft.kinds.taint import is_tolerated
+from weft.scheduler.affinity import Apart, AtHand, Near, Spreading
 from weft.scheduler.constraint import Meets, MeetsNow
 from weft.scheduler.devices import find_fitting
 
@@ -171,7 +172,7 @@ def _is_text(table: Table, attribute: str, word: str | None) -> Flags:
 
 
 ROOM: Filter = Room()
-FILTERS: tuple[Filter, ...] = (
+FACTS: tuple[Filter, ...] = (
     Online(),
     Cordon(),
     Maintenance(),
@@ -180,6 +181,6 @@ FILTERS: tuple[Filter, ...] = (
     Machine(),
     Taints(),
     Meets(),
-    MeetsNow(),
-    ROOM,
+    AtHand(),
 )
+FILTERS: tuple[Filter, ...] = (*FACTS, MeetsNow(), Near(), Apart(), Spreading(FACTS), ROOM)

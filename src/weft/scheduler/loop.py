@@ -36,16 +36,18 @@ from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import new_uid, object_key
-from weft.scheduler.bind import Timing, plan_adopted, plan_placement, plan_refusal, plan_waiting
+from weft.scheduler.affinity import depends_on
+from weft.scheduler.bind import Timing, plan_adopted, plan_placement, plan_refusal, plan_regrouped, plan_waiting
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
+from weft.scheduler.facts import NO_LOAD, Load, amounts_of, load_of, name_workload
 from weft.scheduler.nodes import read_node
 from weft.scheduler.prefer import relax
 from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue import Queue
 from weft.scheduler.refit import plan_refit
-from weft.scheduler.request import Candidate, Waiting, is_looked_at, read_candidate, wants_place
-from weft.scheduler.snapshot import Snapshot, amounts_of
+from weft.scheduler.request import Candidate, Waiting, is_looked_at, read_candidate, read_memberships, wants_place
+from weft.scheduler.snapshot import Snapshot
 
 BATCH = 200
 REFRESH_EVERY_SECONDS = 5.0
@@ -187,6 +189,9 @@ class Scheduler:
                 if commit is None or allocation.key not in {write.key for write in commit.writes}:
                     self._cramped.add(vm.key)
                 return commit
+            if _is_regrouped(allocation, vm):
+                self._resized.append(allocation.key)
+                return plan_regrouped(vm, allocation, read_memberships(vm))
         return plan_adopted(vm, allocations, now)
 
     def _decide(self, candidate: Candidate, now: float) -> Commit | None:
@@ -206,7 +211,8 @@ class Scheduler:
         node = self._view.find(NODES_BY_UID, self.snapshot.uids[row])[0]
         uid = new_uid()
         allocation = object_key("allocation", None, allocation_name(node.uid, uid))
-        self.snapshot.put_allocation(allocation, node.uid, request.amounts)
+        load = Load(groups=request.groups, workload=name_workload(vm.envelope.ref)) if request.groups else NO_LOAD
+        self.snapshot.put_allocation(allocation, node.uid, request.amounts, load)
         self._assumed.append(allocation)
         self._attached.update((volume.uid, vm) for volume in candidate.volumes)
         self._engine.last = node.envelope.name
@@ -246,7 +252,10 @@ class Scheduler:
         else:
             spec = allocation.spec(AllocationSpec)
             self.snapshot.put_allocation(
-                key, spec.node_uid, amounts_of(account(spec, allocation.report(AllocationReport)))
+                key,
+                spec.node_uid,
+                amounts_of(account(spec, allocation.report(AllocationReport))),
+                load_of(spec),
             )
 
     def _refresh(self) -> float | None:
@@ -299,7 +308,7 @@ class Scheduler:
         placed, wish = vm.envelope.condition("Placed"), vm.spec(VmSpec)
         said = placed is not None and placed.status == "True"
         allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
-        to_do = any(not said or _is_unfit(item, wish) for item in allocations)
+        to_do = any(not said or _is_unfit(item, wish) or _is_regrouped(item, vm) for item in allocations)
         if to_do or wants_place(self._view, vm):
             self._queue.offer(vm.key)
         else:
@@ -325,6 +334,11 @@ class Scheduler:
                     if wanted[0] <= cpu and wanted[1] <= memory and wanted[2] <= disk:
                         if self._engine.may_fit(request, uids):
                             self._queue.wake(request)
+        if snapshot.groups.regrouped:
+            groups, snapshot.groups.regrouped = snapshot.groups.regrouped, set()
+            for request in self._queue.asleep():
+                if depends_on(request, groups):
+                    self._queue.wake(request)
         if self._queue.ready:
             self._wake.ring()
 
@@ -341,6 +355,11 @@ def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
 def _is_unfit(allocation: Item, wish: VmSpec) -> bool:
     """Whether the place is to be changed to what its VM asks for now."""
     return bool(find_fit(allocation.spec(AllocationSpec), wish, allocation.report(AllocationReport)))
+
+
+def _is_regrouped(allocation: Item, vm: Item) -> bool:
+    """Whether its VM is of other groups by now."""
+    return allocation.spec(AllocationSpec).memberships != read_memberships(vm)
 
 
 def _wish_of(vm: Item) -> object:

@@ -7,12 +7,12 @@ priority first, so that the strategy alone decides where room is scarce.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import msgspec
 import numpy as np
 
-from weft.contracts.policy import RESOURCES, Column, Request, Table
+from weft.contracts.policy import RESOURCES, Column, Reads, Request, Table
 from weft.language.tree import Preference, show
 from weft.scheduler.constraint import find_meeting
 
@@ -67,16 +67,21 @@ def describe_given_up(preference: Preference, pressure: Pressure) -> str:
     )
 
 
-def add_preferences(columns: list[Column], table: Table, request: Request) -> list[Column]:
-    """The terms of a score with those of the request's preferences."""
-    if not request.preferences:
+class Preferred:
+    """100 where a preference is met."""
+
+    name = "preference"
+    reads: Reads = "row"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.preferences or None
+
+    def terms(self, table: Table, request: Request) -> list[Column]:
+        columns = []
+        for preference in request.preferences:
+            met = find_meeting(preference.expression, table).astype(np.float64)
+            columns.append(Column(show(preference.expression), preference.weight, 100.0 * met))
         return columns
-    total = 1.0 + sum(preference.weight for preference in request.preferences)
-    weighed = [Column(column.name, column.weight / total, column.values) for column in columns]
-    for preference in request.preferences:
-        met = find_meeting(preference.expression, table).astype(np.float64)
-        weighed.append(Column(show(preference.expression), preference.weight / total, 100.0 * met))
-    return weighed
 
 
 def _share(pressure: Pressure) -> float:

@@ -26,8 +26,9 @@ from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.quantity import format_bytes, format_cpu
+from weft.scheduler.facts import amounts_of, load_of
 from weft.scheduler.request import Waiting, find_homes, read_image, read_nics, read_volumes
-from weft.scheduler.snapshot import Amounts, Snapshot, amounts_of
+from weft.scheduler.snapshot import Amounts, Snapshot
 
 
 def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: float) -> Commit | None:
@@ -53,7 +54,7 @@ def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: 
         # Until it is written the larger of old and new counts: what a smaller one frees is not free yet.
         old, wanted = amounts_of(spec.resources), amounts_of(parts.resources)
         both = (max(old[0], wanted[0]), max(old[1], wanted[1]), max(old[2], wanted[2]))
-        snapshot.put_allocation(allocation.key, spec.node_uid, both)
+        snapshot.put_allocation(allocation.key, spec.node_uid, both, load_of(spec))
         placed = Condition("Placed", "True", "Placed", where, now)
     writes = []
     if fresh or not isinstance(parts, Waiting):

@@ -14,7 +14,7 @@ from weft.client.indexes import (
 )
 from weft.client.securitygroups import read_groups
 from weft.client.view import Item, View
-from weft.contracts.policy import Request
+from weft.contracts.policy import Datum, Lean, Request
 from weft.kinds.allocation import (
     AllocatedGroup,
     AllocatedImage,
@@ -32,6 +32,7 @@ from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.kinds.workload_wish import REFUSALS
 from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
+from weft.scheduler.affinity import read_affinity
 from weft.scheduler.snapshot import amounts_of
 from weft.scheduler.strategy import find_strategy
 from weft.scheduler.wish import Expressions, read_expressions
@@ -111,6 +112,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         )
     try:
         chosen = find_strategy(view, project, spec, default_strategy)
+        affinity = read_affinity(project or "", spec)
     except WeftError as problem:
         return Waiting(problem.token, problem.message)
     image = read_image(view, project, spec.image)
@@ -136,6 +138,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     homes = {home for item in volumes for home in find_homes(view, item)}
     if len(homes) > 1:
         return Waiting("volumesApart", "its volumes' data lies on different nodes")
+    data, leans = read_data(view, project, spec, image_ready, volumes)
     return Candidate(
         vm=vm,
         named=chosen.named,
@@ -150,6 +153,12 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             tolerations=tuple(sorted(spec.tolerate)),
             constraint=expressions.constraint,
             preferences=expressions.preferences,
+            near=affinity.near,
+            apart=affinity.apart,
+            groups=affinity.groups,
+            spread=affinity.spread,
+            data=data,
+            leans=affinity.leans + leans,
         ),
         incarnation=vm.status(VmStatus).incarnation + 1,
         resources=resources,
@@ -162,6 +171,40 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         nics=nics,
         groups=groups,
     )
+
+
+def read_memberships(vm: Item) -> list[str]:
+    """The groups that a VM counts in."""
+    try:
+        return list(read_affinity(vm.envelope.project or "", vm.spec(VmSpec)).groups)
+    except WeftError:
+        return []  # written by a newer weft: it waits for a place, saying so
+
+
+def read_data(
+    view: View, project: str | None, spec: VmSpec, image: AllocatedImage, volumes: list[Item]
+) -> tuple[tuple[Datum, ...], tuple[Lean, ...]]:
+    """What a VM reads, and towards which of it it leans whatever its strategy.
+
+    Volumes' data must be at hand anyway (see Request.home). What it hints at must be if its storage locality says so;
+    a hint may name a volume or an image, others stand for themselves."""
+    required = spec.storage_locality == "required"
+    own = [Datum(f"image:{image.sha256}", image.size)]
+    own += [Datum(f"volume:{item.uid}", item.spec(VolumeSpec).size) for item in volumes]
+    hints = []
+    for hint in spec.data_hints:
+        kind, _, name = hint.partition(":")
+        item = view.get(object_key(kind, project, name)) if kind in ("volume", "image") else None
+        if item is None:
+            hints.append(Datum(f"pool:{hint}", 0, required))
+        elif kind == "volume":
+            hints.append(Datum(f"volume:{item.uid}", item.spec(VolumeSpec).size, required))
+        else:
+            status = item.status(ImageStatus)
+            hints.append(Datum(f"image:{status.sha256}", status.size, required))
+    data = {datum.name: datum for datum in (*own, *hints)}
+    told = [] if required else data if spec.storage_locality == "preferred" else [hint.name for hint in hints]
+    return tuple(data.values()), tuple(Lean("data", name) for name in told)
 
 
 def read_image(view: View, project: str | None, name: str) -> tuple[AllocatedImage, int] | Waiting:

@@ -25,6 +25,7 @@ class Rows:
         self.gpu_free: Codes = table.gpu_free[self._indexes]
         self.gpu_memory: Whole = table.gpu_memory[self._indexes]
         self.gpu_model: Texts = self._some(table.gpu_model)
+        self.groups = table.groups
 
     def machine(self, name: str) -> Flags:
         return self._table.machine(name)[self._indexes]

@@ -18,6 +18,7 @@ from weft.contracts.policy import RESOURCES, Amounts, Codes, Flags, Texts, Value
 from weft.scheduler.columns import Columns
 from weft.scheduler.devices import Devices
 from weft.scheduler.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
+from weft.scheduler.memberships import Memberships
 
 __all__ = ["Amounts", "Gpu", "Load", "NodeFacts", "Snapshot", "amounts_of"]
 
@@ -56,7 +57,7 @@ class Snapshot:
         self._devices = Devices()
         self._columns = Columns()
         self._holders: dict[str, set[str]] = {}
-        self._members: dict[str, dict[str, int]] = {}
+        self.groups = Memberships()
         self._rank: Whole | None = None
         self._ordered = True
         self._allocations: dict[str, tuple[str, Amounts, Load]] = {}
@@ -111,10 +112,10 @@ class Snapshot:
 
     def members(self, group: str) -> Whole:
         counts = np.zeros(len(self), dtype=np.int64)
-        for uid, count in self._members.get(group, {}).items():
+        for uid, names in self.groups.find(group).items():
             index = self._index.get(uid)
             if index is not None:
-                counts[index] = count
+                counts[index] = len(names)
         return counts
 
     def holds(self, datum: str) -> Flags:
@@ -246,11 +247,8 @@ class Snapshot:
 
     def _count(self, node_uid: str, amounts: Amounts, load: Load, sign: int) -> None:
         index = self._index.get(node_uid)
-        for group in load.groups:
-            where = self._members.setdefault(group, {})
-            where[node_uid] = where.get(node_uid, 0) + sign
-            if not where[node_uid]:
-                del where[node_uid]
+        if load.groups:
+            (self.groups.add if sign > 0 else self.groups.remove)(node_uid, load)
         if index is None:
             return
         cpu, memory, disk = amounts
@@ -427,7 +425,7 @@ def state_of(snapshot: Snapshot) -> dict[str, Any]:
             snapshot.free[:, index].tolist(),
             {name: int(both[1, index]) for name, both in snapshot._extras.items() if both[:, index].any()},
             snapshot.gpu_free[index, : len(snapshot.facts[index].gpus)].tolist(),
-            {group: where[uid] for group, where in snapshot._members.items() if uid in where},
+            snapshot.groups.on(uid),
         )
         for uid, index in snapshot._index.items()
     }

@@ -133,17 +133,17 @@ def test_topology_spread_goes_where_the_fewest_of_the_group_are() -> None:
     snapshot = make(*(node(f"n{i}", texts={"zone": "ab"[i % 2], "rack": f"r{i}"}) for i in range(4)))
     group = ("default/web",)
     put(snapshot, "n0", 1, 1, *group)
-    assert choice(snapshot, ask("topology_spread", apart=group)) == "n1"
+    assert choice(snapshot, ask("topology_spread", groups=group)) == "n1"
     put(snapshot, "n1", 1, 1, *group)
     put(snapshot, "n2", 4, 1)
-    assert choice(snapshot, ask("topology_spread=rack", apart=group)) == "n3"
+    assert choice(snapshot, ask("topology_spread=rack", groups=group)) == "n3"
     assert choice(snapshot, ask("topology_spread", spread=(Spread("rack", 1, "default/web"),))) == "n3"
 
 
 def test_topology_spread_bears_as_many_more_as_its_skew() -> None:
     snapshot = make(node("n1", cpu=64, texts={"zone": "a"}), node("n2", texts={"zone": "b"}))
     for count, chosen in ((0, "n1"), (1, "n1"), (2, "n2")):
-        assert choice(snapshot, ask("topology_spread=zone/2", apart=("p/g",))) == chosen, count
+        assert choice(snapshot, ask("topology_spread=zone/2", groups=("p/g",))) == chosen, count
         put(snapshot, "n1", 1, 1, "p/g")
 
 
@@ -154,7 +154,7 @@ def test_topology_spread_leaves_domains_out_that_take_nothing() -> None:
     put(snapshot, "n1", 1, 1, "p/g")
     put(snapshot, "n2", 1, 1, "p/g")
     engine = Engine(snapshot)
-    scores = engine.scores(ask("topology_spread=zone", apart=("p/g",)), "vm1")
+    scores = engine.scores(ask("topology_spread=zone", groups=("p/g",)), "vm1")
     assert scores[0] > 99.0 and scores[2] < 0.0
 
 

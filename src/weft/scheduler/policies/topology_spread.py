@@ -12,6 +12,7 @@ import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table, Texts, Values
 from weft.kinds.strategy import read_spread_argument
+from weft.scheduler.affinity import own_groups
 from weft.scheduler.policies.shares import room_after, with_room
 
 HOST = ("host", "node", "hostname")
@@ -27,7 +28,7 @@ class TopologySpread:
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
         spreads = [(spread.key, spread.skew, spread.group) for spread in request.spread if spread.group]
         if self.key or not spreads:
-            groups = request.apart or request.groups or ("",)
+            groups = own_groups(request) or ("",)
             spreads = [(self.key or _widest(table), self.skew, group) for group in groups]
         values = np.mean([_spread(table, request, *spread) for spread in spreads], axis=0)
         return with_room("spread", values, table, request)

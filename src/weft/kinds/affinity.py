@@ -1,0 +1,145 @@
+"""How people say with whom, apart from whom and near what a workload is to lie: groups, spreads, data. Pure.
+
+``webapp`` is a must, ``webapp:preferred`` a wish. The scheduler reads these texts once more; nobody else does."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_labels, check_name
+from weft.objects.schema import suggest
+
+MOST_GROUPS = 16
+MOST_SPREADS = 8
+MOST_DATA = 16
+MOST_SKEW = 1000
+HOST = "host"  # spreads over the nodes themselves; any other key is a label of nodes
+_FIRM = {"required": True, "preferred": False}
+_DATUM = re.compile(r"[^\s,;]{1,100}")
+_GROUP_HINT = "write NAME or NAME:preferred, like webapp or webapp:preferred"
+_SPREAD_HINT = "write KEY, KEY:SKEW, and :preferred if it needn't be, like zone, rack:2 or zone:preferred"
+
+
+class GroupWish(msgspec.Struct, frozen=True):
+    """A group of workloads of the same project; ``required``: rather wait than lie otherwise."""
+
+    name: str
+    required: bool = True
+
+    def __str__(self) -> str:
+        return self.name if self.required else f"{self.name}:preferred"
+
+
+class SpreadWish(msgspec.Struct, frozen=True):
+    """No value of the nodes' label ``key`` is to have more than ``skew`` members more than another."""
+
+    key: str
+    skew: int = 1
+    required: bool = True
+
+    def __str__(self) -> str:
+        skew = "" if self.skew == 1 else f":{self.skew}"
+        return f"{self.key}{skew}" + ("" if self.required else ":preferred")
+
+
+def read_group(text: str, field: str) -> GroupWish:
+    """``webapp`` or ``webapp:preferred``. Raises InvalidInput."""
+    name, colon, firm = text.partition(":")
+    if colon and firm not in _FIRM:
+        raise _not_firm(text, firm, field, _GROUP_HINT)
+    try:
+        return GroupWish(check_name(name, field), _FIRM.get(firm, True))
+    except InvalidInput as problem:
+        raise InvalidInput(problem.message, field=field, hint=_GROUP_HINT) from None
+
+
+def read_spread(text: str, field: str) -> SpreadWish:
+    """``zone``, ``rack:2`` or ``zone:preferred``. Raises InvalidInput."""
+    key, *rest = text.split(":")
+    required = True
+    if rest and not rest[-1].isdecimal():
+        firm = rest.pop()
+        if firm not in _FIRM:
+            raise _not_firm(text, firm, field, _SPREAD_HINT)
+        required = _FIRM[firm]
+    skew = rest.pop() if rest else "1"
+    if not key or rest or not skew.isdecimal():
+        raise InvalidInput(f"{field}: {text[:60]!r} is not a spread", field=field, hint=_SPREAD_HINT)
+    if len(skew) > 4 or not 1 <= int(skew) <= MOST_SKEW:
+        raise InvalidInput(
+            f"{field}: a skew of {skew[:20]} is not between 1 and {MOST_SKEW}", field=field, hint=_SPREAD_HINT
+        )
+    check_labels({key: ""}, field)
+    return SpreadWish(HOST if key == "node" else key, int(skew), required)
+
+
+def read_datum(text: str, field: str) -> str:
+    """``ceph-pool:raw-data``, as nodes declare it. Raises InvalidInput."""
+    if not _DATUM.fullmatch(text):
+        raise InvalidInput(
+            f"{field}: {text[:60]!r} doesn't name data",
+            field=field,
+            hint="write it as nodes declare it, like ceph-pool:raw-data; or volume:NAME, image:NAME",
+        )
+    return text
+
+
+def check_affinity(near: list[str], apart: list[str], spread: list[str], data: list[str]) -> None:
+    """What is asked for makes sense as a whole; texts get their one spelling. Raises InvalidInput."""
+    for field, texts, most in (
+        ("affinity_groups", near, MOST_GROUPS),
+        ("anti_affinity_groups", apart, MOST_GROUPS),
+        ("spread", spread, MOST_SPREADS),
+        ("data_hints", data, MOST_DATA),
+    ):
+        if len(texts) > most:
+            raise InvalidInput(f"spec.{field}: at most {most}", field=f"spec.{field}")
+    groups: dict[str, str] = {}
+    for field, texts in (("affinity_groups", near), ("anti_affinity_groups", apart)):
+        for index, text in enumerate(texts):
+            at = f"spec.{field}[{index}]"
+            wish = read_group(text, at)
+            if wish.name in groups:
+                raise _named_twice(wish.name, groups[wish.name], field, at)
+            groups[wish.name] = field
+            texts[index] = str(wish)
+    keys = set()
+    for index, text in enumerate(spread):
+        at = f"spec.spread[{index}]"
+        one = read_spread(text, at)
+        if one.key in keys:
+            raise InvalidInput(f"{at}: {one.key} is named twice", field=at, hint="say each key once")
+        keys.add(one.key)
+        spread[index] = str(one)
+    if spread and not apart:
+        raise InvalidInput(
+            "spec.spread: of which group are the members to be spread?",
+            field="spec.spread",
+            hint="add --anti-affinity-group NAME:preferred, or NAME if no two may share a node",
+        )
+    for index, text in enumerate(data):
+        read_datum(text, f"spec.data_hints[{index}]")
+    if len(set(data)) != len(data):
+        raise InvalidInput("spec.data_hints names the same thing twice", field="spec.data_hints")
+
+
+def _named_twice(name: str, before: str, field: str, at: str) -> InvalidInput:
+    if before == field:
+        return InvalidInput(f"{at}: group {name} is named twice", field=at, hint="name each group once")
+    return InvalidInput(
+        f"{at}: a workload can't be both with the members of group {name} and apart from them",
+        field=at,
+        hint="name it in one of affinity_groups and anti_affinity_groups",
+    )
+
+
+def _not_firm(text: str, firm: str, field: str, hint: str) -> InvalidInput:
+    meant = suggest(firm, list(_FIRM))
+    return InvalidInput(
+        f"{field}: {text[:60]!r} ends in neither preferred nor required",
+        field=field,
+        hint=f"did you mean {text[: -len(firm)] if firm else text}{meant}?" if meant else hint,
+    )
