@@ -15,9 +15,10 @@ import msgspec
 from weft.kinds.cells import AGE, NAME, dig, text
 from weft.kinds.record import Column, Kind, Object
 from weft.language.clash import refuse_clash
+from weft.language.complaint import point_at
 from weft.language.form import read_form
 from weft.language.parse import parse, read_expression
-from weft.language.tree import Named, Preference, conjuncts, names_in, show
+from weft.language.tree import Expression, Named, Preference, conjuncts, leaves, names_in, show
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
@@ -50,14 +51,7 @@ def check_constraint(spec: ConstraintSpec) -> None:
     """The expression becomes text; it names no other and can hold. Raises InvalidInput."""
     where = "spec.expression"
     spec.expression = read_text(spec.expression, where)
-    parsed = parse(spec.expression, where)
-    if names_in(parsed.tree):
-        raise InvalidInput(
-            f"{where}: a constraint can't name another one",
-            field=where,
-            hint=f"write out what @{names_in(parsed.tree)[0]} is",
-        )
-    refuse_clash([("", parsed)], where)
+    read_plain(spec.expression, where)
 
 
 def read_text(raw: Form, where: str) -> str:
@@ -119,6 +113,23 @@ def check_expressions(constraint: Form | None, prefer: Sequence[Form]) -> tuple[
         refuse_clash([("", parse(show(preference.expression), where))], where)
         kept.append(show_preference(preference))
     return constraint, kept
+
+
+def read_plain(written: str, where: str) -> Expression:
+    """An expression where there is nothing that it could name. Raises InvalidInput, also for what can never hold."""
+    parsed = parse(written, where)
+    for leaf, (at, length) in zip(leaves(parsed.tree), parsed.spans, strict=True):
+        if isinstance(leaf, Named):
+            raise point_at(written, at, length, "no other constraint can be named here", where, "write out what it is")
+    refuse_clash([("", parsed)], where)
+    return parsed.tree
+
+
+def read_plain_preference(written: str, where: str) -> Preference:
+    """A preference where there is nothing that it could name. Raises InvalidInput."""
+    preference = read_preference(written, where)
+    read_plain(show(preference.expression), where)
+    return preference
 
 
 def names_required(constraint: Form | None) -> list[str]:

@@ -58,6 +58,12 @@ def test_gpus_are_devices_and_a_share_is_of_one(tmp_path: Path, capsys: pytest.C
     assert answer["checkpoints"][0]["allocation_percent"]["gpu"] == 80.0
 
 
+def test_constraints_and_preferences_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = 'name,cpu,constraint,prefer\nd,1,"disk=nvme,memory>=16G",\ne,1,,zone=west;weight=1|memory>=16G\nf,1,exists(tpm),\n'
+    answer = simulate(capsys, *write(tmp_path, NODES, rows), "--strategy", "best_fit")
+    assert (answer["placed"], answer["rejected"], answer["nodes_used"]) == (2, {"noAvailableAgents": 1}, 2)
+
+
 @pytest.mark.parametrize(
     ("nodes", "workloads", "told"),
     [
@@ -67,6 +73,13 @@ def test_gpus_are_devices_and_a_share_is_of_one(tmp_path: Path, capsys: pytest.C
         (NODES, "name,node\nw,z\n", "workloads.csv:2: column node: there is no node z"),
         (NODES, "name,gpus,gpu_share\nw,2,0.5\n", "workloads.csv:2: column gpu_share: 0.5 of 2 GPUs"),
         (NODES, "name,constraint\nw,zone=\n", "workloads.csv:2: column constraint"),
+        (NODES, "name,constraint\nw,@fast\n", "column constraint: character 1: no other constraint can be named here"),
+        (
+            NODES,
+            'name,constraint\nw,"zone=a,zone=b"\n',
+            "column constraint: no node can meet both zone=a (character 1)",
+        ),
+        (NODES, "name,prefer\nw,zone=a;weight=7\n", "column prefer: weight '7' is not a number from 0 to 1"),
         (NODES + "a,1,1G,,\n", "name\nw\n", "nodes.csv:5: column name: there is a node a already"),
         (NODES, "", "workloads.csv: the file is empty"),
     ],

@@ -20,6 +20,7 @@ from weft.scheduler.filters import ROOM
 from weft.scheduler.outlook import Demand, look_ahead
 from weft.scheduler.policies.fgd import find_fragmented
 from weft.scheduler.policies.residue import find_residue
+from weft.scheduler.prefer import relax
 from weft.scheduler.simulate.read import Workload
 from weft.scheduler.snapshot import Snapshot
 
@@ -140,6 +141,7 @@ class Simulation:
         outlook = self._demand.renew(self.snapshot)
         if outlook is not None:
             self._engine.expect(outlook)
+        request, _ = relax(request, self.snapshot)
         row = self._engine.place(request, self._workloads[index].name or str(number), str(number))
         if row is not None:
             self.where[index] = self.snapshot.uids[row]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from weft.contracts.policy import GpuAsk, Request
+from weft.kinds.constraint import read_plain, read_plain_preference
 from weft.kinds.strategy import read_strategy
-from weft.language.parse import read_expression
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import MAX_BYTES, parse_bytes, parse_cpu
 from weft.scheduler.facts import Gpu, NodeFacts
@@ -30,7 +30,7 @@ _NODE_COLUMNS = (
 )
 _WORKLOAD_COLUMNS = (
     *("name", "cpu", "memory", "disk", "gpus", "gpu_share", "gpu_model", "gpu_memory", "resources"),
-    *("constraint", "tolerations", "strategy", "node"),
+    *("constraint", "prefer", "tolerations", "strategy", "node"),
 )
 
 
@@ -140,7 +140,10 @@ def _read_request(cell: _Cells, strategy: str) -> Request:
             )
         ),
         gpus=_read_gpus(cell),
-        constraint=cell.sheet.read("constraint", constraint, read_expression) if constraint else None,
+        constraint=cell.sheet.read("constraint", constraint, read_plain) if constraint else None,
+        preferences=tuple(
+            cell.sheet.read("prefer", text, read_plain_preference) for text in cell.text("prefer").split("|") if text
+        ),
         tolerations=tuple(sorted(cell.words("tolerations"))),
     )
 

@@ -64,7 +64,10 @@ class Sheet:
         """Raises InvalidInput for a cell of the row that was read last."""
         words = problem if isinstance(problem, str) else problem.message.removeprefix(f"{column}: ")
         hint = None if isinstance(problem, str) else problem.hint
-        raise InvalidInput(f"{self.path}:{self.line}: column {column}: {words}", field=column, hint=hint)
+        details = {} if isinstance(problem, str) else problem.details
+        raise InvalidInput(
+            f"{self.path}:{self.line}: column {column}: {words}", field=column, hint=hint, details=details
+        )
 
     def read(self, column: str, text: str, read: Callable[[str, str], T]) -> T:
         """``read(text, column)``; its InvalidInput gets file and line."""
