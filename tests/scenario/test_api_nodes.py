@@ -30,6 +30,7 @@ from weft.objects.errors import (
     UnknownField,
 )
 from weft.trust.ca import Authority, read_csr
+from weft.trust.echo import pair_key
 from weft.trust.tickets import verify_ticket
 
 
@@ -424,3 +425,27 @@ def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(l
     assert back["superseded"] == [places["web"].uid]
     assert lab.client.get("node", "n1")["uid"] == node.uid
     assert node.report()["superseded"] == [places["web"].uid]
+
+
+def test_nodes_are_told_whom_to_ask_how_far_away_they_are_once(lab: DoorsLab) -> None:
+    one, two, three = (lab.join(name) for name in ("n1", "n2", "n3"))
+    for number, node in enumerate((one, two)):
+        node.report(node={"cpu": 4, "address": f"10.0.0.{number}", "echo_port": 8445})
+    three.report(node={"cpu": 4, "address": "10.0.0.3"})  # an older agent: nobody can ask it
+    asked = wait_for_peers(one, {two.uid})
+    [peer] = asked["peers"]
+    assert (peer["address"], peer["port"]) == ("10.0.0.1", 8445)
+    answering = wait_for_peers(two, {one.uid})
+    assert peer["key"] == pair_key(bytes.fromhex(answering["key"]), one.uid).hex()
+    assert one.report(peers_version=asked["version"])["peers"] is None
+    assert {p["uid"] for p in wait_for_peers(three, {one.uid, two.uid})["peers"]} == {one.uid, two.uid}
+
+
+def wait_for_peers(node: JoinedNode, uids: set[str]) -> Any:
+    """The peers that a node is told, once they are these: the doors sort them once a second at most."""
+    for _ in range(200):
+        told = node.report()["peers"]
+        if told is not None and {peer["uid"] for peer in told["peers"]} == uids:
+            return told
+        threading.Event().wait(0.05)
+    raise AssertionError(told)

@@ -22,7 +22,8 @@ from weft.agent.known import Memory, Wanted
 from weft.agent.network import NetworkKeeper
 from weft.agent.offline import Copies, Copy
 from weft.agent.perform import Performer
-from weft.agent.report import Reporter
+from weft.agent.proximity import Proximity
+from weft.agent.report import Question, Reporter
 from weft.agent.segments import read_endpoint, read_forward
 from weft.agent.server import NodeEvent, ReportAnswer, Server
 from weft.agent.worker import Worker
@@ -67,8 +68,9 @@ class Agent:
         )
         self._performer = Performer(host, runtime, volumes, self._network, self._images, clock)
         self._reporter = Reporter(
-            host.node, server, clock, self._make_node_report, self._longest_silence, self._network.ask, self._on_answer
+            host.node, server, clock, self._make_node_report, self._longest_silence, self._ask, self._on_answer
         )
+        self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, self._reporter.wake)
         self._workers: dict[str, Worker] = {}  # by allocation uid
         self._care: dict[str, asyncio.Task[None]] = {}
         self._superseded: set[str] = set()  # allocations with a later incarnation elsewhere, by the server's word
@@ -98,6 +100,7 @@ class Agent:
             self._care[worker.wanted.uid] = self._spawn(worker.care())
         self._spawn(self._network.keep())
         self._spawn(self._follow_runtime())
+        self._spawn(self._proximity.keep())
         self._spawn(self._introduce())
         self._spawn(self._stop_listening())
         self._follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
@@ -307,6 +310,7 @@ class Agent:
             self.host,
             self._machine,
             self._hardware,
+            self._proximity.nearness,
             self._runtime_probe,
             self._network_probe,
             self._images.list(),
@@ -335,7 +339,12 @@ class Agent:
         made = (worker.wanted for worker in self._workers.values() if worker.memory.made)
         return {volume.uid for wanted in made for volume in wanted.spec.volumes}
 
+    def _ask(self) -> Question:
+        return msgspec.structs.replace(self._network.ask(), peers_version=self._proximity.version)
+
     def _on_answer(self, answer: ReportAnswer) -> None:
+        if answer.peers is not None:
+            self._proximity.put_peers(answer.peers)
         if answer.ranges is not None:
             self._network.put_ranges(answer.ranges_version, answer.ranges)
         self._network.drop_networks(answer.gone_networks)

@@ -16,6 +16,7 @@ import msgspec
 from weft import __version__
 from weft.agent.hardware import Hardware
 from weft.agent.known import Wanted
+from weft.agent.proximity import Nearness
 from weft.contracts.host import Capacity, Host
 from weft.contracts.network import NetworkProbe
 from weft.contracts.runtime import GuestFacts, RuntimeProbe
@@ -93,6 +94,7 @@ def make_report(
     host: Host,
     machine: Machine,
     hardware: Hardware,
+    nearness: Nearness,
     runtime: RuntimeProbe,
     network: NetworkProbe,
     images: list[str],
@@ -126,4 +128,7 @@ def make_report(
         tpm=hardware.tpm,
         sriov=hardware.sriov,
         numa=hardware.numa,
+        echo_port=nearness.port,
+        coordinate=nearness.coordinate,
+        round_trips=nearness.round_trips,
     )

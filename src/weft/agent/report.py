@@ -32,6 +32,7 @@ class Question(msgspec.Struct, frozen=True):
 
     ranges_version: str = ""
     idle_networks: list[str] = []
+    peers_version: str = ""
 
 
 class Reporter:
@@ -140,6 +141,7 @@ class Reporter:
             removed_volumes=removed,
             ranges_version=question.ranges_version,
             idle_networks=question.idle_networks,
+            peers_version=question.peers_version,
         )
 
     def _keep(self, body: ReportBody) -> None:

@@ -31,9 +31,26 @@ class NodeEvent(msgspec.Struct, frozen=True):
     object: dict[str, Any]
 
 
+class Peer(msgspec.Struct, frozen=True):
+    """A node to ask how far away it is: where it answers, and the key (hex) to ask it with."""
+
+    uid: str
+    address: str
+    port: int
+    key: str
+
+
+class Peers(msgspec.Struct, frozen=True):
+    """Whom to ask, and this node's own key (hex), with which it answers others."""
+
+    version: str = ""
+    key: str = ""
+    peers: list[Peer] = []
+
+
 class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """One batch to the server: only what changed. ``ranges_version`` is of the networks' address ranges known here;
-    ``idle_networks`` are uids of networks kept ready without a use."""
+    ``idle_networks`` are uids of networks kept ready without a use; ``peers_version`` is of the peers known here."""
 
     node: NodeReport | None = None
     allocations: dict[str, AllocationReport] = {}
@@ -41,12 +58,14 @@ class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
     removed_volumes: list[str] = []
     ranges_version: str = ""
     idle_networks: list[str] = []
+    peers_version: str = ""
 
 
 class ReportAnswer(msgspec.Struct, frozen=True):
     """``refused``: allocation name → why; ``remove_volumes``: uids whose data is to go for good; ``ranges`` of all the
     fabric's networks if another version is known here; ``gone_networks``: uids that there are no more; ``superseded``: uids of
-    allocations that the list doesn't hold and whose workload has had a later incarnation elsewhere."""
+    allocations that the list doesn't hold and whose workload has had a later incarnation elsewhere; ``peers``: whom to ask
+    how far away they are, if others are known here."""
 
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []
@@ -54,6 +73,7 @@ class ReportAnswer(msgspec.Struct, frozen=True):
     ranges: list[str] | None = None
     gone_networks: list[str] = []
     superseded: list[str] = []
+    peers: Peers | None = None
 
 
 class Server(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hmac
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 from weft.api.lines import Lines
 from weft.api.mirror import Mirror
+from weft.api.peers import Peers
 from weft.api.pulse import Pulse
 from weft.api.ranges import Ranges
 from weft.contracts.clock import Clock
@@ -84,6 +86,10 @@ class Doors:
         return Ranges(self.store, self.clock)
 
     @functools.cached_property
+    def peers(self) -> Peers:
+        return Peers(self.store, hmac.digest(self.settings.ticket_key, b"echo", "sha256"), self.clock)
+
+    @functools.cached_property
     def pulse(self) -> Pulse:
         return Pulse(self.store, self.clock)
 
@@ -93,6 +99,7 @@ class Doors:
             self.tokens.run,
             self.doomed_volumes.run,
             self.ranges.run,
+            self.peers.run,
             self.pulse.run,
         )
         self._tasks = [asyncio.create_task(work()) for work in works]

@@ -18,6 +18,7 @@ from weft.api.call import Call, json_response
 from weft.api.commit import read_again, retry
 from weft.api.doors import Doors
 from weft.api.join import make_node, require_own
+from weft.api.peers import Peer
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.allocation import AllocationReport, AllocationSpec
@@ -46,7 +47,7 @@ class ReportInput(msgspec.Struct):
     """``node`` and the ``allocations`` are kept raw: an agent newer than this server loses no field.
 
     ``ranges_version`` is of the address ranges that the node knows; ``idle_networks`` are uids of networks it keeps
-    ready though nothing of its own is in them."""
+    ready though nothing of its own is in them; ``peers_version`` is of the peers it knows."""
 
     node: msgspec.Raw = _NOTHING
     allocations: dict[str, msgspec.Raw] = {}
@@ -54,11 +55,21 @@ class ReportInput(msgspec.Struct):
     removed_volumes: list[str] = []
     ranges_version: str = ""
     idle_networks: list[str] = []
+    peers_version: str = ""
+
+
+class PeersAnswer(msgspec.Struct):
+    """Whom to ask how far away they are, and the node's own key (hex), with which it answers others."""
+
+    version: str
+    key: str
+    peers: list[Peer]
 
 
 class ReportAnswer(msgspec.Struct):
     """``ranges`` of all networks, if the node has another version; ``gone_networks``: those of its idle ones that there
-    are no more; ``superseded``: uids of its orphans whose workload has had a later incarnation."""
+    are no more; ``superseded``: uids of its orphans whose workload has had a later incarnation; ``peers``, if the node
+    has another version."""
 
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []
@@ -66,6 +77,7 @@ class ReportAnswer(msgspec.Struct):
     ranges: list[str] | None = None
     gone_networks: list[str] = []
     superseded: list[str] = []
+    peers: PeersAnswer | None = None
 
 
 async def report(doors: Doors, call: Call, name: str) -> Response:
@@ -86,6 +98,8 @@ async def report(doors: Doors, call: Call, name: str) -> Response:
     newer = doors.ranges.newer_than(given.ranges_version)
     if newer is not None:
         answer.ranges_version, answer.ranges = newer
+    peers = doors.peers.newer_than(given.peers_version, uid)
+    answer.peers = PeersAnswer(*peers) if peers is not None else None
     answer.gone_networks = doors.ranges.find_gone(given.idle_networks)
     answer.superseded = await _find_superseded(doors, node)
     answer.remove_volumes = await _find_removable(doors, uid, set(given.removed_volumes))

@@ -21,7 +21,8 @@ class Host(msgspec.Struct, frozen=True):
     makes here (≤ 4 characters; with a 10-character short id that fits the kernel's 15). ``underlay_address`` is this
     node's address towards the other nodes (VXLAN local end); ``underlay_link`` the interface that holds it.
     ``sysfs`` is where the kernel tells of its devices; ``devices`` False: those that are there are another node's of the
-    same machine. ``cgroup`` is this node's cgroup path below each controller's mount (relative, e.g. ``weft/ab12cd/n1``).
+    same machine. ``echo_port`` is the UDP port that answers other nodes' probes. ``cgroup`` is this node's cgroup path
+    below each controller's mount (relative, e.g. ``weft/ab12cd/n1``).
     """
 
     node: str
@@ -37,3 +38,4 @@ class Host(msgspec.Struct, frozen=True):
     dns_upstream: bool = True
     sysfs: str = "/sys"
     devices: bool = True
+    echo_port: int = 8445

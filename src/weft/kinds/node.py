@@ -72,7 +72,9 @@ class NodeReport(msgspec.Struct, kw_only=True):
     allocations, each JSON ``{"uid", "spec"}``; ``volumes`` uids of the volumes whose data lies there; ``epoch`` the
     history (a cursor's part before the colon) of the allocation list that the orphans were found from. ``storage`` is
     what its disks lie on (nvme, ssd, hdd), ``tpm`` the version of its TPM, ``sriov`` how many virtual functions its
-    network cards can have, ``numa`` how many NUMA nodes it has; each empty or 0 where there is none."""
+    network cards can have, ``numa`` how many NUMA nodes it has; each empty or 0 where there is none. ``echo_port`` is the
+    UDP port that answers other nodes' probes; ``coordinate`` the node's place in a space where distances are round trips
+    (a position and, last, a height), ``round_trips`` those to its peers by uid; in ms, none until they are known."""
 
     version: str = ""
     address: str = ""
@@ -97,6 +99,9 @@ class NodeReport(msgspec.Struct, kw_only=True):
     tpm: str = ""
     sriov: int = 0
     numa: int = 0
+    echo_port: int = 0
+    coordinate: list[float] = []
+    round_trips: dict[str, float] = {}
 
 
 class Orphan(msgspec.Struct, frozen=True):

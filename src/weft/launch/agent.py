@@ -104,6 +104,7 @@ def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cpu", help="cores to offer (default: all)")
     parser.add_argument("--memory", help="memory to offer (default: all but a reserve)")
     parser.add_argument("--disk", help="disk to offer (default: most of what is free)")
+    parser.add_argument("--echo-port", type=int, default=8445, help="UDP port that answers other nodes' probes (8445)")
     parser.add_argument("--sysfs", default="/sys", help="where the kernel tells of devices (default: /sys)")
     parser.add_argument(
         "--no-devices",
@@ -243,6 +244,7 @@ def make_host(options: argparse.Namespace, state: Path, enrolment: Enrolment) ->
             parse_bytes(options.disk, "disk") if options.disk else None,
         ),
         vxlan_port=options.vxlan_port,
+        echo_port=options.echo_port,
         sysfs=options.sysfs,
         devices=options.devices,
     )

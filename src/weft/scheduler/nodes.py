@@ -28,6 +28,8 @@ def read_node(item: Item) -> NodeFacts:
         gpus=tuple(Gpu(gpu.model, gpu.memory) for gpu in report.gpus),
         taints=frozenset(spec.taints),
         data=read_data(spec, report),
+        coordinate=tuple(report.coordinate),
+        round_trips=report.round_trips,
     )
 
 
