@@ -235,7 +235,7 @@ def test_the_scheduler_answers_what_would_be(fabric: Fabric) -> None:
     over = fabric.weft("explain", "vm/asked", "--what-if", "memory=900G")
     assert over.code == 6
     assert "vm/asked with memory=900G fits on no node now: insufficientResources" in over.out
-    least = next(line for line in over.out.splitlines() if line.startswith("would do: "))
+    least = next(line for line in over.out.splitlines() if line.startswith("least change: "))
     flag = least.split("--memory ")[1]
     assert fabric.weft("vm", "explain", "asked", "--what-if", f"memory={flag}").code == 0
     assert "did you mean memory?" in fabric.weft("explain", "vm/asked", "--what-if", "memry=1G").err

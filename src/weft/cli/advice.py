@@ -23,9 +23,9 @@ def tell_recommendation(answered: Object, what: str, width: int | None, paint: P
     if status.get("message"):
         lines.append(status["message"])
     lines += draw_verdicts(verdicts, status.get("refused_by") or {}, width, paint)
-    for advice in status.get("advice") or ():
+    for place, advice in enumerate(status.get("advice") or ()):
         does = advice.get("command") or _as_flags(advice.get("wish") or {})
-        lines.append(f"would do: {advice['text']}" + (f"     {does}" if does else ""))
+        lines.append(("or: " if place else "least change: ") + advice["text"] + (f"     {does}" if does else ""))
     return "\n".join(lines)
 
 
