@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from weft.contracts.policy import Amounts, GpuAsk, Outlook, Sort, Table, Values
+from weft.contracts.policy import Amounts, Codes, GpuAsk, Outlook, Sort, Table, Values
 from weft.scheduler.policies.residue import Residue, find_residue, find_usable, read_sorts
 
-STEP = 0.1  # of all that may be given away: after how much of it the outlook is another one
+STEP = 0.2  # of all that may be given away: after how much of it the outlook is another one
 _MOST_SORTS = 512
 
 
@@ -46,20 +46,30 @@ def look_ahead(table: Table, counts: Counter[tuple[Amounts, GpuAsk | None]]) -> 
         np.where(table.gpu_free >= 0, 1000, 0).astype(np.int32),
         now.models,
     )
-    usable: Values = find_usable(now, sorts, table.gpu_model).sum(axis=0)
-    most = np.array([1000.0 * max(1, int((table.gpu_free >= 0).sum()))] * len(plain))
-    bare = sorts.size == 0.0
+    bare = (sorts.size == 0.0)[sorts.column]
+    words = table.gpu_model.words
+    usable = _sum_by_model(find_usable(now, sorts), now.models, len(words))
+    allowed = sorts.allowed(words)
+    left = (allowed * usable[:, sorts.column].T).sum(axis=1)
+    most = np.full(len(plain), 1000.0 * max(1, int((table.gpu_free >= 0).sum())))
     if bare.any():
-        most[bare] = np.maximum(find_usable(empty, sorts, table.gpu_model).sum(axis=0)[bare], 1.0)
+        most[bare] = np.maximum(find_usable(empty, sorts).sum(axis=0)[sorts.column][bare], 1.0)
     cpu, memory, disk = (max(1, int(amount)) for amount in table.capacity.max(axis=1))
     return Outlook(
         tuple(
-            Sort(sort.amounts, sort.gpus, sort.often, min(1.0, float(left)))
-            for sort, left in zip(plain, usable / most, strict=True)
+            Sort(sort.amounts, sort.gpus, sort.often, min(1.0, float(part)))
+            for sort, part in zip(plain, left / most, strict=True)
         ),
         (cpu, memory, disk, max(1, int(empty.gpus.sum(axis=1).max()))),
         lasts=bool((sorts.size > 0.0).any() and empty.gpus.any()),
     )
+
+
+def _sum_by_model(usable: Values, codes: Codes, words: int) -> Values:
+    """Codes of models (the last: none) × columns."""
+    sums = np.zeros((words + 1, usable.shape[1]))
+    np.add.at(sums, codes, usable)
+    return sums
 
 
 def _find_given(table: Table) -> float:

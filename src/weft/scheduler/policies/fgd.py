@@ -17,6 +17,7 @@ from weft.scheduler.policies.residue import (
     TIE,
     Residue,
     Sorts,
+    add_up,
     find_residue,
     find_rest,
     find_tightness,
@@ -43,14 +44,14 @@ class Fgd:
 
 def find_fragmented(table: Table, residue: Residue, outlook: Outlook) -> Values:
     """Of every node the idle thousandths of GPUs that a typical workload can't be expected to use."""
-    sorts, often = _read_typical(outlook)
+    sorts, often = _read_typical(outlook, tuple(table.gpu_model.words))
     idle = residue.gpus.sum(axis=1)
-    fragmented: Values = idle - find_unfragmented(residue, sorts, table.gpu_model) @ often
+    fragmented: Values = idle - add_up(find_unfragmented, residue, sorts, often)
     return fragmented
 
 
 @functools.lru_cache(maxsize=8)
-def _read_typical(outlook: Outlook) -> tuple[Sorts, Values]:
+def _read_typical(outlook: Outlook, models: tuple[str, ...]) -> tuple[Sorts, Values]:
     counts: Counter[tuple[int, GpuAsk | None]] = Counter()
     for sort in outlook.sorts:
         counts[sort.amounts[0], sort.gpus] += sort.often  # type: ignore[assignment]
@@ -61,4 +62,7 @@ def _read_typical(outlook: Outlook) -> tuple[Sorts, Values]:
             break
         typical.append(Sort((cpu, 0, 0), gpus, often))
         covered += often
-    return read_sorts(typical), np.array([sort.often / covered for sort in typical])
+    sorts = read_sorts(typical)
+    # Whoever wants no GPU can use none.
+    usable = np.array([0.0 if sort.gpus is None else sort.often / covered for sort in typical])
+    return sorts, sorts.spread(usable, models)

@@ -17,11 +17,13 @@ from weft.scheduler.devices import WHOLE
 from weft.scheduler.policies.packing import packing_terms
 from weft.scheduler.policies.residue import (
     TIE,
+    Sorts,
+    add_up,
     find_residue,
     find_rest,
     find_tightness,
     find_usable,
-    read_outlook,
+    read_sorts,
 )
 
 _LEAST_LEFT = 0.001
@@ -41,9 +43,9 @@ class Fragmentation:
             outlook = _alike(Sort(request.amounts, request.gpus, 1.0), outlook.largest)
         now = find_residue(table)
         rest = find_rest(table, request, now)
-        sorts = read_outlook(outlook)
-        lost = find_usable(now, sorts, table.gpu_model) - find_usable(rest, sorts, table.gpu_model)
-        loss = np.maximum(lost @ _prices(outlook), 0.0)
+        sorts, prices = _read_prices(outlook, tuple(table.gpu_model.words))
+        before, after = (add_up(find_usable, some, sorts, prices) for some in (now, rest))
+        loss = np.maximum(before - after, 0.0)
         kept = 100.0 / (1.0 + loss / WHOLE)
         return [Column("kept", 1.0 - TIE, kept), Column("fit", TIE, find_tightness(rest, outlook))]
 
@@ -55,10 +57,9 @@ def _alike(sort: Sort, largest: tuple[int, int, int, int]) -> Outlook:
 
 
 @functools.lru_cache(maxsize=8)
-def _prices(outlook: Outlook) -> Values:
-    """What the loss of a thousandth of a GPU costs, by sort; all of them together 1. Sorts without GPUs cost nothing."""
-    prices = np.array(
-        [0.0 if sort.gpus is None else sort.often / max(sort.left, _LEAST_LEFT) for sort in outlook.sorts]
-    )
-    result: Values = prices / max(float(prices.sum()), 1e-12)
-    return result
+def _read_prices(outlook: Outlook, models: tuple[str, ...]) -> tuple[Sorts, Values]:
+    """The sorts that want GPUs, and what the loss of a thousandth costs them by model; for all of them together 1."""
+    dear = [sort for sort in outlook.sorts if sort.gpus is not None]
+    prices = np.array([sort.often / max(sort.left, _LEAST_LEFT) for sort in dear])
+    sorts = read_sorts(dear)
+    return sorts, sorts.spread(prices / max(float(prices.sum()), 1e-12), models)

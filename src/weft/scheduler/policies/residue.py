@@ -1,24 +1,24 @@
-"""What is left on nodes, before and after a request has its place there, and what is lost by it. Pure.
+"""What is left on nodes, before and after a request has its place there, and what sorts of workloads could do with it. Pure.
 
-A sort of workload with GPUs can use of a node's free thousandths: ``several`` – as many of its kind as GPUs, cpu and memory
-allow; ``one`` – all devices that one of it could be put on. ``usable`` is the mean of both: the first sees a lack of cpu or
-memory coming, the second is the measure of Weng et al., "Beware of Fragmentation" (ATC 2023), of what isn't fragmented.
+Of a node's free thousandths of GPUs a sort can use ``several``: by as many of its kind as GPUs, cpu and memory allow; and
+``one``: all devices that one of it could be put on. The first sees a lack of cpu or memory coming, the second is the measure
+of Weng et al., "Beware of Fragmentation" (ATC 2023), of what isn't fragmented. What is ``usable`` is the mean of both.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 
-from weft.contracts.policy import Codes, Flags, Outlook, Request, Sort, Table, Texts, Values, Whole
+from weft.contracts.policy import Codes, Flags, Outlook, Request, Sort, Table, Values, Whole
 from weft.scheduler.devices import WHOLE, find_fitting
 
-_MOST = 1e9  # how many of something that asks for nothing fit on a node
-
 TIE = 1e-5  # the weight of what only decides between equals
+_MOST = 1e9  # how many of something that asks for nothing fit on a node
+_BLOCK = 64  # nodes looked at together: what is computed of them stays in the processor's cache
+_HAIR = 1e-9  # 1 / 3 of 3 is 1
 
 
 class Residue(msgspec.Struct, frozen=True, eq=False):
@@ -30,39 +30,58 @@ class Residue(msgspec.Struct, frozen=True, eq=False):
     gpus: Codes
     models: Codes
 
+    def part(self, start: int, end: int) -> Residue:
+        return Residue(self.cpu[start:end], self.memory[start:end], self.gpus[start:end], self.models[start:end])
+
 
 class Sorts(msgspec.Struct, frozen=True, eq=False):
-    """Sorts of workloads as columns. ``shapes`` are the different (count, share) of their GPUs, ``shape`` whose each has;
-    ``choices`` the different sets of models, ``choice`` likewise. ``cpu`` and ``memory`` are NaN where none is asked for."""
+    """Sorts of workloads as columns; those that differ in nothing but the models they may have share one. ``per_cpu`` and
+    ``per_memory``: 1 over what each asks for, NaN where it asks for none; ``size``: thousandths of GPUs. ``shape`` is which of
+    the different wishes for devices each has: ``counts`` how many, ``times`` how many shares a device gives by what is
+    free of it (0–1000 thousandths), ``idle`` what is free if it gives any. ``column`` is that of each sort; ``models`` what
+    it may have."""
 
-    cpu: Values
-    memory: Values
+    per_cpu: Values
+    per_memory: Values
     size: Values
-    shapes: list[tuple[int, int]]
     shape: Whole
-    choices: list[tuple[str, ...]]
-    choice: Whole
+    counts: Values
+    times: Values
+    idle: Values
+    column: Whole
+    models: list[tuple[str, ...]]
+
+    def allowed(self, words: Sequence[str]) -> Flags:
+        """Sorts × codes of models (the last: none): whether it may have it."""
+        return np.array(
+            [[not names or word in names for word in (*words, "")] for names in self.models], dtype=np.bool_
+        )
+
+    def spread(self, weights: Values, words: Sequence[str]) -> Values:
+        """Codes of models × columns: the sum of the weights of the sorts that may be there."""
+        table = np.zeros((len(words) + 1, len(self.size)))
+        np.add.at(table.T, self.column, self.allowed(words) * weights[:, None])
+        return table
 
 
 def read_sorts(sorts: Sequence[Sort]) -> Sorts:
-    """The columns of ``sorts``; one without GPUs has shape (0, 0)."""
-    asks = [(0, 0) if s.gpus is None else (s.gpus.count, s.gpus.share) for s in sorts]
-    models = [() if s.gpus is None else s.gpus.models for s in sorts]
-    shapes, choices = sorted(set(asks)), sorted(set(models))
+    """The columns of ``sorts``."""
+    asks = [(0, 0) if sort.gpus is None else (sort.gpus.count, sort.gpus.share) for sort in sorts]
+    keys = [(sort.amounts[0], sort.amounts[1], ask) for sort, ask in zip(sorts, asks, strict=True)]
+    columns = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    shapes = {shape: place for place, shape in enumerate(dict.fromkeys(asks))}
+    free = np.arange(WHOLE + 1)
     return Sorts(
-        cpu=np.array([s.amounts[0] or np.nan for s in sorts], dtype=np.float64),
-        memory=np.array([s.amounts[1] or np.nan for s in sorts], dtype=np.float64),
-        size=np.array([count * share for count, share in asks], dtype=np.float64),
-        shapes=shapes,
-        shape=np.array([shapes.index(ask) for ask in asks], dtype=np.int64),
-        choices=choices,
-        choice=np.array([choices.index(names) for names in models], dtype=np.int64),
+        per_cpu=np.array([1.0 / cpu if cpu else np.nan for cpu, _, _ in columns]),
+        per_memory=np.array([1.0 / memory if memory else np.nan for _, memory, _ in columns]),
+        size=np.array([float(count * share) for _, _, (count, share) in columns]),
+        shape=np.array([shapes[shape] for _, _, shape in columns], dtype=np.int64),
+        counts=np.array([max(1.0, count) for count, _ in shapes]),
+        times=np.array([free // share if share else 0 * free for _, share in shapes], dtype=np.float64),
+        idle=np.array([free * (free >= share) if share else 0 * free for _, share in shapes], dtype=np.float64),
+        column=np.array([columns[key] for key in keys], dtype=np.int64),
+        models=[() if sort.gpus is None else sort.gpus.models for sort in sorts],
     )
-
-
-@functools.lru_cache(maxsize=8)
-def read_outlook(outlook: Outlook) -> Sorts:
-    return read_sorts(outlook.sorts)
 
 
 def find_residue(table: Table) -> Residue:
@@ -88,41 +107,46 @@ def find_rest(table: Table, request: Request, now: Residue) -> Residue:
     return Residue(np.maximum(now.cpu - cpu, 0.0), np.maximum(now.memory - memory, 0.0), gpus, now.models)
 
 
-def find_usable(residue: Residue, sorts: Sorts, models: Texts) -> Values:
-    """Nodes × sorts: thousandths of GPUs that each could use there (of a sort without GPUs: how many would fit)."""
-    slots, one = _find_slots(residue.gpus, sorts.shapes)
-    room = np.fmin(residue.cpu[:, None] / sorts.cpu, residue.memory[:, None] / sorts.memory)
-    room = np.fmin(room, _MOST, out=room)
-    room[room < 1.0] = 0.0
-    several = np.minimum(slots[:, sorts.shape], room)
-    usable: Values = 0.5 * (several * sorts.size + one[:, sorts.shape] * (several > 0.0))
+def find_usable(residue: Residue, sorts: Sorts) -> Values:
+    """Nodes × columns: thousandths of GPUs that each could use there, were its models there (of one without GPUs: how many
+    would fit)."""
+    slots, one = _find_slots(residue.gpus, sorts)
+    room = residue.cpu[:, None] * sorts.per_cpu
+    memory = residue.memory[:, None] * sorts.per_memory
+    np.fmin(room, memory, out=room)
+    np.fmin(room, _MOST, out=room)
+    room *= room >= 1.0 - _HAIR
+    several = slots.take(sorts.shape, axis=1, out=memory)
+    np.minimum(several, room, out=several)
+    usable: Values = one.take(sorts.shape, axis=1)
+    usable *= several > 0.0
+    several *= sorts.size
+    usable += several
+    usable *= 0.5
     bare = sorts.size == 0.0
     if bare.any():
         usable[:, bare] = room[:, bare]
-    if len(sorts.choices) > 1 or sorts.choices != [()]:
-        usable *= allow_models(residue.models, sorts, models)
     return usable
 
 
-def find_unfragmented(residue: Residue, sorts: Sorts, models: Texts) -> Values:
-    """Nodes × sorts: thousandths of GPUs that aren't fragmented for each, as the paper counts: by GPUs and cpu."""
-    slots, one = _find_slots(residue.gpus, sorts.shapes)
-    runs = (slots >= 1.0)[:, sorts.shape] & ~(residue.cpu[:, None] < sorts.cpu) & (sorts.size > 0.0)
-    if len(sorts.choices) > 1 or sorts.choices != [()]:
-        runs &= allow_models(residue.models, sorts, models)
-    whole: Values = one[:, sorts.shape] * runs
+def find_unfragmented(residue: Residue, sorts: Sorts) -> Values:
+    """Nodes × columns: thousandths of GPUs that aren't fragmented for each, as the paper counts: by GPUs and cpu."""
+    _, one = _find_slots(residue.gpus, sorts)
+    whole: Values = one.take(sorts.shape, axis=1)
+    whole *= ~(residue.cpu[:, None] * sorts.per_cpu < 1.0 - _HAIR)
     return whole
 
 
-def allow_models(codes: Codes, sorts: Sorts, models: Texts) -> Flags:
-    """Nodes × sorts: whether the node's model is one that the sort may have."""
-    allowed = np.ones((len(sorts.choices), len(models.words) + 1), dtype=np.bool_)
-    for row, names in enumerate(sorts.choices):
-        if names:
-            allowed[row] = False
-            allowed[row, [models.places[name] for name in names if name in models.places]] = True
-    flags: Flags = allowed[:, codes].T[:, sorts.choice]
-    return flags
+def add_up(find: Callable[[Residue, Sorts], Values], residue: Residue, sorts: Sorts, weights: Values) -> Values:
+    """Of each node the sum of what ``find`` gives, by ``weights`` (codes of models × columns): the same whatever nodes lie
+    beside it."""
+    total = np.empty(len(residue.cpu))
+    for start in range(0, len(total), _BLOCK):
+        part = residue.part(start, start + _BLOCK)
+        found = find(part, sorts)
+        found *= weights[part.models]
+        total[start : start + _BLOCK] = found.sum(axis=1)
+    return total
 
 
 def find_tightness(rest: Residue, outlook: Outlook) -> Values:
@@ -133,19 +157,9 @@ def find_tightness(rest: Residue, outlook: Outlook) -> Values:
     return tightness
 
 
-def _find_slots(gpus: Codes, shapes: Sequence[tuple[int, int]]) -> tuple[Values, Values]:
+def _find_slots(gpus: Codes, sorts: Sorts) -> tuple[Values, Values]:
     """Nodes × shapes: how many of each the devices could take, and the free thousandths of devices that one could be on."""
-    slots = np.zeros((gpus.shape[0], len(shapes)))
-    one = np.zeros_like(slots)
-    for column, (count, share) in enumerate(shapes):
-        if count == 0:
-            continue
-        times = gpus // share
-        if count == 1:
-            slots[:, column] = times.sum(axis=1)
-            one[:, column] = (gpus * (times > 0)).sum(axis=1)
-        else:
-            fitting = (times > 0).sum(axis=1)
-            slots[:, column] = fitting // count
-            one[:, column] = np.where(fitting >= count, (gpus * (times > 0)).sum(axis=1), 0)
+    slots = np.floor(sorts.times.take(gpus, axis=1).sum(axis=2).T / sorts.counts)
+    one = sorts.idle.take(gpus, axis=1).sum(axis=2).T
+    one *= slots >= 1.0
     return slots, one
