@@ -18,7 +18,7 @@ from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.objects.errors import InvalidInput, WeftError
 from weft.scheduler.simulate.plot import draw_curves
 from weft.scheduler.simulate.protocol import Outcome, Plan, Simulation
-from weft.scheduler.simulate.read import Input, read_input
+from weft.scheduler.simulate.read import read_input
 
 _MOST_UNTIL = 100
 
@@ -67,6 +67,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--until", type=_read_until, metavar="X", help="go on, on GPU nodes only, until X times all GPUs are asked for"
     )
     command.add_argument(
+        "--repack", action="store_true", help="then move what is placed onto as few nodes as a search finds"
+    )
+    command.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw allocation and fragmentation into an .svg file"
     )
     command.add_argument("-o", "--output", choices=["table", "json"], default="table", help="how to print")
@@ -86,7 +89,14 @@ def _run(options: argparse.Namespace) -> None:
             draw_curves(outcome.curve, f"{options.workloads.name}, {strategy}, seed {options.seed}")
         )
     answer = describe(outcome, strategy, options.seed)
-    print(json.dumps(answer) if options.output == "json" else write_table(answer, outcome, found), flush=True)
+    before = outcome.nodes_used
+    notes = [f"{before} of {len(found.nodes)} nodes used"]
+    if options.repack:
+        repacking = simulation.repack()
+        answer["nodes_used"] = repacking.nodes_used
+        least = "none fewer can be" if repacking.proven else f"fewer than {repacking.least} can't be"
+        notes.append(f"{repacking.nodes_used} nodes after repacking; {least}")
+    print(json.dumps(answer) if options.output == "json" else write_table(answer, notes), flush=True)
 
 
 def _choose_strategy(options: argparse.Namespace) -> str:
@@ -120,7 +130,7 @@ def describe(outcome: Outcome, strategy: str, seed: int) -> dict[str, Any]:
     }
 
 
-def write_table(answer: dict[str, Any], outcome: Outcome, found: Input) -> str:
+def write_table(answer: dict[str, Any], notes: list[str]) -> str:
     """The answer as people read it."""
     lines = []
     if answer["checkpoints"]:
@@ -133,7 +143,7 @@ def write_table(answer: dict[str, Any], outcome: Outcome, found: Input) -> str:
     refused = sum(answer["rejected"].values())
     why = ", ".join(f"{count} {reason}" for reason, count in sorted(answer["rejected"].items()))
     lines.append(f"{answer['placed']} placed, {refused} refused{f' ({why})' if why else ''}, by {answer['strategy']}")
-    lines.append(f"{answer['nodes_used']} of {len(found.nodes)} nodes used")
+    lines += notes
     speed, times = answer["placements_per_second"], answer["decision_ms"]
     lines.append(f"{speed:,.0f} decisions/s; one takes {times['p50']:.3f} ms, of 100 the slowest {times['p99']:.3f} ms")
     return "\n".join(lines)

@@ -105,6 +105,14 @@ def test_the_protocol_asks_until_the_end_on_gpu_nodes_only(tmp_path: Path, capsy
     assert "<polyline" in (tmp_path / "p.svg").read_text()
 
 
+def test_repacking_counts_the_nodes_that_are_used_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = "name,cpu,memory\n" + "".join(f"n{i},8,32G\n" for i in range(6))
+    files = write(tmp_path, nodes, "cpu,memory\n" + "4,8G\n" * 6)
+    spread = simulate(capsys, *files, "--strategy", "least-loaded")
+    packed = simulate(capsys, *files, "--strategy", "least-loaded", "--repack")
+    assert (spread["nodes_used"], packed["nodes_used"], packed["placed"]) == (6, 3, 6)
+
+
 @pytest.mark.skipif(not DATA.exists(), reason="the openb trace is not here (WEFT_DATA)")
 def test_fragmentation_packs_a_part_of_the_trace_better_than_fgd(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -22,6 +22,7 @@ from weft.scheduler.policies.residue import (
     find_rest,
     find_tightness,
     find_unfragmented,
+    or_alike,
     read_sorts,
 )
 
@@ -33,7 +34,7 @@ class Fgd:
     reads: Reads = "outlook"
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
-        outlook = occasion.outlook
+        outlook = or_alike(occasion.outlook, request)
         now = find_residue(table)
         rest = find_rest(table, request, now)
         growth = find_fragmented(table, rest, outlook) - find_fragmented(table, now, outlook)

@@ -12,7 +12,7 @@ import functools
 
 import numpy as np
 
-from weft.contracts.policy import Column, Occasion, Outlook, Reads, Request, Sort, Table, Values
+from weft.contracts.policy import Column, Occasion, Outlook, Reads, Request, Table, Values
 from weft.scheduler.devices import WHOLE
 from weft.scheduler.policies.packing import packing_terms
 from weft.scheduler.policies.residue import (
@@ -23,6 +23,7 @@ from weft.scheduler.policies.residue import (
     find_rest,
     find_tightness,
     find_usable,
+    or_alike,
     read_sorts,
 )
 
@@ -36,11 +37,9 @@ class Fragmentation:
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
         if not len(table.names):
             return [Column("kept", 1.0, np.zeros(0))]
-        outlook = occasion.outlook
-        if not outlook.lasts:
-            if request.gpus is None:
-                return packing_terms(table, request)
-            outlook = _alike(Sort(request.amounts, request.gpus, 1.0), outlook.largest)
+        if request.gpus is None and not occasion.outlook.lasts:
+            return packing_terms(table, request)
+        outlook = or_alike(occasion.outlook, request)
         now = find_residue(table)
         rest = find_rest(table, request, now)
         sorts, prices = _read_prices(outlook, tuple(table.gpu_model.words))
@@ -48,12 +47,6 @@ class Fragmentation:
         loss = np.maximum(before - after, 0.0)
         kept = 100.0 / (1.0 + loss / WHOLE)
         return [Column("kept", 1.0 - TIE, kept), Column("fit", TIE, find_tightness(rest, outlook))]
-
-
-@functools.lru_cache(maxsize=64)
-def _alike(sort: Sort, largest: tuple[int, int, int, int]) -> Outlook:
-    """What is expected while nothing is known: more of the same."""
-    return Outlook((sort,), largest)
 
 
 @functools.lru_cache(maxsize=8)

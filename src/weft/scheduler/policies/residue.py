@@ -7,6 +7,7 @@ of Weng et al., "Beware of Fragmentation" (ATC 2023), of what isn't fragmented. 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -53,9 +54,8 @@ class Sorts(msgspec.Struct, frozen=True, eq=False):
 
     def allowed(self, words: Sequence[str]) -> Flags:
         """Sorts × codes of models (the last: none): whether it may have it."""
-        return np.array(
-            [[not names or word in names for word in (*words, "")] for names in self.models], dtype=np.bool_
-        )
+        flags = [[not names or word in names for word in (*words, "")] for names in self.models]
+        return np.array(flags, dtype=np.bool_).reshape(len(self.models), len(words) + 1)
 
     def spread(self, weights: Values, words: Sequence[str]) -> Values:
         """Codes of models × columns: the sum of the weights of the sorts that may be there."""
@@ -70,18 +70,27 @@ def read_sorts(sorts: Sequence[Sort]) -> Sorts:
     keys = [(sort.amounts[0], sort.amounts[1], ask) for sort, ask in zip(sorts, asks, strict=True)]
     columns = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     shapes = {shape: place for place, shape in enumerate(dict.fromkeys(asks))}
-    free = np.arange(WHOLE + 1)
     return Sorts(
         per_cpu=np.array([1.0 / cpu if cpu else np.nan for cpu, _, _ in columns]),
         per_memory=np.array([1.0 / memory if memory else np.nan for _, memory, _ in columns]),
         size=np.array([float(count * share) for _, _, (count, share) in columns]),
         shape=np.array([shapes[shape] for _, _, shape in columns], dtype=np.int64),
         counts=np.array([max(1.0, count) for count, _ in shapes]),
-        times=np.array([free // share if share else 0 * free for _, share in shapes], dtype=np.float64),
-        idle=np.array([free * (free >= share) if share else 0 * free for _, share in shapes], dtype=np.float64),
+        times=np.array([[free // share if share else 0.0 for free in range(WHOLE + 1)] for _, share in shapes]),
+        idle=np.array([[free if 0 < share <= free else 0.0 for free in range(WHOLE + 1)] for _, share in shapes]),
         column=np.array([columns[key] for key in keys], dtype=np.int64),
         models=[() if sort.gpus is None else sort.gpus.models for sort in sorts],
     )
+
+
+def or_alike(outlook: Outlook, request: Request) -> Outlook:
+    """The outlook; while nothing is known, that more of the same will come."""
+    return outlook if outlook.sorts else _alike(Sort(request.amounts, request.gpus, 1.0), outlook.largest)
+
+
+@functools.lru_cache(maxsize=64)
+def _alike(sort: Sort, largest: tuple[int, int, int, int]) -> Outlook:
+    return Outlook((sort,), largest)
 
 
 def find_residue(table: Table) -> Residue:

@@ -17,6 +17,7 @@ from weft.objects.errors import InvalidInput
 from weft.scheduler.cycle import Engine
 from weft.scheduler.facts import NodeFacts
 from weft.scheduler.filters import ROOM
+from weft.scheduler.joint.repack import Placed, Repacking, repack
 from weft.scheduler.outlook import Demand, look_ahead
 from weft.scheduler.policies.fgd import find_fragmented
 from weft.scheduler.policies.residue import find_residue
@@ -58,12 +59,12 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Simulation:
-    """One run; ``snapshot`` is what it came to."""
+    """One run."""
 
     def __init__(self, nodes: Sequence[NodeFacts], workloads: Sequence[Workload], plan: Plan, clock: Clock) -> None:
         """Raises InvalidInput."""
         self.snapshot = Snapshot()
-        self.where: dict[int, str] = {}  # workload's index → uid of the node it was last placed on
+        self._placed: list[tuple[Request, str]] = []  # and on which node, by its uid
         self._workloads = workloads
         self._plan = plan
         self._clock = clock
@@ -131,6 +132,11 @@ class Simulation:
             round(100.0 * fragmented / gpus, 4),
         )
 
+    def repack(self) -> Repacking:
+        """On how few nodes all that is placed could lie, if it could be moved."""
+        rows = [(request, self.snapshot.index_of(uid)) for request, uid in self._placed]
+        return repack(self._engine, [Placed(request, row) for request, row in rows if row is not None])
+
     def count_used(self) -> int:
         """How many nodes have anything on them."""
         snapshot = self.snapshot
@@ -144,7 +150,7 @@ class Simulation:
         request, _ = relax(request, self.snapshot)
         row = self._engine.place(request, self._workloads[index].name or str(number), str(number))
         if row is not None:
-            self.where[index] = self.snapshot.uids[row]
+            self._placed.append((request, self.snapshot.uids[row]))
         return row
 
     def _put_standing(self) -> None:
@@ -154,7 +160,7 @@ class Simulation:
             if row is not None:
                 load = self._engine.load(workload.request, row)
                 self.snapshot.put_allocation(f"standing {index}", workload.node, workload.request.amounts, load)
-                self.where[index] = workload.node
+                self._placed.append((workload.request, workload.node))
 
     def _order(self) -> Iterator[int]:
         plan = self._plan
