@@ -82,7 +82,21 @@ async def test_two_named_constraints_that_clash_are_said_to(tmp_path: Path) -> N
         await lab.put("constraint", "east", ConstraintSpec(expression="zone=b"))
         await lab.put_vm("torn", constraint="@west,@east")
         await lab.until_refused("torn", "constraintNotReady")
-        assert (await lab.status("torn")).message == "no node can meet both zone=a and zone=b of what it names"
+        said = (await lab.status("torn")).message
+        assert "zone=a (character 1 of constraint west) and zone=b (character 1 of constraint east)" in said
+
+
+async def test_a_stored_expression_that_cannot_be_read_keeps_its_vm_waiting_and_nobody_else(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_node(lab, "n1", zone="a")
+        await lab.put("constraint", "tomorrow", ConstraintSpec(expression="zone ~ a"))
+        await lab.put_vm("odd", constraint="zone ~~ a")
+        await lab.put_vm("named", constraint="@tomorrow")
+        await lab.until_refused("odd", "constraintNotReady")
+        await lab.until_refused("named", "constraintNotReady")
+        assert (await lab.status("named")).message == "constraint tomorrow: character 6: '~' is not an operator"
+        await lab.put_vm("plain")
+        await lab.until_phase("plain", "Running")
 
 
 async def test_a_preference_is_given_up_when_room_is_scarce_and_that_is_told(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from weft.kinds.nic import Nic, networks_of
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.vm import VmSpec
+from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 
 
@@ -21,7 +22,10 @@ def _named(kind: str, item: Item, names: Iterable[str]) -> list[str]:
 
 def _constraints(item: Item) -> list[str]:
     wish = item.spec(VmSpec)
-    return [*names_required(wish.constraint), *names_preferred(wish.prefer)]
+    try:
+        return [*names_required(wish.constraint), *names_preferred(wish.prefer)]
+    except InvalidInput:
+        return []  # of a later weft's words; the scheduler says so
 
 
 VMS_BY_UID = Index("vms by uid", "vm", lambda item: (item.uid,))

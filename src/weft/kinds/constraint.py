@@ -6,7 +6,6 @@ what is placed stays."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from weft.kinds.record import Column, Kind, Object
 from weft.language.clash import refuse_clash
 from weft.language.complaint import point_at
 from weft.language.form import read_form
+from weft.language.lexer import MOST_CHARACTERS
 from weft.language.parse import parse, read_expression
 from weft.language.tree import Expression, Named, Preference, conjuncts, leaves, names_in, show
 from weft.objects.errors import InvalidInput
@@ -25,7 +25,7 @@ from weft.objects.schema import field
 WEIGHT, PRIORITY = 0.5, 0
 MOST_PRIORITY = 100
 MOST_PREFERENCES = 16
-_OPTION = re.compile(r"^(.*);\s*([a-zA-Z]+)\s*=\s*([^;\"']*?)\s*$", re.DOTALL)
+MOST_NAMES = 16
 _FIELDS = ("expression", "weight", "priority")
 
 Form = str | dict[str, Any]
@@ -75,19 +75,28 @@ def read_preference(raw: Form, where: str) -> Preference:
                 f"{where}.{other[:40]} is not a field", field=where, hint="fields: " + ", ".join(_FIELDS)
             )
         expression, options = raw["expression"], {key: raw[key] for key in _FIELDS[1:] if key in raw}
-    while isinstance(expression, str) and (match := _OPTION.match(expression)):
-        expression, name = match[1], match[2].lower()
+    while isinstance(expression, str) and (option := _split_option(expression)) is not None:
+        expression, name, value = option
         if name not in _FIELDS[1:] or name in options:
             fact = "is given twice" if name in options else "is neither weight nor priority"
             raise InvalidInput(
-                f"{where}: {match[2][:40]!r} {fact}", field=where, hint="write like zone=a;weight=0.5;priority=2"
+                f"{where}: {name[:40]!r} {fact}", field=where, hint="write like zone=a;weight=0.5;priority=2"
             )
-        options[name] = match[3]
+        options[name] = value
     return Preference(
         read_form(expression.strip() if isinstance(expression, str) else expression, where),
         _number(options.get("weight", WEIGHT), 1, f"{where}: weight"),
         int(_number(options.get("priority", PRIORITY), MOST_PRIORITY, f"{where}: priority", whole=True)),
     )
+
+
+def _split_option(written: str) -> tuple[str, str, str] | None:
+    """``EXPRESSION;NAME=VALUE`` as its three parts, None if it doesn't end so."""
+    expression, semicolon, option = written.rpartition(";")
+    name, equals, value = option.partition("=")
+    if not semicolon or not equals or not name.strip().isalpha() or '"' in value or "'" in value:
+        return None
+    return expression, name.strip().lower(), value.strip()
 
 
 def show_preference(preference: Preference) -> str:
@@ -104,6 +113,7 @@ def check_expressions(constraint: Form | None, prefer: Sequence[Form]) -> tuple[
     if constraint is not None:
         constraint = read_text(constraint, "spec.constraint")
         refuse_clash([("", parse(constraint, "spec.constraint"))], "spec.constraint")
+        _check_names(names_required(constraint), "spec.constraint")
     if len(prefer) > MOST_PREFERENCES:
         raise InvalidInput(f"spec.prefer: at most {MOST_PREFERENCES}", field="spec.prefer")
     kept = []
@@ -112,7 +122,15 @@ def check_expressions(constraint: Form | None, prefer: Sequence[Form]) -> tuple[
         preference = read_preference(raw, where)
         refuse_clash([("", parse(show(preference.expression), where))], where)
         kept.append(show_preference(preference))
+    if sum(map(len, kept)) > MOST_CHARACTERS:
+        raise InvalidInput(f"spec.prefer: longer than {MOST_CHARACTERS} characters in all", field="spec.prefer")
+    _check_names(names_preferred(kept), "spec.prefer")
     return constraint, kept
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    if len(names) > MOST_NAMES:
+        raise InvalidInput(f"{where}: more than {MOST_NAMES} constraints are named", field=where)
 
 
 def read_plain(written: str, where: str) -> Expression:
@@ -153,15 +171,19 @@ def refuse_clash_with_named(constraint: Form | None, named: Mapping[str, Constra
 
 
 def _number(raw: Any, most: int, what: str, *, whole: bool = False) -> float:
-    try:
-        value = (int if whole else float)(raw) if isinstance(raw, str) else raw
-    except ValueError:
-        value = None
-    right = isinstance(value, int) or (isinstance(value, float) and not whole)
-    if isinstance(value, bool) or not right or value is None or not 0 <= value <= most:
+    value: Any = None
+    if isinstance(raw, str):
+        try:
+            value = (int if whole else float)(raw)
+        except ValueError:
+            value = None
+    elif isinstance(raw, int | float) and not isinstance(raw, bool):
+        value = None if whole and isinstance(raw, float) else raw
+    if value is None or not 0 <= value <= most:
+        shown = f"{raw[:40]!r} " if isinstance(raw, str) else ""
         kind = "a whole number" if whole else "a number"
-        raise InvalidInput(f"{what} {str(raw)[:40]!r} is not {kind} from 0 to {most}", field=what.partition(":")[0])
-    return value
+        raise InvalidInput(f"{what} {shown}is not {kind} from 0 to {most}", field=what.partition(":")[0])
+    return float(value)
 
 
 def _strength(obj: Object) -> str:

@@ -20,7 +20,8 @@ from weft.objects.errors import InvalidInput
 
 AVAILABLE = "available"  # a value that asks for something else than equality
 _MOST_WAYS = 64
-_MOST_PAIRS = 200_000
+_SHOWN = 80
+_MOST_PAIRS = 20_000
 _Key: TypeAlias = float | str  # two values are equal if their numbers are, or else their texts
 
 
@@ -82,7 +83,8 @@ def refuse_clash(sources: Sequence[tuple[str, Parsed]], field: str) -> None:
 
 def _tell(part: Part) -> str:
     where = f"character {part.at + 1}" + (f" of constraint {part.source}" if part.source else "")
-    return f"{'NOT ' * part.negated}{part.text} ({where})"
+    shown = part.text if len(part.text) <= _SHOWN else part.text[:_SHOWN] + "…"
+    return f"{'NOT ' * part.negated}{shown} ({where})"
 
 
 def _ways(

@@ -46,8 +46,6 @@ def read_form(raw: Any, field: str = "constraint") -> Expression:
     if isinstance(raw, str):
         return parse(raw, field).tree
     tree = _read(raw, field, 0)
-    if sum(1 for _ in leaves(tree)) > MOST_PARTS:
-        raise InvalidInput(f"{field}: more than {MOST_PARTS} comparisons", field=field, hint="make it shorter")
     return parse(show(tree), field).tree  # the bounds and rules of the text hold for both
 
 
@@ -76,7 +74,8 @@ def _read(raw: Any, path: str, depth: int) -> Expression:
     given = _fields(raw, path)
     if "constraint" in given:
         return Named(_text(given["constraint"], f"{path}.constraint"))
-    op = str(given.get("op", given.get("logic", "and" if "of" in given else ""))).strip().lower()
+    op = given.get("op", given.get("logic", "and" if "of" in given else ""))
+    op = op.strip().lower()[:40] if isinstance(op, str) else "?"
     op = _SAME.get(op, op)
     if "of" in given:
         return _join(op, given["of"], f"{path}.of", depth)
@@ -109,6 +108,10 @@ def _join(op: str, of: Any, path: str, depth: int) -> Expression:
     if not items or len(items) > MOST_PARTS:
         raise InvalidInput(f"{path} must have 1 to {MOST_PARTS} parts", field=path)
     parts = [_read(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(items)]
+    if sum(1 for part in parts for _ in leaves(part)) > MOST_PARTS:
+        raise InvalidInput(
+            f"{path[:200]}: more than {MOST_PARTS} comparisons", field=path[:200], hint="make it shorter"
+        )
     if op == "and":
         return every(parts)
     if op == "or":

@@ -45,7 +45,14 @@ class Token(msgspec.Struct, frozen=True):
 def split(text: str, field: str) -> list[Token]:
     """The tokens of ``text``. Raises InvalidInput at the first character that begins none."""
     if len(text) > MOST_CHARACTERS:
-        raise point_at(text, MOST_CHARACTERS, 1, f"longer than {MOST_CHARACTERS} characters", field, "make it shorter")
+        raise point_at(
+            text[: MOST_CHARACTERS + 1],
+            MOST_CHARACTERS,
+            1,
+            f"longer than {MOST_CHARACTERS} characters",
+            field,
+            "make it shorter",
+        )
     tokens: list[Token] = []
     at = 0
     while at < len(text):
@@ -56,7 +63,7 @@ def split(text: str, field: str) -> list[Token]:
         if kind == "sign" and found not in _SIGNS:
             meant = _MEANT.get(found)
             raise point_at(
-                text, at, len(found), f"{found!r} is not an operator", field,
+                text, at, len(found), f"{found[:20]!r} is not an operator", field,
                 f"did you mean {meant}?" if meant else "operators: = != < <= > >=, in, not_in, exists(…); AND, OR, NOT",
             )  # fmt: skip
         if kind == "quoted":

@@ -31,7 +31,8 @@ from weft.objects.identity import check_name
 from weft.objects.schema import suggest
 
 DEEPEST = 32
-MOST_PARTS = 256
+MOST_PARTS = 64
+MOST_VALUES = 256
 MOST_LETTERS = 256
 _OPERATORS: dict[str, Operator] = {**{sign: operator for operator, sign in SIGNS.items()}, "==": "eq"}
 _WORD_OPERATORS: dict[str, Operator] = {operator: operator for operator in SIGNS}
@@ -205,8 +206,8 @@ class _Parser:
         while self._is_mark(","):
             self._take()
             values.append(self._value("a value is missing"))
-            if len(values) > MOST_PARTS:
-                raise self._refuse(self._token, f"more than {MOST_PARTS} values")
+            if len(values) > MOST_VALUES:
+                raise self._refuse(self._token, f"more than {MOST_VALUES} values")
         self._close(opened)
         return tuple(values)
 

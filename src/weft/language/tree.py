@@ -139,6 +139,12 @@ def show(tree: Expression) -> str:
     return f"{_quote(tree.attribute)}{SIGNS[tree.operator]}{_quote(tree.value)}"
 
 
+def show_short(tree: Expression, most: int = 60) -> str:
+    """The beginning of its text, where it is only to be recognised."""
+    text = show(tree)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def _quote(word: str) -> str:
     if _BARE.fullmatch(word) and word.lower() not in RESERVED:
         return word

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from weft.language.tree import (
     show,
 )
 
+_LONGEST = 300
 _COUNTED = ("gpu",)  # a node with none of it doesn't have it
 _ORDERS: dict[str, Callable[[Any, Any], Any]] = {
     "lt": operator.lt,
@@ -52,12 +53,12 @@ def find_meeting(tree: Expression, table: Table) -> Flags:
     if isinstance(tree, Exists):
         return _is_there(tree.attribute, table)
     if isinstance(tree, Within):
-        found: Flags = np.logical_or.reduce([_is_equal(tree.attribute, value, table) for value in tree.values])
+        found = _is_one_of(tree.attribute, tree.values, table)
         return found if tree.inside else ~found
     if not isinstance(tree, Compare):
         raise LookupError(f"constraint {show(tree)} was not looked up")
     if tree.operator in ("eq", "neq"):
-        equal = _is_equal(tree.attribute, tree.value, table)
+        equal = _is_one_of(tree.attribute, (tree.value,), table)
         return equal if tree.operator == "eq" else ~equal
     numbers, bound = table.number(tree.attribute), read_amount(tree.value, tree.attribute)
     if numbers is None or bound is None:
@@ -100,7 +101,7 @@ class Meets:
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         asked = None if request.constraint is None else split(request.constraint)[0]
-        return ("", []) if asked is None else tell_failure(asked, table, index)
+        return _explain(asked, table, index)
 
 
 class MeetsNow:
@@ -117,7 +118,7 @@ class MeetsNow:
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         asked = None if request.constraint is None else split(request.constraint)[1]
-        return ("", []) if asked is None else tell_failure(asked, table, index)
+        return _explain(asked, table, index)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -132,6 +133,14 @@ def _fits(tree: Expression | None, table: Table) -> Flags:
     return np.ones(len(table.names), dtype=np.bool_) if tree is None else find_meeting(tree, table)
 
 
+def _explain(tree: Expression | None, table: Table, index: int) -> tuple[str, list[Lack]]:
+    """As much of the reason as goes into a decision."""
+    if tree is None:
+        return "", []
+    reason, lacks = tell_failure(tree, table, index)
+    return (reason if len(reason) <= _LONGEST else reason[: _LONGEST - 1] + "…"), lacks
+
+
 def _reads_room(leaf: Leaf) -> bool:
     if isinstance(leaf, (Compare, Within, Exists)) and leaf.attribute.endswith(".free"):
         return True
@@ -140,13 +149,18 @@ def _reads_room(leaf: Leaf) -> bool:
     )
 
 
-def _is_equal(attribute: str, value: str, table: Table) -> Flags:
-    texts, number = table.text(attribute), read_amount(value, attribute)
-    flags = np.zeros(len(table.names), dtype=np.bool_) if texts is None else texts.equal(value)
-    if number is not None:
-        numbers = table.number(attribute)
-        return flags if numbers is None else flags | (numbers == number)
-    free = table.number(f"{attribute}.free") if value == AVAILABLE else None
+def _is_one_of(attribute: str, values: Sequence[str], table: Table) -> Flags:
+    """Where the text is one of ``values``, or the number one of those that they are."""
+    flags = np.zeros(len(table.names), dtype=np.bool_)
+    texts = table.text(attribute)
+    if texts is not None:
+        codes = [texts.places[value] for value in values if value in texts.places]
+        flags |= texts.codes == codes[0] if len(codes) == 1 else np.isin(texts.codes, codes)
+    wanted = [number for value in values if (number := read_amount(value, attribute)) is not None]
+    numbers = table.number(attribute) if wanted else None
+    if numbers is not None:
+        flags |= numbers == wanted[0] if len(wanted) == 1 else np.isin(numbers, wanted)
+    free = table.number(f"{attribute}.free") if AVAILABLE in values else None
     return flags if free is None else flags | (free > 0)
 
 

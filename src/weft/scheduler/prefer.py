@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from weft.contracts.policy import RESOURCES, Column, Reads, Request, Table
-from weft.language.tree import Preference, show
+from weft.language.tree import Preference, show_short
 from weft.scheduler.constraint import find_meeting
 
 BEARS = (0.80, 0.90, 0.95)  # by priority 0, 1, 2; a higher one is never given up
@@ -62,7 +62,7 @@ def find_given_up(preferences: Sequence[Preference], pressure: Pressure) -> list
 def describe_given_up(preference: Preference, pressure: Pressure) -> str:
     """The sentence for the event and the decision."""
     return (
-        f"preference {show(preference.expression)} was given up: {pressure.share:.0%} of the fabric's {pressure.resource} "
+        f"preference {show_short(preference.expression)} was given up: {pressure.share:.0%} of the fabric's {pressure.resource} "
         f"is taken, and priority {preference.priority} bears {BEARS[preference.priority]:.0%}"
     )
 
@@ -80,7 +80,7 @@ class Preferred:
         columns = []
         for preference in request.preferences:
             met = find_meeting(preference.expression, table).astype(np.float64)
-            columns.append(Column(show(preference.expression), preference.weight, 100.0 * met))
+            columns.append(Column(show_short(preference.expression), preference.weight, 100.0 * met))
         return columns
 
 

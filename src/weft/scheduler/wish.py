@@ -10,8 +10,8 @@ from weft.client.view import View
 from weft.contracts.policy import Request
 from weft.kinds.constraint import ConstraintSpec, read_preference
 from weft.kinds.workload_wish import WorkloadWish
-from weft.language.clash import find_clash
-from weft.language.parse import parse, read_expression
+from weft.language.clash import refuse_clash
+from weft.language.parse import Parsed, parse, read_expression
 from weft.language.tree import (
     Expression,
     Named,
@@ -19,10 +19,10 @@ from weft.language.tree import (
     attributes_of,
     conjuncts,
     every,
-    names_in,
     replace_named,
-    show,
+    show_short,
 )
+from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import object_key
 from weft.objects.schema import suggest
 from weft.scheduler.constraint import find_meeting
@@ -30,23 +30,11 @@ from weft.scheduler.snapshot import Snapshot
 
 FEW_OF = 3  # of fewer nodes it says nothing that only one is left
 FEW_SHARE = 0.05
-_ALWAYS = (
-    *(
-        "name",
-        "uid",
-        "type",
-        "zone",
-        "rack",
-        "arch",
-        "storage",
-        "location",
-        "hypervisor",
-        "gpu.model",
-        "gpu.memory",
-        "gpu",
-    ),
-    *("gpu.free", "cpu", "memory", "disk", "cpu.free", "memory.free", "disk.free", "cost"),
+_ALWAYS = tuple(
+    "name uid type zone rack arch storage location hypervisor gpu gpu.free gpu.model gpu.memory cpu cpu.free memory "
+    "memory.free disk disk.free cost".split()
 )
+_ASKED = 1000  # nodes, for what an attribute may have been meant to be
 
 
 class Expressions(msgspec.Struct, frozen=True):
@@ -56,30 +44,40 @@ class Expressions(msgspec.Struct, frozen=True):
 
 def read_expressions(view: View, project: str | None, wish: WorkloadWish) -> Expressions | tuple[str, str]:
     """What is asked for, with no names left; or why that can't be said yet, as reason and sentence."""
-    preferences = [read_preference(raw, "spec.prefer") for raw in wish.prefer]
-    hard = [] if wish.constraint is None else list(conjuncts(read_expression(str(wish.constraint))))
-    names = dict.fromkeys(name for tree in (*hard, *(p.expression for p in preferences)) for name in names_in(tree))
-    found: dict[str, ConstraintSpec] = {}
-    for name in names:
+    try:
+        return _read(view, project, wish)
+    except (InvalidInput, NotFound) as problem:
+        return "constraintNotReady", problem.message
+
+
+def _read(view: View, project: str | None, wish: WorkloadWish) -> Expressions:
+    def find(name: str) -> ConstraintSpec:
         item = view.get(object_key("constraint", project, name))
         if item is None or item.deleting:
-            return "constraintNotReady", f'constraint "{name}" does not exist'
-        found[name] = item.spec(ConstraintSpec)
+            raise NotFound(f'constraint "{name}" does not exist')
+        return item.spec(ConstraintSpec)
 
     def look_up(name: str) -> Expression:
-        return read_expression(str(found[name].expression))
+        return read_expression(str(find(name).expression), f"constraint {name}")
 
-    soft = [part.name for part in hard if isinstance(part, Named) and found[part.name].soft]
-    rest = [part for part in hard if not (isinstance(part, Named) and part.name in soft)]
-    for name in soft:
-        preferences.append(Preference(Named(name), found[name].weight, found[name].priority))
-    constraint = replace_named(every(rest), look_up) if rest else None
-    if constraint is not None and names:
-        clash = find_clash([("", parse(show(constraint)))])
-        if clash is not None:
-            return "constraintNotReady", f"no node can meet both {clash[0].text} and {clash[1].text} of what it names"
+    preferences = [read_preference(raw, "spec.prefer") for raw in wish.prefer]
+    hard: list[Expression] = []
+    sources: list[tuple[str, Parsed]] = []
+    if wish.constraint is not None:
+        parsed = parse(str(wish.constraint), "spec.constraint")
+        sources.append(("", parsed))
+        for part in conjuncts(parsed.tree):
+            named = find(part.name) if isinstance(part, Named) else None
+            if named is not None and named.soft:
+                preferences.append(Preference(part, named.weight, named.priority))
+                continue
+            hard.append(part)
+            if named is not None and isinstance(part, Named):
+                sources.append((part.name, parse(str(named.expression), f"constraint {part.name}")))
+    if len(sources) > 1:
+        refuse_clash(sources, "spec.constraint")
     return Expressions(
-        constraint,
+        replace_named(every(hard), look_up) if hard else None,
         tuple(Preference(replace_named(p.expression, look_up), p.weight, p.priority) for p in preferences),
     )
 
@@ -96,7 +94,7 @@ def find_warnings(request: Request, snapshot: Snapshot) -> list[str]:
     warnings = []
     for attribute in attributes:
         if snapshot.text(attribute) is None and snapshot.number(attribute) is None:
-            known = {key for facts in snapshot.facts for key in (*facts.texts, *facts.numbers, *facts.extras)}
+            known = {key for facts in snapshot.facts[:_ASKED] for key in (*facts.texts, *facts.numbers, *facts.extras)}
             meant = suggest(attribute, [*_ALWAYS, *sorted(known)]) if attribute not in _ALWAYS else None
             warnings.append(f"no node has {attribute[:60]}" + (f"; did you mean {meant}?" if meant else ""))
     if request.constraint is not None:
@@ -104,5 +102,5 @@ def find_warnings(request: Request, snapshot: Snapshot) -> list[str]:
         left = int((find_meeting(request.constraint, snapshot) & open_).sum())
         all_ = int(open_.sum())
         if 0 < left and ((left == 1 and all_ >= FEW_OF) or left < all_ * FEW_SHARE):
-            warnings.append(f"only {left} of {all_} nodes meet{'s' * (left == 1)} {show(request.constraint)}")
+            warnings.append(f"only {left} of {all_} nodes meet{'s' * (left == 1)} {show_short(request.constraint)}")
     return warnings

@@ -71,10 +71,10 @@ def test_a_clash_with_a_named_constraint_says_which_one_and_points_at_the_wish()
 
 
 def test_many_alternatives_are_let_be_rather_than_looked_through_for_ever() -> None:
-    many = ", ".join(f"(a{i}=1 OR a{i}=2)" for i in range(100))
+    many = ", ".join(f"(a{i}=1 OR a{i}=2)" for i in range(30))
     assert find_clash([("", parse(f"zone=a, zone=b, {many}"))]) is None
     few = ", ".join(f"(a{i}=1 OR a{i}=2)" for i in range(6))
-    long = ",".join(f"x<{i}" for i in range(230))
+    long = ",".join(f"x<{i}" for i in range(50))
     assert find_clash([("", parse(f"zone=a, zone=b, {few}, {long}"))]) is None
 
 

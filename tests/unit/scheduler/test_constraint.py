@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from weft.language.tree import (
 )
 from weft.scheduler.constraint import find_meeting, split, tell_failure
 from weft.scheduler.cycle import Engine
+from weft.scheduler.explain import explain
 from weft.scheduler.facts import Gpu, Load, NodeFacts
 from weft.scheduler.prefer import Pressure, describe_given_up, find_given_up, measure_pressure
 from weft.scheduler.snapshot import Snapshot
@@ -187,6 +189,21 @@ def test_a_wish_that_looks_wrong_is_warned_of() -> None:
     assert find_warnings(request("Memory!=1"), snapshot) == ["no node has Memory; did you mean memory?"]
     assert find_warnings(request("cost<3 OR zone!=x"), snapshot) == ["no node has cost"]
     assert find_warnings(request("zone=a"), snapshot) == ["only 1 of 3 nodes meets zone=a"]
+
+
+def test_the_longest_wishes_still_make_a_decision_that_can_be_kept() -> None:
+    snapshot = Snapshot()
+    for n in range(64):
+        facts = NodeFacts(
+            f"u{n}", f"n{n:02}", (8000, GIB, GIB), True, False, frozenset({"q35"}), texts={"zone": "a" * 63}
+        )
+        snapshot.put_node(facts)
+    engine = Engine(snapshot)
+    long = ",".join(f"x{n}!={'y' * 40}" for n in range(60))
+    preferences = [Preference(read_expression(f"{long},z{n}!=1")) for n in range(16)]
+    for wish in (request("zone!=b", *preferences), request(long.replace("!=", "="), *preferences)):
+        explanation = explain(engine, wish, "w", engine.choose(wish, "w"))
+        assert len(msgspec.json.encode(explanation)) < 200_000  # an object may have 256 KiB
 
 
 _values = st.sampled_from(["a", "b", "1", "2", "1.0", "1000", "1KB"])
