@@ -54,6 +54,8 @@ _BY_REASON: dict[str, int] = {
     "volumesApart": UNPLACEABLE,
     "imageFailed": UNPLACEABLE,
     "constraintNotReady": UNPLACEABLE,
+    "gangIncomplete": UNPLACEABLE,
+    "gangTooLarge": UNPLACEABLE,
     "orphanRunning": UNPLACEABLE,
     "policyNotFound": UNPLACEABLE,
     "timedOut": TIMED_OUT,

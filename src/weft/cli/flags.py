@@ -25,6 +25,7 @@ _NO_FLAG = {
 }
 _MORE_NAMES = {
     "spec.restart": ("restart-policy",),  # where `--restart` is an act
+    "spec.gang": ("group",),  # as some say
     "spec.strategy": ("placement-strategy",),  # where a strategy could be one of updates
 }
 _LONG_TEXT = 4096  # a text that may be longer is taken from a file

@@ -16,7 +16,16 @@ Test = Callable[[Object | None], bool]
 UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavailable")
 _HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed just now
 # No matter what nodes there are.
-_STUCK = ("volumeInUse", "volumesApart", "imageFailed", "orphanRunning", "policyNotFound", "constraintNotReady")
+_STUCK = (
+    "volumeInUse",
+    "volumesApart",
+    "imageFailed",
+    "orphanRunning",
+    "policyNotFound",
+    "constraintNotReady",
+    "gangIncomplete",
+    "gangTooLarge",
+)
 
 
 class Goal(msgspec.Struct, frozen=True):

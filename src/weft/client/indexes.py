@@ -8,6 +8,7 @@ from weft.client.view import Index, Item, View
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.gang import read_gang
 from weft.kinds.nic import Nic, networks_of
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.publication import PublicationSpec
@@ -28,6 +29,12 @@ def _constraints(item: Item) -> list[str]:
         return []  # of a later weft's words; the scheduler says so
 
 
+def name_gang(item: Item) -> str:
+    """``default/web``, of a VM that has one."""
+    gang = item.spec(VmSpec).gang
+    return f"{item.envelope.project}/{read_gang(gang)[0]}" if gang is not None else ""
+
+
 VMS_BY_UID = Index("vms by uid", "vm", lambda item: (item.uid,))
 VMS_BY_IMAGE = Index("vms by image", "vm", lambda item: _named("image", item, (item.spec(VmSpec).image,)))
 VMS_BY_VOLUME = Index("vms by volume", "vm", lambda item: _named("volume", item, item.spec(VmSpec).volumes))
@@ -40,6 +47,7 @@ VMS_BY_GROUP = Index(
     lambda item: _named("securitygroup", item, item.spec(VmSpec).security_groups),
 )
 VMS_BY_CONSTRAINT = Index("vms by constraint", "vm", lambda item: _named("constraint", item, _constraints(item)))
+VMS_BY_GANG = Index("vms by gang", "vm", lambda item: (name_gang(item),) if item.spec(VmSpec).gang else ())
 NODES_BY_UID = Index("nodes by uid", "node", lambda item: (item.uid,))
 NODES_BY_ORPHAN = Index(
     "nodes by orphan",
@@ -94,6 +102,7 @@ INDEXES = (
     VMS_BY_NETWORK,
     VMS_BY_GROUP,
     VMS_BY_CONSTRAINT,
+    VMS_BY_GANG,
     NODES_BY_UID,
     NODES_BY_ORPHAN,
     NODES_BY_VOLUME,

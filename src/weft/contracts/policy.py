@@ -73,11 +73,11 @@ class Lean(msgspec.Struct, frozen=True):
 class Request(msgspec.Struct, frozen=True, cache_hash=True):
     """What is asked of a node. Equal requests get equal verdicts, so they are decided as one class.
 
-    ``amounts`` in the order of RESOURCES, ``extras`` sorted by name; ``least_disk`` is how little disk the image would do
-    with; ``node`` the only node's name it may go to; ``home`` the uid of the node where its volumes lie; ``near`` the
-    groups whose members it must be with, if there are any, and ``apart`` those it must not be with; ``groups`` those it
-    will be a member of; ``caller`` the uid of the node it should be near. No name of a Constraint is left in ``constraint``
-    and ``preferences``."""
+    ``amounts`` in the order of RESOURCES, ``extras`` sorted by name; ``least_disk`` is how little disk the image would
+    do with; ``node`` the only node's name it may go to; ``home`` the uid of the node where its volumes lie; ``near``
+    the groups whose members it must be with, if there are any, and ``apart`` those it must not be with; ``groups``
+    those it will be a member of; ``caller`` the uid of the node it should be near; ``gang`` those it is placed together
+    with. No name of a Constraint is left in ``constraint`` and ``preferences``."""
 
     amounts: Amounts
     machine: str
@@ -98,6 +98,7 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     leans: tuple[Lean, ...] = ()
     caller: str | None = None
     mode: Literal["long-lived", "serverless"] = "long-lived"
+    gang: str = ""
 
 
 class Texts(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from weft.kinds.constraint import (
     names_required,
     refuse_clash_with_named,
 )
+from weft.kinds.gang import read_gang
 from weft.kinds.record import Reference
 from weft.kinds.strategy import policies_named, read_strategy
 from weft.kinds.taint import check_taints
@@ -62,6 +63,9 @@ class WorkloadWish(msgspec.Struct, kw_only=True):
     data_hints: Annotated[
         list[str], field("Data it reads, as nodes declare it: ceph-pool:raw-data, or volume:NAME")
     ] = []
+    gang: Annotated[
+        str | None, field("Place it together with the others of its gang, or not at all: NAME:COUNT", change="live")
+    ] = None
 
 
 def check_wish(spec: WorkloadWish) -> None:
@@ -72,6 +76,8 @@ def check_wish(spec: WorkloadWish) -> None:
         spec.strategy = read_strategy(spec.strategy)
     check_taints(spec.tolerate, "spec.tolerate")
     check_affinity(spec.affinity_groups, spec.anti_affinity_groups, spec.spread, spec.data_hints)
+    if spec.gang is not None:
+        read_gang(spec.gang)
 
 
 def wish_references() -> tuple[Reference, ...]:

@@ -20,9 +20,11 @@ from weft.client.indexes import (
     ALLOCATIONS_BY_WORKLOAD,
     NODES_BY_UID,
     VMS_BY_CONSTRAINT,
+    VMS_BY_GANG,
     VMS_BY_IMAGE,
     VMS_BY_UID,
     VMS_BY_VOLUME,
+    name_gang,
 )
 from weft.client.silence import find_silent
 from weft.client.term import Term
@@ -41,6 +43,10 @@ from weft.scheduler.bind import Timing, plan_adopted, plan_placement, plan_refus
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
 from weft.scheduler.facts import NO_LOAD, Load, amounts_of, load_of, name_workload
+from weft.scheduler.joint.gang import Member, find_places
+from weft.scheduler.joint.join import find_excess, join
+from weft.scheduler.joint.muster import muster
+from weft.scheduler.joint.tell import explain_places, explain_refusal
 from weft.scheduler.nodes import read_node
 from weft.scheduler.prefer import relax
 from weft.scheduler.questions import QUESTIONS, Questions
@@ -81,6 +87,7 @@ class Scheduler:
         self._silent: list[str] = []
         self._questions = Questions()
         self._retold: Counter[Request] = Counter()  # in the batch in hand
+        self._mustered: set[str] = set()  # gangs that were decided on in the batch in hand
         self._nodes_moved = False  # since verdicts were last refreshed
         self._refresh_at = 0.0
         self._pause_seconds = 0.0
@@ -156,7 +163,15 @@ class Scheduler:
         """Decide on these VMs, one after the other, each seeing what those before it were given."""
         self._silent = find_silent(self._term.cache)
         self._retold.clear()
-        return [commit for key in keys if (commit := self._plan_one(key)) is not None]
+        self._mustered.clear()
+        commits: list[Commit | None] = []
+        for key in keys:
+            vm = self._view.get(key)
+            if vm is not None and vm.spec(VmSpec).gang is not None and wants_place(self._view, vm):
+                commits += self._plan_gang(vm)
+            else:
+                commits.append(self._plan_one(key))
+        return [commit for commit in commits if commit is not None]
 
     def _plan_one(self, key: str) -> Commit | None:
         vm = self._view.get(key)
@@ -167,16 +182,59 @@ class Scheduler:
             return self._plan_placed(vm, now)
         candidate = read_candidate(self._view, vm, self._strategy, self._silent)
         if isinstance(candidate, Candidate):
-            for volume in candidate.volumes:
-                other = self._attached.get(volume.uid)
-                if other is not None:
-                    candidate = Waiting("volumeInUse", f"volume {volume.name} is attached to vm/{other.envelope.name}")
-                    break
+            candidate = self._find_taken(candidate) or candidate
         if isinstance(candidate, Waiting):
-            if candidate.reason == "policyNotFound":
-                self._unruled.add(vm.key)
-            return plan_waiting(vm, candidate, now)
+            return self._plan_waiting(vm, candidate, now)
         return self._decide(candidate, now)
+
+    def _plan_gang(self, vm: Item) -> list[Commit | None]:
+        """Decide on all that are to be placed together with ``vm``: their places are one commit."""
+        now = self._term.clock.now()
+        found = muster(self._view, vm, self._strategy, self._silent)
+        if isinstance(found, list):
+            found = next((taken for each in found if (taken := self._find_taken(each)) is not None), found)
+        if isinstance(found, Waiting):
+            return [self._plan_waiting(vm, found, now)]
+        if len(found) == 1:
+            return [self._decide(found[0], now)]
+        name = name_gang(vm)
+        if name in self._mustered:
+            return []
+        self._mustered.add(name)
+        candidates = [self._relax(candidate) for candidate in found]
+        members = [Member(c.request, c.vm.uid, name_workload(c.vm.envelope.ref)) for c in candidates]
+        began = self._term.clock.elapsed()
+        joint = find_places(self._engine, members)
+        tell = explain_refusal if joint.rows is None else explain_places
+        told = tell(self._engine, members, joint)
+        timing = Timing(now, round((self._term.clock.elapsed() - began) * 1000, 3))
+        if joint.rows is None:
+            return [self._refuse(c, explanation, timing) for c, explanation in zip(candidates, told, strict=True)]
+        first = len(self._assumed)
+        commit = join([self._bind(candidates[m], joint.rows[m], told[m], timing) for m in joint.order])
+        excess = find_excess(commit)
+        if not excess:
+            return [commit]
+        for key in self._assumed[first:]:
+            self.snapshot.drop_allocation(key)
+        del self._assumed[first:]
+        for volume in (volume for candidate in candidates for volume in candidate.volumes):
+            self._attached.pop(volume.uid, None)
+        large = Waiting("gangTooLarge", f"its gang's places can't be written at once: {excess}")
+        return [plan_waiting(candidate.vm, large, now) for candidate in candidates]
+
+    def _find_taken(self, candidate: Candidate) -> Waiting | None:
+        """What it must wait for because another of the batch in hand got it."""
+        for volume in candidate.volumes:
+            other = self._attached.get(volume.uid)
+            if other is not None:
+                return Waiting("volumeInUse", f"volume {volume.name} is attached to vm/{other.envelope.name}")
+        return None
+
+    def _plan_waiting(self, vm: Item, waiting: Waiting, now: float) -> Commit | None:
+        if waiting.reason == "policyNotFound":
+            self._unruled.add(vm.key)
+        return plan_waiting(vm, waiting, now)
 
     def _plan_placed(self, vm: Item, now: float) -> Commit | None:
         allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
@@ -194,11 +252,13 @@ class Scheduler:
                 return plan_regrouped(vm, allocation, read_memberships(vm))
         return plan_adopted(vm, allocations, now)
 
-    def _decide(self, candidate: Candidate, now: float) -> Commit | None:
+    def _relax(self, candidate: Candidate) -> Candidate:
         request, given_up = relax(candidate.request, self.snapshot)
-        if given_up:
-            candidate = msgspec.structs.replace(candidate, request=request, given_up=given_up)
-        vm = candidate.vm
+        return msgspec.structs.replace(candidate, request=request, given_up=given_up) if given_up else candidate
+
+    def _decide(self, candidate: Candidate, now: float) -> Commit | None:
+        candidate = self._relax(candidate)
+        vm, request = candidate.vm, candidate.request
         standing = self._queue.verdict(request)
         if standing is not None:
             return self._refuse(candidate, standing, Timing(now, 0.0))
@@ -208,6 +268,11 @@ class Scheduler:
         timing = Timing(now, round((self._term.clock.elapsed() - began) * 1000, 3))
         if row is None:
             return self._refuse(candidate, explanation, timing)
+        return self._bind(candidate, row, explanation, timing)
+
+    def _bind(self, candidate: Candidate, row: int, explanation: Explanation, timing: Timing) -> Commit:
+        """Count it as there, and write it down."""
+        vm, request = candidate.vm, candidate.request
         node = self._view.find(NODES_BY_UID, self.snapshot.uids[row])[0]
         uid = new_uid()
         allocation = object_key("allocation", None, allocation_name(node.uid, uid))
@@ -238,13 +303,22 @@ class Scheduler:
         vm = change.new
         if vm is None or vm.deleting:
             self._queue.forget(change.key)
+            self._offer_gang(change.item)
         elif _moved(change, _wish_of):
             self._offer(vm)
+            self._offer_gang(vm)
+
+    def _offer_gang(self, vm: Item) -> None:
+        """Whom it was to be placed with, or waits until they are, may have something new to hear."""
+        if vm.spec(VmSpec).gang is not None:
+            self._offer_all(self._view.find(VMS_BY_GANG, name_gang(vm)))
 
     def _notice_allocation(self, change: Changed) -> None:
         self._count(change.key, change.new)
         if change.old is None or change.new is None or _moved(change, lambda item: item.report(AllocationReport).room):
-            self._offer_all(self._view.find(VMS_BY_UID, change.item.spec(AllocationSpec).workload.uid))
+            for vm in self._view.find(VMS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
+                self._offer(vm)
+                self._offer_gang(vm)
 
     def _count(self, key: str, allocation: Item | None) -> None:
         if allocation is None:

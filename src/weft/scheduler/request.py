@@ -11,6 +11,7 @@ from weft.client.indexes import (
     NODES_BY_ORPHAN,
     NODES_BY_VOLUME,
     choose_endpoint,
+    name_gang,
 )
 from weft.client.securitygroups import read_groups
 from weft.client.view import Item, View
@@ -147,6 +148,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             machine=spec.machine,
             strategy=chosen.strategy,
             mode=spec.type,
+            gang=name_gang(vm),
             node=spec.node,
             home=next(iter(homes), None),
             least_disk=virtual_size,

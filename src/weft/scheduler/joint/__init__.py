@@ -1,1 +1,1 @@
-"""Decisions on several workloads at once: all of a group or none, and everything on fewer nodes."""
+"""Decisions on several workloads at once: all of a gang or none, and everything on fewer nodes."""

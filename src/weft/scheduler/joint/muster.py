@@ -1,0 +1,44 @@
+"""Who of a gang is there and can be placed: read from the VMs that name it. Pure.
+
+A gang is placed when as many as it counts are there; who has a place already counts. With more than that, those that came
+first are placed together, and each of the others by itself after them.
+"""
+
+from __future__ import annotations
+
+from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, VMS_BY_GANG, name_gang
+from weft.client.view import Item, View
+from weft.kinds.gang import read_gang
+from weft.kinds.vm import VmSpec
+from weft.scheduler.request import Candidate, Waiting, read_candidate, wants_place
+
+INCOMPLETE = "gangIncomplete"
+
+
+def muster(view: View, vm: Item, default_strategy: str, silent: list[str]) -> list[Candidate] | Waiting:
+    """Those that are to be placed together with ``vm``, itself among them; or what it waits for."""
+    name = read_gang(vm.spec(VmSpec).gang or "")[0]
+    there = [item for item in view.find(VMS_BY_GANG, name_gang(vm)) if not item.deleting]
+    there.sort(key=lambda item: (item.envelope.created_at, item.envelope.name))
+    count = max(read_gang(item.spec(VmSpec).gang or "")[1] for item in there)
+    placed = sum(1 for item in there if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))
+    ready = [item for item in there if wants_place(view, item)]
+    if placed + len(ready) < count:
+        return Waiting(INCOMPLETE, f"gang {name}: {placed + len(ready)} of {count} are there and want a place")
+    together = ready[: count - placed] if placed < count else [vm]
+    if vm.uid not in {item.uid for item in together}:
+        return Waiting(INCOMPLETE, f"gang {name}: the {count} that came first are placed before it")
+    candidates: list[Candidate] = []
+    owners: dict[str, str] = {}
+    for item in together:
+        candidate = read_candidate(view, item, default_strategy, silent)
+        if isinstance(candidate, Waiting):
+            if item.uid == vm.uid:
+                return candidate
+            return Waiting(INCOMPLETE, f"gang {name}: vm/{item.envelope.name} waits: {candidate.message}")
+        for volume in candidate.volumes:
+            owner = owners.setdefault(volume.uid, item.envelope.name)
+            if owner != item.envelope.name:
+                return Waiting("volumeInUse", f"volume {volume.name} is wanted by vm/{owner} too, of the same gang")
+        candidates.append(candidate)
+    return candidates

@@ -1,0 +1,47 @@
+"""What is said of a gang's places, or of its having none: each member's own verdicts, with the others counted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.scheduler.cycle import Engine
+from weft.scheduler.explain import Explanation, explain
+from weft.scheduler.joint.gang import Joint, Member, Trial
+
+
+def explain_places(engine: Engine, members: Sequence[Member], joint: Joint) -> list[Explanation]:
+    """Of each member that was given a place: its verdicts with those before it counted."""
+    assert joint.rows is not None
+    told: dict[int, Explanation] = {}
+    with Trial(engine, members) as trial:
+        for member in joint.order:
+            row = joint.rows[member]
+            told[member] = explain(engine, members[member].request, members[member].uid, row, also=[row])
+            trial.put(member, row)
+    return [told[member] for member in range(len(members))]
+
+
+def explain_refusal(engine: Engine, members: Sequence[Member], joint: Joint) -> list[Explanation]:
+    """Of each member of a gang that has no place: which member lacks what."""
+    lacking = members[joint.lacking]
+    with Trial(engine, members) as trial:
+        for member in joint.order:
+            if member in joint.rest:
+                trial.put(member, joint.rest[member])
+        refused = explain(engine, lacking.request, lacking.uid, None)
+    _, _, name = lacking.request.gang.partition("/")
+    beside = f" beside {len(joint.rest)} of the others" if joint.rest else ""
+    proof = "" if joint.proven else " (so a search says, which is no proof)"
+    message = f"gang {name}: {lacking.name} has no place{beside}: {refused.message}{proof}"
+    told = []
+    for number, each in enumerate(members):
+        own = refused if number == joint.lacking else explain(engine, each.request, each.uid, None)
+        nearest = (refused.nearest, refused.nearest_node) if number == joint.lacking else ("", "")
+        told.append(
+            msgspec.structs.replace(
+                own, error=refused.error, message=message, nearest=nearest[0], nearest_node=nearest[1]
+            )
+        )
+    return told

@@ -1,0 +1,140 @@
+"""Gangs on the deciders: together or not at all, whatever comes between."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests.scenario.deciders_lab import GIB, Lab
+
+from weft.kinds.decision import DecisionSpec
+from weft.objects.envelope import decode_part
+
+
+async def nodes_of(lab: Lab) -> dict[str, str]:
+    return {spec.workload.name: spec.node for spec in await lab.allocations()}
+
+
+async def test_members_wait_until_all_are_there_and_are_placed_in_one_commit(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name)
+        for name in ("a", "b"):
+            await lab.put_vm(name, gang="web:3")
+            await lab.until_refused(name, "gangIncomplete")
+        await lab.pass_time(2)
+        assert await nodes_of(lab) == {}
+        assert (await lab.status("a")).message == "gang web: 2 of 3 are there and want a place"
+        await lab.put_vm("other")
+        await lab.put_vm("c", gang="web:3")
+        for name in ("a", "b", "c", "other"):
+            await lab.until_phase(name, "Running")
+        assert lab.journal.reasons("a").count("gangIncomplete") == 2  # first one, then two of three
+
+
+async def test_a_gang_that_does_not_fit_holds_nothing_and_says_which_member_lacks_what(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=8.0)
+        await lab.add_node("n2", cpu=8.0)
+        for name in ("a", "b", "c"):
+            await lab.put_vm(name, gang="web:3", cpu=6.0)
+        for name in ("a", "b", "c"):
+            await lab.until_refused(name, "insufficientResources")
+        assert await nodes_of(lab) == {}
+        told = {(await lab.status(name)).message for name in ("a", "b", "c")}
+        assert len(told) == 1 and "gang web: vm/c has no place beside 2 of the others: needs 6 cpu" in told.pop()
+        decision = await lab.get("/decision/default/vm.c")
+        assert decision is not None
+        assert {v.outcome for v in decode_part(decision.spec, DecisionSpec).verdicts} == {"refused"}
+        # What it leaves is free for others, and a third node is what it waited for.
+        await lab.put_vm("small", cpu=2.0)
+        await lab.until_phase("small", "Running")
+        await lab.add_node("n3", cpu=8.0)
+        for name in ("a", "b", "c"):
+            await lab.until_phase(name, "Running")
+        assert set((await nodes_of(lab)).values()) == {"n1", "n2", "n3"}
+
+
+async def test_members_that_lie_apart_do_so_within_the_gang(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=16.0)
+        await lab.add_node("n2", cpu=16.0)
+        for name in ("a", "b", "c"):
+            await lab.put_vm(name, gang="db:3", anti_affinity_groups=["db"])
+        await lab.until_refused("a", "noAvailableAgents")
+        assert await nodes_of(lab) == {}
+        await lab.add_node("n3", cpu=2.0)
+        for name in ("a", "b", "c"):
+            await lab.until_phase(name, "Running")
+        assert set((await nodes_of(lab)).values()) == {"n1", "n2", "n3"}
+
+
+async def test_a_small_member_leaves_the_only_large_hole_to_the_large_one(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=8.0)
+        await lab.add_node("n2", cpu=4.0)
+        await lab.put_vm("small", gang="web:2", cpu=2.0)  # alone it would go to n1, which has more left
+        await lab.put_vm("large", gang="web:2", cpu=7.0)
+        for name in ("small", "large"):
+            await lab.until_phase(name, "Running")
+        assert await nodes_of(lab) == {"small": "n2", "large": "n1"}
+
+
+async def test_more_than_a_gang_counts_follow_one_by_one_and_one_that_left_can_be_replaced(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=16.0)
+        for name in ("a", "b", "c"):
+            await lab.put_vm(name, gang="web:2")
+        for name in ("a", "b", "c"):
+            await lab.until_phase(name, "Running")
+        await lab.delete("/vm/default/a")
+        await lab.put_vm("d", gang="web:2")
+        await lab.until_phase("d", "Running")
+
+
+async def test_those_left_of_a_gang_hear_that_one_has_gone(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=4.0)
+        for name in ("a", "b"):
+            await lab.put_vm(name, gang="web:2", cpu=3.0)
+        await lab.until_refused("b", "insufficientResources")
+        await lab.delete("/vm/default/a")
+        await lab.until_refused("b", "gangIncomplete")
+
+
+async def test_a_gang_waits_for_the_member_that_waits(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("a", gang="web:2")
+        await lab.put_vm("b", gang="web:2", volumes=["data"])
+        await lab.until_refused("a", "gangIncomplete")
+        await lab.until_refused("b", "volumeNotReady")
+        assert "vm/b waits" in (await lab.status("a")).message
+        assert await nodes_of(lab) == {}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_deciders_that_are_killed_at_any_time_never_leave_half_a_gang(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    killed: Counter[int] = Counter()
+    async with Lab(tmp_path, slow=seed) as lab:
+        for name in ("n1", "n2", "n3"):
+            await lab.add_node(name, cpu=64.0, memory=64 * GIB)
+        for number in range(30):
+            for member in "abc":
+                await lab.put_vm(f"g{number}-{member}", gang=f"g{number}:3", cpu=2.0)
+            for _ in range(draw.randrange(60, 160)):
+                await asyncio.sleep(0)
+            await lab.kill_deciders()
+            counts = Counter(name.partition("-")[0] for name in await nodes_of(lab))
+            assert set(counts.values()) <= {3}, counts
+            killed[counts[f"g{number}"]] += 1
+            lab.start_deciders()
+        for number in range(30):
+            for member in "abc":
+                await lab.until_phase(f"g{number}-{member}", "Running")
+        assert len(await nodes_of(lab)) == 90
+    assert killed[0] and killed[3]  # some before, some after

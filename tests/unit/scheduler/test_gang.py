@@ -1,0 +1,137 @@
+"""Places for a whole gang: all pass every filter, none is found only where there is none or where it says so."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weft.contracts.policy import GpuAsk, Request
+from weft.kinds.gang import read_gang
+from weft.objects.errors import InvalidInput
+from weft.scheduler.cycle import Engine
+from weft.scheduler.joint import exact
+from weft.scheduler.joint.gang import Member, Trial, find_places
+from weft.scheduler.joint.tell import explain_places, explain_refusal
+from weft.scheduler.snapshot import Gpu, NodeFacts, Snapshot, state_of
+
+GIB = 1024**3
+
+
+def node(number: int, cpu: int, memory: int, gpus: int = 0) -> NodeFacts:
+    return NodeFacts(
+        uid=f"u{number}",
+        name=f"n{number}",
+        capacity=(cpu * 1000, memory * GIB, 0),
+        online=True,
+        cordoned=False,
+        machines=frozenset({"q35"}),
+        gpus=(Gpu("T4", 16 * GIB),) * gpus,
+    )
+
+
+def member(number: int, cpu: int, memory: int, **more: object) -> Member:
+    request = Request((cpu * 1000, memory * GIB, 0), "q35", "least_loaded", gang="default/web", **more)  # type: ignore[arg-type]
+    return Member(request, f"vm{number}", f"vm/m{number}")
+
+
+def engine_of(*nodes: NodeFacts) -> Engine:
+    snapshot = Snapshot()
+    for each in nodes:
+        snapshot.put_node(each)
+    return Engine(snapshot)
+
+
+def can_lie(engine: Engine, members: list[Member], rows: tuple[int, ...], order: list[int]) -> bool:
+    with Trial(engine, members) as trial:
+        for number in order:
+            if not engine.fits(members[number].request)[rows[number]]:
+                return False
+            trial.put(number, rows[number])
+    return True
+
+
+def has_answer(engine: Engine, members: list[Member]) -> bool:
+    """By trying every place in every order."""
+    return any(
+        can_lie(engine, members, rows, list(order))
+        for rows in itertools.product(range(len(engine.snapshot)), repeat=len(members))
+        for order in itertools.permutations(range(len(members)))
+    )
+
+
+sizes = st.tuples(st.integers(1, 6), st.integers(1, 6))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(2, 8), st.integers(2, 8), st.integers(0, 2)), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(sizes, st.sampled_from([None, None, GpuAsk(1), GpuAsk(1, 500)]), st.booleans()),
+        min_size=2,
+        max_size=4,
+    ),
+)
+def test_an_answer_holds_and_a_proof_is_true(
+    nodes: list[tuple[int, int, int]], asked: list[tuple[tuple[int, int], GpuAsk | None, bool]]
+) -> None:
+    engine = engine_of(*[node(number, *size) for number, size in enumerate(nodes)])
+    members = [
+        member(n, *size, gpus=gpus, groups=("g",) if apart else (), apart=("g",) if apart else ())
+        for n, (size, gpus, apart) in enumerate(asked)
+    ]
+    before = state_of(engine.snapshot)
+    found = find_places(engine, members)
+    told = (explain_refusal if found.rows is None else explain_places)(engine, members, found)
+    assert state_of(engine.snapshot) == before and len(told) == len(members)
+    if found.rows is not None:
+        assert can_lie(engine, members, tuple(found.rows), found.order)
+        chosen = [[v.node for v in each.verdicts if v.outcome == "chosen"] for each in told]
+        assert chosen == [[engine.snapshot.names[row]] for row in found.rows]
+        return
+    assert all(each.error and "gang web: vm/m" in each.message for each in told)
+    # So small a gang is searched to its end: no answer is missed, and what is proven is true.
+    assert not has_answer(engine, members)
+
+
+def test_what_only_an_exchange_finds_is_found() -> None:
+    # Each in turn to the emptiest, or to the fullest, or large ones first, leaves one over.
+    engine = engine_of(node(0, 10, 100), node(1, 10, 100))
+    members = [member(n, cpu, 1) for n, cpu in enumerate((4, 4, 6, 3, 3))]
+    found = find_places(engine, members)
+    assert found.rows is not None
+    load = [sum(cpu for cpu, row in zip((4, 4, 6, 3, 3), found.rows, strict=True) if row == n) for n in (0, 1)]
+    assert load == [10, 10]
+
+
+def test_what_lacks_is_told_by_the_members_name() -> None:
+    engine = engine_of(node(0, 8, 8), node(1, 8, 8))
+    members = [member(0, 2, 2), member(1, 12, 2), member(2, 2, 2)]
+    found = find_places(engine, members)
+    assert found.rows is None and found.proven and found.lacking == 1
+    told = explain_refusal(engine, members, found)
+    assert told[0].error == "insufficientResources" and told[1].nearest_node == "n0"
+    assert {each.message for each in told} == {
+        "gang web: vm/m1 has no place: needs 12 cpu, largest free is 8 (n0)",
+    }
+
+
+@pytest.mark.skipif(not exact.is_installed(), reason="the extra solver is not installed")
+def test_the_solver_proves_what_a_search_can_only_suppose() -> None:
+    engine = engine_of(*[node(number, 10, 100) for number in range(8)])
+    members = [member(n, 6, 1) for n in range(6)] + [member(n, 3, 1) for n in range(6, 19)]
+    by_search = find_places(engine, members, solver_seconds=0)
+    assert by_search.rows is None and not by_search.proven
+    assert "no proof" in explain_refusal(engine, members, by_search)[0].message
+    solved = find_places(engine, members, solver_seconds=20)
+    assert solved.rows is None and solved.proven
+    assert "no proof" not in explain_refusal(engine, members, solved)[0].message
+
+
+@pytest.mark.parametrize("text", ["web", "web:", "web:x", "web:1", "web:33", "Web:2", ":2", "web:2:3", "", "web:-2"])
+def test_a_gang_that_cannot_be_read_is_told_so(text: str) -> None:
+    with pytest.raises(InvalidInput) as told:
+        read_gang(text)
+    assert told.value.field == "spec.gang"
