@@ -23,19 +23,21 @@ _STUCK = (
     "orphanRunning",
     "policyNotFound",
     "constraintNotReady",
-    "gangIncomplete",
     "gangTooLarge",
 )
+_ALONE = "gangIncomplete"  # the others of it may be among those that are waited for
 
 
 class Goal(msgspec.Struct, frozen=True):
     """``reached`` is asked for every state of the object (None: it is gone); ``words`` say what is waited for.
-    ``ends_failed`` and ``ends_refused`` say that a failure, or no node that fits, ends the waiting."""
+    ``ends_failed`` and ``ends_refused`` say that a failure, or no node that fits, ends the waiting; ``ends_alone`` that
+    others it is to be placed with, and that aren't there, do."""
 
     reached: Test
     words: str
     ends_failed: bool = True
     ends_refused: bool = True
+    ends_alone: bool = True
     wants_gone: bool = False
 
 
@@ -132,7 +134,7 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
         if condition["type"] == "Placed" and condition["status"] == "False" and about_now:
             if condition.get("reason") in UNPLACEABLE:
                 return _no_place(what, condition["reason"], at_once)
-            if condition.get("reason") in _STUCK:
+            if condition.get("reason") in (*_STUCK, *([_ALONE] if goal.ends_alone else [])):
                 return Unplaceable(
                     f"{what} can't be placed yet: {condition['reason']}: {condition.get('message', '')}",
                     reason=condition["reason"],

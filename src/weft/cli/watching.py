@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from weft.cli.goals import Goal, find_failure, gone
 from weft.cli.progress import Progress
 from weft.cli.session import Session
@@ -55,6 +57,8 @@ def follow(session: Session, waits: Sequence[Wait], progress: Progress) -> list[
     """Watch until every wait is over, or the session's time is. Results come in the order of ``waits``.
 
     Raises KeyboardInterrupt as it is, with the progress tidied up."""
+    if len(waits) > 1:
+        waits = [wait._replace(goal=msgspec.structs.replace(wait.goal, ends_alone=False)) for wait in waits]
     client = session.make_client()
     news: queue.Queue[_News] = queue.Queue()
     for kind, project in dict.fromkeys((wait.target.kind.name, wait.project) for wait in waits):

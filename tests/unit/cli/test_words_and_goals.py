@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import msgspec
 import pytest
 
 from weft.cli.exit_codes import UNPLACEABLE, exit_code
@@ -102,6 +103,15 @@ def test_what_no_node_could_mend_ends_the_waiting_too() -> None:
     assert isinstance(error, Unplaceable)
     assert error.message == "vm/web can't be placed yet: volumeInUse: volume d is attached to vm/a"
     assert exit_code(error) == UNPLACEABLE
+
+
+def test_one_of_a_gang_is_not_waited_for_unless_the_others_are_too() -> None:
+    goal = plan_goal("vm", "create")
+    assert goal is not None
+    alone = {"type": "Placed", "status": "False", "reason": "gangIncomplete", "message": "gang web: 1 of 3 are there"}
+    assert isinstance(find_failure(vm("Pending", conditions=[alone]), "vm/web", goal), Unplaceable)
+    together = msgspec.structs.replace(goal, ends_alone=False)
+    assert find_failure(vm("Pending", conditions=[alone]), "vm/web", together) is None
 
 
 def test_a_failure_is_told_with_its_reason() -> None:
