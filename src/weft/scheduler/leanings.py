@@ -19,7 +19,7 @@ WEIGHT = 1.0
 
 
 def _leans(request: Request, what: Literal["near", "apart", "spread", "data"]) -> tuple[Lean, ...]:
-    return tuple(lean for lean in request.leans if lean.what == what)
+    return tuple([lean for lean in request.leans if lean.what == what]) if request.leans else ()
 
 
 class ToMembers:
