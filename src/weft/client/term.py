@@ -11,12 +11,21 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from weft.client.bundle import Bundle, alone, bundle
 from weft.client.cache import Cache
 from weft.client.commit import Commit
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Journal
-from weft.contracts.store import LeaseHeld, LimitExceeded, Precondition, PreconditionFailed, Store, StoreFull
-from weft.objects.errors import InvalidInput, StoreUnavailable, Unavailable
+from weft.contracts.store import (
+    LeaseHeld,
+    LimitExceeded,
+    Precondition,
+    PreconditionFailed,
+    Store,
+    StoreFull,
+    Write,
+)
+from weft.objects.errors import InvalidInput, StoreUnavailable, Unavailable, WeftError
 
 TTL_SECONDS = 10.0
 
@@ -41,14 +50,19 @@ class Term:
         self._holder = holder
 
     async def perform(self, commits: Sequence[Commit]) -> list[Commit]:
-        """Commit all at once, each by itself; returns those that did not go through, nothing of them written.
+        """Commit all at once, each for itself; returns those that did not go through, nothing of them written.
 
         Returns after the cache has what was written, and what made others fail. Raises TermLost."""
         self._check_history()
-        outcomes = await asyncio.gather(*(self._commit(commit) for commit in commits), return_exceptions=True)
+        sent = await asyncio.gather(*(self._commit(each) for each in bundle(commits)), return_exceptions=True)
+        outcomes: list[tuple[Commit, int | WeftError]] = []
+        for result in sent:
+            if isinstance(result, BaseException):
+                raise result
+            outcomes += result
         failed: list[Commit] = []
         reached = 0
-        for commit, outcome in zip(commits, outcomes, strict=True):
+        for commit, outcome in outcomes:
             if isinstance(outcome, int):
                 reached = max(reached, outcome)
                 for event in commit.events:
@@ -57,10 +71,8 @@ class Term:
             failed.append(commit)
             if isinstance(outcome, PreconditionFailed):
                 reached = max(reached, outcome.current_revision or 0)
-            elif isinstance(outcome, (StoreFull, LimitExceeded, InvalidInput)):
-                _log.error("%s: the store refused a change: %s", commit.key, outcome)
             else:
-                raise outcome
+                _log.error("%s: the store refused a change: %s", commit.key, outcome)
         await self.cache.reached(reached)
         return failed
 
@@ -68,13 +80,33 @@ class Term:
         if self.cache.epoch != self._epoch:
             raise TermLost("the store was restored")
 
-    async def _commit(self, commit: Commit) -> int:
-        lease = LeaseHeld(self._name, self.fence)
-        preconditions: list[Precondition] = [lease, *commit.preconditions]
+    async def _commit(self, together: Bundle) -> list[tuple[Commit, int | WeftError]]:
+        """Each of the bundle's commits with its revision, or with why it was not written."""
+        commits = together.commits
         try:
-            return await self.store.commit(commit.writes, preconditions)
+            revision = await self._write(together.writes, together.preconditions)
+        except (PreconditionFailed, StoreFull, LimitExceeded, InvalidInput) as problem:
+            if len(commits) == 1:
+                return [(commits[0], problem)]
+            wrong = [
+                c for c in commits if isinstance(problem, PreconditionFailed) and problem.failed in c.preconditions
+            ]
+            if wrong:  # the others may still stand, together
+                rest = bundle([commit for commit in commits if commit not in wrong])
+            else:
+                rest = [alone(commit) for commit in commits]
+            outcomes: list[tuple[Commit, int | WeftError]] = [(commit, problem) for commit in wrong]
+            for each in rest:
+                outcomes += await self._commit(each)
+            return outcomes
+        return [(commit, revision) for commit in commits]
+
+    async def _write(self, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
+        lease = LeaseHeld(self._name, self.fence)
+        try:
+            return await self.store.commit(writes, [lease, *preconditions])
         except PreconditionFailed as problem:
-            if isinstance(problem.failed, LeaseHeld):
+            if problem.failed == lease:
                 raise TermLost("another process decides now") from problem
             raise
         except StoreFull:
