@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.scenario.deciders_lab import GIB, Lab
 
-from weft.kinds.constraint import ConstraintSpec
+from weft.kinds.constraint import ConstraintSpec, ConstraintStatus
 from weft.kinds.decision import DecisionSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
 
@@ -121,3 +121,20 @@ async def test_a_preference_is_given_up_when_room_is_scarce_and_that_is_told(tmp
         assert "PreferenceGivenUp" in lab.journal.reasons("late")
         terms = [term.name for term in (await decision_of(lab, "late")).verdicts[0].terms]
         assert terms[-1] == "zone=b"
+
+
+async def test_a_constraint_says_how_many_nodes_meet_it_now(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_node(lab, "n1", zone="a")
+        await add_node(lab, "n2", zone="b")
+        await lab.put("constraint", "west", ConstraintSpec(expression="zone=a,memory.free>1P"))
+
+        async def says(expected: ConstraintStatus) -> bool:
+            envelope = await lab.get("/constraint/default/west")
+            return envelope is not None and decode_part(envelope.status, ConstraintStatus) == expected
+
+        await lab.until(lambda: says(ConstraintStatus(meeting=1, nodes=2, names=["n1"])))
+        await label(lab, "n2", zone="a")
+        await lab.until(lambda: says(ConstraintStatus(meeting=2, nodes=2, names=["n1", "n2"])))
+        await lab.nodes["n1"].die()
+        await lab.until(lambda: says(ConstraintStatus(meeting=1, nodes=1, names=["n2"])), 90)

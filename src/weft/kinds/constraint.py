@@ -44,7 +44,11 @@ class ConstraintSpec(msgspec.Struct, kw_only=True):
 
 
 class ConstraintStatus(msgspec.Struct, kw_only=True):
-    pass
+    """``meeting`` of the ``nodes`` that are ready meet it now, as far as it asks for facts; ``names`` are the first of them."""
+
+    meeting: int = 0
+    nodes: int = 0
+    names: list[str] = []
 
 
 def check_constraint(spec: ConstraintSpec) -> None:
@@ -192,6 +196,10 @@ def _strength(obj: Object) -> str:
     return f"soft, weight {dig(obj, 'spec.weight', WEIGHT):g}, priority {dig(obj, 'spec.priority', PRIORITY)}"
 
 
+def _meeting(obj: Object) -> str:
+    return f"{dig(obj, 'status.meeting', 0)}/{dig(obj, 'status.nodes', 0)}"
+
+
 CONSTRAINT = Kind(
     name="constraint",
     plural="constraints",
@@ -200,10 +208,12 @@ CONSTRAINT = Kind(
     spec=ConstraintSpec,
     status=ConstraintStatus,
     check=check_constraint,
+    status_writer="standing",
     columns=(
         NAME,
         Column("EXPRESSION", text("spec.expression"), flexible=True),
         Column("KIND", _strength),
+        Column("NODES", _meeting, align="right"),
         Column("DESCRIPTION", text("spec.description", ""), wide=True),
         AGE,
     ),

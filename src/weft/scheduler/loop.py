@@ -54,6 +54,7 @@ from weft.scheduler.queue import Queue
 from weft.scheduler.refit import plan_refit
 from weft.scheduler.request import Candidate, Waiting, is_looked_at, read_candidate, read_memberships, wants_place
 from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.standing import plan_standing
 
 BATCH = 200
 REFRESH_EVERY_SECONDS = 5.0
@@ -88,6 +89,7 @@ class Scheduler:
         self._questions = Questions()
         self._retold: Counter[Request] = Counter()  # in the batch in hand
         self._mustered: set[str] = set()  # gangs that were decided on in the batch in hand
+        self._counts_due = True  # of nodes that meet each Constraint
         self._nodes_moved = False  # since verdicts were last refreshed
         self._refresh_at = 0.0
         self._pause_seconds = 0.0
@@ -101,6 +103,9 @@ class Scheduler:
             while True:
                 if self._questions:
                     await self._answer()
+                if self._counts_due:
+                    self._counts_due = False
+                    await self._term.perform(plan_standing(self._view, self.snapshot))
                 if not self._queue.ready:
                     await self._wake.wait(self._refresh())
                     continue
@@ -123,7 +128,10 @@ class Scheduler:
                     if _moved(change, lambda item: item.status(ImageStatus).phase):
                         self._offer_all(self._view.find(VMS_BY_IMAGE, change.key))
                 case "constraint":
-                    self._offer_all(self._view.find(VMS_BY_CONSTRAINT, change.key))
+                    if _moved(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
+                        self._offer_all(self._view.find(VMS_BY_CONSTRAINT, change.key))
+                        self._counts_due = True
+                        self._wake.ring()
                 case "project" | "placementpolicy":
                     unruled, self._unruled = self._unruled, set()
                     self._offer_all(vm for key in sorted(unruled) if (vm := self._view.get(key)) is not None)
@@ -343,10 +351,11 @@ class Scheduler:
         if wait > 0:
             return wait if patience is None else min(wait, patience)
         self._nodes_moved = False
+        self._counts_due = True
         self._refresh_at = self._term.clock.elapsed() + REFRESH_EVERY_SECONDS
         for request in self._queue.asleep():
             self._queue.wake(request)
-        if self._queue.ready:
+        if self._queue.ready or self._view.of_kind("constraint"):
             self._wake.ring()
         return patience
 
