@@ -31,7 +31,9 @@ from weft.scheduler.facts import NO_LOAD, Load
 from weft.scheduler.filters import FILTERS, ROOM
 from weft.scheduler.leanings import LEANINGS
 from weft.scheduler.masks import Masks
+from weft.scheduler.outlook import Demand
 from weft.scheduler.policies import POLICIES
+from weft.scheduler.policies.combined import looks_ahead
 from weft.scheduler.ranking import Ranking
 from weft.scheduler.rows import Rows
 from weft.scheduler.slopes import SCALE, Slopes, Weights
@@ -55,7 +57,8 @@ class _Class(Protocol):
 
 
 class Engine:
-    """Decides over ``snapshot``. ``last`` is the node chosen most recently."""
+    """Decides over ``snapshot``. ``last`` is the node chosen most recently; ``demand`` is where policies that look ahead have
+    their outlook from."""
 
     def __init__(
         self,
@@ -65,12 +68,15 @@ class Engine:
         filters: Sequence[Filter] = FILTERS,
         leanings: Sequence[Leaning] = LEANINGS,
         policies: Mapping[str, Policy] = POLICIES,
+        demand: Demand | None = None,
     ) -> None:
         self.snapshot = snapshot
         self.filters = filters
         self._leanings = leanings
         self.last: str | None = None
         self.outlook = Outlook()
+        self._demand = demand
+        self._ahead: dict[str, bool] = {}  # by strategy: whether it looks ahead
         self._seed = seed
         self._policies = policies
         self._masks = Masks(snapshot, filters)
@@ -80,12 +86,16 @@ class Engine:
     def expect(self, outlook: Outlook) -> None:
         """Go by this outlook from now on."""
         self.outlook = outlook
-        for request in [r for r in self._classes if self._policies[r.strategy].reads == "outlook"]:
+        for request in [r for r in self._classes if self._looks_ahead(r.strategy)]:
             del self._classes[request]
 
     def choose(self, request: Request, uid: str) -> int | None:
         """The row of the best node for the request of workload ``uid``, or None when none fits."""
         self.snapshot.settle()
+        if self._demand is not None and self._looks_ahead(request.strategy):
+            outlook = self._demand.renew(self.snapshot)
+            if outlook is not None:
+                self.expect(outlook)
         return self._class(request).best(uid)
 
     def place(self, request: Request, uid: str, allocation: str) -> int | None:
@@ -163,6 +173,12 @@ class Engine:
     def _ask(self, request: Request) -> list[Leaning]:
         """The leanings that have something to say to it."""
         return [leaning for leaning in self._leanings if leaning.asks(request) is not None]
+
+    def _looks_ahead(self, strategy: str) -> bool:
+        found = self._ahead.get(strategy)
+        if found is None:
+            found = self._ahead[strategy] = looks_ahead(self._policies[strategy])
+        return found
 
     def _is_wide(self, request: Request) -> bool:
         """Whether other nodes bear on a node's score."""

@@ -48,12 +48,13 @@ from weft.scheduler.joint.join import find_excess, join
 from weft.scheduler.joint.muster import muster
 from weft.scheduler.joint.tell import explain_places, explain_refusal
 from weft.scheduler.nodes import read_node
+from weft.scheduler.outlook import Demand
 from weft.scheduler.prefer import relax
 from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue import Queue
 from weft.scheduler.refit import plan_refit
 from weft.scheduler.request import Candidate, Waiting, is_looked_at, read_candidate, read_memberships, wants_place
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.snapshot import Snapshot, asks_of
 from weft.scheduler.standing import plan_standing
 
 BATCH = 200
@@ -77,7 +78,7 @@ class Scheduler:
         self._term = term
         self._view: View = term.cache.view
         self._strategy = strategy
-        self._engine = Engine(self.snapshot, seed=seed)
+        self._engine = Engine(self.snapshot, seed=seed, demand=Demand(lambda: asks_of(self.snapshot), learns=True))
         self._queue = Queue()
         self._wake = Wake(term.clock)
         self._assumed: list[str] = []  # keys of allocations in commits whose outcome isn't known yet

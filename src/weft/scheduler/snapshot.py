@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.contracts.policy import RESOURCES, Amounts, Codes, Flags, Texts, Values, Whole
+from weft.contracts.policy import RESOURCES, Amounts, Codes, Flags, GpuAsk, Texts, Values, Whole
 from weft.scheduler.columns import Columns
 from weft.scheduler.devices import Devices
 from weft.scheduler.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
@@ -429,3 +429,9 @@ def state_of(snapshot: Snapshot) -> dict[str, Any]:
         )
         for uid, index in snapshot._index.items()
     }
+
+
+def asks_of(snapshot: Snapshot) -> Iterator[tuple[Amounts, GpuAsk | None]]:
+    """What was asked for by what is placed, one entry each; models and memory of GPUs aren't known any more."""
+    for _, amounts, load in snapshot._allocations.values():
+        yield amounts, GpuAsk(len(load.gpus), load.gpus[0][1]) if load.gpus else None

@@ -198,7 +198,7 @@ def test_values_lie_between_0_and_100_and_weights_come_to_1(strategy: str) -> No
         assert column.values.shape == (3,) and (column.values >= 0.0).all() and (column.values <= 100.0).all(), column
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if POLICIES[name].reads != "fabric"])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if POLICIES[name].reads in ("facts", "row")])
 def test_what_is_kept_by_row_does_not_depend_on_the_rows_beside_it(strategy: str) -> None:
     snapshot = make(*(node(f"n{i}", cpu=4 + i, memory=9 + 5 * i, data=frozenset({f"d{i % 3}"})) for i in range(9)))
     put(snapshot, "n4", 2, 3)

@@ -27,6 +27,12 @@ class Combined:
         return [_join(policy, weight, policy.terms(table, request, occasion)) for policy, weight in self._parts]
 
 
+def looks_ahead(policy: Policy) -> bool:
+    """Whether the outlook counts for it, or for a part of it."""
+    parts = policy._parts if isinstance(policy, Combined) else []
+    return policy.reads == "outlook" or any(looks_ahead(part) for part, _ in parts)
+
+
 def _join(policy: Policy, weight: float, columns: Sequence[Column]) -> Column:
     """The score that ``columns`` make, as one column."""
     total = sum(column.weight for column in columns)

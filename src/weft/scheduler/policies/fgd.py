@@ -34,7 +34,9 @@ class Fgd:
     reads: Reads = "outlook"
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
-        outlook = or_alike(occasion.outlook, request)
+        if not len(table.names):
+            return [Column("unfragmented", 1.0, np.zeros(0))]
+        outlook = or_alike(occasion.outlook, table, request)
         now = find_residue(table)
         rest = find_rest(table, request, now)
         growth = find_fragmented(table, rest, outlook) - find_fragmented(table, now, outlook)

@@ -39,7 +39,7 @@ class Fragmentation:
             return [Column("kept", 1.0, np.zeros(0))]
         if request.gpus is None and not occasion.outlook.lasts:
             return packing_terms(table, request)
-        outlook = or_alike(occasion.outlook, request)
+        outlook = or_alike(occasion.outlook, table, request)
         now = find_residue(table)
         rest = find_rest(table, request, now)
         sorts, prices = _read_prices(outlook, tuple(table.gpu_model.words))

@@ -83,9 +83,13 @@ def read_sorts(sorts: Sequence[Sort]) -> Sorts:
     )
 
 
-def or_alike(outlook: Outlook, request: Request) -> Outlook:
+def or_alike(outlook: Outlook, table: Table, request: Request) -> Outlook:
     """The outlook; while nothing is known, that more of the same will come."""
-    return outlook if outlook.sorts else _alike(Sort(request.amounts, request.gpus, 1.0), outlook.largest)
+    if outlook.sorts:
+        return outlook
+    cpu, memory, disk = (max(1, int(amount)) for amount in table.capacity.max(axis=1))
+    gpus = WHOLE * max(1, int((table.gpu_free >= 0).sum(axis=1).max()))
+    return _alike(Sort(request.amounts, request.gpus, 1.0), (cpu, memory, disk, gpus))
 
 
 @functools.lru_cache(maxsize=64)

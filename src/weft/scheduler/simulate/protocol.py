@@ -21,7 +21,6 @@ from weft.scheduler.joint.repack import Placed, Repacking, repack
 from weft.scheduler.outlook import Demand, look_ahead
 from weft.scheduler.policies.fgd import find_fragmented
 from weft.scheduler.policies.residue import find_residue
-from weft.scheduler.prefer import relax
 from weft.scheduler.simulate.read import Workload
 from weft.scheduler.snapshot import Snapshot
 
@@ -76,10 +75,9 @@ class Simulation:
             raise InvalidInput("--until: no node has a GPU", field="until", hint="leave it out: each workload once")
         if plan.until is not None and not any(workload.request.gpus for workload in workloads):
             raise InvalidInput("--until: no workload asks for a GPU", field="until", hint="leave it out")
-        self._engine = Engine(self.snapshot, seed=plan.seed)
         asks = [(workload.request.amounts, workload.request.gpus) for workload in workloads]
-        self._demand = Demand(asks)
-        self._typical = look_ahead(self.snapshot, Counter(asks))
+        self._engine = Engine(self.snapshot, seed=plan.seed, demand=Demand(lambda: asks))
+        self._typical = look_ahead(self.snapshot, asks)
         self._reasons: dict[Request, str] = {}
 
     def run(self, tell: Callable[[int, float], None], *, curve: bool = False) -> Outcome:
@@ -144,10 +142,6 @@ class Simulation:
         return int(((snapshot.allocated > 0).any(axis=0) | devices.any(axis=1)).sum())
 
     def _decide(self, request: Request, number: int, index: int) -> int | None:
-        outlook = self._demand.renew(self.snapshot)
-        if outlook is not None:
-            self._engine.expect(outlook)
-        request, _ = relax(request, self.snapshot)
         row = self._engine.place(request, self._workloads[index].name or str(number), str(number))
         if row is not None:
             self._placed.append((request, self.snapshot.uids[row]))
