@@ -14,7 +14,6 @@ import numpy as np
 
 from weft.contracts.policy import Filter, Flags, Lack, Lean, Reads, Request, Spread, Table, Texts, Whole
 from weft.kinds.affinity import HOST, read_group, read_spread
-from weft.kinds.workload_wish import WorkloadWish
 
 _JOINED, _ALONE = ":joined", ":alone"
 
@@ -29,16 +28,20 @@ class Affinity(msgspec.Struct, frozen=True):
     leans: tuple[Lean, ...] = ()
 
 
-def read_affinity(project: str, wish: WorkloadWish) -> Affinity:
-    """What a workload of ``project`` asks for. Raises InvalidInput."""
-    if not (wish.affinity_groups or wish.anti_affinity_groups):
-        return _NONE
+NO_AFFINITY = Affinity()
+
+
+def read_affinity(project: str, to: Sequence[str], from_: Sequence[str], over: Sequence[str]) -> Affinity:
+    """What a workload of ``project`` asks for: groups to be with, groups to be apart from, spread over what. Raises
+    InvalidInput."""
+    if not (to or from_):
+        return NO_AFFINITY
     groups: list[str] = []
     near: list[str] = []
     apart: list[str] = []
     spread: list[Spread] = []
     leans: list[Lean] = []
-    for text in wish.affinity_groups:
+    for text in to:
         one = read_group(text, "spec.affinity_groups")
         group = f"{project}/{one.name}"
         groups += [group, group + _JOINED]
@@ -47,23 +50,20 @@ def read_affinity(project: str, wish: WorkloadWish) -> Affinity:
             near.append(group + _JOINED)
         else:
             leans.append(Lean("near", group + _JOINED))
-    for text in wish.anti_affinity_groups:
+    for text in from_:
         one = read_group(text, "spec.anti_affinity_groups")
         group = f"{project}/{one.name}"
         groups += [group, group + (_ALONE if one.required else _JOINED)]
         apart.append(group if one.required else group + _ALONE)
         if not one.required:
             leans.append(Lean("apart", group))
-        for more in wish.spread:
-            over = read_spread(more, "spec.spread")
-            if over.required:
-                spread.append(Spread(over.key, over.skew, group))
+        for more in over:
+            wish = read_spread(more, "spec.spread")
+            if wish.required:
+                spread.append(Spread(wish.key, wish.skew, group))
             else:
-                leans.append(Lean("spread", group, over.key))
+                leans.append(Lean("spread", group, wish.key))
     return Affinity(tuple(sorted(groups)), tuple(near), tuple(apart), tuple(spread), tuple(leans))
-
-
-_NONE = Affinity()
 
 
 def own_groups(request: Request) -> tuple[str, ...]:

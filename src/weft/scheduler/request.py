@@ -113,7 +113,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         )
     try:
         chosen = find_strategy(view, project, spec, default_strategy)
-        affinity = read_affinity(project or "", spec)
+        affinity = read_affinity(project or "", spec.affinity_groups, spec.anti_affinity_groups, spec.spread)
     except WeftError as problem:
         return Waiting(problem.token, problem.message)
     image = read_image(view, project, spec.image)
@@ -178,7 +178,10 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
 def read_memberships(vm: Item) -> list[str]:
     """The groups that a VM counts in."""
     try:
-        return list(read_affinity(vm.envelope.project or "", vm.spec(VmSpec)).groups)
+        wish = vm.spec(VmSpec)
+        return list(
+            read_affinity(vm.envelope.project or "", wish.affinity_groups, wish.anti_affinity_groups, ()).groups
+        )
     except WeftError:
         return []  # written by a newer weft: it waits for a place, saying so
 

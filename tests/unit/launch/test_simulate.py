@@ -64,9 +64,30 @@ def test_constraints_and_preferences_say_where(tmp_path: Path, capsys: pytest.Ca
     assert (answer["placed"], answer["rejected"], answer["nodes_used"]) == (2, {"noAvailableAgents": 1}, 2)
 
 
+def test_groups_are_apart_and_spread_and_data_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    apart = "name,cpu,anti_affinity_groups,spread\n" + "".join(f"w{n},1,web,\n" for n in range(4))
+    answer = simulate(capsys, *write(tmp_path, NODES, apart), "--strategy", "best_fit")
+    assert (answer["placed"], answer["rejected"], answer["nodes_used"]) == (3, {"noAvailableAgents": 1}, 3)
+    spread = "name,cpu,anti_affinity_groups,spread\n" + "".join(f"w{n},3,web:preferred,zone\n" for n in range(5))
+    answer = simulate(capsys, *write(tmp_path, NODES, spread))  # east takes two, so west no more than three
+    assert (answer["placed"], answer["rejected"]) == (5, {})
+    answer = simulate(capsys, *write(tmp_path, NODES, spread + "w5,3,web:preferred,zone\n"))
+    assert (answer["placed"], answer["nodes_used"]) == (5, 3)
+    near = "name,cpu,affinity_groups\n" + "".join(f"w{n},1,pair\n" for n in range(9))
+    answer = simulate(capsys, *write(tmp_path, NODES, near))
+    assert (answer["placed"], answer["nodes_used"]) == (8, 1)
+    held = "name,cpu,memory,data\na,8,32G,\nb,2,32G,pool:x;pool:y\n"
+    reads = "name,cpu,data_hints,storage_locality\n" + "".join(f"w{n},1,pool:y,required\n" for n in range(3))
+    answer = simulate(capsys, *write(tmp_path, held, reads))
+    assert (answer["placed"], answer["nodes_used"]) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("nodes", "workloads", "told"),
     [
+        (NODES, "name,spread\nw,zone\n", "workloads.csv:2: column spread: of which group"),
+        (NODES, "name,affinity_groups\nw,a;a\n", "workloads.csv:2: column affinity_groups: group a is named twice"),
+        (NODES, "name,storage_locality\nw,local\n", "workloads.csv:2: column storage_locality: 'local' is neither"),
         ("name,cpu\na,8\n", "name\nw\n", "nodes.csv:1: there is no column memory"),
         ("name,cpu,memory\na,8,32X\n", "name\nw\n", "nodes.csv:2: column memory: 'X' is not a unit of size"),
         (NODES, "name,cpu\nw,1\nv,none\n", "workloads.csv:3: column cpu: 'none' is not a number of cores"),

@@ -47,7 +47,7 @@ class Fabric:
         )
 
     def ask(self, spec: VmSpec, project: str = "default", **more: object) -> Request:
-        affinity = read_affinity(project, spec)
+        affinity = read_affinity(project, spec.affinity_groups, spec.anti_affinity_groups, spec.spread)
         return Request(
             amounts=(1000, GIB, GIB),
             machine="q35",

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from weft.contracts.policy import GpuAsk, Request
+from weft.contracts.policy import Datum, GpuAsk, Lean, Request
+from weft.kinds.affinity import check_affinity
 from weft.kinds.constraint import read_plain, read_plain_preference
 from weft.kinds.strategy import read_strategy
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import MAX_BYTES, parse_bytes, parse_cpu
+from weft.scheduler.affinity import NO_AFFINITY, Affinity, read_affinity
 from weft.scheduler.facts import Gpu, NodeFacts
 from weft.scheduler.simulate.table import Sheet, read_count
 
@@ -25,12 +27,26 @@ _MOST_GPUS = 1024
 _MACHINES = frozenset({MACHINE})
 _TEXTS = ("zone", "rack", "type", "arch", "storage", "location", "hypervisor")
 _NODE_COLUMNS = (
-    *("name", "cpu", "memory", "disk", "gpus", "gpu_model", "gpu_memory", "labels", "resources", "cost", "taints"),
+    *(
+        "name",
+        "cpu",
+        "memory",
+        "disk",
+        "gpus",
+        "gpu_model",
+        "gpu_memory",
+        "labels",
+        "resources",
+        "cost",
+        "taints",
+        "data",
+    ),
     *_TEXTS,
 )
 _WORKLOAD_COLUMNS = (
     *("name", "cpu", "memory", "disk", "gpus", "gpu_share", "gpu_model", "gpu_memory", "resources"),
     *("constraint", "prefer", "tolerations", "strategy", "node"),
+    *("affinity_groups", "anti_affinity_groups", "spread", "data_hints", "storage_locality"),
 )
 
 
@@ -99,6 +115,7 @@ def _read_nodes(sheet: Sheet) -> list[NodeFacts]:
             extras={key: sheet.read("resources", text, read_count) for key, text in cell.pairs("resources").items()},
             gpus=(gpu,) * gpus,
             taints=frozenset(cell.words("taints")),
+            data=frozenset(f"pool:{datum}" for datum in cell.words("data")),
         )
     return list(nodes.values())
 
@@ -125,6 +142,7 @@ def _read_workloads(sheet: Sheet, strategy: str, nodes: set[str]) -> list[Worklo
 
 def _read_request(cell: _Cells, strategy: str) -> Request:
     named = cell.text("strategy")
+    affinity, data, leans = _read_affinity(cell)
     constraint = cell.text("constraint")
     return Request(
         amounts=(
@@ -145,7 +163,35 @@ def _read_request(cell: _Cells, strategy: str) -> Request:
             cell.sheet.read("prefer", text, read_plain_preference) for text in cell.text("prefer").split("|") if text
         ),
         tolerations=tuple(sorted(cell.words("tolerations"))),
+        near=affinity.near,
+        apart=affinity.apart,
+        groups=affinity.groups,
+        spread=affinity.spread,
+        data=data,
+        leans=affinity.leans + leans,
     )
+
+
+def _read_affinity(cell: _Cells) -> tuple[Affinity, tuple[Datum, ...], tuple[Lean, ...]]:
+    """Groups and spread, all of one project; data, and whether it leans towards it or can't do without."""
+    near, apart, spread, hints = (
+        cell.words(column) for column in ("affinity_groups", "anti_affinity_groups", "spread", "data_hints")
+    )
+    locality = cell.text("storage_locality")
+    if locality not in ("", "required", "preferred"):
+        cell.sheet.refuse("storage_locality", f"{locality[:60]!r} is neither required nor preferred")
+    if not (near or apart or spread or hints):
+        return NO_AFFINITY, (), ()
+    try:
+        check_affinity(near, apart, spread, hints)
+    except InvalidInput as problem:
+        column = (problem.field or "").removeprefix("spec.").partition("[")[0]
+        told = problem.message.partition(": ")[2] or problem.message
+        cell.sheet.refuse(column, InvalidInput(told, hint=problem.hint))
+    required = locality == "required"
+    data = tuple(Datum(f"pool:{hint}", 0, required) for hint in hints)
+    leans = () if required else tuple(Lean("data", datum.name) for datum in data)
+    return read_affinity("default", near, apart, spread), data, leans
 
 
 def _read_gpus(cell: _Cells) -> GpuAsk | None:
