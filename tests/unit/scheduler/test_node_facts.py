@@ -5,32 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from tests.unit.scheduler.node_items import GIB, REPORT, make_node
 
 from weft.client.view import Item
 from weft.contracts.policy import Request
-from weft.kinds.node import Gpu, NodeReport, NodeSpec, NodeStatus
-from weft.objects.envelope import Envelope
+from weft.kinds.node import Gpu
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
 from weft.scheduler.nodes import read_node
 from weft.scheduler.snapshot import Snapshot
-
-GIB = 2**30
-REPORT = NodeReport(cpu=4.0, memory=8 * GIB, disk=100 * GIB, machines=["q35"], hypervisor="qemu 7.2.1")
-
-
-def make_node(name: str, report: NodeReport = REPORT, labels: dict[str, str] | None = None, **spec: Any) -> Item:
-    envelope = Envelope(
-        kind="node",
-        name=name,
-        uid=f"u-{name}",
-        project=None,
-        labels=labels or {},
-        spec=msgspec.Raw(msgspec.json.encode(NodeSpec(**spec))),
-        status=msgspec.Raw(msgspec.json.encode(NodeStatus(phase="Ready"))),
-        report=msgspec.Raw(msgspec.json.encode(report)),
-    )
-    return Item(envelope)
 
 
 def table_of(*nodes: Item) -> Snapshot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -12,8 +13,9 @@ from weft.cli.grammar import Entry
 from weft.cli.outcome import each
 from weft.cli.output.description import describe_object
 from weft.cli.output.formats import age_of, print_object
+from weft.cli.output.scheduling import SHOWN, describe_scheduling
 from weft.cli.session import Session
-from weft.cli.terminal import find_width
+from weft.cli.terminal import clean, find_width
 from weft.cli.verbs.events import about, draw_events
 from weft.cli.words import Target, read_targets
 from weft.kinds.record import Kind
@@ -38,10 +40,28 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
         if target != targets[0]:
             print()
         width = find_width(sys.stdout)
-        print(describe_object(obj, target.kind, lambda since: age_of(session, since), width, session.paint))
+        is_node = target.kind.name == "node"
+        kept = (
+            {**obj, "report": {k: v for k, v in (obj.get("report") or {}).items() if k not in SHOWN}}
+            if is_node
+            else obj
+        )
+        print(describe_object(kept, target.kind, lambda since: age_of(session, since), width, session.paint))
+        if is_node:
+            print(f"\n{_describe_place(session, obj)}")
         print(_describe_guests(session, target) + _describe_events(session, target, width), end="")
 
     return partial_code(each(session, targets, describe))
+
+
+def _describe_place(session: Session, node: dict[str, Any]) -> str:
+    """Of a node: what placement sees of it."""
+    allocations = session.client.list("allocation", query={"node": node["uid"]}).items
+    names = {other["uid"]: other["name"] for other in session.client.list("node").items}
+    lines = describe_scheduling(node, allocations, names)
+    width = max(len(word) for word, _ in lines) + 2
+    told = [f"  {word:<{width}}{text.rstrip()}" for word, text in lines]
+    return "\n".join([session.paint.color("scheduling", "bold"), *map(clean, told)])
 
 
 def _describe_guests(session: Session, target: Target) -> str:

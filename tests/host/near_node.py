@@ -1,0 +1,34 @@
+"""One node that finds out how far others are: ``near_node.py UID ADDRESS``. Peers come on stdin, what it tells goes to
+stdout, both a line of JSON each."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import msgspec
+
+from weft.agent.proximity import Proximity
+from weft.agent.server import Peers
+from weft.contracts.clock import SystemClock
+
+PACE = 0.1
+
+
+async def main(uid: str, address: str) -> None:
+    loop = asyncio.get_running_loop()
+
+    def tell() -> None:
+        print(msgspec.json.encode(node.nearness).decode(), flush=True)
+
+    node = Proximity(uid, address, 8445, SystemClock(), tell, pace=PACE)
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    keeping = asyncio.create_task(node.keep())
+    while line := await reader.readline():
+        node.put_peers(msgspec.json.decode(line, type=Peers))
+    keeping.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
