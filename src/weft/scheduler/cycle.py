@@ -128,7 +128,7 @@ class Engine:
         return self._columns(Rows(self.snapshot, rows), request, uid)
 
     def refusers(self, request: Request) -> list[tuple[Filter, Flags]]:
-        """For each filter the nodes it is the first to refuse."""
+        """The filters that refuse any node, and of each the nodes it is the first to refuse."""
         self.snapshot.settle()
         return self._masks.refusers(request)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from weft.contracts.policy import RESOURCES, Flags, GpuAsk, Lack, Request
+from weft.contracts.policy import RESOURCES, Flags, GpuAsk, Lack, Request, Values
 from weft.kinds.decision import Shortfall, Term, Verdict
 from weft.objects.quantity import format_bytes, format_cpu
 from weft.scheduler.cycle import Engine
@@ -40,17 +40,15 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, a
     """The explanation of ``engine.choose``, asked for before anything changes; it tells of the rows ``also`` in any case."""
     snapshot = engine.snapshot
     refusers = engine.refusers(request)
-    refused_by = {filter_.name: int(flags.sum()) for filter_, flags in refusers if flags.any()}
+    refused_by = {filter_.name: int(np.count_nonzero(flags)) for filter_, flags in refusers}
     scores = engine.scores(request, uid)
     everything = len(snapshot) <= ALL_UP_TO
-    fitting = np.flatnonzero(scores >= 0.0)
-    ranked = fitting[np.lexsort((snapshot.rank[fitting], -scores[fitting]))]
-    best = [int(i) for i in (ranked if everything else ranked[: RUNNERS_UP + 1])]
+    best = find_best(scores, len(snapshot) if everything else RUNNERS_UP + 1)
     best += [row for row in also if scores[row] >= 0.0 and row not in best]
-    verdicts = _describe_fits(engine, request, uid, best, chosen)
-    wanting = next(flags for filter_, flags in refusers if filter_ is ROOM)
+    verdicts = _describe_fits(engine, request, uid, best, chosen, scores)
+    wanting = next((flags for filter_, flags in refusers if filter_ is ROOM), np.zeros(len(snapshot), dtype=np.bool_))
     nearest = _find_nearest(engine, request, wanting) if chosen is None else None
-    refused = _sample(engine, refusers_of(refusers), everything, chosen is None, nearest)
+    refused = _sample(scores < 0.0, everything, chosen is None, nearest)
     refused += [row for row in also if scores[row] < 0.0 and row not in refused]
     for index in refused:
         filter_ = next(filter_ for filter_, flags in refusers if flags[index])
@@ -79,10 +77,19 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, a
     )
 
 
-def refusers_of(refusers: Sequence[tuple[object, Flags]]) -> Flags:
-    """All nodes that some filter refuses."""
-    refused: Flags = np.any(np.stack([flags for _, flags in refusers]), axis=0)
-    return refused
+def find_best(scores: Values, most: int) -> list[int]:
+    """The rows of the best scores, at most so many, the best first; of equals the first row."""
+    if most > RUNNERS_UP + 1:
+        order = np.argsort(-scores, kind="stable")
+        return [int(row) for row in order[:most] if scores[row] >= 0.0]
+    left, rows = scores.copy(), []
+    for _ in range(min(most, left.size)):
+        row = int(left.argmax())
+        if left[row] < 0.0:
+            break
+        rows.append(row)
+        left[row] = -1.0
+    return rows
 
 
 def describe_choice(engine: Engine, index: int) -> str:
@@ -96,12 +103,11 @@ def describe_choice(engine: Engine, index: int) -> str:
 
 
 def _describe_fits(
-    engine: Engine, request: Request, uid: str, rows: Sequence[int], chosen: int | None
+    engine: Engine, request: Request, uid: str, rows: Sequence[int], chosen: int | None, scores: Values
 ) -> list[Verdict]:
     if not rows:
         return []
     columns = engine.terms(request, uid, rows)
-    scores = engine.scores(request, uid)
     return [
         Verdict(
             node=engine.snapshot.names[index],
@@ -114,10 +120,9 @@ def _describe_fits(
     ]
 
 
-def _sample(engine: Engine, refused: Flags, everything: bool, failed: bool, nearest: int | None) -> list[int]:
+def _sample(refused: Flags, everything: bool, failed: bool, nearest: int | None) -> list[int]:
     rows = np.flatnonzero(refused)
-    rows = rows[np.argsort(engine.snapshot.rank[rows])]
-    out = [int(i) for i in (rows if everything else rows[: REFUSED_SAMPLE if failed else RUNNERS_UP])]
+    out: list[int] = (rows if everything else rows[: REFUSED_SAMPLE if failed else RUNNERS_UP]).tolist()
     if nearest is not None and nearest not in out:
         out.insert(0, nearest)
     return out

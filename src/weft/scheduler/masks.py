@@ -22,6 +22,7 @@ class Masks:
         self._moving = [filter_ for filter_ in filters if filter_.reads != "facts"]
         self._filters = filters
         self._epoch = -1
+        self._all: Flags = np.ones(0, dtype=np.bool_)
         self._single: dict[tuple[str, Hashable], Flags] = {}
         self._joint: dict[tuple[Hashable, ...], Flags] = {}
 
@@ -45,17 +46,20 @@ class Masks:
         return mask
 
     def refusers(self, request: Request) -> list[tuple[Filter, Flags]]:
-        """For each filter that has something to say the nodes it is the first to refuse."""
+        """The filters that refuse any node to the request, and of each the nodes it is the first to refuse."""
         self._forget()
         left = np.ones(len(self._snapshot), dtype=np.bool_)
         refusers: list[tuple[Filter, Flags]] = []
         for filter_ in self._filters:
             asked = filter_.asks(request)
-            if asked is None:
-                continue
-            fits = self._ask(filter_, asked, request)
-            refusers.append((filter_, left & ~fits))
-            left = left & fits
+            if asked is not None:
+                fits = self._ask(filter_, asked, request)
+                if fits is self._all:
+                    continue
+                refused = np.greater(left, fits)
+                if refused.any():
+                    refusers.append((filter_, refused))
+                    left &= fits
         return refusers
 
     def _ask(self, filter_: Filter, asked: Hashable, request: Request) -> Flags:
@@ -67,7 +71,8 @@ class Masks:
             if len(self._single) >= _KEPT:
                 self._single.clear()
             # Copied: what a table shows of itself changes with it.
-            fits = self._single[key] = filter_.fits(self._snapshot, request).copy()
+            fits = filter_.fits(self._snapshot, request).copy()
+            fits = self._single[key] = self._all if fits.all() else fits
         return fits
 
     def _forget(self) -> None:
@@ -75,3 +80,4 @@ class Masks:
             self._epoch = self._snapshot.facts_epoch
             self._single.clear()
             self._joint.clear()
+            self._all = np.ones(len(self._snapshot), dtype=np.bool_)

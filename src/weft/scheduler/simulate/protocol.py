@@ -171,6 +171,6 @@ class Simulation:
         """Why no node takes it: the word that a refusal on a cluster has."""
         reason = self._reasons.get(request)
         if reason is None:
-            wanting = next(flags for filter_, flags in self._engine.refusers(request) if filter_ is ROOM)
-            reason = self._reasons[request] = "insufficientResources" if wanting.any() else "noAvailableAgents"
+            wanting = next((flags for filter_, flags in self._engine.refusers(request) if filter_ is ROOM), None)
+            reason = self._reasons[request] = "insufficientResources" if wanting is not None else "noAvailableAgents"
         return reason
