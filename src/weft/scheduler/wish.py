@@ -4,13 +4,15 @@ Reads the wish and Constraints from a view; pure."""
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
 
 from weft.client.view import View
 from weft.contracts.policy import Request
 from weft.kinds.constraint import ConstraintSpec, read_preference
 from weft.kinds.workload_wish import WorkloadWish
-from weft.language.clash import refuse_clash
+from weft.language.clash import find_clash, refuse_clash
 from weft.language.parse import Parsed, parse, read_expression
 from weft.language.tree import (
     Expression,
@@ -20,6 +22,7 @@ from weft.language.tree import (
     conjuncts,
     every,
     replace_named,
+    show,
     show_short,
 )
 from weft.objects.errors import InvalidInput, NotFound
@@ -83,8 +86,8 @@ def _read(view: View, project: str | None, wish: WorkloadWish) -> Expressions:
 
 
 def find_warnings(request: Request, snapshot: Snapshot) -> list[str]:
-    """What a person should know although it stops nothing: attributes that no node has, and a constraint that leaves few
-    nodes."""
+    """What a person should know although it stops nothing: attributes that no node has, a preference that the constraint
+    rules out, and a constraint that leaves few nodes."""
     if not len(snapshot) or (request.constraint is None and not request.preferences):
         return []
     trees = [p.expression for p in request.preferences]
@@ -98,9 +101,21 @@ def find_warnings(request: Request, snapshot: Snapshot) -> list[str]:
             meant = suggest(attribute, [*_ALWAYS, *sorted(known)]) if attribute not in _ALWAYS else None
             warnings.append(f"no node has {attribute[:60]}" + (f"; did you mean {meant}?" if meant else ""))
     if request.constraint is not None:
+        for preference in request.preferences:
+            if _excludes(request.constraint, preference.expression):
+                warnings.append(f"preference {show_short(preference.expression)} never holds where the constraint does")
         open_ = snapshot.online & ~snapshot.cordoned
         left = int((find_meeting(request.constraint, snapshot) & open_).sum())
         all_ = int(open_.sum())
         if 0 < left and ((left == 1 and all_ >= FEW_OF) or left < all_ * FEW_SHARE):
             warnings.append(f"only {left} of {all_} nodes meet{'s' * (left == 1)} {show_short(request.constraint)}")
     return warnings
+
+
+@functools.lru_cache(maxsize=1024)
+def _excludes(constraint: Expression, preference: Expression) -> bool:
+    """Whether no node can meet both, as far as that is certain."""
+    try:
+        return find_clash([("", parse(show(constraint))), ("", parse(show(preference)))]) is not None
+    except InvalidInput:
+        return False  # with all names replaced, longer than may be written

@@ -188,6 +188,10 @@ def test_a_wish_that_looks_wrong_is_warned_of() -> None:
     assert find_warnings(request("storge!=nvme"), snapshot) == ["no node has storge; did you mean storage?"]
     assert find_warnings(request("Memory!=1"), snapshot) == ["no node has Memory; did you mean memory?"]
     assert find_warnings(request("cost<3 OR zone!=x"), snapshot) == ["no node has cost"]
+    torn = request("rack<3", Preference(read_expression("rack>5 OR NOT exists(rack)")))
+    assert find_warnings(torn, snapshot) == [
+        "preference rack>5 OR NOT exists(rack) never holds where the constraint does"
+    ]
     assert find_warnings(request("zone=a"), snapshot) == ["only 1 of 3 nodes meets zone=a"]
 
 
