@@ -19,13 +19,29 @@ T = TypeVar("T")
 class Item:
     """One object as read: its envelope, and its parts as structs, decoded when first asked for."""
 
-    __slots__ = ("_report", "_spec", "_status", "envelope")
+    __slots__ = ("_report", "_spec", "_status", "envelope", "words")
 
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
         self._spec: object = None
         self._status: object = None
         self._report: object = None
+        self.words: tuple[tuple[str, ...], ...] | None = None  # that it is filed under, by index
+
+    def inherit(self, old: Item) -> None:
+        """Take over from its former self what was decoded of the parts that are still the same."""
+        mine, its = self.envelope, old.envelope
+        if mine.uid != its.uid:
+            return
+        same_spec, same_report = bytes(mine.spec) == bytes(its.spec), bytes(mine.report) == bytes(its.report)
+        if same_spec:
+            self._spec = old._spec
+        if same_report:
+            self._report = old._report
+        if same_spec and same_report:
+            self.words = old.words
+        if bytes(mine.status) == bytes(its.status):
+            self._status = old._status
 
     @property
     def key(self) -> str:
@@ -57,7 +73,8 @@ class Item:
 
 
 class Index(msgspec.Struct, frozen=True):
-    """A way to find objects of ``kind``: ``words_of`` gives the words an item is found under."""
+    """A way to find objects of ``kind``: ``words_of`` gives the words an item is found under, which follow from its uid,
+    key, spec and report."""
 
     name: str
     kind: str
@@ -125,16 +142,22 @@ class View:
         """Take in an object as ``put`` does."""
         kind = item.envelope.kind
         old = self._items.get(key)
-        words = [set(index.words_of(item)) for index in self._indexes[kind]]  # may raise: before anything changes
+        indexes = self._indexes[kind]
+        if old is not None:
+            item.inherit(old)
+        if item.words is None:  # may raise: before anything changes
+            item.words = tuple(tuple(dict.fromkeys(index.words_of(item))) for index in indexes)
         self._items[key] = item
         self._by_kind[kind][key] = item
-        for index, now in zip(self._indexes[kind], words, strict=True):
+        before = old.words if old is not None else None
+        for place, index in enumerate(indexes):
             found = self._found[index.name]
-            before = set(index.words_of(old)) if old is not None else set()
-            for word in now:
+            for word in item.words[place]:
                 found.setdefault(word, {})[key] = item
-            for word in before - now:
-                _drop(found, word, key)
+            if before is not None and before is not item.words:
+                for word in before[place]:
+                    if word not in item.words[place]:
+                        _drop(found, word, key)
         return Changed(key, old, item)
 
     def drop(self, key: str) -> Changed | None:
@@ -144,8 +167,8 @@ class View:
             return None
         kind = old.envelope.kind
         del self._by_kind[kind][key]
-        for index in self._indexes[kind]:
-            for word in set(index.words_of(old)):
+        for index, words in zip(self._indexes[kind], old.words or (), strict=False):
+            for word in words:
                 _drop(self._found[index.name], word, key)
         return Changed(key, old, None)
 
