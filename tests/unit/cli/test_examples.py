@@ -24,6 +24,14 @@ def test_three_tier_is_the_same_in_all_four_formats() -> None:
     assert all(other == first for other in others)
 
 
+def test_replicas_are_the_same_in_all_four_formats_and_make_sense() -> None:
+    read = [read_manifests(read_documents([str(EXAMPLES / f"replicas.{suffix}")])) for suffix in SUFFIXES]
+    first, *others = [[manifest.data for manifest in manifests] for manifests in read]
+    assert [data["name"] for data in first] == ["api-1", "api-2", "basket", "cache"]
+    assert all(other == first for other in others)
+    assert [check_spec(BY_NAME["vm"], data["spec"]) for data in first] == [[]] * 4
+
+
 @pytest.mark.parametrize("name", ["postgres", "webapp"])
 def test_a_config_example_is_one_vm_and_the_same_in_all_four_formats(name: str) -> None:
     vm = BY_NAME["vm"]
