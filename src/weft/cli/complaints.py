@@ -13,6 +13,7 @@ from weft.cli.exit_codes import USAGE, exit_code
 from weft.cli.terminal import clean, plan_paint
 from weft.language.complaint import draw_caret
 from weft.objects.errors import WeftError
+from weft.objects.schema import suggest
 
 # Reasons that the message says better than their name does.
 _PLAIN = {
@@ -50,7 +51,8 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
     if isinstance(error, click.NoSuchOption):
         message = f"no such option: {error.option_name}"
         if error.possibilities:
-            hints.append(f"did you mean {', '.join(sorted(error.possibilities)[:3])}?")
+            meant = suggest(error.option_name, list(error.possibilities))
+            hints.append(f"did you mean {meant or ', '.join(sorted(error.possibilities)[:3])}?")
     context = getattr(error, "ctx", None)
     if context is not None:
         hints.append(f"{context.command_path} --help")

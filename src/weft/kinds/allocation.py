@@ -74,10 +74,17 @@ class AllocatedGroup(msgspec.Struct, kw_only=True, frozen=True):
     egress: list[AllocatedRule] = []
 
 
+class AllocatedGpu(msgspec.Struct, kw_only=True, frozen=True):
+    """Thousandths (``share``) of the GPU with this ``index`` in its node's report."""
+
+    index: int
+    share: int
+
+
 class AllocationSpec(msgspec.Struct, kw_only=True):
     """``boots`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names an
     allocation that must be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
-    counts in."""
+    counts in; ``extras`` what it takes of resources that its node declares."""
 
     node: str
     node_uid: str
@@ -105,6 +112,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     waits_for: str | None = None
     held_by: str | None = None
     memberships: list[str] = []
+    extras: dict[str, int] = {}
+    gpus: list[AllocatedGpu] = []
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):

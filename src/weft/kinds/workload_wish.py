@@ -20,8 +20,11 @@ from weft.kinds.gang import read_gang
 from weft.kinds.record import Reference
 from weft.kinds.strategy import policies_named, read_strategy
 from weft.kinds.taint import check_taints
+from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
+Amount = Annotated[int, field("", quantity="amount")]
+Share = Annotated[float, field("", quantity="ratio")]
 REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: for a serverless workload that is the end
 
 
@@ -66,6 +69,18 @@ class WorkloadWish(msgspec.Struct, kw_only=True):
     gang: Annotated[
         str | None, field("Place it together with the others of its gang, or not at all: NAME:COUNT", change="live")
     ] = None
+    resources: Annotated[
+        dict[str, Amount],
+        field("What else it takes of its node, as nodes declare it: sriov=2, hugepages=4G", change="replace"),
+    ] = {}
+    gpus: Annotated[int, field("Whole GPUs set aside for it on its node", change="replace", ge=0, le=64)] = 0
+    gpu_share: Annotated[
+        Share | None, field("A share of one GPU instead, like 0.5 or 25%", change="replace", quantity="ratio")
+    ] = None
+    gpu_memory: Annotated[int, field("How much memory each GPU must have", change="replace", quantity="bytes")] = 0
+    gpu_models: Annotated[
+        list[str], field("Models of GPU that it can use; any if none is named", change="replace")
+    ] = []
 
 
 def check_wish(spec: WorkloadWish) -> None:
@@ -75,9 +90,31 @@ def check_wish(spec: WorkloadWish) -> None:
     if spec.strategy is not None:
         spec.strategy = read_strategy(spec.strategy)
     check_taints(spec.tolerate, "spec.tolerate")
+    check_devices(spec)
     check_affinity(spec.affinity_groups, spec.anti_affinity_groups, spec.spread, spec.data_hints)
     if spec.gang is not None:
         read_gang(spec.gang)
+
+
+def check_devices(spec: WorkloadWish) -> None:
+    """Raises InvalidInput for an amount of nothing, and for GPUs that can't be asked for so."""
+    for name, amount in spec.resources.items():
+        if amount == 0 or name in ("cpu", "memory", "disk", "gpu", "gpus"):
+            raise InvalidInput(
+                f"spec.resources.{name[:80]}: {'leave out what it takes none of' if not amount else 'it has a field'}",
+                field=f"spec.resources.{name[:80]}",
+                hint="weft node describe NODE shows what a node declares; cpu, memory, disk and gpus are fields of their own",
+            )
+    if spec.gpu_share is not None and (spec.gpu_share > 1 or spec.gpus > 1):
+        raise InvalidInput(
+            "spec.gpu_share: a share is of one GPU, and at most all of it",
+            field="spec.gpu_share",
+            hint="gpu_share 0.5 alone, or gpus 2 without a share",
+        )
+    if (spec.gpu_memory or spec.gpu_models) and not (spec.gpus or spec.gpu_share):
+        raise InvalidInput(
+            "spec.gpus: it asks for a GPU's memory or model, but for no GPU", field="spec.gpus", hint="add gpus: 1"
+        )
 
 
 def wish_references() -> tuple[Reference, ...]:

@@ -15,12 +15,13 @@ from weft.client.commit import Commit, edit, put, unchanged
 from weft.client.view import Item, View
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, AtRevision, Put
-from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name
+from weft.kinds.allocation import AllocatedGpu, AllocationReport, AllocationSpec, allocation_name
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
 from weft.scheduler.explain import Explanation
+from weft.scheduler.facts import Load
 from weft.scheduler.request import Candidate, Waiting
 
 SOURCE = "scheduler"
@@ -34,11 +35,18 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 def plan_placement(
-    view: View, candidate: Candidate, node: Item, uid: str, explanation: Explanation, timing: Timing, log_line: str
+    view: View,
+    candidate: Candidate,
+    node: Item,
+    uid: str,
+    load: Load,
+    explanation: Explanation,
+    timing: Timing,
+    log_line: str,
 ) -> Commit:
-    """Give ``candidate`` a place on ``node``: an allocation with this ``uid``."""
+    """Give ``candidate`` a place on ``node``: an allocation with this ``uid`` that takes ``load``."""
     vm = candidate.vm
-    allocation = _make_allocation(candidate, node, uid, timing.at)
+    allocation = _make_allocation(candidate, node, uid, load, timing.at)
     placed = Condition("Placed", "True", "Placed", f"on {node.envelope.name}", timing.at, vm.envelope.generation)
     writes = [put(allocation), _put_decision(view, candidate, explanation, timing), _put_condition(vm, placed)]
     return Commit(
@@ -96,7 +104,7 @@ def plan_regrouped(vm: Item, allocation: Item, memberships: list[str]) -> Commit
     return Commit(vm.key, [put(place)], [unchanged(vm), unchanged(allocation)])
 
 
-def _make_allocation(candidate: Candidate, node: Item, uid: str, now: float) -> Envelope:
+def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now: float) -> Envelope:
     vm = candidate.vm
     wish = vm.spec(VmSpec)
     spec = AllocationSpec(
@@ -121,7 +129,9 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, now: float) -> 
         screen=wish.screen,
         restart=wish.restart,
         grace_seconds=wish.grace,
-        memberships=list(candidate.request.groups),
+        memberships=list(load.groups),
+        extras=dict(load.extras),
+        gpus=[AllocatedGpu(index=index, share=share) for index, share in load.gpus],
     )
     return Envelope(
         kind="allocation",

@@ -13,6 +13,7 @@ from weft.objects.quantity import format_bytes, format_cpu
 from weft.scheduler.cycle import Engine
 from weft.scheduler.devices import WHOLE, find_fitting
 from weft.scheduler.filters import ROOM
+from weft.scheduler.snapshot import Snapshot
 from weft.scheduler.wish import find_warnings
 
 ALL_UP_TO = 64  # nodes; of more, a sample is told
@@ -133,16 +134,28 @@ def _shortfall(lack: Lack) -> Shortfall:
     return Shortfall(lack.resource, lack.wanted / scale, lack.free / scale)
 
 
+def _counted(snapshot: Snapshot, request: Request) -> tuple[Values, Values]:
+    """How much is wanted of all that is counted, and how much each node has free: RESOURCES, declared ones, GPUs."""
+    free = [*(snapshot.capacity - snapshot.allocated)]
+    for name, _ in request.extras:
+        capacity, allocated = snapshot.extra(name)
+        free.append(capacity - allocated)
+    wanted = [*request.amounts, *(amount for _, amount in request.extras)]
+    if request.gpus is not None:
+        free.append(find_fitting(snapshot, request.gpus).sum(axis=1))
+        wanted.append(request.gpus.count)
+    return np.asarray(wanted, dtype=np.float64), np.asarray(free, dtype=np.float64)
+
+
 def _find_nearest(engine: Engine, request: Request, wanting: Flags) -> int | None:
     """The node that could take the largest share of what is asked for, of those that lack nothing but room."""
     snapshot = engine.snapshot
-    free = snapshot.capacity - snapshot.allocated
+    wanted, free = _counted(snapshot, request)
     useful = wanting & (free[0] >= LEAST_CPU) & (free[1] >= LEAST_MEMORY) & (free[2] >= request.least_disk)
-    rows = np.flatnonzero(useful)
+    rows = np.flatnonzero(useful & (free[len(RESOURCES) :] >= 1).all(axis=0))
     if not rows.size:
         return None
-    wanted = np.maximum(np.asarray(request.amounts, dtype=np.float64), 1.0)[:, None]
-    shares = np.minimum(free[:, rows] / wanted, 1.0)
+    shares = np.minimum(free[:, rows] / np.maximum(wanted, 1.0)[:, None], 1.0)
     order = np.lexsort((snapshot.rank[rows], -shares.sum(axis=0), -shares.min(axis=0)))
     return int(rows[order[0]])
 
@@ -150,13 +163,15 @@ def _find_nearest(engine: Engine, request: Request, wanting: Flags) -> int | Non
 def _describe_nearest(engine: Engine, request: Request, nearest: int | None) -> str:
     if nearest is None:
         return ""
-    snapshot = engine.snapshot
+    wanted, free = _counted(engine.snapshot, request)
     flags = []
-    for row, (resource, wanted) in enumerate(zip(RESOURCES, request.amounts, strict=True)):
-        free = int(snapshot.capacity[row, nearest] - snapshot.allocated[row, nearest])
-        if wanted > free:
-            flags.append(f"--{resource} {format_cpu(free // 100 / 10) if resource == 'cpu' else _whole(free)}")
-    return f"{snapshot.names[nearest]}, if you ask for at most {' '.join(flags)}"
+    names = [*RESOURCES, *(f"resources {name}=" for name, _ in request.extras), "gpus"]
+    for name, most, there in zip(names, wanted, free[:, nearest], strict=False):
+        if most > there:
+            amount = int(there)
+            told = format_cpu(amount // 100 / 10) if name == "cpu" else _whole(amount) if name in RESOURCES else amount
+            flags.append(f"--{name}{'' if name.endswith('=') else ' '}{told}")
+    return f"{engine.snapshot.names[nearest]}, if you ask for at most {' '.join(flags)}"
 
 
 def _whole(size: int) -> str:

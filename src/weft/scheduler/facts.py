@@ -69,7 +69,14 @@ NO_LOAD = Load()
 
 def load_of(spec: AllocationSpec) -> Load:
     """What an allocation takes beside amounts."""
-    return Load(groups=tuple(spec.memberships), workload=name_workload(spec.workload) if spec.memberships else "")
+    if not (spec.memberships or spec.extras or spec.gpus):
+        return NO_LOAD
+    return Load(
+        extras=tuple(sorted(spec.extras.items())),
+        gpus=tuple((gpu.index, gpu.share) for gpu in spec.gpus),
+        groups=tuple(spec.memberships),
+        workload=name_workload(spec.workload) if spec.memberships else "",
+    )
 
 
 def name_workload(ref: Ref) -> str:

@@ -42,7 +42,7 @@ from weft.scheduler.affinity import depends_on
 from weft.scheduler.bind import Timing, plan_adopted, plan_placement, plan_refusal, plan_regrouped, plan_waiting
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
-from weft.scheduler.facts import NO_LOAD, Load, amounts_of, load_of, name_workload
+from weft.scheduler.facts import amounts_of, load_of, name_workload
 from weft.scheduler.joint.gang import Member, find_places
 from weft.scheduler.joint.join import find_excess, join
 from weft.scheduler.joint.muster import muster
@@ -285,7 +285,9 @@ class Scheduler:
         node = self._view.find(NODES_BY_UID, self.snapshot.uids[row])[0]
         uid = new_uid()
         allocation = object_key("allocation", None, allocation_name(node.uid, uid))
-        load = Load(groups=request.groups, workload=name_workload(vm.envelope.ref)) if request.groups else NO_LOAD
+        load = self._engine.load(request, row)
+        if request.groups:
+            load = msgspec.structs.replace(load, workload=name_workload(vm.envelope.ref))
         self.snapshot.put_allocation(allocation, node.uid, request.amounts, load)
         self._assumed.append(allocation)
         self._attached.update((volume.uid, vm) for volume in candidate.volumes)
@@ -294,7 +296,7 @@ class Scheduler:
             f"Selected agent '{node.envelope.name}' for VM '{vm.envelope.name}' by {request.strategy} - "
             f"{describe_choice(self._engine, row)}"
         )
-        return plan_placement(self._view, candidate, node, uid, explanation, timing, line)
+        return plan_placement(self._view, candidate, node, uid, load, explanation, timing, line)
 
     def _refuse(self, candidate: Candidate, explanation: Explanation, timing: Timing) -> Commit | None:
         vm = candidate.vm

@@ -15,7 +15,7 @@ from weft.client.indexes import (
 )
 from weft.client.securitygroups import read_groups
 from weft.client.view import Item, View
-from weft.contracts.policy import Datum, Lean, Request
+from weft.contracts.policy import Datum, GpuAsk, Lean, Request
 from weft.kinds.allocation import (
     AllocatedGroup,
     AllocatedImage,
@@ -30,7 +30,7 @@ from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.kinds.nic import read_nic
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus
-from weft.kinds.workload_wish import REFUSALS
+from weft.kinds.workload_wish import REFUSALS, WorkloadWish
 from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
 from weft.scheduler.affinity import read_affinity
@@ -153,6 +153,8 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             home=next(iter(homes), None),
             least_disk=virtual_size,
             tolerations=tuple(sorted(spec.tolerate)),
+            extras=tuple(sorted(spec.resources.items())),
+            gpus=read_gpus(spec),
             constraint=expressions.constraint,
             preferences=expressions.preferences,
             near=affinity.near,
@@ -210,6 +212,14 @@ def read_data(
     data = {datum.name: datum for datum in (*own, *hints)}
     told = [] if required else data if spec.storage_locality == "preferred" else [hint.name for hint in hints]
     return tuple(data.values()), tuple(Lean("data", name) for name in told)
+
+
+def read_gpus(wish: WorkloadWish) -> GpuAsk | None:
+    """The GPUs that it asks for, if any."""
+    if not wish.gpus and wish.gpu_share is None:
+        return None
+    share = 1000 if wish.gpu_share is None else max(1, round(wish.gpu_share * 1000))
+    return GpuAsk(max(1, wish.gpus), share, wish.gpu_memory, tuple(sorted(wish.gpu_models)))
 
 
 def read_image(view: View, project: str | None, name: str) -> tuple[AllocatedImage, int] | Waiting:
