@@ -134,11 +134,13 @@ def make_publication(port: int, address: str, node_address: str | None, network:
 
 
 class StubServer:
-    """A server made of values. ``down`` makes it unreachable; ``restore`` is what an operator does with a backup."""
+    """A server made of values. ``down`` makes it unreachable, ``lists`` = False mute;
+    ``restore`` is what an operator does with a backup."""
 
     def __init__(self) -> None:
         self.closed = threading.Event()
         self.down = False
+        self.lists = True
         self.epoch = "e1"
         self.blobs = {DIGEST: BUNDLE}
         self.fetches = 0
@@ -192,7 +194,7 @@ class StubServer:
                 lines.put(event)
 
     def watch(self, kind: str, query: dict[str, str], on_trouble: Callable[[WeftError], None]) -> Iterator[WatchEvent]:
-        while self.down:
+        while self.down or not self.lists:
             on_trouble(Unavailable("no weft server answers"))
             if self.closed.wait(0.02):
                 return

@@ -122,6 +122,54 @@ async def test_an_empty_store_makes_orphans_of_guests_and_ends_none(lab: Lab) ->
         assert boot_id(lab, gone) == before[1]
 
 
+async def test_an_agent_that_starts_again_says_of_which_history_its_memory_is(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        history = Path(lab.host.state_dir) / "history"
+        await lab.until(lambda: history.exists() and history.read_text() == "e1", "the history, kept")
+    lab.server.restore("e2")
+    lab.server.lists = False
+    lab.server.node_report = None
+    async with lab.agent():
+        await lab.until(lambda: lab.server.node_report is not None, "the first report")
+        assert lab.server.node_report.epoch == "e1" and not lab.server.node_report.orphans
+        lab.server.lists = True
+        await lab.until(lambda: lab.server.node_report.epoch == "e2", "epoch e2")
+        assert lab.server.node_report.orphans == [f"{web.uid} vm/default/web 1"]
+
+
+async def test_a_server_that_answers_is_waited_for_before_guests_are_started_from_memory(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.agent.agent.LISTEN_SECONDS", 0.1)
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+    lab.runtime.kill(short_id(web.uid))
+    lab.server.lists = False
+    async with lab.agent():
+        await lab.settle()
+        assert (guest := lab.guest(web)) is not None and guest.state == "failed"
+        lab.server.lists = True
+        await lab.until(lambda: (g := lab.guest(web)) and g.state == "running", "the guest")
+
+
+async def test_of_two_incarnations_with_one_number_the_second_waits_for_the_first(lab: Lab) -> None:
+    first, second = make_allocation(uid="first"), make_allocation(uid="second")
+    async with lab.agent():
+        lab.server.put(first)
+        await lab.until_state(first, "running")
+        lab.server.restore("e2", second)
+        report = await lab.until_state(second, "pending")
+        assert report.reason == "blocked", report
+        await lab.settle()
+        assert lab.guest(second) is None
+        assert boot_id(lab, first)
+
+
 async def test_an_orphan_stays_one_over_an_agents_death_and_is_not_started_again(lab: Lab) -> None:
     web = make_allocation()
     async with lab.agent():

@@ -196,6 +196,7 @@ class Fabric:
     async def _enrol(self, name: str) -> Node:
         node = Node(self, name, len(self.nodes) + 1)
         self.nodes.append(node)
+        self.witness.node_uids[name] = node.uid
         await self._put(make_node(self.doors, name, node.uid))
         enrolment = msgspec.json.encode(Enrolment(name=name))
         await self.ledger.commit_as("setup", [Put(enrolment_key(node.uid), enrolment)])

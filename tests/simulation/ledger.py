@@ -48,6 +48,7 @@ class Notes:
     def see(self, writer: str, changes: Sequence[Change]) -> None:
         """One commit. Raises Violation for what must never be."""
         self.commits += 1
+        self._witness.note_time(self._clock.elapsed())
         for change in changes:
             self.trace.update(f"{self._clock.elapsed():.6f} {writer} {change.key} ".encode() + (change.value or b""))
             old = self.values.pop(change.key, None)
@@ -63,7 +64,7 @@ class Notes:
         """The store is as it was when it held ``values``."""
         self.values = dict(values)
         self.trace.update(f"{self._clock.elapsed():.6f} restored".encode())
-        self._witness.see_restore(self.objects("allocation"), self.objects("node"))
+        self._witness.see_restore(self.objects("allocation"), self.objects("node"), self._clock.elapsed())
 
     def objects(self, kind: str) -> list[Envelope]:
         return [decode_envelope(self.values[key]) for key in sorted(self.values) if key.startswith(f"/{kind}/")]

@@ -91,6 +91,8 @@ def _check_volume(fabric: Fabric, person: Person) -> list[str]:
         return []
     homes = [node.uid for node in fabric.nodes if volume.uid in node.shelf.volumes]
     status = decode_part(volume.status, VolumeStatus)
+    if fabric.witness.passed_over.intersection(homes):
+        return []  # its data was there when another disk of that name was begun elsewhere
     if len(homes) > 1:
         return [f"volume {person.volume} has data on two nodes"]
     if homes and status.node_uid != homes[0]:

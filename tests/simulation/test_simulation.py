@@ -44,6 +44,13 @@ def test_whatever_happens_every_wish_is_met_and_no_guest_is_lost_or_doubled(stor
     assert not trace.violations, f'replay it: run_simulation({seed}, {FAULTS}, "{store}"): {trace.violations}'
 
 
+@pytest.mark.parametrize(("store", "seed"), [("sqlite", 9), ("memory", 10)])
+def test_a_store_that_is_restored_again_and_again_doubles_nothing_either(store: Store, seed: int) -> None:
+    trace = run_simulation(seed, FAULTS, store, {**MISFORTUNES, "older store restored": 45})
+    assert trace.faults["older store restored"] > 10, trace
+    assert not trace.violations, trace
+
+
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 def test_the_same_seed_gives_the_same_run(store: Store) -> None:
     assert run_simulation(6, 60, store) == run_simulation(6, 60, store)

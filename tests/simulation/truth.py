@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
+from weft.client.silence import PATIENCE_SECONDS
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.runtime import GuestState
@@ -55,6 +56,10 @@ class Witness:
         self.reasons: dict[str, set[str]] = {}  # allocation uid → why its guest may be ended
         self.incarnations: dict[str, int] = {}  # workload uid → its highest in this history
         self.forgotten: set[str] = set()  # uids of allocations that an older store didn't know
+        self.restored_at = 0.0
+        self.unheard: dict[str, str] = {}  # nodes that have not spoken since → the history that they spoke of last
+        self.passed_over: set[str] = set()  # nodes that were lost for too long after a restore to be waited for
+        self.node_uids: dict[str, str] = {}  # by name
         self.dark: set[str] = set()  # uids of nodes that are off, and are being given up
         self.boots: dict[str, int] = {}
         self.alive: dict[tuple[str, str], str] = {}  # (node, guest id) → allocation uid
@@ -71,13 +76,25 @@ class Witness:
 
     # Commits.
 
-    def see_restore(self, allocations: Sequence[Envelope], nodes: Sequence[Envelope]) -> None:
+    def see_restore(self, allocations: Sequence[Envelope], nodes: Sequence[Envelope], now: float) -> None:
         """The store is an older one now, with these in it; what runs is what ran."""
+        self.restored_at = now
+        self.unheard = {item.uid: decode_part(item.report, NodeReport).epoch for item in nodes}
         known = {item.uid: item for item in allocations}
         self.forgotten |= self.allocations.keys() - known.keys()
         self.allocations = known
         self.incarnations.clear()
         self.nodes = {item.uid: decode_part(item.report, NodeReport) for item in nodes}
+
+    def note_time(self, now: float) -> None:
+        """After a restore, nodes are waited for until it is known that they are lost. What runs there is passed over then:
+        there may be a second one of it until the node is heard (docs/status.md)."""
+        if now - self.restored_at >= PATIENCE_SECONDS:
+            self.passed_over |= self.unheard.keys()
+
+    def is_passed_over(self, where: str, allocation: str) -> bool:
+        """Whether this is one that only a node knows of (``where`` is its name) which was silent for too long."""
+        return allocation in self.forgotten and self.node_uids[where] in self.passed_over
 
     def see_commit(self, writer: str, was: Envelope | None, now: Envelope | None) -> None:
         envelope = now or was
@@ -87,7 +104,9 @@ class Witness:
         if envelope.kind == "allocation":
             self._see_allocation(was, now)
         elif envelope.kind == "node" and now is not None:
-            self.nodes[now.uid] = decode_part(now.report, NodeReport)
+            report = self.nodes[now.uid] = decode_part(now.report, NodeReport)
+            if report.epoch != self.unheard.get(now.uid, report.epoch):
+                del self.unheard[now.uid]
         elif envelope.kind == "node" and was is not None:
             self.nodes.pop(was.uid, None)
         elif envelope.kind == "vm" and now is None and was is not None:
@@ -177,8 +196,8 @@ class Witness:
         for allocation in self.allocations.values():
             if self.workload_of[allocation.uid] == was.uid:
                 self.fail(f"vm {was.name} is gone, its allocation {allocation.uid} is not")
-        for uid in self.alive.values():
-            if self.workload_of.get(uid) == was.uid:
+        for (where, _), uid in self.alive.items():
+            if self.workload_of.get(uid) == was.uid and not self.is_passed_over(where, uid):
                 self.fail(f"vm {was.name} is gone, its guest runs: an orphan")
 
     # Guests.
@@ -196,14 +215,15 @@ class Witness:
         if workload is None:
             self.fail(f"guest {guest.plan.name} on {node} was started without an allocation")
         for (where, _), other in self.alive.items():
-            if self.workload_of.get(other) == workload:
+            if self.workload_of.get(other) == workload and not (where != node and self.is_passed_over(where, other)):
                 self.fail(f"vm {guest.plan.name} runs twice: on {where} and on {node}")
         if uid not in self.allocations and uid not in self.forgotten:
             self.fail(f"guest {guest.plan.name} on {node} was started when its allocation was gone: an orphan")
         for disk in guest.plan.disks:
             name = PurePath(disk.path).name
-            if not disk.read_only and self.disks.setdefault(name, key) != key:
-                self.fail(f"disk {name} is written to by two guests: on {self.disks[name][0]} and on {node}")
+            writer = key if disk.read_only else self.disks.setdefault(name, key)
+            if writer != key and not (writer[0] != node and self.is_passed_over(writer[0], self.alive[writer])):
+                self.fail(f"disk {name} is written to by two guests: on {writer[0]} and on {node}")
         self.alive[key] = uid
 
     def see_gone(self, key: tuple[str, str]) -> None:

@@ -20,7 +20,7 @@ from weft.agent.hardware import Hardware, inspect_hardware
 from weft.agent.images import ImageCache
 from weft.agent.known import Memory, Wanted
 from weft.agent.network import NetworkKeeper
-from weft.agent.offline import Copies, Copy
+from weft.agent.offline import Copies, Copy, NotKept
 from weft.agent.perform import Performer
 from weft.agent.proximity import Proximity
 from weft.agent.report import Question, Reporter
@@ -41,7 +41,7 @@ log = logging.getLogger("weft.agent")
 RUNTIME_RETRY_SECONDS = 1.0
 HEARTBEAT_SECONDS = 8.0
 SHORT_SILENCE_SECONDS = 2.0
-LISTEN_SECONDS = 8.0  # for the server's first word, before guests that don't run are started from memory
+LISTEN_SECONDS = 8.0  # for the server's list, before guests that don't run are started from memory
 BREATH_SECONDS = 0.02  # changes of guests come in bursts
 
 
@@ -84,11 +84,12 @@ class Agent:
         self._hardware = Hardware()
         self._runtime_probe = RuntimeProbe(runtime.name, False, "", "", [], [], [])
         self._network_probe = NetworkProbe(network.name, False, [], [])
-        self._epoch = ""
+        self._epoch = ""  # the server's history that the last list was of
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
         """Take up what is here already; then follow the server. Returns once all guests are known."""
+        self._epoch = await asyncio.to_thread(self._copies.load_epoch)
         for copy in await asyncio.to_thread(self._copies.load):
             self._add_worker(copy).unheard = True
         found = await self.runtime.recover()
@@ -108,9 +109,18 @@ class Agent:
         self._follow_networks()
 
     async def _stop_listening(self) -> None:
-        """A guest that ended while no agent was here is started again on the server's word; without a server, alone."""
-        await self._clock.sleep(LISTEN_SECONDS)
-        self._hear()
+        """A guest that ended while no agent was here is started again on the server's word; without a server, alone. One
+        that answers will send its list too, however long that takes."""
+        waits_until = self._clock.elapsed() + LISTEN_SECONDS
+        while any(worker.unheard for worker in self._workers.values()):
+            left = (
+                max(waits_until, self._reporter.answered_at + HEARTBEAT_SECONDS + LISTEN_SECONDS)
+                - self._clock.elapsed()
+            )
+            if left <= 0:
+                self._hear()
+            else:
+                await self._clock.sleep(left)
 
     def _hear(self) -> None:
         for worker in self._workers.values():
@@ -164,14 +174,27 @@ class Agent:
         elif isinstance(told, Gone):
             self._lose_allocation(told.last)
         else:
-            self._epoch = told.epoch
             for worker in [w for w in self._workers.values() if w.wanted.name not in told.names]:
                 self._miss_allocation(worker)
+            if told.epoch != self._epoch:
+                self._epoch = told.epoch
+                self._spawn(self._keep_epoch(told.epoch))
             self._hear()
             self._reporter.repeat()
         self._relate()
         self._follow_networks()
         self._network.wake()
+
+    async def _keep_epoch(self, epoch: str) -> None:
+        """Remember durably that this history was heard, once all that it made orphans is remembered as such: an agent
+        that starts again says so to the server, which places nothing until it has."""
+        try:
+            for worker in list(self._workers.values()):
+                await worker.keep()
+            if epoch == self._epoch:
+                await asyncio.to_thread(self._copies.save_epoch, epoch)
+        except NotKept as problem:
+            log.warning("%s", problem.message)  # it is heard of anew after a start
 
     def _put_allocation(self, envelope: Envelope) -> None:
         self._superseded.discard(envelope.uid)
@@ -237,8 +260,9 @@ class Agent:
                 mine = worker.wanted.spec.incarnation
                 later = worker.wanted.uid in self._superseded
                 later |= any(w.wanted.spec.incarnation > mine and not w.memory.orphan for w in workers)
-                earlier = any(w.wanted.spec.incarnation < mine and w.alive for w in workers)
-                blocked = "an earlier incarnation of it still runs on this node" if earlier else ""
+                # Of one number there are two when a restored server has forgotten the first.
+                other = any(w.wanted.spec.incarnation <= mine and w.alive and w is not worker for w in workers)
+                blocked = "another incarnation of it still runs on this node" if other else ""
                 worker.relate(superseded=later, blocked=blocked or _find_writer(worker, writers))
 
     def _hosted(self) -> list[Wanted]:

@@ -1,7 +1,8 @@
 """Durable copies of what the server said: this node's allocations; its networks' neighbours, published ports, ranges.
 
 Written and synced before anything is done about them, so that an agent that starts without a server keeps its guests.
-Reads and writes ``<state>/allocations/<short id>.json`` and ``<state>/network.json``.
+Reads and writes ``<state>/allocations/<short id>.json``, ``<state>/network.json`` and ``<state>/history``: the server's
+history that the last list of allocations was of.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Copies:
     def __init__(self, state_dir: str) -> None:
         self._folder = Path(state_dir) / "allocations"
         self._surroundings = Path(state_dir) / "network.json"
+        self._epoch = Path(state_dir) / "history"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def save(self, id: str, copy: Copy) -> None:
@@ -80,6 +82,20 @@ class Copies:
             except (OSError, msgspec.MsgspecError) as problem:
                 log.error("%s can't be read, its guest is left alone: %s", path, problem)
         return copies
+
+    def save_epoch(self, epoch: str) -> None:
+        """Keep it durably. Raises NotKept."""
+        _write(self._epoch, epoch.encode())
+
+    def load_epoch(self) -> str:
+        """What was kept last, or nothing."""
+        try:
+            return self._epoch.read_text()
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeError) as problem:
+            log.error("%s can't be read: %s", self._epoch, problem)
+            return "unread"  # no history at all: the server waits until this node has heard its own
 
     def save_surroundings(self, surroundings: Surroundings) -> None:
         """Keep them durably. Raises NotKept."""

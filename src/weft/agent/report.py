@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,7 @@ class Reporter:
         self._events: deque[NodeEvent] = deque(maxlen=MOST_EVENTS)
         self._removed_volumes: list[str] = []
         self._said: NodeReport | None = None
+        self.answered_at = -math.inf  # clock's elapsed seconds
         self._woken = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "weft-report")
         self._troubled = ""
@@ -118,7 +120,7 @@ class Reporter:
                 continue
             if self._troubled:
                 log.info("report: the server answers again")
-            self._troubled, pause = "", FIRST_PAUSE_SECONDS
+            self._troubled, pause, self.answered_at = "", FIRST_PAUSE_SECONDS, self._clock.elapsed()
             self._acknowledge(body, answer)
             await self._clock.sleep(TICK_SECONDS)
 

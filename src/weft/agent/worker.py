@@ -58,6 +58,7 @@ class Worker:
         self._performer, self._copies, self._clock = performer, copies, clock
         self._on_report, self._on_event, self._on_alive = on_report, on_event, on_alive
         self._saved: tuple[object, ...] | None = None
+        self._saving = asyncio.Lock()
         self._superseded, self._blocked = False, ""
         self.unheard = False
         self._trouble: Trouble | None = None
@@ -104,6 +105,10 @@ class Worker:
         if not self.memory.orphan:
             self.memory = msgspec.structs.replace(self.memory, orphan=True)
             self._begin_anew()
+
+    async def keep(self) -> None:
+        """Have the copy say what is known now. Raises NotKept."""
+        await self._save(None)
 
     def hear(self) -> None:
         """The server has spoken, or was waited for long enough."""
@@ -294,13 +299,16 @@ class Worker:
         except NotKept as problem:
             log.warning("%s: %s", self.wanted.what, problem.message)
 
-    async def _save(self, memory: Memory) -> None:
-        if self.released:
-            return
-        state = (self.wanted.spec, self.wanted.deleting, memory)
-        if state != self._saved and (memory.made or memory.run != "new"):
-            await asyncio.to_thread(self._copies.save, self.wanted.id, Copy(self._envelope, memory))
-            self._saved = state
+    async def _save(self, memory: Memory | None) -> None:
+        """``memory``, or what it is once nobody else writes."""
+        async with self._saving:
+            memory = memory or self.memory
+            if self.released:
+                return
+            state = (self.wanted.spec, self.wanted.deleting, memory)
+            if state != self._saved and (memory.made or memory.run != "new"):
+                await asyncio.to_thread(self._copies.save, self.wanted.id, Copy(self._envelope, memory))
+                self._saved = state
 
     def _fail(self, problem: Exception) -> Trouble:
         now, tries = self._clock.elapsed(), (self._trouble.tries if self._trouble else 0) + 1
