@@ -59,6 +59,9 @@ def test_a_wrong_one_is_shown_at_its_character(fabric: Fabric) -> None:
     said = create(fabric, "x", "--prefer", "zone=a;weight=2")
     assert (said.code, "spec.prefer[0]: weight '2' is not a number from 0 to 1" in said.err) == (2, True)
     assert fabric.weft("get", "vm/x").code == 3
+    assert create(fabric, "x").code == 0
+    said = fabric.weft("vm", "set", "x", "--constraint", "zone=a,zone=b")
+    assert (said.code, "  zone=a,zone=b\n         ^^^^^^\n" in said.err) == (2, True), said.err
 
 
 def test_a_named_one_is_waited_for_and_kept_while_it_is_used(fabric: Fabric) -> None:

@@ -79,7 +79,9 @@ def describe_error(error: WeftError) -> dict[str, Any]:
 
 def _picture(error: WeftError) -> list[str]:
     """The place in an expression that the error is about, if it is about one."""
-    text, at, length = (error.details.get(key) for key in ("expression", "at", "length"))
+    problems = error.details.get("problems") or [{}]
+    details = error.details if "expression" in error.details else problems[0].get("details") or {}
+    text, at, length = (details.get(key) for key in ("expression", "at", "length"))
     if not isinstance(text, str) or not isinstance(at, int) or not isinstance(length, int):
         return []
     return draw_caret(text, at, length)
