@@ -16,7 +16,14 @@ from weft.kinds.registry import KINDS
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "weft"
 # Which controller a file belongs to, where it isn't named after it.
-CONTROLLER = {"fold": "workload", "bind": "scheduler", "refit": "scheduler", "join": "api", "adoption": "workload"}
+CONTROLLER = {
+    "fold": "workload",
+    "bind": "scheduler",
+    "health": "scheduler",
+    "refit": "scheduler",
+    "join": "api",
+    "adoption": "workload",
+}
 
 
 def find_writes(part: str) -> Iterator[tuple[str, str]]:

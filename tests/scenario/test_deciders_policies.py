@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 
+import pytest
 from tests.scenario.deciders_lab import Lab
 from tests.scenario.test_deciders_placing import decision_of
 
 from weft.kinds.placement_policy import PlacementPolicySpec
 from weft.kinds.strategy import SERVERLESS_STRATEGY
-from weft.objects.envelope import Envelope, merge_part
+from weft.objects.envelope import Condition, Envelope, merge_part
+from weft.scheduler.own import policies as own_policies
 
 
 async def put_policy(lab: Lab, name: str, **spec: str) -> None:
@@ -26,7 +30,7 @@ async def set_policy(lab: Lab, name: str, **spec: str) -> None:
 
 async def where(lab: Lab, name: str, **spec: object) -> str | None:
     await lab.put_vm(name, **spec)
-    await lab.until_phase(name, "Running")
+    await lab.until_phase(name, "Running", 3600.0)  # a worker starts in real time
     return (await lab.status(name)).node
 
 
@@ -105,3 +109,44 @@ async def test_a_policy_has_weights_of_its_own_for_serverless_workloads(tmp_path
         assert await where(lab, "long") == "big"
         assert await where(lab, "call", type="serverless") == "small"
         assert await where(lab, "own", type="serverless", strategy="least-loaded") == "big"
+
+
+async def until_said(lab: Lab, policy: str, reason: str) -> Condition:
+    said: list[Condition] = []
+
+    async def there() -> bool:
+        envelope = await lab.get(f"/placementpolicy/-/{policy}")
+        working = None if envelope is None else envelope.condition("Working")
+        said[:] = [working] if working is not None and working.reason == reason else []
+        return bool(said)
+
+    await lab.until(there, 3600.0)
+    return said[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a worker other rights")
+async def test_a_users_own_policy_decides_and_one_that_fails_is_told_and_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_policies, "TIMEOUT_SECONDS", 20.0)  # a loaded machine is not what is tried here
+    mine = tmp_path / "mine.py"
+    mine.write_text("def score(table, request, occasion):\n    return 100.0 * (table.text('name').codes == 1)\n")
+    async with Lab(tmp_path) as lab:
+        lab.has_threads = True
+        await lab.add_node("n1", cpu=64.0)
+        await lab.add_node("n2", cpu=16.0)
+        await put_policy(lab, "mine", strategy=f"file:{mine}")
+        await until_said(lab, "mine", "Answers")
+        assert await where(lab, "a", strategy="@mine") == "n2"
+        mine.write_text("def score(table, request, occasion):\n    return [float('nan')] * 2\n")
+        assert await where(lab, "b", strategy=f"file:{mine}") in ("n1", "n2")
+        for number in range(100):  # its file is looked at once a second
+            if await where(lab, f"c{number}", strategy="@mine", cpu=0.1) == "n1":
+                break
+            await asyncio.sleep(0.1)
+        note = (await decision_of(lab, f"c{number}")).notes[0]
+        assert f"file:{mine} was skipped: notFinite: score: nan for node 0 of 2" in note
+        assert "PolicySkipped" in lab.journal.reasons(f"c{number}")
+        said = await until_said(lab, "mine", "notFinite")
+        assert said.status == "False" and "the server's strategy decides instead" in said.message
+        assert "notFinite" in lab.journal.reasons("mine")

@@ -47,6 +47,12 @@ def _read(path: str, written: str) -> str:
     return strategy
 
 
+def _working(obj: object) -> str:
+    conditions = obj.get("conditions") or [] if isinstance(obj, dict) else []
+    failed = next((c for c in conditions if c["type"] == "Working" and c["status"] == "False"), None)
+    return f"{failed['reason']}: {failed['message']}" if failed else ""
+
+
 PLACEMENT_POLICY = Kind(
     name="placementpolicy",
     plural="placementpolicies",
@@ -57,11 +63,13 @@ PLACEMENT_POLICY = Kind(
     spec=PlacementPolicySpec,
     status=PlacementPolicyStatus,
     check=check_placement_policy,
+    conditions={"Working": "scheduler"},
     columns=(
         NAME,
         Column("STRATEGY", text("spec.strategy")),
         Column("SERVERLESS", text("spec.serverless"), wide=True),
         Column("DESCRIPTION", text("spec.description", ""), flexible=True),
         AGE,
+        Column("NOTE", _working, flexible=True),
     ),
 )

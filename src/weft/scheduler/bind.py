@@ -161,7 +161,7 @@ def _put_decision(view: View, candidate: Candidate, explanation: Explanation, ti
         message=explanation.message,
         nearest=explanation.nearest,
         nearest_node=explanation.nearest_node,
-        notes=[*candidate.given_up, *explanation.warnings],
+        notes=[*candidate.given_up, *candidate.skipped, *explanation.warnings],
     )
     name = f"{vm.kind}.{vm.name}"
     former = view.get(object_key("decision", vm.project, name))
@@ -184,6 +184,7 @@ def _put_condition(vm: Item, condition: Condition) -> Put | None:
 def _notes(candidate: Candidate, explanation: Explanation) -> list[Event]:
     """What was given up of its wishes, and what of them looks wrong."""
     given_up = [_event(candidate.vm, "Normal", "PreferenceGivenUp", told) for told in candidate.given_up]
+    given_up += [_event(candidate.vm, "Warning", "PolicySkipped", told) for told in candidate.skipped]
     return given_up + [_event(candidate.vm, "Warning", "ConstraintWarning", told) for told in explanation.warnings]
 
 

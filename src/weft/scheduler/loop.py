@@ -43,12 +43,15 @@ from weft.scheduler.bind import Timing, plan_adopted, plan_placement, plan_refus
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
 from weft.scheduler.facts import amounts_of, load_of, name_workload
+from weft.scheduler.health import plan_health, prepare_policies
 from weft.scheduler.joint.gang import Member, find_places
 from weft.scheduler.joint.join import find_excess, join
 from weft.scheduler.joint.muster import muster
 from weft.scheduler.joint.tell import explain_places, explain_refusal
 from weft.scheduler.nodes import read_node
 from weft.scheduler.outlook import Demand
+from weft.scheduler.own.policies import OwnPolicies
+from weft.scheduler.policies import POLICIES, Policies
 from weft.scheduler.prefer import relax
 from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue import Queue
@@ -60,6 +63,7 @@ from weft.scheduler.standing import plan_standing
 BATCH = 200
 REFRESH_EVERY_SECONDS = 5.0
 LISTEN_EVERY_SECONDS = 1.0  # whether nodes that are silent after a restore are waited for no more
+LOOK_AT_WORKERS_EVERY_SECONDS = 0.05  # whether own policies that are started are ready
 RETOLD = 20  # of a class whose verdict is worded anew; the others keep the words they have
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -78,13 +82,20 @@ class Scheduler:
         self._term = term
         self._view: View = term.cache.view
         self._strategy = strategy
-        self._engine = Engine(self.snapshot, seed=seed, demand=Demand(lambda: asks_of(self.snapshot), learns=True))
+        self._own = OwnPolicies(POLICIES.get(strategy, POLICIES[DEFAULT_STRATEGY]))
+        self._engine = Engine(
+            self.snapshot,
+            seed=seed,
+            policies=Policies(self._own.find),
+            demand=Demand(lambda: asks_of(self.snapshot), learns=True),
+        )
         self._queue = Queue()
         self._wake = Wake(term.clock)
         self._assumed: list[str] = []  # keys of allocations in commits whose outcome isn't known yet
         self._resized: list[str] = []  # keys of allocations that such commits change
         self._cramped: set[str] = set()  # keys of VMs that wait for room to grow where they run
         self._unruled: set[str] = set()  # keys of VMs that wait for a placement policy
+        self._starting: set[str] = set()  # keys of VMs that wait for a worker of an own policy
         self._attached: dict[str, Item] = {}  # volume uid → the VM of the batch in hand that got it
         self._silent: list[str] = []
         self._questions = Questions()
@@ -99,7 +110,7 @@ class Scheduler:
         """Raises TermLost when the term ends."""
         unsubscribe = self._term.cache.subscribe(self.notice)
         try:
-            self.notice(whole(self._view, ("node", "allocation", "vm", *QUESTIONS)))
+            self.notice(whole(self._view, ("node", "allocation", "vm", "placementpolicy", *QUESTIONS)))
             self._engine.last = self._find_last()
             while True:
                 if self._questions:
@@ -107,6 +118,10 @@ class Scheduler:
                 if self._counts_due:
                     self._counts_due = False
                     await self._term.perform(plan_standing(self._view, self.snapshot))
+                if self._own.take_news():
+                    await self._term.perform(plan_health(self._view, self._own, self._term.clock.now()))
+                if self._starting and not self._own.starting():
+                    self._starting = self._offer_keys(self._starting)
                 if not self._queue.ready:
                     await self._wake.wait(self._refresh())
                     continue
@@ -114,6 +129,7 @@ class Scheduler:
                 await self._term.clock.sleep(self._pause_seconds)  # none, mostly: then others get their turn
         finally:
             unsubscribe()
+            self._own.close()
 
     def notice(self, changes: Sequence[Changed]) -> None:
         """Bring the snapshot up to date, and queue the VMs that these changes may let be placed."""
@@ -134,8 +150,10 @@ class Scheduler:
                         self._counts_due = True
                         self._wake.ring()
                 case "project" | "placementpolicy":
-                    unruled, self._unruled = self._unruled, set()
-                    self._offer_all(vm for key in sorted(unruled) if (vm := self._view.get(key)) is not None)
+                    if change.kind == "placementpolicy" and change.new is not None:
+                        prepare_policies(change.new, self._own)
+                        self._wake.ring()
+                    self._unruled = self._offer_keys(self._unruled)
                 case "volume":
                     self._offer_all(self._view.find(VMS_BY_VOLUME, change.key))
                 case "recommendation" | "report":
@@ -191,7 +209,7 @@ class Scheduler:
             return self._plan_placed(vm, now)
         candidate = read_candidate(self._view, vm, self._strategy, self._silent)
         if isinstance(candidate, Candidate):
-            candidate = self._find_taken(candidate) or candidate
+            candidate = self._find_obstacle(candidate) or candidate
         if isinstance(candidate, Waiting):
             return self._plan_waiting(vm, candidate, now)
         return self._decide(candidate, now)
@@ -201,7 +219,7 @@ class Scheduler:
         now = self._term.clock.now()
         found = muster(self._view, vm, self._strategy, self._silent)
         if isinstance(found, list):
-            found = next((taken for each in found if (taken := self._find_taken(each)) is not None), found)
+            found = next((taken for each in found if (taken := self._find_obstacle(each)) is not None), found)
         if isinstance(found, Waiting):
             return [self._plan_waiting(vm, found, now)]
         if len(found) == 1:
@@ -232,17 +250,21 @@ class Scheduler:
         large = Waiting("gangTooLarge", f"its gang's places can't be written at once: {excess}")
         return [plan_waiting(candidate.vm, large, now) for candidate in candidates]
 
-    def _find_taken(self, candidate: Candidate) -> Waiting | None:
-        """What it must wait for because another of the batch in hand got it."""
+    def _find_obstacle(self, candidate: Candidate) -> Waiting | None:
+        """What it must wait for: what another of the batch in hand got, or a worker of its policy."""
         for volume in candidate.volumes:
             other = self._attached.get(volume.uid)
             if other is not None:
                 return Waiting("volumeInUse", f"volume {volume.name} is attached to vm/{other.envelope.name}")
+        if not self._own.prepare(candidate.request.strategy):
+            return Waiting("policyStarting", "its placement policy is being started")
         return None
 
     def _plan_waiting(self, vm: Item, waiting: Waiting, now: float) -> Commit | None:
         if waiting.reason == "policyNotFound":
             self._unruled.add(vm.key)
+        if waiting.reason == "policyStarting":
+            self._starting.add(vm.key)
         return plan_waiting(vm, waiting, now)
 
     def _plan_placed(self, vm: Item, now: float) -> Commit | None:
@@ -274,6 +296,9 @@ class Scheduler:
         began = self._term.clock.elapsed()
         row = self._engine.choose(request, vm.uid)
         explanation = explain(self._engine, request, vm.uid, row)
+        skipped = tuple(self._own.skipped(request.strategy))
+        if skipped:
+            candidate = msgspec.structs.replace(candidate, skipped=skipped)
         timing = Timing(now, round((self._term.clock.elapsed() - began) * 1000, 3))
         if row is None:
             return self._refuse(candidate, explanation, timing)
@@ -348,6 +373,8 @@ class Scheduler:
         how many seconds to call again, None if there is no need."""
         self._hear()
         patience = LISTEN_EVERY_SECONDS if self._silent else None
+        if self._own.starting() or self._starting:
+            patience = LOOK_AT_WORKERS_EVERY_SECONDS
         if not self._nodes_moved:
             return patience
         wait = self._refresh_at - self._term.clock.elapsed()
@@ -361,6 +388,13 @@ class Scheduler:
         if self._queue.ready or self._view.of_kind("constraint"):
             self._wake.ring()
         return patience
+
+    def _offer_keys(self, keys: set[str]) -> set[str]:
+        """Offer the VMs of ``keys``; returns those left: none."""
+        if keys:
+            self._offer_all(vm for key in sorted(keys) if (vm := self._view.get(key)) is not None)
+            self._wake.ring()
+        return set()
 
     def _hear(self) -> None:
         """Offer all VMs again once no node is waited for any more."""

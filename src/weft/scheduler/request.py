@@ -55,6 +55,7 @@ class Candidate(msgspec.Struct, frozen=True):
     nics: list[AllocatedNic]
     groups: list[AllocatedGroup]
     given_up: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # own policies that gave no answer, and why
 
 
 class Waiting(msgspec.Struct, frozen=True):
