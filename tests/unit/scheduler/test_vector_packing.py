@@ -11,7 +11,7 @@ from weft.contracts.policy import Column, Occasion, Request, Table
 from weft.scheduler.cycle import Engine
 from weft.scheduler.policies import POLICIES
 from weft.scheduler.policies.packing import packing_terms
-from weft.scheduler.snapshot import NodeFacts, Snapshot
+from weft.scheduler.snapshot import Gpu, Load, NodeFacts, Snapshot
 
 GIB = 1024**3
 
@@ -63,6 +63,19 @@ def test_a_request_goes_where_the_free_resources_have_its_shape() -> None:
     engine.snapshot.put_allocation("b", "u2", (2_000, 48 * GIB, 0))  # leaves cpu
     assert engine.choose(Request((3_000, 2 * GIB, 0), "q35", "packing"), "x") == 2
     assert engine.choose(Request((1_000, 16 * GIB, 0), "q35", "packing"), "x") == 1
+
+
+def test_nodes_with_free_gpus_are_left_to_those_that_want_one() -> None:
+    engine = engine_of((16_000, 64 * GIB, 0), (16_000, 64 * GIB, 0))
+    facts = NodeFacts("u9", "a-gpu", (16_000, 64 * GIB, 0), True, False, frozenset({"q35"}), gpus=(Gpu(),))
+    engine.snapshot.put_node(facts)
+    engine.snapshot.put_allocation("a", "u9", (4_000, 16 * GIB, 0))
+    plain = Request((2_000, 8 * GIB, 0), "q35", "packing")
+    row = engine.choose(plain, "x")
+    assert row is not None and engine.snapshot.names[row] == "n00"
+    engine.snapshot.put_allocation("b", "u9", (1_000, GIB, 0), Load(gpus=((0, 1000),)))
+    row = engine.choose(plain, "x")
+    assert row is not None and engine.snapshot.names[row] == "a-gpu"
 
 
 def test_an_unused_node_is_begun_only_when_the_used_ones_have_no_room_or_little() -> None:

@@ -4,7 +4,8 @@ What strands room is a node that runs out of one resource with much of another s
 free resources point the way the request does (vector packing by alignment: Panigrahy et al., "Heuristics for vector bin
 packing", 2011; Grandl et al., "Multi-resource packing for cluster schedulers", SIGCOMM 2014), and which then has equal
 shares left. Unused nodes come after all others, with one exception: where no used one matches, and there is little room in
-them all together, another is begun, for it will be needed soon. That alone is worth half a percent of the nodes. Pure.
+them all together, another is begun, for it will be needed soon. That alone is worth half a percent of the nodes. Nodes with GPUs to give are kept for those that want them.
+Pure.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ ANGLE, TURN, BALANCE, FILL, USED = (
     0.467,
 )  # found on generated loads, see benchmarks/optimality
 BEGIN = 90.0  # what "used" gives an unused node that may be begun
+GPUS_KEPT = 0.51  # before all else
 LITTLE = 0.5  # nodes' worth of room in all used ones
 _EDGE = 0.02  # of a node: what is smaller has no shape
 
@@ -43,13 +45,18 @@ def packing_terms(table: Table, request: Request) -> list[Column]:
     in_use = np.where(used, 100.0, 0.0)
     if float(before.min(axis=0)[used & table.online & ~table.cordoned].sum()) < LITTLE:
         in_use[~used] = BEGIN
-    return [
+    columns = [
         Column("shape", ANGLE, _percent(angle / (np.pi / 2))),
         Column("balance", BALANCE, _percent(shares.max(axis=0) - shares.min(axis=0))),
         Column("turn", TURN, _percent(turn / np.pi + 0.5)),
         Column("fill", FILL, _percent(shares.mean(axis=0))),
         Column("used", USED, in_use),
     ]
+    if request.gpus is not None or not (table.gpu_free > 0).any():
+        return columns
+    kept = np.where((table.gpu_free > 0).any(axis=1), 0.0, 100.0)
+    rest = 1.0 - GPUS_KEPT
+    return [Column("gpus kept", GPUS_KEPT, kept), *(Column(c.name, c.weight * rest, c.values) for c in columns)]
 
 
 def _angle(one: Values, other: Values) -> Values:
