@@ -3,7 +3,8 @@
 Of all GPUs each sort of workload in the outlook could use some; a sort for which little is left is dear. The score is the
 loss of Σ often · log(usable), to the first order: every sort's loss on a node, by its frequency, over what it has left in
 the whole fabric. So a node's cpu isn't spent where its GPUs will need it, whole nodes stay whole while there are workloads
-that need one, and a model that some must have is left to them. Where GPUs are no matter it packs by shape (packing.py).
+that need one, and a model that some must have is left to them. Who wants no GPU is packed by shape (packing.py), first on
+nodes without any, where there are such nodes, or nothing is known of what to expect.
 """
 
 from __future__ import annotations

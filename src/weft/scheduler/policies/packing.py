@@ -3,9 +3,9 @@
 What strands room is a node that runs out of one resource with much of another still free. So the node is taken whose
 free resources point the way the request does (vector packing by alignment: Panigrahy et al., "Heuristics for vector bin
 packing", 2011; Grandl et al., "Multi-resource packing for cluster schedulers", SIGCOMM 2014), and which then has equal
-shares left. Unused nodes come after all others, with one exception: where no used one matches, and there is little room in
-them all together, another is begun, for it will be needed soon. That alone is worth half a percent of the nodes. Nodes with GPUs to give are kept for those that want them.
-Pure.
+shares left. Unused nodes come after all others, with one exception: where no used one matches, and there is little room
+in them all together, another is begun, for it will be needed soon. That alone is worth half a percent of the nodes.
+Nodes with GPUs to give are kept for those that want them. Pure.
 """
 
 from __future__ import annotations
