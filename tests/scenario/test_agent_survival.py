@@ -144,6 +144,7 @@ async def test_a_server_that_answers_is_waited_for_before_guests_are_started_fro
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weft.agent.agent.LISTEN_SECONDS", 0.1)
+    monkeypatch.setattr("weft.agent.plan.FIRST_PAUSE_SECONDS", 0.1)
     web = make_allocation()
     async with lab.agent():
         lab.server.put(web)
