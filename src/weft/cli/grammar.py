@@ -75,6 +75,7 @@ PROCESSES: dict[str, Entry] = {
     "server": Entry("", "The server; server backup FILE, server restore FILE"),
     "agent": Entry("", "A node's agent; agent join URL makes a machine a node"),
     "simulate": Entry("", "simulate placement: the scheduler on files, on any machine"),
+    "policykit": Entry("", "policykit init|test: placement policies of one's own"),
 }
 
 

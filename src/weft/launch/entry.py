@@ -18,6 +18,7 @@ PROCESSES: dict[str, tuple[str, list[str]]] = {
     "agent": ("weft.launch.agent", []),
     "gateway": ("weft.launch.gateway", []),
     "simulate": ("weft.launch.simulate", []),
+    "policykit": ("weft.launch.policykit", []),
     "init": ("weft.launch.local.init", ["weft", "init"]),
 }
 
