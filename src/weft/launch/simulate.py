@@ -8,19 +8,21 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
 from weft.contracts.clock import SystemClock
-from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.kinds.strategy import DEFAULT_STRATEGY, parse_strategy, read_strategy
 from weft.objects.errors import InvalidInput, WeftError
+from weft.scheduler.policies import POLICIES, Policies
 from weft.scheduler.simulate.plot import draw_curves
 from weft.scheduler.simulate.protocol import Outcome, Plan, Simulation
 from weft.scheduler.simulate.read import read_input
 
 _MOST_UNTIL = 100
+START_SECONDS = 15.0  # for the worker of an own policy
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,9 +83,18 @@ def _run(options: argparse.Namespace) -> None:
     found = read_input(options.nodes, options.workloads, options.format, strategy)
     for line in found.unread:
         print(line, file=sys.stderr)
+    own = _begin_own({workload.request.strategy for workload in found.workloads})
     order = options.order or ("file" if options.until is None else "shuffled")
-    simulation = Simulation(found.nodes, found.workloads, Plan(order, options.seed, options.until), SystemClock())
+    simulation = Simulation(
+        found.nodes,
+        found.workloads,
+        Plan(order, options.seed, options.until),
+        SystemClock(),
+        Policies(own and own.find),
+    )
     outcome = simulation.run(_make_teller(), curve=options.plot is not None)
+    if own is not None:
+        _end_own(own)
     if options.plot is not None:
         options.plot.write_text(
             draw_curves(outcome.curve, f"{options.workloads.name}, {strategy}, seed {options.seed}")
@@ -97,6 +108,31 @@ def _run(options: argparse.Namespace) -> None:
         least = "none fewer can be" if repacking.proven else f"fewer than {repacking.least} can't be"
         notes.append(f"{repacking.nodes_used} nodes after repacking; {least}")
     print(json.dumps(answer) if options.output == "json" else write_table(answer, notes), flush=True)
+
+
+def _begin_own(strategies: Iterable[str]) -> Any:
+    """The users' own policies among these, at work; None if there are none. Raises InvalidInput."""
+    for strategy in strategies:
+        if strategy.startswith("@"):
+            raise InvalidInput(
+                f"{strategy}: a placement policy is known to its cluster only", hint="name the strategies it stands for"
+            )
+    if not any(term.own for strategy in strategies for term in parse_strategy(strategy)):
+        return None
+    own = importlib.import_module("weft.scheduler.own.policies").OwnPolicies(POLICIES[DEFAULT_STRATEGY], isolated=True)
+    for strategy in strategies:
+        own.prepare(strategy, START_SECONDS)
+    for name, health in own.take_news().items():
+        if not health.working:
+            own.close()
+            raise InvalidInput(f"{name}: {health.reason}: {health.message}", hint="weft policykit test says more")
+    return own
+
+
+def _end_own(own: Any) -> None:
+    for name, health in own.take_news().items():
+        print(f"{name} was skipped: {health.reason}: {health.message}; {DEFAULT_STRATEGY} decided", file=sys.stderr)
+    own.close()
 
 
 def _choose_strategy(options: argparse.Namespace) -> str:

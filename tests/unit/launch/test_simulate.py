@@ -154,3 +154,25 @@ def test_fragmentation_packs_a_part_of_the_trace_better_than_fgd(
     gpu = [state["allocation_percent"]["gpu"] for state in (ours, fgd, best_fit)]
     assert gpu[0] > gpu[1] + 2 > gpu[2] + 2
     assert ours["fragmented_gpu_percent"] < fgd["fragmented_gpu_percent"] < best_fit["fragmented_gpu_percent"]
+
+
+def test_a_policy_of_ones_own_decides_and_one_that_fails_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = write(tmp_path, NODES, "name,cpu,memory\nw1,4,1G\nw2,4,1G\n")
+    mine = tmp_path / "mine.py"
+    mine.write_text("def score(table, request, occasion):\n    return 100.0 * (table.capacity[0] < 8000)\n")
+    answer = simulate(capsys, *files, "--strategy", f"file:{mine}")
+    assert (answer["placed"], answer["nodes_used"], answer["strategy"]) == (2, 2, f"file:{mine}")
+    mine.write_text("def score(table, request, occasion):\n    return [occasion.nonsense]\n")
+    assert main(["placement", *map(str, files), "--strategy", f"file:{mine}"]) == 0
+    assert "was skipped: raised: AttributeError" in capsys.readouterr().err
+    mine.unlink()
+    assert main(["placement", *map(str, files), "--strategy", f"file:{mine}"]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_a_placement_policy_is_not_known_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write(tmp_path, NODES, "name,strategy\nw1,@gold\n")
+    assert main(["placement", *map(str, files)]) == 2
+    assert "known to its cluster only" in capsys.readouterr().err

@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 import msgspec
 import numpy as np
 
 from weft.contracts.clock import Clock
-from weft.contracts.policy import Request
+from weft.contracts.policy import Policy, Request
 from weft.objects.errors import InvalidInput
 from weft.scheduler.cycle import Engine
 from weft.scheduler.facts import NodeFacts
 from weft.scheduler.filters import ROOM
 from weft.scheduler.joint.repack import Placed, Repacking, repack
 from weft.scheduler.outlook import Demand, look_ahead
+from weft.scheduler.policies import POLICIES
 from weft.scheduler.policies.fgd import find_fragmented
 from weft.scheduler.policies.residue import find_residue
 from weft.scheduler.simulate.read import Workload
@@ -60,7 +61,14 @@ class Outcome(msgspec.Struct, frozen=True):
 class Simulation:
     """One run."""
 
-    def __init__(self, nodes: Sequence[NodeFacts], workloads: Sequence[Workload], plan: Plan, clock: Clock) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[NodeFacts],
+        workloads: Sequence[Workload],
+        plan: Plan,
+        clock: Clock,
+        policies: Mapping[str, Policy] = POLICIES,
+    ) -> None:
         """Raises InvalidInput."""
         self.snapshot = Snapshot()
         self._placed: list[tuple[Request, str]] = []  # and on which node, by its uid
@@ -76,7 +84,7 @@ class Simulation:
         if plan.until is not None and not any(workload.request.gpus for workload in workloads):
             raise InvalidInput("--until: no workload asks for a GPU", field="until", hint="leave it out")
         asks = [(workload.request.amounts, workload.request.gpus) for workload in workloads]
-        self._engine = Engine(self.snapshot, seed=plan.seed, demand=Demand(lambda: asks))
+        self._engine = Engine(self.snapshot, seed=plan.seed, policies=policies, demand=Demand(lambda: asks))
         self._typical = look_ahead(self.snapshot, asks)
         self._reasons: dict[Request, str] = {}
 
