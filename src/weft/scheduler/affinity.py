@@ -149,7 +149,8 @@ class Spreading:
             if texts is None:
                 return np.zeros(len(table.names), dtype=np.bool_)
             counts, least = _count(table, spread, texts, open_)
-            fits &= (texts.codes >= 0) & (counts[texts.codes] + 1 - least <= spread.skew)
+            may = np.append(counts + 1 - least <= spread.skew, False)  # the last is for nodes without the label
+            fits &= may[texts.codes]
         return fits
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
@@ -206,15 +207,19 @@ def find_texts(table: Table, key: str) -> Texts | None:
 
 def count_members(table: Table, group: str, texts: Texts) -> Whole:
     """How many members lie where each word of ``texts`` is."""
-    has = texts.codes >= 0
-    return np.bincount(texts.codes[has], table.members(group)[has], len(texts.words)).astype(np.int64)
+    return _sum(table.members(group), texts)
 
 
 def _count(table: Table, spread: Spread, texts: Texts, open_: Flags) -> tuple[Whole, int]:
     """The members by code of the label, and the fewest of any that counts."""
     counts = count_members(table, spread.group, texts)
-    codes = texts.codes[(texts.codes >= 0) & open_]
-    return counts, int(counts[codes].min()) if codes.size else 0
+    counted = counts[_sum(open_, texts) > 0]
+    return counts, int(counted.min()) if counted.size else 0
+
+
+def _sum(values: Whole | Flags, texts: Texts) -> Whole:
+    """The sums of a column by code of ``texts``."""
+    return np.bincount(texts.codes + 1, values, len(texts.words) + 1)[1:].astype(np.int64)
 
 
 def _name(table: Table, group: str, index: int) -> str:

@@ -76,6 +76,7 @@ class Engine:
         self.last: str | None = None
         self.outlook = Outlook()
         self._demand = demand
+        self._linear: dict[str, LoadPolicy | None] = {}
         self._ahead: dict[str, bool] = {}  # by strategy: whether it looks ahead
         self._seed = seed
         self._policies = policies
@@ -200,18 +201,49 @@ class Engine:
         return found
 
     def _begin(self, request: Request) -> _Class:
-        policy = self._policies[request.strategy]
         moving = self._masks.moving(request)
+        linear = self._find_linear(request.strategy)
+        weights = linear.load(request) if linear is not None and not self._ask(request) else None
+        slopes = None if weights is None else self._find_slopes(weights)
+        if slopes is not None and request.gpus is None and (request.near or request.apart or request.spread):
+            return _Swept(self, slopes, request)
         if self._is_wide(request) or any(filter_.reads == "fabric" for filter_ in moving):
             return _Anew(self, request)
-        weights = policy.load(request) if isinstance(policy, LoadPolicy) and not self._ask(request) else None
-        if weights is None or moving != [ROOM] or request.extras or request.gpus is not None:
+        if slopes is None or moving != [ROOM] or request.extras or request.gpus is not None:
             return _ByRow(self, request, moving)
+        most = max(_LEAST_RANKED, _ENTRIES_KEPT // max(64, len(self._classes)))
+        return _ByLoad(self.snapshot, self._masks, slopes, request, most)
+
+    def _find_linear(self, strategy: str) -> LoadPolicy | None:
+        """The strategy's policy if its score may be linear in load."""
+        if strategy not in self._linear:
+            policy = self._policies[strategy]
+            self._linear[strategy] = policy if isinstance(policy, LoadPolicy) else None
+        return self._linear[strategy]
+
+    def _find_slopes(self, weights: Weights) -> Slopes:
         slopes = self._slopes.get(weights)
         if slopes is None:
             slopes = self._slopes[weights] = Slopes(self.snapshot, weights)
-        most = max(_LEAST_RANKED, _ENTRIES_KEPT // max(64, len(self._classes)))
-        return _ByLoad(self.snapshot, self._masks, slopes, request, most)
+        return slopes
+
+
+class _Swept:
+    """The score is linear in the node's load, but others bear on where it fits: looked at as a whole each time."""
+
+    def __init__(self, engine: Engine, slopes: Slopes, request: Request) -> None:
+        self._engine = engine
+        self._slopes = slopes
+        self._request = request
+
+    def best(self, uid: str) -> int | None:
+        return _best(self.scores(uid))
+
+    def scores(self, uid: str) -> Values:
+        self._slopes.update()
+        scores = self._slopes.scores(self._request.amounts)
+        np.putmask(scores, ~self._engine.fits(self._request), _NEVER)
+        return scores
 
 
 class _Anew:

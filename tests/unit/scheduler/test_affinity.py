@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.contracts.policy import Datum, Lean, Request
-from weft.kinds.affinity import HOST, read_group, read_spread
+from weft.kinds.affinity import HOST, SpreadWish, read_group, read_spread
 from weft.kinds.vm import VmSpec, check_vm
 from weft.scheduler.affinity import depends_on, read_affinity
 from weft.scheduler.cycle import Engine
@@ -249,9 +249,12 @@ def test_under_any_interleaving_none_apart_share_a_node_and_no_spread_exceeds_it
                 fabric.put_node(step[0], cpu=6, cordoned=step[1])
                 (cordoned.add if step[1] else cordoned.discard)(f"n{step[0]}")
         else:
+            able = {f"n{n}" for n in range(len(labels)) if may_go(step, f"n{n}", labels, lying, cordoned)}
+            assert Engine(fabric.snapshot).choose(fabric.ask(step), "w") == fabric.engine.choose(fabric.ask(step), "w")
+            assert set(fabric.why(step)) == {f"n{n}" for n in range(len(labels))} - able
             where = fabric.place(f"w{number}", step)
+            assert (where in able) if able else (where is None)
             if where is not None:
-                check_spread(step, where, labels, lying, cordoned)
                 lying[f"w{number}"] = step, where
             check_apart(lying)
 
@@ -274,15 +277,43 @@ def check_apart(lying: dict[str, tuple[VmSpec, str]]) -> None:
                 assert others == {name}
 
 
-def check_spread(
+def may_go(
     spec: VmSpec, where: str, labels: list[str], lying: dict[str, tuple[VmSpec, str]], cordoned: set[str]
-) -> None:
-    """The skew as it is after ``spec`` went to ``where``, counted anew."""
-    for text in spec.spread:
-        wish = read_spread(text, "")
-        value = {f"n{n}": (f"n{n}" if wish.key == HOST else label) for n, label in enumerate(labels)}
-        domains = {value[node] for node in value if node not in cordoned and value[node]}
-        for group in spec.anti_affinity_groups:
-            nodes = members(lying, read_group(group, "").name)
-            counts = {domain: sum(value[node] == domain for node in nodes) for domain in domains}
-            assert counts[value[where]] + 1 - min(counts.values()) <= wish.skew
+) -> bool:
+    """All of it spelt out once more, one node at a time."""
+    if where in cordoned or sum(node == where for _, node in lying.values()) >= 6:
+        return False
+    hard_near = {wish.name for text in spec.affinity_groups if (wish := read_group(text, "")).required}
+    hard_apart = {wish.name for text in spec.anti_affinity_groups if (wish := read_group(text, "")).required}
+    for other, node in lying.values():
+        alone = {wish.name for text in other.anti_affinity_groups if (wish := read_group(text, "")).required}
+        if node == where and (hard_apart & named(other) or named(spec) & alone):
+            return False
+    for group in hard_near:
+        joined = [node for other, node in lying.values() if group in named(other) and not is_alone(other, group)]
+        if joined and where not in joined:
+            return False
+    return all(
+        keeps_level(read_spread(text, ""), read_group(group, "").name, where, labels, lying, cordoned)
+        for text in spec.spread
+        for group in spec.anti_affinity_groups
+    )
+
+
+def is_alone(spec: VmSpec, group: str) -> bool:
+    return group in spec.anti_affinity_groups
+
+
+def keeps_level(
+    wish: SpreadWish,
+    group: str,
+    where: str,
+    labels: list[str],
+    lying: dict[str, tuple[VmSpec, str]],
+    cordoned: set[str],
+) -> bool:
+    """The skew as it would be with one more at ``where``, counted anew."""
+    value = {f"n{n}": (f"n{n}" if wish.key == HOST else label) for n, label in enumerate(labels)}
+    domains = {value[node] for node in value if node not in cordoned and value[node]}
+    counts = {domain: sum(value[node] == domain for node in members(lying, group)) for domain in domains}
+    return value[where] in counts and counts[value[where]] + 1 - min(counts.values()) <= wish.skew
