@@ -50,6 +50,10 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
         lines += [f"  {message}"] if message else []
         refused = dig(decision, "spec.refused_by", {})
         lines += [f"  {count} nodes refused by {name}" for name, count in refused.items()]
+    first, message = f"{what} fits on no node: {error.token}", dig(decision, "spec.message", "")
+    if dig(decision, "spec.gang", ""):
+        first = f"{error.token}: {message}"
+        lines = lines if f"{what} has no place" in message else []  # what it is that lacks is the other's to say
     lines += [f"note: {note}" for note in read_notes(decision)]
     nearest = dig(decision, "spec.nearest", "")
     nearest_node = dig(decision, "spec.nearest_node", "")
@@ -58,7 +62,7 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
         error.hint
         or f"It stays Pending and starts when room appears.  weft wait {what} | weft explain {what} | weft delete {what}"
     )
-    told = Unplaceable("\n".join([f"{what} fits on no node: {error.token}", *lines]), reason=error.token)
+    told = Unplaceable("\n".join([first, *lines]), reason=error.token)
     told.hint = "\n".join(hints)
     told.details = {
         "nodes": dig(decision, "spec.nodes", 0),

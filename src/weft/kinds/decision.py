@@ -60,6 +60,7 @@ class DecisionSpec(msgspec.Struct, kw_only=True):
     nearest: str = ""
     nearest_node: str = ""
     notes: list[str] = []
+    gang: str = ""  # those it is placed together with, or not at all
 
 
 class DecisionStatus(msgspec.Struct, kw_only=True):

@@ -161,6 +161,7 @@ def _put_decision(view: View, candidate: Candidate, explanation: Explanation, ti
         message=explanation.message,
         nearest=explanation.nearest,
         nearest_node=explanation.nearest_node,
+        gang=explanation.gang,
         notes=[*candidate.given_up, *candidate.skipped, *explanation.warnings],
     )
     name = f"{vm.kind}.{vm.name}"

@@ -35,6 +35,7 @@ class Explanation(msgspec.Struct, frozen=True):
     nearest: str = ""
     nearest_node: str = ""
     warnings: list[str] = []
+    gang: str = ""
 
 
 def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, also: Sequence[int] = ()) -> Explanation:

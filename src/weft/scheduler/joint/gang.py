@@ -4,7 +4,7 @@ Every try goes through the engine's own filters, with the members before it coun
 among them: affinity, spread, devices. First come orders with each policy's own choice; then a search that turns back
 where it is stuck; then the sums alone, by exchanges and, where it is installed, by the solver. What these find is tried
 through the filters like all else. That nothing was found is proven only by a member that fits nowhere by itself, by sums,
-or by the solver; otherwise it says so.
+by a search that came to its end, or by the solver; otherwise it says so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from weft.contracts.policy import RESOURCES, Flags, Request, Whole
+from weft.scheduler.affinity import Apart
 from weft.scheduler.cycle import Engine
 from weft.scheduler.filters import ROOM
 from weft.scheduler.joint import exact
@@ -105,9 +106,12 @@ def _find(engine: Engine, members: Sequence[Member], trial: Trial, solver_second
     if not problem.allowed.any(axis=1).all() or (problem.wanted.sum(axis=0) > problem.free.sum(axis=0)).any():
         return msgspec.structs.replace(best, proven=True)
     order = sorted(range(len(members)), key=lambda i: int(fits[i].sum()))
-    if _turn_back(engine, members, trial, order, [TURNS]):
+    turns = [TURNS]
+    if _turn_back(engine, members, trial, order, turns):
         return _answer(trial, order)
     trial.clear()
+    if turns[0] > 0 and all(_is_plain(engine, member.request) for member in members):
+        return msgspec.structs.replace(best, proven=True)  # everything was tried
     start = problem.allowed.argmax(axis=1)
     bins = find_solution(problem, start, min(STEPS, 100 * len(members)))
     if bins is not None and _try_rows(engine, members, trial, nodes[bins]):
@@ -128,6 +132,12 @@ def _answer(trial: Trial, order: Sequence[int]) -> Joint:
 def _looks_around(engine: Engine, request: Request) -> bool:
     """Whether where it fits may follow from where others are."""
     return any(f.reads == "fabric" and f.asks(request) is not None for f in engine.filters)
+
+
+def _is_plain(engine: Engine, request: Request) -> bool:
+    """Whether it is the same in which order they are counted: more of them only take room, and no device is chosen."""
+    moving = (f for f in engine.filters if f.reads != "facts" and f.asks(request) is not None)
+    return request.gpus is None and all(f is ROOM or isinstance(f, Apart) for f in moving)
 
 
 def _orders(engine: Engine, members: Sequence[Member], fits: Sequence[Flags]) -> Iterator[list[int]]:

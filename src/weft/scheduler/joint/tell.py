@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from weft.contracts.policy import Request
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, explain
 from weft.scheduler.joint.gang import Joint, Member, Trial
@@ -18,7 +19,10 @@ def explain_places(engine: Engine, members: Sequence[Member], joint: Joint) -> l
     with Trial(engine, members) as trial:
         for member in joint.order:
             row = joint.rows[member]
-            told[member] = explain(engine, members[member].request, members[member].uid, row, also=[row])
+            request = members[member].request
+            explanation = explain(engine, request, members[member].uid, row, also=[row])
+            message = f"placed together with {len(members) - 1} more of gang {_name(request)}"
+            told[member] = msgspec.structs.replace(explanation, message=message, gang=_name(request))
             trial.put(member, row)
     return [told[member] for member in range(len(members))]
 
@@ -31,7 +35,7 @@ def explain_refusal(engine: Engine, members: Sequence[Member], joint: Joint) -> 
             if member in joint.rest:
                 trial.put(member, joint.rest[member])
         refused = explain(engine, lacking.request, lacking.uid, None)
-    _, _, name = lacking.request.gang.partition("/")
+    name = _name(lacking.request)
     beside = f" beside {len(joint.rest)} of the others" if joint.rest else ""
     proof = "" if joint.proven else " (so a search says, which is no proof)"
     message = f"gang {name}: {lacking.name} has no place{beside}: {refused.message}{proof}"
@@ -41,7 +45,11 @@ def explain_refusal(engine: Engine, members: Sequence[Member], joint: Joint) -> 
         nearest = (refused.nearest, refused.nearest_node) if number == joint.lacking else ("", "")
         told.append(
             msgspec.structs.replace(
-                own, error=refused.error, message=message, nearest=nearest[0], nearest_node=nearest[1]
+                own, error=refused.error, message=message, nearest=nearest[0], nearest_node=nearest[1], gang=name
             )
         )
     return told
+
+
+def _name(request: Request) -> str:
+    return request.gang.partition("/")[2]
