@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,10 @@ _ORDERS: dict[str, Callable[[Any, Any], Any]] = {
 def find_meeting(tree: Expression, table: Table) -> Flags:
     """Which nodes meet ``tree``, in which no name is left."""
     if isinstance(tree, (Every, Either)):
-        join = np.logical_and if isinstance(tree, Every) else np.logical_or
-        flags: Flags = join.reduce([find_meeting(part, table) for part in tree.of])
+        flags = find_meeting(tree.of[0], table)
+        for part in tree.of[1:]:
+            more = find_meeting(part, table)
+            flags = flags & more if isinstance(tree, Every) else flags | more
         return flags
     if isinstance(tree, Not):
         return ~find_meeting(tree.of, table)
@@ -60,10 +62,10 @@ def find_meeting(tree: Expression, table: Table) -> Flags:
     if tree.operator in ("eq", "neq"):
         equal = _is_one_of(tree.attribute, (tree.value,), table)
         return equal if tree.operator == "eq" else ~equal
-    numbers, bound = table.number(tree.attribute), read_amount(tree.value, tree.attribute)
-    if numbers is None or bound is None:
+    numbers, bounds = table.number(tree.attribute), _read_amounts(tree.attribute, (tree.value,))
+    if numbers is None or not bounds:
         return np.zeros(len(table.names), dtype=np.bool_)
-    compared: Flags = _ORDERS[tree.operator](numbers, bound)  # NaN is neither more nor less
+    compared: Flags = _ORDERS[tree.operator](numbers, bounds[0])  # NaN is neither more nor less
     return compared
 
 
@@ -149,19 +151,29 @@ def _reads_room(leaf: Leaf) -> bool:
     )
 
 
-def _is_one_of(attribute: str, values: Sequence[str], table: Table) -> Flags:
+def _is_one_of(attribute: str, values: tuple[str, ...], table: Table) -> Flags:
     """Where the text is one of ``values``, or the number one of those that they are."""
-    flags = np.zeros(len(table.names), dtype=np.bool_)
+    flags: Flags | None = None
     texts = table.text(attribute)
     if texts is not None:
-        codes = [texts.places[value] for value in values if value in texts.places]
-        flags |= texts.codes == codes[0] if len(codes) == 1 else np.isin(texts.codes, codes)
-    wanted = [number for value in values if (number := read_amount(value, attribute)) is not None]
+        codes = [code for value in values if (code := texts.places.get(value)) is not None]
+        if codes:
+            flags = texts.codes == codes[0] if len(codes) == 1 else np.isin(texts.codes, codes)
+    wanted = _read_amounts(attribute, values)
     numbers = table.number(attribute) if wanted else None
     if numbers is not None:
-        flags |= numbers == wanted[0] if len(wanted) == 1 else np.isin(numbers, wanted)
+        same = numbers == wanted[0] if len(wanted) == 1 else np.isin(numbers, wanted)
+        flags = same if flags is None else flags | same
     free = table.number(f"{attribute}.free") if AVAILABLE in values else None
-    return flags if free is None else flags | (free > 0)
+    if free is not None:
+        flags = free > 0 if flags is None else flags | (free > 0)
+    return np.zeros(len(table.names), dtype=np.bool_) if flags is None else flags
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_amounts(attribute: str, values: tuple[str, ...]) -> list[float]:
+    """Those of ``values`` that are numbers. Not to be changed."""
+    return [number for value in values if (number := read_amount(value, attribute)) is not None]
 
 
 def _is_there(attribute: str, table: Table) -> Flags:
