@@ -2,8 +2,10 @@
 
 Vivaldi (Dabek, Cox, Kaashoek, Morris: A Decentralized Network Coordinate System, SIGCOMM 2004) in a plane with heights: of
 two nodes the distance in the plane is what lies between their sites, and the height what lies between a node and its site.
-Two things are ours: each round goes several times over all that is known of the peers, with small steps, and the steps get
-smaller the longer nothing is new; a network that stands still has coordinates that stand still. Pure; milliseconds."""
+Three things are ours: each round goes several times over all that is known of the peers, with small steps; the steps get
+smaller the longer nothing is new, so that a network that stands still has coordinates that stand still; and who stays lost
+(folded over to where most distances are right, and the short ones wrong) begins anew beside its nearest peer that isn't.
+Pure; milliseconds."""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ _COOLING_ROUNDS = 20.0
 _TUNING = 0.25  # how fast the error follows what is seen
 _NEAR = 5.0  # an error counts relative to the round trip, but to no less than this: what is near is never exact
 _LEAST_ERROR, _WORST_ERROR = 0.02, 1.0
+_LOST, _LOST_ROUNDS = 0.3, 10  # who has been wrong by more for so many rounds begins anew
 _SURPRISE = 0.5  # a mean error beyond it: the network is another than the one that was learnt
 
 
@@ -33,7 +36,7 @@ class Position:
     def __init__(self, seed: str) -> None:
         self.at = (0.0, 0.0, LEAST_HEIGHT)
         self.error = _WORST_ERROR
-        self._rounds = 0
+        self._rounds = self._lost_rounds = 0
         self._chance = random.Random(seed)
 
     def learn(self, seen: Collection[tuple[Sequence[float], float, float]]) -> None:
@@ -41,6 +44,9 @@ class Position:
         if not seen:
             return
         self._rounds += 1
+        self._lost_rounds = self._lost_rounds + 1 if self.error > _LOST else 0
+        if self._lost_rounds >= _LOST_ROUNDS:
+            self._begin_anew(seen)
         step = max(_LEAST_STEP, _STEP / (1 + max(0.0, self._rounds - _COOLING_ROUNDS / 2) / _COOLING_ROUNDS))
         for _ in range(SWEEPS):
             for at, error, round_trip in seen:
@@ -49,10 +55,17 @@ class Position:
         if wrong > _SURPRISE:
             self._rounds = 0
 
+    def _begin_anew(self, seen: Collection[tuple[Sequence[float], float, float]]) -> None:
+        sure = [(round_trip, at) for at, error, round_trip in seen if error < _LOST]
+        if sure:
+            _, (x, y, _) = min(sure)
+            self.at = (x, y, LEAST_HEIGHT)
+            self._rounds = self._lost_rounds = 0
+
     def _move(self, other: Sequence[float], error: float, round_trip: float, step: float) -> None:
         apart = distance(self.at, other)
         weight = self.error / (self.error + max(error, _LEAST_ERROR))
-        wrong = abs(apart - round_trip) / max(round_trip, _NEAR)
+        wrong = min(abs(apart - round_trip) / max(round_trip, _NEAR), _WORST_ERROR)  # one lost peer is not my own error
         self.error = self.error + (wrong - self.error) * _TUNING * weight
         self.error = min(_WORST_ERROR, max(_LEAST_ERROR, self.error))
         force = step * weight * (round_trip - apart)

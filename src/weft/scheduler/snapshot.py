@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from weft.contracts.policy import RESOURCES, Amounts, Codes, Flags, GpuAsk, Texts, Values, Whole
 from weft.scheduler.columns import Columns
 from weft.scheduler.devices import Devices
+from weft.scheduler.distances import Distances
 from weft.scheduler.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
 from weft.scheduler.memberships import Memberships
 
@@ -56,6 +57,7 @@ class Snapshot:
         self._extras: dict[str, Whole] = {}  # two rows: capacity, allocated
         self._devices = Devices()
         self._columns = Columns()
+        self._distances = Distances()
         self._holders: dict[str, set[str]] = {}
         self.groups = Memberships()
         self._rank: Whole | None = None
@@ -125,22 +127,7 @@ class Snapshot:
 
     def distance(self, uid: str) -> Values:
         """As measured directly where it was, else as far as the coordinates lie apart."""
-        times = np.full(len(self), np.nan)
-        index = self._index.get(uid)
-        if index is None:
-            return times
-        own = self.facts[index]
-        for row, facts in enumerate(self.facts):
-            if facts.coordinate and len(facts.coordinate) == len(own.coordinate):
-                *at, height = facts.coordinate
-                apart = sum((a - b) ** 2 for a, b in zip(at, own.coordinate[:-1], strict=True)) ** 0.5
-                times[row] = apart + height + own.coordinate[-1]
-        for row, facts in enumerate(self.facts):
-            direct = own.round_trips.get(facts.uid, facts.round_trips.get(uid))
-            if direct is not None:
-                times[row] = direct
-        times[index] = 0.0
-        return times
+        return self._distances.of(uid, self.facts, self._index, self.facts_epoch)
 
     def index_of(self, uid: str) -> int | None:
         return self._index.get(uid)
