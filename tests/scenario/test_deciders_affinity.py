@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
 from tests.scenario.deciders_lab import Lab
 
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.node import NodeSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.scheduler.cycle import Engine
+from weft.scheduler.joint.gang import Joint, Member, find_places
 
 APART = ["webapp"]
 
@@ -158,6 +161,30 @@ async def test_a_member_in_the_zone_that_is_behind_lets_the_other_zone_take_one_
 
 async def _counts(lab: Lab, number: int) -> bool:
     return len(await lab.allocations()) == number
+
+
+async def test_a_gang_that_wants_to_be_near_itself_is_looked_at_once_and_then_waits_in_peace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    def count(engine: Engine, members: Sequence[Member]) -> Joint:
+        looked.append(len(members))
+        return find_places(engine, members)
+
+    monkeypatch.setattr("weft.scheduler.loop.find_places", count)
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab, {"n1": "", "n2": ""})
+        for name in ("a", "b", "c"):
+            await lab.put_vm(name, gang="trio:3", affinity_groups=["trio"], cpu=4.0)
+        for name in ("a", "b", "c"):
+            await lab.until_refused(name, "insufficientResources")
+        await lab.pass_time(30)
+        assert len(looked) <= 3 and await lab.allocations() == []
+        await lab.add_node("n3", cpu=16.0)
+        for name in ("a", "b", "c"):
+            await lab.until_phase(name, "Running")
+        assert set((await places(lab)).values()) == {"n3"}
 
 
 async def test_where_a_volume_lies_decides_and_when_it_lies_elsewhere_so_does_the_choice(tmp_path: Path) -> None:

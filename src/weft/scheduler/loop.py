@@ -454,8 +454,8 @@ class Scheduler:
                     if wanted[0] <= cpu and wanted[1] <= memory and wanted[2] <= disk:
                         if self._engine.may_fit(request, uids):
                             self._queue.wake(request)
-        if snapshot.groups.regrouped:
-            groups, snapshot.groups.regrouped = snapshot.groups.regrouped, set()
+        groups = snapshot.groups.take_moved()
+        if groups:
             for request in self._queue.asleep():
                 if depends_on(request, groups):
                     self._queue.wake(request)

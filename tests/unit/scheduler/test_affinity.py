@@ -209,11 +209,20 @@ def test_data_draws_a_workload_and_required_data_binds_it() -> None:
 def test_a_change_in_a_group_wakes_who_asks_for_it_and_nobody_else() -> None:
     fabric = Fabric(*zones("a", "b"))
     fabric.place("web-0", vm(near=["web"]))
-    groups = fabric.snapshot.groups.regrouped
+    groups = fabric.snapshot.groups.take_moved()
     assert depends_on(fabric.ask(vm(near=["web"])), groups)
     assert depends_on(fabric.ask(vm(apart=["web:preferred"], spread=["zone"])), groups)
     assert not depends_on(fabric.ask(vm(near=["db"])), groups)
     assert not depends_on(fabric.ask(vm()), groups)
+
+
+def test_who_is_only_tried_somewhere_wakes_nobody() -> None:
+    fabric = Fabric({})
+    fabric.place("web-0", vm(near=["web"]))
+    fabric.snapshot.groups.take_moved()
+    fabric.place("web-1", vm(near=["web"]))
+    fabric.snapshot.drop_allocation("web-1")
+    assert fabric.snapshot.groups.take_moved() == set()
 
 
 wishes = st.builds(
