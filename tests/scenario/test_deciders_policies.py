@@ -145,7 +145,7 @@ async def test_a_users_own_policy_decides_and_one_that_fails_is_told_and_skipped
                 break
             await asyncio.sleep(0.1)
         note = (await decision_of(lab, f"c{number}")).notes[0]
-        assert f"file:{mine} was skipped: notFinite: score: nan for node 0 of 2" in note
+        assert f"file:{mine} was skipped: notFinite: mine: nan for node 0 of 2" in note
         assert "PolicySkipped" in lab.journal.reasons(f"c{number}")
         said = await until_said(lab, "mine", "notFinite")
         assert said.status == "False" and "the server's strategy decides instead" in said.message

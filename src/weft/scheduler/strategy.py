@@ -16,6 +16,7 @@ from weft.kinds.strategy import DEFAULT_STRATEGY, SERVERLESS_STRATEGY, read_stra
 from weft.kinds.workload_wish import WorkloadWish
 from weft.objects.errors import NotFound
 from weft.objects.identity import object_key
+from weft.objects.schema import suggest
 
 
 class Chosen(msgspec.Struct, frozen=True):
@@ -49,7 +50,9 @@ def _default_of(view: View, project: str | None) -> str | None:
 def _open(view: View, named: str, wish: WorkloadWish) -> Chosen:
     item = view.get(object_key("placementpolicy", None, named[1:]))
     if item is None:
-        raise NotFound(f'placement policy "{named[1:]}" does not exist', reason="policyNotFound")
+        meant = suggest(named[1:], [known.envelope.name for known in view.of_kind("placementpolicy").values()])
+        told = f"; did you mean @{meant}?" if meant else ""
+        raise NotFound(f'placement policy "{named[1:]}" does not exist{told}', reason="policyNotFound")
     spec = item.spec(PlacementPolicySpec)
     text = spec.serverless if wish.type == "serverless" else spec.strategy
     return Chosen(read_strategy(text or DEFAULT_STRATEGY), named)

@@ -93,7 +93,7 @@ def test_what_a_policy_answers_decides(lab: Lab) -> None:
     lab.begin(FULLEST)
     assert lab.choose() == "n1" and not lab.skipped() and lab.reason == "Answers"
     told = explain(lab.engine, ask(lab.strategy), "vm1", 0)
-    assert [(term.name, term.value) for term in told.verdicts[0].terms] == [("score", 25.0)]
+    assert [(term.name, term.value) for term in told.verdicts[0].terms] == [("mine", 25.0)]
     put(lab.snapshot, "n2", 8, 8)
     assert lab.choose() == "n2"
 

@@ -82,12 +82,13 @@ def _serve(line: Line, score: Score, name: str) -> None:
         return line.receive(MOST_BYTES)
 
     table = AskedTable(ask)
+    label = os.path.splitext(os.path.basename(name))[0]
     while True:
         stamp, count, request, occasion = line.receive(MOST_BYTES)
         table.begin(stamp)
         try:
             columns = score(table, read_request(request), Occasion(*occasion))
-            answer = ["columns", [_pack(column, count) for column in _name(columns)]]
+            answer = ["columns", [_pack(column, count) for column in _name(columns, label)]]
         except Ended:
             raise
         except _WrongShape as problem:
@@ -101,10 +102,10 @@ class _WrongShape(Exception):
     """A policy's answer is not one value for each node."""
 
 
-def _name(answer: Any) -> list[Column]:
+def _name(answer: Any, label: str) -> list[Column]:
     if isinstance(answer, list) and answer and all(isinstance(column, Column) for column in answer):
         return answer
-    return [Column(FUNCTION, 1.0, answer)]
+    return [Column(label, 1.0, answer)]
 
 
 def _pack(column: Column, count: int) -> tuple[str, float, bytes]:
