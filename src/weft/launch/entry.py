@@ -21,6 +21,10 @@ PROCESSES: dict[str, tuple[str, list[str]]] = {
     "policykit": ("weft.launch.policykit", []),
     "init": ("weft.launch.local.init", ["weft", "init"]),
 }
+# What holds objects by the hundred thousand, none of them in circles, spends more than half of a start on looking through
+# them for garbage: those processes look seldom.
+HOLD_MUCH = ("server", "simulate")
+SELDOM = (100_000, 50, 100)
 
 
 def main() -> None:
@@ -34,6 +38,8 @@ def main() -> None:
         code = importlib.import_module("weft.cli.app").run(argv, _make_clock)
         _flush()
         os._exit(code)  # nothing is left to be done: taking the interpreter apart would keep a person waiting
+    if argv[0] in HOLD_MUCH:
+        gc.set_threshold(*SELDOM)
     module, before = PROCESSES[argv[0]]
     sys.exit(importlib.import_module(module).main([*before, *argv[1:]]))
 
