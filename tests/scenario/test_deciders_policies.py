@@ -150,3 +150,14 @@ async def test_a_users_own_policy_decides_and_one_that_fails_is_told_and_skipped
         said = await until_said(lab, "mine", "notFinite")
         assert said.status == "False" and "the server's strategy decides instead" in said.message
         assert "notFinite" in lab.journal.reasons("mine")
+
+
+@pytest.mark.parametrize("strategy", ["@gold", "file:/nowhere/mine.py", "best_fit:0.7,cost:0.3"])
+async def test_the_servers_strategy_may_be_whatever_a_workloads_may_be(tmp_path: Path, strategy: str) -> None:
+    async with Lab(tmp_path, strategy=strategy) as lab:
+        await lab.add_node("n1")
+        await put_policy(lab, "gold", strategy="random")
+        await where(lab, "a")
+        decision = await decision_of(lab, "a")
+        assert (decision.policy, decision.named) == (("random", "@gold") if strategy == "@gold" else (strategy, ""))
+        assert bool(decision.notes) == strategy.startswith("file:")

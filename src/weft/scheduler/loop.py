@@ -50,8 +50,8 @@ from weft.scheduler.joint.muster import muster
 from weft.scheduler.joint.tell import explain_places, explain_refusal
 from weft.scheduler.nodes import read_node
 from weft.scheduler.outlook import Demand
-from weft.scheduler.own.policies import OwnPolicies
-from weft.scheduler.policies import POLICIES, Policies
+from weft.scheduler.own.policies import OwnPolicies, find_fallback
+from weft.scheduler.policies import Policies
 from weft.scheduler.prefer import relax
 from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue import Queue
@@ -82,7 +82,7 @@ class Scheduler:
         self._term = term
         self._view: View = term.cache.view
         self._strategy = strategy
-        self._own = OwnPolicies(POLICIES.get(strategy, POLICIES[DEFAULT_STRATEGY]))
+        self._own = OwnPolicies(find_fallback(strategy))
         self._engine = Engine(
             self.snapshot,
             seed=seed,

@@ -15,8 +15,9 @@ import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.policy import Column, Occasion, Policy, Reads, Request, Table
-from weft.kinds.strategy import Term, parse_strategy
+from weft.kinds.strategy import DEFAULT_STRATEGY, Term, parse_strategy
 from weft.scheduler.own.process import PolicyFailed, Worker
+from weft.scheduler.policies import POLICIES
 from weft.scheduler.snapshot import Snapshot
 
 TIMEOUT_SECONDS = 0.2
@@ -226,6 +227,12 @@ class OwnPolicies:
         working = [policy for policy in self._known.values() if policy.has_worker]
         for policy in sorted(working, key=lambda policy: policy.used_at)[:-MOST_WORKERS]:
             policy.close()
+
+
+def find_fallback(strategy: str) -> Policy:
+    """The policy that decides where an own one is skipped: the server's ``strategy``, unless that is none of weft's own."""
+    shipped = not strategy.startswith("@") and not any(term.own for term in parse_strategy(strategy))
+    return POLICIES[strategy if shipped else DEFAULT_STRATEGY]
 
 
 def _moment_of(table: Table, request: Request, occasion: Occasion) -> object:

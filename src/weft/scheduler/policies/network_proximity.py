@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table, Values
+from weft.scheduler.affinity import own_groups
 from weft.scheduler.policies.shares import with_room
 
 HALF_MS = 5.0
@@ -27,11 +28,12 @@ class NetworkProximity:
 
 
 def _find_places(table: Table, request: Request) -> list[tuple[list[str], list[float]]]:
-    """The nodes to be near to, by uid, with weights: the caller's, the groups' members', the volumes'."""
+    """The nodes to be near to, by uid, with weights: the caller's, those of each group to be near, and the volumes'."""
     places: list[tuple[list[str], list[float]]] = []
     if request.caller is not None:
         places.append(([request.caller], [1.0]))
-    for group in request.near or request.groups:
+    leans = tuple(lean.name for lean in request.leans if lean.what == "near")
+    for group in (*request.near, *leans) or own_groups(request):
         members = table.members(group)
         rows = np.flatnonzero(members)
         if rows.size:
