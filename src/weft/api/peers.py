@@ -45,6 +45,7 @@ class Peers:
         self._nodes = Mirror(store, kind_prefix("node"), _answering, clock)
         self._secret, self._clock = secret, clock
         self._ring: list[tuple[bytes, str, Answering]] = []
+        self._versions: dict[str, str] = {}  # by uid, as long as the ring is what it is
         self._at, self._again_at = -1, 0.0
 
     async def run(self) -> None:
@@ -57,10 +58,13 @@ class Peers:
         if not self._nodes.live:
             return None
         self._sort()
+        if version and self._versions.get(uid) == version:
+            return None
         chosen = self._choose(uid)
         key = node_key(self._secret, uid)
         text = " ".join(f"{other} {at.address} {at.echo_port}" for other, at in chosen)
         current = hashlib.sha256(key + text.encode()).hexdigest()[:16]
+        self._versions[uid] = current
         if current == version:
             return None
         peers = [
@@ -73,7 +77,10 @@ class Peers:
         now = self._clock.elapsed()
         if self._at != self._nodes.changes and now >= self._again_at:
             self._at, self._again_at = self._nodes.changes, now + SORT_EVERY_SECONDS
-            self._ring = sorted((_place(uid), uid, at) for uid, at in self._nodes.found.values())
+            ring = sorted((_place(uid), uid, at) for uid, at in self._nodes.found.values())
+            if ring != self._ring:
+                self._ring = ring
+                self._versions.clear()
 
     def _choose(self, uid: str) -> list[tuple[str, Answering]]:
         """All others if they are few; else whoever comes next on the ring after each of some points that are the node's

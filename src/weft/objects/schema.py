@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -177,11 +178,18 @@ def read_strict(raw: Any, type_: type[T], path: str = "spec") -> T:
             text = str(error)
             what, _, where = text.partition(" - at `$")
             at = path + where.rstrip("`") if where else path
-            problems = [InvalidInput(f"{at}: {what[:1].lower()}{what[1:]}", field=at)]
+            problems = [InvalidInput(f"{at}: {what[:1].lower()}{what[1:]}", field=at, hint=_hint_at(type_, path, at))]
     first = problems[0]
     if len(problems) > 1:
         first.details["problems"] = [p.to_dict() for p in problems]
     raise first
+
+
+def _hint_at(type_: Any, path: str, at: str) -> str | None:
+    """What the field at ``at`` takes."""
+    plain = re.sub(r"\[[^]]*\]", "", at)
+    doc = next((doc for doc in describe_fields(type_, path) if doc.path.replace("[]", "") == plain), None)
+    return None if doc is None or not doc.description else f"{doc.type}: {doc.description}"
 
 
 def describe_fields(type_: Any, path: str = "spec") -> list[FieldDoc]:
