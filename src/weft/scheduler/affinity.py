@@ -122,7 +122,10 @@ class Apart:
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         for group in request.apart:
             if table.members(group)[index]:
-                return f"{_name(table, group, index)} of anti-affinity group {group_word(group)} is there", []
+                who = _name(table, group, index)
+                if group.endswith(_ALONE):
+                    return f"{who} is there, which must be apart from group {group_word(group)}", []
+                return f"{who} of anti-affinity group {group_word(group)} is there", []
         return "", []
 
 

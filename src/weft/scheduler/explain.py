@@ -236,7 +236,7 @@ _PHRASES = {
     "available": "without the free room its constraint asks for",
     "data": "without its data",
     "affinity": "without a member of its affinity group",
-    "anti-affinity": "with a member of its anti-affinity group",
+    "anti-affinity": "with a member of a group to be apart",
     "spread": "where one more would be spread unevenly",
 }
 

@@ -141,6 +141,8 @@ def test_who_wishes_to_be_apart_leaves_alone_who_must_be() -> None:
     fabric.place("must", vm(apart=["webapp"]))
     assert fabric.place("wish", vm(apart=["webapp:preferred"])) is None
     assert fabric.place("near", vm(near=["webapp:preferred"])) is None
+    told = {"n0": "vm/must is there, which must be apart from group webapp"}
+    assert fabric.why(vm(near=["webapp"])) == told
 
 
 def test_a_spread_keeps_zones_level_and_says_which_is_ahead() -> None:
