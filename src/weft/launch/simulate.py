@@ -96,9 +96,9 @@ def _run(options: argparse.Namespace) -> None:
     if own is not None:
         _end_own(own)
     if options.plot is not None:
-        options.plot.write_text(
-            draw_curves(outcome.curve, f"{options.workloads.name}, {strategy}, seed {options.seed}")
-        )
+        title = f"{options.workloads.name}, {strategy}, seed {options.seed}"
+        gpus = any(facts.gpus for facts in found.nodes)
+        options.plot.write_text(draw_curves(outcome.curve, title, gpus=gpus))
     answer = describe(outcome, strategy, options.seed)
     before = outcome.nodes_used
     notes = [f"{before} of {len(found.nodes)} nodes used"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table
-from weft.scheduler.policies.shares import WEIGHTS, used_shares
+from weft.scheduler.policies.shares import WEIGHTS, all_shares
 
 
 class BestFit:
@@ -11,7 +11,7 @@ class BestFit:
     reads: Reads = "row"
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
-        return [Column(name, weight, share) for name, weight, share in used_shares(table, request)]
+        return [Column(name, weight, share) for name, weight, share in all_shares(table, request)]
 
     def load(self, request: Request) -> tuple[float, float, float]:
         return WEIGHTS["cpu"], WEIGHTS["memory"], WEIGHTS["disk"]

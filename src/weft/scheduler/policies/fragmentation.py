@@ -29,6 +29,7 @@ from weft.scheduler.policies.residue import (
 )
 
 _LEAST_LEFT = 0.001
+_SMALL = 0.25  # how much dearer the small are: by this power of their GPUs; by none, and by much more, less is packed
 
 
 class Fragmentation:
@@ -54,6 +55,7 @@ class Fragmentation:
 def _read_prices(outlook: Outlook, models: tuple[str, ...]) -> tuple[Sorts, Values]:
     """The sorts that want GPUs, and what the loss of a thousandth costs them by model; for all of them together 1."""
     dear = [sort for sort in outlook.sorts if sort.gpus is not None]
-    prices = np.array([sort.often / max(sort.left, _LEAST_LEFT) for sort in dear])
+    sizes = np.array([sort.gpus.count * sort.gpus.share / WHOLE for sort in dear if sort.gpus is not None])
+    prices = np.array([sort.often / max(sort.left, _LEAST_LEFT) for sort in dear]) * sizes**-_SMALL
     sorts = read_sorts(dear)
     return sorts, sorts.spread(prices / max(float(prices.sum()), 1e-12), models)

@@ -1,9 +1,10 @@
-"""least_loaded: the node with most left once the workload is there (0.4 cpu, 0.4 memory, 0.2 disk)."""
+"""least_loaded: the node with most left once the workload is there (0.4 cpu, 0.4 memory, 0.2 disk;
+half of it GPUs, for what asks for some)."""
 
 from __future__ import annotations
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table
-from weft.scheduler.policies.shares import WEIGHTS, used_shares
+from weft.scheduler.policies.shares import WEIGHTS, all_shares
 
 
 class LeastLoaded:
@@ -11,7 +12,7 @@ class LeastLoaded:
     reads: Reads = "row"
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
-        return [Column(name, weight, 100.0 - share) for name, weight, share in used_shares(table, request)]
+        return [Column(name, weight, 100.0 - share) for name, weight, share in all_shares(table, request)]
 
     def load(self, request: Request) -> tuple[float, float, float]:
         return -WEIGHTS["cpu"], -WEIGHTS["memory"], -WEIGHTS["disk"]

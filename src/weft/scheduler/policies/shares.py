@@ -7,6 +7,7 @@ import numpy as np
 from weft.contracts.policy import RESOURCES, Column, Request, Table, Values
 
 WEIGHTS = {"cpu": 0.4, "memory": 0.4, "disk": 0.2}
+GPU_WEIGHT = 0.5  # of what asks for one; the others share the rest
 ROOM_WEIGHT = 0.001
 
 
@@ -16,6 +17,15 @@ def used_shares(table: Table, request: Request) -> list[tuple[str, float, Values
     capacity = np.maximum(table.capacity, 1)
     shares = np.clip((table.allocated + wanted) * 100.0 / capacity, 0.0, 100.0)
     return [(resource, WEIGHTS[resource], shares[row]) for row, resource in enumerate(RESOURCES)]
+
+
+def all_shares(table: Table, request: Request) -> list[tuple[str, float, Values]]:
+    """As ``used_shares``, and GPUs where the request asks for some."""
+    shares = used_shares(table, request)
+    if request.gpus is None:
+        return shares
+    gpu, _ = gpu_share(table, request)
+    return [("gpu", GPU_WEIGHT, gpu), *((name, (1.0 - GPU_WEIGHT) * weight, share) for name, weight, share in shares)]
 
 
 def room_after(table: Table, request: Request) -> Values:
@@ -30,3 +40,13 @@ def room_after(table: Table, request: Request) -> Values:
 def with_room(name: str, values: Values, table: Table, request: Request) -> list[Column]:
     """``values`` as the one thing that counts; among equals the node with most left."""
     return [Column(name, 1.0 - ROOM_WEIGHT, values), Column("room", ROOM_WEIGHT, room_after(table, request))]
+
+
+def gpu_share(table: Table, request: Request) -> tuple[Values, Values]:
+    """The share of each node's GPUs in use with the workload there (0–100), and which have any."""
+    there = table.gpu_free >= 0
+    count = there.sum(axis=1)
+    free = np.where(there, table.gpu_free, 0).sum(axis=1)
+    wanted = request.gpus.count * request.gpus.share if request.gpus is not None else 0
+    all_ = np.maximum(count * 1000, 1)
+    return np.clip((all_ - free + wanted) * 100.0 / all_, 0.0, 100.0), count > 0

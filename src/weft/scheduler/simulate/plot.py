@@ -17,8 +17,11 @@ _LINES = (
 )
 
 
-def draw_curves(points: Sequence[State], title: str) -> str:
-    """The picture: percent of all there is, over GPUs asked for in percent of all GPUs."""
+def draw_curves(points: Sequence[State], title: str, *, gpus: bool) -> str:
+    """The picture: percent of all there is, over GPUs asked for in percent of all ``gpus``, or, without any, over workloads
+    decided on."""
+    lines = [line for line in _LINES if gpus or not line[0].startswith("gpu")]
+    axis = "GPUs asked for, % of all" if gpus else "workloads decided on, %"
     most = max(100.0, *(point.arrived_percent for point in points)) if points else 100.0
     across, down = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 
@@ -37,10 +40,8 @@ def draw_curves(points: Sequence[State], title: str) -> str:
     for percent in range(0, int(most) + 1, 10 if most <= 140 else 50):
         x, bottom = place(percent, 0).split(",")
         parts.append(f'<text x="{x}" y="{float(bottom) + 18:.1f}" text-anchor="middle" fill="#555">{percent}</text>')
-    parts.append(
-        f'<text x="{_LEFT + across / 2}" y="{HEIGHT - 8}" text-anchor="middle" fill="#555">GPUs asked for, % of all</text>'
-    )
-    for number, (name, color) in enumerate(_LINES):
+    parts.append(f'<text x="{_LEFT + across / 2}" y="{HEIGHT - 8}" text-anchor="middle" fill="#555">{axis}</text>')
+    for number, (name, color) in enumerate(lines):
         line = " ".join(place(point.arrived_percent, _value(point, name)) for point in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>')
         start = _LEFT + number * 160

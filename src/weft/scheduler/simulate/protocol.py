@@ -114,8 +114,9 @@ class Simulation:
                 checkpoints.append(self.measure(float(ahead.pop(0))))
             if number % 512 == 511:
                 tell(number + 1, 100.0 * arrived / self._gpus if self._gpus else 0.0)
-            if curve and self._gpus and len(points) * self._gpus < arrived * _PLOT_POINTS:
-                points.append(self.measure(100.0 * arrived / self._gpus))
+            done = arrived / self._gpus if self._gpus else (number + 1) / len(self._workloads)
+            if curve and len(points) < done * _PLOT_POINTS:
+                points.append(self.measure(100.0 * done))
             if self._plan.until is not None and arrived >= self._plan.until * self._gpus:
                 break
         seconds = clock.elapsed() - began
