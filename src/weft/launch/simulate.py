@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from weft.contracts.clock import SystemClock
-from weft.kinds.strategy import DEFAULT_STRATEGY, parse_strategy, read_strategy
+from weft.kinds.strategy import DEFAULT_STRATEGY, parse_strategy
 from weft.objects.errors import InvalidInput, WeftError
 from weft.scheduler.policies import POLICIES, Policies
 from weft.scheduler.simulate.plot import draw_curves
 from weft.scheduler.simulate.protocol import Outcome, Plan, Simulation
-from weft.scheduler.simulate.read import read_input
+from weft.scheduler.simulate.read import read_file_strategy, read_input
 
 _MOST_UNTIL = 100
 START_SECONDS = 15.0  # for the worker of an own policy
@@ -64,7 +64,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--strategy", metavar="NAME", help="for workloads that name none (openb: fragmentation; else the cluster's)"
     )
     command.add_argument("--order", choices=["file", "shuffled"], help="of workloads (file; shuffled with --until)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (0)")
+    command.add_argument("--seed", type=_read_seed, default=0, metavar="N", help="of what is drawn (0)")
     command.add_argument(
         "--until", type=_read_until, metavar="X", help="go on, on GPU nodes only, until X times all GPUs are asked for"
     )
@@ -112,11 +112,6 @@ def _run(options: argparse.Namespace) -> None:
 
 def _begin_own(strategies: Iterable[str]) -> Any:
     """The users' own policies among these, at work; None if there are none. Raises InvalidInput."""
-    for strategy in strategies:
-        if strategy.startswith("@"):
-            raise InvalidInput(
-                f"{strategy}: a placement policy is known to its cluster only", hint="name the strategies it stands for"
-            )
     if not any(term.own for strategy in strategies for term in parse_strategy(strategy)):
         return None
     own = importlib.import_module("weft.scheduler.own.policies").OwnPolicies(POLICIES[DEFAULT_STRATEGY], isolated=True)
@@ -137,10 +132,10 @@ def _end_own(own: Any) -> None:
 
 def _choose_strategy(options: argparse.Namespace) -> str:
     if options.strategy is not None:
-        return read_strategy(options.strategy, "--strategy")
+        return read_file_strategy(options.strategy, "--strategy")
     if options.format == "openb":
         return "fragmentation"
-    return read_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
+    return read_file_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
 
 
 def describe(outcome: Outcome, strategy: str, seed: int) -> dict[str, Any]:
@@ -200,6 +195,12 @@ def _read_until(text: str) -> Fraction:
     if not 0 < value <= _MOST_UNTIL:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number above 0, at most {_MOST_UNTIL}, like 1.3")
     return value
+
+
+def _read_seed(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number of 0 or more")
+    return int(text)
 
 
 def _make_teller() -> Any:

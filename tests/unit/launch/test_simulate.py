@@ -103,6 +103,13 @@ def test_groups_are_apart_and_spread_and_data_draws(tmp_path: Path, capsys: pyte
         (NODES, "name,prefer\nw,zone=a;weight=7\n", "column prefer: weight '7' is not a number from 0 to 1"),
         (NODES + "a,1,1G,,\n", "name\nw\n", "nodes.csv:5: column name: there is a node a already"),
         (NODES, "", "workloads.csv: the file is empty"),
+        (
+            NODES,
+            "name,strategy\nw,@mine\n",
+            "workloads.csv:2: column strategy: @mine: a placement policy is known to",
+        ),
+        (NODES, "name,gpus\nw,99999999999999999999\n", "workloads.csv:2: column gpus"),
+        (NODES, 'name,cpu\n"w,1\n', "workloads.csv:2: unexpected end of data"),
     ],
 )
 def test_an_error_names_file_line_and_column(
@@ -112,6 +119,29 @@ def test_an_error_names_file_line_and_column(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert told in json.loads(captured.err)["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [("none.csv", None, 3), ("x.csv.gz", b"\x1f\x8b\x08broken", 2), ("x.csv", b"name\n\xff\xfe\n", 2), (".", None, 2)],
+)
+def test_a_file_that_can_not_be_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes | None, code: int
+) -> None:
+    files = write(tmp_path, NODES, "name\nw\n")
+    files[3] = tmp_path / name
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert main(["placement", *map(str, files)]) == code
+    assert str(tmp_path / name) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["placement"], ["placement", "--until", "-1"], ["placement", "--seed", "x"], ["plan"]]
+)
+def test_a_command_line_that_makes_no_sense_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_the_protocol_asks_until_the_end_on_gpu_nodes_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

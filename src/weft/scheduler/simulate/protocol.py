@@ -97,6 +97,7 @@ class Simulation:
         durations: list[float] = []
         ahead = list(PERCENTS) if self._gpus else []
         arrived = placed = 0
+        paused = 0.0  # what looking at it takes is no decision
         clock = self._clock
         began = clock.elapsed()
         for number, index in enumerate(self._order()):
@@ -110,6 +111,7 @@ class Simulation:
                 rejected[self._reason(request)] += 1
             else:
                 placed += 1
+            paused -= clock.elapsed()
             while ahead and 100 * arrived >= ahead[0] * self._gpus:
                 checkpoints.append(self.measure(float(ahead.pop(0))))
             if number % 512 == 511:
@@ -117,15 +119,16 @@ class Simulation:
             done = arrived / self._gpus if self._gpus else (number + 1) / len(self._workloads)
             if curve and len(points) < done * _PLOT_POINTS:
                 points.append(self.measure(100.0 * done))
+            paused += clock.elapsed()
             if self._plan.until is not None and arrived >= self._plan.until * self._gpus:
                 break
-        seconds = clock.elapsed() - began
+        seconds = clock.elapsed() - began - paused
         return Outcome(checkpoints, placed, dict(rejected), seconds, durations, self.count_used(), points)
 
     def measure(self, arrived_percent: float) -> State:
         """How full it is now."""
         snapshot = self.snapshot
-        given = snapshot.allocated.sum(axis=1) / np.maximum(snapshot.capacity.sum(axis=1), 1)
+        given = snapshot.allocated.sum(axis=1) / np.maximum(snapshot.capacity.sum(axis=1, dtype=np.float64), 1.0)
         free = int(np.maximum(snapshot.gpu_free, 0).sum())
         fragmented = float(find_fragmented(snapshot, find_residue(snapshot), self._typical).sum())
         gpus = max(1, self._gpus)

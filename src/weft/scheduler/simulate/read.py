@@ -14,8 +14,8 @@ from weft.contracts.policy import Datum, GpuAsk, Lean, Request
 from weft.kinds.affinity import check_affinity
 from weft.kinds.constraint import read_plain, read_plain_preference
 from weft.kinds.strategy import read_strategy
-from weft.objects.errors import InvalidInput
-from weft.objects.quantity import MAX_BYTES, parse_bytes, parse_cpu
+from weft.objects.errors import InvalidInput, InvalidStrategy
+from weft.objects.quantity import parse_bytes, parse_cpu
 from weft.scheduler.affinity import NO_AFFINITY, Affinity, read_affinity
 from weft.scheduler.facts import Gpu, NodeFacts
 from weft.scheduler.simulate.table import Sheet, read_count
@@ -24,6 +24,7 @@ MACHINE = "q35"
 MIB = 1024 * 1024
 _DEFAULT_MEMORY = 256 * MIB
 _MOST_GPUS = 1024
+_NO_LIMIT = 1 << 48  # bytes of disk of nodes that don't say
 _MACHINES = frozenset({MACHINE})
 _TEXTS = ("zone", "rack", "type", "arch", "storage", "location", "hypervisor")
 _NODE_COLUMNS = (
@@ -82,6 +83,18 @@ def read_input(nodes: Path, workloads: Path, form: str, strategy: str) -> Input:
     return Input(facts, found, unread)
 
 
+def read_file_strategy(text: str, field: str) -> str:
+    """A strategy in its one spelling. Raises InvalidStrategy, also for a placement policy: only its cluster knows it."""
+    strategy = read_strategy(text, field)
+    if strategy.startswith("@"):
+        raise InvalidStrategy(
+            f"{field}: {strategy}: a placement policy is known to its cluster only",
+            field=field,
+            hint="name the strategies it stands for",
+        )
+    return strategy
+
+
 def _read_nodes(sheet: Sheet) -> list[NodeFacts]:
     sheet.require("cpu", "memory")
     column = _places(sheet)
@@ -105,7 +118,7 @@ def _read_nodes(sheet: Sheet) -> list[NodeFacts]:
             capacity=(
                 round(1000 * cell.need("cpu", parse_cpu)),
                 cell.need("memory", parse_bytes),
-                cell.get("disk", parse_bytes, 0) if has_disk else MAX_BYTES,
+                cell.get("disk", parse_bytes, 0) if has_disk else _NO_LIMIT,
             ),
             online=True,
             cordoned=False,
@@ -151,7 +164,7 @@ def _read_request(cell: _Cells, strategy: str) -> Request:
             cell.get("disk", parse_bytes, 0),
         ),
         machine=MACHINE,
-        strategy=cell.sheet.read("strategy", named, read_strategy) if named else strategy,
+        strategy=cell.sheet.read("strategy", named, read_file_strategy) if named else strategy,
         extras=tuple(
             sorted(
                 (key, cell.sheet.read("resources", text, read_count)) for key, text in cell.pairs("resources").items()
@@ -220,7 +233,7 @@ def _read_openb_nodes(sheet: Sheet) -> list[NodeFacts]:
         nodes[name] = NodeFacts(
             uid=name,
             name=name,
-            capacity=(cell.need("cpu_milli", read_count), MIB * cell.need("memory_mib", read_count), MAX_BYTES),
+            capacity=(cell.need("cpu_milli", read_count), MIB * cell.need("memory_mib", read_count), _NO_LIMIT),
             online=True,
             cordoned=False,
             machines=_MACHINES,

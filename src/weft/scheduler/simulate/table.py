@@ -89,7 +89,7 @@ def read_count(text: str, column: str) -> int:
         value = int(text)
     except ValueError:
         value = -1
-    if not 0 <= value < 1 << 62:
+    if not 0 <= value <= 1 << 40:
         raise InvalidInput(f"{column}: {text[:60]!r} is not a whole number of 0 or more")
     return value
 
@@ -102,8 +102,12 @@ def _read_text(path: Path) -> str:
         return raw.decode("utf-8")
     except FileNotFoundError:
         raise NotFound(f"{path}: there is no such file") from None
+    except gzip.BadGzipFile as problem:
+        raise InvalidInput(f"{path}: the compressed file is broken: {problem}") from None
+    except OSError as problem:
+        raise InvalidInput(f"{path}: {problem.strerror or problem}") from None
     except UnicodeDecodeError as problem:
         line = raw[: problem.start].count(b"\n") + 1
         raise InvalidInput(f"{path}:{line}: this is not UTF-8 text", hint="give a .csv or .csv.gz file") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
+    except (EOFError, zlib.error) as problem:
         raise InvalidInput(f"{path}: the compressed file is broken: {problem}") from None
