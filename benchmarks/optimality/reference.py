@@ -76,19 +76,24 @@ class Node:
         asked = zip(self.capacity, self.used, request.amounts, strict=True)
         return [min(100.0 * (used + wanted) / max(capacity, 1), 100.0) for capacity, used, wanted in asked]
 
+    def gpu_share(self, request: Request) -> float:
+        """Of the GPUs in use with the request there, 0 to 100."""
+        taken = 1000 * len(self.devices) - sum(self.devices)
+        taken += request.gpus.count * request.gpus.share if request.gpus else 0
+        return min(100.0 * taken / max(1, 1000 * len(self.devices)), 100.0)
+
 
 def score(node: Node, nodes: list[Node], request: Request, last: str | None) -> float:
     """How good the node is, 0 to 100."""
     shares = node.shares(request)
-    if request.strategy == "best_fit":
-        return sum(w * share for w, share in zip(WEIGHTS, shares, strict=True))
-    if request.strategy == "least_loaded":
-        return sum(w * (100.0 - share) for w, share in zip(WEIGHTS, shares, strict=True))
+    if request.strategy in ("best_fit", "least_loaded"):
+        full = sum(w * share for w, share in zip(WEIGHTS, shares, strict=True))
+        if request.gpus:
+            full = (full + node.gpu_share(request)) / 2
+        return full if request.strategy == "best_fit" else 100.0 - full
     if request.strategy == "resource_balance":
         if node.devices:
-            taken = 1000 * len(node.devices) - sum(node.devices)
-            taken += request.gpus.count * request.gpus.share if request.gpus else 0
-            shares.append(min(100.0 * taken / (1000 * len(node.devices)), 100.0))
+            shares.append(node.gpu_share(request))
         return 100.0 - (max(shares) - min(shares))
     if request.strategy == "cost":
         lowest = min(n.facts.numbers["cost"] for n in nodes)

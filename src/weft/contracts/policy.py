@@ -218,12 +218,18 @@ class Sort(msgspec.Struct, frozen=True):
 
 class Outlook(msgspec.Struct, frozen=True, eq=False):
     """What is likely to be asked for next: ``sorts``, the most frequent first, and the ``largest`` node there is (of each
-    of RESOURCES, and thousandths of GPUs). ``lasts``: whether what a node is worth by it follows from its own row; where
-    not, a policy that reads the outlook looks at all nodes together."""
+    of RESOURCES, and thousandths of GPUs). ``gpus_wanted``: whether any sort wants some that nodes have;
+    ``gpus_everywhere``: whether every node has some."""
 
     sorts: tuple[Sort, ...] = ()
     largest: tuple[int, int, int, int] = (1, 1, 1, 1)
-    lasts: bool = False
+    gpus_wanted: bool = False
+    gpus_everywhere: bool = False
+
+    def lasts(self, request: Request) -> bool:
+        """Whether what a node is worth to the request follows from its own row and this outlook; where not, a policy that
+        reads the outlook looks at all nodes together."""
+        return self.gpus_wanted and (self.gpus_everywhere or request.gpus is not None)
 
 
 class Leaning(Protocol):

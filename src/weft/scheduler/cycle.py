@@ -186,7 +186,7 @@ class Engine:
         reads = self._policies[request.strategy].reads
         return (
             reads == "fabric"
-            or (reads == "outlook" and not self.outlook.lasts)
+            or (reads == "outlook" and not self.outlook.lasts(request))
             or any(leaning.reads == "fabric" for leaning in self._ask(request))
         )
 

@@ -54,7 +54,8 @@ def look_ahead(table: Table, asks: Iterable[Ask]) -> Outlook:
             for sort, left in zip(plain, _find_left(table, plain).tolist(), strict=True)
         ),
         (cpu, memory, disk, WHOLE * max(1, int(devices.max()))),
-        lasts=bool((devices > 0).all()) and any(sort.gpus is not None for sort in plain),
+        gpus_wanted=bool(devices.any()) and any(sort.gpus is not None for sort in plain),
+        gpus_everywhere=bool(devices.all()),
     )
 
 

@@ -39,7 +39,7 @@ class Fragmentation:
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
         if not len(table.names):
             return [Column("kept", 1.0, np.zeros(0))]
-        if request.gpus is None and not occasion.outlook.lasts:
+        if request.gpus is None and not occasion.outlook.lasts(request):
             return packing_terms(table, request)
         outlook = or_alike(occasion.outlook, table, request)
         now = find_residue(table)
