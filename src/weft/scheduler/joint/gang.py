@@ -21,7 +21,8 @@ from weft.scheduler.filters import ROOM
 from weft.scheduler.joint import exact
 from weft.scheduler.joint.search import Problem, find_solution
 
-TURNS = 400  # places tried by the search that turns back
+TURNS, FEWEST_TURNS = 400, 40  # places tried by the search that turns back
+LOOKS = 400_000  # nodes looked at by it, of all tries together, that it may have these turns
 STEPS = 1500
 SOLVER_SECONDS = 0.5
 _TRIAL = "gang/"  # names of allocations that are tried: no key of an object looks like it
@@ -106,7 +107,7 @@ def _find(engine: Engine, members: Sequence[Member], trial: Trial, solver_second
     if not problem.allowed.any(axis=1).all() or (problem.wanted.sum(axis=0) > problem.free.sum(axis=0)).any():
         return msgspec.structs.replace(best, proven=True)
     order = sorted(range(len(members)), key=lambda i: int(fits[i].sum()))
-    turns = [TURNS]
+    turns = [max(FEWEST_TURNS, min(TURNS, LOOKS // len(engine.snapshot)))]
     if _turn_back(engine, members, trial, order, turns):
         return _answer(trial, order)
     trial.clear()

@@ -21,6 +21,8 @@ from weft.scheduler.joint.search import Problem, find_solution, is_solution
 
 STEPS = 3000  # exchanges for one node to be emptied, at most
 STEPS_EACH = 50  # for each workload
+LOOKS = 1_000_000  # of steps at workloads, for one node, if there are many
+FEWEST_STEPS = 400
 ALL_STEPS = 60_000
 TRIES = 4  # nodes that can't be emptied, before it ends
 
@@ -144,7 +146,7 @@ def _empty_nodes(problem: Problem, used: Flags, bins: Whole, least: int) -> Whol
         found = None
         if failed < closable.size:
             found = _empty(problem, used, bins, int(closable[failed]), seed=failed)
-            steps -= STEPS if found is None else 100
+            steps -= _steps(len(bins)) if found is None else 100
         if found is None:
             failed += 1
         else:
@@ -162,8 +164,12 @@ def _empty(problem: Problem, used: Flags, bins: Whole, node: int, seed: int) -> 
     for item in leaving:
         places = np.flatnonzero(narrowed.allowed[item])
         start[item] = places[draw.integers(places.size)]
-    found = find_solution(narrowed, start, min(STEPS, STEPS_EACH * len(bins)), seed)
+    found = find_solution(narrowed, start, _steps(len(bins)), seed)
     return None if found is None else some[found]
+
+
+def _steps(items: int) -> int:
+    return min(STEPS, STEPS_EACH * items, max(FEWEST_STEPS, LOOKS // items))
 
 
 def _narrow(problem: Problem, used: Flags, bins: Whole, without: int = -1) -> tuple[Whole, Problem]:
