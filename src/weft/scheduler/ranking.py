@@ -19,6 +19,7 @@ _BITS = 20
 _ROW = (1 << _BITS) - 1
 _CHUNK = 512
 _MANY = 64
+_NONE = 1 << 62
 
 
 class Ranking:
@@ -31,6 +32,7 @@ class Ranking:
         self._mask = mask
         self._most = most
         self._log = snapshot.risen if slopes.falling else snapshot.log
+        self._next = 0
         self._rank()
 
     def best(self) -> int | None:
@@ -41,39 +43,33 @@ class Ranking:
         free_cpu, free_memory, free_disk, _, _, _ = snapshot.cells
         cpu, memory, disk = self._amounts
         base, shapes, deltas = self._slopes.cells, snapshot.shape_cells, self._deltas
-        heap = self._heap
+        heap, run, at, after = self._heap, self._run, self._next, self._after
+        # Written for speed: with several classes, most of the time goes into looking again at what others have changed.
         while True:
-            if self._next >= len(self._run) and self._rest.size:
-                self._unfold()
-            from_run = self._next < len(self._run) and (not heap or self._run[self._next] < heap[0])
-            if from_run:
-                entry = self._run[self._next]
-            elif heap:
+            entry = run[at] if at < len(run) else after
+            from_heap = bool(heap) and heap[0] < entry
+            if from_heap:
                 entry = heap[0]
-            elif self._floor is None:
-                return None
-            else:
-                self._rank()
-                heap, deltas = self._heap, self._deltas
-                continue
-            if self._floor is not None and entry > self._floor:
-                self._rank()
-                heap, deltas = self._heap, self._deltas
+            elif at == len(run):
+                if not self._unfold():
+                    return None
+                heap, run, at, after, deltas = self._heap, self._run, 0, self._after, self._deltas
                 continue
             row = entry & _ROW
             if free_cpu[row] >= cpu and free_memory[row] >= memory and free_disk[row] >= disk:
                 now = (-round(base[row] + deltas[shapes[row]]) << _BITS) + row
                 if now == entry:
+                    self._next = at
                     return row
-                if from_run:
-                    self._next += 1
-                    heappush(heap, now)
-                else:
+                if from_heap:
                     heapreplace(heap, now)
-            elif from_run:
-                self._next += 1
-            else:
+                else:
+                    at += 1
+                    heappush(heap, now)
+            elif from_heap:
                 heappop(heap)
+            else:
+                at += 1
 
     def _rank(self) -> None:
         """Look at all nodes."""
@@ -90,15 +86,22 @@ class Ranking:
         entries.sort()
         self._deltas = self._slopes.deltas(self._amounts).data
         self._heap: list[int] = []
-        self._rest = entries
-        self._run: list[int] = []
-        self._next = 0
+        self._lay_out(entries[:0], entries)
         self._position = len(self._log)
 
-    def _unfold(self) -> None:
-        self._run = self._rest[:_CHUNK].tolist()
-        self._rest = self._rest[_CHUNK:]
+    def _lay_out(self, run: Whole, rest: Whole) -> None:
+        self._run: list[int] = run.tolist()
+        self._rest = rest
         self._next = 0
+        # What comes after the run, at best.
+        self._after: int = int(rest[0]) if rest.size else _NONE if self._floor is None else self._floor
+
+    def _unfold(self) -> bool:
+        """More of the run, from a new look at all nodes if need be; whether there is any, or anything on the heap."""
+        if not self._rest.size and self._floor is not None:
+            self._rank()
+        self._lay_out(self._rest[:_CHUNK], self._rest[_CHUNK:])
+        return bool(self._run or self._heap)
 
     def _take_in(self) -> None:
         """Put in what may have become better than its entry."""
