@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from weft.launch.simulate import main
+from weft.scheduler.own import policies as own_policies
 
 DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")) / "openb"
 NODES = "name,cpu,memory,zone,labels\na,8,32G,east,disk=nvme\nb,8,32G,west,\nc,4,8G,west,\n"
@@ -187,8 +188,9 @@ def test_fragmentation_packs_a_part_of_the_trace_better_than_fgd(
 
 
 def test_a_policy_of_ones_own_decides_and_one_that_fails_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(own_policies, "TIMEOUT_SECONDS", 20.0)  # a loaded machine is not what is tried here
     files = write(tmp_path, NODES, "name,cpu,memory\nw1,4,1G\nw2,4,1G\n")
     mine = tmp_path / "mine.py"
     mine.write_text("def score(table, request, occasion):\n    return 100.0 * (table.capacity[0] < 8000)\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Reads, Request, Table
-from weft.scheduler.policies.shares import gpu_share, used_shares, with_room
+from weft.scheduler.policies.shares import gpu_share, left_parts, with_room
 
 
 class ResourceBalance:
@@ -17,9 +17,12 @@ class ResourceBalance:
     reads: Reads = "row"
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
-        shares = np.stack([share for _, _, share in used_shares(table, request)])
-        most, least = shares.max(axis=0), shares.min(axis=0)
-        gpu, has = gpu_share(table, request)
-        most = np.where(has, np.maximum(most, gpu), most)
-        least = np.where(has, np.minimum(least, gpu), least)
-        return with_room("balance", 100.0 - (most - least), table, request)
+        cpu, memory, disk = left_parts(table, request)
+        most = np.maximum(np.maximum(cpu, memory), disk)
+        least = np.minimum(np.minimum(cpu, memory), disk)
+        if table.gpu_free.size:
+            gpu, has = gpu_share(table, request)
+            left = 1.0 - gpu / 100.0
+            most = np.where(has, np.maximum(most, left), most)
+            least = np.where(has, np.minimum(least, left), least)
+        return with_room("balance", 100.0 - 100.0 * (most - least), table, request)

@@ -14,8 +14,10 @@ ROOM_WEIGHT = 0.001
 def used_shares(table: Table, request: Request) -> list[tuple[str, float, Values]]:
     """For each resource its name, weight, and the share of it (0–100) in use on every node once the request is there."""
     wanted = np.asarray(request.amounts, dtype=np.int64)[:, None]
-    capacity = np.maximum(table.capacity, 1)
-    shares = np.clip((table.allocated + wanted) * 100.0 / capacity, 0.0, 100.0)
+    shares = (table.allocated + wanted) * 100.0
+    shares /= np.maximum(table.capacity, 1)
+    np.minimum(shares, 100.0, out=shares)
+    np.maximum(shares, 0.0, out=shares)
     return [(resource, WEIGHTS[resource], shares[row]) for row, resource in enumerate(RESOURCES)]
 
 
@@ -28,12 +30,23 @@ def all_shares(table: Table, request: Request) -> list[tuple[str, float, Values]
     return [("gpu", GPU_WEIGHT, gpu), *((name, (1.0 - GPU_WEIGHT) * weight, share) for name, weight, share in shares)]
 
 
+def left_parts(table: Table, request: Request) -> list[Values]:
+    """For each resource the part of it (0–1) that would be left of every node once the request is there."""
+    parts = []
+    for row, wanted in enumerate(request.amounts):
+        part = (table.free[row] - wanted) / np.maximum(table.capacity[row], 1)
+        np.maximum(part, 0.0, out=part)
+        np.minimum(part, 1.0, out=part)
+        parts.append(part)
+    return parts
+
+
 def room_after(table: Table, request: Request) -> Values:
     """What would be left of every node, 0–100: the resources by their weights."""
-    used = np.zeros(len(table.names))
-    for _, weight, share in used_shares(table, request):
-        used += weight * share
-    left: Values = 100.0 - used
+    left = np.zeros(len(table.names))
+    for part, weight in zip(left_parts(table, request), WEIGHTS.values(), strict=True):
+        part *= 100.0 * weight
+        left += part
     return left
 
 
