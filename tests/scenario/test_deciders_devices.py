@@ -90,3 +90,21 @@ def test_devices_that_cannot_be_asked_for_so_are_refused_at_their_field(fields: 
     with pytest.raises(InvalidInput) as refused:
         check_vm(read_strict({"image": "tiny", **fields}, VmSpec))
     assert refused.value.field == field
+
+
+async def test_fragmentation_looks_ahead_by_what_runs(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", cpu=32.0, memory=64 * GIB, gpus=[T4, T4])
+        await lab.add_node("n2", cpu=32.0, memory=64 * GIB, gpus=[T4, T4])
+        await lab.put_vm("one", gpus=1, node="n2")
+        await lab.put_vm("half", gpu_share=0.5, node="n2")
+        for name in ("one", "half"):
+            await lab.until_phase(name, "Running")
+        await lab.put_vm("other", gpu_share=0.5, strategy="fragmentation")
+        await lab.until_phase("other", "Running")
+        said = await decision_of(lab, "other")
+        assert {v.node: v.outcome for v in said.verdicts} == {"n1": "fits", "n2": "chosen"}
+        assert [term.name for term in said.verdicts[0].terms] == ["kept", "fit"]
+        await lab.put_vm("both", gpus=2, strategy="fragmentation")
+        await lab.until_phase("both", "Running")
+        assert (await decision_of(lab, "both")).verdicts[0].node == "n1"
