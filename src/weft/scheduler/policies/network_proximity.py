@@ -14,7 +14,7 @@ from weft.scheduler.policies.shares import with_room
 
 HALF_MS = 5.0
 FAR = 25.0
-MOST_PLACES = 8  # of a group's or a volume's nodes: those with most members
+MOST_PLACES = 4  # of a group's or a volume's nodes: those with most members
 
 
 class NetworkProximity:

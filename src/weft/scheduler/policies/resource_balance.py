@@ -17,7 +17,7 @@ class ResourceBalance:
     reads: Reads = "row"
 
     def terms(self, table: Table, request: Request, occasion: Occasion) -> list[Column]:
-        cpu, memory, disk = left_parts(table, request)
+        cpu, memory, disk = parts = left_parts(table, request)
         most = np.maximum(np.maximum(cpu, memory), disk)
         least = np.minimum(np.minimum(cpu, memory), disk)
         if table.gpu_free.size:
@@ -25,4 +25,4 @@ class ResourceBalance:
             left = 1.0 - gpu / 100.0
             most = np.where(has, np.maximum(most, left), most)
             least = np.where(has, np.minimum(least, left), least)
-        return with_room("balance", 100.0 - 100.0 * (most - least), table, request)
+        return with_room("balance", 100.0 - 100.0 * (most - least), table, request, parts)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from weft.contracts.policy import RESOURCES, Column, Request, Table, Values
+from weft.contracts.policy import RESOURCES, Column, Flags, Request, Table, Values
 
 WEIGHTS = {"cpu": 0.4, "memory": 0.4, "disk": 0.2}
 GPU_WEIGHT = 0.5  # of what asks for one; the others share the rest
@@ -43,23 +45,29 @@ def left_parts(table: Table, request: Request) -> list[Values]:
 
 def room_after(table: Table, request: Request) -> Values:
     """What would be left of every node, 0–100: the resources by their weights."""
-    left = np.zeros(len(table.names))
-    for part, weight in zip(left_parts(table, request), WEIGHTS.values(), strict=True):
-        part *= 100.0 * weight
-        left += part
+    return _weigh(left_parts(table, request))
+
+
+def with_room(
+    name: str, values: Values, table: Table, request: Request, parts: Sequence[Values] | None = None
+) -> list[Column]:
+    """``values`` as the one thing that counts; among equals the node with most left (``parts``: see ``left_parts``)."""
+    room = _weigh(left_parts(table, request) if parts is None else parts)
+    return [Column(name, 1.0 - ROOM_WEIGHT, values), Column("room", ROOM_WEIGHT, room)]
+
+
+def _weigh(parts: Sequence[Values]) -> Values:
+    cpu, memory, disk = (100.0 * weight * part for part, weight in zip(parts, WEIGHTS.values(), strict=True))
+    left: Values = cpu + memory + disk
     return left
 
 
-def with_room(name: str, values: Values, table: Table, request: Request) -> list[Column]:
-    """``values`` as the one thing that counts; among equals the node with most left."""
-    return [Column(name, 1.0 - ROOM_WEIGHT, values), Column("room", ROOM_WEIGHT, room_after(table, request))]
-
-
-def gpu_share(table: Table, request: Request) -> tuple[Values, Values]:
+def gpu_share(table: Table, request: Request) -> tuple[Values, Flags]:
     """The share of each node's GPUs in use with the workload there (0–100), and which have any."""
-    there = table.gpu_free >= 0
-    count = there.sum(axis=1)
-    free = np.where(there, table.gpu_free, 0).sum(axis=1)
+    count = table.number("gpu")
+    if count is None:
+        return np.full(len(table.names), 100.0), np.zeros(len(table.names), dtype=np.bool_)
+    free = np.maximum(table.gpu_free, 0).sum(axis=1)
     wanted = request.gpus.count * request.gpus.share if request.gpus is not None else 0
     all_ = np.maximum(count * 1000, 1)
     return np.clip((all_ - free + wanted) * 100.0 / all_, 0.0, 100.0), count > 0
