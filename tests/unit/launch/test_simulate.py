@@ -165,6 +165,12 @@ def test_repacking_counts_the_nodes_that_are_used_then(tmp_path: Path, capsys: p
     assert (spread["nodes_used"], packed["nodes_used"], packed["placed"]) == (6, 3, 6)
 
 
+def test_until_needs_a_workload_that_brings_it_nearer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write(tmp_path, "name,cpu,memory,gpus\na,8,32G,2\n", "gpus,node\n1,a\n,\n")
+    assert main(["placement", *map(str, files), "--until", "1"]) == 2
+    assert "no workload that is to be placed asks for a GPU" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not DATA.exists(), reason="the openb trace is not here (WEFT_DATA)")
 def test_fragmentation_packs_a_part_of_the_trace_better_than_fgd(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
