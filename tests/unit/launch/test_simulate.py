@@ -59,6 +59,15 @@ def test_gpus_are_devices_and_a_share_is_of_one(tmp_path: Path, capsys: pytest.C
     assert answer["checkpoints"][0]["allocation_percent"]["gpu"] == 80.0
 
 
+def test_taints_overcommitment_and_declared_amounts_count_as_on_a_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = "name,cpu,memory,taints,overcommit,resources\na,4,32G,,cpu=2;memory=150%,hugepages=4G\nb,64,256G,tenant=blue,,\n"
+    rows = "cpu,memory,tolerations,resources\n4,24G,,\n4,24G,,hugepages=4G\n1,1M,,\n64,1G,tenant,\n"
+    answer = simulate(capsys, *write(tmp_path, nodes, rows))
+    assert (answer["placed"], answer["rejected"], answer["nodes_used"]) == (3, {"insufficientResources": 1}, 2)
+
+
 def test_constraints_and_preferences_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = 'name,cpu,constraint,prefer\nd,1,"disk=nvme,memory>=16G",\ne,1,,zone=west;weight=1|memory>=16G\nf,1,exists(tpm),\n'
     answer = simulate(capsys, *write(tmp_path, NODES, rows), "--strategy", "best_fit")

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from weft.contracts.policy import Datum, GpuAsk, Lean, Request
 from weft.kinds.affinity import check_affinity
 from weft.kinds.constraint import read_plain, read_plain_preference
+from weft.kinds.node import OVERCOMMITTED
 from weft.kinds.strategy import read_strategy
 from weft.objects.errors import InvalidInput, InvalidStrategy
-from weft.objects.quantity import parse_bytes, parse_cpu
+from weft.objects.quantity import parse_amount, parse_bytes, parse_cpu, parse_ratio
 from weft.scheduler.affinity import NO_AFFINITY, Affinity, read_affinity
 from weft.scheduler.facts import Gpu, NodeFacts
 from weft.scheduler.simulate.table import Sheet, read_count
@@ -40,6 +41,7 @@ _NODE_COLUMNS = (
         "resources",
         "cost",
         "taints",
+        "overcommit",
         "data",
     ),
     *_TEXTS,
@@ -125,12 +127,20 @@ def _read_nodes(sheet: Sheet) -> list[NodeFacts]:
             machines=_MACHINES,
             texts=texts,
             numbers={} if cost is None else {"cost": cost},
-            extras={key: sheet.read("resources", text, read_count) for key, text in cell.pairs("resources").items()},
+            extras={key: sheet.read("resources", text, parse_amount) for key, text in cell.pairs("resources").items()},
             gpus=(gpu,) * gpus,
             taints=frozenset(cell.words("taints")),
+            overcommit=_read_overcommit(sheet, cell.pairs("overcommit")),
             data=frozenset(f"pool:{datum}" for datum in cell.words("data")),
         )
     return list(nodes.values())
+
+
+def _read_overcommit(sheet: Sheet, pairs: dict[str, str]) -> dict[str, float]:
+    for name in pairs:
+        if name not in OVERCOMMITTED:
+            sheet.refuse("overcommit", f"{name[:60]!r} is none of {', '.join(OVERCOMMITTED)}")
+    return {name: sheet.read("overcommit", text, parse_ratio) for name, text in pairs.items()}
 
 
 def _read_workloads(sheet: Sheet, strategy: str, nodes: set[str]) -> list[Workload]:
@@ -167,7 +177,7 @@ def _read_request(cell: _Cells, strategy: str) -> Request:
         strategy=cell.sheet.read("strategy", named, read_file_strategy) if named else strategy,
         extras=tuple(
             sorted(
-                (key, cell.sheet.read("resources", text, read_count)) for key, text in cell.pairs("resources").items()
+                (key, cell.sheet.read("resources", text, parse_amount)) for key, text in cell.pairs("resources").items()
             )
         ),
         gpus=_read_gpus(cell),
