@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks import soak
 from benchmarks.measurement import write_section
-from benchmarks.soak import simulation, storm
+from benchmarks.soak import placement, simulation, storm
 
-for proof in (simulation, storm, soak):
+for proof in (simulation, placement, storm, soak):
     print(write_section(proof.measure()), flush=True)

@@ -102,7 +102,7 @@ class Snapshot:
             return left
         if name in self._extras:
             capacity, allocated = self.extra(name)
-            return (capacity - allocated).astype(np.float64)
+            return (capacity - allocated).astype(np.float64) if capacity.any() else None
         return self._columns.number(attribute, self.facts)
 
     def extra(self, name: str) -> tuple[Whole, Whole]:

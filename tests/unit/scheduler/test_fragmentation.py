@@ -63,6 +63,13 @@ def test_a_model_that_some_must_have_is_left_to_them() -> None:
     assert choose(nodes, expected, ask("fragmentation", 8, 16, ONE)) == "b-common"
 
 
+@pytest.mark.parametrize("strategy", ["fragmentation", "fgd"])
+def test_the_first_to_want_a_gpu_comes_where_only_others_were_expected(strategy: str) -> None:
+    nodes = [node("a", 64, 256, 2), node("b", 64, 256, 2)]
+    used = {"b": Load(gpus=((0, 500),))}
+    assert choose(nodes, [kind(8, 16)], ask(strategy, 8, 16, SHARE), used) == "b"
+
+
 def test_a_share_goes_where_the_rest_is_of_use() -> None:
     nodes = [node("a", 64, 256, 1), node("b", 64, 256, 1)]
     used = {"b": Load(gpus=((0, 400),))}

@@ -85,8 +85,8 @@ def read_sorts(sorts: Sequence[Sort]) -> Sorts:
 
 
 def or_alike(outlook: Outlook, table: Table, request: Request) -> Outlook:
-    """The outlook; while nothing is known, that more of the same will come."""
-    if outlook.sorts:
+    """The outlook; while nothing is known, or nothing of GPUs that are asked for now, that more of the same will come."""
+    if any(sort.gpus is not None for sort in outlook.sorts) or (outlook.sorts and request.gpus is None):
         return outlook
     cpu, memory, disk = (max(1, int(amount)) for amount in table.capacity.max(axis=1))
     gpus = WHOLE * max(1, int((table.gpu_free >= 0).sum(axis=1).max()))
