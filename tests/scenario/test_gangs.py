@@ -138,3 +138,35 @@ async def test_deciders_that_are_killed_at_any_time_never_leave_half_a_gang(tmp_
                 await lab.until_phase(f"g{number}-{member}", "Running")
         assert len(await nodes_of(lab)) == 90
     assert killed[0] and killed[3]  # some before, some after
+
+
+async def test_a_gang_may_come_before_the_nodes_and_is_held_up_by_one_that_is_on_hold(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        for name in ("a", "b"):
+            await lab.put_vm(name, gang="web:2", affinity_groups=["web"], hold=name == "b")
+        await lab.until_refused("a", "gangIncomplete")
+        await lab.wish("b", hold=False)
+        for name in ("a", "b"):
+            await lab.until_refused(name, "noAvailableAgents")
+        await lab.add_node("n1", cpu=1.5)
+        for name in ("a", "b"):
+            await lab.until_refused(name, "insufficientResources")
+        await lab.add_node("n2", cpu=2.0)  # together they must be, by their affinity group
+        for name in ("a", "b"):
+            await lab.until_phase(name, "Running")
+        assert set((await nodes_of(lab)).values()) == {"n2"}
+
+
+async def test_devices_are_given_to_a_gang_as_a_whole(tmp_path: Path) -> None:
+    gpus = [{"index": index, "model": "T4", "memory": 16 * GIB} for index in range(2)]
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", gpus=gpus)
+        for name in ("a", "b", "c"):
+            await lab.put_vm(name, gang="gpu:3", gpus=1, cpu=0.5)
+        await lab.until_refused("c", "insufficientResources")
+        assert await nodes_of(lab) == {}
+        await lab.add_node("n2", gpus=gpus)
+        for name in ("a", "b", "c"):
+            await lab.until_phase(name, "Running")
+        taken = [(spec.node, gpu.index) for spec in await lab.allocations() for gpu in spec.gpus]
+        assert len(taken) == len(set(taken)) == 3
