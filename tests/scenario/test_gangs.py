@@ -12,6 +12,7 @@ from tests.scenario.deciders_lab import GIB, Lab
 
 from weft.kinds.decision import DecisionSpec
 from weft.objects.envelope import decode_part
+from weft.scheduler.joint.budget import Budget
 
 
 async def nodes_of(lab: Lab) -> dict[str, str]:
@@ -170,3 +171,24 @@ async def test_devices_are_given_to_a_gang_as_a_whole(tmp_path: Path) -> None:
             await lab.until_phase(name, "Running")
         taken = [(spec.node, gpu.index) for spec in await lab.allocations() for gpu in spec.gpus]
         assert len(taken) == len(set(taken)) == 3
+
+
+async def test_a_gang_for_which_there_was_no_time_to_search_is_searched_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Spent(Budget):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spend(1000.0, 1001.0)  # the clock begins at 1000: nothing until 1010
+
+    monkeypatch.setattr("weft.scheduler.loop.Budget", Spent)
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name, cpu=10.0)
+        for name, cpu in zip("abcdef", (3, 2, 4, 3, 2, 6), strict=True):
+            await lab.put_vm(name, gang="web:6", cpu=float(cpu))
+        await lab.until_refused("a", "insufficientResources")
+        assert await nodes_of(lab) == {} and "no proof" in (await lab.status("a")).message
+        for name in "abcdef":
+            await lab.until_phase(name, "Running")
+        assert lab.clock.elapsed() >= 1010

@@ -44,6 +44,7 @@ from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, describe_choice, explain
 from weft.scheduler.facts import amounts_of, load_of, name_workload
 from weft.scheduler.health import plan_health, prepare_policies
+from weft.scheduler.joint.budget import Budget
 from weft.scheduler.joint.gang import Member, find_places
 from weft.scheduler.joint.join import find_excess, join
 from weft.scheduler.joint.muster import muster
@@ -101,6 +102,7 @@ class Scheduler:
         self._questions = Questions()
         self._retold: Counter[Request] = Counter()  # in the batch in hand
         self._mustered: set[str] = set()  # gangs that were decided on in the batch in hand
+        self._budget = Budget()  # of time for gangs
         self._counts_due = True  # of nodes that meet each Constraint
         self._nodes_moved = False  # since verdicts were last refreshed
         self._refresh_at = 0.0
@@ -122,6 +124,8 @@ class Scheduler:
                     await self._term.perform(plan_health(self._view, self._own, self._term.clock.now()))
                 if self._starting and not self._own.starting():
                     self._starting = self._offer_keys(self._starting)
+                if self._budget.wait(self._term.clock.elapsed()) == 0.0:
+                    self._budget.owed = self._offer_keys(self._budget.owed)
                 if not self._queue.ready:
                     await self._wake.wait(self._refresh())
                     continue
@@ -231,7 +235,12 @@ class Scheduler:
         candidates = [self._relax(candidate) for candidate in found]
         members = [Member(c.request, c.vm.uid, name_workload(c.vm.envelope.ref)) for c in candidates]
         began = self._term.clock.elapsed()
-        joint = find_places(self._engine, members)
+        search = self._budget.allows(began)
+        joint = find_places(self._engine, members, search=search)
+        if joint.searched:
+            self._budget.spend(began, self._term.clock.elapsed())
+        if joint.rows is None and not joint.proven and not search:
+            self._budget.owed.add(vm.key)
         tell = explain_refusal if joint.rows is None else explain_places
         told = tell(self._engine, members, joint)
         timing = Timing(now, round((self._term.clock.elapsed() - began) * 1000, 3))
@@ -375,6 +384,9 @@ class Scheduler:
         patience = LISTEN_EVERY_SECONDS if self._silent else None
         if self._own.starting() or self._starting:
             patience = LOOK_AT_WORKERS_EVERY_SECONDS
+        owed = self._budget.wait(self._term.clock.elapsed())
+        if owed is not None:
+            patience = owed if patience is None else min(owed, patience)
         if not self._nodes_moved:
             return patience
         wait = self._refresh_at - self._term.clock.elapsed()

@@ -13,6 +13,7 @@ from weft.kinds.gang import read_gang
 from weft.objects.errors import InvalidInput
 from weft.scheduler.cycle import Engine
 from weft.scheduler.joint import exact
+from weft.scheduler.joint.budget import Budget
 from weft.scheduler.joint.gang import Member, Trial, find_places
 from weft.scheduler.joint.tell import explain_places, explain_refusal
 from weft.scheduler.snapshot import Gpu, NodeFacts, Snapshot, state_of
@@ -96,13 +97,17 @@ def test_an_answer_holds_and_a_proof_is_true(
     assert not has_answer(engine, members)
 
 
-def test_what_only_an_exchange_finds_is_found() -> None:
+CPUS = (3, 2, 4, 3, 2, 6)
+
+
+def test_what_only_a_search_finds_is_found() -> None:
     # Each in turn to the emptiest, or to the fullest, or large ones first, leaves one over.
     engine = engine_of(node(0, 10, 100), node(1, 10, 100))
-    members = [member(n, cpu, 1) for n, cpu in enumerate((4, 4, 6, 3, 3))]
+    members = [member(n, cpu, 1) for n, cpu in enumerate(CPUS)]
+    assert find_places(engine, members, search=False).rows is None
     found = find_places(engine, members)
-    assert found.rows is not None
-    load = [sum(cpu for cpu, row in zip((4, 4, 6, 3, 3), found.rows, strict=True) if row == n) for n in (0, 1)]
+    assert found.rows is not None and found.searched
+    load = [sum(cpu for cpu, row in zip(CPUS, found.rows, strict=True) if row == n) for n in (0, 1)]
     assert load == [10, 10]
 
 
@@ -128,6 +133,15 @@ def test_the_solver_proves_what_a_search_can_only_suppose() -> None:
     solved = find_places(engine, members, solver_seconds=20)
     assert solved.rows is None and solved.proven
     assert "no proof" not in explain_refusal(engine, members, solved)[0].message
+
+
+def test_searches_take_a_tenth_of_the_time() -> None:
+    budget = Budget()
+    assert budget.allows(0.0) and budget.wait(0.0) is None
+    budget.spend(5.0, 6.0)
+    budget.owed.add("vm")
+    assert not budget.allows(14.9) and budget.wait(14.0) == 1.0
+    assert budget.allows(15.0) and budget.wait(16.0) == 0.0
 
 
 @pytest.mark.parametrize("text", ["web", "web:", "web:x", "web:1", "web:33", "Web:2", ":2", "web:2:3", "", "web:-2"])

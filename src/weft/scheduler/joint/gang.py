@@ -38,13 +38,14 @@ class Member(msgspec.Struct, frozen=True):
 
 class Joint(msgspec.Struct, frozen=True):
     """``rows``: a place for each member, or None; then ``lacking`` is the member that most others leave no place for, as
-    ``rest`` of them (member → row) are tried; ``proven``: there is no answer at all."""
+    ``rest`` of them (member → row) are tried; ``proven``: there is no answer at all; ``searched``: it took a search."""
 
     rows: list[int] | None
     order: list[int]
     lacking: int = -1
     rest: dict[int, int] = {}
     proven: bool = False
+    searched: bool = False
 
 
 class Trial:
@@ -83,14 +84,20 @@ class Trial:
             self.drop(member)
 
 
-def find_places(engine: Engine, members: Sequence[Member], *, solver_seconds: float = SOLVER_SECONDS) -> Joint:
-    """Where the members go so that all have a place. ``order``: in which they are to be counted for that to hold."""
+def find_places(
+    engine: Engine, members: Sequence[Member], *, search: bool = True, solver_seconds: float = SOLVER_SECONDS
+) -> Joint:
+    """Where the members go so that all have a place. ``order``: in which they are to be counted for that to hold. Without
+    ``search`` only what takes about as long as the members' own decisions is tried."""
     engine.snapshot.settle()
     with Trial(engine, members) as trial:
-        return _find(engine, members, trial, solver_seconds)
+        found = _try_orders(engine, members, trial)
+        if found.rows is not None or found.proven or not search:
+            return found
+        return msgspec.structs.replace(_search(engine, members, trial, found, solver_seconds), searched=True)
 
 
-def _find(engine: Engine, members: Sequence[Member], trial: Trial, solver_seconds: float) -> Joint:
+def _try_orders(engine: Engine, members: Sequence[Member], trial: Trial) -> Joint:
     fits = [engine.fits(member.request) for member in members]
     best = Joint(None, [], 0)
     for order in _orders(engine, members, fits):
@@ -103,10 +110,14 @@ def _find(engine: Engine, members: Sequence[Member], trial: Trial, solver_second
     alone = next((i for i, m in enumerate(members) if not fits[i].any() and not _looks_around(engine, m.request)), None)
     if alone is not None:
         return Joint(None, best.order, alone, {}, proven=True)
+    return best
+
+
+def _search(engine: Engine, members: Sequence[Member], trial: Trial, best: Joint, solver_seconds: float) -> Joint:
     problem, nodes = _relax(engine, members)
     if not problem.allowed.any(axis=1).all() or (problem.wanted.sum(axis=0) > problem.free.sum(axis=0)).any():
         return msgspec.structs.replace(best, proven=True)
-    order = sorted(range(len(members)), key=lambda i: int(fits[i].sum()))
+    order = sorted(range(len(members)), key=lambda i: int(engine.fits(members[i].request).sum()))
     turns = [max(FEWEST_TURNS, min(TURNS, LOOKS // len(engine.snapshot)))]
     if _turn_back(engine, members, trial, order, turns):
         return _answer(trial, order)
