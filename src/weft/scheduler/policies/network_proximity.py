@@ -51,11 +51,13 @@ def _near(table: Table, uids: list[str], weights: list[float]) -> Values:
     """How near each node is to these, on average."""
     near = np.zeros(len(table.names))
     for uid, weight in zip(uids, weights, strict=True):
-        times = table.distance(uid)
-        unknown = np.isnan(times)
-        value = 100.0 / (1.0 + np.where(unknown, 0.0, times) / HALF_MS)
-        near += weight * (np.where(unknown, FAR * _same_zone(table, uid), value) if unknown.any() else value)
-    return near / sum(weights)
+        part = weight / sum(weights)
+        value = table.distance(uid) / HALF_MS
+        value += 1.0
+        np.divide(100.0 * part, value, out=value)
+        unknown = np.isnan(value)
+        near += np.where(unknown, part * FAR * _same_zone(table, uid), value) if unknown.any() else value
+    return near
 
 
 def _same_zone(table: Table, uid: str) -> Values:
