@@ -82,7 +82,9 @@ class Simulation:
         if plan.until is not None and not self._gpus:
             raise InvalidInput("--until: no node has a GPU", field="until", hint="leave it out: each workload once")
         if plan.until is not None and not any(w.request.gpus for w in workloads if not w.node):
-            raise InvalidInput("--until: no workload that is to be placed asks for a GPU", field="until", hint="leave it out")
+            raise InvalidInput(
+                "--until: no workload that is to be placed asks for a GPU", field="until", hint="leave it out"
+            )
         asks = [(workload.request.amounts, workload.request.gpus) for workload in workloads]
         self._engine = Engine(self.snapshot, seed=plan.seed, policies=policies, demand=Demand(lambda: asks))
         self._typical = look_ahead(self.snapshot, asks)
