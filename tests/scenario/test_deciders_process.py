@@ -6,9 +6,10 @@ import asyncio
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.scenario.deciders_lab import Lab
 
@@ -20,6 +21,7 @@ from weft.telemetry.journal import SqliteJournal
 PROGRAM = """
 import sys
 from pathlib import Path
+from typing import Any
 from types import SimpleNamespace
 from weft.launch.deciders import run_deciders
 sys.exit(run_deciders(SimpleNamespace(state=Path(sys.argv[1]))))
@@ -27,7 +29,9 @@ sys.exit(run_deciders(SimpleNamespace(state=Path(sys.argv[1]))))
 
 
 class RealLab(Lab):
-    """Time and processes are real; the nodes still pretend."""
+    """Time and processes are real; the nodes still pretend. ``front`` is what the deciders reach of the store."""
+
+    front: Any
 
     async def until(self, true, seconds: float = 30.0) -> None:  # type: ignore[no-untyped-def, override]
         async with asyncio.timeout(seconds):
@@ -40,15 +44,17 @@ async def start(state: Path) -> asyncio.subprocess.Process:
 
 
 @asynccontextmanager
-async def fabric() -> AsyncIterator[RealLab]:
+async def fabric(make_front: Callable[[SqliteStore], Any] = lambda store: store) -> AsyncIterator[RealLab]:
     # A socket's path may have about 107 bytes: shorter than pytest's folders.
     with tempfile.TemporaryDirectory(prefix="weft-") as folder:
         state = Path(folder)
         store = SqliteStore(state / "store.db")
         await store.open()
-        server = StoreServer(store, state / "store.sock")
+        front = make_front(store)
+        server = StoreServer(front, state / "store.sock")
         await server.start()
         lab = RealLab(state, store=store)  # type: ignore[arg-type]
+        lab.front = front
         lab.clock = SystemClock()  # type: ignore[assignment]
         await lab.put("network", "default", {"cidr": "10.0.0.0/16"})
         await lab.put_image("tiny")
