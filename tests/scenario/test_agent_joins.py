@@ -260,6 +260,9 @@ def test_the_machine_is_found_out_where_nothing_is_told(tmp_path: Path) -> None:
         memory=None,
         disk="2G",
         vxlan_port=4789,
+        echo_port=8445,
+        sysfs="/sys",
+        devices=True,
     )
     host = launch.make_host(options, tmp_path, enrolment)
     assert (host.underlay_address, host.underlay_link) == ("127.0.0.1", "lo")
