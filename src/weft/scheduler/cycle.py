@@ -36,7 +36,8 @@ from weft.scheduler.policies import POLICIES
 from weft.scheduler.policies.combined import looks_ahead
 from weft.scheduler.ranking import Ranking
 from weft.scheduler.rows import Rows
-from weft.scheduler.slopes import SCALE, Slopes, Weights
+from weft.scheduler.shelves import NOT_FOUND
+from weft.scheduler.slopes import FAR, SCALE, Slopes, Weights
 from weft.scheduler.snapshot import Snapshot
 
 REFUSED = -1.0
@@ -44,7 +45,6 @@ _NEVER = -np.inf
 _CLASSES_KEPT = 2048
 _ENTRIES_KEPT = 4_000_000  # of all rankings together
 _LEAST_RANKED = 1024  # of one
-_FAR = 24
 
 
 class _Class(Protocol):
@@ -299,7 +299,9 @@ class _ByLoad:
 
     __slots__ = (
         "_amounts",
+        "_deltas",
         "_epochs",
+        "_is_far",
         "_mask",
         "_masks",
         "_most",
@@ -331,7 +333,17 @@ class _ByLoad:
             self._epochs = (snapshot.epoch, snapshot.facts_epoch)
             self._mask = self._masks.steady(self._request)
             self._near, self._ranking = 0, None
-        elif changed > _FAR + len(snapshot) // 500:  # to look at each of them again would take longer than at all anew
+            self._deltas: list[int] = []
+            self._is_far = False
+        shelves = None if self._is_far else slopes.sort(self._mask)
+        if shelves is not None:
+            if not self._deltas:
+                self._deltas = slopes.list_deltas(self._amounts)
+            row = shelves.find(self._deltas, self._amounts, snapshot.cells)
+            if row != NOT_FOUND:
+                return row
+            self._is_far = True  # too many that are emptier lack something
+        if changed > FAR + len(snapshot) // 500:  # to look at each of them again would take longer than at all anew
             self._near, self._ranking = 0, None
         elif self._ranking is not None:
             return self._ranking.best()

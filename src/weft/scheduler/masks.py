@@ -25,6 +25,7 @@ class Masks:
         self._all: Flags = np.ones(0, dtype=np.bool_)
         self._single: dict[tuple[str, Hashable], Flags] = {}
         self._joint: dict[tuple[Hashable, ...], Flags] = {}
+        self._same: dict[bytes, Flags] = {}  # so that what is the same is one array
 
     def moving(self, request: Request) -> list[Filter]:
         """The filters that have something to say to the request and read more than facts."""
@@ -42,7 +43,8 @@ class Masks:
                     mask &= self._ask(filter_, asked, request)
             if len(self._joint) >= _KEPT:
                 self._joint.clear()
-            self._joint[asks] = mask
+                self._same.clear()
+            self._joint[asks] = mask = self._same.setdefault(mask.tobytes(), mask)
         return mask
 
     def refusers(self, request: Request) -> list[tuple[Filter, Flags]]:
@@ -80,4 +82,5 @@ class Masks:
             self._epoch = self._snapshot.facts_epoch
             self._single.clear()
             self._joint.clear()
+            self._same.clear()
             self._all = np.ones(len(self._snapshot), dtype=np.bool_)

@@ -12,11 +12,10 @@ from heapq import heappop, heappush, heapreplace
 import numpy as np
 
 from weft.contracts.policy import Amounts, Flags, Whole
+from weft.scheduler.shelves import BITS, ROW
 from weft.scheduler.slopes import Slopes
 from weft.scheduler.snapshot import Snapshot
 
-_BITS = 20
-_ROW = (1 << _BITS) - 1
 _CHUNK = 512
 _MANY = 64
 _NONE = 1 << 62
@@ -55,9 +54,9 @@ class Ranking:
                     return None
                 heap, run, at, after, deltas = self._heap, self._run, 0, self._after, self._deltas
                 continue
-            row = entry & _ROW
+            row = entry & ROW
             if free_cpu[row] >= cpu and free_memory[row] >= memory and free_disk[row] >= disk:
-                now = (-round(base[row] + deltas[shapes[row]]) << _BITS) + row
+                now = (-int(base[row] + deltas[shapes[row]]) << BITS) + row
                 if now == entry:
                     self._next = at
                     return row
@@ -77,7 +76,7 @@ class Ranking:
         cpu, memory, disk = self._amounts
         free = snapshot.free
         rows = np.flatnonzero(self._mask & (free[0] >= cpu) & (free[1] >= memory) & (free[2] >= disk))
-        entries: Whole = rows - (self._slopes.scores(self._amounts)[rows].astype(np.int64) << _BITS)
+        entries: Whole = rows - (self._slopes.scores(self._amounts)[rows].astype(np.int64) << BITS)
         self._floor: int | None = None
         if entries.size > self._most:
             entries.partition(self._most)
@@ -116,4 +115,4 @@ class Ranking:
         base, shapes, deltas = self._slopes.cells, snapshot.shape_cells, self._deltas
         for row in set(rows):
             if self._mask[row] and free_cpu[row] >= cpu and free_memory[row] >= memory and free_disk[row] >= disk:
-                heappush(self._heap, (-round(base[row] + deltas[shapes[row]]) << _BITS) + row)
+                heappush(self._heap, (-int(base[row] + deltas[shapes[row]]) << BITS) + row)

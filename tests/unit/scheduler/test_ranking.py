@@ -7,7 +7,7 @@ import random
 import pytest
 
 from weft.contracts.policy import Amounts, Request
-from weft.scheduler import cycle, ranking
+from weft.scheduler import cycle, ranking, shelves, slopes
 from weft.scheduler.cycle import Engine
 from weft.scheduler.slopes import SCALE
 from weft.scheduler.snapshot import NodeFacts, Snapshot
@@ -26,21 +26,24 @@ def find_best(snapshot: Snapshot, request: Request) -> str | None:
             u + w > c for u, w, c in zip(used, request.amounts, capacity, strict=True)
         ):
             continue
-        shares = [100.0 * (u + w) / max(c, 1) for u, w, c in zip(used, request.amounts, capacity, strict=True)]
-        fuller = sum(w * s for w, s in zip(WEIGHTS, shares, strict=True))
-        score = fuller if request.strategy == "best_fit" else 100.0 * sum(WEIGHTS) - fuller
-        found.append((-round(score * SCALE), name))
+        sign = 1.0 if request.strategy == "best_fit" else -1.0
+        steep = [sign * w * SCALE * 100.0 / max(c, 1) for w, c in zip(WEIGHTS, capacity, strict=True)]
+        base = (0.0 if sign > 0 else SCALE * 100.0) + sum(u * s for u, s in zip(used, steep, strict=True))
+        found.append((-round(base) - round(sum(w * s for w, s in zip(request.amounts, steep, strict=True))), name))
     return min(found)[1] if found else None
 
 
 @pytest.mark.parametrize("strategy", ["least_loaded", "best_fit"])
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shelves_most", [0, 24])
 def test_whatever_came_and_went_the_choice_is_the_one_found_by_looking_at_all(
-    strategy: str, seed: int, monkeypatch: pytest.MonkeyPatch
+    strategy: str, seed: int, shelves_most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = random.Random(seed)
     monkeypatch.setattr(ranking, "_CHUNK", 4)
     monkeypatch.setattr(ranking, "_MANY", 6)
+    monkeypatch.setattr(slopes, "MOST", shelves_most)
+    monkeypatch.setattr(shelves, "_PATIENCE", draw.choice([3, 8, 100]))
     monkeypatch.setattr(cycle, "_LEAST_RANKED", draw.choice([3, 10, 1000]))
     monkeypatch.setattr(cycle, "_ENTRIES_KEPT", 1)
     snapshot = Snapshot()
