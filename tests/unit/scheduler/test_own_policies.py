@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
 from weft.scheduler.facts import Gpu
 from weft.scheduler.own import policies as own_module
+from weft.scheduler.own import process as process_module
 from weft.scheduler.own.policies import STRIKES, OwnPolicies
 from weft.scheduler.policies import POLICIES, Policies
 from weft.scheduler.snapshot import Snapshot
@@ -208,6 +210,43 @@ def test_a_file_that_is_none_is_skipped_and_its_content_is_not_told(lab: Lab, tm
         lab.strategy = f"file:{path}"
         lab.own.prepare(lab.strategy, PATIENT)
         assert lab.choose() == "n3" and says in lab.skipped(), path
+
+
+def test_one_that_never_ends_being_read_is_given_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "START_SECONDS", 0.5)
+    lab.begin("while True:\n    pass\n")
+    until = time.monotonic() + PATIENT
+    while not lab.own.prepare(lab.strategy) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert lab.choose() == "n3" and lab.reason == "timedOut" and "outside of its function" in lab.skipped()
+    assert lab.own.find(Term(lab.strategy))._worker is None
+
+
+@pytest.fixture
+def readable() -> Iterator[Path]:
+    """A folder that everyone may read, as installed packages lie in."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def test_an_installed_package_may_offer_a_policy(lab: Lab, readable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(process_module._ENVIRONMENT, "PYTHONPATH", str(readable))
+    (readable / "acme.py").write_text(f"{FULLEST}\nspread = 5\n")
+    about = readable / "acme-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[weft.policies]\nacme = acme\nfullest = acme:score\nnone = acme:spread\n")
+    offered = (
+        ("acme", "n1", ""),
+        ("fullest", "n1", ""),
+        ("none", "n3", "noScore"),
+        ("gone", "n3", "no installed package"),
+    )
+    for name, chosen, says in offered:
+        lab.strategy = f"entry:{name}"
+        lab.own.prepare(lab.strategy, PATIENT)
+        assert lab.choose() == chosen and says in lab.skipped() and bool(lab.skipped()) == bool(says), lab.skipped()
 
 
 def test_one_that_blocks_costs_one_time_out_and_then_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
