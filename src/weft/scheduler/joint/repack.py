@@ -8,7 +8,8 @@ reached, and the solver is installed, it goes on from there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -135,35 +136,52 @@ def _pack(problem: Problem, used: Flags, order: Whole) -> Whole | None:
 
 
 def _empty_nodes(problem: Problem, used: Flags, bins: Whole, least: int) -> Whole:
-    """Empty one node after the other, those with least first, for as long as it can be done."""
+    """Empty one node after the other, or two for a larger one, for as long as it can be done."""
     steps = ALL_STEPS
-    failed = 0
-    while failed < TRIES and steps > 0 and _count(bins, used) > least:
-        load = np.bincount(bins, minlength=len(used))
-        closable = np.flatnonzero((load > 0) & ~used)
-        fullness = np.asarray([_share(problem, bins, int(node)) for node in closable])
-        closable = closable[np.argsort(fullness, kind="stable")]
-        found = None
-        if failed < closable.size:
-            found = _empty(problem, used, bins, int(closable[failed]), seed=failed)
+    going = True
+    while going and steps > 0 and _count(bins, used) > least:
+        going = False
+        for number, (closed, opened) in enumerate(_list_moves(problem, used, bins)):
+            found = _empty(problem, used, bins, closed, opened, seed=number)
             steps -= _steps(len(bins)) if found is None else 100
-        if found is None:
-            failed += 1
-        else:
-            bins, failed = found, 0
+            if found is not None:
+                bins, going = found, True
+            if found is not None or steps <= 0:
+                break
     return bins
 
 
-def _empty(problem: Problem, used: Flags, bins: Whole, node: int, seed: int) -> Whole | None:
-    some, narrowed = _narrow(problem, used, bins, without=node)
-    leaving = np.flatnonzero(bins == node)
+def _list_moves(problem: Problem, used: Flags, bins: Whole) -> Iterator[tuple[list[int], list[int]]]:
+    """Which nodes to empty, those with least first, and which to begin for them."""
+    size = (problem.free / np.maximum(problem.free.max(axis=0), 1)).sum(axis=1)
+    taken = np.bincount(bins, minlength=len(used)) > 0
+    closable = np.flatnonzero(taken & ~used)
+    load = [_share(problem, bins, int(node)) for node in closable]
+    for node in closable[np.argsort(load, kind="stable")][:TRIES]:
+        yield [int(node)], []
+    unused = np.flatnonzero(~taken & ~used)
+    if not unused.size or len(closable) < 2:
+        return
+    largest = int(unused[size[unused].argmax()])
+    small = [int(node) for node in closable[np.argsort(size[closable], kind="stable")] if size[node] < size[largest]]
+    for one, other in itertools.islice(itertools.combinations(small, 2), TRIES):
+        yield [one, other], [largest]
+
+
+def _empty(
+    problem: Problem, used: Flags, bins: Whole, closed: Sequence[int], opened: Sequence[int], seed: int
+) -> Whole | None:
+    some, narrowed = _narrow(problem, used, bins, closed, opened)
+    leaving = np.flatnonzero(np.isin(bins, closed))
     if not some.size or not narrowed.allowed.any(axis=1).all():
         return None
     start = np.searchsorted(some, bins).clip(max=len(some) - 1)
+    begun = np.flatnonzero(np.isin(some, opened))
     draw = np.random.default_rng(seed)
     for item in leaving:
         places = np.flatnonzero(narrowed.allowed[item])
-        start[item] = places[draw.integers(places.size)]
+        first = [place for place in begun if narrowed.allowed[item, place]]
+        start[item] = first[0] if first else places[draw.integers(places.size)]
     found = find_solution(narrowed, start, _steps(len(bins)), seed)
     return None if found is None else some[found]
 
@@ -172,12 +190,14 @@ def _steps(items: int) -> int:
     return min(STEPS, STEPS_EACH * items, max(FEWEST_STEPS, LOOKS // items))
 
 
-def _narrow(problem: Problem, used: Flags, bins: Whole, without: int = -1) -> tuple[Whole, Problem]:
-    """The problem on the bins in use alone, and which these are."""
+def _narrow(
+    problem: Problem, used: Flags, bins: Whole, closed: Sequence[int] = (), opened: Sequence[int] = ()
+) -> tuple[Whole, Problem]:
+    """The problem on the bins in use alone, without some and with others, and which these are."""
     taken = used.copy()
     taken[bins] = True
-    if without >= 0:
-        taken[without] = False
+    taken[list(closed)] = False
+    taken[list(opened)] = True
     some = np.flatnonzero(taken)
     return some, Problem(problem.wanted, problem.free[some], problem.allowed[:, some])
 
