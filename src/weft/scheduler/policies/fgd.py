@@ -2,7 +2,8 @@
 
 Fragmentation gradient descent by Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation
 Gradient Descent", USENIX ATC 2023: for comparison. Its typical workloads are the most frequent of the outlook that make up
-95 % of it; their memory doesn't count. Of several devices on a node a share goes to the fullest that has room for it.
+95 % of it; their memory doesn't count. Scores are whole numbers, as published: what differs by less is equal. Of several
+devices on a node a share goes to the fullest that has room for it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 import numpy as np
 
 from weft.contracts.policy import Column, GpuAsk, Occasion, Outlook, Reads, Request, Sort, Table, Values
+from weft.scheduler.devices import WHOLE
 from weft.scheduler.policies.residue import (
     TIE,
     Residue,
@@ -40,8 +42,7 @@ class Fgd:
         now = find_residue(table)
         rest = find_rest(table, request, now)
         growth = find_fragmented(table, rest, outlook) - find_fragmented(table, now, outlook)
-        most = 1000.0 * max(1, table.gpu_free.shape[1])
-        score = np.clip(50.0 - growth * (50.0 / most), 0.0, 100.0)
+        score = np.floor(100.0 / (1.0 + np.exp(growth / WHOLE)))
         return [Column("unfragmented", 1.0 - TIE, score), Column("fit", TIE, find_tightness(rest, outlook))]
 
 

@@ -29,7 +29,8 @@ from weft.scheduler.policies.residue import (
 )
 
 _LEAST_LEFT = 0.001
-_SMALL = 0.25  # how much dearer the small are: by this power of their GPUs; by none, and by much more, less is packed
+_LEVELS = 200  # what differs by less is equal, and then the fullest node is the better one
+_SMALL = 0.3  # how much dearer the small are: by this power of their GPUs; by none, and by much more, less is packed
 
 
 class Fragmentation:
@@ -47,7 +48,7 @@ class Fragmentation:
         sorts, prices = _read_prices(outlook, tuple(table.gpu_model.words))
         before, after = (add_up(find_usable, some, sorts, prices) for some in (now, rest))
         loss = np.maximum(before - after, 0.0)
-        kept = 100.0 / (1.0 + loss / WHOLE)
+        kept = np.floor(2.0 * _LEVELS / (1.0 + np.exp(loss / WHOLE))) * (100.0 / _LEVELS)
         return [Column("kept", 1.0 - TIE, kept), Column("fit", TIE, find_tightness(rest, outlook))]
 
 

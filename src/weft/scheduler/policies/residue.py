@@ -17,7 +17,7 @@ from weft.contracts.policy import Codes, Flags, Outlook, Request, Sort, Table, V
 from weft.scheduler.devices import WHOLE, find_fitting
 
 TIE = 1e-5  # the weight of what only decides between equals
-_ONE, _SEVERAL = 0.7, 0.3  # of halves and quarters of the openb trace all are packed better than by either alone
+_ONE, _SEVERAL = 0.75, 0.25  # of halves and quarters of the openb trace all are packed better than by either alone
 _MOST = 1e9  # how many of something that asks for nothing fit on a node
 _BLOCK = 64  # nodes looked at together: what is computed of them stays in the processor's cache
 _HAIR = 1e-9  # 1 / 3 of 3 is 1
