@@ -20,13 +20,16 @@ from weft.drivers.cgroup import Cgroups, Limits
 from weft.drivers.runtime.qemu.adjust import adjust_machine, check_adjustment
 from weft.drivers.runtime.qemu.frame import Frame, plan_frame
 from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.guests import Guests
 from weft.drivers.runtime.qemu.launch import choose_limits, launch_failed, launch_guest, undo_launch
-from weft.drivers.runtime.qemu.memory import discard_memory, load_memory, save_memory, settle_memory
+from weft.drivers.runtime.qemu.memory import discard_memory, load_memory, save_memory
+from weft.drivers.runtime.qemu.migration import check_start, check_stays
+from weft.drivers.runtime.qemu.moves import QemuMoves
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.processes import cpu_seconds, host_boot_id, resident_bytes, search_guest_process
-from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, read_record, shorten
-from weft.drivers.runtime.qemu.translate import Facts, GuestPaths
-from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable
+from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, shorten
+from weft.drivers.runtime.qemu.translate import Facts
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 
 HELLO_AGAIN_SECONDS = 0.5
 CONSOLE_LOG_BYTES = 16 << 20
@@ -35,19 +38,18 @@ CONSOLE_LOG_CHECK_SECONDS = 5.0
 
 
 class QemuDriver:
-    """A RuntimeDriver that can also suspend, exec, and tell console and stats."""
+    """A RuntimeDriver that can also suspend, adjust, migrate, exec, and tell console and stats."""
 
     name = "qemu"
 
     def __init__(self, host: Host, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._run_dir = Path(host.run_dir)
-        self._guests_dir = Path(host.state_dir) / "guests"
         self._capacity = host.capacity
         self._cgroups = Cgroups(host.cgroup)
-        self._guests: dict[str, Guest] = {}
-        self._verbs: dict[str, asyncio.Lock] = {}
         self._news = asyncio.Event()
+        self._guests = Guests(host, self._cgroups, self._clock, self._notify)
+        self.moves = QemuMoves(self._guests, self._cgroups, self._clock, self._working)
         self._probe: RuntimeProbe | None = None
         self._facts: Facts | None = None
         self._probing = asyncio.Lock()
@@ -67,10 +69,12 @@ class QemuDriver:
     async def start(self, plan: GuestPlan) -> GuestFacts:
         """Start or resume; see contracts.runtime. Raises DriverFailed, InvalidInput."""
         facts = await self._working()
-        async with self._lock(plan.id):
-            guest = await self._settled(plan.id)
+        async with self._guests.lock(plan.id):
+            guest = await self._guests.settled(plan.id)
             if guest is not None and guest.record.plan.uid != plan.uid:
                 raise DriverFailed(f"guest {plan.name}: id {plan.id} belongs to {guest.record.plan.name} on this node")
+            if guest is not None:
+                check_start(guest, plan)
             if guest is not None and guest.running:
                 if not guest.record.stopping:
                     return guest.facts()
@@ -84,8 +88,8 @@ class QemuDriver:
         return guest.facts()
 
     async def stop(self, guest_id: str, *, grace_seconds: float) -> None:
-        async with self._lock(guest_id):
-            guest = await self._settled(guest_id)
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.settled(guest_id)
             if guest is None:
                 return
             if not guest.running:
@@ -102,12 +106,11 @@ class QemuDriver:
             guest.record.stopping = False  # also when whoever waits for it gives up
 
     async def inspect(self, guest_id: str) -> GuestFacts:
-        guest = await self._find(guest_id)
+        guest = await self._guests.find(guest_id)
         return guest.facts() if guest else GuestFacts(guest_id, "", "", 0, "absent")
 
     async def recover(self) -> list[GuestFacts]:
-        ids = [path.name for path in self._guests_dir.glob("*") if path.is_dir()]
-        guests = [guest for guest in await asyncio.gather(*map(self._find, ids)) if guest is not None]
+        guests = await self._guests.find_all()
         answering = [guest.said_hello.wait() for guest in guests if guest.running and guest.record.ready]
         if answering:  # fresh boot ids are worth a moment, silent guests are not worth more
             with contextlib.suppress(TimeoutError):
@@ -116,20 +119,11 @@ class QemuDriver:
         return [guest.facts() for guest in guests]
 
     async def remove(self, guest_id: str) -> None:
-        async with self._lock(guest_id):
-            guest = await self._settled(guest_id)
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.settled(guest_id)
             if guest is not None and guest.running:
                 raise IllegalTransition(f"guest {guest.record.plan.name} runs", hint="stop it first")
-            if guest is not None:
-                await guest.close()
-            paths = self._paths(guest_id)
-            self._cgroups.remove(guest_id)
-            shutil.rmtree(paths.run, ignore_errors=True)
-            # The record goes first and by rename, so that a removal cut off half-way isn't a guest without memory.
-            with contextlib.suppress(FileNotFoundError):
-                paths.record.unlink()
-            shutil.rmtree(paths.state, ignore_errors=True)
-            self._guests.pop(guest_id, None)
+            await self._guests.forget(guest_id)
         self._notify()
 
     async def changed(self) -> None:
@@ -139,19 +133,19 @@ class QemuDriver:
     async def close(self) -> None:
         if self._tending is not None:
             self._tending.cancel()
-        await asyncio.gather(*(guest.close() for guest in self._guests.values()))
-        self._guests.clear()
+        await self._guests.close()
 
     # The optional protocols.
 
     async def suspend(self, guest_id: str) -> None:
-        async with self._lock(guest_id):
-            guest = await self._known(guest_id)
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.get(guest_id)
             await guest.settle()
             if not guest.running:
                 if guest.record.memory != "none":
                     return
                 raise IllegalTransition(f"guest {guest.record.plan.name} doesn't run, so it can't be suspended")
+            check_stays(guest)
             try:
                 await save_memory(guest)
             except Unavailable as error:
@@ -165,11 +159,12 @@ class QemuDriver:
     async def adjust(self, plan: GuestPlan) -> GuestFacts:
         """See contracts.runtime. Raises IllegalTransition for a guest that doesn't run, InvalidInput, DriverFailed."""
         facts = await self._working()
-        async with self._lock(plan.id):
-            guest = await self._known(plan.id)
+        async with self._guests.lock(plan.id):
+            guest = await self._guests.get(plan.id)
             await guest.settle()
             if not guest.running or guest.record.stopping:
                 raise IllegalTransition(f"guest {plan.name} doesn't run, so there is nothing to change")
+            check_stays(guest)
             frame, record = guest.record.frame, guest.record
             if frame is None:
                 raise InvalidInput(
@@ -195,16 +190,16 @@ class QemuDriver:
         self._cgroups.change(plan.id, after)
 
     async def exec(self, guest_id: str, request: ExecRequest) -> ExecSession:
-        return await (await self._known(guest_id)).agents.exec(request)
+        return await (await self._guests.get(guest_id)).agents.exec(request)
 
     def console_log(self, guest_id: str) -> str:
-        return str(self._paths(guest_id).console_log)
+        return str(self._guests.paths(guest_id).console_log)
 
     def console_socket(self, guest_id: str) -> str:
-        return str(self._paths(guest_id).console)
+        return str(self._guests.paths(guest_id).console)
 
     async def screen_socket(self, guest_id: str) -> str:
-        guest = await self._known(guest_id)
+        guest = await self._guests.get(guest_id)
         if not guest.record.plan.screen:
             raise Unavailable(
                 f"guest {guest.record.plan.name} has no screen", reason="noScreen",
@@ -213,7 +208,7 @@ class QemuDriver:
         return str(guest.paths.screen)
 
     async def stats(self, guest_id: str) -> GuestStats:
-        guest = await self._known(guest_id)
+        guest = await self._guests.get(guest_id)
         process = guest.record.process
         if process is None:
             raise Unavailable(f"guest {guest.record.plan.name} doesn't run")
@@ -237,26 +232,20 @@ class QemuDriver:
 
     async def _adopt_unknown(self, plan: GuestPlan) -> Guest | None:
         """A QEMU that runs this very guest though nothing is written down of it: never start a second one."""
-        if search_guest_process(self._paths(plan.id).pid, plan.uid) is None:
+        if search_guest_process(self._guests.paths(plan.id).pid, plan.uid) is None:
             return None
         facts = self._facts
         record = GuestRecord(plan, facts.accelerator if facts else "", host_boot_id(), self._clock.now())
-        guest = self._new_guest(self._paths(plan.id), record)
-        await self._adopt(guest)
+        guest = self._guests.add(record)
+        await self._guests.adopt(guest)
         return guest if guest.running else None
 
-    async def _adopt(self, guest: Guest) -> None:
-        async with guest.lock:
-            await guest.adopt()
-            if guest.running:
-                await settle_memory(guest)
-
     async def _boot(self, plan: GuestPlan, facts: Facts) -> Guest:
-        paths = self._paths(plan.id)
+        paths = self._guests.paths(plan.id)
         fresh = not paths.record.exists()
         frame = plan_frame(plan, self._capacity.cpu, self._capacity.memory_bytes)
         record = GuestRecord(plan, facts.accelerator, host_boot_id(), self._clock.now(), frame)
-        guest = self._new_guest(paths, record)
+        guest = self._guests.add(record)
         try:
             await guest.save_record()
             await launch_guest(guest, facts, self._cgroups)
@@ -264,7 +253,7 @@ class QemuDriver:
             await undo_launch(guest, self._cgroups, self._clock)
             if fresh:
                 shutil.rmtree(paths.state, ignore_errors=True)
-            self._guests.pop(plan.id, None)
+            self._guests.drop(plan.id)
             if isinstance(error, Unavailable):
                 raise launch_failed(plan, "started but doesn't answer") from error
             raise
@@ -303,46 +292,6 @@ class QemuDriver:
             )
         return True
 
-    # Knowing guests.
-
-    def _paths(self, guest_id: str) -> GuestPaths:
-        return GuestPaths(run=self._run_dir / guest_id, state=self._guests_dir / guest_id)
-
-    def _new_guest(self, paths: GuestPaths, record: GuestRecord) -> Guest:
-        guest = Guest(paths, record, self._cgroups, self._clock, self._notify)
-        self._guests[record.plan.id] = guest
-        return guest
-
-    async def _find(self, guest_id: str) -> Guest | None:
-        """The guest, from memory or from what is written down of it (then its process is adopted)."""
-        guest = self._guests.get(guest_id)
-        if guest is None:
-            record = read_record(self._paths(guest_id))
-            if record is None:
-                return None
-            guest = self._new_guest(self._paths(guest_id), record)
-            await self._adopt(guest)
-        else:
-            async with guest.lock:
-                pass  # someone else may be adopting it just now
-        return guest
-
-    async def _settled(self, guest_id: str) -> Guest | None:
-        guest = await self._find(guest_id)
-        if guest is not None:
-            await guest.settle()
-        return guest
-
-    def _lock(self, guest_id: str) -> asyncio.Lock:
-        """Verbs that change a guest go one after the other; what they wait long for, they wait for without it."""
-        return self._verbs.setdefault(guest_id, asyncio.Lock())
-
-    async def _known(self, guest_id: str) -> Guest:
-        guest = await self._find(guest_id)
-        if guest is None:
-            raise NotFound(f"this node has no guest {guest_id}")
-        return guest
-
     def _notify(self) -> None:
         self._news.set()
 
@@ -352,9 +301,9 @@ class QemuDriver:
 
     async def _trim_logs(self) -> None:
         """A guest must not fill the node's disk through its console: of a log that grew too long the end is kept."""
-        while any(guest.running for guest in self._guests.values()):
+        while any(guest.running for guest in self._guests.known.values()):
             await self._clock.sleep(CONSOLE_LOG_CHECK_SECONDS)
-            for guest in self._guests.values():
+            for guest in self._guests.known.values():
                 with contextlib.suppress(OSError):
                     if guest.paths.console_log.stat().st_size > CONSOLE_LOG_BYTES:
                         shorten(guest.paths.console_log, CONSOLE_LOG_KEPT_BYTES)

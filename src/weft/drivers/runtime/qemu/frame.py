@@ -29,6 +29,7 @@ class Frame(msgspec.Struct, frozen=True):
     plugged_vcpus: int = 0
     port_count: int = 0
     ports: dict[str, int] = {}
+    memory_first: bool = False  # the memory at boot is QEMU's first block: see translate
 
     @property
     def pluggable_bytes(self) -> int:
@@ -49,6 +50,7 @@ def plan_frame(plan: GuestPlan, most_cpu: float, most_memory_bytes: int) -> Fram
         most_memory_bytes=plan.memory_bytes if fixed else max(plan.memory_bytes, most_memory_bytes),
         port_count=len(devices) + SPARE_PORTS,
         ports={device: port for port, device in enumerate(devices)},
+        memory_first=True,
     )
 
 

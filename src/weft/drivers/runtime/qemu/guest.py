@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 from weft.contracts.clock import Clock
+from weft.contracts.migration import MoveEvent
 from weft.contracts.runtime import GuestFacts, GuestState
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.agents import GuestAgents
@@ -39,6 +41,8 @@ from weft.objects.errors import DriverFailed, Unavailable
 RETRY_SECONDS = 0.2
 ADOPT_SECONDS = 5.0
 QUIT_SECONDS = 10.0
+HANDED_OVER = "postmigrate"  # QEMU's word for a machine that another one goes on for
+STANDS_STILL = ("io-error", "internal-error", "guest-panicked", HANDED_OVER)
 
 
 class Guest:
@@ -62,6 +66,7 @@ class Guest:
         self._tasks: list[asyncio.Task[None]] = []
         self._writes: set[asyncio.Task[None]] = set()
         self._writing = threading.Lock()
+        self._watchers: set[asyncio.Queue[MoveEvent | None]] = set()
 
     @property
     def running(self) -> bool:
@@ -73,12 +78,19 @@ class Guest:
         if self.record.process is not None and not is_alive(self.record.process):
             await self.ended.wait()
 
+    @property
+    def in_move(self) -> bool:
+        """Whether where this guest runs is for a move to say: it is being sent, has been, or has not yet arrived."""
+        return self.record.move is not None and not self.record.move.taken
+
     def facts(self) -> GuestFacts:
         record, plan = self.record, self.record.plan
         end = record.end
         state: GuestState
         if self.running:
-            state = "paused" if self.status in ("io-error", "internal-error", "guest-panicked") else "running"
+            state = "paused" if self.status in STANDS_STILL else "running"
+            if self.in_move and not self._sends():
+                state = "starting"
         elif record.memory != "none":
             state = "suspended"
         else:
@@ -92,7 +104,7 @@ class Guest:
             state=state,
             ready=self._ready(alive),
             boot_id=record.boot_id,
-            pid=record.process.pid if alive and record.process else None,
+            pid=record.process.pid if self.running and record.process else None,
             started_at=record.started_at,
             reason=self.status if state == "paused" else end.reason if end and not alive else None,
             message=(end.message or None) if end and not alive else None,
@@ -198,14 +210,34 @@ class Guest:
         self.said_hello.set()
         self._notify()
 
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[asyncio.Queue[MoveEvent | None]]:
+        """What happens to its machine while this lasts; None: it has ended."""
+        events: asyncio.Queue[MoveEvent | None] = asyncio.Queue()
+        self._watchers.add(events)
+        try:
+            yield events
+        finally:
+            self._watchers.discard(events)
+
+    def _tell(self, name: Literal["stopped", "resumed", "moved"]) -> None:
+        for watcher in self._watchers:
+            watcher.put_nowait(MoveEvent(name, self.clock.elapsed()))
+
     def _take_event(self, event: QmpEvent) -> None:
         match event.name:
             case "SHUTDOWN":
                 self._shutdown = str(event.data.get("reason", ""))
             case "STOP":
                 self.status = "paused"
+                self._tell("stopped")
             case "RESUME":
                 self.status = "running"
+                self._tell("resumed")
+            case "MIGRATION":
+                if event.data.get("status") == "completed" and self.status == "paused":
+                    self.status = HANDED_OVER if self._sends() else self.status
+                self._tell("moved")
             case "BLOCK_IO_ERROR" if event.data.get("action") == "stop":
                 self.status = "io-error"
                 self._notify()
@@ -213,6 +245,9 @@ class Guest:
                 self._shutdown = "guest-panic"
             case "VSERPORT_CHANGE":
                 self.agents.take_port_change(str(event.data.get("id", "")), bool(event.data.get("open")))
+
+    def _sends(self) -> bool:
+        return self.record.move is not None and self.record.move.role == "source"
 
     async def _await_end(self) -> None:
         assert self.record.process is not None
@@ -227,6 +262,8 @@ class Guest:
             for task in self._tasks[1:]:
                 task.cancel()
             self._let_go()
+            for watcher in self._watchers:
+                watcher.put_nowait(None)
             self._notify()
 
     def _let_go(self) -> None:

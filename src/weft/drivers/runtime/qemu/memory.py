@@ -14,6 +14,7 @@ from weft.contracts.durable import keep_file
 from weft.drivers.runtime.qemu.adjust import inspect_frame, plug_cpus
 from weft.drivers.runtime.qemu.frame import describe_present
 from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.migration import choose_capabilities
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
 from weft.drivers.runtime.qemu.record import GuestEnd, disk_times
 from weft.objects.errors import DriverFailed, Unavailable
@@ -32,6 +33,7 @@ async def save_memory(guest: Guest) -> None:
         if record.frame is not None:
             record.frame = await inspect_frame(qmp, record.frame)
             record.plan, record.next = describe_present(record.plan, record.next, record.frame), None
+        await choose_capabilities(qmp, set())
         await qmp.execute("migrate-set-parameters", **{"max-bandwidth": _SAVE_BYTES_PER_SECOND})
         async with qmp.lend(str(pending), os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as name:
             await qmp.execute("migrate", uri=f"file:{name}")
@@ -52,6 +54,7 @@ async def load_memory(guest: Guest) -> None:
     qmp, record = guest.monitor(), guest.record
     if record.frame is not None:  # devices count the CPUs they start with, so those that came later come later again
         await plug_cpus(qmp, record.frame.vcpus + record.frame.plugged_vcpus)
+    await choose_capabilities(qmp, set())
     async with qmp.lend(str(guest.paths.memory), os.O_RDONLY) as name:
         await qmp.execute("migrate-incoming", uri=f"file:{name}")
         await finish_migration(guest, qmp, "load")

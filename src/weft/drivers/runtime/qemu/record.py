@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.durable import sync_folder, write_durably
+from weft.contracts.migration import MoveSettings
 from weft.contracts.runtime import GuestPlan, GuestState
 from weft.drivers.runtime.qemu.frame import Frame
 from weft.drivers.runtime.qemu.processes import ProcessId
@@ -24,6 +25,17 @@ class GuestEnd(msgspec.Struct, frozen=True):
     state: GuestState
     reason: str
     message: str = ""
+
+
+class MoveRecord(msgspec.Struct, frozen=True):
+    """A move that this side has part in, or had. Each mark is on disk before the step that makes it true: ``taken``: the
+    target may have run; ``left``: the source was told to go."""
+
+    key: str
+    role: Literal["source", "target"]
+    settings: MoveSettings
+    taken: bool = False
+    left: bool = False
 
 
 class GuestRecord(msgspec.Struct):
@@ -46,6 +58,7 @@ class GuestRecord(msgspec.Struct):
     memory: Literal["none", "saved", "loaded"] = "none"
     disk_times: dict[str, int] = {}
     end: GuestEnd | None = None
+    move: MoveRecord | None = None
 
 
 def read_record(paths: GuestPaths) -> GuestRecord | None:
@@ -84,6 +97,8 @@ def decide_end(
 ) -> GuestEnd:
     """Pure. Why a machine has ended. ``shutdown`` is QEMU's own word, if anyone heard it; else the pidfile tells: QEMU
     removes it when it ends in order, and can't when it is killed."""
+    if record.move is not None and record.move.left:
+        return GuestEnd("stopped", "moved")
     if record.stopping:
         return GuestEnd("stopped", "stopRequested")
     match shutdown:

@@ -30,7 +30,7 @@ from weft.drivers.runtime.qemu.devices import (
 from weft.drivers.runtime.qemu.frame import BLOCK_BYTES, Frame
 from weft.objects.errors import InvalidInput
 
-MEMORY_ID, PORT_ID = "vmem", "port"
+MEMORY_ID, BOOT_MEMORY_ID, PORT_ID = "vmem", "ram", "port"
 AGENT_PORT, WEFT_AGENT_ID = "weft.agent.0", "agent-port"
 QEMU_AGENT_PORT, QEMU_AGENT_ID = "org.qemu.guest_agent.0", "qemu-agent-port"
 TRANSLATION_CACHE_MIB = 128  # QEMU's default grows to 1 GiB of a long-running emulated guest
@@ -95,6 +95,16 @@ class GuestPaths(msgspec.Struct, frozen=True):
         return self.run / "vnc"
 
     @property
+    def incoming(self) -> Path:
+        """Where QEMU itself waits for a guest that moves here."""
+        return self.run / "incoming"
+
+    @property
+    def outgoing(self) -> Path:
+        """The socket that a guest moves to, under a name that its QEMU may reach."""
+        return self.run / "outgoing"
+
+    @property
     def pid(self) -> Path:
         return self.run / "pid"
 
@@ -148,7 +158,7 @@ def translate_guest(
     for index, nic in enumerate(plan.nics):
         words += _nic(plan, frame, index, nic, handed)
     words += ["-pidfile", str(paths.pid), "-msg", "timestamp=on"]
-    return [*words, "-incoming", "defer"] if incoming else words
+    return [*words, "-incoming", "defer", "-S"] if incoming else words  # it runs when it is told to
 
 
 def check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
@@ -259,8 +269,13 @@ def _size(frame: Frame) -> list[str]:
     if not frame.pluggable_bytes:
         return ["-smp", cpus, "-m", memory]
     more = frame.pluggable_bytes
+    # An emulated machine forgets what was written while it moves in any block of memory but the first (QEMU 10.0: its
+    # physical_memory_sync_dirty_bitmap resets the CPUs' caches for the block at address 0), and objects come first.
+    first = ["-object", f"memory-backend-ram,id={BOOT_MEMORY_ID},size={memory}"] if frame.memory_first else []
+    first += ["-machine", f"memory-backend={BOOT_MEMORY_ID}"] if frame.memory_first else []
     device = f"virtio-mem-pci,id={MEMORY_ID},memdev={MEMORY_ID}0,requested-size={frame.plugged_bytes},"
     return [
+        *first,
         *("-smp", cpus, "-m", f"size={memory},maxmem={(frame.memory_bytes + more) >> 10}k"),
         *("-object", f"memory-backend-ram,id={MEMORY_ID}0,size={more},reserve=off"),
         *("-device", f"{device}block-size={BLOCK_BYTES},bus=pcie.0,addr={_MEMORY:#x}"),

@@ -1,0 +1,102 @@
+"""The guests of one node as the driver knows them: found again from what is written down of each, and forgotten.
+
+Reads and removes ``Host.state_dir/guests/ID`` and ``Host.run_dir/ID``. Whoever is about to change a guest holds its lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from weft.contracts.clock import Clock
+from weft.contracts.host import Host
+from weft.drivers.cgroup import Cgroups
+from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.memory import settle_memory
+from weft.drivers.runtime.qemu.migration import settle_move
+from weft.drivers.runtime.qemu.record import GuestRecord, read_record
+from weft.drivers.runtime.qemu.translate import GuestPaths
+from weft.objects.errors import NotFound
+
+
+class Guests:
+    """What the driver and the moves of its guests share."""
+
+    def __init__(self, host: Host, cgroups: Cgroups, clock: Clock, notify: Callable[[], None]) -> None:
+        self._run_dir = Path(host.run_dir)
+        self._folder = Path(host.state_dir) / "guests"
+        self._cgroups, self._clock, self.notify = cgroups, clock, notify
+        self.known: dict[str, Guest] = {}
+        self._verbs: dict[str, asyncio.Lock] = {}
+
+    def paths(self, guest_id: str) -> GuestPaths:
+        return GuestPaths(run=self._run_dir / guest_id, state=self._folder / guest_id)
+
+    def lock(self, guest_id: str) -> asyncio.Lock:
+        """Verbs that change a guest go one after the other; what they wait long for, they wait for without it."""
+        return self._verbs.setdefault(guest_id, asyncio.Lock())
+
+    def add(self, record: GuestRecord) -> Guest:
+        guest = Guest(self.paths(record.plan.id), record, self._cgroups, self._clock, self.notify)
+        self.known[record.plan.id] = guest
+        return guest
+
+    def drop(self, guest_id: str) -> None:
+        self.known.pop(guest_id, None)
+
+    async def find(self, guest_id: str) -> Guest | None:
+        """The guest, from memory or from what is written down of it (then its process is adopted)."""
+        guest = self.known.get(guest_id)
+        if guest is None:
+            record = read_record(self.paths(guest_id))
+            if record is None:
+                return None
+            guest = self.add(record)
+            await self.adopt(guest)
+        else:
+            async with guest.lock:
+                pass  # someone else may be adopting it just now
+        return guest
+
+    async def find_all(self) -> list[Guest]:
+        ids = [path.name for path in self._folder.glob("*") if path.is_dir()]
+        return [guest for guest in await asyncio.gather(*map(self.find, ids)) if guest is not None]
+
+    async def settled(self, guest_id: str) -> Guest | None:
+        guest = await self.find(guest_id)
+        if guest is not None:
+            await guest.settle()
+        return guest
+
+    async def get(self, guest_id: str) -> Guest:
+        """Raises NotFound for one this node doesn't have."""
+        guest = await self.find(guest_id)
+        if guest is None:
+            raise NotFound(f"this node has no guest {guest_id}")
+        return guest
+
+    async def adopt(self, guest: Guest) -> None:
+        async with guest.lock:
+            await guest.adopt()
+            if guest.running:
+                await (settle_move(guest) if guest.in_move else settle_memory(guest))
+
+    async def forget(self, guest_id: str) -> None:
+        """Nothing is left of a guest that doesn't run, but for its disks."""
+        if (guest := self.known.get(guest_id)) is not None:
+            await guest.close()
+        paths = self.paths(guest_id)
+        self._cgroups.remove(guest_id)
+        shutil.rmtree(paths.run, ignore_errors=True)
+        # The record goes first and by rename, so that a removal cut off half-way isn't a guest without memory.
+        with contextlib.suppress(FileNotFoundError):
+            paths.record.unlink()
+        shutil.rmtree(paths.state, ignore_errors=True)
+        self.drop(guest_id)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(guest.close() for guest in self.known.values()))
+        self.known.clear()

@@ -1,0 +1,225 @@
+"""A machine's memory on its way to another machine: what QEMU is told at either end, and what its words mean.
+
+Speaks to the monitor of one guest; what a move has come to is read from QEMU each time, nothing of it is kept here.
+QEMU resumes a source whose move fails by itself, and calls a move ``completed`` only when it never will again. So a
+target that stands still until its source has said ``completed`` is never the second one that runs.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from weft.contracts.migration import MoveFacts, MovePhase, MoveSettings
+from weft.contracts.runtime import GuestPlan
+from weft.drivers.runtime.qemu.devices import disk_name
+from weft.drivers.runtime.qemu.frame import Frame
+from weft.drivers.runtime.qemu.guest import HANDED_OVER, Guest
+from weft.drivers.runtime.qemu.qmp import Qmp
+from weft.drivers.runtime.qemu.record import MoveRecord
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput
+
+CANCEL_SECONDS = 30.0
+_CAPABILITIES = (
+    "events", "return-path", "xbzrle", "multifd", "postcopy-ram", "postcopy-preempt", "late-block-activate"
+)  # fmt: skip
+_ALWAYS = {"events", "return-path", "late-block-activate"}
+_OF_MODE = {"xbzrle": {"xbzrle"}, "multifd-zstd": {"multifd"}, "post-copy": {"postcopy-ram", "postcopy-preempt"}}
+_NO_LIMIT = 1 << 40  # bytes per second; without a word QEMU takes 128 MiB/s
+_UNDER_WAY = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
+
+_SOURCE: dict[str, MovePhase] = {
+    "none": "waiting", "setup": "moving", "active": "moving", "wait-unplug": "moving", "device": "switching",
+    "pre-switchover": "switching", "completed": "handed over", "postcopy-active": "handed over",
+}  # fmt: skip
+_TARGET: dict[str, MovePhase] = {
+    "none": "waiting", "setup": "waiting", "active": "moving", "completed": "arrived", "postcopy-active": "arrived",
+}  # fmt: skip
+
+
+async def choose_capabilities(qmp: Qmp, wanted: set[str]) -> None:
+    """Exactly these of what weft uses, whatever a move before has left."""
+    states = [{"capability": name, "state": name in wanted} for name in _CAPABILITIES]
+    await qmp.execute("migrate-set-capabilities", capabilities=states)
+
+
+async def arm_move(qmp: Qmp, settings: MoveSettings) -> None:
+    """Both ends alike, before the first byte."""
+    await choose_capabilities(qmp, _ALWAYS | _OF_MODE.get(settings.mode, set()))
+    parameters: dict[str, Any] = {
+        "max-bandwidth": settings.bytes_per_second or _NO_LIMIT,
+        "downtime-limit": settings.pause_ms,
+        "xbzrle-cache-size": settings.cache_bytes,
+    }
+    if settings.mode == "multifd-zstd":
+        parameters |= {"multifd-channels": settings.streams, "multifd-compression": "zstd"}
+    if settings.mode == "post-copy":
+        parameters["max-postcopy-bandwidth"] = settings.bytes_per_second // 4
+    await qmp.execute("migrate-set-parameters", **parameters)
+
+
+async def begin_waiting(guest: Guest, settings: MoveSettings) -> None:
+    """The target listens; QEMU makes the socket in the guest's run folder, the one place where it may."""
+    qmp = guest.monitor()
+    guest.paths.incoming.unlink(missing_ok=True)
+    await arm_move(qmp, settings)
+    await qmp.execute("migrate-incoming", uri=f"unix:{guest.paths.incoming}", **{"exit-on-error": False})
+
+
+async def begin_sending(guest: Guest, to: str, user: int, settings: MoveSettings) -> None:
+    """The source sends. Its QEMU may enter no folder but its own, so the socket gets a second name there."""
+    qmp, name = guest.monitor(), guest.record.plan.name
+    guest.paths.outgoing.unlink(missing_ok=True)
+    try:
+        os.link(to, guest.paths.outgoing)
+        os.chown(guest.paths.outgoing, -1, user)
+        guest.paths.outgoing.chmod(0o770)
+    except OSError as problem:
+        raise DriverFailed(
+            f"guest {name}: {to} can't be sent to: {problem.strerror}",
+            hint="it must be a unix socket on the file system of the node's run folder",
+            details={"step": "send"},
+        ) from problem
+    await arm_move(qmp, settings)
+    if settings.mode == "stop-and-copy":
+        await qmp.execute("stop")
+    await qmp.execute("migrate", uri=f"unix:{guest.paths.outgoing}")
+
+
+async def limit_move(qmp: Qmp, *, bytes_per_second: int | None, pause_ms: int | None) -> None:
+    parameters = {}
+    if bytes_per_second is not None:
+        parameters["max-bandwidth"] = bytes_per_second or _NO_LIMIT
+    if pause_ms is not None:
+        parameters["downtime-limit"] = pause_ms
+    if parameters:
+        await qmp.execute("migrate-set-parameters", **parameters)
+
+
+async def inspect_move(guest: Guest) -> MoveFacts:
+    """What QEMU says of the guest's move; of one that has ended, that it failed. Raises Unavailable."""
+    move = guest.record.move
+    assert move is not None
+    if not guest.running:
+        end = guest.record.end
+        return MoveFacts(
+            move.key,
+            move.role,
+            "handed over" if move.left else "failed",
+            f"QEMU has ended: {end.reason if end else '?'}",
+        )
+    if move.taken:
+        return MoveFacts(move.key, move.role, "taken over")
+    return describe_move(move, await guest.monitor().execute("query-migrate"))
+
+
+def describe_move(move: MoveRecord, told: dict[str, Any]) -> MoveFacts:
+    """Pure. QEMU's answer to query-migrate in our words."""
+    status, memory = str(told.get("status", "none")), told.get("ram", {})
+    page = int(memory.get("page-size", 4096))
+    return MoveFacts(
+        key=move.key,
+        role=move.role,
+        phase=(_SOURCE if move.role == "source" else _TARGET).get(status, "failed"),
+        message=told.get("error-desc"),
+        sent_bytes=int(memory.get("transferred", 0)),
+        remaining_bytes=int(memory.get("remaining", 0)),
+        total_bytes=int(memory.get("total", 0)),
+        passes=int(memory.get("dirty-sync-count", 0)),
+        dirty_bytes_per_second=int(memory.get("dirty-pages-rate", 0)) * page,
+        bytes_per_second=int(memory.get("mbps", 0) * 125_000),
+        expected_pause_ms=int(told.get("expected-downtime", 0)),
+        elapsed_ms=int(told.get("total-time", 0)),
+    )
+
+
+async def end_sending(guest: Guest) -> MovePhase:
+    """Break the source's move off, unless it is through: ``failed``, ``waiting`` or ``handed over``. Raises DriverFailed."""
+    qmp, deadline = guest.monitor(), guest.clock.elapsed() + CANCEL_SECONDS
+    while (status := (await qmp.execute("query-migrate")).get("status", "none")) in _UNDER_WAY:
+        if guest.clock.elapsed() > deadline:
+            raise DriverFailed(
+                f"guest {guest.record.plan.name}: QEMU doesn't let its move go", details={"step": "cancel"}
+            )
+        if status != "cancelling":
+            await qmp.execute("migrate_cancel")
+        await guest.clock.sleep(0.01)
+    return _SOURCE.get(status, "failed")
+
+
+async def run_on(guest: Guest) -> None:
+    """The guest runs here, if it doesn't already; QEMU itself may be about to let it."""
+    qmp, deadline = guest.monitor(), guest.clock.elapsed() + CANCEL_SECONDS
+    while (status := (await qmp.execute("query-status"))["status"]) == "finish-migrate":
+        if guest.clock.elapsed() > deadline:
+            raise DriverFailed(f"guest {guest.record.plan.name}: QEMU doesn't let it run on", details={"step": "cont"})
+        await guest.clock.sleep(0.005)
+    if status in ("paused", "prelaunch", HANDED_OVER):
+        await qmp.execute("cont")
+        status = "running"
+    guest.status = status
+
+
+async def settle_move(guest: Guest) -> None:
+    """After a driver that died: what is under way goes on, and a guest that was stopped to be sent and never was runs on.
+    All else waits for who leads the move."""
+    move = guest.record.move
+    if move is None or move.role != "source" or not guest.has_monitor():
+        return
+    if (await inspect_move(guest)).phase in ("waiting", "failed"):
+        await run_on(guest)
+
+
+def check_start(guest: Guest, plan: GuestPlan) -> None:
+    """Raises IllegalTransition for a guest that may run elsewhere. A later incarnation was decided on since."""
+    name, move = guest.record.plan.name, guest.record.move
+    if not guest.in_move or move is None or plan.incarnation > guest.record.plan.incarnation:
+        return
+    if move.role == "target":
+        raise IllegalTransition(f"guest {name} is expected here and still runs where it comes from")
+    if not guest.running:
+        raise IllegalTransition(
+            f"guest {name} was being moved to another node and may run there",
+            hint="remove it here, or cancel the move with the target's word that it never ran there",
+        )
+
+
+def check_stays(guest: Guest) -> None:
+    """Raises IllegalTransition for a guest whose machine must stay as it is, because it is moving."""
+    if guest.in_move:
+        raise IllegalTransition(f"guest {guest.record.plan.name} is moving", hint="wait for its end, or cancel it")
+
+
+def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: MoveSettings) -> None:
+    """Pure. Raises InvalidInput where QEMU would lose what the guest writes while it moves: see translate."""
+    tracked = accelerator != "tcg" or not frame.pluggable_bytes or (frame.memory_first and not frame.plugged_bytes)
+    if not tracked and settings.mode != "stop-and-copy":
+        raise InvalidInput(
+            f"guest {plan.name}: emulated, with memory that was plugged in or by an older weft, it can move only standing still",
+            field="mode",
+            hint="use stop-and-copy; after a restart of the guest it can move while it runs",
+        )
+
+
+def check_same(plan: GuestPlan, there: GuestPlan) -> None:
+    """Pure. Raises InvalidInput naming the field in which ``plan`` is another machine than the one that comes."""
+    pairs = {
+        "uid": (plan.uid, there.uid),
+        "machine": (plan.machine, there.machine),
+        "boot": (type(plan.boot), type(there.boot)),
+        "disks": (
+            [(disk_name(d), d.read_only) for d in plan.disks],
+            [(disk_name(d), d.read_only) for d in there.disks],
+        ),
+        "nics": ([nic.mac for nic in plan.nics], [nic.mac for nic in there.nics]),
+        "has_agent": (plan.has_agent, there.has_agent),
+        "qemu_agent": (plan.qemu_agent, there.qemu_agent),
+        "screen": (plan.screen, there.screen),
+    }
+    for field, (here, coming) in pairs.items():
+        if here != coming:
+            raise InvalidInput(
+                f"guest {plan.name}: the machine that comes has another {field} than the plan",
+                field=field,
+                hint="make the plan from the same incarnation of the guest",
+            )

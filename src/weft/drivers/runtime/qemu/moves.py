@@ -1,0 +1,248 @@
+"""The moves of a node's guests: each step as its contract has it, with the guest's record saying which part it has.
+
+Reads and writes the guests' records, starts and ends QEMU, and tells it through ``migration``. What a step makes true
+stands in the record before it is done, so the next driver knows what may have happened, and asks QEMU what has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.migration import MoveEvent, MoveFacts, MoveSettings, MovingGuest
+from weft.contracts.runtime import GuestFacts, GuestPlan
+from weft.drivers.cgroup import Cgroups
+from weft.drivers.runtime.qemu.adjust import inspect_frame, plug_cpus
+from weft.drivers.runtime.qemu.confine import choose_user
+from weft.drivers.runtime.qemu.frame import Frame, describe_present
+from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.guests import Guests
+from weft.drivers.runtime.qemu.launch import launch_failed, launch_guest, undo_launch
+from weft.drivers.runtime.qemu.migration import (
+    begin_sending,
+    begin_waiting,
+    check_mode,
+    check_same,
+    end_sending,
+    inspect_move,
+    limit_move,
+    run_on,
+)
+from weft.drivers.runtime.qemu.processes import host_boot_id
+from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, MoveRecord
+from weft.drivers.runtime.qemu.translate import Facts
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
+
+
+class QemuMoves:
+    """See contracts.migration."""
+
+    def __init__(self, guests: Guests, cgroups: Cgroups, clock: Clock, working: Callable[[], Awaitable[Facts]]) -> None:
+        self._guests, self._cgroups, self._clock, self._working = guests, cgroups, clock, working
+
+    async def describe(self, guest_id: str) -> MovingGuest:
+        facts = await self._working()
+        async with self._guests.lock(guest_id):
+            guest = await self._running(guest_id)
+            record = guest.record
+            assert record.frame is not None
+            frame = await inspect_frame(guest.monitor(), record.frame)
+            return MovingGuest(
+                plan=describe_present(record.plan, record.next, frame),
+                driver="qemu",
+                version=".".join(map(str, facts.version[:2])),
+                accelerator=facts.accelerator,
+                boot_id=record.boot_id,
+                machine=msgspec.to_builtins(frame),
+            )
+
+    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> str:
+        facts = await self._working()
+        check_same(plan, guest.plan)
+        _check_machine(plan, guest, facts)
+        async with self._guests.lock(plan.id):
+            found = await self._guests.settled(plan.id)
+            if found is not None and await self._waits(found, key):
+                return str(found.paths.incoming)
+            record = GuestRecord(
+                plan=plan,
+                accelerator=facts.accelerator,
+                host_boot_id=host_boot_id(),
+                started_at=self._clock.now(),
+                frame=msgspec.convert(guest.machine, Frame),
+                boot_id=guest.boot_id,
+                move=MoveRecord(key, "target", settings),
+            )
+            waiting = self._guests.add(record)
+            try:
+                await waiting.save_record()
+                await launch_guest(waiting, facts, self._cgroups, incoming=True)
+                assert record.frame is not None
+                await plug_cpus(waiting.monitor(), record.frame.vcpus + record.frame.plugged_vcpus)
+                await begin_waiting(waiting, settings)
+            except BaseException as error:
+                await undo_launch(waiting, self._cgroups, self._clock)
+                await self._guests.forget(plan.id)
+                if isinstance(error, Unavailable):
+                    raise launch_failed(plan, "ended before it could wait for the guest") from error
+                raise
+        self._guests.notify()
+        return str(waiting.paths.incoming)
+
+    async def _waits(self, guest: Guest, key: str) -> bool:
+        """Whether this key's target is there. One that failed or was cut off is cleared away. Raises IllegalTransition
+        where another guest, or this one by another way, is in its place."""
+        name, move = guest.record.plan.name, guest.record.move
+        if move is not None and move.role == "target" and move.key == key and not move.taken:
+            with contextlib.suppress(Unavailable):
+                if guest.running and (await inspect_move(guest)).phase != "failed" and guest.paths.incoming.exists():
+                    return True
+        elif guest.running or guest.record.memory != "none" or (guest.in_move and move and move.role == "target"):
+            raise IllegalTransition(
+                f"guest {name} is on this node already", hint="give it up, or stop and remove it first"
+            )
+        await guest.quit()
+        await self._guests.forget(guest.record.plan.id)
+        return False
+
+    async def send(self, guest_id: str, key: str, to: str, settings: MoveSettings) -> None:
+        facts = await self._working()
+        async with self._guests.lock(guest_id):
+            guest = await self._running(guest_id)
+            record = guest.record
+            if guest.in_move:
+                self._move(guest, key, "source")
+                if (await inspect_move(guest)).phase not in ("waiting", "failed"):
+                    return
+            assert record.frame is not None
+            check_mode(record.plan, await inspect_frame(guest.monitor(), record.frame), facts.accelerator, settings)
+            record.move = MoveRecord(key, "source", settings)
+            await guest.save_record()
+            try:
+                await begin_sending(guest, to, choose_user(guest_id, facts.users), settings)
+            except BaseException:
+                with contextlib.suppress(Unavailable):
+                    await run_on(guest)
+                record.move = None
+                await guest.save_record()
+                raise
+        self._guests.notify()
+
+    async def progress(self, guest_id: str, key: str) -> MoveFacts:
+        guest = await self._guests.get(guest_id)
+        self._move(guest, key)
+        return await inspect_move(guest)
+
+    async def adjust(
+        self, guest_id: str, key: str, *, bytes_per_second: int | None = None, pause_ms: int | None = None
+    ) -> None:
+        guest = await self._guests.get(guest_id)
+        self._move(guest, key, "source")
+        await limit_move(guest.monitor(), bytes_per_second=bytes_per_second, pause_ms=pause_ms)
+
+    async def events(self, guest_id: str) -> AsyncIterator[MoveEvent]:
+        guest = await self._guests.get(guest_id)
+        with guest.watched() as events:
+            while guest.running and (event := await events.get()) is not None:
+                yield event
+
+    async def cancel(self, guest_id: str, key: str, *, never_ran: bool = False) -> GuestFacts:
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.get(guest_id)
+            await guest.settle()
+            record = guest.record
+            if record.move is None:
+                return guest.facts()
+            move = self._move(guest, key, "source")
+            away = move.left or not guest.running or await end_sending(guest) == "handed over"
+            if away and not never_ran:
+                raise IllegalTransition(
+                    f"guest {record.plan.name} was handed over, or ended on its way",
+                    hint="only the target's word that it never ran there brings it back: give it up there first",
+                )
+            if guest.running:
+                await run_on(guest)
+            record.move = None
+            await guest.save_record()
+        self._guests.notify()
+        return guest.facts()
+
+    async def take_over(self, guest_id: str, key: str) -> GuestFacts:
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.get(guest_id)
+            await guest.settle()
+            record, move = guest.record, self._move(guest, key, "target")
+            if not move.taken:
+                if (phase := (await inspect_move(guest)).phase) != "arrived":
+                    raise IllegalTransition(f"guest {record.plan.name} has not arrived here: its move is {phase}")
+                record.move = msgspec.structs.replace(move, taken=True)
+                await guest.save_record()
+            if guest.running:
+                await run_on(guest)
+        self._guests.notify()
+        return guest.facts()
+
+    async def give_up(self, guest_id: str, key: str) -> None:
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.settled(guest_id)
+            if guest is None:
+                return
+            if self._move(guest, key, "target").taken:
+                raise IllegalTransition(f"guest {guest.record.plan.name} may have run here, so it can't be given up")
+            await guest.quit()
+            await self._guests.forget(guest_id)
+        self._guests.notify()
+
+    async def leave(self, guest_id: str, key: str) -> None:
+        async with self._guests.lock(guest_id):
+            guest = await self._guests.get(guest_id)
+            await guest.settle()
+            record, move = guest.record, self._move(guest, key, "source")
+            if guest.running and (phase := (await inspect_move(guest)).phase) != "handed over":
+                raise IllegalTransition(f"guest {record.plan.name} still runs here: its move is {phase}")
+            record.move = msgspec.structs.replace(move, left=True)
+            if not guest.running:
+                record.end = GuestEnd("stopped", "moved")
+            await guest.save_record()
+            await guest.quit()
+        self._guests.notify()
+
+    async def _running(self, guest_id: str) -> Guest:
+        guest = await self._guests.get(guest_id)
+        await guest.settle()
+        name = guest.record.plan.name
+        if not guest.running or guest.record.stopping:
+            raise IllegalTransition(f"guest {name} doesn't run, so it can't move while it does", hint="move it cold")
+        if guest.record.frame is None:
+            raise InvalidInput(
+                f"VM {name}: it was started by an older weft, which can't build its machine twice",
+                reason="restartNeeded",
+                hint=f"weft vm restart {name}",
+            )
+        return guest
+
+    def _move(self, guest: Guest, key: str, role: str | None = None) -> MoveRecord:
+        """This key's move. Raises IllegalTransition if the guest has no part, or another one, in it."""
+        name, move = guest.record.plan.name, guest.record.move
+        if move is None or move.key != key or (role is not None and move.role != role):
+            raise IllegalTransition(f"guest {name} is in no such move here", details={"move": key})
+        return move
+
+
+def _check_machine(plan: GuestPlan, guest: MovingGuest, facts: Facts) -> None:
+    """Pure. Raises DriverFailed where this node's QEMU can't build the machine that comes."""
+    version = ".".join(map(str, facts.version[:2]))
+    for what, here, there in (
+        ("runtime", "qemu", guest.driver),
+        ("QEMU version", version, guest.version),
+        ("accelerator", facts.accelerator, guest.accelerator),
+    ):
+        if here != there:
+            raise DriverFailed(
+                f"guest {plan.name}: it comes from {what} {there}, and this node has {here}",
+                hint="move it cold, or to a node that is alike",
+                details={"step": "expect"},
+            )

@@ -1,0 +1,59 @@
+"""What is decided about a move before QEMU is asked, and how QEMU's words are read."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from weft.contracts.migration import MoveSettings
+from weft.contracts.runtime import BootKernel, GuestDisk, GuestPlan
+from weft.drivers.runtime.qemu.frame import plan_frame
+from weft.drivers.runtime.qemu.migration import check_mode, check_same, describe_move
+from weft.drivers.runtime.qemu.record import MoveRecord
+from weft.objects.errors import InvalidInput
+
+GIB = 1 << 30
+PLAN = GuestPlan(
+    id="0123456789", uid="7a9c", name="web", incarnation=1, machine="q35", cpu=1, vcpus=1, memory_bytes=GIB,
+    boot=BootKernel("/k", "/i", ""), disks=[GuestDisk("/d", "qcow2", "root")], nics=[],
+)  # fmt: skip
+FRAME = plan_frame(PLAN, 4, 4 * GIB)
+
+
+def test_an_emulated_guest_whose_writes_qemu_does_not_follow_moves_only_standing_still() -> None:
+    check_mode(PLAN, FRAME, "tcg", MoveSettings())
+    for frame in (
+        msgspec.structs.replace(FRAME, memory_first=False),
+        msgspec.structs.replace(FRAME, plugged_bytes=GIB),
+    ):
+        with pytest.raises(InvalidInput, match="standing still"):
+            check_mode(PLAN, frame, "tcg", MoveSettings())
+        check_mode(PLAN, frame, "kvm", MoveSettings())
+        check_mode(PLAN, frame, "tcg", MoveSettings(mode="stop-and-copy"))
+
+
+def test_another_machine_than_the_one_that_comes_is_refused_by_its_field() -> None:
+    check_same(msgspec.structs.replace(PLAN, disks=[GuestDisk("/elsewhere", "raw", "root")]), PLAN)
+    for field, value in (("machine", "microvm"), ("uid", "other"), ("disks", []), ("screen", True)):
+        with pytest.raises(InvalidInput) as refused:
+            check_same(msgspec.structs.replace(PLAN, **{field: value}), PLAN)
+        assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("status", "source", "target"),
+    [
+        ("none", "waiting", "waiting"),
+        ("setup", "moving", "waiting"),
+        ("active", "moving", "moving"),
+        ("device", "switching", "failed"),
+        ("completed", "handed over", "arrived"),
+        ("postcopy-active", "handed over", "arrived"),
+        ("cancelled", "failed", "failed"),
+        ("a word of a later QEMU", "failed", "failed"),
+    ],
+)
+def test_only_what_qemu_never_takes_back_counts_as_handed_over(status: str, source: str, target: str) -> None:
+    for role, phase in (("source", source), ("target", target)):
+        move = MoveRecord("key", "source" if role == "source" else "target", MoveSettings())
+        assert describe_move(move, {"status": status}).phase == phase
