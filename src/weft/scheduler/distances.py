@@ -57,5 +57,6 @@ class Distances:
         for other, time in nodes[own].round_trips.items():
             if other in rows:
                 times[rows[other]] = time
+        np.maximum(times, 0.0, out=times)  # a node may say what it likes of itself
         times[own] = 0.0
         return times

@@ -9,6 +9,8 @@ from weft.client.view import Item
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
 from weft.scheduler.facts import Gpu, NodeFacts
 
+MOST_ROUND_TRIPS = 64  # a node asks fewer; one that tells more isn't to cost every decision
+
 
 def read_node(item: Item) -> NodeFacts:
     """What placement needs of a Node object."""
@@ -29,7 +31,7 @@ def read_node(item: Item) -> NodeFacts:
         taints=frozenset(spec.taints),
         data=read_data(spec, report),
         coordinate=tuple(report.coordinate),
-        round_trips=report.round_trips,
+        round_trips=report.round_trips if len(report.round_trips) <= MOST_ROUND_TRIPS else {},
     )
 
 

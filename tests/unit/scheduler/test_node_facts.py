@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 from tests.unit.scheduler.node_items import GIB, REPORT, make_node
 
 from weft.client.view import Item
@@ -96,3 +97,13 @@ def test_overcommitment_gives_a_node_away_more_than_once_and_lowered_it_takes_no
     assert verdicts(snapshot, ask(cpu=0.1)) == {"n1": "resources"}
     snapshot.drop_allocation("a")
     assert verdicts(snapshot, ask(cpu=8)) == {"n1": "chosen"}
+
+
+def test_what_a_node_says_of_distances_is_bounded() -> None:
+    odd = msgspec.structs.replace(REPORT, round_trips={f"u-{n}": 0.1 for n in range(1000)}, coordinate=[1.0, 2.0, -9.0])
+    assert read_node(make_node("n1", odd)).round_trips == {}
+    plain = msgspec.structs.replace(REPORT, coordinate=[1.0, 2.0, 0.5])
+    snapshot = table_of(make_node("n1", odd), make_node("n2", plain), make_node("n3"))
+    assert snapshot.distance("u-n2").tolist()[:2] == [0.0, 0.0] and np.isnan(snapshot.distance("u-n2")[2])
+    many = msgspec.structs.replace(REPORT, coordinate=[1.0] * 1000)
+    assert np.isnan(table_of(make_node("n1", many), make_node("n2", plain)).distance("u-n2")[0])
