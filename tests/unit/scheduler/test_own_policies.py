@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.unit.scheduler.test_policies import GIB, ask, make, node, put
 
 from weft.contracts.policy import Datum, GpuAsk, Request, Spread
@@ -20,6 +22,7 @@ from weft.scheduler.facts import Gpu
 from weft.scheduler.own import policies as own_module
 from weft.scheduler.own import process as process_module
 from weft.scheduler.own.policies import STRIKES, OwnPolicies
+from weft.scheduler.own.process import PolicyFailed, read_columns
 from weft.scheduler.policies import POLICIES, Policies
 from weft.scheduler.snapshot import Snapshot
 
@@ -176,13 +179,16 @@ SHOUTS = """
         ("import os; os._exit(0)", "ended"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended"),
         (SHOUTS, "ended"),
+        ("raise ValueError('\\x1b[2J\\nover there')", "raised"),
+        ("[table.number(f'a{i}') for i in range(1000)]", "asksTooMuch"),
+        ("table.members('x' * 1000)", "asksTooMuch"),
     ],
 )  # fmt: skip
 def test_one_that_fails_is_skipped_and_says_why(lab: Lab, body: str, reason: str) -> None:
     lab.begin(f"def score(table, request, occasion):\n    {body}\n")
     assert lab.choose() == "n3"  # as least_loaded has it
     assert lab.reason == reason and f": {reason}: " in lab.skipped()
-    assert not Path("/tmp/weft-policy-was-here").exists()
+    assert lab.skipped().isprintable() and not Path("/tmp/weft-policy-was-here").exists()
 
 
 @pytest.mark.parametrize(
@@ -444,3 +450,23 @@ def test_nothing_is_asked_where_there_are_no_nodes(lab: Lab) -> None:
     lab.begin("def score(table, request, occasion):\n    raise ValueError\n")
     engine = Engine(Snapshot(), policies=Policies(lab.own.find))
     assert engine.choose(ask(lab.strategy), "vm1") is None and not lab.skipped()
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=24),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(
+    anything | st.lists(st.tuples(st.text(max_size=4), st.floats(), st.binary(min_size=24, max_size=24)), max_size=3)
+)
+def test_whatever_a_worker_answers_is_checked_before_it_counts(body: object) -> None:
+    try:
+        columns = read_columns(body, 3)
+    except (PolicyFailed, ValueError, TypeError):  # each of which ends in the policy being skipped
+        return
+    assert sum(column.weight for column in columns) == pytest.approx(1.0)
+    for column in columns:
+        assert column.values.shape == (3,) and ((column.values >= 0.0) & (column.values <= 100.0)).all()

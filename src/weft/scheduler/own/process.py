@@ -22,7 +22,8 @@ from weft.scheduler.own.wire import Ended, Line
 
 MOST_SOURCE_BYTES = 256 * 1024
 MOST_COLUMNS = 16
-MOST_ASKED = 10_000  # groups, volumes and callers are columns too; each attribute asked for stays in memory
+MOST_ATTRIBUTES = 256  # each that is asked for stays in the scheduler's memory
+MOST_LETTERS = 300
 START_SECONDS = 15.0
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
@@ -41,8 +42,8 @@ class PolicyFailed(Exception):
 
     def __init__(self, reason: str, message: str, *, fatal: bool = False) -> None:
         super().__init__(f"{reason}: {message}")
-        self.reason = reason
-        self.message = message
+        self.reason = reason if reason.isalnum() else "failed"
+        self.message = "".join(sign if sign.isprintable() else " " for sign in message)
         self.fatal = fatal
 
 
@@ -117,9 +118,7 @@ class Worker:
                 if what != "need":
                     break
                 name, argument = body
-                self._asked.add(f"{name} {argument}")
-                if len(self._asked) > MOST_ASKED:
-                    raise PolicyFailed("asksTooMuch", f"more than {MOST_ASKED} different columns", fatal=True)
+                self._count(str(name), str(argument))
                 self._line.send(answer_need(table, str(name), str(argument)), left)
             if what != "columns":
                 raise PolicyFailed(str(what)[:40], str(body)[:400])
@@ -134,6 +133,14 @@ class Worker:
         self._line.close()
         self._process.kill()
         self._process.wait()
+
+    def _count(self, name: str, argument: str) -> None:
+        """Raises PolicyFailed for a column too many."""
+        if name in ("text", "number"):
+            self._asked.add(argument)
+        if len(self._asked) > MOST_ATTRIBUTES or len(argument) > MOST_LETTERS:
+            told = f"more than {MOST_ATTRIBUTES} attributes, or a name of more than {MOST_LETTERS} letters"
+            raise PolicyFailed("asksTooMuch", told, fatal=True)
 
     def _left(self, seconds: float) -> Callable[[], float]:
         until = _clock.elapsed() + seconds
