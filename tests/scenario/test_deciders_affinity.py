@@ -168,9 +168,9 @@ async def test_a_gang_that_wants_to_be_near_itself_is_looked_at_once_and_then_wa
 ) -> None:
     looked: list[int] = []
 
-    def count(engine: Engine, members: Sequence[Member]) -> Joint:
+    def count(engine: Engine, members: Sequence[Member], *, search: bool) -> Joint:
         looked.append(len(members))
-        return find_places(engine, members)
+        return find_places(engine, members, search=search)
 
     monkeypatch.setattr("weft.scheduler.loop.find_places", count)
     async with Lab(tmp_path) as lab:
