@@ -72,6 +72,11 @@ def test_a_named_one_is_waited_for_and_kept_while_it_is_used(fabric: Fabric) -> 
         "constraint", "create", "fast-disk", "--expression", "storage=nvme", "--description", "databases"
     )
     assert made.code == 0, made.err
+    assert fabric.weft("explain", "vm/later").out.count("does not exist") <= 1
+    assert create(fabric, "typo", "--constraint", "@fast-dsik").code == 6
+    why = fabric.weft("explain", "vm/typo").out
+    assert why.count('constraint "fast-dsik" does not exist; did you mean @fast-disk?') == 1, why
+    assert fabric.weft("delete", "vm/typo", "--yes").code == 0
     assert fabric.weft("wait", "vm/later", "--for=phase=Running", "--timeout", "20s").code == 0
     assert node_of(fabric, "later") == "n1"
     said = create(fabric, "torn", "--constraint", "@fast-disk AND storage=hdd")

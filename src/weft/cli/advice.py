@@ -92,7 +92,11 @@ def tell_placement(report: Object, width: int | None, paint: Paint) -> str:
     lines += _tell_waiting(status["waiting"])
     quantiles = ", ".join(f"{name} {value:g} ms" for name, value in status["decision_ms"].items())
     policies = ", ".join(f"{count} by {name}" for name, count in status["policies"].items())
-    lines += ["", f"{status['decisions']} decisions: {policies or 'none'}" + (f"; {quantiles}" if quantiles else "")]
+    lines += [
+        "",
+        f"{status['decisions']} {'decision' if status['decisions'] == 1 else 'decisions'}: {policies or 'none'}"
+        + (f"; {quantiles}" if quantiles else ""),
+    ]
     return "\n".join(lines)
 
 

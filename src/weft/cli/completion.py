@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, find_kind
+from weft.kinds.strategy import STRATEGIES
 from weft.objects.errors import WeftError
 
 TIMEOUT_SECONDS = 1.0
@@ -41,6 +42,16 @@ def complete_target(kind: Kind | None, able: Sequence[str] = ()) -> Completer:
 
 def complete_kind(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(name, help=kind.summary) for name, kind in BY_NAME.items() if name.startswith(incomplete)]
+
+
+def complete_strategy(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The last of several strategies, as people spell them; after @ the placement policies."""
+    before, sign, start = incomplete.rpartition(",")
+    if start.startswith("@"):
+        return _names(context, BY_NAME["placementpolicy"], start[1:], "@")
+    known = {name.replace("_", "-"): told for name, told in STRATEGIES.items()}
+    words = [(name, told) for name, told in known.items() if name.startswith(start.replace("_", "-"))]
+    return [CompletionItem(before + sign + name, help=told) for name, told in words]
 
 
 def _names(context: click.Context, kind: Kind, start: str, prefix: str = "") -> list[CompletionItem]:

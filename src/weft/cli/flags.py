@@ -13,6 +13,7 @@ import click
 import msgspec
 from msgspec import inspect as mi
 
+from weft.cli.completion import complete_strategy
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.schema import FieldDoc, describe_fields, suggest
@@ -28,6 +29,7 @@ _MORE_NAMES = {
     "spec.gang": ("group",),  # as some say
     "spec.strategy": ("placement-strategy",),  # where a strategy could be one of updates
 }
+_STRATEGIES = ("spec.strategy", "spec.serverless")
 _LONG_TEXT = 4096  # a text that may be longer is taken from a file
 _BOOLEAN, _MAP, _LIST = "true or false", "map", "list of "
 _EXPRESSIONS = "list of expression"
@@ -50,6 +52,8 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
     for doc in flag_fields(kind):
         flag = flag_name(doc)
         shared: dict[str, Any] = {"help": _help(doc), "default": None}
+        if doc.path in _STRATEGIES:
+            shared["shell_complete"] = complete_strategy
         names = [f"--{name}" for name in (flag, *_MORE_NAMES.get(doc.path, ()))]
         if doc.type == _BOOLEAN:
             flags.append(click.Option([f"--{flag}/--no-{flag}", _parameter(doc)], **shared))

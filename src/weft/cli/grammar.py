@@ -79,6 +79,15 @@ PROCESSES: dict[str, Entry] = {
 }
 
 
+# What comes after these words, for completion.
+PROCESS_WORDS = {
+    "server": ("backup", "restore"),
+    "agent": ("join",),
+    "simulate": ("placement",),
+    "policykit": ("init", "test"),
+}
+
+
 @functools.cache
 def verbs_of(noun: str | None) -> dict[str, Entry]:
     """The verbs after ``noun`` (a kind's name), or those that stand on their own."""
@@ -155,11 +164,16 @@ class Root(Words):
         return {**nouns, **verbs_of(None), **TOOLS}
 
     def every_word(self) -> Iterable[str]:
-        return [*self.entries(), *(word for kind in KINDS for word in (kind.plural, *kind.aliases))]
+        return [*self.entries(), *PROCESSES, *(word for kind in KINDS for word in (kind.plural, *kind.aliases))]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.entries(), *PROCESSES]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in TOOLS:
             return load(cmd_name, TOOLS[cmd_name], None)
+        if ctx.resilient_parsing and cmd_name in PROCESSES:  # to be completed; it is run by ``weft.launch.entry``
+            return click.Group(cmd_name, [click.Command(word) for word in PROCESS_WORDS[cmd_name]])
         try:
             return Noun(find_kind(cmd_name))
         except NotFound:

@@ -9,7 +9,7 @@ from weft.cli.output.table import Column, draw_table
 from weft.cli.terminal import Paint
 from weft.kinds.cells import dig
 from weft.objects.errors import Unplaceable
-from weft.objects.quantity import format_bytes
+from weft.objects.quantity import format_amount, format_bytes
 
 Object = Mapping[str, Any]
 _BYTES = ("memory", "disk")
@@ -174,7 +174,7 @@ def _shortfalls(verdict: Object) -> str:
 
 
 def _amount(resource: str, value: float) -> str:
-    return format_bytes(value) if resource in _BYTES else f"{value:g}"
+    return format_bytes(value) if resource in _BYTES else format_amount(value)
 
 
 def _verdicts(decision: Object | None) -> list[Object]:

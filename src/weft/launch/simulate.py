@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from weft.contracts.clock import SystemClock
 from weft.kinds.strategy import DEFAULT_STRATEGY, parse_strategy
+from weft.launch.arguments import Parser, complain
 from weft.objects.errors import InvalidInput, WeftError
 from weft.scheduler.policies import POLICIES, Policies
 from weft.scheduler.simulate.plot import draw_curves
@@ -25,11 +26,6 @@ _MOST_UNTIL = 100
 START_SECONDS = 15.0  # for the worker of an own policy
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InvalidInput(message, reason="usage", hint=f"{self.prog} --help")
-
-
 def main(argv: Sequence[str]) -> int:
     """Run it; the exit code."""
     try:
@@ -37,9 +33,7 @@ def main(argv: Sequence[str]) -> int:
         _run(options)
     except WeftError as problem:
         output = "json" if any(word in ("json", "-ojson", "--output=json", "-o=json") for word in argv) else "table"
-        complaints = importlib.import_module("weft.cli.complaints")  # trouble only: it loads what success doesn't need
-        code: int = complaints.complain(problem, output, sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
-        return code
+        return complain(problem, output)
     except OSError as problem:
         print(f"error: {problem.filename or 'output'}: {problem.strerror or problem}", file=sys.stderr)
         return 1
@@ -50,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="weft simulate", description="What weft would do, worked out on files: no server, no root.")
-    command = parser.add_subparsers(dest="what", metavar="placement", required=True).add_parser(
+    parser = Parser(prog="weft simulate", description="What weft would do, worked out on files: no server, no root.")
+    command = parser.add_subparsers(dest="what", title="what can be worked out", required=True).add_parser(
         "placement",
         help="place workloads from a file on nodes from a file",
         description="Place workloads from a file on nodes from a file, by the engine that places on a cluster.",
@@ -72,7 +66,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--repack", action="store_true", help="then move what is placed onto as few nodes as a search finds"
     )
     command.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw allocation and fragmentation into an .svg file"
+        "--plot", type=_read_picture, metavar="FILE", help="draw allocation and fragmentation into an .svg file"
     )
     command.add_argument("-o", "--output", choices=["table", "json"], default="table", help="how to print")
     return parser.parse_args(argv)
@@ -99,6 +93,7 @@ def _run(options: argparse.Namespace) -> None:
         title = f"{options.workloads.name}, {strategy}, seed {options.seed}"
         gpus = any(facts.gpus for facts in found.nodes)
         options.plot.write_text(draw_curves(outcome.curve, title, gpus=gpus))
+        print(f"{options.plot} drawn", file=sys.stderr)
     answer = describe(outcome, strategy, options.seed)
     before = outcome.nodes_used
     notes = [f"{before} of {len(found.nodes)} nodes used"]
@@ -195,6 +190,12 @@ def _read_until(text: str) -> Fraction:
     if not 0 < value <= _MOST_UNTIL:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number above 0, at most {_MOST_UNTIL}, like 1.3")
     return value
+
+
+def _read_picture(text: str) -> Path:
+    if not text.lower().endswith(".svg"):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no .svg file, the only kind that is drawn")
+    return Path(text)
 
 
 def _read_seed(text: str) -> int:

@@ -17,6 +17,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|w)")
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 MAX_BYTES = 2**60
+_LEAST_SIZE = 2**20  # a bare number from here on is taken for bytes when it is shown
 
 
 def _bad(text: object, field: str, what: str, hint: str) -> InvalidInput:
@@ -122,6 +123,11 @@ def format_bytes(value: float, digits: int = 1) -> str:
             return f"{size:.{digits}f} {unit}"
         size /= 1024
     return f"{size:.{digits}f} PiB"
+
+
+def format_amount(value: float) -> str:
+    """What a node declares: a count as it is, what can only be a size (1 MiB and more) as one."""
+    return format_bytes(value) if value >= _LEAST_SIZE else f"{value:g}"
 
 
 def format_cpu(cores: float) -> str:

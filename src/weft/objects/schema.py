@@ -23,6 +23,15 @@ from weft.objects.quantity import parse_amount, parse_bytes, parse_cpu, parse_du
 T = TypeVar("T")
 ChangeMode = Literal["live", "plug", "restart", "replace", "never"]
 Quantity = Literal["bytes", "cpu", "duration", "amount", "ratio", ""]
+_TYPE_WORDS = {  # of msgspec, as people call them
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "null": "nothing",
+    "object": "a map",
+    "str": "text",
+}
 _PARSERS = {
     "bytes": parse_bytes,
     "cpu": parse_cpu,
@@ -178,11 +187,22 @@ def read_strict(raw: Any, type_: type[T], path: str = "spec") -> T:
             text = str(error)
             what, _, where = text.partition(" - at `$")
             at = path + where.rstrip("`") if where else path
-            problems = [InvalidInput(f"{at}: {what[:1].lower()}{what[1:]}", field=at, hint=_hint_at(type_, path, at))]
+            told = _in_words(what)
+            problems = [InvalidInput(f"{at}: {told[:1].lower()}{told[1:]}", field=at, hint=_hint_at(type_, path, at))]
     first = problems[0]
     if len(problems) > 1:
         first.details["problems"] = [p.to_dict() for p in problems]
     raise first
+
+
+def _in_words(problem: str) -> str:
+    """msgspec's sentence with types as people call them: ``Expected a number, got text``."""
+
+    def call(types: re.Match[str]) -> str:
+        names = [name for name in types[1].split(" | ") if name != "null" or types[1] == "null"]
+        return " or ".join(_TYPE_WORDS.get(name, name) for name in names)
+
+    return re.sub(r"`((?:\w+ \| )*\w+)`", call, problem)
 
 
 def _hint_at(type_: Any, path: str, at: str) -> str | None:

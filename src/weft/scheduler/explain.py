@@ -9,7 +9,7 @@ import numpy as np
 
 from weft.contracts.policy import RESOURCES, Flags, GpuAsk, Lack, Request, Values
 from weft.kinds.decision import Shortfall, Term, Verdict
-from weft.objects.quantity import format_bytes, format_cpu
+from weft.objects.quantity import format_amount, format_bytes, format_cpu
 from weft.scheduler.cycle import Engine
 from weft.scheduler.devices import WHOLE, find_fitting
 from weft.scheduler.filters import ROOM
@@ -203,14 +203,14 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
         capacity, allocated = snapshot.extra(name)
         most = int((capacity - allocated)[rows].max())
         if wanted > most:
-            parts.append(f"needs {wanted} {name}, largest free is {max(0, most)}")
+            parts.append(f"needs {format_amount(wanted)} {name}, largest free is {format_amount(max(0, most))}")
     if request.gpus is not None:
         most = int(find_fitting(snapshot, request.gpus)[rows].sum(axis=1).max())
         if request.gpus.count > most:
             parts.append(f"needs {describe_gpus(request.gpus)}, most of them free on one node are {most}")
     if not parts:
         asked = ", ".join(f"{_amount(r, a)} {r}" for r, a in zip(RESOURCES, request.amounts, strict=True))
-        asked += "".join(f", {amount} {name}" for name, amount in request.extras)
+        asked += "".join(f", {format_amount(amount)} {name}" for name, amount in request.extras)
         asked += f", {describe_gpus(request.gpus)}" if request.gpus is not None else ""
         parts.append(f"no node has {asked} free together")
     return "; ".join(parts) + (f"; {', '.join(others)}" if others else "")

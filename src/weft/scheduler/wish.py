@@ -57,7 +57,10 @@ def _read(view: View, project: str | None, wish: WorkloadWish) -> Expressions:
     def find(name: str) -> ConstraintSpec:
         item = view.get(object_key("constraint", project, name))
         if item is None or item.deleting:
-            raise NotFound(f'constraint "{name}" does not exist')
+            known = (other.envelope for other in view.of_kind("constraint").values())
+            meant = suggest(name, [other.name for other in known if other.project == project])
+            told = f"; did you mean @{meant}?" if meant else ""
+            raise NotFound(f'constraint "{name}" does not exist{told}')
         return item.spec(ConstraintSpec)
 
     def look_up(name: str) -> Expression:

@@ -89,3 +89,10 @@ def test_an_explanation_of_a_refusal_names_the_error_and_the_nearest_fit() -> No
     text = explain_decision(REFUSED, "vm/big", "10:41:07", None, Paint(False))
     assert text.startswith("vm/big fits on no node: insufficientResources (at 10:41:07")
     assert text.endswith("nearest: n2, if you ask for at most --cpu 7 --memory 21G")
+
+
+def test_declared_amounts_that_are_sizes_are_written_as_sizes() -> None:
+    short = [{"resource": "hugepages", "wanted": 4 * GIB, "free": 0}, {"resource": "sriov", "wanted": 2, "free": 1}]
+    lacking = decision(verdicts=[{"node": "n1", "outcome": "refused", "filter": "room", "shortfalls": short}])
+    told = explain_absence(lacking, "vm/big", "n1")
+    assert "hugepages 4.0 GiB wanted, 0 free" in told and "sriov 2 wanted, 1 free" in told

@@ -113,6 +113,7 @@ def test_groups_are_apart_and_spread_and_data_draws(tmp_path: Path, capsys: pyte
         (NODES, "name,prefer\nw,zone=a;weight=7\n", "column prefer: weight '7' is not a number from 0 to 1"),
         (NODES + "a,1,1G,,\n", "name\nw\n", "nodes.csv:5: column name: there is a node a already"),
         (NODES, "", "workloads.csv: the file is empty"),
+        (NODES, "name;cpu\nw;1\n", "workloads.csv:1: there is no column cpu"),
         (
             NODES,
             "name,strategy\nw,@mine\n",
@@ -147,7 +148,11 @@ def test_a_file_that_can_not_be_read_is_named(
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["placement"], ["placement", "--until", "-1"], ["placement", "--seed", "x"], ["plan"]]
+    "argv",
+    [
+        *([], ["placement"], ["placement", "--until", "-1"], ["placement", "--seed", "x"], ["plan"]),
+        ["placement", "--nodes", "n.csv", "--workloads", "w.csv", "--plot", "curves.png"],
+    ],
 )
 def test_a_command_line_that_makes_no_sense_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2

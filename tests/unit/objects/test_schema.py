@@ -83,3 +83,8 @@ def test_fields_are_described_for_people() -> None:
     docs = {d.path: d for d in describe_fields(Whole)}
     assert docs["spec.cpu"].type == "cores"
     assert docs["spec.parts[].size"].change == "never"
+
+
+def test_a_wrong_type_is_told_in_words_that_people_use() -> None:
+    with pytest.raises(InvalidInput, match=r"^spec\.maybe: expected text, got a whole number$"):
+        read_strict({"cpu": 1, "maybe": 3}, Whole)

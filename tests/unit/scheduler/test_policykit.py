@@ -56,6 +56,11 @@ def test_one_that_can_not_be_read_fails_at_once(tmp_path: Path) -> None:
     assert main(["test", f"{tmp_path}/gone.py"]) == 1
 
 
+def test_a_command_line_that_makes_no_sense_says_where_to_read_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert capsys.readouterr().err == "error: the following arguments are required: init|test\nweft policykit --help\n"
+
+
 def test_a_path_is_made_full_and_must_be_pythons() -> None:
     assert read_policy("mine.py") == f"file:{Path.cwd()}/mine.py" and read_policy("entry:acme") == "entry:acme"
     with pytest.raises(InvalidInput):

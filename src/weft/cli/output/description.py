@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from weft.cli.output.table import Column, draw_table
 from weft.cli.terminal import Paint, clean
 from weft.kinds.record import Kind
-from weft.objects.quantity import format_bytes
+from weft.objects.quantity import format_amount, format_bytes
 from weft.objects.schema import describe_fields
 
 Object = Mapping[str, Any]
@@ -46,6 +46,14 @@ def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], wid
     return "\n\n".join(sections)
 
 
+def name_images(digests: Sequence[str], images: Iterable[Object]) -> list[str]:
+    """The names of the images with these digests, and how many others there are."""
+    named = {image["status"]["sha256"]: image["name"] for image in images if (image.get("status") or {}).get("sha256")}
+    names = sorted({named[digest] for digest in digests if digest in named})
+    others = sum(digest not in named for digest in digests)
+    return [*names, *([f"{others} without a name"] if others else [])]
+
+
 def _pairs(values: Mapping[str, str], paint: Paint, indent: str = "") -> str:
     width = max(len(key) for key in values) + 2
     lines = []
@@ -69,6 +77,10 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
             return f"{age_of(float(value))} ago" if value else ""
         if types.get(path) == "duration":
             return f"{value:g} s"
+        if path.startswith("spec.resources."):
+            return format_amount(value)
+        if path.startswith("spec.overcommit."):
+            return f"{value:g}"
         if types.get(path) == "size" or name in _SIZES or name.endswith(("_memory", "_disk")):
             return format_bytes(value)
         return f"{value:g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ from weft.cli import options
 from weft.cli.exit_codes import partial_code
 from weft.cli.grammar import Entry
 from weft.cli.outcome import each
-from weft.cli.output.description import describe_object
+from weft.cli.output.description import describe_object, name_images
 from weft.cli.output.formats import age_of, print_object
 from weft.cli.output.scheduling import SHOWN, describe_scheduling
 from weft.cli.session import Session
@@ -41,17 +41,21 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
             print()
         width = find_width(sys.stdout)
         is_node = target.kind.name == "node"
-        kept = (
-            {**obj, "report": {k: v for k, v in (obj.get("report") or {}).items() if k not in SHOWN}}
-            if is_node
-            else obj
-        )
+        kept = _leave_out_shown(session, obj) if is_node else obj
         print(describe_object(kept, target.kind, lambda since: age_of(session, since), width, session.paint))
         if is_node:
             print(f"\n{_describe_place(session, obj)}")
         print(_describe_guests(session, target) + _describe_events(session, target, width), end="")
 
     return partial_code(each(session, targets, describe))
+
+
+def _leave_out_shown(session: Session, node: dict[str, Any]) -> dict[str, Any]:
+    """Of a node: its report without what is told as scheduling, and with images by their names."""
+    report = {key: value for key, value in (node.get("report") or {}).items() if key not in SHOWN}
+    if report.get("images"):
+        report["images"] = name_images(report["images"], session.client.list("image", all_projects=True).items)
+    return {**node, "report": report}
 
 
 def _describe_place(session: Session, node: dict[str, Any]) -> str:

@@ -97,4 +97,4 @@ def _why(obj: dict[str, object]) -> str:
         if isinstance(conditions, list)
         else []
     )
-    return f" ({'; '.join(said)})" if said else ""
+    return f" ({'; '.join(dict.fromkeys(said))})" if said else ""

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
 
 from weft.cli import options
+from weft.cli.completion import complete_target
 from weft.cli.finishing import Done
 from weft.cli.grammar import Entry
 from weft.cli.outcome import each, finish_each
 from weft.cli.session import Session
 from weft.cli.words import Target, read_targets
 from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+
+
+def _complete(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of nodes; after one of them, on and off too."""
+    nodes = complete_target(BY_NAME["node"])(context, param, incomplete)
+    states = ("on", "off") if context.params.get("words") else ()
+    return [*nodes, *(CompletionItem(state) for state in states if state.startswith(incomplete))]
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    words = click.Argument(["words"], nargs=-1, metavar="NODE... on|off")
+    words = click.Argument(["words"], nargs=-1, metavar="NODE... on|off", shell_complete=_complete)
     reason = click.Option(["--reason"], metavar="TEXT", default="", help="What is being done to it.")
 
     def run(session: Session, kind: Kind | None, words: tuple[str, ...], reason: str) -> int:

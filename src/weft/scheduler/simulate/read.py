@@ -144,6 +144,8 @@ def _read_overcommit(sheet: Sheet, pairs: dict[str, str]) -> dict[str, float]:
 
 
 def _read_workloads(sheet: Sheet, strategy: str, nodes: set[str]) -> list[Workload]:
+    if not any(name in _WORKLOAD_COLUMNS for name in sheet.header):
+        sheet.require("cpu")
     column = _places(sheet)
     name_at, node_at = column.get("name"), column.get("node")
     alike = [place for place in range(len(sheet.header)) if place not in (name_at, node_at)]

@@ -40,6 +40,8 @@ class Sheet:
             if name not in self.header:
                 meant = suggest(name, self.header)
                 hint = f"its columns are {', '.join(self.header)[:200]}" + (f"; did you mean {meant}?" if meant else "")
+                if len(self.header) == 1 and any(sign in self.header[0] for sign in ";\t"):
+                    hint = "columns are parted by commas"
                 raise InvalidInput(f"{self.path}:1: there is no column {name}", field=name, hint=hint)
 
     def unread(self, known: Sequence[str]) -> list[str]:
