@@ -151,7 +151,7 @@ class Fabric:
             return
         self.terms += 1
         self.deciders = part = Part(self.loop, "deciders")
-        store = Socket(self.ledger, self.fate, self.doorway, local=False, writer=_writer.get)
+        store = Socket(self.ledger, self.fate, self.doorway, local=False, writer=_writer.get, kill=self._lose_deciders)
         work = deciders.decide(
             store, Journal(), self.clock,
             images=self.folder / "images", holder=f"deciders {self.terms}", strategy="least_loaded",
@@ -162,6 +162,10 @@ class Fabric:
         assert self.deciders is not None
         self.deciders.kill()
         self.ledger.forget(self.deciders)
+
+    def _lose_deciders(self) -> None:
+        self.kill_deciders()
+        self._later(self.fate.draw.random() * 3.0, self.start_deciders)
 
     def note_end(self, task: asyncio.Task[Any]) -> None:
         """A part that ends by itself has failed."""
@@ -316,7 +320,8 @@ class Fabric:
         self._revive(wait(), "a revival")
 
     def _revive(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self.reviving.append(self.loop.create_task(work, name=name))
+        # Whoever dies of it, as a process does at its own commit, must not take its revival along.
+        self.reviving.append(self.loop.create_task(work, name=name, context=contextvars.Context()))
 
     async def _cordon(self, node: str) -> None:
         await self._operate(f"/v1/nodes/{node}:cordon")

@@ -16,7 +16,7 @@ import msgspec
 
 from tests.simulation.virtual_loop import Event, Part, block_on
 from weft.client.answer import Answer, raise_problem
-from weft.contracts.store import Batch, Entry, Lease, Page, Precondition, StoreFull, Write
+from weft.contracts.store import Absent, Batch, Entry, Lease, Page, Precondition, StoreFull, Write
 from weft.objects.errors import StoreUnavailable, Unavailable, WeftError
 
 ASGI = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "https"}
@@ -185,6 +185,10 @@ class Stream:
         self.news.set()
 
 
+def is_placement(precondition: Precondition) -> bool:
+    return isinstance(precondition, Absent) and precondition.key.startswith("/allocation/")
+
+
 class NodeHttp:
     """``weft.client.http.Http`` for the blocking code of an agent, over a ``Line``."""
 
@@ -220,9 +224,20 @@ class NodeStream:
 
 
 class Socket:
-    """The store as another process reaches it: through ``doorway``'s, over a line. ``writer`` names who writes."""
+    """The store as another process reaches it: through ``doorway``'s, over a line. ``writer`` names who writes; ``kill``
+    ends the process that it is in."""
 
-    def __init__(self, store: Any, faults: Faults, doorway: Doorway, *, local: bool, writer: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        store: Any,
+        faults: Faults,
+        doorway: Doorway,
+        *,
+        local: bool,
+        writer: Callable[[], str],
+        kill: Callable[[], None] | None = None,
+    ) -> None:
+        self._kill = kill
         self._store, self._faults, self._doorway = store, faults, doorway
         self._local, self._writer = local, writer
 
@@ -240,6 +255,8 @@ class Socket:
         if not self._local and part is not None and self._faults.hit("commit late"):
             part.spawn(self._land(writer, writes, preconditions))
             raise StoreUnavailable("the store's connection was lost")
+        if self._kill is not None and any(is_placement(item) for item in preconditions):
+            await self._die_between(writer, writes, preconditions)
         work = self._store.commit_as(writer, writes, preconditions, idempotency_key)
         try:
             revision: int = await self._served(work)
@@ -248,6 +265,18 @@ class Socket:
             raise
         await self._come("commit's answer lost")
         return revision
+
+    async def _die_between(self, writer: str, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> None:
+        """It is decided, and its process may be gone before the commit, or before anybody hears what became of it."""
+        part, kill = self._doorway.part, self._kill
+        assert kill is not None
+        before = self._faults.hit("killed before a placement lands")
+        if not before and not self._faults.hit("killed after a placement was sent"):
+            return
+        if not before and part is not None:
+            part.spawn(self._land(writer, writes, preconditions))
+        kill()
+        await asyncio.get_running_loop().create_future()  # nothing of it runs on
 
     async def _land(self, writer: str, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> None:
         """What nobody waits for any more arrives all the same."""

@@ -70,7 +70,7 @@ class Person:
         spec = {
             "image": "tiny", "cpu": draw.choice((0.5, 1, 2)), "memory": draw.choice((256, 512, 768)) * MIB,
             "hold": draw.random() < 0.2, "grace": 1.0, "restart": "always", "networks": draw.choice(NETWORKS),
-            "volumes": [self.volume] if self.has_volume else [],
+            "volumes": [self.volume] if self.has_volume else [], **draw.choice(({}, {"gpu_share": 0.5})),
         }  # fmt: skip
         answer = await self._insist("POST", VMS, {"kind": "vm", "name": self.name, "spec": spec})
         if answer.status < 300:

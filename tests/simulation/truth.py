@@ -187,6 +187,10 @@ class Witness:
         both = zip(specs, reports, strict=True)
         here = [account(other, report) for other, report in both if other.node_uid == spec.node_uid]
         cpu, memory, disk = sum(r.cpu for r in here), sum(r.memory for r in here), sum(r.disk for r in here)
+        for gpu in spec.gpus:
+            there = (o for o in specs if o.node_uid == spec.node_uid)
+            if sum(other.share for o in there for other in o.gpus if other.index == gpu.index) > 1000:
+                self.fail(f"GPU {gpu.index} of node {spec.node} is given away twice")
         if node is not None and (cpu > node.cpu + 1e-6 or memory > node.memory or disk > node.disk):
             self.fail(f"node {spec.node} is over-committed: {cpu} of {node.cpu} cores, {memory} of {node.memory} bytes")
 
