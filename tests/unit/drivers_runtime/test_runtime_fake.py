@@ -15,9 +15,10 @@ from weft.contracts.runtime import BootDisk, GuestDisk, GuestFacts, GuestPlan
 from weft.drivers.runtime.fake.driver import FakeDriver, FakeOrders
 from weft.objects.errors import DriverFailed
 
-pytest.register_assert_rewrite("tests.conformance.runtime_contract")
+pytest.register_assert_rewrite("tests.conformance.runtime_contract", "tests.conformance.runtime_moves")
 
 from tests.conformance.runtime_contract import RuntimePromises, until
+from tests.conformance.runtime_moves import MovePromises
 
 
 class FakeLab:
@@ -53,7 +54,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeLab]:
     yield FakeLab(tmp_path_factory.mktemp("fake"))
 
 
+@pytest.fixture(scope="module")
+def other_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeLab]:
+    yield FakeLab(tmp_path_factory.mktemp("fake-there"))
+
+
 class TestFake(RuntimePromises):
+    pass
+
+
+class TestFakeMoves(MovePromises):
     pass
 
 

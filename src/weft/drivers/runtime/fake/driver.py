@@ -16,11 +16,11 @@ import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
-from weft.contracts.runtime import ExecRequest, GuestFacts, GuestPlan, GuestShape, GuestState, GuestStats, RuntimeProbe
+from weft.contracts.runtime import ExecRequest, GuestFacts, GuestPlan, GuestState, GuestStats, RuntimeProbe
+from weft.drivers.runtime.fake.guest import FakeGuest, describe_guest
+from weft.drivers.runtime.fake.moves import FakeMoves
 from weft.drivers.runtime.fake.session import FakeSession
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable, WeftError
-
-MOST_CPU, MOST_MEMORY_BYTES, FREE_SLOTS = 16, 1 << 36, 4  # of a guest while it runs
 
 
 class FakeOrders(msgspec.Struct):
@@ -35,20 +35,8 @@ class FakeOrders(msgspec.Struct):
     probe: RuntimeProbe | None = None
 
 
-class FakeGuest(msgspec.Struct):
-    """One guest's file."""
-
-    plan: GuestPlan
-    state: GuestState
-    boot_id: str
-    started_at: float
-    pid: int
-    ready: bool = False
-    reason: str | None = None
-
-
 class FakeDriver:
-    """A RuntimeDriver that can also suspend, adjust, exec (the few programs of ``session``) and tell stats."""
+    """A RuntimeDriver that can also suspend, adjust, migrate, exec (the few programs of ``session``) and tell stats."""
 
     name = "fake"
 
@@ -61,6 +49,7 @@ class FakeDriver:
         self._boots: dict[str, asyncio.Task[None]] = {}
         self._sessions: list[tuple[str, FakeSession]] = []
         self._news = asyncio.Event()
+        self.moves = FakeMoves(self._read, self._write, self._path, self._lock, self._clock, self._news.set)
 
     async def probe(self) -> RuntimeProbe:
         capabilities = ["suspend", "exec", "stats"]
@@ -71,8 +60,9 @@ class FakeDriver:
             guest = self._read(plan.id)
             if guest is not None and guest.plan.uid != plan.uid:
                 raise DriverFailed(f"guest {plan.name}: id {plan.id} belongs to {guest.plan.name} on this node")
+            self.moves.check_start(guest, plan)
             if guest is not None and guest.state == "running":
-                return _facts(guest)
+                return describe_guest(guest)
             self._starting[plan.id] = plan
             try:
                 await self._obey("start")
@@ -85,13 +75,13 @@ class FakeDriver:
             self._write(guest)
             self._boot(guest, 0.0 if resumed else self.orders.boot_seconds)
         self._news.set()
-        return _facts(guest)
+        return describe_guest(guest)
 
     async def stop(self, guest_id: str, *, grace_seconds: float) -> None:
         async with self._lock(guest_id):
             await self._obey("stop")
             guest = self._read(guest_id)
-            if guest is None or guest.state not in ("running", "suspended"):
+            if guest is None or guest.state not in ("running", "suspended", "starting", "paused"):
                 return
             if guest.state == "running":
                 await self._clock.sleep(min(grace_seconds, self.orders.shutdown_seconds))
@@ -103,10 +93,11 @@ class FakeDriver:
             guest = self._read(plan.id)
             if guest is None or guest.state != "running":
                 raise IllegalTransition(f"guest {plan.name} doesn't run, so there is nothing to change")
+            self.moves.check_stays(guest)
             guest.plan = plan
             self._write(guest)
         self._news.set()
-        return _facts(guest)
+        return describe_guest(guest)
 
     async def inspect(self, guest_id: str) -> GuestFacts:
         await self._obey("inspect")
@@ -115,7 +106,7 @@ class FakeDriver:
             plan = self._starting[guest_id]
             ready = False if plan.has_agent else None
             return GuestFacts(plan.id, plan.uid, plan.name, plan.incarnation, "starting", ready)
-        return _facts(guest) if guest else GuestFacts(guest_id, "", "", 0, "absent")
+        return describe_guest(guest) if guest else GuestFacts(guest_id, "", "", 0, "absent")
 
     async def recover(self) -> list[GuestFacts]:
         await self._obey("recover")
@@ -123,13 +114,13 @@ class FakeDriver:
         for guest in guests:
             if guest.state == "running" and not guest.ready and guest.plan.id not in self._boots:
                 self._boot(guest, self.orders.boot_seconds)
-        return [_facts(guest) for guest in guests]
+        return [describe_guest(guest) for guest in guests]
 
     async def remove(self, guest_id: str) -> None:
         async with self._lock(guest_id):
             await self._obey("remove")
             guest = self._read(guest_id)
-            if guest is not None and guest.state == "running":
+            if guest is not None and guest.state in ("running", "starting", "paused"):
                 raise IllegalTransition(f"guest {guest.plan.name} runs", hint="stop it first")
             self._path(guest_id).unlink(missing_ok=True)
         self._news.set()
@@ -154,6 +145,7 @@ class FakeDriver:
                 return
             if guest.state != "running":
                 raise IllegalTransition(f"guest {guest.plan.name} doesn't run, so it can't be suspended")
+            self.moves.check_stays(guest)
             self._end(guest_id, "suspended", None)
 
     async def exec(self, guest_id: str, request: ExecRequest) -> FakeSession:
@@ -241,34 +233,3 @@ class FakeDriver:
         pending = self._path(guest.plan.id).with_suffix(".pending")
         pending.write_bytes(msgspec.json.encode(guest))
         os.replace(pending, self._path(guest.plan.id))
-
-
-def _facts(guest: FakeGuest) -> GuestFacts:
-    plan, running = guest.plan, guest.state == "running"
-    return GuestFacts(
-        id=plan.id,
-        uid=plan.uid,
-        name=plan.name,
-        incarnation=plan.incarnation,
-        state=guest.state,
-        ready=guest.ready if plan.has_agent else None,
-        boot_id=guest.boot_id,
-        pid=guest.pid if running else None,
-        started_at=guest.started_at,
-        reason=None if running else guest.reason,
-        accelerator="none",
-        shape=_shape(plan) if running else None,
-    )
-
-
-def _shape(plan: GuestPlan) -> GuestShape:
-    return GuestShape(
-        cpu=plan.cpu,
-        memory_bytes=plan.memory_bytes,
-        disks={disk.serial: disk.size_bytes for disk in plan.disks},
-        nics=[nic.mac for nic in plan.nics],
-        most_cpu=MOST_CPU,
-        most_memory_bytes=MOST_MEMORY_BYTES,
-        has_slots=plan.machine == "q35",
-        free_slots=FREE_SLOTS if plan.machine == "q35" else 0,
-    )

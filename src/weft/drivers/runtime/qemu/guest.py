@@ -164,7 +164,9 @@ class Guest:
         self.ended.clear()
         self.agents.close()
         self.agents = GuestAgents(self.record.plan, self.paths, self.clock, self._take_hello)
-        self.agents.clock_stood_still = self.record.memory != "none"
+        move = self.record.move if self.in_move else None
+        stood_still = move is not None and move.role == "target" and move.settings.mode == "stop-and-copy"
+        self.agents.clock_stood_still = self.record.memory != "none" or stood_still
         self.said_hello.clear()
         self._shutdown = None
         self._tasks = [asyncio.create_task(self._await_end())]

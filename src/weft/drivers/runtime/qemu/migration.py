@@ -17,23 +17,23 @@ from weft.drivers.runtime.qemu.frame import Frame
 from weft.drivers.runtime.qemu.guest import HANDED_OVER, Guest
 from weft.drivers.runtime.qemu.qmp import Qmp
 from weft.drivers.runtime.qemu.record import MoveRecord
-from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 
 CANCEL_SECONDS = 30.0
 _CAPABILITIES = (
-    "events", "return-path", "xbzrle", "multifd", "postcopy-ram", "postcopy-preempt", "late-block-activate"
+    "events", "return-path", "xbzrle", "multifd", "late-block-activate"
 )  # fmt: skip
 _ALWAYS = {"events", "return-path", "late-block-activate"}
-_OF_MODE = {"xbzrle": {"xbzrle"}, "multifd-zstd": {"multifd"}, "post-copy": {"postcopy-ram", "postcopy-preempt"}}
+_OF_MODE = {"xbzrle": {"xbzrle"}, "multifd-zstd": {"multifd"}}
 _NO_LIMIT = 1 << 40  # bytes per second; without a word QEMU takes 128 MiB/s
 _UNDER_WAY = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
 
 _SOURCE: dict[str, MovePhase] = {
     "none": "waiting", "setup": "moving", "active": "moving", "wait-unplug": "moving", "device": "switching",
-    "pre-switchover": "switching", "completed": "handed over", "postcopy-active": "handed over",
+    "pre-switchover": "switching", "completed": "handed over",
 }  # fmt: skip
 _TARGET: dict[str, MovePhase] = {
-    "none": "waiting", "setup": "waiting", "active": "moving", "completed": "arrived", "postcopy-active": "arrived",
+    "none": "waiting", "setup": "waiting", "active": "moving", "completed": "arrived",
 }  # fmt: skip
 
 
@@ -53,8 +53,6 @@ async def arm_move(qmp: Qmp, settings: MoveSettings) -> None:
     }
     if settings.mode == "multifd-zstd":
         parameters |= {"multifd-channels": settings.streams, "multifd-compression": "zstd"}
-    if settings.mode == "post-copy":
-        parameters["max-postcopy-bandwidth"] = settings.bytes_per_second // 4
     await qmp.execute("migrate-set-parameters", **parameters)
 
 
@@ -110,7 +108,13 @@ async def inspect_move(guest: Guest) -> MoveFacts:
         )
     if move.taken:
         return MoveFacts(move.key, move.role, "taken over")
-    return describe_move(move, await guest.monitor().execute("query-migrate"))
+    try:
+        return describe_move(move, await guest.monitor().execute("query-migrate"))
+    except Unavailable:
+        await guest.settle()
+        if guest.running:
+            raise
+        return await inspect_move(guest)
 
 
 def describe_move(move: MoveRecord, told: dict[str, Any]) -> MoveFacts:
@@ -191,7 +195,14 @@ def check_stays(guest: Guest) -> None:
 
 
 def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: MoveSettings) -> None:
-    """Pure. Raises InvalidInput where QEMU would lose what the guest writes while it moves: see translate."""
+    """Pure. Raises InvalidInput for a mode that there isn't, or in which QEMU would lose what the guest writes while it
+    moves: see translate."""
+    if settings.mode == "post-copy":
+        raise InvalidInput(
+            f"guest {plan.name}: its QEMU runs confined, without the userfaultfd that post-copy needs",
+            field="mode",
+            hint="choose another mode: stop-and-copy always ends",
+        )
     tracked = accelerator != "tcg" or not frame.pluggable_bytes or (frame.memory_first and not frame.plugged_bytes)
     if not tracked and settings.mode != "stop-and-copy":
         raise InvalidInput(

@@ -1,0 +1,233 @@
+"""What every runtime that can migrate promises of a move, whoever dies on the way. A test subclasses ``MovePromises``.
+
+The subclass gives ``lab`` and ``other_lab``, two nodes that stay for all its tests, and may say by ``look`` what a guest
+must not have lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import pytest
+from tests.conformance.runtime_contract import Driver, RuntimeLab, ready
+
+from weft.contracts.migration import CanMigrate, MoveFacts, MoveMode, MoveSettings
+from weft.contracts.runtime import CanAdjust, GuestPlan
+from weft.objects.errors import IllegalTransition, NotFound
+
+SLOW = MoveSettings(bytes_per_second=4 << 20, pause_ms=50)
+
+
+class Mover(Driver, CanMigrate, CanAdjust, Protocol):
+    """A driver with everything these promises speak of."""
+
+
+async def come_to(driver: Mover, plan: GuestPlan, key: str, *phases: str) -> MoveFacts:
+    async with asyncio.timeout(60):
+        while (facts := await driver.moves.progress(plan.id, key)).phase not in phases:
+            await asyncio.sleep(0.005)
+    return facts
+
+
+async def move(source: Mover, target: Mover, plan: GuestPlan, key: str, mode: MoveMode = "plain") -> None:
+    settings = MoveSettings(mode=mode)
+    socket = await target.moves.expect(plan, await source.moves.describe(plan.id), key, settings)
+    await source.moves.send(plan.id, key, socket, settings)
+    facts = await come_to(source, plan, key, "handed over", "failed")
+    assert facts.phase == "handed over", facts
+    await come_to(target, plan, key, "arrived", "failed")
+    await target.moves.take_over(plan.id, key)
+    await source.moves.leave(plan.id, key)
+
+
+class MovePromises:
+    @pytest.fixture
+    async def here(self, lab: RuntimeLab) -> AsyncIterator[Mover]:
+        driver = await self.heir(lab)
+        yield driver
+        await driver.close()
+
+    @pytest.fixture
+    async def there(self, other_lab: RuntimeLab) -> AsyncIterator[Mover]:
+        driver = await self.heir(other_lab)
+        yield driver
+        await driver.close()
+
+    @pytest.fixture
+    async def plan(self, lab: RuntimeLab, here: Mover) -> GuestPlan:
+        """A guest that runs here."""
+        plan = lab.plan("mover")
+        if (await here.inspect(plan.id)).state != "running":
+            await here.remove(plan.id)
+            await ready(here, plan)
+            await self.prepare(here, plan)
+        return plan
+
+    async def heir(self, lab: RuntimeLab, before: Mover | None = None) -> Mover:
+        """The node's driver is gone without a word; this is the next one."""
+        if before is not None:
+            await before.close()
+        driver = lab.driver()
+        await driver.recover()
+        assert isinstance(driver, CanMigrate)
+        return driver  # type: ignore[return-value]
+
+    async def prepare(self, driver: Mover, plan: GuestPlan) -> None:
+        """A guest that has just started."""
+
+    async def look(self, driver: Mover, plan: GuestPlan, *, after: int = 0) -> int:
+        """Nothing that the guest wrote is lost; how far it has come, beyond ``after``."""
+        await ready(driver, plan)
+        return after + 1
+
+    async def test_it_moves_there_and_back_and_notices_nothing(
+        self, here: Mover, there: Mover, lab: RuntimeLab, other_lab: RuntimeLab, plan: GuestPlan
+    ) -> None:
+        before, seen = await ready(here, plan), await self.look(here, plan)
+        ways: list[tuple[Mover, Mover, RuntimeLab, MoveMode]] = [
+            (here, there, lab, "plain"),
+            (there, here, other_lab, "stop-and-copy"),
+            (here, there, lab, "xbzrle"),
+            (there, here, other_lab, "multifd-zstd"),
+        ]
+        for number, (source, target, left, mode) in enumerate(ways):
+            await move(source, target, plan, f"move-{number}", mode)
+            gone = await source.inspect(plan.id)
+            assert (gone.state, gone.reason) == ("stopped", "moved")
+            with pytest.raises(IllegalTransition):
+                await source.start(plan)
+            await source.remove(plan.id)
+            assert left.leftovers(plan.id) == []
+            assert (await ready(target, plan)).boot_id == before.boot_id
+            seen = await self.look(target, plan, after=seen + 1)
+
+    async def test_called_off_it_stays_where_it_was(
+        self, here: Mover, there: Mover, other_lab: RuntimeLab, plan: GuestPlan
+    ) -> None:
+        before, seen = await ready(here, plan), await self.look(here, plan)
+        socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "off", SLOW)
+        await here.moves.send(plan.id, "off", socket, SLOW)
+        await here.moves.send(plan.id, "off", socket, SLOW)  # a step may be repeated
+        await come_to(here, plan, "off", "moving")
+        for stolen in (there.moves.take_over, there.moves.leave, here.moves.leave, here.moves.give_up):
+            with pytest.raises(IllegalTransition):
+                await stolen(plan.id, "off")
+        with pytest.raises(IllegalTransition):
+            await there.start(plan)
+        with pytest.raises(IllegalTransition):
+            await here.suspend(plan.id)
+        with pytest.raises(IllegalTransition):
+            await here.adjust(plan)
+        assert (await there.inspect(plan.id)).state == "starting"
+        for _ in range(2):
+            await here.moves.cancel(plan.id, "off")
+            await there.moves.give_up(plan.id, "off")
+        assert other_lab.leftovers(plan.id) == []
+        assert (await ready(here, plan)).pid == before.pid
+        await self.look(here, plan, after=seen + 1)
+
+    async def test_when_the_target_dies_it_goes_on_at_the_source_and_moves_with_the_next_try(
+        self, here: Mover, there: Mover, other_lab: RuntimeLab, plan: GuestPlan
+    ) -> None:
+        before, seen = await ready(here, plan), await self.look(here, plan)
+        socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "again", SLOW)
+        await here.moves.send(plan.id, "again", socket, SLOW)
+        await come_to(here, plan, "again", "moving")
+        await come_to(there, plan, "again", "moving")
+        other_lab.kill(there, await there.inspect(plan.id))
+        assert (await come_to(here, plan, "again", "failed", "handed over")).phase == "failed"
+        seen = await self.look(here, plan, after=seen + 1)
+        assert (await come_to(there, plan, "again", "failed", "arrived")).phase == "failed"
+        with pytest.raises(IllegalTransition):
+            await there.start(plan)  # it runs elsewhere
+        await move(here, there, plan, "again")
+        assert (await ready(there, plan)).boot_id == before.boot_id
+        await self.look(there, plan, after=seen + 1)
+        await here.remove(plan.id)
+        await move(there, here, plan, "home")
+        await there.remove(plan.id)
+
+    async def test_when_the_source_dies_on_the_way_it_starts_again_only_with_the_targets_word(
+        self, here: Mover, there: Mover, lab: RuntimeLab, plan: GuestPlan
+    ) -> None:
+        socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "torn", SLOW)
+        await here.moves.send(plan.id, "torn", socket, SLOW)
+        await come_to(here, plan, "torn", "moving")
+        lab.kill(here, await here.inspect(plan.id))
+        assert (await come_to(here, plan, "torn", "failed")).phase == "failed"
+        with pytest.raises(IllegalTransition):
+            await here.start(plan)
+        with pytest.raises(IllegalTransition):
+            await here.moves.cancel(plan.id, "torn")
+        await there.moves.give_up(plan.id, "torn")
+        await here.moves.cancel(plan.id, "torn", never_ran=True)
+        assert (await here.inspect(plan.id)).state == "failed"
+        await ready(here, plan)
+        await self.prepare(here, plan)
+
+    async def test_drivers_made_anew_at_every_step_find_out_what_is_so(
+        self, here: Mover, there: Mover, lab: RuntimeLab, other_lab: RuntimeLab, plan: GuestPlan
+    ) -> None:
+        before, seen = await ready(here, plan), await self.look(here, plan)
+        socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "heirs", SLOW)
+        here, there = await self.heir(lab, here), await self.heir(other_lab, there)
+        assert await there.moves.expect(plan, await here.moves.describe(plan.id), "heirs", SLOW) == socket
+        await here.moves.send(plan.id, "heirs", socket, SLOW)
+        await come_to(here, plan, "heirs", "moving")
+        here, there = await self.heir(lab, here), await self.heir(other_lab, there)
+        assert (await come_to(here, plan, "heirs", "moving", "failed")).phase == "moving"
+        happened = asyncio.create_task(self.names(here, plan))
+        await asyncio.sleep(0.05)
+        await here.moves.adjust(plan.id, "heirs", bytes_per_second=0, pause_ms=300)
+        assert (await come_to(here, plan, "heirs", "handed over", "failed")).phase == "handed over"
+        assert "stopped" in await happened
+        here, there = await self.heir(lab, here), await self.heir(other_lab, there)
+        assert (await here.inspect(plan.id)).state == "paused"
+        assert (await there.inspect(plan.id)).state == "starting"
+        assert (await come_to(here, plan, "heirs", "handed over", "failed")).phase == "handed over"
+        with pytest.raises(IllegalTransition):
+            await here.moves.cancel(plan.id, "heirs")
+        await come_to(there, plan, "heirs", "arrived")
+        await there.moves.take_over(plan.id, "heirs")
+        with pytest.raises(IllegalTransition):
+            await there.moves.give_up(plan.id, "heirs")
+        here, there = await self.heir(lab, here), await self.heir(other_lab, there)
+        await there.moves.take_over(plan.id, "heirs")
+        for _ in range(2):
+            await here.moves.leave(plan.id, "heirs")
+        assert (await ready(there, plan)).boot_id == before.boot_id
+        await self.look(there, plan, after=seen)
+        await here.remove(plan.id)
+        await move(there, here, plan, "home-again")
+        await there.remove(plan.id)
+        await here.close()
+        await there.close()
+
+    async def names(self, driver: Mover, plan: GuestPlan) -> list[str]:
+        """What happens to the guest until it stands still."""
+        seen: list[str] = []
+        async with asyncio.timeout(30):
+            async for event in driver.moves.events(plan.id):
+                seen.append(event.name)
+                if event.name == "stopped":
+                    break
+        return seen
+
+    async def test_handed_over_it_comes_back_only_with_the_word_that_it_never_ran(
+        self, here: Mover, there: Mover, plan: GuestPlan
+    ) -> None:
+        before, seen = await ready(here, plan), await self.look(here, plan)
+        settings = MoveSettings()
+        socket = await there.moves.expect(plan, await here.moves.describe(plan.id), "word", settings)
+        await here.moves.send(plan.id, "word", socket, settings)
+        await come_to(here, plan, "word", "handed over")
+        with pytest.raises(IllegalTransition):
+            await here.moves.cancel(plan.id, "word")
+        await there.moves.give_up(plan.id, "word")
+        with pytest.raises((IllegalTransition, NotFound)):
+            await there.moves.take_over(plan.id, "word")
+        await here.moves.cancel(plan.id, "word", never_ran=True)
+        assert (await ready(here, plan)).pid == before.pid
+        await self.look(here, plan, after=seen + 1)
