@@ -41,9 +41,9 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, also: Sequence[int] = ()) -> Explanation:
     """The explanation of ``engine.choose``, asked for before anything changes; it tells of the rows ``also`` in any case."""
     snapshot = engine.snapshot
-    refusers = engine.refusers(request)
-    refused_by = {filter_.name: int(np.count_nonzero(flags)) for filter_, flags in refusers}
     scores = engine.scores(request, uid)
+    refusers = engine.refusers(request) if len(scores) and scores.min() < 0.0 else []
+    refused_by = {filter_.name: int(np.count_nonzero(flags)) for filter_, flags in refusers}
     everything = len(snapshot) <= ALL_UP_TO
     best = find_best(scores, len(snapshot) if everything else RUNNERS_UP + 1)
     best += [row for row in also if scores[row] >= 0.0 and row not in best]

@@ -136,8 +136,9 @@ class Room:
         return request.amounts, request.extras, request.gpus
 
     def fits(self, table: Table, request: Request) -> Flags:
-        wanted = np.asarray(request.amounts, dtype=np.int64)[:, None]
-        enough: Flags = np.all(table.free >= wanted, axis=0)
+        enough: Flags = table.free[0] >= request.amounts[0]
+        for free, amount in zip(table.free[1:], request.amounts[1:], strict=True):
+            enough &= free >= amount
         for name, amount in request.extras:
             capacity, allocated = table.extra(name)
             enough = enough & (capacity - allocated >= amount)

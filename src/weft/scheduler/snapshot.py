@@ -130,6 +130,8 @@ class Snapshot:
         return self._distances.of(uid, self.facts, self._index, self.facts_epoch)
 
     def index_of(self, uid: str) -> int | None:
+        """The node's row, which is its own until nodes come or go."""
+        self.settle()
         return self._index.get(uid)
 
     def put_node(self, facts: NodeFacts) -> None:
