@@ -1,0 +1,1 @@
+"""How what is large gets from one node to another: which way, how long, how much. Pure."""
