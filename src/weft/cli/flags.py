@@ -155,6 +155,8 @@ def _read_value(doc: FieldDoc, value: Any) -> Any:
         return [text for text in value if text]  # a comma is a part of them
     if doc.type.startswith(_LIST):
         return [_number(doc.type, item) for text in value for item in text.split(",") if item]
+    if value == "" and doc.default is None and not doc.required:
+        return None  # as if it had never been set
     return _number(doc.type, value)
 
 

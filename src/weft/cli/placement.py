@@ -78,7 +78,7 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
     spec = decision["spec"]
     verdicts = spec.get("verdicts") or []
     named = f"{spec['named']}: " if spec.get("named") else ""
-    policy = f"policy {named}{spec['policy']}{describe_weights(verdicts)}"
+    policy = f"{'policy' if named else 'strategy'} {named}{spec['policy']}{describe_weights(verdicts)}"
     chosen = next((v["node"] for v in verdicts if v["outcome"] == "chosen"), None)
     nodes = f"{spec['nodes']} node{'s' * (spec['nodes'] != 1)}"
     if chosen:

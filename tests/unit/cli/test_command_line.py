@@ -145,6 +145,7 @@ def test_several_exit_codes_become_one() -> None:
 def test_help_of_a_command_is_found_by_its_words(weft: Said) -> None:
     assert weft("help vm create")[1] == weft("vm create --help")[1]
     assert weft("help")[1] == weft("--help")[1] == weft("")[1]
+    assert "weft simulate placement --help" in weft("help simulate placement")[2]
 
 
 def test_completion_offers_nouns_verbs_and_options() -> None:

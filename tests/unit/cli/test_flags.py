@@ -50,6 +50,12 @@ def test_flags_win_over_what_is_there_and_leave_the_rest() -> None:
     assert spec["cpu"] == 1
 
 
+def test_nothing_takes_back_what_may_be_unset() -> None:
+    assert read_flags(BY_NAME["project"], {"spec__strategy": ""}, {"strategy": "@gold"}) == {"strategy": None}
+    assert read_flags(BY_NAME["node"], {"spec__cost": ""}, {"cost": 2.4}) == {"cost": None}
+    assert read_flags(VM, {"spec__image": ""}, {}) == {"image": ""}  # must be there: the field complains itself
+
+
 def test_a_value_that_begins_with_a_minus_gets_the_field_s_own_complaint() -> None:
     spec = read_flags(VM, {"spec__memory": "-5G"}, {"image": "tiny"})
     _, problems = find_problems(spec, VM.spec)

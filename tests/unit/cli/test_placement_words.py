@@ -77,7 +77,7 @@ def test_of_many_nodes_only_some_are_listed() -> None:
 def test_an_explanation_ranks_the_nodes_and_shows_the_parts_of_the_score() -> None:
     lines = explain_decision(PLACED, "vm/web", "10:41:07", None, Paint(False)).splitlines()
     assert lines[0] == (
-        "vm/web was placed on n2 at 10:41:07 by policy least_loaded (0.4 cpu, 0.4 memory), 0.3 ms, 3 nodes"
+        "vm/web was placed on n2 at 10:41:07 by strategy least_loaded (0.4 cpu, 0.4 memory), 0.3 ms, 3 nodes"
     )
     assert [line.split()[0] for line in lines[1:]] == ["NODE", "n2", "n1", "n3"]
     assert lines[2].split()[1:] == ["chosen", "97.1", "0.4·96", "0.4·99"]

@@ -6,7 +6,7 @@ import click
 
 from weft.cli import options
 from weft.cli.exit_codes import print_table
-from weft.cli.grammar import Entry
+from weft.cli.grammar import PROCESSES, Entry
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 
@@ -22,6 +22,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> None:
     if len(words) == 1 and words[0] in TOPICS:
         print(TOPICS[words[0]]())
         return
+    if words and words[0] in PROCESSES:
+        raise click.UsageError(f"{words[0]} tells of itself: weft {' '.join(words)} --help")
     context = click.get_current_context().find_root()
     for word in words:
         group = context.command
