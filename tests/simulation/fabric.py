@@ -222,7 +222,7 @@ class Fabric:
                 fate.count[name] += 1
             if fate.draw.random() < 1 / LOST_EVERY:
                 await self._lose_a_node()
-            backs_up = fate.draw.random() < 1 / BACKUP_EVERY and not self.removing
+            backs_up = fate.draw.random() < 1 / BACKUP_EVERY
             if backs_up and self.doorway.up and self.doorway.part is not None:
                 self.doorway.part.spawn(self.ledger.back_up())
 
