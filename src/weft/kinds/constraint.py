@@ -186,7 +186,11 @@ def _number(raw: Any, most: int, what: str, *, whole: bool = False) -> float:
     if value is None or not 0 <= value <= most:
         shown = f"{raw[:40]!r} " if isinstance(raw, str) else ""
         kind = "a whole number" if whole else "a number"
-        raise InvalidInput(f"{what} {shown}is not {kind} from 0 to {most}", field=what.partition(":")[0])
+        raise InvalidInput(
+            f"{what} {shown}is not {kind} from 0 to {most}",
+            field=what.partition(":")[0],
+            hint="write like zone=a;weight=0.5;priority=2",
+        )
     return float(value)
 
 

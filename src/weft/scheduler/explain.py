@@ -236,7 +236,7 @@ _PHRASES = {
     "available": "without the free room its constraint asks for",
     "data": "without its data",
     "affinity": "without a member of its affinity group",
-    "anti-affinity": "with a member of a group to be apart",
+    "anti-affinity": "with a member of a group to be apart from",
     "spread": "where one more would be spread unevenly",
 }
 
