@@ -14,7 +14,7 @@ from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Reads, Request
 from weft.kinds.taint import is_tolerated
 from weft.scheduler.affinity import Apart, AtHand, Near, Spreading
 from weft.scheduler.constraint import Meets, MeetsNow
-from weft.scheduler.devices import find_fitting
+from weft.scheduler.devices import count_fitting, find_fitting
 
 
 class Online:
@@ -143,7 +143,7 @@ class Room:
             capacity, allocated = table.extra(name)
             enough = enough & (capacity - allocated >= amount)
         if request.gpus is not None:
-            enough = enough & (find_fitting(table, request.gpus).sum(axis=1) >= request.gpus.count)
+            enough = enough & (count_fitting(table, request.gpus) >= request.gpus.count)
         return enough
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
