@@ -8,15 +8,17 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
-from guest_lab import GuestLab
+from guest_lab import GuestLab, make_disk
 
+from weft.contracts.migration import MoveSettings
 from weft.contracts.runtime import GuestPlan
 
 pytest.register_assert_rewrite("tests.conformance.runtime_contract", "tests.conformance.runtime_moves")
 
 from tests.conformance.runtime_contract import run
-from tests.conformance.runtime_moves import MovePromises, Mover
+from tests.conformance.runtime_moves import MovePromises, Mover, come_to, move
 
 pytestmark = pytest.mark.host
 
@@ -55,3 +57,61 @@ class TestQemuMoves(MovePromises):
                     if int(found[1]) > after:
                         return int(found[1])
                 await asyncio.sleep(0.1)
+
+    async def test_a_guest_whose_nodes_share_no_disk_takes_it_along(
+        self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan
+    ) -> None:
+        fill = "dd if=/dev/urandom of=/root/data bs=1M count=16 2>/dev/null; sync; sha256sum /root/data"
+        whole = (await run(here, plan.id, "sh", "-c", fill))[0]
+        seen = await self.look(here, plan)
+        settings = MoveSettings(copied_disks=("root",), bytes_per_second=64 << 20)
+        source, target, there_plan = here, there, on_own_disk(other_lab, plan)
+        sockets = await target.moves.expect(there_plan, await source.moves.describe(plan.id), "disks-0", settings)
+        await source.moves.send(plan.id, "disks-0", sockets, settings)
+        here = source = await self.heir(lab, here)
+        await come_to(source, plan, "disks-0", "handed over")
+        await come_to(target, plan, "disks-0", "arrived")
+        await target.moves.take_over(plan.id, "disks-0")
+        await source.moves.leave(plan.id, "disks-0")
+        seen = await self.look(target, plan, after=seen + 1)
+        Path(plan.disks[0].path).unlink()  # nothing of it is needed there any more
+        read = "echo 3 > /proc/sys/vm/drop_caches; sha256sum /root/data"
+        assert (await run(there, plan.id, "sh", "-c", read))[0] == whole
+        await here.remove(plan.id)
+        await here.close()
+        await there.stop(plan.id, grace_seconds=20)
+        checked = subprocess.run(["qemu-img", "check", there_plan.disks[0].path], capture_output=True, text=True)
+        assert checked.returncode == 0, checked
+        await there.remove(plan.id)
+        lab.plan("mover")  # makes the disk anew
+
+    async def test_called_off_or_cut_off_while_its_disk_is_copied_it_stays(
+        self, here: Mover, there: Mover, other_lab: GuestLab, plan: GuestPlan
+    ) -> None:
+        seen, settings = await self.look(here, plan), MoveSettings(copied_disks=("root",), bytes_per_second=4 << 20)
+        for end in ("cancel", "kill"):
+            there_plan = on_own_disk(other_lab, plan)
+            sockets = await there.moves.expect(there_plan, await here.moves.describe(plan.id), end, settings)
+            await here.moves.send(plan.id, end, sockets, settings)
+            await come_to(there, plan, end, "moving")
+            if end == "kill":
+                other_lab.kill(there, await there.inspect(plan.id))
+                await come_to(here, plan, end, "failed")
+            await here.moves.cancel(plan.id, end)
+            await there.moves.give_up(plan.id, end)
+            assert other_lab.leftovers(plan.id) == []
+            seen = await self.look(here, plan, after=seen + 1)
+        await move(here, there, plan, "after-all")
+        await self.look(there, plan, after=seen + 1)
+        await there.stop(plan.id, grace_seconds=0)
+        await there.remove(plan.id)
+        await here.remove(plan.id)
+
+
+def on_own_disk(lab: GuestLab, plan: GuestPlan) -> GuestPlan:
+    """The plan of another node, which has an empty disk for it."""
+    root = plan.disks[0]
+    path = lab.folder / "copied.qcow2"
+    path.unlink(missing_ok=True)
+    make_disk(path, backing=Path(str(root.base)))
+    return msgspec.structs.replace(plan, disks=[msgspec.structs.replace(root, path=str(path))])

@@ -31,6 +31,14 @@ class MoveSettings(msgspec.Struct, frozen=True):
     pause_ms: int = 300
     streams: int = 4  # of multifd
     cache_bytes: int = 64 << 20  # of xbzrle: at least what the guest keeps writing to
+    copied_disks: tuple[str, ...] = ()  # serials of those that the nodes don't share: what is on them goes over too
+
+
+class MoveSockets(msgspec.Struct, frozen=True):
+    """Where a target waits: for memory, over several connections in some modes, and for disks if there are any to copy."""
+
+    memory: str
+    disks: str = ""
 
 
 class MovingGuest(msgspec.Struct, frozen=True):
@@ -76,13 +84,14 @@ class Moves(Protocol):
     async def describe(self, guest_id: str) -> MovingGuest:
         """Source: the machine as it is now. Raises IllegalTransition for a guest that doesn't run."""
 
-    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> str:
+    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> MoveSockets:
         """Target: a machine built like ``guest``, with this node's own paths from ``plan``, that waits for its memory at
-        the unix socket whose path is returned. It runs nothing. Raises InvalidInput for a plan of another machine,
+        the unix sockets that are returned. Disks to copy are there already,
+        empty and as large. It runs nothing. Raises InvalidInput for a plan of another machine,
         DriverFailed."""
 
-    async def send(self, guest_id: str, key: str, to: str, settings: MoveSettings) -> None:
-        """Source: begin to send memory to the unix socket ``to``; returns when it is under way. A move that has failed
+    async def send(self, guest_id: str, key: str, to: MoveSockets, settings: MoveSettings) -> None:
+        """Source: begin to send to the unix sockets ``to``; returns when it is under way. A move that has failed
         begins anew, with a target that was expected anew."""
 
     async def progress(self, guest_id: str, key: str) -> MoveFacts:

@@ -56,4 +56,9 @@ def test_another_machine_than_the_one_that_comes_is_refused_by_its_field() -> No
 def test_only_what_qemu_never_takes_back_counts_as_handed_over(status: str, source: str, target: str) -> None:
     for role, phase in (("source", source), ("target", target)):
         move = MoveRecord("key", "source" if role == "source" else "target", MoveSettings())
-        assert describe_move(move, {"status": status}).phase == phase
+        assert describe_move(move, {"status": status}, "postmigrate").phase == phase
+
+
+def test_a_guest_that_came_here_has_not_left_because_its_coming_is_complete() -> None:
+    move = MoveRecord("key", "source", MoveSettings(), sending=True)
+    assert describe_move(move, {"status": "completed"}, "running").phase == "waiting"

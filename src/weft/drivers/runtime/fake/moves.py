@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.migration import MoveEvent, MoveFacts, MoveSettings, MovingGuest
+from weft.contracts.migration import MoveEvent, MoveFacts, MoveSettings, MoveSockets, MovingGuest
 from weft.contracts.runtime import GuestFacts, GuestPlan
 from weft.drivers.runtime.fake.guest import FakeGuest, FakeMove, describe_guest
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound
@@ -53,7 +53,7 @@ class FakeMoves:
         guest = self._running(guest_id)
         return MovingGuest(guest.plan, "fake", "1", "none", guest.boot_id, {"ready": guest.ready})
 
-    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> str:
+    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> MoveSockets:
         if (plan.uid, plan.machine) != (guest.plan.uid, guest.plan.machine):
             field = "uid" if plan.uid != guest.plan.uid else "machine"
             raise InvalidInput(
@@ -72,19 +72,19 @@ class FakeMoves:
                 expected.move = FakeMove(key, "target")
                 self._write(expected)
         self._notify()
-        return str(self._path(plan.id))
+        return MoveSockets(str(self._path(plan.id)))
 
-    async def send(self, guest_id: str, key: str, to: str, settings: MoveSettings) -> None:
+    async def send(self, guest_id: str, key: str, to: MoveSockets, settings: MoveSettings) -> None:
         async with self._lock(guest_id):
             guest = self._running(guest_id)
             if guest.move is not None and guest.move.phase != "taken over":
                 self._move(guest, key, "source")
                 if guest.move.phase not in ("waiting", "failed"):
                     return
-            if _read_target(to) is None:
-                raise DriverFailed(f"guest {guest.plan.name}: nobody waits at {to}", details={"step": "send"})
+            if _read_target(to.memory) is None:
+                raise DriverFailed(f"guest {guest.plan.name}: nobody waits at {to.memory}", details={"step": "send"})
             rate = settings.bytes_per_second
-            guest.move = FakeMove(key, "source", "moving", to, self._clock.elapsed(), bytes_per_second=rate)
+            guest.move = FakeMove(key, "source", "moving", to.memory, self._clock.elapsed(), bytes_per_second=rate)
             self._write(guest)
         self._notify()
 

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Literal
 
 from weft.contracts.clock import Clock
 from weft.contracts.migration import MoveEvent
@@ -66,6 +66,7 @@ class Guest:
         self._tasks: list[asyncio.Task[None]] = []
         self._writes: set[asyncio.Task[None]] = set()
         self._writing = threading.Lock()
+        self.beside: asyncio.Task[None] | None = None
         self._watchers: set[asyncio.Queue[MoveEvent | None]] = set()
 
     @property
@@ -119,6 +120,11 @@ class Guest:
     def _write_record(self, durable: bool) -> None:
         with self._writing:  # one after the other, so that the last one holds the newest state
             write_record(self.paths, self.record, durable=durable)
+
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this beside, for as long as the machine is watched."""
+        self.beside = asyncio.create_task(work)
+        self._tasks.append(self.beside)
 
     def has_monitor(self) -> bool:
         return self._qmp is not None and not self._qmp.closed.is_set()
@@ -236,6 +242,8 @@ class Guest:
             case "RESUME":
                 self.status = "running"
                 self._tell("resumed")
+            case "JOB_STATUS_CHANGE":
+                self._tell("moved")
             case "MIGRATION":
                 if event.data.get("status") == "completed" and self.status == "paused":
                     self.status = HANDED_OVER if self._sends() else self.status

@@ -8,6 +8,7 @@ target that stands still until its source has said ``completed`` is never the se
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from weft.contracts.migration import MoveFacts, MovePhase, MoveSettings
@@ -21,10 +22,11 @@ from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, U
 
 CANCEL_SECONDS = 30.0
 _CAPABILITIES = (
-    "events", "return-path", "xbzrle", "multifd", "late-block-activate"
+    "events", "return-path", "xbzrle", "multifd", "pause-before-switchover", "late-block-activate"
 )  # fmt: skip
 _ALWAYS = {"events", "return-path", "late-block-activate"}
 _OF_MODE = {"xbzrle": {"xbzrle"}, "multifd-zstd": {"multifd"}}
+COPY = "copy-"  # jobs and nodes that copy disks begin so
 _NO_LIMIT = 1 << 40  # bytes per second; without a word QEMU takes 128 MiB/s
 _UNDER_WAY = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
 
@@ -45,7 +47,8 @@ async def choose_capabilities(qmp: Qmp, wanted: set[str]) -> None:
 
 async def arm_move(qmp: Qmp, settings: MoveSettings) -> None:
     """Both ends alike, before the first byte."""
-    await choose_capabilities(qmp, _ALWAYS | _OF_MODE.get(settings.mode, set()))
+    held = {"pause-before-switchover"} if settings.copied_disks else set()
+    await choose_capabilities(qmp, _ALWAYS | held | _OF_MODE.get(settings.mode, set()))
     parameters: dict[str, Any] = {
         "max-bandwidth": settings.bytes_per_second or _NO_LIMIT,
         "downtime-limit": settings.pause_ms,
@@ -59,29 +62,34 @@ async def arm_move(qmp: Qmp, settings: MoveSettings) -> None:
 async def begin_waiting(guest: Guest, settings: MoveSettings) -> None:
     """The target listens; QEMU makes the socket in the guest's run folder, the one place where it may."""
     qmp = guest.monitor()
-    guest.paths.incoming.unlink(missing_ok=True)
+    guest.paths.move_socket("incoming").unlink(missing_ok=True)
     await arm_move(qmp, settings)
-    await qmp.execute("migrate-incoming", uri=f"unix:{guest.paths.incoming}", **{"exit-on-error": False})
+    await qmp.execute("migrate-incoming", uri=f"unix:{guest.paths.move_socket('incoming')}", **{"exit-on-error": False})
 
 
-async def begin_sending(guest: Guest, to: str, user: int, settings: MoveSettings) -> None:
-    """The source sends. Its QEMU may enter no folder but its own, so the socket gets a second name there."""
-    qmp, name = guest.monitor(), guest.record.plan.name
-    guest.paths.outgoing.unlink(missing_ok=True)
+def link_socket(guest: Guest, to: str, link: Path, user: int) -> None:
+    """The source's QEMU may enter no folder but its own, so a socket that it sends to gets a second name there."""
+    name = guest.record.plan.name
+    link.unlink(missing_ok=True)
     try:
-        os.link(to, guest.paths.outgoing)
-        os.chown(guest.paths.outgoing, -1, user)
-        guest.paths.outgoing.chmod(0o770)
+        os.link(to, link)
+        os.chown(link, -1, user)
+        link.chmod(0o770)
     except OSError as problem:
         raise DriverFailed(
             f"guest {name}: {to} can't be sent to: {problem.strerror}",
             hint="it must be a unix socket on the file system of the node's run folder",
             details={"step": "send"},
         ) from problem
+
+
+async def begin_sending(guest: Guest, settings: MoveSettings) -> None:
+    """The source sends its memory."""
+    qmp = guest.monitor()
     await arm_move(qmp, settings)
     if settings.mode == "stop-and-copy":
         await qmp.execute("stop")
-    await qmp.execute("migrate", uri=f"unix:{guest.paths.outgoing}")
+    await qmp.execute("migrate", uri=f"unix:{guest.paths.move_socket('outgoing')}")
 
 
 async def limit_move(qmp: Qmp, *, bytes_per_second: int | None, pause_ms: int | None) -> None:
@@ -109,7 +117,11 @@ async def inspect_move(guest: Guest) -> MoveFacts:
     if move.taken:
         return MoveFacts(move.key, move.role, "taken over")
     try:
-        return describe_move(move, await guest.monitor().execute("query-migrate"))
+        qmp = guest.monitor()
+        if move.role == "source" and not move.sending:
+            return describe_copies(move, await inspect_copies(qmp))
+        told = await qmp.execute("query-migrate")
+        return describe_move(move, told, (await qmp.execute("query-status"))["status"])
     except Unavailable:
         await guest.settle()
         if guest.running:
@@ -117,9 +129,12 @@ async def inspect_move(guest: Guest) -> MoveFacts:
         return await inspect_move(guest)
 
 
-def describe_move(move: MoveRecord, told: dict[str, Any]) -> MoveFacts:
-    """Pure. QEMU's answer to query-migrate in our words."""
+def describe_move(move: MoveRecord, told: dict[str, Any], run_state: str) -> MoveFacts:
+    """Pure. QEMU's answer to query-migrate in our words. It may speak of a move before: a machine that was moved here is
+    ``completed`` too, but only one that another goes on for is in the state after it."""
     status, memory = str(told.get("status", "none")), told.get("ram", {})
+    if move.role == "source" and status == "completed" and run_state != HANDED_OVER:
+        status = "none"
     page = int(memory.get("page-size", 4096))
     return MoveFacts(
         key=move.key,
@@ -137,6 +152,21 @@ def describe_move(move: MoveRecord, told: dict[str, Any]) -> MoveFacts:
     )
 
 
+async def inspect_copies(qmp: Qmp) -> dict[str, dict[str, Any]]:
+    """QEMU's jobs that copy disks, by name."""
+    return {job["id"]: job for job in await qmp.execute("query-jobs") if job["id"].startswith(COPY)}
+
+
+def describe_copies(move: MoveRecord, jobs: dict[str, dict[str, Any]]) -> MoveFacts:
+    """Pure. A move whose memory waits for its disks. Fewer jobs than disks: whoever began them didn't come to the end."""
+    errors = [str(job["error"]) for job in jobs.values() if "error" in job]
+    whole = len(jobs) == len(move.settings.copied_disks)
+    done, total = (sum(int(job[f"{part}-progress"]) for job in jobs.values()) for part in ("current", "total"))
+    phase: MovePhase = "failed" if errors else "moving" if whole else "waiting"
+    message = errors[0] if errors else None
+    return MoveFacts(move.key, move.role, phase, message, done, max(0, total - done), total)
+
+
 async def end_sending(guest: Guest) -> MovePhase:
     """Break the source's move off, unless it is through: ``failed``, ``waiting`` or ``handed over``. Raises DriverFailed."""
     qmp, deadline = guest.monitor(), guest.clock.elapsed() + CANCEL_SECONDS
@@ -148,7 +178,7 @@ async def end_sending(guest: Guest) -> MovePhase:
         if status != "cancelling":
             await qmp.execute("migrate_cancel")
         await guest.clock.sleep(0.01)
-    return _SOURCE.get(status, "failed")
+    return (await inspect_move(guest)).phase
 
 
 async def run_on(guest: Guest) -> None:

@@ -6,17 +6,26 @@ stands in the record before it is done, so the next driver knows what may have h
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.migration import MoveEvent, MoveFacts, MoveSettings, MovingGuest
+from weft.contracts.migration import MoveEvent, MoveFacts, MoveSettings, MoveSockets, MovingGuest
 from weft.contracts.runtime import GuestFacts, GuestPlan
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.adjust import inspect_frame, plug_cpus
 from weft.drivers.runtime.qemu.confine import choose_user
+from weft.drivers.runtime.qemu.copying import (
+    begin_copies,
+    check_copied,
+    drop_copies,
+    lead_copies,
+    offer_disks,
+    withdraw_disks,
+)
 from weft.drivers.runtime.qemu.frame import Frame, describe_present
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
@@ -29,6 +38,7 @@ from weft.drivers.runtime.qemu.migration import (
     end_sending,
     inspect_move,
     limit_move,
+    link_socket,
     run_on,
 )
 from weft.drivers.runtime.qemu.processes import host_boot_id
@@ -59,14 +69,15 @@ class QemuMoves:
                 machine=msgspec.to_builtins(frame),
             )
 
-    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> str:
+    async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> MoveSockets:
         facts = await self._working()
         check_same(plan, guest.plan)
+        check_copied(plan, settings)
         _check_machine(plan, guest, facts)
         async with self._guests.lock(plan.id):
             found = await self._guests.settled(plan.id)
             if found is not None and await self._waits(found, key):
-                return str(found.paths.incoming)
+                return _sockets(found, settings)
             record = GuestRecord(
                 plan=plan,
                 accelerator=facts.accelerator,
@@ -82,7 +93,8 @@ class QemuMoves:
                 await launch_guest(waiting, facts, self._cgroups, incoming=True)
                 assert record.frame is not None
                 await plug_cpus(waiting.monitor(), record.frame.vcpus + record.frame.plugged_vcpus)
-                await begin_waiting(waiting, settings)
+                await offer_disks(waiting, settings)
+                await begin_waiting(waiting, settings)  # last: its socket says that all is there
             except BaseException as error:
                 await undo_launch(waiting, self._cgroups, self._clock)
                 await self._guests.forget(plan.id)
@@ -90,7 +102,7 @@ class QemuMoves:
                     raise launch_failed(plan, "ended before it could wait for the guest") from error
                 raise
         self._guests.notify()
-        return str(waiting.paths.incoming)
+        return _sockets(waiting, settings)
 
     async def _waits(self, guest: Guest, key: str) -> bool:
         """Whether this key's target is there. One that failed or was cut off is cleared away. Raises IllegalTransition
@@ -98,7 +110,11 @@ class QemuMoves:
         name, move = guest.record.plan.name, guest.record.move
         if move is not None and move.role == "target" and move.key == key and not move.taken:
             with contextlib.suppress(Unavailable):
-                if guest.running and (await inspect_move(guest)).phase != "failed" and guest.paths.incoming.exists():
+                if (
+                    guest.running
+                    and (await inspect_move(guest)).phase != "failed"
+                    and guest.paths.move_socket("incoming").exists()
+                ):
                     return True
         elif guest.running or guest.record.memory != "none" or (guest.in_move and move and move.role == "target"):
             raise IllegalTransition(
@@ -108,7 +124,7 @@ class QemuMoves:
         await self._guests.forget(guest.record.plan.id)
         return False
 
-    async def send(self, guest_id: str, key: str, to: str, settings: MoveSettings) -> None:
+    async def send(self, guest_id: str, key: str, to: MoveSockets, settings: MoveSettings) -> None:
         facts = await self._working()
         async with self._guests.lock(guest_id):
             guest = await self._running(guest_id)
@@ -116,15 +132,25 @@ class QemuMoves:
             if guest.in_move:
                 self._move(guest, key, "source")
                 if (await inspect_move(guest)).phase not in ("waiting", "failed"):
+                    if settings.copied_disks and (guest.beside is None or guest.beside.done()):
+                        guest.keep(lead_copies(guest, settings))
                     return
             assert record.frame is not None
             check_mode(record.plan, await inspect_frame(guest.monitor(), record.frame), facts.accelerator, settings)
-            record.move = MoveRecord(key, "source", settings)
+            record.move = MoveRecord(key, "source", settings, sending=not settings.copied_disks)
             await guest.save_record()
             try:
-                await begin_sending(guest, to, choose_user(guest_id, facts.users), settings)
+                user = choose_user(guest_id, facts.users)
+                link_socket(guest, to.memory, guest.paths.move_socket("outgoing"), user)
+                if settings.copied_disks:
+                    link_socket(guest, to.disks, guest.paths.move_socket("outgoing-disks"), user)
+                    await begin_copies(guest, settings)
+                    guest.keep(lead_copies(guest, settings))
+                else:
+                    await begin_sending(guest, settings)
             except BaseException:
                 with contextlib.suppress(Unavailable):
+                    await drop_copies(guest)
                     await run_on(guest)
                 record.move = None
                 await guest.save_record()
@@ -157,6 +183,9 @@ class QemuMoves:
             if record.move is None:
                 return guest.facts()
             move = self._move(guest, key, "source")
+            if guest.beside is not None:
+                guest.beside.cancel()
+                await asyncio.wait([guest.beside])
             away = move.left or not guest.running or await end_sending(guest) == "handed over"
             if away and not never_ran:
                 raise IllegalTransition(
@@ -164,6 +193,7 @@ class QemuMoves:
                     hint="only the target's word that it never ran there brings it back: give it up there first",
                 )
             if guest.running:
+                await drop_copies(guest)
                 await run_on(guest)
             record.move = None
             await guest.save_record()
@@ -178,6 +208,7 @@ class QemuMoves:
             if not move.taken:
                 if (phase := (await inspect_move(guest)).phase) != "arrived":
                     raise IllegalTransition(f"guest {record.plan.name} has not arrived here: its move is {phase}")
+                await withdraw_disks(guest, move.settings)
                 record.move = msgspec.structs.replace(move, taken=True)
                 await guest.save_record()
             if guest.running:
@@ -230,6 +261,13 @@ class QemuMoves:
         if move is None or move.key != key or (role is not None and move.role != role):
             raise IllegalTransition(f"guest {name} is in no such move here", details={"move": key})
         return move
+
+
+def _sockets(guest: Guest, settings: MoveSettings) -> MoveSockets:
+    return MoveSockets(
+        str(guest.paths.move_socket("incoming")),
+        str(guest.paths.move_socket("incoming-disks")) if settings.copied_disks else "",
+    )
 
 
 def _check_machine(plan: GuestPlan, guest: MovingGuest, facts: Facts) -> None:

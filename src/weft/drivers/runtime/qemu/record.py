@@ -28,12 +28,13 @@ class GuestEnd(msgspec.Struct, frozen=True):
 
 
 class MoveRecord(msgspec.Struct, frozen=True):
-    """A move that this side has part in, or had. Each mark is on disk before the step that makes it true: ``taken``: the
-    target may have run; ``left``: the source was told to go."""
+    """A move that this side has part in, or had. Each mark is on disk before the step that makes it true: ``sending``: the
+    source's memory may be on its way; ``taken``: the target may have run; ``left``: the source was told to go."""
 
     key: str
     role: Literal["source", "target"]
     settings: MoveSettings
+    sending: bool = False
     taken: bool = False
     left: bool = False
 

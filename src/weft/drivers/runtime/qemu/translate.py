@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -94,15 +94,10 @@ class GuestPaths(msgspec.Struct, frozen=True):
     def screen(self) -> Path:
         return self.run / "vnc"
 
-    @property
-    def incoming(self) -> Path:
-        """Where QEMU itself waits for a guest that moves here."""
-        return self.run / "incoming"
-
-    @property
-    def outgoing(self) -> Path:
-        """The socket that a guest moves to, under a name that its QEMU may reach."""
-        return self.run / "outgoing"
+    def move_socket(self, name: Literal["incoming", "incoming-disks", "outgoing", "outgoing-disks"]) -> Path:
+        """Where QEMU itself waits for a guest that moves here, or for its disks; and, under a name that the source's QEMU
+        may reach, what it sends to."""
+        return self.run / name
 
     @property
     def pid(self) -> Path:

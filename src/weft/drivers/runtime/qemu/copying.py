@@ -1,0 +1,153 @@
+"""Disks on their way with a guest whose nodes share none: written to both sides from when the copies are whole until the
+guest stands still, so that the target's are the source's at the moment of the switch.
+
+Speaks to the monitors of both ends: the target exports its empty disks, the source mirrors to them and holds the move at
+its switchover until every copy is closed. What has come to pass is read from QEMU's jobs, so any driver can go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import msgspec
+
+from weft.contracts.migration import MoveSettings
+from weft.contracts.runtime import GuestPlan
+from weft.drivers.runtime.qemu.devices import disk_node
+from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.migration import COPY, begin_sending, inspect_copies, run_on
+from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
+from weft.objects.errors import DriverFailed, InvalidInput
+
+CLOSE_SECONDS = 30.0
+LOOK_SECONDS = 0.1  # besides QEMU's events
+
+
+def check_copied(plan: GuestPlan, settings: MoveSettings) -> None:
+    """Pure. Raises InvalidInput for a disk to copy that the guest hasn't, or can't write."""
+    able = {disk.serial for disk in plan.disks if not disk.read_only}
+    for serial in settings.copied_disks:
+        if serial not in able:
+            raise InvalidInput(
+                f"guest {plan.name}: there is no disk {serial} to copy",
+                field="copied_disks",
+                hint=f"it has {sorted(able)}",
+            )
+
+
+async def offer_disks(guest: Guest, settings: MoveSettings) -> None:
+    """The target lets the source write its disks, through a socket in the guest's run folder."""
+    if not settings.copied_disks:
+        return
+    qmp = guest.monitor()
+    guest.paths.move_socket("incoming-disks").unlink(missing_ok=True)
+    await qmp.execute(
+        "nbd-server-start", addr={"type": "unix", "data": {"path": str(guest.paths.move_socket("incoming-disks"))}}
+    )
+    for serial in settings.copied_disks:
+        node: dict[str, Any] = {"id": f"{COPY}{serial}", "node-name": disk_node(serial)}
+        await qmp.execute("block-export-add", type="nbd", name=serial, writable=True, **node)
+
+
+async def withdraw_disks(guest: Guest, settings: MoveSettings) -> None:
+    """From here on the target's disks are its own."""
+    if settings.copied_disks:
+        with contextlib.suppress(QmpError):  # it has been
+            await guest.monitor().execute("nbd-server-stop")
+
+
+async def begin_copies(guest: Guest, settings: MoveSettings) -> None:
+    """The source begins to copy; a clone's base is at the target already."""
+    qmp, bases = guest.monitor(), {disk.serial: disk.base for disk in guest.record.plan.disks}
+    await drop_copies(guest)
+    for serial in settings.copied_disks:
+        name = COPY + serial
+        server = {"type": "unix", "path": str(guest.paths.move_socket("outgoing-disks"))}
+        node: dict[str, Any] = {"node-name": name, "driver": "nbd", "server": server, "export": serial}
+        await qmp.execute("blockdev-add", discard="unmap", **node)
+        how: dict[str, Any] = {"job-id": name, "copy-mode": "write-blocking", "auto-dismiss": False}
+        sync = "top" if bases[serial] else "full"
+        await qmp.execute("blockdev-mirror", device=disk_node(serial), target=name, sync=sync, **how)
+
+
+async def lead_copies(guest: Guest, settings: MoveSettings) -> None:
+    """Memory follows once all copies are whole, and the switch once they are closed. Returns when the move is through or
+    broken; a guest that stood still for it then runs on."""
+    if not settings.copied_disks:
+        return
+    qmp = guest.monitor()
+    with guest.watched() as events:
+        while not guest.ended.is_set():
+            jobs, status, move = await inspect_copies(qmp), "none", guest.record.move
+            if move is not None and move.sending:  # before, its answer is of an earlier move
+                status = (await qmp.execute("query-migrate")).get("status", "none")
+            broken = any("error" in job for job in jobs.values())
+            if broken and status in ("setup", "active", "pre-switchover"):
+                await qmp.execute("migrate_cancel")
+            elif status == "pre-switchover":
+                if await _close_copies(guest, qmp):
+                    await qmp.execute("migrate-continue", state="pre-switchover")
+                    return
+                await qmp.execute("migrate_cancel")
+            elif status == "none" and broken:
+                return
+            elif status == "none" and move is not None and _are_whole(jobs, settings):
+                guest.record.move = msgspec.structs.replace(move, sending=True)
+                await guest.save_record()
+                try:
+                    await begin_sending(guest, settings)
+                except QmpError:
+                    await drop_copies(guest)
+                    await run_on(guest)
+                    return
+            elif status in ("failed", "cancelled", "completed"):
+                await drop_copies(guest)
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(events.get(), LOOK_SECONDS)
+
+
+def _are_whole(jobs: dict[str, dict[str, Any]], settings: MoveSettings) -> bool:
+    return len(jobs) == len(settings.copied_disks) and all(job["status"] == "ready" for job in jobs.values())
+
+
+async def _close_copies(guest: Guest, qmp: Qmp) -> bool:
+    """End the mirrors where they stand, with the guest standing still; False if one has failed."""
+    for name in await inspect_copies(qmp):
+        await qmp.execute("block-job-cancel", device=name)  # of a mirror that is ready: keep what is there
+    jobs = await _await_concluded(guest, qmp)
+    if any("error" in job for job in jobs.values()):
+        return False
+    await _dismiss(qmp, list(jobs))
+    return True
+
+
+async def drop_copies(guest: Guest) -> None:
+    """Nothing of any copying is left at the source."""
+    qmp = guest.monitor()
+    for name in await inspect_copies(qmp):
+        with contextlib.suppress(QmpError):
+            await qmp.execute("block-job-cancel", device=name, force=True)
+    await _dismiss(qmp, list(await _await_concluded(guest, qmp)))
+
+
+async def _await_concluded(guest: Guest, qmp: Qmp) -> dict[str, dict[str, Any]]:
+    deadline = guest.clock.elapsed() + CLOSE_SECONDS
+    while any(job["status"] != "concluded" for job in (await inspect_copies(qmp)).values()):
+        if guest.clock.elapsed() > deadline:
+            raise DriverFailed(
+                f"guest {guest.record.plan.name}: the copy of a disk doesn't end", details={"step": "copy"}
+            )
+        await guest.clock.sleep(0.002)
+    return await inspect_copies(qmp)
+
+
+async def _dismiss(qmp: Qmp, names: list[str]) -> None:
+    for name in names:
+        await qmp.execute("job-dismiss", id=name)
+    nodes = {node["node-name"] for node in await qmp.execute("query-named-block-nodes", flat=True)}
+    for name in nodes:
+        if name.startswith(COPY):
+            await qmp.execute("blockdev-del", **{"node-name": name})
