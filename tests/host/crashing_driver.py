@@ -1,6 +1,7 @@
 """A process that drives one guest and dies by SIGKILL right before its n-th effect on the world: a crash at every step.
 
 ``python crashing_driver.py HOST PLAN VERB STEP [TRACE]`` with HOST and PLAN as JSON. Exit 0: VERB was done before STEP.
+VERB may be a step of the move ``crash``: ``take-over``, or ``send:SOCKET``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.host import Host
+from weft.contracts.migration import MoveSettings, MoveSockets
 from weft.contracts.runtime import GuestPlan
 from weft.drivers.runtime.qemu import guest, launch, memory, qmp
 from weft.drivers.runtime.qemu.driver import QemuDriver
@@ -69,7 +71,16 @@ async def main() -> None:
     await driver.probe()
     await driver.recover()
     armed = True
-    await (driver.suspend(plan.id) if VERB == "suspend" else driver.start(plan))
+    verb, _, socket = VERB.partition(":")
+    match verb:
+        case "suspend":
+            await driver.suspend(plan.id)
+        case "take-over":
+            await driver.moves.take_over(plan.id, "crash")
+        case "send":
+            await driver.moves.send(plan.id, "crash", MoveSockets(socket), MoveSettings())
+        case _:
+            await driver.start(plan)
     armed = False
     await driver.close()
 

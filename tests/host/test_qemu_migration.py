@@ -11,13 +11,14 @@ from pathlib import Path
 import msgspec
 import pytest
 from guest_lab import GuestLab, make_disk
+from test_qemu_crashes import MOST_STEPS, crash
 
 from weft.contracts.migration import MoveSettings
 from weft.contracts.runtime import GuestPlan
 
 pytest.register_assert_rewrite("tests.conformance.runtime_contract", "tests.conformance.runtime_moves")
 
-from tests.conformance.runtime_contract import run
+from tests.conformance.runtime_contract import ready, run
 from tests.conformance.runtime_moves import MovePromises, Mover, come_to, move
 
 pytestmark = pytest.mark.host
@@ -84,6 +85,50 @@ class TestQemuMoves(MovePromises):
         assert checked.returncode == 0, checked
         await there.remove(plan.id)
         lab.plan("mover")  # makes the disk anew
+
+    async def test_a_driver_killed_at_any_step_of_the_hand_over_leaves_one_guest_and_the_next_finishes_it(
+        self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan
+    ) -> None:
+        boot_id, settings = (await ready(here, plan)).boot_id, MoveSettings()
+        await here.close()
+        await there.close()
+        source_lab, target_lab = lab, other_lab
+        for verb in ("send", "take-over"):
+            for step in range(1, MOST_STEPS):
+                source, target = await self.heir(source_lab), await self.heir(target_lab)
+                machine = await source.moves.describe(plan.id)
+                sockets = await target.moves.expect(plan, machine, "crash", settings)
+                crashed = False
+                if verb == "send":
+                    await source.close()
+                    crashed = await crash(source_lab, plan, f"send:{sockets.memory}", step)
+                    source = await self.heir(source_lab)
+                    assert (await source.inspect(plan.id)).state in ("running", "paused"), step
+                await source.moves.send(plan.id, "crash", sockets, settings)
+                assert (await come_to(source, plan, "crash", "handed over", "failed")).phase == "handed over", step
+                await come_to(target, plan, "crash", "arrived")
+                if verb == "take-over":
+                    await target.close()
+                    crashed = await crash(target_lab, plan, verb, step)
+                    target = await self.heir(target_lab)
+                    assert (await target.inspect(plan.id)).state in ("starting", "running"), step
+                await target.moves.take_over(plan.id, "crash")
+                await source.moves.leave(plan.id, "crash")
+                await source.remove(plan.id)
+                assert source_lab.leftovers(plan.id) == []
+                assert (await ready(target, plan)).boot_id == boot_id, (verb, step)
+                await self.look(target, plan)
+                await source.close()
+                await target.close()
+                source_lab, target_lab = target_lab, source_lab
+                if not crashed:
+                    break
+            else:
+                raise AssertionError(f"{verb} never came to its end")
+        last = await self.heir(source_lab)
+        await last.stop(plan.id, grace_seconds=0)
+        await last.remove(plan.id)
+        await last.close()
 
     async def test_called_off_or_cut_off_while_its_disk_is_copied_it_stays(
         self, here: Mover, there: Mover, other_lab: GuestLab, plan: GuestPlan
