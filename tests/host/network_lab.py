@@ -185,7 +185,7 @@ class Node:
         return self.shell(r"""
             look() {
                 ip -j -d addr show | sed -E 's/"(gc_timer|hello_timer|tcn_timer)":[0-9.]+,?//g'
-                ip -j route show; bridge -j fdb show; nft -a list ruleset; cat /proc/sys/net/ipv4/ip_forward
+                ip -j route show; bridge -j fdb show; nft -s -a list ruleset; cat /proc/sys/net/ipv4/ip_forward
             }
             look
             for name in $(ls /run/netns); do
