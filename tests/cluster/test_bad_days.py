@@ -189,3 +189,7 @@ def test_amnesia_an_older_and_then_an_empty_store_kill_no_guest(cluster: Cluster
     # What the store forgot can be asked for again: the running guest is adopted, not started a second time.
     cluster.ok("vm", "create", "newer", "--image", "tiny", "--memory", "128M")
     assert (boot_id(cluster, "newer"), one_guest(cluster, "newer")) == (newer_boot, newer_pid)
+
+    # Made again in an empty store the network is another one of that name; for the tests that follow hello moves into it.
+    cluster.ok("vm", "delete", "hello", "--yes")
+    cluster.ok("vm", "create", "hello", "--image", "tiny", "--memory", "128M")
