@@ -153,8 +153,9 @@ def fold_current(wished: Wished, places: Sequence[Place], now: float) -> Conditi
     behind = [change for change in changes if change.mode != "live"]
     trouble = place.report.state == "running" and place.report.reason
     condition = Condition("Current", "True", "Current", "", now, wished.generation)
-    if len(behind) < len(changes) and wished.placed is not None and wished.placed.reason != "Placed":
-        return replace(condition, status="False", reason=wished.placed.reason, message=wished.placed.message)
+    said = wished.placed  # by the scheduler; what it said of an older wish is no answer to this one
+    if len(behind) < len(changes) and said and said.reason != "Placed" and said.generation >= wished.generation:
+        return replace(condition, status="False", reason=said.reason, message=said.message)
     if trouble and place.report.reason not in ("changing", "paused"):
         return replace(condition, status="False", reason=place.report.reason, message=place.report.message)
     if len(behind) < len(changes) or (place.report.has is not None and place.report.fitted < place.generation):

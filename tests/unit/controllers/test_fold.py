@@ -170,10 +170,12 @@ def test_of_two_places_the_newer_one_counts() -> None:
 ROOM = {"cpu": 4, "memory": 2**40}
 
 
-def current(want: VmSpec, *, placed: str = "Placed", generation: int = 0, **report: object) -> tuple[str, str]:
+def current(
+    want: VmSpec, *, placed: str = "Placed", said: int = 3, generation: int = 0, **report: object
+) -> tuple[str, str]:
     has = place(**report)  # type: ignore[arg-type]
     has = msgspec.structs.replace(has, generation=generation)
-    told = fold_current(wished(want, placed=Condition("Placed", "True", placed, "why")), [has], 1.0)
+    told = fold_current(wished(want, placed=Condition("Placed", "True", placed, "why", 0.0, said)), [has], 1.0)
     assert told is not None
     return told.status, told.reason
 
@@ -185,6 +187,7 @@ def test_a_vm_says_whether_it_has_what_it_asks_for_and_what_keeps_it_from_that()
     assert current(same, room=ROOM) == ("True", "Current")
     assert current(more, room=ROOM) == ("False", "Changing")
     assert current(more, room=ROOM, placed="insufficientResources") == ("False", "insufficientResources")
+    assert current(more, room=ROOM, placed="insufficientResources", said=2) == ("False", "Changing")  # of an older wish
     assert current(same, room=ROOM, generation=2, has=Resources(), fitted=1) == ("False", "Changing")
     assert current(same, room=ROOM, generation=2, has=Resources(), reason="guestHolds") == ("False", "guestHolds")
     assert current(other, room=ROOM) == ("False", "RestartNeeded")
