@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -21,8 +22,15 @@ def soon(cluster: Cluster, vm: str, test: str) -> None:
     inside(cluster, vm, f"for n in $(seq 100); do {test} && exit 0; sleep 0.1; done; exit 1")
 
 
-def conditions(cluster: Cluster, vm: str) -> dict[str, tuple[str, str]]:
-    return {c["type"]: (c["status"], c["reason"]) for c in cluster.vm(vm)["conditions"]}
+def until_current(cluster: Cluster, vm: str, status: str, reason: str) -> None:
+    """Wait until the condition says this: between a wish and its answer it says Changing."""
+    deadline = time.monotonic() + 20
+    while True:
+        said = {c["type"]: (c["status"], c["reason"]) for c in cluster.vm(vm)["conditions"]}
+        if said["Current"] == (status, reason):
+            return
+        assert time.monotonic() < deadline, said
+        time.sleep(0.2)
 
 
 def test_a_running_guest_gets_cpus_memory_volumes_and_nics_and_its_wishes_say_what_they_take(
@@ -61,7 +69,7 @@ def test_a_running_guest_gets_cpus_memory_volumes_and_nics_and_its_wishes_say_wh
 def test_what_needs_a_restart_waits_for_it_and_what_has_no_room_says_so_by_name(cluster: Cluster, gone: Gone) -> None:
     cluster.ok("vm", "create", gone("waiter"), "--image", "tiny", "--memory", "128M", "--node", "n3")
     cluster.ok("vm", "set", "waiter", "--machine", "microvm")
-    assert conditions(cluster, "waiter")["Current"] == ("False", "RestartNeeded")
+    until_current(cluster, "waiter", "False", "RestartNeeded")
     assert "machine q35 → microvm" in cluster.ok("describe", "vm", "waiter")
     cluster.ok("vm", "set", "waiter", "--machine", "q35")
 
@@ -70,7 +78,7 @@ def test_what_needs_a_restart_waits_for_it_and_what_has_no_room_says_so_by_name(
     room = cluster.vm("waiter")["status"]["room"]
     said = cluster.fails(6, "vm", "set", "waiter", "--memory", str(room["memory"]), "--cpu", str(room["cpu"]))
     assert "insufficientResources" in said or "more memory wanted" in said
-    assert conditions(cluster, "waiter")["Current"] == ("False", "insufficientResources")
+    until_current(cluster, "waiter", "False", "insufficientResources")
     assert inside(cluster, "waiter", "nproc") == "1"
     cluster.ok("vm", "set", "waiter", "--memory", "160M", "--cpu", "1")
-    assert conditions(cluster, "waiter")["Current"][0] == "True"
+    until_current(cluster, "waiter", "True", "Current")
