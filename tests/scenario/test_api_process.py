@@ -36,10 +36,14 @@ class DoorsProcess:
         argv = ["doors", "--state", str(self.state), "--context", str(self.state / "context.json")]
         argv += self.options
         argv += ["--listen", f"127.0.0.1:{self.port}", "--listen", f"127.0.0.2:{self.port}"]
-        self.processes.append(
-            subprocess.Popen([*under, sys.executable, "-c", COMMAND, *argv], stderr=subprocess.PIPE, text=True)
-        )
-        return self.processes[-1]
+        log = self.state.with_name(f"{self.state.name}-{len(self.processes)}.log")
+        with log.open(
+            "w"
+        ) as stderr:  # a file takes all that is logged; a pipe that nobody reads holds the doors up when it is full
+            process = subprocess.Popen([*under, sys.executable, "-c", COMMAND, *argv], stderr=stderr, text=True)
+        process.stderr = log.open()
+        self.processes.append(process)
+        return process
 
     def connect(self) -> Client:
         """A client of the started doors, once they answer."""
@@ -50,6 +54,13 @@ class DoorsProcess:
         client = Client(find_context(str(context)), patience_seconds=30)
         client.http.request("GET", "/v1/healthz")
         return client
+
+
+def told_by(process: subprocess.Popen[str]) -> str:
+    """All that it said, once it has ended."""
+    process.wait(20)
+    assert process.stderr is not None
+    return process.stderr.read()
 
 
 @pytest.fixture
@@ -85,7 +96,7 @@ def test_the_doors_end_cleanly_when_asked_with_a_watch_open(doors: DoorsProcess)
     assert next(events).type == "put"
     process.send_signal(signal.SIGTERM)
     assert list(events) == []
-    _, told = process.communicate(timeout=20)
+    told = told_by(process)
     assert (process.returncode, "Traceback" in told) == (0, False)
     assert not (doors.state / "store.sock").exists()
     client.close()
@@ -95,11 +106,11 @@ def test_a_second_start_on_the_same_port_or_state_says_so(doors: DoorsProcess) -
     doors.start()
     client = doors.connect()
     again = doors.start()
-    _, told = again.communicate(timeout=20)
+    told = told_by(again)
     assert again.returncode == 1 and "can't listen at 127.0.0.1" in told and "Traceback" not in told
     doors.port += 1 if doors.port < 65535 else -1
     third = doors.start()
-    _, told = third.communicate(timeout=20)
+    told = told_by(third)
     assert third.returncode == 1 and "Traceback" not in told and told.strip()
     with pytest.raises(NotFound):
         client.get("vm", "web")  # the first one goes on
