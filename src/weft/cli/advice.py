@@ -62,8 +62,8 @@ def tell_placement(report: Object, width: int | None, paint: Paint) -> str:
     """How full the fabric is, node by node, what waits, and how it was decided."""
     status = report["status"]
     lines = [
-        f"{status['placed']} placed on {status['node_count']} nodes; strategy {status['strategy']}; "
-        f"of those that take more, {status['usable']}, differing by ±{status['imbalance']:.1f} points:"
+        f"{status['placed']} placed on {status['node_count']} nodes by strategy {status['strategy']}; "
+        f"{status['usable']} of the nodes take more, and differ by ±{status['imbalance']:.1f} points:"
     ]
     totals = [
         [

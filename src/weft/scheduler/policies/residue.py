@@ -85,7 +85,7 @@ def read_sorts(sorts: Sequence[Sort]) -> Sorts:
 
 
 def or_alike(outlook: Outlook, table: Table, request: Request) -> Outlook:
-    """The outlook; while nothing is known, or nothing of GPUs that are asked for now, that more of the same will come."""
+    """The outlook. Where it knows nothing, or of no one who wants GPUs as this request does: more requests like this one."""
     if any(sort.gpus is not None for sort in outlook.sorts) or (outlook.sorts and request.gpus is None):
         return outlook
     cpu, memory, disk = (max(1, int(amount)) for amount in table.capacity.max(axis=1))
