@@ -17,7 +17,7 @@ from weft.scheduler.cycle import Engine
 from weft.scheduler.joint import exact
 from weft.scheduler.joint.repack import Placed, repack
 from weft.scheduler.joint.search import Problem
-from weft.scheduler.snapshot import NodeFacts, Snapshot
+from weft.scheduler.table.snapshot import NodeFacts, Snapshot
 
 SEEDS = range(1, 21)
 VMS, NODES = 200, 60

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from weft.contracts.policy import GpuAsk, Request
 from weft.language.parse import read_expression
-from weft.scheduler.snapshot import Gpu, NodeFacts
+from weft.scheduler.table.snapshot import Gpu, NodeFacts
 
 GIB = 1024**3
 WEIGHTS = (0.4, 0.4, 0.2)

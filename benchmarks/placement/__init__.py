@@ -7,6 +7,7 @@ warm and cold starts) has one; peers that can't be had are left out, with the re
 from __future__ import annotations
 
 import csv
+import gc
 import os
 import random
 import statistics
@@ -20,10 +21,11 @@ from pathlib import Path
 from benchmarks.fabric_server import WEFT
 from benchmarks.measurement import ROOT, Figure, Measurement
 from benchmarks.placement import peers
-from benchmarks.placement.load import make_requests, make_snapshot
+from benchmarks.placement.load import make_requests, make_snapshot, make_wishes
 from weft.contracts.policy import Request
+from weft.launch.entry import SELDOM
 from weft.scheduler.cycle import Engine
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.snapshot import Snapshot
 
 RUNS = 3
 FRESH = 20_000
@@ -67,6 +69,8 @@ def measure_fresh() -> tuple[list[Figure], float]:
     requests = make_requests(FRESH)
     seconds = median([decide_all(make_snapshot(1_000), requests) for _ in range(RUNS)])
     rate = FRESH / seconds
+    wishes = make_wishes(FRESH)
+    wishing = FRESH / median([decide_all(make_snapshot(1_000), wishes) for _ in range(RUNS)])
     ours = make_requests(5_000)
     took = decide_each(make_snapshot(10_000), ours)
     p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
@@ -77,6 +81,12 @@ def measure_fresh() -> tuple[list[Figure], float]:
             f"{rate:,.0f}/s ({1e6 / rate:.0f} µs)",
             goal="≥ 20,000/s",
             kept=rate >= 20_000,
+        ),
+        Figure(
+            f"1,000 nodes, {FRESH:,} requests all different, with all kinds of wishes mixed",
+            f"{wishing:,.0f}/s ({1e6 / wishing:.0f} µs)",
+            goal="≥ 20,000/s",
+            kept=wishing >= 20_000,
         ),
         Figure(
             "10,000 nodes, a decision of a class never seen: p50, p99",
@@ -154,7 +164,7 @@ def check_choices() -> Figure:
     """Each choice against a look at every node's score."""
     snapshot = make_snapshot(1_000)
     engine, right = Engine(snapshot), 0
-    requests = make_requests(1_000) + make_requests(500, "best_fit")
+    requests = make_requests(1_000) + make_requests(500, "best_fit") + make_wishes(1_000)
     for number, request in enumerate(requests):
         scores = Engine(snapshot).scores(request, "x")
         best = min(zip(-scores, snapshot.names, strict=True))
@@ -240,6 +250,7 @@ def time_process(words: Sequence[str]) -> float:
 
 
 def measure() -> Measurement:
+    gc.set_threshold(*SELDOM)  # as the processes in which the engine runs
     base = ROOT / ".weft"
     base.mkdir(exist_ok=True)
     fresh, _ = measure_fresh()

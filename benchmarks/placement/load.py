@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 
-from weft.contracts.policy import GpuAsk, Request
+from weft.contracts.policy import GpuAsk, Lean, Request
 from weft.language.parse import read_expression
-from weft.scheduler.facts import Gpu, NodeFacts
-from weft.scheduler.snapshot import Snapshot
+from weft.language.tree import Preference
+from weft.scheduler.affinity import Affinity, read_affinity
+from weft.scheduler.table.facts import Gpu, NodeFacts
+from weft.scheduler.table.snapshot import Snapshot
 
 GIB = 2**30
 CORES = (16, 32, 64, 96, 128)
@@ -30,6 +32,7 @@ def make_snapshot(nodes: int) -> Snapshot:
                 texts={"zone": "abc"[number % 3], "storage": draw.choice(["nvme", "ssd"])},
                 gpus=(Gpu("T4", 16 * GIB),) * 4 if number % 10 == 0 else (),
                 taints=frozenset({"edge"}) if number % 50 == 7 else frozenset(),
+                data=frozenset({"image:a"}) if number % 4 == 0 else frozenset(),
             )
         )
     return snapshot
@@ -60,3 +63,38 @@ def make_requests(count: int, strategy: str = "least_loaded", *, plain: bool = F
             )
         )
     return requests
+
+
+def make_wishes(count: int) -> list[Request]:
+    """Requests no two of which are equal, with all kinds of wishes: a twelfth each wish for a room or a taint, facts, what is
+    free, one preference, two of them and facts, data, a share of a GPU, a group to be apart from or rather apart, near or
+    rather near, and a spread over zones (every other one: if possible). The groups have up to fifty members."""
+    nvme, zone, room = (read_expression(text) for text in ("storage=nvme", "zone in (a,b)", "memory.free>=8GB"))
+    requests = []
+    for number, plain in enumerate(make_requests(count, plain=True)):
+        kind, group = number % 12, f"g{number // 120}"
+        affinity = _read_affinity(kind, group, number // 12 % 2)
+        requests.append(
+            Request(
+                plain.amounts,
+                "q35",
+                plain.strategy,
+                tolerations=("edge",) if kind == 0 else (),
+                constraint={1: nvme, 2: room, 4: zone}.get(kind),
+                preferences=tuple(Preference(tree, 0.5, 0) for tree in {3: [nvme], 4: [nvme, zone]}.get(kind, [])),
+                gpus=GpuAsk(1, 50) if kind == 6 else None,
+                groups=affinity.groups,
+                near=affinity.near,
+                apart=affinity.apart,
+                spread=affinity.spread,
+                leans=(Lean("data", "image:a"),) if kind == 5 else affinity.leans,
+            )
+        )
+    return requests
+
+
+def _read_affinity(kind: int, group: str, turn: int) -> Affinity:
+    soft = f"{group}:preferred"
+    to = {9: [group], 10: [soft]}.get(kind, [])
+    from_ = {7: [group], 8: [soft], 11: [soft]}.get(kind, [])
+    return read_affinity("default", to, from_, [["zone", "zone:preferred"][turn]] if kind == 11 else [])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.measurement import ROOT
 from weft.contracts.policy import Request
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.snapshot import Snapshot
 
 NOVA = ROOT / ".weft" / "nova"
 LOOP = Path(__file__).with_name("nova_loop.py")

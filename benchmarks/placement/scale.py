@@ -89,7 +89,7 @@ async def warm(file: Path, allocations: int) -> float:
     following = asyncio.ensure_future(cache.run())
     await cache.catch_up()
     scheduler = Scheduler(Term(store, cache, _Journal(), clock, "deciders", "bench"))
-    scheduler.notice(whole(cache.view, ("node", "allocation", "vm")))
+    scheduler.intake.notice(whole(cache.view, ("node", "allocation", "vm")))
     took = time.process_time() - begun
     following.cancel()
     await store.close()

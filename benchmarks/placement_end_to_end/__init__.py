@@ -23,7 +23,7 @@ from benchmarks.fabric_server import FabricServer, cpu_seconds, running_server
 from benchmarks.measurement import Figure, Measurement
 from weft.client.tls import make_tls
 from weft.contracts.clock import SystemClock
-from weft.controllers.nodes import LEASE_PREFIX
+from weft.kinds.heartbeat import LEASE_PREFIX
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Condition, Envelope
 from weft.objects.identity import new_uid

@@ -17,11 +17,11 @@ from benchmarks.placement.load import make_requests
 from weft.contracts.policy import Datum, Request
 from weft.kinds.strategy import SERVERLESS_STRATEGY, STRATEGIES
 from weft.scheduler.cycle import Engine
-from weft.scheduler.facts import Gpu, Load, NodeFacts
 from weft.scheduler.own.policies import TIMEOUT_SECONDS, OwnPolicies
 from weft.scheduler.own.template import TEMPLATE
 from weft.scheduler.policies import POLICIES, Policies
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.facts import Gpu, Load, NodeFacts
+from weft.scheduler.table.snapshot import Snapshot
 
 NODES, DECISIONS, GOAL_MS = 10_000, 200, 1.0
 BROKEN = "def score(table, request, occasion):\n    while True:\n        pass\n"

@@ -9,7 +9,7 @@ from benchmarks.measurement import Figure, Measurement
 from weft.contracts.policy import Amounts, GpuAsk, Request
 from weft.scheduler.cycle import Engine
 from weft.scheduler.outlook import Demand
-from weft.scheduler.snapshot import Gpu, NodeFacts, Snapshot
+from weft.scheduler.table.snapshot import Gpu, NodeFacts, Snapshot
 
 SEEDS = range(1, 11)
 ASKED, GOAL = 0.97, 0.95

@@ -22,6 +22,8 @@ CONTROLLER = {
     "health": "scheduler",
     "refit": "scheduler",
     "join": "api",
+    "moves": "scheduler",
+    "moving": "migrations",
     "adoption": "workload",
 }
 
@@ -52,7 +54,7 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
     by_hand.add("/v1/blobs/{sha256}")
     assert by_hand == {
         "/v1/apply", "/v1/blobs/{sha256}", "/v1/events", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
-        "/v1/nodes/{name}:renew", "/v1/nodes/{name}:report",
+        "/v1/usage", "/v1/nodes/{name}:renew", "/v1/nodes/{name}:report",
     }  # fmt: skip
     plurals = "|".join(kind.plural for kind in KINDS)
     derived = re.compile(rf"/v1/(projects/\{{project\}}/)?({plurals})(/\{{name\}})?(:[a-z]+)?")
@@ -65,12 +67,16 @@ def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
 
 
 def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
-    # workload, securitygroups (the rules) and the scheduler write the specs of allocations, which are theirs.
+    # workload, migrations (roles and moves), securitygroups (the rules) and the scheduler write the specs of allocations,
+    # which are theirs; drain those of the Migrations that it makes.
     assert set(find_writes("spec")) == {
         ("api", "admit"),
+        ("controllers", "drain"),
+        ("controllers", "migrations"),
         ("controllers", "securitygroups"),
         ("controllers", "workload"),
         ("scheduler", "bind"),
+        ("scheduler", "moves"),
         ("scheduler", "refit"),
     }
 

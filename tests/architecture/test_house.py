@@ -156,3 +156,10 @@ def test_whoever_catches_everything_says_why_or_raises_it_again() -> None:
             if not again and not reason:
                 silent.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert silent == []
+
+
+def test_no_two_test_modules_have_one_name_where_a_folder_is_no_package() -> None:
+    """Each would keep the other from being collected, and only when both are: a run of one room doesn't show it."""
+    loose = [path for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
+    names = [path.name for path in loose]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []

@@ -103,6 +103,16 @@ class MovePromises:
             assert (await ready(target, plan)).boot_id == before.boot_id
             seen = await self.look(target, plan, after=seen + 1)
 
+    async def test_what_a_guest_does_to_its_memory_is_seen_while_it_runs(
+        self, here: Mover, lab: RuntimeLab, plan: GuestPlan
+    ) -> None:
+        load = await here.moves.sample(plan.id, seconds=0.2)
+        assert 0 < load.memory_bytes <= 2 * plan.memory_bytes
+        assert 0 <= load.written_bytes <= load.memory_bytes and load.dirty_bytes_per_second >= 0
+        assert 0 <= load.changed_share <= 1 <= load.samples
+        with pytest.raises((IllegalTransition, NotFound)):
+            await here.moves.sample(lab.plan("nobody").id)
+
     async def test_called_off_it_stays_where_it_was(
         self, here: Mover, there: Mover, other_lab: RuntimeLab, plan: GuestPlan
     ) -> None:
@@ -148,6 +158,8 @@ class MovePromises:
         await here.remove(plan.id)
         await move(there, here, plan, "home")
         await there.remove(plan.id)
+        await here.moves.cancel(plan.id, "never begun")  # however it came here
+        await ready(here, plan)
 
     async def test_when_the_source_dies_on_the_way_it_starts_again_only_with_the_targets_word(
         self, here: Mover, there: Mover, lab: RuntimeLab, plan: GuestPlan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,3 +28,12 @@ def lab(tiny: Path) -> Iterator[GuestLab]:
         yield lab
     finally:
         lab.close()
+
+
+@pytest.fixture(scope="session")
+def verifier(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The program that keeps writing and notices what was lost: see verifier.c."""
+    program = tmp_path_factory.mktemp("verifier") / "verifier"
+    source = Path(__file__).with_name("verifier.c")
+    subprocess.run(["gcc", "-O2", "-static", "-s", "-o", str(program), str(source)], check=True)
+    return program.read_bytes()

@@ -1,6 +1,8 @@
 """Stands in for a guest's NIC: copies frames between a node's tap and a tap inside the guest's namespace, as QEMU does.
 
 Arguments: node namespace, tap, guest namespace, MAC, name of the NIC. Prints ``ready`` when the guest has it.
+It moves when told by its input: after ``at NODE TAP`` it holds that tap too, after ``stop`` it copies nothing, and after
+``go`` it copies between the new tap and the guest; each is answered by ``ready``.
 """
 
 from __future__ import annotations
@@ -35,11 +37,28 @@ def main(node: str, tap: str, guest: str, mac: str, nic: str) -> None:
     inner = open_tap(nic)
     subprocess.run(["ip", "link", "set", "dev", nic, "address", mac, "up"], check=True)
     print("ready", flush=True)
-    other = {outer: inner, inner: outer}
+    next_outer, ends, orders = outer, [outer, inner], [sys.stdin.fileno()]
     try:
         while True:
-            for end in select.select([outer, inner], [], [])[0]:
-                os.write(other[end], os.read(end, 65536))
+            for end in select.select([*ends, *orders], [], [])[0]:
+                if end in (inner, outer):
+                    if ends:
+                        os.write(inner if end == outer else outer, os.read(end, 65536))
+                    continue
+                words = os.read(end, 4096).decode().split()
+                if not words:
+                    orders = []
+                elif words[0] == "at":
+                    enter(words[1])
+                    next_outer = open_tap(words[2])
+                elif words[0] == "stop":
+                    ends = []
+                else:
+                    os.close(outer)
+                    outer = next_outer
+                    ends = [outer, inner]
+                if words:
+                    print("ready", flush=True)
     except OSError:
         pass  # unplugged
 

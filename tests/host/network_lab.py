@@ -65,7 +65,15 @@ class Guest:
 
     def add_nic(self, tap: str, mac: str, name: str = "eth1") -> None:
         program = [sys.executable, "-S", "-E", HERE / "network_guest.py"]
-        self._lab.start([*program, self._node.namespace, tap, self.namespace, mac, name])
+        command = [*program, self._node.namespace, tap, self.namespace, mac, name]
+        self._copier = self._lab.start(command, stdin=subprocess.PIPE)
+
+    def tell_nic(self, *words: str) -> None:
+        """An order to what copies its newest NIC's frames."""
+        assert self._copier.stdin and self._copier.stdout
+        self._copier.stdin.write(" ".join(words) + "\n")
+        self._copier.stdin.flush()
+        assert self._copier.stdout.readline() == "ready\n"
 
     def lease(self, nic: str = "eth0") -> str:
         """Ask for an address as a guest does, and take it."""
@@ -217,6 +225,18 @@ class Node:
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
         self._ask("ensure_filters", msgspec.to_builtins(filters))
+
+    def switch(self, port: Port, node_address: str) -> None:
+        self._ask("switch", [msgspec.to_builtins(port), node_address])
+
+    def list_flows(self, port: Port) -> list[str]:
+        return msgspec.convert(self._ask("list", msgspec.to_builtins(port))["value"], list[str])
+
+    def seed_flows(self, port: Port, lines: list[str]) -> None:
+        self._ask("seed", [msgspec.to_builtins(port), lines])
+
+    def count_older(self, segment_id: str, address: str) -> int:
+        return int(self._ask("count_older", [segment_id, address])["value"])
 
     async def state(self) -> NetworkState:
         return msgspec.convert(self._ask("state")["value"], NetworkState)

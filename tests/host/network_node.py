@@ -28,6 +28,12 @@ ARGUMENTS: dict[str, Any] = {
     "ensure_forwards": list[Forward],
     "ensure_refused": list[str],
     "ensure_filters": list[Filter],
+    "list": Port,
+}
+SEVERAL: dict[str, Any] = {
+    "switch": (Port, str),
+    "seed": (Port, list[str]),
+    "count_older": (str, str),
 }
 
 
@@ -38,9 +44,12 @@ async def answer(driver: BridgeNetwork, line: str) -> dict[str, Any]:
         done = subprocess.run(["bash", "-c", argument], capture_output=True, text=True)
         return {"value": done.stdout, "problem": done.stderr, "code": done.returncode}
     arguments = [msgspec.convert(argument, ARGUMENTS[method])] if method in ARGUMENTS else []
+    if method in SEVERAL:
+        arguments = [msgspec.convert(one, type) for one, type in zip(argument, SEVERAL[method], strict=True)]
+    verb = getattr(driver.flows if method in ("list", "seed", "count_older") else driver, method)
     start = time.monotonic()
     try:
-        value = await getattr(driver, method)(*arguments)
+        value = verb(*arguments) if method == "switch" else await verb(*arguments)
     except WeftError as problem:
         return {"error": problem.to_dict()}
     return {"value": msgspec.to_builtins(value), "seconds": time.monotonic() - start}

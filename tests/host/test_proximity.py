@@ -20,7 +20,7 @@ from weft.agent.server import Peer, Peers
 from weft.contracts.policy import Request
 from weft.scheduler.cycle import Engine
 from weft.scheduler.nodes import read_node
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.snapshot import Snapshot
 from weft.trust.echo import node_key, pair_key
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from test_qemu_crashes import MOST_STEPS, crash
 
 from weft.contracts.migration import MoveSettings
 from weft.contracts.runtime import GuestPlan
+from weft.transfer.plan import Leeway, reconsider
 
 pytest.register_assert_rewrite("tests.conformance.runtime_contract", "tests.conformance.runtime_moves")
 
@@ -22,6 +24,7 @@ from tests.conformance.runtime_contract import ready, run
 from tests.conformance.runtime_moves import MovePromises, Mover, come_to, move
 
 pytestmark = pytest.mark.host
+MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +39,8 @@ class TestQemuMoves(MovePromises):
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
-    def verifier(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
-        program = tmp_path_factory.mktemp("verifier") / "verifier"
-        source = Path(__file__).with_name("verifier.c")
-        subprocess.run(["gcc", "-O2", "-static", "-s", "-o", str(program), str(source)], check=True)
-        cls.program = program.read_bytes()
+    def with_verifier(cls, verifier: bytes) -> None:
+        cls.program = verifier
 
     program = b""
 
@@ -65,7 +65,7 @@ class TestQemuMoves(MovePromises):
         fill = "dd if=/dev/urandom of=/root/data bs=1M count=16 2>/dev/null; sync; sha256sum /root/data"
         whole = (await run(here, plan.id, "sh", "-c", fill))[0]
         seen = await self.look(here, plan)
-        settings = MoveSettings(copied_disks=("root",), bytes_per_second=64 << 20)
+        settings = MoveSettings("multifd-zstd", streams=2, copied_disks=("root",), bytes_per_second=64 << 20)
         source, target, there_plan = here, there, on_own_disk(other_lab, plan)
         sockets = await target.moves.expect(there_plan, await source.moves.describe(plan.id), "disks-0", settings)
         await source.moves.send(plan.id, "disks-0", sockets, settings)
@@ -130,6 +130,37 @@ class TestQemuMoves(MovePromises):
         await last.remove(plan.id)
         await last.close()
 
+    async def test_a_guest_that_writes_faster_than_the_path_carries_is_slowed_down_and_gets_there(
+        self, here: Mover, there: Mover, plan: GuestPlan
+    ) -> None:
+        seen, leeway = await self.look(here, plan), Leeway(24 * MIB, pause_seconds=0.1)
+        load = await here.moves.sample(plan.id)
+        assert load.dirty_bytes_per_second > leeway.bytes_per_second
+        settings = MoveSettings(bytes_per_second=24 * MIB, pause_ms=100)
+        sockets = await there.moves.expect(plan, await here.moves.describe(plan.id), "slow", settings)
+        await here.moves.send(plan.id, "slow", sockets, settings)
+        left: list[int] = []
+        slowdown = 0.0
+        async with asyncio.timeout(60):
+            while (facts := await here.moves.progress(plan.id, "slow")).phase == "moving":
+                if facts.passes > len(left):
+                    left.append(facts.remaining_bytes)
+                    change = reconsider("plain", left, leeway, slowdown=slowdown)
+                    if change.action != "go on":
+                        assert change.action == "slow down", (change, left)
+                        slowdown = change.slowdown
+                        await here.moves.adjust(plan.id, "slow", slowdown=slowdown)
+                await asyncio.sleep(0.005)
+        assert (await come_to(here, plan, "slow", "handed over", "failed")).phase == "handed over"
+        assert slowdown > 0, left
+        await come_to(there, plan, "slow", "arrived")
+        await there.moves.take_over(plan.id, "slow")
+        await here.moves.leave(plan.id, "slow")
+        await here.remove(plan.id)
+        await self.look(there, plan, after=seen + 1)
+        await move(there, here, plan, "slow-home")
+        await there.remove(plan.id)
+
     async def test_called_off_or_cut_off_while_its_disk_is_copied_it_stays(
         self, here: Mover, there: Mover, other_lab: GuestLab, plan: GuestPlan
     ) -> None:
@@ -159,4 +190,5 @@ def on_own_disk(lab: GuestLab, plan: GuestPlan) -> GuestPlan:
     path = lab.folder / "copied.qcow2"
     path.unlink(missing_ok=True)
     make_disk(path, backing=Path(str(root.base)))
-    return msgspec.structs.replace(plan, disks=[msgspec.structs.replace(root, path=str(path))])
+    uid = str(uuid.uuid4())  # another place of the guest has one of its own; the machine keeps what it was built with
+    return msgspec.structs.replace(plan, uid=uid, disks=[msgspec.structs.replace(root, path=str(path))])

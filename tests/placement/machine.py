@@ -20,13 +20,14 @@ from tests.placement.world import FACTS, GIB, NOW, World
 from weft.contracts.policy import Amounts, Datum, GpuAsk, Lean, Request, Spread
 from weft.kinds.strategy import STRATEGIES, read_strategy
 from weft.scheduler.cycle import Engine
-from weft.scheduler.devices import Devices
 from weft.scheduler.explain import Explanation, explain
-from weft.scheduler.facts import Gpu, Load, NodeFacts
 from weft.scheduler.filters import Room
-from weft.scheduler.masks import Masks
 from weft.scheduler.outlook import look_ahead
-from weft.scheduler.snapshot import Snapshot, state_of
+from weft.scheduler.table.devices import Devices
+from weft.scheduler.table.facts import Gpu, Load, NodeFacts
+from weft.scheduler.table.masks import Masks
+from weft.scheduler.table.snapshot import Snapshot, state_of
+from weft.scheduler.table.uses import Measured, Uses
 
 UIDS = [f"u{n}" for n in range(7)]
 NAMES = dict(zip(UIDS, ["n4", "n1", "n6", "n2", "n0", "n5", "n3"], strict=True))
@@ -111,6 +112,7 @@ def draw_request(draw: Random) -> Request:
         leans=seldom(draw, (Lean("near", GROUPS[0]),), (Lean("spread", GROUPS[0], "zone"),)),
         caller=seldom(draw, *UIDS, otherwise=None),
         mode=draw.choice(("long-lived", "serverless")),
+        basis=draw.choice(("allocation", "used")),
     )
 
 
@@ -146,6 +148,20 @@ class Placement(RuleBasedStateMachine):
     def remove_node(self, uid: str) -> None:
         self.world.nodes.pop(uid, None)
         self.snapshot.drop_node(uid)
+
+    @rule(seed=seeds, uid=st.sampled_from(UIDS))
+    def measure(self, seed: int, uid: str) -> None:
+        """It says what it uses, which may be anything; or nothing any more."""
+        draw = Random(seed)
+        here = sorted(name for name, (where, _, _) in self.world.placed.items() if where == uid)
+        covers = frozenset(name for name in (*here, "gone") if draw.random() < 0.9)
+        amounts = draw.choice((0, 0, 100, 3000, 40_000)), draw.choice((0, 0, 1, 64)) * GIB, draw.choice((0, 0, 7)) * GIB
+        if draw.random() < 0.2:
+            self.world.measured.pop(uid, None)
+            self.snapshot.put_use(uid, None)
+        else:
+            self.world.measured[uid] = (amounts, covers)
+            self.snapshot.put_use(uid, Measured(amounts, covers))
 
     @rule(seed=seeds)
     def look_ahead(self, seed: int) -> None:
@@ -198,6 +214,8 @@ class Placement(RuleBasedStateMachine):
         assert state_of(self.snapshot) == state_of(fresh)
         for ours, theirs in zip(_columns(self.snapshot), _columns(fresh), strict=True):
             assert ours == theirs, (ours, theirs)
+        for uid, used in zip(self.snapshot.uids, self.snapshot.used.T.tolist(), strict=True):
+            assert used == self.world.used(uid)
 
     def _place(self, request: Request) -> None:
         name, world = self._name(), self.world
@@ -271,6 +289,8 @@ class Placement(RuleBasedStateMachine):
             fresh.put_allocation(name, uid, taken, load)
         for uid in sorted(self.world.nodes, reverse=True):
             fresh.put_node(self.world.nodes[uid])
+        for uid, measured in self.world.measured.items():
+            fresh.put_use(uid, Measured(*measured))
         return fresh
 
 
@@ -281,6 +301,7 @@ def _columns(snapshot: Snapshot) -> list[dict[str, Any]]:
         return {name: repr(value) for name, value in zip(snapshot.names, values, strict=True)}
 
     columns = [told(snapshot.capacity.T.tolist()), told(snapshot.free.T.tolist()), told(snapshot.online.tolist())]
+    columns += [told(snapshot.used.T.tolist()), told(snapshot.measured.tolist())]
     columns += [told(snapshot.cordoned.tolist()), told(snapshot.machine("microvm").tolist())]
     columns += [told(snapshot.holds(datum).tolist()) for datum in ("image:1", "pool:p")]
     columns += [told(snapshot.members(group).tolist()) for group in GROUPS]
@@ -337,6 +358,30 @@ def ignore_the_ratio() -> AbstractContextManager[Any]:
     return mock.patch.object(NodeFacts, "given", lambda self: self.capacity)
 
 
+def forget_that_the_measured_was_asked_for_too() -> AbstractContextManager[Any]:
+    """What is measured counts on top of what was asked for by the same guests."""
+    real = Uses._find_beyond
+    return mock.patch.object(
+        Uses,
+        "_find_beyond",
+        lambda self, index, measured: real(self, index, Measured(measured.amounts)),
+    )
+
+
+def let_the_used_decide_what_fits() -> AbstractContextManager[Any]:
+    """A node whose guests idle is given away beyond its ratio."""
+    real = Room.fits
+
+    def fits(self: Room, table: Any, request: Request) -> Any:
+        enough = real(self, table, request)
+        if request.basis == "allocation" or request.gpus is not None or request.extras:
+            return enough
+        wanted = [[amount] for amount in request.amounts]
+        return enough | (table.capacity - table.used >= wanted).all(axis=0)
+
+    return mock.patch.object(Room, "fits", fits)
+
+
 def tell_less_than_was_asked() -> AbstractContextManager[Any]:
     """An explanation names the first lack only."""
     real = Room.explain
@@ -355,5 +400,7 @@ MUTATIONS: Sequence[Mutation] = (
     keep_stale_scores,
     keep_stale_masks,
     ignore_the_ratio,
+    forget_that_the_measured_was_asked_for_too,
+    let_the_used_decide_what_fits,
     tell_less_than_was_asked,
 )

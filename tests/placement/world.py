@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from weft.contracts.policy import RESOURCES, Amounts, Request
 from weft.language.parse import read_expression
-from weft.scheduler.facts import Load, NodeFacts
+from weft.scheduler.table.facts import Load, NodeFacts
 
 GIB = 1024**3
 WEIGHTS = (0.4, 0.4, 0.2)  # of RESOURCES
@@ -22,11 +22,13 @@ class Refusal(NamedTuple):
 
 
 class World:
-    """``nodes`` by uid; ``placed``: allocation → where it lies and what it takes there."""
+    """``nodes`` by uid; ``placed``: allocation → where it lies and what it takes there; ``measured``: what a node says that
+    it uses, and which allocations are in that."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, NodeFacts] = {}
         self.placed: dict[str, tuple[str, Amounts, Load]] = {}
+        self.measured: dict[str, tuple[Amounts, frozenset[str]]] = {}
 
     def here(self, uid: str) -> list[tuple[Amounts, Load]]:
         return [(amounts, load) for where, amounts, load in self.placed.values() if where == uid]
@@ -41,6 +43,17 @@ class World:
     def free(self, uid: str) -> list[int]:
         here = self.here(uid)
         return [given - sum(amounts[row] for amounts, _ in here) for row, given in enumerate(self.given(uid))]
+
+    def used(self, uid: str) -> list[int]:
+        """What was measured, at the node's ratio, and what was asked for by those that aren't in it; if nothing was measured,
+        what was asked for by all."""
+        amounts, covers = self.measured.get(uid, ((0, 0, 0), frozenset()))
+        rest = [asked for name, (where, asked, _) in self.placed.items() if where == uid and name not in covers]
+        ratios = self.nodes[uid].overcommit
+        return [
+            round(amounts[row] * ratios.get(name, 1.0)) + sum(asked[row] for asked in rest)
+            for row, name in enumerate(RESOURCES)
+        ]
 
     def free_extra(self, uid: str, name: str) -> int:
         facts = self.nodes[uid]
@@ -142,8 +155,11 @@ class World:
     def score(self, request: Request, uid: str) -> float | None:
         """How good the node is, 0–100; None for strategies that this page doesn't know."""
         used = 0.0
-        for weight, given, free, wanted in zip(WEIGHTS, self.given(uid), self.free(uid), request.amounts, strict=True):
-            used += weight * (given - free + wanted) * 100.0 / max(given, 1)
+        given = self.given(uid)
+        asked = [all_ - free for all_, free in zip(given, self.free(uid), strict=True)]
+        load = self.used(uid) if request.basis == "used" else asked
+        for weight, all_, there, wanted in zip(WEIGHTS, given, load, request.amounts, strict=True):
+            used += weight * min(100.0, (there + wanted) * 100.0 / max(all_, 1))
         if request.gpus is not None:  # half of it is how full the devices are
             devices = [free for free in self.free_gpus(uid) if free >= 0]
             whole = 1000 * len(devices)

@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -118,10 +119,12 @@ class PretendNode:
                 "memory": 16 * GIB,
                 "disk": 100 * GIB,
                 "machines": ["q35", "microvm"],
+                "capabilities": ["gpu-shares"],
                 **report,
             }
         )
         self.alive = False
+        self.saying = b""  # what its heartbeats tell of use
         self.slow = False  # a slow node reports nothing of its allocations until told
         self.running: dict[str, AllocationReport] = {}  # what "runs" here, by allocation uid
         self.specs: dict[str, AllocationSpec] = {}
@@ -145,7 +148,7 @@ class PretendNode:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def heartbeat(self) -> None:
-        await self.lab.store.grant(f"node/{self.uid}", self.uid, 30.0)
+        await self.lab.store.grant(f"node/{self.uid}", self.uid, 30.0, self.saying)
 
     async def write_report(self, **changes: Any) -> None:
         self.report = msgspec.structs.replace(self.report, **changes)
@@ -386,8 +389,10 @@ class Lab:
         return epoch_of((await self.store.list("/vm/", limit=1)).cursor)
 
     async def until(self, true: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
-        """Let the fabric work, time passing only when it rests, until ``true``; fails after ``seconds`` of its time."""
+        """Let the fabric work, time passing only when it rests, until ``true``; fails after ``seconds`` of its time, with
+        threads not before a minute of real time: what they run may have to wait for a busy machine."""
         ends_at = self.clock.elapsed() + seconds
+        patient_until = time.monotonic() + 60.0 if self.has_threads else 0.0
         while True:
             for _ in range(40):
                 await asyncio.sleep(0)
@@ -395,7 +400,7 @@ class Lab:
                 return
             if self._deciders is not None and self._deciders.done():
                 self._deciders.result()
-            assert self.clock.elapsed() < ends_at, "it did not come to pass"
+            assert self.clock.elapsed() < ends_at or time.monotonic() < patient_until, "it did not come to pass"
             self.clock.advance(0.25)
             if self.has_threads:
                 await asyncio.sleep(0.002)  # they need real time

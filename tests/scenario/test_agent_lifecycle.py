@@ -336,8 +336,8 @@ async def test_neighbours_come_into_the_segment_and_go(lab: Lab) -> None:
     async with lab.agent():
         lab.server.put(web, there, make_endpoint("10.20.0.13", "new", None))
         await lab.until_state(web, "running")
-        own = Endpoint(make_nic().mac, "10.20.0.11", "web", ADDRESS)
-        far = Endpoint("52:54:00:00:01:01", "10.20.0.12", "db", "10.99.0.2")
+        own = Endpoint(make_nic().mac, "10.20.0.11", "web", ADDRESS, uid=make_nic().uid)
+        far = Endpoint("52:54:00:00:01:01", "10.20.0.12", "db", "10.99.0.2", uid=there.uid)
         await lab.until(lambda: lab.wire.segments[segment].endpoints == [own, far], "both")
         lab.server.delete(there)
         await lab.until(lambda: lab.wire.segments[segment].endpoints == [own], "its own only")

@@ -538,3 +538,11 @@ def test_a_security_group_that_is_named_must_be_there_and_stays(vms: DoorsLab) -
     vms.client.put(make_vm("x", security_groups=[]))
     vms.client.delete("securitygroup", "db")
     vms.client.delete("securitygroup", "web")
+
+
+def test_a_vm_without_networks_waits_for_no_address_from_the_first_moment(vms: DoorsLab) -> None:
+    bare = vms.client.create(make_vm("bare", networks=[]))
+    said = [(c["type"], c["status"], c["message"], c["generation"]) for c in bare["conditions"]]
+    assert said == [("Addressed", "True", "no networks", 1)]
+    assert bare["conditions"][0]["since"] == bare["created_at"]
+    assert vms.client.create(make_vm("web"))["conditions"] == [], "an address is the controller's to give"

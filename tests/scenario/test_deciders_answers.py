@@ -77,9 +77,47 @@ async def test_what_is_not_there_yet_can_be_asked_about(tmp_path: Path) -> None:
         assert (await ask(lab, "typo", wish={"image": "tiny", "memry": "1G"})).message.startswith(
             "spec.memry is not a field; did you mean spec.memory?"
         )
+        wish = {"image": "tiny", "constraint": "name=n1 OR storge=nvme"}
+        assert (await ask(lab, "meant", wish=wish)).notes == ["no node has storge; did you mean storage?"]
         assert (await ask(lab, "gone", workload="vm/nobody")).message == 'VM "nobody" not found'
         assert "imageNotReady" in (await ask(lab, "image", wish={"image": "none"})).reason
         assert (await ask(lab, "where", wish={"image": "tiny"}, nodes=["n9"])).reason == "notFound"
+
+
+async def test_a_move_to_a_node_that_is_not_there_is_answered_so(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web", node=None)
+        await lab.until_phase("web", "Running")
+        said = await ask(lab, "away", workload="vm/web", move={"to": "n9"})
+        assert (said.phase, said.reason) == ("Failed", "notFound") and 'node "n9" not found' in said.message
+
+
+async def test_of_a_gang_all_are_answered_for_those_that_are_there_and_those_that_would_be(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await lab.add_node(name, cpu=8.0)
+        await lab.pass_time(2)
+        wish = {"image": "tiny", "cpu": 6, "gang": "web:3"}
+        said = await ask(lab, "none", wish=wish)
+        assert (said.best, said.reason, said.gang) == ("", "insufficientResources", [])
+        assert said.message.startswith("gang web: member 3 has no place beside 2 of the others: needs 6 cpu")
+        await lab.add_node("n3", cpu=8.0)
+        await lab.put_vm("a", gang="web:3", cpu=6.0)
+        await lab.until_refused("a", "gangIncomplete")
+        said = await ask(lab, "all", wish=wish)
+        assert {said.best, *(place.node for place in said.gang)} == {"n1", "n2", "n3"}
+        assert [place.workload for place in said.gang] == ["vm/a", "member 3"]
+        said = await ask(lab, "member", workload="vm/a")
+        assert said.best and [place.workload for place in said.gang] == ["member 2", "member 3"]
+        assert await lab.allocations() == []  # it was asked, and nothing was done
+        await lab.put_vm("b", gang="web:3", cpu=6.0)
+        await lab.put_vm("c", gang="web:3", cpu=6.0)
+        for name in ("a", "b", "c"):
+            await lab.until_phase(name, "Running")
+        # Those that have a place stay: only this one is asked about.
+        said = await ask(lab, "placed", workload="vm/a")
+        assert said.best == said.current != "" and said.gang == []
 
 
 async def test_an_answer_is_taken_away_when_it_is_old(tmp_path: Path) -> None:

@@ -387,11 +387,11 @@ class ReplaceableStore(MemoryStore):
     def watch(self, prefix, cursor):  # type: ignore[no-untyped-def]
         return self.behind.watch(prefix, cursor)
 
-    async def grant(self, name, holder, ttl_seconds):  # type: ignore[no-untyped-def]
-        return await self.behind.grant(name, holder, ttl_seconds)
+    async def grant(self, name, holder, ttl_seconds, digest=b""):  # type: ignore[no-untyped-def]
+        return await self.behind.grant(name, holder, ttl_seconds, digest)
 
     async def release(self, name, holder):  # type: ignore[no-untyped-def]
         await self.behind.release(name, holder)
 
-    async def leases(self, prefix):  # type: ignore[no-untyped-def]
-        return await self.behind.leases(prefix)
+    async def leases(self, prefix, *, digests=False):  # type: ignore[no-untyped-def]
+        return await self.behind.leases(prefix, digests=digests)

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.scenario.deciders_lab import GIB, Lab
 from tests.scenario.test_deciders_placing import decision_of
@@ -51,6 +52,28 @@ async def test_gpus_are_given_as_devices_whole_or_shared_and_a_restart_counts_th
         await lab.delete("/vm/default/whole")
         await lab.until_phase("late", "Running")
         assert await devices_of(lab) == {0: 1000, 1: 750}
+
+
+async def test_a_gpu_goes_by_its_address_and_one_that_no_guest_can_have_to_nobody(tmp_path: Path) -> None:
+    kept = msgspec.structs.replace(T4, kept="it is bound to nvidia, not to vfio-pci; driverctl")
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", gpus=[kept], capabilities=[])
+        await lab.put_vm("one", gpus=1)
+        await lab.until_refused("one", "noAvailableAgents")
+        await lab.put_vm("half", gpu_share=0.5)
+        await lab.until_refused("half", "noAvailableAgents")
+        reason = "its GPUs can't be a guest's: it is bound to nvidia, not to vfio-pci"
+        assert [v.reason for v in (await decision_of(lab, "one")).verdicts] == [reason]
+        await lab.add_node("n2", gpus=[kept, H200], capabilities=[])
+        await lab.until_phase("one", "Running")
+        (spec,) = await lab.allocations()
+        assert [(gpu.index, gpu.address) for gpu in spec.gpus] == [(1, H200.address)]
+        await lab.put_vm("other", gpus=1)
+        await lab.until_refused("other", "insufficientResources")
+        await lab.put_vm("part", gpu_share=0.25)
+        await lab.until_refused("part", "noAvailableAgents")
+        told = {v.node: v.reason for v in (await decision_of(lab, "part")).verdicts}
+        assert told == {"n1": reason, "n2": "gives GPUs to VMs whole only"}
 
 
 async def test_a_declared_resource_is_given_away_once(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.scenario.deciders_lab import GIB, Lab
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.node import NodeReport, NodeSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
-from weft.scheduler.snapshot import amounts_of
+from weft.scheduler.table.snapshot import amounts_of
 
 names = st.sampled_from(["a", "b", "c", "d", "e"])
 nodes = st.sampled_from(["n1", "n2", "n3"])

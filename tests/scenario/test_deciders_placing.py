@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import aclosing
 from pathlib import Path
 
-from tests.scenario.deciders_lab import GIB, Lab
+import pytest
+from msgspec.structs import replace
+from tests.scenario.deciders_lab import GIB, MIB, Lab
 
+from weft.client.cache import Cache
+from weft.client.view import Item
+from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.node import NodeSpec
-from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.kinds.vm import WITHOUT_NETWORKS, VmStatus
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, merge_part
+from weft.scheduler.loop import BATCH
 
 
 def cordon(flag: bool) -> object:
@@ -19,6 +27,11 @@ def cordon(flag: bool) -> object:
         envelope.generation += 1
 
     return change
+
+
+def addressed(envelope: Envelope) -> None:
+    """As the doors make a VM without networks."""
+    envelope.conditions = [replace(WITHOUT_NETWORKS, generation=1)]
 
 
 async def decision_of(lab: Lab, name: str) -> DecisionSpec:
@@ -225,3 +238,69 @@ async def test_of_two_that_want_a_volume_at_once_one_gets_it(tmp_path: Path) -> 
         assert len(await lab.allocations()) == 1
         [name] = [vm.name for vm in await lab.every("vm") if vm.name != (await lab.allocations())[0].workload.name]
         await lab.until_refused(name, "volumeInUse")
+
+
+async def test_what_a_batch_under_way_has_given_away_the_next_one_does_not_give_again(tmp_path: Path) -> None:
+    async with Lab(tmp_path, slow=1) as lab:
+        await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
+        for name in ("n1", "n2"):
+            await lab.add_node(name)
+        await lab.pass_time(1)
+        await lab.kill_deciders()
+        await lab.put_vm("a", volumes=["data"], networks=[], memory=MIB)
+        for number in range(BATCH):
+            await lab.put_vm(f"m{number}", networks=[], cpu=0.01, memory=MIB)
+        await lab.put_vm("z", volumes=["data"], networks=[], memory=MIB)
+        for vm in await lab.every("vm"):
+            await lab.change(vm.key, addressed)
+        lab.start_deciders()
+        await lab.pass_time(12)
+        placed = {allocation.workload.name for allocation in await lab.allocations()}
+        assert len(placed) == BATCH + 1 and "a" in placed
+        await lab.until_refused("z", "volumeInUse")
+
+
+async def test_the_commit_that_gives_a_place_says_all_that_follows_from_it(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await lab.add_node("n1")
+        node.slow = True
+        await lab.pass_time(1)
+        cursor = (await lab.store.list("/vm/", limit=1)).cursor
+        await lab.put_vm("web", networks=[])
+        await lab.pass_time(3)
+        written = []
+        async with aclosing(lab.store.watch("/vm/default/web", cursor)) as batches:
+            async for batch in batches:
+                written += [decode_envelope(change.value, batch.revision) for change in batch.changes if change.value]
+                if written[-1].condition("Placed") is not None:
+                    break
+        assert written[-1].revision == (await lab.vm("web")).revision, "the controllers had something to add"
+        allocation = (await lab.every("allocation"))[0]
+        assert written[-1].revision == allocation.revision, "it says so in another commit"
+        status, ready = decode_part(written[-1].status, VmStatus), written[-1].condition("Ready")
+        assert (status.phase, status.node, status.incarnation) == ("Prolog", "n1", 1)
+        assert status.observed_generation == 1 and ready is not None and ready.reason == "Prolog"
+        assert lab.journal.reasons("web").count("Prolog") == 1
+
+
+async def test_what_a_placement_has_written_is_known_as_it_stands_in_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Item] = []
+    expect = Cache.expect
+
+    def note(cache: Cache, value: bytes, item: Item) -> None:
+        assert replace(item.envelope, revision=7) == decode_envelope(value, 7)
+        taken.append(item)
+        expect(cache, value, item)
+
+    monkeypatch.setattr(Cache, "expect", note)
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+    assert {item.envelope.kind for item in taken} == {"allocation", "decision", "vm"}
+    for item in taken:
+        if item.envelope.kind == "allocation":
+            assert item.spec(AllocationSpec) == decode_part(item.envelope.spec, AllocationSpec)
+            assert item.report(AllocationReport) == decode_part(item.envelope.report, AllocationReport)

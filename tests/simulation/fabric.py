@@ -20,6 +20,7 @@ from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, TOKEN_SECRET, Person, insist
 from tests.simulation.promises import find_unmet
 from tests.simulation.truth import Processes, Witness
+from tests.simulation.underlay import Underlay
 from tests.simulation.virtual_loop import Clock, Part, VirtualLoop
 from weft.api.app import build_app
 from weft.api.authorise import Enrolment, enrolment_key
@@ -56,11 +57,15 @@ class Journal:
 
 
 class Fabric:
-    def __init__(self, loop: VirtualLoop, folder: Path, fate: Fate, store: str, processes: Processes) -> None:
+    def __init__(
+        self, loop: VirtualLoop, folder: Path, fate: Fate, store: str, processes: Processes, moves: bool
+    ) -> None:
         self.loop, self.folder, self.fate = loop, folder, fate
         self.broke: asyncio.Future[None] = loop.create_future()
         self.witness = Witness(self._note_break)
         self.processes = processes
+        self.moves = moves  # whether people move their VMs
+        self.underlay = Underlay(fate)
         self.clock = Clock(loop)
         self.ledger = make_ledger(store, folder, self.clock, self.witness)
         self.doorway = Doorway()
@@ -231,10 +236,14 @@ class Fabric:
         name = self.fate.draw.choice(self.nodes).name
         self.fate.count["node lost"] += 1
         self.fate.on = False
-        self.fate.cut_off.add(name)
+        self._cut_off(name)
         await asyncio.sleep(self.fate.draw.uniform(40.0, 80.0))
         self.fate.cut_off.discard(name)
         self.fate.on = True
+
+    def _cut_off(self, name: str) -> None:
+        self.fate.cut_off.add(name)
+        self.underlay.cut(name)
 
     def _befall(self, name: str) -> bool:
         draw = self.fate.draw
@@ -250,7 +259,7 @@ class Fabric:
             node.kill()
             self._later(pause, node.start)
         elif name == "node cut off" and node.name not in self.fate.cut_off:
-            self.fate.cut_off.add(node.name)
+            self._cut_off(node.name)
             self._later(draw.choice((3.0, 15.0, 60.0)), lambda: self.fate.cut_off.discard(node.name))
         elif name == "node loses power":
             node.lose_power()

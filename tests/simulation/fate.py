@@ -15,8 +15,8 @@ CHANCES = {
     "watch broken": 0.004,
     "commit late": 0.01,
     "commit's answer lost": 0.01,
-    "killed before a placement lands": 0.02,
-    "killed after a placement was sent": 0.02,
+    "killed before a placement lands": 0.06,
+    "killed after a placement was sent": 0.06,
     "driver fails": 0.04,
     "driver is slow": 0.05,
 }

@@ -316,18 +316,18 @@ class Socket:
                 await asyncio.gather(following, return_exceptions=True)
             await batches.aclose()
 
-    async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
+    async def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Lease | None:
         await self._go()
-        lease: Lease | None = await self._served(self._store.grant(name, holder, ttl_seconds))
+        lease: Lease | None = await self._served(self._store.grant(name, holder, ttl_seconds, digest))
         return lease
 
     async def release(self, name: str, holder: str) -> None:
         await self._go()
         await self._store.release(name, holder)
 
-    async def leases(self, prefix: str) -> Sequence[Lease]:
+    async def leases(self, prefix: str, *, digests: bool = False) -> Sequence[Lease]:
         await self._go()
-        leases: Sequence[Lease] = await self._store.leases(prefix)
+        leases: Sequence[Lease] = await self._store.leases(prefix, digests=digests)
         return leases
 
     async def _served(self, work: Any) -> Any:

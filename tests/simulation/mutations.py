@@ -11,19 +11,23 @@ from unittest import mock
 
 import msgspec
 
+from weft.agent import perform
 from weft.agent.agent import Agent
+from weft.agent.moving.source import Source
+from weft.agent.plan import Step
 from weft.api import commit as api_commit
 from weft.api import write as api_write
 from weft.client.cache import Cache
 from weft.client.commit import delete
 from weft.client.indexes import NODES_BY_UID
 from weft.controllers import workload
+from weft.drivers.runtime.fake.moves import FakeMoves
 from weft.drivers.runtime.qemu import processes
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeStatus
 from weft.objects.errors import WeftError
-from weft.scheduler import loop
-from weft.scheduler.loop import Scheduler
+from weft.scheduler import intake
+from weft.scheduler.intake import Intake
 
 Mutation = Callable[[], Any]  # a context manager
 
@@ -94,7 +98,7 @@ def take_a_silent_node_for_an_empty_one() -> Any:
 
 def count_no_room_that_is_taken() -> Any:
     """The scheduler forgets what is allocated already."""
-    return mock.patch.object(Scheduler, "_count", lambda self, key, allocation: None)
+    return mock.patch.object(Intake, "count", lambda self, key, allocation: None)
 
 
 def adopt_without_checking_the_start_time() -> Any:
@@ -113,7 +117,7 @@ def take_what_is_not_listed_for_deleted() -> Any:
 
 def place_before_nodes_have_spoken() -> Any:
     """After a restore the scheduler doesn't wait until the nodes have said what runs there."""
-    return mock.patch.object(loop, "find_silent", lambda cache: [])
+    return mock.patch.object(intake, "find_silent", lambda cache, among: [])
 
 
 def ignore_incarnation() -> Any:
@@ -128,6 +132,41 @@ def ignore_incarnation() -> Any:
     return mock.patch.object(workload, "fold_status", fold_status)
 
 
+def run_while_the_guest_is_on_its_way() -> Any:
+    """The machine that waits for a guest doesn't stand still until it is taken over."""
+    real = FakeMoves.expect
+
+    async def expect(self: FakeMoves, plan: Any, *given: Any) -> Any:
+        sockets = await real(self, plan, *given)
+        guest = self._read(plan.id)
+        assert guest is not None
+        guest.state = "running"
+        self._write(guest)
+        return sockets
+
+    return mock.patch.object(FakeMoves, "expect", expect)
+
+
+def run_on_until_the_target_answers() -> Any:
+    """A source whose guest was handed over lets it run meanwhile, so that it stands still for less."""
+    real = Source._hand_over
+
+    async def hand_over(self: Source, began: float) -> None:
+        await self._moves.cancel(self._wanted.id, self.part.key, never_ran=True)
+        await real(self, began)
+
+    return mock.patch.object(Source, "_hand_over", hand_over)
+
+
+def leave_the_data_behind() -> Any:
+    """What was copied to the target stays at the source as well."""
+
+    async def remove_volumes(*given: Any) -> str:
+        return ""
+
+    return mock.patch.dict(perform._STEPS, {Step.REMOVE_VOLUMES: remove_volumes})
+
+
 MUTATIONS: dict[str, Mutation] = {
     mutation.__name__: mutation
     for mutation in (
@@ -140,6 +179,14 @@ MUTATIONS: dict[str, Mutation] = {
         take_what_is_not_listed_for_deleted,
         place_before_nodes_have_spoken,
         ignore_incarnation,
+    )
+}
+WRONG_MOVES: dict[str, Mutation] = {
+    mutation.__name__: mutation
+    for mutation in (
+        run_while_the_guest_is_on_its_way,
+        run_on_until_the_target_answers,
+        leave_the_data_behind,
     )
 }
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.scenario.agent_lab import BUNDLE
+from tests.simulation.disks import MarkedVolumes
 from tests.simulation.lines import Line, NodeHttp
 from tests.simulation.truth import WatchedDriver
+from tests.simulation.underlay import MemoryWire
 from tests.simulation.virtual_loop import Clock, Part
 from weft.agent.agent import Agent
 from weft.agent.server import RemoteServer
@@ -17,7 +19,7 @@ from weft.client.api import Client
 from weft.contracts.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.fake.driver import FakeOrders
-from weft.drivers.volume.fake.driver import FakeShelf, FakeVolumes
+from weft.drivers.volume.fake.driver import FakeShelf
 from weft.objects.errors import DriverFailed
 from weft.objects.identity import new_uid
 
@@ -57,10 +59,11 @@ class Node:
         client.http = NodeHttp(line)  # type: ignore[assignment]
         self.runtime = self._make_runtime()
         network = FakeNetwork(self.host, self.clock, self.wire)
-        volumes = FakeVolumes(self.host, self.clock, self.shelf)
+        volumes = MarkedVolumes(self.host, self.clock, self.shelf)
+        wire = MemoryWire(fabric.underlay, self.name, self.uid)
         for driver in (self.runtime, network, volumes):
             self._trouble(driver)
-        agent = Agent(self.host, ImageServer(client), self.runtime, network, volumes, self.clock)
+        agent = Agent(self.host, ImageServer(client), self.runtime, network, volumes, self.clock, wire)
         await agent.start()
         await agent.run()
 
@@ -69,7 +72,8 @@ class Node:
 
     def _trouble(self, driver: Any) -> None:
         """Let the driver's steps be slow and fail now and then."""
-        fate, name = self.fabric.fate, "_obey" if isinstance(driver, WatchedDriver) else "_meet"
+        fate = self.fabric.fate
+        name = {WatchedDriver: "_obey", FakeNetwork: "meet"}.get(type(driver), "_meet")
         meet = getattr(driver, name)
 
         async def met(verb: str, *more: str) -> None:
@@ -96,10 +100,12 @@ class Node:
             for stream in self.fabric.lines[self.name].streams if self.name in self.fabric.lines else ():
                 stream.close()
             self.part.kill()
+            self.fabric.underlay.cut(self.name)
 
     def lose_power(self) -> None:
         """All that runs is gone, and the links with it; disks and files stay."""
         self.kill()
+        self.fabric.underlay.cut(self.name)
         self.runtime.kill_all()
         self.wire.segments.clear()
         self.wire.ports.clear()

@@ -21,6 +21,7 @@ TOKEN_SECRET = "ab" * 32
 TOKEN = f"weft_sim_{TOKEN_SECRET}"
 VMS = "/v1/projects/default/vms"
 VOLUMES = "/v1/projects/default/volumes"
+MIGRATIONS = "/v1/projects/default/migrations"
 VERBS = ("stop", "start", "suspend", "resume", "restart", "hold", "release")
 NETWORKS: tuple[list[str], ...] = (["default"], ["default", "back"], ["back"], [])
 
@@ -40,10 +41,12 @@ class Person:
         fabric, draw = self._fabric, self._draw
         while not fabric.fate.spent:
             await asyncio.sleep(draw.random() * 8.0)
-            if self.wanted is None:
+            if fabric.moves and self.wanted is not None and draw.random() < 0.4:
+                await self._move()
+            elif self.wanted is None:
                 await self._change_volume()
                 await self._create()
-            elif draw.random() < 0.15:
+            elif draw.random() < (0.06 if fabric.moves else 0.15):
                 await self._delete()
             elif draw.random() < 0.15:
                 await self._resize()
@@ -72,6 +75,8 @@ class Person:
             "hold": draw.random() < 0.2, "grace": 1.0, "restart": "always", "networks": draw.choice(NETWORKS),
             "volumes": [self.volume] if self.has_volume else [], **draw.choice(({}, {"gpu_share": 0.5})),
         }  # fmt: skip
+        if self._fabric.moves and draw.random() < 0.7:
+            spec.pop("gpu_share", None)  # it would keep the VM from moving live
         answer = await self._insist("POST", VMS, {"kind": "vm", "name": self.name, "spec": spec})
         if answer.status < 300:
             self._fabric.wishes["create"] += 1
@@ -105,6 +110,23 @@ class Person:
         elif answer.status < 300:
             self._fabric.wishes[verb] += 1
             self.wanted = answer.json()
+
+    async def _move(self) -> None:
+        """To another node; a while later, perhaps, rather not."""
+        draw = self._draw
+        wish = {
+            "mode": draw.choice(("live", "live", "cold")), "timeout_seconds": draw.choice((20.0, 90.0)),
+            "bytes_per_second": draw.choice((0, 64, 256)) * MIB,
+            **draw.choice(({}, {"to": draw.choice(("n1", "n2", "n3"))})),
+        }  # fmt: skip
+        answer = await self._insist("POST", f"{VMS}/{self.name}:migrate", wish)
+        if answer.status >= 300:
+            return
+        self._fabric.wishes["migrate"] += 1
+        await asyncio.sleep(draw.choice((0.0, 0.0, 5.0, 15.0)))
+        if draw.random() < 0.2:
+            answer = await self._insist("POST", f"{MIGRATIONS}/{answer.json()['name']}:cancel", {})
+            self._fabric.wishes["cancel"] += answer.status < 300
 
     async def _insist(self, method: str, path: str, body: Any) -> Any:
         return await insist(self._line, method, path, body, lambda: self._fabric.restores)

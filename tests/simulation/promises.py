@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from tests.simulation.node import Node
 from tests.simulation.people import Person
 from weft.agent.perform import SHORT_ID
-from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.fit import plan_fit
+from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.kinds.volume import VolumeStatus
@@ -25,6 +26,7 @@ def find_unmet(fabric: Fabric) -> list[str]:
     guests = {uid: state for node in fabric.nodes for uid, state in node.guests().items()}
     for person in fabric.people:
         found += _check_vm(fabric, person, guests) + _check_volume(fabric, person)
+    found += _check_moves(fabric)
     for node in fabric.nodes:
         found += _check_node(fabric, node)
     return found
@@ -45,7 +47,9 @@ def _check_vm(fabric: Fabric, person: Person, guests: dict[str, str]) -> list[st
         return [f"vm {name}: {asked} was asked for, the store has {spec.run} {spec.hold} {spec.boots}"]
     places = [a for a in fabric.ledger.notes.objects("allocation") if fabric.witness.workload_of[a.uid] == vm.uid]
     if not places:
-        return _check_placeless(fabric, vm, spec, status)
+        return _check_placeless(fabric, person, vm, spec, status)
+    if len(places) > 1:
+        return [f"vm {name} has {len(places)} places"]
     report = decode_part(places[0].report, AllocationReport)
     guest = guests.get(places[0].uid, "absent")
     ok = {
@@ -60,6 +64,20 @@ def _check_vm(fabric: Fabric, person: Person, guests: dict[str, str]) -> list[st
     return [] if ok else [f"vm {name}: {spec.run} wished, {status.phase}, guest {guest}, {report.reason}"]
 
 
+def _check_moves(fabric: Fabric) -> list[str]:
+    found = []
+    for item in fabric.ledger.notes.objects("migration"):
+        spec, status = decode_part(item.spec, MigrationSpec), decode_part(item.status, MigrationStatus)
+        if status.phase not in ENDED:
+            told = f"{status.phase} {status.ending} {status.reason} {status.message}"
+            found.append(f"migration {item.name} of {spec.workload} has not ended: {told}")
+    for place in fabric.ledger.notes.objects("allocation"):
+        at = decode_part(place.spec, AllocationSpec)
+        if at.role != "active" or at.move is not None:
+            found.append(f"the place of {at.workload.name} on {at.node} is a {at.role} still")
+    return found
+
+
 def _check_shape(vm: Envelope, place: Envelope, spec: VmSpec, report: AllocationReport) -> str:
     """What of its wishes a running guest has not got, though it could and there is room."""
     placed = vm.condition("Placed")
@@ -71,12 +89,28 @@ def _check_shape(vm: Envelope, place: Envelope, spec: VmSpec, report: Allocation
     return f"{late} could be live, and is not" if late else ""
 
 
-def _check_placeless(fabric: Fabric, vm: Envelope, spec: VmSpec, status: VmStatus) -> list[str]:
+def _check_placeless(fabric: Fabric, person: Person, vm: Envelope, spec: VmSpec, status: VmStatus) -> list[str]:
     if (spec.hold or spec.run != "run") and status.phase in ("Hold", "Pending"):
         return []
+    if fabric.moves and status.reason == "insufficientResources" and not _has_room(fabric, spec, person):
+        return []  # others came to where its volume is
     if status.reason == "orphanRunning" and any(vm.key in _orphans(fabric, n).values() for n in fabric.nodes):
         return []  # another guest of this name runs since before a restore; which of them is wanted only people know
     return [f"vm {vm.name} has no place ({status.phase}: {status.reason} {status.message})"]
+
+
+def _has_room(fabric: Fabric, spec: VmSpec, person: Person) -> bool:
+    """Whether a node that may have it has room for it."""
+    volume = next((v for v in fabric.ledger.notes.objects("volume") if v.name == person.volume), None)
+    home = decode_part(volume.status, VolumeStatus).node_uid if volume is not None and spec.volumes else None
+    places = fabric.ledger.notes.objects("allocation")
+    taken = [(decode_part(p.spec, AllocationSpec), decode_part(p.report, AllocationReport)) for p in places]
+    for node in fabric.nodes if home is None else [node for node in fabric.nodes if node.uid == home]:
+        here = [account(at, report) for at, report in taken if at.node_uid == node.uid]
+        cpu, memory = sum(a.cpu for a in here) + spec.cpu, sum(a.memory for a in here) + spec.memory
+        if cpu <= node.host.capacity.cpu and memory <= node.host.capacity.memory_bytes:
+            return True
+    return False
 
 
 def _check_volume(fabric: Fabric, person: Person) -> list[str]:

@@ -37,6 +37,7 @@ class Trace(msgspec.Struct):
     digest: str
     faults: dict[str, int]
     wishes: dict[str, int]
+    moves: dict[str, int]  # phases that Migrations came to, and why
     commits: int
     seconds: float  # of the fabric's time
     violations: list[str]
@@ -46,15 +47,17 @@ class Trace(msgspec.Struct):
         return sum(self.faults.values())
 
 
-def run_simulation(seed: int, faults: int, store: Store = "memory", weather: Mapping[str, int] = MISFORTUNES) -> Trace:
+def run_simulation(
+    seed: int, faults: int, store: Store = "memory", weather: Mapping[str, int] = MISFORTUNES, *, moves: bool = False
+) -> Trace:
     """One run with about ``faults`` faults on this engine of the store; ``weather`` says how often each misfortune comes,
-    compared to the others. The same seed gives the same run, anywhere."""
+    compared to the others; with ``moves`` people move their VMs as well. The same seed gives the same run, anywhere."""
     shelf = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=shelf) as folder:
         loop = VirtualLoop(seed)
         asyncio.set_event_loop(None)
         with _one_source_of_chance(seed) as found:
-            fabric = Fabric(loop, Path(folder), Fate(seed, faults, weather), store, found)
+            fabric = Fabric(loop, Path(folder), Fate(seed, faults, weather), store, found, moves)
             try:
                 loop.run_until_complete(fabric.run())
             finally:
@@ -66,6 +69,7 @@ def run_simulation(seed: int, faults: int, store: Store = "memory", weather: Map
             digest=digest.hexdigest(),
             faults=dict(fabric.fate.count),
             wishes=dict(fabric.wishes),
+            moves=dict(fabric.witness.came_to),
             commits=fabric.ledger.notes.commits,
             seconds=loop.time() - 1000.0,
             violations=fabric.witness.violations,

@@ -7,9 +7,15 @@ whether the fabric had a reason. ``Processes`` are the machines' processes, whos
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
+import msgspec
+from msgspec.structs import replace
+
+from tests.simulation.disks import read_mark
+from weft.agent.shape import ROOT_SERIAL
 from weft.client.silence import PATIENCE_SECONDS
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
@@ -18,10 +24,13 @@ from weft.drivers.runtime.fake.driver import FakeDriver, FakeGuest, FakeOrders
 from weft.drivers.runtime.qemu import processes
 from weft.drivers.runtime.qemu.processes import ProcessId
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
+from weft.kinds.migration import ENDED, MigrationStatus
 from weft.kinds.node import NodeReport
 from weft.kinds.registry import find_kind
-from weft.objects.envelope import Envelope, decode_part
+from weft.kinds.vm import VmStatus
+from weft.objects.envelope import Condition, Envelope, decode_part
 
+HERE = ("running", "starting", "paused")  # states of a guest that has a process
 # Who may make, and who may remove, objects of a kind; who may write their spec. ``doors`` writes for people and nodes.
 MAKERS = {
     "allocation": {"scheduler", "workload"},
@@ -31,13 +40,30 @@ MAKERS = {
 REMOVERS = {
     "allocation": {"workload"},
     "endpoint": {"addresses", "workload", "garbage"},
-    "decision": {"workload", "garbage"},
+    "decision": {"workload", "garbage", "migrations"},
+    "migration": {"migrations", "garbage"},
     "publication": {"doors", "workload", "garbage"},
     "vm": {"workload"},
 }
-SPEC_WRITERS = {"allocation": {"workload", "scheduler"}, "decision": {"scheduler"}, "endpoint": {"addresses"}}
+SPEC_WRITERS = {
+    "allocation": {"workload", "scheduler", "migrations"},
+    "decision": {"scheduler", "migrations"},
+    "endpoint": {"addresses"},
+}
 STATUS_WRITERS = {"endpoint": {"addresses"}, "publication": {"addresses"}, "token": {"doors"}}
-MARKERS = {"allocation": {"workload"}}
+MARKERS = {"allocation": {"workload", "migrations"}}
+
+
+def _gets_place(was: Envelope, now: Envelope) -> bool:
+    return decode_part(now.status, VmStatus).incarnation > decode_part(was.status, VmStatus).incarnation
+
+
+def _only(envelope: Envelope, *types: str) -> list[Condition]:
+    return [condition for condition in envelope.conditions if condition.type in types]
+
+
+def _without(envelope: Envelope, *types: str) -> list[Condition]:
+    return [condition for condition in envelope.conditions if condition.type not in types]
 
 
 class Violation(Exception):
@@ -60,10 +86,16 @@ class Witness:
         self.unheard: dict[str, str] = {}  # nodes that have not spoken since → the history that they spoke of last
         self.passed_over: set[str] = set()  # nodes that were lost for too long after a restore to be waited for
         self.node_uids: dict[str, str] = {}  # by name
+        self.gave_up = False  # whether a node was given up, and what lay there with it, or a store was restored
         self.dark: set[str] = set()  # uids of nodes that are off, and are being given up
         self.boots: dict[str, int] = {}
         self.alive: dict[tuple[str, str], str] = {}  # (node, guest id) → allocation uid
         self.disks: dict[str, tuple[str, str]] = {}  # a disk that is written to → the guest that does
+        self.came_to: Counter[str] = Counter()  # phases that Migrations came to, and why
+        self.came_from: dict[str, str] = {}  # allocation uid that is, or was, a target → its source's
+        self.boot_ids: dict[str, str] = {}  # allocation uid → of its guest when it last began to run
+        self.roots: dict[str, str] = {}  # allocation uid → the mark of its root disk then
+        self.data: dict[str, str] = {}  # volume uid → the mark of its disk, once a guest has run on it
         self.restarts: dict[str, int] = {}  # allocation uid → how often its guest was ended for a fresh start
 
     def note(self, what: str) -> None:
@@ -78,7 +110,7 @@ class Witness:
 
     def see_restore(self, allocations: Sequence[Envelope], nodes: Sequence[Envelope], now: float) -> None:
         """The store is an older one now, with these in it; what runs is what ran."""
-        self.restored_at = now
+        self.restored_at, self.gave_up = now, True
         self.unheard = {item.uid: decode_part(item.report, NodeReport).epoch for item in nodes}
         known = {item.uid: item for item in allocations}
         self.forgotten |= self.allocations.keys() - known.keys()
@@ -109,8 +141,20 @@ class Witness:
                 del self.unheard[now.uid]
         elif envelope.kind == "node" and was is not None:
             self.nodes.pop(was.uid, None)
+            self.gave_up = True
+            if self.unheard.pop(was.uid, None) is not None:
+                self.passed_over.add(was.uid)  # people gave it up before it could say what lies there
+        elif envelope.kind == "migration" and now is not None and was is not None:
+            self._see_migration(was, now)
         elif envelope.kind == "vm" and now is None and was is not None:
             self._see_vm_gone(was)
+
+    def _see_migration(self, was: Envelope, now: Envelope) -> None:
+        before, after = decode_part(was.status, MigrationStatus), decode_part(now.status, MigrationStatus)
+        if before.phase in ENDED and before != after:
+            self.fail(f"migration {now.name} had {before.phase}, and is {after.phase} now")
+        if before.phase != after.phase:
+            self.came_to[f"{after.phase} {after.reason}".strip()] += 1
 
     def _check_writer(self, writer: str, was: Envelope | None, now: Envelope | None) -> None:
         envelope = now or was
@@ -125,6 +169,13 @@ class Witness:
             self._may(writer, removers, f"{what} was removed")
             return
         found = find_kind(kind)
+        if kind == "vm" and writer == "scheduler" and _gets_place(was, now):
+            # The same commit says what the controller makes of it, in that controller's words (decision 0034).
+            status, ready = decode_part(now.status, VmStatus), now.condition("Ready")
+            if (status.phase, ready and ready.reason) != ("Prolog", "Prolog"):
+                self.fail(f"{what} got a place and is told to be {status.phase}")
+            told = ("Ready", "Current")
+            was = replace(was, status=now.status, conditions=[*_without(was, *told), *_only(now, *told)])
         status_writers = STATUS_WRITERS.get(kind, {found.status_writer})
         changed = {
             "spec": (was.spec != now.spec or was.generation != now.generation, SPEC_WRITERS.get(kind, {"doors"})),
@@ -165,6 +216,10 @@ class Witness:
             reasons.add("deleted")
         if spec.wish != "run":
             reasons.add(spec.wish)
+        if spec.role == "source" and spec.move is not None and spec.move.mode == "cold":
+            reasons.add("moves cold")
+        if spec.role == "target" and spec.move is not None:
+            self.came_from[now.uid] = spec.move.peer_allocation
         known = now.uid in self.workload_of
         self.workload_of[now.uid] = spec.workload.uid
         if was is None or spec.resources != decode_part(was.spec, AllocationSpec).resources:
@@ -172,7 +227,8 @@ class Witness:
 
     def _check_placing(self, spec: AllocationSpec, *, adopted: bool, fresh: bool) -> None:
         specs = [decode_part(a.spec, AllocationSpec) for a in self.allocations.values()]
-        if sum(other.workload.uid == spec.workload.uid for other in specs) > 1:
+        places = [item for item in self.allocations.values() if self.workload_of[item.uid] == spec.workload.uid]
+        if not _is_one_place(places):
             self.fail(f"vm {spec.workload.name} was given two places")
         node = self.nodes.get(spec.node_uid)
         if node is None:
@@ -229,6 +285,25 @@ class Witness:
             if writer != key and not (writer[0] != node and self.is_passed_over(writer[0], self.alive[writer])):
                 self.fail(f"disk {name} is written to by two guests: on {writer[0]} and on {node}")
         self.alive[key] = uid
+        self._check_luggage(uid, guest)
+
+    def _check_luggage(self, uid: str, guest: FakeGuest) -> None:
+        """All that a guest had it has still, where it has moved to."""
+        marks = {disk.serial: read_mark(disk.path) for disk in guest.plan.disks if not disk.read_only}
+        root = marks[ROOT_SERIAL]
+        source, came = self.came_from.get(uid), uid not in self.roots
+        move = guest.move
+        if came and source in self.roots:
+            if self.roots[source] != root:
+                self.fail(f"guest {guest.plan.name} moved without its root disk")
+            if move is not None and self.boot_ids[source] != guest.boot_id:
+                self.fail(f"guest {guest.plan.name} moved without its memory")
+        self.roots[uid], self.boot_ids[uid] = root, guest.boot_id
+        for disk in guest.plan.disks:
+            volume = PurePath(disk.path).stem
+            if not disk.read_only and disk.serial != ROOT_SERIAL:
+                if self.data.setdefault(volume, marks[disk.serial]) != marks[disk.serial] and not self.gave_up:
+                    self.fail(f"guest {guest.plan.name} runs without what was on its volume {volume}")
 
     def see_gone(self, key: tuple[str, str]) -> None:
         """The guest with this id on this node runs no more."""
@@ -243,6 +318,16 @@ class Witness:
         self.restarts[uid] = self.restarts.get(uid, 0) + 1
         if self.restarts[uid] > self.boots.get(uid, 0):
             self.fail(f"guest {guest.plan.name} on {node}: {verb} without a reason")
+
+
+def _is_one_place(places: list[Envelope]) -> bool:
+    """Whether a workload may have these at once: one, or the two sides of a move; and what moves have left for a while."""
+    specs = {place.uid: decode_part(place.spec, AllocationSpec) for place in places}
+    left = {p.uid for p in places if p.deleting_since is None or specs[p.uid].role == "active"}
+    targets = [uid for uid in left if specs[uid].role == "target"]
+    moves = [specs[uid].move for uid in targets]
+    others = left.difference(targets)
+    return len(left) <= 1 or (len(moves) == 1 and moves[0] is not None and others == {moves[0].peer_allocation})
 
 
 class Processes:
@@ -277,7 +362,7 @@ class WatchedDriver(FakeDriver):
     def kill_process(self, guest_id: str) -> None:
         """The guest's process is gone; nobody has noticed yet."""
         guest = super()._read(guest_id)
-        if guest is not None and guest.state == "running":
+        if guest is not None and guest.state in HERE:
             self._found.end(_process_of(guest))
             self._witness.see_gone((self._node, guest_id))
 
@@ -292,30 +377,43 @@ class WatchedDriver(FakeDriver):
         for path in sorted(self._folder.glob("*.json")):
             guest = FakeDriver._read(self, path.stem)
             if guest is not None:
-                dead = guest.state == "running" and self._found.inspect(guest.pid) != _process_of(guest)
+                dead = guest.state in HERE and self._found.inspect(guest.pid) != _process_of(guest)
                 found[guest.plan.uid] = "dead" if dead else guest.state
         return found
 
     def _read(self, guest_id: str) -> FakeGuest | None:
         guest = super()._read(guest_id)
-        if guest is not None and guest.state == "running" and not processes.is_alive(_process_of(guest)):
+        if guest is not None and guest.state in HERE and not processes.is_alive(_process_of(guest)):
             guest.state, guest.reason, guest.ready = "failed", "killed", False
             self._write(guest)
         return guest
 
     def _end(self, guest_id: str, state: GuestState, reason: str | None) -> None:
         guest = self._read(guest_id)
-        if guest is not None and guest.state == "running":
-            if reason in (None, "stopRequested"):
+        if guest is not None and guest.state in HERE:
+            if reason in (None, "stopRequested") and guest.state == "running":
                 self._witness.see_end(self._node, guest, state)
             self._found.end(_process_of(guest))
         super()._end(guest_id, state, reason)
 
     def _write(self, guest: FakeGuest) -> None:
-        if guest.state == "running":
+        if guest.state in HERE:
             self._found.begin(_process_of(guest))
+        elif guest.reason == "moved":
+            self._found.end(_process_of(guest))
+        if guest.state == "paused" and guest.move is not None:
+            _copy_disks(guest, guest.move.to)
         self._witness.see_guest(self._node, guest)
         super()._write(guest)
+
+
+def _copy_disks(guest: FakeGuest, to: str) -> None:
+    """What the machines do with the disks of a guest that is handed over."""
+    target = msgspec.json.decode(Path(to).read_bytes(), type=FakeGuest)
+    theirs = {disk.serial: disk.path for disk in target.plan.disks}
+    for disk in guest.plan.disks:
+        if not disk.read_only:
+            Path(theirs[disk.serial]).write_bytes(Path(disk.path).read_bytes())
 
 
 def _process_of(guest: FakeGuest) -> ProcessId:

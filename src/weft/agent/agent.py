@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,11 @@ from weft.agent import facts
 from weft.agent.feed import Feed, Gone, Listed, Put, Told
 from weft.agent.hardware import Hardware, inspect_hardware
 from weft.agent.images import ImageCache
-from weft.agent.known import Memory, Wanted
+from weft.agent.known import Memory, Part, Wanted
+from weft.agent.meter import Meter
+from weft.agent.moving.credentials import Credentials
+from weft.agent.moving.movers import Movers
+from weft.agent.moving.wire import TlsWire, Wire
 from weft.agent.network import NetworkKeeper
 from weft.agent.offline import Copies, Copy, NotKept
 from weft.agent.perform import Performer
@@ -46,7 +50,7 @@ BREATH_SECONDS = 0.02  # changes of guests come in bursts
 
 
 class Agent:
-    """The agent of the node that ``host`` describes, over these drivers and this server."""
+    """The agent of the node that ``host`` describes, over these drivers and this server; ``wire`` is the way to other nodes."""
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class Agent:
         network: NetworkDriver,
         volumes: VolumeDriver,
         clock: Clock,
+        wire: Wire | None = None,
     ) -> None:
         self.host = host
         self.runtime = runtime
@@ -66,11 +71,14 @@ class Agent:
         self._network = NetworkKeeper(
             network, host, self._copies, clock, self._hosted, self._orphans, self._on_network_healed
         )
-        self._performer = Performer(host, runtime, volumes, self._network, self._images, clock)
+        wire = wire or TlsWire(Credentials(host.state_dir), clock)
+        self._movers = Movers(host, runtime, self._network, volumes, wire, clock, self._on_part, self._on_move)
+        self._performer = Performer(host, runtime, volumes, self._network, self._images, self._movers, clock)
         self._reporter = Reporter(
             host.node, server, clock, self._make_node_report, self._longest_silence, self._ask, self._on_answer
         )
         self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, self._reporter.wake)
+        self._meter = Meter(host, runtime, volumes, clock, self._guests, self._unexplained, self._reporter.wake)
         self._workers: dict[str, Worker] = {}  # by allocation uid
         self._care: dict[str, asyncio.Task[None]] = {}
         self._superseded: set[str] = set()  # allocations with a later incarnation elsewhere, by the server's word
@@ -102,6 +110,7 @@ class Agent:
         self._spawn(self._network.keep())
         self._spawn(self._follow_runtime())
         self._spawn(self._proximity.keep())
+        self._spawn(self._meter.keep())
         self._spawn(self._introduce())
         self._spawn(self._stop_listening())
         self._follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
@@ -149,6 +158,7 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._movers.close()
         self._images.close()
         self._reporter.close()
         await self.runtime.close()
@@ -271,6 +281,9 @@ class Agent:
     def _orphans(self) -> list[Wanted]:
         return [worker.wanted for worker in self._workers.values() if worker.memory.orphan]
 
+    def _guests(self) -> list[tuple[Wanted, GuestFacts | None]]:
+        return [(worker.wanted, worker.guest) for worker in self._workers.values()]
+
     def _unexplained(self) -> list[GuestFacts]:
         explained = {worker.wanted.id for worker in self._workers.values()}
         return [guest for id, guest in self._recovered.items() if id not in explained]
@@ -286,6 +299,7 @@ class Agent:
     def _follow_networks(self) -> None:
         """One feed of endpoints for each network that an allocation here is in."""
         needed = {nic.network_uid for worker in self._workers.values() for nic in worker.wanted.spec.nics}
+        needed |= self._network.handover.networks
         for uid in sorted(self._networks - needed):
             self._feeds.pop(uid).end()
         for uid in sorted(needed - self._networks):
@@ -348,6 +362,15 @@ class Agent:
         log.info("%s: %s: %s", wanted.what, reason, message)
         self._reporter.put_event(NodeEvent(type_, reason, message, msgspec.to_builtins(wanted.spec.workload)))
 
+    def _on_part(self, uid: str, part: Part) -> Awaitable[None]:
+        keeping = asyncio.ensure_future(self._workers[uid].keep_part(part))
+        keeping.add_done_callback(_log_failure)
+        return keeping
+
+    def _on_move(self, uid: str) -> None:
+        if (worker := self._workers.get(uid)) is not None:
+            worker.look()
+
     def _on_network_healed(self, mended: list[str]) -> None:
         node = {"kind": "node", "name": self.host.node, "uid": self.host.node_uid, "project": None}
         for phrase in mended:
@@ -364,7 +387,8 @@ class Agent:
         return {volume.uid for wanted in made for volume in wanted.spec.volumes}
 
     def _ask(self) -> Question:
-        return msgspec.structs.replace(self._network.ask(), peers_version=self._proximity.version)
+        digest = self._meter.digest()
+        return msgspec.structs.replace(self._network.ask(), peers_version=self._proximity.version, digest=digest)
 
     def _on_answer(self, answer: ReportAnswer) -> None:
         if answer.peers is not None:
@@ -415,6 +439,11 @@ class Agent:
         problem = task.exception()
         if problem is not None and not self._failed.done():
             self._failed.set_exception(problem)
+
+
+def _log_failure(keeping: asyncio.Future[None]) -> None:
+    if not keeping.cancelled() and (problem := keeping.exception()) is not None:
+        log.warning("%s", problem)
 
 
 def _find_writer(worker: Worker, writers: dict[str, list[Worker]]) -> str:

@@ -133,14 +133,20 @@ def _hold(state_dir: Path) -> Iterator[None]:
 
 
 def needs_renewal(state_dir: Path) -> bool:
-    """Whether the node's certificate ends within RENEW_DAYS."""
-    return has_ended(state_dir, RENEW_DAYS * 86400)
+    """Whether the node's certificate ends within RENEW_DAYS, or is one of an older weft's, which no other node accepts at a
+    door for moving guests."""
+    return has_ended(state_dir, RENEW_DAYS * 86400) or not _is_server(state_dir)
 
 
 def has_ended(state_dir: Path, in_seconds: int = 0) -> bool:
     """Whether, by this machine's clock, the node's certificate has ended, or will have ``in_seconds``."""
     words = ("x509", "-noout", "-checkend", str(in_seconds), "-in", str(state_dir / "node.crt"))
     return _call_openssl(*words).returncode != 0
+
+
+def _is_server(state_dir: Path) -> bool:
+    words = ("verify", "-no_check_time", "-purpose", "sslserver", "-CAfile", str(state_dir / "ca.crt"))
+    return _call_openssl(*words, str(state_dir / "node.crt")).returncode == 0
 
 
 def renew(state_dir: Path, node: str, context: Context) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from weft.agent.images import CachedImage
-from weft.agent.known import Wanted
+from weft.agent.known import Part, Wanted
 from weft.agent.seed import SERIAL
 from weft.agent.shape import ISO_SERIAL, ROOT_SERIAL, name_serial
 from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
@@ -29,6 +29,7 @@ class Prepared(msgspec.Struct):
     iso: CachedImage | None = None
     leftover: list[AllocatedNic] = []
     attached: list[str] = []  # serials of the disks that the running guest has open
+    part: Part | None = None
 
 
 def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
@@ -77,6 +78,8 @@ def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
         has_agent=image.manifest.agent,
         qemu_agent=image.manifest.qemu_agent,
         hostname=spec.workload.name,
+        cpu_model=spec.cpu_model,
+        devices=[gpu.address for gpu in spec.gpus if gpu.address],
         screen=spec.screen == "yes" or (spec.screen == "auto" and isinstance(boot, BootDisk)),
     )
 

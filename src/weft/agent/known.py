@@ -15,12 +15,28 @@ from weft.objects.identity import short_id
 Run = Literal["new", "starting", "up", "down", "ended"]
 
 
+class Part(msgspec.Struct, frozen=True):
+    """What this node did as a side of the move ``key`` between this allocation and ``peer``. How far the machine is, the
+    runtime says; this is what it can't.
+
+    ``taken``: at the target, that the guest runs there and will; at the source, that the target has said so. ``over``: the
+    target has given it up, the source has left it. ``port`` is the target's door's.
+    """
+
+    key: str
+    side: Literal["source", "target"]
+    peer: str
+    taken: bool = False
+    over: bool = False
+    port: int = 0
+
+
 class Memory(msgspec.Struct, frozen=True):
     """What the agent must not forget when it is killed; kept beside the allocation's copy.
 
     ``made`` says that something of it may exist on this node; ``answered`` that the guest has answered in this run;
     ``orphan`` that a list of the server's no longer held it. ``leftover`` are NICs that it was to have, and is not any
-    more: their ports go once the guest has let go of them.
+    more: their ports go once the guest has let go of them. ``part`` is what it has in a move.
     """
 
     run: Run = "new"
@@ -31,6 +47,7 @@ class Memory(msgspec.Struct, frozen=True):
     made: bool = False
     orphan: bool = False
     leftover: list[AllocatedNic] = []
+    part: Part | None = None
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -69,7 +86,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 
     ``superseded``: a higher incarnation of the workload is placed here too; ``blocked``: what must be down before it may start;
     ``unheard``: it comes from this node's memory, and the server hasn't said yet whether that is still so.
-    ``restart_at`` is when a guest that ended by itself is to be started again (elapsed seconds).
+    ``restart_at`` is when a guest that ended by itself is to be started again (elapsed seconds). ``moving``: its part in the
+    move that its spec says is being led, by this process.
     """
 
     wanted: Wanted
@@ -81,6 +99,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     can_suspend: bool = True
     can_adjust: bool = True
     restart_at: float = 0.0
+    moving: bool = False
 
 
 def read_wanted(envelope: Envelope) -> Wanted:

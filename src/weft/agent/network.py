@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from weft.agent.handover import HandOver
 from weft.agent.known import Wanted
 from weft.agent.offline import Copies, NotKept, Surroundings
 from weft.agent.report import Question
@@ -64,6 +65,7 @@ class NetworkKeeper:
         self._applied_forwards: list[Forward] | None = None
         self._applied_refused: list[str] | None = None
         self._applied_filters: list[Filter] | None = None
+        self.handover = HandOver(driver, host.underlay_address, known.hops, self._neighbours, self._turn)
         self._saved = known
 
     def wake(self) -> None:
@@ -143,13 +145,22 @@ class NetworkKeeper:
             for port in ports_of(wanted, nics):
                 await self._driver.unplug(port.id)
             others = [other for other in self._hosted() if other.uid != wanted.uid]
-            needed = {nic.network_uid for other in others for nic in other.spec.nics}
+            needed = {nic.network_uid for other in others for nic in other.spec.nics} | self.handover.networks
             if leftover is not None:
                 needed |= {nic.network_uid for nic in wanted.spec.nics}
             idle = await self._find_idle()
             for uid in sorted({nic.network_uid for nic in nics} - needed):
                 idle[short_id(uid)] = Idle(uid, self._clock.elapsed() + IDLE_SECONDS)
         self.wake()
+
+    async def prepare_move(self, wanted: Wanted, peer_address: str = "") -> list[str]:
+        """Either side of a move, before the guest's memory goes over. Target: its ports are plugged and filtered, the
+        interface names come back, and what is for it still goes to the source at ``peer_address``. Source: the node is
+        made ready for ``handover.switch_away``. May be repeated. Raises WeftError."""
+        if self.handover.expect(wanted, peer_address) == "in":
+            return await self.plug(wanted)
+        await self.refresh()
+        return []
 
     async def keep(self) -> None:
         """Follow changes and mend for ever; what fails is told in the log and tried again."""
@@ -161,6 +172,7 @@ class NetworkKeeper:
                 if healing:
                     heal_at = self._clock.elapsed() + HEAL_SECONDS
                     await self._heal()
+                    await self._end_hops()
                 await self.refresh()
             except (WeftError, OSError) as problem:
                 log.warning("network: %s", problem)
@@ -176,8 +188,8 @@ class NetworkKeeper:
             log.warning("network: %s", problem.message)
         async with self._changing:
             here = self._hosted()
-            for nic in (nic for wanted in here for nic in wanted.spec.nics):
-                (await self._find_idle()).pop(short_id(nic.network_uid), None)
+            for uid in {nic.network_uid for wanted in here for nic in wanted.spec.nics} | self.handover.networks:
+                (await self._find_idle()).pop(short_id(uid), None)
             await self._remove_idle()
             await self._refuse(here)
             segments = self._fold(here)
@@ -197,10 +209,25 @@ class NetworkKeeper:
         if problems:
             raise problems[0]
 
+    def _turn(self) -> None:
+        """A guest has been switched: what was applied may be so no more."""
+        self._applied.clear()
+        self.wake()
+
+    async def _end_hops(self) -> None:
+        """Let go of networks that guests left, once nothing of theirs leads through this node."""
+        here = self._hosted()
+        gone = await self.handover.end({nic.uid: wanted.spec.role for wanted in here for nic in wanted.spec.nics})
+        needed = {nic.network_uid for wanted in here for nic in wanted.spec.nics}
+        idle = await self._find_idle()
+        for uid in sorted(gone - needed):
+            idle[short_id(uid)] = Idle(uid, self._clock.elapsed() + IDLE_SECONDS)
+
     async def _find_idle(self) -> dict[str, Idle]:
         """The idle segments; at first, those that were left here by an agent before."""
         if self._idle is None:
             needed = {short_id(nic.network_uid) for wanted in self._hosted() for nic in wanted.spec.nics}
+            needed |= {short_id(uid) for uid in self.handover.networks}
             left = set((await self._driver.state()).segments) - needed
             self._idle = {id: Idle("", self._clock.elapsed() + IDLE_SECONDS) for id in left}
         return self._idle
@@ -252,10 +279,10 @@ class NetworkKeeper:
         for uid in networks_of_orphans:
             faded = self._faded_neighbours.get(uid, {})
             neighbours[uid] = list({**faded, **self._neighbours.get(uid, {})}.values())
-        return fold_segments(here, neighbours, self._host.underlay_address)
+        return fold_segments(here, neighbours, self._host.underlay_address, self.handover.hops)
 
     async def _save(self) -> None:
-        needed = {nic.network_uid for wanted in self._hosted() for nic in wanted.spec.nics}
+        needed = {nic.network_uid for wanted in self._hosted() for nic in wanted.spec.nics} | self.handover.networks
         now = Surroundings(
             endpoints={
                 uid: [found[a] for a in sorted(found)] for uid, found in self._neighbours.items() if uid in needed
@@ -263,6 +290,7 @@ class NetworkKeeper:
             forwards=[self._forwards[key] for key in sorted(self._forwards)],
             ranges_version=self._ranges_version,
             ranges=self._ranges,
+            hops=self.handover.hops,
         )
         if now != self._saved:
             await asyncio.to_thread(self._copies.save_surroundings, now)

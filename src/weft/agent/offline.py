@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import logging
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from weft.agent.known import Memory
 from weft.contracts.durable import sync_folder, write_durably
 from weft.contracts.network import Endpoint, Forward
+from weft.kinds.allocation import AllocatedNic
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.errors import DriverFailed
 
@@ -41,14 +43,25 @@ class _Kept(msgspec.Struct):
     memory: Memory
 
 
+class Hop(msgspec.Struct, frozen=True):
+    """A NIC whose guest leaves this node (``out``) or comes (``in``) while it runs; ``peer`` is the other node's
+    address, "" while it isn't known. ``switched``: the guest is there, or here, whatever the server says yet."""
+
+    way: Literal["out", "in"]
+    nic: AllocatedNic
+    peer: str = ""
+    switched: bool = False
+
+
 class Surroundings(msgspec.Struct, frozen=True):
-    """Who else is in each network (by its uid), which ports are published, and which address ranges the fabric's
-    networks have: as told last."""
+    """Who else is in each network (by its uid), which ports are published, which address ranges the fabric's networks
+    have: as told last; and whose guests came or left while they ran."""
 
     endpoints: dict[str, list[Endpoint]] = {}
     forwards: list[Forward] = []
     ranges_version: str = ""
     ranges: list[str] = []
+    hops: list[Hop] = []
 
 
 class Copies:

@@ -12,6 +12,7 @@ from pathlib import Path
 from weft.agent.guest import Prepared, choose_seed, plan_guest
 from weft.agent.images import CachedImage, ImageCache
 from weft.agent.known import Wanted
+from weft.agent.moving.movers import Movers
 from weft.agent.network import NetworkKeeper
 from weft.agent.plan import Step
 from weft.agent.seed import build_nocloud, build_tar
@@ -26,6 +27,7 @@ from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.quantity import format_bytes
 
 SHORT_ID = 10
+RUNS = "it may have run here"  # said of a guest that can't be given up
 AT_ONCE = 4  # disks and starts under way on one node: more only slow each other
 
 Tell = Callable[[str], None]  # a word on how a step goes, for people who watch
@@ -41,9 +43,11 @@ class Performer:
         volumes: VolumeDriver,
         network: NetworkKeeper,
         images: ImageCache,
+        movers: Movers,
         clock: Clock,
     ) -> None:
         self.runtime = runtime
+        self.movers = movers
         self.images = images
         self._disks, self._keeper, self._clock = volumes, network, clock
         self._seeds = Path(host.state_dir) / "seeds"
@@ -120,7 +124,8 @@ class Performer:
         return ""
 
     async def _network(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        prepared.links = await self._keeper.plug(wanted) if wanted.spec.nics else []
+        plug = self._keeper.prepare_move if wanted.spec.role == "target" else self._keeper.plug
+        prepared.links = await plug(wanted) if wanted.spec.nics else []
         return "" if wanted.spec.nics else "no network"
 
     async def _seed(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
@@ -175,6 +180,48 @@ class Performer:
             self._seed_path(wanted, kind).unlink(missing_ok=True)
         return ""
 
+    async def _room(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        for volume in wanted.spec.volumes:
+            if await self._disks.inspect(volume.uid) is not None:
+                raise DriverFailed(
+                    f"{wanted.what}: volume {volume.name} has data on this node already, which nothing explains",
+                    hint="move that file away, or move the VM to another node",
+                    details={"step": "disk"},
+                )
+        return ""
+
+    async def _open(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        await self.movers.open(wanted, prepared)
+        return ""
+
+    async def _send(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        assert prepared.part is not None
+        await self.movers.send(wanted, prepared.part)
+        return ""
+
+    async def _give_up(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        return "" if prepared.part is None or await self.movers.give_up(wanted, prepared.part) else RUNS
+
+    async def _leave(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        assert prepared.part is not None
+        await self.movers.leave(wanted, prepared.part)
+        return ""
+
+    async def _cancel(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        assert prepared.part is not None
+        await self.movers.cancel(wanted, prepared.part)
+        return ""
+
+    async def _settle(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        assert prepared.part is not None
+        await self.movers.settle(wanted, prepared.part)
+        return ""
+
+    async def _remove_volumes(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        for volume in wanted.spec.volumes:
+            await self.remove_volume(volume.uid)
+        return ""
+
     async def _forget(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         return ""  # the worker's own: it holds the copy
 
@@ -197,4 +244,12 @@ _STEPS = {
     Step.UNPLUG: Performer._unplug,
     Step.REMOVE_DISKS: Performer._remove_disks,
     Step.FORGET: Performer._forget,
+    Step.ROOM: Performer._room,
+    Step.OPEN: Performer._open,
+    Step.SEND: Performer._send,
+    Step.GIVE_UP: Performer._give_up,
+    Step.LEAVE: Performer._leave,
+    Step.CANCEL: Performer._cancel,
+    Step.SETTLE: Performer._settle,
+    Step.REMOVE_VOLUMES: Performer._remove_volumes,
 }

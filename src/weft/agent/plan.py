@@ -40,11 +40,20 @@ class Step(StrEnum):
     REMOVE = "remove"  # the runtime forgets the guest, its saved memory too
     UNPLUG = "unplug"  # taps, and segments nobody here uses any more
     REMOVE_DISKS = "remove-disks"  # root disk and seed; volumes stay
+    ROOM = "room"  # for the volumes of a guest that comes: none of their data may be here
+    OPEN = "open"  # the door for a guest that comes
+    SEND = "send"  # the guest to the node that waits for it
+    GIVE_UP = "give-up"  # a guest that was to come
+    LEAVE = "leave"  # a guest that has gone
+    CANCEL = "cancel"  # its going: it stays
+    SETTLE = "settle"  # its coming: it is here
+    REMOVE_VOLUMES = "remove-volumes"  # data that is on the other node of a move
     FORGET = "forget"  # the durable copy
 
 
 BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.SEED, Step.NETWORK, Step.START)
 ADJUST = (*BRING_UP[:-1], Step.ADJUST)
+RECEIVE = (*BRING_UP[:-1], Step.OPEN)
 TAKE_AWAY = (Step.REMOVE, Step.UNPLUG, Step.REMOVE_DISKS, Step.FORGET)
 
 
@@ -64,6 +73,8 @@ def is_alive(guest: GuestFacts) -> bool:
 
 def observe(memory: Memory, guest: GuestFacts) -> Memory:
     """``memory`` with what ``guest`` shows: a begun run that is there, one that has ended by itself, a first answer."""
+    if memory.part is not None and memory.part.side == "target" and not memory.part.taken:
+        return memory  # it hasn't begun to run here
     if is_alive(guest):
         run: Run = "up" if memory.run in ("new", "starting", "ended") else memory.run
         answered = memory.answered or guest.ready is True or guest.boot_id is not None
@@ -93,7 +104,7 @@ def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
     stop = (Step.STOP,) if is_alive(guest) else ()
     tidy = (Step.TIDY,) if known.memory.leftover else ()
     if known.wanted.deleting:
-        return Plan((*stop, *tidy, *TAKE_AWAY), "stopping")
+        return _plan_deletion(known, stop, tidy)
     if known.superseded and known.memory.orphan:
         why = "a later incarnation of it is placed elsewhere"
         return Plan((*stop, *tidy, *TAKE_AWAY), "stopping", "superseded", why)
@@ -102,13 +113,61 @@ def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
         return Plan(steps, "stopped", "superseded", "a later incarnation of it is placed on this node")
     if known.memory.orphan:
         return Plan((), _state(known, guest))
+    if spec.role == "source":
+        return _plan_source(known, guest)
+    if spec.role == "target":
+        return _plan_target(known, guest)
     if spec.role != "active":
         return Plan((), _state(known, guest))
+    if known.memory.part is not None:  # before anything else may be done with it
+        return Plan((Step.CANCEL if known.memory.part.side == "source" else Step.SETTLE,), _state(known, guest))
     if spec.wish == "stop":
         return _plan_stop(guest)
     if spec.wish == "suspend":
         return _plan_suspend(known, guest)
     return _plan_run(known, guest, now)
+
+
+def _plan_deletion(known: Known, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
+    """A guest that is on its way is let go of first, as its side has to; data that the other node has goes with it."""
+    part, made = known.memory.part, known.memory.made
+    waits = part is None and made and known.wanted.spec.role == "target"
+    if waits or (part is not None and part.side == "target" and not (part.taken or part.over)):
+        return Plan((Step.GIVE_UP,), "stopping")
+    if part is not None and part.side == "source" and not part.over:
+        return Plan((Step.LEAVE,), "stopping")
+    elsewhere = part is not None and part.over and part.taken == (part.side == "source")
+    volumes = (Step.REMOVE_VOLUMES,) if elsewhere and made else ()
+    return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, Step.FORGET), "stopping")
+
+
+def _plan_source(known: Known, guest: GuestFacts) -> Plan:
+    """A guest that goes: sent once the other node waits for it; nothing of it is started here meanwhile."""
+    move, part, state = known.wanted.spec.move, known.memory.part, _state(known, guest)
+    if move is None:
+        return Plan((), state)
+    if part is not None and (move.never_ran or (part.key, part.peer) != (move.key, move.peer_allocation)):
+        return Plan(() if part.over else (Step.CANCEL,), state)
+    if part is not None and part.over:
+        return Plan((), "stopped", "moved", f"it runs on node {move.peer}")
+    if known.moving or not move.address or move.never_ran or (part is None and known.unheard):
+        return Plan((), state)
+    stop = (Step.STOP,) if move.mode == "cold" and is_alive(guest) else ()
+    return Plan((*stop, Step.SEND), state)
+
+
+def _plan_target(known: Known, guest: GuestFacts) -> Plan:
+    """A guest that comes: all that it needs is made, and a door opened. It is never started here, only taken over."""
+    spec, part = known.wanted.spec, known.memory.part
+    if part is not None and part.over:
+        return Plan((), "stopped", "givenUp", "it stays where it is")
+    if part is not None and part.taken:
+        return Plan((), _state(known, guest))
+    if spec.wish != "run":
+        return Plan((Step.GIVE_UP,), "stopping")
+    if known.moving or spec.move is None or (part is None and known.unheard):
+        return Plan((), "preparing")
+    return Plan(RECEIVE if known.memory.made else (Step.ROOM, *RECEIVE), "preparing")
 
 
 def _plan_stop(guest: GuestFacts) -> Plan:

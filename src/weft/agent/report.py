@@ -17,6 +17,7 @@ from weft.agent.server import NodeEvent, ReportAnswer, ReportBody, Server
 from weft.agent.waiting import wait_for_event
 from weft.contracts.clock import Clock
 from weft.kinds.allocation import AllocationReport
+from weft.kinds.heartbeat import Digest
 from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
 
@@ -29,11 +30,12 @@ MOST_ALLOCATIONS = 500  # in one batch: far below what the server takes
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What every batch asks besides: see ``ReportBody``."""
+    """What every batch asks, and says, besides: see ``ReportBody``."""
 
     ranges_version: str = ""
     idle_networks: list[str] = []
     peers_version: str = ""
+    digest: Digest | None = None
 
 
 class Reporter:
@@ -144,6 +146,7 @@ class Reporter:
             ranges_version=question.ranges_version,
             idle_networks=question.idle_networks,
             peers_version=question.peers_version,
+            digest=question.digest,
         )
 
     def _keep(self, body: ReportBody) -> None:

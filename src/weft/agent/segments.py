@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from weft.agent.known import Wanted, port_id
-from weft.contracts.network import Alias, Allowed, Endpoint, Filter, Forward, Port, Segment
+from weft.agent.offline import Hop
+from weft.contracts.network import Alias, Allowed, Endpoint, Filter, Forward, Moved, Port, Segment
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.publication import PublicationSpec, PublicationStatus
@@ -15,22 +18,34 @@ from weft.objects.identity import short_id
 
 
 def fold_segments(
-    here: Iterable[Wanted], neighbours: Mapping[str, Iterable[Endpoint]], own_address: str
+    here: Iterable[Wanted], neighbours: Mapping[str, Iterable[Endpoint]], own_address: str, hops: Iterable[Hop] = ()
 ) -> dict[str, Segment]:
-    """The segments that the allocations ``here`` need, by network uid.
+    """The segments that the allocations ``here`` need, and those that left, by network uid.
 
     A NIC of theirs is at ``own_address`` whatever the server's list says yet; the others are as ``neighbours`` has
-    them (by network uid). A guest in several networks asks its first one's name server: that one knows the others'
-    names too, as NAME.NETWORK."""
+    them (by network uid). A moving guest's is where it was switched to; else where the server's list has it. A guest
+    in several networks asks its first one's name server: that one knows the others' names too, as NAME.NETWORK."""
     nics: dict[str, AllocatedNic] = {}
     own: dict[str, dict[str, Endpoint]] = {}
     for wanted in here:
         for nic in wanted.spec.nics:
             nics.setdefault(nic.network_uid, nic)
-            if wanted.spec.role == "active":
+            if wanted.spec.role == "active" or (wanted.spec.role == "source" and not _find(neighbours, nic)):
                 groups = tuple(sorted(group.uid for group in wanted.spec.groups))
-                endpoint = Endpoint(nic.mac, nic.address, wanted.spec.workload.name, own_address, groups)
+                endpoint = Endpoint(nic.mac, nic.address, wanted.spec.workload.name, own_address, groups, nic.uid)
                 own.setdefault(nic.network_uid, {})[nic.address] = endpoint
+    moved: dict[str, list[Moved]] = {}
+    for hop in hops:
+        nic = hop.nic
+        known = _find(neighbours, nic)
+        if is_anothers(known, nic):
+            continue
+        nics.setdefault(nic.network_uid, nic)
+        moved.setdefault(nic.network_uid, []).append(Moved(hop.way, nic.mac, nic.address, hop.peer))
+        before, after = (own_address, hop.peer) if hop.way == "out" else (hop.peer, own_address)
+        if hop.switched and known is not None and known.node_address in (before, own_address):
+            there = msgspec.structs.replace(known, node_address=after)
+            own.setdefault(nic.network_uid, {})[nic.address] = there
     endpoints = {uid: _join(neighbours.get(uid, ()), own.get(uid, {})) for uid in nics}
     aliases: dict[str, set[Alias]] = {}
     for wanted in here:
@@ -50,9 +65,20 @@ def fold_segments(
             nat=nic.nat,
             endpoints=endpoints[uid],
             aliases=sorted(aliases.get(uid, ()), key=lambda alias: (alias.name, alias.address)),
+            moved=sorted(moved.get(uid, ()), key=lambda moved: moved.address),
         )
         for uid, nic in nics.items()
     }
+
+
+def _find(neighbours: Mapping[str, Iterable[Endpoint]], nic: AllocatedNic) -> Endpoint | None:
+    """What the server says of a NIC."""
+    return next((e for e in neighbours.get(nic.network_uid, ()) if e.address == nic.address), None)
+
+
+def is_anothers(known: Endpoint | None, nic: AllocatedNic) -> bool:
+    """Whether a NIC's address, and the MAC that goes with it, is another one's by now; ``known`` is who has it."""
+    return known is not None and known.uid not in ("", nic.uid)
 
 
 def _join(told: Iterable[Endpoint], own: dict[str, Endpoint]) -> list[Endpoint]:
@@ -110,7 +136,8 @@ def read_endpoint(envelope: Envelope) -> Endpoint | None:
     spec, status = decode_part(envelope.spec, EndpointSpec), decode_part(envelope.status, EndpointStatus)
     if not status.node_address:
         return None
-    return Endpoint(spec.mac, spec.address, spec.workload.name, status.node_address, tuple(status.groups))
+    groups = tuple(status.groups)
+    return Endpoint(spec.mac, spec.address, spec.workload.name, status.node_address, groups, envelope.uid)
 
 
 def read_forward(envelope: Envelope) -> Forward | None:

@@ -16,6 +16,7 @@ from weft.client.answer import raise_problem
 from weft.client.api import Client
 from weft.client.watch import WatchEvent
 from weft.kinds.allocation import AllocationReport
+from weft.kinds.heartbeat import Digest
 from weft.kinds.node import NodeReport
 from weft.objects.errors import DriverFailed, WeftError
 
@@ -50,7 +51,8 @@ class Peers(msgspec.Struct, frozen=True):
 
 class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """One batch to the server: only what changed. ``ranges_version`` is of the networks' address ranges known here;
-    ``idle_networks`` are uids of networks kept ready without a use; ``peers_version`` is of the peers known here."""
+    ``idle_networks`` are uids of networks kept ready without a use; ``peers_version`` is of the peers known here;
+    ``digest`` is what the guests use now, which no later batch goes by."""
 
     node: NodeReport | None = None
     allocations: dict[str, AllocationReport] = {}
@@ -59,6 +61,7 @@ class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
     ranges_version: str = ""
     idle_networks: list[str] = []
     peers_version: str = ""
+    digest: Digest | None = None
 
 
 class ReportAnswer(msgspec.Struct, frozen=True):

@@ -16,9 +16,9 @@ import msgspec
 from weft.agent import plan as plans
 from weft.agent import shape
 from weft.agent.guest import Prepared
-from weft.agent.known import Known, Memory, Trouble, Wanted, read_wanted
+from weft.agent.known import Known, Memory, Part, Run, Trouble, Wanted, read_wanted
 from weft.agent.offline import Copies, Copy, NotKept
-from weft.agent.perform import Performer
+from weft.agent.perform import RUNS, Performer
 from weft.agent.plan import BRING_UP, Plan, Step
 from weft.agent.stages import Stages
 from weft.agent.waiting import wait_for_event
@@ -76,6 +76,11 @@ class Worker:
         return self.memory.made and not self._unplugged
 
     @property
+    def guest(self) -> GuestFacts | None:
+        """Its guest's facts by the last look."""
+        return self._guest
+
+    @property
     def known(self) -> Known:
         return Known(
             wanted=self.wanted,
@@ -87,6 +92,7 @@ class Worker:
             can_suspend=self._performer.can_suspend,
             can_adjust=self._performer.can_adjust,
             restart_at=self._restart_at,
+            moving=self._performer.movers.is_leading(self.wanted, self.memory.part),
         )
 
     def update(self, envelope: Envelope) -> None:
@@ -94,6 +100,7 @@ class Worker:
         wanted = read_wanted(envelope)
         before = (self.wanted.spec, self.wanted.deleting, self.memory.orphan)
         self._envelope, self.wanted = envelope, wanted
+        self._performer.movers.put(wanted)
         self._stages.adopt(wanted.report.steps)
         leftover = _find_leftover(self.memory.leftover, before[0], wanted.spec)
         self.memory = msgspec.structs.replace(self.memory, orphan=False, leftover=leftover)
@@ -121,6 +128,15 @@ class Worker:
         if (superseded, blocked) != (self._superseded, self._blocked):
             self._superseded, self._blocked = superseded, blocked
             self._begin_anew()
+
+    async def keep_part(self, part: Part) -> None:
+        """What this node did in the allocation's move, to be remembered durably. Raises NotKept."""
+        move = self.wanted.spec.move
+        runs = part.taken and part.side == "target" and move is not None and move.mode == "live"
+        run: Run = "up" if runs else self.memory.run
+        self.memory = msgspec.structs.replace(self.memory, part=part, run=run)
+        await self._save(None)
+        self.look()
 
     def look(self) -> None:
         """Something about the guest may have changed."""
@@ -178,7 +194,7 @@ class Worker:
         self._on_event(self.wanted, "Normal" if reason == plans.POWERED_OFF else "Warning", "GuestEnded", message)
 
     async def _carry_out(self, plan: Plan) -> None:
-        prepared = Prepared(leftover=self.memory.leftover)
+        prepared = Prepared(leftover=self.memory.leftover, part=self._plan_part())
         if self._guest is not None and plans.is_alive(self._guest) and self._guest.shape is not None:
             prepared.attached = list(self._guest.shape.disks) if Step.ADJUST in plan.steps else []
         self._stages.quiet = Step.ADJUST in plan.steps
@@ -206,7 +222,7 @@ class Worker:
                 return
             if detail is None:
                 return
-            self._after(step)
+            self._after(step, detail)
             self._stages.end(step, detail)
             self._show(plan, None)
         self._trouble = None
@@ -253,6 +269,7 @@ class Worker:
         """Remember durably what is about to be done. Raises NotKept for what must be known after a power cut; taking away
         needs no room."""
         memory, spec, again = self.memory, self.wanted.spec, False
+        part = memory.part
         if step in BRING_UP:
             memory = msgspec.structs.replace(memory, made=True)
         if step is Step.START:
@@ -272,17 +289,38 @@ class Worker:
             self._unplugged = True
         elif step in (Step.STOP, Step.REMOVE):
             memory = msgspec.structs.replace(memory, run="down", ended="")
-        await (self._save(memory) if step in BRING_UP else self._note(memory))
-        self.memory = memory
+        elif step is Step.LEAVE:
+            memory = msgspec.structs.replace(memory, run="down", ended="")
+        if step in (Step.OPEN, Step.SEND):
+            memory = msgspec.structs.replace(memory, part=self._plan_part())
+        if step is Step.OPEN:
+            memory = msgspec.structs.replace(memory, boots=max(spec.boots, memory.boots))
+        await (self._save(memory) if step in (*BRING_UP, Step.OPEN, Step.SEND) else self._note(memory))
+        heard = self.memory.part  # of the move meanwhile
+        self.memory = memory if heard is part else msgspec.structs.replace(memory, part=heard)
         if again:
             self._on_event(self.wanted, "Normal", "GuestRestarted", f"restart {memory.restarts}")
 
-    def _after(self, step: Step) -> None:
+    def _plan_part(self) -> Part | None:
+        """What this node has in the allocation's move, or would have if it began."""
+        move, part, role = self.wanted.spec.move, self.memory.part, self.wanted.spec.role
+        if part is not None or move is None or role not in ("source", "target"):
+            return part
+        return Part(move.key, "source" if role == "source" else "target", move.peer_allocation)
+
+    def _after(self, step: Step, detail: str) -> None:
         if step is Step.START:
             self.memory = msgspec.structs.replace(self.memory, run="up")
             self._up_since = self._clock.elapsed()
         elif step is Step.TIDY:
             self.memory = msgspec.structs.replace(self.memory, leftover=[])
+        elif step in (Step.GIVE_UP, Step.LEAVE) and (part := self._plan_part()) is not None:
+            runs, move = detail == RUNS, self.wanted.spec.move
+            taken = part.taken or runs or (move is not None and move.taken_over)
+            part = msgspec.structs.replace(part, over=not runs, taken=taken)
+            self.memory = msgspec.structs.replace(self.memory, part=part, run="up" if runs else self.memory.run)
+        elif step in (Step.CANCEL, Step.SETTLE):
+            self.memory = msgspec.structs.replace(self.memory, part=None)
         elif step is Step.FORGET:
             self._copies.remove(self.wanted.id)
             self._saved = None
@@ -356,6 +394,7 @@ class Worker:
             reason=plan.reason,
             message=plan.message,
             steps=self._stages.list(),
+            move=self._performer.movers.report(self.wanted, self.memory.part),
         )
 
     def _fitted(self, guest: GuestFacts) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from weft.api import claims, references
 from weft.api.doors import Doors
@@ -84,6 +85,8 @@ async def plan_create(doors: Doors, view: View, wish: Wish, *, known_absent: boo
         status=_raw(kind.status()),
         finalizers=list(kind.finalizers),
     )
+    if kind.born is not None:
+        envelope.conditions = [replace(said, since=envelope.created_at, generation=1) for said in kind.born(spec)]
     draft = Draft(kind, envelope, "created", preconditions=[Absent(envelope.key)])
     draft.preconditions += await references.plan_project(view, wish.project)
     draft.preconditions += await references.plan_references(view, kind, envelope, None, spec)

@@ -8,8 +8,7 @@ from weft.api.authorise import require_enrolled
 from weft.api.call import Actor, Call
 from weft.api.doors import Doors, TokenFacts
 from weft.objects.errors import Forbidden, NotAuthenticated
-from weft.objects.identity import object_key
-from weft.trust.ca import NODE_PREFIX
+from weft.objects.identity import NODE_PREFIX, object_key
 from weft.trust.tokens import parse_token, verify_secret
 
 PEER = "weft.peer"  # where the server puts the common name of the connection's verified certificate

@@ -14,6 +14,7 @@ from weft import __version__
 from weft.api.bulk import MOST_OBJECTS
 from weft.api.join import JoinInput, RenewInput
 from weft.api.report import ReportAnswer
+from weft.api.usage import UsageAnswer
 from weft.contracts.journal import Event
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport
@@ -60,7 +61,7 @@ def describe_api() -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    types: list[Any] = [Ref, Condition, FieldChange, Record, Event, JoinInput, RenewInput, ReportAnswer]
+    types: list[Any] = [Ref, Condition, FieldChange, Record, Event, JoinInput, RenewInput, ReportAnswer, UsageAnswer]
     types += [NodeReport, AllocationReport]
     for kind in KINDS:
         types += [kind.spec, kind.status, *([kind.report] if kind.report else [])]
@@ -185,6 +186,8 @@ def _paths_of(kind: Kind) -> dict[str, Any]:
 
 def _verb_operation(kind: Kind, verb: Verb, named: list[dict[str, Any]]) -> dict[str, Any]:
     answer = _ref(_title(kind))
+    if verb.make is not None:
+        answer = {"type": "object", "description": "The object that it made"}
     if verb.stream:
         names = ("ticket", "address", "server_name")
         answer = {"type": "object", "required": list(names), "properties": {n: {"type": "string"} for n in names}}
@@ -238,6 +241,7 @@ def _paths_by_hand() -> dict[str, Any]:
         "/v1/nodes/{name}:report": {
             "post": _operation("A node's report, by itself", name, _ref("ReportAnswer"), report)
         },
+        "/v1/usage": {"get": _operation("What nodes and guests use now", [_query("guests")], _ref("UsageAnswer"))},
         "/v1/openapi.json": {"get": _operation("This document", [], any_object)},
     }
 

@@ -20,8 +20,9 @@ from weft.api.doors import Doors
 from weft.api.join import make_node, require_own
 from weft.api.peers import Peer
 from weft.contracts.journal import Event
-from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
+from weft.contracts.store import MAX_DIGEST_BYTES, Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, write_digest
 from weft.kinds.node import NodeReport
 from weft.kinds.orphan import read_copies
 from weft.kinds.vm import VmStatus
@@ -29,7 +30,6 @@ from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput
 from weft.objects.identity import Ref, object_key
 
-LEASE_SECONDS = 30.0
 _ONE_BY_ONE = 4  # up to so many allocations are read singly, more by one list
 _CHUNK = 90
 _MOST_EVENTS = 200
@@ -47,7 +47,8 @@ class ReportInput(msgspec.Struct):
     """``node`` and the ``allocations`` are kept raw: an agent newer than this server loses no field.
 
     ``ranges_version`` is of the address ranges that the node knows; ``idle_networks`` are uids of networks it keeps
-    ready though nothing of its own is in them; ``peers_version`` is of the peers it knows."""
+    ready though nothing of its own is in them; ``peers_version`` is of the peers it knows; ``digest`` is what its guests use,
+    which goes with its lease."""
 
     node: msgspec.Raw = _NOTHING
     allocations: dict[str, msgspec.Raw] = {}
@@ -56,6 +57,7 @@ class ReportInput(msgspec.Struct):
     ranges_version: str = ""
     idle_networks: list[str] = []
     peers_version: str = ""
+    digest: msgspec.Raw = _NOTHING
 
 
 class PeersAnswer(msgspec.Struct):
@@ -86,7 +88,7 @@ async def report(doors: Doors, call: Call, name: str) -> Response:
     uid = call.actor.id
     known = await require_own(doors, call, name)
     given = _read(await call.read_body())
-    await doors.store.grant(f"node/{uid}", uid, LEASE_SECONDS)
+    await doors.store.grant(f"{LEASE_PREFIX}{uid}", uid, LEASE_SECONDS, _write_digest(given.digest))
     node = await _read_node(doors, name, uid)
     if node is None or known is None:
         node = await retry(doors, lambda: _take_back(doors, name, uid))
@@ -115,6 +117,16 @@ def _read(body: bytes) -> ReportInput:
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
         raise InvalidInput(f"the report can't be read: {problem}") from None
     return given
+
+
+def _write_digest(given: msgspec.Raw) -> bytes:
+    """As it goes with the lease; nothing for what can't be understood: a sign of life is one all the same."""
+    try:
+        digest = msgspec.json.decode(given, type=Digest | None)
+    except msgspec.MsgspecError:
+        return b""
+    written = b"" if digest is None else write_digest(digest)
+    return written if len(written) <= MAX_DIGEST_BYTES else b""
 
 
 async def _read_node(doors: Doors, name: str, uid: str) -> Envelope | None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from starlette.responses import Response
 
 from weft import __version__
-from weft.api import blobs, bulk, delete, events, join, openapi, read, report, verbs, watch, write
+from weft.api import blobs, bulk, delete, events, join, openapi, read, report, usage, verbs, watch, write
 from weft.api.authorise import authorise_write, require_admin, require_person
 from weft.api.call import Call, json_response
 from weft.api.doors import Doors
@@ -121,6 +121,7 @@ BY_HAND: dict[str, dict[str, Plain]] = {
     "join": {"POST": join.join},
     "kinds": {"GET": _kinds},
     "openapi.json": {"GET": _openapi},
+    "usage": {"GET": usage.usage},
 }
 BY_NODES: dict[str | None, Callable[[Doors, Call, str], Awaitable[Response]]] = {
     "renew": join.renew,

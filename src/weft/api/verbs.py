@@ -1,10 +1,12 @@
-"""Verbs beyond create, change, delete: each either changes the spec in one commit, or gives a ticket for the gateway.
+"""Verbs beyond create, change, delete: each changes the spec in one commit, makes another object, or gives a ticket for the
+gateway.
 
 What a verb does stands in its Kind record; here it is only carried out.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -14,8 +16,9 @@ from weft.api import admit
 from weft.api.admit import Draft, not_found, refuse_deleting
 from weft.api.authorise import authorise_write, require_admin
 from weft.api.call import Call, json_response, object_response, read_flag
-from weft.api.commit import read_again, settle, was_done
+from weft.api.commit import read_again, settle, tell, was_done
 from weft.api.doors import Doors
+from weft.api.manifest import read_manifest
 from weft.api.target import Target
 from weft.api.view import View
 from weft.kinds.allocation import AllocationSpec
@@ -23,7 +26,7 @@ from weft.kinds.record import Kind, Verb
 from weft.objects.changes import plan_change
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
-from weft.objects.identity import object_key, short_id
+from weft.objects.identity import new_uid, object_key, short_id
 from weft.objects.lifecycle import ALLOWED, Phase, check_verb
 from weft.objects.schema import read_strict, suggest
 from weft.trust.tickets import LIFETIME_SECONDS, sign_ticket
@@ -43,6 +46,8 @@ async def act(doors: Doors, call: Call, target: Target) -> Response:
         require_admin(call.actor, f"{verb.name} a {kind.title}")
         return await _open_stream(doors, call, target, verb, given)
     authorise_write(call.actor, kind, verb.name)
+    if verb.make is not None:
+        return await _make(doors, call, target, verb, given, dry_run=dry_run)
     key = None if dry_run else call.idempotency_key
     try:
         draft = await settle(doors, lambda view: _plan(doors, view, target, verb, given), key=key, dry_run=dry_run)
@@ -74,6 +79,29 @@ async def _plan(doors: Doors, view: View, target: Target, verb: Verb, given: Any
     if not changes:
         return Draft(kind, current, "unchanged")
     return await admit.plan_spec(doors, view, kind, current, old, new, changes)
+
+
+async def _make(doors: Doors, call: Call, target: Target, verb: Verb, given: Any, *, dry_run: bool) -> Response:
+    """The object that the verb makes beside ``target``."""
+    assert verb.make is not None
+    kind, key, make = target.kind, None if dry_run else call.idempotency_key, verb.make
+    mark = hashlib.sha256((key or new_uid()).encode()).hexdigest()[:5]
+
+    async def plan(view: View) -> Draft:
+        current = await view.get(kind, target.project, target.require_name())
+        if current is None:
+            raise not_found(kind, target.require_name(), target.project)
+        refuse_deleting(kind, current)
+        whole = msgspec.json.decode(msgspec.json.encode(current))
+        wish = read_manifest(make(whole, given, mark), project=target.project)
+        if key is not None and (done := await view.get(wish.kind, wish.project, wish.name)) is not None:
+            return Draft(wish.kind, done, "unchanged")
+        return await admit.plan_create(doors, view, wish)
+
+    draft = await settle(doors, plan, key=key, dry_run=dry_run)
+    if not dry_run:
+        tell(doors, call.actor, draft)
+    return object_response(draft.envelope, 200 if dry_run else 201)
 
 
 async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, given: Any) -> Response:
@@ -137,7 +165,7 @@ async def _find_place(doors: Doors, kind: Kind, envelope: Envelope, verb: Verb) 
         for found in page.entries:
             allocation = decode_envelope(found.value, found.revision)
             spec = decode_part(allocation.spec, AllocationSpec)
-            if spec.workload.uid == envelope.uid and spec.role == "active":
+            if spec.workload.uid == envelope.uid and spec.role in ("active", "source"):
                 return allocation, spec
     raise IllegalTransition(
         f"{what} has no place yet ({phase}), so no {verb.name}",

@@ -8,6 +8,7 @@ from typing import Any
 from weft.cli.output.table import Column, draw_table
 from weft.cli.placement import describe_weights, draw_verdicts
 from weft.cli.terminal import Paint
+from weft.kinds.cells import dig
 from weft.objects.quantity import format_bytes
 
 Object = Mapping[str, Any]
@@ -19,9 +20,10 @@ def tell_recommendation(answered: Object, what: str, width: int | None, paint: P
     status = answered["status"]
     verdicts = status.get("verdicts") or []
     scores = {v["node"]: v["score"] for v in verdicts if v.get("score") is not None}
-    lines = [_sentence(status, scores, what)]
+    lines = [_move_sentence(status, what) if dig(answered, "spec.move") else _sentence(status, scores, what)]
     if status.get("message"):
         lines.append(status["message"])
+    lines += [f"note: {note}" for note in status.get("notes") or ()]
     lines += draw_verdicts(verdicts, status.get("refused_by") or {}, width, paint)
     for place, advice in enumerate(status.get("advice") or ()):
         does = advice.get("command") or _as_flags(advice.get("wish") or {})
@@ -29,11 +31,19 @@ def tell_recommendation(answered: Object, what: str, width: int | None, paint: P
     return "\n".join(lines)
 
 
+def _move_sentence(status: Object, what: str) -> str:
+    current, best = status["current"], status.get("best")
+    if not best:
+        return f"{what} can't leave {current} now: {status.get('reason') or 'refused'}"
+    return f"{what} would move from {current} to {best} by {status['policy']}{describe_weights(status['verdicts'])}"
+
+
 def _sentence(status: Object, scores: Mapping[str, float], what: str) -> str:
     policy = f"{status['policy']}{describe_weights(status.get('verdicts') or [])}"
+    policy += " by what is used" if status.get("basis") == "used" else ""
     best, current = status.get("best"), status.get("current")
     if not best:
-        return f"{what} fits on no node now: {status.get('reason') or 'refused'} ({policy})"
+        return f"{what} fits on no node now: {status.get('reason') or 'refused'} ({status['policy']})"
     if not current:
         return f"{what} would be placed on {best} by {policy}"
     if current == best:
@@ -73,20 +83,28 @@ def tell_placement(report: Object, width: int | None, paint: Paint) -> str:
             f"{100 * use['allocated'] / use['capacity']:.1f} %" if use["capacity"] else "–",
             f"{_amount(use, 'largest_free')} on {use['largest_free_node']}" if use["largest_free_node"] else "–",
             _amount(use, "stranded"),
+            _tell_used(use),
         ]
         for use in status["resources"]
     ]
-    titles = ("RESOURCE", "ALLOCATED", "CAPACITY", "SHARE", "LARGEST FREE", "STRANDED")
+    titles = ("RESOURCE", "ALLOCATED", "CAPACITY", "SHARE", "LARGEST FREE", "STRANDED", "USED")
     lines.append(draw_table([Column(title, right=title != "RESOURCE") for title in titles], totals, width, paint))
     nodes = status["nodes"]
     resources = list(nodes[0]["shares"]) if nodes else []
     columns = [Column("NODE"), Column("WORKLOADS", right=True)]
-    columns += [Column(name.upper(), right=True) for name in resources] + [Column("NOTE", flexible=True)]
+    columns += [Column(name.upper(), right=True) for name in resources]
+    columns += [Column(f"{name.upper()} USED", right=True) for name in resources] + [Column("NOTE", flexible=True)]
     rows = [
-        [use["node"], str(use["workloads"]), *(f"{use['shares'][name]:.0f} %" for name in resources), use["note"]]
+        [
+            *(use["node"], str(use["workloads"]), *(f"{use['shares'][name]:.0f} %" for name in resources)),
+            *(f"{use['used'][name]:.0f} %" if use.get("used") else "–" for name in resources),
+            use["note"],
+        ]
         for use in nodes
     ]
     lines += ["", draw_table(columns, rows, width, paint)]
+    if status.get("measured", 0) < status["usable"]:
+        lines.append(f"what is used is known of {status.get('measured', 0)} of the {status['usable']} nodes")
     if status["node_count"] > len(nodes):
         lines.append(f"the fullest and the emptiest of {status['node_count']} nodes")
     lines += _tell_waiting(status["waiting"])
@@ -107,6 +125,13 @@ def _tell_waiting(waiting: Sequence[Object]) -> list[str]:
         names = ", ".join(one["first"]) + (f" and {more} more" if more > 0 else "")
         lines.append(f"{one['count']} wait: {one['reason']}: {names}     weft explain {one['first'][0]}")
     return ["", *lines] if lines else []
+
+
+def _tell_used(use: Object) -> str:
+    if not use.get("there"):
+        return "–"
+    used = f"{use['used']:.2f}" if use["resource"] == "cpu" else _amount(use, "used")
+    return f"{used} ({100 * use['used'] / use['there']:.1f} %)"
 
 
 def _amount(use: Object, part: str) -> str:

@@ -4,7 +4,9 @@ Pure but for reading the files that long texts are taken from."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ _NO_FLAG = {
     "vm": ("spec.run", "spec.boots"),
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256",),
+    "migration": ("spec.cancel",),
 }
 _MORE_NAMES = {
     "spec.restart": ("restart-policy",),  # where `--restart` is an act
@@ -164,10 +167,9 @@ def _number(type_: str, value: Any) -> Any:
     """A number where the field wants one and the text is one; what isn't is left for the field's own complaint."""
     if isinstance(value, str) and type_.removeprefix(_LIST) in ("whole number", "number"):
         for read in (int, float):
-            try:
-                return read(value)
-            except ValueError:
-                continue
+            with contextlib.suppress(ValueError):
+                number = read(value)
+                return number if math.isfinite(number) else value
     return value
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from weft.kinds.cells import dig
+from weft.kinds.migration import ENDED
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unplaceable, WeftError
 from weft.objects.selector import Fields
 
@@ -31,7 +32,8 @@ _ALONE = "gangIncomplete"  # the others of it may be among those that are waited
 class Goal(msgspec.Struct, frozen=True):
     """``reached`` is asked for every state of the object (None: it is gone); ``words`` say what is waited for.
     ``ends_failed`` and ``ends_refused`` say that a failure, or no node that fits, ends the waiting; ``ends_alone`` that
-    others it is to be placed with, and that aren't there, do."""
+    others it is to be placed with, and that aren't there, do. ``asked`` is what ``weft wait --for`` takes for it, where that
+    isn't what it waits for anyway."""
 
     reached: Test
     words: str
@@ -39,6 +41,7 @@ class Goal(msgspec.Struct, frozen=True):
     ends_refused: bool = True
     ends_alone: bool = True
     wants_gone: bool = False
+    asked: str = ""
 
 
 _CREATED = {"vm": "Running", "image": "Available", "network": "Ready", "volume": "Available"}
@@ -60,6 +63,9 @@ def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None
     ``before`` is the object as it was: a restart is done when its boot is another."""
     if verb == "delete":
         return Goal(lambda obj: obj is None, "gone", wants_gone=True)
+    if kind == "migration":
+        words = "Cancelled" if verb == "cancel" else "Succeeded"
+        return Goal(lambda obj: _phase(obj) == words, words, ends_refused=False)
     phase = _CREATED.get(kind) if verb in ("create", "update") else _VERBS.get(verb)
     if phase is None:
         return None
@@ -122,6 +128,10 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
             reason=reason or None,
             hint=f"weft describe {what}" if obj["kind"] != "image" else None,
         )
+    if obj["kind"] == "migration" and dig(obj, "status.phase") in ENDED:
+        why = dig(obj, "status.message", "")
+        said = f"{dig(obj, 'status.phase')}: {why}" if why else dig(obj, "status.phase")
+        return DriverFailed(f"{what} has ended: {said}", hint=f"weft describe {what}")
     current = _find_condition(obj, "Current")
     if goal.ends_refused and current is not None and _settled(obj) and current["status"] == "False":
         reason, message = current.get("reason", ""), f"{what} stays as it is for now: {current.get('message', '')}"

@@ -18,6 +18,7 @@ from weft.objects.errors import NotFound
 from weft.objects.schema import suggest
 
 PEOPLE = tuple(kind.name for kind in KINDS if kind.writer == "people")
+CHANGEABLE = tuple(kind.name for kind in KINDS if kind.writer == "people" and not kind.question)
 MAKEABLE = tuple(name for name in PEOPLE if name != "node")  # a node comes by joining
 
 
@@ -35,18 +36,19 @@ VERBS: dict[str, Entry] = {
     "get": Entry("get", "Show objects, or list them"),
     "describe": Entry("describe", "Show an object in full, with its latest events"),
     "create": Entry("create", "Make an object", MAKEABLE),
-    "set": Entry("set", "Change fields, and say first what that takes", PEOPLE),
-    "edit": Entry("edit", "Change an object in $EDITOR", PEOPLE),
-    "label": Entry("label", "Set or remove labels", PEOPLE),
+    "set": Entry("set", "Change fields, and say first what that takes", CHANGEABLE),
+    "edit": Entry("edit", "Change an object in $EDITOR", CHANGEABLE),
+    "label": Entry("label", "Set or remove labels", CHANGEABLE),
     "delete": Entry("delete", "Delete objects", PEOPLE),
     "wait": Entry("wait", "Wait until an object is as wanted"),
     "events": Entry("events", "What happened"),
     "schema": Entry("schema", "The fields of a kind"),
     "ssh": Entry("ssh", "Log into a VM by SSH", ("vm",)),
     "cp": Entry("cp", "Copy files to or from a VM", ("vm",)),
-    "explain": Entry("explain", "Why it stands where it does, or nowhere", ("vm",)),
+    "explain": Entry("explain", "Why it stands where it does, or nowhere", ("vm", "migration")),
     "recommend": Entry("recommend", "Where it would be placed now, or if it were otherwise", ("vm",)),
     "placement": Entry("placement", "How full the nodes are, what waits and why", ("report",)),
+    "top": Entry("top", "What nodes or VMs really use", ("node", "vm")),
     "add": Entry("add", "Fetch an image and check it", ("image",)),
     "build": Entry("build", "Build one of weft's own images and add it", ("image",)),
     "resize": Entry("resize", "Make a volume larger", ("volume",)),
@@ -56,7 +58,7 @@ VERBS: dict[str, Entry] = {
 # A kind's own verbs that need more than a request: streams.
 STREAMS = {"exec": "exec", "console": "console", "forward": "forward", "logs": "logs", "screen": "screen"}
 # Verbs that one kind does in a way of its own.
-SPECIAL = {("create", "token"): "token", ("maintenance", "node"): "maintenance"}
+SPECIAL = {("create", "token"): "token", ("maintenance", "node"): "maintenance", ("drain", "node"): "drain"}
 # Commands about no object in particular.
 TOOLS: dict[str, Entry] = {
     "apply": Entry("apply", "Bring objects to what files say"),
@@ -100,6 +102,8 @@ def verbs_of(noun: str | None) -> dict[str, Entry]:
                 verbs[verb.name] = known._replace(kinds=(*known.kinds, name))
             elif verb.stream and verb.name in STREAMS:
                 verbs[verb.name] = Entry(STREAMS[verb.name], verb.summary, (name,))
+            elif verb.make is not None:
+                verbs[verb.name] = Entry(verb.name, verb.summary, (name,))
             elif verb.change is not None:
                 verbs[verb.name] = Entry(SPECIAL.get((verb.name, name), "act"), verb.summary, (name,))
     return verbs

@@ -79,6 +79,7 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
     verdicts = spec.get("verdicts") or []
     named = f"{spec['named']}: " if spec.get("named") else ""
     policy = f"{'policy' if named else 'strategy'} {named}{spec['policy']}{describe_weights(verdicts)}"
+    policy += " by what is used" if spec.get("basis") == "used" else ""
     chosen = next((v["node"] for v in verdicts if v["outcome"] == "chosen"), None)
     nodes = f"{spec['nodes']} node{'s' * (spec['nodes'] != 1)}"
     if chosen:
@@ -98,6 +99,7 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
 _REMEDIES = {
     "cordon": "     weft node uncordon {node}",
     "maintenance": "     weft node maintenance {node} off",
+    "gpu": "     weft node describe {node}",
     "taint": "     with --tolerate it may go there",
 }
 
@@ -141,10 +143,16 @@ def explain_absence(decision: Object, what: str, node: str) -> str:
     chosen = next((v for v in _verdicts(decision) if v["outcome"] == "chosen"), None)
     if chosen is None or chosen is verdict:
         return f"{node} was chosen for {what}"
-    scores = f"{chosen['node']} scored {chosen.get('score') or 0:.1f}, {node} {verdict.get('score') or 0:.1f}"
-    return (
-        f"{node} could have taken {what}, but {chosen['node']} was chosen by {dig(decision, 'spec.policy')}: {scores}"
-    )
+    best, its = (each.get("score") or 0.0 for each in (chosen, verdict))
+    if its > best and dig(decision, "spec.gang", ""):
+        why = f"so all of gang {dig(decision, 'spec.gang')} have a place: "
+    else:
+        why = ""
+    scores = f"{chosen['node']} scored {best:.1f}, {node} {its:.1f}"
+    if best == its:
+        scores = f"both scored {best:.1f}, and of equals the first is taken"
+    policy = dig(decision, "spec.policy")
+    return f"{node} could have taken {what}, but {chosen['node']} was chosen by {policy}: {why}{scores}"
 
 
 def _row(verdict: Object, terms: Sequence[str], second: Object | None) -> list[str]:

@@ -69,6 +69,15 @@ class Progress:
                     self._told.add((target.what, word))
                     self._print(f"{target.what}  {word}")
 
+    def draw(self, target: Target, live: str, told: str) -> None:
+        """How ``target`` stands in a line of its own: on a terminal ``live``, off it the same once for each ``told``."""
+        if self._live:
+            self._lines[target.what] = live
+            self._draw()
+        elif (target.what, told) not in self._told:
+            self._told.add((target.what, told))
+            self._print(live)
+
     def say(self, line: str) -> None:
         """A line that stays, above what moves."""
         self._print(line)

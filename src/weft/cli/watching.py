@@ -122,10 +122,10 @@ def _next(session: Session, news: queue.Queue[_News], deadline: float, progress:
 
 def _late(session: Session, wait: Wait) -> WeftError:
     what, words = wait.target.what, wait.goal.words
-    asked = " --for=delete" if wait.goal.wants_gone else f" --for={words}" if "=" in words else ""
+    asked = wait.goal.asked or ("delete" if wait.goal.wants_gone else words if "=" in words else "")
     return TimedOut(
         f"{what} was not {words} within {session.wait_seconds:g} s; the work goes on",
-        hint=f"weft wait {what}{asked}   weft describe {what}",
+        hint=f"weft wait {what}{f' --for={asked}' if asked else ''}   weft describe {what}",
     )
 
 

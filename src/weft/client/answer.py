@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from weft.client.connection import Connection, make_lost
+from weft.client.connection import BROKEN, Connection, make_lost
 from weft.objects.errors import Unavailable, WeftError, error_from_dict
 
 
@@ -59,8 +59,7 @@ class Stream:
     def _take(self, read: Any) -> bytes:
         try:
             return bytes(read())
-        except (OSError, http.client.HTTPException, ValueError, AttributeError) as problem:
-            # the last two are what http.client makes of a connection that another thread closed
+        except BROKEN as problem:
             raise make_lost(problem).error from problem
 
     def close(self) -> None:

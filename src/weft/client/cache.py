@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from weft.client.view import Changed, View
+from weft.client.view import Changed, Item, View
 from weft.contracts.clock import Clock
 from weft.contracts.store import Batch, Compacted, Store, epoch_of, revision_of
 from weft.objects.errors import StoreUnavailable, WeftError
@@ -39,19 +39,33 @@ class Cache:
         self._epoch_at = 0.0
         self._store = store
         self._clock = clock
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, tuple[str, ...]]] = []
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._relisted = asyncio.Event()
+        self._expected: dict[str, tuple[bytes, Item]] = {}
 
     @property
     def age_seconds(self) -> float:
         """For how long this process has known the store's present history."""
         return self._clock.elapsed() - self._epoch_at
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Have every change told to ``listener`` from now on; call what is returned to end it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+    def subscribe(self, listener: Listener, kinds: Iterable[str] = ()) -> Callable[[], None]:
+        """Have every change told to ``listener`` from now on, or those of ``kinds``, in this order; call what is returned
+        to end it."""
+        entry = (listener, tuple(kinds))
+        self._listeners.append(entry)
+        return lambda: self._listeners.remove(entry)
+
+    def expect(self, value: bytes, item: Item) -> None:
+        """``item`` is what ``value`` decodes to, which is about to be written at its key: then it is taken in as it is."""
+        self._expected[item.key] = (value, item)
+
+    def expect_no_more(self, items: Iterable[Item]) -> None:
+        """They were not written, or are here."""
+        for item in items:
+            expected = self._expected.get(item.key)
+            if expected is not None and expected[1] is item:
+                del self._expected[item.key]
 
     async def reached(self, revision: int) -> None:
         """Return once the view holds all that ``revision`` and those before it wrote."""
@@ -133,6 +147,12 @@ class Cache:
             self._wake(batch.revision)
 
     def _put(self, key: str, value: bytes, revision: int, changes: list[Changed]) -> None:
+        expected = self._expected.pop(key, None)
+        if expected is not None and expected[0] == value:
+            item = expected[1]
+            item.envelope.revision = revision
+            changes.append(self.view.put_item(key, item))
+            return
         try:
             changed = self.view.put(key, value, revision)
         except msgspec.DecodeError as problem:
@@ -150,8 +170,13 @@ class Cache:
             changes.append(changed)
 
     def _tell(self, changes: Sequence[Changed]) -> None:
-        for listener in tuple(self._listeners):
-            listener(changes)
+        by_kind: dict[str, list[Changed]] = {}
+        for change in changes:
+            by_kind.setdefault(change.kind, []).append(change)
+        for listener, kinds in tuple(self._listeners):
+            wanted = [change for kind in kinds for change in by_kind.get(kind, ())] if kinds else changes
+            if wanted:
+                listener(wanted)
 
     def _wake(self, revision: int | None) -> None:
         later: list[tuple[int, asyncio.Future[None]]] = []

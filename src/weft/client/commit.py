@@ -14,12 +14,14 @@ from weft.objects.envelope import Envelope, encode_envelope
 
 class Commit(msgspec.Struct, frozen=True):
     """Writes that stand or fall together. ``key`` is the object they are for: when they fail it is planned again.
-    ``events`` go to the journal once the writes are durable."""
+    ``events`` go to the journal once the writes are durable. ``made`` are objects that the writes put, as items: when they
+    come back by the watch nobody decodes what was just encoded. Whoever gives one away here never changes it again."""
 
     key: str
     writes: Sequence[Write]
     preconditions: Sequence[Precondition] = ()
     events: Sequence[Event] = ()
+    made: Sequence[Item] = ()
 
 
 def edit(item: Item) -> Envelope:

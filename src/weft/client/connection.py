@@ -38,6 +38,10 @@ class Lost(Exception):
         self.sent = sent
 
 
+# The last two are what http.client makes of a connection that another thread has closed.
+BROKEN = (OSError, http.client.HTTPException, ValueError, AttributeError)
+
+
 def make_lost(problem: BaseException) -> Lost:
     return Lost(Unavailable(f"the connection to the server was lost: {describe_failure(problem)}"), sent=True)
 
@@ -64,11 +68,11 @@ class Connection(http.client.HTTPConnection):
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             # a server that refuses a body before it has read it may have answered all the same
             pass
-        except (OSError, http.client.HTTPException) as problem:
+        except BROKEN as problem:
             raise make_lost(problem) from problem
         try:
             return self.getresponse()
-        except (OSError, http.client.HTTPException, ValueError) as problem:
+        except BROKEN as problem:
             raise make_lost(problem) from problem
 
     def is_quiet(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from weft.client.answer import Answer, Stream, raise_problem, read_headers
-from weft.client.connection import Connection, Lost, Request, describe_failure, make_lost
+from weft.client.connection import BROKEN, Connection, Lost, Request, describe_failure, make_lost
 from weft.client.context import Context
 from weft.client.skew import HEADER
 from weft.client.tls import explain_distrust, make_tls
@@ -101,7 +101,7 @@ class Http:
                 raise
         except Lost as lost:
             raise lost.error from lost
-        except (OSError, http.client.HTTPException) as problem:
+        except BROKEN as problem:
             raise make_lost(problem).error from problem
         return Stream(connection, response)
 
@@ -153,7 +153,7 @@ class Http:
             response = connection.exchange(request)
             try:
                 answer = Answer(response.status, read_headers(response), response.read())
-            except (OSError, http.client.HTTPException) as problem:
+            except BROKEN as problem:
                 raise make_lost(problem) from problem
         except BaseException:
             connection.hang_up()

@@ -9,6 +9,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.gang import read_gang
+from weft.kinds.migration import MigrationSpec, read_workload
 from weft.kinds.nic import Nic, networks_of
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.publication import PublicationSpec
@@ -71,6 +72,14 @@ PUBLICATIONS_BY_WORKLOAD = Index(
 )
 
 
+MIGRATIONS_BY_UID = Index("migrations by uid", "migration", lambda item: (item.uid,))
+MIGRATIONS_BY_WORKLOAD = Index(
+    "migrations by workload",
+    "migration",
+    lambda item: _named("vm", item, (read_workload(item.spec(MigrationSpec))[1],)),
+)
+
+
 def choose_endpoint(endpoints: Iterable[Item], network_uid: str, nic: Nic) -> Item | None:
     """Which of a VM's endpoints is that NIC's: the one with the address it asks for, the lowest if it asks for none."""
     found = [item for item in endpoints if item.spec(EndpointSpec).network_uid == network_uid]
@@ -85,6 +94,7 @@ KINDS = (
     "decision",
     "recommendation",
     "report",
+    "migration",
     "image",
     "network",
     "securitygroup",
@@ -114,6 +124,8 @@ INDEXES = (
     ENDPOINTS_BY_WORKLOAD,
     ENDPOINTS_BY_NETWORK,
     PUBLICATIONS_BY_WORKLOAD,
+    MIGRATIONS_BY_UID,
+    MIGRATIONS_BY_WORKLOAD,
 )
 
 

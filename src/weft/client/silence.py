@@ -6,16 +6,24 @@ only as long as it takes to know that it is lost.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from weft.client.cache import Cache
+from weft.client.view import Item
 from weft.kinds.node import NodeReport, NodeStatus
 
 PATIENCE_SECONDS = 30.0
 
 
-def find_silent(cache: Cache) -> list[str]:
-    """Their names."""
+def may_be_silent(cache: Cache, node: Item) -> bool:
+    """Whether ``find_silent`` has to look at it: by what it has said, which changes rarely."""
+    return node.report(NodeReport).epoch not in ("", cache.epoch) or node.status(NodeStatus).phase == "Joining"
+
+
+def find_silent(cache: Cache, among: Iterable[Item] | None = None) -> list[str]:
+    """Their names; ``among`` are all the nodes that may be silent."""
     found = []
-    for item in cache.view.of_kind("node").values():
+    for item in cache.view.of_kind("node").values() if among is None else among:
         epoch, phase = item.report(NodeReport).epoch, item.status(NodeStatus).phase
         spoke_before = epoch not in ("", cache.epoch)
         if phase == "Ready" and spoke_before:

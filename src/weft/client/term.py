@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from weft.client.bundle import Bundle, alone, bundle
 from weft.client.cache import Cache
 from weft.client.commit import Commit
+from weft.client.view import Item
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Journal
 from weft.contracts.store import (
@@ -21,6 +22,7 @@ from weft.contracts.store import (
     LimitExceeded,
     Precondition,
     PreconditionFailed,
+    Put,
     Store,
     StoreFull,
     Write,
@@ -54,6 +56,22 @@ class Term:
 
         Returns after the cache has what was written, and what made others fail. Raises TermLost."""
         self._check_history()
+        made = self._expect(commits)
+        try:
+            return await self._perform(commits)
+        finally:
+            self.cache.expect_no_more(made)
+
+    def _expect(self, commits: Sequence[Commit]) -> list[Item]:
+        """Have the cache know what it will see."""
+        made = {item.key: item for commit in commits for item in commit.made}
+        for commit in commits if made else ():
+            for write in commit.writes:
+                if isinstance(write, Put) and (item := made.get(write.key)) is not None:
+                    self.cache.expect(write.value, item)
+        return list(made.values())
+
+    async def _perform(self, commits: Sequence[Commit]) -> list[Commit]:
         sent = await asyncio.gather(*(self._commit(each) for each in bundle(commits)), return_exceptions=True)
         outcomes: list[tuple[Commit, int | WeftError]] = []
         for result in sent:

@@ -21,11 +21,12 @@ class Item:
 
     __slots__ = ("_report", "_spec", "_status", "envelope", "words")
 
-    def __init__(self, envelope: Envelope) -> None:
+    def __init__(self, envelope: Envelope, *, spec: object = None, report: object = None) -> None:
+        """``spec`` and ``report``: what those parts of ``envelope`` are, for who knows it without decoding."""
         self.envelope = envelope
-        self._spec: object = None
+        self._spec = spec
         self._status: object = None
-        self._report: object = None
+        self._report = report
         self.words: tuple[tuple[str, ...], ...] | None = None  # that it is filed under, by index
 
     def inherit(self, old: Item) -> None:
@@ -33,14 +34,14 @@ class Item:
         mine, its = self.envelope, old.envelope
         if mine.uid != its.uid:
             return
-        same_spec, same_report = bytes(mine.spec) == bytes(its.spec), bytes(mine.report) == bytes(its.report)
+        same_spec, same_report = _is_same(mine.spec, its.spec), _is_same(mine.report, its.report)
         if same_spec:
             self._spec = old._spec
         if same_report:
             self._report = old._report
         if same_spec and same_report:
             self.words = old.words
-        if bytes(mine.status) == bytes(its.status):
+        if _is_same(mine.status, its.status):
             self._status = old._status
 
     @property
@@ -106,11 +107,11 @@ class View:
     def __init__(self, kinds: Iterable[str], indexes: Iterable[Index] = ()) -> None:
         self._items: dict[str, Item] = {}
         self._by_kind: dict[str, dict[str, Item]] = {kind: {} for kind in kinds}
-        self._indexes: dict[str, list[Index]] = {kind: [] for kind in self._by_kind}
+        self._indexes: dict[str, list[tuple[Index, dict[str, dict[str, Item]]]]] = {kind: [] for kind in self._by_kind}
         self._found: dict[str, dict[str, dict[str, Item]]] = {}
         for index in indexes:
-            self._indexes[index.kind].append(index)
-            self._found[index.name] = {}
+            found = self._found[index.name] = {}
+            self._indexes[index.kind].append((index, found))
 
     def get(self, key: str) -> Item | None:
         return self._items.get(key)
@@ -146,17 +147,21 @@ class View:
         if old is not None:
             item.inherit(old)
         if item.words is None:  # may raise: before anything changes
-            item.words = tuple(tuple(dict.fromkeys(index.words_of(item))) for index in indexes)
+            item.words = tuple([tuple(dict.fromkeys(index.words_of(item))) for index, _ in indexes])
         self._items[key] = item
         self._by_kind[kind][key] = item
         before = old.words if old is not None else None
-        for place, index in enumerate(indexes):
-            found = self._found[index.name]
-            for word in item.words[place]:
-                found.setdefault(word, {})[key] = item
-            if before is not None and before is not item.words:
-                for word in before[place]:
-                    if word not in item.words[place]:
+        for (_, found), words in zip(indexes, item.words, strict=True):
+            for word in words:
+                bucket = found.get(word)
+                if bucket is None:
+                    found[word] = {key: item}
+                else:
+                    bucket[key] = item
+        if before is not None and before is not item.words:
+            for (_, found), words, former in zip(indexes, item.words, before, strict=True):
+                for word in former:
+                    if word not in words:
                         _drop(found, word, key)
         return Changed(key, old, item)
 
@@ -167,10 +172,14 @@ class View:
             return None
         kind = old.envelope.kind
         del self._by_kind[kind][key]
-        for index, words in zip(self._indexes[kind], old.words or (), strict=False):
+        for (_, found), words in zip(self._indexes[kind], old.words or (), strict=False):
             for word in words:
-                _drop(self._found[index.name], word, key)
+                _drop(found, word, key)
         return Changed(key, old, None)
+
+
+def _is_same(one: msgspec.Raw, other: msgspec.Raw) -> bool:
+    return one is other or bytes(one) == bytes(other)
 
 
 def _drop(found: dict[str, dict[str, Item]], word: str, key: str) -> None:

@@ -3,7 +3,7 @@
 A move has a ``key``; every step names it and may be repeated, also by a driver made anew after a crash. Bytes go from
 the source's machine to a unix socket of the target's; who carries them between nodes is not the runtime's business.
 
-The order: source ``describe`` · target ``expect`` · source ``send`` · the source's facts say ``handed over`` · target
+The order: source ``describe``, ``sample`` · target ``expect`` · source ``send`` · the source's facts say ``handed over`` · target
 ``take_over`` · source ``leave``. Until the source says ``handed over`` the target stands still, so a move that breaks
 earlier is broken for the target alone: the guest goes on at the source. After it the source stands still for good,
 unless the target's ``give_up`` says that the guest never ran there; that word goes into ``cancel``.
@@ -18,18 +18,20 @@ import msgspec
 
 from weft.contracts.runtime import GuestFacts, GuestPlan
 
-MoveMode = Literal["plain", "xbzrle", "multifd-zstd", "post-copy", "stop-and-copy"]
+MoveMode = Literal["plain", "xbzrle", "multifd-zstd", "auto-converge", "post-copy", "stop-and-copy"]
 MovePhase = Literal["waiting", "moving", "switching", "handed over", "arrived", "taken over", "failed"]
 
 
 class MoveSettings(msgspec.Struct, frozen=True):
     """How a guest's memory goes over; the same on both sides. ``pause_ms``: how long the guest may stand still at the end,
-    as far as QEMU can tell beforehand. ``bytes_per_second`` 0: as fast as it goes."""
+    as far as QEMU can tell beforehand. ``bytes_per_second`` 0: as fast as it goes. ``slowdown``: the share of its CPUs that
+    the guest is kept from, once passes don't shrink; 0: it isn't, until ``adjust`` says so."""
 
     mode: MoveMode = "plain"
     bytes_per_second: int = 0
     pause_ms: int = 300
     streams: int = 4  # of multifd
+    slowdown: float = 0.0
     cache_bytes: int = 64 << 20  # of xbzrle: at least what the guest keeps writing to
     copied_disks: tuple[str, ...] = ()  # serials of those that the nodes don't share: what is on them goes over too
 
@@ -71,10 +73,29 @@ class MoveFacts(msgspec.Struct, frozen=True):
     elapsed_ms: int = 0
 
 
-class MoveEvent(msgspec.Struct, frozen=True):
-    """``stopped``, ``resumed``: the guest stands still here, or runs; ``moved``: the phase may have changed."""
+class Load(msgspec.Struct, frozen=True):
+    """What a guest does to its memory, and how much there is of it. ``memory_bytes``: all that isn't zero; ``disk_bytes``: what
+    its own disks hold, beside the images they are made from; ``written_bytes``: what it writes to, again and
+    again; ``changed_share``: of the words of a page that it writes to, those that differ afterwards; ``compression``: how
+    much smaller what it writes gets, ``still_compression``: all its memory; ``spread``: the standard deviation of the
+    rate over the samples, as a share of it."""
 
-    name: Literal["stopped", "resumed", "moved"]
+    memory_bytes: int
+    dirty_bytes_per_second: float
+    written_bytes: int
+    changed_share: float
+    compression: float
+    still_compression: float = 1.0
+    samples: int = 1
+    spread: float = 0.5
+    disk_bytes: int = 0
+
+
+class MoveEvent(msgspec.Struct, frozen=True):
+    """``stopped``, ``resumed``: the guest stands still here, or runs; ``moved``: the phase may have changed; ``copied``: the copy
+    of a disk has come further."""
+
+    name: Literal["stopped", "resumed", "moved", "copied"]
     at: float  # seconds of this node's elapsed clock
 
 
@@ -83,6 +104,10 @@ class Moves(Protocol):
 
     async def describe(self, guest_id: str) -> MovingGuest:
         """Source: the machine as it is now. Raises IllegalTransition for a guest that doesn't run."""
+
+    async def sample(self, guest_id: str, *, seconds: float = 1.0) -> Load:
+        """Source: what the guest does to its memory within ``seconds``; it doesn't notice. Raises IllegalTransition for a guest
+        that doesn't run, Unavailable."""
 
     async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> MoveSockets:
         """Target: a machine built like ``guest``, with this node's own paths from ``plan``, that waits for its memory at
@@ -98,9 +123,15 @@ class Moves(Protocol):
         """Either side: what is true now. The source's ``handed over`` is for good."""
 
     async def adjust(
-        self, guest_id: str, key: str, *, bytes_per_second: int | None = None, pause_ms: int | None = None
+        self,
+        guest_id: str,
+        key: str,
+        *,
+        bytes_per_second: int | None = None,
+        pause_ms: int | None = None,
+        slowdown: float | None = None,
     ) -> None:
-        """Source: other limits from now on, while it moves."""
+        """Source: other limits from now on, while it moves. Once a guest is slowed down, it stays so until the end."""
 
     def events(self, guest_id: str) -> AsyncIterator[MoveEvent]:
         """Either side: what happens to the guest from the first ``anext`` on; ends with its machine."""

@@ -7,6 +7,7 @@ only what they are told. Ids are 10-character short ids; the driver finds its th
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -14,13 +15,15 @@ import msgspec
 
 class Endpoint(msgspec.Struct, frozen=True):
     """A NIC somewhere in the network: reachable at ``node_address`` (underlay); here if that is our own. ``groups`` are
-    uids of the security groups it carries."""
+    uids of the security groups it carries. ``uid`` tells it from a later one of the same address and MAC; "" if it isn't
+    known."""
 
     mac: str
     address: str
     name: str  # resolves inside the network
     node_address: str
     groups: tuple[str, ...] = ()
+    uid: str = ""
 
 
 class Alias(msgspec.Struct, frozen=True):
@@ -30,10 +33,22 @@ class Alias(msgspec.Struct, frozen=True):
     address: str
 
 
+class Moved(msgspec.Struct, frozen=True):
+    """A NIC whose guest leaves this node (``out``) or comes to it (``in``) while it runs. Connections that were opened by
+    way of the router of the node that it left go on through that one: ``node_address`` is where such a guest came
+    from. Where it is now is told by its endpoint alone."""
+
+    way: Literal["out", "in"]
+    mac: str
+    address: str
+    node_address: str
+
+
 class Segment(msgspec.Struct, frozen=True):
     """One tenant network as a node needs it: ``cidr`` like 10.20.0.0/24, ``gateway`` its router's address (the same on
     every node), ``endpoints`` all of the network's NICs, ours too. Each resolves inside as NAME and NAME.NETWORK;
-    ``aliases`` are more names, of other networks' NICs, for guests here that are in those too."""
+    ``aliases`` are more names, of other networks' NICs, for guests here that are in those too. ``moved`` are those that
+    came or went with open connections, a NIC's newest way last."""
 
     id: str
     name: str
@@ -45,6 +60,7 @@ class Segment(msgspec.Struct, frozen=True):
     nat: bool
     endpoints: list[Endpoint]
     aliases: list[Alias] = []
+    moved: list[Moved] = []
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -146,3 +162,29 @@ class NetworkDriver(Protocol):
 class CanDial(Protocol):
     async def dial(self, segment_id: str, address: str, port: int) -> socket.socket:
         """A TCP connection to a guest here, from its segment's gateway. Raises OSError."""
+
+
+class Flows(Protocol):
+    """The open connections of ports."""
+
+    async def list(self, port: Port) -> list[str]:
+        """Those that the port's filter follows, one line each, in words that ``seed`` understands."""
+
+    async def seed(self, port: Port, lines: Iterable[str]) -> None:
+        """Let these pass the port's filter here as they did where they come from; known ones are fine."""
+
+    async def count_older(self, segment_id: str, address: str) -> int:
+        """How many TCP connections of ``address`` still go through this node's router."""
+
+
+@runtime_checkable
+class CanHandOver(Protocol):
+    """A guest moves while it runs. Before: the port is plugged at the target, and ``ensure_segment`` has told both nodes
+    of it in ``moved``. Then ``switch`` on both at the moment the source's machine stands still."""
+
+    flows: Flows
+
+    def switch(self, port: Port, node_address: str) -> None:
+        """At once, without waiting for anything: what is for the port's NIC goes to the node at ``node_address``, to the
+        port itself if that is this one. What others still send here for a NIC that has moved ``out`` is passed on.
+        The endpoint's change in the next ``ensure_segment`` says the same. Raises DriverFailed."""

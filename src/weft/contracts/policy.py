@@ -31,6 +31,7 @@ Amounts = tuple[int, int, int]
 # What a filter or a policy looks at: facts of nodes (kept until some change), a node's own load as well (kept until its
 # row changes), the outlook beside it (kept until either changes), or other nodes too, or chance, or what was chosen
 # before (never kept).
+Basis = Literal["allocation", "used"]  # how full a node is: by what was asked for there, or by what is measured
 Reads = Literal["facts", "row", "outlook", "fabric"]
 
 
@@ -74,10 +75,12 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     """What is asked of a node. Equal requests get equal verdicts, so they are decided as one class.
 
     ``amounts`` in the order of RESOURCES, ``extras`` sorted by name; ``least_disk`` is how little disk the image would
-    do with; ``node`` the only node's name it may go to; ``home`` the uid of the node where its volumes lie; ``near``
-    the groups whose members it must be with, if there are any, and ``apart`` those it must not be with; ``groups``
-    those it will be a member of; ``caller`` the uid of the node it should be near; ``gang`` those it is placed together
-    with. No name of a Constraint is left in ``constraint`` and ``preferences``."""
+    do with; ``node`` the only node's name it may go to, ``leaves`` the one it moves away from; ``cpu_model`` what its
+    CPU must be, None for any; ``home`` the uid of the node where its volumes lie; ``near`` the groups whose
+    members it must be with, if there are any, and ``apart`` those it must
+    not be with; ``groups`` those it will be a member of; ``caller`` the uid of the node it should be near; ``gang`` those it
+    is placed together with; ``basis`` what strategies go by that look at how full nodes are. No name of a Constraint is left
+    in ``constraint`` and ``preferences``."""
 
     amounts: Amounts
     machine: str
@@ -99,6 +102,9 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     caller: str | None = None
     mode: Literal["long-lived", "serverless"] = "long-lived"
     gang: str = ""
+    leaves: str | None = None
+    cpu_model: str | None = None
+    basis: Basis = "allocation"
 
 
 class Texts(msgspec.Struct, frozen=True):
@@ -123,7 +129,8 @@ class Groups(Protocol):
 
 class Table(Protocol):
     """Nodes as columns: row i of each is the same node. ``capacity`` (what may be given: what there is, times the ratio
-    of overcommitment), ``allocated`` and ``free`` have one row per resource and one column per node. ``rank`` is the node's place
+    of overcommitment), ``allocated`` and ``free`` have one row per resource and one column per node; so has ``used``, what
+    is in use where that is ``measured`` (times the same ratio), and elsewhere what is allocated. ``rank`` is the node's place
     when all are sorted by name; ``notes`` why people cordoned it. ``gpu_free`` has one row per node, one column per device:
     thousandths free, -1 where there is none; ``gpu_memory`` and ``gpu_model`` likewise. No array is to be changed."""
 
@@ -131,18 +138,24 @@ class Table(Protocol):
     uids: list[str]
     notes: list[str]
     capacity: Whole
-    allocated: Whole
     free: Whole
     online: Flags
     cordoned: Flags
     gpu_free: Codes
     gpu_memory: Whole
-    gpu_model: Texts
 
+    @property
+    def gpu_model(self) -> Texts: ...
+    @property
+    def allocated(self) -> Whole: ...
     @property
     def groups(self) -> Groups: ...
     @property
     def rank(self) -> Whole: ...
+    @property
+    def used(self) -> Whole: ...
+    @property
+    def measured(self) -> Flags: ...
 
     def machine(self, name: str) -> Flags:
         """Which nodes can run this machine type."""
@@ -240,6 +253,9 @@ class Leaning(Protocol):
     reads: Reads
 
     def asks(self, request: Request) -> Hashable: ...
+
+    def weight(self, request: Request) -> float:
+        """Of all its terms together."""
 
     def terms(self, table: Table, request: Request) -> list[Column]: ...
 

@@ -54,7 +54,8 @@ class GuestPlan(msgspec.Struct, frozen=True):
     """Everything a runtime needs to start one guest; ``id`` is the allocation's 10-character short id.
 
     ``cpu`` is cores (may be a fraction: a limit), ``vcpus`` what the guest sees. ``has_agent`` says the image ships a
-    weft guest agent, ``qemu_agent`` a qemu-guest-agent, so readiness and exec can be had.
+    weft guest agent, ``qemu_agent`` a qemu-guest-agent, so readiness and exec can be had. ``devices`` are PCI addresses of the
+    host's devices that become the guest's. ``cpu_model`` is one of the probe's; "" is all there is.
     """
 
     id: str
@@ -72,6 +73,8 @@ class GuestPlan(msgspec.Struct, frozen=True):
     qemu_agent: bool = False
     hostname: str = ""
     screen: bool = False
+    devices: list[str] = []
+    cpu_model: str = ""
 
 
 class GuestShape(msgspec.Struct, frozen=True):
@@ -106,7 +109,10 @@ class GuestFacts(msgspec.Struct, frozen=True):
 
 
 class RuntimeProbe(msgspec.Struct, frozen=True):
-    """What this driver can do here. ``problems`` are sentences with a remedy; not ``usable`` means no guest starts."""
+    """What this driver can do here. ``problems`` are sentences with a remedy; not ``usable`` means no guest starts. ``kept``
+    are the host's GPUs that can't become a guest's, by PCI address: why, and what to do about it. One that can cut GPUs up
+    has the capability ``gpu-shares``. ``cpu_models`` are what CPUs guests can have, best first; the first is all there is,
+    and two of the same name are the same CPU. Of ``machines``, TYPE@VERSION is one that can be built as that version did."""
 
     driver: str
     usable: bool
@@ -115,6 +121,8 @@ class RuntimeProbe(msgspec.Struct, frozen=True):
     machines: list[str]
     capabilities: list[str]
     problems: list[str]
+    kept: dict[str, str] = {}
+    cpu_models: list[str] = []
 
 
 class RuntimeDriver(Protocol):
@@ -220,6 +228,8 @@ class HasScreen(Protocol):
 
 
 class GuestStats(msgspec.Struct, frozen=True):
+    """Counters since the guest's machine began to run; ``resident_bytes`` is what it has in the node's RAM now."""
+
     cpu_seconds: float
     resident_bytes: int
     read_bytes: int
@@ -228,4 +238,6 @@ class GuestStats(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class HasStats(Protocol):
-    async def stats(self, guest_id: str) -> GuestStats: ...
+    async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:
+        """``disks`` False leaves out what was read and written, which takes asking the machine. Raises NotFound, Unavailable
+        for a guest that doesn't run."""

@@ -17,6 +17,7 @@ MAX_WRITES = 100
 MAX_PRECONDITIONS = 120
 MAX_COMMIT_BYTES = 1_000_000
 MAX_VALUE_BYTES = 256_000
+MAX_DIGEST_BYTES = 64_000
 
 
 class Put(msgspec.Struct, frozen=True, tag="put"):
@@ -97,12 +98,14 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """A named claim that lapses. ``fence`` grows with every grant to a new holder, in time and across restarts."""
+    """A named claim that lapses. ``fence`` grows with every grant to a new holder, in time and across restarts.
+    ``digest`` is what its holder said with the newest grant, which the store never reads; it lapses with the lease."""
 
     name: str
     holder: str
     fence: int
     remaining_seconds: float
+    digest: bytes = b""
 
 
 class PreconditionFailed(StaleRevision):
@@ -162,14 +165,15 @@ class Store(Protocol):
         Raises StoreUnavailable when the store goes away: watch again from the last batch's cursor. Raises Compacted
         when the cursor is too old, foreign, or the reader fell too far behind."""
 
-    async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
-        """Take or renew a lease. None if another holder has it. A renewal keeps the fence."""
+    async def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Lease | None:
+        """Take or renew a lease. None if another holder has it. A renewal keeps the fence; its ``digest`` takes the place
+        of the last one, at no more cost than that of the renewal. Raises LimitExceeded for one over MAX_DIGEST_BYTES."""
 
     async def release(self, name: str, holder: str) -> None:
         """Give a lease up at once; not held is fine."""
 
-    async def leases(self, prefix: str) -> Sequence[Lease]:
-        """Live leases whose name starts with ``prefix``."""
+    async def leases(self, prefix: str, *, digests: bool = False) -> Sequence[Lease]:
+        """Live leases whose name starts with ``prefix``; what their holders said only if ``digests`` are asked for."""
 
     async def compact(self, keep_revisions: int) -> None:
         """Forget history older than the newest ``keep_revisions`` revisions."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -32,3 +32,15 @@ class VolumeDriver(Protocol):
         """Absent is fine."""
 
     async def list(self) -> list[VolumeFacts]: ...
+
+
+@runtime_checkable
+class CanReceive(Protocol):
+    """A volume's file may come from another node as it is."""
+
+    def begin(self, volume_id: str) -> str:
+        """The path to write it to; what was begun before is gone."""
+
+    async def complete(self, volume_id: str, *, base: str | None = None, base_format: str = "qcow2") -> VolumeFacts:
+        """The volume is what was written there, all of it or, if this is cut off, what it was before. Raises InvalidInput
+        for what is no disk of this node's driver, DriverFailed."""

@@ -35,7 +35,7 @@ from weft.kinds.nic import Nic, mac_of, read_nic
 from weft.kinds.node import NodeReport
 from weft.kinds.orphan import read_copies
 from weft.kinds.publication import PublicationSpec, PublicationStatus
-from weft.kinds.vm import VmSpec
+from weft.kinds.vm import WITHOUT_NETWORKS, VmSpec
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
 
@@ -118,7 +118,7 @@ class Addresses:
             case "publication":
                 return _vms(view, change.item.spec(PublicationSpec).workload.uid)
             case "allocation":
-                if moved(change, lambda item: (item.uid, item.spec(AllocationSpec).nics)):
+                if moved(change, _leads_to):
                     return _vms(view, change.item.spec(AllocationSpec).workload.uid)
             case "network":
                 if moved(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):
@@ -179,6 +179,8 @@ class Addresses:
         preconditions: list[Precondition] = []
         spec = vm.spec(VmSpec)
         endpoints = list(view.find(ENDPOINTS_BY_WORKLOAD, vm.uid))
+        if not spec.networks and not endpoints and not spec.publish and _says_no_networks(vm):
+            return None, False
         allocation = active_allocation(view, vm.uid)
         place = _read_place(view, vm, allocation)
         addresses: list[str] = []
@@ -281,6 +283,12 @@ def make_endpoint(vm: Item, uid: str, spec: EndpointSpec, status: EndpointStatus
     )
 
 
+def _leads_to(allocation: Item) -> object:
+    """What of an allocation bears on where a NIC is: the role too, so that a swap of the sides of a move is seen."""
+    spec = allocation.spec(AllocationSpec)
+    return allocation.uid, spec.role, spec.nics
+
+
 def _wish_of(vm: Item) -> object:
     return (vm.uid, vm.envelope.generation, vm.deleting, vm.envelope.condition("Addressed"))
 
@@ -312,8 +320,15 @@ def _write_status(item: Item, status: EndpointStatus | PublicationStatus) -> Wri
     return put(envelope)
 
 
+def _says_no_networks(vm: Item) -> bool:
+    said = vm.envelope.condition("Addressed")
+    return said is not None and said.status == "True" and said.generation == vm.envelope.generation
+
+
 def _addressed(vm: Item, addresses: list[str], problem: tuple[str, str] | None, now: float) -> Condition:
     generation = vm.envelope.generation
     if problem is not None:
         return Condition("Addressed", "False", problem[0], problem[1], now, generation)
-    return Condition("Addressed", "True", "Addressed", ", ".join(addresses) or "no networks", now, generation)
+    if not addresses:
+        return msgspec.structs.replace(WITHOUT_NETWORKS, since=now, generation=generation)
+    return Condition("Addressed", "True", "Addressed", ", ".join(addresses), now, generation)

@@ -39,6 +39,7 @@ class Wished(msgspec.Struct, frozen=True):
     deleting: bool
     placed: Condition | None
     addressed: Condition | None
+    migration: str = ""  # the one that moves it
 
 
 def fold_status(wished: Wished, places: Sequence[Place], addresses: Mapping[str, str], former: VmStatus) -> VmStatus:
@@ -50,11 +51,16 @@ def fold_status(wished: Wished, places: Sequence[Place], addresses: Mapping[str,
         addresses=dict(addresses),
         incarnation=max([former.incarnation, *(p.spec.incarnation for p in places)]),
         observed_generation=wished.generation,
+        migration=wished.migration,
     )
     if place is None:
         _fold_placeless(status, wished, former)
     else:
         _fold_place(status, wished, place, former)
+        silent = _find_silent_target(place, places)
+        if silent is not None:
+            status.phase, status.reason = Phase.UNKNOWN, "nodeLost"
+            status.message = _lost(silent, "its guest was handed over to it; waiting for the node's word")
     return status
 
 
@@ -100,6 +106,8 @@ def _fold_place(status: VmStatus, wished: Wished, place: Place, former: VmStatus
             status.message += " (on_node_loss: restart is not carried out, weft waits)"
         return
     status.phase, doing = _living(wished.spec, spec, report, former)
+    if spec.role == "source" and _is_moving(wished.spec, status.phase, spec):
+        status.phase = Phase.MIGRATE
     status.ready = report.ready if status.phase in (Phase.BOOT, Phase.RUNNING) else None
     if doing and not report.reason:
         status.reason = doing
@@ -137,6 +145,21 @@ def _living(wish: VmSpec, spec: AllocationSpec, report: AllocationReport, former
             return Phase.EPILOG, ""
 
 
+def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
+    """The lost place that the guest was handed over to, if it was: it runs there, or nowhere."""
+    move = source.report.move
+    if source.spec.role != "source" or move is None or move.phase != "handed over":
+        return None
+    targets = (p for p in places if p.spec.role == "target" and p.spec.move and p.spec.move.key == move.key)
+    return next((p for p in targets if p.node_phase not in ("Ready", "Joining")), None)
+
+
+def _is_moving(wish: VmSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
+    """Whether what its place says of the guest is a part of its move: one that moves cold is shut down for it."""
+    cold = spec.move is not None and spec.move.mode == "cold" and wish.run == "run"
+    return phase == Phase.RUNNING or (cold and phase in (Phase.STOPPED, Phase.BOOT))
+
+
 def _lost(place: Place, then: str) -> str:
     if place.node_phase is None:
         return f"node {place.spec.node} is not in the fabric any more; {then}"
@@ -151,6 +174,9 @@ def fold_current(wished: Wished, places: Sequence[Place], now: float) -> Conditi
         return None
     changes = plan_fit(place.spec, wished.spec, place.report)
     behind = [change for change in changes if change.mode != "live"]
+    if changes and place.spec.role == "source":
+        what = ", ".join(describe_change(change) for change in changes)
+        return Condition("Current", "False", "Moving", f"{what}: waits until it has moved", now, wished.generation)
     trouble = place.report.state == "running" and place.report.reason
     condition = Condition("Current", "True", "Current", "", now, wished.generation)
     said = wished.placed  # by the scheduler; what it said of an older wish is no answer to this one

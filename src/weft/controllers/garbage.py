@@ -1,5 +1,5 @@
 """Removes what belongs to a VM that is gone: endpoints, publications and decisions whose owner no longer exists; and what
-told of a moment that is past: recommendations and reports.
+told of a moment that is past: recommendations and reports, and, later, Migrations that have ended.
 
 Deletion takes the former away with their owner, in one commit; this is for what was left over all the same. Never
 allocations: those stand for guests, and only a node's word removes one. Woken by owned objects and by VMs that go.
@@ -9,23 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from weft.client.commit import Commit, delete, unchanged
-from weft.client.indexes import ENDPOINTS_BY_WORKLOAD, PUBLICATIONS_BY_WORKLOAD
+from weft.client.commit import Commit, delete, edit, put, unchanged
+from weft.client.indexes import ENDPOINTS_BY_WORKLOAD, MIGRATIONS_BY_WORKLOAD, PUBLICATIONS_BY_WORKLOAD
 from weft.client.view import Changed, Item, View
 from weft.contracts.store import Absent, Precondition
 from weft.controllers.loop import Plan, moved
+from weft.kinds.migration import ENDED, KEPT_OF_ONE, MigrationSpec, MigrationStatus, read_workload
+from weft.kinds.migration import KEPT_SECONDS as KEPT_PAST_SECONDS
 from weft.kinds.recommendation import KEPT_SECONDS
 from weft.objects.identity import object_key
 
 OWNED = ("endpoint", "publication", "decision")
 PASSING = ("recommendation", "report")
+ENDING = ("migration",)  # kept for a while after its end
 
 
 class Garbage:
     name = "garbage"
-    kinds = ("vm", *OWNED, *PASSING)
+    kinds = ("vm", *OWNED, *PASSING, *ENDING)
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
+        if change.kind in ENDING:
+            return (change.key,) if change.new is not None and _has_ended(change.new) else ()
         if not moved(change, lambda item: item.uid):
             return ()
         if change.kind != "vm":
@@ -45,7 +50,10 @@ class Garbage:
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         for item in [item for key in keys if (item := view.get(key)) is not None]:
-            if item.envelope.kind not in PASSING:
+            if item.envelope.kind in ENDING:
+                plan.later |= {item.key: left} if (left := _time_left(item, now)) > 0 else {}
+                plan.commits += plan_past(view, item, now)
+            elif item.envelope.kind not in PASSING:
                 commit = plan_item(view, item)
                 plan.commits += [commit] if commit is not None else []
             elif (left := item.envelope.created_at + KEPT_SECONDS - now) > 0:
@@ -53,6 +61,34 @@ class Garbage:
             else:
                 plan.commits.append(Commit(item.key, [delete(item)], [unchanged(item)]))
         return plan
+
+
+def plan_past(view: View, item: Item, now: float) -> list[Commit]:
+    """Have Migrations deleted that ended long ago, or before many others of the same VM."""
+    if not _has_ended(item):
+        return []
+    past = [other for other in view.find(MIGRATIONS_BY_WORKLOAD, _workload_key(item)) if _has_ended(other)]
+    past.sort(key=lambda other: (-(other.status(MigrationStatus).ended_at or 0.0), other.key))
+    old = [*past[KEPT_OF_ONE:], *(one for one in past[:KEPT_OF_ONE] if _time_left(one, now) <= 0)]
+    commits = []
+    for one in (one for one in old if not one.deleting):
+        envelope = edit(one)
+        envelope.deleting_since = now
+        commits.append(Commit(one.key, [put(envelope)], [unchanged(one)]))
+    return commits
+
+
+def _has_ended(item: Item) -> bool:
+    return item.status(MigrationStatus).phase in ENDED
+
+
+def _workload_key(item: Item) -> str:
+    kind, name = read_workload(item.spec(MigrationSpec))
+    return object_key(kind, item.envelope.project, name)
+
+
+def _time_left(item: Item, now: float) -> float:
+    return (item.status(MigrationStatus).ended_at or now) + KEPT_PAST_SECONDS - now
 
 
 def plan_item(view: View, item: Item) -> Commit | None:

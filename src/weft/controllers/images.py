@@ -49,7 +49,7 @@ class Images:
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in self._folder.glob(".fetch-*"):
             left.unlink(missing_ok=True)
-        unsubscribe = self._term.cache.subscribe(self._notice)
+        unsubscribe = self._term.cache.subscribe(self._notice, ("image",))
         try:
             async with asyncio.TaskGroup() as group:
                 self._notice(whole(self._term.cache.view, ("image",)))
@@ -67,8 +67,6 @@ class Images:
 
     def _notice(self, changes: Sequence[Changed]) -> None:
         for change in changes:
-            if change.kind != "image":
-                continue
             if change.old is not None and (change.new is None or change.new.uid != change.old.uid):
                 self._forget(change.old)
             if change.new is not None and change.old is None:

@@ -65,8 +65,8 @@ class Queue:
         self._failures: dict[str, int] = {}
 
     def add(self, keys: Iterable[str]) -> None:
-        self._ready.update(dict.fromkeys(keys))
-        if self._ready:
+        for key in keys:
+            self._ready[key] = None
             self._wake.ring()
 
     def add_later(self, key: str, seconds: float) -> None:
@@ -110,10 +110,9 @@ async def run_controller(controller: Controller, term: Term) -> None:
 
     def notice(changes: Sequence[Changed]) -> None:
         for change in changes:
-            if change.kind in controller.kinds:
-                queue.add(controller.route(view, change))
+            queue.add(controller.route(view, change))
 
-    unsubscribe = term.cache.subscribe(notice)
+    unsubscribe = term.cache.subscribe(notice, controller.kinds)
     try:
         notice(whole(view, controller.kinds))
         while True:

@@ -18,17 +18,19 @@ from weft.client.view import Changed, Item, View
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
+from weft.controllers.cpus import Cpus
 from weft.controllers.loop import Plan
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
+from weft.kinds.heartbeat import LEASE_PREFIX
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.errors import StoreUnavailable
 from weft.objects.quantity import format_bytes, format_cpu
 
-LEASE_PREFIX = "node/"
 GRACE_SECONDS = 30.0
 LOOK_EVERY_SECONDS = 1.0
 SUMS_AT_ONCE = 200  # nodes whose sums are written in one look: placements need the nodes' revisions to stand still
+LATEST_SECONDS = 10.0  # while more places than these are given in the time of one look, sums wait for so long
 TICK = ""  # the key that stands for "look at the leases"
 SOURCE = "nodes"
 
@@ -46,11 +48,16 @@ class Nodes:
         self._seen: set[str] = set()  # nodes that have been live since this began
         self._graced = True
         self._unsummed: dict[str, None] = {}
+        self._cpus = Cpus()
+        self._changes = 0  # of allocations since the last look
+        self._summed_at = self._began_at
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "node":
-            return (change.key, TICK) if change.old is None else (change.key,)
+            alike = self._cpus.note(change)
+            return (change.key, *alike, TICK) if change.old is None else (change.key, *alike)
         self._unsummed[change.item.spec(AllocationSpec).node_uid] = None
+        self._changes += 1
         return ()
 
     async def observe(self) -> None:
@@ -69,14 +76,25 @@ class Nodes:
             plan.later[TICK] = LOOK_EVERY_SECONDS
             for node in self._find_moved(view):
                 nodes[node.key] = node
-            for uid in [uid for uid, _ in zip(self._unsummed, range(SUMS_AT_ONCE), strict=False)]:
-                del self._unsummed[uid]
+            for uid in self._take_unsummed():
                 nodes.update((node.key, node) for node in view.find(NODES_BY_UID, uid))
         for node in nodes.values():
-            commit = plan_node(view, node, self._judge(node), now)
+            commit = plan_node(view, node, self._judge(node), self._cpus.common(node.key), now)
             if commit is not None:
                 plan.commits.append(commit)
         return plan
+
+    def _take_unsummed(self) -> list[str]:
+        """The nodes whose sums are to be written now: none while they would be others again at once."""
+        elapsed, changes = self._clock.elapsed(), self._changes
+        self._changes = 0
+        if changes > SUMS_AT_ONCE and elapsed - self._summed_at < LATEST_SECONDS:
+            return []
+        self._summed_at = elapsed
+        uids = [uid for uid, _ in zip(self._unsummed, range(SUMS_AT_ONCE), strict=False)]
+        for uid in uids:
+            del self._unsummed[uid]
+        return uids
 
     def _find_moved(self, view: View) -> list[Item]:
         """The nodes whose lease came or went since the last look; all of them when the time of grace ends."""
@@ -96,10 +114,12 @@ class Nodes:
         return False
 
 
-def plan_node(view: View, node: Item, live: bool | None, now: float) -> Commit | None:
-    """Write the node's status and its condition Ready if they aren't what they should be."""
+def plan_node(view: View, node: Item, live: bool | None, cpu_model: str, now: float) -> Commit | None:
+    """Write the node's status and its condition Ready if they aren't what they should be; ``cpu_model`` is the one that
+    it has in common with others."""
     former = node.status(NodeStatus)
     status = fold_node(former, node.report(NodeReport), sum_allocations(view, node.uid), live, now)
+    status.cpu_model = cpu_model
     ready = Condition(
         "Ready",
         "True" if status.phase == "Ready" else "False",

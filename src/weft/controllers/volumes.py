@@ -38,7 +38,7 @@ class Volumes:
             case "volume":
                 return (change.key,)
             case "allocation":
-                if moved(change, lambda item: (item.uid, _volumes_of(item))):
+                if moved(change, lambda item: (item.uid, item.spec(AllocationSpec).role, _volumes_of(item))):
                     uids = {uid for item in (change.old, change.new) if item is not None for uid in _volumes_of(item)}
                     return [item.key for uid in uids for item in view.find(VOLUMES_BY_UID, uid)]
             case "node":
@@ -88,14 +88,15 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
 
 
 def fold_volume(former: VolumeStatus, allocations: Sequence[AllocationSpec], deleting: bool) -> VolumeStatus:
-    """A volume's status: where it was first used its data stays."""
-    holder = max(allocations, key=lambda spec: spec.incarnation, default=None)
+    """A volume's status: where it was first used its data stays, until it moves with its VM."""
+    holders = [spec for spec in allocations if spec.role in ("active", "source")]
+    holder = max(holders, key=lambda spec: spec.incarnation, default=None)
     status = msgspec.structs.replace(
         former, attached_to=None if holder is None else holder.workload, phase="Deleting" if deleting else "Available"
     )
     if holder is not None:
         status.phase = "Attached"
-        if status.node_uid is None:
+        if status.node_uid is None or holder.role == "active":
             status.node, status.node_uid = holder.node, holder.node_uid
     return status
 

@@ -17,6 +17,7 @@ from weft.client.indexes import (
     ALLOCATIONS_BY_NODE,
     ALLOCATIONS_BY_WORKLOAD,
     ENDPOINTS_BY_WORKLOAD,
+    MIGRATIONS_BY_WORKLOAD,
     NODES_BY_ORPHAN,
     NODES_BY_UID,
     PUBLICATIONS_BY_WORKLOAD,
@@ -30,16 +31,17 @@ from weft.contracts.store import MAX_WRITES, Precondition, Write
 from weft.controllers.adoption import plan_adoption
 from weft.controllers.fold import Place, Wished, fold_current, fold_ready, fold_status
 from weft.controllers.loop import Plan, moved
-from weft.controllers.places import active_allocation
+from weft.controllers.places import find_active
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fit import find_fit, wants_fresh_start
+from weft.kinds.migration import MigrationSpec, MigrationStatus, is_under_way, read_workload
 from weft.kinds.nic import networks_of
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.kinds.volume import VolumeSpec
-from weft.objects.envelope import merge_part, set_condition
+from weft.objects.envelope import Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.lifecycle import Phase
 
@@ -51,7 +53,7 @@ class Workloads:
     """``find_silent`` names the nodes that, after a restore, have not said yet what they have."""
 
     name = "workload"
-    kinds = ("vm", "allocation", "node", "endpoint", "publication", "volume")
+    kinds = ("vm", "allocation", "node", "endpoint", "publication", "volume", "migration")
 
     def __init__(self, find_silent: Callable[[], list[str]]) -> None:
         self._find_silent = find_silent
@@ -70,6 +72,10 @@ class Workloads:
             case "volume":
                 if moved(change, lambda item: item.spec(VolumeSpec).size):
                     return [item.key for item in view.find(VMS_BY_VOLUME, change.key)]
+            case "migration":
+                if moved(change, lambda item: is_under_way(item.spec(MigrationSpec), item.status(MigrationStatus))):
+                    name = read_workload(change.item.spec(MigrationSpec))[1]
+                    return (object_key("vm", change.item.envelope.project, name),)
             case "node":
                 return _touched(view, change)
         return ()
@@ -118,6 +124,8 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
         report = item.report(AllocationReport)
         released = report.state == "released" and report.incarnation >= spec.incarnation
         return delete(item) if released or not view.find(NODES_BY_UID, spec.node_uid) else None
+    if spec.move is not None:
+        return None  # what moves is the migrations controller's: it breaks that off for a wish that can't wait
     envelope = edit(item)
     if vm.deleting:
         envelope.deleting_since = now
@@ -154,26 +162,39 @@ def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> Allo
 
 def plan_status(view: View, vm: Item, allocations: Sequence[Item], now: float) -> tuple[Write | None, list[Event]]:
     """The VM with the status and the condition Ready that it should have, None if it has them."""
-    former = vm.status(VmStatus)
-    if not allocations and not vm.deleting and _is_on_its_way(view, vm, former):
+    if not allocations and not vm.deleting and _is_on_its_way(view, vm, vm.status(VmStatus)):
         return None, []
-    wished, places = read_wished(vm), [_read_place(view, a) for a in allocations]
-    status = fold_status(wished, places, read_addresses(view, vm), former)
     envelope = edit(vm)
-    told = set_condition(envelope, fold_ready(status, vm.envelope.generation, now))
+    events = tell_status(view, vm, envelope, allocations, now)
+    return (None, []) if events is None else (put(envelope), events)
+
+
+def tell_placed(view: View, vm: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
+    """Have ``envelope``, a VM that is about to be written together with its place, say at once what follows from that."""
+    return tell_status(view, vm, envelope, [allocation], now) or []
+
+
+def tell_status(
+    view: View, vm: Item, envelope: Envelope, allocations: Sequence[Item], now: float
+) -> list[Event] | None:
+    """Give ``envelope``, a copy of a VM's that is to be written, the status and conditions that follow from its conditions
+    and ``allocations``. Returns what the journal is to hear of it; None if it says all that already."""
+    former = vm.status(VmStatus)
+    wished, places = read_wished(view, vm, envelope), [_read_place(view, a) for a in allocations]
+    status = fold_status(wished, places, read_addresses(view, vm, find_active(allocations)), former)
+    told = set_condition(envelope, fold_ready(status, envelope.generation, now))
     current = fold_current(wished, places, now)
-    if current is not None and (current.status == "False" or vm.envelope.condition("Current") is not None):
+    if current is not None and (current.status == "False" or envelope.condition("Current") is not None):
         told = set_condition(envelope, current) or told
     if not told and status == former:
-        return None, []
+        return None
     envelope.status = merge_part(envelope.status, status)
     if status.phase == former.phase:
-        return put(envelope), []
+        return []
     where = f" on {status.node}" if status.node else ""
     why = f": {status.message or status.reason}" if status.message or status.reason else ""
     kind: Literal["Normal", "Warning"] = "Warning" if status.phase in (Phase.FAILED, Phase.UNKNOWN) else "Normal"
-    event = Event(kind, str(status.phase), f"{status.phase}{where}{why}", vm.envelope.ref, SOURCE)
-    return put(envelope), [event]
+    return [Event(kind, str(status.phase), f"{status.phase}{where}{why}", envelope.ref, SOURCE)]
 
 
 def _is_on_its_way(view: View, vm: Item, former: VmStatus) -> bool:
@@ -208,21 +229,31 @@ def plan_removal(view: View, vm: Item) -> Commit:
     return Commit(vm.key, [*writes, delete(vm)], preconditions, [event])
 
 
-def read_wished(vm: Item) -> Wished:
-    envelope = vm.envelope
+def read_wished(view: View, vm: Item, envelope: Envelope) -> Wished:
     return Wished(
         vm.spec(VmSpec),
         envelope.generation,
         vm.deleting,
         envelope.condition("Placed"),
         envelope.condition("Addressed"),
+        _find_migration(view, vm),
     )
 
 
-def read_addresses(view: View, vm: Item) -> dict[str, str]:
+def _find_migration(view: View, vm: Item) -> str:
+    """The name of the Migration that moves it, empty if none does."""
+    under_way = [
+        item
+        for item in view.find(MIGRATIONS_BY_WORKLOAD, vm.key)
+        if is_under_way(item.spec(MigrationSpec), item.status(MigrationStatus))
+    ]
+    first = min(under_way, key=lambda item: (item.envelope.created_at, item.key), default=None)
+    return first.envelope.name if first is not None else ""
+
+
+def read_addresses(view: View, vm: Item, allocation: Item | None) -> dict[str, str]:
     """Network → address, in the order of the NICs; one that a guest has comes before one that it is to have."""
     wanted = networks_of(vm.spec(VmSpec).networks)
-    allocation = active_allocation(view, vm.uid)
     in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
     found = [(item.uid in in_use, item.spec(EndpointSpec)) for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)]
     place = {name: index for index, name in enumerate(wanted)}

@@ -8,9 +8,9 @@ import socket
 
 from weft.client.frames import Frame, drop_rest, receive_frame
 from weft.objects.errors import Unavailable
+from weft.objects.identity import read_node_uid
 
 log = logging.getLogger("weft.gateway")
-NODE_PREFIX = "node:"
 KEEPALIVE_SECONDS = 30
 
 
@@ -20,7 +20,7 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.address = _name_address(writer.get_extra_info("peername"))
-        self.node_uid = _read_node_uid(writer.get_extra_info("peercert"))
+        self.node_uid = read_node_uid(writer.get_extra_info("peercert"))
         _keep_alive(writer.get_extra_info("socket"))
 
     async def receive(self) -> Frame | None:
@@ -42,18 +42,6 @@ class Connection:
     async def drain(self) -> None:
         """Take and drop what still comes until the other side has closed."""
         await drop_rest(self.reader)
-
-
-def _read_node_uid(certificate: dict[str, object] | None) -> str | None:
-    """The node whose certificate the other side has shown and TLS has verified; None if it showed none."""
-    if not certificate:
-        return None
-    subject = certificate.get("subject")
-    for parts in subject if isinstance(subject, tuple) else ():
-        for name, value in parts:
-            if name == "commonName" and value.startswith(NODE_PREFIX):
-                return str(value[len(NODE_PREFIX) :])
-    return None
 
 
 def _name_address(peer: object) -> str:

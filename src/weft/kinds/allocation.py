@@ -75,10 +75,49 @@ class AllocatedGroup(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AllocatedGpu(msgspec.Struct, kw_only=True, frozen=True):
-    """Thousandths (``share``) of the GPU with this ``index`` in its node's report."""
+    """Thousandths (``share``) of the GPU with this ``index`` in its node's report. ``address`` is its place on the PCI bus
+    where all of it is the workload's, and its node said so."""
 
     index: int
     share: int
+    address: str = ""
+
+
+class PastMove(msgspec.Struct, kw_only=True, frozen=True):
+    """How a move that has ended was foreseen, before any correction, and what came true as a multiple of that. ``weight``: how
+    much it says of the one that is to come."""
+
+    mode: str
+    duration_seconds: float
+    duration_ratio: float
+    pause_ratio: float
+    bytes_ratio: float
+    weight: float = 1.0
+
+
+class MoveLesson(msgspec.Struct, kw_only=True, frozen=True):
+    """What moves before have taught: what the path carries (0: nothing is known), and how they went, the newest first."""
+
+    path_bytes_per_second: int = 0
+    past: tuple[PastMove, ...] = ()
+
+
+class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
+    """The move that this allocation is a side of, as its role says. ``key`` is the Migration's uid; ``peer_uid`` is the other
+    node's, so the name that its certificate must bear; ``address`` (source) is the target's door, once it waits there;
+    ``never_ran`` and ``taken_over`` (source): the target's word is here that the guest never ran there, or that it does."""
+
+    key: str
+    mode: Literal["live", "cold"] = "live"
+    peer: str
+    peer_uid: str
+    peer_allocation: str
+    address: str = ""
+    bytes_per_second: int = 0  # at most; 0 is as fast as it goes
+    pause_ms: int = 300  # the longest pause aimed at
+    never_ran: bool = False
+    taken_over: bool = False
+    lesson: MoveLesson | None = None  # source only
 
 
 class AllocationSpec(msgspec.Struct, kw_only=True):
@@ -97,6 +136,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     resources: Resources
     runtime: str = "qemu"
     machine: Literal["q35", "microvm"] = "q35"
+    cpu_wish: str = "common"  # what of the VM's spec ``cpu_model``, the one it gets, was chosen for
+    cpu_model: str = ""  # "" is all that its node has
     image: AllocatedImage
     volumes: list[AllocatedVolume] = []
     nics: list[AllocatedNic] = []
@@ -114,6 +155,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     memberships: list[str] = []
     extras: dict[str, int] = {}
     gpus: list[AllocatedGpu] = []
+    move: AllocatedMove | None = None
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):
@@ -122,6 +164,52 @@ class Step(msgspec.Struct, kw_only=True, frozen=True):
     name: str
     state: Literal["doing", "done", "failed"]
     detail: str = ""
+
+
+class MovePlanned(msgspec.Struct, kw_only=True, frozen=True):
+    """How a move is to go, and why: what the source makes of its guest's load and of the path. The factors are what past
+    moves have corrected it by: the figures are already multiplied."""
+
+    mode: str = ""
+    reason: str = ""
+    duration_seconds: float = 0.0
+    pause_seconds: float = 0.0
+    bytes: int = 0
+    passes: int = 0
+    streams: int = 0
+    chunk_bytes: int = 0
+    ratio: float = 0.0
+    confidence: float = 0.0
+    dirty_bytes_per_second: int = 0
+    path_bytes_per_second: int = 0
+    duration_factor: float = 1.0
+    pause_factor: float = 1.0
+    bytes_factor: float = 1.0
+
+
+MoveReportPhase = Literal[
+    "preparing", "waiting", "moving", "switching", "handed over", "taken over", "given up", "failed"
+]
+
+
+class MoveReport(msgspec.Struct, kw_only=True, frozen=True):
+    """What one side says of the move ``key``. ``address`` (target, from waiting on): host:port of its door for this move;
+    ``sent_bytes`` are those on the wire, ``pause_ms`` the actual one, from standing still to running again."""
+
+    key: str
+    phase: MoveReportPhase
+    address: str = ""
+    reason: str = ""
+    message: str = ""
+    plan: MovePlanned | None = None
+    sent_bytes: int = 0
+    total_bytes: int = 0
+    remaining_bytes: int = 0
+    passes: int = 0
+    bytes_per_second: int = 0
+    dirty_bytes_per_second: int = 0
+    pause_ms: int = 0
+    elapsed_ms: int = 0
 
 
 class AllocationReport(msgspec.Struct, kw_only=True):
@@ -139,6 +227,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     reason: str = ""
     message: str = ""
     steps: list[Step] = []
+    move: MoveReport | None = None
 
 
 class AllocationStatus(msgspec.Struct, kw_only=True):

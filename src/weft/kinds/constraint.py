@@ -60,14 +60,31 @@ def check_constraint(spec: ConstraintSpec) -> None:
 
 def read_text(raw: Form, where: str) -> str:
     """An expression's text; one in JSON form as text. Raises InvalidInput."""
+    raw = _unpack(raw, where)
     if isinstance(raw, str):
         read_expression(raw.strip(), where)
         return raw.strip()
     return show(read_form(raw, where))
 
 
+def _unpack(raw: Form, where: str) -> Form:
+    """The JSON form where it comes as text: in a flag, in a cell of a table. No expression begins with a brace."""
+    if not isinstance(raw, str) or not raw.lstrip().startswith("{"):
+        return raw
+    try:
+        return msgspec.json.decode(raw, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as problem:
+        said = "nested too deeply" if isinstance(problem, RecursionError) else problem
+        raise InvalidInput(
+            f"{where}: this begins as JSON and is none: {said}",
+            field=where,
+            hint='write like {"attribute": "storage", "op": "eq", "value": "nvme"}, or storage=nvme',
+        ) from None
+
+
 def read_preference(raw: Form, where: str) -> Preference:
     """``EXPRESSION;weight=0.5;priority=2``, or a set of these fields, as a Preference. Raises InvalidInput."""
+    raw = _unpack(raw, where)
     if isinstance(raw, dict) and "expression" not in raw:
         return Preference(read_form(raw, where), WEIGHT, PRIORITY)
     options: dict[str, Any] = {}
@@ -139,6 +156,7 @@ def _check_names(names: Sequence[str], where: str) -> None:
 
 def read_plain(written: str, where: str) -> Expression:
     """An expression where there is nothing that it could name. Raises InvalidInput, also for what can never hold."""
+    written = read_text(written, where)
     parsed = parse(written, where)
     for leaf, (at, length) in zip(leaves(parsed.tree), parsed.spans, strict=True):
         if isinstance(leaf, Named):

@@ -45,11 +45,12 @@ class DecisionSpec(msgspec.Struct, kw_only=True):
     ``refused_by`` counts every refusal by filter. ``error`` is the reason (insufficientResources …) when nothing fits.
     ``nearest`` says in words which smaller wish would fit best and ``nearest_node`` where; ``notes`` which preferences were
     given up, and what of the wish should be looked at. ``policy`` is the strategy, ``named`` the @NAME of the placement policy
-    that says so, if one does."""
+    that says so, if one does; ``basis`` what it took for a node's load."""
 
     workload: Ref
     policy: str
     named: str = ""
+    basis: Literal["allocation", "used"] = "allocation"
     at: float
     took_ms: float
     nodes: int

@@ -16,7 +16,30 @@ from weft.objects.quantity import format_bytes
 
 def plan_fit(place: AllocationSpec, wish: VmSpec, report: AllocationReport) -> list[FieldChange]:
     """What would have to change of the place, and what that takes."""
+    if is_as_asked(place, wish):
+        return []
     return plan_change(_fields_of(place), _wished(place, wish), VmSpec, report.room)
+
+
+def is_as_asked(place: AllocationSpec, wish: VmSpec) -> bool:
+    """Whether the place is just what the VM asks for: the quick look at what mostly is so."""
+    has = place.resources
+    return (
+        has.cpu == wish.cpu
+        and has.memory == wish.memory
+        and has.disk >= wish.disk
+        and place.machine == wish.machine
+        and place.cpu_wish == wish.cpu_model
+        and place.firmware == wish.firmware
+        and place.screen == wish.screen
+        and (place.iso.name if place.iso else None) == wish.iso
+        and len(place.nics) == len(wish.networks)
+        and all(
+            text in (nic.network, f"{nic.network}:{nic.address}")
+            for nic, text in zip(place.nics, wish.networks, strict=True)
+        )
+        and [volume.name for volume in place.volumes] == wish.volumes
+    )
 
 
 def find_fit(place: AllocationSpec, wish: VmSpec, report: AllocationReport) -> set[str]:
@@ -58,6 +81,7 @@ def _fields_of(place: AllocationSpec) -> dict[str, Any]:
         "memory": place.resources.memory,
         "disk": place.resources.disk,
         "machine": place.machine,
+        "cpu_model": place.cpu_wish,
         "firmware": place.firmware,
         "screen": place.screen,
         "iso": place.iso.name if place.iso else None,

@@ -4,16 +4,17 @@ controller folds the rest. Where it stands (zone, rack, location) are labels; a 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
 from weft.kinds.cells import AGE, NAME, dig, joined, text
 from weft.kinds.record import Column, Kind, Object, Verb
 from weft.kinds.taint import check_taints
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
-from weft.objects.quantity import format_cpu
+from weft.objects.quantity import LAST_MOMENT, format_bytes, format_cpu
 from weft.objects.schema import field, suggest
 
 OVERCOMMITTED = ("cpu", "memory", "disk")
@@ -24,9 +25,12 @@ _DATUM = re.compile(r"[^\s,;]{1,100}")
 _MOST_DECLARED = 64
 
 NodeType = Literal["cloud", "edge", "hybrid", "gpu", "storage"]
+NODE_TYPES: tuple[str, ...] = get_args(NodeType)
 Amount = Annotated[int, field("", quantity="amount")]
 Ratio = Annotated[float, field("", quantity="ratio")]
 Cost = Annotated[float, field("", ge=0, le=1e9)]
+Reason = Annotated[str, field("Why, for people", max_length=200)]
+Moment = Annotated[float, field("Seconds since 1970", ge=0, le=LAST_MOMENT)]
 
 
 class NodeSpec(msgspec.Struct, kw_only=True):
@@ -42,12 +46,17 @@ class NodeSpec(msgspec.Struct, kw_only=True):
     data: Annotated[list[str], field("Pools and data sets that are near it (ceph-pool:raw-data)")] = []
     cordoned: Annotated[bool, field("Place nothing new here; what runs stays")] = False
     cordon_reason: Annotated[str, field("Why it is cordoned", max_length=200)] = ""
+    drain: Annotated[bool, field("Move away what is on it")] = False
+    drain_reason: Annotated[str, field("Why it is drained", max_length=200)] = ""
+    drain_not_before: Annotated[float | None, field("When its drain may begin, in seconds since 1970")] = None
+    drain_not_after: Annotated[float | None, field("From when on nothing more begins to leave")] = None
     maintenance: Annotated[bool, field("It is being worked on: place nothing new here")] = False
     maintenance_reason: Annotated[str, field("What is being done to it", max_length=200)] = ""
 
 
 class NodeStatus(msgspec.Struct, kw_only=True):
-    """``phase`` is Joining, Ready, NotReady or Cordoned-free: cordoning is spec's and shown beside it."""
+    """``phase`` is Joining, Ready, NotReady or Cordoned-free: cordoning is spec's and shown beside it. ``cpu_model`` is the best
+    that all nodes have which it can exchange guests with."""
 
     phase: str = "Joining"
     message: str = ""
@@ -56,14 +65,17 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     allocated_disk: int = 0
     allocations: int = 0
     since: float = 0.0
+    cpu_model: str = ""
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """A GPU of the node: its PCI ``address``, and ``memory`` in bytes (0: its driver doesn't say)."""
+    """A GPU of the node: its PCI ``address``, and ``memory`` in bytes (0: its driver doesn't say). ``kept`` says why no guest
+    can get it, and what to do about it; empty if one can."""
 
     model: str = ""
     memory: int = 0
     address: str = ""
+    kept: str = ""
 
 
 class NodeReport(msgspec.Struct, kw_only=True):
@@ -94,6 +106,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     images: list[str] = []  # sha256 of the images cached there
     boot_id: str = ""
     arch: str = ""
+    cpu_models: list[str] = []  # what CPUs its guests can have, best first; two of one name are the same CPU
     gpus: list[Gpu] = []  # in the order of their index
     storage: str = ""
     tpm: str = ""
@@ -122,7 +135,7 @@ def read_orphan(text_: str) -> Orphan | None:
 
 
 class CordonInput(msgspec.Struct):
-    reason: str = ""
+    reason: Reason = ""
 
 
 def _cordon(obj: Object, given: CordonInput) -> dict[str, Any]:
@@ -130,12 +143,42 @@ def _cordon(obj: Object, given: CordonInput) -> dict[str, Any]:
 
 
 def _uncordon(obj: Object, _: Any) -> dict[str, Any]:
+    if obj["spec"].get("drain"):
+        raise IllegalTransition(
+            f"node/{obj['name']} is being drained: what came to it would have to leave again",
+            hint=f"weft node return {obj['name']}",
+        )
     return {**obj["spec"], "cordoned": False, "cordon_reason": ""}
+
+
+class DrainInput(msgspec.Struct):
+    """``not_before`` and ``not_after`` are the window in which workloads begin to leave, in seconds since 1970."""
+
+    reason: Reason = ""
+    not_before: Moment | None = None
+    not_after: Moment | None = None
+
+
+def _drain(obj: Object, given: DrainInput) -> dict[str, Any]:
+    if given.not_after is not None and given.not_after <= (given.not_before or 0.0):
+        raise InvalidInput(
+            "not_after: the window ends before it begins", field="not_after", hint="give one after not_before"
+        )
+    why = f"drained: {given.reason}" if given.reason else "drained"
+    window = {"drain_not_before": given.not_before, "drain_not_after": given.not_after}
+    wish = {"drain": True, "drain_reason": given.reason, **window, "cordoned": True, "cordon_reason": why[:200]}
+    return {**obj["spec"], **wish}
+
+
+def _return(obj: Object, _: Any) -> dict[str, Any]:
+    window = {"drain_not_before": None, "drain_not_after": None}
+    wish = {"drain": False, "drain_reason": "", **window, "cordoned": False, "cordon_reason": ""}
+    return {**obj["spec"], **wish}
 
 
 class MaintenanceInput(msgspec.Struct):
     on: bool
-    reason: str = ""
+    reason: Reason = ""
 
 
 def _maintain(obj: Object, given: MaintenanceInput) -> dict[str, Any]:
@@ -181,6 +224,9 @@ def _status(obj: Object) -> str:
     phase = str(dig(obj, "status.phase", "Joining"))
     if phase == "Ready" and dig(obj, "spec.maintenance"):
         return "Maintenance"
+    if phase == "Ready" and dig(obj, "spec.drain"):
+        drained = any(one["type"] == "Drained" and one["status"] == "True" for one in obj.get("conditions", []))
+        return "Drained" if drained else "Draining"
     return "Cordoned" if phase == "Ready" and dig(obj, "spec.cordoned") else phase
 
 
@@ -218,6 +264,16 @@ def _bytes(part: str) -> Any:
     return cell
 
 
+def _used(part: str, show: Callable[[float], str]) -> Callable[[Object], str]:
+    """What its guests really use, where whoever shows it has asked: it stands in no object."""
+
+    def cell(obj: Object) -> str:
+        use = dig(obj, f"use.{part}")
+        return "–" if use is None else show(use)
+
+    return cell
+
+
 NODE = Kind(
     name="node",
     plural="nodes",
@@ -230,11 +286,22 @@ NODE = Kind(
     reported_by_node=True,
     status_writer="nodes",
     check=check_node,
-    kept=("cordoned", "cordon_reason", "maintenance", "maintenance_reason"),
-    conditions={"Ready": "nodes", "Fits": "nodes"},
+    kept=(
+        "cordoned",
+        "cordon_reason",
+        "drain",
+        "drain_reason",
+        "drain_not_before",
+        "drain_not_after",
+        "maintenance",
+        "maintenance_reason",
+    ),
+    conditions={"Ready": "nodes", "Fits": "nodes", "Drained": "drain"},
     verbs=(
         Verb("cordon", "Place nothing new on it", input=CordonInput, change=_cordon),
         Verb("uncordon", "Let it take new workloads again", change=_uncordon),
+        Verb("drain", "Move away all that is on it, and place nothing new", input=DrainInput, change=_drain),
+        Verb("return", "End its drain, and let it take workloads again", change=_return),
         Verb("maintenance", "Say that it is being worked on, or no more", input=MaintenanceInput, change=_maintain),
     ),
     columns=(
@@ -245,6 +312,9 @@ NODE = Kind(
         Column("DISK", _bytes("disk")),
         Column("VMS", text("status.allocations", "0"), align="right"),
         Column("VERSION", text("report.version")),
+        Column("CPU USED", _used("cpu", "{:.2f}".format), align="right", wide=True),
+        Column("MEMORY USED", _used("memory", format_bytes), align="right", wide=True),
+        Column("DISK USED", _used("disk", format_bytes), align="right", wide=True),
         Column("ADDRESS", text("report.address"), wide=True),
         Column("TYPE", _type, wide=True),
         Column("ZONE", text("labels.zone"), wide=True),

@@ -5,14 +5,13 @@ The one called ``default`` is the cluster's: it decides on workloads that name n
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from weft.kinds.cells import AGE, NAME, text
 from weft.kinds.record import Column, Kind
-from weft.kinds.strategy import DEFAULT_STRATEGY, SERVERLESS_STRATEGY, read_strategy
-from weft.objects.errors import InvalidStrategy
+from weft.kinds.strategy import DEFAULT_STRATEGY, SERVERLESS_STRATEGY, read_plain_strategy
 from weft.objects.schema import field
 
 CLUSTER_DEFAULT = "default"
@@ -23,6 +22,10 @@ class PlacementPolicySpec(msgspec.Struct, kw_only=True):
     strategy: Annotated[
         str, field("How long-lived workloads are placed: strategies, with weights where they differ")
     ] = DEFAULT_STRATEGY
+    basis: Annotated[
+        Literal["allocation", "used"],
+        field("How full a node is: by what was asked for there, or by what is really used"),
+    ] = "allocation"
     serverless: Annotated[str, field("How serverless workloads are placed, likewise")] = SERVERLESS_STRATEGY
 
 
@@ -32,19 +35,8 @@ class PlacementPolicyStatus(msgspec.Struct, kw_only=True):
 
 def check_placement_policy(spec: PlacementPolicySpec) -> None:
     """Both strategies get their one spelling. Raises InvalidStrategy."""
-    spec.strategy = _read("spec.strategy", spec.strategy)
-    spec.serverless = _read("spec.serverless", spec.serverless)
-
-
-def _read(path: str, written: str) -> str:
-    strategy = read_strategy(written, path)
-    if strategy.startswith("@"):
-        raise InvalidStrategy(
-            f"{path}: {strategy[:64]} is a placement policy itself",
-            field=path,
-            hint="name the strategies, with weights",
-        )
-    return strategy
+    spec.strategy = read_plain_strategy(spec.strategy, "spec.strategy")
+    spec.serverless = read_plain_strategy(spec.serverless, "spec.serverless")
 
 
 def _working(obj: object) -> str:
@@ -68,6 +60,7 @@ PLACEMENT_POLICY = Kind(
         NAME,
         Column("STRATEGY", text("spec.strategy")),
         Column("SERVERLESS", text("spec.serverless"), wide=True),
+        Column("BASIS", text("spec.basis", "allocation"), wide=True),
         Column("DESCRIPTION", text("spec.description", ""), flexible=True),
         AGE,
         Column("NOTE", _working, flexible=True),

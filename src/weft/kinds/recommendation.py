@@ -19,11 +19,17 @@ KEPT_SECONDS = 600.0  # an answered one: it tells of a moment
 Name = Annotated[str, field("", name=True)]
 
 
+class MoveWish(msgspec.Struct, frozen=True, kw_only=True):
+    to: Annotated[str | None, field("The node it would move to; without one any other than its own", name=True)] = None
+    mode: Annotated[Literal["live", "cold"], field("live or cold")] = "live"
+
+
 class RecommendationSpec(msgspec.Struct, kw_only=True):
     workload: Annotated[
         str, field("The workload, KIND/NAME, in this project; without one, wish is a whole spec", change="never")
     ] = ""
     wish: Annotated[dict[str, Any], field("Fields of its spec that would be otherwise: what if", change="never")] = {}
+    move: Annotated[MoveWish | None, field("Where it would move to from where it runs", change="never")] = None
     nodes: Annotated[list[Name], field("Nodes whose verdict is wanted in any case", change="never")] = []
 
 
@@ -38,21 +44,31 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     loss: float = 0.0
 
 
+class GangPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where another member of its gang would go: one that is there (``vm/web-1``), or one like it (``member 3``)."""
+
+    workload: str
+    node: str
+
+
 class RecommendationStatus(msgspec.Struct, kw_only=True):
-    """``current`` is the node it has, ``best`` the one it would get; ``advice`` is there when none fits, least change first.
-    The rest as in a Decision."""
+    """``current`` is the node it has, ``best`` the one it would get; ``advice`` is there when none fits, least change first;
+    ``gang`` the others that would be placed together with it. The rest as in a Decision."""
 
     phase: Literal["Pending", "Done", "Failed"] = "Pending"
     reason: str = ""
     message: str = ""
     at: float = 0.0
     policy: str = ""
+    basis: Literal["allocation", "used"] = "allocation"
     nodes: int = 0
     current: str = ""
     best: str = ""
     verdicts: list[Verdict] = []
     refused_by: dict[str, int] = {}
     advice: list[Advice] = []
+    gang: list[GangPlace] = []
+    notes: list[str] = []
 
 
 def check_recommendation(spec: RecommendationSpec) -> None:
@@ -60,6 +76,10 @@ def check_recommendation(spec: RecommendationSpec) -> None:
     if spec.workload and (not slash or not kind or not name):
         raise InvalidInput(
             f"spec.workload: {spec.workload[:60]!r} names no workload", field="spec.workload", hint="write vm/web"
+        )
+    if spec.move is not None and (not spec.workload or spec.wish):
+        raise InvalidInput(
+            "spec.move: what moves is a workload as it is", field="spec.move", hint="name it, and leave wish out"
         )
     if not spec.workload and not spec.wish:
         raise InvalidInput(
@@ -77,6 +97,7 @@ RECOMMENDATION = Kind(
     spec=RecommendationSpec,
     status=RecommendationStatus,
     status_writer="recommend",
+    question=True,
     check=check_recommendation,
     columns=(
         NAME,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from weft.objects.envelope import Envelope
+from weft.objects.envelope import Condition, Envelope
 from weft.objects.identity import Ref
 
 Object = Mapping[str, Any]  # a whole object as plain JSON data: kind, name, …, spec, status, report
@@ -27,15 +27,17 @@ class Column(msgspec.Struct, frozen=True):
 class Verb(msgspec.Struct, frozen=True):
     """A verb beyond CRUD: ``POST …/{name}:{verb}``.
 
-    Either ``change`` (object, input) → new spec, pure, committed in one write; or ``stream``: the answer is a ticket for
-    the gateway. ``change`` raises IllegalTransition when the verb makes no sense now, and returns the same spec when
-    nothing needs to change.
+    Either ``change`` (object, input) → new spec, pure, committed in one write; or ``make`` (object, input, mark) → the
+    manifest of another object, which is made and is the answer: ``mark`` makes its name its own; or ``stream``: the answer
+    is a ticket for the gateway. Both raise IllegalTransition when the verb makes no sense now; ``change`` returns the same
+    spec when nothing needs to change.
     """
 
     name: str
     summary: str
     input: type[msgspec.Struct] | None = None
     change: Callable[[Object, Any], dict[str, Any]] | None = None
+    make: Callable[[Object, Any, str], dict[str, Any]] | None = None
     stream: bool = False
 
 
@@ -85,9 +87,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     ``check(spec)`` raises InvalidInput for what types can't say, and may bring what people spell in several ways into one;
     ``check_change(old, new)`` raises it for a change of the spec that can't be; ``room(status)`` is what a running one can
     come to, for ``plan_change``. ``finalizers`` hold a new object until
-    their controller lets go. ``conditions`` maps condition type → the one controller that writes it; ``status_writer`` names
+    their controller lets go. ``conditions`` maps condition type → the one controller that writes it; ``born(spec)`` gives
+    those that are so from the start, whatever else there is, and need no controller to find it out; ``status_writer`` names
     the controller that writes status; ``reported_by_node`` says that the ``report`` part is a node's. ``kept`` are spec
-    fields that verbs or the server set: a manifest that doesn't mention them leaves them as they are.
+    fields that verbs or the server set: a manifest that doesn't mention them leaves them as they are. Objects of a
+    ``question`` hold what somebody asks, and get an answer: they are made, read and taken away, and never changed.
     """
 
     name: str
@@ -112,7 +116,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     finalizers: tuple[str, ...] = ()
     status_writer: str = ""
     conditions: Mapping[str, str] = {}
+    born: Callable[[Any], list[Condition]] | None = None
     reported_by_node: bool = False
+    question: bool = False
     kept: tuple[str, ...] = ()
 
     def verb(self, name: str) -> Verb | None:

@@ -7,6 +7,7 @@ from weft.kinds.constraint import CONSTRAINT
 from weft.kinds.decision import DECISION
 from weft.kinds.endpoint import ENDPOINT
 from weft.kinds.image import IMAGE
+from weft.kinds.migration import MIGRATION
 from weft.kinds.network import NETWORK
 from weft.kinds.node import NODE
 from weft.kinds.placement_policy import PLACEMENT_POLICY
@@ -33,6 +34,7 @@ KINDS: tuple[Kind, ...] = (
     PROJECT,
     PLACEMENT_POLICY,
     TOKEN,
+    MIGRATION,
     ALLOCATION,
     DECISION,
     ENDPOINT,

@@ -1,5 +1,6 @@
 """Report: a question to the scheduler about all of the fabric: how full it is and where, what waits and why, and how long
-deciding takes. People make one; the scheduler answers once, in status, and takes it away some time later."""
+deciding takes; or about the drain of a node: where all that is on it would go, together. People make one; the scheduler
+answers once, in status, and takes it away some time later."""
 
 from __future__ import annotations
 
@@ -9,16 +10,21 @@ import msgspec
 
 from weft.kinds.cells import AGE, NAME, text
 from weft.kinds.record import Column, Kind
+from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
 
 class ReportSpec(msgspec.Struct, kw_only=True):
-    subject: Annotated[Literal["placement"], field("What it is about", change="never")] = "placement"
+    subject: Annotated[Literal["placement", "drain"], field("What it is about", change="never")] = "placement"
+    node: Annotated[
+        Annotated[str, field("", name=True)] | None, field("The node that would be drained", change="never")
+    ] = None
 
 
 class ResourceUse(msgspec.Struct, frozen=True):
     """Of one resource, over the nodes that take workloads: cores or bytes. ``stranded`` is free where something else is
-    used up (less than a twentieth left), so that hardly any workload can have it."""
+    used up (less than a twentieth left), so that hardly any workload can have it. ``used`` is what guests really use of what
+    is ``there`` (whatever the ratio of overcommitment), both on the nodes that measure it."""
 
     resource: str
     capacity: float
@@ -26,15 +32,18 @@ class ResourceUse(msgspec.Struct, frozen=True):
     largest_free: float
     largest_free_node: str
     stranded: float
+    used: float = 0.0
+    there: float = 0.0
 
 
 class NodeUse(msgspec.Struct, frozen=True):
-    """How full one node is: ``shares`` 0–100 by resource."""
+    """How full one node is: ``shares`` 0–100 by resource; ``used`` likewise, of what is really there, where it is measured."""
 
     node: str
     workloads: int
     shares: dict[str, float]
     note: str = ""
+    used: dict[str, float] = {}
 
 
 class WaitingUse(msgspec.Struct, frozen=True):
@@ -45,15 +54,29 @@ class WaitingUse(msgspec.Struct, frozen=True):
     first: list[str]
 
 
+class Leaving(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload of a node that would be drained: the node it would move to, none if it can't leave, and why."""
+
+    workload: str
+    project: str
+    to: str = ""
+    mode: Literal["live", "cold"] = "live"
+    memory: int = 0
+    reason: str = ""
+    message: str = ""
+
+
 class ReportStatus(msgspec.Struct, kw_only=True):
     """``nodes`` holds the fullest and the emptiest (all up to 64); ``imbalance`` is the standard deviation of how full
-    nodes are, in points; ``decision_ms`` the quantiles over the newest decision of each workload."""
+    nodes are, in points; ``measured`` counts the usable nodes that say what they use; ``decision_ms`` the
+    quantiles over the newest decision of each workload; ``leaving`` what is on the node that would be drained."""
 
     phase: Literal["Pending", "Done", "Failed"] = "Pending"
     at: float = 0.0
     strategy: str = ""
     node_count: int = 0
     usable: int = 0
+    measured: int = 0
     placed: int = 0
     resources: list[ResourceUse] = []
     nodes: list[NodeUse] = []
@@ -62,6 +85,18 @@ class ReportStatus(msgspec.Struct, kw_only=True):
     decisions: int = 0
     decision_ms: dict[str, float] = {}
     policies: dict[str, int] = {}
+    leaving: list[Leaving] = []
+    message: str = ""
+
+
+def check_report(spec: ReportSpec) -> None:
+    """Raises InvalidInput."""
+    if (spec.subject == "drain") != (spec.node is not None):
+        raise InvalidInput(
+            "spec.node: a report on a drain is about one node, and only that",
+            field="spec.node",
+            hint="weft node drain NODE --dry-run",
+        )
 
 
 REPORT = Kind(
@@ -73,5 +108,7 @@ REPORT = Kind(
     spec=ReportSpec,
     status=ReportStatus,
     status_writer="report",
+    question=True,
+    check=check_report,
     columns=(NAME, Column("SUBJECT", text("spec.subject")), Column("PHASE", text("status.phase", "Pending")), AGE),
 )

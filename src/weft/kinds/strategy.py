@@ -64,6 +64,18 @@ def read_strategy(text: str, field: str = "spec.strategy") -> str:
     return write_strategy(parse_strategy(text, field))
 
 
+def read_plain_strategy(text: str, field: str) -> str:
+    """``text`` in its one spelling where a placement policy can't stand: in one, and on files. Raises InvalidStrategy."""
+    strategy = read_strategy(text, field)
+    if strategy.startswith("@"):
+        raise _refuse(
+            f"{field}: {strategy[:64]} is a placement policy, which can't stand here",
+            field,
+            "name the strategies it is made of, with weights",
+        )
+    return strategy
+
+
 def policies_named(strategy: str | None) -> list[str]:
     """The placement policy that a strategy is, if it is one."""
     return [strategy[1:]] if strategy is not None and strategy.startswith("@") else []
@@ -167,8 +179,9 @@ def _read_policy(name: str, field: str) -> str:
     try:
         return check_name(name, field)
     except InvalidInput as problem:
+        alone = "write @NAME and nothing else: a placement policy stands alone"
         raise _refuse(
-            f"{field}: '@{name[:60]}' can't be a placement policy: {problem.message}", field, "write @NAME, and no more"
+            f"{field}: '@{name[:60]}' can't be a placement policy", field, alone if name else problem.hint or alone
         ) from None
 
 

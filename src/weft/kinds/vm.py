@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.cells import AGE, NAME, cores, dig, joined, size, text
+from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.nic import claim_address, networks_of, read_nic
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.record import Claim, ClaimWithin, Column, Kind, Object, Reference, Verb
 from weft.kinds.workload_wish import WorkloadWish, check_wish, wish_references
-from weft.objects.envelope import Envelope
-from weft.objects.errors import InvalidInput
+from weft.objects.envelope import Condition, Envelope
+from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
@@ -22,10 +23,14 @@ from weft.objects.schema import field
 MIB = 1024 * 1024
 MOST_MEMORY_BYTES = 64 * 2**40
 MOST_DISK_BYTES = 2**50
+MOST_GPUS = 8
 _PUBLISH = re.compile(r"(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?")
 
 _SSH_KEY = re.compile(r"(?:[^\s\"]|\"[^\"]*\")* ?(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/]{16,}={0,3}( .*)?")
+_CPU_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+
+WITHOUT_NETWORKS = Condition("Addressed", "True", "Addressed", "no networks")  # whoever has none waits for no address
 
 Name = Annotated[str, field("", name=True)]
 SshKey = Annotated[str, field("", max_length=16384)]
@@ -40,6 +45,15 @@ class VmSpec(WorkloadWish, msgspec.Struct, kw_only=True):
         int, field("Root disk, which may grow; 0 is the image's own size", change="plug", quantity="bytes")
     ] = 0
     machine: Annotated[Literal["q35", "microvm"], field("Machine type", change="restart")] = "q35"
+    cpu_model: Annotated[
+        str,
+        field(
+            "Its CPU: common is the best that all nodes like its own have, so that it can move to each; host is all of "
+            "its node's; or a model by QEMU's name for it",
+            change="restart",
+            max_length=64,
+        ),
+    ] = "common"
     networks: Annotated[
         list[str], field("Networks to join, one NIC each: NAME, or NAME:ADDRESS for that address", change="plug")
     ] = msgspec.field(default_factory=lambda: ["default"])
@@ -80,7 +94,8 @@ class VmSpec(WorkloadWish, msgspec.Struct, kw_only=True):
 
 class VmStatus(msgspec.Struct, kw_only=True):
     """``address`` is the first NIC's; ``ready`` None means the image has no agent that could tell. ``room`` is what the running
-    machine can come to, by field of the spec (see ``objects/changes.py``); None: none runs."""
+    machine can come to, by field of the spec (see ``objects/changes.py``); None: none runs. ``migration`` is the name of the
+    one that moves it, from when it is asked for to its end."""
 
     phase: str = "Pending"
     node: str | None = None
@@ -97,6 +112,7 @@ class VmStatus(msgspec.Struct, kw_only=True):
     accelerator: str | None = None
     room: dict[str, int] | None = None
     started_at: float | None = None
+    migration: str = ""
 
 
 def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, Literal["tcp", "udp"]]:
@@ -125,6 +141,12 @@ def check_vm(spec: VmSpec) -> None:
     if spec.cpu > 255:
         raise InvalidInput(
             f"spec.cpu: {spec.cpu:g} is more than a guest can have", field="spec.cpu", hint="at most 255"
+        )
+    if not _CPU_MODEL.fullmatch(spec.cpu_model):
+        raise InvalidInput(
+            f"spec.cpu_model: {spec.cpu_model!r} is not the name of a CPU model",
+            field="spec.cpu_model",
+            hint="common, host, or one of a node's report.cpu_models: weft get node NAME -o yaml",
         )
     check_wish(spec)
     for index, nic in enumerate(spec.networks):
@@ -158,12 +180,26 @@ def check_vm(spec: VmSpec) -> None:
         raise InvalidInput(
             "spec.machine: a microvm has neither firmware nor a screen", field="spec.machine", hint="use machine q35"
         )
+    if spec.machine == "microvm" and spec.gpus:
+        raise InvalidInput(
+            "spec.machine: a microvm has no PCI bus for a GPU", field="spec.machine", hint="use machine q35"
+        )
+    if spec.gpus > MOST_GPUS:
+        raise InvalidInput(f"spec.gpus: a VM gets {MOST_GPUS} at most", field="spec.gpus")
     if len(spec.networks) > 8:
         raise InvalidInput("spec.networks: at most 8", field="spec.networks")
     if len(spec.security_groups) > 16:
         raise InvalidInput("spec.security_groups: at most 16", field="spec.security_groups")
     if len(spec.volumes) > 16:
         raise InvalidInput("spec.volumes: at most 16", field="spec.volumes")
+
+
+def _suspend(obj: Object, _: Any) -> dict[str, Any]:
+    """A GPU's state stays in it."""
+    check_verb("suspend", _phase(obj), _what(obj))
+    if obj["spec"].get("gpus"):
+        raise IllegalTransition(f"{_what(obj)} has GPUs, so it can't be suspended", hint=f"weft stop {_what(obj)}")
+    return {**obj["spec"], "run": "suspend"}
 
 
 def check_growth(old: VmSpec, new: VmSpec) -> None:
@@ -267,8 +303,9 @@ VERBS = (
     Verb("start", "Start it (after stop, suspend or failure)", change=_start),
     Verb("stop", "Shut the guest down; its disks and place stay", change=_set("stop", run="stop")),
     Verb("restart", "Shut down and boot afresh", change=_restart),
-    Verb("suspend", "Save memory to disk and end the machine", change=_set("suspend", run="suspend")),
+    Verb("suspend", "Save memory to disk and end the machine", change=_suspend),
     Verb("resume", "Go on from where it was suspended", change=_set("resume", run="run")),
+    Verb("migrate", "Move it to another node", input=MigrateInput, make=make_migration),
     Verb("hold", "Don't place it yet", change=_set("hold", hold=True)),
     Verb("release", "Let a held one be placed", change=_set("release", hold=False)),
     Verb("exec", "Run a command in the guest", input=ExecInput, stream=True),
@@ -301,6 +338,7 @@ VM = Kind(
     status_writer="workload",
     kept=("run", "hold", "boots"),
     conditions={"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload", "Current": "workload"},
+    born=lambda spec: [] if spec.networks else [WITHOUT_NETWORKS],
     references=(
         Reference("image", "spec.image", lambda s: [s.image], blocks=True),
         Reference("image", "spec.iso", lambda s: [s.iso] if s.iso else [], blocks=True),

@@ -73,7 +73,7 @@ class WorkloadWish(msgspec.Struct, kw_only=True):
         dict[str, Amount],
         field("What else it takes of its node, as nodes declare it: sriov=2, hugepages=4G", change="replace"),
     ] = {}
-    gpus: Annotated[int, field("Whole GPUs set aside for it on its node", change="replace", ge=0, le=64)] = 0
+    gpus: Annotated[int, field("Whole GPUs of its node that it gets", change="replace", ge=0, le=64)] = 0
     gpu_share: Annotated[
         Share | None, field("A share of one GPU instead, like 0.5 or 25%", change="replace", quantity="ratio")
     ] = None

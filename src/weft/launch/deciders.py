@@ -28,14 +28,16 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.journal import Journal
 from weft.contracts.store import Store
 from weft.controllers.addresses import Addresses
+from weft.controllers.drain import Drain
 from weft.controllers.garbage import Garbage
 from weft.controllers.images import Images
 from weft.controllers.loop import run_controller
+from weft.controllers.migrations import Migrations
 from weft.controllers.networks import Networks
 from weft.controllers.nodes import Nodes
 from weft.controllers.securitygroups import SecurityGroups
 from weft.controllers.volumes import Volumes
-from weft.controllers.workload import Workloads
+from weft.controllers.workload import Workloads, tell_placed
 from weft.launch.stores import DECIDERS
 from weft.objects.errors import Unavailable, WeftError
 from weft.scheduler.loop import Scheduler, default_strategy
@@ -82,11 +84,13 @@ async def _serve(term: Term, images: Path, strategy: str, seed: int) -> None:
         Workloads(find),
         Nodes(term.store, term.clock),
         Volumes(find),
+        Migrations(),
+        Drain(),
         Garbage(),
     )
     async with asyncio.TaskGroup() as group:
         group.create_task(term.keep())
-        group.create_task(Scheduler(term, strategy, seed=seed).run())
+        group.create_task(Scheduler(term, strategy, seed=seed, tell=tell_placed).run())
         for controller in controllers:
             group.create_task(run_controller(controller, term))
         group.create_task(Images(images, term).run())

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from weft.contracts.clock import SystemClock
-from weft.kinds.strategy import DEFAULT_STRATEGY, parse_strategy
+from weft.kinds.strategy import DEFAULT_STRATEGY, parse_strategy, read_plain_strategy
 from weft.launch.arguments import Parser, complain
 from weft.objects.errors import InvalidInput, WeftError
 from weft.scheduler.policies import POLICIES, Policies
 from weft.scheduler.simulate.plot import draw_curves
 from weft.scheduler.simulate.protocol import Outcome, Plan, Simulation
-from weft.scheduler.simulate.read import read_file_strategy, read_input
+from weft.scheduler.simulate.read import read_input
 
 _MOST_UNTIL = 100
 START_SECONDS = 15.0  # for the worker of an own policy
@@ -68,7 +68,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         "--plot", type=_read_picture, metavar="FILE", help="draw allocation and fragmentation into an .svg file"
     )
-    command.add_argument("-o", "--output", choices=["table", "json"], default="table", help="how to print")
+    command.add_argument("-o", "--output", choices=["table", "json", "yaml"], default="table", help="how to print")
     return parser.parse_args(argv)
 
 
@@ -102,7 +102,16 @@ def _run(options: argparse.Namespace) -> None:
         answer["nodes_used"] = repacking.nodes_used
         least = "none fewer can be" if repacking.proven else f"fewer than {repacking.least} can't be"
         notes.append(f"{repacking.nodes_used} nodes after repacking; {least}")
-    print(json.dumps(answer) if options.output == "json" else write_table(answer, notes), flush=True)
+    print(_write(answer, notes, options.output), flush=True)
+
+
+def _write(answer: dict[str, Any], notes: list[str], output: str) -> str:
+    if output == "json":
+        return json.dumps(answer)
+    if output == "yaml":
+        text: str = importlib.import_module("weft.cli.manifest.yaml_text").write_yaml(answer)
+        return text.rstrip("\n")
+    return write_table(answer, notes)
 
 
 def _begin_own(strategies: Iterable[str]) -> Any:
@@ -127,10 +136,10 @@ def _end_own(own: Any) -> None:
 
 def _choose_strategy(options: argparse.Namespace) -> str:
     if options.strategy is not None:
-        return read_file_strategy(options.strategy, "--strategy")
+        return read_plain_strategy(options.strategy, "--strategy")
     if options.format == "openb":
         return "fragmentation"
-    return read_file_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
+    return read_plain_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
 
 
 def describe(outcome: Outcome, strategy: str, seed: int) -> dict[str, Any]:
@@ -195,6 +204,8 @@ def _read_until(text: str) -> Fraction:
 def _read_picture(text: str) -> Path:
     if not text.lower().endswith(".svg"):
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is no .svg file, the only kind that is drawn")
+    if not Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text[:80]!r}: there is no folder {Path(text).parent}")
     return Path(text)
 
 

@@ -57,7 +57,10 @@ class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return Ref(kind=self.kind, name=self.name, uid=self.uid, project=self.project)
 
     def condition(self, type_: str) -> Condition | None:
-        return next((c for c in self.conditions if c.type == type_), None)
+        for condition in self.conditions:
+            if condition.type == type_:
+                return condition
+        return None
 
 
 _decoder = msgspec.json.Decoder(Envelope)
@@ -102,8 +105,19 @@ def merge_part(raw: msgspec.Raw, part: msgspec.Struct | dict[str, Any]) -> msgsp
     if isinstance(part, dict):
         old = msgspec.json.decode(raw)
         return msgspec.Raw(_encoder.encode({**old, **part} if isinstance(old, dict) else part))
+    if _is_known(raw, type(part)):
+        return msgspec.Raw(_encoder.encode(part))
     old, new = msgspec.json.decode(raw), msgspec.to_builtins(part)
     return msgspec.Raw(_encoder.encode(keep_unknown(old, new, type(part))))
+
+
+def _is_known(raw: msgspec.Raw, type_: type[msgspec.Struct]) -> bool:
+    """Whether all that ``raw`` says is a ``type_``'s; it may be although the answer is no."""
+    value = bytes(raw)
+    try:
+        return value == b"{}" or _encoder.encode(msgspec.json.decode(value, type=type_)) == value
+    except msgspec.ValidationError:
+        return False  # written by a newer weft
 
 
 def set_condition(envelope: Envelope, condition: Condition) -> bool:

@@ -40,7 +40,9 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     _P.RUNNING: frozenset(
         {_P.MIGRATE, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.BOOT, _P.PROLOG, _P.FAILED, _P.UNKNOWN}
     ),
-    _P.MIGRATE: frozenset({_P.RUNNING, _P.FAILED, _P.UNKNOWN, _P.SHUTDOWN}),
+    _P.MIGRATE: frozenset(  # beside what it leads to: what the guest does meanwhile, and what people do to it
+        {_P.RUNNING, _P.BOOT, _P.PROLOG, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN}
+    ),
     _P.SUSPENDED: frozenset(
         {_P.RUNNING, _P.BOOT, _P.PROLOG, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN}
     ),
@@ -59,12 +61,12 @@ ALLOWED: dict[str, frozenset[Phase]] = {
     "hold": frozenset({_P.PENDING}),
     "release": frozenset({_P.HOLD}),
     "start": frozenset({_P.STOPPED, _P.SUSPENDED, _P.FAILED}),
-    "stop": frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG, _P.SUSPENDED, _P.FAILED, _P.UNKNOWN}),
-    "restart": frozenset({_P.RUNNING, _P.BOOT, _P.STOPPED, _P.FAILED}),
-    "suspend": frozenset({_P.RUNNING}),
+    "stop": frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG, _P.MIGRATE, _P.SUSPENDED, _P.FAILED, _P.UNKNOWN}),
+    "restart": frozenset({_P.RUNNING, _P.BOOT, _P.MIGRATE, _P.STOPPED, _P.FAILED}),
+    "suspend": frozenset({_P.RUNNING, _P.MIGRATE}),
     "resume": frozenset({_P.SUSPENDED}),
-    "exec": frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG}),
-    "console": frozenset({_P.RUNNING, _P.BOOT, _P.UNKNOWN}),
+    "exec": frozenset({_P.RUNNING, _P.BOOT, _P.PROLOG, _P.MIGRATE}),
+    "console": frozenset({_P.RUNNING, _P.BOOT, _P.MIGRATE, _P.UNKNOWN}),
 }
 
 # The phases in which it is so already, or on its way: asking again is fine, and changes nothing.

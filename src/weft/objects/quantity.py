@@ -17,6 +17,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|w)")
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 MAX_BYTES = 2**60
+LAST_MOMENT = 253402300799.0  # seconds since 1970: calendars end with the year 9999
 _LEAST_SIZE = 2**20  # a bare number from here on is taken for bytes when it is shown
 
 

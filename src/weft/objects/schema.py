@@ -121,6 +121,9 @@ def _normalise(raw: Any, info: mi.Type, path: str, problems: list[WeftError]) ->
     except InvalidInput as problem:
         problems.append(problem)
         return raw
+    if isinstance(inner, mi.LiteralType) and raw not in inner.values:
+        problems.append(_refuse_word(raw, [str(value) for value in inner.values], path))
+        return raw
     if isinstance(inner, mi.StructType):
         return _normalise_struct(raw, inner, path, problems)
     if isinstance(inner, (mi.ListType, mi.VarTupleType)) and isinstance(raw, list):
@@ -128,6 +131,18 @@ def _normalise(raw: Any, info: mi.Type, path: str, problems: list[WeftError]) ->
     if isinstance(inner, mi.DictType) and isinstance(raw, dict):
         return {k: _normalise(v, inner.value_type, f"{path}.{k}", problems) for k, v in raw.items()}
     return raw
+
+
+def _refuse_word(raw: Any, words: list[str], path: str) -> InvalidInput:
+    """The complaint about what is none of the words that its field takes."""
+    if not isinstance(raw, str):
+        return InvalidInput(f"{path}: expected one of {', '.join(words)}, got {_kind_of(raw)}", field=path)
+    meant = suggest(raw.lower().replace("_", "-"), words)
+    return InvalidInput(
+        f"{path}: {raw[:60]!r} is none of {', '.join(words)}" if len(words) > 1 else f"{path} takes only {words[0]}",
+        field=path,
+        hint=f"did you mean {meant}?" if meant else None,
+    )
 
 
 def _normalise_struct(raw: Any, info: mi.StructType, path: str, problems: list[WeftError]) -> Any:

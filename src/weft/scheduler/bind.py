@@ -6,7 +6,7 @@ meantime fails the commit, and the VM is decided anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -17,14 +17,26 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, AtRevision, Put
 from weft.kinds.allocation import AllocatedGpu, AllocationReport, AllocationSpec, allocation_name
 from weft.kinds.decision import DecisionSpec
+from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
 from weft.scheduler.explain import Explanation
-from weft.scheduler.facts import Load
 from weft.scheduler.request import Candidate, Waiting
+from weft.scheduler.table.devices import WHOLE
+from weft.scheduler.table.facts import Load
 
 SOURCE = "scheduler"
+
+
+# What else is to be said of a VM, in the copy of its envelope that is written, as soon as it has that allocation; and to
+# the journal.
+Tell = Callable[[View, Item, Envelope, Item, float], list[Event]]
+
+
+def tell_nothing(view: View, vm: Item, envelope: Envelope, allocation: Item, now: float) -> list[Event]:
+    """Whoever writes the VM's status does so a moment later."""
+    return []
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -43,22 +55,27 @@ def plan_placement(
     explanation: Explanation,
     timing: Timing,
     log_line: str,
+    tell: Tell,
 ) -> Commit:
     """Give ``candidate`` a place on ``node``: an allocation with this ``uid`` that takes ``load``."""
     vm = candidate.vm
     allocation = _make_allocation(candidate, node, uid, load, timing.at)
     placed = Condition("Placed", "True", "Placed", f"on {node.envelope.name}", timing.at, vm.envelope.generation)
-    writes = [put(allocation), _put_decision(view, candidate, explanation, timing), _put_condition(vm, placed)]
+    envelope = edit(vm)
+    set_condition(envelope, placed)
+    told = tell(view, vm, envelope, allocation, timing.at)
+    made = [allocation, Item(make_decision(view, vm, candidate, explanation, timing)), Item(envelope)]
     return Commit(
         key=vm.key,
-        writes=[write for write in writes if write is not None],
+        writes=[put(item.envelope) for item in made],
         preconditions=[
             unchanged(vm),
             unchanged(node),
             Absent(allocation.key),
             *(AtRevision(item.key, item.envelope.revision) for item in candidate.volume_items),
         ],
-        events=[_event(vm, "Normal", "Placed", log_line), *_notes(candidate, explanation)],
+        events=[_event(vm, "Normal", "Placed", log_line), *_notes(candidate, explanation), *told],
+        made=made,
     )
 
 
@@ -66,7 +83,7 @@ def plan_refusal(view: View, candidate: Candidate, explanation: Explanation, tim
     """Say why no node fits."""
     vm = candidate.vm
     refused = Condition("Placed", "False", explanation.error, explanation.message, timing.at, vm.envelope.generation)
-    writes = [_put_decision(view, candidate, explanation, timing), _put_condition(vm, refused)]
+    writes = [put_decision(view, vm, candidate, explanation, timing), _put_condition(vm, refused)]
     return Commit(
         key=vm.key,
         writes=[write for write in writes if write is not None],
@@ -85,14 +102,25 @@ def plan_waiting(vm: Item, waiting: Waiting, now: float) -> Commit | None:
 
 
 def plan_adopted(vm: Item, allocations: Sequence[Item], now: float) -> Commit | None:
-    """Say that a VM has a place that no decision of ours gave it; None if that is said already."""
+    """Say that a VM has a place that no decision of ours gave it, or one that it moved to; None if that is said already."""
     placed = vm.envelope.condition("Placed")
-    if placed is not None and placed.status == "True":
+    has_moved = has_moved_from(vm, allocations)
+    if placed is not None and placed.status == "True" and not has_moved:
         return None
     node = allocations[0].spec(AllocationSpec).node
-    condition = Condition("Placed", "True", "Adopted", f"found on {node}", now, vm.envelope.generation)
+    reason, message = ("Placed", f"on {node}") if has_moved else ("Adopted", f"found on {node}")
+    condition = Condition("Placed", "True", reason, message, now, vm.envelope.generation)
     write = _put_condition(vm, condition)
     return None if write is None else Commit(vm.key, [write], [unchanged(vm)])
+
+
+def has_moved_from(vm: Item, allocations: Sequence[Item]) -> bool:
+    """Whether its only place is another than the one that is told of."""
+    placed = vm.envelope.condition("Placed")
+    if len(allocations) != 1 or placed is None or (placed.status, placed.reason) != ("True", "Placed"):
+        return False
+    node = allocations[0].spec(AllocationSpec).node
+    return not f"{placed.message},".startswith(f"on {node},")
 
 
 def plan_regrouped(vm: Item, allocation: Item, memberships: list[str]) -> Commit:
@@ -104,7 +132,7 @@ def plan_regrouped(vm: Item, allocation: Item, memberships: list[str]) -> Commit
     return Commit(vm.key, [put(place)], [unchanged(vm), unchanged(allocation)])
 
 
-def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now: float) -> Envelope:
+def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now: float) -> Item:
     vm = candidate.vm
     wish = vm.spec(VmSpec)
     spec = AllocationSpec(
@@ -117,6 +145,8 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now
         boots=wish.boots,
         resources=candidate.resources,
         machine=wish.machine,
+        cpu_wish=wish.cpu_model,
+        cpu_model=choose_cpu(node, wish.cpu_model),
         image=candidate.image,
         volumes=candidate.volumes,
         nics=candidate.nics,
@@ -131,9 +161,10 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now
         grace_seconds=wish.grace,
         memberships=list(load.groups),
         extras=dict(load.extras),
-        gpus=[AllocatedGpu(index=index, share=share) for index, share in load.gpus],
+        gpus=read_gpus(node, load),
     )
-    return Envelope(
+    report = AllocationReport()
+    envelope = Envelope(
         kind="allocation",
         name=allocation_name(node.uid, uid),
         uid=uid,
@@ -141,17 +172,41 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now
         owner=vm.envelope.ref,
         created_at=now,
         spec=msgspec.Raw(msgspec.json.encode(spec)),
-        report=msgspec.Raw(msgspec.json.encode(AllocationReport())),
+        report=msgspec.Raw(msgspec.json.encode(report)),
         finalizers=["node"],
     )
+    return Item(envelope, spec=spec, report=report)
 
 
-def _put_decision(view: View, candidate: Candidate, explanation: Explanation, timing: Timing) -> Put:
-    vm = candidate.vm.envelope
+def choose_cpu(node: Item, wish: str) -> str:
+    """The CPU model that a guest gets on a node; "" if the node doesn't say which it has."""
+    models = node.report(NodeReport).cpu_models
+    if wish == "host":
+        return models[0] if models else ""
+    return node.status(NodeStatus).cpu_model if wish == "common" else wish
+
+
+def read_gpus(node: Item, load: Load) -> list[AllocatedGpu]:
+    """The devices of a load, those that are taken whole by their addresses on the node's bus."""
+    there = node.report(NodeReport).gpus if load.gpus else []
+    return [
+        AllocatedGpu(index=index, share=share, address=there[index].address if share == WHOLE else "")
+        for index, share in load.gpus
+    ]
+
+
+def put_decision(view: View, about: Item, candidate: Candidate, explanation: Explanation, timing: Timing) -> Put:
+    return put(make_decision(view, about, candidate, explanation, timing))
+
+
+def make_decision(view: View, about: Item, candidate: Candidate, explanation: Explanation, timing: Timing) -> Envelope:
+    """The Decision ``about`` a VM, or a Migration of it."""
+    of = about.envelope
     spec = DecisionSpec(
-        workload=vm.ref,
+        workload=candidate.vm.envelope.ref,
         policy=candidate.request.strategy,
         named=candidate.named,
+        basis=candidate.request.basis,
         at=timing.at,
         took_ms=timing.took_ms,
         nodes=explanation.nodes,
@@ -164,17 +219,17 @@ def _put_decision(view: View, candidate: Candidate, explanation: Explanation, ti
         gang=explanation.gang,
         notes=[*candidate.given_up, *candidate.skipped, *explanation.warnings],
     )
-    name = f"{vm.kind}.{vm.name}"
-    former = view.get(object_key("decision", vm.project, name))
-    if former is None or former.envelope.owner != vm.ref:
+    name = f"{of.kind}.{of.name}"
+    former = view.get(object_key("decision", of.project, name))
+    if former is None or former.envelope.owner != of.ref:
         envelope = Envelope(
-            kind="decision", name=name, uid=new_uid(), project=vm.project, owner=vm.ref, created_at=timing.at
+            kind="decision", name=name, uid=new_uid(), project=of.project, owner=of.ref, created_at=timing.at
         )
     else:
         envelope = edit(former)
         envelope.generation += 1
     envelope.spec = merge_part(envelope.spec, spec)
-    return put(envelope)
+    return envelope
 
 
 def _put_condition(vm: Item, condition: Condition) -> Put | None:

@@ -126,7 +126,7 @@ class MeetsNow:
 @functools.lru_cache(maxsize=4096)
 def split(tree: Expression) -> tuple[Expression | None, Expression | None]:
     """What of ``tree`` follows from facts, and what from the room that is left; both must hold."""
-    now = [part for part in conjuncts(tree) if any(map(_reads_room, leaves(part)))]
+    now = [part for part in conjuncts(tree) if reads_room(part)]
     facts = [part for part in conjuncts(tree) if part not in now]
     return (every(facts) if facts else None), (every(now) if now else None)
 
@@ -143,7 +143,13 @@ def _explain(tree: Expression | None, table: Table, index: int) -> tuple[str, li
     return (reason if len(reason) <= _LONGEST else reason[: _LONGEST - 1] + "…"), lacks
 
 
-def _reads_room(leaf: Leaf) -> bool:
+@functools.lru_cache(maxsize=4096)
+def reads_room(tree: Expression) -> bool:
+    """Whether it asks for the room that is left."""
+    return any(map(_is_of_room, leaves(tree)))
+
+
+def _is_of_room(leaf: Leaf) -> bool:
     if isinstance(leaf, (Compare, Within, Exists)) and leaf.attribute.endswith(".free"):
         return True
     return (isinstance(leaf, Compare) and leaf.value == AVAILABLE) or (

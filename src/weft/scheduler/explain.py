@@ -7,17 +7,18 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from weft.contracts.policy import RESOURCES, Flags, GpuAsk, Lack, Request, Values
+from weft.contracts.policy import RESOURCES, Column, Flags, GpuAsk, Lack, Request, Values
 from weft.kinds.decision import Shortfall, Term, Verdict
 from weft.objects.quantity import format_amount, format_bytes, format_cpu
 from weft.scheduler.cycle import Engine
-from weft.scheduler.devices import WHOLE, find_fitting
 from weft.scheduler.filters import ROOM
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.devices import WHOLE, find_fitting
+from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.wish import find_warnings
 
 ALL_UP_TO = 64  # nodes; of more, a sample is told
 RUNNERS_UP = 4
+NAMED = 5  # of nodes that something is said of
 REFUSED_SAMPLE = 16
 LEAST_MEMORY = 64 * 1024 * 1024
 LEAST_CPU = 100
@@ -41,13 +42,25 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, also: Sequence[int] = ()) -> Explanation:
     """The explanation of ``engine.choose``, asked for before anything changes; it tells of the rows ``also`` in any case."""
     snapshot = engine.snapshot
+    leaders = (
+        engine.leaders(request, RUNNERS_UP + 1)
+        if chosen is not None and not also and len(snapshot) > ALL_UP_TO
+        else None
+    )
+    if leaders is not None:  # nobody is refused, and the best are known without a look at the others
+        rows, best_scores = [row for row, _ in leaders], [score for _, score in leaders]
+        verdicts = _describe_fits(engine, request, uid, rows, chosen, best_scores)
+        return Explanation(len(snapshot), verdicts, {}, warnings=_warn(request, snapshot))
     scores = engine.scores(request, uid)
-    refusers = engine.refusers(request) if len(scores) and scores.min() < 0.0 else []
+    refusing = bool(len(scores)) and bool(scores.min() < 0.0)
+    refusers = engine.refusers(request) if refusing else []
     refused_by = {filter_.name: int(np.count_nonzero(flags)) for filter_, flags in refusers}
     everything = len(snapshot) <= ALL_UP_TO
     best = find_best(scores, len(snapshot) if everything else RUNNERS_UP + 1)
     best += [row for row in also if scores[row] >= 0.0 and row not in best]
-    verdicts = _describe_fits(engine, request, uid, best, chosen, scores)
+    verdicts = _describe_fits(engine, request, uid, best, chosen, scores[best].tolist())
+    if chosen is not None and not refusing:
+        return Explanation(len(snapshot), verdicts, refused_by, warnings=_warn(request, snapshot))
     wanting = next((flags for filter_, flags in refusers if filter_ is ROOM), np.zeros(len(snapshot), dtype=np.bool_))
     nearest = _find_nearest(engine, request, wanting) if chosen is None else None
     refused = _sample(scores < 0.0, everything, chosen is None, nearest)
@@ -64,7 +77,7 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, a
                 shortfalls=[_shortfall(lack) for lack in lacks],
             )
         )
-    warnings = find_warnings(request, snapshot)
+    warnings = _warn(request, snapshot)
     if chosen is not None:
         return Explanation(len(snapshot), verdicts, refused_by, warnings=warnings)
     return Explanation(
@@ -77,6 +90,16 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, a
         nearest_node="" if nearest is None else snapshot.names[nearest],
         warnings=warnings,
     )
+
+
+def _warn(request: Request, snapshot: Snapshot) -> list[str]:
+    """What a person should know of the wish, and where what is used had to be taken to be what is allocated."""
+    warnings = find_warnings(request, snapshot)
+    if request.basis == "allocation":
+        return warnings
+    names = [snapshot.names[row] for row in np.flatnonzero(snapshot.online & ~snapshot.measured)]
+    told = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return [*warnings, f"not measured, so counted with what is allocated there: {told}"] if names else warnings
 
 
 def find_best(scores: Values, most: int) -> list[int]:
@@ -95,31 +118,47 @@ def find_best(scores: Values, most: int) -> list[int]:
 
 
 def describe_choice(engine: Engine, index: int) -> str:
-    """How full node ``index`` is, as the journal has it: used/all."""
-    used, all_ = engine.snapshot.allocated[:, index], engine.snapshot.capacity[:, index]
-    cpu = f"CPU: {used[0] / 1000:g}/{all_[0] / 1000:g}"
-    memory, disk = (
-        f"{name}: {used[row] / GIB:.4g}GB/{all_[row] / GIB:.4g}GB" for row, name in ((1, "Memory"), (2, "Disk"))
+    """How full node ``index`` is, as the journal has it: given away/all."""
+    snapshot = engine.snapshot
+    all_, free = snapshot.capacity[:, index].tolist(), snapshot.free[:, index].tolist()
+    cpu, memory, disk = (there - left for there, left in zip(all_, free, strict=True))
+    return (
+        f"CPU: {cpu / 1000:g}/{all_[0] / 1000:g}, Memory: {memory / GIB:.4g}GB/{all_[1] / GIB:.4g}GB, "
+        f"Disk: {disk / GIB:.4g}GB/{all_[2] / GIB:.4g}GB"
     )
-    return f"{cpu}, {memory}, {disk}"
 
 
 def _describe_fits(
-    engine: Engine, request: Request, uid: str, rows: Sequence[int], chosen: int | None, scores: Values
+    engine: Engine, request: Request, uid: str, rows: Sequence[int], chosen: int | None, scores: Sequence[float]
 ) -> list[Verdict]:
     if not rows:
         return []
-    columns = engine.terms(request, uid, rows)
+    columns = _join_alike(engine.terms(request, uid, rows))
+    values = np.round([column.values for column in columns], 3).tolist()
+    terms = zip(
+        *([Term(c.name, c.weight, v) for v in told] for c, told in zip(columns, values, strict=True)), strict=True
+    )
     return [
         Verdict(
             node=engine.snapshot.names[index],
             outcome="chosen" if index == chosen else "fits",
-            score=float(scores[index]),
-            terms=[Term(c.name, c.weight, round(float(c.values[place]), 3)) for c in columns],
+            score=score,
+            terms=list(told),
             reason="runner-up" if place == 1 and rows[0] == chosen else "",
         )
-        for place, index in enumerate(rows)
+        for place, (index, score, told) in enumerate(zip(rows, scores, terms, strict=True))
     ]
+
+
+def _join_alike(columns: list[Column]) -> list[Column]:
+    """Parts of a score that are named alike, such as one spread of two groups, as one."""
+    joined: dict[str, Column] = {}
+    for column in columns:
+        if (other := joined.get(column.name)) is not None and (total := column.weight + other.weight):
+            values = (column.weight * column.values + other.weight * other.values) / total
+            column = Column(column.name, total, values)
+        joined[column.name] = column
+    return list(joined.values())
 
 
 def _sample(refused: Flags, everything: bool, failed: bool, nearest: int | None) -> list[int]:
@@ -231,6 +270,7 @@ _PHRASES = {
     "node": "not the node asked for",
     "volume": "without its volume",
     "machine": "without its machine type",
+    "gpu": "whose GPUs it can't get",
     "taint": "tainted",
     "constraint": "not meeting its constraint",
     "available": "without the free room its constraint asks for",

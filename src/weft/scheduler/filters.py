@@ -14,7 +14,8 @@ from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, Reads, Request
 from weft.kinds.taint import is_tolerated
 from weft.scheduler.affinity import Apart, AtHand, Near, Spreading
 from weft.scheduler.constraint import Meets, MeetsNow
-from weft.scheduler.devices import count_fitting, find_fitting
+from weft.scheduler.table.devices import WHOLE, count_fitting, find_fitting
+from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, name_cpu
 
 
 class Online:
@@ -77,6 +78,21 @@ class NamedNode:
         return f"asked for node {request.node}", []
 
 
+class Leaving:
+    name = "leaves"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.leaves
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        there = _is_text(table, "name", request.leaves)
+        return there if request.leaves is None else ~there
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        return "it moves away from here", []
+
+
 class VolumeHome:
     name = "volume"
     reads: Reads = "facts"
@@ -102,7 +118,60 @@ class Machine:
         return table.machine(request.machine)
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
-        return f"can't run machine type {request.machine}", []
+        type_, _, version = request.machine.partition("@")
+        if version and table.machine(type_)[index]:
+            return f"its QEMU can't build a machine {type_} of version {version}, which the guest runs on", []
+        return f"can't run machine type {type_}", []
+
+
+class CpuModel:
+    name = "cpu model"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.cpu_model
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        if request.cpu_model is None:
+            return np.ones(len(table.names), dtype=np.bool_)
+        return table.machine(name_cpu(request.cpu_model))
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        model, _, exactly = (request.cpu_model or "").partition("@")
+        if exactly:
+            return f"its CPU isn't just like the one that the guest runs with ({model} {exactly})", []
+        return f"can't give CPU model {model} to guests", []
+
+
+class GivenGpus:
+    """GPUs that guests can get, and get as they are asked for; of a node without any, Room tells."""
+
+    name = "gpu"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return None if request.gpus is None else request.gpus.share < WHOLE
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        fits = np.ones(len(table.names), dtype=np.bool_)
+        for attribute in self._attributes(request):
+            texts = table.text(attribute)
+            if texts is not None:
+                fits &= texts.codes < 0
+        return fits
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        for attribute in self._attributes(request):
+            texts = table.text(attribute)
+            if texts is not None and texts.codes[index] >= 0:
+                if attribute == GPUS_WHOLE:
+                    return "gives GPUs to VMs whole only", []
+                return f"its GPUs can't be a guest's: {texts.words[texts.codes[index]]}", []
+        return "", []
+
+    def _attributes(self, request: Request) -> tuple[str, ...]:
+        shared = request.gpus is not None and request.gpus.share < WHOLE
+        return (GPUS_KEPT, GPUS_WHOLE) if shared else (GPUS_KEPT,)
 
 
 class Taints:
@@ -177,9 +246,12 @@ FACTS: tuple[Filter, ...] = (
     Online(),
     Cordon(),
     Maintenance(),
+    Leaving(),
     NamedNode(),
     VolumeHome(),
     Machine(),
+    CpuModel(),
+    GivenGpus(),
     Taints(),
     Meets(),
     AtHand(),

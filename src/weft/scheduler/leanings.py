@@ -31,6 +31,9 @@ class ToMembers:
     def asks(self, request: Request) -> Hashable:
         return _leans(request, "near") or None
 
+    def weight(self, request: Request) -> float:
+        return WEIGHT * len(_leans(request, "near"))
+
     def terms(self, table: Table, request: Request) -> list[Column]:
         return [
             Column(f"affinity {group_word(lean.name)}", WEIGHT, np.where(table.members(lean.name) > 0, 100.0, 0.0))
@@ -47,6 +50,9 @@ class FromMembers:
     def asks(self, request: Request) -> Hashable:
         return _leans(request, "apart") or None
 
+    def weight(self, request: Request) -> float:
+        return WEIGHT * len(_leans(request, "apart"))
+
     def terms(self, table: Table, request: Request) -> list[Column]:
         return [
             Column(f"anti-affinity {group_word(lean.name)}", WEIGHT, 100.0 / (1 + table.members(lean.name)))
@@ -62,6 +68,9 @@ class Evenly:
 
     def asks(self, request: Request) -> Hashable:
         return _leans(request, "spread") or None
+
+    def weight(self, request: Request) -> float:
+        return WEIGHT * len(_leans(request, "spread"))
 
     def terms(self, table: Table, request: Request) -> list[Column]:
         columns = []
@@ -85,10 +94,20 @@ class ToData:
     def asks(self, request: Request) -> Hashable:
         return _leans(request, "data") or None
 
+    def weight(self, request: Request) -> float:
+        return WEIGHT
+
     def terms(self, table: Table, request: Request) -> list[Column]:
         leans = _leans(request, "data")
         held = np.sum([table.holds(lean.name) for lean in leans], axis=0)
-        return [Column("data", WEIGHT, 100.0 * held / len(leans))]
+        return [Column("data at hand", WEIGHT, 100.0 * held / len(leans))]
 
 
-LEANINGS: tuple[Leaning, ...] = (Preferred(), ToMembers(), FromMembers(), Evenly(), ToData())
+LEANINGS: tuple[Leaning, ...] = (
+    Preferred(now=False),
+    Preferred(now=True),
+    ToMembers(),
+    FromMembers(),
+    Evenly(),
+    ToData(),
+)

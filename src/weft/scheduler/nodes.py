@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from weft.client.view import Item
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
-from weft.scheduler.facts import Gpu, NodeFacts
+from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, Gpu, NodeFacts, name_cpu
 
 MOST_ROUND_TRIPS = 64  # a node asks fewer; one that tells more isn't to cost every decision
 
@@ -21,13 +21,13 @@ def read_node(item: Item) -> NodeFacts:
         capacity=(round(report.cpu * 1000), report.memory, report.disk),
         online=status.phase == "Ready" and not item.deleting,
         cordoned=spec.cordoned,
-        machines=frozenset(report.machines),
+        machines=frozenset((*report.machines, *map(name_cpu, report.cpu_models))),
         note=spec.cordon_reason,
         overcommit=spec.overcommit,
         texts=read_texts(spec, report, item.envelope.labels),
         numbers=read_numbers(spec, report),
         extras={**({"sriov": report.sriov} if report.sriov else {}), **spec.resources},
-        gpus=tuple(Gpu(gpu.model, gpu.memory) for gpu in report.gpus),
+        gpus=tuple(Gpu(gpu.model, gpu.memory, bool(gpu.kept)) for gpu in report.gpus),
         taints=frozenset(spec.taints),
         data=read_data(spec, report),
         coordinate=tuple(report.coordinate),
@@ -45,6 +45,10 @@ def read_texts(spec: NodeSpec, report: NodeReport, labels: dict[str, str]) -> di
         "accelerator": report.accelerator,
     }
     told: dict[str, str] = {"type": read_type(spec.type, bool(report.gpus))}
+    if report.gpus and all(gpu.kept for gpu in report.gpus):
+        told[GPUS_KEPT] = report.gpus[0].kept.partition("; ")[0]
+    if report.gpus and "gpu-shares" not in report.capabilities:
+        told[GPUS_WHOLE] = "yes"
     if spec.maintenance:
         told["maintenance"] = spec.maintenance_reason or "on"
     return {**{name: text for name, text in found.items() if text}, **labels, **told}

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from weft.contracts.policy import Amounts, GpuAsk, Outlook, Sort, Table, Values
-from weft.scheduler.devices import WHOLE
 from weft.scheduler.policies.residue import find_residue, find_usable, read_sorts
+from weft.scheduler.table.devices import WHOLE
 
 STEP = 0.2  # of all there is: after how much of it given away or back the outlook is another one
 _FEW = 0.01  # of all there is: too little to learn from

@@ -14,7 +14,7 @@ import numpy as np
 
 from weft.contracts.policy import RESOURCES, Column, Reads, Request, Table
 from weft.language.tree import Preference, show_short
-from weft.scheduler.constraint import find_meeting
+from weft.scheduler.constraint import find_meeting, reads_room
 
 BEARS = (0.80, 0.90, 0.95)  # by priority 0, 1, 2; a higher one is never given up
 
@@ -68,20 +68,30 @@ def describe_given_up(preference: Preference, pressure: Pressure) -> str:
 
 
 class Preferred:
-    """100 where a preference is met."""
+    """100 where a preference is met: those that ask for facts, or (``now``) those that ask for the room that is left."""
 
-    name = "preference"
-    reads: Reads = "row"
+    def __init__(self, *, now: bool) -> None:
+        self.name = "preferred room" if now else "preference"
+        self.reads: Reads = "row" if now else "facts"
+        self._now = now
 
     def asks(self, request: Request) -> Hashable:
-        return request.preferences or None
+        return self._mine(request) or None
+
+    def weight(self, request: Request) -> float:
+        return sum([preference.weight for preference in self._mine(request)])
 
     def terms(self, table: Table, request: Request) -> list[Column]:
         columns = []
-        for preference in request.preferences:
+        for preference in self._mine(request):
             met = find_meeting(preference.expression, table).astype(np.float64)
             columns.append(Column(show_short(preference.expression), preference.weight, 100.0 * met))
         return columns
+
+    def _mine(self, request: Request) -> tuple[Preference, ...]:
+        if not request.preferences:
+            return ()
+        return tuple([p for p in request.preferences if reads_room(p.expression) == self._now])
 
 
 def _share(pressure: Pressure) -> float:

@@ -6,11 +6,12 @@ import msgspec
 
 from weft.client.commit import Commit
 from weft.client.view import Changed, View
+from weft.kinds.registry import KINDS
 from weft.scheduler.cycle import Engine
 from weft.scheduler.recommend import plan_recommendation
 from weft.scheduler.report import plan_report
 
-QUESTIONS = ("recommendation", "report")
+QUESTIONS = tuple(kind.name for kind in KINDS if kind.question)
 
 
 class _Answered(msgspec.Struct):
@@ -37,7 +38,7 @@ class Questions:
         asked = [item for key in self._open if (item := view.get(key)) is not None]
         self._open.clear()
         return [
-            plan_report(view, engine.snapshot, item, strategy, now)
+            plan_report(view, engine, item, strategy, now)
             if item.envelope.kind == "report"
             else plan_recommendation(view, engine, item, strategy, now)
             for item in asked

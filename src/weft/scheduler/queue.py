@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 
 from weft.contracts.policy import Request
 from weft.scheduler.explain import Explanation
@@ -58,7 +59,7 @@ class Queue:
         """The next workloads to decide on: of one class that was woken, else new ones."""
         while self._awake:
             request, refused = self._awake.popitem(last=False)
-            keys = [key for key, _ in zip(list(refused.keys), range(most), strict=False)]
+            keys = list(islice(refused.keys, most))
             rest = len(refused.keys) > len(keys)
             for key in keys:
                 del refused.keys[key], self._class_of[key]
@@ -68,11 +69,7 @@ class Queue:
                 self._awake[request] = refused
             if keys:
                 return keys
-        keys = (
-            [key for key, _ in zip(list(self._fresh), range(most), strict=False)]
-            if len(self._fresh) > most
-            else list(self._fresh)
-        )
+        keys = list(islice(self._fresh, most))
         for key in keys:
             del self._fresh[key]
         return keys

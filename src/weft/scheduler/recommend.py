@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import msgspec
 
 from weft.client.commit import Commit, edit, put, unchanged
-from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD
+from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, VMS_BY_GANG, name_gang
 from weft.client.view import Item, View
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.decision import Verdict
-from weft.kinds.recommendation import RecommendationSpec, RecommendationStatus
+from weft.kinds.gang import read_gang
+from weft.kinds.migration import MigrationSpec
+from weft.kinds.recommendation import GangPlace, MoveWish, RecommendationSpec, RecommendationStatus
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
 from weft.kinds.vm import VmSpec
@@ -23,9 +25,13 @@ from weft.objects.schema import read_strict
 from weft.scheduler.advice import advise
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
+from weft.scheduler.joint.gang import Member, find_places
+from weft.scheduler.joint.tell import explain_places, explain_refusal
+from weft.scheduler.moves import decide, describe_refusal, read_mover
 from weft.scheduler.prefer import relax
-from weft.scheduler.request import Waiting, read_candidate
-from weft.scheduler.snapshot import without
+from weft.scheduler.request import Waiting, read_candidate, wants_place
+from weft.scheduler.table.facts import name_workload
+from weft.scheduler.table.snapshot import Snapshot, without
 
 
 def plan_recommendation(view: View, engine: Engine, question: Item, strategy: str, now: float) -> Commit:
@@ -45,27 +51,102 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
     """Raises NotFound for what isn't there, InvalidInput for a wish that is none."""
     spec = question.spec(RecommendationSpec)
     workload, places = _read_workload(view, question, spec)
+    if spec.move is not None:
+        return _answer_move(view, engine, workload, spec.workload, spec.move, strategy)
     candidate = read_candidate(view, workload, strategy, [])
     if isinstance(candidate, Waiting):
         return RecommendationStatus(phase="Failed", reason=candidate.reason, message=candidate.message)
     snapshot = engine.snapshot
     rows = _read_nodes(engine, spec.nodes)
     with without(snapshot, [place.key for place in places]):
-        request, _ = relax(candidate.request, snapshot)
-        chosen = engine.choose(request, workload.uid)
-        explanation = explain(engine, request, workload.uid, chosen, also=rows)
+        request, given_up = relax(candidate.request, snapshot)
+        members = [Member(request, workload.uid, spec.workload or "member 1")]
+        members += _find_company(view, workload, strategy, snapshot)
+        if len(members) > 1:
+            joint = find_places(engine, members, solver_seconds=0.0)
+            tell = explain_refusal if joint.rows is None else explain_places
+            explanation = tell(engine, members, joint, also=rows)[0]
+            chosen = None if joint.rows is None else joint.rows[0]
+            with_it = [
+                GangPlace(workload=member.name, node=snapshot.names[row])
+                for member, row in zip(members[1:], (joint.rows or ())[1:], strict=False)
+            ]
+        else:
+            chosen = engine.choose(request, workload.uid)
+            explanation, with_it = explain(engine, request, workload.uid, chosen, also=rows), []
         return RecommendationStatus(
             phase="Done",
             reason=explanation.error,
-            message=explanation.message,
+            message=_tell_company(with_it) or explanation.message,
             policy=request.strategy,
+            basis=request.basis,
             nodes=explanation.nodes,
             current=places[0].spec(AllocationSpec).node if places else "",
             best="" if chosen is None else snapshot.names[chosen],
             verdicts=_told(explanation.verdicts),
             refused_by=explanation.refused_by,
             advice=[] if chosen is not None else advise(engine, request),
+            gang=with_it,
+            notes=[*given_up, *explanation.warnings],
         )
+
+
+def _answer_move(
+    view: View, engine: Engine, workload: Item, what: str, move: MoveWish, strategy: str
+) -> RecommendationStatus:
+    """Where it would move to. Raises NotFound for a node that isn't there."""
+    if move.to is not None and view.get(object_key("node", None, move.to)) is None:
+        raise NotFound(f'node "{move.to}" not found', field="spec.move.to", hint="weft node list")
+    found = view.get(workload.key)
+    wish = MigrationSpec(workload=what, to=move.to, mode=move.mode)
+    mover = read_mover(view, found or workload, wish, strategy, [])
+    if isinstance(mover, Waiting):
+        return RecommendationStatus(phase="Failed", reason=mover.reason, message=mover.message)
+    candidate, row, explanation = decide(engine, mover)
+    return RecommendationStatus(
+        phase="Done",
+        reason=explanation.error,
+        message=describe_refusal(explanation, move.to) if row is None else "",
+        policy=candidate.request.strategy,
+        nodes=explanation.nodes,
+        current=mover.source.spec(AllocationSpec).node,
+        best="" if row is None else engine.snapshot.names[row],
+        verdicts=_told(explanation.verdicts),
+        refused_by=explanation.refused_by,
+    )
+
+
+def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot) -> list[Member]:
+    """The others of its gang that are to be placed with it: those that wait, and for those that aren't there yet, others
+    like it. Who has a place stays there."""
+    wish = workload.spec(VmSpec)
+    if wish.gang is None:
+        return []
+    others = [item for item in view.find(VMS_BY_GANG, name_gang(workload)) if item.uid != workload.uid]
+    others = sorted((o for o in others if not o.deleting), key=lambda o: (o.envelope.created_at, o.envelope.name))
+    count = max(read_gang(item.spec(VmSpec).gang or "")[1] for item in (workload, *others))
+    placed = sum(1 for item in others if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))
+    waiting = [item for item in others if wants_place(view, item)]
+    wanted = count - 1 - placed
+    found = []
+    for number in range(wanted):
+        there = number < len(waiting)
+        item = waiting[number] if there else _copy(workload)
+        candidate = read_candidate(view, item, strategy, [])
+        name = name_workload(item.envelope.ref) if there else f"member {placed + number + 2}"
+        if isinstance(candidate, Waiting):
+            raise InvalidInput(f"gang {read_gang(wish.gang)[0]}: {name} can't be placed: {candidate.message}")
+        found.append(Member(relax(candidate.request, snapshot)[0], item.uid, name))
+    return found
+
+
+def _copy(item: Item) -> Item:
+    return Item(msgspec.structs.replace(item.envelope, uid=new_uid()))
+
+
+def _tell_company(places: Sequence[GangPlace]) -> str:
+    told = [f"{place.workload} on {place.node}" for place in places]
+    return f"together with {', '.join(told)}" if told else ""
 
 
 def _told(verdicts: Sequence[Verdict]) -> list[Verdict]:

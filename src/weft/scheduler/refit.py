@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.client.commit import Commit, edit, put, unchanged
+from weft.client.indexes import NODES_BY_UID
 from weft.client.view import Item, View
 from weft.contracts.journal import Event
 from weft.contracts.policy import RESOURCES
@@ -26,9 +27,10 @@ from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.quantity import format_bytes, format_cpu
-from weft.scheduler.facts import amounts_of, load_of
+from weft.scheduler.bind import choose_cpu
 from weft.scheduler.request import Waiting, find_homes, read_image, read_nics, read_volumes
-from weft.scheduler.snapshot import Amounts, Snapshot
+from weft.scheduler.table.facts import amounts_of, load_of
+from weft.scheduler.table.snapshot import Amounts, Snapshot
 
 
 def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: float) -> Commit | None:
@@ -49,6 +51,9 @@ def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: 
     else:
         for field in fields & {"machine", "firmware", "screen"}:
             setattr(new, field, getattr(wish, field))
+        if "cpu_model" in fields:
+            new.cpu_wish = wish.cpu_model
+            new.cpu_model = next((choose_cpu(n, wish.cpu_model) for n in view.find(NODES_BY_UID, spec.node_uid)), "")
         new.resources, new.nics, new.iso, new.volumes = parts.resources, parts.nics, parts.iso, parts.volumes
         preconditions += [unchanged(volume) for volume in parts.volume_items]
         # Until it is written the larger of old and new counts: what a smaller one frees is not free yet.

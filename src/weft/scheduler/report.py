@@ -11,9 +11,11 @@ from weft.client.indexes import ALLOCATIONS_BY_NODE
 from weft.client.view import Item, View
 from weft.contracts.policy import RESOURCES, Values, Whole
 from weft.kinds.decision import DecisionSpec
-from weft.kinds.report import NodeUse, ReportStatus, ResourceUse, WaitingUse
+from weft.kinds.report import NodeUse, ReportSpec, ReportStatus, ResourceUse, WaitingUse
 from weft.objects.envelope import merge_part
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.cycle import Engine
+from weft.scheduler.rehearsal import rehearse_drain
+from weft.scheduler.table.snapshot import Snapshot
 
 ALL_UP_TO = 64
 SAMPLE = 16  # of more nodes: the fullest and the emptiest
@@ -21,10 +23,15 @@ FIRST = 5
 NEARLY_NOTHING = 0.05  # of a node's capacity: with less of one thing left, the rest is hardly of use
 
 
-def plan_report(view: View, snapshot: Snapshot, question: Item, strategy: str, now: float) -> Commit:
+def plan_report(view: View, engine: Engine, question: Item, strategy: str, now: float) -> Commit:
     """Write the answer into ``question``'s status."""
-    envelope = edit(question)
-    envelope.status = merge_part(envelope.status, report_placement(view, snapshot, strategy, now))
+    spec, envelope = question.spec(ReportSpec), edit(question)
+    if spec.subject == "drain":
+        status = rehearse_drain(view, engine, spec.node or "", strategy)
+        status.at = now
+    else:
+        status = report_placement(view, engine.snapshot, strategy, now)
+    envelope.status = merge_part(envelope.status, status)
     return Commit(question.key, [put(envelope)], [unchanged(question)])
 
 
@@ -47,6 +54,7 @@ def report_placement(view: View, snapshot: Snapshot, strategy: str, now: float) 
         strategy=strategy,
         node_count=len(snapshot),
         usable=int(usable.sum()),
+        measured=int((usable & snapshot.measured).sum()),
         placed=len(view.of_kind("allocation")),
         resources=_sum_resources(snapshot, np.flatnonzero(usable)),
         nodes=_sample_nodes(view, snapshot, shares, fullness),
@@ -63,6 +71,7 @@ def report_placement(view: View, snapshot: Snapshot, strategy: str, now: float) 
 
 def _sum_resources(snapshot: Snapshot, rows: Whole) -> list[ResourceUse]:
     out = []
+    used, there = _sum_used(snapshot, rows)
     capacity, allocated = snapshot.capacity[:, rows], snapshot.allocated[:, rows]
     free = np.maximum(capacity - allocated, 0)
     scarce = free < NEARLY_NOTHING * capacity
@@ -78,9 +87,30 @@ def _sum_resources(snapshot: Snapshot, rows: Whole) -> list[ResourceUse]:
                 largest_free=0.0 if fullest is None else float(free[index][fullest]) / scale,
                 largest_free_node="" if fullest is None else snapshot.names[int(rows[fullest])],
                 stranded=float(free[index][others].sum()) / scale,
+                used=used[index] / scale,
+                there=there[index] / scale,
             )
         )
     return out
+
+
+def _sum_used(snapshot: Snapshot, rows: Whole) -> tuple[list[int], list[int]]:
+    """What is used, and of how much, on those of the nodes that say it."""
+    used, there = [0] * len(RESOURCES), [0] * len(RESOURCES)
+    for row in rows.tolist():
+        measured = snapshot.find_use(snapshot.uids[row])
+        if measured is not None:
+            used = [sum_ + amount for sum_, amount in zip(used, measured.amounts, strict=True)]
+            there = [sum_ + amount for sum_, amount in zip(there, snapshot.facts[row].capacity, strict=True)]
+    return used, there
+
+
+def _share_used(snapshot: Snapshot, row: int) -> dict[str, float]:
+    measured = snapshot.find_use(snapshot.uids[row])
+    if measured is None:
+        return {}
+    parts = zip(RESOURCES, measured.amounts, snapshot.facts[row].capacity, strict=True)
+    return {resource: round(100.0 * amount / max(1, all_), 1) for resource, amount, all_ in parts}
 
 
 def _sample_nodes(view: View, snapshot: Snapshot, shares: Values, fullness: Values) -> list[NodeUse]:
@@ -93,6 +123,7 @@ def _sample_nodes(view: View, snapshot: Snapshot, shares: Values, fullness: Valu
             view.count(ALLOCATIONS_BY_NODE, snapshot.uids[row]),
             {resource: round(float(shares[index, row]), 1) for index, resource in enumerate(RESOURCES)},
             "" if snapshot.online[row] and not snapshot.cordoned[row] else _note(snapshot, row),
+            _share_used(snapshot, row),
         )
         for row in order
     ]

@@ -34,8 +34,8 @@ from weft.kinds.workload_wish import REFUSALS, WorkloadWish
 from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
 from weft.scheduler.affinity import read_affinity
-from weft.scheduler.snapshot import amounts_of
 from weft.scheduler.strategy import find_strategy
+from weft.scheduler.table.snapshot import amounts_of
 from weft.scheduler.wish import Expressions, read_expressions
 
 
@@ -147,8 +147,10 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         request=Request(
             amounts=amounts_of(resources),
             machine=spec.machine,
+            cpu_model=None if spec.cpu_model in ("common", "host") else spec.cpu_model,
             strategy=chosen.strategy,
             mode=spec.type,
+            basis=chosen.basis,
             gang=name_gang(vm),
             node=spec.node,
             home=next(iter(homes), None),

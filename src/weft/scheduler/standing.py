@@ -13,7 +13,7 @@ from weft.language.parse import read_expression
 from weft.objects.envelope import merge_part
 from weft.objects.errors import InvalidInput
 from weft.scheduler.constraint import find_meeting, split
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.snapshot import Snapshot
 
 SHOWN = 16
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.client.view import View
+from weft.contracts.policy import Basis
 from weft.kinds.placement_policy import CLUSTER_DEFAULT, PlacementPolicySpec
 from weft.kinds.project import ProjectSpec
 from weft.kinds.strategy import DEFAULT_STRATEGY, SERVERLESS_STRATEGY, read_strategy
@@ -20,10 +21,12 @@ from weft.objects.schema import suggest
 
 
 class Chosen(msgspec.Struct, frozen=True):
-    """``strategy`` with all its weights; ``named`` the @NAME of the placement policy that says so, if one does."""
+    """``strategy`` with all its weights; ``named`` the @NAME of the placement policy that says so, if one does, and its
+    ``basis``."""
 
     strategy: str
     named: str = ""
+    basis: Basis = "allocation"
 
 
 def find_strategy(view: View, project: str | None, wish: WorkloadWish, default: str) -> Chosen:
@@ -55,4 +58,4 @@ def _open(view: View, named: str, wish: WorkloadWish) -> Chosen:
         raise NotFound(f'placement policy "{named[1:]}" does not exist{told}', reason="policyNotFound")
     spec = item.spec(PlacementPolicySpec)
     text = spec.serverless if wish.type == "serverless" else spec.strategy
-    return Chosen(read_strategy(text or DEFAULT_STRATEGY), named)
+    return Chosen(read_strategy(text or DEFAULT_STRATEGY), named, spec.basis)

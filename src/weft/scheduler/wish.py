@@ -15,8 +15,10 @@ from weft.kinds.workload_wish import WorkloadWish
 from weft.language.clash import find_clash, refuse_clash
 from weft.language.parse import Parsed, parse, read_expression
 from weft.language.tree import (
+    Exists,
     Expression,
     Named,
+    Not,
     Preference,
     attributes_of,
     conjuncts,
@@ -29,7 +31,7 @@ from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import object_key
 from weft.objects.schema import suggest
 from weft.scheduler.constraint import find_meeting
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.snapshot import Snapshot
 
 FEW_OF = 3  # of fewer nodes it says nothing that only one is left
 FEW_SHARE = 0.05
@@ -97,9 +99,14 @@ def find_warnings(request: Request, snapshot: Snapshot) -> list[str]:
     if request.constraint is not None:
         trees.insert(0, request.constraint)
     attributes = dict.fromkeys(attribute for tree in trees for attribute in attributes_of(tree))
+    unwanted = {part.of for tree in trees for part in conjuncts(tree) if isinstance(part, Not)}
     warnings = []
     for attribute in attributes:
-        if snapshot.text(attribute) is None and snapshot.number(attribute) is None:
+        if (
+            Exists(attribute) not in unwanted
+            and snapshot.text(attribute) is None
+            and snapshot.number(attribute) is None
+        ):
             known = {key for facts in snapshot.facts[:_ASKED] for key in (*facts.texts, *facts.numbers, *facts.extras)}
             meant = suggest(attribute, [*_ALWAYS, *sorted(known)]) if attribute not in _ALWAYS else None
             warnings.append(f"no node has {attribute[:60]}" + (f"; did you mean {meant}?" if meant else ""))

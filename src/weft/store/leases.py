@@ -11,7 +11,7 @@ from typing import NamedTuple
 from weft.contracts.clock import Clock
 from weft.contracts.store import Lease
 from weft.objects.errors import StoreUnavailable
-from weft.store.limits import check_ttl
+from weft.store.limits import check_digest, check_ttl
 
 _SWEEP_AT_LEAST = 1_000
 
@@ -21,6 +21,7 @@ class _Claim(NamedTuple):
     holder: str
     fence: int
     lapses_at: float
+    digest: bytes
 
 
 class LeaseTable:
@@ -43,9 +44,10 @@ class LeaseTable:
     def raise_ceiling(self, ceiling: int) -> None:
         self._ceiling = max(self._ceiling, ceiling)
 
-    def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
+    def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Lease | None:
         """Take or renew ``name`` for ``ttl_seconds``; None if another holder has it."""
         check_ttl(name, ttl_seconds)
+        check_digest(name, digest)
         now = self._clock.elapsed()
         claim = self._claims.get(name)
         if claim is not None and claim.lapses_at > now:
@@ -58,18 +60,18 @@ class LeaseTable:
             self._last_fence += 1
             fence = self._last_fence
             self._sweep(now)
-        self._claims[name] = _Claim(holder, fence, now + ttl_seconds)
-        return Lease(name, holder, fence, ttl_seconds)
+        self._claims[name] = _Claim(holder, fence, now + ttl_seconds, digest)
+        return Lease(name, holder, fence, ttl_seconds, digest)
 
     def release(self, name: str, holder: str) -> None:
         claim = self._claims.get(name)
         if claim is not None and claim.holder == holder:
             del self._claims[name]
 
-    def live(self, prefix: str) -> list[Lease]:
+    def live(self, prefix: str, *, digests: bool = False) -> list[Lease]:
         now = self._clock.elapsed()
         return [
-            Lease(name, claim.holder, claim.fence, claim.lapses_at - now)
+            Lease(name, claim.holder, claim.fence, claim.lapses_at - now, claim.digest if digests else b"")
             for name, claim in sorted(self._claims.items())
             if claim.lapses_at > now and name.startswith(prefix)
         ]

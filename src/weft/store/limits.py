@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from weft.contracts.store import (
     MAX_COMMIT_BYTES,
+    MAX_DIGEST_BYTES,
     MAX_PRECONDITIONS,
     MAX_VALUE_BYTES,
     MAX_WRITES,
@@ -75,6 +76,11 @@ def check_ttl(name: str, ttl_seconds: float) -> None:
     # written so that a NaN is refused too
     if not 0 < ttl_seconds < 1e9:
         raise InvalidInput(f"lease {name}: {ttl_seconds} seconds is not a time to live", field="ttl_seconds")
+
+
+def check_digest(name: str, digest: bytes) -> None:
+    if len(digest) > MAX_DIGEST_BYTES:
+        raise LimitExceeded(f"lease {name}: a digest of {len(digest)} bytes; at most {MAX_DIGEST_BYTES}")
 
 
 def end_of_prefix(prefix: str) -> str | None:

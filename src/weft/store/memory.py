@@ -97,16 +97,16 @@ class MemoryStore:
     def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         return self._watches.follow(prefix, cursor)
 
-    async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
+    async def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Lease | None:
         self._check_open()
-        return self._leases.grant(name, holder, ttl_seconds)
+        return self._leases.grant(name, holder, ttl_seconds, digest)
 
     async def release(self, name: str, holder: str) -> None:
         self._leases.release(name, holder)
 
-    async def leases(self, prefix: str) -> Sequence[Lease]:
+    async def leases(self, prefix: str, *, digests: bool = False) -> Sequence[Lease]:
         self._check_open()
-        return self._leases.live(prefix)
+        return self._leases.live(prefix, digests=digests)
 
     async def compact(self, keep_revisions: int) -> None:
         self._check_open()

@@ -22,7 +22,8 @@ from weft.contracts.journal import Event
 from weft.objects.identity import Ref
 
 FOLD_SECONDS = 600.0
-_TRIM_EVERY = 500
+GATHER_SECONDS = 0.05  # for so long events come together before they are written
+_TRIM_EVERY = 500  # or when a twentieth of what is kept has come
 _MOST_WAITING = 20_000
 _COLUMNS = "id, first_at, at, type, reason, message, kind, project, name, uid, source, count"
 _SCHEMA = """
@@ -70,6 +71,7 @@ class SqliteJournal:
         self._wake = threading.Condition()
         self._writing = False
         self._closed = False
+        self._hurries = 0  # how many wait for what was appended to be written
         self._thread: threading.Thread | None = None
         self._appended = 0
         self._lock = threading.Lock()  # of the reading connection
@@ -81,6 +83,8 @@ class SqliteJournal:
             if self._closed or len(self._waiting) >= _MOST_WAITING:
                 return
             self._waiting.append((self._clock.now(), event))
+            if len(self._waiting) > 1:
+                return  # the thread knows that there is something
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
                 self._thread.start()
@@ -108,8 +112,11 @@ class SqliteJournal:
     def flush(self) -> None:
         """Return once all that was appended is written (or given up)."""
         with self._wake:
+            self._hurries += 1
+            self._wake.notify_all()
             while self._thread is not None and (self._waiting or self._writing):
                 self._wake.wait()
+            self._hurries -= 1
 
     def close(self) -> None:
         """Write what waits and let the file go."""
@@ -154,6 +161,7 @@ class SqliteJournal:
                     self._wake.notify_all()
                     while not self._waiting and not self._closed:
                         self._wake.wait()
+                    self._wake.wait_for(lambda: self._closed or self._hurries > 0, GATHER_SECONDS)
                     events, self._waiting = self._waiting, []
                     self._writing = True
                 if not events:
@@ -198,7 +206,7 @@ class SqliteJournal:
                 ),
             )
         self._appended += len(events)
-        if self._appended >= _TRIM_EVERY:
+        if self._appended >= max(_TRIM_EVERY, self._keep_events // 20):
             self._appended = 0
             self._trim(connection)
         connection.execute("COMMIT")

@@ -1,7 +1,8 @@
 """The fabric's certificate authority: made once, signs the server's certificate and those of nodes.
 
 Keeps ``ca.key``, ``ca.crt``, ``server.key``, ``server.crt`` in the server's state folder. A node is known by the common
-name ``node:<uid>`` of its certificate, which is good for a client only; a server's is good for a server only.
+name ``node:<uid>`` of its certificate, which is good for a client, and towards other nodes that ask for that very name for
+a server; it names no host, so it can never be taken for the server's, which is good for a server only.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from weft.contracts.clock import Clock
 from weft.contracts.durable import write_durably
 from weft.objects.errors import InvalidInput, Unavailable
-from weft.objects.identity import SERVER_NAME
+from weft.objects.identity import NODE_PREFIX, SERVER_NAME
 
-NODE_PREFIX = "node:"
 CA_YEARS = 10
 LEAF_DAYS = 365
 RENEW_DAYS = 30
@@ -55,16 +55,16 @@ class Authority:
         if not self._is_good(chain, key_path, wanted):
             key = ec.generate_private_key(ec.SECP256R1())
             certificate = self._sign(
-                key.public_key(), SERVER_NAME, ExtendedKeyUsageOID.SERVER_AUTH, [_general_name(n) for n in wanted]
+                key.public_key(), SERVER_NAME, (ExtendedKeyUsageOID.SERVER_AUTH,), [_general_name(n) for n in wanted]
             )
             write_durably(key_path, _key_pem(key))
             write_durably(chain, (_pem(certificate) + self.ca).encode(), 0o644)
         return chain, key_path
 
     def sign_node(self, csr: x509.CertificateSigningRequest, uid: str) -> str:
-        """A client certificate (PEM) for the node ``uid`` with the key of ``csr``; whatever else it asks for is
-        ignored."""
-        certificate = self._sign(csr.public_key(), f"{NODE_PREFIX}{uid}", ExtendedKeyUsageOID.CLIENT_AUTH, [])
+        """A certificate (PEM) for the node ``uid`` with the key of ``csr``; whatever else it asks for is ignored."""
+        both = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
+        certificate = self._sign(csr.public_key(), f"{NODE_PREFIX}{uid}", both, [])
         return _pem(certificate)
 
     def _load_or_make(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
@@ -97,13 +97,17 @@ class Authority:
         )
 
     def _sign(
-        self, public: object, common_name: str, purpose: x509.ObjectIdentifier, names: list[x509.GeneralName]
+        self,
+        public: object,
+        common_name: str,
+        purposes: tuple[x509.ObjectIdentifier, ...],
+        names: list[x509.GeneralName],
     ) -> x509.Certificate:
         builder = (
             self._builder(public, _name(common_name), self._certificate.subject, LEAF_DAYS)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         if names:

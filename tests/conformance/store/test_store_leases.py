@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from hand_clock import HandClock
 
-from weft.contracts.store import Lease, LeaseHeld, PreconditionFailed, Put, Store
+from weft.contracts.store import MAX_DIGEST_BYTES, Lease, LeaseHeld, LimitExceeded, PreconditionFailed, Put, Store
 from weft.objects.errors import InvalidInput
 
 
@@ -75,6 +75,29 @@ async def test_a_commit_under_a_lease_stops_when_the_lease_is_lost(store: Store,
     assert caught.value.failed == mine
     entry = await store.get("/a")
     assert entry is not None and entry.value == b"1"
+
+
+async def test_a_lease_says_what_its_holder_said_last(store: Store, clock: HandClock) -> None:
+    digest = bytes(range(256))
+    granted = await store.grant("node/a", "x", 10, digest)
+    await store.grant("node/b", "x", 10)
+    assert granted is not None and granted.digest == digest
+    assert [lease.digest for lease in await store.leases("node/", digests=True)] == [digest, b""]
+    assert [lease.digest for lease in await store.leases("node/")] == [b"", b""]
+    renewed = await store.grant("node/a", "x", 10, b"newer")
+    assert renewed is not None and renewed.fence == granted.fence
+    assert await store.grant("node/a", "y", 10, b"stranger's") is None
+    assert [lease.digest for lease in await store.leases("node/a", digests=True)] == [b"newer"]
+    await store.grant("node/a", "x", 10)
+    assert [lease.digest for lease in await store.leases("node/a", digests=True)] == [b""]
+
+
+async def test_a_digest_has_a_largest_size(store: Store) -> None:
+    await store.grant("node/a", "x", 10, bytes(MAX_DIGEST_BYTES))
+    with pytest.raises(LimitExceeded):
+        await store.grant("node/a", "x", 10, bytes(MAX_DIGEST_BYTES + 1))
+    [kept] = await store.leases("node/a", digests=True)
+    assert len(kept.digest) == MAX_DIGEST_BYTES
 
 
 async def test_of_many_who_want_a_lease_at_once_one_gets_it(store: Store) -> None:

@@ -60,6 +60,12 @@ def test_kinds_that_weft_makes_itself_can_only_be_looked_at() -> None:
     assert {"list", "get", "describe", "wait"} <= set(verbs_of("allocation"))
 
 
+@pytest.mark.parametrize("kind", ["recommendation", "report"])
+def test_a_question_is_made_and_read_and_never_changed(kind: str) -> None:
+    assert {"create", "get", "delete"} <= set(verbs_of(kind))
+    assert not {"set", "edit", "label"} & set(verbs_of(kind))
+
+
 def test_no_word_means_two_things() -> None:
     nouns = {word for kind in KINDS for word in (kind.name, kind.plural, *kind.aliases)}
     assert not nouns & {*VERBS, *TOOLS, *verbs_of(None)}

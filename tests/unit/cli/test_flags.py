@@ -10,7 +10,8 @@ import pytest
 from weft.cli.flags import flag_fields, flag_name, make_flags, read_flags
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
-from weft.objects.schema import find_problems
+from weft.objects.errors import InvalidInput
+from weft.objects.schema import find_problems, read_strict
 
 VM = BY_NAME["vm"]
 
@@ -60,6 +61,14 @@ def test_a_value_that_begins_with_a_minus_gets_the_field_s_own_complaint() -> No
     spec = read_flags(VM, {"spec__memory": "-5G"}, {"image": "tiny"})
     _, problems = find_problems(spec, VM.spec)
     assert [problem.message for problem in problems] == ["spec.memory: -5G is negative"]
+
+
+def test_what_is_no_number_is_no_number_by_its_name_either() -> None:
+    given = read_flags(BY_NAME["node"], {"spec__cost": "nan"}, {})
+    _, problems = find_problems(given, BY_NAME["node"].spec)
+    assert given == {"cost": "nan"} and not problems  # the types say it, at the door
+    with pytest.raises(InvalidInput, match=r"spec\.cost: expected a number, got text"):
+        read_strict(given, BY_NAME["node"].spec)
 
 
 def test_user_data_is_read_from_a_file_or_is_the_script_itself(tmp_path: Path) -> None:

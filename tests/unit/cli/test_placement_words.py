@@ -67,6 +67,15 @@ def test_why_not_tells_of_the_one_node_that_is_asked_for() -> None:
     assert "memory 900.0 GiB wanted" in explain_absence(REFUSED, "vm/big", "n1")
 
 
+def test_a_node_as_good_as_the_chosen_one_and_one_better_for_a_member_of_a_gang_are_told_apart() -> None:
+    told = {**PLACED, "spec": {**PLACED["spec"], "verdicts": [dict(each) for each in PLACED["spec"]["verdicts"]]}}
+    other = next(each for each in told["spec"]["verdicts"] if each["node"] == "n1")
+    other["score"] = next(each for each in told["spec"]["verdicts"] if each["outcome"] == "chosen")["score"]
+    assert explain_absence(told, "vm/web", "n1").endswith("both scored 97.1, and of equals the first is taken")
+    other["score"], told["spec"]["gang"] = 99.0, "shop"
+    assert explain_absence(told, "vm/web", "n1").endswith("so all of gang shop have a place: n2 scored 97.1, n1 99.0")
+
+
 def test_of_many_nodes_only_some_are_listed() -> None:
     many = decision(verdicts=[{"node": f"n{i}", "outcome": "refused", "reason": "cordoned"} for i in range(64)])
     lines = explain_refusal(Unplaceable("x"), many, "vm/big").message.splitlines()

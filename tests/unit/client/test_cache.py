@@ -13,10 +13,10 @@ from weft.client.cache import Cache
 from weft.client.commit import Commit
 from weft.client.indexes import VMS_BY_IMAGE, make_view
 from weft.client.term import Term, TermLost
-from weft.client.view import Changed
-from weft.contracts.store import Batch, Delete, Page, Put
+from weft.client.view import Changed, Item
+from weft.contracts.store import Absent, Batch, Delete, Page, Put
 from weft.kinds.vm import VmSpec
-from weft.objects.envelope import Envelope, encode_envelope
+from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.errors import StoreUnavailable
 from weft.store.memory import MemoryStore
 
@@ -197,4 +197,32 @@ async def test_a_term_ends_with_the_history_it_began_in() -> None:
     await watcher.rest()
     with pytest.raises(TermLost, match="restored"):
         await term.perform([Commit("/x", [vm("b")])])
+    watcher.task.cancel()
+
+
+async def test_what_a_term_has_written_comes_back_as_the_item_it_gave_and_what_others_wrote_is_read() -> None:
+    store = MemoryStore()
+    watcher = Watcher(store)
+    view = watcher.cache.view
+    term = Term(store, watcher.cache, Journal(), watcher.clock, "deciders", "me")
+    await term.begin()
+    written = vm("a")
+    mine = Item(decode_envelope(written.value))
+    assert await term.perform([Commit(mine.key, [written], made=[mine])]) == []
+    assert view.get(mine.key) is mine
+    entry = await store.get(mine.key)
+    assert entry is not None and mine.envelope == decode_envelope(entry.value, entry.revision)
+    late = Item(decode_envelope(vm("a", image="late").value))
+    refused = Commit(late.key, [vm("a", image="late")], [Absent(late.key)], made=[late])
+    assert await term.perform([refused]) == [refused]
+    await store.commit([vm("a", image="late")])  # by another, after all
+    await watcher.rest()
+    seen = view.get(mine.key)
+    assert seen is not None and seen is not late and seen.spec(VmSpec).image == "late"
+    other = Item(decode_envelope(vm("b").value))
+    watcher.cache.expect(vm("b").value, other)
+    await store.commit([vm("b", image="other")])
+    await watcher.rest()
+    found = view.get(other.key)
+    assert found is not None and found is not other and found.spec(VmSpec).image == "other"
     watcher.task.cancel()

@@ -112,20 +112,20 @@ def test_forwarding_entries_follow_endpoints_whatever_they_were(
         return msgspec.structs.replace(SEGMENT, endpoints=moved)
 
     def settle(segment: Segment, known: set[FdbEntry]) -> set[FdbEntry]:
-        return fdb_after(plan.plan_fdb(NAMES, HOST.underlay_address, segment, [PORT], known), known)
+        return fdb_after(plan.plan_fdb(NAMES, HOST, segment, [PORT], known), known)
 
     old = settle(wish(before, at_first), set())
     direct = settle(wish(after, at_last), set())
     assert settle(wish(after, at_last), old) == direct
-    assert plan.plan_fdb(NAMES, HOST.underlay_address, wish(after, at_last), [PORT], direct) == []
+    assert plan.plan_fdb(NAMES, HOST, wish(after, at_last), [PORT], direct) == []
 
 
 def test_a_guest_here_is_behind_its_tap_until_the_network_says_otherwise() -> None:
-    lines = plan.plan_fdb(NAMES, HOST.underlay_address, SEGMENT, [PORT], [])
+    lines = plan.plan_fdb(NAMES, HOST, SEGMENT, [PORT], [])
     assert f"fdb replace {A.mac} dev wabctport000001 master static" in lines
     assert f"fdb replace {GATEWAY_MAC} dev wabcrsegment001 master static" in lines
     away = msgspec.structs.replace(SEGMENT, endpoints=[msgspec.structs.replace(A, node_address="10.99.0.2")])
-    lines = plan.plan_fdb(NAMES, HOST.underlay_address, away, [PORT], [])
+    lines = plan.plan_fdb(NAMES, HOST, away, [PORT], [])
     assert f"fdb replace {A.mac} dev wabcxsegment001 master static" in lines
 
 

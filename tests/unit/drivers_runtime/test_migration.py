@@ -34,7 +34,7 @@ def test_an_emulated_guest_whose_writes_qemu_does_not_follow_moves_only_standing
 
 def test_another_machine_than_the_one_that_comes_is_refused_by_its_field() -> None:
     check_same(msgspec.structs.replace(PLAN, disks=[GuestDisk("/elsewhere", "raw", "root")]), PLAN)
-    for field, value in (("machine", "microvm"), ("uid", "other"), ("disks", []), ("screen", True)):
+    for field, value in (("machine", "microvm"), ("name", "other"), ("disks", []), ("screen", True)):
         with pytest.raises(InvalidInput) as refused:
             check_same(msgspec.structs.replace(PLAN, **{field: value}), PLAN)
         assert refused.value.field == field
@@ -57,6 +57,14 @@ def test_only_what_qemu_never_takes_back_counts_as_handed_over(status: str, sour
     for role, phase in (("source", source), ("target", target)):
         move = MoveRecord("key", "source" if role == "source" else "target", MoveSettings())
         assert describe_move(move, {"status": status}, "postmigrate").phase == phase
+
+
+def test_memory_that_could_be_plugged_in_and_is_not_is_none_to_move() -> None:
+    move, told = (
+        MoveRecord("key", "source", MoveSettings(), sending=True),
+        {"status": "active", "ram": {"total": 22 << 30}},
+    )
+    assert describe_move(move, told, "running", 21 << 30).total_bytes == 1 << 30
 
 
 def test_a_guest_that_came_here_has_not_left_because_its_coming_is_complete() -> None:

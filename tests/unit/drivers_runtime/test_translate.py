@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from weft.contracts.migration import MoveSettings
 from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.drivers.runtime.qemu.frame import plan_frame
 from weft.drivers.runtime.qemu.handed import plan_handed
@@ -169,6 +170,14 @@ def test_a_resumed_guest_has_the_command_line_it_was_saved_with() -> None:
     assert translate(PLAN, FACTS, incoming=True) == [*words, "-incoming", "defer", "-S"]
 
 
+def test_devices_of_the_host_each_get_a_port_and_firmware_that_gives_them_addresses() -> None:
+    words = translate(changed(devices=["0000:3b:00.0", "0000:86:00.0"]))
+    assert [found["host"] for found in device(words, "vfio-pci")] == ["0000:3b:00.0", "0000:86:00.0"]
+    ports = {port["id"]: port["addr"] for port in device(words, "pcie-root-port")}
+    assert [ports[found["bus"]] for found in device(words, "vfio-pci")] == ["0x17.0", "0x17.1"]
+    assert "-bios" not in words
+
+
 def test_the_memory_a_guest_boots_with_is_the_first_of_its_blocks() -> None:
     """QEMU 10.0 under TCG forgets in all other blocks what is written while the guest moves: it arrived broken."""
     objects = [word for word in translate(PLAN, FACTS) if word.startswith("memory-backend")]
@@ -183,6 +192,8 @@ def test_the_memory_a_guest_boots_with_is_the_first_of_its_blocks() -> None:
         ({"disks": [GuestDisk("/d", "raw", f"d{n}") for n in range(19)]}, "at most 18 disks"),
         ({"disks": [GuestDisk("/d", "raw", "twice"), GuestDisk("/e", "raw", "twice")]}, "serials must differ"),
         ({"disks": [GuestDisk("/d", "raw", "with,comma")]}, "serials must differ"),
+        ({"devices": [f"0000:{bus:02x}:00.0" for bus in range(9)]}, "at most 8"),
+        ({"devices": ["0000:3b:00.0"], "machine": "microvm"}, "only machine q35 takes GPUs"),
     ],
 )
 def test_what_qemu_could_not_run_is_refused(changes: dict[str, object], says: str) -> None:
@@ -200,3 +211,24 @@ def test_limits_hold_the_guest_and_the_process_around_it() -> None:
     limits = choose_limits(PLAN, FACTS)
     assert 0.5 < limits.cpu < 0.6
     assert PLAN.memory_bytes < choose_limits(PLAN, KVM).memory_bytes < limits.memory_bytes
+
+
+def test_a_cpu_by_name_is_had_in_full_and_all_there_is_needs_no_name() -> None:
+    kvm = msgspec.structs.replace(FACTS, accelerator="kvm")
+    assert values(translate(changed(cpu_model="Westmere-v1")), "-cpu") == ["Westmere-v1,enforce"]
+    assert values(translate(changed(cpu_model="max@10.0")), "-cpu") == ["max"]
+    assert values(translate(changed(cpu_model="host@0a1b"), kvm), "-cpu") == ["host"]
+    assert [values(translate(PLAN, facts), "-cpu") for facts in (FACTS, kvm)] == [["max"], ["host"]]
+
+
+def test_a_machine_is_built_as_the_qemu_did_that_it_began_on() -> None:
+    frame = plan_frame(PLAN, 4, 1 << 30, "9.2")
+    words = translate_guest(PLAN, frame, PATHS, FACTS, number(PLAN), incoming=True)
+    assert values(words, "-machine")[0].startswith("pc-q35-9.2,")
+
+
+def test_a_guest_that_moves_by_differences_may_hold_the_pages_that_they_are_to() -> None:
+    settings = MoveSettings(mode="xbzrle", cache_bytes=512 << 20)
+    still, plain = choose_limits(PLAN, FACTS), choose_limits(PLAN, FACTS, MoveSettings())
+    assert plain == still
+    assert choose_limits(PLAN, FACTS, settings).memory_bytes == still.memory_bytes + (512 << 20)

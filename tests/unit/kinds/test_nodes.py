@@ -95,3 +95,21 @@ def test_more_given_away_than_a_lowered_ratio_allows_is_said_by_resource() -> No
     assert describe_over(sums, report, NodeSpec(overcommit={"cpu": 4.0})) == ""
     assert describe_over(sums, report, NodeSpec(overcommit={"cpu": 2.0})).startswith("12 cpu given away of 8: ")
     assert describe_over(sums, NodeReport(), NodeSpec()) == ""
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "field"),
+    [
+        ("cordon", {"reason": "x" * 201}, "input.reason"),
+        ("drain", {"reason": "x" * 201}, "input.reason"),
+        ("drain", {"not_before": 1e300}, "input.not_before"),
+        ("drain", {"not_after": -1.0}, "input.not_after"),
+        ("maintenance", {"on": True, "reason": "x" * 201}, "input.reason"),
+    ],
+)
+def test_what_a_node_can_not_keep_is_refused_as_the_verbs_input(verb: str, given: dict[str, Any], field: str) -> None:
+    known = NODE.verb(verb)
+    assert known is not None and known.input is not None
+    with pytest.raises(InvalidInput) as refused:
+        read_strict(given, known.input, "input")
+    assert refused.value.field == field

@@ -61,6 +61,7 @@ def test_a_strategy_has_one_spelling(written: str, meant: str) -> None:
         ("topology-spread=rack/0", "nothing to spread over"),
         ("@gold,cost", "placement policy"),
         ("cost,@gold", "stands alone"),
+        ("@gold,cost", "nothing else"),
         ("@", "can't be a placement policy"),
         ("@../x", "can't be a placement policy"),
         ("file:mine.py", "full path"),

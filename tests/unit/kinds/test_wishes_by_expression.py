@@ -94,6 +94,18 @@ def test_a_constraint_is_kept_as_text_and_names_no_other() -> None:
         check_constraint(ConstraintSpec(expression="zone=a,@b"))
 
 
+def test_the_json_form_may_come_as_text_where_nothing_else_can() -> None:
+    written = '{"op": "and", "of": ["zone=a", {"attribute": "memory", "op": "gt", "value": 5}]}'
+    assert check_expressions(written, ['{"expression": "zone=b", "weight": 0.2}']) == (
+        "zone=a AND memory>5",
+        ["zone=b;weight=0.2"],
+    )
+    for broken in ('{"op": "and"', "{" * 5000, '{"op": "between"}', '{"attribute": "a\udcff"}'):
+        with pytest.raises(InvalidInput) as told:
+            check_expressions(broken, [])
+        assert told.value.message.startswith("spec.constraint") and told.value.hint
+
+
 _bits = st.sampled_from(
     ["zone=a", ";weight=", ";priority=", "0.5", "7", ";", "@a", " OR ", '"', "\x00", "nan", "-1", "=", ","]
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from weft.launch.simulate import main
 from weft.scheduler.own import policies as own_policies
@@ -40,6 +41,13 @@ def test_the_answer_has_the_promised_shape(tmp_path: Path, capsys: pytest.Captur
     assert answer["rejected"] == {"insufficientResources": 1}
     assert set(answer["decision_ms"]) == {"p50", "p99"}
     assert answer["placements_per_second"] > 0
+
+
+def test_yaml_says_what_json_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write(tmp_path, NODES, "name,cpu,memory\nw1,4,8G\n")
+    assert main(["placement", *map(str, files), "-o", "yaml"]) == 0
+    answer = yaml.safe_load(capsys.readouterr().out)
+    assert list(answer) == list(simulate(capsys, *files))
 
 
 def test_what_has_a_node_already_takes_its_room_and_is_not_decided(
@@ -117,10 +125,18 @@ def test_groups_are_apart_and_spread_and_data_draws(tmp_path: Path, capsys: pyte
         (
             NODES,
             "name,strategy\nw,@mine\n",
-            "workloads.csv:2: column strategy: @mine: a placement policy is known to",
+            "workloads.csv:2: column strategy: @mine is a placement policy",
         ),
         (NODES, "name,gpus\nw,99999999999999999999\n", "workloads.csv:2: column gpus"),
         (NODES, 'name,cpu\n"w,1\n', "workloads.csv:2: unexpected end of data"),
+        (NODES, "name,gpu_model\nw,T4\n", "workloads.csv:2: column gpu_model: of how many GPUs?"),
+        (NODES, "name,gpu_share\nw,150%%\n", "workloads.csv:2: column gpu_share: '150%%' is not a ratio"),
+        (NODES, "name,gpu_share\nw,150%\n", "workloads.csv:2: column gpu_share: 1.5 of 1 GPUs"),
+        (NODES, "name,tolerations\nw,=x\n", "workloads.csv:2: column tolerations: '=x' is not a taint"),
+        (NODES, "name,affinity_groups\nw,A B\n", "workloads.csv:2: column affinity_groups: 'A B' is not a valid name"),
+        (NODES, "cpu_milli,num_gpu\n1,1\n", "workloads.csv:1: there is no column cpu"),
+        ("name,cpu,memory,taints\na,1,1G,==\n", "name\nw\n", "nodes.csv:2: column taints: '==' is not a taint"),
+        ("name,cpu,memory,type\na,1,1G,big\n", "name\nw\n", "nodes.csv:2: column type: 'big' is none of cloud, edge"),
     ],
 )
 def test_an_error_names_file_line_and_column(
@@ -227,4 +243,4 @@ def test_a_policy_of_ones_own_decides_and_one_that_fails_is_told(
 def test_a_placement_policy_is_not_known_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write(tmp_path, NODES, "name,strategy\nw1,@gold\n")
     assert main(["placement", *map(str, files)]) == 2
-    assert "known to its cluster only" in capsys.readouterr().err
+    assert "@gold is a placement policy" in capsys.readouterr().err

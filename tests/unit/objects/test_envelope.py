@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from uuid import RFC_4122, UUID
 
 import msgspec
 import pytest
@@ -100,3 +101,9 @@ def test_field_selectors_find_short_and_long_paths() -> None:
     for text in ("status.phase=Running", "phase=Running", "image=tiny", "name=web", "ready=true"):
         assert parse_selector(text)(fields), text
     assert not parse_selector("phase=Stopped")(fields)
+
+
+def test_a_uid_is_a_random_uuid_and_never_the_same() -> None:
+    uids = [new_uid() for _ in range(1000)]
+    assert all(str(UUID(uid)) == uid and UUID(uid).version == 4 for uid in uids)
+    assert {UUID(uid).variant for uid in uids} == {RFC_4122} and len(set(uids)) == 1000

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ class Whole(msgspec.Struct):
     parts: list[Part] = []
     by_name: dict[str, Part] = {}
     maybe: Annotated[str | None, field("Perhaps")] = None
+    kind: Annotated[Literal["color", "grey"] | None, field("Of it")] = None
 
 
 def test_quantities_become_numbers_at_any_depth() -> None:
@@ -83,6 +84,23 @@ def test_fields_are_described_for_people() -> None:
     docs = {d.path: d for d in describe_fields(Whole)}
     assert docs["spec.cpu"].type == "cores"
     assert docs["spec.parts[].size"].change == "never"
+
+
+@pytest.mark.parametrize(
+    ("written", "told", "hint"),
+    [
+        ("Colour", "spec.kind: 'Colour' is none of color, grey", "did you mean color?"),
+        ("x", "spec.kind: 'x' is none of color, grey", None),
+        (["grey"], "spec.kind: expected one of color, grey, got a list", None),
+    ],
+)
+def test_a_word_that_a_field_does_not_take_is_told_with_those_it_takes(
+    written: object, told: str, hint: str | None
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_strict({"cpu": 1, "kind": written}, Whole)
+    assert (caught.value.message, caught.value.hint) == (told, hint)
+    assert caught.value.field == "spec.kind"
 
 
 def test_a_wrong_type_is_told_in_words_that_people_use() -> None:

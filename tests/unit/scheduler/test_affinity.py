@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +15,8 @@ from weft.kinds.vm import VmSpec, check_vm
 from weft.scheduler.affinity import depends_on, read_affinity
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
-from weft.scheduler.facts import Load, NodeFacts
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.facts import Load, NodeFacts
+from weft.scheduler.table.snapshot import Snapshot
 
 GIB = 1024**3
 
@@ -206,6 +207,21 @@ def test_data_draws_a_workload_and_required_data_binds_it() -> None:
     assert fabric.engine.choose(must, "x") == fabric.engine.choose(wish, "x") == 2
     fabric.put_node(2, data=[])
     assert fabric.engine.choose(must, "x") is None and fabric.engine.choose(wish, "x") == 0
+
+
+def test_every_part_of_a_score_is_told_once_and_they_come_to_the_score() -> None:
+    fabric = Fabric(*zones("a", "b"))
+    fabric.put_node(1, data=["pool:lake"])
+    web = vm(apart=["web:preferred", "api:preferred"], spread=["zone:preferred"])
+    fabric.place("web-0", web)
+    leans = (*read_affinity("default", [], web.anti_affinity_groups, web.spread).leans, Lean("data", "pool:lake"))
+    request = fabric.ask(vm(), leans=leans, data=(Datum("pool:lake", 1),))
+    request = msgspec.structs.replace(request, strategy="data_locality")
+    told = explain(fabric.engine, request, "x", fabric.engine.choose(request, "x"))
+    for verdict in told.verdicts:
+        names = [term.name for term in verdict.terms]
+        assert len(set(names)) == len(names) and {"data", "data at hand", "spread zone"} <= set(names)
+        assert sum(term.weight * term.value for term in verdict.terms) == pytest.approx(verdict.score, abs=0.01)
 
 
 def test_a_change_in_a_group_wakes_who_asks_for_it_and_nobody_else() -> None:

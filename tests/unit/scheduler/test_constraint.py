@@ -27,9 +27,9 @@ from weft.language.tree import (
 from weft.scheduler.constraint import find_meeting, split, tell_failure
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
-from weft.scheduler.facts import Gpu, Load, NodeFacts
 from weft.scheduler.prefer import Pressure, describe_given_up, find_given_up, measure_pressure
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.facts import Gpu, Load, NodeFacts
+from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.wish import find_warnings
 
 GIB = 2**30
@@ -185,6 +185,7 @@ def test_preferences_are_given_up_from_the_lowest_priority_as_room_gets_scarce()
 def test_a_wish_that_looks_wrong_is_warned_of() -> None:
     snapshot = make_snapshot()
     assert find_warnings(request("storage=nvme", Preference(read_expression("gpu=available"))), snapshot) == []
+    assert find_warnings(request("NOT exists(tpm)"), snapshot) == []
     assert find_warnings(request("storge!=nvme"), snapshot) == ["no node has storge; did you mean storage?"]
     assert find_warnings(request("Memory!=1"), snapshot) == ["no node has Memory; did you mean memory?"]
     assert find_warnings(request("cost<3 OR zone!=x"), snapshot) == ["no node has cost"]

@@ -11,7 +11,7 @@ from weft.contracts.policy import Request
 from weft.kinds.strategy import STRATEGIES
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
-from weft.scheduler.snapshot import NodeFacts, Snapshot
+from weft.scheduler.table.snapshot import NodeFacts, Snapshot
 
 GIB = 1024**3
 facts = st.builds(

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from weft.contracts.policy import GpuAsk, Request
 from weft.scheduler.cycle import Engine
-from weft.scheduler.devices import choose_devices
 from weft.scheduler.explain import explain
-from weft.scheduler.snapshot import Gpu, Load, NodeFacts, Snapshot
+from weft.scheduler.table.devices import choose_devices
+from weft.scheduler.table.snapshot import Gpu, Load, NodeFacts, Snapshot
 
 GIB = 2**30
 

@@ -9,11 +9,11 @@ import pytest
 
 from weft.contracts.policy import GpuAsk, Outlook, Request, Sort
 from weft.scheduler.cycle import Engine
-from weft.scheduler.facts import Gpu, Load, NodeFacts
 from weft.scheduler.outlook import Ask, Demand, look_ahead
 from weft.scheduler.policies.fgd import find_fragmented
 from weft.scheduler.policies.residue import find_residue
-from weft.scheduler.snapshot import Snapshot, asks_of
+from weft.scheduler.table.facts import Gpu, Load, NodeFacts
+from weft.scheduler.table.snapshot import Snapshot, asks_of
 
 GIB = 1024**3
 ONE, EIGHT, SHARE = GpuAsk(1), GpuAsk(8), GpuAsk(1, 600)

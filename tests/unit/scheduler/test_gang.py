@@ -16,7 +16,7 @@ from weft.scheduler.joint import exact
 from weft.scheduler.joint.budget import Budget
 from weft.scheduler.joint.gang import Member, Trial, find_places
 from weft.scheduler.joint.tell import explain_places, explain_refusal
-from weft.scheduler.snapshot import Gpu, NodeFacts, Snapshot, state_of
+from weft.scheduler.table.snapshot import Gpu, NodeFacts, Snapshot, state_of
 
 GIB = 1024**3
 

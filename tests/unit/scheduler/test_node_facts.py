@@ -14,7 +14,7 @@ from weft.kinds.node import Gpu
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
 from weft.scheduler.nodes import read_node
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.snapshot import Snapshot
 
 
 def table_of(*nodes: Item) -> Snapshot:
@@ -46,6 +46,7 @@ def test_what_was_probed_is_an_attribute_and_labels_win_over_it() -> None:
         "hypervisor": "qemu",
         "zone": "a",
         "type": "gpu",
+        "gpu.whole": "yes",
     }
     assert facts.numbers == {"cost": 1.5, "numa": 2.0}
     assert [(gpu.model, gpu.memory) for gpu in facts.gpus] == [("NVIDIA H200", 141 * GIB)]

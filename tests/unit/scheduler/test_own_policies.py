@@ -18,13 +18,14 @@ from weft.contracts.policy import Datum, GpuAsk, Request, Spread
 from weft.kinds.strategy import Term
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
-from weft.scheduler.facts import Gpu
 from weft.scheduler.own import policies as own_module
 from weft.scheduler.own import process as process_module
 from weft.scheduler.own.policies import STRIKES, OwnPolicies
 from weft.scheduler.own.process import PolicyFailed, read_columns
 from weft.scheduler.policies import POLICIES, Policies
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.facts import Gpu
+from weft.scheduler.table.snapshot import Snapshot
+from weft.scheduler.table.uses import Measured
 
 PATIENT = 20.0  # a loaded machine is not what is tried here
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a process other rights")
@@ -109,6 +110,7 @@ def test_a_policy_sees_all_of_the_table_and_the_request(lab: Lab) -> None:
              taints=frozenset({"spot"}), data=frozenset({"pool:raw"}), round_trips={"uid-n1": 7.0})
     )  # fmt: skip
     put(lab.snapshot, "n4", 1, 1, "p/g")
+    lab.snapshot.put_use("uid-n2", Measured((500, 0, 0)))
     lab.begin("""
 from weft.contracts.policy import Column
 import numpy as np
@@ -122,6 +124,8 @@ def score(table, request, occasion):
     assert list(table.members("p/g")) == [0, 0, 0, 1] and list(table.holds("pool:raw")) == [False] * 3 + [True]
     assert table.distance("uid-n1")[3] == 7.0 and table.machine("q35").all() and table.online.all()
     assert [(name, list(flags)) for name, flags in table.taints()] == [("spot", [False] * 3 + [True])]
+    assert list(table.measured) == [False, True, False, False]
+    assert list(table.used[0] - table.allocated[0]) == [0, 500, 0, 0] and request.basis == "allocation"
     assert table.gpu_free.shape == (4, 1) and table.gpu_memory[3, 0] == 16 * 1024**3
     assert table.gpu_model.words[table.gpu_model.codes[3, 0]] == "T4"
     assert request.amounts == (1000, 1024**3, 1024**3) and request.gpus.count == 1 and request.data[0].bytes == 5

@@ -7,10 +7,10 @@ import pytest
 from weft.contracts.policy import Datum, GpuAsk, Lean, Occasion, Request, Spread
 from weft.kinds.strategy import SERVERLESS_STRATEGY, STRATEGIES
 from weft.scheduler.cycle import Engine
-from weft.scheduler.facts import Gpu, Load
 from weft.scheduler.policies import POLICIES
-from weft.scheduler.rows import Rows
-from weft.scheduler.snapshot import NodeFacts, Snapshot
+from weft.scheduler.table.facts import Gpu, Load
+from weft.scheduler.table.rows import Rows
+from weft.scheduler.table.snapshot import NodeFacts, Snapshot
 
 GIB = 1024**3
 

@@ -11,7 +11,7 @@ from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSp
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.scheduler.refit import plan_refit
-from weft.scheduler.snapshot import NodeFacts, Snapshot, amounts_of
+from weft.scheduler.table.snapshot import NodeFacts, Snapshot, amounts_of
 
 IMAGE = AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="/")
 

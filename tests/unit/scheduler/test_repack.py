@@ -14,7 +14,7 @@ from weft.contracts.policy import GpuAsk, Request
 from weft.scheduler.cycle import Engine
 from weft.scheduler.joint import exact
 from weft.scheduler.joint.repack import Placed, Repacking, repack
-from weft.scheduler.snapshot import Gpu, NodeFacts, Snapshot
+from weft.scheduler.table.snapshot import Gpu, NodeFacts, Snapshot
 
 GIB = 1024**3
 

@@ -11,8 +11,8 @@ from weft.contracts.policy import Datum
 from weft.kinds.strategy import SERVERLESS_STRATEGY
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation
-from weft.scheduler.facts import Gpu
 from weft.scheduler.serverless import rank_places
+from weft.scheduler.table.facts import Gpu
 
 
 def test_the_scores_are_the_promised_weights_of_four_things() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weft.kinds.allocation import Resources
-from weft.scheduler.snapshot import Amounts, Gpu, Load, NodeFacts, Snapshot, amounts_of, state_of
+from weft.scheduler.table.snapshot import Amounts, Gpu, Load, NodeFacts, Snapshot, amounts_of, state_of
 
 NODES = [f"u{n}" for n in range(5)]
 MODELS = ["A100", "T4"]

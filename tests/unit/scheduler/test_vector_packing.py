@@ -11,7 +11,7 @@ from weft.contracts.policy import Column, Occasion, Request, Table
 from weft.scheduler.cycle import Engine
 from weft.scheduler.policies import POLICIES
 from weft.scheduler.policies.packing import packing_terms
-from weft.scheduler.snapshot import Gpu, Load, NodeFacts, Snapshot
+from weft.scheduler.table.snapshot import Gpu, Load, NodeFacts, Snapshot
 
 GIB = 1024**3
 

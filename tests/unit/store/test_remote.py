@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from weft.contracts.store import (
@@ -26,7 +27,7 @@ from weft.objects.errors import InvalidInput, NotFound, StoreUnavailable, WeftEr
 from weft.store.memory import MemoryStore
 from weft.store.remote import RemoteStore, StoreServer
 from weft.store.remote.frames import encode_frame
-from weft.store.remote.wire import MAX_CALL_BYTES, WINDOW_BYTES, GetCall
+from weft.store.remote.wire import MAX_CALL_BYTES, WINDOW_BYTES, Call, GetCall, GrantCall, LeasesCall
 
 
 @asynccontextmanager
@@ -292,3 +293,20 @@ async def test_many_callers_share_one_connection_without_mixing_up_answers(tmp_p
         entries = await asyncio.gather(*(remote.get(f"/k/{n}") for n in range(500)))
         assert [entry.value for entry in entries if entry] == [b"%d" % n for n in range(500)]
         assert len(server._connections) == 1
+
+
+class GrantCallBefore(msgspec.Struct, frozen=True, array_like=True, tag="grant"):
+    """As a weft before digests had it."""
+
+    id: int
+    name: str
+    holder: str
+    ttl_seconds: float
+
+
+def test_a_weft_that_knows_no_digests_and_one_that_does_understand_each_other() -> None:
+    encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
+    assert decode(encode(["grant", 1, "node/a", "x", 30.0]), type=Call) == GrantCall(1, "node/a", "x", 30.0)
+    assert decode(encode(["leases", 2, "node/"]), type=Call) == LeasesCall(2, "node/")
+    newer = encode(GrantCall(1, "node/a", "x", 30.0, b"what it uses"))
+    assert decode(newer, type=GrantCallBefore) == GrantCallBefore(1, "node/a", "x", 30.0)

@@ -6,19 +6,22 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from weft.contracts.migration import MoveMode
-from weft.transfer.plan import Action, Leeway, Load, choose_mode, forecast, reconsider
+from weft.contracts.migration import Load, MoveMode
+from weft.transfer.plan import Action, Leeway, choose_mode, forecast, reconsider
 
 MB = 1_000_000
 SET = 67 * MB
-IDLE = Load(78 * MB, 0.2 * MB, 4 * MB, 0.04, 13.9, samples=3, spread=0.1)
+IDLE = Load(78 * MB, 0.2 * MB, 4 * MB, 0.04, 13.9, still_compression=2.8, samples=3, spread=0.1)
 COUNTERS = Load(135 * MB, 21 * MB, SET, 0.002, 1.0, samples=3, spread=0.1)
 TEXT = Load(135 * MB, 18.2 * MB, SET, 0.99, 1.9, samples=3, spread=0.1)
 RANDOM = Load(135 * MB, 21 * MB, SET, 0.99, 1.0, samples=3, spread=0.1)
 RANDOM_SLOW = msgspec.structs.replace(RANDOM, dirty_bytes_per_second=3.2 * MB)
 COUNTERS_SLOW = Load(105 * MB, 3.2 * MB, 16 * MB, 0.005, 1.1)
 ALL: tuple[MoveMode, ...] = ("plain", "xbzrle", "multifd-zstd", "post-copy", "stop-and-copy")
+DRIVEN: tuple[MoveMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge", "stop-and-copy")
 FAST, HUNDRED, TWENTY = (Leeway(rate * MB, 0.1, ALL) for rate in (1250, 12.5, 2.5))
+NO_POST_COPY = msgspec.structs.replace(HUNDRED, modes=DRIVEN)
+STILL = msgspec.structs.replace(HUNDRED, modes=("plain", "stop-and-copy"))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,7 @@ FAST, HUNDRED, TWENTY = (Leeway(rate * MB, 0.1, ALL) for rate in (1250, 12.5, 2.
         (RANDOM, msgspec.structs.replace(FAST, pause_seconds=0.3), "plain", "all its memory goes over"),
         (RANDOM, FAST, "plain", "each pass leaves less"),
         (IDLE, HUNDRED, "multifd-zstd", "sooner"),
+        (msgspec.structs.replace(IDLE, still_compression=1.1), HUNDRED, "plain", "each pass leaves less"),
         (IDLE, msgspec.structs.replace(HUNDRED, spare_cores=False), "plain", "each pass leaves less"),
         (RANDOM_SLOW, HUNDRED, "plain", "each pass leaves less"),
         (COUNTERS, HUNDRED, "xbzrle", "differences"),
@@ -35,6 +39,13 @@ FAST, HUNDRED, TWENTY = (Leeway(rate * MB, 0.1, ALL) for rate in (1250, 12.5, 2.
         (msgspec.structs.replace(TEXT, compression=1.5), HUNDRED, "post-copy", "follows the guest"),
         (RANDOM, HUNDRED, "post-copy", "follows the guest"),
         (RANDOM, msgspec.structs.replace(HUNDRED, modes=("plain", "stop-and-copy")), "stop-and-copy", "stands still"),
+        (RANDOM, NO_POST_COPY, "auto-converge", "slowed down by 78%"),
+        (
+            msgspec.structs.replace(RANDOM, dirty_bytes_per_second=300 * MB),
+            NO_POST_COPY,
+            "stop-and-copy",
+            "stands still",
+        ),
         (RANDOM, msgspec.structs.replace(HUNDRED, modes=("plain",)), "plain", "no mode that is allowed"),
         (IDLE, msgspec.structs.replace(FAST, modes=("stop-and-copy",)), "stop-and-copy", "nothing else"),
     ],
@@ -88,9 +99,10 @@ def test_differences_get_room_for_all_that_is_written() -> None:
     assert choose_mode(COUNTERS, HUNDRED).settings.cache_bytes == 64 << 20
     wide = msgspec.structs.replace(COUNTERS, written_bytes=100 << 20)
     assert choose_mode(wide, HUNDRED).settings.cache_bytes == 128 << 20
+    huge = choose_mode(msgspec.structs.replace(COUNTERS, written_bytes=8 << 30), NO_POST_COPY).settings
+    assert (huge.mode, huge.cache_bytes) == ("auto-converge", 512 << 20)  # a node has no such room beside its guests
 
 
-NO_POST_COPY = msgspec.structs.replace(HUNDRED, modes=("plain", "xbzrle", "multifd-zstd", "stop-and-copy"))
 MIB = 1 << 20
 
 
@@ -103,10 +115,14 @@ MIB = 1 << 20
         ("multifd-zstd", [128, 64, 37], HUNDRED, "go on"),
         ("plain", [128, 63, 63], HUNDRED, "begin post-copy"),
         ("xbzrle", [128, 63, 54], HUNDRED, "begin post-copy"),
-        ("plain", [128, 63, 63], NO_POST_COPY, "finish standing still"),
-        ("multifd-zstd", [128, 64, 63], HUNDRED, "finish standing still"),
+        ("plain", [128, 63, 63], NO_POST_COPY, "slow down"),
+        ("auto-converge", [128, 63, 63, 50], NO_POST_COPY, "go on"),
+        ("auto-converge", [128, *[63] * 10], NO_POST_COPY, "go on"),  # it begins late
+        ("auto-converge", [128, *[63] * 11], NO_POST_COPY, "finish standing still"),
+        ("plain", [128, 63, 63], STILL, "finish standing still"),
+        ("multifd-zstd", [128, 64, 63], STILL, "finish standing still"),
         ("plain", [128, 63, 63], msgspec.structs.replace(HUNDRED, modes=("plain",)), "call off"),
-        ("plain", [128, 1, 1], HUNDRED, "go on"),  # little, and it fits into the pause
+        ("plain", [128, 1, 1], HUNDRED, "finish standing still"),  # it gets no less, and fits into the pause
         ("post-copy", [128, 63, 63], HUNDRED, "go on"),
     ],
 )
@@ -114,3 +130,49 @@ def test_the_third_look_tells_whether_a_move_will_end(
     mode: MoveMode, left: list[int], leeway: Leeway, action: Action
 ) -> None:
     assert reconsider(mode, [size * MIB for size in left], leeway).action == action
+
+
+def test_a_guest_is_slowed_down_once_and_not_more_than_standing_still() -> None:
+    left = [size * MIB for size in (128, 63, 63, 62)]
+    change = reconsider("plain", left[:3], NO_POST_COPY)
+    assert 0.5 < change.slowdown < 0.8  # it writes as fast as the path carries, and shall write less than half of that
+    assert reconsider("plain", left, NO_POST_COPY, slowdown=change.slowdown).action == "go on"
+    assert (
+        reconsider("plain", left + left[3:] * 8, NO_POST_COPY, slowdown=change.slowdown).action
+        == "finish standing still"
+    )
+
+
+def test_a_slowed_guest_is_foreseen_to_end_where_a_plain_move_never_would() -> None:
+    foreseen = forecast("auto-converge", RANDOM, NO_POST_COPY)
+    assert foreseen.converges
+    assert foreseen.duration_seconds < 30
+    assert foreseen.pause_seconds < 0.2
+
+
+def test_the_first_pass_of_a_compressed_move_is_as_small_as_all_the_memory_gets() -> None:
+    squeezed = msgspec.structs.replace(TEXT, still_compression=4.0)
+    assert forecast("multifd-zstd", squeezed, HUNDRED).bytes < 0.8 * forecast("multifd-zstd", TEXT, HUNDRED).bytes
+
+
+def test_a_plan_says_how_much_smaller_what_it_sends_gets_and_in_which_pieces() -> None:
+    squeezed, plain, differences = (choose_mode(load, HUNDRED) for load in (IDLE, RANDOM_SLOW, COUNTERS))
+    assert (squeezed.settings.mode, plain.settings.mode, differences.settings.mode) == (
+        "multifd-zstd",
+        "plain",
+        "xbzrle",
+    )
+    assert plain.ratio == 1.0 < squeezed.ratio
+    assert differences.ratio > 1.0
+    assert (plain.chunk_bytes, squeezed.chunk_bytes) == (4096, 512 << 10)
+
+
+def test_disks_that_go_along_take_their_time_and_no_pause() -> None:
+    heavy, along = (
+        msgspec.structs.replace(IDLE, disk_bytes=500 * MB),
+        msgspec.structs.replace(HUNDRED, copies_disks=True),
+    )
+    bare, whole = forecast("plain", heavy, HUNDRED), forecast("plain", heavy, along)
+    assert whole.bytes - bare.bytes == 500 * MB
+    assert whole.duration_seconds - bare.duration_seconds == pytest.approx(43, rel=0.02)
+    assert whole.pause_seconds == bare.pause_seconds

@@ -74,12 +74,16 @@ def test_the_server_certificate_is_kept_until_its_time_or_its_names_are_up(tmp_p
     assert chain.read_text().endswith(authority.ca)
 
 
-def test_a_node_certificate_says_only_who_it_is_and_serves_a_client_only(tmp_path: Path) -> None:
+def test_a_node_certificate_says_only_who_it_is_and_names_no_host_whose_server_it_could_be_taken_for(
+    tmp_path: Path,
+) -> None:
     authority = Authority(tmp_path, SetClock())
     pem = authority.sign_node(read_csr(make_node_key(tmp_path / "node.key")), "abc")
     certificate = x509.load_pem_x509_certificate(pem.encode())
     assert certificate.subject.rfc4514_string() == "CN=node:abc"
-    assert purposes(pem) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert purposes(pem) == [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+    with pytest.raises(x509.ExtensionNotFound):
+        certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert purposes((authority.renew_server([])[0]).read_text()) == [ExtendedKeyUsageOID.SERVER_AUTH]
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 

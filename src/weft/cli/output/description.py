@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from weft.cli.moment import tell_moment
 from weft.cli.output.table import Column, draw_table
 from weft.cli.terminal import Paint, clean
 from weft.kinds.record import Kind
@@ -14,7 +15,8 @@ from weft.objects.schema import describe_fields
 Object = Mapping[str, Any]
 _SIZES = ("size", "memory", "disk", "virtual_size")
 _PRIVATE = ("user_data",)  # may hold passwords: whoever wants it asks for the object itself
-_TIMES = ("at", "since", "started_at", "used_at", "expires_at")
+_MOMENTS = ("not_before", "not_after")
+_TIMES = ("at", "since", "started_at", "used_at", "expires_at", "ended_at", "handed_over_at")
 
 
 def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], width: int | None, paint: Paint) -> str:
@@ -73,6 +75,8 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
+        if name in _MOMENTS:
+            return tell_moment(float(value))
         if name in _TIMES:
             return f"{age_of(float(value))} ago" if value else ""
         if types.get(path) == "duration":
@@ -81,6 +85,10 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
             return format_amount(value)
         if path.startswith("spec.overcommit."):
             return f"{value:g}"
+        if name.endswith("_per_second"):
+            return f"{format_bytes(value)}/s" if value else "no limit"
+        if name.endswith("_ms"):
+            return f"{value:g} ms"
         if types.get(path) == "size" or name in _SIZES or name.endswith(("_memory", "_disk")):
             return format_bytes(value)
         return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from weft.cli.output.usage import RESOURCES, describe_used
 from weft.kinds.cells import dig
 from weft.kinds.node import bar, read_type
 from weft.objects.quantity import format_bytes, format_cpu
@@ -17,11 +18,15 @@ _NEAREST = 8
 _WHOLE = 1000  # thousandths of a GPU
 
 
-def describe_scheduling(node: Object, allocations: Sequence[Object], names: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Lines of a word and what there is to say of it; ``names`` are those of the other nodes by uid."""
+def describe_scheduling(
+    node: Object, allocations: Sequence[Object], names: Mapping[str, str], used: Object | None = None
+) -> list[tuple[str, str]]:
+    """Lines of a word and what there is to say of it; ``names`` are those of the other nodes by uid, ``used`` what its guests
+    really use, if that is known."""
     return [
         ("type", read_type(dig(node, "spec.type"), bool(dig(node, "report.gpus")))),
         *_describe_amounts(node),
+        *_describe_use(node, used),
         *_describe_declared(node, allocations),
         *_describe_gpus(node, allocations),
         *_describe_doors(node),
@@ -39,6 +44,13 @@ def _describe_amounts(node: Object) -> Iterator[tuple[str, str]]:
             name,
             f"{show(used)} of {show(most)} given away{times}, free {show(max(0, most - used))}  {bar(used, most)}",
         )
+
+
+def _describe_use(node: Object, used: Object | None) -> Iterator[tuple[str, str]]:
+    if used is not None:
+        yield "used", describe_used(used, {name: dig(node, f"report.{name}", 0) for name in RESOURCES})
+    elif dig(node, "status.phase") == "Ready":
+        yield "used", "not measured: by strategies that go by what is used, it counts with what is given away"
 
 
 def _describe_declared(node: Object, allocations: Sequence[Object]) -> Iterator[tuple[str, str]]:
@@ -60,7 +72,8 @@ def _describe_gpus(node: Object, allocations: Sequence[Object]) -> Iterator[tupl
     for index, gpu in enumerate(dig(node, "report.gpus", [])):
         memory = f", {format_bytes(gpu['memory'])}" if gpu.get("memory") else ""
         free = (_WHOLE - used[index]) / _WHOLE
-        yield f"gpu {index}", f"{gpu['model']}{memory}, free {free:.0%}  {gpu.get('address', '')}".rstrip()
+        state = f"no guest can get it: {gpu['kept']}" if gpu.get("kept") else f"free {free:.0%}"
+        yield f"gpu {index}", f"{gpu['model']}{memory}, {state}  {gpu.get('address', '')}".rstrip()
 
 
 def _describe_doors(node: Object) -> Iterator[tuple[str, str]]:

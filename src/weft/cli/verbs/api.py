@@ -66,6 +66,7 @@ def _read_body(data: str | None) -> bytes | None:
         raise InvalidInput(f"--data {data}: {(problem.strerror or '').lower()}", field="data") from None
     try:
         json.loads(raw)
-    except ValueError as problem:
-        raise InvalidInput(f"--data is not JSON: {problem}", field="data") from None
+    except (ValueError, RecursionError) as problem:
+        said = "nested too deeply" if isinstance(problem, RecursionError) else problem
+        raise InvalidInput(f"--data is not JSON: {said}", field="data") from None
     return raw

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,27 +14,39 @@ from weft.cli.grammar import Entry
 from weft.cli.outcome import each
 from weft.cli.output.description import describe_object, name_images
 from weft.cli.output.formats import age_of, print_object
+from weft.cli.output.move import SHOWN as TOLD_OF_MOVES
+from weft.cli.output.move import describe_move
+from weft.cli.output.plot import draw_move
 from weft.cli.output.scheduling import SHOWN, describe_scheduling
+from weft.cli.output.usage import RESOURCES, describe_used
 from weft.cli.session import Session
 from weft.cli.terminal import clean, find_width
 from weft.cli.verbs.events import about, draw_events
 from weft.cli.words import Target, read_targets
+from weft.client.usage import fetch_usage
+from weft.kinds.cells import dig
 from weft.kinds.record import Kind
-from weft.objects.errors import WeftError
+from weft.objects.errors import InvalidInput, NotFound, WeftError
 
 _EVENTS = 10
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [options.targets(kind), options.output()]
+    if kind is not None and kind.name == "migration":
+        params.insert(1, click.Option(["--plot"], metavar="FILE", help="Write its way there too, as a picture (SVG)."))
     return options.build(verb, "Show an object in full, with its latest events.", _run, kind, params)
 
 
-def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str | None = None) -> int:
     targets = read_targets(kind, words)
+    if plot is not None and len(targets) != 1:
+        raise click.UsageError("--plot draws one at a time")
 
     def describe(target: Target) -> None:
         obj = session.client.get(target.kind.name, target.name)
+        if plot is not None:
+            _plot(obj, target, Path(plot))
         if session.output in ("json", "yaml", "name"):
             print_object(session, obj)
             return
@@ -41,10 +54,15 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
             print()
         width = find_width(sys.stdout)
         is_node = target.kind.name == "node"
-        kept = _leave_out_shown(session, obj) if is_node else obj
+        is_migration = target.kind.name == "migration"
+        kept = _leave_out_shown(session, obj) if is_node else _leave_out_move(obj) if is_migration else obj
         print(describe_object(kept, target.kind, lambda since: age_of(session, since), width, session.paint))
         if is_node:
             print(f"\n{_describe_place(session, obj)}")
+        elif is_migration and (told := describe_move(obj, session.paint)):
+            print(f"\n{told}")
+        elif target.kind.name == "vm" and (used := _describe_use(session, obj)):
+            print(f"\n{used}")
         print(_describe_guests(session, target) + _describe_events(session, target, width), end="")
 
     return partial_code(each(session, targets, describe))
@@ -58,14 +76,42 @@ def _leave_out_shown(session: Session, node: dict[str, Any]) -> dict[str, Any]:
     return {**node, "report": report}
 
 
+def _plot(migration: dict[str, Any], target: Target, path: Path) -> None:
+    drawn = draw_move(migration)
+    if not drawn:
+        raise NotFound(
+            f"{target.what} has nothing to draw: it was too short to be looked at twice",
+            hint="one that takes a few seconds can be drawn",
+        )
+    try:
+        path.write_text(drawn)
+    except OSError as problem:
+        raise InvalidInput(f"--plot: {path} can't be written: {problem.strerror}", field="--plot") from problem
+
+
+def _leave_out_move(migration: dict[str, Any]) -> dict[str, Any]:
+    """Of a migration: its status without what is told as its way."""
+    status = {key: value for key, value in (migration.get("status") or {}).items() if key not in TOLD_OF_MOVES}
+    return {**migration, "status": status}
+
+
 def _describe_place(session: Session, node: dict[str, Any]) -> str:
     """Of a node: what placement sees of it."""
     allocations = session.client.list("allocation", query={"node": node["uid"]}).items
     names = {other["uid"]: other["name"] for other in session.client.list("node").items}
-    lines = describe_scheduling(node, allocations, names)
+    told = next((each for each in fetch_usage(session.client.http) if each["node"] == node["uid"]), None)
+    used = told["use"] if told else None
+    lines = describe_scheduling(node, allocations, names, used)
     width = max(len(word) for word, _ in lines) + 2
-    told = [f"  {word:<{width}}{text.rstrip()}" for word, text in lines]
-    return "\n".join([session.paint.color("scheduling", "bold"), *map(clean, told)])
+    shown = [f"  {word:<{width}}{text.rstrip()}" for word, text in lines]
+    return "\n".join([session.paint.color("scheduling", "bold"), *map(clean, shown)])
+
+
+def _describe_use(session: Session, vm: dict[str, Any]) -> str:
+    """Of a VM: what it really uses, if its node says that."""
+    guests = [each["guests"] for each in fetch_usage(session.client.http, guests=True) if vm["uid"] in each["guests"]]
+    asked = {name: dig(vm, f"spec.{name}", 0) for name in RESOURCES}
+    return f"used  {describe_used(guests[0][vm['uid']], asked)}" if guests else ""
 
 
 def _describe_guests(session: Session, target: Target) -> str:

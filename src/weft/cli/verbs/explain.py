@@ -45,11 +45,13 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(
     session: Session, kind: Kind | None, words: tuple[str, ...], why_not: str | None, what_if: tuple[str, ...]
 ) -> int:
-    targets = read_targets(kind, words, ("vm",))
+    targets = read_targets(kind, words, ("vm", "migration"))
     if len(targets) != 1:
         raise click.UsageError("explain one at a time")
     (target,) = targets
     obj = session.client.get(target.kind.name, target.name)
+    if what_if and target.kind.name != "vm":
+        raise click.UsageError("--what-if asks about a VM")
     if what_if:
         asked_for = ", ".join(what_if)
         wish = read_assignments(target.kind, what_if)
@@ -57,7 +59,7 @@ def _run(
     decision = find_decision(session, target)
     if why_not is not None:
         session.client.get("node", why_not)
-        if decision is None or not _tells_of(decision, why_not):
+        if target.kind.name == "vm" and (decision is None or not _tells_of(decision, why_not)):
             return _explain_now(session, target, why_not)
     if decision is None:
         undecided = f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: nothing was decided yet{_why(obj)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from weft.cli import options
@@ -9,8 +11,11 @@ from weft.cli.completion import complete_kind
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import MANIFEST, print_json, print_list
 from weft.cli.session import Session
+from weft.client.usage import fetch_usage
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
+
+Object = dict[str, Any]
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -32,4 +37,12 @@ def list_kind(session: Session, kind: Kind, labels: tuple[str, ...], fields: tup
     if session.output == "json":
         print_json({"items": listing.raws})
     else:
-        print_list(session, listing.items, [kind])
+        print_list(session, with_use(session, kind, listing.items), [kind])
+
+
+def with_use(session: Session, kind: Kind, items: list[Object]) -> list[Object]:
+    """Nodes that are shown in all columns with what they use now: it stands in no object."""
+    if kind.name != "node" or session.output != "wide":
+        return items
+    used = {each["node"]: each["use"] for each in fetch_usage(session.client.http)}
+    return [{**item, "use": used.get(item["uid"])} for item in items]

@@ -18,6 +18,7 @@ def join(commits: Sequence[Commit]) -> Commit:
         writes=[write for commit in commits for write in commit.writes],
         preconditions=list(conditions.values()),
         events=[event for commit in commits for event in commit.events],
+        made=[item for commit in commits for item in commit.made],
     )
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from weft.contracts.clock import Clock
 from weft.contracts.policy import Column, Datum, GpuAsk, Occasion, Request, Spread, Table
-from weft.scheduler.facts import Gpu, Load, NodeFacts
 from weft.scheduler.own.policies import TIMEOUT_SECONDS
 from weft.scheduler.own.process import START_SECONDS, PolicyFailed, Worker
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.facts import Gpu, Load, NodeFacts
+from weft.scheduler.table.snapshot import Snapshot
 
 SIZES = (1, 2, 7, 100, 1_000, 10_000)
 PATIENCE_SECONDS = 2.0  # for an answer: what takes longer than TIMEOUT_SECONDS is told as slow, not as blocking

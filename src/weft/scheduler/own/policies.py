@@ -18,7 +18,7 @@ from weft.contracts.policy import Column, Occasion, Policy, Reads, Request, Tabl
 from weft.kinds.strategy import DEFAULT_STRATEGY, Term, parse_strategy
 from weft.scheduler.own.process import PolicyFailed, Worker
 from weft.scheduler.policies import POLICIES
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.snapshot import Snapshot
 
 TIMEOUT_SECONDS = 0.2
 STRIKES = 3

@@ -15,7 +15,7 @@ from weft.contracts.policy import Request, Table, Texts
 from weft.scheduler.own.wire import pack, unpack
 
 LISTS = ("names", "uids", "notes")
-ARRAYS = ("capacity", "allocated", "online", "cordoned", "rank", "gpu_free", "gpu_memory")
+ARRAYS = ("capacity", "allocated", "used", "online", "cordoned", "measured", "rank", "gpu_free", "gpu_memory")
 CALLS = ("machine", "text", "number", "extra", "members", "holds", "distance")
 _OF_FACTS = (
     *("names", "uids", "notes", "capacity", "online", "cordoned", "rank", "gpu_memory", "gpu_model", "taints"),

@@ -19,13 +19,14 @@ def score(table, request, occasion):
     table: nodes as columns, row i of each is the same node; none can be changed
         names, uids                       lists of text
         capacity, allocated               whole numbers, 3 rows: thousandths of a core, bytes of memory, bytes of disk
+        used                              as allocated, but as measured on the nodes that say it (measured: flags)
         online, cordoned                  flags
         gpu_free                          nodes x GPUs: thousandths free, -1 where there is none
         text("zone")                      .codes (a number for each node, -1 for none) and .words (what they stand for);
                                           None if no node has it; also name, type, rack, arch, storage, any label
         number("cost")                    None if no node has it, NaN for a node that has none; also any label or resource
         members("default/web"), holds("pool:raw"), distance(uid of a node, in ms), extra("sriov") -> capacity, allocated
-    request: amounts (as capacity's rows), gpus, extras, data, groups, spread, caller, mode, ...
+    request: amounts (as capacity's rows), gpus, extras, data, groups, spread, caller, mode, basis, ...
     occasion: seed, uid of the workload, last (the node chosen before)
 
     It runs in a process of its own, without rights, network or files to write, must answer within 0.2 s, and must give the

@@ -14,7 +14,6 @@ from collections import Counter
 import numpy as np
 
 from weft.contracts.policy import Column, GpuAsk, Occasion, Outlook, Reads, Request, Sort, Table, Values
-from weft.scheduler.devices import WHOLE
 from weft.scheduler.policies.residue import (
     TIE,
     Residue,
@@ -27,6 +26,7 @@ from weft.scheduler.policies.residue import (
     or_alike,
     read_sorts,
 )
+from weft.scheduler.table.devices import WHOLE
 
 _TYPICAL = 0.95
 

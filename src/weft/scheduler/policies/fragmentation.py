@@ -14,7 +14,6 @@ import functools
 import numpy as np
 
 from weft.contracts.policy import Column, Occasion, Outlook, Reads, Request, Table, Values
-from weft.scheduler.devices import WHOLE
 from weft.scheduler.policies.packing import packing_terms
 from weft.scheduler.policies.residue import (
     TIE,
@@ -27,6 +26,7 @@ from weft.scheduler.policies.residue import (
     or_alike,
     read_sorts,
 )
+from weft.scheduler.table.devices import WHOLE
 
 _LEAST_LEFT = 0.001
 _LEVELS = 200  # what differs by less is equal, and then the fullest node is the better one

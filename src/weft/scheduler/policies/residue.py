@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from weft.contracts.policy import Codes, Flags, Outlook, Request, Sort, Table, Values, Whole
-from weft.scheduler.devices import WHOLE, find_fitting
+from weft.scheduler.table.devices import WHOLE, find_fitting
 
 TIE = 1e-5  # the weight of what only decides between equals
 _ONE, _SEVERAL = 0.75, 0.25  # of halves and quarters of the openb trace all are packed better than by either alone

@@ -6,17 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from weft.contracts.policy import RESOURCES, Column, Flags, Request, Table, Values
+from weft.contracts.policy import RESOURCES, Column, Flags, Request, Table, Values, Whole
+from weft.scheduler.table.devices import count_free
 
 WEIGHTS = {"cpu": 0.4, "memory": 0.4, "disk": 0.2}
 GPU_WEIGHT = 0.5  # of what asks for one; the others share the rest
 ROOM_WEIGHT = 0.001
 
 
+def find_load(table: Table, request: Request) -> Whole:
+    """What is in use of every node, by the basis that the request is decided on: rows as RESOURCES."""
+    return table.used if request.basis == "used" else table.allocated
+
+
 def used_shares(table: Table, request: Request) -> list[tuple[str, float, Values]]:
     """For each resource its name, weight, and the share of it (0–100) in use on every node once the request is there."""
     wanted = np.asarray(request.amounts, dtype=np.int64)[:, None]
-    shares = (table.allocated + wanted) * 100.0
+    shares = (find_load(table, request) + wanted) * 100.0
     shares /= np.maximum(table.capacity, 1)
     np.minimum(shares, 100.0, out=shares)
     np.maximum(shares, 0.0, out=shares)
@@ -35,8 +41,9 @@ def all_shares(table: Table, request: Request) -> list[tuple[str, float, Values]
 def left_parts(table: Table, request: Request) -> list[Values]:
     """For each resource the part of it (0–1) that would be left of every node once the request is there."""
     parts = []
+    free = table.free if request.basis == "allocation" else table.capacity - table.used
     for row, wanted in enumerate(request.amounts):
-        part = (table.free[row] - wanted) / np.maximum(table.capacity[row], 1)
+        part = (free[row] - wanted) / np.maximum(table.capacity[row], 1)
         np.maximum(part, 0.0, out=part)
         np.minimum(part, 1.0, out=part)
         parts.append(part)
@@ -67,7 +74,7 @@ def gpu_share(table: Table, request: Request) -> tuple[Values, Flags]:
     count = table.number("gpu")
     if count is None:
         return np.full(len(table.names), 100.0), np.zeros(len(table.names), dtype=np.bool_)
-    free = np.maximum(table.gpu_free, 0).sum(axis=1)
+    free = count_free(table.gpu_free)
     wanted = request.gpus.count * request.gpus.share if request.gpus is not None else 0
     all_ = np.maximum(count * 1000, 1)
     return np.clip((all_ - free + wanted) * 100.0 / all_, 0.0, 100.0), count > 0

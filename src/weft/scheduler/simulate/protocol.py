@@ -15,7 +15,6 @@ from weft.contracts.clock import Clock
 from weft.contracts.policy import Policy, Request
 from weft.objects.errors import InvalidInput
 from weft.scheduler.cycle import Engine
-from weft.scheduler.facts import NodeFacts
 from weft.scheduler.filters import ROOM
 from weft.scheduler.joint.repack import Placed, Repacking, repack
 from weft.scheduler.outlook import Demand, look_ahead
@@ -23,7 +22,8 @@ from weft.scheduler.policies import POLICIES
 from weft.scheduler.policies.fgd import find_fragmented
 from weft.scheduler.policies.residue import find_residue
 from weft.scheduler.simulate.read import Workload
-from weft.scheduler.snapshot import Snapshot
+from weft.scheduler.table.facts import NodeFacts
+from weft.scheduler.table.snapshot import Snapshot
 
 PERCENTS = (80, 90, 95, 100, 130)
 WHOLE = 1000

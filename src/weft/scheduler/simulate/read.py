@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from weft.contracts.policy import Datum, GpuAsk, Lean, Request
 from weft.kinds.affinity import check_affinity
 from weft.kinds.constraint import read_plain, read_plain_preference
-from weft.kinds.node import OVERCOMMITTED
-from weft.kinds.strategy import read_strategy
-from weft.objects.errors import InvalidInput, InvalidStrategy
+from weft.kinds.node import NODE_TYPES, OVERCOMMITTED
+from weft.kinds.strategy import read_plain_strategy
+from weft.kinds.taint import check_taints
+from weft.objects.errors import InvalidInput
 from weft.objects.quantity import parse_amount, parse_bytes, parse_cpu, parse_ratio
 from weft.scheduler.affinity import NO_AFFINITY, Affinity, read_affinity
-from weft.scheduler.facts import Gpu, NodeFacts
 from weft.scheduler.simulate.table import Sheet, read_count
+from weft.scheduler.table.facts import Gpu, NodeFacts
 
 MACHINE = "q35"
 MIB = 1024 * 1024
@@ -85,18 +86,6 @@ def read_input(nodes: Path, workloads: Path, form: str, strategy: str) -> Input:
     return Input(facts, found, unread)
 
 
-def read_file_strategy(text: str, field: str) -> str:
-    """A strategy in its one spelling. Raises InvalidStrategy, also for a placement policy: only its cluster knows it."""
-    strategy = read_strategy(text, field)
-    if strategy.startswith("@"):
-        raise InvalidStrategy(
-            f"{field}: {strategy}: a placement policy is known to its cluster only",
-            field=field,
-            hint="name the strategies it stands for",
-        )
-    return strategy
-
-
 def _read_nodes(sheet: Sheet) -> list[NodeFacts]:
     sheet.require("cpu", "memory")
     column = _places(sheet)
@@ -108,6 +97,8 @@ def _read_nodes(sheet: Sheet) -> list[NodeFacts]:
         if name in nodes:
             sheet.refuse("name", f"there is a node {name} already")
         texts = {key: value for key in _TEXTS if (value := cell.text(key))}
+        if texts.get("type", NODE_TYPES[0]) not in NODE_TYPES:
+            sheet.refuse("type", f"{texts['type'][:60]!r} is none of {', '.join(NODE_TYPES)}")
         texts.update(cell.pairs("labels"))
         gpus = cell.get("gpus", read_count, 0)
         if gpus > _MOST_GPUS:
@@ -129,11 +120,20 @@ def _read_nodes(sheet: Sheet) -> list[NodeFacts]:
             numbers={} if cost is None else {"cost": cost},
             extras={key: sheet.read("resources", text, parse_amount) for key, text in cell.pairs("resources").items()},
             gpus=(gpu,) * gpus,
-            taints=frozenset(cell.words("taints")),
+            taints=frozenset(_read_taints(cell, "taints")),
             overcommit=_read_overcommit(sheet, cell.pairs("overcommit")),
             data=frozenset(f"pool:{datum}" for datum in cell.words("data")),
         )
     return list(nodes.values())
+
+
+def _read_taints(cell: _Cells, column: str) -> list[str]:
+    taints = cell.words(column)
+    try:
+        check_taints(taints, column)
+    except InvalidInput as problem:
+        cell.sheet.refuse(column, problem)
+    return taints
 
 
 def _read_overcommit(sheet: Sheet, pairs: dict[str, str]) -> dict[str, float]:
@@ -176,7 +176,7 @@ def _read_request(cell: _Cells, strategy: str) -> Request:
             cell.get("disk", parse_bytes, 0),
         ),
         machine=MACHINE,
-        strategy=cell.sheet.read("strategy", named, read_file_strategy) if named else strategy,
+        strategy=cell.sheet.read("strategy", named, read_plain_strategy) if named else strategy,
         extras=tuple(
             sorted(
                 (key, cell.sheet.read("resources", text, parse_amount)) for key, text in cell.pairs("resources").items()
@@ -187,7 +187,7 @@ def _read_request(cell: _Cells, strategy: str) -> Request:
         preferences=tuple(
             cell.sheet.read("prefer", text, read_plain_preference) for text in cell.text("prefer").split("|") if text
         ),
-        tolerations=tuple(sorted(cell.words("tolerations"))),
+        tolerations=tuple(sorted(_read_taints(cell, "tolerations"))),
         near=affinity.near,
         apart=affinity.apart,
         groups=affinity.groups,
@@ -211,8 +211,7 @@ def _read_affinity(cell: _Cells) -> tuple[Affinity, tuple[Datum, ...], tuple[Lea
         check_affinity(near, apart, spread, hints)
     except InvalidInput as problem:
         column = (problem.field or "").removeprefix("spec.").partition("[")[0]
-        told = problem.message.partition(": ")[2] or problem.message
-        cell.sheet.refuse(column, InvalidInput(told, hint=problem.hint))
+        cell.sheet.refuse(column, problem)
     required = locality == "required"
     data = tuple(Datum(f"pool:{hint}", 0, required) for hint in hints)
     leans = () if required else tuple(Lean("data", datum.name) for datum in data)
@@ -220,9 +219,11 @@ def _read_affinity(cell: _Cells) -> tuple[Affinity, tuple[Datum, ...], tuple[Lea
 
 
 def _read_gpus(cell: _Cells) -> GpuAsk | None:
-    share = cell.get("gpu_share", parse_cpu, None)
+    share = cell.get("gpu_share", parse_ratio, None)
     count = cell.get("gpus", read_count, 0 if share is None else 1)
     if count == 0:
+        if cell.text("gpu_model") and not cell.text("gpus"):
+            cell.sheet.refuse("gpu_model", InvalidInput("of how many GPUs?", hint="write it into the column gpus"))
         return None
     if share is not None and (share > 1 or (share < 1 and count > 1)):
         cell.sheet.refuse("gpu_share", f"{share:g} of {count} GPUs: a share is of one GPU, and at most 1")

@@ -40,6 +40,8 @@ class Sheet:
             if name not in self.header:
                 meant = suggest(name, self.header)
                 hint = f"its columns are {', '.join(self.header)[:200]}" + (f"; did you mean {meant}?" if meant else "")
+                if "cpu_milli" in self.header:
+                    hint = "these are openb's columns: --format openb"
                 if len(self.header) == 1 and any(sign in self.header[0] for sign in ";\t"):
                     hint = "columns are parted by commas"
                 raise InvalidInput(f"{self.path}:1: there is no column {name}", field=name, hint=hint)
@@ -64,7 +66,9 @@ class Sheet:
 
     def refuse(self, column: str, problem: InvalidInput | str) -> NoReturn:
         """Raises InvalidInput for a cell of the row that was read last."""
-        words = problem if isinstance(problem, str) else problem.message.removeprefix(f"{column}: ")
+        words = (
+            problem if isinstance(problem, str) else problem.message.removeprefix(problem.field or column).lstrip(": ")
+        )
         hint = None if isinstance(problem, str) else problem.hint
         details = {} if isinstance(problem, str) else problem.details
         raise InvalidInput(

@@ -15,7 +15,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.store import Lease
 from weft.store.etcd.connection import Connection
 from weft.store.etcd.transaction import delete, find_value, is_absent, is_same, is_unchanged, put, read
-from weft.store.limits import check_ttl
+from weft.store.limits import check_digest, check_ttl
 
 
 class _Claim(msgspec.Struct, frozen=True):
@@ -23,6 +23,7 @@ class _Claim(msgspec.Struct, frozen=True):
 
     holder: str
     ttl_seconds: float
+    digest: bytes = b""
 
 
 class _Seen(NamedTuple):
@@ -32,6 +33,7 @@ class _Seen(NamedTuple):
     mod_revision: int
     holder: str
     lapses_at: float
+    digest: bytes
 
 
 class EtcdLeases:
@@ -47,11 +49,12 @@ class EtcdLeases:
         """The key that stands for lease ``name``."""
         return self._folder + name.encode(errors="surrogatepass")
 
-    async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
+    async def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Lease | None:
         """Take or renew ``name`` for ``ttl_seconds``; None if another holder has it."""
         check_ttl(name, ttl_seconds)
+        check_digest(name, digest)
         key = self.place(name)
-        write = put(key, msgspec.json.encode(_Claim(holder, ttl_seconds)))
+        write = put(key, msgspec.json.encode(_Claim(holder, ttl_seconds, digest)))
         while True:
             asked_at = self._clock.elapsed()
             seen = self._seen.get(name)
@@ -72,14 +75,14 @@ class EtcdLeases:
                 continue
             revision = answer.header.revision
             fence = revision if seen is None else seen.fence
-            self._seen[name] = _Seen(fence, revision, holder, asked_at + ttl_seconds)
-            return Lease(name, holder, fence, ttl_seconds)
+            self._seen[name] = _Seen(fence, revision, holder, asked_at + ttl_seconds, digest)
+            return Lease(name, holder, fence, ttl_seconds, digest)
 
     async def release(self, name: str, holder: str) -> None:
         while (seen := await self._look(name)) is not None and seen.holder == holder:
             await self._end(name, seen)
 
-    async def live(self, prefix: str) -> list[Lease]:
+    async def live(self, prefix: str, *, digests: bool = False) -> list[Lease]:
         """Live leases whose name starts with ``prefix``, in order.
 
         Those seen to lapse are deleted: a process that starts later would take them for live until it had waited."""
@@ -91,7 +94,7 @@ class EtcdLeases:
             name = kv.key[len(self._folder) :].decode(errors="surrogatepass")
             seen = self._note(name, kv)
             if seen is not None and seen.lapses_at > now:
-                out.append(Lease(name, seen.holder, seen.fence, seen.lapses_at - now))
+                out.append(Lease(name, seen.holder, seen.fence, seen.lapses_at - now, seen.digest if digests else b""))
             elif seen is not None:
                 lapsed.append((name, seen))
         for name, seen in lapsed:
@@ -126,7 +129,8 @@ class EtcdLeases:
         if seen is not None and seen.mod_revision >= kv.mod_revision:
             return seen
         claim = msgspec.json.decode(kv.value, type=_Claim)
-        fresh = _Seen(kv.create_revision, kv.mod_revision, claim.holder, self._clock.elapsed() + claim.ttl_seconds)
+        lapses_at = self._clock.elapsed() + claim.ttl_seconds
+        fresh = _Seen(kv.create_revision, kv.mod_revision, claim.holder, lapses_at, claim.digest)
         self._seen[name] = fresh
         return fresh
 

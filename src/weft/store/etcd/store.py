@@ -138,17 +138,17 @@ class EtcdStore:
     def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         return self._live().follow(prefix, cursor)
 
-    async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
+    async def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Lease | None:
         self._live()
-        return await self._leases.grant(name, holder, ttl_seconds)
+        return await self._leases.grant(name, holder, ttl_seconds, digest)
 
     async def release(self, name: str, holder: str) -> None:
         self._live()
         await self._leases.release(name, holder)
 
-    async def leases(self, prefix: str) -> Sequence[Lease]:
+    async def leases(self, prefix: str, *, digests: bool = False) -> Sequence[Lease]:
         self._live()
-        return await self._leases.live(prefix)
+        return await self._leases.live(prefix, digests=digests)
 
     async def compact(self, keep_revisions: int) -> None:
         self._live()

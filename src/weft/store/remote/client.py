@@ -120,14 +120,14 @@ class RemoteStore:
         finally:
             link.end_watch(id)
 
-    async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
-        return (await self._ask(lambda id: GrantCall(id, name, holder, ttl_seconds), Granted)).lease
+    async def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Lease | None:
+        return (await self._ask(lambda id: GrantCall(id, name, holder, ttl_seconds, digest), Granted)).lease
 
     async def release(self, name: str, holder: str) -> None:
         await self._ask(lambda id: ReleaseCall(id, name, holder), Done)
 
-    async def leases(self, prefix: str) -> Sequence[Lease]:
-        return (await self._ask(lambda id: LeasesCall(id, prefix), LeasesFound)).leases
+    async def leases(self, prefix: str, *, digests: bool = False) -> Sequence[Lease]:
+        return (await self._ask(lambda id: LeasesCall(id, prefix, digests), LeasesFound)).leases
 
     async def compact(self, keep_revisions: int) -> None:
         await self._ask(lambda id: CompactCall(id, keep_revisions), Done)

@@ -164,11 +164,11 @@ class _Connection(FrameProtocol):
             case ListCall():
                 return Listed(call.id, await store.list(call.prefix, limit=call.limit, after=call.after))
             case GrantCall():
-                return Granted(call.id, await store.grant(call.name, call.holder, call.ttl_seconds))
+                return Granted(call.id, await store.grant(call.name, call.holder, call.ttl_seconds, call.digest))
             case ReleaseCall():
                 await store.release(call.name, call.holder)
             case LeasesCall():
-                return LeasesFound(call.id, list(await store.leases(call.prefix)))
+                return LeasesFound(call.id, list(await store.leases(call.prefix, digests=call.digests)))
             case CompactCall():
                 await store.compact(call.keep_revisions)
         return Done(call.id)

@@ -63,6 +63,7 @@ class GrantCall(msgspec.Struct, frozen=True, array_like=True, tag="grant"):
     name: str
     holder: str
     ttl_seconds: float
+    digest: bytes = b""
 
 
 class ReleaseCall(msgspec.Struct, frozen=True, array_like=True, tag="release"):
@@ -74,6 +75,7 @@ class ReleaseCall(msgspec.Struct, frozen=True, array_like=True, tag="release"):
 class LeasesCall(msgspec.Struct, frozen=True, array_like=True, tag="leases"):
     id: int
     prefix: str
+    digests: bool = False
 
 
 class CompactCall(msgspec.Struct, frozen=True, array_like=True, tag="compact"):

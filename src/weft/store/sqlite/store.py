@@ -118,18 +118,18 @@ class SqliteStore:
     def watch(self, prefix: str, cursor: str) -> AsyncGenerator[Batch, None]:
         return self._live().watches.follow(prefix, cursor)
 
-    async def grant(self, name: str, holder: str, ttl_seconds: float) -> Lease | None:
+    async def grant(self, name: str, holder: str, ttl_seconds: float, digest: bytes = b"") -> Lease | None:
         running = self._live()
         while running.leases.needs_ceiling(name):
             ceiling = await running.writer.submit(lambda transaction: transaction.reserve_fences(FENCE_BLOCK), 0)
             running.leases.raise_ceiling(ceiling)
-        return running.leases.grant(name, holder, ttl_seconds)
+        return running.leases.grant(name, holder, ttl_seconds, digest)
 
     async def release(self, name: str, holder: str) -> None:
         self._live().leases.release(name, holder)
 
-    async def leases(self, prefix: str) -> Sequence[Lease]:
-        return self._live().leases.live(prefix)
+    async def leases(self, prefix: str, *, digests: bool = False) -> Sequence[Lease]:
+        return self._live().leases.live(prefix, digests=digests)
 
     async def compact(self, keep_revisions: int) -> None:
         await self._live().writer.submit(lambda transaction: transaction.compact(keep_revisions), 0)

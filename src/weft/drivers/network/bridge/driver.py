@@ -18,7 +18,7 @@ import msgspec
 
 from weft.contracts.host import Host
 from weft.contracts.network import Filter, Forward, NetworkProbe, NetworkState, Port, Segment
-from weft.drivers.network.bridge import kernel, plan, rules
+from weft.drivers.network.bridge import kernel, moving, netlink, plan, rules
 from weft.drivers.network.bridge.check import check_filters, check_forwards, check_port, check_ranges, check_segment
 from weft.drivers.network.bridge.dial import dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, stop_server
@@ -29,6 +29,7 @@ from weft.drivers.network.bridge.filters import (
     read_flows,
     render_filters,
 )
+from weft.drivers.network.bridge.flows import BridgeFlows
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
 from weft.drivers.network.bridge.names import Names, port_from_alias
 from weft.drivers.network.bridge.probe import probe_kernel
@@ -44,6 +45,8 @@ class BridgeNetwork:
         self._folder = Path(host.run_dir) / "network"
         self._changing = asyncio.Lock()
         self._applied: dict[str, Segment] = {}
+        self._switches = 0
+        self.flows = BridgeFlows(self._names, self._zone)
         self._forwards: list[Forward] | None = None
         self._refused: list[str] | None = None
         self._filters: list[Filter] | None = None
@@ -75,6 +78,7 @@ class BridgeNetwork:
                     f"network {segment_id} has {len(ports)} ports on node {self._host.node}, {ports[0].id} among them",
                     hint="unplug them first",
                 )
+            segment = self._segment(segment_id)
             self._applied.pop(segment_id, None)
             namespace, files = self._names.router(segment_id), self._files(segment_id)
             await stop_server(files, namespace)
@@ -82,6 +86,8 @@ class BridgeNetwork:
             has_router = (kernel.NAMESPACES / namespace).exists()
             await kernel.perform_links(plan.plan_removal(self._names, segment_id, links, has_router))
             self._forget_tables(namespace)
+            if segment is not None and segment.moved:
+                await self._drop_moved(segment)
             shutil.rmtree(files.folder, ignore_errors=True)
             left = await kernel.inspect_links()
             await self._apply_forwards(left)
@@ -103,7 +109,7 @@ class BridgeNetwork:
             ports = [p for p in self._ports(links, port.segment_id) if p.id != port.id] + [port]
             steps = plan.Steps()
             plan.plan_port(steps, self._names, port, segment.mtu, links)
-            steps.fdb = plan.plan_fdb(self._names, self._host.underlay_address, segment, ports, fdb)
+            steps.fdb = plan.plan_fdb(self._names, self._host, segment, ports, fdb)
             await kernel.perform_links(steps.links)
             await kernel.perform_fdb(steps.fdb)
             others = [p for p in self._ports(links) if p.id != port.id]
@@ -162,6 +168,27 @@ class BridgeNetwork:
             self._filters = filters
             await self._cut_revoked(filters)
 
+    def switch(self, port: Port, node_address: str) -> None:
+        """Send what is for the port's NIC to that node at once. Raises DriverFailed."""
+        names, here = self._names, node_address == self._host.underlay_address
+        overlay, moved = names.overlay(port.segment_id), names.moved_table(port.segment_id)
+        segment = self._segment(port.segment_id)
+        if here:
+            netlink.place_mac(names.tap(port.id), port.mac)
+            if segment is not None and port.mac in moving.find_passed_on(self._host, segment):
+                netlink.drop_element(moved, rules.PASSED_ON, port.mac)  # waits for the kernel's readers, some 15 ms
+            netlink.forget_overlay(overlay, port.mac)  # after it: what is passed on to nowhere known would flood
+        else:
+            netlink.point_overlay(overlay, port.mac, node_address)
+            netlink.place_mac(overlay, port.mac)
+            netlink.put_element(moved, rules.PASSED_ON, port.mac)
+        self._switches += 1
+        if segment is not None:
+            segment = moving.readdress(segment, port.mac, node_address)
+            self._keep(segment)
+            if port.segment_id in self._applied:
+                self._applied[port.segment_id] = segment
+
     async def state(self) -> NetworkState:
         links = await kernel.inspect_links()
         ports = [found for name in links if (found := self._names.id_in(name, "t"))]
@@ -194,13 +221,14 @@ class BridgeNetwork:
         """Bring the kernel from what was just read to the segment; returns what had to be made or mended."""
         names, host = self._names, self._host
         namespace = names.router(segment.id)
+        before, switches = self._segment(segment.id), self._switches
         self._applied.pop(segment.id, None)
         kernel.clear_namespace_file(namespace)
         router = await kernel.inspect_router(namespace)
         uplink = plan.plan_uplink(names, segment.id, links)
         ports = self._ports(links, segment.id)
         steps = plan.plan_segment(names, host, segment, ports, links, fdb, router, uplink)
-        kernel.write_file(self._files(segment.id).folder / "segment.json", msgspec.json.encode(segment).decode())
+        self._keep(segment)
 
         mended = steps.mended
         if any(line.startswith("netns add ") for line in steps.links):
@@ -209,19 +237,26 @@ class BridgeNetwork:
             mended.append("forwarding on the node")
         await kernel.perform_links(steps.links)
         await kernel.perform_fdb(steps.fdb)
-        await kernel.perform_router(namespace, steps.router, steps.forward, "")
-        if await self._ensure_tables(namespace, rules.render_router(segment)):
+        await kernel.perform_router(namespace, steps.router, steps.forward, strict=steps.strict)
+        if await self._ensure_tables(namespace, rules.render_router(segment, rules.render_older(host, segment))):
             mended.append("NAT")
         tables = [rules.render_node(names, host), rules.render_taps(names, self._ports(links))]
+        if segment.moved:
+            tables += rules.render_moved(names, host, segment)
+        elif before is not None and before.moved:
+            await self._drop_moved(segment)
         if await self._ensure_tables("", *tables):
             mended.append("filters")
+        if segment.moved:
+            await asyncio.to_thread(self._pass_on, segment)
         # Lets a process of the node reach published ports at 127.0.0.1; only once the tables guard the loopback.
         kernel.write_sysctl(f"net/ipv4/conf/{names.uplink(segment.id)}/route_localnet", "1")
         if steps.links or steps.router:
             await self._apply_forwards(await kernel.inspect_links())
         if await self._ensure_server(segment, ports) == "started":
             mended.append("DHCP and DNS")
-        self._applied[segment.id] = segment
+        if switches == self._switches:  # else what was applied is out of date, and the next wish says so
+            self._applied[segment.id] = segment
         return mended
 
     async def _ensure_server(self, segment: Segment, ports: list[Port]) -> str:
@@ -290,12 +325,26 @@ class BridgeNetwork:
                 await kernel.attempt("cut flows", ["conntrack", "-D", "--zone", str(zone), *ends, *ports])
 
     async def _cut_flows(self, before: list[Forward], after: list[Forward]) -> None:
-        """End the flows of ports that are published no more or elsewhere: they'd go on to the old place."""
-        kept = set(after)
+        """End the flows of ports that are published no more or elsewhere: they'd go on to the old place. Those of TCP to a
+        guest that has only changed its node are let be once they are open: if it moved while it runs they do reach it by
+        way of the old node, and if not, that node answers for it, or the kernel gives them up within minutes."""
+        kept, led = set(after), {_leads_to(forward) for forward in after}
         for forward in before:
             if forward not in kept:
                 flows = ["-p", forward.protocol, "--orig-port-dst", str(forward.port), "--dst-nat"]
-                await kernel.attempt("cut flows", ["conntrack", "-D", *flows])
+                begun = ["--state", "SYN_SENT"] if _leads_to(forward) in led else []
+                await kernel.attempt("cut flows", ["conntrack", "-D", *flows, *begun])
+
+    def _pass_on(self, segment: Segment) -> None:
+        """Bring the set of those who are passed on to the wish, whatever a switch made of it."""
+        table, wanted = self._names.moved_table(segment.id), moving.find_passed_on(self._host, segment)
+        for mac in sorted({found.mac for found in segment.moved}):
+            change = netlink.put_element if mac in wanted else netlink.drop_element
+            change(table, rules.PASSED_ON, mac)
+
+    async def _drop_moved(self, segment: Segment) -> None:
+        name = self._names.moved_table(segment.id)
+        await self._drop_tables(("netdev", name), ("bridge", name))
 
     async def _ensure_tables(self, namespace: str, *tables: rules.Table) -> bool:
         """Replace the tables that aren't as wished, in one transaction; says whether any was."""
@@ -330,6 +379,17 @@ class BridgeNetwork:
         for key in [k for k in self._tables if k[0] == namespace]:
             del self._tables[key]
 
+    def _zone(self, port: Port) -> int | None:
+        """The zone in which the port's filter follows connections; None for one without a filter."""
+        filters = self._filters or []
+        if all(found.port_id != port.id for found in filters):
+            return None
+        return choose_zones(filters)[port.segment_id]
+
+    def _keep(self, segment: Segment) -> None:
+        """Let a driver made anew know the wish."""
+        kernel.write_file(self._files(segment.id).folder / "segment.json", msgspec.json.encode(segment).decode())
+
     def _files(self, segment_id: str) -> Files:
         return Files(self._folder / segment_id)
 
@@ -354,3 +414,8 @@ class BridgeNetwork:
 
     def _segment_ids(self, links: Mapping[str, Link]) -> list[str]:
         return [found for name in links if (found := self._names.id_in(name, "b"))]
+
+
+def _leads_to(forward: Forward) -> Forward:
+    """What makes an open flow through a published port one and the same."""
+    return msgspec.structs.replace(forward, node_address="") if forward.protocol == "tcp" else forward

@@ -15,6 +15,7 @@ import msgspec
 
 from weft.objects.errors import DriverFailed
 
+LOOSE = "net/netfilter/nf_conntrack_tcp_loose"
 NAMESPACES = Path("/run/netns")
 LONGEST_RUN_SECONDS = 30.0
 
@@ -77,16 +78,24 @@ class Route(msgspec.Struct, frozen=True):
     dev: str = ""
 
 
+class Neighbour(msgspec.Struct, frozen=True):
+    dst: str = ""
+    lladdr: str = ""
+
+
 class Router(msgspec.Struct, frozen=True):
     """A router's namespace as it stands."""
 
     links: dict[str, Link]
     routes: list[Route]
     forwarding: bool
+    strict: bool  # takes up no TCP connection in mid-stream
+    neighbours: dict[str, str]  # told, not found: address to MAC
 
 
 _LINKS = msgspec.json.Decoder(list[Link])
 _FDB = msgspec.json.Decoder(list[FdbEntry])
+_NEIGHBOURS = msgspec.json.Decoder(list[Neighbour])
 _ROUTES = msgspec.json.Decoder(list[Route])
 
 
@@ -147,10 +156,14 @@ async def inspect_router(namespace: str) -> Router | None:
     """A router's namespace, or None when there is no namespace of that name."""
     if not is_namespace(NAMESPACES / namespace):
         return None
-    script = "ip -j -d addr show; echo; ip -j route show; echo; cat /proc/sys/net/ipv4/ip_forward\n"
+    script = (
+        "ip -j -d addr show; echo; ip -j route show; echo; ip -j -4 neigh show nud permanent; echo;"
+        f" cat /proc/sys/net/ipv4/ip_forward /proc/sys/{LOOSE}\n"
+    )
     out = await run("read a router", ["nsenter", f"--net={NAMESPACES / namespace}", "sh", "-e"], script)
-    links, routes, forwarding = [line for line in out.splitlines() if line.strip()]
-    return Router(_links(links), _ROUTES.decode(routes), forwarding.strip() == "1")
+    links, routes, neighbours, forwarding, loose = [line for line in out.splitlines() if line.strip()]
+    known = {found.dst: found.lladdr for found in _NEIGHBOURS.decode(neighbours) if found.lladdr}
+    return Router(_links(links), _ROUTES.decode(routes), forwarding.strip() == "1", loose.strip() == "0", known)
 
 
 async def perform_links(lines: list[str]) -> None:
@@ -163,11 +176,16 @@ async def perform_fdb(lines: list[str]) -> None:
         await run("change forwarding entries", ["bridge", "-batch", "-"], "\n".join(lines) + "\n")
 
 
-async def perform_router(namespace: str, lines: list[str], forward: bool, tables: str) -> None:
-    """Apply a link batch and nft text inside a router's namespace, and let it route if told."""
+async def perform_router(
+    namespace: str, lines: list[str], forward: bool = False, tables: str = "", strict: bool | None = None
+) -> None:
+    """Apply a link batch and nft text inside a router's namespace, and let it route if told; ``strict``: or not, take up
+    connections in mid-stream."""
     script = ""
     if forward:
         script += "echo 1 > /proc/sys/net/ipv4/ip_forward\n"
+    if strict is not None:
+        script += f"echo {int(not strict)} > /proc/sys/{LOOSE}\n"
     if lines:
         script += "ip -batch - <<'END'\n" + "\n".join(lines) + "\nEND\n"
     if tables:
@@ -189,6 +207,20 @@ async def inspect_table(family: str, table: str, namespace: str = "") -> str | N
         argv = ["nsenter", f"--net={NAMESPACES / namespace}", *argv]
     code, out, _ = await attempt("read nft tables", argv)
     return out if code == 0 else None
+
+
+async def list_flows(zone: int | None, namespace: str = "") -> list[str]:
+    """The IPv4 connections that conntrack follows, of one zone or all, one line each, as ``put_flows`` takes them."""
+    argv = ["conntrack", "-L", "-f", "ipv4", "-o", "save", *([] if zone is None else ["-w", str(zone)])]
+    if namespace:
+        argv = ["nsenter", f"--net={NAMESPACES / namespace}", *argv]
+    _, listing, _ = await attempt("read flows", argv)
+    return [line for line in listing.splitlines() if line.startswith("-A ")]
+
+
+async def put_flows(lines: list[str]) -> None:
+    """Let conntrack follow these connections too; those it knows already stay as they are."""
+    await attempt("put flows", ["conntrack", "-R", "-"], "\n".join(lines) + "\n")
 
 
 def is_namespace(path: Path) -> bool:

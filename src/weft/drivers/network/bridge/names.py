@@ -5,6 +5,8 @@ A link is ``<prefix><kind letter><short id>``: nothing is remembered but what th
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 from weft.contracts.network import Port
 
 LONGEST_LINK_NAME = 15
@@ -55,6 +57,9 @@ class Names:
         start = self.prefix + letter
         return link[len(start) :] if link.startswith(start) and len(link) > len(start) else None
 
+    def moved_table(self, segment_id: str) -> str:
+        return f"weft_{self.prefix}_moved_{segment_id}"
+
     @property
     def node_table(self) -> str:
         return f"weft_{self.prefix}_node"
@@ -74,6 +79,11 @@ class Names:
     @property
     def bridge_table(self) -> str:
         return f"weft_{self.prefix}_taps"
+
+
+def router_mac(node_address: str) -> str:
+    """The MAC under which another node's routers are reached through the overlay: for guests that have moved."""
+    return "02:77:" + ":".join(f"{byte:02x}" for byte in IPv4Address(node_address).packed)
 
 
 def segment_alias(segment_id: str) -> str:

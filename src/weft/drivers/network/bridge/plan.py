@@ -12,7 +12,16 @@ from ipaddress import IPv4Address, IPv4Network, ip_network
 from weft.contracts.host import Host
 from weft.contracts.network import Port, Segment
 from weft.drivers.network.bridge.kernel import FdbEntry, Link, Router
-from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, port_alias, segment_alias
+from weft.drivers.network.bridge.moving import OLDER, find_neighbours, older_routers
+from weft.drivers.network.bridge.names import (
+    GATEWAY_MAC,
+    INSIDE,
+    OUTSIDE,
+    Names,
+    port_alias,
+    router_mac,
+    segment_alias,
+)
 from weft.objects.errors import InUse, Unavailable
 
 # Between a node and its routers: link-local, so no tenant's or site's range can be it; kept clear of
@@ -38,6 +47,7 @@ class Steps:
     fdb: list[str] = field(default_factory=list)
     router: list[str] = field(default_factory=list)
     forward: bool = False
+    strict: bool | None = None  # whether the router may take up connections in mid-stream; None: as it is
     mended: list[str] = field(default_factory=list)
     fresh: set[str] = field(default_factory=set)  # links made anew: what was known of them is gone
 
@@ -86,10 +96,11 @@ def plan_segment(
     _plan_bridge(steps, names, segment, links)
     _plan_overlay(steps, names, host, segment, links)
     _plan_router(steps, names, segment, links, router, uplink)
+    _plan_older(steps, host, segment, router)
     for port in ports:
         plan_port(steps, names, port, segment.mtu, links)
     known = [entry for entry in fdb if entry.ifname not in steps.fresh]
-    lines = plan_fdb(names, host.underlay_address, segment, ports, known)
+    lines = plan_fdb(names, host, segment, ports, known)
     if lines and not steps.mended:
         steps.mended.append("forwarding entries")
     steps.fdb += lines
@@ -118,19 +129,20 @@ def plan_port(steps: Steps, names: Names, port: Port, mtu: int, links: Mapping[s
         steps.mended.append(f"port {port.id}")
 
 
-def plan_fdb(
-    names: Names, own_address: str, segment: Segment, ports: list[Port], known: Iterable[FdbEntry]
-) -> list[str]:
+def plan_fdb(names: Names, host: Host, segment: Segment, ports: list[Port], known: Iterable[FdbEntry]) -> list[str]:
     """The forwarding entries to drop and to set: who is behind which node, who behind which tap.
 
     Entries of other segments' devices are left alone; so are entries for taps that are gone (the kernel's doing).
     """
     overlay, bridge = names.overlay(segment.id), names.bridge(segment.id)
-    remote = {e.mac: e.node_address for e in segment.endpoints if e.node_address != own_address}
-    tunnels = {(mac, node) for mac, node in remote.items()} | {(EVERYWHERE, node) for node in remote.values()}
-    places = {mac: overlay for mac in remote}
+    remote = {e.mac: e.node_address for e in segment.endpoints if e.node_address != host.underlay_address}
+    routers = older_routers(host, segment)
+    tunnels = {*remote.items(), *routers.items()} | {(EVERYWHERE, node) for node in remote.values()}
+    places = {mac: overlay for mac in (*remote, *routers)}
     places |= {p.mac: names.tap(p.id) for p in ports if p.mac not in remote}
     places[GATEWAY_MAC] = names.gateway(segment.id)
+    if any(moved.way == "out" for moved in segment.moved):
+        places[router_mac(host.underlay_address)] = names.gateway(segment.id)
 
     had_tunnels = {(e.mac, e.dst) for e in known if e.ifname == overlay and e.dst}
     had_places = {e.mac: e.ifname for e in known if e.master == bridge and e.state == "static"}
@@ -257,6 +269,27 @@ def _plan_router(
     steps.forward = router is None or not router.forwarding
     if len(steps.links) + len(steps.router) > before:
         steps.mended.append("router")
+
+
+def _plan_older(steps: Steps, host: Host, segment: Segment, router: Router | None) -> None:
+    """What a router must know of guests that moved. Only where some came does it leave alone what it has not seen begin:
+    elsewhere it may take that up, say after it was made anew."""
+    wanted = find_neighbours(host, segment)
+    held = router.neighbours if router else {}
+    lines = [f"neigh del {address} dev {INSIDE}" for address in sorted(set(held) - set(wanted))]
+    lines += [
+        f"neigh replace {address} lladdr {mac} dev {INSIDE} nud permanent"
+        for address, mac in sorted(wanted.items())
+        if held.get(address) != mac
+    ]
+    strict = bool(older_routers(host, segment))
+    if strict and not (router and any(route.dst == str(OLDER) and route.dev == INSIDE for route in router.routes)):
+        lines.append(f"route replace {OLDER} dev {INSIDE} scope link")
+    steps.router += lines
+    if strict != (router.strict if router else False):
+        steps.strict = strict
+    if lines or steps.strict is not None:
+        steps.mended.append("ways of moved guests")
 
 
 def _plan_leg(

@@ -13,11 +13,13 @@ from ipaddress import IPv4Network, collapse_addresses
 
 from weft.contracts.host import Host
 from weft.contracts.network import Forward, Port, Segment
-from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names
+from weft.drivers.network.bridge.moving import older_hops, older_routers
+from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, router_mac
 from weft.drivers.network.bridge.plan import UPLINKS, Uplink
 
 ROUTER_TABLE = "router"
 ROUTER_FORWARDS_TABLE = "ports"
+PASSED_ON = "passed_on"
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,8 @@ chain to_node {{
     return Table("bridge", names.bridge_table, body)
 
 
-def render_router(segment: Segment) -> Table:
-    """A segment's router: out if the network has NAT, in only by published ports."""
+def render_router(segment: Segment, more: str = "") -> Table:
+    """A segment's router: out if the network has NAT, in only by published ports; ``more`` is text of other rules."""
     outbound = f'  iifname "{INSIDE}" oifname "{OUTSIDE}" ip saddr {segment.cidr} accept\n' if segment.nat else ""
     body = f"""\
 chain through_router {{
@@ -164,8 +166,58 @@ chain out {{
   type nat hook postrouting priority srcnat
   oifname "{OUTSIDE}" masquerade
 }}
-"""
+{more}"""
     return Table("ip", ROUTER_TABLE, body)
+
+
+def render_older(host: Host, segment: Segment) -> str:
+    """The part of a router's table that gives back what belongs to another node's router; "" if nothing may."""
+    hops = older_hops(host, segment)
+    newest = {m.address: hops[m.node_address] for m in segment.moved if m.way == "in" and m.node_address in hops}
+    older = sorted(f"{address} : {hop}" for address, hop in newest.items())
+    if not older:
+        return ""
+    return f"""\
+map older {{
+  type ipv4_addr : ipv4_addr
+{elements(older)}}}
+chain through_older {{
+  type filter hook prerouting priority mangle
+  iifname "{INSIDE}" meta l4proto tcp ct state invalid dup to ip saddr map @older device "{INSIDE}" drop
+}}
+"""
+
+
+def render_moved(names: Names, host: Host, segment: Segment) -> list[Table]:
+    """The two tables of a segment with moved guests. Who is passed on changes by the element, not here; the limit is far
+    above what comes in the moment before other nodes know, and keeps a mistake of theirs from becoming a storm."""
+    overlay, gateway = names.overlay(segment.id), names.gateway(segment.id)
+    away = sorted({m.mac for m in segment.moved if m.way == "out"} | set(older_routers(host, segment)))
+    own = router_mac(host.underlay_address)
+    passed = f"""\
+set {PASSED_ON} {{
+  type ether_addr
+}}
+chain arriving {{
+  type filter hook ingress device "{overlay}" priority 0
+  ether daddr @{PASSED_ON} limit rate 50000/second burst 5000 packets fwd to "{overlay}"
+}}
+"""
+    routed = f"""\
+set away {{
+  type ether_addr
+{elements(away)}}}
+chain between_routers {{
+  type filter hook forward priority -20
+  iifname "{gateway}" oifname "{overlay}" ether type ip ether daddr @away ether saddr set {own}
+}}
+chain arrived {{
+  type filter hook postrouting priority 0
+  oifname "{gateway}" ether daddr {own} ether daddr set {GATEWAY_MAC}
+}}
+"""
+    name = names.moved_table(segment.id)
+    return [Table("netdev", name, passed), Table("bridge", name, routed)]
 
 
 def render_forwards(

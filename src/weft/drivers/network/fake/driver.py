@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.network import Filter, Forward, NetworkProbe, NetworkState, Port, Segment
-from weft.objects.errors import InUse, NotFound, WeftError
+from weft.objects.errors import DriverFailed, InUse, NotFound, WeftError
 
 
 @dataclass
 class FakeWire:
     """One node's kernel: what outlives a driver. ``damage`` is what the next ``heal`` finds and mends,
-    ``listeners`` leads a guest's (address, port) to a port of loopback."""
+    ``listeners`` leads a guest's (address, port) to a port of loopback, ``flows`` are its connections by address, ``older``
+    how many of them go through this node's router."""
 
     segments: dict[str, Segment] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
@@ -28,6 +32,8 @@ class FakeWire:
     listeners: dict[tuple[str, int], int] = field(default_factory=dict)
     filters: list[Filter] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
+    flows: dict[str, list[str]] = field(default_factory=dict)
+    older: dict[str, int] = field(default_factory=dict)
 
 
 class FakeNetwork:
@@ -41,28 +47,29 @@ class FakeNetwork:
         self.delays_seconds: dict[str, float] = {}
         self.failures: dict[str, list[WeftError]] = {}
         self.calls: list[tuple[str, str]] = []
+        self.flows = FakeFlows(self)
         self._host = host
         self._clock = clock
 
     async def probe(self) -> NetworkProbe:
-        await self._meet("probe", "")
+        await self.meet("probe", "")
         return NetworkProbe(driver=self.name, usable=True, capabilities=["bridge", "overlay", "tap"], problems=[])
 
     async def ensure_segment(self, segment: Segment) -> None:
-        await self._meet("ensure_segment", segment.id)
+        await self.meet("ensure_segment", segment.id)
         for other in self.wire.segments.values():
             if other.vni == segment.vni and other.id != segment.id:
                 raise InUse(f"network {segment.name!r}: VNI {segment.vni} is held on this node by {other.name}")
         self.wire.segments[segment.id] = segment
 
     async def dial(self, segment_id: str, address: str, port: int) -> socket.socket:
-        await self._meet("dial", segment_id)
+        await self.meet("dial", segment_id)
         if (address, port) not in self.wire.listeners:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
         return socket.create_connection(("127.0.0.1", self.wire.listeners[address, port]))
 
     async def remove_segment(self, segment_id: str) -> None:
-        await self._meet("remove_segment", segment_id)
+        await self.meet("remove_segment", segment_id)
         held = [port.id for port in self.wire.ports.values() if port.segment_id == segment_id]
         if held:
             raise InUse(
@@ -71,7 +78,7 @@ class FakeNetwork:
         self.wire.segments.pop(segment_id, None)
 
     async def plug(self, port: Port) -> str:
-        await self._meet("plug", port.id)
+        await self.meet("plug", port.id)
         if port.segment_id not in self.wire.segments:
             raise NotFound(
                 f"port {port.id}: network {port.segment_id} isn't on node {self._host.node}",
@@ -81,34 +88,44 @@ class FakeNetwork:
         return f"{self._host.link_prefix}t{port.id}"
 
     async def unplug(self, port_id: str) -> None:
-        await self._meet("unplug", port_id)
+        await self.meet("unplug", port_id)
         self.wire.ports.pop(port_id, None)
 
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
-        await self._meet("ensure_forwards", "")
+        await self.meet("ensure_forwards", "")
         self.wire.forwards = list(forwards)
 
     async def ensure_refused(self, cidrs: list[str]) -> None:
-        await self._meet("ensure_refused", "")
+        await self.meet("ensure_refused", "")
         self.wire.refused = list(cidrs)
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
-        await self._meet("ensure_filters", "")
+        await self.meet("ensure_filters", "")
         self.wire.filters = list(filters)
 
+    def switch(self, port: Port, node_address: str) -> None:
+        self.calls.append(("switch", port.id))
+        segment = self.wire.segments.get(port.segment_id)
+        if segment is None:
+            raise DriverFailed(f"segment {port.segment_id} is not on this node")
+        endpoints = [
+            msgspec.structs.replace(e, node_address=node_address) if e.mac == port.mac else e for e in segment.endpoints
+        ]
+        self.wire.segments[port.segment_id] = msgspec.structs.replace(segment, endpoints=endpoints)
+
     async def state(self) -> NetworkState:
-        await self._meet("state", "")
+        await self.meet("state", "")
         return NetworkState(segments=sorted(self.wire.segments), ports=sorted(self.wire.ports))
 
     async def heal(self) -> list[str]:
-        await self._meet("heal", "")
+        await self.meet("heal", "")
         mended, self.wire.damage = self.wire.damage, []
         return mended
 
     async def close(self) -> None:
-        await self._meet("close", "")
+        await self.meet("close", "")
 
-    async def _meet(self, method: str, target: str) -> None:
+    async def meet(self, method: str, target: str) -> None:
         """Record a call, and let it meet the delay and the failure that wait for it."""
         self.calls.append((method, target))
         delay_seconds = self.delays_seconds.get(method, 0.0)
@@ -116,3 +133,20 @@ class FakeNetwork:
             await self._clock.sleep(delay_seconds)
         if self.failures.get(method):
             raise self.failures[method].pop(0)
+
+
+class FakeFlows:
+    def __init__(self, network: FakeNetwork) -> None:
+        self._network = network
+
+    async def list(self, port: Port) -> list[str]:
+        await self._network.meet("flows", port.id)
+        return [*self._network.wire.flows.get(port.address, ())]
+
+    async def seed(self, port: Port, lines: Iterable[str]) -> None:
+        await self._network.meet("seed", port.id)
+        self._network.wire.flows[port.address] = [*lines]
+
+    async def count_older(self, segment_id: str, address: str) -> int:
+        await self._network.meet("count_older", segment_id)
+        return self._network.wire.older.get(address, 0)

@@ -52,7 +52,7 @@ class FakeDriver:
         self.moves = FakeMoves(self._read, self._write, self._path, self._lock, self._clock, self._news.set)
 
     async def probe(self) -> RuntimeProbe:
-        capabilities = ["suspend", "exec", "stats"]
+        capabilities = ["suspend", "exec", "stats", "gpu-shares"]
         return self.orders.probe or RuntimeProbe("fake", True, "1", "none", ["q35", "microvm"], capabilities, [])
 
     async def start(self, plan: GuestPlan) -> GuestFacts:
@@ -158,7 +158,7 @@ class FakeDriver:
         self._sessions.append((guest_id, session))
         return session
 
-    async def stats(self, guest_id: str) -> GuestStats:
+    async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:
         guest = self._known(guest_id)
         if guest.state != "running":
             raise Unavailable(f"guest {guest.plan.name} doesn't run")

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.migration import MoveEvent, MoveFacts, MoveSettings, MoveSockets, MovingGuest
+from weft.contracts.migration import Load, MoveEvent, MoveFacts, MoveSettings, MoveSockets, MovingGuest
 from weft.contracts.runtime import GuestFacts, GuestPlan
 from weft.drivers.runtime.fake.guest import FakeGuest, FakeMove, describe_guest
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound
@@ -53,9 +53,14 @@ class FakeMoves:
         guest = self._running(guest_id)
         return MovingGuest(guest.plan, "fake", "1", "none", guest.boot_id, {"ready": guest.ready})
 
+    async def sample(self, guest_id: str, *, seconds: float = 1.0) -> Load:
+        guest = self._running(guest_id)
+        await self._clock.sleep(seconds)
+        return Load(guest.plan.memory_bytes // 4, 0.0, 0, 0.0, 1.0)  # it writes nothing
+
     async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> MoveSockets:
-        if (plan.uid, plan.machine) != (guest.plan.uid, guest.plan.machine):
-            field = "uid" if plan.uid != guest.plan.uid else "machine"
+        if (plan.name, plan.machine) != (guest.plan.name, guest.plan.machine):
+            field = "name" if plan.name != guest.plan.name else "machine"
             raise InvalidInput(
                 f"guest {plan.name}: the machine that comes has another {field} than the plan", field=field
             )
@@ -100,7 +105,13 @@ class FakeMoves:
         )  # fmt: skip
 
     async def adjust(
-        self, guest_id: str, key: str, *, bytes_per_second: int | None = None, pause_ms: int | None = None
+        self,
+        guest_id: str,
+        key: str,
+        *,
+        bytes_per_second: int | None = None,
+        pause_ms: int | None = None,
+        slowdown: float | None = None,
     ) -> None:
         async with self._lock(guest_id):
             guest = self._look(guest_id)
@@ -124,7 +135,7 @@ class FakeMoves:
     async def cancel(self, guest_id: str, key: str, *, never_ran: bool = False) -> GuestFacts:
         async with self._lock(guest_id):
             guest = self._look(guest_id)
-            if guest.move is None:
+            if guest.move is None or guest.move.key != key:
                 return describe_guest(guest)
             if self._move(guest, key, "source").phase == "handed over" or guest.state not in _HERE:
                 if not never_ran:
@@ -143,6 +154,8 @@ class FakeMoves:
             if move.phase not in ("arrived", "taken over"):
                 raise IllegalTransition(f"guest {guest.plan.name} has not arrived here: its move is {move.phase}")
             if move.phase == "arrived":
+                if guest.state != "starting":
+                    raise IllegalTransition(f"guest {guest.plan.name}: its machine here has ended: {guest.reason}")
                 move.phase, guest.state, guest.ready = "taken over", "running", guest.plan.has_agent
                 self._write(guest)
         self._notify()
@@ -218,6 +231,7 @@ def _read_target(path: str) -> FakeGuest | None:
 
 
 def _write_target(path: str, guest: FakeGuest) -> None:
-    pending = Path(path).with_suffix(".arriving")
+    there = Path(path).resolve()  # what carries it may lie between
+    pending = there.with_suffix(".arriving")
     pending.write_bytes(msgspec.json.encode(guest))
-    os.replace(pending, path)
+    os.replace(pending, there)

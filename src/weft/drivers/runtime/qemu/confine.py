@@ -15,10 +15,14 @@ from weft.objects.errors import DriverFailed
 FIRST_USER, USERS = 0x7000_0000, 1 << 27
 FIRST_SCARCE_USER, FEWEST_USERS = 20_000, 10_000
 OPEN_FILES = 1024
+LOCKED_HEADROOM_BYTES = 1 << 30
 OPEN_FILES_PER_CPU = 32  # with KVM each CPU has a descriptor, and queues of its own in every disk
 
 # A shell enters the groups, and what it becomes never had more rights than QEMU has: so each thread and page counts.
-_SCRIPT = 'for group in $1; do echo 0 >"$group"; done; ulimit -c 0; ulimit -n "$2"; shift 2; exec "$@"'
+_SCRIPT = (
+    'for group in $1; do echo 0 >"$group"; done; ulimit -c 0; ulimit -n "$2"; [ "$3" = 0 ] || ulimit -l "$3"; '
+    'shift 3; exec "$@"'
+)
 _DROP = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
 
 
@@ -49,11 +53,16 @@ def choose_open_files(plan: GuestPlan) -> int:
     return OPEN_FILES + OPEN_FILES_PER_CPU * plan.vcpus
 
 
+def choose_locked_bytes(plan: GuestPlan, most_memory_bytes: int) -> int:
+    """A device reaches the guest's memory by itself, so all of it must stay where it is; and what QEMU maps besides."""
+    return most_memory_bytes + LOCKED_HEADROOM_BYTES if plan.devices else 0
+
+
 def plan_confined(
-    words: list[str], user: int, *, groups: list[str], kvm_group: int | None, open_files: int
+    words: list[str], user: int, *, groups: list[str], kvm_group: int | None, open_files: int, locked_bytes: int = 0
 ) -> list[str]:
     """``words`` as ``user`` without any capability or other group than KVM's, in the control groups whose ``procs``
-    files are ``groups``."""
+    files are ``groups``; it may lock ``locked_bytes`` of memory (0: as few as anyone)."""
     also = ["--clear-groups"] if kvm_group is None else ["--groups", str(kvm_group)]
     drop = ["setpriv", "--reuid", str(user), "--regid", str(user), *also, *_DROP]
-    return ["/bin/sh", "-c", _SCRIPT, "sh", " ".join(groups), str(open_files), *drop, *words]
+    return ["/bin/sh", "-c", _SCRIPT, "sh", " ".join(groups), str(open_files), str(locked_bytes >> 10), *drop, *words]

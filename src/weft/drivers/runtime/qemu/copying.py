@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import Any
 
 import msgspec
 
-from weft.contracts.migration import MoveSettings
+from weft.contracts.migration import MoveEvent, MoveSettings
 from weft.contracts.runtime import GuestPlan
 from weft.drivers.runtime.qemu.devices import disk_node
 from weft.drivers.runtime.qemu.guest import Guest
@@ -23,6 +24,7 @@ from weft.objects.errors import DriverFailed, InvalidInput
 
 CLOSE_SECONDS = 30.0
 LOOK_SECONDS = 0.1  # besides QEMU's events
+SYNC_SECONDS = 0.1
 
 
 def check_copied(plan: GuestPlan, settings: MoveSettings) -> None:
@@ -77,20 +79,24 @@ async def lead_copies(guest: Guest, settings: MoveSettings) -> None:
     broken; a guest that stood still for it then runs on."""
     if not settings.copied_disks:
         return
-    qmp = guest.monitor()
+    qmp, closed = guest.monitor(), False
     with guest.watched() as events:
         while not guest.ended.is_set():
-            jobs, status, move = await inspect_copies(qmp), "none", guest.record.move
+            while not events.empty():
+                events.get_nowait()
+            jobs = {} if closed else await inspect_copies(qmp)
+            status, move = "none", guest.record.move
             if move is not None and move.sending:  # before, its answer is of an earlier move
                 status = (await qmp.execute("query-migrate")).get("status", "none")
             broken = any("error" in job for job in jobs.values())
             if broken and status in ("setup", "active", "pre-switchover"):
                 await qmp.execute("migrate_cancel")
-            elif status == "pre-switchover":
-                if await _close_copies(guest, qmp):
+            elif status == "pre-switchover" and not closed:
+                closed = True
+                if await _close_copies(qmp, jobs, events):
                     await qmp.execute("migrate-continue", state="pre-switchover")
-                    return
-                await qmp.execute("migrate_cancel")
+                else:
+                    await qmp.execute("migrate_cancel")
             elif status == "none" and broken:
                 return
             elif status == "none" and move is not None and _are_whole(jobs, settings):
@@ -102,7 +108,9 @@ async def lead_copies(guest: Guest, settings: MoveSettings) -> None:
                     await drop_copies(guest)
                     await run_on(guest)
                     return
-            elif status in ("failed", "cancelled", "completed"):
+            elif status == "completed":
+                return  # what is left of the mirrors ends with the machine, or with ``cancel``
+            elif status in ("failed", "cancelled"):
                 await drop_copies(guest)
                 return
             with contextlib.suppress(TimeoutError):
@@ -113,15 +121,41 @@ def _are_whole(jobs: dict[str, dict[str, Any]], settings: MoveSettings) -> bool:
     return len(jobs) == len(settings.copied_disks) and all(job["status"] == "ready" for job in jobs.values())
 
 
-async def _close_copies(guest: Guest, qmp: Qmp) -> bool:
-    """End the mirrors where they stand, with the guest standing still; False if one has failed."""
-    for name in await inspect_copies(qmp):
-        await qmp.execute("block-job-cancel", device=name)  # of a mirror that is ready: keep what is there
-    jobs = await _await_concluded(guest, qmp)
-    if any("error" in job for job in jobs.values()):
-        return False
-    await _dismiss(qmp, list(jobs))
-    return True
+async def _close_copies(qmp: Qmp, jobs: dict[str, dict[str, Any]], events: asyncio.Queue[MoveEvent | None]) -> bool:
+    """End the mirrors where they stand, with the guest standing still; False if one has failed, or doesn't end. They are
+    cleared away later: each word to QEMU would lengthen the pause."""
+    still = [name for name, job in jobs.items() if job["status"] != "concluded"]
+    await asyncio.gather(
+        *(qmp.execute("block-job-cancel", device=name) for name in still)
+    )  # ready: what is there stays
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            while not _are_over(jobs := await inspect_copies(qmp)):
+                await events.get()
+    return _are_over(jobs) and not any("error" in job for job in jobs.values())
+
+
+def _are_over(jobs: dict[str, dict[str, Any]]) -> bool:
+    return all(job["status"] == "concluded" for job in jobs.values())
+
+
+async def keep_synced(guest: Guest) -> None:
+    """What is written to a moving guest's disks goes to the host's at once, at both ends: QEMU waits for all of it while the
+    guest stands still."""
+    while guest.in_move and not guest.ended.is_set():
+        for disk in guest.record.plan.disks:
+            if not disk.read_only:
+                with contextlib.suppress(OSError):  # of no harm: QEMU does it again, and says so
+                    await asyncio.to_thread(_sync, disk.path)
+        await guest.clock.sleep(SYNC_SECONDS)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 async def drop_copies(guest: Guest) -> None:
@@ -135,13 +169,13 @@ async def drop_copies(guest: Guest) -> None:
 
 async def _await_concluded(guest: Guest, qmp: Qmp) -> dict[str, dict[str, Any]]:
     deadline = guest.clock.elapsed() + CLOSE_SECONDS
-    while any(job["status"] != "concluded" for job in (await inspect_copies(qmp)).values()):
+    while not _are_over(jobs := await inspect_copies(qmp)):
         if guest.clock.elapsed() > deadline:
             raise DriverFailed(
                 f"guest {guest.record.plan.name}: the copy of a disk doesn't end", details={"step": "copy"}
             )
         await guest.clock.sleep(0.002)
-    return await inspect_copies(qmp)
+    return jobs
 
 
 async def _dismiss(qmp: Qmp, names: list[str]) -> None:

@@ -18,17 +18,19 @@ from weft.contracts.host import Host
 from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestPlan, GuestStats, RuntimeProbe
 from weft.drivers.cgroup import Cgroups, Limits
 from weft.drivers.runtime.qemu.adjust import adjust_machine, check_adjustment
+from weft.drivers.runtime.qemu.confine import choose_user
 from weft.drivers.runtime.qemu.frame import Frame, plan_frame
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
 from weft.drivers.runtime.qemu.launch import choose_limits, launch_failed, launch_guest, undo_launch
 from weft.drivers.runtime.qemu.memory import discard_memory, load_memory, save_memory
-from weft.drivers.runtime.qemu.migration import check_start, check_stays
+from weft.drivers.runtime.qemu.migration import check_movable, check_start, check_stays
 from weft.drivers.runtime.qemu.moves import QemuMoves
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.processes import cpu_seconds, host_boot_id, resident_bytes, search_guest_process
 from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, shorten
 from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.vfio import find_kept, give_devices, take_back_devices
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 
 HELLO_AGAIN_SECONDS = 0.5
@@ -45,6 +47,7 @@ class QemuDriver:
     def __init__(self, host: Host, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._run_dir = Path(host.run_dir)
+        self._sysfs = Path(host.sysfs)
         self._capacity = host.capacity
         self._cgroups = Cgroups(host.cgroup)
         self._news = asyncio.Event()
@@ -58,7 +61,8 @@ class QemuDriver:
     async def probe(self) -> RuntimeProbe:
         async with self._probing:
             if self._probe is None:
-                self._probe, self._facts = await probe_qemu(self._run_dir, self._clock)
+                probe, self._facts = await probe_qemu(self._run_dir, self._clock)
+                self._probe = msgspec.structs.replace(probe, kept=find_kept(self._sysfs))
                 self._cgroups.check()
         if self._cgroups.problem and self._cgroups.problem not in self._probe.problems:
             self._probe.problems.append(self._cgroups.problem)
@@ -123,6 +127,8 @@ class QemuDriver:
             guest = await self._guests.settled(guest_id)
             if guest is not None and guest.running:
                 raise IllegalTransition(f"guest {guest.record.plan.name} runs", hint="stop it first")
+            if guest is not None:
+                take_back_devices(guest.record.plan.devices, self._sysfs)
             await self._guests.forget(guest_id)
         self._notify()
 
@@ -146,6 +152,7 @@ class QemuDriver:
                     return
                 raise IllegalTransition(f"guest {guest.record.plan.name} doesn't run, so it can't be suspended")
             check_stays(guest)
+            check_movable(guest.record.plan, "suspended")
             try:
                 await save_memory(guest)
             except Unavailable as error:
@@ -207,12 +214,12 @@ class QemuDriver:
             )  # fmt: skip
         return str(guest.paths.screen)
 
-    async def stats(self, guest_id: str) -> GuestStats:
+    async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:
         guest = await self._guests.get(guest_id)
         process = guest.record.process
         if process is None:
             raise Unavailable(f"guest {guest.record.plan.name} doesn't run")
-        blocks = await guest.monitor().execute("query-blockstats")
+        blocks = await guest.monitor().execute("query-blockstats") if disks else []
         counted = [block["stats"] for block in blocks if block.get("qdev")]
         return GuestStats(
             cpu_seconds=cpu_seconds(process.pid),
@@ -232,7 +239,7 @@ class QemuDriver:
 
     async def _adopt_unknown(self, plan: GuestPlan) -> Guest | None:
         """A QEMU that runs this very guest though nothing is written down of it: never start a second one."""
-        if search_guest_process(self._guests.paths(plan.id).pid, plan.uid) is None:
+        if search_guest_process(self._guests.paths(plan.id).pid) is None:
             return None
         facts = self._facts
         record = GuestRecord(plan, facts.accelerator if facts else "", host_boot_id(), self._clock.now())
@@ -243,14 +250,17 @@ class QemuDriver:
     async def _boot(self, plan: GuestPlan, facts: Facts) -> Guest:
         paths = self._guests.paths(plan.id)
         fresh = not paths.record.exists()
-        frame = plan_frame(plan, self._capacity.cpu, self._capacity.memory_bytes)
+        version = ".".join(map(str, facts.version[:2]))
+        frame = plan_frame(plan, self._capacity.cpu, self._capacity.memory_bytes, version)
         record = GuestRecord(plan, facts.accelerator, host_boot_id(), self._clock.now(), frame)
         guest = self._guests.add(record)
         try:
             await guest.save_record()
+            give_devices(plan.name, plan.devices, self._sysfs, choose_user(plan.id, facts.users))
             await launch_guest(guest, facts, self._cgroups)
         except BaseException as error:
             await undo_launch(guest, self._cgroups, self._clock)
+            take_back_devices(plan.devices, self._sysfs)
             if fresh:
                 shutil.rmtree(paths.state, ignore_errors=True)
             self._guests.drop(plan.id)

@@ -30,6 +30,9 @@ class Frame(msgspec.Struct, frozen=True):
     port_count: int = 0
     ports: dict[str, int] = {}
     memory_first: bool = False  # the memory at boot is QEMU's first block: see translate
+    cpu_model: str = ""  # as QEMU's words name it; "" is all there is
+    version: str = ""  # of QEMU, whose q35 it is; "" is that of whichever QEMU builds it
+    uuid: str = ""  # the machine's own, which it takes along: QEMU compares it over several streams; "" is the plan's
 
     @property
     def pluggable_bytes(self) -> int:
@@ -37,10 +40,11 @@ class Frame(msgspec.Struct, frozen=True):
         return (self.most_memory_bytes - self.memory_bytes) // BLOCK_BYTES * BLOCK_BYTES
 
 
-def plan_frame(plan: GuestPlan, most_cpu: float, most_memory_bytes: int) -> Frame:
-    """A machine for ``plan`` with room to grow up to what its node has."""
+def plan_frame(plan: GuestPlan, most_cpu: float, most_memory_bytes: int, version: str = "") -> Frame:
+    """A machine for ``plan`` with room to grow up to what its node has, as that version of QEMU builds it."""
+    cpu_model = plan.cpu_model.partition("@")[0]
     if plan.machine == "microvm":
-        return Frame(plan.memory_bytes, plan.vcpus, plan.vcpus, plan.memory_bytes)
+        return Frame(plan.memory_bytes, plan.vcpus, plan.vcpus, plan.memory_bytes, cpu_model=cpu_model, uuid=plan.uid)
     devices = [disk_id(disk) for disk in plan.disks if is_movable(plan, disk)] + [nic_id(nic) for nic in plan.nics]
     fixed = isinstance(plan.boot, BootDisk) and plan.memory_bytes < _LEAST_FOR_MORE
     return Frame(
@@ -51,6 +55,9 @@ def plan_frame(plan: GuestPlan, most_cpu: float, most_memory_bytes: int) -> Fram
         port_count=len(devices) + SPARE_PORTS,
         ports={device: port for port, device in enumerate(devices)},
         memory_first=True,
+        cpu_model=cpu_model,
+        version=version,
+        uuid=plan.uid,
     )
 
 

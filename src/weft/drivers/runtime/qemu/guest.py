@@ -66,7 +66,7 @@ class Guest:
         self._tasks: list[asyncio.Task[None]] = []
         self._writes: set[asyncio.Task[None]] = set()
         self._writing = threading.Lock()
-        self.beside: asyncio.Task[None] | None = None
+        self.beside: asyncio.Task[None] | None = None  # what leads a move's copies
         self._watchers: set[asyncio.Queue[MoveEvent | None]] = set()
 
     @property
@@ -121,10 +121,11 @@ class Guest:
         with self._writing:  # one after the other, so that the last one holds the newest state
             write_record(self.paths, self.record, durable=durable)
 
-    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do this beside, for as long as the machine is watched."""
-        self.beside = asyncio.create_task(work)
-        self._tasks.append(self.beside)
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+        return task
 
     def has_monitor(self) -> bool:
         return self._qmp is not None and not self._qmp.closed.is_set()
@@ -142,7 +143,7 @@ class Guest:
     async def adopt(self) -> None:
         """Find this guest's process and watch it. Without a process: decide how it ended."""
         record = self.record
-        process = find_guest_process(self.paths.pid, record.plan.uid)
+        process = find_guest_process(self.paths.pid, record.uuid)
         if process is None and record.process is None and record.end is None:
             process = await self._await_start()
         if process is None:
@@ -156,13 +157,13 @@ class Guest:
     async def _await_start(self) -> ProcessId | None:
         """Whoever began to start this guest is gone, but its QEMU may be on its way still. Wait until it is there."""
         deadline = self.clock.elapsed() + ADOPT_SECONDS
-        while (found := search_guest_process(self.paths.pid, self.record.plan.uid)) is not None:
-            if process := find_guest_process(self.paths.pid, self.record.plan.uid):
+        while (found := search_guest_process(self.paths.pid, self.record.uuid)) is not None:
+            if process := find_guest_process(self.paths.pid, self.record.uuid):
                 return process
             if self.clock.elapsed() > deadline:  # without a pidfile it has not run
                 kill_process(found)
             await self.clock.sleep(0.02)
-        return find_guest_process(self.paths.pid, self.record.plan.uid)
+        return find_guest_process(self.paths.pid, self.record.uuid)
 
     async def watch(self, *, patience_seconds: float = 0.0) -> None:
         """Connect to the monitor and keep watch over the process from now on. ``patience_seconds``: a QEMU whose start
@@ -228,7 +229,7 @@ class Guest:
         finally:
             self._watchers.discard(events)
 
-    def _tell(self, name: Literal["stopped", "resumed", "moved"]) -> None:
+    def _tell(self, name: Literal["stopped", "resumed", "moved", "copied"]) -> None:
         for watcher in self._watchers:
             watcher.put_nowait(MoveEvent(name, self.clock.elapsed()))
 
@@ -243,7 +244,7 @@ class Guest:
                 self.status = "running"
                 self._tell("resumed")
             case "JOB_STATUS_CHANGE":
-                self._tell("moved")
+                self._tell("copied")
             case "MIGRATION":
                 if event.data.get("status") == "completed" and self.status == "paused":
                     self.status = HANDED_OVER if self._sends() else self.status

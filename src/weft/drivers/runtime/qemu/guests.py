@@ -14,7 +14,7 @@ from pathlib import Path
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.drivers.cgroup import Cgroups
-from weft.drivers.runtime.qemu.copying import lead_copies
+from weft.drivers.runtime.qemu.copying import keep_synced, lead_copies
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.memory import settle_memory
 from weft.drivers.runtime.qemu.migration import settle_move
@@ -86,7 +86,8 @@ class Guests:
                 await (settle_move(guest) if guest.in_move else settle_memory(guest))
             move = guest.record.move
             if guest.running and guest.has_monitor() and move is not None and move.role == "source":
-                guest.keep(lead_copies(guest, move.settings))
+                guest.beside = guest.keep(lead_copies(guest, move.settings))
+                guest.keep(keep_synced(guest))
 
     async def forget(self, guest_id: str) -> None:
         """Nothing is left of a guest that doesn't run, but for its disks."""

@@ -14,9 +14,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from weft.contracts.clock import Clock
+from weft.contracts.migration import MoveSettings
 from weft.contracts.runtime import BootDisk, GuestPlan
 from weft.drivers.cgroup import Cgroups, Limits
-from weft.drivers.runtime.qemu.confine import choose_open_files, choose_user, plan_confined
+from weft.drivers.runtime.qemu.confine import choose_locked_bytes, choose_open_files, choose_user, plan_confined
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.handed import open_handed, plan_handed
 from weft.drivers.runtime.qemu.processes import (
@@ -45,10 +46,19 @@ async def launch_guest(guest: Guest, facts: Facts, cgroups: Cgroups, *, incoming
         assert facts.uefi_vars is not None
         shutil.copy(facts.uefi_vars, paths.uefi_vars)
     groups = [str(path) for path in cgroups.create(plan.id, choose_limits(plan, facts))]
-    assert guest.record.frame is not None
+    frame = guest.record.frame
+    assert frame is not None
+    locked = choose_locked_bytes(plan, frame.memory_bytes + frame.pluggable_bytes)
     with open_handed(plan_handed(plan, paths)) as handed:
-        words = translate_guest(plan, guest.record.frame, paths, facts, handed, incoming=incoming)
-        words = plan_confined(words, user, groups=groups, kvm_group=facts.kvm_group, open_files=choose_open_files(plan))
+        words = translate_guest(plan, frame, paths, facts, handed, incoming=incoming)
+        words = plan_confined(
+            words,
+            user,
+            groups=groups,
+            kvm_group=facts.kvm_group,
+            open_files=choose_open_files(plan),
+            locked_bytes=locked,
+        )
         said_before = paths.qemu_log.stat().st_size if paths.qemu_log.exists() else 0
         await _spawn(words, handed.values(), paths.qemu_log)
     try:
@@ -57,7 +67,7 @@ async def launch_guest(guest: Guest, facts: Facts, cgroups: Cgroups, *, incoming
         raise launch_failed(
             plan, f"doesn't start: {_last_words(paths.qemu_log, said_before) or error.message}"
         ) from None
-    guest.record.process = find_guest_process(paths.pid, plan.uid)
+    guest.record.process = find_guest_process(paths.pid, guest.record.uuid)
     if guest.record.process is None:
         raise launch_failed(plan, "started and ended at once")
     await guest.save_record(durable=False)
@@ -73,9 +83,12 @@ def _make_run_folder(run: Path, user: int) -> None:
     run.chmod(0o1730)
 
 
-def choose_limits(plan: GuestPlan, facts: Facts) -> Limits:
-    """Pure. What the guest was promised, and room for the process around it."""
+def choose_limits(plan: GuestPlan, facts: Facts, move: MoveSettings | None = None) -> Limits:
+    """Pure. What the guest was promised, and room for the process around it; while it moves by differences, for the pages too
+    that they are to."""
     memory = plan.memory_bytes + MEMORY_HEADROOM_BYTES
+    if move is not None and move.mode == "xbzrle":
+        memory += move.cache_bytes
     if facts.accelerator == "tcg":
         memory += TRANSLATION_CACHE_MIB << 20
     return Limits(plan.cpu * CPU_HEADROOM, memory)
@@ -90,7 +103,7 @@ async def undo_launch(guest: Guest, cgroups: Cgroups, clock: Clock) -> None:
     plan, paths = guest.record.plan, guest.paths
     await guest.close()
     deadline = clock.elapsed() + KILL_SECONDS
-    while (process := search_guest_process(paths.pid, plan.uid)) and clock.elapsed() < deadline:
+    while (process := search_guest_process(paths.pid, guest.record.uuid)) and clock.elapsed() < deadline:
         kill_process(process)  # and whatever is about to become it
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(wait_for_end(process), KILL_SECONDS)

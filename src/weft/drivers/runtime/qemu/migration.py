@@ -7,6 +7,7 @@ target that stands still until its source has said ``completed`` is never the se
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, U
 
 CANCEL_SECONDS = 30.0
 _CAPABILITIES = (
-    "events", "return-path", "xbzrle", "multifd", "pause-before-switchover", "late-block-activate"
+    "events", "return-path", "auto-converge", "xbzrle", "multifd", "pause-before-switchover", "late-block-activate"
 )  # fmt: skip
-_ALWAYS = {"events", "return-path", "late-block-activate"}
+_ALWAYS = {"events", "return-path", "late-block-activate", "auto-converge"}  # what is to work later is armed beforehand
 _OF_MODE = {"xbzrle": {"xbzrle"}, "multifd-zstd": {"multifd"}}
 COPY = "copy-"  # jobs and nodes that copy disks begin so
+_LEAST_SLOWDOWN = 1  # percent: what an armed auto-converge does until it is told more
 _NO_LIMIT = 1 << 40  # bytes per second; without a word QEMU takes 128 MiB/s
 _UNDER_WAY = ("setup", "active", "device", "pre-switchover", "wait-unplug", "cancelling")
 
@@ -49,11 +51,10 @@ async def arm_move(qmp: Qmp, settings: MoveSettings) -> None:
     """Both ends alike, before the first byte."""
     held = {"pause-before-switchover"} if settings.copied_disks else set()
     await choose_capabilities(qmp, _ALWAYS | held | _OF_MODE.get(settings.mode, set()))
-    parameters: dict[str, Any] = {
-        "max-bandwidth": settings.bytes_per_second or _NO_LIMIT,
-        "downtime-limit": settings.pause_ms,
-        "xbzrle-cache-size": settings.cache_bytes,
-    }
+    parameters = plan_limits(
+        bytes_per_second=settings.bytes_per_second, pause_ms=settings.pause_ms, slowdown=settings.slowdown
+    )
+    parameters["xbzrle-cache-size"] = settings.cache_bytes
     if settings.mode == "multifd-zstd":
         parameters |= {"multifd-channels": settings.streams, "multifd-compression": "zstd"}
     await qmp.execute("migrate-set-parameters", **parameters)
@@ -92,14 +93,19 @@ async def begin_sending(guest: Guest, settings: MoveSettings) -> None:
     await qmp.execute("migrate", uri=f"unix:{guest.paths.move_socket('outgoing')}")
 
 
-async def limit_move(qmp: Qmp, *, bytes_per_second: int | None, pause_ms: int | None) -> None:
-    parameters = {}
+def plan_limits(*, bytes_per_second: int | None, pause_ms: int | None, slowdown: float | None) -> dict[str, Any]:
+    """Pure. QEMU's parameters for those that are given. It begins to slow a guest down when passes don't shrink, at
+    ``initial`` percent, and goes on by ``increment`` up to ``max``; a lower one than before is never gone back to."""
+    parameters: dict[str, Any] = {}
     if bytes_per_second is not None:
         parameters["max-bandwidth"] = bytes_per_second or _NO_LIMIT
     if pause_ms is not None:
         parameters["downtime-limit"] = pause_ms
-    if parameters:
-        await qmp.execute("migrate-set-parameters", **parameters)
+    if slowdown is not None:
+        percent = min(99, max(_LEAST_SLOWDOWN, round(slowdown * 100)))
+        parameters["cpu-throttle-initial"] = parameters["cpu-throttle-increment"] = percent
+        parameters["max-cpu-throttle"] = percent if slowdown == 0 else max(percent, 99)
+    return parameters
 
 
 async def inspect_move(guest: Guest) -> MoveFacts:
@@ -120,8 +126,8 @@ async def inspect_move(guest: Guest) -> MoveFacts:
         qmp = guest.monitor()
         if move.role == "source" and not move.sending:
             return describe_copies(move, await inspect_copies(qmp))
-        told = await qmp.execute("query-migrate")
-        return describe_move(move, told, (await qmp.execute("query-status"))["status"])
+        told, state = await asyncio.gather(qmp.execute("query-migrate"), qmp.execute("query-status"))
+        return describe_move(move, told, state["status"], _find_absent(guest))
     except Unavailable:
         await guest.settle()
         if guest.running:
@@ -129,9 +135,16 @@ async def inspect_move(guest: Guest) -> MoveFacts:
         return await inspect_move(guest)
 
 
-def describe_move(move: MoveRecord, told: dict[str, Any], run_state: str) -> MoveFacts:
-    """Pure. QEMU's answer to query-migrate in our words. It may speak of a move before: a machine that was moved here is
-    ``completed`` too, but only one that another goes on for is in the state after it."""
+def _find_absent(guest: Guest) -> int:
+    """Memory that could be plugged in and isn't: QEMU counts it, and nothing of it moves."""
+    frame, plan = guest.record.frame, guest.record.plan
+    return max(0, frame.memory_bytes + frame.pluggable_bytes - plan.memory_bytes) if frame is not None else 0
+
+
+def describe_move(move: MoveRecord, told: dict[str, Any], run_state: str, absent_bytes: int = 0) -> MoveFacts:
+    """Pure. QEMU's answer to query-migrate in our words, without ``absent_bytes`` that only it takes for memory. It may speak of
+    a move before: a machine that was moved here is ``completed`` too, but only one that another goes on for is in the
+    state after it."""
     status, memory = str(told.get("status", "none")), told.get("ram", {})
     if move.role == "source" and status == "completed" and run_state != HANDED_OVER:
         status = "none"
@@ -143,7 +156,7 @@ def describe_move(move: MoveRecord, told: dict[str, Any], run_state: str) -> Mov
         message=told.get("error-desc"),
         sent_bytes=int(memory.get("transferred", 0)),
         remaining_bytes=int(memory.get("remaining", 0)),
-        total_bytes=int(memory.get("total", 0)),
+        total_bytes=max(0, int(memory.get("total", 0)) - absent_bytes),
         passes=int(memory.get("dirty-sync-count", 0)),
         dirty_bytes_per_second=int(memory.get("dirty-pages-rate", 0)) * page,
         bytes_per_second=int(memory.get("mbps", 0) * 125_000),
@@ -189,9 +202,24 @@ async def run_on(guest: Guest) -> None:
             raise DriverFailed(f"guest {guest.record.plan.name}: QEMU doesn't let it run on", details={"step": "cont"})
         await guest.clock.sleep(0.005)
     if status in ("paused", "prelaunch", HANDED_OVER):
-        await qmp.execute("cont")
+        await _go_on(guest, qmp)
         status = "running"
     guest.status = status
+
+
+async def _go_on(guest: Guest, qmp: Qmp) -> None:
+    """Returns when QEMU says that the guest runs: its answer has to wait for a word beside a guest that does."""
+    resumed, answered = qmp.expect("RESUME"), guest.keep(_continue(qmp))
+    await asyncio.wait((resumed, answered), return_when=asyncio.FIRST_COMPLETED)
+    if answered.done():
+        resumed.cancel()
+        answered.result()
+    else:
+        resumed.result()
+
+
+async def _continue(qmp: Qmp) -> None:
+    await qmp.execute("cont")
 
 
 async def settle_move(guest: Guest) -> None:
@@ -224,6 +252,16 @@ def check_stays(guest: Guest) -> None:
         raise IllegalTransition(f"guest {guest.record.plan.name} is moving", hint="wait for its end, or cancel it")
 
 
+def check_movable(plan: GuestPlan, what: str) -> None:
+    """Raises InvalidInput for a guest that has devices of its host: their state stays in them."""
+    if plan.devices:
+        raise InvalidInput(
+            f"guest {plan.name} has GPUs of its node, so it can't be {what}",
+            field="gpus",
+            hint="stop it, then start it",
+        )
+
+
 def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: MoveSettings) -> None:
     """Pure. Raises InvalidInput for a mode that there isn't, or in which QEMU would lose what the guest writes while it
     moves: see translate."""
@@ -245,7 +283,7 @@ def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: MoveSe
 def check_same(plan: GuestPlan, there: GuestPlan) -> None:
     """Pure. Raises InvalidInput naming the field in which ``plan`` is another machine than the one that comes."""
     pairs = {
-        "uid": (plan.uid, there.uid),
+        "name": (plan.name, there.name),
         "machine": (plan.machine, there.machine),
         "boot": (type(plan.boot), type(there.boot)),
         "disks": (
@@ -262,5 +300,5 @@ def check_same(plan: GuestPlan, there: GuestPlan) -> None:
             raise InvalidInput(
                 f"guest {plan.name}: the machine that comes has another {field} than the plan",
                 field=field,
-                hint="make the plan from the same incarnation of the guest",
+                hint="the target is to have what the source has: see both allocations",
             )

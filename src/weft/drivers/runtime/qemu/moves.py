@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.migration import MoveEvent, MoveFacts, MoveSettings, MoveSockets, MovingGuest
+from weft.contracts.migration import Load, MoveEvent, MoveFacts, MoveSettings, MoveSockets, MovingGuest
 from weft.contracts.runtime import GuestFacts, GuestPlan
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.adjust import inspect_frame, plug_cpus
@@ -22,6 +22,7 @@ from weft.drivers.runtime.qemu.copying import (
     begin_copies,
     check_copied,
     drop_copies,
+    keep_synced,
     lead_copies,
     offer_disks,
     withdraw_disks,
@@ -29,20 +30,22 @@ from weft.drivers.runtime.qemu.copying import (
 from weft.drivers.runtime.qemu.frame import Frame, describe_present
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
-from weft.drivers.runtime.qemu.launch import launch_failed, launch_guest, undo_launch
+from weft.drivers.runtime.qemu.launch import choose_limits, launch_failed, launch_guest, undo_launch
 from weft.drivers.runtime.qemu.migration import (
     begin_sending,
     begin_waiting,
     check_mode,
+    check_movable,
     check_same,
     end_sending,
     inspect_move,
-    limit_move,
     link_socket,
+    plan_limits,
     run_on,
 )
 from weft.drivers.runtime.qemu.processes import host_boot_id
 from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, MoveRecord
+from weft.drivers.runtime.qemu.sampling import sample_load
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 
@@ -59,7 +62,9 @@ class QemuMoves:
             guest = await self._running(guest_id)
             record = guest.record
             assert record.frame is not None
+            check_movable(record.plan, "moved while it runs")
             frame = await inspect_frame(guest.monitor(), record.frame)
+            frame = msgspec.structs.replace(frame, uuid=frame.uuid or record.plan.uid)
             return MovingGuest(
                 plan=describe_present(record.plan, record.next, frame),
                 driver="qemu",
@@ -69,11 +74,15 @@ class QemuMoves:
                 machine=msgspec.to_builtins(frame),
             )
 
+    async def sample(self, guest_id: str, *, seconds: float = 1.0) -> Load:
+        return await sample_load(await self._running(guest_id), seconds, self._clock)
+
     async def expect(self, plan: GuestPlan, guest: MovingGuest, key: str, settings: MoveSettings) -> MoveSockets:
         facts = await self._working()
         check_same(plan, guest.plan)
         check_copied(plan, settings)
-        _check_machine(plan, guest, facts)
+        frame = msgspec.convert(guest.machine, Frame)
+        _check_machine(plan, guest, frame, facts)
         async with self._guests.lock(plan.id):
             found = await self._guests.settled(plan.id)
             if found is not None and await self._waits(found, key):
@@ -83,7 +92,7 @@ class QemuMoves:
                 accelerator=facts.accelerator,
                 host_boot_id=host_boot_id(),
                 started_at=self._clock.now(),
-                frame=msgspec.convert(guest.machine, Frame),
+                frame=frame,
                 boot_id=guest.boot_id,
                 move=MoveRecord(key, "target", settings),
             )
@@ -95,6 +104,7 @@ class QemuMoves:
                 await plug_cpus(waiting.monitor(), record.frame.vcpus + record.frame.plugged_vcpus)
                 await offer_disks(waiting, settings)
                 await begin_waiting(waiting, settings)  # last: its socket says that all is there
+                waiting.keep(keep_synced(waiting))
             except BaseException as error:
                 await undo_launch(waiting, self._cgroups, self._clock)
                 await self._guests.forget(plan.id)
@@ -133,21 +143,23 @@ class QemuMoves:
                 self._move(guest, key, "source")
                 if (await inspect_move(guest)).phase not in ("waiting", "failed"):
                     if settings.copied_disks and (guest.beside is None or guest.beside.done()):
-                        guest.keep(lead_copies(guest, settings))
+                        guest.beside = guest.keep(lead_copies(guest, settings))
                     return
             assert record.frame is not None
             check_mode(record.plan, await inspect_frame(guest.monitor(), record.frame), facts.accelerator, settings)
             record.move = MoveRecord(key, "source", settings, sending=not settings.copied_disks)
             await guest.save_record()
+            self._cgroups.change(guest_id, choose_limits(record.plan, facts, settings))
             try:
                 user = choose_user(guest_id, facts.users)
                 link_socket(guest, to.memory, guest.paths.move_socket("outgoing"), user)
                 if settings.copied_disks:
                     link_socket(guest, to.disks, guest.paths.move_socket("outgoing-disks"), user)
                     await begin_copies(guest, settings)
-                    guest.keep(lead_copies(guest, settings))
+                    guest.beside = guest.keep(lead_copies(guest, settings))
                 else:
                     await begin_sending(guest, settings)
+                guest.keep(keep_synced(guest))
             except BaseException:
                 with contextlib.suppress(Unavailable):
                     await drop_copies(guest)
@@ -163,11 +175,18 @@ class QemuMoves:
         return await inspect_move(guest)
 
     async def adjust(
-        self, guest_id: str, key: str, *, bytes_per_second: int | None = None, pause_ms: int | None = None
+        self,
+        guest_id: str,
+        key: str,
+        *,
+        bytes_per_second: int | None = None,
+        pause_ms: int | None = None,
+        slowdown: float | None = None,
     ) -> None:
         guest = await self._guests.get(guest_id)
         self._move(guest, key, "source")
-        await limit_move(guest.monitor(), bytes_per_second=bytes_per_second, pause_ms=pause_ms)
+        limits = plan_limits(bytes_per_second=bytes_per_second, pause_ms=pause_ms, slowdown=slowdown)
+        await guest.monitor().execute("migrate-set-parameters", **limits)
 
     async def events(self, guest_id: str) -> AsyncIterator[MoveEvent]:
         guest = await self._guests.get(guest_id)
@@ -180,8 +199,8 @@ class QemuMoves:
             guest = await self._guests.get(guest_id)
             await guest.settle()
             record = guest.record
-            if record.move is None:
-                return guest.facts()
+            if record.move is None or record.move.key != key:
+                return guest.facts()  # nothing of it has begun, whichever way the guest came here before
             move = self._move(guest, key, "source")
             if guest.beside is not None:
                 guest.beside.cancel()
@@ -208,9 +227,8 @@ class QemuMoves:
             if not move.taken:
                 if (phase := (await inspect_move(guest)).phase) != "arrived":
                     raise IllegalTransition(f"guest {record.plan.name} has not arrived here: its move is {phase}")
-                await withdraw_disks(guest, move.settings)
                 record.move = msgspec.structs.replace(move, taken=True)
-                await guest.save_record()
+                await asyncio.gather(guest.save_record(), withdraw_disks(guest, move.settings))
             if guest.running:
                 await run_on(guest)
         self._guests.notify()
@@ -270,15 +288,17 @@ def _sockets(guest: Guest, settings: MoveSettings) -> MoveSockets:
     )
 
 
-def _check_machine(plan: GuestPlan, guest: MovingGuest, facts: Facts) -> None:
-    """Pure. Raises DriverFailed where this node's QEMU can't build the machine that comes."""
-    version = ".".join(map(str, facts.version[:2]))
-    for what, here, there in (
-        ("runtime", "qemu", guest.driver),
-        ("QEMU version", version, guest.version),
-        ("accelerator", facts.accelerator, guest.accelerator),
+def _check_machine(plan: GuestPlan, guest: MovingGuest, frame: Frame, facts: Facts) -> None:
+    """Pure. Raises DriverFailed where this node's QEMU can't build the machine that comes: one of a version that it has
+    no words for, or another kind of CPU."""
+    own, its = ".".join(map(str, facts.version[:2])), frame.version or guest.version
+    newer = bool(frame.version) and facts.version[:2] >= tuple(map(int, its.split(".")))
+    for what, here, there, fits in (
+        ("runtime", "qemu", guest.driver, False),
+        ("QEMU version", own, its, newer),
+        ("accelerator", facts.accelerator, guest.accelerator, False),
     ):
-        if here != there:
+        if here != there and not fits:
             raise DriverFailed(
                 f"guest {plan.name}: it comes from {what} {there}, and this node has {here}",
                 hint="move it cold, or to a node that is alike",

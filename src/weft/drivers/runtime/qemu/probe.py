@@ -22,12 +22,12 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import RuntimeProbe
 from weft.drivers.runtime.qemu.confine import OPEN_FILES, choose_user, find_users, plan_confined
+from weft.drivers.runtime.qemu.cpus import OLDEST, Offer, inspect_offer
 from weft.drivers.runtime.qemu.processes import host_boot_id
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed
 
 PROGRAM = "qemu-system-x86_64"
-OLDEST_VERSION = (9, 0, 0)
 INSTALL_HINT = "apt-get install -t bookworm-backports qemu-system-x86 qemu-utils seabios"
 KVM = Path("/dev/kvm")
 UEFI_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
@@ -38,6 +38,7 @@ _EXIT_VALUE = 42
 # mov al, 42; mov dx, 0xf4; out dx, al; hlt. QEMU's isa-debug-exit then ends with 42 * 2 + 1.
 _BOOT_SECTOR = bytes([0xB0, _EXIT_VALUE, 0xBA, _DEBUG_EXIT_PORT, 0, 0xEE, 0xF4]).ljust(510, b"\0") + b"\x55\xaa"
 _EMULATED_SECONDS = 30.0
+WORDS = 2
 KVM_PATIENCE = 5  # times what the emulated one took: even a busy host's KVM is faster than that
 
 
@@ -45,6 +46,7 @@ class Findings(msgspec.Struct, frozen=True):
     """What was found, and the circumstances it was found in: in the same ones it is not looked for again."""
 
     circumstances: str
+    words: int  # of which making the probe is: an older one doesn't know all that is asked now
     probe: RuntimeProbe
     facts: Facts | None
 
@@ -59,11 +61,11 @@ async def probe_qemu(run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts |
     now = f"{program} {os.stat(program).st_mtime_ns} {host_boot_id()} {KVM.exists()} {UEFI_CODE.exists()}"
     with contextlib.suppress(OSError, msgspec.DecodeError):
         findings = msgspec.json.decode(kept.read_bytes(), type=Findings)
-        if findings.circumstances == now:
+        if (findings.circumstances, findings.words) == (now, WORDS):
             return findings.probe, findings.facts
     probe, facts = await _look(program, run_dir, clock)
     pending = kept.with_suffix(f".{os.getpid()}")
-    pending.write_bytes(msgspec.json.encode(Findings(now, probe, facts)))
+    pending.write_bytes(msgspec.json.encode(Findings(now, WORDS, probe, facts)))
     os.replace(pending, kept)
     return probe, facts
 
@@ -72,7 +74,7 @@ async def _look(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe
     run_dir.mkdir(parents=True, exist_ok=True)
     version = await _version(program)
     text = ".".join(map(str, version))
-    if version < OLDEST_VERSION:
+    if version < OLDEST:
         return _unusable(
             text, f"QEMU {text} can corrupt the memory of moving guests, 9 or newer is needed: {INSTALL_HINT}"
         ), None
@@ -104,12 +106,18 @@ async def _look(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe
         uefi_code=str(UEFI_CODE) if UEFI_CODE.exists() else None,
         uefi_vars=str(UEFI_VARS) if UEFI_VARS.exists() else None,
     )
+    try:
+        offer = await inspect_offer(program, accelerator, version)
+    except DriverFailed as problem:
+        offer = Offer([], [])
+        problems.append(f"{problem.message}: guests get all the CPU there is, and move only to nodes that are alike")
     told = RuntimeProbe(
         driver="qemu",
         usable=True,
         version=text,
         accelerator=accelerator,
-        machines=["q35", "microvm"],
+        machines=["q35", "microvm", *offer.machines],
+        cpu_models=offer.cpu_models,
         capabilities=["suspend", "exec", "console", "stats", *(["uefi"] if facts.uefi_code else [])],
         problems=problems,
     )

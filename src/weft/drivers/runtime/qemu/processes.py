@@ -1,4 +1,4 @@
-"""QEMU processes, found again after anything: by pidfile, start time, and the guest's uid on the command line.
+"""QEMU processes, found again after anything: by pidfile, start time, and the machine's uuid on the command line.
 
 Reads /proc and pidfiles only.
 """
@@ -60,20 +60,20 @@ def kill_process(process: ProcessId) -> None:
             os.kill(process.pid, signal.SIGKILL)
 
 
-def find_guest_process(pid_file: Path, uid: str) -> ProcessId | None:
-    """The live QEMU that wrote ``pid_file`` and runs the guest with this uid."""
+def find_guest_process(pid_file: Path, uuid: str = "") -> ProcessId | None:
+    """The live QEMU that wrote ``pid_file``, which no other guest's has, and whose machine has this uuid, if it is known."""
     try:
         pid = int(pid_file.read_text())
     except (OSError, ValueError):
         return None
-    return inspect_process(pid) if _runs_guest(pid, pid_file, uid) else None
+    return inspect_process(pid) if _runs_guest(pid, pid_file, uuid) else None
 
 
-def search_guest_process(pid_file: Path, uid: str) -> ProcessId | None:
+def search_guest_process(pid_file: Path, uuid: str = "") -> ProcessId | None:
     """Any process on its way to become that QEMU, by a search of all: it may not have written its pidfile yet."""
     found = (int(name) for name in os.listdir("/proc") if name.isdigit())
     for pid in sorted(found, reverse=True):
-        if _runs_guest(pid, pid_file, uid):
+        if _runs_guest(pid, pid_file, uuid):
             return inspect_process(pid)
     return None
 
@@ -97,12 +97,12 @@ def host_boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _runs_guest(pid: int, pid_file: Path, uid: str) -> bool:
+def _runs_guest(pid: int, pid_file: Path, uuid: str) -> bool:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return {uid.encode(), os.fsencode(pid_file)} <= set(words)
+    return {os.fsencode(pid_file), *([uuid.encode()] if uuid else [])} <= set(words)
 
 
 def _stat_fields(pid: int) -> list[str] | None:

@@ -43,7 +43,7 @@ class Qmp:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._listen: Callable[[QmpEvent], None] = lambda event: None
-        self._expected: list[tuple[str, str, asyncio.Future[None]]] = []
+        self._expected: list[tuple[str, str | None, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
         self.closed = asyncio.Event()
 
@@ -59,8 +59,8 @@ class Qmp:
         """Call ``listener`` with every event from now on."""
         self._listen = listener
 
-    def expect(self, name: str, device: str) -> asyncio.Future[None]:
-        """Done with the next event of this name about ``device``."""
+    def expect(self, name: str, device: str | None = None) -> asyncio.Future[None]:
+        """Done with the next event of this name about ``device``, if it is about any."""
         happened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._expected.append((name, device, happened))
         return happened

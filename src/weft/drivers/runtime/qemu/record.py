@@ -61,6 +61,11 @@ class GuestRecord(msgspec.Struct):
     end: GuestEnd | None = None
     move: MoveRecord | None = None
 
+    @property
+    def uuid(self) -> str:
+        """The machine's own, which its command line holds; empty if that isn't known any more."""
+        return (self.frame.uuid or self.plan.uid) if self.frame is not None else ""
+
 
 def read_record(paths: GuestPaths) -> GuestRecord | None:
     """None if there is none, or none that can be read: then nothing of this guest was ever begun."""

@@ -36,10 +36,12 @@ QEMU_AGENT_PORT, QEMU_AGENT_ID = "org.qemu.guest_agent.0", "qemu-agent-port"
 TRANSLATION_CACHE_MIB = 128  # QEMU's default grows to 1 GiB of a long-running emulated guest
 MOST_DISKS = {"microvm": 8, "q35": 18}
 MOST_NICS = 8
+MOST_DEVICES = 8  # each in a root port of its own, all of these in one slot
 
 # Slots on pcie.0, and buses of microvm.
-_FIRST_DISK, _FIRST_NIC, _SCSI, _SCREEN, _MEMORY, _FIRST_PORT = 0x4, 0xC, 0x14, 0x15, 0x16, 0x18
+_FIRST_DISK, _FIRST_NIC, _SCSI, _SCREEN, _MEMORY, _HOST, _FIRST_PORT = 0x4, 0xC, 0x14, 0x15, 0x16, 0x17, 0x18
 _PORTS_PER_SLOT = 8
+_HOST_CHASSIS = 200  # beyond those of other ports
 _LAST_MMIO_BUS = 23
 _SOCKET_PATH_BYTES = 107
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -134,10 +136,10 @@ def translate_guest(
     """The command that runs this guest inside ``frame``. ``handed``: the descriptors it is given, by name. Raises
     InvalidInput for a plan QEMU could not run."""
     check_plan(plan, paths)
-    words = [facts.program, "-name", f"guest={plan.name}", "-uuid", plan.uid]
+    words = [facts.program, "-name", f"guest={plan.name}", "-uuid", frame.uuid or plan.uid]
     words += ["-nodefaults", "-no-user-config", "-display", "none"]
     words += ["-sandbox", _SANDBOX]
-    words += ["-machine", _machine(plan), *_accelerator(facts)]
+    words += ["-machine", _machine(plan, frame), *_accelerator(frame, facts)]
     words += _size(frame)
     words += _boot(plan, frame, facts, handed)
     words += _socket("qmp", handed, "-mon", "chardev=qmp,mode=control")
@@ -152,6 +154,7 @@ def translate_guest(
         words += _disk(plan, frame, fixed.index(disk) if disk in fixed else 0, disk, handed)
     for index, nic in enumerate(plan.nics):
         words += _nic(plan, frame, index, nic, handed)
+    words += _host_devices(plan.devices)
     words += ["-pidfile", str(paths.pid), "-msg", "timestamp=on"]
     return [*words, "-incoming", "defer", "-S"] if incoming else words  # it runs when it is told to
 
@@ -163,6 +166,11 @@ def check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
             f"VM {plan.name}: machine microvm boots a kernel directly, and this image has none",
             field="machine", hint="use machine q35",
         )  # fmt: skip
+    if plan.devices and (plan.machine != "q35" or len(plan.devices) > MOST_DEVICES):
+        raise InvalidInput(
+            f"VM {plan.name}: only machine q35 takes GPUs, and at most {MOST_DEVICES}",
+            field="machine" if plan.machine != "q35" else "gpus",
+        )
     most = MOST_DISKS[plan.machine]
     if len(plan.disks) > most or len(plan.nics) > MOST_NICS:
         raise InvalidInput(
@@ -180,16 +188,20 @@ def check_plan(plan: GuestPlan, paths: GuestPaths) -> None:
         )
 
 
-def _machine(plan: GuestPlan) -> str:
+def _machine(plan: GuestPlan, frame: Frame) -> str:
     if plan.machine == "microvm":
         return "microvm,acpi=on,rtc=on,isa-serial=on,ioapic2=on,auto-kernel-cmdline=off"
-    return f"q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,i8042={'on' if plan.screen else 'off'}"
+    type_ = f"pc-q35-{frame.version}" if frame.version else "q35"
+    return f"{type_},usb=off,vmport=off,smbus=off,sata=off,hpet=off,i8042={'on' if plan.screen else 'off'}"
 
 
-def _accelerator(facts: Facts) -> list[str]:
+def _accelerator(frame: Frame, facts: Facts) -> list[str]:
+    whole = "host" if facts.accelerator == "kvm" else "max"
+    # A named one is had in full or not at all: a guest that found less than its next node has could not come back.
+    cpu = whole if frame.cpu_model in ("", "host", "max") else f"{frame.cpu_model},enforce"
     if facts.accelerator == "kvm":
-        return ["-accel", "kvm", "-cpu", "host"]
-    return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", "max"]
+        return ["-accel", "kvm", "-cpu", cpu]
+    return ["-accel", f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}", "-cpu", cpu]
 
 
 def _boot(plan: GuestPlan, frame: Frame, facts: Facts, handed: Mapping[str, int]) -> list[str]:
@@ -205,7 +217,8 @@ def _boot(plan: GuestPlan, frame: Frame, facts: Facts, handed: Mapping[str, int]
         # qboot does only what a kernel needs; SeaBIOS takes longer, and on microvm it lays its ACPI tables under the
         # end of the initial RAM disk.
         kernel, initrd = (f"/proc/self/fd/{handed[name]}" for name in ("kernel", "initrd"))
-        return ["-bios", "qboot.rom", "-kernel", kernel, "-initrd", initrd, "-append", " ".join(words)]
+        firmware = [] if plan.devices else ["-bios", "qboot.rom"]  # qboot gives devices behind ports no addresses
+        return [*firmware, "-kernel", kernel, "-initrd", initrd, "-append", " ".join(words)]
     if boot.firmware == "uefi":
         return _uefi(plan, facts, handed)
     return []
@@ -315,6 +328,15 @@ def _ports(frame: Frame) -> list[str]:
         slot, function = divmod(port, _PORTS_PER_SLOT)
         place = f"addr={_FIRST_PORT + slot:#x}.{function}" + (",multifunction=on" if function == 0 else "")
         words += ["-device", f"pcie-root-port,id={PORT_ID}{port},chassis={port},bus=pcie.0,{place}"]
+    return words
+
+
+def _host_devices(addresses: list[str]) -> list[str]:
+    words = []
+    for index, address in enumerate(addresses):
+        port = f"id=host{index},chassis={_HOST_CHASSIS + index},bus=pcie.0,addr={_HOST:#x}.{index}"
+        words += ["-device", f"pcie-root-port,{port}" + (",multifunction=on" if index == 0 else "")]
+        words += ["-device", f"vfio-pci,host={address},id=gpu{index},bus=host{index}"]
     return words
 
 

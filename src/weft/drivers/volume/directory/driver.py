@@ -43,6 +43,27 @@ class DirectoryVolumes:
         async with self._making.setdefault(volume_id, asyncio.Lock()):
             return self._inspect(volume_id) or await self._make(volume_id, size_bytes, base, base_format)
 
+    def begin(self, volume_id: str) -> str:
+        path = self._work(volume_id)
+        path.unlink(missing_ok=True)
+        return str(path)
+
+    async def complete(self, volume_id: str, *, base: str | None = None, base_format: str = "qcow2") -> VolumeFacts:
+        work = self._work(volume_id)
+        try:
+            with work.open("rb") as file:
+                header = read_qcow2_header(file.read(HEADER_BYTES))
+            if header is None or header.has_external_data or header.has_backing != (base is not None):
+                raise InvalidInput(f"volume {volume_id}: what has come is not its disk")
+            if base is not None:  # -u: only the name in the header changes, which was the other node's
+                await self._run("rebase", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", base, str(work))
+            await asyncio.to_thread(keep_file, work, self._path(volume_id))
+        except OSError as problem:
+            raise _failed(volume_id, problem) from problem
+        facts = self._inspect(volume_id)
+        assert facts is not None
+        return facts
+
     async def inspect(self, volume_id: str) -> VolumeFacts | None:
         return self._inspect(volume_id)
 
@@ -72,7 +93,7 @@ class DirectoryVolumes:
         return [facts for facts in map(self._inspect, ids) if facts is not None]
 
     async def _make(self, volume_id: str, size_bytes: int, base: str | None, base_format: str) -> VolumeFacts:
-        path, work = self._path(volume_id), self._folder / f".making-{volume_id}{_SUFFIX}"
+        path, work = self._path(volume_id), self._work(volume_id)
         size = size_bytes
         options: list[str] = []
         if base is not None:
@@ -128,6 +149,10 @@ class DirectoryVolumes:
         if not volume_id or volume_id.startswith(".") or "/" in volume_id:
             raise InvalidInput(f"{volume_id!r} is no volume id")
         return self._folder / f"{volume_id}{_SUFFIX}"
+
+    def _work(self, volume_id: str) -> Path:
+        path = self._path(volume_id)
+        return path.with_name(f".making-{path.name}")
 
     async def _run(self, *words: str) -> None:
         """Run qemu-img; raises DriverFailed with its own words."""

@@ -1,0 +1,148 @@
+"""The two sides of a move of a guest that doesn't run: its disks go over as they are, and it may start at the target once
+that one has remembered that they are all there. Until then they are the source's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from weft.agent.guest import Prepared
+from weft.agent.known import Wanted
+from weft.agent.moving.files import count_data
+from weft.agent.moving.relay import Limit
+from weft.agent.moving.side import Brief, Side
+from weft.agent.moving.target import Waiter
+from weft.agent.moving.wire import Line
+from weft.agent.moving.words import Answer, Ask
+from weft.contracts.volume import CanReceive
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
+
+LOOK_SECONDS = 1.0
+AGAIN_SECONDS = 0.5
+_SPARE_BYTES = 64 << 20  # of a disk's file, beside what the guest has on it
+
+
+def list_disks(wanted: Wanted) -> list[str]:
+    """The disks that go over, by the ids of both nodes: the root disk as ``root``, volumes by uid."""
+    return ["root", *(volume.uid for volume in wanted.spec.volumes)]
+
+
+class ColdTarget(Waiter):
+    def __init__(self, brief: Brief, prepared: Prepared) -> None:
+        super().__init__(brief)
+        self._prepared = prepared
+        self._come: set[str] = set()
+        self._door.receive = self
+
+    async def _recall(self) -> None:
+        if self.part.taken:
+            self._tell(phase="taken over")
+
+    async def _respond(self, ask: Ask) -> Answer:
+        if ask.do == "take over" and not self.part.taken:
+            missing = set(list_disks(self._wanted)) - self._come
+            if missing:
+                raise IllegalTransition(f"not all disks have come: {', '.join(sorted(missing))}")
+            try:
+                await self._keep(taken=True)
+            except WeftError:
+                self._keep(taken=False)
+                raise
+            spent = ask.elapsed_ms
+            self._tell(phase="taken over", sent_bytes=ask.sent_bytes, elapsed_ms=spent)
+        return Answer(message=self.report.phase)
+
+    async def begin(self, disk: str) -> tuple[Path, int]:
+        """Where the file of a disk that comes is written, and how large it can be. Raises InvalidInput."""
+        wanted, root = self._wanted, self._prepared.root
+        if disk not in list_disks(wanted) or self.part.taken:
+            raise InvalidInput(f"{wanted.what}: no disk {disk} is to come")
+        sizes = {volume.uid: volume.size for volume in wanted.spec.volumes}
+        sizes["root"] = max(wanted.spec.resources.disk, root.size_bytes if root is not None else 0)
+        return Path(self._volumes.begin(self._id_of(disk))), 2 * sizes[disk] + _SPARE_BYTES
+
+    async def complete(self, disk: str) -> None:
+        """All of it is there. Raises InvalidInput, DriverFailed."""
+        if self.part.taken:
+            raise InvalidInput(f"{self._wanted.what}: its disk {disk} has come already")
+        image = self._prepared.image if disk == "root" else None
+        if image is None:
+            await self._volumes.complete(self._id_of(disk))
+        else:
+            base, form = image.disk, image.manifest.disk_format
+            await self._volumes.complete(self._id_of(disk), base=base, base_format=form)
+        self._come.add(disk)
+
+    @property
+    def _volumes(self) -> CanReceive:
+        volumes = self._ground.volumes
+        if not isinstance(volumes, CanReceive):
+            raise InvalidInput(
+                f"this node's volumes ({volumes.name}) can't come from another node", reason="unsupported"
+            )
+        return volumes
+
+    def _id_of(self, disk: str) -> str:
+        return self._wanted.id if disk == "root" else disk
+
+
+class ColdSource(Side):
+    def __init__(self, brief: Brief) -> None:
+        super().__init__(brief)
+        self._limits = [self._ground.limit, Limit(self._move.bytes_per_second, self._ground.clock)]
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.ensure_future(self._run())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        """Nothing can go wrong that matters who runs: the guest starts here again only when the target has given up."""
+        move, ground = self._move, self._ground
+        line = ground.wire.make_line(self.part.key, move.address, move.peer_uid, self._limits)
+        showing = asyncio.ensure_future(self._show(line))
+        try:
+            await self._send(line)
+        except (WeftError, OSError) as problem:
+            reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
+            self._tell(phase="failed", reason=reason, message=str(problem))
+        finally:
+            showing.cancel()
+            line.close()
+
+    async def _send(self, line: Line) -> None:
+        began = self._ground.clock.elapsed()
+        if (await line.ask(Ask("look"))).message != "taken over":
+            paths = {disk: await self._find(disk) for disk in list_disks(self._wanted)}
+            total = sum([await asyncio.to_thread(count_data, path) for path in paths.values()])
+            self._tell(phase="moving", total_bytes=total, remaining_bytes=total)
+            for disk, path in paths.items():
+                await line.carry_file(disk, path)
+            spent = round((self._ground.clock.elapsed() - began) * 1000)
+            await line.order(Ask("take over", sent_bytes=line.meter.sent, elapsed_ms=spent))
+        self._keep(taken=True)
+        spent = round((self._ground.clock.elapsed() - began) * 1000)
+        sent = line.meter.sent
+        self._tell(phase="handed over", sent_bytes=sent, remaining_bytes=0, elapsed_ms=spent)
+
+    async def _find(self, disk: str) -> Path:
+        facts = await self._ground.volumes.inspect(self._wanted.id if disk == "root" else disk)
+        if facts is None:
+            raise DriverFailed(f"{self._wanted.what}: its disk {disk} is not here", details={"step": "disk"})
+        return Path(facts.path)
+
+    async def _show(self, line: Line) -> None:
+        clock, began, before = self._ground.clock, self._ground.clock.elapsed(), 0
+        while True:
+            await clock.sleep(LOOK_SECONDS)
+            sent = line.meter.sent
+            left = max(0, self.report.total_bytes - sent)
+            rate, before = int((sent - before) / LOOK_SECONDS), sent
+            elapsed = round((clock.elapsed() - began) * 1000)
+            if self.report.phase == "moving":
+                self._tell(sent_bytes=sent, remaining_bytes=left, bytes_per_second=rate, elapsed_ms=elapsed)

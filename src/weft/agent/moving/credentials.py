@@ -1,0 +1,43 @@
+"""How two nodes know each other: each shows its node's certificate, and accepts the one named peer's and no other."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from weft.objects.errors import InvalidInput, NotAuthenticated
+from weft.objects.identity import read_node_uid
+
+
+class Credentials:
+    """The node's key and certificate and the fabric's CA, in its state folder; read for each move anew."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._folder = Path(state_dir)
+
+    def accept(self) -> ssl.SSLContext:
+        """For who opens a door. Raises InvalidInput for files that can't be used."""
+        return self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+    def dial(self) -> ssl.SSLContext:
+        """For who dials one; it is known by its node's uid, not by a host's name."""
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname = False
+        return self._load(tls)
+
+    def _load(self, tls: ssl.SSLContext) -> ssl.SSLContext:
+        tls.verify_mode = ssl.CERT_REQUIRED
+        tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        try:
+            tls.load_verify_locations(self._folder / "ca.crt")
+            tls.load_cert_chain(self._folder / "node.crt", self._folder / "node.key")
+        except (OSError, ValueError) as problem:
+            raise InvalidInput(f"the node's certificate in {self._folder} can't be used: {problem}") from problem
+        return tls
+
+
+def check_peer(sock: ssl.SSLSocket, uid: str) -> None:
+    """Raises NotAuthenticated unless the other end is node ``uid``."""
+    shown = read_node_uid(sock.getpeercert())
+    if shown != uid:
+        raise NotAuthenticated(f"the other end is node {shown or '?'}, not {uid}", reason="wrongPeer")

@@ -1,0 +1,177 @@
+"""A source's connections to the door of its move: questions over one, memory and disks over as many as the machine opens.
+
+The machine sends to unix sockets made here; each connection to one is carried to the other node by one of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from weft.agent.moving.credentials import Credentials, check_peer
+from weft.agent.moving.files import send_file
+from weft.agent.moving.relay import Limit, Meter, Relay
+from weft.agent.moving.words import Answer, Ask, Channel, Hello, receive_message, send_message, tune
+from weft.contracts.clock import Clock
+from weft.objects.errors import DriverFailed, Unavailable, WeftError
+
+log = logging.getLogger("weft.agent")
+DIAL_SECONDS = 10.0
+ANSWER_SECONDS = 120.0  # a machine is built at the other end
+
+
+class TlsLine:
+    """To the door at ``address`` (host:port) of the move ``key``, behind which is node ``peer_uid``."""
+
+    def __init__(
+        self,
+        key: str,
+        address: str,
+        peer_uid: str,
+        credentials: Credentials,
+        limits: Iterable[Limit],
+        clock: Clock,
+    ) -> None:
+        self.meter = Meter()
+        self._key, self._address, self._peer_uid = key, address, peer_uid
+        self._tls = credentials.dial()
+        self._limits, self._clock = list(limits), clock
+        self._asking = ThreadPoolExecutor(1, "weft-move")  # its own: an answer lies within the guest's pause
+        self._control: ssl.SSLSocket | None = None
+        self._lock = threading.Lock()
+        self._relays: set[Relay] = set()
+        self._offered: dict[Path, socket.socket] = {}
+        self._files: set[ssl.SSLSocket] = set()
+        self._closed = False
+
+    async def ask(self, ask: Ask) -> Answer:
+        """The target's answer. Raises Unavailable if there is none; then the question may have been heard."""
+        return await asyncio.get_running_loop().run_in_executor(self._asking, self._ask, ask)
+
+    async def order(self, ask: Ask) -> None:
+        """Like ``ask``; raises DriverFailed if the target answers that it can't."""
+        answer = await self.ask(ask)
+        if not answer.done:
+            raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": ask.do})
+
+    def offer(self, sockets: dict[Channel, Path]) -> None:
+        """Listen at these paths for the machine. Raises DriverFailed."""
+        for channel, path in sockets.items():
+            listener = socket.socket(socket.AF_UNIX)
+            try:
+                path.unlink(missing_ok=True)
+                listener.bind(str(path))
+                path.chmod(0o700)
+                listener.listen(16)
+            except OSError as problem:
+                listener.close()
+                raise DriverFailed(f"{path}: {problem.strerror or problem}", details={"step": "move"}) from problem
+            self._offered[path] = listener
+            threading.Thread(target=self._accept, args=(listener, channel), name="weft-offer", daemon=True).start()
+
+    async def carry_file(self, disk: str, path: Path) -> None:
+        """The file of ``disk``; returns once the target has it. Raises OSError, WeftError."""
+        await asyncio.to_thread(self._carry_file, disk, path)
+
+    def _carry_file(self, disk: str, path: Path) -> None:
+        with self._dial("disks", disk) as secure:
+            secure.settimeout(ANSWER_SECONDS)
+            with self._lock:
+                self._files.add(secure)
+            try:
+                send_file(secure, path, self.meter, self._limits)
+                answer = receive_message(secure, Answer)
+            finally:
+                with self._lock:
+                    self._files.discard(secure)
+        if not answer.done:
+            raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": "disk"})
+
+    def close(self) -> None:
+        """Cut all there is."""
+        with self._lock:
+            self._closed = True
+            relays, files = list(self._relays), [*self._files, *filter(None, [self._control])]
+        for path, listener in self._offered.items():
+            try:
+                listener.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has ended by itself
+            listener.close()
+            path.unlink(missing_ok=True)
+        for relay in relays:
+            relay.cut()
+        for secure in files:
+            try:
+                socket.socket.shutdown(secure, socket.SHUT_RDWR)
+            except OSError:
+                pass  # the same
+        self._asking.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, ask: Ask) -> Answer:
+        try:
+            if self._control is None:
+                self._control = self._dial("control")
+            self._control.settimeout(ANSWER_SECONDS)
+            send_message(self._control, ask)
+            return receive_message(self._control, Answer)
+        except (OSError, WeftError) as problem:
+            control, self._control = self._control, None
+            if control is not None:
+                control.close()
+            raise Unavailable(
+                f"the target doesn't answer at {self._address}: {problem}", reason="lineLost"
+            ) from problem
+
+    def _dial(self, channel: Channel, disk: str = "") -> ssl.SSLSocket:
+        host, _, port = self._address.rpartition(":")
+        sock = socket.create_connection((host.strip("[]"), int(port)), DIAL_SECONDS)
+        try:
+            tune(sock)
+            secure = self._tls.wrap_socket(sock)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            check_peer(secure, self._peer_uid)
+            send_message(secure, Hello(self._key, channel, disk))
+            answer = receive_message(secure, Answer)
+            if not answer.done:
+                raise Unavailable(answer.message, reason=answer.reason)
+            return secure
+        except BaseException:
+            secure.close()
+            raise
+
+    def _accept(self, listener: socket.socket, channel: Channel) -> None:
+        while True:
+            try:
+                plain, _ = listener.accept()
+            except OSError:
+                return  # it was closed
+            threading.Thread(target=self._carry, args=(plain, channel), name="weft-move", daemon=True).start()
+
+    def _carry(self, plain: socket.socket, channel: Channel) -> None:
+        try:
+            secure = self._dial(channel)
+        except (OSError, WeftError) as problem:
+            log.warning("move %s: no connection for its %s: %s", self._key, channel, problem)
+            plain.close()
+            return
+        relay = Relay(plain, secure, self.meter, self._limits, self._clock)
+        with self._lock:
+            self._relays.add(relay)
+            closed = self._closed
+        if closed:
+            relay.cut()
+        try:
+            relay.run()
+        finally:
+            with self._lock:
+                self._relays.discard(relay)

@@ -1,0 +1,163 @@
+"""The moves that this node has a part in: who leads each, and the steps at its beginning and its end.
+
+Acts through the runtime's moves; knows nothing of what comes before and after, which the allocation's plan says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from weft.agent.guest import Prepared, plan_guest
+from weft.agent.known import Part, Wanted
+from weft.agent.moving.cold import ColdSource, ColdTarget
+from weft.agent.moving.relay import Limit
+from weft.agent.moving.side import Brief, Ground, Side
+from weft.agent.moving.source import Source
+from weft.agent.moving.target import Target, Waiter
+from weft.agent.moving.wire import Wire
+from weft.agent.network import NetworkKeeper
+from weft.contracts.clock import Clock
+from weft.contracts.host import Host
+from weft.contracts.migration import CanMigrate, Moves
+from weft.contracts.runtime import RuntimeDriver
+from weft.contracts.volume import VolumeDriver
+from weft.kinds.allocation import MoveReport
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
+
+
+class Movers:
+    """By allocation; ``on_part(uid, part)`` hears what must not be forgotten, ``on_news(uid)`` that a report has changed."""
+
+    def __init__(
+        self,
+        host: Host,
+        runtime: RuntimeDriver,
+        network: NetworkKeeper,
+        volumes: VolumeDriver,
+        wire: Wire,
+        clock: Clock,
+        on_part: Callable[[str, Part], Awaitable[None]],
+        on_news: Callable[[str], None],
+    ) -> None:
+        self._runtime, self._network = runtime, network
+        self._ground = Ground(host, runtime, network, volumes, wire, Limit(0, clock), clock)
+        self._on_part, self._on_news = on_part, on_news
+        self._led: dict[str, Side] = {}
+
+    def is_leading(self, wanted: Wanted, part: Part | None) -> bool:
+        """Whether the move that ``wanted`` is a side of is being led here."""
+        led = self._led.get(wanted.uid)
+        if led is None or part is None:
+            return False
+        return (led.part.key, led.part.peer) == (part.key, part.peer)
+
+    def put(self, wanted: Wanted) -> None:
+        """The server has said more of the move."""
+        led = self._led.get(wanted.uid)
+        if led is not None and wanted.spec.move is not None:
+            led.put(wanted.spec.move)
+
+    def report(self, wanted: Wanted, part: Part | None) -> MoveReport | None:
+        """What this node says of the allocation's move."""
+        move, led = wanted.spec.move, self._led.get(wanted.uid)
+        if move is None:
+            return None
+        if part is None or part.key != move.key:
+            return None if wanted.deleting else MoveReport(key=move.key, phase="preparing")
+        if part.over and part.side == "target":
+            return MoveReport(key=move.key, phase="given up")
+        if led is None:
+            phase = "taken over" if part.side == "target" else "handed over"
+            return MoveReport(key=move.key, phase=phase if part.taken else "preparing")  # type: ignore[arg-type]
+        return led.report
+
+    async def open(self, wanted: Wanted, prepared: Prepared) -> None:
+        """Wait for the guest, or its disks. Raises DriverFailed, InvalidInput."""
+        await self.drop(wanted.uid)
+        assert prepared.part is not None
+        brief = self._brief(wanted, prepared.part)
+        waiter: Waiter
+        if _is_cold(wanted):
+            waiter = ColdTarget(brief, prepared)
+        else:
+            waiter = Target(brief, plan_guest(wanted, prepared), self._moves(wanted))
+        self._led[wanted.uid] = waiter
+        try:
+            await waiter.open()
+        except BaseException:
+            await self.drop(wanted.uid)
+            raise
+
+    async def send(self, wanted: Wanted, part: Part) -> None:
+        """Begin to send the guest, or its disks, or go on with it."""
+        await self.drop(wanted.uid)
+        brief = self._brief(wanted, part)
+        source: Source | ColdSource
+        if _is_cold(wanted):
+            source = ColdSource(brief)
+        else:
+            source = Source(brief, self._moves(wanted))
+        self._led[wanted.uid] = source
+        source.start()
+
+    async def give_up(self, wanted: Wanted, part: Part) -> bool:
+        """End what waits for the guest: False if it may have run here already. Raises WeftError."""
+        led = self._led.get(wanted.uid)
+        await self.drop(wanted.uid)
+        if part.taken or (led is not None and led.part.taken):
+            return False
+        self._network.handover.undo_switch(wanted)
+        try:
+            if not _is_cold(wanted):
+                await self._moves(wanted).give_up(wanted.id, part.key)
+        except IllegalTransition:
+            return False
+        return True
+
+    async def leave(self, wanted: Wanted, part: Part) -> None:
+        """Let go of a guest that has gone; one that runs here still is ended. Raises WeftError."""
+        await self.drop(wanted.uid)
+        try:
+            await self._moves(wanted).leave(wanted.id, part.key)
+        except (IllegalTransition, NotFound):
+            await self._runtime.stop(wanted.id, grace_seconds=wanted.spec.grace_seconds)
+
+    async def cancel(self, wanted: Wanted, part: Part) -> None:
+        """The guest stays. Raises IllegalTransition for one that may run elsewhere."""
+        await self.drop(wanted.uid)
+        never_ran = wanted.spec.move is None or wanted.spec.move.never_ran  # there is no target any more
+        with contextlib.suppress(NotFound):
+            await self._moves(wanted).cancel(wanted.id, part.key, never_ran=never_ran)
+        self._network.handover.undo_switch(wanted)
+
+    async def settle(self, wanted: Wanted, part: Part) -> None:
+        """The guest is here to stay. Raises IllegalTransition for one that hasn't come."""
+        if not part.taken:
+            facts = await self._moves(wanted).progress(wanted.id, part.key)
+            if facts.phase != "taken over":
+                raise IllegalTransition(f"{wanted.what} was to come here and hasn't: its move is {facts.phase}")
+        await self.drop(wanted.uid)
+
+    async def drop(self, uid: str) -> None:
+        """Lead this allocation's move no more."""
+        led = self._led.pop(uid, None)
+        if led is not None:
+            await led.close()
+
+    async def close(self) -> None:
+        for uid in list(self._led):
+            await self.drop(uid)
+
+    def _moves(self, wanted: Wanted) -> Moves:
+        if not isinstance(self._runtime, CanMigrate):
+            raise InvalidInput(f"{wanted.what}: runtime {self._runtime.name} can't move guests", reason="unsupported")
+        return self._runtime.moves
+
+    def _brief(self, wanted: Wanted, part: Part) -> Brief:
+        uid = wanted.uid
+        return Brief(wanted, part, self._ground, lambda part: self._on_part(uid, part), lambda: self._on_news(uid))
+
+
+def _is_cold(wanted: Wanted) -> bool:
+    return wanted.spec.move is not None and wanted.spec.move.mode == "cold"

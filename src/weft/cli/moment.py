@@ -1,0 +1,41 @@
+"""A moment as people write it: ``22:00``, ``2026-12-24 22:00``, or ``2h`` from now. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from weft.objects.errors import InvalidInput
+from weft.objects.quantity import parse_duration
+
+
+def read_moment(text: str, now: float, what: str = "time") -> float:
+    """Unix seconds of ``text``, by the local clock unless it names an offset; a time of day is the next such one. Raises
+    InvalidInput for none, or for one that is over."""
+    here = datetime.fromtimestamp(now).astimezone()
+    try:
+        moment = _read(text.strip(), here, what)
+    except (ValueError, OverflowError, InvalidInput):
+        raise InvalidInput(
+            f"{what}: {text!r} is no time",
+            field=what,
+            hint="write 22:00, 2026-12-24T22:00, or 2h for two hours from now",
+        ) from None
+    if moment <= here:
+        raise InvalidInput(f"{what}: {text!r} is over", field=what, hint=f"it is {here:%Y-%m-%d %H:%M %Z} now")
+    return moment.timestamp()
+
+
+def _read(text: str, here: datetime, what: str) -> datetime:
+    if text[-1:].isalpha() and text[-1:] not in "Zz":
+        return here + timedelta(seconds=parse_duration(text, what))
+    if "-" not in text and ":" in text:
+        time = datetime.strptime(text, "%H:%M")
+        today = here.replace(hour=time.hour, minute=time.minute, second=0, microsecond=0)
+        return today if today > here else today + timedelta(days=1)
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=here.tzinfo)
+
+
+def tell_moment(seconds: float) -> str:
+    """``2026-12-24 22:00 CET``."""
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M %Z}"

@@ -1,0 +1,150 @@
+"""`weft node drain n1 --reason "new fans"`: move away all that is on a node, and show how far it is; Ctrl-C ends the watching
+only. ``--dry-run`` says of each workload where it would go, or why it can't leave."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.asking import ask
+from weft.cli.complaints import complain
+from weft.cli.exit_codes import INTERRUPTED, OK, UNPLACEABLE
+from weft.cli.goals import Goal
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_names, print_object
+from weft.cli.output.table import Column, draw_table
+from weft.cli.progress import Progress
+from weft.cli.session import Session
+from weft.cli.terminal import find_width
+from weft.cli.watching import Wait, follow
+from weft.cli.words import Target, read_targets
+from weft.kinds.cells import dig
+from weft.kinds.record import Kind
+from weft.objects.errors import WeftError
+from weft.objects.quantity import format_bytes
+
+DEFAULT_TIMEOUT_SECONDS = 3600.0
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        options.targets(kind, many=False, able=("node",)),
+        click.Option(["--reason"], metavar="TEXT", default="", help="Why it is drained, for people."),
+        click.Option(
+            ["--in", "begins"], type=options.Duration(), help="Begin so much later; nothing new comes from now on."
+        ),
+        click.Option(["--for", "lasts"], type=options.Duration(), help="Begin no more moves after so long a window."),
+        click.Option(["--dry-run"], is_flag=True, help="Only say what would leave, and where to."),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(verb, f"{entry.summary}.", _run, kind, params)
+
+
+def _run(
+    session: Session,
+    kind: Kind | None,
+    words: tuple[str, ...],
+    reason: str,
+    begins: float | None,
+    lasts: float | None,
+    dry_run: bool,
+) -> int:
+    targets = read_targets(kind, words, ("node",))
+    if len(targets) != 1:
+        raise click.UsageError("drain one node at a time")
+    (target,) = targets
+    if lasts == 0:
+        raise click.UsageError("--for 0: nothing can leave in no time; leave it out for as long as it takes")
+    if dry_run:
+        return _rehearse(session, target)
+    body: dict[str, Any] = {"reason": reason}
+    begin = session.clock.now() + (begins or 0.0)
+    body |= {"not_before": begin} if begins else {}
+    body |= {"not_after": begin + lasts} if lasts else {}
+    node = session.client.verb("node", target.name, "drain", body)
+    if session.detach:
+        _print(session, node, f"{target.what}  is drained; watch: weft describe {target.what}")
+        return OK
+    if session.timeout_seconds is None:
+        session.timeout_seconds = DEFAULT_TIMEOUT_SECONDS + (begins or 0.0)
+    goal = Goal(
+        lambda obj: _is_drained(obj, node["generation"]),
+        "drained",
+        ends_failed=False,
+        ends_refused=False,
+        asked="condition=Drained",
+    )
+    progress = Draining(session.clock.elapsed, color=session.color, only_live=session.output == "json")
+    try:
+        (result,) = follow(session, [Wait(target, goal, node["uid"])], progress)
+    except KeyboardInterrupt:
+        session.say(f"it goes on; watch: weft describe {target.what}   end it: weft node return {target.name}")
+        return INTERRUPTED
+    if result.error is not None:
+        return complain(result.error, session.output, session.color, session.debug)
+    assert result.obj is not None
+    _print(session, result.obj, f"{target.what}  drained in {result.seconds:.1f} s: nothing is left on it")
+    return OK
+
+
+def _drained(obj: Any) -> dict[str, Any] | None:
+    """What the node says of its drain."""
+    return next((one for one in (obj or {}).get("conditions", []) if one["type"] == "Drained"), None)
+
+
+def _is_drained(obj: Any, generation: int) -> bool:
+    told = _drained(obj)
+    return told is not None and told["status"] == "True" and told.get("generation", 0) >= generation
+
+
+class Draining(Progress):
+    """Shows what a node says of its drain: on a terminal in one line, off it a line for each news."""
+
+    def show(self, target: Target, obj: Any, over: bool = False) -> None:
+        told = None if over else _drained(obj)
+        if told is None or told["status"] == "True":
+            super().show(target, None, over)
+        else:
+            line = f"{target.what}  {told['reason'].lower()}: {told['message']}"
+            self.draw(target, line, told["message"])
+
+
+def _rehearse(session: Session, target: Target) -> int:
+    """Where all that is on the node would go, each beside those before it; nothing is written that stays."""
+    session.client.get("node", target.name)
+    answered = ask(session, "report", {"subject": "drain", "node": target.name})
+    if dig(answered, "status.phase") == "Failed":
+        raise WeftError(f"{target.what} can't be drained: {dig(answered, 'status.message')}")
+    leaving = dig(answered, "status.leaving") or []
+    stay = sum(not one.get("to") for one in leaving)
+    if session.is_data:
+        print_object(session, answered)
+    elif not leaving:
+        session.say(f"nothing is on {target.what}")
+    else:
+        columns = [Column(title) for title in ("WORKLOAD", "PROJECT", "MEMORY", "TO")] + [Column("NOTE", flexible=True)]
+        print(draw_table(columns, [_draw(one) for one in leaving], find_width(sys.stdout), session.paint))
+        print(
+            f"{len(leaving) - stay} of {len(leaving)} can leave" + (f"; {stay} can't, and would stay" if stay else "")
+        )
+    return UNPLACEABLE if stay else OK
+
+
+def _draw(one: dict[str, Any]) -> list[str]:
+    note = "stands still meanwhile" if one.get("mode") == "cold" else ""
+    if not one.get("to"):
+        note = f"{one.get('reason')}: {one.get('message')}"
+    return [one["workload"], one["project"], format_bytes(one.get("memory", 0)), one.get("to") or "–", note]
+
+
+def _print(session: Session, node: dict[str, Any], line: str) -> None:
+    if session.output == "name":
+        print_names([node])
+    elif session.is_data:
+        print_object(session, node)
+    else:
+        print(line, flush=True)

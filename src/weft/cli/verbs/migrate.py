@@ -1,0 +1,168 @@
+"""`weft vm migrate web --to n2`: move a VM to another node, and show how it gets there. Ctrl-C ends the watching only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.advice import tell_recommendation
+from weft.cli.asking import ask
+from weft.cli.complaints import complain
+from weft.cli.exit_codes import INTERRUPTED, OK, UNPLACEABLE, exit_code
+from weft.cli.goals import Goal, plan_goal
+from weft.cli.grammar import Entry
+from weft.cli.moment import read_moment, tell_moment
+from weft.cli.moving import Moving, describe_end
+from weft.cli.output.formats import print_names, print_object
+from weft.cli.progress import Progress
+from weft.cli.session import Session
+from weft.cli.terminal import find_width
+from weft.cli.watching import Result, Wait, follow
+from weft.cli.words import Target, read_targets
+from weft.kinds.cells import dig
+from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import DriverFailed, Unplaceable, WeftError
+
+CLEARING_SECONDS = 60.0  # beside the move itself: until the source is clear, or all is as it was
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        options.targets(kind, many=False, able=("vm",)),
+        click.Option(["--to"], metavar="NODE", help="Where to; without it the scheduler chooses."),
+        click.Option(["--live", "mode"], flag_value="live", default="live", help="It runs on meanwhile (the default)."),
+        click.Option(
+            ["--cold", "mode"], flag_value="cold", help="It is shut down for it; one that is stopped moves so."
+        ),
+        click.Option(["--bandwidth"], metavar="SIZE", help="At most so much a second, like 50M."),
+        click.Option(["--pause"], type=options.Duration(), help="The longest standstill to aim at (300ms)."),
+        click.Option(["--at"], metavar="TIME", help="When it may begin: 22:00, 2026-12-24T22:00, or 2h from now."),
+        click.Option(["--within"], type=options.Duration(), help="With --at: it begins no later than so long after."),
+        click.Option(["--reason"], metavar="TEXT", help="Why, for people."),
+        click.Option(["--dry-run"], is_flag=True, help="Only say where it would go, and why."),
+        click.Option(["--detach"], is_flag=True, help="Return as soon as the server has taken it."),
+        click.Option(["--timeout"], type=options.Duration(), help="Break it off if it isn't done by then (10m)."),
+        options.output(),
+    ]
+    return options.build(verb, "Move a VM to another node.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
+    targets = read_targets(kind, words, ("vm",))
+    if len(targets) != 1:
+        raise click.UsageError("move one at a time")
+    (target,) = targets
+    if given["dry_run"]:
+        return _rehearse(session, target, given)
+    timeout: float = given["timeout"] if given["timeout"] is not None else DEFAULT_TIMEOUT_SECONDS
+    body: dict[str, Any] = {"mode": given["mode"], "timeout_seconds": timeout}
+    named = {"to": given["to"], "bytes_per_second": given["bandwidth"], "reason": given["reason"]}
+    body |= {name: value for name, value in named.items() if value is not None}
+    if given["pause"] is not None:
+        body["pause_ms"] = max(1, round(given["pause"] * 1000))
+    body |= _read_window(session, given["at"], given["within"])
+    migration = session.client.verb("vm", target.name, "migrate", body)
+    if given["at"] is not None:
+        when = tell_moment(body["not_before"])
+        name = migration["name"]
+        _print(session, migration, f"{target.what}  moves at {when}; undo: weft migration cancel {name}")
+        return OK
+    if given["detach"]:
+        _print(session, migration, f"{target.what}  moves; watch: weft wait migration/{migration['name']}")
+        return OK
+    session.timeout_seconds = timeout + CLEARING_SECONDS
+    return _watch(session, target, migration)
+
+
+def _read_window(session: Session, at: str | None, within: float | None) -> dict[str, float]:
+    if at is None:
+        if within is not None:
+            raise click.UsageError("--within says how long after --at it may begin: give that too")
+        return {}
+    begin = read_moment(at, session.clock.now(), "--at")
+    return {"not_before": begin} | ({"not_after": begin + within} if within is not None else {})
+
+
+def _watch(session: Session, vm: Target, migration: dict[str, Any]) -> int:
+    target = Target(BY_NAME["migration"], migration["name"])
+    goal = Goal(lambda obj: dig(obj or {}, "status.phase") in ENDED, "over", ends_failed=False, ends_refused=False)
+    progress = Moving(session.clock.elapsed, color=session.color, only_live=session.output == "json")
+    try:
+        (result,) = follow(session, [Wait(target, goal, migration["uid"], migration.get("project"))], progress)
+    except KeyboardInterrupt:
+        session.say(f"it goes on; watch: weft wait {target.what}   undo: weft migration cancel {target.name}")
+        return INTERRUPTED
+    error = result.error or _find_error(vm, target, result)
+    if error is not None:
+        return complain(error, session.output, session.color, session.debug)
+    assert result.obj is not None
+    if dig(result.obj, "spec.mode") == "cold":
+        return _await_start(session, vm, result.obj)
+    _print(session, result.obj, f"moved     {describe_end(result.obj)}")
+    return OK
+
+
+def _await_start(session: Session, vm: Target, migration: Mapping[str, Any]) -> int:
+    """What was shut down for it boots where it is now, if it is to run at all."""
+    before = session.client.get("vm", vm.name)
+    if dig(before, "spec.run") != "run":
+        _print(session, migration, f"moved     {describe_end(migration)}")
+        return OK
+    if not session.is_data:
+        session.say(f"moved     {describe_end(migration)}")
+    goal = plan_goal("vm", "start")
+    assert goal is not None
+    progress = Progress(session.clock.elapsed, color=session.color, only_live=session.output == "json")
+    try:
+        (result,) = follow(session, [Wait(vm, goal, before["uid"], before.get("project"))], progress)
+    except KeyboardInterrupt:
+        session.say(f"it boots; watch: weft wait {vm.what}")
+        return INTERRUPTED
+    if result.error is not None:
+        return complain(result.error, session.output, session.color, session.debug)
+    _print(session, migration, f"{vm.what}  Running on {dig(result.obj or {}, 'status.node', '?')}")
+    return OK
+
+
+def _find_error(vm: Target, target: Target, result: Result) -> WeftError | None:
+    obj = result.obj or {}
+    phase, reason, message = (dig(obj, f"status.{part}", "") for part in ("phase", "reason", "message"))
+    if phase == "Succeeded":
+        return None
+    stays = f"It stays on {dig(obj, 'status.source', 'its node')}."
+    if phase == "Cancelled":
+        return DriverFailed(f"{vm.what} was not moved: {message}", hint=stays)
+    hint = f"{stays}  weft describe {target.what} | weft explain {target.what}"
+    if exit_code(WeftError("", reason=reason)) == UNPLACEABLE:
+        return Unplaceable(f"{vm.what} can go nowhere: {message}", reason=reason, hint=hint)
+    return DriverFailed(f"{vm.what} was not moved: {message}", reason=reason or None, hint=hint)
+
+
+def _rehearse(session: Session, target: Target, given: dict[str, Any]) -> int:
+    """Where it would go, and why; nothing is written that stays."""
+    session.client.get("vm", target.name)
+    move = {"to": given["to"], "mode": given["mode"]}
+    answered = ask(session, "recommendation", {"workload": target.what, "move": move})
+    status = answered["status"]
+    if session.is_data:
+        print_object(session, answered)
+    elif status["phase"] == "Failed":
+        raise Unplaceable(f"{target.what} can't move now: {status['message']}", reason=status["reason"])
+    else:
+        print(tell_recommendation(answered, target.what, find_width(sys.stdout), session.paint))
+    return OK if status.get("best") else UNPLACEABLE
+
+
+def _print(session: Session, obj: Mapping[str, Any], line: str) -> None:
+    if session.output == "name":
+        print_names([obj])
+    elif session.is_data:
+        print_object(session, obj)
+    else:
+        print(line, flush=True)

@@ -1,0 +1,73 @@
+"""`weft top nodes`, `weft top vms`, `weft node top`: what they really use, beside what they may; most first."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from weft.cli import options
+from weft.cli.completion import complete_kind
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_data, print_names
+from weft.cli.output.table import draw_table
+from weft.cli.output.usage import NODE_COLUMNS, SORTS, VM_COLUMNS, draw_nodes, draw_vms, join_nodes, join_vms
+from weft.cli.session import Session
+from weft.cli.terminal import find_width, is_terminal
+from weft.client.usage import fetch_usage
+from weft.kinds.record import Kind
+from weft.kinds.registry import find_kind
+
+WATCH_SECONDS = 3.0
+CLEAR = "\x1b[H\x1b[2J"
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Option(["--sort"], type=click.Choice(SORTS), default="cpu", help="By what, most first [cpu]."),
+        click.Option(["-w", "--watch"], is_flag=True, help="Look again every few seconds, until Ctrl-C."),
+        *options.selectors(),
+        options.all_projects(),
+        options.output(),
+    ]
+    if kind is None:
+        params.insert(0, click.Argument(["word"], metavar="nodes|vms", default="nodes", shell_complete=complete_kind))
+    return options.build(verb, "Show what nodes or VMs really use, most first.", _run, kind, params)
+
+
+def _run(
+    session: Session,
+    kind: Kind | None,
+    sort: str,
+    watch: bool,
+    labels: tuple[str, ...],
+    fields: tuple[str, ...],
+    word: str = "nodes",
+) -> None:
+    kind = kind or find_kind(word)
+    if kind.name not in ("node", "vm"):
+        raise click.UsageError(f"{kind.plural} use nothing by themselves: weft top nodes, or weft top vms")
+    _show(session, kind, sort, labels, fields)
+    try:
+        while watch and not session.client.http.closed.wait(WATCH_SECONDS):
+            print(CLEAR if is_terminal(sys.stdout) else "")
+            _show(session, kind, sort, labels, fields)
+    except KeyboardInterrupt:
+        return  # enough was seen
+
+
+def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fields: tuple[str, ...]) -> None:
+    items = session.client.list(
+        kind.name, all_projects=session.all_projects, labels=",".join(labels), fields=",".join(fields)
+    ).items
+    used = fetch_usage(session.client.http, guests=kind.name == "vm")
+    rows = (join_nodes if kind.name == "node" else join_vms)(items, used, sort)
+    if session.output in ("json", "yaml"):
+        print_data({"items": rows}, session.output)
+    elif session.output == "name":
+        print_names(rows)
+    elif not rows:
+        session.say(f"no {kind.plural}")
+    else:
+        columns, draw = (NODE_COLUMNS, draw_nodes) if kind.name == "node" else (VM_COLUMNS, draw_vms)
+        print(draw_table(columns, draw(rows), find_width(sys.stdout), session.paint))

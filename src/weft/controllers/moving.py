@@ -1,0 +1,377 @@
+"""What a Migration needs next: its wish, its status and what both sides report in; edits of the two places and the status
+that follows out. Pure, and remembers nothing: whoever is asked after a crash answers as the one before would have.
+
+The order: the target waits, so the source is told where · the source sends · the target has taken over, so the places swap
+their roles, in one commit · the source's place is gone. Until the target's word that it has taken over a move can be broken
+off: the target is wished to stop, and only its word that the guest never ran there lets the source go on for good.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from weft.kinds.allocation import AllocationReport, AllocationSpec, MoveReport
+from weft.kinds.migration import (
+    ENDED,
+    MOST_SAMPLES,
+    MOST_TRIES,
+    MigrationSpec,
+    MigrationStatus,
+    MoveActual,
+    MoveError,
+    MoveProgress,
+    MoveSample,
+)
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import Condition
+
+HAND_OVER_PATIENCE_SECONDS = 15.0  # for the target's word, once the source stands still for good
+_FOR_GOOD = (
+    "invalidInput",
+    "unsupported",
+)  # what another try would meet again; a guest that restarts is another one then
+_READY = ("Ready", "Joining")
+
+
+class Side(msgspec.Struct, frozen=True):
+    """One of the two places; ``node_phase`` None: its node isn't in the fabric any more."""
+
+    spec: AllocationSpec
+    report: AllocationReport
+    node_phase: str | None = "Ready"
+    deleting: bool = False
+
+    @property
+    def heard(self) -> MoveReport | None:
+        """What its node says of this very move."""
+        move, told = self.spec.move, self.report.move
+        return told if move is not None and told is not None and told.key == move.key else None
+
+    def says(self, *phases: str) -> bool:
+        return self.heard is not None and self.heard.phase in phases
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """``vm`` None: there is no such VM, or it goes; ``place`` is where it stands while it isn't a side yet; ``rival`` an
+    older Migration of it that is under way."""
+
+    spec: MigrationSpec
+    status: MigrationStatus
+    deleting: bool = False
+    placed: Condition | None = None
+    vm: VmSpec | None = None
+    place: Side | None = None
+    rival: str = ""
+    source: Side | None = None
+    target: Side | None = None
+    now: float = 0.0
+
+
+class Outcome(msgspec.Struct, kw_only=True):
+    """``source`` and ``target``: specs to write; those that ``go`` are deleted. ``look_after`` seconds it is to be looked at
+    again whatever happens."""
+
+    status: MigrationStatus
+    source: AllocationSpec | None = None
+    target: AllocationSpec | None = None
+    source_goes: bool = False
+    target_goes: bool = False
+    look_after: float | None = None
+
+
+Ending = Literal["Failed", "Cancelled", "Retry"]
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """Why a move is to be broken off, and what it comes to then."""
+
+    ending: Ending
+    reason: str
+    message: str
+
+
+def plan_move(facts: Facts) -> Outcome:
+    """What to write now; the status alone where there is nothing else."""
+    facts = replace(facts, status=_mend_times(facts.status, facts.now))
+    status, source, target = facts.status, facts.source, facts.target
+    if status.phase in ENDED:
+        return Outcome(status=status)
+    if status.phase == "Finishing":
+        return _finish(facts)
+    if source is None and target is None:
+        return _begin(facts)
+    if target is not None and target.says("taken over"):
+        return _swap(facts, target)
+    if status.ending:
+        return _break_off(facts)
+    trouble = _find_trouble(facts)
+    if trouble is not None:
+        ending, reason, message = trouble.ending, trouble.reason, trouble.message
+        return _break_off(replace(facts, status=replace(status, ending=ending, reason=reason, message=message)))
+    return _lead(facts)
+
+
+def _mend_times(status: MigrationStatus, now: float) -> MigrationStatus:
+    """What began later than now did so by a clock that was set back since: patience begins anew, or it would never end."""
+    started, handed_over = status.started_at, status.handed_over_at
+    return replace(
+        status,
+        started_at=min(started, now) if started is not None else None,
+        handed_over_at=min(handed_over, now) if handed_over is not None else None,
+    )
+
+
+def _begin(facts: Facts) -> Outcome:
+    """Nothing of it is anywhere yet: it waits for its time and for a target."""
+    spec, status, now = facts.spec, facts.status, facts.now
+    if facts.place is not None:
+        status = replace(status, source=facts.place.spec.node)
+    if facts.deleting or spec.cancel:
+        return Outcome(status=_end(status, "Cancelled", "cancelled", "cancelled before it began", now))
+    if facts.vm is None:
+        return Outcome(status=_end(status, "Cancelled", "vmDeleted", "its VM is gone", now))
+    if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
+        message = f"its VM is moved by migration/{facts.rival} already"
+        return Outcome(status=_end(status, "Failed", "alreadyMoving", message, now))
+    if status.started_at is None and spec.not_before is not None and spec.not_before > now:
+        return Outcome(status=replace(status, phase="Planned"), look_after=spec.not_before - now)
+    if status.started_at is None and spec.not_after is not None and spec.not_after < now:
+        return Outcome(status=_end(status, "Failed", "tooLate", "it could not begin within its time", now))
+    if spec.mode == "live" and facts.vm.run != "run":
+        message = f"its VM is to {facts.vm.run}: only a guest that runs moves live"
+        return Outcome(status=_end(status, "Failed", "notRunning", message, now))
+    if status.started_at is None:
+        status = replace(status, phase="Pending", started_at=now, tries=1)
+    placed = facts.placed if facts.placed is not None and facts.placed.status == "False" else None
+    left = _time_left(spec, status, now)
+    if left <= 0:
+        reason = placed.reason if placed else "timedOut"
+        message = f"no target within {spec.timeout_seconds:g} s" + (f": {placed.message}" if placed else "")
+        return Outcome(status=_end(status, "Failed", reason, message, now))
+    if placed is not None:
+        status = replace(status, reason=placed.reason, message=placed.message)
+    return Outcome(status=status, look_after=left)
+
+
+def _lead(facts: Facts) -> Outcome:
+    """Both sides are there: tell the source where the target waits, and tell people how it goes."""
+    source, target = facts.source, facts.target
+    status = _tell(facts)
+    outcome = Outcome(status=status, look_after=max(0.1, _time_left(facts.spec, status, facts.now)))
+    if source is None or target is None or source.spec.move is None:
+        return outcome
+    address = target.heard.address if target.heard is not None else ""
+    if address and address != source.spec.move.address and not source.says("handed over"):
+        outcome.source = replace(source.spec, move=replace(source.spec.move, address=address))
+    if status.handed_over_at is not None:
+        outcome.look_after = max(0.1, status.handed_over_at + HAND_OVER_PATIENCE_SECONDS - facts.now)
+    return outcome
+
+
+def _find_trouble(facts: Facts) -> Trouble | None:
+    """Why it can't go on, if it can't."""
+    spec, status, source, target = facts.spec, facts.status, facts.source, facts.target
+    if facts.deleting or spec.cancel:
+        return Trouble("Cancelled", "cancelled", "broken off as asked")
+    if facts.vm is None:
+        return Trouble("Cancelled", "vmDeleted", "its VM is being deleted")
+    if source is None:
+        return Trouble("Failed", "sourceLost", "the place that it moves from is gone")
+    if facts.vm.run != source.spec.wish:
+        return Trouble("Cancelled", "vmChanged", f"its VM is to {facts.vm.run} now")
+    if facts.vm.boots > source.spec.boots:
+        return Trouble("Cancelled", "vmChanged", "its VM is to be restarted")
+    for side, name in ((source, "source"), (target, "target")):
+        if side is not None and side.says("failed", "given up"):
+            assert side.heard is not None
+            message = f"{name} {side.spec.node}: {side.heard.message or side.heard.reason or 'it failed'}"
+            return _try_again(facts, side.heard.reason or "failed", message)
+    if target is None:
+        return _try_again(facts, "targetLost", "the place that it moves to is gone")
+    for side, name in ((source, "source"), (target, "target")):
+        if side.node_phase not in _READY:
+            return _try_again(facts, "nodeLost", f"{name} {side.spec.node} has not been heard of")
+    if status.handed_over_at is not None and facts.now >= status.handed_over_at + HAND_OVER_PATIENCE_SECONDS:
+        return _try_again(facts, "notTakenOver", f"target {target.spec.node} has not said that it took over")
+    if _time_left(spec, status, facts.now) <= 0:
+        return Trouble("Failed", "timedOut", f"not done within {spec.timeout_seconds:g} s")
+    return None
+
+
+def _try_again(facts: Facts, reason: str, message: str) -> Trouble:
+    status = facts.status
+    again = status.tries < MOST_TRIES and reason not in _FOR_GOOD and _time_left(facts.spec, status, facts.now) > 0
+    return Trouble("Retry" if again else "Failed", reason, message)
+
+
+def _break_off(facts: Facts) -> Outcome:
+    """Get the target's word that the guest never ran there, take it away, and let the source be all there is."""
+    source, target = facts.source, facts.target
+    outcome = Outcome(status=_tell(facts))
+    if target is None:
+        return _return(facts, outcome)
+    if target.says("given up"):
+        outcome.target_goes = not target.deleting
+        if source is not None and source.spec.move is not None and not source.spec.move.never_ran:
+            outcome.source = replace(source.spec, move=replace(source.spec.move, never_ran=True))
+    elif target.spec.wish != "stop":
+        outcome.target = replace(target.spec, wish="stop")
+    elif target.node_phase not in _READY:
+        lost = f"target {target.spec.node} has not been heard of"
+        if source is not None and _has_it(source):
+            outcome.target_goes = not target.deleting  # it gives up when it is back
+            return _return(facts, outcome)
+        # It may have taken over; nothing is safe but to wait.
+        outcome.status.message = f"{lost}, and the guest may run there: waiting for its word"
+    return outcome
+
+
+def _return(facts: Facts, outcome: Outcome) -> Outcome:
+    """Nothing is at the target any more: the source is the guest's place again, and this try has come to its end."""
+    source, status, now = facts.source, outcome.status, facts.now
+    if source is not None and source.spec.role == "source":
+        move = source.spec.move
+        if source.says("handed over") and source.node_phase in _READY and move is not None and move.never_ran:
+            return outcome  # it goes on there first
+        outcome.source = _make_active(source)
+    if status.ending == "Retry":
+        why = f"try {status.tries} failed: {status.message}"
+        outcome.status = MigrationStatus(
+            phase="Pending",
+            source=status.source,
+            plan=status.plan,
+            reason=status.reason,
+            message=why,
+            tries=status.tries + 1,
+            started_at=status.started_at,
+        )
+    else:
+        phase: Literal["Failed", "Cancelled"] = "Cancelled" if status.ending == "Cancelled" else "Failed"
+        outcome.status = _end(status, phase, status.reason, status.message, now)
+    return outcome
+
+
+def _make_active(source: Side) -> AllocationSpec:
+    return replace(source.spec, role="active", move=None)
+
+
+def _has_it(source: Side) -> bool:
+    """Whether the guest runs at the source, and the machine there can't hand it over any more."""
+    return source.says("failed") and source.report.state == "running" and source.node_phase in _READY
+
+
+def _swap(facts: Facts, target: Side) -> Outcome:
+    """The guest runs at the target: its place is the one that counts from now on."""
+    status = _tell(facts)
+    status.phase, status.ending, status.reason, status.message = "Finishing", "", "", ""
+    status.actual = _measure(facts, status)
+    run = facts.vm.run if facts.vm is not None else target.spec.wish
+    outcome = Outcome(status=status, target=replace(target.spec, role="active", move=None, wish=run))
+    if facts.source is not None:
+        move = facts.source.spec.move
+        move = replace(move, taken_over=True) if move is not None else None
+        outcome.source = replace(facts.source.spec, wish="stop", move=move)
+        outcome.source_goes = True
+    return outcome
+
+
+def _finish(facts: Facts) -> Outcome:
+    """Over once nothing is left at the source."""
+    status = replace(facts.status)
+    if facts.source is not None:
+        status.actual = _measure(facts, status)
+        return Outcome(status=status)
+    status.error = _compare(status)
+    return Outcome(status=_end(status, "Succeeded", "", "", facts.now))
+
+
+def _tell(facts: Facts) -> MigrationStatus:
+    """The status with what the two sides say by now."""
+    status = replace(facts.status)
+    source, target = facts.source, facts.target
+    said = source.heard if source is not None else None
+    status.source = source.spec.node if source is not None else status.source
+    status.target = target.spec.node if target is not None else status.target
+    if not status.ending:
+        status.reason = status.message = ""
+    if said is None:
+        status.phase = "Preparing" if status.phase in ("Planned", "Pending") else status.phase
+        return status
+    status.plan = said.plan or status.plan
+    if said.total_bytes or said.sent_bytes:
+        status.progress = MoveProgress(
+            sent_bytes=said.sent_bytes,
+            total_bytes=said.total_bytes,
+            remaining_bytes=said.remaining_bytes,
+            passes=said.passes,
+            bytes_per_second=said.bytes_per_second,
+            dirty_bytes_per_second=said.dirty_bytes_per_second,
+        )
+        status.samples = _add_sample(status.samples, said)
+    if said.phase == "moving":
+        status.phase = "Moving"
+    elif said.phase in ("switching", "handed over", "taken over"):
+        status.phase = "Switching"
+    elif not status.ending:
+        status.phase = "Preparing"
+    if said.phase == "handed over" and status.handed_over_at is None:
+        status.handed_over_at = facts.now
+    return status
+
+
+def _add_sample(samples: tuple[MoveSample, ...], said: MoveReport) -> tuple[MoveSample, ...]:
+    """With what is said now, if that is late enough after the last one; of too many every second one goes."""
+    since = said.elapsed_ms - (samples[-1].elapsed_ms if samples else 0)
+    if since <= said.elapsed_ms / MOST_SAMPLES:
+        return samples
+    sample = MoveSample(
+        elapsed_ms=said.elapsed_ms,
+        sent_bytes=said.sent_bytes,
+        remaining_bytes=said.remaining_bytes,
+        passes=said.passes,
+        bytes_per_second=said.bytes_per_second,
+        dirty_bytes_per_second=said.dirty_bytes_per_second,
+    )
+    return (*(samples if len(samples) < MOST_SAMPLES else samples[::2]), sample)
+
+
+def _measure(facts: Facts, status: MigrationStatus) -> MoveActual:
+    """What it came to, by what either side has said so far."""
+    told = [side.heard for side in (facts.source, facts.target) if side is not None and side.heard is not None]
+    former = status.actual or MoveActual()
+    elapsed = max((report.elapsed_ms for report in told), default=0) / 1000
+    return MoveActual(
+        duration_seconds=max(former.duration_seconds, elapsed),
+        pause_ms=max([former.pause_ms, *(report.pause_ms for report in told)]),
+        bytes=max([former.bytes, *(report.sent_bytes for report in told)]),
+        passes=max([former.passes, *(report.passes for report in told)]),
+    )
+
+
+def _compare(status: MigrationStatus) -> MoveError | None:
+    """How far the plan was off."""
+    plan, actual = status.plan, status.actual
+    if plan is None or actual is None or not plan.duration_seconds:
+        return None
+    return MoveError(
+        duration=_percent(plan.duration_seconds, actual.duration_seconds),
+        pause=_percent(plan.pause_seconds * 1000, actual.pause_ms),
+        bytes=_percent(plan.bytes, actual.bytes),
+    )
+
+
+def _percent(planned: float, actual: float) -> float:
+    return round(100 * abs(planned - actual) / actual, 1) if actual else 0.0
+
+
+def _time_left(spec: MigrationSpec, status: MigrationStatus, now: float) -> float:
+    return spec.timeout_seconds - (now - (status.started_at if status.started_at is not None else now))
+
+
+def _end(
+    status: MigrationStatus, phase: Literal["Succeeded", "Failed", "Cancelled"], reason: str, message: str, now: float
+) -> MigrationStatus:
+    return replace(status, phase=phase, ending="", reason=reason, message=message, ended_at=now)

@@ -1,0 +1,56 @@
+"""What a segment's tables and neighbours hold for guests that came here or left while they ran. Pure.
+
+A frame for a guest that has left is passed on: overlay to overlay, by its MAC alone, so nothing floods and nothing
+returns. A connection that was opened through a node's router (a published port, a masked way out) stays with that
+router's conntrack: it reaches the guest through the overlay, and what the guest answers goes back there, because its
+new router doesn't know the connection. Routers all have one MAC, which never crosses an overlay; between nodes they go
+by ``router_mac``.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+import msgspec
+
+from weft.contracts.host import Host
+from weft.contracts.network import Segment
+from weft.drivers.network.bridge.names import router_mac
+
+# Other nodes' routers, as next hops of a router: beside the uplinks' range, and never seen outside.
+OLDER = IPv4Network("169.254.128.0/20")
+
+
+def find_passed_on(host: Host, segment: Segment) -> list[str]:
+    """The MACs of guests that have left, are known to be elsewhere, and are not on their way back: two nodes that pass on
+    to each other, or to nowhere known, would never end."""
+    there = {e.mac for e in segment.endpoints if e.node_address != host.underlay_address}
+    newest = {moved.mac: moved.way for moved in segment.moved}
+    return sorted(mac for mac, way in newest.items() if way == "out" and mac in there)
+
+
+def older_routers(host: Host, segment: Segment) -> dict[str, str]:
+    """The routers that guests here may have connections through, by MAC: their nodes' addresses."""
+    nodes = {m.node_address for m in segment.moved if m.way == "in"} - {host.underlay_address, ""}
+    return {router_mac(node): node for node in sorted(nodes)}
+
+
+def older_hops(host: Host, segment: Segment) -> dict[str, str]:
+    """Under which address a router here knows each of those: their nodes' addresses to addresses of this link alone."""
+    nodes = sorted(older_routers(host, segment).values())
+    return {node: str(OLDER[number]) for number, node in enumerate(nodes, 1)}
+
+
+def find_neighbours(host: Host, segment: Segment) -> dict[str, str]:
+    """Whom a segment's router must know without asking, address to MAC: it can't ask through the overlay."""
+    routers = {hop: router_mac(node) for node, hop in older_hops(host, segment).items()}
+    return {m.address: m.mac for m in segment.moved} | routers
+
+
+def readdress(segment: Segment, mac: str, node_address: str) -> Segment:
+    """The segment with one endpoint at another node."""
+    endpoints = [
+        msgspec.structs.replace(found, node_address=node_address) if found.mac == mac else found
+        for found in segment.endpoints
+    ]
+    return msgspec.structs.replace(segment, endpoints=endpoints)

@@ -1,0 +1,283 @@
+"""Migration: a VM's move to another node. People make one (``weft vm migrate``); the scheduler gives it a target, the
+migrations controller leads it on, and its status tells how it goes and how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.allocation import MovePlanned
+from weft.kinds.cells import AGE, NAME, dig, text
+from weft.kinds.record import Column, Kind, Object, Reference, Verb
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.identity import MAX_NAME
+from weft.objects.lifecycle import Phase
+from weft.objects.quantity import LAST_MOMENT
+from weft.objects.schema import field
+
+# Planned: its time hasn't come; Pending: it has no target yet; Finishing: it runs at the target, the source is cleared.
+MigrationPhase = Literal[
+    "Planned", "Pending", "Preparing", "Moving", "Switching", "Finishing", "Succeeded", "Failed", "Cancelled"
+]
+ENDED = ("Succeeded", "Failed", "Cancelled")
+KEPT_SECONDS = 7 * 86400.0  # an ended one, as what may be learned from
+KEPT_OF_ONE = 20  # ended ones of one workload
+DEFAULT_TIMEOUT_SECONDS = 600.0
+MOST_TRIES = 3
+Moment = Annotated[float, field("", ge=0, le=LAST_MOMENT)]
+
+
+class MigrationSpec(msgspec.Struct, kw_only=True):
+    workload: Annotated[str, field("The workload that moves, KIND/NAME, in this project", change="never")]
+    to: Annotated[
+        str | None, field("The node to move to; without one the scheduler chooses", change="never", name=True)
+    ] = None
+    mode: Annotated[
+        Literal["live", "cold"], field("live: it runs on meanwhile; cold: it is shut down for it", change="never")
+    ] = "live"
+    timeout_seconds: Annotated[
+        float, field("How long it may take until it is given up", change="never", quantity="duration")
+    ] = DEFAULT_TIMEOUT_SECONDS
+    bytes_per_second: Annotated[
+        int, field("How fast it may send; 0 is as fast as it goes", change="never", quantity="bytes", ge=0)
+    ] = 0
+    pause_ms: Annotated[
+        int, field("The longest standstill to aim at, in milliseconds", change="never", ge=1, le=60_000)
+    ] = 300
+    not_before: Annotated[
+        Moment | None,
+        field("When it may begin, in seconds since 1970; at once without it", change="never"),
+    ] = None
+    not_after: Annotated[
+        Moment | None, field("When it is too late to begin, in seconds since 1970", change="never")
+    ] = None
+    reason: Annotated[str, field("Why, for people", change="live", max_length=200)] = ""
+    cancel: Annotated[bool, field("The wish to break it off: the verb cancel sets it")] = False
+
+
+class MoveProgress(msgspec.Struct, kw_only=True, frozen=True):
+    """How far it is; bytes as they are on the wire but for ``total`` and ``remaining``, which are the machine's."""
+
+    sent_bytes: int = 0
+    total_bytes: int = 0
+    remaining_bytes: int = 0
+    passes: int = 0
+    bytes_per_second: int = 0
+    dirty_bytes_per_second: int = 0
+
+
+MOST_SAMPLES = 64
+
+
+class MoveSample(msgspec.Struct, kw_only=True, frozen=True):
+    """How far it was, so long after it began."""
+
+    elapsed_ms: int
+    sent_bytes: int = 0
+    remaining_bytes: int = 0
+    passes: int = 0
+    bytes_per_second: int = 0
+    dirty_bytes_per_second: int = 0
+
+
+class MoveActual(msgspec.Struct, kw_only=True, frozen=True):
+    duration_seconds: float = 0.0
+    pause_ms: int = 0
+    bytes: int = 0
+    passes: int = 0
+
+
+class MoveError(msgspec.Struct, kw_only=True, frozen=True):
+    """How far the plan was off, in percent of what came true."""
+
+    duration: float = 0.0
+    pause: float = 0.0
+    bytes: float = 0.0
+
+
+class MigrationStatus(msgspec.Struct, kw_only=True):
+    """``source`` and ``target`` are nodes. ``ending`` says what it will have come to once both sides are clear again: empty
+    while it goes on, ``Retry`` for another try; ``reason`` and ``message`` say why."""
+
+    phase: MigrationPhase = "Pending"
+    source: str = ""
+    target: str = ""
+    plan: MovePlanned | None = None
+    progress: MoveProgress | None = None
+    samples: tuple[
+        MoveSample, ...
+    ] = ()  # of this try, in order: at most MOST_SAMPLES, the further apart the longer it takes
+    actual: MoveActual | None = None
+    error: MoveError | None = None
+    reason: str = ""
+    message: str = ""
+    ending: Literal["", "Failed", "Cancelled", "Retry"] = ""
+    tries: int = 0
+    handed_over_at: float | None = None  # when it was first heard that the source stands still for good
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+def move_key(uid: str, tries: int) -> str:
+    """The key of a Migration's so-many-th try: what was left of an earlier one is not taken for it."""
+    return uid if tries <= 1 else f"{uid}.{tries}"
+
+
+def is_key_of(key: str, uid: str) -> bool:
+    return key.partition(".")[0] == uid
+
+
+def is_under_way(spec: MigrationSpec, status: MigrationStatus) -> bool:
+    """Whether it has begun and not ended; one that is only planned keeps no other from moving the VM."""
+    return status.phase not in ENDED and (status.started_at is not None or spec.not_before is None)
+
+
+def read_workload(spec: MigrationSpec) -> tuple[str, str]:
+    """Kind and name of the workload that moves."""
+    kind, _, name = spec.workload.partition("/")
+    return kind, name
+
+
+def check_migration(spec: MigrationSpec) -> None:
+    kind, name = read_workload(spec)
+    if kind != "vm" or not name or "/" in name:
+        raise InvalidInput(
+            f"spec.workload: {spec.workload[:60]!r} names no VM", field="spec.workload", hint="write vm/web"
+        )
+    if not 1 <= spec.timeout_seconds <= 86400:
+        raise InvalidInput(
+            f"spec.timeout_seconds: {spec.timeout_seconds:g} s is no time to wait",
+            field="spec.timeout_seconds",
+            hint="from 1s to 1d",
+        )
+    if spec.not_after is not None and spec.not_after <= (spec.not_before or 0.0):
+        raise InvalidInput(
+            "spec.not_after: that is before it may begin", field="spec.not_after", hint="give one after not_before"
+        )
+
+
+class MigrateInput(msgspec.Struct, kw_only=True):
+    """As in MigrationSpec."""
+
+    to: Annotated[str | None, field("The node to move to; without one the scheduler chooses", name=True)] = None
+    mode: Annotated[Literal["live", "cold"], field("live or cold")] = "live"
+    timeout_seconds: Annotated[float, field("How long it may take", quantity="duration")] = DEFAULT_TIMEOUT_SECONDS
+    bytes_per_second: Annotated[int, field("How fast it may send", quantity="bytes", ge=0)] = 0
+    pause_ms: Annotated[int, field("The longest standstill to aim at", ge=1, le=60_000)] = 300
+    not_before: Annotated[Moment | None, field("When it may begin")] = None
+    not_after: Annotated[Moment | None, field("When it is too late to begin")] = None
+    reason: Annotated[str, field("Why", max_length=200)] = ""
+
+
+def make_migration(obj: Object, given: MigrateInput, mark: str) -> dict[str, Any]:
+    """The manifest of the Migration that ``vm:migrate`` makes; ``mark`` tells its name from others'. Raises
+    IllegalTransition for a VM that can't move now, or as it is not at all, or moves already."""
+    name, phase = obj["name"], dig(obj, "status.phase", "Pending")
+    under_way = dig(obj, "status.migration", "")
+    if under_way:
+        raise IllegalTransition(
+            f"vm/{name} is moving already: migration/{under_way}",
+            reason="alreadyMoving",
+            hint=f"weft wait migration/{under_way}, or: weft migration cancel {under_way}",
+            details={"migration": under_way},
+        )
+    if given.to is not None and given.to == dig(obj, "status.node"):
+        raise IllegalTransition(
+            f"vm/{name} is on {given.to} already", field="to", hint="name another node, or none: weft node list"
+        )
+    can_move = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
+    if given.not_before is None and phase not in (*can_move, *((Phase.STOPPED,) if given.mode == "cold" else ())):
+        raise IllegalTransition(
+            f"vm/{name} is {phase}: it can't migrate",
+            hint="it moves when it runs" + (", or with --cold when it is stopped" if phase == Phase.STOPPED else ""),
+            details={"phase": str(phase), "verb": "migrate"},
+        )
+    if given.not_before is None:
+        _check_free(obj, given)
+    return {
+        "kind": "migration",
+        "name": f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",
+        "spec": {**msgspec.to_builtins(given), "workload": f"vm/{name}"},
+    }
+
+
+def _check_free(obj: Object, given: MigrateInput) -> None:
+    """Raises IllegalTransition for a VM that its own spec keeps where it is: waiting would change nothing."""
+    what, bound = f"vm/{obj['name']}", dig(obj, "spec.node")
+    if bound is not None and (bound == dig(obj, "status.node") or given.to not in (None, bound)):
+        raise IllegalTransition(
+            f"{what} is bound to node {bound} (spec.node), so it can't go to {given.to or 'another'}",
+            reason="pinned",
+            hint=f'weft vm set {obj["name"]} --node "" lets it go anywhere',
+        )
+    if given.mode == "live" and dig(obj, "spec.gpus", 0):
+        raise IllegalTransition(
+            f"{what} uses a GPU of its node, which can't go with it: it can't move while it runs",
+            reason="gpusStay",
+            hint=f"weft vm migrate {obj['name']} --cold",
+        )
+
+
+def _cancel(obj: Object, _: Any) -> dict[str, Any]:
+    phase = dig(obj, "status.phase", "Pending")
+    what = f"migration/{obj['name']}"
+    if phase in ENDED and not obj["spec"]["cancel"]:
+        raise IllegalTransition(f"{what} has ended ({phase}): it can't be cancelled")
+    if phase == "Finishing":
+        raise IllegalTransition(
+            f"{what} can't be cancelled any more: the guest runs on {dig(obj, 'status.target')}",
+            hint=f"move it back: weft vm migrate {dig(obj, 'spec.workload', '').partition('/')[2]}",
+        )
+    return {**obj["spec"], "cancel": True}
+
+
+def _from_to(obj: Object) -> str:
+    source, target = dig(obj, "status.source", ""), dig(obj, "status.target", "") or dig(obj, "spec.to", "")
+    return f"{source or '–'} → {target or '?'}"
+
+
+def _pause(obj: Object) -> str:
+    pause = dig(obj, "status.actual.pause_ms")
+    return f"{pause} ms" if pause else "–"
+
+
+def _note(obj: Object) -> str:
+    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+    return f"{reason}: {message}" if reason and message else reason or message
+
+
+def _workloads(spec: MigrationSpec) -> Sequence[str]:
+    return [read_workload(spec)[1]]
+
+
+MIGRATION = Kind(
+    name="migration",
+    plural="migrations",
+    title="migration",
+    summary="A VM's move to another node",
+    spec=MigrationSpec,
+    status=MigrationStatus,
+    status_writer="migrations",
+    conditions={"Placed": "scheduler"},
+    check=check_migration,
+    kept=("cancel",),
+    finalizers=("migration",),
+    references=(
+        Reference("vm", "spec.workload", _workloads, blocks=False),
+        Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),
+    ),
+    verbs=(Verb("cancel", "Break it off: the guest stays where it is", change=_cancel),),
+    columns=(
+        NAME,
+        Column("WORKLOAD", text("spec.workload")),
+        Column("PHASE", text("status.phase", "Pending")),
+        Column("NODES", _from_to),
+        Column("MODE", text("status.plan.mode", "–")),
+        Column("DOWNTIME", _pause, align="right"),
+        Column("TRIES", text("status.tries", "0"), align="right", wide=True),
+        AGE,
+        Column("NOTE", _note, flexible=True),
+    ),
+)

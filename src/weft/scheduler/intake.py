@@ -1,0 +1,284 @@
+"""What comes in: every change, counted in the snapshot, and the VMs it may let be placed put into the queue.
+
+Reads the changes of VMs, nodes, allocations, images, volumes, constraints, policies and questions; writes nothing but
+these notes. The loop takes from the queue, and decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from weft.client.indexes import (
+    ALLOCATIONS_BY_WORKLOAD,
+    VMS_BY_CONSTRAINT,
+    VMS_BY_GANG,
+    VMS_BY_IMAGE,
+    VMS_BY_UID,
+    VMS_BY_VOLUME,
+    name_gang,
+)
+from weft.client.silence import find_silent, may_be_silent
+from weft.client.term import Term
+from weft.client.view import Changed, Item, View
+from weft.client.wake import Wake
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account
+from weft.kinds.fit import find_fit
+from weft.kinds.image import ImageStatus
+from weft.kinds.node import NodeReport, NodeStatus, read_orphan
+from weft.kinds.vm import VmSpec
+from weft.scheduler.affinity import depends_on
+from weft.scheduler.bind import has_moved_from
+from weft.scheduler.cycle import Engine
+from weft.scheduler.health import prepare_policies
+from weft.scheduler.moves import Moves
+from weft.scheduler.nodes import read_node
+from weft.scheduler.own.policies import OwnPolicies
+from weft.scheduler.questions import QUESTIONS, Questions
+from weft.scheduler.queue import Queue
+from weft.scheduler.request import is_looked_at, read_memberships, wants_place
+from weft.scheduler.table.facts import amounts_of, load_of
+
+REFRESH_EVERY_SECONDS = 5.0
+LISTEN_EVERY_SECONDS = 1.0  # whether nodes that are silent after a restore are waited for no more
+KINDS = ("node", "allocation", "vm", "placementpolicy", "migration", *QUESTIONS)  # that a newcomer must have seen
+HEARD = (*KINDS, "image", "constraint", "project", "volume")
+
+
+class Intake:
+    """``wake`` rings whenever there is something to do: VMs in ``queue``, open ``questions``, or counts that are due."""
+
+    def __init__(self, term: Term, engine: Engine, own: OwnPolicies) -> None:
+        self.queue = Queue()
+        self.questions = Questions()
+        self.moves = Moves()
+        self.wake = Wake(term.clock)
+        self.silent: list[str] = []  # nodes that haven't said, after a restore, what runs there
+        self.cramped: set[str] = set()  # keys of VMs that wait for room to grow where they run
+        self.unruled: set[str] = set()  # keys of VMs that wait for a placement policy
+        self._term = term
+        self._view: View = term.cache.view
+        self._engine = engine
+        self._snapshot = engine.snapshot
+        self._own = own
+        self._suspects: dict[str, Item] = {}  # nodes that may be silent
+        self._due: dict[str, Item] = {}  # VMs that the changes in hand concern
+        self._counts_due = True  # of nodes that meet each Constraint
+        self._nodes_moved = False  # since verdicts were last refreshed
+        self._refresh_at = 0.0
+
+    def notice(self, changes: Sequence[Changed]) -> None:
+        """Bring the snapshot up to date, and queue the VMs that these changes may let be placed."""
+        for change in changes:
+            match change.kind:
+                case "vm":
+                    self._notice_vm(change)
+                case "allocation":
+                    self._notice_allocation(change)
+                case "node":
+                    self._notice_node(change)
+                case "image":
+                    if _moved(change, lambda item: item.status(ImageStatus).phase):
+                        self._offer_all(self._view.find(VMS_BY_IMAGE, change.key))
+                case "constraint":
+                    if _moved(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
+                        self._offer_all(self._view.find(VMS_BY_CONSTRAINT, change.key))
+                        self._counts_due = True
+                        self.wake.ring()
+                case "project" | "placementpolicy":
+                    if change.kind == "placementpolicy" and change.new is not None:
+                        prepare_policies(change.new, self._own)
+                        self.wake.ring()
+                    self.unruled = self.offer_keys(self.unruled)
+                case "volume":
+                    self._offer_all(self._view.find(VMS_BY_VOLUME, change.key))
+                case "migration":
+                    self.moves.notice(change)
+                    self.wake.ring()
+                case "recommendation" | "report":
+                    self.questions.notice(change)
+                    self.wake.ring()
+        due, self._due = self._due, {}
+        self._offer_all(due.values())
+        self.wake_classes()
+
+    def _notice_vm(self, change: Changed) -> None:
+        vm = change.new
+        if vm is None or vm.deleting:
+            self.queue.forget(change.key)
+            self._offer_gang(change.item)
+        elif _moved(change, _wish_of):
+            self._due[vm.key] = vm
+            self._offer_gang(vm)
+
+    def _offer_gang(self, vm: Item) -> None:
+        """Whom it was to be placed with, or waits until they are, may have something new to hear."""
+        if vm.spec(VmSpec).gang is not None:
+            self._offer_all(self._view.find(VMS_BY_GANG, name_gang(vm)))
+
+    def _notice_allocation(self, change: Changed) -> None:
+        self.count(change.key, change.new)
+        if change.old is None or change.new is None or _moved(change, _stand_of):
+            for vm in self._view.find(VMS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
+                self._due[vm.key] = vm
+                self._offer_gang(vm)
+
+    def count(self, key: str, allocation: Item | None) -> None:
+        """Have the snapshot hold what an allocation takes; None: it is gone."""
+        if allocation is None:
+            self._snapshot.drop_allocation(key)
+        else:
+            spec = allocation.spec(AllocationSpec)
+            self._snapshot.put_allocation(
+                key,
+                spec.node_uid,
+                amounts_of(account(spec, allocation.report(AllocationReport))),
+                load_of(spec),
+            )
+
+    def listen(self) -> list[str]:
+        """The nodes that are waited for, after a restore, to say what runs there."""
+        self.silent = self._find_silent()
+        return self.silent
+
+    def take_counts_due(self) -> bool:
+        """Whether nodes are to be counted anew for each Constraint: True once after each reason to."""
+        due, self._counts_due = self._counts_due, False
+        return due
+
+    def refresh(self) -> float | None:
+        """Have sleeping classes decided anew if nodes are others than they were told of: not all too often. Returns in
+        how many seconds to call again, None if there is no need."""
+        self._hear()
+        patience = LISTEN_EVERY_SECONDS if self.silent else None
+        if not self._nodes_moved:
+            return patience
+        wait = self._refresh_at - self._term.clock.elapsed()
+        if wait > 0:
+            return wait if patience is None else min(wait, patience)
+        self._nodes_moved = False
+        self._counts_due = True
+        self._refresh_at = self._term.clock.elapsed() + REFRESH_EVERY_SECONDS
+        for request in self.queue.asleep():
+            self.queue.wake(request)
+        if self.queue.ready or self._view.of_kind("constraint"):
+            self.wake.ring()
+        return patience
+
+    def offer_keys(self, keys: set[str]) -> set[str]:
+        """Queue the VMs of ``keys``; returns those left: none."""
+        if keys:
+            self._offer_all(vm for key in sorted(keys) if (vm := self._view.get(key)) is not None)
+            self.wake.ring()
+        return set()
+
+    def _hear(self) -> None:
+        """Offer all VMs again once no node is waited for any more."""
+        if self.silent and not self._find_silent():
+            self.silent = []
+            self._offer_all(self._view.of_kind("vm").values())
+            if self.queue.ready:
+                self.wake.ring()
+
+    def _find_silent(self) -> list[str]:
+        return find_silent(self._term.cache, self._suspects.values())
+
+    def _notice_node(self, change: Changed) -> None:
+        if change.new is not None and may_be_silent(self._term.cache, change.new):
+            self._suspects[change.key] = change.new
+        else:
+            self._suspects.pop(change.key, None)
+        if not _moved(change, _stand_of_node):
+            return self._hear()
+        if _moved(change, read_node):
+            self._nodes_moved = True
+            self.wake.ring()
+        if change.new is None:
+            self._snapshot.drop_node(change.item.uid)
+        else:
+            if change.old is not None and change.old.uid != change.new.uid:
+                self._snapshot.drop_node(change.old.uid)
+            self._snapshot.put_node(read_node(change.new))
+        if _moved(change, lambda item: item.report(NodeReport).orphans):
+            for item in (change.old, change.new):
+                for text in item.report(NodeReport).orphans if item is not None else ():
+                    orphan = read_orphan(text)
+                    vm = self._view.get(orphan.key) if orphan is not None else None
+                    if vm is not None:
+                        self._offer(vm)
+        self._hear()
+
+    def _offer(self, vm: Item) -> None:
+        """Queue a VM if there is something to decide or to say about it."""
+        placed, wish = vm.envelope.condition("Placed"), vm.spec(VmSpec)
+        said = placed is not None and placed.status == "True"
+        allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+        to_do = any(not said or is_unfit(item, wish) or is_regrouped(item, vm) for item in allocations)
+        if to_do or has_moved_from(vm, allocations) or wants_place(self._view, vm):
+            self.queue.offer(vm.key)
+        else:
+            self.queue.forget(vm.key)
+
+    def _offer_all(self, vms: Iterable[Item]) -> None:
+        for vm in vms:
+            self._offer(vm)
+
+    def wake_classes(self) -> None:
+        """Queue those who wait for what nodes have gained since the last call."""
+        snapshot = self._snapshot
+        if snapshot.improved:
+            uids = [uid for uid in snapshot.improved if snapshot.index_of(uid) is not None]
+            snapshot.improved.clear()
+            cramped, self.cramped = self.cramped, set()
+            self._offer_all(vm for key in sorted(cramped) if (vm := self._view.get(key)) is not None)
+            rows = [row for uid in uids if (row := snapshot.index_of(uid)) is not None]
+            if rows:
+                most = np.max(snapshot.capacity[:, rows] - snapshot.allocated[:, rows], axis=1)
+                cpu, memory, disk = (int(amount) for amount in most)
+                for request in self.queue.asleep():
+                    wanted = request.amounts
+                    if wanted[0] <= cpu and wanted[1] <= memory and wanted[2] <= disk:
+                        if self._engine.may_fit(request, uids):
+                            self.queue.wake(request)
+        groups = snapshot.groups.take_moved()
+        if groups:
+            for request in self.queue.asleep():
+                if depends_on(request, groups):
+                    self.queue.wake(request)
+        if self.queue.ready:
+            self.wake.ring()
+
+
+def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
+    """Whether what ``read`` gives is new."""
+    return change.old is None or change.new is None or read(change.old) != read(change.new)
+
+
+def is_unfit(allocation: Item, wish: VmSpec) -> bool:
+    """Whether the place is to be changed to what its VM asks for now."""
+    spec = allocation.spec(AllocationSpec)
+    return spec.move is None and bool(find_fit(spec, wish, allocation.report(AllocationReport)))
+
+
+def _stand_of(allocation: Item) -> object:
+    """What of an allocation bears on what may be changed of it."""
+    return allocation.report(AllocationReport).room, allocation.spec(AllocationSpec).move
+
+
+def is_regrouped(allocation: Item, vm: Item) -> bool:
+    """Whether its VM is of other groups by now."""
+    spec = allocation.spec(AllocationSpec)
+    return spec.move is None and spec.memberships != read_memberships(vm)
+
+
+def _stand_of_node(node: Item) -> object:
+    """All that is read of a node in here; its sums, which change with each placement, are not."""
+    of = node.envelope
+    return (node.uid, bytes(of.spec), bytes(of.report), of.labels, node.status(NodeStatus).phase, node.deleting)
+
+
+def _wish_of(vm: Item) -> object:
+    """What of a VM bears on its placement."""
+    addressed = vm.envelope.condition("Addressed")
+    return (vm.uid, vm.envelope.generation, addressed and (addressed.status, addressed.generation), is_looked_at(vm))

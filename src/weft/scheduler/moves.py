@@ -1,0 +1,270 @@
+"""Gives a Migration its target: decides on the VM as if it had no place, on all nodes but its own, and makes both sides of
+the move in one commit. Pure but for the snapshot, in which a target is counted at once.
+
+What doesn't fit now is asked again a second later, as long as its Migration waits.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.client.commit import Commit, edit, put, unchanged
+from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID
+from weft.client.view import Changed, Item, View
+from weft.contracts.journal import Event
+from weft.contracts.policy import Request
+from weft.contracts.store import Absent, Write
+from weft.kinds.allocation import (
+    AllocatedMove,
+    AllocationReport,
+    AllocationSpec,
+    account,
+    allocation_name,
+)
+from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_workload
+from weft.kinds.node import NodeReport
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
+from weft.objects.identity import new_uid, object_key
+from weft.scheduler.bind import SOURCE, Timing, choose_cpu, put_decision, read_gpus
+from weft.scheduler.cycle import Engine
+from weft.scheduler.explain import Explanation, explain
+from weft.scheduler.lessons import read_lesson
+from weft.scheduler.prefer import relax
+from weft.scheduler.request import Candidate, Waiting, read_candidate
+from weft.scheduler.table.facts import Load, amounts_of, name_workload
+from weft.scheduler.table.snapshot import without
+
+AGAIN_SECONDS = 1.0
+
+
+class Moves:
+    """The Migrations that want a target. ``assumed`` are the keys of the targets in commits whose outcome isn't known."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, None] = {}
+        self._look_at = 0.0
+        self.assumed: list[str] = []
+
+    def notice(self, change: Changed) -> None:
+        if change.new is not None and _wants_target(change.new):
+            if change.key not in self._open:
+                self._open[change.key] = None
+                self._look_at = 0.0
+        else:
+            self._open.pop(change.key, None)
+
+    def wait(self, elapsed: float) -> float | None:
+        """In how many seconds to plan; None: there is nothing to plan."""
+        return max(0.0, self._look_at - elapsed) if self._open else None
+
+    def plan(
+        self, view: View, engine: Engine, strategy: str, silent: list[str], now: float, elapsed: float
+    ) -> list[Commit]:
+        """A target for each, or why there is none."""
+        self._look_at = elapsed + AGAIN_SECONDS
+        commits = []
+        for item in [item for key in self._open if (item := view.get(key)) is not None]:
+            commit, assumed = plan_target(view, engine, item, strategy, silent, now)
+            commits += [commit] if commit is not None else []
+            self.assumed += [assumed] if assumed else []
+        return commits
+
+
+class Mover(msgspec.Struct, frozen=True):
+    """A VM that is to move from ``source``: ``candidate`` is it as the engine sees it."""
+
+    source: Item
+    candidate: Candidate
+
+
+def read_mover(view: View, vm: Item, wish: MigrationSpec, strategy: str, silent: list[str]) -> Mover | Waiting:
+    """What a VM that moves asks of its target, or why it can't move now."""
+    places = [
+        item
+        for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
+        if item.spec(AllocationSpec).role == "active" and not item.deleting
+    ]
+    if len(places) != 1:
+        return Waiting("notPlaced", "it has no place that it could move from")
+    source, spec, report = places[0], places[0].spec(AllocationSpec), places[0].report(AllocationReport)
+    pinned = vm.spec(VmSpec).node
+    if pinned is not None and (pinned == spec.node or wish.to not in (None, pinned)):
+        return Waiting("pinned", f"it is bound to node {pinned} (spec.node), so it can't go to {wish.to or 'another'}")
+    if report.state != "running" and not (wish.mode == "cold" and report.state == "stopped"):
+        return Waiting("notRunning", f"its guest on {spec.node} is {report.state}")
+    if report.reason == "paused":
+        return Waiting("notRunning", f"its guest on {spec.node} stands still: {report.message}")
+    if wish.mode == "live" and spec.gpus:
+        return Waiting("gpusStay", f"it uses a GPU of {spec.node}, which can't go with it: only cold")
+    candidate = read_candidate(view, vm, strategy, silent)
+    if isinstance(candidate, Waiting):
+        return candidate
+    asked = candidate.request
+    request: Request = msgspec.structs.replace(
+        asked,
+        amounts=amounts_of(account(spec, report)),
+        machine=spec.machine if wish.mode == "cold" else _read_machine(view, spec),
+        cpu_model=asked.cpu_model if wish.mode == "cold" else _read_cpu(view, spec),
+        node=wish.to or asked.node,
+        leaves=spec.node,
+        home=None,  # what is on its volumes goes with it
+        mode="long-lived",
+        gang="",
+    )
+    return Mover(source, msgspec.structs.replace(candidate, request=request))
+
+
+def _read_machine(view: View, spec: AllocationSpec) -> str:
+    """The machine type as the source's QEMU builds it, if that node says: a target must be able to build just that one."""
+    own = [m for node in view.find(NODES_BY_UID, spec.node_uid) for m in node.report(NodeReport).machines]
+    return next((m for m in reversed(own) if m.startswith(f"{spec.machine}@")), spec.machine)
+
+
+def _read_cpu(view: View, spec: AllocationSpec) -> str | None:
+    """The CPU that the guest runs with: of one that was placed before that was chosen, all that its node has."""
+    own = [model for node in view.find(NODES_BY_UID, spec.node_uid) for model in node.report(NodeReport).cpu_models]
+    return spec.cpu_model or (own[0] if own else None)
+
+
+def plan_target(
+    view: View, engine: Engine, item: Item, strategy: str, silent: list[str], now: float
+) -> tuple[Commit | None, str]:
+    """Both sides of a move, or the refusal; and the target's key, if there is one."""
+    spec = item.spec(MigrationSpec)
+    vm = view.get(object_key("vm", item.envelope.project, read_workload(spec)[1]))
+    if vm is None or vm.deleting:
+        return None, ""  # its controller ends it
+    mover = read_mover(view, vm, spec, strategy, silent)
+    if isinstance(mover, Waiting):
+        return _plan_condition(item, Condition("Placed", "False", mover.reason, mover.message, now)), ""
+    candidate, row, explanation = decide(engine, mover)
+    timing = Timing(now, 0.0)
+    if row is None:
+        return _plan_refusal(view, item, candidate, explanation, timing), ""
+    snapshot = engine.snapshot
+    node, uid = view.find(NODES_BY_UID, snapshot.uids[row])[0], new_uid()
+    key = object_key("allocation", None, allocation_name(node.uid, uid))
+    load = engine.load(candidate.request, row)
+    if candidate.request.groups:
+        load = msgspec.structs.replace(load, workload=name_workload(vm.envelope.ref))
+    snapshot.put_allocation(key, node.uid, candidate.request.amounts, load)
+    source, target = _make_sides(view, item, mover, node, uid, load)
+    here = edit(mover.source)
+    here.spec = merge_part(here.spec, source)
+    here.generation += 1
+    there = Envelope(
+        kind="allocation",
+        name=allocation_name(node.uid, uid),
+        uid=uid,
+        labels=vm.envelope.labels,
+        owner=vm.envelope.ref,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(target)),
+        report=msgspec.Raw(msgspec.json.encode(AllocationReport())),
+        finalizers=["node"],
+    )
+    placed = _put_condition(item, Condition("Placed", "True", "Placed", f"on {node.envelope.name}", now))
+    writes: list[Write] = [put(there), put(here), put_decision(view, item, candidate, explanation, timing)]
+    commit = Commit(
+        item.key,
+        [*writes, *([placed] if placed is not None else [])],
+        [
+            unchanged(item),
+            unchanged(vm),
+            unchanged(mover.source),
+            unchanged(node),
+            Absent(there.key),
+            *(unchanged(volume) for volume in candidate.volume_items),
+        ],
+        [Event("Normal", "Placed", f"{source.node} → {node.envelope.name}", item.envelope.ref, SOURCE)],
+    )
+    return commit, key
+
+
+def decide(engine: Engine, mover: Mover) -> tuple[Candidate, int | None, Explanation]:
+    """The node that a VM would move to, None if it can go nowhere, and why."""
+    with without(engine.snapshot, [mover.source.key]):
+        request, given_up = relax(mover.candidate.request, engine.snapshot)
+        candidate = msgspec.structs.replace(mover.candidate, request=request, given_up=given_up)
+        row = engine.choose(request, candidate.vm.uid)
+        return candidate, row, explain(engine, request, candidate.vm.uid, row)
+
+
+def describe_refusal(explanation: Explanation, to: str | None) -> str:
+    """Why it can't go, in one sentence: of the node that was asked for, if one was."""
+    verdict = next((verdict for verdict in explanation.verdicts if verdict.node == to), None)
+    return f"{to}: {verdict.reason}" if verdict is not None and verdict.reason else explanation.message
+
+
+def _make_sides(
+    view: View, item: Item, mover: Mover, node: Item, uid: str, load: Load
+) -> tuple[AllocationSpec, AllocationSpec]:
+    """The specs of both places as the sides of the move: the target is what the source is, one incarnation later."""
+    wish, now = item.spec(MigrationSpec), mover.source.spec(AllocationSpec)
+    to_source = AllocatedMove(
+        key=move_key(item.uid, item.status(MigrationStatus).tries),
+        mode=wish.mode,
+        peer=now.node,
+        peer_uid=now.node_uid,
+        peer_allocation=mover.source.uid,
+        bytes_per_second=wish.bytes_per_second,
+        pause_ms=wish.pause_ms,
+    )
+    to_target = msgspec.structs.replace(
+        to_source,
+        peer=node.envelope.name,
+        peer_uid=node.uid,
+        peer_allocation=uid,
+        lesson=read_lesson(view, mover.candidate.vm.key, now.node, node.envelope.name),
+    )
+    target = msgspec.structs.replace(
+        now,
+        node=node.envelope.name,
+        node_uid=node.uid,
+        incarnation=max(mover.candidate.incarnation, now.incarnation + 1),
+        role="target",
+        wish="run",
+        gpus=read_gpus(node, load),
+        cpu_model=choose_cpu(node, now.cpu_wish) if wish.mode == "cold" else now.cpu_model,
+        waits_for=None,
+        held_by=None,
+        move=to_source,
+    )
+    return msgspec.structs.replace(now, role="source", move=to_target), target
+
+
+def _wants_target(item: Item) -> bool:
+    status, placed = item.status(MigrationStatus), item.envelope.condition("Placed")
+    begun = status.phase == "Pending" and status.started_at is not None
+    return begun and not item.deleting and not item.spec(MigrationSpec).cancel and not _is_placed(placed, status)
+
+
+def _is_placed(placed: Condition | None, status: MigrationStatus) -> bool:
+    """Whether this try has its target already, though its controller hasn't said so yet."""
+    return placed is not None and placed.status == "True" and placed.generation == status.tries
+
+
+def _plan_refusal(
+    view: View, item: Item, candidate: Candidate, explanation: Explanation, timing: Timing
+) -> Commit | None:
+    message = describe_refusal(explanation, item.spec(MigrationSpec).to)
+    refused = _put_condition(item, Condition("Placed", "False", explanation.error, message, timing.at))
+    if refused is None:
+        return None
+    event = Event("Warning", explanation.error, message, item.envelope.ref, SOURCE)
+    return Commit(
+        item.key, [put_decision(view, item, candidate, explanation, timing), refused], [unchanged(item)], [event]
+    )
+
+
+def _plan_condition(item: Item, condition: Condition) -> Commit | None:
+    write = _put_condition(item, condition)
+    return Commit(item.key, [write], [unchanged(item)]) if write is not None else None
+
+
+def _put_condition(item: Item, condition: Condition) -> Write | None:
+    """The Migration with ``condition``, whose generation is the try that it is about; None if that is said already."""
+    envelope = edit(item)
+    tries = item.status(MigrationStatus).tries
+    return put(envelope) if set_condition(envelope, msgspec.structs.replace(condition, generation=tries)) else None

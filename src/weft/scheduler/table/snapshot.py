@@ -1,0 +1,294 @@
+"""The nodes as numbers, kept up to date by increments: what a placement decision looks at.
+
+Fed with nodes and allocations, in any order and as often as one likes; equal to one built anew from the same objects. All
+amounts are whole numbers (thousandths of a core or a GPU, bytes), so sums never drift. ``log`` names every row that
+changed, in order, so that whoever keeps something by row knows what to look at again; ``risen`` those that gained room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from weft.contracts.policy import Amounts, GpuAsk
+from weft.scheduler.table.columns import Columns
+from weft.scheduler.table.facts import NO_LOAD, Gpu, Load, NodeFacts, amounts_of
+from weft.scheduler.table.uses import Uses
+
+__all__ = ["Amounts", "Gpu", "Load", "NodeFacts", "Snapshot", "amounts_of"]
+
+LOG_KEPT = 100_000
+
+
+class Snapshot(Uses):
+    """``improved`` collects the uids of nodes that may now take what they refused before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[int] = []
+        self.risen: list[int] = []
+        self.epoch = 0  # moves when rows have moved or have another shape: what was kept by row is worth nothing then
+        self.improved: set[str] = set()
+        self._shape_of: dict[Amounts, int] = {}
+        self._ordered = True
+        self._allocations: dict[str, tuple[str, Amounts, Load]] = {}
+        self._placed: list[list[str]] = []  # by row, the names of its allocations
+        self._away: dict[str, list[str]] = {}  # those on nodes that aren't there, by uid
+
+    def index_of(self, uid: str) -> int | None:
+        """The node's row, which is its own until nodes come or go."""
+        self.settle()
+        return self._index.get(uid)
+
+    def put_node(self, facts: NodeFacts) -> None:
+        """Take a node in, or what is new about it."""
+        index = self._index.get(facts.uid)
+        old = None if index is None else self.facts[index]
+        if old == facts:
+            return
+        if index is None:
+            index = self._add_row(facts)
+        if old is None or old.name != facts.name:
+            self.names[index] = facts.name
+            self._rank = None
+            self._ordered = self._ordered and self._stands_right(index)
+        self.facts[index] = facts
+        self.facts_epoch += 1
+        self.notes[index] = facts.note
+        self._put_capacity(index, facts.given())
+        self._online[index] = facts.online
+        self._cordoned[index] = facts.cordoned
+        self._put_flags(self._machines, index, facts.machines)
+        self._put_flags(self._taints, index, facts.taints)
+        self._put_data(facts.uid, frozenset() if old is None else old.data, facts.data)
+        if old is None or (old.extras, old.gpus, old.overcommit) != (facts.extras, facts.gpus, facts.overcommit):
+            self._put_devices(index, facts)
+        self._columns.put(index, facts)
+        self._note(index, True)
+        if facts.online and not facts.cordoned:
+            self.improved.add(facts.uid)
+
+    def drop_node(self, uid: str) -> None:
+        """Take a node out; its allocations are kept in mind in case it comes back."""
+        index = self._index.pop(uid, None)
+        if index is None:
+            return
+        self._put_data(uid, self.facts[index].data, frozenset())
+        if self._placed[index]:
+            self._away[uid] = self._placed[index]
+        last = len(self) - 1
+        for texts in (self.names, self.uids, self.notes):
+            texts[index] = texts[last]
+            texts.pop()
+        self.facts[index] = self.facts[last]
+        self.facts.pop()
+        self._placed[index] = self._placed[last]
+        self._placed.pop()
+        if index != last:
+            self._index[self.uids[index]] = index
+            for columns in self._all_columns():
+                columns[..., index] = columns[..., last]
+            self._devices.move(last, index)
+            self._columns.put(index, self.facts[index])
+            self._ordered = False
+        self._slice()
+        self._rank = None
+        self.epoch += 1
+        self.facts_epoch += 1
+        self.improved.discard(uid)
+
+    def settle(self) -> None:
+        """Put the rows into the order of the names, if they aren't: then the first of several that are as good is also the
+        first by name."""
+        if self._ordered:
+            return
+        order = self._by_name()
+        self.names, self.uids, self.notes, self.facts, self._placed = (
+            [self.names[i] for i in order],
+            [self.uids[i] for i in order],
+            [self.notes[i] for i in order],
+            [self.facts[i] for i in order],
+            [self._placed[i] for i in order],
+        )
+        self._index = {uid: index for index, uid in enumerate(self.uids)}
+        for columns in self._all_columns():
+            columns[..., : len(order)] = columns[..., order]
+        self._devices.reorder(order)
+        self._columns = Columns()
+        self._rank = None
+        self._ordered = True
+        self.epoch += 1
+        self.facts_epoch += 1
+
+    def put_allocation(self, name: str, node_uid: str, amounts: Amounts, load: Load = NO_LOAD) -> None:
+        """Count an allocation; counted already is fine."""
+        old = self._allocations.get(name)
+        if old == (node_uid, amounts, load):
+            return
+        if old is not None:
+            self.drop_allocation(name)
+        index = self._index.get(node_uid)
+        if index is not None:
+            self.take(name, index, amounts, load)
+            return
+        self._allocations[name] = (node_uid, amounts, load)
+        self._away.setdefault(node_uid, []).append(name)
+        self.groups.add(node_uid, load)
+
+    def take(self, name: str, index: int, amounts: Amounts, load: Load = NO_LOAD) -> None:
+        """Count an allocation that isn't counted yet on the node of row ``index``."""
+        node_uid = self.uids[index]
+        self._allocations[name] = (node_uid, amounts, load)
+        self._placed[index].append(name)
+        if load is not NO_LOAD:
+            self.groups.add(node_uid, load)
+            self._count_load(index, load, 1)
+        cpu, memory, disk = amounts
+        free_cpu, free_memory, free_disk = self.cells
+        free_cpu[index] -= cpu
+        free_memory[index] -= memory
+        free_disk[index] -= disk
+        self._note(index, False)
+
+    def drop_allocation(self, name: str) -> None:
+        """Count it no longer; not counted is fine."""
+        old = self._allocations.pop(name, None)
+        if old is None:
+            return
+        node_uid, (cpu, memory, disk), load = old
+        self.groups.remove(node_uid, load)
+        index = self._index.get(node_uid)
+        if index is None:
+            names = self._away[node_uid]
+            names.remove(name)
+            if not names:
+                del self._away[node_uid]
+            return
+        self._placed[index].remove(name)
+        self._count_load(index, load, -1)
+        free_cpu, free_memory, free_disk = self.cells
+        free_cpu[index] += cpu
+        free_memory[index] += memory
+        free_disk[index] += disk
+        self._note(index, True)
+        self.improved.add(node_uid)
+
+    def _count_load(self, index: int, load: Load, sign: int) -> None:
+        for name, amount in load.extras:
+            self._extra(name)[1, index] += amount * sign
+        for device, share in load.gpus:
+            self._devices.take(index, device, share * sign)
+
+    def _note(self, index: int, gained: bool) -> None:
+        if len(self.log) >= LOG_KEPT:
+            self.log.clear()
+            self.risen.clear()
+            self.epoch += 1
+        self.log.append(index)
+        if gained:
+            self.risen.append(index)
+
+    def _stands_right(self, index: int) -> bool:
+        names = self.names
+        return (not index or names[index - 1] < names[index]) and (
+            index + 1 == len(names) or names[index] < names[index + 1]
+        )
+
+    def _put_capacity(self, index: int, capacity: Amounts) -> None:
+        self._free[:, index] += np.subtract(capacity, self._capacity[:, index])
+        self._capacity[:, index] = capacity
+        shape = self._shape_of.get(capacity)
+        if shape is None:
+            if len(self._shape_of) >= max(256, 4 * len(self)):  # most of them are of the past
+                self._shape_of.clear()
+                self.shape_capacities.clear()
+                self.epoch += 1
+                for row in range(len(self)):
+                    self._number_shape(row, self.facts[row].given())
+            self._number_shape(index, capacity)
+            self.epoch += 1
+        elif self._shapes[index] != shape:
+            self._shapes[index] = shape
+            self.epoch += 1
+
+    def _number_shape(self, index: int, capacity: Amounts) -> None:
+        shape = self._shape_of.setdefault(capacity, len(self.shape_capacities))
+        if shape == len(self.shape_capacities):
+            self.shape_capacities.append(capacity)
+        self._shapes[index] = shape
+
+    def _add_row(self, facts: NodeFacts) -> int:
+        index = len(self)
+        if index == self._online.size:
+            self._grow()
+        self.names.append("")
+        self.uids.append(facts.uid)
+        self.notes.append("")
+        self.facts.append(facts)
+        self._index[facts.uid] = index
+        placed = self._away.pop(facts.uid, [])
+        self._placed.append(placed)
+        self._capacity[:, index] = 0
+        self._free[:, index] = np.negative(_sum(self._allocations[name][1] for name in placed))
+        self._rank = None
+        self.epoch += 1
+        self._slice()
+        return index
+
+    def _put_devices(self, index: int, facts: NodeFacts) -> None:
+        """Extras and GPUs of a row from its facts, and what all its allocations take of them."""
+        for both in self._extras.values():
+            both[:, index] = 0
+        for name in facts.extras:
+            self._extra(name)[0, index] = facts.given_extra(name)
+        self._devices.put(index, facts.gpus)
+        for name in self._placed[index]:
+            self._count_load(index, self._allocations[name][2], 1)
+        self._slice()
+
+
+def _sum(amounts: Iterable[Amounts]) -> Amounts:
+    cpu = memory = disk = 0
+    for a in amounts:
+        cpu, memory, disk = cpu + a[0], memory + a[1], disk + a[2]
+    return cpu, memory, disk
+
+
+@contextmanager
+def without(snapshot: Snapshot, names: Iterable[str]) -> Iterator[None]:
+    """For as long as this lasts these allocations count as gone."""
+    improved = set(snapshot.improved)
+    gone = {name: found for name in names if (found := snapshot._allocations.get(name)) is not None}
+    for name in gone:
+        snapshot.drop_allocation(name)
+    try:
+        yield
+    finally:
+        for name, (node_uid, amounts, load) in gone.items():
+            snapshot.put_allocation(name, node_uid, amounts, load)
+        snapshot.improved = improved
+
+
+def state_of(snapshot: Snapshot) -> dict[str, Any]:
+    """Node uid → its facts and all that is counted there: what two equal snapshots have in common."""
+    return {
+        uid: (
+            snapshot.facts[index],
+            snapshot.allocated[:, index].tolist(),
+            snapshot.free[:, index].tolist(),
+            {name: int(both[1, index]) for name, both in snapshot._extras.items() if both[:, index].any()},
+            snapshot.gpu_free[index, : len(snapshot.facts[index].gpus)].tolist(),
+            snapshot.groups.on(uid),
+            snapshot.used[:, index].tolist(),
+        )
+        for uid, index in snapshot._index.items()
+    }
+
+
+def asks_of(snapshot: Snapshot) -> Iterator[tuple[Amounts, GpuAsk | None]]:
+    """What was asked for by what is placed, one entry each; models and memory of GPUs aren't known any more."""
+    for _, amounts, load in snapshot._allocations.values():
+        yield amounts, GpuAsk(len(load.gpus), load.gpus[0][1]) if load.gpus else None

@@ -1,0 +1,160 @@
+"""What past moves say of the next one: what the path between two nodes carries, and how far off plans like this one were.
+
+Pure: moves that succeeded in, a lesson out. A plan is corrected by the plans that were most like it: of the same mode, about as
+long, of the same nodes or the same guest, rather lately. How far those were off among themselves is how far the
+corrected one is to be believed.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from weft.kinds.allocation import MoveLesson, MovePlanned, PastMove
+from weft.transfer.plan import USABLE_SHARE, MovePlan
+
+MOST_PAST = 32  # moves that a lesson is made of
+PATH_HOPE = 1.1  # a move that was kept to what an earlier one has reached doesn't show that the path carries more
+PATH_MOVES = 3  # the newest ones, whose best says what the path carries
+LEAST_PATH_BYTES = 8 << 20  # a shorter move says little of its path
+SAME_NODES, SAME_GUEST = 3.0, 3.0  # how much more such a move counts
+DOUBT = 1.0  # as much as one move like it that was foreseen exactly
+_LEAST_SECONDS = 1e-3
+
+
+class EndedMove(msgspec.Struct, kw_only=True, frozen=True):
+    """A move that has succeeded: what was foreseen, as it was told then, and what came true. One that people kept ``limited``
+    says nothing of what its path carries."""
+
+    workload: str
+    source: str
+    target: str
+    plan: MovePlanned
+    duration_seconds: float
+    pause_seconds: float
+    bytes: int
+    ended_at: float
+    limited: bool = False
+
+
+class Errors(NamedTuple):
+    """Medians over ``moves`` ended ones, as shares of what came true; 0 where there is none."""
+
+    moves: int
+    duration: float
+    pause: float
+    bytes: float
+
+
+def learn(ended: Iterable[EndedMove], workload: str, source: str, target: str) -> MoveLesson:
+    """What these say of a move of ``workload`` from ``source`` to ``target``."""
+    nodes, past = {source, target}, list[PastMove]()
+    rates, other_rates = list[float](), list[float]()
+    for move in sorted(ended, key=lambda move: move.ended_at, reverse=True):
+        same_nodes = {move.source, move.target} == nodes
+        tells = not move.limited and move.bytes >= LEAST_PATH_BYTES and move.duration_seconds > 0
+        if tells and nodes & {move.source, move.target}:
+            (rates if same_nodes else other_rates).append(move.bytes / move.duration_seconds)
+        if len(past) < MOST_PAST and move.plan.duration_seconds > 0:
+            past.append(
+                _remember(
+                    move, (SAME_NODES if same_nodes else 1.0) * (SAME_GUEST if move.workload == workload else 1.0)
+                )
+            )
+    best = max((rates or other_rates)[:PATH_MOVES], default=0.0)
+    return MoveLesson(path_bytes_per_second=int(best * PATH_HOPE / USABLE_SHARE), past=tuple(past))
+
+
+def _remember(move: EndedMove, weight: float) -> PastMove:
+    plan = move.plan
+    return PastMove(
+        mode=plan.mode,
+        duration_seconds=round(plan.duration_seconds / plan.duration_factor, 4),
+        duration_ratio=round(_ratio(move.duration_seconds, plan.duration_seconds) * plan.duration_factor, 4),
+        pause_ratio=round(_ratio(move.pause_seconds, plan.pause_seconds) * plan.pause_factor, 4)
+        if move.pause_seconds > 0
+        else round(plan.pause_factor, 4),  # nobody saw how long it was
+        bytes_ratio=round(_ratio(move.bytes, plan.bytes) * plan.bytes_factor, 4),
+        weight=weight,
+    )
+
+
+def correct_plan(plan: MovePlan, lesson: MoveLesson) -> MovePlan:
+    """The plan as those like it have turned out; its factors say what it was multiplied by."""
+    alike = [
+        (past, past.weight * _likeness(past.duration_seconds, plan.duration_seconds) / (1 + age / MOST_PAST))
+        for age, past in enumerate(lesson.past)
+        if past.mode == plan.settings.mode
+    ]
+    if not alike:
+        return plan
+    weights = [weight for _, weight in alike]
+    known = sum(weights) / (sum(weights) + DOUBT)
+    duration, pause, volume = (
+        _middle([(ratio(past), weight) for past, weight in alike]) ** known
+        for ratio in (_duration_ratio, _pause_ratio, _bytes_ratio)
+    )
+    off = sum(weight * abs(past.duration_ratio / duration - 1) for past, weight in alike) / sum(weights)
+    return msgspec.structs.replace(
+        plan,
+        duration_seconds=plan.duration_seconds * duration,
+        pause_seconds=plan.pause_seconds * pause,
+        bytes=int(plan.bytes * volume),
+        confidence=round((1 - known) * plan.confidence + known * max(0.05, 1 - min(1.0, off)), 2),
+        duration_factor=duration,
+        pause_factor=pause,
+        bytes_factor=volume,
+    )
+
+
+def judge(ended: Iterable[EndedMove]) -> Errors:
+    """How far the plans of these were off."""
+    told = [move for move in ended if move.plan.duration_seconds > 0]
+    pairs: list[list[tuple[float, float]]] = [
+        [(move.plan.duration_seconds, move.duration_seconds) for move in told],
+        [(move.plan.pause_seconds, move.pause_seconds) for move in told],
+        [(move.plan.bytes, move.bytes) for move in told],
+    ]
+    duration, pause, volume = (
+        statistics.median([_error(foreseen, actual) for foreseen, actual in these]) if these else 0.0 for these in pairs
+    )
+    return Errors(len(told), duration, pause, volume)
+
+
+def _duration_ratio(past: PastMove) -> float:
+    return past.duration_ratio
+
+
+def _pause_ratio(past: PastMove) -> float:
+    return past.pause_ratio
+
+
+def _bytes_ratio(past: PastMove) -> float:
+    return past.bytes_ratio
+
+
+def _likeness(one: float, other: float) -> float:
+    """1 for moves that take as long, less the more they differ: what is the same in all moves weighs more in short ones."""
+    return math.exp(-abs(math.log(max(_LEAST_SECONDS, one) / max(_LEAST_SECONDS, other))))
+
+
+def _middle(pairs: Sequence[tuple[float, float]]) -> float:
+    """The weighted median: one move that went quite otherwise doesn't shift it."""
+    ordered, half = sorted(pairs), sum(weight for _, weight in pairs) / 2
+    for value, weight in ordered:
+        half -= weight
+        if half <= 0:
+            return max(0.05, min(20.0, value))
+    return 1.0
+
+
+def _ratio(actual: float, foreseen: float) -> float:
+    return max(_LEAST_SECONDS, actual) / max(_LEAST_SECONDS, foreseen)
+
+
+def _error(foreseen: float, actual: float) -> float:
+    return abs(foreseen - actual) / max(_LEAST_SECONDS, actual)

@@ -1,0 +1,104 @@
+"""Guests move between nodes of a real cluster: with what they have in memory and on disks, under their address, whoever is
+killed meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from urllib.request import urlopen
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.test_bad_days import kill, no_orphans, one_guest
+
+pytestmark = pytest.mark.host
+Gone = Callable[[str], str]
+COUNT = "(n=0; while :; do n=$((n+1)); echo $n > /tmp/m; mv /tmp/m /tmp/n; sleep 0.1; done) > /dev/null 2>&1 &"
+
+
+def run(cluster: Cluster, name: str, script: str) -> str:
+    return cluster.ok("vm", "exec", name, "--", "sh", "-c", script).strip()
+
+
+def goes_on(cluster: Cluster, name: str) -> None:
+    """What ran in it, counting, counts further."""
+    counted, deadline = int(run(cluster, name, "cat /tmp/n")), time.monotonic() + 60
+    while int(run(cluster, name, "cat /tmp/n")) <= counted:
+        assert time.monotonic() < deadline, counted
+        time.sleep(0.2)
+
+
+def places(cluster: Cluster, name: str) -> list[str]:
+    """The nodes on which the VM has an allocation."""
+    found = [a["spec"] for a in cluster.json("allocation", "list")["items"]]
+    return [spec["node"] for spec in found if spec["workload"]["name"] == name]
+
+
+def test_a_guest_moves_with_all_that_it_has_and_goes_on(cluster: Cluster, gone: Gone) -> None:
+    port = cluster.free_port()
+    cluster.ok("create", "volume", "luggage", "--size", "64M")
+    made = ("--memory", "128M", "--volume", "luggage", "--publish", f"{port}:80")
+    cluster.ok("vm", "create", gone("traveller"), "--image", "tiny", *made)
+    before = cluster.vm("traveller")["status"]
+    run(
+        cluster,
+        "traveller",
+        "dd if=/dev/urandom of=/dev/vdb bs=1M count=16 2> /dev/null; sync; echo here > /tmp/index.html",
+    )
+    run(cluster, "traveller", f"{COUNT} httpd -p 80 -h /tmp || true")
+    disk, boot = run(cluster, "traveller", "md5sum /dev/vdb"), before["boot_id"]
+    assert "would move from" in cluster.ok("vm", "migrate", "traveller", "--dry-run")
+
+    cluster.ok("vm", "migrate", "traveller", "--timeout", "90s")
+    after = cluster.vm("traveller")["status"]
+    assert (after["phase"], after["boot_id"], after["address"]) == ("Running", boot, before["address"])
+    assert after["node"] != before["node"] and places(cluster, "traveller") == [after["node"]]
+    assert run(cluster, "traveller", "md5sum /dev/vdb") == disk
+    goes_on(cluster, "traveller")
+    assert urlopen(f"http://127.0.0.1:{port}/index.html", timeout=60).read() == b"here\n"
+    assert cluster.json("get", "volume/luggage")["status"]["node"] == after["node"]
+    [migration] = [m for m in cluster.json("migration", "list")["items"] if m["spec"]["workload"] == "vm/traveller"]
+    assert migration["status"]["plan"]["reason"] and migration["status"]["actual"]["bytes"] > 0
+    no_orphans(cluster)
+
+    cluster.ok("vm", "migrate", "traveller", "--cold", "--to", before["node"], "--timeout", "90s")
+    back = cluster.vm("traveller")["status"]
+    assert back["node"] == before["node"] and back["boot_id"] != boot
+    assert run(cluster, "traveller", "md5sum /dev/vdb") == disk
+    cluster.ok("vm", "delete", "traveller", "--yes")
+    cluster.ok("delete", "volume/luggage", "--yes")
+
+
+@pytest.mark.parametrize("victim", ["server", "agent of the source", "agent of the target"])
+def test_whoever_is_killed_meanwhile_one_guest_is_left_and_goes_on(cluster: Cluster, gone: Gone, victim: str) -> None:
+    name = gone(f"robust-{victim.replace(' ', '-')}")
+    cluster.ok("vm", "create", name, "--image", "tiny", "--memory", "128M")
+    before = cluster.vm(name)["status"]
+    run(cluster, name, COUNT)
+    target = next(node for node in ("n1", "n2", "n3") if node != before["node"])
+    cluster.ok("vm", "migrate", name, "--to", target, "--bandwidth", "12M", "--timeout", "100s", "--detach")
+    [migration] = [
+        m["name"] for m in cluster.json("migration", "list")["items"] if m["spec"]["workload"] == f"vm/{name}"
+    ]
+    cluster.ok("wait", f"migration/{migration}", "--for", "phase=Moving", "--timeout", "90s")
+    node = before["node"] if "source" in victim else target
+    kill(cluster.pids("weft server") if victim == "server" else cluster.pids(f"weft agent {node}"))
+    cluster.up()
+    deadline = time.monotonic() + 150
+    while True:
+        done = cluster.run("get", f"migration/{migration}", "-o", "json")
+        if done.returncode == 0 and b'"ended_at":null' not in done.stdout.replace(b" ", b""):
+            break
+        assert time.monotonic() < deadline, done.stdout.decode() + done.stderr.decode() + cluster.logs()
+        time.sleep(0.5)
+    status = cluster.json("get", f"migration/{migration}")["status"]
+    ends_on = target if status["phase"] == "Succeeded" else before["node"]
+    cluster.ok("wait", f"vm/{name}", "--timeout", "60s")
+    after = cluster.vm(name)["status"]
+    assert (after["node"], after["boot_id"], places(cluster, name)) == (ends_on, before["boot_id"], [ends_on]), status
+    one_guest(cluster, name)
+    goes_on(cluster, name)
+    if "source" in victim:
+        cluster.ok("vm", "migrate", name, "--timeout", "90s")  # it can move again
+    no_orphans(cluster)

@@ -1,0 +1,224 @@
+"""Guests move between two agents, over TLS, with their disks; whoever is killed on the way leaves exactly one, whole."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+from guest_lab import GuestLab
+from moving_lab import WAIT_SECONDS, Pair, change
+
+from weft.kinds.allocation import AllocationSpec
+from weft.objects.envelope import Envelope, decode_part
+
+pytestmark = [pytest.mark.host, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair(tiny: Path) -> AsyncIterator[Pair]:
+    """Two nodes with a link between them that can be cut."""
+    labs = GuestLab(tiny), GuestLab(tiny)
+    pair = Pair(*labs)
+    try:
+        await pair.here.start()
+        await pair.there.start()
+        yield pair
+    finally:
+        await pair.close()
+        for lab in labs:
+            lab.close()
+
+
+class Guest:
+    """The one that moves through all tests: its allocation, the node where it is, and the other one."""
+
+    def __init__(self, pair: Pair, web: Envelope) -> None:
+        self.pair, self.web, self.here, self.there = pair, web, pair.here, pair.there
+
+    async def begin(self, **fields: Any) -> tuple[Envelope, Envelope]:
+        return await self.pair.begin(self.web, self.here, self.there, **fields)
+
+    async def finish(self, source: Envelope, target: Envelope) -> None:
+        """It is at the other node now, and nothing of it at this one."""
+        self.web = await self.pair.finish(source, target, self.here, self.there)
+        self.here, self.there = self.there, self.here
+        self.check_alone()
+
+    async def break_off(self, source: Envelope, target: Envelope) -> None:
+        """It is where it was, and nothing of it at the other node."""
+        self.web = await self.pair.break_off(source, target, self.here, self.there)
+        self.check_alone()
+
+    def check_alone(self) -> None:
+        assert len(self.here.guests()) == 1 and self.there.guests() == []
+        assert not list(Path(self.there.host.state_dir).glob("volumes/*")), "its disks are where it is"
+
+    async def run(self, *argv: str, stdin: bytes = b"") -> str:
+        return await self.here.run(self.web, *argv, stdin=stdin)
+
+    async def begin_writing(self, verifier: bytes) -> None:
+        """It writes its memory and its disk, and looks whether all is there still."""
+        await self.run("sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=verifier)
+        await self.run("sh", "-c", "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
+        await self.look()
+
+    async def look(self, *, after: int = -1) -> int:
+        """The rounds that it has made, once more than ``after``: nothing was lost in any."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                said = await self.run("sh", "-c", "cat /dev/shm/verdict 2>/dev/null || true")
+                if found := re.match(r"rounds=(\d+) bad=(\d+)", said):
+                    assert found[2] == "0", said
+                    if int(found[1]) > after:
+                        return int(found[1])
+                await asyncio.sleep(0.1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guest(pair: Pair, verifier: bytes) -> Guest:
+    web = pair.allocate(pair.here)
+    pair.here.put(web)
+    await pair.here.until(web, lambda r: r.state == "running" and r.ready)
+    guest = Guest(pair, web)
+    await guest.begin_writing(verifier)
+    return guest
+
+
+async def test_a_guest_moves_there_and_back_with_its_disks_and_goes_on_writing(guest: Guest) -> None:
+    boot_id, fill = guest.here.report(guest.web).boot_id, "head -c 5000000 /dev/urandom > /dev/vdb; sync"
+    read = "echo 3 > /proc/sys/vm/drop_caches; head -c 5000000 /dev/vdb | sha256sum"
+    whole, seen = await guest.run("sh", "-c", f"{fill}; {read}"), await guest.look()
+    for _ in ("there", "back"):
+        source, target = await guest.begin()
+        told = (await guest.here.until(source, lambda r: r.move is not None and r.move.pause_ms)).move
+        assert told is not None and told.plan is not None and told.sent_bytes > 10_000_000, told
+        taken = (await guest.there.until(target, lambda r: r.move is not None and r.move.phase == "taken over")).move
+        assert taken is not None and 0 < taken.pause_ms <= told.pause_ms, (taken, told)
+        assert taken.sent_bytes > 10_000_000 and 0 < taken.elapsed_ms <= told.elapsed_ms + 5, (
+            "a source may be gone by then"
+        )
+        await guest.finish(source, target)
+        seen = await guest.look(after=seen + 1)
+        assert guest.here.report(guest.web).boot_id == boot_id
+        assert await guest.run("sh", "-c", read) == whole
+
+
+@pytest.mark.parametrize(
+    ("victim", "death"),
+    [("source", "source:Source._hand_over:before"), ("target", "target:Target._take_over:before")],
+)
+async def test_an_agent_killed_at_the_hand_over_only_delays_it(guest: Guest, victim: str, death: str) -> None:
+    seen = await guest.look()
+    node = guest.here if victim == "source" else guest.there
+    await node.kill()
+    await node.start(death)
+    source, target = await guest.begin()
+    await node.await_death()
+    assert len(guest.here.guests()) == len(guest.there.guests()) == 1
+    await node.start()
+    source = await guest.pair.introduce(source, target, guest.here, guest.there)
+    await guest.finish(source, target)
+    await guest.look(after=seen + 1)
+
+
+async def test_an_agent_killed_right_after_its_guest_began_to_run_there_says_so_when_it_is_back(guest: Guest) -> None:
+    seen = await guest.look()
+    await guest.there.kill()
+    await guest.there.start("target:Target._take_over:after")
+    source, target = await guest.begin()
+    await guest.there.await_death()
+    guest.there.put(change(target, wish="stop"))  # its controller has lost patience
+    await guest.there.start()
+    await guest.finish(source, target)
+    await guest.look(after=seen + 1)
+
+
+async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_by_the_targets_word(guest: Guest) -> None:
+    seen = await guest.look()
+    await guest.there.kill()
+    await guest.there.start("target:Target._take_over:before")
+    source, target = await guest.begin()
+    await guest.there.await_death()
+    guest.there.put(change(target, wish="stop"))
+    await guest.there.start()
+    await guest.there.until_phase(target, "given up")
+    await guest.here.until_phase(source, "handed over")
+    move = decode_part(source.spec, AllocationSpec).move
+    assert move is not None
+    source = change(source, move=msgspec.structs.replace(move, never_ran=True))
+    guest.here.put(source)
+    await guest.break_off(source, target)
+    await guest.look(after=seen + 1)
+
+
+async def test_a_link_cut_on_the_way_leaves_it_where_it_is_and_one_cut_at_the_hand_over_only_delays_it(
+    guest: Guest,
+) -> None:
+    seen = await guest.look()
+    source, target = await guest.begin(bytes_per_second=4 << 20)
+    await guest.here.until(source, lambda r: r.move is not None and r.move.sent_bytes > 1 << 20)
+    guest.pair.link("down")
+    await guest.here.until_phase(source, "failed")
+    seen = await guest.look(after=seen + 1)
+    await guest.break_off(source, target)
+    guest.pair.link("up")
+    await guest.here.kill()
+    await guest.here.start("source:Source._hand_over:before")
+    source, target = await guest.begin()
+    await guest.here.await_death()
+    guest.pair.link("down")
+    await guest.here.start()
+    assert (await guest.here.until_phase(source, "handed over")).reason == "lineLost"
+    assert not guest.there.report(target).ready, "it waits for the word that the source's never will run again"
+    guest.pair.link("up")
+    await guest.finish(source, target)
+    await guest.look(after=seen + 1)
+
+
+@pytest.mark.parametrize("victim", ["source agent", "target agent", "target machine", "source machine"])
+async def test_who_is_killed_on_the_way_leaves_the_guest_at_the_source_and_nothing_at_the_target(
+    guest: Guest, victim: str
+) -> None:
+    here, there, seen = guest.here, guest.there, await guest.look()
+    source, target = await guest.begin(bytes_per_second=4 << 20)
+    await here.until(source, lambda r: r.move is not None and r.move.sent_bytes > 1 << 20)
+    if victim.endswith("agent"):
+        node = here if victim == "source agent" else there
+        await node.kill()
+        await node.start()
+    else:
+        (there.kill_guest(target) if victim == "target machine" else here.kill_guest(source))
+    await here.until_phase(source, "failed")
+    if victim == "source machine":
+        assert here.guests() == [], "nothing starts under either incarnation while it isn't known who has it"
+    await guest.break_off(source, target)
+    if victim != "source machine":
+        await guest.look(after=seen + 1)
+
+
+async def test_a_guest_that_moves_cold_is_shut_down_and_starts_there_with_all_that_is_on_its_disks(
+    guest: Guest,
+) -> None:
+    here, there = guest.here, guest.there
+    write = "head -c 9000000 /dev/urandom > /root/data; head -c 3000000 /dev/urandom > /dev/vdb; sync"
+    read = "cat /root/data /dev/vdb | head -c 12000000 | sha256sum"
+    whole = await guest.run("sh", "-c", f"{write}; {read}")
+    source, target = await guest.begin(mode="cold", bytes_per_second=2 << 20)
+    await here.until_phase(source, "moving")
+    await there.kill()
+    await there.start()
+    await here.until_phase(source, "failed")
+    assert here.guests() == []
+    there.put(change(target, wish="stop"))
+    await there.until_phase(target, "given up", "failed")
+    await guest.pair.remove(target, there)
+    source, target = await guest.begin(mode="cold")  # without a start between
+    await guest.finish(source, target)
+    assert await guest.run("sh", "-c", read) == whole
+    await guest.pair.remove(guest.web, guest.here)

@@ -1,0 +1,175 @@
+"""A guest moves between two nodes of three while clients everywhere ask it: none of them is refused, cut or made to wait
+for a retry."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from network_lab import OUTSIDE, Lab, Node, make_port, make_segment
+
+from weft.contracts.network import Allowed, Filter, Forward, Moved, Port, Segment
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces"),
+]
+CLIENTS = [sys.executable, "-S", "-E", str(Path(__file__).with_name("network_clients.py"))]
+PAUSE_SECONDS = 0.06
+NEWS_SECONDS = 0.3  # how late nodes that take no part in the move learn of it
+
+
+class Street:
+    """One network over three nodes; guest a is to move, c is on the third node."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.n1, self.n2, self.n3 = lab.nodes
+        self.segment = make_segment(1, "blue", {"a": self.n1, "b": self.n2, "c": self.n3})
+        self.port = make_port(self.segment, "a")
+        self.moved: dict[str, list[Moved]] = {node.address: [] for node in lab.nodes}
+
+    async def build(self) -> None:
+        for node in self.lab.nodes:
+            await node.ensure_segment(self.segment)
+            await node.ensure_refused([self.segment.cidr])
+            await node.ensure_forwards(self.forwards(self.n1))
+        await self.n1.ensure_filters([self.filter(self.port)])
+        self.a, self.b, self.c = (
+            node.plug_guest(name, make_port(self.segment, name))
+            for node, name in zip(self.lab.nodes, "abc", strict=True)
+        )
+        for guest in (self.a, self.b, self.c):
+            guest.lease()
+        for namespace in (self.a.namespace, self.c.namespace, self.lab.outside):
+            enter = ["nsenter", f"--net=/run/netns/{namespace}"]
+            self.lab.start([*enter, *CLIENTS, "serve"], stdin=subprocess.PIPE)
+
+    def forwards(self, at: Node) -> list[Forward]:
+        address = self.port.address
+        return [
+            Forward(outer, "tcp", self.segment.id, address, inner, at.address)
+            for outer, inner in ((8080, 80), (9090, 9))
+        ]
+
+    def filter(self, port: Port) -> Filter:
+        """Guest a lets itself be asked for three things, and asks for whatever it likes."""
+        asked = [Allowed("udp", 7, 7, None), *(Allowed("tcp", inner, inner, None) for inner in (9, 80))]
+        anything = (Allowed("any", 0, 65535, None),)
+        return Filter(port.id, self.segment.id, port.address, self.segment.gateway, tuple(asked), anything)
+
+    def see(self, node: Node, at: Node) -> Segment:
+        """The network as a node is to know it while guest a is at ``at``."""
+        endpoints = [
+            msgspec.structs.replace(e, node_address=at.address) if e.mac == self.port.mac else e
+            for e in self.segment.endpoints
+        ]
+        return msgspec.structs.replace(self.segment, endpoints=endpoints, moved=self.moved[node.address])
+
+    async def move(self, source: Node, target: Node) -> Port:
+        """Guest a's hand-over, as two agents do it; the third node hears of it later."""
+        third = next(node for node in self.lab.nodes if node not in (source, target))
+        self.moved[target.address] = [m for m in self.moved[target.address] if m.way == "out"]
+        self.moved[target.address].append(Moved("in", self.port.mac, self.port.address, source.address))
+        self.moved[source.address].append(Moved("out", self.port.mac, self.port.address, target.address))
+        port = msgspec.structs.replace(self.port, id=f"p{target.number}moved000")
+        for node in (source, target):
+            await node.ensure_segment(self.see(node, source))
+        assert not self.passes_on(target) and not self.passes_on(source), "neither sends to the other, who sends back"
+        await target.ensure_filters([self.filter(port)])
+        tap = await target.plug(port)
+        target.seed_flows(port, source.list_flows(self.port))
+        self.a.tell_nic("at", target.namespace, tap)
+        source.switch(self.port, target.address)
+        assert self.passes_on(source)
+        source.switch(self.port, source.address)  # it goes on here after all
+        assert not self.passes_on(source)
+        self.a.tell_nic("stop")
+        source.switch(self.port, target.address)
+        target.switch(port, target.address)
+        time.sleep(PAUSE_SECONDS)
+        self.a.tell_nic("go")
+        self.moved[target.address] = [m for m in self.moved[target.address] if m.way == "in"]
+        self.moved[source.address] = [m for m in self.moved[source.address] if m.way == "out"]
+        await target.ensure_segment(self.see(target, target))
+        await target.ensure_forwards(self.forwards(target))
+        time.sleep(NEWS_SECONDS)
+        for node in (third, source):
+            await node.ensure_segment(self.see(node, target))
+            await node.ensure_forwards(self.forwards(target))
+        await source.unplug(self.port.id)
+        await source.ensure_filters([])
+        self.port = port
+        return port
+
+    def passes_on(self, node: Node) -> bool:
+        """Whether frames for guest a that come from another node are sent on."""
+        return self.port.mac in node.shell(
+            f"nft list table netdev weft_w{node.number}_moved_{self.segment.id}", check=False
+        )
+
+    def watch(self, namespace: str, *what: str) -> subprocess.Popen[str]:
+        enter = ["nsenter", f"--net=/run/netns/{namespace}"]
+        return self.lab.start([*enter, *CLIENTS, "watch", *what], stdin=subprocess.PIPE)
+
+
+def end(watch: subprocess.Popen[str]) -> dict[str, Any]:
+    assert watch.stdin and watch.stdout
+    watch.stdin.write("over\n")
+    watch.stdin.flush()
+    return dict(json.loads(watch.stdout.readline()))
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    lab = Lab(nodes=3)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+async def street(lab: Lab) -> Street:
+    street = Street(lab)
+    await street.build()
+    return street
+
+
+async def test_no_client_of_a_guest_that_moves_there_and_back_loses_anything(street: Street) -> None:
+    ends = [
+        f"{kind}:{node.address}:{port}" for node in street.lab.nodes for kind, port in (("http", 8080), ("count", 9090))
+    ]
+    address, c_address = street.port.address, make_port(street.segment, "c").address
+    watches = [
+        street.watch(street.lab.outside, *ends),
+        street.watch(street.c.namespace, f"udp:{address}:7", f"count:{address}:9", f"http:{address}:80"),
+        street.watch(street.b.namespace, f"udp:{address}:7", f"count:{address}:9"),
+        street.watch(street.a.namespace, f"count:{OUTSIDE}:9", f"count:{c_address}:9"),
+    ]
+    await street.move(street.n1, street.n2)
+    time.sleep(1)
+    await street.move(street.n2, street.n1)
+    time.sleep(1)
+    seen = [end(watch) for watch in watches]
+    for tallies in seen:
+        for what, tally in tallies.items():
+            assert tally["asked"] > 10, what
+            if not what.startswith("udp"):
+                assert tally["failed"] == 0, (what, tally)
+    assert street.passes_on(street.n2) and not street.passes_on(street.n1)
+    deadline = time.monotonic() + 30
+    while street.n2.count_older(street.segment.id, address):
+        assert time.monotonic() < deadline, "what was opened through the second node has ended"
+        time.sleep(0.2)
+    for node in street.lab.nodes:
+        street.moved[node.address].clear()
+        await node.ensure_segment(street.see(node, street.n1))
+        assert await node.heal() == []
+        assert "moved" not in node.shell("nft list tables")

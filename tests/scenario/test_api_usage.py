@@ -1,0 +1,60 @@
+"""What nodes use rides their heartbeats: told while they are heard of, stored nowhere, and never in the way of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.scenario.api_lab import DoorsLab
+
+from weft.client.answer import raise_problem
+from weft.client.usage import fetch_usage
+from weft.objects.errors import Forbidden
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path)
+    yield lab
+    lab.close()
+
+
+def test_what_a_node_said_last_is_told_to_people_and_leaves_no_trace_in_the_store(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    node.report(node={"cpu": 8.0})
+    assert fetch_usage(lab.client.http) == []
+    revision = lab.revision()
+    node.report(digest={"guests": {"web": [1500, 2**30, 4096, True]}, "other": [0, 0, 100, True]})
+    [told] = fetch_usage(lab.client.http, guests=True)
+    assert told["node"] == node.uid and 0 <= told["age_seconds"] < 30
+    assert told["use"] == {"cpu": 1.5, "memory": 2**30, "disk": 4196, "settled": True}
+    assert told["guests"] == {"web": {"cpu": 1.5, "memory": 2**30, "disk": 4096, "settled": True}}
+    assert fetch_usage(lab.client.http)[0]["guests"] == {}
+    assert lab.revision() == revision
+
+
+@pytest.mark.parametrize(
+    "digest", ["nonsense", {"guests": {"web": "much"}}, {"guests": {f"{n:036d}": [n, n, n] for n in range(2_000)}}]
+)
+def test_a_digest_that_is_not_understood_is_a_sign_of_life_all_the_same(lab: DoorsLab, digest: object) -> None:
+    node = lab.join("n1")
+    node.report(node={"cpu": 8.0}, digest={"guests": {"web": [1, 2, 3, True]}})
+    node.report(digest=digest)
+    assert fetch_usage(lab.client.http) == []
+    assert [lease.name for lease in lab.run(lab.store.leases("node/"))] == [f"node/{node.uid}"]
+
+
+def test_a_newer_agents_digest_is_read_as_far_as_it_is_understood(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    node.report(digest={"guests": {"web": [1, 2, 3, False, "more"]}, "pressure": [1, 2]})
+    [told] = fetch_usage(lab.client.http, guests=True)
+    assert told["guests"]["web"] == {"cpu": 0.001, "memory": 2, "disk": 3, "settled": False}
+
+
+def test_a_node_may_not_look_at_what_others_use(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    with pytest.raises(Forbidden):
+        raise_problem(node.client.http.request("GET", "/v1/usage"))
+    assert msgspec.json.decode(lab.client.http.request("GET", "/v1/usage?guests=0").body) == {"items": []}

@@ -1,0 +1,247 @@
+"""A node is drained, with the deciders over a store in memory and nodes that only pretend: nothing is shut down, what can't leave
+is told, and a drain outlives whoever leads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from tests.scenario.moving_lab import MovingLab, World
+
+from weft.controllers.draining import AT_ONCE
+from weft.kinds.migration import ENDED, MigrationStatus
+from weft.kinds.report import ReportStatus
+from weft.objects.envelope import Condition, Envelope, decode_part, merge_part
+
+GIB = 1024**3
+
+
+async def mark(lab: MovingLab, node: str, **spec: object) -> None:
+    def change(envelope: Envelope) -> None:
+        envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), **spec})
+        envelope.generation += 1
+
+    await lab.change(f"/node/-/{node}", change)
+
+
+async def drain(lab: MovingLab, node: str) -> None:
+    await mark(lab, node, drain=True, cordoned=True)
+
+
+async def told(lab: MovingLab, node: str) -> Condition | None:
+    envelope = await lab.get(f"/node/-/{node}")
+    assert envelope is not None
+    return envelope.condition("Drained")
+
+
+async def until_told(lab: MovingLab, node: str, reason: str, seconds: float = 200.0) -> str:
+    async def there() -> bool:
+        condition = await told(lab, node)
+        return condition is not None and condition.reason == reason
+
+    await lab.until(there, seconds)
+    condition = await told(lab, node)
+    assert condition is not None
+    return condition.message
+
+
+async def fill(lab: MovingLab, count: int, **spec: object) -> None:
+    """VMs on n1, and then two more nodes."""
+    await lab.add_node("n1")
+    await lab.pass_time(2)
+    for number in range(count):
+        await lab.put_vm(f"vm-{number}", **{"memory": GIB, "cpu": 0.5, "node": None, **spec})
+    for number in range(count):
+        await lab.until_phase(f"vm-{number}", "Running")
+
+
+async def places(lab: MovingLab) -> dict[str, str]:
+    return {place.workload.name: place.node for place in await lab.allocations() if place.role == "active"}
+
+
+async def test_all_that_is_on_a_node_leaves_a_few_at_a_time_and_nothing_comes_back(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 5)
+        for name in ("n2", "n3"):
+            await lab.add_node(name)
+        await drain(lab, "n1")
+        most = 0
+
+        async def empty() -> bool:
+            nonlocal most
+            statuses = [decode_part(item.status, MigrationStatus) for item in await lab.every("migration")]
+            most = max(most, sum(status.phase not in ENDED for status in statuses))
+            condition = await told(lab, "n1")
+            return condition is not None and condition.status == "True"
+
+        await lab.until(empty, 300)
+        assert most <= AT_ONCE
+        assert set((await places(lab)).values()) == {"n2", "n3"}
+        assert len(await lab.every("migration")) == 5
+        await lab.pass_time(60)
+        assert "n1" not in (await places(lab)).values()
+        assert len(await lab.every("migration")) == 5
+
+
+async def test_what_can_go_nowhere_is_told_and_stays_and_goes_when_there_is_room(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 1)
+        await lab.put_vm("big", memory=3 * GIB, node=None)
+        await lab.until_phase("big", "Running")
+        await lab.add_node("n2", memory=2 * GIB)
+        await drain(lab, "n1")
+        message = await until_told(lab, "n1", "Blocked")
+        assert message.startswith("1 left; vm/big can't leave: insufficientResources: ")
+        assert (await places(lab)) == {"vm-0": "n2", "big": "n1"}
+        assert (await lab.status("big")).phase == "Running"
+        await lab.add_node("n3")
+        await until_told(lab, "n1", "Drained")
+        assert (await places(lab))["big"] == "n3"
+
+
+async def test_a_move_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 1)
+        await lab.add_node("n2")
+        lab.begin = [World(fails_at="moving")] * 3
+        await drain(lab, "n1")
+        assert "vm/vm-0 can't leave: " in await until_told(lab, "n1", "Blocked")
+        await until_told(lab, "n1", "Drained")
+        assert await places(lab) == {"vm-0": "n2"}
+        assert len(await lab.every("migration")) == 2
+
+
+async def test_what_is_just_coming_leaves_again_before_the_node_counts_as_drained(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 1)
+        await lab.add_node("n2")
+        lab.begin = [World(stops_at="switching")]
+        await lab.migrate("vm-0", "there", to="n2")
+        await lab.until_migration("Switching", "there")
+        await drain(lab, "n2")
+        await lab.pass_time(5)
+        condition = await told(lab, "n2")
+        assert condition is not None and condition.status == "False"
+        next(iter(lab.worlds.values())).stops_at = ""
+        n1 = lab.nodes["n1"]
+        for uid in list(n1.specs):
+            await n1.act(f"/allocation/-/{n1.uid}.{uid}")
+        await until_told(lab, "n2", "Drained")
+        assert await places(lab) == {"vm-0": "n1"}
+
+
+async def test_within_its_window_workloads_leave_and_neither_before_nor_after(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 1)
+        await lab.add_node("n2")
+        await lab.pass_time(2)
+        begin = lab.clock.now() + 3600
+        await mark(lab, "n1", drain=True, cordoned=True, drain_not_before=begin, drain_not_after=begin + 60)
+        await lab.pass_time(3000)
+        assert "1 left; it begins at 20" in await until_told(lab, "n1", "Waiting")
+        assert await places(lab) == {"vm-0": "n1"}
+        await until_told(lab, "n1", "Drained", 1000)
+        await mark(lab, "n2", drain=True, cordoned=True, drain_not_after=lab.clock.now() - 1)
+        assert "its window is over" in await until_told(lab, "n2", "Waiting")
+        await lab.pass_time(60)
+        assert await places(lab) == {"vm-0": "n2"}
+
+
+async def test_a_drain_goes_on_after_its_deciders_died_and_moves_nothing_twice(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 4)
+        await lab.add_node("n2")
+        await drain(lab, "n1")
+        for round_ in range(4):
+            left = 4 - round_
+
+            async def fewer(left: int = left) -> bool:
+                return sum(node == "n1" for node in (await places(lab)).values()) < left
+
+            await lab.until(fewer, 200)
+            await lab.kill_deciders()
+            lab.start_deciders(f"next-{round_}")
+        await until_told(lab, "n1", "Drained")
+        assert set((await places(lab)).values()) == {"n2"}
+        assert len(await lab.every("migration")) == 4
+
+
+async def test_a_rehearsal_counts_each_beside_those_before_it_and_changes_nothing(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 2)
+        await lab.add_node("n2", memory=GIB + GIB // 2)  # each would fit by itself
+        await lab.pass_time(2)
+        answers = []
+        for name in ("first", "second"):
+            await lab.put("report", name, {"subject": "drain", "node": "n1"}, project=None)
+
+            async def done(name: str = name) -> bool:
+                envelope = await lab.get(f"/report/-/{name}")
+                return envelope is not None and decode_part(envelope.status, ReportStatus).phase == "Done"
+
+            await lab.until(done)
+            envelope = await lab.get(f"/report/-/{name}")
+            assert envelope is not None
+            answers.append(decode_part(envelope.status, ReportStatus).leaving)
+        assert answers[0] == answers[1]
+        one, other = answers[0]
+        assert {one.workload, other.workload} == {"vm/vm-0", "vm/vm-1"}
+        assert (one.to, one.mode) == ("n2", "live")
+        assert (other.to, other.reason) == ("", "insufficientResources")
+        assert await places(lab) == {"vm-0": "n1", "vm-1": "n1"}
+        assert await lab.every("migration") == []
+
+
+async def test_a_node_that_returns_keeps_what_has_not_left_and_says_no_more_of_it(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 2)
+        await drain(lab, "n1")  # there is no other node
+        await until_told(lab, "n1", "Blocked")
+        await mark(lab, "n1", drain=False, cordoned=False)
+
+        async def over() -> bool:
+            statuses = [decode_part(item.status, MigrationStatus) for item in await lab.every("migration")]
+            return await told(lab, "n1") is None and all(status.phase == "Cancelled" for status in statuses)
+
+        await lab.until(over)
+        await lab.add_node("n2")
+        await lab.pass_time(60)
+        assert await places(lab) == {"vm-0": "n1", "vm-1": "n1"}
+        assert (await lab.status("vm-0")).phase == "Running"
+
+
+async def test_a_drain_after_a_return_begins_at_once(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 1)
+        await drain(lab, "n1")  # there is no other node
+        await until_told(lab, "n1", "Blocked")
+        await mark(lab, "n1", drain=False, cordoned=False)
+
+        async def over() -> bool:
+            [first] = await lab.every("migration")
+            ended = decode_part(first.status, MigrationStatus).phase == "Cancelled"
+            return ended and await told(lab, "n1") is None
+
+        await lab.until(over)
+        await drain(lab, "n1")
+        said = []
+
+        async def again() -> bool:
+            condition = await told(lab, "n1")
+            said.append(condition.message if condition is not None else "")
+            return len(await lab.every("migration")) == 2
+
+        await lab.until(again)
+        assert not [message for message in said if "cancelled" in message]
+
+
+async def test_what_is_bound_to_a_node_is_told_to_be(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 1, node="n1")
+        await lab.add_node("n2")
+        await drain(lab, "n1")
+        told_ = await until_told(lab, "n1", "Blocked")
+        assert (
+            told_
+            == "1 left; vm/vm-0 can't leave: pinned: it is bound to node n1 (spec.node), so it can't go to another"
+        )

@@ -1,0 +1,190 @@
+"""What lies between the nodes: doors of moves, lines to them, and what machines and agents send over those.
+
+A line ends with the agent at either end of it, and when either node is cut off; then what was under way is lost, as it is
+when a cable is pulled. Questions and answers are lost and late as all messages are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.simulation.lines import Faults
+from tests.simulation.virtual_loop import Part, part_here
+from weft.agent.moving.relay import Limit, Meter
+from weft.agent.moving.words import Answer, Ask, Channel, Receive
+from weft.objects.errors import DriverFailed, Unavailable, WeftError
+
+FIRST_PORT = 40_000
+LOST_SECONDS = 6.0  # until a lost connection is noticed
+
+
+class Underlay:
+    """``doors`` are those that are open, by address."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
+        self.doors: dict[str, MemoryDoor] = {}
+        self.lines: list[MemoryLine] = []
+        self._ports = FIRST_PORT
+
+    def take_port(self) -> int:
+        self._ports += 1
+        return self._ports
+
+    def cut(self, node: str) -> None:
+        """Whatever led to this node, or away from it, is lost."""
+        for line in list(self.lines):
+            if node in (line.wire.node, line.to):
+                line.cut()
+
+
+class MemoryWire:
+    """One node's way into the underlay."""
+
+    def __init__(self, underlay: Underlay, node: str, uid: str) -> None:
+        self.underlay, self.node, self.uid = underlay, node, uid
+
+    def make_door(self, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]]) -> MemoryDoor:
+        return MemoryDoor(self, key, peer_uid, respond)
+
+    def make_line(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> MemoryLine:
+        return MemoryLine(self, key, address, peer_uid)
+
+
+class MemoryDoor:
+    def __init__(self, wire: MemoryWire, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]]) -> None:
+        self.meter = Meter()
+        self.receive: Receive | None = None
+        self.port = 0
+        self.wire, self.key, self.peer_uid, self._respond = wire, key, peer_uid, respond
+        self.sockets: dict[Channel, str] = {}
+        self.address = ""
+        part = part_here()
+        assert part is not None
+        self.part: Part = part
+
+    def open(self, address: str, port: int = 0) -> str:
+        doors = self.wire.underlay.doors
+        taken = port and f"{address}:{port}" in doors and doors[f"{address}:{port}"].part.alive
+        self.port = port if port and not taken else self.wire.underlay.take_port()
+        self.address = f"{address}:{self.port}"
+        doors[self.address] = self
+        return self.address
+
+    def lead(self, sockets: dict[Channel, str]) -> None:
+        self.sockets = sockets
+
+    def close(self) -> None:
+        if self.wire.underlay.doors.get(self.address) is self:
+            del self.wire.underlay.doors[self.address]
+        for line in list(self.wire.underlay.lines):
+            if line.door is self:
+                line.cut()
+
+    async def answer(self, ask: Ask) -> Answer:
+        try:
+            return await self._respond(ask)
+        except WeftError as problem:
+            return Answer(False, problem.token, problem.message)
+
+    async def take_file(self, disk: str, data: bytes) -> Answer:
+        if self.receive is None:
+            return Answer(False, "refused", "its disks don't come as files")
+        try:
+            path, most_bytes = await self.receive.begin(disk)
+            assert len(data) <= most_bytes
+            path.write_bytes(data)
+            await self.receive.complete(disk)
+        except WeftError as problem:
+            return Answer(False, problem.token, problem.message)
+        return Answer()
+
+
+class MemoryLine:
+    def __init__(self, wire: MemoryWire, key: str, address: str, peer_uid: str) -> None:
+        self.meter = Meter()
+        self.wire, self.to = wire, ""
+        self.door: MemoryDoor | None = None  # that it leads to, once it does
+        self._key, self._address, self._peer_uid = key, address, peer_uid
+        self._asking = asyncio.Lock()
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._offered: list[Path] = []
+        self._closed = False
+
+    async def ask(self, ask: Ask) -> Answer:
+        async with self._asking:
+            answer: Answer = await self._exchange(lambda door: door.answer(ask))
+            return answer
+
+    async def order(self, ask: Ask) -> None:
+        answer = await self.ask(ask)
+        if not answer.done:
+            raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": ask.do})
+
+    def offer(self, sockets: dict[Channel, Path]) -> None:
+        door = self._reach()
+        for channel, path in sockets.items():
+            path.unlink(missing_ok=True)
+            if door.sockets.get(channel):
+                path.symlink_to(door.sockets[channel])
+                self._offered.append(path)
+
+    async def carry_file(self, disk: str, path: Path) -> None:
+        data = path.read_bytes()
+        answer = await self._exchange(lambda door: door.take_file(disk, data))
+        if not answer.done:
+            raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": "disk"})
+        self.meter.add(len(data), 0)
+
+    def close(self) -> None:
+        self._closed = True
+        self.cut()
+
+    def cut(self) -> None:
+        """All that goes over it is lost; the next question dials anew."""
+        for path in self._offered:
+            path.unlink(missing_ok=True)
+        self._offered.clear()
+        if self in self.wire.underlay.lines:
+            self.wire.underlay.lines.remove(self)
+        self.door = None
+        lost, self._lost = self._lost, self._lost.get_loop().create_future()
+        if not lost.done():
+            lost.set_result(None)
+
+    async def _exchange(self, ask: Callable[[MemoryDoor], Any]) -> Any:
+        faults = self.wire.underlay.faults
+        await asyncio.sleep(faults.delay(0.01))
+        if faults.hit("request lost"):
+            await asyncio.sleep(faults.delay(LOST_SECONDS))
+            raise self._unavailable("no answer")
+        door = self._reach()
+        answering = door.part.spawn(ask(door))
+        await asyncio.wait({answering, door.part.died, self._lost}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise self._unavailable("the connection was lost")
+        await asyncio.sleep(faults.delay(0.01))
+        if self.door is not door or faults.hit("answer lost"):
+            await asyncio.sleep(faults.delay(LOST_SECONDS))
+            raise self._unavailable("no answer")
+        return answering.result()
+
+    def _reach(self) -> MemoryDoor:
+        underlay = self.wire.underlay
+        door = underlay.doors.get(self._address)
+        if self._closed or door is None or not door.part.alive:
+            raise self._unavailable("connection refused")
+        if underlay.faults.is_cut_off(self.wire.node) or underlay.faults.is_cut_off(door.wire.node):
+            raise self._unavailable("no way there")
+        if (door.key, door.peer_uid, door.wire.uid) != (self._key, self.wire.uid, self._peer_uid):
+            raise self._unavailable("it is for another move")
+        if self.door is None:
+            self.door, self.to = door, door.wire.node
+            underlay.lines.append(self)
+        return door
+
+    def _unavailable(self, why: str) -> Unavailable:
+        return Unavailable(f"the target doesn't answer at {self._address}: {why}", reason="lineLost")

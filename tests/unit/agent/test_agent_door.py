@@ -1,0 +1,180 @@
+"""The door of a move, over real TLS on loopback: who gets in, what is carried, what is left when a side ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from door_lab import Fabric
+
+from weft.agent.moving import door as doors
+from weft.agent.moving.door import TlsDoor
+from weft.agent.moving.line import TlsLine
+from weft.agent.moving.relay import Limit
+from weft.agent.moving.words import Answer, Ask, Hello, send_message
+from weft.contracts.clock import SystemClock
+from weft.objects.errors import DriverFailed, Unavailable
+
+CLOCK = SystemClock()
+
+
+class Ends:
+    """A door with a machine behind it that reads to the end and says how much came; and a line to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.fabric = folder, Fabric(folder)
+        self.asked: list[str] = []
+        self.door = TlsDoor("key", "source", self.fabric.node("target"), self._respond, [], CLOCK)
+        self.address = self.door.open("127.0.0.1")
+        self.machine = socket.socket(socket.AF_UNIX)
+        self.machine.bind(str(folder / "machine"))
+        self.machine.listen()
+        self.door.lead({"memory": str(folder / "machine")})
+        self.lines: list[TlsLine] = []
+
+    async def _respond(self, ask: Ask) -> Answer:
+        self.asked.append(ask.do)
+        if ask.do == "look":
+            raise DriverFailed("it looks bad", reason="tooBad")
+        return Answer()
+
+    def line(self, node: str = "source", *, key: str = "key", peer: str = "target", rate: int = 0) -> TlsLine:
+        limits = [Limit(rate, CLOCK)]
+        self.lines.append(TlsLine(key, self.address, peer, self.fabric.node(node), limits, CLOCK))
+        return self.lines[-1]
+
+    async def carry(self, line: TlsLine, data: bytes, answer: bytes = b"heard") -> tuple[bytes, bytes]:
+        """What the machine at the target got of ``data``, and the one at the source of its answer."""
+        line.offer({"memory": self.folder / "offered"})
+
+        def send() -> bytes:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(self.folder / "offered"))
+                sock.sendall(data)
+                heard = sock.recv(100)
+                return heard
+
+        def receive() -> bytes:
+            sock, _ = self.machine.accept()
+            with sock:
+                got = bytearray()
+                while len(got) < len(data) and (piece := sock.recv(1 << 20)):
+                    got += piece
+                sock.sendall(answer)
+                while sock.recv(100):
+                    pass
+                return bytes(got)
+
+        async with asyncio.timeout(120):
+            heard, got = await asyncio.gather(asyncio.to_thread(send), asyncio.to_thread(receive))
+        return got, heard
+
+    def close(self) -> None:
+        for line in self.lines:
+            line.close()
+        self.door.close()
+        self.machine.close()
+
+
+@pytest.fixture
+async def ends(tmp_path: Path) -> AsyncIterator[Ends]:
+    ends = Ends(tmp_path)
+    yield ends
+    ends.close()
+
+
+async def test_what_a_machine_sends_arrives_whole_and_its_answer_comes_back(ends: Ends) -> None:
+    line, data = ends.line(), os.urandom(9 << 20)
+    assert await ends.carry(line, data) == (data, b"heard")
+    assert line.meter.sent == ends.door.meter.received == len(data)
+
+
+async def test_a_limit_is_kept_and_loses_nothing(ends: Ends) -> None:
+    data, began = os.urandom(1 << 20), CLOCK.elapsed()
+    assert (await ends.carry(ends.line(rate=2 << 20), data))[0] == data
+    assert CLOCK.elapsed() - began > 0.4
+
+
+async def test_questions_are_answered_in_turn_and_a_refusal_says_why(ends: Ends) -> None:
+    line = ends.line()
+    await line.order(Ask("stopped"))
+    with pytest.raises(DriverFailed, match="it looks bad") as failed:
+        await line.order(Ask("look"))
+    assert failed.value.token == "tooBad"
+    assert ends.asked == ["stopped", "look"]
+
+
+@pytest.mark.parametrize(
+    ("node", "key", "peer"), [("stranger", "key", "target"), ("source", "other", "target"), ("source", "key", "n3")]
+)
+async def test_who_isnt_the_named_peer_with_the_right_key_is_not_heard_nor_spoken_to(
+    ends: Ends, node: str, key: str, peer: str
+) -> None:
+    with pytest.raises(Unavailable):
+        await ends.line(node, key=key, peer=peer).ask(Ask("take over"))
+    await ends.line().order(Ask("stopped"))
+    assert ends.asked == ["stopped"]
+
+
+async def test_strangers_silence_and_garbage_keep_nobody_out(ends: Ends) -> None:
+    host, _, port = ends.address.rpartition(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(doors.MOST_STRANGERS * 2)]
+    for sock in silent[::3]:
+        sock.sendall(os.urandom(300))
+    data = os.urandom(1 << 20)
+    assert (await ends.carry(ends.line(), data))[0] == data
+    for sock in silent:
+        sock.close()
+
+
+async def test_the_peer_itself_is_let_go_when_it_speaks_nonsense(ends: Ends) -> None:
+    host, _, port = ends.address.rpartition(":")
+    tls = ends.fabric.node("source").dial()
+    for nonsense in (b"\xff" * 64, struct.pack(">I", 20) + b"{" * 20):
+        with tls.wrap_socket(socket.create_connection((host, int(port)), 10)) as secure:
+            secure.sendall(nonsense)
+            assert await asyncio.to_thread(secure.recv, 10) == b""
+    with tls.wrap_socket(socket.create_connection((host, int(port)), 10)) as secure:
+        send_message(secure, Hello("key", "disks"))
+        assert b"refused" in await asyncio.to_thread(secure.recv, 1000)
+    await ends.line().order(Ask("stopped"))
+
+
+async def test_an_agent_made_anew_is_heard_though_its_last_connection_never_ended(ends: Ends) -> None:
+    await ends.line().order(Ask("stopped"))
+    await ends.line().order(Ask("take over"))
+    assert ends.asked == ["stopped", "take over"]
+
+
+async def test_a_certificate_of_another_fabric_opens_nothing(ends: Ends, tmp_path: Path) -> None:
+    other = Fabric(tmp_path / "other")
+    host, _, port = ends.address.rpartition(":")
+    tls = other.node("source").dial()
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        tls.wrap_socket(socket.create_connection((host, int(port)), 10))
+
+
+async def test_when_the_door_closes_both_machines_notice_and_nothing_of_it_is_left(ends: Ends) -> None:
+    line = ends.line()
+    line.offer({"memory": ends.folder / "offered"})
+    sender = socket.socket(socket.AF_UNIX)
+    sender.connect(str(ends.folder / "offered"))
+    receiver, _ = await asyncio.to_thread(ends.machine.accept)
+    sender.sendall(b"begun")
+    assert await asyncio.to_thread(receiver.recv, 10) == b"begun"
+    ends.door.close()
+    assert await asyncio.to_thread(receiver.recv, 10) == b""
+    assert await asyncio.to_thread(sender.recv, 10) == b""
+    with pytest.raises(Unavailable):
+        await line.ask(Ask("stopped"))
+    line.close()
+    async with asyncio.timeout(20):
+        while [thread for thread in threading.enumerate() if thread.name in ("weft-move", "weft-door", "weft-offer")]:
+            await asyncio.sleep(0.02)

@@ -1,0 +1,135 @@
+"""What an agent does for an allocation that is a side of a move: pure, one row of the order and of its breaking off each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weft.agent.known import Known, Memory, Part, Wanted
+from weft.agent.plan import RECEIVE, TAKE_AWAY, Step, observe, plan_allocation
+from weft.contracts.runtime import GuestFacts
+from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationSpec, Resources
+from weft.objects.identity import Ref
+
+MOVE = AllocatedMove(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
+TOLD = msgspec.structs.replace(MOVE, address="10.0.0.2:4000")
+SOURCE, TARGET = Part("m", "source", "b"), Part("m", "target", "b")
+WITH_VOLUMES = (*TAKE_AWAY[:-1], Step.REMOVE_VOLUMES, Step.FORGET)
+
+
+def change(part: Part, **fields: Any) -> Part:
+    return msgspec.structs.replace(part, **fields)
+
+
+def known(part: Part | None, *, deleting: bool = False, made: bool = True, **fields: Any) -> Known:
+    moving, unheard = fields.pop("moving", False), fields.pop("unheard", False)
+    spec = AllocationSpec(
+        node="n1",
+        node_uid="node-1",
+        workload=Ref("vm", "web", "vm-1", "default"),
+        workload_generation=1,
+        incarnation=1,
+        resources=Resources(cpu=1, memory=1 << 28),
+        image=AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="file:///tiny"),
+        **fields,
+    )
+    memory = Memory(run="up", made=made, part=part)
+    return Known(wanted=Wanted("node-1.a", "a", spec, deleting), memory=memory, moving=moving, unheard=unheard)
+
+
+def steps(known: Known, state: str = "running") -> tuple[Step, ...]:
+    return plan_allocation(known, GuestFacts("id", "a", "web", 1, state), 0).steps  # type: ignore[arg-type]
+
+
+def test_a_target_makes_all_ready_but_the_start_and_opens_its_door() -> None:
+    coming = known(None, made=False, role="target", move=MOVE)
+    assert steps(coming, "absent") == (Step.ROOM, *RECEIVE)
+    assert steps(known(TARGET, role="target", move=MOVE), "absent") == RECEIVE, "an agent made anew opens it again"
+    assert steps(known(TARGET, role="target", move=MOVE, moving=True), "starting") == ()
+    assert steps(known(None, made=False, role="target", move=MOVE, unheard=True), "absent") == ()
+
+
+def test_a_source_sends_once_it_knows_where_to_and_goes_on_after_a_crash() -> None:
+    assert steps(known(None, role="source", move=MOVE)) == ()
+    assert steps(known(None, role="source", move=TOLD)) == (Step.SEND,)
+    assert steps(known(SOURCE, role="source", move=TOLD, moving=True)) == ()
+    assert steps(known(SOURCE, role="source", move=TOLD, unheard=True)) == (Step.SEND,)
+    assert steps(known(None, role="source", move=TOLD, unheard=True)) == ()
+
+
+@pytest.mark.parametrize("state", ["absent", "stopped", "failed", "paused", "running"])
+@pytest.mark.parametrize("role", ["source", "target"])
+@pytest.mark.parametrize("boots", [0, 3])
+def test_neither_side_ever_starts_a_guest(state: str, role: str, boots: int) -> None:
+    for part in (None, SOURCE if role == "source" else TARGET):
+        for fields in ({}, {"wish": "stop"}, {"deleting": True}, {"moving": True}):
+            side = known(part, role=role, move=TOLD, boots=boots, **fields)  # type: ignore[arg-type]
+            assert Step.START not in steps(side, state)
+
+
+def test_a_target_that_is_to_stop_gives_up_and_is_taken_away_with_its_half_made_volumes() -> None:
+    assert steps(known(TARGET, role="target", move=MOVE, wish="stop", moving=True), "starting") == (Step.GIVE_UP,)
+    assert steps(known(None, made=False, role="target", move=MOVE, wish="stop"), "absent") == (Step.GIVE_UP,)
+    given_up = change(TARGET, over=True)
+    assert steps(known(given_up, role="target", move=MOVE, wish="stop"), "absent") == ()
+    assert steps(known(given_up, role="target", move=MOVE, deleting=True), "absent") == WITH_VOLUMES
+    for part in (None, TARGET):
+        assert steps(known(part, role="target", move=MOVE, deleting=True), "starting") == (Step.GIVE_UP,)
+
+
+def test_data_that_was_here_before_a_target_came_is_left_alone() -> None:
+    given_up = known(change(TARGET, over=True), made=False, role="target", move=MOVE, deleting=True)
+    assert steps(given_up, "absent") == TAKE_AWAY
+
+
+def test_a_target_that_has_taken_over_is_not_given_up_any_more() -> None:
+    taken = change(TARGET, taken=True)
+    assert steps(known(taken, role="target", move=MOVE, wish="stop")) == ()
+    assert steps(known(taken)) == (Step.SETTLE,)
+    assert steps(known(taken, deleting=True)) == (Step.STOP, *TAKE_AWAY), "then its volumes are nobody else's"
+
+
+def test_a_source_that_was_left_goes_with_its_volumes_only_by_the_targets_word() -> None:
+    assert steps(known(SOURCE, role="source", move=TOLD, wish="stop", deleting=True), "paused") == (Step.LEAVE,)
+    left = change(SOURCE, over=True)
+    assert steps(known(left, role="source", move=TOLD, deleting=True), "stopped") == TAKE_AWAY
+    heard = change(left, taken=True)
+    assert steps(known(heard, role="source", move=TOLD, deleting=True), "stopped") == WITH_VOLUMES
+
+
+def test_a_source_whose_move_is_no_more_takes_its_guest_back_before_all_else() -> None:
+    for state in ("running", "paused", "stopped"):
+        assert steps(known(SOURCE), state) == (Step.CANCEL,)
+    never_ran = msgspec.structs.replace(TOLD, never_ran=True)
+    assert steps(known(SOURCE, role="source", move=never_ran), "paused") == (Step.CANCEL,)
+    assert steps(known(None, role="source", move=never_ran)) == (), "and doesn't send it anew"
+    assert steps(known(SOURCE, role="source", move=msgspec.structs.replace(TOLD, key="later"))) == (Step.CANCEL,)
+
+
+def test_a_guest_that_has_not_begun_to_run_here_cannot_have_ended_here() -> None:
+    memory = Memory(made=True, part=TARGET)
+    for state in ("starting", "absent", "failed"):
+        memory = observe(memory, GuestFacts("id", "a", "web", 1, state))  # type: ignore[arg-type]
+    assert memory.run == "new"
+
+
+@given(
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["active", "source", "target"]),
+    st.sampled_from(["absent", "starting", "running", "paused", "stopped", "failed"]),
+)
+def test_data_of_volumes_is_removed_only_where_the_other_node_has_it(
+    taken: bool, over: bool, deleting: bool, role: str, state: str
+) -> None:
+    for part in (None, change(SOURCE, taken=taken, over=over), change(TARGET, taken=taken, over=over)):
+        move = TOLD if role != "active" else None
+        planned = steps(known(part, role=role, move=move, deleting=deleting), state)
+        if Step.REMOVE_VOLUMES in planned:
+            assert deleting and part is not None and over
+            assert taken if part.side == "source" else not taken

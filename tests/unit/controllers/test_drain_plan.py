@@ -1,0 +1,79 @@
+"""A node that is drained is emptied a few moves at a time, and what can't leave is told by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from weft.controllers.draining import AT_ONCE, Leaver, choose_next, describe_drain
+
+MIB = 1 << 20
+ANY = Leaver(key="/vm/default/a", name="vm/a", uid="a", project="default", way="live", phase="Running", cost=128 * MIB)
+
+
+def leaver(name: str, **changes: Any) -> Leaver:
+    return msgspec.structs.replace(ANY, key=f"/vm/default/{name}", name=f"vm/{name}", uid=name, **changes)
+
+
+def names(leavers: list[Leaver]) -> list[str]:
+    return [one.name for one in leavers]
+
+
+def test_the_cheapest_goes_first_and_never_more_than_a_few_at_once() -> None:
+    waiting = [leaver(f"vm-{cost}", cost=cost * MIB) for cost in (512, 128, 1024, 256)]
+    assert names(choose_next(waiting, 10)) == ["vm/vm-128", "vm/vm-256"]
+    assert len(choose_next(waiting, 10)) == AT_ONCE
+    assert len(choose_next(waiting, 1)) == 1  # the other nodes can take no more
+    moving = [msgspec.structs.replace(waiting[0], migration="m", target="n2"), *waiting[1:]]
+    assert names(choose_next(moving, 10)) == ["vm/vm-128"]
+
+
+def test_those_that_talk_to_each_other_go_one_after_the_other() -> None:
+    front = [leaver("web", networks=("a", "b"), cost=600 * MIB), leaver("db", networks=("b",), cost=100 * MIB)]
+    back = [leaver("x", networks=("c",), cost=200 * MIB), leaver("y", networks=("c",), cost=300 * MIB)]
+    order: list[str] = []
+    left = [front[0], back[0], front[1], back[1]]
+    while left:
+        begun = choose_next(left, 1)
+        order += names(begun)
+        left = [one for one in left if one not in begun]
+    assert order == ["vm/x", "vm/y", "vm/db", "vm/web"]
+
+
+def test_what_finds_no_target_holds_up_nobody() -> None:
+    stuck = [
+        leaver(f"big-{number}", migration=f"m{number}", verdict="insufficientResources: no room") for number in range(4)
+    ]
+    assert names(choose_next([*stuck, leaver("small")], 10)) == ["vm/small"]
+    tried = leaver("tried", verdict="driverFailed: cut off", retry_seconds=5.0)
+    assert choose_next([tried], 10) == []
+    assert names(choose_next([msgspec.structs.replace(tried, retry_seconds=0.0, verdict="")], 10)) == ["vm/tried"]
+
+
+def test_what_is_suspended_or_on_its_way_is_not_touched() -> None:
+    assert (
+        choose_next([leaver("s", way="never", phase="Suspended"), leaver("w", way="not yet", phase="Shutdown")], 10)
+        == []
+    )
+    assert names(choose_next([leaver("off", way="cold", phase="Stopped")], 10)) == ["vm/off"]
+
+
+def test_how_far_it_is_names_what_moves_and_what_cant() -> None:
+    assert describe_drain([], set()) == ("Drained", "nothing is left on it")
+    reason, message = describe_drain(
+        [
+            leaver("a", migration="m", target="n2"),
+            leaver("b"),
+            leaver("c"),
+            leaver("big", migration="m2", verdict="insufficientResources: needs 64 GiB"),
+        ],
+        {"/vm/default/b"},
+    )
+    assert reason == "Draining"
+    assert message == (
+        "4 left; moving: vm/a → n2, vm/b; 1 waits for its turn; vm/big can't leave: insufficientResources: needs 64 GiB"
+    )
+    reason, message = describe_drain([leaver("s", way="never", phase="Suspended")], set())
+    assert reason == "Blocked"
+    assert message == "1 left; vm/s can't leave: it is Suspended: it moves when it runs or is stopped"

@@ -1,0 +1,192 @@
+"""Each row of a move's order, and of its breaking off, as a table: what both sides say in, what is written out."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from weft.controllers.moving import HAND_OVER_PATIENCE_SECONDS, Facts, Outcome, Side, plan_move
+from weft.kinds.allocation import (
+    AllocatedImage,
+    AllocatedMove,
+    AllocationReport,
+    AllocationSpec,
+    MoveReport,
+    Resources,
+)
+from weft.kinds.migration import MOST_SAMPLES, MigrationSpec, MigrationStatus, move_key
+from weft.kinds.vm import VmSpec
+from weft.objects.identity import Ref
+
+NOW = 1000.0
+UNDER_WAY = MigrationStatus(phase="Moving", source="n1", target="n2", tries=1, started_at=NOW - 5)
+BREAKING = replace(UNDER_WAY, ending="Failed", reason="r", message="m")
+
+
+def side(role: str, says: str = "", *, node: str | None = "Ready", **more: Any) -> Side:
+    move = AllocatedMove(
+        key="u",
+        peer="n2",
+        peer_uid="p",
+        peer_allocation="a",
+        **{k: v for k, v in more.items() if k in ("address", "never_ran")},
+    )
+    spec = AllocationSpec(
+        node="n1" if role == "source" else "n2",
+        node_uid="x",
+        workload=Ref("vm", "web", "w", "default"),
+        workload_generation=1,
+        incarnation=1 if role == "source" else 2,
+        role=role,  # type: ignore[arg-type]
+        wish=more.get("wish", "run"),
+        resources=Resources(),
+        image=AllocatedImage(name="i", uid="i", sha256="s", size=1, url="u"),
+        move=move,
+    )
+    told = MoveReport(key=more.get("key", "u"), phase=says, address=more.get("door", "")) if says else None  # type: ignore[arg-type]
+    report = AllocationReport(incarnation=spec.incarnation, state=more.get("state", "running"), move=told)
+    return Side(spec, report, node, more.get("deleting", False))
+
+
+def plan(source: Side | None, target: Side | None, status: MigrationStatus = UNDER_WAY, **more: Any) -> Outcome:
+    wish = MigrationSpec(workload="vm/web", **more.pop("wish", {}))
+    facts = {"vm": VmSpec(image="i"), "now": NOW, **more}
+    return plan_move(Facts(spec=wish, status=status, source=source, target=target, **facts))
+
+
+def writes(outcome: Outcome) -> dict[str, Any]:
+    """What is written of the two places, in short."""
+    told: dict[str, Any] = {}
+    for name, spec in (("source", outcome.source), ("target", outcome.target)):
+        if spec is not None:
+            told[name] = (spec.role, spec.wish, spec.move is not None)
+    told |= {"source goes": True} if outcome.source_goes else {}
+    told |= {"target goes": True} if outcome.target_goes else {}
+    return told
+
+
+def test_the_source_is_told_where_the_target_waits_and_only_once() -> None:
+    outcome = plan(side("source"), side("target", "waiting", door="h:1"))
+    assert outcome.source is not None and outcome.source.move is not None and outcome.source.move.address == "h:1"
+    assert writes(plan(side("source", address="h:1"), side("target", "waiting", door="h:1"))) == {}
+
+
+@pytest.mark.parametrize("said", ["", "moving", "switching", "handed over", "failed"])
+def test_the_targets_word_that_it_took_over_swaps_the_places_whatever_else_is_so(said: str) -> None:
+    for status in (UNDER_WAY, BREAKING):
+        outcome = plan(side("source", said), side("target", "taken over", wish="stop"), status, vm=None)
+        assert writes(outcome)["source"] == ("source", "stop", True) and outcome.source_goes
+        assert outcome.target is not None and (outcome.target.role, outcome.target.move) == ("active", None)
+        assert (outcome.status.phase, outcome.status.ending) == ("Finishing", "")
+
+
+def test_it_has_succeeded_when_nothing_is_left_at_the_source() -> None:
+    finishing = replace(UNDER_WAY, phase="Finishing")
+    assert plan(side("source", "handed over", deleting=True), None, finishing).status.phase == "Finishing"
+    assert plan(None, None, finishing).status.phase == "Succeeded"
+
+
+@pytest.mark.parametrize(
+    ("what", "facts", "ending"),
+    [
+        ("asked for", {"wish": {"cancel": True}}, "Cancelled"),
+        ("deleted", {"deleting": True}, "Cancelled"),
+        ("the VM goes", {"vm": None}, "Cancelled"),
+        ("the VM is to stop", {"vm": VmSpec(image="i", run="stop")}, "Cancelled"),
+        ("the VM is to be restarted", {"vm": VmSpec(image="i", boots=1)}, "Cancelled"),
+        ("too late", {"now": NOW + 1000}, "Failed"),
+        ("the source failed", {"source": side("source", "failed")}, "Retry"),
+        ("the target failed", {"target": side("target", "failed")}, "Retry"),
+        ("the target is lost", {"target": side("target", "waiting", node="NotReady")}, "Retry"),
+        ("the source is lost", {"source": side("source", "moving", node="NotReady")}, "Retry"),
+    ],
+)
+def test_what_breaks_it_off_wishes_the_target_to_stop_first(what: str, facts: dict[str, Any], ending: str) -> None:
+    outcome = plan(**{"source": side("source", "moving"), "target": side("target", "waiting"), **facts})
+    assert outcome.status.ending == ending, what
+    assert writes(outcome) == {"target": ("target", "stop", True)}, what
+
+
+def test_a_third_try_that_fails_is_the_last() -> None:
+    third = replace(UNDER_WAY, tries=3)
+    assert plan(side("source", "failed"), side("target", "waiting"), third).status.ending == "Failed"
+
+
+@pytest.mark.parametrize(("reason", "ending"), [("illegalTransition", "Retry"), ("unsupported", "Failed")])
+def test_a_guest_that_restarts_just_then_is_tried_again_and_what_never_can_is_not(reason: str, ending: str) -> None:
+    source = side("source", "failed")
+    assert source.report.move is not None
+    told = replace(source, report=replace(source.report, move=replace(source.report.move, reason=reason)))
+    assert plan(told, side("target", "waiting")).status.ending == ending
+
+
+def test_what_was_handed_over_and_not_taken_in_time_is_broken_off() -> None:
+    source, target = side("source", "handed over"), side("target", "waiting")
+    first = plan(source, target)
+    assert (first.status.phase, first.status.handed_over_at, writes(first)) == ("Switching", NOW, {})
+    assert first.look_after == HAND_OVER_PATIENCE_SECONDS
+    later = plan(source, target, first.status, now=NOW + HAND_OVER_PATIENCE_SECONDS)
+    assert (later.status.reason, writes(later)) == ("notTakenOver", {"target": ("target", "stop", True)})
+
+
+def test_the_targets_word_that_it_gave_up_reaches_the_source_before_its_place_is_gone() -> None:
+    outcome = plan(side("source", "handed over"), side("target", "given up", wish="stop"), BREAKING)
+    assert outcome.target_goes and outcome.source is not None and outcome.source.move is not None
+    assert (outcome.source.role, outcome.source.move.never_ran) == ("source", True)
+
+
+def test_the_source_is_the_place_again_once_it_goes_on_and_the_target_is_gone() -> None:
+    assert writes(plan(side("source", "handed over", never_ran=True), None, BREAKING)) == {}
+    outcome = plan(side("source", "preparing", never_ran=True), None, BREAKING)
+    assert writes(outcome) == {"source": ("active", "run", False)}
+    assert (outcome.status.phase, outcome.status.reason, outcome.status.ended_at) == ("Failed", "r", NOW)
+
+
+def test_another_try_has_another_key_so_what_the_first_one_said_is_not_heard() -> None:
+    again = plan(side("source", "failed"), None, replace(BREAKING, ending="Retry")).status
+    assert (again.phase, again.tries, again.ending) == ("Pending", 2, "")
+    assert move_key("u", 1) == "u" and move_key("u", 2) != "u"
+    assert not side("source", "failed", key="another").says("failed")
+
+
+@pytest.mark.parametrize("said", ["", "moving", "switching", "handed over"])
+def test_of_a_lost_target_nothing_is_concluded_unless_the_guest_runs_at_the_source_for_good(said: str) -> None:
+    lost = side("target", "waiting", node="NotReady", wish="stop")
+    outcome = plan(side("source", said), lost, BREAKING)
+    assert writes(outcome) == {} and "waiting for its word" in outcome.status.message
+    home = plan(side("source", "failed"), lost, BREAKING)
+    assert writes(home) == {"source": ("active", "run", False), "target goes": True}
+    stopped = plan(side("source", "failed", state="stopped"), lost, BREAKING)
+    assert writes(stopped) == {}
+
+
+def test_what_has_ended_is_left_alone() -> None:
+    for phase in ("Succeeded", "Failed", "Cancelled"):
+        outcome = plan(side("source", "moving"), side("target", "waiting"), replace(UNDER_WAY, phase=phase))
+        assert writes(outcome) == {} and outcome.status.phase == phase
+
+
+def test_samples_of_a_move_stay_few_and_evenly_spread_however_long_it_takes() -> None:
+    status = UNDER_WAY
+    for at in range(200, 600_000, 200):
+        source = side("source", "moving")
+        told = MoveReport(key="u", phase="moving", elapsed_ms=at, sent_bytes=at * 10)
+        source = replace(source, report=replace(source.report, move=told))
+        status = plan(source, side("target", "waiting"), status).status
+        assert len(status.samples) <= MOST_SAMPLES
+    times = [sample.elapsed_ms for sample in status.samples]
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert times == sorted(times) and max(gaps) < 60_000 and times[-1] > 580_000
+    said_again = plan(source, side("target", "waiting"), status).status
+    assert said_again.samples == status.samples
+
+
+def test_a_clock_that_is_set_back_makes_no_move_wait_for_ever() -> None:
+    ahead = replace(UNDER_WAY, phase="Pending", started_at=NOW + 1e5)
+    waiting = plan(None, None, ahead, wish={"timeout_seconds": 30.0})
+    assert waiting.status.started_at == NOW and waiting.look_after == 30.0
+    over = plan(None, None, waiting.status, wish={"timeout_seconds": 30.0}, now=NOW + 31)
+    assert over.status.phase == "Failed"
