@@ -22,6 +22,7 @@ from benchmarks.migration.rig import MIB, Moved, Rig
 from weft.contracts.migration import MoveMode, MoveSettings
 from weft.kinds.allocation import MovePlanned
 from weft.transfer.learn import EndedMove, judge, learn
+from weft.transfer.tell import tell_plan
 
 FORESEEN = int(os.environ.get("MOVES", "60"))
 REPEATS = int(os.environ.get("REPEATS", "3"))
@@ -68,21 +69,12 @@ class History:
         await rig.check()
         plan = moved.plan
         if moved.converged and plan is not None:
-            planned = MovePlanned(
-                mode=plan.settings.mode,
-                duration_seconds=plan.duration_seconds,
-                pause_seconds=plan.pause_seconds,
-                bytes=plan.bytes,
-                duration_factor=plan.duration_factor,
-                pause_factor=plan.pause_factor,
-                bytes_factor=plan.bytes_factor,
-            )
             self.moves.append(
                 EndedMove(
                     workload=guest,
                     source=link,
                     target=f"{link}, other end",
-                    plan=planned,
+                    plan=tell_plan(plan),
                     duration_seconds=moved.duration_seconds,
                     pause_seconds=moved.pause_seconds,
                     bytes=moved.bytes,

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from weft.contracts.migration import MoveSettings
-from weft.kinds.allocation import MovePlanned
 from weft.transfer.learn import PATH_HOPE, EndedMove, correct_plan, judge, learn
 from weft.transfer.plan import USABLE_SHARE, MovePlan
+from weft.transfer.tell import tell_plan
 
 RAW = MovePlan(MoveSettings(), "", 10.0, 0.1, 100_000_000, 3, 0.5, True)
 
@@ -18,20 +18,11 @@ RAW = MovePlan(MoveSettings(), "", 10.0, 0.1, 100_000_000, 3, 0.5, True)
 def ended(
     number: int = 0, *, plan: MovePlan = RAW, seconds: float = 12.0, pause: float = 0.2, **changes: object
 ) -> EndedMove:
-    planned = MovePlanned(
-        mode=plan.settings.mode,
-        duration_seconds=plan.duration_seconds,
-        pause_seconds=plan.pause_seconds,
-        bytes=plan.bytes,
-        duration_factor=plan.duration_factor,
-        pause_factor=plan.pause_factor,
-        bytes_factor=plan.bytes_factor,
-    )
     move = EndedMove(
         workload="default/vm/a",
         source="n1",
         target="n2",
-        plan=planned,
+        plan=tell_plan(plan),
         duration_seconds=seconds,
         pause_seconds=pause,
         bytes=120_000_000,

@@ -20,10 +20,11 @@ from weft.agent.moving.words import Ask, Channel
 from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.agent.waiting import wait_for_event
 from weft.contracts.migration import MoveFacts, Moves, MoveSettings, MoveSockets
-from weft.kinds.allocation import AllocatedMove, MoveLesson, MovePlanned
+from weft.kinds.allocation import AllocatedMove, MoveLesson
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 from weft.transfer.learn import correct_plan
 from weft.transfer.plan import USABLE_SHARE, Leeway, MovePlan, choose_mode, reconsider
+from weft.transfer.tell import tell_plan
 
 log = logging.getLogger("weft.agent")
 LOOK_SECONDS = 1.0  # besides what the machine says by itself
@@ -109,7 +110,8 @@ class Source(Side):
             plan = correct_plan(choose_mode(load, msgspec.structs.replace(leeway, modes=modes)), self._lesson)
             self._plan = plan
             settings = self._choose(plan.settings)
-            self._tell(plan=_tell_plan(plan, load.dirty_bytes_per_second, path))
+            told = tell_plan(plan, dirty_bytes_per_second=load.dirty_bytes_per_second, path_bytes_per_second=path)
+            self._tell(plan=told)
             self._flows = await self._network.handover.list_flows(self._wanted)
             await self._order(Ask("expect", guest, settings, self._flows))
             line = self._connect()
@@ -293,23 +295,3 @@ class Source(Side):
             "dirty_bytes_per_second": facts.dirty_bytes_per_second,
             "elapsed_ms": round((self._clock.elapsed() - began) * 1000),
         }  # fmt: skip
-
-
-def _tell_plan(plan: MovePlan, dirty: float, path: float) -> MovePlanned:
-    return MovePlanned(
-        mode=plan.settings.mode,
-        reason=plan.reason,
-        duration_seconds=plan.duration_seconds,
-        pause_seconds=plan.pause_seconds,
-        bytes=plan.bytes,
-        passes=plan.passes,
-        streams=plan.settings.streams if plan.settings.mode == "multifd-zstd" else 1,
-        chunk_bytes=plan.chunk_bytes,
-        ratio=plan.ratio,
-        confidence=plan.confidence,
-        duration_factor=plan.duration_factor,
-        pause_factor=plan.pause_factor,
-        bytes_factor=plan.bytes_factor,
-        dirty_bytes_per_second=int(dirty),
-        path_bytes_per_second=int(path),
-    )
