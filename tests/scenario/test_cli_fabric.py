@@ -137,6 +137,22 @@ def test_explain_shows_the_decision_that_was_made(fabric: Fabric) -> None:
     assert fabric.weft("vm", "delete", "why", "--yes").code == 0
 
 
+def test_why_not_says_when_it_was_so_and_how_it_is_now(fabric: Fabric) -> None:
+    nodes = [item["name"] for item in listed(fabric, "get", "node")]
+    away = nodes[-1]
+    assert fabric.weft("node", "cordon", away, "--reason", "disk swap").code == 0
+    make(fabric, "why-not")
+    there = fabric.weft("vm", "explain", "why-not", "--why-not", away).out.splitlines()
+    assert re.fullmatch(rf"{away} couldn't take vm/why-not at \d\d:\d\d:\d\d: cordoned .*disk swap.*", there[0])
+    assert there[1].startswith(f"{away} can't take vm/why-not now: cordoned")
+    assert there[1].endswith(f"weft node uncordon {away}")
+    assert fabric.weft("node", "uncordon", away).code == 0
+    back = fabric.weft("vm", "explain", "why-not", "--why-not", away).out.splitlines()
+    assert back[0] == there[0]
+    assert back[1].startswith((f"{away} could take vm/why-not now", f"{away} would be chosen for vm/why-not now"))
+    assert fabric.weft("vm", "delete", "why-not", "--yes").code == 0
+
+
 def test_a_name_taken_and_a_port_taken_are_conflicts(fabric: Fabric) -> None:
     make(fabric, "taken", "--publish", "18081:80")
     again = fabric.weft("vm", "create", "taken", *TINY)

@@ -47,7 +47,9 @@ class MemoryWire:
     def __init__(self, underlay: Underlay, node: str, uid: str) -> None:
         self.underlay, self.node, self.uid = underlay, node, uid
 
-    def make_door(self, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]]) -> MemoryDoor:
+    def make_door(
+        self, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]], limits: Sequence[Limit]
+    ) -> MemoryDoor:
         return MemoryDoor(self, key, peer_uid, respond)
 
     def make_line(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> MemoryLine:

@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weft.cli.output.table import Column, draw_table
-from weft.cli.placement import describe_weights, draw_verdicts
+from weft.cli.placement import describe_shortfalls, describe_weights, draw_verdicts
 from weft.cli.terminal import Paint
 from weft.kinds.cells import dig
 from weft.objects.quantity import format_bytes
 
 Object = Mapping[str, Any]
+_REMEDIES = {
+    "cordon": "     weft node uncordon {node}",
+    "maintenance": "     weft node maintenance {node} off",
+    "gpu": "     weft node describe {node}",
+    "taint": "     with --tolerate it may go there",
+}
 _CLEARLY = 1.0  # points of score, below which two nodes are as good as each other
 
 
@@ -60,7 +66,9 @@ def explain_node(answered: Object, what: str, node: str) -> str:
     status = answered["status"]
     verdict = next(v for v in status["verdicts"] if v["node"] == node)
     if verdict["outcome"] == "refused":
-        return f"{node} can't take {what} now: {verdict.get('reason') or verdict.get('filter')}"
+        remedy = _REMEDIES.get(str(verdict.get("filter")), "").format(node=node)
+        why = describe_shortfalls(verdict) or verdict.get("reason") or verdict.get("filter")
+        return f"{node} can't take {what} now: {why}{remedy}"
     best = status["best"]
     if best == node:
         return f"{node} would be chosen for {what} now"

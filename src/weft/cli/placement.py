@@ -42,7 +42,9 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
     lines = []
     width = max((len(v["node"]) for v in verdicts), default=0)
     for verdict in verdicts[:12]:
-        lines.append(f"  {verdict['node']:<{width}}  {_shortfalls(verdict) or verdict.get('reason') or 'refused'}")
+        lines.append(
+            f"  {verdict['node']:<{width}}  {describe_shortfalls(verdict) or verdict.get('reason') or 'refused'}"
+        )
     if len(verdicts) > 12:
         lines.append(f"  and {len(verdicts) - 12} more nodes")
     if not verdicts:
@@ -96,14 +98,6 @@ def explain_decision(decision: Object, what: str, when: str, width: int | None, 
     return "\n".join(lines)
 
 
-_REMEDIES = {
-    "cordon": "     weft node uncordon {node}",
-    "maintenance": "     weft node maintenance {node} off",
-    "gpu": "     weft node describe {node}",
-    "taint": "     with --tolerate it may go there",
-}
-
-
 def describe_weights(verdicts: Sequence[Object]) -> str:
     """`` (0.4 cpu, 0.4 memory, 0.2 disk)``: what the scores of these verdicts are made of; empty for none."""
     weights = {term["name"]: term["weight"] for verdict in verdicts for term in verdict.get("terms") or ()}
@@ -129,20 +123,19 @@ def draw_verdicts(
     return lines
 
 
-def explain_absence(decision: Object, what: str, node: str) -> str:
-    """Why ``what`` is not on ``node``: what the scheduler said of that node when it decided."""
+def explain_absence(decision: Object, what: str, node: str, when: str) -> str:
+    """Why ``what`` is not on ``node``: what the scheduler said of that node ``when`` it decided."""
     verdict = next((v for v in _verdicts(decision) if v["node"] == node), None)
     if verdict is None:
         refused = dig(decision, "spec.refused_by", {})
         by = ", ".join(f"{count} nodes by {name}" for name, count in refused.items())
         return f"{node} is not among the nodes whose verdict was kept; refused in all: {by or 'none'}"
     if verdict["outcome"] == "refused":
-        why = _shortfalls(verdict) or str(verdict.get("reason") or verdict.get("filter") or "refused")
-        remedy = _REMEDIES.get(str(verdict.get("filter")), "").format(node=node)
-        return f"{node} can't take {what}: {why}{remedy}"
+        why = describe_shortfalls(verdict) or str(verdict.get("reason") or verdict.get("filter") or "refused")
+        return f"{node} couldn't take {what} at {when}: {why}"
     chosen = next((v for v in _verdicts(decision) if v["outcome"] == "chosen"), None)
     if chosen is None or chosen is verdict:
-        return f"{node} was chosen for {what}"
+        return f"{node} was chosen for {what} at {when}"
     best, its = (each.get("score") or 0.0 for each in (chosen, verdict))
     if its > best and dig(decision, "spec.gang", ""):
         why = f"so all of gang {dig(decision, 'spec.gang')} have a place: "
@@ -152,13 +145,13 @@ def explain_absence(decision: Object, what: str, node: str) -> str:
     if best == its:
         scores = f"both scored {best:.1f}, and of equals the first is taken"
     policy = dig(decision, "spec.policy")
-    return f"{node} could have taken {what}, but {chosen['node']} was chosen by {policy}: {why}{scores}"
+    return f"{node} could have taken {what} at {when}, but {chosen['node']} was chosen by {policy}: {why}{scores}"
 
 
 def _row(verdict: Object, terms: Sequence[str], second: Object | None) -> list[str]:
     values = {term["name"]: f"{term['weight']:.3g}·{term['value']:.0f}" for term in verdict.get("terms") or ()}
     score = "–" if verdict.get("score") is None else f"{verdict['score']:.1f}"
-    why = _shortfalls(verdict) or str(verdict.get("reason") or "")
+    why = describe_shortfalls(verdict) or str(verdict.get("reason") or "")
     if not why and second is verdict:
         why = "runner-up"
     if verdict.get("filter") and verdict["filter"] not in why and not verdict.get("reason"):
@@ -173,7 +166,7 @@ def _heading(name: str) -> str:
     return name if len(name) <= _WIDEST_TERM else name[: _WIDEST_TERM - 1] + "…"
 
 
-def _shortfalls(verdict: Object) -> str:
+def describe_shortfalls(verdict: Object) -> str:
     return "     ".join(
         f"{short['resource']} {_amount(short['resource'], short['wanted'])} wanted, "
         f"{_amount(short['resource'], short['free'])} free"

@@ -33,7 +33,7 @@ from weft.kinds.migration import (
     move_key,
     read_workload,
 )
-from weft.kinds.node import NodeStatus
+from weft.kinds.node import NodeSpec, NodeStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import object_key
@@ -59,7 +59,7 @@ class Migrations:
                 if moved(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                     return [item.key for item in view.find(MIGRATIONS_BY_WORKLOAD, change.key)]
             case "node":
-                if moved(change, lambda item: (item.uid, item.status(NodeStatus).phase)):
+                if moved(change, _stand_of):
                     allocations = view.find(ALLOCATIONS_BY_NODE, change.item.uid)
                     moves = {item.spec(AllocationSpec).move for item in allocations}
                     uids = sorted(move.key.partition(".")[0] for move in moves if move is not None)
@@ -208,7 +208,13 @@ def _read_side(view: View, item: Item | None) -> Side | None:
     spec = item.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)
     phase = nodes[0].status(NodeStatus).phase if nodes else None
-    return Side(spec, item.report(AllocationReport), phase, item.deleting)
+    limit = nodes[0].spec(NodeSpec).migration_bandwidth if nodes else 0
+    return Side(spec, item.report(AllocationReport), phase, item.deleting, limit)
+
+
+def _stand_of(node: Item) -> object:
+    """What of a node bears on moves from it and to it."""
+    return node.uid, node.status(NodeStatus).phase, node.spec(NodeSpec).migration_bandwidth
 
 
 def _others(view: View, item: Item) -> list[str]:

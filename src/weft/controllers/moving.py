@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.allocation import AllocationReport, AllocationSpec, MoveReport
+from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec, MoveReport
 from weft.kinds.migration import (
     ENDED,
     MOST_SAMPLES,
@@ -37,12 +37,14 @@ _READY = ("Ready", "Joining")
 
 
 class Side(msgspec.Struct, frozen=True):
-    """One of the two places; ``node_phase`` None: its node isn't in the fabric any more."""
+    """One of the two places; ``node_phase`` None: its node isn't in the fabric any more; ``node_limit``: how many bytes a
+    second all moves from and to it may carry, 0 is as many as they can."""
 
     spec: AllocationSpec
     report: AllocationReport
     node_phase: str | None = "Ready"
     deleting: bool = False
+    node_limit: int = 0
 
     @property
     def heard(self) -> MoveReport | None:
@@ -161,14 +163,23 @@ def _lead(facts: Facts) -> Outcome:
     source, target = facts.source, facts.target
     status = _tell(facts)
     outcome = Outcome(status=status, look_after=max(0.1, _time_left(facts.spec, status, facts.now)))
-    if source is None or target is None or source.spec.move is None:
+    if source is None or target is None:
         return outcome
     address = target.heard.address if target.heard is not None else ""
-    if address and address != source.spec.move.address and not source.says("handed over"):
-        outcome.source = replace(source.spec, move=replace(source.spec.move, address=address))
+    to_source, to_target = _keep_to_limits(source, target), _keep_to_limits(target, source)
+    if address and address != to_source.address and not source.says("handed over"):
+        to_source = replace(to_source, address=address)
+    outcome.source = replace(source.spec, move=to_source) if to_source != source.spec.move else None
+    outcome.target = replace(target.spec, move=to_target) if to_target != target.spec.move else None
     if status.handed_over_at is not None:
         outcome.look_after = max(0.1, status.handed_over_at + HAND_OVER_PATIENCE_SECONDS - facts.now)
     return outcome
+
+
+def _keep_to_limits(side: Side, peer: Side) -> AllocatedMove:
+    """The side's move with what both nodes may carry by now."""
+    assert side.spec.move is not None
+    return replace(side.spec.move, node_bytes_per_second=side.node_limit, peer_bytes_per_second=peer.node_limit)
 
 
 def _find_trouble(facts: Facts) -> Trouble | None:

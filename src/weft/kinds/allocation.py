@@ -114,10 +114,17 @@ class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
     peer_allocation: str
     address: str = ""
     bytes_per_second: int = 0  # at most; 0 is as fast as it goes
+    node_bytes_per_second: int = 0  # at most, for all moves from and to this side's node together; 0 likewise
+    peer_bytes_per_second: int = 0  # as much of the other node's
     pause_ms: int = 300  # the longest pause aimed at
     never_ran: bool = False
     taken_over: bool = False
     lesson: MoveLesson | None = None  # source only
+
+
+def limits_of(move: AllocatedMove) -> tuple[int, int, int]:
+    """All that keeps it slow, in bytes a second; 0 doesn't."""
+    return move.bytes_per_second, move.node_bytes_per_second, move.peer_bytes_per_second
 
 
 class AllocationSpec(msgspec.Struct, kw_only=True):

@@ -44,6 +44,14 @@ class NodeSpec(msgspec.Struct, kw_only=True):
     ] = {}
     cost: Annotated[Cost | None, field("What an hour of it costs, in whatever unit you count")] = None
     data: Annotated[list[str], field("Pools and data sets that are near it (ceph-pool:raw-data)")] = []
+    migration_bandwidth: Annotated[
+        int,
+        field(
+            "How fast guests may move from it and to it, all of them together; 0 is as fast as it goes",
+            quantity="bytes",
+            ge=0,
+        ),
+    ] = 0
     cordoned: Annotated[bool, field("Place nothing new here; what runs stays")] = False
     cordon_reason: Annotated[str, field("Why it is cordoned", max_length=200)] = ""
     drain: Annotated[bool, field("Move away what is on it")] = False

@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from door_lab import Fabric
 from weft.agent.moving import door as doors
 from weft.agent.moving.door import TlsDoor
 from weft.agent.moving.line import TlsLine
-from weft.agent.moving.relay import Limit
+from weft.agent.moving.relay import Limit, take_from_all
 from weft.agent.moving.words import Answer, Ask, Hello, send_message
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import DriverFailed, Unavailable
@@ -25,13 +25,21 @@ from weft.objects.errors import DriverFailed, Unavailable
 CLOCK = SystemClock()
 
 
+class StillClock(SystemClock):
+    now = 0.0
+
+    def elapsed(self) -> float:
+        return self.now
+
+
 class Ends:
     """A door with a machine behind it that reads to the end and says how much came; and a line to it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.fabric = folder, Fabric(folder)
+    def __init__(self, folder: Path, coming: Sequence[Limit] = (), going: Sequence[Limit] = ()) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder, self.fabric, self.going = folder, Fabric(folder), going
         self.asked: list[str] = []
-        self.door = TlsDoor("key", "source", self.fabric.node("target"), self._respond, [], CLOCK)
+        self.door = TlsDoor("key", "source", self.fabric.node("target"), self._respond, coming, CLOCK)
         self.address = self.door.open("127.0.0.1")
         self.machine = socket.socket(socket.AF_UNIX)
         self.machine.bind(str(folder / "machine"))
@@ -46,7 +54,7 @@ class Ends:
         return Answer()
 
     def line(self, node: str = "source", *, key: str = "key", peer: str = "target", rate: int = 0) -> TlsLine:
-        limits = [Limit(rate, CLOCK)]
+        limits = [*self.going, Limit(rate, CLOCK)]
         self.lines.append(TlsLine(key, self.address, peer, self.fabric.node(node), limits, CLOCK))
         return self.lines[-1]
 
@@ -100,6 +108,32 @@ async def test_a_limit_is_kept_and_loses_nothing(ends: Ends) -> None:
     data, began = os.urandom(1 << 20), CLOCK.elapsed()
     assert (await ends.carry(ends.line(rate=2 << 20), data))[0] == data
     assert CLOCK.elapsed() - began > 0.4
+
+
+@pytest.mark.parametrize(("comes", "goes"), [(2, 0), (0, 2), (1, 1)])
+async def test_what_a_node_may_carry_is_shared_by_all_that_comes_and_goes(
+    tmp_path: Path, comes: int, goes: int
+) -> None:
+    node, data = Limit(2 << 20, CLOCK), os.urandom(1 << 20)
+    moves = [Ends(tmp_path / f"in{number}", coming=[node]) for number in range(comes)]
+    moves += [Ends(tmp_path / f"out{number}", going=[node]) for number in range(goes)]
+    began = CLOCK.elapsed()
+    carried = await asyncio.gather(*(ends.carry(ends.line(), data) for ends in moves))
+    assert CLOCK.elapsed() - began > 0.85
+    assert all(one == (data, b"heard") for one in carried)
+    for ends in moves:
+        ends.close()
+
+
+def test_bytes_that_one_limit_refuses_stay_with_the_other() -> None:
+    clock = StillClock()
+    node, slow = Limit(10 << 20, clock), Limit(1000, clock)
+    clock.now = 1.0
+    there = node.take(1 << 30)
+    assert there > 0
+    node.give_back(there)
+    assert [take_from_all([node, slow], 256 << 10) for _ in range(100)][1:] == [0] * 99
+    assert node.take(1 << 30) >= there - 2000
 
 
 async def test_questions_are_answered_in_turn_and_a_refusal_says_why(ends: Ends) -> None:

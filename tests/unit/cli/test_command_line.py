@@ -97,6 +97,8 @@ def test_no_word_means_two_things() -> None:
         ("apply", "missing option '-f'", "weft apply --help"),
         ("vm get web -l a=b", "not both", ""),
         ("vm stop network/blue", "network/blue is no VM", ""),
+        ("vm migrate web --live --cold", "--live and --cold", "give one of them"),
+        ("vm migrate web --cold --live --dry-run", "--live and --cold", "give one of them"),
         ("volume create --config none.yaml x", "none.yaml: no such file", ""),
     ],
 )

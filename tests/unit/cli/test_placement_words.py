@@ -61,19 +61,25 @@ def test_a_refusal_without_a_decision_still_says_how_to_go_on() -> None:
 
 
 def test_why_not_tells_of_the_one_node_that_is_asked_for() -> None:
-    assert explain_absence(PLACED, "vm/web", "n3").startswith('n3 can\'t take vm/web: cordoned ("disk swap")')
-    assert explain_absence(PLACED, "vm/web", "n1").endswith("least_loaded: n2 scored 97.1, n1 88.4")
-    assert explain_absence(PLACED, "vm/web", "n2") == "n2 was chosen for vm/web"
-    assert "memory 900.0 GiB wanted" in explain_absence(REFUSED, "vm/big", "n1")
+    assert explain_absence(PLACED, "vm/web", "n3", "21:14:03").startswith(
+        'n3 couldn\'t take vm/web at 21:14:03: cordoned ("disk swap")'
+    )
+    assert explain_absence(PLACED, "vm/web", "n1", "21:14:03").endswith("least_loaded: n2 scored 97.1, n1 88.4")
+    assert explain_absence(PLACED, "vm/web", "n2", "21:14:03") == "n2 was chosen for vm/web at 21:14:03"
+    assert "memory 900.0 GiB wanted" in explain_absence(REFUSED, "vm/big", "n1", "21:14:03")
 
 
 def test_a_node_as_good_as_the_chosen_one_and_one_better_for_a_member_of_a_gang_are_told_apart() -> None:
     told = {**PLACED, "spec": {**PLACED["spec"], "verdicts": [dict(each) for each in PLACED["spec"]["verdicts"]]}}
     other = next(each for each in told["spec"]["verdicts"] if each["node"] == "n1")
     other["score"] = next(each for each in told["spec"]["verdicts"] if each["outcome"] == "chosen")["score"]
-    assert explain_absence(told, "vm/web", "n1").endswith("both scored 97.1, and of equals the first is taken")
+    assert explain_absence(told, "vm/web", "n1", "21:14:03").endswith(
+        "both scored 97.1, and of equals the first is taken"
+    )
     other["score"], told["spec"]["gang"] = 99.0, "shop"
-    assert explain_absence(told, "vm/web", "n1").endswith("so all of gang shop have a place: n2 scored 97.1, n1 99.0")
+    assert explain_absence(told, "vm/web", "n1", "21:14:03").endswith(
+        "so all of gang shop have a place: n2 scored 97.1, n1 99.0"
+    )
 
 
 def test_of_many_nodes_only_some_are_listed() -> None:
@@ -103,5 +109,5 @@ def test_an_explanation_of_a_refusal_names_the_error_and_the_nearest_fit() -> No
 def test_declared_amounts_that_are_sizes_are_written_as_sizes() -> None:
     short = [{"resource": "hugepages", "wanted": 4 * GIB, "free": 0}, {"resource": "sriov", "wanted": 2, "free": 1}]
     lacking = decision(verdicts=[{"node": "n1", "outcome": "refused", "filter": "room", "shortfalls": short}])
-    told = explain_absence(lacking, "vm/big", "n1")
+    told = explain_absence(lacking, "vm/big", "n1", "21:14:03")
     assert "hugepages 4.0 GiB wanted, 0 free" in told and "sriov 2 wanted, 1 free" in told

@@ -74,6 +74,20 @@ def test_the_source_is_told_where_the_target_waits_and_only_once() -> None:
     assert writes(plan(side("source", address="h:1"), side("target", "waiting", door="h:1"))) == {}
 
 
+def test_both_sides_are_told_what_both_nodes_may_carry_and_hear_when_that_changes() -> None:
+    source, target = (
+        replace(side("source", "moving", address="h:1"), node_limit=5),
+        side("target", "waiting", door="h:1"),
+    )
+    outcome = plan(source, replace(target, node_limit=7))
+    moves = [spec.move for spec in (outcome.source, outcome.target) if spec is not None]
+    told = [(move.node_bytes_per_second, move.peer_bytes_per_second) for move in moves if move is not None]
+    assert told == [(5, 7), (7, 5)]
+    assert outcome.source is not None and outcome.target is not None
+    again = plan(replace(source, spec=outcome.source), replace(target, spec=outcome.target, node_limit=7))
+    assert writes(again) == {}
+
+
 @pytest.mark.parametrize("said", ["", "moving", "switching", "handed over", "failed"])
 def test_the_targets_word_that_it_took_over_swaps_the_places_whatever_else_is_so(said: str) -> None:
     for status in (UNDER_WAY, BREAKING):

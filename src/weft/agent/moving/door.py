@@ -31,7 +31,8 @@ T = TypeVar("T")
 
 
 class TlsDoor:
-    """The door of the move ``key`` for node ``peer_uid``; ``respond`` is asked in the loop that opens it."""
+    """The door of the move ``key`` for node ``peer_uid``; ``respond`` is asked in the loop that opens it; what comes in keeps
+    to ``limits``."""
 
     def __init__(
         self, key: str, peer_uid: str, credentials: Credentials, respond: Respond, limits: Iterable[Limit], clock: Clock
@@ -167,7 +168,7 @@ class TlsDoor:
         secure.settimeout(SILENCE_SECONDS)
         try:
             path, most_bytes = self._in_loop(self.receive.begin(disk))
-            receive_file(secure, path, most_bytes, self.meter)
+            receive_file(secure, path, most_bytes, self.meter, self._limits)
             self._in_loop(self.receive.complete(disk))
         except WeftError as problem:
             send_message(secure, Answer(False, problem.token, problem.message))
@@ -185,7 +186,7 @@ class TlsDoor:
         except OSError:
             plain.close()
             raise
-        relay = Relay(plain, secure, self.meter, self._limits, self._clock)
+        relay = Relay(plain, secure, self.meter, [], self._clock, incoming=self._limits)
         with self._lock:
             self._relays.add(relay)
         try:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from weft.agent.moving.relay import Limit, Meter
+from weft.agent.moving.relay import Limit, Meter, wait_for_all
 from weft.objects.errors import InvalidInput, Unavailable
 
 PIECE_BYTES = 256 << 10
@@ -32,9 +32,7 @@ def send_file(secure: ssl.SSLSocket, path: Path, meter: Meter, limits: Sequence[
         for start, length in _list_data(descriptor):
             offset, end = start, start + length
             while offset < end:
-                allowed = min(PIECE_BYTES, end - offset)
-                for limit in limits:
-                    allowed = limit.wait(allowed)
+                allowed = wait_for_all(limits, min(PIECE_BYTES, end - offset))
                 data = os.pread(descriptor, allowed, offset)
                 if not data:
                     raise OSError(f"{path} has become shorter")
@@ -44,7 +42,9 @@ def send_file(secure: ssl.SSLSocket, path: Path, meter: Meter, limits: Sequence[
         secure.sendall(_PIECE.pack(os.fstat(descriptor).st_size, 0))
 
 
-def receive_file(secure: ssl.SSLSocket, path: Path, most_bytes: int, meter: Meter) -> None:
+def receive_file(
+    secure: ssl.SSLSocket, path: Path, most_bytes: int, meter: Meter, limits: Sequence[Limit] = ()
+) -> None:
     """Write it to ``path``, which is on disk when this returns. Raises InvalidInput for one that is larger than ``most_bytes``
     or no such stream, Unavailable at a lost connection, OSError."""
     with path.open("wb") as file:
@@ -56,7 +56,7 @@ def receive_file(secure: ssl.SSLSocket, path: Path, most_bytes: int, meter: Mete
                 file.truncate(offset)
                 break
             file.seek(offset)
-            file.write(_receive(secure, length))
+            file.write(_receive(secure, length, limits))
             meter.add(0, length)
         file.flush()
         os.fsync(file.fileno())
@@ -74,11 +74,14 @@ def _list_data(descriptor: int) -> list[tuple[int, int]]:
     return found
 
 
-def _receive(secure: ssl.SSLSocket, count: int) -> bytearray:
+def _receive(secure: ssl.SSLSocket, count: int, limits: Sequence[Limit] = ()) -> bytearray:
     data = bytearray(count)
     view, done = memoryview(data), 0
     while done < count:
-        got = secure.recv_into(view[done:])
+        allowed = wait_for_all(limits, count - done)
+        got = secure.recv_into(view[done : done + allowed])
+        for limit in limits:
+            limit.give_back(allowed - got)
         if not got:
             raise Unavailable("the other node has closed the connection")
         done += got

@@ -22,7 +22,7 @@ from weft.contracts.host import Host
 from weft.contracts.migration import CanMigrate, Moves
 from weft.contracts.runtime import RuntimeDriver
 from weft.contracts.volume import VolumeDriver
-from weft.kinds.allocation import MoveReport
+from weft.kinds.allocation import AllocatedMove, MoveReport
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
 
@@ -56,6 +56,7 @@ class Movers:
         """The server has said more of the move."""
         led = self._led.get(wanted.uid)
         if led is not None and wanted.spec.move is not None:
+            self._keep_to(wanted.spec.move)
             led.put(wanted.spec.move)
 
     def report(self, wanted: Wanted, part: Part | None) -> MoveReport | None:
@@ -154,8 +155,14 @@ class Movers:
             raise InvalidInput(f"{wanted.what}: runtime {self._runtime.name} can't move guests", reason="unsupported")
         return self._runtime.moves
 
+    def _keep_to(self, move: AllocatedMove) -> None:
+        """What its node may carry for all moves: of several, the one that was heard of last says it."""
+        self._ground.limit.set(move.node_bytes_per_second)
+
     def _brief(self, wanted: Wanted, part: Part) -> Brief:
         uid = wanted.uid
+        if wanted.spec.move is not None:
+            self._keep_to(wanted.spec.move)
         return Brief(wanted, part, self._ground, lambda part: self._on_part(uid, part), lambda: self._on_news(uid))
 
 

@@ -10,7 +10,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from weft.contracts.clock import Clock
 
@@ -45,15 +45,26 @@ class Limit:
             self._left -= taken
             return taken
 
-    def wait(self, most: int) -> int:
-        """As many of ``most`` bytes as may go, once some may. Blocks."""
-        while not (taken := self.take(most)):
-            select.select([], [], [], BURST_SECONDS / 4)
-        return taken
-
     def give_back(self, unused: int) -> None:
         with self._lock:
             self._left += unused
+
+
+def take_from_all(limits: Sequence[Limit], most: int) -> int:
+    """How many of ``most`` bytes may go now by each of them; what only some would let through is theirs again."""
+    taken = [most]
+    for limit in limits:
+        taken.append(limit.take(taken[-1]))
+    for limit, got in zip(limits, taken[1:], strict=True):
+        limit.give_back(got - taken[-1])
+    return taken[-1]
+
+
+def wait_for_all(limits: Sequence[Limit], most: int) -> int:
+    """As many as may go, once some may. Blocks."""
+    while not (taken := take_from_all(limits, most)):
+        select.select([], [], [], BURST_SECONDS / 4)
+    return taken
 
 
 class Meter:
@@ -71,12 +82,21 @@ class Meter:
 
 
 class Relay:
-    """One connection: ``plain`` is this node's machine, ``secure`` the other node, its handshake done."""
+    """One connection: ``plain`` is this node's machine, ``secure`` the other node, its handshake done. What goes out keeps to
+    ``limits``, what comes in to ``incoming``."""
 
     def __init__(
-        self, plain: socket.socket, secure: ssl.SSLSocket, meter: Meter, limits: Iterable[Limit], clock: Clock
+        self,
+        plain: socket.socket,
+        secure: ssl.SSLSocket,
+        meter: Meter,
+        limits: Iterable[Limit],
+        clock: Clock,
+        *,
+        incoming: Iterable[Limit] = (),
     ) -> None:
-        self._plain, self._secure, self._meter, self._limits, self._clock = plain, secure, meter, list(limits), clock
+        self._plain, self._secure, self._meter, self._clock = plain, secure, meter, clock
+        self._limits, self._incoming = list(limits), list(incoming)
         self._cut = threading.Event()
 
     def cut(self) -> None:
@@ -129,9 +149,7 @@ class Relay:
                 self._wait(waits)
 
     def _read_plain(self, buffer: bytearray, waits: set[str]) -> tuple[memoryview, bool]:
-        allowed = BUFFER_BYTES
-        for limit in self._limits:
-            allowed = limit.take(allowed)
+        allowed = take_from_all(self._limits, BUFFER_BYTES)
         try:
             count = self._plain.recv_into(buffer, allowed) if allowed else -1
         except BlockingIOError:
@@ -163,10 +181,12 @@ class Relay:
         return sent
 
     def _read_secure(self, buffer: bytearray, waits: set[str]) -> tuple[memoryview, bool]:
-        count = 0
+        count, allowed = 0, take_from_all(self._incoming, BUFFER_BYTES)
+        if not allowed:
+            waits.add("limit")
         try:
-            while count < BUFFER_BYTES:  # a read gives one record
-                got = self._secure.recv_into(memoryview(buffer)[count:])
+            while count < allowed:  # a read gives one record
+                got = self._secure.recv_into(memoryview(buffer)[count:allowed])
                 if not got:
                     if count:
                         break  # said again by the next read
@@ -176,6 +196,8 @@ class Relay:
             waits.add("secure-in")
         except ssl.SSLWantWriteError:
             waits.add("secure-out")
+        for limit in self._incoming:
+            limit.give_back(allowed - count)
         self._meter.add(0, count)
         return memoryview(buffer)[:count], False
 

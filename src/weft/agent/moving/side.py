@@ -18,7 +18,7 @@ from weft.kinds.allocation import AllocatedMove, MoveReport
 
 
 class Ground(msgspec.Struct, frozen=True):
-    """The node that a side stands on; ``limit`` is for all moves from it together."""
+    """The node that a side stands on; ``limit`` is for what all moves from it and to it carry together."""
 
     host: Host
     runtime: RuntimeDriver

@@ -20,7 +20,7 @@ from weft.agent.moving.words import Ask, Channel
 from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.agent.waiting import wait_for_event
 from weft.contracts.migration import MoveFacts, Moves, MoveSettings, MoveSockets
-from weft.kinds.allocation import AllocatedMove, MoveLesson
+from weft.kinds.allocation import AllocatedMove, MoveLesson, limits_of
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 from weft.transfer.learn import correct_plan
 from weft.transfer.plan import USABLE_SHARE, Leeway, MovePlan, choose_mode, reconsider
@@ -269,16 +269,14 @@ class Source(Side):
 
     def _find_path(self) -> float:
         """What it is taken to carry, in bytes a second."""
-        return min(
-            filter(None, (self._move.bytes_per_second, self._lesson.path_bytes_per_second)), default=UNKNOWN_PATH
-        )
+        return min(filter(None, (*limits_of(self._move), self._lesson.path_bytes_per_second)), default=UNKNOWN_PATH)
 
     # Its words.
 
     def _choose(self, settings: MoveSettings) -> MoveSettings:
         """``settings`` for the disks that go along, and without a limit where nothing is known of the path."""
         disks = (ROOT_SERIAL, *(name_serial(volume.name) for volume in self._wanted.spec.volumes))
-        known = self._move.bytes_per_second or (self._move.lesson and self._move.lesson.path_bytes_per_second)
+        known = any(limits_of(self._move)) or self._lesson.path_bytes_per_second
         limit = settings.bytes_per_second if known else 0
         return msgspec.structs.replace(settings, copied_disks=disks, bytes_per_second=limit)
 

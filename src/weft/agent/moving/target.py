@@ -18,7 +18,8 @@ class Waiter(Side, ABC):
 
     def __init__(self, brief: Brief) -> None:
         super().__init__(brief)
-        self._door = self._ground.wire.make_door(self.part.key, self._move.peer_uid, self._respond)
+        ground = self._ground
+        self._door = ground.wire.make_door(self.part.key, self._move.peer_uid, self._respond, [ground.limit])
 
     async def open(self) -> None:
         """Wait for the source. Raises DriverFailed, InvalidInput."""

@@ -58,11 +58,14 @@ class Line(Protocol):
 
 
 class Wire(Protocol):
-    def make_door(self, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]]) -> Door:
-        """For the move ``key``, for node ``peer_uid`` and no other; ``respond`` answers what it asks."""
+    def make_door(
+        self, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]], limits: Sequence[Limit]
+    ) -> Door:
+        """For the move ``key``, for node ``peer_uid`` and no other; ``respond`` answers what it asks; what comes keeps to
+        ``limits``."""
 
     def make_line(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> Line:
-        """To the door of the move ``key`` at ``address``, behind which is node ``peer_uid``."""
+        """To the door of the move ``key`` at ``address``, behind which is node ``peer_uid``; what goes keeps to ``limits``."""
 
 
 class TlsWire:
@@ -71,8 +74,10 @@ class TlsWire:
     def __init__(self, credentials: Credentials, clock: Clock) -> None:
         self._credentials, self._clock = credentials, clock
 
-    def make_door(self, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]]) -> TlsDoor:
-        return TlsDoor(key, peer_uid, self._credentials, respond, [], self._clock)
+    def make_door(
+        self, key: str, peer_uid: str, respond: Callable[[Ask], Awaitable[Answer]], limits: Sequence[Limit]
+    ) -> TlsDoor:
+        return TlsDoor(key, peer_uid, self._credentials, respond, limits, self._clock)
 
     def make_line(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> TlsLine:
         return TlsLine(key, address, peer_uid, self._credentials, limits, self._clock)

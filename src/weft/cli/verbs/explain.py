@@ -24,7 +24,7 @@ from weft.cli.verbs.recommend import tell
 from weft.cli.words import Target, read_targets
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
-from weft.objects.errors import NotFound
+from weft.objects.errors import NotFound, WeftError
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -69,11 +69,28 @@ def _run(
     elif session.is_data:
         print_object(session, decision)
     elif why_not is not None:
-        print(explain_absence(decision, target.what, why_not))
+        print(explain_absence(decision, target.what, why_not, _tell_when(decision)))
+        if target.kind.name == "vm":
+            _add_present(session, target, why_not)
     else:
-        when = time.strftime("%H:%M:%S", time.localtime(decision["spec"]["at"]))
+        when = _tell_when(decision)
         print(explain_decision(decision, target.what, when, find_width(sys.stdout), session.paint))
     return OK
+
+
+def _tell_when(decision: Mapping[str, Any]) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(decision["spec"]["at"]))
+
+
+def _add_present(session: Session, target: Target, node: str) -> None:
+    """A verdict is of the moment when it was decided: beside it, how it is now."""
+    try:
+        answered = ask(session, "recommendation", {"workload": target.what, "nodes": [node]})
+    except WeftError as problem:
+        session.say(f"how it is now can't be told: {problem.message}")
+        return
+    if answered["status"]["phase"] != "Failed":
+        print(explain_node(answered, target.what, node))
 
 
 def _tells_of(decision: Mapping[str, Any], node: str) -> bool:

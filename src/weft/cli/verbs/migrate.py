@@ -36,10 +36,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, many=False, able=("vm",)),
         click.Option(["--to"], metavar="NODE", help="Where to; without it the scheduler chooses."),
-        click.Option(["--live", "mode"], flag_value="live", default="live", help="It runs on meanwhile (the default)."),
-        click.Option(
-            ["--cold", "mode"], flag_value="cold", help="It is shut down for it; one that is stopped moves so."
-        ),
+        click.Option(["--live"], is_flag=True, help="It runs on meanwhile (the default)."),
+        click.Option(["--cold"], is_flag=True, help="It is shut down for it; one that is stopped moves so."),
         click.Option(["--bandwidth"], metavar="SIZE", help="At most so much a second, like 50M."),
         click.Option(["--pause"], type=options.Duration(), help="The longest standstill to aim at (300ms)."),
         click.Option(["--at"], metavar="TIME", help="When it may begin: 22:00, 2026-12-24T22:00, or 2h from now."),
@@ -58,6 +56,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     if len(targets) != 1:
         raise click.UsageError("move one at a time")
     (target,) = targets
+    given["mode"] = _read_mode(live=given.pop("live"), cold=given.pop("cold"))
     if given["dry_run"]:
         return _rehearse(session, target, given)
     timeout: float = given["timeout"] if given["timeout"] is not None else DEFAULT_TIMEOUT_SECONDS
@@ -78,6 +77,12 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         return OK
     session.timeout_seconds = timeout + CLEARING_SECONDS
     return _watch(session, target, migration)
+
+
+def _read_mode(*, live: bool, cold: bool) -> str:
+    if live and cold:
+        raise click.UsageError("--live and --cold: it moves one way only; give one of them")
+    return "cold" if cold else "live"
 
 
 def _read_window(session: Session, at: str | None, within: float | None) -> dict[str, float]:
