@@ -12,7 +12,7 @@ help:
 	@echo "make install  Debian packages and .venv only"
 	@echo "make test     the whole test suite"
 	@echo "make bench    measure the promises (ONLY=name for one)"
-	@echo "make soak     run for a long time and look for leaks"
+	@echo "make soak     run for a long time and look for leaks (ONLY=name for one)"
 	@echo "make lock     write requirements.lock anew from pyproject.toml"
 
 install:
@@ -34,7 +34,7 @@ bench: install
 	@.venv/bin/python -m benchmarks $(ONLY)
 
 soak: install
-	@.venv/bin/python -m benchmarks.soak
+	@.venv/bin/python -m benchmarks.soak $(ONLY)
 
 lock:
 	@tools/lock

@@ -22,6 +22,8 @@ from weft.launch.local.topology import NODE_LINK
 WEFT = str(Path(sys.executable).parent / "weft")
 NODE = "n1"
 GUESTS = int(os.environ.get("GUESTS", "20"))
+MEMORY = "96M"
+AT_ONCE = 4  # guests that are made, or brought back, while nothing is measured
 MEGABITS = 100
 PATIENCE = "1200s"
 
@@ -73,25 +75,27 @@ def boot_ids() -> dict[str, str]:
     return {vm["name"]: vm["status"]["boot_id"] for vm in items("get", "vm", "-l", "bench=drain")}
 
 
-def fill() -> list[str]:
+def fill() -> None:
     """All guests on the node; those that have left it come back."""
     names = [f"drained-{number}" for number in range(GUESTS)]
     there = {vm["name"]: vm["status"].get("node") for vm in items("get", "vm", "-l", "bench=drain")}
-    create = ("vm", "create", "--image", "tiny", "--memory", "128M", "--cpu", "0.25", "--label", "bench=drain")
-    for node in ("n2", "n3"):
-        weft("node", "cordon", node)
-    with ThreadPoolExecutor(2) as pool:
-        list(
-            pool.map(
-                lambda name: weft(*create, "--timeout", "600s", name), [name for name in names if name not in there]
-            )
-        )
-    for node in ("n2", "n3"):
-        weft("node", "uncordon", node)
-    for name in names:
-        if there.get(name) not in (None, NODE):
+    create = ("vm", "create", "--image", "tiny", "--memory", MEMORY, "--cpu", "0.25", "--label", "bench=drain")
+
+    def bring(name: str) -> None:
+        if name not in there:
+            weft(*create, "--timeout", "600s", name)
+        elif there[name] != NODE:
             weft("vm", "migrate", name, "--to", NODE)
-    return names
+
+    others = [node["name"] for node in items("get", "node") if node["name"] != NODE]
+    try:
+        for node in others:
+            weft("node", "cordon", node)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(bring, names))
+    finally:
+        for node in others:
+            weft("node", "uncordon", node)
 
 
 def drain() -> tuple[float, int, list[dict[str, Any]]]:
@@ -105,9 +109,9 @@ def drain() -> tuple[float, int, list[dict[str, Any]]]:
 
 
 def measure() -> Measurement:
-    figures = []
+    figures, begun = [], time.monotonic()
     try:
-        for megabits in (None, MEGABITS):
+        for megabits in (MEGABITS, None):
             fill()
             before = boot_ids()
             if megabits is not None:
@@ -138,4 +142,8 @@ def measure() -> Measurement:
             ]
     finally:
         subprocess.run([WEFT, "vm", "delete", "-l", "bench=drain", "--yes"], cwd=ROOT, capture_output=True)
-    return Measurement("drain", f"{GUESTS} guests of image tiny leave one node for two others.", figures)
+    return Measurement(
+        "drain",
+        f"{GUESTS} idle guests of image tiny, of {MEMORY} each, leave one node for two others; {time.monotonic() - begun:.0f} s.",
+        figures,
+    )

@@ -4,7 +4,11 @@ foresees what a move will cost.
 The same guest under the same load moves in one run, there and back, over a link that tbf keeps to 100 Mbit/s and over one that
 nothing limits. ``native`` is QEMU alone in one mode from begin to end; weft samples, chooses, corrects and leads. Every
 loaded guest verifies what it has written; a guest that lost anything ends the run. For the second part guests are drawn:
-sizes, kinds of load and rates; each plan is made before its move, from those before it.
+sizes, kinds of load and rates; each plan is made before its move, from those before it. For the third one a guest moves in a
+cluster of its own, and who asks it meanwhile counts what fails.
+
+``LOAD`` (a part of a load's name), ``REPEATS``, ``MOVES`` (foreseen ones), ``CLIENT_MOVES`` and ``PATIENCE`` make it shorter, and
+0 leaves a part out. A run that is interrupted goes on with the next row, if the code is the same: ``.weft/bench-migration.json``.
 """
 
 from __future__ import annotations
@@ -13,22 +17,26 @@ import asyncio
 import os
 import random
 import statistics
+import time
 from typing import NamedTuple
 
 import msgspec
 
 from benchmarks.measurement import Figure, Measurement
+from benchmarks.migration.clients import ask
+from benchmarks.migration.kept import Kept, read_kept
 from benchmarks.migration.rig import MIB, Moved, Rig
 from weft.contracts.migration import MoveMode, MoveSettings
 from weft.kinds.allocation import MovePlanned
 from weft.transfer.learn import EndedMove, judge, learn
 from weft.transfer.tell import tell_plan
 
-FORESEEN = int(os.environ.get("MOVES", "60"))
+FORESEEN = int(os.environ.get("MOVES", "66"))
 REPEATS = int(os.environ.get("REPEATS", "3"))
 ONLY = os.environ.get("LOAD", "")
+CLIENT_MOVES = int(os.environ.get("CLIENT_MOVES", "8"))
 LEARNT_FROM = 10  # moves before those that are judged
-NATIVE_PATIENCE_SECONDS = 40.0
+NATIVE_PATIENCE_SECONDS = float(os.environ.get("PATIENCE", "30"))
 NATIVE_PAUSE_MS = 100
 LINKS: dict[str, int | None] = {"100 Mbit/s": 100, "unlimited": None}
 PREDICTED_LINKS: dict[str, int | None] = {"100 Mbit/s": 100, "400 Mbit/s": 400, "unlimited": None}
@@ -58,10 +66,10 @@ async def boot(rig: Rig, load: Loaded) -> None:
 
 
 class History:
-    """What has been moved so far, as ended Migrations would tell it."""
+    """What has been moved so far, as ended Migrations would tell it: ``moves`` grows."""
 
-    def __init__(self) -> None:
-        self.moves: list[EndedMove] = []
+    def __init__(self, moves: list[EndedMove]) -> None:
+        self.moves = moves
 
     async def move(self, rig: Rig, guest: str, link: str) -> Moved:
         lesson = learn(self.moves, guest, link, f"{link}, other end")
@@ -84,11 +92,13 @@ class History:
         return moved
 
 
-async def compare(rig: Rig, history: History) -> list[Figure]:
-    figures = []
+async def compare(rig: Rig, kept: Kept) -> list[Figure]:
+    history = History(kept.compared)
     for load in [load for load in LOADS if ONLY in load.name]:
-        await boot(rig, load)
-        for link, megabits in LINKS.items():
+        left = {link: megabits for link, megabits in LINKS.items() if f"{load.name}, {link}" not in kept.rows}
+        if left:
+            await boot(rig, load)
+        for link, megabits in left.items():
             rig.link.shape(megabits)
             limit = int(megabits * 125_000 * 0.92) if megabits else 0
             native: dict[str, Moved] = {}
@@ -103,12 +113,23 @@ async def compare(rig: Rig, history: History) -> list[Figure]:
                 )
                 native[mode] = await rig.move(settings, patience=NATIVE_PATIENCE_SECONDS)
                 await rig.check()
+                say_native(f"{load.name}, {link}", native[mode])
             await history.move(rig, load.name, link)  # the first one doesn't know the path yet
             ours = [await history.move(rig, load.name, link) for _ in range(REPEATS)]
-            figures += describe_pair(f"{load.name}, {link}", native, ours)
-            for told in figures[-3:]:
+            row = kept.rows[f"{load.name}, {link}"] = describe_pair(f"{load.name}, {link}", native, ours)
+            kept.save()
+            for told in row:
                 print(*(part for part in msgspec.structs.astuple(told) if part != "–"), sep=" | ", flush=True)
-    return figures
+    return [figure for row in kept.rows.values() for figure in row]
+
+
+def say_native(what: str, moved: Moved) -> None:
+    told = (
+        f"{moved.duration_seconds:.2f} s, pause {moved.pause_seconds * 1000:.0f} ms, {moved.bytes / 1e6:.0f} MB"
+        if moved.converged
+        else f"given up after {moved.duration_seconds:.0f} s"
+    )
+    print(f"  {what}: QEMU alone, {moved.mode}: {told}", flush=True)
 
 
 def describe_pair(what: str, native: dict[str, Moved], ours: list[Moved]) -> list[Figure]:
@@ -117,7 +138,8 @@ def describe_pair(what: str, native: dict[str, Moved], ours: list[Moved]) -> lis
     pause = max(moved.pause_seconds for moved in ours)
     seconds = statistics.median(moved.duration_seconds for moved in ours)
     volume = statistics.median(moved.bytes for moved in ours)
-    told = "never ends: " + ", ".join(mode for mode in native if mode not in ended) if len(ended) < len(native) else ""
+    endless = [mode for mode in native if mode not in ended]
+    told = f"not within {NATIVE_PATIENCE_SECONDS:.0f} s: {', '.join(endless)}" if endless else ""
     if not ended:
         return [Figure(f"{what}: time ({modes})", f"{seconds:.1f} s, pause {pause * 1000:.0f} ms", peer=told)]
     still, soon, small = (min(ended, key=lambda mode: key(ended[mode])) for key in (_pause, _seconds, _bytes))
@@ -163,20 +185,21 @@ def _bytes(moved: Moved) -> float:
     return float(moved.bytes)
 
 
-async def foresee(rig: Rig) -> list[Figure]:
-    """Guests drawn with a fixed seed, each moved twice, over two of the links."""
-    draw, history = random.Random(11), History()
-    converged = 0
-    for number in range(FORESEEN // 2):
+async def foresee(rig: Rig, kept: Kept) -> list[Figure]:
+    """Guests drawn with a fixed seed, each moved once over each link, in any order."""
+    history = History(kept.foreseen)
+    for number in range(kept.guests, -(-FORESEEN // len(PREDICTED_LINKS))):
+        draw = random.Random(f"11/{number}")
         kind = ("", "c", "r", "t")[number % 4]
         memory = draw.choice((96, 128, 160, 192))
         set_mib = draw.randint(8, memory // 4)
         load = Loaded(f"guest-{number}", kind, set_mib, draw.uniform(max(1, set_mib / 6), 24), memory)
         await boot(rig, load)
-        for link in draw.sample(sorted(PREDICTED_LINKS), 2):
+        for link in draw.sample(sorted(PREDICTED_LINKS), len(PREDICTED_LINKS)):
             rig.link.shape(PREDICTED_LINKS[link])
             moved = await history.move(rig, load.name, link)
-            converged += moved.converged
+            kept.converged += moved.converged
+            kept.moves += 1
             assert moved.plan is not None
             print(
                 f"{load.name} {kind or 'idle'} {memory} MiB {load.rate:.0f} MB/s, {link}, {moved.mode}: "
@@ -185,12 +208,14 @@ async def foresee(rig: Rig) -> list[Figure]:
                 f"{moved.bytes / 1e6:.0f} MB ({moved.plan.bytes / 1e6:.0f}), believed {moved.plan.confidence}",
                 flush=True,
             )
+        kept.guests = number + 1
+        kept.save()
     judged = history.moves[LEARNT_FROM:]
     errors = judge(judged)
     raw = judge([msgspec.structs.replace(move, plan=_uncorrected(move.plan)) for move in judged])
     return [
         Figure(
-            f"{errors.moves} moves of {FORESEEN // 2} different guests: median error of the time foreseen",
+            f"{errors.moves} moves of {kept.guests} different guests: median error of the time foreseen",
             f"{errors.duration:.0%}",
             f"{raw.duration:.0%} without learning",
             goal="≤ 15 %",
@@ -200,9 +225,7 @@ async def foresee(rig: Rig) -> list[Figure]:
             "… of the pause", f"{errors.pause:.0%}", f"{raw.pause:.0%} without", goal="≤ 30 %", kept=errors.pause <= 0.3
         ),
         Figure("… of the bytes", f"{errors.bytes:.0%}", f"{raw.bytes:.0%} without"),
-        Figure(
-            "moves that ended", f"{converged} of {FORESEEN // 2 * 2}", goal="all", kept=converged == FORESEEN // 2 * 2
-        ),
+        Figure("moves that ended", f"{kept.converged} of {kept.moves}", goal="all", kept=kept.converged == kept.moves),
     ]
 
 
@@ -215,19 +238,26 @@ def _uncorrected(plan: MovePlanned) -> MovePlanned:
     )
 
 
-async def _measure() -> list[Figure]:
+async def _measure(kept: Kept) -> list[Figure]:
     rig = Rig()
     try:
-        return [*(await compare(rig, History()) if REPEATS else []), *(await foresee(rig) if FORESEEN else [])]
+        return [*(await compare(rig, kept) if REPEATS else []), *(await foresee(rig, kept) if FORESEEN else [])]
     finally:
         await rig.close()
 
 
 def measure() -> Measurement:
+    kept, began = read_kept(f"{ONLY} {REPEATS} {FORESEEN} {NATIVE_PATIENCE_SECONDS}"), time.monotonic()
+    before = f", after {len(kept.rows)} rows and {kept.moves} foreseen moves of a run before it" if kept.rows else ""
+    figures = asyncio.run(_measure(kept))
+    if CLIENT_MOVES:
+        figures += ask(CLIENT_MOVES)
+    kept.forget()
     return Measurement(
         "migration",
         "Guests of image tiny between two QEMU drivers, over a link between two namespaces; pauses from the source's stop to the "
         "target's run, bytes as they left the interface. The best of QEMU's own modes is another one in each row; all of "
-        f"{', '.join(NATIVE)} were tried, each once, with a downtime limit of {NATIVE_PAUSE_MS} ms.",
-        asyncio.run(_measure()),
+        f"{', '.join(NATIVE)} were tried, each once, with a downtime limit of {NATIVE_PAUSE_MS} ms, and given up after "
+        f"{NATIVE_PATIENCE_SECONDS:.0f} s. {time.monotonic() - began:.0f} s{before}.",
+        figures,
     )

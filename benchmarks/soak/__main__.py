@@ -1,10 +1,30 @@
-"""``python -m benchmarks.soak``: the long proofs, one after the other."""
+"""``python -m benchmarks.soak [NAME …]``: the named long proofs, or all, one after the other."""
 
 from __future__ import annotations
 
+import sys
+
 from benchmarks import soak
 from benchmarks.measurement import write_section
-from benchmarks.soak import placement, simulation, storm
+from benchmarks.soak import migrations, placement, simulation, storm
 
-for proof in (simulation, placement, storm, soak):
-    print(write_section(proof.measure()), flush=True)
+PROOFS = {
+    "simulation": simulation.measure,
+    "placement": placement.measure,
+    "storm": storm.measure,
+    "kills": soak.measure,
+    "migrations": migrations.measure,
+}
+
+
+def main(names: list[str]) -> int:
+    for name in names:
+        if name not in PROOFS:
+            print(f"no proof {name!r}; there are: {', '.join(PROOFS)}", file=sys.stderr)
+            return 2
+    for name in names or PROOFS:
+        print(write_section(PROOFS[name]()), flush=True)
+    return 0
+
+
+sys.exit(main(sys.argv[1:]))
