@@ -1,6 +1,6 @@
 """``python relay.py FROM TO``: connections that arrive at FROM go on to TO, each ``unix:PATH`` or ``tcp:HOST:PORT``.
 
-Run inside a network namespace: the benchmark's stand-in for the streams between two nodes.
+Run inside a network namespace: what QEMU alone is given to reach its other end.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 
-TCP_NOTSENT_LOWAT = 25  # a name that Python 3.11 doesn't have
 PIECE_BYTES = 256 << 10
 
 
@@ -54,7 +53,6 @@ def serve(here: str, there: str) -> None:
         for one, other in ((came, on), (on, came)):
             if one.family == socket.AF_INET:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                one.setsockopt(socket.IPPROTO_TCP, 25, int(os.environ.get("LOWAT", str((1 << 31) - 1))))
             threading.Thread(target=carry, args=(one, other), daemon=True).start()
 
 

@@ -52,7 +52,7 @@ class Rig:
         tiny = unpack_tiny(Path(self.folder.name))
         self.labs = {side: GuestLab(tiny) for side in "ab"}
         self.drivers = {side: lab.driver() for side, lab in self.labs.items()}
-        self.link = Link()
+        self.link = Link(Path(self.folder.name))
         self.here, self.plan, self.key = "a", None, 0
         program = Path(self.folder.name, "verifier")
         source = ROOT / "tests" / "host" / "verifier.c"
@@ -107,7 +107,7 @@ class Rig:
         plan, key = self.guest, f"move-{time.monotonic_ns()}"
         sockets = await target.moves.expect(plan, await source.moves.describe(plan.id), key, settings)
         relay = str(Path(self.folder.name, f"{self.here}.sock"))
-        self.link.carry(self.here, relay, sockets.memory)
+        self.link.carry(self.here, relay, sockets.memory, alone=leeway is None)
         stops: list[float] = []
         runs: list[float] = []
         watchers = [

@@ -12,6 +12,7 @@ import ssl
 import threading
 from collections.abc import Iterable, Sequence
 
+from weft.agent.moving.window import Window
 from weft.contracts.clock import Clock
 
 BUFFER_BYTES = 256 << 10
@@ -97,6 +98,7 @@ class Relay:
     ) -> None:
         self._plain, self._secure, self._meter, self._clock = plain, secure, meter, clock
         self._limits, self._incoming = list(limits), list(incoming)
+        self._window = Window(plain, secure, clock)
         self._cut = threading.Event()
 
     def cut(self) -> None:
@@ -126,6 +128,7 @@ class Relay:
         while not self._cut.is_set():
             waits: set[str] = set()  # plain-in, plain-out, secure-in, secure-out, limit
             moved = False
+            self._window.look()
             if not out:
                 out, ended = self._read_plain(into, waits)
                 moved |= bool(out)
@@ -149,7 +152,7 @@ class Relay:
                 self._wait(waits)
 
     def _read_plain(self, buffer: bytearray, waits: set[str]) -> tuple[memoryview, bool]:
-        allowed = take_from_all(self._limits, BUFFER_BYTES)
+        allowed = take_from_all(self._limits, min(BUFFER_BYTES, self._window.bytes or BUFFER_BYTES))
         try:
             count = self._plain.recv_into(buffer, allowed) if allowed else -1
         except BlockingIOError:
@@ -181,7 +184,8 @@ class Relay:
         return sent
 
     def _read_secure(self, buffer: bytearray, waits: set[str]) -> tuple[memoryview, bool]:
-        count, allowed = 0, take_from_all(self._incoming, BUFFER_BYTES)
+        most = min(BUFFER_BYTES, self._window.bytes or BUFFER_BYTES)
+        count, allowed = 0, take_from_all(self._incoming, most)
         if not allowed:
             waits.add("limit")
         try:

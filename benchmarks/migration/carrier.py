@@ -1,0 +1,48 @@
+"""``python carrier.py FOLDER``: the agents' own way for memory, inside one network namespace.
+
+Told by lines on its standard input: ``door KEY PEER ADDRESS SOCKET`` opens one, whose address is the answer; ``line KEY PEER
+ADDRESS SOCKET`` carries what connects to SOCKET to such a door; ``close`` ends what was opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from weft.agent.moving.credentials import Credentials
+from weft.agent.moving.relay import Limit
+from weft.agent.moving.wire import TlsWire
+from weft.agent.moving.words import Answer, Ask
+from weft.contracts.clock import SystemClock
+
+
+async def _respond(_: Ask) -> Answer:
+    return Answer()
+
+
+async def serve(folder: str) -> None:
+    clock = SystemClock()
+    wire = TlsWire(Credentials(folder), clock)
+    limits = [Limit(0, clock), Limit(0, clock)]  # as an agent has them
+    door, line = None, None
+    while told := await asyncio.to_thread(sys.stdin.readline):
+        do, *words = told.split()
+        answer = "ready"
+        if do == "door":
+            key, peer, address, socket = words
+            door = wire.make_door(key, peer, _respond)
+            answer = door.open(address)
+            door.lead({"memory": socket})
+        elif do == "line":
+            key, peer, address, socket = words
+            line = wire.make_line(key, address, peer, limits)
+            line.offer({"memory": Path(socket)})
+        else:
+            for opened in filter(None, (door, line)):
+                opened.close()
+            door = line = None
+        print(answer, flush=True)
+
+
+asyncio.run(serve(sys.argv[1]))
