@@ -31,7 +31,7 @@ async def serve(folder: str) -> None:
         answer = "ready"
         if do == "door":
             key, peer, address, socket = words
-            door = wire.make_door(key, peer, _respond)
+            door = wire.make_door(key, peer, _respond, limits)
             answer = door.open(address)
             door.lead({"memory": socket})
         elif do == "line":
