@@ -40,7 +40,7 @@ class MovingNode(PretendNode):
         envelope = decode_envelope(entry.value, entry.revision)
         spec = decode_part(envelope.spec, AllocationSpec)
         deleting = envelope.deleting_since is not None
-        if spec.move is None or spec.role == "active":
+        if spec.move is None or spec.role in ("active", "reserved"):
             await super().act(key)
             return
         old = self.running.get(envelope.uid, AllocationReport())

@@ -11,7 +11,9 @@ from tests.scenario.deciders_lab import GIB
 from tests.scenario.test_deciders_process import RealLab, fabric, start
 
 from weft.contracts.store import Absent, Precondition, Write
+from weft.kinds.migration import MigrationStatus
 from weft.kinds.node import Gpu
+from weft.objects.envelope import decode_part
 from weft.objects.errors import StoreUnavailable
 
 Moment = Literal["decided", "committed", "on its way"]
@@ -69,6 +71,44 @@ async def check(lab: RealLab, names: list[str]) -> None:
     assert all(amount <= 8000 for amount in cpu.values()), cpu
     assert all(share <= 1000 for share in devices.values()), devices
     assert sum(devices.values()) == 500 * sum("share" in name for name in names), devices
+
+
+async def test_deciders_killed_while_they_hold_room_for_a_planned_move_hold_it_once() -> None:
+    async with fabric(Trap) as lab:
+        trap: Trap = lab.front
+        await lab.add_node("n1")
+        process = trap.process = await start(lab.folder)
+        try:
+            await lab.put_vm("web")
+            await lab.until_phase("web", "Running")
+            await lab.add_node("n2")
+            moments: tuple[Moment, ...] = ("decided", "committed", "on its way")
+            for moment in moments:
+                trap.moment = moment
+                wish = {"workload": "vm/web", "not_before": lab.clock.now() + 3600}
+                planned = await lab.put("migration", moment.replace(" ", "-"), wish, finalizers=("migration",))
+                assert await asyncio.wait_for(process.wait(), 30) < 0
+                process = trap.process = await start(lab.folder)
+
+                async def held(key: str = planned.key) -> bool:
+                    envelope = await lab.get(key)
+                    assert envelope is not None
+                    return decode_part(envelope.status, MigrationStatus).target == "n2"
+
+                await lab.until(held)
+                if trap.outcome is not None:
+                    trap.arrives.set()
+                    await asyncio.wait([trap.outcome])
+                    trap.outcome = None
+                rooms = [one for one in await lab.allocations() if one.role == "reserved"]
+                assert [(room.node, room.move and room.move.key) for room in rooms] == [("n2", planned.uid)]
+                await lab.delete(planned.key)
+                await lab.until_gone(planned.key)
+                assert [one.role for one in await lab.allocations()] == ["active"]
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 async def test_deciders_killed_between_decision_and_commit_lose_nothing_and_double_nothing() -> None:

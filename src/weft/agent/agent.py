@@ -36,7 +36,7 @@ from weft.contracts.host import Host
 from weft.contracts.network import NetworkDriver, NetworkProbe
 from weft.contracts.runtime import GuestFacts, RuntimeDriver, RuntimeProbe
 from weft.contracts.volume import VolumeDriver
-from weft.kinds.allocation import AllocationReport
+from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import WeftError
@@ -207,6 +207,8 @@ class Agent:
             log.warning("%s", problem.message)  # it is heard of anew after a start
 
     def _put_allocation(self, envelope: Envelope) -> None:
+        if decode_part(envelope.spec, AllocationSpec).role == "reserved":
+            return  # nothing is to be here yet: it only takes room in the server's books
         self._superseded.discard(envelope.uid)
         worker = self._workers.get(envelope.uid)
         if worker is not None and not (worker.released and envelope.deleting_since is None):

@@ -9,7 +9,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.gang import read_gang
-from weft.kinds.migration import MigrationSpec, read_workload
+from weft.kinds.migration import MigrationSpec, read_migration, read_workload
 from weft.kinds.nic import Nic, networks_of
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.publication import PublicationSpec
@@ -36,6 +36,17 @@ def name_gang(item: Item) -> str:
     return f"{item.envelope.project}/{read_gang(gang)[0]}" if gang is not None else ""
 
 
+def is_room(allocation: Item) -> bool:
+    """Whether it only holds room, for a Migration that is planned."""
+    return allocation.spec(AllocationSpec).role == "reserved"
+
+
+def _migrations(allocation: Item) -> list[str]:
+    """The uid of the Migration that an allocation is there for."""
+    move = allocation.spec(AllocationSpec).move
+    return [read_migration(move.key)] if move is not None else []
+
+
 VMS_BY_UID = Index("vms by uid", "vm", lambda item: (item.uid,))
 VMS_BY_IMAGE = Index("vms by image", "vm", lambda item: _named("image", item, (item.spec(VmSpec).image,)))
 VMS_BY_VOLUME = Index("vms by volume", "vm", lambda item: _named("volume", item, item.spec(VmSpec).volumes))
@@ -58,9 +69,13 @@ NODES_BY_ORPHAN = Index(
 NODES_BY_VOLUME = Index("nodes by volume", "node", lambda item: item.report(NodeReport).volumes)
 NETWORKS_BY_UID = Index("networks by uid", "network", lambda item: (item.uid,))
 VOLUMES_BY_UID = Index("volumes by uid", "volume", lambda item: (item.uid,))
+# Its places; room that is held for it is none.
 ALLOCATIONS_BY_WORKLOAD = Index(
-    "allocations by workload", "allocation", lambda item: (item.spec(AllocationSpec).workload.uid,)
+    "allocations by workload",
+    "allocation",
+    lambda item: () if is_room(item) else (item.spec(AllocationSpec).workload.uid,),
 )
+ROOM_BY_MIGRATION = Index("room by migration", "allocation", lambda item: _migrations(item) if is_room(item) else ())
 ALLOCATIONS_BY_NODE = Index("allocations by node", "allocation", lambda item: (item.spec(AllocationSpec).node_uid,))
 ALLOCATIONS_BY_VOLUME = Index(
     "allocations by volume", "allocation", lambda item: [volume.uid for volume in item.spec(AllocationSpec).volumes]
@@ -78,6 +93,11 @@ MIGRATIONS_BY_WORKLOAD = Index(
     "migration",
     lambda item: _named("vm", item, (read_workload(item.spec(MigrationSpec))[1],)),
 )
+
+
+def find_room(view: View, item: Item) -> Item | None:
+    """What is held for a Migration until it begins."""
+    return next(iter(view.find(ROOM_BY_MIGRATION, item.uid)), None)
 
 
 def choose_endpoint(endpoints: Iterable[Item], network_uid: str, nic: Nic) -> Item | None:
@@ -119,6 +139,7 @@ INDEXES = (
     NETWORKS_BY_UID,
     VOLUMES_BY_UID,
     ALLOCATIONS_BY_WORKLOAD,
+    ROOM_BY_MIGRATION,
     ALLOCATIONS_BY_NODE,
     ALLOCATIONS_BY_VOLUME,
     ENDPOINTS_BY_WORKLOAD,

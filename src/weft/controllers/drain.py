@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from weft.client.commit import Commit, edit, put, unchanged
-from weft.client.indexes import ALLOCATIONS_BY_NODE, MIGRATIONS_BY_WORKLOAD, NODES_BY_UID
+from weft.client.indexes import ALLOCATIONS_BY_NODE, MIGRATIONS_BY_WORKLOAD, NODES_BY_UID, is_room
 from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent
@@ -102,6 +102,8 @@ def find_leavers(view: View, node: Item, begun_at: float, now: float) -> list[Le
     """Whoever has a place on the node, also those that are just coming, or going for good."""
     leavers = []
     for allocation in view.find(ALLOCATIONS_BY_NODE, node.uid):
+        if is_room(allocation):
+            continue  # it is let go by itself
         spec = allocation.spec(AllocationSpec)
         leaver = Leaver(
             key=object_key(spec.workload.kind, spec.workload.project, spec.workload.name),

@@ -16,6 +16,7 @@ from weft.client.indexes import (
     MIGRATIONS_BY_UID,
     MIGRATIONS_BY_WORKLOAD,
     NODES_BY_UID,
+    find_room,
 )
 from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
@@ -23,6 +24,7 @@ from weft.contracts.store import Precondition, Write
 from weft.controllers.loop import Plan, moved
 from weft.controllers.moving import Facts, Outcome, Side, plan_move
 from weft.controllers.places import active_allocation
+from weft.controllers.windows import find_planned, foresee_move, judge_window, read_appointment
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.migration import (
     ENDED,
@@ -31,6 +33,7 @@ from weft.kinds.migration import (
     MoveActual,
     is_under_way,
     move_key,
+    read_migration,
     read_workload,
 )
 from weft.kinds.node import NodeSpec, NodeStatus
@@ -49,21 +52,22 @@ class Migrations:
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
             case "migration":
-                return (change.key, *_others(view, change.item))
+                keys = (change.key, *_others(view, change.item))
+                return (*keys, *find_planned(view)) if moved(change, read_appointment) else keys
             case "allocation":
                 items = (item for item in (change.old, change.new) if item is not None)
-                moves = {item.spec(AllocationSpec).move for item in items}
-                uids = sorted(move.key.partition(".")[0] for move in moves if move is not None)
-                return [item.key for uid in uids for item in view.find(MIGRATIONS_BY_UID, uid)]
+                keys = tuple(_moved_by(view, items))
+                if moved(change, lambda item: (item.spec(AllocationSpec), item.report(AllocationReport).has)):
+                    ref = change.item.spec(AllocationSpec).workload
+                    of_vm = view.find(MIGRATIONS_BY_WORKLOAD, object_key(ref.kind, ref.project, ref.name))
+                    keys += tuple(item.key for item in of_vm if read_appointment(item) is not None)
+                return keys
             case "vm":
                 if moved(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                     return [item.key for item in view.find(MIGRATIONS_BY_WORKLOAD, change.key)]
             case "node":
                 if moved(change, _stand_of):
-                    allocations = view.find(ALLOCATIONS_BY_NODE, change.item.uid)
-                    moves = {item.spec(AllocationSpec).move for item in allocations}
-                    uids = sorted(move.key.partition(".")[0] for move in moves if move is not None)
-                    return [item.key for uid in uids for item in view.find(MIGRATIONS_BY_UID, uid)]
+                    return _moved_by(view, view.find(ALLOCATIONS_BY_NODE, change.item.uid))
         return ()
 
     async def observe(self) -> None:
@@ -79,8 +83,11 @@ class Migrations:
                 commit = plan_release(view, item)
             else:
                 facts, source, target = read_facts(view, item, now)
-                outcome = plan_move(facts)
-                commit = plan_writes(item, source, target, outcome, now, find_reason(view, item))
+                room, outcome = find_room(view, item), plan_move(facts)
+                if outcome.status.phase == "Planned":
+                    outcome.status.window = judge_window(view, item, outcome.status)
+                    outcome.status.forecast = foresee_move(view, item, outcome.status)
+                commit = plan_writes(item, source, target, room, outcome, now, find_reason(view, item))
                 if outcome.look_after is not None:
                     plan.later[key] = outcome.look_after
             plan.commits += [commit] if commit is not None else []
@@ -112,6 +119,7 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
             rival=_find_rival(view, item),
             source=_read_side(view, source),
             target=_read_side(view, target),
+            room=_read_side(view, find_room(view, item)),
             now=now,
         ),
         source,
@@ -120,7 +128,13 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
 
 
 def plan_writes(
-    item: Item, source: Item | None, target: Item | None, outcome: Outcome, now: float, why: Envelope | None = None
+    item: Item,
+    source: Item | None,
+    target: Item | None,
+    room: Item | None,
+    outcome: Outcome,
+    now: float,
+    why: Envelope | None = None,
 ) -> Commit | None:
     """One commit for all that ``outcome`` says; None if all of it is so. ``why`` is the Decision that will tell why the VM is
     where it is once it has moved."""
@@ -141,6 +155,9 @@ def plan_writes(
             envelope.deleting_since = now
         writes.append(put(envelope))
         preconditions.append(unchanged(side))
+    if room is not None and outcome.room_goes:  # no node has begun anything for it
+        writes.append(delete(room))
+        preconditions.append(unchanged(room))
     if status.phase == "Finishing" and former.phase != "Finishing" and why is not None:
         writes.append(put(why))
     if status != former:
@@ -188,6 +205,9 @@ def _events(item: Item, former: MigrationStatus, status: MigrationStatus) -> lis
         )
     if status.ending and status.ending != former.ending:
         events.append(Event("Warning", status.reason, status.message, item.envelope.ref, SOURCE))
+    if status.phase == "Planned" and status.reason in ("roomHeld", "roomLost") and status.message != former.message:
+        lost: Literal["Warning", "Normal"] = "Warning" if status.reason == "roomLost" else "Normal"
+        events.append(Event(lost, status.reason, status.message, item.envelope.ref, SOURCE))
     if status.phase != former.phase:
         bad: Literal["Warning", "Normal"] = "Warning" if status.phase == "Failed" else "Normal"
         way = f"{status.source} → {status.target}" if status.target else f"from {status.source}"
@@ -208,13 +228,24 @@ def _read_side(view: View, item: Item | None) -> Side | None:
     spec = item.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)
     phase = nodes[0].status(NodeStatus).phase if nodes else None
-    limit = nodes[0].spec(NodeSpec).migration_bandwidth if nodes else 0
-    return Side(spec, item.report(AllocationReport), phase, item.deleting, limit)
+    wish = nodes[0].spec(NodeSpec) if nodes else NodeSpec()
+    closed = "it is being drained" if wish.drain else "it is cordoned" if wish.cordoned else ""
+    closed = closed or ("it is being worked on" if wish.maintenance else "")
+    return Side(spec, item.report(AllocationReport), phase, item.deleting, wish.migration_bandwidth, closed)
 
 
 def _stand_of(node: Item) -> object:
     """What of a node bears on moves from it and to it."""
-    return node.uid, node.status(NodeStatus).phase, node.spec(NodeSpec).migration_bandwidth
+    spec = node.spec(NodeSpec)
+    wish = (spec.migration_bandwidth, spec.cordoned, spec.drain, spec.maintenance)
+    return node.uid, node.status(NodeStatus).phase, wish
+
+
+def _moved_by(view: View, allocations: Iterable[Item]) -> list[str]:
+    """The Migrations that these are there for."""
+    moves = {item.spec(AllocationSpec).move for item in allocations}
+    uids = sorted({read_migration(move.key) for move in moves if move is not None})
+    return [item.key for uid in uids for item in view.find(MIGRATIONS_BY_UID, uid)]
 
 
 def _others(view: View, item: Item) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec, MoveReport
+from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec, MoveReport, account
 from weft.kinds.migration import (
     ENDED,
     MOST_SAMPLES,
@@ -45,6 +45,7 @@ class Side(msgspec.Struct, frozen=True):
     node_phase: str | None = "Ready"
     deleting: bool = False
     node_limit: int = 0
+    node_closed: str = ""  # why it takes nothing new, as people have said
 
     @property
     def heard(self) -> MoveReport | None:
@@ -58,7 +59,7 @@ class Side(msgspec.Struct, frozen=True):
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """``vm`` None: there is no such VM, or it goes; ``place`` is where it stands while it isn't a side yet; ``rival`` an
-    older Migration of it that is under way."""
+    older Migration of it that is under way; ``room`` what is held for it at its target until it begins."""
 
     spec: MigrationSpec
     status: MigrationStatus
@@ -69,6 +70,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     rival: str = ""
     source: Side | None = None
     target: Side | None = None
+    room: Side | None = None
     now: float = 0.0
 
 
@@ -81,6 +83,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     target: AllocationSpec | None = None
     source_goes: bool = False
     target_goes: bool = False
+    room_goes: bool = False
     look_after: float | None = None
 
 
@@ -96,7 +99,15 @@ class Trouble(msgspec.Struct, frozen=True):
 
 
 def plan_move(facts: Facts) -> Outcome:
-    """What to write now; the status alone where there is nothing else."""
+    """What to write now; the status alone where there is nothing else. Room is held while it is planned, and until the
+    scheduler has made its target of it."""
+    outcome = _plan(facts)
+    waits = facts.source is None and facts.target is None and outcome.status.phase in ("Planned", "Pending")
+    outcome.room_goes = facts.room is not None and (outcome.room_goes or not waits)
+    return outcome
+
+
+def _plan(facts: Facts) -> Outcome:
     facts = replace(facts, status=_mend_times(facts.status, facts.now))
     status, source, target = facts.status, facts.source, facts.target
     if status.phase in ENDED:
@@ -139,14 +150,16 @@ def _begin(facts: Facts) -> Outcome:
         message = f"its VM is moved by migration/{facts.rival} already"
         return Outcome(status=_end(status, "Failed", "alreadyMoving", message, now))
     if status.started_at is None and spec.not_before is not None and spec.not_before > now:
-        return Outcome(status=replace(status, phase="Planned"), look_after=spec.not_before - now)
-    if status.started_at is None and spec.not_after is not None and spec.not_after < now:
-        return Outcome(status=_end(status, "Failed", "tooLate", "it could not begin within its time", now))
+        return _hold(facts, replace(status, phase="Planned"))
+    if status.tries <= 1 and spec.not_after is not None and spec.not_after <= now:
+        why = facts.placed.message if facts.placed is not None and facts.placed.status == "False" else ""
+        message = "it could not begin within its time" + (f": {why}" if why else "")
+        return Outcome(status=_end(status, "Failed", "tooLate", message, now))
     if spec.mode == "live" and facts.vm.run != "run":
         message = f"its VM is to {facts.vm.run}: only a guest that runs moves live"
         return Outcome(status=_end(status, "Failed", "notRunning", message, now))
     if status.started_at is None:
-        status = replace(status, phase="Pending", started_at=now, tries=1)
+        status = replace(status, phase="Pending", started_at=now, tries=1, reason="", message="")
     placed = facts.placed if facts.placed is not None and facts.placed.status == "False" else None
     left = _time_left(spec, status, now)
     if left <= 0:
@@ -155,7 +168,52 @@ def _begin(facts: Facts) -> Outcome:
         return Outcome(status=_end(status, "Failed", reason, message, now))
     if placed is not None:
         status = replace(status, reason=placed.reason, message=placed.message)
+    if status.tries == 1 and spec.not_after is not None:
+        left = min(left, spec.not_after - now)
     return Outcome(status=status, look_after=left)
+
+
+def _hold(facts: Facts, status: MigrationStatus) -> Outcome:
+    """It waits for its time: at its target room is held, as long as that can take it."""
+    assert facts.spec.not_before is not None
+    room, placed = facts.room, facts.placed
+    outcome = Outcome(status=status, look_after=facts.spec.not_before - facts.now)
+    fault = _find_fault(room, facts.place) if room is not None else ""
+    if room is not None and not fault:
+        lost = f" ({status.room_lost})" if status.room_lost else ""
+        status.target, status.reason = room.spec.node, "roomHeld"
+        status.message = f"room is held on {room.spec.node}{lost}"
+        return outcome
+    outcome.room_goes = room is not None
+    status.target = ""
+    if room is not None:
+        status.room_lost = f"not on {room.spec.node} any more: {fault}"
+        status.reason, status.message = "roomLost", f"room is sought anew, {status.room_lost}"
+    elif placed is not None and placed.status == "False":
+        status.reason, status.message = placed.reason, f"no room is held yet: {placed.message}"
+    return outcome
+
+
+def _find_fault(room: Side, place: Side | None) -> str:
+    """Why room that is held is of no use any more, if so."""
+    if room.node_phase is None:
+        return "that node has left the fabric"
+    if room.node_phase not in _READY:
+        return "it has not been heard of"
+    if room.node_closed:
+        return room.node_closed
+    if place is None:
+        return ""  # that may be for a moment; without its VM it ends
+    if place.spec.node_uid == room.spec.node_uid:
+        return "its VM is there by now"
+    if _room_for(place) != _room_for(room):
+        return "its VM asks for other room now"
+    return ""
+
+
+def _room_for(side: Side) -> object:
+    spec = side.spec
+    return account(spec, side.report), spec.memberships, spec.extras, [gpu.share for gpu in spec.gpus]
 
 
 def _lead(facts: Facts) -> Outcome:

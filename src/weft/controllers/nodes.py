@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.client.commit import Commit, edit, put, unchanged
-from weft.client.indexes import ALLOCATIONS_BY_NODE, NODES_BY_UID
+from weft.client.indexes import ALLOCATIONS_BY_NODE, NODES_BY_UID, is_room
 from weft.client.view import Changed, Item, View
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
@@ -181,5 +181,5 @@ def sum_allocations(view: View, node_uid: str) -> NodeStatus:
         allocated_cpu=round(sum(r.cpu for r in resources), 3),
         allocated_memory=sum(r.memory for r in resources),
         allocated_disk=sum(r.disk for r in resources),
-        allocations=len(resources),
+        allocations=sum(not is_room(item) for item in found),
     )

@@ -3,7 +3,8 @@ migrations controller leads it on, and its status tells how it goes and how it w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -97,8 +98,32 @@ class MoveError(msgspec.Struct, kw_only=True, frozen=True):
     bytes: float = 0.0
 
 
+class MoveForecast(msgspec.Struct, kw_only=True, frozen=True):
+    """What a move is expected to take before anything of it was measured, from what moves before it took; None where nothing is
+    known. ``mode`` is how it went the last time; ``basis`` says in words what all this stands on."""
+
+    mode: str = ""
+    duration_seconds: float | None = None
+    pause_ms: int | None = None
+    bytes: int | None = None
+    confidence: float = 0.0
+    basis: str = ""
+
+
+class MoveWindow(msgspec.Struct, kw_only=True, frozen=True):
+    """When a planned one may begin, in seconds since 1970 (``end`` None: for as long as it may take). ``quality`` is 0 while no
+    room is held, 1 if nothing else is planned to use the same nodes then, a half with one other move, and so on; ``reason``
+    says why."""
+
+    start: float
+    end: float | None = None
+    quality: float = 0.0
+    reason: str = ""
+
+
 class MigrationStatus(msgspec.Struct, kw_only=True):
-    """``source`` and ``target`` are nodes. ``ending`` says what it will have come to once both sides are clear again: empty
+    """``source`` and ``target`` are nodes. While it is planned, room is held at ``target``; ``room_lost`` says why it was held
+    elsewhere before. ``ending`` says what it will have come to once both sides are clear again: empty
     while it goes on, ``Retry`` for another try; ``reason`` and ``message`` say why."""
 
     phase: MigrationPhase = "Pending"
@@ -114,6 +139,9 @@ class MigrationStatus(msgspec.Struct, kw_only=True):
     reason: str = ""
     message: str = ""
     ending: Literal["", "Failed", "Cancelled", "Retry"] = ""
+    window: MoveWindow | None = None  # of a planned one
+    forecast: MoveForecast | None = None  # likewise, until ``plan`` is measured
+    room_lost: str = ""
     tries: int = 0
     handed_over_at: float | None = None  # when it was first heard that the source stands still for good
     started_at: float | None = None
@@ -125,8 +153,13 @@ def move_key(uid: str, tries: int) -> str:
     return uid if tries <= 1 else f"{uid}.{tries}"
 
 
+def read_migration(key: str) -> str:
+    """The uid of the Migration that a key of a try is of."""
+    return key.partition(".")[0]
+
+
 def is_key_of(key: str, uid: str) -> bool:
-    return key.partition(".")[0] == uid
+    return read_migration(key) == uid
 
 
 def is_under_way(spec: MigrationSpec, status: MigrationStatus) -> bool:
@@ -243,8 +276,21 @@ def _pause(obj: Object) -> str:
     return f"{pause} ms" if pause else "–"
 
 
+def describe_window(window: Mapping[str, Any]) -> str:
+    """``2026-12-24 22:00–22:30 UTC``"""
+    start, end = datetime.fromtimestamp(window["start"], UTC), window.get("end")
+    if end is None:
+        return f"{start:%Y-%m-%d %H:%M} UTC"
+    until = datetime.fromtimestamp(end, UTC)
+    day = "" if until.date() == start.date() else f"{until:%Y-%m-%d} "
+    return f"{start:%Y-%m-%d %H:%M}–{day}{until:%H:%M} UTC"
+
+
 def _note(obj: Object) -> str:
     reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+    window = dig(obj, "status.window")
+    if window and dig(obj, "status.phase") == "Planned":
+        return f"{describe_window(window)}: {message}"
     return f"{reason}: {message}" if reason and message else reason or message
 
 

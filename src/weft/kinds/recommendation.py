@@ -10,6 +10,7 @@ import msgspec
 
 from weft.kinds.cells import AGE, NAME, text
 from weft.kinds.decision import Verdict
+from weft.kinds.migration import MoveForecast
 from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
@@ -22,6 +23,7 @@ Name = Annotated[str, field("", name=True)]
 class MoveWish(msgspec.Struct, frozen=True, kw_only=True):
     to: Annotated[str | None, field("The node it would move to; without one any other than its own", name=True)] = None
     mode: Annotated[Literal["live", "cold"], field("live or cold")] = "live"
+    bytes_per_second: Annotated[int, field("How fast it might send", quantity="bytes", ge=0)] = 0
 
 
 class RecommendationSpec(msgspec.Struct, kw_only=True):
@@ -52,7 +54,8 @@ class GangPlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecommendationStatus(msgspec.Struct, kw_only=True):
-    """``current`` is the node it has, ``best`` the one it would get; ``advice`` is there when none fits, least change first;
+    """``current`` is the node it has, ``best`` the one it would get, ``forecast`` what it would take to move
+    there; ``advice`` is there when none fits, least change first;
     ``gang`` the others that would be placed together with it. The rest as in a Decision."""
 
     phase: Literal["Pending", "Done", "Failed"] = "Pending"
@@ -69,6 +72,7 @@ class RecommendationStatus(msgspec.Struct, kw_only=True):
     advice: list[Advice] = []
     gang: list[GangPlace] = []
     notes: list[str] = []
+    forecast: MoveForecast | None = None
 
 
 def check_recommendation(spec: RecommendationSpec) -> None:

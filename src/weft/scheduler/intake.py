@@ -94,7 +94,7 @@ class Intake:
                 case "volume":
                     self._offer_all(self._view.find(VMS_BY_VOLUME, change.key))
                 case "migration":
-                    self.moves.notice(change)
+                    self.moves.notice(self._view, change)
                     self.wake.ring()
                 case "recommendation" | "report":
                     self.questions.notice(change)
@@ -119,6 +119,7 @@ class Intake:
 
     def _notice_allocation(self, change: Changed) -> None:
         self.count(change.key, change.new)
+        self.moves.notice(self._view, change)
         if change.old is None or change.new is None or _moved(change, _stand_of):
             for vm in self._view.find(VMS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
                 self._due[vm.key] = vm

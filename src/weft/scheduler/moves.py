@@ -1,19 +1,29 @@
 """Gives a Migration its target: decides on the VM as if it had no place, on all nodes but its own, and makes both sides of
-the move in one commit. Pure but for the snapshot, in which a target is counted at once.
+the move in one commit. For one that is planned for later it makes an allocation that only holds room there; when its time
+comes that becomes the target, if it still can. Pure but for the snapshot, in which either is counted at once.
 
-What doesn't fit now is asked again a second later, as long as its Migration waits.
+What doesn't fit now is asked again later, as long as its Migration waits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import msgspec
 
-from weft.client.commit import Commit, edit, put, unchanged
-from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID
+from weft.client.commit import Commit, delete, edit, put, unchanged
+from weft.client.indexes import (
+    ALLOCATIONS_BY_WORKLOAD,
+    MIGRATIONS_BY_UID,
+    NODES_BY_UID,
+    find_room,
+    is_room,
+)
 from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
 from weft.contracts.policy import Request
-from weft.contracts.store import Absent, Write
+from weft.contracts.store import Absent, Precondition, Write
 from weft.kinds.allocation import (
     AllocatedMove,
     AllocationReport,
@@ -21,7 +31,7 @@ from weft.kinds.allocation import (
     account,
     allocation_name,
 )
-from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_workload
+from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_migration, read_workload
 from weft.kinds.node import NodeReport
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
@@ -35,39 +45,51 @@ from weft.scheduler.request import Candidate, Waiting, read_candidate
 from weft.scheduler.table.facts import Load, amounts_of, name_workload
 from weft.scheduler.table.snapshot import without
 
-AGAIN_SECONDS = 1.0
+AGAIN_SECONDS = {"target": 1.0, "room": 10.0}
+Want = Literal["target", "room"]
 
 
 class Moves:
-    """The Migrations that want a target. ``assumed`` are the keys of the targets in commits whose outcome isn't known."""
+    """The Migrations that want a target, or room at one. ``assumed`` are the keys of the allocations in commits whose outcome
+    isn't known."""
 
     def __init__(self) -> None:
-        self._open: dict[str, None] = {}
-        self._look_at = 0.0
+        self._open: dict[str, tuple[Want, float]] = {}  # what they want, and when to look again
         self.assumed: list[str] = []
 
-    def notice(self, change: Changed) -> None:
-        if change.new is not None and _wants_target(change.new):
-            if change.key not in self._open:
-                self._open[change.key] = None
-                self._look_at = 0.0
-        else:
-            self._open.pop(change.key, None)
+    def notice(self, view: View, change: Changed) -> None:
+        """Of a Migration, or of room that is held for one."""
+        if change.kind == "migration":
+            self._note(change.key, _find_want(view, change.new) if change.new is not None else None)
+        elif any(is_room(item) for item in (change.old, change.new) if item is not None):
+            move = change.item.spec(AllocationSpec).move
+            for item in view.find(MIGRATIONS_BY_UID, read_migration(move.key)) if move is not None else ():
+                self._note(item.key, _find_want(view, item))
+
+    def _note(self, key: str, want: Want | None) -> None:
+        if want is None:
+            self._open.pop(key, None)
+        elif key not in self._open or self._open[key][0] != want:
+            self._open[key] = (want, 0.0)
 
     def wait(self, elapsed: float) -> float | None:
         """In how many seconds to plan; None: there is nothing to plan."""
-        return max(0.0, self._look_at - elapsed) if self._open else None
+        return max(0.0, min(at for _, at in self._open.values()) - elapsed) if self._open else None
 
     def plan(
         self, view: View, engine: Engine, strategy: str, silent: list[str], now: float, elapsed: float
     ) -> list[Commit]:
-        """A target for each, or why there is none."""
-        self._look_at = elapsed + AGAIN_SECONDS
+        """A target, or room, for each whose turn it is, or why there is none."""
         commits = []
-        for item in [item for key in self._open if (item := view.get(key)) is not None]:
-            commit, assumed = plan_target(view, engine, item, strategy, silent, now)
+        for key, (want, at) in list(self._open.items()):
+            item = view.get(key)
+            if item is None or at > elapsed:
+                continue
+            self._open[key] = (want, elapsed + AGAIN_SECONDS[want])
+            plan = plan_target if want == "target" else plan_room
+            commit, assumed = plan(view, engine, item, strategy, silent, now)
             commits += [commit] if commit is not None else []
-            self.assumed += [assumed] if assumed else []
+            self.assumed += assumed
         return commits
 
 
@@ -78,8 +100,10 @@ class Mover(msgspec.Struct, frozen=True):
     candidate: Candidate
 
 
-def read_mover(view: View, vm: Item, wish: MigrationSpec, strategy: str, silent: list[str]) -> Mover | Waiting:
-    """What a VM that moves asks of its target, or why it can't move now."""
+def read_mover(
+    view: View, vm: Item, wish: MigrationSpec, strategy: str, silent: list[str], *, later: bool = False
+) -> Mover | Waiting:
+    """What a VM that moves asks of its target, or why it can't move now; ``later``: how its guest is now doesn't matter."""
     places = [
         item
         for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
@@ -91,9 +115,9 @@ def read_mover(view: View, vm: Item, wish: MigrationSpec, strategy: str, silent:
     pinned = vm.spec(VmSpec).node
     if pinned is not None and (pinned == spec.node or wish.to not in (None, pinned)):
         return Waiting("pinned", f"it is bound to node {pinned} (spec.node), so it can't go to {wish.to or 'another'}")
-    if report.state != "running" and not (wish.mode == "cold" and report.state == "stopped"):
+    if not later and report.state != "running" and not (wish.mode == "cold" and report.state == "stopped"):
         return Waiting("notRunning", f"its guest on {spec.node} is {report.state}")
-    if report.reason == "paused":
+    if not later and report.reason == "paused":
         return Waiting("notRunning", f"its guest on {spec.node} stands still: {report.message}")
     if wish.mode == "live" and spec.gpus:
         return Waiting("gpusStay", f"it uses a GPU of {spec.node}, which can't go with it: only cold")
@@ -129,62 +153,146 @@ def _read_cpu(view: View, spec: AllocationSpec) -> str | None:
 
 def plan_target(
     view: View, engine: Engine, item: Item, strategy: str, silent: list[str], now: float
-) -> tuple[Commit | None, str]:
-    """Both sides of a move, or the refusal; and the target's key, if there is one."""
-    spec = item.spec(MigrationSpec)
-    vm = view.get(object_key("vm", item.envelope.project, read_workload(spec)[1]))
-    if vm is None or vm.deleting:
-        return None, ""  # its controller ends it
-    mover = read_mover(view, vm, spec, strategy, silent)
-    if isinstance(mover, Waiting):
-        return _plan_condition(item, Condition("Placed", "False", mover.reason, mover.message, now)), ""
-    candidate, row, explanation = decide(engine, mover)
+) -> tuple[Commit | None, list[str]]:
+    """Both sides of a move, or the refusal; and the keys of the allocations that it makes or takes away. Room that is held
+    becomes the target where it fits there still."""
+    mover = _read(view, item, strategy, silent, later=False)
+    if not isinstance(mover, Mover):
+        return _plan_waiting(item, mover, now), []
+    room = find_room(view, item)
+    held = [room] if room is not None else []
+    found = _decide_again(engine, mover, room) if room is not None else None
+    candidate, row, explanation = found or decide(engine, mover, held)
     timing = Timing(now, 0.0)
     if row is None:
-        return _plan_refusal(view, item, candidate, explanation, timing), ""
-    snapshot = engine.snapshot
-    node, uid = view.find(NODES_BY_UID, snapshot.uids[row])[0], new_uid()
-    key = object_key("allocation", None, allocation_name(node.uid, uid))
-    load = engine.load(candidate.request, row)
-    if candidate.request.groups:
-        load = msgspec.structs.replace(load, workload=name_workload(vm.envelope.ref))
-    snapshot.put_allocation(key, node.uid, candidate.request.amounts, load)
+        return _plan_refusal(view, item, candidate, explanation, timing), []
+    node = view.find(NODES_BY_UID, engine.snapshot.uids[row])[0]
+    load = _load(engine, mover, candidate, row, held)
+    uid = room.uid if room is not None and found is not None else new_uid()
     source, target = _make_sides(view, item, mover, node, uid, load)
+    there = _make_allocation(mover, node, uid, target, now)
+    assumed = [there.key]
+    writes: list[Write] = []
+    proofs: list[Precondition] = [Absent(there.key)]
+    if room is not None:
+        proofs = [unchanged(room)]
+        if found is not None:
+            there.created_at, there.generation = room.envelope.created_at, room.envelope.generation + 1
+        else:
+            engine.snapshot.drop_allocation(room.key)
+            assumed, writes, proofs = [*assumed, room.key], [delete(room)], [*proofs, Absent(there.key)]
+    engine.snapshot.put_allocation(there.key, node.uid, candidate.request.amounts, load)
     here = edit(mover.source)
     here.spec = merge_part(here.spec, source)
     here.generation += 1
-    there = Envelope(
+    placed = _put_condition(item, Condition("Placed", "True", "Placed", f"on {node.envelope.name}", now))
+    writes += [put(there), put(here), *([placed] if placed is not None else [])]
+    if found is None:  # else what was decided when it was planned still holds
+        writes.append(put_decision(view, item, candidate, explanation, timing))
+    commit = Commit(
+        item.key,
+        writes,
+        [*_unchanged(item, mover, node), *proofs],
+        [Event("Normal", "Placed", f"{source.node} → {node.envelope.name}", item.envelope.ref, SOURCE)],
+    )
+    return commit, assumed
+
+
+def plan_room(
+    view: View, engine: Engine, item: Item, strategy: str, silent: list[str], now: float
+) -> tuple[Commit | None, list[str]]:
+    """Room for a move that is planned for later, or the refusal; and the key of the allocation that holds it. No node does
+    anything for it, so it has nothing but what it takes."""
+    mover = _read(view, item, strategy, silent, later=True)
+    if not isinstance(mover, Mover):
+        return _plan_waiting(item, mover, now), []
+    candidate, row, explanation = decide(engine, mover)
+    timing = Timing(now, 0.0)
+    if row is None:
+        return _plan_refusal(view, item, candidate, explanation, timing), []
+    node, uid = view.find(NODES_BY_UID, engine.snapshot.uids[row])[0], new_uid()
+    load = _load(engine, mover, candidate, row, [])
+    place = mover.source
+    held = msgspec.structs.replace(
+        _make_sides(view, item, mover, node, uid, load)[1],
+        role="reserved",
+        incarnation=0,
+        resources=account(place.spec(AllocationSpec), place.report(AllocationReport)),
+        volumes=[],
+        nics=[],
+        groups=[],
+        user_data="",
+        ssh_keys=[],
+        users=[],
+    )
+    there = _make_allocation(mover, node, uid, held, now)
+    there.owner, there.finalizers = item.envelope.ref, []
+    engine.snapshot.put_allocation(there.key, node.uid, candidate.request.amounts, load)
+    message = f"room is held on {node.envelope.name}"
+    placed = _put_condition(item, Condition("Placed", "True", "RoomHeld", message, now))
+    writes = [put(there), put_decision(view, item, candidate, explanation, timing)]
+    commit = Commit(
+        item.key,
+        [*writes, *([placed] if placed is not None else [])],
+        [*_unchanged(item, mover, node), Absent(there.key)],
+    )
+    return commit, [there.key]
+
+
+def _read(view: View, item: Item, strategy: str, silent: list[str], *, later: bool) -> Mover | Waiting | None:
+    """None: there is nothing to move, and its controller ends it."""
+    spec = item.spec(MigrationSpec)
+    vm = view.get(object_key("vm", item.envelope.project, read_workload(spec)[1]))
+    if vm is None or vm.deleting:
+        return None
+    return read_mover(view, vm, spec, strategy, silent, later=later)
+
+
+def _plan_waiting(item: Item, why: Waiting | None, now: float) -> Commit | None:
+    return _plan_condition(item, Condition("Placed", "False", why.reason, why.message, now)) if why else None
+
+
+def _load(engine: Engine, mover: Mover, candidate: Candidate, row: int, held: Sequence[Item]) -> Load:
+    with without(engine.snapshot, [item.key for item in held]):
+        load = engine.load(candidate.request, row)
+    ref = mover.candidate.vm.envelope.ref
+    return msgspec.structs.replace(load, workload=name_workload(ref)) if candidate.request.groups else load
+
+
+def _make_allocation(mover: Mover, node: Item, uid: str, spec: AllocationSpec, now: float) -> Envelope:
+    vm = mover.candidate.vm
+    return Envelope(
         kind="allocation",
         name=allocation_name(node.uid, uid),
         uid=uid,
         labels=vm.envelope.labels,
         owner=vm.envelope.ref,
         created_at=now,
-        spec=msgspec.Raw(msgspec.json.encode(target)),
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
         report=msgspec.Raw(msgspec.json.encode(AllocationReport())),
         finalizers=["node"],
     )
-    placed = _put_condition(item, Condition("Placed", "True", "Placed", f"on {node.envelope.name}", now))
-    writes: list[Write] = [put(there), put(here), put_decision(view, item, candidate, explanation, timing)]
-    commit = Commit(
-        item.key,
-        [*writes, *([placed] if placed is not None else [])],
-        [
-            unchanged(item),
-            unchanged(vm),
-            unchanged(mover.source),
-            unchanged(node),
-            Absent(there.key),
-            *(unchanged(volume) for volume in candidate.volume_items),
-        ],
-        [Event("Normal", "Placed", f"{source.node} → {node.envelope.name}", item.envelope.ref, SOURCE)],
-    )
-    return commit, key
 
 
-def decide(engine: Engine, mover: Mover) -> tuple[Candidate, int | None, Explanation]:
-    """The node that a VM would move to, None if it can go nowhere, and why."""
-    with without(engine.snapshot, [mover.source.key]):
+def _unchanged(item: Item, mover: Mover, node: Item) -> list[Precondition]:
+    """What was decided stands on these."""
+    candidate = mover.candidate
+    return [unchanged(one) for one in (item, candidate.vm, mover.source, node, *candidate.volume_items)]
+
+
+def _decide_again(engine: Engine, mover: Mover, room: Item) -> tuple[Candidate, int, Explanation] | None:
+    """The node where room is held, if it takes the VM still."""
+    request = msgspec.structs.replace(mover.candidate.request, node=room.spec(AllocationSpec).node)
+    there = msgspec.structs.replace(mover, candidate=msgspec.structs.replace(mover.candidate, request=request))
+    if mover.candidate.request.node not in (None, request.node):
+        return None
+    candidate, row, explanation = decide(engine, there, [room])
+    return (candidate, row, explanation) if row is not None else None
+
+
+def decide(engine: Engine, mover: Mover, held: Sequence[Item] = ()) -> tuple[Candidate, int | None, Explanation]:
+    """The node that a VM would move to, None if it can go nowhere, and why. What is ``held`` for it counts as free."""
+    with without(engine.snapshot, [mover.source.key, *(item.key for item in held)]):
         request, given_up = relax(mover.candidate.request, engine.snapshot)
         candidate = msgspec.structs.replace(mover.candidate, request=request, given_up=given_up)
         row = engine.choose(request, candidate.vm.uid)
@@ -232,6 +340,13 @@ def _make_sides(
         move=to_source,
     )
     return msgspec.structs.replace(now, role="source", move=to_target), target
+
+
+def _find_want(view: View, item: Item) -> Want | None:
+    if _wants_target(item):
+        return "target"
+    planned = item.status(MigrationStatus).phase == "Planned" and not item.deleting
+    return "room" if planned and not item.spec(MigrationSpec).cancel and find_room(view, item) is None else None
 
 
 def _wants_target(item: Item) -> bool:

@@ -32,6 +32,7 @@ from weft.scheduler.prefer import relax
 from weft.scheduler.request import Waiting, read_candidate, wants_place
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.snapshot import Snapshot, without
+from weft.transfer.history import foresee
 
 
 def plan_recommendation(view: View, engine: Engine, question: Item, strategy: str, now: float) -> Commit:
@@ -103,16 +104,26 @@ def _answer_move(
     if isinstance(mover, Waiting):
         return RecommendationStatus(phase="Failed", reason=mover.reason, message=mover.message)
     candidate, row, explanation = decide(engine, mover)
+    at, best = mover.source.spec(AllocationSpec), "" if row is None else engine.snapshot.names[row]
+    told = foresee(
+        view,
+        workload.key,
+        (at.node, best),
+        mode=move.mode,
+        memory=at.resources.memory,
+        bytes_per_second=move.bytes_per_second,
+    )
     return RecommendationStatus(
         phase="Done",
         reason=explanation.error,
         message=describe_refusal(explanation, move.to) if row is None else "",
         policy=candidate.request.strategy,
         nodes=explanation.nodes,
-        current=mover.source.spec(AllocationSpec).node,
-        best="" if row is None else engine.snapshot.names[row],
+        current=at.node,
+        best=best,
         verdicts=_told(explanation.verdicts),
         refused_by=explanation.refused_by,
+        forecast=told if best else None,
     )
 
 

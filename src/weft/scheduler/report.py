@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import numpy as np
 
 from weft.client.commit import Commit, edit, put, unchanged
-from weft.client.indexes import ALLOCATIONS_BY_NODE
+from weft.client.indexes import ALLOCATIONS_BY_NODE, is_room
 from weft.client.view import Item, View
 from weft.contracts.policy import RESOURCES, Values, Whole
 from weft.kinds.decision import DecisionSpec
@@ -55,7 +55,7 @@ def report_placement(view: View, snapshot: Snapshot, strategy: str, now: float) 
         node_count=len(snapshot),
         usable=int(usable.sum()),
         measured=int((usable & snapshot.measured).sum()),
-        placed=len(view.of_kind("allocation")),
+        placed=sum(not is_room(item) for item in view.of_kind("allocation").values()),
         resources=_sum_resources(snapshot, np.flatnonzero(usable)),
         nodes=_sample_nodes(view, snapshot, shares, fullness),
         imbalance=round(float(fullness[usable].std()), 2) if usable.any() else 0.0,
@@ -120,7 +120,7 @@ def _sample_nodes(view: View, snapshot: Snapshot, shares: Values, fullness: Valu
     return [
         NodeUse(
             snapshot.names[row],
-            view.count(ALLOCATIONS_BY_NODE, snapshot.uids[row]),
+            sum(not is_room(item) for item in view.find(ALLOCATIONS_BY_NODE, snapshot.uids[row])),
             {resource: round(float(shares[index, row]), 1) for index, resource in enumerate(RESOURCES)},
             "" if snapshot.online[row] and not snapshot.cordoned[row] else _note(snapshot, row),
             _share_used(snapshot, row),

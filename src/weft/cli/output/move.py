@@ -8,10 +8,20 @@ from typing import Any
 from weft.cli.output.table import Column, draw_table
 from weft.cli.terminal import Paint, clean
 from weft.kinds.cells import dig
+from weft.kinds.migration import describe_window
 from weft.objects.quantity import format_bytes
 
 Object = Mapping[str, Any]
-SHOWN = ("plan", "progress", "samples", "actual", "error")  # of the status, told here
+SHOWN = (
+    "window",
+    "forecast",
+    "room_lost",
+    "plan",
+    "progress",
+    "samples",
+    "actual",
+    "error",
+)  # of the status, told here
 _COLUMNS = (Column(""), Column("PLANNED", right=True), Column("ACTUAL", right=True), Column("OFF BY", right=True))
 
 
@@ -19,9 +29,26 @@ def format_pause(milliseconds: float) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
 
 
+def describe_forecast(forecast: Object) -> str:
+    """``about 4.0 s, downtime about 21 ms, 214 MiB on the wire (confidence 0.67, from 2 moves of it between n1 and n2)``; or that
+    nothing is known, and why."""
+    parts = []
+    if forecast.get("duration_seconds") is not None:
+        parts.append(f"about {forecast['duration_seconds']:.1f} s")
+    if forecast.get("pause_ms"):
+        parts.append(f"downtime about {format_pause(forecast['pause_ms'])}")
+    if forecast.get("bytes") is not None:
+        parts.append(f"{format_bytes(forecast['bytes'])} on the wire")
+    if not parts:
+        return f"unknown: {forecast['basis']}"
+    sure = f"confidence {forecast['confidence']:g}, from " if forecast.get("confidence") else ""
+    way = f"{forecast['mode']} as the last time, " if forecast.get("mode") else ""
+    return f"{way}{', '.join(parts)} ({sure}{forecast['basis']})"
+
+
 def describe_move(migration: Object, paint: Paint) -> str:
     """Sections of what is known so far; empty while nothing is."""
-    sections = {"plan": _list_plan(migration), "progress": _list_progress(migration)}
+    sections = {"when": _list_window(migration), "plan": _list_plan(migration), "progress": _list_progress(migration)}
     parts = []
     for title, lines in sections.items():
         if lines:
@@ -31,6 +58,22 @@ def describe_move(migration: Object, paint: Paint) -> str:
     if dig(migration, "status.plan.duration_seconds") or dig(migration, "status.actual"):
         parts.append(_compare(migration, paint))
     return "\n\n".join(parts)
+
+
+def _list_window(migration: Object) -> dict[str, str]:
+    """Of a planned one, until it has begun."""
+    window, forecast = dig(migration, "status.window"), dig(migration, "status.forecast")
+    if not window or dig(migration, "status.phase") != "Planned":
+        return {}
+    target = dig(migration, "status.target", "")
+    known = {
+        "begins": describe_window(window),
+        "room": f"held on {target}" if target else f"none: {dig(migration, 'status.message', '')}",
+        "chosen anew": dig(migration, "status.room_lost", ""),
+        "quality": f"{window.get('quality', 0.0):g}: {window.get('reason', '')}",
+        "expected": describe_forecast(forecast) if forecast else "",
+    }
+    return {word: text for word, text in known.items() if text}
 
 
 def _list_plan(migration: Object) -> dict[str, str]:

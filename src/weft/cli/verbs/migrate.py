@@ -18,6 +18,7 @@ from weft.cli.grammar import Entry
 from weft.cli.moment import read_moment, tell_moment
 from weft.cli.moving import Moving, describe_end
 from weft.cli.output.formats import print_names, print_object
+from weft.cli.output.move import describe_forecast
 from weft.cli.progress import Progress
 from weft.cli.session import Session
 from weft.cli.terminal import find_width
@@ -153,6 +154,7 @@ def _rehearse(session: Session, target: Target, given: dict[str, Any]) -> int:
     """Where it would go, and why; nothing is written that stays."""
     session.client.get("vm", target.name)
     move = {"to": given["to"], "mode": given["mode"]}
+    move |= {"bytes_per_second": given["bandwidth"]} if given["bandwidth"] is not None else {}
     answered = ask(session, "recommendation", {"workload": target.what, "move": move})
     status = answered["status"]
     if session.is_data:
@@ -161,6 +163,8 @@ def _rehearse(session: Session, target: Target, given: dict[str, Any]) -> int:
         raise Unplaceable(f"{target.what} can't move now: {status['message']}", reason=status["reason"])
     else:
         print(tell_recommendation(answered, target.what, find_width(sys.stdout), session.paint))
+        if status.get("forecast"):
+            print(f"{given['mode']}: {describe_forecast(status['forecast'])}")
     return OK if status.get("best") else UNPLACEABLE
 
 

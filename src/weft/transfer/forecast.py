@@ -1,0 +1,121 @@
+"""What a move is expected to take before its guest was looked at: what moves before it took, of the same guest and over the
+same path. Pure.
+
+Where nothing is known nothing is said: what a guest writes, and what is on its disks, only its node can tell, and only when
+it begins to move.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+from weft.kinds.migration import MoveForecast
+from weft.objects.quantity import format_bytes
+from weft.transfer.learn import LEAST_PATH_BYTES
+
+MOST_PAST = 8  # the newest of the same guest
+PATH_MOVES = 3  # the newest ones, whose best says what the path carries
+OTHER_PATH = 0.5  # how much less a guest's moves between other nodes say
+ONLY_MEMORY = 0.2  # how far its memory and its path alone are to be believed
+
+
+class PastMove(msgspec.Struct, frozen=True, kw_only=True):
+    """A move that has succeeded; ``way`` is how its memory went (plain, …), ``limited`` whether people kept it slow."""
+
+    workload: str
+    source: str
+    target: str
+    mode: str
+    way: str = ""
+    duration_seconds: float
+    pause_ms: int
+    bytes: int
+    ended_at: float
+    limited: bool = False
+
+
+def forecast(
+    past: Sequence[PastMove],
+    workload: str,
+    source: str,
+    target: str,
+    *,
+    mode: str,
+    memory: int,
+    bytes_per_second: int = 0,
+) -> MoveForecast:
+    """What a move of ``workload`` between two nodes is expected to take; ``past`` has the newest first, ``memory`` is the
+    guest's in bytes, ``bytes_per_second`` what it is kept below (0: nothing)."""
+    nodes = {source, target}
+    mine = [move for move in past if move.workload == workload and move.mode == mode]
+    mine = ([move for move in mine if not move.limited] or mine)[:MOST_PAST]
+    here = [move for move in mine if {move.source, move.target} == nodes]
+    rate, path = _find_rate(past, nodes), f"{source} and {target}"
+    if here:
+        told = _from_own(here)
+        told = msgspec.structs.replace(told, basis=f"{_count(here)} of it between {path}")
+    elif mine:
+        told = _from_own(mine)
+        seconds = (told.bytes or 0) / rate if rate else None
+        known = f"that path carried {format_bytes(int(rate))}/s" if rate else "how fast that path is isn't known"
+        told = msgspec.structs.replace(
+            told,
+            duration_seconds=seconds,
+            confidence=round(told.confidence * OTHER_PATH, 2) if seconds is not None else 0.0,
+            basis=f"{_count(mine)} of it, never between {path}; {known}",
+        )
+    elif mode == "live" and rate:
+        pauses = [move.pause_ms for move in past if {move.source, move.target} == nodes and move.mode == mode]
+        told = MoveForecast(
+            duration_seconds=memory / rate,
+            pause_ms=round(statistics.median(pauses)) if pauses else None,
+            bytes=memory,
+            confidence=ONLY_MEMORY,
+            basis=f"it never moved live: its memory once at {format_bytes(int(rate))}/s, as that path carried; disks come on top",
+        )
+    else:
+        what = "its disks go over as they are" if mode == "cold" else f"it has {format_bytes(memory)} of memory"
+        so_far = f"it never moved {mode}" + ("" if rate else f", and nothing has moved between {path}")
+        return MoveForecast(basis=f"{so_far}; {what}")
+    if bytes_per_second and told.bytes:
+        told = _keep_to(told, bytes_per_second, told.bytes)
+    return told
+
+
+def _from_own(moves: Sequence[PastMove]) -> MoveForecast:
+    """The middle of how the same guest's went; the less they differ, and the more there are, the more it is believed."""
+    seconds = statistics.median(move.duration_seconds for move in moves)
+    off = statistics.median(abs(move.duration_seconds / seconds - 1) for move in moves)
+    known = len(moves) / (len(moves) + 1)
+    return MoveForecast(
+        mode=moves[0].way,
+        duration_seconds=seconds,
+        pause_ms=round(statistics.median(move.pause_ms for move in moves)),
+        bytes=round(statistics.median(move.bytes for move in moves)),
+        confidence=round(known * max(0.1, 1 - off), 2),
+    )
+
+
+def _find_rate(past: Sequence[PastMove], nodes: set[str]) -> float:
+    """What the path between these nodes carried at best lately, in bytes a second; 0: nothing is known."""
+    rates = [
+        move.bytes / move.duration_seconds
+        for move in past
+        if {move.source, move.target} == nodes and not move.limited and move.bytes >= LEAST_PATH_BYTES
+    ]
+    return max(rates[:PATH_MOVES], default=0.0)
+
+
+def _keep_to(told: MoveForecast, bytes_per_second: int, volume: int) -> MoveForecast:
+    least = volume / bytes_per_second
+    if told.duration_seconds is not None and told.duration_seconds >= least:
+        return told
+    slow = f"kept below {format_bytes(bytes_per_second)}/s"
+    return msgspec.structs.replace(told, duration_seconds=least, basis=f"{told.basis}; {slow}")
+
+
+def _count(moves: Sequence[PastMove]) -> str:
+    return "one move" if len(moves) == 1 else f"{len(moves)} moves"

@@ -1,0 +1,46 @@
+"""The moves that have succeeded, as Migrations tell of them, and what they say of the next one. Pure."""
+
+from __future__ import annotations
+
+from weft.client.view import Item, View
+from weft.kinds.migration import MigrationSpec, MigrationStatus, MoveForecast, read_workload
+from weft.kinds.node import NodeSpec
+from weft.objects.identity import object_key
+from weft.transfer.forecast import PastMove, forecast
+
+
+def foresee(
+    view: View, workload: str, nodes: tuple[str, str], *, mode: str, memory: int, bytes_per_second: int
+) -> MoveForecast:
+    """What a move of the workload with that key between these nodes is expected to take, kept to what both may carry."""
+    found = (view.get(object_key("node", None, name)) for name in nodes)
+    limits = [bytes_per_second, *(node.spec(NodeSpec).migration_bandwidth for node in found if node is not None)]
+    least = min(filter(None, limits), default=0)
+    return forecast(read_history(view), workload, *nodes, mode=mode, memory=memory, bytes_per_second=least)
+
+
+def read_history(view: View) -> list[PastMove]:
+    """The newest first."""
+    past = [move for item in view.of_kind("migration").values() if (move := read_past(item)) is not None]
+    return sorted(past, key=lambda move: move.ended_at, reverse=True)
+
+
+def read_past(item: Item) -> PastMove | None:
+    """None unless it has succeeded, and it was heard how long it took."""
+    spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
+    actual = status.actual
+    if status.phase != "Succeeded" or actual is None or not actual.duration_seconds:
+        return None
+    kind, name = read_workload(spec)
+    return PastMove(
+        workload=object_key(kind, item.envelope.project, name),
+        source=status.source,
+        target=status.target,
+        mode=spec.mode,
+        way=status.plan.mode if status.plan is not None else "",
+        duration_seconds=actual.duration_seconds,
+        pause_ms=actual.pause_ms,
+        bytes=actual.bytes,
+        ended_at=status.ended_at or 0.0,
+        limited=spec.bytes_per_second > 0,
+    )
