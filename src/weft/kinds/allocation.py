@@ -84,13 +84,14 @@ class AllocatedGpu(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PastMove(msgspec.Struct, kw_only=True, frozen=True):
-    """How a move that has ended was foreseen, before any correction, and what came true as a multiple of that. ``weight``: how
-    much it says of the one that is to come."""
+    """How a move that has ended was foreseen, before any correction, and what came true as a multiple of that; of the pause, as
+    so many seconds more, or fewer (``pause_seconds`` 0: nobody saw it). ``weight``: how much it says of the one that is to come."""
 
     mode: str
     duration_seconds: float
     duration_ratio: float
-    pause_ratio: float
+    pause_seconds: float = 0.0
+    pause_more_seconds: float = 0.0
     bytes_ratio: float
     weight: float = 1.0
 

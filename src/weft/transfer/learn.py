@@ -18,12 +18,15 @@ from weft.kinds.allocation import MoveLesson, MovePlanned, PastMove
 from weft.transfer.plan import USABLE_SHARE, MovePlan
 
 MOST_PAST = 32  # moves that a lesson is made of
-PATH_HOPE = 1.1  # a move that was kept to what an earlier one has reached doesn't show that the path carries more
-PATH_MOVES = 3  # the newest ones, whose best says what the path carries
+PATH_MOVES = 3  # the newest ones, whose best says what the path carries,
+BARE_MOVES = 1  # beside the newest that sent memory as it is: compressing may be slower than the path
 LEAST_PATH_BYTES = 8 << 20  # a shorter move says little of its path
 SAME_NODES, SAME_GUEST = 3.0, 3.0  # how much more such a move counts
+OTHER_MODE = 0.3  # how much a move in another mode says of a pause
+LEAST_PAUSE_SHARE = 0.3  # of what is reckoned remains, whatever was shorter before
 DOUBT = 1.0  # as much as one move like it that was foreseen exactly
 _LEAST_SECONDS = 1e-3
+_BARE = ("plain", "auto-converge", "stop-and-copy")
 
 
 class EndedMove(msgspec.Struct, kw_only=True, frozen=True):
@@ -53,20 +56,36 @@ class Errors(NamedTuple):
 def learn(ended: Iterable[EndedMove], workload: str, source: str, target: str) -> MoveLesson:
     """What these say of a move of ``workload`` from ``source`` to ``target``."""
     nodes, past = {source, target}, list[PastMove]()
-    rates, other_rates = list[float](), list[float]()
+    own, others = _Rates(), _Rates()
     for move in sorted(ended, key=lambda move: move.ended_at, reverse=True):
         same_nodes = {move.source, move.target} == nodes
         tells = not move.limited and move.bytes >= LEAST_PATH_BYTES and move.duration_seconds > 0
         if tells and nodes & {move.source, move.target}:
-            (rates if same_nodes else other_rates).append(move.bytes / move.duration_seconds)
+            (own if same_nodes else others).add(move)
         if len(past) < MOST_PAST and move.plan.duration_seconds > 0:
             past.append(
                 _remember(
                     move, (SAME_NODES if same_nodes else 1.0) * (SAME_GUEST if move.workload == workload else 1.0)
                 )
             )
-    best = max((rates or other_rates)[:PATH_MOVES], default=0.0)
-    return MoveLesson(path_bytes_per_second=int(best * PATH_HOPE / USABLE_SHARE), past=tuple(past))
+    best = own.best() or others.best()
+    return MoveLesson(path_bytes_per_second=int(best / USABLE_SHARE), past=tuple(past))
+
+
+class _Rates:
+    """Bytes a second that moves over one path have reached, the newest first."""
+
+    def __init__(self) -> None:
+        self._all, self._bare = list[float](), list[float]()
+
+    def add(self, move: EndedMove) -> None:
+        rate = move.bytes / move.duration_seconds
+        self._all.append(rate)
+        if move.plan.mode in _BARE:
+            self._bare.append(rate)
+
+    def best(self) -> float:
+        return max(self._all[:PATH_MOVES] + self._bare[:BARE_MOVES], default=0.0)
 
 
 def _remember(move: EndedMove, weight: float) -> PastMove:
@@ -75,9 +94,10 @@ def _remember(move: EndedMove, weight: float) -> PastMove:
         mode=plan.mode,
         duration_seconds=round(plan.duration_seconds / plan.duration_factor, 4),
         duration_ratio=round(_ratio(move.duration_seconds, plan.duration_seconds) * plan.duration_factor, 4),
-        pause_ratio=round(_ratio(move.pause_seconds, plan.pause_seconds) * plan.pause_factor, 4)
+        pause_seconds=round(plan.pause_seconds / plan.pause_factor, 4) if move.pause_seconds > 0 else 0.0,
+        pause_more_seconds=round(move.pause_seconds - plan.pause_seconds / plan.pause_factor, 4)
         if move.pause_seconds > 0
-        else round(plan.pause_factor, 4),  # nobody saw how long it was
+        else 0.0,  # nobody saw how long it was
         bytes_ratio=round(_ratio(move.bytes, plan.bytes) * plan.bytes_factor, 4),
         weight=weight,
     )
@@ -85,6 +105,8 @@ def _remember(move: EndedMove, weight: float) -> PastMove:
 
 def correct_plan(plan: MovePlan, lesson: MoveLesson) -> MovePlan:
     """The plan as those like it have turned out; its factors say what it was multiplied by."""
+    pause = _correct_pause(plan, lesson)
+    plan = msgspec.structs.replace(plan, pause_seconds=pause, pause_factor=pause / plan.pause_seconds)
     alike = [
         (past, past.weight * _likeness(past.duration_seconds, plan.duration_seconds) / (1 + age / MOST_PAST))
         for age, past in enumerate(lesson.past)
@@ -93,22 +115,42 @@ def correct_plan(plan: MovePlan, lesson: MoveLesson) -> MovePlan:
     if not alike:
         return plan
     weights = [weight for _, weight in alike]
-    known = sum(weights) / (sum(weights) + DOUBT)
-    duration, pause, volume = (
-        _middle([(ratio(past), weight) for past, weight in alike]) ** known
-        for ratio in (_duration_ratio, _pause_ratio, _bytes_ratio)
+    known = _known(weights)
+    duration, volume = (
+        max(0.05, min(20.0, _middle([(ratio(past), weight) for past, weight in alike]))) ** known
+        for ratio in (_duration_ratio, _bytes_ratio)
     )
     off = sum(weight * abs(past.duration_ratio / duration - 1) for past, weight in alike) / sum(weights)
     return msgspec.structs.replace(
         plan,
         duration_seconds=plan.duration_seconds * duration,
-        pause_seconds=plan.pause_seconds * pause,
         bytes=int(plan.bytes * volume),
         confidence=round((1 - known) * plan.confidence + known * max(0.05, 1 - min(1.0, off)), 2),
         duration_factor=duration,
-        pause_factor=pause,
         bytes_factor=volume,
     )
+
+
+def _correct_pause(plan: MovePlan, lesson: MoveLesson) -> float:
+    """Most of what a pause is beside the bytes that are left is the same in all modes: devices, a record on disk, how busy both
+    nodes are. So it is a sum, and other modes say something of it."""
+    alike = [
+        (
+            past.pause_more_seconds,
+            past.weight
+            * _likeness(past.pause_seconds, plan.pause_seconds)
+            * (1.0 if past.mode == plan.settings.mode else OTHER_MODE)
+            / (1 + age / MOST_PAST),
+        )
+        for age, past in enumerate(lesson.past)
+        if past.pause_seconds > 0
+    ]
+    more = _known([weight for _, weight in alike]) * _middle(alike) if alike else 0.0
+    return max(LEAST_PAUSE_SHARE * plan.pause_seconds, plan.pause_seconds + more)
+
+
+def _known(weights: Sequence[float]) -> float:
+    return sum(weights) / (sum(weights) + DOUBT)
 
 
 def judge(ended: Iterable[EndedMove]) -> Errors:
@@ -129,10 +171,6 @@ def _duration_ratio(past: PastMove) -> float:
     return past.duration_ratio
 
 
-def _pause_ratio(past: PastMove) -> float:
-    return past.pause_ratio
-
-
 def _bytes_ratio(past: PastMove) -> float:
     return past.bytes_ratio
 
@@ -148,8 +186,8 @@ def _middle(pairs: Sequence[tuple[float, float]]) -> float:
     for value, weight in ordered:
         half -= weight
         if half <= 0:
-            return max(0.05, min(20.0, value))
-    return 1.0
+            return value
+    return ordered[-1][0]
 
 
 def _ratio(actual: float, foreseen: float) -> float:

@@ -32,7 +32,12 @@ AIMED_SECONDS = 0.02  # a longer pause, though allowed, ends a move hardly soone
 STALLS = 0.8  # what is left at the third look, to what was left at the second: none converged from 0.85 on
 LONG_SECONDS = 1.0  # from here on compressing may be worth its CPU also where plain would do,
 SOONER = 0.8  # if it takes no longer than this share of the time
-LAST_BYTES = 1_000_000  # device state and last pages, while the guest stands still
+LAST_BYTES = (
+    500_000  # devices' state (300 kB, most of it virtio's queues) and what QEMU's sockets hold, beside the last pages
+)
+LAST_SECONDS = (
+    0.02  # until the target's machine is told to run: its devices loaded, its disks opened, the record on disk
+)
 POST_COPY_SHARE = 0.7  # of b: what comes after the switch, with the guest's own requests going first
 SLOWED_LOOKS = 12  # QEMU takes two looks, of a second at least, for each step; beyond these it never will
 DIFFERENCE_OVERHEAD = 0.02  # of a page, beside the words that changed
@@ -43,7 +48,8 @@ Action = Literal["go on", "slow down", "begin post-copy", "finish standing still
 
 
 class Leeway(msgspec.Struct, frozen=True):
-    """What the path carries and what is allowed: the longest pause, the modes that both runtimes have, whether there are cores
+    """What the path carries and what is allowed: bytes a second at most (``limit``; 0: as many as it carries), the longest
+    pause, the modes that both runtimes have, whether there are cores
     to compress with, and whether disks go along, before the memory."""
 
     bytes_per_second: float
@@ -51,6 +57,7 @@ class Leeway(msgspec.Struct, frozen=True):
     modes: tuple[MoveMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge", "stop-and-copy")
     spare_cores: bool = True
     copies_disks: bool = False
+    limit: int = 0
 
 
 class MovePlan(msgspec.Struct, frozen=True):
@@ -98,7 +105,7 @@ def choose_mode(load: Load, leeway: Leeway) -> MovePlan:
     foreseen = forecast(mode, load, leeway)
     settings = MoveSettings(
         mode=mode,
-        bytes_per_second=int(leeway.bytes_per_second * USABLE_SHARE) if leeway.bytes_per_second < FAST_BYTES else 0,
+        bytes_per_second=int(leeway.limit * USABLE_SHARE),
         pause_ms=max(1, round(min(AIMED_SECONDS, leeway.pause_seconds) * 1000)),
         streams=4
         if leeway.spare_cores and leeway.bytes_per_second >= FAST_BYTES
@@ -178,7 +185,7 @@ def forecast(mode: MoveMode, load: Load, leeway: Leeway) -> Forecast:
 def _forecast_memory(mode: MoveMode, load: Load, leeway: Leeway) -> Forecast:
     """Passes over what was written in the one before, until what is left goes over in the pause allowed."""
     usable = leeway.bytes_per_second * USABLE_SHARE
-    last = LAST_BYTES / leeway.bytes_per_second
+    last = _find_last(leeway)
     if mode == "stop-and-copy":
         seconds = load.memory_bytes / usable + last
         return Forecast(seconds, seconds, load.memory_bytes + LAST_BYTES, 1)
@@ -198,8 +205,9 @@ def _forecast_memory(mode: MoveMode, load: Load, leeway: Leeway) -> Forecast:
         # Differences need something to differ from: the cache fills in the second pass, and what it has helps the third.
         differs = mode == "xbzrle" and passes > 2
         carried = left * min(1.0, load.changed_share + DIFFERENCE_OVERHEAD) if differs else left / compression
+        # QEMU counts what is left as it is, also where it gets smaller on its way.
         if passes > 1 and (
-            carried / usable <= aimed or (passes > 3 and stalled and carried / usable <= leeway.pause_seconds)
+            left / usable <= aimed or (passes > 3 and stalled and carried / usable <= leeway.pause_seconds)
         ):
             pause, ratio = carried / usable + last, (whole + left) / max(1.0, sent + carried)
             return Forecast(seconds + pause, pause, int(sent + carried + LAST_BYTES), passes, ratio=ratio)
@@ -221,7 +229,7 @@ def reconsider(mode: MoveMode, remaining_bytes: list[int], leeway: Leeway, *, sl
         )
     before, now = remaining_bytes[-2], remaining_bytes[-1]
     usable = leeway.bytes_per_second * USABLE_SHARE
-    pause = now / usable + LAST_BYTES / leeway.bytes_per_second
+    pause = now / usable + _find_last(leeway)
     if now <= STALLS * before:
         return Change("go on", f"{format_bytes(now)} left after {format_bytes(before)}", pause)
     if now / usable <= leeway.pause_seconds:
@@ -230,7 +238,7 @@ def reconsider(mode: MoveMode, remaining_bytes: list[int], leeway: Leeway, *, sl
         )
     stalled = f"{format_bytes(now)} are left after {format_bytes(before)}: it writes as fast as the path carries"
     if "post-copy" in leeway.modes and mode != "multifd-zstd":  # the two can't be armed together
-        return Change("begin post-copy", stalled, LAST_BYTES / leeway.bytes_per_second)
+        return Change("begin post-copy", stalled, _find_last(leeway))
     if "auto-converge" in leeway.modes and mode != "auto-converge" and slowdown == 0:
         needed = find_slowdown(now / max(1e-3, before / usable), leeway)
         if needed <= MOST_SLOWED:
@@ -253,6 +261,11 @@ def _believe(mode: MoveMode, load: Load, leeway: Leeway) -> float:
     carried = min(1.0, load.changed_share + DIFFERENCE_OVERHEAD) if mode == "xbzrle" else 1.0
     pressure = load.dirty_bytes_per_second * carried / compression / (leeway.bytes_per_second * USABLE_SHARE)
     return round(0.95 * (1 - min(1.0, pressure) * (1 - few * alike)), 2)
+
+
+def _find_last(leeway: Leeway) -> float:
+    """Seconds that any guest stands still, beside its last pages' way."""
+    return LAST_BYTES / leeway.bytes_per_second + LAST_SECONDS
 
 
 def _find_cache(load: Load) -> int:

@@ -103,7 +103,8 @@ class Source(Side):
         guest_id, key = self._wanted.id, self.part.key
         guest = await self._moves.describe(guest_id)
         path = self._find_path()
-        leeway = Leeway(path, self._move.pause_ms / 1000, copies_disks=True)
+        limit = min(filter(None, limits_of(self._move)), default=0)
+        leeway = Leeway(path, self._move.pause_ms / 1000, copies_disks=True, limit=limit)
         load = await self._moves.sample(guest_id)
         await self._network.prepare_move(self._wanted, self._target_address)
         for modes in (leeway.modes, ("stop-and-copy",)):
@@ -274,11 +275,9 @@ class Source(Side):
     # Its words.
 
     def _choose(self, settings: MoveSettings) -> MoveSettings:
-        """``settings`` for the disks that go along, and without a limit where nothing is known of the path."""
+        """``settings`` for the disks that go along."""
         disks = (ROOT_SERIAL, *(name_serial(volume.name) for volume in self._wanted.spec.volumes))
-        known = any(limits_of(self._move)) or self._lesson.path_bytes_per_second
-        limit = settings.bytes_per_second if known else 0
-        return msgspec.structs.replace(settings, copied_disks=disks, bytes_per_second=limit)
+        return msgspec.structs.replace(settings, copied_disks=disks)
 
     def _figures(self, facts: MoveFacts, began: float) -> dict[str, object]:
         sent = self._line.meter.sent if self._line is not None else facts.sent_bytes
