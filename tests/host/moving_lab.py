@@ -55,6 +55,7 @@ class Node:
         self._process: asyncio.subprocess.Process | None = None
         self.all = [self]
         self.space: list[str] = []  # words that run a command in the node's network namespace
+        self.pool: Path | None = None  # what it offers as storage pool san
 
     async def start(self, death: str = "") -> None:
         """``death``: see moving_node."""
@@ -69,6 +70,7 @@ class Node:
             stdin=pipe,
             stdout=pipe,
             stderr=log,
+            env={**os.environ, "POOL": str(self.pool or "")},
         )
 
     async def kill(self) -> None:
@@ -190,7 +192,8 @@ class Pair:
     def plan(self, allocation: Envelope, here: Node, there: Node, **fields: Any) -> tuple[Envelope, Envelope]:
         """The two sides of a move of ``allocation``'s guest, as the scheduler writes them."""
         spec = decode_part(allocation.spec, AllocationSpec)
-        target = self.allocate(there, spec.workload.name, role="target", boots=spec.boots)
+        same = {"boots": spec.boots, "volumes": spec.volumes, "pool": spec.pool}
+        target = self.allocate(there, spec.workload.name, role="target", **same)
         move = AllocatedMove(key=KEY, peer=here.name, peer_uid=here.uid, peer_allocation=allocation.uid, **fields)
         target = change(target, move=move)
         back = AllocatedMove(key=KEY, peer=there.name, peer_uid=there.uid, peer_allocation=target.uid, **fields)

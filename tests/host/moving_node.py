@@ -87,7 +87,9 @@ async def main(host: Host, folder: Path, bundle: Path) -> None:
     clock = SystemClock()
     runtime = QemuDriver(host, clock)
     network, volumes = FakeNetwork(host, clock, FakeWire()), DirectoryVolumes(host)
-    agent = Agent(host, FolderServer(folder, bundle), runtime, network, volumes, clock)
+    san = os.environ.get("POOL")
+    pools = {"san": DirectoryVolumes(host, "san", san)} if san else {}
+    agent = Agent(host, FolderServer(folder, bundle), runtime, network, volumes, clock, pools=pools)
     await agent.start()
     reader = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from weft.agent.moving.wire import TlsWire, Wire
 from weft.agent.network import NetworkKeeper
 from weft.agent.offline import Copies, Copy, NotKept
 from weft.agent.perform import Performer
+from weft.agent.pools import Pools
 from weft.agent.proximity import Proximity
 from weft.agent.report import Question, Reporter
 from weft.agent.segments import read_endpoint, read_forward
@@ -50,7 +51,8 @@ BREATH_SECONDS = 0.02  # changes of guests come in bursts
 
 
 class Agent:
-    """The agent of the node that ``host`` describes, over these drivers and this server; ``wire`` is the way to other nodes."""
+    """The agent of the node that ``host`` describes, over these drivers and this server; ``wire`` is the way to other nodes,
+    ``pools`` where disks may lie besides in ``volumes``, by name."""
 
     def __init__(
         self,
@@ -61,10 +63,12 @@ class Agent:
         volumes: VolumeDriver,
         clock: Clock,
         wire: Wire | None = None,
+        pools: Mapping[str, VolumeDriver] | None = None,
     ) -> None:
         self.host = host
         self.runtime = runtime
-        self._server, self._volumes, self._clock = server, volumes, clock
+        self._server, self._clock = server, clock
+        self._pools = Pools(volumes, pools or {}, clock, lambda: self._reporter.wake())
         self._network_driver = network
         self._copies = Copies(host.state_dir)
         self._images = ImageCache(host.state_dir, server, self._used_images)
@@ -72,13 +76,13 @@ class Agent:
             network, host, self._copies, clock, self._hosted, self._orphans, self._on_network_healed
         )
         wire = wire or TlsWire(Credentials(host.state_dir), clock)
-        self._movers = Movers(host, runtime, self._network, volumes, wire, clock, self._on_part, self._on_move)
-        self._performer = Performer(host, runtime, volumes, self._network, self._images, self._movers, clock)
+        self._movers = Movers(host, runtime, self._network, self._pools, wire, clock, self._on_part, self._on_move)
+        self._performer = Performer(host, runtime, self._pools, self._network, self._images, self._movers, clock)
         self._reporter = Reporter(
             host.node, server, clock, self._make_node_report, self._longest_silence, self._ask, self._on_answer
         )
         self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, self._reporter.wake)
-        self._meter = Meter(host, runtime, volumes, clock, self._guests, self._unexplained, self._reporter.wake)
+        self._meter = Meter(host, runtime, self._pools, clock, self._guests, self._unexplained, self._reporter.wake)
         self._workers: dict[str, Worker] = {}  # by allocation uid
         self._care: dict[str, asyncio.Task[None]] = {}
         self._superseded: set[str] = set()  # allocations with a later incarnation elsewhere, by the server's word
@@ -111,6 +115,7 @@ class Agent:
         self._spawn(self._follow_runtime())
         self._spawn(self._proximity.keep())
         self._spawn(self._meter.keep())
+        self._spawn(self._pools.keep())
         self._spawn(self._introduce())
         self._spawn(self._stop_listening())
         self._follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
@@ -138,6 +143,7 @@ class Agent:
     async def _introduce(self) -> None:
         """Find out what this node can do, then begin to report; its guests don't wait for that."""
         await self._performer.find_volumes()
+        await self._pools.look()
         self._network_probe = await self._network_driver.probe()
         self._runtime_probe = await self.runtime.probe()
         self._hardware = await asyncio.to_thread(inspect_hardware, self.host)
@@ -358,6 +364,7 @@ class Agent:
             self._orphans(),
             self._unexplained(),
             self._epoch,
+            self._pools.facts,
         )
 
     def _on_event(self, wanted: Wanted, type_: str, reason: str, message: str) -> None:

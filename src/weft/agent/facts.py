@@ -20,7 +20,7 @@ from weft.agent.proximity import Nearness
 from weft.contracts.host import Capacity, Host
 from weft.contracts.network import NetworkProbe
 from weft.contracts.runtime import GuestFacts, RuntimeProbe
-from weft.kinds.node import NodeReport
+from weft.kinds.node import NodePool, NodeReport
 
 MIB = 1024 * 1024
 RESERVE_MEMORY_BYTES = 512 * MIB
@@ -102,6 +102,7 @@ def make_report(
     orphans: list[Wanted],
     unexplained: list[GuestFacts],
     epoch: str,
+    pools: list[NodePool],
 ) -> NodeReport:
     """The node's report as of now."""
     return NodeReport(
@@ -132,4 +133,5 @@ def make_report(
         echo_port=nearness.port,
         coordinate=nearness.coordinate,
         round_trips=nearness.round_trips,
+        pools=pools,
     )

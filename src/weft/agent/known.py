@@ -20,7 +20,8 @@ class Part(msgspec.Struct, frozen=True):
     runtime says; this is what it can't.
 
     ``taken``: at the target, that the guest runs there and will; at the source, that the target has said so. ``over``: the
-    target has given it up, the source has left it. ``port`` is the target's door's.
+    target has given it up, the source has left it. ``port`` is the target's door's; ``shared`` the disks that both nodes see,
+    so that neither is this one's to take away.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Part(msgspec.Struct, frozen=True):
     taken: bool = False
     over: bool = False
     port: int = 0
+    shared: tuple[str, ...] = ()
 
 
 class Memory(msgspec.Struct, frozen=True):

@@ -14,10 +14,11 @@ from pathlib import Path
 import msgspec
 
 from weft.agent.known import Wanted
+from weft.agent.pools import Pools
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.runtime import GuestFacts, GuestStats, HasStats, RuntimeDriver
-from weft.contracts.volume import VolumeDriver
+from weft.kinds.allocation import ROOT, AllocationSpec
 from weft.kinds.heartbeat import Digest, Use, add_up, make_digest, total
 from weft.objects.errors import WeftError
 
@@ -64,13 +65,13 @@ class Meter:
         self,
         host: Host,
         runtime: RuntimeDriver,
-        volumes: VolumeDriver,
+        pools: Pools,
         clock: Clock,
         find_guests: Callable[[], Iterable[Found]],
         find_strangers: Callable[[], Iterable[GuestFacts]],
         wake: Callable[[], None],
     ) -> None:
-        self._runtime, self._volumes, self._clock = runtime, volumes, clock
+        self._runtime, self._pools, self._clock = runtime, pools, clock
         self._find_guests, self._find_strangers, self._wake = find_guests, find_strangers, wake
         self._images = Path(host.state_dir) / "images"
         self._moved = MOVED_SHARE * 1000.0 * host.capacity.cpu
@@ -158,13 +159,14 @@ class Meter:
             self._disks = {"": sum(_blocks(path) for path in self._images.glob("**/*"))}
         for wanted in all_:
             if not self._disks.get(wanted.id):
-                ids = (wanted.id, *(volume.uid for volume in wanted.spec.volumes))
-                self._disks[wanted.id] = sum([await self._find_size(id) for id in ids])
+                ids = {ROOT: wanted.id} | {volume.uid: volume.uid for volume in wanted.spec.volumes}
+                sizes = [await self._find_size(wanted.spec, disk, id_) for disk, id_ in ids.items()]
+                self._disks[wanted.id] = sum(sizes)
 
-    async def _find_size(self, volume: str) -> int:
+    async def _find_size(self, spec: AllocationSpec, disk: str, volume: str) -> int:
         """What a volume's files take up; 0 for one that isn't there, or can't be read."""
         try:
-            facts = await self._volumes.inspect(volume)
+            facts = await self._pools.inspect(spec, volume, disk)
         except (WeftError, OSError) as problem:
             log.debug("volume %s can't be measured: %s", volume, problem)
             return 0

@@ -6,6 +6,7 @@ Reads the image cache; acts through the runtime, volume and network drivers and 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,17 +16,20 @@ from weft.agent.known import Wanted
 from weft.agent.moving.movers import Movers
 from weft.agent.network import NetworkKeeper
 from weft.agent.plan import Step
+from weft.agent.pools import Pools
 from weft.agent.seed import build_nocloud, build_tar
 from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.contracts.clock import Clock
 from weft.contracts.durable import write_durably
 from weft.contracts.host import Host
 from weft.contracts.runtime import CanAdjust, CanSuspend, GuestFacts, RuntimeDriver
-from weft.contracts.volume import VolumeDriver
-from weft.kinds.allocation import AllocatedImage
-from weft.objects.errors import DriverFailed, InvalidInput
+from weft.contracts.volume import HasPool, VolumeDriver, VolumeFacts
+from weft.kinds.allocation import ROOT, AllocatedImage
+from weft.objects.errors import DriverFailed, InvalidInput, WeftError
+from weft.objects.identity import short_id
 from weft.objects.quantity import format_bytes
 
+log = logging.getLogger("weft.agent")
 SHORT_ID = 10
 RUNS = "it may have run here"  # said of a guest that can't be given up
 AT_ONCE = 4  # disks and starts under way on one node: more only slow each other
@@ -40,7 +44,7 @@ class Performer:
         self,
         host: Host,
         runtime: RuntimeDriver,
-        volumes: VolumeDriver,
+        pools: Pools,
         network: NetworkKeeper,
         images: ImageCache,
         movers: Movers,
@@ -49,7 +53,7 @@ class Performer:
         self.runtime = runtime
         self.movers = movers
         self.images = images
-        self._disks, self._keeper, self._clock = volumes, network, clock
+        self._pools, self._keeper, self._clock = pools, network, clock
         self._seeds = Path(host.state_dir) / "seeds"
         self._heavy = asyncio.Semaphore(AT_ONCE)
         self.volume_uids: set[str] = set()  # volumes whose data is here
@@ -72,11 +76,18 @@ class Performer:
 
     async def find_volumes(self) -> None:
         """Learn which volumes' data is here; root disks have short ids, volumes uids."""
-        self.volume_uids = {facts.id for facts in await self._disks.list() if len(facts.id) > SHORT_ID}
+        for disks in self._pools.drivers():
+            try:
+                self.volume_uids |= {facts.id for facts in await disks.list() if len(facts.id) > SHORT_ID}
+            except (WeftError, OSError) as problem:
+                log.warning("volumes can't be listed: %s", problem)
 
     async def remove_volume(self, uid: str) -> None:
         """Remove a volume's data for good; absent is fine. Raises DriverFailed."""
-        await self._disks.remove(uid)
+        for disks in self._pools.drivers():
+            if isinstance(disks, HasPool):
+                await asyncio.to_thread(disks.pool)  # what isn't mounted isn't absent
+            await disks.remove(uid)
         self.volume_uids.discard(uid)
 
     async def _image(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
@@ -101,24 +112,37 @@ class Performer:
         image = prepared.image
         if image is None:
             raise DriverFailed(f"{wanted.what}: its image is not here", details={"step": "disk"})
+        disks = await self._pools.of(wanted.spec, ROOT)
         async with self._heavy:
-            prepared.root = await self._disks.ensure(
+            if ROOT in _shared_with_source(wanted):
+                prepared.root = await _share_root(wanted, disks)
+                return "shared"
+            prepared.root = await disks.ensure(
                 wanted.id,
                 size_bytes=wanted.spec.resources.disk,
                 base=image.disk,
                 base_format=image.manifest.disk_format,
             )
             if prepared.root.size_bytes < wanted.spec.resources.disk and ROOT_SERIAL not in prepared.attached:
-                prepared.root = await self._disks.grow(wanted.id, wanted.spec.resources.disk)
+                prepared.root = await disks.grow(wanted.id, wanted.spec.resources.disk)
         return ""
 
     async def _volumes(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         prepared.volumes = []
         for volume in wanted.spec.volumes:
+            disks, shared = await self._pools.of(wanted.spec, volume.uid), volume.uid in _shared_with_source(wanted)
             async with self._heavy:
-                facts = await self._disks.ensure(volume.uid, size_bytes=volume.size)
-                if facts.size_bytes < volume.size and name_serial(volume.name) not in prepared.attached:
-                    facts = await self._disks.grow(volume.uid, volume.size)
+                facts = await (
+                    disks.inspect(volume.uid) if shared else disks.ensure(volume.uid, size_bytes=volume.size)
+                )
+                if facts is None:
+                    raise DriverFailed(
+                        f"{wanted.what}: volume {volume.name} isn't in this node's storage pool {volume.pool}",
+                        details={"step": "disk"},
+                    )
+                open_ = shared or name_serial(volume.name) in prepared.attached
+                if facts.size_bytes < volume.size and not open_:
+                    facts = await disks.grow(volume.uid, volume.size)
             self.volume_uids.add(volume.uid)
             prepared.volumes.append(facts)
         return ""
@@ -175,14 +199,16 @@ class Performer:
         return ""
 
     async def _remove_disks(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        await self._disks.remove(wanted.id)
+        await (await self._pools.of(wanted.spec, ROOT)).remove(wanted.id)
         for kind in ("tar", "nocloud"):
             self._seed_path(wanted, kind).unlink(missing_ok=True)
         return ""
 
     async def _room(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         for volume in wanted.spec.volumes:
-            if await self._disks.inspect(volume.uid) is not None:
+            if volume.uid in _shared_with_source(wanted):
+                continue
+            if await self._pools.inspect(wanted.spec, volume.uid, volume.uid) is not None:
                 raise DriverFailed(
                     f"{wanted.what}: volume {volume.name} has data on this node already, which nothing explains",
                     hint="move that file away, or move the VM to another node",
@@ -218,8 +244,12 @@ class Performer:
         return ""
 
     async def _remove_volumes(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        part, move = prepared.part, wanted.spec.move
+        shared = {*(part.shared if part is not None else ()), *(move.shared if move is not None else ())}
         for volume in wanted.spec.volumes:
-            await self.remove_volume(volume.uid)
+            if volume.uid not in shared:  # there both nodes have one and the same
+                await (await self._pools.of(wanted.spec, volume.uid)).remove(volume.uid)
+            self.volume_uids.discard(volume.uid)
         return ""
 
     async def _forget(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
@@ -227,6 +257,19 @@ class Performer:
 
     def _seed_path(self, wanted: Wanted, kind: str) -> Path:
         return self._seeds / f"{wanted.id}.{kind}"
+
+
+def _shared_with_source(wanted: Wanted) -> tuple[str, ...]:
+    """The disks of a guest that comes which are here already, and in use where it comes from."""
+    move = wanted.spec.move
+    return move.shared if move is not None and wanted.spec.role == "target" else ()
+
+
+async def _share_root(wanted: Wanted, disks: VolumeDriver) -> VolumeFacts:
+    move = wanted.spec.move
+    if move is None or not isinstance(disks, HasPool):
+        raise DriverFailed(f"{wanted.what}: its root disk can't be shared here", details={"step": "disk"})
+    return await disks.share(short_id(move.peer_allocation), wanted.id)
 
 
 _STEPS = {

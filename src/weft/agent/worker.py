@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -306,7 +307,8 @@ class Worker:
         move, part, role = self.wanted.spec.move, self.memory.part, self.wanted.spec.role
         if part is not None or move is None or role not in ("source", "target"):
             return part
-        return Part(move.key, "source" if role == "source" else "target", move.peer_allocation)
+        side: Literal["source", "target"] = "source" if role == "source" else "target"
+        return Part(move.key, side, move.peer_allocation, shared=move.shared)
 
     def _after(self, step: Step, detail: str) -> None:
         if step is Step.START:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -30,6 +31,19 @@ def keep_file(work: Path, path: Path) -> None:
     finally:
         os.close(descriptor)
     work.replace(path)
+    sync_folder(path.parent)
+
+
+def name_file(work: Path, path: Path) -> None:
+    """As ``keep_file``, unless there is a file of that name: then that one stays, and ``work`` goes."""
+    descriptor = os.open(work, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    with contextlib.suppress(FileExistsError):
+        os.link(work, path)
+    work.unlink()
     sync_folder(path.parent)
 
 

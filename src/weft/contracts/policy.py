@@ -76,7 +76,8 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
 
     ``amounts`` in the order of RESOURCES, ``extras`` sorted by name; ``least_disk`` is how little disk the image would
     do with; ``node`` the only node's name it may go to, ``leaves`` the one it moves away from; ``cpu_model`` what its
-    CPU must be, None for any; ``home`` the uid of the node where its volumes lie; ``near`` the groups whose
+    CPU must be, None for any; ``home`` the uid of the node where its volumes lie; ``pools`` those that it must have, NAME or,
+    where data lies already, NAME@ID; ``near`` the groups whose
     members it must be with, if there are any, and ``apart`` those it must
     not be with; ``groups`` those it will be a member of; ``caller`` the uid of the node it should be near; ``gang`` those it
     is placed together with; ``basis`` what strategies go by that look at how full nodes are. No name of a Constraint is left
@@ -104,6 +105,7 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     gang: str = ""
     leaves: str | None = None
     cpu_model: str | None = None
+    pools: tuple[str, ...] = ()
     basis: Basis = "allocation"
 
 

@@ -15,6 +15,14 @@ class VolumeFacts(msgspec.Struct, frozen=True):
     used_bytes: int
 
 
+class PoolFacts(msgspec.Struct, frozen=True):
+    """``id`` says which storage it is, wherever it is seen from."""
+
+    id: str
+    total_bytes: int
+    free_bytes: int
+
+
 class VolumeDriver(Protocol):
     name: str
 
@@ -44,3 +52,15 @@ class CanReceive(Protocol):
     async def complete(self, volume_id: str, *, base: str | None = None, base_format: str = "qcow2") -> VolumeFacts:
         """The volume is what was written there, all of it or, if this is cut off, what it was before. Raises InvalidInput
         for what is no disk of this node's driver, DriverFailed."""
+
+
+@runtime_checkable
+class HasPool(Protocol):
+    """Volumes lie in storage that other nodes may see too."""
+
+    def pool(self) -> PoolFacts:
+        """Blocks for as long as the storage does. Raises DriverFailed, OSError for storage that can't be used."""
+
+    async def share(self, volume_id: str, other_id: str) -> VolumeFacts:
+        """Volume ``volume_id`` under another name too: each goes by ``remove``, and the data with the last. Raises
+        DriverFailed."""

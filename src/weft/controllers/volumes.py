@@ -15,9 +15,9 @@ from weft.client.indexes import ALLOCATIONS_BY_VOLUME, NODES_BY_UID, NODES_BY_VO
 from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan, moved
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import LOCAL, AllocationSpec
 from weft.kinds.node import NodeReport
-from weft.kinds.volume import VolumeStatus
+from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.envelope import merge_part
 
 FINALIZER = "volume"
@@ -64,9 +64,12 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
     a restore there are nodes that haven't said yet what lies there."""
     allocations = view.find(ALLOCATIONS_BY_VOLUME, volume.uid)
     former = volume.status(VolumeStatus)
-    status = fold_volume(former, [item.spec(AllocationSpec) for item in allocations], volume.deleting)
+    status = fold_volume(former, [item.spec(AllocationSpec) for item in allocations], volume.deleting, volume.uid)
     keepers = view.find(NODES_BY_VOLUME, volume.uid) if status.node_uid is None else ()
-    if len(keepers) == 1:
+    if status.pool_id and not allocations and not _is_there(view, volume, status):
+        # Others may share that storage.
+        keepers = [node for node in view.find(NODES_BY_VOLUME, volume.uid) if _shares(node, status.pool_id)][:1]
+    if len(keepers) == 1 or (keepers and volume.spec(VolumeSpec).pool != LOCAL):
         # A restored store may be older than the volume's first use: the data is where it is.
         status.node, status.node_uid = keepers[0].envelope.name, keepers[0].uid
     if volume.deleting and not allocations and not silent and not _has_data(view, volume, status):
@@ -87,7 +90,9 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
     return Commit(volume.key, [put(envelope)], [unchanged(volume)])
 
 
-def fold_volume(former: VolumeStatus, allocations: Sequence[AllocationSpec], deleting: bool) -> VolumeStatus:
+def fold_volume(
+    former: VolumeStatus, allocations: Sequence[AllocationSpec], deleting: bool, uid: str = ""
+) -> VolumeStatus:
     """A volume's status: where it was first used its data stays, until it moves with its VM."""
     holders = [spec for spec in allocations if spec.role in ("active", "source")]
     holder = max(holders, key=lambda spec: spec.incarnation, default=None)
@@ -98,11 +103,21 @@ def fold_volume(former: VolumeStatus, allocations: Sequence[AllocationSpec], del
         status.phase = "Attached"
         if status.node_uid is None or holder.role == "active":
             status.node, status.node_uid = holder.node, holder.node_uid
+            status.pool_id = next((one.pool_id for one in holder.volumes if one.uid == uid), "")
     return status
 
 
 def _volumes_of(allocation: Item) -> list[str]:
     return [volume.uid for volume in allocation.spec(AllocationSpec).volumes]
+
+
+def _is_there(view: View, volume: Item, status: VolumeStatus) -> bool:
+    """Whether the node that had it last is still one."""
+    return status.node_uid is not None and bool(view.find(NODES_BY_UID, status.node_uid))
+
+
+def _shares(node: Item, storage: str) -> bool:
+    return any(pool.id == storage for pool in node.report(NodeReport).pools)
 
 
 def _has_data(view: View, volume: Item, status: VolumeStatus) -> bool:

@@ -12,6 +12,8 @@ from weft.kinds.record import Column, Kind
 from weft.objects.identity import Ref
 
 Wish = Literal["run", "stop", "suspend"]
+LOCAL = "local"  # the pool that every node has
+ROOT = "root"  # a root disk, where disks are named; volumes are by their uid
 # pending: not begun; preparing: image, disks, network; starting: the machine runs, the guest hasn't answered; released:
 # everything of it is gone from the node.
 AllocationState = Literal[
@@ -35,10 +37,14 @@ class AllocatedImage(msgspec.Struct, kw_only=True, frozen=True):
     url: str
 
 
-class AllocatedVolume(msgspec.Struct, kw_only=True, frozen=True):
+class AllocatedVolume(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """``pool`` and ``pool_id`` as of the root disk: see AllocationSpec."""
+
     name: str
     uid: str
     size: int
+    pool: str = LOCAL
+    pool_id: str = ""
 
 
 class AllocatedNic(msgspec.Struct, kw_only=True, frozen=True):
@@ -106,7 +112,8 @@ class MoveLesson(msgspec.Struct, kw_only=True, frozen=True):
 class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
     """The move that this allocation is a side of, as its role says. ``key`` is the Migration's uid; ``peer_uid`` is the other
     node's, so the name that its certificate must bear; ``address`` (source) is the target's door, once it waits there;
-    ``never_ran`` and ``taken_over`` (source): the target's word is here that the guest never ran there, or that it does."""
+    ``never_ran`` and ``taken_over`` (source): the target's word is here that the guest never ran there, or that it does.
+    ``shared`` are the disks (ROOT, or volumes' uids) that lie where both nodes see them: they stay where they are."""
 
     key: str
     mode: Literal["live", "cold"] = "live"
@@ -121,6 +128,7 @@ class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
     never_ran: bool = False
     taken_over: bool = False
     lesson: MoveLesson | None = None  # source only
+    shared: tuple[str, ...] = ()
 
 
 def limits_of(move: AllocatedMove) -> tuple[int, int, int]:
@@ -131,7 +139,8 @@ def limits_of(move: AllocatedMove) -> tuple[int, int, int]:
 class AllocationSpec(msgspec.Struct, kw_only=True):
     """``boots`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names an
     allocation that must be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
-    counts in; ``extras`` what it takes of resources that its node declares."""
+    counts in; ``extras`` what it takes of resources that its node declares. ``pool`` is where its root disk lies, and
+    ``pool_id`` which storage that is: if the node's pool is another one by now, its disks are elsewhere."""
 
     node: str
     node_uid: str
@@ -164,6 +173,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     extras: dict[str, int] = {}
     gpus: list[AllocatedGpu] = []
     move: AllocatedMove | None = None
+    pool: str = LOCAL
+    pool_id: str = ""
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):
@@ -250,6 +261,11 @@ def allocation_name(node_uid: str, uid: str) -> str:
 def list_digests(spec: AllocationSpec) -> list[str]:
     """The images that an allocation needs on its node."""
     return [spec.image.sha256, *([spec.iso.sha256] if spec.iso else [])]
+
+
+def list_disks(spec: AllocationSpec) -> dict[str, tuple[str, str]]:
+    """The disks of an allocation, ROOT or a volume's uid, and of each the pool and the storage that this is."""
+    return {ROOT: (spec.pool, spec.pool_id)} | {one.uid: (one.pool, one.pool_id) for one in spec.volumes}
 
 
 def account(spec: AllocationSpec, report: AllocationReport) -> Resources:

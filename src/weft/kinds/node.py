@@ -86,6 +86,17 @@ class Gpu(msgspec.Struct, frozen=True):
     kept: str = ""
 
 
+class NodePool(msgspec.Struct, frozen=True):
+    """A place for disks that the node offers. Nodes that show the same ``id`` share that storage; empty: it can't be used
+    now, for which ``problem`` is the reason. ``free`` is rounded, so that it isn't told anew with every write."""
+
+    name: str
+    id: str = ""
+    total: int = 0
+    free: int = 0
+    problem: str = ""
+
+
 class NodeReport(msgspec.Struct, kw_only=True):
     """What the node says of itself. ``address`` is its underlay address; ``orphans`` what runs there unexplained, each
     ``<allocation uid> <kind>/<project>/<name> <incarnation>``; ``orphan_allocations`` the node's own copies of their
@@ -123,6 +134,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     echo_port: int = 0
     coordinate: list[float] = []
     round_trips: dict[str, float] = {}
+    pools: list[NodePool] = []
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -131,6 +143,11 @@ class Orphan(msgspec.Struct, frozen=True):
     uid: str
     key: str
     incarnation: int
+
+
+def pool_id(report: NodeReport, name: str) -> str:
+    """The storage that a node's pool of that name is; empty if there is none, or none that can be used."""
+    return next((pool.id for pool in report.pools if pool.name == name), "")
 
 
 def read_orphan(text_: str) -> Orphan | None:
@@ -242,6 +259,12 @@ def _type(obj: Object) -> str:
     return read_type(dig(obj, "spec.type"), bool(dig(obj, "report.gpus")))
 
 
+def _pools(obj: Object) -> str:
+    """Each with the beginning of its id, by which shared ones are known."""
+    pools = dig(obj, "report.pools") or []
+    return ",".join(f"{pool['name']}({pool['id'][:4] or '!'})" for pool in pools) or "–"
+
+
 def read_type(told: NodeType | None, has_gpus: bool) -> NodeType:
     """A node's type: as people told, else by what it has."""
     return told or ("gpu" if has_gpus else "cloud")
@@ -326,6 +349,7 @@ NODE = Kind(
         Column("ADDRESS", text("report.address"), wide=True),
         Column("TYPE", _type, wide=True),
         Column("ZONE", text("labels.zone"), wide=True),
+        Column("POOLS", _pools, wide=True),
         Column("TAINTS", joined("spec.taints"), wide=True),
         Column("ACCEL", text("report.accelerator"), wide=True),
         Column("HYPERVISOR", text("report.hypervisor"), wide=True),

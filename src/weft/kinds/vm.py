@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from weft.kinds.allocation import LOCAL
 from weft.kinds.cells import AGE, NAME, cores, dig, joined, size, text
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.nic import claim_address, networks_of, read_nic
@@ -44,6 +45,9 @@ class VmSpec(WorkloadWish, msgspec.Struct, kw_only=True):
     disk: Annotated[
         int, field("Root disk, which may grow; 0 is the image's own size", change="plug", quantity="bytes")
     ] = 0
+    pool: Annotated[
+        str, field("The storage pool that the root disk lies in; local is its node's own", change="never", name=True)
+    ] = LOCAL
     machine: Annotated[Literal["q35", "microvm"], field("Machine type", change="restart")] = "q35"
     cpu_model: Annotated[
         str,

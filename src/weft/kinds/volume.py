@@ -1,4 +1,5 @@
-"""Volume: a disk that outlives the VMs it is attached to. A directory volume lives on the node that first used it."""
+"""Volume: a disk that outlives the VMs it is attached to. It lies in a pool of the node that first used it; one that other
+nodes share can be used there too."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from weft.kinds.allocation import LOCAL
 from weft.kinds.cells import AGE, NAME, size, text
 from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
@@ -18,14 +20,19 @@ MOST_BYTES = 2**50
 
 class VolumeSpec(msgspec.Struct, kw_only=True):
     size: Annotated[int, field("Size; it may grow, also while a VM uses it", change="live", quantity="bytes")]
+    pool: Annotated[
+        str, field("The storage pool that it lies in; local is its node's own", change="never", name=True)
+    ] = LOCAL
 
 
 class VolumeStatus(msgspec.Struct, kw_only=True):
-    """``node`` is where its data lies, once it has any; ``attached_to`` the workload whose allocation has it now."""
+    """``node`` is where its data lies, once it has any, and ``pool_id`` the storage there; ``attached_to`` the workload whose
+    allocation has it now."""
 
     phase: str = "Available"
     node: str | None = None
     node_uid: str | None = None
+    pool_id: str = ""
     attached_to: Ref | None = None
 
 
@@ -61,6 +68,7 @@ VOLUME = Kind(
         NAME,
         Column("PHASE", text("status.phase", "Available")),
         Column("SIZE", size("spec.size"), align="right"),
+        Column("POOL", text("spec.pool", LOCAL), wide=True),
         Column("NODE", text("status.node")),
         Column("ATTACHED", text("status.attached_to.name")),
         AGE,

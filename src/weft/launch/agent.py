@@ -40,8 +40,9 @@ from weft.client.skew import describe_skew
 from weft.client.tls import make_tls
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
+from weft.kinds.allocation import LOCAL
 from weft.objects.errors import InUse, InvalidInput, WeftError
-from weft.objects.identity import SERVER_NAME, short_id
+from weft.objects.identity import SERVER_NAME, check_name, short_id
 from weft.objects.quantity import parse_bytes, parse_cpu
 
 RUNTIMES = {
@@ -104,6 +105,13 @@ def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cpu", help="cores to offer (default: all)")
     parser.add_argument("--memory", help="memory to offer (default: all but a reserve)")
     parser.add_argument("--disk", help="disk to offer (default: most of what is free)")
+    parser.add_argument(
+        "--pool",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a folder to offer as storage pool NAME, beside local; nodes that see the same one share it (repeatable)",
+    )
     parser.add_argument("--echo-port", type=int, default=8445, help="UDP port that answers other nodes' probes (8445)")
     parser.add_argument("--sysfs", default="/sys", help="where the kernel tells of devices (default: /sys)")
     parser.add_argument(
@@ -164,9 +172,10 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     runtime = _load(RUNTIMES[options.runtime], host, clock)
     network = _load(NETWORKS[options.network], host, clock)
     volumes = _load(VOLUMES[options.volume], host, clock)
+    pools = {name: _load(VOLUMES["directory"], host, clock, name, path) for name, path in read_pools(options.pool)}
     client = Client(context)
     client.http.on_version = _tell_version
-    agent = Agent(host, RemoteServer(client), runtime, network, volumes, clock)
+    agent = Agent(host, RemoteServer(client), runtime, network, volumes, clock, pools=pools)
     streams = Streams(runtime, network, agent.find_guest, host.node_uid, clock)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
@@ -250,12 +259,28 @@ def make_host(options: argparse.Namespace, state: Path, enrolment: Enrolment) ->
     )
 
 
-def _load(place: str, host: Host, clock: SystemClock) -> Any:
+def read_pools(told: Sequence[str]) -> list[tuple[str, str]]:
+    """``NAME=PATH`` of each --pool. Raises InvalidInput."""
+    pools: list[tuple[str, str]] = []
+    for text in told:
+        name, _, path = text.partition("=")
+        check_name(name, "--pool")
+        if not path.startswith("/") or name in (LOCAL, *dict(pools)):
+            raise InvalidInput(
+                f"--pool {text}: give each NAME=PATH, with a name of its own (not {LOCAL}) and a path from /",
+                field="pool",
+                hint="like --pool fast=/mnt/nvme",
+            )
+        pools.append((name, path))
+    return pools
+
+
+def _load(place: str, host: Host, clock: SystemClock, *more: str) -> Any:
     """An instance of the driver class at ``module:class``; only this one is imported."""
     module, _, name = place.partition(":")
     cls = getattr(importlib.import_module(module), name)
     wants_clock = "clock" in cls.__init__.__annotations__
-    return cls(host, clock) if wants_clock else cls(host)
+    return cls(host, clock, *more) if wants_clock else cls(host, *more)
 
 
 def _lock(state: Path) -> int:

@@ -17,12 +17,12 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, AtRevision, Put
 from weft.kinds.allocation import AllocatedGpu, AllocationReport, AllocationSpec, allocation_name
 from weft.kinds.decision import DecisionSpec
-from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.node import NodeReport, NodeStatus, pool_id
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
 from weft.scheduler.explain import Explanation
-from weft.scheduler.request import Candidate, Waiting
+from weft.scheduler.request import Candidate, Waiting, locate_volumes
 from weft.scheduler.table.devices import WHOLE
 from weft.scheduler.table.facts import Load
 
@@ -148,7 +148,7 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now
         cpu_wish=wish.cpu_model,
         cpu_model=choose_cpu(node, wish.cpu_model),
         image=candidate.image,
-        volumes=candidate.volumes,
+        volumes=locate_volumes(candidate.volumes, node.report(NodeReport)),
         nics=candidate.nics,
         groups=candidate.groups,
         user_data=wish.user_data,
@@ -162,6 +162,8 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now
         memberships=list(load.groups),
         extras=dict(load.extras),
         gpus=read_gpus(node, load),
+        pool=wish.pool,
+        pool_id=pool_id(node.report(NodeReport), wish.pool),
     )
     report = AllocationReport()
     envelope = Envelope(

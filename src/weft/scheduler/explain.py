@@ -269,6 +269,7 @@ _PHRASES = {
     "maintenance": "in maintenance",
     "node": "not the node asked for",
     "volume": "without its volume",
+    "pool": "without its storage pool",
     "machine": "without its machine type",
     "gpu": "whose GPUs it can't get",
     "taint": "tainted",

@@ -15,7 +15,7 @@ from weft.kinds.taint import is_tolerated
 from weft.scheduler.affinity import Apart, AtHand, Near, Spreading
 from weft.scheduler.constraint import Meets, MeetsNow
 from weft.scheduler.table.devices import WHOLE, count_fitting, find_fitting
-from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, name_cpu
+from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, name_cpu, name_pool
 
 
 class Online:
@@ -105,6 +105,30 @@ class VolumeHome:
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         return "its volume's data lies on another node", []
+
+
+class HasPools:
+    name = "pool"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.pools
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        fits = np.ones(len(table.names), dtype=np.bool_)
+        for pool in request.pools:
+            fits &= table.machine(name_pool(pool))
+        return fits
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        for pool in request.pools:
+            if table.machine(name_pool(pool))[index]:
+                continue
+            name, _, exactly = pool.partition("@")
+            if exactly and table.machine(name_pool(name))[index]:
+                return f"its pool {name} is other storage than the one where a volume's data lies", []
+            return f"has no storage pool {name} that can be used", []
+        return "", []
 
 
 class Machine:
@@ -249,6 +273,7 @@ FACTS: tuple[Filter, ...] = (
     Leaving(),
     NamedNode(),
     VolumeHome(),
+    HasPools(),
     Machine(),
     CpuModel(),
     GivenGpus(),

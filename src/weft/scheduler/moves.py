@@ -25,14 +25,16 @@ from weft.contracts.journal import Event
 from weft.contracts.policy import Request
 from weft.contracts.store import Absent, Precondition, Write
 from weft.kinds.allocation import (
+    LOCAL,
     AllocatedMove,
     AllocationReport,
     AllocationSpec,
     account,
     allocation_name,
+    list_disks,
 )
 from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_migration, read_workload
-from weft.kinds.node import NodeReport
+from weft.kinds.node import NodeReport, pool_id
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
@@ -41,7 +43,7 @@ from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, explain
 from weft.scheduler.lessons import read_lesson
 from weft.scheduler.prefer import relax
-from weft.scheduler.request import Candidate, Waiting, read_candidate
+from weft.scheduler.request import Candidate, Waiting, locate_volumes, read_candidate
 from weft.scheduler.table.facts import Load, amounts_of, name_workload
 from weft.scheduler.table.snapshot import without
 
@@ -133,6 +135,7 @@ def read_mover(
         node=wish.to or asked.node,
         leaves=spec.node,
         home=None,  # what is on its volumes goes with it
+        pools=tuple(sorted({pool for pool, _ in list_disks(spec).values()} - {LOCAL})),
         mode="long-lived",
         gang="",
     )
@@ -310,6 +313,7 @@ def _make_sides(
 ) -> tuple[AllocationSpec, AllocationSpec]:
     """The specs of both places as the sides of the move: the target is what the source is, one incarnation later."""
     wish, now = item.spec(MigrationSpec), mover.source.spec(AllocationSpec)
+    there = node.report(NodeReport)
     to_source = AllocatedMove(
         key=move_key(item.uid, item.status(MigrationStatus).tries),
         mode=wish.mode,
@@ -318,6 +322,7 @@ def _make_sides(
         peer_allocation=mover.source.uid,
         bytes_per_second=wish.bytes_per_second,
         pause_ms=wish.pause_ms,
+        shared=tuple(disk for disk, (pool, id_) in list_disks(now).items() if id_ and pool_id(there, pool) == id_),
     )
     to_target = msgspec.structs.replace(
         to_source,
@@ -338,6 +343,8 @@ def _make_sides(
         waits_for=None,
         held_by=None,
         move=to_source,
+        volumes=locate_volumes(now.volumes, there),
+        pool_id=pool_id(there, now.pool),
     )
     return msgspec.structs.replace(now, role="source", move=to_target), target
 

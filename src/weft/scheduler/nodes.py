@@ -6,8 +6,9 @@ Where two say something of the same name, a label wins over a fact, and what is 
 from __future__ import annotations
 
 from weft.client.view import Item
+from weft.kinds.allocation import LOCAL
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
-from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, Gpu, NodeFacts, name_cpu
+from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, Gpu, NodeFacts, name_cpu, name_pool
 
 MOST_ROUND_TRIPS = 64  # a node asks fewer; one that tells more isn't to cost every decision
 
@@ -21,7 +22,7 @@ def read_node(item: Item) -> NodeFacts:
         capacity=(round(report.cpu * 1000), report.memory, report.disk),
         online=status.phase == "Ready" and not item.deleting,
         cordoned=spec.cordoned,
-        machines=frozenset((*report.machines, *map(name_cpu, report.cpu_models))),
+        machines=frozenset((*report.machines, *map(name_cpu, report.cpu_models), *map(name_pool, read_pools(report)))),
         note=spec.cordon_reason,
         overcommit=spec.overcommit,
         texts=read_texts(spec, report, item.envelope.labels),
@@ -58,6 +59,12 @@ def read_numbers(spec: NodeSpec, report: NodeReport) -> dict[str, float]:
     """Its attributes that are numbers, beside what is counted out to workloads."""
     found = {"cost": spec.cost, "numa": float(report.numa) if report.numa else None}
     return {name: number for name, number in found.items() if number is not None}
+
+
+def read_pools(report: NodeReport) -> list[str]:
+    """The storage pools that it can use now, each as NAME and as NAME@ID; every node has LOCAL."""
+    there = [pool for pool in report.pools if pool.id]
+    return [LOCAL, *(pool.name for pool in there), *(f"{pool.name}@{pool.id}" for pool in there)]
 
 
 def read_data(spec: NodeSpec, report: NodeReport) -> frozenset[str]:

@@ -15,6 +15,7 @@ from weft.client.view import Item, View
 from weft.contracts.journal import Event
 from weft.contracts.policy import RESOURCES
 from weft.kinds.allocation import (
+    LOCAL,
     AllocatedImage,
     AllocatedNic,
     AllocatedVolume,
@@ -23,13 +24,14 @@ from weft.kinds.allocation import (
     Resources,
 )
 from weft.kinds.fit import find_fit, wants_fresh_start
+from weft.kinds.node import NodeReport
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.quantity import format_bytes, format_cpu
 from weft.scheduler.bind import choose_cpu
-from weft.scheduler.request import Waiting, find_homes, read_image, read_nics, read_volumes
-from weft.scheduler.table.facts import amounts_of, load_of
+from weft.scheduler.request import Waiting, find_homes, find_pool, locate_volume, read_image, read_nics, read_volumes
+from weft.scheduler.table.facts import amounts_of, load_of, name_pool
 from weft.scheduler.table.snapshot import Amounts, Snapshot
 
 
@@ -110,7 +112,18 @@ def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item, fiel
         for volume in volumes:
             if find_homes(view, volume) - {spec.node_uid}:
                 return Waiting("volumesApart", f"volume {volume.envelope.name}'s data lies on another node")
-        found = [AllocatedVolume(name=v.envelope.name, uid=v.uid, size=v.spec(VolumeSpec).size) for v in volumes]
+            pool = find_pool(view, volume)
+            if not (pool == LOCAL or snapshot.machine(name_pool(pool))[row]):
+                what = f"volume {volume.envelope.name} lies in storage pool {pool.partition('@')[0]}"
+                return Waiting("volumesApart", f"{what}, which {spec.node} hasn't")
+        report = view.find(NODES_BY_UID, spec.node_uid)[0].report(NodeReport)
+        has = {volume.uid: volume for volume in spec.volumes}
+        found = [
+            msgspec.structs.replace(has[v.uid], size=v.spec(VolumeSpec).size)
+            if v.uid in has
+            else locate_volume(v, report)
+            for v in volumes
+        ]
         parts = msgspec.structs.replace(parts, volumes=found, volume_items=volumes)
     if "networks" in fields:
         nics = read_nics(view, vm, wish.networks)

@@ -17,6 +17,7 @@ from weft.client.securitygroups import read_groups
 from weft.client.view import Item, View
 from weft.contracts.policy import Datum, GpuAsk, Lean, Request
 from weft.kinds.allocation import (
+    LOCAL,
     AllocatedGroup,
     AllocatedImage,
     AllocatedNic,
@@ -28,6 +29,7 @@ from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.kinds.nic import read_nic
+from weft.kinds.node import NodeReport, pool_id
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.kinds.workload_wish import REFUSALS, WorkloadWish
@@ -138,6 +140,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         return Waiting(*expressions)
     resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(spec.disk, virtual_size))
     homes = {home for item in volumes for home in find_homes(view, item)}
+    pools = {find_pool(view, item) for item in volumes} | {spec.pool}
     if len(homes) > 1:
         return Waiting("volumesApart", "its volumes' data lies on different nodes")
     data, leans = read_data(view, project, spec, image_ready, volumes)
@@ -152,6 +155,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             mode=spec.type,
             basis=chosen.basis,
             gang=name_gang(vm),
+            pools=tuple(sorted(pools - {LOCAL})),
             node=spec.node,
             home=next(iter(homes), None),
             least_disk=virtual_size,
@@ -171,9 +175,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         resources=resources,
         image=image_ready,
         iso=iso[0] if iso else None,
-        volumes=[
-            AllocatedVolume(name=item.envelope.name, uid=item.uid, size=item.spec(VolumeSpec).size) for item in volumes
-        ],
+        volumes=[allocate_volume(item) for item in volumes],
         volume_items=volumes,
         nics=nics,
         groups=groups,
@@ -258,8 +260,36 @@ def read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting
     return found
 
 
+def allocate_volume(item: Item) -> AllocatedVolume:
+    """A volume as its allocation has it; which storage its pool is depends on the node."""
+    spec = item.spec(VolumeSpec)
+    return AllocatedVolume(name=item.envelope.name, uid=item.uid, size=spec.size, pool=spec.pool)
+
+
+def locate_volume(item: Item, report: NodeReport) -> AllocatedVolume:
+    """A volume as its allocation has it on the node that says this of itself."""
+    return locate_volumes([allocate_volume(item)], report)[0]
+
+
+def locate_volumes(volumes: list[AllocatedVolume], report: NodeReport) -> list[AllocatedVolume]:
+    """``volumes`` in the pools of the node that says this of itself."""
+    return [msgspec.structs.replace(volume, pool_id=pool_id(report, volume.pool)) for volume in volumes]
+
+
+def find_pool(view: View, volume: Item) -> str:
+    """The pool that a volume needs, see Request.pools: whichever is of that name, or the one where its data lies."""
+    name, id_ = volume.spec(VolumeSpec).pool, volume.status(VolumeStatus).pool_id
+    if name == LOCAL:
+        return LOCAL
+    if not id_:  # as of homes: a store may be older than its first use
+        id_ = next((pool_id(node.report(NodeReport), name) for node in view.find(NODES_BY_VOLUME, volume.uid)), "")
+    return f"{name}@{id_}" if id_ else name
+
+
 def find_homes(view: View, volume: Item) -> set[str]:
-    """Uids of the nodes where a volume's data lies: one, or none if it was never used."""
+    """Uids of the nodes where a volume's data lies, if that is their own: one, or none if it was never used."""
+    if volume.spec(VolumeSpec).pool != LOCAL:
+        return set()
     home = volume.status(VolumeStatus).node_uid
     if home is not None:
         return {home}

@@ -11,6 +11,7 @@ from tests.scenario.agent_lab import make_allocation
 
 from weft.agent.known import Wanted, read_wanted
 from weft.agent.meter import BOOT_SECONDS, SETTLED_SECONDS, STALE_SECONDS, Meter, Reading, fold_reading
+from weft.agent.pools import Pools
 from weft.contracts.host import Capacity, Host
 from weft.contracts.runtime import GuestFacts, GuestState, GuestStats
 from weft.drivers.volume.fake.driver import FakeVolumes
@@ -110,7 +111,7 @@ class Bench:
         self.meter: Meter = meter(
             host,
             self.runtime,
-            FakeVolumes(host, self.clock),
+            Pools(FakeVolumes(host, self.clock), {}, self.clock, lambda: None),
             self.clock,
             lambda: self.guests,
             lambda: self.strangers,

@@ -16,6 +16,7 @@ from weft.agent.moving.target import Waiter
 from weft.agent.moving.wire import Line
 from weft.agent.moving.words import Answer, Ask
 from weft.contracts.volume import CanReceive
+from weft.kinds.allocation import ROOT
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 
 LOOK_SECONDS = 1.0
@@ -24,8 +25,10 @@ _SPARE_BYTES = 64 << 20  # of a disk's file, beside what the guest has on it
 
 
 def list_disks(wanted: Wanted) -> list[str]:
-    """The disks that go over, by the ids of both nodes: the root disk as ``root``, volumes by uid."""
-    return ["root", *(volume.uid for volume in wanted.spec.volumes)]
+    """The disks that go over, by the ids of both nodes: the root disk as ROOT, volumes by uid."""
+    move = wanted.spec.move
+    shared = move.shared if move is not None else ()
+    return [disk for disk in (ROOT, *(volume.uid for volume in wanted.spec.volumes)) if disk not in shared]
 
 
 class ColdTarget(Waiter):
@@ -59,24 +62,25 @@ class ColdTarget(Waiter):
         if disk not in list_disks(wanted) or self.part.taken:
             raise InvalidInput(f"{wanted.what}: no disk {disk} is to come")
         sizes = {volume.uid: volume.size for volume in wanted.spec.volumes}
-        sizes["root"] = max(wanted.spec.resources.disk, root.size_bytes if root is not None else 0)
-        return Path(self._volumes.begin(self._id_of(disk))), 2 * sizes[disk] + _SPARE_BYTES
+        sizes[ROOT] = max(wanted.spec.resources.disk, root.size_bytes if root is not None else 0)
+        volumes = await self._find_volumes(disk)
+        return Path(volumes.begin(self._id_of(disk))), 2 * sizes[disk] + _SPARE_BYTES
 
     async def complete(self, disk: str) -> None:
         """All of it is there. Raises InvalidInput, DriverFailed."""
         if self.part.taken:
             raise InvalidInput(f"{self._wanted.what}: its disk {disk} has come already")
-        image = self._prepared.image if disk == "root" else None
+        image = self._prepared.image if disk == ROOT else None
+        volumes = await self._find_volumes(disk)
         if image is None:
-            await self._volumes.complete(self._id_of(disk))
+            await volumes.complete(self._id_of(disk))
         else:
             base, form = image.disk, image.manifest.disk_format
-            await self._volumes.complete(self._id_of(disk), base=base, base_format=form)
+            await volumes.complete(self._id_of(disk), base=base, base_format=form)
         self._come.add(disk)
 
-    @property
-    def _volumes(self) -> CanReceive:
-        volumes = self._ground.volumes
+    async def _find_volumes(self, disk: str) -> CanReceive:
+        volumes = await self._ground.pools.of(self._wanted.spec, disk)
         if not isinstance(volumes, CanReceive):
             raise InvalidInput(
                 f"this node's volumes ({volumes.name}) can't come from another node", reason="unsupported"
@@ -84,7 +88,7 @@ class ColdTarget(Waiter):
         return volumes
 
     def _id_of(self, disk: str) -> str:
-        return self._wanted.id if disk == "root" else disk
+        return self._wanted.id if disk == ROOT else disk
 
 
 class ColdSource(Side):
@@ -131,7 +135,7 @@ class ColdSource(Side):
         self._tell(phase="handed over", sent_bytes=sent, remaining_bytes=0, elapsed_ms=spent)
 
     async def _find(self, disk: str) -> Path:
-        facts = await self._ground.volumes.inspect(self._wanted.id if disk == "root" else disk)
+        facts = await self._ground.pools.inspect(self._wanted.spec, self._wanted.id if disk == ROOT else disk, disk)
         if facts is None:
             raise DriverFailed(f"{self._wanted.what}: its disk {disk} is not here", details={"step": "disk"})
         return Path(facts.path)

@@ -17,11 +17,11 @@ from weft.agent.moving.source import Source
 from weft.agent.moving.target import Target, Waiter
 from weft.agent.moving.wire import Wire
 from weft.agent.network import NetworkKeeper
+from weft.agent.pools import Pools
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.migration import CanMigrate, Moves
 from weft.contracts.runtime import RuntimeDriver
-from weft.contracts.volume import VolumeDriver
 from weft.kinds.allocation import AllocatedMove, MoveReport
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
@@ -34,14 +34,14 @@ class Movers:
         host: Host,
         runtime: RuntimeDriver,
         network: NetworkKeeper,
-        volumes: VolumeDriver,
+        pools: Pools,
         wire: Wire,
         clock: Clock,
         on_part: Callable[[str, Part], Awaitable[None]],
         on_news: Callable[[str], None],
     ) -> None:
         self._runtime, self._network = runtime, network
-        self._ground = Ground(host, runtime, network, volumes, wire, Limit(0, clock), clock)
+        self._ground = Ground(host, runtime, network, pools, wire, Limit(0, clock), clock)
         self._on_part, self._on_news = on_part, on_news
         self._led: dict[str, Side] = {}
 

@@ -10,10 +10,10 @@ from weft.agent.known import Part, Wanted
 from weft.agent.moving.relay import Limit
 from weft.agent.moving.wire import Wire
 from weft.agent.network import NetworkKeeper
+from weft.agent.pools import Pools
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.runtime import RuntimeDriver
-from weft.contracts.volume import VolumeDriver
 from weft.kinds.allocation import AllocatedMove, MoveReport
 
 
@@ -23,7 +23,7 @@ class Ground(msgspec.Struct, frozen=True):
     host: Host
     runtime: RuntimeDriver
     network: NetworkKeeper
-    volumes: VolumeDriver
+    pools: Pools
     wire: Wire
     limit: Limit
     clock: Clock

@@ -20,7 +20,7 @@ from weft.agent.moving.words import Ask, Channel
 from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.agent.waiting import wait_for_event
 from weft.contracts.migration import MoveFacts, Moves, MoveSettings, MoveSockets
-from weft.kinds.allocation import AllocatedMove, MoveLesson, limits_of
+from weft.kinds.allocation import ROOT, AllocatedMove, MoveLesson, limits_of
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 from weft.transfer.learn import correct_plan
 from weft.transfer.plan import USABLE_SHARE, Leeway, MovePlan, choose_mode, reconsider
@@ -104,7 +104,8 @@ class Source(Side):
         guest = await self._moves.describe(guest_id)
         path = self._find_path()
         limit = min(filter(None, limits_of(self._move)), default=0)
-        leeway = Leeway(path, self._move.pause_ms / 1000, copies_disks=True, limit=limit)
+        copied = bool(self._list_copied())
+        leeway = Leeway(path, self._move.pause_ms / 1000, copies_disks=copied, limit=limit)
         load = await self._moves.sample(guest_id)
         await self._network.prepare_move(self._wanted, self._target_address)
         for modes in (leeway.modes, ("stop-and-copy",)):
@@ -276,8 +277,13 @@ class Source(Side):
 
     def _choose(self, settings: MoveSettings) -> MoveSettings:
         """``settings`` for the disks that go along."""
-        disks = (ROOT_SERIAL, *(name_serial(volume.name) for volume in self._wanted.spec.volumes))
-        return msgspec.structs.replace(settings, copied_disks=disks)
+        return msgspec.structs.replace(settings, copied_disks=self._list_copied())
+
+    def _list_copied(self) -> tuple[str, ...]:
+        """Serials of the disks that the other node doesn't see."""
+        shared = self._move.shared
+        own = [name_serial(volume.name) for volume in self._wanted.spec.volumes if volume.uid not in shared]
+        return (*(() if ROOT in shared else (ROOT_SERIAL,)), *own)
 
     def _figures(self, facts: MoveFacts, began: float) -> dict[str, object]:
         sent = self._line.meter.sent if self._line is not None else facts.sent_bytes

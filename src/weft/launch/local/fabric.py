@@ -69,6 +69,7 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
     state = Path(topology.node_state_dir(node))
     if not (state / "node.json").exists():
         await _join(topology, node, state)
+    Path(topology.shared_pool).mkdir(parents=True, exist_ok=True)
     argv = (
         *weft("agent", node.name, "--state", str(state)),
         *("--server", f"https://{topology.gateway_address}:{topology.api_port}"),
@@ -77,6 +78,7 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
         *("--link-prefix", topology.link_prefix),
         *("--underlay-address", node.address, "--underlay-link", NODE_LINK),
         *("--cgroup", topology.node_cgroup(node)),
+        *("--pool", f"shared={topology.shared_pool}"),
         *("--cpu", str(CORES_PER_CORE * (os.cpu_count() or 1))),
         *(("--no-devices",) if node != topology.nodes[0] else ()),  # one machine's GPUs are there once
     )

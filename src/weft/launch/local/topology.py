@@ -82,6 +82,11 @@ class Topology(msgspec.Struct, frozen=True):
     def node_state_dir(self, node: Node) -> str:
         return f"{self.state_dir}/nodes/{node.name}"
 
+    @property
+    def shared_pool(self) -> str:
+        """The folder that all nodes offer as storage pool ``shared``."""
+        return f"{self.state_dir}/pools/shared"
+
     def node_run_dir(self, node: Node) -> str:
         return f"{self.run_dir}/{node.name}"
 

@@ -93,6 +93,11 @@ def amounts_of(resources: Resources) -> Amounts:
     return (round(resources.cpu * 1000), int(resources.memory), int(resources.disk))
 
 
+def name_pool(pool: str) -> str:
+    """A storage pool, NAME or NAME@ID, beside the machines that a node can build."""
+    return f"pool {pool}"
+
+
 def name_cpu(model: str) -> str:
     """A CPU model beside the machines that a node can build."""
     return f"cpu {model}"

@@ -1,4 +1,5 @@
-"""Volumes as qcow2 files in one folder of the node, ``<state>/volumes/<id>.qcow2``; clones are copy-on-write.
+"""Volumes as qcow2 files in one folder, ``<pool>/volumes/<id>.qcow2``; clones are copy-on-write. The node's state folder is the
+pool ``local``; others may be seen by several nodes at once.
 
 Makes files with qemu-img under another name first, so that a half-made volume is never seen. Reads sizes from the files
 themselves, which works while a guest has them open. Called by the agent.
@@ -7,33 +8,81 @@ themselves, which works while a guest has them open. Called by the agent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
+import shutil
+import uuid
 from pathlib import Path
 
-from weft.contracts.durable import keep_file, sync_folder
+from weft.contracts.durable import keep_file, name_file, sync_folder, write_durably
 from weft.contracts.host import Host
-from weft.contracts.volume import VolumeFacts
+from weft.contracts.volume import PoolFacts, VolumeFacts
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
+from weft.objects.identity import short_id
 from weft.objects.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
 
 TIMEOUT_SECONDS = 60.0
 _SUFFIX = ".qcow2"
 _SECTOR = 512
+_ID_FILE = "weft-pool-id"
 
 
 class DirectoryVolumes:
-    """The volumes of one node."""
+    """The volumes of one node in the pool at ``place``, which must be there; without one in its own, ``local``."""
 
     name = "directory"
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._folder = Path(host.state_dir) / "volumes"
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, host: Host, pool_name: str = "local", place: str | None = None) -> None:
+        self._host, self._pool_name = host, pool_name
+        self._place = Path(place or host.state_dir)
+        self._folder = self._place / "volumes"
+        self._known_id = Path(host.state_dir) / "pools" / pool_name
+        self._known_id.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._making: dict[str, asyncio.Lock] = {}
-        for left in self._folder.glob(".making-*"):
-            left.unlink(missing_ok=True)
+        self._work_prefix = f".making-{short_id(host.node_uid)}-"  # others may be at work in the same folder
+        if place is None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            for left in self._folder.glob(".making-*" if place is None else f"{self._work_prefix}*"):
+                left.unlink(missing_ok=True)
+
+    def pool(self) -> PoolFacts:
+        """The id is made by the first node that finds none, but by no node that has seen one there: what it finds empty is a
+        mount point without its mount."""
+        known = self._known_id.read_text() if self._known_id.exists() else ""
+        path = self._place / _ID_FILE
+        if not path.exists():
+            if known:
+                raise DriverFailed(
+                    f"storage pool {self._pool_name}: {self._place} isn't the storage it was ({known}), or isn't mounted",
+                    hint=f"mount it; or remove {self._known_id} to begin with an empty one",
+                    details={"step": "disk"},
+                )
+            _make_id(self._place, path, short_id(self._host.node_uid))
+        id_ = path.read_text().strip()
+        if id_ != known:
+            write_durably(self._known_id, id_.encode())
+        usage = shutil.disk_usage(self._place)
+        return PoolFacts(id_, usage.total, usage.free)
+
+    async def share(self, volume_id: str, other_id: str) -> VolumeFacts:
+        path, other = self._path(volume_id), self._path(other_id)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.link(path, other)
+            if not path.samefile(other):
+                raise DriverFailed(f"{other} is another disk than {path}", details={"step": "disk"})
+            await asyncio.to_thread(sync_folder, self._folder)
+        except OSError as problem:
+            raise DriverFailed(
+                f"disk {volume_id} can't be shared in storage pool {self._pool_name}: {problem.strerror}",
+                details={"step": "disk"},
+            ) from problem
+        facts = self._inspect(other_id)
+        assert facts is not None
+        return facts
 
     async def ensure(
         self, volume_id: str, *, size_bytes: int, base: str | None = None, base_format: str = "qcow2"
@@ -79,13 +128,17 @@ class DirectoryVolumes:
             )
         if size_bytes > facts.size_bytes:
             self._check_own(volume_id)
-            await self._run("resize", "-q", "-f", "qcow2", facts.path, str(_round_up(size_bytes)))
+            # What its header says of its base was true on the node that made it.
+            image = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": facts.path}}
+            await self._run("resize", "-q", f"json:{json.dumps(image)}", str(_round_up(size_bytes)))
         return self._inspect(volume_id) or facts
 
     async def remove(self, volume_id: str) -> None:
         self._making.pop(volume_id, None)
-        self._path(volume_id).unlink(missing_ok=True)
-        await asyncio.to_thread(sync_folder, self._folder)
+        path = self._path(volume_id)
+        if path.exists():
+            path.unlink(missing_ok=True)
+            await asyncio.to_thread(sync_folder, self._folder)
 
     async def list(self) -> list[VolumeFacts]:
         """All volumes here, by id; a file that is none is left out."""
@@ -110,8 +163,9 @@ class DirectoryVolumes:
             raise InvalidInput(f"volume {volume_id} has no size", field="spec.size")
         work.unlink(missing_ok=True)
         try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
             await self._run("create", "-q", "-f", "qcow2", *options, str(work), str(_round_up(size)))
-            await asyncio.to_thread(keep_file, work, path)
+            await asyncio.to_thread(name_file, work, path)
         except OSError as problem:
             raise _failed(volume_id, problem) from problem
         finally:
@@ -152,7 +206,7 @@ class DirectoryVolumes:
 
     def _work(self, volume_id: str) -> Path:
         path = self._path(volume_id)
-        return path.with_name(f".making-{path.name}")
+        return path.with_name(f"{self._work_prefix}{path.name}")
 
     async def _run(self, *words: str) -> None:
         """Run qemu-img; raises DriverFailed with its own words."""
@@ -182,6 +236,23 @@ class DirectoryVolumes:
                 reason="noSpace" if "No space left" in text else None,
                 details={"step": "disk"},
             )
+
+
+def _make_id(place: Path, path: Path, mark: str) -> None:
+    """Several nodes may be at it: the first one's stays. Raises DriverFailed."""
+    work = path.with_name(f".{path.name}-{mark}")
+    try:
+        write_durably(work, f"{uuid.uuid4()}\n".encode(), 0o644)
+        with contextlib.suppress(FileExistsError):
+            os.link(work, path)
+        sync_folder(place)
+        work.unlink()
+    except OSError as problem:
+        raise DriverFailed(
+            f"storage pool at {place} can't be used: {problem.strerror}",
+            hint="it must be a folder that this node may write",
+            details={"step": "disk"},
+        ) from problem
 
 
 def _virtual_size(path: Path, format: str) -> int:

@@ -1,0 +1,91 @@
+"""The storage pools of a node, by name: where its disks are, and which storage each pool is.
+
+A pool that is other storage than an allocation says is not used for it: what it looks for is elsewhere, and a disk that is
+missing must not be taken for one that was never made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from weft.contracts.clock import Clock
+from weft.contracts.volume import HasPool, VolumeDriver, VolumeFacts
+from weft.kinds.allocation import LOCAL, ROOT, AllocationSpec, list_disks
+from weft.kinds.node import NodePool
+from weft.objects.errors import DriverFailed, WeftError
+
+LOOK_SECONDS = 15.0
+LOOK_LIMIT_SECONDS = 10.0
+_GRAINS = 100  # what is free is told in such shares of all
+
+log = logging.getLogger("weft.agent")
+
+
+class Pools:
+    """``local`` is the one that every node has. ``on_news`` hears that there is something new to tell."""
+
+    def __init__(
+        self, local: VolumeDriver, others: Mapping[str, VolumeDriver], clock: Clock, on_news: Callable[[], None]
+    ) -> None:
+        self._drivers = {LOCAL: local, **others}
+        self._clock, self._on_news = clock, on_news
+        self.facts: list[NodePool] = []
+
+    def drivers(self) -> list[VolumeDriver]:
+        return list(self._drivers.values())
+
+    async def find(self, name: str, storage: str = "") -> VolumeDriver:
+        """The pool's disks. Raises DriverFailed (``noPool``) for one that isn't there, or is other storage than ``storage``."""
+        driver = self._drivers.get(name)
+        if driver is None:
+            raise DriverFailed(
+                f"this node has no storage pool {name}",
+                reason="noPool",
+                hint=f"start its agent with --pool {name}=PATH",
+                details={"step": "disk"},
+            )
+        if storage and isinstance(driver, HasPool):
+            there = (await asyncio.to_thread(driver.pool)).id
+            if there != storage:
+                raise DriverFailed(
+                    f"storage pool {name} of this node is other storage ({there}) than where the disk lies ({storage})",
+                    reason="noPool",
+                    hint="is it mounted?",
+                    details={"step": "disk"},
+                )
+        return driver
+
+    async def of(self, spec: AllocationSpec, disk: str) -> VolumeDriver:
+        """The pool of one of an allocation's disks: ROOT, or a volume's uid. Raises DriverFailed."""
+        return await self.find(*list_disks(spec)[disk])
+
+    async def inspect(self, spec: AllocationSpec, id_: str, disk: str = ROOT) -> VolumeFacts | None:
+        """What is known of a disk: root disks bear another id than ROOT. Raises WeftError."""
+        return await (await self.of(spec, disk)).inspect(id_)
+
+    async def keep(self) -> None:
+        """Look at the pools again and again."""
+        while True:
+            await self.look()
+            await self._clock.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """What there is to tell of each, now."""
+        facts = [await self._describe(name, driver) for name, driver in self._drivers.items()]
+        if facts != self.facts:
+            self.facts = facts
+            self._on_news()
+
+    async def _describe(self, name: str, driver: VolumeDriver) -> NodePool:
+        if not isinstance(driver, HasPool):
+            return NodePool(name)
+        try:
+            async with asyncio.timeout(LOOK_LIMIT_SECONDS):  # a network's file system may not answer at all
+                found = await asyncio.to_thread(driver.pool)
+        except (WeftError, OSError, TimeoutError) as problem:
+            log.warning("storage pool %s can't be used: %s", name, problem or "it doesn't answer")
+            return NodePool(name, problem=str(problem) or "it doesn't answer")
+        grain = max(1, found.total_bytes // _GRAINS)
+        return NodePool(name, found.id, found.total_bytes, found.free_bytes // grain * grain)

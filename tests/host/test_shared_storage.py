@@ -1,0 +1,200 @@
+"""Guests whose disks lie where both nodes see them move without them; whoever is killed leaves one guest and one copy, whole."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+from guest_lab import GuestLab
+from moving_lab import WAIT_SECONDS, Pair, change
+
+from weft.kinds.allocation import ROOT, AllocatedVolume, AllocationSpec
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.identity import short_id
+
+pytestmark = [pytest.mark.host, pytest.mark.asyncio(loop_scope="module")]
+MIB = 1 << 20
+VOLUME = "volume-of-web"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
+    labs = GuestLab(tiny), GuestLab(tiny)
+    pair = Pair(*labs)
+    pair.here.pool = pair.there.pool = tmp_path_factory.mktemp("san")
+    try:
+        await pair.here.start()
+        await pair.there.start()
+        yield pair
+    finally:
+        await pair.close()
+        for lab in labs:
+            lab.close()
+
+
+class Guest:
+    """The one that moves through all tests; ``shared`` says which of its disks both nodes see."""
+
+    def __init__(self, pair: Pair, web: Envelope) -> None:
+        self.pair, self.web, self.here, self.there = pair, web, pair.here, pair.there
+        assert pair.here.pool is not None
+        self.files = pair.here.pool / "volumes"
+
+    async def begin(self, **fields: Any) -> tuple[Envelope, Envelope]:
+        return await self.pair.begin(self.web, self.here, self.there, shared=(ROOT, VOLUME), **fields)
+
+    async def finish(self, source: Envelope, target: Envelope) -> None:
+        self.web = await self.pair.finish(source, target, self.here, self.there)
+        self.here, self.there = self.there, self.here
+        self.check_alone()
+
+    async def break_off(self, source: Envelope, target: Envelope) -> None:
+        self.web = await self.pair.break_off(source, target, self.here, self.there)
+        self.check_alone()
+
+    def check_alone(self) -> None:
+        """One guest, one root disk under one name, one volume, and nothing beside."""
+        assert len(self.here.guests()) == 1 and self.there.guests() == []
+        names = sorted(path.name for path in self.files.iterdir())
+        assert names == sorted([f"{short_id(self.web.uid)}.qcow2", f"{VOLUME}.qcow2"])
+        for node in (self.here, self.there):
+            assert not list(Path(node.host.state_dir).glob("volumes/*"))
+
+    async def run(self, *argv: str, stdin: bytes = b"") -> str:
+        return await self.here.run(self.web, *argv, stdin=stdin)
+
+    async def look(self, *, after: int = -1) -> int:
+        """The verifier's rounds, once more than ``after``: nothing was lost in any."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                said = await self.run("sh", "-c", "cat /dev/shm/verdict 2>/dev/null || true")
+                if found := re.match(r"rounds=(\d+) bad=(\d+)", said):
+                    assert found[2] == "0", said
+                    if int(found[1]) > after:
+                        return int(found[1])
+                await asyncio.sleep(0.1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guest(pair: Pair, verifier: bytes) -> Guest:
+    volume = AllocatedVolume(name="data", uid=VOLUME, size=64 * MIB, pool="san")
+    web = pair.allocate(pair.here, pool="san", volumes=[volume])
+    pair.here.put(web)
+    await pair.here.until(web, lambda r: r.state == "running" and r.ready)
+    guest = Guest(pair, web)
+    await guest.run("sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=verifier)
+    await guest.run("sh", "-c", "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
+    await guest.look()
+    return guest
+
+
+READ = "echo 3 > /proc/sys/vm/drop_caches; cat /root/data /dev/vdb | head -c 12000000 | sha256sum"
+
+
+async def test_a_guest_goes_there_and_back_and_its_disks_stay(guest: Guest) -> None:
+    write = "head -c 8000000 /dev/urandom > /root/data; head -c 4000000 /dev/urandom > /dev/vdb; sync"
+    whole, seen = await guest.run("sh", "-c", f"{write}; {READ}"), await guest.look()
+    inode = (guest.files / f"{VOLUME}.qcow2").stat().st_ino
+    root = (guest.files / f"{short_id(guest.web.uid)}.qcow2").stat().st_ino
+    for _ in ("there", "back"):
+        await guest.finish(*await guest.begin())
+        seen = await guest.look(after=seen + 1)
+        assert await guest.run("sh", "-c", READ) == whole
+    assert (guest.files / f"{VOLUME}.qcow2").stat().st_ino == inode
+    assert (guest.files / f"{short_id(guest.web.uid)}.qcow2").stat().st_ino == root
+
+
+@pytest.mark.parametrize("victim", ["source agent", "target agent", "target machine", "source machine"])
+async def test_who_is_killed_on_the_way_leaves_the_guest_and_its_disks_where_they_were(
+    guest: Guest, victim: str
+) -> None:
+    here, there, seen = guest.here, guest.there, await guest.look()
+    source, target = await guest.begin(bytes_per_second=4 << 20)
+    await here.until(source, lambda r: r.move is not None and r.move.sent_bytes > 1 << 20)
+    if victim.endswith("agent"):
+        node = here if victim == "source agent" else there
+        await node.kill()
+        await node.start()
+    else:
+        (there.kill_guest(target) if victim == "target machine" else here.kill_guest(source))
+    await here.until_phase(source, "failed")
+    await guest.break_off(source, target)
+    if victim != "source machine":
+        await guest.look(after=seen + 1)
+        return
+    await guest.run("sh", "-c", "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
+    await guest.look()
+
+
+@pytest.mark.parametrize(
+    ("victim", "death"),
+    [
+        ("source", "source:Source._hand_over:before"),
+        ("target", "target:Target._take_over:before"),
+        ("target", "target:Target._take_over:after"),
+    ],
+)
+async def test_an_agent_killed_at_the_hand_over_only_delays_it(guest: Guest, victim: str, death: str) -> None:
+    seen = await guest.look()
+    node = guest.here if victim == "source" else guest.there
+    await node.kill()
+    await node.start(death)
+    source, target = await guest.begin()
+    await node.await_death()
+    await node.start()
+    source = await guest.pair.introduce(source, target, guest.here, guest.there)
+    await guest.finish(source, target)
+    await guest.look(after=seen + 1)
+
+
+async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_with_its_disks(guest: Guest) -> None:
+    seen = await guest.look()
+    await guest.there.kill()
+    await guest.there.start("target:Target._take_over:before")
+    source, target = await guest.begin()
+    await guest.there.await_death()
+    guest.there.put(change(target, wish="stop"))
+    await guest.there.start()
+    await guest.there.until_phase(target, "given up")
+    await guest.here.until_phase(source, "handed over")
+    move = decode_part(source.spec, AllocationSpec).move
+    assert move is not None
+    source = change(source, move=msgspec.structs.replace(move, never_ran=True))
+    guest.here.put(source)
+    await guest.break_off(source, target)
+    await guest.look(after=seen + 1)
+
+
+async def test_machines_killed_after_the_hand_over_leave_the_disks_to_the_target(guest: Guest) -> None:
+    """The source's machine, standing still for good, and then the target's, which starts again there."""
+    await guest.here.kill()
+    await guest.here.start("source:Source._hand_over:before")
+    source, target = await guest.begin()
+    await guest.here.await_death()
+    guest.here.kill_guest(source)
+    await guest.here.start()
+    await guest.here.until(
+        source, lambda r: r.move is not None and r.move.phase in ("failed", "handed over"), failing=True
+    )
+    there = guest.there
+    there.put(change(target, wish="stop"))
+    await there.until_phase(target, "given up", "taken over")
+    await guest.break_off(source, target)
+    await guest.run("sh", "-c", "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
+    await guest.look()
+
+
+async def test_a_guest_that_moves_cold_leaves_its_disks_where_they_are(guest: Guest) -> None:
+    write = "head -c 9000000 /dev/urandom > /root/data; head -c 3000000 /dev/urandom > /dev/vdb; sync"
+    whole = await guest.run("sh", "-c", f"{write}; {READ}")
+    source, target = await guest.begin(mode="cold")
+    await guest.finish(source, target)
+    assert await guest.run("sh", "-c", READ) == whole
+    await guest.pair.remove(guest.web, guest.here)
+    assert [path.name for path in guest.files.iterdir()] == [f"{VOLUME}.qcow2"], "volumes outlive their guests"

@@ -1,0 +1,96 @@
+"""Storage pools as the deciders see them: who lacks one is told so, what is shared stays where it is when its guest moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.scenario.moving_lab import MovingLab
+
+from weft.kinds.allocation import ROOT
+from weft.kinds.decision import DecisionSpec
+from weft.kinds.node import NodePool
+from weft.kinds.volume import VolumeStatus
+from weft.objects.envelope import decode_part
+
+GIB = 1024**3
+SAN = NodePool("san", "id-of-the-san", 100 * GIB, 50 * GIB)
+OTHER = NodePool("san", "id-of-another", 100 * GIB, 50 * GIB)
+AWAY = NodePool("san", problem="not mounted")
+
+
+async def test_a_vm_goes_where_its_pool_is_and_each_other_node_says_what_it_lacks(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.add_node("n2", pools=[AWAY])
+        await lab.add_node("n3", pools=[SAN])
+        await lab.pass_time(2)
+        await lab.put_vm("web", node=None, pool="san")
+        await lab.until_phase("web", "Running")
+        [place] = await lab.allocations()
+        assert (place.node, place.pool, place.pool_id) == ("n3", "san", SAN.id)
+        decision = await lab.get("/decision/default/vm.web")
+        assert decision is not None
+        verdicts = {v.node: v.reason for v in decode_part(decision.spec, DecisionSpec).verdicts}
+        lacking = "has no storage pool san that can be used"
+        assert verdicts == {"n1": lacking, "n2": lacking, "n3": ""}
+
+
+async def test_what_both_nodes_see_is_shared_by_a_move_and_what_bears_the_same_name_only_is_not(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.put("volume", "data", {"size": GIB, "pool": "san"}, finalizers=("volume",))
+        await lab.put("volume", "own", {"size": GIB}, finalizers=("volume",))
+        await lab.add_node("n1", pools=[SAN])
+        await lab.add_node("n2", pools=[SAN])
+        await lab.add_node("n3", pools=[OTHER])
+        await lab.add_node("n4")
+        await lab.pass_time(2)
+        await lab.put_vm("web", node=None, pool="san", volumes=["data", "own"])
+        await lab.until_phase("web", "Running")
+        [place] = await lab.allocations()
+        here, there = ("n1", "n2") if place.node == "n1" else ("n2", "n1") if place.node == "n2" else ("n3", "")
+        if not there:  # begin where it is shared
+            await lab.migrate("web", "first", to="n1")
+            await lab.until_migration("Succeeded", "first")
+            here, there = "n1", "n2"
+        await lab.migrate("web", "m", to=there)
+        await lab.until_migration("Succeeded", "m")
+        [place] = await lab.allocations()
+        sides = [spec.move for node in lab.nodes.values() for spec in node.specs.values() if spec.move is not None]
+        data, own = (volume.uid for volume in place.volumes)
+        assert {move.shared for move in sides if move.peer in (here, there)} >= {(ROOT, data)}
+        assert not any(own in move.shared for move in sides)
+        assert [volume.pool_id for volume in place.volumes] == [SAN.id, ""]
+        volume = await lab.get("/volume/default/data")
+        assert volume is not None and decode_part(volume.status, VolumeStatus).pool_id == SAN.id
+        await lab.migrate("web", "elsewhere", to="n3")
+        await lab.until_migration("Succeeded", "elsewhere")
+        [place] = await lab.allocations()
+        assert (place.node, place.pool_id, place.volumes[0].pool_id) == ("n3", OTHER.id, OTHER.id)
+        moves = [spec.move for node in lab.nodes.values() for spec in node.specs.values() if spec.move is not None]
+        assert any(move.peer == "n3" and move.shared == () for move in moves), "the disks went over"
+
+
+async def test_a_volume_in_a_shared_pool_is_used_from_any_node_that_sees_it(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.put("volume", "data", {"size": GIB, "pool": "san"}, finalizers=("volume",))
+        for name, pool in (("n1", SAN), ("n2", SAN), ("n3", OTHER)):
+            await lab.add_node(name, pools=[pool])
+        await lab.pass_time(2)
+        await lab.put_vm("web", node="n1", volumes=["data"])
+        await lab.until_phase("web", "Running")
+        await lab.put_vm("db", node="n2", volumes=["data"])
+        await lab.pass_time(5)
+        placed = await lab.placed("db")
+        assert placed is not None and placed.reason == "volumeInUse", "one writer at a time"
+        await lab.delete("/vm/default/web")
+        await lab.until_phase("db", "Running")
+        await lab.delete("/vm/default/db")
+        await lab.pass_time(5)
+        await lab.put_vm("late", node="n3", volumes=["data"])
+        await lab.pass_time(5)
+        placed = await lab.placed("late")
+        assert placed is not None and "1 without its storage pool" in placed.message
+        decision = await lab.get("/decision/default/vm.late")
+        assert decision is not None
+        said = [v.reason for v in decode_part(decision.spec, DecisionSpec).verdicts if v.node == "n3"]
+        assert said == ["its pool san is other storage than the one where a volume's data lies"]
