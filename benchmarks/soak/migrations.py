@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -266,7 +267,7 @@ def measure() -> Measurement:
     try:
         cluster.up()
         journeys.run()
-    except (Broken, AssertionError) as problem:
+    except (Broken, AssertionError, subprocess.TimeoutExpired) as problem:
         begun.broken = f"move {begun.moves + 1}: {problem}"
         print(f"  broken: {begun.broken}", flush=True)
         shutil.rmtree(BROKEN, ignore_errors=True)

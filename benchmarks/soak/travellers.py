@@ -69,8 +69,8 @@ class Traveller:
         if self.kind.volume:
             self.cluster.ok("create", "volume", f"{self.name}-data", "--size", f"{VOLUME_MIB}M", *pool)
             words += ["--volume", f"{self.name}-data"]
-        words += ["--publish", f"{self.port}:7", "--grace", "60s"]
-        self.cluster.ok("vm", "create", self.name, *words, timeout=600)
+        words += ["--publish", f"{self.port}:7", "--grace", "60s", "--timeout", "1500s"]
+        self.cluster.ok("vm", "create", self.name, *words, timeout=1530)
         for name, program in self._programs.items():
             self.run(f"cat > /root/{name}; chmod +x /root/{name}", stdin=program)
         for disk in self._bulk():

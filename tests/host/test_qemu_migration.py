@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import subprocess
 import uuid
@@ -16,6 +17,8 @@ from test_qemu_crashes import MOST_STEPS, crash
 
 from weft.contracts.migration import MoveSettings
 from weft.contracts.runtime import GuestPlan
+from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.objects.errors import Unavailable
 from weft.transfer.plan import Leeway, reconsider
 
 pytest.register_assert_rewrite("tests.conformance.runtime_contract", "tests.conformance.runtime_moves")
@@ -85,6 +88,33 @@ class TestQemuMoves(MovePromises):
         assert checked.returncode == 0, checked
         await there.remove(plan.id)
         lab.plan("mover")  # makes the disk anew
+
+    async def test_a_monitor_lost_again_and_again_only_delays_a_guest_that_takes_its_disk_along(
+        self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan
+    ) -> None:
+        seen, there_plan = await self.look(here, plan), on_own_disk(other_lab, plan)
+        settings = MoveSettings("multifd-zstd", streams=2, copied_disks=("root",), bytes_per_second=64 << 20)
+        sockets = await there.moves.expect(there_plan, await here.moves.describe(plan.id), "deaf", settings)
+        await here.moves.send(plan.id, "deaf", sockets, settings)
+        assert isinstance(here, QemuDriver)
+        guest, phase, lost = await here.moves._guests.get(plan.id), "moving", 0
+        while phase not in ("handed over", "failed"):
+            with contextlib.suppress(Unavailable):
+                phase = (await here.moves.progress(plan.id, "deaf")).phase
+                if lost < 8:
+                    guest.monitor().close()
+                    lost += 1
+            await asyncio.sleep(0.1)
+        assert (phase, lost) == ("handed over", 8)
+        await come_to(there, plan, "deaf", "arrived")
+        await there.moves.take_over(plan.id, "deaf")
+        await here.moves.leave(plan.id, "deaf")
+        await here.remove(plan.id)
+        await self.look(there, plan, after=seen + 1)
+        await there.stop(plan.id, grace_seconds=0)
+        await there.remove(plan.id)
+        Path(plan.disks[0].path).unlink()
+        lab.plan("mover")
 
     async def test_a_driver_killed_at_any_step_of_the_hand_over_leaves_one_guest_and_the_next_finishes_it(
         self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from typing import Any
 
@@ -17,12 +18,14 @@ import msgspec
 from weft.contracts.migration import MoveEvent, MoveSettings
 from weft.contracts.runtime import GuestPlan
 from weft.drivers.runtime.qemu.devices import disk_node
-from weft.drivers.runtime.qemu.guest import Guest
+from weft.drivers.runtime.qemu.guest import HANDED_OVER, Guest
 from weft.drivers.runtime.qemu.migration import COPY, begin_sending, inspect_copies, run_on
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
-from weft.objects.errors import DriverFailed, InvalidInput
+from weft.objects.errors import DriverFailed, InvalidInput, Unavailable
 
+log = logging.getLogger("weft.agent")
 CLOSE_SECONDS = 30.0
+AGAIN_SECONDS = 0.1  # until a QEMU that didn't answer is asked again
 LOOK_SECONDS = 0.1  # besides QEMU's events
 SYNC_SECONDS = 0.1
 
@@ -76,45 +79,69 @@ async def begin_copies(guest: Guest, settings: MoveSettings) -> None:
 
 async def lead_copies(guest: Guest, settings: MoveSettings) -> None:
     """Memory follows once all copies are whole, and the switch once they are closed. Returns when the move is through or
-    broken; a guest that stood still for it then runs on."""
+    broken; a guest that stood still for it then runs on. A QEMU that doesn't answer for a while is asked again: until then
+    the guest may be standing still."""
     if not settings.copied_disks:
         return
-    qmp, closed = guest.monitor(), False
     with guest.watched() as events:
         while not guest.ended.is_set():
-            while not events.empty():
-                events.get_nowait()
-            jobs = {} if closed else await inspect_copies(qmp)
-            status, move = "none", guest.record.move
-            if move is not None and move.sending:  # before, its answer is of an earlier move
-                status = (await qmp.execute("query-migrate")).get("status", "none")
-            broken = any("error" in job for job in jobs.values())
-            if broken and status in ("setup", "active", "pre-switchover"):
-                await qmp.execute("migrate_cancel")
-            elif status == "pre-switchover" and not closed:
-                closed = True
-                if await _close_copies(qmp, jobs, events):
-                    await qmp.execute("migrate-continue", state="pre-switchover")
-                else:
-                    await qmp.execute("migrate_cancel")
-            elif status == "none" and broken:
-                return
-            elif status == "none" and move is not None and _are_whole(jobs, settings):
-                guest.record.move = msgspec.structs.replace(move, sending=True)
-                await guest.save_record()
-                try:
-                    await begin_sending(guest, settings)
-                except QmpError:
-                    await drop_copies(guest)
-                    await run_on(guest)
+            try:
+                if await _lead(guest, guest.monitor(), settings, events):
                     return
-            elif status == "completed":
-                return  # what is left of the mirrors ends with the machine, or with ``cancel``
-            elif status in ("failed", "cancelled"):
+            except (Unavailable, DriverFailed) as problem:
+                log.warning("%s: its move goes on once QEMU answers: %s", guest.record.plan.name, problem.message)
+                await guest.clock.sleep(AGAIN_SECONDS)
+
+
+async def _lead(guest: Guest, qmp: Qmp, settings: MoveSettings, events: asyncio.Queue[MoveEvent | None]) -> bool:
+    """From whatever has come to pass: True once it is through or broken. Raises Unavailable, and DriverFailed where QEMU is
+    through with what it is told, or doesn't end it."""
+    closed = False
+    while not guest.ended.is_set():
+        while not events.empty():
+            events.get_nowait()
+        jobs = {} if closed else await inspect_copies(qmp)
+        status, move = "none", guest.record.move
+        if move is not None and move.sending:  # before, its answer is of an earlier move
+            status = await _inspect_sending(qmp)
+        broken = any("error" in job for job in jobs.values())
+        if broken and status in ("setup", "active", "pre-switchover"):
+            await qmp.execute("migrate_cancel")
+        elif status == "pre-switchover" and not closed:
+            closed = True
+            if await _close_copies(qmp, jobs, events):
+                await qmp.execute("migrate-continue", state="pre-switchover")
+            else:
+                await qmp.execute("migrate_cancel")
+        elif status == "none" and broken:
+            return True
+        elif status == "none" and move is not None and _are_whole(jobs, settings):
+            guest.record.move = msgspec.structs.replace(move, sending=True)
+            await guest.save_record()
+            try:
+                await begin_sending(guest, settings)
+            except QmpError:
+                if await _inspect_sending(qmp) != "none":
+                    continue  # it was told before, and has not answered then
                 await drop_copies(guest)
-                return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(events.get(), LOOK_SECONDS)
+                await run_on(guest)
+                return True
+        elif status == "completed":
+            return True  # what is left of the mirrors ends with the machine, or with ``cancel``
+        elif status in ("failed", "cancelled"):
+            await drop_copies(guest)
+            return True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(events.get(), LOOK_SECONDS)
+    return True
+
+
+async def _inspect_sending(qmp: Qmp) -> str:
+    """What QEMU calls the state of what it sends. A machine that came here by a move is ``completed`` by that one."""
+    status = str((await qmp.execute("query-migrate")).get("status", "none"))
+    if status == "completed" and (await qmp.execute("query-status"))["status"] != HANDED_OVER:
+        return "none"
+    return status
 
 
 def _are_whole(jobs: dict[str, dict[str, Any]], settings: MoveSettings) -> bool:
@@ -125,9 +152,11 @@ async def _close_copies(qmp: Qmp, jobs: dict[str, dict[str, Any]], events: async
     """End the mirrors where they stand, with the guest standing still; False if one has failed, or doesn't end. They are
     cleared away later: each word to QEMU would lengthen the pause."""
     still = [name for name, job in jobs.items() if job["status"] != "concluded"]
-    await asyncio.gather(
-        *(qmp.execute("block-job-cancel", device=name) for name in still)
-    )  # ready: what is there stays
+    for refused in await asyncio.gather(
+        *(qmp.execute("block-job-cancel", device=name) for name in still), return_exceptions=True
+    ):  # ready: what is there stays
+        if isinstance(refused, BaseException) and not isinstance(refused, QmpError):  # QmpError: it ends already
+            raise refused
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             while not _are_over(jobs := await inspect_copies(qmp)):

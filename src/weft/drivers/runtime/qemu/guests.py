@@ -85,7 +85,7 @@ class Guests:
             if guest.running:
                 await (settle_move(guest) if guest.in_move else settle_memory(guest))
             move = guest.record.move
-            if guest.running and guest.has_monitor() and move is not None and move.role == "source":
+            if guest.running and move is not None and move.role == "source":
                 guest.beside = guest.keep(lead_copies(guest, move.settings))
                 guest.keep(keep_synced(guest))
 
