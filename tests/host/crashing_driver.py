@@ -19,7 +19,7 @@ import msgspec
 from weft.contracts.host import Host
 from weft.contracts.migration import MoveSettings, MoveSockets
 from weft.contracts.runtime import GuestPlan
-from weft.drivers.runtime.qemu import guest, launch, memory, qmp
+from weft.drivers.runtime.qemu import guest, launch, memory, moves, qmp
 from weft.drivers.runtime.qemu.driver import QemuDriver
 
 HOST, PLAN, VERB, STEP = sys.argv[1:5]
@@ -63,6 +63,7 @@ async def main() -> None:
     plan = msgspec.json.decode(PLAN, type=GuestPlan)
     qmp.Qmp.execute = counted(qmp.Qmp.execute, lambda _, command: command)  # type: ignore[method-assign]
     guest.write_record = counted(guest.write_record, lambda *_: "record")
+    moves.mark_taken = counted(moves.mark_taken, lambda *_: "mark")
     memory.keep_file = counted(memory.keep_file, lambda *_: "keep memory")
     launch._spawn = counted(launch._spawn, lambda *_: "spawn")
     launch.find_guest_process = counted(launch.find_guest_process, lambda *_: "look for it")

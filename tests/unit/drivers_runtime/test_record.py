@@ -7,9 +7,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from weft.contracts.migration import MoveSettings
 from weft.contracts.runtime import BootDisk, GuestPlan
 from weft.drivers.runtime.qemu.processes import ProcessId
-from weft.drivers.runtime.qemu.record import GuestRecord, decide_end, read_record, write_record
+from weft.drivers.runtime.qemu.record import (
+    GuestRecord,
+    MoveRecord,
+    decide_end,
+    mark_taken,
+    prepare_mark,
+    read_record,
+    write_record,
+)
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
 PLAN = GuestPlan("abcdefghij", "uid-1", "web", 1, "q35", 1.0, 1, 1 << 20, BootDisk(), [], [])
@@ -22,6 +31,33 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     for durable in (True, False):
         write_record(paths, RECORD, durable=durable)
         assert read_record(paths) == RECORD
+
+
+def test_a_mark_says_before_the_record_does_that_the_guest_may_have_run_here(tmp_path: Path) -> None:
+    paths = GuestPaths(tmp_path / "run", tmp_path / "state")
+    coming = msgspec.structs.replace(RECORD, move=MoveRecord("move-1.2", "target", MoveSettings()))
+
+    def taken(record: GuestRecord = coming) -> bool:
+        write_record(paths, record, durable=True)
+        found = read_record(paths)
+        assert found is not None
+        assert found.move is not None
+        return found.move.taken
+
+    assert not taken()
+    with pytest.raises(FileNotFoundError):
+        mark_taken(paths, "move-1.2")  # no room was prepared: nothing is pretended
+    prepare_mark(paths)
+    assert not taken()
+    mark_taken(paths, "move-1.1")  # an earlier try's
+    assert not taken()
+    mark_taken(paths, "move-1.2")
+    assert taken()
+    assert paths.taken.stat().st_size == 512
+    going = msgspec.structs.replace(RECORD, move=MoveRecord("move-1.2", "source", MoveSettings()))
+    assert not taken(going)
+    prepare_mark(paths)  # it comes once more
+    assert not taken()
 
 
 def test_a_newer_field_does_not_hide_a_guest(tmp_path: Path) -> None:

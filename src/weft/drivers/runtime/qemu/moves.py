@@ -44,7 +44,7 @@ from weft.drivers.runtime.qemu.migration import (
     run_on,
 )
 from weft.drivers.runtime.qemu.processes import host_boot_id
-from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, MoveRecord
+from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, MoveRecord, mark_taken, prepare_mark
 from weft.drivers.runtime.qemu.sampling import sample_load
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
@@ -99,6 +99,7 @@ class QemuMoves:
             waiting = self._guests.add(record)
             try:
                 await waiting.save_record()
+                await asyncio.to_thread(prepare_mark, waiting.paths)
                 await launch_guest(waiting, facts, self._cgroups, incoming=True)
                 assert record.frame is not None
                 await plug_cpus(waiting.monitor(), record.frame.vcpus + record.frame.plugged_vcpus)
@@ -228,9 +229,10 @@ class QemuMoves:
                 if (phase := (await inspect_move(guest)).phase) != "arrived":
                     raise IllegalTransition(f"guest {record.plan.name} has not arrived here: its move is {phase}")
                 record.move = msgspec.structs.replace(move, taken=True)
-                await asyncio.gather(guest.save_record(), withdraw_disks(guest, move.settings))
+                await asyncio.gather(_mark_taken(guest, key), withdraw_disks(guest, move.settings))
             if guest.running:
                 await run_on(guest)
+            guest.keep(guest.save_record(durable=False))
         self._guests.notify()
         return guest.facts()
 
@@ -279,6 +281,14 @@ class QemuMoves:
         if move is None or move.key != key or (role is not None and move.role != role):
             raise IllegalTransition(f"guest {name} is in no such move here", details={"move": key})
         return move
+
+
+async def _mark_taken(guest: Guest, key: str) -> None:
+    """That it may have run here is on disk when this returns."""
+    try:
+        await asyncio.to_thread(mark_taken, guest.paths, key)
+    except OSError:  # it was expected by an older weft
+        await guest.save_record()
 
 
 def _sockets(guest: Guest, settings: MoveSettings) -> MoveSockets:

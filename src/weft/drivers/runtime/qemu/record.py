@@ -20,6 +20,8 @@ from weft.drivers.runtime.qemu.frame import Frame
 from weft.drivers.runtime.qemu.processes import ProcessId
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
+MARK_BYTES = 512  # a sector, written whole or not at all: longer than any move's key
+
 
 class GuestEnd(msgspec.Struct, frozen=True):
     state: GuestState
@@ -29,7 +31,8 @@ class GuestEnd(msgspec.Struct, frozen=True):
 
 class MoveRecord(msgspec.Struct, frozen=True):
     """A move that this side has part in, or had. Each mark is on disk before the step that makes it true: ``sending``: the
-    source's memory may be on its way; ``taken``: the target may have run; ``left``: the source was told to go."""
+    source's memory may be on its way; ``taken``: the target may have run, which a file beside says first; ``left``: the
+    source was told to go."""
 
     key: str
     role: Literal["source", "target"]
@@ -70,9 +73,36 @@ class GuestRecord(msgspec.Struct):
 def read_record(paths: GuestPaths) -> GuestRecord | None:
     """None if there is none, or none that can be read: then nothing of this guest was ever begun."""
     try:
-        return msgspec.json.decode(paths.record.read_bytes(), type=GuestRecord)
+        record = msgspec.json.decode(paths.record.read_bytes(), type=GuestRecord)
     except (OSError, msgspec.DecodeError):
         return None
+    if record.move is not None and record.move.role == "target" and _read_mark(paths) == record.move.key:
+        record.move = msgspec.structs.replace(record.move, taken=True)
+    return record
+
+
+def prepare_mark(paths: GuestPaths) -> None:
+    """Room on disk for ``mark_taken``, so that it changes nothing but the bytes of one sector. Raises OSError."""
+    write_durably(paths.taken, bytes(MARK_BYTES), 0o644)
+
+
+def mark_taken(paths: GuestPaths, key: str) -> None:
+    """Of the guest that has come by the move ``key``: it may have run here, on disk when this returns. A record that is
+    replaced waits for the disk three times and for whatever else the file system has to write; this waits once, for one
+    sector, within the guest's pause. Raises OSError where there is no room prepared."""
+    descriptor = os.open(paths.taken, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(descriptor, key.encode().ljust(MARK_BYTES, b"\0"), 0)
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_mark(paths: GuestPaths) -> str:
+    try:
+        return paths.taken.read_bytes().rstrip(b"\0").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def write_record(paths: GuestPaths, record: GuestRecord, *, durable: bool) -> None:

@@ -118,6 +118,11 @@ class GuestPaths(msgspec.Struct, frozen=True):
         return self.state / "guest.json"
 
     @property
+    def taken(self) -> Path:
+        """Says of which move's guest it may have run here: before the record does."""
+        return self.state / "taken"
+
+    @property
     def memory(self) -> Path:
         return self.state / "memory"
 
