@@ -57,6 +57,19 @@ async def test_an_allocation_comes_to_run_and_is_reported_with_its_boot_id_and_s
         assert lab.server.node_report is not None and lab.server.node_report.epoch == "e1"
 
 
+async def test_room_that_is_held_for_later_is_nothing_to_a_node(lab: Lab) -> None:
+    room, web = make_allocation("later", role="reserved"), make_allocation()
+    async with lab.agent() as agent:
+        lab.server.put(room, web)
+        await lab.until_state(web, "running")
+        assert agent.find_guest(room.name) is None and lab.guest(room) is None
+        assert lab.copies() == [f"{short_id(web.uid)}.json"]
+        lab.server.delete(room)
+        await lab.settle()
+        assert lab.server.node_report is not None and lab.server.node_report.orphans == []
+    assert lab.server.get(web).deleting_since is None
+
+
 async def test_its_states_on_the_way_are_told_in_order(lab: Lab) -> None:
     lab.orders.boot_seconds = 0.5
     lab.orders.delay_seconds["start"] = 0.3

@@ -1,6 +1,6 @@
 """Gives a Migration its target: decides on the VM as if it had no place, on all nodes but its own, and makes both sides of
 the move in one commit. For one that is planned for later it makes an allocation that only holds room there; when its time
-comes that becomes the target, if it still can. Pure but for the snapshot, in which either is counted at once.
+comes the target takes its place, in one commit, if it still can. Pure but for the snapshot, in which either is counted at once.
 
 What doesn't fit now is asked again later, as long as its Migration waits.
 """
@@ -157,8 +157,9 @@ def _read_cpu(view: View, spec: AllocationSpec) -> str | None:
 def plan_target(
     view: View, engine: Engine, item: Item, strategy: str, silent: list[str], now: float
 ) -> tuple[Commit | None, list[str]]:
-    """Both sides of a move, or the refusal; and the keys of the allocations that it makes or takes away. Room that is held
-    becomes the target where it fits there still."""
+    """Both sides of a move, or the refusal; and the keys of the allocations that it makes or takes away. Where room is held
+    the target is made in its stead, if the VM fits there still: another allocation, so that one that a node knows was never
+    anything else, whatever store is restored."""
     mover = _read(view, item, strategy, silent, later=False)
     if not isinstance(mover, Mover):
         return _plan_waiting(item, mover, now), []
@@ -171,34 +172,27 @@ def plan_target(
         return _plan_refusal(view, item, candidate, explanation, timing), []
     node = view.find(NODES_BY_UID, engine.snapshot.uids[row])[0]
     load = _load(engine, mover, candidate, row, held)
-    uid = room.uid if room is not None and found is not None else new_uid()
+    uid = new_uid()
     source, target = _make_sides(view, item, mover, node, uid, load)
     there = _make_allocation(mover, node, uid, target, now)
-    assumed = [there.key]
-    writes: list[Write] = []
-    proofs: list[Precondition] = [Absent(there.key)]
-    if room is not None:
-        proofs = [unchanged(room)]
-        if found is not None:
-            there.created_at, there.generation = room.envelope.created_at, room.envelope.generation + 1
-        else:
-            engine.snapshot.drop_allocation(room.key)
-            assumed, writes, proofs = [*assumed, room.key], [delete(room)], [*proofs, Absent(there.key)]
+    for one in held:
+        engine.snapshot.drop_allocation(one.key)
     engine.snapshot.put_allocation(there.key, node.uid, candidate.request.amounts, load)
     here = edit(mover.source)
     here.spec = merge_part(here.spec, source)
     here.generation += 1
     placed = _put_condition(item, Condition("Placed", "True", "Placed", f"on {node.envelope.name}", now))
-    writes += [put(there), put(here), *([placed] if placed is not None else [])]
+    writes: list[Write] = [*(delete(one) for one in held), put(there), put(here)]
+    writes += [placed] if placed is not None else []
     if found is None:  # else what was decided when it was planned still holds
         writes.append(put_decision(view, item, candidate, explanation, timing))
     commit = Commit(
         item.key,
         writes,
-        [*_unchanged(item, mover, node), *proofs],
+        [*_unchanged(item, mover, node), Absent(there.key), *(unchanged(one) for one in held)],
         [Event("Normal", "Placed", f"{source.node} → {node.envelope.name}", item.envelope.ref, SOURCE)],
     )
-    return commit, assumed
+    return commit, [there.key, *(one.key for one in held)]
 
 
 def plan_room(
