@@ -3,12 +3,15 @@ is told, and a drain outlives whoever leads it."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
-from tests.scenario.moving_lab import MovingLab, World
+from tests.scenario.moving_lab import MIB, MovingLab, MovingNode, World
 
 from weft.controllers.draining import AT_ONCE
+from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec
 from weft.kinds.migration import ENDED, MigrationStatus
 from weft.kinds.report import ReportStatus
 from weft.objects.envelope import Condition, Envelope, decode_part, merge_part
@@ -245,3 +248,61 @@ async def test_what_is_bound_to_a_node_is_told_to_be(tmp_path: Path) -> None:
             told_
             == "1 left; vm/vm-0 can't leave: pinned: it is bound to node n1 (spec.node), so it can't go to another"
         )
+
+
+class TimedLab(MovingLab):
+    """Its guests take time to get ready, to go over a link that all of them share, and to be cleared away."""
+
+    READY_SECONDS, CLEAR_SECONDS, GUEST_SECONDS, TICK = 2.5, 1.5, 4.0, 0.25
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.since: dict[str, float] = {}
+        self.left: dict[str, float] = {}  # by move, in seconds of the whole link
+        self.most = 0
+
+    def _is_over(self, what: str, seconds: float) -> bool:
+        return self.clock.elapsed() - self.since.setdefault(what, self.clock.elapsed()) >= seconds
+
+    def _step_source(
+        self, spec: AllocationSpec, move: AllocatedMove, world: World, old: AllocationReport, deleting: bool
+    ) -> AllocationReport:
+        if deleting:
+            over = self._is_over(f"clear {move.key}", self.CLEAR_SECONDS)
+            return super()._step_source(spec, move, world, old, deleting) if over else old
+        if move.address and not self._is_over(f"ready {move.key}", self.READY_SECONDS):
+            return old
+        left = self.left.setdefault(move.key, self.GUEST_SECONDS) if move.address else 0.0
+        if left <= 0 or old.move is None or old.move.phase != "moving":
+            return super()._step_source(spec, move, world, old, deleting)
+        share = MIB // sum(one > 0 for one in self.left.values())
+        gone = int((self.GUEST_SECONDS - left) * MIB)
+        progress = {"sent_bytes": gone, "remaining_bytes": int(left * MIB), "bytes_per_second": share}
+        return msgspec.structs.replace(old, move=msgspec.structs.replace(old.move, **progress))
+
+    async def tick(self, node: MovingNode) -> None:
+        while True:
+            await self.clock.sleep(self.TICK)
+            going = [key for key, left in self.left.items() if left > 0]
+            self.most = max(self.most, len(going))
+            for key in going:
+                self.left[key] -= self.TICK / len(going)
+            for uid in list(node.specs):
+                await node.act(f"/allocation/-/{node.uid}.{uid}")
+
+
+async def test_twenty_guests_leave_about_as_fast_as_the_link_allows(tmp_path: Path) -> None:
+    async with TimedLab(tmp_path) as lab:
+        await fill(lab, 20, cpu=0.1, memory=GIB // 8)
+        for name in ("n2", "n3"):
+            await lab.add_node(name)
+        await lab.pass_time(3)
+        node = lab.nodes["n1"]
+        assert isinstance(node, MovingNode)
+        ticking = asyncio.ensure_future(lab.tick(node))
+        began = lab.clock.elapsed()
+        await drain(lab, "n1")
+        await until_told(lab, "n1", "Drained", 1000)
+        ticking.cancel()
+        assert lab.clock.elapsed() - began <= 1.15 * 20 * lab.GUEST_SECONDS
+        assert lab.most <= 2 * AT_ONCE

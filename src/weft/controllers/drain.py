@@ -19,7 +19,7 @@ from weft.client.indexes import ALLOCATIONS_BY_NODE, MIGRATIONS_BY_WORKLOAD, NOD
 from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent
-from weft.controllers.draining import Leaver, Way, Window, choose_next, describe_drain
+from weft.controllers.draining import Leaver, Way, Window, choose_next, describe_drain, find_end
 from weft.controllers.loop import Plan, moved
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.migration import ENDED, MIGRATION, MigrationSpec, MigrationStatus
@@ -144,7 +144,11 @@ def _read_migrations(view: View, node: Item, leaver: Leaver, begun_at: float, no
             placed = item.envelope.condition("Placed")
             verdict = f"{placed.reason}: {placed.message}" if placed is not None and placed.status == "False" else ""
             return msgspec.structs.replace(
-                leaver, migration=item.envelope.name, target=status.target, verdict="" if status.target else verdict
+                leaver,
+                migration=item.envelope.name,
+                target=status.target,
+                verdict="" if status.target else verdict,
+                leaves_link=find_end(status),
             )
         if item.envelope.labels.get(LABEL) == node.envelope.name:
             ended.append((item.envelope.created_at, item))

@@ -8,9 +8,11 @@ from typing import Literal
 
 import msgspec
 
+from weft.kinds.migration import MigrationStatus
 from weft.kinds.node import NodeSpec
 
 AT_ONCE = 2  # moves from one node: more than one, so that one that prepares doesn't leave the link idle
+AHEAD_SECONDS = 3.0  # before a move leaves the link the next one begins: about as long as it takes to get ready
 _NAMED = 5  # workloads that are told by name
 
 Way = Literal["live", "cold", "not yet", "never"]
@@ -19,7 +21,7 @@ Way = Literal["live", "cold", "not yet", "never"]
 class Leaver(msgspec.Struct, frozen=True, kw_only=True):
     """A workload that is to leave. ``cost``: bytes that will go over. ``verdict``: why it has no target, of the Migration
     ``migration`` that is under way, or why the last one (whose uid is ``last``) failed, which is ``retry_seconds`` from being
-    tried again."""
+    tried again. ``leaves_link``: in about how many seconds that one needs the link no more; None: that can't be told yet."""
 
     key: str
     name: str
@@ -34,6 +36,7 @@ class Leaver(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str = ""
     retry_seconds: float = 0.0
     last: str = ""
+    leaves_link: float | None = None
 
     @property
     def stuck(self) -> bool:
@@ -60,8 +63,9 @@ class Window(msgspec.Struct, frozen=True):
 
 
 def choose_next(leavers: Sequence[Leaver], room: int) -> list[Leaver]:
-    """Whose move begins now. Those that share a network go one after the other, so that they are apart for a short time; the
-    cheapest such group first, and in it the cheapest. What finds no target holds up nobody."""
+    """Whose move begins now: as many as may use the link, beside those that need it for no longer than others take to get
+    ready, else it would lie idle between two moves. Those that share a network go one after the other, so that they are
+    apart for a short time; the cheapest such group first, and in it the cheapest. What finds no target holds up nobody."""
     groups = _find_groups(leavers)
     waiting = [
         leaver
@@ -70,8 +74,20 @@ def choose_next(leavers: Sequence[Leaver], room: int) -> list[Leaver]:
     ]
     weight = {leaver.key: (groups[leaver.key], leaver.cost, leaver.key) for leaver in leavers}
     waiting.sort(key=lambda leaver: weight[leaver.key])
-    busy = sum(bool(leaver.migration) and not leaver.stuck for leaver in leavers)
-    return waiting[: max(0, min(AT_ONCE, room) - busy)]
+    moving = [leaver for leaver in leavers if leaver.migration and not leaver.stuck]
+    busy = sum(leaver.leaves_link is None or leaver.leaves_link > AHEAD_SECONDS for leaver in moving)
+    return waiting[: max(0, min(AT_ONCE - busy, 2 * AT_ONCE - len(moving), room - busy))]
+
+
+def find_end(status: MigrationStatus) -> float | None:
+    """In about how many seconds a move needs the link no more; None: that can't be told."""
+    if status.phase in ("Switching", "Finishing"):
+        return 0.0
+    progress = status.progress
+    if status.phase != "Moving" or progress is None or not progress.bytes_per_second or not progress.sent_bytes:
+        return None
+    net = progress.bytes_per_second - progress.dirty_bytes_per_second
+    return progress.remaining_bytes / net if net > 0 else None
 
 
 def _find_groups(leavers: Sequence[Leaver]) -> dict[str, tuple[int, str]]:

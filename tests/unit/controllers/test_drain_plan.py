@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
-from weft.controllers.draining import AT_ONCE, Leaver, choose_next, describe_drain
+from weft.controllers.draining import AHEAD_SECONDS, AT_ONCE, Leaver, choose_next, describe_drain, find_end
+from weft.kinds.migration import MigrationStatus, MoveProgress
 
 MIB = 1 << 20
 ANY = Leaver(key="/vm/default/a", name="vm/a", uid="a", project="default", way="live", phase="Running", cost=128 * MIB)
@@ -27,6 +29,49 @@ def test_the_cheapest_goes_first_and_never_more_than_a_few_at_once() -> None:
     assert len(choose_next(waiting, 1)) == 1  # the other nodes can take no more
     moving = [msgspec.structs.replace(waiting[0], migration="m", target="n2"), *waiting[1:]]
     assert names(choose_next(moving, 10)) == ["vm/vm-128"]
+
+
+def test_the_next_one_begins_when_one_will_soon_need_the_link_no_more() -> None:
+    def moving(*seconds: float | None) -> list[Leaver]:
+        return [leaver(f"m{at}", migration=f"m{at}", target="n2", leaves_link=s) for at, s in enumerate(seconds)]
+
+    waiting = [leaver(f"vm-{number}") for number in range(9)]
+    for under_way, begin in (
+        (moving(None, None), 0),
+        (moving(60.0, 60.0), 0),
+        (moving(60.0, AHEAD_SECONDS), 1),
+        (moving(0.0, 1.0), 2),
+        (moving(0.0, 0.0, 0.0), 1),
+        (moving(0.0, 0.0, 0.0, 0.0), 0),
+        (moving(0.0, 0.0, None, None), 0),
+    ):
+        assert len(choose_next([*under_way, *waiting], 10)) == begin, under_way
+
+
+@pytest.mark.parametrize(
+    ("phase", "progress", "seconds"),
+    [
+        ("Preparing", {}, None),
+        ("Moving", {}, None),
+        ("Moving", {"sent_bytes": 1, "remaining_bytes": 100, "bytes_per_second": 50}, 2.0),
+        (
+            "Moving",
+            {"sent_bytes": 1, "remaining_bytes": 100, "bytes_per_second": 50, "dirty_bytes_per_second": 40},
+            10.0,
+        ),
+        (
+            "Moving",
+            {"sent_bytes": 1, "remaining_bytes": 100, "bytes_per_second": 50, "dirty_bytes_per_second": 60},
+            None,
+        ),
+        ("Moving", {"remaining_bytes": 0, "bytes_per_second": 50}, None),
+        ("Switching", {"sent_bytes": 1, "remaining_bytes": 100, "bytes_per_second": 50}, 0.0),
+        ("Finishing", {}, 0.0),
+    ],
+)
+def test_when_a_move_needs_the_link_no_more(phase: Any, progress: dict[str, int], seconds: float | None) -> None:
+    told = MoveProgress(**progress) if progress else None
+    assert find_end(MigrationStatus(phase=phase, progress=told)) == seconds
 
 
 def test_those_that_talk_to_each_other_go_one_after_the_other() -> None:
