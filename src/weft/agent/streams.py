@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from weft.agent.console import Consoles, follow_log
 from weft.agent.forward import serve_port, serve_screen
 from weft.agent.known import Wanted
+from weft.agent.sessions import Kept, place_of_target, serve_kept
 from weft.agent.stream import Stream
 from weft.agent.waiting import run_until_first_ends, within
-from weft.client.frames import FrameType, encode_error, encode_exit
+from weft.client.frames import FrameType, encode_error, encode_exit, encode_json
 from weft.contracts.clock import Clock
 from weft.contracts.network import NetworkDriver
 from weft.contracts.runtime import (
+    DETACHED,
+    SESSION_LOST,
     CanExec,
+    CanKeep,
     CanResize,
     ExecRequest,
     ExecSession,
     HasConsole,
+    KeptSession,
     RuntimeDriver,
+    SessionMark,
+    SessionStanding,
 )
 from weft.kinds.vm import ExecInput, ForwardInput, LogsInput
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
@@ -35,6 +42,7 @@ log = logging.getLogger("weft.agent")
 READY_SECONDS = 30.0
 AGAIN_SECONDS = 0.1
 LINGER_SECONDS = 5.0
+_ALIVE = ("starting", "running", "paused")
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -48,6 +56,15 @@ class Claims(msgspec.Struct, frozen=True):
     verb: str
     input: dict[str, Any] = {}
     subject: str = ""
+    session: SessionMark | None = None  # exec: of a gateway that can go on with it
+
+
+class _Elsewhere(Exception):
+    """The guest of a session is to be asked for at another place, or here once more."""
+
+    def __init__(self, place: dict[str, str] | None) -> None:
+        super().__init__()
+        self.place = place or {}
 
 
 class Streams:
@@ -108,15 +125,40 @@ class Streams:
         given = _read_input(claims, ExecInput)
         if not given.argv:
             raise InvalidInput("exec needs a command", field="argv", hint="weft vm exec NAME -- COMMAND …")
-        session = await self._open(wanted, ExecRequest(given.argv, given.env, given.cwd, given.tty))
+        request = ExecRequest(given.argv, given.env, given.cwd, given.tty)
+        try:
+            session = await self._open(wanted, request, claims.session)
+            if isinstance(session, KeptSession) and session.standing.run:
+                await self._keep(stream, cast(Kept, session), wanted)
+                return
+        except _Elsewhere as elsewhere:
+            await stream.send(encode_json(FrameType.DETACHED, elsewhere.place))
+            return
+        if claims.session is not None:
+            await stream.send(encode_json(FrameType.SESSION, msgspec.to_builtins(SessionStanding())))
         try:
             # The input's end is no reason to end; that the client has gone is: _pump_in then raises.
             await run_until_first_ends(_pump_out(stream, session), _pump_in(stream, session))
         finally:
             await session.close()
 
-    async def _open(self, wanted: Wanted, request: ExecRequest) -> ExecSession:
-        """Start the command, waiting up to READY_SECONDS for the guest's agent. Raises Unavailable after that."""
+    async def _keep(self, stream: Stream, session: Kept, wanted: Wanted) -> None:
+        try:
+            await serve_kept(stream, session, self._clock)
+        except Unavailable as problem:
+            if problem.token != DETACHED:
+                raise
+            facts, current = await self._runtime.inspect(wanted.id), self._find_guest(wanted.uid)
+            place = place_of_target(current or wanted, facts)
+            if place is None and (current is None or current.deleting or facts.state not in _ALIVE):
+                raise Unavailable(
+                    "the command was cut off: its guest or its agent ended", reason="guestEnded"
+                ) from None
+            raise _Elsewhere(place) from None
+
+    async def _open(self, wanted: Wanted, request: ExecRequest, mark: SessionMark | None) -> ExecSession:
+        """Start the command, or go on with it, waiting up to READY_SECONDS for the guest's agent. Raises Unavailable after
+        that."""
         if not isinstance(self._runtime, CanExec):
             raise Unavailable(f"runtime {self._runtime.name} can't run commands in guests", reason="unsupported")
         deadline = self._clock.elapsed() + READY_SECONDS
@@ -125,6 +167,10 @@ class Streams:
             current = self._find_guest(wanted.uid)
             if current is None or current.deleting or (current.spec.wish != "run" and facts.state != "running"):
                 raise IllegalTransition(f"{wanted.what} is not running", hint="start it first")
+            if mark is not None and (place := place_of_target(current, facts)) is not None:
+                raise _Elsewhere(place)
+            if mark is not None and mark.run and facts.state not in _ALIVE:
+                raise Unavailable("the command was cut off: its guest has ended", reason="guestEnded")
             if facts.state == "running" and facts.ready is None:
                 raise Unavailable(
                     f"{wanted.what}: no agent in it has answered, so no command can be run in it",
@@ -133,8 +179,12 @@ class Streams:
                 )
             if facts.state == "running" and facts.ready is not False:
                 try:
+                    if mark is not None and isinstance(self._runtime, CanKeep):
+                        return await self._runtime.exec_kept(wanted.id, request, mark)
                     return await self._runtime.exec(wanted.id, request)
                 except Unavailable as problem:
+                    if problem.token == SESSION_LOST:
+                        raise
                     log.debug("exec in %s: %s", wanted.what, problem.message)
             if self._clock.elapsed() >= deadline:
                 raise Unavailable(

@@ -126,6 +126,7 @@ async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, giv
         "guest_id": short_id(allocation.uid),
         "verb": verb.name,
         "input": plain,
+        "workload": {"kind": kind.name, "project": target.project, "name": name, "uid": envelope.uid},
         "expires": doors.clock.now() + LIFETIME_SECONDS,
         "subject": call.actor.name,
     }

@@ -23,7 +23,8 @@ HEADER = struct.Struct(">BI")
 
 
 class FrameType(IntEnum):
-    """``DATA_IN`` is stdin or raw bytes to the guest, ``DATA_OUT`` stdout or raw bytes from it."""
+    """``DATA_IN`` is stdin or raw bytes to the guest, ``DATA_OUT`` stdout or raw bytes from it. From ``SESSION`` on they are
+    between gateway and agent: of an exec session that outlives its connection."""
 
     HELLO = 0
     DATA_IN = 1
@@ -34,6 +35,10 @@ class FrameType(IntEnum):
     ERROR = 6
     RESIZE = 7
     PING = 8
+    SESSION = 9
+    ACK = 10
+    DETACHED = 11
+    HANG_UP = 12
 
 
 class Frame(msgspec.Struct, frozen=True):

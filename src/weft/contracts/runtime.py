@@ -176,12 +176,14 @@ class ExecRequest(msgspec.Struct, frozen=True):
 
 
 class ExecChunk(msgspec.Struct, frozen=True):
-    """A piece of output (``stdout``/``stderr``), or the end (``exit``: ``code``, or ``signal`` if killed by one)."""
+    """A piece of output (``stdout``/``stderr``), or the end (``exit``: ``code``, or ``signal`` if killed by one). Of a session
+    that is kept also ``taken``: how much of its stdin the command has taken in all."""
 
-    channel: Literal["stdout", "stderr", "exit"]
+    channel: Literal["stdout", "stderr", "exit", "taken"]
     data: bytes = b""
     code: int | None = None
     signal: int | None = None
+    taken: int = 0
 
 
 class ExecSession(Protocol):
@@ -210,6 +212,50 @@ class CanResize(Protocol):
 class CanExec(Protocol):
     async def exec(self, guest_id: str, request: ExecRequest) -> ExecSession:
         """Start a command in a ready guest. Raises Unavailable while the guest's agent doesn't answer."""
+
+
+DETACHED, SESSION_LOST = "sessionDetached", "sessionLost"  # reasons of Unavailable: to be gone on with, or not any more
+
+
+class SessionMark(msgspec.Struct, frozen=True):
+    """How far someone has come with an exec session that outlives the connection to its guest. ``key``: 32 hexadecimal digits
+    that name it; ``run``: of the guest's agent that has it, empty for one that is to begin; bytes of output that have arrived."""
+
+    key: str
+    run: str = ""
+    stdout: int = 0
+    stderr: int = 0
+
+
+class SessionStanding(msgspec.Struct, frozen=True):
+    """How far the guest has come with it. ``run``: as in the mark, empty for a guest that keeps no sessions; bytes of stdin that
+    are there, and that the command has taken; whether stdin's end is there."""
+
+    run: str = ""
+    received: int = 0
+    taken: int = 0
+    ended: bool = False
+
+
+@runtime_checkable
+class KeptSession(Protocol):
+    """An ExecSession that the guest keeps while nobody is connected to it. Its output raises Unavailable (``sessionDetached``)
+    when the connection is lost and the session isn't."""
+
+    standing: SessionStanding
+
+    def acknowledge(self, stdout: int, stderr: int) -> None:
+        """So many bytes have arrived since its beginning where they are wanted: the guest need not keep them."""
+
+    async def let_go(self) -> None:
+        """Leave it to whoever comes for it; the guest ends it if nobody does."""
+
+
+@runtime_checkable
+class CanKeep(Protocol):
+    async def exec_kept(self, guest_id: str, request: ExecRequest, mark: SessionMark) -> ExecSession:
+        """Begin a session, or go on with it; a KeptSession if the guest can. Raises Unavailable while the guest's agent doesn't
+        answer, and (``sessionLost``) when the guest has it no more."""
 
 
 @runtime_checkable

@@ -18,7 +18,8 @@ import msgspec
 from weft.client.frames import Frame, FrameType, encode_error, encode_frame, encode_hello
 from weft.contracts.clock import Clock
 from weft.gateway.connection import Connection
-from weft.gateway.splice import splice
+from weft.gateway.sessions import FindPlace, Place, SessionCarrier
+from weft.gateway.splice import Carried, splice
 from weft.gateway.websocket import receive_hello
 from weft.objects.errors import (
     Forbidden,
@@ -64,10 +65,14 @@ class _Pending(msgspec.Struct):
 
 
 class Gateway:
-    """One gateway; ``ticket_key`` is the key the doors sign with."""
+    """One gateway; ``ticket_key`` is the key the doors sign with. ``find_place`` asks the server where the workload of a ticket's
+    claims is."""
 
-    def __init__(self, tls: ssl.SSLContext, ticket_key: bytes, clock: Clock) -> None:
+    def __init__(
+        self, tls: ssl.SSLContext, ticket_key: bytes, clock: Clock, find_place: FindPlace | None = None
+    ) -> None:
         self._tls, self._ticket_key, self._clock = tls, ticket_key, clock
+        self._find_place = find_place or _find_nothing
         self._agents: dict[str, Connection] = {}
         self._pending: dict[str, _Pending] = {}
         self._streams: dict[str, int] = {}  # under way, by node uid
@@ -131,6 +136,7 @@ class Gateway:
         if role == "client":
             await self._serve_client(connection, str(given.get("ticket", "")))
         elif role == "agent":
+            connection.keeps_sessions = given.get("keeps_sessions") is True
             await self._serve_agent(connection, given.get("node_uid"))
         elif role == "stream":
             await self._take_stream(connection, str(given.get("stream", "")))
@@ -181,11 +187,7 @@ class Gateway:
         self._streams[claims.node_uid] = under_way + 1
         result, bytes_in, bytes_out = "failed", 0, 0
         try:
-            stream = await self._open(agent, claims.node_uid, whole)
-            try:
-                carried = await splice(client, stream, claims.node_uid)
-            finally:
-                stream.writer.close()
+            carried = await self._carry(client, agent, claims, whole)
             result, bytes_in, bytes_out = carried.result, carried.bytes_in, carried.bytes_out
         except WeftError as problem:
             result = problem.token
@@ -201,6 +203,23 @@ class Gateway:
                 *(result.replace(" ", "-"), seconds, bytes_in, bytes_out),
             )
         await self._within(client.drain(), LINGER_SECONDS)
+
+    async def _carry(self, client: Connection, agent: Connection, claims: Claims, whole: dict[str, Any]) -> Carried:
+        if claims.verb == "exec" and agent.keeps_sessions:
+            carrier = SessionCarrier(client, whole, self._open_at, self._find_place, self._clock)
+            return await carrier.carry(Place(claims.node_uid, claims.allocation, claims.guest_id))
+        stream = await self._open(agent, claims.node_uid, whole)
+        try:
+            return await splice(client, stream, claims.node_uid)
+        finally:
+            stream.writer.close()
+
+    async def _open_at(self, place: Place, claims: dict[str, Any]) -> Connection:
+        """Have the agent there dial, if it is connected now. Raises Unavailable."""
+        agent = self._agents.get(place.node_uid)
+        if agent is None or not agent.keeps_sessions:
+            raise Unavailable("the guest's node is not connected to the gateway", reason="agentServiceUnavailable")
+        return await self._open(agent, place.node_uid, claims)
 
     async def _find_agent(self, node_uid: str) -> Connection:
         """The node's control connection; waits a moment for one that was just restarted. Raises Unavailable."""
@@ -257,6 +276,10 @@ class Gateway:
         finally:
             working.cancel()
             limit.cancel()
+
+
+async def _find_nothing(claims: dict[str, Any]) -> Place | None:
+    return None
 
 
 async def _wait(arrived: asyncio.Future[Connection]) -> Connection:

@@ -13,7 +13,8 @@ from weft.client.frames import FrameType, encode_error, encode_frame
 from weft.gateway.connection import Connection
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 
-_END = (FrameType.EXIT, FrameType.ERROR)
+END = (FrameType.EXIT, FrameType.ERROR)
+_FROM_CLIENT = (FrameType.DATA_IN, FrameType.END_IN, FrameType.RESIZE, FrameType.PING)
 
 
 class Carried(msgspec.Struct):
@@ -51,7 +52,7 @@ async def splice(client: Connection, agent: Connection, node: str) -> Carried:
 
 async def _carry_in(client: Connection, agent: Connection, carried: Carried) -> None:
     while (frame := await client.receive()) is not None:
-        if frame.type in (FrameType.HELLO, *_END):
+        if frame.type not in _FROM_CLIENT:
             raise InvalidInput(f"a client may not send frames of type {frame.type}")
         carried.bytes_in += len(frame.payload)
         if not await agent.send(encode_frame(frame.type, frame.payload)):
@@ -65,7 +66,7 @@ async def _carry_out(agent: Connection, client: Connection, carried: Carried) ->
         if not await client.send(encode_frame(frame.type, frame.payload)):
             carried.result = "client gone"
             return True
-        if frame.type in _END:
+        if frame.type in END:
             carried.result = "done" if frame.type == FrameType.EXIT else frame.error().token
             return True
     return False

@@ -2,19 +2,30 @@
  *
  * The stream is a virtio-serial port (found by its name), or for tests any path or `fd:N`. Its other end may vanish and
  * come back at any moment, in the middle of a frame, so trust begins with HELLO: the host sends enough zeros to end any
- * frame, then HELLO with a random nonce; the agent hangs up every session, forgets what it wanted to send and answers
- * HELLO with the same nonce. Before that the host ignores what arrives. A zero where a frame begins is skipped. A frame
- * whose last byte isn't END_MARK was cut: it is not obeyed, and everything is ignored until the next HELLO.
+ * frame, then HELLO with a random nonce; the agent forgets what it wanted to send and answers HELLO with the same nonce.
+ * Before that the host ignores what arrives. A zero where a frame begins is skipped. A frame whose last byte isn't
+ * END_MARK was cut: it is not obeyed, and everything is ignored until the next HELLO.
+ *
+ * A session with a name (NAME) outlives its host: the guest may have moved to another one, or the host's agent may have
+ * been killed. Whoever comes next says the name and how much of the output has arrived, gets the rest, and hears how
+ * much of the input is here. Its exit is kept too, until HANG_UP says that it was heard. Nobody says the name for
+ * KEEP: it is hung up. Sessions without a name end with the host that began them. A host that knows of names says HELLO
+ * with channel 1, and once more with channel 0 for an agent that doesn't; the second one is passed over here.
  *
  * A frame: type u8, channel u8, length u16, session u32 (little endian), payload of at most 16 KiB, END_MARK.
- *   'H' HELLO    to the guest: magic, nonce. To the host: magic, nonce, version u8, boot id NUL, hostname NUL
+ *   'H' HELLO    to the guest: magic, nonce. To the host: magic, nonce, version u8, boot id NUL, hostname NUL, and NUL
+ *                after what tells this run of the agent from any other
  *   'B' BOOTED   to the host: an agent has just started (its predecessor's sessions are gone); answer with HELLO
+ *   'N' NAME     to the guest: 16 bytes, then u64 each of stdout and stderr that have arrived; channel 0: begin a session,
+ *                1: go on with one or begin it if it never was, 2: go on with one. To the host: channel 0 it is new, 1 it
+ *                goes on, 2 it is gone; u64 each of stdin that has come here, and that the command has taken; u8 its end
  *   'A' ARGUMENT to the guest: more of the request: folder, count, count × argument, then NAME=VALUE; each ends with NUL
  *   'X' EXECUTE  to the guest: start the request; channel 1 asks for a terminal
  *   'D' DATA     channel 0 stdin, 1 stdout, 2 stderr
- *   'C' CLOSE    that channel has ended
- *   'W' WINDOW   u32: so many more bytes may be sent on that channel; it begins with WINDOW bytes
- *   'K' HANG_UP  to the guest: SIGHUP to the command's process group, and forget the session
+ *   'C' CLOSE    to the guest: stdin has ended
+ *   'W' WINDOW   u32: so many bytes have arrived and so many more may be sent on that channel; it begins with WINDOW
+ *   'K' HANG_UP  to the guest: SIGHUP to the command's process group, and forget the session; channel 1: its host lets go
+ *                of it, another one may come
  *   'R' RESIZE   to the guest: rows u16, columns u16 of the session's terminal
  *   'Q' EXITED   to the host: channel 0: exit code u32; channel 1: signal u32. The session's last frame
  *   'O' POWER    to the guest: u8 1 power off, 2 reboot
@@ -42,14 +53,26 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { VERSION = 1, HEADER = 8, PAYLOAD = 16384, WINDOW = 262144, REQUEST = 2097152, SESSIONS = 256, END_MARK = 0xa5 };
+enum { VERSION = 2, HEADER = 8, PAYLOAD = 16384, WINDOW = 262144, REQUEST = 2097152, SESSIONS = 256, END_MARK = 0xa5 };
 enum { SEND_ENOUGH = 131072 }; /* so much waits to be sent: read no more output for now */
-enum { PATIENCE = 1000 };      /* milliseconds a host may be away before its sessions end */
+enum { PATIENCE = 1000 };      /* milliseconds a host may be away before its sessions end, or wait for another one */
+enum { KEEP = 60000 };         /* milliseconds a session with a name waits for a host */
+enum { NAME = 16, BURIED = 256 };
 enum { NETWORK_WAIT_MS = 4000 };
 static const char MAGIC[8] = {'w', 'e', 'f', 't', 'g', 'a', '\r', '\n'};
 
+/* What a command printed and the host hasn't said to have: bytes from `first` to `end`, of which `sent` were sent. */
+struct ring {
+    unsigned char *bytes; /* WINDOW of them, or NULL while there are none */
+    uint64_t first, sent, end;
+};
+
 struct session {
-    uint32_t id, credit[3];
+    uint32_t id; /* the host's number for it; 0: no host has it */
+    int named, told;
+    unsigned char name[NAME];
+    long left_at;   /* milliseconds; when its host was lost */
+    struct ring output[3];
     pid_t pid;
     int fd[3];      /* ours: stdin to write, stdout and stderr to read; -1 closed */
     long left[3];   /* -1 while the command runs, then what its pipe still held */
@@ -57,11 +80,16 @@ struct session {
     long ended_at;  /* milliseconds; a terminal hands its last output over a little late */
     char *request;  /* until it starts; afterwards the stdin that waits */
     size_t start, length; /* the stdin that waits is request[start … start + length] */
-    int stdin_ends;
+    int stdin_ends, stdin_ended;
+    uint64_t received, taken; /* of stdin, since its beginning */
     uint32_t owed;  /* stdin bytes taken that the host has no credit for yet */
 };
 
 static struct session *sessions[SESSIONS];
+static unsigned char buried[BURIED][NAME]; /* names of sessions that are over */
+static size_t burials;
+static char run_id[40]; /* tells this run of the agent from any other */
+static unsigned char greeted[16]; /* the last nonce */
 static int port = -1, is_port, synced;
 static long began; /* milliseconds */
 static unsigned char in[2 * (HEADER + PAYLOAD + 1)], *out;
@@ -105,9 +133,21 @@ static void send_frame(char type, int channel, uint32_t id, const void *payload,
 static void send_number(char type, int channel, uint32_t id, uint32_t number) { send_frame(type, channel, id, &number, 4); }
 
 static struct session *find_session(uint32_t id) {
-    for (int i = 0; i < SESSIONS; i++)
+    for (int i = 0; id && i < SESSIONS; i++)
         if (sessions[i] && sessions[i]->id == id) return sessions[i];
     return NULL;
+}
+
+static struct session *find_named(const unsigned char *name) {
+    for (int i = 0; i < SESSIONS; i++)
+        if (sessions[i] && sessions[i]->named && !memcmp(sessions[i]->name, name, NAME)) return sessions[i];
+    return NULL;
+}
+
+static int is_buried(const unsigned char *name) {
+    for (size_t i = 0; i < BURIED && i < burials; i++)
+        if (!memcmp(buried[i], name, NAME)) return 1;
+    return 0;
 }
 
 static struct session *new_session(uint32_t id) {
@@ -115,7 +155,7 @@ static struct session *new_session(uint32_t id) {
         if (!sessions[i]) {
             struct session *s = sessions[i] = calloc(1, sizeof *s);
             if (!s) return NULL;
-            *s = (struct session){.id = id, .credit = {0, WINDOW, WINDOW}, .fd = {-1, -1, -1}, .left = {-1, -1, -1}};
+            *s = (struct session){.id = id, .fd = {-1, -1, -1}, .left = {-1, -1, -1}};
             return s;
         }
     return NULL;
@@ -124,9 +164,41 @@ static struct session *new_session(uint32_t id) {
 static void free_session(struct session *s) {
     for (int i = 0; i < SESSIONS; i++)
         if (sessions[i] == s) sessions[i] = NULL;
-    for (int channel = 0; channel < 3; channel++) close_fd(&s->fd[channel]);
+    for (int channel = 0; channel < 3; channel++) close_fd(&s->fd[channel]), free(s->output[channel].bytes);
+    if (s->named) memcpy(buried[burials++ % BURIED], s->name, NAME);
     free(s->request);
     free(s);
+}
+
+/* Keeps output until the host has it; there is room for it. */
+static void keep_output(struct session *s, int channel, const unsigned char *data, size_t length) {
+    struct ring *r = &s->output[channel];
+    if (!r->bytes && !(r->bytes = malloc(WINDOW))) abort(); /* PID 1 starts the agent again */
+    size_t at = r->end % WINDOW, head = length < WINDOW - at ? length : WINDOW - at;
+    memcpy(r->bytes + at, data, head);
+    memcpy(r->bytes, data + head, length - head);
+    r->end += length;
+}
+
+static void send_output(struct session *s, int channel) {
+    struct ring *r = &s->output[channel];
+    while (s->id && r->sent < r->end && out_length < SEND_ENOUGH) {
+        size_t at = r->sent % WINDOW, length = r->end - r->sent;
+        if (length > WINDOW - at) length = WINDOW - at;
+        if (length > PAYLOAD) length = PAYLOAD;
+        send_frame('D', channel, s->id, r->bytes + at, length);
+        r->sent += length;
+    }
+}
+
+/* The host has everything before `position`. Returns whether that can be. */
+static int drop_output(struct session *s, int channel, uint64_t position) {
+    struct ring *r = &s->output[channel];
+    if (position < r->first || position > r->end) return 0;
+    r->first = position;
+    if (r->sent < position) r->sent = position;
+    if (r->first == r->end) free(r->bytes), r->bytes = NULL;
+    return 1;
 }
 
 static void hang_up(struct session *s) {
@@ -137,25 +209,72 @@ static void hang_up(struct session *s) {
     free_session(s);
 }
 
-static void hang_up_all(void) {
-    for (int i = 0; i < SESSIONS; i++)
-        if (sessions[i]) hang_up(sessions[i]);
+static void let_go(struct session *s) { s->id = 0, s->told = 0, s->left_at = milliseconds(); }
+
+/* The host is lost: what has a name waits for another one, as far as its command was begun; the rest ends. */
+static void part_with_host(int keeps_named) {
+    for (int i = 0; i < SESSIONS; i++) {
+        struct session *s = sessions[i];
+        if (!s) continue;
+        if (!(s->pid || s->ended)) s->named = 0; /* its command has never begun, and may yet */
+        if (!keeps_named || !s->named) hang_up(s);
+        else if (s->id) let_go(s);
+    }
 }
 
-static void answer_hello(const unsigned char *nonce) {
-    char payload[8 + 16 + 1 + 40 + 65 + 2] = {0}, *at = payload + 25;
+static void end_forgotten(void) {
+    for (int i = 0; i < SESSIONS; i++)
+        if (sessions[i] && !sessions[i]->id && milliseconds() - sessions[i]->left_at > KEEP) hang_up(sessions[i]);
+}
+
+static int read_line(const char *path, char *line, size_t size) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, line, size - 1);
+    if (fd >= 0) close(fd);
+    return n > 0 ? n : 0;
+}
+
+static void answer_hello(const unsigned char *nonce, int knows_names) {
+    char payload[8 + 16 + 1 + 40 + 65 + 40 + 3] = {0}, *at = payload + 25;
+    if (!knows_names && synced && !memcmp(nonce, greeted, 16)) return; /* it is for agents that know no names */
+    memcpy(greeted, nonce, 16);
     memcpy(payload, MAGIC, 8);
     memcpy(payload + 8, nonce, 16);
     payload[24] = VERSION;
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? 0 : read(fd, at, 36);
-    if (fd >= 0) close(fd);
-    at += (n > 0 ? n : 0) + 1;
+    at += read_line("/proc/sys/kernel/random/boot_id", at, 37) + 1;
     gethostname(at, 65);
-    hang_up_all();
+    at += strlen(at) + 1;
+    strcpy(at, run_id);
+    part_with_host(knows_names);
     out_start = out_length = 0;
     synced = 1;
     send_frame('H', 0, 0, payload, at + strlen(at) + 1 - payload);
+}
+
+/* Begins a session with a name, or gives one that has lost its host to this host, which calls it `id`. */
+static void name_session(int how, uint32_t id, const unsigned char *payload) {
+    unsigned char answer[17] = {0};
+    uint64_t had[3] = {0};
+    memcpy(had + 1, payload + NAME, 16);
+    struct session *s = find_named(payload);
+    int goes_on = s && how != 0;
+    for (int channel = 1; goes_on && channel < 3; channel++) {
+        goes_on = drop_output(s, channel, had[channel]);
+        if (goes_on) s->output[channel].sent = had[channel];
+    }
+    if (goes_on) {
+        s->id = id, s->told = 0, s->owed = 0;
+        memcpy(answer, &s->received, 8);
+        memcpy(answer + 8, &s->taken, 8);
+        answer[16] = s->stdin_ended;
+        send_frame('N', 1, id, answer, sizeof answer);
+    } else if (s || how == 2 || had[1] || had[2] || is_buried(payload) || !(s = new_session(id)))
+        send_frame('N', 2, id, answer, sizeof answer);
+    else {
+        s->named = 1;
+        memcpy(s->name, payload, NAME);
+        send_frame('N', 0, id, answer, sizeof answer);
+    }
 }
 
 /* The agent answers before DHCP has, because readiness is about the machine. Whoever types a command right after the
@@ -238,16 +357,23 @@ static const char *start_command(struct session *s, int terminal) {
 static void refuse(uint32_t id, const char *why) {
     char text[128];
     int length = snprintf(text, sizeof text, "weft-agent: %s\n", why);
+    struct session *s = find_session(id);
+    if (s) {
+        keep_output(s, 2, (unsigned char *)text, length);
+        send_output(s, 2);
+        s->ended = 1, s->status = 126 << 8;
+        for (int channel = 0; channel < 3; channel++) close_fd(&s->fd[channel]);
+        return;
+    }
     send_frame('D', 2, id, text, length);
     send_number('Q', 0, id, 126);
-    struct session *s = find_session(id);
-    if (s) free_session(s);
 }
 
 static void take_argument(uint32_t id, const unsigned char *payload, size_t length) {
     struct session *s = find_session(id);
     if (!s && !(s = new_session(id))) return; /* EXECUTE will say so */
-    if (s->pid || s->length + length > REQUEST) {
+    if (s->pid || s->ended) return;
+    if (s->length + length > REQUEST) {
         s->length = REQUEST + 1;
         return;
     }
@@ -259,7 +385,7 @@ static void take_argument(uint32_t id, const unsigned char *payload, size_t leng
 static void execute(uint32_t id, int terminal) {
     struct session *s = find_session(id);
     if (!s || !s->request) return refuse(id, "too many commands at once");
-    if (s->pid) return;
+    if (s->pid || s->ended) return;
     if (s->length > REQUEST) return refuse(id, "the argument list is too long");
     const char *trouble = start_command(s, terminal);
     if (trouble) refuse(id, trouble);
@@ -275,8 +401,8 @@ static void run_power(const char *program) {
 }
 
 static void give_credit(struct session *s, size_t taken) {
-    s->owed += taken;
-    if (s->owed < WINDOW / 4 && s->length) return;
+    s->owed += taken, s->taken += taken;
+    if (!s->id || (s->owed < WINDOW / 4 && s->length)) return;
     send_number('W', 0, s->id, s->owed);
     s->owed = 0;
 }
@@ -298,7 +424,7 @@ static void write_stdin(struct session *s) {
     }
     if (s->stdin_ends && s->fd[0] >= 0) {
         if (s->terminal && write(s->fd[0], "\004", 1) < 0 && errno == EAGAIN) return;
-        s->stdin_ends = 0;
+        s->stdin_ends = 0; /* it is told once */
         if (!s->terminal) close_fd(&s->fd[0]);
     }
 }
@@ -311,7 +437,8 @@ static void obey(const unsigned char *frame, size_t length) {
     if (length >= 4) memcpy(&number, payload, 4);
     struct session *s = find_session(id);
     switch (frame[0]) {
-    case 'H': return length == 24 && !memcmp(payload, MAGIC, 8) ? answer_hello(payload + 8) : (void)0;
+    case 'H': return length == 24 && !memcmp(payload, MAGIC, 8) ? answer_hello(payload + 8, channel == 1) : (void)0;
+    case 'N': return length == NAME + 16 && id ? name_session(channel, id, payload) : (void)0;
     case 'A': return take_argument(id, payload, length);
     case 'X': return execute(id, channel == 1);
     case 'O':
@@ -327,10 +454,11 @@ static void obey(const unsigned char *frame, size_t length) {
         return;
     }
     }
-    if (!s || !s->pid) return;
+    if (!s || !(s->pid || s->ended)) return;
     switch (frame[0]) {
     case 'D':
-        if (channel != 0 || s->length + length > WINDOW) return;
+        if (channel != 0 || s->length + length > WINDOW || !s->pid || s->stdin_ended) return;
+        s->received += length;
         if (s->start + s->length + length > REQUEST || !s->length) {
             memmove(s->request, s->request + s->start, s->length);
             s->start = 0;
@@ -339,12 +467,13 @@ static void obey(const unsigned char *frame, size_t length) {
         s->length += length;
         return write_stdin(s);
     case 'C':
-        s->stdin_ends = 1;
+        if (s->stdin_ended) return;
+        s->stdin_ends = s->stdin_ended = 1;
         return write_stdin(s);
     case 'W':
-        if (channel == 1 || channel == 2) s->credit[channel] += number;
+        if (channel == 1 || channel == 2) drop_output(s, channel, s->output[channel].first + number);
         return;
-    case 'K': return hang_up(s);
+    case 'K': return channel == 1 && s->named ? let_go(s) : hang_up(s);
     case 'R':
         if (s->terminal && s->fd[0] >= 0) {
             struct winsize size = {.ws_row = number & 0xffff, .ws_col = number >> 16};
@@ -354,7 +483,7 @@ static void obey(const unsigned char *frame, size_t length) {
 }
 
 static void read_port(void) {
-    static const unsigned char hello[HEADER] = {'H', 0, 24, 0, 0, 0, 0, 0};
+    static const unsigned char hellos[2][HEADER] = {{'H', 0, 24, 0, 0, 0, 0, 0}, {'H', 1, 24, 0, 0, 0, 0, 0}};
     ssize_t n = read(port, in + in_length, sizeof in - in_length);
     if (n == 0 && !is_port) exit(0);
     if (n <= 0) return;
@@ -364,7 +493,7 @@ static void read_port(void) {
         const unsigned char *frame = in + at;
         size_t have = in_length - at, length;
         if (*frame == 0) at++;
-        else if (!synced && memcmp(frame, hello, have < HEADER ? have : HEADER) != 0) at++;
+        else if (!synced && memcmp(frame, hellos[have > 1 && frame[1] == 1], have < HEADER ? have : HEADER) != 0) at++;
         else if (have < HEADER) break;
         else if ((length = frame[2] | frame[3] << 8) > PAYLOAD) synced = 0, at++;
         else if (have < HEADER + length + 1) break;
@@ -385,17 +514,17 @@ static void write_port(void) {
 
 static void read_output(struct session *s, int channel) {
     unsigned char data[PAYLOAD];
-    size_t most = s->credit[channel] < PAYLOAD ? s->credit[channel] : PAYLOAD;
+    size_t most = WINDOW - (s->output[channel].end - s->output[channel].first);
+    if (most > PAYLOAD) most = PAYLOAD;
     if (s->left[channel] >= 0 && (size_t)s->left[channel] < most) most = s->left[channel];
     ssize_t n = most ? read(s->fd[channel], data, most) : 0;
     if (n > 0) {
-        send_frame('D', channel, s->id, data, n);
-        s->credit[channel] -= n;
+        keep_output(s, channel, data, n);
+        send_output(s, channel);
         if (s->left[channel] > 0) s->left[channel] -= n;
-    } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+        if (s->ended) s->ended_at = milliseconds();
+    } else if (n == 0 || (errno != EAGAIN && errno != EINTR))
         close_fd(&s->fd[channel]);
-        if (!s->ended) send_frame('C', channel, s->id, NULL, 0);
-    }
 }
 
 static void reap(void) {
@@ -413,16 +542,21 @@ static void reap(void) {
         }
 }
 
-/* Ends the session once its command has ended and all that counts was sent. Returns whether it is gone. */
+/* Tells the exit once the command has ended and all that counts was sent. Returns whether nothing is left to do; one with a
+ * name stays until the host has heard it. */
 static int finish(struct session *s) {
     if (!s->ended) return 0;
     for (int channel = 1; channel < 3; channel++) {
         if (s->fd[channel] < 0) continue;
+        if (s->terminal && s->output[channel].end - s->output[channel].first == WINDOW) s->ended_at = milliseconds();
         if (s->terminal ? milliseconds() - s->ended_at < 50 : s->left[channel] > 0) return 0;
     }
+    for (int channel = 0; channel < 3; channel++) close_fd(&s->fd[channel]);
+    if (!s->id || s->told || s->output[1].sent < s->output[1].end || s->output[2].sent < s->output[2].end) return 1;
+    s->told = 1;
     if (WIFSIGNALED(s->status)) send_number('Q', 1, s->id, WTERMSIG(s->status));
     else send_number('Q', 0, s->id, WEXITSTATUS(s->status));
-    free_session(s);
+    if (!s->named) free_session(s);
     return 1;
 }
 
@@ -462,6 +596,7 @@ static int open_port(const char *where) {
 int main(int argc, char **argv) {
     const char *where = argc > 1 ? argv[1] : "weft.agent.0";
     began = milliseconds();
+    read_line("/proc/sys/kernel/random/uuid", run_id, 37);
     sigset_t handled;
     sigemptyset(&handled);
     sigaddset(&handled, SIGCHLD);
@@ -486,7 +621,7 @@ int main(int argc, char **argv) {
              * only who stays away has left his sessions behind. Its signal wakes us when someone comes. */
             if (!away_since) away_since = milliseconds();
             else if (synced && milliseconds() - away_since > PATIENCE) {
-                hang_up_all();
+                part_with_host(1);
                 synced = 0;
             }
             if (!synced) out_start = out_length = 0;
@@ -494,12 +629,17 @@ int main(int argc, char **argv) {
             timeout = synced ? PATIENCE / 4 : 1000;
         } else
             away_since = 0;
+        end_forgotten();
         for (int i = 0; i < SESSIONS; i++) {
             struct session *s = sessions[i];
-            if (!s || finish(s)) continue;
+            if (!s) continue;
+            if (!s->id && (timeout < 0 || timeout > 1000)) timeout = 1000;
+            send_output(s, 1), send_output(s, 2);
+            if (finish(s)) continue;
             if (s->ended && s->terminal) timeout = 20;
             for (int channel = 0; channel < 3; channel++) {
-                int wanted = channel ? s->credit[channel] && s->left[channel] && out_length < SEND_ENOUGH
+                struct ring *r = &s->output[channel];
+                int wanted = channel ? r->end - r->first < WINDOW && s->left[channel]
                                      : s->pid && (s->length || s->stdin_ends);
                 if (!wanted || s->fd[channel] < 0) continue;
                 whose[count].session = s, whose[count].channel = channel;

@@ -9,12 +9,14 @@ import logging
 import signal
 import ssl
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from weft.client.api import Client
 from weft.client.context import Context
 from weft.contracts.clock import Clock, SystemClock
 from weft.gateway.gateway import Gateway
+from weft.gateway.places import Places
 from weft.gateway.publications import Publications
 from weft.gateway.watch import PublicationWatch
 from weft.launch.address import split_address, url_at
@@ -62,7 +64,8 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     state: Path = options.state
     await wait_for_files([state / "server.crt", state / "server.key", state / "ca.crt"], clock)
     tls = make_tls(state)
-    gateway = Gateway(tls, read_ticket_key(state / "ticket.key"), clock)
+    places = Places(partial(_connect, options))
+    gateway = Gateway(tls, read_ticket_key(state / "ticket.key"), clock, places.find)
     for place in options.gateway:
         await gateway.listen(*split_address(place))
         log.info("listening on %s", place)
@@ -81,22 +84,23 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
 async def _publish(options: argparse.Namespace, clock: Clock) -> None:
     """Offer published ports on this machine, as the API tells them to the token in the token file."""
     publications = Publications(options.publish_on, clock)
-    state: Path = options.state
-    token_file: Path = getattr(options, "token_file", None) or state / "gateway.token"
-    server = getattr(options, "server", None) or url_at(
-        *split_address((getattr(options, "listen", None) or [DEFAULT_LISTEN])[0])
-    )
-
-    def connect() -> Client:
-        ca, token = (state / "ca.crt").read_text(), token_file.read_text().strip()
-        return Client(Context(server=server, ca=ca, token=token, server_name=SERVER_NAME))
-
-    watch = PublicationWatch(connect, publications)
+    watch = PublicationWatch(partial(_connect, options), publications)
     watch.start()
     try:
         await publications.keep()
     finally:
         watch.close()
+
+
+def _connect(options: argparse.Namespace) -> Client:
+    """A client with the token in the token file."""
+    state: Path = options.state
+    token_file: Path = getattr(options, "token_file", None) or state / "gateway.token"
+    server = getattr(options, "server", None) or url_at(
+        *split_address((getattr(options, "listen", None) or [DEFAULT_LISTEN])[0])
+    )
+    ca, token = (state / "ca.crt").read_text(), token_file.read_text().strip()
+    return Client(Context(server=server, ca=ca, token=token, server_name=SERVER_NAME))
 
 
 def make_tls(state: Path) -> ssl.SSLContext:

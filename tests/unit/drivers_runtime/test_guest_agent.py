@@ -8,14 +8,14 @@ import hashlib
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.guest_program import Guest
 
 from weft.contracts.runtime import ExecRequest
-from weft.drivers.runtime.qemu.frames import PAYLOAD_BYTES, Hello, encode_frame, encode_request
+from weft.drivers.runtime.qemu.frames import PAYLOAD_BYTES, encode_frame, encode_request
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel, GuestSession
 from weft.images.parts import AGENT, compile_program
 from weft.objects.errors import InvalidInput, TooLarge, Unavailable
@@ -26,31 +26,6 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C c
 @pytest.fixture(scope="session")
 def agent_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_program(AGENT, tmp_path_factory.mktemp("agent") / "weft-agent")
-
-
-class Guest:
-    """The agent process and our end of its stream."""
-
-    def __init__(self, program: Path) -> None:
-        self.ours, theirs = socket.socketpair()
-        self.process = subprocess.Popen([program, f"fd:{theirs.fileno()}"], pass_fds=[theirs.fileno()])
-        theirs.close()
-        self.hellos: asyncio.Queue[Hello] = asyncio.Queue()
-
-    async def connect(self) -> GuestChannel:
-        """A new host: as after the old one was killed, whose bytes lie in the stream still."""
-        copy = self.ours.dup()
-        copy.setblocking(False)
-        _, channel = await asyncio.get_running_loop().create_connection(
-            lambda: GuestChannel(self.hellos.put_nowait, lambda: None), sock=copy
-        )
-        await asyncio.wait_for(self.hellos.get(), 10)
-        return channel
-
-    def end(self) -> None:
-        self.ours.close()
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture

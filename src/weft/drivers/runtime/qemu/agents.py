@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from weft.contracts.clock import Clock
-from weft.contracts.runtime import ExecRequest, ExecSession, GuestPlan
+from weft.contracts.runtime import ExecRequest, ExecSession, GuestPlan, SessionMark
 from weft.drivers.runtime.qemu.frames import Hello
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel
 from weft.drivers.runtime.qemu.qemu_agent import QemuAgent, connect_agent
@@ -44,10 +44,15 @@ class GuestAgents:
         weft = [self._keep_weft()] if self._plan.has_agent else []
         return [*weft, self._keep_qemu()] if has_qemu_port(self._plan) else weft
 
-    async def exec(self, request: ExecRequest) -> ExecSession:
-        """Start a command. Raises Unavailable while none answers, InvalidInput or TooLarge for a bad one."""
+    async def exec(self, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
+        """Start a command, or go on with the one that ``mark`` names. Raises Unavailable while none answers, InvalidInput or
+        TooLarge for a bad one."""
         if self._weft is not None and self._weft.ready:
-            return await self._weft.exec(request)
+            return await (self._weft.exec(request) if mark is None else self._weft.exec_kept(request, mark))
+        if mark is not None and mark.run:
+            raise Unavailable(
+                f"guest {self._plan.name}: its agent doesn't answer yet", retry_after_seconds=RETRY_SECONDS
+            )
         if self._qemu is not None and self._qemu_answers:
             return self._qemu.exec(request)
         promised = self._plan.has_agent or self._plan.qemu_agent
@@ -74,6 +79,11 @@ class GuestAgents:
             self._weft.close()
         if not is_open and port == QEMU_AGENT_ID and self._qemu is not None and self._qemu_answers:
             self._qemu.close()
+
+    def let_go(self) -> None:
+        """The guest goes on elsewhere: who waits for it here is to go there."""
+        if self._weft is not None:
+            self._weft.close()
 
     def close(self) -> None:
         for agent in (self._weft, self._qemu):

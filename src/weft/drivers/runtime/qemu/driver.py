@@ -15,7 +15,15 @@ import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
-from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestPlan, GuestStats, RuntimeProbe
+from weft.contracts.runtime import (
+    ExecRequest,
+    ExecSession,
+    GuestFacts,
+    GuestPlan,
+    GuestStats,
+    RuntimeProbe,
+    SessionMark,
+)
 from weft.drivers.cgroup import Cgroups, Limits
 from weft.drivers.runtime.qemu.adjust import adjust_machine, check_adjustment
 from weft.drivers.runtime.qemu.confine import choose_user
@@ -198,6 +206,9 @@ class QemuDriver:
 
     async def exec(self, guest_id: str, request: ExecRequest) -> ExecSession:
         return await (await self._guests.get(guest_id)).agents.exec(request)
+
+    async def exec_kept(self, guest_id: str, request: ExecRequest, mark: SessionMark) -> ExecSession:
+        return await (await self._guests.get(guest_id)).agents.exec(request, mark)
 
     def console_log(self, guest_id: str) -> str:
         return str(self._guests.paths(guest_id).console_log)

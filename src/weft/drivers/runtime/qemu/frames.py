@@ -7,18 +7,21 @@ predecessor that was killed in the middle of a frame), and the random nonce is w
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 PAYLOAD_BYTES = 16384
 WINDOW_BYTES = 262144
 REQUEST_BYTES = 2 << 20
 NONCE_BYTES = 16
+NAME_BYTES = 16
 MAGIC = b"weftga\r\n"
 END_MARK = 0xA5
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 _HEADER = struct.Struct("<BBHI")
 _OVERHEAD = _HEADER.size + 1
+_ARRIVED = struct.Struct("<QQ")
+_STANDING = struct.Struct("<QQB")
 
 
 class Frame(NamedTuple):
@@ -36,6 +39,17 @@ class Hello(NamedTuple):
     version: int
     boot_id: str
     hostname: str
+    run_id: str = ""  # of its agent: sessions with names live as long; "": it knows no names
+
+
+class Standing(NamedTuple):
+    """Where the guest's agent stands with a session that was named to it: its stdin's bytes that have come there, those that
+    the command has taken, and whether its end has come."""
+
+    how: Literal["new", "goes on", "gone"]
+    received: int = 0
+    taken: int = 0
+    ended: bool = False
 
 
 class OutOfStep(Exception):
@@ -47,8 +61,24 @@ def encode_frame(kind: str, *, channel: int = 0, session: int = 0, payload: byte
 
 
 def encode_hello(nonce: bytes) -> bytes:
-    """Zeros that end whatever frame a predecessor left unfinished, then HELLO."""
-    return bytes(_OVERHEAD + PAYLOAD_BYTES) + encode_frame("H", payload=MAGIC + nonce)
+    """Zeros that end whatever frame a predecessor left unfinished, then HELLO; once more for an agent that knows no names."""
+    hellos = [encode_frame("H", channel=channel, payload=MAGIC + nonce) for channel in (1, 0)]
+    return bytes(_OVERHEAD + PAYLOAD_BYTES) + b"".join(hellos)
+
+
+def encode_name(session: int, name: bytes, *, stdout: int = 0, stderr: int = 0, resume: bool = False) -> bytes:
+    """Give a session its name, before its request; ``resume``: go on with the one that has it, of which so many bytes have
+    arrived, or begin it if there never was one."""
+    payload = name + _ARRIVED.pack(stdout, stderr)
+    return encode_frame("N", channel=int(resume), session=session, payload=payload)
+
+
+def decode_standing(frame: Frame) -> Standing:
+    """The guest's answer to a name."""
+    if frame.channel not in (0, 1) or len(frame.payload) != _STANDING.size:
+        return Standing("gone")
+    received, taken, ended = _STANDING.unpack(frame.payload)
+    return Standing("goes on" if frame.channel else "new", received, taken, bool(ended))
 
 
 def encode_request(session: int, argv: list[str], env: dict[str, str], folder: str, *, tty: bool) -> list[bytes]:
@@ -70,7 +100,8 @@ def decode_hello(payload: bytes, nonce: bytes) -> Hello | None:
     words = payload[len(head) + 1 :].split(b"\0")
     if not payload.startswith(head) or len(payload) <= len(head) or len(words) < 2:
         return None
-    return Hello(payload[len(head)], words[0].decode("ascii", "replace"), words[1].decode("utf-8", "replace"))
+    run_id = words[2].decode("ascii", "replace") if payload[len(head)] >= 2 and len(words) > 2 else ""
+    return Hello(payload[len(head)], words[0].decode("ascii", "replace"), words[1].decode("utf-8", "replace"), run_id)
 
 
 class FrameReader:

@@ -248,6 +248,8 @@ class Guest:
             case "MIGRATION":
                 if event.data.get("status") == "completed" and self.status == "paused":
                     self.status = HANDED_OVER if self._sends() else self.status
+                    if self._sends():
+                        self.agents.let_go()
                 self._tell("moved")
             case "BLOCK_IO_ERROR" if event.data.get("action") == "stop":
                 self.status = "io-error"

@@ -1,0 +1,208 @@
+"""Exec sessions that outlive their connection to the guest's node: carried between one client and, one after the other, the
+agents of the nodes where the guest is.
+
+Woken by frames. Where the guest is now, the agent that had it says, or the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from weft.client.frames import Frame, FrameType, encode_error, encode_frame
+from weft.contracts.clock import Clock
+from weft.contracts.runtime import SESSION_LOST, SessionStanding
+from weft.gateway.connection import Connection
+from weft.gateway.ledger import Ledger
+from weft.gateway.splice import END, Carried
+from weft.objects.errors import InvalidInput, Unavailable, WeftError
+
+log = logging.getLogger("weft.gateway")
+FIND_SECONDS = 30.0  # less than a guest keeps a session
+AGAIN_SECONDS = 0.2
+_FINAL = (SESSION_LOST, "guestEnded", "illegalTransition", "unsupported", "noGuestAgent")
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a guest runs: the node, and its allocation there."""
+
+    node_uid: str
+    allocation: str
+    guest_id: str
+
+
+Open = Callable[[Place, dict[str, Any]], Awaitable[Connection]]
+FindPlace = Callable[[dict[str, Any]], Awaitable[Place | None]]
+
+
+class Detached(msgspec.Struct):
+    """The connection to the node is gone, the session perhaps not. ``hint``: where the agent says that the guest went."""
+
+    hint: Place | None = None
+
+
+class SessionCarrier:
+    """One session of ``client``. ``open_stream`` has the agent of a place dial, with what the session asks for; ``find_place``
+    asks the server where the workload of the ticket's claims is (None: it can't be told)."""
+
+    def __init__(
+        self, client: Connection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
+    ) -> None:
+        self._client, self._claims = client, claims
+        self._open, self._find_place, self._clock = open_stream, find_place, clock
+        self._ledger = Ledger(secrets.token_hex(16))
+        self._carried = Carried()
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._begun = asyncio.Event()  # the agent has said where the guest stands
+        self._hung_up = asyncio.ensure_future(self._listen())
+
+    async def carry(self, place: Place) -> Carried:
+        """Carry to the session's end; the client always hears of an end. Raises WeftError if no stream can be had."""
+        stream = await self._open(place, self._asked(place))
+        try:
+            while (end := await self._serve(stream)) is not None:
+                stream.writer.close()
+                if not self._ledger.is_kept and end.hint is None:
+                    raise Unavailable(
+                        f"the connection to node {place.node_uid} was lost; the guest goes on", reason="streamLost"
+                    )
+                stream, place = await self._take_up(end.hint or place)
+        except WeftError as problem:
+            self._carried.result = problem.token
+            await self._client.send(encode_error(problem))
+        finally:
+            self._hung_up.cancel()
+            await asyncio.gather(self._hung_up, return_exceptions=True)
+            stream.writer.close()
+        return self._carried
+
+    async def _listen(self) -> None:
+        """Take what the client sends, as far as there is room, until it has gone. Raises InvalidInput."""
+        while (frame := await self._client.receive()) is not None:
+            self._ledger.put(frame)
+            self._carried.bytes_in += len(frame.payload)
+            self._news.set()
+            while not self._ledger.has_room:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _serve(self, stream: Connection) -> Detached | None:
+        """Carry until the session's end, None, or until the connection to its node is lost. Raises InvalidInput."""
+        sending = asyncio.ensure_future(self._send(stream))
+        receiving = asyncio.ensure_future(self._receive(stream))
+        try:
+            await asyncio.wait((self._hung_up, receiving), return_when=asyncio.FIRST_COMPLETED)
+            end = receiving.result() if receiving.done() else None
+            if end is None:
+                sending.cancel()
+                await stream.send(encode_frame(FrameType.HANG_UP))
+            if not receiving.done():
+                self._carried.result = "client gone"
+                self._hung_up.result()
+            return end
+        finally:
+            sending.cancel()
+            receiving.cancel()
+            await asyncio.gather(sending, receiving, return_exceptions=True)
+
+    async def _send(self, stream: Connection) -> None:
+        await self._begun.wait()
+        self._news.set()
+        while await self._news.wait():
+            self._news.clear()
+            while frames := self._ledger.take_unsent():
+                for frame in frames:
+                    if not await stream.send(frame):
+                        return  # whoever receives hears of it
+                self._room.set()
+
+    def _begin(self, frame: Frame) -> None:
+        self._ledger.resume(_read_standing(frame))
+        self._room.set()
+        self._begun.set()
+
+    async def _receive(self, stream: Connection) -> Detached | None:
+        while (frame := await stream.receive()) is not None:
+            if frame.type == FrameType.SESSION:
+                self._begin(frame)
+            elif frame.type == FrameType.ACK:
+                self._ledger.take(int(frame.json().get("stdin", 0)))
+                self._room.set()
+                self._news.set()
+            elif frame.type == FrameType.DETACHED:
+                return Detached(_read_place(frame))
+            elif frame.type in (FrameType.DATA_OUT, FrameType.STDERR, *END):
+                if not await self._client.send(encode_frame(frame.type, frame.payload)):
+                    self._carried.result = "client gone"
+                    return None
+                if frame.type in END:
+                    self._carried.result = "done" if frame.type == FrameType.EXIT else frame.error().token
+                    return None
+                self._carried.bytes_out += len(frame.payload)
+                if self._ledger.arrive(frame):
+                    self._news.set()
+        return Detached()
+
+    async def _take_up(self, place: Place) -> tuple[Connection, Place]:
+        """Find the session again, there or wherever the guest is now. Raises the reason why it is over, and Unavailable when
+        nobody has it within FIND_SECONDS."""
+        began, last = self._clock.elapsed(), ""
+        while self._clock.elapsed() - began < FIND_SECONDS:
+            hint: Place | None = None
+            try:
+                stream = await self._open(place, self._asked(place))
+            except WeftError as problem:
+                last = problem.message
+            else:
+                answer = await self._receive_within(stream, began + FIND_SECONDS - self._clock.elapsed())
+                if answer is not None and answer.type == FrameType.SESSION:
+                    self._begin(answer)
+                    log.info("session of %s goes on at node %s", self._claims.get("subject") or "-", place.node_uid)
+                    return stream, place
+                stream.writer.close()
+                if answer is not None and answer.type == FrameType.DETACHED:
+                    hint = _read_place(answer)
+                elif answer is not None and answer.type == FrameType.ERROR:
+                    told = answer.error()
+                    if told.token in _FINAL:
+                        raise told
+                    last = told.message
+            place = hint or await self._find_place(self._claims) or place
+            await self._clock.sleep(AGAIN_SECONDS)
+        raise Unavailable(
+            f"the connection to node {place.node_uid} was lost, and the command could not be reached again within "
+            f"{FIND_SECONDS:g} s{f' ({last})' if last else ''}; the guest goes on",
+            reason="streamLost",
+        )
+
+    async def _receive_within(self, stream: Connection, seconds: float) -> Frame | None:
+        receiving = asyncio.ensure_future(stream.receive())
+        limit = asyncio.ensure_future(self._clock.sleep(max(0.0, seconds)))
+        try:
+            await asyncio.wait((receiving, limit), return_when=asyncio.FIRST_COMPLETED)
+            return receiving.result() if receiving.done() else None
+        finally:
+            receiving.cancel()
+            limit.cancel()
+
+    def _asked(self, place: Place) -> dict[str, Any]:
+        return {**self._claims, **msgspec.structs.asdict(place), "session": self._ledger.mark}
+
+
+def _read_standing(frame: Frame) -> SessionStanding:
+    try:
+        return msgspec.convert(frame.json(), SessionStanding)
+    except msgspec.ValidationError as problem:
+        raise InvalidInput(f"the node says of the session: {problem}") from problem
+
+
+def _read_place(frame: Frame) -> Place | None:
+    try:
+        return msgspec.convert(frame.json(), Place)
+    except msgspec.ValidationError:  # it doesn't know
+        return None
