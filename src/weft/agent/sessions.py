@@ -39,6 +39,7 @@ async def serve_kept(stream: Stream, session: Kept, clock: Clock) -> None:
         await within(clock, _wait(listening), GOODBYE_SECONDS, "the gateway's goodbye")
     except _Over:
         await session.close()
+        await stream.close()
     except Unavailable as problem:
         if problem.token != DETACHED:
             await stream.send(encode_error(problem))

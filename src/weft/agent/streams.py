@@ -25,7 +25,6 @@ from weft.contracts.runtime import (
     DETACHED,
     SESSION_LOST,
     CanExec,
-    CanKeep,
     CanResize,
     ExecRequest,
     ExecSession,
@@ -40,6 +39,7 @@ from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unava
 
 log = logging.getLogger("weft.agent")
 READY_SECONDS = 30.0
+RESUME_SECONDS = 5.0  # then it is asked for where the server says that it is
 AGAIN_SECONDS = 0.1
 LINGER_SECONDS = 5.0
 _ALIVE = ("starting", "running", "paused")
@@ -157,19 +157,21 @@ class Streams:
             raise _Elsewhere(place) from None
 
     async def _open(self, wanted: Wanted, request: ExecRequest, mark: SessionMark | None) -> ExecSession:
-        """Start the command, or go on with it, waiting up to READY_SECONDS for the guest's agent. Raises Unavailable after
-        that."""
+        """Start the command, or go on with it, waiting for the guest's agent: less for one that may be elsewhere. Raises
+        Unavailable after that, _Elsewhere."""
         if not isinstance(self._runtime, CanExec):
             raise Unavailable(f"runtime {self._runtime.name} can't run commands in guests", reason="unsupported")
-        deadline = self._clock.elapsed() + READY_SECONDS
+        resumes = mark is not None and bool(mark.run)
+        patience = RESUME_SECONDS if resumes else READY_SECONDS
+        deadline = self._clock.elapsed() + patience
         while True:
             facts = await self._runtime.inspect(wanted.id)
             current = self._find_guest(wanted.uid)
+            if mark is not None and current is not None and (place := place_of_target(current, facts)) is not None:
+                raise _Elsewhere(place)
             if current is None or current.deleting or (current.spec.wish != "run" and facts.state != "running"):
                 raise IllegalTransition(f"{wanted.what} is not running", hint="start it first")
-            if mark is not None and (place := place_of_target(current, facts)) is not None:
-                raise _Elsewhere(place)
-            if mark is not None and mark.run and facts.state not in _ALIVE:
+            if resumes and facts.state not in _ALIVE and current.spec.role == "active":
                 raise Unavailable("the command was cut off: its guest has ended", reason="guestEnded")
             if facts.state == "running" and facts.ready is None:
                 raise Unavailable(
@@ -179,16 +181,14 @@ class Streams:
                 )
             if facts.state == "running" and facts.ready is not False:
                 try:
-                    if mark is not None and isinstance(self._runtime, CanKeep):
-                        return await self._runtime.exec_kept(wanted.id, request, mark)
-                    return await self._runtime.exec(wanted.id, request)
+                    return await self._runtime.exec(wanted.id, request, mark)
                 except Unavailable as problem:
                     if problem.token == SESSION_LOST:
                         raise
                     log.debug("exec in %s: %s", wanted.what, problem.message)
             if self._clock.elapsed() >= deadline:
                 raise Unavailable(
-                    f"{wanted.what}: its agent did not answer within {READY_SECONDS:g} s",
+                    f"{wanted.what}: its agent did not answer within {patience:g} s",
                     reason="guestNotReady",
                     hint="weft vm logs shows how far it has come",
                 )

@@ -208,12 +208,6 @@ class CanResize(Protocol):
     async def resize(self, rows: int, columns: int) -> None: ...
 
 
-@runtime_checkable
-class CanExec(Protocol):
-    async def exec(self, guest_id: str, request: ExecRequest) -> ExecSession:
-        """Start a command in a ready guest. Raises Unavailable while the guest's agent doesn't answer."""
-
-
 DETACHED, SESSION_LOST = "sessionDetached", "sessionLost"  # reasons of Unavailable: to be gone on with, or not any more
 
 
@@ -252,10 +246,10 @@ class KeptSession(Protocol):
 
 
 @runtime_checkable
-class CanKeep(Protocol):
-    async def exec_kept(self, guest_id: str, request: ExecRequest, mark: SessionMark) -> ExecSession:
-        """Begin a session, or go on with it; a KeptSession if the guest can. Raises Unavailable while the guest's agent doesn't
-        answer, and (``sessionLost``) when the guest has it no more."""
+class CanExec(Protocol):
+    async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
+        """Start a command in a ready guest; with ``mark``, one that is kept if the guest can (a KeptSession), or go on with it.
+        Raises Unavailable while the guest's agent doesn't answer, and (``sessionLost``) when the guest has it no more."""
 
 
 @runtime_checkable

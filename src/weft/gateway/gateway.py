@@ -7,6 +7,7 @@ end; guests don't notice it. Woken by connections.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import ssl
@@ -175,7 +176,8 @@ class Gateway:
         if pending is None or pending.arrived.done() or pending.node_uid != connection.node_uid:
             raise Forbidden("no client waits for this stream")
         pending.arrived.set_result(connection)
-        await connection.writer.wait_closed()
+        with contextlib.suppress(OSError):  # it may have gone on sending until it heard of the end
+            await connection.writer.wait_closed()
 
     async def _serve_client(self, client: Connection, ticket: str) -> None:
         claims, whole = self._admit(ticket)

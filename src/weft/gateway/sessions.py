@@ -25,6 +25,7 @@ from weft.objects.errors import InvalidInput, Unavailable, WeftError
 log = logging.getLogger("weft.gateway")
 FIND_SECONDS = 30.0  # less than a guest keeps a session
 AGAIN_SECONDS = 0.2
+GOODBYE_SECONDS = 5.0
 _FINAL = (SESSION_LOST, "guestEnded", "illegalTransition", "unsupported", "noGuestAgent")
 
 
@@ -44,6 +45,7 @@ class Detached(msgspec.Struct):
     """The connection to the node is gone, the session perhaps not. ``hint``: where the agent says that the guest went."""
 
     hint: Place | None = None
+    told: bool = False  # the agent has said so
 
 
 class SessionCarrier:
@@ -97,18 +99,29 @@ class SessionCarrier:
         receiving = asyncio.ensure_future(self._receive(stream))
         try:
             await asyncio.wait((self._hung_up, receiving), return_when=asyncio.FIRST_COMPLETED)
-            end = receiving.result() if receiving.done() else None
-            if end is None:
-                sending.cancel()
-                await stream.send(encode_frame(FrameType.HANG_UP))
             if not receiving.done():
                 self._carried.result = "client gone"
-                self._hung_up.result()
+                return await self._hang_up(stream, sending, receiving)
+            if (end := receiving.result()) is None:
+                sending.cancel()
+                await stream.send(encode_frame(FrameType.HANG_UP))
             return end
         finally:
             sending.cancel()
             receiving.cancel()
             await asyncio.gather(sending, receiving, return_exceptions=True)
+
+    async def _hang_up(
+        self, stream: Connection, sending: asyncio.Future[None], receiving: asyncio.Future[Detached | None]
+    ) -> Detached | None:
+        """The client has gone: the guest is to hear of it, wherever it is if it is just leaving. Raises InvalidInput."""
+        sending.cancel()
+        await stream.send(encode_frame(FrameType.HANG_UP))
+        await self._within(receiving, GOODBYE_SECONDS)
+        end = receiving.result() if receiving.done() else None
+        if self._hung_up.result() is None and end is not None and end.told:
+            return end
+        return None
 
     async def _send(self, stream: Connection) -> None:
         await self._begun.wait()
@@ -135,11 +148,10 @@ class SessionCarrier:
                 self._room.set()
                 self._news.set()
             elif frame.type == FrameType.DETACHED:
-                return Detached(_read_place(frame))
+                return Detached(_read_place(frame), told=True)
             elif frame.type in (FrameType.DATA_OUT, FrameType.STDERR, *END):
-                if not await self._client.send(encode_frame(frame.type, frame.payload)):
-                    self._carried.result = "client gone"
-                    return None
+                if not self._hung_up.done():  # one that has gone is soon heard of
+                    await self._client.send(encode_frame(frame.type, frame.payload))
                 if frame.type in END:
                     self._carried.result = "done" if frame.type == FrameType.EXIT else frame.error().token
                     return None
@@ -182,12 +194,17 @@ class SessionCarrier:
 
     async def _receive_within(self, stream: Connection, seconds: float) -> Frame | None:
         receiving = asyncio.ensure_future(stream.receive())
-        limit = asyncio.ensure_future(self._clock.sleep(max(0.0, seconds)))
         try:
-            await asyncio.wait((receiving, limit), return_when=asyncio.FIRST_COMPLETED)
+            await self._within(receiving, seconds)
             return receiving.result() if receiving.done() else None
         finally:
             receiving.cancel()
+
+    async def _within(self, work: asyncio.Future[Any], seconds: float) -> None:
+        limit = asyncio.ensure_future(self._clock.sleep(max(0.0, seconds)))
+        try:
+            await asyncio.wait((work, limit), return_when=asyncio.FIRST_COMPLETED)
+        finally:
             limit.cancel()
 
     def _asked(self, place: Place) -> dict[str, Any]:

@@ -16,7 +16,15 @@ import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
-from weft.contracts.runtime import ExecRequest, GuestFacts, GuestPlan, GuestState, GuestStats, RuntimeProbe
+from weft.contracts.runtime import (
+    ExecRequest,
+    GuestFacts,
+    GuestPlan,
+    GuestState,
+    GuestStats,
+    RuntimeProbe,
+    SessionMark,
+)
 from weft.drivers.runtime.fake.guest import FakeGuest, describe_guest
 from weft.drivers.runtime.fake.moves import FakeMoves
 from weft.drivers.runtime.fake.session import FakeSession
@@ -148,8 +156,11 @@ class FakeDriver:
             self.moves.check_stays(guest)
             self._end(guest_id, "suspended", None)
 
-    async def exec(self, guest_id: str, request: ExecRequest) -> FakeSession:
+    async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> FakeSession:
+        """It keeps no sessions."""
         await self._obey("exec")
+        if mark is not None and mark.run:
+            raise Unavailable("the guest has this command's session no more", reason="sessionLost")
         guest = self._known(guest_id)
         if guest.state != "running" or not guest.ready:
             raise Unavailable(f"guest {guest.plan.name}: no agent in it answers yet", retry_after_seconds=0.2)

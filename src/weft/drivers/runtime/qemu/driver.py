@@ -204,10 +204,7 @@ class QemuDriver:
         await adjust_machine(guest.monitor(), frame, plan, self._clock)
         self._cgroups.change(plan.id, after)
 
-    async def exec(self, guest_id: str, request: ExecRequest) -> ExecSession:
-        return await (await self._guests.get(guest_id)).agents.exec(request)
-
-    async def exec_kept(self, guest_id: str, request: ExecRequest, mark: SessionMark) -> ExecSession:
+    async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
         return await (await self._guests.get(guest_id)).agents.exec(request, mark)
 
     def console_log(self, guest_id: str) -> str:

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable
 
 from weft.contracts.runtime import (
     DETACHED,
-    SESSION_LOST,
     ExecChunk,
     ExecRequest,
     SessionMark,
@@ -340,5 +339,5 @@ def _encode(number: int, request: ExecRequest) -> list[bytes]:
 
 def _lost() -> Unavailable:
     return Unavailable(
-        "the guest has this command's session no more; the command's fate is unknown", reason=SESSION_LOST
+        "the guest has this command's session no more; the command's fate is unknown", reason="sessionLost"
     )
