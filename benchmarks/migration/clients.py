@@ -20,7 +20,7 @@ def ask(moves: int) -> list[Figure]:
     tally, waits, pauses = Tally(), list[float](), list[float]()
     try:
         cluster.up()
-        guest = Traveller(cluster, Kind("asked", "tiny", 128, 1, "c"), build_programs(folder))
+        guest = Traveller(cluster, Kind("asked", "tiny", 160, 1, "c"), build_programs(folder))
         guest.create()
         for _ in range(moves):
             guest.settle()

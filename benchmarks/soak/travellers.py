@@ -36,10 +36,10 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind("counter", "tiny", 128, 1, "c"),
-    Kind("noise", "tiny", 128, 1, "r", volume=True),
-    Kind("text", "tiny", 128, 2, "tc", volume=True),
-    Kind("common", "tiny", 128, 1, "c", volume=True, pool=SHARED),
+    Kind("counter", "tiny", 160, 1, "c"),
+    Kind("noise", "tiny", 160, 1, "r", volume=True),
+    Kind("text", "tiny", 160, 2, "tc", volume=True),
+    Kind("common", "tiny", 160, 1, "c", volume=True, pool=SHARED),
     Kind("debian", "debian-12", 512, 2, "rt", volume=True),
 )
 
