@@ -13,6 +13,7 @@ QEMU's own way there, 20 % more every second pass, took 58 s where 15 s were nee
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -39,8 +40,13 @@ LAST_SECONDS = (
     0.02  # until the target's machine is told to run: its devices loaded, its disks opened, the record on disk
 )
 POST_COPY_SHARE = 0.7  # of b: what comes after the switch, with the guest's own requests going first
+SLOWED_SHARE, SLOWED_STALLS = (
+    0.5,
+    2,
+)  # QEMU slows a guest down that in so many passes wrote more than this of what went over
 SLOWED_LOOKS = 12  # QEMU takes two looks, of a second at least, for each step; beyond these it never will
 DIFFERENCE_OVERHEAD = 0.02  # of a page, beside the words that changed
+ENDLESS = 0.95  # of the memory; a guest that writes to so much of it may write to less
 MOST_PASSES = 30
 _LEAST_CACHE, _MOST_CACHE = 64 << 20, 512 << 20  # QEMU takes it beside the guest's memory
 
@@ -196,8 +202,9 @@ def _forecast_memory(mode: MoveMode, load: Load, leeway: Leeway) -> Forecast:
         return Forecast(seconds, last, int(load.memory_bytes + rest + LAST_BYTES), 2)
     compressed = mode == "multifd-zstd"
     slowdown = find_slowdown(load.dirty_bytes_per_second, leeway) if mode == "auto-converge" else 0.0
-    left, seconds, sent, passes, stalled = float(load.memory_bytes), 0.0, 0.0, 0, False
+    left, seconds, sent, passes, stalls, stalled = float(load.memory_bytes), 0.0, 0.0, 0, 0, False
     whole = 0.0  # what would have gone over as it is
+    written = find_likely_set(load)
     aimed = min(AIMED_SECONDS, leeway.pause_seconds)
     while True:
         passes += 1
@@ -214,9 +221,18 @@ def _forecast_memory(mode: MoveMode, load: Load, leeway: Leeway) -> Forecast:
         if passes > MOST_PASSES:
             return Forecast(seconds, carried / usable + last, int(sent), passes, converges=False)
         seconds, sent, whole = seconds + carried / usable, sent + carried, whole + left
-        rate = load.dirty_bytes_per_second * (1 - slowdown if passes > 2 else 1.0)  # QEMU sees at the third look
-        before, left = left, min(float(load.written_bytes), rate * carried / usable)
+        rate = load.dirty_bytes_per_second * (1 - slowdown if stalls >= SLOWED_STALLS else 1.0)
+        before, left = left, min(written, rate * carried / usable)
+        stalls += left > SLOWED_SHARE * carried
         stalled = left > STALLS * before
+
+
+def find_likely_set(load: Load) -> float:
+    """Bytes that the guest writes to again and again. Where a second's sample saw no end of them (then ``written_bytes`` is all
+    its memory), they are somewhere between what was seen and all of it: as likely twice the one as half the other."""
+    seen = min(load.dirty_bytes_per_second, float(load.memory_bytes))
+    unknown = load.written_bytes >= ENDLESS * load.memory_bytes
+    return math.sqrt(seen * load.memory_bytes) if unknown else float(load.written_bytes)
 
 
 def reconsider(mode: MoveMode, remaining_bytes: list[int], leeway: Leeway, *, slowdown: float = 0.0) -> Change:
