@@ -26,6 +26,7 @@ class World(msgspec.Struct):
     stops_at: str = ""
     fails_at: str = ""
     deaf: bool = False
+    stuck: str = ""  # why the target can't get ready
 
 
 class MovingNode(PretendNode):
@@ -121,6 +122,11 @@ class MovingLab(Lab):
         if world.taken_over or (world.handed_over and not world.deaf):
             world.taken_over = True
             return self._say(msgspec.structs.replace(new, state="running", ready=True), move, "taken over", pause_ms=21)
+        if world.stuck:
+            troubled = msgspec.structs.replace(
+                new, state="failed", reason=world.stuck, message="it can't be made ready"
+            )
+            return self._say(troubled, move, "preparing")
         if said == "":
             return self._say(msgspec.structs.replace(new, state="preparing"), move, "preparing")
         return self._say(new, move, "waiting", address="10.0.0.9:7000")

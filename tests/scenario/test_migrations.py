@@ -141,6 +141,37 @@ async def test_a_cut_connection_costs_a_try_and_the_next_one_succeeds(tmp_path: 
         await settle(lab, "n2", 3)
 
 
+@pytest.mark.parametrize("to", [None, "n2"])
+async def test_a_target_that_cant_get_ready_costs_a_try_and_the_next_one_goes_elsewhere_if_it_may(
+    tmp_path: Path, to: str | None
+) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await start(lab, "n1", "n2", "n3")
+        lab.begin = [World(stuck="notFound")]
+        await lab.migrate("web", to=to)
+
+        async def told() -> bool:
+            return (await lab.migration()).reason == "notFound"
+
+        await lab.until(told)
+        first = await lab.migration()
+        assert (first.phase, first.message) == ("Preparing", f"target {first.target}: it can't be made ready")
+        status = await lab.until_migration("Succeeded")
+        assert (status.tries, status.avoid) == (2, (first.target,))
+        assert (status.target != first.target) is (to is None)
+        await settle(lab, status.target, 3)
+
+
+async def test_where_the_disk_is_full_it_isnt_tried_a_second_time(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await start(lab)
+        lab.begin = [World(stuck="noSpace")]
+        await lab.migrate("web", to="n2")
+        status = await lab.until_migration("Failed")
+        assert (status.tries, status.reason, status.message) == (1, "noSpace", "target n2: it can't be made ready")
+        await settle(lab, "n1", 1)
+
+
 async def test_after_three_tries_it_has_failed_and_the_guest_runs_where_it_was(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab)

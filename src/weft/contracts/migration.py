@@ -57,12 +57,13 @@ class MovingGuest(msgspec.Struct, frozen=True):
 class MoveFacts(msgspec.Struct, frozen=True):
     """What is true of a move at one side. Source: waiting, moving, switching (stands still, may run on), handed over;
     target: waiting, moving, arrived (all is there, nothing has run), taken over; either: failed. Bytes as the machine
-    counts them; a rate of 0 is not known yet."""
+    counts them; a rate of 0 is not known yet. ``reason`` and ``message``: why it failed; ``noSpace``: a disk there is full."""
 
     key: str
     role: Literal["source", "target"]
     phase: MovePhase
     message: str | None = None
+    reason: str = ""
     sent_bytes: int = 0
     remaining_bytes: int = 0
     total_bytes: int = 0

@@ -75,7 +75,8 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     """What is asked of a node. Equal requests get equal verdicts, so they are decided as one class.
 
     ``amounts`` in the order of RESOURCES, ``extras`` sorted by name; ``least_disk`` is how little disk the image would
-    do with; ``node`` the only node's name it may go to, ``leaves`` the one it moves away from; ``cpu_model`` what its
+    do with; ``node`` the only node's name it may go to, ``leaves`` the one it moves away from, ``avoids`` those where it
+    couldn't come to; ``cpu_model`` what its
     CPU must be, None for any; ``home`` the uid of the node where its volumes lie; ``pools`` those that it must have, NAME or,
     where data lies already, NAME@ID; ``near`` the groups whose
     members it must be with, if there are any, and ``apart`` those it must
@@ -104,6 +105,7 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     mode: Literal["long-lived", "serverless"] = "long-lived"
     gang: str = ""
     leaves: str | None = None
+    avoids: tuple[str, ...] = ()
     cpu_model: str | None = None
     pools: tuple[str, ...] = ()
     basis: Basis = "allocation"

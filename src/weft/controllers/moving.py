@@ -29,6 +29,7 @@ from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition
 
 HAND_OVER_PATIENCE_SECONDS = 15.0  # for the target's word, once the source stands still for good
+READY_PATIENCE_SECONDS = 10.0  # for a target that can't get ready: its node tries on meanwhile
 _FOR_GOOD = (
     "invalidInput",
     "unsupported",
@@ -129,12 +130,8 @@ def _plan(facts: Facts) -> Outcome:
 
 def _mend_times(status: MigrationStatus, now: float) -> MigrationStatus:
     """What began later than now did so by a clock that was set back since: patience begins anew, or it would never end."""
-    started, handed_over = status.started_at, status.handed_over_at
-    return replace(
-        status,
-        started_at=min(started, now) if started is not None else None,
-        handed_over_at=min(handed_over, now) if handed_over is not None else None,
-    )
+    begun = {name: getattr(status, name) for name in ("started_at", "handed_over_at", "troubled_at")}
+    return replace(status, **{name: min(at, now) for name, at in begun.items() if at is not None})
 
 
 def _begin(facts: Facts) -> Outcome:
@@ -229,8 +226,12 @@ def _lead(facts: Facts) -> Outcome:
         to_source = replace(to_source, address=address)
     outcome.source = replace(source.spec, move=to_source) if to_source != source.spec.move else None
     outcome.target = replace(target.spec, move=to_target) if to_target != target.spec.move else None
-    if status.handed_over_at is not None:
-        outcome.look_after = max(0.1, status.handed_over_at + HAND_OVER_PATIENCE_SECONDS - facts.now)
+    for since, patience in (
+        (status.handed_over_at, HAND_OVER_PATIENCE_SECONDS),
+        (status.troubled_at, READY_PATIENCE_SECONDS),
+    ):
+        if since is not None:
+            outcome.look_after = max(0.1, min(outcome.look_after or patience, since + patience - facts.now))
     return outcome
 
 
@@ -260,19 +261,43 @@ def _find_trouble(facts: Facts) -> Trouble | None:
             return _try_again(facts, side.heard.reason or "failed", message)
     if target is None:
         return _try_again(facts, "targetLost", "the place that it moves to is gone")
+    if _is_stuck(target) and (_is_over_for(target.report.reason) or facts.now >= _read_since(facts)):
+        return _try_again(facts, target.report.reason, _tell_stuck(target))
     for side, name in ((source, "source"), (target, "target")):
         if side.node_phase not in _READY:
             return _try_again(facts, "nodeLost", f"{name} {side.spec.node} has not been heard of")
     if status.handed_over_at is not None and facts.now >= status.handed_over_at + HAND_OVER_PATIENCE_SECONDS:
         return _try_again(facts, "notTakenOver", f"target {target.spec.node} has not said that it took over")
     if _time_left(spec, status, facts.now) <= 0:
-        return Trouble("Failed", "timedOut", f"not done within {spec.timeout_seconds:g} s")
+        why = f": {_tell_stuck(target)}" if _is_stuck(target) else ""
+        return Trouble("Failed", "timedOut", f"not done within {spec.timeout_seconds:g} s{why}")
     return None
+
+
+def _is_stuck(target: Side) -> bool:
+    """Whether its node says that it can't make ready what the guest needs there."""
+    return target.report.state == "failed" and bool(target.report.reason) and target.says("preparing")
+
+
+def _is_over_for(reason: str) -> bool:
+    """Whether the node would only meet it again, for as long as anybody would wait."""
+    return reason in (*_FOR_GOOD, "noSpace")
+
+
+def _read_since(facts: Facts) -> float:
+    """When patience with a target that can't get ready ends."""
+    troubled_at = facts.status.troubled_at
+    return (troubled_at if troubled_at is not None else facts.now) + READY_PATIENCE_SECONDS
+
+
+def _tell_stuck(target: Side) -> str:
+    return f"target {target.spec.node}: {target.report.message or target.report.reason}"
 
 
 def _try_again(facts: Facts, reason: str, message: str) -> Trouble:
     status = facts.status
     again = status.tries < MOST_TRIES and reason not in _FOR_GOOD and _time_left(facts.spec, status, facts.now) > 0
+    again = again and not (reason == "noSpace" and facts.spec.to)
     return Trouble("Retry" if again else "Failed", reason, message)
 
 
@@ -315,6 +340,7 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
             reason=status.reason,
             message=why,
             tries=status.tries + 1,
+            avoid=tuple(dict.fromkeys((*status.avoid, *filter(None, [status.target])))),
             started_at=status.started_at,
         )
     else:
@@ -366,10 +392,16 @@ def _tell(facts: Facts) -> MigrationStatus:
     status.target = target.spec.node if target is not None else status.target
     if not status.ending:
         status.reason = status.message = ""
+        stuck = target is not None and _is_stuck(target)
+        status.troubled_at = (status.troubled_at or facts.now) if stuck else None
+        if target is not None and stuck:
+            status.reason, status.message = target.report.reason, _tell_stuck(target)
     if said is None:
         status.phase = "Preparing" if status.phase in ("Planned", "Pending") else status.phase
         return status
     status.plan = said.plan or status.plan
+    if said.message and not status.message:
+        status.reason, status.message = said.reason, said.message
     if said.total_bytes or said.sent_bytes:
         status.progress = MoveProgress(
             sent_bytes=said.sent_bytes,

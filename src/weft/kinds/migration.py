@@ -124,7 +124,8 @@ class MoveWindow(msgspec.Struct, kw_only=True, frozen=True):
 class MigrationStatus(msgspec.Struct, kw_only=True):
     """``source`` and ``target`` are nodes. While it is planned, room is held at ``target``; ``room_lost`` says why it was held
     elsewhere before. ``ending`` says what it will have come to once both sides are clear again: empty
-    while it goes on, ``Retry`` for another try; ``reason`` and ``message`` say why."""
+    while it goes on, ``Retry`` for another try; ``reason`` and ``message`` say why. ``avoid``: nodes that a try to come to has
+    failed with; the next one goes to another if it can."""
 
     phase: MigrationPhase = "Pending"
     source: str = ""
@@ -143,6 +144,8 @@ class MigrationStatus(msgspec.Struct, kw_only=True):
     forecast: MoveForecast | None = None  # likewise, until ``plan`` is measured
     room_lost: str = ""
     tries: int = 0
+    avoid: tuple[str, ...] = ()
+    troubled_at: float | None = None  # since when the target can't get ready
     handed_over_at: float | None = None  # when it was first heard that the source stands still for good
     started_at: float | None = None
     ended_at: float | None = None

@@ -83,14 +83,17 @@ class Leaving:
     reads: Reads = "facts"
 
     def asks(self, request: Request) -> Hashable:
-        return request.leaves
+        return (request.leaves, request.avoids) if request.leaves or request.avoids else None
 
     def fits(self, table: Table, request: Request) -> Flags:
-        there = _is_text(table, "name", request.leaves)
-        return there if request.leaves is None else ~there
+        fits = np.ones(len(table.names), dtype=np.bool_)
+        for name in filter(None, (request.leaves, *request.avoids)):
+            fits &= ~_is_text(table, "name", name)
+        return fits
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
-        return "it moves away from here", []
+        left = table.names[index] == request.leaves
+        return "it moves away from here" if left else "a try to move here has failed", []
 
 
 class VolumeHome:

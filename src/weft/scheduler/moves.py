@@ -166,7 +166,7 @@ def plan_target(
     room = find_room(view, item)
     held = [room] if room is not None else []
     found = _decide_again(engine, mover, room) if room is not None else None
-    candidate, row, explanation = found or decide(engine, mover, held)
+    candidate, row, explanation = found or decide(engine, mover, held, item.status(MigrationStatus).avoid)
     timing = Timing(now, 0.0)
     if row is None:
         return _plan_refusal(view, item, candidate, explanation, timing), []
@@ -287,8 +287,17 @@ def _decide_again(engine: Engine, mover: Mover, room: Item) -> tuple[Candidate, 
     return (candidate, row, explanation) if row is not None else None
 
 
-def decide(engine: Engine, mover: Mover, held: Sequence[Item] = ()) -> tuple[Candidate, int | None, Explanation]:
-    """The node that a VM would move to, None if it can go nowhere, and why. What is ``held`` for it counts as free."""
+def decide(
+    engine: Engine, mover: Mover, held: Sequence[Item] = (), avoid: tuple[str, ...] = ()
+) -> tuple[Candidate, int | None, Explanation]:
+    """The node that a VM would move to, None if it can go nowhere, and why; one that is to be avoided only if there is no
+    other. What is ``held`` for it counts as free."""
+    if avoid:
+        request = msgspec.structs.replace(mover.candidate.request, avoids=avoid)
+        other = msgspec.structs.replace(mover, candidate=msgspec.structs.replace(mover.candidate, request=request))
+        elsewhere = decide(engine, other, held)
+        if elsewhere[1] is not None:
+            return elsewhere
     with without(engine.snapshot, [mover.source.key, *(item.key for item in held)]):
         request, given_up = relax(mover.candidate.request, engine.snapshot)
         candidate = msgspec.structs.replace(mover.candidate, request=request, given_up=given_up)

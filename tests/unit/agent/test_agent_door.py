@@ -198,6 +198,40 @@ async def test_a_certificate_of_another_fabric_opens_nothing(ends: Ends, tmp_pat
         tls.wrap_socket(socket.create_connection((host, int(port)), 10))
 
 
+async def test_who_shows_a_certificate_of_another_fabric_is_named_as_the_reason(ends: Ends, tmp_path: Path) -> None:
+    stranger = Fabric(tmp_path / "other").node("source")  # and the target is a stranger to it
+    line = TlsLine("key", ends.address, "target", stranger, [Limit(0, CLOCK)], CLOCK)
+    half = ends.fabric.node("half")  # trusts this fabric, and shows another's certificate
+    for name in ("node.crt", "node.key"):
+        (tmp_path / "half" / name).write_bytes((tmp_path / "other" / "source" / name).read_bytes())
+    for refused in (line, TlsLine("key", ends.address, "target", half, [Limit(0, CLOCK)], CLOCK)):
+        with pytest.raises(Unavailable, match="certificate") as failed:
+            await refused.ask(Ask("stopped"))
+        assert failed.value.token == "peerRefused"
+        refused.close()
+    assert ends.asked == []
+
+
+class FullDisk:
+    """Where no disk has room."""
+
+    async def begin(self, disk: str) -> tuple[Path, int]:
+        return Path("/dev/full"), 1 << 40
+
+    async def complete(self, disk: str) -> None:
+        raise AssertionError("it can't be")
+
+
+async def test_a_disk_that_there_is_no_room_for_is_sent_no_further_and_says_why(ends: Ends) -> None:
+    ends.door.receive = FullDisk()
+    line, disk = ends.line(rate=64 << 20), ends.folder / "disk"
+    disk.write_bytes(os.urandom(24 << 20))
+    with pytest.raises(DriverFailed, match="No space left") as failed:
+        await line.carry_file("root", disk)
+    assert failed.value.token == "noSpace"
+    assert line.meter.sent < 20 << 20
+
+
 async def test_when_the_door_closes_both_machines_notice_and_nothing_of_it_is_left(ends: Ends) -> None:
     line = ends.line()
     line.offer({"memory": ends.folder / "offered"})

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from weft.controllers.moving import HAND_OVER_PATIENCE_SECONDS, Facts, Outcome, Side, plan_move
+from weft.controllers.moving import (
+    HAND_OVER_PATIENCE_SECONDS,
+    READY_PATIENCE_SECONDS,
+    Facts,
+    Outcome,
+    Side,
+    plan_move,
+)
 from weft.kinds.allocation import (
     AllocatedImage,
     AllocatedMove,
@@ -135,6 +142,34 @@ def test_a_guest_that_restarts_just_then_is_tried_again_and_what_never_can_is_no
     assert source.report.move is not None
     told = replace(source, report=replace(source.report, move=replace(source.report.move, reason=reason)))
     assert plan(told, side("target", "waiting")).status.ending == ending
+
+
+def stuck(reason: str) -> Side:
+    """A target whose node can't make ready what the guest needs."""
+    target = side("target", "preparing", state="failed")
+    return replace(target, report=replace(target.report, reason=reason, message="the image isn't to be had"))
+
+
+def test_what_keeps_a_target_from_getting_ready_is_told_at_once_and_ends_the_try_a_little_later() -> None:
+    first = plan(side("source"), stuck("notFound"))
+    assert (first.status.reason, first.status.message) == ("notFound", "target n2: the image isn't to be had")
+    assert (first.status.ending, first.look_after) == ("", READY_PATIENCE_SECONDS)
+    later = plan(side("source"), stuck("notFound"), first.status, now=NOW + READY_PATIENCE_SECONDS)
+    assert (later.status.ending, later.status.reason) == ("Retry", "notFound")
+    healed = plan(side("source"), side("target", "preparing"), first.status, now=NOW + READY_PATIENCE_SECONDS)
+    assert (healed.status.ending, healed.status.message, healed.status.troubled_at) == ("", "", None)
+    short = plan(side("source"), stuck("notFound"), wish={"timeout_seconds": 5.0})
+    assert short.status.message == "not done within 5 s: target n2: the image isn't to be had"
+
+
+@pytest.mark.parametrize(("to", "ending"), [(None, "Retry"), ("n2", "Failed")])
+def test_where_a_disk_is_full_it_goes_elsewhere_at_once_if_it_may(to: str | None, ending: str) -> None:
+    assert plan(side("source"), stuck("noSpace"), wish={"to": to}).status.ending == ending
+
+
+def test_the_next_try_avoids_where_this_one_failed() -> None:
+    again = replace(BREAKING, ending="Retry", avoid=("n3",))
+    assert plan(side("source", "failed"), None, again).status.avoid == ("n3", "n2")
 
 
 def test_what_was_handed_over_and_not_taken_in_time_is_broken_off() -> None:

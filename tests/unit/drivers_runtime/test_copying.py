@@ -70,6 +70,7 @@ class Moving:
 
     def __init__(self, machine: Machine) -> None:
         self.machine, self.ended = machine, asyncio.Event()
+        self.copy_errors: list[str] = []
         self.record = SimpleNamespace(
             move=MoveRecord("key", "source", SETTINGS, sending=False), plan=SimpleNamespace(name="web")
         )

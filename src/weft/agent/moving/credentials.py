@@ -36,6 +36,13 @@ class Credentials:
         return tls
 
 
+def is_refusal(problem: Exception) -> bool:
+    """Whether a connection came to nothing because one end doesn't accept who the other is."""
+    if isinstance(problem, ssl.SSLCertVerificationError | NotAuthenticated):
+        return True
+    return isinstance(problem, ssl.SSLError) and "ALERT" in (problem.reason or "")
+
+
 def check_peer(sock: ssl.SSLSocket, uid: str) -> None:
     """Raises NotAuthenticated unless the other end is node ``uid``."""
     shown = read_node_uid(sock.getpeercert())

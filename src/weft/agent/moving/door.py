@@ -7,6 +7,7 @@ carried to the waiting machine. Whoever else comes, or says nothing, is let go a
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TypeVar
 
 from weft.agent.moving.credentials import Credentials, check_peer
-from weft.agent.moving.files import receive_file
+from weft.agent.moving.files import PIECE_BYTES, receive_file
 from weft.agent.moving.relay import Limit, Meter, Relay
 from weft.agent.moving.words import Answer, Ask, Channel, Hello, Receive, receive_message, send_message, tune
 from weft.contracts.clock import Clock
@@ -23,6 +24,7 @@ from weft.objects.errors import DriverFailed, WeftError
 
 log = logging.getLogger("weft.agent")
 HELLO_SECONDS = 10.0  # for who is let in to say what it is
+REFUSED_SECONDS = 1.0  # for who is refused to hear it
 SILENCE_SECONDS = 60.0  # within a file, before it is given up
 MOST_STRANGERS = 32  # connections at once that haven't said yet what they are
 
@@ -108,7 +110,11 @@ class TlsDoor:
             tune(sock)
             with tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False) as secure:
                 self._note_stranger(me, secure)
-                secure.do_handshake()
+                try:
+                    secure.do_handshake()
+                except ssl.SSLError:
+                    _let_hear(secure)
+                    raise
                 check_peer(secure, self._peer_uid)
                 hello = receive_message(secure, Hello)
                 refused = self._refuse(hello)
@@ -170,8 +176,8 @@ class TlsDoor:
             path, most_bytes = self._in_loop(self.receive.begin(disk))
             receive_file(secure, path, most_bytes, self.meter, self._limits)
             self._in_loop(self.receive.complete(disk))
-        except WeftError as problem:
-            send_message(secure, Answer(False, problem.token, problem.message))
+        except (WeftError, OSError) as problem:
+            _refuse_rest(secure, _tell(problem))
             raise
         send_message(secure, Answer())
 
@@ -199,10 +205,30 @@ class TlsDoor:
 async def _answer(respond: Respond, ask: Ask) -> Answer:
     try:
         return await respond(ask)
-    except WeftError as problem:
+    except (WeftError, OSError) as problem:
+        return _tell(problem)
+
+
+def _tell(problem: WeftError | OSError) -> Answer:
+    if isinstance(problem, WeftError):
         return Answer(False, problem.token, problem.message)
-    except OSError as problem:
-        return Answer(False, "driverFailed", str(problem))
+    full = problem.errno == errno.ENOSPC
+    return Answer(False, "noSpace" if full else "driverFailed", str(problem))
+
+
+def _let_hear(sock: ssl.SSLSocket) -> None:
+    """TLS has said why it is refused; closed at once, with bytes unread, that would be thrown away. Raises OSError."""
+    sock.settimeout(REFUSED_SECONDS)
+    socket.socket.shutdown(sock, socket.SHUT_WR)
+    while socket.socket.recv(sock, PIECE_BYTES):
+        pass
+
+
+def _refuse_rest(secure: ssl.SSLSocket, answer: Answer) -> None:
+    """Say so, and wait until it was heard: to close with bytes unread would throw the answer away. Raises OSError."""
+    send_message(secure, answer)
+    while secure.recv(PIECE_BYTES):
+        pass
 
 
 def _shut(sock: socket.socket) -> None:

@@ -7,6 +7,7 @@ meant for threads.
 from __future__ import annotations
 
 import os
+import select
 import ssl
 import struct
 from collections.abc import Sequence
@@ -26,13 +27,16 @@ def count_data(path: Path) -> int:
 
 
 def send_file(secure: ssl.SSLSocket, path: Path, meter: Meter, limits: Sequence[Limit]) -> None:
-    """All of it, then its end. Raises OSError."""
+    """All of it, then its end; no more once the other node has something to say, which is that it can't take it. Raises
+    OSError."""
     with path.open("rb") as file:
         descriptor = file.fileno()
         for start, length in _list_data(descriptor):
             offset, end = start, start + length
             while offset < end:
                 allowed = wait_for_all(limits, min(PIECE_BYTES, end - offset))
+                if secure.pending() or select.select([secure], [], [], 0)[0]:
+                    return
                 data = os.pread(descriptor, allowed, offset)
                 if not data:
                     raise OSError(f"{path} has become shorter")

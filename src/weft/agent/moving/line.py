@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from weft.agent.moving.credentials import Credentials, check_peer
+from weft.agent.moving.credentials import Credentials, check_peer, is_refusal
 from weft.agent.moving.files import send_file
 from weft.agent.moving.relay import Limit, Meter, Relay
 from weft.agent.moving.words import Answer, Ask, Channel, Hello, receive_message, send_message, tune
@@ -87,6 +87,8 @@ class TlsLine:
             try:
                 send_file(secure, path, self.meter, self._limits)
                 answer = receive_message(secure, Answer)
+            except OSError as problem:
+                raise Unavailable(f"the connection to the target was lost: {problem}", reason="lineLost") from problem
             finally:
                 with self._lock:
                     self._files.discard(secure)
@@ -125,9 +127,11 @@ class TlsLine:
             control, self._control = self._control, None
             if control is not None:
                 control.close()
-            raise Unavailable(
-                f"the target doesn't answer at {self._address}: {problem}", reason="lineLost"
-            ) from problem
+            if is_refusal(problem):
+                said = f"this node and the target at {self._address} don't know each other's certificates: {problem}"
+                raise Unavailable(said, reason="peerRefused") from problem
+            said = f"the target doesn't answer at {self._address}: {problem}"
+            raise Unavailable(said, reason="lineLost") from problem
 
     def _dial(self, channel: Channel, disk: str = "") -> ssl.SSLSocket:
         host, _, port = self._address.rpartition(":")

@@ -140,7 +140,8 @@ class Source(Side):
             facts = await self._look()
             if facts is None or facts.phase == "failed":
                 why = facts.message if facts is not None and facts.message else "the machine doesn't go on with it"
-                raise DriverFailed(f"{self._wanted.what}: its move failed: {why}", details={"step": "move"})
+                reason = facts.reason or None if facts is not None else None
+                raise DriverFailed(f"on the way to {self._move.peer}: {why}", reason=reason, details={"step": "move"})
             self._tell(**self._figures(facts, began))
             if facts.phase == "handed over":
                 await self._hand_over(began)

@@ -67,6 +67,7 @@ async def begin_copies(guest: Guest, settings: MoveSettings) -> None:
     """The source begins to copy; a clone's base is at the target already."""
     qmp, bases = guest.monitor(), {disk.serial: disk.base for disk in guest.record.plan.disks}
     await drop_copies(guest)
+    guest.copy_errors.clear()
     for serial in settings.copied_disks:
         name = COPY + serial
         server = {"type": "unix", "path": str(guest.paths.move_socket("outgoing-disks"))}
@@ -104,7 +105,8 @@ async def _lead(guest: Guest, qmp: Qmp, settings: MoveSettings, events: asyncio.
         status, move = "none", guest.record.move
         if move is not None and move.sending:  # before, its answer is of an earlier move
             status = await _inspect_sending(qmp)
-        broken = any("error" in job for job in jobs.values())
+        broken = [str(job["error"]) for job in jobs.values() if "error" in job]
+        guest.copy_errors = broken or guest.copy_errors
         if broken and status in ("setup", "active", "pre-switchover"):
             await qmp.execute("migrate_cancel")
         elif status == "pre-switchover" and not closed:

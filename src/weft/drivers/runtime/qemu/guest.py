@@ -67,6 +67,7 @@ class Guest:
         self._writes: set[asyncio.Task[None]] = set()
         self._writing = threading.Lock()
         self.beside: asyncio.Task[None] | None = None  # what leads a move's copies
+        self.copy_errors: list[str] = []  # why they failed
         self._watchers: set[asyncio.Queue[MoveEvent | None]] = set()
 
     @property

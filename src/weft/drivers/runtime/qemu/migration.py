@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from weft.contracts.migration import MoveFacts, MovePhase, MoveSettings
 from weft.contracts.runtime import GuestPlan
 from weft.drivers.runtime.qemu.devices import disk_name
@@ -127,7 +129,11 @@ async def inspect_move(guest: Guest) -> MoveFacts:
         if move.role == "source" and not move.sending:
             return describe_copies(move, await inspect_copies(qmp))
         told, state = await asyncio.gather(qmp.execute("query-migrate"), qmp.execute("query-status"))
-        return describe_move(move, told, state["status"], _find_absent(guest))
+        facts = describe_move(move, told, state["status"], _find_absent(guest))
+        message, reason = _explain_copies(guest.copy_errors)
+        if facts.phase == "failed" and message is not None and (reason or facts.message is None):
+            return msgspec.structs.replace(facts, message=message, reason=reason)
+        return facts
     except Unavailable:
         await guest.settle()
         if guest.running:
@@ -176,8 +182,17 @@ def describe_copies(move: MoveRecord, jobs: dict[str, dict[str, Any]]) -> MoveFa
     whole = len(jobs) == len(move.settings.copied_disks)
     done, total = (sum(int(job[f"{part}-progress"]) for job in jobs.values()) for part in ("current", "total"))
     phase: MovePhase = "failed" if errors else "moving" if whole else "waiting"
-    message = errors[0] if errors else None
-    return MoveFacts(move.key, move.role, phase, message, done, max(0, total - done), total)
+    facts = MoveFacts(move.key, move.role, phase, *_explain_copies(errors))
+    return msgspec.structs.replace(facts, sent_bytes=done, remaining_bytes=max(0, total - done), total_bytes=total)
+
+
+def _explain_copies(errors: list[str]) -> tuple[str | None, str]:
+    """Why copying a disk failed, as message and reason: reading is the guest's own business, so it is the other end that
+    is full."""
+    if not errors:
+        return None, ""
+    full = next((error for error in errors if "No space left" in error), "")
+    return f"a disk couldn't be copied there: {full or errors[0]}", "noSpace" if full else ""
 
 
 async def end_sending(guest: Guest) -> MovePhase:
