@@ -18,6 +18,7 @@ _REMEDIES = {
     "gpu": "     weft node describe {node}",
     "taint": "     with --tolerate it may go there",
 }
+_DRAINED = "cordoned (drained"  # by a drain; that is not undone by uncordon
 _CLEARLY = 1.0  # points of score, below which two nodes are as good as each other
 
 
@@ -67,7 +68,9 @@ def explain_node(answered: Object, what: str, node: str) -> str:
     verdict = next(v for v in status["verdicts"] if v["node"] == node)
     if verdict["outcome"] == "refused":
         remedy = _REMEDIES.get(str(verdict.get("filter")), "").format(node=node)
-        why = describe_shortfalls(verdict) or verdict.get("reason") or verdict.get("filter")
+        why = str(describe_shortfalls(verdict) or verdict.get("reason") or verdict.get("filter"))
+        if why.startswith(_DRAINED):
+            remedy = f"     weft node return {node}"
         return f"{node} can't take {what} now: {why}{remedy}"
     best = status["best"]
     if best == node:

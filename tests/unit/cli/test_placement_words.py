@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from weft.cli.advice import explain_node
 from weft.cli.placement import describe_choice, explain_absence, explain_decision, explain_refusal
 from weft.cli.terminal import Paint
 from weft.objects.errors import Unplaceable
@@ -104,6 +107,16 @@ def test_an_explanation_of_a_refusal_names_the_error_and_the_nearest_fit() -> No
     text = explain_decision(REFUSED, "vm/big", "10:41:07", None, Paint(False))
     assert text.startswith("vm/big fits on no node: insufficientResources (at 10:41:07")
     assert text.endswith("nearest: n2, if you ask for at most --cpu 7 --memory 21G")
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [("cordoned (swap)", "weft node uncordon n3"), ("cordoned (drained: fans)", "weft node return n3")],
+)
+def test_what_keeps_a_node_from_taking_it_now_is_told_with_what_ends_that(reason: str, remedy: str) -> None:
+    verdict = {"node": "n3", "outcome": "refused", "filter": "cordon", "reason": reason}
+    told = explain_node({"status": {"verdicts": [verdict], "best": "n1"}}, "vm/web", "n3")
+    assert told == f"n3 can't take vm/web now: {reason}     {remedy}"
 
 
 def test_declared_amounts_that_are_sizes_are_written_as_sizes() -> None:
