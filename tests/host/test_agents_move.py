@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,35 @@ async def test_who_is_killed_on_the_way_leaves_the_guest_at_the_source_and_nothi
     await guest.break_off(source, target)
     if victim != "source machine":
         await guest.look(after=seen + 1)
+
+
+@contextlib.contextmanager
+def small(folder: Path, size: str) -> Iterator[None]:
+    """``folder`` on a disk of its own that soon is full, for who is started now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=711", "small", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+async def test_a_disk_that_fills_up_there_on_the_way_is_told_and_the_guest_goes_on(guest: Guest) -> None:
+    here, there, seen = guest.here, guest.there, await guest.look()
+    await guest.run("sh", "-c", "head -c 12000000 /dev/urandom > /dev/vdb; sync")
+    await there.kill()
+    try:
+        with small(Path(there.host.state_dir, "volumes"), "8M"):
+            await there.start()
+            source, target = await guest.begin()
+            told = await here.until_phase(source, "failed")
+            assert told.reason == "noSpace" and "No space left" in told.message, told
+            seen = await guest.look(after=seen + 1)
+            await guest.break_off(source, target)
+            await guest.look(after=seen + 1)
+            await there.kill()
+    finally:
+        await there.start()
 
 
 async def test_a_guest_that_moves_cold_is_shut_down_and_starts_there_with_all_that_is_on_its_disks(
