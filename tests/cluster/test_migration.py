@@ -3,13 +3,16 @@ killed meanwhile."""
 
 from __future__ import annotations
 
+import subprocess
+import threading
 import time
 from collections.abc import Callable
+from typing import IO
 from urllib.request import urlopen
 
 import pytest
 
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import WEFT, Cluster
 from tests.cluster.test_bad_days import kill, no_orphans, one_guest
 
 pytestmark = pytest.mark.host
@@ -102,3 +105,37 @@ def test_whoever_is_killed_meanwhile_one_guest_is_left_and_goes_on(cluster: Clus
     if "source" in victim:
         cluster.ok("vm", "migrate", name, "--timeout", "90s")  # it can move again
     no_orphans(cluster)
+
+
+def test_a_command_that_is_open_goes_on_with_its_guest(cluster: Cluster, gone: Gone) -> None:
+    """Every line once and in order, both ways, over two moves, and over the death of the agent of the node it is on."""
+    cluster.ok("vm", "create", gone("talker"), "--image", "tiny", "--memory", "128M")
+    argv = [WEFT, "vm", "exec", "talker", "--", "sh", "-c", "cat; exit 7"]
+    talking = subprocess.Popen(argv, cwd=cluster.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert talking.stdin is not None and talking.stdout is not None
+    heard: list[bytes] = []
+    listening = threading.Thread(target=lambda out: heard.extend(out), args=(talking.stdout,))
+    listening.start()
+    over, said = threading.Event(), 0
+
+    def talk(into: IO[bytes]) -> None:
+        nonlocal said
+        while not over.is_set():
+            into.write(b"".join(b"%d\n" % n for n in range(said, said + 50)))
+            into.flush()
+            said += 50
+            time.sleep(0.01)
+        into.close()
+
+    speaking = threading.Thread(target=talk, args=(talking.stdin,))
+    speaking.start()
+    for _ in range(2):
+        cluster.ok("vm", "migrate", "talker", "--timeout", "90s")
+    kill(cluster.pids(f"weft agent {cluster.vm('talker')['status']['node']}"))
+    cluster.up()
+    time.sleep(1)
+    over.set()
+    speaking.join(30)
+    assert talking.wait(60) == 7
+    listening.join(10)
+    assert heard == [b"%d\n" % n for n in range(said)]

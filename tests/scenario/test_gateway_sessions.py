@@ -99,12 +99,11 @@ async def until_says(client: Client, wanted: bytes) -> bytes:
 async def test_a_session_goes_with_its_guest_back_and_forth(
     gateway: GatewayLab, guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The node it leaves says where it went; on its way back the server does."""
+    """The node it leaves says where it went, on its way back the server does; both as quickly as they can."""
     monkeypatch.setattr(streams, "RESUME_SECONDS", 0.02)
-    here, there, asked = Program(), Program(), []
+    here, there = Program(), Program()
 
     async def find_place(claims: dict[str, object]) -> Place:
-        asked.append(claims["allocation"])
         return Place(NODE_UID, GOING.name, short_id(GOING.uid))
 
     gateway.gateway._find_place = find_place
@@ -131,8 +130,29 @@ async def test_a_session_goes_with_its_guest_back_and_forth(
         await feeding
         assert out == data, (len(out), end and end.payload)
         assert end is not None and end.json() == {"code": 5}
-        assert asked
         client.close()
+
+
+async def test_the_server_says_where_a_guest_is_when_its_node_does_not(
+    gateway: GatewayLab, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "RESUME_SECONDS", 0.02)
+    here, there, asked = Program(), Program(), []
+
+    async def find_place(claims: dict[str, object]) -> Place:
+        asked.append(claims["allocation"])
+        return Place(OTHER_UID, THERE.name, short_id(THERE.uid))
+
+    gateway.gateway._find_place = find_place
+    await here.take(guest)
+    async with gateway.node(NODE_UID, here, [WEB]), gateway.node(OTHER_UID, there, [THERE]):
+        client = await begin(gateway, "sh", "-c", "echo on; read x; echo got $x")
+        await until_says(client, b"on\n")
+        here.lose("running")
+        await there.take(guest)
+        await client.send(FrameType.DATA_IN, b"it\n")
+        out, _, end = await client.rest()
+        assert (out, set(asked)) == (b"got it\n", {WEB.name}) and end is not None and end.json() == {"code": 0}
 
 
 async def test_it_outlives_its_nodes_agent(gateway: GatewayLab, guest: Guest) -> None:
