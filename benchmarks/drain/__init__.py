@@ -22,7 +22,7 @@ from weft.launch.local.topology import NODE_LINK
 WEFT = str(Path(sys.executable).parent / "weft")
 NODE = "n1"
 GUESTS = int(os.environ.get("GUESTS", "20"))
-MEMORY = "96M"
+MEMORY = "128M"  # the least that tiny takes
 AT_ONCE = 4  # guests that are made, or brought back, while nothing is measured
 MEGABITS = 100
 PATIENCE = "1200s"
