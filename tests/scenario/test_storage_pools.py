@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from tests.scenario.moving_lab import MovingLab
 
-from weft.kinds.allocation import ROOT
+from weft.kinds.allocation import ROOT, AllocationSpec, MoveReport
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.node import NodePool
-from weft.kinds.volume import VolumeStatus
+from weft.kinds.vm import VmSpec
+from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.envelope import decode_part
+from weft.objects.identity import object_key
 
 GIB = 1024**3
 SAN = NodePool("san", "id-of-the-san", 100 * GIB, 50 * GIB)
@@ -94,3 +98,78 @@ async def test_a_volume_in_a_shared_pool_is_used_from_any_node_that_sees_it(tmp_
         assert decision is not None
         said = [v.reason for v in decode_part(decision.spec, DecisionSpec).verdicts if v.node == "n3"]
         assert said == ["its pool san is other storage than the one where a volume's data lies"]
+
+
+FAST = NodePool("fast", "id-of-the-fast", 100 * GIB, 50 * GIB)
+
+
+async def say(lab: MovingLab, phase: str, **more: Any) -> AllocationSpec:
+    """The node's word on the move of a disk that its one allocation is told of."""
+    node = lab.nodes["n1"]
+    ((uid, spec),) = [(uid, spec) for uid, spec in node.specs.items() if spec.storage is not None]
+    assert spec.storage is not None
+    told = MoveReport(key=spec.storage.key, phase=phase, **more)  # type: ignore[arg-type]
+    node.running[uid] = msgspec.structs.replace(node.running[uid], move=told)
+    await node.act(object_key("allocation", None, f"{node.uid}.{uid}"))
+    await lab.pass_time(2)
+    return spec
+
+
+async def begin(lab: MovingLab, **wish: Any) -> None:
+    await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
+    await lab.add_node("n1", pools=[FAST, OTHER])
+    await lab.pass_time(2)
+    await lab.put_vm("web", node=None, volumes=["data"])
+    await lab.until_phase("web", "Running")
+    await lab.migrate("web", mode="storage", **wish)
+    await lab.pass_time(2)
+
+
+async def test_a_disk_that_moves_to_another_pool_is_said_to_lie_there_once_its_node_says_so(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await begin(lab, pool="fast")
+        spec = await say(lab, "moving", sent_bytes=10, total_bytes=40, remaining_bytes=30)
+        assert spec.storage is not None
+        assert (spec.storage.disk, spec.storage.pool, spec.storage.pool_id) == (ROOT, "fast", FAST.id)
+        status = await lab.until_migration("Moving")
+        assert (status.source, status.target) == ("n1", "n1")
+        [place] = await lab.allocations()
+        assert place.pool == "local", "nothing is said before it is so"
+        await say(lab, "taken over", pause_ms=12, elapsed_ms=4000, sent_bytes=40)
+        status = await lab.until_migration("Succeeded")
+        assert status.actual is not None and (status.actual.pause_ms, status.actual.bytes) == (12, 40)
+        [place] = await lab.allocations()
+        assert (place.pool, place.pool_id, place.storage, place.role) == ("fast", FAST.id, None, "active")
+        assert decode_part((await lab.vm("web")).spec, VmSpec).pool == "fast"
+        await lab.until_phase("web", "Running")
+        await lab.migrate("web", "again", mode="storage", pool="fast")
+        assert (await lab.until_migration("Failed", "again")).reason == "alreadyThere"
+        await lab.migrate("web", "nowhere", mode="storage", pool="slow")
+        assert (await lab.until_migration("Failed", "nowhere")).reason == "noPool"
+
+
+async def test_a_volume_moves_alone_and_what_is_cancelled_or_fails_stays(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await begin(lab, pool="fast", volume="data")
+        await say(lab, "moving")
+        await lab.cancel("m")
+        await lab.pass_time(2)
+        spec = await say(lab, "moving")
+        assert spec.storage is not None and spec.storage.cancel
+        await say(lab, "given up", reason="cancelled")
+        await lab.until_migration("Cancelled")
+        await lab.migrate("web", "full", mode="storage", pool="fast", volume="data")
+        await lab.pass_time(2)
+        await say(lab, "failed", reason="noSpace", message="No space left on device")
+        assert (await lab.until_migration("Failed", "full")).reason == "noSpace"
+        [place] = await lab.allocations()
+        assert (place.storage, place.volumes[0].pool) == (None, "local")
+        await lab.migrate("web", "there", mode="storage", pool="fast", volume="data")
+        await lab.pass_time(2)
+        await say(lab, "taken over")
+        await lab.until_migration("Succeeded", "there")
+        [place] = await lab.allocations()
+        assert (place.pool, place.volumes[0].pool, place.volumes[0].pool_id) == ("local", "fast", FAST.id)
+        volume = await lab.get("/volume/default/data")
+        assert volume is not None and decode_part(volume.spec, VolumeSpec).pool == "fast"
+        assert decode_part(volume.status, VolumeStatus).pool_id == FAST.id

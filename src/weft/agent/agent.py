@@ -18,7 +18,7 @@ from weft.agent import facts
 from weft.agent.feed import Feed, Gone, Listed, Put, Told
 from weft.agent.hardware import Hardware, inspect_hardware
 from weft.agent.images import ImageCache
-from weft.agent.known import Memory, Part, Wanted
+from weft.agent.known import Memory, Part, Store, Wanted
 from weft.agent.meter import Meter
 from weft.agent.moving.credentials import Credentials
 from weft.agent.moving.movers import Movers
@@ -76,7 +76,9 @@ class Agent:
             network, host, self._copies, clock, self._hosted, self._orphans, self._on_network_healed
         )
         wire = wire or TlsWire(Credentials(host.state_dir), clock)
-        self._movers = Movers(host, runtime, self._network, self._pools, wire, clock, self._on_part, self._on_move)
+        self._movers = Movers(
+            host, runtime, self._network, self._pools, wire, clock, self._on_part, self._on_move, self._on_store
+        )
         self._performer = Performer(host, runtime, self._pools, self._network, self._images, self._movers, clock)
         self._reporter = Reporter(
             host.node, server, clock, self._make_node_report, self._longest_silence, self._ask, self._on_answer
@@ -375,6 +377,9 @@ class Agent:
         keeping = asyncio.ensure_future(self._workers[uid].keep_part(part))
         keeping.add_done_callback(_log_failure)
         return keeping
+
+    def _on_store(self, uid: str, store: Store) -> Awaitable[None]:
+        return self._workers[uid].keep_store(store)
 
     def _on_move(self, uid: str) -> None:
         if (worker := self._workers.get(uid)) is not None:

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from weft.agent.images import CachedImage
-from weft.agent.known import Part, Wanted
+from weft.agent.known import Part, Store, Wanted
 from weft.agent.seed import SERIAL
 from weft.agent.shape import ISO_SERIAL, ROOT_SERIAL, name_serial
 from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
@@ -30,6 +30,7 @@ class Prepared(msgspec.Struct):
     leftover: list[AllocatedNic] = []
     attached: list[str] = []  # serials of the disks that the running guest has open
     part: Part | None = None
+    store: Store | None = None
 
 
 def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:

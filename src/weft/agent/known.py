@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.kinds.allocation import AllocatedNic, AllocationReport, AllocationSpec
+from weft.kinds.allocation import ROOT, AllocatedNic, AllocationReport, AllocationSpec
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import short_id
 
@@ -33,6 +33,21 @@ class Part(msgspec.Struct, frozen=True):
     shared: tuple[str, ...] = ()
 
 
+class Store(msgspec.Struct, frozen=True):
+    """The move ``key`` of one disk to another pool. ``copying``: the old file is the disk; ``there``: the new one is;
+    ``clear``: and the old one is gone; ``over``: the old one stays, and ``reason`` and ``message`` say why."""
+
+    key: str
+    disk: str
+    pool: str
+    pool_id: str
+    old_pool: str
+    old_pool_id: str
+    state: Literal["copying", "there", "clear", "over"] = "copying"
+    reason: str = ""
+    message: str = ""
+
+
 class Memory(msgspec.Struct, frozen=True):
     """What the agent must not forget when it is killed; kept beside the allocation's copy.
 
@@ -50,6 +65,7 @@ class Memory(msgspec.Struct, frozen=True):
     orphan: bool = False
     leftover: list[AllocatedNic] = []
     part: Part | None = None
+    store: Store | None = None
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -89,7 +105,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     ``superseded``: a higher incarnation of the workload is placed here too; ``blocked``: what must be down before it may start;
     ``unheard``: it comes from this node's memory, and the server hasn't said yet whether that is still so.
     ``restart_at`` is when a guest that ended by itself is to be started again (elapsed seconds). ``moving``: its part in the
-    move that its spec says is being led, by this process.
+    move that its spec says is being led, by this process; ``storing``: one of its disks' to another pool.
     """
 
     wanted: Wanted
@@ -102,6 +118,20 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     can_adjust: bool = True
     restart_at: float = 0.0
     moving: bool = False
+    storing: bool = False
+
+
+def place_disks(wanted: Wanted, store: Store | None) -> Wanted:
+    """``wanted`` with its disks where they are by now, whether or not the server has heard."""
+    if store is None or store.state not in ("there", "clear"):
+        return wanted
+    spec, at = wanted.spec, {"pool": store.pool, "pool_id": store.pool_id}
+    if store.disk == ROOT:
+        spec = msgspec.structs.replace(spec, **at)
+    else:
+        moved = [msgspec.structs.replace(v, **at) if v.uid == store.disk else v for v in spec.volumes]
+        spec = msgspec.structs.replace(spec, volumes=moved)
+    return msgspec.structs.replace(wanted, spec=spec)
 
 
 def read_wanted(envelope: Envelope) -> Wanted:

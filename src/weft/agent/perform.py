@@ -199,7 +199,14 @@ class Performer:
         return ""
 
     async def _remove_disks(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        await self.movers.drop_storage(wanted.uid)
         await (await self._pools.of(wanted.spec, ROOT)).remove(wanted.id)
+        if (store := prepared.store) is not None:  # what was on its way is in two pools
+            id_ = wanted.id if store.disk == ROOT else store.disk
+            if store.state == "copying":
+                await (await self._pools.find(store.pool, store.pool_id)).remove(id_)
+            elif store.state == "there":
+                await (await self._pools.find(store.old_pool, store.old_pool_id)).remove(id_)
         for kind in ("tar", "nocloud"):
             self._seed_path(wanted, kind).unlink(missing_ok=True)
         return ""
@@ -223,6 +230,11 @@ class Performer:
     async def _send(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         assert prepared.part is not None
         await self.movers.send(wanted, prepared.part)
+        return ""
+
+    async def _relocate(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        assert prepared.store is not None
+        await self.movers.relocate(wanted, prepared.store, prepared)
         return ""
 
     async def _give_up(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
@@ -294,5 +306,6 @@ _STEPS = {
     Step.LEAVE: Performer._leave,
     Step.CANCEL: Performer._cancel,
     Step.SETTLE: Performer._settle,
+    Step.RELOCATE: Performer._relocate,
     Step.REMOVE_VOLUMES: Performer._remove_volumes,
 }

@@ -47,6 +47,7 @@ class Step(StrEnum):
     LEAVE = "leave"  # a guest that has gone
     CANCEL = "cancel"  # its going: it stays
     SETTLE = "settle"  # its coming: it is here
+    RELOCATE = "relocate"  # a disk to another pool
     REMOVE_VOLUMES = "remove-volumes"  # data that is on the other node of a move
     FORGET = "forget"  # the durable copy
 
@@ -121,6 +122,8 @@ def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
         return Plan((), _state(known, guest))
     if known.memory.part is not None:  # before anything else may be done with it
         return Plan((Step.CANCEL if known.memory.part.side == "source" else Step.SETTLE,), _state(known, guest))
+    if (relocation := _plan_relocation(known, guest)) is not None:
+        return relocation
     if spec.wish == "stop":
         return _plan_stop(guest)
     if spec.wish == "suspend":
@@ -139,6 +142,18 @@ def _plan_deletion(known: Known, stop: tuple[Step, ...], tidy: tuple[Step, ...])
     elsewhere = part is not None and part.over and part.taken == (part.side == "source")
     volumes = (Step.REMOVE_VOLUMES,) if elsewhere and made else ()
     return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, Step.FORGET), "stopping")
+
+
+def _plan_relocation(known: Known, guest: GuestFacts) -> Plan | None:
+    """A disk that moves to another pool is seen to before its guest is started, since only then is it known which file it is."""
+    order, store, state = known.wanted.spec.storage, known.memory.store, _state(known, guest)
+    if not known.storing:
+        if order is None:
+            begun = store is not None and store.state in ("copying", "there")
+        else:
+            begun = store is None or store.key != order.key or store.state in ("copying", "there")
+        return Plan((Step.IMAGE, Step.RELOCATE), state) if begun and known.memory.made else None
+    return None if is_alive(guest) else Plan((), state, "storage", "its disk is being moved to another pool")
 
 
 def _plan_source(known: Known, guest: GuestFacts) -> Plan:

@@ -17,7 +17,8 @@ import msgspec
 from weft.agent import plan as plans
 from weft.agent import shape
 from weft.agent.guest import Prepared
-from weft.agent.known import Known, Memory, Part, Run, Trouble, Wanted, read_wanted
+from weft.agent.known import Known, Memory, Part, Run, Store, Trouble, Wanted, place_disks, read_wanted
+from weft.agent.moving.storage import begin_store
 from weft.agent.offline import Copies, Copy, NotKept
 from weft.agent.perform import RUNS, Performer
 from weft.agent.plan import BRING_UP, Plan, Step
@@ -25,7 +26,7 @@ from weft.agent.stages import Stages
 from weft.agent.waiting import wait_for_event
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedNic, AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocatedNic, AllocationReport, AllocationSpec, list_disks
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, InvalidInput, WeftError
 
@@ -51,7 +52,7 @@ class Worker:
         on_alive: Callable[[], None],
     ) -> None:
         self.memory = copy.memory
-        self.wanted = read_wanted(copy.allocation)
+        self.wanted = place_disks(read_wanted(copy.allocation), copy.memory.store)
         self.alive = copy.memory.run in ("up", "starting")
         self.released = False
         self._unplugged = False
@@ -94,11 +95,12 @@ class Worker:
             can_adjust=self._performer.can_adjust,
             restart_at=self._restart_at,
             moving=self._performer.movers.is_leading(self.wanted, self.memory.part),
+            storing=self._performer.movers.is_storing(self.wanted.uid),
         )
 
     def update(self, envelope: Envelope) -> None:
         """The server listed the allocation, or changed it."""
-        wanted = read_wanted(envelope)
+        wanted = self._place(read_wanted(envelope))
         before = (self.wanted.spec, self.wanted.deleting, self.memory.orphan)
         self._envelope, self.wanted = envelope, wanted
         self._performer.movers.put(wanted)
@@ -129,6 +131,22 @@ class Worker:
         if (superseded, blocked) != (self._superseded, self._blocked):
             self._superseded, self._blocked = superseded, blocked
             self._begin_anew()
+
+    def _place(self, wanted: Wanted) -> Wanted:
+        """With its disks where they are. What the server knows of by now needn't be remembered."""
+        store = self.memory.store
+        if store is not None and wanted.spec.storage is None and store.state in ("clear", "over"):
+            told = list_disks(wanted.spec).get(store.disk, ("", ""))
+            if store.state == "over" or told == (store.pool, store.pool_id):
+                self.memory = msgspec.structs.replace(self.memory, store=None)
+        return place_disks(wanted, self.memory.store)
+
+    async def keep_store(self, store: Store) -> None:
+        """How far the move of a disk to another pool is, to be remembered durably. Raises NotKept."""
+        self.memory = msgspec.structs.replace(self.memory, store=store)
+        await self._save(None)
+        self.wanted = place_disks(self.wanted, store)
+        self.look()
 
     async def keep_part(self, part: Part) -> None:
         """What this node did in the allocation's move, to be remembered durably. Raises NotKept."""
@@ -195,7 +213,7 @@ class Worker:
         self._on_event(self.wanted, "Normal" if reason == plans.POWERED_OFF else "Warning", "GuestEnded", message)
 
     async def _carry_out(self, plan: Plan) -> None:
-        prepared = Prepared(leftover=self.memory.leftover, part=self._plan_part())
+        prepared = Prepared(leftover=self.memory.leftover, part=self._plan_part(), store=self._plan_store(plan))
         if self._guest is not None and plans.is_alive(self._guest) and self._guest.shape is not None:
             prepared.attached = list(self._guest.shape.disks) if Step.ADJUST in plan.steps else []
         self._stages.quiet = Step.ADJUST in plan.steps
@@ -212,6 +230,9 @@ class Worker:
                 return
             self._stages.begin(step)
             try:
+                if step is Step.RELOCATE:
+                    self.memory = msgspec.structs.replace(self.memory, store=prepared.store)
+                    await self._save(None)
                 await self._before(step)
                 if step is Step.DISK and Step.NETWORK in plan.steps:
                     await self._begin_network(prepared)
@@ -301,6 +322,13 @@ class Worker:
         self.memory = memory if heard is part else msgspec.structs.replace(memory, part=heard)
         if again:
             self._on_event(self.wanted, "Normal", "GuestRestarted", f"restart {memory.restarts}")
+
+    def _plan_store(self, plan: Plan) -> Store | None:
+        """What there is to remember of the move of a disk, or would be if it began."""
+        store, order = self.memory.store, self.wanted.spec.storage
+        if Step.RELOCATE not in plan.steps or order is None or (store is not None and store.key == order.key):
+            return store
+        return begin_store(self.wanted, order)
 
     def _plan_part(self) -> Part | None:
         """What this node has in the allocation's move, or would have if it began."""
@@ -396,7 +424,8 @@ class Worker:
             reason=plan.reason,
             message=plan.message,
             steps=self._stages.list(),
-            move=self._performer.movers.report(self.wanted, self.memory.part),
+            move=self._performer.movers.report(self.wanted, self.memory.part)
+            or self._performer.movers.report_storage(self.wanted, self.memory.store),
         )
 
     def _fitted(self, guest: GuestFacts) -> int:

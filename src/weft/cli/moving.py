@@ -20,6 +20,8 @@ _TOLD_EVERY = 25  # percent, off a terminal
 def describe_way(obj: Object) -> str:
     """``n1 → n2``, as far as it is known."""
     source, target = dig(obj, "status.source", ""), dig(obj, "status.target", "") or dig(obj, "spec.to", "")
+    if dig(obj, "spec.mode") == "storage":
+        return f"{dig(obj, 'spec.volume') or 'root disk'} → pool {dig(obj, 'spec.pool')}"
     return f"{source} → {target}" if source and target else f"from {source}" if source else ""
 
 
@@ -64,7 +66,7 @@ def describe_end(obj: Object) -> str:
     if actual.get("pause_ms"):
         text += f", downtime {format_pause(actual['pause_ms'])}"
     if actual.get("bytes"):
-        text += f", {format_bytes(actual['bytes'])} on the wire"
+        text += f", {format_bytes(actual['bytes'])} {'copied' if dig(obj, 'spec.mode') == 'storage' else 'on the wire'}"
     return f"{text}; {describe_way(obj)}"
 
 

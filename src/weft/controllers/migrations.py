@@ -24,6 +24,7 @@ from weft.contracts.store import Precondition, Write
 from weft.controllers.loop import Plan, moved
 from weft.controllers.moving import Facts, Outcome, Side, plan_move
 from weft.controllers.places import active_allocation
+from weft.controllers.storage_moves import plan_storage
 from weft.controllers.windows import find_planned, foresee_move, judge_window, read_appointment
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.migration import (
@@ -83,6 +84,12 @@ class Migrations:
                 commit = plan_release(view, item)
             else:
                 facts, source, target = read_facts(view, item, now)
+                if facts.spec.mode == "storage":
+                    commit, after = plan_storage(view, item, facts)
+                    plan.commits += [commit] if commit is not None else []
+                    if after is not None:
+                        plan.later[key] = after
+                    continue
                 room, outcome = find_room(view, item), plan_move(facts)
                 if outcome.status.phase == "Planned":
                     outcome.status.window = judge_window(view, item, outcome.status)
@@ -243,8 +250,9 @@ def _stand_of(node: Item) -> object:
 
 def _moved_by(view: View, allocations: Iterable[Item]) -> list[str]:
     """The Migrations that these are there for."""
-    moves = {item.spec(AllocationSpec).move for item in allocations}
-    uids = sorted({read_migration(move.key) for move in moves if move is not None})
+    specs = [item.spec(AllocationSpec) for item in allocations]
+    moves = [told for spec in specs for told in (spec.move, spec.storage) if told is not None]
+    uids = sorted({read_migration(move.key) for move in moves})
     return [item.key for uid in uids for item in view.find(MIGRATIONS_BY_UID, uid)]
 
 

@@ -116,7 +116,7 @@ def _plan(facts: Facts) -> Outcome:
     if status.phase == "Finishing":
         return _finish(facts)
     if source is None and target is None:
-        return _begin(facts)
+        return begin_move(facts)
     if target is not None and target.says("taken over"):
         return _swap(facts, target)
     if status.ending:
@@ -134,35 +134,35 @@ def _mend_times(status: MigrationStatus, now: float) -> MigrationStatus:
     return replace(status, **{name: min(at, now) for name, at in begun.items() if at is not None})
 
 
-def _begin(facts: Facts) -> Outcome:
+def begin_move(facts: Facts) -> Outcome:
     """Nothing of it is anywhere yet: it waits for its time and for a target."""
     spec, status, now = facts.spec, facts.status, facts.now
     if facts.place is not None:
         status = replace(status, source=facts.place.spec.node)
     if facts.deleting or spec.cancel:
-        return Outcome(status=_end(status, "Cancelled", "cancelled", "cancelled before it began", now))
+        return Outcome(status=end_move(status, "Cancelled", "cancelled", "cancelled before it began", now))
     if facts.vm is None:
-        return Outcome(status=_end(status, "Cancelled", "vmDeleted", "its VM is gone", now))
+        return Outcome(status=end_move(status, "Cancelled", "vmDeleted", "its VM is gone", now))
     if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
         message = f"its VM is moved by migration/{facts.rival} already"
-        return Outcome(status=_end(status, "Failed", "alreadyMoving", message, now))
+        return Outcome(status=end_move(status, "Failed", "alreadyMoving", message, now))
     if status.started_at is None and spec.not_before is not None and spec.not_before > now:
         return _hold(facts, replace(status, phase="Planned"))
     if status.tries <= 1 and spec.not_after is not None and spec.not_after <= now:
         why = facts.placed.message if facts.placed is not None and facts.placed.status == "False" else ""
         message = "it could not begin within its time" + (f": {why}" if why else "")
-        return Outcome(status=_end(status, "Failed", "tooLate", message, now))
+        return Outcome(status=end_move(status, "Failed", "tooLate", message, now))
     if spec.mode == "live" and facts.vm.run != "run":
         message = f"its VM is to {facts.vm.run}: only a guest that runs moves live"
-        return Outcome(status=_end(status, "Failed", "notRunning", message, now))
+        return Outcome(status=end_move(status, "Failed", "notRunning", message, now))
     if status.started_at is None:
         status = replace(status, phase="Pending", started_at=now, tries=1, reason="", message="")
     placed = facts.placed if facts.placed is not None and facts.placed.status == "False" else None
-    left = _time_left(spec, status, now)
+    left = time_left(spec, status, now)
     if left <= 0:
         reason = placed.reason if placed else "timedOut"
         message = f"no target within {spec.timeout_seconds:g} s" + (f": {placed.message}" if placed else "")
-        return Outcome(status=_end(status, "Failed", reason, message, now))
+        return Outcome(status=end_move(status, "Failed", reason, message, now))
     if placed is not None:
         status = replace(status, reason=placed.reason, message=placed.message)
     if status.tries == 1 and spec.not_after is not None:
@@ -217,7 +217,7 @@ def _lead(facts: Facts) -> Outcome:
     """Both sides are there: tell the source where the target waits, and tell people how it goes."""
     source, target = facts.source, facts.target
     status = _tell(facts)
-    outcome = Outcome(status=status, look_after=max(0.1, _time_left(facts.spec, status, facts.now)))
+    outcome = Outcome(status=status, look_after=max(0.1, time_left(facts.spec, status, facts.now)))
     if source is None or target is None:
         return outcome
     address = target.heard.address if target.heard is not None else ""
@@ -268,7 +268,7 @@ def _find_trouble(facts: Facts) -> Trouble | None:
             return _try_again(facts, "nodeLost", f"{name} {side.spec.node} has not been heard of")
     if status.handed_over_at is not None and facts.now >= status.handed_over_at + HAND_OVER_PATIENCE_SECONDS:
         return _try_again(facts, "notTakenOver", f"target {target.spec.node} has not said that it took over")
-    if _time_left(spec, status, facts.now) <= 0:
+    if time_left(spec, status, facts.now) <= 0:
         why = f": {_tell_stuck(target)}" if _is_stuck(target) else ""
         return Trouble("Failed", "timedOut", f"not done within {spec.timeout_seconds:g} s{why}")
     return None
@@ -296,7 +296,7 @@ def _tell_stuck(target: Side) -> str:
 
 def _try_again(facts: Facts, reason: str, message: str) -> Trouble:
     status = facts.status
-    again = status.tries < MOST_TRIES and reason not in _FOR_GOOD and _time_left(facts.spec, status, facts.now) > 0
+    again = status.tries < MOST_TRIES and reason not in _FOR_GOOD and time_left(facts.spec, status, facts.now) > 0
     again = again and not (reason == "noSpace" and facts.spec.to)
     return Trouble("Retry" if again else "Failed", reason, message)
 
@@ -345,7 +345,7 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
         )
     else:
         phase: Literal["Failed", "Cancelled"] = "Cancelled" if status.ending == "Cancelled" else "Failed"
-        outcome.status = _end(status, phase, status.reason, status.message, now)
+        outcome.status = end_move(status, phase, status.reason, status.message, now)
     return outcome
 
 
@@ -380,7 +380,7 @@ def _finish(facts: Facts) -> Outcome:
         status.actual = _measure(facts, status)
         return Outcome(status=status)
     status.error = _compare(status)
-    return Outcome(status=_end(status, "Succeeded", "", "", facts.now))
+    return Outcome(status=end_move(status, "Succeeded", "", "", facts.now))
 
 
 def _tell(facts: Facts) -> MigrationStatus:
@@ -399,6 +399,12 @@ def _tell(facts: Facts) -> MigrationStatus:
     if said is None:
         status.phase = "Preparing" if status.phase in ("Planned", "Pending") else status.phase
         return status
+    return tell_progress(status, said, facts.now)
+
+
+def tell_progress(status: MigrationStatus, said: MoveReport, now: float = 0.0) -> MigrationStatus:
+    """The status with what the side that leads says by now."""
+    status = replace(status)
     status.plan = said.plan or status.plan
     if said.message and not status.message:
         status.reason, status.message = said.reason, said.message
@@ -419,7 +425,7 @@ def _tell(facts: Facts) -> MigrationStatus:
     elif not status.ending:
         status.phase = "Preparing"
     if said.phase == "handed over" and status.handed_over_at is None:
-        status.handed_over_at = facts.now
+        status.handed_over_at = now
     return status
 
 
@@ -468,11 +474,11 @@ def _percent(planned: float, actual: float) -> float:
     return round(100 * abs(planned - actual) / actual, 1) if actual else 0.0
 
 
-def _time_left(spec: MigrationSpec, status: MigrationStatus, now: float) -> float:
+def time_left(spec: MigrationSpec, status: MigrationStatus, now: float) -> float:
     return spec.timeout_seconds - (now - (status.started_at if status.started_at is not None else now))
 
 
-def _end(
+def end_move(
     status: MigrationStatus, phase: Literal["Succeeded", "Failed", "Cancelled"], reason: str, message: str, now: float
 ) -> MigrationStatus:
     return replace(status, phase=phase, ending="", reason=reason, message=message, ended_at=now)

@@ -136,6 +136,17 @@ def limits_of(move: AllocatedMove) -> tuple[int, int, int]:
     return move.bytes_per_second, move.node_bytes_per_second, move.peer_bytes_per_second
 
 
+class AllocatedStorageMove(msgspec.Struct, kw_only=True, frozen=True):
+    """One disk (ROOT, or a volume's uid) that is to move to another pool of the node. ``key`` is the Migration's uid."""
+
+    key: str
+    disk: str
+    pool: str
+    pool_id: str
+    bytes_per_second: int = 0
+    cancel: bool = False
+
+
 class AllocationSpec(msgspec.Struct, kw_only=True):
     """``boots`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names an
     allocation that must be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
@@ -175,6 +186,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     move: AllocatedMove | None = None
     pool: str = LOCAL
     pool_id: str = ""
+    storage: AllocatedStorageMove | None = None
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):

@@ -36,8 +36,16 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
         str | None, field("The node to move to; without one the scheduler chooses", change="never", name=True)
     ] = None
     mode: Annotated[
-        Literal["live", "cold"], field("live: it runs on meanwhile; cold: it is shut down for it", change="never")
+        Literal["live", "cold", "storage"],
+        field(
+            "live: it runs on meanwhile; cold: it is shut down for it; storage: a disk of it goes to another pool of its node",
+            change="never",
+        ),
     ] = "live"
+    pool: Annotated[str | None, field("The pool that the disk is to go to (storage)", change="never", name=True)] = None
+    volume: Annotated[
+        str | None, field("The volume whose disk goes; without one the root disk (storage)", change="never", name=True)
+    ] = None
     timeout_seconds: Annotated[
         float, field("How long it may take until it is given up", change="never", quantity="duration")
     ] = DEFAULT_TIMEOUT_SECONDS
@@ -182,6 +190,18 @@ def check_migration(spec: MigrationSpec) -> None:
         raise InvalidInput(
             f"spec.workload: {spec.workload[:60]!r} names no VM", field="spec.workload", hint="write vm/web"
         )
+    if (spec.mode == "storage") != (spec.pool is not None) or (spec.volume is not None and spec.mode != "storage"):
+        raise InvalidInput(
+            "spec.pool: mode storage, and no other, moves a disk to another pool",
+            field="spec.pool",
+            hint="weft vm migrate web --storage --pool fast",
+        )
+    if spec.mode == "storage" and (spec.to is not None or spec.not_before is not None):
+        raise InvalidInput(
+            "spec.mode: a disk that moves to another pool stays on its node, and begins at once",
+            field="spec.mode",
+            hint="leave out the node and the time",
+        )
     if not 1 <= spec.timeout_seconds <= 86400:
         raise InvalidInput(
             f"spec.timeout_seconds: {spec.timeout_seconds:g} s is no time to wait",
@@ -198,7 +218,9 @@ class MigrateInput(msgspec.Struct, kw_only=True):
     """As in MigrationSpec."""
 
     to: Annotated[str | None, field("The node to move to; without one the scheduler chooses", name=True)] = None
-    mode: Annotated[Literal["live", "cold"], field("live or cold")] = "live"
+    mode: Annotated[Literal["live", "cold", "storage"], field("live, cold or storage")] = "live"
+    pool: Annotated[str | None, field("The pool that a disk is to go to (storage)", name=True)] = None
+    volume: Annotated[str | None, field("The volume that goes; else the root disk (storage)", name=True)] = None
     timeout_seconds: Annotated[float, field("How long it may take", quantity="duration")] = DEFAULT_TIMEOUT_SECONDS
     bytes_per_second: Annotated[int, field("How fast it may send", quantity="bytes", ge=0)] = 0
     pause_ms: Annotated[int, field("The longest standstill to aim at", ge=1, le=60_000)] = 300
@@ -224,13 +246,13 @@ def make_migration(obj: Object, given: MigrateInput, mark: str) -> dict[str, Any
             f"vm/{name} is on {given.to} already", field="to", hint="name another node, or none: weft node list"
         )
     can_move = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
-    if given.not_before is None and phase not in (*can_move, *((Phase.STOPPED,) if given.mode == "cold" else ())):
+    if given.not_before is None and phase not in (*can_move, *((Phase.STOPPED,) if given.mode != "live" else ())):
         raise IllegalTransition(
             f"vm/{name} is {phase}: it can't migrate",
             hint="it moves when it runs" + (", or with --cold when it is stopped" if phase == Phase.STOPPED else ""),
             details={"phase": str(phase), "verb": "migrate"},
         )
-    if given.not_before is None:
+    if given.not_before is None and given.mode != "storage":
         _check_free(obj, given)
     return {
         "kind": "migration",

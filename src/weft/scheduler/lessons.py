@@ -22,9 +22,9 @@ def read_lesson(view: View, workload: str, source: str, target: str) -> MoveLess
 def read_ended(item: Item) -> EndedMove | None:
     """None unless it has succeeded, and both what was foreseen and what came true are known."""
     status = item.status(MigrationStatus)
-    if status.phase != "Succeeded" or status.plan is None or status.actual is None:
-        return None
     spec = item.spec(MigrationSpec)
+    if status.phase != "Succeeded" or status.plan is None or status.actual is None or spec.mode == "storage":
+        return None
     kind, name = read_workload(spec)
     return EndedMove(
         workload=object_key(kind, item.envelope.project, name),

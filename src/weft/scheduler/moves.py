@@ -319,7 +319,7 @@ def _make_sides(
     there = node.report(NodeReport)
     to_source = AllocatedMove(
         key=move_key(item.uid, item.status(MigrationStatus).tries),
-        mode=wish.mode,
+        mode="cold" if wish.mode == "cold" else "live",
         peer=now.node,
         peer_uid=now.node_uid,
         peer_allocation=mover.source.uid,
@@ -361,7 +361,8 @@ def _find_want(view: View, item: Item) -> Want | None:
 
 def _wants_target(item: Item) -> bool:
     status, placed = item.status(MigrationStatus), item.envelope.condition("Placed")
-    begun = status.phase == "Pending" and status.started_at is not None
+    at_all = item.spec(MigrationSpec).mode != "storage"  # which needs no target
+    begun = status.phase == "Pending" and status.started_at is not None and at_all
     return begun and not item.deleting and not item.spec(MigrationSpec).cancel and not _is_placed(placed, status)
 
 

@@ -9,11 +9,12 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from weft.agent.guest import Prepared, plan_guest
-from weft.agent.known import Part, Wanted
+from weft.agent.known import Part, Store, Wanted
 from weft.agent.moving.cold import ColdSource, ColdTarget
 from weft.agent.moving.relay import Limit
 from weft.agent.moving.side import Brief, Ground, Side
 from weft.agent.moving.source import Source
+from weft.agent.moving.storage import StorageMover, tell_store
 from weft.agent.moving.target import Target, Waiter
 from weft.agent.moving.wire import Wire
 from weft.agent.network import NetworkKeeper
@@ -39,11 +40,13 @@ class Movers:
         clock: Clock,
         on_part: Callable[[str, Part], Awaitable[None]],
         on_news: Callable[[str], None],
+        on_store: Callable[[str, Store], Awaitable[None]],
     ) -> None:
         self._runtime, self._network = runtime, network
         self._ground = Ground(host, runtime, network, pools, wire, Limit(0, clock), clock)
-        self._on_part, self._on_news = on_part, on_news
+        self._on_part, self._on_news, self._on_store = on_part, on_news, on_store
         self._led: dict[str, Side] = {}
+        self._storing: dict[str, StorageMover] = {}
 
     def is_leading(self, wanted: Wanted, part: Part | None) -> bool:
         """Whether the move that ``wanted`` is a side of is being led here."""
@@ -54,6 +57,8 @@ class Movers:
 
     def put(self, wanted: Wanted) -> None:
         """The server has said more of the move."""
+        if (storing := self._storing.get(wanted.uid)) is not None:
+            storing.put(wanted)
         led = self._led.get(wanted.uid)
         if led is not None and wanted.spec.move is not None:
             self._keep_to(wanted.spec.move)
@@ -149,6 +154,40 @@ class Movers:
     async def close(self) -> None:
         for uid in list(self._led):
             await self.drop(uid)
+        for uid in list(self._storing):
+            await self.drop_storage(uid)
+
+    def is_storing(self, uid: str) -> bool:
+        """Whether a disk of that allocation is being moved to another pool."""
+        return uid in self._storing and self._storing[uid].under_way
+
+    def report_storage(self, wanted: Wanted, store: Store | None) -> MoveReport | None:
+        """What this node says of the move of an allocation's disk to another pool."""
+        led, order = self._storing.get(wanted.uid), wanted.spec.storage
+        if order is not None and led is not None and led.store.key == order.key:
+            return led.report
+        return tell_store(wanted, store)
+
+    async def relocate(self, wanted: Wanted, store: Store, prepared: Prepared) -> None:
+        """Begin to move a disk to another pool, or go on with it."""
+        await self.drop_storage(wanted.uid)
+        uid, ground = wanted.uid, self._ground
+        mover = self._storing[uid] = StorageMover(
+            wanted,
+            store,
+            prepared,
+            ground.runtime,
+            ground.pools,
+            ground.clock,
+            lambda store: self._on_store(uid, store),
+            lambda: self._on_news(uid),
+        )
+        mover.start()
+
+    async def drop_storage(self, uid: str) -> None:
+        """Lead no move of this allocation's disks any more."""
+        if (led := self._storing.pop(uid, None)) is not None:
+            await led.close()
 
     def _moves(self, wanted: Wanted) -> Moves:
         if not isinstance(self._runtime, CanMigrate):

@@ -24,11 +24,13 @@ from weft.cli.session import Session
 from weft.cli.terminal import find_width
 from weft.cli.watching import Result, Wait, follow
 from weft.cli.words import Target, read_targets
+from weft.kinds.allocation import LOCAL
 from weft.kinds.cells import dig
 from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import DriverFailed, Unplaceable, WeftError
+from weft.objects.quantity import format_bytes
 
 CLEARING_SECONDS = 60.0  # beside the move itself: until the source is clear, or all is as it was
 
@@ -39,6 +41,11 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--to"], metavar="NODE", help="Where to; without it the scheduler chooses."),
         click.Option(["--live"], is_flag=True, help="It runs on meanwhile (the default)."),
         click.Option(["--cold"], is_flag=True, help="It is shut down for it; one that is stopped moves so."),
+        click.Option(
+            ["--storage"], is_flag=True, help="A disk of it goes to another pool of its node; it runs on, if it runs."
+        ),
+        click.Option(["--pool"], metavar="POOL", help="With --storage: the pool to go to."),
+        click.Option(["--volume"], metavar="VOLUME", help="With --storage: this volume goes, not the root disk."),
         click.Option(["--bandwidth"], metavar="SIZE", help="At most so much a second, like 50M."),
         click.Option(["--pause"], type=options.Duration(), help="The longest standstill to aim at (300ms)."),
         click.Option(["--at"], metavar="TIME", help="When it may begin: 22:00, 2026-12-24T22:00, or 2h from now."),
@@ -58,11 +65,18 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         raise click.UsageError("move one at a time")
     (target,) = targets
     given["mode"] = _read_mode(live=given.pop("live"), cold=given.pop("cold"))
+    if given["storage"]:
+        _check_storage(given)
+    elif given["pool"] or given["volume"]:
+        raise click.UsageError("--pool and --volume say what --storage moves where: give that too")
+    if given["dry_run"] and given["storage"]:
+        return _rehearse_storage(session, target, given)
     if given["dry_run"]:
         return _rehearse(session, target, given)
     timeout: float = given["timeout"] if given["timeout"] is not None else DEFAULT_TIMEOUT_SECONDS
     body: dict[str, Any] = {"mode": given["mode"], "timeout_seconds": timeout}
-    named = {"to": given["to"], "bytes_per_second": given["bandwidth"], "reason": given["reason"]}
+    named = {"to": given["to"], "pool": given["pool"], "volume": given["volume"]}
+    named |= {"bytes_per_second": given["bandwidth"], "reason": given["reason"]}
     body |= {name: value for name, value in named.items() if value is not None}
     if given["pause"] is not None:
         body["pause_ms"] = max(1, round(given["pause"] * 1000))
@@ -84,6 +98,17 @@ def _read_mode(*, live: bool, cold: bool) -> str:
     if live and cold:
         raise click.UsageError("--live and --cold: it moves one way only; give one of them")
     return "cold" if cold else "live"
+
+
+def _check_storage(given: dict[str, Any]) -> None:
+    if not given["pool"]:
+        raise click.UsageError("--storage needs the pool to go to: --pool NAME (weft get nodes -o wide shows them)")
+    for flag in ("to", "at", "within"):
+        if given[flag] is not None:
+            raise click.UsageError(f"--storage moves a disk within its node, at once: leave out --{flag}")
+    if given["mode"] == "cold":
+        raise click.UsageError("--storage or --cold: it is one of them")
+    given["mode"] = "storage"
 
 
 def _read_window(session: Session, at: str | None, within: float | None) -> dict[str, float]:
@@ -166,6 +191,31 @@ def _rehearse(session: Session, target: Target, given: dict[str, Any]) -> int:
         if status.get("forecast"):
             print(f"{given['mode']}: {describe_forecast(status['forecast'])}")
     return OK if status.get("best") else UNPLACEABLE
+
+
+def _rehearse_storage(session: Session, target: Target, given: dict[str, Any]) -> int:
+    """Which disk would go where, and whether that can be."""
+    vm = session.client.get("vm", target.name)
+    owner = session.client.get("volume", given["volume"]) if given["volume"] else vm
+    node, now = dig(vm, "status.node"), dig(owner, "spec.pool", LOCAL)
+    if node is None:
+        raise Unplaceable(f"{target.what} is on no node: it has no disk yet", reason="notPlaced")
+    pools = {pool["name"]: pool for pool in dig(session.client.get("node", node), "report.pools") or []}
+    there, what = pools.get(given["pool"]), f"volume {given['volume']}" if given["volume"] else "root disk"
+    if there is None or not there["id"]:
+        offered = ", ".join(name for name, pool in pools.items() if pool["id"])
+        raise Unplaceable(
+            f"{node} has no storage pool {given['pool']} that can be used", reason="noPool", hint=f"it has {offered}"
+        )
+    if now == given["pool"] or there["id"] == pools.get(now, {}).get("id"):
+        raise Unplaceable(f"{what} of {target.what} lies in pool {given['pool']} already", reason="alreadyThere")
+    answer = {"vm": target.name, "node": node, "disk": given["volume"] or "root", "from": now, "to": given["pool"]}
+    if session.is_data:
+        print_object(session, {**answer, "free_bytes": there["free"]})
+    else:
+        room = f"{format_bytes(there['free'])} of {format_bytes(there['total'])} free"
+        print(f"{target.what}  {what}: pool {now} → {given['pool']} on {node}, {room}")
+    return OK
 
 
 def _print(session: Session, obj: Mapping[str, Any], line: str) -> None:

@@ -21,16 +21,17 @@ from weft.drivers.runtime.qemu.devices import (
     describe_disk,
     disk_id,
     disk_name,
-    disk_node,
     disk_properties,
     is_movable,
     nic_backend,
     nic_id,
     nic_name,
     nic_properties,
+    node_names,
 )
 from weft.drivers.runtime.qemu.frame import BLOCK_BYTES, Frame
 from weft.drivers.runtime.qemu.handed import open_handed, plan_disk, plan_nic
+from weft.drivers.runtime.qemu.nodes import find_node
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
 from weft.drivers.runtime.qemu.translate import MEMORY_ID, PORT_ID
 from weft.objects.errors import DriverFailed, InvalidInput
@@ -105,15 +106,16 @@ async def _move_disks(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:
     for device in [device for device in there if device not in wanted]:
         await _unplug(qmp, plan, device)
     nodes = {node["node-name"]: node for node in await qmp.execute("query-named-block-nodes", flat=True)}
+    known = {name for disk in plan.disks for name in node_names(disk.serial)}
     for name in nodes:  # also one whose device had gone already
-        if name.startswith(disk_node("")) and DISK_ID + name.removeprefix(disk_node("")) not in wanted:
+        if name.startswith(node_names("")) and name not in known:
             await _execute(qmp, "blockdev-del", {"node-name": name})
     for device, disk in wanted.items():
         if device not in there and is_movable(plan, disk):
-            if disk_node(disk.serial) not in nodes:
+            if not set(node_names(disk.serial)) & nodes.keys():
                 await _open_disk(qmp, disk)
             await _plug(qmp, frame, "virtio-blk-pci", disk_properties(disk), plan)
-        elif disk.size_bytes > nodes[disk_node(disk.serial)]["image"]["virtual-size"]:
+        elif disk.size_bytes > nodes[await find_node(qmp, disk.serial)]["image"]["virtual-size"]:
             await _resize(qmp, disk)
 
 
@@ -136,12 +138,13 @@ async def _open_disk(qmp: Qmp, disk: GuestDisk) -> None:
 
 async def _node(qmp: Qmp, disk: GuestDisk) -> dict[str, Any]:
     nodes = await qmp.execute("query-named-block-nodes", flat=True)
-    return next(node for node in nodes if node["node-name"] == disk_node(disk.serial))
+    name = await find_node(qmp, disk.serial)
+    return next(node for node in nodes if node["node-name"] == name)
 
 
 async def _resize(qmp: Qmp, disk: GuestDisk) -> None:
     size = -(-disk.size_bytes // _SECTOR) * _SECTOR
-    await _execute(qmp, "block_resize", {"node-name": disk_node(disk.serial), "size": size})
+    await _execute(qmp, "block_resize", {"node-name": await find_node(qmp, disk.serial), "size": size})
 
 
 async def _move_nics(qmp: Qmp, frame: Frame, plan: GuestPlan) -> None:

@@ -20,6 +20,7 @@ from weft.contracts.runtime import GuestPlan
 from weft.drivers.runtime.qemu.devices import disk_node
 from weft.drivers.runtime.qemu.guest import HANDED_OVER, Guest
 from weft.drivers.runtime.qemu.migration import COPY, begin_sending, inspect_copies, run_on
+from weft.drivers.runtime.qemu.nodes import find_node
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
 from weft.objects.errors import DriverFailed, InvalidInput, Unavailable
 
@@ -75,7 +76,7 @@ async def begin_copies(guest: Guest, settings: MoveSettings) -> None:
         await qmp.execute("blockdev-add", discard="unmap", **node)
         how: dict[str, Any] = {"job-id": name, "copy-mode": "write-blocking", "auto-dismiss": False}
         sync = "top" if bases[serial] else "full"
-        await qmp.execute("blockdev-mirror", device=disk_node(serial), target=name, sync=sync, **how)
+        await qmp.execute("blockdev-mirror", device=await find_node(qmp, serial), target=name, sync=sync, **how)
 
 
 async def lead_copies(guest: Guest, settings: MoveSettings) -> None:

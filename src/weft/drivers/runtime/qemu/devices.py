@@ -32,6 +32,11 @@ def disk_node(serial: str) -> str:
     return f"disk-{serial}"
 
 
+def node_names(serial: str) -> tuple[str, str]:
+    """The names that a disk's block node may have: a node can't be named anew, so what a disk is moved to takes the other."""
+    return disk_node(serial), f"alt-{serial}"
+
+
 def disk_id(disk: GuestDisk) -> str:
     return DISK_ID + disk.serial
 

@@ -37,6 +37,7 @@ from weft.drivers.runtime.qemu.moves import QemuMoves
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.processes import cpu_seconds, host_boot_id, resident_bytes, search_guest_process
 from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, shorten
+from weft.drivers.runtime.qemu.relocation import QemuRelocations
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.drivers.runtime.qemu.vfio import find_kept, give_devices, take_back_devices
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
@@ -61,6 +62,7 @@ class QemuDriver:
         self._news = asyncio.Event()
         self._guests = Guests(host, self._cgroups, self._clock, self._notify)
         self.moves = QemuMoves(self._guests, self._cgroups, self._clock, self._working)
+        self.relocations = QemuRelocations(self._guests, self._clock, self._working)
         self._probe: RuntimeProbe | None = None
         self._facts: Facts | None = None
         self._probing = asyncio.Lock()

@@ -15,7 +15,7 @@ import msgspec
 
 from weft.contracts.durable import sync_folder, write_durably
 from weft.contracts.migration import MoveSettings
-from weft.contracts.runtime import GuestPlan, GuestState
+from weft.contracts.runtime import GuestDisk, GuestPlan, GuestState
 from weft.drivers.runtime.qemu.frame import Frame
 from weft.drivers.runtime.qemu.processes import ProcessId
 from weft.drivers.runtime.qemu.translate import GuestPaths
@@ -42,6 +42,20 @@ class MoveRecord(msgspec.Struct, frozen=True):
     left: bool = False
 
 
+class RelocationRecord(msgspec.Struct, frozen=True):
+    """A disk on its way to another file, ``disk``. Each stage is on disk before the next step: ``pivoting``: the guest may stand
+    still for it; ``there``: ``disk`` is what it writes to, and may run."""
+
+    key: str
+    disk: GuestDisk
+    stage: Literal["copying", "pivoting", "there"] = "copying"
+    node: str = ""
+
+    @property
+    def job(self) -> str:
+        return f"storage-{self.disk.serial}"
+
+
 class GuestRecord(msgspec.Struct):
     """``plan`` is what the machine was brought to last, ``frame`` how it was built (None: by a weft that kept none),
     ``next`` what it is being brought to.
@@ -63,6 +77,7 @@ class GuestRecord(msgspec.Struct):
     disk_times: dict[str, int] = {}
     end: GuestEnd | None = None
     move: MoveRecord | None = None
+    relocation: RelocationRecord | None = None
 
     @property
     def uuid(self) -> str:
