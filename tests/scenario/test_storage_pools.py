@@ -140,7 +140,10 @@ async def test_a_disk_that_moves_to_another_pool_is_said_to_lie_there_once_its_n
         assert status.actual is not None and (status.actual.pause_ms, status.actual.bytes) == (12, 40)
         [place] = await lab.allocations()
         assert (place.pool, place.pool_id, place.storage, place.role) == ("fast", FAST.id, None, "active")
-        assert decode_part((await lab.vm("web")).spec, VmSpec).pool == "fast"
+        assert ((await lab.status("web")).pool, decode_part((await lab.vm("web")).spec, VmSpec).pool) == (
+            "fast",
+            "local",
+        )
         await lab.until_phase("web", "Running")
         await lab.migrate("web", "again", mode="storage", pool="fast")
         assert (await lab.until_migration("Failed", "again")).reason == "alreadyThere"
@@ -171,5 +174,12 @@ async def test_a_volume_moves_alone_and_what_is_cancelled_or_fails_stays(tmp_pat
         [place] = await lab.allocations()
         assert (place.pool, place.volumes[0].pool, place.volumes[0].pool_id) == ("local", "fast", FAST.id)
         volume = await lab.get("/volume/default/data")
-        assert volume is not None and decode_part(volume.spec, VolumeSpec).pool == "fast"
-        assert decode_part(volume.status, VolumeStatus).pool_id == FAST.id
+        assert volume is not None and decode_part(volume.spec, VolumeSpec).pool == "local", "what was wished stays"
+        status = decode_part(volume.status, VolumeStatus)
+        assert (status.pool, status.pool_id) == ("fast", FAST.id)
+        await lab.delete("/vm/default/web")
+        await lab.pass_time(5)
+        await lab.put_vm("next", node=None, volumes=["data"])
+        await lab.until_phase("next", "Running")
+        [place] = await lab.allocations()
+        assert (place.pool, place.volumes[0].pool, place.volumes[0].pool_id) == ("local", "fast", FAST.id)

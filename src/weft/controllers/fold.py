@@ -84,7 +84,7 @@ def _fold_placeless(status: VmStatus, wished: Wished, former: VmStatus) -> None:
 
 def _fold_place(status: VmStatus, wished: Wished, place: Place, former: VmStatus) -> None:
     spec, report = place.spec, place.report
-    status.node = spec.node
+    status.node, status.pool = spec.node, spec.pool
     status.boot_id = report.boot_id
     status.accelerator = report.accelerator
     status.room = report.room

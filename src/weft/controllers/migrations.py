@@ -85,10 +85,11 @@ class Migrations:
             else:
                 facts, source, target = read_facts(view, item, now)
                 if facts.spec.mode == "storage":
-                    commit, after = plan_storage(view, item, facts)
+                    place, outcome = plan_storage(view, item, facts)
+                    commit = plan_writes(item, place, None, None, outcome, now)
                     plan.commits += [commit] if commit is not None else []
-                    if after is not None:
-                        plan.later[key] = after
+                    if outcome.look_after is not None:
+                        plan.later[key] = outcome.look_after
                     continue
                 room, outcome = find_room(view, item), plan_move(facts)
                 if outcome.status.phase == "Planned":
@@ -218,6 +219,9 @@ def _events(item: Item, former: MigrationStatus, status: MigrationStatus) -> lis
     if status.phase != former.phase:
         bad: Literal["Warning", "Normal"] = "Warning" if status.phase == "Failed" else "Normal"
         way = f"{status.source} → {status.target}" if status.target else f"from {status.source}"
+        spec = item.spec(MigrationSpec)
+        if spec.mode == "storage":
+            way = f"{spec.volume or 'root disk'} → pool {spec.pool}"
         why = f": {status.message}" if status.message else ""
         done = _tell_actual(status.actual) if status.actual is not None and status.phase == "Succeeded" else ""
         events.append(Event(bad, status.phase, f"{way}{done}{why}", item.envelope.ref, SOURCE))

@@ -17,7 +17,7 @@ from weft.contracts.journal import Event
 from weft.controllers.loop import Plan, moved
 from weft.kinds.allocation import LOCAL, AllocationSpec
 from weft.kinds.node import NodeReport
-from weft.kinds.volume import VolumeSpec, VolumeStatus
+from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.objects.envelope import merge_part
 
 FINALIZER = "volume"
@@ -38,7 +38,9 @@ class Volumes:
             case "volume":
                 return (change.key,)
             case "allocation":
-                if moved(change, lambda item: (item.uid, item.spec(AllocationSpec).role, _volumes_of(item))):
+                if moved(
+                    change, lambda item: (item.uid, item.spec(AllocationSpec).role, item.spec(AllocationSpec).volumes)
+                ):
                     uids = {uid for item in (change.old, change.new) if item is not None for uid in _volumes_of(item)}
                     return [item.key for uid in uids for item in view.find(VOLUMES_BY_UID, uid)]
             case "node":
@@ -69,7 +71,7 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
     if status.pool_id and not allocations and not _is_there(view, volume, status):
         # Others may share that storage.
         keepers = [node for node in view.find(NODES_BY_VOLUME, volume.uid) if _shares(node, status.pool_id)][:1]
-    if len(keepers) == 1 or (keepers and volume.spec(VolumeSpec).pool != LOCAL):
+    if len(keepers) == 1 or (keepers and pool_of(volume.spec(VolumeSpec), status) != LOCAL):
         # A restored store may be older than the volume's first use: the data is where it is.
         status.node, status.node_uid = keepers[0].envelope.name, keepers[0].uid
     if volume.deleting and not allocations and not silent and not _has_data(view, volume, status):
@@ -103,7 +105,8 @@ def fold_volume(
         status.phase = "Attached"
         if status.node_uid is None or holder.role == "active":
             status.node, status.node_uid = holder.node, holder.node_uid
-            status.pool_id = next((one.pool_id for one in holder.volumes if one.uid == uid), "")
+            at = next((one for one in holder.volumes if one.uid == uid), None)
+            status.pool, status.pool_id = (at.pool, at.pool_id) if at is not None else ("", "")
     return status
 
 

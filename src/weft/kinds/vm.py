@@ -46,7 +46,7 @@ class VmSpec(WorkloadWish, msgspec.Struct, kw_only=True):
         int, field("Root disk, which may grow; 0 is the image's own size", change="plug", quantity="bytes")
     ] = 0
     pool: Annotated[
-        str, field("The storage pool that the root disk lies in; local is its node's own", change="never", name=True)
+        str, field("The storage pool that its root disk is made in; local is its node's own", change="never", name=True)
     ] = LOCAL
     machine: Annotated[Literal["q35", "microvm"], field("Machine type", change="restart")] = "q35"
     cpu_model: Annotated[
@@ -99,7 +99,7 @@ class VmSpec(WorkloadWish, msgspec.Struct, kw_only=True):
 class VmStatus(msgspec.Struct, kw_only=True):
     """``address`` is the first NIC's; ``ready`` None means the image has no agent that could tell. ``room`` is what the running
     machine can come to, by field of the spec (see ``objects/changes.py``); None: none runs. ``migration`` is the name of the
-    one that moves it, from when it is asked for to its end."""
+    one that moves it, from when it is asked for to its end; ``pool`` is where its root disk lies."""
 
     phase: str = "Pending"
     node: str | None = None
@@ -117,6 +117,7 @@ class VmStatus(msgspec.Struct, kw_only=True):
     room: dict[str, int] | None = None
     started_at: float | None = None
     migration: str = ""
+    pool: str = ""
 
 
 def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, Literal["tcp", "udp"]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.allocation import LOCAL
-from weft.kinds.cells import AGE, NAME, size, text
+from weft.kinds.cells import AGE, NAME, dig, size, text
 from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
@@ -21,17 +21,18 @@ MOST_BYTES = 2**50
 class VolumeSpec(msgspec.Struct, kw_only=True):
     size: Annotated[int, field("Size; it may grow, also while a VM uses it", change="live", quantity="bytes")]
     pool: Annotated[
-        str, field("The storage pool that it lies in; local is its node's own", change="never", name=True)
+        str, field("The storage pool that it is made in; local is its node's own", change="never", name=True)
     ] = LOCAL
 
 
 class VolumeStatus(msgspec.Struct, kw_only=True):
-    """``node`` is where its data lies, once it has any, and ``pool_id`` the storage there; ``attached_to`` the workload whose
-    allocation has it now."""
+    """``node`` is where its data lies, once it has any, ``pool`` in which pool there and ``pool_id`` which storage that is;
+    ``attached_to`` the workload whose allocation has it now."""
 
     phase: str = "Available"
     node: str | None = None
     node_uid: str | None = None
+    pool: str = ""
     pool_id: str = ""
     attached_to: Ref | None = None
 
@@ -53,6 +54,11 @@ def check_growth(old: VolumeSpec, new: VolumeSpec) -> None:
         )
 
 
+def pool_of(spec: VolumeSpec, status: VolumeStatus) -> str:
+    """The pool where its data lies, or will lie."""
+    return status.pool or spec.pool
+
+
 VOLUME = Kind(
     name="volume",
     plural="volumes",
@@ -68,7 +74,7 @@ VOLUME = Kind(
         NAME,
         Column("PHASE", text("status.phase", "Available")),
         Column("SIZE", size("spec.size"), align="right"),
-        Column("POOL", text("spec.pool", LOCAL), wide=True),
+        Column("POOL", lambda obj: dig(obj, "status.pool") or dig(obj, "spec.pool", LOCAL), wide=True),
         Column("NODE", text("status.node")),
         Column("ATTACHED", text("status.attached_to.name")),
         AGE,

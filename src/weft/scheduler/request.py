@@ -31,7 +31,7 @@ from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.kinds.nic import read_nic
 from weft.kinds.node import NodeReport, pool_id
 from weft.kinds.vm import VmSpec, VmStatus
-from weft.kinds.volume import VolumeSpec, VolumeStatus
+from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.kinds.workload_wish import REFUSALS, WorkloadWish
 from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
@@ -263,7 +263,8 @@ def read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting
 def allocate_volume(item: Item) -> AllocatedVolume:
     """A volume as its allocation has it; which storage its pool is depends on the node."""
     spec = item.spec(VolumeSpec)
-    return AllocatedVolume(name=item.envelope.name, uid=item.uid, size=spec.size, pool=spec.pool)
+    pool = pool_of(spec, item.status(VolumeStatus))
+    return AllocatedVolume(name=item.envelope.name, uid=item.uid, size=spec.size, pool=pool)
 
 
 def locate_volume(item: Item, report: NodeReport) -> AllocatedVolume:
@@ -278,7 +279,7 @@ def locate_volumes(volumes: list[AllocatedVolume], report: NodeReport) -> list[A
 
 def find_pool(view: View, volume: Item) -> str:
     """The pool that a volume needs, see Request.pools: whichever is of that name, or the one where its data lies."""
-    name, id_ = volume.spec(VolumeSpec).pool, volume.status(VolumeStatus).pool_id
+    name, id_ = pool_of(volume.spec(VolumeSpec), volume.status(VolumeStatus)), volume.status(VolumeStatus).pool_id
     if name == LOCAL:
         return LOCAL
     if not id_:  # as of homes: a store may be older than its first use
@@ -288,7 +289,7 @@ def find_pool(view: View, volume: Item) -> str:
 
 def find_homes(view: View, volume: Item) -> set[str]:
     """Uids of the nodes where a volume's data lies, if that is their own: one, or none if it was never used."""
-    if volume.spec(VolumeSpec).pool != LOCAL:
+    if pool_of(volume.spec(VolumeSpec), volume.status(VolumeStatus)) != LOCAL:
         return set()
     home = volume.status(VolumeStatus).node_uid
     if home is not None:

@@ -81,20 +81,17 @@ class StorageMover:
             except Unavailable:  # its driver is about to find it again
                 await self._clock.sleep(LOOK_SECONDS)
                 continue
-            except BaseException as problem:
+            except (GivenUp, WeftError, OSError) as problem:
                 await self._end(problem)
             return
 
-    async def _end(self, problem: BaseException) -> None:
-        try:
-            raise problem
-        except GivenUp as word:
-            await self._undo("given up", "cancelled", str(word))
-        except (WeftError, OSError) as problem:
-            reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
-            message = problem.message if isinstance(problem, WeftError) else str(problem)
-            full = "No space left" in message
-            await self._undo("failed", "noSpace" if full else reason, message)
+    async def _end(self, problem: GivenUp | WeftError | OSError) -> None:
+        if isinstance(problem, GivenUp):
+            await self._undo("given up", "cancelled", str(problem))
+            return
+        reason = problem.token if isinstance(problem, WeftError) else "driverFailed"
+        message = problem.message if isinstance(problem, WeftError) else str(problem)
+        await self._undo("failed", "noSpace" if "No space left" in message else reason, message)
 
     async def _move(self) -> None:
         phase = "none"

@@ -29,7 +29,7 @@ from weft.kinds.cells import dig
 from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
-from weft.objects.errors import DriverFailed, Unplaceable, WeftError
+from weft.objects.errors import DriverFailed, IllegalTransition, Unplaceable, WeftError
 from weft.objects.quantity import format_bytes
 
 CLEARING_SECONDS = 60.0  # beside the move itself: until the source is clear, or all is as it was
@@ -197,18 +197,18 @@ def _rehearse_storage(session: Session, target: Target, given: dict[str, Any]) -
     """Which disk would go where, and whether that can be."""
     vm = session.client.get("vm", target.name)
     owner = session.client.get("volume", given["volume"]) if given["volume"] else vm
-    node, now = dig(vm, "status.node"), dig(owner, "spec.pool", LOCAL)
+    node, now = dig(vm, "status.node"), (dig(owner, "status.pool") or dig(owner, "spec.pool", LOCAL))
     if node is None:
-        raise Unplaceable(f"{target.what} is on no node: it has no disk yet", reason="notPlaced")
+        raise IllegalTransition(f"{target.what} is on no node: it has no disk yet")
     pools = {pool["name"]: pool for pool in dig(session.client.get("node", node), "report.pools") or []}
     there, what = pools.get(given["pool"]), f"volume {given['volume']}" if given["volume"] else "root disk"
     if there is None or not there["id"]:
         offered = ", ".join(name for name, pool in pools.items() if pool["id"])
-        raise Unplaceable(
-            f"{node} has no storage pool {given['pool']} that can be used", reason="noPool", hint=f"it has {offered}"
+        raise IllegalTransition(
+            f"{node} has no storage pool {given['pool']} that can be used", hint=f"it has {offered}"
         )
     if now == given["pool"] or there["id"] == pools.get(now, {}).get("id"):
-        raise Unplaceable(f"{what} of {target.what} lies in pool {given['pool']} already", reason="alreadyThere")
+        raise IllegalTransition(f"{what} of {target.what} lies in pool {given['pool']} already")
     answer = {"vm": target.name, "node": node, "disk": given["volume"] or "root", "from": now, "to": given["pool"]}
     if session.is_data:
         print_object(session, {**answer, "free_bytes": there["free"]})
