@@ -18,6 +18,11 @@ def test_connections_through_a_router_count_while_they_are_open_and_in_use() -> 
     assert count_open([PUBLISHED.replace("ESTABLISHED", "TIME_WAIT")], GUEST) == 0
 
 
+def test_a_connection_that_waits_for_an_answer_is_in_use() -> None:
+    """The kernel then remembers it for five minutes only: a guest that moves lets all that ask it wait."""
+    assert count_open([PUBLISHED.replace("431998", "297")], GUEST) == 1
+
+
 def test_a_filters_connections_go_along_into_the_zone_of_the_target_but_no_translated_ones() -> None:
     assert pick_flows([INSIDE, PUBLISHED, OUTWARD], GUEST) == [INSIDE]
     assert pick_flows([INSIDE], "10.20.0.1") == []

@@ -14,6 +14,9 @@ from weft.drivers.network.bridge.names import Names
 
 IDLE_SECONDS = 3600  # a connection without a frame for so long holds no router back
 _ESTABLISHED_SECONDS = 432000  # how long the kernel remembers one
+_UNANSWERED_SECONDS = (
+    300  # one whose last word nobody has confirmed yet, as while a guest stands still: so long at most
+)
 _ZONE = re.compile(r" (?:-w|--zone) \d+")
 _AGE = re.compile(r"-t (\d+) ")
 
@@ -66,5 +69,6 @@ def count_open(saved: Iterable[str], address: str) -> int:
             or not re.search(rf" -[sdrqgn] {re.escape(address)}[ :]", line)
         ):
             continue
-        count += int(age[1]) > _ESTABLISHED_SECONDS - IDLE_SECONDS
+        left = int(age[1])
+        count += left > _ESTABLISHED_SECONDS - IDLE_SECONDS or left <= _UNANSWERED_SECONDS
     return count
