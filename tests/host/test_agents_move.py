@@ -141,12 +141,17 @@ async def test_an_agent_killed_right_after_its_guest_began_to_run_there_says_so_
     await guest.look(after=seen + 1)
 
 
-async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_by_the_targets_word(guest: Guest) -> None:
+@pytest.mark.parametrize("victim", ["agent", "agent and machine"])
+async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_by_the_targets_word(
+    guest: Guest, victim: str
+) -> None:
     seen = await guest.look()
     await guest.there.kill()
     await guest.there.start("target:Target._take_over:before")
     source, target = await guest.begin()
     await guest.there.await_death()
+    if victim == "agent and machine":
+        guest.there.kill_guest(target)
     guest.there.put(change(target, wish="stop"))
     await guest.there.start()
     await guest.there.until_phase(target, "given up")
@@ -231,6 +236,19 @@ async def test_a_disk_that_fills_up_there_on_the_way_is_told_and_the_guest_goes_
             await there.kill()
     finally:
         await there.start()
+
+
+async def test_a_source_machine_that_dies_handed_over_leaves_one_that_starts_anew_where_it_was(guest: Guest) -> None:
+    here, there = guest.here, guest.there
+    await here.kill()
+    await here.start("source:Source._hand_over:before")
+    source, target = await guest.begin()
+    await here.await_death()
+    here.kill_guest(source)
+    await here.start()
+    await here.until_phase(source, "failed")
+    assert here.guests() == [] and not there.report(target).ready, "whose it is isn't known yet"
+    await guest.break_off(source, target)
 
 
 async def test_a_guest_that_moves_cold_is_shut_down_and_starts_there_with_all_that_is_on_its_disks(
