@@ -50,3 +50,24 @@ def test_a_time_that_no_calendar_has_is_refused() -> None:
     with pytest.raises(InvalidInput) as refused:
         make({}, not_before=1e300)
     assert refused.value.field == "spec.not_before"
+
+
+@pytest.mark.parametrize("mode", ["live", "cold"])
+@pytest.mark.parametrize("phase", ["Pending", "Failed", "Suspended", "Stopped", "Shutdown"])
+def test_only_what_runs_moves_and_cold_what_is_stopped(phase: str, mode: str) -> None:
+    vm = {"name": "web", "spec": {}, "status": {"phase": phase, "node": "n1"}}
+    if (phase, mode) == ("Stopped", "cold"):
+        assert make_migration(vm, MigrateInput(mode="cold"), "abc")["kind"] == "migration"
+        return
+    with pytest.raises(IllegalTransition, match=f"is {phase}: it can't migrate") as refused:
+        make_migration(vm, MigrateInput(mode=mode), "abc")  # type: ignore[arg-type]
+    assert ("--cold" in refused.value.hint) is (phase == "Stopped")
+
+
+def test_it_moves_neither_to_where_it_is_nor_twice_at_once() -> None:
+    with pytest.raises(IllegalTransition, match="is on n1 already"):
+        make({}, to="n1")
+    vm = {"name": "web", "spec": {}, "status": {"phase": "Migrate", "node": "n1", "migration": "web-1"}}
+    with pytest.raises(IllegalTransition, match="migration/web-1") as refused:
+        make_migration(vm, MigrateInput(), "abc")
+    assert refused.value.token == "alreadyMoving"
