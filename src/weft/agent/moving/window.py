@@ -14,7 +14,7 @@ from collections import deque
 from weft.contracts.clock import Clock
 
 QUEUE_SECONDS = 0.015  # of what the path carries may wait in buffers, so that no hiccup of either end leaves it idle
-LEAST_BYTES = 64 << 10
+LEAST_BYTES = 256 << 10  # some segments of loopback: TCP stalls where fewer fit
 BOUND_BYTES = 4 << 20  # a path that needs more is left to the kernel
 LOOK_SECONDS = 0.05
 _LOOKS = 40  # whose best counts: a machine that has little to send for a while says nothing of its path
