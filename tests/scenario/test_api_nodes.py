@@ -415,7 +415,7 @@ def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(l
     # The one was placed elsewhere meanwhile, the other waits for its node: only the first must not run here any more.
     envelope = lab.stored("/vm/default/web")
     assert envelope is not None
-    envelope.status = msgspec.Raw(msgspec.json.encode({"incarnation": 2}))
+    envelope.status = msgspec.Raw(msgspec.json.encode({"incarnation": 2, "active_incarnation": 2}))
     lab.put(envelope)
     copies = [
         msgspec.json.encode({"uid": place.uid, "spec": msgspec.json.decode(place.spec)}).decode()

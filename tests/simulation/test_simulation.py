@@ -6,7 +6,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,20 @@ from tests.simulation.simulation import Store, run_simulation
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = 150
-# What a move means in an older store, or where a node was given up, only people know.
-MOVING = {**MISFORTUNES, "disk full begins": 0, "older store restored": 0, "node removed": 0}
+MOVING = {**MISFORTUNES, "older store restored": 0, "node removed": 0}
+BEHIND = {
+    **MISFORTUNES,
+    "older store restored": 15,
+    "node removed": 0,
+}  # stores that know nothing of moves that have been
+GIVEN_UP = {**MISFORTUNES, "older store restored": 0, "node removed": 8}
 WEATHER = {  # in which a mistake shows sooner
     "adopt_without_checking_the_start_time": {"node loses power": 30},
     "count_no_room_that_is_taken": {"older store restored": 0, "node loses power": 0},
     "ignore_incarnation": {"node removed": 20},
     "place_before_nodes_have_spoken": {"older store restored": 40, "node removed": 0},
 }
+WORST = {"adopt_a_source_without_asking": (150, GIVEN_UP), "believe_an_older_store": (150, BEHIND)}
 
 
 @pytest.fixture(autouse=True)
@@ -53,11 +59,20 @@ def test_a_store_that_is_restored_again_and_again_doubles_nothing_either(store: 
     assert not trace.violations, trace
 
 
-@pytest.mark.parametrize(("store", "seeds"), [("memory", (1, 2, 3)), ("sqlite", (4, 5))])
+@pytest.mark.parametrize(
+    ("store", "weather", "seeds"),
+    [
+        ("memory", MISFORTUNES, (1, 2)),
+        ("sqlite", MISFORTUNES, (5,)),
+        ("memory", BEHIND, (1,)),
+        ("sqlite", GIVEN_UP, (3,)),
+    ],
+    ids=["all", "all on a file", "older stores", "nodes given up"],
+)
 def test_whatever_happens_while_guests_move_each_runs_once_with_all_it_had_and_nothing_is_left_over(
-    store: Store, seeds: tuple[int, ...]
+    store: Store, weather: Mapping[str, int], seeds: tuple[int, ...]
 ) -> None:
-    traces = [run_simulation(seed, FAULTS, store, MOVING, moves=True) for seed in seeds]
+    traces = [run_simulation(seed, FAULTS, store, weather, moves=True) for seed in seeds]
     for trace in traces:
         assert not trace.violations, f'run_simulation({trace.seed}, ..., "{store}", ..., moves=True): {trace}'
     assert sum(trace.moves.get("Succeeded", 0) for trace in traces) > 0, traces
@@ -117,6 +132,7 @@ def test_wrong_code_is_found_out(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(WRONG_MOVES))
 def test_wrong_moves_are_found_out(name: str) -> None:
     with WRONG_MOVES[name]():
-        trace = find_violation(lambda seed: run_simulation(seed, 60, weather=MOVING, moves=True), range(12))
+        faults, weather = WORST.get(name, (60, MOVING))
+        trace = find_violation(lambda seed: run_simulation(seed, faults, weather=weather, moves=True), range(12))
     assert trace is not None, f"{name} was not noticed"
     print(trace.seed, trace.violations[0])

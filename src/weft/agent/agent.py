@@ -41,6 +41,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import WeftError
+from weft.objects.identity import short_id
 
 log = logging.getLogger("weft.agent")
 RUNTIME_RETRY_SECONDS = 1.0
@@ -104,6 +105,7 @@ class Agent:
     async def start(self) -> None:
         """Take up what is here already; then follow the server. Returns once all guests are known."""
         self._epoch = await asyncio.to_thread(self._copies.load_epoch)
+        await asyncio.to_thread(self._copies.drop_departures)
         for copy in await asyncio.to_thread(self._copies.load):
             self._add_worker(copy).unheard = True
         found = await self.runtime.recover()
@@ -226,7 +228,8 @@ class Agent:
         if worker is not None:
             self._drop(worker)  # released here, but a restored server wishes it again
         report = decode_part(envelope.report, AllocationReport)
-        worker = self._add_worker(Copy(envelope, Memory(boots=report.boots, restarts=report.restarts)))
+        gone = self._copies.load_departure(short_id(envelope.uid))
+        worker = self._add_worker(Copy(envelope, Memory(boots=report.boots, restarts=report.restarts, part=gone)))
         self._care[envelope.uid] = self._spawn(worker.care())
 
     def _lose_allocation(self, last: Envelope) -> None:
@@ -271,10 +274,12 @@ class Agent:
         for worker in list(self._workers.values()):
             if worker.released and worker.wanted.uid in self._deleted:
                 self._drop(worker)
-            elif not worker.released and worker.wanted.spec.role == "active":
+            elif not worker.released and (worker.wanted.spec.role == "active" or worker.memory.orphan):
                 by_workload.setdefault(worker.wanted.spec.workload.uid, []).append(worker)
                 for volume in worker.wanted.spec.volumes if worker.alive else ():
                     writers.setdefault(volume.uid, []).append(worker)
+            else:
+                worker.relate(superseded=False, blocked="")
         for workers in by_workload.values():
             for worker in workers:
                 mine = worker.wanted.spec.incarnation
@@ -284,12 +289,18 @@ class Agent:
                 other = any(w.wanted.spec.incarnation <= mine and w.alive and w is not worker for w in workers)
                 blocked = "another incarnation of it still runs on this node" if other else ""
                 worker.relate(superseded=later, blocked=blocked or _find_writer(worker, writers))
+        if any(worker.memory.orphan for worker in self._workers.values()):
+            self._reporter.wake()  # where their guests are may be known by now
 
     def _hosted(self) -> list[Wanted]:
         return [worker.wanted for worker in self._workers.values() if worker.is_hosted]
 
     def _orphans(self) -> list[Wanted]:
         return [worker.wanted for worker in self._workers.values() if worker.memory.orphan]
+
+    def _copy_orphans(self) -> list[str]:
+        orphans = [worker for worker in self._workers.values() if worker.memory.orphan]
+        return facts.copy_orphans([(worker.wanted, worker.standing, worker.last_move) for worker in orphans])
 
     def _guests(self) -> list[tuple[Wanted, GuestFacts | None]]:
         return [(worker.wanted, worker.guest) for worker in self._workers.values()]
@@ -364,6 +375,7 @@ class Agent:
             self._images.list(),
             sorted(self._performer.volume_uids),
             self._orphans(),
+            self._copy_orphans(),
             self._unexplained(),
             self._epoch,
             self._pools.facts,
@@ -410,17 +422,18 @@ class Agent:
         if answer.ranges is not None:
             self._network.put_ranges(answer.ranges_version, answer.ranges)
         self._network.drop_networks(answer.gone_networks)
-        self._supersede(set(answer.superseded) - self._superseded)
+        self._supersede(set(answer.superseded) - self._superseded, set(answer.stale_volumes))
         for uid in answer.remove_volumes:
             if uid not in self._attached() and uid not in self._removing:
                 self._removing.add(uid)
                 self._spawn(self._remove_volume(uid))
 
-    def _supersede(self, uids: set[str]) -> None:
+    def _supersede(self, uids: set[str], stale_volumes: set[str]) -> None:
         """A later incarnation was placed elsewhere: these are ended, and their root disks removed."""
         for worker in self._workers.values():
             if worker.wanted.uid in uids and worker.memory.orphan:
                 self._superseded.add(worker.wanted.uid)
+                worker.note_stale(stale_volumes)
                 self._deleted.add(worker.wanted.uid)
                 self._on_event(
                     worker.wanted,

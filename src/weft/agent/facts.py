@@ -8,7 +8,7 @@ import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ from weft.contracts.host import Capacity, Host
 from weft.contracts.network import NetworkProbe
 from weft.contracts.runtime import GuestFacts, RuntimeProbe
 from weft.kinds.node import NodePool, NodeReport
+from weft.kinds.orphan import OrphanCopy, Standing
 
 MIB = 1024 * 1024
 RESERVE_MEMORY_BYTES = 512 * MIB
@@ -77,17 +78,18 @@ def name_orphans(orphans: Iterable[Wanted], unexplained: Iterable[GuestFacts]) -
     return sorted(lines)
 
 
-def copy_orphans(orphans: Iterable[Wanted]) -> list[str]:
-    """The orphans' specs as JSON, so that the server can take them up again; without user data if that is too much."""
-    whole = [_copy(orphan, with_user_data=True) for orphan in orphans]
+def copy_orphans(orphans: Sequence[tuple[Wanted, Standing, str]]) -> list[str]:
+    """The orphans' specs as JSON, with their standing and their last move, so that the server can take them up again; without
+    user data if that is too much."""
+    whole = [_copy(*orphan, with_user_data=True) for orphan in orphans]
     if sum(map(len, whole)) <= MOST_ORPHAN_BYTES:
         return sorted(whole)
-    return sorted(_copy(orphan, with_user_data=False) for orphan in orphans)
+    return sorted(_copy(*orphan, with_user_data=False) for orphan in orphans)
 
 
-def _copy(orphan: Wanted, *, with_user_data: bool) -> str:
+def _copy(orphan: Wanted, standing: Standing, move: str, *, with_user_data: bool) -> str:
     spec = orphan.spec if with_user_data else msgspec.structs.replace(orphan.spec, user_data="")
-    return msgspec.json.encode({"uid": orphan.uid, "spec": spec}).decode()
+    return msgspec.json.encode(OrphanCopy(orphan.uid, spec, standing, move)).decode()
 
 
 def make_report(
@@ -100,6 +102,7 @@ def make_report(
     images: list[str],
     volumes: list[str],
     orphans: list[Wanted],
+    orphan_copies: list[str],
     unexplained: list[GuestFacts],
     epoch: str,
     pools: list[NodePool],
@@ -118,7 +121,7 @@ def make_report(
         capabilities=sorted({*runtime.capabilities, *network.capabilities}),
         problems=[*runtime.problems, *network.problems],
         orphans=name_orphans(orphans, unexplained),
-        orphan_allocations=copy_orphans(orphans),
+        orphan_allocations=orphan_copies,
         volumes=volumes,
         epoch=epoch,
         images=images,

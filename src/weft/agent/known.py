@@ -21,7 +21,8 @@ class Part(msgspec.Struct, frozen=True):
 
     ``taken``: at the target, that the guest runs there and will; at the source, that the target has said so. ``over``: the
     target has given it up, the source has left it. ``port`` is the target's door's; ``shared`` the disks that both nodes see,
-    so that neither is this one's to take away.
+    so that neither is this one's to take away; ``node`` the name of the other node. ``cold``: its disks go, and the runtime
+    knows nothing of it.
     """
 
     key: str
@@ -31,6 +32,8 @@ class Part(msgspec.Struct, frozen=True):
     over: bool = False
     port: int = 0
     shared: tuple[str, ...] = ()
+    node: str = ""
+    cold: bool = False
 
 
 class Store(msgspec.Struct, frozen=True):
@@ -53,7 +56,8 @@ class Memory(msgspec.Struct, frozen=True):
 
     ``made`` says that something of it may exist on this node; ``answered`` that the guest has answered in this run;
     ``orphan`` that a list of the server's no longer held it. ``leftover`` are NICs that it was to have, and is not any
-    more: their ports go once the guest has let go of them. ``part`` is what it has in a move.
+    more: their ports go once the guest has let go of them. ``part`` is what it has in a move; ``took`` is the key of the move
+    that it came here by.
     """
 
     run: Run = "new"
@@ -66,6 +70,7 @@ class Memory(msgspec.Struct, frozen=True):
     leftover: list[AllocatedNic] = []
     part: Part | None = None
     store: Store | None = None
+    took: str = ""
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -103,6 +108,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """All that a decision about one allocation depends on, but for the guest's facts and the time.
 
     ``superseded``: a higher incarnation of the workload is placed here too; ``blocked``: what must be down before it may start;
+    ``stale_volumes``: the data of all its volumes is another node's by now;
     ``unheard``: it comes from this node's memory, and the server hasn't said yet whether that is still so.
     ``restart_at`` is when a guest that ended by itself is to be started again (elapsed seconds). ``moving``: its part in the
     move that its spec says is being led, by this process; ``storing``: one of its disks' to another pool.
@@ -112,6 +118,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     memory: Memory = Memory()
     trouble: Trouble | None = None
     superseded: bool = False
+    stale_volumes: bool = False
     blocked: str = ""
     unheard: bool = False
     can_suspend: bool = True

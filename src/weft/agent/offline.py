@@ -2,7 +2,7 @@
 
 Written and synced before anything is done about them, so that an agent that starts without a server keeps its guests.
 Reads and writes ``<state>/allocations/<short id>.json``, ``<state>/network.json`` and ``<state>/history``: the server's
-history that the last list of allocations was of.
+history that the last list of allocations was of; ``<state>/departures/<short id>.json``: guests that other nodes took over.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.agent.known import Memory
+from weft.agent.known import Memory, Part
 from weft.contracts.durable import sync_folder, write_durably
 from weft.contracts.network import Endpoint, Forward
 from weft.kinds.allocation import AllocatedNic
@@ -27,6 +27,7 @@ class NotKept(DriverFailed):
 
 
 log = logging.getLogger("weft.agent")
+MOST_DEPARTURES = 10_000
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -71,6 +72,7 @@ class Copies:
         self._folder = Path(state_dir) / "allocations"
         self._surroundings = Path(state_dir) / "network.json"
         self._epoch = Path(state_dir) / "history"
+        self._departures = Path(state_dir) / "departures"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def save(self, id: str, copy: Copy) -> None:
@@ -95,6 +97,28 @@ class Copies:
             except (OSError, msgspec.MsgspecError) as problem:
                 log.error("%s can't be read, its guest is left alone: %s", path, problem)
         return copies
+
+    def save_departure(self, id: str, part: Part) -> None:
+        """Keep durably that the guest of this allocation was taken over elsewhere. Raises NotKept."""
+        self._departures.mkdir(mode=0o700, exist_ok=True)
+        _write(self._departures / f"{id}.json", msgspec.json.encode(part))
+
+    def load_departure(self, id: str) -> Part | None:
+        """What was kept of it; None if its guest was never sent away."""
+        path = self._departures / f"{id}.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Part)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as problem:
+            log.error("%s can't be read: %s", path, problem)
+            return None
+
+    def drop_departures(self) -> None:
+        """Of too many the oldest are forgotten."""
+        found = sorted(self._departures.glob("*.json"), key=lambda path: (path.stat().st_mtime, path.name))
+        for path in found[:-MOST_DEPARTURES]:
+            path.unlink(missing_ok=True)
 
     def save_epoch(self, epoch: str) -> None:
         """Keep it durably. Raises NotKept."""

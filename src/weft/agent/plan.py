@@ -12,10 +12,10 @@ from enum import StrEnum
 
 import msgspec
 
-from weft.agent.known import Known, Memory, Run
+from weft.agent.known import Known, Memory, Part, Run
 from weft.agent.shape import is_shaped
 from weft.contracts.runtime import GuestFacts
-from weft.kinds.allocation import AllocationState
+from weft.kinds.allocation import AllocationSpec, AllocationState
 
 POWERED_OFF = "guestPoweredOff"
 FIRST_PAUSE_SECONDS = 1.0
@@ -106,14 +106,11 @@ def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
     tidy = (Step.TIDY,) if known.memory.leftover else ()
     if known.wanted.deleting:
         return _plan_deletion(known, stop, tidy)
-    if known.superseded and known.memory.orphan:
-        why = "a later incarnation of it is placed elsewhere"
-        return Plan((*stop, *tidy, *TAKE_AWAY), "stopping", "superseded", why)
+    if known.memory.orphan:
+        return _plan_orphan(known, guest, stop, tidy)
     if known.superseded:
         steps = (Step.STOP, Step.UNPLUG) if is_alive(guest) else ()
         return Plan(steps, "stopped", "superseded", "a later incarnation of it is placed on this node")
-    if known.memory.orphan:
-        return Plan((), _state(known, guest))
     if spec.role == "source":
         return _plan_source(known, guest)
     if spec.role == "target":
@@ -121,7 +118,7 @@ def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
     if spec.role != "active":
         return Plan((), _state(known, guest))
     if known.memory.part is not None:  # before anything else may be done with it
-        return Plan((Step.CANCEL if known.memory.part.side == "source" else Step.SETTLE,), _state(known, guest))
+        return _plan_after_move(known, guest, known.memory.part)
     if (relocation := _plan_relocation(known, guest)) is not None:
         return relocation
     if spec.wish == "stop":
@@ -156,15 +153,63 @@ def _plan_relocation(known: Known, guest: GuestFacts) -> Plan | None:
     return None if is_alive(guest) else Plan((), state, "storage", "its disk is being moved to another pool")
 
 
+def _plan_orphan(known: Known, guest: GuestFacts, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
+    """Nothing is ended but on evidence. A side of a move breaks it off as far as that is its own to do: then it is certain here
+    where the guest is, or that only the other side can know."""
+    part, state = known.memory.part, _state(known, guest)
+    breaking = _break_off(known)
+    if not known.superseded:
+        return Plan(breaking, state)
+    why = "a later incarnation of it is placed elsewhere"
+    if part is not None and part.side == "source" and not part.over:
+        return Plan((Step.LEAVE,), "stopping", "superseded", why)
+    if breaking:
+        return Plan(breaking, "stopping", "superseded", why)
+    volumes = (Step.REMOVE_VOLUMES,) if known.stale_volumes else ()
+    return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, Step.FORGET), "stopping", "superseded", why)
+
+
+def _break_off(known: Known) -> tuple[Step, ...]:
+    part = known.memory.part
+    if part is None:
+        return (Step.GIVE_UP,) if known.wanted.spec.role == "target" else ()
+    if part.taken or part.over:
+        return ()
+    return (Step.CANCEL,) if part.side == "source" else (Step.GIVE_UP,)
+
+
+def _plan_after_move(known: Known, guest: GuestFacts, part: Part) -> Plan:
+    """One that is its workload's own place, and has a part in a move still. A guest that the target took over isn't here any
+    more, whatever an older store says."""
+    if part.side == "target":
+        return Plan((Step.SETTLE,), _state(known, guest))
+    if (part.taken or part.over) and not is_back(known.wanted.spec, part):
+        return _plan_moved(part)
+    return Plan((Step.CANCEL,), _state(known, guest))
+
+
+def _plan_moved(part: Part) -> Plan:
+    return Plan((), "stopped", "moved", f"its guest was taken over by node {part.node or 'that it moved to'}")
+
+
+def is_back(spec: AllocationSpec, part: Part) -> bool:
+    """Whether the word is here that the target never ran what this node has sent away."""
+    if part.key in spec.back_from or not part.node:  # none of an agent that wrote no name down knew of such words
+        return True
+    return spec.move is not None and spec.move.key == part.key and spec.move.never_ran
+
+
 def _plan_source(known: Known, guest: GuestFacts) -> Plan:
     """A guest that goes: sent once the other node waits for it; nothing of it is started here meanwhile."""
     move, part, state = known.wanted.spec.move, known.memory.part, _state(known, guest)
     if move is None:
         return Plan((), state)
+    if part is not None and part.over and part.taken and not is_back(known.wanted.spec, part):
+        return _plan_moved(part)
     if part is not None and (move.never_ran or (part.key, part.peer) != (move.key, move.peer_allocation)):
         return Plan(() if part.over else (Step.CANCEL,), state)
     if part is not None and part.over:
-        return Plan((), "stopped", "moved", f"it runs on node {move.peer}")
+        return _plan_moved(part)
     if known.moving or not move.address or move.never_ran or (part is None and known.unheard):
         return Plan((), state)
     stop = (Step.STOP,) if move.mode == "cold" and is_alive(guest) else ()
@@ -174,6 +219,8 @@ def _plan_source(known: Known, guest: GuestFacts) -> Plan:
 def _plan_target(known: Known, guest: GuestFacts) -> Plan:
     """A guest that comes: all that it needs is made, and a door opened. It is never started here, only taken over."""
     spec, part = known.wanted.spec, known.memory.part
+    if part is not None and part.side == "source":
+        return _plan_moved(part)  # it came, and has gone on since
     if part is not None and part.over:
         return Plan((), "stopped", "givenUp", "it stays where it is")
     if part is not None and part.taken:

@@ -67,8 +67,8 @@ class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
 class ReportAnswer(msgspec.Struct, frozen=True):
     """``refused``: allocation name → why; ``remove_volumes``: uids whose data is to go for good; ``ranges`` of all the
     fabric's networks if another version is known here; ``gone_networks``: uids that there are no more; ``superseded``: uids of
-    allocations that the list doesn't hold and whose workload has had a later incarnation elsewhere; ``peers``: whom to ask
-    how far away they are, if others are known here."""
+    allocations that the list doesn't hold and that surely don't count any more, ``stale_volumes`` those of their volumes whose
+    data is another node's by now; ``peers``: whom to ask how far away they are, if others are known here."""
 
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []
@@ -76,6 +76,7 @@ class ReportAnswer(msgspec.Struct, frozen=True):
     ranges: list[str] | None = None
     gone_networks: list[str] = []
     superseded: list[str] = []
+    stale_volumes: list[str] = []
     peers: Peers | None = None
 
 

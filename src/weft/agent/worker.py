@@ -27,6 +27,7 @@ from weft.agent.waiting import wait_for_event
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedNic, AllocationReport, AllocationSpec, list_disks
+from weft.kinds.orphan import Standing
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, InvalidInput, WeftError
 
@@ -61,7 +62,7 @@ class Worker:
         self._on_report, self._on_event, self._on_alive = on_report, on_event, on_alive
         self._saved: tuple[object, ...] | None = None
         self._saving = asyncio.Lock()
-        self._superseded, self._blocked = False, ""
+        self._superseded, self._blocked, self._stale_volumes = False, "", False
         self.unheard = False
         self._trouble: Trouble | None = None
         self._restart_at = 0.0
@@ -89,6 +90,7 @@ class Worker:
             memory=self.memory,
             trouble=self._trouble,
             superseded=self._superseded,
+            stale_volumes=self._stale_volumes,
             blocked=self._blocked,
             unheard=self.unheard,
             can_suspend=self._performer.can_suspend,
@@ -106,7 +108,8 @@ class Worker:
         self._performer.movers.put(wanted)
         self._stages.adopt(wanted.report.steps)
         leftover = _find_leftover(self.memory.leftover, before[0], wanted.spec)
-        self.memory = msgspec.structs.replace(self.memory, orphan=False, leftover=leftover)
+        part = self.memory.part or _recall_part(self.memory.took, wanted.spec)
+        self.memory = msgspec.structs.replace(self.memory, orphan=False, leftover=leftover, part=part)
         if before != (wanted.spec, wanted.deleting, False):
             self._begin_anew()
 
@@ -125,6 +128,26 @@ class Worker:
         if self.unheard:
             self.unheard = False
             self._woken.set()
+
+    @property
+    def standing(self) -> Standing:
+        """Where its guest is, for all that this node knows."""
+        part = self.memory.part
+        if part is None:
+            return "open" if self.wanted.spec.role == "target" else "here"
+        if part.side == "target":
+            return "here" if part.taken else "given up" if part.over else "open"
+        return "left" if part.taken else "open"
+
+    @property
+    def last_move(self) -> str:
+        """The key of the move that it was a side of last, as far as this node remembers."""
+        return self.memory.part.key if self.memory.part is not None else self.memory.took
+
+    def note_stale(self, volumes: set[str]) -> None:
+        """The data of these volumes is another node's by now: if it has no other ones, they go with it."""
+        mine = {volume.uid for volume in self.wanted.spec.volumes}
+        self._stale_volumes = bool(mine) and mine <= volumes
 
     def relate(self, *, superseded: bool, blocked: str) -> None:
         """Tell how it stands to the others on this node: to other incarnations, and to who writes to its volumes."""
@@ -313,6 +336,8 @@ class Worker:
             memory = msgspec.structs.replace(memory, run="down", ended="")
         elif step is Step.LEAVE:
             memory = msgspec.structs.replace(memory, run="down", ended="")
+        elif step is Step.FORGET:
+            await self._note_departure()
         if step in (Step.OPEN, Step.SEND):
             memory = msgspec.structs.replace(memory, part=self._plan_part())
         if step is Step.OPEN:
@@ -336,7 +361,8 @@ class Worker:
         if part is not None or move is None or role not in ("source", "target"):
             return part
         side: Literal["source", "target"] = "source" if role == "source" else "target"
-        return Part(move.key, side, move.peer_allocation, shared=move.shared)
+        cold = move.mode == "cold"
+        return Part(move.key, side, move.peer_allocation, shared=move.shared, node=move.peer, cold=cold)
 
     def _after(self, step: Step, detail: str) -> None:
         if step is Step.START:
@@ -349,8 +375,12 @@ class Worker:
             taken = part.taken or runs or (move is not None and move.taken_over)
             part = msgspec.structs.replace(part, over=not runs, taken=taken)
             self.memory = msgspec.structs.replace(self.memory, part=part, run="up" if runs else self.memory.run)
-        elif step in (Step.CANCEL, Step.SETTLE):
+            self._tell_standing()
+        elif step is Step.CANCEL:
             self.memory = msgspec.structs.replace(self.memory, part=None)
+            self._tell_standing()
+        elif step is Step.SETTLE and self.memory.part is not None:
+            self.memory = msgspec.structs.replace(self.memory, part=None, took=self.memory.part.key)
         elif step is Step.FORGET:
             self._copies.remove(self.wanted.id)
             self._saved = None
@@ -358,6 +388,10 @@ class Worker:
             self.released = True
             self.alive = False
             self._on_report(self.wanted.name, self._report(Plan((), "released"), None))
+            self._on_alive()
+
+    def _tell_standing(self) -> None:
+        if self.memory.orphan:
             self._on_alive()
 
     async def _note(self, memory: Memory) -> None:
@@ -377,6 +411,16 @@ class Worker:
             if state != self._saved and (memory.made or memory.run != "new"):
                 await asyncio.to_thread(self._copies.save, self.wanted.id, Copy(self._envelope, memory))
                 self._saved = state
+
+    async def _note_departure(self) -> None:
+        """What has gone from here for good is remembered when all else of it is forgotten: an older store may ask for it."""
+        part = self.memory.part
+        if part is None or part.side != "source" or not (part.taken and part.over):
+            return
+        try:
+            await asyncio.to_thread(self._copies.save_departure, self.wanted.id, part)
+        except NotKept as problem:
+            log.warning("%s: %s", self.wanted.what, problem.message)
 
     def _fail(self, problem: Exception) -> Trouble:
         now, tries = self._clock.elapsed(), (self._trouble.tries if self._trouble else 0) + 1
@@ -431,6 +475,14 @@ class Worker:
     def _fitted(self, guest: GuestFacts) -> int:
         fits = guest.shape is None or shape.is_shaped(self.wanted.spec, guest.shape)
         return self.wanted.generation if fits else 0
+
+
+def _recall_part(took: str, spec: AllocationSpec) -> Part | None:
+    """What this node had in a move that has ended, if ``spec``, of an older store, says that it is under way."""
+    move = spec.move
+    if move is None or spec.role != "target" or move.key != took:
+        return None
+    return Part(took, "target", move.peer_allocation, taken=True, node=move.peer, cold=move.mode == "cold")
 
 
 def _find_leftover(left: list[AllocatedNic], old: AllocationSpec, new: AllocationSpec) -> list[AllocatedNic]:

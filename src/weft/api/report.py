@@ -18,14 +18,13 @@ from weft.api.call import Call, json_response
 from weft.api.commit import read_again, retry
 from weft.api.doors import Doors
 from weft.api.join import make_node, require_own
+from weft.api.orphans import find_superseded
 from weft.api.peers import Peer
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_DIGEST_BYTES, Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, write_digest
 from weft.kinds.node import NodeReport
-from weft.kinds.orphan import read_copies
-from weft.kinds.vm import VmStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput
 from weft.objects.identity import Ref, object_key
@@ -70,8 +69,7 @@ class PeersAnswer(msgspec.Struct):
 
 class ReportAnswer(msgspec.Struct):
     """``ranges`` of all networks, if the node has another version; ``gone_networks``: those of its idle ones that there
-    are no more; ``superseded``: uids of its orphans whose workload has had a later incarnation; ``peers``, if the node
-    has another version."""
+    are no more; ``superseded``, ``stale_volumes``: see ``find_superseded``; ``peers``, if the node has another version."""
 
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []
@@ -79,6 +77,7 @@ class ReportAnswer(msgspec.Struct):
     ranges: list[str] | None = None
     gone_networks: list[str] = []
     superseded: list[str] = []
+    stale_volumes: list[str] = []
     peers: PeersAnswer | None = None
 
 
@@ -103,7 +102,7 @@ async def report(doors: Doors, call: Call, name: str) -> Response:
     peers = doors.peers.newer_than(given.peers_version, uid)
     answer.peers = PeersAnswer(*peers) if peers is not None else None
     answer.gone_networks = doors.ranges.find_gone(given.idle_networks)
-    answer.superseded = await _find_superseded(doors, node)
+    answer.superseded, answer.stale_volumes = await find_superseded(doors, node)
     answer.remove_volumes = await _find_removable(doors, uid, set(given.removed_volumes))
     return json_response(answer)
 
@@ -260,20 +259,6 @@ def _append_events(doors: Doors, node: Envelope, owned: Sequence[Envelope], even
                     source=f"node/{node.name}",
                 )
             )
-
-
-async def _find_superseded(doors: Doors, node: Envelope) -> list[str]:
-    """The node's orphans that are known to be an earlier incarnation of the same workload: they must not run."""
-    superseded = []
-    for orphan in read_copies(decode_part(node.report, NodeReport)):
-        workload = orphan.spec.workload
-        entry = await doors.store.get(object_key(workload.kind, workload.project, workload.name))
-        envelope = None if entry is None else decode_envelope(entry.value)
-        if envelope is None or envelope.uid != workload.uid:
-            continue
-        if decode_part(envelope.status, VmStatus).incarnation > orphan.spec.incarnation:
-            superseded.append(orphan.uid)
-    return superseded
 
 
 async def _find_removable(doors: Doors, uid: str, removed: set[str]) -> list[str]:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import msgspec
 
 from weft.client.commit import Commit, delete, edit, put, unchanged
-from weft.client.indexes import ENDPOINTS_BY_WORKLOAD, NODES_BY_ORPHAN
+from weft.client.indexes import ENDPOINTS_BY_WORKLOAD, MIGRATIONS_BY_UID, NODES_BY_ORPHAN
 from weft.client.view import Item, View
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.addresses import make_endpoint
-from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name
+from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name, come_back
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.image import ImageStatus
+from weft.kinds.migration import MOVED_ON, MigrationStatus
 from weft.kinds.nic import are_plugged
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.orphan import OrphanCopy, read_copies
@@ -28,11 +29,12 @@ from weft.objects.identity import object_key
 
 def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
     """Take the guest that runs under this VM's name as the VM's own; None if there is none that surely is."""
-    found = [(node, copy) for node in view.find(NODES_BY_ORPHAN, vm.key) for copy in _read_copies(node, vm.key)]
+    found = [(node, copy) for node in view.find(NODES_BY_ORPHAN, vm.key) for copy in find_copies(node, vm.key)]
     fitting = [(node, copy) for node, copy in found if _is_of(view, vm, copy.spec)]
-    if not fitting:
+    certain = [(node, copy) for node, copy in fitting if _has_guest(view, copy, [other for _, other in fitting])]
+    if not certain:
         return None
-    node, copy = max(fitting, key=lambda pair: (pair[1].spec.incarnation, pair[0].key))
+    node, copy = max(certain, key=lambda pair: (pair[1].spec.incarnation, pair[0].key))
     allocation = _make_allocation(vm, node, copy, now)
     writes: list[Write] = [put(allocation)]
     preconditions: list[Precondition] = [unchanged(vm), unchanged(node), Absent(allocation.key)]
@@ -66,7 +68,7 @@ def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
     status = msgspec.structs.replace(
         vm.status(VmStatus),
         node=node.envelope.name,
-        incarnation=max(vm.status(VmStatus).incarnation, copy.spec.incarnation),
+        incarnation=max(vm.status(VmStatus).incarnation, *(other.spec.incarnation for _, other in fitting)),
     )
     envelope.status = merge_part(envelope.status, status)
     writes.append(put(envelope))
@@ -74,7 +76,22 @@ def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
     return Commit(vm.key, writes, preconditions, [Event("Normal", "Adopted", message, vm.envelope.ref, "workload")])
 
 
-def _read_copies(node: Item, key: str) -> list[OrphanCopy]:
+def _has_guest(view: View, copy: OrphanCopy, others: list[OrphanCopy]) -> bool:
+    """Whether the guest surely is where this copy is from (decision 0037)."""
+    if copy.standing == "here":
+        return not any(copy.move in other.spec.back_from for other in others)
+    return copy.standing == "open" and copy.spec.role != "target" and _never_ran(view, copy.move, others)
+
+
+def _never_ran(view: View, key: str, others: list[OrphanCopy]) -> bool:
+    """Whether the target of the move ``key`` surely never ran: by its node's word, or by that of the Migration's end."""
+    if any((other.standing, other.move) == ("given up", key) for other in others):
+        return True
+    ended = [item.status(MigrationStatus) for item in view.find(MIGRATIONS_BY_UID, key.partition(".")[0])]
+    return any(status.phase in ("Failed", "Cancelled") and status.reason != MOVED_ON for status in ended)
+
+
+def find_copies(node: Item, key: str) -> list[OrphanCopy]:
     """The node's copies of allocations of the workload at ``key`` that it reports as orphans."""
     report = node.report(NodeReport)
     uids = {orphan.uid for text in report.orphans if (orphan := read_orphan(text)) is not None and orphan.key == key}
@@ -102,8 +119,12 @@ def _is_of(view: View, vm: Item, spec: AllocationSpec) -> bool:
 
 def _make_allocation(vm: Item, node: Item, copy: OrphanCopy, now: float) -> Envelope:
     wish = vm.spec(VmSpec)
+    sent = copy.standing == "open" or copy.spec.role == "source"
+    own = come_back(copy.spec, copy.move) if sent and copy.move else copy.spec
     spec = msgspec.structs.replace(
-        copy.spec,
+        own,
+        role="active",
+        move=None,
         node=node.envelope.name,
         workload=vm.envelope.ref,
         workload_generation=vm.envelope.generation,

@@ -50,6 +50,9 @@ def fold_status(wished: Wished, places: Sequence[Place], addresses: Mapping[str,
         address=next(iter(addresses.values()), None),
         addresses=dict(addresses),
         incarnation=max([former.incarnation, *(p.spec.incarnation for p in places)]),
+        active_incarnation=max(
+            [_former_active(former), *(p.spec.incarnation for p in places if p.spec.role == "active")]
+        ),
         observed_generation=wished.generation,
         migration=wished.migration,
     )
@@ -62,6 +65,11 @@ def fold_status(wished: Wished, places: Sequence[Place], addresses: Mapping[str,
             status.phase, status.reason = Phase.UNKNOWN, "nodeLost"
             status.message = _lost(silent, "its guest was handed over to it; waiting for the node's word")
     return status
+
+
+def _former_active(former: VmStatus) -> int:
+    """A weft from before they were told apart knew of one number."""
+    return former.active_incarnation or former.incarnation
 
 
 def _fold_placeless(status: VmStatus, wished: Wished, former: VmStatus) -> None:

@@ -13,11 +13,19 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec, MoveReport, account
+from weft.kinds.allocation import (
+    AllocatedMove,
+    AllocationReport,
+    AllocationSpec,
+    MoveReport,
+    account,
+    come_back,
+)
 from weft.kinds.migration import (
     ENDED,
     MOST_SAMPLES,
     MOST_TRIES,
+    MOVED_ON,
     MigrationSpec,
     MigrationStatus,
     MoveActual,
@@ -119,6 +127,8 @@ def _plan(facts: Facts) -> Outcome:
         return begin_move(facts)
     if target is not None and target.says("taken over"):
         return _swap(facts, target)
+    if target is not None and _has_moved_on(target):
+        return _leave_both(facts, target)
     if status.ending:
         return _break_off(facts)
     trouble = _find_trouble(facts)
@@ -250,6 +260,8 @@ def _find_trouble(facts: Facts) -> Trouble | None:
         return Trouble("Cancelled", "vmDeleted", "its VM is being deleted")
     if source is None:
         return Trouble("Failed", "sourceLost", "the place that it moves from is gone")
+    if _has_moved_on(source):
+        return Trouble("Failed", MOVED_ON, f"source {source.spec.node}: {source.report.message}")
     if facts.vm.run != source.spec.wish:
         return Trouble("Cancelled", "vmChanged", f"its VM is to {facts.vm.run} now")
     if facts.vm.boots > source.spec.boots:
@@ -328,7 +340,8 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
     source, status, now = facts.source, outcome.status, facts.now
     if source is not None and source.spec.role == "source":
         move = source.spec.move
-        if source.says("handed over") and source.node_phase in _READY and move is not None and move.never_ran:
+        goes_on = source.says("handed over") and not _has_moved_on(source)
+        if goes_on and source.node_phase in _READY and move is not None and move.never_ran:
             return outcome  # it goes on there first
         outcome.source = _make_active(source)
     if status.ending == "Retry":
@@ -350,7 +363,12 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
 
 
 def _make_active(source: Side) -> AllocationSpec:
-    return replace(source.spec, role="active", move=None)
+    return come_back(source.spec, source.spec.move.key) if source.spec.move is not None else source.spec
+
+
+def _has_moved_on(side: Side | None) -> bool:
+    """Whether its node says, for good, that another one took its guest over: of one that an older store knows as a side still."""
+    return side is not None and side.report.reason == "moved" and side.report.state == "stopped"
 
 
 def _has_it(source: Side) -> bool:
@@ -370,6 +388,17 @@ def _swap(facts: Facts, target: Side) -> Outcome:
         move = replace(move, taken_over=True) if move is not None else None
         outcome.source = replace(facts.source.spec, wish="stop", move=move)
         outcome.source_goes = True
+    return outcome
+
+
+def _leave_both(facts: Facts, target: Side) -> Outcome:
+    """The guest came to the target and has gone on since: neither side has it."""
+    message = f"target {target.spec.node}: {target.report.message}"
+    outcome = Outcome(status=end_move(facts.status, "Failed", MOVED_ON, message, facts.now), target_goes=True)
+    if facts.source is not None:
+        move = facts.source.spec.move
+        move = replace(move, taken_over=True) if move is not None else None
+        outcome.source, outcome.source_goes = replace(facts.source.spec, wish="stop", move=move), True
     return outcome
 
 

@@ -29,6 +29,7 @@ from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Precondition, Write
 from weft.controllers.adoption import plan_adoption
+from weft.controllers.astray import is_astray, plan_astray
 from weft.controllers.fold import Place, Wished, fold_current, fold_ready, fold_status
 from weft.controllers.loop import Plan, moved
 from weft.controllers.places import find_active
@@ -86,12 +87,13 @@ class Workloads:
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         vms = [vm for key in keys if (vm := view.get(key)) is not None]
-        silent = any(vm.deleting for vm in vms) and bool(self._find_silent())
+        waiting = {vm.key for vm in vms if vm.deleting or _has_astray(view, vm)}
+        silent = bool(waiting) and bool(self._find_silent())
         for vm in vms:
             commit = plan_vm(view, vm, silent, now)
             if commit is not None:
                 plan.commits.append(commit)
-            elif silent and vm.deleting:
+            elif silent and vm.key in waiting:
                 plan.later[vm.key] = LISTEN_EVERY_SECONDS
         return plan
 
@@ -106,6 +108,9 @@ def plan_vm(view: View, vm: Item, silent: bool, now: float) -> Commit | None:
             return adoption
     if vm.deleting and not allocations and not silent:
         return plan_removal(view, vm)
+    astray = plan_astray(view, vm, allocations, silent, now)
+    if astray is not None:
+        return astray
     changed = [(item, write) for item in allocations if (write := plan_allocation(view, vm, item, now)) is not None]
     writes: list[Write] = [write for _, write in changed]
     told, events = plan_status(view, vm, allocations, now)
@@ -115,6 +120,10 @@ def plan_vm(view: View, vm: Item, silent: bool, now: float) -> Commit | None:
         return None
     # Together, so that the highest incarnation is in the status before the place that had it is gone.
     return Commit(vm.key, writes, [unchanged(vm), *(unchanged(item) for item, _ in changed)], events)
+
+
+def _has_astray(view: View, vm: Item) -> bool:
+    return any(is_astray(item) for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid))
 
 
 def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | None:

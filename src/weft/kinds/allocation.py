@@ -16,6 +16,7 @@ LOCAL = "local"  # the pool that every node has
 ROOT = "root"  # a root disk, where disks are named; volumes are by their uid
 # pending: not begun; preparing: image, disks, network; starting: the machine runs, the guest hasn't answered; released:
 # everything of it is gone from the node.
+MOST_BACK_FROM = 16
 AllocationState = Literal[
     "pending", "preparing", "starting", "running", "stopping", "suspended", "stopped", "failed", "released"
 ]
@@ -151,7 +152,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     """``boots`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names an
     allocation that must be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
     counts in; ``extras`` what it takes of resources that its node declares. ``pool`` is where its root disk lies, and
-    ``pool_id`` which storage that is: if the node's pool is another one by now, its disks are elsewhere."""
+    ``pool_id`` which storage that is: if the node's pool is another one by now, its disks are elsewhere. ``back_from`` are the
+    keys of its last moves whose targets surely never ran it."""
 
     node: str
     node_uid: str
@@ -187,6 +189,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     pool: str = LOCAL
     pool_id: str = ""
     storage: AllocatedStorageMove | None = None
+    back_from: list[str] = []
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):
@@ -263,6 +266,12 @@ class AllocationReport(msgspec.Struct, kw_only=True):
 
 class AllocationStatus(msgspec.Struct, kw_only=True):
     pass
+
+
+def come_back(spec: AllocationSpec, key: str) -> AllocationSpec:
+    """``spec`` as the workload's own place, with the word that the target of the move ``key`` never ran it."""
+    known = [*(former for former in spec.back_from if former != key), key][-MOST_BACK_FROM:]
+    return msgspec.structs.replace(spec, role="active", move=None, back_from=known)
 
 
 def allocation_name(node_uid: str, uid: str) -> str:

@@ -27,6 +27,7 @@ KEPT_SECONDS = 7 * 86400.0  # an ended one, as what may be learned from
 KEPT_OF_ONE = 20  # ended ones of one workload
 DEFAULT_TIMEOUT_SECONDS = 600.0
 MOST_TRIES = 3
+MOVED_ON = "movedOn"  # of one that an older store takes for under way: the guest came, and went on, since then
 Moment = Annotated[float, field("", ge=0, le=LAST_MOMENT)]
 
 

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeReport
 
+# here: the guest is this node's, if it is anywhere; open: its move isn't broken off yet, or it was handed over and the target's
+# word is missing; left: its target has said that it took over; given up: it was to come here, never ran and never will.
+Standing = Literal["here", "open", "left", "given up"]
+
 
 class OrphanCopy(msgspec.Struct):
-    """The allocation of an orphan, as its node was told it last."""
+    """The allocation of an orphan, as its node was told it last. ``move`` is the key of the move that it was last a side of,
+    ``standing`` where the guest is for all that this node knows."""
 
     uid: str
     spec: AllocationSpec
+    standing: Standing = "here"
+    move: str = ""
 
 
 def read_copies(report: NodeReport) -> list[OrphanCopy]:
-    """The copies in a node's report; those that can't be read, of a newer agent perhaps, are left out."""
+    """The copies in a node's report; those that can't be read, of a newer agent perhaps, are left out. Of a side of a move
+    whose node doesn't say where it stands nothing is known."""
     copies = []
     for text in report.orphan_allocations:
         try:
-            copies.append(msgspec.json.decode(text, type=OrphanCopy))
+            copy = msgspec.json.decode(text, type=OrphanCopy)
         except msgspec.MsgspecError:
             continue
+        if copy.standing == "here" and not copy.move and copy.spec.move is not None:
+            copy.standing, copy.move = "open", copy.spec.move.key
+        copies.append(copy)
     return copies
+
+
+def find_given_up(report: NodeReport) -> set[str]:
+    """Uids of the node's orphans that surely are no guests."""
+    return {copy.uid for copy in read_copies(report) if copy.standing == "given up"}

@@ -99,7 +99,8 @@ class VmSpec(WorkloadWish, msgspec.Struct, kw_only=True):
 class VmStatus(msgspec.Struct, kw_only=True):
     """``address`` is the first NIC's; ``ready`` None means the image has no agent that could tell. ``room`` is what the running
     machine can come to, by field of the spec (see ``objects/changes.py``); None: none runs. ``migration`` is the name of the
-    one that moves it, from when it is asked for to its end; ``pool`` is where its root disk lies."""
+    one that moves it, from when it is asked for to its end; ``pool`` is where its root disk lies. ``incarnation`` is the highest
+    that any place of it has had, ``active_incarnation`` the highest of those that were its own: a lower one never runs again."""
 
     phase: str = "Pending"
     node: str | None = None
@@ -108,6 +109,7 @@ class VmStatus(msgspec.Struct, kw_only=True):
     ready: bool | None = None
     boot_id: str | None = None
     incarnation: int = 0
+    active_incarnation: int = 0
     restarts: int = 0
     observed_generation: int = 0
     reason: str = ""

@@ -29,7 +29,8 @@ from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.kinds.nic import read_nic
-from weft.kinds.node import NodeReport, pool_id
+from weft.kinds.node import NodeReport, Orphan, pool_id, read_orphan
+from weft.kinds.orphan import find_given_up
 from weft.kinds.vm import VmSpec, VmStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.kinds.workload_wish import REFUSALS, WorkloadWish
@@ -104,9 +105,10 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     """What a VM that wants a place asks for, or why it must wait."""
     spec = vm.spec(VmSpec)
     project = vm.envelope.project
-    orphans = view.find(NODES_BY_ORPHAN, vm.key)
-    if orphans:
-        where = orphans[0].envelope.name
+    known = [(node, orphan) for node in view.find(NODES_BY_ORPHAN, vm.key) for orphan in list_orphans(node, vm.key)]
+    running = [node for node, orphan in known if orphan.uid not in find_given_up(node.report(NodeReport))]
+    if running:
+        where = running[0].envelope.name
         return Waiting(
             "orphanRunning", f"a guest of this name still runs on {where}, from before the store was restored"
         )
@@ -171,7 +173,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             data=data,
             leans=affinity.leans + leans,
         ),
-        incarnation=vm.status(VmStatus).incarnation + 1,
+        incarnation=max([vm.status(VmStatus).incarnation, *(orphan.incarnation for _, orphan in known)]) + 1,
         resources=resources,
         image=image_ready,
         iso=iso[0] if iso else None,
@@ -180,6 +182,12 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         nics=nics,
         groups=groups,
     )
+
+
+def list_orphans(node: Item, key: str) -> list[Orphan]:
+    """Those of the workload at ``key`` that the node has."""
+    orphans = [read_orphan(text) for text in node.report(NodeReport).orphans]
+    return [orphan for orphan in orphans if orphan is not None and orphan.key == key]
 
 
 def read_memberships(vm: Item) -> list[str]:

@@ -18,6 +18,7 @@ from weft.agent.moving.storage import StorageMover, tell_store
 from weft.agent.moving.target import Target, Waiter
 from weft.agent.moving.wire import Wire
 from weft.agent.network import NetworkKeeper
+from weft.agent.plan import is_back
 from weft.agent.pools import Pools
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
@@ -67,6 +68,9 @@ class Movers:
     def report(self, wanted: Wanted, part: Part | None) -> MoveReport | None:
         """What this node says of the allocation's move."""
         move, led = wanted.spec.move, self._led.get(wanted.uid)
+        astray = part is not None and (move is None or part.key != move.key) and not wanted.deleting
+        if part is not None and astray and part.side == "source":  # an older store knows nothing of that move
+            return MoveReport(key=part.key, phase="handed over", message=f"to node {part.node}")
         if move is None:
             return None
         if part is None or part.key != move.key:
@@ -115,7 +119,7 @@ class Movers:
             return False
         self._network.handover.undo_switch(wanted)
         try:
-            if not _is_cold(wanted):
+            if not part.cold:
                 await self._moves(wanted).give_up(wanted.id, part.key)
         except IllegalTransition:
             return False
@@ -132,13 +136,19 @@ class Movers:
     async def cancel(self, wanted: Wanted, part: Part) -> None:
         """The guest stays. Raises IllegalTransition for one that may run elsewhere."""
         await self.drop(wanted.uid)
-        never_ran = wanted.spec.move is None or wanted.spec.move.never_ran  # there is no target any more
+        never_ran = is_back(wanted.spec, part)
+        if part.cold and not never_ran:
+            raise IllegalTransition(
+                f"{wanted.what}: its disks were sent to node {part.node}, which may have started it"
+            )
         with contextlib.suppress(NotFound):
             await self._moves(wanted).cancel(wanted.id, part.key, never_ran=never_ran)
         self._network.handover.undo_switch(wanted)
 
     async def settle(self, wanted: Wanted, part: Part) -> None:
         """The guest is here to stay. Raises IllegalTransition for one that hasn't come."""
+        if not part.taken and part.cold:
+            raise IllegalTransition(f"{wanted.what} was to come here and hasn't: not all its disks are here")
         if not part.taken:
             facts = await self._moves(wanted).progress(wanted.id, part.key)
             if facts.phase != "taken over":

@@ -163,10 +163,19 @@ class Source(Side):
                 self._news.clear()
                 continue
             now = self._clock.elapsed()
-            pause = round((now - self._stopped_at) * 1000) if self._stopped_at is not None else 0
             self._keep(taken=True)
             elapsed = round((now - began) * 1000)
-            self._tell(phase="handed over", reason="", message="", pause_ms=pause, elapsed_ms=elapsed)
+            self._tell(phase="handed over", reason="", message="", elapsed_ms=elapsed)
+            self._tell(pause_ms=await self._find_pause(now))
+
+    async def _find_pause(self, taken_at: float) -> int:
+        """Milliseconds from standing still to ``taken_at``. That the guest stopped may be heard of only after it was handed
+        over, and it runs elsewhere by now: there is time to wait for it."""
+        until = taken_at + AGAIN_SECONDS
+        while self._stopped_at is None and (left := until - self._clock.elapsed()) > 0:
+            self._news.clear()
+            await wait_for_event(self._clock, self._news, left)
+        return round((taken_at - self._stopped_at) * 1000) if self._stopped_at is not None else 0
 
     async def _reconsider(self, facts: MoveFacts) -> None:
         """At each look of the machine at what was written meanwhile: does it get less?"""

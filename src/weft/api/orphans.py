@@ -1,0 +1,66 @@
+"""Which of a node's orphans surely don't count any more, so that the node may end them and take them away.
+
+Reads the node's own copies of their allocations, VMs, allocations, volumes. Called with each of the node's reports.
+"""
+
+from __future__ import annotations
+
+from weft.api.doors import Doors
+from weft.kinds.allocation import LOCAL, AllocationSpec, allocation_name
+from weft.kinds.node import NodeReport
+from weft.kinds.orphan import OrphanCopy, read_copies
+from weft.kinds.vm import VmStatus
+from weft.kinds.volume import VolumeStatus
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.identity import object_key
+
+
+async def find_superseded(doors: Doors, node: Envelope) -> tuple[list[str], list[str]]:
+    """Uids of the orphans that a later incarnation, or the other side of their move, has made superfluous; and of those of
+    their volumes whose data is another node's by now, which says that it has it."""
+    superseded: list[str] = []
+    stale: set[str] = set()
+    for orphan in read_copies(decode_part(node.report, NodeReport)):
+        if await _is_superseded(doors, orphan):
+            superseded.append(orphan.uid)
+            stale |= await _find_stale(doors, node, orphan)
+    return superseded, sorted(stale)
+
+
+async def _is_superseded(doors: Doors, orphan: OrphanCopy) -> bool:
+    workload, move = orphan.spec.workload, orphan.spec.move
+    vm = await _read(doors, object_key(workload.kind, workload.project, workload.name))
+    if vm is not None and vm.uid == workload.uid:
+        if decode_part(vm.status, VmStatus).active_incarnation > orphan.spec.incarnation:
+            return True
+    if move is None:
+        return False
+    peer = await _read(doors, object_key("allocation", None, allocation_name(move.peer_uid, move.peer_allocation)))
+    if peer is None:
+        return False
+    spec = decode_part(peer.spec, AllocationSpec)
+    if orphan.spec.role == "target":
+        return move.key in spec.back_from
+    return spec.role == "active" and spec.incarnation > orphan.spec.incarnation
+
+
+async def _find_stale(doors: Doors, node: Envelope, orphan: OrphanCopy) -> set[str]:
+    stale = set()
+    for volume in orphan.spec.volumes:
+        found = await _read(doors, object_key("volume", orphan.spec.workload.project, volume.name))
+        if found is None or found.uid != volume.uid:
+            continue
+        status = decode_part(found.status, VolumeStatus)
+        shared = volume.pool != LOCAL or (volume.pool_id and volume.pool_id == status.pool_id)
+        if shared or status.node is None or status.node_uid in (None, node.uid):
+            continue
+        home = await _read(doors, object_key("node", None, status.node))
+        if home is not None and home.uid == status.node_uid:
+            if volume.uid in decode_part(home.report, NodeReport).volumes:
+                stale.add(volume.uid)
+    return stale
+
+
+async def _read(doors: Doors, key: str) -> Envelope | None:
+    entry = await doors.store.get(key)
+    return None if entry is None else decode_envelope(entry.value)
