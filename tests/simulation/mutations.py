@@ -21,7 +21,7 @@ from weft.api import write as api_write
 from weft.client.cache import Cache
 from weft.client.commit import delete
 from weft.client.indexes import NODES_BY_UID
-from weft.controllers import adoption, workload
+from weft.controllers import workload
 from weft.drivers.runtime.fake.moves import FakeMoves
 from weft.drivers.runtime.qemu import processes
 from weft.kinds.allocation import AllocationSpec
@@ -168,15 +168,6 @@ def leave_the_data_behind() -> Any:
     return mock.patch.dict(perform._STEPS, {Step.REMOVE_VOLUMES: remove_volumes})
 
 
-def adopt_a_source_without_asking() -> Any:
-    """A guest that was sent away is taken back where it was, whatever the target has done since."""
-
-    def has_guest(view: Any, copy: Any, others: Any) -> bool:
-        return copy.standing in ("here", "open", "left")
-
-    return mock.patch.object(adoption, "_has_guest", has_guest)
-
-
 def believe_an_older_store() -> Any:
     """A place that the store knows as a VM's own has its guest, also when its node has sent it away since."""
     patches = contextlib.ExitStack()
@@ -205,7 +196,6 @@ WRONG_MOVES: dict[str, Mutation] = {
         run_while_the_guest_is_on_its_way,
         run_on_until_the_target_answers,
         leave_the_data_behind,
-        adopt_a_source_without_asking,
         believe_an_older_store,
     )
 }

@@ -31,7 +31,7 @@ WEATHER = {  # in which a mistake shows sooner
     "ignore_incarnation": {"node removed": 20},
     "place_before_nodes_have_spoken": {"older store restored": 40, "node removed": 0},
 }
-WORST = {"adopt_a_source_without_asking": (150, GIVEN_UP), "believe_an_older_store": (150, BEHIND)}
+WORST = {"believe_an_older_store": (150, BEHIND)}
 
 
 @pytest.fixture(autouse=True)

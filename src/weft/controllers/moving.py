@@ -331,7 +331,10 @@ def _break_off(facts: Facts) -> Outcome:
             outcome.target_goes = not target.deleting  # it gives up when it is back
             return _return(facts, outcome)
         # It may have taken over; nothing is safe but to wait.
-        outcome.status.message = f"{lost}, and the guest may run there: waiting for its word"
+        outcome.status.message = (
+            f"{lost}, and the guest may run there: waiting for its word. If that node is off for good: "
+            f"weft node delete {target.spec.node} --force, and the guest goes on at the source as it was handed over"
+        )
     return outcome
 
 

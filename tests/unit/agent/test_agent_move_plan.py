@@ -133,3 +133,41 @@ def test_data_of_volumes_is_removed_only_where_the_other_node_has_it(
         if Step.REMOVE_VOLUMES in planned:
             assert deleting and part is not None and over
             assert taken if part.side == "source" else not taken
+
+
+SENT = change(SOURCE, node="n2")
+GONE = change(SENT, taken=True, over=True)
+
+
+def orphan(part: Part | None, state: str = "running", *, superseded: bool = False, **fields: Any) -> tuple[Step, ...]:
+    stale = fields.pop("stale_volumes", False)
+    it = known(part, **fields)
+    memory = msgspec.structs.replace(it.memory, orphan=True)
+    it = msgspec.structs.replace(it, memory=memory, superseded=superseded, stale_volumes=stale)
+    return steps(it, state)
+
+
+def test_a_guest_that_was_taken_over_elsewhere_is_not_begun_here_for_an_older_stores_sake() -> None:
+    for state in ("absent", "stopped", "paused"):
+        plan = plan_allocation(known(GONE, made=False), GuestFacts("id", "a", "web", 1, state), 0)  # type: ignore[arg-type]
+        assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "moved")
+    assert steps(known(GONE, back_from=["m"]), "absent") == (Step.CANCEL,), "but on the word that it never ran there"
+    assert steps(known(GONE, back_from=["another"]), "absent") == ()
+    assert steps(known(GONE, role="source", move=TOLD), "absent") == ()
+    assert steps(known(GONE, role="target", move=MOVE), "absent") == (), "one that came and went on waits for nobody"
+
+
+def test_a_side_that_the_server_does_not_know_breaks_its_move_off_as_far_as_that_is_its_own_to_do() -> None:
+    assert orphan(SENT, role="source", move=TOLD) == (Step.CANCEL,)
+    assert orphan(TARGET, "starting", role="target", move=MOVE) == (Step.GIVE_UP,)
+    assert orphan(None, "absent", role="target", move=MOVE) == (Step.GIVE_UP,)
+    for settled in (change(SENT, taken=True), GONE, change(TARGET, taken=True), change(TARGET, over=True), None):
+        assert orphan(settled) == ()
+
+
+def test_a_side_that_does_not_count_any_more_lets_go_first_and_keeps_data_that_no_other_node_has() -> None:
+    assert orphan(SENT, "paused", superseded=True) == (Step.LEAVE,)
+    assert orphan(TARGET, "starting", superseded=True) == (Step.GIVE_UP,)
+    for part in (GONE, change(TARGET, over=True)):
+        assert orphan(part, "absent", superseded=True) == TAKE_AWAY
+        assert orphan(part, "absent", superseded=True, stale_volumes=True) == WITH_VOLUMES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -206,6 +207,7 @@ def test_of_a_lost_target_nothing_is_concluded_unless_the_guest_runs_at_the_sour
     lost = side("target", "waiting", node="NotReady", wish="stop")
     outcome = plan(side("source", said), lost, BREAKING)
     assert writes(outcome) == {} and "waiting for its word" in outcome.status.message
+    assert "weft node delete n2 --force" in outcome.status.message, "and what people can do"
     home = plan(side("source", "failed"), lost, BREAKING)
     assert writes(home) == {"source": ("active", "run", False), "target goes": True}
     stopped = plan(side("source", "failed", state="stopped"), lost, BREAKING)
@@ -239,3 +241,21 @@ def test_a_clock_that_is_set_back_makes_no_move_wait_for_ever() -> None:
     assert waiting.status.started_at == NOW and waiting.look_after == 30.0
     over = plan(None, None, waiting.status, wish={"timeout_seconds": 30.0}, now=NOW + 31)
     assert over.status.phase == "Failed"
+
+
+def test_a_side_that_says_for_good_that_its_guest_has_moved_on_ends_what_only_an_older_store_takes_for_a_move() -> None:
+    def moved(role: str) -> Side:
+        here = side(role)
+        return msgspec.structs.replace(here, report=replace(here.report, state="stopped", reason="moved"))
+
+    outcome = plan(moved("source"), side("target", "waiting"))
+    assert (outcome.status.ending, outcome.status.reason) == ("Failed", "movedOn")
+    assert writes(plan(moved("source"), side("target", "taken over"))) != {}, "but the target's word comes first"
+    outcome = plan(side("source", "handed over"), moved("target"))
+    assert (outcome.status.phase, outcome.status.reason) == ("Failed", "movedOn")
+    assert writes(outcome) == {"source": ("source", "stop", True), "source goes": True, "target goes": True}
+
+
+def test_a_place_that_is_the_guests_again_carries_the_word_that_the_target_never_ran() -> None:
+    outcome = plan(side("source", "moving", never_ran=True), None, BREAKING)
+    assert outcome.source is not None and (outcome.source.role, outcome.source.back_from) == ("active", ["u"])
