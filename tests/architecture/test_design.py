@@ -67,10 +67,11 @@ def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
 
 
 def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
-    # workload (and astray for it), migrations (roles and moves), securitygroups (the rules) and the scheduler write the specs of allocations,
-    # which are theirs; drain those of the Migrations that it makes.
+    # workload (with astray), migrations (roles and moves), securitygroups (the rules) and the scheduler write the specs of
+    # allocations, which are theirs; drain those of the Migrations that it makes.
     assert set(find_writes("spec")) == {
         ("api", "admit"),
+        ("controllers", "astray"),
         ("controllers", "drain"),
         ("controllers", "migrations"),
         ("controllers", "securitygroups"),
