@@ -77,7 +77,7 @@ def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
 
 
 def _has_guest(view: View, copy: OrphanCopy, others: list[OrphanCopy]) -> bool:
-    """Whether the guest surely is where this copy is from (decision 0040)."""
+    """Whether the guest surely is where this copy is from (decision 0041)."""
     if copy.standing == "here":
         return not any(copy.move in other.spec.back_from for other in others)
     return copy.standing == "open" and copy.spec.role != "target" and _never_ran(view, copy.move, others)
