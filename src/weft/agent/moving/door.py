@@ -18,7 +18,18 @@ from typing import TypeVar
 from weft.agent.moving.credentials import Credentials, check_peer
 from weft.agent.moving.files import PIECE_BYTES, receive_file
 from weft.agent.moving.relay import Limit, Meter, Relay
-from weft.agent.moving.words import Answer, Ask, Channel, Hello, Receive, receive_message, send_message, tune
+from weft.agent.moving.words import (
+    Answer,
+    Ask,
+    Channel,
+    Hello,
+    Receive,
+    allow_to_stall,
+    is_lost,
+    receive_message,
+    send_message,
+    tune,
+)
 from weft.contracts.clock import Clock
 from weft.objects.errors import DriverFailed, WeftError
 
@@ -87,6 +98,9 @@ class TlsDoor:
             return
         _shut(listener)
         listener.close()
+        self._cut()
+
+    def _cut(self) -> None:
         with self._lock:
             inside, relays = [*self._strangers.values(), *self._inside.values()], list(self._relays)
         for relay in relays:
@@ -129,7 +143,9 @@ class TlsDoor:
                         return
                 if hello.channel == "control":
                     self._converse(secure)
-                elif hello.disk:
+                    return
+                allow_to_stall(secure)
+                if hello.disk:
                     self._take_file(secure, hello.disk)
                 else:
                     self._carry(secure, hello.channel)
@@ -159,14 +175,21 @@ class TlsDoor:
         return ""
 
     def _converse(self, secure: ssl.SSLSocket) -> None:
-        """One conversation at a time; a later one of the same peer's is its agent started anew."""
+        """One conversation at a time; a later one of the same peer's is its agent started anew. What is carried ends with a
+        line that is lost: the kernel asks there whether the other node can be reached."""
         with self._lock:
             before, self._control = self._control, secure
         if before is not None:
             _shut(before)
         secure.settimeout(None)
         while True:
-            ask = receive_message(secure, Ask)
+            try:
+                ask = receive_message(secure, Ask)
+            except OSError as problem:
+                if is_lost(problem):
+                    log.warning("move %s: the line to the source was lost", self._key)
+                    self._cut()
+                raise
             send_message(secure, self._in_loop(_answer(self._respond, ask)))
 
     def _take_file(self, secure: ssl.SSLSocket, disk: str) -> None:

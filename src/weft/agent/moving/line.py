@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 import ssl
 import threading
@@ -17,13 +18,24 @@ from pathlib import Path
 from weft.agent.moving.credentials import Credentials, check_peer, is_refusal
 from weft.agent.moving.files import send_file
 from weft.agent.moving.relay import Limit, Meter, Relay
-from weft.agent.moving.words import Answer, Ask, Channel, Hello, receive_message, send_message, tune
+from weft.agent.moving.words import (
+    Answer,
+    Ask,
+    Channel,
+    Hello,
+    allow_to_stall,
+    is_lost,
+    receive_message,
+    send_message,
+    tune,
+)
 from weft.contracts.clock import Clock
 from weft.objects.errors import DriverFailed, Unavailable, WeftError
 
 log = logging.getLogger("weft.agent")
 DIAL_SECONDS = 10.0
 ANSWER_SECONDS = 120.0  # a machine is built at the other end
+WATCH_SECONDS = 1.0
 
 
 class TlsLine:
@@ -99,7 +111,7 @@ class TlsLine:
         """Cut all there is."""
         with self._lock:
             self._closed = True
-            relays, files = list(self._relays), [*self._files, *filter(None, [self._control])]
+            control = self._control
         for path, listener in self._offered.items():
             try:
                 listener.shutdown(socket.SHUT_RDWR)
@@ -107,19 +119,36 @@ class TlsLine:
                 pass  # it has ended by itself
             listener.close()
             path.unlink(missing_ok=True)
+        self._cut([control] if control is not None else [])
+        self._asking.shutdown(wait=False, cancel_futures=True)
+
+    def _cut(self, others: Iterable[ssl.SSLSocket] = ()) -> None:
+        """End what carries the machine's bytes and its disks, and ``others``."""
+        with self._lock:
+            relays, files = list(self._relays), [*self._files, *others]
         for relay in relays:
             relay.cut()
         for secure in files:
             try:
                 socket.socket.shutdown(secure, socket.SHUT_RDWR)
             except OSError:
-                pass  # the same
-        self._asking.shutdown(wait=False, cancel_futures=True)
+                pass  # it has ended by itself
+
+    def _watch(self, control: ssl.SSLSocket) -> None:
+        """What is carried ends with the line for questions: the kernel asks there whether the other node can be reached."""
+        poll = select.poll()
+        poll.register(control.fileno(), 0)  # its errors, and its end
+        while self._control is control and not self._closed:
+            if poll.poll(WATCH_SECONDS * 1000) and self._control is control:
+                log.info("move %s: the line to the target was lost", self._key)
+                self._cut()
+                return
 
     def _ask(self, ask: Ask) -> Answer:
         try:
             if self._control is None:
                 self._control = self._dial("control")
+                threading.Thread(target=self._watch, args=(self._control,), name="weft-line", daemon=True).start()
             self._control.settimeout(ANSWER_SECONDS)
             send_message(self._control, ask)
             return receive_message(self._control, Answer)
@@ -127,6 +156,8 @@ class TlsLine:
             control, self._control = self._control, None
             if control is not None:
                 control.close()
+            if is_lost(problem):
+                self._cut()
             if is_refusal(problem):
                 said = f"this node and the target at {self._address} don't know each other's certificates: {problem}"
                 raise Unavailable(said, reason="peerRefused") from problem
@@ -148,6 +179,8 @@ class TlsLine:
             answer = receive_message(secure, Answer)
             if not answer.done:
                 raise Unavailable(answer.message, reason=answer.reason)
+            if channel != "control":
+                allow_to_stall(secure)
             return secure
         except BaseException:
             secure.close()

@@ -5,6 +5,7 @@ Each message is a length (u32, big endian) and as much JSON. The source asks, th
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import struct
@@ -104,4 +105,16 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_SECONDS * 1000)
 
 
-LOST_SECONDS = 6
+def is_lost(problem: BaseException) -> bool:
+    """Whether the other node can't be reached any more, as the kernel found by itself."""
+    return isinstance(problem, OSError) and problem.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+
+def allow_to_stall(sock: socket.socket) -> None:
+    """For what carries a machine's bytes: one that is slow to take them is not a lost line, which the connection for questions
+    tells of; the kernel's own limit counts both."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1000)
+
+
+LOST_SECONDS = 10  # on a path that loses every fifth packet, fewer questions go unanswered in a row by chance too often
+STALLED_SECONDS = 120
