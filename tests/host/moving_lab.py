@@ -30,6 +30,7 @@ from weft.kinds.allocation import (
     MoveReport,
     Resources,
     allocation_name,
+    come_back,
 )
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, short_id
@@ -231,7 +232,9 @@ class Pair:
         there.put(change(target, wish="stop"))
         await there.until(target, lambda r: r.move is not None and r.move.phase == "given up", failing=True)
         await self.remove(target, there)
-        source = change(source, role="active", move=None)
+        spec = decode_part(source.spec, AllocationSpec)
+        assert spec.move is not None
+        source = change(source, role="active", move=None, back_from=come_back(spec, spec.move.key).back_from)
         here.put(source)
         await here.until(source, lambda r: r.state == "running" and r.move is None, failing=True)
         return source

@@ -40,8 +40,9 @@ async def pair(tiny: Path) -> AsyncIterator[Pair]:
 class Guest:
     """The one that moves through all tests: its allocation, the node where it is, and the other one."""
 
-    def __init__(self, pair: Pair, web: Envelope) -> None:
+    def __init__(self, pair: Pair, web: Envelope, verifier: bytes) -> None:
         self.pair, self.web, self.here, self.there = pair, web, pair.here, pair.there
+        self._verifier = verifier
 
     async def begin(self, **fields: Any) -> tuple[Envelope, Envelope]:
         return await self.pair.begin(self.web, self.here, self.there, **fields)
@@ -64,9 +65,9 @@ class Guest:
     async def run(self, *argv: str, stdin: bytes = b"") -> str:
         return await self.here.run(self.web, *argv, stdin=stdin)
 
-    async def begin_writing(self, verifier: bytes) -> None:
+    async def begin_writing(self) -> None:
         """It writes its memory and its disk, and looks whether all is there still."""
-        await self.run("sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=verifier)
+        await self.run("sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=self._verifier)
         await self.run("sh", "-c", "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
         await self.look()
 
@@ -87,8 +88,8 @@ async def guest(pair: Pair, verifier: bytes) -> Guest:
     web = pair.allocate(pair.here)
     pair.here.put(web)
     await pair.here.until(web, lambda r: r.state == "running" and r.ready)
-    guest = Guest(pair, web)
-    await guest.begin_writing(verifier)
+    guest = Guest(pair, web, verifier)
+    await guest.begin_writing()
     return guest
 
 
@@ -205,7 +206,9 @@ async def test_who_is_killed_on_the_way_leaves_the_guest_at_the_source_and_nothi
     if victim == "source machine":
         assert here.guests() == [], "nothing starts under either incarnation while it isn't known who has it"
     await guest.break_off(source, target)
-    if victim != "source machine":
+    if victim == "source machine":
+        await guest.begin_writing()
+    else:
         await guest.look(after=seen + 1)
 
 
