@@ -158,14 +158,14 @@ class SqliteLedger(SqliteStore):
         self._backups = 0
         self._opened: tuple[Any, ...] | None = None
 
-    async def open(self) -> None:
-        with (
+    def _start(self, *opened: Any) -> None:
+        with (  # nothing is waited for in here: an opening that is killed then would leave these to whoever comes next
             mock.patch.object(sqlite_store, "Writer", lambda *given, **more: _SteppedWriter(self, *given, **more)),
             mock.patch.object(sqlite_store, "Readers", _SteppedReaders),
             mock.patch.object(sqlite_store, "Watches", _OwnedWatches),
             mock.patch.object(sqlite_writer, "threading", mock.Mock()),
         ):
-            await super().open()
+            super()._start(*opened)
 
     def _open_file(self) -> Any:
         self._opened = super()._open_file()

@@ -59,7 +59,9 @@ class SqliteStore:
         Raises StoreUnavailable if another process has it open, or it is locked, damaged, or no store."""
         if self._running is not None:
             return
-        connection, state, lock = await asyncio.to_thread(self._open_file)
+        self._start(*await asyncio.to_thread(self._open_file))
+
+    def _start(self, connection: sqlite3.Connection, state: State, lock: LockFile) -> None:
         leases = LeaseTable(self._clock, last_fence=state.fence_ceiling - FENCE_BLOCK, ceiling=state.fence_ceiling)
         readers = Readers(self._path, self._reader_count)
         epoch = state.epoch
