@@ -13,7 +13,7 @@ from weft.objects.quantity import format_amount, format_bytes
 from weft.objects.schema import describe_fields
 
 Object = Mapping[str, Any]
-_SIZES = ("size", "memory", "disk", "virtual_size")
+_SIZES = ("size", "memory", "disk", "virtual_size", "total", "free")
 _PRIVATE = ("user_data",)  # may hold passwords: whoever wants it asks for the object itself
 _MOMENTS = ("not_before", "not_after")
 _TIMES = ("at", "since", "started_at", "used_at", "expires_at", "ended_at", "handed_over_at")
