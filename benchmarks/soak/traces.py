@@ -22,7 +22,7 @@ PROCESSES = {
     "gateway": "weft server gateway",
     **{f"agent {node}": f"weft agent {node} " for node in NODES},
 }
-_KEPT = {"images", "history"}  # of a node's folder: what doesn't belong to one guest
+_KEPT = {"images", "history", "departures"}  # of a node's folder: what outlives its guests, and is bounded
 
 
 def collect_marks(allocation: dict[str, Any]) -> set[str]:
