@@ -39,7 +39,7 @@ def list_things(cluster: Cluster, node: str) -> set[str]:
     for folder in (cluster.state / "nodes" / node, Path(f"/run/weft-{topology['id']}", node)):
         for path in folder.rglob("*"):
             inside = path.relative_to(folder)
-            if inside.parts[0] not in _KEPT:
+            if inside.parts[0] not in _KEPT and (len(inside.parts) > 1 or not path.is_dir()):  # its rooms are made once
                 things.add(f"{folder.name}:{inside}")
     for told in _inside(cluster, node, "ip", "-j", "link", "show", as_json=True):
         things.add(f"link {told['ifname']}")
