@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -268,6 +269,24 @@ class Pair:
         await self.there.kill()
         for space in self._spaces:
             run_ip("netns", "delete", space)
+
+
+class Verifying:
+    """A guest that runs the verifier, which writes its memory and its disk, and looks whether all is there still."""
+
+    async def run(self, *argv: str, stdin: bytes = b"") -> str:
+        raise NotImplementedError
+
+    async def look(self, *, after: int = -1) -> int:
+        """The rounds that it has made, once more than ``after``: nothing was lost in any."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                said = await self.run("sh", "-c", "cat /dev/shm/verdict 2>/dev/null || true")
+                if found := re.match(r"rounds=(\d+) bad=(\d+)", said):
+                    assert found[2] == "0", said
+                    if int(found[1]) > after:
+                        return int(found[1])
+                await asyncio.sleep(0.1)
 
 
 def change(envelope: Envelope, **fields: Any) -> Envelope:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from guest_lab import GuestLab
-from moving_lab import WAIT_SECONDS, Pair, change
+from moving_lab import Pair, Verifying, change
 
 from weft.kinds.allocation import AllocationSpec
 from weft.objects.envelope import Envelope, decode_part
@@ -37,7 +35,7 @@ async def pair(tiny: Path) -> AsyncIterator[Pair]:
             lab.close()
 
 
-class Guest:
+class Guest(Verifying):
     """The one that moves through all tests: its allocation, the node where it is, and the other one."""
 
     def __init__(self, pair: Pair, web: Envelope, verifier: bytes) -> None:
@@ -70,17 +68,6 @@ class Guest:
         await self.run("sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=self._verifier)
         await self.run("sh", "-c", "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
         await self.look()
-
-    async def look(self, *, after: int = -1) -> int:
-        """The rounds that it has made, once more than ``after``: nothing was lost in any."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            while True:
-                said = await self.run("sh", "-c", "cat /dev/shm/verdict 2>/dev/null || true")
-                if found := re.match(r"rounds=(\d+) bad=(\d+)", said):
-                    assert found[2] == "0", said
-                    if int(found[1]) > after:
-                        return int(found[1])
-                await asyncio.sleep(0.1)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from guest_lab import GuestLab
-from moving_lab import WAIT_SECONDS, Pair, change
+from moving_lab import Pair, Verifying, change
 
 from weft.kinds.allocation import LOCAL, ROOT, AllocatedStorageMove, AllocatedVolume
 from weft.objects.envelope import Envelope
@@ -38,7 +36,7 @@ async def pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIte
             lab.close()
 
 
-class Guest:
+class Guest(Verifying):
     """One that stays on its node; ``pools`` says where its disks are by the server's word."""
 
     def __init__(self, pair: Pair, web: Envelope) -> None:
@@ -93,16 +91,6 @@ class Guest:
 
     async def run(self, *argv: str, stdin: bytes = b"") -> str:
         return await self.node.run(self.web, *argv, stdin=stdin)
-
-    async def look(self, *, after: int = -1) -> int:
-        async with asyncio.timeout(WAIT_SECONDS):
-            while True:
-                said = await self.run("sh", "-c", "cat /dev/shm/verdict 2>/dev/null || true")
-                if found := re.match(r"rounds=(\d+) bad=(\d+)", said):
-                    assert found[2] == "0", said
-                    if int(found[1]) > after:
-                        return int(found[1])
-                await asyncio.sleep(0.1)
 
     async def begin_writing(self) -> None:
         await self.run("sh", "-c", "/root/verifier 16 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")

@@ -20,7 +20,6 @@ from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestSt
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel
 from weft.gateway import sessions
 from weft.gateway.sessions import Place
-from weft.images.parts import AGENT, compile_program
 from weft.kinds.allocation import AllocatedMove, allocation_name
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
@@ -62,11 +61,6 @@ class Program:
         assert self.channel is not None
         channel, self.channel, self.state = self.channel, None, state
         channel.close()
-
-
-@pytest.fixture(scope="module")
-def agent_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_program(AGENT, tmp_path_factory.mktemp("agent") / "weft-agent")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from weft.controllers.course import compare, end_move, measure, tell_progress, time_left
 from weft.kinds.allocation import (
     AllocatedMove,
     AllocationReport,
@@ -23,15 +24,10 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.migration import (
     ENDED,
-    MOST_SAMPLES,
     MOST_TRIES,
     MOVED_ON,
     MigrationSpec,
     MigrationStatus,
-    MoveActual,
-    MoveError,
-    MoveProgress,
-    MoveSample,
 )
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition
@@ -383,7 +379,7 @@ def _swap(facts: Facts, target: Side) -> Outcome:
     """The guest runs at the target: its place is the one that counts from now on."""
     status = _tell(facts)
     status.phase, status.ending, status.reason, status.message = "Finishing", "", "", ""
-    status.actual = _measure(facts, status)
+    status.actual = measure(status, *_hear(facts))
     run = facts.vm.run if facts.vm is not None else target.spec.wish
     outcome = Outcome(status=status, target=replace(target.spec, role="active", move=None, wish=run))
     if facts.source is not None:
@@ -409,10 +405,14 @@ def _finish(facts: Facts) -> Outcome:
     """Over once nothing is left at the source."""
     status = replace(facts.status)
     if facts.source is not None:
-        status.actual = _measure(facts, status)
+        status.actual = measure(status, *_hear(facts))
         return Outcome(status=status)
-    status.error = _compare(status)
+    status.error = compare(status)
     return Outcome(status=end_move(status, "Succeeded", "", "", facts.now))
+
+
+def _hear(facts: Facts) -> list[MoveReport | None]:
+    return [side.heard for side in (facts.source, facts.target) if side is not None]
 
 
 def _tell(facts: Facts) -> MigrationStatus:
@@ -432,85 +432,3 @@ def _tell(facts: Facts) -> MigrationStatus:
         status.phase = "Preparing" if status.phase in ("Planned", "Pending") else status.phase
         return status
     return tell_progress(status, said, facts.now)
-
-
-def tell_progress(status: MigrationStatus, said: MoveReport, now: float = 0.0) -> MigrationStatus:
-    """The status with what the side that leads says by now."""
-    status = replace(status)
-    status.plan = said.plan or status.plan
-    if said.message and not status.message:
-        status.reason, status.message = said.reason, said.message
-    if said.total_bytes or said.sent_bytes:
-        status.progress = MoveProgress(
-            sent_bytes=said.sent_bytes,
-            total_bytes=said.total_bytes,
-            remaining_bytes=said.remaining_bytes,
-            passes=said.passes,
-            bytes_per_second=said.bytes_per_second,
-            dirty_bytes_per_second=said.dirty_bytes_per_second,
-        )
-        status.samples = _add_sample(status.samples, said)
-    if said.phase == "moving":
-        status.phase = "Moving"
-    elif said.phase in ("switching", "handed over", "taken over"):
-        status.phase = "Switching"
-    elif not status.ending:
-        status.phase = "Preparing"
-    if said.phase == "handed over" and status.handed_over_at is None:
-        status.handed_over_at = now
-    return status
-
-
-def _add_sample(samples: tuple[MoveSample, ...], said: MoveReport) -> tuple[MoveSample, ...]:
-    """With what is said now, if that is late enough after the last one; of too many every second one goes."""
-    since = said.elapsed_ms - (samples[-1].elapsed_ms if samples else 0)
-    if since <= said.elapsed_ms / MOST_SAMPLES:
-        return samples
-    sample = MoveSample(
-        elapsed_ms=said.elapsed_ms,
-        sent_bytes=said.sent_bytes,
-        remaining_bytes=said.remaining_bytes,
-        passes=said.passes,
-        bytes_per_second=said.bytes_per_second,
-        dirty_bytes_per_second=said.dirty_bytes_per_second,
-    )
-    return (*(samples if len(samples) < MOST_SAMPLES else samples[::2]), sample)
-
-
-def _measure(facts: Facts, status: MigrationStatus) -> MoveActual:
-    """What it came to, by what either side has said so far."""
-    told = [side.heard for side in (facts.source, facts.target) if side is not None and side.heard is not None]
-    former = status.actual or MoveActual()
-    elapsed = max((report.elapsed_ms for report in told), default=0) / 1000
-    return MoveActual(
-        duration_seconds=max(former.duration_seconds, elapsed),
-        pause_ms=max([former.pause_ms, *(report.pause_ms for report in told)]),
-        bytes=max([former.bytes, *(report.sent_bytes for report in told)]),
-        passes=max([former.passes, *(report.passes for report in told)]),
-    )
-
-
-def _compare(status: MigrationStatus) -> MoveError | None:
-    """How far the plan was off."""
-    plan, actual = status.plan, status.actual
-    if plan is None or actual is None or not plan.duration_seconds:
-        return None
-    return MoveError(
-        duration=_percent(plan.duration_seconds, actual.duration_seconds),
-        pause=_percent(plan.pause_seconds * 1000, actual.pause_ms),
-        bytes=_percent(plan.bytes, actual.bytes),
-    )
-
-
-def _percent(planned: float, actual: float) -> float:
-    return round(100 * abs(planned - actual) / actual, 1) if actual else 0.0
-
-
-def time_left(spec: MigrationSpec, status: MigrationStatus, now: float) -> float:
-    return spec.timeout_seconds - (now - (status.started_at if status.started_at is not None else now))
-
-
-def end_move(
-    status: MigrationStatus, phase: Literal["Succeeded", "Failed", "Cancelled"], reason: str, message: str, now: float
-) -> MigrationStatus:
-    return replace(status, phase=phase, ending="", reason=reason, message=message, ended_at=now)

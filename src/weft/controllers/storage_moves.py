@@ -12,10 +12,11 @@ from msgspec.structs import replace
 
 from weft.client.indexes import NODES_BY_UID
 from weft.client.view import Item, View
-from weft.controllers.moving import Facts, Outcome, begin_move, end_move, tell_progress, time_left
+from weft.controllers.course import end_move, measure, tell_progress, time_left
+from weft.controllers.moving import Facts, Outcome, begin_move
 from weft.controllers.places import active_allocation
-from weft.kinds.allocation import ROOT, AllocatedStorageMove, AllocationReport, AllocationSpec, MoveReport, list_disks
-from weft.kinds.migration import MigrationSpec, MigrationStatus, MoveActual, read_workload
+from weft.kinds.allocation import ROOT, AllocatedStorageMove, AllocationReport, AllocationSpec, list_disks
+from weft.kinds.migration import MigrationSpec, MigrationStatus, read_workload
 from weft.kinds.node import NodeReport, pool_id
 from weft.objects.identity import object_key
 
@@ -73,7 +74,7 @@ def _lead(item: Item, facts: Facts, place: Item, order: AllocatedStorageMove) ->
     heard = said if said is not None and said.key == order.key else None
     if heard is not None:
         status = tell_progress(status, heard)
-        status.actual = _measure(status, heard)
+        status.actual = measure(status, heard)
     if heard is not None and heard.phase == "taken over":
         return Outcome(status=end_move(status, "Succeeded", "", "", now), source=_relocate(at, order))
     if heard is not None and heard.phase in ("given up", "failed"):
@@ -108,12 +109,3 @@ def _relocate(at: AllocationSpec, order: AllocatedStorageMove) -> AllocationSpec
         for volume in at.volumes
     ]
     return replace(at, storage=None, volumes=moved)
-
-
-def _measure(status: MigrationStatus, heard: MoveReport) -> MoveActual:
-    former = status.actual or MoveActual()
-    return MoveActual(
-        duration_seconds=max(former.duration_seconds, heard.elapsed_ms / 1000),
-        pause_ms=max(former.pause_ms, heard.pause_ms),
-        bytes=max(former.bytes, heard.sent_bytes),
-    )

@@ -257,7 +257,7 @@ def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
 
 
 def is_unfit(allocation: Item, wish: VmSpec) -> bool:
-    """Whether the place is to be changed to what its VM asks for now."""
+    """Whether the place gives its VM other amounts than it asks for by now."""
     spec = allocation.spec(AllocationSpec)
     return spec.move is None and bool(find_fit(spec, wish, allocation.report(AllocationReport)))
 

@@ -17,15 +17,9 @@ from tests.guest_program import Guest
 from weft.contracts.runtime import ExecRequest
 from weft.drivers.runtime.qemu.frames import PAYLOAD_BYTES, encode_frame, encode_request
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel, GuestSession
-from weft.images.parts import AGENT, compile_program
 from weft.objects.errors import InvalidInput, TooLarge, Unavailable
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
-
-
-@pytest.fixture(scope="session")
-def agent_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_program(AGENT, tmp_path_factory.mktemp("agent") / "weft-agent")
 
 
 @pytest.fixture

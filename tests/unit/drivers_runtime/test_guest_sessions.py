@@ -18,15 +18,9 @@ from weft.contracts.runtime import DETACHED, SESSION_LOST, ExecRequest, SessionM
 from weft.drivers.runtime.qemu.frames import MAGIC, encode_frame
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel, GuestSession
 from weft.gateway.ledger import Ledger
-from weft.images.parts import AGENT, compile_program
 from weft.objects.errors import Unavailable
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
-
-
-@pytest.fixture(scope="module")
-def agent_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_program(AGENT, tmp_path_factory.mktemp("agent") / "weft-agent")
 
 
 @pytest.fixture
