@@ -30,7 +30,7 @@ from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unava
 WAIT_SECONDS = 30.0
 
 
-class Driver(RuntimeDriver, CanSuspend, CanExec, HasStats, Protocol):
+class Driver(RuntimeDriver[GuestPlan], CanSuspend, CanExec, HasStats, Protocol):
     """A driver with everything these promises speak of."""
 
 

@@ -20,7 +20,7 @@ from weft.objects.errors import IllegalTransition, NotFound
 SLOW = MoveSettings(bytes_per_second=4 << 20, pause_ms=50)
 
 
-class Mover(Driver, CanMigrate, CanAdjust, Protocol):
+class Mover(Driver, CanMigrate, CanAdjust[GuestPlan], Protocol):
     """A driver with everything these promises speak of."""
 
 

@@ -35,7 +35,7 @@ from weft.agent.worker import Worker
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.network import NetworkDriver, NetworkProbe
-from weft.contracts.runtime import GuestFacts, RuntimeDriver, RuntimeProbe
+from weft.contracts.runtime import GuestFacts, GuestPlan, RuntimeDriver, RuntimeProbe
 from weft.contracts.volume import VolumeDriver
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.node import NodeReport
@@ -59,7 +59,7 @@ class Agent:
         self,
         host: Host,
         server: Server,
-        runtime: RuntimeDriver,
+        runtime: RuntimeDriver[GuestPlan],
         network: NetworkDriver,
         volumes: VolumeDriver,
         clock: Clock,

@@ -13,7 +13,7 @@ from weft.agent.waiting import run_until_first_ends
 from weft.client.frames import FrameType, encode_exit
 from weft.contracts.clock import Clock
 from weft.contracts.network import CanDial, NetworkDriver
-from weft.contracts.runtime import HasScreen, RuntimeDriver
+from weft.contracts.runtime import GuestPlan, HasScreen, RuntimeDriver
 from weft.kinds.vm import ForwardInput
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
@@ -46,7 +46,7 @@ async def serve_port(stream: Stream, network: NetworkDriver, wanted: Wanted, giv
     await _carry(stream, *await asyncio.open_connection(sock=connection))
 
 
-async def serve_screen(stream: Stream, runtime: RuntimeDriver, wanted: Wanted) -> None:
+async def serve_screen(stream: Stream, runtime: RuntimeDriver[GuestPlan], wanted: Wanted) -> None:
     """Carry RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one."""
     if not isinstance(runtime, HasScreen):
         raise Unavailable(f"runtime {runtime.name} has no screens", reason="unsupported")

@@ -17,7 +17,7 @@ from weft.agent.known import Wanted
 from weft.agent.pools import Pools
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
-from weft.contracts.runtime import GuestFacts, GuestStats, HasStats, RuntimeDriver
+from weft.contracts.runtime import GuestFacts, GuestPlan, GuestStats, HasStats, RuntimeDriver
 from weft.kinds.allocation import ROOT, AllocationSpec
 from weft.kinds.heartbeat import Digest, Use, add_up, make_digest, total
 from weft.objects.errors import WeftError
@@ -64,7 +64,7 @@ class Meter:
     def __init__(
         self,
         host: Host,
-        runtime: RuntimeDriver,
+        runtime: RuntimeDriver[GuestPlan],
         pools: Pools,
         clock: Clock,
         find_guests: Callable[[], Iterable[Found]],

@@ -22,7 +22,7 @@ from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.contracts.clock import Clock
 from weft.contracts.durable import write_durably
 from weft.contracts.host import Host
-from weft.contracts.runtime import CanAdjust, CanSuspend, GuestFacts, RuntimeDriver
+from weft.contracts.runtime import CanAdjust, CanSuspend, GuestFacts, GuestPlan, RuntimeDriver
 from weft.contracts.volume import HasPool, VolumeDriver, VolumeFacts
 from weft.kinds.allocation import ROOT, AllocatedImage
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
@@ -43,7 +43,7 @@ class Performer:
     def __init__(
         self,
         host: Host,
-        runtime: RuntimeDriver,
+        runtime: RuntimeDriver[GuestPlan],
         pools: Pools,
         network: NetworkKeeper,
         images: ImageCache,

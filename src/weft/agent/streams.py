@@ -28,6 +28,7 @@ from weft.contracts.runtime import (
     CanResize,
     ExecRequest,
     ExecSession,
+    GuestPlan,
     HasConsole,
     KeptSession,
     RuntimeDriver,
@@ -72,7 +73,7 @@ class Streams:
 
     def __init__(
         self,
-        runtime: RuntimeDriver,
+        runtime: RuntimeDriver[GuestPlan],
         network: NetworkDriver,
         find_guest: Callable[[str], Wanted | None],
         node_uid: str,

@@ -7,9 +7,11 @@ in the world. Every verb may be repeated. A driver ends only guests that it is t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
+
+PlanT_contra = TypeVar("PlanT_contra", contravariant=True)  # of a VM a GuestPlan, of a container a ContainerPlan
 
 GuestState = Literal["absent", "starting", "running", "paused", "suspended", "stopped", "failed"]
 
@@ -106,13 +108,15 @@ class GuestFacts(msgspec.Struct, frozen=True):
     message: str | None = None
     accelerator: str | None = None
     shape: GuestShape | None = None  # of a machine that runs; None: can't be told
+    exit_code: int | None = None  # of a process that has ended; a machine has none
 
 
 class RuntimeProbe(msgspec.Struct, frozen=True):
     """What this driver can do here. ``problems`` are sentences with a remedy; not ``usable`` means no guest starts. ``kept``
     are the host's GPUs that can't become a guest's, by PCI address: why, and what to do about it. One that can cut GPUs up
     has the capability ``gpu-shares``. ``cpu_models`` are what CPUs guests can have, best first; the first is all there is,
-    and two of the same name are the same CPU. Of ``machines``, TYPE@VERSION is one that can be built as that version did."""
+    and two of the same name are the same CPU. Of ``machines``, TYPE@VERSION is one that can be built as that version did.
+    ``kinds`` of workload are what it runs; of those that can be isolated in more than one way, ``isolations`` are its ways."""
 
     driver: str
     usable: bool
@@ -123,14 +127,18 @@ class RuntimeProbe(msgspec.Struct, frozen=True):
     problems: list[str]
     kept: dict[str, str] = {}
     cpu_models: list[str] = []
+    kinds: tuple[str, ...] = ("vm",)
+    isolations: tuple[str, ...] = ()
 
 
-class RuntimeDriver(Protocol):
+class RuntimeDriver(Protocol[PlanT_contra]):
+    """A guest is whatever it runs: a machine by a GuestPlan, a container by a ContainerPlan."""
+
     name: str
 
     async def probe(self) -> RuntimeProbe: ...
 
-    async def start(self, plan: GuestPlan) -> GuestFacts:
+    async def start(self, plan: PlanT_contra) -> GuestFacts:
         """Start (or, if it was suspended, resume) the guest; already running is fine. Returns once the machine runs,
         which may be before the guest is ready. Leaves nothing behind when it fails. Raises DriverFailed."""
 
@@ -161,8 +169,8 @@ class CanSuspend(Protocol):
 
 
 @runtime_checkable
-class CanAdjust(Protocol):
-    async def adjust(self, plan: GuestPlan) -> GuestFacts:
+class CanAdjust(Protocol[PlanT_contra]):
+    async def adjust(self, plan: PlanT_contra) -> GuestFacts:
         """Give a running guest the CPUs, memory, disks and NICs of ``plan``, as far as it is short of them or has too many;
         what it has already stays as it is. Killed half-way: the next one goes on. Raises InvalidInput (``restartNeeded``)
         for what can't be had while it runs, DriverFailed (``guestHolds``) when the guest doesn't let something go."""

@@ -23,7 +23,7 @@ from weft.agent.pools import Pools
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.migration import CanMigrate, Moves
-from weft.contracts.runtime import RuntimeDriver
+from weft.contracts.runtime import GuestPlan, RuntimeDriver
 from weft.kinds.allocation import AllocatedMove, MoveReport
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
@@ -34,7 +34,7 @@ class Movers:
     def __init__(
         self,
         host: Host,
-        runtime: RuntimeDriver,
+        runtime: RuntimeDriver[GuestPlan],
         network: NetworkKeeper,
         pools: Pools,
         wire: Wire,

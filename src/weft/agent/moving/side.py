@@ -13,7 +13,7 @@ from weft.agent.network import NetworkKeeper
 from weft.agent.pools import Pools
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
-from weft.contracts.runtime import RuntimeDriver
+from weft.contracts.runtime import GuestPlan, RuntimeDriver
 from weft.kinds.allocation import AllocatedMove, MoveReport
 
 
@@ -21,7 +21,7 @@ class Ground(msgspec.Struct, frozen=True):
     """The node that a side stands on; ``limit`` is for what all moves from it and to it carry together."""
 
     host: Host
-    runtime: RuntimeDriver
+    runtime: RuntimeDriver[GuestPlan]
     network: NetworkKeeper
     pools: Pools
     wire: Wire

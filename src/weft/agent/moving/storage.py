@@ -20,7 +20,7 @@ from weft.agent.pools import Pools
 from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.contracts.clock import Clock
 from weft.contracts.relocation import CanRelocate, Relocations
-from weft.contracts.runtime import GuestDisk, RuntimeDriver
+from weft.contracts.runtime import GuestDisk, GuestPlan, RuntimeDriver
 from weft.contracts.volume import CanReceive, VolumeDriver, VolumeFacts
 from weft.kinds.allocation import ROOT, AllocatedStorageMove, MovePlanned, MoveReport, list_disks
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable, WeftError
@@ -43,7 +43,7 @@ class StorageMover:
         wanted: Wanted,
         store: Store,
         prepared: Prepared,
-        runtime: RuntimeDriver,
+        runtime: RuntimeDriver[GuestPlan],
         pools: Pools,
         clock: Clock,
         on_store: OnStore,

@@ -1,0 +1,95 @@
+"""What a runtime needs to start one container: all decided, nothing left to look up. Its driver is a
+``RuntimeDriver[ContainerPlan]`` (``contracts/runtime.py``) whose probe names the kind ``container``; it may have the same small
+protocols, and tells the same facts, as one of machines.
+
+The agent has merged the image's configuration with what the container's spec says, and restarts what ended: a driver starts,
+watches and ends one run. Why one ended stands in ``GuestFacts.reason``: COMPLETED (exit code 0), EXITED (another), KILLED (by a
+signal that nobody here sent) or OUT_OF_MEMORY; ``GuestFacts.exit_code`` is the shell's number for it (128 + signal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Literal, Protocol, runtime_checkable
+
+import msgspec
+
+COMPLETED, EXITED, KILLED, OUT_OF_MEMORY = "completed", "exited", "killed", "outOfMemory"
+
+
+class User(msgspec.Struct, frozen=True):
+    """Who a process is inside the container, in numbers; ``groups`` are those beside ``gid``."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: list[int] = []
+    home: str = "/"
+
+
+class ContainerProcess(msgspec.Struct, frozen=True):
+    """What runs. ``env`` are NAME=VALUE in order, no name twice; ``argv[0]`` is looked up in its PATH; ``cwd`` is made if the image
+    has none of that name. ``stop_signal`` like SIGTERM."""
+
+    argv: list[str]
+    env: list[str] = []
+    cwd: str = "/"
+    user: User = User()
+    stop_signal: str = "SIGTERM"
+
+
+class ContainerMount(msgspec.Struct, frozen=True):
+    """``source`` (a directory or file of this node; "" for a tmpfs of ``size_bytes``) at ``target`` in the container, which is made
+    there if need be. Never followed out of the container's root."""
+
+    source: str
+    target: str
+    read_only: bool = False
+    size_bytes: int = 0
+
+
+class ContainerPlan(msgspec.Struct, frozen=True):
+    """Everything a runtime needs to start one container; ``id`` is the allocation's 10-character short id.
+
+    ``layers`` are directories of this node, the uppermost first (as overlayfs has it), shared with other containers and never
+    written: what the container writes is the driver's to keep until ``remove``, so it is there after a stop and a start.
+    ``cpu`` is cores (a fraction is a limit), 0 none; ``pids`` 0 is the driver's own limit. ``netns`` is the path of a network
+    namespace made and filled by the network driver; "" one of its own with nothing but a loopback. ``name_servers`` and
+    ``search`` become its resolv.conf. ``capabilities`` are all that it has (CAP_…), bounding and effective; none is none.
+    ``user_namespace``: its ids are a range of the node's that no other container has, chosen by the driver. ``devices`` are
+    device nodes of this host that it may use. ``terminal``: its stdio is a terminal, which ``HasConsole`` serves.
+    """
+
+    id: str
+    uid: str
+    name: str
+    incarnation: int
+    layers: list[str]
+    process: ContainerProcess
+    cpu: float
+    memory_bytes: int
+    pids: int = 0
+    mounts: list[ContainerMount] = []
+    netns: str = ""
+    hostname: str = ""
+    name_servers: list[str] = []
+    search: list[str] = []
+    read_only_root: bool = False
+    capabilities: list[str] = []
+    user_namespace: bool = True
+    devices: list[str] = []
+    terminal: bool = False
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """A line, or a piece of a long one (then ``data`` has no newline at its end); ``at`` in unix seconds by this node's clock."""
+
+    at: float
+    channel: Literal["stdout", "stderr"]
+    data: bytes
+
+
+@runtime_checkable
+class HasLog(Protocol):
+    def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncIterator[LogLine]:
+        """What the container printed, as far as it is kept: the last ``tail`` lines (-1: all), then, with ``follow``, on until it
+        has ended and all is read. Ends when it is closed. Raises NotFound."""
