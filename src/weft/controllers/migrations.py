@@ -22,8 +22,9 @@ from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
 from weft.contracts.store import Precondition, Write
 from weft.controllers.loop import Plan, moved
-from weft.controllers.moving import Facts, Outcome, Side, plan_move
+from weft.controllers.moving import plan_move
 from weft.controllers.places import active_allocation
+from weft.controllers.sides import Facts, Outcome, Side
 from weft.controllers.storage_moves import plan_storage
 from weft.controllers.windows import find_planned, foresee_move, judge_window, read_appointment
 from weft.kinds.allocation import AllocationReport, AllocationSpec

@@ -10,97 +10,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
 from msgspec.structs import replace
 
 from weft.controllers.course import compare, end_move, measure, tell_progress, time_left
-from weft.kinds.allocation import (
-    AllocatedMove,
-    AllocationReport,
-    AllocationSpec,
-    MoveReport,
-    account,
-    come_back,
+from weft.controllers.sides import READY, Facts, Outcome, Side, has_moved_on
+from weft.controllers.trouble import (
+    HAND_OVER_PATIENCE_SECONDS,
+    READY_PATIENCE_SECONDS,
+    find_trouble,
+    is_stuck,
+    tell_stuck,
 )
-from weft.kinds.migration import (
-    ENDED,
-    MOST_TRIES,
-    MOVED_ON,
-    MigrationSpec,
-    MigrationStatus,
-)
-from weft.kinds.vm import VmSpec
-from weft.objects.envelope import Condition
-
-HAND_OVER_PATIENCE_SECONDS = 15.0  # for the target's word, once the source stands still for good
-READY_PATIENCE_SECONDS = 10.0  # for a target that can't get ready: its node tries on meanwhile
-_FOR_GOOD = (
-    "invalidInput",
-    "unsupported",
-)  # what another try would meet again; a guest that restarts is another one then
-_READY = ("Ready", "Joining")
-
-
-class Side(msgspec.Struct, frozen=True):
-    """One of the two places; ``node_phase`` None: its node isn't in the fabric any more; ``node_limit``: how many bytes a
-    second all moves from and to it may carry, 0 is as many as they can."""
-
-    spec: AllocationSpec
-    report: AllocationReport
-    node_phase: str | None = "Ready"
-    deleting: bool = False
-    node_limit: int = 0
-    node_closed: str = ""  # why it takes nothing new, as people have said
-
-    @property
-    def heard(self) -> MoveReport | None:
-        """What its node says of this very move."""
-        move, told = self.spec.move, self.report.move
-        return told if move is not None and told is not None and told.key == move.key else None
-
-    def says(self, *phases: str) -> bool:
-        return self.heard is not None and self.heard.phase in phases
-
-
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """``vm`` None: there is no such VM, or it goes; ``place`` is where it stands while it isn't a side yet; ``rival`` an
-    older Migration of it that is under way; ``room`` what is held for it at its target until it begins."""
-
-    spec: MigrationSpec
-    status: MigrationStatus
-    deleting: bool = False
-    placed: Condition | None = None
-    vm: VmSpec | None = None
-    place: Side | None = None
-    rival: str = ""
-    source: Side | None = None
-    target: Side | None = None
-    room: Side | None = None
-    now: float = 0.0
-
-
-class Outcome(msgspec.Struct, kw_only=True):
-    """``source`` and ``target``: specs to write; those that ``go`` are deleted. ``look_after`` seconds it is to be looked at
-    again whatever happens."""
-
-    status: MigrationStatus
-    source: AllocationSpec | None = None
-    target: AllocationSpec | None = None
-    source_goes: bool = False
-    target_goes: bool = False
-    room_goes: bool = False
-    look_after: float | None = None
-
-
-Ending = Literal["Failed", "Cancelled", "Retry"]
-
-
-class Trouble(msgspec.Struct, frozen=True):
-    """Why a move is to be broken off, and what it comes to then."""
-
-    ending: Ending
-    reason: str
-    message: str
+from weft.kinds.allocation import AllocatedMove, AllocationSpec, MoveReport, account, come_back
+from weft.kinds.migration import ENDED, MOVED_ON, MigrationStatus
 
 
 def plan_move(facts: Facts) -> Outcome:
@@ -123,11 +45,11 @@ def _plan(facts: Facts) -> Outcome:
         return begin_move(facts)
     if target is not None and target.says("taken over"):
         return _swap(facts, target)
-    if target is not None and _has_moved_on(target):
+    if target is not None and has_moved_on(target):
         return _leave_both(facts, target)
     if status.ending:
         return _break_off(facts)
-    trouble = _find_trouble(facts)
+    trouble = find_trouble(facts)
     if trouble is not None:
         ending, reason, message = trouble.ending, trouble.reason, trouble.message
         return _break_off(replace(facts, status=replace(status, ending=ending, reason=reason, message=message)))
@@ -201,7 +123,7 @@ def _find_fault(room: Side, place: Side | None) -> str:
     """Why room that is held is of no use any more, if so."""
     if room.node_phase is None:
         return "that node has left the fabric"
-    if room.node_phase not in _READY:
+    if room.node_phase not in READY:
         return "it has not been heard of"
     if room.node_closed:
         return room.node_closed
@@ -247,68 +169,6 @@ def _keep_to_limits(side: Side, peer: Side) -> AllocatedMove:
     return replace(side.spec.move, node_bytes_per_second=side.node_limit, peer_bytes_per_second=peer.node_limit)
 
 
-def _find_trouble(facts: Facts) -> Trouble | None:
-    """Why it can't go on, if it can't."""
-    spec, status, source, target = facts.spec, facts.status, facts.source, facts.target
-    if facts.deleting or spec.cancel:
-        return Trouble("Cancelled", "cancelled", "broken off as asked")
-    if facts.vm is None:
-        return Trouble("Cancelled", "vmDeleted", "its VM is being deleted")
-    if source is None:
-        return Trouble("Failed", "sourceLost", "the place that it moves from is gone")
-    if _has_moved_on(source):
-        return Trouble("Failed", MOVED_ON, f"source {source.spec.node}: {source.report.message}")
-    if facts.vm.run != source.spec.wish:
-        return Trouble("Cancelled", "vmChanged", f"its VM is to {facts.vm.run} now")
-    if facts.vm.boots > source.spec.boots:
-        return Trouble("Cancelled", "vmChanged", "its VM is to be restarted")
-    for side, name in ((source, "source"), (target, "target")):
-        if side is not None and side.says("failed", "given up"):
-            assert side.heard is not None
-            message = f"{name} {side.spec.node}: {side.heard.message or side.heard.reason or 'it failed'}"
-            return _try_again(facts, side.heard.reason or "failed", message)
-    if target is None:
-        return _try_again(facts, "targetLost", "the place that it moves to is gone")
-    if _is_stuck(target) and (_is_over_for(target.report.reason) or facts.now >= _read_since(facts)):
-        return _try_again(facts, target.report.reason, _tell_stuck(target))
-    for side, name in ((source, "source"), (target, "target")):
-        if side.node_phase not in _READY:
-            return _try_again(facts, "nodeLost", f"{name} {side.spec.node} has not been heard of")
-    if status.handed_over_at is not None and facts.now >= status.handed_over_at + HAND_OVER_PATIENCE_SECONDS:
-        return _try_again(facts, "notTakenOver", f"target {target.spec.node} has not said that it took over")
-    if time_left(spec, status, facts.now) <= 0:
-        why = f": {_tell_stuck(target)}" if _is_stuck(target) else ""
-        return Trouble("Failed", "timedOut", f"not done within {spec.timeout_seconds:g} s{why}")
-    return None
-
-
-def _is_stuck(target: Side) -> bool:
-    """Whether its node says that it can't make ready what the guest needs there."""
-    return target.report.state == "failed" and bool(target.report.reason) and target.says("preparing")
-
-
-def _is_over_for(reason: str) -> bool:
-    """Whether the node would only meet it again, for as long as anybody would wait."""
-    return reason in (*_FOR_GOOD, "noSpace")
-
-
-def _read_since(facts: Facts) -> float:
-    """When patience with a target that can't get ready ends."""
-    troubled_at = facts.status.troubled_at
-    return (troubled_at if troubled_at is not None else facts.now) + READY_PATIENCE_SECONDS
-
-
-def _tell_stuck(target: Side) -> str:
-    return f"target {target.spec.node}: {target.report.message or target.report.reason}"
-
-
-def _try_again(facts: Facts, reason: str, message: str) -> Trouble:
-    status = facts.status
-    again = status.tries < MOST_TRIES and reason not in _FOR_GOOD and time_left(facts.spec, status, facts.now) > 0
-    again = again and not (reason == "noSpace" and facts.spec.to)
-    return Trouble("Retry" if again else "Failed", reason, message)
-
-
 def _break_off(facts: Facts) -> Outcome:
     """Get the target's word that the guest never ran there, take it away, and let the source be all there is."""
     source, target = facts.source, facts.target
@@ -321,7 +181,7 @@ def _break_off(facts: Facts) -> Outcome:
             outcome.source = replace(source.spec, move=replace(source.spec.move, never_ran=True))
     elif target.spec.wish != "stop":
         outcome.target = replace(target.spec, wish="stop")
-    elif target.node_phase not in _READY:
+    elif target.node_phase not in READY:
         lost = f"target {target.spec.node} has not been heard of"
         if source is not None and _has_it(source):
             outcome.target_goes = not target.deleting  # it gives up when it is back
@@ -339,8 +199,8 @@ def _return(facts: Facts, outcome: Outcome) -> Outcome:
     source, status, now = facts.source, outcome.status, facts.now
     if source is not None and source.spec.role == "source":
         move = source.spec.move
-        goes_on = source.says("handed over") and not _has_moved_on(source)
-        if goes_on and source.node_phase in _READY and move is not None and move.never_ran:
+        goes_on = source.says("handed over") and not has_moved_on(source)
+        if goes_on and source.node_phase in READY and move is not None and move.never_ran:
             return outcome  # it goes on there first
         outcome.source = _make_active(source)
     if status.ending == "Retry":
@@ -365,14 +225,9 @@ def _make_active(source: Side) -> AllocationSpec:
     return come_back(source.spec, source.spec.move.key) if source.spec.move is not None else source.spec
 
 
-def _has_moved_on(side: Side | None) -> bool:
-    """Whether its node says, for good, that another one took its guest over: of one that an older store knows as a side still."""
-    return side is not None and side.report.reason == "moved" and side.report.state == "stopped"
-
-
 def _has_it(source: Side) -> bool:
     """Whether the guest runs at the source, and the machine there can't hand it over any more."""
-    return source.says("failed") and source.report.state == "running" and source.node_phase in _READY
+    return source.says("failed") and source.report.state == "running" and source.node_phase in READY
 
 
 def _swap(facts: Facts, target: Side) -> Outcome:
@@ -424,10 +279,10 @@ def _tell(facts: Facts) -> MigrationStatus:
     status.target = target.spec.node if target is not None else status.target
     if not status.ending:
         status.reason = status.message = ""
-        stuck = target is not None and _is_stuck(target)
+        stuck = target is not None and is_stuck(target)
         status.troubled_at = (status.troubled_at or facts.now) if stuck else None
         if target is not None and stuck:
-            status.reason, status.message = target.report.reason, _tell_stuck(target)
+            status.reason, status.message = target.report.reason, tell_stuck(target)
     if said is None:
         status.phase = "Preparing" if status.phase in ("Planned", "Pending") else status.phase
         return status

@@ -13,8 +13,10 @@ from msgspec.structs import replace
 from weft.client.indexes import NODES_BY_UID
 from weft.client.view import Item, View
 from weft.controllers.course import end_move, measure, tell_progress, time_left
-from weft.controllers.moving import Facts, Outcome, begin_move
+from weft.controllers.moving import begin_move
 from weft.controllers.places import active_allocation
+from weft.controllers.sides import Facts, Outcome
+from weft.controllers.trouble import find_end
 from weft.kinds.allocation import ROOT, AllocatedStorageMove, AllocationReport, AllocationSpec, list_disks
 from weft.kinds.migration import MigrationSpec, MigrationStatus, read_workload
 from weft.kinds.node import NodeReport, pool_id
@@ -82,22 +84,11 @@ def _lead(item: Item, facts: Facts, place: Item, order: AllocatedStorageMove) ->
         reason, message = (status.reason, status.message) if status.ending else (heard.reason, heard.message)
         ended = end_move(status, phase, reason or "failed", message, now)
         return Outcome(status=ended, source=replace(at, storage=None))
-    if not status.ending and (word := _find_end(facts, status)) is not None:
-        status = replace(status, ending=word[0], reason=word[1], message=word[2])
+    if not status.ending and (end := find_end(facts, status)) is not None:
+        status = replace(status, ending=end.ending, reason=end.reason, message=end.message)
     told = replace(at, storage=replace(order, cancel=True)) if status.ending and not order.cancel else None
     left = None if status.ending else max(0.1, time_left(spec, status, now))
     return Outcome(status=status, source=told, look_after=left)
-
-
-def _find_end(facts: Facts, status: MigrationStatus) -> tuple[Literal["Cancelled", "Failed"], str, str] | None:
-    """Why it is to be broken off, if it is."""
-    if facts.deleting or facts.spec.cancel:
-        return "Cancelled", "cancelled", "broken off as asked"
-    if facts.vm is None:
-        return "Cancelled", "vmDeleted", "its VM is being deleted"
-    if time_left(facts.spec, status, facts.now) <= 0:
-        return "Failed", "timedOut", f"not done within {facts.spec.timeout_seconds:g} s"
-    return None
 
 
 def _relocate(at: AllocationSpec, order: AllocatedStorageMove) -> AllocationSpec:

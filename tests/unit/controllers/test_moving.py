@@ -9,14 +9,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from weft.controllers.moving import (
-    HAND_OVER_PATIENCE_SECONDS,
-    READY_PATIENCE_SECONDS,
-    Facts,
-    Outcome,
-    Side,
-    plan_move,
-)
+from weft.controllers.moving import plan_move
+from weft.controllers.sides import Facts, Outcome, Side
+from weft.controllers.trouble import HAND_OVER_PATIENCE_SECONDS, READY_PATIENCE_SECONDS
 from weft.kinds.allocation import (
     AllocatedImage,
     AllocatedMove,
