@@ -22,8 +22,8 @@ from weft.client.cache import Cache
 from weft.client.commit import delete
 from weft.client.indexes import NODES_BY_UID
 from weft.controllers import workload
+from weft.drivers import processes
 from weft.drivers.runtime.fake.moves import FakeMoves
-from weft.drivers.runtime.qemu import processes
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeStatus
 from weft.objects.errors import WeftError

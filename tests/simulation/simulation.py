@@ -23,7 +23,7 @@ from tests.simulation.truth import Processes
 from tests.simulation.virtual_loop import Event, Thread, VirtualLoop
 from weft.agent import agent, facts, feed
 from weft.agent.hardware import Hardware
-from weft.drivers.runtime.qemu import processes
+from weft.drivers import processes
 from weft.kinds.node import Gpu
 from weft.launch import deciders
 

@@ -20,9 +20,9 @@ from weft.client.silence import PATIENCE_SECONDS
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.runtime import GuestState
+from weft.drivers import processes
+from weft.drivers.processes import ProcessId
 from weft.drivers.runtime.fake.driver import FakeDriver, FakeGuest, FakeOrders
-from weft.drivers.runtime.qemu import processes
-from weft.drivers.runtime.qemu.processes import ProcessId
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.migration import ENDED, MigrationStatus
 from weft.kinds.node import NodeReport

@@ -9,7 +9,7 @@ import pytest
 
 from weft.contracts.migration import MoveSettings
 from weft.contracts.runtime import BootDisk, GuestPlan
-from weft.drivers.runtime.qemu.processes import ProcessId
+from weft.drivers.processes import ProcessId
 from weft.drivers.runtime.qemu.record import (
     GuestRecord,
     MoveRecord,

@@ -25,6 +25,7 @@ from weft.contracts.runtime import (
     SessionMark,
 )
 from weft.drivers.cgroup import Cgroups, Limits
+from weft.drivers.processes import cpu_seconds, host_boot_id, resident_bytes
 from weft.drivers.runtime.qemu.adjust import adjust_machine, check_adjustment
 from weft.drivers.runtime.qemu.confine import choose_user
 from weft.drivers.runtime.qemu.frame import Frame, plan_frame
@@ -35,7 +36,7 @@ from weft.drivers.runtime.qemu.memory import discard_memory, load_memory, save_m
 from weft.drivers.runtime.qemu.migration import check_movable, check_start, check_stays
 from weft.drivers.runtime.qemu.moves import QemuMoves
 from weft.drivers.runtime.qemu.probe import probe_qemu
-from weft.drivers.runtime.qemu.processes import cpu_seconds, host_boot_id, resident_bytes, search_guest_process
+from weft.drivers.runtime.qemu.processes import search_guest_process
 from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, shorten
 from weft.drivers.runtime.qemu.relocation import QemuRelocations
 from weft.drivers.runtime.qemu.translate import Facts

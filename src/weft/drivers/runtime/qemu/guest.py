@@ -17,17 +17,10 @@ from weft.contracts.clock import Clock
 from weft.contracts.migration import MoveEvent
 from weft.contracts.runtime import GuestFacts, GuestState
 from weft.drivers.cgroup import Cgroups
+from weft.drivers.processes import ProcessId, host_boot_id, is_alive, kill_process, wait_for_end
 from weft.drivers.runtime.qemu.agents import GuestAgents
 from weft.drivers.runtime.qemu.frame import describe_shape
-from weft.drivers.runtime.qemu.processes import (
-    ProcessId,
-    find_guest_process,
-    host_boot_id,
-    is_alive,
-    kill_process,
-    search_guest_process,
-    wait_for_end,
-)
+from weft.drivers.runtime.qemu.processes import find_guest_process, search_guest_process
 from weft.drivers.runtime.qemu.qmp import ANSWER_SECONDS, Qmp, QmpEvent, connect_qmp
 from weft.drivers.runtime.qemu.record import (
     GuestRecord,

@@ -17,15 +17,11 @@ from weft.contracts.clock import Clock
 from weft.contracts.migration import MoveSettings
 from weft.contracts.runtime import BootDisk, GuestPlan
 from weft.drivers.cgroup import Cgroups, Limits
+from weft.drivers.processes import kill_process, wait_for_end
 from weft.drivers.runtime.qemu.confine import choose_locked_bytes, choose_open_files, choose_user, plan_confined
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.handed import open_handed, plan_handed
-from weft.drivers.runtime.qemu.processes import (
-    find_guest_process,
-    kill_process,
-    search_guest_process,
-    wait_for_end,
-)
+from weft.drivers.runtime.qemu.processes import find_guest_process, search_guest_process
 from weft.drivers.runtime.qemu.translate import TRANSLATION_CACHE_MIB, Facts, check_plan, translate_guest
 from weft.objects.errors import DriverFailed, Unavailable
 

@@ -16,6 +16,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.migration import Load, MoveEvent, MoveFacts, MoveSettings, MoveSockets, MovingGuest
 from weft.contracts.runtime import GuestFacts, GuestPlan
 from weft.drivers.cgroup import Cgroups
+from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.qemu.adjust import inspect_frame, plug_cpus
 from weft.drivers.runtime.qemu.confine import choose_user
 from weft.drivers.runtime.qemu.copying import (
@@ -43,7 +44,6 @@ from weft.drivers.runtime.qemu.migration import (
     plan_limits,
     run_on,
 )
-from weft.drivers.runtime.qemu.processes import host_boot_id
 from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, MoveRecord, mark_taken, prepare_mark
 from weft.drivers.runtime.qemu.sampling import sample_load
 from weft.drivers.runtime.qemu.translate import Facts

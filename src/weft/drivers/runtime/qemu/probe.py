@@ -21,9 +21,9 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import RuntimeProbe
+from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.qemu.confine import OPEN_FILES, choose_user, find_users, plan_confined
 from weft.drivers.runtime.qemu.cpus import OLDEST, Offer, inspect_offer
-from weft.drivers.runtime.qemu.processes import host_boot_id
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed
 

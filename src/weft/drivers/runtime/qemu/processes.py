@@ -1,63 +1,11 @@
-"""QEMU processes, found again after anything: by pidfile, start time, and the machine's uuid on the command line.
-
-Reads /proc and pidfiles only.
-"""
+"""QEMU processes, found by pidfile and the machine's uuid on the command line. Reads /proc and pidfiles only."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-import signal
 from pathlib import Path
 
-import msgspec
-
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-class ProcessId(msgspec.Struct, frozen=True):
-    """A process that can't be taken for another: a pid is used again, together with its start time never."""
-
-    pid: int
-    start_ticks: int
-
-
-def inspect_process(pid: int) -> ProcessId | None:
-    """None if there is none, or only its corpse."""
-    fields = _stat_fields(pid)
-    if fields is None or fields[0] in ("Z", "X"):
-        return None
-    return ProcessId(pid, int(fields[19]))
-
-
-def is_alive(process: ProcessId) -> bool:
-    return inspect_process(process.pid) == process
-
-
-async def wait_for_end(process: ProcessId) -> None:
-    """Return when the process has ended; it need not be our child."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    try:
-        loop.add_reader(descriptor, ended.set)
-        if is_alive(process):  # else the descriptor may be of another process with the same pid
-            await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
-def kill_process(process: ProcessId) -> None:
-    """SIGKILL, unless it has gone already."""
-    with contextlib.suppress(ProcessLookupError):
-        if is_alive(process):
-            os.kill(process.pid, signal.SIGKILL)
+from weft.drivers.processes import ProcessId, inspect_process
 
 
 def find_guest_process(pid_file: Path, uuid: str = "") -> ProcessId | None:
@@ -78,35 +26,9 @@ def search_guest_process(pid_file: Path, uuid: str = "") -> ProcessId | None:
     return None
 
 
-def cpu_seconds(pid: int) -> float:
-    """Seconds of CPU the process has used; 0 if it has gone."""
-    fields = _stat_fields(pid)
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND if fields else 0.0
-
-
-def resident_bytes(pid: int) -> int:
-    """Bytes of memory the process has in RAM; 0 if it has gone."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
-    except (OSError, IndexError):
-        return 0
-
-
-def host_boot_id() -> str:
-    """The id of this kernel's boot: pids and pidfiles of another one mean nothing."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def _runs_guest(pid: int, pid_file: Path, uuid: str) -> bool:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
     return {os.fsencode(pid_file), *([uuid.encode()] if uuid else [])} <= set(words)
-
-
-def _stat_fields(pid: int) -> list[str] | None:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        return None

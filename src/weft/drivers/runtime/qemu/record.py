@@ -16,8 +16,8 @@ import msgspec
 from weft.contracts.durable import sync_folder, write_durably
 from weft.contracts.migration import MoveSettings
 from weft.contracts.runtime import GuestDisk, GuestPlan, GuestState
+from weft.drivers.processes import ProcessId
 from weft.drivers.runtime.qemu.frame import Frame
-from weft.drivers.runtime.qemu.processes import ProcessId
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
 MARK_BYTES = 512  # a sector, written whole or not at all: longer than any move's key

@@ -22,8 +22,8 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.migration import Load
+from weft.drivers.processes import is_alive
 from weft.drivers.runtime.qemu.guest import Guest
-from weft.drivers.runtime.qemu.processes import is_alive
 from weft.objects.errors import Unavailable
 
 PAGE_BYTES = 4096
