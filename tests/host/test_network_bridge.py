@@ -509,6 +509,11 @@ async def test_a_guest_in_two_networks_goes_out_by_the_first_and_knows_the_names
         assert m.resolv.read_text() == names and "10.20.0.1" in names
         assert m.fetch("a") == m.fetch("a.blue") == "I am a"
         assert m.fetch("w.red") == m.fetch("w.red.blue.weft") == "I am w"
+        for name in (
+            "a.blue",
+            "w.red",
+        ):  # an IPv6 address, which they don't have, is asked of nobody else: here of nobody
+            m.run("getent", "ahosts", name, timeout_seconds=4)  # a resolver's patience is 5 s
         assert m.attempt("getent", "hosts", "w").returncode != 0  # a name alone is the first network's
         assert m.fetch(OUTSIDE) == "I am outside"
         assert "10.60.0.12" in w.run("getent", "hosts", "m") and w.reaches("m")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.contracts.host import Capacity, Host
-from weft.contracts.network import Endpoint, Forward, Port, Segment
+from weft.contracts.network import Alias, Endpoint, Forward, Port, Segment
 from weft.drivers.network.bridge import plan, rules
 from weft.drivers.network.bridge.check import check_forwards, check_port, check_segment
-from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names
+from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names, render_own
 from weft.drivers.network.bridge.kernel import FdbEntry, Link, LinkAddress
 from weft.drivers.network.bridge.names import GATEWAY_MAC, Names, port_alias, port_from_alias
 from weft.drivers.network.bridge.probe import find_dropping_chains
@@ -176,6 +176,11 @@ def test_every_endpoint_has_a_name_and_only_guests_here_a_lease() -> None:
     assert render_names(SEGMENT).splitlines()[1] == "10.20.0.12 b.blue.weft b b.blue.blue.weft b.blue"
     assert len(render_names(SEGMENT).splitlines()) == 3
     assert render_hosts([PORT]) == "52:54:00:00:00:0b,10.20.0.11,a,12h\n"
+
+
+def test_names_outside_the_domain_are_asked_of_nobody_else() -> None:
+    segment = msgspec.structs.replace(SEGMENT, endpoints=[A, B], aliases=[Alias("w.red", "10.60.0.11")])
+    assert render_own(segment) == "server=/a.blue/\nserver=/b.blue/\nserver=/w.red/\n"
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,10 @@ class Files:
         return self.folder / "names"
 
     @property
+    def own(self) -> Path:
+        return self.folder / "own"
+
+    @property
     def pid(self) -> Path:
         return self.folder / "dnsmasq.pid"
 
@@ -68,6 +72,7 @@ def plan_command(segment: Segment, files: Files, resolver: str | None) -> list[s
         f"--addn-hosts={SEEN_AT}/{files.names.name}",
         f"--domain={segment.domain}",
         f"--local=/{segment.domain}/",
+        f"--servers-file={SEEN_AT}/{files.own.name}",
         "--domain-needed",
         "--bogus-priv",
         f"--resolv-file={resolver}" if resolver else "--no-resolv",
@@ -102,6 +107,13 @@ def render_names(segment: Segment) -> str:
     ) + "".join(f"{address} {name}.{domain} {name}\n" for name, address in others)
 
 
+def render_own(segment: Segment) -> str:
+    """Names that are only ours to answer though they lie outside the domain: what they don't have (an IPv6 address) nobody
+    else is asked for, who may be out of reach."""
+    named = {f"{e.name}.{segment.name}" for e in segment.endpoints} | {alias.name for alias in segment.aliases}
+    return "".join(f"server=/{name}/\n" for name in sorted(named))
+
+
 async def ensure_server(
     segment: Segment, ports: list[Port], files: Files, namespace: str, resolver: str | None, tell: bool
 ) -> str:
@@ -119,7 +131,11 @@ async def ensure_server(
         process = None
     files.folder.mkdir(parents=True, exist_ok=True)
     files.folder.chmod(0o755)
-    changed = [write_file(files.hosts, hosts), write_file(files.names, names)]
+    changed = [
+        write_file(files.hosts, hosts),
+        write_file(files.names, names),
+        write_file(files.own, render_own(segment)),
+    ]
     if process is None:
         await start_server(command, files, namespace)
         return "started"
