@@ -22,7 +22,11 @@ from weft.client.frames import Frame, FrameType, encode_data, encode_frame, enco
 from weft.client.tls import make_tls
 from weft.contracts.clock import SystemClock
 from weft.contracts.host import Capacity, Host
+from weft.contracts.runtime import Printed
 from weft.drivers.network.fake.driver import FakeNetwork
+from weft.drivers.runtime.fake.driver import FakeDriver
+from weft.drivers.runtime.qemu.console_log import add_printed, read_start
+from weft.drivers.runtime.qemu.translate import GuestPaths
 from weft.gateway.gateway import Gateway
 from weft.launch.gateway import make_tls as make_server_tls
 from weft.objects.envelope import Envelope
@@ -31,6 +35,35 @@ from weft.trust.ca import Authority
 from weft.trust.tickets import sign_ticket
 
 KEY = b"k" * 32
+
+
+class ConsoleRuntime(FakeDriver):
+    """The fake with consoles as QEMU's have them: per guest a unix socket, and a log file."""
+
+    def __init__(self, folder: Path, host: Host) -> None:
+        super().__init__(host)
+        self.folder = folder
+
+    def paths(self, guest_id: str) -> GuestPaths:
+        folder = self.folder / guest_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return GuestPaths(folder, folder)
+
+    def console_log(self, guest_id: str) -> str:
+        return str(self.paths(guest_id).console_log)
+
+    def console_socket(self, guest_id: str) -> str:
+        return str(self.paths(guest_id).console)
+
+    def console_start(self, guest_id: str) -> int:
+        return read_start(self.paths(guest_id))
+
+    def add_printed(self, guest_id: str, printed: Printed) -> None:
+        add_printed(self.paths(guest_id), printed)
+
+    def print(self, guest_id: str, text: bytes) -> None:
+        with open(self.console_log(guest_id), "ab") as file:
+            file.write(text)
 
 
 class Client:
@@ -98,8 +131,8 @@ class GatewayLab:
         return Context(server="https://127.0.0.1", ca=self.authority.ca, certificate=str(certificate), key=str(key))
 
     @asynccontextmanager
-    async def node(self, node_uid: str, runtime: Any, guests: list[Envelope]) -> AsyncIterator[None]:
-        """A node's agent, as far as the gateway knows it."""
+    async def node(self, node_uid: str, runtime: Any, guests: list[Envelope]) -> AsyncIterator[dict[str, Wanted]]:
+        """A node's agent, as far as the gateway knows it; what it has may be changed."""
         known = {envelope.name: read_wanted(envelope) for envelope in guests}
 
         def find(name: str) -> Wanted | None:
@@ -111,7 +144,7 @@ class GatewayLab:
         keeping = asyncio.ensure_future(control.keep())
         try:
             await self.until_connected(node_uid)
-            yield
+            yield known
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)

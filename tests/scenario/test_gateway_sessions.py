@@ -18,8 +18,8 @@ from weft.agent import streams
 from weft.client.frames import FrameType
 from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestState, SessionMark
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel
-from weft.gateway import sessions
-from weft.gateway.sessions import Place
+from weft.gateway import pursuit
+from weft.gateway.pursuit import Place
 from weft.kinds.allocation import AllocatedMove, allocation_name
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
@@ -166,7 +166,7 @@ async def test_it_outlives_its_nodes_agent(gateway: GatewayLab, guest: Guest) ->
 async def test_one_that_nobody_has_any_more_ends_with_a_clear_error(
     gateway: GatewayLab, guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "FIND_SECONDS", 1.0)
+    monkeypatch.setattr(pursuit, "FIND_SECONDS", 1.0)
     runtime = Program()
     await runtime.take(guest)
     async with gateway.node(NODE_UID, runtime, [WEB]):

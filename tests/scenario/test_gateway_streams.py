@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.scenario.agent_lab import NODE_UID, Lab, make_allocation
-from tests.scenario.gateway_lab import GatewayLab
+from tests.scenario.gateway_lab import ConsoleRuntime, GatewayLab
 
 from weft.agent.known import read_wanted
 from weft.agent.stream import Stream
@@ -18,7 +18,6 @@ from weft.agent.streams import Claims, Streams
 from weft.client.frames import HEADER, FrameType, encode_hello, receive_frame
 from weft.contracts.clock import SystemClock
 from weft.contracts.runtime import BootDisk, GuestPlan
-from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.objects.errors import (
     Forbidden,
     IllegalTransition,
@@ -31,18 +30,7 @@ from weft.objects.errors import (
 from weft.objects.identity import short_id
 
 WEB = make_allocation("web")
-
-
-class ConsoleRuntime(FakeDriver):
-    """The fake with a console: a unix socket that answers each line in capitals, and a log file."""
-
-    folder: Path
-
-    def console_log(self, guest_id: str) -> str:
-        return str(self.folder / "console.log")
-
-    def console_socket(self, guest_id: str) -> str:
-        return str(self.folder / "c.sock")
+WEB_ID = short_id(WEB.uid)
 
 
 def plan_guest(has_agent: bool = True) -> GuestPlan:
@@ -59,8 +47,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[GatewayLab]:
 
 @pytest.fixture
 async def runtime(tmp_path: Path) -> AsyncIterator[ConsoleRuntime]:
-    runtime = ConsoleRuntime(Lab(tmp_path / "node").host)
-    runtime.folder = tmp_path
+    runtime = ConsoleRuntime(tmp_path, Lab(tmp_path / "node").host)
     yield runtime
     await runtime.close()
 
@@ -197,14 +184,14 @@ async def test_after_a_restart_of_the_gateway_agents_come_back_by_themselves(
 async def test_a_console_shows_what_was_printed_and_carries_both_ways(
     gateway: GatewayLab, runtime: ConsoleRuntime
 ) -> None:
-    (runtime.folder / "console.log").write_bytes(b"booting\nlogin: ")
+    runtime.print(WEB_ID, b"booting\nlogin: ")
 
     async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
             writer.write(line.upper())
         writer.close()
 
-    server = await asyncio.start_unix_server(shout, runtime.console_socket(""))
+    server = await asyncio.start_unix_server(shout, runtime.console_socket(WEB_ID))
     async with server, gateway.node(NODE_UID, runtime, [WEB]):
         first = await gateway.connect(gateway.ticket(WEB, "console"))
         frame = await first.receive()
@@ -239,7 +226,7 @@ PRINTED = b"one\ntwo\nthree\n"
     ("tail", "seen"), [(-1, PRINTED), (2, b"two\nthree\n"), (1, b"three\n"), (0, b""), (9, PRINTED)]
 )
 async def test_logs_begin_at_a_line(gateway: GatewayLab, runtime: ConsoleRuntime, tail: int, seen: bytes) -> None:
-    (runtime.folder / "console.log").write_bytes(PRINTED)
+    runtime.print(WEB_ID, PRINTED)
     async with gateway.node(NODE_UID, runtime, [WEB]):
         client = await gateway.connect(gateway.ticket(WEB, "logs", {"tail": tail}))
         out, _, end = await client.rest()
@@ -247,7 +234,7 @@ async def test_logs_begin_at_a_line(gateway: GatewayLab, runtime: ConsoleRuntime
 
 
 async def test_logs_follow_and_begin_anew_with_the_file(gateway: GatewayLab, runtime: ConsoleRuntime) -> None:
-    log = runtime.folder / "console.log"
+    log = Path(runtime.console_log(WEB_ID))
     log.write_bytes(b"one\n")
     async with gateway.node(NODE_UID, runtime, [WEB]):
         client = await gateway.connect(gateway.ticket(WEB, "logs", {"tail": 1, "follow": True}))

@@ -1,4 +1,4 @@
-"""A guest's serial line for one person at a time, and the record of what it printed.
+"""A guest's serial line for one person at a time.
 
 Reads the runtime's console socket and log file; writes what the person types to the socket. Called by the streams.
 """
@@ -6,21 +6,20 @@ Reads the runtime's console socket and log file; writes what the person types to
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
 
 from weft.agent.known import Wanted
+from weft.agent.logs import say_gone
+from weft.agent.printed import PrintedLog
 from weft.agent.stream import Stream
 from weft.agent.waiting import run_until_first_ends
-from weft.client.frames import FrameType, encode_exit
-from weft.contracts.clock import Clock
+from weft.agent.whereabouts import Whereabouts
+from weft.client.frames import FrameType, encode_exit, encode_json
 from weft.objects.errors import InUse, Unavailable
 
 RECENT_BYTES = 4096
 CHUNK_BYTES = 32 * 1024
-LOOK_SECONDS = 0.2
 
 
 class Consoles:
@@ -44,25 +43,37 @@ class Consoles:
         finally:
             del self._held[wanted.id]
 
-    async def serve(self, stream: Stream, socket: str, record: str, wanted: Wanted) -> None:
-        """Connect ``stream`` with the guest's line: first what it printed lately, then both ways until either ends."""
-        try:
-            reader, writer = await asyncio.open_unix_connection(socket)
-        except OSError as problem:
-            raise Unavailable(
-                f"the console of {wanted.what} isn't there: it does not run", hint="start it"
-            ) from problem
-        try:
-            await stream.send_data(FrameType.DATA_OUT, await asyncio.to_thread(_read_tail, record, RECENT_BYTES))
-            await run_until_first_ends(_from_guest(stream, reader), _to_guest(stream, writer))
-        finally:
-            writer.close()
+
+async def serve_console(
+    stream: Stream, socket: str, log: PrintedLog, came_to: int | None, where: Whereabouts, what: str
+) -> None:
+    """Connect ``stream`` with the guest's line: first what it printed lately, or since ``came_to`` (see ``follow_log``), then
+    both ways until either ends. Raises Unavailable for a guest that doesn't run."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(socket)
+    except OSError as problem:
+        raise Unavailable(f"the console of {what} isn't there: it does not run", hint="start it") from problem
+    try:
+        resumes = came_to is not None and came_to >= 0
+        since = came_to if resumes and came_to is not None else await asyncio.to_thread(log.find_recent, RECENT_BYTES)
+        printed = await asyncio.to_thread(log.read, since, max(0, log.end - since))
+        if came_to is not None:
+            await stream.send(encode_json(FrameType.SESSION, {"printed": printed.start}))
+        await stream.send_data(FrameType.DATA_OUT, printed.data)
+        await run_until_first_ends(_from_guest(stream, reader), _to_guest(stream, writer))
+        if reader.at_eof():
+            gone = await where.settle()
+            if gone is None:
+                await stream.send(encode_exit(0))
+            else:
+                await say_gone(stream, gone, log.end, came_to)
+    finally:
+        writer.close()
 
 
 async def _from_guest(stream: Stream, reader: asyncio.StreamReader) -> None:
     while data := await reader.read(CHUNK_BYTES):
         await stream.send_data(FrameType.DATA_OUT, data)
-    await stream.send(encode_exit(0))
 
 
 async def _to_guest(stream: Stream, writer: asyncio.StreamWriter) -> None:
@@ -72,84 +83,3 @@ async def _to_guest(stream: Stream, writer: asyncio.StreamWriter) -> None:
             await writer.drain()
         elif frame.type == FrameType.END_IN:
             return
-
-
-async def follow_log(stream: Stream, path: str, tail: int, follow: bool, clock: Clock) -> None:
-    """Send the last ``tail`` lines of the file (-1: all of it), then, if ``follow``, what is added until the client
-    goes. A file that isn't there yet is empty; one that became shorter was begun anew."""
-    watching = asyncio.ensure_future(_until_gone(stream))
-    try:
-        position = await asyncio.to_thread(_find_tail, path, tail)
-        while True:
-            data, position = await asyncio.to_thread(_read_from, path, position)
-            if data:
-                await stream.send_data(FrameType.DATA_OUT, data)
-            elif not follow:
-                await stream.send(encode_exit(0))
-                return
-            elif watching.done():
-                return
-            else:
-                await clock.sleep(LOOK_SECONDS)
-    finally:
-        watching.cancel()
-
-
-async def _until_gone(stream: Stream) -> None:
-    while await stream.receive() is not None:
-        pass
-
-
-def _find_tail(path: str, lines: int) -> int:
-    """Where the last ``lines`` lines begin."""
-    if lines < 0:
-        return 0
-    try:
-        with open(path, "rb") as file:
-            return _find_line(file, lines)
-    except FileNotFoundError:
-        return 0
-
-
-def _find_line(file: BinaryIO, lines: int) -> int:
-    end = position = file.seek(0, os.SEEK_END)
-    if lines == 0:
-        return end
-    missing = lines
-    while position > 0:
-        start = max(0, position - CHUNK_BYTES)
-        file.seek(start)
-        block = file.read(position - start)
-        at = len(block)
-        if position == end and block.endswith(b"\n"):
-            at -= 1  # the last line's own end
-        while (at := block.rfind(b"\n", 0, at)) >= 0:
-            missing -= 1
-            if missing == 0:
-                return start + at + 1
-        position = start
-    return 0
-
-
-def _read_from(path: str, position: int) -> tuple[bytes, int]:
-    try:
-        with open(path, "rb") as file:
-            if file.seek(0, os.SEEK_END) < position:
-                position = 0
-            file.seek(position)
-            data = file.read(CHUNK_BYTES)
-            return data, position + len(data)
-    except FileNotFoundError:
-        return b"", 0
-
-
-def _read_tail(path: str, size: int) -> bytes:
-    """At most the last ``size`` bytes, from the beginning of a line."""
-    try:
-        with open(path, "rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - size))
-            data = file.read(size)
-    except FileNotFoundError:
-        return b""
-    return data if end <= size else data.partition(b"\n")[2]

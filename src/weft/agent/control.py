@@ -70,7 +70,7 @@ class Control:
     async def _follow(self) -> None:
         reader, writer = await self._dial()
         try:
-            writer.write(encode_hello(role="agent", node_uid=self._node_uid, keeps_sessions=True))
+            writer.write(encode_hello(role="agent", node_uid=self._node_uid, keeps_sessions=True, counts_printed=True))
             while True:
                 frame = await within(self._clock, receive_frame(reader), SILENCE_SECONDS, "the gateway's next ping")
                 if frame is None:

@@ -6,10 +6,12 @@ Reads the ticket's input; acts through the network driver's and the runtime's op
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from weft.agent.known import Wanted
 from weft.agent.stream import Stream
 from weft.agent.waiting import run_until_first_ends
+from weft.agent.whereabouts import Whereabouts
 from weft.client.frames import FrameType, encode_exit
 from weft.contracts.clock import Clock
 from weft.contracts.network import CanDial, NetworkDriver
@@ -44,10 +46,12 @@ async def serve_port(stream: Stream, network: NetworkDriver, wanted: Wanted, giv
                 ) from problem
         await clock.sleep(AGAIN_SECONDS)
     await _carry(stream, *await asyncio.open_connection(sock=connection))
+    await stream.send(encode_exit(0))
 
 
-async def serve_screen(stream: Stream, runtime: RuntimeDriver[GuestPlan], wanted: Wanted) -> None:
-    """Carry RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one."""
+async def serve_screen(stream: Stream, runtime: RuntimeDriver[GuestPlan], wanted: Wanted, where: Whereabouts) -> None:
+    """Carry RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one, and (``guestMoved``) when
+    it has moved: RFB begins with a greeting, so a viewer has to come anew."""
     if not isinstance(runtime, HasScreen):
         raise Unavailable(f"runtime {runtime.name} has no screens", reason="unsupported")
     path = await runtime.screen_socket(wanted.id)
@@ -57,7 +61,16 @@ async def serve_screen(stream: Stream, runtime: RuntimeDriver[GuestPlan], wanted
         raise Unavailable(
             f"{wanted.what}: its screen can't be reached: {problem.strerror}", hint="does it run?"
         ) from None
-    await _carry(stream, reader, writer)
+    with contextlib.suppress(ConnectionResetError):
+        await _carry(stream, reader, writer)
+    if reader.at_eof() or reader.exception() is not None:  # it may hang up with something unread
+        gone = await where.settle()
+        if gone is not None and gone.place is not None:
+            raise Unavailable(
+                f"{wanted.what} has moved to node {gone.place['node']}: connect the viewer again",
+                reason="guestMoved",
+            )
+        await stream.send(encode_exit(0))
 
 
 async def _carry(stream: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -70,7 +83,6 @@ async def _carry(stream: Stream, reader: asyncio.StreamReader, writer: asyncio.S
 async def _out(stream: Stream, reader: asyncio.StreamReader) -> None:
     while data := await reader.read(CHUNK_BYTES):
         await stream.send_data(FrameType.DATA_OUT, data)
-    await stream.send(encode_exit(0))
 
 
 async def _in(stream: Stream, writer: asyncio.StreamWriter) -> None:

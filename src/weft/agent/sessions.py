@@ -60,7 +60,12 @@ def place_of_target(wanted: Wanted, facts: GuestFacts) -> dict[str, str] | None:
     if wanted.spec.role != "source" or move is None or facts.state == "running":
         return None
     uid = move.peer_allocation.rpartition(".")[2]
-    return {"node_uid": move.peer_uid, "allocation": move.peer_allocation, "guest_id": short_id(uid)}
+    return {
+        "node_uid": move.peer_uid,
+        "allocation": move.peer_allocation,
+        "guest_id": short_id(uid),
+        "node": move.peer,
+    }
 
 
 async def _wait(listening: asyncio.Future[None]) -> None:

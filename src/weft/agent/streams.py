@@ -12,12 +12,15 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from weft.agent.console import Consoles, follow_log
+from weft.agent.console import Consoles, serve_console
 from weft.agent.forward import serve_port, serve_screen
 from weft.agent.known import Wanted
+from weft.agent.logs import follow_log
+from weft.agent.printed import PrintedLog
 from weft.agent.sessions import Kept, place_of_target, serve_kept
 from weft.agent.stream import Stream
 from weft.agent.waiting import run_until_first_ends, within
+from weft.agent.whereabouts import Whereabouts
 from weft.client.frames import FrameType, encode_error, encode_exit, encode_json
 from weft.contracts.clock import Clock
 from weft.contracts.network import NetworkDriver
@@ -58,6 +61,7 @@ class Claims(msgspec.Struct, frozen=True):
     input: dict[str, Any] = {}
     subject: str = ""
     session: SessionMark | None = None  # exec: of a gateway that can go on with it
+    printed: int | None = None  # logs, console: how far a gateway has come that can go on elsewhere; -1: it begins
 
 
 class _Elsewhere(Exception):
@@ -198,19 +202,22 @@ class Streams:
     async def _console(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
         runtime = self._with_console()
         with self._consoles.hold(wanted, claims.subject):
-            await self._consoles.serve(
-                stream, runtime.console_socket(wanted.id), runtime.console_log(wanted.id), wanted
-            )
+            log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
+            await serve_console(stream, runtime.console_socket(wanted.id), log, claims.printed, where, wanted.what)
 
     async def _logs(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
         runtime, given = self._with_console(), _read_input(claims, LogsInput)
-        await follow_log(stream, runtime.console_log(wanted.id), given.tail, given.follow, self._clock)
+        log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
+        await follow_log(stream, log, given, claims.printed, where, self._clock)
 
     async def _forward(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
         await serve_port(stream, self._network, wanted, _read_input(claims, ForwardInput), self._clock)
 
     async def _screen(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
-        await serve_screen(stream, self._runtime, wanted)
+        await serve_screen(stream, self._runtime, wanted, self._watch(wanted))
+
+    def _watch(self, wanted: Wanted) -> Whereabouts:
+        return Whereabouts(wanted, self._runtime, self._find_guest, self._clock)
 
     def _with_console(self) -> HasConsole:
         if not isinstance(self._runtime, HasConsole):

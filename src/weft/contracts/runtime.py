@@ -260,10 +260,24 @@ class CanExec(Protocol):
         Raises Unavailable while the guest's agent doesn't answer, and (``sessionLost``) when the guest has it no more."""
 
 
+class Printed(msgspec.Struct, frozen=True):
+    """What a guest printed on its console; ``start``: how many bytes it had printed before, on whichever node."""
+
+    start: int
+    data: bytes = b""
+
+
 @runtime_checkable
 class HasConsole(Protocol):
     def console_log(self, guest_id: str) -> str:
         """Path of the file that keeps what the guest printed."""
+
+    def console_start(self, guest_id: str) -> int:
+        """How many bytes it printed before those in that file. Written after the file, where both change."""
+
+    def add_printed(self, guest_id: str, printed: Printed) -> None:
+        """It printed that on another node: what the log has of it is passed over. Only while the guest stands still here. Raises
+        OSError."""
 
     def console_socket(self, guest_id: str) -> str:
         """Path of the unix socket that is the guest's serial line; it serves one client at a time."""

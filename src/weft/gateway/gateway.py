@@ -11,7 +11,7 @@ import contextlib
 import logging
 import secrets
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +19,9 @@ import msgspec
 from weft.client.frames import Frame, FrameType, encode_error, encode_frame, encode_hello
 from weft.contracts.clock import Clock
 from weft.gateway.connection import Connection
-from weft.gateway.sessions import FindPlace, Place, SessionCarrier
+from weft.gateway.printed import PrintedCarrier
+from weft.gateway.pursuit import FindPlace, Place
+from weft.gateway.sessions import SessionCarrier
 from weft.gateway.splice import Carried, splice
 from weft.gateway.websocket import receive_hello
 from weft.objects.errors import (
@@ -138,6 +140,7 @@ class Gateway:
             await self._serve_client(connection, str(given.get("ticket", "")))
         elif role == "agent":
             connection.keeps_sessions = given.get("keeps_sessions") is True
+            connection.counts_printed = given.get("counts_printed") is True
             await self._serve_agent(connection, given.get("node_uid"))
         elif role == "stream":
             await self._take_stream(connection, str(given.get("stream", "")))
@@ -207,19 +210,30 @@ class Gateway:
         await self._within(client.drain(), LINGER_SECONDS)
 
     async def _carry(self, client: Connection, agent: Connection, claims: Claims, whole: dict[str, Any]) -> Carried:
+        place = Place(claims.node_uid, claims.allocation, claims.guest_id)
         if claims.verb == "exec" and agent.keeps_sessions:
-            carrier = SessionCarrier(client, whole, self._open_at, self._find_place, self._clock)
-            return await carrier.carry(Place(claims.node_uid, claims.allocation, claims.guest_id))
+            carrier = SessionCarrier(client, whole, self._open_session, self._find_place, self._clock)
+            return await carrier.carry(place)
+        if claims.verb in ("logs", "console") and agent.counts_printed:
+            printed = PrintedCarrier(client, whole, self._open_printed, self._find_place, self._clock)
+            return await printed.carry(place)
         stream = await self._open(agent, claims.node_uid, whole)
         try:
             return await splice(client, stream, claims.node_uid)
         finally:
             stream.writer.close()
 
-    async def _open_at(self, place: Place, claims: dict[str, Any]) -> Connection:
+    async def _open_session(self, place: Place, claims: dict[str, Any]) -> Connection:
         """Have the agent there dial, if it is connected now. Raises Unavailable."""
-        agent = self._agents.get(place.node_uid)
-        if agent is None or not agent.keeps_sessions:
+        return await self._open_at(self._agents.get(place.node_uid), place, claims, able=lambda a: a.keeps_sessions)
+
+    async def _open_printed(self, place: Place, claims: dict[str, Any]) -> Connection:
+        return await self._open_at(self._agents.get(place.node_uid), place, claims, able=lambda a: a.counts_printed)
+
+    async def _open_at(
+        self, agent: Connection | None, place: Place, claims: dict[str, Any], able: Callable[[Connection], bool]
+    ) -> Connection:
+        if agent is None or not able(agent):
             raise Unavailable("the guest's node is not connected to the gateway", reason="agentServiceUnavailable")
         return await self._open(agent, place.node_uid, claims)
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from weft.client.api import Client
-from weft.gateway.sessions import Place
+from weft.gateway.pursuit import Place
 from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -19,26 +18,13 @@ from weft.contracts.clock import Clock
 from weft.contracts.runtime import SESSION_LOST, SessionStanding
 from weft.gateway.connection import Connection
 from weft.gateway.ledger import Ledger
+from weft.gateway.pursuit import FindPlace, Open, Place, Pursuit, read_place
 from weft.gateway.splice import END, Carried
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 
 log = logging.getLogger("weft.gateway")
-FIND_SECONDS = 30.0  # less than a guest keeps a session
-AGAIN_SECONDS = 0.2
 GOODBYE_SECONDS = 5.0
 _FINAL = (SESSION_LOST, "guestEnded", "illegalTransition", "unsupported", "noGuestAgent")
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a guest runs: the node, and its allocation there."""
-
-    node_uid: str
-    allocation: str
-    guest_id: str
-
-
-Open = Callable[[Place, dict[str, Any]], Awaitable[Connection]]
-FindPlace = Callable[[dict[str, Any]], Awaitable[Place | None]]
 
 
 class Detached(msgspec.Struct):
@@ -49,15 +35,14 @@ class Detached(msgspec.Struct):
 
 
 class SessionCarrier:
-    """One session of ``client``. ``open_stream`` has the agent of a place dial, with what the session asks for; ``find_place``
-    asks the server where the workload of the ticket's claims is (None: it can't be told)."""
+    """One session of ``client``; the rest is as in Pursuit."""
 
     def __init__(
         self, client: Connection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
     ) -> None:
         self._client, self._claims = client, claims
-        self._open, self._find_place, self._clock = open_stream, find_place, clock
         self._ledger = Ledger(secrets.token_hex(16))
+        self._pursuit = Pursuit(claims, lambda: {"session": self._ledger.mark}, open_stream, find_place, clock)
         self._carried = Carried()
         self._news, self._room = asyncio.Event(), asyncio.Event()
         self._begun = asyncio.Event()  # the agent has said where the guest stands
@@ -65,7 +50,7 @@ class SessionCarrier:
 
     async def carry(self, place: Place) -> Carried:
         """Carry to the session's end; the client always hears of an end. Raises WeftError if no stream can be had."""
-        stream = await self._open(place, self._asked(place))
+        stream = await self._pursuit.open(place)
         try:
             while (end := await self._serve(stream)) is not None:
                 stream.writer.close()
@@ -117,7 +102,7 @@ class SessionCarrier:
         """The client has gone: the guest is to hear of it, wherever it is if it is just leaving. Raises InvalidInput."""
         sending.cancel()
         await stream.send(encode_frame(FrameType.HANG_UP))
-        await self._within(receiving, GOODBYE_SECONDS)
+        await self._pursuit.within(receiving, GOODBYE_SECONDS)
         end = receiving.result() if receiving.done() else None
         if self._hung_up.result() is None and end is not None and end.told:
             return end
@@ -148,7 +133,7 @@ class SessionCarrier:
                 self._room.set()
                 self._news.set()
             elif frame.type == FrameType.DETACHED:
-                return Detached(_read_place(frame), told=True)
+                return Detached(read_place(frame), told=True)
             elif frame.type in (FrameType.DATA_OUT, FrameType.STDERR, *END):
                 if not self._hung_up.done():  # one that has gone is soon heard of
                     await self._client.send(encode_frame(frame.type, frame.payload))
@@ -161,54 +146,9 @@ class SessionCarrier:
         return Detached()
 
     async def _take_up(self, place: Place) -> tuple[Connection, Place]:
-        """Find the session again, there or wherever the guest is now. Raises the reason why it is over, and Unavailable when
-        nobody has it within FIND_SECONDS."""
-        began, last = self._clock.elapsed(), ""
-        while self._clock.elapsed() - began < FIND_SECONDS:
-            hint: Place | None = None
-            try:
-                stream = await self._open(place, self._asked(place))
-            except WeftError as problem:
-                last = problem.message
-            else:
-                answer = await self._receive_within(stream, began + FIND_SECONDS - self._clock.elapsed())
-                if answer is not None and answer.type == FrameType.SESSION:
-                    self._begin(answer)
-                    log.info("session of %s goes on at node %s", self._claims.get("subject") or "-", place.node_uid)
-                    return stream, place
-                stream.writer.close()
-                if answer is not None and answer.type == FrameType.DETACHED:
-                    hint = _read_place(answer)
-                elif answer is not None and answer.type == FrameType.ERROR:
-                    told = answer.error()
-                    if told.token in _FINAL:
-                        raise told
-                    last = told.message
-            place = hint or await self._find_place(self._claims) or place
-            await self._clock.sleep(AGAIN_SECONDS)
-        raise Unavailable(
-            f"the connection to node {place.node_uid} was lost, and the command could not be reached again within "
-            f"{FIND_SECONDS:g} s{f' ({last})' if last else ''}; the guest goes on",
-            reason="streamLost",
-        )
-
-    async def _receive_within(self, stream: Connection, seconds: float) -> Frame | None:
-        receiving = asyncio.ensure_future(stream.receive())
-        try:
-            await self._within(receiving, seconds)
-            return receiving.result() if receiving.done() else None
-        finally:
-            receiving.cancel()
-
-    async def _within(self, work: asyncio.Future[Any], seconds: float) -> None:
-        limit = asyncio.ensure_future(self._clock.sleep(max(0.0, seconds)))
-        try:
-            await asyncio.wait((work, limit), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            limit.cancel()
-
-    def _asked(self, place: Place) -> dict[str, Any]:
-        return {**self._claims, **msgspec.structs.asdict(place), "session": self._ledger.mark}
+        stream, found = await self._pursuit.take_up(place, _FINAL, self._begin, "the command")
+        log.info("session of %s goes on at node %s", self._claims.get("subject") or "-", found.node_uid)
+        return stream, found
 
 
 def _read_standing(frame: Frame) -> SessionStanding:
@@ -216,10 +156,3 @@ def _read_standing(frame: Frame) -> SessionStanding:
         return msgspec.convert(frame.json(), SessionStanding)
     except msgspec.ValidationError as problem:
         raise InvalidInput(f"the node says of the session: {problem}") from problem
-
-
-def _read_place(frame: Frame) -> Place | None:
-    try:
-        return msgspec.convert(frame.json(), Place)
-    except msgspec.ValidationError:  # it doesn't know
-        return None

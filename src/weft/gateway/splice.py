@@ -14,7 +14,7 @@ from weft.gateway.connection import Connection
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 
 END = (FrameType.EXIT, FrameType.ERROR)
-_FROM_CLIENT = (FrameType.DATA_IN, FrameType.END_IN, FrameType.RESIZE, FrameType.PING)
+FROM_CLIENT = (FrameType.DATA_IN, FrameType.END_IN, FrameType.RESIZE, FrameType.PING)
 
 
 class Carried(msgspec.Struct):
@@ -52,7 +52,7 @@ async def splice(client: Connection, agent: Connection, node: str) -> Carried:
 
 async def _carry_in(client: Connection, agent: Connection, carried: Carried) -> None:
     while (frame := await client.receive()) is not None:
-        if frame.type not in _FROM_CLIENT:
+        if frame.type not in FROM_CLIENT:
             raise InvalidInput(f"a client may not send frames of type {frame.type}")
         carried.bytes_in += len(frame.payload)
         if not await agent.send(encode_frame(frame.type, frame.payload)):

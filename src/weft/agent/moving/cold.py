@@ -15,6 +15,7 @@ from weft.agent.moving.side import Brief, Side
 from weft.agent.moving.target import Waiter
 from weft.agent.moving.wire import Line
 from weft.agent.moving.words import Answer, Ask
+from weft.agent.printed import take_printed, tell_printed
 from weft.contracts.volume import CanReceive
 from weft.kinds.allocation import ROOT
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
@@ -47,6 +48,7 @@ class ColdTarget(Waiter):
             missing = set(list_disks(self._wanted)) - self._come
             if missing:
                 raise IllegalTransition(f"not all disks have come: {', '.join(sorted(missing))}")
+            take_printed(self._ground.runtime, self._wanted.id, ask.printed)
             try:
                 await self._keep(taken=True)
             except WeftError:
@@ -128,7 +130,9 @@ class ColdSource(Side):
             for disk, path in paths.items():
                 await line.carry_file(disk, path)
             spent = round((self._ground.clock.elapsed() - began) * 1000)
-            await line.order(Ask("take over", sent_bytes=line.meter.sent, elapsed_ms=spent))
+            printed = tell_printed(self._ground.runtime, self._wanted.id)
+            ask = Ask("take over", sent_bytes=line.meter.sent, elapsed_ms=spent, printed=printed)
+            await line.order(ask)
         self._keep(taken=True)
         spent = round((self._ground.clock.elapsed() - began) * 1000)
         sent = line.meter.sent

@@ -17,6 +17,7 @@ from weft.agent.moving.relay import Limit
 from weft.agent.moving.side import Brief, Side
 from weft.agent.moving.wire import Line
 from weft.agent.moving.words import Ask, Channel
+from weft.agent.printed import tell_printed
 from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.agent.waiting import wait_for_event
 from weft.contracts.migration import MoveFacts, Moves, MoveSettings, MoveSockets
@@ -45,6 +46,7 @@ class Source(Side):
         self._slowdown = 0.0
         self._stopped_at: float | None = None
         self._flows: list[list[str]] = []
+        self._printed = 0  # so much of it the target has heard
         self._telling: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -115,7 +117,10 @@ class Source(Side):
             told = tell_plan(plan, dirty_bytes_per_second=load.dirty_bytes_per_second, path_bytes_per_second=path)
             self._tell(plan=told)
             self._flows = await self._network.handover.list_flows(self._wanted)
-            await self._order(Ask("expect", guest, settings, self._flows))
+            printed = tell_printed(self._ground.runtime, guest_id)
+            await self._order(Ask("expect", guest, settings, self._flows, printed=printed))
+            if printed is not None:
+                self._printed = printed.start + len(printed.data)
             line = self._connect()
             folder = Path(self._ground.host.run_dir)
             channels: dict[Channel, Path] = {"memory": folder / f"{guest_id}.memory"}
@@ -155,7 +160,13 @@ class Source(Side):
         while not self.part.taken:
             try:
                 told = self.report
-                ask = Ask("take over", sent_bytes=told.sent_bytes, passes=told.passes, elapsed_ms=told.elapsed_ms)
+                ask = Ask(
+                    "take over",
+                    sent_bytes=told.sent_bytes,
+                    passes=told.passes,
+                    elapsed_ms=told.elapsed_ms,
+                    printed=tell_printed(self._ground.runtime, self._wanted.id, after=self._printed),
+                )
                 await self._order(ask)
             except WeftError as problem:
                 self._tell(phase="handed over", reason=problem.token, message=problem.message)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 
 from weft.agent.moving.side import Brief, Side
 from weft.agent.moving.words import Answer, Ask, Channel
+from weft.agent.printed import take_printed
 from weft.contracts.migration import Moves, MoveSettings
 from weft.contracts.runtime import GuestPlan
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
@@ -82,12 +83,15 @@ class Target(Waiter):
             await self._moves.give_up(self._plan.id, self.part.key)  # that machine waits for another way of moving
         sockets = await self._moves.expect(self._plan, ask.guest, self.part.key, ask.settings)
         self._expected = ask.settings
+        take_printed(self._ground.runtime, self._plan.id, ask.printed)
         channels: dict[Channel, str] = {"memory": sockets.memory, "disks": sockets.disks}
         self._door.lead(channels)
         self._tell(phase="waiting", reason="", message="")
 
     async def _take_over(self, ask: Ask) -> None:
         asked_at = self._ground.clock.elapsed()
+        if not self.part.taken:
+            take_printed(self._ground.runtime, self._plan.id, ask.printed)
         try:
             await self._moves.take_over(self._plan.id, self.part.key)
         except WeftError as problem:

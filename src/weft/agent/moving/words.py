@@ -15,6 +15,7 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 
 from weft.contracts.migration import MoveSettings, MovingGuest
+from weft.contracts.runtime import Printed
 from weft.objects.errors import InvalidInput, Unavailable
 
 MOST_BYTES = 1 << 20
@@ -35,7 +36,8 @@ class Ask(msgspec.Struct, frozen=True):
     """``expect``: be there for ``guest``, whose open connections are ``flows``, or (``flows``) are by now; ``stopped``,
     ``resumed``: it stands still at the source, or runs there again; ``take over``: it never will run there again, so let it
     run; ``look``: say how it is. ``sent_bytes``, ``passes``, ``elapsed_ms``: what it came to until it was handed over; the source
-    may be gone before its own report is heard."""
+    may be gone before its own report is heard. ``printed`` (``expect``, ``take over``): on its console, as far as it is to be
+    known at the target too."""
 
     do: Literal["expect", "flows", "stopped", "resumed", "take over", "look"]
     guest: MovingGuest | None = None
@@ -44,6 +46,7 @@ class Ask(msgspec.Struct, frozen=True):
     sent_bytes: int = 0
     passes: int = 0
     elapsed_ms: int = 0
+    printed: Printed | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -21,6 +21,7 @@ from weft.contracts.runtime import (
     GuestFacts,
     GuestPlan,
     GuestStats,
+    Printed,
     RuntimeProbe,
     SessionMark,
 )
@@ -28,6 +29,7 @@ from weft.drivers.cgroup import Cgroups, Limits
 from weft.drivers.processes import cpu_seconds, host_boot_id, resident_bytes
 from weft.drivers.runtime.qemu.adjust import adjust_machine, check_adjustment
 from weft.drivers.runtime.qemu.confine import choose_user
+from weft.drivers.runtime.qemu.console_log import add_printed, read_start, shorten
 from weft.drivers.runtime.qemu.frame import Frame, plan_frame
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
@@ -37,7 +39,7 @@ from weft.drivers.runtime.qemu.migration import check_movable, check_start, chec
 from weft.drivers.runtime.qemu.moves import QemuMoves
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.processes import search_guest_process
-from weft.drivers.runtime.qemu.record import GuestRecord, disk_times, shorten
+from weft.drivers.runtime.qemu.record import GuestRecord, disk_times
 from weft.drivers.runtime.qemu.relocation import QemuRelocations
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.drivers.runtime.qemu.vfio import find_kept, give_devices, take_back_devices
@@ -213,6 +215,12 @@ class QemuDriver:
     def console_log(self, guest_id: str) -> str:
         return str(self._guests.paths(guest_id).console_log)
 
+    def console_start(self, guest_id: str) -> int:
+        return read_start(self._guests.paths(guest_id))
+
+    def add_printed(self, guest_id: str, printed: Printed) -> None:
+        add_printed(self._guests.paths(guest_id), printed)
+
     def console_socket(self, guest_id: str) -> str:
         return str(self._guests.paths(guest_id).console)
 
@@ -327,4 +335,4 @@ class QemuDriver:
             for guest in self._guests.known.values():
                 with contextlib.suppress(OSError):
                     if guest.paths.console_log.stat().st_size > CONSOLE_LOG_BYTES:
-                        shorten(guest.paths.console_log, CONSOLE_LOG_KEPT_BYTES)
+                        shorten(guest.paths, CONSOLE_LOG_KEPT_BYTES)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -170,12 +169,3 @@ def decide_end(
     if pid_file_left:
         return GuestEnd("failed", "killed", "QEMU was killed or crashed")
     return GuestEnd("stopped", "guestPoweredOff", "it ended in order while weft's agent was away")
-
-
-def shorten(log: Path, kept_bytes: int) -> None:
-    """Keep the end of a log that QEMU appends to; what it writes in this moment may be lost."""
-    with open(log, "a+b") as file:
-        file.seek(-kept_bytes, os.SEEK_END)
-        end = file.read(kept_bytes)
-        file.truncate(0)
-        file.write(end)

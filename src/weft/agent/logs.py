@@ -1,0 +1,62 @@
+"""Sends what a guest printed, and goes on with it until the guest has gone: then it says where to. Called by the streams."""
+
+from __future__ import annotations
+
+import asyncio
+
+from weft.agent.printed import PrintedLog
+from weft.agent.stream import Stream
+from weft.agent.whereabouts import Gone, Whereabouts
+from weft.client.frames import FrameType, encode_exit, encode_json
+from weft.contracts.clock import Clock
+from weft.kinds.vm import LogsInput
+
+LOOK_SECONDS = 0.2
+
+
+async def follow_log(
+    stream: Stream, log: PrintedLog, given: LogsInput, came_to: int | None, where: Whereabouts, clock: Clock
+) -> None:
+    """Send the last ``given.tail`` lines, then, if ``given.follow``, what is added until the client or the guest goes. ``came_to``:
+    how far a gateway has come that can go on with it elsewhere (-1: it begins; None: it can't)."""
+    watching = asyncio.ensure_future(_until_gone(stream))
+    resumes = came_to is not None and came_to >= 0
+    position = came_to if resumes and came_to is not None else await asyncio.to_thread(log.find_tail, given.tail)
+    told, gone, beyond = came_to is None, None, 0
+    try:
+        while True:
+            printed = await asyncio.to_thread(log.read, position)
+            if not told:
+                await stream.send(encode_json(FrameType.SESSION, {"printed": printed.start}))
+                told = True
+            position = printed.start + len(printed.data)
+            beyond = 0 if printed.data or position <= log.end else beyond + 1
+            if beyond > 1:  # twice: it isn't just being shortened
+                position = log.start  # it was begun anew
+            elif printed.data:
+                await stream.send_data(FrameType.DATA_OUT, printed.data)
+            elif not given.follow:
+                await stream.send(encode_exit(0))
+                return
+            elif gone is not None:
+                await say_gone(stream, gone, position, came_to)
+                return
+            elif watching.done():
+                return
+            elif (gone := await where.look()) is None:
+                await clock.sleep(LOOK_SECONDS)
+    finally:
+        watching.cancel()
+
+
+async def say_gone(stream: Stream, gone: Gone, position: int, came_to: int | None) -> None:
+    """The guest is elsewhere, or no more: whoever can go on is told where, and from what position."""
+    if gone.place is None or came_to is None:
+        await stream.send(encode_exit(0))
+    else:
+        await stream.send(encode_json(FrameType.DETACHED, {**gone.place, "printed": position}))
+
+
+async def _until_gone(stream: Stream) -> None:
+    while await stream.receive() is not None:
+        pass

@@ -1,0 +1,103 @@
+"""What a guest has printed on its console, counted from its first boot on whichever node: read from the runtime's log, and
+handed from node to node when the guest moves.
+
+The log keeps an end of it: what came before is lost. Reads files, writes through the runtime.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from weft.contracts.runtime import GuestPlan, HasConsole, Printed, RuntimeDriver
+
+log = logging.getLogger("weft.agent")
+CHUNK_BYTES = 32 * 1024
+CARRIED_BYTES = 128 * 1024  # goes to another node before the guest does
+CARRIED_LATE_BYTES = 64 * 1024  # goes while it stands still
+
+
+class PrintedLog:
+    """One guest's. Positions are bytes printed before."""
+
+    def __init__(self, runtime: HasConsole, guest_id: str) -> None:
+        self._runtime, self._guest_id = runtime, guest_id
+        self._path = runtime.console_log(guest_id)
+
+    @property
+    def start(self) -> int:
+        """Where what is kept begins."""
+        return self._runtime.console_start(self._guest_id)
+
+    @property
+    def end(self) -> int:
+        try:
+            return self.start + os.stat(self._path).st_size
+        except FileNotFoundError:
+            return self.start
+
+    def read(self, position: int, size: int = CHUNK_BYTES) -> Printed:
+        """At most ``size`` bytes from ``position`` on, or from where they begin if those are not kept; empty beyond the end."""
+        try:
+            while True:
+                start = self.start
+                with open(self._path, "rb") as file:
+                    file.seek(max(0, position - start))
+                    data = file.read(size)
+                if self.start == start:  # else it was shortened meanwhile
+                    return Printed(max(position, start), data)
+        except FileNotFoundError:
+            return Printed(position)
+
+    def find_tail(self, lines: int) -> int:
+        """Where the last ``lines`` lines begin; -1: all that is kept."""
+        start = self.start
+        if lines < 0:
+            return start
+        position = end = self.end
+        missing = lines
+        while lines > 0 and position > start:
+            first = max(start, position - CHUNK_BYTES)
+            block = self.read(first, position - first).data
+            at = len(block)
+            if position == end and block.endswith(b"\n"):
+                at -= 1  # the last line's own end
+            while (at := block.rfind(b"\n", 0, at)) >= 0:
+                missing -= 1
+                if missing == 0:
+                    return first + at + 1
+            position = first
+        return position
+
+    def find_recent(self, size: int) -> int:
+        """Where at most the last ``size`` bytes begin, at the beginning of a line."""
+        start, end = self.start, self.end
+        if end - start <= size:
+            return start
+        line = self.read(end - size, size).data.find(b"\n")
+        return end if line < 0 else end - size + line + 1
+
+
+def tell_printed(runtime: RuntimeDriver[GuestPlan], guest_id: str, after: int | None = None) -> Printed | None:
+    """What another node is to know of it before the guest comes, or (``after``) has to know since then; None: nothing."""
+    if not isinstance(runtime, HasConsole):
+        return None
+    printed = PrintedLog(runtime, guest_id)
+    most = CARRIED_BYTES if after is None else CARRIED_LATE_BYTES
+    try:
+        end = printed.end
+        if end == after:
+            return None
+        return printed.read(max(after or 0, end - most), most)
+    except OSError as problem:
+        log.warning("guest %s: what it printed stays behind: %s", guest_id, problem)
+        return None
+
+
+def take_printed(runtime: RuntimeDriver[GuestPlan], guest_id: str, printed: Printed | None) -> None:
+    """Keep what it printed elsewhere: a guest whose log can't be had runs nonetheless."""
+    if printed is not None and isinstance(runtime, HasConsole):
+        try:
+            runtime.add_printed(guest_id, printed)
+        except OSError as problem:
+            log.warning("guest %s: what it printed before it moved here is lost: %s", guest_id, problem)

@@ -1,0 +1,57 @@
+"""Where a guest of this node is by now, for whoever has its console, its screen or what it prints open. Asks the runtime and
+the agent's allocations; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from weft.agent.known import Wanted
+from weft.agent.plan import is_alive
+from weft.agent.sessions import place_of_target
+from weft.contracts.clock import Clock
+from weft.contracts.runtime import GuestPlan, RuntimeDriver
+
+SETTLE_SECONDS = 2.0  # from the end of a machine's socket until its driver knows that it ended
+LOOK_SECONDS = 0.05
+
+
+class Gone(msgspec.Struct, frozen=True):
+    """It isn't here any more. ``place``: where it went, as the gateway calls it; None: nowhere that is known here."""
+
+    place: dict[str, str] | None = None
+
+
+class Whereabouts:
+    """Of one guest, from when it was here on."""
+
+    def __init__(
+        self, wanted: Wanted, runtime: RuntimeDriver[GuestPlan], find_guest: Callable[[str], Wanted | None], clock: Clock
+    ) -> None:
+        self._last, self._runtime, self._find_guest, self._clock = wanted, runtime, find_guest, clock
+
+    async def look(self) -> Gone | None:
+        """Whether it has gone for good; a guest that stands still, or whose disks are on their way, hasn't."""
+        current = self._find_guest(self._last.uid)
+        self._last = current or self._last
+        role = self._last.spec.role
+        if current is not None and not current.deleting and role != "source":
+            return None
+        facts = await self._runtime.inspect(self._last.id)
+        if current is not None and not current.deleting:
+            return Gone(place_of_target(current, facts)) if facts.reason == "moved" else None
+        if role == "source":
+            return Gone(place_of_target(self._last, facts))
+        return None if current is not None and is_alive(facts) else Gone()
+
+    async def settle(self) -> Gone | None:
+        """After its machine has hung up: where it goes, or went; None for one that has just ended."""
+        deadline = self._clock.elapsed() + SETTLE_SECONDS
+        facts = await self._runtime.inspect(self._last.id)
+        while is_alive(facts) and self._clock.elapsed() < deadline:
+            await self._clock.sleep(LOOK_SECONDS)
+            facts = await self._runtime.inspect(self._last.id)
+        self._last = self._find_guest(self._last.uid) or self._last
+        place = place_of_target(self._last, facts)
+        return None if place is None else Gone(place)
