@@ -107,9 +107,21 @@ def test_whoever_is_killed_meanwhile_one_guest_is_left_and_goes_on(cluster: Clus
     no_orphans(cluster)
 
 
-def test_a_command_that_is_open_goes_on_with_its_guest(cluster: Cluster, gone: Gone) -> None:
-    """Every line once and in order, both ways, over two moves, and over the death of the agent of the node it is on."""
+def test_what_is_open_goes_on_with_its_guest(cluster: Cluster, gone: Gone) -> None:
+    """A command and the log: every line once and in order, over two moves, and over the death of the agent of the node it is
+    on."""
     cluster.ok("vm", "create", gone("talker"), "--image", "tiny", "--memory", "128M")
+    beginning = cluster.ok("vm", "logs", "talker").splitlines()[:3]
+    following = subprocess.Popen(
+        [WEFT, "vm", "logs", "talker", "-f", "--tail", "0"], cwd=cluster.folder, stdout=subprocess.PIPE
+    )
+    assert following.stdout is not None
+    seen: list[bytes] = []
+    watching = threading.Thread(target=lambda out: seen.extend(out), args=(following.stdout,))
+    watching.start()
+    time.sleep(2)
+    print_lines = "(i=0; while :; do echo line $i > /dev/console; i=$((i+1)); usleep 50000; done) > /dev/null 2>&1 &"
+    run(cluster, "talker", print_lines)
     argv = [WEFT, "vm", "exec", "talker", "--", "sh", "-c", "cat; exit 7"]
     talking = subprocess.Popen(argv, cwd=cluster.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert talking.stdin is not None and talking.stdout is not None
@@ -139,3 +151,14 @@ def test_a_command_that_is_open_goes_on_with_its_guest(cluster: Cluster, gone: G
     assert talking.wait(60) == 7
     listening.join(10)
     assert heard == [b"%d\n" % n for n in range(said)]
+    whole = cluster.ok("vm", "logs", "talker").splitlines()
+    printed = [line for line in whole if line.startswith("line ")]
+    assert whole[:3] == beginning and printed == [f"line {n}" for n in range(len(printed))]
+    deadline = time.monotonic() + 60
+    while not any(line.startswith(printed[-1].encode()) for line in seen):
+        assert time.monotonic() < deadline and following.poll() is None, seen[-3:]
+        time.sleep(0.2)
+    following.terminate()
+    watching.join(10)
+    lines = [line.strip() for line in seen if line.startswith(b"line ") and line.endswith(b"\n")]
+    assert lines == [b"line %d" % n for n in range(len(lines))] and len(lines) >= len(printed)

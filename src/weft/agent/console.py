@@ -56,7 +56,7 @@ async def serve_console(
     try:
         resumes = came_to is not None and came_to >= 0
         since = came_to if resumes and came_to is not None else await asyncio.to_thread(log.find_recent, RECENT_BYTES)
-        printed = await asyncio.to_thread(log.read, since, max(0, log.end - since))
+        printed = await asyncio.to_thread(log.read, since, max(0, (log.end or 0) - since))
         if came_to is not None:
             await stream.send(encode_json(FrameType.SESSION, {"printed": printed.start}))
         await stream.send_data(FrameType.DATA_OUT, printed.data)

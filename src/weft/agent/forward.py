@@ -67,7 +67,7 @@ async def serve_screen(stream: Stream, runtime: RuntimeDriver[GuestPlan], wanted
         gone = await where.settle()
         if gone is not None and gone.place is not None:
             raise Unavailable(
-                f"{wanted.what} has moved to node {gone.place['node']}: connect the viewer again",
+                f"its guest has moved to node {gone.place['node']}: connect the viewer again",
                 reason="guestMoved",
             )
         await stream.send(encode_exit(0))

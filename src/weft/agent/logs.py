@@ -30,7 +30,8 @@ async def follow_log(
                 await stream.send(encode_json(FrameType.SESSION, {"printed": printed.start}))
                 told = True
             position = printed.start + len(printed.data)
-            beyond = 0 if printed.data or position <= log.end else beyond + 1
+            end = log.end
+            beyond = 0 if printed.data or end is None or position <= end else beyond + 1
             if beyond > 1:  # twice: it isn't just being shortened
                 position = log.start  # it was begun anew
             elif printed.data:
@@ -49,8 +50,9 @@ async def follow_log(
         watching.cancel()
 
 
-async def say_gone(stream: Stream, gone: Gone, position: int, came_to: int | None) -> None:
-    """The guest is elsewhere, or no more: whoever can go on is told where, and from what position."""
+async def say_gone(stream: Stream, gone: Gone, position: int | None, came_to: int | None) -> None:
+    """The guest is elsewhere, or no more: whoever can go on is told where, and from what position (None: as far
+    as it has come)."""
     if gone.place is None or came_to is None:
         await stream.send(encode_exit(0))
     else:

@@ -30,11 +30,12 @@ class PrintedLog:
         return self._runtime.console_start(self._guest_id)
 
     @property
-    def end(self) -> int:
+    def end(self) -> int | None:
+        """Where it ends so far; None: there is no log, or none any more."""
         try:
             return self.start + os.stat(self._path).st_size
         except FileNotFoundError:
-            return self.start
+            return None
 
     def read(self, position: int, size: int = CHUNK_BYTES) -> Printed:
         """At most ``size`` bytes from ``position`` on, or from where they begin if those are not kept; empty beyond the end."""
@@ -54,7 +55,7 @@ class PrintedLog:
         start = self.start
         if lines < 0:
             return start
-        position = end = self.end
+        position = end = self.end or start
         missing = lines
         while lines > 0 and position > start:
             first = max(start, position - CHUNK_BYTES)
@@ -71,7 +72,8 @@ class PrintedLog:
 
     def find_recent(self, size: int) -> int:
         """Where at most the last ``size`` bytes begin, at the beginning of a line."""
-        start, end = self.start, self.end
+        start = self.start
+        end = self.end or start
         if end - start <= size:
             return start
         line = self.read(end - size, size).data.find(b"\n")
@@ -86,7 +88,7 @@ def tell_printed(runtime: RuntimeDriver[GuestPlan], guest_id: str, after: int | 
     most = CARRIED_BYTES if after is None else CARRIED_LATE_BYTES
     try:
         end = printed.end
-        if end == after:
+        if end is None or end == after:
             return None
         return printed.read(max(after or 0, end - most), most)
     except OSError as problem:

@@ -130,6 +130,8 @@ class PrintedCarrier:
 
     def _begin(self, frame: Frame) -> None:
         printed = frame.json().get("printed")
+        if printed is None and frame.type == FrameType.DETACHED:
+            return  # its log is gone: what was counted here holds
         if not isinstance(printed, int):
             raise InvalidInput("the node doesn't say how much its guest has printed")
         self._printed = printed
