@@ -22,10 +22,9 @@ from weft.client.frames import Frame, FrameType, encode_data, encode_frame, enco
 from weft.client.tls import make_tls
 from weft.contracts.clock import SystemClock
 from weft.contracts.host import Capacity, Host
-from weft.contracts.runtime import Printed
 from weft.drivers.network.fake.driver import FakeNetwork
 from weft.drivers.runtime.fake.driver import FakeDriver
-from weft.drivers.runtime.qemu.console_log import add_printed, read_start
+from weft.drivers.runtime.qemu.console_log import PrintedHere
 from weft.drivers.runtime.qemu.translate import GuestPaths
 from weft.gateway.gateway import Gateway
 from weft.launch.gateway import make_tls as make_server_tls
@@ -43,6 +42,7 @@ class ConsoleRuntime(FakeDriver):
     def __init__(self, folder: Path, host: Host) -> None:
         super().__init__(host)
         self.folder = folder
+        self.printed = PrintedHere(self.paths)
 
     def paths(self, guest_id: str) -> GuestPaths:
         folder = self.folder / guest_id
@@ -54,12 +54,6 @@ class ConsoleRuntime(FakeDriver):
 
     def console_socket(self, guest_id: str) -> str:
         return str(self.paths(guest_id).console)
-
-    def console_start(self, guest_id: str) -> int:
-        return read_start(self.paths(guest_id))
-
-    def add_printed(self, guest_id: str, printed: Printed) -> None:
-        add_printed(self.paths(guest_id), printed)
 
     def print(self, guest_id: str, text: bytes) -> None:
         with open(self.console_log(guest_id), "ab") as file:

@@ -193,10 +193,10 @@ def test_a_log_that_was_shortened_keeps_its_count(node: Node) -> None:
 def test_what_was_told_twice_is_kept_once(node: Node, tmp_path: Path) -> None:
     there = Node(tmp_path / "there", Lab(tmp_path / "lab2").host)
     for told in (Printed(100, b"abc"), Printed(100, b"abcd"), Printed(99, b"-abcd"), Printed(104, b"e")):
-        there.add_printed("g", told)
+        there.printed.add("g", told)
     log = PrintedLog(there, "g")
     assert (log.start, log.read(0)) == (100, Printed(100, b"abcde"))
-    there.add_printed("g", Printed(200, b"later"))  # what lies between is lost
+    there.printed.add("g", Printed(200, b"later"))  # what lies between is lost
     assert log.read(0) == Printed(200, b"later")
 
 

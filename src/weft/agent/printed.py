@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from weft.contracts.runtime import GuestPlan, HasConsole, Printed, RuntimeDriver
+from weft.contracts.runtime import CountsPrinted, GuestPlan, HasConsole, Printed, RuntimeDriver
 
 log = logging.getLogger("weft.agent")
 CHUNK_BYTES = 32 * 1024
@@ -21,13 +21,14 @@ class PrintedLog:
     """One guest's. Positions are bytes printed before."""
 
     def __init__(self, runtime: HasConsole, guest_id: str) -> None:
-        self._runtime, self._guest_id = runtime, guest_id
+        self._guest_id = guest_id
+        self._before = runtime.printed if isinstance(runtime, CountsPrinted) else None
         self._path = runtime.console_log(guest_id)
 
     @property
     def start(self) -> int:
         """Where what is kept begins."""
-        return self._runtime.console_start(self._guest_id)
+        return self._before.start(self._guest_id) if self._before is not None else 0
 
     @property
     def end(self) -> int | None:
@@ -82,7 +83,7 @@ class PrintedLog:
 
 def tell_printed(runtime: RuntimeDriver[GuestPlan], guest_id: str, after: int | None = None) -> Printed | None:
     """What another node is to know of it before the guest comes, or (``after``) has to know since then; None: nothing."""
-    if not isinstance(runtime, HasConsole):
+    if not isinstance(runtime, CountsPrinted):
         return None
     printed = PrintedLog(runtime, guest_id)
     most = CARRIED_BYTES if after is None else CARRIED_LATE_BYTES
@@ -98,8 +99,8 @@ def tell_printed(runtime: RuntimeDriver[GuestPlan], guest_id: str, after: int | 
 
 def take_printed(runtime: RuntimeDriver[GuestPlan], guest_id: str, printed: Printed | None) -> None:
     """Keep what it printed elsewhere: a guest whose log can't be had runs nonetheless."""
-    if printed is not None and isinstance(runtime, HasConsole):
+    if printed is not None and isinstance(runtime, CountsPrinted):
         try:
-            runtime.add_printed(guest_id, printed)
+            runtime.printed.add(guest_id, printed)
         except OSError as problem:
             log.warning("guest %s: what it printed before it moved here is lost: %s", guest_id, problem)

@@ -27,7 +27,11 @@ class Whereabouts:
     """Of one guest, from when it was here on."""
 
     def __init__(
-        self, wanted: Wanted, runtime: RuntimeDriver[GuestPlan], find_guest: Callable[[str], Wanted | None], clock: Clock
+        self,
+        wanted: Wanted,
+        runtime: RuntimeDriver[GuestPlan],
+        find_guest: Callable[[str], Wanted | None],
+        clock: Clock,
     ) -> None:
         self._last, self._runtime, self._find_guest, self._clock = wanted, runtime, find_guest, clock
 

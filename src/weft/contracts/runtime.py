@@ -272,15 +272,26 @@ class HasConsole(Protocol):
     def console_log(self, guest_id: str) -> str:
         """Path of the file that keeps what the guest printed."""
 
-    def console_start(self, guest_id: str) -> int:
-        """How many bytes it printed before those in that file. Written after the file, where both change."""
+    def console_socket(self, guest_id: str) -> str:
+        """Path of the unix socket that is the guest's serial line; it serves one client at a time."""
 
-    def add_printed(self, guest_id: str, printed: Printed) -> None:
+
+class PrintedBefore(Protocol):
+    """What guests printed before what their console logs have: on other nodes, or too long ago."""
+
+    def start(self, guest_id: str) -> int:
+        """How many bytes it printed before those in its log. Changes after the log, where both do."""
+
+    def add(self, guest_id: str, printed: Printed) -> None:
         """It printed that on another node: what the log has of it is passed over. Only while the guest stands still here. Raises
         OSError."""
 
-    def console_socket(self, guest_id: str) -> str:
-        """Path of the unix socket that is the guest's serial line; it serves one client at a time."""
+
+@runtime_checkable
+class CountsPrinted(HasConsole, Protocol):
+    """Whose console logs go with their guests."""
+
+    printed: PrintedBefore
 
 
 @runtime_checkable

@@ -5,15 +5,31 @@ came before, here or on nodes where the guest was.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from weft.contracts.runtime import Printed
 from weft.drivers.runtime.qemu.translate import GuestPaths
+
+_START = ".start"
+
+
+class PrintedHere:
+    """See contracts.runtime.PrintedBefore."""
+
+    def __init__(self, paths: Callable[[str], GuestPaths]) -> None:
+        self._paths = paths
+
+    def start(self, guest_id: str) -> int:
+        return read_start(self._paths(guest_id))
+
+    def add(self, guest_id: str, printed: Printed) -> None:
+        add_printed(self._paths(guest_id), printed)
 
 
 def read_start(paths: GuestPaths) -> int:
     """How many bytes were printed before those in the log."""
     try:
-        return int(paths.console_start.read_text())
+        return int(paths.console_log.with_suffix(_START).read_text())
     except (FileNotFoundError, ValueError):
         return 0
 
@@ -48,4 +64,4 @@ def _open_private(path: str, flags: int) -> int:
 
 
 def _write_start(paths: GuestPaths, start: int) -> None:
-    paths.console_start.write_text(str(start))
+    paths.console_log.with_suffix(_START).write_text(str(start))

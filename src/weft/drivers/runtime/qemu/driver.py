@@ -21,7 +21,6 @@ from weft.contracts.runtime import (
     GuestFacts,
     GuestPlan,
     GuestStats,
-    Printed,
     RuntimeProbe,
     SessionMark,
 )
@@ -29,7 +28,7 @@ from weft.drivers.cgroup import Cgroups, Limits
 from weft.drivers.processes import cpu_seconds, host_boot_id, resident_bytes
 from weft.drivers.runtime.qemu.adjust import adjust_machine, check_adjustment
 from weft.drivers.runtime.qemu.confine import choose_user
-from weft.drivers.runtime.qemu.console_log import add_printed, read_start, shorten
+from weft.drivers.runtime.qemu.console_log import PrintedHere, shorten
 from weft.drivers.runtime.qemu.frame import Frame, plan_frame
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
@@ -65,6 +64,7 @@ class QemuDriver:
         self._news = asyncio.Event()
         self._guests = Guests(host, self._cgroups, self._clock, self._notify)
         self.moves = QemuMoves(self._guests, self._cgroups, self._clock, self._working)
+        self.printed = PrintedHere(self._guests.paths)
         self.relocations = QemuRelocations(self._guests, self._clock, self._working)
         self._probe: RuntimeProbe | None = None
         self._facts: Facts | None = None
@@ -214,12 +214,6 @@ class QemuDriver:
 
     def console_log(self, guest_id: str) -> str:
         return str(self._guests.paths(guest_id).console_log)
-
-    def console_start(self, guest_id: str) -> int:
-        return read_start(self._guests.paths(guest_id))
-
-    def add_printed(self, guest_id: str, printed: Printed) -> None:
-        add_printed(self._guests.paths(guest_id), printed)
 
     def console_socket(self, guest_id: str) -> str:
         return str(self._guests.paths(guest_id).console)

@@ -110,11 +110,6 @@ class GuestPaths(msgspec.Struct, frozen=True):
         return self.state / "console.log"
 
     @property
-    def console_start(self) -> Path:
-        """How many bytes were printed before those in the log."""
-        return self.state / "console.start"
-
-    @property
     def qemu_log(self) -> Path:
         return self.state / "qemu.log"
 
