@@ -63,8 +63,16 @@ class Segment(msgspec.Struct, frozen=True):
     moved: list[Moved] = []
 
 
+class Inside(msgspec.Struct, frozen=True):
+    """Where a container has a NIC: in the network namespace of ``guest`` (an allocation's short id), as ``device``."""
+
+    guest: str
+    device: str = "eth0"
+
+
 class Port(msgspec.Struct, frozen=True):
-    """A guest NIC on this node; ``id`` names its tap. The guest's way out and its name server are the ``main`` one's."""
+    """A guest NIC on this node; ``id`` names its tap, or its end here of one that lies ``inside`` a namespace. The guest's way
+    out and its name server are the ``main`` one's."""
 
     id: str
     segment_id: str
@@ -72,6 +80,7 @@ class Port(msgspec.Struct, frozen=True):
     address: str
     hostname: str
     main: bool = True
+    inside: Inside | None = None
 
 
 class Forward(msgspec.Struct, frozen=True):
@@ -135,9 +144,11 @@ class NetworkDriver(Protocol):
         """Take a segment without ports away; absent is fine."""
 
     async def plug(self, port: Port) -> str:
-        """Make the port's tap on its segment and return the interface name; present is fine."""
+        """Make the port on its segment; present is fine. Returns what its guest is started with: the tap's interface name, or
+        the path of the namespace that has it, with address and routes, ready for use."""
 
-    async def unplug(self, port_id: str) -> None: ...
+    async def unplug(self, port_id: str) -> None:
+        """Take it away, with its namespace if that has no other port; absent is fine."""
 
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
         """Replace all published ports of this node by exactly these, atomically."""

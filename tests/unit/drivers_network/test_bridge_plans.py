@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.contracts.host import Capacity, Host
-from weft.contracts.network import Alias, Endpoint, Forward, Port, Segment
+from weft.contracts.network import Inside, Alias, Endpoint, Forward, Port, Segment
 from weft.drivers.network.bridge import plan, rules
 from weft.drivers.network.bridge.check import check_forwards, check_port, check_segment
 from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names, render_own
@@ -152,7 +152,8 @@ def test_a_vni_of_another_link_is_named() -> None:
 
 def test_a_port_can_be_read_back_from_its_tap() -> None:
     side = msgspec.structs.replace(PORT, main=False)
-    for port in (PORT, side):
+    inside = msgspec.structs.replace(side, inside=Inside("box0000001", "eth1"))
+    for port in (PORT, side, inside):
         assert port_from_alias(PORT.id, port_alias(port)) == port
     assert port_from_alias(PORT.id, "somebody's uplink") is None
 

@@ -11,6 +11,7 @@ from weft.objects.errors import InvalidInput
 
 _ID = re.compile(r"[a-z0-9]{1,32}")
 _MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
+_DEVICE = re.compile(r"[a-z][a-z0-9]{0,14}")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -49,6 +50,10 @@ def check_port(port: Port, link_prefix: str) -> None:
     _check_mac(where, "mac", port.mac)
     _address(where, "address", port.address)
     _check_label(where, "hostname", port.hostname)
+    if port.inside is not None:
+        _check_id(where, "inside.guest", port.inside.guest, link_prefix)
+        if not _DEVICE.fullmatch(port.inside.device) or port.inside.device == "lo":
+            raise _refuse(where, "inside.device", port.inside.device, "isn't a name for an interface, like eth0")
 
 
 def check_forwards(forwards: list[Forward], link_prefix: str) -> None:

@@ -95,7 +95,8 @@ class BridgeNetwork:
                 await self._drop_tables(("ip", self._names.node_table), ("bridge", self._names.bridge_table))
 
     async def plug(self, port: Port) -> str:
-        """Make the port's tap on its segment and return its name; raises NotFound before the segment is made here."""
+        """Make the port on its segment and return its tap's name or its namespace's path; raises NotFound before the segment is
+        made here."""
         check_port(port, self._host.link_prefix)
         tap = self._names.tap(port.id)
         async with self._changing:
@@ -108,17 +109,24 @@ class BridgeNetwork:
                 )
             ports = [p for p in self._ports(links, port.segment_id) if p.id != port.id] + [port]
             steps = plan.Steps()
+            if port.inside is not None and await kernel.ensure_namespace(self._names.guest(port.inside.guest)):
+                await kernel.attempt("drop a link", ["ip", "link", "del", "dev", tap])  # of a namespace that was lost
+                links.pop(tap, None)
             plan.plan_port(steps, self._names, port, segment.mtu, links)
             steps.fdb = plan.plan_fdb(self._names, self._host, segment, ports, fdb)
             await kernel.perform_links(steps.links)
             await kernel.perform_fdb(steps.fdb)
+            if port.inside is not None:
+                await kernel.perform_router(
+                    self._names.guest(port.inside.guest), plan.plan_inside(port, port.inside, segment)
+                )
             others = [p for p in self._ports(links) if p.id != port.id]
             await self._ensure_tables("", rules.render_taps(self._names, [*others, port]))
             await self._ensure_server(segment, ports)
-        return tap
+        return tap if port.inside is None else str(kernel.NAMESPACES / self._names.guest(port.inside.guest))
 
     async def unplug(self, port_id: str) -> None:
-        """Take the port's tap away; absent is fine."""
+        """Take the port away; absent is fine."""
         tap = self._names.tap(port_id)
         async with self._changing:
             links = await kernel.inspect_links()
@@ -129,6 +137,8 @@ class BridgeNetwork:
             left = [p for p in self._ports(links) if p.id != port_id]
             if gone is None:
                 return
+            if gone.inside is not None and all(p.inside is None or p.inside.guest != gone.inside.guest for p in left):
+                await kernel.drop_namespace(self._names.guest(gone.inside.guest))
             await self._ensure_tables("", rules.render_taps(self._names, left))
             segment = self._segment(gone.segment_id)
             if segment is not None and self._names.bridge(segment.id) in links:

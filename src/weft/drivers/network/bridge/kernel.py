@@ -171,6 +171,23 @@ async def perform_links(lines: list[str]) -> None:
         await run("change links", ["ip", "-batch", "-"], "\n".join(lines) + "\n")
 
 
+async def ensure_namespace(namespace: str) -> bool:
+    """Make a network namespace unless there is one of that name; says whether it had to."""
+    if is_namespace(NAMESPACES / namespace):
+        return False
+    clear_namespace_file(namespace)
+    await run("make a namespace", ["ip", "netns", "add", namespace])
+    return True
+
+
+async def drop_namespace(namespace: str) -> None:
+    """Take a network namespace's name away, and it with it once nothing runs there; absent is fine."""
+    if is_namespace(NAMESPACES / namespace):
+        await run("remove a namespace", ["ip", "netns", "del", namespace])
+    else:
+        clear_namespace_file(namespace)
+
+
 async def perform_fdb(lines: list[str]) -> None:
     if lines:
         await run("change forwarding entries", ["bridge", "-batch", "-"], "\n".join(lines) + "\n")

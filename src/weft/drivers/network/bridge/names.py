@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from weft.contracts.network import Port
+from weft.contracts.network import Inside, Port
 
 LONGEST_LINK_NAME = 15
 
@@ -47,6 +47,10 @@ class Names:
 
     def tap(self, port_id: str) -> str:
         return f"{self.prefix}t{port_id}"
+
+    def guest(self, guest_id: str) -> str:
+        """The network namespace of a guest that is a container."""
+        return f"{self.prefix}g{guest_id}"
 
     def any_of(self, letter: str) -> str:
         """The nft pattern for every link of a kind."""
@@ -92,14 +96,22 @@ def segment_alias(segment_id: str) -> str:
 
 def port_alias(port: Port) -> str:
     """All of a port, kept on its tap, so that who finds the tap knows the port."""
-    side = "" if port.main else " side"
-    return f"weft port {port.segment_id} {port.mac} {port.address} {port.hostname}{side}"
+    words = ["weft", "port", port.segment_id, port.mac, port.address, port.hostname]
+    if not port.main:
+        words.append("side")
+    if port.inside is not None:
+        words.append(f"inside:{port.inside.guest}:{port.inside.device}")
+    return " ".join(words)
 
 
 def port_from_alias(port_id: str, alias: str) -> Port | None:
     """The port a tap's alias tells of; None if it isn't one of ours."""
     words = alias.split(" ")
-    if len(words) not in (6, 7) or words[:2] != ["weft", "port"]:
+    if len(words) < 6 or words[:2] != ["weft", "port"]:
         return None
-    main = words[6:] != ["side"]
-    return Port(id=port_id, segment_id=words[2], mac=words[3], address=words[4], hostname=words[5], main=main)
+    inside = None
+    for word in words[6:]:
+        if word.startswith("inside:"):
+            _, guest, device = word.split(":")
+            inside = Inside(guest, device)
+    return Port(port_id, words[2], words[3], words[4], words[5], main="side" not in words[6:], inside=inside)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, ip_network
 
 from weft.contracts.host import Host
-from weft.contracts.network import Port, Segment
+from weft.contracts.network import Inside, Port, Segment
 from weft.drivers.network.bridge.kernel import FdbEntry, Link, Router
 from weft.drivers.network.bridge.moving import OLDER, find_neighbours, older_routers
 from weft.drivers.network.bridge.names import (
@@ -108,12 +108,15 @@ def plan_segment(
 
 
 def plan_port(steps: Steps, names: Names, port: Port, mtu: int, links: Mapping[str, Link]) -> None:
-    """Add what a port's tap lacks: existence, place in its bridge, alias, flags."""
+    """Add what a port's tap, or its end here, lacks: existence, place in its bridge, alias, flags."""
     tap, bridge = names.tap(port.id), names.bridge(port.segment_id)
     link = links.get(tap, Link())
     before = len(steps.links)
     if not link.ifname:
-        steps.links.append(f"tuntap add dev {tap} mode tap")
+        if port.inside is None:
+            steps.links.append(f"tuntap add dev {tap} mode tap")
+        else:
+            steps.links.append(plan_inside_link(names, port, port.inside, mtu))
         steps.links.append(f"link set dev {tap} addrgenmode none")
     if link.mtu != mtu:
         steps.links.append(f"link set dev {tap} mtu {mtu}")
@@ -127,6 +130,22 @@ def plan_port(steps: Steps, names: Names, port: Port, mtu: int, links: Mapping[s
         steps.links.append(f"link set dev {tap} up")
     if len(steps.links) > before:
         steps.mended.append(f"port {port.id}")
+
+
+def plan_inside_link(names: Names, port: Port, inside: Inside, mtu: int) -> str:
+    """The line that makes both ends of a container's NIC. Its namespace must be there."""
+    far = f"name {inside.device} address {port.mac} mtu {mtu} netns {names.guest(inside.guest)}"
+    return f"link add {names.tap(port.id)} type veth peer {far}"
+
+
+def plan_inside(port: Port, inside: Inside, segment: Segment) -> list[str]:
+    """The lines that set a container's NIC up within its namespace; each may be repeated."""
+    device, prefix = inside.device, ip_network(segment.cidr).prefixlen
+    lines = ["link set dev lo up", f"link set dev {device} addrgenmode none", f"link set dev {device} up"]
+    lines.append(f"addr replace {port.address}/{prefix} dev {device}")
+    if port.main:
+        lines.append(f"route replace default via {segment.gateway} dev {device}")
+    return lines
 
 
 def plan_fdb(names: Names, host: Host, segment: Segment, ports: list[Port], known: Iterable[FdbEntry]) -> list[str]:

@@ -85,6 +85,8 @@ class FakeNetwork:
                 hint="ensure the segment before its ports",
             )
         self.wire.ports[port.id] = port
+        if port.inside is not None:
+            return f"/run/netns/{self._host.link_prefix}g{port.inside.guest}"
         return f"{self._host.link_prefix}t{port.id}"
 
     async def unplug(self, port_id: str) -> None:
