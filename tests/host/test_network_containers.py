@@ -162,5 +162,5 @@ async def test_a_namespace_goes_with_its_last_port(lab: Lab) -> None:
     assert "10.20.0.12" in n1.shell(f"nsenter --net={again} ip addr")
     await n1.unplug(other.id)
     assert n1.shell("ls /run/netns").split() == empty
-    with pytest.raises(InvalidInput, match="inside.device"):
+    with pytest.raises(InvalidInput, match=r"inside\.device"):
         await n1.plug(inside(blue, "b", "eth0; reboot"))

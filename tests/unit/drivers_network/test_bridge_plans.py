@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.contracts.host import Capacity, Host
-from weft.contracts.network import Inside, Alias, Endpoint, Forward, Port, Segment
+from weft.contracts.network import Alias, Endpoint, Forward, Inside, Port, Segment
 from weft.drivers.network.bridge import plan, rules
 from weft.drivers.network.bridge.check import check_forwards, check_port, check_segment
 from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names, render_own
