@@ -11,7 +11,8 @@ import msgspec
 
 from benchmarks.fabric_server import WEFT, FabricServer, running_server
 from benchmarks.measurement import Figure, Measurement, spread
-from weft.kinds.vm import VmSpec, VmStatus
+from weft.kinds.vm import VmSpec
+from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Condition, Envelope
 from weft.objects.identity import new_uid
 
@@ -37,7 +38,7 @@ def make_vm(number: int) -> Envelope:
     """A VM as a fabric at work keeps it: conditions, status and steps are there."""
     rare = number % SHARE == 7
     spec = VmSpec(image="debian-12", cpu=2, memory=512 << 20)
-    status = VmStatus(
+    status = WorkloadStatus(
         phase="Failed" if rare else "Running",
         node=f"n{number % 1000}",
         address=f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}",

@@ -12,7 +12,8 @@ import msgspec
 from benchmarks.connection import Connection
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import AtRevision, Put
-from weft.kinds.vm import VmSpec, VmStatus
+from weft.kinds.vm import VmSpec
+from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, encode_envelope
 from weft.store.sqlite import SqliteStore
 
@@ -25,7 +26,9 @@ Work = Callable[[], Awaitable[object]]
 def make_vm(number: int) -> Envelope:
     """A VM as it is stored, of about the size that a running one has."""
     spec = VmSpec(image="bench", networks=[])
-    status = VmStatus(phase="Running", node="n1", address="10.214.0.7", steps=[{"stage": "boot", "seconds": 1.0}] * 4)
+    status = WorkloadStatus(
+        phase="Running", node="n1", address="10.214.0.7", steps=[{"stage": "boot", "seconds": 1.0}] * 4
+    )
     return Envelope(
         kind="vm",
         name=f"bench-{number}",

@@ -21,7 +21,8 @@ from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport
 from weft.kinds.record import Claim
-from weft.kinds.vm import VmSpec, VmStatus, claim_places
+from weft.kinds.vm import VmSpec
+from weft.kinds.workload import WorkloadStatus, claim_places
 from weft.launch.deciders import decide
 from weft.objects.envelope import Condition, Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import new_uid, object_key
@@ -372,8 +373,8 @@ class Lab:
         assert envelope is not None, name
         return envelope
 
-    async def status(self, name: str) -> VmStatus:
-        return decode_part((await self.vm(name)).status, VmStatus)
+    async def status(self, name: str) -> WorkloadStatus:
+        return decode_part((await self.vm(name)).status, WorkloadStatus)
 
     async def placed(self, name: str) -> Condition | None:
         return (await self.vm(name)).condition("Placed")

@@ -16,7 +16,7 @@ from weft.client.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.node import NodeSpec
-from weft.kinds.vm import WITHOUT_NETWORKS, VmStatus
+from weft.kinds.workload import WITHOUT_NETWORKS, WorkloadStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, merge_part
 from weft.scheduler.loop import BATCH
 
@@ -277,7 +277,7 @@ async def test_the_commit_that_gives_a_place_says_all_that_follows_from_it(tmp_p
         assert written[-1].revision == (await lab.vm("web")).revision, "the controllers had something to add"
         allocation = (await lab.every("allocation"))[0]
         assert written[-1].revision == allocation.revision, "it says so in another commit"
-        status, ready = decode_part(written[-1].status, VmStatus), written[-1].condition("Ready")
+        status, ready = decode_part(written[-1].status, WorkloadStatus), written[-1].condition("Ready")
         assert (status.phase, status.node, status.incarnation) == ("Prolog", "n1", 1)
         assert status.observed_generation == 1 and ready is not None and ready.reason == "Prolog"
         assert lab.journal.reasons("web").count("Prolog") == 1

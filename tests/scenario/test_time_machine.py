@@ -29,8 +29,8 @@ NEXT = (
     ),
     (
         "kinds/vm.py",
-        "class VmSpec(WorkloadWish, msgspec.Struct, kw_only=True):\n",
-        'class VmSpec(WorkloadWish, msgspec.Struct, kw_only=True):\n    motto: Annotated[str, field("Motto")] = "none"\n',
+        "class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):\n",
+        'class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):\n    motto: Annotated[str, field("Motto")] = "none"\n',
     ),
     (
         "kinds/network.py",

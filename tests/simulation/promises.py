@@ -11,8 +11,9 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.fit import plan_fit
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport, read_orphan
-from weft.kinds.vm import VmSpec, VmStatus
+from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeStatus
+from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import short_id
 
@@ -41,7 +42,7 @@ def _check_vm(fabric: Fabric, person: Person, guests: dict[str, str]) -> list[st
         return [f"vm {name} is lost"]
     if vm.deleting_since is not None:
         return [f"vm {name} is being deleted; nobody asked for it"]
-    spec, status = decode_part(vm.spec, VmSpec), decode_part(vm.status, VmStatus)
+    spec, status = decode_part(vm.spec, VmSpec), decode_part(vm.status, WorkloadStatus)
     asked = {key: wanted["spec"].get(key) for key in ("run", "hold", "boots")}
     if asked != {"run": spec.run, "hold": spec.hold, "boots": spec.boots}:
         return [f"vm {name}: {asked} was asked for, the store has {spec.run} {spec.hold} {spec.boots}"]
@@ -89,7 +90,7 @@ def _check_shape(vm: Envelope, place: Envelope, spec: VmSpec, report: Allocation
     return f"{late} could be live, and is not" if late else ""
 
 
-def _check_placeless(fabric: Fabric, person: Person, vm: Envelope, spec: VmSpec, status: VmStatus) -> list[str]:
+def _check_placeless(fabric: Fabric, person: Person, vm: Envelope, spec: VmSpec, status: WorkloadStatus) -> list[str]:
     if (spec.hold or spec.run != "run") and status.phase in ("Hold", "Pending"):
         return []
     if fabric.moves and status.reason == "insufficientResources" and not _has_room(fabric, spec, person):

@@ -27,7 +27,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.migration import ENDED, MigrationStatus
 from weft.kinds.node import NodeReport
 from weft.kinds.registry import find_kind
-from weft.kinds.vm import VmStatus
+from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Condition, Envelope, decode_part
 
 HERE = ("running", "starting", "paused")  # states of a guest that has a process
@@ -55,7 +55,7 @@ MARKERS = {"allocation": {"workload", "migrations"}}
 
 
 def _gets_place(was: Envelope, now: Envelope) -> bool:
-    return decode_part(now.status, VmStatus).incarnation > decode_part(was.status, VmStatus).incarnation
+    return decode_part(now.status, WorkloadStatus).incarnation > decode_part(was.status, WorkloadStatus).incarnation
 
 
 def _only(envelope: Envelope, *types: str) -> list[Condition]:
@@ -171,7 +171,7 @@ class Witness:
         found = find_kind(kind)
         if kind == "vm" and writer == "scheduler" and _gets_place(was, now):
             # The same commit says what the controller makes of it, in that controller's words (decision 0034).
-            status, ready = decode_part(now.status, VmStatus), now.condition("Ready")
+            status, ready = decode_part(now.status, WorkloadStatus), now.condition("Ready")
             if (status.phase, ready and ready.reason) != ("Prolog", "Prolog"):
                 self.fail(f"{what} got a place and is told to be {status.phase}")
             told = ("Ready", "Current")

@@ -36,7 +36,7 @@ class Prepared(msgspec.Struct):
 def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
     """The guest of ``wanted``. Raises InvalidInput when the image asks for more memory than the guest has."""
     spec, image, root = wanted.spec, prepared.image, prepared.root
-    if image is None or root is None:
+    if image is None or root is None or spec.image is None:
         raise InvalidInput(f"{wanted.what} has no disk to start from")
     if spec.resources.memory < image.manifest.min_memory_bytes:
         raise InvalidInput(
@@ -95,7 +95,7 @@ def _choose_boot(wanted: Wanted, image: CachedImage, seed: str | None) -> BootKe
         )
     if kernel is not None and manifest.seed == "tar":
         raise InvalidInput(
-            f"{wanted.what}: image {wanted.spec.image.name} has no boot loader for {firmware}",
+            f"{wanted.what}: {_name_image(wanted)} has no boot loader for {firmware}",
             field="spec.firmware",
             hint="leave firmware at auto",
         )
@@ -111,9 +111,13 @@ def choose_seed(wanted: Wanted, prepared: Prepared) -> Literal["tar", "nocloud"]
         return None if direct and not given else "nocloud"
     if spec.ssh_keys or spec.users:
         raise InvalidInput(
-            f"{wanted.what}: image {spec.image.name} has no cloud-init, which would make users and keys",
+            f"{wanted.what}: {_name_image(wanted)} has no cloud-init, which would make users and keys",
             reason="noCloudInit",
             field="spec.ssh_keys" if spec.ssh_keys else "spec.users",
             hint="use an image that has it, such as debian-12 (weft image build debian-12)",
         )
     return "tar" if given else None
+
+
+def _name_image(wanted: Wanted) -> str:
+    return f"image {wanted.spec.image.name}" if wanted.spec.image is not None else "its image"

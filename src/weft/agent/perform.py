@@ -92,6 +92,8 @@ class Performer:
 
     async def _image(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         image = wanted.spec.image
+        if image is None:
+            raise DriverFailed(f"{wanted.what}: it has no image", details={"step": "image"})
         prepared.image, said = await self._have(image, tell)
         if wanted.spec.iso is not None:
             prepared.iso, told = await self._have(wanted.spec.iso, tell)

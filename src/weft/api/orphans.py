@@ -9,8 +9,8 @@ from weft.api.doors import Doors
 from weft.kinds.allocation import LOCAL, AllocationSpec, allocation_name
 from weft.kinds.node import NodeReport
 from weft.kinds.orphan import OrphanCopy, read_copies
-from weft.kinds.vm import VmStatus
 from weft.kinds.volume import VolumeStatus
+from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.identity import object_key
 
@@ -31,7 +31,7 @@ async def _is_superseded(doors: Doors, orphan: OrphanCopy) -> bool:
     workload, move = orphan.spec.workload, orphan.spec.move
     vm = await _read(doors, object_key(workload.kind, workload.project, workload.name))
     if vm is not None and vm.uid == workload.uid:
-        if decode_part(vm.status, VmStatus).active_incarnation > orphan.spec.incarnation:
+        if decode_part(vm.status, WorkloadStatus).active_incarnation > orphan.spec.incarnation:
             return True
     if move is None:
         return False

@@ -245,7 +245,7 @@ def _append_events(doors: Doors, node: Envelope, owned: Sequence[Envelope], even
     allowed = {node.uid}
     for envelope in owned:
         spec = decode_part(envelope.spec, AllocationSpec)
-        allowed |= {envelope.uid, spec.workload.uid, spec.image.uid}
+        allowed |= {envelope.uid, spec.workload.uid, *([spec.image.uid] if spec.image is not None else [])}
         allowed |= {volume.uid for volume in spec.volumes}
         allowed |= {nic.network_uid for nic in spec.nics}
     for event in events[:_MOST_EVENTS]:

@@ -18,6 +18,7 @@ from weft.cli.session import Session
 from weft.cli.watching import Result, Wait, follow
 from weft.cli.words import Target
 from weft.kinds.cells import dig
+from weft.kinds.registry import is_workload
 from weft.objects.errors import NotFound, Unplaceable, WeftError
 
 Object = Mapping[str, Any]
@@ -83,7 +84,7 @@ def _ending(goal: Goal, obj: Object | None, verb: str) -> str:
     if obj is None:
         return "deleted" if verb == "delete" else "gone"
     phase = dig(obj, "status.phase")
-    node = dig(obj, "status.node") if obj["kind"] == "vm" else None
+    node = dig(obj, "status.node") if is_workload(obj["kind"]) else None
     return " ".join([str(phase or goal.words), *(["on", node] if node else [])])
 
 

@@ -17,12 +17,13 @@ from msgspec import inspect as mi
 
 from weft.cli.completion import complete_strategy
 from weft.kinds.record import Kind
+from weft.kinds.registry import WORKLOADS
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.schema import FieldDoc, describe_fields, suggest
 
 # Fields that verbs or the server set; a flag for them would only confuse.
 _NO_FLAG = {
-    "vm": ("spec.run", "spec.boots"),
+    **dict.fromkeys(WORKLOADS, ("spec.run", "spec.boots")),
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256",),
     "migration": ("spec.cancel",),

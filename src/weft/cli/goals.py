@@ -9,6 +9,7 @@ import msgspec
 
 from weft.kinds.cells import dig
 from weft.kinds.migration import ENDED
+from weft.kinds.registry import BY_NAME, is_workload
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unplaceable, WeftError
 from weft.objects.selector import Fields
 
@@ -44,7 +45,6 @@ class Goal(msgspec.Struct, frozen=True):
     asked: str = ""
 
 
-_CREATED = {"vm": "Running", "image": "Available", "network": "Ready", "volume": "Available"}
 _JUST_AS_WELL = {"Attached": "Available"}  # a volume that a VM took at once was available
 _VERBS = {
     "start": "Running",
@@ -66,10 +66,10 @@ def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None
     if kind == "migration":
         words = "Cancelled" if verb == "cancel" else "Succeeded"
         return Goal(lambda obj: _phase(obj) == words, words, ends_refused=False)
-    phase = _CREATED.get(kind) if verb in ("create", "update") else _VERBS.get(verb)
-    if phase is None:
+    phase = BY_NAME[kind].made if verb in ("create", "update") else _VERBS.get(verb)
+    if not phase:
         return None
-    if kind != "vm":
+    if not is_workload(kind):
         return Goal(lambda obj: _JUST_AS_WELL.get(_phase(obj), _phase(obj)) == phase, phase)
     if verb == "restart":
         old = _boot(before)
@@ -82,7 +82,7 @@ def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None
 
 
 def _is_as_wished(obj: Object | None) -> bool:
-    """A VM may be wished stopped, suspended or held as well as running."""
+    """A workload may be wished stopped, suspended or held as well as running."""
     if obj is None:
         return False
     wish = "Hold" if dig(obj, "spec.hold") else {"stop": "Stopped", "suspend": "Suspended"}.get(dig(obj, "spec.run"))
@@ -118,7 +118,7 @@ def _boot(obj: Object | None) -> tuple[Any, ...]:
 def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """Why ``obj`` won't get to ``goal`` by itself: it failed, or no node fits."""
     at_once = dig(obj, "spec.type") == "serverless"
-    if goal.ends_failed and dig(obj, "status.phase") == "Failed" and (obj["kind"] != "vm" or _settled(obj)):
+    if goal.ends_failed and dig(obj, "status.phase") == "Failed" and (not is_workload(obj["kind"]) or _settled(obj)):
         reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
         if at_once and reason in UNPLACEABLE:
             return _no_place(what, reason, at_once)

@@ -13,13 +13,21 @@ from typing import NamedTuple
 import click
 
 from weft.kinds.record import Kind
-from weft.kinds.registry import BY_NAME, KINDS, find_kind
+from weft.kinds.registry import BY_NAME, KINDS, WORKLOADS, find_kind
 from weft.objects.errors import NotFound
 from weft.objects.schema import suggest
 
 PEOPLE = tuple(kind.name for kind in KINDS if kind.writer == "people")
 CHANGEABLE = tuple(kind.name for kind in KINDS if kind.writer == "people" and not kind.question)
 MAKEABLE = tuple(name for name in PEOPLE if name != "node")  # a node comes by joining
+
+
+PLACED = tuple(WORKLOADS)
+
+
+def able(verb: str) -> tuple[str, ...]:
+    """The kinds that a verb is for, by what they say of themselves."""
+    return tuple(kind.name for kind in KINDS if kind.verb(verb) is not None or verb in kind.commands)
 
 
 class Entry(NamedTuple):
@@ -43,12 +51,12 @@ VERBS: dict[str, Entry] = {
     "wait": Entry("wait", "Wait until an object is as wanted"),
     "events": Entry("events", "What happened"),
     "schema": Entry("schema", "The fields of a kind"),
-    "ssh": Entry("ssh", "Log into a VM by SSH", ("vm",)),
-    "cp": Entry("cp", "Copy files to or from a VM", ("vm",)),
-    "explain": Entry("explain", "Why it stands where it does, or nowhere", ("vm", "migration")),
-    "recommend": Entry("recommend", "Where it would be placed now, or if it were otherwise", ("vm",)),
+    "ssh": Entry("ssh", "Log into a VM by SSH", able("ssh")),
+    "cp": Entry("cp", "Copy files to or from a guest", able("cp")),
+    "explain": Entry("explain", "Why it stands where it does, or nowhere", (*PLACED, "migration")),
+    "recommend": Entry("recommend", "Where it would be placed now, or if it were otherwise", PLACED),
     "placement": Entry("placement", "How full the nodes are, what waits and why", ("report",)),
-    "top": Entry("top", "What nodes or VMs really use", ("node", "vm")),
+    "top": Entry("top", "What nodes or workloads really use", ("node", *PLACED)),
     "add": Entry("add", "Fetch an image and check it", ("image",)),
     "build": Entry("build", "Build one of weft's own images and add it", ("image",)),
     "resize": Entry("resize", "Make a volume larger", ("volume",)),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import click
 
 from weft.kinds.record import Kind
-from weft.kinds.registry import BY_NAME, find_kind
+from weft.kinds.registry import BY_NAME, find_kind, is_workload
 from weft.objects.errors import NotFound
 
 
@@ -24,8 +24,8 @@ class Target(NamedTuple):
 def read_targets(kind: Kind | None, words: Sequence[str], able: Sequence[str] = ()) -> list[Target]:
     """The objects that ``words`` name, with ``kind`` already known from a noun, or not.
 
-    ``able`` are the kinds the verb is for: where that is only one, a bare NAME is enough. Raises UsageError, NotFound
-    for an unknown kind."""
+    ``able`` are the kinds the verb is for: where that is only one, or all are workloads, a bare NAME is enough, and is of the
+    first. Raises UsageError, NotFound for an unknown kind."""
     words = list(words)
     if not words:
         raise click.UsageError("the name is missing: give NAME" if kind else "give KIND NAME or KIND/NAME")
@@ -44,12 +44,17 @@ def _read_kind(words: list[str], able: Sequence[str]) -> tuple[Kind, list[str]]:
     try:
         named = find_kind(words[0])
     except NotFound:
-        if len(able) != 1:
+        if not _is_bare(able):
             raise
         return BY_NAME[able[0]], words
-    if len(words) == 1 and len(able) == 1 and named.name != able[0]:
+    if len(words) == 1 and _is_bare(able) and named.name != able[0]:
         return BY_NAME[able[0]], words  # a VM may be called "node"
     return named, words[1:]
+
+
+def _is_bare(able: Sequence[str]) -> bool:
+    """Whether a NAME alone is enough: it is of the first kind then."""
+    return len(able) == 1 or (bool(able) and all(is_workload(name) for name in able))
 
 
 def _read_target(kind: Kind | None, word: str) -> Target:

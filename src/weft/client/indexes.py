@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from weft.client.view import Index, Item, View
+from weft.client.workloads import record_of, wish_of
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.endpoint import EndpointSpec
@@ -13,7 +14,7 @@ from weft.kinds.migration import MigrationSpec, read_migration, read_workload
 from weft.kinds.nic import Nic, networks_of
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.publication import PublicationSpec
-from weft.kinds.vm import VmSpec
+from weft.kinds.registry import WORKLOADS
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 
@@ -23,7 +24,7 @@ def _named(kind: str, item: Item, names: Iterable[str]) -> list[str]:
 
 
 def _constraints(item: Item) -> list[str]:
-    wish = item.spec(VmSpec)
+    wish = wish_of(item)
     try:
         return [*names_required(wish.constraint), *names_preferred(wish.prefer)]
     except InvalidInput:
@@ -31,9 +32,15 @@ def _constraints(item: Item) -> list[str]:
 
 
 def name_gang(item: Item) -> str:
-    """``default/web``, of a VM that has one."""
-    gang = item.spec(VmSpec).gang
+    """``default/web``, of a workload that has one."""
+    gang = wish_of(item).gang
     return f"{item.envelope.project}/{read_gang(gang)[0]}" if gang is not None else ""
+
+
+def key_of_moving(migration: Item) -> str:
+    """The key of the workload that a Migration moves."""
+    kind, name = read_workload(migration.spec(MigrationSpec))
+    return object_key(kind, migration.envelope.project, name)
 
 
 def is_room(allocation: Item) -> bool:
@@ -47,51 +54,60 @@ def _migrations(allocation: Item) -> list[str]:
     return [read_migration(move.key)] if move is not None else []
 
 
-VMS_BY_UID = Index("vms by uid", "vm", lambda item: (item.uid,))
-VMS_BY_IMAGE = Index("vms by image", "vm", lambda item: _named("image", item, (item.spec(VmSpec).image,)))
-VMS_BY_VOLUME = Index("vms by volume", "vm", lambda item: _named("volume", item, item.spec(VmSpec).volumes))
-VMS_BY_NETWORK = Index(
-    "vms by network", "vm", lambda item: _named("network", item, networks_of(item.spec(VmSpec).networks))
+PLACED = tuple(WORKLOADS)
+WORKLOADS_BY_UID = Index("workloads by uid", PLACED, lambda item: (item.uid,))
+WORKLOADS_BY_IMAGE = Index(
+    "workloads by image", PLACED, lambda item: _named("image", item, record_of(item).ask(wish_of(item)).images)
 )
-VMS_BY_GROUP = Index(
-    "vms by security group",
-    "vm",
-    lambda item: _named("securitygroup", item, item.spec(VmSpec).security_groups),
+WORKLOADS_BY_VOLUME = Index(
+    "workloads by volume", PLACED, lambda item: _named("volume", item, record_of(item).volumes(wish_of(item)))
 )
-VMS_BY_CONSTRAINT = Index("vms by constraint", "vm", lambda item: _named("constraint", item, _constraints(item)))
-VMS_BY_GANG = Index("vms by gang", "vm", lambda item: (name_gang(item),) if item.spec(VmSpec).gang else ())
-NODES_BY_UID = Index("nodes by uid", "node", lambda item: (item.uid,))
+WORKLOADS_BY_NETWORK = Index(
+    "workloads by network", PLACED, lambda item: _named("network", item, networks_of(wish_of(item).networks))
+)
+WORKLOADS_BY_GROUP = Index(
+    "workloads by security group",
+    PLACED,
+    lambda item: _named("securitygroup", item, wish_of(item).security_groups),
+)
+WORKLOADS_BY_CONSTRAINT = Index(
+    "workloads by constraint", PLACED, lambda item: _named("constraint", item, _constraints(item))
+)
+WORKLOADS_BY_GANG = Index("workloads by gang", PLACED, lambda item: (name_gang(item),) if wish_of(item).gang else ())
+NODES_BY_UID = Index("nodes by uid", ("node",), lambda item: (item.uid,))
 NODES_BY_ORPHAN = Index(
     "nodes by orphan",
-    "node",
+    ("node",),
     lambda item: [orphan.key for text in item.report(NodeReport).orphans if (orphan := read_orphan(text))],
 )
-NODES_BY_VOLUME = Index("nodes by volume", "node", lambda item: item.report(NodeReport).volumes)
-NETWORKS_BY_UID = Index("networks by uid", "network", lambda item: (item.uid,))
-VOLUMES_BY_UID = Index("volumes by uid", "volume", lambda item: (item.uid,))
+NODES_BY_VOLUME = Index("nodes by volume", ("node",), lambda item: item.report(NodeReport).volumes)
+NETWORKS_BY_UID = Index("networks by uid", ("network",), lambda item: (item.uid,))
+VOLUMES_BY_UID = Index("volumes by uid", ("volume",), lambda item: (item.uid,))
 # Its places; room that is held for it is none.
 ALLOCATIONS_BY_WORKLOAD = Index(
     "allocations by workload",
-    "allocation",
+    ("allocation",),
     lambda item: () if is_room(item) else (item.spec(AllocationSpec).workload.uid,),
 )
-ROOM_BY_MIGRATION = Index("room by migration", "allocation", lambda item: _migrations(item) if is_room(item) else ())
-ALLOCATIONS_BY_NODE = Index("allocations by node", "allocation", lambda item: (item.spec(AllocationSpec).node_uid,))
+ROOM_BY_MIGRATION = Index("room by migration", ("allocation",), lambda item: _migrations(item) if is_room(item) else ())
+ALLOCATIONS_BY_NODE = Index("allocations by node", ("allocation",), lambda item: (item.spec(AllocationSpec).node_uid,))
 ALLOCATIONS_BY_VOLUME = Index(
-    "allocations by volume", "allocation", lambda item: [volume.uid for volume in item.spec(AllocationSpec).volumes]
+    "allocations by volume", ("allocation",), lambda item: [volume.uid for volume in item.spec(AllocationSpec).volumes]
 )
-ENDPOINTS_BY_WORKLOAD = Index("endpoints by workload", "endpoint", lambda item: (item.spec(EndpointSpec).workload.uid,))
-ENDPOINTS_BY_NETWORK = Index("endpoints by network", "endpoint", lambda item: (item.spec(EndpointSpec).network_uid,))
+ENDPOINTS_BY_WORKLOAD = Index(
+    "endpoints by workload", ("endpoint",), lambda item: (item.spec(EndpointSpec).workload.uid,)
+)
+ENDPOINTS_BY_NETWORK = Index("endpoints by network", ("endpoint",), lambda item: (item.spec(EndpointSpec).network_uid,))
 PUBLICATIONS_BY_WORKLOAD = Index(
-    "publications by workload", "publication", lambda item: (item.spec(PublicationSpec).workload.uid,)
+    "publications by workload", ("publication",), lambda item: (item.spec(PublicationSpec).workload.uid,)
 )
 
 
-MIGRATIONS_BY_UID = Index("migrations by uid", "migration", lambda item: (item.uid,))
+MIGRATIONS_BY_UID = Index("migrations by uid", ("migration",), lambda item: (item.uid,))
 MIGRATIONS_BY_WORKLOAD = Index(
     "migrations by workload",
-    "migration",
-    lambda item: _named("vm", item, (read_workload(item.spec(MigrationSpec))[1],)),
+    ("migration",),
+    lambda item: [key_of_moving(item)],
 )
 
 
@@ -101,14 +117,14 @@ def find_room(view: View, item: Item) -> Item | None:
 
 
 def choose_endpoint(endpoints: Iterable[Item], network_uid: str, nic: Nic) -> Item | None:
-    """Which of a VM's endpoints is that NIC's: the one with the address it asks for, the lowest if it asks for none."""
+    """Which of a workload's endpoints is that NIC's: the one with the address it asks for, the lowest if it asks for none."""
     found = [item for item in endpoints if item.spec(EndpointSpec).network_uid == network_uid]
     fitting = [item for item in found if nic.address in (None, item.spec(EndpointSpec).address)]
     return min(fitting, key=lambda item: item.key, default=None)
 
 
 KINDS = (
-    "vm",
+    *PLACED,
     "node",
     "allocation",
     "decision",
@@ -126,13 +142,13 @@ KINDS = (
     "placementpolicy",
 )
 INDEXES = (
-    VMS_BY_UID,
-    VMS_BY_IMAGE,
-    VMS_BY_VOLUME,
-    VMS_BY_NETWORK,
-    VMS_BY_GROUP,
-    VMS_BY_CONSTRAINT,
-    VMS_BY_GANG,
+    WORKLOADS_BY_UID,
+    WORKLOADS_BY_IMAGE,
+    WORKLOADS_BY_VOLUME,
+    WORKLOADS_BY_NETWORK,
+    WORKLOADS_BY_GROUP,
+    WORKLOADS_BY_CONSTRAINT,
+    WORKLOADS_BY_GANG,
     NODES_BY_UID,
     NODES_BY_ORPHAN,
     NODES_BY_VOLUME,

@@ -74,11 +74,11 @@ class Item:
 
 
 class Index(msgspec.Struct, frozen=True):
-    """A way to find objects of ``kind``: ``words_of`` gives the words an item is found under, which follow from its uid,
+    """A way to find objects of ``kinds``: ``words_of`` gives the words an item is found under, which follow from its uid,
     key, spec and report."""
 
     name: str
-    kind: str
+    kinds: tuple[str, ...]
     words_of: Callable[[Item], Iterable[str]]
 
 
@@ -111,7 +111,8 @@ class View:
         self._found: dict[str, dict[str, dict[str, Item]]] = {}
         for index in indexes:
             found = self._found[index.name] = {}
-            self._indexes[index.kind].append((index, found))
+            for kind in index.kinds:
+                self._indexes[kind].append((index, found))
 
     def get(self, key: str) -> Item | None:
         return self._items.get(key)

@@ -75,17 +75,17 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     """What is asked of a node. Equal requests get equal verdicts, so they are decided as one class.
 
     ``amounts`` in the order of RESOURCES, ``extras`` sorted by name; ``least_disk`` is how little disk the image would
-    do with; ``node`` the only node's name it may go to, ``leaves`` the one it moves away from, ``avoids`` those where it
-    couldn't come to; ``cpu_model`` what its
-    CPU must be, None for any; ``home`` the uid of the node where its volumes lie; ``pools`` those that it must have, NAME or,
-    where data lies already, NAME@ID; ``near`` the groups whose
-    members it must be with, if there are any, and ``apart`` those it must
-    not be with; ``groups`` those it will be a member of; ``caller`` the uid of the node it should be near; ``gang`` those it
-    is placed together with; ``basis`` what strategies go by that look at how full nodes are. No name of a Constraint is left
+    do with;
+    ``node`` the only node's name it may go to, ``leaves`` the one it moves away from, ``avoids`` those where it couldn't come
+    to; ``cpu_model`` what its CPU must be, None for any; ``runtime`` what its runtimes must be able to run, where ``machine``
+    doesn't say it; ``home`` the uid of the node where its volumes lie; ``pools`` those that it must have, NAME or, where data
+    lies already, NAME@ID; ``near`` the groups whose members it must be with, if there are any, and ``apart`` those it must not
+    be with; ``groups`` those it will be a member of; ``caller`` the uid of the node it should be near; ``gang`` those it is
+    placed together with; ``basis`` what strategies go by that look at how full nodes are. No name of a Constraint is left
     in ``constraint`` and ``preferences``."""
 
     amounts: Amounts
-    machine: str
+    machine: str  # "" is none
     strategy: str
     node: str | None = None
     home: str | None = None
@@ -108,6 +108,7 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     avoids: tuple[str, ...] = ()
     cpu_model: str | None = None
     pools: tuple[str, ...] = ()
+    runtime: str = ""
     basis: Basis = "allocation"
 
 

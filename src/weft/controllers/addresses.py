@@ -19,11 +19,12 @@ from weft.client.indexes import (
     ENDPOINTS_BY_WORKLOAD,
     NODES_BY_UID,
     PUBLICATIONS_BY_WORKLOAD,
-    VMS_BY_NETWORK,
-    VMS_BY_UID,
+    WORKLOADS_BY_NETWORK,
+    WORKLOADS_BY_UID,
     choose_endpoint,
 )
 from weft.client.view import Changed, Item, View
+from weft.client.workloads import wish_of
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Present, Write
 from weft.controllers.loop import Plan, moved
@@ -35,7 +36,8 @@ from weft.kinds.nic import Nic, mac_of, read_nic
 from weft.kinds.node import NodeReport
 from weft.kinds.orphan import read_copies
 from weft.kinds.publication import PublicationSpec, PublicationStatus
-from weft.kinds.vm import WITHOUT_NETWORKS, VmSpec
+from weft.kinds.registry import WORKLOADS, is_workload
+from weft.kinds.workload import WITHOUT_NETWORKS
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
 
@@ -101,7 +103,7 @@ def choose_mac(network_uid: str, address: str, taken: Sequence[set[str]]) -> str
 
 class Addresses:
     name = "addresses"
-    kinds = ("vm", "network", "endpoint", "publication", "allocation", "node")
+    kinds = (*WORKLOADS, "network", "endpoint", "publication", "allocation", "node")
 
     def __init__(self) -> None:
         self._books: dict[str, Book] = {}
@@ -109,26 +111,26 @@ class Addresses:
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
-            case "vm":
-                if moved(change, _wish_of):
-                    return (change.key,)
             case "endpoint":
                 self._note(change)
-                return _vms(view, change.item.spec(EndpointSpec).workload.uid)
+                return _workloads(view, change.item.spec(EndpointSpec).workload.uid)
             case "publication":
-                return _vms(view, change.item.spec(PublicationSpec).workload.uid)
+                return _workloads(view, change.item.spec(PublicationSpec).workload.uid)
             case "allocation":
                 if moved(change, _leads_to):
-                    return _vms(view, change.item.spec(AllocationSpec).workload.uid)
+                    return _workloads(view, change.item.spec(AllocationSpec).workload.uid)
             case "network":
                 if moved(change, lambda item: (item.uid, item.status(NetworkStatus).vni)):
-                    return [item.key for item in view.find(VMS_BY_NETWORK, change.key)]
+                    return [item.key for item in view.find(WORKLOADS_BY_NETWORK, change.key)]
             case "node":
                 if moved(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
                     self._note_orphans(change)
                 if moved(change, lambda item: (item.uid, item.report(NodeReport).address)):
                     allocations = view.find(ALLOCATIONS_BY_NODE, change.item.uid)
-                    return [key for a in allocations for key in _vms(view, a.spec(AllocationSpec).workload.uid)]
+                    return [key for a in allocations for key in _workloads(view, a.spec(AllocationSpec).workload.uid)]
+            case kind if is_workload(kind):
+                if moved(change, _wish_of):
+                    return (change.key,)
         return ()
 
     async def observe(self) -> None:
@@ -141,7 +143,7 @@ class Addresses:
         for key in keys:
             vm = view.get(key)
             if vm is not None and not vm.deleting:
-                commit, lacks = self._plan_vm(view, vm, now)
+                commit, lacks = self._plan_workload(view, vm, now)
                 if commit is not None:
                     plan.commits.append(commit)
                 if lacks:  # what is taken may be free again, and nothing would wake the VM
@@ -173,11 +175,11 @@ class Addresses:
         nics = (nic for nics in self._orphans.values() for nic in nics if nic.network_uid == network_uid)
         return {int(ipaddress.IPv4Address(nic.address)) for nic in nics}
 
-    def _plan_vm(self, view: View, vm: Item, now: float) -> tuple[Commit | None, bool]:
+    def _plan_workload(self, view: View, vm: Item, now: float) -> tuple[Commit | None, bool]:
         """What is to be written for a VM, and whether it waits for an address that is taken."""
         writes: list[Write] = []
         preconditions: list[Precondition] = []
-        spec = vm.spec(VmSpec)
+        spec = wish_of(vm)
         endpoints = list(view.find(ENDPOINTS_BY_WORKLOAD, vm.uid))
         if not spec.networks and not endpoints and not spec.publish and _says_no_networks(vm):
             return None, False
@@ -293,14 +295,14 @@ def _wish_of(vm: Item) -> object:
     return (vm.uid, vm.envelope.generation, vm.deleting, vm.envelope.condition("Addressed"))
 
 
-def _vms(view: View, uid: str) -> list[str]:
-    return [item.key for item in view.find(VMS_BY_UID, uid)]
+def _workloads(view: View, uid: str) -> list[str]:
+    return [item.key for item in view.find(WORKLOADS_BY_UID, uid)]
 
 
 def _read_place(view: View, vm: Item, allocation: Item | None) -> EndpointStatus:
     if allocation is None:
         return EndpointStatus()
-    keys = (object_key("securitygroup", vm.envelope.project, name) for name in vm.spec(VmSpec).security_groups)
+    keys = (object_key("securitygroup", vm.envelope.project, name) for name in wish_of(vm).security_groups)
     groups = sorted(group.uid for key in keys if (group := view.get(key)) is not None)
     spec = allocation.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)

@@ -12,6 +12,7 @@ import msgspec
 from weft.client.commit import Commit, delete, edit, put, unchanged
 from weft.client.indexes import ENDPOINTS_BY_WORKLOAD, MIGRATIONS_BY_UID, NODES_BY_ORPHAN
 from weft.client.view import Item, View
+from weft.client.workloads import record_of, wish_of
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.addresses import make_endpoint
@@ -22,7 +23,7 @@ from weft.kinds.migration import MOVED_ON, MigrationStatus
 from weft.kinds.nic import are_plugged
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.orphan import OrphanCopy, read_copies
-from weft.kinds.vm import VmSpec, VmStatus
+from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import object_key
 
@@ -66,9 +67,9 @@ def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
     # The VM is written too, so that whoever planned with it as it was plans anew.
     envelope = edit(vm)
     status = msgspec.structs.replace(
-        vm.status(VmStatus),
+        vm.status(WorkloadStatus),
         node=node.envelope.name,
-        incarnation=max(vm.status(VmStatus).incarnation, *(other.spec.incarnation for _, other in fitting)),
+        incarnation=max(vm.status(WorkloadStatus).incarnation, *(other.spec.incarnation for _, other in fitting)),
     )
     envelope.status = merge_part(envelope.status, status)
     writes.append(put(envelope))
@@ -104,21 +105,21 @@ def _is_of(view: View, vm: Item, spec: AllocationSpec) -> bool:
         return True
     if vm.deleting:
         return False  # somebody else's guest must not go with it
-    wish = vm.spec(VmSpec)
-    image = view.get(object_key("image", vm.envelope.project, wish.image))
-    same_image = image is not None and image.status(ImageStatus).sha256 == spec.image.sha256
+    wish = wish_of(vm)
+    record = record_of(vm)
+    images = [view.get(object_key("image", vm.envelope.project, name)) for name in record.ask(wish).images[:1]]
+    wanted = [image.status(ImageStatus).sha256 if image is not None else "" for image in images]
     return (
-        same_image
-        and spec.machine == wish.machine
+        wanted == ([spec.image.sha256] if spec.image is not None else [])
+        and record.is_alike(spec, wish)
         and spec.resources.cpu == wish.cpu
         and spec.resources.memory == wish.memory
-        and [volume.name for volume in spec.volumes] == wish.volumes
         and are_plugged(spec.nics, wish.networks)
     )
 
 
 def _make_allocation(vm: Item, node: Item, copy: OrphanCopy, now: float) -> Envelope:
-    wish = vm.spec(VmSpec)
+    wish = wish_of(vm)
     sent = copy.standing == "open" or copy.spec.role == "source"
     own = come_back(copy.spec, copy.move) if sent and copy.move else copy.spec
     spec = msgspec.structs.replace(

@@ -24,7 +24,8 @@ from weft.controllers.loop import Plan, moved
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.migration import ENDED, MIGRATION, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeSpec, NodeStatus
-from weft.kinds.vm import VmStatus
+from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
+from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import MAX_NAME, new_uid, object_key
 from weft.objects.lifecycle import Phase
@@ -39,7 +40,7 @@ _SETTLING = (Phase.MIGRATE, Phase.SHUTDOWN, Phase.EPILOG, Phase.PENDING)
 
 class Drain:
     name = "drain"
-    kinds = ("node", "allocation", "migration", "vm")  # nodes first: what else concerns it depends on them
+    kinds = ("node", "allocation", "migration", *WORKLOADS)  # nodes first: what else concerns it depends on them
 
     def __init__(self) -> None:
         self._drained: dict[str, None] = {}  # keys of nodes that are
@@ -61,9 +62,9 @@ class Drain:
             case "migration":
                 status, label = change.item.status(MigrationStatus), change.item.envelope.labels.get(LABEL)
                 return _named(label, status.source, status.target)
-            case "vm" if self._drained:
-                if moved(change, lambda item: (item.uid, item.status(VmStatus).phase)):
-                    return _named(change.item.status(VmStatus).node)
+            case kind if self._drained and is_workload(kind):
+                if moved(change, lambda item: (item.uid, item.status(WorkloadStatus).phase)):
+                    return _named(change.item.status(WorkloadStatus).node)
         return ()
 
     async def observe(self) -> None:
@@ -118,8 +119,14 @@ def find_leavers(view: View, node: Item, begun_at: float, now: float) -> list[Le
         workload = view.get(leaver.key)
         stays = workload is not None and workload.uid == spec.workload.uid and not workload.deleting
         if workload is not None and stays and spec.role in ("active", "source"):
-            phase = workload.status(VmStatus).phase
-            leaver = msgspec.structs.replace(leaver, way=_find_way(phase), phase=phase)
+            phase = workload.status(WorkloadStatus).phase
+            movable = BY_NAME[spec.workload.kind].verb("migrate") is not None
+            leaver = msgspec.structs.replace(
+                leaver,
+                way=_find_way(phase) if movable else "never",
+                phase=phase,
+                verdict="" if movable else f"a {spec.workload.kind} can't move: delete it, or make it anew elsewhere",
+            )
             leaver = _read_migrations(view, node, leaver, begun_at, now)
         leavers.append(leaver)
     return leavers

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.fit import describe_change, plan_fit
-from weft.kinds.vm import VmSpec, VmStatus
+from weft.kinds.workload import WorkloadSpec, WorkloadStatus
 from weft.kinds.workload_wish import REFUSALS
 from weft.objects.envelope import Condition
 from weft.objects.lifecycle import Phase
@@ -34,7 +34,7 @@ class Place(msgspec.Struct, frozen=True):
 class Wished(msgspec.Struct, frozen=True):
     """The VM as people want it."""
 
-    spec: VmSpec
+    spec: WorkloadSpec
     generation: int
     deleting: bool
     placed: Condition | None
@@ -42,10 +42,12 @@ class Wished(msgspec.Struct, frozen=True):
     migration: str = ""  # the one that moves it
 
 
-def fold_status(wished: Wished, places: Sequence[Place], addresses: Mapping[str, str], former: VmStatus) -> VmStatus:
+def fold_status(
+    wished: Wished, places: Sequence[Place], addresses: Mapping[str, str], former: WorkloadStatus
+) -> WorkloadStatus:
     """The status that follows. ``addresses``: network → address, first NIC first; ``former`` is the status until now."""
     place = active_place(places)
-    status = VmStatus(
+    status = WorkloadStatus(
         phase=former.phase,
         address=next(iter(addresses.values()), None),
         addresses=dict(addresses),
@@ -67,12 +69,12 @@ def fold_status(wished: Wished, places: Sequence[Place], addresses: Mapping[str,
     return status
 
 
-def _former_active(former: VmStatus) -> int:
+def _former_active(former: WorkloadStatus) -> int:
     """A weft from before they were told apart knew of one number."""
     return former.active_incarnation or former.incarnation
 
 
-def _fold_placeless(status: VmStatus, wished: Wished, former: VmStatus) -> None:
+def _fold_placeless(status: WorkloadStatus, wished: Wished, former: WorkloadStatus) -> None:
     if wished.deleting:
         status.phase = Phase.EPILOG
         return
@@ -90,7 +92,7 @@ def _fold_placeless(status: VmStatus, wished: Wished, former: VmStatus) -> None:
             status.phase = Phase.FAILED
 
 
-def _fold_place(status: VmStatus, wished: Wished, place: Place, former: VmStatus) -> None:
+def _fold_place(status: WorkloadStatus, wished: Wished, place: Place, former: WorkloadStatus) -> None:
     spec, report = place.spec, place.report
     status.node, status.pool = spec.node, spec.pool
     status.boot_id = report.boot_id
@@ -121,14 +123,16 @@ def _fold_place(status: VmStatus, wished: Wished, place: Place, former: VmStatus
         status.reason = doing
 
 
-def _leaving(report: AllocationReport, former: VmStatus) -> Phase:
+def _leaving(report: AllocationReport, former: WorkloadStatus) -> Phase:
     gone = report.state in ("stopped", "suspended", "failed", "released", "pending")
     if gone or former.phase == Phase.EPILOG:
         return Phase.EPILOG
     return Phase.SHUTDOWN
 
 
-def _living(wish: VmSpec, spec: AllocationSpec, report: AllocationReport, former: VmStatus) -> tuple[Phase, str]:
+def _living(
+    wish: WorkloadSpec, spec: AllocationSpec, report: AllocationReport, former: WorkloadStatus
+) -> tuple[Phase, str]:
     """The phase of a VM whose node is there, and what is being done about its wish, if anything."""
     doing = {"stop": STOPPING, "suspend": SUSPENDING}.get(wish.run, "")
     match report.state:
@@ -162,7 +166,7 @@ def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
     return next((p for p in targets if p.node_phase not in ("Ready", "Joining")), None)
 
 
-def _is_moving(wish: VmSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
+def _is_moving(wish: WorkloadSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
     """Whether what its place says of the guest is a part of its move: one that moves cold is shut down for it."""
     cold = spec.move is not None and spec.move.mode == "cold" and wish.run == "run"
     return phase == Phase.RUNNING or (cold and phase in (Phase.STOPPED, Phase.BOOT))
@@ -206,7 +210,7 @@ def active_place(places: Sequence[Place]) -> Place | None:
     return max(active, key=lambda p: p.spec.incarnation, default=None)
 
 
-def fold_ready(status: VmStatus, generation: int, now: float) -> Condition:
+def fold_ready(status: WorkloadStatus, generation: int, now: float) -> Condition:
     """The condition Ready that goes with ``status``."""
     if status.phase == Phase.UNKNOWN:
         return Condition("Ready", "Unknown", status.reason or "Unknown", status.message, now, generation)

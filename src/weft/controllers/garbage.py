@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from weft.client.commit import Commit, delete, edit, put, unchanged
-from weft.client.indexes import ENDPOINTS_BY_WORKLOAD, MIGRATIONS_BY_WORKLOAD, PUBLICATIONS_BY_WORKLOAD
+from weft.client.indexes import ENDPOINTS_BY_WORKLOAD, MIGRATIONS_BY_WORKLOAD, PUBLICATIONS_BY_WORKLOAD, key_of_moving
 from weft.client.view import Changed, Item, View
 from weft.contracts.store import Absent, Precondition
 from weft.controllers.loop import Plan, moved
-from weft.kinds.migration import ENDED, KEPT_OF_ONE, MigrationSpec, MigrationStatus, read_workload
+from weft.kinds.migration import ENDED, KEPT_OF_ONE, MigrationStatus
 from weft.kinds.migration import KEPT_SECONDS as KEPT_PAST_SECONDS
 from weft.kinds.recommendation import KEPT_SECONDS
+from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.identity import object_key
 
 OWNED = ("endpoint", "publication", "decision")
@@ -26,14 +27,14 @@ ENDING = ("migration",)  # kept for a while after its end
 
 class Garbage:
     name = "garbage"
-    kinds = ("vm", *OWNED, *PASSING, *ENDING)
+    kinds = (*WORKLOADS, *OWNED, *PASSING, *ENDING)
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind in ENDING:
             return (change.key,) if change.new is not None and _has_ended(change.new) else ()
         if not moved(change, lambda item: item.uid):
             return ()
-        if change.kind != "vm":
+        if not is_workload(change.kind):
             return (change.key,) if change.new is not None else ()
         if change.old is None:
             return ()
@@ -41,7 +42,7 @@ class Garbage:
             *view.find(ENDPOINTS_BY_WORKLOAD, change.old.uid),
             *view.find(PUBLICATIONS_BY_WORKLOAD, change.old.uid),
         ]
-        decision = object_key("decision", change.old.envelope.project, f"vm.{change.old.envelope.name}")
+        decision = object_key("decision", change.old.envelope.project, f"{change.kind}.{change.old.envelope.name}")
         return [*(item.key for item in belongings), decision]
 
     async def observe(self) -> None:
@@ -67,7 +68,7 @@ def plan_past(view: View, item: Item, now: float) -> list[Commit]:
     """Have Migrations deleted that ended long ago, or before many others of the same VM."""
     if not _has_ended(item):
         return []
-    past = [other for other in view.find(MIGRATIONS_BY_WORKLOAD, _workload_key(item)) if _has_ended(other)]
+    past = [other for other in view.find(MIGRATIONS_BY_WORKLOAD, key_of_moving(item)) if _has_ended(other)]
     past.sort(key=lambda other: (-(other.status(MigrationStatus).ended_at or 0.0), other.key))
     old = [*past[KEPT_OF_ONE:], *(one for one in past[:KEPT_OF_ONE] if _time_left(one, now) <= 0)]
     commits = []
@@ -82,11 +83,6 @@ def _has_ended(item: Item) -> bool:
     return item.status(MigrationStatus).phase in ENDED
 
 
-def _workload_key(item: Item) -> str:
-    kind, name = read_workload(item.spec(MigrationSpec))
-    return object_key(kind, item.envelope.project, name)
-
-
 def _time_left(item: Item, now: float) -> float:
     return (item.status(MigrationStatus).ended_at or now) + KEPT_PAST_SECONDS - now
 
@@ -94,7 +90,7 @@ def _time_left(item: Item, now: float) -> float:
 def plan_item(view: View, item: Item) -> Commit | None:
     """Remove ``item`` if its owner is gone for good: absent, or another object under the same name."""
     ref = item.envelope.owner
-    if ref is None or ref.kind != "vm":
+    if ref is None or not is_workload(ref.kind):
         return None
     key = object_key(ref.kind, ref.project, ref.name)
     owner = view.get(key)

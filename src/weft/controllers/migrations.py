@@ -17,8 +17,10 @@ from weft.client.indexes import (
     MIGRATIONS_BY_WORKLOAD,
     NODES_BY_UID,
     find_room,
+    key_of_moving,
 )
 from weft.client.view import Changed, Item, View
+from weft.client.workloads import wish_of
 from weft.contracts.journal import Event
 from weft.contracts.store import Precondition, Write
 from weft.controllers.loop import Plan, moved
@@ -39,7 +41,7 @@ from weft.kinds.migration import (
     read_workload,
 )
 from weft.kinds.node import NodeSpec, NodeStatus
-from weft.kinds.vm import VmSpec
+from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import object_key
 
@@ -49,7 +51,7 @@ SOURCE = "migrations"
 
 class Migrations:
     name = "migrations"
-    kinds = ("migration", "allocation", "vm", "node")
+    kinds = ("migration", "allocation", *WORKLOADS, "node")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -64,7 +66,7 @@ class Migrations:
                     of_vm = view.find(MIGRATIONS_BY_WORKLOAD, object_key(ref.kind, ref.project, ref.name))
                     keys += tuple(item.key for item in of_vm if read_appointment(item) is not None)
                 return keys
-            case "vm":
+            case kind if is_workload(kind):
                 if moved(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                     return [item.key for item in view.find(MIGRATIONS_BY_WORKLOAD, change.key)]
             case "node":
@@ -106,7 +108,7 @@ class Migrations:
 def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, Item | None]:
     """What is known of a Migration, and the allocations that are its sides."""
     spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
-    vm = view.get(object_key("vm", item.envelope.project, read_workload(spec)[1]))
+    vm = view.get(key_of_moving(item))
     key = move_key(item.uid, status.tries)
     sides: dict[str, Item] = {}
     place = None
@@ -123,7 +125,7 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
             status=status,
             deleting=item.deleting,
             placed=item.envelope.condition("Placed"),
-            vm=vm.spec(VmSpec) if vm is not None and not vm.deleting else None,
+            vm=wish_of(vm) if vm is not None and not vm.deleting else None,
             place=_read_side(view, place),
             rival=_find_rival(view, item),
             source=_read_side(view, source),
@@ -263,10 +265,9 @@ def _moved_by(view: View, allocations: Iterable[Item]) -> list[str]:
 
 def _others(view: View, item: Item) -> list[str]:
     """Those of the same VM that haven't ended."""
-    key = object_key("vm", item.envelope.project, read_workload(item.spec(MigrationSpec))[1])
     return [
         other.key
-        for other in view.find(MIGRATIONS_BY_WORKLOAD, key)
+        for other in view.find(MIGRATIONS_BY_WORKLOAD, key_of_moving(item))
         if other.uid != item.uid and other.status(MigrationStatus).phase not in ENDED
     ]
 

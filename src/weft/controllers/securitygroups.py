@@ -11,33 +11,36 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.client.commit import Commit, edit, put, unchanged
-from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, VMS_BY_GROUP, VMS_BY_UID
+from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, WORKLOADS_BY_GROUP, WORKLOADS_BY_UID
 from weft.client.securitygroups import read_groups
 from weft.client.view import Changed, Item, View
+from weft.client.workloads import wish_of
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan, moved
 from weft.kinds.allocation import AllocationSpec
+from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.securitygroup import SecurityGroupSpec, SecurityGroupStatus
-from weft.kinds.vm import VmSpec
 from weft.objects.envelope import merge_part
 from weft.objects.identity import object_key
 
 
 class SecurityGroups:
     name = "securitygroups"
-    kinds = ("vm", "securitygroup", "allocation")
+    kinds = (*WORKLOADS, "securitygroup", "allocation")
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
-            case "vm":
-                if moved(change, lambda item: (item.uid, item.spec(VmSpec).security_groups)):
+            case kind if is_workload(kind):
+                if moved(change, lambda item: (item.uid, wish_of(item).security_groups)):
                     return (change.key, *_groups_of(change))
             case "securitygroup":
                 if moved(change, lambda item: (item.uid, item.spec(SecurityGroupSpec))):
-                    return (change.key, *(item.key for item in view.find(VMS_BY_GROUP, change.key)))
+                    return (change.key, *(item.key for item in view.find(WORKLOADS_BY_GROUP, change.key)))
             case "allocation":
                 if moved(change, lambda item: (item.uid, item.spec(AllocationSpec).groups)):
-                    return [item.key for item in view.find(VMS_BY_UID, change.item.spec(AllocationSpec).workload.uid)]
+                    return [
+                        item.key for item in view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid)
+                    ]
         return ()
 
     async def observe(self) -> None:
@@ -58,7 +61,7 @@ class SecurityGroups:
 
 
 def plan_count(view: View, group: Item) -> Commit | None:
-    status = SecurityGroupStatus(used=view.count(VMS_BY_GROUP, group.key))
+    status = SecurityGroupStatus(used=view.count(WORKLOADS_BY_GROUP, group.key))
     if status == group.status(SecurityGroupStatus):
         return None
     envelope = edit(group)
@@ -90,5 +93,5 @@ def _groups_of(change: Changed) -> set[str]:
     return {
         object_key("securitygroup", item.envelope.project, name)
         for item in items
-        for name in item.spec(VmSpec).security_groups
+        for name in wish_of(item).security_groups
     }

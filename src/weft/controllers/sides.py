@@ -7,7 +7,7 @@ import msgspec
 
 from weft.kinds.allocation import AllocationReport, AllocationSpec, MoveReport
 from weft.kinds.migration import MigrationSpec, MigrationStatus
-from weft.kinds.vm import VmSpec
+from weft.kinds.workload import WorkloadSpec
 from weft.objects.envelope import Condition
 
 READY = ("Ready", "Joining")  # phases of a node that is heard of
@@ -42,7 +42,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     status: MigrationStatus
     deleting: bool = False
     placed: Condition | None = None
-    vm: VmSpec | None = None
+    vm: WorkloadSpec | None = None
     place: Side | None = None
     rival: str = ""
     source: Side | None = None

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from weft.client.indexes import NODES_BY_UID
+from weft.client.indexes import NODES_BY_UID, key_of_moving
 from weft.client.view import Item, View
 from weft.controllers.course import end_move, measure, tell_progress, time_left
 from weft.controllers.moving import begin_move
@@ -18,9 +18,8 @@ from weft.controllers.places import active_allocation
 from weft.controllers.sides import Facts, Outcome
 from weft.controllers.trouble import find_end
 from weft.kinds.allocation import ROOT, AllocatedStorageMove, AllocationReport, AllocationSpec, list_disks
-from weft.kinds.migration import MigrationSpec, MigrationStatus, read_workload
+from weft.kinds.migration import MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport, pool_id
-from weft.objects.identity import object_key
 
 LOOK_SECONDS = 1.0
 
@@ -28,7 +27,7 @@ LOOK_SECONDS = 1.0
 def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Outcome]:
     """The VM's place, and what to write now: ``source`` is the place's spec."""
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
-    vm = view.get(object_key("vm", item.envelope.project, read_workload(spec)[1]))
+    vm = view.get(key_of_moving(item))
     place = active_allocation(view, vm.uid) if vm is not None else None
     order = place.spec(AllocationSpec).storage if place is not None else None
     if place is not None and order is not None and order.key == item.uid:

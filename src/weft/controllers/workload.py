@@ -21,11 +21,13 @@ from weft.client.indexes import (
     NODES_BY_ORPHAN,
     NODES_BY_UID,
     PUBLICATIONS_BY_WORKLOAD,
-    VMS_BY_UID,
-    VMS_BY_VOLUME,
     VOLUMES_BY_UID,
+    WORKLOADS_BY_UID,
+    WORKLOADS_BY_VOLUME,
+    key_of_moving,
 )
 from weft.client.view import Changed, Item, View
+from weft.client.workloads import record_of, wish_of
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Precondition, Write
 from weft.controllers.adoption import plan_adoption
@@ -36,12 +38,13 @@ from weft.controllers.places import find_active
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fit import find_fit, wants_fresh_start
-from weft.kinds.migration import MigrationSpec, MigrationStatus, is_under_way, read_workload
+from weft.kinds.migration import MigrationSpec, MigrationStatus, is_under_way
 from weft.kinds.nic import networks_of
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
 from weft.kinds.publication import PublicationSpec
-from weft.kinds.vm import VmSpec, VmStatus
+from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.volume import VolumeSpec
+from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.lifecycle import Phase
@@ -54,31 +57,30 @@ class Workloads:
     """``find_silent`` names the nodes that, after a restore, have not said yet what they have."""
 
     name = "workload"
-    kinds = ("vm", "allocation", "node", "endpoint", "publication", "volume", "migration")
+    kinds = (*WORKLOADS, "allocation", "node", "endpoint", "publication", "volume", "migration")
 
     def __init__(self, find_silent: Callable[[], list[str]]) -> None:
         self._find_silent = find_silent
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
-            case "vm":
-                return (change.key,)
             case "allocation":
-                return _vms(view, change.item.spec(AllocationSpec).workload.uid)
+                return _workloads(view, change.item.spec(AllocationSpec).workload.uid)
             case "endpoint":
-                return _vms(view, change.item.spec(EndpointSpec).workload.uid)
+                return _workloads(view, change.item.spec(EndpointSpec).workload.uid)
             case "publication":
                 if change.new is None:
-                    return _vms(view, change.item.spec(PublicationSpec).workload.uid)
+                    return _workloads(view, change.item.spec(PublicationSpec).workload.uid)
             case "volume":
                 if moved(change, lambda item: item.spec(VolumeSpec).size):
-                    return [item.key for item in view.find(VMS_BY_VOLUME, change.key)]
+                    return [item.key for item in view.find(WORKLOADS_BY_VOLUME, change.key)]
             case "migration":
                 if moved(change, lambda item: is_under_way(item.spec(MigrationSpec), item.status(MigrationStatus))):
-                    name = read_workload(change.item.spec(MigrationSpec))[1]
-                    return (object_key("vm", change.item.envelope.project, name),)
+                    return (key_of_moving(change.item),)
             case "node":
                 return _touched(view, change)
+            case kind if is_workload(kind):
+                return (change.key,)
         return ()
 
     async def observe(self) -> None:
@@ -90,7 +92,7 @@ class Workloads:
         waiting = {vm.key for vm in vms if vm.deleting or _has_astray(view, vm)}
         silent = bool(waiting) and bool(self._find_silent())
         for vm in vms:
-            commit = plan_vm(view, vm, silent, now)
+            commit = plan_workload(view, vm, silent, now)
             if commit is not None:
                 plan.commits.append(commit)
             elif silent and vm.key in waiting:
@@ -98,7 +100,7 @@ class Workloads:
         return plan
 
 
-def plan_vm(view: View, vm: Item, silent: bool, now: float) -> Commit | None:
+def plan_workload(view: View, vm: Item, silent: bool, now: float) -> Commit | None:
     """What one VM needs now, in one commit. ``silent``: after a restore there are nodes that haven't said yet what runs
     there; it may be this VM's guest."""
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
@@ -139,7 +141,7 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
     if vm.deleting:
         envelope.deleting_since = now
     else:
-        wish, report = vm.spec(VmSpec), item.report(AllocationReport)
+        wish, report = wish_of(vm), item.report(AllocationReport)
         if wants_fresh_start(spec, wish) and find_fit(spec, wish, report):
             return None  # the scheduler passes the wish on, with the new size
         new = wish_for(view, vm, spec, rests=spec.wish == "stop" and item.report(AllocationReport).state == "stopped")
@@ -153,8 +155,9 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
 def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> AllocationSpec:
     """An allocation's spec with what people may change while it lives; one that ``rests``, stopped as it was asked to,
     lets go of the volumes that its VM doesn't name any more."""
-    wish = vm.spec(VmSpec)
-    kept = [volume for volume in spec.volumes if not rests or volume.name in wish.volumes]
+    wish = wish_of(vm)
+    named = record_of(vm).volumes(wish)
+    kept = [volume for volume in spec.volumes if not rests or volume.name in named]
     sizes = {
         volume.uid: item.spec(VolumeSpec).size for volume in kept for item in view.find(VOLUMES_BY_UID, volume.uid)
     }
@@ -171,7 +174,7 @@ def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> Allo
 
 def plan_status(view: View, vm: Item, allocations: Sequence[Item], now: float) -> tuple[Write | None, list[Event]]:
     """The VM with the status and the condition Ready that it should have, None if it has them."""
-    if not allocations and not vm.deleting and _is_on_its_way(view, vm, vm.status(VmStatus)):
+    if not allocations and not vm.deleting and _is_on_its_way(view, vm, vm.status(WorkloadStatus)):
         return None, []
     envelope = edit(vm)
     events = tell_status(view, vm, envelope, allocations, now)
@@ -188,7 +191,7 @@ def tell_status(
 ) -> list[Event] | None:
     """Give ``envelope``, a copy of a VM's that is to be written, the status and conditions that follow from its conditions
     and ``allocations``. Returns what the journal is to hear of it; None if it says all that already."""
-    former = vm.status(VmStatus)
+    former = vm.status(WorkloadStatus)
     wished, places = read_wished(view, vm, envelope), [_read_place(view, a) for a in allocations]
     status = fold_status(wished, places, read_addresses(view, vm, find_active(allocations)), former)
     told = set_condition(envelope, fold_ready(status, envelope.generation, now))
@@ -206,9 +209,9 @@ def tell_status(
     return [Event(kind, str(status.phase), f"{status.phase}{where}{why}", envelope.ref, SOURCE)]
 
 
-def _is_on_its_way(view: View, vm: Item, former: VmStatus) -> bool:
+def _is_on_its_way(view: View, vm: Item, former: WorkloadStatus) -> bool:
     """Whether a new VM is being given addresses and a place just now: to say so would only get in their way."""
-    spec, addressed = vm.spec(VmSpec), vm.envelope.condition("Addressed")
+    spec, addressed = wish_of(vm), vm.envelope.condition("Addressed")
     return (
         former.observed_generation == 0
         and spec.run == "run"
@@ -222,7 +225,7 @@ def _is_on_its_way(view: View, vm: Item, former: VmStatus) -> bool:
 def plan_removal(view: View, vm: Item) -> Commit:
     """Remove a VM that has no place any more, with all that is its own; in several commits if it is very much."""
     belongings = [*view.find(ENDPOINTS_BY_WORKLOAD, vm.uid), *view.find(PUBLICATIONS_BY_WORKLOAD, vm.uid)]
-    decision = view.get(object_key("decision", vm.envelope.project, f"vm.{vm.envelope.name}"))
+    decision = view.get(object_key("decision", vm.envelope.project, f"{vm.envelope.kind}.{vm.envelope.name}"))
     if decision is not None and decision.envelope.owner == vm.envelope.ref:
         belongings.append(decision)
     writes: list[Write] = [delete(item) for item in belongings[: MAX_WRITES - 1]]
@@ -240,7 +243,7 @@ def plan_removal(view: View, vm: Item) -> Commit:
 
 def read_wished(view: View, vm: Item, envelope: Envelope) -> Wished:
     return Wished(
-        vm.spec(VmSpec),
+        wish_of(vm),
         envelope.generation,
         vm.deleting,
         envelope.condition("Placed"),
@@ -262,7 +265,7 @@ def _find_migration(view: View, vm: Item) -> str:
 
 def read_addresses(view: View, vm: Item, allocation: Item | None) -> dict[str, str]:
     """Network → address, in the order of the NICs; one that a guest has comes before one that it is to have."""
-    wanted = networks_of(vm.spec(VmSpec).networks)
+    wanted = networks_of(wish_of(vm).networks)
     in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
     found = [(item.uid in in_use, item.spec(EndpointSpec)) for item in view.find(ENDPOINTS_BY_WORKLOAD, vm.uid)]
     place = {name: index for index, name in enumerate(wanted)}
@@ -277,16 +280,16 @@ def _read_place(view: View, item: Item) -> Place:
     return Place(spec, item.report(AllocationReport), phase, item.envelope.generation)
 
 
-def _vms(view: View, uid: str) -> list[str]:
-    return [item.key for item in view.find(VMS_BY_UID, uid)]
+def _workloads(view: View, uid: str) -> list[str]:
+    return [item.key for item in view.find(WORKLOADS_BY_UID, uid)]
 
 
 def _touched(view: View, change: Changed) -> list[str]:
-    """The VMs that a node's change concerns."""
+    """The workloads that a node's change concerns."""
     keys: list[str] = []
     if moved(change, lambda item: (item.uid, item.status(NodeStatus).phase)):
         for allocation in view.find(ALLOCATIONS_BY_NODE, change.item.uid):
-            keys += _vms(view, allocation.spec(AllocationSpec).workload.uid)
+            keys += _workloads(view, allocation.spec(AllocationSpec).workload.uid)
     if moved(change, lambda item: (item.report(NodeReport).orphans, item.report(NodeReport).orphan_allocations)):
         for item in (change.old, change.new):
             orphans = item.report(NodeReport).orphans if item is not None else []

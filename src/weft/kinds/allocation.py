@@ -168,7 +168,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     machine: Literal["q35", "microvm"] = "q35"
     cpu_wish: str = "common"  # what of the VM's spec ``cpu_model``, the one it gets, was chosen for
     cpu_model: str = ""  # "" is all that its node has
-    image: AllocatedImage
+    image: AllocatedImage | None = None  # of a machine's root disk
     volumes: list[AllocatedVolume] = []
     nics: list[AllocatedNic] = []
     groups: list[AllocatedGroup] = []  # kept current while it runs; of other VMs' membership the endpoints tell
@@ -256,7 +256,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     started_at: float | None = None
     restarts: int = 0
     has: Resources | None = None  # what the running machine has now; None: nothing runs, or it can't be told
-    room: dict[str, int] | None = None  # see VmStatus
+    room: dict[str, int] | None = None  # see WorkloadStatus
     fitted: int = 0  # the allocation's generation that the machine was brought to last
     reason: str = ""
     message: str = ""
@@ -281,7 +281,7 @@ def allocation_name(node_uid: str, uid: str) -> str:
 
 def list_digests(spec: AllocationSpec) -> list[str]:
     """The images that an allocation needs on its node."""
-    return [spec.image.sha256, *([spec.iso.sha256] if spec.iso else [])]
+    return [image.sha256 for image in (spec.image, spec.iso) if image is not None]
 
 
 def list_disks(spec: AllocationSpec) -> dict[str, tuple[str, str]]:

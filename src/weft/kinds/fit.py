@@ -1,4 +1,4 @@
-"""Whether a VM's place still is what the VM asks for, and when it may be changed to be. Pure.
+"""Whether a workload's place still is what it asks for, and when it may be changed to be. Pure.
 
 The scheduler writes such changes, as it alone knows whether there is room: those that a running machine can take at once,
 the others together with the wish for a fresh start.
@@ -9,40 +9,36 @@ from __future__ import annotations
 from typing import Any
 
 from weft.kinds.allocation import AllocationReport, AllocationSpec
-from weft.kinds.vm import VmSpec
+from weft.kinds.registry import BY_NAME, WORKLOADS
+from weft.kinds.workload import WorkloadSpec
 from weft.objects.changes import FieldChange, plan_change
 from weft.objects.quantity import format_bytes
 
 
-def plan_fit(place: AllocationSpec, wish: VmSpec, report: AllocationReport) -> list[FieldChange]:
+def plan_fit(place: AllocationSpec, wish: WorkloadSpec, report: AllocationReport) -> list[FieldChange]:
     """What would have to change of the place, and what that takes."""
     if is_as_asked(place, wish):
         return []
-    return plan_change(_fields_of(place), _wished(place, wish), VmSpec, report.room)
+    has, asked = _compare(place, wish)
+    return plan_change(has, asked, BY_NAME[place.workload.kind].spec, report.room)
 
 
-def is_as_asked(place: AllocationSpec, wish: VmSpec) -> bool:
-    """Whether the place is just what the VM asks for: the quick look at what mostly is so."""
+def is_as_asked(place: AllocationSpec, wish: WorkloadSpec) -> bool:
+    """Whether the place is just what is asked for: the quick look at what mostly is so."""
     has = place.resources
     return (
         has.cpu == wish.cpu
         and has.memory == wish.memory
-        and has.disk >= wish.disk
-        and place.machine == wish.machine
-        and place.cpu_wish == wish.cpu_model
-        and place.firmware == wish.firmware
-        and place.screen == wish.screen
-        and (place.iso.name if place.iso else None) == wish.iso
         and len(place.nics) == len(wish.networks)
         and all(
             text in (nic.network, f"{nic.network}:{nic.address}")
             for nic, text in zip(place.nics, wish.networks, strict=True)
         )
-        and [volume.name for volume in place.volumes] == wish.volumes
+        and WORKLOADS[place.workload.kind].is_same(place, wish)
     )
 
 
-def find_fit(place: AllocationSpec, wish: VmSpec, report: AllocationReport) -> set[str]:
+def find_fit(place: AllocationSpec, wish: WorkloadSpec, report: AllocationReport) -> set[str]:
     """The fields in which the place is to become what is asked for now: all, with a fresh start; while its machine runs
     those that it can take."""
     if wish.run != "run":
@@ -52,7 +48,7 @@ def find_fit(place: AllocationSpec, wish: VmSpec, report: AllocationReport) -> s
     return {field_of(change) for change in changes if fresh or (change.mode == "live" and place.wish == "run")}
 
 
-def wants_fresh_start(place: AllocationSpec, wish: VmSpec) -> bool:
+def wants_fresh_start(place: AllocationSpec, wish: WorkloadSpec) -> bool:
     return wish.run == "run" and (place.wish == "stop" or wish.boots > place.boots)
 
 
@@ -74,27 +70,17 @@ def _show(change: FieldChange, value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _fields_of(place: AllocationSpec) -> dict[str, Any]:
-    """What a place has, as a VM's spec says it."""
-    return {
-        "cpu": place.resources.cpu,
-        "memory": place.resources.memory,
-        "disk": place.resources.disk,
-        "machine": place.machine,
-        "cpu_model": place.cpu_wish,
-        "firmware": place.firmware,
-        "screen": place.screen,
-        "iso": place.iso.name if place.iso else None,
-        "networks": [f"{nic.network}:{nic.address}" for nic in place.nics],
-        "volumes": [volume.name for volume in place.volumes],
-    }
-
-
-def _wished(place: AllocationSpec, wish: VmSpec) -> dict[str, Any]:
-    """What a VM asks for, in the same words where it has it already."""
-    has = _fields_of(place)
-    asked = {field: getattr(wish, field) for field in has}
-    asked["disk"] = max(wish.disk, place.resources.disk)
-    plugged = dict(zip((nic.network for nic in place.nics), has["networks"], strict=True))
-    asked["networks"] = [plugged.get(text, text) for text in wish.networks]
-    return asked
+def _compare(place: AllocationSpec, wish: WorkloadSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a place has and what is asked for, as the kind's spec says it; in the same words where it has it already."""
+    has, asked = WORKLOADS[place.workload.kind].compare(place, wish)
+    nics = [f"{nic.network}:{nic.address}" for nic in place.nics]
+    plugged = dict(zip((nic.network for nic in place.nics), nics, strict=True))
+    return (
+        {"cpu": place.resources.cpu, "memory": place.resources.memory, **has, "networks": nics},
+        {
+            "cpu": wish.cpu,
+            "memory": wish.memory,
+            **asked,
+            "networks": [plugged.get(text, text) for text in wish.networks],
+        },
+    )

@@ -78,6 +78,7 @@ IMAGE = Kind(
     summary="A base disk that VMs are cloned from",
     spec=ImageSpec,
     status=ImageStatus,
+    made="Available",
     check=check_image,
     status_writer="images",
     columns=(

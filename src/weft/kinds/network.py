@@ -59,6 +59,7 @@ NETWORK = Kind(
     summary="A tenant network",
     spec=NetworkSpec,
     status=NetworkStatus,
+    made="Ready",
     check=check_network,
     status_writer="networks",
     columns=(

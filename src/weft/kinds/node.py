@@ -97,6 +97,17 @@ class NodePool(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
+class NodeRuntime(msgspec.Struct, kw_only=True, frozen=True):
+    """One of a node's runtime drivers: the ``kinds`` of workload that it runs, and in which ways it can keep them apart
+    (``isolations``). One that isn't ``usable`` runs nothing; why stands in the report's ``problems``."""
+
+    name: str
+    version: str = ""
+    usable: bool = True
+    kinds: list[str] = []
+    isolations: list[str] = []
+
+
 class NodeReport(msgspec.Struct, kw_only=True):
     """What the node says of itself. ``address`` is its underlay address; ``orphans`` what runs there unexplained, each
     ``<allocation uid> <kind>/<project>/<name> <incarnation>``; ``orphan_allocations`` the node's own copies of their
@@ -135,6 +146,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     coordinate: list[float] = []
     round_trips: dict[str, float] = {}
     pools: list[NodePool] = []
+    runtimes: list[NodeRuntime] = []
 
 
 class Orphan(msgspec.Struct, frozen=True):

@@ -30,6 +30,7 @@ class RecommendationSpec(msgspec.Struct, kw_only=True):
     workload: Annotated[
         str, field("The workload, KIND/NAME, in this project; without one, wish is a whole spec", change="never")
     ] = ""
+    kind: Annotated[str, field("The kind of workload that wish is a whole spec of", change="never", name=True)] = "vm"
     wish: Annotated[dict[str, Any], field("Fields of its spec that would be otherwise: what if", change="never")] = {}
     move: Annotated[MoveWish | None, field("Where it would move to from where it runs", change="never")] = None
     nodes: Annotated[list[Name], field("Nodes whose verdict is wanted in any case", change="never")] = []

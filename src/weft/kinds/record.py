@@ -80,6 +80,36 @@ class ClaimWithin(msgspec.Struct, frozen=True):
     make: Callable[[Envelope], Claim]
 
 
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a workload asks of its node beside what stands in every WorkloadSpec. ``images`` are the Images that its root disk, and
+    a CD, are made of; ``disk`` is how large the root disk is to be at least (0: as its image), in ``pool``; ``machine`` the type
+    of machine it is, "" if it is none; ``cpu_model`` as of a VM's spec; ``runtime``: what a node's runtimes must be able to run,
+    "" where the machine says it."""
+
+    images: tuple[str, ...] = ()
+    disk: int = 0
+    pool: str = "local"
+    machine: str = ""
+    cpu_model: str = ""
+    runtime: str = ""
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """What a kind of workload says of itself, all pure. ``volumes`` names those that it attaches, in order, and
+    ``volumes_field`` is where; ``allocate`` gives the fields of its allocation that are its kind's own. ``compare`` gives, by field
+    of its spec, what a place has and what is asked for, of what is its kind's own; ``is_same`` is the quick look at that; ``refit``
+    writes such fields into a place's new spec. ``is_alike``: whether a place, but for size, NICs and images, is as asked for."""
+
+    ask: Callable[[Any], Ask]
+    volumes: Callable[[Any], list[str]]
+    volumes_field: str
+    allocate: Callable[[Any], dict[str, Any]]
+    compare: Callable[[Any, Any], tuple[dict[str, Any], dict[str, Any]]]
+    is_same: Callable[[Any, Any], bool]
+    is_alike: Callable[[Any, Any], bool]
+    refit: Callable[[Any, Any, set[str]], None]
+
+
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """One kind. ``scope`` project or fabric. ``writer`` "people" (the API's create/update/delete are open to users) or
     "fabric" (only weft's own processes write; people read).
@@ -91,7 +121,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     those that are so from the start, whatever else there is, and need no controller to find it out; ``status_writer`` names
     the controller that writes status; ``reported_by_node`` says that the ``report`` part is a node's. ``kept`` are spec
     fields that verbs or the server set: a manifest that doesn't mention them leaves them as they are. Objects of a
-    ``question`` hold what somebody asks, and get an answer: they are made, read and taken away, and never changed.
+    ``question`` hold what somebody asks, and get an answer: they are made, read and taken away, and never changed. Those of a
+    kind with a ``workload`` are placed and run. ``made`` is the phase that a new one comes to, which ``create`` waits for;
+    ``commands`` are commands of ``weft`` that can be given for its objects beside ``verbs`` and what every kind has.
     """
 
     name: str
@@ -119,6 +151,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     born: Callable[[Any], list[Condition]] | None = None
     reported_by_node: bool = False
     question: bool = False
+    workload: Workload | None = None
+    made: str = ""
+    commands: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
 
     def verb(self, name: str) -> Verb | None:

@@ -14,7 +14,7 @@ from weft.kinds.placement_policy import PLACEMENT_POLICY
 from weft.kinds.project import PROJECT
 from weft.kinds.publication import PUBLICATION
 from weft.kinds.recommendation import RECOMMENDATION
-from weft.kinds.record import Kind
+from weft.kinds.record import Kind, Workload
 from weft.kinds.report import REPORT
 from weft.kinds.securitygroup import SECURITY_GROUP
 from weft.kinds.token import TOKEN
@@ -44,7 +44,13 @@ KINDS: tuple[Kind, ...] = (
 )
 
 BY_NAME: dict[str, Kind] = {k.name: k for k in KINDS}
+WORKLOADS: dict[str, Workload] = {k.name: k.workload for k in KINDS if k.workload is not None}
 _BY_WORD: dict[str, Kind] = {w: k for k in KINDS for w in (k.name, k.plural, *k.aliases)}
+
+
+def is_workload(kind: str) -> bool:
+    """Whether objects of the kind are placed and run."""
+    return kind in WORKLOADS
 
 
 def find_kind(word: str) -> Kind:

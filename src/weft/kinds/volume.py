@@ -66,6 +66,7 @@ VOLUME = Kind(
     summary="A disk that outlives VMs",
     spec=VolumeSpec,
     status=VolumeStatus,
+    made="Available",
     check=check_volume,
     check_change=check_growth,
     status_writer="volumes",

@@ -18,6 +18,7 @@ from weft.kinds.constraint import (
 )
 from weft.kinds.gang import read_gang
 from weft.kinds.record import Reference
+from weft.kinds.run_wish import RunWish
 from weft.kinds.strategy import policies_named, read_strategy
 from weft.kinds.taint import check_taints
 from weft.objects.errors import InvalidInput
@@ -28,7 +29,7 @@ Share = Annotated[float, field("", quantity="ratio")]
 REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: for a serverless workload that is the end
 
 
-class WorkloadWish(msgspec.Struct, kw_only=True):
+class WorkloadWish(RunWish, msgspec.Struct, kw_only=True):
     type: Annotated[
         Literal["long-lived", "serverless"],
         field("long-lived waits for a place; serverless is placed at once or fails", change="live"),

@@ -13,12 +13,12 @@ import msgspec
 
 from weft.client.commit import Commit, edit, put, unchanged
 from weft.client.view import Item, View
+from weft.client.workloads import record_of, wish_of
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, AtRevision, Put
 from weft.kinds.allocation import AllocatedGpu, AllocationReport, AllocationSpec, allocation_name
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.node import NodeReport, NodeStatus, pool_id
-from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid, object_key
 from weft.scheduler.explain import Explanation
@@ -134,7 +134,8 @@ def plan_regrouped(vm: Item, allocation: Item, memberships: list[str]) -> Commit
 
 def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now: float) -> Item:
     vm = candidate.vm
-    wish = vm.spec(VmSpec)
+    wish, record = wish_of(vm), record_of(vm)
+    ask = record.ask(wish)
     spec = AllocationSpec(
         node=node.envelope.name,
         node_uid=node.uid,
@@ -144,26 +145,20 @@ def _make_allocation(candidate: Candidate, node: Item, uid: str, load: Load, now
         wish=wish.run,
         boots=wish.boots,
         resources=candidate.resources,
-        machine=wish.machine,
-        cpu_wish=wish.cpu_model,
-        cpu_model=choose_cpu(node, wish.cpu_model),
+        cpu_model=choose_cpu(node, ask.cpu_model),
         image=candidate.image,
         volumes=locate_volumes(candidate.volumes, node.report(NodeReport)),
         nics=candidate.nics,
         groups=candidate.groups,
-        user_data=wish.user_data,
-        ssh_keys=wish.ssh_keys,
-        users=wish.users,
-        firmware=wish.firmware,
         iso=candidate.iso,
-        screen=wish.screen,
         restart=wish.restart,
         grace_seconds=wish.grace,
         memberships=list(load.groups),
         extras=dict(load.extras),
         gpus=read_gpus(node, load),
-        pool=wish.pool,
-        pool_id=pool_id(node.report(NodeReport), wish.pool),
+        pool=ask.pool,
+        pool_id=pool_id(node.report(NodeReport), ask.pool),
+        **record.allocate(wish),
     )
     report = AllocationReport()
     envelope = Envelope(

@@ -11,8 +11,9 @@ from weft.contracts.policy import RESOURCES, Column, Flags, GpuAsk, Lack, Reques
 from weft.kinds.decision import Shortfall, Term, Verdict
 from weft.objects.quantity import format_amount, format_bytes, format_cpu
 from weft.scheduler.cycle import Engine
-from weft.scheduler.filters import ROOM
+from weft.scheduler.filters import ROOM, describe_runtime
 from weft.scheduler.table.devices import WHOLE, find_fitting
+from weft.scheduler.table.facts import name_runtime
 from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.wish import find_warnings
 
@@ -223,6 +224,8 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
     snapshot = engine.snapshot
     if not len(snapshot):
         return "there are no nodes"
+    if request.runtime and not snapshot.machine(name_runtime(request.runtime)).any():
+        return f"no node runs {describe_runtime(request.runtime)}"
     others = [
         f"{count} {_PHRASES.get(name, name)}" for name, count in refused_by.items() if name != ROOM.name and count
     ]
@@ -270,6 +273,7 @@ _PHRASES = {
     "node": "not the node asked for",
     "volume": "without its volume",
     "pool": "without its storage pool",
+    "runtime": "without a runtime for it",
     "machine": "without its machine type",
     "gpu": "whose GPUs it can't get",
     "taint": "tainted",

@@ -15,7 +15,7 @@ from weft.kinds.taint import is_tolerated
 from weft.scheduler.affinity import Apart, AtHand, Near, Spreading
 from weft.scheduler.constraint import Meets, MeetsNow
 from weft.scheduler.table.devices import WHOLE, count_fitting, find_fitting
-from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, name_cpu, name_pool
+from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, name_cpu, name_pool, name_runtime
 
 
 class Online:
@@ -139,9 +139,11 @@ class Machine:
     reads: Reads = "facts"
 
     def asks(self, request: Request) -> Hashable:
-        return request.machine
+        return request.machine or None
 
     def fits(self, table: Table, request: Request) -> Flags:
+        if not request.machine:
+            return np.ones(len(table.names), dtype=np.bool_)
         return table.machine(request.machine)
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
@@ -149,6 +151,31 @@ class Machine:
         if version and table.machine(type_)[index]:
             return f"its QEMU can't build a machine {type_} of version {version}, which the guest runs on", []
         return f"can't run machine type {type_}", []
+
+
+class Runtime:
+    name = "runtime"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return request.runtime or None
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        if not request.runtime:
+            return np.ones(len(table.names), dtype=np.bool_)
+        return table.machine(name_runtime(request.runtime))
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        return f"runs no {describe_runtime(request.runtime)}", []
+
+
+def describe_runtime(runtime: str) -> str:
+    """``containers``, or ``containers in machines of their own``: what is run, in words."""
+    kind, _, isolation = runtime.partition("/")
+    return f"{kind}s{_ISOLATED.get(isolation, '')}"
+
+
+_ISOLATED = {"vm": " in machines of their own"}
 
 
 class CpuModel:
@@ -277,6 +304,7 @@ FACTS: tuple[Filter, ...] = (
     NamedNode(),
     VolumeHome(),
     HasPools(),
+    Runtime(),
     Machine(),
     CpuModel(),
     GivenGpus(),

@@ -12,22 +12,24 @@ import numpy as np
 
 from weft.client.indexes import (
     ALLOCATIONS_BY_WORKLOAD,
-    VMS_BY_CONSTRAINT,
-    VMS_BY_GANG,
-    VMS_BY_IMAGE,
-    VMS_BY_UID,
-    VMS_BY_VOLUME,
+    WORKLOADS_BY_CONSTRAINT,
+    WORKLOADS_BY_GANG,
+    WORKLOADS_BY_IMAGE,
+    WORKLOADS_BY_UID,
+    WORKLOADS_BY_VOLUME,
     name_gang,
 )
 from weft.client.silence import find_silent, may_be_silent
 from weft.client.term import Term
 from weft.client.view import Changed, Item, View
 from weft.client.wake import Wake
+from weft.client.workloads import list_workloads, wish_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.fit import find_fit
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
-from weft.kinds.vm import VmSpec
+from weft.kinds.registry import WORKLOADS, is_workload
+from weft.kinds.workload import WorkloadSpec
 from weft.scheduler.affinity import depends_on
 from weft.scheduler.bind import has_moved_from
 from weft.scheduler.cycle import Engine
@@ -42,7 +44,7 @@ from weft.scheduler.table.facts import amounts_of, load_of
 
 REFRESH_EVERY_SECONDS = 5.0
 LISTEN_EVERY_SECONDS = 1.0  # whether nodes that are silent after a restore are waited for no more
-KINDS = ("node", "allocation", "vm", "placementpolicy", "migration", *QUESTIONS)  # that a newcomer must have seen
+KINDS = ("node", "allocation", *WORKLOADS, "placementpolicy", "migration", *QUESTIONS)  # that a newcomer must have seen
 HEARD = (*KINDS, "image", "constraint", "project", "volume")
 
 
@@ -72,18 +74,16 @@ class Intake:
         """Bring the snapshot up to date, and queue the VMs that these changes may let be placed."""
         for change in changes:
             match change.kind:
-                case "vm":
-                    self._notice_vm(change)
                 case "allocation":
                     self._notice_allocation(change)
                 case "node":
                     self._notice_node(change)
                 case "image":
                     if _moved(change, lambda item: item.status(ImageStatus).phase):
-                        self._offer_all(self._view.find(VMS_BY_IMAGE, change.key))
+                        self._offer_all(self._view.find(WORKLOADS_BY_IMAGE, change.key))
                 case "constraint":
                     if _moved(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
-                        self._offer_all(self._view.find(VMS_BY_CONSTRAINT, change.key))
+                        self._offer_all(self._view.find(WORKLOADS_BY_CONSTRAINT, change.key))
                         self._counts_due = True
                         self.wake.ring()
                 case "project" | "placementpolicy":
@@ -92,18 +92,20 @@ class Intake:
                         self.wake.ring()
                     self.unruled = self.offer_keys(self.unruled)
                 case "volume":
-                    self._offer_all(self._view.find(VMS_BY_VOLUME, change.key))
+                    self._offer_all(self._view.find(WORKLOADS_BY_VOLUME, change.key))
                 case "migration":
                     self.moves.notice(self._view, change)
                     self.wake.ring()
                 case "recommendation" | "report":
                     self.questions.notice(change)
                     self.wake.ring()
+                case kind if is_workload(kind):
+                    self._notice_workload(change)
         due, self._due = self._due, {}
         self._offer_all(due.values())
         self.wake_classes()
 
-    def _notice_vm(self, change: Changed) -> None:
+    def _notice_workload(self, change: Changed) -> None:
         vm = change.new
         if vm is None or vm.deleting:
             self.queue.forget(change.key)
@@ -114,14 +116,14 @@ class Intake:
 
     def _offer_gang(self, vm: Item) -> None:
         """Whom it was to be placed with, or waits until they are, may have something new to hear."""
-        if vm.spec(VmSpec).gang is not None:
-            self._offer_all(self._view.find(VMS_BY_GANG, name_gang(vm)))
+        if wish_of(vm).gang is not None:
+            self._offer_all(self._view.find(WORKLOADS_BY_GANG, name_gang(vm)))
 
     def _notice_allocation(self, change: Changed) -> None:
         self.count(change.key, change.new)
         self.moves.notice(self._view, change)
         if change.old is None or change.new is None or _moved(change, _stand_of):
-            for vm in self._view.find(VMS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
+            for vm in self._view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
                 self._due[vm.key] = vm
                 self._offer_gang(vm)
 
@@ -178,7 +180,7 @@ class Intake:
         """Offer all VMs again once no node is waited for any more."""
         if self.silent and not self._find_silent():
             self.silent = []
-            self._offer_all(self._view.of_kind("vm").values())
+            self._offer_all(list_workloads(self._view))
             if self.queue.ready:
                 self.wake.ring()
 
@@ -212,7 +214,7 @@ class Intake:
 
     def _offer(self, vm: Item) -> None:
         """Queue a VM if there is something to decide or to say about it."""
-        placed, wish = vm.envelope.condition("Placed"), vm.spec(VmSpec)
+        placed, wish = vm.envelope.condition("Placed"), wish_of(vm)
         said = placed is not None and placed.status == "True"
         allocations = self._view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
         to_do = any(not said or is_unfit(item, wish) or is_regrouped(item, vm) for item in allocations)
@@ -256,7 +258,7 @@ def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
     return change.old is None or change.new is None or read(change.old) != read(change.new)
 
 
-def is_unfit(allocation: Item, wish: VmSpec) -> bool:
+def is_unfit(allocation: Item, wish: WorkloadSpec) -> bool:
     """Whether the place gives its VM other amounts than it asks for by now."""
     spec = allocation.spec(AllocationSpec)
     return spec.move is None and bool(find_fit(spec, wish, allocation.report(AllocationReport)))

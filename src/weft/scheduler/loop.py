@@ -18,11 +18,11 @@ from weft.client.commit import Commit
 from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, name_gang
 from weft.client.term import Term
 from weft.client.view import Item, View
+from weft.client.workloads import name_of, wish_of
 from weft.contracts.policy import Request
 from weft.contracts.store import MAX_WRITES
 from weft.kinds.allocation import AllocationSpec, allocation_name
 from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
-from weft.kinds.vm import VmSpec
 from weft.objects.identity import new_uid, object_key
 from weft.scheduler.bind import (
     Tell,
@@ -152,7 +152,7 @@ class Scheduler:
     async def _decide_batch(self) -> None:
         await self._hear_use()
         keys = self.intake.queue.take(BATCH)
-        has_gang = any((vm := self._view.get(key)) is not None and vm.spec(VmSpec).gang is not None for key in keys)
+        has_gang = any((vm := self._view.get(key)) is not None and wish_of(vm).gang is not None for key in keys)
         if has_gang or self._flight.holds(keys):  # what they are together with isn't in the view yet
             await self._land(0)
         self._batch = Batch(keys)
@@ -193,7 +193,7 @@ class Scheduler:
         commits: list[Commit | None] = []
         for key in keys:
             vm = self._view.get(key)
-            if vm is not None and vm.spec(VmSpec).gang is not None and wants_place(self._view, vm):
+            if vm is not None and wish_of(vm).gang is not None and wants_place(self._view, vm):
                 commits += self._plan_gang(vm)
             else:
                 commits.append(self._plan_one(key))
@@ -259,7 +259,7 @@ class Scheduler:
         for volume in candidate.volumes:
             other = self._batch.attached.get(volume.uid) or self._flight.attached(volume.uid)
             if other is not None:
-                return Waiting("volumeInUse", f"volume {volume.name} is attached to vm/{other.envelope.name}")
+                return Waiting("volumeInUse", f"volume {volume.name} is attached to {name_of(other)}")
         if not self._own.prepare(candidate.request.strategy):
             return Waiting("policyStarting", "its placement policy is being started")
         return None
@@ -276,7 +276,7 @@ class Scheduler:
         if not allocations:
             return None
         for allocation in allocations:
-            if not allocation.deleting and is_unfit(allocation, vm.spec(VmSpec)):
+            if not allocation.deleting and is_unfit(allocation, wish_of(vm)):
                 self._batch.resized.append(allocation.key)
                 commit = plan_refit(self._view, self.snapshot, vm, allocation, now)
                 if commit is None or allocation.key not in {write.key for write in commit.writes}:

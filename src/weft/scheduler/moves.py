@@ -19,8 +19,10 @@ from weft.client.indexes import (
     NODES_BY_UID,
     find_room,
     is_room,
+    key_of_moving,
 )
 from weft.client.view import Changed, Item, View
+from weft.client.workloads import wish_of
 from weft.contracts.journal import Event
 from weft.contracts.policy import Request
 from weft.contracts.store import Absent, Precondition, Write
@@ -33,11 +35,10 @@ from weft.kinds.allocation import (
     allocation_name,
     list_disks,
 )
-from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_migration, read_workload
+from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_migration
 from weft.kinds.node import NodeReport, pool_id
-from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
-from weft.objects.identity import new_uid, object_key
+from weft.objects.identity import new_uid
 from weft.scheduler.bind import SOURCE, Timing, choose_cpu, put_decision, read_gpus
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, explain
@@ -114,7 +115,7 @@ def read_mover(
     if len(places) != 1:
         return Waiting("notPlaced", "it has no place that it could move from")
     source, spec, report = places[0], places[0].spec(AllocationSpec), places[0].report(AllocationReport)
-    pinned = vm.spec(VmSpec).node
+    pinned = wish_of(vm).node
     if pinned is not None and (pinned == spec.node or wish.to not in (None, pinned)):
         return Waiting("pinned", f"it is bound to node {pinned} (spec.node), so it can't go to {wish.to or 'another'}")
     if not later and report.state != "running" and not (wish.mode == "cold" and report.state == "stopped"):
@@ -239,7 +240,7 @@ def plan_room(
 def _read(view: View, item: Item, strategy: str, silent: list[str], *, later: bool) -> Mover | Waiting | None:
     """None: there is nothing to move, and its controller ends it."""
     spec = item.spec(MigrationSpec)
-    vm = view.get(object_key("vm", item.envelope.project, read_workload(spec)[1]))
+    vm = view.get(key_of_moving(item))
     if vm is None or vm.deleting:
         return None
     return read_mover(view, vm, spec, strategy, silent, later=later)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from weft.client.view import Item
 from weft.kinds.allocation import LOCAL
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
-from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, Gpu, NodeFacts, name_cpu, name_pool
+from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, Gpu, NodeFacts, name_cpu, name_pool, name_runtime
 
 MOST_ROUND_TRIPS = 64  # a node asks fewer; one that tells more isn't to cost every decision
 
@@ -22,7 +22,14 @@ def read_node(item: Item) -> NodeFacts:
         capacity=(round(report.cpu * 1000), report.memory, report.disk),
         online=status.phase == "Ready" and not item.deleting,
         cordoned=spec.cordoned,
-        machines=frozenset((*report.machines, *map(name_cpu, report.cpu_models), *map(name_pool, read_pools(report)))),
+        machines=frozenset(
+            (
+                *report.machines,
+                *map(name_cpu, report.cpu_models),
+                *map(name_pool, read_pools(report)),
+                *map(name_runtime, read_runtimes(report)),
+            )
+        ),
         note=spec.cordon_reason,
         overcommit=spec.overcommit,
         texts=read_texts(spec, report, item.envelope.labels),
@@ -59,6 +66,17 @@ def read_numbers(spec: NodeSpec, report: NodeReport) -> dict[str, float]:
     """Its attributes that are numbers, beside what is counted out to workloads."""
     found = {"cost": spec.cost, "numa": float(report.numa) if report.numa else None}
     return {name: number for name, number in found.items() if number is not None}
+
+
+def read_runtimes(report: NodeReport) -> list[str]:
+    """What its runtimes can run, each as KIND and as KIND/ISOLATION."""
+    return [
+        word
+        for runtime in report.runtimes
+        if runtime.usable
+        for kind in runtime.kinds
+        for word in (kind, *(f"{kind}/{isolation}" for isolation in runtime.isolations))
+    ]
 
 
 def read_pools(report: NodeReport) -> list[str]:

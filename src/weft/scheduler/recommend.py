@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from weft.client.commit import Commit, edit, put, unchanged
-from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, VMS_BY_GANG, name_gang
+from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, WORKLOADS_BY_GANG, name_gang
 from weft.client.view import Item, View
+from weft.client.workloads import wish_of
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.decision import Verdict
 from weft.kinds.gang import read_gang
@@ -17,7 +18,6 @@ from weft.kinds.migration import MigrationSpec
 from weft.kinds.recommendation import GangPlace, MoveWish, RecommendationSpec, RecommendationStatus
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
-from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.objects.identity import new_uid, object_key
@@ -130,12 +130,12 @@ def _answer_move(
 def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot) -> list[Member]:
     """The others of its gang that are to be placed with it: those that wait, and for those that aren't there yet, others
     like it. Who has a place stays there."""
-    wish = workload.spec(VmSpec)
+    wish = wish_of(workload)
     if wish.gang is None:
         return []
-    others = [item for item in view.find(VMS_BY_GANG, name_gang(workload)) if item.uid != workload.uid]
+    others = [item for item in view.find(WORKLOADS_BY_GANG, name_gang(workload)) if item.uid != workload.uid]
     others = sorted((o for o in others if not o.deleting), key=lambda o: (o.envelope.created_at, o.envelope.name))
-    count = max(read_gang(item.spec(VmSpec).gang or "")[1] for item in (workload, *others))
+    count = max(read_gang(wish_of(item).gang or "")[1] for item in (workload, *others))
     placed = sum(1 for item in others if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))
     waiting = [item for item in others if wants_place(view, item)]
     wanted = count - 1 - placed
@@ -168,9 +168,9 @@ def _told(verdicts: Sequence[Verdict]) -> list[Verdict]:
 def _read_workload(view: View, question: Item, spec: RecommendationSpec) -> tuple[Item, list[Item]]:
     """The workload that is asked about, its wish as it would be, and the places that it has."""
     word, _, name = spec.workload.partition("/")
-    kind = find_kind(word or "vm")
+    kind = find_kind(word or spec.kind)
     project = question.envelope.project
-    if not issubclass(kind.spec, VmSpec):
+    if kind.workload is None:
         raise InvalidInput(f"a {kind.title} is not placed", field="spec.workload", hint="ask about a VM: vm/NAME")
     if not name:
         envelope = Envelope(kind=kind.name, name=question.envelope.name, uid=new_uid(), project=project)

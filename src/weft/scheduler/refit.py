@@ -12,6 +12,7 @@ import msgspec
 from weft.client.commit import Commit, edit, put, unchanged
 from weft.client.indexes import NODES_BY_UID
 from weft.client.view import Item, View
+from weft.client.workloads import record_of, wish_of
 from weft.contracts.journal import Event
 from weft.contracts.policy import RESOURCES
 from weft.kinds.allocation import (
@@ -25,7 +26,6 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.fit import find_fit, wants_fresh_start
 from weft.kinds.node import NodeReport
-from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.quantity import format_bytes, format_cpu
@@ -38,7 +38,7 @@ from weft.scheduler.table.snapshot import Amounts, Snapshot
 def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: float) -> Commit | None:
     """Bring the place to what is asked for, as far as it can be had: with the wish for a fresh start, if that is asked
     for; else only what the running machine can take. None if there is nothing to write."""
-    spec, wish = allocation.spec(AllocationSpec), vm.spec(VmSpec)
+    spec, wish = allocation.spec(AllocationSpec), wish_of(vm)
     new = msgspec.structs.replace(
         spec, workload_generation=vm.envelope.generation, wish=wish.run, boots=max(wish.boots, spec.boots)
     )
@@ -51,11 +51,10 @@ def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: 
     if isinstance(parts, Waiting):
         placed = Condition("Placed", "True", parts.reason, f"{where}, unchanged: {parts.message}", now)
     else:
-        for field in fields & {"machine", "firmware", "screen"}:
-            setattr(new, field, getattr(wish, field))
+        record_of(vm).refit(new, wish, fields)
         if "cpu_model" in fields:
-            new.cpu_wish = wish.cpu_model
-            new.cpu_model = next((choose_cpu(n, wish.cpu_model) for n in view.find(NODES_BY_UID, spec.node_uid)), "")
+            asked = record_of(vm).ask(wish).cpu_model
+            new.cpu_model = next((choose_cpu(n, asked) for n in view.find(NODES_BY_UID, spec.node_uid)), "")
         new.resources, new.nics, new.iso, new.volumes = parts.resources, parts.nics, parts.iso, parts.volumes
         preconditions += [unchanged(volume) for volume in parts.volume_items]
         # Until it is written the larger of old and new counts: what a smaller one frees is not free yet.
@@ -91,22 +90,23 @@ class _Parts(msgspec.Struct, frozen=True):
 
 def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item, fields: set[str]) -> _Parts | Waiting:
     """What the place would get, ``fields`` of it as asked for; or why it can't have it."""
-    spec, wish = allocation.spec(AllocationSpec), vm.spec(VmSpec)
-    row = snapshot.index_of(spec.node_uid)
+    spec, wish = allocation.spec(AllocationSpec), wish_of(vm)
+    record = record_of(vm)
+    ask, row = record.ask(wish), snapshot.index_of(spec.node_uid)
     if row is None:
         return Waiting("nodeLost", f"node {spec.node} is not there")
-    if "machine" in fields and not snapshot.machine(wish.machine)[row]:
-        return Waiting("noAvailableAgents", f"{spec.node} can't run machine type {wish.machine}")
+    if "machine" in fields and not snapshot.machine(ask.machine)[row]:
+        return Waiting("noAvailableAgents", f"{spec.node} can't run machine type {ask.machine}")
     sizes = {field: getattr(wish, field) for field in fields & {"cpu", "memory"}}
     if "disk" in fields:
-        sizes["disk"] = max(wish.disk, spec.resources.disk)
+        sizes["disk"] = max(ask.disk, spec.resources.disk)
     resources = msgspec.structs.replace(spec.resources, **sizes)
     lack = _find_lack(snapshot, row, amounts_of(spec.resources), amounts_of(resources))
     if lack:
         return Waiting("insufficientResources", f"no room on {spec.node} for its new size: {lack}")
     parts = _Parts(resources, spec.volumes, [], spec.nics, spec.iso)
-    if "volumes" in fields:
-        volumes = read_volumes(view, vm, wish.volumes)
+    if record.volumes_field in fields:
+        volumes = read_volumes(view, vm, record.volumes(wish))
         if isinstance(volumes, Waiting):
             return volumes
         for volume in volumes:
@@ -131,7 +131,7 @@ def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item, fiel
             return nics
         parts = msgspec.structs.replace(parts, nics=nics)
     if "iso" in fields:
-        iso = read_image(view, vm.envelope.project, wish.iso) if wish.iso else None
+        iso = read_image(view, vm.envelope.project, ask.images[1]) if ask.images[1:] else None
         if isinstance(iso, Waiting):
             return iso
         parts = msgspec.structs.replace(parts, iso=iso[0] if iso else None)

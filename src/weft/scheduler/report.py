@@ -9,6 +9,7 @@ import numpy as np
 from weft.client.commit import Commit, edit, put, unchanged
 from weft.client.indexes import ALLOCATIONS_BY_NODE, is_room
 from weft.client.view import Item, View
+from weft.client.workloads import list_workloads, name_of
 from weft.contracts.policy import RESOURCES, Values, Whole
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.report import NodeUse, ReportSpec, ReportStatus, ResourceUse, WaitingUse
@@ -42,10 +43,10 @@ def report_placement(view: View, snapshot: Snapshot, strategy: str, now: float) 
     shares = 100.0 * allocated / np.maximum(capacity, 1)
     fullness = shares.max(axis=0) if len(snapshot) else np.zeros(0)
     waiting: defaultdict[str, list[str]] = defaultdict(list)
-    for item in view.of_kind("vm").values():
+    for item in list_workloads(view):
         placed = item.envelope.condition("Placed")
         if placed is not None and placed.status == "False" and not item.deleting:
-            waiting[placed.reason].append(f"vm/{item.envelope.name}")
+            waiting[placed.reason].append(name_of(item))
     decisions = [item.spec(DecisionSpec) for item in view.of_kind("decision").values()]
     took = np.array([decision.took_ms for decision in decisions if decision.took_ms > 0.0])
     return ReportStatus(

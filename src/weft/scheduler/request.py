@@ -15,6 +15,7 @@ from weft.client.indexes import (
 )
 from weft.client.securitygroups import read_groups
 from weft.client.view import Item, View
+from weft.client.workloads import record_of, wish_of
 from weft.contracts.policy import Datum, GpuAsk, Lean, Request
 from weft.kinds.allocation import (
     LOCAL,
@@ -31,8 +32,8 @@ from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.kinds.nic import read_nic
 from weft.kinds.node import NodeReport, Orphan, pool_id, read_orphan
 from weft.kinds.orphan import find_given_up
-from weft.kinds.vm import VmSpec, VmStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
+from weft.kinds.workload import WorkloadSpec, WorkloadStatus
 from weft.kinds.workload_wish import REFUSALS, WorkloadWish
 from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
@@ -51,7 +52,7 @@ class Candidate(msgspec.Struct, frozen=True):
     request: Request
     incarnation: int
     resources: Resources
-    image: AllocatedImage
+    image: AllocatedImage | None
     iso: AllocatedImage | None
     volumes: list[AllocatedVolume]
     volume_items: list[Item]
@@ -70,7 +71,7 @@ class Waiting(msgspec.Struct, frozen=True):
 
 def wants_place(view: View, vm: Item) -> bool:
     """Whether a VM has no place, is allowed one, and has its addresses."""
-    spec = vm.spec(VmSpec)
+    spec = wish_of(vm)
     addressed = vm.envelope.condition("Addressed")
     return (
         not vm.deleting
@@ -92,18 +93,18 @@ def is_refused_for_good(vm: Item) -> bool:
         and placed.status == "False"
         and placed.reason in REFUSALS
         and placed.generation == vm.envelope.generation
-        and vm.spec(VmSpec).type == "serverless"
+        and wish_of(vm).type == "serverless"
     )
 
 
 def is_looked_at(vm: Item) -> bool:
     """Whether the controller of VMs knows of the wish: before, it may still find that a guest that runs is this VM's."""
-    return vm.status(VmStatus).observed_generation >= vm.envelope.generation
+    return vm.status(WorkloadStatus).observed_generation >= vm.envelope.generation
 
 
 def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str]) -> Candidate | Waiting:
     """What a VM that wants a place asks for, or why it must wait."""
-    spec = vm.spec(VmSpec)
+    spec = wish_of(vm)
     project = vm.envelope.project
     known = [(node, orphan) for node in view.find(NODES_BY_ORPHAN, vm.key) for orphan in list_orphans(node, vm.key)]
     running = [node for node, orphan in known if orphan.uid not in find_given_up(node.report(NodeReport))]
@@ -121,14 +122,16 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
         affinity = read_affinity(project or "", spec.affinity_groups, spec.anti_affinity_groups, spec.spread)
     except WeftError as problem:
         return Waiting(problem.token, problem.message)
-    image = read_image(view, project, spec.image)
-    if isinstance(image, Waiting):
-        return image
-    image_ready, virtual_size = image
-    iso = read_image(view, project, spec.iso) if spec.iso else None
-    if isinstance(iso, Waiting):
-        return iso
-    volumes = read_volumes(view, vm, spec.volumes)
+    record = record_of(vm)
+    ask = record.ask(spec)
+    images = []
+    for name in ask.images:
+        found = read_image(view, project, name)
+        if isinstance(found, Waiting):
+            return found
+        images.append(found)
+    image, virtual_size = images[0] if images else (None, 0)
+    volumes = read_volumes(view, vm, record.volumes(spec))
     if isinstance(volumes, Waiting):
         return volumes
     nics = read_nics(view, vm, spec.networks)
@@ -140,19 +143,20 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     expressions = read_expressions(view, project, spec)
     if not isinstance(expressions, Expressions):
         return Waiting(*expressions)
-    resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(spec.disk, virtual_size))
+    resources = Resources(cpu=spec.cpu, memory=spec.memory, disk=max(ask.disk, virtual_size))
     homes = {home for item in volumes for home in find_homes(view, item)}
-    pools = {find_pool(view, item) for item in volumes} | {spec.pool}
+    pools = {find_pool(view, item) for item in volumes} | {ask.pool}
     if len(homes) > 1:
         return Waiting("volumesApart", "its volumes' data lies on different nodes")
-    data, leans = read_data(view, project, spec, image_ready, volumes)
+    data, leans = read_data(view, project, spec, image, volumes)
     return Candidate(
         vm=vm,
         named=chosen.named,
         request=Request(
             amounts=amounts_of(resources),
-            machine=spec.machine,
-            cpu_model=None if spec.cpu_model in ("common", "host") else spec.cpu_model,
+            machine=ask.machine,
+            runtime=ask.runtime,
+            cpu_model=None if ask.cpu_model in ("", "common", "host") else ask.cpu_model,
             strategy=chosen.strategy,
             mode=spec.type,
             basis=chosen.basis,
@@ -173,10 +177,10 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             data=data,
             leans=affinity.leans + leans,
         ),
-        incarnation=max([vm.status(VmStatus).incarnation, *(orphan.incarnation for _, orphan in known)]) + 1,
+        incarnation=max([vm.status(WorkloadStatus).incarnation, *(orphan.incarnation for _, orphan in known)]) + 1,
         resources=resources,
-        image=image_ready,
-        iso=iso[0] if iso else None,
+        image=image,
+        iso=images[1][0] if len(images) > 1 else None,
         volumes=[allocate_volume(item) for item in volumes],
         volume_items=volumes,
         nics=nics,
@@ -193,7 +197,7 @@ def list_orphans(node: Item, key: str) -> list[Orphan]:
 def read_memberships(vm: Item) -> list[str]:
     """The groups that a VM counts in."""
     try:
-        wish = vm.spec(VmSpec)
+        wish = wish_of(vm)
         return list(
             read_affinity(vm.envelope.project or "", wish.affinity_groups, wish.anti_affinity_groups, ()).groups
         )
@@ -202,14 +206,14 @@ def read_memberships(vm: Item) -> list[str]:
 
 
 def read_data(
-    view: View, project: str | None, spec: VmSpec, image: AllocatedImage, volumes: list[Item]
+    view: View, project: str | None, spec: WorkloadSpec, image: AllocatedImage | None, volumes: list[Item]
 ) -> tuple[tuple[Datum, ...], tuple[Lean, ...]]:
     """What a VM reads, and towards which of it it leans whatever its strategy.
 
     Volumes' data must be at hand anyway (see Request.home). What it hints at must be if its storage locality says so;
     a hint may name a volume or an image, others stand for themselves."""
     required = spec.storage_locality == "required"
-    own = [Datum(f"image:{image.sha256}", image.size)]
+    own = [Datum(f"image:{image.sha256}", image.size)] if image is not None else []
     own += [Datum(f"volume:{item.uid}", item.spec(VolumeSpec).size) for item in volumes]
     hints = []
     for hint in spec.data_hints:

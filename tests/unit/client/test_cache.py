@@ -11,7 +11,7 @@ from tests.scenario.deciders_lab import Journal, VirtualClock
 
 from weft.client.cache import Cache
 from weft.client.commit import Commit
-from weft.client.indexes import VMS_BY_IMAGE, make_view
+from weft.client.indexes import WORKLOADS_BY_IMAGE, make_view
 from weft.client.term import Term, TermLost
 from weft.client.view import Changed, Item
 from weft.contracts.store import Absent, Batch, Delete, Page, Put
@@ -91,8 +91,8 @@ async def test_what_was_there_and_what_comes_is_seen_whole() -> None:
     await watcher.rest()
     assert watcher.told == [["+a", "+b"], ["+c", "-a", "~b"]]
     assert watcher.names == ["b", "c"]
-    assert [i.envelope.name for i in watcher.cache.view.find(VMS_BY_IMAGE, "/image/default/other")] == ["b"]
-    assert [i.envelope.name for i in watcher.cache.view.find(VMS_BY_IMAGE, "/image/default/tiny")] == ["c"]
+    assert [i.envelope.name for i in watcher.cache.view.find(WORKLOADS_BY_IMAGE, "/image/default/other")] == ["b"]
+    assert [i.envelope.name for i in watcher.cache.view.find(WORKLOADS_BY_IMAGE, "/image/default/tiny")] == ["c"]
     watcher.task.cancel()
 
 

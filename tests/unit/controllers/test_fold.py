@@ -9,7 +9,8 @@ from tests.scenario.deciders_lab import step
 
 from weft.controllers.fold import Place, Wished, fold_current, fold_ready, fold_status
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
-from weft.kinds.vm import VmSpec, VmStatus
+from weft.kinds.vm import VmSpec
+from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Condition
 from weft.objects.identity import Ref
 from weft.objects.lifecycle import ALLOWED, Phase, may_move
@@ -39,8 +40,8 @@ def place(state: str = "running", *, node: str | None = "Ready", incarnation: in
     return Place(spec, AllocationReport(incarnation=incarnation, state=state, **report), node)  # type: ignore[arg-type]
 
 
-def fold(want: Wished, *places: Place, former: VmStatus | None = None) -> VmStatus:
-    return fold_status(want, places, {"default": "10.0.0.2"}, former or VmStatus())
+def fold(want: Wished, *places: Place, former: WorkloadStatus | None = None) -> WorkloadStatus:
+    return fold_status(want, places, {"default": "10.0.0.2"}, former or WorkloadStatus())
 
 
 @settings(max_examples=300, deadline=None)
@@ -63,7 +64,7 @@ def test_any_facts_give_a_status_and_folding_it_again_changes_nothing(
 ) -> None:
     places = [place(state, node=node, incarnation=n, ready=state == "running") for state, node, n in facts]
     want = wished(spec, deleting=deleting)
-    status = fold(want, *places, former=VmStatus(phase=phase, incarnation=4))
+    status = fold(want, *places, former=WorkloadStatus(phase=phase, incarnation=4))
     again = fold(want, *places, former=status)
     assert fold(want, *places, former=again) == again
     assert status.phase in set(Phase) and status.observed_generation == 3
@@ -141,7 +142,7 @@ def test_running_means_that_the_guest_answered_or_cannot() -> None:
 
 
 def test_what_is_being_done_stands_in_the_reason_until_it_is_done() -> None:
-    running = VmStatus(phase="Running")
+    running = WorkloadStatus(phase="Running")
     assert fold(wished(wish(run="stop")), place("running"), former=running).reason == "stopping"
     assert fold(wished(wish(run="stop")), place("stopping"), former=running).phase == "Running"
     stopped = fold(wished(wish(run="stop")), place("stopped"), former=running)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from weft.kinds.vm import MIB, VmSpec, check_growth
+from weft.kinds.vm import VmSpec, check_growth
+from weft.kinds.workload import MIB
 from weft.objects.changes import plan_change
 from weft.objects.errors import InvalidInput
 

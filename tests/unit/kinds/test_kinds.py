@@ -9,8 +9,9 @@ from weft.kinds.image import ImageSpec, check_image
 from weft.kinds.network import NetworkSpec, check_network, gateway_of
 from weft.kinds.record import Kind
 from weft.kinds.registry import KINDS, find_kind
-from weft.kinds.vm import VM, VmSpec, check_vm, claim_places, parse_publish
+from weft.kinds.vm import VM, VmSpec, check_vm
 from weft.kinds.volume import VolumeSpec, check_volume
+from weft.kinds.workload import claim_places, parse_publish
 from weft.objects.changes import plan_change
 from weft.objects.envelope import Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound

@@ -55,7 +55,7 @@ def join_vms(vms: Sequence[Object], used: Sequence[Object], sort: str) -> list[d
         told = known.get(vm["uid"])
         rows.append(
             {
-                "kind": "vm",
+                "kind": vm["kind"],
                 "name": vm["name"],
                 "project": vm.get("project"),
                 "phase": dig(vm, "status.phase", "Pending"),

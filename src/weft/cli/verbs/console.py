@@ -7,7 +7,7 @@ import sys
 import click
 
 from weft.cli import options
-from weft.cli.grammar import Entry
+from weft.cli.grammar import Entry, able
 from weft.cli.session import Session
 from weft.cli.stream import Stream, dial, tell_resizes
 from weft.cli.terminal import is_terminal, raw_mode
@@ -29,7 +29,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], vnc: bool, url: bool, port: int) -> int:
-    targets = read_targets(kind, words, ("vm",))
+    targets = read_targets(kind, words, able("console"))
     if len(targets) != 1:
         raise click.UsageError("one console at a time")
     target = targets[0]

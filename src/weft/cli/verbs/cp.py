@@ -14,7 +14,7 @@ from typing import NamedTuple
 import click
 
 from weft.cli import options
-from weft.cli.grammar import Entry
+from weft.cli.grammar import Entry, able
 from weft.cli.relay import carry
 from weft.cli.session import Session
 from weft.cli.words import Target, read_targets
@@ -59,7 +59,7 @@ def _read_place(kind: Kind | None, text: str) -> _Place:
         return _Place(None, text)
     if not path:
         raise click.UsageError(f"{text!r}: the path in the VM is missing, like {name}:/root/")
-    return _Place(read_targets(kind, [name], ("vm",))[0], path)
+    return _Place(read_targets(kind, [name], able("cp"))[0], path)
 
 
 def _put(session: Session, source: str, target: Target, path: str) -> int:

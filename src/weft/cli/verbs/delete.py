@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import click
+import msgspec
 
 from weft.cli import options
 from weft.cli.exit_codes import ERROR
@@ -18,7 +19,7 @@ from weft.cli.watching import Wait
 from weft.cli.words import Target, read_targets
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
-from weft.kinds.registry import find_kind
+from weft.kinds.registry import BY_NAME, find_kind
 
 _FORCE = "Give up a node that is lost: its VMs are placed anew, with fresh disks."
 
@@ -119,8 +120,10 @@ def _ask(session: Session, targets: list[Target], uids: dict[str, str]) -> bool:
 def _blast(obj: dict[str, Any]) -> str:
     """What goes with the object, in a few words."""
     parts = [str(dig(obj, "status.phase", ""))]
-    if obj["kind"] == "vm":
-        node, volumes = dig(obj, "status.node"), dig(obj, "spec.volumes", [])
+    kind = BY_NAME[obj["kind"]]
+    if kind.workload is not None:
+        node = dig(obj, "status.node")
+        volumes = kind.workload.volumes(msgspec.convert(obj["spec"], kind.spec))
         parts += [f"on {node}"] if node else []
         parts.append("; its root disk goes with it" + (f", volumes stay: {', '.join(volumes)}" if volumes else ""))
     elif obj["kind"] == "volume":

@@ -10,7 +10,7 @@ import click
 
 from weft.cli import options
 from weft.cli.exit_codes import partial_code
-from weft.cli.grammar import Entry
+from weft.cli.grammar import PLACED, Entry
 from weft.cli.outcome import each
 from weft.cli.output.description import describe_object, name_images
 from weft.cli.output.formats import age_of, print_object
@@ -26,6 +26,7 @@ from weft.cli.words import Target, read_targets
 from weft.client.usage import fetch_usage
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, NotFound, WeftError
 
 _EVENTS = 10
@@ -61,7 +62,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str 
             print(f"\n{_describe_place(session, obj)}")
         elif is_migration and (told := describe_move(obj, session.paint)):
             print(f"\n{told}")
-        elif target.kind.name == "vm" and (used := _describe_use(session, obj)):
+        elif target.kind.workload is not None and (used := _describe_use(session, obj)):
             print(f"\n{used}")
         print(_describe_guests(session, target) + _describe_events(session, target, width), end="")
 
@@ -118,9 +119,12 @@ def _describe_guests(session: Session, target: Target) -> str:
     """On a node: which VMs are there."""
     if target.kind.name != "node":
         return ""
-    listing = session.client.list("vm", all_projects=True, fields=f"status.node={target.name}")
-    names = [item["name"] for item in listing.items]
-    return f"\nvms  {', '.join(names)}\n" if names else ""
+    told = ""
+    for kind in map(BY_NAME.__getitem__, PLACED):
+        listing = session.client.list(kind.name, all_projects=True, fields=f"status.node={target.name}")
+        names = [item["name"] for item in listing.items]
+        told += f"\n{kind.plural}  {', '.join(names)}" if names else ""
+    return f"{told}\n" if told else ""
 
 
 def _describe_events(session: Session, target: Target, width: int | None) -> str:

@@ -8,7 +8,7 @@ import click
 
 from weft.cli import options
 from weft.cli.flags import read_pairs
-from weft.cli.grammar import Entry
+from weft.cli.grammar import Entry, able
 from weft.cli.session import Session
 from weft.cli.stream import Stream, dial, tell_resizes
 from weft.cli.terminal import is_terminal, raw_mode
@@ -52,7 +52,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], tty: bool,
     argv = click.get_current_context().meta.get("weft.argv")
     if argv is None:
         words, argv = split_words(kind, words)
-    targets = read_targets(kind, words, ("vm",))
+    targets = read_targets(kind, words, able("exec"))
     if len(targets) != 1:
         raise click.UsageError("one guest at a time: put -- before the command")
     if not argv:

@@ -15,7 +15,7 @@ from weft.cli.asking import ask
 from weft.cli.exit_codes import OK
 from weft.cli.finishing import find_decision
 from weft.cli.flags import read_assignments
-from weft.cli.grammar import Entry
+from weft.cli.grammar import PLACED, Entry
 from weft.cli.output.formats import print_object
 from weft.cli.placement import explain_absence, explain_decision
 from weft.cli.session import Session
@@ -45,13 +45,13 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(
     session: Session, kind: Kind | None, words: tuple[str, ...], why_not: str | None, what_if: tuple[str, ...]
 ) -> int:
-    targets = read_targets(kind, words, ("vm", "migration"))
+    targets = read_targets(kind, words, (*PLACED, "migration"))
     if len(targets) != 1:
         raise click.UsageError("explain one at a time")
     (target,) = targets
     obj = session.client.get(target.kind.name, target.name)
-    if what_if and target.kind.name != "vm":
-        raise click.UsageError("--what-if asks about a VM")
+    if what_if and target.kind.workload is None:
+        raise click.UsageError("--what-if asks about a workload")
     if what_if:
         asked_for = ", ".join(what_if)
         wish = read_assignments(target.kind, what_if)
@@ -59,7 +59,7 @@ def _run(
     decision = find_decision(session, target)
     if why_not is not None:
         session.client.get("node", why_not)
-        if target.kind.name == "vm" and (decision is None or not _tells_of(decision, why_not)):
+        if target.kind.workload is not None and (decision is None or not _tells_of(decision, why_not)):
             return _explain_now(session, target, why_not)
     if decision is None:
         undecided = f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: nothing was decided yet{_why(obj)}"
@@ -70,7 +70,7 @@ def _run(
         print_object(session, decision)
     elif why_not is not None:
         print(explain_absence(decision, target.what, why_not, _tell_when(decision)))
-        if target.kind.name == "vm":
+        if target.kind.workload is not None:
             _add_present(session, target, why_not)
     else:
         when = _tell_when(decision)

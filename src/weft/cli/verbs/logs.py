@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from weft.cli import options
-from weft.cli.grammar import Entry
+from weft.cli.grammar import Entry, able
 from weft.cli.session import Session
 from weft.cli.stream import Stream, dial
 from weft.cli.words import read_targets
@@ -24,7 +24,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bool, tail: int) -> int:
-    targets = read_targets(kind, words, ("vm",))
+    targets = read_targets(kind, words, able("logs"))
     if len(targets) != 1:
         raise click.UsageError("the logs of one guest at a time")
     target = targets[0]

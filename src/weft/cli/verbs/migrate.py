@@ -14,7 +14,7 @@ from weft.cli.asking import ask
 from weft.cli.complaints import complain
 from weft.cli.exit_codes import INTERRUPTED, OK, UNPLACEABLE, exit_code
 from weft.cli.goals import Goal, plan_goal
-from weft.cli.grammar import Entry
+from weft.cli.grammar import Entry, able
 from weft.cli.moment import read_moment, tell_moment
 from weft.cli.moving import Moving, describe_end
 from weft.cli.output.formats import print_names, print_object
@@ -37,7 +37,7 @@ CLEARING_SECONDS = 60.0  # beside the move itself: until the source is clear, or
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
-        options.targets(kind, many=False, able=("vm",)),
+        options.targets(kind, many=False, able=able("migrate")),
         click.Option(["--to"], metavar="NODE", help="Where to; without it the scheduler chooses."),
         click.Option(["--live"], is_flag=True, help="It runs on meanwhile (the default)."),
         click.Option(["--cold"], is_flag=True, help="It is shut down for it; one that is stopped moves so."),
@@ -60,7 +60,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
-    targets = read_targets(kind, words, ("vm",))
+    targets = read_targets(kind, words, able("migrate"))
     if len(targets) != 1:
         raise click.UsageError("move one at a time")
     (target,) = targets

@@ -13,7 +13,7 @@ from weft.cli.advice import tell_recommendation
 from weft.cli.asking import ask
 from weft.cli.exit_codes import OK, UNPLACEABLE
 from weft.cli.flags import make_flags, read_flags
-from weft.cli.grammar import Entry
+from weft.cli.grammar import PLACED, Entry
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
 from weft.cli.terminal import find_width
@@ -39,8 +39,12 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     if not words:
         if not wish:
             raise click.UsageError("give a name, or fields of a workload that might be: --image tiny --cpu 4")
-        return tell(session, {"wish": wish}, f"such a {kind.title if kind else 'workload'}")
-    targets = read_targets(kind, words, ("vm",))
+        return tell(
+            session,
+            {"wish": wish, **({"kind": kind.name} if kind else {})},
+            f"such a {kind.title if kind else 'workload'}",
+        )
+    targets = read_targets(kind, words, PLACED)
     if len(targets) != 1:
         raise click.UsageError("ask about one at a time")
     (target,) = targets

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from weft.cli import options
-from weft.cli.grammar import Entry
+from weft.cli.grammar import Entry, able
 from weft.cli.relay import listen_here, relay
 from weft.cli.session import Session
 from weft.cli.words import Target, read_targets
@@ -25,7 +25,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], url: bool, port: int) -> int:
-    targets = read_targets(kind, words, ("vm",))
+    targets = read_targets(kind, words, able("screen"))
     if len(targets) != 1:
         raise click.UsageError("one screen at a time")
     return show_screen(session, targets[0], url, port)

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from weft.cli import options
-from weft.cli.grammar import Entry
+from weft.cli.grammar import Entry, able
 from weft.cli.session import Session
 from weft.cli.verbs.exec import GuestCommand, split_words
 from weft.cli.words import read_targets
@@ -42,7 +42,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], identity: 
     if argv is None:
         words, argv = split_words(kind, words)
     user, at, _ = words[0].rpartition("@") if words else ("", "", "")
-    targets = read_targets(kind, (words[0].removeprefix(f"{user}{at}"), *words[1:]) if words else words, ("vm",))
+    targets = read_targets(kind, (words[0].removeprefix(f"{user}{at}"), *words[1:]) if words else words, able("ssh"))
     if len(targets) != 1:
         raise click.UsageError("one guest at a time: put -- before the command")
     if shutil.which("ssh") is None:

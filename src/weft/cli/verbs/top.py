@@ -45,7 +45,7 @@ def _run(
     word: str = "nodes",
 ) -> None:
     kind = kind or find_kind(word)
-    if kind.name not in ("node", "vm"):
+    if kind.name != "node" and kind.workload is None:
         raise click.UsageError(f"{kind.plural} use nothing by themselves: weft top nodes, or weft top vms")
     _show(session, kind, sort, labels, fields)
     try:
@@ -60,7 +60,7 @@ def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fiel
     items = session.client.list(
         kind.name, all_projects=session.all_projects, labels=",".join(labels), fields=",".join(fields)
     ).items
-    used = fetch_usage(session.client.http, guests=kind.name == "vm")
+    used = fetch_usage(session.client.http, guests=kind.workload is not None)
     rows = (join_nodes if kind.name == "node" else join_vms)(items, used, sort)
     if session.output in ("json", "yaml"):
         print_data({"items": rows}, session.output)

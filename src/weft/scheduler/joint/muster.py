@@ -6,10 +6,10 @@ first are placed together, and each of the others by itself after them.
 
 from __future__ import annotations
 
-from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, VMS_BY_GANG, name_gang
+from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, WORKLOADS_BY_GANG, name_gang
 from weft.client.view import Item, View
+from weft.client.workloads import name_of, wish_of
 from weft.kinds.gang import read_gang
-from weft.kinds.vm import VmSpec
 from weft.scheduler.request import Candidate, Waiting, read_candidate, wants_place
 
 INCOMPLETE = "gangIncomplete"
@@ -17,10 +17,10 @@ INCOMPLETE = "gangIncomplete"
 
 def muster(view: View, vm: Item, default_strategy: str, silent: list[str]) -> list[Candidate] | Waiting:
     """Those that are to be placed together with ``vm``, itself among them; or what it waits for."""
-    name = read_gang(vm.spec(VmSpec).gang or "")[0]
-    there = [item for item in view.find(VMS_BY_GANG, name_gang(vm)) if not item.deleting]
+    name = read_gang(wish_of(vm).gang or "")[0]
+    there = [item for item in view.find(WORKLOADS_BY_GANG, name_gang(vm)) if not item.deleting]
     there.sort(key=lambda item: (item.envelope.created_at, item.envelope.name))
-    count = max(read_gang(item.spec(VmSpec).gang or "")[1] for item in there)
+    count = max(read_gang(wish_of(item).gang or "")[1] for item in there)
     placed = sum(1 for item in there if view.count(ALLOCATIONS_BY_WORKLOAD, item.uid))
     ready = [item for item in there if wants_place(view, item)]
     if placed + len(ready) < count:
@@ -35,10 +35,10 @@ def muster(view: View, vm: Item, default_strategy: str, silent: list[str]) -> li
         if isinstance(candidate, Waiting):
             if item.uid == vm.uid:
                 return candidate
-            return Waiting(INCOMPLETE, f"gang {name}: vm/{item.envelope.name} waits: {candidate.message}")
+            return Waiting(INCOMPLETE, f"gang {name}: {name_of(item)} waits: {candidate.message}")
         for volume in candidate.volumes:
-            owner = owners.setdefault(volume.uid, item.envelope.name)
-            if owner != item.envelope.name:
-                return Waiting("volumeInUse", f"volume {volume.name} is wanted by vm/{owner} too, of the same gang")
+            owner = owners.setdefault(volume.uid, name_of(item))
+            if owner != name_of(item):
+                return Waiting("volumeInUse", f"volume {volume.name} is wanted by {owner} too, of the same gang")
         candidates.append(candidate)
     return candidates

@@ -98,6 +98,11 @@ def name_pool(pool: str) -> str:
     return f"pool {pool}"
 
 
+def name_runtime(runtime: str) -> str:
+    """What a node's runtimes run beside machines, KIND or KIND/ISOLATION, beside the machines that it can build."""
+    return f"runtime {runtime}"
+
+
 def name_cpu(model: str) -> str:
     """A CPU model beside the machines that a node can build."""
     return f"cpu {model}"

@@ -1,0 +1,35 @@
+"""What every workload may wish of its run, whatever it is: how much it gets, how it is reached, and when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from weft.objects.schema import field
+
+MIB = 1024 * 1024
+
+Name = Annotated[str, field("", name=True)]
+
+
+class RunWish(msgspec.Struct, kw_only=True):
+    cpu: Annotated[float, field("Cores; a fraction is a limit", change="plug", quantity="cpu")] = 1.0
+    memory: Annotated[int, field("Memory", change="plug", quantity="bytes")] = 256 * MIB
+    networks: Annotated[
+        list[str], field("Networks to join, one NIC each: NAME, or NAME:ADDRESS for that address", change="plug")
+    ] = msgspec.field(default_factory=lambda: ["default"])
+    security_groups: Annotated[
+        list[Name], field("Security groups to carry; none: whoever is in its networks may connect", change="live")
+    ] = []
+    publish: Annotated[list[str], field("Ports to publish: HOST:GUEST or HOST:GUEST/udp", change="live")] = []
+    restart: Annotated[
+        Literal["always", "on-failure", "never"], field("Start again when the guest ends by itself", change="live")
+    ] = "on-failure"
+    on_node_loss: Annotated[Literal["wait", "restart"], field("What to do when the node is lost", change="live")] = (
+        "wait"
+    )
+    grace: Annotated[float, field("How long a guest may take to shut down", change="live", quantity="duration")] = 20.0
+    run: Annotated[Literal["run", "stop", "suspend"], field("The wish: verbs start, stop, suspend set it")] = "run"
+    hold: Annotated[bool, field("Do not place yet: verbs hold and release set it")] = False
+    boots: Annotated[int, field("Grows by one with each fresh start asked for", ge=0)] = 0
