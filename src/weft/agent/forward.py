@@ -16,7 +16,7 @@ from weft.client.frames import FrameType, encode_exit
 from weft.contracts.clock import Clock
 from weft.contracts.network import CanDial, NetworkDriver
 from weft.contracts.runtime import GuestPlan, HasScreen, RuntimeDriver
-from weft.kinds.vm import ForwardInput
+from weft.kinds.streams import ForwardInput
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
 

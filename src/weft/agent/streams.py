@@ -38,7 +38,7 @@ from weft.contracts.runtime import (
     SessionMark,
     SessionStanding,
 )
-from weft.kinds.vm import ExecInput, ForwardInput, LogsInput
+from weft.kinds.streams import ExecInput, ForwardInput, LogsInput
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 
 log = logging.getLogger("weft.agent")

@@ -36,7 +36,7 @@ _MORE_NAMES = {
 _STRATEGIES = ("spec.strategy", "spec.serverless")
 _LONG_TEXT = 4096  # a text that may be longer is taken from a file
 _BOOLEAN, _MAP, _LIST = "true or false", "map", "list of "
-_EXPRESSIONS = "list of expression"
+_WHOLE = ("list of expression", "list of word")  # a comma is a part of them
 
 
 def flag_fields(kind: Kind) -> list[FieldDoc]:
@@ -155,8 +155,8 @@ def _show_default(doc: FieldDoc) -> str:
 def _read_value(doc: FieldDoc, value: Any) -> Any:
     if doc.type == _MAP:
         return {} if value == ("",) else read_pairs(value, flag_name(doc))
-    if doc.type == _EXPRESSIONS:
-        return [text for text in value if text]  # a comma is a part of them
+    if doc.type in _WHOLE:
+        return [text for text in value if text]
     if doc.type.startswith(_LIST):
         return [_number(doc.type, item) for text in value for item in text.split(",") if item]
     if value == "" and doc.default is None and not doc.required:

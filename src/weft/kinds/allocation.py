@@ -90,6 +90,33 @@ class AllocatedGpu(msgspec.Struct, kw_only=True, frozen=True):
     address: str = ""
 
 
+class AllocatedHealthCheck(msgspec.Struct, kw_only=True, frozen=True):
+    """As in a container's spec; times in seconds."""
+
+    command: list[str]
+    interval: float = 30.0
+    timeout: float = 5.0
+    retries: int = 3
+    start_period: float = 0.0
+
+
+class AllocatedContainer(msgspec.Struct, kw_only=True, frozen=True):
+    """What a container's node needs beside what every workload has, as in its spec: ``mounts`` name its volumes."""
+
+    image: str
+    command: list[str] = []
+    args: list[str] = []
+    env: dict[str, str] = {}
+    mounts: list[str] = []
+    user: str = ""
+    read_only: bool = False
+    add_capabilities: list[str] = []
+    drop_capabilities: list[str] = []
+    pids: int = 1024
+    isolation: Literal["container", "vm"] = "container"
+    health_check: AllocatedHealthCheck | None = None
+
+
 class PastMove(msgspec.Struct, kw_only=True, frozen=True):
     """How a move that has ended was foreseen, before any correction, and what came true as a multiple of that; of the pause, as
     so many seconds more, or fewer (``pause_seconds`` 0: nobody saw it). ``weight``: how much it says of the one that is to come."""
@@ -190,6 +217,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     pool_id: str = ""
     storage: AllocatedStorageMove | None = None
     back_from: list[str] = []
+    container: AllocatedContainer | None = None  # of a container; what is a machine's own in here says nothing then
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):

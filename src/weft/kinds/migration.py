@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -27,6 +28,7 @@ KEPT_SECONDS = 7 * 86400.0  # an ended one, as what may be learned from
 KEPT_OF_ONE = 20  # ended ones of one workload
 DEFAULT_TIMEOUT_SECONDS = 600.0
 MOST_TRIES = 3
+MOVABLE = ("vm",)  # the kinds that have the verb migrate
 MOVED_ON = "movedOn"  # of one that an older store takes for under way: the guest came, and went on, since then
 Moment = Annotated[float, field("", ge=0, le=LAST_MOMENT)]
 
@@ -187,7 +189,7 @@ def read_workload(spec: MigrationSpec) -> tuple[str, str]:
 
 def check_migration(spec: MigrationSpec) -> None:
     kind, name = read_workload(spec)
-    if kind != "vm" or not name or "/" in name:
+    if kind not in MOVABLE or not name or "/" in name:
         raise InvalidInput(
             f"spec.workload: {spec.workload[:60]!r} names no VM", field="spec.workload", hint="write vm/web"
         )
@@ -234,22 +236,22 @@ def make_migration(obj: Object, given: MigrateInput, mark: str) -> dict[str, Any
     """The manifest of the Migration that ``vm:migrate`` makes; ``mark`` tells its name from others'. Raises
     IllegalTransition for a VM that can't move now, or as it is not at all, or moves already."""
     name, phase = obj["name"], dig(obj, "status.phase", "Pending")
-    under_way = dig(obj, "status.migration", "")
+    what, under_way = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
     if under_way:
         raise IllegalTransition(
-            f"vm/{name} is moving already: migration/{under_way}",
+            f"{what} is moving already: migration/{under_way}",
             reason="alreadyMoving",
             hint=f"weft wait migration/{under_way}, or: weft migration cancel {under_way}",
             details={"migration": under_way},
         )
     if given.to is not None and given.to == dig(obj, "status.node"):
         raise IllegalTransition(
-            f"vm/{name} is on {given.to} already", field="to", hint="name another node, or none: weft node list"
+            f"{what} is on {given.to} already", field="to", hint="name another node, or none: weft node list"
         )
     can_move = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
     if given.not_before is None and phase not in (*can_move, *((Phase.STOPPED,) if given.mode != "live" else ())):
         raise IllegalTransition(
-            f"vm/{name} is {phase}: it can't migrate",
+            f"{what} is {phase}: it can't migrate",
             hint="it moves when it runs" + (", or with --cold when it is stopped" if phase == Phase.STOPPED else ""),
             details={"phase": str(phase), "verb": "migrate"},
         )
@@ -258,24 +260,24 @@ def make_migration(obj: Object, given: MigrateInput, mark: str) -> dict[str, Any
     return {
         "kind": "migration",
         "name": f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",
-        "spec": {**msgspec.to_builtins(given), "workload": f"vm/{name}"},
+        "spec": {**msgspec.to_builtins(given), "workload": what},
     }
 
 
 def _check_free(obj: Object, given: MigrateInput) -> None:
     """Raises IllegalTransition for a VM that its own spec keeps where it is: waiting would change nothing."""
-    what, bound = f"vm/{obj['name']}", dig(obj, "spec.node")
+    what, bound = f"{obj['kind']}/{obj['name']}", dig(obj, "spec.node")
     if bound is not None and (bound == dig(obj, "status.node") or given.to not in (None, bound)):
         raise IllegalTransition(
             f"{what} is bound to node {bound} (spec.node), so it can't go to {given.to or 'another'}",
             reason="pinned",
-            hint=f'weft vm set {obj["name"]} --node "" lets it go anywhere',
+            hint=f'weft {obj["kind"]} set {obj["name"]} --node "" lets it go anywhere',
         )
     if given.mode == "live" and dig(obj, "spec.gpus", 0):
         raise IllegalTransition(
             f"{what} uses a GPU of its node, which can't go with it: it can't move while it runs",
             reason="gpusStay",
-            hint=f"weft vm migrate {obj['name']} --cold",
+            hint=f"weft {obj['kind']} migrate {obj['name']} --cold",
         )
 
 
@@ -320,8 +322,9 @@ def _note(obj: Object) -> str:
     return f"{reason}: {message}" if reason and message else reason or message
 
 
-def _workloads(spec: MigrationSpec) -> Sequence[str]:
-    return [read_workload(spec)[1]]
+def _workloads(kind: str, spec: MigrationSpec) -> Sequence[str]:
+    of_kind, name = read_workload(spec)
+    return [name] if of_kind == kind else []
 
 
 MIGRATION = Kind(
@@ -337,7 +340,7 @@ MIGRATION = Kind(
     kept=("cancel",),
     finalizers=("migration",),
     references=(
-        Reference("vm", "spec.workload", _workloads, blocks=False),
+        *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MOVABLE),
         Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),
     ),
     verbs=(Verb("cancel", "Break it off: the guest stays where it is", change=_cancel),),

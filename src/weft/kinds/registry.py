@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from weft.kinds.allocation import ALLOCATION
 from weft.kinds.constraint import CONSTRAINT
+from weft.kinds.container import CONTAINER
 from weft.kinds.decision import DECISION
 from weft.kinds.endpoint import ENDPOINT
 from weft.kinds.image import IMAGE
@@ -25,6 +26,7 @@ from weft.objects.schema import suggest
 
 KINDS: tuple[Kind, ...] = (
     VM,
+    CONTAINER,
     IMAGE,
     NETWORK,
     SECURITY_GROUP,

@@ -12,6 +12,7 @@ from weft.kinds.cells import AGE, NAME, cores, joined, size, text
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
 from weft.kinds.run_wish import Name
+from weft.kinds.streams import ConsoleInput, ExecInput, ForwardInput, LogsInput, ScreenInput
 from weft.kinds.workload import (
     CONDITIONS,
     HOLD,
@@ -142,37 +143,6 @@ def check_growth(old: VmSpec, new: VmSpec) -> None:
             field="spec.disk",
             hint="make a new VM with a smaller one",
         )
-
-
-class ExecInput(msgspec.Struct):
-    """``argv`` goes to the guest unchanged; no shell is put between."""
-
-    argv: list[str]
-    env: dict[str, str] = {}
-    cwd: str = ""
-    tty: bool = False
-
-
-class ConsoleInput(msgspec.Struct):
-    pass
-
-
-class LogsInput(msgspec.Struct):
-    """``tail`` last lines first (-1: all), then on if ``follow``."""
-
-    follow: bool = False
-    tail: int = -1
-
-
-class ForwardInput(msgspec.Struct):
-    """A TCP port of the guest's first NIC; ``patience``: for how many seconds to try while nothing listens there."""
-
-    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
-    patience: Annotated[float, msgspec.Meta(ge=0, le=300)] = 0.0
-
-
-class ScreenInput(msgspec.Struct):
-    pass
 
 
 VERBS = (

@@ -81,7 +81,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     if given["pause"] is not None:
         body["pause_ms"] = max(1, round(given["pause"] * 1000))
     body |= _read_window(session, given["at"], given["within"])
-    migration = session.client.verb("vm", target.name, "migrate", body)
+    migration = session.client.verb(target.kind.name, target.name, "migrate", body)
     if given["at"] is not None:
         when = tell_moment(body["not_before"])
         name = migration["name"]
@@ -141,13 +141,13 @@ def _watch(session: Session, vm: Target, migration: dict[str, Any]) -> int:
 
 def _await_start(session: Session, vm: Target, migration: Mapping[str, Any]) -> int:
     """What was shut down for it boots where it is now, if it is to run at all."""
-    before = session.client.get("vm", vm.name)
+    before = session.client.get(vm.kind.name, vm.name)
     if dig(before, "spec.run") != "run":
         _print(session, migration, f"moved     {describe_end(migration)}")
         return OK
     if not session.is_data:
         session.say(f"moved     {describe_end(migration)}")
-    goal = plan_goal("vm", "start")
+    goal = plan_goal(vm.kind.name, "start")
     assert goal is not None
     progress = Progress(session.clock.elapsed, color=session.color, only_live=session.output == "json")
     try:
@@ -177,7 +177,7 @@ def _find_error(vm: Target, target: Target, result: Result) -> WeftError | None:
 
 def _rehearse(session: Session, target: Target, given: dict[str, Any]) -> int:
     """Where it would go, and why; nothing is written that stays."""
-    session.client.get("vm", target.name)
+    session.client.get(target.kind.name, target.name)
     move = {"to": given["to"], "mode": given["mode"]}
     move |= {"bytes_per_second": given["bandwidth"]} if given["bandwidth"] is not None else {}
     answered = ask(session, "recommendation", {"workload": target.what, "move": move})
@@ -195,7 +195,7 @@ def _rehearse(session: Session, target: Target, given: dict[str, Any]) -> int:
 
 def _rehearse_storage(session: Session, target: Target, given: dict[str, Any]) -> int:
     """Which disk would go where, and whether that can be."""
-    vm = session.client.get("vm", target.name)
+    vm = session.client.get(target.kind.name, target.name)
     owner = session.client.get("volume", given["volume"]) if given["volume"] else vm
     node, now = dig(vm, "status.node"), (dig(owner, "status.pool") or dig(owner, "spec.pool", LOCAL))
     if node is None:

@@ -1,0 +1,341 @@
+"""Container: processes from an OCI image, apart from everything else on their node. Its status is folded from its allocations, as a
+VM's is. It is placed on nodes that say that they run containers, and waits for one."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocationSpec
+from weft.kinds.cells import AGE, NAME, cores, joined, size, text
+from weft.kinds.record import Ask, Column, Kind, Reference, Verb, Workload
+from weft.kinds.run_wish import MIB
+from weft.kinds.streams import ExecInput, ForwardInput, LogsInput
+from weft.kinds.workload import (
+    CONDITIONS,
+    HOLD,
+    KEPT,
+    RELEASE,
+    RESTART,
+    START,
+    WorkloadSpec,
+    WorkloadStatus,
+    born,
+    check_workload,
+    claim_places,
+    note,
+    refuse_twice,
+    set_fields,
+    workload_references,
+)
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_name
+from weft.objects.lifecycle import Phase
+from weft.objects.schema import field
+
+LEAST_MEMORY_BYTES = 4 * MIB
+MOST_MOUNTS = 16
+MOST_ENV_BYTES = 64 * 1024
+_REGISTRY = r"(?:localhost|(?=[^/]*[.:])[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::\d{1,5})?"
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REFERENCE = re.compile(
+    rf"{_REGISTRY}/{_PART}(?:/{_PART})*(?::\w[\w.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?", re.ASCII
+)
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
+_KEPT_PATHS = ("/proc", "/sys", "/dev")  # the runtime's own
+
+# What root in a container may do by itself: what file servers, mail servers and package managers need, and nothing that reaches
+# beyond it.
+DEFAULT_CAPABILITIES = (
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+)
+# That may be added: they hold within its own user namespace.
+MORE_CAPABILITIES = (
+    "AUDIT_WRITE",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "SYS_ADMIN",
+    "SYS_NICE",
+    "SYS_PTRACE",
+    "SYS_RESOURCE",
+    "SYS_TTY_CONFIG",
+)
+
+Word = Annotated[str, field("", max_length=131072, shown="word")]
+
+
+class HealthCheck(msgspec.Struct, kw_only=True):
+    command: Annotated[list[Word], field("What to run in it; 0 is healthy", change="restart")]
+    interval: Annotated[float, field("How long from one to the next", change="restart", quantity="duration")] = 30.0
+    timeout: Annotated[float, field("How long one may take", change="restart", quantity="duration")] = 5.0
+    retries: Annotated[int, field("How many must fail in a row", change="restart", ge=1, le=100)] = 3
+    start_period: Annotated[
+        float, field("How long it may fail after a start", change="restart", quantity="duration")
+    ] = 0.0
+
+
+class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
+    image: Annotated[
+        str,
+        field(
+            "Its image: REGISTRY/NAME:TAG, or REGISTRY/NAME@sha256:… for that very one",
+            change="replace",
+            max_length=512,
+        ),
+    ]
+    command: Annotated[list[Word], field("What to run instead of the image's entrypoint", change="restart")] = []
+    args: Annotated[list[Word], field("Its arguments instead of the image's", change="restart")] = []
+    env: Annotated[dict[str, str], field("Variables, beside the image's", change="restart")] = {}
+    mounts: Annotated[list[str], field("Volumes: NAME:/PATH, or NAME:/PATH:ro to read only", change="restart")] = []
+    user: Annotated[
+        str, field("Who it runs as: USER[:GROUP], names or numbers; else the image's", change="restart")
+    ] = ""
+    read_only: Annotated[bool, field("Its root can't be written; /tmp and /run can", change="restart")] = False
+    add_capabilities: Annotated[list[str], field("What else root may do in it, like NET_RAW", change="restart")] = []
+    drop_capabilities: Annotated[list[str], field("What root may not; ALL is everything", change="restart")] = []
+    pids: Annotated[int, field("How many processes and threads it may have", change="restart", ge=1, le=4194304)] = 1024
+    isolation: Annotated[
+        Literal["container", "vm"],
+        field(
+            "container: namespaces of the node's kernel; vm: a machine of its own, with its own kernel",
+            change="replace",
+        ),
+    ] = "container"
+    health_check: Annotated[HealthCheck | None, field("How to tell that it is well", change="restart")] = None
+    grace: Annotated[
+        float, field("How long it may take to end when it is stopped", change="live", quantity="duration")
+    ] = 10.0
+
+
+class Mount(msgspec.Struct, frozen=True):
+    volume: str
+    path: str
+    read_only: bool = False
+
+
+def read_mount(text_: str, field_: str = "spec.mounts") -> Mount:
+    """``data:/var/lib/data`` or ``data:/etc/app:ro``. Raises InvalidInput."""
+    volume, _, rest = text_.partition(":")
+    path, sign, mode = rest.partition(":")
+    hint = "write VOLUME:/PATH, like data:/var/lib/data, or VOLUME:/PATH:ro"
+    if not volume or not path or (sign and mode not in ("ro", "rw")):
+        raise InvalidInput(f"{field_}: {text_[:60]!r} is not a mount", field=field_, hint=hint)
+    check_name(volume, field_)
+    parts = path.split("/")
+    if parts[0] or len(parts) < 2 or not all(parts[1:]) or {".", ".."} & set(parts) or "\0" in path:
+        raise InvalidInput(f"{field_}: {path[:60]!r} is no absolute path in a container", field=field_, hint=hint)
+    if any(path == kept or path.startswith(f"{kept}/") for kept in _KEPT_PATHS):
+        raise InvalidInput(f"{field_}: {path[:60]} is the runtime's own", field=field_, hint="choose another path")
+    return Mount(volume, path, mode == "ro")
+
+
+def check_container(spec: ContainerSpec) -> None:
+    """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
+    check_workload(spec, least_memory=LEAST_MEMORY_BYTES)
+    if not _REFERENCE.fullmatch(spec.image):
+        raise InvalidInput(
+            f"spec.image: {spec.image[:80]!r} names no image in a registry",
+            field="spec.image",
+            hint="write REGISTRY/NAME:TAG, like registry.example.org/shop/web:1.4, or REGISTRY/NAME@sha256:…",
+        )
+    mounts = [read_mount(mount, f"spec.mounts[{index}]") for index, mount in enumerate(spec.mounts)]
+    refuse_twice(mounts=[mount.volume for mount in mounts])
+    refuse_twice(mounts=[mount.path for mount in mounts])
+    if len(mounts) > MOST_MOUNTS:
+        raise InvalidInput(f"spec.mounts: at most {MOST_MOUNTS}", field="spec.mounts")
+    _check_env(spec.env)
+    if spec.user and not _USER.fullmatch(spec.user):
+        raise InvalidInput(
+            f"spec.user: {spec.user[:60]!r} is neither a user nor USER:GROUP",
+            field="spec.user",
+            hint="a name of the image's, like www-data, or numbers: 1000:1000",
+        )
+    for words, name in ((spec.command, "command"), (spec.args, "args")):
+        if any("\0" in word for word in words):
+            raise InvalidInput(f"spec.{name}: a word can't have a NUL in it", field=f"spec.{name}")
+    if spec.command and not spec.command[0]:
+        raise InvalidInput("spec.command: its first word is empty", field="spec.command", hint="name a program")
+    spec.add_capabilities = _read_capabilities(spec.add_capabilities, "add_capabilities", MORE_CAPABILITIES)
+    spec.drop_capabilities = _read_capabilities(spec.drop_capabilities, "drop_capabilities", ("ALL",))
+    check = spec.health_check
+    if check is not None and (not check.command or not check.command[0]):
+        raise InvalidInput(
+            "spec.health_check.command is missing",
+            field="spec.health_check.command",
+            hint="name a program of the image's",
+        )
+    if check is not None and not (check.interval > 0 and check.timeout > 0):
+        raise InvalidInput(
+            "spec.health_check: interval and timeout must be longer than nothing",
+            field="spec.health_check",
+            hint="interval: 30s, timeout: 5s",
+        )
+    if spec.run == "suspend":
+        raise InvalidInput("spec.run: a container can't be suspended", field="spec.run", hint="run or stop")
+
+
+def _check_env(env: dict[str, str]) -> None:
+    for name, value in env.items():
+        if not _ENV_NAME.fullmatch(name) or "\0" in value:
+            raise InvalidInput(
+                f"spec.env: {name[:60]!r} can't be a variable"
+                if "\0" not in value
+                else f"spec.env.{name[:60]}: it has a NUL",
+                field="spec.env",
+                hint="a name has letters, digits and _, and begins with no digit",
+            )
+    if sum(len(name) + len(value.encode()) + 2 for name, value in env.items()) > MOST_ENV_BYTES:
+        raise InvalidInput(
+            "spec.env: that is too much", field="spec.env", hint="at most 64 KiB; larger things fit a volume"
+        )
+
+
+def _read_capabilities(given: list[str], name: str, more: tuple[str, ...]) -> list[str]:
+    """In capitals and without CAP_, in order, none twice."""
+    read = [word.upper().removeprefix("CAP_") for word in given]
+    known = (*DEFAULT_CAPABILITIES, *MORE_CAPABILITIES, *more)
+    for word in read:
+        if word not in known:
+            raise InvalidInput(
+                f"spec.{name}: {word[:60]!r} is no capability that a container can have",
+                field=f"spec.{name}",
+                hint=f"one of {', '.join(sorted(known))}",
+            )
+    return sorted(set(read))
+
+
+def list_capabilities(container: AllocatedContainer) -> list[str]:
+    """All that root has in it, as CAP_…"""
+    kept = () if "ALL" in container.drop_capabilities else DEFAULT_CAPABILITIES
+    held = ({*kept} - {*container.drop_capabilities}) | {*container.add_capabilities}
+    return sorted(f"CAP_{name}" for name in held)
+
+
+VERBS = (
+    START,
+    Verb("stop", "End its processes; its place and what it wrote stay", change=set_fields("stop", run="stop")),
+    RESTART,
+    HOLD,
+    RELEASE,
+    Verb("exec", "Run a command in it", input=ExecInput, stream=True),
+    Verb("forward", "Reach a TCP port of it from here", input=ForwardInput, stream=True),
+    Verb("logs", "What it printed", input=LogsInput, stream=True),
+)
+
+
+def _volumes(spec: ContainerSpec) -> list[str]:
+    return [read_mount(mount).volume for mount in spec.mounts]
+
+
+def _ask(spec: ContainerSpec) -> Ask:
+    return Ask(runtime="container" if spec.isolation == "container" else f"container/{spec.isolation}")
+
+
+def _make(spec: ContainerSpec) -> AllocatedContainer:
+    check = spec.health_check
+    return AllocatedContainer(
+        image=spec.image,
+        command=spec.command,
+        args=spec.args,
+        env=spec.env,
+        mounts=spec.mounts,
+        user=spec.user,
+        read_only=spec.read_only,
+        add_capabilities=spec.add_capabilities,
+        drop_capabilities=spec.drop_capabilities,
+        pids=spec.pids,
+        isolation=spec.isolation,
+        health_check=msgspec.convert(msgspec.structs.asdict(check), AllocatedHealthCheck)
+        if check is not None
+        else None,
+    )
+
+
+def _compare(place: AllocationSpec, spec: ContainerSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+    has, asked = place.container, _make(spec)
+    return msgspec.to_builtins(has) if has is not None else {}, msgspec.to_builtins(asked)
+
+
+def _is_same(place: AllocationSpec, spec: ContainerSpec) -> bool:
+    return place.container == _make(spec)
+
+
+def _is_alike(place: AllocationSpec, spec: ContainerSpec) -> bool:
+    has = place.container
+    return has is not None and (has.image, has.isolation, has.mounts) == (spec.image, spec.isolation, spec.mounts)
+
+
+def _refit(place: AllocationSpec, spec: ContainerSpec, fields: set[str]) -> None:
+    if fields & set(AllocatedContainer.__struct_fields__):
+        place.container = _make(spec)
+
+
+WORKLOAD = Workload(
+    ask=_ask,
+    volumes=_volumes,
+    volumes_field="mounts",
+    allocate=lambda spec: {"runtime": "oci", "container": _make(spec)},
+    compare=_compare,
+    is_same=_is_same,
+    is_alike=_is_alike,
+    refit=_refit,
+)
+
+CONTAINER = Kind(
+    name="container",
+    plural="containers",
+    title="container",
+    summary="Processes from an OCI image",
+    spec=ContainerSpec,
+    status=WorkloadStatus,
+    workload=WORKLOAD,
+    made=str(Phase.RUNNING),
+    commands=("cp",),
+    verbs=VERBS,
+    check=check_container,
+    room=lambda status: status.room,
+    claims=claim_places,
+    finalizers=("workload",),
+    status_writer="workload",
+    kept=KEPT,
+    conditions=CONDITIONS,
+    born=born,
+    references=(
+        Reference("volume", "spec.mounts", _volumes, holder=lambda status: status.attached_to),
+        *workload_references(),
+    ),
+    columns=(
+        NAME,
+        Column("PHASE", text("status.phase", "Pending")),
+        Column("NODE", text("status.node")),
+        Column("ADDRESS", text("status.address")),
+        Column("CPU", cores("spec.cpu"), align="right"),
+        Column("MEMORY", size("spec.memory"), align="right"),
+        Column("IMAGE", text("spec.image"), flexible=True),
+        AGE,
+        Column("NETWORKS", joined("spec.networks"), wide=True),
+        Column("GROUPS", joined("spec.security_groups"), wide=True),
+        Column("PUBLISH", joined("spec.publish"), wide=True),
+        Column("RESTARTS", text("status.restarts", "0"), align="right", wide=True),
+        Column("NOTE", note, flexible=True),
+    ),
+)
