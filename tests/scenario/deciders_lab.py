@@ -17,12 +17,13 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.contracts.store import AtRevision, Batch, Precondition, PreconditionFailed, Put, Write, epoch_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport
 from weft.kinds.record import Claim
 from weft.kinds.vm import VmSpec
-from weft.kinds.workload import WorkloadStatus, claim_places
+from weft.kinds.workload import WorkloadSpec, WorkloadStatus, claim_places
 from weft.launch.deciders import decide
 from weft.objects.envelope import Condition, Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import new_uid, object_key
@@ -313,9 +314,16 @@ class Lab:
 
     async def put_vm(self, name: str, **spec: Any) -> Envelope:
         """A VM as the doors make it: with its claims, in one commit."""
-        full = VmSpec(**{"image": "tiny", **spec})
+        return await self.put_workload("vm", name, VmSpec(**{"image": "tiny", **spec}))
+
+    async def put_container(self, name: str, **spec: Any) -> Envelope:
+        full = ContainerSpec(**{"image": "registry.example.org/web:1", **spec})
+        check_container(full)
+        return await self.put_workload("container", name, full)
+
+    async def put_workload(self, kind: str, name: str, full: WorkloadSpec) -> Envelope:
         envelope = Envelope(
-            kind="vm",
+            kind=kind,
             name=name,
             uid=new_uid(),
             project="default",
@@ -349,14 +357,14 @@ class Lab:
             except PreconditionFailed:
                 continue
 
-    async def wish(self, name: str, **spec: Any) -> None:
-        """Change a VM's spec as a person would."""
+    async def wish(self, name: str, kind: str = "vm", **spec: Any) -> None:
+        """Change a workload's spec as a person would."""
 
         def change(envelope: Envelope) -> None:
             envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), **spec})
             envelope.generation += 1
 
-        await self.change(f"/vm/default/{name}", change)
+        await self.change(f"/{kind}/default/{name}", change)
 
     async def delete(self, key: str) -> None:
         def change(envelope: Envelope) -> None:
@@ -368,16 +376,16 @@ class Lab:
         entry = await self.store.get(key)
         return None if entry is None else decode_envelope(entry.value, entry.revision)
 
-    async def vm(self, name: str) -> Envelope:
-        envelope = await self.get(f"/vm/default/{name}")
+    async def vm(self, name: str, kind: str = "vm") -> Envelope:
+        envelope = await self.get(f"/{kind}/default/{name}")
         assert envelope is not None, name
         return envelope
 
-    async def status(self, name: str) -> WorkloadStatus:
-        return decode_part((await self.vm(name)).status, WorkloadStatus)
+    async def status(self, name: str, kind: str = "vm") -> WorkloadStatus:
+        return decode_part((await self.vm(name, kind)).status, WorkloadStatus)
 
-    async def placed(self, name: str) -> Condition | None:
-        return (await self.vm(name)).condition("Placed")
+    async def placed(self, name: str, kind: str = "vm") -> Condition | None:
+        return (await self.vm(name, kind)).condition("Placed")
 
     async def every(self, kind: str) -> list[Envelope]:
         page = await self.store.list(f"/{kind}/")
@@ -418,15 +426,15 @@ class Lab:
 
         await self.until(over, seconds + 1)
 
-    async def until_phase(self, name: str, phase: str, seconds: float = 60.0) -> None:
+    async def until_phase(self, name: str, phase: str, seconds: float = 60.0, kind: str = "vm") -> None:
         async def there() -> bool:
-            return (await self.status(name)).phase == phase
+            return (await self.status(name, kind)).phase == phase
 
         await self.until(there, seconds)
 
-    async def until_refused(self, name: str, reason: str) -> None:
+    async def until_refused(self, name: str, reason: str, kind: str = "vm") -> None:
         async def there() -> bool:
-            placed = await self.placed(name)
+            placed = await self.placed(name, kind)
             return placed is not None and placed.status == "False" and placed.reason == reason
 
         await self.until(there)

@@ -121,9 +121,6 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
         ),
     ] = "container"
     health_check: Annotated[HealthCheck | None, field("How to tell that it is well", change="restart")] = None
-    grace: Annotated[
-        float, field("How long it may take to end when it is stopped", change="live", quantity="duration")
-    ] = 10.0
 
 
 class Mount(msgspec.Struct, frozen=True):

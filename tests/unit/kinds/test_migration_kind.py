@@ -12,7 +12,7 @@ from weft.objects.schema import read_strict
 
 
 def make(spec: dict[str, Any], **given: Any) -> dict[str, Any]:
-    vm = {"name": "web", "spec": spec, "status": {"phase": "Running", "node": "n1"}}
+    vm = {"kind": "vm", "name": "web", "spec": spec, "status": {"phase": "Running", "node": "n1"}}
     return make_migration(vm, read_strict(given, MigrateInput), "abc")
 
 
@@ -55,7 +55,7 @@ def test_a_time_that_no_calendar_has_is_refused() -> None:
 @pytest.mark.parametrize("mode", ["live", "cold"])
 @pytest.mark.parametrize("phase", ["Pending", "Failed", "Suspended", "Stopped", "Shutdown"])
 def test_only_what_runs_moves_and_cold_what_is_stopped(phase: str, mode: str) -> None:
-    vm = {"name": "web", "spec": {}, "status": {"phase": phase, "node": "n1"}}
+    vm = {"kind": "vm", "name": "web", "spec": {}, "status": {"phase": phase, "node": "n1"}}
     if (phase, mode) == ("Stopped", "cold"):
         assert make_migration(vm, MigrateInput(mode="cold"), "abc")["kind"] == "migration"
         return
@@ -67,7 +67,7 @@ def test_only_what_runs_moves_and_cold_what_is_stopped(phase: str, mode: str) ->
 def test_it_moves_neither_to_where_it_is_nor_twice_at_once() -> None:
     with pytest.raises(IllegalTransition, match="is on n1 already"):
         make({}, to="n1")
-    vm = {"name": "web", "spec": {}, "status": {"phase": "Migrate", "node": "n1", "migration": "web-1"}}
+    vm = {"kind": "vm", "name": "web", "spec": {}, "status": {"phase": "Migrate", "node": "n1", "migration": "web-1"}}
     with pytest.raises(IllegalTransition, match="migration/web-1") as refused:
         make_migration(vm, MigrateInput(), "abc")
     assert refused.value.token == "alreadyMoving"

@@ -1,0 +1,163 @@
+"""What a container may be wished to be, and what its place is told of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.container import (
+    CONTAINER,
+    DEFAULT_CAPABILITIES,
+    WORKLOAD,
+    ContainerSpec,
+    check_container,
+    list_capabilities,
+    read_mount,
+)
+from weft.kinds.migration import MOVABLE
+from weft.kinds.registry import KINDS, WORKLOADS, is_workload
+from weft.objects.errors import InvalidInput, WeftError
+from weft.objects.lifecycle import ALLOWED
+from weft.objects.schema import read_strict
+
+IMAGE = "registry.example.org:5000/shop/web:1.4"
+
+
+def wish(**spec: Any) -> ContainerSpec:
+    read = read_strict({"image": IMAGE, **spec}, ContainerSpec)
+    check_container(read)
+    return read
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        IMAGE,
+        "localhost/web",
+        "localhost:5000/web",
+        "registry.example.org/a/b__c/d.e-f:V1_x",
+        f"registry.example.org/web@sha256:{'0a' * 32}",
+        f"registry.example.org/web:1@sha256:{'0a' * 32}",
+    ],
+)
+def test_an_image_is_named_with_its_registry(image: str) -> None:
+    assert wish(image=image).image == image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "web",
+        "shop/web:1",
+        "registry.example.org/Web",
+        "registry.example.org/web:",
+        "registry.example.org/web@sha256:12",
+        "/etc",
+        "oci:/etc",
+        "oci-archive:/etc/shadow",
+        "registry.example.org/../web",
+        "registry.example.org//web",
+        "a b.c/d",
+        "registry.example.org/web\n",
+        "",
+    ],
+)
+def test_what_names_no_image_in_a_registry_is_refused_with_the_remedy(image: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        wish(image=image)
+    assert caught.value.field == "spec.image"
+    assert "REGISTRY/NAME:TAG" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"memory": "1M"}, "spec.memory"),
+        ({"mounts": ["data"]}, "spec.mounts[0]"),
+        ({"mounts": ["data:relative"]}, "spec.mounts[0]"),
+        ({"mounts": ["data:/"]}, "spec.mounts[0]"),
+        ({"mounts": ["data:/a/../etc"]}, "spec.mounts[0]"),
+        ({"mounts": ["data:/proc/sys"]}, "spec.mounts[0]"),
+        ({"mounts": ["data:/srv:rx"]}, "spec.mounts[0]"),
+        ({"mounts": ["/etc:/srv"]}, "spec.mounts[0]"),
+        ({"mounts": ["data:/a", "data:/b"]}, "spec.mounts"),
+        ({"mounts": ["a:/srv", "b:/srv"]}, "spec.mounts"),
+        ({"env": {"1A": "x"}}, "spec.env"),
+        ({"env": {"A": "x\0y"}}, "spec.env"),
+        ({"env": {"A": "x" * 65536}}, "spec.env"),
+        ({"user": "a b"}, "spec.user"),
+        ({"command": [""]}, "spec.command"),
+        ({"args": ["a\0b"]}, "spec.args"),
+        ({"add_capabilities": ["SYS_MODULE"]}, "spec.add_capabilities"),
+        ({"drop_capabilities": ["NOTHING"]}, "spec.drop_capabilities"),
+        ({"pids": 0}, "spec.pids"),
+        ({"health_check": {"command": []}}, "spec.health_check.command"),
+        ({"health_check": {"command": ["true"], "interval": 0}}, "spec.health_check"),
+        ({"run": "suspend"}, "spec.run"),
+        ({"machine": "q35"}, "spec.machine"),
+        ({"publish": ["80:80"], "networks": []}, "spec.publish"),
+    ],
+)
+def test_what_can_not_be_is_refused_by_its_field(spec: dict[str, Any], field: str) -> None:
+    with pytest.raises(WeftError) as caught:
+        wish(**spec)
+    assert caught.value.field == field
+    assert caught.value.hint or "twice" in caught.value.message or field in ("spec.pids", "spec.args")
+
+
+def test_capabilities_are_the_default_ones_with_what_is_added_and_without_what_is_dropped() -> None:
+    def have(**spec: Any) -> set[str]:
+        made = WORKLOAD.allocate(wish(**spec))["container"]
+        return {name.removeprefix("CAP_") for name in list_capabilities(made)}
+
+    assert have() == set(DEFAULT_CAPABILITIES)
+    assert have(add_capabilities=["cap_net_raw"], drop_capabilities=["chown"]) == {*DEFAULT_CAPABILITIES, "NET_RAW"} - {
+        "CHOWN"
+    }
+    assert have(drop_capabilities=["ALL"], add_capabilities=["NET_RAW"]) == {"NET_RAW"}
+    assert not {"SYS_ADMIN", "NET_RAW", "MKNOD"} & have()
+
+
+def test_a_mount_is_read_as_it_was_written() -> None:
+    mount = read_mount("data:/srv/a:ro")
+    assert (mount.volume, mount.path, mount.read_only) == ("data", "/srv/a", True)
+    assert not read_mount("data:/srv:rw").read_only
+
+
+def test_a_place_has_all_of_the_wish_and_says_what_has_changed_since() -> None:
+    old, new = wish(args=["a"], mounts=["data:/srv"]), wish(args=["b"], mounts=["data:/srv"])
+    place = msgspec.convert(
+        {"node": "n", "node_uid": "u", "workload": {"kind": "container", "name": "web", "uid": "w"}}
+        | {"workload_generation": 1, "incarnation": 1, "resources": {}}
+        | msgspec.to_builtins(WORKLOAD.allocate(old)),
+        AllocationSpec,
+    )
+    assert WORKLOAD.is_same(place, old)
+    assert not WORKLOAD.is_same(place, new)
+    has, asked = WORKLOAD.compare(place, new)
+    assert {name for name in has if has[name] != asked[name]} == {"args"}
+    WORKLOAD.refit(place, new, {"args"})
+    assert WORKLOAD.is_same(place, new)
+    assert WORKLOAD.is_alike(place, old)
+    assert not WORKLOAD.is_alike(place, wish(image="localhost/other"))
+
+
+def test_a_place_from_before_there_were_containers_is_a_machine_s() -> None:
+    stored = msgspec.json.decode((Path(__file__).parent / "stored" / "allocation.1.json").read_bytes())
+    spec = msgspec.convert(stored["spec"], AllocationSpec)
+    assert spec.container is None
+    assert spec.image is not None
+
+
+def test_each_kind_of_workload_says_what_it_can_do_and_migrations_know_which_can_move() -> None:
+    able = {kind.name for kind in KINDS if kind.verb("migrate") is not None}
+    assert able == set(MOVABLE)
+    assert {kind.name for kind in KINDS if is_workload(kind.name)} == set(WORKLOADS) == {"vm", "container"}
+    verbs = {verb.name for verb in CONTAINER.verbs}
+    assert not verbs & {"suspend", "resume", "screen", "console", "migrate"}
+    assert {"start", "stop", "restart", "hold", "release", "exec", "logs"} <= verbs
+    assert {verb.name for verb in CONTAINER.verbs if verb.change is not None} <= set(ALLOWED)
