@@ -15,6 +15,7 @@ import uvloop
 
 from weft.agent.agent import Agent
 from weft.agent.enrol import make_context, read_enrolment
+from weft.agent.runtimes import Runtimes
 from weft.agent.server import RemoteServer
 from weft.client.api import Client
 from weft.contracts.clock import SystemClock
@@ -35,8 +36,8 @@ def make_agent(folder: Path, clock: SystemClock) -> Agent:
         enrolment.node, enrolment.node_uid, str(folder), run_dir, f"w{id[:3]}", enrolment.address, "lo", id, CAPACITY
     )
     client = Client(make_context(folder, enrolment))
-    drivers = FakeDriver(host, clock), FakeNetwork(host, clock), FakeVolumes(host, clock)
-    return Agent(host, RemoteServer(client), *drivers, clock)
+    runtimes = Runtimes({"vm": FakeDriver(host, clock)})
+    return Agent(host, RemoteServer(client), runtimes, FakeNetwork(host, clock), FakeVolumes(host, clock), clock)
 
 
 async def serve(folders: list[Path]) -> None:

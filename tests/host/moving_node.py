@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from weft.agent.agent import Agent
+from weft.agent.runtimes import Runtimes
 from weft.agent.server import ReportAnswer, ReportBody
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
@@ -89,7 +90,7 @@ async def main(host: Host, folder: Path, bundle: Path) -> None:
     network, volumes = FakeNetwork(host, clock, FakeWire()), DirectoryVolumes(host)
     san = os.environ.get("POOL")
     pools = {"san": DirectoryVolumes(host, "san", san)} if san else {}
-    agent = Agent(host, FolderServer(folder, bundle), runtime, network, volumes, clock, pools=pools)
+    agent = Agent(host, FolderServer(folder, bundle), Runtimes({"vm": runtime}), network, volumes, clock, pools=pools)
     await agent.start()
     reader = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

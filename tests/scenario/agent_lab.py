@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from weft.agent.agent import Agent
+from weft.agent.runtimes import Runtimes
 from weft.agent.server import NodeEvent, ReportAnswer, ReportBody
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
@@ -284,7 +285,7 @@ class Lab:
         """An agent that runs inside ``with``; afterwards it is gone as if killed, and its guests go on."""
         self.make_drivers()
         self.server.reopen()
-        agent = Agent(self.host, self.server, self.runtime, self.network, self.volumes, self.clock)
+        agent = Agent(self.host, self.server, Runtimes({"vm": self.runtime}), self.network, self.volumes, self.clock)
         running = asyncio.ensure_future(agent.run())
         try:
             await agent.start()

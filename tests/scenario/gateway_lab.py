@@ -16,6 +16,7 @@ from tests.node_key import make_node_key
 from weft.agent.control import Control
 from weft.agent.control import Gateway as Place
 from weft.agent.known import Wanted, read_wanted
+from weft.agent.runtimes import Runtimes
 from weft.agent.streams import Streams
 from weft.client.context import Context
 from weft.client.frames import Frame, FrameType, encode_data, encode_frame, encode_hello, receive_frame
@@ -132,7 +133,7 @@ class GatewayLab:
         def find(name: str) -> Wanted | None:
             return next((w for w in known.values() if name in (w.name, w.uid)), None)
 
-        streams = Streams(runtime, self.network, find, node_uid, self.clock)
+        streams = Streams(Runtimes({"vm": runtime}), self.network, find, node_uid, self.clock)
         tls = make_tls(self.node_context(node_uid))
         control = Control(Place("127.0.0.1", self.port, SERVER_NAME), tls, node_uid, streams.serve, self.clock)
         keeping = asyncio.ensure_future(control.keep())

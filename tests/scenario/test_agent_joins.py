@@ -24,6 +24,7 @@ from tests.scenario.api_lab import GATEWAY, DoorsLab
 
 from weft.agent.agent import Agent
 from weft.agent.enrol import Enrolment, join, make_context, needs_renewal, read_enrolment, renew
+from weft.agent.runtimes import Runtimes
 from weft.agent.server import RemoteServer
 from weft.client.api import Client
 from weft.client.context import hash_ca
@@ -154,7 +155,7 @@ class Joined:
         self.lab.make_drivers()
         server = RemoteServer(Client(make_context(self.folder, self.enrolment)))
         lab = self.lab
-        return Agent(lab.host, server, lab.runtime, lab.network, lab.volumes, lab.clock)
+        return Agent(lab.host, server, Runtimes({"vm": lab.runtime}), lab.network, lab.volumes, lab.clock)
 
     def allocation(self, name: str = "web", **fields: Any) -> Envelope:
         envelope = change(make_allocation(name, **fields), node_uid=self.enrolment.node_uid)

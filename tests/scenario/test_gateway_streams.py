@@ -13,6 +13,7 @@ from tests.scenario.agent_lab import NODE_UID, Lab, make_allocation
 from tests.scenario.gateway_lab import ConsoleRuntime, GatewayLab
 
 from weft.agent.known import read_wanted
+from weft.agent.runtimes import Runtimes
 from weft.agent.stream import Stream
 from weft.agent.streams import Claims, Streams
 from weft.client.frames import HEADER, FrameType, encode_hello, receive_frame
@@ -95,7 +96,9 @@ async def test_a_command_that_leaves_its_input_unread_ends_properly_in_the_middl
 async def test_the_agent_hears_a_client_out_whose_command_has_ended(runtime: ConsoleRuntime, tmp_path: Path) -> None:
     await runtime.start(plan_guest())
     wanted = read_wanted(WEB)
-    streams = Streams(runtime, GatewayLab(tmp_path).network, lambda _: wanted, NODE_UID, SystemClock())
+    streams = Streams(
+        Runtimes({"vm": runtime}), GatewayLab(tmp_path).network, lambda _: wanted, NODE_UID, SystemClock()
+    )
     claims = Claims(NODE_UID, wanted.name, wanted.id, "exec", {"argv": ["echo"]})
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -14,6 +14,7 @@ from tests.simulation.truth import WatchedDriver
 from tests.simulation.underlay import MemoryWire
 from tests.simulation.virtual_loop import Clock, Part
 from weft.agent.agent import Agent
+from weft.agent.runtimes import Runtimes
 from weft.agent.server import RemoteServer
 from weft.client.api import Client
 from weft.contracts.host import Capacity, Host
@@ -63,7 +64,9 @@ class Node:
         wire = MemoryWire(fabric.underlay, self.name, self.uid)
         for driver in (self.runtime, network, volumes):
             self._trouble(driver)
-        agent = Agent(self.host, ImageServer(client), self.runtime, network, volumes, self.clock, wire)
+        agent = Agent(
+            self.host, ImageServer(client), Runtimes({"vm": self.runtime}), network, volumes, self.clock, wire
+        )
         await agent.start()
         await agent.run()
 

@@ -29,13 +29,14 @@ from weft.agent.perform import Performer
 from weft.agent.pools import Pools
 from weft.agent.proximity import Proximity
 from weft.agent.report import Question, Reporter
+from weft.agent.runtimes import Runtimes
 from weft.agent.segments import read_endpoint, read_forward
 from weft.agent.server import NodeEvent, ReportAnswer, Server
 from weft.agent.worker import Worker
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.network import NetworkDriver, NetworkProbe
-from weft.contracts.runtime import GuestFacts, GuestPlan, RuntimeDriver, RuntimeProbe
+from weft.contracts.runtime import GuestFacts, RuntimeProbe
 from weft.contracts.volume import VolumeDriver
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.node import NodeReport
@@ -59,7 +60,7 @@ class Agent:
         self,
         host: Host,
         server: Server,
-        runtime: RuntimeDriver[GuestPlan],
+        runtimes: Runtimes,
         network: NetworkDriver,
         volumes: VolumeDriver,
         clock: Clock,
@@ -67,7 +68,7 @@ class Agent:
         pools: Mapping[str, VolumeDriver] | None = None,
     ) -> None:
         self.host = host
-        self.runtime = runtime
+        self.runtimes = runtimes
         self._server, self._clock = server, clock
         self._pools = Pools(volumes, pools or {}, clock, lambda: self._reporter.wake())
         self._network_driver = network
@@ -78,14 +79,22 @@ class Agent:
         )
         wire = wire or TlsWire(Credentials(host.state_dir), clock)
         self._movers = Movers(
-            host, runtime, self._network, self._pools, wire, clock, self._on_part, self._on_move, self._on_store
+            host,
+            runtimes.machines,
+            self._network,
+            self._pools,
+            wire,
+            clock,
+            self._on_part,
+            self._on_move,
+            self._on_store,
         )
-        self._performer = Performer(host, runtime, self._pools, self._network, self._images, self._movers, clock)
+        self._performer = Performer(host, runtimes, self._pools, self._network, self._images, self._movers, clock)
         self._reporter = Reporter(
             host.node, server, clock, self._make_node_report, self._longest_silence, self._ask, self._on_answer
         )
         self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, self._reporter.wake)
-        self._meter = Meter(host, runtime, self._pools, clock, self._guests, self._unexplained, self._reporter.wake)
+        self._meter = Meter(host, runtimes, self._pools, clock, self._guests, self._unexplained, self._reporter.wake)
         self._workers: dict[str, Worker] = {}  # by allocation uid
         self._care: dict[str, asyncio.Task[None]] = {}
         self._superseded: set[str] = set()  # allocations with a later incarnation elsewhere, by the server's word
@@ -97,7 +106,7 @@ class Agent:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._machine = facts.inspect_machine()
         self._hardware = Hardware()
-        self._runtime_probe = RuntimeProbe(runtime.name, False, "", "", [], [], [])
+        self._runtime_probes: list[RuntimeProbe] = []
         self._network_probe = NetworkProbe(network.name, False, [], [])
         self._epoch = ""  # the server's history that the last list was of
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -108,7 +117,7 @@ class Agent:
         await asyncio.to_thread(self._copies.drop_departures)
         for copy in await asyncio.to_thread(self._copies.load):
             self._add_worker(copy).unheard = True
-        found = await self.runtime.recover()
+        found = await self.runtimes.recover()
         self._recovered = {guest.id: guest for guest in found if guest.state != "absent"}
         self._relate()
         adopted = sum(guest.state in ("running", "starting", "paused") for guest in found)
@@ -149,10 +158,11 @@ class Agent:
         await self._performer.find_volumes()
         await self._pools.look()
         self._network_probe = await self._network_driver.probe()
-        self._runtime_probe = await self.runtime.probe()
+        self._runtime_probes = await self.runtimes.probe()
         self._hardware = await asyncio.to_thread(inspect_hardware, self.host)
-        for problem in (*self._runtime_probe.problems, *self._network_probe.problems):
-            log.warning("%s", problem)
+        for told in (*(probe.problems for probe in self._runtime_probes), self._network_probe.problems):
+            for problem in told:
+                log.warning("%s", problem)
         self._reporter.wake()
         await self._reporter.tell()
 
@@ -171,7 +181,7 @@ class Agent:
         await self._movers.close()
         self._images.close()
         self._reporter.close()
-        await self.runtime.close()
+        await self.runtimes.close()
         await self._network_driver.close()
 
     def find_guest(self, allocation: str) -> Wanted | None:
@@ -344,15 +354,16 @@ class Agent:
     async def _follow_runtime(self) -> None:
         while True:
             try:
-                await self.runtime.changed()
+                await self.runtimes.changed()
             except WeftError as problem:
                 log.warning("runtime: %s", problem.message)
                 await self._clock.sleep(RUNTIME_RETRY_SECONDS)
             for worker in self._workers.values():
                 worker.look()
             for guest in self._unexplained():
-                now = await self.runtime.inspect(guest.id)
-                if now.state == "absent":
+                driver = self.runtimes.who_found(guest.id)
+                now = await driver.inspect(guest.id) if driver is not None else None
+                if now is None or now.state == "absent":
                     self._recovered.pop(guest.id, None)
                     self._reporter.wake()
             await self._clock.sleep(BREATH_SECONDS)
@@ -370,7 +381,7 @@ class Agent:
             self._machine,
             self._hardware,
             self._proximity.nearness,
-            self._runtime_probe,
+            self._runtime_probes,
             self._network_probe,
             self._images.list(),
             sorted(self._performer.volume_uids),

@@ -20,7 +20,7 @@ from weft.agent.proximity import Nearness
 from weft.contracts.host import Capacity, Host
 from weft.contracts.network import NetworkProbe
 from weft.contracts.runtime import GuestFacts, RuntimeProbe
-from weft.kinds.node import NodePool, NodeReport
+from weft.kinds.node import NodePool, NodeReport, NodeRuntime
 from weft.kinds.orphan import OrphanCopy, Standing
 
 MIB = 1024 * 1024
@@ -92,12 +92,23 @@ def _copy(orphan: Wanted, standing: Standing, move: str, *, with_user_data: bool
     return msgspec.json.encode(OrphanCopy(orphan.uid, spec, standing, move)).decode()
 
 
+def tell_runtime(probe: RuntimeProbe) -> NodeRuntime:
+    """A runtime driver as the node's report has it."""
+    return NodeRuntime(
+        name=probe.driver,
+        version=probe.version,
+        usable=probe.usable,
+        kinds=list(probe.kinds),
+        isolations=list(probe.isolations),
+    )
+
+
 def make_report(
     host: Host,
     machine: Machine,
     hardware: Hardware,
     nearness: Nearness,
-    runtime: RuntimeProbe,
+    runtimes: list[RuntimeProbe],
     network: NetworkProbe,
     images: list[str],
     volumes: list[str],
@@ -107,7 +118,8 @@ def make_report(
     epoch: str,
     pools: list[NodePool],
 ) -> NodeReport:
-    """The node's report as of now."""
+    """The node's report as of now; what it says of machines is by the driver that runs VMs."""
+    runtime = next((probe for probe in runtimes if "vm" in probe.kinds), RuntimeProbe("", False, "", "", [], [], []))
     return NodeReport(
         version=__version__,
         address=host.underlay_address,
@@ -118,8 +130,8 @@ def make_report(
         hypervisor=f"{runtime.driver} {runtime.version}".strip(),
         kernel=machine.kernel,
         machines=runtime.machines,
-        capabilities=sorted({*runtime.capabilities, *network.capabilities}),
-        problems=[*runtime.problems, *network.problems],
+        capabilities=sorted({*network.capabilities}.union(*(probe.capabilities for probe in runtimes))),
+        problems=[*(problem for probe in runtimes for problem in probe.problems), *network.problems],
         orphans=name_orphans(orphans, unexplained),
         orphan_allocations=orphan_copies,
         volumes=volumes,
@@ -137,4 +149,5 @@ def make_report(
         coordinate=nearness.coordinate,
         round_trips=nearness.round_trips,
         pools=pools,
+        runtimes=[tell_runtime(probe) for probe in runtimes],
     )

@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 
 from weft.agent.known import Wanted
+from weft.agent.runtimes import Driver
 from weft.agent.stream import Stream
 from weft.agent.waiting import run_until_first_ends
 from weft.agent.whereabouts import Whereabouts
 from weft.client.frames import FrameType, encode_exit
 from weft.contracts.clock import Clock
 from weft.contracts.network import CanDial, NetworkDriver
-from weft.contracts.runtime import GuestPlan, HasScreen, RuntimeDriver
+from weft.contracts.runtime import HasScreen
 from weft.kinds.streams import ForwardInput
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
@@ -49,7 +50,7 @@ async def serve_port(stream: Stream, network: NetworkDriver, wanted: Wanted, giv
     await stream.send(encode_exit(0))
 
 
-async def serve_screen(stream: Stream, runtime: RuntimeDriver[GuestPlan], wanted: Wanted, where: Whereabouts) -> None:
+async def serve_screen(stream: Stream, runtime: Driver, wanted: Wanted, where: Whereabouts) -> None:
     """Carry RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one, and (``guestMoved``) when
     it has moved: RFB begins with a greeting, so a viewer has to come anew."""
     if not isinstance(runtime, HasScreen):

@@ -9,7 +9,7 @@ from weft.agent.stream import Stream
 from weft.agent.whereabouts import Gone, Whereabouts
 from weft.client.frames import FrameType, encode_exit, encode_json
 from weft.contracts.clock import Clock
-from weft.kinds.vm import LogsInput
+from weft.kinds.streams import LogsInput
 
 LOOK_SECONDS = 0.2
 

@@ -15,9 +15,10 @@ import msgspec
 
 from weft.agent.known import Wanted
 from weft.agent.pools import Pools
+from weft.agent.runtimes import Driver, Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
-from weft.contracts.runtime import GuestFacts, GuestPlan, GuestStats, HasStats, RuntimeDriver
+from weft.contracts.runtime import GuestFacts, GuestStats, HasStats
 from weft.kinds.allocation import ROOT, AllocationSpec
 from weft.kinds.heartbeat import Digest, Use, add_up, make_digest, total
 from weft.objects.errors import WeftError
@@ -64,14 +65,14 @@ class Meter:
     def __init__(
         self,
         host: Host,
-        runtime: RuntimeDriver[GuestPlan],
+        runtimes: Runtimes,
         pools: Pools,
         clock: Clock,
         find_guests: Callable[[], Iterable[Found]],
         find_strangers: Callable[[], Iterable[GuestFacts]],
         wake: Callable[[], None],
     ) -> None:
-        self._runtime, self._pools, self._clock = runtime, pools, clock
+        self._runtimes, self._pools, self._clock = runtimes, pools, clock
         self._find_guests, self._find_strangers, self._wake = find_guests, find_strangers, wake
         self._images = Path(host.state_dir) / "images"
         self._moved = MOVED_SHARE * 1000.0 * host.capacity.cpu
@@ -84,12 +85,12 @@ class Meter:
         self._sampled_at = -math.inf
 
     async def keep(self) -> None:
-        """Measure for ever; returns at once where the runtime can't."""
-        if not isinstance(self._runtime, HasStats):
+        """Measure for ever; returns at once where no runtime can."""
+        if not any(isinstance(driver, HasStats) for driver in self._runtimes.all()):
             return
         while True:
             try:
-                await self._sample(self._runtime)
+                await self._sample()
             except Exception:  # nothing is told then, and guests go on being cared for
                 log.exception("what guests use can't be measured")
             if _differs(self._told, self._digest, self._moved):
@@ -103,13 +104,13 @@ class Meter:
         self._told = self._digest
         return self._digest
 
-    async def _sample(self, runtime: HasStats) -> None:
+    async def _sample(self) -> None:
         guests, seen = list(self._find_guests()), set()
         await self._measure_disks([wanted for wanted, _ in guests])
         uses: dict[str, Use] = {}
         for wanted, facts in guests:
             seen.add(wanted.id)
-            use = await self._measure(runtime, wanted.id, facts, self._disks.get(wanted.id, 0))
+            use = await self._measure(self._runtimes.find(wanted), wanted.id, facts, self._disks.get(wanted.id, 0))
             if wanted.spec.role != "active":  # how much it will use can't be known yet, or isn't its node's for long
                 use = msgspec.structs.replace(use, settled=False)
             elif facts is not None and facts.state in ("stopped", "suspended") and wanted.spec.wish != "run":
@@ -119,7 +120,7 @@ class Meter:
         others = [Use(disk=self._disks.get("", 0))]
         for stranger in self._find_strangers():
             seen.add(stranger.id)
-            others.append(await self._measure(runtime, stranger.id, stranger, 0))
+            others.append(await self._measure(self._runtimes.who_found(stranger.id), stranger.id, stranger, 0))
         for id in self._readings.keys() - seen:
             del self._readings[id]
         for id in self._alive_since.keys() - seen:
@@ -127,7 +128,7 @@ class Meter:
         self._digest = make_digest(uses, add_up(others))
         self._sampled_at = self._clock.elapsed()
 
-    async def _measure(self, runtime: HasStats, id: str, facts: GuestFacts | None, disk: int) -> Use:
+    async def _measure(self, runtime: Driver | None, id: str, facts: GuestFacts | None, disk: int) -> Use:
         stats = await self._read(runtime, id, facts)
         now = self._clock.elapsed()
         if facts is None or stats is None:
@@ -142,8 +143,8 @@ class Meter:
         settled = reading.at - reading.since >= SETTLED_SECONDS
         return Use(round(reading.cores * 1000), stats.resident_bytes, disk, settled)
 
-    async def _read(self, runtime: HasStats, id: str, facts: GuestFacts | None) -> GuestStats | None:
-        if facts is None or facts.state not in ("running", "paused", "starting"):
+    async def _read(self, runtime: Driver | None, id: str, facts: GuestFacts | None) -> GuestStats | None:
+        if not isinstance(runtime, HasStats) or facts is None or facts.state not in ("running", "paused", "starting"):
             return None
         try:
             return await runtime.stats(id, disks=False)

@@ -17,12 +17,13 @@ from weft.agent.moving.movers import Movers
 from weft.agent.network import NetworkKeeper
 from weft.agent.plan import Step
 from weft.agent.pools import Pools
+from weft.agent.runtimes import Runtimes
 from weft.agent.seed import build_nocloud, build_tar
 from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.contracts.clock import Clock
 from weft.contracts.durable import write_durably
 from weft.contracts.host import Host
-from weft.contracts.runtime import CanAdjust, CanSuspend, GuestFacts, GuestPlan, RuntimeDriver
+from weft.contracts.runtime import CanAdjust, CanSuspend, GuestFacts
 from weft.contracts.volume import HasPool, VolumeDriver, VolumeFacts
 from weft.kinds.allocation import ROOT, AllocatedImage
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
@@ -43,14 +44,14 @@ class Performer:
     def __init__(
         self,
         host: Host,
-        runtime: RuntimeDriver[GuestPlan],
+        runtimes: Runtimes,
         pools: Pools,
         network: NetworkKeeper,
         images: ImageCache,
         movers: Movers,
         clock: Clock,
     ) -> None:
-        self.runtime = runtime
+        self.runtimes = runtimes
         self.movers = movers
         self.images = images
         self._pools, self._keeper, self._clock = pools, network, clock
@@ -58,16 +59,14 @@ class Performer:
         self._heavy = asyncio.Semaphore(AT_ONCE)
         self.volume_uids: set[str] = set()  # volumes whose data is here
 
-    @property
-    def can_adjust(self) -> bool:
-        return isinstance(self.runtime, CanAdjust)
+    def can_adjust(self, wanted: Wanted) -> bool:
+        return isinstance(self.runtimes.find(wanted), CanAdjust)
 
-    @property
-    def can_suspend(self) -> bool:
-        return isinstance(self.runtime, CanSuspend)
+    def can_suspend(self, wanted: Wanted) -> bool:
+        return isinstance(self.runtimes.find(wanted), CanSuspend)
 
     async def inspect(self, wanted: Wanted) -> GuestFacts:
-        return await self.runtime.inspect(wanted.id)
+        return await self.runtimes.inspect(wanted)
 
     async def perform(self, step: Step, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         """Do ``step`` and give back a word on it, if there is one to say; what later steps need is put into
@@ -91,6 +90,7 @@ class Performer:
         self.volume_uids.discard(uid)
 
     async def _image(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
+        self.runtimes.of(wanted)  # nothing is made for what can't run here
         image = wanted.spec.image
         if image is None:
             raise DriverFailed(f"{wanted.what}: it has no image", details={"step": "image"})
@@ -169,13 +169,14 @@ class Performer:
     async def _start(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         plan = plan_guest(wanted, prepared)
         async with self._heavy:
-            await self.runtime.start(plan)
+            await self.runtimes.of(wanted).start(plan)
         return ""
 
     async def _adjust(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        if not isinstance(self.runtime, CanAdjust):
-            raise InvalidInput(f"{wanted.what}: runtime {self.runtime.name} can't change guests", reason="unsupported")
-        await self.runtime.adjust(plan_guest(wanted, prepared))
+        runtime = self.runtimes.of(wanted)
+        if not isinstance(runtime, CanAdjust):
+            raise InvalidInput(f"{wanted.what}: runtime {runtime.name} can't change guests", reason="unsupported")
+        await runtime.adjust(plan_guest(wanted, prepared))
         return ""
 
     async def _tidy(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
@@ -183,17 +184,19 @@ class Performer:
         return ""
 
     async def _stop(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        await self.runtime.stop(wanted.id, grace_seconds=wanted.spec.grace_seconds)
+        await self.runtimes.of(wanted).stop(wanted.id, grace_seconds=wanted.spec.grace_seconds)
         return ""
 
     async def _suspend(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        if not isinstance(self.runtime, CanSuspend):
-            raise InvalidInput(f"{wanted.what}: runtime {self.runtime.name} can't suspend guests", reason="unsupported")
-        await self.runtime.suspend(wanted.id)
+        runtime = self.runtimes.of(wanted)
+        if not isinstance(runtime, CanSuspend):
+            raise InvalidInput(f"{wanted.what}: runtime {runtime.name} can't suspend guests", reason="unsupported")
+        await runtime.suspend(wanted.id)
         return ""
 
     async def _remove(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        await self.runtime.remove(wanted.id)
+        if (runtime := self.runtimes.find(wanted)) is not None:  # else it never was here
+            await runtime.remove(wanted.id)
         return ""
 
     async def _unplug(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:

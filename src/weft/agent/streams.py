@@ -17,6 +17,7 @@ from weft.agent.forward import serve_port, serve_screen
 from weft.agent.known import Wanted
 from weft.agent.logs import follow_log
 from weft.agent.printed import PrintedLog
+from weft.agent.runtimes import Runtimes
 from weft.agent.sessions import Kept, place_of_target, serve_kept
 from weft.agent.stream import Stream
 from weft.agent.waiting import run_until_first_ends, within
@@ -31,10 +32,8 @@ from weft.contracts.runtime import (
     CanResize,
     ExecRequest,
     ExecSession,
-    GuestPlan,
     HasConsole,
     KeptSession,
-    RuntimeDriver,
     SessionMark,
     SessionStanding,
 )
@@ -77,13 +76,13 @@ class Streams:
 
     def __init__(
         self,
-        runtime: RuntimeDriver[GuestPlan],
+        runtimes: Runtimes,
         network: NetworkDriver,
         find_guest: Callable[[str], Wanted | None],
         node_uid: str,
         clock: Clock,
     ) -> None:
-        self._runtime, self._network = runtime, network
+        self._runtimes, self._network = runtimes, network
         self._find_guest, self._node_uid, self._clock = find_guest, node_uid, clock
         self._consoles = Consoles()
 
@@ -153,7 +152,7 @@ class Streams:
         except Unavailable as problem:
             if problem.token != DETACHED:
                 raise
-            facts, current = await self._runtime.inspect(wanted.id), self._find_guest(wanted.uid)
+            facts, current = await self._runtimes.inspect(wanted), self._find_guest(wanted.uid)
             place = place_of_target(current or wanted, facts)
             if place is None and (current is None or current.deleting or facts.state not in _ALIVE):
                 raise Unavailable(
@@ -164,13 +163,14 @@ class Streams:
     async def _open(self, wanted: Wanted, request: ExecRequest, mark: SessionMark | None) -> ExecSession:
         """Start the command, or go on with it, waiting for the guest's agent: less for one that may be elsewhere. Raises
         Unavailable after that, _Elsewhere."""
-        if not isinstance(self._runtime, CanExec):
-            raise Unavailable(f"runtime {self._runtime.name} can't run commands in guests", reason="unsupported")
+        runtime = self._runtimes.of(wanted)
+        if not isinstance(runtime, CanExec):
+            raise Unavailable(f"runtime {runtime.name} can't run commands in guests", reason="unsupported")
         resumes = mark is not None and bool(mark.run)
         patience = RESUME_SECONDS if resumes else READY_SECONDS
         deadline = self._clock.elapsed() + patience
         while True:
-            facts = await self._runtime.inspect(wanted.id)
+            facts = await self._runtimes.inspect(wanted)
             current = self._find_guest(wanted.uid)
             if mark is not None and current is not None and (place := place_of_target(current, facts)) is not None:
                 raise _Elsewhere(place)
@@ -186,7 +186,7 @@ class Streams:
                 )
             if facts.state == "running" and facts.ready is not False:
                 try:
-                    return await self._runtime.exec(wanted.id, request, mark)
+                    return await runtime.exec(wanted.id, request, mark)
                 except Unavailable as problem:
                     if problem.token == SESSION_LOST:
                         raise
@@ -200,13 +200,13 @@ class Streams:
             await self._clock.sleep(AGAIN_SECONDS)
 
     async def _console(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
-        runtime = self._with_console()
+        runtime = self._with_console(wanted)
         with self._consoles.hold(wanted, claims.subject):
             log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
             await serve_console(stream, runtime.console_socket(wanted.id), log, claims.printed, where, wanted.what)
 
     async def _logs(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
-        runtime, given = self._with_console(), _read_input(claims, LogsInput)
+        runtime, given = self._with_console(wanted), _read_input(claims, LogsInput)
         log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
         await follow_log(stream, log, given, claims.printed, where, self._clock)
 
@@ -214,15 +214,16 @@ class Streams:
         await serve_port(stream, self._network, wanted, _read_input(claims, ForwardInput), self._clock)
 
     async def _screen(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
-        await serve_screen(stream, self._runtime, wanted, self._watch(wanted))
+        await serve_screen(stream, self._runtimes.of(wanted), wanted, self._watch(wanted))
 
     def _watch(self, wanted: Wanted) -> Whereabouts:
-        return Whereabouts(wanted, self._runtime, self._find_guest, self._clock)
+        return Whereabouts(wanted, self._runtimes, self._find_guest, self._clock)
 
-    def _with_console(self) -> HasConsole:
-        if not isinstance(self._runtime, HasConsole):
-            raise Unavailable(f"runtime {self._runtime.name} has no consoles", reason="unsupported")
-        return self._runtime
+    def _with_console(self, wanted: Wanted) -> HasConsole:
+        runtime = self._runtimes.of(wanted)
+        if not isinstance(runtime, HasConsole):
+            raise Unavailable(f"runtime {runtime.name} has no consoles", reason="unsupported")
+        return runtime
 
     async def _send_quietly(self, stream: Stream, frame: bytes) -> None:
         try:

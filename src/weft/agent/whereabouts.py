@@ -9,9 +9,9 @@ import msgspec
 
 from weft.agent.known import Wanted
 from weft.agent.plan import is_alive
+from weft.agent.runtimes import Runtimes
 from weft.agent.sessions import place_of_target
 from weft.contracts.clock import Clock
-from weft.contracts.runtime import GuestPlan, RuntimeDriver
 
 SETTLE_SECONDS = 2.0  # from the end of a machine's socket until its driver knows that it ended
 LOOK_SECONDS = 0.05
@@ -29,11 +29,11 @@ class Whereabouts:
     def __init__(
         self,
         wanted: Wanted,
-        runtime: RuntimeDriver[GuestPlan],
+        runtimes: Runtimes,
         find_guest: Callable[[str], Wanted | None],
         clock: Clock,
     ) -> None:
-        self._last, self._runtime, self._find_guest, self._clock = wanted, runtime, find_guest, clock
+        self._last, self._runtimes, self._find_guest, self._clock = wanted, runtimes, find_guest, clock
 
     async def look(self) -> Gone | None:
         """Whether it has gone for good; a guest that stands still, or whose disks are on their way, hasn't."""
@@ -42,7 +42,7 @@ class Whereabouts:
         role = self._last.spec.role
         if current is not None and not current.deleting and role != "source":
             return None
-        facts = await self._runtime.inspect(self._last.id)
+        facts = await self._runtimes.inspect(self._last)
         if current is not None and not current.deleting:
             return Gone(place_of_target(current, facts)) if facts.reason == "moved" else None
         if role == "source":
@@ -52,10 +52,10 @@ class Whereabouts:
     async def settle(self) -> Gone | None:
         """After its machine has hung up: where it goes, or went; None for one that has just ended."""
         deadline = self._clock.elapsed() + SETTLE_SECONDS
-        facts = await self._runtime.inspect(self._last.id)
+        facts = await self._runtimes.inspect(self._last)
         while is_alive(facts) and self._clock.elapsed() < deadline:
             await self._clock.sleep(LOOK_SECONDS)
-            facts = await self._runtime.inspect(self._last.id)
+            facts = await self._runtimes.inspect(self._last)
         self._last = self._find_guest(self._last.uid) or self._last
         place = place_of_target(self._last, facts)
         return None if place is None else Gone(place)

@@ -31,6 +31,7 @@ from weft.agent.enrol import (
     renew,
 )
 from weft.agent.facts import find_link, find_own_address, inspect_capacity
+from weft.agent.runtimes import Runtimes
 from weft.agent.server import RemoteServer
 from weft.agent.streams import Streams
 from weft.cli.exit_codes import exit_code
@@ -169,14 +170,14 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     context = make_context(state, enrolment)
     if options.server:
         context.server = options.server
-    runtime = _load(RUNTIMES[options.runtime], host, clock)
+    runtimes = Runtimes({"vm": _load(RUNTIMES[options.runtime], host, clock)})
     network = _load(NETWORKS[options.network], host, clock)
     volumes = _load(VOLUMES[options.volume], host, clock)
     pools = {name: _load(VOLUMES["directory"], host, clock, name, path) for name, path in read_pools(options.pool)}
     client = Client(context)
     client.http.on_version = _tell_version
-    agent = Agent(host, RemoteServer(client), runtime, network, volumes, clock, pools=pools)
-    streams = Streams(runtime, network, agent.find_guest, host.node_uid, clock)
+    agent = Agent(host, RemoteServer(client), runtimes, network, volumes, clock, pools=pools)
+    streams = Streams(runtimes, network, agent.find_guest, host.node_uid, clock)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
     control = Control(gateway, make_tls(context), host.node_uid, streams.serve, clock)

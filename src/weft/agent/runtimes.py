@@ -1,0 +1,87 @@
+"""The node's runtime drivers, each by the kind of workload that it runs: an allocation's kind says which of them is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from weft.agent.known import Wanted
+from weft.contracts.runtime import GuestFacts, GuestPlan, RuntimeDriver, RuntimeProbe
+from weft.objects.errors import InvalidInput
+
+Driver = RuntimeDriver[Any]
+
+
+class Runtimes:
+    """``drivers`` by kind; one that runs several kinds stands there for each."""
+
+    def __init__(self, drivers: Mapping[str, Driver]) -> None:
+        self._by_kind = dict(drivers)
+        self._drivers = list(dict.fromkeys(self._by_kind.values()))
+        self._found: dict[str, Driver] = {}  # by the id of a guest that was there at the start
+        self._waiting: dict[Driver, asyncio.Task[None]] = {}
+
+    @property
+    def machines(self) -> RuntimeDriver[GuestPlan]:
+        """The one that runs VMs."""
+        return self._by_kind["vm"]
+
+    def all(self) -> list[Driver]:
+        return list(self._drivers)
+
+    def find(self, wanted: Wanted) -> Driver | None:
+        """The one that runs ``wanted``, if this node has it."""
+        return self._by_kind.get(wanted.spec.workload.kind)
+
+    def of(self, wanted: Wanted) -> Driver:
+        """Raises InvalidInput (``unsupported``) where no driver here runs such a thing."""
+        driver = self.find(wanted)
+        if driver is None:
+            raise InvalidInput(
+                f"{wanted.what}: this node runs no {wanted.spec.workload.kind}s",
+                reason="unsupported",
+                hint="weft node describe NODE shows what it runs",
+            )
+        return driver
+
+    def who_found(self, guest_id: str) -> Driver | None:
+        """The one that found this guest at the start."""
+        return self._found.get(guest_id)
+
+    async def inspect(self, wanted: Wanted) -> GuestFacts:
+        """Facts now; of what no driver here runs, that it is absent."""
+        driver, spec = self.find(wanted), wanted.spec
+        if driver is None:
+            return GuestFacts(wanted.id, wanted.uid, spec.workload.name, spec.incarnation, "absent")
+        return await driver.inspect(wanted.id)
+
+    async def recover(self) -> list[GuestFacts]:
+        """Find every guest again, whichever driver's it is; see RuntimeDriver."""
+        found = []
+        for driver in self._drivers:
+            for guest in await driver.recover():
+                self._found[guest.id] = driver
+                found.append(guest)
+        return found
+
+    async def probe(self) -> list[RuntimeProbe]:
+        return [await driver.probe() for driver in self._drivers]
+
+    async def changed(self) -> None:
+        """Return when any guest's facts may have changed. Raises WeftError of the driver that can't tell."""
+        for driver in self._drivers:
+            if driver not in self._waiting:
+                self._waiting[driver] = asyncio.ensure_future(driver.changed())
+        done, _ = await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
+        self._waiting = {driver: task for driver, task in self._waiting.items() if task not in done}
+        for task in done:
+            task.result()
+
+    async def close(self) -> None:
+        waiting, self._waiting = list(self._waiting.values()), {}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for driver in self._drivers:
+            await driver.close()
