@@ -77,9 +77,8 @@ class Street:
     async def move(self, source: Node, target: Node) -> Port:
         """Guest a's hand-over, as two agents do it; the third node hears of it later."""
         third = next(node for node in self.lab.nodes if node not in (source, target))
-        self.moved[target.address] = [m for m in self.moved[target.address] if m.way == "out"]
-        self.moved[target.address].append(Moved("in", self.port.mac, self.port.address, source.address))
-        self.moved[source.address].append(Moved("out", self.port.mac, self.port.address, target.address))
+        self.note(target, Moved("in", self.port.mac, self.port.address, source.address))
+        self.note(source, Moved("out", self.port.mac, self.port.address, target.address))
         port = msgspec.structs.replace(self.port, id=f"p{target.number}moved000")
         for node in (source, target):
             await node.ensure_segment(self.see(node, source))
@@ -98,7 +97,10 @@ class Street:
         time.sleep(PAUSE_SECONDS)
         self.a.tell_nic("go")
         self.moved[target.address] = [m for m in self.moved[target.address] if m.way == "in"]
-        self.moved[source.address] = [m for m in self.moved[source.address] if m.way == "out"]
+        for node in (source, third):
+            self.moved[node.address] = [
+                m for m in self.moved[node.address] if (m.way, m.node_address) != ("in", target.address)
+            ]
         await target.ensure_segment(self.see(target, target))
         await target.ensure_forwards(self.forwards(target))
         time.sleep(NEWS_SECONDS)
@@ -109,6 +111,25 @@ class Street:
         await source.ensure_filters([])
         self.port = port
         return port
+
+    def note(self, node: Node, newest: Moved) -> None:
+        """One way out at most, and one way in from each node."""
+        before = self.moved[node.address]
+        key = (newest.way, newest.way == "out" or newest.node_address)
+        self.moved[node.address] = [
+            *[m for m in before if (m.way, m.way == "out" or m.node_address) != key],
+            newest,
+        ]
+
+    def forget_flows(self) -> None:
+        """No router knows of any connection."""
+        for node in self.lab.nodes:
+            node.shell("for name in $(ls /run/netns); do nsenter --net=/run/netns/$name conntrack -F; done")
+
+    def count_carried(self) -> int:
+        """What all nodes have sent to each other so far."""
+        told = [json.loads(node.shell("ip -j -s link show dev up0")) for node in self.lab.nodes]
+        return sum(link["stats64"]["tx"]["packets"] for [link] in told)
 
     def passes_on(self, node: Node) -> bool:
         """Whether frames for guest a that come from another node are sent on."""
@@ -173,3 +194,37 @@ async def test_no_client_of_a_guest_that_moves_there_and_back_loses_anything(str
         await node.ensure_segment(street.see(node, street.n1))
         assert await node.heal() == []
         assert "moved" not in node.shell("nft list tables")
+
+
+async def test_connections_opened_on_each_node_outlive_a_guests_ways_over_all_of_them(street: Street) -> None:
+    """There and back among three: who has it asks, over others, whoever had it."""
+    n1, n2, n3 = street.lab.nodes
+    ways = [(n1, n2), (n2, n3), (n3, n2), (n2, n1), (n1, n3), (n3, n2), (n2, n1), (n1, n2)]
+    watches = [street.watch(street.lab.outside, f"count:{n1.address}:9090")]
+    for source, target in ways:
+        await street.move(source, target)
+        watches.append(street.watch(street.lab.outside, f"count:{target.address}:9090"))
+        watches.append(street.watch(street.a.namespace, f"count:{OUTSIDE}:9"))
+    time.sleep(1)
+    for number, watch in enumerate(watches):
+        [(what, tally)] = end(watch).items()
+        assert tally["failed"] == 0 and tally["asked"] > 10, (number, what, tally)
+        assert tally["gap_ms"] < 3000, (number, what, tally)
+
+
+async def test_what_no_router_knows_is_not_carried_on_for_ever(street: Street) -> None:
+    """Even by nodes that ask each other in a ring, as they may for a moment, while one of them has old news."""
+    n1, n2, n3 = street.lab.nodes
+    watches = [street.watch(street.lab.outside, f"count:{n1.address}:9090")]
+    await street.move(n1, n2)
+    for node, asked in ((n1, n3), (n2, n1), (n3, n2)):
+        ring = Moved("in", street.port.mac, street.port.address, asked.address)
+        street.moved[node.address] = [Moved("out", ring.mac, ring.address, n2.address), ring]
+        await node.ensure_segment(msgspec.structs.replace(street.see(node, n2), moved=street.moved[node.address]))
+    street.forget_flows()
+    time.sleep(1)
+    before = street.count_carried()
+    time.sleep(2)
+    assert street.count_carried() - before < 20_000
+    for watch in watches:
+        watch.kill()

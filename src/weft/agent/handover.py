@@ -23,7 +23,11 @@ Way = Literal["out", "in"]
 
 
 class HandOver:
-    """``hops`` are the NICs that came or went, a NIC's newest last; ``on_switched`` is to bring all else up to date."""
+    """``hops`` are the NICs that came or went, a NIC's newest last; ``on_switched`` is to bring all else up to date.
+
+    Of a NIC there is one way out at most, and one way in from each node that it came from: connections may have been
+    opened at each of those, or be known to whom that one asks in turn. Who asks whom is a tree, its root where the guest
+    is: who takes it over asks the node that it left, and nobody asks the one that has it."""
 
     def __init__(
         self,
@@ -46,11 +50,12 @@ class HandOver:
         """The allocation is a side of a move, the other one at ``peer_address``; which side."""
         way: Way = "in" if wanted.spec.role == "target" else "out"
         for nic in wanted.spec.nics:
-            known = self._find(nic)
+            known, newest = self._find(nic), self._find_newest(nic)
             peer = peer_address or (known.node_address if way == "in" and known is not None else "")
-            newest = next((hop for hop in reversed(self.hops) if hop.nic.uid == nic.uid), None)
-            again = newest if newest is not None and newest.way == way else None
-            self._put(Hop(way, nic, peer, switched=again is not None and again.switched))
+            if newest is not None and newest.way == way and peer in ("", self._own, newest.peer):
+                self._put(newest)  # heard again, perhaps after it was switched
+            else:
+                self._put(Hop(way, nic, peer))
         return way
 
     def switch_away(self, wanted: Wanted, to_address: str) -> None:
@@ -65,11 +70,10 @@ class HandOver:
     def undo_switch(self, wanted: Wanted) -> None:
         """Either side: the guest goes on at the source. At once; nothing switched is fine. Raises DriverFailed."""
         way: Way = "in" if wanted.spec.role == "target" else "out"
-        switched = {hop.nic.uid: hop for hop in self.hops if hop.way == way and hop.switched}
         back = []
         for port, nic in zip(ports_of(wanted), wanted.spec.nics, strict=True):
-            if nic.uid in switched:
-                hop = switched[nic.uid]
+            hop = self._find_newest(nic)
+            if hop is not None and hop.way == way and hop.switched:
                 self._put(msgspec.structs.replace(hop, switched=False))
                 back.append((port, hop.peer if way == "in" else self._own))
         self._direct(back)
@@ -88,9 +92,9 @@ class HandOver:
 
     def _switch(self, wanted: Wanted, way: Way, peer: str, to: str) -> None:
         for nic in wanted.spec.nics:
-            hop = next((h for h in self.hops if h.nic.uid == nic.uid and h.way == way), Hop(way, nic))
+            newest = self._find_newest(nic)
+            hop = newest if newest is not None and newest.way == way else Hop(way, nic)
             self._put(msgspec.structs.replace(hop, switched=True, peer=peer or hop.peer))
-            self.hops = [h for h in self.hops if not _returns(h, nic, way, to)]
         self._direct([(port, to) for port in ports_of(wanted)])
 
     def _direct(self, ports: list[tuple[Port, str]]) -> None:
@@ -107,16 +111,31 @@ class HandOver:
             raise problems[0]
 
     def _put(self, hop: Hop) -> None:
-        others = [h for h in self.hops if (h.nic.uid, h.way) != (hop.nic.uid, hop.way)]
-        self.hops = [*others, hop]
+        """As the newest of its NIC, in place of what it replaces: the way out before, a way in that came to nothing."""
+        self.hops = [h for h in self.hops if not _replaces(hop, h)] + [hop]
+
+    def _find_newest(self, nic: AllocatedNic) -> Hop | None:
+        return next((hop for hop in reversed(self.hops) if hop.nic.uid == nic.uid), None)
+
+    def follow(self) -> None:
+        """Ask no more of a node that a guest came from once, left this one since, and has come back to: who asks whom
+        would be a ring. At once, by what the server says."""
+        self.hops = [hop for hop in self.hops if not self._is_back_there(hop)]
+
+    def _is_back_there(self, hop: Hop) -> bool:
+        known, newest = self._find(hop.nic), self._find_newest(hop.nic)
+        gone = newest is not None and newest.way == "out" and newest.switched
+        return hop.way == "in" and gone and known is not None and known.node_address == hop.peer
 
     async def end(self, here: Mapping[str, str]) -> set[str]:
         """Forget those who came and are here no more, whose move ended before it was switched, whose address is another's
         by now, and those who left once nothing of theirs leads through this node; ``here`` are the roles of allocations
         by NIC. The networks that nothing more is remembered of."""
-        kept = [hop for hop in self.hops if await self._stays(hop, here.get(hop.nic.uid))]
+        over = [hop for hop in self.hops if not await self._stays(hop, here.get(hop.nic.uid))]
         before = self.networks
-        self.hops = [hop for hop in self.hops if hop in kept]
+        self.hops = [
+            hop for hop in self.hops if hop not in over
+        ]  # not "that were found to stay": a guest may have come
         return before - self.networks
 
     async def _stays(self, hop: Hop, role: str | None) -> bool:
@@ -124,7 +143,8 @@ class HandOver:
         if is_anothers(known, hop.nic):
             return False
         if hop.way == "in":
-            return role is not None or any(h.way == "out" and h.nic.uid == hop.nic.uid for h in self.hops)
+            left = any(h.way == "out" and h.nic.uid == hop.nic.uid for h in self.hops)
+            return role is not None or (hop.switched and left)
         if role is not None:
             return role != "active"
         if not hop.switched or known is None:
@@ -145,7 +165,7 @@ class HandOver:
         return await self._driver.flows.count_older(short_id(nic.network_uid), nic.address) > 0
 
 
-def _returns(hop: Hop, nic: AllocatedNic, way: Way, to: str) -> bool:
-    """Whether ``hop`` is over because its guest comes back, or goes back to where it came from: its older connections
-    are that node's own again."""
-    return hop.nic.uid == nic.uid and hop.way != way and (way == "in" or hop.peer == to)
+def _replaces(hop: Hop, older: Hop) -> bool:
+    if (hop.nic.uid, hop.way) != (older.nic.uid, older.way):
+        return False
+    return hop.way == "out" or older.peer in ("", hop.peer) or not older.switched

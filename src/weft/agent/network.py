@@ -168,20 +168,22 @@ class NetworkKeeper:
         while True:
             self._woken.clear()
             healing = self._clock.elapsed() >= heal_at
-            try:
-                if healing:
-                    heal_at = self._clock.elapsed() + HEAL_SECONDS
-                    await self._heal()
-                    await self._end_hops()
-                await self.refresh()
-            except (WeftError, OSError) as problem:
-                log.warning("network: %s", problem)
+            steps = [self.refresh]
+            if healing:  # after what is wished by now, or a change of the wish would pass for damage
+                heal_at = self._clock.elapsed() + HEAL_SECONDS
+                steps += [self._heal, self._end_hops]
+            for step in steps:
+                try:
+                    await step()
+                except (WeftError, OSError) as problem:
+                    log.warning("network: %s", problem)
             wake_at = min([heal_at, *(idle.remove_at for idle in (self._idle or {}).values())])
             await wait_for_event(self._clock, self._woken, max(0.0, wake_at - self._clock.elapsed()))
 
     async def refresh(self) -> None:
         """Bring every hosted segment and all published ports up to date. Raises the first problem, after trying all."""
         problems: list[WeftError] = []
+        self.handover.follow()
         try:
             await self._save()
         except NotKept as problem:  # an agent that starts without a server will know less; what is known holds now
@@ -216,8 +218,10 @@ class NetworkKeeper:
 
     async def _end_hops(self) -> None:
         """Let go of networks that guests left, once nothing of theirs leads through this node."""
-        here = self._hosted()
+        here, before = self._hosted(), self.handover.hops
         gone = await self.handover.end({nic.uid: wanted.spec.role for wanted in here for nic in wanted.spec.nics})
+        if self.handover.hops != before:
+            self.wake()
         needed = {nic.network_uid for wanted in here for nic in wanted.spec.nics}
         idle = await self._find_idle()
         for uid in sorted(gone - needed):

@@ -18,7 +18,7 @@ from weft.objects.identity import short_id
 
 
 def fold_segments(
-    here: Iterable[Wanted], neighbours: Mapping[str, Iterable[Endpoint]], own_address: str, hops: Iterable[Hop] = ()
+    here: Iterable[Wanted], neighbours: Mapping[str, Iterable[Endpoint]], own_address: str, hops: Sequence[Hop] = ()
 ) -> dict[str, Segment]:
     """The segments that the allocations ``here`` need, and those that left, by network uid.
 
@@ -35,6 +35,7 @@ def fold_segments(
                 endpoint = Endpoint(nic.mac, nic.address, wanted.spec.workload.name, own_address, groups, nic.uid)
                 own.setdefault(nic.network_uid, {})[nic.address] = endpoint
     moved: dict[str, list[Moved]] = {}
+    newest = {hop.nic.uid: hop for hop in hops}
     for hop in hops:
         nic = hop.nic
         known = _find(neighbours, nic)
@@ -43,7 +44,8 @@ def fold_segments(
         nics.setdefault(nic.network_uid, nic)
         moved.setdefault(nic.network_uid, []).append(Moved(hop.way, nic.mac, nic.address, hop.peer))
         before, after = (own_address, hop.peer) if hop.way == "out" else (hop.peer, own_address)
-        if hop.switched and known is not None and known.node_address in (before, own_address):
+        told_late = known is not None and known.node_address in (before, own_address)
+        if hop is newest[nic.uid] and hop.switched and known is not None and told_late:
             there = msgspec.structs.replace(known, node_address=after)
             own.setdefault(nic.network_uid, {})[nic.address] = there
     endpoints = {uid: _join(neighbours.get(uid, ()), own.get(uid, {})) for uid in nics}

@@ -36,20 +36,20 @@ NIC = AllocatedNic(
 class Side:
     """One node's keeper of networks, over a wire that outlives it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.wire, self.here = folder, FakeWire(), list[Wanted]()
+    def __init__(self, folder: Path, address: str = OWN) -> None:
+        self.folder, self.address, self.wire, self.here = folder, address, FakeWire(), list[Wanted]()
         self.begin()
 
     def begin(self) -> None:
         """An agent, the first or the next one."""
         capacity = Capacity(cpu=1, memory_bytes=1 << 30, disk_bytes=1 << 30)
-        host = Host(
+        self.host = host = Host(
             node="n1",
             node_uid="n1",
             state_dir=str(self.folder),
             run_dir=str(self.folder),
             link_prefix="w1",
-            underlay_address=OWN,
+            underlay_address=self.address,
             underlay_link="up0",
             cgroup="weft",
             capacity=capacity,
@@ -161,7 +161,31 @@ async def test_a_guest_that_comes_back_leaves_nothing_behind_of_its_way_out(side
     assert await side.leads_to() == PEER
     side.keeper.handover.switch_here(wanted)
     assert await side.leads_to() == OWN
+    side.has("active")
+    side.hear(OWN)
+    assert await side.keeper.handover.end({"nic": "active"}) == set()
     assert [(hop.way, hop.peer) for hop in side.keeper.handover.hops] == [("in", PEER)]
+
+
+async def test_who_comes_while_others_are_looked_through_is_not_forgotten(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, handover = side.has("source"), side.keeper.handover
+    side.hear(OWN)
+    await side.keeper.prepare_move(wanted, PEER)
+    handover.switch_away(wanted, PEER)
+    side.here = []
+    side.hear(PEER)
+    look = side.keeper.handover._is_used
+
+    async def look_slowly(nic: AllocatedNic) -> bool:
+        handover.expect(side.has("target"))
+        handover.switch_here(side.here[0])
+        return await look(nic)
+
+    monkeypatch.setattr(handover, "_is_used", look_slowly)
+    await handover.end({})
+    assert [(hop.way, hop.peer, hop.switched) for hop in handover.hops] == [("in", PEER, True)]
 
 
 async def test_who_has_the_address_of_a_guest_that_moved_and_is_gone_inherits_nothing_of_its_way(side: Side) -> None:

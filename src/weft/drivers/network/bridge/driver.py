@@ -45,7 +45,7 @@ class BridgeNetwork:
         self._folder = Path(host.run_dir) / "network"
         self._changing = asyncio.Lock()
         self._applied: dict[str, Segment] = {}
-        self._switches = 0
+        self._switched: set[str] = set()  # segments with a port that was switched since they were applied
         self.flows = BridgeFlows(self._names, self._zone)
         self._forwards: list[Forward] | None = None
         self._refused: list[str] | None = None
@@ -192,12 +192,10 @@ class BridgeNetwork:
             netlink.point_overlay(overlay, port.mac, node_address)
             netlink.place_mac(overlay, port.mac)
             netlink.put_element(moved, rules.PASSED_ON, port.mac)
-        self._switches += 1
+        self._switched.add(port.segment_id)
+        self._applied.pop(port.segment_id, None)  # the rest, such as where broadcasts go, is for the next wish
         if segment is not None:
-            segment = moving.readdress(segment, port.mac, node_address)
-            self._keep(segment)
-            if port.segment_id in self._applied:
-                self._applied[port.segment_id] = segment
+            self._keep(moving.readdress(segment, port.mac, node_address))
 
     async def state(self) -> NetworkState:
         links = await kernel.inspect_links()
@@ -228,10 +226,27 @@ class BridgeNetwork:
         """Nothing to end: what the driver made stays, and is found again."""
 
     async def _apply_segment(self, segment: Segment, links: Mapping[str, Link], fdb: list[FdbEntry]) -> list[str]:
-        """Bring the kernel from what was just read to the segment; returns what had to be made or mended."""
+        """Bring the kernel from what was just read to the segment; returns what had to be made or mended. With a port
+        that is switched meanwhile it is done again, since what was read is out of date, and nothing counts as mended."""
+        late = False
+        while True:
+            late |= segment.id in self._switched
+            self._switched.discard(segment.id)
+            try:
+                mended = await self._apply_once(segment, links, fdb)
+            except DriverFailed:
+                if segment.id not in self._switched:
+                    raise
+            if segment.id not in self._switched:
+                self._applied[segment.id] = segment
+                return [] if late else mended
+            segment = self._segment(segment.id) or segment
+            links, fdb = await kernel.inspect_node()
+
+    async def _apply_once(self, segment: Segment, links: Mapping[str, Link], fdb: list[FdbEntry]) -> list[str]:
         names, host = self._names, self._host
         namespace = names.router(segment.id)
-        before, switches = self._segment(segment.id), self._switches
+        before = self._segment(segment.id)
         self._applied.pop(segment.id, None)
         kernel.clear_namespace_file(namespace)
         router = await kernel.inspect_router(namespace)
@@ -265,8 +280,6 @@ class BridgeNetwork:
             await self._apply_forwards(await kernel.inspect_links())
         if await self._ensure_server(segment, ports) == "started":
             mended.append("DHCP and DNS")
-        if switches == self._switches:  # else what was applied is out of date, and the next wish says so
-            self._applied[segment.id] = segment
         return mended
 
     async def _ensure_server(self, segment: Segment, ports: list[Port]) -> str:

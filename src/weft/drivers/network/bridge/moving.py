@@ -9,7 +9,7 @@ by ``router_mac``.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
@@ -29,16 +29,34 @@ def find_passed_on(host: Host, segment: Segment) -> list[str]:
     return sorted(mac for mac, way in newest.items() if way == "out" and mac in there)
 
 
+def find_older(host: Host, segment: Segment) -> dict[str, list[str]]:
+    """The nodes through whose routers guests' connections may lead, and the addresses of those guests: where each came
+    from, but for the one that it has gone back to."""
+    newest = {moved.mac: moved.way for moved in segment.moved}
+    now = {e.mac: e.node_address for e in segment.endpoints}
+    found: dict[str, set[str]] = {}
+    for moved in segment.moved:
+        back_there = newest[moved.mac] == "out" and now.get(moved.mac) == moved.node_address
+        if moved.way == "in" and moved.node_address not in ("", host.underlay_address) and not back_there:
+            found.setdefault(moved.node_address, set()).add(moved.address)
+    return {node: sorted(found[node]) for node in sorted(found)}
+
+
 def older_routers(host: Host, segment: Segment) -> dict[str, str]:
-    """The routers that guests here may have connections through, by MAC: their nodes' addresses."""
-    nodes = {m.node_address for m in segment.moved if m.way == "in"} - {host.underlay_address, ""}
-    return {router_mac(node): node for node in sorted(nodes)}
+    """Those routers, by MAC: their nodes' addresses."""
+    return {router_mac(node): node for node in find_older(host, segment)}
 
 
 def older_hops(host: Host, segment: Segment) -> dict[str, str]:
-    """Under which address a router here knows each of those: their nodes' addresses to addresses of this link alone."""
-    nodes = sorted(older_routers(host, segment).values())
-    return {node: str(OLDER[number]) for number, node in enumerate(nodes, 1)}
+    """Under which address a router here knows each of those: their nodes' addresses to addresses of this link alone. A
+    node keeps its own whoever joins or goes, or what is under way to it would go to another for a moment."""
+    hops: dict[str, str] = {}
+    for node in find_older(host, segment):
+        at = int(IPv4Address(node)) % (OLDER.num_addresses - 2)
+        while (hop := str(OLDER[at + 1])) in hops.values():
+            at = (at + 1) % (OLDER.num_addresses - 2)
+        hops[node] = hop
+    return hops
 
 
 def find_neighbours(host: Host, segment: Segment) -> dict[str, str]:

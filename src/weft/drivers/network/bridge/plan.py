@@ -291,8 +291,8 @@ def _plan_router(
 
 
 def _plan_older(steps: Steps, host: Host, segment: Segment, router: Router | None) -> None:
-    """What a router must know of guests that moved. Only where some came does it leave alone what it has not seen begin:
-    elsewhere it may take that up, say after it was made anew."""
+    """What a router must know of guests that moved. Where some came or left it leaves alone what it has not seen begin,
+    for that is another's; elsewhere it may take that up, say after it was made anew."""
     wanted = find_neighbours(host, segment)
     held = router.neighbours if router else {}
     lines = [f"neigh del {address} dev {INSIDE}" for address in sorted(set(held) - set(wanted))]
@@ -301,8 +301,10 @@ def _plan_older(steps: Steps, host: Host, segment: Segment, router: Router | Non
         for address, mac in sorted(wanted.items())
         if held.get(address) != mac
     ]
-    strict = bool(older_routers(host, segment))
-    if strict and not (router and any(route.dst == str(OLDER) and route.dev == INSIDE for route in router.routes)):
+    strict = bool(segment.moved)
+    if older_routers(host, segment) and not (
+        router and any(route.dst == str(OLDER) and route.dev == INSIDE for route in router.routes)
+    ):
         lines.append(f"route replace {OLDER} dev {INSIDE} scope link")
     steps.router += lines
     if strict != (router.strict if router else False):

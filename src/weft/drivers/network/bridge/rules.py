@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, collapse_addresses
 
 from weft.contracts.host import Host
 from weft.contracts.network import Forward, Port, Segment
-from weft.drivers.network.bridge.moving import older_hops, older_routers
+from weft.drivers.network.bridge.moving import find_older, older_hops, older_routers
 from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, router_mac
 from weft.drivers.network.bridge.plan import UPLINKS, Uplink
 
@@ -152,6 +152,7 @@ def render_router(segment: Segment, more: str = "") -> Table:
 chain through_router {{
   type filter hook forward priority filter; policy drop
   ct state established,related accept
+  ct state invalid drop
   iifname "{OUTSIDE}" oifname "{INSIDE}" ct status dnat accept
   iifname "{INSIDE}" oifname "{INSIDE}" accept
 {outbound}}}
@@ -171,19 +172,31 @@ chain out {{
 
 
 def render_older(host: Host, segment: Segment) -> str:
-    """The part of a router's table that gives back what belongs to another node's router; "" if nothing may."""
-    hops = older_hops(host, segment)
-    newest = {m.address: hops[m.node_address] for m in segment.moved if m.way == "in" and m.node_address in hops}
-    older = sorted(f"{address} : {hop}" for address, hop in newest.items())
+    """The part of a router's table that gives back what belongs to another node's router; "" if nothing may.
+
+    Each of those that a guest may have connections through gets it, but for the one that it comes from: all but its own
+    drop it. Should they ask each other in a ring, while a guest moves or by a mistake, it ends as it does between any
+    routers: ``dup`` counts the TTL down, and by itself would go on at zero."""
+    older, hops = find_older(host, segment), older_hops(host, segment)
     if not older:
         return ""
+    sets = "".join(
+        f"set older_{number} {{\n  type ipv4_addr\n{elements(addresses)}}}\n"
+        for number, addresses in enumerate(older.values())
+    )
+    back = "".join(
+        f'  ether saddr != {router_mac(node)} ip saddr @older_{number} dup to {hops[node]} device "{INSIDE}"\n'
+        for number, node in enumerate(older)
+    )
     return f"""\
-map older {{
-  type ipv4_addr : ipv4_addr
-{elements(older)}}}
-chain through_older {{
+{sets}chain through_older {{
   type filter hook prerouting priority mangle
-  iifname "{INSIDE}" meta l4proto tcp ct state invalid dup to ip saddr map @older device "{INSIDE}" drop
+  iifname != "{INSIDE}" accept
+  meta l4proto != tcp accept
+  ct state != invalid accept
+  ip ttl < 2 drop
+  limit rate over 50000/second burst 5000 packets drop
+{back}  drop
 }}
 """
 
