@@ -1,0 +1,290 @@
+"""The node's store of container images (``contracts/image.py``), under ``<state>/oci``: each layer is unpacked once, whatever
+images have it, and removed when none needs it any more.
+
+Killed at any point it has an image whole, or not: layers come under their names when they are complete, an image's record is
+written last, and names of work that nobody goes on with are taken away at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.container import User
+from weft.contracts.host import Host
+from weft.contracts.image import OciImage, PullProgress, RegistryCredentials
+from weft.drivers.image.oci.documents import Descriptor
+from weft.drivers.image.oci.download import download
+from weft.drivers.image.oci.exchange import Exchanges, Patience
+from weft.drivers.image.oci.flights import Flights
+from weft.drivers.image.oci.layers import Layer, Layers, remove_trees
+from weft.drivers.image.oci.local import Layout
+from weft.drivers.image.oci.merged import read_file
+from weft.drivers.image.oci.platforms import Platform, this_platform
+from weft.drivers.image.oci.pull import Pull
+from weft.drivers.image.oci.records import Record, Records
+from weft.drivers.image.oci.registry import Registry, RegistrySettings
+from weft.drivers.image.oci.source import Source
+from weft.drivers.image.oci.unpacking import Limits
+from weft.drivers.image.oci.users import find_user
+from weft.objects.errors import DriverFailed, InvalidInput, WeftError
+from weft.objects.image_reference import DIGEST, ImageReference, parse_reference
+
+BUDGET_BYTES = 20 << 30
+
+
+class OciImages:
+    """``registries``: settings by HOST[:PORT]. ``default_registry`` is for references that name none; without it they are refused.
+    ``budget_bytes``: what unused images may take until they are forgotten."""
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        registries: Mapping[str, RegistrySettings] | None = None,
+        default_registry: str = "",
+        budget_bytes: int = BUDGET_BYTES,
+        limits: Limits | None = None,
+        patience: Patience | None = None,
+        platform: Platform | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        folder = Path(host.state_dir) / "oci"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._registries, self._default_registry, self._budget = registries or {}, default_registry, budget_bytes
+        self._patience, self._clock = patience or Patience(), clock or SystemClock()
+        self._here = platform or this_platform()
+        self._layers, self._records = Layers(folder / "layers", limits or Limits()), Records(folder / "images")
+        self._pulls: Flights[OciImage, tuple[int, int]] = Flights()
+        self._making: Flights[Layer, int] = Flights()
+        self._wanted: Counter[str] = Counter()  # layers that pulls under way need
+        self._swept: asyncio.Task[None] | None = None
+
+    async def pull(
+        self,
+        reference: str,
+        digest: str = "",
+        *,
+        credentials: RegistryCredentials | None = None,
+        progress: PullProgress | None = None,
+    ) -> OciImage:
+        parsed = parse_reference(reference, default_registry=self._default_registry)
+        if digest and not DIGEST.fullmatch(digest):
+            raise InvalidInput(f"{digest[:80]!r} is no digest", field="spec.digest", hint="sha256: and 64 hex digits")
+        if digest and parsed.digest and digest != parsed.digest:
+            raise InvalidInput(
+                f"{parsed} is pinned to another digest than {digest}", field="spec.image", hint="give one"
+            )
+        wanted, mark = digest or parsed.digest, self._records.mark(parsed, credentials)
+        known = self._known(wanted)
+        if known is not None and mark in known.openers:
+            return self._use(known, parsed)
+        await self._sweep()
+        return await self._pulls.join(
+            (str(parsed), wanted, mark),
+            lambda tell: self._pull(parsed, wanted, credentials, mark, tell),
+            (lambda news: progress(*news)) if progress is not None else None,
+        )
+
+    async def find(self, digest: str) -> OciImage | None:
+        known = self._known(digest)
+        return known.image if known is not None else None
+
+    def root(self, image: OciImage) -> list[str]:
+        """The same layer twice counts where it is uppermost, which shows the same files and is all that overlayfs takes."""
+        order = list(dict.fromkeys(reversed(image.layers)))
+        return [str(self._layers.path(diff_id)) for diff_id in order] or [str(self._layers.empty)]
+
+    async def find_user(self, image: OciImage, user: str) -> User:
+        roots = [Path(path) for path in self.root(image)]
+        passwd, group = await asyncio.to_thread(
+            lambda: (read_file(roots, "/etc/passwd") or b"", read_file(roots, "/etc/group") or b"")
+        )
+        return find_user(user, passwd, group)
+
+    async def forget(self, used: Collection[str]) -> int:
+        """Those pulled or used longest ago go first. One that was just pulled counts as unused until ``used`` has it."""
+        await self._sweep()
+        total = sum(layer.bytes for layer in self._layers.all())
+        gone: list[Path] = []
+        before = total
+        for record in [None, *sorted(self._records.all(), key=lambda record: record.used)]:
+            if record is not None:  # layers without an image come first: of pulls that failed
+                if total <= self._budget:
+                    break
+                if set(used) & {record.image.digest, *record.digests}:
+                    continue
+                self._records.drop(record.image.digest)
+            needed = {diff_id for other in self._records.all() for diff_id in other.image.layers}
+            for layer in self._layers.all():
+                if layer.diff_id not in needed and not self._wanted[layer.diff_id]:
+                    gone.append(self._layers.take_away(layer.diff_id))
+                    total -= layer.bytes
+        if gone:
+            await remove_trees(gone)
+        return before - total
+
+    async def close(self) -> None:
+        await self._pulls.close()
+        await self._making.close()
+
+    async def _sweep(self) -> None:
+        self._swept = self._swept or asyncio.create_task(self._layers.sweep())
+        await asyncio.shield(self._swept)
+
+    async def _pull(
+        self,
+        reference: ImageReference,
+        wanted: str,
+        credentials: RegistryCredentials | None,
+        mark: str,
+        tell: Callable[[tuple[int, int]], None],
+    ) -> OciImage:
+        source = self._source(reference, credentials)
+        pull = Pull(source, self._here, self._patience, self._clock)
+        try:
+            name = wanted or await pull.look_up(reference.tag) or reference.tag
+            known = self._known(name)
+            if known is not None and mark in known.openers:
+                return self._use(known, reference)
+            resolved = await pull.resolve(name)
+            known = self._known(resolved.digest)
+            if known is None:
+                configuration = await pull.configuration(resolved.manifest)
+                parts = list(zip(resolved.manifest.layers, configuration.diff_ids, strict=True))
+                with self._needing(configuration.diff_ids):
+                    layers = await self._fetch(source, parts, tell)
+                    image = OciImage(
+                        str(reference),
+                        resolved.digest,
+                        configuration.run,
+                        configuration.diff_ids,
+                        sum({layer.diff_id: layer.bytes for layer in layers}.values()),
+                    )
+                    known = Record(image)
+                    self._remember(known, resolved.indexes, mark)
+            else:
+                self._remember(known, resolved.indexes, mark)
+            return self._use(known, reference, resolved.indexes[0] if resolved.indexes else "")
+        except WeftError as problem:
+            raise _of_image(problem, reference) from problem
+        finally:
+            await source.close()
+
+    async def _fetch(
+        self, source: Source, parts: list[tuple[Descriptor, str]], tell: Callable[[tuple[int, int]], None]
+    ) -> list[Layer]:
+        """All layers, several at once. Whoever else wants one of them waits for the same."""
+        total, here = sum(part.size for part, _ in parts), [0] * len(parts)
+        missing = sum({diff_id: part.size for part, diff_id in parts if self._layers.find(diff_id) is None}.values())
+        if missing > self._layers.room():
+            raise DriverFailed(
+                f"the node has no room for the image's {missing} bytes",
+                reason="noSpace",
+                hint="free some of its disk",
+                details={"step": "image"},
+            )
+
+        async def fetch(position: int, part: Descriptor, diff_id: str) -> Layer:
+            def arrived(count: int) -> None:
+                here[position] = count
+                tell((sum(here), total))
+
+            layer = self._layers.find(diff_id) or await self._share(source, part, diff_id, arrived)
+            arrived(part.size)
+            return layer
+
+        tasks = [asyncio.create_task(fetch(at, part, diff_id)) for at, (part, diff_id) in enumerate(parts)]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+
+    async def _share(self, source: Source, part: Descriptor, diff_id: str, arrived: Callable[[int], None]) -> Layer:
+        """What others fetch just now from the same registry is waited for; if they fail, it may be theirs alone that is bad."""
+        ours = False
+
+        def begin(say: Callable[[int], None]) -> Coroutine[Any, Any, Layer]:
+            nonlocal ours
+            ours = True
+            return self._make(source, part, diff_id, say)
+
+        try:
+            return await self._making.join((source.where, part.digest, diff_id), begin, arrived)
+        except WeftError:
+            if ours:
+                raise
+        return await self._making.join((id(source), diff_id), begin, arrived)
+
+    async def _make(self, source: Source, part: Descriptor, diff_id: str, say: Callable[[int], None]) -> Layer:
+        _ = part.packing  # refused before it is fetched
+        blob = self._layers.work()
+        try:
+            await download(source, part, blob, self._patience, self._clock, say)
+            return await self._layers.make(blob, part, diff_id)
+        finally:
+            blob.unlink(missing_ok=True)
+
+    def _source(self, reference: ImageReference, credentials: RegistryCredentials | None) -> Source:
+        exchanges = Exchanges(self._patience)
+        if reference.place != "registry":
+            return Layout(reference, exchanges)
+        settings = self._registries.get(reference.registry, RegistrySettings())
+        return Registry(reference, settings, credentials, exchanges)
+
+    @contextlib.contextmanager
+    def _needing(self, diff_ids: list[str]) -> Iterator[None]:
+        self._wanted.update(diff_ids)
+        try:
+            yield
+        finally:
+            self._wanted.subtract(diff_ids)
+
+    def _known(self, digest: str) -> Record | None:
+        """Whole: a store of which parts were lost has it no more."""
+        record = self._records.find(digest) if digest else None
+        whole = record is not None and all(self._layers.find(diff_id) is not None for diff_id in record.image.layers)
+        return record if whole else None
+
+    def _remember(self, record: Record, indexes: list[str], mark: str) -> None:
+        record.digests = sorted({*record.digests, *indexes})
+        record.openers = [*(one for one in record.openers if one != mark), mark][-64:]
+        record.used = self._clock.now()
+        self._records.keep(record)
+
+    def _use(self, record: Record, reference: ImageReference, index: str = "") -> OciImage:
+        if self._clock.now() - record.used > 60:
+            record.used = self._clock.now()
+            self._records.keep(record)
+        return OciImage(
+            str(reference),
+            record.image.digest,
+            record.image.config,
+            record.image.layers,
+            record.image.size_bytes,
+            index or next(iter(record.digests), ""),
+        )
+
+    async def list(self) -> list[OciImage]:
+        known = (self._known(record.image.digest) for record in self._records.all())
+        return sorted((record.image for record in known if record is not None), key=lambda image: image.digest)
+
+
+def _of_image(problem: WeftError, reference: ImageReference) -> WeftError:
+    """A new one, as several may have been told the same of a layer that they share."""
+    return type(problem)(
+        f"image {reference}: {problem.message}",
+        reason=problem.token,
+        field=problem.field,
+        hint=problem.hint,
+        details=problem.details,
+        retry_after_seconds=problem.retry_after_seconds,
+    )
