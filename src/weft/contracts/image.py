@@ -61,10 +61,11 @@ class OciStore(Protocol):
         progress: PullProgress | None = None,
     ) -> OciImage:
         """The image that ``reference`` names, fetched as far as it isn't here; with ``digest`` (of its manifest or index) that one
-        and no other, and if it is here nobody is asked. Pulls of one image, or layer, at once are one. Cancelled or killed
-        half-way: nothing half-done is ever seen. Raises NotFound (``imageGone``), Unauthorized or Forbidden, InvalidInput
-        (a reference that is none, a layer that plays tricks), Unavailable (a registry that doesn't answer, or hangs),
-        DriverFailed (``wrongDigest``, ``truncated``; no room)."""
+        and no other, and if it is here nobody is asked whose credentials opened it here before. Pulls of one image, or layer, at
+        once are one. Cancelled or killed half-way: nothing half-done is ever seen. Raises NotFound (``imageGone``,
+        ``noSuchPlatform``), NotAuthenticated, Forbidden, InvalidInput (a reference that is none; ``badImage``, ``badLayer``,
+        ``hostileLayer``), TooLarge (``layerTooLarge``), Unavailable (``registryUnavailable``, ``registryHangs``,
+        ``registryUntrusted``), DriverFailed (``wrongDigest``, ``truncated``, ``badAnswer``, ``noSpace``)."""
 
     async def find(self, digest: str) -> OciImage | None:
         """The image of that digest, manifest's or index's, if it is here."""
@@ -79,4 +80,4 @@ class OciStore(Protocol):
 
     async def forget(self, used: Collection[str]) -> int:
         """Take away what none of the images with these digests needs, as far as the store's budget asks for it; the bytes that
-        came free. What a pull under way needs stays."""
+        came free. What a pull under way needs stays; an image that has come counts as unused until it stands in ``used``."""
