@@ -16,7 +16,7 @@ from weft.contracts.host import Capacity, Host
 from weft.drivers.image.oci.exchange import Patience
 from weft.drivers.image.oci.store import OciImages
 
-QUICK = Patience(connect_seconds=2.0, idle_seconds=1.0, tries=2, resumes=6, pause_seconds=0.05)
+QUICK = Patience(connect_seconds=10.0, idle_seconds=10.0, tries=2, resumes=6, pause_seconds=0.05)
 HASTY = Patience(connect_seconds=1.0, idle_seconds=1.0, tries=1, pause_seconds=0.05)
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"

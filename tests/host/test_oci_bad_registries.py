@@ -135,7 +135,7 @@ async def test_what_is_bad_is_told_as_what_it_is(
     assert "s3cret" not in str(caught.value.to_dict()) and registry.place in caught.value.message + str(caught.value)
     assert leftovers(tmp_path) == [] and await store.list() == []
     registry.spoil = None
-    assert await store.pull(f"{registry.place}/a:1")  # nothing is remembered against it
+    assert await node(tmp_path).pull(f"{registry.place}/a:1")  # nothing is remembered against it
 
 
 async def test_another_blob_than_was_asked_for_is_never_kept(registry: Registry, tmp_path: Path) -> None:
