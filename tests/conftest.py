@@ -1,4 +1,4 @@
-"""What holds for every test: drawn examples are the same each time, and no example is timed."""
+"""What holds for every test: drawn examples are the same each time, and no example is timed. Two workers share the files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,43 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from weft.images.parts import AGENT, compile_program
+
+CLUSTER = "tests/cluster"
+LONGEST_FIRST = (CLUSTER, "tests/host", "tests/simulation", "tests/conformance", "tests/placement", "tests/scenario")
 
 # A suite that draws anew each time fails on the day nobody changed anything; new draws belong to the long runs.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
+
+
+class LongestFirst(LoadFileScheduling):
+    """All files that use the cluster go to one worker: it is made once, and no second one takes the machine's time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return CLUSTER if nodeid.startswith(CLUSTER) else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling | None:
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # as they were collected, not by how many tests are in them
+    return LongestFirst(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """At a worker the folders of long files come first, so that neither is left alone with one in the end."""
+
+    def rank(item: pytest.Item) -> int:
+        return next(
+            (at for at, folder in enumerate(LONGEST_FIRST) if item.nodeid.startswith(folder)), len(LONGEST_FIRST)
+        )
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -20,7 +21,13 @@ class Guest:
 
     def __init__(self, program: Path) -> None:
         self.ours, theirs = socket.socketpair()
-        self.process = subprocess.Popen([program, f"fd:{theirs.fileno()}"], pass_fds=[theirs.fileno()])
+        self.process = subprocess.Popen(
+            [program, f"fd:{theirs.fileno()}"],
+            pass_fds=[theirs.fileno()],
+            preexec_fn=lambda: signal.signal(
+                signal.SIGHUP, signal.SIG_DFL
+            ),  # who runs the tests under nohup ignores it
+        )
         theirs.close()
         self.hellos: asyncio.Queue[Hello] = asyncio.Queue()
 

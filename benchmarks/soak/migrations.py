@@ -38,7 +38,7 @@ OTHERS = {
     7: "cancelled", 17: "cancelled",
     2: "source agent killed", 12: "target agent killed",
 }  # fmt: skip
-SLOW = "12M"
+SLOW = "24M"
 LONGEST_DELAY_SECONDS = 4.0  # of what is done to a move, once it is under way
 CLEAN_SECONDS, END_SECONDS = 30.0, 400.0
 

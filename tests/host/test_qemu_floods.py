@@ -29,16 +29,16 @@ async def test_a_guest_that_floods_its_console_and_its_disk_hurts_only_itself(
     monkeypatch.setattr(qemu, "CONSOLE_LOG_CHECK_SECONDS", 0.1)
     driver = lab.driver()
     await driver.recover()
-    wild, calm = (lab.plan(name, memory_bytes=192 * MIB) for name in ("wild", "calm"))
+    wild, calm = (lab.plan(name, memory_bytes=192 * MIB, disks=1) for name in ("wild", "calm"))
     try:
         await ready(driver, wild)
         await ready(driver, calm)
         log = Path(driver.console_log(wild.id))
         await start_command(driver, wild.id, ExecRequest(argv=["sh", "-c", "yes flood >/dev/console"]))
-        filling = await run(driver, wild.id, "dd", "if=/dev/zero", "of=/tmp/fill", "bs=1M")
+        filling = await run(driver, wild.id, "dd", "if=/dev/zero", "of=/dev/vdb", "bs=1M")
         assert filling[2] != 0 and b"space" in filling[1], "the disk has an end"
 
-        disk = wild.disks[0].path
+        disk = wild.disks[1].path
         info = subprocess.run(
             ["qemu-img", "info", "-U", "--output=json", disk], capture_output=True, check=True, timeout=20
         )

@@ -18,6 +18,7 @@ from tests.scenario.agent_lab import (
     make_publication,
 )
 
+from weft.agent import agent, network
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, NotAuthenticated, NotFound, WeftError
 from weft.objects.identity import Ref, short_id
@@ -26,6 +27,13 @@ from weft.objects.identity import Ref, short_id
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent waits a second for the list of a server that says nothing, or only no, and looks after its networks as often."""
+    monkeypatch.setattr(agent, "LISTEN_SECONDS", 1.0)
+    monkeypatch.setattr(network, "HEAL_SECONDS", 1.0)
 
 
 def boot_id(lab: Lab, envelope: Envelope) -> str:
@@ -49,6 +57,7 @@ async def test_a_new_agent_adopts_the_guests_with_their_boots(lab: Lab) -> None:
         assert all(lab.server.reports[guest.name].restarts == 0 for guest in guests)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_without_a_server_guests_run_on_and_a_killed_one_starts_again(lab: Lab) -> None:
     web, db = make_allocation(), make_allocation("db", nics=[make_nic("10.20.0.12")])
     async with lab.agent():
@@ -68,6 +77,7 @@ async def test_without_a_server_guests_run_on_and_a_killed_one_starts_again(lab:
         await lab.until(lambda: lab.server.reports[db.name].restarts == 1, "the restart told")
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_without_a_server_a_machine_that_lost_power_brings_its_guests_back(lab: Lab) -> None:
     web = make_allocation()
     neighbour = make_endpoint("10.20.0.12", "db", "10.99.0.2")
@@ -231,6 +241,7 @@ async def test_a_guest_without_even_a_copy_is_told_and_kept(lab: Lab) -> None:
         await lab.until(lambda: lab.server.node_report.orphans == [], "no orphan")
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "refusal", [NotAuthenticated("who are you?"), Forbidden("not yours"), NotFound('node "n1" not found')]
 )
