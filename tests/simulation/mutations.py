@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -201,7 +201,7 @@ WRONG_MOVES: dict[str, Mutation] = {
 }
 
 
-def find_violation(run: Callable[[int], Any], seeds: Iterator[int] | range) -> Any:
+def find_violation(run: Callable[[int], Any], seeds: Iterable[int]) -> Any:
     """The first run that broke a promise, None if all kept them."""
     for seed in seeds:
         trace = run(seed)

@@ -32,6 +32,11 @@ WEATHER = {  # in which a mistake shows sooner
     "ignore_incarnation": {"node removed": 20},
     "place_before_nodes_have_spoken": {"older store restored": 40, "node removed": 0},
 }
+FOUND_BY = {  # looked at first, as what finds a mistake today most likely does tomorrow
+    "adopt_without_checking_the_start_time": 4,
+    "ignore_incarnation": 3,
+    "place_before_nodes_have_spoken": 11,
+}
 WORST = {"believe_an_older_store": (150, BEHIND)}
 
 
@@ -127,11 +132,16 @@ def test_a_run_that_does_not_settle_ends_and_says_what_it_waits_for(
     assert f"of {FAULTS} faults met: it waits for the wishes of v0" in violation, violation
 
 
+def order_seeds(name: str) -> list[int]:
+    first = FOUND_BY.get(name, 0)
+    return [first, *(seed for seed in range(12) if seed != first)]
+
+
 @pytest.mark.parametrize("name", sorted(MUTATIONS))
 def test_wrong_code_is_found_out(name: str) -> None:
     with MUTATIONS[name]():
         weather = {**MISFORTUNES, **WEATHER.get(name, {})}
-        trace = find_violation(lambda seed: run_simulation(seed, 120, weather=weather), range(12))
+        trace = find_violation(lambda seed: run_simulation(seed, 120, weather=weather), order_seeds(name))
     assert trace is not None, f"{name} was not noticed"
     print(trace.seed, trace.violations[0])
 
@@ -140,6 +150,8 @@ def test_wrong_code_is_found_out(name: str) -> None:
 def test_wrong_moves_are_found_out(name: str) -> None:
     with WRONG_MOVES[name]():
         faults, weather = WORST.get(name, (60, MOVING))
-        trace = find_violation(lambda seed: run_simulation(seed, faults, weather=weather, moves=True), range(12))
+        trace = find_violation(
+            lambda seed: run_simulation(seed, faults, weather=weather, moves=True), order_seeds(name)
+        )
     assert trace is not None, f"{name} was not noticed"
     print(trace.seed, trace.violations[0])
