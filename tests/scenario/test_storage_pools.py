@@ -183,3 +183,24 @@ async def test_a_volume_moves_alone_and_what_is_cancelled_or_fails_stays(tmp_pat
         await lab.until_phase("next", "Running")
         [place] = await lab.allocations()
         assert (place.pool, place.volumes[0].pool, place.volumes[0].pool_id) == ("local", "fast", FAST.id)
+
+
+async def test_one_that_is_planned_is_decided_when_its_hour_comes(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        at = lab.clock.now() + 300
+        await begin(lab, pool="fast", not_before=at, not_after=at + 600)
+        await lab.migrate("web", "late", mode="storage", pool="slow", volume="data", not_before=at, not_after=at + 5)
+        await lab.pass_time(2)
+        status = await lab.migration("m")
+        assert (status.phase, status.source, status.message) == ("Planned", "n1", "on n1")
+        assert status.window is not None and status.window.quality == 0.5 and "migration/late" in status.window.reason
+        assert status.forecast is None
+        late = await lab.migration("late")
+        assert (late.phase, late.reason) == ("Planned", "noPool")
+        assert all(place.storage is None and place.role == "active" for place in await lab.allocations())
+        while lab.clock.now() < at + 2:
+            await lab.pass_time(10)
+        spec = await say(lab, "taken over")
+        assert spec.storage is not None and spec.storage.pool == "fast"
+        assert (await lab.until_migration("Succeeded")).target == "n1"
+        assert (await lab.until_migration("Failed", "late")).reason == "noPool"

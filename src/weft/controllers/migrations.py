@@ -89,6 +89,8 @@ class Migrations:
                 facts, source, target = read_facts(view, item, now)
                 if facts.spec.mode == "storage":
                     place, outcome = plan_storage(view, item, facts)
+                    if outcome.status.phase == "Planned":
+                        outcome.status.window = judge_window(view, item, outcome.status)
                     commit = plan_writes(item, place, None, None, outcome, now)
                     plan.commits += [commit] if commit is not None else []
                     if outcome.look_after is not None:

@@ -36,9 +36,11 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
         return place, Outcome(status=end_move(status, "Failed", "vmDeleted", "its place is gone", now))
     begun = begin_move(facts)
     status = begun.status
-    if status.phase != "Pending" or place is None or vm is None:
+    if status.phase not in ("Pending", "Planned") or place is None or vm is None:
         return place, begun
     told = _make_order(view, item, spec, place)
+    if status.phase == "Planned":
+        return place, replace(begun, status=_tell_planned(status, told))
     if isinstance(told, tuple):
         return place, Outcome(status=end_move(status, "Failed", *told, now))
     if order is not None:  # another's is about to end
@@ -46,6 +48,13 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
     at = place.spec(AllocationSpec)
     status = replace(status, phase="Preparing", source=at.node, target=at.node)
     return place, Outcome(status=status, source=replace(at, storage=told), look_after=time_left(spec, status, now))
+
+
+def _tell_planned(status: MigrationStatus, told: AllocatedStorageMove | tuple[str, str]) -> MigrationStatus:
+    """What keeps it from beginning now may have changed by then: it is said, and ends nothing."""
+    fault = told if isinstance(told, tuple) else None
+    reason, message = (fault[0], f"now it could not: {fault[1]}") if fault is not None else ("", f"on {status.source}")
+    return replace(status, target=status.source, reason=reason, message=message)
 
 
 def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> AllocatedStorageMove | tuple[str, str]:

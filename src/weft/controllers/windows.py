@@ -72,7 +72,7 @@ def foresee_move(view: View, item: Item, status: MigrationStatus) -> MoveForecas
     key = object_key(kind, item.envelope.project, name)
     vm = view.get(key)
     place = active_allocation(view, vm.uid) if vm is not None else None
-    if place is None or not status.target:
+    if place is None or not status.target or spec.mode == "storage":
         return None
     at = place.spec(AllocationSpec)
     return foresee(

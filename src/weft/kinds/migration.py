@@ -133,7 +133,8 @@ class MoveWindow(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class MigrationStatus(msgspec.Struct, kw_only=True):
-    """``source`` and ``target`` are nodes. While it is planned, room is held at ``target``; ``room_lost`` says why it was held
+    """``source`` and ``target`` are nodes. While it is planned, room is held at ``target`` (storage: it is the node itself, and
+    nothing is held); ``room_lost`` says why it was held
     elsewhere before. ``ending`` says what it will have come to once both sides are clear again: empty
     while it goes on, ``Retry`` for another try; ``reason`` and ``message`` say why. ``avoid``: nodes that a try to come to has
     failed with; the next one goes to another if it can."""
@@ -199,11 +200,9 @@ def check_migration(spec: MigrationSpec) -> None:
             field="spec.pool",
             hint="weft vm migrate web --storage --pool fast",
         )
-    if spec.mode == "storage" and (spec.to is not None or spec.not_before is not None):
+    if spec.mode == "storage" and spec.to is not None:
         raise InvalidInput(
-            "spec.mode: a disk that moves to another pool stays on its node, and begins at once",
-            field="spec.mode",
-            hint="leave out the node and the time",
+            "spec.to: a disk that moves to another pool stays on its node", field="spec.to", hint="leave out the node"
         )
     if not 1 <= spec.timeout_seconds <= 86400:
         raise InvalidInput(

@@ -356,8 +356,9 @@ def _make_sides(
 def _find_want(view: View, item: Item) -> Want | None:
     if _wants_target(item):
         return "target"
-    planned = item.status(MigrationStatus).phase == "Planned" and not item.deleting
-    return "room" if planned and not item.spec(MigrationSpec).cancel and find_room(view, item) is None else None
+    spec = item.spec(MigrationSpec)
+    planned = item.status(MigrationStatus).phase == "Planned" and not item.deleting and not spec.cancel
+    return "room" if planned and spec.mode != "storage" and find_room(view, item) is None else None
 
 
 def _wants_target(item: Item) -> bool:

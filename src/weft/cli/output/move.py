@@ -65,10 +65,10 @@ def _list_window(migration: Object) -> dict[str, str]:
     window, forecast = dig(migration, "status.window"), dig(migration, "status.forecast")
     if not window or dig(migration, "status.phase") != "Planned":
         return {}
-    target = dig(migration, "status.target", "")
+    target, stays = dig(migration, "status.target", ""), dig(migration, "spec.mode") == "storage"
     known = {
         "begins": describe_window(window),
-        "room": f"held on {target}" if target else f"none: {dig(migration, 'status.message', '')}",
+        "room": "" if stays else f"held on {target}" if target else f"none: {dig(migration, 'status.message', '')}",
         "chosen anew": dig(migration, "status.room_lost", ""),
         "quality": f"{window.get('quality', 0.0):g}: {window.get('reason', '')}",
         "expected": describe_forecast(forecast) if forecast else "",

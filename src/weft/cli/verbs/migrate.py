@@ -85,7 +85,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     if given["at"] is not None:
         when = tell_moment(body["not_before"])
         name = migration["name"]
-        _print(session, migration, f"{target.what}  moves at {when}; undo: weft migration cancel {name}")
+        what = f"{given['volume'] or 'root disk'} goes to pool {given['pool']}" if given["storage"] else "moves"
+        _print(session, migration, f"{target.what}  {what} at {when}; undo: weft migration cancel {name}")
         return OK
     if given["detach"]:
         _print(session, migration, f"{target.what}  moves; watch: weft wait migration/{migration['name']}")
@@ -103,9 +104,8 @@ def _read_mode(*, live: bool, cold: bool) -> str:
 def _check_storage(given: dict[str, Any]) -> None:
     if not given["pool"]:
         raise click.UsageError("--storage needs the pool to go to: --pool NAME (weft get nodes -o wide shows them)")
-    for flag in ("to", "at", "within"):
-        if given[flag] is not None:
-            raise click.UsageError(f"--storage moves a disk within its node, at once: leave out --{flag}")
+    if given["to"] is not None:
+        raise click.UsageError("--storage moves a disk within its node: leave out --to")
     if given["mode"] == "cold":
         raise click.UsageError("--storage or --cold: it is one of them")
     given["mode"] = "storage"
