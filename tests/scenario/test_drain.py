@@ -13,10 +13,12 @@ from tests.scenario.moving_lab import MIB, MovingLab, MovingNode, World
 from weft.controllers.draining import AT_ONCE
 from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec
 from weft.kinds.migration import ENDED, MigrationStatus
-from weft.kinds.report import ReportStatus
+from weft.kinds.node import Gpu
+from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.envelope import Condition, Envelope, decode_part, merge_part
 
 GIB = 1024**3
+T4 = Gpu("Tesla T4", 16 * GIB, "0000:86:00.0")
 
 
 async def mark(lab: MovingLab, node: str, **spec: object) -> None:
@@ -46,6 +48,20 @@ async def until_told(lab: MovingLab, node: str, reason: str, seconds: float = 20
     condition = await told(lab, node)
     assert condition is not None
     return condition.message
+
+
+async def rehearse(lab: MovingLab, node: str) -> list[Leaving]:
+    name = f"ask-{len(await lab.every('report'))}"
+    await lab.put("report", name, {"subject": "drain", "node": node}, project=None)
+
+    async def done() -> bool:
+        envelope = await lab.get(f"/report/-/{name}")
+        return envelope is not None and decode_part(envelope.status, ReportStatus).phase == "Done"
+
+    await lab.until(done)
+    envelope = await lab.get(f"/report/-/{name}")
+    assert envelope is not None
+    return decode_part(envelope.status, ReportStatus).leaving
 
 
 async def fill(lab: MovingLab, count: int, **spec: object) -> None:
@@ -174,18 +190,7 @@ async def test_a_rehearsal_counts_each_beside_those_before_it_and_changes_nothin
         await fill(lab, 2)
         await lab.add_node("n2", memory=GIB + GIB // 2)  # each would fit by itself
         await lab.pass_time(2)
-        answers = []
-        for name in ("first", "second"):
-            await lab.put("report", name, {"subject": "drain", "node": "n1"}, project=None)
-
-            async def done(name: str = name) -> bool:
-                envelope = await lab.get(f"/report/-/{name}")
-                return envelope is not None and decode_part(envelope.status, ReportStatus).phase == "Done"
-
-            await lab.until(done)
-            envelope = await lab.get(f"/report/-/{name}")
-            assert envelope is not None
-            answers.append(decode_part(envelope.status, ReportStatus).leaving)
+        answers = [await rehearse(lab, "n1") for _ in range(2)]
         assert answers[0] == answers[1]
         one, other = answers[0]
         assert {one.workload, other.workload} == {"vm/vm-0", "vm/vm-1"}
@@ -306,3 +311,41 @@ async def test_twenty_guests_leave_about_as_fast_as_the_link_allows(tmp_path: Pa
         ticking.cancel()
         assert lab.clock.elapsed() - began <= 1.15 * 20 * lab.GUEST_SECONDS
         assert lab.most <= 2 * AT_ONCE
+
+
+async def test_a_guest_with_a_gpu_stays_and_runs_and_both_drain_and_rehearsal_say_why(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.add_node("n1", gpus=[T4], cpu=32.0, memory=64 * GIB)
+        await lab.pass_time(2)
+        await lab.put_vm("bound", node=None, gpus=1, memory=GIB)
+        await lab.put_vm("free", node=None, memory=2 * GIB, cpu=0.5)
+        for name in ("bound", "free"):
+            await lab.until_phase(name, "Running")
+        await lab.add_node("n2", gpus=[T4], cpu=32.0, memory=64 * GIB)
+        await lab.pass_time(2)
+        [bound, free] = await rehearse(lab, "n1")
+        assert (bound.workload, bound.to, bound.reason) == ("vm/bound", "", "gpusStay")
+        assert bound.message == "it uses a GPU of n1, which can't go with it while it runs; cold it could"
+        assert (free.workload, free.to) == ("vm/free", "n2")
+        await drain(lab, "n1")
+        message = await until_told(lab, "n1", "Blocked")
+        assert message == f"1 left; vm/bound can't leave: gpusStay: {bound.message}"
+        assert await places(lab) == {"bound": "n1", "free": "n2"}
+        assert (await lab.status("bound")).phase == "Running"
+
+
+async def test_why_one_cannot_leave_speaks_of_the_other_nodes(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 1, memory=4 * GIB)
+        await lab.add_node("n2", memory=2 * GIB)
+        await lab.add_node("n3")
+        await mark(lab, "n3", cordoned=True)
+        await drain(lab, "n1")
+        message = await until_told(lab, "n1", "Blocked")
+        assert message.endswith("needs 4.0 GiB memory, largest free is 2.0 GiB (n2); 1 cordoned")
+        [leaving] = await rehearse(lab, "n1")
+        assert leaving.message in message
+        await mark(lab, "n2", cordoned=True)
+        await lab.pass_time(30)
+        [leaving] = await rehearse(lab, "n1")
+        assert leaving.message == "no node beside n1 can take it: of 2, 2 cordoned"

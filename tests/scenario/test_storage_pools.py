@@ -192,7 +192,7 @@ async def test_one_that_is_planned_is_decided_when_its_hour_comes(tmp_path: Path
         await lab.migrate("web", "late", mode="storage", pool="slow", volume="data", not_before=at, not_after=at + 5)
         await lab.pass_time(2)
         status = await lab.migration("m")
-        assert (status.phase, status.source, status.message) == ("Planned", "n1", "on n1")
+        assert (status.phase, status.source, status.message) == ("Planned", "n1", "root disk → pool fast, on n1")
         assert status.window is not None and status.window.quality == 0.5 and "migration/late" in status.window.reason
         assert status.forecast is None
         late = await lab.migration("late")

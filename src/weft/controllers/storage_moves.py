@@ -40,7 +40,7 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
         return place, begun
     told = _make_order(view, item, spec, place)
     if status.phase == "Planned":
-        return place, replace(begun, status=_tell_planned(status, told))
+        return place, replace(begun, status=_tell_planned(spec, status, told))
     if isinstance(told, tuple):
         return place, Outcome(status=end_move(status, "Failed", *told, now))
     if order is not None:  # another's is about to end
@@ -50,10 +50,14 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
     return place, Outcome(status=status, source=replace(at, storage=told), look_after=time_left(spec, status, now))
 
 
-def _tell_planned(status: MigrationStatus, told: AllocatedStorageMove | tuple[str, str]) -> MigrationStatus:
+def _tell_planned(
+    spec: MigrationSpec, status: MigrationStatus, told: AllocatedStorageMove | tuple[str, str]
+) -> MigrationStatus:
     """What keeps it from beginning now may have changed by then: it is said, and ends nothing."""
     fault = told if isinstance(told, tuple) else None
-    reason, message = (fault[0], f"now it could not: {fault[1]}") if fault is not None else ("", f"on {status.source}")
+    reason, message = "", f"{spec.volume or 'root disk'} → pool {spec.pool}, on {status.source}"
+    if fault is not None:
+        reason, message = fault[0], f"as it is now it could not: {fault[1]}"
     return replace(status, target=status.source, reason=reason, message=message)
 
 

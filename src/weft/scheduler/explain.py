@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
 
-from weft.contracts.policy import RESOURCES, Column, Flags, GpuAsk, Lack, Request, Values
+from weft.contracts.policy import RESOURCES, Column, Filter, Flags, GpuAsk, Lack, Request, Values
 from weft.kinds.decision import Shortfall, Term, Verdict
 from weft.objects.quantity import format_amount, format_bytes, format_cpu
 from weft.scheduler.cycle import Engine
@@ -86,7 +86,7 @@ def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, a
         verdicts=verdicts,
         refused_by=refused_by,
         error="insufficientResources" if wanting.any() else "noAvailableAgents",
-        message=_describe_shortage(engine, request, wanting, refused_by),
+        message=_describe_shortage(engine, request, wanting, _count_others(snapshot, request, refusers)),
         nearest=_describe_nearest(engine, request, nearest),
         nearest_node="" if nearest is None else snapshot.names[nearest],
         warnings=warnings,
@@ -220,6 +220,19 @@ def _whole(size: int) -> str:
     return f"{size // GIB}G" if size >= 4 * GIB else f"{size // MIB}M"
 
 
+def _count_others(snapshot: Snapshot, request: Request, refusers: Iterable[tuple[Filter, Flags]]) -> dict[str, int]:
+    """How many nodes each filter refuses, beside the one that is left: of that one nobody asks."""
+    row = (
+        next((row for row, name in enumerate(snapshot.names) if name == request.leaves), None)
+        if request.leaves
+        else None
+    )
+    return {
+        filter_.name: int(np.count_nonzero(flags)) - (row is not None and bool(flags[row]))
+        for filter_, flags in refusers
+    }
+
+
 def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused_by: dict[str, int]) -> str:
     snapshot = engine.snapshot
     if not len(snapshot):
@@ -230,8 +243,11 @@ def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused
         f"{count} {_PHRASES.get(name, name)}" for name, count in refused_by.items() if name != ROOM.name and count
     ]
     rows = np.flatnonzero(wanting)
+    if not rows.size and not others:
+        return f"there is no node beside {request.leaves}"
     if not rows.size:
-        return f"no node can take it: of {len(snapshot)}, " + ", ".join(others)
+        beside = f" beside {request.leaves}" if request.leaves else ""
+        return f"no node{beside} can take it: of {len(snapshot) - bool(beside)}, " + ", ".join(others)
     free = (snapshot.capacity - snapshot.allocated)[:, rows]
     parts = []
     for row, (resource, wanted) in enumerate(zip(RESOURCES, request.amounts, strict=True)):
@@ -271,6 +287,7 @@ _PHRASES = {
     "cordon": "cordoned",
     "maintenance": "in maintenance",
     "node": "not the node asked for",
+    "leaves": "where a try to move to has failed",
     "volume": "without its volume",
     "pool": "without its storage pool",
     "runtime": "without a runtime for it",

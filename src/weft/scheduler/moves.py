@@ -123,7 +123,7 @@ def read_mover(
     if not later and report.reason == "paused":
         return Waiting("notRunning", f"its guest on {spec.node} stands still: {report.message}")
     if wish.mode == "live" and spec.gpus:
-        return Waiting("gpusStay", f"it uses a GPU of {spec.node}, which can't go with it: only cold")
+        return Waiting("gpusStay", f"it uses a GPU of {spec.node}, which can't go with it while it runs; cold it could")
     candidate = read_candidate(view, vm, strategy, silent)
     if isinstance(candidate, Waiting):
         return candidate

@@ -23,7 +23,7 @@ from weft.cli.watching import Wait, follow
 from weft.cli.words import Target, read_targets
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
-from weft.objects.errors import WeftError
+from weft.objects.errors import TimedOut, WeftError
 from weft.objects.quantity import format_bytes
 
 DEFAULT_TIMEOUT_SECONDS = 3600.0
@@ -85,7 +85,8 @@ def _run(
         session.say(f"it goes on; watch: weft describe {target.what}   end it: weft node return {target.name}")
         return INTERRUPTED
     if result.error is not None:
-        return complain(result.error, session.output, session.color, session.debug)
+        error = _tell_rest(result.error, result.obj)
+        return complain(error, session.output, session.color, session.debug)
     assert result.obj is not None
     _print(session, result.obj, f"{target.what}  drained in {result.seconds:.1f} s: nothing is left on it")
     return OK
@@ -94,6 +95,14 @@ def _run(
 def _drained(obj: Any) -> dict[str, Any] | None:
     """What the node says of its drain."""
     return next((one for one in (obj or {}).get("conditions", []) if one["type"] == "Drained"), None)
+
+
+def _tell_rest(error: WeftError, obj: Any) -> WeftError:
+    """Who is left when the time is up, and why."""
+    told = _drained(obj)
+    if not isinstance(error, TimedOut) or told is None:
+        return error
+    return TimedOut(f"{error.message}: {told['message']}", hint=error.hint)
 
 
 def _is_drained(obj: Any, generation: int) -> bool:
