@@ -25,6 +25,7 @@ PROCESSES: dict[str, tuple[str, list[str]]] = {
 # them for garbage: those processes look seldom.
 HOLD_MUCH = ("server", "simulate")
 SELDOM = (100_000, 50, 100)
+STAY = ("server", "agent", "gateway")
 
 
 def main() -> None:
@@ -38,6 +39,8 @@ def main() -> None:
         code = importlib.import_module("weft.cli.app").run(argv, _make_clock)
         _flush()
         os._exit(code)  # nothing is left to be done: taking the interpreter apart would keep a person waiting
+    if argv[0] in STAY:
+        importlib.import_module("weft.launch.memory").bound_free_memory()
     if argv[0] in HOLD_MUCH:
         gc.set_threshold(*SELDOM)
     module, before = PROCESSES[argv[0]]
