@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 import struct
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,3 +273,54 @@ async def test_a_tree_deeper_than_a_path_may_be_long_can_be_removed_again(place:
     with pytest.raises(InvalidInput, match="deletes no name"):
         await pull(place, [tar(entries)])
     assert leftovers(place / "state") == []
+
+
+TRIES = """
+import ctypes, os, signal, socket, sys
+sys.path[:0] = {path!r}
+from weft.drivers.image.oci.chroot import confine
+def attempt(what):
+    try:
+        what()
+    except OSError as problem:
+        return problem.strerror
+    return "done"
+libc = ctypes.CDLL(None, use_errno=True)
+def call(result):
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+confine({root!r}, 1 << 20)
+print("root", os.listdir("/"), os.listdir("/.."))
+print("others", os.getpid(), attempt(lambda: os.kill({pid}, 0)))
+print("disk", attempt(lambda: os.mknod("disk", 0o60600, os.makedev(8, 0))))
+print("whiteout", attempt(lambda: os.mknod("gone", 0o20600, os.makedev(0, 0))))
+print("trusted", attempt(lambda: os.setxattr("/", "trusted.overlay.redirect", b"x")))
+print("mount", attempt(lambda: call(libc.mount(b"x", b"/", b"tmpfs", 0, None))))
+print("chroot", attempt(lambda: os.chroot(".")))
+print("user", attempt(lambda: os.setuid(33)))
+print("network", attempt(lambda: socket.socket().connect(("127.0.0.1", {port}))))
+print("large", attempt(lambda: os.truncate(os.open("big", os.O_CREAT | os.O_RDWR), 2 << 20)))
+"""
+
+
+async def test_the_process_that_unpacks_has_nothing_but_its_layer(place: Path) -> None:
+    root = place / "root"
+    root.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        told = {"path": sys.path, "root": str(root), "pid": os.getpid(), "port": server.getsockname()[1]}
+        program = TRIES.format(**told)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    refused = "Operation not permitted"
+    assert said == {
+        "root": "[] []",
+        "others": "1 No such process",
+        "disk": refused,
+        "whiteout": "done",
+        "trusted": refused,
+        "mount": refused,
+        "chroot": refused,
+        "user": refused,
+        "network": "Network is unreachable",
+        "large": "File too large",
+    }, done.stderr

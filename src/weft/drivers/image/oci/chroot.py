@@ -13,20 +13,21 @@ import signal
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 1800
 _OPEN_FILES = 64
-_NEW_MOUNTS, _NEW_IPC, _NEW_NET = 0x00020000, 0x08000000, 0x40000000
+_NEW_MOUNTS, _NEW_IPC, _NEW_PROCESSES, _NEW_NET = 0x00020000, 0x08000000, 0x20000000, 0x40000000
 _RECURSIVE, _PRIVATE = 0x4000, 0x40000
 _PARENT_DIES, _DROP_BOUND, _NO_NEW_PRIVILEGES = 1, 24, 38
 _VERSION_3 = 0x20080522
 _CAPSET = {"x86_64": 126, "aarch64": 91}  # capset(2), which libc has only beside it
-# What ownership, modes, whiteouts and security.capability take: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP.
-_KEPT = (0, 1, 3, 4, 27, 31)
+# What ownership, modes and security.capability take: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP. A whiteout takes none.
+_KEPT = (0, 1, 3, 4, 31)
 _LAST = 63
 
 
 def confine(root: str, most_bytes: int) -> None:
-    """Make ``root`` all there is; no file may be larger than ``most_bytes``. Raises OSError."""
+    """Go on as a process for which ``root`` is all there is; no file may be larger than ``most_bytes``. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
-    _must(libc, libc.unshare(_NEW_MOUNTS | _NEW_NET | _NEW_IPC))
+    _must(libc, libc.unshare(_NEW_MOUNTS | _NEW_NET | _NEW_IPC | _NEW_PROCESSES))
+    _go_on_alone(libc)
     _must(libc, libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None))
     os.chdir(root)
     os.chroot(".")
@@ -50,6 +51,15 @@ def confine(root: str, most_bytes: int) -> None:
     sets = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)  # effective, permitted, inheritable; then the upper 32 of each
     _must(libc, libc.syscall(_CAPSET[os.uname().machine], ctypes.byref(header), ctypes.byref(sets)))
     _must(libc, libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
+
+
+def _go_on_alone(libc: ctypes.CDLL) -> None:
+    """Return in a child that knows no other process; this one only waits for it, and both end with their parents."""
+    _must(libc, libc.prctl(_PARENT_DIES, int(signal.SIGKILL), 0, 0, 0))
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     _must(libc, libc.prctl(_PARENT_DIES, int(signal.SIGKILL), 0, 0, 0))
 
 

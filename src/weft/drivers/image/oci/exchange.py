@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.clock import SystemClock
-from weft.drivers.image.oci.wire import FRAME, PIECE_BYTES
+from weft.drivers.image.oci.framing import FRAME, PIECE_BYTES
 
 _KNOWN = re.compile(r"\w+_proxy|SSL_CERT_\w+|PATH|LANG|LD_LIBRARY_PATH", re.IGNORECASE)  # of the environment
 _clock = SystemClock()
@@ -151,11 +151,10 @@ class Exchange:
 
 
 class Exchanges:
-    """As many exchanges at once as are asked for, ``most`` at the most; each process serves again."""
+    """As many exchanges at once as are asked for and ``places`` has room for; each process serves again."""
 
-    def __init__(self, patience: Patience, most: int = 3) -> None:
-        self.patience = patience
-        self._places = asyncio.Semaphore(most)
+    def __init__(self, patience: Patience, places: asyncio.Semaphore) -> None:
+        self.patience, self._places = patience, places
         self._idle: list[Exchange] = []
         self._closed = False
 

@@ -20,6 +20,7 @@ from weft.drivers.image.oci.documents import Descriptor
 from weft.drivers.image.oci.unpacking import Limits, unpack
 from weft.objects.errors import DriverFailed
 
+UNPACKED_AT_ONCE = 2
 _NAME_DIGITS = 24
 _WORK, _GONE = ".making-", ".gone-"
 _RESERVE_BYTES = 1 << 30
@@ -41,6 +42,7 @@ class Layers:
         self.empty = folder / "empty"
         self.empty.mkdir(mode=0o755, exist_ok=True)
         self._known: dict[str, Layer] = {}
+        self._places = asyncio.Semaphore(UNPACKED_AT_ONCE)
         self._left: list[Path] = []
         for path in folder.iterdir():
             if path == self.empty:
@@ -85,7 +87,8 @@ class Layers:
         try:
             work.mkdir(mode=0o700)
             root.mkdir(mode=0o755)
-            unpacked = await unpack(blob, descriptor.packing, root, self._limits, max(0, self.room()))
+            async with self._places:
+                unpacked = await unpack(blob, descriptor.packing, root, self._limits, max(0, self.room()))
             if unpacked.diff_id != diff_id:
                 raise DriverFailed(
                     f"a layer is {unpacked.diff_id} when unpacked, not {diff_id} as its image says",

@@ -36,6 +36,7 @@ from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.image_reference import DIGEST, ImageReference, parse_reference
 
 BUDGET_BYTES = 20 << 30
+EXCHANGES = 4  # at once with one registry
 
 
 class OciImages:
@@ -63,6 +64,7 @@ class OciImages:
         self._pulls: Flights[OciImage, tuple[int, int]] = Flights()
         self._making: Flights[Layer, int] = Flights()
         self._wanted: Counter[str] = Counter()  # layers that pulls under way need
+        self._places: dict[str, asyncio.Semaphore] = {}
         self._swept: asyncio.Task[None] | None = None
 
     async def pull(
@@ -234,7 +236,9 @@ class OciImages:
             blob.unlink(missing_ok=True)
 
     def _source(self, reference: ImageReference, credentials: RegistryCredentials | None) -> Source:
-        exchanges = Exchanges(self._patience)
+        # One registry that hangs holds up no other; nor do many pulls from one start many processes.
+        places = self._places.setdefault(reference.registry, asyncio.Semaphore(EXCHANGES))
+        exchanges = Exchanges(self._patience, places)
         if reference.place != "registry":
             return Layout(reference, exchanges)
         settings = self._registries.get(reference.registry, RegistrySettings())

@@ -1,0 +1,6 @@
+"""What goes between ``wire.py`` and its parent: a kind, a length, so many bytes."""
+
+import struct
+
+FRAME = struct.Struct("!cI")
+PIECE_BYTES = 256 * 1024
