@@ -1,0 +1,177 @@
+"""One container: its record, its first process and what waits for its end.
+
+Woken by the end of that process; tells the driver through ``notify``. Verbs that change it are the driver's, one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Callable
+
+from weft.contracts.clock import Clock
+from weft.contracts.host import Capacity
+from weft.contracts.runtime import GuestFacts, GuestShape
+from weft.drivers.processes import host_boot_id, inspect_process, is_alive, kill_process, wait_for_end
+from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.record import ContainerRecord, decide_end, read_signal, write_record
+from weft.drivers.runtime.oci.runtime import Runtime
+from weft.drivers.runtime.oci.shim import find_first_process, find_shim, read_exit_code, search_starters
+
+SHIM_SECONDS = 5.0  # from a container's end to its exit file
+SWEEP_SECONDS = 10.0
+RUNTIME_STARTED = ("running", "paused")
+
+
+class Container:
+    """A container that the driver knows, running or not. Its record has no end as long as that isn't settled."""
+
+    def __init__(
+        self,
+        paths: ContainerPaths,
+        record: ContainerRecord,
+        runtime: Runtime,
+        groups: Groups,
+        capacity: Capacity,
+        clock: Clock,
+        notify: Callable[[], None],
+    ) -> None:
+        self.paths, self.record, self.runtime = paths, record, runtime
+        self._groups, self._capacity, self._clock, self._notify = groups, capacity, clock, notify
+        self.ended = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.record.started and self.record.end is None
+
+    def facts(self) -> GuestFacts:
+        record, plan, end = self.record, self.record.plan, self.record.end
+        running = self.running
+        shape = None
+        if running:
+            most = self._capacity
+            shape = GuestShape(plan.cpu, plan.memory_bytes, {}, [], most.cpu, most.memory_bytes)
+        return GuestFacts(
+            id=plan.id,
+            uid=plan.uid,
+            name=plan.name,
+            incarnation=plan.incarnation,
+            state="running" if running else end.state if end else "starting",
+            pid=record.process.pid if running and record.process else None,
+            started_at=record.started_at,
+            reason=end.reason if end else None,
+            message=(end.message or None) if end else None,
+            shape=shape,
+            exit_code=end.exit_code if end else None,
+        )
+
+    async def save(self) -> None:
+        """On disk when this returns."""
+        await asyncio.to_thread(write_record, self.paths, self.record)
+
+    def watch(self) -> None:
+        """From here on its end is noticed, written down and cleared up after."""
+        self._watching = asyncio.create_task(self._wait_for_end())
+
+    async def cleared(self) -> None:
+        """Return when an end that is being settled has been, and nothing of that run is left."""
+        if self.running and self.record.process and not is_alive(self.record.process):
+            await self.ended.wait()
+        if self.record.end is not None and self._watching is not None:
+            await asyncio.shield(self._watching)
+
+    async def adopt(self) -> None:
+        """Take hold of it as it is found: running, ended meanwhile, or never quite started."""
+        record = self.record
+        if record.end is not None:
+            self.ended.set()
+            if self.paths.run.exists():  # ended, and not cleared up after
+                await self.sweep()
+            return
+        here = record.host_boot_id == host_boot_id()
+        if here and record.process is None:
+            record.process = find_first_process(self.paths, self._groups.processes(record.plan.id))
+        if here and record.process is not None and is_alive(record.process):
+            record.shim = record.shim or find_shim(self.paths)
+            if not record.started:
+                record.started = await self.runtime.status(record.plan.id) in RUNTIME_STARTED
+            if record.started:
+                await self.save()
+                self.watch()
+                return
+        elif record.process is not None and read_exit_code(self.paths, record.plan.id) is not None:
+            record.started = True  # it ran, however shortly
+        self._watching = asyncio.create_task(self._settle_end())
+        await self.cleared()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Ask it to end, force it after the grace, and return when it has."""
+        if grace_seconds > 0:
+            self.signal(read_signal(self.record.plan.process.stop_signal))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), grace_seconds)
+        if not self.ended.is_set():
+            self.signal(signal.SIGKILL)  # the first of its process namespace: all others go with it
+            await self.ended.wait()
+
+    def signal(self, number: int) -> None:
+        process = self.record.process
+        if process is None:
+            return
+        try:
+            descriptor = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if inspect_process(process.pid) == process:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
+
+    async def sweep(self) -> None:
+        """No process, control group, mount or run file is left of this run, however far it came."""
+        record = self.record
+        deadline = self._clock.elapsed() + SWEEP_SECONDS
+        while (found := await asyncio.to_thread(search_starters, self.paths)) and self._clock.elapsed() < deadline:
+            for process in found:
+                kill_process(process)
+            for process in found:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(wait_for_end(process), 1.0)
+        await self.runtime.delete(record.plan.id)
+        await self._groups.clear(record.plan.id, self._clock)
+        await asyncio.to_thread(shutil.rmtree, self.paths.run, True)
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+
+    async def _wait_for_end(self) -> None:
+        assert self.record.process is not None
+        await wait_for_end(self.record.process)
+        await self._settle_end()
+
+    async def _settle_end(self) -> None:
+        record = self.record
+        shim = record.shim or find_shim(self.paths)
+        if shim is not None and record.started:
+            with contextlib.suppress(TimeoutError):  # it writes down the exit code, then it ends
+                await asyncio.wait_for(wait_for_end(shim), SHIM_SECONDS)
+        record.end = decide_end(
+            record,
+            exit_code=read_exit_code(self.paths, record.plan.id),
+            out_of_memory=self._groups.out_of_memory_kills(record.plan.id) > 0,
+            host_boot_id=host_boot_id(),
+        )
+        await self.save()
+        self.ended.set()
+        self._notify()
+        await self.sweep()

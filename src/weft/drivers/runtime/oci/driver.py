@@ -1,0 +1,292 @@
+"""The OCI runtime: containers through crun or runc, each held by a shim of its own, and found again after anything.
+
+Reads and writes ``Host.state_dir/containers/ID`` (record, what was written into the root, log) and
+``Host.run_dir/containers/ID`` (bundle, exit file). A container never depends on this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.container import ContainerPlan, LogLine
+from weft.contracts.host import Host
+from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestStats, RuntimeProbe, SessionMark
+from weft.drivers.processes import host_boot_id
+from weft.drivers.runtime.oci.adjust import adjust_container
+from weft.drivers.runtime.oci.container import Container
+from weft.drivers.runtime.oci.exec import start_exec
+from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.launch import launch_container
+from weft.drivers.runtime.oci.logs import read_lines, turn_over
+from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.probe import DRIVER, Found, probe_oci
+from weft.drivers.runtime.oci.record import ContainerRecord, read_record
+from weft.drivers.runtime.oci.root import MOST_LAYERS
+from weft.drivers.runtime.oci.runtime import Runtime
+from weft.drivers.runtime.oci.shim import reopen_log
+from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.users import choose_first_user
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable
+
+LOG_CHECK_SECONDS = 5.0
+
+
+class OciDriver:
+    """A RuntimeDriver[ContainerPlan] that can also adjust, exec, and tell log and stats. ``runtime``: crun or runc; None is
+    whichever works, crun first."""
+
+    name = DRIVER
+
+    def __init__(self, host: Host, clock: Clock | None = None, runtime: str | None = None) -> None:
+        self._host, self._wanted = host, runtime
+        self._clock = clock or SystemClock()
+        self._run = Path(host.run_dir) / "containers"
+        self._state = Path(host.state_dir) / "containers"
+        self._groups = Groups(host.cgroup)
+        self._known: dict[str, Container] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._finding = asyncio.Lock()
+        self._probing = asyncio.Lock()
+        self._found: Found | None = None
+        self._news = asyncio.Event()
+        self._tending: asyncio.Task[None] | None = None
+
+    async def probe(self) -> RuntimeProbe:
+        async with self._probing:
+            if self._found is None:
+                self._found = await probe_oci(self._run, self._groups, self._clock, self._wanted)
+        return self._found.probe
+
+    async def start(self, plan: ContainerPlan) -> GuestFacts:
+        """See contracts.runtime. Raises DriverFailed, InvalidInput."""
+        runtime, facts = await self._working()
+        check_plan(plan, facts)
+        async with self._lock(plan.id):
+            container = await self._find(plan.id)
+            if container is not None:
+                if container.record.plan.uid != plan.uid:
+                    name = container.record.plan.name
+                    raise DriverFailed(f"container {plan.name}: id {plan.id} belongs to {name} on this node")
+                if container.running and container.record.stopping:
+                    await container.ended.wait()
+                await container.cleared()
+                if container.running:
+                    return container.facts()
+            container = await self._launch(plan, runtime, facts, container)
+        self._tend()
+        self._notify()
+        return container.facts()
+
+    async def stop(self, guest_id: str, *, grace_seconds: float) -> None:
+        async with self._lock(guest_id):
+            container = await self._find(guest_id)
+            if container is None:
+                return
+            await container.cleared()
+            if not container.running:
+                return
+            container.record.stopping = True
+            await container.save()
+        await container.stop(grace_seconds)
+
+    async def inspect(self, guest_id: str) -> GuestFacts:
+        container = await self._find(guest_id)
+        return container.facts() if container else GuestFacts(guest_id, "", "", 0, "absent")
+
+    async def recover(self) -> list[GuestFacts]:
+        ids = [path.name for path in self._state.glob("*") if path.is_dir()]
+        found = [container for container in await asyncio.gather(*map(self._find, ids)) if container is not None]
+        known = {container.record.plan.id for container in found}
+        await asyncio.to_thread(self._drop_remains, set(ids) - known, known)
+        self._tend()
+        return [container.facts() for container in found]
+
+    async def remove(self, guest_id: str) -> None:
+        async with self._lock(guest_id):
+            container = await self._find(guest_id)
+            paths = self._paths(guest_id)
+            if container is not None:
+                await container.cleared()
+                if container.running:
+                    raise IllegalTransition(f"container {container.record.plan.name} runs", hint="stop it first")
+                await container.sweep()
+            paths.record.unlink(missing_ok=True)  # first: a removal cut off half-way is no container without a root
+            await asyncio.to_thread(shutil.rmtree, paths.state, True)
+            self._known.pop(guest_id, None)
+            if not self._known and not any(self._state.glob("*/container.json")):
+                self._groups.remove_parents()
+        self._locks.pop(guest_id, None)
+        self._notify()
+
+    async def changed(self) -> None:
+        await self._news.wait()
+        self._news.clear()
+
+    async def close(self) -> None:
+        if self._tending is not None:
+            self._tending.cancel()
+        await asyncio.gather(*(container.close() for container in self._known.values()))
+        self._known.clear()
+
+    # The optional protocols.
+
+    async def adjust(self, plan: ContainerPlan) -> GuestFacts:
+        """See contracts.runtime. Raises IllegalTransition for one that doesn't run, InvalidInput, DriverFailed."""
+        _, facts = await self._working()
+        async with self._lock(plan.id):
+            container = await self._get(plan.id)
+            await container.cleared()
+            if not container.running or container.record.stopping:
+                raise IllegalTransition(f"container {plan.name} doesn't run, so there is nothing to change")
+            await adjust_container(container, plan, facts)
+        self._notify()
+        return container.facts()
+
+    async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
+        """``mark`` is of no use here: a command ends with the agent."""
+        _, facts = await self._working()
+        return await start_exec(await self._get(guest_id), facts, self._groups, request)
+
+    async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:
+        container = await self._get(guest_id)
+        if not container.running:
+            raise Unavailable(f"container {container.record.plan.name} doesn't run")
+        return self._groups.stats(guest_id, disks=disks)
+
+    async def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncIterator[LogLine]:
+        container = await self._get(guest_id)
+
+        def has_ended() -> bool:
+            now = self._known.get(guest_id)
+            return now is None or not now.running
+
+        async for line in read_lines(container.paths.log, self._clock, tail=tail, follow=follow, has_ended=has_ended):
+            yield line
+
+    # How containers come to run, and are found.
+
+    async def _working(self) -> tuple[Runtime, Facts]:
+        """Raises DriverFailed where no container can be started."""
+        probe = await self.probe()
+        assert self._found is not None
+        if self._found.runtime is None or self._found.facts is None:
+            raise DriverFailed(
+                "this node can't run containers: " + "; ".join(probe.problems), details={"step": "probe"}
+            )
+        return self._found.runtime, self._found.facts
+
+    async def _launch(self, plan: ContainerPlan, runtime: Runtime, facts: Facts, before: Container | None) -> Container:
+        record = ContainerRecord(plan, runtime.name, host_boot_id(), self._clock.now())
+        container = self._add(record, runtime)
+        try:
+            if plan.user_namespace:
+                taken = {other.record.first_user for other in self._known.values() if other is not container}
+                record.first_user = choose_first_user(plan.id, facts.users, taken - {None})  # type: ignore[arg-type]
+            await container.save()
+            await launch_container(container, facts, self._groups, self._clock)
+            await container.save()
+        except BaseException:
+            await asyncio.shield(self._undo(container, before))
+            raise
+        container.watch()
+        return container
+
+    async def _undo(self, container: Container, before: Container | None) -> None:
+        await container.sweep()
+        plan_id = container.record.plan.id
+        if before is None:
+            await asyncio.to_thread(shutil.rmtree, container.paths.state, True)
+            self._known.pop(plan_id, None)
+            return
+        await before.save()  # it is as ended as it was
+        self._known[plan_id] = before
+
+    def _add(self, record: ContainerRecord, runtime: Runtime) -> Container:
+        paths = self._paths(record.plan.id)
+        container = Container(
+            paths, record, runtime, self._groups, self._host.capacity, self._clock, self._notify
+        )  # fmt: skip
+        self._known[record.plan.id] = container
+        return container
+
+    async def _find(self, guest_id: str) -> Container | None:
+        """The container, from memory or from what is written down of it (then it is adopted)."""
+        async with self._finding:
+            if (container := self._known.get(guest_id)) is not None:
+                return container
+            record = read_record(self._paths(guest_id))
+            if record is None:
+                return None
+            runtime = await self._runtime_of(record)
+            container = self._add(record, runtime)
+            await container.adopt()
+            return container
+
+    async def _runtime_of(self, record: ContainerRecord) -> Runtime:
+        """The one that made it, whichever is the node's today."""
+        await self.probe()
+        found = self._found.runtime if self._found else None
+        if found is not None and found.name == record.runtime:
+            return found
+        hidden = found.hidden if found is not None else []
+        return Runtime(shutil.which(record.runtime) or record.runtime, self._run / "runtime", hidden)
+
+    async def _get(self, guest_id: str) -> Container:
+        container = await self._find(guest_id)
+        if container is None:
+            raise NotFound(f"this node has no container {guest_id}")
+        return container
+
+    def _drop_remains(self, states: set[str], known: set[str]) -> None:
+        """Of removals that were cut off: state folders without a record, run folders without one that nothing is in."""
+        for name in states:
+            shutil.rmtree(self._state / name, ignore_errors=True)
+        for folder in self._run.glob("*/rootfs"):
+            name = folder.parent.name
+            if name not in known and not self._groups.processes(name):
+                shutil.rmtree(folder.parent, ignore_errors=True)
+                self._groups.remove(name)
+
+    def _paths(self, guest_id: str) -> ContainerPaths:
+        return ContainerPaths(run=self._run / guest_id, state=self._state / guest_id)
+
+    def _lock(self, guest_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(guest_id, asyncio.Lock())
+
+    def _notify(self) -> None:
+        self._news.set()
+
+    def _tend(self) -> None:
+        if self._tending is None or self._tending.done():
+            self._tending = asyncio.create_task(self._turn_logs())
+
+    async def _turn_logs(self) -> None:
+        while True:
+            await self._clock.sleep(LOG_CHECK_SECONDS)
+            for container in list(self._known.values()):
+                if container.running:
+                    with contextlib.suppress(OSError):
+                        turn_over(container.paths.log, lambda paths=container.paths: reopen_log(paths))  # type: ignore[misc]
+
+
+def check_plan(plan: ContainerPlan, facts: Facts) -> None:
+    """Raises InvalidInput for what can't be had on this node."""
+    if not plan.layers or len(plan.layers) > MOST_LAYERS:
+        raise InvalidInput(f"container {plan.name}: its image has {len(plan.layers)} layers", field="image")
+    if not plan.process.argv:
+        raise InvalidInput(
+            f"container {plan.name}: nothing to run: the image names no command", field="command",
+            hint="say what to run (spec.command)",
+        )  # fmt: skip
+    if plan.terminal:
+        raise InvalidInput(f"container {plan.name}: a terminal of its own isn't served here", field="terminal")
+    if plan.user_namespace and not facts.users[1]:
+        raise InvalidInput(
+            f"container {plan.name}: this node can't give it users of its own", field="user_namespace",
+            hint="place it on a node that has the capability user-namespace",
+        )  # fmt: skip

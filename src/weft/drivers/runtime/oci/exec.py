@@ -1,0 +1,193 @@
+"""A command beside a container's own process: the runtime's exec, held by the agent. It ends with the agent, as a hung-up
+line does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import signal
+import struct
+import subprocess
+import termios
+import tty
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.runtime import ExecChunk, ExecRequest
+from weft.drivers.processes import inspect_process, wait_for_end
+from weft.drivers.runtime.oci.apart import spawn_apart
+from weft.drivers.runtime.oci.channel import Channel
+from weft.drivers.runtime.oci.container import Container
+from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.translate import Facts, translate_exec
+from weft.objects.errors import Unavailable
+
+LINGER_SECONDS = 0.5  # for output of what the command left behind
+NOT_FOUND, NOT_STARTED = 127, 126
+QUEUE_CHUNKS = 8
+
+
+class OciSession:
+    """An ExecSession, with CanResize for a terminal."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        marks: Path,
+        groups: Groups,
+        container_id: str,
+        stdin: Channel,
+        outputs: dict[str, Channel],
+        *,
+        terminal: bool,
+    ) -> None:
+        self._process, self._marks, self._groups, self._container_id = process, marks, groups, container_id
+        self._stdin, self._outputs, self._terminal = stdin, outputs, terminal
+        self._chunks: asyncio.Queue[ExecChunk] = asyncio.Queue(QUEUE_CHUNKS)
+        self._reading: set[str] = set()
+        self._tasks = [asyncio.create_task(self._lead())]
+
+    async def write(self, data: bytes) -> None:
+        await self._stdin.write(data)
+
+    async def close_stdin(self) -> None:
+        if self._terminal:
+            await self._stdin.write(b"\x04")  # as a person at a terminal does
+        else:
+            self._stdin.close()
+
+    async def resize(self, rows: int, columns: int) -> None:
+        descriptor = self._stdin.descriptor
+        if self._terminal and descriptor is not None:
+            fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            if self._process.poll() is None:
+                self._process.send_signal(signal.SIGWINCH)
+
+    async def output(self) -> AsyncIterator[ExecChunk]:
+        while True:
+            chunk = await self._chunks.get()
+            yield chunk
+            if chunk.channel == "exit":
+                return
+
+    async def close(self) -> None:
+        if self._process.poll() is None and (pid := self._find_command()) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._release()
+        if self._process.returncode is None:
+            _orphans.add(orphan := asyncio.create_task(_reap(self._process)))
+            orphan.add_done_callback(_orphans.discard)
+
+    def _find_command(self) -> int | None:
+        try:
+            pid = int(self._marks.with_suffix(".pid").read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if pid in self._groups.processes(self._container_id) else None
+
+    async def _lead(self) -> None:
+        pumps = [asyncio.create_task(self._pump(name, channel)) for name, channel in self._outputs.items()]
+        try:
+            status = await _reap(self._process)
+            await self._settle(pumps)
+            began = self._marks.with_suffix(".pid").exists()
+            await self._chunks.put(ExecChunk("exit", code=status if began else self._unbegun))
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            self._release()
+
+    _unbegun = NOT_STARTED
+
+    async def _pump(self, name: str, channel: Channel) -> None:
+        while True:
+            self._reading.add(name)
+            data = await channel.read()
+            self._reading.discard(name)
+            if not data:
+                return
+            if b"not found" in data or b"No such file" in data:
+                self._unbegun = NOT_FOUND  # counts only if the runtime said so, before anything began
+            await self._chunks.put(ExecChunk("stderr" if name == "stderr" else "stdout", data))
+
+    async def _settle(self, pumps: list[asyncio.Task[None]]) -> None:
+        """All that the command printed is told, however slowly it is read; what it left running may print on, but nobody
+        waits for that."""
+        waiting = set(pumps)
+        while waiting:
+            _, waiting = await asyncio.wait(waiting, timeout=LINGER_SECONDS)
+            if self._reading:
+                return
+
+    def _release(self) -> None:
+        for channel in (self._stdin, *self._outputs.values()):
+            channel.close()
+        for suffix in (".json", ".pid"):
+            self._marks.with_suffix(suffix).unlink(missing_ok=True)
+
+
+_orphans: set[asyncio.Task[int]] = set()
+
+
+async def start_exec(container: Container, facts: Facts, groups: Groups, request: ExecRequest) -> OciSession:
+    """Raises Unavailable for a container that doesn't run, InvalidInput, DriverFailed."""
+    plan, runtime = container.record.plan, container.runtime
+    if not container.running:
+        raise Unavailable(f"container {plan.name} doesn't run", hint=f"weft container start {plan.name}")
+    marks = container.paths.run / f"exec-{secrets.token_hex(4)}"
+    spec = marks.with_suffix(".json")
+    with os.fdopen(os.open(spec, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(translate_exec(plan, facts, request)))
+    words = runtime.words("exec", "--process", str(spec), "--pid-file", str(marks.with_suffix(".pid")))
+    if request.tty:
+        return await _start_terminal(container, groups, [*words, "--tty"], marks)
+    process = await spawn_apart(
+        [*words, plan.id],
+        runtime.hidden,
+        lambda: None,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    stdin, stdout, stderr = (Channel(os.dup(pipe.fileno())) for pipe in (process.stdin, process.stdout, process.stderr))
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        pipe.close()
+    outputs = {"stdout": stdout, "stderr": stderr}
+    return OciSession(process, marks, groups, plan.id, stdin, outputs, terminal=False)
+
+
+async def _start_terminal(container: Container, groups: Groups, words: list[str], marks: Path) -> OciSession:
+    """The runtime carries bytes between the container's terminal and this one. It could hand over the other end of the
+    container's instead, but runc then doesn't wait for the command."""
+    plan, runtime = container.record.plan, container.runtime
+    ours, theirs = os.openpty()
+    try:
+        tty.setraw(theirs)
+        process = await spawn_apart(
+            [*words, plan.id], runtime.hidden, lambda: None, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    channel = Channel(ours)
+    return OciSession(process, marks, groups, plan.id, channel, {"stdout": channel}, terminal=True)
+
+
+async def _reap(process: subprocess.Popen[bytes]) -> int:
+    if process.poll() is None and (found := inspect_process(process.pid)) is not None:
+        await wait_for_end(found)
+    return process.wait()

@@ -1,0 +1,71 @@
+"""Where one container's files lie: what outlives a reboot in the node's state folder, the rest in its run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+
+class ContainerPaths(msgspec.Struct, frozen=True):
+    run: Path
+    state: Path
+
+    @property
+    def record(self) -> Path:
+        return self.state / "container.json"
+
+    @property
+    def upper(self) -> Path:
+        """What the container has written into its root."""
+        return self.state / "root" / "upper"
+
+    @property
+    def log(self) -> Path:
+        return self.state / "log"
+
+    @property
+    def bundle(self) -> Path:
+        """config.json, and what the shim puts beside it. Its path stands on the command lines of shim and runtime."""
+        return self.run
+
+    @property
+    def config(self) -> Path:
+        return self.run / "config.json"
+
+    @property
+    def pid(self) -> Path:
+        return self.run / "pid"
+
+    @property
+    def shim_pid(self) -> Path:
+        return self.run / "shim-pid"
+
+    @property
+    def exits(self) -> Path:
+        """The folder of the shim's exit file, which bears the container's id."""
+        return self.run / "exits"
+
+    @property
+    def shim_log(self) -> Path:
+        return self.state / "shim.log"
+
+    @property
+    def control(self) -> Path:
+        """The shim's fifo for orders."""
+        return self.run / "ctl"
+
+    @property
+    def root(self) -> Path:
+        """Where the root is mounted, in the shim's own mount namespace only; for everyone else an empty folder."""
+        return self.run / "rootfs"
+
+    @property
+    def mounts(self) -> Path:
+        """Where layers and volumes are mounted with shifted ids, in the shim's own mount namespace only."""
+        return self.run / "m"
+
+    @property
+    def files(self) -> Path:
+        """hosts, hostname and resolv.conf, as the container sees them."""
+        return self.run / "etc"

@@ -1,0 +1,217 @@
+"""Which runtime runs containers on this node, found out by running one: a program of a few bytes, with all that a container gets.
+
+crun is tried before runc, since it starts in half the time; a node may name one. Starts short-lived containers; keeps what it
+found in ``probe-oci.json`` in the run folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import resource
+import shutil
+import stat
+import struct
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.container import ContainerPlan, ContainerProcess
+from weft.contracts.runtime import RuntimeProbe
+from weft.drivers.processes import host_boot_id
+from weft.drivers.runtime.oci import shim
+from weft.drivers.runtime.oci.apart import leave_mounts, read_hidden, run_in_own_thread
+from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.root import Root, make_folders, mount_root
+from weft.drivers.runtime.oci.runtime import PROGRAMS, Runtime, find_programs, read_error
+from weft.drivers.runtime.oci.seccomp import read_profile
+from weft.drivers.runtime.oci.translate import Facts, plan_files, translate_container
+from weft.drivers.runtime.oci.users import choose_first_user, find_ranges, open_mapping
+from weft.objects.errors import DriverFailed, WeftError
+
+DRIVER = "oci"
+WORDS = 1
+TRIAL_SECONDS = 30
+_EXIT_CODE = 42
+_CODE = {
+    "x86_64": (62, bytes([0xBF, _EXIT_CODE, 0, 0, 0, 0xB8, 60, 0, 0, 0, 0x0F, 0x05])),  # exit(42)
+    "aarch64": (183, struct.pack("<III", 0xD2800000 | _EXIT_CODE << 5, 0xD2800BA8, 0xD4000001)),
+}
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """``program`` is the runtime to use; empty where none works. In the same ``circumstances`` nothing is tried again."""
+
+    circumstances: str
+    probe: RuntimeProbe
+    program: str
+    users: tuple[int, int]
+
+
+class Found(msgspec.Struct, frozen=True):
+    probe: RuntimeProbe
+    runtime: Runtime | None
+    facts: Facts | None
+
+
+async def probe_oci(run_dir: Path, groups: Groups, clock: Clock, wanted: str | None) -> Found:
+    """What to tell the scheduler, and what containers are started with; None where none can be."""
+    programs = find_programs(wanted)
+    missing = [f"{name} is not installed: apt-get install {name}" for name in [wanted] if name and not programs]
+    if not programs:
+        return _unusable(missing or [f"no container runtime is installed: apt-get install {PROGRAMS[0]}"])
+    if shutil.which(shim.PROGRAM) is None:
+        return _unusable([f"{shim.PROGRAM} is not installed: {shim.INSTALL_HINT}"])
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if (closed := _find_closed(run_dir)) is not None:
+        return _unusable([f"containers' users can't enter {closed}: give the agent a --run-dir outside of it"])
+    try:
+        facts = _look_around(groups)
+    except DriverFailed as problem:
+        return _unusable([problem.message])
+    hidden = read_hidden()
+    now = " ".join(
+        [host_boot_id(), groups.parent, str(WORDS), *(f"{path} {os.stat(path).st_mtime_ns}" for path in programs)]
+    )
+    kept = run_dir / "probe-oci.json"
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        findings = msgspec.json.decode(kept.read_bytes(), type=Findings)
+        if findings.circumstances == now and findings.program:
+            runtime = Runtime(findings.program, run_dir / "runtime", hidden)
+            return Found(findings.probe, runtime, msgspec.structs.replace(facts, users=findings.users))
+    found = await _try_all(programs, run_dir, groups, facts, hidden)
+    if found.runtime is not None and found.facts is not None:
+        pending = kept.with_suffix(f".{os.getpid()}")
+        pending.write_bytes(msgspec.json.encode(Findings(now, found.probe, found.runtime.program, found.facts.users)))
+        pending.replace(kept)
+    return found
+
+
+def make_program(machine: str) -> bytes:
+    """Pure. The smallest ELF program that ends with a code of its own, for this machine. Raises DriverFailed."""
+    if machine not in _CODE:
+        raise DriverFailed(f"containers on {machine} aren't known here", details={"step": "probe"})
+    number, code = _CODE[machine]
+    base, size = 0x400000, 64 + 56 + len(_CODE[machine][1])
+    head = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    head += struct.pack("<HHIQQQIHHHHHH", 2, number, 1, base + 120, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    return head + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
+
+
+async def _try_all(programs: list[str], run_dir: Path, groups: Groups, facts: Facts, hidden: list[str]) -> Found:
+    problems: list[str] = []
+    for program in programs:
+        runtime = Runtime(program, run_dir / "runtime", hidden)
+        for users in dict.fromkeys([facts.users, (0, 0)]):
+            tried = msgspec.structs.replace(facts, users=users)
+            problem = await _try(runtime, run_dir, groups, tried)
+            if problem is None:
+                version = await _read_version(program)
+                if not users[1]:
+                    problems.append("containers have no user namespace of their own here: their root is the node's")
+                return Found(_usable(runtime.name, version, problems, shifted=bool(users[1])), runtime, tried)
+            how = "" if users[1] else ", nor with the node's own users"
+            problems.append(f"{runtime.name} doesn't run a container here{how}: {problem}")
+    return _unusable(problems)
+
+
+async def _try(runtime: Runtime, run_dir: Path, groups: Groups, facts: Facts) -> str | None:
+    """Run one with ``runtime``; what went wrong, or None."""
+    name = f"probe-{os.getpid()}"
+    paths = ContainerPaths(run=run_dir / name, state=run_dir / name / "state")
+    layer = run_dir / name / "layer"
+    try:
+        first_user = choose_first_user(name, facts.users, ()) if facts.users[1] else None
+        make_folders(paths)
+        layer.mkdir(exist_ok=True)
+        program = layer / "probe"
+        program.write_bytes(make_program(facts.machine))
+        program.chmod(0o755)
+        plan = ContainerPlan(
+            id=name,
+            uid=name,
+            name=name,
+            incarnation=1,
+            layers=[str(layer)],
+            process=ContainerProcess(["/probe"]),
+            cpu=1.0,
+            memory_bytes=64 << 20,
+            user_namespace=first_user is not None,
+        )
+        for file, text in plan_files(plan).items():
+            (paths.files / file).write_text(text)
+        config = translate_container(plan, paths, facts, cgroup=groups.path(name), first_user=first_user, devices=[])
+        paths.config.write_bytes(msgspec.json.encode(config))
+        return await run_in_own_thread(lambda: _run(runtime, plan, paths, first_user))
+    except WeftError as error:
+        return error.message
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    finally:
+        await runtime.delete(name)
+        groups.remove(name)
+        await asyncio.to_thread(shutil.rmtree, paths.run, True)
+
+
+def _run(runtime: Runtime, plan: ContainerPlan, paths: ContainerPaths, first_user: int | None) -> str | None:
+    mapping = open_mapping(first_user) if first_user is not None else None
+    try:
+        leave_mounts(runtime.hidden)
+        mount_root(Root(plan, paths, first_user, mapping))
+        words = runtime.words("run", "--bundle", str(paths.bundle), plan.id)
+        try:
+            said = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL_SECONDS, check=False
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"it took longer than {TRIAL_SECONDS} s"
+    finally:
+        if mapping is not None:
+            os.close(mapping)
+    return None if said.returncode == _EXIT_CODE else read_error(said.stderr.decode(errors="replace"))
+
+
+def _look_around(groups: Groups) -> Facts:
+    return Facts(
+        machine=platform.machine(),
+        profile=read_profile(),
+        swap_limits=groups.limits_swap(),
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        cgroup_version=groups.version,
+        users=find_ranges(Path("/proc/self/uid_map").read_text()),
+    )
+
+
+def _usable(name: str, version: str, problems: list[str], *, shifted: bool) -> RuntimeProbe:
+    return RuntimeProbe(
+        driver=DRIVER,
+        usable=True,
+        version=f"{name} {version}",
+        accelerator="",
+        machines=[],
+        capabilities=["exec", "stats", "log", *(["user-namespace"] if shifted else [])],
+        problems=problems,
+        kinds=("container",),
+        isolations=("process", "container"),
+    )
+
+
+def _unusable(problems: list[str]) -> Found:
+    return Found(RuntimeProbe(DRIVER, False, "", "", [], [], problems, kinds=("container",)), None, None)
+
+
+async def _read_version(program: str) -> str:
+    process = await asyncio.create_subprocess_exec(program, "--version", stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    words = output.decode(errors="replace").split()
+    return words[2] if len(words) > 2 else ""
+
+
+def _find_closed(folder: Path) -> Path | None:
+    """The folder at or above this one that only its owner may enter, if there is one."""
+    return next((path for path in (folder, *folder.parents) if not path.stat().st_mode & stat.S_IXOTH), None)

@@ -1,0 +1,101 @@
+"""What the driver writes down of each container, so that one made anew after a crash knows all the old one knew.
+
+One file per container, replaced in one rename. That a start was begun is on disk before anything runs, how it ended before
+anyone is told.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import msgspec
+
+from weft.contracts.container import COMPLETED, EXITED, KILLED, OUT_OF_MEMORY, ContainerPlan
+from weft.contracts.durable import write_durably
+from weft.contracts.runtime import GuestState
+from weft.drivers.processes import ProcessId
+from weft.drivers.runtime.oci.paths import ContainerPaths
+
+_SIGNALLED = 128
+
+
+class ContainerEnd(msgspec.Struct, frozen=True):
+    state: GuestState
+    reason: str
+    message: str = ""
+    exit_code: int | None = None
+
+
+class ContainerRecord(msgspec.Struct):
+    """``process`` is the container's first one, ``shim`` the one that holds its output and waits for its end; ``started``: the
+    runtime was told to let it go, and did. ``first_user`` of the node is its root; None: it has the node's users."""
+
+    plan: ContainerPlan
+    runtime: str
+    host_boot_id: str
+    started_at: float
+    first_user: int | None = None
+    process: ProcessId | None = None
+    shim: ProcessId | None = None
+    started: bool = False
+    stopping: bool = False
+    end: ContainerEnd | None = None
+
+
+def read_record(paths: ContainerPaths) -> ContainerRecord | None:
+    """None if there is none, or none that can be read: then nothing of this container was ever begun."""
+    try:
+        return msgspec.json.decode(paths.record.read_bytes(), type=ContainerRecord)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write_record(paths: ContainerPaths, record: ContainerRecord) -> None:
+    paths.state.mkdir(parents=True, exist_ok=True)
+    write_durably(paths.record, msgspec.json.encode(record))
+
+
+def decide_end(
+    record: ContainerRecord, *, exit_code: int | None, out_of_memory: bool, host_boot_id: str
+) -> ContainerEnd:
+    """Pure. Why a container has ended; ``exit_code`` as the shim wrote it (None: it didn't)."""
+    if record.stopping:
+        return ContainerEnd("stopped", "stopRequested", "", exit_code)
+    if record.process is None or not record.started:
+        return ContainerEnd("failed", "startInterrupted", "the start was cut off before it ran")
+    if exit_code is None:
+        if record.host_boot_id != host_boot_id:
+            return ContainerEnd("failed", "nodeRestarted", "this node restarted under it")
+        return ContainerEnd(
+            "failed", "shimLost", "the process that waits for its end was killed: its exit code is lost"
+        )
+    if exit_code == 0:
+        return ContainerEnd("stopped", COMPLETED, "", 0)
+    if out_of_memory and exit_code == _SIGNALLED + signal.SIGKILL:
+        message = f"it needed more than the {record.plan.memory_bytes >> 20} MiB of memory that it has"
+        return ContainerEnd("failed", OUT_OF_MEMORY, message, exit_code)
+    if (name := name_signal(exit_code)) is not None:
+        return ContainerEnd("failed", KILLED, f"ended by {name}", exit_code)
+    also = "; the kernel had killed a process of it for want of memory" if out_of_memory else ""
+    return ContainerEnd("failed", EXITED, f"exit code {exit_code}{also}", exit_code)
+
+
+def name_signal(exit_code: int) -> str | None:
+    """Of a process that a signal ended; a shell gives such a code for itself, too, and then means the same."""
+    try:
+        return signal.Signals(exit_code - _SIGNALLED).name
+    except ValueError:
+        return None
+
+
+def read_signal(name: str) -> int:
+    """SIGTERM, TERM, 15, SIGRTMIN+3. What is none is SIGTERM: an image's word isn't worth a container that can't be stopped."""
+    word = name.strip().upper()
+    if word.isdigit():
+        return int(word) if 0 < int(word) <= signal.SIGRTMAX else signal.SIGTERM
+    word = word if word.startswith("SIG") else f"SIG{word}"
+    base, plus, more = word.partition("+")
+    try:
+        return int(signal.Signals[base]) + (int(more) if plus else 0)
+    except (KeyError, ValueError):
+        return signal.SIGTERM

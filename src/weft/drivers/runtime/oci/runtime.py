@@ -1,0 +1,75 @@
+"""crun or runc as a program: what is said to it, and what its errors mean. Both have the same words."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.drivers.runtime.oci.apart import Said, run_apart
+from weft.objects.errors import DriverFailed
+
+PROGRAMS = ("crun", "runc")
+ANSWER_SECONDS = 30.0
+_RUNC_MESSAGE = re.compile(r'level=error msg="((?:[^"\\]|\\.)*)"')
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """``root`` is where it keeps its own notes of containers; ``hidden`` are mounts that it must not see."""
+
+    program: str
+    root: Path
+    hidden: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return Path(self.program).name
+
+    @property
+    def options(self) -> list[str]:
+        own = ["--cgroup-manager=cgroupfs"] if self.name == "crun" else []
+        return [f"--root={self.root}", *own]
+
+    def words(self, *words: str) -> list[str]:
+        return [self.program, *self.options, *words]
+
+    async def say(self, *words: str, given: bytes = b"") -> Said:
+        return await run_apart(self.words(*words), self.hidden, timeout_seconds=ANSWER_SECONDS, given=given)
+
+    async def status(self, container_id: str) -> str:
+        """created, running, stopped, …; empty for one that it doesn't know."""
+        said = await self.say("state", container_id)
+        try:
+            return str(msgspec.json.decode(said.out)["status"]) if said.status == 0 else ""
+        except (msgspec.DecodeError, KeyError, TypeError):
+            return ""
+
+    async def delete(self, container_id: str) -> None:
+        """Kills what is left of it, and forgets it; one that isn't known is fine."""
+        if (self.root / container_id).exists():
+            await self.say("delete", "--force", container_id)
+        shutil.rmtree(self.root / container_id, ignore_errors=True)  # of one that it was killed over
+
+    async def update(self, container_id: str, resources: dict[str, Any]) -> None:
+        """Raises DriverFailed with its words."""
+        said = await self.say("update", "--resources=-", container_id, given=msgspec.json.encode(resources))
+        if said.status != 0:
+            raise DriverFailed(f"{self.name}: {read_error(said.err)}", details={"step": "update"})
+
+
+def read_error(text: str) -> str:
+    """Pure. The last error in what the runtime said; runc wraps it as a log line."""
+    found = _RUNC_MESSAGE.findall(text)
+    if found:
+        return str(found[-1]).replace('\\"', '"').replace("\\\\", "\\")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return re.sub(r"^\S+Z: ", "", lines[-1]).strip() if lines else "it said nothing"
+
+
+def find_programs(wanted: str | None) -> list[str]:
+    """Paths of the runtimes that are installed, the one to prefer first."""
+    names = [wanted] if wanted else PROGRAMS
+    return [path for name in names if (path := shutil.which(name)) is not None]

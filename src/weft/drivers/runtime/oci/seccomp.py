@@ -1,0 +1,91 @@
+"""The system calls that a container may make: the profile that Debian's containers-common keeps, which podman and others use,
+for this machine and the container's capabilities. Pure, but for ``read_profile``.
+
+Its format is containers-common's: rules with ``includes`` and ``excludes`` (capabilities, architectures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.objects.errors import DriverFailed
+
+PROFILE = Path("/usr/share/containers/seccomp.json")
+INSTALL_HINT = "apt-get install golang-github-containers-common"
+_ARCHITECTURES = {"x86_64": ("SCMP_ARCH_X86_64", "amd64"), "aarch64": ("SCMP_ARCH_AARCH64", "arm64")}
+
+
+class Condition(msgspec.Struct, frozen=True):
+    caps: list[str] = []
+    arches: list[str] = []
+    minKernel: str = ""
+
+
+class Rule(msgspec.Struct, frozen=True):
+    names: list[str]
+    action: str
+    args: list[dict[str, Any]] | None = None
+    includes: Condition = Condition()
+    excludes: Condition = Condition()
+    errnoRet: int | None = None
+
+
+class Architecture(msgspec.Struct, frozen=True):
+    architecture: str
+    subArchitectures: list[str] | None = None
+
+
+class Profile(msgspec.Struct, frozen=True):
+    defaultAction: str
+    archMap: list[Architecture]
+    syscalls: list[Rule]
+    defaultErrnoRet: int | None = None
+
+
+def read_profile(path: Path = PROFILE) -> Profile:
+    """Raises DriverFailed where there is none that can be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Profile)
+    except FileNotFoundError:
+        raise DriverFailed(f"{path} is not there: {INSTALL_HINT}", details={"step": "seccomp"}) from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise DriverFailed(f"{path}: {error}", hint=INSTALL_HINT, details={"step": "seccomp"}) from error
+
+
+def translate_seccomp(profile: Profile, machine: str, capabilities: Collection[str]) -> dict[str, Any]:
+    """``linux.seccomp`` of an OCI configuration; ``machine`` as uname has it. Raises DriverFailed for one it doesn't know."""
+    if machine not in _ARCHITECTURES:
+        raise DriverFailed(f"no system call profile for {machine}", details={"step": "seccomp"})
+    main, short = _ARCHITECTURES[machine]
+    others = [sub for known in profile.archMap if known.architecture == main for sub in known.subArchitectures or []]
+    rules = [_translate(rule) for rule in profile.syscalls if _applies(rule, short, set(capabilities))]
+    translated: dict[str, Any] = {
+        "defaultAction": profile.defaultAction,
+        "architectures": [main, *others],
+        "syscalls": rules,
+    }
+    if profile.defaultErrnoRet is not None:
+        translated["defaultErrnoRet"] = profile.defaultErrnoRet
+    return translated
+
+
+def _applies(rule: Rule, architecture: str, capabilities: set[str]) -> bool:
+    includes, excludes = rule.includes, rule.excludes
+    if includes.arches and architecture not in includes.arches:
+        return False
+    if architecture in excludes.arches:
+        return False
+    return set(includes.caps) <= capabilities and not capabilities.intersection(excludes.caps)
+
+
+def _translate(rule: Rule) -> dict[str, Any]:
+    translated: dict[str, Any] = {"names": rule.names, "action": rule.action}
+    if rule.args:
+        translated["args"] = rule.args
+    if rule.errnoRet is not None:
+        translated["errnoRet"] = rule.errnoRet
+    return translated

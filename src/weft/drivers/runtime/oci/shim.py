@@ -1,0 +1,136 @@
+"""What holds a container while the agent comes and goes: conmon, which creates it through the runtime, keeps its output,
+waits for its end and writes the exit code to a file.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.container import ContainerPlan
+from weft.drivers.processes import ProcessId, inspect_process
+from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.runtime import Runtime, read_error
+from weft.objects.errors import DriverFailed
+
+PROGRAM = "conmon"
+INSTALL_HINT = "apt-get install conmon"
+LOG_LIMIT_BYTES = 64 << 20  # while nobody turns the log over
+CREATE_SECONDS = 60.0
+_ENTER = 'for group in $1; do echo 0 >"$group"; done; shift; exec "$@"'
+
+
+class _Told(msgspec.Struct):
+    data: int
+    message: str = ""
+
+
+def plan_shim(plan: ContainerPlan, paths: ContainerPaths, runtime: Runtime, groups: Collection[str]) -> list[str]:
+    """Pure. Its command line; ``groups`` are the files by which it enters its control groups first."""
+    shim = [PROGRAM, "--api-version", "1", "-c", plan.id, "-u", plan.id, "-n", plan.id, "-r", runtime.program]
+    shim += ["-b", str(paths.bundle), "-p", str(paths.pid), "-P", str(paths.shim_pid), "--exit-dir", str(paths.exits)]
+    shim += ["-l", f"k8s-file:{paths.log}", "--log-size-max", str(LOG_LIMIT_BYTES), "--no-sync-log", "--full-attach"]
+    shim += [f"--runtime-arg={option}" for option in runtime.options]
+    shim += ["-t"] if plan.terminal else []
+    return ["/bin/sh", "-c", _ENTER, "sh", " ".join(groups), *shim]
+
+
+def run_shim(words: list[str], said: Path, clock: Clock) -> None:
+    """Start it in this thread's mounts; returns when the container has been created. Raises DriverFailed with the
+    runtime's words."""
+    ours, theirs = os.pipe()
+    try:
+        with open(said, "wb") as log, open(theirs, "wb"):
+            subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                pass_fds=(theirs,),
+                env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "_OCI_SYNCPIPE": str(theirs)},
+                cwd="/",
+                check=False,
+            )
+        line = _read_line(ours, clock)
+    finally:
+        os.close(ours)
+    try:
+        told = msgspec.json.decode(line, type=_Told)
+    except msgspec.DecodeError:
+        words_left = said.read_text(errors="replace").strip()
+        raise _failed(words_left.splitlines()[-1] if words_left else "the shim ended before it was created") from None
+    if told.data < 0:
+        raise _failed(read_error(told.message))
+
+
+def find_shim(paths: ContainerPaths) -> ProcessId | None:
+    """The live shim that this container's run folder speaks of."""
+    pid = _read_pid(paths.shim_pid)
+    return inspect_process(pid) if pid is not None and str(paths.bundle) in _read_words(pid) else None
+
+
+def find_first_process(paths: ContainerPaths, members: Collection[int]) -> ProcessId | None:
+    """The container's first process, which must be one of its control group's ``members``."""
+    pid = _read_pid(paths.pid)
+    return inspect_process(pid) if pid is not None and pid in members else None
+
+
+def search_starters(paths: ContainerPaths) -> list[ProcessId]:
+    """Shims and runtimes that have to do with this container just now, by a search of all processes."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    found = (inspect_process(pid) for pid in pids if str(paths.bundle) in _read_words(pid))
+    return [process for process in found if process is not None]
+
+
+def read_exit_code(paths: ContainerPaths, container_id: str) -> int | None:
+    try:
+        return int((paths.exits / container_id).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def reopen_log(paths: ContainerPaths) -> None:
+    """Have the shim go on in a new file under the log's name. Raises OSError where none listens."""
+    descriptor = os.open(paths.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, b"2 0 0\n")
+    finally:
+        os.close(descriptor)
+
+
+def _failed(what: str) -> DriverFailed:
+    return DriverFailed(what, details={"step": "create"})
+
+
+def _read_line(descriptor: int, clock: Clock) -> bytes:
+    line, deadline = b"", clock.elapsed() + CREATE_SECONDS
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - clock.elapsed()))
+        if not ready:
+            raise _failed(f"it wasn't created within {CREATE_SECONDS:.0f} s")
+        piece = os.read(descriptor, 65536)
+        if not piece:
+            break
+        line += piece
+    return line
+
+
+def _read_pid(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _read_words(pid: int) -> list[str]:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+    return [os.fsdecode(word) for word in words]

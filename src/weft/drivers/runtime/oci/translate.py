@@ -1,0 +1,252 @@
+"""A plan as an OCI runtime configuration (config.json). Pure.
+
+Source: the OCI runtime specification 1.0, config-linux.md. What a runtime does by itself (the common device nodes, their
+control) isn't repeated here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as stats
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.contracts.container import ContainerPlan, ContainerProcess
+from weft.contracts.runtime import ExecRequest
+from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.seccomp import Profile, translate_seccomp
+from weft.drivers.runtime.oci.users import USERS_EACH
+from weft.objects.errors import InvalidInput
+
+PERIOD_MICROSECONDS = 100_000
+MOST_PROCESSES = 4096
+OPEN_FILES = 1024
+SHARED_MEMORY_BYTES = 64 << 20
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HOSTS, HOSTNAME, RESOLV_CONF = "hosts", "hostname", "resolv.conf"
+
+# What tells of the host, or changes it, below /proc and /sys.
+MASKED_PATHS = [
+    *("/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug"),
+    *("/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/proc/interrupts", "/proc/kallsyms"),
+    *("/sys/firmware", "/sys/devices/virtual/powercap", "/sys/kernel/debug", "/sys/kernel/security", "/sys/module"),
+]
+READ_ONLY_PATHS = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What was found on this node. ``machine`` as uname has it; ``swap_limits``: the kernel can limit memory and swap
+    together; ``open_files``: the hard limit that nobody here can pass; ``cgroup_version``: 1 or 2."""
+
+    machine: str
+    profile: Profile
+    swap_limits: bool
+    open_files: int
+    cgroup_version: int
+    users: tuple[int, int] = (0, 0)
+
+
+class Device(msgspec.Struct, frozen=True):
+    path: str
+    kind: str  # c or b
+    major: int
+    minor: int
+
+
+def translate_container(
+    plan: ContainerPlan,
+    paths: ContainerPaths,
+    facts: Facts,
+    *,
+    cgroup: str,
+    first_user: int | None,
+    devices: list[Device],
+) -> dict[str, Any]:
+    """``cgroup``: its path below each controller's mount. ``first_user``: of the node, that is its root; None: its users are
+    the node's own."""
+    linux: dict[str, Any] = {
+        "namespaces": _namespaces(plan, first_user),
+        "cgroupsPath": f"/{cgroup.strip('/')}",
+        "resources": translate_resources(plan, facts, devices),
+        "maskedPaths": MASKED_PATHS,
+        "readonlyPaths": READ_ONLY_PATHS,
+        "seccomp": translate_seccomp(facts.profile, facts.machine, plan.capabilities),
+        "devices": [_device_node(device) for device in devices],
+        "rootfsPropagation": "private",
+    }
+    if first_user is not None:
+        mapping = [{"containerID": 0, "hostID": first_user, "size": USERS_EACH}]
+        linux["uidMappings"] = linux["gidMappings"] = mapping
+    return {
+        "ociVersion": "1.0.2",
+        "process": translate_process(plan, facts, terminal=plan.terminal),
+        "root": {"path": str(paths.root), "readonly": plan.read_only_root},
+        "hostname": plan.hostname or plan.name,
+        "mounts": _mounts(plan, paths, shifted=first_user is not None),
+        "linux": linux,
+    }
+
+
+def translate_process(plan: ContainerPlan, facts: Facts, *, terminal: bool = False) -> dict[str, Any]:
+    process = plan.process
+    caps = plan.capabilities
+    held = caps if process.user.uid == 0 else []  # as the kernel has it for a program of another user than root
+    limit = min(facts.open_files, 1 << 20)
+    return {
+        "terminal": terminal,
+        "user": {"uid": process.user.uid, "gid": process.user.gid, "additionalGids": process.user.groups},
+        "args": process.argv,
+        "env": complete_environment(process, terminal),
+        "cwd": process.cwd or "/",
+        "capabilities": {
+            "bounding": caps,
+            "effective": held,
+            "permitted": held,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": min(OPEN_FILES, limit), "hard": limit}],
+        "noNewPrivileges": True,
+    }
+
+
+def translate_exec(plan: ContainerPlan, facts: Facts, request: ExecRequest) -> dict[str, Any]:
+    """The process of a command beside the container's own, as the same user."""
+    if not request.argv:
+        raise InvalidInput("there is no command to run", field="argv")
+    process = translate_process(plan, facts, terminal=request.tty)
+    env = dict(word.split("=", 1) for word in process["env"])
+    if request.tty:
+        env.setdefault("TERM", "xterm")
+    env.update(request.env)
+    return process | {
+        "args": request.argv,
+        "env": [f"{name}={value}" for name, value in env.items()],
+        "cwd": request.cwd or process["cwd"],
+    }
+
+
+def complete_environment(process: ContainerProcess, terminal: bool) -> list[str]:
+    names = {word.split("=", 1)[0] for word in process.env}
+    env = [word if "=" in word else f"{word}=" for word in process.env]
+    if "PATH" not in names:
+        env.insert(0, DEFAULT_PATH)
+    if "HOME" not in names:
+        env.append(f"HOME={process.user.home}")
+    if terminal and "TERM" not in names:
+        env.append("TERM=xterm")
+    return env
+
+
+def translate_resources(plan: ContainerPlan, facts: Facts, devices: list[Device]) -> dict[str, Any]:
+    """The same words for both versions of control groups: a runtime translates them for version 2."""
+    memory: dict[str, Any] = {"limit": plan.memory_bytes}
+    if facts.swap_limits:
+        memory["swap"] = plan.memory_bytes  # memory and swap together: none
+    rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
+    for device in devices:
+        rules.append({"allow": True, "type": device.kind, "major": device.major, "minor": device.minor, "access": "rw"})
+    return {
+        "cpu": translate_cpu(plan.cpu),
+        "memory": memory,
+        "pids": {"limit": plan.pids or MOST_PROCESSES},
+        "devices": rules,
+    }
+
+
+def translate_cpu(cpu: float) -> dict[str, int]:
+    """Weight as that of a busy process for each core; 0 cores: no limit, and the weight of one."""
+    shares = min(262_144, max(2, round(1024 * (cpu or 1))))
+    if not cpu:
+        return {"shares": shares}
+    return {"shares": shares, "quota": max(1000, int(cpu * PERIOD_MICROSECONDS)), "period": PERIOD_MICROSECONDS}
+
+
+def inspect_devices(paths: list[str]) -> list[Device]:
+    """The device nodes of this host by those paths. Raises InvalidInput for one that is none."""
+    found = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise InvalidInput(f"device {path}: {error.strerror}", field="devices") from error
+        kind = "c" if stats.S_ISCHR(status.st_mode) else "b" if stats.S_ISBLK(status.st_mode) else ""
+        if not kind:
+            raise InvalidInput(f"{path} is no device", field="devices", hint="a directory or file is a mount")
+        found.append(Device(path, kind, os.major(status.st_rdev), os.minor(status.st_rdev)))
+    return found
+
+
+def plan_files(plan: ContainerPlan) -> dict[str, str]:
+    """What stands in the files that tell a container its name and who answers for names."""
+    name = plan.hostname or plan.name
+    own = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {name}\n"
+    words = [f"nameserver {server}" for server in plan.name_servers]
+    words += [f"search {' '.join(plan.search)}"] if plan.search else []
+    return {HOSTS: own, HOSTNAME: f"{name}\n", RESOLV_CONF: "".join(f"{word}\n" for word in words)}
+
+
+def volume_source(paths: ContainerPaths, number: int, source: str, *, shifted: bool) -> str:
+    return str(paths.mounts / f"v{number}") if shifted else source
+
+
+def sysfs_source(paths: ContainerPaths) -> Path:
+    """A sysfs of the container's network namespace, which a user namespace that doesn't own it can't mount by itself."""
+    return paths.mounts / "sys"
+
+
+def needs_sysfs(plan: ContainerPlan, first_user: int | None) -> bool:
+    return bool(plan.netns) and first_user is not None
+
+
+def _namespaces(plan: ContainerPlan, first_user: int | None) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]
+    found.append({"type": "network", "path": plan.netns} if plan.netns else {"type": "network"})
+    if first_user is not None:
+        found.append({"type": "user"})
+    return found
+
+
+def _mounts(plan: ContainerPlan, paths: ContainerPaths, *, shifted: bool) -> list[dict[str, Any]]:
+    tight = ["nosuid", "noexec", "nodev"]
+    sys: dict[str, Any] = _mount("/sys", "sysfs", "sysfs", [*tight, "ro"])
+    if shifted and plan.netns:
+        sys = _mount("/sys", "bind", str(sysfs_source(paths)), ["bind", *tight, "ro"])
+    found = [
+        _mount("/proc", "proc", "proc", tight),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount(
+            "/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+        ),
+        _mount("/dev/shm", "tmpfs", "shm", [*tight, "mode=1777", f"size={SHARED_MEMORY_BYTES}"]),
+        _mount("/dev/mqueue", "mqueue", "mqueue", tight),
+        sys,
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*tight, "relatime", "ro"]),
+    ]
+    targets = {mount.target.rstrip("/") for mount in plan.mounts}
+    if plan.read_only_root:
+        for target, mode in (("/tmp", "1777"), ("/run", "755")):
+            if target not in targets:
+                found.append(_mount(target, "tmpfs", "tmpfs", ["nosuid", "nodev", f"mode={mode}", "size=65536k"]))
+    for name in (HOSTS, HOSTNAME, RESOLV_CONF):
+        if f"/etc/{name}" not in targets:
+            found.append(_mount(f"/etc/{name}", "bind", str(paths.files / name), ["bind", *tight, "ro"]))
+    for number, mount in enumerate(plan.mounts):
+        access = "ro" if mount.read_only else "rw"
+        if not mount.source:
+            size = [f"size={mount.size_bytes}"] if mount.size_bytes else []
+            found.append(_mount(mount.target, "tmpfs", "tmpfs", ["nosuid", "nodev", "mode=1777", *size, access]))
+        else:
+            source = volume_source(paths, number, mount.source, shifted=shifted)
+            found.append(_mount(mount.target, "bind", source, ["bind", "private", "nosuid", "nodev", access]))
+    return found
+
+
+def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source, "options": options}
+
+
+def _device_node(device: Device) -> dict[str, Any]:
+    return {"path": device.path, "type": device.kind, "major": device.major, "minor": device.minor, "fileMode": 0o666}

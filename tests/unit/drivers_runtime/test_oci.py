@@ -1,0 +1,325 @@
+"""What a container's plan becomes, and what is made of its end: the pure parts of the OCI driver."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from weft.contracts.clock import SystemClock
+from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess, LogLine, User
+from weft.contracts.runtime import ExecRequest
+from weft.drivers.processes import ProcessId
+from weft.drivers.runtime.oci.adjust import list_frozen
+from weft.drivers.runtime.oci.apart import find_hidden
+from weft.drivers.runtime.oci.groups import count_io, find_trees
+from weft.drivers.runtime.oci.logs import parse_line, read_lines, turned
+from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.probe import make_program
+from weft.drivers.runtime.oci.record import ContainerRecord, decide_end, read_signal
+from weft.drivers.runtime.oci.runtime import read_error
+from weft.drivers.runtime.oci.seccomp import Profile, translate_seccomp
+from weft.drivers.runtime.oci.translate import Device, Facts, plan_files, translate_container, translate_exec
+from weft.drivers.runtime.oci.users import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
+from weft.objects.errors import DriverFailed, InvalidInput
+
+PATHS = ContainerPaths(run=Path("/run/n1/containers/c1"), state=Path("/var/n1/containers/c1"))
+PROFILE = msgspec.convert(
+    {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": 38,
+        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+        "syscalls": [
+            {"names": ["read"], "action": "SCMP_ACT_ALLOW"},
+            {"names": ["chroot"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_CHROOT"]}},
+            {"names": ["chroot"], "action": "SCMP_ACT_ERRNO", "excludes": {"caps": ["CAP_SYS_CHROOT"]}, "errnoRet": 1},
+            {"names": ["arm_only"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["arm64"]}},
+        ],
+    },
+    Profile,
+)
+FACTS = Facts("x86_64", PROFILE, swap_limits=True, open_files=20_000, cgroup_version=1, users=(FIRST_USER, RANGES))
+PLAN = ContainerPlan(
+    id="c1",
+    uid="u1",
+    name="web",
+    incarnation=1,
+    layers=["/l1"],
+    process=ContainerProcess(["serve"], env=["A=1"]),
+    cpu=0.5,
+    memory_bytes=64 << 20,
+    capabilities=["CAP_CHOWN"],
+)
+RECORD = ContainerRecord(PLAN, "crun", "this-boot", 0.0, process=ProcessId(17, 4), started=True)
+
+
+def translate(
+    plan: ContainerPlan, first_user: int | None = 500_000, facts: Facts = FACTS, **more: Any
+) -> dict[str, Any]:
+    devices = more.pop("devices", [])
+    return translate_container(plan, PATHS, facts, cgroup="weft/n1/c1", first_user=first_user, devices=devices)
+
+
+def change(**fields: Any) -> ContainerPlan:
+    return msgspec.structs.replace(PLAN, **fields)
+
+
+def mounts(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {mount["destination"]: mount for mount in config["mounts"]}
+
+
+def test_limits_are_those_of_the_plan_and_leave_no_swap() -> None:
+    resources = translate(PLAN)["linux"]["resources"]
+    assert resources["memory"] == {"limit": 64 << 20, "swap": 64 << 20}
+    assert resources["cpu"] == {"shares": 512, "quota": 50_000, "period": 100_000}
+    assert resources["pids"]["limit"] == 4096
+
+
+def test_where_swap_cant_be_limited_it_isnt_asked_for() -> None:
+    facts = msgspec.structs.replace(FACTS, swap_limits=False)
+    assert "swap" not in translate(PLAN, facts=facts)["linux"]["resources"]["memory"]
+
+
+def test_no_cores_asked_for_is_no_limit() -> None:
+    assert translate(change(cpu=0))["linux"]["resources"]["cpu"] == {"shares": 1024}
+
+
+def test_the_control_group_is_named_from_the_top() -> None:
+    assert translate(PLAN)["linux"]["cgroupsPath"] == "/weft/n1/c1"
+
+
+def test_every_namespace_is_its_own_and_the_network_is_the_given_one() -> None:
+    kinds = {
+        entry["type"]: entry.get("path") for entry in translate(change(netns="/run/netns/x"))["linux"]["namespaces"]
+    }
+    assert set(kinds) == {"pid", "ipc", "uts", "mount", "cgroup", "network", "user"}
+    assert kinds["network"] == "/run/netns/x"
+    alone = {entry["type"]: entry.get("path") for entry in translate(PLAN)["linux"]["namespaces"]}
+    assert alone["network"] is None
+
+
+def test_its_root_is_a_user_of_its_own_unless_the_plan_says_otherwise() -> None:
+    assert translate(PLAN)["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 500_000, "size": USERS_EACH}]
+    plain = translate(change(user_namespace=False), first_user=None)["linux"]
+    assert "uidMappings" not in plain and "user" not in {entry["type"] for entry in plain["namespaces"]}
+
+
+def test_rights_are_the_plans_and_grow_no_further() -> None:
+    process = translate(PLAN)["process"]
+    assert process["capabilities"]["bounding"] == process["capabilities"]["effective"] == ["CAP_CHOWN"]
+    assert process["capabilities"]["ambient"] == process["capabilities"]["inheritable"] == []
+    assert process["noNewPrivileges"] is True
+
+
+def test_another_user_than_root_holds_no_rights() -> None:
+    plan = change(process=ContainerProcess(["serve"], user=User(1000, 1000, [44])))
+    process = translate(plan)["process"]
+    assert process["capabilities"]["effective"] == [] and process["user"]["additionalGids"] == [44]
+
+
+def test_limits_on_files_never_pass_the_nodes_own() -> None:
+    assert translate(PLAN)["process"]["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 20_000}]
+    scarce = msgspec.structs.replace(FACTS, open_files=512)
+    assert translate(PLAN, facts=scarce)["process"]["rlimits"][0]["soft"] == 512
+
+
+def test_an_environment_without_a_path_gets_one_and_keeps_what_it_says() -> None:
+    env = translate(PLAN)["process"]["env"]
+    assert env[0].startswith("PATH=") and "A=1" in env and "HOME=/" in env
+    own = change(process=ContainerProcess(["serve"], env=["PATH=/x", "HOME=/y", "EMPTY"]))
+    assert translate(own)["process"]["env"] == ["PATH=/x", "HOME=/y", "EMPTY="]
+
+
+def test_a_read_only_root_keeps_room_for_what_programs_write() -> None:
+    config = translate(change(read_only_root=True))
+    assert config["root"]["readonly"] is True
+    assert {"/tmp", "/run"} <= set(mounts(config))
+    assert "/tmp" not in mounts(translate(PLAN))
+
+
+def test_volumes_are_shown_with_shifted_owners_where_users_are_its_own() -> None:
+    plan = change(
+        mounts=[ContainerMount("/pool/v", "/data", read_only=True), ContainerMount("", "/fast", size_bytes=9)]
+    )
+    shifted = mounts(translate(plan))
+    assert shifted["/data"]["source"] == str(PATHS.mounts / "v0") and "ro" in shifted["/data"]["options"]
+    assert shifted["/fast"]["type"] == "tmpfs" and "size=9" in shifted["/fast"]["options"]
+    assert mounts(translate(plan, first_user=None))["/data"]["source"] == "/pool/v"
+
+
+def test_a_volume_takes_the_place_of_a_file_of_the_nodes() -> None:
+    plan = change(mounts=[ContainerMount("/x/hosts", "/etc/hosts")], read_only_root=True)
+    targets = [mount["destination"] for mount in translate(plan)["mounts"]]
+    assert targets.count("/etc/hosts") == 1
+
+
+def test_devices_are_only_those_that_were_named() -> None:
+    config = translate(change(devices=["/dev/fuse"]), devices=[Device("/dev/fuse", "c", 10, 229)])["linux"]
+    assert config["resources"]["devices"][0] == {"allow": False, "access": "rwm"}
+    assert config["resources"]["devices"][1]["major"] == 10 and config["devices"][0]["path"] == "/dev/fuse"
+
+
+def test_the_profile_follows_capabilities_and_machine() -> None:
+    def names(capabilities: list[str]) -> dict[str, str]:
+        rules = translate_seccomp(PROFILE, "x86_64", capabilities)["syscalls"]
+        return {rule["names"][0]: rule["action"] for rule in rules}
+
+    assert names([]) == {"read": "SCMP_ACT_ALLOW", "chroot": "SCMP_ACT_ERRNO"}
+    assert names(["CAP_SYS_CHROOT"])["chroot"] == "SCMP_ACT_ALLOW"
+    with pytest.raises(DriverFailed):
+        translate_seccomp(PROFILE, "vax", [])
+
+
+def test_a_command_runs_as_the_container_does_with_its_own_words() -> None:
+    process = translate_exec(PLAN, FACTS, ExecRequest(["sh"], env={"A": "2", "B": "3"}, cwd="/x", tty=True))
+    assert process["args"] == ["sh"] and process["cwd"] == "/x" and process["terminal"] is True
+    assert {"A=2", "B=3", "TERM=xterm"} <= set(process["env"]) and "A=1" not in process["env"]
+    assert process["capabilities"]["bounding"] == ["CAP_CHOWN"] and process["noNewPrivileges"] is True
+    with pytest.raises(InvalidInput):
+        translate_exec(PLAN, FACTS, ExecRequest([]))
+
+
+def test_names_and_servers_stand_in_their_files() -> None:
+    files = plan_files(change(hostname="box", name_servers=["10.0.0.1"], search=["a.weft", "weft"]))
+    assert files["hostname"] == "box\n" and "127.0.1.1 box" in files["hosts"]
+    assert files["resolv.conf"] == "nameserver 10.0.0.1\nsearch a.weft weft\n"
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "out_of_memory", "state", "reason"),
+    [
+        (0, False, "stopped", "completed"),
+        (3, False, "failed", "exited"),
+        (3, True, "failed", "exited"),
+        (137, True, "failed", "outOfMemory"),
+        (137, False, "failed", "killed"),
+        (143, False, "failed", "killed"),
+        (255, False, "failed", "exited"),
+        (None, False, "failed", "shimLost"),
+    ],
+)
+def test_an_end_is_told_by_what_is_known_of_it(
+    exit_code: int | None, out_of_memory: bool, state: str, reason: str
+) -> None:
+    end = decide_end(RECORD, exit_code=exit_code, out_of_memory=out_of_memory, host_boot_id="this-boot")
+    assert (end.state, end.reason, end.exit_code) == (state, reason, exit_code)
+
+
+def test_an_end_that_was_asked_for_is_one_whatever_the_code() -> None:
+    asked = msgspec.structs.replace(RECORD, stopping=True)
+    end = decide_end(asked, exit_code=143, out_of_memory=False, host_boot_id="this-boot")
+    assert (end.state, end.reason, end.exit_code) == ("stopped", "stopRequested", 143)
+
+
+def test_what_a_reboot_ended_and_what_never_ran_are_told_so() -> None:
+    assert decide_end(RECORD, exit_code=None, out_of_memory=False, host_boot_id="next").reason == "nodeRestarted"
+    begun = msgspec.structs.replace(RECORD, process=None, started=False)
+    assert decide_end(begun, exit_code=None, out_of_memory=False, host_boot_id="this-boot").reason == "startInterrupted"
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("SIGTERM", 15), ("quit", 3), ("9", 9), ("SIGRTMIN+3", 37), ("SIGWHAT", 15), ("", 15), ("4096", 15)],
+)
+def test_a_stop_signal_is_read_in_all_its_forms(name: str, number: int) -> None:
+    assert read_signal(name) == number
+
+
+def test_each_container_has_users_of_its_own_and_keeps_them() -> None:
+    ranges = find_ranges("0 0 4294967295\n")
+    taken: set[int] = set()
+    for number in range(500):
+        user = choose_first_user(f"c{number}", ranges, taken)
+        assert user not in taken and (user - FIRST_USER) % USERS_EACH == 0
+        taken.add(user)
+    assert choose_first_user("c7", ranges, ()) == choose_first_user("c7", ranges, ())
+
+
+def test_too_few_users_are_none_and_a_full_node_says_so() -> None:
+    assert find_ranges("0 1000 65536\n") == (0, 0)
+    with pytest.raises(DriverFailed):
+        choose_first_user("c", (65536, 1), {65536})
+
+
+def test_the_second_version_is_hidden_only_beside_the_first() -> None:
+    one = "30 25 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    two = "31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+    assert find_hidden(one + two) == ["/sys/fs/cgroup/unified"]
+    assert find_hidden(two) == [] and find_hidden(one) == []
+    assert {tree.version for tree in find_trees(one + two)} == {1, 2}
+
+
+def test_bytes_of_disks_add_up_in_both_versions() -> None:
+    assert count_io("8:0 rbytes=10 wbytes=20 rios=1\n8:16 rbytes=1 wbytes=2\n", 2) == (11, 22)
+    assert count_io("8:0 Read 10\n8:0 Write 20\n8:0 Total 30\nTotal 30\n", 1) == (10, 20)
+
+
+def test_the_runtimes_error_is_its_last_word() -> None:
+    runc = 'time="2026-11-21T00:25:37Z" level=error msg="runc create failed: exec: \\"sh\\": not found"'
+    assert read_error(runc) == 'runc create failed: exec: "sh": not found'
+    assert read_error("one\ntwo\n") == "two" and read_error("")
+
+
+def test_a_program_for_the_probe_is_made_for_machines_that_are_known() -> None:
+    assert make_program("x86_64")[:4] == make_program("aarch64")[:4] == b"\x7fELF"
+    with pytest.raises(DriverFailed):
+        make_program("vax")
+
+
+def test_what_can_change_while_it_runs_isnt_in_the_way() -> None:
+    assert list_frozen(PLAN, change(cpu=2.0, memory_bytes=1, pids=9, incarnation=2)) == []
+    assert list_frozen(PLAN, change(layers=["/l2"], hostname="x")) == ["layers", "hostname"]
+
+
+def test_a_line_of_the_log_says_when_where_and_what() -> None:
+    line = parse_line(b"2026-11-21T00:26:15.063230111+01:00 stderr F a  b ")
+    assert line is not None and (line.channel, line.data) == ("stderr", b"a  b \n")
+    assert line.at == pytest.approx(1795217175.06323)
+    part = parse_line(b"2026-11-21T00:26:15.5Z stdout P half")
+    assert part is not None and part.data == b"half" and part.at == pytest.approx(1795220775.5)
+    assert parse_line(b"nonsense") is None and parse_line(b"x stdout F y") is None
+
+
+def entry(number: int) -> bytes:
+    return b"2026-11-21T00:26:15.0Z stdout F %d\n" % number
+
+
+async def collect(log: Path, **how: Any) -> list[int]:
+    options: dict[str, Any] = {"tail": -1, "follow": False, "has_ended": lambda: True} | how
+    return [int(line.data) async for line in read_lines(log, SystemClock(), **options)]
+
+
+async def test_a_log_is_read_over_its_turn_and_from_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    turned(log).write_bytes(entry(1) + entry(2))
+    log.write_bytes(entry(3) + entry(4) + b"2026-11-21T00:26:15.0Z stdout F half")
+    assert await collect(log) == [1, 2, 3, 4]
+    assert await collect(log, tail=3) == [2, 3, 4]
+    assert await collect(log, tail=0) == []
+    assert await collect(tmp_path / "none") == []
+
+
+async def test_a_log_is_followed_over_its_turn_to_the_end(tmp_path: Path) -> None:
+    log, ended = tmp_path / "log", asyncio.Event()
+    log.write_bytes(entry(1))
+    seen: list[LogLine] = []
+
+    async def follow() -> None:
+        async for line in read_lines(log, SystemClock(), tail=-1, follow=True, has_ended=ended.is_set):
+            seen.append(line)
+
+    following = asyncio.create_task(follow())
+    await asyncio.sleep(0.15)
+    with open(log, "ab") as file:
+        file.write(entry(2))
+    log.replace(turned(log))
+    log.write_bytes(entry(3))
+    await asyncio.sleep(0.3)
+    with open(log, "ab") as file:
+        file.write(entry(4))
+    ended.set()
+    await asyncio.wait_for(following, 5)
+    assert [int(line.data) for line in seen] == [1, 2, 3, 4]
