@@ -107,7 +107,7 @@ class Container:
         elif record.process is not None and read_exit_code(self.paths, record.plan.id) is not None:
             record.started = True  # it ran, however shortly
         self._watching = asyncio.create_task(self._settle_end())
-        await self.cleared()
+        await (self.ended.wait() if record.started else self._watching)
 
     async def stop(self, grace_seconds: float) -> None:
         """Ask it to end, force it after the grace, and return when it has."""
@@ -121,7 +121,7 @@ class Container:
 
     def signal(self, number: int) -> None:
         process = self.record.process
-        if process is None:
+        if process is None or not is_alive(process):
             return
         try:
             descriptor = os.pidfd_open(process.pid)
@@ -156,7 +156,8 @@ class Container:
 
     async def _wait_for_end(self) -> None:
         assert self.record.process is not None
-        await wait_for_end(self.record.process)
+        if is_alive(self.record.process):
+            await wait_for_end(self.record.process)
         await self._settle_end()
 
     async def _settle_end(self) -> None:
@@ -171,7 +172,9 @@ class Container:
             out_of_memory=self._groups.out_of_memory_kills(record.plan.id) > 0,
             host_boot_id=host_boot_id(),
         )
-        await self.save()
-        self.ended.set()
-        self._notify()
-        await self.sweep()
+        try:
+            await self.save()
+        finally:
+            self.ended.set()
+            self._notify()
+            await self.sweep()

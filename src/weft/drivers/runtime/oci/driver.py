@@ -24,7 +24,7 @@ from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.launch import launch_container
 from weft.drivers.runtime.oci.logs import read_lines, turn_over
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.probe import DRIVER, Found, probe_oci
+from weft.drivers.runtime.oci.probe import DRIVER, PROBE, Found, probe_oci
 from weft.drivers.runtime.oci.record import ContainerRecord, read_record
 from weft.drivers.runtime.oci.root import MOST_LAYERS
 from weft.drivers.runtime.oci.runtime import Runtime
@@ -118,8 +118,7 @@ class OciDriver:
             paths.record.unlink(missing_ok=True)  # first: a removal cut off half-way is no container without a root
             await asyncio.to_thread(shutil.rmtree, paths.state, True)
             self._known.pop(guest_id, None)
-            if not self._known and not any(self._state.glob("*/container.json")):
-                self._groups.remove_parents()
+            self._drop_groups()
         self._locks.pop(guest_id, None)
         self._notify()
 
@@ -150,7 +149,7 @@ class OciDriver:
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
         """``mark`` is of no use here: a command ends with the agent."""
         _, facts = await self._working()
-        return await start_exec(await self._get(guest_id), facts, self._groups, request)
+        return await start_exec(await self._get(guest_id), facts, self._groups, self._clock, request)
 
     async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:
         container = await self._get(guest_id)
@@ -202,9 +201,15 @@ class OciDriver:
         if before is None:
             await asyncio.to_thread(shutil.rmtree, container.paths.state, True)
             self._known.pop(plan_id, None)
+            self._drop_groups()
             return
         await before.save()  # it is as ended as it was
         self._known[plan_id] = before
+
+    def _drop_groups(self) -> None:
+        """With the last container, the node's own groups go, as far as no other driver has something in them."""
+        if not self._known and not any(self._state.glob("*/container.json")):
+            self._groups.remove_parents()
 
     def _add(self, record: ContainerRecord, runtime: Runtime) -> Container:
         paths = self._paths(record.plan.id)
@@ -248,6 +253,8 @@ class OciDriver:
             shutil.rmtree(self._state / name, ignore_errors=True)
         for folder in self._run.glob("*/rootfs"):
             name = folder.parent.name
+            if name.startswith(PROBE):
+                self._groups.kill(name)
             if name not in known and not self._groups.processes(name):
                 shutil.rmtree(folder.parent, ignore_errors=True)
                 self._groups.remove(name)

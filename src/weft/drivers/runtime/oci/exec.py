@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from weft.contracts.clock import Clock
 from weft.contracts.runtime import ExecChunk, ExecRequest
 from weft.drivers.processes import inspect_process, wait_for_end
 from weft.drivers.runtime.oci.apart import spawn_apart
@@ -29,6 +30,7 @@ from weft.drivers.runtime.oci.translate import Facts, translate_exec
 from weft.objects.errors import Unavailable
 
 LINGER_SECONDS = 0.5  # for output of what the command left behind
+HANG_UPS, HANG_UP_SECONDS = 3, 0.1
 NOT_FOUND, NOT_STARTED = 127, 126
 QUEUE_CHUNKS = 8
 
@@ -41,13 +43,15 @@ class OciSession:
         process: subprocess.Popen[bytes],
         marks: Path,
         groups: Groups,
+        clock: Clock,
         container_id: str,
         stdin: Channel,
         outputs: dict[str, Channel],
         *,
         terminal: bool,
     ) -> None:
-        self._process, self._marks, self._groups, self._container_id = process, marks, groups, container_id
+        self._process, self._marks, self._container_id = process, marks, container_id
+        self._groups, self._clock = groups, clock
         self._stdin, self._outputs, self._terminal = stdin, outputs, terminal
         self._chunks: asyncio.Queue[ExecChunk] = asyncio.Queue(QUEUE_CHUNKS)
         self._reading: set[str] = set()
@@ -77,16 +81,25 @@ class OciSession:
                 return
 
     async def close(self) -> None:
-        if self._process.poll() is None and (pid := self._find_command()) is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGHUP)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._release()
-        if self._process.returncode is None:
-            _orphans.add(orphan := asyncio.create_task(_reap(self._process)))
-            orphan.add_done_callback(_orphans.discard)
+        _hanging_up.add(hanging_up := asyncio.create_task(self._hang_up()))
+        hanging_up.add_done_callback(_hanging_up.discard)
+
+    async def _hang_up(self) -> None:
+        """SIGHUP for a command that runs, also for one that is only about to; more than one, because what is becoming it may
+        not have heard the first."""
+        told = 0
+        while self._process.poll() is None and told < HANG_UPS:
+            if (pid := self._find_command()) is not None:
+                told += 1
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGHUP)
+            await self._clock.sleep(HANG_UP_SECONDS)
+        await _reap(self._process)
+        self._forget()
 
     def _find_command(self) -> int | None:
         try:
@@ -133,14 +146,18 @@ class OciSession:
     def _release(self) -> None:
         for channel in (self._stdin, *self._outputs.values()):
             channel.close()
+
+    def _forget(self) -> None:
         for suffix in (".json", ".pid"):
             self._marks.with_suffix(suffix).unlink(missing_ok=True)
 
 
-_orphans: set[asyncio.Task[int]] = set()
+_hanging_up: set[asyncio.Task[None]] = set()
 
 
-async def start_exec(container: Container, facts: Facts, groups: Groups, request: ExecRequest) -> OciSession:
+async def start_exec(
+    container: Container, facts: Facts, groups: Groups, clock: Clock, request: ExecRequest
+) -> OciSession:
     """Raises Unavailable for a container that doesn't run, InvalidInput, DriverFailed."""
     plan, runtime = container.record.plan, container.runtime
     if not container.running:
@@ -151,7 +168,7 @@ async def start_exec(container: Container, facts: Facts, groups: Groups, request
         file.write(msgspec.json.encode(translate_exec(plan, facts, request)))
     words = runtime.words("exec", "--process", str(spec), "--pid-file", str(marks.with_suffix(".pid")))
     if request.tty:
-        return await _start_terminal(container, groups, [*words, "--tty"], marks)
+        return await _start_terminal(container, groups, clock, [*words, "--tty"], marks)
     process = await spawn_apart(
         [*words, plan.id],
         runtime.hidden,
@@ -165,10 +182,12 @@ async def start_exec(container: Container, facts: Facts, groups: Groups, request
     for pipe in (process.stdin, process.stdout, process.stderr):
         pipe.close()
     outputs = {"stdout": stdout, "stderr": stderr}
-    return OciSession(process, marks, groups, plan.id, stdin, outputs, terminal=False)
+    return OciSession(process, marks, groups, clock, plan.id, stdin, outputs, terminal=False)
 
 
-async def _start_terminal(container: Container, groups: Groups, words: list[str], marks: Path) -> OciSession:
+async def _start_terminal(
+    container: Container, groups: Groups, clock: Clock, words: list[str], marks: Path
+) -> OciSession:
     """The runtime carries bytes between the container's terminal and this one. It could hand over the other end of the
     container's instead, but runc then doesn't wait for the command."""
     plan, runtime = container.record.plan, container.runtime
@@ -184,7 +203,7 @@ async def _start_terminal(container: Container, groups: Groups, words: list[str]
     finally:
         os.close(theirs)
     channel = Channel(ours)
-    return OciSession(process, marks, groups, plan.id, channel, {"stdout": channel}, terminal=True)
+    return OciSession(process, marks, groups, clock, plan.id, channel, {"stdout": channel}, terminal=True)
 
 
 async def _reap(process: subprocess.Popen[bytes]) -> int:

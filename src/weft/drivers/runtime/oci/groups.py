@@ -117,15 +117,19 @@ class Groups:
                     found.update(map(int, (group / "cgroup.procs").read_text().split()))
         return found - {0}
 
+    def kill(self, name: str) -> None:
+        """All that is in it now."""
+        for folder in self._folders(name):
+            with contextlib.suppress(OSError):
+                (folder / "freezer.state").write_text("THAWED")  # what is frozen doesn't even die
+        for pid in self.processes(name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     async def clear(self, name: str, clock: Clock) -> bool:
         """Kill all that is in the group, as often as it takes, and remove it. False: something is still there."""
         for _ in range(REMOVAL_TRIES):
-            for folder in self._folders(name):
-                with contextlib.suppress(OSError):
-                    (folder / "freezer.state").write_text("THAWED")  # what is frozen doesn't even die
-            for pid in self.processes(name):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self.kill(name)
             if self.remove(name):
                 return True
             await clock.sleep(REMOVAL_PAUSE_SECONDS)

@@ -35,6 +35,7 @@ from weft.drivers.runtime.oci.users import choose_first_user, find_ranges, open_
 from weft.objects.errors import DriverFailed, WeftError
 
 DRIVER = "oci"
+PROBE = "probe-"  # and the number of the process that tries
 WORDS = 1
 TRIAL_SECONDS = 30
 _EXIT_CODE = 42
@@ -84,7 +85,7 @@ async def probe_oci(run_dir: Path, groups: Groups, clock: Clock, wanted: str | N
         if findings.circumstances == now and findings.program:
             runtime = Runtime(findings.program, run_dir / "runtime", hidden)
             return Found(findings.probe, runtime, msgspec.structs.replace(facts, users=findings.users))
-    found = await _try_all(programs, run_dir, groups, facts, hidden)
+    found = await _try_all(programs, run_dir, groups, facts, hidden, clock)
     if found.runtime is not None and found.facts is not None:
         pending = kept.with_suffix(f".{os.getpid()}")
         pending.write_bytes(msgspec.json.encode(Findings(now, found.probe, found.runtime.program, found.facts.users)))
@@ -103,13 +104,15 @@ def make_program(machine: str) -> bytes:
     return head + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
 
 
-async def _try_all(programs: list[str], run_dir: Path, groups: Groups, facts: Facts, hidden: list[str]) -> Found:
+async def _try_all(
+    programs: list[str], run_dir: Path, groups: Groups, facts: Facts, hidden: list[str], clock: Clock
+) -> Found:
     problems: list[str] = []
     for program in programs:
         runtime = Runtime(program, run_dir / "runtime", hidden)
         for users in dict.fromkeys([facts.users, (0, 0)]):
             tried = msgspec.structs.replace(facts, users=users)
-            problem = await _try(runtime, run_dir, groups, tried)
+            problem = await _try(runtime, run_dir, groups, tried, clock)
             if problem is None:
                 version = await _read_version(program)
                 if not users[1]:
@@ -120,9 +123,9 @@ async def _try_all(programs: list[str], run_dir: Path, groups: Groups, facts: Fa
     return _unusable(problems)
 
 
-async def _try(runtime: Runtime, run_dir: Path, groups: Groups, facts: Facts) -> str | None:
+async def _try(runtime: Runtime, run_dir: Path, groups: Groups, facts: Facts, clock: Clock) -> str | None:
     """Run one with ``runtime``; what went wrong, or None."""
-    name = f"probe-{os.getpid()}"
+    name = f"{PROBE}{os.getpid()}"
     paths = ContainerPaths(run=run_dir / name, state=run_dir / name / "state")
     layer = run_dir / name / "layer"
     try:
@@ -154,7 +157,8 @@ async def _try(runtime: Runtime, run_dir: Path, groups: Groups, facts: Facts) ->
         return f"{error.filename}: {error.strerror}"
     finally:
         await runtime.delete(name)
-        groups.remove(name)
+        await groups.clear(name, clock)
+        groups.remove_parents()
         await asyncio.to_thread(shutil.rmtree, paths.run, True)
 
 

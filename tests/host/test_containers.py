@@ -1,0 +1,388 @@
+"""Real containers through crun and runc: they run, end, are limited and changed, and outlive whoever started them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from container_lab import MIB, ContainerLab
+
+from weft.contracts.container import ContainerMount, ContainerPlan, User
+from weft.contracts.runtime import ExecRequest, GuestFacts
+from weft.drivers.runtime.oci.driver import OciDriver
+from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.shim import find_shim
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable
+
+WAIT_SECONDS = 20.0
+RUNTIMES = ["crun", "runc"]
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def lab(request: pytest.FixtureRequest) -> Iterator[ContainerLab]:
+    if os.geteuid() != 0 or not all(map(shutil.which, (request.param, "conmon"))):
+        pytest.skip(f"needs root, {request.param} and conmon")
+    lab = ContainerLab(request.param)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture
+async def driver(lab: ContainerLab) -> AsyncIterator[OciDriver]:
+    """One that was just born; nothing is left on the node when its test is over."""
+    driver = lab.driver()
+    yield driver
+    last = lab.drivers[-1]
+    for facts in await last.recover():
+        await last.stop(facts.id, grace_seconds=0)
+        await last.remove(facts.id)
+    await lab.close_drivers()
+    assert lab.leftovers() == []
+
+
+async def until(driver: OciDriver, guest_id: str, fits: Callable[[GuestFacts], bool]) -> GuestFacts:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not fits(facts := await driver.inspect(guest_id)):
+            try:
+                await asyncio.wait_for(driver.changed(), 1.0)
+            except TimeoutError:
+                continue
+    return facts
+
+
+async def ended(driver: OciDriver, plan: ContainerPlan) -> GuestFacts:
+    return await until(driver, plan.id, lambda facts: facts.state in ("stopped", "failed"))
+
+
+async def printed(driver: OciDriver, plan: ContainerPlan) -> str:
+    return b"".join([line.data async for line in driver.read_log(plan.id)]).decode()
+
+
+async def says(driver: OciDriver, plan: ContainerPlan, word: str) -> None:
+    """Return once it has printed that line."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        async for line in driver.read_log(plan.id, follow=True):
+            if line.data.decode().strip() == word:
+                return
+    raise AssertionError(f"it ended without saying {word}")
+
+
+async def output_of(
+    driver: OciDriver, plan: ContainerPlan, *argv: str, stdin: bytes = b"", tty: bool = False
+) -> tuple[str, int | None]:
+    session = await driver.exec(plan.id, ExecRequest(list(argv), tty=tty))
+    if not tty:
+        await session.write(stdin)
+        await session.close_stdin()
+    out = b""
+    async with asyncio.timeout(WAIT_SECONDS):
+        async for chunk in session.output():
+            if chunk.channel == "exit":
+                await session.close()
+                return out.decode(), chunk.code
+            out += chunk.data
+    raise AssertionError("output ended without an exit")
+
+
+async def test_it_runs_says_what_it_prints_and_how_it_ended(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.script("talks", "echo one; echo two >&2; cat /etc/issue; hostname; exit 3", hostname="box")
+    await driver.start(plan)
+    facts = await ended(driver, plan)
+    assert (facts.state, facts.reason, facts.exit_code) == ("failed", "exited", 3)
+    lines = [line async for line in driver.read_log(plan.id)]
+    assert {(line.channel, line.data) for line in lines} == {
+        *(("stdout", b"one\n"), ("stderr", b"two\n"), ("stdout", b"upper\n"), ("stdout", b"box\n")),
+    }
+    assert [line.data async for line in driver.read_log(plan.id, tail=1)] == [lines[-1].data]
+
+
+async def test_what_it_wrote_is_there_when_it_is_started_again_and_gone_when_removed(
+    lab: ContainerLab, driver: OciDriver
+) -> None:
+    plan = lab.script("writes", "cat /kept 2>/dev/null; echo seen > /kept; rm -f /etc/issue")
+    for expected in ("", "seen\n"):
+        await driver.start(plan)
+        facts = await ended(driver, plan)
+        assert (facts.state, facts.reason, facts.exit_code) == ("stopped", "completed", 0)
+        assert (await printed(driver, plan)) == expected
+    assert not Path(lab.layers[1], "kept").exists() and Path(lab.layers[1], "etc/issue").exists()
+    await driver.remove(plan.id)
+    await driver.start(plan)
+    await ended(driver, plan)
+    assert await printed(driver, plan) == ""
+
+
+async def test_it_is_asked_to_end_and_forced_when_it_doesnt(lab: ContainerLab, driver: OciDriver) -> None:
+    polite = lab.script("polite", "trap 'echo bye; exit 7' QUIT; echo up; while :; do sleep 0.05; done")
+    process = msgspec.structs.replace(polite.process, stop_signal="SIGQUIT")
+    polite = msgspec.structs.replace(polite, process=process)
+    deaf = lab.script("deaf", "trap '' TERM; echo up; while :; do sleep 1; done")
+    for plan in (polite, deaf):
+        await driver.start(plan)
+        await says(driver, plan, "up")
+    await driver.stop(polite.id, grace_seconds=WAIT_SECONDS)
+    facts = await driver.inspect(polite.id)
+    assert (facts.state, facts.reason, facts.exit_code) == ("stopped", "stopRequested", 7)
+    await driver.stop(deaf.id, grace_seconds=0.1)
+    facts = await driver.inspect(deaf.id)
+    assert (facts.state, facts.reason, facts.exit_code) == ("stopped", "stopRequested", 137)
+    await driver.stop(deaf.id, grace_seconds=0)  # again is fine
+
+
+async def test_one_that_somebody_kills_is_told_so(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.plan("victim")
+    lab.kill(await driver.start(plan))
+    facts = await ended(driver, plan)
+    assert (facts.state, facts.reason, facts.exit_code) == ("failed", "killed", 137)
+
+
+async def test_one_that_wants_more_memory_than_it_has_is_told_so(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.plan("hungry", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1", memory_bytes=32 * MIB)
+    await driver.start(plan)
+    facts = await ended(driver, plan)
+    assert (facts.state, facts.reason, facts.exit_code) == ("failed", "outOfMemory", 137)
+
+
+async def test_a_fork_bomb_stays_in_its_limit_and_dies_with_its_container(lab: ContainerLab, driver: OciDriver) -> None:
+    bomb = "echo up; f() { f | f & }; f; while :; do sleep 1; done"
+    plan = lab.script("bomb", bomb, pids=40, cpu=0.2)
+    await driver.start(plan)
+    await says(driver, plan, "up")
+    members = lab.processes()
+    assert len(members) < 60
+    await driver.stop(plan.id, grace_seconds=0)
+    await driver.remove(plan.id)
+    assert lab.leftovers() == []
+
+
+async def test_limits_change_while_it_runs_and_the_rest_asks_for_a_restart(
+    lab: ContainerLab, driver: OciDriver
+) -> None:
+    plan = lab.plan("grows", memory_bytes=48 * MIB)
+    pid = (await driver.start(plan)).pid
+    for memory, cpu in ((128 * MIB, 1.5), (40 * MIB, 0.5)):
+        more = msgspec.structs.replace(plan, memory_bytes=memory, cpu=cpu)
+        facts = await driver.adjust(more)
+        assert facts.pid == pid and facts.shape is not None and facts.shape.memory_bytes == memory
+        assert read_limits(lab, plan) == (memory, round(cpu * 100_000))
+    with pytest.raises(InvalidInput) as refused:
+        await driver.adjust(msgspec.structs.replace(more, read_only_root=True))
+    assert refused.value.token == "restartNeeded"
+    stats = await driver.stats(plan.id)
+    assert stats.cpu_seconds > 0 and 0 < stats.resident_bytes < 128 * MIB
+
+
+def read_limits(lab: ContainerLab, plan: ContainerPlan) -> tuple[int, int]:
+    top = Path("/sys/fs/cgroup")
+    if (top / "memory").exists():
+        memory = (top / "memory" / lab.host.cgroup / plan.id / "memory.limit_in_bytes").read_text()
+        quota = (top / "cpu" / lab.host.cgroup / plan.id / "cpu.cfs_quota_us").read_text()
+        return int(memory), int(quota)
+    group = top / lab.host.cgroup / plan.id
+    return int((group / "memory.max").read_text()), int((group / "cpu.max").read_text().split()[0])
+
+
+async def test_commands_run_beside_it(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.plan("host", user=User(1000, 1000, home="/www"))
+    await driver.start(plan)
+    assert await output_of(driver, plan, "sh", "-c", "cat; id -u; pwd; exit 4", stdin=b"given\n") == (
+        "given\n1000\n/\n",
+        4,
+    )
+    out, code = await output_of(driver, plan, "no-such-program")
+    assert code == 127 and "no-such-program" in out
+    session = await driver.exec(plan.id, ExecRequest(["sh", "-c", "read x; stty size; tty; exit 9"], tty=True))
+    await session.resize(33, 99)  # type: ignore[attr-defined]
+    await asyncio.sleep(0.5)
+    await session.write(b"go\n")
+    out = b""
+    async with asyncio.timeout(WAIT_SECONDS):
+        async for chunk in session.output():
+            out += chunk.data
+    assert chunk.code == 9 and b"33 99" in out and b"/dev/pts/" in out
+    hung = await driver.exec(plan.id, ExecRequest(["sleep", "999"]))
+    await until_true(lambda: count_members(lab, plan) == 2)
+    await hung.close()
+    await until_true(lambda: count_members(lab, plan) == 1)
+    with pytest.raises(NotFound):
+        await driver.exec("unknown", ExecRequest(["true"]))
+    await driver.stop(plan.id, grace_seconds=0)
+    with pytest.raises(Unavailable):
+        await driver.exec(plan.id, ExecRequest(["true"]))
+
+
+def count_members(lab: ContainerLab, plan: ContainerPlan) -> int:
+    found = list(Path("/sys/fs/cgroup").glob(f"*/{lab.host.cgroup}/{plan.id}/cgroup.procs"))
+    found += list(Path("/sys/fs/cgroup").glob(f"{lab.host.cgroup}/{plan.id}/cgroup.procs"))
+    return max((len(path.read_text().split()) for path in found), default=0)
+
+
+async def until_true(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not holds():
+            await asyncio.sleep(0.05)
+
+
+async def test_volumes_are_its_own_to_write_unless_read_only(lab: ContainerLab, driver: OciDriver) -> None:
+    volume, other = lab.folder / "volume", lab.folder / "other"
+    for folder in (volume, other):
+        folder.mkdir(exist_ok=True)
+        (folder / "there").write_text("there\n")
+    mounts = [ContainerMount(str(volume), "/data"), ContainerMount(str(other), "/ro/deep", read_only=True)]
+    text = "cat /data/there /ro/deep/there; "
+    text += "echo new > /data/new && stat -c %u /data/new; (echo x > /ro/deep/x) 2>/dev/null || echo refused"
+    plan = lab.script("mounts", text, mounts=mounts)
+    await driver.start(plan)
+    await ended(driver, plan)
+    out = await printed(driver, plan)
+    assert out.startswith("there\nthere\n0\n") and out.endswith("refused\n")
+    assert (volume / "new").stat().st_uid == 0 and not (other / "x").exists()
+
+
+# Who started it, and what holds it, may be killed at any moment.
+
+
+async def test_a_driver_made_anew_finds_it_running_and_hears_its_end(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.script("stays", "echo one; while [ ! -e /go ]; do sleep 0.05; done; echo two; exit 5")
+    before = await driver.start(plan)
+    await driver.close()
+    lab.drivers.clear()
+    second = lab.driver()
+    [facts] = await second.recover()
+    assert (facts.state, facts.pid, facts.uid) == ("running", before.pid, plan.uid)
+    assert (await second.start(plan)).pid == before.pid
+    assert (await output_of(second, plan, "touch", "/go"))[1] == 0
+    assert (await ended(second, plan)).exit_code == 5
+    assert await printed(second, plan) == "one\ntwo\n"
+
+
+async def test_one_that_ended_while_nobody_looked_is_told_as_it_ended(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.script("away", "sleep 0.5; exit 6")
+    await driver.start(plan)
+    await driver.close()
+    lab.drivers.clear()
+    await until_true(lambda: not lab.processes())
+    second = lab.driver()
+    [facts] = await second.recover()
+    assert (facts.state, facts.reason, facts.exit_code) == ("failed", "exited", 6)
+
+
+async def test_one_whose_shim_is_killed_runs_on_and_its_end_is_noticed(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.plan("orphan")
+    started = await driver.start(plan)
+    shim = find_shim(paths_of(lab, plan))
+    assert shim is not None
+    os.kill(shim.pid, signal.SIGKILL)
+    assert (await output_of(driver, plan, "echo", "here"))[0] == "here\n"
+    facts = await driver.inspect(plan.id)
+    assert (facts.state, facts.pid) == ("running", started.pid)
+    lab.kill(facts)
+    facts = await ended(driver, plan)
+    assert (facts.state, facts.reason, facts.exit_code) == ("failed", "shimLost", None)
+
+
+def paths_of(lab: ContainerLab, plan: ContainerPlan) -> ContainerPaths:
+    return ContainerPaths(
+        Path(lab.host.run_dir, "containers", plan.id), Path(lab.host.state_dir, "containers", plan.id)
+    )
+
+
+@pytest.mark.parametrize("what", ["conmon", "create", "start"])
+async def test_a_start_whose_helper_is_killed_fails_or_runs_and_leaves_nothing(
+    lab: ContainerLab, driver: OciDriver, what: str
+) -> None:
+    plan = lab.plan(f"broken-{what}")
+    starting = asyncio.create_task(driver.start(plan))
+    folder = str(Path(lab.host.run_dir, "containers", plan.id))
+    while not starting.done():
+        for pid in search(folder, plan.id, what):
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0.001)
+    try:
+        facts = starting.result()
+        assert facts.state == "running"
+    except DriverFailed:
+        assert (await driver.inspect(plan.id)).state == "absent"
+        assert lab.processes() == []
+    await driver.stop(plan.id, grace_seconds=0)
+    await driver.start(plan)  # it isn't the worse for it
+    assert (await driver.inspect(plan.id)).state == "running"
+
+
+def search(folder: str, guest_id: str, what: str) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                words = Path(f"/proc/{name}/cmdline").read_text().split("\0")
+            except OSError:
+                continue
+            about = folder in words or guest_id in words
+            if about and (what in words or Path(words[0]).name == what):
+                found.append(int(name))
+    return found
+
+
+async def test_what_a_killed_agent_left_of_a_start_is_cleared_by_the_next(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.plan("cut-off")
+    script = (
+        "import asyncio, msgspec, os, sys\n"
+        "from weft.contracts.container import ContainerPlan\n"
+        "from weft.contracts.host import Host\n"
+        "from weft.drivers.runtime.oci import launch\n"
+        "from weft.drivers.runtime.oci.driver import OciDriver\n"
+        "real = launch.run_shim\n"
+        "def die(*a):\n"
+        "    real(*a)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "launch.run_shim = die\n"
+        "host = msgspec.json.decode(sys.argv[1], type=Host)\n"
+        "plan = msgspec.json.decode(sys.argv[2], type=ContainerPlan)\n"
+        "asyncio.run(OciDriver(host, runtime=sys.argv[3]).start(plan))\n"
+    )
+    words = [msgspec.json.encode(lab.host).decode(), msgspec.json.encode(plan).decode(), lab.runtime]
+    agent = await asyncio.create_subprocess_exec(sys.executable, "-c", script, *words)
+    assert await agent.wait() == -signal.SIGKILL
+    assert lab.processes() != []
+    [facts] = await driver.recover()
+    assert (facts.state, facts.reason) == ("failed", "startInterrupted")
+    assert lab.processes() == []
+    assert (await driver.start(plan)).state == "running"
+
+
+async def test_a_plan_that_cant_be_started_leaves_nothing(lab: ContainerLab, driver: OciDriver) -> None:
+    for number, broken in enumerate(
+        (
+            lab.plan("broken-1", "/no/such/program"),
+            lab.plan("broken-2", mounts=[ContainerMount("/no/such/folder", "/x")]),
+            lab.plan("broken-3", layers=["/no/such/layer"]),
+            lab.plan("broken-4", netns="/no/such/namespace"),
+        )
+    ):
+        with pytest.raises(DriverFailed) as refused:
+            await driver.start(broken)
+        assert broken.name in refused.value.message, number
+        assert (await driver.inspect(broken.id)).state == "absent"
+        assert lab.processes() == []
+    with pytest.raises(InvalidInput):
+        await driver.start(lab.plan("broken-5", devices=["/etc/passwd"]))
+
+
+async def test_a_container_that_runs_isnt_removed(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.plan("kept")
+    await driver.start(plan)
+    with pytest.raises(IllegalTransition):
+        await driver.remove(plan.id)
+    with pytest.raises(DriverFailed):
+        await driver.start(msgspec.structs.replace(plan, uid="another"))
