@@ -15,9 +15,10 @@ from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation, make_i
 
 from weft.api.verbs import PLACE_SECONDS
 from weft.client.answer import raise_problem
-from weft.contracts.store import Delete
+from weft.contracts.store import Delete, epoch_of
+from weft.kinds.node import NodeReport
 from weft.kinds.volume import VolumeStatus
-from weft.objects.envelope import Condition
+from weft.objects.envelope import Condition, decode_part
 from weft.objects.errors import (
     AlreadyExists,
     Forbidden,
@@ -425,6 +426,37 @@ def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(l
     assert back["superseded"] == [places["web"].uid]
     assert lab.client.get("node", "n1")["uid"] == node.uid
     assert node.report()["superseded"] == [places["web"].uid]
+
+
+def test_a_target_that_never_ran_goes_once_nobody_waits_for_its_word(lab: DoorsLab) -> None:
+    node, other = lab.join("n1"), lab.join("n2")
+    vm, _ = start_vm(lab, node)
+    coming = make_allocation(node, vm)
+    epoch = epoch_of(lab.client.list("node").cursor)
+    move = {"key": "m", "peer": "n2", "peer_uid": other.uid, "peer_allocation": "the source"}
+    spec = {**msgspec.json.decode(coming.spec), "role": "target", "move": move}
+    given_up = {"uid": coming.uid, "spec": spec, "standing": "given up", "move": "m"}
+
+    def ask(standing: str = "given up") -> Any:
+        copy = msgspec.json.encode({**given_up, "standing": standing}).decode()
+        return node.report(node={"cpu": 4, "orphan_allocations": [copy]})["superseded"]
+
+    other.report(node={"cpu": 4, "epoch": "of a lost history"})
+    assert ask() == [], "what the other node has isn't known yet"
+    other.report(node={"cpu": 4, "epoch": epoch, "orphans": ["the source vm/default/web 1"]})
+    assert ask() == [], "its source waits for that word"
+    other.report(node={"cpu": 4, "epoch": epoch})
+    assert ask("open") == ask("here") == []
+    assert ask() == [coming.uid]
+
+
+def test_a_report_that_comes_late_does_not_take_the_place_of_a_newer_one(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    assert node.report(node={"cpu": 4}, version="a.1")["version"] == "a.1"
+    assert node.report(node={"cpu": 5}, version="a.2")["version"] == "a.2"
+    assert node.report(node={"cpu": 4}, version="a.1")["version"] == "a.2"
+    envelope = lab.stored("/node/-/n1")
+    assert envelope is not None and decode_part(envelope.report, NodeReport).cpu == 5
 
 
 def test_nodes_are_told_whom_to_ask_how_far_away_they_are_once(lab: DoorsLab) -> None:

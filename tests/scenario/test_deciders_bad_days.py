@@ -267,6 +267,26 @@ async def test_no_second_guest_is_started_beside_an_orphan(tmp_path: Path) -> No
         await lab.until_phase("web", "Running")
 
 
+async def test_what_a_guest_without_a_place_takes_is_given_to_nobody(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web", cpu=5.0)
+        await lab.until_phase("web", "Running")
+        await lab.kill_deciders()
+        await forget(lab, ["allocation", "decision", "endpoint", "vm"])
+        await report_orphans(lab, "n1")
+        await lab.put_vm("other", cpu=5.0)
+        lab.start_deciders()
+        await lab.until_refused("other", "insufficientResources")
+        await lab.put_vm("web", cpu=5.0)  # made anew in the same way: the guest is this one's, and counts once
+        await lab.until_phase("web", "Running")
+        await lab.nodes["n1"].write_report(orphans=[], orphan_allocations=[])
+        await lab.put_vm("third", cpu=3.0)
+        await lab.until_phase("third", "Running")
+        await lab.delete("/vm/default/web")
+        await lab.until_phase("other", "Running")
+
+
 async def test_a_vm_made_anew_in_the_same_way_takes_over_what_runs(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")

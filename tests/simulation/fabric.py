@@ -16,10 +16,11 @@ from tests.simulation import virtual_loop
 from tests.simulation.fate import BACKUP_EVERY, LOST_EVERY, Fate
 from tests.simulation.ledger import make_ledger
 from tests.simulation.lines import Doorway, Line, Socket
+from tests.simulation.machines import Processes
 from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, TOKEN_SECRET, Person, insist
 from tests.simulation.promises import find_unmet
-from tests.simulation.truth import Processes, Witness
+from tests.simulation.truth import Witness
 from tests.simulation.underlay import Underlay
 from tests.simulation.virtual_loop import Clock, Part, VirtualLoop
 from weft.api.app import build_app

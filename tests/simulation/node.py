@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tests.scenario.agent_lab import BUNDLE
 from tests.simulation.disks import MarkedVolumes
 from tests.simulation.lines import Line, NodeHttp
-from tests.simulation.truth import WatchedDriver
+from tests.simulation.machines import WatchedDriver
 from tests.simulation.underlay import MemoryWire
 from tests.simulation.virtual_loop import Clock, Part
 from weft.agent.agent import Agent

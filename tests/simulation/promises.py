@@ -11,6 +11,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.fit import plan_fit
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport, read_orphan
+from weft.kinds.orphan import OrphanCopy, read_copies
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeStatus
 from weft.kinds.workload import WorkloadStatus
@@ -108,6 +109,7 @@ def _has_room(fabric: Fabric, spec: VmSpec, person: Person) -> bool:
     taken = [(decode_part(p.spec, AllocationSpec), decode_part(p.report, AllocationReport)) for p in places]
     for node in fabric.nodes if home is None else [node for node in fabric.nodes if node.uid == home]:
         here = [account(at, report) for at, report in taken if at.node_uid == node.uid]
+        here += [copy.spec.resources for copy in _copies(fabric, node) if copy.standing in ("here", "open")]
         cpu, memory = sum(a.cpu for a in here) + spec.cpu, sum(a.memory for a in here) + spec.memory
         if cpu <= node.host.capacity.cpu and memory <= node.host.capacity.memory_bytes:
             return True
@@ -124,15 +126,23 @@ def _check_volume(fabric: Fabric, person: Person) -> list[str]:
         return [f"volume {person.volume} is {'still there' if volume is not None else 'lost'}"]
     if volume is None:
         return []
-    homes = [node.uid for node in fabric.nodes if volume.uid in node.shelf.volumes]
+    homes = {node.uid: node.name for node in fabric.nodes if volume.uid in node.shelf.volumes}
     status = decode_part(volume.status, VolumeStatus)
-    if fabric.witness.passed_over.intersection(homes):
-        return []  # its data was there when another disk of that name was begun elsewhere
-    if len(homes) > 1:
-        return [f"volume {person.volume} has data on two nodes"]
-    if homes and status.node_uid != homes[0]:
+    if homes and status.node_uid not in homes:
         return [f"volume {person.volume} has its data elsewhere than where it is looked for"]
+    if len(homes) > 1 and not (fabric.restores or fabric.removals):
+        return [f"volume {person.volume} has data on two nodes"]
+    # What an older store has forgotten, or a node that was given up brings back, is there: it is told, and not touched.
+    told = {*status.copies, *_attached(fabric, volume.uid)}
+    if untold := {name for uid, name in homes.items() if uid != status.node_uid} - told:
+        return [f"volume {person.volume} has data on {sorted(untold)} too, and nobody tells of it"]
     return []
+
+
+def _attached(fabric: Fabric, volume: str) -> set[str]:
+    """The nodes with a place that the volume belongs to."""
+    places = [decode_part(place.spec, AllocationSpec) for place in fabric.ledger.notes.objects("allocation")]
+    return {at.node for at in places if volume in [one.uid for one in at.volumes]}
 
 
 def _check_node(fabric: Fabric, node: Node) -> list[str]:
@@ -159,6 +169,14 @@ def _check_node(fabric: Fabric, node: Node) -> list[str]:
 
 def _orphans(fabric: Fabric, node: Node) -> dict[str, str]:
     """What the node has told the server that it can't explain: allocation uid → workload key."""
-    envelope = next((n for n in fabric.ledger.notes.objects("node") if n.uid == node.uid), None)
-    texts = decode_part(envelope.report, NodeReport).orphans if envelope is not None else []
+    texts = _read_report(fabric, node).orphans
     return {orphan.uid: orphan.key for text in texts if (orphan := read_orphan(text)) is not None}
+
+
+def _copies(fabric: Fabric, node: Node) -> list[OrphanCopy]:
+    return read_copies(_read_report(fabric, node))
+
+
+def _read_report(fabric: Fabric, node: Node) -> NodeReport:
+    envelope = next((n for n in fabric.ledger.notes.objects("node") if n.uid == node.uid), None)
+    return decode_part(envelope.report, NodeReport) if envelope is not None else NodeReport()

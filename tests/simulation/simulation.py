@@ -19,7 +19,7 @@ import msgspec
 
 from tests.simulation.fabric import Fabric, sign
 from tests.simulation.fate import MISFORTUNES, Fate
-from tests.simulation.truth import Processes
+from tests.simulation.machines import Processes
 from tests.simulation.virtual_loop import Event, Thread, VirtualLoop
 from weft.agent import agent, facts, feed
 from weft.agent.hardware import Hardware

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from weft.agent import facts
+from weft.agent.bygone import recall_bygone
 from weft.agent.feed import Feed, Gone, Listed, Put, Told
 from weft.agent.hardware import Hardware, inspect_hardware
 from weft.agent.images import ImageCache
@@ -238,8 +239,9 @@ class Agent:
         if worker is not None:
             self._drop(worker)  # released here, but a restored server wishes it again
         report = decode_part(envelope.report, AllocationReport)
-        gone = self._copies.load_departure(short_id(envelope.uid))
-        worker = self._add_worker(Copy(envelope, Memory(boots=report.boots, restarts=report.restarts, part=gone)))
+        memory = Memory(boots=report.boots, restarts=report.restarts)
+        memory = recall_bygone(memory, self._copies.load_departure(short_id(envelope.uid)))
+        worker = self._add_worker(Copy(envelope, memory))
         self._care[envelope.uid] = self._spawn(worker.care())
 
     def _lose_allocation(self, last: Envelope) -> None:

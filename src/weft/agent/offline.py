@@ -2,7 +2,8 @@
 
 Written and synced before anything is done about them, so that an agent that starts without a server keeps its guests.
 Reads and writes ``<state>/allocations/<short id>.json``, ``<state>/network.json`` and ``<state>/history``: the server's
-history that the last list of allocations was of; ``<state>/departures/<short id>.json``: guests that other nodes took over.
+history that the last list of allocations was of; ``<state>/departures/<short id>.json``: guests that other nodes took over,
+and those that came by a move and were taken away here.
 """
 
 from __future__ import annotations
@@ -99,12 +100,12 @@ class Copies:
         return copies
 
     def save_departure(self, id: str, part: Part) -> None:
-        """Keep durably that the guest of this allocation was taken over elsewhere. Raises NotKept."""
+        """Keep durably that the guest of this allocation was taken over, elsewhere or here. Raises NotKept."""
         self._departures.mkdir(mode=0o700, exist_ok=True)
         _write(self._departures / f"{id}.json", msgspec.json.encode(part))
 
     def load_departure(self, id: str) -> Part | None:
-        """What was kept of it; None if its guest was never sent away."""
+        """What was kept of it; None if its guest neither was sent away nor came by a move."""
         path = self._departures / f"{id}.json"
         try:
             return msgspec.json.decode(path.read_bytes(), type=Part)

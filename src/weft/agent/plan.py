@@ -221,6 +221,8 @@ def _plan_target(known: Known, guest: GuestFacts) -> Plan:
     spec, part = known.wanted.spec, known.memory.part
     if part is not None and part.side == "source":
         return _plan_moved(part)  # it came, and has gone on since
+    if part is not None and part.taken and part.over:
+        return Plan((), "stopped", "moved", "it came here, and was taken away since")
     if part is not None and part.over:
         return Plan((), "stopped", "givenUp", "it stays where it is")
     if part is not None and part.taken:

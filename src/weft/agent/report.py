@@ -20,6 +20,7 @@ from weft.kinds.allocation import AllocationReport
 from weft.kinds.heartbeat import Digest
 from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
+from weft.objects.identity import new_uid
 
 log = logging.getLogger("weft.agent")
 TICK_SECONDS = 0.2
@@ -60,6 +61,7 @@ class Reporter:
         self._events: deque[NodeEvent] = deque(maxlen=MOST_EVENTS)
         self._removed_volumes: list[str] = []
         self._said: NodeReport | None = None
+        self._life, self._number = new_uid(), 0  # of this agent, and of the facts that it has told
         self.answered_at = -math.inf  # clock's elapsed seconds
         self._woken = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "weft-report")
@@ -138,8 +140,10 @@ class Reporter:
         if self._unsaid:
             self._woken.set()
         node, question = self._make_node_report(), self._ask()
+        self._number += node != self._said
         return ReportBody(
             node=node if node != self._said else None,
+            version=f"{self._life}.{self._number}",
             allocations={name: self._current[name] for name in names},
             events=events,
             removed_volumes=removed,
@@ -159,6 +163,9 @@ class Reporter:
     def _acknowledge(self, body: ReportBody, answer: ReportAnswer) -> None:
         if body.node is not None:
             self._said = body.node
+        if answer.version not in ("", body.version):
+            self._said = None  # an older one came late, and is what the server has
+            self._woken.set()
         for name, why in answer.refused.items():
             log.warning("report on allocation %s refused: %s", name, why)
         self._on_answer(answer)

@@ -52,7 +52,8 @@ class Peers(msgspec.Struct, frozen=True):
 class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """One batch to the server: only what changed. ``ranges_version`` is of the networks' address ranges known here;
     ``idle_networks`` are uids of networks kept ready without a use; ``peers_version`` is of the peers known here;
-    ``digest`` is what the guests use now, which no later batch goes by."""
+    ``digest`` is what the guests use now, which no later batch goes by; ``version`` is of the newest facts of the node's own,
+    in this batch or before."""
 
     node: NodeReport | None = None
     allocations: dict[str, AllocationReport] = {}
@@ -62,13 +63,15 @@ class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
     idle_networks: list[str] = []
     peers_version: str = ""
     digest: Digest | None = None
+    version: str = ""
 
 
 class ReportAnswer(msgspec.Struct, frozen=True):
     """``refused``: allocation name → why; ``remove_volumes``: uids whose data is to go for good; ``ranges`` of all the
     fabric's networks if another version is known here; ``gone_networks``: uids that there are no more; ``superseded``: uids of
     allocations that the list doesn't hold and that surely don't count any more, ``stale_volumes`` those of their volumes whose
-    data is another node's by now; ``peers``: whom to ask how far away they are, if others are known here."""
+    data is another node's by now; ``peers``: whom to ask how far away they are, if others are known here; ``version`` of
+    the node's facts that the server has, nothing if it can't tell."""
 
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []
@@ -78,6 +81,7 @@ class ReportAnswer(msgspec.Struct, frozen=True):
     superseded: list[str] = []
     stale_volumes: list[str] = []
     peers: Peers | None = None
+    version: str = ""
 
 
 class Server(Protocol):

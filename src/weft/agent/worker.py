@@ -16,6 +16,7 @@ import msgspec
 
 from weft.agent import plan as plans
 from weft.agent import shape
+from weft.agent.bygone import find_bygone, recall_part
 from weft.agent.guest import Prepared
 from weft.agent.known import Known, Memory, Part, Run, Store, Trouble, Wanted, place_disks, read_wanted
 from weft.agent.moving.storage import begin_store
@@ -54,6 +55,8 @@ class Worker:
     ) -> None:
         self.memory = copy.memory
         self.wanted = place_disks(read_wanted(copy.allocation), copy.memory.store)
+        if self.memory.part is None:
+            self.memory = msgspec.structs.replace(self.memory, part=recall_part(self.memory, self.wanted.spec))
         self.alive = copy.memory.run in ("up", "starting")
         self.released = False
         self._unplugged = False
@@ -108,7 +111,7 @@ class Worker:
         self._performer.movers.put(wanted)
         self._stages.adopt(wanted.report.steps)
         leftover = _find_leftover(self.memory.leftover, before[0], wanted.spec)
-        part = self.memory.part or _recall_part(self.memory.took, wanted.spec)
+        part = self.memory.part or recall_part(self.memory, wanted.spec)
         self.memory = msgspec.structs.replace(self.memory, orphan=False, leftover=leftover, part=part)
         if before != (wanted.spec, wanted.deleting, False):
             self._begin_anew()
@@ -135,8 +138,10 @@ class Worker:
         part = self.memory.part
         if part is None:
             return "open" if self.wanted.spec.role == "target" else "here"
+        if part.side == "target" and part.taken:
+            return "left" if part.over else "here"
         if part.side == "target":
-            return "here" if part.taken else "given up" if part.over else "open"
+            return "given up" if part.over else "open"
         return "left" if part.taken else "open"
 
     @property
@@ -413,9 +418,9 @@ class Worker:
                 self._saved = state
 
     async def _note_departure(self) -> None:
-        """What has gone from here for good is remembered when all else of it is forgotten: an older store may ask for it."""
-        part = self.memory.part
-        if part is None or part.side != "source" or not (part.taken and part.over):
+        """What has gone from here for good, or came by a move, is remembered when all else is forgotten: an older store may ask."""
+        part = find_bygone(self.memory)
+        if part is None:
             return
         try:
             await asyncio.to_thread(self._copies.save_departure, self.wanted.id, part)
@@ -475,14 +480,6 @@ class Worker:
     def _fitted(self, guest: GuestFacts) -> int:
         fits = guest.shape is None or shape.is_shaped(self.wanted.spec, guest.shape)
         return self.wanted.generation if fits else 0
-
-
-def _recall_part(took: str, spec: AllocationSpec) -> Part | None:
-    """What this node had in a move that has ended, if ``spec``, of an older store, says that it is under way."""
-    move = spec.move
-    if move is None or spec.role != "target" or move.key != took:
-        return None
-    return Part(took, "target", move.peer_allocation, taken=True, node=move.peer, cold=move.mode == "cold")
 
 
 def _find_leftover(left: list[AllocatedNic], old: AllocationSpec, new: AllocationSpec) -> list[AllocatedNic]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from weft.api.heard import Heard
 from weft.api.lines import Lines
 from weft.api.mirror import Mirror
 from weft.api.peers import Peers
@@ -70,6 +71,7 @@ class Doors:
     lines: Lines = field(default_factory=Lines)
     streams: set[asyncio.Event] = field(default_factory=set)  # set, each wakes a stream to look whether it is to end
     busy: int = 0
+    heard: Heard = field(default_factory=Heard)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @functools.cached_property

@@ -34,6 +34,8 @@ async def give_up(doors: Doors, call: Call, kind: Kind, envelope: Envelope) -> E
     while found := await retry(doors, lambda: _forget_some(doors, envelope)):
         lost += found
     await retry(doors, lambda: _forget(doors, envelope))
+    while found := await retry(doors, lambda: _forget_some(doors, envelope)):  # made until its node was gone
+        lost += found
     doors.tell(envelope.ref, "GivenUp", f"by {call.actor.name}, with the places of {', '.join(lost) or 'nobody'}")
     return envelope
 

@@ -6,6 +6,7 @@ Reads the node's own copies of their allocations, VMs, allocations, volumes. Cal
 from __future__ import annotations
 
 from weft.api.doors import Doors
+from weft.contracts.store import epoch_of
 from weft.kinds.allocation import LOCAL, AllocationSpec, allocation_name
 from weft.kinds.node import NodeReport
 from weft.kinds.orphan import OrphanCopy, read_copies
@@ -37,11 +38,22 @@ async def _is_superseded(doors: Doors, orphan: OrphanCopy) -> bool:
         return False
     peer = await _read(doors, object_key("allocation", None, allocation_name(move.peer_uid, move.peer_allocation)))
     if peer is None:
-        return False
+        return orphan.standing == "given up" and await _is_gone(doors, move.peer, move.peer_uid, move.peer_allocation)
     spec = decode_part(peer.spec, AllocationSpec)
     if orphan.spec.role == "target":
         return move.key in spec.back_from
     return spec.role == "active" and spec.incarnation > orphan.spec.incarnation
+
+
+async def _is_gone(doors: Doors, node: str, node_uid: str, allocation: str) -> bool:
+    """Whether a node of the fabric, heard in this history, has nothing of an allocation that isn't listed: then nobody waits for
+    the word of a target that it had."""
+    page = await doors.store.list(object_key("node", None, node), limit=1)
+    found = [decode_envelope(entry.value) for entry in page.entries if entry.key == object_key("node", None, node)]
+    if not found or found[0].uid != node_uid:
+        return False
+    report = decode_part(found[0].report, NodeReport)
+    return report.epoch == epoch_of(page.cursor) and all(allocation not in text for text in report.orphans)
 
 
 async def _find_stale(doors: Doors, node: Envelope, orphan: OrphanCopy) -> set[str]:

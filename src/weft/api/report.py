@@ -47,7 +47,7 @@ class ReportInput(msgspec.Struct):
 
     ``ranges_version`` is of the address ranges that the node knows; ``idle_networks`` are uids of networks it keeps
     ready though nothing of its own is in them; ``peers_version`` is of the peers it knows; ``digest`` is what its guests use,
-    which goes with its lease."""
+    which goes with its lease; ``version`` is of the node's own facts, see ``Heard``."""
 
     node: msgspec.Raw = _NOTHING
     allocations: dict[str, msgspec.Raw] = {}
@@ -57,6 +57,7 @@ class ReportInput(msgspec.Struct):
     idle_networks: list[str] = []
     peers_version: str = ""
     digest: msgspec.Raw = _NOTHING
+    version: str = ""
 
 
 class PeersAnswer(msgspec.Struct):
@@ -69,7 +70,8 @@ class PeersAnswer(msgspec.Struct):
 
 class ReportAnswer(msgspec.Struct):
     """``ranges`` of all networks, if the node has another version; ``gone_networks``: those of its idle ones that there
-    are no more; ``superseded``, ``stale_volumes``: see ``find_superseded``; ``peers``, if the node has another version."""
+    are no more; ``superseded``, ``stale_volumes``: see ``find_superseded``; ``peers``, if the node has another version;
+    ``version`` of the node's facts that the server has, nothing if it can't tell."""
 
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []
@@ -79,6 +81,7 @@ class ReportAnswer(msgspec.Struct):
     superseded: list[str] = []
     stale_volumes: list[str] = []
     peers: PeersAnswer | None = None
+    version: str = ""
 
 
 async def report(doors: Doors, call: Call, name: str) -> Response:
@@ -92,7 +95,8 @@ async def report(doors: Doors, call: Call, name: str) -> Response:
     if node is None or known is None:
         node = await retry(doors, lambda: _take_back(doors, name, uid))
     answer = ReportAnswer()
-    await _write_node(doors, node, given.node)
+    await _write_node(doors, node, given)
+    answer.version = doors.heard.get(uid)
     owned = await _write_allocations(doors, uid, given.allocations, answer)
     if given.events:
         _append_events(doors, node, owned or await _own(doors, uid), given.events)
@@ -161,8 +165,9 @@ async def _take_back(doors: Doors, name: str, uid: str) -> Envelope:
     return node
 
 
-async def _write_node(doors: Doors, node: Envelope, part: msgspec.Raw) -> None:
-    if msgspec.json.decode(part) is None:
+async def _write_node(doors: Doors, node: Envelope, given: ReportInput) -> None:
+    part = given.node
+    if msgspec.json.decode(part) is None or doors.heard.is_late(node.uid, given.version):
         return
 
     async def attempt() -> None:
@@ -174,6 +179,7 @@ async def _write_node(doors: Doors, node: Envelope, part: msgspec.Raw) -> None:
 
     if _merge(node, part):
         await retry(doors, attempt)
+    doors.heard.put(node.uid, given.version)
 
 
 async def _write_allocations(

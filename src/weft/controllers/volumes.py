@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from weft.client.commit import Commit, delete, edit, put, unchanged
+from weft.client.homes import find_copies, find_strays
 from weft.client.indexes import ALLOCATIONS_BY_VOLUME, NODES_BY_UID, NODES_BY_VOLUME, VOLUMES_BY_UID
 from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
@@ -21,6 +22,7 @@ from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.objects.envelope import merge_part
 
 FINALIZER = "volume"
+SOURCE = "volumes"
 LISTEN_EVERY_SECONDS = 1.0
 
 
@@ -55,10 +57,18 @@ class Volumes:
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         volumes = [volume for key in keys if (volume := view.get(key)) is not None]
-        silent = any(volume.deleting for volume in volumes) and bool(self._find_silent())
-        later = {volume.key: LISTEN_EVERY_SECONDS for volume in volumes if volume.deleting} if silent else {}
+        waiting = {volume.key for volume in volumes if volume.deleting or is_astray(view, volume)}
+        silent = bool(waiting) and bool(self._find_silent())
+        later = dict.fromkeys(waiting, LISTEN_EVERY_SECONDS) if silent else {}
         commits = [commit for volume in volumes if (commit := plan_volume(view, volume, silent)) is not None]
         return Plan(commits, later)
+
+
+def is_astray(view: View, volume: Item) -> bool:
+    """Whether its data isn't where it is looked for, and is elsewhere."""
+    status = volume.status(VolumeStatus)
+    local = pool_of(volume.spec(VolumeSpec), status) == LOCAL
+    return local and status.node_uid is not None and bool(find_strays(view, volume.uid, status.node_uid))
 
 
 def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
@@ -67,13 +77,18 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
     allocations = view.find(ALLOCATIONS_BY_VOLUME, volume.uid)
     former = volume.status(VolumeStatus)
     status = fold_volume(former, [item.spec(AllocationSpec) for item in allocations], volume.deleting, volume.uid)
-    keepers = view.find(NODES_BY_VOLUME, volume.uid) if status.node_uid is None else ()
+    local = pool_of(volume.spec(VolumeSpec), status) == LOCAL
+    keepers: Sequence[Item] = view.find(NODES_BY_VOLUME, volume.uid) if status.node_uid is None else ()
+    if status.node_uid is not None and local and not allocations and not silent:
+        keepers = find_strays(view, volume.uid, status.node_uid)
     if status.pool_id and not allocations and not _is_there(view, volume, status):
         # Others may share that storage.
         keepers = [node for node in view.find(NODES_BY_VOLUME, volume.uid) if _shares(node, status.pool_id)][:1]
-    if len(keepers) == 1 or (keepers and pool_of(volume.spec(VolumeSpec), status) != LOCAL):
-        # A restored store may be older than the volume's first use: the data is where it is.
+    if len(keepers) == 1 or (keepers and (volume.deleting or not local)):
+        # A restored store may be older than the volume's first use, or know of a home before this one: the data is where it is.
         status.node, status.node_uid = keepers[0].envelope.name, keepers[0].uid
+    explained = {item.spec(AllocationSpec).node_uid for item in allocations}
+    status.copies = find_copies(view, volume.uid, status.node_uid, explained) if local and status.node_uid else []
     if volume.deleting and not allocations and not silent and not _has_data(view, volume, status):
         envelope = edit(volume)
         envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
@@ -83,13 +98,26 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
                 if envelope.finalizers != volume.envelope.finalizers
                 else None
             )
-        event = Event("Normal", "Deleted", f"{volume.envelope.name} is gone", volume.envelope.ref, "volumes")
+        event = Event("Normal", "Deleted", f"{volume.envelope.name} is gone", volume.envelope.ref, SOURCE)
         return Commit(volume.key, [delete(volume)], [unchanged(volume)], [event])
     if status == former:
         return None
     envelope = edit(volume)
     envelope.status = merge_part(envelope.status, status)
-    return Commit(volume.key, [put(envelope)], [unchanged(volume)])
+    return Commit(volume.key, [put(envelope)], [unchanged(volume)], _tell(volume, former, status))
+
+
+def _tell(volume: Item, former: VolumeStatus, status: VolumeStatus) -> list[Event]:
+    events = []
+    if former.node_uid not in (None, status.node_uid) and status.attached_to is None:
+        message = f"its data is on {status.node}, not on {former.node} where it was looked for"
+        events.append(Event("Warning", "DataFound", message, volume.envelope.ref, SOURCE))
+    if set(status.copies) - set(former.copies):
+        message = (
+            f"{', '.join(status.copies)}: there is data of it too, which nothing explains; {status.node}'s is used"
+        )
+        events.append(Event("Warning", "CopyFound", message, volume.envelope.ref, SOURCE))
+    return events
 
 
 def fold_volume(

@@ -27,7 +27,8 @@ class VolumeSpec(msgspec.Struct, kw_only=True):
 
 class VolumeStatus(msgspec.Struct, kw_only=True):
     """``node`` is where its data lies, once it has any, ``pool`` in which pool there and ``pool_id`` which storage that is;
-    ``attached_to`` the workload whose allocation has it now."""
+    ``attached_to`` the workload whose allocation has it now. ``copies`` names other nodes that have data of it which nothing
+    explains, as after a restore of an older store: never used, and removed only with the volume."""
 
     phase: str = "Available"
     node: str | None = None
@@ -35,6 +36,7 @@ class VolumeStatus(msgspec.Struct, kw_only=True):
     pool: str = ""
     pool_id: str = ""
     attached_to: Ref | None = None
+    copies: list[str] = []
 
 
 def check_volume(spec: VolumeSpec) -> None:
@@ -78,6 +80,7 @@ VOLUME = Kind(
         Column("POOL", lambda obj: dig(obj, "status.pool") or dig(obj, "spec.pool", LOCAL), wide=True),
         Column("NODE", text("status.node")),
         Column("ATTACHED", text("status.attached_to.name")),
+        Column("COPIES", lambda obj: ",".join(dig(obj, "status.copies") or []) or "–", wide=True),
         AGE,
     ),
 )

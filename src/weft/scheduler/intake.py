@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 import numpy as np
 
 from weft.client.indexes import (
@@ -24,12 +25,14 @@ from weft.client.term import Term
 from weft.client.view import Changed, Item, View
 from weft.client.wake import Wake
 from weft.client.workloads import list_workloads, wish_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec, account
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account, allocation_name
 from weft.kinds.fit import find_fit
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
+from weft.kinds.orphan import OrphanCopy, read_copies
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.workload import WorkloadSpec
+from weft.objects.identity import object_key
 from weft.scheduler.affinity import depends_on
 from weft.scheduler.bind import has_moved_from
 from weft.scheduler.cycle import Engine
@@ -133,12 +136,23 @@ class Intake:
             self._snapshot.drop_allocation(key)
         else:
             spec = allocation.spec(AllocationSpec)
+            self._snapshot.drop_allocation(_name_orphan(allocation.uid))  # it is one no more
             self._snapshot.put_allocation(
                 key,
                 spec.node_uid,
                 amounts_of(account(spec, allocation.report(AllocationReport))),
                 load_of(spec),
             )
+
+    def _count_orphans(self, change: Changed) -> None:
+        """Guests that a node has without an allocation take room there like any other."""
+        for copy in _read_guests(change.old):
+            self._snapshot.drop_allocation(_name_orphan(copy.uid))
+        for copy in _read_guests(change.new):
+            spec = copy.spec
+            if self._view.get(object_key("allocation", None, allocation_name(spec.node_uid, copy.uid))) is None:
+                load = load_of(msgspec.structs.replace(spec, memberships=[]))
+                self._snapshot.put_allocation(_name_orphan(copy.uid), spec.node_uid, amounts_of(spec.resources), load)
 
     def listen(self) -> list[str]:
         """The nodes that are waited for, after a restore, to say what runs there."""
@@ -203,6 +217,8 @@ class Intake:
             if change.old is not None and change.old.uid != change.new.uid:
                 self._snapshot.drop_node(change.old.uid)
             self._snapshot.put_node(read_node(change.new))
+        if _moved(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
+            self._count_orphans(change)
         if _moved(change, lambda item: item.report(NodeReport).orphans):
             for item in (change.old, change.new):
                 for text in item.report(NodeReport).orphans if item is not None else ():
@@ -256,6 +272,16 @@ class Intake:
 def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
     """Whether what ``read`` gives is new."""
     return change.old is None or change.new is None or read(change.old) != read(change.new)
+
+
+def _read_guests(node: Item | None) -> list[OrphanCopy]:
+    """What a node has without an allocation, but for what never ran there and what has left."""
+    copies = read_copies(node.report(NodeReport)) if node is not None else []
+    return [copy for copy in copies if copy.standing in ("here", "open")]
+
+
+def _name_orphan(uid: str) -> str:
+    return f"orphan {uid}"
 
 
 def is_unfit(allocation: Item, wish: WorkloadSpec) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from weft.client.homes import find_strays
 from weft.client.indexes import (
     ALLOCATIONS_BY_VOLUME,
     ALLOCATIONS_BY_WORKLOAD,
@@ -300,12 +301,13 @@ def find_pool(view: View, volume: Item) -> str:
 
 
 def find_homes(view: View, volume: Item) -> set[str]:
-    """Uids of the nodes where a volume's data lies, if that is their own: one, or none if it was never used."""
+    """Uids of the nodes where a volume's data lies, if that is their own: one, or none if it was never used; several that the
+    store doesn't know as its home can't be chosen from."""
     if pool_of(volume.spec(VolumeSpec), volume.status(VolumeStatus)) != LOCAL:
         return set()
     home = volume.status(VolumeStatus).node_uid
     if home is not None:
-        return {home}
+        return {node.uid for node in find_strays(view, volume.uid, home)} or {home}
     # A restored store may be older than the volume's first use; its data mustn't be passed over for an empty disk.
     return {node.uid for node in view.find(NODES_BY_VOLUME, volume.uid)}
 

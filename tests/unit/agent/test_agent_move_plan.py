@@ -171,3 +171,13 @@ def test_a_side_that_does_not_count_any_more_lets_go_first_and_keeps_data_that_n
     for part in (GONE, change(TARGET, over=True)):
         assert orphan(part, "absent", superseded=True) == TAKE_AWAY
         assert orphan(part, "absent", superseded=True, stale_volumes=True) == WITH_VOLUMES
+
+
+def test_what_came_by_a_move_and_was_taken_away_since_neither_waits_nor_says_that_it_never_ran() -> None:
+    gone = change(TARGET, taken=True, over=True)
+    plan = plan_allocation(
+        known(gone, made=False, role="target", move=MOVE), GuestFacts("id", "a", "web", 1, "absent"), 0
+    )
+    assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "moved")
+    assert steps(known(gone, made=False, role="target", move=MOVE, wish="stop"), "absent") == ()
+    assert steps(known(gone, made=False, deleting=True, role="target", move=MOVE), "absent") == TAKE_AWAY

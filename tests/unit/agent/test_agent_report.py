@@ -145,7 +145,7 @@ async def test_what_is_said_already_is_not_said_again_but_life_is(bench: Bench) 
     await bench.clock.pass_by(3 * HEARTBEAT_SECONDS + 1)
     first, *others = [body for _, body in bench.server.told]
     assert first.node is not None
-    assert len(others) >= 2 and all(body == ReportBody() for body in others)
+    assert len(others) >= 2 and all(body == ReportBody(version=first.version) for body in others)
     bench.reporter.put("a", AllocationReport(state="running"))
     await bench.clock.settle()
     assert len(bench.server.told) == len(others) + 1
@@ -199,3 +199,17 @@ async def test_volumes_to_remove_are_handed_on(bench: Bench) -> None:
     bench.reporter.wake()
     await bench.clock.settle()
     assert bench.removals == ["v1"]
+
+
+async def test_a_node_whose_older_report_came_late_says_its_newest_again(bench: Bench) -> None:
+    bench.reporter.wake()
+    await bench.clock.pass_by(1)
+    first = bench.server.told[-1][1]
+    assert first.node is not None and first.version
+    bench.server.answer = ReportAnswer(version=first.version)
+    await bench.clock.pass_by(20)
+    assert [body.node for _, body in bench.server.told[1:]] == [None] * len(bench.server.told[1:])
+    bench.server.answer = ReportAnswer(version="another life's.3")
+    await bench.clock.pass_by(HEARTBEAT_SECONDS + 1)
+    again = bench.server.told[-1][1]
+    assert again.node == bench.node and again.version != first.version

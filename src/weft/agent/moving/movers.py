@@ -75,8 +75,8 @@ class Movers:
             return None
         if part is None or part.key != move.key:
             return None if wanted.deleting else MoveReport(key=move.key, phase="preparing")
-        if part.over and part.side == "target":
-            return MoveReport(key=move.key, phase="given up")
+        if part.over and part.side == "target":  # what came, and is gone since, says that it has moved on
+            return None if part.taken else MoveReport(key=move.key, phase="given up")
         if led is None:
             phase = "taken over" if part.side == "target" else "handed over"
             return MoveReport(key=move.key, phase=phase if part.taken else "preparing")  # type: ignore[arg-type]

@@ -118,6 +118,20 @@ def _check_server(session: Session) -> Iterator[Finding]:
         yield Finding("nodes", "broken", "none has joined", "weft token create --join prints what to type on one")
     for node in nodes:
         yield _check_node(node)
+    yield from _check_volumes(session)
+
+
+def _check_volumes(session: Session) -> Iterator[Finding]:
+    """Data that an older store, or a node that was given up, brought back beside the data in use."""
+    try:
+        volumes = session.client.list("volume").items
+    except WeftError:
+        return  # whoever may see nodes need not see what is in this project
+    for volume in volumes:
+        if copies := dig(volume, "status.copies", []):
+            fact = f"its data is on {dig(volume, 'status.node')}; {', '.join(map(str, copies))} has some that nothing explains"
+            remedy = "kept, and not used; a VM with it can't move there. Deleting the volume removes both"
+            yield Finding(f"volume {volume['name']}", "note", fact, remedy)
 
 
 def _check_clock(session: Session) -> Finding:

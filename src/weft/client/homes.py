@@ -1,0 +1,29 @@
+"""Where the data of a volume of one node's own is, if it isn't where the store looks for it: an older store knows of an older
+home. The nodes say what they have; nobody may begin an empty disk while one of them has the data. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from weft.client.indexes import NODES_BY_UID, NODES_BY_VOLUME
+from weft.client.view import Item, View
+from weft.kinds.node import NodeReport, NodeStatus
+
+
+def find_strays(view: View, volume: str, home: str) -> Sequence[Item]:
+    """The nodes that have the data of the volume of this uid, though it is looked for on ``home``, which is heard of and
+    has none. None while ``home`` can't say, or isn't there: what lies on a lost disk is waited for."""
+    nodes = view.find(NODES_BY_UID, home)
+    if not nodes or nodes[0].status(NodeStatus).phase != "Ready" or volume in nodes[0].report(NodeReport).volumes:
+        return ()
+    return view.find(NODES_BY_VOLUME, volume)
+
+
+def find_copies(view: View, volume: str, home: str, explained: set[str]) -> list[str]:
+    """Names of nodes beside ``home`` that have data of it which nothing explains; the nodes of ``explained`` may have it."""
+    return sorted(
+        node.envelope.name
+        for node in view.find(NODES_BY_VOLUME, volume)
+        if node.uid != home and node.uid not in explained
+    )

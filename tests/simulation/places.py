@@ -1,0 +1,43 @@
+"""Whether places are what they may be: one for a workload, and no more on a node than it has. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources, account
+from weft.kinds.node import NodeReport
+from weft.objects.envelope import Envelope, decode_part
+
+
+def is_one_place(places: list[Envelope]) -> bool:
+    """Whether a workload may have these at once: one, or the two sides of a move; and what moves have left for a while."""
+    specs = {place.uid: decode_part(place.spec, AllocationSpec) for place in places}
+    left = {p.uid for p in places if p.deleting_since is None or specs[p.uid].role == "active"}
+    targets = [uid for uid in left if specs[uid].role == "target"]
+    moves = [specs[uid].move for uid in targets]
+    others = left.difference(targets)
+    return len(left) <= 1 or (len(moves) == 1 and moves[0] is not None and others == {moves[0].peer_allocation})
+
+
+def find_overcommitment(
+    node: NodeReport, spec: AllocationSpec, was: Envelope | None, places: Sequence[Envelope]
+) -> Iterator[str]:
+    """What ``spec``, which was ``was``, takes of the node though it isn't there. A guest that was found may make it too much:
+    from then on nobody may be given more, and whoever is given less makes it better."""
+    here = [place for place in places if decode_part(place.spec, AllocationSpec).node_uid == spec.node_uid]
+    taken = [_account(place) for place in here]
+    mine = next(_account(p) for p in here if decode_part(p.spec, AllocationSpec) == spec)
+    before = _account(was) if was is not None else Resources(cpu=0.0, memory=0, disk=0)
+    for name, most in (("cpu", node.cpu + 1e-6), ("memory", node.memory), ("disk", node.disk)):
+        total, more = sum(getattr(one, name) for one in taken), getattr(mine, name) - getattr(before, name)
+        if total > most and more > 1e-6:
+            yield f"node {spec.node} is over-committed: {total} of {getattr(node, name)} {name}, {more} of them now"
+    shares = [gpu for place in here for gpu in decode_part(place.spec, AllocationSpec).gpus]
+    held = decode_part(was.spec, AllocationSpec).gpus if was is not None else []
+    for gpu in spec.gpus:
+        if gpu not in held and sum(other.share for other in shares if other.index == gpu.index) > 1000:
+            yield f"GPU {gpu.index} of node {spec.node} is given away twice"
+
+
+def _account(place: Envelope) -> Resources:
+    return account(decode_part(place.spec, AllocationSpec), decode_part(place.report, AllocationReport))

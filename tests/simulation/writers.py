@@ -1,0 +1,87 @@
+"""Who may write what: one writer for each part of an object (decision 0011). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from weft.kinds.registry import find_kind
+from weft.kinds.workload import WorkloadStatus
+from weft.objects.envelope import Condition, Envelope, decode_part
+
+# Who may make, and who may remove, objects of a kind; who may write their spec. ``doors`` writes for people and nodes.
+MAKERS = {
+    "allocation": {"scheduler", "workload"},
+    "endpoint": {"addresses", "workload"},
+    "decision": {"scheduler"},
+}
+REMOVERS = {
+    "allocation": {"workload"},
+    "endpoint": {"addresses", "workload", "garbage"},
+    "decision": {"workload", "garbage", "migrations"},
+    "migration": {"migrations", "garbage"},
+    "publication": {"doors", "workload", "garbage"},
+    "vm": {"workload"},
+}
+SPEC_WRITERS = {
+    "allocation": {"workload", "scheduler", "migrations"},
+    "decision": {"scheduler", "migrations"},
+    "endpoint": {"addresses"},
+}
+STATUS_WRITERS = {"endpoint": {"addresses"}, "publication": {"addresses"}, "token": {"doors"}}
+MARKERS = {"allocation": {"workload", "migrations"}}
+
+
+def _gets_place(was: Envelope, now: Envelope) -> bool:
+    return decode_part(now.status, WorkloadStatus).incarnation > decode_part(was.status, WorkloadStatus).incarnation
+
+
+def _only(envelope: Envelope, *types: str) -> list[Condition]:
+    return [condition for condition in envelope.conditions if condition.type in types]
+
+
+def _without(envelope: Envelope, *types: str) -> list[Condition]:
+    return [condition for condition in envelope.conditions if condition.type not in types]
+
+
+def find_wrong_writers(writer: str, was: Envelope | None, now: Envelope | None, *, giving_up: bool) -> Iterator[str]:
+    """What ``writer`` did in one change that isn't its own to do. While a node is ``giving_up``, the doors remove its places."""
+    envelope = now or was
+    assert envelope is not None
+    kind, what = envelope.kind, f"{envelope.kind} {envelope.name}"
+    if was is None or (now is not None and now.uid != was.uid):
+        yield from _may(writer, MAKERS.get(kind, {"doors"}), f"{what} was made")
+        return
+    if now is None:
+        default = {"doors", "workload", "volumes", "networks", "images"}
+        removers = REMOVERS.get(kind, default) | ({"doors"} if giving_up and kind == "allocation" else set())
+        yield from _may(writer, removers, f"{what} was removed")
+        return
+    found = find_kind(kind)
+    if kind == "vm" and writer == "scheduler" and _gets_place(was, now):
+        # The same commit says what the controller makes of it, in that controller's words (decision 0034).
+        status, ready = decode_part(now.status, WorkloadStatus), now.condition("Ready")
+        if (status.phase, ready and ready.reason) != ("Prolog", "Prolog"):
+            yield f"{what} got a place and is told to be {status.phase}"
+        told = ("Ready", "Current")
+        was = replace(was, status=now.status, conditions=[*_without(was, *told), *_only(now, *told)])
+    status_writers = STATUS_WRITERS.get(kind, {found.status_writer})
+    changed = {
+        "spec": (was.spec != now.spec or was.generation != now.generation, SPEC_WRITERS.get(kind, {"doors"})),
+        "report": (was.report != now.report, {"doors"}),
+        "status": (was.status != now.status, status_writers),
+        "deletion mark": (was.deleting_since != now.deleting_since, MARKERS.get(kind, {"doors"})),
+    }
+    for part, (is_changed, writers) in changed.items():
+        if is_changed:
+            yield from _may(writer, writers, f"{part} of {what} was changed")
+    for condition in now.conditions:
+        if was.condition(condition.type) != condition:
+            owner = found.conditions.get(condition.type, "nobody")
+            yield from _may(writer, {owner}, f"condition {condition.type} of {what} was changed")
+
+
+def _may(writer: str, writers: set[str], what: str) -> Iterator[str]:
+    if writer not in writers:
+        yield f"{what} by {writer}, not by {' or '.join(sorted(writers))}"

@@ -1,0 +1,73 @@
+"""Whose word says where a guest is that the store doesn't list: each row of decision 0041."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from weft.client.indexes import make_view
+from weft.client.view import Item
+from weft.controllers.adoption import _has_guest
+from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationSpec, Resources
+from weft.kinds.migration import MOVED_ON, MigrationSpec, MigrationStatus
+from weft.kinds.orphan import OrphanCopy, Standing
+from weft.objects.envelope import Envelope
+from weft.objects.identity import Ref
+
+KEY = "m"
+
+
+def copy(standing: Standing, role: str = "source", *, move: str = KEY, back_from: tuple[str, ...] = ()) -> OrphanCopy:
+    spec = AllocationSpec(
+        node="n1",
+        node_uid="node-1",
+        workload=Ref("vm", "web", "vm-1", "default"),
+        workload_generation=1,
+        incarnation=1,
+        resources=Resources(cpu=1, memory=1 << 28),
+        image=AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="file:///tiny"),
+        role=role,  # type: ignore[arg-type]
+        back_from=list(back_from),  # type: ignore[arg-type]
+        move=AllocatedMove(key=move, peer="n2", peer_uid="node-2", peer_allocation="b") if role != "active" else None,
+    )
+    return OrphanCopy("a", spec, standing, move)
+
+
+def migration(phase: str, reason: str = "") -> Item:
+    parts = MigrationSpec(workload="vm/web"), MigrationStatus(phase=phase, reason=reason)  # type: ignore[arg-type]
+    spec, status = (msgspec.Raw(msgspec.json.encode(part)) for part in parts)
+    return Item(Envelope(kind="migration", name="web-1", uid=KEY, project="default", spec=spec, status=status))
+
+
+GIVEN_UP = copy("given up", "target")
+BACK = copy("here", "active", move="", back_from=(KEY,))
+
+
+@pytest.mark.parametrize(
+    ("found", "others", "ended", "has"),
+    [
+        (copy("here", "active", move=""), [], None, True),
+        (copy("here", "target"), [], None, True),
+        (copy("here", "target"), [BACK], None, False),  # the word went to the source that this one never ran
+        (copy("left"), [], None, False),
+        (copy("left"), [GIVEN_UP], ("Failed", ""), False),
+        (GIVEN_UP, [], None, False),
+        (copy("open"), [], None, False),
+        (copy("open"), [GIVEN_UP], None, True),
+        (copy("open", move="m.2"), [GIVEN_UP], None, False),  # that was another try
+        (copy("open", "target"), [GIVEN_UP], None, False),
+        (copy("open"), [], ("Failed", "timedOut"), True),
+        (copy("open"), [], ("Cancelled", "cancelled"), True),
+        (copy("open"), [], ("Failed", MOVED_ON), False),
+        (copy("open"), [], ("Succeeded", ""), False),
+        (copy("open"), [], ("Moving", ""), False),
+    ],
+)
+def test_a_guest_is_taken_up_only_where_it_surely_is(
+    found: OrphanCopy, others: list[OrphanCopy], ended: tuple[str, str] | None, has: bool
+) -> None:
+    view = make_view()
+    if ended is not None:
+        item = migration(*ended)
+        view.put_item(item.key, item)
+    assert _has_guest(view, found, [found, *others]) is has

@@ -1,0 +1,115 @@
+"""Where a volume's data is looked for, when nodes say that it is elsewhere: the store may be older than its last move."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import pytest
+
+from weft.client.commit import Commit
+from weft.client.indexes import make_view
+from weft.client.view import Item, View
+from weft.contracts.store import Put
+from weft.controllers.volumes import is_astray, plan_volume
+from weft.kinds.allocation import AllocatedImage, AllocatedVolume, AllocationSpec, Resources
+from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.volume import VolumeSpec, VolumeStatus
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.identity import Ref
+from weft.scheduler.request import find_homes
+
+Role = Literal["active", "target"]
+DATA = "volume-uid"
+
+
+def raw(part: msgspec.Struct) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(part))
+
+
+def make(has: str, *, home: str | None = "n1", phase: str = "Ready", deleting: bool = False) -> tuple[View, Item]:
+    """Nodes n1 to n3, of which those of ``has`` say that they have the data, and the volume; ``phase`` is n1's."""
+    view = make_view()
+    for name in ("n1", "n2", "n3"):
+        report = NodeReport(volumes=[DATA] if name in has.split() else [])
+        status = NodeStatus(phase=phase if name == "n1" else "Ready")  # type: ignore[arg-type]
+        put(view, Envelope(kind="node", name=name, uid=f"u-{name}", status=raw(status), report=raw(report)))
+    told = VolumeStatus(node=home, node_uid=home and f"u-{home}", pool="local" if home else "")
+    envelope = Envelope(kind="volume", name="data", uid=DATA, project="default", finalizers=["volume"])
+    envelope.spec, envelope.status = raw(VolumeSpec(size=1 << 20)), raw(told)
+    envelope.deleting_since = 1.0 if deleting else None
+    return view, put(view, envelope)
+
+
+def put(view: View, envelope: Envelope) -> Item:
+    item = Item(envelope)
+    view.put_item(item.key, item)
+    return item
+
+
+def place(view: View, node: str, role: Role = "active") -> None:
+    spec = AllocationSpec(
+        node=node,
+        node_uid=f"u-{node}",
+        workload=Ref("vm", "web", "vm-1", "default"),
+        workload_generation=1,
+        incarnation=1,
+        role=role,
+        resources=Resources(cpu=1, memory=1 << 28),
+        image=AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="file:///tiny"),
+        volumes=[AllocatedVolume(name="data", uid=DATA, size=1 << 20, pool="local")],
+    )
+    put(view, Envelope(kind="allocation", name=f"u-{node}.a", uid="a", spec=raw(spec)))
+
+
+def told(commit: Commit | None, volume: Item) -> VolumeStatus:
+    if commit is None:
+        return volume.status(VolumeStatus)
+    [write] = commit.writes
+    assert isinstance(write, Put)
+    return decode_part(decode_envelope(write.value).status, VolumeStatus)
+
+
+@pytest.mark.parametrize(
+    ("has", "more", "homes", "home"),
+    [
+        ("n1", {}, "n1", "n1"),
+        ("", {}, "n1", "n1"),  # nothing was written there yet
+        ("n2", {}, "n2", "n2"),
+        ("n1 n2", {}, "n1", "n1"),
+        ("n2 n3", {}, "n2 n3", "n1"),  # which of them is the newer only people can know
+        ("n2", {"phase": "NotReady"}, "n1", "n1"),  # it may have it, and can't say
+        ("n2 n3", {"deleting": True}, "n2 n3", "n2"),  # one after the other goes
+        ("n2", {"home": "n9"}, "n9", "n9"),  # what lies on a node that was given up is waited for
+        ("n2", {"home": None}, "n2", "n2"),
+    ],
+)
+def test_a_home_is_where_the_data_is_and_none_is_given_an_empty_disk(
+    has: str, more: dict[str, Any], homes: str, home: str
+) -> None:
+    view, volume = make(has, **more)
+    assert find_homes(view, volume) == {f"u-{name}" for name in homes.split()}
+    assert told(plan_volume(view, volume, silent=False), volume).node == home
+
+
+def test_nothing_is_believed_before_all_nodes_have_spoken_nor_while_somebody_has_it() -> None:
+    view, volume = make("n2")
+    assert is_astray(view, volume)
+    assert told(plan_volume(view, volume, silent=True), volume).node == "n1"
+    place(view, "n1")
+    assert told(plan_volume(view, volume, silent=False), volume).node == "n1"
+
+
+def test_a_copy_that_nothing_explains_is_told_once_and_forgotten_when_it_is_gone() -> None:
+    view, volume = make("n1 n3")
+    commit = plan_volume(view, volume, silent=False)
+    assert commit is not None and [event.reason for event in commit.events] == ["CopyFound"]
+    assert told(commit, volume).copies == ["n3"]
+    place(view, "n3", "target")  # a guest that comes brings it along
+    assert told(plan_volume(view, volume, silent=False), volume).copies == []
+
+
+def test_it_is_told_that_the_data_was_found_elsewhere() -> None:
+    view, volume = make("n2")
+    commit = plan_volume(view, volume, silent=False)
+    assert commit is not None and [event.reason for event in commit.events] == ["DataFound"]
