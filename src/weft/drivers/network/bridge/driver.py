@@ -22,17 +22,12 @@ from weft.drivers.network.bridge import kernel, moving, netlink, plan, rules
 from weft.drivers.network.bridge.check import check_filters, check_forwards, check_port, check_ranges, check_segment
 from weft.drivers.network.bridge.dial import dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, stop_server
-from weft.drivers.network.bridge.filters import (
-    CALL_IPTABLES,
-    choose_zones,
-    find_revoked,
-    read_flows,
-    render_filters,
-)
 from weft.drivers.network.bridge.flows import BridgeFlows
+from weft.drivers.network.bridge.guards import Guards
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
 from weft.drivers.network.bridge.names import Names, port_from_alias
 from weft.drivers.network.bridge.probe import probe_kernel
+from weft.drivers.network.bridge.tables import Tables
 from weft.objects.errors import DriverFailed, InUse, NotFound
 
 
@@ -46,11 +41,10 @@ class BridgeNetwork:
         self._changing = asyncio.Lock()
         self._applied: dict[str, Segment] = {}
         self._switched: set[str] = set()  # segments with a port that was switched since they were applied
-        self.flows = BridgeFlows(self._names, self._zone)
+        self._tables = Tables()
+        self._guards = Guards(host, self._names, self._tables)
+        self.flows = BridgeFlows(self._names, self._guards.zone_of)
         self._forwards: list[Forward] | None = None
-        self._refused: list[str] | None = None
-        self._filters: list[Filter] | None = None
-        self._tables: dict[tuple[str, str, str], str] = {}  # (namespace, family, name) → digest last seen or set
 
     async def probe(self) -> NetworkProbe:
         """What works here; every problem names its remedy."""
@@ -85,14 +79,14 @@ class BridgeNetwork:
             kernel.clear_namespace_file(namespace)
             has_router = (kernel.NAMESPACES / namespace).exists()
             await kernel.perform_links(plan.plan_removal(self._names, segment_id, links, has_router))
-            self._forget_tables(namespace)
+            self._tables.forget(namespace)
             if segment is not None and segment.moved:
                 await self._drop_moved(segment)
             shutil.rmtree(files.folder, ignore_errors=True)
             left = await kernel.inspect_links()
             await self._apply_forwards(left)
             if not self._segment_ids(left):
-                await self._drop_tables(("ip", self._names.node_table), ("bridge", self._names.bridge_table))
+                await self._tables.drop(("ip", self._names.node_table), ("bridge", self._names.bridge_table))
 
     async def plug(self, port: Port) -> str:
         """Make the port on its segment and return its tap's name or its namespace's path; raises NotFound before the segment is
@@ -121,7 +115,7 @@ class BridgeNetwork:
                     self._names.guest(port.inside.guest), plan.plan_inside(port, port.inside, segment)
                 )
             others = [p for p in self._ports(links) if p.id != port.id]
-            await self._ensure_tables("", rules.render_taps(self._names, [*others, port]))
+            await self._tables.ensure("", rules.render_taps(self._names, [*others, port]))
             await self._ensure_server(segment, ports)
         return tap if port.inside is None else str(kernel.NAMESPACES / self._names.guest(port.inside.guest))
 
@@ -139,7 +133,7 @@ class BridgeNetwork:
                 return
             if gone.inside is not None and all(p.inside is None or p.inside.guest != gone.inside.guest for p in left):
                 await kernel.drop_namespace(self._names.guest(gone.inside.guest))
-            await self._ensure_tables("", rules.render_taps(self._names, left))
+            await self._tables.ensure("", rules.render_taps(self._names, left))
             segment = self._segment(gone.segment_id)
             if segment is not None and self._names.bridge(segment.id) in links:
                 await self._ensure_server(segment, [p for p in left if p.segment_id == segment.id])
@@ -162,21 +156,13 @@ class BridgeNetwork:
         """Refuse exactly these ranges to guests on their way out; raises InvalidInput, DriverFailed."""
         check_ranges(cidrs)
         async with self._changing:
-            if self._refused != cidrs:
-                self._refused = None
-                await self._apply_refused(cidrs)
-                self._refused = cidrs
+            await self._guards.refuse(cidrs)
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
         """Filter exactly these ports, like that; raises InvalidInput, DriverFailed (without br_netfilter)."""
         check_filters(filters, self._host.link_prefix)
         async with self._changing:
-            if self._filters == filters:
-                return
-            self._filters = None
-            await self._apply_filters(filters)
-            self._filters = filters
-            await self._cut_revoked(filters)
+            await self._guards.filter(filters)
 
     def switch(self, port: Port, node_address: str) -> None:
         """Send what is for the port's NIC to that node at once. Raises DriverFailed."""
@@ -205,7 +191,7 @@ class BridgeNetwork:
     async def heal(self) -> list[str]:
         """Look at everything of ours anew and mend it, what an earlier process made included."""
         async with self._changing:
-            self._tables.clear()
+            self._tables.look_anew()
             mended = []
             links, fdb = await kernel.inspect_node()
             for segment_id in sorted({*self._segment_ids(links), *self._applied}):
@@ -216,10 +202,7 @@ class BridgeNetwork:
                     links, fdb = await kernel.inspect_node()
             if self._forwards is not None and await self._apply_forwards(await kernel.inspect_links()):
                 mended.append("published ports")
-            if self._refused is not None and await self._apply_refused(self._refused):
-                mended.append("what guests are refused")
-            if self._filters is not None and await self._apply_filters(self._filters):
-                mended.append("security groups")
+            mended += await self._guards.heal()
             return mended
 
     async def close(self) -> None:
@@ -257,20 +240,20 @@ class BridgeNetwork:
 
         mended = steps.mended
         if any(line.startswith("netns add ") for line in steps.links):
-            self._forget_tables(namespace)
+            self._tables.forget(namespace)
         if kernel.write_sysctl("net/ipv4/ip_forward", "1"):
             mended.append("forwarding on the node")
         await kernel.perform_links(steps.links)
         await kernel.perform_fdb(steps.fdb)
         await kernel.perform_router(namespace, steps.router, steps.forward, strict=steps.strict)
-        if await self._ensure_tables(namespace, rules.render_router(segment, rules.render_older(host, segment))):
+        if await self._tables.ensure(namespace, rules.render_router(segment, rules.render_older(host, segment))):
             mended.append("NAT")
         tables = [rules.render_node(names, host), rules.render_taps(names, self._ports(links))]
         if segment.moved:
             tables += rules.render_moved(names, host, segment)
         elif before is not None and before.moved:
             await self._drop_moved(segment)
-        if await self._ensure_tables("", *tables):
+        if await self._tables.ensure("", *tables):
             mended.append("filters")
         if segment.moved:
             await asyncio.to_thread(self._pass_on, segment)
@@ -306,46 +289,16 @@ class BridgeNetwork:
             table = rules.render_router_forwards(self._host, segment_id, self._forwards)
             if table.empty and await kernel.inspect_table(table.family, table.name, namespace) is None:
                 continue
-            changed |= await self._ensure_tables(namespace, table)
+            changed |= await self._tables.ensure(namespace, table)
         table = rules.render_forwards(self._names, self._host, self._forwards, uplinks, cidrs)
         localnet = f"net/ipv4/conf/{self._host.underlay_link}/route_localnet"
         if not self._forwards:
             kernel.write_sysctl(localnet, "0")  # before its guard goes with the table
-            return await self._drop_tables((table.family, table.name)) or changed
+            return await self._tables.drop((table.family, table.name)) or changed
         kernel.write_sysctl("net/ipv4/ip_forward", "1")
-        changed |= await self._ensure_tables("", table)
+        changed |= await self._tables.ensure("", table)
         kernel.write_sysctl(localnet, "1")
         return changed
-
-    async def _apply_refused(self, cidrs: list[str]) -> bool:
-        table = rules.render_refused(self._names, cidrs)
-        if cidrs:
-            return await self._ensure_tables("", table)
-        return await self._drop_tables((table.family, table.name))
-
-    async def _apply_filters(self, filters: list[Filter]) -> bool:
-        tables = render_filters(self._names, filters)
-        if not filters:
-            return await self._drop_tables(*((table.family, table.name) for table in tables))
-        if not kernel.has_sysctl(CALL_IPTABLES):
-            raise DriverFailed(
-                f"network: node {self._host.node} can't enforce security groups: its kernel lacks br_netfilter",
-                hint="modprobe br_netfilter on the node",
-                details={"step": "filter ports"},
-            )
-        changed = kernel.write_sysctl(CALL_IPTABLES, "1")
-        return await self._ensure_tables("", *tables) or changed
-
-    async def _cut_revoked(self, filters: list[Filter]) -> None:
-        """End what is open and may not be opened any more."""
-        for segment_id, zone in choose_zones(filters).items():
-            of = ["conntrack", "-L", "--zone", str(zone)]
-            _, listing, _ = await kernel.attempt("read flows", of)
-            here = {f.address: f for f in filters if f.segment_id == segment_id}
-            for flow in find_revoked(read_flows(listing), here):
-                ends = ["-p", flow.protocol, "-s", flow.source, "-d", flow.target]
-                ports = ["--sport", str(flow.source_port), "--dport", str(flow.port)] if flow.port else []
-                await kernel.attempt("cut flows", ["conntrack", "-D", "--zone", str(zone), *ends, *ports])
 
     async def _cut_flows(self, before: list[Forward], after: list[Forward]) -> None:
         """End the flows of ports that are published no more or elsewhere: they'd go on to the old place. Those of TCP to a
@@ -367,47 +320,7 @@ class BridgeNetwork:
 
     async def _drop_moved(self, segment: Segment) -> None:
         name = self._names.moved_table(segment.id)
-        await self._drop_tables(("netdev", name), ("bridge", name))
-
-    async def _ensure_tables(self, namespace: str, *tables: rules.Table) -> bool:
-        """Replace the tables that aren't as wished, in one transaction; says whether any was."""
-        wrong = []
-        for table in tables:
-            key = (namespace, table.family, table.name)
-            if key not in self._tables:
-                held = await kernel.inspect_table(table.family, table.name, namespace)
-                if held is not None and f'comment "{table.digest}"' in held:
-                    self._tables[key] = table.digest
-            if self._tables.get(key) != table.digest:
-                wrong.append(table)
-        if not wrong:
-            return False
-        text = "".join(table.text for table in wrong)
-        if namespace:
-            await kernel.perform_router(namespace, [], False, text)
-        else:
-            await kernel.perform_tables(text)
-        for table in wrong:
-            self._tables[namespace, table.family, table.name] = table.digest
-        return True
-
-    async def _drop_tables(self, *tables: tuple[str, str]) -> bool:
-        there = [t for t in tables if await kernel.inspect_table(*t) is not None]
-        await kernel.perform_tables("".join(f"delete table {family} {name}\n" for family, name in there))
-        for family, name in tables:
-            self._tables.pop(("", family, name), None)
-        return bool(there)
-
-    def _forget_tables(self, namespace: str) -> None:
-        for key in [k for k in self._tables if k[0] == namespace]:
-            del self._tables[key]
-
-    def _zone(self, port: Port) -> int | None:
-        """The zone in which the port's filter follows connections; None for one without a filter."""
-        filters = self._filters or []
-        if all(found.port_id != port.id for found in filters):
-            return None
-        return choose_zones(filters)[port.segment_id]
+        await self._tables.drop(("netdev", name), ("bridge", name))
 
     def _keep(self, segment: Segment) -> None:
         """Let a driver made anew know the wish."""
