@@ -1,7 +1,7 @@
 """``python carrier.py FOLDER``: the agents' own way for memory, inside one network namespace.
 
 Told by lines on its standard input: ``door KEY PEER ADDRESS SOCKET`` opens one, whose address is the answer; ``line KEY PEER
-ADDRESS SOCKET`` carries what connects to SOCKET to such a door; ``close`` ends what was opened.
+ADDRESS SOCKET COUNT`` carries what connects to SOCKET, so many times, to such a door; ``close`` ends what was opened.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ async def serve(folder: str) -> None:
             answer = door.open(address)
             door.lead({"memory": socket})
         elif do == "line":
-            key, peer, address, socket = words
+            key, peer, address, socket, count = words
             line = wire.make_line(key, address, peer, limits)
-            line.offer({"memory": Path(socket)})
+            line.offer({"memory": Path(socket)}, ahead=int(count))
         else:
             for opened in filter(None, (door, line)):
                 opened.close()

@@ -65,14 +65,15 @@ class Link:
                 rate = ["tbf", "rate", f"{megabits}mbit", "burst", f"{max(64, megabits // 4)}kb", "latency", "50ms"]
                 subprocess.run([*base, "add", "dev", self.links[side], "root", *rate], check=True)
 
-    def carry(self, side: str, here: str, there: str, *, alone: bool) -> None:
+    def carry(self, side: str, here: str, there: str, *, alone: bool, connections: int) -> None:
         """What connects to ``here`` (a unix socket, made beside ``side``) gets to the unix socket ``there``, over the link.
-        One path for each side; a new one takes the place of the old one. ``alone``: without weft."""
+        One path for each side; a new one takes the place of the old one. ``alone``: without weft; ``connections``: how many there
+        will be."""
         self.drop(side)
         other, number = ("b", 2) if side == "a" else ("a", 1)
         if not alone:
             address = self._tell(other, "door", "move", side, f"10.99.7.{number}", there)
-            assert self._tell(side, "line", "move", other, address, here) == "ready"
+            assert self._tell(side, "line", "move", other, address, here, str(connections)) == "ready"
             return
         address = f"tcp:10.99.7.{number}:{PORT}"
         self._relays[side] = []

@@ -107,7 +107,7 @@ class Rig:
         plan, key = self.guest, f"move-{time.monotonic_ns()}"
         sockets = await target.moves.expect(plan, await source.moves.describe(plan.id), key, settings)
         relay = str(Path(self.folder.name, f"{self.here}.sock"))
-        self.link.carry(self.here, relay, sockets.memory, alone=leeway is None)
+        self.link.carry(self.here, relay, sockets.memory, alone=leeway is None, connections=settings.connections)
         stops: list[float] = []
         runs: list[float] = []
         watchers = [

@@ -126,7 +126,7 @@ class MemoryLine:
         if not answer.done:
             raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": ask.do})
 
-    def offer(self, sockets: dict[Channel, Path]) -> None:
+    def offer(self, sockets: dict[Channel, Path], *, ahead: int = 0) -> None:
         door = self._reach()
         for channel, path in sockets.items():
             path.unlink(missing_ok=True)

@@ -35,6 +35,11 @@ class MoveSettings(msgspec.Struct, frozen=True):
     cache_bytes: int = 64 << 20  # of xbzrle: at least what the guest keeps writing to
     copied_disks: tuple[str, ...] = ()  # serials of those that the nodes don't share: what is on them goes over too
 
+    @property
+    def connections(self) -> int:
+        """How many the source's machine opens for its memory."""
+        return self.streams + 1 if self.mode == "multifd-zstd" else 1
+
 
 class MoveSockets(msgspec.Struct, frozen=True):
     """Where a target waits: for memory, over several connections in some modes, and for disks if there are any to copy."""

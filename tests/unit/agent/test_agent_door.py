@@ -61,9 +61,11 @@ class Ends:
         self.lines.append(TlsLine(key, self.address, peer, self.fabric.node(node), limits, CLOCK))
         return self.lines[-1]
 
-    async def carry(self, line: TlsLine, data: bytes, answer: bytes = b"heard") -> tuple[bytes, bytes]:
+    async def carry(
+        self, line: TlsLine, data: bytes, answer: bytes = b"heard", *, ahead: int = 0
+    ) -> tuple[bytes, bytes]:
         """What the machine at the target got of ``data``, and the one at the source of its answer."""
-        line.offer({"memory": self.folder / "offered"})
+        line.offer({"memory": self.folder / "offered"}, ahead=ahead)
 
         def send() -> bytes:
             with socket.socket(socket.AF_UNIX) as sock:
@@ -105,6 +107,22 @@ async def test_what_a_machine_sends_arrives_whole_and_its_answer_comes_back(ends
     line, data = ends.line(), os.urandom(9 << 20)
     assert await ends.carry(line, data) == (data, b"heard")
     assert line.meter.sent == ends.door.meter.received == len(data)
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+async def test_what_was_dialled_before_it_is_needed_reaches_the_machine_only_with_what_is_sent(
+    ends: Ends, ahead: int
+) -> None:
+    line, data = ends.line(), os.urandom(3 << 20)
+    assert await ends.carry(line, data, ahead=ahead) == (data, b"heard")
+    assert line.meter.sent == ends.door.meter.received == len(data)
+    line.close()
+    ends.machine.settimeout(0.3)
+    with pytest.raises(TimeoutError):  # a machine takes the end of a connection for the end of its move
+        await asyncio.to_thread(ends.machine.accept)
+    async with asyncio.timeout(20):
+        while [thread for thread in threading.enumerate() if thread.name == "weft-move"]:
+            await asyncio.sleep(0.02)
 
 
 async def test_a_limit_is_kept_and_loses_nothing(ends: Ends) -> None:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from termios import TIOCOUTQ
+
 import pytest
 
-from weft.agent.moving.window import LEAST_BYTES, QUEUE_SECONDS, adjust_window
+from weft.agent.moving.window import LEAST_BYTES, QUEUE_SECONDS, Room, Window, adjust_window
+from weft.contracts.clock import SystemClock
+
+SIOCOUTQNSD = 0x894B  # bytes that weren't sent, beside those that weren't heard of
 
 
 @pytest.mark.parametrize(
@@ -39,3 +51,80 @@ def test_an_end_that_is_slow_to_wake_keeps_its_path_busy_all_the_same(hiccup_sec
         window = adjust_window(window, waits, rate, 0.0002, LEAST_BYTES)
     assert min(path, window / hiccup_seconds) > 0.8 * path
     assert window <= max(LEAST_BYTES, 1.25 * path * (hiccup_seconds + 3 * QUEUE_SECONDS))
+
+
+@pytest.fixture
+def path() -> Iterator[tuple[socket.socket, socket.socket, socket.socket, socket.socket]]:
+    """Who sends, who receives, and the machine's socket behind that one, as this node and the machine hold it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sends = socket.create_connection(server.getsockname())
+        receives, _ = server.accept()
+    plain, machine = socket.socketpair()
+    for sock in (receives, plain):
+        sock.setblocking(False)
+    with sends, receives, plain, machine:
+        yield sends, receives, plain, machine
+
+
+def test_what_the_other_end_may_send_already_finds_room_though_there_is_to_be_less(
+    path: tuple[socket.socket, socket.socket, socket.socket, socket.socket],
+) -> None:
+    """What the kernel throws away is sent again a fifth of a second later, then after two fifths, four: moves stood still for
+    minutes."""
+    sends, receives, _, _ = path
+    room, data = Room(receives), bytes(1 << 16)
+    room.set(1 << 20, 0)
+    for _ in range(256):
+        sends.sendall(data)
+        read(receives, len(data))
+    came = 256 << 16
+    room.set(32 << 10, came)
+    room.set(32 << 10, came)
+    sends.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(16):
+            came += sends.send(data)
+    ended = time.monotonic() + 0.15
+    while (lost := count(sends, TIOCOUTQ) - count(sends, SIOCOUTQNSD)) and time.monotonic() < ended:
+        time.sleep(0.01)
+    assert not lost
+    read(receives, came - (256 << 16))
+    assert receives.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 1 << 20
+    room.set(32 << 10, came + (1 << 20))
+    assert receives.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 128 << 10
+
+
+def count(sock: socket.socket, what: int) -> int:
+    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), what, bytes(4)))[0])
+
+
+def read(sock: socket.socket, left: int) -> None:
+    while left:
+        select.select([sock], [], [], 5)
+        left -= len(sock.recv(left))
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_gathers_while_nobody_gets_to_carry_it_is_no_queue_but_what_a_machine_doesnt_take_is(
+    path: tuple[socket.socket, socket.socket, socket.socket, socket.socket], slow: bool
+) -> None:
+    sends, receives, plain, machine = path
+    window, ended = Window(plain, receives, SystemClock()), time.monotonic() + 1
+    first, data = window.bytes, b""
+    sends.setblocking(False)
+    while time.monotonic() < ended:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sends.send(bytes(1 << 16))
+        time.sleep(0.06)
+        window.look()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data = data or receives.recv(1 << 16)
+                data = data[plain.send(data) :]
+                if not slow:
+                    machine.recv(1 << 20)
+        window.note()
+        if slow:
+            machine.recv(1 << 14)
+    assert window.bytes < first / 2 if slow else window.bytes == first > 0

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from weft.agent.moving.credentials import Credentials, check_peer
 from weft.agent.moving.files import PIECE_BYTES, receive_file
-from weft.agent.moving.relay import Limit, Meter, Relay
+from weft.agent.moving.relay import BUFFER_BYTES, Limit, Meter, Relay
 from weft.agent.moving.words import (
     Answer,
     Ask,
@@ -148,7 +148,7 @@ class TlsDoor:
                 if hello.disk:
                     self._take_file(secure, hello.disk)
                 else:
-                    self._carry(secure, hello.channel)
+                    self._carry(secure, hello)
         except (OSError, WeftError) as problem:
             log.info("move %s: a connection from %s ended: %s", self._key, place, problem)
         finally:
@@ -208,14 +208,20 @@ class TlsDoor:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def _carry(self, secure: ssl.SSLSocket, channel: Channel) -> None:
+    def _carry(self, secure: ssl.SSLSocket, hello: Hello) -> None:
+        first = b""
+        if hello.ahead:  # a machine that is connected to waits for what it is sent, and does nothing else
+            secure.settimeout(None)
+            first = secure.recv(BUFFER_BYTES)
+            if not first:
+                return
         plain = socket.socket(socket.AF_UNIX)
         try:
-            plain.connect(self._sockets[channel])
+            plain.connect(self._sockets[hello.channel])
         except OSError:
             plain.close()
             raise
-        relay = Relay(plain, secure, self.meter, [], self._clock, incoming=self._limits)
+        relay = Relay(plain, secure, self.meter, [], self._clock, incoming=self._limits, first=first)
         with self._lock:
             self._relays.add(relay)
         try:

@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from weft.agent.moving.credentials import Credentials, check_peer, is_refusal
@@ -59,6 +59,7 @@ class TlsLine:
         self._lock = threading.Lock()
         self._relays: set[Relay] = set()
         self._offered: dict[Path, socket.socket] = {}
+        self._ahead: list[Future[ssl.SSLSocket]] = []
         self._files: set[ssl.SSLSocket] = set()
         self._closed = False
 
@@ -72,8 +73,13 @@ class TlsLine:
         if not answer.done:
             raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": ask.do})
 
-    def offer(self, sockets: dict[Channel, Path]) -> None:
-        """Listen at these paths for the machine. Raises DriverFailed."""
+    def offer(self, sockets: dict[Channel, Path], *, ahead: int = 0) -> None:
+        """Listen at these paths for the machine, with so many connections for its memory dialled meanwhile. Raises
+        DriverFailed."""
+        if ahead:
+            dialling = ThreadPoolExecutor(ahead, "weft-dial")
+            self._ahead = [dialling.submit(self._dial, "memory", ahead=True) for _ in range(ahead)]
+            dialling.shutdown(wait=False)
         for channel, path in sockets.items():
             listener = socket.socket(socket.AF_UNIX)
             try:
@@ -111,7 +117,9 @@ class TlsLine:
         """Cut all there is."""
         with self._lock:
             self._closed = True
-            control = self._control
+            control, unused, self._ahead = self._control, self._ahead, []
+        for dialled in unused:
+            dialled.add_done_callback(_drop)
         for path, listener in self._offered.items():
             try:
                 listener.shutdown(socket.SHUT_RDWR)
@@ -164,7 +172,7 @@ class TlsLine:
             said = f"the target doesn't answer at {self._address}: {problem}"
             raise Unavailable(said, reason="lineLost") from problem
 
-    def _dial(self, channel: Channel, disk: str = "") -> ssl.SSLSocket:
+    def _dial(self, channel: Channel, disk: str = "", *, ahead: bool = False) -> ssl.SSLSocket:
         host, _, port = self._address.rpartition(":")
         sock = socket.create_connection((host.strip("[]"), int(port)), DIAL_SECONDS)
         try:
@@ -175,7 +183,7 @@ class TlsLine:
             raise
         try:
             check_peer(secure, self._peer_uid)
-            send_message(secure, Hello(self._key, channel, disk))
+            send_message(secure, Hello(self._key, channel, disk, ahead))
             answer = receive_message(secure, Answer)
             if not answer.done:
                 raise Unavailable(answer.message, reason=answer.reason)
@@ -196,7 +204,7 @@ class TlsLine:
 
     def _carry(self, plain: socket.socket, channel: Channel) -> None:
         try:
-            secure = self._dial(channel)
+            secure = self._take_ahead(channel) or self._dial(channel)
         except (OSError, WeftError) as problem:
             log.warning("move %s: no connection for its %s: %s", self._key, channel, problem)
             plain.close()
@@ -212,3 +220,15 @@ class TlsLine:
         finally:
             with self._lock:
                 self._relays.discard(relay)
+
+    def _take_ahead(self, channel: Channel) -> ssl.SSLSocket | None:
+        """A connection that was dialled before it was needed, if one is left. Raises OSError, WeftError."""
+        with self._lock:
+            dialled = self._ahead.pop(0) if channel == "memory" and self._ahead else None
+        return dialled.result() if dialled is not None else None
+
+
+def _drop(dialled: Future[ssl.SSLSocket]) -> None:
+    """It wasn't needed."""
+    if not dialled.cancelled() and dialled.exception() is None:
+        dialled.result().close()

@@ -84,7 +84,7 @@ class Meter:
 
 class Relay:
     """One connection: ``plain`` is this node's machine, ``secure`` the other node, its handshake done. What goes out keeps to
-    ``limits``, what comes in to ``incoming``."""
+    ``limits``, what comes in to ``incoming``; ``first`` has come already."""
 
     def __init__(
         self,
@@ -95,9 +95,10 @@ class Relay:
         clock: Clock,
         *,
         incoming: Iterable[Limit] = (),
+        first: bytes = b"",
     ) -> None:
         self._plain, self._secure, self._meter, self._clock = plain, secure, meter, clock
-        self._limits, self._incoming = list(limits), list(incoming)
+        self._limits, self._incoming, self._first = list(limits), list(incoming), first
         self._window = Window(plain, secure, clock)
         self._cut = threading.Event()
 
@@ -124,7 +125,8 @@ class Relay:
 
     def _carry(self) -> None:
         into, outof = bytearray(BUFFER_BYTES), bytearray(BUFFER_BYTES)
-        out, back = memoryview(b""), memoryview(b"")  # what is to be sent still
+        out, back = memoryview(b""), memoryview(self._first)  # what is to be sent still
+        self._meter.add(0, len(back))
         while not self._cut.is_set():
             waits: set[str] = set()  # plain-in, plain-out, secure-in, secure-out, limit
             moved = False
@@ -206,6 +208,7 @@ class Relay:
         return memoryview(buffer)[:count], False
 
     def _wait(self, waits: set[str]) -> None:
+        self._window.note()
         masks = {side: 0 for side in (self._plain.fileno(), self._secure.fileno())}
         for what in waits - {"limit"}:
             side = self._plain if what.startswith("plain") else self._secure

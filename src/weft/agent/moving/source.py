@@ -126,7 +126,7 @@ class Source(Side):
             channels: dict[Channel, Path] = {"memory": folder / f"{guest_id}.memory"}
             if settings.copied_disks:
                 channels["disks"] = folder / f"{guest_id}.disks"
-            line.offer(channels)
+            line.offer(channels, ahead=0 if settings.copied_disks else settings.connections)  # those take their time
             to = MoveSockets(str(channels["memory"]), str(channels.get("disks", "")))
             try:
                 await self._moves.send(guest_id, key, to, settings)

@@ -47,8 +47,9 @@ class Line(Protocol):
     async def order(self, ask: Ask) -> None:
         """Like ``ask``; raises DriverFailed if the target answers that it can't."""
 
-    def offer(self, sockets: dict[Channel, Path]) -> None:
-        """What the machine sends to these paths is carried over. Raises DriverFailed."""
+    def offer(self, sockets: dict[Channel, Path], *, ahead: int = 0) -> None:
+        """What the machine sends to these paths is carried over; ``ahead``: how many connections it is about to open for its
+        memory. Raises DriverFailed."""
 
     async def carry_file(self, disk: str, path: Path) -> None:
         """The file of ``disk``; returns once the target has it. Raises OSError, WeftError."""

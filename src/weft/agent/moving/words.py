@@ -25,11 +25,13 @@ Channel = Literal["control", "memory", "disks"]
 
 class Hello(msgspec.Struct, frozen=True):
     """The first message of every connection: whose move it is for, and which of its channels; ``disk``: it brings the file of
-    that one, and is answered when it is there."""
+    that one, and is answered when it is there; ``ahead``: the machine that it is for sends nothing yet, and perhaps never
+    will."""
 
     key: str
     channel: Channel
     disk: str = ""
+    ahead: bool = False
 
 
 class Ask(msgspec.Struct, frozen=True):
