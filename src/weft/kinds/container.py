@@ -32,17 +32,13 @@ from weft.kinds.workload import (
 )
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
+from weft.objects.image_reference import parse_reference
 from weft.objects.lifecycle import Phase
 from weft.objects.schema import field
 
 LEAST_MEMORY_BYTES = 4 * MIB
 MOST_MOUNTS = 16
 MOST_ENV_BYTES = 64 * 1024
-_REGISTRY = r"(?:localhost|(?=[^/]*[.:])[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::\d{1,5})?"
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_REFERENCE = re.compile(
-    rf"{_REGISTRY}/{_PART}(?:/{_PART})*(?::\w[\w.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?", re.ASCII
-)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
 _KEPT_PATHS = ("/proc", "/sys", "/dev")  # the runtime's own
@@ -145,15 +141,22 @@ def read_mount(text_: str, field_: str = "spec.mounts") -> Mount:
     return Mount(volume, path, mode == "ro")
 
 
+def _check_image(image: str) -> None:
+    """Files of a node are its own: no object names them."""
+    example = "write REGISTRY/NAME:TAG, like registry.example.org/shop/web:1.4, or REGISTRY/NAME@sha256:…"
+    try:
+        place = parse_reference(image).place
+    except InvalidInput as problem:
+        hint = example if "REGISTRY/" in (problem.hint or "") else f"{problem.hint}; {example}"
+        raise InvalidInput(problem.message, field="spec.image", hint=hint) from None
+    if place != "registry":
+        raise InvalidInput(f"spec.image: {image[:80]!r} names no image in a registry", field="spec.image", hint=example)
+
+
 def check_container(spec: ContainerSpec) -> None:
     """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
     check_workload(spec, least_memory=LEAST_MEMORY_BYTES)
-    if not _REFERENCE.fullmatch(spec.image):
-        raise InvalidInput(
-            f"spec.image: {spec.image[:80]!r} names no image in a registry",
-            field="spec.image",
-            hint="write REGISTRY/NAME:TAG, like registry.example.org/shop/web:1.4, or REGISTRY/NAME@sha256:…",
-        )
+    _check_image(spec.image)
     mounts = [read_mount(mount, f"spec.mounts[{index}]") for index, mount in enumerate(spec.mounts)]
     refuse_twice(mounts=[mount.volume for mount in mounts])
     refuse_twice(mounts=[mount.path for mount in mounts])

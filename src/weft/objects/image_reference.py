@@ -66,7 +66,7 @@ def parse_reference(text: str, *, default_registry: str = "", field: str = "spec
         if not _TAG.fullmatch(tag):
             raise _refused(field, f"{tag[:80]!r} is no tag", "letters, digits, _ . and -, 128 at most")
     registry, slash, within = name.partition("/")
-    if not slash or not (set(".:[") & set(registry) or registry == "localhost" or registry != registry.lower()):
+    if not slash or not (set(".:[") & set(registry) or registry.lower() == "localhost"):
         if not default_registry:
             raise _refused(
                 field, f"{text[:120]!r} names no registry", "write it out: REGISTRY/NAME:TAG; weft guesses none"
@@ -75,6 +75,7 @@ def parse_reference(text: str, *, default_registry: str = "", field: str = "spec
     host = _HOST.fullmatch(registry)
     if host is None or int(host[1] or "1") not in range(1, 65536):
         raise _refused(field, f"{registry[:80]!r} is no registry", "write HOST or HOST:PORT before the first /")
+    registry = registry.lower()
     if registry == "docker.io" and "/" not in within:
         within = f"library/{within}"
     if len(within) > _LONGEST_NAME or not _NAME.fullmatch(within):

@@ -15,6 +15,7 @@ DIGEST = "sha256:" + "0f" * 32
     [
         ("registry.example.com/shop/web:1.4", "registry.example.com", "shop/web", "1.4", ""),
         ("registry.example.com:5000/web", "registry.example.com:5000", "web", "latest", ""),
+        ("Registry.Example.com/web", "registry.example.com", "web", "latest", ""),
         ("localhost/web", "localhost", "web", "latest", ""),
         ("localhost:5000/a__b/c-d.e:T_1", "localhost:5000", "a__b/c-d.e", "T_1", ""),
         (f"10.0.0.1/web@{DIGEST}", "10.0.0.1", "web", "", DIGEST),
@@ -44,6 +45,7 @@ def test_files_of_the_node(text: str, place: str, path: str, tag: str) -> None:
     ("text", "says", "hint"),
     [
         ("busybox", "names no registry", "guesses none"),
+        ("Shop/web:1", "names no registry", "guesses none"),
         ("shop/web:1", "names no registry", "guesses none"),
         ("", "is no image", "REGISTRY/NAME:TAG"),
         ("a b", "is no image", "REGISTRY/NAME:TAG"),
