@@ -27,7 +27,7 @@ from weft.agent.moving.wire import TlsWire, Wire
 from weft.agent.network import NetworkKeeper
 from weft.agent.offline import Copies, Copy, NotKept
 from weft.agent.perform import Performer
-from weft.agent.pools import Pools
+from weft.agent.pools import LOOK_SECONDS, Pools
 from weft.agent.proximity import Proximity
 from weft.agent.report import Question, Reporter
 from weft.agent.runtimes import Runtimes
@@ -130,6 +130,7 @@ class Agent:
         self._spawn(self._proximity.keep())
         self._spawn(self._meter.keep())
         self._spawn(self._pools.keep())
+        self._spawn(self._keep_volumes())
         self._spawn(self._introduce())
         self._spawn(self._stop_listening())
         self._follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
@@ -420,6 +421,12 @@ class Agent:
         """A server says only in its answers what to remove: ask often while there is any that it might mean."""
         is_asking = self._performer.volume_uids - self._attached() or self._network.ask().idle_networks
         return SHORT_SILENCE_SECONDS if is_asking else HEARTBEAT_SECONDS
+
+    async def _keep_volumes(self) -> None:
+        while True:
+            await self._clock.sleep(LOOK_SECONDS)
+            if await self._performer.review_volumes(self._attached):
+                self._reporter.wake()
 
     def _attached(self) -> set[str]:
         made = (worker.wanted for worker in self._workers.values() if worker.memory.made)

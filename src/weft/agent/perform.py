@@ -81,6 +81,13 @@ class Performer:
             except (WeftError, OSError) as problem:
                 log.warning("volumes can't be listed: %s", problem)
 
+    async def review_volumes(self, attached: Callable[[], set[str]]) -> bool:
+        """Whether another node has taken volumes away from a pool that this one sees too: they aren't here any more. What is
+        ``attached`` isn't asked for, since its disk may be in the making."""
+        gone = await self._pools.find_gone(self.volume_uids - attached()) - attached()
+        self.volume_uids -= gone
+        return bool(gone)
+
     async def remove_volume(self, uid: str) -> None:
         """Remove a volume's data for good; absent is fine. Raises DriverFailed."""
         for disks in self._pools.drivers():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from weft.contracts.clock import Clock
 from weft.contracts.volume import HasPool, VolumeDriver, VolumeFacts
@@ -77,6 +77,19 @@ class Pools:
         if facts != self.facts:
             self.facts = facts
             self._on_news()
+
+    async def find_gone(self, ids: Collection[str]) -> set[str]:
+        """Those of ``ids`` whose disks are in none of the pools; none while a pool can't be used."""
+        gone = set(ids)
+        try:
+            for driver in self._drivers.values() if gone else ():
+                if isinstance(driver, HasPool):
+                    await asyncio.to_thread(driver.pool)  # what isn't mounted isn't gone
+                gone -= {id_ for id_ in gone if await driver.inspect(id_) is not None}
+        except (WeftError, OSError) as problem:
+            log.debug("whether disks are gone can't be told: %s", problem)
+            return set()
+        return gone
 
     async def _describe(self, name: str, driver: VolumeDriver) -> NodePool:
         if not isinstance(driver, HasPool):

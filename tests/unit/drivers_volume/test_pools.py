@@ -47,6 +47,22 @@ def test_nodes_that_find_a_pool_without_an_id_at_the_same_moment_agree_on_one(tm
     assert make_driver(tmp_path, "other", tmp_path / "another").pool().id not in ids
 
 
+async def test_what_another_node_has_taken_away_is_gone_and_what_is_not_mounted_is_not(tmp_path: Path) -> None:
+    place = tmp_path / "pool"
+    here, there = (make_driver(tmp_path, name, place) for name in ("n1", "n2"))
+    local = make_driver(tmp_path, "n3", tmp_path / "local")
+    pools = Pools(local, {"shared": here}, SystemClock(), lambda: None)
+    for driver, id_ in ((there, "a-volume-shared"), (there, "a-volume-taken"), (local, "a-volume-local")):
+        await driver.ensure(id_, size_bytes=MIB)
+    ids = {"a-volume-shared", "a-volume-taken", "a-volume-local"}
+    assert await pools.find_gone(ids) == set()
+    await there.remove("a-volume-taken")
+    assert await pools.find_gone(ids) == {"a-volume-taken"}
+    place.rename(tmp_path / "elsewhere")
+    place.mkdir()
+    assert await pools.find_gone(ids) == set(), "an empty folder is a mount that is missing"
+
+
 async def test_a_pool_whose_mount_is_missing_gets_no_new_id_and_no_disks(tmp_path: Path) -> None:
     place = tmp_path / "pool"
     driver = make_driver(tmp_path, "n1", place)
