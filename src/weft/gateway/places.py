@@ -51,7 +51,7 @@ class Places:
             for found in client.list("allocation", query={"node": node_uid}).items:
                 spec = found["spec"]
                 if spec["workload"].get("uid") == workload.uid and spec["role"] in ("active", "source"):
-                    return Place(node_uid, str(found["name"]), short_id(str(found["uid"])))
+                    return Place(node_uid, str(found["name"]), short_id(str(found["uid"])), str(status["node"]))
             return None
         finally:
             client.close()
