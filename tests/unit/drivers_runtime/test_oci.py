@@ -21,7 +21,7 @@ from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import make_program
 from weft.drivers.runtime.oci.record import ContainerRecord, decide_end, read_signal
 from weft.drivers.runtime.oci.runtime import read_error
-from weft.drivers.runtime.oci.seccomp import Profile, translate_seccomp
+from weft.drivers.runtime.oci.seccomp import Profile, Rule, translate_seccomp
 from weft.drivers.runtime.oci.translate import Device, Facts, plan_files, translate_container, translate_exec
 from weft.drivers.runtime.oci.users import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
 from weft.objects.errors import DriverFailed, InvalidInput
@@ -167,10 +167,22 @@ def test_the_profile_follows_capabilities_and_machine() -> None:
         rules = translate_seccomp(PROFILE, "x86_64", capabilities)["syscalls"]
         return {rule["names"][0]: rule["action"] for rule in rules}
 
-    assert names([]) == {"read": "SCMP_ACT_ALLOW", "chroot": "SCMP_ACT_ERRNO"}
+    assert names([])["read"] == "SCMP_ACT_ALLOW" and names([])["chroot"] == "SCMP_ACT_ERRNO"
+    assert "arm_only" not in names([])
     assert names(["CAP_SYS_CHROOT"])["chroot"] == "SCMP_ACT_ALLOW"
     with pytest.raises(DriverFailed):
         translate_seccomp(PROFILE, "vax", [])
+
+
+def test_namespaces_mounts_and_keys_are_kept_back_from_who_has_no_right_to_them() -> None:
+    rule = Rule(["clone", "clone3", "unshare", "mount", "fork"], "SCMP_ACT_ALLOW")
+    profile = msgspec.structs.replace(PROFILE, syscalls=[rule])
+    rules = translate_seccomp(profile, "x86_64", ["CAP_CHOWN"])["syscalls"]
+    allowed = {name: rule.get("args") for rule in rules if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}
+    assert set(allowed) == {"fork", "clone"} and allowed["clone"][0]["op"] == "SCMP_CMP_MASKED_EQ"
+    assert {"unshare", "mount", "setns", "keyctl"} <= set(rules[-1]["names"])
+    whole = translate_seccomp(profile, "x86_64", ["CAP_SYS_ADMIN"])["syscalls"]
+    assert whole == [{"names": rule.names, "action": "SCMP_ACT_ALLOW"}]
 
 
 def test_a_command_runs_as_the_container_does_with_its_own_words() -> None:

@@ -1,5 +1,6 @@
 """The system calls that a container may make: the profile that Debian's containers-common keeps, which podman and others use,
-for this machine and the container's capabilities. Pure, but for ``read_profile``.
+for this machine and the container's capabilities; but no namespaces, mounts or keys of its own, which that profile leaves to
+containers within containers, and which is where most of the kernel's holes were. Pure, but for ``read_profile``.
 
 Its format is containers-common's: rules with ``includes`` and ``excludes`` (capabilities, architectures).
 """
@@ -17,6 +18,25 @@ from weft.objects.errors import DriverFailed
 PROFILE = Path("/usr/share/containers/seccomp.json")
 INSTALL_HINT = "apt-get install golang-github-containers-common"
 _ARCHITECTURES = {"x86_64": ("SCMP_ARCH_X86_64", "amd64"), "aarch64": ("SCMP_ARCH_AARCH64", "arm64")}
+
+_ADMIN = "CAP_SYS_ADMIN"
+_KEPT_BACK = {
+    *(
+        "add_key",
+        "keyctl",
+        "request_key",
+        "userfaultfd",
+        "unshare",
+        "setns",
+        "pivot_root",
+        "mount",
+        "umount",
+        "umount2",
+    ),
+    *("fsconfig", "fsmount", "fsopen", "fspick", "mount_setattr", "move_mount", "open_tree"),
+}
+_NEW_NAMESPACES = 0x7E02_0000  # the flags of clone(2) that make some
+_EPERM, _ENOSYS = 1, 38
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -63,6 +83,8 @@ def translate_seccomp(profile: Profile, machine: str, capabilities: Collection[s
     main, short = _ARCHITECTURES[machine]
     others = [sub for known in profile.archMap if known.architecture == main for sub in known.subArchitectures or []]
     rules = [_translate(rule) for rule in profile.syscalls if _applies(rule, short, set(capabilities))]
+    if _ADMIN not in capabilities:
+        rules = _keep_back(rules)
     translated: dict[str, Any] = {
         "defaultAction": profile.defaultAction,
         "architectures": [main, *others],
@@ -71,6 +93,19 @@ def translate_seccomp(profile: Profile, machine: str, capabilities: Collection[s
     if profile.defaultErrnoRet is not None:
         translated["defaultErrnoRet"] = profile.defaultErrnoRet
     return translated
+
+
+def _keep_back(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A thread or process is as good as ever; clone3, whose flags lie in memory, is told absent, and C libraries know clone."""
+    held = {*_KEPT_BACK, "clone", "clone3"}
+    kept = [rule | {"names": [name for name in rule["names"] if name not in held]} for rule in rules]
+    flags = {"index": 0, "value": _NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+    return [
+        *(rule for rule in kept if rule["names"]),
+        {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [flags]},
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
+        {"names": sorted(_KEPT_BACK), "action": "SCMP_ACT_ERRNO", "errnoRet": _EPERM},
+    ]
 
 
 def _applies(rule: Rule, architecture: str, capabilities: set[str]) -> bool:
