@@ -15,6 +15,8 @@ import pytest
 from container_lab import ContainerLab
 
 from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess
+from weft.contracts.runtime import ExecRequest
+from weft.drivers.runtime.oci.driver import OciDriver
 from weft.objects.errors import DriverFailed
 
 RUNTIMES = ["crun", "runc"]
@@ -108,6 +110,15 @@ async def run(lab: ContainerLab, plan: ContainerPlan) -> str:
     await lab.close_drivers()
     assert lab.leftovers() == []
     return out.decode()
+
+
+async def output_of(driver: OciDriver, plan: ContainerPlan, *argv: str) -> tuple[bytes, int | None]:
+    session = await driver.exec(plan.id, ExecRequest(list(argv)))
+    out = b""
+    async for chunk in session.output():
+        out += chunk.data
+    await session.close()
+    return out, chunk.code
 
 
 async def try_all(lab: ContainerLab, plan: ContainerPlan) -> dict[str, str]:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from container_lab import MIB, ContainerLab
+from container_lab import BUSYBOX, MIB, ContainerLab
+from image_lab import Made, entry, node, tar, write_layout
 
-from weft.contracts.container import ContainerMount, ContainerPlan, User
+from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess, User
 from weft.contracts.runtime import ExecRequest, GuestFacts
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.paths import ContainerPaths
@@ -386,3 +387,22 @@ async def test_a_container_that_runs_isnt_removed(lab: ContainerLab, driver: Oci
         await driver.remove(plan.id)
     with pytest.raises(DriverFailed):
         await driver.start(msgspec.structs.replace(plan, uid="another"))
+
+
+async def test_an_image_of_the_nodes_store_runs(lab: ContainerLab, driver: OciDriver, tmp_path: Path) -> None:
+    """What one driver keeps the other runs: what an upper layer takes away isn't there."""
+    program = entry("bin/busybox")
+    program.mode = 0o755
+    lower = tar([(program, Path(BUSYBOX).read_bytes()), (entry("etc/gone"), b"x"), (entry("etc/kept"), b"kept\n")])
+    upper = tar([(entry("etc/.wh.gone"), b"")])
+    says = "echo $A; /bin/busybox cat /etc/kept; /bin/busybox ls /etc"
+    made = Made([lower, upper], Entrypoint=["/bin/busybox"], Cmd=["sh", "-c", says], Env=["A=1"])
+    store = node(tmp_path / "store")
+    image = await store.pull(f"oci:{write_layout(lab.folder / 'layout', {'web': made})}:web")
+    config, user = image.config, await store.find_user(image, image.config.user)
+    process = ContainerProcess([*config.entrypoint, *config.cmd], env=config.env, user=user)
+    plan = lab.plan("pulled", layers=store.root(image), process=process)
+    await driver.start(plan)
+    assert (await ended(driver, plan)).reason == "completed"
+    said = (await printed(driver, plan)).split()
+    assert said[:2] == ["1", "kept"] and "gone" not in said

@@ -51,7 +51,7 @@ def read_record(paths: ContainerPaths) -> ContainerRecord | None:
 
 
 def write_record(paths: ContainerPaths, record: ContainerRecord) -> None:
-    paths.state.mkdir(parents=True, exist_ok=True)
+    paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_durably(paths.record, msgspec.json.encode(record))
 
 

@@ -47,6 +47,7 @@ def make_folders(paths: ContainerPaths) -> None:
         (paths.root, 0o755),
         (paths.files, 0o755),
         (paths.exits, 0o700),
+        (paths.state, 0o700),  # a program that its root made setuid is the node's root's, there on disk
         (paths.upper, 0o755),
         (paths.upper.with_name("work"), 0o755),
     ):
