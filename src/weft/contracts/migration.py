@@ -81,7 +81,7 @@ class MoveFacts(msgspec.Struct, frozen=True):
 
 class Load(msgspec.Struct, frozen=True):
     """What a guest does to its memory, and how much there is of it. ``memory_bytes``: all that isn't zero; ``disk_bytes``: what
-    its own disks hold, beside the images they are made from; ``written_bytes``: what it writes to, again and
+    each of its own disks holds, by serial, beside the image it is made from; ``written_bytes``: what it writes to, again and
     again; ``changed_share``: of the words of a page that it writes to, those that differ afterwards; ``compression``: how
     much smaller what it writes gets, ``still_compression``: all its memory; ``spread``: the standard deviation of the
     rate over the samples, as a share of it."""
@@ -94,7 +94,7 @@ class Load(msgspec.Struct, frozen=True):
     still_compression: float = 1.0
     samples: int = 1
     spread: float = 0.5
-    disk_bytes: int = 0
+    disk_bytes: dict[str, int] = {}
 
 
 class MoveEvent(msgspec.Struct, frozen=True):

@@ -230,7 +230,8 @@ class Step(msgspec.Struct, kw_only=True, frozen=True):
 
 class MovePlanned(msgspec.Struct, kw_only=True, frozen=True):
     """How a move is to go, and why: what the source makes of its guest's load and of the path. The factors are what past
-    moves have corrected it by: the figures are already multiplied."""
+    moves have corrected it by: the figures are already multiplied. ``limit_bytes_per_second``: what people, of this move or of
+    either node, kept it to; 0: nothing."""
 
     mode: str = ""
     reason: str = ""
@@ -244,6 +245,7 @@ class MovePlanned(msgspec.Struct, kw_only=True, frozen=True):
     confidence: float = 0.0
     dirty_bytes_per_second: int = 0
     path_bytes_per_second: int = 0
+    limit_bytes_per_second: int = 0
     duration_factor: float = 1.0
     pause_factor: float = 1.0
     bytes_factor: float = 1.0

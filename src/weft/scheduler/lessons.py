@@ -8,6 +8,7 @@ from weft.client.view import Item, View
 from weft.kinds.allocation import MoveLesson
 from weft.kinds.migration import MigrationSpec, MigrationStatus, read_workload
 from weft.objects.identity import object_key
+from weft.transfer.history import was_kept_slow
 from weft.transfer.learn import EndedMove, learn
 
 MOST = 100  # the newest ones
@@ -35,5 +36,5 @@ def read_ended(item: Item) -> EndedMove | None:
         pause_seconds=status.actual.pause_ms / 1000,
         bytes=status.actual.bytes,
         ended_at=status.ended_at or 0.0,
-        limited=spec.bytes_per_second > 0,
+        limited=was_kept_slow(spec, status),
     )

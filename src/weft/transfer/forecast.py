@@ -51,21 +51,24 @@ def forecast(
     guest's in bytes, ``bytes_per_second`` what it is kept below (0: nothing)."""
     nodes = {source, target}
     mine = [move for move in past if move.workload == workload and move.mode == mode]
-    mine = ([move for move in mine if not move.limited] or mine)[:MOST_PAST]
-    here = [move for move in mine if {move.source, move.target} == nodes]
+    free = [move for move in mine if not move.limited]
+    known = (free or mine if bytes_per_second else free)[:MOST_PAST]
+    here = [move for move in known if {move.source, move.target} == nodes]
     rate, path = _find_rate(past, nodes), f"{source} and {target}"
     if here:
         told = _from_own(here)
         told = msgspec.structs.replace(told, basis=f"{_count(here)} of it between {path}")
     elif mine:
+        mine = (free or mine)[:MOST_PAST]
         told = _from_own(mine)
         seconds = (told.bytes or 0) / rate if rate else None
-        known = f"that path carried {format_bytes(int(rate))}/s" if rate else "how fast that path is isn't known"
+        but = f"never between {path}" if free else "kept slow"
+        carried = f"that path carried {format_bytes(int(rate))}/s" if rate else "how fast that path is isn't known"
         told = msgspec.structs.replace(
             told,
             duration_seconds=seconds,
             confidence=round(told.confidence * OTHER_PATH, 2) if seconds is not None else 0.0,
-            basis=f"{_count(mine)} of it, never between {path}; {known}",
+            basis=f"{_count(mine)} of it, {but}; {carried}",
         )
     elif mode == "live" and rate:
         pauses = [move.pause_ms for move in past if {move.source, move.target} == nodes and move.mode == mode]

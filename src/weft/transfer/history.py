@@ -8,6 +8,8 @@ from weft.kinds.node import NodeSpec
 from weft.objects.identity import object_key
 from weft.transfer.forecast import PastMove, forecast
 
+NEAR_LIMIT = 0.5  # of a limit: a move is slower in its beginning and its end
+
 
 def foresee(
     view: View, workload: str, nodes: tuple[str, str], *, mode: str, memory: int, bytes_per_second: int
@@ -42,5 +44,14 @@ def read_past(item: Item) -> PastMove | None:
         pause_ms=actual.pause_ms,
         bytes=actual.bytes,
         ended_at=status.ended_at or 0.0,
-        limited=spec.bytes_per_second > 0,
+        limited=was_kept_slow(spec, status),
     )
+
+
+def was_kept_slow(spec: MigrationSpec, status: MigrationStatus) -> bool:
+    """Whether it was people, not the path, who made it last: by a limit of its own, or a node's that it came near to."""
+    limit = status.plan.limit_bytes_per_second if status.plan is not None else 0
+    actual = status.actual
+    if spec.bytes_per_second or not limit or actual is None or not actual.duration_seconds:
+        return spec.bytes_per_second > 0
+    return actual.bytes / actual.duration_seconds > limit * NEAR_LIMIT

@@ -56,13 +56,13 @@ Action = Literal["go on", "slow down", "begin post-copy", "finish standing still
 class Leeway(msgspec.Struct, frozen=True):
     """What the path carries and what is allowed: bytes a second at most (``limit``; 0: as many as it carries), the longest
     pause, the modes that both runtimes have, whether there are cores
-    to compress with, and whether disks go along, before the memory."""
+    to compress with, and which disks go along, by serial, before the memory."""
 
     bytes_per_second: float
     pause_seconds: float = 0.3
     modes: tuple[MoveMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge", "stop-and-copy")
     spare_cores: bool = True
-    copies_disks: bool = False
+    copied_disks: tuple[str, ...] = ()
     limit: int = 0
 
 
@@ -181,7 +181,7 @@ def find_slowdown(dirty_bytes_per_second: float, leeway: Leeway) -> float:
 def forecast(mode: MoveMode, load: Load, leeway: Leeway) -> Forecast:
     """Duration, pause, bytes and passes of a move in ``mode``."""
     memory = _forecast_memory(mode, load, leeway)
-    disks = load.disk_bytes if leeway.copies_disks else 0
+    disks = sum(load.disk_bytes.get(serial, 0) for serial in leeway.copied_disks)
     seconds = disks / (leeway.bytes_per_second * USABLE_SHARE)
     return msgspec.structs.replace(
         memory, duration_seconds=memory.duration_seconds + seconds, bytes=memory.bytes + disks

@@ -7,9 +7,9 @@ from weft.transfer.plan import MovePlan
 
 
 def tell_plan(
-    plan: MovePlan, *, dirty_bytes_per_second: float = 0.0, path_bytes_per_second: float = 0.0
+    plan: MovePlan, *, dirty_bytes_per_second: float = 0.0, path_bytes_per_second: float = 0.0, limit: int = 0
 ) -> MovePlanned:
-    """``plan``, and what it was made from: what the guest writes, what the path carries."""
+    """``plan``, and what it was made from: what the guest writes, what the path carries, what it is kept to."""
     settings = plan.settings
     return MovePlanned(
         mode=settings.mode,
@@ -27,4 +27,5 @@ def tell_plan(
         bytes_factor=plan.bytes_factor,
         dirty_bytes_per_second=int(dirty_bytes_per_second),
         path_bytes_per_second=int(path_bytes_per_second),
+        limit_bytes_per_second=limit,
     )

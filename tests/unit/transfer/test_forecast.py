@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.kinds.migration import MoveForecast
+from weft.kinds.allocation import MovePlanned
+from weft.kinds.migration import MigrationSpec, MigrationStatus, MoveActual, MoveForecast
 from weft.transfer.forecast import ONLY_MEMORY, PastMove, forecast
+from weft.transfer.history import was_kept_slow
 
 MIB = 1 << 20
 NODES = ("n1", "n2", "n3")
@@ -66,6 +69,26 @@ def test_moves_of_the_other_kind_and_those_kept_slow_say_nothing() -> None:
     assert foresee(move(mode="cold")).basis.startswith("it never moved live: ")
     assert foresee(move(duration_seconds=60.0, limited=True), move()).duration_seconds == 4.0
     assert foresee(move("db", limited=True)).duration_seconds is None
+
+
+def test_a_limit_that_is_lifted_slows_no_forecast_and_one_that_stands_is_told_by_those_under_it() -> None:
+    slow = move(duration_seconds=60.0, limited=True)
+    told = foresee(slow)
+    assert (told.duration_seconds, told.bytes) == (None, 200 * MIB)
+    assert told.basis == "one move of it, kept slow; how fast that path is isn't known"
+    assert foresee(slow, move("db", bytes=100 * MIB, duration_seconds=2.0)).duration_seconds == 4.0
+    assert foresee(slow, rate=10 * MIB).duration_seconds == 60.0
+
+
+@pytest.mark.parametrize(
+    ("own", "limit", "seconds", "slow"),
+    [(0, 0, 10.0, False), (5 * MIB, 0, 10.0, True), (0, 20 * MIB, 10.0, True), (0, 100 * MIB, 10.0, False)],
+)
+def test_a_node_kept_a_move_slow_that_came_near_to_its_limit(own: int, limit: int, seconds: float, slow: bool) -> None:
+    spec = MigrationSpec(workload="vm/web", bytes_per_second=own)
+    actual = MoveActual(duration_seconds=seconds, bytes=200 * MIB)
+    status = MigrationStatus(plan=MovePlanned(limit_bytes_per_second=limit), actual=actual)
+    assert was_kept_slow(spec, status) == slow
 
 
 def test_it_takes_no_less_than_what_it_is_kept_to() -> None:

@@ -169,8 +169,8 @@ def test_a_plan_says_how_much_smaller_what_it_sends_gets_and_in_which_pieces() -
 
 def test_disks_that_go_along_take_their_time_and_no_pause() -> None:
     heavy, along = (
-        msgspec.structs.replace(IDLE, disk_bytes=500 * MB),
-        msgspec.structs.replace(HUNDRED, copies_disks=True),
+        msgspec.structs.replace(IDLE, disk_bytes={"root": 500 * MB, "shared": 900 * MB}),
+        msgspec.structs.replace(HUNDRED, copied_disks=("root",)),
     )
     bare, whole = forecast("plain", heavy, HUNDRED), forecast("plain", heavy, along)
     assert whole.bytes - bare.bytes == 500 * MB

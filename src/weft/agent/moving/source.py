@@ -106,15 +106,15 @@ class Source(Side):
         guest = await self._moves.describe(guest_id)
         path = self._find_path()
         limit = min(filter(None, limits_of(self._move)), default=0)
-        copied = bool(self._list_copied())
-        leeway = Leeway(path, self._move.pause_ms / 1000, copies_disks=copied, limit=limit)
+        leeway = Leeway(path, self._move.pause_ms / 1000, copied_disks=self._list_copied(), limit=limit)
         load = await self._moves.sample(guest_id)
         await self._network.prepare_move(self._wanted, self._target_address)
         for modes in (leeway.modes, ("stop-and-copy",)):
             plan = correct_plan(choose_mode(load, msgspec.structs.replace(leeway, modes=modes)), self._lesson)
             self._plan = plan
             settings = self._choose(plan.settings)
-            told = tell_plan(plan, dirty_bytes_per_second=load.dirty_bytes_per_second, path_bytes_per_second=path)
+            rate = load.dirty_bytes_per_second
+            told = tell_plan(plan, dirty_bytes_per_second=rate, path_bytes_per_second=path, limit=limit)
             self._tell(plan=told)
             self._flows = await self._network.handover.list_flows(self._wanted)
             printed = tell_printed(self._ground.runtime, guest_id)

@@ -93,8 +93,10 @@ async def sample_load(guest: Guest, seconds: float, clock: Clock) -> Load:
                 os.close(page_map)
         finally:
             os.close(memory)
-        own = [disk.path for disk in guest.record.plan.disks if not disk.read_only]
-        return msgspec.structs.replace(load, disk_bytes=sum(os.stat(path).st_blocks * 512 for path in own))
+        own = [disk for disk in guest.record.plan.disks if not disk.read_only]
+        return msgspec.structs.replace(
+            load, disk_bytes={disk.serial: os.stat(disk.path).st_blocks * 512 for disk in own}
+        )
     except OSError as problem:
         raise Unavailable(
             f"guest {guest.record.plan.name}: its memory can't be read: {problem.strerror}",
