@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from weft.agent.moving.path import find_slow_path
 from weft.agent.moving.relay import Limit
 from weft.agent.moving.side import Brief, Side
 from weft.agent.moving.wire import Line
@@ -44,6 +45,7 @@ class Source(Side):
         self._plan: MovePlan | None = None
         self._remaining: list[int] = []
         self._slowdown = 0.0
+        self._slow_path: float | None = None
         self._stopped_at: float | None = None
         self._flows: list[list[str]] = []
         self._printed = 0  # so much of it the target has heard
@@ -104,6 +106,7 @@ class Source(Side):
         """Have the target expect the guest, and send it."""
         guest_id, key = self._wanted.id, self.part.key
         guest = await self._moves.describe(guest_id)
+        self._slow_path = await find_slow_path(self._connect().ask, self._clock)
         path = self._find_path()
         limit = min(filter(None, limits_of(self._move)), default=0)
         leeway = Leeway(path, self._move.pause_ms / 1000, copied_disks=self._list_copied(), limit=limit)
@@ -292,7 +295,8 @@ class Source(Side):
 
     def _find_path(self) -> float:
         """What it is taken to carry, in bytes a second."""
-        return min(filter(None, (*limits_of(self._move), self._lesson.path_bytes_per_second)), default=UNKNOWN_PATH)
+        known = (*limits_of(self._move), self._lesson.path_bytes_per_second, self._slow_path)
+        return min(filter(None, known), default=UNKNOWN_PATH)
 
     # Its words.
 

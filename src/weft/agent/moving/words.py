@@ -39,7 +39,7 @@ class Ask(msgspec.Struct, frozen=True):
     ``resumed``: it stands still at the source, or runs there again; ``take over``: it never will run there again, so let it
     run; ``look``: say how it is. ``sent_bytes``, ``passes``, ``elapsed_ms``: what it came to until it was handed over; the source
     may be gone before its own report is heard. ``printed`` (``expect``, ``take over``): on its console, as far as it is to be
-    known at the target too."""
+    known at the target too. ``padding`` says nothing: how long it takes tells of the path."""
 
     do: Literal["expect", "flows", "stopped", "resumed", "take over", "look"]
     guest: MovingGuest | None = None
@@ -49,6 +49,7 @@ class Ask(msgspec.Struct, frozen=True):
     passes: int = 0
     elapsed_ms: int = 0
     printed: Printed | None = None
+    padding: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
