@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.scenario.agent_lab import (
     ADDRESS,
@@ -19,6 +20,9 @@ from tests.scenario.agent_lab import (
 )
 
 from weft.agent import agent, network
+from weft.agent.known import Memory, Part
+from weft.agent.offline import Copies, Copy
+from weft.kinds.allocation import AllocatedMove
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, NotAuthenticated, NotFound, WeftError
 from weft.objects.identity import Ref, short_id
@@ -315,6 +319,28 @@ async def test_after_any_bad_days_there_is_one_guest_one_disk_one_port(lab: Lab,
         await lab.until_state(web, "running")
         assert lab.server.reports[web.name].boot_id == boot_id(lab, web)
         assert (list(lab.shelf.volumes), len(lab.wire.ports), len(lab.copies())) == ([id], 1, 1)
+
+
+async def test_a_guest_that_came_and_was_deleted_here_has_moved_on_for_an_older_store(lab: Lab) -> None:
+    """Its source must not hear that it never ran here: it would begin it anew, with empty disks."""
+    here, copies = make_allocation(nics=[]), Copies(lab.host.state_dir)
+    copies.save(short_id(here.uid), Copy(here, Memory(run="up", made=True, took="m")))
+    async with lab.agent():
+        lab.server.put(here)
+        await lab.until_state(here, "running")
+        lab.server.put(msgspec.structs.replace(change(here, wish="stop"), deleting_since=1.0))
+        await lab.until_state(here, "released")
+    assert lab.copies() == [] and copies.load_departure(short_id(here.uid)) == Part("m", "target", "", taken=True)
+    lab.server.reports.clear()
+    move = AllocatedMove(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
+    for wish in ("run", "stop"):
+        coming = change(here, role="target", move=move, wish=wish)
+        async with lab.agent():
+            lab.server.put(coming)
+            report = await lab.until_state(coming, "stopped")
+            await lab.settle()
+            assert (report.reason, report.move) == ("moved", None)
+            assert lab.guest(here) is None and not lab.shelf.volumes
 
 
 async def test_two_workloads_of_one_name_are_not_confused(lab: Lab) -> None:

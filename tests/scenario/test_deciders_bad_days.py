@@ -280,9 +280,9 @@ async def test_what_a_guest_without_a_place_takes_is_given_to_nobody(tmp_path: P
         await lab.until_refused("other", "insufficientResources")
         await lab.put_vm("web", cpu=5.0)  # made anew in the same way: the guest is this one's, and counts once
         await lab.until_phase("web", "Running")
-        await lab.nodes["n1"].write_report(orphans=[], orphan_allocations=[])
         await lab.put_vm("third", cpu=3.0)
         await lab.until_phase("third", "Running")
+        await lab.nodes["n1"].write_report(orphans=[], orphan_allocations=[])
         await lab.delete("/vm/default/web")
         await lab.until_phase("other", "Running")
 

@@ -73,8 +73,11 @@ def _check_moves(fabric: Fabric) -> list[str]:
         if status.phase not in ENDED:
             told = f"{status.phase} {status.ending} {status.reason} {status.message}"
             found.append(f"migration {item.name} of {spec.workload} has not ended: {told}")
+    nodes = {node.uid for node in fabric.ledger.notes.objects("node")}
     for place in fabric.ledger.notes.objects("allocation"):
         at = decode_part(place.spec, AllocationSpec)
+        if at.node_uid not in nodes:
+            found.append(f"the place of {at.workload.name} is on node {at.node}, which isn't there")
         if at.role != "active" or at.move is not None:
             found.append(f"the place of {at.workload.name} on {at.node} is a {at.role} still")
     return found

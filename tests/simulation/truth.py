@@ -152,7 +152,7 @@ class Witness:
         name, node = spec.workload.name, self.nodes.get(spec.node_uid)
         if not is_one_place([a for a in self.allocations.values() if self.workload_of[a.uid] == spec.workload.uid]):
             self.fail(f"vm {name} was given two places")
-        if node is None:
+        if node is None and was is None:  # one that is there goes right after its node
             self.fail(f"vm {name} was placed on a node that isn't there")
         latest = self.incarnations.get(spec.workload.uid, 0)
         if was is None and not known and spec.incarnation <= latest:
