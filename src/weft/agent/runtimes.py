@@ -70,18 +70,27 @@ class Runtimes:
 
     async def changed(self) -> None:
         """Return when any guest's facts may have changed. Raises WeftError of the driver that can't tell."""
+        if len(self._drivers) == 1:
+            return await self._drivers[0].changed()
         for driver in self._drivers:
             if driver not in self._waiting:
                 self._waiting[driver] = asyncio.ensure_future(driver.changed())
-        done, _ = await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
+        try:
+            done, _ = await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._end_waiting()  # else they would take what is told to whoever comes next
+            raise
         self._waiting = {driver: task for driver, task in self._waiting.items() if task not in done}
         for task in done:
             task.result()
 
-    async def close(self) -> None:
+    def _end_waiting(self) -> list[asyncio.Task[None]]:
         waiting, self._waiting = list(self._waiting.values()), {}
         for task in waiting:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        return waiting
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._end_waiting(), return_exceptions=True)
         for driver in self._drivers:
             await driver.close()
