@@ -10,24 +10,31 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 
 from weft.agent import plan as plans
-from weft.agent import shape
 from weft.agent.bygone import find_bygone, recall_part
 from weft.agent.guest import Prepared
 from weft.agent.known import Known, Memory, Part, Run, Store, Trouble, Wanted, place_disks, read_wanted
 from weft.agent.moving.storage import begin_store
 from weft.agent.offline import Copies, Copy, NotKept
-from weft.agent.perform import RUNS, Performer
+from weft.agent.perform import Performer
 from weft.agent.plan import BRING_UP, Plan, Step
+from weft.agent.remembered import (
+    after_step,
+    before_step,
+    choose_part,
+    find_leftover,
+    starts_again,
+    tell_standing,
+)
 from weft.agent.stages import Stages
+from weft.agent.telling import make_report, tell_state
 from weft.agent.waiting import wait_for_event
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedNic, AllocationReport, AllocationSpec, list_disks
+from weft.kinds.allocation import AllocationReport, list_disks
 from weft.kinds.orphan import Standing
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, InvalidInput, WeftError
@@ -110,7 +117,7 @@ class Worker:
         self._envelope, self.wanted = envelope, wanted
         self._performer.movers.put(wanted)
         self._stages.adopt(wanted.report.steps)
-        leftover = _find_leftover(self.memory.leftover, before[0], wanted.spec)
+        leftover = find_leftover(self.memory.leftover, before[0], wanted.spec)
         part = self.memory.part or recall_part(self.memory, wanted.spec)
         self.memory = msgspec.structs.replace(self.memory, orphan=False, leftover=leftover, part=part)
         if before != (wanted.spec, wanted.deleting, False):
@@ -135,14 +142,7 @@ class Worker:
     @property
     def standing(self) -> Standing:
         """Where its guest is, for all that this node knows."""
-        part = self.memory.part
-        if part is None:
-            return "open" if self.wanted.spec.role == "target" else "here"
-        if part.side == "target" and part.taken:
-            return "left" if part.over else "here"
-        if part.side == "target":
-            return "given up" if part.over else "open"
-        return "left" if part.taken else "open"
+        return tell_standing(self.memory, self.wanted.spec)
 
     @property
     def last_move(self) -> str:
@@ -241,7 +241,9 @@ class Worker:
         self._on_event(self.wanted, "Normal" if reason == plans.POWERED_OFF else "Warning", "GuestEnded", message)
 
     async def _carry_out(self, plan: Plan) -> None:
-        prepared = Prepared(leftover=self.memory.leftover, part=self._plan_part(), store=self._plan_store(plan))
+        prepared = Prepared(
+            leftover=self.memory.leftover, part=choose_part(self.memory, self.wanted.spec), store=self._plan_store(plan)
+        )
         if self._guest is not None and plans.is_alive(self._guest) and self._guest.shape is not None:
             prepared.attached = list(self._guest.shape.disks) if Step.ADJUST in plan.steps else []
         self._stages.quiet = Step.ADJUST in plan.steps
@@ -318,35 +320,14 @@ class Worker:
     async def _before(self, step: Step) -> None:
         """Remember durably what is about to be done. Raises NotKept for what must be known after a power cut; taking away
         needs no room."""
-        memory, spec, again = self.memory, self.wanted.spec, False
-        part = memory.part
-        if step in BRING_UP:
-            memory = msgspec.structs.replace(memory, made=True)
-        if step is Step.START:
-            resumes = self._guest is not None and self._guest.state == "suspended"
-            again = memory.run == "ended" and spec.boots <= memory.boots
-            memory = msgspec.structs.replace(
-                memory,
-                run="starting",
-                boots=max(spec.boots, memory.boots),
-                restarts=memory.restarts + 1 if again else memory.restarts,
-                answered=memory.answered and resumes,
-                ended="",
-            )
-        elif step is Step.NETWORK:
-            self._unplugged = False
-        elif step is Step.UNPLUG:
-            self._unplugged = True
-        elif step in (Step.STOP, Step.REMOVE):
-            memory = msgspec.structs.replace(memory, run="down", ended="")
-        elif step is Step.LEAVE:
-            memory = msgspec.structs.replace(memory, run="down", ended="")
+        memory, spec, part = self.memory, self.wanted.spec, self.memory.part
+        again = step is Step.START and starts_again(memory, spec)
+        resumes = self._guest is not None and self._guest.state == "suspended"
+        memory = before_step(step, memory, spec, choose_part(memory, spec), resumes=resumes)
+        if step in (Step.NETWORK, Step.UNPLUG):
+            self._unplugged = step is Step.UNPLUG
         elif step is Step.FORGET:
             await self._note_departure()
-        if step in (Step.OPEN, Step.SEND):
-            memory = msgspec.structs.replace(memory, part=self._plan_part())
-        if step is Step.OPEN:
-            memory = msgspec.structs.replace(memory, boots=max(spec.boots, memory.boots))
         await (self._save(memory) if step in (*BRING_UP, Step.OPEN, Step.SEND) else self._note(memory))
         heard = self.memory.part  # of the move meanwhile
         self.memory = memory if heard is part else msgspec.structs.replace(memory, part=heard)
@@ -360,36 +341,18 @@ class Worker:
             return store
         return begin_store(self.wanted, order)
 
-    def _plan_part(self) -> Part | None:
-        """What this node has in the allocation's move, or would have if it began."""
-        move, part, role = self.wanted.spec.move, self.memory.part, self.wanted.spec.role
-        if part is not None or move is None or role not in ("source", "target"):
-            return part
-        side: Literal["source", "target"] = "source" if role == "source" else "target"
-        cold = move.mode == "cold"
-        return Part(move.key, side, move.peer_allocation, shared=move.shared, node=move.peer, cold=cold)
-
     def _after(self, step: Step, detail: str) -> None:
+        spec = self.wanted.spec
+        taken_over = spec.move is not None and spec.move.taken_over
+        part = choose_part(self.memory, spec)
+        self.memory = after_step(step, self.memory, detail, part, taken_over=taken_over)
         if step is Step.START:
-            self.memory = msgspec.structs.replace(self.memory, run="up")
             self._up_since = self._clock.elapsed()
-        elif step is Step.TIDY:
-            self.memory = msgspec.structs.replace(self.memory, leftover=[])
-        elif step in (Step.GIVE_UP, Step.LEAVE) and (part := self._plan_part()) is not None:
-            runs, move = detail == RUNS, self.wanted.spec.move
-            taken = part.taken or runs or (move is not None and move.taken_over)
-            part = msgspec.structs.replace(part, over=not runs, taken=taken)
-            self.memory = msgspec.structs.replace(self.memory, part=part, run="up" if runs else self.memory.run)
+        elif step is Step.CANCEL or (step in (Step.GIVE_UP, Step.LEAVE) and part is not None):
             self._tell_standing()
-        elif step is Step.CANCEL:
-            self.memory = msgspec.structs.replace(self.memory, part=None)
-            self._tell_standing()
-        elif step is Step.SETTLE and self.memory.part is not None:
-            self.memory = msgspec.structs.replace(self.memory, part=None, took=self.memory.part.key)
         elif step is Step.FORGET:
             self._copies.remove(self.wanted.id)
             self._saved = None
-            self.memory = Memory(boots=self.memory.boots, restarts=self.memory.restarts)
             self.released = True
             self.alive = False
             self._on_report(self.wanted.name, self._report(Plan((), "released"), None))
@@ -449,40 +412,9 @@ class Worker:
             self._on_report(self.wanted.name, self._report(plan, guest or self._guest))
 
     def _report(self, plan: Plan, guest: GuestFacts | None) -> AllocationReport:
-        state = plan.state
-        if self._stages.current is Step.START:
-            state = "starting"
-        elif self._stages.current in BRING_UP and state == "stopping":
-            state = "preparing"
+        state = tell_state(plan, self._stages.current)
         if state == "running":
             self._stages.arrive()
-        alive = guest is not None and plans.is_alive(guest)
-        kept = guest is not None and (alive or guest.state == "suspended")
-        return AllocationReport(
-            incarnation=self.wanted.spec.incarnation,
-            state=state,
-            boots=self.memory.boots,
-            ready=guest.ready if guest is not None and alive else None,
-            boot_id=guest.boot_id if guest is not None and kept else None,
-            accelerator=guest.accelerator if guest is not None and kept else None,
-            started_at=guest.started_at if guest is not None and kept else None,
-            restarts=self.memory.restarts,
-            has=shape.tell_has(guest, self.wanted.spec) if guest is not None and alive else None,
-            room=shape.tell_room(guest) if guest is not None and alive else None,
-            fitted=self._fitted(guest) if guest is not None and alive else 0,
-            reason=plan.reason,
-            message=plan.message,
-            steps=self._stages.list(),
-            move=self._performer.movers.report(self.wanted, self.memory.part)
-            or self._performer.movers.report_storage(self.wanted, self.memory.store),
-        )
-
-    def _fitted(self, guest: GuestFacts) -> int:
-        fits = guest.shape is None or shape.is_shaped(self.wanted.spec, guest.shape)
-        return self.wanted.generation if fits else 0
-
-
-def _find_leftover(left: list[AllocatedNic], old: AllocationSpec, new: AllocationSpec) -> list[AllocatedNic]:
-    """NICs that were asked for once and are not any more."""
-    kept = {nic.uid for nic in new.nics}
-    return list({nic.uid: nic for nic in [*left, *old.nics] if nic.uid not in kept}.values())
+        movers, memory = self._performer.movers, self.memory
+        move = movers.report(self.wanted, memory.part) or movers.report_storage(self.wanted, memory.store)
+        return make_report(self.wanted, memory, plan, state, guest, self._stages.list(), move)
