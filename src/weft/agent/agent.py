@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from functools import partial
+from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
 
 from weft.agent import facts
 from weft.agent.bygone import recall_bygone
-from weft.agent.feed import Feed, Gone, Listed, Put, Told
+from weft.agent.feed import Gone, Put, Told
+from weft.agent.following import Following
 from weft.agent.hardware import Hardware, inspect_hardware
 from weft.agent.images import ImageCache
 from weft.agent.known import Memory, Part, Store, Wanted
@@ -29,9 +29,9 @@ from weft.agent.offline import Copies, Copy, NotKept
 from weft.agent.perform import Performer
 from weft.agent.pools import LOOK_SECONDS, Pools
 from weft.agent.proximity import Proximity
+from weft.agent.relations import relate
 from weft.agent.report import Question, Reporter
 from weft.agent.runtimes import Runtimes
-from weft.agent.segments import read_endpoint, read_forward
 from weft.agent.server import NodeEvent, ReportAnswer, Server
 from weft.agent.worker import Worker
 from weft.contracts.clock import Clock
@@ -101,8 +101,7 @@ class Agent:
         self._superseded: set[str] = set()  # allocations with a later incarnation elsewhere, by the server's word
         self._deleted: set[str] = set()  # allocations the server has no more, whose release is under way here
         self._recovered: dict[str, GuestFacts] = {}  # guests found at the start, by guest id
-        self._feeds: dict[str, Feed] = {}
-        self._networks: set[str] = set()
+        self._following = Following(server, self._network)
         self._removing: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._machine = facts.inspect_machine()
@@ -133,8 +132,8 @@ class Agent:
         self._spawn(self._keep_volumes())
         self._spawn(self._introduce())
         self._spawn(self._stop_listening())
-        self._follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
-        self._follow("publications", "publication", {}, self._on_publication)
+        self._following.follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
+        self._following.follow_publications()
         self._follow_networks()
 
     async def _stop_listening(self) -> None:
@@ -174,8 +173,7 @@ class Agent:
 
     async def close(self) -> None:
         """End the agent's own work and let go of the drivers; guests, networks and disks stay as they are."""
-        for feed in self._feeds.values():
-            feed.end()
+        self._following.end()
         self._server.close()
         for task in self._tasks:
             task.cancel()
@@ -282,26 +280,10 @@ class Agent:
 
     def _relate(self) -> None:
         """See which incarnations of one workload meet on this node, and let go of what is released and deleted."""
-        by_workload: dict[str, list[Worker]] = {}
-        writers: dict[str, list[Worker]] = {}  # by volume uid
         for worker in list(self._workers.values()):
             if worker.released and worker.wanted.uid in self._deleted:
                 self._drop(worker)
-            elif not worker.released and (worker.wanted.spec.role == "active" or worker.memory.orphan):
-                by_workload.setdefault(worker.wanted.spec.workload.uid, []).append(worker)
-                for volume in worker.wanted.spec.volumes if worker.alive else ():
-                    writers.setdefault(volume.uid, []).append(worker)
-            else:
-                worker.relate(superseded=False, blocked="")
-        for workers in by_workload.values():
-            for worker in workers:
-                mine = worker.wanted.spec.incarnation
-                later = worker.wanted.uid in self._superseded
-                later |= any(w.wanted.spec.incarnation > mine and not w.memory.orphan for w in workers)
-                # Of one number there are two when a restored server has forgotten the first.
-                other = any(w.wanted.spec.incarnation <= mine and w.alive and w is not worker for w in workers)
-                blocked = "another incarnation of it still runs on this node" if other else ""
-                worker.relate(superseded=later, blocked=blocked or _find_writer(worker, writers))
+        relate(self._workers.values(), self._superseded)
         if any(worker.memory.orphan for worker in self._workers.values()):
             self._reporter.wake()  # where their guests are may be known by now
 
@@ -322,37 +304,9 @@ class Agent:
         explained = {worker.wanted.id for worker in self._workers.values()}
         return [guest for id, guest in self._recovered.items() if id not in explained]
 
-    def _on_publication(self, told: Told) -> None:
-        if isinstance(told, Listed):
-            self._network.fade_forwards({_port_of(name) for name in told.names})
-        elif isinstance(told, Put):
-            self._network.put_forward(*_port_of(told.envelope.name), read_forward(told.envelope))
-        else:
-            self._network.put_forward(*_port_of(told.last.name), None)
-
     def _follow_networks(self) -> None:
-        """One feed of endpoints for each network that an allocation here is in."""
         needed = {nic.network_uid for worker in self._workers.values() for nic in worker.wanted.spec.nics}
-        needed |= self._network.handover.networks
-        for uid in sorted(self._networks - needed):
-            self._feeds.pop(uid).end()
-        for uid in sorted(needed - self._networks):
-            self._follow(uid, "endpoint", {"network": uid}, partial(self._on_endpoint, uid))
-        self._networks = needed
-
-    def _on_endpoint(self, network_uid: str, told: Told) -> None:
-        if isinstance(told, Listed):
-            self._network.fade_neighbours(network_uid, {_address_of(name) for name in told.names})
-        elif isinstance(told, Put):
-            address = _address_of(told.envelope.name)
-            self._network.put_neighbour(network_uid, address, read_endpoint(told.envelope))
-        else:
-            self._network.put_neighbour(network_uid, _address_of(told.last.name), None)
-
-    def _follow(self, key: str, kind: str, query: dict[str, str], deliver: Callable[[Told], None]) -> None:
-        feed = Feed(self._server, kind, query, deliver, asyncio.get_running_loop())
-        self._feeds[key] = feed
-        feed.start()
+        self._following.follow_networks(needed | self._network.handover.networks)
 
     async def _follow_runtime(self) -> None:
         while True:
@@ -491,22 +445,3 @@ class Agent:
 def _log_failure(keeping: asyncio.Future[None]) -> None:
     if not keeping.cancelled() and (problem := keeping.exception()) is not None:
         log.warning("%s", problem)
-
-
-def _find_writer(worker: Worker, writers: dict[str, list[Worker]]) -> str:
-    """A sentence on who else writes to a volume of the worker's, empty if nobody does."""
-    for volume in worker.wanted.spec.volumes:
-        for other in writers.get(volume.uid, ()):
-            if other is not worker:
-                unknown = ", which the server doesn't know," if other.memory.orphan else ""
-                return f"{other.wanted.what}{unknown} still writes to volume {volume.name} on this node"
-    return ""
-
-
-def _port_of(publication: str) -> tuple[int, str]:
-    protocol, _, port = publication.partition("-")
-    return int(port), protocol
-
-
-def _address_of(endpoint: str) -> str:
-    return endpoint.partition(".")[2]

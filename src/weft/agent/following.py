@@ -1,0 +1,68 @@
+"""What the agent follows of the server's objects: its allocations, published ports, and the endpoints of the networks that it is
+in. The latter two go to the network as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from weft.agent.feed import Feed, Listed, Put, Told
+from weft.agent.network import NetworkKeeper
+from weft.agent.segments import read_endpoint, read_forward
+from weft.agent.server import Server
+
+
+class Following:
+    """One feed for each thing that is followed, until ``end``."""
+
+    def __init__(self, server: Server, network: NetworkKeeper) -> None:
+        self._server, self._network = server, network
+        self._feeds: dict[str, Feed] = {}
+        self._networks: set[str] = set()
+
+    def follow(self, key: str, kind: str, query: dict[str, str], deliver: Callable[[Told], None]) -> None:
+        feed = Feed(self._server, kind, query, deliver, asyncio.get_running_loop())
+        self._feeds[key] = feed
+        feed.start()
+
+    def follow_publications(self) -> None:
+        self.follow("publications", "publication", {}, self._on_publication)
+
+    def follow_networks(self, needed: set[str]) -> None:
+        """One feed of endpoints for each of these networks, and for no others."""
+        for uid in sorted(self._networks - needed):
+            self._feeds.pop(uid).end()
+        for uid in sorted(needed - self._networks):
+            self.follow(uid, "endpoint", {"network": uid}, partial(self._on_endpoint, uid))
+        self._networks = needed
+
+    def end(self) -> None:
+        for feed in self._feeds.values():
+            feed.end()
+
+    def _on_publication(self, told: Told) -> None:
+        if isinstance(told, Listed):
+            self._network.fade_forwards({_port_of(name) for name in told.names})
+        elif isinstance(told, Put):
+            self._network.put_forward(*_port_of(told.envelope.name), read_forward(told.envelope))
+        else:
+            self._network.put_forward(*_port_of(told.last.name), None)
+
+    def _on_endpoint(self, network_uid: str, told: Told) -> None:
+        if isinstance(told, Listed):
+            self._network.fade_neighbours(network_uid, {_address_of(name) for name in told.names})
+        elif isinstance(told, Put):
+            address = _address_of(told.envelope.name)
+            self._network.put_neighbour(network_uid, address, read_endpoint(told.envelope))
+        else:
+            self._network.put_neighbour(network_uid, _address_of(told.last.name), None)
+
+
+def _port_of(publication: str) -> tuple[int, str]:
+    protocol, _, port = publication.partition("-")
+    return int(port), protocol
+
+
+def _address_of(endpoint: str) -> str:
+    return endpoint.partition(".")[2]
