@@ -33,12 +33,13 @@ PROGRESS = ROOT / ".weft" / "soak-migrations.json"
 BROKEN = ROOT / ".weft" / "soak-broken"
 # What becomes of a move by its number, in rounds of twenty; the others are plainly live.
 OTHERS = {
-    1: "slow", 6: "slow", 11: "slow", 16: "slow",
+    1: "slow", 11: "slow",
     4: "cold", 14: "cold",
     7: "cancelled", 17: "cancelled",
     2: "source agent killed", 12: "target agent killed",
 }  # fmt: skip
-SLOW = "24M"
+SLOW = "12M"  # no more than one writer changes: the guest is held back, and takes most of a minute
+LONG = "24M"  # long enough for what befalls it
 LONGEST_DELAY_SECONDS = 4.0  # of what is done to a move, once it is under way
 CLEAN_SECONDS, END_SECONDS = 30.0, 400.0
 
@@ -152,7 +153,7 @@ class Journeys:
         if how == "cold":
             words.append("--cold")
         elif how != "live":
-            words += ["--bandwidth", SLOW]
+            words += ["--bandwidth", SLOW if how == "slow" else LONG]
         return self.cluster.ok(*words).strip().rpartition("/")[2]
 
     def _disturb(
