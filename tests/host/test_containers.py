@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -139,6 +140,17 @@ async def test_it_is_asked_to_end_and_forced_when_it_doesnt(lab: ContainerLab, d
     facts = await driver.inspect(deaf.id)
     assert (facts.state, facts.reason, facts.exit_code) == ("stopped", "stopRequested", 137)
     await driver.stop(deaf.id, grace_seconds=0)  # again is fine
+
+
+async def test_a_stop_that_is_given_up_leaves_it_running(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.script("unmoved", "trap '' TERM; echo up; while :; do sleep 1; done")
+    started = await driver.start(plan)
+    await says(driver, plan, "up")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(driver.stop(plan.id, grace_seconds=WAIT_SECONDS), 0.3)
+    assert (await asyncio.wait_for(driver.start(plan), WAIT_SECONDS)).pid == started.pid
+    lab.kill(started)
+    assert (await ended(driver, plan)).reason == "killed"
 
 
 async def test_one_that_somebody_kills_is_told_so(lab: ContainerLab, driver: OciDriver) -> None:
@@ -308,7 +320,8 @@ async def test_a_start_whose_helper_is_killed_fails_or_runs_and_leaves_nothing(
     folder = str(Path(lab.host.run_dir, "containers", plan.id))
     while not starting.done():
         for pid in search(folder, plan.id, what):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.001)
     try:
         facts = starting.result()

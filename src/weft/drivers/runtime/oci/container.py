@@ -101,6 +101,7 @@ class Container:
             if not record.started:
                 record.started = await self.runtime.status(record.plan.id) in RUNTIME_STARTED
             if record.started:
+                record.stopping = False  # who asked for it is gone
                 await self.save()
                 self.watch()
                 return

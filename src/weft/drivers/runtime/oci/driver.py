@@ -92,7 +92,11 @@ class OciDriver:
                 return
             container.record.stopping = True
             await container.save()
-        await container.stop(grace_seconds)
+        try:
+            await container.stop(grace_seconds)
+        finally:
+            if not container.ended.is_set():
+                container.record.stopping = False  # whoever waited for it gave up
 
     async def inspect(self, guest_id: str) -> GuestFacts:
         container = await self._find(guest_id)
