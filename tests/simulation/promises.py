@@ -131,7 +131,10 @@ def _check_volume(fabric: Fabric, person: Person) -> list[str]:
         return []
     homes = {node.uid: node.name for node in fabric.nodes if volume.uid in node.shelf.volumes}
     status = decode_part(volume.status, VolumeStatus)
-    if homes and status.node_uid not in homes:
+    undecided = len(homes) > 1 and {*homes.values()} <= {
+        *status.copies
+    }  # none of them is its home: it is told, and waits
+    if homes and status.node_uid not in homes and not undecided:
         return [f"volume {person.volume} has its data elsewhere than where it is looked for"]
     if len(homes) > 1 and not (fabric.restores or fabric.removals):
         return [f"volume {person.volume} has data on two nodes"]

@@ -9,15 +9,22 @@ from collections.abc import Sequence
 from weft.client.indexes import NODES_BY_UID, NODES_BY_VOLUME
 from weft.client.view import Item, View
 from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.orphan import read_copies
 
 
 def find_strays(view: View, volume: str, home: str) -> Sequence[Item]:
     """The nodes that have the data of the volume of this uid, though it is looked for on ``home``, which is heard of and
-    has none. None while ``home`` can't say, or isn't there: what lies on a lost disk is waited for."""
+    has none. None while ``home`` can't say, or isn't there: what lies on a lost disk is waited for. What was made for a guest
+    that never came is no data."""
     nodes = view.find(NODES_BY_UID, home)
     if not nodes or nodes[0].status(NodeStatus).phase != "Ready" or volume in nodes[0].report(NodeReport).volumes:
         return ()
-    return view.find(NODES_BY_VOLUME, volume)
+    return [node for node in view.find(NODES_BY_VOLUME, volume) if not _is_half_made(node, volume)]
+
+
+def _is_half_made(node: Item, volume: str) -> bool:
+    given_up = (copy for copy in read_copies(node.report(NodeReport)) if copy.standing == "given up")
+    return any(volume == one.uid for copy in given_up for one in copy.spec.volumes)
 
 
 def find_copies(view: View, volume: str, home: str, explained: set[str]) -> list[str]:

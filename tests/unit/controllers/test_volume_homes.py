@@ -14,6 +14,7 @@ from weft.contracts.store import Put
 from weft.controllers.volumes import is_astray, plan_volume
 from weft.kinds.allocation import AllocatedImage, AllocatedVolume, AllocationSpec, Resources
 from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.orphan import OrphanCopy
 from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.identity import Ref
@@ -107,6 +108,18 @@ def test_a_copy_that_nothing_explains_is_told_once_and_forgotten_when_it_is_gone
     assert told(commit, volume).copies == ["n3"]
     place(view, "n3", "target")  # a guest that comes brings it along
     assert told(plan_volume(view, volume, silent=False), volume).copies == []
+
+
+def test_what_was_made_for_a_guest_that_never_came_is_no_data() -> None:
+    view, volume = make("n2 n3")
+    place(view, "n3", "target")
+    [target] = view.of_kind("allocation").values()
+    view.drop(target.key)
+    copy = OrphanCopy("a", target.spec(AllocationSpec), "given up", "m")
+    report = NodeReport(volumes=[DATA], orphan_allocations=[msgspec.json.encode(copy).decode()])
+    put(view, Envelope(kind="node", name="n3", uid="u-n3", status=raw(NodeStatus(phase="Ready")), report=raw(report)))
+    assert find_homes(view, volume) == {"u-n2"}
+    assert told(plan_volume(view, volume, silent=False), volume).node == "n2"
 
 
 def test_it_is_told_that_the_data_was_found_elsewhere() -> None:
