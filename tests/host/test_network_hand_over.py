@@ -23,6 +23,14 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces"),
 ]
 CLIENTS = [sys.executable, "-S", "-E", str(Path(__file__).with_name("network_clients.py"))]
+# A client that goes on sending whatever it hears.
+SPEAK = """
+import socket, sys, time
+link = socket.create_connection((sys.argv[1], 9090), 5)
+print("ready", flush=True)
+while link.send(b"x"):
+    time.sleep(0.05)
+"""
 PAUSE_SECONDS = 0.06
 NEWS_SECONDS = 0.3  # how late nodes that take no part in the move learn of it
 
@@ -210,6 +218,35 @@ async def test_connections_opened_on_each_node_outlive_a_guests_ways_over_all_of
         [(what, tally)] = end(watch).items()
         assert tally["failed"] == 0 and tally["asked"] > 10, (number, what, tally)
         assert tally["gap_ms"] < 3000, (number, what, tally)
+
+
+async def test_a_node_that_a_guest_left_takes_up_nothing_that_another_one_began(street: Street) -> None:
+    """It is asked for a connection that it doesn't know: to send it out under a name of its own would have it reset."""
+    n1, n2, n3 = street.lab.nodes
+    watch = street.watch(street.lab.outside, f"count:{n1.address}:9090")
+    await street.move(n1, n2)
+    street.note(n3, Moved("out", street.port.mac, street.port.address, n2.address))
+    street.moved[n2.address].insert(0, Moved("in", street.port.mac, street.port.address, n3.address))
+    for node in (n3, n2):
+        await node.ensure_segment(street.see(node, n2))
+    time.sleep(2)
+    [tally] = end(watch).values()
+    assert tally["failed"] == 0 and tally["gap_ms"] < 1500, tally
+
+
+async def test_a_node_that_does_not_know_a_connection_neither_resets_it_nor_shows_its_inside(street: Street) -> None:
+    n1, fabric = street.n1, f"ip netns exec {street.lab.fabric} nft"
+    street.lab.shell(
+        f"{fabric} 'add table ip seen; add chain ip seen arriving {{ type filter hook prerouting priority -400; }};"
+        f" add rule ip seen arriving ip saddr 169.254.0.0/16 counter;"
+        f" add rule ip seen arriving ip saddr {n1.address} tcp flags rst counter'"
+    )
+    speaking = [f"--net=/run/netns/{street.lab.outside}", sys.executable, "-S", "-E", "-c", SPEAK, n1.address]
+    street.lab.start(["nsenter", *speaking])
+    n1.shell("echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose; conntrack -F")
+    time.sleep(1)
+    seen = street.lab.shell(f"{fabric} list table ip seen")
+    assert seen.count("counter packets 0 ") == 2, seen
 
 
 async def test_what_no_router_knows_is_not_carried_on_for_ever(street: Street) -> None:

@@ -71,6 +71,7 @@ chain to_node {{
 chain through_node {{
   type filter hook forward priority filter
   iifname {uplinks} udp dport {host.vxlan_port} drop
+  iifname {uplinks} ct state invalid drop
   iifname {uplinks} ct status dnat accept
   iifname {uplinks} ip daddr 169.254.0.0/16 drop
   oifname {uplinks} ct state established,related accept
@@ -238,13 +239,15 @@ def render_forwards(
 ) -> Table:
     """The node's published ports: to the router of the target's segment if it is here, else on to its node.
 
-    A segment missing from ``uplinks`` isn't here yet; its ports join when it is made.
+    A segment missing from ``uplinks`` isn't here yet; its ports join when it is made. What belongs to no connection is
+    dropped: the node itself, which has none at such a port, would reset what a guest has.
     """
     here = [f for f in forwards if is_here(f, host) and f.segment_id in uplinks]
     away = [f for f in forwards if not is_here(f, host)]
     to_routers = elements(f"{f.protocol} . {f.port} : {uplinks[f.segment_id].router}" for f in _sorted(here))
     to_nodes = elements(f"{f.protocol} . {f.port} : {f.node_address}" for f in _sorted(away))
     hops = elements(f"{f.node_address} . {f.protocol} . {f.port}" for f in _sorted(away))
+    published = elements(str(f.port) for f in _sorted([*here, *away]) if f.protocol == "tcp")
     # A guest coming back to its own network, or a client whose address lies in it, would be answered directly.
     masked = "\n".join(
         f'  oifname "{names.uplink(s)}" ct status dnat ip saddr {{ 127.0.0.0/8, {UPLINKS}, {cidrs[s]} }} masquerade'
@@ -261,6 +264,13 @@ map to_nodes {{
 set hops {{
   type ipv4_addr . inet_proto . inet_service
 {hops}}}
+set published {{
+  type inet_service
+{published}}}
+chain unknown {{
+  type filter hook prerouting priority mangle
+  ct state invalid tcp dport @published fib daddr type local drop
+}}
 chain guard {{
   type filter hook prerouting priority raw
   iifname "{host.underlay_link}" ip daddr 127.0.0.0/8 drop
