@@ -76,7 +76,7 @@ MORE_CAPABILITIES = (
     "SYS_TTY_CONFIG",
 )
 
-Word = Annotated[str, field("", max_length=131072, shown="word")]
+Word = Annotated[str, field("", max_length=4096, shown="word")]
 
 
 class HealthCheck(msgspec.Struct, kw_only=True):

@@ -1,0 +1,36 @@
+"""Containers by the command, on nodes that run none: they are made, wait, and say what for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from tests.scenario.cli_lab import Fabric, start_fabric
+
+IMAGE = "registry.example.org/shop/web:1.4"
+
+
+@pytest.fixture(scope="module")
+def fabric() -> Iterator[Fabric]:
+    with start_fabric() as made:
+        yield made
+
+
+def test_a_container_is_made_and_waits_with_the_reason_where_no_node_runs_containers(fabric: Fabric) -> None:
+    words = ["--command", "/bin/sh", "--arg", "-c", "--arg", "echo a,b", "--env", "A=1"]
+    said = fabric.weft("container", "create", "web", "--image", IMAGE, *words)
+    assert said.code == 6
+    assert "container/web fits on no node: noAvailableAgents" in said.err
+    assert "n1  runs no containers" in said.err
+    made = json.loads(fabric.weft("container", "get", "web", "-o", "json").out)
+    assert (made["status"]["phase"], made["status"]["message"]) == ("Pending", "no node runs containers")
+    assert (made["spec"]["command"], made["spec"]["args"]) == (["/bin/sh"], ["-c", "echo a,b"])
+    assert "no node runs containers" in fabric.weft("explain", "container/web").out
+    assert fabric.weft("exec", "container/web", "--", "ls").code != 0
+    refused = fabric.weft("container", "create", "bad", "--image", "nginx")
+    assert refused.code == 2
+    assert "spec.image" in refused.err
+    assert fabric.weft("container", "migrate", "web").code == 2
+    assert fabric.weft("container", "delete", "web", "--yes").code == 0
+    assert json.loads(fabric.weft("container", "list", "-o", "json").out)["items"] == []
