@@ -110,8 +110,9 @@ def test_what_gathers_while_nobody_gets_to_carry_it_is_no_queue_but_what_a_machi
 ) -> None:
     sends, receives, plain, machine = path
     window, ended = Window(plain, receives, SystemClock()), time.monotonic() + 1
-    first, data = window.bytes, b""
+    data = b""
     sends.setblocking(False)
+    window.note()
     while time.monotonic() < ended:
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -127,4 +128,4 @@ def test_what_gathers_while_nobody_gets_to_carry_it_is_no_queue_but_what_a_machi
         window.note()
         if slow:
             machine.recv(1 << 14)
-    assert window.bytes < first / 2 if slow else window.bytes == first > 0
+    assert (window.bytes > 0) == slow

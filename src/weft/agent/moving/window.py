@@ -58,13 +58,6 @@ class Window:
         self._waiting: int | None = None
         self._room = Room(secure)
         self.bytes = 0  # 0: not bounded
-        self._most = BOUND_BYTES
-        with contextlib.suppress(OSError, struct.error):  # it has ended
-            shortest = _INFO.unpack(secure.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size))[-1]
-            needed = max(FIRST_BYTES, int(FASTEST * shortest / 1e6))
-            if needed <= BOUND_BYTES:
-                self.bytes = self._most = needed
-                self._bound(0)
 
     def note(self) -> None:
         """How much waits, before the carrier does. The least counts: what has gathered while a busy machine lets nobody carry it is
@@ -94,7 +87,7 @@ class Window:
             wait += max(0, round_trip - shortest) / 1e6
         wanted = adjust_window(self.bytes, wait, rate, shortest / 1e6, max(LEAST_BYTES, LEAST_SEGMENTS * segment))
         if self.bytes or wanted <= BOUND_BYTES:
-            self.bytes = min(wanted, self._most)
+            self.bytes = min(wanted, BOUND_BYTES)
             self._bound(received)
 
     def _bound(self, received: int) -> None:
@@ -115,6 +108,10 @@ class Room:
 
     def set(self, window: int, received: int) -> None:
         """For so many bytes on their way, where ``received`` have come."""
+        if not self._window:
+            with contextlib.suppress(OSError):  # it has ended
+                self._window = self._bytes = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            _set_buffer(self._sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, self._bytes)  # the kernel makes it no larger
         if window < self._window:
             self._safe_at = max(self._safe_at, received + self._window)
         if window != self._window:
