@@ -111,7 +111,8 @@ class ContainerLab:
             if str(self.folder) in line
         ]
         found += [f"process {pid}" for pid in self.processes()]
-        found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"**/{self.host.cgroup.split('/')[0]}")]
+        group = self.host.cgroup.split("/")[0]  # others' come and go meanwhile, which a walk takes and a glob doesn't
+        found += [f"cgroup {folder}/{group}" for folder, names, _ in os.walk("/sys/fs/cgroup") if group in names]
         for top in (Path(self.host.run_dir, "containers"), Path(self.host.state_dir, "containers")):
             kept = {"runtime", "probe-oci.json"}
             found += [str(path) for path in top.glob("*") if path.name not in kept]
