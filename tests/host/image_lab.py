@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,12 @@ def node(folder: Path, **more: Any) -> OciImages:
 def leftovers(folder: Path) -> list[str]:
     """What a store has that is no whole layer or image."""
     return sorted(path.name for path in (folder / "oci" / "layers").iterdir() if path.name.startswith("."))
+
+
+def let_read(folder: Path) -> None:
+    """Everybody may enter the folder, and those above it that are of this run: pytest makes them for one user only."""
+    top = Path(tempfile.gettempdir()).resolve()
+    for one in (folder, *folder.parents):
+        if one == top or top not in one.parents:
+            return
+        one.chmod(0o755)

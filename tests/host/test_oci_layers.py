@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from image_lab import LAYER, Made, entry, files, leftovers, node, pack, tar, write_layout
+from image_lab import LAYER, Made, entry, files, leftovers, let_read, node, pack, tar, write_layout
 
 from weft.drivers.image.oci.unpacking import Limits
 from weft.objects.errors import InvalidInput, TooLarge, WeftError
@@ -25,9 +25,7 @@ DIR, LINK, HARD, CHAR, FIFO = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE,
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    let_read(tmp_path)
     yield tmp_path
     shutil.rmtree(tmp_path, ignore_errors=True)
 

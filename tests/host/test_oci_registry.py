@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from image_lab import Made, digest, entry, files, leftovers, node, several, tar, write_layout
+from image_lab import Made, digest, entry, files, leftovers, let_read, node, several, tar, write_layout
 from registry_lab import NAME, PASSWORD, Certificate, Registry, Request, cutting, push, serve, token
 
 from weft.contracts.image import RegistryCredentials
@@ -32,8 +32,7 @@ KNOWN = RegistryCredentials(NAME, PASSWORD)
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A layout of an image, one for two platforms, and one as Docker writes it."""
     folder = tmp_path_factory.mktemp("made")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
+    let_read(folder)
     run = {
         "Entrypoint": ["/bin/web"],
         "Cmd": ["-v"],
@@ -179,8 +178,7 @@ async def test_a_connection_that_breaks_is_taken_up_where_it_was(made: Path, tmp
 
 
 async def test_layouts_and_archives_are_read_as_everybody_may(made: Path, tmp_path: Path) -> None:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    let_read(tmp_path)
     archive = tmp_path / "web.tar"
     subprocess.run(["skopeo", "copy", "-q", f"oci:{made}:web", f"oci-archive:{archive}:web"], check=True)
     store = node(tmp_path / "node")

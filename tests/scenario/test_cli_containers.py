@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.scenario.cli_lab import Fabric, start_fabric
@@ -17,13 +19,20 @@ def fabric() -> Iterator[Fabric]:
         yield made
 
 
+def get(fabric: Fabric) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(fabric.weft("container", "get", "web", "-o", "json").out)
+    return found
+
+
 def test_a_container_is_made_and_waits_with_the_reason_where_no_node_runs_containers(fabric: Fabric) -> None:
     words = ["--command", "/bin/sh", "--arg", "-c", "--arg", "echo a,b", "--env", "A=1"]
     said = fabric.weft("container", "create", "web", "--image", IMAGE, *words)
     assert said.code == 6
     assert "container/web fits on no node: noAvailableAgents" in said.err
     assert "n1  runs no containers" in said.err
-    made = json.loads(fabric.weft("container", "get", "web", "-o", "json").out)
+    until = time.monotonic() + 10
+    while not (made := get(fabric))["status"]["message"] and time.monotonic() < until:
+        time.sleep(0.1)  # its verdict stands before it is folded into its status
     assert (made["status"]["phase"], made["status"]["message"]) == ("Pending", "no node runs containers")
     assert (made["spec"]["command"], made["spec"]["args"]) == (["/bin/sh"], ["-c", "echo a,b"])
     assert "no node runs containers" in fabric.weft("explain", "container/web").out

@@ -39,7 +39,7 @@ def test_what_the_present_schema_stored_is_read_whole(kind: Kind) -> None:
     for part, type_ in (("spec", kind.spec), ("status", kind.status), ("report", kind.report)):
         if type_ is not None:
             seen = read_as(getattr(envelope, part), type_)
-            assert {name: seen.get(name) for name in raw[part]} == raw[part], f"{kind.name}.{part}"
+            assert _cut(seen, raw[part]) == raw[part], f"{kind.name}.{part}"
 
 
 @EVERY_KIND
@@ -48,3 +48,12 @@ def test_a_newer_field_survives_an_older_process_that_rewrites_the_object(kind: 
     stored["spec"]["of_tomorrow"] = stored["status"]["of_tomorrow"] = {"deep": [1]}
     again = msgspec.json.decode(encode_envelope(decode_envelope(msgspec.json.encode(stored))))
     assert (again["spec"], again["status"]) == (stored["spec"], stored["status"])
+
+
+def _cut(seen: Any, stored: Any) -> Any:
+    """Of ``seen`` what ``stored`` has, at each depth: fields that came since are left out."""
+    if isinstance(seen, dict) and isinstance(stored, dict):
+        return {name: _cut(seen.get(name), value) for name, value in stored.items()}
+    if isinstance(seen, list) and isinstance(stored, list) and len(seen) == len(stored):
+        return [_cut(one, other) for one, other in zip(seen, stored, strict=True)]
+    return seen
