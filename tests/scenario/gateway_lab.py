@@ -133,7 +133,7 @@ class GatewayLab:
         def find(name: str) -> Wanted | None:
             return next((w for w in known.values() if name in (w.name, w.uid)), None)
 
-        streams = Streams(Runtimes({"vm": runtime}), self.network, find, node_uid, self.clock)
+        streams = Streams(Runtimes({"vm": runtime, "container": runtime}), self.network, find, node_uid, self.clock)
         tls = make_tls(self.node_context(node_uid))
         control = Control(Place("127.0.0.1", self.port, SERVER_NAME), tls, node_uid, streams.serve, self.clock)
         keeping = asyncio.ensure_future(control.keep())

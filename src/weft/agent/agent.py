@@ -15,6 +15,7 @@ import msgspec
 
 from weft.agent import facts
 from weft.agent.bygone import recall_bygone
+from weft.agent.container_images import ContainerImages
 from weft.agent.feed import Gone, Put, Told
 from weft.agent.following import Following
 from weft.agent.hardware import Hardware, inspect_hardware
@@ -36,6 +37,7 @@ from weft.agent.server import NodeEvent, ReportAnswer, Server
 from weft.agent.worker import Worker
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
+from weft.contracts.image import OciStore
 from weft.contracts.network import NetworkDriver, NetworkProbe
 from weft.contracts.runtime import GuestFacts, RuntimeProbe
 from weft.contracts.volume import VolumeDriver
@@ -55,7 +57,7 @@ BREATH_SECONDS = 0.02  # changes of guests come in bursts
 
 class Agent:
     """The agent of the node that ``host`` describes, over these drivers and this server; ``wire`` is the way to other nodes,
-    ``pools`` where disks may lie besides in ``volumes``, by name."""
+    ``pools`` where disks may lie besides in ``volumes``, by name, ``container_images`` where images of containers are kept."""
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class Agent:
         clock: Clock,
         wire: Wire | None = None,
         pools: Mapping[str, VolumeDriver] | None = None,
+        container_images: OciStore | None = None,
     ) -> None:
         self.host = host
         self.runtimes = runtimes
@@ -90,7 +93,10 @@ class Agent:
             self._on_move,
             self._on_store,
         )
-        self._performer = Performer(host, runtimes, self._pools, self._network, self._images, self._movers, clock)
+        self._container_images = ContainerImages(container_images, self._used_container_images, clock)
+        self._performer = Performer(
+            host, runtimes, self._pools, self._network, self._images, self._container_images, self._movers, clock
+        )
         self._reporter = Reporter(
             host.node, server, clock, self._make_node_report, self._longest_silence, self._ask, self._on_answer
         )
@@ -179,6 +185,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._movers.close()
+        await self._container_images.close()
         self._images.close()
         self._reporter.close()
         await self.runtimes.close()
@@ -332,6 +339,11 @@ class Agent:
         specs = [worker.wanted.spec for worker in self._workers.values()]
         return {image.sha256 for spec in specs for image in (spec.image, spec.iso) if image is not None}
 
+    def _used_container_images(self) -> set[str] | None:
+        if self._unexplained():
+            return None
+        return {worker.memory.image for worker in self._workers.values()} - {""}
+
     def _make_node_report(self) -> NodeReport:
         return facts.make_report(
             self.host,
@@ -344,7 +356,7 @@ class Agent:
             sorted(self._performer.volume_uids),
             self._orphans(),
             self._copy_orphans(),
-            self._unexplained(),
+            [(guest, self.runtimes.kind_of(guest.id)) for guest in self._unexplained()],
             self._epoch,
             self._pools.facts,
         )

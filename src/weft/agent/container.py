@@ -21,15 +21,37 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_STOP_SIGNAL = "SIGTERM"
 
 
-class Ready(msgspec.Struct, frozen=True):
-    """What has been made for it: the image's ``layers``, the uppermost first, and what it says; who ``user`` is in it; ``netns``,
-    empty for one without networks; ``folders`` of its volumes by name."""
+class PulledImage(msgspec.Struct, frozen=True):
+    """An image that is here: its ``layers`` as folders, the uppermost first, what it says, and who ``user`` is in it."""
 
+    digest: str
     layers: list[str]
     config: OciConfig
     user: User
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """What has been made for it: its image; ``netns``, empty for one without networks; ``folders`` of its volumes by name."""
+
+    image: PulledImage
     netns: str = ""
     folders: Mapping[str, str] = {}
+
+
+def check_served(wanted: Wanted) -> AllocatedContainer:
+    """Refuse what its spec may ask for and no agent can do yet, before anything is made for it. Raises InvalidInput."""
+    container = wanted.spec.container
+    if container is None:
+        raise InvalidInput(f"{wanted.what} is no container")
+    for asked, name, what in (
+        (container.mounts, "mounts", "volumes can't be mounted in containers yet"),
+        (container.health_check, "health_check", "health checks of containers aren't made yet"),
+    ):
+        if asked:
+            raise InvalidInput(
+                f"{wanted.what}: {what}", reason="unsupported", field=f"spec.{name}", hint=f"leave spec.{name} out"
+            )
+    return container
 
 
 def name_user(container: AllocatedContainer, config: OciConfig) -> str:
@@ -42,19 +64,19 @@ def plan_container(wanted: Wanted, ready: Ready) -> ContainerPlan:
     spec, container = wanted.spec, wanted.spec.container
     if container is None:
         raise InvalidInput(f"{wanted.what} is no container")
-    main = spec.nics[0] if spec.nics else None
+    main, image = spec.nics[0] if spec.nics else None, ready.image
     return ContainerPlan(
         id=wanted.id,
         uid=wanted.uid,
         name=spec.workload.name,
         incarnation=spec.incarnation,
-        layers=list(ready.layers),
+        layers=list(image.layers),
         process=ContainerProcess(
-            argv=_choose_argv(wanted, container, ready.config),
-            env=_merge_env(ready.config.env, container.env, ready.user),
-            cwd=ready.config.workdir or "/",
-            user=ready.user,
-            stop_signal=ready.config.stop_signal or DEFAULT_STOP_SIGNAL,
+            argv=_choose_argv(wanted, container, image.config),
+            env=_merge_env(image.config.env, container.env, image.user),
+            cwd=image.config.workdir or "/",
+            user=image.user,
+            stop_signal=image.config.stop_signal or DEFAULT_STOP_SIGNAL,
         ),
         cpu=spec.resources.cpu,
         memory_bytes=spec.resources.memory,

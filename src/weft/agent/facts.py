@@ -71,10 +71,11 @@ def find_link(address: str) -> str:
     return ""
 
 
-def name_orphans(orphans: Iterable[Wanted], unexplained: Iterable[GuestFacts]) -> list[str]:
-    """One line each: allocation uid, workload, incarnation. Of a guest without even a copy only the driver knows."""
+def name_orphans(orphans: Iterable[Wanted], unexplained: Iterable[tuple[GuestFacts, str]]) -> list[str]:
+    """One line each: allocation uid, workload, incarnation. Of a guest without even a copy only the driver knows, and that is
+    of its kind."""
     lines = [f"{orphan.uid} {orphan.what} {orphan.spec.incarnation}" for orphan in orphans]
-    lines += [f"{guest.uid} vm/-/{guest.name} {guest.incarnation}" for guest in unexplained]
+    lines += [f"{guest.uid} {kind}/-/{guest.name} {guest.incarnation}" for guest, kind in unexplained]
     return sorted(lines)
 
 
@@ -114,7 +115,7 @@ def make_report(
     volumes: list[str],
     orphans: list[Wanted],
     orphan_copies: list[str],
-    unexplained: list[GuestFacts],
+    unexplained: list[tuple[GuestFacts, str]],
     epoch: str,
     pools: list[NodePool],
 ) -> NodeReport:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from weft.agent.container import PulledImage
 from weft.agent.images import CachedImage
 from weft.agent.known import Part, Store, Wanted
 from weft.agent.seed import SERIAL
@@ -22,6 +23,8 @@ class Prepared(msgspec.Struct):
     """What the steps before the start have made; the interface names are in the order of the NICs."""
 
     image: CachedImage | None = None
+    digest: str = ""  # of a container's image, once it has had one
+    pulled: PulledImage | None = None
     root: VolumeFacts | None = None
     volumes: list[VolumeFacts] = []
     links: list[str] = []

@@ -57,7 +57,8 @@ class Memory(msgspec.Struct, frozen=True):
     ``made`` says that something of it may exist on this node; ``answered`` that the guest has answered in this run;
     ``orphan`` that a list of the server's no longer held it. ``leftover`` are NICs that it was to have, and is not any
     more: their ports go once the guest has let go of them. ``part`` is what it has in a move; ``took`` is the key of the move
-    that it came here by.
+    that it came here by. ``image`` is the digest of a container's image: the same for as long as it has this place, whatever
+    its tag comes to mean.
     """
 
     run: Run = "new"
@@ -71,6 +72,7 @@ class Memory(msgspec.Struct, frozen=True):
     part: Part | None = None
     store: Store | None = None
     took: str = ""
+    image: str = ""
 
 
 class Trouble(msgspec.Struct, frozen=True):

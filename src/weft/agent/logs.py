@@ -1,15 +1,20 @@
-"""Sends what a guest printed, and goes on with it until the guest has gone: then it says where to. Called by the streams."""
+"""Sends what a guest printed, and goes on with it until the guest has gone: then it says where to; of a container, until it has
+ended. Called by the streams."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 from weft.agent.printed import PrintedLog
 from weft.agent.stream import Stream
+from weft.agent.waiting import run_until_first_ends
 from weft.agent.whereabouts import Gone, Whereabouts
 from weft.client.frames import FrameType, encode_exit, encode_json
 from weft.contracts.clock import Clock
+from weft.contracts.container import HasLog
 from weft.kinds.streams import LogsInput
+from weft.objects.errors import NotFound
 
 LOOK_SECONDS = 0.2
 
@@ -57,6 +62,31 @@ async def say_gone(stream: Stream, gone: Gone, position: int | None, came_to: in
         await stream.send(encode_exit(0))
     else:
         await stream.send(encode_json(FrameType.DETACHED, {**gone.place, "printed": position}))
+
+
+async def follow_lines(
+    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: Whereabouts, clock: Clock
+) -> None:
+    """The same of a container: two streams, line by line, and with ``given.follow`` until it has ended. What it printed last stays
+    to be read when it doesn't run."""
+    await run_until_first_ends(_send_lines(stream, runtime, guest_id, given, where, clock), _until_gone(stream))
+
+
+async def _send_lines(
+    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: Whereabouts, clock: Clock
+) -> None:
+    while True:
+        try:
+            async with aclosing(runtime.read_log(guest_id, tail=given.tail, follow=given.follow)) as lines:
+                async for line in lines:
+                    type_ = FrameType.DATA_OUT if line.channel == "stdout" else FrameType.STDERR
+                    await stream.send_data(type_, line.data)
+            break
+        except NotFound:  # it hasn't begun
+            if not given.follow or await where.look() is not None:
+                break
+            await clock.sleep(LOOK_SECONDS)
+    await stream.send(encode_exit(0))
 
 
 async def _until_gone(stream: Stream) -> None:

@@ -159,7 +159,7 @@ class Meter:
             self._disks_at = now
             self._disks = {"": sum(_blocks(path) for path in self._images.glob("**/*"))}
         for wanted in all_:
-            if not self._disks.get(wanted.id):
+            if wanted.spec.container is None and not self._disks.get(wanted.id):
                 ids = {ROOT: wanted.id} | {volume.uid: volume.uid for volume in wanted.spec.volumes}
                 sizes = [await self._find_size(wanted.spec, disk, id_) for disk, id_ in ids.items()]
                 self._disks[wanted.id] = sum(sizes)

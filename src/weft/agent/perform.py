@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from weft.agent.container import Ready, plan_container
+from weft.agent.container_images import ContainerImages
 from weft.agent.guest import Prepared, choose_seed, plan_guest
 from weft.agent.images import CachedImage, ImageCache
 from weft.agent.known import Wanted
@@ -21,9 +23,10 @@ from weft.agent.runtimes import Runtimes
 from weft.agent.seed import build_nocloud, build_tar
 from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.contracts.clock import Clock
+from weft.contracts.container import ContainerPlan
 from weft.contracts.durable import write_durably
 from weft.contracts.host import Host
-from weft.contracts.runtime import CanAdjust, CanSuspend, GuestFacts
+from weft.contracts.runtime import CanAdjust, CanSuspend, GuestFacts, GuestPlan
 from weft.contracts.volume import HasPool, VolumeDriver, VolumeFacts
 from weft.kinds.allocation import ROOT, AllocatedImage
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
@@ -48,12 +51,13 @@ class Performer:
         pools: Pools,
         network: NetworkKeeper,
         images: ImageCache,
+        container_images: ContainerImages,
         movers: Movers,
         clock: Clock,
     ) -> None:
         self.runtimes = runtimes
         self.movers = movers
-        self.images = images
+        self.images, self._container_images = images, container_images
         self._pools, self._keeper, self._clock = pools, network, clock
         self._seeds = Path(host.state_dir) / "seeds"
         self._heavy = asyncio.Semaphore(AT_ONCE)
@@ -98,6 +102,9 @@ class Performer:
 
     async def _image(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         self.runtimes.of(wanted)  # nothing is made for what can't run here
+        if wanted.spec.container is not None:
+            prepared.pulled, said = await self._container_images.ensure(wanted, prepared.digest, tell)
+            return said
         image = wanted.spec.image
         if image is None:
             raise DriverFailed(f"{wanted.what}: it has no image", details={"step": "image"})
@@ -174,7 +181,7 @@ class Performer:
         return ""
 
     async def _start(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        plan = plan_guest(wanted, prepared)
+        plan = _plan_run(wanted, prepared)
         async with self._heavy:
             await self.runtimes.of(wanted).start(plan)
         return ""
@@ -183,7 +190,7 @@ class Performer:
         runtime = self.runtimes.of(wanted)
         if not isinstance(runtime, CanAdjust):
             raise InvalidInput(f"{wanted.what}: runtime {runtime.name} can't change guests", reason="unsupported")
-        await runtime.adjust(plan_guest(wanted, prepared))
+        await runtime.adjust(_plan_run(wanted, prepared))
         return ""
 
     async def _tidy(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
@@ -277,10 +284,19 @@ class Performer:
         return ""
 
     async def _forget(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        return ""  # the worker's own: it holds the copy
+        self._container_images.drop(wanted.uid)
+        return ""  # the rest is the worker's own: it holds the copy
 
     def _seed_path(self, wanted: Wanted, kind: str) -> Path:
         return self._seeds / f"{wanted.id}.{kind}"
+
+
+def _plan_run(wanted: Wanted, prepared: Prepared) -> GuestPlan | ContainerPlan:
+    if wanted.spec.container is None:
+        return plan_guest(wanted, prepared)
+    if prepared.pulled is None:
+        raise DriverFailed(f"{wanted.what}: its image is not here", details={"step": "image"})
+    return plan_container(wanted, Ready(prepared.pulled, next(iter(prepared.links), "")))
 
 
 def _shared_with_source(wanted: Wanted) -> tuple[str, ...]:

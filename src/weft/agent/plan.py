@@ -14,10 +14,12 @@ import msgspec
 
 from weft.agent.known import Known, Memory, Part, Run
 from weft.agent.shape import is_shaped
+from weft.contracts.container import COMPLETED
 from weft.contracts.runtime import GuestFacts
 from weft.kinds.allocation import AllocationSpec, AllocationState
 
 POWERED_OFF = "guestPoweredOff"
+GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "it has done what it ran for: exit code 0"}
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SETTLED_SECONDS = 600.0
@@ -56,6 +58,7 @@ BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.SEED, Step.NETWORK, Step.S
 ADJUST = (*BRING_UP[:-1], Step.ADJUST)
 RECEIVE = (*BRING_UP[:-1], Step.OPEN)
 TAKE_AWAY = (Step.REMOVE, Step.UNPLUG, Step.REMOVE_DISKS, Step.FORGET)
+_OF_DISKS = (Step.DISK, Step.VOLUMES, Step.SEED, Step.REMOVE_DISKS)  # which a container has none of
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -91,6 +94,8 @@ def observe(memory: Memory, guest: GuestFacts) -> Memory:
 def plan_allocation(known: Known, guest: GuestFacts, now: float) -> Plan:
     """The steps that bring ``known.wanted`` towards its wish from where ``guest`` is at ``now`` (elapsed seconds)."""
     plan = _plan(known, guest, now)
+    if known.wanted.spec.container is not None:
+        plan = msgspec.structs.replace(plan, steps=tuple(step for step in plan.steps if step not in _OF_DISKS))
     trouble = known.trouble
     if trouble is None or not plan.steps:
         return plan
@@ -270,7 +275,7 @@ def _plan_run(known: Known, guest: GuestFacts, now: float) -> Plan:
     if guest.state == "suspended" and fresh:
         return Plan((Step.REMOVE, *BRING_UP), "preparing")
     if memory.run == "ended" and not fresh:
-        return _plan_ended(known, now)
+        return _plan_ended(known, guest, now)
     return Plan(BRING_UP, "preparing")
 
 
@@ -284,16 +289,17 @@ def _plan_alive(known: Known, guest: GuestFacts) -> Plan:
     return Plan((), _state(known, guest))
 
 
-def _plan_ended(known: Known, now: float) -> Plan:
+def _plan_ended(known: Known, guest: GuestFacts, now: float) -> Plan:
     """A guest that ended by itself: rests, has failed, or starts again when its pause is over."""
     memory, policy = known.memory, known.wanted.spec.restart
-    if memory.ended == POWERED_OFF and policy != "always":
-        return Plan((), "stopped", POWERED_OFF, "the guest shut itself down")
+    if memory.ended in GOOD_ENDS and policy != "always":
+        return Plan((), "stopped", memory.ended, GOOD_ENDS[memory.ended])
+    why = f"{memory.ended}: {guest.message}" if guest.message and guest.reason == memory.ended else memory.ended
     if policy == "never":
-        return Plan((), "failed", memory.ended, f"the guest ended ({memory.ended}); its restart policy is never")
+        return Plan((), "failed", memory.ended, f"the guest ended ({why}); its restart policy is never")
     if now >= known.restart_at:
         return Plan(BRING_UP, "starting")
-    message = f"the guest ended ({memory.ended}) and starts again, restart {memory.restarts + 1}"
+    message = f"the guest ended ({why}) and starts again, restart {memory.restarts + 1}"
     return Plan((), "starting", "restarting", message, known.restart_at)
 
 
@@ -306,7 +312,7 @@ def _state(known: Known, guest: GuestFacts) -> AllocationState:
     if is_alive(guest):
         return "starting" if guest.ready is False and not known.memory.answered else "running"
     if known.memory.run == "ended":
-        return "stopped" if known.memory.ended == POWERED_OFF else "failed"
+        return "stopped" if known.memory.ended in GOOD_ENDS else "failed"
     return "pending" if known.memory.run == "new" else "stopped"
 
 

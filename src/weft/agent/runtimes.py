@@ -49,6 +49,11 @@ class Runtimes:
         """The one that found this guest at the start."""
         return self._found.get(guest_id)
 
+    def kind_of(self, guest_id: str) -> str:
+        """Of a guest that was found at the start."""
+        driver = self._found.get(guest_id)
+        return next((kind for kind, other in self._by_kind.items() if other is driver), "vm")
+
     async def inspect(self, wanted: Wanted) -> GuestFacts:
         """Facts now; of what no driver here runs, that it is absent."""
         driver, spec = self.find(wanted), wanted.spec
@@ -66,7 +71,7 @@ class Runtimes:
         return found
 
     async def probe(self) -> list[RuntimeProbe]:
-        return [await driver.probe() for driver in self._drivers]
+        return list(await asyncio.gather(*(driver.probe() for driver in self._drivers)))
 
     async def changed(self) -> None:
         """Return when any guest's facts may have changed. Raises WeftError of the driver that can't tell."""

@@ -9,7 +9,7 @@ import msgspec
 
 from weft.agent.known import Wanted, port_id
 from weft.agent.offline import Hop
-from weft.contracts.network import Alias, Allowed, Endpoint, Filter, Forward, Moved, Port, Segment
+from weft.contracts.network import Alias, Allowed, Endpoint, Filter, Forward, Inside, Moved, Port, Segment
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.publication import PublicationSpec, PublicationStatus
@@ -98,6 +98,7 @@ def ports_of(wanted: Wanted, nics: Sequence[AllocatedNic] | None = None) -> list
             address=nic.address,
             hostname=wanted.spec.workload.name,
             main=index == 0,
+            inside=Inside(wanted.id, f"eth{index}") if wanted.spec.container is not None else None,
         )
         for index, nic in enumerate(wanted.spec.nics if nics is None else nics)
     ]

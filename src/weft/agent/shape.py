@@ -24,7 +24,10 @@ def name_serial(volume: str) -> str:
 
 
 def is_shaped(spec: AllocationSpec, shape: GuestShape) -> bool:
-    """Whether a machine of this shape has all that is asked for, and nothing else."""
+    """Whether a machine of this shape has all that is asked for, and nothing else. Of a container only its share of the node
+    changes while it runs."""
+    if spec.container is not None:
+        return (shape.cpu, shape.memory_bytes) == (spec.resources.cpu, spec.resources.memory)
     wanted = {name_serial(volume.name): volume.size for volume in spec.volumes} | {ROOT_SERIAL: spec.resources.disk}
     has = {serial: size for serial, size in shape.disks.items() if serial not in (SERIAL, ISO_SERIAL)}
     return (
@@ -43,10 +46,13 @@ def tell_has(guest: GuestFacts, spec: AllocationSpec) -> Resources | None:
     return Resources(cpu=shape.cpu, memory=shape.memory_bytes, disk=spec.resources.disk)
 
 
-def tell_room(guest: GuestFacts) -> dict[str, int]:
-    """What the guest's machine can come to while it runs, by field of a VM's spec."""
+def tell_room(guest: GuestFacts, spec: AllocationSpec) -> dict[str, int]:
+    """What the guest can come to while it runs, by field of its kind's spec."""
     shape = guest.shape
     if shape is None:
         return {}
-    room = {"cpu": int(shape.most_cpu), "memory": shape.most_memory_bytes, "disk": MOST_DISK_BYTES}
+    room = {"cpu": int(shape.most_cpu), "memory": shape.most_memory_bytes}
+    if spec.container is not None:
+        return room
+    room["disk"] = MOST_DISK_BYTES
     return room | ({"volumes": shape.free_slots, "networks": shape.free_slots} if shape.has_slots else {})

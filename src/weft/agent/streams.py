@@ -15,7 +15,7 @@ import msgspec
 from weft.agent.console import Consoles, serve_console
 from weft.agent.forward import serve_port, serve_screen
 from weft.agent.known import Wanted
-from weft.agent.logs import follow_log
+from weft.agent.logs import follow_lines, follow_log
 from weft.agent.printed import PrintedLog
 from weft.agent.runtimes import Runtimes
 from weft.agent.sessions import Kept, place_of_target, serve_kept
@@ -24,6 +24,7 @@ from weft.agent.waiting import run_until_first_ends, within
 from weft.agent.whereabouts import Whereabouts
 from weft.client.frames import FrameType, encode_error, encode_exit, encode_json
 from weft.contracts.clock import Clock
+from weft.contracts.container import HasLog
 from weft.contracts.network import NetworkDriver
 from weft.contracts.runtime import (
     DETACHED,
@@ -178,7 +179,7 @@ class Streams:
                 raise IllegalTransition(f"{wanted.what} is not running", hint="start it first")
             if resumes and facts.state not in _ALIVE and current.spec.role == "active":
                 raise Unavailable("the command was cut off: its guest has ended", reason="guestEnded")
-            if facts.state == "running" and facts.ready is None:
+            if facts.state == "running" and facts.ready is None and wanted.spec.container is None:
                 raise Unavailable(
                     f"{wanted.what}: no agent in it has answered, so no command can be run in it",
                     reason="noGuestAgent",
@@ -206,7 +207,11 @@ class Streams:
             await serve_console(stream, runtime.console_socket(wanted.id), log, claims.printed, where, wanted.what)
 
     async def _logs(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
-        runtime, given = self._with_console(wanted), _read_input(claims, LogsInput)
+        given, of_container = _read_input(claims, LogsInput), self._runtimes.of(wanted)
+        if isinstance(of_container, HasLog):
+            await follow_lines(stream, of_container, wanted.id, given, self._watch(wanted), self._clock)
+            return
+        runtime = self._with_console(wanted)
         log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
         await follow_log(stream, log, given, claims.printed, where, self._clock)
 

@@ -39,7 +39,7 @@ def make_report(
         started_at=kept.started_at if kept is not None else None,
         restarts=memory.restarts,
         has=shape.tell_has(alive, wanted.spec) if alive is not None else None,
-        room=shape.tell_room(alive) if alive is not None else None,
+        room=shape.tell_room(alive, wanted.spec) if alive is not None else None,
         fitted=_fitted(wanted, alive) if alive is not None else 0,
         reason=plan.reason,
         message=plan.message,

@@ -238,11 +238,14 @@ class Worker:
         self._restart_at = now + plans.pause_after(self._ended_in_a_row)
         reason = self.memory.ended
         message = guest.message or f"the guest ended by itself ({reason})"
-        self._on_event(self.wanted, "Normal" if reason == plans.POWERED_OFF else "Warning", "GuestEnded", message)
+        self._on_event(self.wanted, "Normal" if reason in plans.GOOD_ENDS else "Warning", "GuestEnded", message)
 
     async def _carry_out(self, plan: Plan) -> None:
         prepared = Prepared(
-            leftover=self.memory.leftover, part=choose_part(self.memory, self.wanted.spec), store=self._plan_store(plan)
+            leftover=self.memory.leftover,
+            part=choose_part(self.memory, self.wanted.spec),
+            store=self._plan_store(plan),
+            digest=self.memory.image,
         )
         if self._guest is not None and plans.is_alive(self._guest) and self._guest.shape is not None:
             prepared.attached = list(self._guest.shape.disks) if Step.ADJUST in plan.steps else []
@@ -274,6 +277,8 @@ class Worker:
                 return
             if detail is None:
                 return
+            if prepared.pulled is not None:
+                self.memory = msgspec.structs.replace(self.memory, image=prepared.pulled.digest)
             self._after(step, detail)
             self._stages.end(step, detail)
             self._show(plan, None)

@@ -16,6 +16,7 @@ from weft.objects.selector import Fields
 Object = Mapping[str, Any]
 Test = Callable[[Object | None], bool]
 UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavailable")
+COMPLETED = "completed"  # a container's first process has ended with exit code 0
 _HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed just now
 # No matter what nodes there are.
 _STUCK = (
@@ -82,13 +83,15 @@ def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None
 
 
 def _is_as_wished(obj: Object | None) -> bool:
-    """A workload may be wished stopped, suspended or held as well as running."""
+    """A workload may be wished stopped, suspended or held as well as running; one that runs to an end may have come to it."""
     if obj is None:
         return False
     wish = "Hold" if dig(obj, "spec.hold") else {"stop": "Stopped", "suspend": "Suspended"}.get(dig(obj, "spec.run"))
     phase = _phase(obj)
     if wish == "Hold":
         return phase == wish or (phase == "Running" and _settled(obj))
+    if wish is None and phase == "Stopped" and dig(obj, "status.reason") == COMPLETED:
+        return _settled(obj)
     return _settled(obj) and phase == (wish or "Running") and _is_current(obj)
 
 

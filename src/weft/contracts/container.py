@@ -9,7 +9,7 @@ signal that nobody here sent) or OUT_OF_MEMORY; ``GuestFacts.exit_code`` is the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -90,6 +90,6 @@ class LogLine(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class HasLog(Protocol):
-    def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncIterator[LogLine]:
+    def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncGenerator[LogLine, None]:
         """What the container printed, as far as it is kept: the last ``tail`` lines (-1: all), then, with ``follow``, on until it
         has ended and all is read. Ends when it is closed. Raises NotFound."""

@@ -106,7 +106,7 @@ class PrintedCarrier:
             elif frame.type == FrameType.DETACHED:
                 self._begin(frame)
                 return _Left(read_place(frame))
-            elif frame.type in (FrameType.DATA_OUT, *END):
+            elif frame.type in (FrameType.DATA_OUT, FrameType.STDERR, *END):
                 await self._client.send(encode_frame(frame.type, frame.payload))
                 if frame.type in END:
                     self._carried.result = "done" if frame.type == FrameType.EXIT else frame.error().token

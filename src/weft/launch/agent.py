@@ -50,6 +50,8 @@ RUNTIMES = {
     "qemu": "weft.drivers.runtime.qemu.driver:QemuDriver",
     "fake": "weft.drivers.runtime.fake.driver:FakeDriver",
 }
+CONTAINERS = "weft.drivers.runtime.oci.driver:OciDriver"
+CONTAINER_IMAGES = "weft.drivers.image.oci.store:OciImages"
 NETWORKS = {
     "bridge": "weft.drivers.network.bridge.driver:BridgeNetwork",
     "fake": "weft.drivers.network.fake.driver:FakeNetwork",
@@ -123,6 +125,18 @@ def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--vxlan-port", type=int, default=4789)
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="qemu")
+    parser.add_argument(
+        "--container-runtime",
+        choices=("auto", "crun", "runc", "none"),
+        help="what runs containers: the first of crun and runc that works here, one of them, or none (default: auto)",
+    )
+    parser.add_argument(
+        "--plain-registry",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="an image registry that speaks http without TLS, as those on this node's loopback may (repeatable)",
+    )
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")
     return _with_state(parser.parse_args(argv))
@@ -170,13 +184,28 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     context = make_context(state, enrolment)
     if options.server:
         context.server = options.server
-    runtimes = Runtimes({"vm": _load(RUNTIMES[options.runtime], host, clock)})
+    drivers = {"vm": _load(RUNTIMES[options.runtime], host, clock)}
+    images = None
+    wanted = options.container_runtime or ("auto" if options.runtime == "qemu" else "none")
+    if wanted != "none":
+        drivers["container"] = _load_class(CONTAINERS)(host, clock, None if wanted == "auto" else wanted)
+        images = _load_images(host, clock, options.plain_registry)
+    runtimes = Runtimes(drivers)
     network = _load(NETWORKS[options.network], host, clock)
     volumes = _load(VOLUMES[options.volume], host, clock)
     pools = {name: _load(VOLUMES["directory"], host, clock, name, path) for name, path in read_pools(options.pool)}
     client = Client(context)
     client.http.on_version = _tell_version
-    agent = Agent(host, RemoteServer(client), runtimes, network, volumes, clock, pools=pools)
+    agent = Agent(
+        host,
+        RemoteServer(client),
+        runtimes,
+        network,
+        volumes,
+        clock,
+        pools=pools,
+        container_images=images,
+    )
     streams = Streams(runtimes, network, agent.find_guest, host.node_uid, clock)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
@@ -200,6 +229,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
             await asyncio.gather(*tasks, renewing, return_exceptions=True)
     finally:
         await agent.close()
+        if images is not None:
+            await images.close()
 
 
 def _tell_version(server: str) -> None:
@@ -277,11 +308,24 @@ def read_pools(told: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _load(place: str, host: Host, clock: SystemClock, *more: str) -> Any:
-    """An instance of the driver class at ``module:class``; only this one is imported."""
-    module, _, name = place.partition(":")
-    cls = getattr(importlib.import_module(module), name)
+    """An instance of the driver class at ``module:class``."""
+    cls = _load_class(place)
     wants_clock = "clock" in cls.__init__.__annotations__
     return cls(host, clock, *more) if wants_clock else cls(host, *more)
+
+
+def _load_class(place: str) -> Any:
+    """What stands at ``module:class``; only this one is imported."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _load_images(host: Host, clock: SystemClock, plain: Sequence[str]) -> Any:
+    module = CONTAINER_IMAGES.partition(":")[0]
+    settings = _load_class(f"{module}:RegistrySettings")
+    return _load_class(CONTAINER_IMAGES)(
+        host, registries={place: settings(plain_http=True) for place in plain}, clock=clock
+    )
 
 
 def _lock(state: Path) -> int:

@@ -8,12 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.agent.container import DEFAULT_PATH, Ready, name_user, plan_container
+from weft.agent.container import DEFAULT_PATH, PulledImage, Ready, check_served, name_user, plan_container
 from weft.agent.known import Wanted
 from weft.agent.runtimes import Runtimes
+from weft.agent.segments import ports_of
+from weft.agent.shape import is_shaped, tell_room
 from weft.contracts.container import ContainerMount, User
 from weft.contracts.image import OciConfig
-from weft.kinds.allocation import AllocatedContainer, AllocatedNic, AllocationSpec, Resources
+from weft.contracts.network import Inside
+from weft.contracts.runtime import GuestFacts, GuestShape
+from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocatedNic, AllocationSpec, Resources
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
 
@@ -42,8 +46,9 @@ def wanted(nics: tuple[AllocatedNic, ...] = (NIC,), kind: str = "container", **c
     return Wanted("u1.a1", "0123456789abcdef", spec)
 
 
-def ready(**changes: Any) -> Ready:
-    return msgspec.structs.replace(Ready(["/l/2", "/l/1"], CONFIG, WWW, "/run/netns/x", {"data": "/v/data"}), **changes)
+def ready(config: OciConfig = CONFIG, **changes: Any) -> Ready:
+    image = PulledImage("sha256:1", ["/l/2", "/l/1"], config, WWW)
+    return msgspec.structs.replace(Ready(image, "/run/netns/x", {"data": "/v/data"}), **changes)
 
 
 def test_an_image_s_own_word_is_what_runs() -> None:
@@ -104,6 +109,38 @@ def test_an_image_that_says_nothing_of_what_to_run_needs_a_command() -> None:
     with pytest.raises(InvalidInput, match="says nothing of what to run") as caught:
         plan_container(wanted(), ready(config=OciConfig()))
     assert caught.value.field == "spec.command"
+
+
+def test_its_ports_lie_in_a_namespace_of_its_own_in_the_order_of_its_networks() -> None:
+    other = msgspec.structs.replace(NIC, uid="f", network_uid="m", address="10.1.0.9", mac="52:54:00:00:00:02")
+    two = wanted(nics=(NIC, other))
+    assert [port.inside for port in ports_of(two)] == [Inside(two.id, "eth0"), Inside(two.id, "eth1")]
+    machine = msgspec.structs.replace(two, spec=msgspec.structs.replace(two.spec, container=None))
+    assert [port.inside for port in ports_of(machine)] == [None, None]
+
+
+def test_only_its_share_of_the_node_says_whether_it_is_as_asked_for() -> None:
+    spec = wanted().spec
+    shape = GuestShape(0.5, 64 * 2**20, {}, [], 8, 2**32)
+    assert is_shaped(spec, shape)
+    assert not is_shaped(spec, msgspec.structs.replace(shape, cpu=1.0))
+    assert not is_shaped(spec, msgspec.structs.replace(shape, memory_bytes=2**20))
+    facts = GuestFacts("i", "u", "web", 1, "running", shape=shape)
+    assert tell_room(facts, spec) == {"cpu": 8, "memory": 2**32}
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"mounts": ["data:/srv"]}, "spec.mounts"),
+        ({"health_check": AllocatedHealthCheck(command=["true"])}, "spec.health_check"),
+    ],
+)
+def test_what_no_agent_can_do_yet_is_refused_by_name(asked: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput, match="yet") as caught:
+        check_served(wanted(**asked))
+    assert (caught.value.token, caught.value.field) == ("unsupported", field)
+    assert check_served(wanted()) is not None
 
 
 async def test_a_node_without_a_driver_for_a_kind_says_so_and_knows_that_nothing_of_it_runs() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from weft.agent.known import Known, Memory, Trouble, Wanted
 from weft.agent.plan import BRING_UP, TAKE_AWAY, Plan, Step, observe, pause_after, plan_allocation
 from weft.contracts.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedContainer, AllocatedImage, AllocationSpec, Resources
 from weft.objects.identity import Ref
 
 ALIVE = ("running", "starting", "paused")
@@ -181,6 +181,25 @@ def test_a_superseded_guest_is_stopped_and_its_successor_waits_for_that() -> Non
 def test_what_must_wait_is_not_begun(fields: dict[str, Any]) -> None:
     plan = plan_allocation(known(**fields), ABSENT, 0)
     assert (plan.steps, plan.state) == ((), "pending")
+
+
+def test_a_container_has_no_disks_to_make_or_take_away() -> None:
+    container = AllocatedContainer(image="registry.example.org/web:1")
+    up = (Step.IMAGE, Step.NETWORK, Step.START)
+    assert plan_allocation(known(container=container), ABSENT, 0).steps == up
+    assert plan_allocation(known(UP, container=container, boots=1), guest("running"), 0).steps == (Step.STOP, *up)
+    gone = plan_allocation(known(UP, container=container, deleting=True), guest("running"), 0)
+    assert gone.steps == (Step.STOP, Step.REMOVE, Step.UNPLUG, Step.FORGET)
+
+
+def test_one_that_has_done_what_it_ran_for_rests_and_the_word_on_how_it_ended_is_passed_on() -> None:
+    done = guest("stopped", reason="completed", exit_code=0)
+    plan = plan_allocation(known(observe(UP, done)), done, 0)
+    assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "completed")
+    failed = guest("failed", reason="exited", message="exit code 3", exit_code=3)
+    plan = plan_allocation(known(observe(UP, failed), restart="never"), failed, 0)
+    assert (plan.state, plan.reason) == ("failed", "exited")
+    assert "exited: exit code 3" in plan.message
 
 
 def test_pauses_grow_from_one_second_to_a_minute() -> None:

@@ -63,6 +63,15 @@ def test_created_means_running_and_only_once_status_speaks_of_this_spec() -> Non
     assert not goal.reached(None)
 
 
+def test_what_was_made_to_run_to_an_end_and_has_come_to_it_is_made() -> None:
+    goal = plan_goal("container", "create")
+    assert goal is not None
+    done = {"kind": "container", "generation": 1, "spec": {"run": "run"}}
+    status = {"phase": "Stopped", "observed_generation": 1}
+    assert goal.reached(done | {"status": status | {"reason": "completed"}})
+    assert not goal.reached(done | {"status": status | {"reason": "guestPoweredOff"}})
+
+
 def test_a_volume_that_a_vm_of_the_same_file_took_at_once_is_there() -> None:
     goal = plan_goal("volume", "create")
     assert goal is not None

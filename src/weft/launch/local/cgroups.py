@@ -39,6 +39,12 @@ def read_trees(mounts: str) -> list[Tree]:
     return trees
 
 
+def find_points(mounts: str) -> list[str]:
+    """Where any cgroup tree is mounted, each once: containers' runtimes make groups in all of them."""
+    kinds = [line.split()[1:3] for line in mounts.splitlines()]
+    return list(dict.fromkeys(path for path, kind in kinds if kind in ("cgroup", "cgroup2")))
+
+
 def inspect_trees() -> list[Tree]:
     """This machine's trees, each with the controllers that weft can use in it; version 2 without any is left out."""
     trees = []
@@ -71,8 +77,8 @@ def perform_make(topology: Topology) -> list[str]:
 def find_groups(cgroup: str) -> list[Path]:
     """All groups at and below ``cgroup`` (relative, e.g. weft/ab12cd) in all trees, deepest first."""
     found: list[Path] = []
-    for tree in read_trees(Path("/proc/self/mounts").read_text()):
-        found += _walk(Path(tree.path) / cgroup)
+    for point in find_points(Path("/proc/self/mounts").read_text()):
+        found += _walk(Path(point) / cgroup)
     return found
 
 

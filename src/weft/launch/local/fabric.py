@@ -79,6 +79,7 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
         *("--underlay-address", node.address, "--underlay-link", NODE_LINK),
         *("--cgroup", topology.node_cgroup(node)),
         *("--pool", f"shared={topology.shared_pool}"),
+        *("--plain-registry", topology.gateway_address),  # one that a person runs on this machine to try things
         *("--cpu", str(CORES_PER_CORE * (os.cpu_count() or 1))),
         *(("--no-devices",) if node != topology.nodes[0] else ()),  # one machine's GPUs are there once
     )

@@ -40,8 +40,8 @@ EXCHANGES = 4  # at once with one registry
 
 
 class OciImages:
-    """``registries``: settings by HOST[:PORT]. ``default_registry`` is for references that name none; without it they are refused.
-    ``budget_bytes``: what unused images may take until they are forgotten."""
+    """``registries``: settings by HOST:PORT, or by HOST for all its ports. ``default_registry`` is for references that name none;
+    without it they are refused. ``budget_bytes``: what unused images may take until they are forgotten."""
 
     def __init__(
         self,
@@ -241,7 +241,8 @@ class OciImages:
         exchanges = Exchanges(self._patience, places)
         if reference.place != "registry":
             return Layout(reference, exchanges)
-        settings = self._registries.get(reference.registry, RegistrySettings())
+        name = reference.registry
+        settings = self._registries.get(name) or self._registries.get(name.rpartition(":")[0]) or RegistrySettings()
         return Registry(reference, settings, credentials, exchanges)
 
     @contextlib.contextmanager

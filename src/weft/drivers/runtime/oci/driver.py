@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
@@ -161,7 +161,7 @@ class OciDriver:
             raise Unavailable(f"container {container.record.plan.name} doesn't run")
         return self._groups.stats(guest_id, disks=disks)
 
-    async def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncIterator[LogLine]:
+    async def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncGenerator[LogLine, None]:
         container = await self._get(guest_id)
 
         def has_ended() -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -55,7 +55,7 @@ def turn_over(log: Path, reopen: Callable[[], None]) -> None:
 
 async def read_lines(
     log: Path, clock: Clock, *, tail: int, follow: bool, has_ended: Callable[[], bool]
-) -> AsyncIterator[LogLine]:
+) -> AsyncGenerator[LogLine, None]:
     """As HasLog has it. With ``follow``, on until the container had ended and nothing more came."""
     files: list[BinaryIO] = []
     try:

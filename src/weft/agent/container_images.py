@@ -1,0 +1,77 @@
+"""Container images on this node, as its containers need them: pulled once for each, then the same by its digest.
+
+Acts through the node's store of them. Called by the performer; unused ones are let go of after a pull, as far as the store's
+budget asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from weft.agent.container import PulledImage, check_served, name_user
+from weft.agent.known import Wanted
+from weft.contracts.clock import Clock
+from weft.contracts.image import OciStore
+from weft.objects.errors import InvalidInput, WeftError
+from weft.objects.quantity import format_bytes
+
+log = logging.getLogger("weft.agent")
+
+
+class ContainerImages:
+    """``store`` None: this node keeps none. ``find_used`` gives the digests of those that containers here have; None: that can't
+    be told, so nothing may go."""
+
+    def __init__(self, store: OciStore | None, find_used: Callable[[], set[str] | None], clock: Clock) -> None:
+        self._store, self._find_used, self._clock = store, find_used, clock
+        self._fresh: dict[str, str] = {}  # by allocation: what it was given, whether or not it is remembered yet
+        self._forgetting: asyncio.Task[None] | None = None
+
+    async def ensure(self, wanted: Wanted, digest: str, tell: Callable[[str], None]) -> tuple[PulledImage, str]:
+        """The image of ``wanted``, that with ``digest`` if it has had one before, and a word on how it came here. Raises
+        WeftError, as OciStore.pull does."""
+        container = check_served(wanted)
+        if self._store is None:
+            raise InvalidInput(f"{wanted.what}: this node keeps no container images", reason="unsupported")
+        began, seen = self._clock.elapsed(), [0]
+
+        def on_progress(here: int, total: int) -> None:
+            seen[0] = max(here, total)
+            tell(f"{format_bytes(here)} of {format_bytes(total)}" if total else format_bytes(here))
+
+        try:
+            image = await self._store.pull(container.image, digest, progress=on_progress)
+            self._fresh[wanted.uid] = image.digest
+        finally:
+            if seen[0]:
+                self._forget()
+        user = await self._store.find_user(image, name_user(container, image.config))
+        said = f"{format_bytes(seen[0])} in {self._clock.elapsed() - began:.1f} s" if seen[0] else "cached"
+        return PulledImage(image.digest, self._store.root(image), image.config, user), said
+
+    def drop(self, uid: str) -> None:
+        """Nothing of this allocation is here any more."""
+        self._fresh.pop(uid, None)
+
+    async def close(self) -> None:
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            await asyncio.gather(self._forgetting, return_exceptions=True)
+
+    def _forget(self) -> None:
+        if self._forgetting is None or self._forgetting.done():
+            self._forgetting = asyncio.ensure_future(self._forget_unused())
+
+    async def _forget_unused(self) -> None:
+        used = self._find_used()
+        if used is None or self._store is None:
+            return
+        try:
+            freed = await self._store.forget({*used, *self._fresh.values()})
+        except (WeftError, OSError) as problem:
+            log.warning("unused container images stay: %s", problem)
+            return
+        if freed:
+            log.info("container images: %s of unused ones are let go of", format_bytes(freed))

@@ -1,0 +1,103 @@
+"""An image registry on this machine, where a cluster's nodes reach it, with a small image in it."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import platform
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_TYPE = "application/vnd.oci.image"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@contextmanager
+def serve(folder: Path, address: str) -> Iterator[str]:
+    """Debian's docker-registry at ``address``; its ADDRESS:PORT."""
+    with socket.create_server((address, 0)) as free:
+        port = free.getsockname()[1]
+    place = f"{address}:{port}"
+    config = {
+        "version": 0.1,
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+        "http": {"addr": place},
+    }
+    (folder / "config.yml").write_text(json.dumps(config))
+    words = ["docker-registry", "serve", str(folder / "config.yml")]
+    with (folder / "log").open("wb") as log, subprocess.Popen(words, stdout=log, stderr=log) as process:
+        try:
+            for _ in range(400):
+                with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
+                    break
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.05)
+            yield place
+        finally:
+            process.terminate()
+
+
+def push_busybox(folder: Path, place: str, entrypoint: Sequence[str], files: dict[str, str]) -> None:
+    """busybox with all its names, and ``files``, as ``place`` (ADDRESS:PORT/NAME:TAG)."""
+    layout = folder / "layout"
+    shutil.rmtree(layout, ignore_errors=True)
+    (layout / "blobs" / "sha256").mkdir(parents=True)
+    layer = _make_layer(files)
+    config = {
+        "architecture": _ARCHITECTURES[platform.machine()],
+        "os": "linux",
+        "config": {"Entrypoint": list(entrypoint), "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{_TYPE}.manifest.v1+json",
+        "config": _put(layout, json.dumps(config).encode(), f"{_TYPE}.config.v1+json"),
+        "layers": [_put(layout, gzip.compress(layer, 1, mtime=0), f"{_TYPE}.layer.v1.tar+gzip")],
+    }
+    described = _put(layout, json.dumps(manifest).encode(), f"{_TYPE}.manifest.v1+json")
+    described["annotations"] = {"org.opencontainers.image.ref.name": "1"}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [described]}))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    words = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:1", f"docker://{place}"]
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def _put(layout: Path, data: bytes, kind: str) -> dict[str, Any]:
+    name = hashlib.sha256(data).hexdigest()
+    (layout / "blobs" / "sha256" / name).write_bytes(data)
+    return {"mediaType": kind, "digest": f"sha256:{name}", "size": len(data)}
+
+
+def _make_layer(files: dict[str, str]) -> bytes:
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name in ("bin", "etc", "tmp", "root", "www"):
+            _add(archive, name, tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755)
+        _add(archive, "bin/busybox", tarfile.REGTYPE, 0o755, Path(busybox).read_bytes())
+        for applet in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
+            if applet != "busybox":
+                _add(archive, f"bin/{applet}", tarfile.SYMTYPE, 0o777, target="busybox")
+        _add(archive, "etc/passwd", tarfile.REGTYPE, 0o644, b"root:x:0:0:root:/root:/bin/sh\n")
+        for name, text in files.items():
+            _add(archive, name, tarfile.REGTYPE, 0o644, text.encode())
+    return out.getvalue()
+
+
+def _add(archive: tarfile.TarFile, name: str, kind: bytes, mode: int, data: bytes = b"", target: str = "") -> None:
+    member = tarfile.TarInfo(name)
+    member.type, member.mode, member.linkname, member.size = kind, mode, target, len(data)
+    archive.addfile(member, io.BytesIO(data))

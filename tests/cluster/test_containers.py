@@ -1,0 +1,151 @@
+"""Containers on a real cluster: from a registry, through crun or runc, reached from outside and from a VM, by the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.cluster import WEFT, Cluster
+from tests.cluster.container_registry import push_busybox, serve
+
+pytestmark = pytest.mark.host
+SERVE = "echo serving; echo careful >&2; trap 'exit 0' TERM; httpd -f -p 80 -h /www & wait"
+Gone = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def registry(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if shutil.which("docker-registry") is None or shutil.which("skopeo") is None:
+        pytest.skip("needs docker-registry and skopeo")
+    folder = tmp_path_factory.mktemp("registry")
+    underlay = json.loads((cluster.state / "cluster.json").read_text())["underlay"]
+    with serve(folder, underlay.rpartition(".")[0] + ".1") as place:
+        push_busybox(folder, f"{place}/shop/web:1", ["sh", "-c", SERVE], {"www/index.html": "from a container\n"})
+        yield place
+
+
+@pytest.fixture
+def gone_containers(cluster: Cluster) -> Iterator[Gone]:
+    names: list[str] = []
+
+    def remember(name: str) -> str:
+        names.append(name)
+        return name
+
+    yield remember
+    for name in names:
+        cluster.run("container", "delete", name, "--yes")
+
+
+def status(cluster: Cluster, name: str) -> dict[str, Any]:
+    return dict(cluster.json("container", "get", name)["status"])
+
+
+def fetch(port: int, seconds: float = 20) -> str:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def until(holds: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def find_traces(cluster: Cluster, node: str) -> list[str]:
+    """What there is of any container on this node: files, namespaces, mounts, control groups, processes."""
+    agents = cluster.pids(f"weft agent {node} ")
+    root = Path(f"/proc/{agents[0]}/root")
+    found = [str(path) for path in (cluster.state / "nodes" / node / "containers").glob("*")]
+    run = Path("/run/weft").glob(f"*{cluster.run_mark()}*/{node}/containers/*")
+    found += [str(path) for path in run if path.name not in ("runtime", "probe-oci.json")]
+    found += [f"netns {path.name}" for path in (root / "run" / "netns").glob("*") if path.name[4:5] == "g"]
+    mounts = (Path(f"/proc/{agents[0]}/mountinfo")).read_text().splitlines()
+    found += [f"mount {line}" for line in mounts if "/containers/" in line]
+    found += [f"process {pid}" for pid in cluster.pids("conmon")]
+    return found
+
+
+def test_a_container_from_creation_to_its_end(cluster: Cluster, registry: str, gone_containers: Gone) -> None:
+    node = cluster.vm("hello")["status"]["node"]
+    other = next(name for name in ("n1", "n2", "n3") if name != node)
+    assert find_traces(cluster, other) == []
+    port = cluster.free_port()
+    words = ["--image", f"{registry}/shop/web:1", "--memory", "64M", "--publish", f"{port}:80", "--node", other]
+    said = cluster.ok("container", "create", gone_containers("web"), *words)
+    assert f"container/web  Running on {other} after" in said
+    assert fetch(port) == "from a container\n"
+    ask = "for try in $(seq 10); do wget -qO- http://web/ && exit; sleep 1; done; exit 1"
+    assert cluster.ok("vm", "exec", "hello", "--", "sh", "-c", ask) == "from a container\n"
+    answers = "mkdir -p /tmp/www; echo from a VM > /tmp/www/index.html; httpd -p 8099 -h /tmp/www"
+    cluster.ok("vm", "exec", "hello", "--", "sh", "-c", answers)
+    back = "for try in $(seq 10); do wget -qO- http://hello:8099/ && exit; sleep 1; done; exit 1"
+    assert cluster.ok("exec", "container/web", "--", "sh", "-c", back) == "from a VM\n"
+
+    done = cluster.run("container", "exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+    assert cluster.run("container", "exec", "web", "--", "cat", stdin=b"in\0out").stdout == b"in\0out"
+    assert cluster.ok("container", "exec", "web", "--", "sh", "-c", "echo kept > /kept; hostname") == "web\n"
+    logs = cluster.run("container", "logs", "web")
+    assert (logs.returncode, logs.stdout, logs.stderr) == (0, b"serving\n", b"careful\n")
+    following = subprocess.Popen(
+        [WEFT, "container", "logs", "web", "-f", "--tail", "1"], cwd=cluster.folder, stdout=subprocess.PIPE
+    )
+    assert following.stdout is not None
+    cluster.ok("container", "exec", "web", "--", "sh", "-c", "echo more > /proc/1/fd/1")
+    assert b"more\n" in (following.stdout.readline(), following.stdout.readline())
+    following.terminate()
+    following.wait(10)
+
+    before = status(cluster, "web")
+    (agent,) = cluster.pids(f"weft agent {other} ")
+    os.kill(agent, 9)
+    assert fetch(port) == "from a container\n"
+    until(lambda: set(cluster.pids(f"weft agent {other} ")) - {agent})
+    until(lambda: cluster.run("container", "exec", "web", "--", "true").returncode == 0)
+    after = status(cluster, "web")
+    assert (after["started_at"], after["restarts"]) == (before["started_at"], 0)
+    assert cluster.run("container", "logs", "web").stdout == b"serving\nmore\n"
+
+    cluster.ok("container", "set", "web", "--memory", "96M")
+    assert status(cluster, "web")["restarts"] == 0
+    cluster.ok("container", "stop", "web")
+    assert status(cluster, "web")["phase"] == "Stopped"
+    cluster.ok("container", "start", "web")
+    assert cluster.ok("container", "exec", "web", "--", "cat", "/kept") == "kept\n"
+    assert fetch(port) == "from a container\n"
+    cluster.ok("container", "delete", "web", "--yes")
+    until(lambda: find_traces(cluster, other) == [])
+
+
+def test_how_a_container_ends_is_told(cluster: Cluster, registry: str, gone_containers: Gone) -> None:
+    image = ["--image", f"{registry}/shop/web:1", "--memory", "32M", "--command", "sh", "--arg", "-c"]
+    said = cluster.ok("container", "create", gone_containers("done"), *image, "--arg", "echo so much")
+    assert "container/done  Stopped on" in said
+    assert status(cluster, "done")["reason"] == "completed"
+    assert cluster.ok("container", "logs", "done") == "so much\n"
+    failing = [*image, "--arg", "exit 3", "--restart", "never"]
+    said = cluster.fails(1, "container", "create", gone_containers("fails"), *failing)
+    assert "exited: exit code 3" in said
+    cluster.run("container", "create", gone_containers("again"), *image, "--arg", "sleep 1; exit 3", "--detach")
+    until(lambda: status(cluster, "again")["restarts"] >= 1)
+    missing = ["--image", f"{registry}/shop/nothing:1"]
+    said = cluster.fails(1, "container", "create", gone_containers("missing"), *missing)
+    assert "imageGone" in said
