@@ -260,6 +260,7 @@ def test_the_second_version_is_hidden_only_beside_the_first() -> None:
     one = "30 25 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
     two = "31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
     assert find_hidden(one + two) == ["/sys/fs/cgroup/unified"]
+    assert find_hidden(one + two + two) == ["/sys/fs/cgroup/unified"]  # seen where a node has a /sys of its own
     assert find_hidden(two) == [] and find_hidden(one) == []
     assert {tree.version for tree in find_trees(one + two)} == {1, 2}
 

@@ -68,12 +68,13 @@ def leave_mounts(hidden: Collection[str]) -> None:
 
 
 def find_hidden(mountinfo: str) -> list[str]:
-    """Pure. Mount points of version 2 beside version 1: crun before 1.9 refuses to run where it sees both."""
+    """Pure. Mount points of version 2 beside version 1: crun before 1.9 refuses to run where it sees both. One that stands there
+    twice is covered: its /sys has another over it."""
     kinds: dict[str, list[str]] = {"cgroup": [], "cgroup2": []}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         kinds.setdefault(right.split()[0], []).append(left.split()[4])
-    return kinds["cgroup2"] if kinds["cgroup"] else []
+    return list(dict.fromkeys(kinds["cgroup2"])) if kinds["cgroup"] else []
 
 
 def read_hidden() -> list[str]:
