@@ -176,7 +176,7 @@ async def test_what_cannot_be_done_yet_is_refused_before_anything_is_made(lab: C
     async with lab.agent():
         report = await lab.until_state(web, "failed")
         assert (report.reason, report.message) == (
-            "unsupported",
+            "notServed",
             "container/default/web: volumes can't be mounted in containers yet",
         )
         assert (lab.world.pulls, lab.wire.ports) == ([], {})

@@ -49,7 +49,7 @@ def check_served(wanted: Wanted) -> AllocatedContainer:
     ):
         if asked:
             raise InvalidInput(
-                f"{wanted.what}: {what}", reason="unsupported", field=f"spec.{name}", hint=f"leave spec.{name} out"
+                f"{wanted.what}: {what}", reason="notServed", field=f"spec.{name}", hint=f"leave spec.{name} out"
             )
     return container
 

@@ -34,7 +34,7 @@ class ContainerImages:
         WeftError, as OciStore.pull does."""
         container = check_served(wanted)
         if self._store is None:
-            raise InvalidInput(f"{wanted.what}: this node keeps no container images", reason="unsupported")
+            raise InvalidInput(f"{wanted.what}: this node keeps no container images", reason="notServed")
         began, seen = self._clock.elapsed(), [0]
 
         def on_progress(here: int, total: int) -> None:

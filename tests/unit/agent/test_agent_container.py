@@ -139,7 +139,7 @@ def test_only_its_share_of_the_node_says_whether_it_is_as_asked_for() -> None:
 def test_what_no_agent_can_do_yet_is_refused_by_name(asked: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput, match="yet") as caught:
         check_served(wanted(**asked))
-    assert (caught.value.token, caught.value.field) == ("unsupported", field)
+    assert (caught.value.token, caught.value.field) == ("notServed", field)
     assert check_served(wanted()) is not None
 
 
