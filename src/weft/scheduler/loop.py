@@ -22,6 +22,7 @@ from weft.client.workloads import name_of, wish_of
 from weft.contracts.policy import Request
 from weft.contracts.store import MAX_WRITES
 from weft.kinds.allocation import AllocationSpec, allocation_name
+from weft.kinds.registry import find_kind
 from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.objects.identity import new_uid, object_key
 from weft.scheduler.bind import (
@@ -321,8 +322,9 @@ class Scheduler:
         self._batch.assumed.append(allocation)
         self._batch.attached.update((volume.uid, vm) for volume in candidate.volumes)
         self._engine.last = node.envelope.name
+        what = f"{find_kind(vm.envelope.kind).title} '{vm.envelope.name}'"
         line = (
-            f"Selected agent '{node.envelope.name}' for VM '{vm.envelope.name}' by {request.strategy} - "
+            f"Selected agent '{node.envelope.name}' for {what} by {request.strategy} - "
             f"{describe_choice(self._engine, row)}"
         )
         return plan_placement(self._view, candidate, node, uid, load, explanation, timing, line, self._tell)

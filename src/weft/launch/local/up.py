@@ -7,13 +7,13 @@ in a healthy one. What the cluster runs comes as a `Fabric` value; this file kno
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from weft.contracts.clock import Clock
+from weft.drivers.processes import ProcessId, wait_for_end
 from weft.launch.local import cgroups, node, underlay
 from weft.launch.local.choice import choose_topology
 from weft.launch.local.daemon import Daemon, find_daemon, perform_start, tail_log, write_whole
@@ -118,17 +118,5 @@ async def _while_alive(daemons: list[Daemon], work: Awaitable[str]) -> str:
 
 async def _wait_end(daemon: Daemon) -> None:
     process = find_daemon(daemon)
-    if process is None:
-        return
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(descriptor, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
+    if process is not None:
+        await wait_for_end(ProcessId(process.pid, process.start))
