@@ -26,9 +26,9 @@ down:
 	@if [ -x .venv/bin/python ]; then .venv/bin/python -m weft.launch.local down; \
 	else echo "nothing to end: this clone has no .venv yet"; fi
 
-# Two at a time: much of the suite waits for guests. WORKERS=1 runs it in order.
+# Three at a time: much of the suite waits for guests. WORKERS=1 runs it in order.
 test: install
-	@.venv/bin/pytest -n $(or $(WORKERS),2) --dist loadfile
+	@.venv/bin/pytest -n $(or $(WORKERS),3) --dist loadfile
 
 bench: install
 	@.venv/bin/python -m benchmarks $(ONLY)

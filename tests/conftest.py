@@ -1,4 +1,4 @@
-"""What holds for every test: drawn examples are the same each time, and no example is timed. Two workers share the files."""
+"""What holds for every test: drawn examples are the same each time, and no example is timed. Three workers share the files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from xdist.scheduler import LoadFileScheduling
 from weft.images.parts import AGENT, compile_program
 
 CLUSTER = "tests/cluster"
+# A cluster of their own: what runs beside VMs, and what waits long for guests that boot.
+APART = ("batch_jobs", "containers", "debian", "enclosed", "function", "on_etcd", "three_tier")
 LONGEST_FIRST = (CLUSTER, "tests/host", "tests/simulation", "tests/conformance", "tests/placement", "tests/scenario")
 
 # A suite that draws anew each time fails on the day nobody changed anything; new draws belong to the long runs.
@@ -19,10 +21,12 @@ settings.load_profile("fixed")
 
 
 class LongestFirst(LoadFileScheduling):
-    """All files that use the cluster go to one worker: it is made once, and no second one takes the machine's time."""
+    """The files that use a cluster go to two workers, each of which makes one: one alone would be the last at work."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return CLUSTER if nodeid.startswith(CLUSTER) else str(super()._split_scope(nodeid))
+        if not nodeid.startswith(CLUSTER):
+            return str(super()._split_scope(nodeid))
+        return f"{CLUSTER} apart" if nodeid.startswith(tuple(f"{CLUSTER}/test_{name}" for name in APART)) else CLUSTER
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,6 +1,7 @@
 """Many agents in one process, each the real one over fake drivers: ``python -m benchmarks.fabric.agents FOLDER …``.
 
-Each FOLDER is a node's state folder as its enrolment left it. The process is ready when it says so, and ends at SIGTERM.
+Each FOLDER is a node's state folder as its enrolment left it; ``capacity.json`` in it says what the node has, if it isn't as the
+others. The process is ready when it says so, and ends at SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import signal
 import sys
 from pathlib import Path
 
+import msgspec
 import uvloop
 
+from benchmarks.fabric.containers import NoContainers, OneImage
 from weft.agent.agent import Agent
 from weft.agent.enrol import make_context, read_enrolment
 from weft.agent.runtimes import Runtimes
@@ -32,12 +35,16 @@ def make_agent(folder: Path, clock: SystemClock) -> Agent:
     enrolment = read_enrolment(folder)
     id = short_id(enrolment.node_uid)
     run_dir = str(folder / "run")
+    own = folder / "capacity.json"
+    capacity = msgspec.json.decode(own.read_bytes(), type=Capacity) if own.exists() else CAPACITY
     host = Host(
-        enrolment.node, enrolment.node_uid, str(folder), run_dir, f"w{id[:3]}", enrolment.address, "lo", id, CAPACITY
+        enrolment.node, enrolment.node_uid, str(folder), run_dir, f"w{id[:3]}", enrolment.address, "lo", id, capacity
     )
     client = Client(make_context(folder, enrolment))
-    runtimes = Runtimes({"vm": FakeDriver(host, clock)})
-    return Agent(host, RemoteServer(client), runtimes, FakeNetwork(host, clock), FakeVolumes(host, clock), clock)
+    containers = {"container": NoContainers("container"), "container/vm": NoContainers("vm")}
+    runtimes = Runtimes({"vm": FakeDriver(host, clock), **containers})
+    network, volumes = FakeNetwork(host, clock), FakeVolumes(host, clock)
+    return Agent(host, RemoteServer(client), runtimes, network, volumes, clock, container_images=OneImage())
 
 
 async def serve(folders: list[Path]) -> None:

@@ -25,6 +25,7 @@ CONTROLLER = {
     "moves": "scheduler",
     "moving": "migrations",
     "adoption": "workload",
+    "readiness": "gateway",
 }
 
 
@@ -51,10 +52,11 @@ def find_conditions() -> Iterator[tuple[str, str]]:
 
 def test_routes_written_by_hand_are_few_and_counted() -> None:
     by_hand = {f"/v1/{name}" for name in BY_HAND} | {f"/v1/nodes/{{name}}:{verb}" for verb in BY_NODES}
-    by_hand.add("/v1/blobs/{sha256}")
+    by_hand |= {"/v1/blobs/{sha256}", "/v1/projects/{project}/code/{sha256}"}
     assert by_hand == {
-        "/v1/apply", "/v1/blobs/{sha256}", "/v1/events", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
-        "/v1/usage", "/v1/nodes/{name}:renew", "/v1/nodes/{name}:report",
+        "/v1/apply", "/v1/blobs/{sha256}", "/v1/events", "/v1/gateway", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
+        "/v1/projects/{project}/code/{sha256}", "/v1/usage", "/v1/nodes/{name}:renew", "/v1/nodes/{name}:report",
+        "/v1/nodes/{name}:secrets",
     }  # fmt: skip
     plurals = "|".join(kind.plural for kind in KINDS)
     derived = re.compile(rf"/v1/(projects/\{{project\}}/)?({plurals})(/\{{name\}})?(:[a-z]+)?")
@@ -68,16 +70,18 @@ def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
 
 def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
     # workload (with astray), migrations (roles and moves), securitygroups (the rules) and the scheduler write the specs of
-    # allocations, which are theirs; drain those of the Migrations that it makes.
+    # allocations, which are theirs; drain those of the Migrations that it makes, jobs those of their tasks and runs.
     assert set(find_writes("spec")) == {
         ("api", "admit"),
         ("controllers", "astray"),
         ("controllers", "drain"),
+        ("controllers", "jobs"),
         ("controllers", "migrations"),
         ("controllers", "securitygroups"),
         ("controllers", "workload"),
         ("scheduler", "bind"),
         ("scheduler", "moves"),
+        ("scheduler", "preempt"),
         ("scheduler", "refit"),
     }
 

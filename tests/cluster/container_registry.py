@@ -23,8 +23,8 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @contextmanager
-def serve(folder: Path, address: str) -> Iterator[str]:
-    """Debian's docker-registry at ``address``; its ADDRESS:PORT."""
+def serve(folder: Path, address: str, htpasswd: str = "") -> Iterator[str]:
+    """Debian's docker-registry at ``address``; its ADDRESS:PORT. ``htpasswd``: lines of those who get in, everybody if empty."""
     with socket.create_server((address, 0)) as free:
         port = free.getsockname()[1]
     place = f"{address}:{port}"
@@ -34,6 +34,9 @@ def serve(folder: Path, address: str) -> Iterator[str]:
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
         "http": {"addr": place},
     }
+    if htpasswd:
+        (folder / "htpasswd").write_text(htpasswd + "\n")
+        config["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
     (folder / "config.yml").write_text(json.dumps(config))
     words = ["docker-registry", "serve", str(folder / "config.yml")]
     with (folder / "log").open("wb") as log, subprocess.Popen(words, stdout=log, stderr=log) as process:
@@ -48,7 +51,9 @@ def serve(folder: Path, address: str) -> Iterator[str]:
             process.terminate()
 
 
-def push_busybox(folder: Path, place: str, entrypoint: Sequence[str], files: dict[str, str]) -> None:
+def push_busybox(
+    folder: Path, place: str, entrypoint: Sequence[str], files: dict[str, str], credentials: str = ""
+) -> None:
     """busybox with all its names, and ``files``, as ``place`` (ADDRESS:PORT/NAME:TAG)."""
     layout = folder / "layout"
     shutil.rmtree(layout, ignore_errors=True)
@@ -70,7 +75,8 @@ def push_busybox(folder: Path, place: str, entrypoint: Sequence[str], files: dic
     described["annotations"] = {"org.opencontainers.image.ref.name": "1"}
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [described]}))
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    words = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:1", f"docker://{place}"]
+    words = ["skopeo", "copy", "-q", "--dest-tls-verify=false", *(["--dest-creds", credentials] if credentials else [])]
+    words += [f"oci:{layout}:1", f"docker://{place}"]
     subprocess.run(words, check=True, capture_output=True)
 
 

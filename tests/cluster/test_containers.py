@@ -19,6 +19,7 @@ from tests.cluster.container_registry import push_busybox, serve
 
 pytestmark = pytest.mark.host
 SERVE = "echo serving; echo careful >&2; trap 'exit 0' TERM; httpd -f -p 80 -h /www & wait"
+PULLER = "puller:$2y$05$nR8qjnzjtMPPvZxgzW6OWuTRvwvMAChmN.rHRnNUjgG.I0XdIGnCu"  # gehe!m, by bcrypt
 Gone = Callable[[str], str]
 
 
@@ -134,6 +135,100 @@ def test_a_container_from_creation_to_its_end(cluster: Cluster, registry: str, g
     assert fetch(port) == "from a container\n"
     cluster.ok("container", "delete", "web", "--yes")
     until(lambda: find_traces(cluster, other) == [])
+
+
+def test_a_volume_goes_from_a_container_to_a_vm_and_back_and_survives_kills_and_power_cuts(
+    cluster: Cluster, registry: str, gone_containers: Gone
+) -> None:
+    cluster.ok("volume", "create", "shelf", "--size", "64M")
+    words = ["--image", f"{registry}/shop/web:1", "--memory", "64M", "--mount", "shelf:/srv"]
+    cluster.ok("container", "create", gone_containers("one"), *words)
+    node = status(cluster, "one")["node"]
+    cluster.ok("container", "exec", "one", "--", "sh", "-c", "ls -A /srv; echo mine > /srv/file")
+    assert "attached to container/one" in cluster.fails(5, "container", "create", "two", *words)
+    (agent,) = cluster.pids(f"weft agent {node} ")
+    os.kill(agent, 9)
+    until(lambda: set(cluster.pids(f"weft agent {node} ")) - {agent})
+    until(lambda: cluster.run("container", "exec", "one", "--", "cat", "/srv/file").stdout == b"mine\n")
+
+    (init,) = cluster.pids(f"weft init {node}")
+    os.kill(init, 9)
+    until(lambda: not cluster.pids(f"weft init {node}"))
+    cluster.up()
+    until(lambda: cluster.run("container", "exec", "one", "--", "cat", "/srv/file").stdout == b"mine\n")
+
+    cluster.ok("container", "delete", "one", "--yes")
+    try:
+        cluster.ok("vm", "create", "keeper", "--image", "tiny", "--memory", "128M", "--volume", "shelf")
+        assert cluster.vm("keeper")["status"]["node"] == node
+        text = "mkdir /m && mount -t ext4 /dev/vdb /m && cat /m/file && echo theirs > /m/file && umount /m"
+        assert cluster.ok("vm", "exec", "keeper", "--", "sh", "-c", text) == "mine\n"
+    finally:
+        cluster.run("vm", "delete", "keeper", "--yes")
+    cluster.ok("container", "create", gone_containers("one"), *words)
+    assert cluster.ok("container", "exec", "one", "--", "cat", "/srv/file") == "theirs\n"
+    cluster.ok("container", "delete", "one", "--yes")
+    until(lambda: find_traces(cluster, node) == [])
+    held = [path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+    assert not [name for name in held if str(cluster.state) in name]
+    cluster.ok("volume", "delete", "shelf", "--yes")
+    until(lambda: not list((cluster.state / "nodes" / node / "volumes").glob("*.raw")))
+
+
+def test_a_container_that_is_not_well_is_told_and_ended_if_so_asked(
+    cluster: Cluster, registry: str, gone_containers: Gone
+) -> None:
+    words = ["--image", f"{registry}/shop/web:1", "--memory", "64M", "--health-check-interval", "0.5s"]
+    words += [word for part in ("test", "-e", "/www/ok") for word in ("--health-check-command", part)]
+    cluster.ok("container", "create", gone_containers("sick"), *words, "--health-check-retries", "2")
+    cluster.ok("wait", "container/sick", "--for", "condition=Healthy=False", "--timeout", "30s")
+    assert (status(cluster, "sick")["phase"], status(cluster, "sick")["reason"]) == ("Running", "unhealthy")
+    cluster.ok("container", "exec", "sick", "--", "touch", "/www/ok")
+    cluster.ok("wait", "container/sick", "--for", "condition=Healthy", "--timeout", "30s")
+    assert status(cluster, "sick")["restarts"] == 0
+
+    cluster.ok("container", "create", gone_containers("ends"), *words, "--health-check-on-unhealthy", "restart")
+    until(lambda: status(cluster, "ends")["restarts"] >= 1)
+    assert "Unhealthy" in cluster.ok("container", "events", "ends")
+
+
+def test_a_registry_that_asks_who_pulls_is_told_by_a_secret_and_so_is_a_program(
+    cluster: Cluster, tmp_path: Path, gone_containers: Gone
+) -> None:
+    if shutil.which("docker-registry") is None or shutil.which("skopeo") is None:
+        pytest.skip("needs docker-registry and skopeo")
+    underlay = json.loads((cluster.state / "cluster.json").read_text())["underlay"]
+    with serve(tmp_path, underlay.rpartition(".")[0] + ".1", PULLER) as place:
+        push_busybox(tmp_path, f"{place}/shop/web:1", ["sh", "-c", SERVE], {"www/index.html": "x"}, "puller:gehe!m")
+        words = ["--image", f"{place}/shop/web:1", "--memory", "64M"]
+        said = cluster.fails(4, "container", "create", gone_containers("anybody"), *words)
+        assert "notAuthenticated" in said and "registry_secret" in said, said
+        given = ["--registry", place, "--username", "puller", "--password-stdin"]
+        cluster.ok("secret", "create", "regcred", *given, stdin=b"wrong horse\n")
+        words += ["--registry-secret", "regcred"]
+        said = cluster.fails(4, "container", "create", gone_containers("web"), *words)
+        assert "notAuthenticated" in said and "wrong horse" not in said, said
+        cluster.ok("secret", "set", "regcred", "--password-stdin", stdin=b"gehe!m\n")
+        until(lambda: status(cluster, "web")["phase"] == "Running", 60)
+
+        (tmp_path / "key").write_text("battery staple")
+        cluster.ok("secret", "create", "app", "--from-file", f"key={tmp_path / 'key'}", "--value", "user=shop")
+        words += ["--env-secret", "KEY=app/key", "--env-secret", "WHO=app/user"]
+        cluster.ok("container", "create", gone_containers("app"), *words)
+        ask = ["container", "exec", "app", "--", "sh", "-c", 'echo "$KEY, $WHO"']
+        assert cluster.ok(*ask) == "battery staple, shop\n"
+        cluster.ok("secret", "set", "app", "--value", "user=other")
+        assert cluster.ok(*ask) == "battery staple, shop\n"
+        cluster.ok("container", "restart", "app")
+        assert cluster.ok(*ask) == "battery staple, other\n"
+        assert "in use by container/app" in cluster.fails(5, "secret", "delete", "app", "--yes")
+        said = cluster.ok("get", "secrets", "-o", "json") + cluster.ok("describe", "secret/app")
+        said += cluster.ok("describe", "container/app") + cluster.ok("events")
+        assert "battery" not in said and 'puller"' not in said
+        told = [path for path in cluster.state.rglob("*log") if path.is_file() and b"battery" in path.read_bytes()]
+        assert told == []
+        cluster.ok("container", "delete", "app", "web", "anybody", "--yes")
+        cluster.ok("secret", "delete", "app", "regcred", "--yes")
 
 
 def test_how_a_container_ends_is_told(cluster: Cluster, registry: str, gone_containers: Gone) -> None:

@@ -22,7 +22,7 @@ import msgspec
 
 from weft.agent.agent import Agent
 from weft.agent.runtimes import Runtimes
-from weft.agent.server import ReportAnswer, ReportBody
+from weft.agent.server import OpenedSecrets, ReportAnswer, ReportBody
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
 from weft.contracts.host import Host
@@ -62,6 +62,9 @@ class FolderServer:
             path.with_suffix(".new").write_bytes(msgspec.json.encode(report))
             path.with_suffix(".new").rename(path)
         return ReportAnswer()
+
+    def read_secrets(self, node: str, allocation: str) -> OpenedSecrets:
+        return OpenedSecrets()
 
     def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None]) -> None:
         out.write(self._bundle.read_bytes())

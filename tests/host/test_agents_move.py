@@ -257,6 +257,10 @@ async def test_a_guest_that_moves_cold_is_shut_down_and_starts_there_with_all_th
     there.put(change(target, wish="stop"))
     await there.until_phase(target, "given up", "failed")
     await guest.pair.remove(target, there)
+    move = decode_part(source.spec, AllocationSpec).move
+    assert move is not None
+    here.put(change(source, move=msgspec.structs.replace(move, never_ran=True)))
+    await here.until(source, lambda r: r.move is not None and r.move.phase == "preparing", failing=True)
     source, target = await guest.begin(mode="cold")  # without a start between
     await guest.finish(source, target)
     assert await guest.run("sh", "-c", read) == whole

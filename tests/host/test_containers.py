@@ -16,11 +16,13 @@ import pytest
 from container_lab import BUSYBOX, MIB, ContainerLab
 from image_lab import Made, entry, node, tar, write_layout
 
+from weft.agent.health import Found, run_check
 from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess, User
 from weft.contracts.runtime import ExecRequest, GuestFacts
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.shim import find_shim
+from weft.kinds.allocation import AllocatedHealthCheck
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable
 
 WAIT_SECONDS = 20.0
@@ -261,6 +263,20 @@ async def test_volumes_are_its_own_to_write_unless_read_only(lab: ContainerLab, 
     out = await printed(driver, plan)
     assert out.startswith("there\nthere\n0\n") and out.endswith("refused\n")
     assert (volume / "new").stat().st_uid == 0 and not (other / "x").exists()
+
+
+async def test_a_check_that_takes_too_long_is_killed_with_all_its_deafness(
+    lab: ContainerLab, driver: OciDriver
+) -> None:
+    plan = lab.plan("checked")
+    await driver.start(plan)
+    check = AllocatedHealthCheck(command=["sh", "-c", "trap '' HUP TERM; echo waits; sleep 977; true"], timeout=1.0)
+    assert await run_check(plan.id, check, driver) == Found(False, "the check took longer than 1 s")
+    told = await run_check(plan.id, AllocatedHealthCheck(command=["sh", "-c", "echo no >&2; exit 4"]), driver)
+    assert told == Found(False, "exit code 4: no")
+    assert not (await run_check(plan.id, AllocatedHealthCheck(command=["/no/such"]), driver)).well
+    assert (await output_of(driver, plan, "sh", "-c", "ps | grep -c '[w]aits'"))[0] == "0\n"
+    assert await run_check(plan.id, AllocatedHealthCheck(command=["true"]), driver) == Found(True)
 
 
 # Who started it, and what holds it, may be killed at any moment.

@@ -12,6 +12,7 @@ from image_lab import HASTY, QUICK, Made, digest, entry, files, leftovers, node,
 from registry_lab import Registry, Request
 
 from weft.contracts.image import RegistryCredentials
+from weft.drivers.image.oci.exchange import Patience
 from weft.objects.errors import (
     DriverFailed,
     Forbidden,
@@ -136,6 +137,21 @@ async def test_what_is_bad_is_told_as_what_it_is(
     assert leftovers(tmp_path) == [] and await store.list() == []
     registry.spoil = None
     assert await node(tmp_path).pull(f"{registry.place}/a:1")  # nothing is remembered against it
+
+
+async def test_one_that_hangs_is_told_as_such_whoever_notices_first(registry: Registry, tmp_path: Path) -> None:
+    """The process that fetches does, where there is much time to connect."""
+
+    async def spoil(request: Request) -> bool:
+        await hang(request)
+        return True
+
+    registry.spoil = spoil
+    store = node(tmp_path, patience=Patience(connect_seconds=20, idle_seconds=0.5, tries=1))
+    async with asyncio.timeout(15):
+        with pytest.raises(Unavailable) as caught:
+            await store.pull(f"{registry.place}/a:1")
+    assert caught.value.token == "registryHangs"
 
 
 async def test_another_blob_than_was_asked_for_is_never_kept(registry: Registry, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from weft.agent.agent import Agent
 from weft.agent.runtimes import Runtimes
-from weft.agent.server import NodeEvent, ReportAnswer, ReportBody
+from weft.agent.server import NodeEvent, OpenedSecrets, ReportAnswer, ReportBody
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
 from weft.contracts.host import Capacity, Host
@@ -156,6 +156,8 @@ class StubServer:
         self.idle_networks: list[str] = []
         self.gone_networks: list[str] = []
         self.refusal: WeftError | None = None
+        self.secrets: OpenedSecrets | WeftError = OpenedSecrets()
+        self.secrets_read: list[str] = []
         self._objects: dict[tuple[str, str], Envelope] = {}
         self._watches: list[tuple[str, dict[str, str], queue.Queue[WatchEvent | None]]] = []
         self._lock = threading.Lock()
@@ -233,6 +235,12 @@ class StubServer:
             ranges=ranges if version != body.ranges_version else None,
             gone_networks=[n for n in body.idle_networks if n in self.gone_networks],
         )
+
+    def read_secrets(self, node: str, allocation: str) -> OpenedSecrets:
+        self.secrets_read.append(allocation)
+        if isinstance(self.secrets, WeftError):
+            raise self.secrets
+        return self.secrets
 
     def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None]) -> None:
         self.fetches += 1

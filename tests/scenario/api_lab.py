@@ -50,7 +50,9 @@ class DoorsLab:
         self.journal = SqliteJournal(folder / "journal.db", self.clock)
         self.authority = Authority(folder, self.clock)
         (folder / "images").mkdir(exist_ok=True)
-        self.settings = Settings(folder / "images", b"k" * 32, (GATEWAY,), SERVER_NAME, publish_address)
+        self.settings = Settings(
+            folder / "images", b"k" * 32, (GATEWAY,), SERVER_NAME, publish_address, seal_key=b"s" * 32
+        )
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()

@@ -20,6 +20,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
+from weft.kinds.job import JobSpec, JobStatus, check_job
 from weft.kinds.node import NodeReport
 from weft.kinds.record import Claim
 from weft.kinds.vm import VmSpec
@@ -131,6 +132,10 @@ class PretendNode:
         self.running: dict[str, AllocationReport] = {}  # what "runs" here, by allocation uid
         self.specs: dict[str, AllocationSpec] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        # What containers that run once do here: for how long, and with which exit code they end (see EndsAs).
+        self.program: Callable[[AllocationSpec], EndsAs | None] = lambda spec: None
+        self.stuck = ""  # why they can't be begun here
+        self.began: list[str] = []  # names of those, each time one began
 
     async def join(self) -> None:
         envelope = Envelope(kind="node", name=self.name, uid=self.uid, created_at=self.lab.clock.now())
@@ -160,6 +165,27 @@ class PretendNode:
 
         await self.lab.change(object_key("node", None, self.name), change)
 
+    async def _end(self, key: str, uid: str, end: EndsAs) -> None:
+        """Have what runs come to its end."""
+        await self.lab.clock.sleep(end.seconds)
+        if self.running[uid].state != "running":
+            return
+        good = end.exit_code == 0
+        self.running[uid] = ended = msgspec.structs.replace(
+            self.running[uid],
+            state="stopped" if good else "failed",
+            ended=True,
+            exit_code=end.exit_code,
+            reason=end.reason or ("completed" if good else "exited"),
+            message="" if good else f"exit code {end.exit_code}",
+            ready=None,
+        )
+
+        def change(target: Envelope) -> None:
+            target.report = merge_part(target.report, ended)
+
+        await self.lab.change(key, change)
+
     async def _beat(self) -> None:
         while True:
             await self.lab.clock.sleep(5.0)
@@ -187,14 +213,30 @@ class PretendNode:
             return
         old = self.running.get(envelope.uid, AllocationReport())
         new = step(spec, old, envelope.deleting_since is not None)
+        if spec.once and old.ended and envelope.deleting_since is None:
+            return  # it rests
+        if spec.once and spec.wish == "stop":
+            new.ended, new.exit_code = True, 143 if old.state == "running" else None
+        if spec.once and spec.wish == "run" and self.stuck:
+            new = msgspec.structs.replace(old, state="failed", reason="imageGone", message=self.stuck)
         self.running[envelope.uid] = new
         self.specs[envelope.uid] = spec
+        if spec.once and new.state == "running" and old.state != "running":
+            self.began.append(spec.workload.name)
+            if (end := self.program(spec)) is not None:
+                self._tasks.append(asyncio.ensure_future(self._end(key, envelope.uid, end)))
         if new != decode_part(envelope.report, AllocationReport):
 
             def change(target: Envelope) -> None:
                 target.report = merge_part(target.report, new)
 
             await self.lab.change(key, change)
+
+
+class EndsAs(msgspec.Struct, frozen=True):
+    seconds: float = 0.0
+    exit_code: int | None = 0
+    reason: str = ""
 
 
 def step(spec: AllocationSpec, old: AllocationReport, deleting: bool) -> AllocationReport:
@@ -320,6 +362,24 @@ class Lab:
         full = ContainerSpec(**{"image": "registry.example.org/web:1", **spec})
         check_container(full)
         return await self.put_workload("container", name, full)
+
+    async def put_job(self, name: str, *, task: dict[str, Any] | None = None, **spec: Any) -> Envelope:
+        inner = ContainerSpec(**{"image": "registry.example.org/work:1", "cpu": 0.1, **(task or {})})
+        full = JobSpec(task=inner, **spec)
+        check_job(full)
+        return await self.put("job", name, full, finalizers=("job",))
+
+    async def job(self, name: str) -> JobStatus:
+        envelope = await self.get(f"/job/default/{name}")
+        assert envelope is not None, name
+        return decode_part(envelope.status, JobStatus)
+
+    async def until_job(self, name: str, phase: str, seconds: float = 120.0) -> JobStatus:
+        async def there() -> bool:
+            return (await self.job(name)).phase == phase
+
+        await self.until(there, seconds)
+        return await self.job(name)
 
     async def put_workload(self, kind: str, name: str, full: WorkloadSpec) -> Envelope:
         envelope = Envelope(

@@ -16,11 +16,13 @@ from tests.scenario.gateway_lab import GatewayLab
 
 from weft.agent.agent import Agent
 from weft.agent.runtimes import Runtimes
+from weft.agent.server import OpenedSecrets
+from weft.contracts.container import ContainerPlan
 from weft.contracts.network import Inside
 from weft.contracts.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedContainer, AllocatedVolume, AllocationReport, Resources
+from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocatedVolume, AllocationReport, Resources
 from weft.objects.envelope import Envelope
-from weft.objects.errors import NotFound
+from weft.objects.errors import DriverFailed, NotFound, Unavailable
 from weft.objects.identity import Ref, short_id
 
 IMAGE = "registry.example.org/web:1"
@@ -118,6 +120,26 @@ async def test_a_container_runs_on_while_its_agent_is_gone_and_keeps_the_image_t
         await lab.until(lambda: lab.world.used == {"sha256:one", "sha256:two"})
 
 
+async def test_its_tag_is_looked_up_again_when_people_ask_and_with_the_next_start(lab: ContainerLab) -> None:
+    web = make()
+    lab.server.put(web)
+    id_ = short_id(web.uid)
+    async with lab.agent():
+        await lab.until_state(web, "running")
+        lab.world.registry[IMAGE] = "sha256:two"
+        asked = AllocatedContainer(image=IMAGE, pulls=1)
+        lab.server.put(change(web, container=asked, resources=Resources(cpu=2, memory=2**20)))
+        await lab.until(lambda: lab.world.plans[id_].cpu == 2)
+        assert lab.world.plans[id_].layers == ["/layers/layer-of-sha256:one"]
+        lab.server.put(change(web, container=asked, boots=1))
+        await lab.until(lambda: lab.report(web).boots == 1 and lab.report(web).state == "running")
+        assert lab.world.plans[id_].layers == ["/layers/layer-of-sha256:two"]
+        lab.world.registry[IMAGE] = "sha256:three"
+        lab.server.put(change(web, container=asked, boots=2))
+        await lab.until(lambda: lab.report(web).boots == 2 and lab.report(web).state == "running")
+        assert lab.world.plans[id_].layers == ["/layers/layer-of-sha256:two"]
+
+
 @pytest.mark.parametrize(
     ("policy", "end", "state", "starts"),
     [
@@ -169,17 +191,122 @@ async def test_an_image_that_is_gone_is_told_and_asked_for_again(lab: ContainerL
         assert len(lab.world.pulls) == 2
 
 
-async def test_what_cannot_be_done_yet_is_refused_before_anything_is_made(lab: ContainerLab) -> None:
-    volume = AllocatedVolume(name="data", uid="v", size=1 << 20)
-    web = make(container={"mounts": ["data:/srv"]}, volumes=[volume])
+async def test_its_volumes_are_made_with_a_file_system_and_stay_when_it_goes(lab: ContainerLab) -> None:
+    volume = AllocatedVolume(name="data", uid="uid-of-data", size=1 << 20)
+    web = make(container={"mounts": ["data:/srv:ro"]}, volumes=[volume])
+    lab.server.put(web)
+    async with lab.agent():
+        report = await lab.until_state(web, "running")
+        assert [step.name for step in report.steps] == ["image", "disk", "network", "boot"]
+        [mount] = lab.world.plans[short_id(web.uid)].mounts
+        assert (mount.target, mount.read_only, mount.file_system) == ("/srv", True, "ext4")
+        [disk] = await lab.volumes.list()
+        assert (disk.id, disk.format, disk.path) == ("uid-of-data", "raw", mount.source)
+        lab.server.put(change(web, resources=Resources(cpu=2, memory=2**20)))
+        await lab.until(lambda: lab.world.plans[short_id(web.uid)].cpu == 2)
+        assert [name for name, _ in lab.volumes.calls].count("ensure_files") == 1
+        lab.server.put(_deleting(web))
+        await lab.until_state(web, "released")
+        assert await lab.volumes.list() == [disk]
+
+
+def _check(**fields: Any) -> dict[str, Any]:
+    return {"health_check": AllocatedHealthCheck(command=["ask"], interval=0.2, retries=2, **fields)}
+
+
+async def test_only_changes_of_its_health_are_told(lab: ContainerLab) -> None:
+    web = make(container=_check())
+    id_ = short_id(web.uid)
+    lab.world.answers[id_] = 1
+    lab.server.put(web)
+    async with lab.agent():
+        report = await lab.until_state(web, "running")
+        assert report.health == "starting"
+        await lab.until(lambda: lab.report(web).health == "unhealthy")
+        assert lab.report(web).health_message == "exit code 1: so it is"
+        assert lab.report(web).state == "running"
+        before = len(lab.server.events)
+        await lab.until(lambda: lab.world.asked >= 6)
+        assert len(lab.server.events) == before
+        lab.world.answers[id_] = 0
+        await lab.until(lambda: lab.report(web).health == "healthy")
+        assert [event.reason for event in lab.server.events if "health" in event.reason.lower()] == [
+            "Unhealthy",
+            "Healthy",
+        ]
+        assert lab.world.starts == [id_]
+    lab.world.answers[id_] = 1
+    async with lab.agent():
+        await lab.until(lambda: lab.report(web).health == "healthy")  # as it was, until two have failed
+        await lab.until(lambda: lab.report(web).health == "unhealthy")
+        lab.server.put(change(web, wish="stop"))
+        assert (await lab.until_state(web, "stopped")).health == ""
+        asked = lab.world.asked
+        await asyncio.sleep(1)
+        assert lab.world.asked == asked
+
+
+@pytest.mark.parametrize(("policy", "state"), [("on-failure", "running"), ("never", "failed")])
+async def test_one_that_is_not_well_is_ended_and_its_policy_says_what_then(
+    lab: ContainerLab, policy: str, state: str
+) -> None:
+    web = make(container=_check(on_unhealthy="restart"), restart=policy)
+    id_ = short_id(web.uid)
+    lab.world.answers[id_] = 1
+    lab.server.put(web)
+    async with lab.agent():
+        await lab.until(lambda: any(event.reason == "GuestEnded" for event in lab.server.events))
+        lab.world.answers[id_] = 0
+        report = await lab.until_state(web, state)
+        [ended] = [event for event in lab.server.events if event.reason == "GuestEnded"]
+        assert ended.message == "exit code 1: so it is"
+        if policy == "never":
+            assert (report.reason, report.restarts) == ("unhealthy", 0)
+        else:
+            await lab.until(lambda: lab.report(web).health == "healthy")
+            assert (lab.report(web).restarts, lab.world.starts) == (1, [id_, id_])
+
+
+async def test_secrets_come_with_each_start_and_open_only_their_registry(lab: ContainerLab) -> None:
+    web = make(container={"registry_secret": "reg", "env_secrets": {"DB": "db/password"}, "env": {"PLAIN": "1"}})
+    id_ = short_id(web.uid)
+    opened = {"reg": {"username": "u", "password": "p"}, "db": {"password": "one"}}
+    lab.server.secrets = NotFound('secret "db" has no key password', reason="secretNotFound")
     lab.server.put(web)
     async with lab.agent():
         report = await lab.until_state(web, "failed")
-        assert (report.reason, report.message) == (
-            "notServed",
-            "container/default/web: volumes can't be mounted in containers yet",
-        )
-        assert (lab.world.pulls, lab.wire.ports) == ([], {})
+        assert (report.reason, lab.world.pulls) == ("secretNotFound", [])
+        lab.server.secrets = OpenedSecrets(opened, {"reg": "other.example.org"})
+        await lab.until(lambda: lab.report(web).reason == "wrongSecret")
+        assert lab.world.pulls == []
+        lab.server.secrets = OpenedSecrets(opened, {"reg": "registry.example.org"})
+        lab.server.put(change(web, boots=1))
+        await lab.until_state(web, "running")
+        assert lab.world.opened == [("u", "p")]
+        assert lab.world.plans[id_].process.env[-2:] == ["PLAIN=1", "DB=one"]
+        assert set(lab.server.secrets_read) == {web.name}
+        lab.server.secrets = OpenedSecrets({**opened, "db": {"password": "two"}}, {"reg": "registry.example.org"})
+        lab.server.put(change(web, boots=2))
+        await lab.until(lambda: lab.world.plans[id_].process.env[-1] == "DB=two")
+        lab.server.secrets = Unavailable("away")
+        lab.server.put(change(web, boots=3))
+        await lab.until(lambda: lab.report(web).boots == 3 and lab.report(web).state == "running")
+        assert lab.world.plans[id_].process.env[-1] == "DB=two"
+    kept = [path.read_bytes() for path in Path(lab.host.state_dir).rglob("*") if path.is_file()]
+    assert not [data for data in kept if b"DB=two" in data]
+
+
+async def test_a_volume_is_one_containers_at_a_time(lab: ContainerLab) -> None:
+    volume = AllocatedVolume(name="data", uid="uid-of-data", size=1 << 20)
+    web, other = (make(name, container={"mounts": ["data:/srv"]}, volumes=[volume]) for name in ("web", "other"))
+    lab.server.put(web)
+    async with lab.agent():
+        await lab.until_state(web, "running")
+        lab.server.put(other)
+        await lab.until(lambda: other.name in lab.server.reports and lab.report(other).reason == "blocked")
+        assert "still writes to volume data" in lab.report(other).message
+        lab.server.put(change(web, wish="stop"))
+        await lab.until_state(other, "running")
 
 
 async def test_a_container_that_nothing_explains_is_told_as_one_and_no_image_is_let_go_of(lab: ContainerLab) -> None:
@@ -222,3 +349,69 @@ async def test_what_it_prints_comes_in_two_streams_and_the_following_ends_with_i
         world.end(id_, "stopped", "completed", 0)
         out, err, end = await rest
         assert (out, err) == (b"out\nend\n", b"err\n") and end is not None and end.json() == {"code": 0}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "exit_code", "runs"),
+    [("stopped", "completed", 0, 1), ("failed", "exited", 3, 1), ("failed", "startInterrupted", None, 2)],
+)
+async def test_what_runs_once_and_ended_before_its_agent_could_note_its_start_is_not_begun_again(
+    lab: ContainerLab, monkeypatch: pytest.MonkeyPatch, state: str, reason: str, exit_code: int | None, runs: int
+) -> None:
+    real = Containers.start
+
+    async def ends_at_once_and_never_answers(driver: Containers, plan: ContainerPlan) -> GuestFacts:
+        await real(driver, plan)
+        driver.world.end(plan.id, state, reason, exit_code)  # type: ignore[arg-type]
+        await asyncio.Event().wait()
+        raise AssertionError("the agent was killed before")
+
+    task = make(restart="never", once=True)
+    lab.server.put(task)
+    id_ = short_id(task.uid)
+    monkeypatch.setattr(Containers, "start", ends_at_once_and_never_answers)
+    async with lab.agent():
+        for _ in range(200):
+            await asyncio.sleep(0)
+            if lab.world.starts:
+                break
+        await lab.settle()
+    monkeypatch.setattr(Containers, "start", real)
+    async with lab.agent():
+        await lab.settle()
+        assert len(lab.world.starts) == runs
+        if runs == 1:
+            report = lab.report(task)
+            assert (report.state, report.ended, report.exit_code) == (state, True, exit_code)
+        else:
+            lab.world.end(id_, "stopped", "completed", 0)
+            report = await lab.until_state(task, "stopped")
+            assert (report.ended, report.exit_code, len(lab.world.starts)) == (True, 0, 2)
+
+
+async def test_how_a_run_has_ended_is_told_with_its_exit_code_only_when_it_has(lab: ContainerLab) -> None:
+    web, task = make(), make("task", restart="never", once=True)
+    for envelope in (web, task):
+        lab.server.put(envelope)
+    async with lab.agent():
+        for envelope in (web, task):
+            report = await lab.until_state(envelope, "running")
+            assert (report.ended, report.exit_code) == (False, None)
+        lab.world.end(short_id(web.uid), "failed", "exited", 3)
+        lab.world.end(short_id(task.uid), "failed", "exited", 3, "exit code 3")
+        report = await lab.until_state(task, "failed")
+        assert (report.ended, report.exit_code, report.message) == (True, 3, "exit code 3")
+        report = lab.report(web)
+        assert (report.ended, report.exit_code) == (False, None)  # it starts again
+
+
+async def test_what_runs_once_and_is_stopped_before_it_ever_ran_has_ended(lab: ContainerLab) -> None:
+    lab.world.trouble += [DriverFailed("it is not there", reason="imageGone") for _ in range(50)]
+    task = make("task", restart="never", once=True)
+    lab.server.put(task)
+    async with lab.agent():
+        report = await lab.until_state(task, "failed")
+        assert not report.ended  # it is tried again
+        lab.server.put(change(task, wish="stop"))
+        report = await lab.until_state(task, "stopped")
+        assert (report.ended, report.exit_code, lab.world.starts) == (True, None, [])

@@ -451,6 +451,24 @@ def test_objects_of_another_project_are_seen_with_p_and_a(fabric: Fabric) -> Non
     assert fabric.weft("project", "delete", "lab", "--yes").code == 0
 
 
+def test_an_access_keys_secret_is_told_once_and_kept_nowhere_and_lets_nobody_in_at_the_doors(fabric: Fabric) -> None:
+    said = fabric.weft("token", "create", "ci", "--access-key").out.split()
+    key_id, secret = (line.partition("=")[2] for line in said)
+    assert said == [f"AWS_ACCESS_KEY_ID={key_id}", f"AWS_SECRET_ACCESS_KEY={secret}"] and len(secret) == 40
+    shown = fabric.weft("token", "get", "ci", "-o", "json").out
+    spec = json.loads(shown)["spec"]
+    assert (spec["use"], spec["role"], spec["project"], spec["key_id"]) == ("access-key", "invoker", "default", key_id)
+    assert secret not in shown and spec["sha256"] == ""
+    for words in (("--join", "--access-key"), ("--access-key", "--use", "access"), ("--role", "invoker", "--join")):
+        assert fabric.weft("token", "create", *words).code != 0
+    assert key_id in fabric.weft("token", "list").out
+    invoker = fabric.weft("token", "create", "--role", "invoker").out.strip()
+    context = json.loads(fabric.context.read_text())
+    (fabric.folder / "invoker.json").write_text(json.dumps({**context, "token": invoker}))
+    refused = fabric.weft("--context", str(fabric.folder / "invoker.json"), "vm", "list")
+    assert refused.code != 0 and "may invoke functions, and nothing else" in refused.err
+
+
 def test_a_token_is_told_once_and_lets_its_bearer_in(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
     said = fabric.weft("token", "create", "--role", "viewer", "--subject", "eve")
     context = json.loads(fabric.context.read_text())

@@ -61,6 +61,14 @@ async def test_one_that_is_to_have_a_machine_of_its_own_goes_only_where_that_can
         assert (await places(lab))["container/safe"].node == "n2"
 
 
+async def test_a_node_that_only_makes_machines_for_containers_runs_none_without(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", runtimes=[APART])
+        await lab.put_container("web")
+        await lab.until_refused("web", "noAvailableAgents", "container")
+        assert (await decision_of(lab, "web")).message == "no node runs containers"
+
+
 async def test_vms_and_containers_take_from_the_same_room_and_the_same_addresses(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1", cpu=6.0, memory=6 * GIB, runtimes=[RUNS])

@@ -45,7 +45,9 @@ class MarkedVolumes(FakeVolumes):
         path.unlink(missing_ok=True)
         return str(path)
 
-    async def complete(self, volume_id: str, *, base: str | None = None, base_format: str = "qcow2") -> VolumeFacts:
+    async def complete(
+        self, volume_id: str, *, base: str | None = None, base_format: str = "qcow2", form: str = "qcow2"
+    ) -> VolumeFacts:
         await self._meet("complete", volume_id)
         path = self._path(volume_id)
         os.replace(Path(path).with_suffix(".coming"), path)

@@ -92,14 +92,14 @@ class MemoryDoor:
         except WeftError as problem:
             return Answer(False, problem.token, problem.message)
 
-    async def take_file(self, disk: str, data: bytes) -> Answer:
+    async def take_file(self, disk: str, data: bytes, form: str) -> Answer:
         if self.receive is None:
             return Answer(False, "refused", "its disks don't come as files")
         try:
             path, most_bytes = await self.receive.begin(disk)
             assert len(data) <= most_bytes
             path.write_bytes(data)
-            await self.receive.complete(disk)
+            await self.receive.complete(disk, form)
         except WeftError as problem:
             return Answer(False, problem.token, problem.message)
         return Answer()
@@ -134,9 +134,9 @@ class MemoryLine:
                 path.symlink_to(door.sockets[channel])
                 self._offered.append(path)
 
-    async def carry_file(self, disk: str, path: Path) -> None:
+    async def carry_file(self, disk: str, path: Path, form: str = "qcow2") -> None:
         data = path.read_bytes()
-        answer = await self._exchange(lambda door: door.take_file(disk, data))
+        answer = await self._exchange(lambda door: door.take_file(disk, data, form))
         if not answer.done:
             raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": "disk"})
         self.meter.add(len(data), 0)

@@ -21,6 +21,7 @@ REMOVERS = {
     "endpoint": {"addresses", "workload", "garbage"},
     "decision": {"workload", "garbage", "migrations"},
     "migration": {"migrations", "garbage"},
+    "functionversion": {"doors", "garbage"},
     "publication": {"doors", "workload", "garbage"},
     "vm": {"workload"},
 }
@@ -30,7 +31,7 @@ SPEC_WRITERS = {
     "endpoint": {"addresses"},
 }
 STATUS_WRITERS = {"endpoint": {"addresses"}, "publication": {"addresses"}, "token": {"doors"}}
-MARKERS = {"allocation": {"workload", "migrations"}}
+MARKERS = {"allocation": {"workload", "migrations"}, "migration": {"doors", "garbage"}}
 
 
 def _gets_place(was: Envelope, now: Envelope) -> bool:

@@ -18,6 +18,7 @@ from weft.agent.bygone import recall_bygone
 from weft.agent.container_images import ContainerImages
 from weft.agent.feed import Gone, Put, Told
 from weft.agent.following import Following
+from weft.agent.functions.functions import Functions
 from weft.agent.hardware import Hardware, inspect_hardware
 from weft.agent.images import ImageCache
 from weft.agent.known import Memory, Part, Store, Wanted
@@ -33,6 +34,7 @@ from weft.agent.proximity import Proximity
 from weft.agent.relations import relate
 from weft.agent.report import Question, Reporter
 from weft.agent.runtimes import Runtimes
+from weft.agent.secrets import Secrets
 from weft.agent.server import NodeEvent, ReportAnswer, Server
 from weft.agent.worker import Worker
 from weft.contracts.clock import Clock
@@ -94,8 +96,17 @@ class Agent:
             self._on_store,
         )
         self._container_images = ContainerImages(container_images, self._used_container_images, clock)
+        secrets = Secrets(lambda allocation: server.read_secrets(host.node, allocation))
         self._performer = Performer(
-            host, runtimes, self._pools, self._network, self._images, self._container_images, self._movers, clock
+            host,
+            runtimes,
+            self._pools,
+            self._network,
+            self._images,
+            self._container_images,
+            self._movers,
+            secrets,
+            clock,
         )
         self._reporter = Reporter(
             host.node, server, clock, self._make_node_report, self._longest_silence, self._ask, self._on_answer
@@ -115,6 +126,7 @@ class Agent:
         self._runtime_probes: list[RuntimeProbe] = []
         self._network_probe = NetworkProbe(network.name, False, [], [])
         self._epoch = ""  # the server's history that the last list was of
+        self._functions: Functions | None = None
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
@@ -197,6 +209,15 @@ class Agent:
             if allocation in (worker.wanted.name, worker.wanted.uid):
                 return worker.wanted
         return None
+
+    def taken(self) -> tuple[float, int]:
+        """CPU in cores and bytes of memory that allocations have here, whether or not their guests run now."""
+        resources = [worker.wanted.spec.resources for worker in self._workers.values() if not worker.released]
+        return sum(one.cpu for one in resources), sum(one.memory for one in resources)
+
+    def serve_functions(self, functions: Functions) -> None:
+        """Tell them whenever allocations may take more room, and the server what they run."""
+        self._functions = functions
 
     def _add_worker(self, copy: Copy) -> Worker:
         worker = Worker(
@@ -291,6 +312,8 @@ class Agent:
             if worker.released and worker.wanted.uid in self._deleted:
                 self._drop(worker)
         relate(self._workers.values(), self._superseded)
+        if self._functions is not None:
+            self._functions.on_room()
         if any(worker.memory.orphan for worker in self._workers.values()):
             self._reporter.wake()  # where their guests are may be known by now
 
@@ -342,7 +365,8 @@ class Agent:
     def _used_container_images(self) -> set[str] | None:
         if self._unexplained():
             return None
-        return {worker.memory.image for worker in self._workers.values()} - {""}
+        functions = self._functions.used_images() if self._functions is not None else set()
+        return ({worker.memory.image for worker in self._workers.values()} | functions) - {""}
 
     def _make_node_report(self) -> NodeReport:
         return facts.make_report(
@@ -359,6 +383,7 @@ class Agent:
             [(guest, self.runtimes.kind_of(guest.id)) for guest in self._unexplained()],
             self._epoch,
             self._pools.facts,
+            self._functions.report() if self._functions is not None else {},
         )
 
     def _on_event(self, wanted: Wanted, type_: str, reason: str, message: str) -> None:

@@ -7,13 +7,14 @@ image's, variables are added to the image's or replace them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 
 import msgspec
 
 from weft.agent.known import Wanted
-from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess, User
+from weft.contracts.container import ContainerMount, ContainerNic, ContainerPlan, ContainerProcess, User
 from weft.contracts.image import OciConfig
-from weft.kinds.allocation import AllocatedContainer
+from weft.kinds.allocation import AllocatedContainer, AllocationSpec
 from weft.kinds.container import list_capabilities, read_mount
 from weft.objects.errors import InvalidInput
 
@@ -31,27 +32,14 @@ class PulledImage(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """What has been made for it: its image; ``netns``, empty for one without networks; ``folders`` of its volumes by name."""
+    """What has been made for it: its image; its ``links``, in the order of its NICs: the namespace that they lie in (for each the
+    same), or those of a machine of its own; ``disks`` are its volumes' files, each with a file system on it, by name; ``env``
+    what secrets hold of its variables."""
 
     image: PulledImage
-    netns: str = ""
-    folders: Mapping[str, str] = {}
-
-
-def check_served(wanted: Wanted) -> AllocatedContainer:
-    """Refuse what its spec may ask for and no agent can do yet, before anything is made for it. Raises InvalidInput."""
-    container = wanted.spec.container
-    if container is None:
-        raise InvalidInput(f"{wanted.what} is no container")
-    for asked, name, what in (
-        (container.mounts, "mounts", "volumes can't be mounted in containers yet"),
-        (container.health_check, "health_check", "health checks of containers aren't made yet"),
-    ):
-        if asked:
-            raise InvalidInput(
-                f"{wanted.what}: {what}", reason="notServed", field=f"spec.{name}", hint=f"leave spec.{name} out"
-            )
-    return container
+    links: Sequence[str] = ()
+    disks: Mapping[str, str] = {}
+    env: Mapping[str, str] = {}
 
 
 def name_user(container: AllocatedContainer, config: OciConfig) -> str:
@@ -65,6 +53,7 @@ def plan_container(wanted: Wanted, ready: Ready) -> ContainerPlan:
     if container is None:
         raise InvalidInput(f"{wanted.what} is no container")
     main, image = spec.nics[0] if spec.nics else None, ready.image
+    own_machine = container.isolation == "vm"
     return ContainerPlan(
         id=wanted.id,
         uid=wanted.uid,
@@ -73,7 +62,7 @@ def plan_container(wanted: Wanted, ready: Ready) -> ContainerPlan:
         layers=list(image.layers),
         process=ContainerProcess(
             argv=_choose_argv(wanted, container, image.config),
-            env=_merge_env(image.config.env, container.env, image.user),
+            env=_merge_env(image.config.env, {**container.env, **ready.env}, image.user),
             cwd=image.config.workdir or "/",
             user=image.user,
             stop_signal=image.config.stop_signal or DEFAULT_STOP_SIGNAL,
@@ -81,14 +70,23 @@ def plan_container(wanted: Wanted, ready: Ready) -> ContainerPlan:
         cpu=spec.resources.cpu,
         memory_bytes=spec.resources.memory,
         pids=container.pids,
-        mounts=_plan_mounts(wanted, container, ready.folders),
-        netns=ready.netns,
+        mounts=_plan_mounts(wanted, container, ready.disks),
+        netns="" if own_machine else next(iter(ready.links), ""),
+        nics=_plan_nics(spec, ready.links) if own_machine else [],
         hostname=spec.workload.name,
         name_servers=[main.gateway] if main is not None else [],
         search=[main.domain] if main is not None and main.domain else [],
         read_only_root=container.read_only,
         capabilities=list_capabilities(container),
     )
+
+
+def _plan_nics(spec: AllocationSpec, links: Sequence[str]) -> list[ContainerNic]:
+    """The first one is its way out."""
+    return [
+        ContainerNic(link, nic.mac, nic.mtu, nic.address, ip_network(nic.cidr).prefixlen, "" if index else nic.gateway)
+        for index, (link, nic) in enumerate(zip(links, spec.nics, strict=True))
+    ]
 
 
 def _choose_argv(wanted: Wanted, container: AllocatedContainer, config: OciConfig) -> list[str]:
@@ -112,10 +110,10 @@ def _merge_env(of_image: Sequence[str], of_spec: Mapping[str, str], user: User) 
     return [f"{name}={value}" for name, value in {**merged, **of_spec}.items()]
 
 
-def _plan_mounts(wanted: Wanted, container: AllocatedContainer, folders: Mapping[str, str]) -> list[ContainerMount]:
+def _plan_mounts(wanted: Wanted, container: AllocatedContainer, disks: Mapping[str, str]) -> list[ContainerMount]:
     mounts = []
     for mount in map(read_mount, container.mounts):
-        if mount.volume not in folders:
+        if mount.volume not in disks:
             raise InvalidInput(f"{wanted.what}: volume {mount.volume} isn't ready on this node", field="spec.mounts")
-        mounts.append(ContainerMount(folders[mount.volume], mount.path, mount.read_only))
+        mounts.append(ContainerMount(disks[mount.volume], mount.path, mount.read_only, file_system="ext4"))
     return sorted(mounts, key=lambda mount: mount.target)  # one that lies within another comes after it

@@ -10,11 +10,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from weft.agent.container import PulledImage, check_served, name_user
+from weft.agent.container import PulledImage, name_user
 from weft.agent.known import Wanted
 from weft.contracts.clock import Clock
-from weft.contracts.image import OciStore
-from weft.objects.errors import InvalidInput, WeftError
+from weft.contracts.image import OciStore, RegistryCredentials
+from weft.objects.errors import InvalidInput, NotAuthenticated, WeftError
 from weft.objects.quantity import format_bytes
 
 log = logging.getLogger("weft.agent")
@@ -29,10 +29,14 @@ class ContainerImages:
         self._fresh: dict[str, str] = {}  # by allocation: what it was given, whether or not it is remembered yet
         self._forgetting: asyncio.Task[None] | None = None
 
-    async def ensure(self, wanted: Wanted, digest: str, tell: Callable[[str], None]) -> tuple[PulledImage, str]:
+    async def ensure(
+        self, wanted: Wanted, digest: str, tell: Callable[[str], None], credentials: RegistryCredentials | None = None
+    ) -> tuple[PulledImage, str]:
         """The image of ``wanted``, that with ``digest`` if it has had one before, and a word on how it came here. Raises
         WeftError, as OciStore.pull does."""
-        container = check_served(wanted)
+        container = wanted.spec.container
+        if container is None:
+            raise InvalidInput(f"{wanted.what} is no container")
         if self._store is None:
             raise InvalidInput(f"{wanted.what}: this node keeps no container images", reason="notServed")
         began, seen = self._clock.elapsed(), [0]
@@ -42,8 +46,12 @@ class ContainerImages:
             tell(f"{format_bytes(here)} of {format_bytes(total)}" if total else format_bytes(here))
 
         try:
-            image = await self._store.pull(container.image, digest, progress=on_progress)
+            image = await self._store.pull(container.image, digest, credentials=credentials, progress=on_progress)
             self._fresh[wanted.uid] = image.digest
+        except NotAuthenticated as problem:
+            secret = container.registry_secret
+            problem.message += f"; secret {secret} is not good for it" if secret else "; registry_secret names who does"
+            raise
         finally:
             if seen[0]:
                 self._forget()

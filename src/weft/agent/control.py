@@ -38,9 +38,20 @@ class Gateway(msgspec.Struct, frozen=True):
 
 
 class Control:
-    """This node's line to one gateway; ``serve`` serves a stream to its end."""
+    """This node's line to one gateway; ``serve`` serves a stream to its end. ``serves_functions``: one of them may carry
+    invocations."""
 
-    def __init__(self, gateway: Gateway, tls: ssl.SSLContext, node_uid: str, serve: Serve, clock: Clock) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        tls: ssl.SSLContext,
+        node_uid: str,
+        serve: Serve,
+        clock: Clock,
+        *,
+        serves_functions: bool = False,
+    ) -> None:
+        self._serves_functions = serves_functions
         self._gateway, self._tls, self._node_uid = gateway, tls, node_uid
         self._serve, self._clock = serve, clock
         self._streams: set[asyncio.Task[None]] = set()
@@ -70,7 +81,15 @@ class Control:
     async def _follow(self) -> None:
         reader, writer = await self._dial()
         try:
-            writer.write(encode_hello(role="agent", node_uid=self._node_uid, keeps_sessions=True, counts_printed=True))
+            writer.write(
+                encode_hello(
+                    role="agent",
+                    node_uid=self._node_uid,
+                    keeps_sessions=True,
+                    counts_printed=True,
+                    serves_functions=self._serves_functions,
+                )
+            )
             while True:
                 frame = await within(self._clock, receive_frame(reader), SILENCE_SECONDS, "the gateway's next ping")
                 if frame is None:

@@ -8,7 +8,7 @@ import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -118,6 +118,7 @@ def make_report(
     unexplained: list[tuple[GuestFacts, str]],
     epoch: str,
     pools: list[NodePool],
+    functions: Mapping[str, str],
 ) -> NodeReport:
     """The node's report as of now; what it says of machines is by the driver that runs VMs."""
     runtime = next((probe for probe in runtimes if "vm" in probe.kinds), RuntimeProbe("", False, "", "", [], [], []))
@@ -151,4 +152,5 @@ def make_report(
         round_trips=nearness.round_trips,
         pools=pools,
         runtimes=[tell_runtime(probe) for probe in runtimes],
+        functions=dict(functions),
     )

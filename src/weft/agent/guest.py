@@ -10,8 +10,7 @@ import msgspec
 from weft.agent.container import PulledImage
 from weft.agent.images import CachedImage
 from weft.agent.known import Part, Store, Wanted
-from weft.agent.seed import SERIAL
-from weft.agent.shape import ISO_SERIAL, ROOT_SERIAL, name_serial
+from weft.agent.shape import ISO_SERIAL, ROOT_SERIAL, SEED_SERIAL, name_serial
 from weft.contracts.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan
 from weft.contracts.volume import VolumeFacts
 from weft.kinds.allocation import AllocatedNic
@@ -25,8 +24,10 @@ class Prepared(msgspec.Struct):
     image: CachedImage | None = None
     digest: str = ""  # of a container's image, once it has had one
     pulled: PulledImage | None = None
+    env: dict[str, str] = {}  # of a container's variables, those that secrets hold
     root: VolumeFacts | None = None
     volumes: list[VolumeFacts] = []
+    adjusting: bool = False  # what runs has its volumes
     links: list[str] = []
     seed: str | None = None
     iso: CachedImage | None = None
@@ -57,14 +58,14 @@ def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
             ROOT_SERIAL,
             size_bytes=max(root.size_bytes, spec.resources.disk),
             base=image.disk,
-            base_format=image.manifest.disk_format,
+            base_format=image.disk_format,
         )
     ]
     for volume, facts in zip(spec.volumes, prepared.volumes, strict=True):
         size = max(facts.size_bytes, volume.size)
         disks.append(GuestDisk(facts.path, facts.format, name_serial(volume.name), size_bytes=size))
     if prepared.seed is not None:
-        disks.append(GuestDisk(prepared.seed, "raw", SERIAL, read_only=True))
+        disks.append(GuestDisk(prepared.seed, "raw", SEED_SERIAL, read_only=True))
     if prepared.iso is not None:
         disks.append(GuestDisk(prepared.iso.disk, "raw", ISO_SERIAL, read_only=True, cdrom=True))
     return GuestPlan(
@@ -96,7 +97,7 @@ def _choose_boot(wanted: Wanted, image: CachedImage, seed: str | None) -> BootKe
         return BootKernel(
             kernel, image.initrd, f"{manifest.cmdline} cloud-init=disabled" if unseeded else manifest.cmdline
         )
-    if kernel is not None and manifest.seed == "tar":
+    if kernel is not None and manifest.seed != "nocloud":
         raise InvalidInput(
             f"{wanted.what}: {_name_image(wanted)} has no boot loader for {firmware}",
             field="spec.firmware",
@@ -105,7 +106,7 @@ def _choose_boot(wanted: Wanted, image: CachedImage, seed: str | None) -> BootKe
     return BootDisk("uefi" if firmware == "uefi" else "bios")
 
 
-def choose_seed(wanted: Wanted, prepared: Prepared) -> Literal["tar", "nocloud"] | None:
+def choose_seed(wanted: Wanted, prepared: Prepared) -> Literal["tar", "nocloud", "machine"] | None:
     """Which seed disk the guest gets, if any. Raises InvalidInput for users or keys that its image can't make."""
     spec, image = wanted.spec, prepared.image
     given = bool(spec.user_data or spec.ssh_keys or spec.users)
@@ -119,6 +120,8 @@ def choose_seed(wanted: Wanted, prepared: Prepared) -> Literal["tar", "nocloud"]
             field="spec.ssh_keys" if spec.ssh_keys else "spec.users",
             hint="use an image that has it, such as debian-12 (weft image build debian-12)",
         )
+    if image is not None and image.manifest.seed == "machine":
+        return "machine"
     return "tar" if given else None
 
 

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
@@ -49,6 +49,10 @@ class CachedImage(msgspec.Struct, frozen=True):
     @property
     def disk(self) -> str:
         return f"{self.folder}/{self.manifest.disk}"
+
+    @property
+    def disk_format(self) -> Literal["qcow2", "raw"]:
+        return "raw" if self.manifest.disk_format == "raw" else "qcow2"  # there are no others here: _check_disk
 
     @property
     def kernel(self) -> str | None:
@@ -226,6 +230,8 @@ def _unpack_bundle(file: BinaryIO, folder: Path) -> BundleManifest:
 def _check_disk(path: Path, manifest: BundleManifest) -> None:
     with path.open("rb") as file:
         header = read_qcow2_header(file.read(HEADER_BYTES))
+    if manifest.disk_format == "tar":
+        raise not_an_image("it holds the root of functions: there is nothing to boot in it")
     if manifest.disk_format == "raw":
         return
     if header is None:

@@ -58,7 +58,7 @@ class Memory(msgspec.Struct, frozen=True):
     ``orphan`` that a list of the server's no longer held it. ``leftover`` are NICs that it was to have, and is not any
     more: their ports go once the guest has let go of them. ``part`` is what it has in a move; ``took`` is the key of the move
     that it came here by. ``image`` is the digest of a container's image: the same for as long as it has this place, whatever
-    its tag comes to mean.
+    its tag comes to mean, until people ask for it to be looked up again (``pulls`` of its spec as it was).
     """
 
     run: Run = "new"
@@ -73,6 +73,7 @@ class Memory(msgspec.Struct, frozen=True):
     store: Store | None = None
     took: str = ""
     image: str = ""
+    pulls: int = 0
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -113,7 +114,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     ``stale_volumes``: the data of all its volumes is another node's by now;
     ``unheard``: it comes from this node's memory, and the server hasn't said yet whether that is still so.
     ``restart_at`` is when a guest that ended by itself is to be started again (elapsed seconds). ``moving``: its part in the
-    move that its spec says is being led, by this process; ``storing``: one of its disks' to another pool.
+    move that its spec says is being led, by this process; ``storing``: one of its disks' to another pool. ``unwell``: why it is
+    to be ended, by its own health check.
     """
 
     wanted: Wanted
@@ -128,6 +130,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     restart_at: float = 0.0
     moving: bool = False
     storing: bool = False
+    unwell: str = ""
 
 
 def place_disks(wanted: Wanted, store: Store | None) -> Wanted:

@@ -20,14 +20,15 @@ from weft.agent.network import NetworkKeeper
 from weft.agent.plan import Step
 from weft.agent.pools import Pools
 from weft.agent.runtimes import Runtimes
+from weft.agent.secrets import Secrets
 from weft.agent.seed import build_nocloud, build_tar
 from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.contracts.clock import Clock
-from weft.contracts.container import ContainerPlan
+from weft.contracts.container import ContainerPlan, User
 from weft.contracts.durable import write_durably
 from weft.contracts.host import Host
 from weft.contracts.runtime import CanAdjust, CanSuspend, GuestFacts, GuestPlan
-from weft.contracts.volume import HasPool, VolumeDriver, VolumeFacts
+from weft.contracts.volume import HasFiles, HasPool, VolumeDriver, VolumeFacts
 from weft.kinds.allocation import ROOT, AllocatedImage
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.identity import short_id
@@ -53,8 +54,10 @@ class Performer:
         images: ImageCache,
         container_images: ContainerImages,
         movers: Movers,
+        secrets: Secrets,
         clock: Clock,
     ) -> None:
+        self._secrets = secrets
         self.runtimes = runtimes
         self.movers = movers
         self.images, self._container_images = images, container_images
@@ -103,7 +106,11 @@ class Performer:
     async def _image(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         self.runtimes.of(wanted)  # nothing is made for what can't run here
         if wanted.spec.container is not None:
-            prepared.pulled, said = await self._container_images.ensure(wanted, prepared.digest, tell)
+            opened = await self._secrets.open(wanted)
+            prepared.env = opened.env
+            prepared.pulled, said = await self._container_images.ensure(
+                wanted, prepared.digest, tell, opened.credentials
+            )
             return said
         image = wanted.spec.image
         if image is None:
@@ -137,7 +144,7 @@ class Performer:
                 wanted.id,
                 size_bytes=wanted.spec.resources.disk,
                 base=image.disk,
-                base_format=image.manifest.disk_format,
+                base_format=image.disk_format,
             )
             if prepared.root.size_bytes < wanted.spec.resources.disk and ROOT_SERIAL not in prepared.attached:
                 prepared.root = await disks.grow(wanted.id, wanted.spec.resources.disk)
@@ -145,6 +152,8 @@ class Performer:
 
     async def _volumes(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         prepared.volumes = []
+        if wanted.spec.container is not None:
+            return await self._files(wanted, prepared)
         for volume in wanted.spec.volumes:
             disks, shared = await self._pools.of(wanted.spec, volume.uid), volume.uid in _shared_with_source(wanted)
             async with self._heavy:
@@ -163,6 +172,30 @@ class Performer:
             prepared.volumes.append(facts)
         return ""
 
+    async def _files(self, wanted: Wanted, prepared: Prepared) -> str:
+        """Volumes with a file system on them, that of a new one the container's user's; a container that runs has them."""
+        user = prepared.pulled.user if prepared.pulled is not None else User()
+        for volume in wanted.spec.volumes:
+            disks = await self._pools.of(wanted.spec, volume.uid)
+            if not isinstance(disks, HasFiles):
+                raise InvalidInput(
+                    f"{wanted.what}: this node's volumes ({disks.name}) can't be mounted in containers",
+                    reason="notServed",
+                    field="spec.mounts",
+                )
+            facts = await disks.inspect(volume.uid) if prepared.adjusting else None
+            if facts is None:
+                async with self._heavy:
+                    owner = (user.uid, user.gid)
+                    try:
+                        facts = await disks.ensure_files(volume.uid, size_bytes=volume.size, owner=owner)
+                    except WeftError as problem:
+                        problem.message = problem.message.replace(volume.uid, volume.name)
+                        raise
+            self.volume_uids.add(volume.uid)
+            prepared.volumes.append(facts)
+        return ""
+
     async def _network(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         plug = self._keeper.prepare_move if wanted.spec.role == "target" else self._keeper.plug
         prepared.links = await plug(wanted) if wanted.spec.nics else []
@@ -174,7 +207,8 @@ class Performer:
         if kind is None:
             return ""
         self._seeds.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path, data = self._seed_path(wanted, kind), build_nocloud(wanted) if kind == "nocloud" else build_tar(wanted)
+        path = self._seed_path(wanted, kind)
+        data = build_nocloud(wanted) if kind == "nocloud" else build_tar(wanted, machine=kind == "machine")
         if not path.exists() or path.read_bytes() != data:
             await asyncio.to_thread(write_durably, path, data)
         prepared.seed = str(path)
@@ -226,7 +260,7 @@ class Performer:
                 await (await self._pools.find(store.pool, store.pool_id)).remove(id_)
             elif store.state == "there":
                 await (await self._pools.find(store.old_pool, store.old_pool_id)).remove(id_)
-        for kind in ("tar", "nocloud"):
+        for kind in ("tar", "nocloud", "machine"):
             self._seed_path(wanted, kind).unlink(missing_ok=True)
         return ""
 
@@ -285,6 +319,7 @@ class Performer:
 
     async def _forget(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         self._container_images.drop(wanted.uid)
+        self._secrets.drop(wanted.uid)
         return ""  # the rest is the worker's own: it holds the copy
 
     def _seed_path(self, wanted: Wanted, kind: str) -> Path:
@@ -296,7 +331,8 @@ def _plan_run(wanted: Wanted, prepared: Prepared) -> GuestPlan | ContainerPlan:
         return plan_guest(wanted, prepared)
     if prepared.pulled is None:
         raise DriverFailed(f"{wanted.what}: its image is not here", details={"step": "image"})
-    return plan_container(wanted, Ready(prepared.pulled, next(iter(prepared.links), "")))
+    disks = {volume.name: facts.path for volume, facts in zip(wanted.spec.volumes, prepared.volumes, strict=True)}
+    return plan_container(wanted, Ready(prepared.pulled, prepared.links, disks, prepared.env))
 
 
 def _shared_with_source(wanted: Wanted) -> tuple[str, ...]:
@@ -322,6 +358,7 @@ _STEPS = {
     Step.ADJUST: Performer._adjust,
     Step.TIDY: Performer._tidy,
     Step.STOP: Performer._stop,
+    Step.END: Performer._stop,
     Step.SUSPEND: Performer._suspend,
     Step.REMOVE: Performer._remove,
     Step.UNPLUG: Performer._unplug,

@@ -18,8 +18,9 @@ from weft.contracts.container import COMPLETED
 from weft.contracts.runtime import GuestFacts
 from weft.kinds.allocation import AllocationSpec, AllocationState
 
-POWERED_OFF = "guestPoweredOff"
+POWERED_OFF, UNHEALTHY = "guestPoweredOff", "unhealthy"
 GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "it has done what it ran for: exit code 0"}
+NEVER_RAN = "startInterrupted"
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SETTLED_SECONDS = 600.0
@@ -38,6 +39,7 @@ class Step(StrEnum):
     ADJUST = "adjust"  # CPUs, memory, disks and NICs of the running guest
     TIDY = "tidy"  # taps of NICs that the guest has no more
     STOP = "stop"
+    END = "end"  # it isn't well: as if it had ended by itself
     SUSPEND = "suspend"
     REMOVE = "remove"  # the runtime forgets the guest, its saved memory too
     UNPLUG = "unplug"  # taps, and segments nobody here uses any more
@@ -58,7 +60,7 @@ BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.SEED, Step.NETWORK, Step.S
 ADJUST = (*BRING_UP[:-1], Step.ADJUST)
 RECEIVE = (*BRING_UP[:-1], Step.OPEN)
 TAKE_AWAY = (Step.REMOVE, Step.UNPLUG, Step.REMOVE_DISKS, Step.FORGET)
-_OF_DISKS = (Step.DISK, Step.VOLUMES, Step.SEED, Step.REMOVE_DISKS)  # which a container has none of
+_OF_MACHINES = (Step.DISK, Step.SEED, Step.REMOVE_DISKS)  # disks that a container has none of
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -75,8 +77,9 @@ def is_alive(guest: GuestFacts) -> bool:
     return guest.state in _ALIVE
 
 
-def observe(memory: Memory, guest: GuestFacts) -> Memory:
-    """``memory`` with what ``guest`` shows: a begun run that is there, one that has ended by itself, a first answer."""
+def observe(memory: Memory, guest: GuestFacts, *, once: bool = False) -> Memory:
+    """``memory`` with what ``guest`` shows: a begun run that is there, one that has ended by itself, a first answer. What runs
+    ``once`` may have ended before anybody could write down that it had begun: then that was its run."""
     if memory.part is not None and memory.part.side == "target" and not memory.part.taken:
         return memory  # it hasn't begun to run here
     if is_alive(guest):
@@ -85,7 +88,8 @@ def observe(memory: Memory, guest: GuestFacts) -> Memory:
         return msgspec.structs.replace(memory, run=run, ended="", answered=answered, made=True)
     if guest.state == "suspended":
         return msgspec.structs.replace(memory, run="up", ended="", made=True)
-    if memory.run == "up":
+    ran = once and memory.run == "starting" and guest.state in ("stopped", "failed") and guest.reason != NEVER_RAN
+    if memory.run == "up" or ran:
         reason = guest.reason or ("lost" if guest.state == "absent" else "ended")
         return msgspec.structs.replace(memory, run="ended", ended=reason)
     return memory
@@ -95,7 +99,8 @@ def plan_allocation(known: Known, guest: GuestFacts, now: float) -> Plan:
     """The steps that bring ``known.wanted`` towards its wish from where ``guest`` is at ``now`` (elapsed seconds)."""
     plan = _plan(known, guest, now)
     if known.wanted.spec.container is not None:
-        plan = msgspec.structs.replace(plan, steps=tuple(step for step in plan.steps if step not in _OF_DISKS))
+        without = (*_OF_MACHINES, *(() if known.wanted.spec.volumes else (Step.VOLUMES,)))
+        plan = msgspec.structs.replace(plan, steps=tuple(step for step in plan.steps if step not in without))
     trouble = known.trouble
     if trouble is None or not plan.steps:
         return plan
@@ -271,7 +276,7 @@ def _plan_run(known: Known, guest: GuestFacts, now: float) -> Plan:
     if spec.held_by is not None:
         return Plan((), "pending", "held", f"waits for gate {spec.held_by}")
     if spec.waits_for is not None:
-        return Plan((), "pending", "waiting", f"waits until allocation {spec.waits_for} is gone")
+        return Plan((), "pending", "waiting", "waits until what gives way to it is gone")
     if guest.state == "suspended" and fresh:
         return Plan((Step.REMOVE, *BRING_UP), "preparing")
     if memory.run == "ended" and not fresh:
@@ -284,6 +289,8 @@ def _plan_alive(known: Known, guest: GuestFacts) -> Plan:
         return Plan((), "running", "paused", guest.message or "the machine is paused")
     if known.can_adjust and guest.shape is not None and not is_shaped(known.wanted.spec, guest.shape):
         return Plan(ADJUST, _state(known, guest), "changing", "the running machine is brought to what is asked for")
+    if known.unwell:
+        return Plan((Step.END,), "stopping", UNHEALTHY, known.unwell)
     if known.memory.leftover:
         return Plan((Step.TIDY,), _state(known, guest))
     return Plan((), _state(known, guest))
@@ -295,6 +302,8 @@ def _plan_ended(known: Known, guest: GuestFacts, now: float) -> Plan:
     if memory.ended in GOOD_ENDS and policy != "always":
         return Plan((), "stopped", memory.ended, GOOD_ENDS[memory.ended])
     why = f"{memory.ended}: {guest.message}" if guest.message and guest.reason == memory.ended else memory.ended
+    if known.wanted.spec.once:
+        return Plan((), "failed", memory.ended, guest.message or "it ended")
     if policy == "never":
         return Plan((), "failed", memory.ended, f"the guest ended ({why}); its restart policy is never")
     if now >= known.restart_at:

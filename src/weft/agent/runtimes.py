@@ -1,4 +1,5 @@
-"""The node's runtime drivers, each by the kind of workload that it runs: an allocation's kind says which of them is asked."""
+"""The node's runtime drivers, each by the kind of workload that it runs: an allocation's kind says which of them is asked, and how
+it is to be isolated, where that isn't as its kind is by itself."""
 
 from __future__ import annotations
 
@@ -13,8 +14,14 @@ from weft.objects.errors import InvalidInput
 Driver = RuntimeDriver[Any]
 
 
+def name_runtime(wanted: Wanted) -> str:
+    """What ``wanted`` is to be run by: its kind, or KIND/ISOLATION."""
+    container, kind = wanted.spec.container, wanted.spec.workload.kind
+    return kind if container is None or container.isolation == "container" else f"{kind}/{container.isolation}"
+
+
 class Runtimes:
-    """``drivers`` by kind; one that runs several kinds stands there for each."""
+    """``drivers`` by kind, or KIND/ISOLATION; one that runs several of them stands there for each."""
 
     def __init__(self, drivers: Mapping[str, Driver]) -> None:
         self._by_kind = dict(drivers)
@@ -32,14 +39,15 @@ class Runtimes:
 
     def find(self, wanted: Wanted) -> Driver | None:
         """The one that runs ``wanted``, if this node has it."""
-        return self._by_kind.get(wanted.spec.workload.kind)
+        return self._by_kind.get(name_runtime(wanted))
 
     def of(self, wanted: Wanted) -> Driver:
         """Raises InvalidInput (``unsupported``) where no driver here runs such a thing."""
         driver = self.find(wanted)
         if driver is None:
+            kind, _, isolation = name_runtime(wanted).partition("/")
             raise InvalidInput(
-                f"{wanted.what}: this node runs no {wanted.spec.workload.kind}s",
+                f"{wanted.what}: this node runs no {kind}s{' in machines of their own' if isolation else ''}",
                 reason="unsupported",
                 hint="weft node describe NODE shows what it runs",
             )
@@ -52,7 +60,8 @@ class Runtimes:
     def kind_of(self, guest_id: str) -> str:
         """Of a guest that was found at the start."""
         driver = self._found.get(guest_id)
-        return next((kind for kind, other in self._by_kind.items() if other is driver), "vm")
+        word = next((word for word, other in self._by_kind.items() if other is driver), "vm")
+        return word.partition("/")[0]
 
     async def inspect(self, wanted: Wanted) -> GuestFacts:
         """Facts now; of what no driver here runs, that it is absent."""

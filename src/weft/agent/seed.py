@@ -1,7 +1,8 @@
-"""The seed disk: how a guest learns its name, its users and what it is to do first. Raw, read-only, with serial SERIAL.
+"""The seed disk: how a guest learns its name, its users and what it is to do first. Raw, read-only, with serial SEED_SERIAL.
 
-Two forms: a plain tar with ``./user-data`` and ``./meta-data`` for images that read that, and for cloud-init NoCloud's:
-an ISO 9660 file system labelled cidata. Pure: the same bytes for the same allocation.
+Two forms: a plain tar with ``./user-data`` and ``./meta-data`` for images that read that, with ``./machine`` beside them for
+those made of a container's; and for cloud-init NoCloud's: an ISO 9660 file system labelled cidata. Pure: the same
+bytes for the same allocation.
 """
 
 from __future__ import annotations
@@ -9,29 +10,45 @@ from __future__ import annotations
 import io
 import struct
 import tarfile
+from ipaddress import ip_network
 from typing import Any
 
 import msgspec
 
 from weft.agent.known import Wanted
+from weft.agent.shape import name_serial
 
-SERIAL = "weft-seed"
 _SECTOR = 2048
 _ROOT_AT = 20  # sector of the root folder; before it: 16 unused, two descriptors, two path tables
 
 
-def build_tar(wanted: Wanted) -> bytes:
-    """A tar with ``./user-data`` and ``./meta-data``."""
+def build_tar(wanted: Wanted, *, machine: bool = False) -> bytes:
+    """A tar with ``./user-data`` and ``./meta-data``, and ``./machine`` if that is asked for."""
     ref = wanted.spec.workload
     meta = f"instance-id: {ref.uid}\nlocal-hostname: {ref.name}\n"
+    files = {"./user-data": wanted.spec.user_data, "./meta-data": meta}
+    if machine:
+        files["./machine"] = tell_machine(wanted)
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, text in (("./user-data", wanted.spec.user_data), ("./meta-data", meta)):
+        for name, text in files.items():
             data = text.encode()
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(data), 0o600
             tar.addfile(member, io.BytesIO(data))
     return out.getvalue()
+
+
+def tell_machine(wanted: Wanted) -> str:
+    """Lines as ``images/enclosed/vm.c`` reads them: its name, its NICs (the first one is its way out) and its volumes' disks."""
+    spec, lines = wanted.spec, [f"hostname {wanted.spec.workload.name}"]
+    for index, nic in enumerate(spec.nics):
+        prefix, gateway = ip_network(nic.cidr).prefixlen, "-" if index else nic.gateway
+        lines.append(f"nic {nic.mac} {nic.address} {prefix} {gateway} {nic.mtu}")
+    for nic in spec.nics[:1]:
+        lines += [f"nameserver {nic.gateway}", *([f"search {nic.domain}"] if nic.domain else [])]
+    lines += [f"volume {name_serial(volume.name)} {volume.name}" for volume in spec.volumes]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def build_nocloud(wanted: Wanted) -> bytes:

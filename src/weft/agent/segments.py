@@ -98,10 +98,16 @@ def ports_of(wanted: Wanted, nics: Sequence[AllocatedNic] | None = None) -> list
             address=nic.address,
             hostname=wanted.spec.workload.name,
             main=index == 0,
-            inside=Inside(wanted.id, f"eth{index}") if wanted.spec.container is not None else None,
+            inside=Inside(wanted.id, f"eth{index}") if shares_kernel(wanted) else None,
         )
         for index, nic in enumerate(wanted.spec.nics if nics is None else nics)
     ]
+
+
+def shares_kernel(wanted: Wanted) -> bool:
+    """Whether it runs on the node's own kernel, so that its NICs lie in a namespace of the node's; else they are a machine's."""
+    container = wanted.spec.container
+    return container is not None and container.isolation == "container"
 
 
 def fold_filters(here: Iterable[Wanted], segments: Mapping[str, Segment]) -> list[Filter]:

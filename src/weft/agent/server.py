@@ -9,6 +9,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Protocol
+from urllib.parse import quote
 
 import msgspec
 
@@ -84,6 +85,16 @@ class ReportAnswer(msgspec.Struct, frozen=True):
     version: str = ""
 
 
+class OpenedSecrets(msgspec.Struct, frozen=True):
+    """By the secret's name, what is needed of it, by key; ``registries``: which one those open that open one. Never printed."""
+
+    secrets: dict[str, dict[str, str]] = {}
+    registries: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return "OpenedSecrets(…)"
+
+
 class Server(Protocol):
     """What the agent asks of a server; every method blocks and may be called from any thread."""
 
@@ -94,8 +105,12 @@ class Server(Protocol):
 
     def report(self, node: str, body: ReportBody) -> ReportAnswer: ...
 
-    def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None]) -> None:
-        """Write the content to ``out``, telling how many bytes came so far. Raises DriverFailed (reason
+    def read_secrets(self, node: str, allocation: str) -> OpenedSecrets:
+        """What the node's allocation names. Raises NotFound (``secretNotFound``), Unavailable."""
+
+    def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
+        """Write the content to ``out``, telling how many bytes came so far; ``ticket`` opens one that no allocation here names.
+        Raises DriverFailed (reason
         ``sha256Mismatch``) when it isn't what was asked for, NotFound, Unavailable."""
 
     def close(self) -> None: ...
@@ -118,9 +133,17 @@ class RemoteServer:
         raise_problem(answer)
         return msgspec.json.decode(answer.body, type=ReportAnswer)
 
-    def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None]) -> None:
+    def read_secrets(self, node: str, allocation: str) -> OpenedSecrets:
+        body = msgspec.json.encode({"allocation": allocation})
+        answer = self._client.http.request("POST", f"/v1/nodes/{node}:secrets", body, timeout_seconds=10.0)
+        raise_problem(answer)
+        return msgspec.json.decode(answer.body, type=OpenedSecrets)
+
+    def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
         digest, length = hashlib.sha256(), 0
-        with self._client.http.stream("GET", f"/v1/blobs/{sha256}") as stream:
+        with self._client.http.stream(
+            "GET", f"/v1/blobs/{sha256}" + (f"?ticket={quote(ticket)}" if ticket else "")
+        ) as stream:
             while piece := stream.read(CHUNK_BYTES):
                 digest.update(piece)
                 out.write(piece)

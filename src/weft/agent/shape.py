@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 
-from weft.agent.seed import SERIAL
 from weft.contracts.runtime import GuestFacts, GuestShape
 from weft.kinds.allocation import AllocationSpec, Resources
 
 MAX_SERIAL = 20
 MOST_DISK_BYTES = 2**50
-ROOT_SERIAL, ISO_SERIAL = "root", "iso"
+ROOT_SERIAL, ISO_SERIAL, SEED_SERIAL = "root", "iso", "weft-seed"
 _DIGEST = 6
 
 
 def name_serial(volume: str) -> str:
     """The disk serial of a volume: its name where that fits, else its beginning and a digest. It stays the same whatever
     other volumes there are, because it tells them apart in a running guest."""
-    if len(volume) <= MAX_SERIAL and volume not in (ROOT_SERIAL, SERIAL, ISO_SERIAL):
+    if len(volume) <= MAX_SERIAL and volume not in (ROOT_SERIAL, SEED_SERIAL, ISO_SERIAL):
         return volume
     digest = hashlib.sha256(volume.encode()).hexdigest()[:_DIGEST]
     return f"{volume[: MAX_SERIAL - _DIGEST - 1]}-{digest}"
@@ -29,7 +28,7 @@ def is_shaped(spec: AllocationSpec, shape: GuestShape) -> bool:
     if spec.container is not None:
         return (shape.cpu, shape.memory_bytes) == (spec.resources.cpu, spec.resources.memory)
     wanted = {name_serial(volume.name): volume.size for volume in spec.volumes} | {ROOT_SERIAL: spec.resources.disk}
-    has = {serial: size for serial, size in shape.disks.items() if serial not in (SERIAL, ISO_SERIAL)}
+    has = {serial: size for serial, size in shape.disks.items() if serial not in (SEED_SERIAL, ISO_SERIAL)}
     return (
         (shape.cpu, shape.memory_bytes) == (spec.resources.cpu, spec.resources.memory)
         and has.keys() == wanted.keys()

@@ -16,7 +16,7 @@ _STAGE_OF = {
     Step.NETWORK: "network",
     Step.START: "boot",
 }
-_LAST = {Step.IMAGE, Step.SEED, Step.NETWORK}  # the boot stage ends with the guest's answer
+_LAST = {Step.IMAGE, Step.VOLUMES, Step.SEED, Step.NETWORK}  # the boot stage ends with the guest's answer
 
 
 class Stages:

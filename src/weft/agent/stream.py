@@ -14,6 +14,15 @@ class Stream:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
 
+    @property
+    def reader(self) -> asyncio.StreamReader:
+        """For what is no frames: invocations, whose messages have a length of their own."""
+        return self._reader
+
+    @property
+    def writer(self) -> asyncio.StreamWriter:
+        return self._writer
+
     async def receive(self) -> Frame | None:
         """The next frame that isn't a sign of life; None when the client has gone."""
         while True:

@@ -14,6 +14,8 @@ import msgspec
 
 from weft.agent.console import Consoles, serve_console
 from weft.agent.forward import serve_port, serve_screen
+from weft.agent.functions.channel import serve_invocations
+from weft.agent.functions.functions import Functions
 from weft.agent.known import Wanted
 from weft.agent.logs import follow_lines, follow_log
 from weft.agent.printed import PrintedLog
@@ -23,6 +25,7 @@ from weft.agent.stream import Stream
 from weft.agent.waiting import run_until_first_ends, within
 from weft.agent.whereabouts import Whereabouts
 from weft.client.frames import FrameType, encode_error, encode_exit, encode_json
+from weft.client.invocations import VERB
 from weft.contracts.clock import Clock
 from weft.contracts.container import HasLog
 from weft.contracts.network import NetworkDriver
@@ -82,7 +85,9 @@ class Streams:
         find_guest: Callable[[str], Wanted | None],
         node_uid: str,
         clock: Clock,
+        functions: Functions | None = None,
     ) -> None:
+        self._functions = functions
         self._runtimes, self._network = runtimes, network
         self._find_guest, self._node_uid, self._clock = find_guest, node_uid, clock
         self._consoles = Consoles()
@@ -111,6 +116,9 @@ class Streams:
             log.debug("%s", problem.message)
 
     async def _serve(self, stream: Stream, claims: Claims) -> None:
+        if claims.verb == VERB and claims.node_uid == self._node_uid and self._functions is not None:
+            await serve_invocations(stream, self._functions)
+            return
         wanted = self._find_guest(claims.allocation)
         if claims.node_uid != self._node_uid or wanted is None or wanted.id != claims.guest_id:
             raise NotFound("this node doesn't have that guest any more", hint="try again: it may have moved")

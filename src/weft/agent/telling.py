@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from weft.agent import shape
+from weft.agent.health import Health
 from weft.agent.known import Memory, Wanted
 from weft.agent.plan import BRING_UP, Plan, Step, is_alive
 from weft.contracts.runtime import GuestFacts
@@ -25,6 +26,7 @@ def make_report(
     guest: GuestFacts | None,
     steps: list[ReportedStep],
     move: MoveReport | None,
+    health: Health,
 ) -> AllocationReport:
     """``guest`` None: there is none to tell of."""
     alive = guest if guest is not None and is_alive(guest) else None
@@ -43,9 +45,21 @@ def make_report(
         fitted=_fitted(wanted, alive) if alive is not None else 0,
         reason=plan.reason,
         message=plan.message,
+        health=health.state if alive is not None else "",
+        health_message=health.message if alive is not None else "",
         steps=steps,
         move=move,
+        ended=(ended := has_ended(wanted, memory, plan, guest)),
+        exit_code=guest.exit_code if ended and guest is not None else None,
     )
+
+
+def has_ended(wanted: Wanted, memory: Memory, plan: Plan, guest: GuestFacts | None) -> bool:
+    """Whether what ran here has ended, by itself or as it was wished, and nothing is about to start it; or is wished not to run,
+    and never did."""
+    rests = plan.state in ("stopped", "failed") and not plan.steps and plan.look_at is None
+    over = memory.run in ("ended", "down") or wanted.spec.wish == "stop"
+    return rests and over and (guest is None or not is_alive(guest))
 
 
 def _fitted(wanted: Wanted, guest: GuestFacts) -> int:

@@ -16,6 +16,7 @@ import msgspec
 from weft.agent import plan as plans
 from weft.agent.bygone import find_bygone, recall_part
 from weft.agent.guest import Prepared
+from weft.agent.health import Health, HealthWatch
 from weft.agent.known import Known, Memory, Part, Run, Store, Trouble, Wanted, place_disks, read_wanted
 from weft.agent.moving.storage import begin_store
 from weft.agent.offline import Copies, Copy, NotKept
@@ -81,6 +82,9 @@ class Worker:
         self._stages = Stages(clock, self.wanted.report.steps)
         self._woken, self._changed = asyncio.Event(), asyncio.Event()
         self._guest: GuestFacts | None = None
+        self._health = HealthWatch(clock, self._on_health)
+        self._unwell = ""  # why it is being ended
+        self._told_health: Health | None = Health(self.wanted.report.health, 0, self.wanted.report.health_message)
         self._network: asyncio.Task[str] | None = None  # under way beside the disks
 
     @property
@@ -108,6 +112,7 @@ class Worker:
             restart_at=self._restart_at,
             moving=self._performer.movers.is_leading(self.wanted, self.memory.part),
             storing=self._performer.movers.is_storing(self.wanted.uid),
+            unwell=self._unwell,
         )
 
     def update(self, envelope: Envelope) -> None:
@@ -191,6 +196,12 @@ class Worker:
 
     async def care(self) -> None:
         """Do what is to be done, until everything of the allocation is gone from the node."""
+        try:
+            await self._care()
+        finally:
+            self._health.rest()
+
+    async def _care(self) -> None:
         while not self.released:
             self._woken.clear()
             self._changed.clear()
@@ -217,19 +228,43 @@ class Worker:
 
     async def _look(self) -> GuestFacts:
         guest = self._guest = await self._performer.inspect(self.wanted)
-        before, self.memory = self.memory, plans.observe(self.memory, guest)
+        before, self.memory = self.memory, plans.observe(self.memory, guest, once=self.wanted.spec.once)
         now = self._clock.elapsed()
         alive = plans.is_alive(guest)
         if alive and self._up_since is None:
             self._up_since = now
         if self.memory.run == "ended" and before.run != "ended":
+            if self._unwell:
+                self.memory = msgspec.structs.replace(self.memory, ended=plans.UNHEALTHY)
             self._note_end(guest, now)
+        self._watch_health(guest, now)
         if not alive:
             self._up_since = None
+            self._unwell = ""
         if alive != self.alive:
             self.alive = alive
             self._on_alive()
         return guest
+
+    def _watch_health(self, guest: GuestFacts, now: float) -> None:
+        container = self.wanted.spec.container
+        if container is None or container.health_check is None or guest.state != "running" or self._up_since is None:
+            self._health.rest()
+            return
+        told, self._told_health = self._told_health, None
+        runtime, run = self._performer.runtimes.of(self.wanted), (guest.pid, guest.started_at)
+        same = told is not None and guest.started_at == self.wanted.report.started_at
+        age = now - self._up_since
+        told = told if same and told is not None else Health()
+        self._health.follow(self.wanted.id, run, container.health_check, runtime, age, told)
+
+    def _on_health(self) -> None:
+        health, container = self._health.health, self.wanted.spec.container
+        bad = health.state == "unhealthy"
+        self._on_event(self.wanted, "Warning" if bad else "Normal", health.state.capitalize(), health.message)
+        if bad and container is not None and container.health_check is not None:
+            self._unwell = health.message if container.health_check.on_unhealthy == "restart" else ""
+        self._woken.set()
 
     def _note_end(self, guest: GuestFacts, now: float) -> None:
         if self._up_since is not None and now - self._up_since >= plans.SETTLED_SECONDS:
@@ -237,7 +272,7 @@ class Worker:
         self._ended_in_a_row += 1
         self._restart_at = now + plans.pause_after(self._ended_in_a_row)
         reason = self.memory.ended
-        message = guest.message or f"the guest ended by itself ({reason})"
+        message = self._unwell or guest.message or f"the guest ended by itself ({reason})"
         self._on_event(self.wanted, "Normal" if reason in plans.GOOD_ENDS else "Warning", "GuestEnded", message)
 
     async def _carry_out(self, plan: Plan) -> None:
@@ -245,10 +280,11 @@ class Worker:
             leftover=self.memory.leftover,
             part=choose_part(self.memory, self.wanted.spec),
             store=self._plan_store(plan),
-            digest=self.memory.image,
+            digest=self._known_digest(),
+            adjusting=Step.ADJUST in plan.steps,
         )
         if self._guest is not None and plans.is_alive(self._guest) and self._guest.shape is not None:
-            prepared.attached = list(self._guest.shape.disks) if Step.ADJUST in plan.steps else []
+            prepared.attached = list(self._guest.shape.disks) if prepared.adjusting else []
         self._stages.quiet = Step.ADJUST in plan.steps
         try:
             await self._take_steps(plan, prepared)
@@ -256,6 +292,12 @@ class Worker:
                 await asyncio.gather(self._network, return_exceptions=True)
         finally:
             self._end_network()
+
+    def _known_digest(self) -> str:
+        """Of its image, unless that is to be looked up again; what runs has the one it has."""
+        container, runs = self.wanted.spec.container, self._guest is not None and plans.is_alive(self._guest)
+        fresh = container is not None and container.pulls > self.memory.pulls
+        return "" if fresh and not (runs and self.wanted.spec.boots <= self.memory.boots) else self.memory.image
 
     async def _take_steps(self, plan: Plan, prepared: Prepared) -> None:
         for step in plan.steps:
@@ -278,7 +320,10 @@ class Worker:
             if detail is None:
                 return
             if prepared.pulled is not None:
-                self.memory = msgspec.structs.replace(self.memory, image=prepared.pulled.digest)
+                container, pulls = self.wanted.spec.container, self.memory.pulls
+                if container is not None and not prepared.digest:  # it was looked up
+                    pulls = container.pulls
+                self.memory = msgspec.structs.replace(self.memory, image=prepared.pulled.digest, pulls=pulls)
             self._after(step, detail)
             self._stages.end(step, detail)
             self._show(plan, None)
@@ -422,4 +467,4 @@ class Worker:
             self._stages.arrive()
         movers, memory = self._performer.movers, self.memory
         move = movers.report(self.wanted, memory.part) or movers.report_storage(self.wanted, memory.store)
-        return make_report(self.wanted, memory, plan, state, guest, self._stages.list(), move)
+        return make_report(self.wanted, memory, plan, state, guest, self._stages.list(), move, self._health.health)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from weft.api import claims, references
+from weft.api import claims, references, sealing, uploads
 from weft.api.doors import Doors
 from weft.api.manifest import Wish
 from weft.api.view import View
@@ -72,7 +72,14 @@ async def plan_create(doors: Doors, view: View, wish: Wish, *, known_absent: boo
         raise InvalidInput(
             f"a {kind.title} makes itself, by joining", field="kind", hint="weft token create --join says how"
         )
-    spec = read_spec(kind, wish.spec)
+    if len(wish.name) > kind.longest_name:
+        raise InvalidInput(
+            f"name: a {kind.title}'s has at most {kind.longest_name} characters",
+            field="name",
+            hint="choose a shorter one",
+        )
+    spec = read_spec(kind, sealing.take_in(doors, wish, None))
+    await uploads.require_uploads(doors, kind, None, spec)
     envelope = Envelope(
         kind=kind.name,
         name=wish.name,
@@ -114,8 +121,9 @@ async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -
         )
     old = decode_part(current.spec, kind.spec)
     old_fields = msgspec.to_builtins(old)
-    kept = {name: old_fields[name] for name in kind.kept if name not in wish.spec}
-    spec = read_spec(kind, {**wish.spec, **kept})
+    taken_in = sealing.take_in(doors, wish, current)
+    kept = {name: old_fields[name] for name in kind.kept if name not in taken_in}
+    spec = read_spec(kind, {**taken_in, **kept})
     changes = plan_change(old_fields, msgspec.to_builtins(spec), kind.spec, read_room(kind, current))
     _refuse_impossible(kind, current, changes)
     if kind.check_change is not None:
@@ -124,6 +132,7 @@ async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -
     if not changes and labels == current.labels:
         return Draft(kind, current, "unchanged")
     draft = await plan_spec(doors, view, kind, current, old, spec, changes)
+    draft.changes = sealing.hide_changes(kind, changes)
     draft.envelope.labels = labels
     draft.writes[0] = Put(current.key, encode_envelope(draft.envelope))
     _check_size(draft)
@@ -154,6 +163,7 @@ async def plan_spec(
         envelope.schema = kind.schema
     draft = Draft(kind, envelope, "updated", changes, preconditions=[AtRevision(current.key, current.revision)])
     if changes:
+        await uploads.require_uploads(doors, kind, old, new)
         draft.preconditions += await references.plan_references(view, kind, current, old, new)
         await _claim(doors, view, draft, old, new)
     draft.writes.insert(0, Put(current.key, encode_envelope(envelope)))

@@ -54,6 +54,11 @@ async def _by_token(doors: Doors, bearer: str) -> Actor:
     if _has_expired(doors, facts):
         raise NotAuthenticated(f"token {token.id} has expired", hint="weft token create makes another")
     spec = facts.spec
+    if spec.role == "invoker":
+        raise Forbidden(
+            f"token {token.id} may invoke functions, and nothing else",
+            hint="weft function endpoint tells where; for the rest, ask with another token",
+        )
     if spec.use == "join":
         return Actor(kind="joiner", name=f"token {token.id}", id=token.id)
     return Actor(kind="person", name=spec.subject or token.id, id=token.id, is_admin=spec.role == "admin")

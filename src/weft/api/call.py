@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -125,6 +125,22 @@ class Call:
         except TimeoutError:
             raise TimedOut(f"the request's body comes too slowly: {len(body)} bytes so far") from None
         return bytes(body)
+
+    async def read_pieces(self, limit: int) -> AsyncIterator[bytes]:
+        """The body as it comes, never more of it at once than came together. Raises as ``read_body`` does."""
+        announced = self.headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced[:19]) > limit:
+            raise _too_large(limit)
+        read, more = 0, True
+        while more:
+            piece = bytearray()
+            try:
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    more = await self._read_piece(piece, limit - read)
+            except TimeoutError:
+                raise TimedOut(f"the request's body comes too slowly: {read} bytes so far") from None
+            read += len(piece)
+            yield bytes(piece)
 
     async def _read_piece(self, body: bytearray, limit: int) -> bool:
         """Add at least ``_PIECE_BYTES`` to ``body``, unless it ends before; whether there is more."""

@@ -41,23 +41,23 @@ class TokenFacts:
 @dataclass(frozen=True)
 class Settings:
     """``blobs`` is the folder of image contents by digest; ``gateways`` where streams connect (host:port); with
-    ``publish_address`` a port that something else holds there is refused."""
+    ``publish_address`` a port that something else holds there is refused. ``functions`` is where functions' callers connect."""
 
     blobs: Path
     ticket_key: bytes
     gateways: tuple[str, ...]
     server_name: str
     publish_address: str | None = None
+    seal_key: bytes = b""
+    functions: tuple[str, ...] = ()
 
     def gateway_for(self, host: str) -> str:
         """The gateway's address for someone who reached the doors at ``host``: the same one, where it listens there."""
-        for gateway in self.gateways:
-            at, _, port = gateway.rpartition(":")
-            if at == host:
-                return gateway
-            if at in ("0.0.0.0", "[::]"):
-                return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return self.gateways[0]
+        return _seen_from(host, self.gateways)
+
+    def functions_for(self, host: str) -> str:
+        """Where functions are invoked, likewise; "" if nowhere."""
+        return _seen_from(host, self.functions) if self.functions else ""
 
 
 @dataclass
@@ -71,6 +71,7 @@ class Doors:
     lines: Lines = field(default_factory=Lines)
     streams: set[asyncio.Event] = field(default_factory=set)  # set, each wakes a stream to look whether it is to end
     busy: int = 0
+    uploads: int = 0
     heard: Heard = field(default_factory=Heard)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -118,6 +119,16 @@ class Doors:
     def tell(self, about: Ref, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
         """One event for the journal."""
         self.journal.append(Event(type=type_, reason=reason, message=message, object=about, source=SOURCE))
+
+
+def _seen_from(host: str, places: tuple[str, ...]) -> str:
+    for place in places:
+        at, _, port = place.rpartition(":")
+        if at == host:
+            return place
+        if at in ("0.0.0.0", "[::]"):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return places[0]
 
 
 def _token_facts(envelope: Envelope) -> TokenFacts:

@@ -228,10 +228,18 @@ def _paths_by_hand() -> dict[str, Any]:
     page = [_query(word) for word in ("since", "follow", "object", "limit")]
     bulk = {**_objects(any_object)}
     bulk["properties"] = {**bulk["properties"], "dry_run": {"type": "boolean"}}
+    where = [_path_parameter("project"), _path_parameter("sha256")]
     return {
         "/v1/apply": {"post": _operation("Create or change objects of any kinds, all or none", [], _results(), bulk)},
-        "/v1/blobs/{sha256}": {"get": _operation("Content of an image", [_path_parameter("sha256")], {})},
+        "/v1/blobs/{sha256}": {
+            "get": _operation("Content of an image, or of code", [_path_parameter("sha256"), _query("ticket")], {})
+        },
+        "/v1/projects/{project}/code/{sha256}": {
+            "get": _operation("Whether a function's code is there", where, any_object),
+            "put": _operation("Upload a function's code: a zip", where, any_object),
+        },
         "/v1/events": {"get": _operation("What happened; with follow=1 as NDJSON", page, records)},
+        "/v1/gateway": {"get": _operation("Where streams connect, and where functions are invoked", [], any_object)},
         "/v1/healthz": {"get": _operation("Whether the server and its store work", [], any_object)},
         "/v1/join": {"post": _operation("Enrol a node, with a join token", [], certificate, _ref("JoinInput"))},
         "/v1/kinds": {"get": _operation("The kinds there are", [], any_object)},
@@ -240,6 +248,11 @@ def _paths_by_hand() -> dict[str, Any]:
         },
         "/v1/nodes/{name}:report": {
             "post": _operation("A node's report, by itself", name, _ref("ReportAnswer"), report)
+        },
+        "/v1/nodes/{name}:secrets": {
+            "post": _operation(
+                "What a node's allocation names, by the node itself", name, _ref("SecretsAnswer"), _ref("SecretsInput")
+            )
         },
         "/v1/usage": {"get": _operation("What nodes and guests use now", [_query("guests")], _ref("UsageAnswer"))},
         "/v1/openapi.json": {"get": _operation("This document", [], any_object)},

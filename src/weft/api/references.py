@@ -40,8 +40,8 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
     Raises NotFound, and InUse for what another has to himself."""
     preconditions: list[Precondition] = []
     for reference in kind.references:
-        before = set() if old is None else set(reference.names(old))
-        for name in reference.names(new):
+        before = set() if old is None else set(reference.list_names(envelope.name, old))
+        for name in reference.list_names(envelope.name, new):
             if name not in before:
                 target = BY_NAME[reference.kind]
                 if reference.awaited and await view.get(target, _scope(target, envelope), name) is None:
@@ -56,7 +56,10 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
 
 async def _read_named(view: View, envelope: Envelope, reference: Reference, spec: Any) -> dict[str, Any]:
     target = BY_NAME[reference.kind]
-    found = {name: await view.get(target, _scope(target, envelope), name) for name in reference.names(spec)}
+    found = {
+        name: await view.get(target, _scope(target, envelope), name)
+        for name in reference.list_names(envelope.name, spec)
+    }
     return {name: decode_part(other.spec, target.spec) for name, other in found.items() if other is not None}
 
 
@@ -124,10 +127,12 @@ async def _refuse_held(view: View, kind: Kind, by: Envelope, name: str, referenc
     current = await view.get(BY_NAME[holder.kind], holder.project, holder.name)
     if current is not None and current.uid == holder.uid and current.deleting_since is None:
         what = f"{holder.kind}/{holder.name}"
+        machine = holder.kind == "vm"
+        let_go = f"weft {kind.name} detach {name} {holder.name}" if machine else f"weft edit {what}"
         raise InUse(
             f'{kind.title} "{name}" is attached to {what}',
             field=reference.field,
-            hint=f"weft {kind.name} detach {name} {holder.name} and stop it, or: weft delete {what}",
+            hint=f"{let_go} and stop it, or: weft delete {what}",
             details={"by": [what]},
         )
 
@@ -172,6 +177,7 @@ def _referring(kind: Kind, reference: Reference, target: Envelope, entries: Sequ
     found = []
     for entry in entries:
         envelope = decode_envelope(entry.value)
-        if target.name in reference.names(decode_part(envelope.spec, kind.spec)) and envelope.uid != target.uid:
+        names = reference.list_names(envelope.name, decode_part(envelope.spec, kind.spec))
+        if target.name in names and envelope.uid != target.uid:
             found.append(f"{kind.name}/{envelope.name}")
     return found

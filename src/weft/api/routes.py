@@ -8,11 +8,12 @@ from typing import TypeVar
 from starlette.responses import Response
 
 from weft import __version__
-from weft.api import blobs, bulk, delete, events, join, openapi, read, report, usage, verbs, watch, write
+from weft.api import blobs, bulk, code, delete, events, join, openapi, read, report, secrets, usage, verbs, watch, write
 from weft.api.authorise import authorise_write, require_admin, require_person
 from weft.api.call import Call, json_response
 from weft.api.doors import Doors
 from weft.api.target import Target, no_such_path, read_target
+from weft.contracts.function import REGION
 from weft.kinds.registry import KINDS
 from weft.objects.errors import InvalidInput, NotFound
 
@@ -32,6 +33,9 @@ async def route(doors: Doors, call: Call) -> Response:
     if len(rest) == 2 and rest[0] == "blobs":
         _choose(call, {"GET": blobs.blob})
         return await blobs.blob(doors, call, rest[1])
+    if len(rest) == 4 and rest[0] == "projects" and rest[2] == "code":
+        _choose(call, {"GET": code.code, "PUT": code.code})
+        return await code.code(doors, call, rest[1], rest[3])
     target = read_target(rest)
     if target.kind.name == "node" and target.verb in BY_NODES:
         _choose(call, {"POST": BY_NODES[target.verb]})
@@ -85,6 +89,20 @@ async def _healthz(doors: Doors, call: Call) -> Response:
     return json_response({"status": "ok", "version": __version__})
 
 
+async def _gateway(doors: Doors, call: Call) -> Response:
+    call.query()
+    require_person(call.actor, "ask where the gateway is")
+    functions = doors.settings.functions_for(call.host)
+    return json_response(
+        {
+            "streams": doors.settings.gateway_for(call.host),
+            "functions": f"https://{functions}" if functions else "",
+            "region": REGION,
+            "server_name": doors.settings.server_name,
+        }
+    )
+
+
 async def _kinds(doors: Doors, call: Call) -> Response:
     call.query()
     require_person(call.actor, "list the kinds")
@@ -117,6 +135,7 @@ async def _openapi(doors: Doors, call: Call) -> Response:
 BY_HAND: dict[str, dict[str, Plain]] = {
     "apply": {"POST": _apply},
     "events": {"GET": events.events},
+    "gateway": {"GET": _gateway},
     "healthz": {"GET": _healthz},
     "join": {"POST": join.join},
     "kinds": {"GET": _kinds},
@@ -126,6 +145,7 @@ BY_HAND: dict[str, dict[str, Plain]] = {
 BY_NODES: dict[str | None, Callable[[Doors, Call, str], Awaitable[Response]]] = {
     "renew": join.renew,
     "report": report.report,
+    "secrets": secrets.secrets,
 }
 ON_COLLECTION: dict[str, OnTarget] = {"GET": _list_or_watch, "POST": _if_allowed("create", write.create)}
 ON_BATCH: dict[str, OnTarget] = {"POST": _if_allowed("create", bulk.create_batch)}

@@ -1,4 +1,5 @@
-"""Making tokens: the server draws the secret, keeps its hash, and tells it once, in the answer that makes the token."""
+"""Making tokens: the server draws the secret, keeps its hash (of an access key: nothing), and tells it once, in the answer
+that makes the token."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ from weft.api.manifest import read_manifest
 from weft.kinds.record import Kind
 from weft.kinds.token import TOKEN
 from weft.objects.errors import InvalidInput
+from weft.trust.access_keys import derive_secret, make_key_id
 from weft.trust.tokens import make_token, make_token_id
 
 JOIN_LIFETIME_SECONDS = 86400.0
+ACCESS_KEY = "access-key"
 
 
 async def create(doors: Doors, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Response:
@@ -24,12 +27,18 @@ async def create(doors: Doors, call: Call, raw: dict[str, Any], *, dry_run: bool
     spec = raw.get("spec")
     if not isinstance(spec, dict):
         spec = {}
-    if spec.get("sha256"):
-        raise InvalidInput("spec.sha256 is the server's to set", field="spec.sha256", hint="leave it out")
+    for own in ("sha256", "key_id"):
+        if spec.get(own):
+            raise InvalidInput(f"spec.{own} is the server's to set", field=f"spec.{own}", hint="leave it out")
     use = spec.get("use", "token")
-    name = raw.get("name") or make_token_id(use if use in ("join", "access") else "token")
-    text, sha256 = make_token(str(name))
-    full = {**spec, "sha256": sha256}
+    name = raw.get("name") or make_token_id(use if use in ("join", "access", ACCESS_KEY) else "token")
+    if use == ACCESS_KEY:
+        key_id = make_key_id()
+        text = derive_secret(doors.settings.seal_key, key_id)
+        full = {"role": "invoker", **spec, "key_id": key_id}
+    else:
+        text, sha256 = make_token(str(name))
+        full = {**spec, "sha256": sha256}
     if use == "join" and full.get("expires_at") is None:
         full["expires_at"] = doors.clock.now() + JOIN_LIFETIME_SECONDS
     wish = read_manifest({**raw, "name": name, "spec": full}, kind=TOKEN)

@@ -18,13 +18,15 @@ from weft.api.authorise import authorise_write, require_admin
 from weft.api.call import Call, json_response, object_response, read_flag
 from weft.api.commit import read_again, settle, tell, was_done
 from weft.api.doors import Doors
-from weft.api.manifest import read_manifest
+from weft.api.manifest import Wish, read_manifest
 from weft.api.target import Target
 from weft.api.view import View
+from weft.contracts.store import Put
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.record import Kind, Verb
+from weft.kinds.registry import KINDS, is_workload
 from weft.objects.changes import plan_change
-from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
 from weft.objects.identity import new_uid, object_key, short_id
 from weft.objects.lifecycle import ALLOWED, Phase, check_verb
@@ -94,9 +96,16 @@ async def _make(doors: Doors, call: Call, target: Target, verb: Verb, given: Any
         refuse_deleting(kind, current)
         whole = msgspec.json.decode(msgspec.json.encode(current))
         wish = read_manifest(make(whole, given, mark), project=target.project)
+        if verb.change is not None:
+            return await _make_with_change(doors, view, target, verb, given, wish)
         if key is not None and (done := await view.get(wish.kind, wish.project, wish.name)) is not None:
             return Draft(wish.kind, done, "unchanged")
         return await admit.plan_create(doors, view, wish)
+
+    if verb.change is not None and key is not None and await was_done(doors, key):
+        made = await _find_made(doors, target)
+        if made is not None:
+            return object_response(made)
 
     draft = await settle(doors, plan, key=key, dry_run=dry_run)
     if not dry_run:
@@ -104,9 +113,35 @@ async def _make(doors: Doors, call: Call, target: Target, verb: Verb, given: Any
     return object_response(draft.envelope, 200 if dry_run else 201)
 
 
+async def _make_with_change(doors: Doors, view: View, target: Target, verb: Verb, given: Any, wish: Wish) -> Draft:
+    """What is made and the change of ``target`` that goes with it, in one commit."""
+    changed = await _plan(doors, view, target, verb, given)
+    draft = await admit.plan_create(doors, view, wish)
+    draft.envelope.owner = changed.envelope.ref
+    draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *draft.writes[1:], *changed.writes]
+    draft.preconditions += changed.preconditions
+    return draft
+
+
+async def _find_made(doors: Doors, target: Target) -> Envelope | None:
+    """The newest object that belongs to ``target`` and was made by one of its verbs."""
+    owner = await read_again(doors, target.key)
+    kinds = [kind.name for kind in KINDS if kind.removable]
+    pages = [await doors.store.list(object_key(kind, target.project, f"{target.name}-")) for kind in kinds]
+    found = [decode_envelope(entry.value, entry.revision) for page in pages for entry in page.entries]
+    own = [one for one in found if owner is not None and one.owner is not None and one.owner.uid == owner.uid]
+    return max(own, key=lambda one: one.revision, default=None)
+
+
 async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, given: Any) -> Response:
-    """A ticket that lets its bearer through the gateway to the workload's place, once, for a minute."""
+    """A ticket that lets its bearer through the gateway to the workload's place, once, for a minute; what has no place of its own
+    is the gateway's to answer for."""
     kind, name = target.kind, target.require_name()
+    plain = msgspec.to_builtins(given) if given is not None else {}
+    if len(msgspec.json.encode(plain)) > _MOST_INPUT_BYTES:
+        raise TooLarge(
+            f"the input of {verb.name} is larger than {_MOST_INPUT_BYTES} bytes", hint="send it through stdin instead"
+        )
     envelope = await read_again(doors, target.key)
     deadline = doors.clock.elapsed() + (PLACE_SECONDS if verb.name == "exec" else 0.0)
     while envelope is not None and _is_coming(envelope) and doors.clock.elapsed() < deadline:
@@ -114,16 +149,12 @@ async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, giv
         envelope = await read_again(doors, target.key)
     if envelope is None:
         raise not_found(kind, name, target.project)
-    allocation, spec = await _find_place(doors, kind, envelope, verb)
-    plain = msgspec.to_builtins(given) if given is not None else {}
-    if len(msgspec.json.encode(plain)) > _MOST_INPUT_BYTES:
-        raise TooLarge(
-            f"the input of {verb.name} is larger than {_MOST_INPUT_BYTES} bytes", hint="send it through stdin instead"
-        )
+    place = {"node_uid": "", "allocation": "", "guest_id": ""}
+    if is_workload(kind.name):
+        allocation, spec = await _find_place(doors, kind, envelope, verb)
+        place = {"node_uid": spec.node_uid, "allocation": allocation.name, "guest_id": short_id(allocation.uid)}
     claims = {
-        "node_uid": spec.node_uid,
-        "allocation": allocation.name,
-        "guest_id": short_id(allocation.uid),
+        **place,
         "verb": verb.name,
         "input": plain,
         "workload": {"kind": kind.name, "project": target.project, "name": name, "uid": envelope.uid},

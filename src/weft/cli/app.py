@@ -16,7 +16,7 @@ from weft.cli.exit_codes import ERROR, INTERRUPTED, OK
 from weft.cli.session import Clock, Session
 from weft.objects.errors import WeftError
 
-_HELP = """Place, run and watch virtual machines on a fabric of nodes.
+_HELP = """Place, run and watch virtual machines, containers, functions and jobs on a fabric of nodes.
 
 \b
 weft vm create web --image tiny     weft vm list     weft vm exec web -- uname -a

@@ -22,7 +22,15 @@ from weft.kinds.registry import is_workload
 from weft.objects.errors import NotFound, Unplaceable, WeftError
 
 Object = Mapping[str, Any]
-_DONE = {"create": "created", "update": "changed", "set": "changed", "unchanged": "unchanged", "hold": "held"}
+_DONE = {
+    "create": "created",
+    "update": "changed",
+    "set": "changed",
+    "unchanged": "unchanged",
+    "hold": "held",
+    "retry": "retried",
+    "cancel": "cancelled",
+}
 _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node
 
 
@@ -90,7 +98,7 @@ def _ending(goal: Goal, obj: Object | None, verb: str) -> str:
 
 def explain(session: Session, target: Target, error: WeftError) -> WeftError:
     """``error``; for a VM that no node takes with each node's reason, read from the scheduler's decision."""
-    if isinstance(error, Unplaceable) and error.token in UNPLACEABLE:
+    if isinstance(error, Unplaceable) and error.token in UNPLACEABLE and is_workload(target.kind.name):
         return explain_refusal(error, find_decision(session, target), target.what)
     return error
 

@@ -16,6 +16,8 @@ import msgspec
 from msgspec import inspect as mi
 
 from weft.cli.completion import complete_strategy
+from weft.kinds.container import HealthCheck
+from weft.kinds.job import FIXED
 from weft.kinds.record import Kind
 from weft.kinds.registry import WORKLOADS
 from weft.objects.errors import InvalidInput, WeftError
@@ -23,14 +25,23 @@ from weft.objects.schema import FieldDoc, describe_fields, suggest
 
 # Fields that verbs or the server set; a flag for them would only confuse.
 _NO_FLAG = {
-    **dict.fromkeys(WORKLOADS, ("spec.run", "spec.boots")),
+    **dict.fromkeys(WORKLOADS, ("spec.run", "spec.boots", "spec.pulls")),
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256",),
     "migration": ("spec.cancel",),
+    "function": ("spec.code", "spec.code_size", "spec.published", "spec.schedule"),
+    "job": (
+        "spec.cancel",
+        "spec.hold",
+        "spec.rounds",
+        *(f"spec.task.{name}" for name in FIXED),
+        *(f"spec.task.health_check.{name}" for name in HealthCheck.__struct_fields__),
+    ),
 }
 _MORE_NAMES = {
     "spec.restart": ("restart-policy",),  # where `--restart` is an act
     "spec.gang": ("group",),  # as some say
+    "spec.env_secrets": ("env-secret",),
     "spec.strategy": ("placement-strategy",),  # where a strategy could be one of updates
 }
 _STRATEGIES = ("spec.strategy", "spec.serverless")
@@ -62,7 +73,7 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
         if doc.type == _BOOLEAN:
             flags.append(click.Option([f"--{flag}/--no-{flag}", _parameter(doc)], **shared))
         elif doc.type == _MAP or doc.type.startswith(_LIST):
-            names = list(dict.fromkeys([f"--{flag}", f"--{_dashed(doc)}"]))
+            names = list(dict.fromkeys([f"--{flag}", *names[1:], f"--{_dashed(doc)}"]))
             metavar = "KEY=VALUE" if doc.type == _MAP else "FILE" if doc.path in long_texts else flag.upper()
             flags.append(click.Option([*names, _parameter(doc)], multiple=True, metavar=metavar, **shared))
         elif " | " in doc.type:
@@ -85,7 +96,8 @@ def read_flags(kind: Kind, given: Mapping[str, Any], spec: Mapping[str, Any]) ->
         *way, last = doc.path.split(".")[1:]
         place = result
         for step in way:
-            place = place.setdefault(step, {})
+            place[step] = place.get(step) or {}
+            place = place[step]
         if doc.path not in long_texts:
             place[last] = _read_value(doc, value)
         elif doc.type.startswith(_LIST):
@@ -115,7 +127,10 @@ def read_assignments(kind: Kind, texts: Sequence[str]) -> dict[str, Any]:
 def name_flag(kind: Kind, problem: WeftError) -> WeftError:
     """``problem``; where it is a field that isn't given at all, with the flag that would give it."""
     for doc in flag_fields(kind):
-        if problem.field == doc.path and problem.message == f"{doc.path} is missing":
+        within = doc.required and doc.path.startswith(
+            f"{problem.field}."
+        )  # of a set of fields that is missing altogether
+        if (problem.field == doc.path or within) and problem.message == f"{problem.field} is missing":
             problem.hint = f"give --{flag_name(doc)} ({doc.description[:1].lower()}{doc.description[1:]})"
     return problem
 
@@ -123,11 +138,14 @@ def name_flag(kind: Kind, problem: WeftError) -> WeftError:
 def flag_name(doc: FieldDoc) -> str:
     """``--network`` for the field networks: a list's flag is given once for each item."""
     name = _dashed(doc)
-    return name[:-1] if doc.type.startswith(_LIST) and name.endswith("s") else name
+    if not doc.type.startswith(_LIST) or not name.endswith("s"):
+        return name
+    return f"{name[:-3]}y" if name.endswith("ies") else name[:-1]
 
 
 def _dashed(doc: FieldDoc) -> str:
-    return doc.path.partition(".")[2].replace(".", "-").replace("_", "-")
+    path = doc.path.partition(".")[2].removeprefix("task.")  # what a job's tasks run is said as of a container
+    return path.replace(".", "-").replace("_", "-")
 
 
 def flag_parameter(path: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from weft.kinds.cells import dig
+from weft.kinds.job import ENDED as ENDS_OF_JOBS
 from weft.kinds.migration import ENDED
 from weft.kinds.registry import BY_NAME, is_workload
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unplaceable, WeftError
@@ -17,6 +18,7 @@ Object = Mapping[str, Any]
 Test = Callable[[Object | None], bool]
 UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavailable")
 COMPLETED = "completed"  # a container's first process has ended with exit code 0
+POWERED_OFF = "guestPoweredOff"  # so has a machine, which rests then unless it is to start again always
 _HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed just now
 # No matter what nodes there are.
 _STUCK = (
@@ -67,9 +69,13 @@ def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None
     if kind == "migration":
         words = "Cancelled" if verb == "cancel" else "Succeeded"
         return Goal(lambda obj: _phase(obj) == words, words, ends_refused=False)
+    if kind == "job":
+        return _plan_job(verb)
     phase = BY_NAME[kind].made if verb in ("create", "update") else _VERBS.get(verb)
     if not phase:
         return None
+    if kind == "function":
+        return Goal(_serves_as_wished, phase)
     if not is_workload(kind):
         return Goal(lambda obj: _JUST_AS_WELL.get(_phase(obj), _phase(obj)) == phase, phase)
     if verb == "restart":
@@ -80,6 +86,14 @@ def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None
     if verb in ("create", "update"):
         return Goal(_is_as_wished, phase)
     return Goal(lambda obj: _settled(obj) and _phase(obj) == phase, phase)
+
+
+def _plan_job(verb: str) -> Goal | None:
+    if verb == "cancel":
+        return Goal(lambda obj: _phase(obj) in ENDS_OF_JOBS, "over", ends_failed=False, ends_refused=False)
+    if verb != "run":
+        return None
+    return Goal(lambda obj: _phase(obj) in ("Succeeded", "Scheduled"), "Succeeded", ends_refused=False)
 
 
 def _is_as_wished(obj: Object | None) -> bool:
@@ -114,6 +128,16 @@ def _settled(obj: Object | None) -> bool:
     return obj is not None and dig(obj, "status.observed_generation", 0) >= obj.get("generation", 0)
 
 
+def _serves_as_wished(obj: Object | None) -> bool:
+    """A function whose last change isn't ready serves what it was before, and says why."""
+    return obj is not None and _phase(obj) == "Ready" and _settled(obj) and not dig(obj, "status.reason")
+
+
+def _says_of_what(obj: Object) -> bool:
+    """Whether its status tells which generation of it it speaks of."""
+    return "observed_generation" in (obj.get("status") or {})
+
+
 def _boot(obj: Object | None) -> tuple[Any, ...]:
     return tuple(dig(obj, f"status.{part}") for part in ("boot_id", "started_at", "restarts")) if obj else ()
 
@@ -121,7 +145,12 @@ def _boot(obj: Object | None) -> tuple[Any, ...]:
 def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """Why ``obj`` won't get to ``goal`` by itself: it failed, or no node fits."""
     at_once = dig(obj, "spec.type") == "serverless"
-    if goal.ends_failed and dig(obj, "status.phase") == "Failed" and (not is_workload(obj["kind"]) or _settled(obj)):
+    if obj["kind"] == "function" and goal.ends_failed:
+        return _find_failed_function(obj, what)
+    if obj["kind"] == "job" and goal.ends_failed:
+        asked_again = dig(obj, "spec.rounds", 0) > dig(obj, "status.round", 0)
+        return _fail_job(obj, what) if _phase(obj) in ENDS_OF_JOBS and not asked_again else None
+    if goal.ends_failed and dig(obj, "status.phase") == "Failed" and (not _says_of_what(obj) or _settled(obj)):
         reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
         if at_once and reason in UNPLACEABLE:
             return _no_place(what, reason, at_once)
@@ -130,6 +159,11 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
             f"{what} failed: {said}",
             reason=reason or None,
             hint=f"weft describe {what}" if obj["kind"] != "image" else None,
+        )
+    rests = _phase(obj) == "Stopped" and dig(obj, "status.reason") == POWERED_OFF
+    if goal.ends_failed and rests and dig(obj, "spec.run") == "run" and _settled(obj):
+        return DriverFailed(
+            f"{what} has shut itself down", reason=POWERED_OFF, hint=f"weft logs {what} shows why; weft start {what}"
         )
     if obj["kind"] == "migration" and dig(obj, "status.phase") in ENDED:
         why = dig(obj, "status.message", "")
@@ -154,6 +188,37 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
                     hint=f"It stays Pending and starts when that has changed.  weft wait {what} | weft delete {what}",
                 )
     return None
+
+
+def _find_failed_function(obj: Object, what: str) -> WeftError | None:
+    reason, message = str(dig(obj, "status.reason", "")), str(dig(obj, "status.message", ""))
+    phase = _phase(obj)
+    if phase == "Pending" and reason in UNPLACEABLE:
+        return Unplaceable(
+            f"{what} fits on no node: {message or reason}",
+            reason=reason,
+            hint=f"It is prepared when that has changed.  weft wait {what} | weft delete {what}",
+        )
+    if not reason or phase not in ("Failed", "Ready") or not _settled(obj):
+        return None
+    trace = dig(obj, "status.trace", [])
+    said = "\n".join([f"{reason}: {message}" if message else reason, *map(str, trace)])
+    if phase == "Ready":
+        return DriverFailed(f"{what} serves what it was before: {said}", reason=reason, hint=f"weft describe {what}")
+    return DriverFailed(f"{what} failed: {said}", reason=reason, hint=f"weft describe {what}")
+
+
+def _fail_job(obj: Object, what: str) -> WeftError:
+    failed, total = dig(obj, "status.failed", 0), dig(obj, "status.tasks", 0)
+    why, reason = dig(obj, "status.message", ""), dig(obj, "status.reason", "")
+    of = f", {failed} of {total} tasks failed" if failed else ""
+    first = str(dig(obj, "status.failed_indexes", "")).partition(",")[0].partition("-")[0]
+    look = f"weft job logs {obj['name']} --task {first}   " if first else ""
+    return DriverFailed(
+        f"{what} has come to {dig(obj, 'status.phase')}{of}" + (f": {why}" if why else ""),
+        reason=reason or None,
+        hint=f"{look}weft job retry {obj['name']}",
+    )
 
 
 def _no_place(what: str, reason: str, at_once: bool) -> Unplaceable:

@@ -45,9 +45,10 @@ VERBS: dict[str, Entry] = {
     "describe": Entry("describe", "Show an object in full, with its latest events"),
     "create": Entry("create", "Make an object", MAKEABLE),
     "set": Entry("set", "Change fields, and say first what that takes", CHANGEABLE),
+    "update": Entry("set", "Change its code or fields", ("function",)),
     "edit": Entry("edit", "Change an object in $EDITOR", CHANGEABLE),
     "label": Entry("label", "Set or remove labels", CHANGEABLE),
-    "delete": Entry("delete", "Delete objects", PEOPLE),
+    "delete": Entry("delete", "Delete objects", (*PEOPLE, *(kind.name for kind in KINDS if kind.removable))),
     "wait": Entry("wait", "Wait until an object is as wanted"),
     "events": Entry("events", "What happened"),
     "schema": Entry("schema", "The fields of a kind"),
@@ -59,14 +60,39 @@ VERBS: dict[str, Entry] = {
     "top": Entry("top", "What nodes or workloads really use", ("node", *PLACED)),
     "add": Entry("add", "Fetch an image and check it", ("image",)),
     "build": Entry("build", "Build one of weft's own images and add it", ("image",)),
+    "dead-letters": Entry("dead_letters", "Asynchronous invocations that failed for good", ("function",)),
+    "alias": Entry("alias", "Names for versions of a function", ("function",)),
     "resize": Entry("resize", "Make a volume larger", ("volume",)),
     "attach": Entry("attach", "Attach a volume to a VM", ("volume",)),
+    "run": Entry("job_run", "Run a job, wait for it, and end as it did", ("job",)),
+    "logs": Entry("logs", "What it printed", ("job",)),
     "detach": Entry("attach", "Detach a volume from a VM", ("volume",)),
 }
 # A kind's own verbs that need more than a request: streams.
-STREAMS = {"exec": "exec", "console": "console", "forward": "forward", "logs": "logs", "screen": "screen"}
+STREAMS = {
+    "exec": "exec",
+    "invoke": "invoke",
+    "console": "console",
+    "forward": "forward",
+    "logs": "logs",
+    "metrics": "metrics",
+    "screen": "screen",
+}
+# Verbs that are so only after their noun: alone, the word is another kind's name.
+AFTER = {
+    "function": {
+        "endpoint": Entry("function_endpoint", "Where functions are invoked, also for AWS's SDKs", ("function",))
+    }
+}
 # Verbs that one kind does in a way of its own.
-SPECIAL = {("create", "token"): "token", ("maintenance", "node"): "maintenance", ("drain", "node"): "drain"}
+SPECIAL = {
+    ("create", "token"): "token",
+    ("maintenance", "node"): "maintenance",
+    ("drain", "node"): "drain",
+    ("logs", "job"): "job_logs",
+    ("create", "secret"): "secret",
+    ("set", "secret"): "secret",
+}
 # Commands about no object in particular.
 TOOLS: dict[str, Entry] = {
     "apply": Entry("apply", "Bring objects to what files say"),
@@ -103,6 +129,7 @@ def verbs_of(noun: str | None) -> dict[str, Entry]:
     """The verbs after ``noun`` (a kind's name), or those that stand on their own."""
     names = (noun,) if noun else tuple(BY_NAME)
     verbs = {verb: entry for verb, entry in VERBS.items() if not entry.kinds or set(entry.kinds) & set(names)}
+    verbs |= AFTER.get(noun or "", {})
     for name in names:
         for verb in BY_NAME[name].verbs:
             if verb.name in verbs:

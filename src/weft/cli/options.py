@@ -69,17 +69,23 @@ def all_projects() -> click.Option:
     return _setting(["-A", "--all-projects"], "all_projects", "In all projects.", is_flag=True)
 
 
-def waits() -> list[click.Parameter]:
-    """For commands that wait for what they asked for."""
+def waits(flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
+    """For commands that wait for what they asked for. Where one of their ``flags`` is called --timeout, --wait-timeout says how
+    long."""
+    taken = any("--timeout" in flag.opts for flag in flags)
     return [
         click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait until it is so (the default)."),
-        _setting(["--detach"], "detach", "Return as soon as the server has taken it.", is_flag=True),
-        timeout(),
+        detach(),
+        *([] if taken else [timeout()]),
     ]
 
 
-def timeout() -> click.Option:
-    return _setting(["--timeout"], "timeout_seconds", "How long to wait (10m); the work goes on.", type=Duration())
+def detach() -> click.Option:
+    return _setting(["--detach"], "detach", "Return as soon as the server has taken it.", is_flag=True)
+
+
+def timeout(help_: str = "How long to wait (10m); the work goes on.") -> click.Option:
+    return _setting(["--timeout"], "timeout_seconds", help_, type=Duration())
 
 
 def selectors() -> list[click.Parameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
@@ -13,6 +14,7 @@ from weft.kinds.cells import dig
 
 Object = Mapping[str, Any]
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_COUNTED = re.compile(r": [\d.]+ \w+ of ([\d.]+ \w+)$")  # off a terminal only what it is all in all
 _UNDER_WAY = ("Prolog", "Boot")  # in other phases the steps are those of last time
 _SIGNS = {"done": "✓", "failed": "✗"}
 
@@ -60,11 +62,13 @@ class Progress:
             return
         phase = "Deleting" if obj.get("deleting_since") else str(dig(obj, "status.phase", "Pending"))
         steps = [_step(step) for step in dig(obj, "status.steps", [])] if phase in _UNDER_WAY else []
+        if obj["kind"] == "function" and dig(obj, "status.message"):
+            phase = f"{phase}: {dig(obj, 'status.message')}"
         if self._live:
             self._lines[target.what] = "   ".join([f"{target.what}  {phase}", *steps])
             self._draw()
         else:
-            for word in (phase, *(step for step in steps if not step.endswith("…"))):
+            for word in (_COUNTED.sub(r": \1", phase), *(step for step in steps if not step.endswith("…"))):
                 if (target.what, word) not in self._told:
                     self._told.add((target.what, word))
                     self._print(f"{target.what}  {word}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import click
 
 from weft.cli.exit_codes import MEANINGS
-from weft.cli.grammar import MAKEABLE, TOOLS, Entry, load, verbs_of
+from weft.cli.grammar import AFTER, MAKEABLE, TOOLS, Entry, load, verbs_of
 from weft.cli.options import common
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
@@ -60,6 +60,8 @@ def write_cli_page() -> str:
     for verb, entry in verbs_of(None).items():
         if verb != "create":
             parts.append(_write_command(verb, entry, None))
+    for name, entries in AFTER.items():
+        parts += [_write_command(verb, entry, BY_NAME[name]) for verb, entry in entries.items()]
     parts.append("\n## Making objects\n")
     for name in MAKEABLE:
         kind = BY_NAME[name]

@@ -10,6 +10,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.gang import read_gang
+from weft.kinds.job import JobSpec, read_dependency
 from weft.kinds.migration import MigrationSpec, read_migration, read_workload
 from weft.kinds.nic import Nic, networks_of
 from weft.kinds.node import NodeReport, read_orphan
@@ -111,6 +112,41 @@ MIGRATIONS_BY_WORKLOAD = Index(
 )
 
 
+VERSIONS_BY_FUNCTION = Index(
+    "function versions by function",
+    ("functionversion",),
+    lambda item: [item.envelope.owner.uid] if item.envelope.owner is not None else (),
+)
+
+
+def _owner(item: Item) -> list[str]:
+    owner = item.envelope.owner
+    return [owner.uid] if owner is not None and owner.kind == "job" else []
+
+
+def _waited_for(allocation: Item) -> list[str]:
+    names = allocation.spec(AllocationSpec).waits_for
+    return names.split(",") if names else []
+
+
+PREEMPTIBLE_ANYWHERE = "*"
+PREEMPTIBLE = Index(
+    "preemptible allocations by node",
+    ("allocation",),
+    lambda item: (
+        (item.spec(AllocationSpec).node_uid, PREEMPTIBLE_ANYWHERE) if item.spec(AllocationSpec).preemptible else ()
+    ),
+)
+ALLOCATIONS_BY_WAITED = Index("allocations by what they wait for", ("allocation",), _waited_for)
+CONTAINERS_BY_JOB = Index("containers by job", ("container",), _owner)
+JOBS_BY_SCHEDULE = Index("jobs by schedule", ("job",), _owner)  # its runs
+JOBS_BY_AFTER = Index(
+    "jobs by what they follow",
+    ("job",),
+    lambda item: _named("job", item, (read_dependency(one).name for one in item.spec(JobSpec).after)),
+)
+
+
 def find_room(view: View, item: Item) -> Item | None:
     """What is held for a Migration until it begins."""
     return next(iter(view.find(ROOM_BY_MIGRATION, item.uid)), None)
@@ -138,8 +174,11 @@ KINDS = (
     "constraint",
     "endpoint",
     "publication",
+    "function",
+    "functionversion",
     "project",
     "placementpolicy",
+    "job",
 )
 INDEXES = (
     WORKLOADS_BY_UID,
@@ -163,6 +202,12 @@ INDEXES = (
     PUBLICATIONS_BY_WORKLOAD,
     MIGRATIONS_BY_UID,
     MIGRATIONS_BY_WORKLOAD,
+    VERSIONS_BY_FUNCTION,
+    PREEMPTIBLE,
+    ALLOCATIONS_BY_WAITED,
+    CONTAINERS_BY_JOB,
+    JOBS_BY_SCHEDULE,
+    JOBS_BY_AFTER,
 )
 
 

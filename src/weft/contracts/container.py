@@ -39,12 +39,26 @@ class ContainerProcess(msgspec.Struct, frozen=True):
 
 class ContainerMount(msgspec.Struct, frozen=True):
     """``source`` (a directory or file of this node; "" for a tmpfs of ``size_bytes``) at ``target`` in the container, which is made
-    there if need be. Never followed out of the container's root."""
+    there if need be. Never followed out of the container's root. With a ``file_system``, ``source`` is a raw disk that has it,
+    mounted for this container alone and held as ``contracts.locks`` says for as long as anything of the container runs."""
 
     source: str
     target: str
     read_only: bool = False
     size_bytes: int = 0
+    file_system: Literal["", "ext4"] = ""
+
+
+class ContainerNic(msgspec.Struct, frozen=True):
+    """A NIC of a container in a machine of its own, on link ``ifname`` that the network driver has made. ``gateway`` "" is none:
+    its way out is another one's."""
+
+    ifname: str
+    mac: str
+    mtu: int
+    address: str
+    prefix: int
+    gateway: str = ""
 
 
 class ContainerPlan(msgspec.Struct, frozen=True):
@@ -53,10 +67,11 @@ class ContainerPlan(msgspec.Struct, frozen=True):
     ``layers`` are directories of this node, the uppermost first (as overlayfs has it), shared with other containers and never
     written: what the container writes is the driver's to keep until ``remove``, so it is there after a stop and a start.
     ``cpu`` is cores (a fraction is a limit), 0 none; ``pids`` 0 is the driver's own limit. ``netns`` is the path of a network
-    namespace made and filled by the network driver; "" one of its own with nothing but a loopback. ``name_servers`` and
-    ``search`` become its resolv.conf. ``capabilities`` are all that it has (CAP_…), bounding and effective; none is none.
-    ``user_namespace``: its ids are a range of the node's that no other container has, chosen by the driver. ``devices`` are
-    device nodes of this host that it may use. ``terminal``: its stdio is a terminal, which ``HasConsole`` serves.
+    namespace made and filled by the network driver; "" one of its own with nothing but a loopback. A container in a machine of
+    its own has ``nics`` instead. ``name_servers`` and ``search`` become its resolv.conf. ``capabilities`` are all that it has
+    (CAP_…), bounding and effective; none is none. ``user_namespace``: its ids are a range of the node's that no other container
+    has, chosen by the driver. ``devices`` are device nodes of this host that it may use. ``terminal``: its stdio is a terminal,
+    which ``HasConsole`` serves.
     """
 
     id: str
@@ -70,6 +85,7 @@ class ContainerPlan(msgspec.Struct, frozen=True):
     pids: int = 0
     mounts: list[ContainerMount] = []
     netns: str = ""
+    nics: list[ContainerNic] = []
     hostname: str = ""
     name_servers: list[str] = []
     search: list[str] = []

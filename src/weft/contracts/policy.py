@@ -81,8 +81,8 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     doesn't say it; ``home`` the uid of the node where its volumes lie; ``pools`` those that it must have, NAME or, where data
     lies already, NAME@ID; ``near`` the groups whose members it must be with, if there are any, and ``apart`` those it must not
     be with; ``groups`` those it will be a member of; ``caller`` the uid of the node it should be near; ``gang`` those it is
-    placed together with; ``basis`` what strategies go by that look at how full nodes are. No name of a Constraint is left
-    in ``constraint`` and ``preferences``."""
+    placed together with; ``basis`` what strategies go by that look at how full nodes are; to one that ``gives_way`` nobody
+    does. No name of a Constraint is left in ``constraint`` and ``preferences``."""
 
     amounts: Amounts
     machine: str  # "" is none
@@ -110,6 +110,7 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     pools: tuple[str, ...] = ()
     runtime: str = ""
     basis: Basis = "allocation"
+    gives_way: bool = False
 
 
 class Texts(msgspec.Struct, frozen=True):
@@ -237,12 +238,14 @@ class Sort(msgspec.Struct, frozen=True):
 class Outlook(msgspec.Struct, frozen=True, eq=False):
     """What is likely to be asked for next: ``sorts``, the most frequent first, and the ``largest`` node there is (of each
     of RESOURCES, and thousandths of GPUs). ``gpus_wanted``: whether any sort wants some that nodes have;
-    ``gpus_everywhere``: whether every node has some."""
+    ``gpus_everywhere``: whether every node has some. ``bound``: what workloads ask nodes to be, each with how much of the cpu of
+    the nodes that are so is asked for that way (0–1), the most first."""
 
     sorts: tuple[Sort, ...] = ()
     largest: tuple[int, int, int, int] = (1, 1, 1, 1)
     gpus_wanted: bool = False
     gpus_everywhere: bool = False
+    bound: tuple[tuple[Expression, float], ...] = ()
 
     def lasts(self, request: Request) -> bool:
         """Whether what a node is worth to the request follows from its own row and this outlook; where not, a policy that

@@ -216,6 +216,14 @@ class CanResize(Protocol):
     async def resize(self, rows: int, columns: int) -> None: ...
 
 
+@runtime_checkable
+class CanKill(Protocol):
+    """An ExecSession whose command can be made to end."""
+
+    async def kill(self) -> None:
+        """SIGKILL, if it still runs; returns when it doesn't."""
+
+
 DETACHED, SESSION_LOST = "sessionDetached", "sessionLost"  # reasons of Unavailable: to be gone on with, or not any more
 
 

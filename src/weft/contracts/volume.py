@@ -49,9 +49,23 @@ class CanReceive(Protocol):
     def begin(self, volume_id: str) -> str:
         """The path to write it to; what was begun before is gone."""
 
-    async def complete(self, volume_id: str, *, base: str | None = None, base_format: str = "qcow2") -> VolumeFacts:
-        """The volume is what was written there, all of it or, if this is cut off, what it was before. Raises InvalidInput
-        for what is no disk of this node's driver, DriverFailed."""
+    async def complete(
+        self, volume_id: str, *, base: str | None = None, base_format: str = "qcow2", form: str = "qcow2"
+    ) -> VolumeFacts:
+        """The volume is what was written there, all of it or, if this is cut off, what it was before. ``form`` is what the
+        sender says that it is: what is on a disk tells nothing of it. Raises InvalidInput for what is no disk of this node's
+        driver, DriverFailed."""
+
+
+@runtime_checkable
+class HasFiles(Protocol):
+    """A volume may have a file system on it, which containers mount."""
+
+    async def ensure_files(self, volume_id: str, *, size_bytes: int, owner: tuple[int, int] = (0, 0)) -> VolumeFacts:
+        """The volume as a raw disk with an ext4 on all of it, whole and of at least that size, and in nobody's use: made if
+        there is no volume, or nothing on it (its root folder is ``owner``'s then), else what is there. A machine may have it
+        as its disk afterwards. Raises InvalidInput (``notAFileSystem``) for a disk with something else on it, DriverFailed
+        (``inUse``, ``noSpace``)."""
 
 
 @runtime_checkable

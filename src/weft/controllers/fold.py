@@ -20,6 +20,7 @@ from weft.objects.lifecycle import Phase
 
 # Words of ``status.reason`` while a wish is being carried out.
 STARTING, STOPPING, SUSPENDING, RESTARTING = "starting", "stopping", "suspending", "restarting"
+PREEMPTED = "preempted"  # it gives its place to another, and waits for a new one
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -29,6 +30,7 @@ class Place(msgspec.Struct, frozen=True):
     report: AllocationReport
     node_phase: str | None
     generation: int = 0
+    leaves: bool = False  # it gives way: its node is to let it go
 
 
 class Wished(msgspec.Struct, frozen=True):
@@ -40,6 +42,7 @@ class Wished(msgspec.Struct, frozen=True):
     placed: Condition | None
     addressed: Condition | None
     migration: str = ""  # the one that moves it
+    once: bool = False  # it never runs twice
 
 
 def fold_status(
@@ -58,7 +61,17 @@ def fold_status(
         observed_generation=wished.generation,
         migration=wished.migration,
     )
-    if place is None:
+    if wished.once and former.ended and not wished.deleting and (place is None or not place.report.ended):
+        kept = (
+            "phase",
+            "ended",
+            "exit_code",
+            "reason",
+            "message",
+            "restarts",
+        )  # of a place that has gone, or was let go
+        return replace(status, **{name: getattr(former, name) for name in kept})
+    if place is None or (place.leaves and place.report.state == "released" and not wished.deleting):
         _fold_placeless(status, wished, former)
     else:
         _fold_place(status, wished, place, former)
@@ -100,6 +113,7 @@ def _fold_place(status: WorkloadStatus, wished: Wished, place: Place, former: Wo
     status.room = report.room
     status.started_at = report.started_at
     status.restarts = report.restarts
+    status.ended, status.exit_code = report.ended, report.exit_code
     status.reason, status.message = report.reason, report.message
     status.steps = [msgspec.to_builtins(step) for step in report.steps]
     lost = place.node_phase not in ("Ready", "Joining")
@@ -116,11 +130,15 @@ def _fold_place(status: WorkloadStatus, wished: Wished, place: Place, former: Wo
             status.message += " (on_node_loss: restart is not carried out, weft waits)"
         return
     status.phase, doing = _living(wished.spec, spec, report, former)
+    if place.leaves:
+        doing = PREEMPTED
     if spec.role == "source" and _is_moving(wished.spec, status.phase, spec):
         status.phase = Phase.MIGRATE
     status.ready = report.ready if status.phase in (Phase.BOOT, Phase.RUNNING) else None
     if doing and not report.reason:
         status.reason = doing
+    elif status.phase == Phase.RUNNING and report.health == "unhealthy" and not report.reason:
+        status.reason, status.message = report.health, report.health_message
 
 
 def _leaving(report: AllocationReport, former: WorkloadStatus) -> Phase:
@@ -202,6 +220,18 @@ def fold_current(wished: Wished, places: Sequence[Place], now: float) -> Conditi
         what = ", ".join(describe_change(change) for change in behind)
         return replace(condition, status="False", reason="RestartNeeded", message=f"{what}: comes with a restart")
     return condition
+
+
+def fold_healthy(status: WorkloadStatus, report: AllocationReport, generation: int, now: float) -> Condition:
+    """The condition Healthy of a workload with a check of its own."""
+    if status.phase != Phase.RUNNING or not report.health:
+        return Condition("Healthy", "Unknown", str(status.phase), "it isn't asked unless it runs", now, generation)
+    if report.health == "starting":
+        return Condition("Healthy", "Unknown", "Starting", report.health_message, now, generation)
+    well = report.health == "healthy"
+    return Condition(
+        "Healthy", "True" if well else "False", report.health.capitalize(), report.health_message, now, generation
+    )
 
 
 def active_place(places: Sequence[Place]) -> Place | None:

@@ -1,5 +1,5 @@
-"""Removes what belongs to a VM that is gone: endpoints, publications and decisions whose owner no longer exists; and what
-told of a moment that is past: recommendations and reports, and, later, Migrations that have ended.
+"""Removes what belongs to something that is gone: a workload's endpoints, publications and decisions, a function's versions; and
+what told of a moment that is past: recommendations and reports, and, later, Migrations that have ended.
 
 Deletion takes the former away with their owner, in one commit; this is for what was left over all the same. Never
 allocations: those stand for guests, and only a node's word removes one. Woken by owned objects and by VMs that go.
@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from weft.client.commit import Commit, delete, edit, put, unchanged
-from weft.client.indexes import ENDPOINTS_BY_WORKLOAD, MIGRATIONS_BY_WORKLOAD, PUBLICATIONS_BY_WORKLOAD, key_of_moving
+from weft.client.indexes import (
+    ENDPOINTS_BY_WORKLOAD,
+    MIGRATIONS_BY_WORKLOAD,
+    PUBLICATIONS_BY_WORKLOAD,
+    VERSIONS_BY_FUNCTION,
+    key_of_moving,
+)
 from weft.client.view import Changed, Item, View
 from weft.contracts.store import Absent, Precondition
 from weft.controllers.loop import Plan, moved
@@ -20,24 +26,27 @@ from weft.kinds.recommendation import KEPT_SECONDS
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.identity import object_key
 
-OWNED = ("endpoint", "publication", "decision")
+OWNED = ("endpoint", "publication", "decision", "functionversion")
+OWNERS = (*WORKLOADS, "function")
 PASSING = ("recommendation", "report")
 ENDING = ("migration",)  # kept for a while after its end
 
 
 class Garbage:
     name = "garbage"
-    kinds = (*WORKLOADS, *OWNED, *PASSING, *ENDING)
+    kinds = (*OWNERS, *OWNED, *PASSING, *ENDING)
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind in ENDING:
             return (change.key,) if change.new is not None and _has_ended(change.new) else ()
         if not moved(change, lambda item: item.uid):
             return ()
-        if not is_workload(change.kind):
+        if change.kind not in OWNERS:
             return (change.key,) if change.new is not None else ()
         if change.old is None:
             return ()
+        if not is_workload(change.kind):
+            return [item.key for item in view.find(VERSIONS_BY_FUNCTION, change.old.uid)]
         belongings = [
             *view.find(ENDPOINTS_BY_WORKLOAD, change.old.uid),
             *view.find(PUBLICATIONS_BY_WORKLOAD, change.old.uid),
@@ -90,7 +99,7 @@ def _time_left(item: Item, now: float) -> float:
 def plan_item(view: View, item: Item) -> Commit | None:
     """Remove ``item`` if its owner is gone for good: absent, or another object under the same name."""
     ref = item.envelope.owner
-    if ref is None or not is_workload(ref.kind):
+    if ref is None or ref.kind not in OWNERS:
         return None
     key = object_key(ref.kind, ref.project, ref.name)
     owner = view.get(key)

@@ -47,11 +47,13 @@ _WHOLE = "qemu-img convert -O qcow2 makes it whole"
 
 
 class ImageFacts(msgspec.Struct, frozen=True):
-    """What an image file is: ``format`` qcow2, raw or bundle; ``virtual_size`` the disk a guest sees, in bytes."""
+    """What an image file is: ``format`` qcow2, raw or bundle; ``virtual_size`` the disk a guest sees, in bytes; ``digest`` that of
+    the container image it says to be made of."""
 
     format: str
     virtual_size: int
     agent: bool
+    digest: str = ""
 
 
 Progress = Callable[[int], None]  # is told how many bytes are here
@@ -82,21 +84,22 @@ def inspect(path: Path, *, known: bool = False) -> ImageFacts:
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING_BYTES)
         size = os.fstat(file.fileno()).st_size
-        at, agent, name = 0, False, "the file"
+        at, agent, name, digest = 0, False, "the file", ""
         if packed := is_bundle(beginning):
             bundle = read_bundle(file, size)
+            digest = bundle.manifest.digest
             disk, agent = bundle.members[bundle.manifest.disk], bundle.manifest.agent or bundle.manifest.qemu_agent
             at, size, name = disk.offset, disk.size, f"the bundle's {disk.name}"
             file.seek(at)
             beginning = file.read(min(_BEGINNING_BYTES, size))
-            if bundle.manifest.disk_format == "raw":
+            if bundle.manifest.disk_format in ("raw", "tar"):
                 return ImageFacts("bundle", size, agent)
         facts = _inspect_disk(beginning, size, name)
         if packed and facts.format != "qcow2":
             raise not_an_image(f"{name} is not qcow2, as it says")
         if facts.format == "qcow2" and not known:
             _check_qcow2(file, at, size, name)
-    return ImageFacts("bundle", facts.virtual_size, agent) if packed else facts
+    return ImageFacts("bundle", facts.virtual_size, agent, digest) if packed else facts
 
 
 def shown(url: str) -> str:

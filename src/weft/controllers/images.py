@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from weft.client.cache import whole
@@ -18,10 +19,10 @@ from weft.client.term import Term
 from weft.client.view import Changed, Item
 from weft.contracts.durable import keep_file
 from weft.contracts.journal import Event
-from weft.controllers.image_file import ImageFacts, fetch, inspect
+from weft.controllers.image_file import ImageFacts, Progress, fetch, inspect
 from weft.controllers.loop import Queue
 from weft.kinds.allocation import AllocationSpec, list_digests
-from weft.kinds.image import ImageSpec, ImageStatus
+from weft.kinds.image import OCI, ImageSpec, ImageStatus
 from weft.objects.envelope import merge_part
 from weft.objects.errors import DriverFailed
 
@@ -29,14 +30,18 @@ AT_ONCE = 2
 TELL_EVERY_SECONDS = 1.0
 PAUSE_SECONDS = 0.2
 RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
-_MAY_PASS = ("fetchFailed", "noSpace")  # reasons that another attempt may overcome
+_MAY_PASS = ("fetchFailed", "noSpace", "registryUnavailable", "registryHangs", "truncated")  # by another attempt
+
+# Makes a bundle of the container image that a URL names, with its digest if that is known, blocking: see launch/oci_bundle.py.
+MakeBundle = Callable[[str, str, Path, Progress, threading.Event], str]
 
 
 class Images:
-    """``run`` keeps ``folder`` and the images' status as they should be for as long as ``term`` lasts."""
+    """``run`` keeps ``folder`` and the images' status as they should be for as long as ``term`` lasts. ``make_bundle``
+    None: none are made of container images here."""
 
-    def __init__(self, folder: Path, term: Term) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, term: Term, make_bundle: MakeBundle | None = None) -> None:
+        self._folder, self._make_bundle = folder, make_bundle
         self._term = term
         self._queue = Queue(term.clock)
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -101,7 +106,7 @@ class Images:
     async def _try(self, image: Item) -> None:
         spec, stop = image.spec(ImageSpec), self._fetching[image.uid]
         work = self._folder / f".fetch-{image.uid}"
-        await self._tell(image, ImageStatus(phase="Fetching"))
+        await self._tell(image, ImageStatus(phase="Fetching", digest=image.status(ImageStatus).digest))
         try:
             if spec.sha256 and (self._folder / spec.sha256).exists():
                 sha256, path = spec.sha256, self._folder / spec.sha256
@@ -124,7 +129,7 @@ class Images:
         finally:
             work.unlink(missing_ok=True)
         self._attempts.pop(image.uid, None)
-        await self._tell(image, _available(sha256, size, facts))
+        await self._tell(image, _available(spec.url, sha256, size, facts))
 
     async def _fetch(self, image: Item, url: str, work: Path, stop: threading.Event) -> str:
         """Fetch in a thread, telling how far it is; returns the digest."""
@@ -134,7 +139,12 @@ class Images:
             nonlocal fetched
             fetched = length
 
-        task = asyncio.ensure_future(asyncio.to_thread(fetch, url, work, on_progress, stop))
+        get = partial(fetch, url)
+        if url.startswith(OCI):
+            if self._make_bundle is None:
+                raise DriverFailed("this server makes no images of container images", reason="fetchFailed")
+            get = partial(self._make_bundle, url, image.status(ImageStatus).digest)
+        task = asyncio.ensure_future(asyncio.to_thread(get, work, on_progress, stop))
         told = 0
         try:
             while not task.done():
@@ -145,7 +155,9 @@ class Images:
                 pause.cancel()
                 if not task.done() and fetched != told:
                     told = fetched
-                    await self._tell(image, ImageStatus(phase="Fetching", fetched=told))
+                    await self._tell(
+                        image, ImageStatus(phase="Fetching", fetched=told, digest=image.status(ImageStatus).digest)
+                    )
             return task.result()
         finally:
             if not task.done():
@@ -180,9 +192,10 @@ class Images:
             await self._term.clock.sleep(PAUSE_SECONDS)
 
 
-def _available(sha256: str, size: int, facts: ImageFacts) -> ImageStatus:
+def _available(url: str, sha256: str, size: int, facts: ImageFacts) -> ImageStatus:
     return ImageStatus(
         phase="Available",
+        digest=facts.digest if url.startswith(OCI) else "",
         sha256=sha256,
         size=size,
         virtual_size=facts.virtual_size,

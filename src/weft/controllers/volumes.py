@@ -6,7 +6,7 @@ node removes the data: it is told by the doors' answer to its reports, and says 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -16,7 +16,7 @@ from weft.client.indexes import ALLOCATIONS_BY_VOLUME, NODES_BY_UID, NODES_BY_VO
 from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan, moved
-from weft.kinds.allocation import LOCAL, AllocationSpec
+from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NodeReport
 from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.objects.envelope import merge_part
@@ -40,9 +40,7 @@ class Volumes:
             case "volume":
                 return (change.key,)
             case "allocation":
-                if moved(
-                    change, lambda item: (item.uid, item.spec(AllocationSpec).role, item.spec(AllocationSpec).volumes)
-                ):
+                if moved(change, _stand_of):
                     uids = {uid for item in (change.old, change.new) if item is not None for uid in _volumes_of(item)}
                     return [item.key for uid in uids for item in view.find(VOLUMES_BY_UID, uid)]
             case "node":
@@ -76,7 +74,9 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
     a restore there are nodes that haven't said yet what lies there."""
     allocations = view.find(ALLOCATIONS_BY_VOLUME, volume.uid)
     former = volume.status(VolumeStatus)
-    status = fold_volume(former, [item.spec(AllocationSpec) for item in allocations], volume.deleting, volume.uid)
+    ended = {item.spec(AllocationSpec).workload.uid for item in allocations if _has_ended(item)}
+    specs = [item.spec(AllocationSpec) for item in allocations]
+    status = fold_volume(former, specs, volume.deleting, volume.uid, ended)
     local = pool_of(volume.spec(VolumeSpec), status) == LOCAL
     keepers: Sequence[Item] = view.find(NODES_BY_VOLUME, volume.uid) if status.node_uid is None else ()
     if status.node_uid is not None and local and not allocations and not silent:
@@ -121,21 +121,39 @@ def _tell(volume: Item, former: VolumeStatus, status: VolumeStatus) -> list[Even
 
 
 def fold_volume(
-    former: VolumeStatus, allocations: Sequence[AllocationSpec], deleting: bool, uid: str = ""
+    former: VolumeStatus,
+    allocations: Sequence[AllocationSpec],
+    deleting: bool,
+    uid: str = "",
+    ended: Collection[str] = (),
 ) -> VolumeStatus:
-    """A volume's status: where it was first used its data stays, until it moves with its VM."""
+    """A volume's status: where it was first used its data stays, until it moves with its VM. The workloads of these uids have
+    ``ended`` for good: they hold it no more."""
     holders = [spec for spec in allocations if spec.role in ("active", "source")]
-    holder = max(holders, key=lambda spec: spec.incarnation, default=None)
+    holder = max(holders, key=lambda spec: (spec.workload.uid not in ended, spec.incarnation), default=None)
+    held = holder is not None and holder.workload.uid not in ended
     status = msgspec.structs.replace(
-        former, attached_to=None if holder is None else holder.workload, phase="Deleting" if deleting else "Available"
+        former,
+        attached_to=holder.workload if holder is not None and held else None,
+        phase="Deleting" if deleting else "Available",
     )
     if holder is not None:
-        status.phase = "Attached"
+        status.phase = "Attached" if held else status.phase
         if status.node_uid is None or holder.role == "active":
             status.node, status.node_uid = holder.node, holder.node_uid
             at = next((one for one in holder.volumes if one.uid == uid), None)
             status.pool, status.pool_id = (at.pool, at.pool_id) if at is not None else ("", "")
     return status
+
+
+def _has_ended(allocation: Item) -> bool:
+    return has_ended_for_good(allocation.spec(AllocationSpec), allocation.report(AllocationReport))
+
+
+def _stand_of(allocation: Item) -> object:
+    """What of an allocation bears on its volumes."""
+    spec = allocation.spec(AllocationSpec)
+    return allocation.uid, spec.role, spec.volumes, _has_ended(allocation)
 
 
 def _volumes_of(allocation: Item) -> list[str]:

@@ -15,6 +15,7 @@ import msgspec
 from weft.client.commit import Commit, delete, edit, put, unchanged
 from weft.client.indexes import (
     ALLOCATIONS_BY_NODE,
+    ALLOCATIONS_BY_WAITED,
     ALLOCATIONS_BY_WORKLOAD,
     ENDPOINTS_BY_WORKLOAD,
     MIGRATIONS_BY_WORKLOAD,
@@ -32,7 +33,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Precondition, Write
 from weft.controllers.adoption import plan_adoption
 from weft.controllers.astray import is_astray, plan_astray
-from weft.controllers.fold import Place, Wished, fold_current, fold_ready, fold_status
+from weft.controllers.fold import Place, Wished, active_place, fold_current, fold_healthy, fold_ready, fold_status
 from weft.controllers.loop import Plan, moved
 from weft.controllers.places import find_active
 from weft.kinds.allocation import AllocationReport, AllocationSpec
@@ -65,7 +66,11 @@ class Workloads:
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
             case "allocation":
-                return _workloads(view, change.item.spec(AllocationSpec).workload.uid)
+                keys = _workloads(view, change.item.spec(AllocationSpec).workload.uid)
+                waiting = view.find(ALLOCATIONS_BY_WAITED, change.item.envelope.name) if change.new is None else ()
+                for item in waiting:
+                    keys += _workloads(view, item.spec(AllocationSpec).workload.uid)
+                return keys
             case "endpoint":
                 return _workloads(view, change.item.spec(EndpointSpec).workload.uid)
             case "publication":
@@ -168,8 +173,15 @@ def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> Allo
         boots=max(wish.boots, spec.boots),
         restart=wish.restart,
         grace_seconds=wish.grace,
+        waits_for=find_waited(view, spec),
         volumes=[msgspec.structs.replace(v, size=max(v.size, sizes.get(v.uid, 0))) for v in kept],
     )
+
+
+def find_waited(view: View, spec: AllocationSpec) -> str | None:
+    """Of what an allocation waits for, what is still there."""
+    names = spec.waits_for.split(",") if spec.waits_for else []
+    return ",".join(name for name in names if view.get(object_key("allocation", None, name)) is not None) or None
 
 
 def plan_status(view: View, vm: Item, allocations: Sequence[Item], now: float) -> tuple[Write | None, list[Event]]:
@@ -198,6 +210,9 @@ def tell_status(
     current = fold_current(wished, places, now)
     if current is not None and (current.status == "False" or envelope.condition("Current") is not None):
         told = set_condition(envelope, current) or told
+    report = place.report if (place := active_place(places)) is not None else AllocationReport()
+    if report.health or envelope.condition("Healthy") is not None:
+        told = set_condition(envelope, fold_healthy(status, report, envelope.generation, now)) or told
     if not told and status == former:
         return None
     envelope.status = merge_part(envelope.status, status)
@@ -249,6 +264,7 @@ def read_wished(view: View, vm: Item, envelope: Envelope) -> Wished:
         envelope.condition("Placed"),
         envelope.condition("Addressed"),
         _find_migration(view, vm),
+        record_of(vm).runs_once(wish_of(vm)),
     )
 
 
@@ -277,7 +293,7 @@ def _read_place(view: View, item: Item) -> Place:
     spec = item.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)
     phase = nodes[0].status(NodeStatus).phase if nodes else None
-    return Place(spec, item.report(AllocationReport), phase, item.envelope.generation)
+    return Place(spec, item.report(AllocationReport), phase, item.envelope.generation, item.deleting)
 
 
 def _workloads(view: View, uid: str) -> list[str]:

@@ -132,6 +132,11 @@ class Cgroups:
                 os.rmdir(folder)
         return not any(folder.exists() for folder in self._folders(name))
 
+    def names(self, prefix: str) -> set[str]:
+        """The groups whose name begins so."""
+        tops = {point / self._parent for point in self._mounts.folders.values()}
+        return {path.name for top in tops for path in top.glob(f"{prefix}*") if path.is_dir()}
+
     async def remove_when_empty(self, name: str, clock: Clock) -> None:
         """Remove the group of a process that has just ended: the kernel may take a moment to clear it away."""
         for _ in range(REMOVAL_TRIES):

@@ -21,7 +21,7 @@ class Connection:
         self.reader, self.writer = reader, writer
         self.address = _name_address(writer.get_extra_info("peername"))
         self.node_uid = read_node_uid(writer.get_extra_info("peercert"))
-        self.keeps_sessions = self.counts_printed = False  # an agent that does; it says so
+        self.keeps_sessions = self.counts_printed = self.serves_functions = False  # an agent that does; it says so
         _keep_alive(writer.get_extra_info("socket"))
 
     async def receive(self) -> Frame | None:

@@ -12,7 +12,7 @@ import logging
 import secrets
 import ssl
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -52,12 +52,24 @@ T = TypeVar("T")
 class Claims(msgspec.Struct, frozen=True):
     """The part of a ticket that the gateway itself reads."""
 
-    node_uid: str
+    node_uid: str  # "" where it is the gateway's own to answer
     verb: str
     expires: float
     subject: str = ""
     allocation: str = ""
     guest_id: str = ""
+
+
+class Serves(Protocol):
+    """What the gateway itself answers for, beside streams of guests: functions."""
+
+    def come(self, node_uid: str) -> None:
+        """The agent of a node that serves functions is connected."""
+
+    def serves(self, claims: dict[str, Any]) -> bool:
+        """Whether a ticket's stream is its to serve."""
+
+    async def serve(self, client: Connection, claims: dict[str, Any]) -> Carried: ...
 
 
 class _Pending(msgspec.Struct):
@@ -82,6 +94,7 @@ class Gateway:
         self._used: dict[str, float] = {}  # tickets, and when they expire
         self._tasks: set[asyncio.Task[Any]] = set()
         self._servers: list[asyncio.Server] = []
+        self.functions: Serves | None = None
 
     @property
     def ports(self) -> list[int]:
@@ -141,6 +154,7 @@ class Gateway:
         elif role == "agent":
             connection.keeps_sessions = given.get("keeps_sessions") is True
             connection.counts_printed = given.get("counts_printed") is True
+            connection.serves_functions = given.get("serves_functions") is True
             await self._serve_agent(connection, given.get("node_uid"))
         elif role == "stream":
             await self._take_stream(connection, str(given.get("stream", "")))
@@ -159,6 +173,8 @@ class Gateway:
         if before is not None:
             before.writer.close()
         log.info("node %s is connected from %s", uid, connection.address)
+        if connection.serves_functions and self.functions is not None:
+            self.functions.come(uid)
         pinging = asyncio.ensure_future(self._ping(connection))
         try:
             while await self._within(connection.receive(), SILENCE_SECONDS) is not None:
@@ -184,6 +200,8 @@ class Gateway:
 
     async def _serve_client(self, client: Connection, ticket: str) -> None:
         claims, whole = self._admit(ticket)
+        if not claims.node_uid:
+            return await self._serve_here(client, claims, whole)
         agent = await self._find_agent(claims.node_uid)
         under_way = self._streams.get(claims.node_uid, 0)
         if under_way >= MAX_STREAMS_PER_NODE or sum(self._streams.values()) >= MAX_STREAMS:
@@ -208,6 +226,27 @@ class Gateway:
                 *(result.replace(" ", "-"), seconds, bytes_in, bytes_out),
             )
         await self._within(client.drain(), LINGER_SECONDS)
+
+    async def _serve_here(self, client: Connection, claims: Claims, whole: dict[str, Any]) -> None:
+        """A stream that is the gateway's own to answer. Raises InvalidInput."""
+        if self.functions is None or not self.functions.serves(whole):
+            raise InvalidInput(f"this gateway doesn't serve {claims.verb[:40]!r}", reason="notServed")
+        began, carried = self._clock.elapsed(), Carried(result="failed")
+        try:
+            carried = await self.functions.serve(client, whole)
+        finally:
+            audit.info(
+                "stream subject=%s from=%s verb=%s result=%s seconds=%.3f in=%d out=%d",
+                *(claims.subject or "-", client.address, claims.verb, carried.result.replace(" ", "-")),
+                *(self._clock.elapsed() - began, carried.bytes_in, carried.bytes_out),
+            )
+        await self._within(client.drain(), LINGER_SECONDS)
+
+    async def dial(self, node_uid: str, claims: dict[str, Any]) -> Connection:
+        """Have the agent of a node dial a stream for ``claims``. Raises Unavailable if it isn't connected, or doesn't."""
+        return await self._open_at(
+            self._agents.get(node_uid), Place(node_uid, "", ""), claims, able=lambda agent: agent.serves_functions
+        )
 
     async def _carry(self, client: Connection, agent: Connection, claims: Claims, whole: dict[str, Any]) -> Carried:
         place = Place(claims.node_uid, claims.allocation, claims.guest_id)

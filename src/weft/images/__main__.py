@@ -1,5 +1,5 @@
-"""``python -m weft.images NAME [--cache DIR] [--fresh]``: build an image; each step is a line on standard error, the
-bundle's path the one on standard output."""
+"""``python -m weft.images NAME [--cache DIR] [--fresh]``: build an image, or what machines around containers boot; each step is a
+line on standard error, the path of what was built the one on standard output."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ import argparse
 import sys
 from pathlib import Path
 
+from weft.images.enclosed.build import ensure_enclosure
 from weft.images.recipes import ensure_bundle
 from weft.objects.errors import WeftError
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m weft.images", description="Build an image bundle.")
-    parser.add_argument("name", help="debian-12 or tiny")
+    parser.add_argument("name", help="debian-12, python3-11, tiny or enclosed")
     parser.add_argument("--cache", type=Path, default=Path(".weft/cache"), help="where built images are kept")
     parser.add_argument("--fresh", action="store_true", help="build it even if the cache has it")
     args = parser.parse_args()
     try:
-        print(ensure_bundle(args.name, args.cache.absolute(), _say, fresh=args.fresh))
+        cache = args.cache.absolute()
+        if args.name == "enclosed":
+            print(ensure_enclosure(cache, _say, fresh=args.fresh))
+        else:
+            print(ensure_bundle(args.name, cache, _say, fresh=args.fresh))
     except WeftError as error:
         print(f"error: {error.message}", *([error.hint] if error.hint else []), sep="\n", file=sys.stderr)
         return 1

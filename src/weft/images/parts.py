@@ -38,11 +38,12 @@ def require(image: str, needed: Mapping[str, str]) -> None:
         )
 
 
-def digest_recipe(folder: Path) -> str:
-    """SHA-256 (hex) over every source file of the recipe in ``folder``, and those that recipes share: tells a cached
+def digest_recipe(*folders: Path) -> str:
+    """SHA-256 (hex) over every source file of the recipe in ``folders``, and those that recipes share: tells a cached
     image whose recipe has changed."""
     digest = hashlib.sha256()
-    for path in [*sorted(folder.iterdir()), Path(__file__), AGENT]:
+    sources = [path for folder in folders for path in sorted(folder.iterdir())]
+    for path in [*sources, Path(__file__), AGENT]:
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

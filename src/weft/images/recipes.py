@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from weft.images import parts
 from weft.images.debian.build import build_debian
+from weft.images.python.build import build_python
 from weft.images.tiny.build import build_tiny
 from weft.objects.errors import NotFound
 
@@ -16,21 +17,27 @@ Say = Callable[[str], None]  # a word on what comes next
 
 
 class Recipe(NamedTuple):
-    """``folder`` has its sources; ``build(out, cache, say)`` writes the bundle ``out`` in one rename."""
+    """``folder`` has its sources, ``also`` those that it shares; ``build(out, cache, say)`` writes the bundle ``out`` in one
+    rename."""
 
     folder: str
     build: Callable[[Path, Path, Say], None]
+    also: tuple[str, ...] = ()
 
 
-RECIPES = {"debian-12": Recipe("debian", build_debian), "tiny": Recipe("tiny", build_tiny)}
+RECIPES = {
+    "debian-12": Recipe("debian", build_debian),
+    "python3-11": Recipe("python", build_python, ("clone",)),
+    "tiny": Recipe("tiny", build_tiny),
+}
 
 
 def find_bundle(name: str, cache: Path) -> Path:
     """Where image ``name`` of this recipe lies in ``cache``, built or not. Raises NotFound for one without a recipe."""
     recipe = RECIPES.get(name)
     if recipe is None:
-        raise NotFound(f"no recipe for an image {name[:60]!r}", hint=f"there are {' and '.join(sorted(RECIPES))}")
-    digest = parts.digest_recipe(Path(__file__).parent / recipe.folder)
+        raise NotFound(f"no recipe for an image {name[:60]!r}", hint=f"there are {', '.join(sorted(RECIPES))}")
+    digest = parts.digest_recipe(*(Path(__file__).parent / folder for folder in (recipe.folder, *recipe.also)))
     return cache / f"{name}-{digest[:12]}.tar"
 
 

@@ -98,6 +98,7 @@ class AllocatedHealthCheck(msgspec.Struct, kw_only=True, frozen=True):
     timeout: float = 5.0
     retries: int = 3
     start_period: float = 0.0
+    on_unhealthy: Literal["nothing", "restart"] = "nothing"
 
 
 class AllocatedContainer(msgspec.Struct, kw_only=True, frozen=True):
@@ -115,6 +116,9 @@ class AllocatedContainer(msgspec.Struct, kw_only=True, frozen=True):
     pids: int = 1024
     isolation: Literal["container", "vm"] = "container"
     health_check: AllocatedHealthCheck | None = None
+    registry_secret: str = ""
+    pulls: int = 0
+    env_secrets: dict[str, str] = {}
 
 
 class PastMove(msgspec.Struct, kw_only=True, frozen=True):
@@ -176,8 +180,8 @@ class AllocatedStorageMove(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AllocationSpec(msgspec.Struct, kw_only=True):
-    """``boots`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names an
-    allocation that must be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
+    """``boots`` is the workload's start counter: a report with a lower one asks for a fresh boot. ``waits_for`` names
+    allocations, with commas, to be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
     counts in; ``extras`` what it takes of resources that its node declares. ``pool`` is where its root disk lies, and
     ``pool_id`` which storage that is: if the node's pool is another one by now, its disks are elsewhere. ``back_from`` are the
     keys of its last moves whose targets surely never ran it."""
@@ -218,6 +222,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     storage: AllocatedStorageMove | None = None
     back_from: list[str] = []
     container: AllocatedContainer | None = None  # of a container; what is a machine's own in here says nothing then
+    once: bool = False
+    preemptible: bool = False
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):
@@ -288,10 +294,14 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     has: Resources | None = None  # what the running machine has now; None: nothing runs, or it can't be told
     room: dict[str, int] | None = None  # see WorkloadStatus
     fitted: int = 0  # the allocation's generation that the machine was brought to last
+    health: Literal["", "starting", "healthy", "unhealthy"] = ""  # of a running container with a check
+    health_message: str = ""
     reason: str = ""
     message: str = ""
     steps: list[Step] = []
     move: MoveReport | None = None
+    ended: bool = False  # what ran has ended, and isn't started again by itself
+    exit_code: int | None = None  # then; None: nobody saw it
 
 
 class AllocationStatus(msgspec.Struct, kw_only=True):
@@ -314,6 +324,18 @@ def list_digests(spec: AllocationSpec) -> list[str]:
     return [image.sha256 for image in (spec.image, spec.iso) if image is not None]
 
 
+def list_secrets(spec: AllocationSpec) -> dict[str, frozenset[str]]:
+    """The secrets of its project that an allocation names, and of each the keys that its variables need; one that opens its
+    registry needs none for that."""
+    container = spec.container
+    if container is None:
+        return {}
+    found: dict[str, frozenset[str]] = {container.registry_secret: frozenset()} if container.registry_secret else {}
+    for secret, _, key in (place.partition("/") for place in container.env_secrets.values()):
+        found[secret] = found.get(secret, frozenset()) | {key}
+    return found
+
+
 def list_disks(spec: AllocationSpec) -> dict[str, tuple[str, str]]:
     """The disks of an allocation, ROOT or a volume's uid, and of each the pool and the storage that this is."""
     return {ROOT: (spec.pool, spec.pool_id)} | {one.uid: (one.pool, one.pool_id) for one in spec.volumes}
@@ -321,11 +343,18 @@ def list_disks(spec: AllocationSpec) -> dict[str, tuple[str, str]]:
 
 def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
     """What an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
-    fail for want of room; and what its machine was to give up, until it has."""
+    fail for want of room; and what its machine was to give up, until it has. What runs once takes nothing when it has ended."""
     asked, has = spec.resources, report.has
+    if has_ended_for_good(spec, report):
+        return Resources()
     if has is None:
         return asked
     return Resources(cpu=max(asked.cpu, has.cpu), memory=max(asked.memory, has.memory), disk=max(asked.disk, has.disk))
+
+
+def has_ended_for_good(spec: AllocationSpec, report: AllocationReport) -> bool:
+    """Whether nothing of it will ever run again."""
+    return spec.once and report.ended and report.incarnation >= spec.incarnation
 
 
 def _workload(obj: Any) -> str:

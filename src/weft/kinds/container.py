@@ -10,7 +10,7 @@ import msgspec
 
 from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocationSpec
 from weft.kinds.cells import AGE, NAME, cores, joined, size, text
-from weft.kinds.record import Ask, Column, Kind, Reference, Verb, Workload
+from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
 from weft.kinds.run_wish import MIB
 from weft.kinds.streams import ExecInput, ForwardInput, LogsInput
 from weft.kinds.workload import (
@@ -37,6 +37,7 @@ from weft.objects.lifecycle import Phase
 from weft.objects.schema import field
 
 LEAST_MEMORY_BYTES = 4 * MIB
+LEAST_MACHINE_BYTES = 96 * MIB  # with a kernel of its own
 MOST_MOUNTS = 16
 MOST_ENV_BYTES = 64 * 1024
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -87,6 +88,10 @@ class HealthCheck(msgspec.Struct, kw_only=True):
     start_period: Annotated[
         float, field("How long it may fail after a start", change="restart", quantity="duration")
     ] = 0.0
+    on_unhealthy: Annotated[
+        Literal["nothing", "restart"],
+        field("restart: end it; its restart policy says what then", change="restart"),
+    ] = "nothing"
 
 
 class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
@@ -101,6 +106,11 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     command: Annotated[list[Word], field("What to run instead of the image's entrypoint", change="restart")] = []
     args: Annotated[list[Word], field("Its arguments instead of the image's", change="restart")] = []
     env: Annotated[dict[str, str], field("Variables, beside the image's", change="restart")] = {}
+    env_secrets: Annotated[
+        dict[str, str], field("Variables that a secret of its project holds: NAME=SECRET/KEY", change="restart")
+    ] = {}
+    registry_secret: Annotated[str, field("The secret that opens its image's registry", change="restart")] = ""
+    pulls: Annotated[int, field("Grows by one when its image is to be looked up again", change="restart", ge=0)] = 0
     mounts: Annotated[list[str], field("Volumes: NAME:/PATH, or NAME:/PATH:ro to read only", change="restart")] = []
     user: Annotated[
         str, field("Who it runs as: USER[:GROUP], names or numbers; else the image's", change="restart")
@@ -117,6 +127,12 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
         ),
     ] = "container"
     health_check: Annotated[HealthCheck | None, field("How to tell that it is well", change="restart")] = None
+    once: Annotated[bool, field("It never runs twice: its room is free as soon as it has ended", change="never")] = (
+        False
+    )
+    preemptible: Annotated[
+        bool, field("It gives way, and starts afresh elsewhere, when others find no room", change="never")
+    ] = False
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -141,7 +157,7 @@ def read_mount(text_: str, field_: str = "spec.mounts") -> Mount:
     return Mount(volume, path, mode == "ro")
 
 
-def _check_image(image: str) -> None:
+def check_image_reference(image: str) -> None:
     """Files of a node are its own: no object names them."""
     example = "write REGISTRY/NAME:TAG, like registry.example.org/shop/web:1.4, or REGISTRY/NAME@sha256:…"
     try:
@@ -150,19 +166,32 @@ def _check_image(image: str) -> None:
         hint = example if "REGISTRY/" in (problem.hint or "") else f"{problem.hint}; {example}"
         raise InvalidInput(problem.message, field="spec.image", hint=hint) from None
     if place != "registry":
-        raise InvalidInput(f"spec.image: {image[:80]!r} names no image in a registry", field="spec.image", hint=example)
+        raise InvalidInput(
+            f"spec.image: {image[:80]!r} names no image in a registry",
+            field="spec.image",
+            hint=f"skopeo copy {image[:80]} docker://REGISTRY/NAME:TAG puts it into one; {example}",
+        )
 
 
 def check_container(spec: ContainerSpec) -> None:
     """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
     check_workload(spec, least_memory=LEAST_MEMORY_BYTES)
-    _check_image(spec.image)
+    if spec.isolation == "vm" and spec.memory < LEAST_MACHINE_BYTES:
+        raise InvalidInput(
+            f"spec.memory: {spec.memory >> 20} MiB is too little for a container with a machine of its own",
+            field="spec.memory",
+            hint=f"give at least {LEAST_MACHINE_BYTES // MIB}M: its kernel lives in there, too",
+        )
+    check_image_reference(spec.image)
+    if spec.registry_secret:  # empty is none, as it is written out at admission
+        check_name(spec.registry_secret, "spec.registry_secret")
     mounts = [read_mount(mount, f"spec.mounts[{index}]") for index, mount in enumerate(spec.mounts)]
     refuse_twice(mounts=[mount.volume for mount in mounts])
     refuse_twice(mounts=[mount.path for mount in mounts])
     if len(mounts) > MOST_MOUNTS:
         raise InvalidInput(f"spec.mounts: at most {MOST_MOUNTS}", field="spec.mounts")
-    _check_env(spec.env)
+    check_env(spec.env)
+    _check_env_secrets(spec)
     if spec.user and not _USER.fullmatch(spec.user):
         raise InvalidInput(
             f"spec.user: {spec.user[:60]!r} is neither a user nor USER:GROUP",
@@ -193,20 +222,38 @@ def check_container(spec: ContainerSpec) -> None:
         raise InvalidInput("spec.run: a container can't be suspended", field="spec.run", hint="run or stop")
 
 
-def _check_env(env: dict[str, str]) -> None:
+def check_env(env: dict[str, str], of: str = "env") -> None:
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
             raise InvalidInput(
-                f"spec.env: {name[:60]!r} can't be a variable"
+                f"spec.{of}: {name[:60]!r} can't be a variable"
                 if "\0" not in value
-                else f"spec.env.{name[:60]}: it has a NUL",
-                field="spec.env",
+                else f"spec.{of}.{name[:60]}: it has a NUL",
+                field=f"spec.{of}",
                 hint="a name has letters, digits and _, and begins with no digit",
             )
     if sum(len(name) + len(value.encode()) + 2 for name, value in env.items()) > MOST_ENV_BYTES:
         raise InvalidInput(
             "spec.env: that is too much", field="spec.env", hint="at most 64 KiB; larger things fit a volume"
         )
+
+
+def _check_env_secrets(spec: ContainerSpec) -> None:
+    check_env(dict.fromkeys(spec.env_secrets, ""), "env_secrets")
+    for name, place in spec.env_secrets.items():
+        at = f"spec.env_secrets.{name}"
+        secret, _, key = place.partition("/")
+        if not key or "/" in key:
+            hint = "write SECRET/KEY, like db/password"
+            raise InvalidInput(f"{at}: {place[:60]!r} is no key of a secret", field=at, hint=hint)
+        check_name(secret, at)
+        if name in spec.env:
+            raise InvalidInput(f"{at}: spec.env has a {name}, too", field=at, hint="give it once")
+
+
+def _secrets(spec: ContainerSpec) -> list[str]:
+    named = [place.partition("/")[0] for place in spec.env_secrets.values()]
+    return list(dict.fromkeys([*named, *([spec.registry_secret] if spec.registry_secret else [])]))
 
 
 def _read_capabilities(given: list[str], name: str, more: tuple[str, ...]) -> list[str]:
@@ -230,10 +277,22 @@ def list_capabilities(container: AllocatedContainer) -> list[str]:
     return sorted(f"CAP_{name}" for name in held)
 
 
+class RestartInput(msgspec.Struct):
+    """``pull``: with what its image's tag means by now."""
+
+    pull: bool = False
+
+
+def _restart(obj: Object, given: RestartInput) -> dict[str, Any]:
+    assert RESTART.change is not None
+    spec = RESTART.change(obj, None)
+    return spec | {"pulls": spec.get("pulls", 0) + 1} if given.pull else spec
+
+
 VERBS = (
     START,
     Verb("stop", "End its processes; its place and what it wrote stay", change=set_fields("stop", run="stop")),
-    RESTART,
+    Verb("restart", "End its processes and begin afresh", input=RestartInput, change=_restart),
     HOLD,
     RELEASE,
     Verb("exec", "Run a command in it", input=ExecInput, stream=True),
@@ -257,6 +316,9 @@ def _make(spec: ContainerSpec) -> AllocatedContainer:
         command=spec.command,
         args=spec.args,
         env=spec.env,
+        env_secrets=spec.env_secrets,
+        registry_secret=spec.registry_secret,
+        pulls=spec.pulls,
         mounts=spec.mounts,
         user=spec.user,
         read_only=spec.read_only,
@@ -285,7 +347,7 @@ def _is_alike(place: AllocationSpec, spec: ContainerSpec) -> bool:
 
 
 def _refit(place: AllocationSpec, spec: ContainerSpec, fields: set[str]) -> None:
-    if fields & set(AllocatedContainer.__struct_fields__):
+    if {name.partition(".")[0] for name in fields} & set(AllocatedContainer.__struct_fields__):
         place.container = _make(spec)
 
 
@@ -293,11 +355,18 @@ WORKLOAD = Workload(
     ask=_ask,
     volumes=_volumes,
     volumes_field="mounts",
-    allocate=lambda spec: {"runtime": "oci", "container": _make(spec)},
+    allocate=lambda spec: {
+        "runtime": "oci",
+        "container": _make(spec),
+        "once": spec.once,
+        "preemptible": spec.preemptible,
+    },
     compare=_compare,
     is_same=_is_same,
     is_alike=_is_alike,
     refit=_refit,
+    runs_once=lambda spec: bool(spec.once),
+    gives_way=lambda spec: bool(spec.preemptible),
 )
 
 CONTAINER = Kind(
@@ -316,11 +385,12 @@ CONTAINER = Kind(
     claims=claim_places,
     finalizers=("workload",),
     status_writer="workload",
-    kept=KEPT,
-    conditions=CONDITIONS,
+    kept=(*KEPT, "pulls"),
+    conditions=CONDITIONS | {"Healthy": "workload"},
     born=born,
     references=(
         Reference("volume", "spec.mounts", _volumes, holder=lambda status: status.attached_to),
+        Reference("secret", "spec.registry_secret and spec.env_secrets", _secrets),
         *workload_references(),
     ),
     columns=(

@@ -12,22 +12,32 @@ import msgspec
 from weft.kinds.cells import AGE, NAME, size, text
 from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
+from weft.objects.image_reference import ImageReference, parse_reference
 from weft.objects.schema import field
 
-OWN = ("debian-12", "tiny")  # what `weft image build` can make
-SCHEMES = ("http", "https", "ftp", "file")
+OWN = ("debian-12", "python3-11", "tiny")  # what `weft image build` can make
+SCHEMES = ("http", "https", "ftp", "file", "oci")
+OCI = "oci://"
 
 
 class ImageSpec(msgspec.Struct, kw_only=True):
-    url: Annotated[str, field("Where it comes from: http, https, ftp or file", change="never")]
+    url: Annotated[
+        str,
+        field(
+            "Where it comes from: http, https, ftp or file, or a container image: oci://REGISTRY/NAME:TAG",
+            change="never",
+        ),
+    ]
     sha256: Annotated[str, field("Its digest, 64 hex digits; found out and kept if not given", change="never")] = ""
 
 
 class ImageStatus(msgspec.Struct, kw_only=True):
-    """``sha256`` is of what was fetched; ``virtual_size`` is the disk a guest sees."""
+    """``sha256`` is of what was fetched; ``virtual_size`` is the disk a guest sees; ``digest`` (sha256:…) is that of the container
+    image it was made of, if it was."""
 
     phase: Literal["Pending", "Fetching", "Available", "Failed"] = "Pending"
     sha256: str = ""
+    digest: str = ""
     size: int = 0
     virtual_size: int = 0
     format: str = ""
@@ -51,8 +61,10 @@ def check_image(spec: ImageSpec) -> None:
         raise InvalidInput(
             f"spec.url: {spec.url[:80]!r} has no scheme weft can fetch",
             field="spec.url",
-            hint="use http, https, ftp or file, like file:///srv/images/web.qcow2",
+            hint="use http, https, ftp or file, like file:///srv/images/web.qcow2, or oci for a container's",
         )
+    if parts.scheme == "oci":
+        check_oci(spec)
     if parts.scheme == "file" and (parts.netloc not in ("", "localhost") or not parts.path.startswith("/")):
         raise InvalidInput("spec.url: a file needs an absolute path", field="spec.url", hint="file:///path/to/image")
     if parts.scheme != "file" and not parts.hostname:
@@ -69,6 +81,27 @@ def check_image(spec: ImageSpec) -> None:
             field="spec.sha256",
             hint="64 lower-case hex digits, as sha256sum prints them",
         )
+
+
+def check_oci(spec: ImageSpec) -> None:
+    """Raises InvalidInput."""
+    if not spec.url.startswith(OCI) or read_oci(spec.url).place != "registry":
+        raise InvalidInput(
+            f"spec.url: {spec.url[:80]!r} names no image in a registry",
+            field="spec.url",
+            hint="write oci://REGISTRY/NAME:TAG, or oci://REGISTRY/NAME@sha256:… for that very one",
+        )
+    if spec.sha256:
+        raise InvalidInput(
+            "spec.sha256: the disk is made here, so nobody knows its digest yet",
+            field="spec.sha256",
+            hint="pin the container image itself: oci://REGISTRY/NAME@sha256:…",
+        )
+
+
+def read_oci(url: str) -> ImageReference:
+    """What an ``oci://`` URL names. Raises InvalidInput."""
+    return parse_reference(url.removeprefix(OCI), field="spec.url")
 
 
 IMAGE = Kind(

@@ -147,6 +147,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     round_trips: dict[str, float] = {}
     pools: list[NodePool] = []
     runtimes: list[NodeRuntime] = []
+    functions: dict[str, str] = {}  # by isolation of functions' instances: yes, or why it can't run them so
 
 
 class Orphan(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from weft.objects.envelope import Condition, Envelope
-from weft.objects.identity import Ref
+from weft.objects.identity import MAX_NAME, Ref
 
 Object = Mapping[str, Any]  # a whole object as plain JSON data: kind, name, …, spec, status, report
 
@@ -30,7 +30,8 @@ class Verb(msgspec.Struct, frozen=True):
     Either ``change`` (object, input) → new spec, pure, committed in one write; or ``make`` (object, input, mark) → the
     manifest of another object, which is made and is the answer: ``mark`` makes its name its own; or ``stream``: the answer
     is a ticket for the gateway. Both raise IllegalTransition when the verb makes no sense now; ``change`` returns the same
-    spec when nothing needs to change.
+    spec when nothing needs to change. With ``make`` and ``change`` both happen in one commit, and what is made belongs to the
+    object.
     """
 
     name: str
@@ -45,7 +46,8 @@ class Reference(msgspec.Struct, frozen=True):
     """A spec names objects of another kind: ``names`` lists them. ``blocks`` means: that object can't be deleted while
     referred to. ``field`` is the path for error messages. ``holder`` reads from the other's status who has it to
     himself: then nobody else may refer to it anew. One that is ``awaited`` need not exist yet. ``agree`` (spec, name → the
-    spec of each that exists) raises InvalidInput where both can't be true."""
+    spec of each that exists) raises InvalidInput where both can't be true. ``below`` (own name, name → name) says what those
+    are called that belong to the object itself."""
 
     kind: str
     field: str
@@ -54,6 +56,11 @@ class Reference(msgspec.Struct, frozen=True):
     holder: Callable[[Any], Ref | None] | None = None
     awaited: bool = False
     agree: Callable[[Any, Mapping[str, Any]], None] | None = None
+    below: Callable[[str, str], str] | None = None
+
+    def list_names(self, own: str, spec: Any) -> list[str]:
+        """The names that the spec of the object ``own`` refers to."""
+        return [self.below(own, name) if self.below is not None else name for name in self.names(spec)]
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -98,7 +105,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """What a kind of workload says of itself, all pure. ``volumes`` names those that it attaches, in order, and
     ``volumes_field`` is where; ``allocate`` gives the fields of its allocation that are its kind's own. ``compare`` gives, by field
     of its spec, what a place has and what is asked for, of what is its kind's own; ``is_same`` is the quick look at that; ``refit``
-    writes such fields into a place's new spec. ``is_alike``: whether a place, but for size, NICs and images, is as asked for."""
+    writes such fields into a place's new spec. ``is_alike``: whether a place, but for size, NICs and images, is as asked for. What
+    ``runs_once`` is never begun again when it has ended; what ``gives_way`` leaves its place to others that find none."""
 
     ask: Callable[[Any], Ask]
     volumes: Callable[[Any], list[str]]
@@ -108,6 +116,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     is_same: Callable[[Any, Any], bool]
     is_alike: Callable[[Any, Any], bool]
     refit: Callable[[Any, Any, set[str]], None]
+    runs_once: Callable[[Any], bool] = lambda _: False
+    gives_way: Callable[[Any], bool] = lambda _: False
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +134,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     ``question`` hold what somebody asks, and get an answer: they are made, read and taken away, and never changed. Those of a
     kind with a ``workload`` are placed and run. ``made`` is the phase that a new one comes to, which ``create`` waits for;
     ``commands`` are commands of ``weft`` that can be given for its objects beside ``verbs`` and what every kind has.
+    ``uploads`` are the digests of what must have been uploaded for a spec. People may delete what is ``removable``, although
+    only weft writes it.
     """
 
     name: str
@@ -155,6 +167,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     made: str = ""
     commands: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    uploads: Callable[[Any], Sequence[str]] | None = None
+    removable: bool = False
+    longest_name: int = MAX_NAME
 
     def verb(self, name: str) -> Verb | None:
         return next((v for v in self.verbs if v.name == name), None)

@@ -7,7 +7,10 @@ from weft.kinds.constraint import CONSTRAINT
 from weft.kinds.container import CONTAINER
 from weft.kinds.decision import DECISION
 from weft.kinds.endpoint import ENDPOINT
+from weft.kinds.function import FUNCTION
+from weft.kinds.function_version import FUNCTION_VERSION
 from weft.kinds.image import IMAGE
+from weft.kinds.job import JOB
 from weft.kinds.migration import MIGRATION
 from weft.kinds.network import NETWORK
 from weft.kinds.node import NODE
@@ -17,6 +20,7 @@ from weft.kinds.publication import PUBLICATION
 from weft.kinds.recommendation import RECOMMENDATION
 from weft.kinds.record import Kind, Workload
 from weft.kinds.report import REPORT
+from weft.kinds.secret import SECRET
 from weft.kinds.securitygroup import SECURITY_GROUP
 from weft.kinds.token import TOKEN
 from weft.kinds.vm import VM
@@ -27,6 +31,8 @@ from weft.objects.schema import suggest
 KINDS: tuple[Kind, ...] = (
     VM,
     CONTAINER,
+    FUNCTION,
+    JOB,
     IMAGE,
     NETWORK,
     SECURITY_GROUP,
@@ -35,11 +41,13 @@ KINDS: tuple[Kind, ...] = (
     NODE,
     PROJECT,
     PLACEMENT_POLICY,
+    SECRET,
     TOKEN,
     MIGRATION,
     ALLOCATION,
     DECISION,
     ENDPOINT,
+    FUNCTION_VERSION,
     PUBLICATION,
     RECOMMENDATION,
     REPORT,

@@ -8,18 +8,24 @@ import msgspec
 
 from weft.kinds.cells import AGE, NAME, text
 from weft.kinds.record import Column, Kind
+from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
 
 class TokenSpec(msgspec.Struct, kw_only=True):
-    """A ``join`` token enrols one node, once; an ``access`` token speaks for ``subject``. ``node`` binds a join token."""
+    """A ``join`` token enrols one node, once; an ``access`` token speaks for ``subject``; an ``access-key`` signs calls of a
+    project's functions. ``node`` binds a join token. An ``invoker`` may invoke functions and nothing else."""
 
-    use: Annotated[Literal["join", "access"], field("What it is for", change="never")]
+    use: Annotated[Literal["join", "access", "access-key"], field("What it is for", change="never")]
     subject: Annotated[str, field("Whose it is", change="never", max_length=63)] = ""
-    role: Annotated[Literal["admin", "viewer"], field("What its bearer may do", change="never")] = "viewer"
+    role: Annotated[Literal["admin", "viewer", "invoker"], field("What its bearer may do", change="never")] = "viewer"
+    project: Annotated[str | None, field("The only project whose functions it invokes", change="never", name=True)] = (
+        None
+    )
     node: Annotated[str | None, field("The only node name it may enrol", change="never", name=True)] = None
     expires_at: Annotated[float | None, field("Unix seconds after which it is worth nothing", change="never")] = None
     sha256: Annotated[str, field("Hash of the secret; set by the server", change="never", max_length=64)] = ""
+    key_id: Annotated[str, field("The access key's id; set by the server", change="never", max_length=64)] = ""
 
 
 class TokenStatus(msgspec.Struct, kw_only=True):
@@ -27,6 +33,22 @@ class TokenStatus(msgspec.Struct, kw_only=True):
 
     used_at: float | None = None
     node_uid: str | None = None
+
+
+def check_token(spec: TokenSpec) -> None:
+    """Raises InvalidInput for what contradicts itself."""
+    if spec.use == "join" and spec.role == "invoker":
+        raise InvalidInput("a join token has no role", field="spec.role", hint="leave it out")
+    if spec.use == "access-key" and not spec.project:
+        raise InvalidInput(
+            "an access key is good in one project: which?", field="spec.project", hint="give spec.project"
+        )
+    if spec.project and spec.use != "access-key" and spec.role != "invoker":
+        raise InvalidInput(
+            "only an access key, or the role invoker, is limited to a project",
+            field="spec.project",
+            hint="leave it out, or give role invoker",
+        )
 
 
 TOKEN = Kind(
@@ -38,13 +60,16 @@ TOKEN = Kind(
     spec=TokenSpec,
     status=TokenStatus,
     status_writer="api",
-    kept=("sha256",),
+    kept=("sha256", "key_id"),
+    check=check_token,
     columns=(
         NAME,
         Column("USE", text("spec.use")),
         Column("SUBJECT", text("spec.subject")),
         Column("ROLE", text("spec.role")),
         Column("NODE", text("spec.node")),
+        Column("PROJECT", text("spec.project")),
+        Column("KEY", text("spec.key_id")),
         AGE,
     ),
 )

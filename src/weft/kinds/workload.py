@@ -16,7 +16,7 @@ from weft.kinds.record import Claim, ClaimWithin, Object, Reference, Verb
 from weft.kinds.run_wish import MIB
 from weft.kinds.workload_wish import WorkloadWish, check_wish, wish_references
 from weft.objects.envelope import Condition, Envelope
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
 
 MOST_MEMORY_BYTES = 64 * 2**40
@@ -55,6 +55,8 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     started_at: float | None = None
     migration: str = ""
     pool: str = ""
+    ended: bool = False  # as in its place's report
+    exit_code: int | None = None
 
 
 def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, Literal["tcp", "udp"]]:
@@ -165,6 +167,7 @@ def _start(obj: Object, _: Any) -> dict[str, Any]:
     """Wish it running; a guest that ended by itself, or failed, gets a fresh boot."""
     phase = phase_of(obj)
     check_verb("start", phase, what_is(obj))
+    _refuse_again(obj)
     spec = dict(obj["spec"])
     if spec["run"] == "run" and phase in (Phase.STOPPED, Phase.FAILED):
         spec["boots"] += 1
@@ -172,8 +175,17 @@ def _start(obj: Object, _: Any) -> dict[str, Any]:
     return spec
 
 
+def _refuse_again(obj: Object) -> None:
+    if dig(obj, "spec.once"):
+        raise IllegalTransition(
+            f"{what_is(obj)} runs once: it can't be started again",
+            hint="make another; of a task: weft job retry JOB",
+        )
+
+
 def _restart(obj: Object, _: Any) -> dict[str, Any]:
     check_verb("restart", phase_of(obj), what_is(obj))
+    _refuse_again(obj)
     return {**obj["spec"], "run": "run", "boots": obj["spec"]["boots"] + 1}
 
 

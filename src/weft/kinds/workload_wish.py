@@ -29,27 +29,34 @@ Share = Annotated[float, field("", quantity="ratio")]
 REFUSALS = ("insufficientResources", "noAvailableAgents")  # no node takes it: for a serverless workload that is the end
 
 
+# What functions, which are placed by invocation, wish of their place as well.
+Required = Annotated[
+    Form | None,
+    field("What its node must be, like storage=nvme,memory>=32GB; @NAME is a constraint", shown="expression"),
+]
+Preferred = Annotated[
+    list[Annotated[Form, field("", shown="expression")]],
+    field("What its node should rather be: EXPRESSION[;weight=0-1][;priority=N]"),
+]
+Strategy = Annotated[
+    str | None, field("Placement strategies, like best-fit:0.7,data-locality:0.3, or @POLICY; the default if unset")
+]
+Tolerated = Annotated[
+    list[str], field("Taints it can live with: NAME, or NAME=VALUE for that value only", change="live")
+]
+DataHints = Annotated[list[str], field("Data it reads, as nodes declare it: ceph-pool:raw-data, or volume:NAME")]
+
+
 class WorkloadWish(RunWish, msgspec.Struct, kw_only=True):
     type: Annotated[
         Literal["long-lived", "serverless"],
         field("long-lived waits for a place; serverless is placed at once or fails", change="live"),
     ] = "long-lived"
-    constraint: Annotated[
-        Form | None,
-        field("What its node must be, like storage=nvme,memory>=32GB; @NAME is a constraint", shown="expression"),
-    ] = None
-    prefer: Annotated[
-        list[Annotated[Form, field("", shown="expression")]],
-        field("What its node should rather be: EXPRESSION[;weight=0-1][;priority=N]"),
-    ] = []
-    strategy: Annotated[
-        str | None,
-        field("Placement strategies, like best-fit:0.7,data-locality:0.3, or @POLICY; the default if unset"),
-    ] = None
+    constraint: Required = None
+    prefer: Preferred = []
+    strategy: Strategy = None
     node: Annotated[str | None, field("Place on this node and no other", change="live", name=True)] = None
-    tolerate: Annotated[
-        list[str], field("Taints it can live with: NAME, or NAME=VALUE for that value only", change="live")
-    ] = []
+    tolerate: Tolerated = []
     affinity_groups: Annotated[
         list[str], field("Groups to lie with, on a node that has a member: NAME, or NAME:preferred", change="live")
     ] = []
@@ -64,9 +71,7 @@ class WorkloadWish(RunWish, msgspec.Struct, kw_only=True):
         Literal["required", "preferred"] | None,
         field("Only on nodes that have its data at hand (volumes, hints), or rather on these (images too)"),
     ] = None
-    data_hints: Annotated[
-        list[str], field("Data it reads, as nodes declare it: ceph-pool:raw-data, or volume:NAME")
-    ] = []
+    data_hints: DataHints = []
     gang: Annotated[
         str | None, field("Place it together with the others of its gang, or not at all: NAME:COUNT", change="live")
     ] = None

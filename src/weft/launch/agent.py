@@ -51,6 +51,8 @@ RUNTIMES = {
     "fake": "weft.drivers.runtime.fake.driver:FakeDriver",
 }
 CONTAINERS = "weft.drivers.runtime.oci.driver:OciDriver"
+ENCLOSED = "weft.drivers.runtime.qemu.enclosed.driver:EnclosedDriver"
+FUNCTIONS = "weft.launch.instances:make_functions"
 CONTAINER_IMAGES = "weft.drivers.image.oci.store:OciImages"
 NETWORKS = {
     "bridge": "weft.drivers.network.bridge.driver:BridgeNetwork",
@@ -131,11 +133,24 @@ def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         help="what runs containers: the first of crun and runc that works here, one of them, or none (default: auto)",
     )
     parser.add_argument(
+        "--enclosure",
+        type=Path,
+        default=STATE / "enclosed",
+        metavar="FOLDER",
+        help="what machines of containers (isolation vm) boot, as python -m weft.images enclosed makes it "
+        f"(default {STATE}/enclosed)",
+    )
+    parser.add_argument(
         "--plain-registry",
         action="append",
         default=[],
         metavar="HOST[:PORT]",
         help="an image registry that speaks http without TLS, as those on this node's loopback may (repeatable)",
+    )
+    parser.add_argument(
+        "--functions",
+        choices=("auto", "none"),
+        help="run instances of functions, in whichever ways work here, or none (default: auto)",
     )
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")
@@ -189,6 +204,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     wanted = options.container_runtime or ("auto" if options.runtime == "qemu" else "none")
     if wanted != "none":
         drivers["container"] = _load_class(CONTAINERS)(host, clock, None if wanted == "auto" else wanted)
+        if options.runtime == "qemu":
+            drivers["container/vm"] = _load_class(ENCLOSED)(host, options.enclosure.absolute(), clock, drivers["vm"])
         images = _load_images(host, clock, options.plain_registry)
     runtimes = Runtimes(drivers)
     network = _load(NETWORKS[options.network], host, clock)
@@ -196,9 +213,10 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     pools = {name: _load(VOLUMES["directory"], host, clock, name, path) for name, path in read_pools(options.pool)}
     client = Client(context)
     client.http.on_version = _tell_version
+    server = RemoteServer(client)
     agent = Agent(
         host,
-        RemoteServer(client),
+        server,
         runtimes,
         network,
         volumes,
@@ -206,15 +224,22 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         pools=pools,
         container_images=images,
     )
-    streams = Streams(runtimes, network, agent.find_guest, host.node_uid, clock)
+    functions = None
+    if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
+        functions = _load_class(FUNCTIONS)(host, server, images, agent, clock)
+    streams = Streams(runtimes, network, agent.find_guest, host.node_uid, clock, functions)
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
-    control = Control(gateway, make_tls(context), host.node_uid, streams.serve, clock)
+    control = Control(
+        gateway, make_tls(context), host.node_uid, streams.serve, clock, serves_functions=functions is not None
+    )
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     try:
+        if functions is not None:
+            await functions.start()
         await agent.start()
         renewing = asyncio.ensure_future(_renew(state, enrolment.node, context, clock))
         tasks = [asyncio.ensure_future(work) for work in (agent.run(), control.keep(), _wait(asked))]
@@ -228,6 +253,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
                 task.cancel()
             await asyncio.gather(*tasks, renewing, return_exceptions=True)
     finally:
+        if functions is not None:
+            await functions.close()
         await agent.close()
         if images is not None:
             await images.close()

@@ -21,6 +21,7 @@ from weft.client.context import FOLDER
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.durable import write_durably
 from weft.contracts.store import Store
+from weft.kinds.function_code import CODE_FOLDER
 from weft.launch.lock import hold_server
 from weft.launch.stores import SQLITE, make_store, recall_store, refill_store, remember_store, running
 from weft.objects.errors import InvalidInput, NotFound, WeftError
@@ -29,6 +30,8 @@ from weft.store.backup import Backup, read_backup, write_backup
 from weft.store.remote import RemoteStore
 
 FILES = ("ca.crt", "ca.key")  # what nobody can make anew; everything else of the state folder can be
+BLOBS = "images"  # of which only functions' code can't be fetched again
+SEAL = "seal.key"  # likewise, where something was sealed
 
 
 def main(verb: str, argv: Sequence[str]) -> int:
@@ -75,9 +78,17 @@ def find_state(folder: Path) -> Path:
 async def _backup(options: argparse.Namespace, clock: Clock) -> int:
     if not (options.state / FILES[0]).exists():
         raise NotFound(f"{options.state} is no server's state folder", hint="give the --state of weft server")
-    files = {name: (options.state / name).read_text() for name in FILES}
+    there = [name for name in (*FILES, SEAL) if (options.state / name).exists()]
+    files = {name: (options.state / name).read_text() for name in there}
     async with _opened(options.state, options.store, clock) as store:
-        backup = await write_backup(options.file, store, files, weft=weft.__version__, taken_at=clock.now())
+        backup = await write_backup(
+            options.file,
+            store,
+            files,
+            weft=weft.__version__,
+            taken_at=clock.now(),
+            uploads=options.state / BLOBS / CODE_FOLDER,
+        )
     print(f"{_describe(backup)} → {options.file} ({format_bytes(options.file.stat().st_size)})")
     print("It holds the authority's key: whoever reads it can be this server.", file=sys.stderr)
     return 0
@@ -113,11 +124,12 @@ def _listens(path: Path) -> bool:
 
 async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     backup = read_backup(options.file)
-    if unknown := set(backup.files) - set(FILES):
+    if unknown := set(backup.files) - {*FILES, SEAL}:
         raise InvalidInput(f"backup {options.file} holds {', '.join(unknown)}, which this weft doesn't know")
     state: Path = options.state
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with hold_server(state):
+        backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
         await refill_store(options.store, state, clock, backup.entries(), backup.header.revision)
         for name, text in backup.files.items():
             if not (state / name).exists() or (state / name).read_text() != text:

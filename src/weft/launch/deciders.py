@@ -28,9 +28,11 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.journal import Journal
 from weft.contracts.store import Store
 from weft.controllers.addresses import Addresses
+from weft.controllers.code import Code
 from weft.controllers.drain import Drain
 from weft.controllers.garbage import Garbage
-from weft.controllers.images import Images
+from weft.controllers.images import Images, MakeBundle
+from weft.controllers.jobs import Jobs
 from weft.controllers.loop import run_controller
 from weft.controllers.migrations import Migrations
 from weft.controllers.networks import Networks
@@ -38,6 +40,8 @@ from weft.controllers.nodes import Nodes
 from weft.controllers.securitygroups import SecurityGroups
 from weft.controllers.volumes import Volumes
 from weft.controllers.workload import Workloads, tell_placed
+from weft.kinds.function_code import CODE_FOLDER
+from weft.launch.oci_bundle import plan_bundles
 from weft.launch.stores import DECIDERS
 from weft.objects.errors import Unavailable, WeftError
 from weft.scheduler.loop import Scheduler, default_strategy
@@ -50,13 +54,24 @@ _log = logging.getLogger(__name__)
 
 
 class Options(Protocol):
-    """``state`` is the server's state folder."""
+    """``state`` is the server's state folder; ``enclosure`` what machines made of container images boot; ``plain_registry`` which
+    registries speak http without TLS."""
 
     state: Path
+    enclosure: Path
+    plain_registry: list[str]
 
 
 async def decide(
-    store: Store, journal: Journal, clock: Clock, *, images: Path, holder: str, strategy: str, seed: int = 0
+    store: Store,
+    journal: Journal,
+    clock: Clock,
+    *,
+    images: Path,
+    holder: str,
+    strategy: str,
+    seed: int = 0,
+    make_bundle: MakeBundle | None = None,
 ) -> None:
     """Run scheduler and controllers for ever, one term of office after the other. ``holder`` must be this one's alone."""
     cache = Cache(store, make_view(), clock)
@@ -67,14 +82,14 @@ async def decide(
             while True:
                 await term.begin()
                 try:
-                    await _serve(term, images, strategy, seed)
+                    await _serve(term, images, make_bundle, strategy, seed)
                 except* TermLost as lost:
                     _log.warning("a new term: %s", _first(lost))
         finally:
             await term.end()
 
 
-async def _serve(term: Term, images: Path, strategy: str, seed: int) -> None:
+async def _serve(term: Term, images: Path, make_bundle: MakeBundle | None, strategy: str, seed: int) -> None:
     """One term: ends with TermLost (in an ExceptionGroup)."""
     find = partial(find_silent, term.cache)
     controllers = (
@@ -86,6 +101,7 @@ async def _serve(term: Term, images: Path, strategy: str, seed: int) -> None:
         Volumes(find),
         Migrations(),
         Drain(),
+        Jobs(),
         Garbage(),
     )
     async with asyncio.TaskGroup() as group:
@@ -93,7 +109,8 @@ async def _serve(term: Term, images: Path, strategy: str, seed: int) -> None:
         group.create_task(Scheduler(term, strategy, seed=seed, tell=tell_placed).run())
         for controller in controllers:
             group.create_task(run_controller(controller, term))
-        group.create_task(Images(images, term).run())
+        group.create_task(Images(images, term, make_bundle).run())
+        group.create_task(Code(images / CODE_FOLDER, term).run())
 
 
 async def serve_deciders(options: Options, stop: asyncio.Event) -> None:
@@ -109,7 +126,15 @@ async def serve_deciders(options: Options, stop: asyncio.Event) -> None:
         stack.push_async_callback(store.close)
         holder = f"{socket.gethostname()}:{options.state.resolve()}"
         deciding = asyncio.ensure_future(
-            decide(store, journal, clock, images=options.state / "images", holder=holder, strategy=default_strategy())
+            decide(
+                store,
+                journal,
+                clock,
+                images=options.state / "images",
+                holder=holder,
+                strategy=default_strategy(),
+                make_bundle=plan_bundles((options.state / "oci").absolute(), options.enclosure, options.plain_registry),
+            )
         )
         stopping = asyncio.ensure_future(stop.wait())
         try:

@@ -31,12 +31,13 @@ from weft.objects.identity import SERVER_NAME
 from weft.store.remote import StoreServer
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
+from weft.trust.seal import read_seal_key
 from weft.trust.tickets import read_ticket_key
 
 
 def run_doors(options: argparse.Namespace) -> int:
     """Serve until told to end; the exit status. ``options`` are those of ``weft server``: state, store, listen,
-    gateway, publish_on, context."""
+    gateway, functions, publish_on, context."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     raise_descriptor_limit()
@@ -73,6 +74,8 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
         gateways=tuple(options.gateway),
         server_name=SERVER_NAME,
         publish_address=options.publish_on,
+        seal_key=read_seal_key(state),
+        functions=tuple(options.functions or ()),
     )
     doors = Doors(store, journal, clock, authority, settings)
     server = DoorsServer(build_app(doors), sockets, tls, clock)

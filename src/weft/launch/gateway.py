@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import uvloop
+
 from weft.client.api import Client
 from weft.client.context import Context
 from weft.contracts.clock import Clock, SystemClock
@@ -22,8 +24,11 @@ from weft.gateway.watch import PublicationWatch
 from weft.launch.address import split_address, url_at
 from weft.launch.certificate import keep_certificate
 from weft.launch.descriptors import raise_descriptor_limit
+from weft.launch.function_doors import keep_function_doors
+from weft.launch.functions import make_functions
 from weft.objects.errors import Unavailable
 from weft.objects.identity import SERVER_NAME
+from weft.store.remote import RemoteStore
 from weft.trust.tickets import read_ticket_key
 
 log = logging.getLogger("weft.gateway")
@@ -39,20 +44,28 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--gateway", action="append", metavar="ADDRESS:PORT", help="where to listen (default 127.0.0.1:8444)"
     )
+    parser.add_argument(
+        "--functions",
+        action="append",
+        metavar="ADDRESS:PORT",
+        help="where functions are invoked by HTTP and the Lambda API (default 127.0.0.1:8445)",
+    )
     parser.add_argument("--publish-on", metavar="ADDRESS", help="also offer published ports on this address")
     parser.add_argument("--server", metavar="URL", help="where the API is (default https://127.0.0.1:8443)")
     parser.add_argument("--token-file", type=Path, help="file with an access token (default STATE/gateway.token)")
     options = parser.parse_args(argv)
     options.gateway = options.gateway or ["127.0.0.1:8444"]
+    options.functions = options.functions or ["127.0.0.1:8445"]
     return run_gateway(options)
 
 
 def run_gateway(options: argparse.Namespace) -> int:
-    """Run the gateway until SIGTERM or SIGINT. Reads ``state``, ``gateway`` (ADDRESS:PORT, several), ``publish_on``,
-    and where the API is: ``server``, or the first of ``listen``."""
+    """Run the gateway until SIGTERM or SIGINT. Reads ``state``, ``gateway`` and ``functions`` (ADDRESS:PORT, several),
+    ``publish_on``, and where the API is: ``server``, or the first of ``listen``."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     raise_descriptor_limit()
-    asyncio.run(_run(options, SystemClock()))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(options, SystemClock()))
     return 0
 
 
@@ -65,20 +78,34 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     await wait_for_files([state / "server.crt", state / "server.key", state / "ca.crt"], clock)
     tls = make_tls(state)
     places = Places(partial(_connect, options))
-    gateway = Gateway(tls, read_ticket_key(state / "ticket.key"), clock, places.find)
+    ticket_key = read_ticket_key(state / "ticket.key")
+    gateway = Gateway(tls, ticket_key, clock, places.find)
+    store = RemoteStore(state / "store.sock", clock)
+    functions = gateway.functions = make_functions(state, store, clock, ticket_key)
+    serving = asyncio.ensure_future(functions.run(gateway.dial, lambda uid: uid in gateway.nodes))
+    doors = asyncio.ensure_future(keep_function_doors(options.functions or (), state, functions, clock))
     for place in options.gateway:
         await gateway.listen(*split_address(place))
         log.info("listening on %s", place)
     renewing = asyncio.ensure_future(keep_certificate(tls, state / "server.crt", state / "server.key", clock))
     publishing = asyncio.ensure_future(_publish(options, clock)) if options.publish_on else None
     try:
-        await asked.wait()
+        stopping = asyncio.ensure_future(asked.wait())
+        await asyncio.wait((stopping, serving), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if serving.done() and not serving.cancelled():
+            serving.result()
     finally:
         renewing.cancel()
         if publishing is not None:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)
+        doors.cancel()
+        await asyncio.gather(doors, return_exceptions=True)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
         await gateway.close()
+        await store.close()
 
 
 async def _publish(options: argparse.Namespace, clock: Clock) -> None:

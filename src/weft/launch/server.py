@@ -51,6 +51,27 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         help="where exec, console and log streams connect (default 127.0.0.1:8444)",
     )
     parser.add_argument(
+        "--functions",
+        action="append",
+        metavar="ADDRESS:PORT",
+        help="where functions are invoked by HTTP and the Lambda API (default 127.0.0.1:8445)",
+    )
+    parser.add_argument(
+        "--enclosure",
+        type=Path,
+        default=Path("/var/lib/weft/enclosed"),
+        metavar="FOLDER",
+        help="what VMs made of container images boot, as python -m weft.images enclosed makes it "
+        "(default /var/lib/weft/enclosed)",
+    )
+    parser.add_argument(
+        "--plain-registry",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="an image registry that speaks http without TLS, as those on this machine's loopback may (repeatable)",
+    )
+    parser.add_argument(
         "--publish-on", metavar="ADDRESS", help="also offer published ports on this address of this machine"
     )
     parser.add_argument("--context", type=Path, help="write the administrator's context to this file")
@@ -63,6 +84,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--store: {problem.message}; {problem.hint}")
     options.listen = options.listen or ["127.0.0.1:8443"]
     options.gateway = options.gateway or ["127.0.0.1:8444"]
+    options.functions = options.functions or ["127.0.0.1:8445"]
     return options
 
 

@@ -23,19 +23,21 @@ _MAGIC_AT = 257
 
 
 class BundleManifest(msgspec.Struct, frozen=True):
-    """``disk`` is required; ``kernel``, ``initrd``, ``cmdline`` come together; ``agent`` says a weft guest agent is inside,
-    ``qemu_agent`` a qemu-guest-agent. ``seed`` is the form in which it takes its user data: a plain tar, or NoCloud for
-    cloud-init."""
+    """``disk`` is required; in the format ``tar`` it holds the root file system of functions, which no machine boots.
+    ``kernel``, ``initrd``, ``cmdline`` come together; ``agent`` says a weft guest agent is inside, ``qemu_agent`` a
+    qemu-guest-agent. ``seed`` is the form in which it takes its user data: a plain tar, NoCloud for cloud-init, or a tar
+    that tells of its NICs and volumes, too. ``digest`` is that of the container image it was made of."""
 
     disk: str
-    disk_format: Literal["qcow2", "raw"]
+    disk_format: Literal["qcow2", "raw", "tar"]
     kernel: str | None = None
     initrd: str | None = None
     cmdline: str = ""
     agent: bool = False
     qemu_agent: bool = False
-    seed: Literal["tar", "nocloud"] = "tar"
+    seed: Literal["tar", "nocloud", "machine"] = "tar"
     min_memory_bytes: int = 0
+    digest: str = ""
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ Decides nothing, does no I/O. ``api/problem.py`` maps reasons to HTTP, ``cli/exi
     ├─ Unplaceable           no node fits (reason: insufficientResources or noAvailableAgents)
     ├─ Unavailable           something needed isn't there just now; may be retried
     │  ├─ StoreUnavailable
+    ├─ Throttled             as many as allowed are under way (HTTP 429)
     ├─ TimedOut              the wait ended, the work goes on
     └─ DriverFailed          the world refused: QEMU, the kernel, a download (says which step)
 """
@@ -122,6 +123,10 @@ class Unavailable(WeftError):
 
 class StoreUnavailable(Unavailable):
     reason = "storeUnavailable"
+
+
+class Throttled(WeftError):
+    reason = "tooManyRequests"
 
 
 class TimedOut(WeftError):

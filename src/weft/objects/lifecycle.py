@@ -33,12 +33,15 @@ _P = Phase
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     _P.PENDING: frozenset({_P.HOLD, _P.PROLOG, _P.FAILED, _P.EPILOG, _P.DONE}),
     _P.HOLD: frozenset({_P.PENDING, _P.EPILOG, _P.DONE}),
-    _P.PROLOG: frozenset({_P.BOOT, _P.RUNNING, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN}),
+    _P.PROLOG: frozenset({_P.PENDING, _P.BOOT, _P.RUNNING, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN}),
     _P.BOOT: frozenset(
-        {_P.RUNNING, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN, _P.PROLOG}
+        {_P.PENDING, _P.RUNNING, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN, _P.PROLOG}
     ),
     _P.RUNNING: frozenset(
-        {_P.MIGRATE, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.BOOT, _P.PROLOG, _P.FAILED, _P.UNKNOWN}
+        {
+            _P.PENDING,  # it gave way
+            *(_P.MIGRATE, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.BOOT, _P.PROLOG, _P.FAILED, _P.UNKNOWN),
+        }
     ),
     _P.MIGRATE: frozenset(  # beside what it leads to: what the guest does meanwhile, and what people do to it
         {_P.RUNNING, _P.BOOT, _P.PROLOG, _P.SUSPENDED, _P.STOPPED, _P.SHUTDOWN, _P.EPILOG, _P.FAILED, _P.UNKNOWN}

@@ -85,6 +85,7 @@ class Engine:
         """The row of the best node for the request of workload ``uid``, or None when none fits."""
         self.snapshot.settle()
         if self._demand is not None and self._looks_ahead(request.strategy):
+            self._demand.hear(request)
             outlook = self._demand.renew(self.snapshot)
             if outlook is not None:
                 self.expect(outlook)

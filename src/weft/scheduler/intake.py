@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import msgspec
 import numpy as np
 
 from weft.client.indexes import (
     ALLOCATIONS_BY_WORKLOAD,
+    PREEMPTIBLE,
     WORKLOADS_BY_CONSTRAINT,
     WORKLOADS_BY_GANG,
     WORKLOADS_BY_IMAGE,
@@ -25,25 +25,24 @@ from weft.client.term import Term
 from weft.client.view import Changed, Item, View
 from weft.client.wake import Wake
 from weft.client.workloads import list_workloads, wish_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec, account, allocation_name
+from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.fit import find_fit
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
-from weft.kinds.orphan import OrphanCopy, read_copies
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.workload import WorkloadSpec
-from weft.objects.identity import object_key
 from weft.scheduler.affinity import depends_on
 from weft.scheduler.bind import has_moved_from
+from weft.scheduler.counting import count_allocation, count_orphans
 from weft.scheduler.cycle import Engine
 from weft.scheduler.health import prepare_policies
 from weft.scheduler.moves import Moves
 from weft.scheduler.nodes import read_node
 from weft.scheduler.own.policies import OwnPolicies
+from weft.scheduler.preempt import may_preempt
 from weft.scheduler.questions import QUESTIONS, Questions
 from weft.scheduler.queue import Queue
 from weft.scheduler.request import is_looked_at, read_memberships, wants_place
-from weft.scheduler.table.facts import amounts_of, load_of
 
 REFRESH_EVERY_SECONDS = 5.0
 LISTEN_EVERY_SECONDS = 1.0  # whether nodes that are silent after a restore are waited for no more
@@ -132,27 +131,7 @@ class Intake:
 
     def count(self, key: str, allocation: Item | None) -> None:
         """Have the snapshot hold what an allocation takes; None: it is gone."""
-        if allocation is None:
-            self._snapshot.drop_allocation(key)
-        else:
-            spec = allocation.spec(AllocationSpec)
-            self._snapshot.drop_allocation(_name_orphan(allocation.uid))  # it is one no more
-            self._snapshot.put_allocation(
-                key,
-                spec.node_uid,
-                amounts_of(account(spec, allocation.report(AllocationReport))),
-                load_of(spec),
-            )
-
-    def _count_orphans(self, change: Changed) -> None:
-        """Guests that a node has without an allocation take room there like any other."""
-        for copy in _read_guests(change.old):
-            self._snapshot.drop_allocation(_name_orphan(copy.uid))
-        for copy in _read_guests(change.new):
-            spec = copy.spec
-            if self._view.get(object_key("allocation", None, allocation_name(spec.node_uid, copy.uid))) is None:
-                load = load_of(msgspec.structs.replace(spec, memberships=[]))
-                self._snapshot.put_allocation(_name_orphan(copy.uid), spec.node_uid, amounts_of(spec.resources), load)
+        count_allocation(self._snapshot, key, allocation)
 
     def listen(self) -> list[str]:
         """The nodes that are waited for, after a restore, to say what runs there."""
@@ -218,7 +197,7 @@ class Intake:
                 self._snapshot.drop_node(change.old.uid)
             self._snapshot.put_node(read_node(change.new))
         if _moved(change, lambda item: (item.uid, item.report(NodeReport).orphan_allocations)):
-            self._count_orphans(change)
+            count_orphans(self._snapshot, self._view, change)
         if _moved(change, lambda item: item.report(NodeReport).orphans):
             for item in (change.old, change.new):
                 for text in item.report(NodeReport).orphans if item is not None else ():
@@ -260,6 +239,8 @@ class Intake:
                     if wanted[0] <= cpu and wanted[1] <= memory and wanted[2] <= disk:
                         if self._engine.may_fit(request, uids):
                             self.queue.wake(request)
+                    if may_preempt(request) and any(self._view.count(PREEMPTIBLE, uid) for uid in uids):
+                        self.queue.wake(request)
         groups = snapshot.groups.take_moved()
         if groups:
             for request in self.queue.asleep():
@@ -272,16 +253,6 @@ class Intake:
 def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
     """Whether what ``read`` gives is new."""
     return change.old is None or change.new is None or read(change.old) != read(change.new)
-
-
-def _read_guests(node: Item | None) -> list[OrphanCopy]:
-    """What a node has without an allocation, but for what never ran there and what has left."""
-    copies = read_copies(node.report(NodeReport)) if node is not None else []
-    return [copy for copy in copies if copy.standing in ("here", "open")]
-
-
-def _name_orphan(uid: str) -> str:
-    return f"orphan {uid}"
 
 
 def is_unfit(allocation: Item, wish: WorkloadSpec) -> bool:

@@ -49,12 +49,13 @@ from weft.scheduler.joint.tell import explain_places, explain_refusal
 from weft.scheduler.outlook import Demand
 from weft.scheduler.own.policies import OwnPolicies, find_fallback
 from weft.scheduler.policies import Policies
+from weft.scheduler.preempt import find_way, join_victims, may_preempt
 from weft.scheduler.prefer import relax
 from weft.scheduler.refit import plan_refit
 from weft.scheduler.request import Candidate, Waiting, read_candidate, read_memberships, wants_place
 from weft.scheduler.standing import plan_standing
 from weft.scheduler.table.facts import name_workload
-from weft.scheduler.table.snapshot import Snapshot, asks_of
+from weft.scheduler.table.snapshot import Snapshot, asks_of, without
 
 BATCH = 3 * (MAX_WRITES // 3)  # a placement has three writes
 LOOK_AT_WORKERS_EVERY_SECONDS = 0.05  # whether own policies that are started are ready
@@ -306,8 +307,20 @@ class Scheduler:
             candidate = msgspec.structs.replace(candidate, skipped=skipped)
         timing = Timing(now, round((self._term.clock.elapsed() - began) * 1000, 3))
         if row is None:
-            return self._refuse(candidate, explanation, timing)
+            return self._preempt(candidate, timing) or self._refuse(candidate, explanation, timing)
         return self._bind(candidate, row, explanation, timing)
+
+    def _preempt(self, candidate: Candidate, timing: Timing) -> Commit | None:
+        """Its placement where others give way to it; None if there is no such place."""
+        request, vm = candidate.request, candidate.vm
+        way = find_way(self._view, self._engine, request) if may_preempt(request) else None
+        if way is None:
+            return None
+        with without(self.snapshot, [item.key for item in way.victims]):
+            told = explain(self._engine, request, vm.uid, way.row)
+            commit = self._bind(candidate, way.row, told, timing)
+        self._batch.resized += [item.key for item in way.victims]
+        return join_victims(self._view, commit, way, vm, timing.at)
 
     def _bind(self, candidate: Candidate, row: int, explanation: Explanation, timing: Timing) -> Commit:
         """Count it as there, and write it down."""

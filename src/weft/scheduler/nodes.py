@@ -69,13 +69,17 @@ def read_numbers(spec: NodeSpec, report: NodeReport) -> dict[str, float]:
 
 
 def read_runtimes(report: NodeReport) -> list[str]:
-    """What its runtimes can run, each as KIND and as KIND/ISOLATION."""
+    """What its runtimes can run, each as KIND and as KIND/ISOLATION. What only makes machines of their own for them doesn't run
+    those that ask for none."""
     return [
         word
         for runtime in report.runtimes
         if runtime.usable
         for kind in runtime.kinds
-        for word in (kind, *(f"{kind}/{isolation}" for isolation in runtime.isolations))
+        for word in (
+            *([kind] if runtime.isolations != ["vm"] else []),
+            *(f"{kind}/{isolation}" for isolation in runtime.isolations),
+        )
     ]
 
 

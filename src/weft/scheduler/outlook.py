@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from msgspec.structs import replace
 
-from weft.contracts.policy import Amounts, GpuAsk, Outlook, Sort, Table, Values
+from weft.contracts.policy import Amounts, GpuAsk, Outlook, Request, Sort, Table, Values
+from weft.language.tree import Expression
+from weft.scheduler.constraint import find_meeting, split
 from weft.scheduler.policies.residue import find_residue, find_usable, read_sorts
 from weft.scheduler.table.devices import WHOLE
 
@@ -16,6 +19,9 @@ STEP = 0.2  # of all there is: after how much of it given away or back the outlo
 _FEW = 0.01  # of all there is: too little to learn from
 _MOST_SORTS = 512
 _BLOCK = 256  # nodes
+_MOST_BOUND = 8  # expressions that nodes are kept for
+_LEAST_BOUND = 0.05  # of the nodes that meet one: for less none is kept
+_MEMORY = 4096  # requests, after which what was heard counts half
 
 Ask = tuple[Amounts, GpuAsk | None]
 
@@ -28,6 +34,16 @@ class Demand:
         self._find_asks = find_asks
         self._learns = learns
         self._given: float | None = None
+        self._heard: Counter[Expression | None] = Counter()
+        self._requests = 0
+
+    def hear(self, request: Request) -> None:
+        """Somebody asks: what nodes are to be for that much cpu."""
+        self._heard[request.constraint] += max(1, request.amounts[0])
+        self._requests += 1
+        if self._requests >= _MEMORY:
+            self._requests //= 2
+            self._heard = Counter({asked: cpu // 2 for asked, cpu in self._heard.most_common(_MEMORY // 8)})
 
     def renew(self, table: Table) -> Outlook | None:
         """The outlook, or None while the last one still holds."""
@@ -36,7 +52,7 @@ class Demand:
             if not self._learns or given < 2.0 * max(_FEW, self._given):
                 return None
         self._given = given
-        return look_ahead(table, self._find_asks())
+        return replace(look_ahead(table, self._find_asks()), bound=_find_bound(table, self._heard))
 
 
 def look_ahead(table: Table, asks: Iterable[Ask]) -> Outlook:
@@ -57,6 +73,23 @@ def look_ahead(table: Table, asks: Iterable[Ask]) -> Outlook:
         gpus_wanted=bool(devices.any()) and any(sort.gpus is not None for sort in plain),
         gpus_everywhere=bool(devices.all()),
     )
+
+
+def _find_bound(table: Table, heard: Counter[Expression | None]) -> tuple[tuple[Expression, float], ...]:
+    """What nodes are asked to be, as if asking goes on so until all cpu is given away."""
+    total, cpu = sum(heard.values()), table.capacity[0] * (table.online & ~table.cordoned)
+    asked: Counter[Expression] = Counter()
+    for tree, amount in heard.items():
+        facts = None if tree is None else split(tree)[0]
+        if facts is not None:
+            asked[facts] += amount
+    bound = []
+    for facts, amount in asked.most_common(_MOST_BOUND):
+        there = float(cpu[find_meeting(facts, table)].sum())
+        share = amount / total * float(cpu.sum()) / there if there else 0.0
+        if share >= _LEAST_BOUND:
+            bound.append((facts, min(1.0, share)))
+    return tuple(sorted(bound, key=lambda one: -one[1]))
 
 
 def _find_left(table: Table, plain: list[Sort]) -> Values:

@@ -24,8 +24,10 @@ from weft.kinds.allocation import (
     AllocatedImage,
     AllocatedNic,
     AllocatedVolume,
+    AllocationReport,
     AllocationSpec,
     Resources,
+    has_ended_for_good,
 )
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
@@ -82,6 +84,7 @@ def wants_place(view: View, vm: Item) -> bool:
         and addressed.status == "True"
         and not view.count(ALLOCATIONS_BY_WORKLOAD, vm.uid)
         and not is_refused_for_good(vm)
+        and not (record_of(vm).runs_once(spec) and vm.status(WorkloadStatus).ended)
         and (is_looked_at(vm) or not view.count(NODES_BY_ORPHAN, vm.key))
     )
 
@@ -177,6 +180,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
             spread=affinity.spread,
             data=data,
             leans=affinity.leans + leans,
+            gives_way=record.gives_way(spec),
         ),
         incarnation=max([vm.status(WorkloadStatus).incarnation, *(orphan.incarnation for _, orphan in known)]) + 1,
         resources=resources,
@@ -267,7 +271,8 @@ def read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting
             )
         for allocation in view.find(ALLOCATIONS_BY_VOLUME, item.uid):
             workload = allocation.spec(AllocationSpec).workload
-            if workload.uid != vm.uid:
+            ended = has_ended_for_good(allocation.spec(AllocationSpec), allocation.report(AllocationReport))
+            if workload.uid != vm.uid and not ended:
                 return Waiting("volumeInUse", f"volume {name} is attached to {workload.kind}/{workload.name}")
         found.append(item)
     return found

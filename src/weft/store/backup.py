@@ -1,14 +1,17 @@
 """A backup: everything a store holds at one revision, and a server's own files, in one file that knows if it is whole.
 
-It is gzip of lines of JSON: a header, a line for each file and each object, and an end that counts them and holds the
-SHA-256 of all lines before it. Any engine's backup fits any engine. ``zcat FILE | head`` shows it to a person.
+It is gzip of lines of JSON: a header, a line for each file and each object, lines for what was uploaded (functions' code, in
+base64), and an end that counts them and holds the SHA-256 of all lines before it. Any engine's backup fits any engine.
+``zcat FILE | head`` shows it to a person.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,9 +23,12 @@ from weft.contracts.store import Compacted, Store, revision_of
 from weft.objects.errors import InUse, InvalidInput, NotFound
 
 FORMAT = "weft-backup"
-VERSION = 1
+VERSION = 2
+WITHOUT_UPLOADS = 1  # the version of a file that an older weft reads as well
 _PAGE_ENTRIES = 500
 _ATTEMPTS = 3
+_PIECE_BYTES = 1_500_000  # of an upload, in one line
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _LONGEST_LINE_BYTES = 4_000_000  # a value of the largest size, escaped
 _QUICKLY = 3  # gzip's level: JSON shrinks tenfold already, and a backup holds nobody up
 
@@ -51,25 +57,36 @@ class _Object(msgspec.Struct, frozen=True, tag="object", tag_field="line"):
     value: str
 
 
+class _Upload(msgspec.Struct, frozen=True, tag="upload", tag_field="line"):
+    """A piece of it; those of one follow each other, ``last`` is the last of them."""
+
+    name: str
+    data: bytes
+    last: bool
+
+
 class _End(msgspec.Struct, frozen=True, tag="end", tag_field="line"):
     objects: int
     files: int
     sha256: str
+    uploads: int = 0
 
 
 _decode_header = msgspec.json.Decoder(Header).decode
-_decode_line = msgspec.json.Decoder(_File | _Object | _End).decode
+_decode_line = msgspec.json.Decoder(_File | _Object | _Upload | _End).decode
 _encode = msgspec.json.Encoder().encode
 
 
 class Backup:
-    """A backup file that was found whole. ``objects`` is how many it holds, ``files`` the server's own, by name."""
+    """A backup file that was found whole. ``objects`` and ``uploads`` are how many it holds, ``files`` the server's own, by
+    name."""
 
-    def __init__(self, path: Path, header: Header, files: Mapping[str, str], objects: int) -> None:
+    def __init__(self, path: Path, header: Header, files: Mapping[str, str], objects: int, uploads: int = 0) -> None:
         self.path = path
         self.header = header
         self.files = files
         self.objects = objects
+        self.uploads = uploads
 
     def entries(self) -> Iterator[tuple[str, bytes]]:
         """Key and value of every object, in order of keys; read from the file as they are asked for."""
@@ -77,9 +94,38 @@ class Backup:
             if isinstance(line, _Object):
                 yield line.key, line.value.encode()
 
+    def put_uploads(self, folder: Path) -> None:
+        """Write what was uploaded into ``folder``, whole and durably, under the digests that are its names."""
+        out, partial = None, folder / f".restore-{os.getpid()}"
+        try:
+            for line in _read_lines(self.path):
+                if not isinstance(line, _Upload):
+                    continue
+                if out is None:
+                    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    out = partial.open("wb")
+                out.write(line.data)
+                if line.last:
+                    out.close()
+                    out = None
+                    keep_file(partial, folder / line.name)
+        finally:
+            if out is not None:
+                out.close()
+            partial.unlink(missing_ok=True)
 
-async def write_backup(path: Path, store: Store, files: Mapping[str, str], *, weft: str, taken_at: float) -> Backup:
-    """Write what ``store`` holds at one revision, and ``files``, to ``path`` (mode 0600), while others write on.
+
+async def write_backup(
+    path: Path,
+    store: Store,
+    files: Mapping[str, str],
+    *,
+    weft: str,
+    taken_at: float,
+    uploads: Path | None = None,
+) -> Backup:
+    """Write what ``store`` holds at one revision, ``files``, and what the folder ``uploads`` has by digest, to ``path`` (mode
+    0600), while others write on.
 
     Every commit acknowledged before the call is in it. Raises InUse if ``path`` exists, what the store raises, and OSError;
     then there is no file."""
@@ -89,7 +135,7 @@ async def write_backup(path: Path, store: Store, files: Mapping[str, str], *, we
     try:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                backup = await _write(partial, store, files, weft, taken_at)
+                backup = await _write(partial, store, files, weft, taken_at, uploads)
                 break
             except Compacted:  # the store forgot the instant before all of it was read
                 if attempt == _ATTEMPTS:
@@ -101,18 +147,21 @@ async def write_backup(path: Path, store: Store, files: Mapping[str, str], *, we
     return backup
 
 
-async def _write(partial: Path, store: Store, files: Mapping[str, str], weft: str, taken_at: float) -> Backup:
-    digest, objects = hashlib.sha256(), 0
+async def _write(
+    partial: Path, store: Store, files: Mapping[str, str], weft: str, taken_at: float, uploads: Path | None
+) -> Backup:
+    digest, objects, uploaded = hashlib.sha256(), 0, 0
+    has_uploads = uploads is not None and any(_list_uploads(uploads))
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as raw, gzip.GzipFile("", "wb", _QUICKLY, raw, mtime=0) as out:
 
-        def write(line: Header | _File | _Object | _End) -> None:
+        def write(line: Header | _File | _Object | _Upload | _End) -> None:
             data = _encode(line) + b"\n"
             digest.update(data)
             out.write(data)
 
         page = await store.list("", limit=_PAGE_ENTRIES)
-        header = Header(FORMAT, VERSION, weft, taken_at, page.cursor)
+        header = Header(FORMAT, VERSION if has_uploads else WITHOUT_UPLOADS, weft, taken_at, page.cursor)
         write(header)
         for name, text in files.items():
             write(_File(name, text))
@@ -123,8 +172,36 @@ async def _write(partial: Path, store: Store, files: Mapping[str, str], weft: st
             if page.next is None:
                 break
             page = await store.list("", limit=_PAGE_ENTRIES, after=page.next)
-        write(_End(objects, len(files), digest.hexdigest()))
-    return Backup(partial, header, files, objects)
+        # After the objects: what they name was uploaded before them, and is kept for a while after.
+        for upload in _list_uploads(uploads) if has_uploads and uploads is not None else ():
+            with contextlib.suppress(FileNotFoundError):  # nothing has named it for an hour
+                if _is_whole(upload):
+                    for piece in _read_pieces(upload):
+                        write(piece)
+                    uploaded += 1
+        write(_End(objects, len(files), digest.hexdigest(), uploaded))
+    return Backup(partial, header, files, objects, uploaded)
+
+
+def _list_uploads(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if _DIGEST.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether it still is what its digest says: what a disk has spoilt is no use to anybody."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest() == path.name
+
+
+def _read_pieces(path: Path) -> Iterator[_Upload]:
+    with path.open("rb") as source:
+        piece = source.read(_PIECE_BYTES)
+        while True:
+            following = source.read(_PIECE_BYTES)
+            yield _Upload(path.name, piece, not following)
+            if not following:
+                return
+            piece = following
 
 
 def read_backup(path: Path) -> Backup:
@@ -133,7 +210,7 @@ def read_backup(path: Path) -> Backup:
     if not path.is_file():
         raise NotFound(f"backup {path} does not exist", hint="name a file that weft server backup made")
     files: dict[str, str] = {}
-    objects = 0
+    objects = uploads = 0
     lines = _read_lines(path)
     header = next(lines)
     assert isinstance(header, Header)
@@ -143,12 +220,16 @@ def read_backup(path: Path) -> Backup:
                 files[line.name] = line.text
             case _Object():
                 objects += 1
-            case _End() if (line.objects, line.files) != (objects, len(files)):
+            case _Upload():
+                if not _DIGEST.fullmatch(line.name):
+                    raise _damaged(path, "an upload has no digest for a name")
+                uploads += line.last
+            case _End() if (line.objects, line.files, line.uploads) != (objects, len(files), uploads):
                 raise _damaged(path, f"it holds {objects} objects, and says {line.objects}")
-    return Backup(path, header, files, objects)
+    return Backup(path, header, files, objects, uploads)
 
 
-def _read_lines(path: Path) -> Iterator[Header | _File | _Object | _End]:
+def _read_lines(path: Path) -> Iterator[Header | _File | _Object | _Upload | _End]:
     """Every line in order; raises InvalidInput unless the last one is an end with the digest of all before it."""
     digest = hashlib.sha256()
     try:

@@ -16,20 +16,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from weft.objects.errors import NotAuthenticated, Unavailable
+from weft.objects.errors import Forbidden, NotAuthenticated, Unavailable
 
 KEY_BYTES = 32
 LIFETIME_SECONDS = 60.0
+BLOB_LIFETIME_SECONDS = 3 * 3600.0
 
 
 def read_ticket_key(path: Path) -> bytes:
     """The key in ``path``, made if it isn't there; two processes that begin at once get the same one."""
-    if not path.exists():
-        _make_key(path)
-    key = path.read_bytes()
+    key = read_kept(path, secrets.token_bytes(KEY_BYTES))
     if len(key) != KEY_BYTES:
         raise Unavailable(f"{path} holds no ticket key", hint="remove it; the server makes a new one")
     return key
+
+
+def read_kept(path: Path, fresh: bytes) -> bytes:
+    """What ``path`` holds; ``fresh`` is kept there first if there is no such file, readable by its owner only."""
+    if not path.exists():
+        _keep(path, fresh)
+    return path.read_bytes()
 
 
 def sign_ticket(key: bytes, claims: Mapping[str, Any]) -> str:
@@ -54,10 +60,23 @@ def verify_ticket(key: bytes, ticket: str, now: float) -> dict[str, Any]:
     return claims
 
 
-def _make_key(path: Path) -> None:
+def sign_blob_ticket(key: bytes, sha256: str, node_uid: str, now: float) -> str:
+    """What lets the node with that uid, and no other, fetch one blob for the next few hours."""
+    claims = {"verb": "blob", "sha256": sha256, "node_uid": node_uid, "expires": now + BLOB_LIFETIME_SECONDS}
+    return sign_ticket(key, claims)
+
+
+def check_blob_ticket(key: bytes, ticket: str, sha256: str, node_uid: str, now: float) -> None:
+    """Raises NotAuthenticated for a ticket that is none, Forbidden for one of another node or blob."""
+    claims = verify_ticket(key, ticket, now)
+    if (claims.get("verb"), claims.get("sha256"), claims.get("node_uid")) != ("blob", sha256, node_uid):
+        raise Forbidden("the ticket is for another node, or for something else", hint="ask for a new one")
+
+
+def _keep(path: Path, data: bytes) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        out.write(secrets.token_bytes(KEY_BYTES))
+        out.write(data)
         out.flush()
         os.fsync(out.fileno())
     try:

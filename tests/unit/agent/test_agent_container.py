@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.agent.container import DEFAULT_PATH, PulledImage, Ready, check_served, name_user, plan_container
+from weft.agent.container import DEFAULT_PATH, PulledImage, Ready, name_user, plan_container
 from weft.agent.known import Wanted
 from weft.agent.runtimes import Runtimes
 from weft.agent.segments import ports_of
 from weft.agent.shape import is_shaped, tell_room
-from weft.contracts.container import ContainerMount, User
+from weft.contracts.container import ContainerMount, ContainerNic, User
 from weft.contracts.image import OciConfig
 from weft.contracts.network import Inside
 from weft.contracts.runtime import GuestFacts, GuestShape
-from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocatedNic, AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedContainer, AllocatedNic, AllocationSpec, Resources
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
 
@@ -48,7 +48,7 @@ def wanted(nics: tuple[AllocatedNic, ...] = (NIC,), kind: str = "container", **c
 
 def ready(config: OciConfig = CONFIG, **changes: Any) -> Ready:
     image = PulledImage("sha256:1", ["/l/2", "/l/1"], config, WWW)
-    return msgspec.structs.replace(Ready(image, "/run/netns/x", {"data": "/v/data"}), **changes)
+    return msgspec.structs.replace(Ready(image, ["/run/netns/x"], {"data": "/v/data"}), **changes)
 
 
 def test_an_image_s_own_word_is_what_runs() -> None:
@@ -93,15 +93,18 @@ def test_who_it_runs_as_is_the_spec_s_word_else_the_image_s() -> None:
 
 def test_volumes_are_mounted_from_the_outside_in() -> None:
     mounts = plan_container(
-        wanted(mounts=["data:/srv/data:ro", "all:/srv"]), ready(folders={"data": "/v/data", "all": "/v/all"})
+        wanted(mounts=["data:/srv/data:ro", "all:/srv"]), ready(disks={"data": "/v/data", "all": "/v/all"})
     ).mounts
-    assert mounts == [ContainerMount("/v/all", "/srv"), ContainerMount("/v/data", "/srv/data", True)]
+    assert mounts == [
+        ContainerMount("/v/all", "/srv", file_system="ext4"),
+        ContainerMount("/v/data", "/srv/data", True, file_system="ext4"),
+    ]
     with pytest.raises(InvalidInput, match="volume other isn't ready"):
         plan_container(wanted(mounts=["other:/srv"]), ready())
 
 
 def test_one_without_networks_has_no_name_server() -> None:
-    plan = plan_container(wanted(nics=()), ready(netns=""))
+    plan = plan_container(wanted(nics=()), ready(links=[]))
     assert (plan.netns, plan.name_servers, plan.search) == ("", [], [])
 
 
@@ -119,6 +122,21 @@ def test_its_ports_lie_in_a_namespace_of_its_own_in_the_order_of_its_networks() 
     assert [port.inside for port in ports_of(machine)] == [None, None]
 
 
+def test_in_a_machine_of_its_own_its_nics_are_the_machine_s_and_the_first_is_its_way_out() -> None:
+    other = msgspec.structs.replace(
+        NIC, uid="f", network_uid="m", cidr="10.1.0.0/24", mtu=1400, mac="52:54:00:00:00:02"
+    )
+    own = wanted(nics=(NIC, other), isolation="vm")
+    assert [port.inside for port in ports_of(own)] == [None, None]
+    plan = plan_container(own, ready(links=["tap0", "tap1"]))
+    assert plan.netns == ""
+    assert plan.nics == [
+        ContainerNic("tap0", NIC.mac, 1450, "10.0.0.9", 16, "10.0.0.1"),
+        ContainerNic("tap1", "52:54:00:00:00:02", 1400, "10.0.0.9", 24, ""),
+    ]
+    assert plan_container(wanted(), ready()).nics == []
+
+
 def test_only_its_share_of_the_node_says_whether_it_is_as_asked_for() -> None:
     spec = wanted().spec
     shape = GuestShape(0.5, 64 * 2**20, {}, [], 8, 2**32)
@@ -127,20 +145,6 @@ def test_only_its_share_of_the_node_says_whether_it_is_as_asked_for() -> None:
     assert not is_shaped(spec, msgspec.structs.replace(shape, memory_bytes=2**20))
     facts = GuestFacts("i", "u", "web", 1, "running", shape=shape)
     assert tell_room(facts, spec) == {"cpu": 8, "memory": 2**32}
-
-
-@pytest.mark.parametrize(
-    ("asked", "field"),
-    [
-        ({"mounts": ["data:/srv"]}, "spec.mounts"),
-        ({"health_check": AllocatedHealthCheck(command=["true"])}, "spec.health_check"),
-    ],
-)
-def test_what_no_agent_can_do_yet_is_refused_by_name(asked: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidInput, match="yet") as caught:
-        check_served(wanted(**asked))
-    assert (caught.value.token, caught.value.field) == ("notServed", field)
-    assert check_served(wanted()) is not None
 
 
 async def test_a_node_without_a_driver_for_a_kind_says_so_and_knows_that_nothing_of_it_runs() -> None:
@@ -153,6 +157,19 @@ async def test_a_node_without_a_driver_for_a_kind_says_so_and_knows_that_nothing
         runtimes.of(wanted())
     assert caught.value.token == "unsupported"
     assert runtimes.of(wanted(kind="vm")).name == "machines"
+
+
+async def test_how_it_is_isolated_says_which_driver_has_it() -> None:
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    runtimes = Runtimes({"vm": Named("m"), "container": Named("c"), "container/vm": Named("e")})  # type: ignore[dict-item]
+    assert runtimes.of(wanted()).name == "c"
+    assert runtimes.of(wanted(isolation="vm")).name == "e"
+    without = Runtimes({"vm": Named("m"), "container": Named("c")})  # type: ignore[dict-item]
+    with pytest.raises(InvalidInput, match="this node runs no containers in machines of their own"):
+        without.of(wanted(isolation="vm"))
 
 
 class Teller:

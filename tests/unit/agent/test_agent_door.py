@@ -236,7 +236,7 @@ class FullDisk:
     async def begin(self, disk: str) -> tuple[Path, int]:
         return Path("/dev/full"), 1 << 40
 
-    async def complete(self, disk: str) -> None:
+    async def complete(self, disk: str, form: str) -> None:
         raise AssertionError("it can't be")
 
 

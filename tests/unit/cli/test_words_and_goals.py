@@ -114,6 +114,17 @@ def test_what_no_node_could_mend_ends_the_waiting_too() -> None:
     assert exit_code(error) == UNPLACEABLE
 
 
+def test_a_machine_that_shut_itself_down_is_not_waited_for() -> None:
+    goal = plan_goal("vm", "create")
+    assert goal is not None
+    rests = {"phase": "Stopped", "reason": "guestPoweredOff", "observed_generation": 2}
+    ended = {"kind": "vm", "name": "web", "generation": 2, "spec": {"run": "run"}, "status": rests}
+    error = find_failure(ended, "vm/web", goal)
+    assert error is not None and error.message == "vm/web has shut itself down"
+    assert find_failure({**ended, "generation": 3}, "vm/web", goal) is None, "it was asked to start since"
+    assert find_failure({**ended, "spec": {"run": "stop"}}, "vm/web", goal) is None
+
+
 def test_one_of_a_gang_is_not_waited_for_unless_the_others_are_too() -> None:
     goal = plan_goal("vm", "create")
     assert goal is not None

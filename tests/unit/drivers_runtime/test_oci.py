@@ -19,11 +19,18 @@ from weft.drivers.runtime.oci.groups import count_io, find_trees
 from weft.drivers.runtime.oci.logs import parse_line, read_lines, turned
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import make_program
-from weft.drivers.runtime.oci.record import ContainerRecord, decide_end, read_signal
+from weft.drivers.runtime.oci.record import (
+    ContainerRecord,
+    decide_end,
+    note_begun,
+    read_record,
+    read_signal,
+    write_record,
+)
 from weft.drivers.runtime.oci.runtime import read_error
-from weft.drivers.runtime.oci.seccomp import Profile, Rule, translate_seccomp
 from weft.drivers.runtime.oci.translate import Device, Facts, plan_files, translate_container, translate_exec
 from weft.drivers.runtime.oci.users import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
+from weft.drivers.seccomp import Profile, Rule, translate_seccomp
 from weft.objects.errors import DriverFailed, InvalidInput
 
 PATHS = ContainerPaths(run=Path("/run/n1/containers/c1"), state=Path("/var/n1/containers/c1"))
@@ -228,6 +235,9 @@ def test_an_end_that_was_asked_for_is_one_whatever_the_code() -> None:
 
 def test_what_a_reboot_ended_and_what_never_ran_are_told_so() -> None:
     assert decide_end(RECORD, exit_code=None, out_of_memory=False, host_boot_id="next").reason == "nodeRestarted"
+    assert decide_end(RECORD, exit_code=0, out_of_memory=False, host_boot_id="next").reason == "completed"
+    unsaid = msgspec.structs.replace(RECORD, process=None, started=False)
+    assert decide_end(unsaid, exit_code=None, out_of_memory=False, host_boot_id="next").reason == "nodeRestarted"
     begun = msgspec.structs.replace(RECORD, process=None, started=False)
     assert decide_end(begun, exit_code=None, out_of_memory=False, host_boot_id="this-boot").reason == "startInterrupted"
 
@@ -336,3 +346,18 @@ async def test_a_log_is_followed_over_its_turn_to_the_end(tmp_path: Path) -> Non
     ended.set()
     await asyncio.wait_for(following, 5)
     assert [int(line.data) for line in seen] == [1, 2, 3, 4]
+
+
+def test_who_runs_is_read_beside_the_record_and_only_if_it_is_of_that_run(tmp_path: Path) -> None:
+    paths = ContainerPaths(tmp_path / "run", tmp_path / "state")
+    paths.run.mkdir()
+    began = msgspec.structs.replace(RECORD, started=False, process=None, shim=None)
+    write_record(paths, began)
+    assert read_record(paths) == began
+    note_begun(paths, msgspec.structs.replace(RECORD, started_at=began.started_at - 1))
+    assert read_record(paths) == began
+    note_begun(paths, RECORD)
+    known = read_record(paths)
+    assert known is not None and known.started and (known.process, known.shim) == (RECORD.process, RECORD.shim)
+    paths.begun.write_bytes(b"\0\0")
+    assert read_record(paths) == began

@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import AllocatedContainer, AllocationSpec, Resources
 from weft.kinds.container import (
     CONTAINER,
     DEFAULT_CAPABILITIES,
     WORKLOAD,
     ContainerSpec,
+    RestartInput,
     check_container,
     list_capabilities,
     read_mount,
@@ -21,6 +22,7 @@ from weft.kinds.container import (
 from weft.kinds.migration import MOVABLE
 from weft.kinds.registry import KINDS, WORKLOADS, is_workload
 from weft.objects.errors import InvalidInput, WeftError
+from weft.objects.identity import Ref
 from weft.objects.lifecycle import ALLOWED
 from weft.objects.schema import read_strict
 
@@ -77,6 +79,8 @@ def test_what_names_no_image_in_a_registry_is_refused_with_the_remedy(image: str
     ("spec", "field"),
     [
         ({"memory": "1M"}, "spec.memory"),
+        ({"memory": "64M", "isolation": "vm"}, "spec.memory"),
+        ({"registry_secret": "No Name"}, "spec.registry_secret"),
         ({"mounts": ["data"]}, "spec.mounts[0]"),
         ({"mounts": ["data:relative"]}, "spec.mounts[0]"),
         ({"mounts": ["data:/"]}, "spec.mounts[0]"),
@@ -128,6 +132,11 @@ def test_a_mount_is_read_as_it_was_written() -> None:
     assert not read_mount("data:/srv:rw").read_only
 
 
+def test_what_admission_wrote_out_can_be_sent_back() -> None:
+    told = msgspec.to_builtins(wish())
+    assert msgspec.to_builtins(wish(**{name: value for name, value in told.items() if name != "image"})) == told
+
+
 def test_a_place_has_all_of_the_wish_and_says_what_has_changed_since() -> None:
     old, new = wish(args=["a"], mounts=["data:/srv"]), wish(args=["b"], mounts=["data:/srv"])
     place = msgspec.convert(
@@ -161,3 +170,30 @@ def test_each_kind_of_workload_says_what_it_can_do_and_migrations_know_which_can
     assert not verbs & {"suspend", "resume", "screen", "console", "migrate"}
     assert {"start", "stop", "restart", "hold", "release", "exec", "logs"} <= verbs
     assert {verb.name for verb in CONTAINER.verbs if verb.change is not None} <= set(ALLOWED)
+
+
+@pytest.mark.parametrize("field", ["env.A", "env_secrets.A", "health_check.interval", "mounts", "pulls"])
+def test_a_place_takes_what_changed_within_a_field(field: str) -> None:
+    spec = ContainerSpec(image="r.example.org/web:1", env={"A": "2"}, pulls=3)
+    place = AllocationSpec(
+        node="n", node_uid="u", workload=Ref("container", "web", "w", "default"), workload_generation=1, incarnation=1,
+        resources=Resources(), container=AllocatedContainer(image="r.example.org/web:1", env={"A": "1"}),
+    )  # fmt: skip
+    WORKLOAD.refit(place, spec, {"cpu"})
+    assert place.container is not None and place.container.env == {"A": "1"}
+    WORKLOAD.refit(place, spec, {field})
+    assert (place.container.env, place.container.pulls) == ({"A": "2"}, 3)
+
+
+def test_a_restart_looks_its_tag_up_again_only_if_so_asked() -> None:
+    verb = CONTAINER.verb("restart")
+    assert verb is not None and verb.change is not None
+    obj = {
+        "kind": "container",
+        "name": "web",
+        "spec": {"run": "run", "boots": 1, "pulls": 4},
+        "status": {"phase": "Running"},
+    }
+    assert verb.change(obj, RestartInput())["pulls"] == 4
+    asked = verb.change(obj, RestartInput(pull=True))
+    assert (asked["pulls"], asked["boots"]) == (5, 2)

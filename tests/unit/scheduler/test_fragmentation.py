@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from weft.contracts.policy import GpuAsk, Outlook, Request, Sort
+from weft.language.parse import read_expression
 from weft.scheduler.cycle import Engine
 from weft.scheduler.outlook import Ask, Demand, look_ahead
 from weft.scheduler.policies.fgd import find_fragmented
@@ -48,6 +49,40 @@ def test_cpu_is_not_spent_where_gpus_will_need_it() -> None:
     nodes = [node("a-tight", 16, 64, 2), node("b-ample", 64, 256, 2)]
     assert choose(nodes, [kind(8, 16, ONE)], ask("fragmentation", 8, 16)) == "b-ample"
     assert choose([*nodes, node("c-bare", 16, 64)], [kind(30, 16, ONE)], ask("fragmentation", 8, 16)) == "c-bare"
+
+
+def of_type(name: str, cpu: int, type_: str) -> NodeFacts:
+    return NodeFacts(name, name, (cpu * 1000, 4 * cpu * GIB, 0), True, False, frozenset({"q35"}), texts={"type": type_})
+
+
+def test_nodes_that_others_must_have_are_kept_for_them() -> None:
+    snapshot = Snapshot()
+    for facts in (of_type("a-edge", 8, "edge"), of_type("b-cloud", 64, "cloud"), of_type("c-cloud", 64, "cloud")):
+        snapshot.put_node(facts)
+    engine = Engine(snapshot, demand=Demand(lambda: asks_of(snapshot), learns=True))
+    edge = Request((1000, GIB, 0), "q35", "fragmentation", constraint=read_expression("type=edge"))
+    plain = ask("fragmentation", 1, 2)
+    placed = []
+    for number in range(36):
+        row = engine.place(edge if number % 6 == 0 else plain, f"w{number}", f"a{number}")
+        assert row is not None
+        placed.append(snapshot.names[row])
+    assert placed[::6] == ["a-edge"] * 6
+    later = [name for number, name in enumerate(placed) if number % 6 and number > 6]
+    assert "a-edge" not in later, "once somebody has asked for it"
+
+
+def test_who_must_have_it_isn_t_kept_off_and_others_get_it_when_nothing_else_is_left() -> None:
+    snapshot = Snapshot()
+    for facts in (of_type("edge", 8, "edge"), of_type("cloud", 2, "cloud")):
+        snapshot.put_node(facts)
+    engine = Engine(snapshot, demand=Demand(lambda: asks_of(snapshot), learns=True))
+    edge = Request((1000, GIB, 0), "q35", "fragmentation", constraint=read_expression("type=edge"))
+    rows = [
+        engine.place(edge, "e", "e"),
+        *(engine.place(ask("fragmentation", 1, 2), f"p{n}", f"p{n}") for n in range(3)),
+    ]
+    assert [None if row is None else snapshot.names[row] for row in rows] == ["edge", "cloud", "cloud", "edge"]
 
 
 def test_whole_nodes_stay_whole_for_those_who_need_one() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
+import os
 import stat
 from pathlib import Path
 
@@ -91,7 +93,7 @@ async def test_a_damaged_or_foreign_file_is_refused_by_name(tmp_path: Path) -> N
         "one-digit": gzip.compress(text.replace(b'"n\\": 7,', b'"n\\": 8,', 1)),
         "one-object-less": gzip.compress(b"".join(lines[:500] + lines[501:])),
         "more-after": gzip.compress(text + b"more\n"),
-        "newer": gzip.compress(text.replace(b'"version":1', b'"version":2', 1)),
+        "newer": gzip.compress(text.replace(b'"version":1', b'"version":3', 1)),
     }
     for name, data in bad.items():
         (tmp_path / name).write_bytes(data)
@@ -110,3 +112,40 @@ async def test_a_backup_of_any_engine_is_put_into_sqlite(tmp_path: Path) -> None
     assert [(entry.key, entry.value) for entry in page.entries] == list(backup.entries())
     assert await store.commit([Put("/k/00000", b"1")]) > backup.header.revision
     await store.close()
+
+
+async def test_what_was_uploaded_goes_along_and_comes_back_whole(tmp_path: Path) -> None:
+    folder, back = tmp_path / "code", tmp_path / "state" / "code"
+    folder.mkdir()
+    contents = [b"", b"short", os.urandom(3_100_000)]
+    for content in contents:
+        (folder / hashlib.sha256(content).hexdigest()).write_bytes(content)
+    (folder / ".upload-x").write_bytes(b"half")
+    store = MemoryStore()
+    await store.commit([Put("/k/1", b"{}")])
+    await write_backup(tmp_path / "b", store, FILES, weft="0.1.0", taken_at=5.0, uploads=folder)
+    backup = read_backup(tmp_path / "b")
+    assert (backup.objects, backup.uploads, backup.files, backup.header.version) == (1, 3, FILES, 2)
+    assert [key for key, _ in backup.entries()] == ["/k/1"]
+    backup.put_uploads(back)
+    assert {path.name: path.read_bytes() for path in back.iterdir()} == {
+        hashlib.sha256(content).hexdigest(): content for content in contents
+    }
+
+
+async def test_without_uploads_an_older_weft_reads_it_too(tmp_path: Path) -> None:
+    store = MemoryStore()
+    await store.commit([Put("/k/1", b"{}")])
+    await write_backup(tmp_path / "b", store, FILES, weft="0.1.0", taken_at=5.0, uploads=tmp_path / "none")
+    backup = read_backup(tmp_path / "b")
+    assert (backup.header.version, backup.uploads) == (1, 0)
+    backup.put_uploads(tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+async def test_an_upload_that_a_disk_has_spoilt_is_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / ("ab" * 32)).write_bytes(b"something else")
+    backup = await write_backup(tmp_path / "b", MemoryStore(), FILES, weft="0.1.0", taken_at=5.0, uploads=folder)
+    assert backup.uploads == read_backup(tmp_path / "b").uploads == 0

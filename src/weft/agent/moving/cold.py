@@ -16,7 +16,7 @@ from weft.agent.moving.target import Waiter
 from weft.agent.moving.wire import Line
 from weft.agent.moving.words import Answer, Ask
 from weft.agent.printed import take_printed, tell_printed
-from weft.contracts.volume import CanReceive
+from weft.contracts.volume import CanReceive, VolumeFacts
 from weft.kinds.allocation import ROOT
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 
@@ -68,16 +68,16 @@ class ColdTarget(Waiter):
         volumes = await self._find_volumes(disk)
         return Path(volumes.begin(self._id_of(disk))), 2 * sizes[disk] + _SPARE_BYTES
 
-    async def complete(self, disk: str) -> None:
+    async def complete(self, disk: str, form: str) -> None:
         """All of it is there. Raises InvalidInput, DriverFailed."""
         if self.part.taken:
             raise InvalidInput(f"{self._wanted.what}: its disk {disk} has come already")
         image = self._prepared.image if disk == ROOT else None
         volumes = await self._find_volumes(disk)
         if image is None:
-            await volumes.complete(self._id_of(disk))
+            await volumes.complete(self._id_of(disk), form=form)
         else:
-            base, form = image.disk, image.manifest.disk_format
+            base, form = image.disk, image.disk_format
             await volumes.complete(self._id_of(disk), base=base, base_format=form)
         self._come.add(disk)
 
@@ -124,11 +124,11 @@ class ColdSource(Side):
     async def _send(self, line: Line) -> None:
         began = self._ground.clock.elapsed()
         if (await line.ask(Ask("look"))).message != "taken over":
-            paths = {disk: await self._find(disk) for disk in list_disks(self._wanted)}
-            total = sum([await asyncio.to_thread(count_data, path) for path in paths.values()])
+            files = {disk: await self._find(disk) for disk in list_disks(self._wanted)}
+            total = sum([await asyncio.to_thread(count_data, Path(facts.path)) for facts in files.values()])
             self._tell(phase="moving", total_bytes=total, remaining_bytes=total)
-            for disk, path in paths.items():
-                await line.carry_file(disk, path)
+            for disk, facts in files.items():
+                await line.carry_file(disk, Path(facts.path), facts.format)
             spent = round((self._ground.clock.elapsed() - began) * 1000)
             printed = tell_printed(self._ground.runtime, self._wanted.id)
             ask = Ask("take over", sent_bytes=line.meter.sent, elapsed_ms=spent, printed=printed)
@@ -138,11 +138,11 @@ class ColdSource(Side):
         sent = line.meter.sent
         self._tell(phase="handed over", sent_bytes=sent, remaining_bytes=0, elapsed_ms=spent)
 
-    async def _find(self, disk: str) -> Path:
+    async def _find(self, disk: str) -> VolumeFacts:
         facts = await self._ground.pools.inspect(self._wanted.spec, self._wanted.id if disk == ROOT else disk, disk)
         if facts is None:
             raise DriverFailed(f"{self._wanted.what}: its disk {disk} is not here", details={"step": "disk"})
-        return Path(facts.path)
+        return facts
 
     async def _show(self, line: Line) -> None:
         clock, began, before = self._ground.clock, self._ground.clock.elapsed(), 0

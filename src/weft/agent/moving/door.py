@@ -146,7 +146,7 @@ class TlsDoor:
                     return
                 allow_to_stall(secure)
                 if hello.disk:
-                    self._take_file(secure, hello.disk)
+                    self._take_file(secure, hello.disk, hello.form)
                 else:
                     self._carry(secure, hello)
         except (OSError, WeftError) as problem:
@@ -192,13 +192,13 @@ class TlsDoor:
                 raise
             send_message(secure, self._in_loop(_answer(self._respond, ask)))
 
-    def _take_file(self, secure: ssl.SSLSocket, disk: str) -> None:
+    def _take_file(self, secure: ssl.SSLSocket, disk: str, form: str) -> None:
         assert self.receive is not None
         secure.settimeout(SILENCE_SECONDS)
         try:
             path, most_bytes = self._in_loop(self.receive.begin(disk))
             receive_file(secure, path, most_bytes, self.meter, self._limits)
-            self._in_loop(self.receive.complete(disk))
+            self._in_loop(self.receive.complete(disk, form))
         except (WeftError, OSError) as problem:
             _refuse_rest(secure, _tell(problem))
             raise

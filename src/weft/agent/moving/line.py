@@ -93,12 +93,12 @@ class TlsLine:
             self._offered[path] = listener
             threading.Thread(target=self._accept, args=(listener, channel), name="weft-offer", daemon=True).start()
 
-    async def carry_file(self, disk: str, path: Path) -> None:
+    async def carry_file(self, disk: str, path: Path, form: str = "qcow2") -> None:
         """The file of ``disk``; returns once the target has it. Raises OSError, WeftError."""
-        await asyncio.to_thread(self._carry_file, disk, path)
+        await asyncio.to_thread(self._carry_file, disk, path, form)
 
-    def _carry_file(self, disk: str, path: Path) -> None:
-        with self._dial("disks", disk) as secure:
+    def _carry_file(self, disk: str, path: Path, form: str) -> None:
+        with self._dial("disks", disk, form=form) as secure:
             secure.settimeout(ANSWER_SECONDS)
             with self._lock:
                 self._files.add(secure)
@@ -172,7 +172,7 @@ class TlsLine:
             said = f"the target doesn't answer at {self._address}: {problem}"
             raise Unavailable(said, reason="lineLost") from problem
 
-    def _dial(self, channel: Channel, disk: str = "", *, ahead: bool = False) -> ssl.SSLSocket:
+    def _dial(self, channel: Channel, disk: str = "", *, ahead: bool = False, form: str = "qcow2") -> ssl.SSLSocket:
         host, _, port = self._address.rpartition(":")
         sock = socket.create_connection((host.strip("[]"), int(port)), DIAL_SECONDS)
         try:
@@ -183,7 +183,7 @@ class TlsLine:
             raise
         try:
             check_peer(secure, self._peer_uid)
-            send_message(secure, Hello(self._key, channel, disk, ahead))
+            send_message(secure, Hello(self._key, channel, disk, ahead, form))
             answer = receive_message(secure, Answer)
             if not answer.done:
                 raise Unavailable(answer.message, reason=answer.reason)

@@ -116,11 +116,11 @@ class StorageMover:
         if image is None:
             fresh = await there.ensure(self._id, size_bytes=facts.size_bytes)
         else:
-            form = image.manifest.disk_format
+            form = image.disk_format
             fresh = await there.ensure(self._id, size_bytes=facts.size_bytes, base=image.disk, base_format=form)
         disk = GuestDisk(fresh.path, fresh.format, self._serial, size_bytes=facts.size_bytes)
         if image is not None:
-            disk = msgspec.structs.replace(disk, base=image.disk, base_format=image.manifest.disk_format)
+            disk = msgspec.structs.replace(disk, base=image.disk, base_format=image.disk_format)
         order = self._order
         plan = MovePlanned(mode="mirror", reason="the guest runs: both are written to until the new one is whole")
         self._tell(phase="moving", total_bytes=facts.used_bytes, remaining_bytes=facts.used_bytes, plan=plan)
@@ -192,9 +192,9 @@ class StorageMover:
             raise
         image = self._prepared.image if self.store.disk == ROOT else None
         if image is None:
-            await there.complete(self._id)
+            await there.complete(self._id, form=facts.format)
         else:
-            await there.complete(self._id, base=image.disk, base_format=image.manifest.disk_format)
+            await there.complete(self._id, base=image.disk, base_format=image.disk_format)
         await self._keep(state="there")
 
     async def _clear(self) -> None:

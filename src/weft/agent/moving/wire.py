@@ -51,8 +51,8 @@ class Line(Protocol):
         """What the machine sends to these paths is carried over; ``ahead``: how many connections it is about to open for its
         memory. Raises DriverFailed."""
 
-    async def carry_file(self, disk: str, path: Path) -> None:
-        """The file of ``disk``; returns once the target has it. Raises OSError, WeftError."""
+    async def carry_file(self, disk: str, path: Path, form: str = "qcow2") -> None:
+        """The file of ``disk``, in format ``form``; returns once the target has it. Raises OSError, WeftError."""
 
     def close(self) -> None:
         """Cut all there is."""

@@ -25,13 +25,14 @@ Channel = Literal["control", "memory", "disks"]
 
 class Hello(msgspec.Struct, frozen=True):
     """The first message of every connection: whose move it is for, and which of its channels; ``disk``: it brings the file of
-    that one, and is answered when it is there; ``ahead``: the machine that it is for sends nothing yet, and perhaps never
-    will."""
+    that one, in the format ``form``, and is answered when it is there; ``ahead``: the machine that it is for sends nothing yet,
+    and perhaps never will."""
 
     key: str
     channel: Channel
     disk: str = ""
     ahead: bool = False
+    form: str = "qcow2"
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ class Receive(Protocol):
     async def begin(self, disk: str) -> tuple[Path, int]:
         """Where to write the file, and how many bytes it can be at most. Raises WeftError."""
 
-    async def complete(self, disk: str) -> None:
+    async def complete(self, disk: str, form: str) -> None:
         """It is there, all of it. Raises WeftError."""
 
 

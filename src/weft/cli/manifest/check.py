@@ -48,7 +48,7 @@ def read_manifests(documents: Iterable[Document], project: str | None = None) ->
     Raises the first problem, with all of them in ``details["problems"]``."""
     manifests: list[Manifest] = []
     problems: list[WeftError] = []
-    for document in _open_lists(documents):
+    for document in open_lists(documents):
         manifest, found = read_manifest(document, project)
         problems += found
         if manifest is not None:
@@ -150,13 +150,14 @@ def locate_refusal(error: WeftError, manifests: list[Manifest]) -> WeftError:
     return first
 
 
-def _open_lists(documents: Iterable[Document]) -> Iterator[Document]:
+def open_lists(documents: Iterable[Document]) -> Iterator[Document]:
+    """``documents`` one by one: those that are lists, or have ``items``, are opened."""
     for document in documents:
         value = document.value
         if isinstance(value, list):
-            yield from _open_lists(document.below(index) for index in range(len(value)))
+            yield from open_lists(document.below(index) for index in range(len(value)))
         elif isinstance(value, dict) and isinstance(value.get("items"), list) and set(value) <= set(_LISTS):
-            yield from _open_lists([document.below("items")])
+            yield from open_lists([document.below("items")])
         else:
             yield document
 

@@ -15,7 +15,7 @@ from weft.objects.schema import describe_fields
 Object = Mapping[str, Any]
 _SIZES = ("size", "memory", "disk", "virtual_size", "total", "free")
 _PRIVATE = ("user_data",)  # may hold passwords: whoever wants it asks for the object itself
-_MOMENTS = ("not_before", "not_after")
+_MOMENTS = ("not_before", "not_after", "last_run", "next_run")
 _TIMES = ("at", "since", "started_at", "used_at", "expires_at", "ended_at", "handed_over_at")
 
 
@@ -33,7 +33,8 @@ def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], wid
     head |= {"uid": obj["uid"], "generation": str(obj.get("generation", 1))}
     sections = [_pairs(head, paint)]
     for part in ("status", "report", "spec"):
-        shown = {key: _show(f"{part}.{key}", value, types, age_of) for key, value in (obj.get(part) or {}).items()}
+        given = {**(obj.get(part) or {}), **(_find_serving(obj) if part == "status" else {})}
+        shown = {key: _show(f"{part}.{key}", value, types, age_of) for key, value in given.items()}
         shown = {key: text for key, text in shown.items() if text}
         if shown:
             sections.append(f"{paint.color(part, 'bold')}\n{_pairs(shown, paint, '  ')}")
@@ -46,6 +47,14 @@ def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], wid
         ]
         sections.append(draw_table(columns, rows, width, paint))
     return "\n\n".join(sections)
+
+
+def _find_serving(obj: Object) -> dict[str, Any]:
+    """Of what a function serves, only that which its spec says otherwise."""
+    serving = (obj.get("status") or {}).get("serving")
+    if not isinstance(serving, dict):
+        return {}
+    return {"serving": {key: value for key, value in serving.items() if value != obj["spec"].get(key)}}
 
 
 def name_images(digests: Sequence[str], images: Iterable[Object]) -> list[str]:
@@ -79,7 +88,7 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
             return tell_moment(float(value))
         if name in _TIMES:
             return f"{age_of(float(value))} ago" if value else ""
-        if types.get(path) == "duration":
+        if types.get(path, "").endswith("duration"):
             return f"{value:g} s"
         if path.startswith("spec.resources."):
             return format_amount(value)

@@ -29,7 +29,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.waits(),
         options.output(),
     ]
-    return options.build(verb, "Fetch an image from http, https, ftp or a file, and check it.", _run, kind, params)
+    return options.build(
+        verb, "Fetch an image from http, https, ftp, a file or a registry (oci://), and check it.", _run, kind, params
+    )
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: str) -> int:

@@ -7,13 +7,16 @@ from typing import Any
 import click
 
 from weft.cli import options
+from weft.cli.code import bring, pack_documents
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.grammar import Entry
 from weft.cli.manifest.check import Manifest, locate_refusal, read_manifests
 from weft.cli.manifest.files import read_documents
+from weft.cli.runtime_base import provide_bases
 from weft.cli.session import Session
 from weft.cli.watching import Wait
 from weft.cli.words import Target
+from weft.kinds.function_code import DIGEST
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
 from weft.objects.quantity import format_bytes
@@ -25,6 +28,7 @@ _COST = {
     "replace": "by a new one",
     "never": "never",
 }
+SAID_BY_OTHERS = ("spec.code_size",)  # it goes with the code
 _VERBS = {"created": "create", "updated": "update", "unchanged": "unchanged"}
 
 
@@ -50,6 +54,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None, files: tuple[str, ...], dry_run: bool) -> int:
     manifests = read_all(session, files)
+    if not dry_run:
+        provide_bases(session, [one.data["spec"] for one in manifests if one.kind.name == "function"])
     results = send(session, manifests, dry_run)
     done: list[Done] = []
     waits: list[Wait] = []
@@ -64,10 +70,14 @@ def _run(session: Session, kind: Kind | None, files: tuple[str, ...], dry_run: b
 
 
 def read_all(session: Session, files: tuple[str, ...]) -> list[Manifest]:
-    """The manifests in ``files``, checked as far as one can without asking the server."""
-    manifests = read_manifests(read_documents(files), session.project)
+    """The manifests in ``files``, checked as far as one can without asking the server; functions' code is brought there."""
+    documents = read_documents(files)
+    code = pack_documents(documents)
+    manifests = read_manifests(documents, session.project)
     if not manifests:
         raise click.UsageError(f"{', '.join(files)}: nothing in it")
+    for packed in code:
+        bring(session, packed)
     return manifests
 
 
@@ -83,7 +93,9 @@ def _tell(result: dict[str, Any]) -> str:
     changes = result.get("changes") or []
     if result["action"] != "updated" or not changes:
         return str(result["action"])
-    return "updated: " + ", ".join(describe_change(change) for change in changes)
+    return "updated: " + ", ".join(
+        describe_change(change) for change in changes if change["path"] not in SAID_BY_OTHERS
+    )
 
 
 def describe_change(change: dict[str, Any]) -> str:
@@ -103,4 +115,6 @@ def show_value(value: Any, type_: str = "") -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(str, value)) + "]"
     text = str(value).splitlines()[0] if isinstance(value, str) and value else str(value)
+    if DIGEST.fullmatch(text):
+        return f"{text[:12]}…"
     return text if len(text) <= 60 else text[:59] + "…"

@@ -33,7 +33,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.waits(),
         options.output(),
     ]
-    return options.build(verb, "Build debian-12 or tiny on this machine, as root, and add it.", _run, kind, params)
+    return options.build(
+        verb, "Build debian-12, python3-11 or tiny on this machine, as root, and add it.", _run, kind, params
+    )
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], name: str, fresh: bool, cache: str) -> int:
@@ -41,22 +43,31 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], name: str,
     if kind is None and given[:1] in (["image"], ["images"]):
         del given[0]
     if len(given) != 1:
-        raise click.UsageError("give one recipe: debian-12 or tiny")
-    target = Target(BY_NAME["image"], check_name(name or given[0]))
+        raise click.UsageError("give one recipe: debian-12, python3-11 or tiny")
+    return build_and_add(session, given[0], name=name, cache=cache, fresh=fresh)
+
+
+def build_and_add(
+    session: Session, recipe: str, project: str = "", *, name: str = "", cache: str = "", fresh: bool = False
+) -> int:
+    """Build it here, have the server fetch it into ``project`` (the session's if unset), and wait for that; the exit code. Raises
+    AlreadyExists for another image of that name, DriverFailed."""
+    target = Target(BY_NAME["image"], check_name(name or recipe))
     client = session.client  # before minutes of work: is there anyone to give it to?
+    project = project or client.project
     try:
-        known = client.get("image", target.name)
+        known = client.get("image", target.name, project=project)
     except NotFound:
         known = None
-    url = _build(session, given[0], Path(cache) if cache else _find_cache(), fresh).as_uri()
+    url = _build(session, recipe, Path(cache) if cache else _find_cache(), fresh).as_uri()
     if known is not None:
         if known["spec"]["url"] != url or fresh:
             raise AlreadyExists(
                 f"{target.what} exists already, from {known['spec']['url']}",
-                hint=f"weft image build {given[0]} --name {target.name}-new, or: weft image delete {target.name}",
+                hint=f"weft image build {recipe} --name {target.name}-new, or: weft image delete {target.name}",
             )
         return finish(session, [Done(target, known, "unchanged")], [])
-    made = client.create({"kind": "image", "name": target.name, "spec": {"url": url}})
+    made = client.create({"kind": "image", "name": target.name, "project": project, "spec": {"url": url}})
     wait = plan_wait(made, target, "create")
     return finish(session, [Done(target, made, "create")], [wait] if wait else [])
 

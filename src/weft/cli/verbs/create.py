@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from weft.cli import options
+from weft.cli.code import Packed, bring
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.flags import flag_parameter, make_flags, name_flag, read_flags, read_pairs
+from weft.cli.function_flags import make_more_flags, read_more_flags
 from weft.cli.grammar import MAKEABLE, Entry, Words, load
 from weft.cli.manifest.check import Manifest, check_spec, locate
 from weft.cli.manifest.config import read_config
 from weft.cli.manifest.document import Document, split_path
 from weft.cli.output.formats import print_object
+from weft.cli.runtime_base import provide_bases
 from weft.cli.session import Session
 from weft.cli.verbs.add import add_file
 from weft.cli.words import Target
@@ -29,14 +33,15 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def make_command(verb: str, kind: Kind) -> click.Command:
     """The command that makes objects of ``kind``, with a flag for every field of its spec."""
+    flags = [*make_more_flags(kind), *make_flags(kind)]
     params: list[click.Parameter] = [
         click.Argument(["words"], nargs=-1, metavar="NAME"),
         click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument."),
-        *make_flags(kind),
+        *flags,
         click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
         click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label."),
         click.Option(["--dry-run"], is_flag=True, help="Check it at the server and store nothing."),
-        *options.waits(),
+        *options.waits(flags),
         options.output(),
     ]
     return options.build(
@@ -61,7 +66,11 @@ class _Kinds(Words):
 def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: bool, **given: Any) -> int:
     if "/" in (given.get("spec__iso") or "") and not dry_run:
         given["spec__iso"] = add_file(session, given["spec__iso"])
-    manifest = read_wish(session, kind, words, given)
+    manifest, code = read_wish(session, kind, words, given)
+    if code is not None:
+        bring(session, code)
+    if kind.name == "function" and not dry_run:
+        provide_bases(session, [manifest["spec"]])
     made = session.client.create(manifest, dry_run=dry_run)
     target = Target(kind, made["name"])
     if dry_run:
@@ -78,8 +87,11 @@ def _show_dry(session: Session, target: Target, made: dict[str, Any]) -> int:
     return 0
 
 
-def read_wish(session: Session, kind: Kind, words: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
-    """The manifest that flags and ``--config`` make together; flags win. Raises InvalidInput at the field's place."""
+def read_wish(
+    session: Session, kind: Kind, words: tuple[str, ...], given: dict[str, Any]
+) -> tuple[dict[str, Any], Packed | None]:
+    """The manifest that flags and ``--config`` make together, and a function's code; flags win. Raises InvalidInput at the field's
+    place."""
     document = read_config(given["config"], kind) if given["config"] else Document({"spec": {}}, "")
     written = document.value
     manifest: dict[str, Any] = {
@@ -94,12 +106,14 @@ def read_wish(session: Session, kind: Kind, words: tuple[str, ...], given: dict[
         check_labels(labels)
         manifest["labels"] = labels
     manifest["spec"] = read_flags(kind, given, written["spec"])
+    beside = Path(given["config"]).parent if given["config"] not in (None, "-") else None
+    code = read_more_flags(kind, given, manifest["spec"], beside)
     for problem in check_spec(kind, manifest["spec"]):
         path = split_path(problem.field or "")
         if path in document.places and flag_parameter(problem.field or "") not in _given(given):
             raise locate(Manifest(kind, manifest, document), problem)
         raise name_flag(kind, problem)
-    return manifest
+    return manifest, code
 
 
 def _given(given: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from weft.cli.grammar import PLACED, Entry
 from weft.cli.outcome import each
 from weft.cli.output.description import describe_object, name_images
 from weft.cli.output.formats import age_of, print_object
+from weft.cli.output.job import leave_out_defaults
 from weft.cli.output.move import SHOWN as TOLD_OF_MOVES
 from weft.cli.output.move import describe_move
 from weft.cli.output.plot import draw_move
@@ -57,6 +58,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str 
         is_node = target.kind.name == "node"
         is_migration = target.kind.name == "migration"
         kept = _leave_out_shown(session, obj) if is_node else _leave_out_move(obj) if is_migration else obj
+        if target.kind.name == "job":
+            kept = leave_out_defaults(obj)
         print(describe_object(kept, target.kind, lambda since: age_of(session, since), width, session.paint))
         if is_node:
             print(f"\n{_describe_place(session, obj)}")

@@ -4,18 +4,21 @@ restart waits for one, unless --restart (or a person who is asked) has it now.""
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from weft.cli import options
+from weft.cli.code import bring
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.flags import make_flags, read_flags
+from weft.cli.function_flags import make_more_flags, read_more_flags
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
 from weft.cli.terminal import is_terminal
-from weft.cli.verbs.apply import show_value
+from weft.cli.verbs.apply import SAID_BY_OTHERS, show_value
 from weft.cli.words import Target, read_targets
 from weft.kinds.record import Kind
 from weft.objects.schema import describe_fields
@@ -32,21 +35,21 @@ _COST = {
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     if kind is None:
         return options.build(verb, "Change fields of an object.", _point, kind, [options.targets(kind)])
-    fields = make_flags(kind)
+    fields = [*make_more_flags(kind), *make_flags(kind)]
     for flag in fields:
         if kind.verb("restart") and len(flag.opts) > 1:
             flag.opts = [name for name in flag.opts if name != "--restart"]  # here that is the act
-    params: list[click.Parameter] = [options.targets(kind, many=False), *fields, *change_options(kind)]
+    params: list[click.Parameter] = [options.targets(kind, many=False), *fields, *change_options(kind, fields)]
     return options.build(verb, f"Change fields of a {kind.title}; others stay as they are.", _run, kind, params)
 
 
-def change_options(kind: Kind) -> list[click.Parameter]:
+def change_options(kind: Kind, flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
     """What every command takes that changes fields."""
     restart = click.Option(["--restart"], is_flag=True, help="Restart it now, if a change needs that.")
     return [
         *([restart] if kind.verb("restart") else []),
         click.Option(["--dry-run"], is_flag=True, help="Say what it would take, and change nothing."),
-        *options.waits(),
+        *options.waits(flags),
         options.output(),
     ]
 
@@ -71,10 +74,13 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
     before = session.client.get(kind.name, target.name)
     wish = {key: before[key] for key in ("kind", "name", "project", "labels", "generation") if before.get(key)}
     wish["spec"] = read_flags(kind, given, before["spec"])
+    code = read_more_flags(kind, given, wish["spec"])
+    if code is not None:
+        bring(session, code)
     (plan,) = session.client.apply([wish], dry_run=True)
     changes = plan.get("changes") or []
     types = {doc.path: doc.type for doc in describe_fields(kind.spec)}
-    for one in changes:
+    for one in [one for one in changes if one["path"] not in SAID_BY_OTHERS]:
         session.say(f"{target.what}  {_describe(one, types)}")
     needs = [one for one in changes if one["mode"] == "restart"]
     if dry_run:

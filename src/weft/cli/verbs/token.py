@@ -1,4 +1,5 @@
-"""`weft token create --join --node n4`: a token, told once; for a new node, with the whole line to type there."""
+"""`weft token create --join --node n4`: a token, told once; for a new node, with the whole line to type there, and for an access
+key, with the variables that AWS's SDKs read."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from weft.kinds.record import Kind
 from weft.objects.identity import check_name
 from weft.objects.quantity import parse_duration
 
+ACCESS_KEY = "access-key"
 _JOIN_LIFE = "1h"
 _LOOPBACK = ("https://127.", "https://localhost", "https://[::1]")
 
@@ -24,9 +26,18 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["words"], nargs=-1, metavar="[NAME]"),
         click.Option(["--join"], is_flag=True, help="Lets one node join, once."),
-        click.Option(["--use"], type=click.Choice(["join", "access"]), help="The same: join, or access."),
+        click.Option(
+            ["--access-key"], is_flag=True, help="A key that signs calls of a project's functions (AWS SDKs)."
+        ),
+        click.Option(
+            ["--use"], type=click.Choice(["join", "access", "access-key"]), help="The same: join, access or access-key."
+        ),
         click.Option(["--node"], metavar="NAME", help="The only node name it may enrol."),
-        click.Option(["--role"], type=click.Choice(["admin", "viewer"]), help="What its bearer may do. [viewer]"),
+        click.Option(
+            ["--role"],
+            type=click.Choice(["admin", "viewer", "invoker"]),
+            help="What its bearer may do; an invoker: only invoke functions. [viewer; access key: invoker]",
+        ),
         click.Option(["--subject"], metavar="TEXT", help="Whose it is."),
         click.Option(["--expires", "life"], metavar="DURATION", help="How long it is worth something. [join: 1h]"),
         click.Option(["--server"], metavar="URL", help="The server's address as the new node sees it."),
@@ -45,7 +56,12 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
         raise click.UsageError("--node is for a token that lets a node join: add --join")
     if join and given["use"] == "access":
         raise click.UsageError("--join and --use access contradict each other")
-    spec: dict[str, Any] = {"use": "join" if join else "access"}
+    access_key = given["access_key"] or given["use"] == ACCESS_KEY
+    if access_key and (join or given["use"] == "access"):
+        raise click.UsageError("--access-key is a use of its own: leave out --join and --use")
+    spec: dict[str, Any] = {"use": "join" if join else ACCESS_KEY if access_key else "access"}
+    if access_key or given["role"] == "invoker":
+        spec["project"] = session.client.project
     spec |= {key: given[key] for key in ("node", "role", "subject") if given[key] is not None}
     life = given["life"] or (_JOIN_LIFE if join else None)
     if life is not None:
@@ -54,6 +70,11 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     made = session.client.create({"kind": "token", **name, "spec": spec})
     if session.is_data:
         print_object(session, made)
+        return
+    if access_key:
+        print(f"AWS_ACCESS_KEY_ID={made['spec']['key_id']}\nAWS_SECRET_ACCESS_KEY={made['secret']}")
+        session.say(f"the secret is told only once; it signs calls in project {made['spec']['project']}")
+        session.say("weft function endpoint -o env prints where to, as variables")
         return
     if not join:
         print(made["secret"])

@@ -53,7 +53,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], goals: tup
 
 def _plan_default(target: Target) -> list[Goal]:
     """Until it is as create would leave it; a VM that no node takes is waited for."""
-    goal = plan_goal(target.kind.name, "create")
+    goal = plan_goal(target.kind.name, "run" if target.kind.name == "job" else "create")
     if goal is None:
         raise click.UsageError(f"say what to wait for: weft wait {target.what} --for=FIELD=VALUE")
     return [msgspec.structs.replace(goal, ends_refused=False)]

@@ -90,6 +90,15 @@ def find_members(cgroup: str) -> set[int]:
     return members
 
 
+def perform_thaw(cgroup: str) -> None:
+    """What is frozen there, as idle instances of functions are, doesn't end by a signal: let it run."""
+    for group in find_groups(cgroup):
+        for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            with contextlib.suppress(OSError):
+                if (group / name).exists():
+                    (group / name).write_text(word)
+
+
 def perform_remove(cgroup: str) -> None:
     """Remove the groups at and below ``cgroup``, and the parent all clusters share when this was the last."""
     for group in find_groups(cgroup):

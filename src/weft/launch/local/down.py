@@ -66,6 +66,8 @@ async def _end_processes(state: Path, topology: Topology | None, failures: list[
         if not found:
             break
         ended |= {p.pid for p in found}
+        if topology is not None:
+            cgroups.perform_thaw(topology.cgroup)
         end(found, signal.SIGKILL, GRACE_SECONDS)
     left = find_processes(state, topology)
     failures += [f"process {p.pid} ({' '.join(p.argv[:4])}) does not end" for p in left]

@@ -19,6 +19,7 @@ from weft.client import Client
 from weft.client.context import FILE as CONTEXT_FILE
 from weft.client.context import read_context
 from weft.contracts.clock import Clock
+from weft.images.enclosed.build import ensure_enclosure, find_enclosure
 from weft.images.recipes import ensure_bundle
 from weft.launch.local.daemon import Daemon
 from weft.launch.local.node import AgentCommand
@@ -59,7 +60,10 @@ def plan_daemons(topology: Topology) -> list[Daemon]:
         *("--store", topology.store),
         *(word for place in places for word in ("--listen", f"{place}:{topology.api_port}")),
         *(word for place in places for word in ("--gateway", f"{place}:{topology.gateway_port}")),
+        *(word for place in places for word in ("--functions", f"{place}:{topology.functions_port}")),
         *("--publish-on", "127.0.0.1", "--context", str(state / CONTEXT_FILE)),
+        *("--plain-registry", topology.gateway_address),  # as its nodes
+        *("--enclosure", str(find_enclosure(state / "cache"))),
     )
     return [Daemon("server", argv, topology.state_dir)]
 
@@ -70,6 +74,7 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
     if not (state / "node.json").exists():
         await _join(topology, node, state)
     Path(topology.shared_pool).mkdir(parents=True, exist_ok=True)
+    enclosure = await asyncio.to_thread(ensure_enclosure, Path(topology.state_dir) / "cache")
     argv = (
         *weft("agent", node.name, "--state", str(state)),
         *("--server", f"https://{topology.gateway_address}:{topology.api_port}"),
@@ -80,6 +85,7 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
         *("--cgroup", topology.node_cgroup(node)),
         *("--pool", f"shared={topology.shared_pool}"),
         *("--plain-registry", topology.gateway_address),  # one that a person runs on this machine to try things
+        *("--enclosure", str(enclosure)),
         *("--cpu", str(CORES_PER_CORE * (os.cpu_count() or 1))),
         *(("--no-devices",) if node != topology.nodes[0] else ()),  # one machine's GPUs are there once
     )

@@ -18,6 +18,7 @@ NODE_LINK = "under0"
 SQLITE, ETCD = "sqlite", "etcd"
 UNDERLAYS = ipaddress.ip_network("10.64.0.0/10")
 FIRST_PORT, PORT_PAIRS = 20000, 5000
+FUNCTIONS_BELOW = 10000
 CANDIDATES = 64
 
 
@@ -62,6 +63,11 @@ class Topology(msgspec.Struct, frozen=True):
     @property
     def bridge(self) -> str:
         return bridge_of(self.id)
+
+    @property
+    def functions_port(self) -> int:
+        """Where functions are invoked by HTTP."""
+        return self.api_port - FUNCTIONS_BELOW
 
     @property
     def gateway_address(self) -> str:
@@ -180,6 +186,6 @@ def _choose_underlay(number: int, routes: list[str]) -> ipaddress.IPv4Network:
 def _choose_ports(number: int, ports: frozenset[int]) -> tuple[int, int]:
     for step in range(PORT_PAIRS):
         first = FIRST_PORT + (number // 65536 + step) % PORT_PAIRS * 2
-        if first not in ports and first + 1 not in ports:
+        if ports.isdisjoint((first, first + 1, first - FUNCTIONS_BELOW)):
             return first, first + 1
     raise Unavailable(f"no free port from {FIRST_PORT} on for a local cluster", hint="see: ss -lt")

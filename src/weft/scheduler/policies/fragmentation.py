@@ -41,7 +41,7 @@ class Fragmentation:
         if not len(table.names):
             return [Column("kept", 1.0, np.zeros(0))]
         if request.gpus is None and not occasion.outlook.lasts(request):
-            return packing_terms(table, request)
+            return packing_terms(table, request, occasion.outlook.bound)
         outlook = or_alike(occasion.outlook, table, request)
         now = find_residue(table)
         rest = find_rest(table, request, now)

@@ -5,14 +5,18 @@ free resources point the way the request does (vector packing by alignment: Pani
 packing", 2011; Grandl et al., "Multi-resource packing for cluster schedulers", SIGCOMM 2014), and which then has equal
 shares left. Unused nodes come after all others, with one exception: where no used one matches, and there is little room
 in them all together, another is begun, for it will be needed soon. That alone is worth half a percent of the nodes.
-Nodes with GPUs to give are kept for those that want them. Pure.
+Nodes with GPUs to give are kept for those that want them, and nodes of a kind that others' constraints ask for, for these. Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from weft.contracts.policy import RESOURCES, Column, Flags, Request, Table, Values
+from weft.language.tree import Expression
+from weft.scheduler.constraint import find_meeting, split
 
 ANGLE, TURN, BALANCE, FILL, USED = (
     0.244,
@@ -22,14 +26,35 @@ ANGLE, TURN, BALANCE, FILL, USED = (
     0.467,
 )  # found on generated loads, see benchmarks/optimality
 BEGIN = 90.0  # what "used" gives an unused node that may be begun
-GPUS_KEPT = 0.51  # before all else
+KEPT = 0.51  # before all else
+LEVELS = 4  # of how much a kind of node is asked for; what differs by less is equal
 LITTLE = 0.5  # nodes' worth of room in all used ones
 _EDGE = 0.02  # of a node: what is smaller has no shape
 
 
-def packing_terms(table: Table, request: Request) -> list[Column]:
+def packing_terms(table: Table, request: Request, bound: Sequence[tuple[Expression, float]] = ()) -> list[Column]:
     """The terms of every node, weights summing up to 1. They look at all nodes together: sizes are measured by the mean
-    one, and what room is left counts."""
+    one, and what room is left counts. ``bound`` as of an Outlook."""
+    columns = _packed(table, request)
+    if request.gpus is None and (table.gpu_free > 0).any():
+        columns = _first("gpus kept", np.where((table.gpu_free > 0).any(axis=1), 0.0, 100.0), columns)
+    own = None if request.constraint is None else split(request.constraint)[0]
+    others = [(tree, share) for tree, share in bound if tree != own]
+    if not others:
+        return columns
+    asked = np.zeros(len(table.names))
+    for tree, share in others:
+        np.maximum(asked, np.where(find_meeting(tree, table), share, 0.0), out=asked)
+    return _first("kind kept", 100.0 - np.ceil(asked * LEVELS) * (100.0 / LEVELS), columns)
+
+
+def _first(name: str, values: Values, columns: list[Column]) -> list[Column]:
+    """Before all that the others say."""
+    rest = 1.0 - KEPT
+    return [Column(name, KEPT, values), *(Column(c.name, c.weight * rest, c.values) for c in columns)]
+
+
+def _packed(table: Table, request: Request) -> list[Column]:
     rows = [row for row, amount in enumerate(request.amounts) if amount > 0] or list(range(len(RESOURCES)))
     capacity = np.maximum(table.capacity[rows], 1)
     free = np.maximum(table.capacity[rows] - table.allocated[rows], 0)
@@ -45,18 +70,13 @@ def packing_terms(table: Table, request: Request) -> list[Column]:
     in_use = np.where(used, 100.0, 0.0)
     if float(before.min(axis=0)[used & table.online & ~table.cordoned].sum()) < LITTLE:
         in_use[~used] = BEGIN
-    columns = [
+    return [
         Column("shape", ANGLE, _percent(angle / (np.pi / 2))),
         Column("balance", BALANCE, _percent(shares.max(axis=0) - shares.min(axis=0))),
         Column("turn", TURN, _percent(turn / np.pi + 0.5)),
         Column("fill", FILL, _percent(shares.mean(axis=0))),
         Column("used", USED, in_use),
     ]
-    if request.gpus is not None or not (table.gpu_free > 0).any():
-        return columns
-    kept = np.where((table.gpu_free > 0).any(axis=1), 0.0, 100.0)
-    rest = 1.0 - GPUS_KEPT
-    return [Column("gpus kept", GPUS_KEPT, kept), *(Column(c.name, c.weight * rest, c.values) for c in columns)]
 
 
 def _angle(one: Values, other: Values) -> Values:

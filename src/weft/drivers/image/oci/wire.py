@@ -78,7 +78,10 @@ class Wire:
             raise
         except BrokenPipeError:
             raise
-        except (http.client.IncompleteRead, ConnectionError, TimeoutError) as problem:
+        except TimeoutError:
+            self._drop()
+            raise Failed("hangs", f"it gave nothing for {float(request['idle_seconds']):g} s") from None
+        except (http.client.IncompleteRead, ConnectionError) as problem:
             self._drop()
             raise Failed("cut", str(problem) or type(problem).__name__) from None
         except (OSError, http.client.HTTPException, ValueError) as problem:

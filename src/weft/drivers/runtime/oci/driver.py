@@ -25,7 +25,7 @@ from weft.drivers.runtime.oci.launch import launch_container
 from weft.drivers.runtime.oci.logs import read_lines, turn_over
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import DRIVER, PROBE, Found, probe_oci
-from weft.drivers.runtime.oci.record import ContainerRecord, read_record
+from weft.drivers.runtime.oci.record import ContainerRecord, note_begun, read_record
 from weft.drivers.runtime.oci.root import MOST_LAYERS
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.shim import reopen_log
@@ -190,9 +190,12 @@ class OciDriver:
             if plan.user_namespace:
                 taken = {other.record.first_user for other in self._known.values() if other is not container}
                 record.first_user = choose_first_user(plan.id, facts.users, taken - {None})  # type: ignore[arg-type]
-            await container.save()
-            await launch_container(container, facts, self._groups, self._clock)
-            await container.save()
+            recorded = asyncio.ensure_future(container.save())
+            try:
+                await launch_container(container, facts, self._groups, self._clock, recorded)
+            finally:
+                await asyncio.gather(recorded, return_exceptions=True)
+            note_begun(container.paths, record)
         except BaseException:
             await asyncio.shield(self._undo(container, before))
             raise

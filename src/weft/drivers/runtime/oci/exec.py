@@ -88,6 +88,13 @@ class OciSession:
         _hanging_up.add(hanging_up := asyncio.create_task(self._hang_up()))
         hanging_up.add_done_callback(_hanging_up.discard)
 
+    async def kill(self) -> None:
+        while self._process.poll() is None:
+            if (pid := self._find_command()) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await self._clock.sleep(HANG_UP_SECONDS)
+
     async def _hang_up(self) -> None:
         """SIGHUP for a command that runs, also for one that is only about to; more than one, because what is becoming it may
         not have heard the first."""

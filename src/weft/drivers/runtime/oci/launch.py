@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.drivers.own_thread import leave_mounts, run_in_own_thread
 from weft.drivers.processes import ProcessId
-from weft.drivers.runtime.oci.apart import leave_mounts, run_in_own_thread
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.root import Root, make_folders, mount_root
@@ -23,13 +23,17 @@ from weft.objects.errors import DriverFailed, WeftError
 ENDED_ALREADY = ProcessId(0, 0)  # no process
 
 
-async def launch_container(container: Container, facts: Facts, groups: Groups, clock: Clock) -> None:
-    """Returns when its process runs. Raises DriverFailed, InvalidInput; what it has made by then stays, for ``sweep``."""
+async def launch_container(
+    container: Container, facts: Facts, groups: Groups, clock: Clock, recorded: Awaitable[None]
+) -> None:
+    """Returns when its process runs; nothing does before ``recorded``, that the start is on disk. Raises DriverFailed,
+    InvalidInput; what it has made by then stays, for ``sweep``."""
     record, paths, plan = container.record, container.paths, container.record.plan
     _write_files(container, facts, groups)
     shims = groups.make_shims()
     mapping = await open_mapping_aside(record.first_user) if record.first_user is not None else None
     try:
+        await recorded
         root = Root(plan, paths, record.first_user, mapping)
         await run_in_own_thread(lambda: _create_and_start(container, root, shims, clock))
     except WeftError as error:

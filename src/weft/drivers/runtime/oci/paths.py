@@ -42,6 +42,11 @@ class ContainerPaths(msgspec.Struct, frozen=True):
         return self.run / "shim-pid"
 
     @property
+    def begun(self) -> Path:
+        """Who runs, as long as the record doesn't say so."""
+        return self.run / "begun.json"
+
+    @property
     def exits(self) -> Path:
         """The folder of the shim's exit file, which bears the container's id."""
         return self.run / "exits"

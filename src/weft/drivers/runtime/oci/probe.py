@@ -22,16 +22,17 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.container import ContainerPlan, ContainerProcess
 from weft.contracts.runtime import RuntimeProbe
+from weft.drivers.own_thread import leave_mounts, run_in_own_thread
 from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.oci import shim
-from weft.drivers.runtime.oci.apart import leave_mounts, read_hidden, run_in_own_thread
+from weft.drivers.runtime.oci.apart import read_hidden
 from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.root import Root, make_folders, mount_root
 from weft.drivers.runtime.oci.runtime import PROGRAMS, Runtime, find_programs, read_error
-from weft.drivers.runtime.oci.seccomp import read_profile
 from weft.drivers.runtime.oci.translate import Facts, plan_files, translate_container
 from weft.drivers.runtime.oci.users import choose_first_user, find_ranges, open_mapping
+from weft.drivers.seccomp import read_profile
 from weft.objects.errors import DriverFailed, WeftError
 
 DRIVER = "oci"

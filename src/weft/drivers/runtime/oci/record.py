@@ -1,7 +1,7 @@
 """What the driver writes down of each container, so that one made anew after a crash knows all the old one knew.
 
 One file per container, replaced in one rename. That a start was begun is on disk before anything runs, how it ended before
-anyone is told.
+anyone is told. Who runs stands in the run folder until then: it means nothing after a power cut, and is worth no wait for a disk.
 """
 
 from __future__ import annotations
@@ -42,12 +42,35 @@ class ContainerRecord(msgspec.Struct):
     end: ContainerEnd | None = None
 
 
+class Begun(msgspec.Struct, frozen=True):
+    """``started_at`` is its record's: what is left of a run before says nothing."""
+
+    started_at: float
+    process: ProcessId | None
+    shim: ProcessId | None
+
+
 def read_record(paths: ContainerPaths) -> ContainerRecord | None:
     """None if there is none, or none that can be read: then nothing of this container was ever begun."""
     try:
-        return msgspec.json.decode(paths.record.read_bytes(), type=ContainerRecord)
+        record = msgspec.json.decode(paths.record.read_bytes(), type=ContainerRecord)
     except (OSError, msgspec.DecodeError):
         return None
+    if not record.started and record.end is None:
+        try:
+            begun = msgspec.json.decode(paths.begun.read_bytes(), type=Begun)
+        except (OSError, msgspec.DecodeError):
+            return record
+        if begun.started_at == record.started_at:
+            record.process, record.shim, record.started = begun.process, begun.shim, True
+    return record
+
+
+def note_begun(paths: ContainerPaths, record: ContainerRecord) -> None:
+    """Its process runs: known to whoever comes after this one is killed."""
+    work = paths.begun.with_suffix(".new")
+    work.write_bytes(msgspec.json.encode(Begun(record.started_at, record.process, record.shim)))
+    work.rename(paths.begun)
 
 
 def write_record(paths: ContainerPaths, record: ContainerRecord) -> None:
@@ -61,11 +84,11 @@ def decide_end(
     """Pure. Why a container has ended; ``exit_code`` as the shim wrote it (None: it didn't)."""
     if record.stopping:
         return ContainerEnd("stopped", "stopRequested", "", exit_code)
+    if exit_code is None and record.host_boot_id != host_boot_id:
+        return ContainerEnd("failed", "nodeRestarted", "this node restarted under it")
     if record.process is None or not record.started:
         return ContainerEnd("failed", "startInterrupted", "the start was cut off before it ran")
     if exit_code is None:
-        if record.host_boot_id != host_boot_id:
-            return ContainerEnd("failed", "nodeRestarted", "this node restarted under it")
         return ContainerEnd(
             "failed", "shimLost", "the process that waits for its end was killed: its exit code is lost"
         )

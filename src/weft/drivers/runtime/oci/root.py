@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from weft.contracts.container import ContainerPlan
-from weft.drivers.runtime.oci.kernel import (
+from weft.contracts.container import ContainerMount, ContainerPlan
+from weft.drivers.kernel import (
     CLONE_NEWNET,
     MS_NODEV,
     MS_NOEXEC,
@@ -23,6 +23,7 @@ from weft.drivers.runtime.oci.kernel import (
     mount,
     mount_shifted,
 )
+from weft.drivers.runtime.oci.disks import mount_disk
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.translate import needs_sysfs, sysfs_source
 
@@ -72,12 +73,22 @@ def mount_root(root: Root) -> None:
             mount("overlay", paths.root, "overlay", 0, options)
     if os.statvfs(paths.root).f_flag & os.ST_RDONLY:
         raise OSError(0, "overlayfs can only be read there: it can't write in its own folder", str(paths.root))
-    if root.mapping is not None:
-        for number, volume in enumerate(plan.mounts):
-            if volume.source:
-                _show(volume.source, Path(f"v{number}"), root.mapping)
+    for number, volume in enumerate(plan.mounts):
+        if volume.source:
+            _show_volume(volume, number, root.mapping)
     if needs_sysfs(plan, root.first_user):
         _mount_sysfs(plan.netns, sysfs_source(paths))
+
+
+def _show_volume(volume: ContainerMount, number: int, mapping: int | None) -> None:
+    name, source = Path(f"v{number}"), volume.source
+    if volume.file_system:
+        disk = Path(f"d{number}") if mapping is not None else name
+        disk.mkdir(exist_ok=True)
+        mount_disk(volume.source, disk, volume.file_system)
+        source = str(disk)
+    if mapping is not None:
+        _show(source, name, mapping)
 
 
 def _show(source: str, name: Path, mapping: int | None) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.container import ContainerPlan, ContainerProcess
+from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess
 from weft.contracts.runtime import ExecRequest
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.seccomp import Profile, translate_seccomp
 from weft.drivers.runtime.oci.users import USERS_EACH
+from weft.drivers.seccomp import Profile, translate_seccomp
 from weft.objects.errors import InvalidInput
 
 PERIOD_MICROSECONDS = 100_000
@@ -188,8 +188,8 @@ def plan_files(plan: ContainerPlan) -> dict[str, str]:
     return {HOSTS: own, HOSTNAME: f"{name}\n", RESOLV_CONF: "".join(f"{word}\n" for word in words)}
 
 
-def volume_source(paths: ContainerPaths, number: int, source: str, *, shifted: bool) -> str:
-    return str(paths.mounts / f"v{number}") if shifted else source
+def volume_source(paths: ContainerPaths, number: int, mount: ContainerMount, *, shifted: bool) -> str:
+    return str(paths.mounts / f"v{number}") if shifted or mount.file_system else mount.source
 
 
 def sysfs_source(paths: ContainerPaths) -> Path:
@@ -239,7 +239,7 @@ def _mounts(plan: ContainerPlan, paths: ContainerPaths, *, shifted: bool) -> lis
             size = [f"size={mount.size_bytes}"] if mount.size_bytes else []
             found.append(_mount(mount.target, "tmpfs", "tmpfs", ["nosuid", "nodev", "mode=1777", *size, access]))
         else:
-            source = volume_source(paths, number, mount.source, shifted=shifted)
+            source = volume_source(paths, number, mount, shifted=shifted)
             found.append(_mount(mount.target, "bind", source, ["bind", "private", "nosuid", "nodev", access]))
     return found
 

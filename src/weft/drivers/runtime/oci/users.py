@@ -16,7 +16,8 @@ from weft.objects.errors import DriverFailed
 
 USERS_EACH = 1 << 16
 # Above the users of VMs' machines, below those that systemd calls invalid.
-FIRST_USER, RANGES = 0x7800_0000, (0x7FFF_0000 - 0x7800_0000) // USERS_EACH
+FIRST_USER, RANGES = 0x7800_0000, (0x7F00_0000 - 0x7800_0000) // USERS_EACH
+FIRST_INSTANCE_USER, INSTANCE_RANGES = 0x7F00_0000, (0x7FFF_0000 - 0x7F00_0000) // USERS_EACH  # of functions
 FEWEST_RANGES = 16
 
 

@@ -51,12 +51,13 @@ CONSOLE_LOG_CHECK_SECONDS = 5.0
 
 
 class QemuDriver:
-    """A RuntimeDriver that can also suspend, adjust, migrate, exec, and tell console and stats."""
+    """A RuntimeDriver that can also suspend, adjust, migrate, exec, and tell console and stats. ``alike``: another one on the same
+    machine; what that has found out of it isn't found out again."""
 
     name = "qemu"
 
-    def __init__(self, host: Host, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+    def __init__(self, host: Host, clock: Clock | None = None, alike: QemuDriver | None = None) -> None:
+        self._clock, self._alike = clock or SystemClock(), alike
         self._run_dir = Path(host.run_dir)
         self._sysfs = Path(host.sysfs)
         self._capacity = host.capacity
@@ -74,12 +75,18 @@ class QemuDriver:
     async def probe(self) -> RuntimeProbe:
         async with self._probing:
             if self._probe is None:
-                probe, self._facts = await probe_qemu(self._run_dir, self._clock)
+                probe, self._facts = await self._find_out()
                 self._probe = msgspec.structs.replace(probe, kept=find_kept(self._sysfs))
                 self._cgroups.check()
         if self._cgroups.problem and self._cgroups.problem not in self._probe.problems:
             self._probe.problems.append(self._cgroups.problem)
         return self._probe
+
+    async def _find_out(self) -> tuple[RuntimeProbe, Facts | None]:
+        if self._alike is None:
+            return await probe_qemu(self._run_dir, self._clock)
+        probe = await self._alike.probe()
+        return msgspec.structs.replace(probe, problems=list(probe.problems)), self._alike._facts
 
     # The verbs of RuntimeDriver.
 

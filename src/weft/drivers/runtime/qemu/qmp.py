@@ -154,15 +154,18 @@ class Qmp:
                 answer.set_exception(Unavailable("QEMU has gone"))
 
 
-async def connect_qmp(path: str, *, timeout_seconds: float = ANSWER_SECONDS) -> Qmp:
-    """Connect to a monitor socket. Raises Unavailable if nobody answers there in time."""
+async def connect_qmp(place: str | socket.socket, *, timeout_seconds: float = ANSWER_SECONDS) -> Qmp:
+    """Connect to a monitor socket, or take one whose other end QEMU was given. Raises Unavailable if nobody answers there in
+    time."""
     connection: Qmp | None = None
+    where: dict[str, Any] = {"path": place} if isinstance(place, str) else {"sock": place}
     try:
         async with asyncio.timeout(timeout_seconds):
-            connection = Qmp(*await asyncio.open_unix_connection(path, limit=_LINE_LIMIT))
+            connection = Qmp(*await asyncio.open_unix_connection(**where, limit=_LINE_LIMIT))
             await connection.negotiate()
             return connection
-    except (OSError, ValueError, msgspec.DecodeError, TimeoutError) as error:
+    except (OSError, ValueError, msgspec.DecodeError, TimeoutError, Unavailable) as error:
         if connection is not None:
             connection.close()
-        raise Unavailable(f"QEMU's monitor at {path} doesn't answer: {error or 'time-out'}") from error
+        at = f" at {place}" if isinstance(place, str) else ""
+        raise Unavailable(f"QEMU's monitor{at} doesn't answer: {error or 'time-out'}") from error

@@ -44,7 +44,7 @@ _PORTS_PER_SLOT = 8
 _HOST_CHASSIS = 200  # beyond those of other ports
 _LAST_MMIO_BUS = 23
 _SOCKET_PATH_BYTES = 107
-_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 # An emulated CPU has no use for mitigations, and each of these spares it time; no_timer_check because a busy host can
 # fail the kernel's own check of its timer, which then panics.
@@ -143,7 +143,7 @@ def translate_guest(
     check_plan(plan, paths)
     words = [facts.program, "-name", f"guest={plan.name}", "-uuid", frame.uuid or plan.uid]
     words += ["-nodefaults", "-no-user-config", "-display", "none"]
-    words += ["-sandbox", _SANDBOX]
+    words += ["-sandbox", SANDBOX]
     words += ["-machine", _machine(plan, frame), *_accelerator(frame, facts)]
     words += _size(frame)
     words += _boot(plan, frame, facts, handed)

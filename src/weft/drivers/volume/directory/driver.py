@@ -1,5 +1,5 @@
-"""Volumes as qcow2 files in one folder, ``<pool>/volumes/<id>.qcow2``; clones are copy-on-write. The node's state folder is the
-pool ``local``; others may be seen by several nodes at once.
+"""Volumes as qcow2 files in one folder, ``<pool>/volumes/<id>.qcow2``; clones are copy-on-write. One that a container has mounted
+is ``<id>.raw`` from then on. The node's state folder is the pool ``local``; others may be seen by several nodes at once.
 
 Makes files with qemu-img under another name first, so that a half-made volume is never seen. Reads sizes from the files
 themselves, which works while a guest has them open. Called by the agent.
@@ -19,13 +19,15 @@ from pathlib import Path
 from weft.contracts.durable import keep_file, name_file, sync_folder, write_durably
 from weft.contracts.host import Host
 from weft.contracts.volume import PoolFacts, VolumeFacts
+from weft.drivers.volume.directory.files import check_files, has_files, is_blank, make_files, refuse_others
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 from weft.objects.identity import short_id
 from weft.objects.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
 
 TIMEOUT_SECONDS = 60.0
-_SUFFIX = ".qcow2"
+COPY_SECONDS = 3600.0
+_SUFFIX, _RAW = ".qcow2", ".raw"
 _SECTOR = 512
 _ID_FILE = "weft-pool-id"
 
@@ -103,21 +105,71 @@ class DirectoryVolumes:
         path.unlink(missing_ok=True)
         return str(path)
 
-    async def complete(self, volume_id: str, *, base: str | None = None, base_format: str = "qcow2") -> VolumeFacts:
-        work = self._work(volume_id)
+    async def complete(
+        self, volume_id: str, *, base: str | None = None, base_format: str = "qcow2", form: str = "qcow2"
+    ) -> VolumeFacts:
+        work, raw = self._work(volume_id), form == "raw" and base is None
         try:
             with work.open("rb") as file:
                 header = read_qcow2_header(file.read(HEADER_BYTES))
-            if header is None or header.has_external_data or header.has_backing != (base is not None):
+            if not raw and (header is None or header.has_external_data or header.has_backing != (base is not None)):
                 raise InvalidInput(f"volume {volume_id}: what has come is not its disk")
             if base is not None:  # -u: only the name in the header changes, which was the other node's
                 await self._run("rebase", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", base, str(work))
-            await asyncio.to_thread(keep_file, work, self._path(volume_id))
+            await asyncio.to_thread(keep_file, work, self._raw(volume_id) if raw else self._path(volume_id))
+            (self._path(volume_id) if raw else self._raw(volume_id)).unlink(missing_ok=True)
         except OSError as problem:
             raise _failed(volume_id, problem) from problem
         facts = self._inspect(volume_id)
         assert facts is not None
         return facts
+
+    async def ensure_files(self, volume_id: str, *, size_bytes: int, owner: tuple[int, int] = (0, 0)) -> VolumeFacts:
+        async with self._making.setdefault(volume_id, asyncio.Lock()):
+            try:
+                await self._give_files(volume_id, size_bytes, owner)
+            except OSError as problem:
+                raise _failed(volume_id, problem) from problem
+            facts = self._inspect(volume_id)
+            if facts is None:
+                raise DriverFailed(f"volume {volume_id} vanished while it was made", details={"step": "disk"})
+            return facts
+
+    async def _give_files(self, volume_id: str, size_bytes: int, owner: tuple[int, int]) -> None:
+        """Whatever cuts this off, the volume is whole under one of its names, and under that of the raw file what counts."""
+        raw, disk, work, what = (
+            self._raw(volume_id),
+            self._path(volume_id),
+            self._work(volume_id),
+            f"volume {volume_id}",
+        )
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            if raw.exists():
+                await asyncio.to_thread(refuse_others, raw, what)
+                blank = await asyncio.to_thread(lambda: not has_files(raw))
+            elif disk.exists():
+                await self._convert(volume_id, work)
+                await asyncio.to_thread(refuse_others, work, what)
+                blank = await asyncio.to_thread(is_blank, work)
+            else:
+                blank = True
+            if blank:
+                before = raw if raw.exists() else work
+                size = max(size_bytes, before.stat().st_size if before.exists() else 0)
+                await make_files(work, _round_up(size), owner)
+            if work.exists():
+                await asyncio.to_thread(keep_file, work, raw)
+            if disk.exists():
+                disk.unlink()
+        finally:
+            work.unlink(missing_ok=True)
+        await check_files(raw, _round_up(size_bytes), what)
+
+    async def _convert(self, volume_id: str, work: Path) -> None:
+        self._check_own(volume_id)
+        image = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": str(self._path(volume_id))}}
+        await self._run("convert", "-q", "-O", "raw", f"json:{json.dumps(image)}", str(work), seconds=COPY_SECONDS)
 
     async def inspect(self, volume_id: str) -> VolumeFacts | None:
         return self._inspect(volume_id)
@@ -132,7 +184,9 @@ class DirectoryVolumes:
                 f"volume {volume_id} can't shrink from {format_bytes(facts.size_bytes)} to {format_bytes(size_bytes)}",
                 field="size",
             )
-        if size_bytes > facts.size_bytes:
+        if size_bytes > facts.size_bytes and facts.format == "raw":
+            os.truncate(facts.path, _round_up(size_bytes))
+        elif size_bytes > facts.size_bytes:
             self._check_own(volume_id)
             # What its header says of its base was true on the node that made it.
             image = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": facts.path}}
@@ -141,15 +195,16 @@ class DirectoryVolumes:
 
     async def remove(self, volume_id: str) -> None:
         self._making.pop(volume_id, None)
-        path = self._path(volume_id)
-        if path.exists():
+        paths = [path for path in (self._path(volume_id), self._raw(volume_id)) if path.exists()]
+        for path in paths:
             path.unlink(missing_ok=True)
+        if paths:
             await asyncio.to_thread(sync_folder, self._folder)
 
     async def list(self) -> list[VolumeFacts]:
         """All volumes here, by id; a file that is none is left out."""
-        ids = sorted(path.name.removesuffix(_SUFFIX) for path in self._folder.glob(f"[!.]*{_SUFFIX}"))
-        return [facts for facts in map(self._inspect, ids) if facts is not None]
+        ids = {path.stem for suffix in (_SUFFIX, _RAW) for path in self._folder.glob(f"[!.]*{suffix}")}
+        return [facts for facts in map(self._inspect, sorted(ids)) if facts is not None]
 
     async def _make(self, volume_id: str, size_bytes: int, base: str | None, base_format: str) -> VolumeFacts:
         path, work = self._path(volume_id), self._work(volume_id)
@@ -183,6 +238,9 @@ class DirectoryVolumes:
 
     def _inspect(self, volume_id: str) -> VolumeFacts | None:
         path = self._path(volume_id)
+        with contextlib.suppress(FileNotFoundError):
+            status = (raw := self._raw(volume_id)).stat()
+            return VolumeFacts(volume_id, str(raw), "raw", status.st_size, status.st_blocks * _SECTOR)
         try:
             with path.open("rb") as file:
                 header = read_qcow2_header(file.read(HEADER_BYTES))
@@ -210,11 +268,14 @@ class DirectoryVolumes:
             raise InvalidInput(f"{volume_id!r} is no volume id")
         return self._folder / f"{volume_id}{_SUFFIX}"
 
+    def _raw(self, volume_id: str) -> Path:
+        return self._path(volume_id).with_suffix(_RAW)
+
     def _work(self, volume_id: str) -> Path:
         path = self._path(volume_id)
         return path.with_name(f"{self._work_prefix}{path.name}")
 
-    async def _run(self, *words: str) -> None:
+    async def _run(self, *words: str, seconds: float = TIMEOUT_SECONDS) -> None:
         """Run qemu-img; raises DriverFailed with its own words."""
         try:
             process = await asyncio.create_subprocess_exec(
@@ -227,13 +288,13 @@ class DirectoryVolumes:
         except FileNotFoundError as problem:
             raise DriverFailed("qemu-img is not installed", hint="apt-get install qemu-utils") from problem
         try:
-            _, said = await asyncio.wait_for(process.communicate(), TIMEOUT_SECONDS)
+            _, said = await asyncio.wait_for(process.communicate(), seconds)
         except BaseException as problem:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
             if isinstance(problem, TimeoutError):
-                raise DriverFailed(f"qemu-img {words[0]} did not end within {TIMEOUT_SECONDS:g} s") from problem
+                raise DriverFailed(f"qemu-img {words[0]} did not end within {seconds:g} s") from problem
             raise
         if process.returncode != 0:
             text = said.decode(errors="replace").strip().removeprefix("qemu-img: ")

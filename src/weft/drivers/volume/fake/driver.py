@@ -56,6 +56,14 @@ class FakeVolumes:
         self.shelf.volumes[volume_id] = facts
         return facts
 
+    async def ensure_files(self, volume_id: str, *, size_bytes: int, owner: tuple[int, int] = (0, 0)) -> VolumeFacts:
+        await self._meet("ensure_files", volume_id)
+        found = self.shelf.volumes.get(volume_id)
+        size = max(size_bytes, found.size_bytes if found is not None else 0)
+        facts = VolumeFacts(volume_id, f"{self._host.state_dir}/volumes/{volume_id}.raw", "raw", size, 0)
+        self.shelf.volumes[volume_id] = facts
+        return facts
+
     async def inspect(self, volume_id: str) -> VolumeFacts | None:
         await self._meet("inspect", volume_id)
         return self.shelf.volumes.get(volume_id)

@@ -1,13 +1,16 @@
-"""The few system calls of mount namespaces that Python has no word for. Each acts on the calling thread alone.
+"""The few system calls of mount namespaces, and one of memory, that Python has no word for. Each acts on the calling thread
+alone, but for ``small_pages``.
 
 Source: mount_setattr(2), open_tree and move_mount as in the kernel's headers; numbers are the same on all architectures.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x0002_0000, 0x1000_0000, 0x4000_0000
@@ -19,6 +22,8 @@ _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 _MOUNT_ATTR_IDMAP = 0x0010_0000
 _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 1 << 2
+
+_PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,6 +77,18 @@ class FilesAs:
         _libc.setfsuid(0)
         _libc.setfsgid(0)
         _check(_libc.prctl(_PR_SET_SECUREBITS, 0, 0, 0, 0), "securebits")
+
+
+@contextlib.contextmanager
+def small_pages() -> Iterator[None]:
+    """What is started within it has memory in small pages only: of a program that uses little of much, less is resident. It holds
+    for this process as well meanwhile."""
+    before = _libc.prctl(_PR_GET_THP_DISABLE, 0, 0, 0, 0)
+    _libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        _libc.prctl(_PR_SET_THP_DISABLE, int(before > 0), 0, 0, 0)
 
 
 def _check(result: int, what: str) -> None:

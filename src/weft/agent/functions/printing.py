@@ -1,0 +1,110 @@
+"""What an instance prints: read from its pipe at a bounded rate, told in whole lines, its end kept for whoever asks.
+
+One that prints without end fills the pipe and waits: it slows itself, and nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+TAIL_BYTES = 4096
+PIECE_BYTES = 65536
+BYTES_PER_SECOND = 1 << 20
+BURST_BYTES = 4 << 20
+MOST_LINE_BYTES = 16384
+
+Tell = Callable[[bytes], None]
+
+
+class Printing:
+    """Reads ``descriptor`` (non-blocking) until it ends or ``close``."""
+
+    def __init__(self, descriptor: int, tell: Tell) -> None:
+        self._descriptor, self._tell = descriptor, tell
+        self._loop = asyncio.get_running_loop()
+        self._credit, self._at = float(BURST_BYTES), self._loop.time()
+        self._line = b""
+        self._tail = b""
+        self._resting: asyncio.TimerHandle | None = None
+        self._reading = True
+        self._loop.add_reader(descriptor, self._on_readable)
+
+    def begin(self) -> None:
+        """What comes from here on belongs to another invocation."""
+        self.catch_up()
+        self._tail = b""
+
+    def tail(self) -> bytes:
+        """The end of what was printed since ``begin``, up to now."""
+        self.catch_up()
+        return self._tail
+
+    def catch_up(self) -> None:
+        """Read what is there already, as far as the rate allows it."""
+        while self._reading and self._resting is None and self._read():
+            pass
+
+    def close(self) -> None:
+        """Read no more; the descriptor stays open."""
+        if self._reading:
+            self.catch_up()
+            self._reading = False
+            self._loop.remove_reader(self._descriptor)
+            if self._line:
+                self._tell(self._line + b"\n")
+                self._line = b""
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+
+    def _on_readable(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """False: there is no more for now."""
+        now = self._loop.time()
+        self._credit = min(BURST_BYTES, self._credit + (now - self._at) * BYTES_PER_SECOND)
+        self._at = now
+        if self._credit < 1:
+            self._rest()
+            return False
+        try:
+            piece = os.read(self._descriptor, min(PIECE_BYTES, int(self._credit) + 1))
+        except BlockingIOError:
+            return False
+        except OSError:
+            piece = b""
+        if not piece:
+            self.close_at_end()
+            return False
+        self._credit -= len(piece)
+        self._tail = (self._tail + piece)[-TAIL_BYTES:]
+        self._say(piece)
+        return True
+
+    def close_at_end(self) -> None:
+        self._reading = False
+        self._loop.remove_reader(self._descriptor)
+        if self._line:
+            self._tell(self._line + b"\n")
+            self._line = b""
+
+    def _say(self, piece: bytes) -> None:
+        whole, newline, rest = (self._line + piece).rpartition(b"\n")
+        if newline:
+            self._tell(whole + newline)
+        self._line = rest
+        if len(self._line) > MOST_LINE_BYTES:
+            self._tell(self._line)
+            self._line = b""
+
+    def _rest(self) -> None:
+        self._loop.remove_reader(self._descriptor)
+        self._resting = self._loop.call_later(0.25, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = None
+        if self._reading:
+            self._loop.add_reader(self._descriptor, self._on_readable)

@@ -1,0 +1,75 @@
+"""Secrets on their way out: opened for a node that runs what names them, and for nobody else."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+
+from weft.api.call import Call, json_response
+from weft.api.doors import Doors
+from weft.api.join import require_own
+from weft.api.sealing import place_of
+from weft.kinds.allocation import AllocationSpec, list_secrets
+from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec
+from weft.objects.envelope import decode_envelope, decode_part
+from weft.objects.errors import InvalidInput, NotFound
+from weft.objects.identity import object_key
+from weft.trust.seal import unseal
+
+_OF_REGISTRIES = frozenset((USERNAME, PASSWORD, TOKEN))
+
+
+class SecretsInput(msgspec.Struct):
+    """``allocation``: the name of one of the node's own."""
+
+    allocation: str
+
+
+class SecretsAnswer(msgspec.Struct):
+    """By the secret's name, what its container needs of it, by key; ``registries``: those that open one, and which."""
+
+    secrets: dict[str, dict[str, str]]
+    registries: dict[str, str] = {}
+
+
+async def secrets(doors: Doors, call: Call, name: str) -> Response:
+    """``POST /v1/nodes/{name}:secrets``, by the node itself: what one of its own allocations names."""
+    call.query()
+    await require_own(doors, call, name)
+    try:
+        asked = msgspec.json.decode(await call.read_body(), type=SecretsInput)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidInput("give allocation: its name") from None
+    found = await doors.store.get(object_key("allocation", None, asked.allocation))
+    if found is None or not asked.allocation.startswith(f"{call.actor.id}."):
+        raise NotFound(f"node {name} has no allocation {asked.allocation[:80]}")
+    spec = decode_part(decode_envelope(found.value).spec, AllocationSpec)
+    answer = SecretsAnswer({})
+    for secret, keys in list_secrets(spec).items():
+        kept = await _read(doors, spec.workload.project, secret)
+        if spec.container is not None and secret == spec.container.registry_secret:
+            answer.registries[secret] = kept.registry
+            keys |= _OF_REGISTRIES & kept.sealed.keys()
+        answer.secrets[secret] = _pick(doors, spec.workload.project, secret, kept, keys)
+    return json_response(msgspec.to_builtins(answer))
+
+
+async def _read(doors: Doors, project: str | None, name: str) -> SecretSpec:
+    entry = await doors.store.get(object_key(SECRET.name, project, name))
+    if entry is None:
+        raise NotFound(f'secret "{name}" not found', reason="secretNotFound", hint=f"weft secret create {name}")
+    return decode_part(decode_envelope(entry.value).spec, SecretSpec)
+
+
+def _pick(doors: Doors, project: str | None, name: str, kept: SecretSpec, keys: frozenset[str]) -> dict[str, str]:
+    missing = sorted(keys - kept.sealed.keys())
+    if missing:
+        raise NotFound(
+            f'secret "{name}" has no key {missing[0]}',
+            reason="secretNotFound",
+            hint=f"it has: {', '.join(sorted(kept.sealed)) or 'none'}",
+        )
+    return {
+        key: unseal(doors.settings.seal_key, kept.sealed[key], place_of(project, name, key)).decode()
+        for key in sorted(keys)
+    }

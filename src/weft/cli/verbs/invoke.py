@@ -1,0 +1,126 @@
+"""`weft function invoke thumb --data '{"n":1}'`: run it once. What it answers is all that standard output gets."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.exchange import exchange
+from weft.cli.exit_codes import ERROR, OK
+from weft.cli.grammar import Entry
+from weft.cli.session import Session
+from weft.cli.terminal import clean
+from weft.cli.words import read_targets
+from weft.client.invocations import MAX_PAYLOAD_BYTES as MOST_DATA_BYTES
+from weft.kinds.record import Kind
+from weft.objects.errors import InvalidInput, TooLarge
+
+_SHOWN_LINES = 20
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="NAME[:QUALIFIER]" if kind else "function/NAME[:QUALIFIER]"),
+        click.Option(["-d", "--data"], metavar="JSON|@FILE|-", default=None, help="What it is invoked with. [{}]"),
+        click.Option(["--version"], metavar="N", default=None, help="This version of it, as NAME:N."),
+        click.Option(["--alias"], metavar="ALIAS", default=None, help="What this alias stands for, as NAME:ALIAS."),
+        click.Option(["--async", "later"], is_flag=True, help="Only have it taken in; prints the request's id."),
+        click.Option(["--tail-logs"], is_flag=True, help="Then print the end of what it logged, on standard error."),
+        click.Option(["--client-context"], metavar="JSON", default="", help="Handed to its code as it is."),
+        click.Option(["--timeout", "patience"], type=options.Duration(), default=0.0, help="Give up after this long."),
+    ]
+    return options.build(verb, "Run it once, and print what it answers.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str | None, **given: Any) -> int:
+    plain, qualifier = _split_qualifier(words, given["version"], given["alias"])
+    targets = read_targets(kind, plain, ("function",))
+    if len(targets) != 1:
+        raise click.UsageError("one function at a time")
+    payload = read_data(data)
+    asked = {
+        "qualifier": qualifier,
+        "client_context": given["client_context"],
+        "tail": given["tail_logs"],
+        "timeout": given["patience"],
+        "later": given["later"],
+    }
+    answer, said = exchange(session, "function", targets[0].name, "invoke", asked, payload)
+    if given["tail_logs"]:
+        _tell_tail(base64.b64decode(said.get("tail") or ""))
+    if said.get("code"):
+        _tell_error(targets[0].what, answer, said)
+        return ERROR
+    if given["later"]:
+        print(said.get("requestId", ""))
+        return OK
+    sys.stdout.buffer.write(answer if answer.endswith(b"\n") else answer + b"\n")
+    sys.stdout.flush()
+    return OK
+
+
+def _split_qualifier(words: tuple[str, ...], version: str | None, alias: str | None) -> tuple[list[str], str]:
+    """The words without ``:QUALIFIER``, and that; given twice it is refused."""
+    if not words:
+        return [], ""
+    *before, last = words
+    name, _, written = last.partition(":")
+    given = [one for one in (written, version, alias) if one]
+    if len(given) > 1:
+        raise click.UsageError("say once which one: NAME:QUALIFIER, --version or --alias")
+    return [*before, name], given[0] if given else ""
+
+
+def read_data(given: str | None) -> bytes:
+    """The payload that ``--data`` names: JSON, or @FILE, or - for standard input. Raises InvalidInput for what is no JSON."""
+    try:
+        if given is None:
+            return b"{}"
+        if given == "-":
+            data = sys.stdin.buffer.read(MOST_DATA_BYTES + 1)
+        elif given.startswith("@"):
+            data = Path(given[1:]).read_bytes()
+        else:
+            data = given.encode()
+    except (OSError, UnicodeEncodeError) as problem:
+        said = problem.strerror if isinstance(problem, OSError) and problem.strerror else "not text in UTF-8"
+        raise InvalidInput(f"--data {given}: {said}", field="data", hint="give JSON, @FILE or -") from None
+    if len(data) > MOST_DATA_BYTES:
+        raise TooLarge(f"--data: {len(data)} bytes are too many", field="data", hint="at most 6 MiB")
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError) as problem:
+        raise InvalidInput(f"--data is no JSON: {problem}", field="data", hint="like --data '{\"n\": 1}'") from None
+    return data
+
+
+def _tell_tail(tail: bytes) -> None:
+    """Runtimes end lines that belong together with a carriage return."""
+    for line in tail.decode(errors="replace").replace("\r", "\n").splitlines():
+        print(clean(line), file=sys.stderr, flush=True)
+
+
+def _tell_error(what: str, answer: bytes, said: dict[str, Any]) -> None:
+    """The function's own error: its type, what it says, and where in its code."""
+    try:
+        document = json.loads(answer)
+    except (ValueError, RecursionError):
+        document = None
+    found = document if isinstance(document, dict) else {}
+    type_ = str(found.get("errorType") or said.get("errorType") or "Unhandled")
+    message = str(found.get("errorMessage") or (answer.decode(errors="replace") if document is None else ""))
+    print(f"error: {what}: {clean(type_)}" + (f": {_tidy(message)}" if message else ""), file=sys.stderr)
+    trace = found.get("stackTrace")
+    lines = "".join(str(line) for line in trace).splitlines() if isinstance(trace, list) else []
+    for line in lines[-_SHOWN_LINES:]:
+        print(clean(line), file=sys.stderr)
+
+
+def _tidy(text: str) -> str:
+    return "\n".join(clean(line) for line in text[:4000].splitlines())

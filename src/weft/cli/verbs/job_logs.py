@@ -1,0 +1,97 @@
+"""`weft job logs thumbs --task 3 -f`: what a job's tasks printed, as long as their containers are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.grammar import Entry
+from weft.cli.session import Session
+from weft.cli.verbs.logs import show_log
+from weft.cli.words import Target, read_targets
+from weft.kinds.cells import dig
+from weft.kinds.job import task_name
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import NotFound
+from weft.objects.index_ranges import read_indexes
+
+Object = Mapping[str, Any]
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        options.targets(kind, many=False, able=("job",)),
+        click.Option(["-t", "--task"], type=click.IntRange(min=0), metavar="INDEX", help="Only of this task."),
+        click.Option(["--try", "attempt"], type=click.IntRange(min=1), metavar="N", help="Of that try, not the last."),
+        click.Option(["-f", "--follow"], is_flag=True, help="Go on with what it prints."),
+        click.Option(
+            ["-n", "--tail"], type=click.IntRange(min=-1), default=-1, metavar="N", help="Only the last N lines."
+        ),
+    ]
+    return options.build(verb, "Show what a job's tasks printed.", _run, kind, params)
+
+
+def _run(
+    session: Session,
+    kind: Kind | None,
+    words: tuple[str, ...],
+    task: int | None,
+    attempt: int | None,
+    follow: bool,
+    tail: int,
+) -> int:
+    targets = read_targets(kind, words, ("job",))
+    if len(targets) != 1:
+        raise click.UsageError("the logs of one job at a time")
+    job = session.client.get("job", targets[0].name)
+    if dig(job, "spec.schedule"):
+        raise click.UsageError(f"{job['name']} has runs of its own: weft job list -l job={job['name']}")
+    tries = read_tries(job)
+    if task is None and len(read_indexes(dig(job, "spec.array", "0"))) == 1:
+        task = read_indexes(dig(job, "spec.array", "0"))[0]
+    if task is not None:
+        if task not in tries:
+            raise NotFound(f"job/{job['name']} has begun no task {task}", hint=f"weft job describe {job['name']}")
+        return _show(session, job, task, attempt or tries[task], follow, tail)
+    if follow:
+        raise click.UsageError(f"follow one task at a time: weft job logs {job['name']} --task N -f")
+    return _show_all(session, job, tries, tail)
+
+
+def read_tries(job: Object) -> dict[int, int]:
+    """How often each task was begun."""
+    tries = dig(job, "status.tries") or {}
+    return {index: int(count) for count, indexes in tries.items() for index in read_indexes(indexes)}
+
+
+def _show(session: Session, job: Object, task: int, attempt: int, follow: bool, tail: int) -> int:
+    try:
+        return show_log(
+            session, Target(BY_NAME["container"], task_name(job["name"], task, attempt)), follow=follow, tail=tail
+        )
+    except NotFound:
+        kept = dig(job, "spec.keep_tasks", 0)
+        raise NotFound(
+            f"job/{job['name']}: the logs of task {task}, try {attempt}, are kept no more",
+            hint=f"the newest {kept} ended tasks keep theirs: keep_tasks says how many",
+        ) from None
+
+
+def _show_all(session: Session, job: Object, tries: Mapping[int, int], tail: int) -> int:
+    gone = 0
+    for task in sorted(tries):
+        name = task_name(job["name"], task, tries[task])
+        try:
+            session.client.get("container", name)
+        except NotFound:
+            gone += 1
+            continue
+        session.say(f"==> {name} <==")
+        show_log(session, Target(BY_NAME["container"], name), follow=False, tail=tail)
+    if gone:
+        session.say(f"{gone} of {len(tries)} tasks' logs are kept no more (keep_tasks)")
+    return 0

@@ -1,0 +1,148 @@
+"""`weft job run thumbs --image … --array 0-99 -- COMMAND`: make a job, show how it gets on, and end as it did: with 0, or the
+exit code of the first of its tasks that failed. Ctrl-C ends the watching only."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.complaints import complain
+from weft.cli.exit_codes import INTERRUPTED, OK
+from weft.cli.flags import make_flags
+from weft.cli.goals import plan_goal
+from weft.cli.grammar import Entry
+from weft.cli.moment import tell_moment
+from weft.cli.output.formats import print_names, print_object
+from weft.cli.progress import Progress
+from weft.cli.session import Session
+from weft.cli.verbs.create import read_wish
+from weft.cli.watching import Wait, follow
+from weft.cli.words import Target
+from weft.kinds.cells import dig
+from weft.kinds.job import first_exit_code
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+
+WAIT_SECONDS = 10 * 365 * 86400.0
+_TOLD_EVERY = 10  # percent, off a terminal
+Object = Mapping[str, Any]
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="NAME [-- COMMAND...]"),
+        click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument."),
+        *make_flags(BY_NAME["job"]),
+        click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
+        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label."),
+        click.Option(["--dry-run"], is_flag=True, help="Check it at the server and store nothing."),
+        click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait until it has ended (the default)."),
+        options.detach(),
+        options.timeout("How long to wait (until it ends); the job goes on."),
+        options.output(),
+    ]
+    return options.build(verb, "Run a job, wait for it, and end as it did.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: bool, **given: Any) -> int:
+    job = BY_NAME["job"]
+    name, words = ((), words) if given["named"] else (words[:1], words[1:])
+    given["spec__task__command"] = _read_command(given["spec__task__command"] or (), words)
+    manifest, _ = read_wish(session, job, name, given)
+    made = session.client.create(manifest, dry_run=dry_run)
+    target = Target(job, made["name"])
+    if dry_run:
+        return _print(session, made, f"{target.what}  would be run")
+    if dig(made, "spec.schedule"):
+        return _await_schedule(session, target, made)
+    if session.detach:
+        return _print(session, made, f"{target.what}  created; watch: weft wait {target.what}")
+    return watch_job(session, target, made)
+
+
+def _read_command(flags: tuple[str, ...], words: tuple[str, ...]) -> tuple[str, ...]:
+    """The command's words: those after ``--``, or of ``--command``: once, as a shell reads it, or once for each."""
+    if flags and words:
+        raise click.UsageError("the command is given twice: with --command, and after --")
+    return tuple(shlex.split(flags[0])) if len(flags) == 1 else (*flags, *words)
+
+
+def _await_schedule(session: Session, target: Target, made: Object) -> int:
+    """Say when it runs first."""
+    if session.detach:
+        return _print(session, made, f"{target.what}  scheduled")
+    session.timeout_seconds = session.timeout_seconds or 30.0
+    (result,) = follow(session, [_wait(target, made)], Progress(session.clock.elapsed, only_live=True))
+    if result.error is not None:
+        return complain(result.error, session.output, session.color, session.debug)
+    first = dig(result.obj or {}, "status.next_run")
+    return _print(session, result.obj or made, f"{target.what}  Scheduled; first at {tell_moment(first)}")
+
+
+def watch_job(session: Session, target: Target, job: Object) -> int:
+    """Show how it gets on until it has ended; its own exit code."""
+    session.timeout_seconds = WAIT_SECONDS if session.timeout_seconds is None else session.timeout_seconds
+    progress = Counting(session.clock.elapsed, color=session.color, only_live=session.output == "json")
+    try:
+        (result,) = follow(session, [_wait(target, job)], progress)
+    except KeyboardInterrupt:
+        session.say(f"it goes on; watch: weft wait {target.what}   undo: weft job cancel {target.name}")
+        return INTERRUPTED
+    if result.error is None:
+        assert result.obj is not None
+        total = dig(result.obj, "status.tasks", 0)
+        tasks = f"{total} task{'s' if total != 1 else ''}"
+        return _print(session, result.obj, f"{target.what}  Succeeded: {tasks} in {result.seconds:.1f} s")
+    code = complain(result.error, session.output, session.color, session.debug)
+    ended = result.obj is not None and dig(result.obj, "status.ended_at") is not None
+    return first_exit_code(result.obj or {}) if ended else code
+
+
+def _wait(target: Target, job: Object) -> Wait:
+    goal = plan_goal("job", "run")
+    assert goal is not None
+    return Wait(target, goal, job["uid"], job.get("project"))
+
+
+def describe_counts(job: Object) -> str:
+    """``12/100 done   10 running   1 failed   3 retried``"""
+    status = job.get("status") or {}
+    parts = [f"{status.get('succeeded', 0)}/{status.get('tasks', 0)} done"]
+    parts += [f"{status[word]} {word}" for word in ("running", "failed", "retried", "lost") if status.get(word)]
+    note = status.get("message") if status.get("reason") in ("tasksWait", "waiting", "nameTaken") else ""
+    return "   ".join([*parts, *([str(note)] if note else [])])
+
+
+class Counting(Progress):
+    """Shows a job: on a terminal its counts as they change, off it a line now and then and each failure."""
+
+    _failure = ""
+
+    def show(self, target: Target, obj: Object | None, over: bool = False) -> None:
+        if obj is not None and dig(obj, "status.reason") == "taskFailed":
+            failure = dig(obj, "status.message", "")
+            if failure != self._failure:
+                self._failure = failure
+                self.say(failure)
+        if obj is None or over or not dig(obj, "status.tasks"):
+            super().show(target, None, over)
+            return
+        counts, status = describe_counts(obj), obj.get("status") or {}
+        done = 100 * status.get("succeeded", 0) // max(1, status.get("tasks", 0))
+        note = status.get("message") if status.get("reason") in ("tasksWait", "waiting", "nameTaken") else ""
+        phase = dig(obj, "status.phase", "Pending")
+        self.draw(target, f"{target.what}  {phase}   {counts}", f"{phase} {done // _TOLD_EVERY} {note}")
+
+
+def _print(session: Session, obj: Object, line: str) -> int:
+    if session.output == "name":
+        print_names([obj])
+    elif session.is_data:
+        print_object(session, obj)
+    else:
+        print(line, flush=True)
+    return OK

@@ -1,0 +1,67 @@
+"""`weft function metrics thumb`: how often, how long and how well it ran since the gateway began."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.exchange import exchange
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_data
+from weft.cli.output.table import Column, draw_table
+from weft.cli.session import Session
+from weft.cli.words import read_targets
+from weft.kinds.record import Kind
+from weft.objects.quantity import format_age, format_bytes
+
+_TIMES = (("duration", "its code"), ("latency", "there and back"), ("init", "coming up"))
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [options.targets(kind, many=False, able=entry.kinds), options.output()]
+    return options.build(verb, "Show how often, how long and how well it ran.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
+    targets = read_targets(kind, words, ("function",))
+    if len(targets) != 1:
+        raise click.UsageError("one function at a time")
+    answer, _ = exchange(session, "function", targets[0].name, "metrics", {})
+    told: dict[str, Any] = json.loads(answer)
+    if session.is_data:
+        print_data(told, session.output if session.output != "name" else "json")
+        return 0
+    print("\n".join(describe_metrics(told, session.clock.now())))
+    return 0
+
+
+def describe_metrics(told: dict[str, Any], now: float) -> list[str]:
+    """The lines for people."""
+    invocations, errors = told["invocations"], sum(told["errors"].values())
+    lines = [
+        f"{told['function']}  in the last {format_age(now - told['since'])}",
+        f"  invocations  {invocations}, {told['concurrent']} at work now, {told['most_concurrent']} at most",
+        f"  errors       {errors}{_kinds(told['errors'])}",
+        f"  throttled    {told['throttles']}",
+        f"  refused      {sum(told['refused'].values())}{_kinds(told['refused'])}",
+        f"  lost         {told['lost']}",
+        f"  starts       {_list(told['starts']) or 'none'}",
+        f"  most memory  {format_bytes(told['most_memory'])}",
+    ]
+    columns = (Column("MILLISECONDS"), *(Column(title, right=True) for title in ("MEAN", "P50", "P90", "P99", "MOST")))
+    rows = [
+        [words, *(f"{told[name][part]:.1f}" for part in ("mean", "p50", "p90", "p99", "most"))]
+        for name, words in _TIMES
+    ]
+    return [*lines, "", draw_table(columns, rows)]
+
+
+def _kinds(counts: dict[str, int]) -> str:
+    return f": {_list(counts)}" if counts else ""
+
+
+def _list(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda one: -one[1]) if count)

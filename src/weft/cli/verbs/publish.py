@@ -1,0 +1,37 @@
+"""`weft function publish thumb`: keep what it is now as thumb:1, thumb:2, …"""
+
+from __future__ import annotations
+
+import click
+
+from weft.cli import options
+from weft.cli.grammar import Entry
+from weft.cli.output.formats import print_names, print_object
+from weft.cli.session import Session
+from weft.cli.words import read_targets
+from weft.kinds.record import Kind
+from weft.kinds.registry import find_kind
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params: list[click.Parameter] = [
+        options.targets(kind, many=False, able=entry.kinds),
+        click.Option(["--description"], metavar="TEXT", default="", help="What is new in it."),
+        options.output(),
+    ]
+    return options.build(verb, f"{entry.summary}: NAME:1, NAME:2, …", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], description: str) -> int:
+    targets = read_targets(kind, words, (find_kind("function").name,))
+    if len(targets) != 1:
+        raise click.UsageError("one function at a time")
+    target = targets[0]
+    made = session.client.verb(target.kind.name, target.name, "publish", {"description": description})
+    if session.output == "name":
+        print_names([made])
+    elif session.is_data:
+        print_object(session, made)
+    else:
+        print(f"{target.what}  published as {target.name}:{made['spec']['number']}")
+    return 0

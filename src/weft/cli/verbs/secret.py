@@ -1,0 +1,132 @@
+"""`weft secret create regcred --registry HOST --username NAME --password-stdin`, `weft secret set db --from-file password=FILE`:
+what it holds comes from files and stdin, so that it stands in no history and no list of processes, or is typed as KEY=VALUE."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.finishing import Done, finish, plan_wait
+from weft.cli.flags import read_pairs
+from weft.cli.grammar import Entry
+from weft.cli.manifest.config import read_config
+from weft.cli.session import Session
+from weft.cli.words import Target, read_targets
+from weft.kinds.record import Kind
+from weft.kinds.secret import MOST_BYTES, PASSWORD, TOKEN, USERNAME
+from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_labels
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    words = (
+        "Make a secret: what containers need and nobody is shown again."
+        if verb == "create"
+        else "Give keys of a secret another value; others stay as they are."
+    )
+    params: list[click.Parameter] = [
+        options.targets(kind, many=False),
+        click.Option(["--registry"], metavar="HOST[:PORT]", help="The image registry that it opens."),
+        click.Option(["--username"], metavar="NAME", help="Who pulls there."),
+        click.Option(["--password-stdin"], is_flag=True, help="The password is what comes on stdin."),
+        click.Option(["--token-stdin"], is_flag=True, help="A token is what comes on stdin, instead of a password."),
+        click.Option(
+            ["--from-file", "files"], multiple=True, metavar="KEY=FILE", help="What a file holds; - is stdin."
+        ),
+        click.Option(["--value", "values"], multiple=True, metavar="KEY=VALUE", help="As typed: others may see that."),
+        *_more(verb),
+        *options.waits(),
+        options.output(),
+    ]
+    return options.build(verb, words, _create if verb == "create" else _set, kind, params)
+
+
+def _more(verb: str) -> list[click.Parameter]:
+    if verb == "set":
+        return []
+    return [
+        click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
+        click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label."),
+    ]
+
+
+def _create(
+    session: Session, kind: Kind, words: tuple[str, ...], config: str | None, labels: tuple[str, ...], **given: Any
+) -> int:
+    written = read_config(config, kind).value if config else {"spec": {}}
+    targets = read_targets(kind, words or ((written["name"],) if written.get("name") else ()))
+    if len(targets) != 1:
+        raise click.UsageError("give one name: weft secret create NAME")
+    target, spec = targets[0], dict(written["spec"])
+    spec["values"] = {**(spec.get("values") or {}), **_read_values(given)}
+    if given["registry"]:
+        spec["registry"] = given["registry"]
+    manifest: dict[str, Any] = {"kind": kind.name, "name": target.name, "spec": spec}
+    pairs = {**(written.get("labels") or {}), **read_pairs(labels, "label")}
+    if pairs:
+        check_labels(pairs)
+        manifest["labels"] = pairs
+    if session.project or written.get("project"):
+        manifest["project"] = session.project or written["project"]
+    made = session.client.create(manifest)
+    wait = plan_wait(made, target, "create")
+    return finish(session, [Done(Target(kind, made["name"]), made, "create")], [wait] if wait else [])
+
+
+def _set(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
+    targets = read_targets(kind, words)
+    if len(targets) != 1:
+        raise click.UsageError("one secret at a time")
+    spec: dict[str, Any] = {"values": values} if (values := _read_values(given)) else {}
+    if given["registry"] is not None:
+        spec["registry"] = given["registry"]
+    if not spec:
+        raise click.UsageError("nothing to set: give --from-file KEY=FILE, --password-stdin or --value KEY=VALUE")
+    made = session.client.patch(kind.name, targets[0].name, {"spec": spec})
+    return finish(session, [Done(targets[0], made, "set", "set; containers have it with their next start")], [])
+
+
+def _read_values(given: dict[str, Any]) -> dict[str, str]:
+    """Raises InvalidInput, UsageError; neither says a value."""
+    files = read_pairs(given["files"], "from-file")
+    stdins = sum(path == "-" for path in files.values()) + given["password_stdin"] + given["token_stdin"]
+    if stdins > 1:
+        raise click.UsageError("stdin can be one value only")
+    values = {**_split(given["values"]), **{key: _read(path) for key, path in files.items()}}
+    if given["username"] is not None:
+        values[USERNAME] = given["username"]
+    for key in (PASSWORD, TOKEN):
+        if given[f"{key}_stdin"]:
+            values[key] = _read("-").rstrip("\r\n")
+            if not values[key]:
+                raise click.UsageError(f"nothing came on stdin: --{key}-stdin takes the {key} from there")
+    return values
+
+
+def _split(words: tuple[str, ...]) -> dict[str, str]:
+    pairs = [word.partition("=") for word in words]
+    if any(not key or not sign for key, sign, _ in pairs):
+        raise click.UsageError("--value is KEY=VALUE")
+    return {key: value for key, _, value in pairs}
+
+
+def _read(path: str) -> str:
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(MOST_BYTES + 1)
+        else:
+            with Path(path).open("rb") as file:
+                data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise InvalidInput(f"{path}: that is too much for a secret", field="spec.values", hint="at most 64 KiB")
+        return data.decode()
+    except OSError as problem:
+        raise InvalidInput(f"{path}: {problem.strerror or problem}", field="spec.values") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(
+            f"{path} is not text", field="spec.values", hint="a secret holds text: base64 what is none"
+        ) from None

@@ -1,0 +1,195 @@
+"""What gateway and agents say to each other of invocations: many at a time over one connection. Pure but for ``receive``.
+
+The agent dials it as any stream (see ``frames.py``), for claims with the verb ``invocations``; after its HELLO both sides send
+messages: u32 length (big endian), then one msgpack document. In each direction they arrive in the order sent. ``id`` is the
+invocation's request id, a UUID, everywhere.
+
+An invocation was begun at most once: the gateway asks another node only after ``Refused``, or if this one can't have heard of
+it. Each
+``Answer`` is kept by the agent until ``Heard``; when the connection is lost the agent dials anew and first says, in
+``Underway``, what it
+still has: whatever isn't in it is lost, and its caller is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.function import Recipe
+from weft.objects.errors import InvalidInput
+
+LENGTH = struct.Struct(">I")
+MAX_PAYLOAD_BYTES = 6 * 1024 * 1024  # of a request, and of an answer, as Lambda has it
+MAX_MESSAGE_BYTES = MAX_PAYLOAD_BYTES + 512 * 1024
+VERB = "invocations"
+
+
+class Tell(msgspec.Struct, frozen=True, tag="tell"):
+    """To the agent: a recipe that messages after this one name by digest."""
+
+    recipe: Recipe
+
+
+class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
+    """To the agent: fetch what the recipe needs, and see that one instance comes up. Answered by ``Prepared``."""
+
+    id: str
+    digest: str
+
+
+class Invoke(msgspec.Struct, frozen=True, tag="invoke"):
+    """To the agent: run it once, now, or refuse at once. ``seconds`` is what is left until its deadline; ``tail`` asks for the
+    end of what it
+    printed. ``arn`` and ``client_context`` are handed to the code as they are."""
+
+    id: str
+    digest: str
+    payload: bytes
+    seconds: float
+    arn: str = ""
+    client_context: str = ""
+    tail: bool = False
+
+
+class Keep(msgspec.Struct, frozen=True, tag="keep"):
+    """To the agent: how long an idle instance of the recipe may stay (``idle_seconds``), and how many should stand ready ahead
+    of demand."""
+
+    digest: str
+    idle_seconds: float
+    ready: int = 0
+
+
+class Drop(msgspec.Struct, frozen=True, tag="drop"):
+    """To the agent: no more invocations of this recipe will come. Those under way end well."""
+
+    digest: str
+
+
+class Heard(msgspec.Struct, frozen=True, tag="heard"):
+    """To the agent: the answer has arrived and can be let go of."""
+
+    id: str
+
+
+class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
+    """From the agent. ``error_type`` empty: an invocation would work. ``step`` and ``message`` tell how far it is while
+    ``done`` is false."""
+
+    id: str
+    done: bool = True
+    error_type: str = ""
+    message: str = ""
+    seconds: float = 0.0
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """From the agent: it was not begun here. ``reason`` is a stable token: insufficientResources, unknownRecipe, notServed,
+    closing …"""
+
+    id: str
+    reason: str
+    message: str
+    retry_after_seconds: float = 1.0
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """From the agent: how it ended. ``error`` as Lambda's X-Amz-Function-Error: empty; Unhandled, by the runtime or by weft
+    (``error_type`` Function.TimedOut, Function.OutOfMemory, Runtime.ExitError, Function.ResponseTooLarge, …); ``payload`` is
+    then the JSON
+    {errorType, errorMessage, …}. Seconds: ``init_seconds`` > 0 only if an instance was started for it (``start`` says how)."""
+
+    id: str
+    payload: bytes
+    error: Literal["", "Handled", "Unhandled"] = ""
+    error_type: str = ""
+    start: Literal["warm", "pool", "clone", "cold"] = "warm"
+    init_seconds: float = 0.0
+    seconds: float = 0.0
+    most_memory: int = 0
+    tail: bytes = b""
+
+
+class Printed(msgspec.Struct, frozen=True, tag="printed"):
+    """From the agent: what an instance printed, in whole lines as far as they come; ``id`` is the invocation it served then,
+    if any."""
+
+    digest: str
+    instance: str
+    text: bytes
+    id: str = ""
+
+
+class Count(msgspec.Struct, frozen=True, array_like=True):
+    """Instances of one recipe on a node: at work, idle, paused ahead of demand."""
+
+    busy: int = 0
+    idle: int = 0
+    ready: int = 0
+
+
+class Standing(msgspec.Struct, frozen=True, tag="standing"):
+    """From the agent, whenever it changes (at most every 50 ms): its instances by recipe, and what opportunistic room is left.
+    ``isolations``
+    are those that it runs, with why not for the others; ``recipes`` those that it has prepared."""
+
+    counts: dict[str, Count] = {}
+    free_cpu: float = 0.0
+    free_memory: int = 0
+    isolations: dict[str, str] = {}
+    recipes: list[str] = []
+
+
+class Underway(msgspec.Struct, frozen=True, tag="underway"):
+    """From the agent, first on each connection: ids that it has begun and not heard to have arrived, and of each the digest of
+    its recipe, so that a gateway that begins anew counts them to their functions."""
+
+    ids: list[str] = []
+    digests: list[str] = []
+
+
+ToAgent = Tell | Prepare | Invoke | Keep | Drop | Heard
+FromAgent = Prepared | Refused | Answer | Printed | Standing | Underway
+
+_ENCODER = msgspec.msgpack.Encoder()
+_TO_AGENT: msgspec.msgpack.Decoder[ToAgent] = msgspec.msgpack.Decoder(ToAgent)
+_FROM_AGENT: msgspec.msgpack.Decoder[FromAgent] = msgspec.msgpack.Decoder(FromAgent)
+
+
+def encode(message: ToAgent | FromAgent) -> bytes:
+    """Its bytes, length and all. Raises InvalidInput for one that is too long."""
+    body = _ENCODER.encode(message)
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise InvalidInput(f"a message of {len(body)} bytes: at most {MAX_MESSAGE_BYTES}", reason="tooLarge")
+    return LENGTH.pack(len(body)) + body
+
+
+def decode_to_agent(body: bytes) -> ToAgent:
+    """Raises InvalidInput for what is no message to an agent."""
+    try:
+        return _TO_AGENT.decode(body)
+    except msgspec.MsgspecError as problem:
+        raise InvalidInput(f"a message that isn't understood: {problem}") from None
+
+
+def decode_from_agent(body: bytes) -> FromAgent:
+    """Raises InvalidInput for what is no message from an agent."""
+    try:
+        return _FROM_AGENT.decode(body)
+    except msgspec.MsgspecError as problem:
+        raise InvalidInput(f"a message that isn't understood: {problem}") from None
+
+
+async def receive(reader: asyncio.StreamReader) -> bytes | None:
+    """The next message's body; None at the end, clean or not. Raises InvalidInput for one that is too long."""
+    try:
+        (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+        if length > MAX_MESSAGE_BYTES:
+            raise InvalidInput(f"a message of {length} bytes: at most {MAX_MESSAGE_BYTES}", reason="tooLarge")
+        return await reader.readexactly(length)
+    except (OSError, asyncio.IncompleteReadError, AttributeError):  # AttributeError: as in frames.receive_frame
+        return None

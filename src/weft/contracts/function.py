@@ -1,0 +1,178 @@
+"""What a node needs to run instances of a function, and what a way to isolate them offers.
+
+A *recipe* is one version of a function, whole: all that its instances share. An *instance* serves one invocation at a time: its
+runtime asks the node for the next one over the AWS Lambda Runtime API, on a socket that only this instance reaches. A driver
+starts, pauses and ends instances; it knows nothing of invocations. Instances are opportunistic: they have no allocation, and
+whatever of them is left behind by an agent that was killed is ended when the next one begins.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Literal, Protocol, runtime_checkable
+
+import msgspec
+
+Isolation = Literal["process", "container", "vm"]
+LATEST = "$LATEST"
+REGION = "weft"  # of ARNs, of what AWS's SDKs sign, and what functions are told of where they run
+HANDLER = "{handler}"
+RUNTIME_API_PORT = 9001  # on 127.0.0.1 inside an instance, or where its driver says
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """Something the server keeps, by digest. ``ticket`` lets a node fetch it that has no allocation with it."""
+
+    sha256: str
+    size: int
+    name: str = ""  # for people: of an image
+    ticket: str = ""
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a function. ``digest`` is of all that its instances depend on: equal digests, equal instances.
+
+    ``base`` is the image bundle of a managed runtime (``runtime`` names it), whose root file system the instance sees, and
+    ``code``
+    the zip that lies in /var/task; with ``image`` (a reference with its digest) root and code are an OCI image's instead.
+    ``command`` is what to run: empty means as the base, or the image, says. Sizes in bytes, times in seconds."""
+
+    digest: str
+    function: str  # uid
+    project: str
+    name: str
+    version: str = LATEST
+    isolation: Isolation = "process"
+    runtime: str = ""
+    base: Blob | None = None
+    code: Blob | None = None
+    image: str = ""
+    command: list[str] = []
+    handler: str = ""
+    env: dict[str, str] = {}
+    cpu: float = 1.0
+    memory: int = 0
+    timeout: float = 0.0
+    scratch: int = 0  # of /tmp
+    pids: int = 256
+    warm_calls: int = (
+        0  # how often the handler is run with an empty event before an instance counts as ready: only if asked for
+    )
+
+    @property
+    def what(self) -> str:
+        """For people: function/thumb, or function/thumb:3."""
+        return f"function/{self.name}" + ("" if self.version == LATEST else f":{self.version}")
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """How an instance ended by itself; ``code`` or ``signal``, ``out_of_memory`` if the kernel ended it for that."""
+
+    code: int | None = None
+    signal: int | None = None
+    out_of_memory: bool = False
+
+
+class Roots(msgspec.Struct, frozen=True):
+    """Where a recipe's parts lie on this node, unpacked and whole, uppermost first; nobody may write in them. ``env`` is what
+    the
+    image or base sets, ``command`` what it runs, ``workdir`` and ``user`` (uid, gid) likewise; ``bundle`` is the folder of a
+    managed runtime's files (its kernel and initrd too, if it has them)."""
+
+    root: list[str]
+    code: str = ""
+    command: list[str] = []
+    env: Mapping[str, str] = {}
+    workdir: str = "/var/task"
+    user: tuple[int, int] = (0, 0)
+    bundle: str = ""
+
+
+class Instance(Protocol):
+    """One running instance. ``runtime_api`` is a listening stream socket, non-blocking, on which it, and nothing else, calls
+    the Runtime
+    API; whoever started it serves that. ``output`` is a pipe with all that it prints."""
+
+    id: str
+    runtime_api: socket.socket
+    output: int
+
+    async def wait(self) -> Ended: ...
+
+    async def pause(self) -> None:
+        """It gets no more CPU, and keeps its memory."""
+
+    async def resume(self) -> None:
+        """Undo ``pause``; for a clone this comes with a fresh clock and randomness, before any of its code runs."""
+
+    async def stop(self) -> None:
+        """End it now, with all that it started; nothing of it is left. May be repeated."""
+
+    async def most_memory(self) -> int:
+        """The most bytes that it ever had; 0 where that can't be told."""
+
+
+class InstanceDriver(Protocol):
+    """One way to isolate. Raises DriverFailed, whose reason tells: ``Runtime.ImportModuleError`` and the like pass through as
+    the runtime
+    said them."""
+
+    isolation: Isolation
+
+    async def probe(self) -> str:
+        """Why this node can't, for people; "" if it can."""
+
+    async def recover(self) -> int:
+        """End what an agent before this one left behind; how many."""
+
+    async def start(self, id: str, recipe: Recipe, roots: Roots) -> Instance:
+        """A new instance, on its way to its first call of the Runtime API. Cancelled or failed: nothing is left."""
+
+    async def forget(self, digest: str) -> None:
+        """No more instances of that recipe will be asked for: what they shared (a template) goes."""
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
+class HasTemplates(Protocol):
+    """A driver whose instances are copies of one that has come up. With it ``start`` is quick, and nothing of the function
+    runs twice."""
+
+    async def capture(self, recipe: Recipe, roots: Roots) -> None:
+        """Make the template unless it is there: booted, runtime loaded, code imported, the first request held. Raises
+        DriverFailed with
+        what the runtime said if the code can't be loaded."""
+
+    async def keep_ready(self, recipe: Recipe, roots: Roots, count: int) -> int:
+        """Have ``count`` paused copies ahead of demand, which ``start`` takes from; how many there are now."""
+
+
+def compose_env(recipe: Recipe, roots: Roots) -> dict[str, str]:
+    """Pure. All of an instance's environment: what root or image set, what functions expect of AWS Lambda (in force whatever else
+    says), and between them the function's own. AWS_LAMBDA_RUNTIME_API is where it calls from inside."""
+    task, path = (
+        roots.workdir if not roots.code else "/var/task",
+        "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
+    )
+    given = {"PATH": path, "LANG": "C.UTF-8", "TZ": ":UTC", "HOME": "/tmp", "TMPDIR": "/tmp", **roots.env, **recipe.env}
+    return given | {
+        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{RUNTIME_API_PORT}",
+        "AWS_LAMBDA_FUNCTION_NAME": recipe.name,
+        "AWS_LAMBDA_FUNCTION_VERSION": recipe.version,
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(max(1, recipe.memory >> 20)),
+        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{recipe.name}",
+        "AWS_LAMBDA_LOG_STREAM_NAME": recipe.version,
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+        "AWS_REGION": given.get("AWS_REGION", REGION),
+        "AWS_DEFAULT_REGION": given.get("AWS_DEFAULT_REGION", REGION),
+        "LAMBDA_TASK_ROOT": task,
+        "LAMBDA_RUNTIME_DIR": "/var/runtime",
+        "_HANDLER": recipe.handler,
+    }
+
+
+def compose_command(recipe: Recipe, roots: Roots) -> list[str]:
+    """Pure. What an instance runs; ``{handler}`` in a managed runtime's command stands for the function's."""
+    return recipe.command or [recipe.handler if word == HANDLER else word for word in roots.command]

@@ -1,0 +1,322 @@
+"""What a job does next with its tasks. Pure: what is known of them in, what to make, end and write down out.
+
+A task's tries are counted in the job's status in the same commit that makes the try's container under a name that follows from
+the count: so no try is begun twice, and none is forgotten, whoever dies when. How a try ended is written down before the next one
+begins, and before its container goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from weft.kinds.job import ENDED, LONGEST_PAUSE_SECONDS, MOST_AT_ONCE, JobSpec, JobStatus, list_array
+from weft.objects.index_ranges import format_indexes, read_indexes
+
+# Ends that say nothing of what ran: its node restarted under it, or what holds it was killed. It is tried again at no cost.
+LOST = ("nodeRestarted", "shimLost", "lost", "startInterrupted")
+UNSEEN = "none"
+_PASSING = ("starting", "stopping", "restarting", "preempted")  # reasons that a container gives for a moment
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """One try's container. ``placed``: it has a place, so its node must end it; ``since``: when it began to run, or ended (unix
+    seconds, by the server's clock); ``stopping``: it is wished stopped already."""
+
+    index: int
+    attempt: int
+    state: Literal["waiting", "running", "ended"]
+    since: float = 0.0
+    exit_code: int | None = None
+    reason: str = ""
+    message: str = ""
+    placed: bool = False
+    stopping: bool = False
+    deleting: bool = False
+
+
+class Try(msgspec.Struct, frozen=True):
+    """One to make. ``gang``: as in a workload's spec."""
+
+    index: int
+    attempt: int
+    gang: str | None = None
+
+
+class Book:
+    """What a job's status says of its tasks, as sets and maps: read once, then kept up. ``open`` are those whose last try has
+    no end that is written down."""
+
+    def __init__(self, spec: JobSpec, status: JobStatus) -> None:
+        self.order = list_array(spec)
+        self.tries = {index: int(n) for n, text in status.tries.items() for index in read_indexes(text)}
+        self.excused = {index: int(n) for n, text in status.excused.items() for index in read_indexes(text)}
+        self.succeeded = set(read_indexes(status.succeeded_indexes))
+        self.failed = {i: code for code, text in status.exit_codes.items() for i in read_indexes(text)}
+        self.retry_at = {int(index): at for index, at in status.retry_at.items()}
+        self.open = {i for i in self.tries if not self.is_settled(i)}
+        self.begun = sum(1 for i in self.order if i in self.tries)  # tasks begin in their order
+
+    def is_settled(self, index: int) -> bool:
+        return index in self.succeeded or index in self.failed or index in self.retry_at
+
+    def failures(self, index: int) -> int:
+        return self.tries[index] - self.excused.get(index, 0)
+
+    def write(self, status: JobStatus) -> None:
+        """Have ``status`` say all of it."""
+        status.tasks = len(self.order)
+        status.succeeded, status.failed = len(self.succeeded), len(self.failed)
+        status.succeeded_indexes, status.failed_indexes = format_indexes(self.succeeded), format_indexes(self.failed)
+        status.exit_codes = _group(self.failed.items())
+        status.tries = _group((index, str(n)) for index, n in self.tries.items())
+        status.excused = _group((index, str(n)) for index, n in self.excused.items() if n)
+        status.retry_at = {str(index): at for index, at in sorted(self.retry_at.items())}
+
+
+class Outcome(msgspec.Struct):
+    """``stop`` and ``delete`` are what is to be done with containers, by index and try; ``look_after`` in how many seconds to look
+    again though nothing happens; ``told``: for the journal, reason and sentence."""
+
+    status: JobStatus
+    make: list[Try] = []
+    stop: list[Seen] = []
+    delete: list[Seen] = []
+    look_after: float | None = None
+    told: list[tuple[Literal["Normal", "Warning"], str, str]] = []
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """``waits_for``: the sentence on jobs that must end before; ``hopeless``: why they never will as they must. ``gang`` is a
+    name that no other job's gangs have."""
+
+    spec: JobSpec
+    status: JobStatus
+    seen: Sequence[Seen]
+    generation: int
+    now: float
+    gang: str = ""
+    waits_for: str = ""
+    hopeless: str = ""
+
+
+def plan_tasks(facts: Facts, book: Book, most: int) -> Outcome:
+    """What is to be done now, ``most`` things at once. ``book`` is kept up to what the outcome's status says."""
+    spec, now = facts.spec, facts.now
+    status = replace(facts.status, observed_generation=facts.generation)
+    out = Outcome(status)
+    if status.phase in ENDED:
+        if spec.rounds <= status.round:
+            out.delete = _trim(facts, book)[:most]
+            return out
+        _begin_round(out, book, facts)
+    _note_ends(out, book, facts)
+    _find_end(out, facts)
+    live = [one for one in facts.seen if one.state != "ended"]
+    if status.ending:
+        _end_all(out, live, now)
+    else:
+        _end_late(out, live, facts)
+        _begin(out, book, facts, live, most)
+        if len(book.succeeded) + len(book.failed) == len(book.order):
+            _end(out, "Failed" if book.failed else "Succeeded", now)
+    left = most - len(out.make)
+    out.stop, out.delete = out.stop[:left], (out.delete + _trim(facts, book))[: max(0, left - len(out.stop))]
+    _count(out, book, facts, live)
+    return out
+
+
+def _begin_round(out: Outcome, book: Book, facts: Facts) -> None:
+    """Begin anew with all but what has succeeded."""
+    status = out.status
+    for index in list(book.tries):
+        if index not in book.succeeded:
+            book.excused[index] = book.tries[index]
+            book.retry_at[index] = int(facts.now)
+    book.failed.clear()
+    book.open.clear()
+    status.phase, status.ending, status.round = "Running", "", facts.spec.rounds
+    status.started_at, status.ended_at, status.reason, status.message = facts.now, None, "", ""
+    out.told.append(("Normal", "Retried", "what has not succeeded is tried once more"))
+
+
+def _note_ends(out: Outcome, book: Book, facts: Facts) -> None:
+    """Write down how tries ended; a container that is gone without that was taken away by somebody."""
+    if not book.open:
+        return
+    there = set()
+    for one in facts.seen:
+        if one.index not in book.open or one.attempt != book.tries[one.index]:
+            continue
+        there.add(one.index)
+        if one.state == "ended":
+            _note_end(out, book, facts, one)
+    for index in [i for i in book.open if i not in there]:
+        _note_end(out, book, facts, Seen(index, book.tries[index], "ended", reason="deleted", message="it was deleted"))
+
+
+def _note_end(out: Outcome, book: Book, facts: Facts, one: Seen) -> None:
+    spec, status, index = facts.spec, out.status, one.index
+    if one.exit_code == 0 and not one.stopping:
+        book.open.discard(index)
+        book.succeeded.add(index)
+        return
+    if status.ending or spec.cancel:
+        return  # it was ended, it hasn't failed
+    book.open.discard(index)
+    if one.reason in LOST:
+        book.excused[index] = excused = book.excused.get(index, 0) + 1
+        status.lost += 1
+        book.retry_at[index] = _pause(spec, facts.now, min(excused, book.tries[index]))
+        out.told.append(("Warning", "TaskLost", f"task {index}: {one.message or one.reason}; it is tried again"))
+        return
+    failures, why = book.failures(index), one.message or one.reason or "it failed"
+    if one.stopping:
+        why = (
+            "it was stopped"
+            if spec.task_timeout is None
+            else f"it was stopped, at the latest after {spec.task_timeout:g} s"
+        )
+    of = f"try {failures} of {spec.retries + 1}"
+    status.reason, status.message = "taskFailed", f"task {index}: {why} ({of})"
+    if failures > spec.retries:
+        book.failed[index] = UNSEEN if one.exit_code is None else str(one.exit_code)
+    else:
+        status.retried += 1
+        book.retry_at[index] = _pause(spec, facts.now, failures)
+    out.told.append(("Warning", "TaskFailed", status.message))
+
+
+def _pause(spec: JobSpec, now: float, failures: int) -> int:
+    """When to try again, in unix seconds: twice as long each time."""
+    return int(now + min(spec.backoff * 2.0 ** min(failures - 1, 30), LONGEST_PAUSE_SECONDS) + 0.999)
+
+
+def _find_end(out: Outcome, facts: Facts) -> None:
+    """Whether all of it is to end, for a reason of its own."""
+    status, spec = out.status, facts.spec
+    if status.ending:
+        return
+    over = None if spec.deadline is None or status.started_at is None else status.started_at + spec.deadline
+    if spec.cancel:
+        status.ending, status.reason, status.message = "Cancelled", "cancelled", ""
+    elif over is not None and facts.now >= over:
+        status.ending, status.reason = "DeadlineExceeded", "deadlineExceeded"
+        status.message = f"it was not done {spec.deadline:g} s after its start"
+    elif facts.hopeless:
+        status.ending, status.reason, status.message = "Failed", "dependencyFailed", facts.hopeless
+    elif over is not None:
+        _look(out, over - facts.now)
+
+
+def _end_all(out: Outcome, live: Sequence[Seen], now: float) -> None:
+    for one in live:
+        if one.deleting or one.stopping:
+            continue
+        (out.stop if one.placed else out.delete).append(one)
+    if not live and out.status.ending:
+        _end(out, out.status.ending, now)
+
+
+def _end(out: Outcome, phase: str, now: float) -> None:
+    status = out.status
+    status.phase, status.ended_at = phase, now  # type: ignore[assignment]
+    if phase == "Succeeded":
+        status.reason = status.message = ""
+    kind: Literal["Normal", "Warning"] = "Warning" if phase in ("Failed", "DeadlineExceeded") else "Normal"
+    out.told.append((kind, phase, f"{phase}: {status.message}" if status.message else phase))
+
+
+def _end_late(out: Outcome, live: Sequence[Seen], facts: Facts) -> None:
+    """Stop what has run for as long as it may."""
+    if facts.spec.task_timeout is None:
+        return
+    for one in live:
+        if one.state == "running" and not one.stopping:
+            left = one.since + facts.spec.task_timeout - facts.now
+            if left <= 0:
+                out.stop.append(one)
+            else:
+                _look(out, left)
+
+
+def _begin(out: Outcome, book: Book, facts: Facts, live: Sequence[Seen], most: int) -> None:
+    """Make tries, retries that are due first: as many as there may be at once."""
+    spec, status, now = facts.spec, out.status, facts.now
+    if facts.waits_for or spec.hold:
+        if not book.tries:
+            status.phase = "Pending"
+        status.reason, status.message = ("held", "") if spec.hold else ("waiting", facts.waits_for)
+        return
+    if status.reason in ("held", "waiting"):
+        status.reason = status.message = ""
+    if status.started_at is None:
+        status.started_at = now
+        if spec.deadline is not None:
+            _look(out, spec.deadline)
+    status.phase = "Running"
+    room = min(spec.parallelism - len(live), most)
+    if spec.gang and live:
+        room = 0
+    due = sorted((at, index) for index, at in book.retry_at.items() if at <= now)
+    chosen = [index for _, index in due[: max(0, room)]]
+    waiting = len(book.retry_at) - len(chosen)
+    while len(chosen) < room and book.begun < len(book.order) and waiting < MOST_AT_ONCE:
+        chosen.append(book.order[book.begun])
+        book.begun += 1
+    if len(due) == len([i for i in chosen if i in book.retry_at]) and book.retry_at:
+        later = [at for at in book.retry_at.values() if at > now]
+        if later:
+            _look(out, min(later) - now)
+    gang = None
+    if spec.gang and len(chosen) > 1:
+        status.wave += 1
+        gang = f"{facts.gang}-{status.wave}:{len(chosen)}"
+    for index in chosen:
+        book.retry_at.pop(index, None)
+        book.tries[index] = attempt = book.tries.get(index, 0) + 1
+        book.open.add(index)
+        out.make.append(Try(index, attempt, gang))
+
+
+def _look(out: Outcome, seconds: float) -> None:
+    out.look_after = min(seconds, out.look_after) if out.look_after is not None else seconds
+
+
+def _count(out: Outcome, book: Book, facts: Facts, live: Sequence[Seen]) -> None:
+    status = out.status
+    book.write(status)
+    status.running = sum(one.state == "running" for one in live)
+    status.pending = status.tasks - status.running - status.succeeded - status.failed
+    if status.reason in ("", "tasksWait"):
+        waiting = (one for one in live if one.state == "waiting" and one.reason not in ("", *_PASSING))
+        held = next(waiting, None)
+        status.reason = "tasksWait" if held is not None else ""
+        status.message = f"task {held.index}: {held.reason}: {held.message}" if held is not None else ""
+
+
+def _trim(facts: Facts, book: Book) -> list[Seen]:
+    """Ended tries whose containers are kept no more: all but the newest, those that failed last."""
+    ended = [
+        one
+        for one in facts.seen
+        if one.state == "ended"
+        and not one.deleting
+        and (one.index not in book.open or one.attempt != book.tries.get(one.index) or facts.status.phase in ENDED)
+    ]
+    excess = len(ended) - facts.spec.keep_tasks
+    if excess <= 0:
+        return []
+    ended.sort(key=lambda one: (one.index in book.failed, one.since, one.index, one.attempt))
+    return ended[:excess]
+
+
+def _group(pairs: Iterable[tuple[int, str]]) -> dict[str, str]:
+    """Indexes by what goes with them."""
+    found: dict[str, list[int]] = {}
+    for index, word in pairs:
+        found.setdefault(word, []).append(index)
+    return {word: format_indexes(found[word]) for word in sorted(found)}

@@ -1,0 +1,53 @@
+"""An instance's root and code, mounted where nobody else sees them: in mounts of the calling thread, which has left the node's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from weft.drivers.kernel import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REC, mount, mount_shifted
+
+MS_REMOUNT, MS_BIND = 32, 4096
+MOST_LAYERS = 120
+_NEEDED = ("proc", "sys", "dev", "tmp", "etc", "var/task")
+
+
+class Mounted(msgspec.Struct, frozen=True):
+    root: str
+    code: str
+
+
+def mount_parts(place: Path, layers: Sequence[str], code: str, mapping: int | None = None) -> Mounted:
+    """``layers`` as one root, the uppermost first, with the folders that a sandbox mounts over; all below ``place``, an
+    empty folder. ``mapping`` is a user namespace's descriptor, whose users the layers' owners are seen as. Raises OSError that
+    names what couldn't be mounted."""
+    mount("tmpfs", place, "tmpfs", MS_NODEV | MS_NOSUID, "mode=0711,size=1m")
+    os.chdir(place)  # of this thread alone; short names, so that many layers fit into one page of options
+    root, task = place / "root", place / "task"
+    root.mkdir()
+    if mapping is None and len(layers) == 1 and all((Path(layers[0]) / name).is_dir() for name in _NEEDED):
+        _bind(layers[0], root)
+    else:
+        names = [str(number) for number in range(len(layers))]
+        for name, layer in zip(names, layers, strict=True):
+            os.mkdir(name)
+            if mapping is None:
+                _bind(layer, place / name)
+            else:
+                mount_shifted(layer, place / name, mapping)
+        for name in _NEEDED:
+            (place / "below" / name).mkdir(parents=True)
+        mount("overlay", root, "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, f"lowerdir={':'.join([*names, 'below'])}")
+    if code:
+        task.mkdir()
+        _bind(code, task)
+    os.chdir("/")
+    return Mounted(str(root), str(task) if code else "")
+
+
+def _bind(source: str, target: Path) -> None:
+    mount(source, target, "", MS_BIND | MS_REC)
+    mount("", target, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)

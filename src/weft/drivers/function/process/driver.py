@@ -1,0 +1,235 @@
+"""Instances as sandboxed processes: own user, mounts, processes, network and control group, no rights, few system calls.
+
+Writes control groups below the node's; mounts only in namespaces of its own, so that nothing is left on disk. An instance
+doesn't outlive the agent that serves it: what a killed one left behind is ended by ``recover``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.function import Isolation, Recipe, Roots, compose_command, compose_env
+from weft.contracts.host import Host
+from weft.drivers.function.groups import InstanceGroups, InstanceLimits
+from weft.drivers.function.mounts import MOST_LAYERS, mount_parts
+from weft.drivers.function.network import enter_empty_network
+from weft.drivers.function.process import sandbox
+from weft.drivers.function.process.sandbox import Sandbox, choose_user, plan_entry, plan_sandbox
+from weft.drivers.function.scratch import bound_scratch
+from weft.drivers.function.started import Launched, Started, bring_up
+from weft.drivers.own_thread import leave_mounts
+from weft.drivers.seccomp import read_profile, translate_seccomp
+from weft.drivers.seccomp_filter import compile_filter, tighten
+from weft.objects.errors import DriverFailed, WeftError
+
+TRIAL_SECONDS = 20.0
+NAME = "p-"  # how its groups' names begin
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """All that the starting thread needs."""
+
+    groups: list[str]
+    user: int
+    place: Path
+    layers: list[str]
+    code: str
+    workdir: str
+    hostname: str
+    scratch: int
+    command: list[str]
+    env: dict[str, str]
+    filter: bytes
+
+
+class ProcessInstances:
+    """An InstanceDriver for the isolation ``process``."""
+
+    isolation: Isolation = "process"
+
+    def __init__(self, host: Host, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._place = Path(host.run_dir) / "functions"
+        self._groups = InstanceGroups(host.cgroup)
+        self._filter: bytes | None = None
+        self._problem: str | None = None
+        self._probing = asyncio.Lock()
+
+    async def probe(self) -> str:
+        async with self._probing:
+            if self._problem is None:
+                self._problem = await self._look()
+        return self._problem
+
+    async def recover(self) -> int:
+        left = [name for name in self._groups.names() if name.startswith(NAME)]
+        for name in left:
+            await self._groups.clear(name, self._clock)
+        return len(left)
+
+    async def start(self, id: str, recipe: Recipe, roots: Roots) -> Started:
+        """See contracts.function. Raises DriverFailed."""
+        if problem := await self.probe():
+            raise DriverFailed(problem, reason="notServed", details={"step": "start"})
+        if len(roots.root) > MOST_LAYERS:
+            raise DriverFailed(
+                f"{recipe.what}: its image has more than {MOST_LAYERS} layers", details={"step": "start"}
+            )
+        command = compose_command(recipe, roots)
+        limits = InstanceLimits(recipe.cpu, recipe.memory, recipe.pids)
+        scratch = bound_scratch(recipe)
+        return await self._start(
+            f"{NAME}{id}", id, recipe.what, limits, scratch, roots, command, compose_env(recipe, roots)
+        )
+
+    async def forget(self, digest: str) -> None:
+        """Instances share nothing that could go."""
+
+    async def close(self) -> None:
+        """Its instances are ended by whoever started them."""
+
+    async def _start(
+        self,
+        name: str,
+        id: str,
+        what: str,
+        limits: InstanceLimits,
+        scratch: int,
+        roots: Roots,
+        command: list[str],
+        env: dict[str, str],
+    ) -> Started:
+        assert self._filter is not None
+        groups = self._groups.create(name, limits)
+        launch = Launch(
+            groups=groups,
+            user=choose_user(name),
+            place=self._place,
+            layers=list(roots.root),
+            code=roots.code,
+            workdir=roots.workdir,
+            hostname=id,
+            scratch=scratch,
+            command=command,
+            env=env,
+            filter=self._filter,
+        )
+        try:
+            return await bring_up(
+                lambda: launch_sandbox(launch),
+                lambda made: Started(id, name, *made, self._groups, self._clock),
+                lambda: self._groups.clear(name, self._clock),
+            )
+        except OSError as error:
+            raise DriverFailed(
+                f"{what}: no sandbox for it: {error.filename or ''} {error.strerror or error}",
+                details={"step": "start"},
+            ) from error
+
+    async def _look(self) -> str:
+        if shutil.which(sandbox.PROGRAM) is None:
+            return f"{sandbox.PROGRAM} is not installed: {sandbox.INSTALL_HINT}"
+        try:
+            self._place.mkdir(parents=True, exist_ok=True)
+            self._place.chmod(0o711)
+            if closed := find_closed(self._place):
+                return f"instances' users can't enter {closed}: give the agent a --run-dir outside of it"
+            if problem := await asyncio.to_thread(self._groups.problem):
+                return problem
+            self._filter = await asyncio.to_thread(make_filter)
+            return await self._try()
+        except WeftError as error:
+            return error.message
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+
+    async def _try(self) -> str:
+        """Run a program of the node's own in a sandbox; what went wrong, or nothing."""
+        name = f"{NAME}probe-{os.getpid()}"
+        roots = Roots(root=["/"], workdir="/")
+        started = await self._start(
+            name, "probe", "a trial", InstanceLimits(1.0, 128 << 20, 32), 1 << 20, roots, ["/bin/true"], {}
+        )
+        try:
+            async with asyncio.timeout(TRIAL_SECONDS):
+                ended = await started.wait()
+            if ended.code == 0:
+                return ""
+            said = await asyncio.to_thread(_read_all, started.output)
+            return f"a sandbox doesn't work here: {said or ended}"
+        except TimeoutError:
+            return f"a sandbox didn't end within {TRIAL_SECONDS:.0f} s"
+        finally:
+            await started.stop()
+
+
+def make_filter() -> bytes:
+    """Raises DriverFailed."""
+    return compile_filter(tighten(translate_seccomp(read_profile(), platform.machine(), ())))
+
+
+def find_closed(folder: Path) -> Path | None:
+    """The first folder on the way to ``folder`` that not everybody may pass through."""
+    for path in reversed([folder, *folder.parents]):
+        if not path.stat().st_mode & 0o001:
+            return path
+    return None
+
+
+def launch_sandbox(launch: Launch) -> Launched:
+    """In a thread of its own. Raises OSError."""
+    leave_mounts(())
+    parts = mount_parts(launch.place, launch.layers, launch.code)
+    listening = enter_empty_network()
+    output, theirs = os.pipe2(os.O_CLOEXEC)
+    handed = [theirs]
+    try:
+        handed.append(_hand_over("filter", launch.filter))
+        inside = Sandbox(parts.root, parts.code, launch.workdir, launch.hostname, launch.scratch, launch.env)
+        handed.append(_hand_over("words", _pack(plan_sandbox(inside, handed[1]))))
+        process = subprocess.Popen(
+            plan_entry(launch.groups, launch.user, handed[2], launch.command),
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            pass_fds=handed[1:],
+            env={"PATH": sandbox.PATH},  # what runs inside can read it
+            cwd="/",
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(output)
+        listening.close()
+        raise
+    finally:
+        for descriptor in handed:
+            os.close(descriptor)
+    os.set_blocking(output, False)
+    return process, listening, output
+
+
+def _hand_over(name: str, content: bytes) -> int:
+    descriptor = os.memfd_create(name)
+    os.write(descriptor, content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _pack(words: Sequence[str]) -> bytes:
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def _read_all(descriptor: int) -> str:
+    with contextlib.suppress(OSError):
+        return os.read(descriptor, 4096).decode(errors="replace").strip()[-300:]
+    return ""

@@ -1,0 +1,189 @@
+"""Instances of functions as containers of crun or runc, each the runtime's child for as long as it lives.
+
+Writes control groups below the node's and the runtime's own notes below ``Host.run_dir/functions``; bundle, root and environment
+are in mounts of the starting thread only. What a killed agent left behind is ended by ``recover``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.function import Isolation, Recipe, Roots, compose_command, compose_env
+from weft.contracts.host import Host
+from weft.drivers.function.groups import InstanceGroups, InstanceLimits
+from weft.drivers.function.mounts import MOST_LAYERS, mount_parts
+from weft.drivers.function.network import enter_empty_network
+from weft.drivers.function.scratch import bound_scratch
+from weft.drivers.function.started import Launched, Started, bring_up
+from weft.drivers.own_thread import leave_mounts
+from weft.drivers.runtime.oci.function.config import Inside, translate_instance
+from weft.drivers.runtime.oci.function.users import Ranges
+from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.probe import probe_oci
+from weft.drivers.runtime.oci.runtime import Runtime
+from weft.drivers.seccomp import read_profile, translate_seccomp
+from weft.drivers.seccomp_filter import tighten
+from weft.objects.errors import DriverFailed, WeftError
+
+NAME = "c-"  # how its groups' names begin
+MANAGED_USER = (1000, 1000)
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """All that the starting thread needs; ``mapping`` is a descriptor of a user namespace to shift an image's owners by."""
+
+    name: str
+    runtime: Runtime
+    place: Path
+    layers: list[str]
+    code: str
+    inside: Inside
+    mapping: int | None
+
+
+class ContainerInstances:
+    """An InstanceDriver for the isolation ``container``. ``runtime``: crun or runc; None is whichever works, crun first."""
+
+    isolation: Isolation = "container"
+
+    def __init__(self, host: Host, clock: Clock | None = None, runtime: str | None = None) -> None:
+        self._host, self._clock, self._wanted = host, clock or SystemClock(), runtime
+        self._place = Path(host.run_dir) / "functions"
+        self._groups = InstanceGroups(host.cgroup, nested=True)
+        self._ranges = Ranges(host.node_uid)
+        self._runtime: Runtime | None = None
+        self._seccomp: dict[str, Any] = {}
+        self._problem: str | None = None
+        self._probing = asyncio.Lock()
+
+    async def probe(self) -> str:
+        async with self._probing:
+            if self._problem is None:
+                self._problem = await self._look()
+        return self._problem
+
+    async def recover(self) -> int:
+        left = [name for name in self._groups.names() if name.startswith(NAME)]
+        for name in left:
+            await self._groups.clear(name, self._clock)
+        await asyncio.to_thread(shutil.rmtree, self._place / "runtime", True)
+        return len(left)
+
+    async def start(self, id: str, recipe: Recipe, roots: Roots) -> Started:
+        """See contracts.function. Raises DriverFailed."""
+        if problem := await self.probe():
+            raise DriverFailed(problem, reason="notServed", details={"step": "start"})
+        if len(roots.root) > MOST_LAYERS:
+            raise DriverFailed(
+                f"{recipe.what}: its image has more than {MOST_LAYERS} layers", details={"step": "start"}
+            )
+        assert self._runtime is not None
+        name, first_user = f"{NAME}{id}", self._ranges.take()
+        try:
+            self._groups.create(name, InstanceLimits(recipe.cpu, recipe.memory, recipe.pids))
+            mapping = await asyncio.to_thread(self._ranges.mapping, first_user) if recipe.image else None
+            inside = Inside(
+                root="",
+                code="",
+                hostname=id,
+                scratch=bound_scratch(recipe),
+                command=compose_command(recipe, roots),
+                env=compose_env(recipe, roots),
+                workdir=roots.workdir,
+                user=roots.user if recipe.image else MANAGED_USER,
+                first_user=first_user,
+                cgroup=f"{self._groups.path}/{name}/in",
+                seccomp=self._seccomp,
+            )
+            launch = Launch(name, self._runtime, self._place, list(roots.root), roots.code, inside, mapping)
+        except BaseException:
+            await asyncio.shield(self._clear(name, first_user))
+            raise
+        try:
+            return await bring_up(
+                lambda: launch_container(launch),
+                lambda made: Started(
+                    id, name, *made, self._groups, self._clock, lambda: self._let_go(name, first_user)
+                ),
+                lambda: self._clear(name, first_user),
+            )
+        except OSError as error:
+            raise DriverFailed(
+                f"{recipe.what}: no container for it: {error.filename or ''} {error.strerror or error}",
+                details={"step": "start"},
+            ) from error
+
+    async def _clear(self, name: str, first_user: int) -> None:
+        await self._groups.clear(name, self._clock)
+        self._let_go(name, first_user)
+
+    def _let_go(self, name: str, first_user: int) -> None:
+        """Nothing of it runs; the runtime's notes are gone already, unless it was ended over them."""
+        shutil.rmtree(self._place / "runtime" / name, ignore_errors=True)
+        self._ranges.give_back(first_user)
+
+    async def forget(self, digest: str) -> None:
+        """Instances share nothing that could go."""
+
+    async def close(self) -> None:
+        self._ranges.close()
+
+    async def _look(self) -> str:
+        try:
+            found = await probe_oci(
+                Path(self._host.run_dir) / "containers", Groups(self._host.cgroup), self._clock, self._wanted
+            )
+            if found.runtime is None or found.facts is None:
+                return "; ".join(found.probe.problems) or "no container runtime works here"
+            if not found.facts.users[1]:
+                return "containers have no user namespace of their own here"
+            if problem := await asyncio.to_thread(self._groups.problem):
+                return problem
+            self._place.mkdir(parents=True, exist_ok=True)
+            self._place.chmod(0o711)
+            self._runtime = msgspec.structs.replace(found.runtime, root=self._place / "runtime")
+            self._seccomp = tighten(translate_seccomp(read_profile(), platform.machine(), ()))
+        except WeftError as error:
+            return error.message
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+        return ""
+
+
+def launch_container(launch: Launch) -> Launched:
+    """In a thread of its own. Raises OSError."""
+    leave_mounts(launch.runtime.hidden)
+    parts = mount_parts(launch.place, launch.layers, launch.code, launch.mapping)
+    listening = enter_empty_network()
+    output, theirs = os.pipe2(os.O_CLOEXEC)
+    try:
+        inside = msgspec.structs.replace(launch.inside, root=parts.root, code=parts.code)
+        bundle = launch.place / "bundle"
+        bundle.mkdir(mode=0o700)
+        (bundle / "config.json").write_bytes(msgspec.json.encode(translate_instance(inside)))
+        process = subprocess.Popen(
+            launch.runtime.words("run", "--bundle", str(bundle), launch.name),
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},
+            cwd="/",
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(output)
+        listening.close()
+        raise
+    finally:
+        os.close(theirs)
+    os.set_blocking(output, False)
+    return process, listening, output

@@ -1,0 +1,206 @@
+"""Functions in machines of their own that are copied, not booted: an InstanceDriver with templates and a pool.
+
+Reads and writes ``Host.state_dir/functions`` (templates, disks); everything else of an instance lives and ends with this
+process, and QEMUs that outlive it are ended by ``recover`` of the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from pathlib import Path
+from typing import Literal
+
+from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.function import Isolation, Recipe, Roots
+from weft.contracts.host import Host
+from weft.drivers.cgroup import Cgroups
+from weft.drivers.runtime.qemu.clones.clone import Clone
+from weft.drivers.runtime.qemu.clones.machine import Qemu, choose_limits, end_leftovers, entitle, spawn_qemu
+from weft.drivers.runtime.qemu.clones.net import PrivateNet, make_net
+from weft.drivers.runtime.qemu.clones.templates import Template, Templates
+from weft.drivers.runtime.qemu.clones.translate import Handed, translate_clone
+from weft.drivers.runtime.qemu.devices import fdset
+from weft.drivers.runtime.qemu.probe import probe_qemu
+from weft.drivers.runtime.qemu.translate import Facts
+from weft.objects.errors import DriverFailed, Unavailable
+from weft.objects.identity import short_id
+
+MOST_READY = 32  # paused copies on a node, of all recipes
+READY_SHARE = 0.1  # of the node's memory, at most, at
+READY_BYTES = 40 << 20  # each
+REFILL_SECONDS = 0.5  # after one was taken: what it was taken for has the CPU first
+
+log = logging.getLogger("weft.agent")
+
+
+class CloneInstances:
+    """InstanceDriver, HasTemplates. Each instance is a Clone."""
+
+    isolation: Isolation = "vm"
+
+    def __init__(self, host: Host, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._run_dir = Path(host.run_dir)
+        self._folder = Path(host.state_dir) / "functions"
+        self._cgroups = Cgroups(host.cgroup)
+        self._prefix = f"fn{short_id(host.node_uid)}-"
+        self._most_ready = max(1, min(MOST_READY, int(host.capacity.memory_bytes * READY_SHARE) // READY_BYTES))
+        self._facts: Facts | None = None
+        self._problem = ""
+        self._probing = asyncio.Lock()
+        self._templates: Templates | None = None
+        self._ready: dict[str, list[Clone]] = {}
+        self._wanted: dict[str, tuple[Recipe, Roots, int]] = {}
+        self._refilling: dict[str, asyncio.Task[None]] = {}
+        self._filling: dict[str, asyncio.Lock] = {}
+        self._clones: set[Clone] = set()
+        self._numbers = itertools.count(1)
+
+    async def probe(self) -> str:
+        async with self._probing:
+            if self._facts is None:
+                found, self._facts = await probe_qemu(self._run_dir, self._clock)
+                self._problem = "" if self._facts else "; ".join(found.problems)
+        return self._problem
+
+    async def recover(self) -> int:
+        ended = await end_leftovers(self._prefix, self._cgroups, self._clock)
+        for name in self._cgroups.names(self._prefix):
+            self._cgroups.remove(name)
+        if (self._folder / "templates").exists() and not await self.probe():
+            await (await self._working()).clear_unfinished()
+        return ended
+
+    async def capture(self, recipe: Recipe, roots: Roots) -> None:
+        await (await self._working()).ensure(recipe, roots)
+
+    async def start(self, id: str, recipe: Recipe, roots: Roots) -> Clone:
+        if (clone := await self._take_ready(id, recipe.digest)) is not None:
+            self._refill_soon(recipe.digest)
+            return clone
+        templates = await self._working()
+        template, made = await templates.ensure(recipe, roots)
+        return await self._copy(id, template, "cold" if made else "clone")
+
+    async def keep_ready(self, recipe: Recipe, roots: Roots, count: int) -> int:
+        """At most so many that all pools of the node together stay within its share; one that is taken is made up for. Raises
+        DriverFailed."""
+        templates = await self._working()
+        self._wanted[recipe.digest] = (recipe, roots, count)
+        async with self._filling.setdefault(recipe.digest, asyncio.Lock()):
+            pool = self._ready.setdefault(recipe.digest, [])
+            await self._sort_out(pool)
+            if recipe.digest not in self._wanted:
+                count = 0  # it was forgotten meanwhile
+            while len(pool) > count:
+                await pool.pop().stop()
+            while len(pool) < count and sum(map(len, self._ready.values())) < self._most_ready:
+                template, _ = await templates.ensure(recipe, roots)
+                pool.append(await self._copy(f"ready-{next(self._numbers)}", template, "pool", park=True))
+            return len(pool)
+
+    def _refill_soon(self, digest: str) -> None:
+        if digest in self._wanted and digest not in self._refilling:
+            self._refilling[digest] = asyncio.create_task(self._refill(digest))
+
+    async def _refill(self, digest: str) -> None:
+        try:
+            await self._clock.sleep(REFILL_SECONDS)
+            if digest in self._wanted:
+                await self.keep_ready(*self._wanted[digest])
+        except DriverFailed as problem:
+            log.warning("no copies ahead of demand: %s", problem.message)
+        finally:
+            self._refilling.pop(digest, None)
+
+    async def forget(self, digest: str) -> None:
+        self._wanted.pop(digest, None)
+        async with self._filling.setdefault(digest, asyncio.Lock()):
+            for clone in self._ready.pop(digest, []):
+                await clone.stop()
+            if self._templates is not None:
+                await self._templates.forget(digest)
+        self._filling.pop(digest, None)
+
+    async def close(self) -> None:
+        """All of its instances end: they are of no use without whoever serves them."""
+        for task in list(self._refilling.values()):
+            task.cancel()
+        await asyncio.gather(*self._refilling.values(), return_exceptions=True)
+        self._ready.clear()
+        await asyncio.gather(*(clone.stop() for clone in list(self._clones)))
+
+    async def _working(self) -> Templates:
+        if await self.probe() or self._facts is None:
+            raise DriverFailed(f"this node can't run functions in machines: {self._problem}", details={"step": "probe"})
+        if self._templates is None:
+            self._templates = Templates(self._folder, self._facts, self._cgroups, self._clock, self._prefix)
+        return self._templates
+
+    async def _take_ready(self, id: str, digest: str) -> Clone | None:
+        pool = self._ready.get(digest, [])
+        while pool:
+            clone = pool.pop()
+            try:
+                clone.id = id
+                await clone.resume()
+                if clone.alive:
+                    return clone
+            except Unavailable:
+                pass  # it ended while it waited
+            except BaseException:
+                await asyncio.shield(clone.stop())
+                raise
+            await clone.stop()
+        return None
+
+    async def _sort_out(self, pool: list[Clone]) -> None:
+        for clone in [clone for clone in pool if not clone.alive]:
+            pool.remove(clone)
+            await clone.stop()
+
+    async def _copy(
+        self, id: str, template: Template, started: Literal["pool", "clone", "cold"], *, park: bool = False
+    ) -> Clone:
+        net = await make_net()
+        clone: Clone | None = None
+        qemu: Qemu | None = None
+        try:
+            qemu, state = self._spawn(net, template)
+            clone = Clone(id, net, qemu, self._cgroups, self._clock, self._clones.discard)
+            self._clones.add(clone)
+            clone.started = started
+            if park:
+                clone.will_park()
+            await qemu.connect()
+            await qemu.transfer("migrate-incoming", uri=f"file:{fdset(state)}")
+            clone.call()
+            await clone.settle()
+            if park:
+                await clone.stand()
+            return clone
+        except BaseException as problem:
+            if clone is not None:
+                await asyncio.shield(clone.stop())
+            else:
+                if qemu is not None:
+                    await asyncio.shield(qemu.end(self._cgroups, self._clock))
+                await asyncio.shield(net.close())
+            if isinstance(problem, Unavailable | OSError):
+                raise DriverFailed(f"a copy doesn't start: {problem}", details={"step": "clone"}) from problem
+            raise
+
+    def _spawn(self, net: PrivateNet, template: Template) -> tuple[Qemu, int]:
+        assert self._facts is not None and self._templates is not None
+        name = f"{self._prefix}{next(self._numbers)}"
+        with self._templates.open(template) as (named, disks):
+
+            def translate(qmp: int) -> list[str]:
+                handed = Handed(qmp, net.tap, named["ram"], named["state"], named["kernel"], named["initrd"], disks)
+                return translate_clone(template.machine, handed, entitle(name, self._folder))
+
+            limits = choose_limits(template.machine, template.cpu)
+            qemu = spawn_qemu(name, self._facts, self._cgroups, limits, translate, [net.tap, *named.values(), *disks])
+            return qemu, named["state"]

@@ -1,0 +1,223 @@
+"""Templates: a machine in which a function's runtime has come up and holds its first request, as memory and devices on disk.
+
+One folder each below ``Host.state_dir/functions/templates``: RAM, STATE, initrd, and template.json, written last, which names
+all that it depends on. Whatever doesn't match (another QEMU, kernel, CPU or recipe, a damaged file) is made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.durable import sync_folder, write_durably
+from weft.contracts.function import Recipe, Roots
+from weft.drivers.cgroup import Cgroups
+from weft.drivers.runtime.qemu.clones.capture import capture_machine
+from weft.drivers.runtime.qemu.clones.checked import Checks, inspect_file
+from weft.drivers.runtime.qemu.clones.config import choose_memory, compose_config, pack_config
+from weft.drivers.runtime.qemu.clones.disks import Disks
+from weft.drivers.runtime.qemu.clones.identity import find_boot, identify
+from weft.drivers.runtime.qemu.clones.translate import Machine, plan_machine
+from weft.drivers.runtime.qemu.translate import Facts
+from weft.objects.errors import DriverFailed
+
+MOST_TEMPLATES = 64
+MOST_AT_ONCE = 2  # are captured: a boot is all work
+FILES = ("RAM", "STATE", "initrd")
+_MARGIN_BYTES = 64 << 20
+
+
+class Template(msgspec.Struct, frozen=True):
+    """As template.json has it. ``key`` is of all that it depends on; ``disks`` their keys, in order, ``contents`` what they
+    held then: a disk that was made again has the same files elsewhere, and the machine remembers where they were."""
+
+    key: str
+    recipe: str
+    machine: Machine
+    kernel: str
+    disks: list[str]
+    contents: list[str]
+    cpu: float
+
+
+class Templates:
+    """Those of this node, by the recipe's digest."""
+
+    def __init__(self, folder: Path, facts: Facts, cgroups: Cgroups, clock: Clock, prefix: str) -> None:
+        self._folder = folder / "templates"
+        self._facts = facts
+        self._cgroups = cgroups
+        self._clock = clock
+        self._prefix = prefix
+        self._checks = Checks()
+        self.disks = Disks(folder / "disks", self._checks)
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._capturing = asyncio.Semaphore(MOST_AT_ONCE)
+
+    def folder(self, digest: str) -> Path:
+        return self._folder / digest.replace(":", "-").replace("/", "-")[:80]
+
+    async def find(self, recipe: Recipe, roots: Roots) -> Template | None:
+        """The one that is there, whole, and made of just this. It is not kept in mind: whatever changes is seen."""
+        template = await asyncio.to_thread(self._read, recipe.digest)
+        if template is None or template.key != await asyncio.to_thread(identify, recipe, roots, self._facts):
+            return None
+        folder = self.folder(recipe.digest)
+        files = [*(folder / name for name in FILES), *map(self.disks.path, template.disks)]
+        for file in files:
+            if not await self._checks.holds(file):
+                return None
+        contents = [self._checks.digest(self.disks.path(key)) for key in template.disks]
+        return template if contents == template.contents else None
+
+    async def ensure(self, recipe: Recipe, roots: Roots) -> tuple[Template, bool]:
+        """The template, and whether it had to be made. Raises DriverFailed."""
+        async with self._locks.setdefault(recipe.digest, asyncio.Lock()):
+            if (template := await self.find(recipe, roots)) is not None:
+                return template, False
+            await self._remove(self.folder(recipe.digest))
+            await self._make_room()
+            async with self._capturing:
+                return await self._make(recipe, roots), True
+
+    async def forget(self, digest: str) -> None:
+        async with self._locks.setdefault(digest, asyncio.Lock()):
+            await self._remove(self.folder(digest))
+        self._locks.pop(digest, None)
+        await self._drop_disks()
+
+    async def clear_unfinished(self) -> None:
+        """What was being made when an agent was killed."""
+        for path in [*self._folder.glob(".*"), *self._folder.parent.joinpath("disks").glob(".*")]:
+            await self._remove(path)
+
+    def _read(self, digest: str) -> Template | None:
+        path = self.folder(digest) / "template.json"
+        try:
+            os.utime(path)
+            return msgspec.json.decode(path.read_bytes(), type=Template)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    async def _make(self, recipe: Recipe, roots: Roots) -> Template:
+        kernel, initrd = find_boot(recipe, roots)
+        key = await asyncio.to_thread(identify, recipe, roots, self._facts)
+        disks = [await self.disks.ensure(_root_key(recipe, roots), roots.root, root=True)]
+        if roots.code:
+            disks.append(await self.disks.ensure(_code_key(recipe), [roots.code], root=False))
+        machine = plan_machine(self._facts, choose_memory(recipe), recipe.cpu, len(disks))
+        contents = [self._checks.digest(disk) for disk in disks]
+        template = Template(key, recipe.digest, machine, kernel, [disk.stem for disk in disks], contents, recipe.cpu)
+        config = compose_config(recipe, roots, now_ns=int(self._clock.now() * 1e9), seed=secrets.token_bytes(32))
+        folder = self.folder(recipe.digest)
+        work = folder.with_name(f".{folder.name}.{os.getpid()}")
+        try:
+            await asyncio.to_thread(_lay_out, work, machine.memory, Path(initrd).read_bytes() + pack_config(config))
+            await capture_machine(work, template, disks, self._facts, self._cgroups, self._clock, self._prefix, recipe)
+            await asyncio.to_thread(_finish, work, folder, template)
+            for name in FILES:
+                self._checks.trust(folder / name)
+        except OSError as problem:
+            raise DriverFailed(
+                f"{recipe.what}: its template can't be written: {problem.strerror or problem}",
+                reason="noSpace" if problem.errno == 28 else None,
+                details={"step": "capture"},
+            ) from problem
+        finally:
+            await self._remove(work)
+        return template
+
+    async def _make_room(self) -> None:
+        """Those that weren't used for longest go when there are too many."""
+        notes = sorted(self._folder.glob("[!.]*/template.json"), key=lambda path: path.stat().st_mtime)
+        for note in notes[: max(0, len(notes) + 1 - MOST_TEMPLATES)]:
+            await self._remove(note.parent)
+        await self._drop_disks()
+
+    async def _drop_disks(self) -> None:
+        if any(lock.locked() for lock in self._locks.values()):
+            return  # one that is being made may be about to use a disk that no template has yet
+        used: set[str] = set()
+        for note in self._folder.glob("[!.]*/template.json"):
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                used.update(msgspec.json.decode(note.read_bytes(), type=Template).disks)
+        await self.disks.keep_only(used)
+
+    @contextlib.contextmanager
+    def open(self, template: Template) -> Iterator[tuple[dict[str, int], list[int]]]:
+        """What a copy's QEMU is handed of it, by name, and the disks. Raises OSError."""
+        folder = self.folder(template.recipe)
+        opened: list[int] = []
+
+        def look(path: Path | str) -> int:
+            opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            return opened[-1]
+
+        try:
+            named = {name.lower(): look(folder / name) for name in FILES}
+            named["kernel"] = look(template.kernel)
+            yield named, [look(self.disks.path(key)) for key in template.disks]
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    @staticmethod
+    async def _remove(path: Path) -> None:
+        if path.is_dir():
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _root_key(recipe: Recipe, roots: Roots) -> str:
+    return _safe(recipe.image or (recipe.base.sha256 if recipe.base else "".join(roots.root)), "root")
+
+
+def _code_key(recipe: Recipe) -> str:
+    return _safe(recipe.code.sha256 if recipe.code else recipe.digest, "code")
+
+
+def _safe(text: str, what: str) -> str:
+    return f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
+
+
+def _lay_out(work: Path, memory: int, initrd: bytes) -> None:
+    work.parent.mkdir(parents=True, exist_ok=True)
+    work.parent.parent.chmod(0o700)  # there are environments in here
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(mode=0o700)
+    free = shutil.disk_usage(work).free
+    if free < memory + _MARGIN_BYTES:
+        raise DriverFailed(
+            f"a template of {memory >> 20} MiB doesn't fit: {free >> 20} MiB free in {work.parent}",
+            reason="noSpace",
+            hint="make room in the node's state folder",
+            details={"step": "capture"},
+        )
+    (work / "initrd").write_bytes(initrd)
+    (work / "initrd").chmod(0o444)  # QEMU opens it once more; the folder keeps everyone else out
+
+
+def _finish(work: Path, folder: Path, template: Template) -> None:
+    for name in FILES:
+        path = work / name
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fchown(descriptor, 0, 0)
+            os.fchmod(descriptor, 0o444)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        Checks.note(path).write_bytes(inspect_file(path))
+    write_durably(work / "template.json", msgspec.json.encode(template))
+    work.replace(folder)
+    sync_folder(folder.parent)

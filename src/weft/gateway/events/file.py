@@ -1,0 +1,148 @@
+"""Where events are kept: one SQLite file, so that what was accepted outlives the process and the power.
+
+One thread has it open; what is asked of it meanwhile goes into one transaction together, so a thousand acceptances cost a few
+fsyncs. Nobody else opens the file. Times are unix seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from weft.objects.errors import Unavailable
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], Any]
+_AT_ONCE = 512
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS event (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    project TEXT NOT NULL,
+    name TEXT NOT NULL,
+    qualifier TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    context TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    accepted_at REAL NOT NULL,
+    due_at REAL NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    dead_at REAL,
+    error_type TEXT NOT NULL DEFAULT '',
+    error TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX IF NOT EXISTS event_due ON event (project, name, due_at) WHERE dead_at IS NULL;
+CREATE INDEX IF NOT EXISTS event_dead ON event (project, name, dead_at) WHERE dead_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS fired (
+    function TEXT NOT NULL,
+    entry TEXT NOT NULL,
+    last REAL NOT NULL,
+    PRIMARY KEY (function, entry)
+) STRICT;
+"""
+
+
+class EventFile:
+    """``path`` is made if it isn't there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._work: queue.SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="weft-events", daemon=True)
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+
+    async def open(self) -> None:
+        self._thread.start()
+        await self._opened
+
+    async def close(self) -> None:
+        self._work.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What ``work`` gives, once what it did is on the disk. Raises Unavailable if the disk can't take it."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._work.put((work, future))
+        return await asyncio.shield(future)
+
+    def _run(self) -> None:
+        try:
+            db = _open(self._path)
+        except sqlite3.Error as problem:
+            self._tell([(self._opened, None, _trouble(problem))])
+            return
+        self._tell([(self._opened, None, None)])
+        try:
+            while (first := self._work.get()) is not None:
+                batch = [first]
+                ended = False
+                while len(batch) < _AT_ONCE and not self._work.empty():
+                    if (more := self._work.get()) is None:
+                        ended = True
+                        break
+                    batch.append(more)
+                self._tell(_commit(db, batch))
+                if ended:
+                    return
+        finally:
+            db.close()
+
+    def _tell(self, results: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
+        def settle() -> None:
+            for future, result, problem in results:
+                if future.done():
+                    continue
+                if problem is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(problem)
+
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(settle)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    path.chmod(0o600)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute("PRAGMA journal_size_limit=67108864")
+    db.executescript(_SCHEMA)
+    return db
+
+
+def _commit(
+    db: sqlite3.Connection, batch: list[tuple[Work, asyncio.Future[Any]]]
+) -> list[tuple[asyncio.Future[Any], Any, Exception | None]]:
+    """Do all of it in one transaction; if that fails, each in one of its own, so that one's trouble is its own."""
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        results = [(future, _own(work(db)), None) for work, future in batch]
+        db.execute("COMMIT")
+        return list(results)
+    except sqlite3.Error as problem:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        if len(batch) == 1:
+            return [(batch[0][1], None, _trouble(problem))]
+        return [one for work in batch for one in _commit(db, [work])]
+
+
+def _own(result: Any) -> Any:
+    """What may be told to another thread: a cursor that dies there resets a statement that this one may be using."""
+    return None if isinstance(result, sqlite3.Cursor) else result
+
+
+def _trouble(problem: sqlite3.Error) -> Unavailable:
+    return Unavailable(
+        f"events can't be kept just now: {problem}",
+        hint="is the server's disk full, or gateway/events.db in its state folder damaged?",
+        retry_after_seconds=5.0,
+    )

@@ -1,0 +1,1 @@
+"""Functions at the gateway: which node runs an invocation, and what is known of them."""

@@ -1,0 +1,52 @@
+"""One invocation as the gateway's doors and its dispatcher see it: what is asked, what came of it. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """Run ``name`` of ``project`` once. ``qualifier`` is a version's number or an alias; empty or $LATEST: the newest wish.
+
+    ``id`` is the request id, a UUID that whoever asks draws. ``seconds`` is how long its caller waits at most (None: as long as
+    the function may take). ``node`` is where the caller is, if that is known. ``tail`` asks for the end of
+    what it prints, ``client_context`` is handed to the code as it is (base64, as it came)."""
+
+    id: str
+    project: str
+    name: str
+    qualifier: str = ""
+    payload: bytes = b""
+    seconds: float | None = None
+    node: str = ""
+    tail: bool = False
+    client_context: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What the function answered. ``error`` as Lambda's X-Amz-Function-Error: empty if all went well, and then ``payload``
+    is its answer; else ``payload`` is the JSON {errorType, errorMessage, …}. ``version`` is the one that was run ($LATEST, 3),
+    ``tail`` the last 4 KiB at most of what it printed. Seconds, bytes."""
+
+    id: str
+    payload: bytes
+    error: Literal["", "Handled", "Unhandled"] = ""
+    error_type: str = ""
+    version: str = "$LATEST"
+    node: str = ""
+    start: Literal["warm", "pool", "clone", "cold"] = "warm"
+    seconds: float = 0.0
+    init_seconds: float = 0.0
+    most_memory: int = 0
+    tail: bytes = b""
+
+
+class Dispatches(Protocol):
+    """The dispatcher, as doors see it."""
+
+    async def invoke(self, call: Call) -> Outcome:
+        """Run it at most once. Raises, by stable reason: NotFound (``functionNotFound``); Unavailable, not begun:
+        ``tooManyRequests`` (max_concurrent is reached), ``insufficientResources`` or ``noAvailableAgents`` (no node has
+        room), ``functionNotReady``; Unavailable ``invocationLost``: it may have run, and is not run again."""

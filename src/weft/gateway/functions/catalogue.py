@@ -1,0 +1,221 @@
+"""The functions as the gateway knows them: what each name stands for, and the recipe of each version. Pure but for what it keeps.
+
+Reads functions, their versions and the images that runtimes come from, out of a view that follows the store. Recipes are made
+when they are first asked for, and forgotten when what they were made of changes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from weft.client.view import Changed, Item, View
+from weft.contracts.function import LATEST, Blob, Recipe
+from weft.gateway.functions.recipe import base_of, make_recipe
+from weft.kinds.function import FunctionSpec, FunctionStatus, version_name, weights_of
+from weft.kinds.function_code import FunctionCode, code_of
+from weft.kinds.function_version import FunctionVersionSpec, FunctionVersionStatus
+from weft.kinds.image import ImageStatus
+from weft.objects.envelope import Envelope
+from weft.objects.errors import NotFound, Unavailable
+from weft.objects.identity import object_key
+
+KINDS = ("function", "functionversion", "image")
+FALLBACK_PROJECT = "default"  # where a runtime's image is looked for if the function's project has none
+
+
+class Version(msgspec.Struct, frozen=True):
+    """One version, ready to be run."""
+
+    code: FunctionCode
+    recipe: Recipe
+
+
+class Function:
+    """One function as it is now. ``versions`` are those whose recipes were asked for, by name ($LATEST, 3)."""
+
+    __slots__ = ("bases", "item", "spec", "status", "versions")
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.spec = item.spec(FunctionSpec)
+        self.status = item.status(FunctionStatus)
+        self.versions: dict[str, Version] = {}
+        self.bases = 0
+
+    @property
+    def uid(self) -> str:
+        return self.item.uid
+
+    @property
+    def what(self) -> str:
+        return f"function/{self.item.envelope.name}"
+
+
+class Catalogue:
+    """What ``view`` holds; ``notice`` hears of its changes. ``draw`` gives a number from 0 up to 1, for aliases with weights."""
+
+    def __init__(self, view: View, draw: Callable[[], float] = random.random) -> None:
+        self._view = view
+        self._draw = draw
+        self._known: dict[tuple[str, str], Function] = {}  # by project and name, those that were asked for
+        self._bases = 0  # moves when an image does
+        self._versions: dict[str, Version] = {}  # by digest, those whose recipes were made
+        self._owners: dict[str, tuple[str, float]] = {}  # by digest, what function_of gives
+
+    def notice(self, changes: Sequence[Changed]) -> None:
+        for change in changes:
+            envelope = change.item.envelope
+            project = envelope.project or ""
+            if change.kind == "function":
+                self._known.pop((project, envelope.name), None)
+                self._own(change.item.status(FunctionStatus), envelope.uid, change.item.spec(FunctionSpec).timeout)
+            elif change.kind == "functionversion":
+                spec = change.item.spec(FunctionVersionSpec)
+                self._known.pop((project, spec.function), None)
+                if envelope.owner is not None:
+                    self._own(change.item.status(FunctionVersionStatus), envelope.owner.uid, spec.timeout)
+            elif change.kind == "image":
+                self._bases += 1
+
+    def find(self, project: str, name: str) -> Function:
+        """Raises NotFound (functionNotFound)."""
+        known = self._known.get((project, name))
+        if known is None:
+            item = self._view.get(object_key("function", project, name))
+            if item is None or item.deleting:
+                raise NotFound(
+                    f'function "{name[:80]}" not found in project {project[:80]}',
+                    reason="functionNotFound",
+                    hint="weft function list",
+                )
+            known = self._known[project, name] = Function(item)
+        if known.bases != self._bases:
+            known.bases = self._bases
+            known.versions.clear()
+        return known
+
+    def resolve(self, function: Function, qualifier: str) -> Version:
+        """Which version ``qualifier`` stands for, this time. Raises NotFound, and Unavailable (functionNotReady)."""
+        name = self._name_version(function, qualifier)
+        found = function.versions.get(name)
+        if found is None:
+            found = function.versions[name] = self._make(function, name)
+        return found
+
+    def recipe(self, digest: str) -> Recipe | None:
+        """One that was made."""
+        version = self._versions.get(digest)
+        return None if version is None else version.recipe
+
+    def version_of(self, digest: str) -> Version | None:
+        """The version whose recipe it is, if that was made."""
+        return self._versions.get(digest)
+
+    def function_of(self, digest: str) -> tuple[str, float] | None:
+        """The uid of the function that a recipe is of, and how long its invocations may take, even of one that wasn't made yet."""
+        return self._owners.get(digest)
+
+    def wished(self, function: Function) -> Version | str:
+        """What the spec says now, whether it is ready or not; or why there is no recipe of it yet, for people."""
+        code = code_of(function.spec)
+        base = self._find_base(function, code)
+        return base if isinstance(base, str) else self._keep(function, LATEST, code, base)
+
+    def version_recipe(self, item: Item) -> Version | None:
+        """Of a published version; None if it can't be made yet, or its function is gone."""
+        spec = item.spec(FunctionVersionSpec)
+        try:
+            function = self.find(item.envelope.project or "", spec.function)
+            return self.resolve(function, str(spec.number))
+        except (NotFound, Unavailable):
+            return None
+
+    def listed(self, project: str | None = None) -> list[Envelope]:
+        """All functions, or those of one project, by name."""
+        items = self._view.of_kind("function").values()
+        found = [item.envelope for item in items if project in (None, item.envelope.project) and not item.deleting]
+        return sorted(found, key=lambda envelope: (envelope.project or "", envelope.name))
+
+    def _name_version(self, function: Function, qualifier: str) -> str:
+        if qualifier in ("", LATEST) or qualifier.isdecimal():
+            return qualifier or LATEST
+        weights = weights_of(function.spec, qualifier)
+        if weights is None:
+            raise NotFound(
+                f'{function.what} has no alias "{qualifier[:80]}"',
+                reason="functionNotFound",
+                hint="a version's number, or an alias: weft function alias NAME lists them",
+            )
+        return _pick(weights.items(), self._draw())
+
+    def _make(self, function: Function, name: str) -> Version:
+        code: FunctionCode | None
+        if name == LATEST:
+            code = function.status.serving
+            if code is None:
+                status = function.status
+                told = f": {status.reason}: {status.message}" if status.reason else ""
+                raise Unavailable(
+                    f"{function.what} is not ready ({status.phase}){told}",
+                    reason="functionNotReady",
+                    hint=f"weft describe {function.what}",
+                    retry_after_seconds=1.0,
+                )
+        else:
+            project = function.item.envelope.project
+            item = self._view.get(
+                object_key("functionversion", project, version_name(function.item.envelope.name, name))
+            )
+            if item is None or item.deleting:
+                raise NotFound(f"{function.what} has no version {name[:20]}", reason="functionNotFound")
+            code = code_of(item.spec(FunctionVersionSpec))
+        base = self._find_base(function, code)
+        if isinstance(base, str):
+            raise Unavailable(f"{function.what}: {base}", reason="functionNotReady", retry_after_seconds=5.0)
+        return self._keep(function, name, code, base)
+
+    def _keep(self, function: Function, name: str, code: FunctionCode, base: Blob | None) -> Version:
+        envelope = function.item.envelope
+        recipe = make_recipe(function.uid, envelope.project or "", envelope.name, name, code, base)
+        self._owners[recipe.digest] = (function.uid, code.timeout)
+        version = self._versions.get(recipe.digest)
+        if version is None or version.code != code:  # its place may be wished for otherwise
+            version = self._versions[recipe.digest] = Version(code, recipe)
+        return version
+
+    def _own(self, status: FunctionStatus | FunctionVersionStatus, function: str, timeout: float) -> None:
+        if status.digest:
+            self._owners[status.digest] = (function, timeout)
+
+    def forget(self, digest: str) -> None:
+        """Nothing uses that recipe any more."""
+        self._versions.pop(digest, None)
+        self._owners.pop(digest, None)
+
+    def _find_base(self, function: Function, code: FunctionCode) -> Blob | str | None:
+        name = base_of(code)
+        if not name:
+            return None
+        for project in dict.fromkeys((function.item.envelope.project, FALLBACK_PROJECT)):
+            item = self._view.get(object_key("image", project, name))
+            if item is None or item.deleting:
+                continue
+            status = item.status(ImageStatus)
+            if status.phase == "Available":
+                return Blob(status.sha256, status.size, name)
+            why = f": {status.message or status.reason}" if status.phase == "Failed" else ""
+            return f"image {name}, which runtime {code.runtime} comes from, is {status.phase}{why}"
+        return f"runtime {code.runtime} needs image {name}, which is not there; weft image build {name}"
+
+
+def _pick(weights: Iterable[tuple[str, float]], drawn: float) -> str:
+    """The version whose share ``drawn`` falls into."""
+    found, reached = "", 0.0
+    for name, share in weights:
+        found, reached = name, reached + share
+        if drawn < reached:
+            break
+    return found

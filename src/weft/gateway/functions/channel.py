@@ -1,0 +1,59 @@
+"""One connection to an agent over which invocations go: messages out in batches, messages in one by one."""
+
+from __future__ import annotations
+
+import asyncio
+
+from weft.client.invocations import FromAgent, ToAgent, decode_from_agent, encode, receive
+from weft.gateway.connection import Connection
+
+CONGESTED_BYTES = 24 * 1024 * 1024  # that wait to be sent
+LATER_SECONDS = 0.02
+
+
+class Channel:
+    """``connection`` is a stream that the agent of ``node`` dialled for claims with the verb ``invocations``."""
+
+    def __init__(self, node: str, connection: Connection) -> None:
+        self.node = node
+        self.told: dict[str, float] = {}  # recipes by digest, and when
+        self._connection = connection
+        self._waiting: list[bytes] = []
+        self._soon: asyncio.Handle | None = None
+        self._later: asyncio.TimerHandle | None = None
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether what it was sent piles up."""
+        return self._connection.writer.transport.get_write_buffer_size() > CONGESTED_BYTES
+
+    def send(self, message: ToAgent) -> None:
+        """Send it with all else that is sent in this turn of the loop. Raises InvalidInput for one that is too long."""
+        self._waiting.append(encode(message))
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._flush)
+
+    def send_later(self, message: ToAgent) -> None:
+        """Send it with the next message, or in a moment."""
+        self._waiting.append(encode(message))
+        if self._soon is None and self._later is None:
+            self._later = asyncio.get_running_loop().call_later(LATER_SECONDS, self._flush)
+
+    async def receive(self) -> FromAgent | None:
+        """The next message; None at the connection's end. Raises InvalidInput for what is none."""
+        body = await receive(self._connection.reader)
+        return None if body is None else decode_from_agent(body)
+
+    def close(self) -> None:
+        for handle in (self._soon, self._later):
+            if handle is not None:
+                handle.cancel()
+        self._connection.writer.close()
+
+    def _flush(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+        self._soon = self._later = None
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._connection.writer.write(b"".join(waiting))

@@ -1,0 +1,141 @@
+"""What is counted of each function's invocations since the gateway began: kept in memory, told when asked. Pure.
+
+Durations go into buckets whose widths grow with them, eight to each doubling, so that a percentile is right to within 5 %
+(as HdrHistogram does, Gil Tene)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from weft.gateway.functions.call import Outcome
+
+PER_DOUBLING = 8
+LEAST_SECONDS = 1e-5
+
+
+class Durations:
+    """How long things took."""
+
+    __slots__ = ("_buckets", "count", "most", "sum")
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, int] = {}
+        self.count, self.sum, self.most = 0, 0.0, 0.0
+
+    def add(self, seconds: float) -> None:
+        bucket = int(math.log2(max(seconds, LEAST_SECONDS) / LEAST_SECONDS) * PER_DOUBLING)
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+        self.count += 1
+        self.sum += seconds
+        self.most = max(self.most, seconds)
+
+    def percentile(self, share: float) -> float:
+        """The duration (seconds) that this share of them, 0 to 1, doesn't exceed; 0 if there are none."""
+        left = share * self.count
+        for bucket in sorted(self._buckets):
+            left -= self._buckets[bucket]
+            if left <= 1e-9:
+                return min(self.most, LEAST_SECONDS * 2 ** ((bucket + 0.5) / PER_DOUBLING))
+        return self.most
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Milliseconds."""
+
+    mean: float = 0.0
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    most: float = 0.0
+
+
+class Told(msgspec.Struct, frozen=True):
+    """Of one function since ``since`` (unix seconds). ``duration`` is of the code itself, ``latency`` with placing, starting and
+    the way there and back. ``errors`` by type; ``refused`` by reason; ``starts`` by how the instance came to be."""
+
+    function: str
+    project: str
+    since: float
+    invocations: int
+    errors: dict[str, int]
+    throttles: int
+    refused: dict[str, int]
+    lost: int
+    concurrent: int
+    most_concurrent: int
+    starts: dict[str, int]
+    duration: Percentiles
+    latency: Percentiles
+    init: Percentiles
+    most_memory: int
+
+
+class Counts:
+    """Of one function."""
+
+    __slots__ = (
+        "duration",
+        "errors",
+        "init",
+        "invocations",
+        "latency",
+        "lost",
+        "most_concurrent",
+        "most_memory",
+        "refused",
+        "starts",
+        "throttles",
+    )
+
+    def __init__(self) -> None:
+        self.invocations = self.throttles = self.lost = self.most_concurrent = self.most_memory = 0
+        self.errors: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.starts: Counter[str] = Counter()
+        self.duration, self.latency, self.init = Durations(), Durations(), Durations()
+
+    def arrive(self, concurrent: int) -> None:
+        self.invocations += 1
+        if concurrent > self.most_concurrent:
+            self.most_concurrent = concurrent
+
+    def end(self, outcome: Outcome, seconds: float) -> None:
+        self.starts[outcome.start] += 1
+        self.duration.add(outcome.seconds)
+        self.latency.add(seconds)
+        if outcome.start != "warm":
+            self.init.add(outcome.init_seconds)
+        if outcome.error:
+            self.errors[outcome.error_type or outcome.error] += 1
+        if outcome.most_memory > self.most_memory:
+            self.most_memory = outcome.most_memory
+
+
+def tell(counts: Counts, function: str, project: str, since: float, concurrent: int) -> Told:
+    return Told(
+        function=function,
+        project=project,
+        since=since,
+        invocations=counts.invocations,
+        errors=dict(counts.errors),
+        throttles=counts.throttles,
+        refused=dict(counts.refused),
+        lost=counts.lost,
+        concurrent=concurrent,
+        most_concurrent=counts.most_concurrent,
+        starts=dict(counts.starts),
+        duration=_describe(counts.duration),
+        latency=_describe(counts.latency),
+        init=_describe(counts.init),
+        most_memory=counts.most_memory,
+    )
+
+
+def _describe(durations: Durations) -> Percentiles:
+    mean = durations.sum / durations.count if durations.count else 0.0
+    values: Iterable[float] = (mean, *(durations.percentile(share) for share in (0.5, 0.9, 0.99)), durations.most)
+    return Percentiles(*(round(value * 1000, 3) for value in values))

@@ -1,0 +1,72 @@
+"""What becomes of invocations, written down: each function's metrics, what it printed, and what is learnt of its arrivals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from weft.client.invocations import Printed
+from weft.contracts.clock import Clock
+from weft.gateway.functions.call import Outcome
+from weft.gateway.functions.catalogue import Function, Version
+from weft.gateway.functions.keeping import Keeping
+from weft.gateway.functions.metrics import Counts, Told, tell
+from weft.gateway.functions.printed_log import PrintedLog
+
+log = logging.getLogger("weft.gateway.functions")
+
+
+class Record:
+    """The dispatcher's witness. ``function_of`` gives the function (uid) of a recipe by digest."""
+
+    def __init__(self, printed: PrintedLog, clock: Clock) -> None:
+        self._printed, self._clock = printed, clock
+        self._counts: dict[str, Counts] = {}  # by uid
+        self.keeping = Keeping(clock)
+        self._since = clock.now()
+        self._troubled = ""
+        self.running: Callable[[str], int] = lambda function: 0
+        self.function_of: Callable[[str], tuple[str, float] | None] = lambda digest: None
+
+    def arrived(self, function: Function, version: Version) -> None:
+        self._of(function.uid).arrive(self.running(function.uid) + 1)
+        self.keeping.begin(version.recipe, function.spec)
+
+    def throttled(self, function: Function) -> None:
+        self._of(function.uid).throttles += 1
+
+    def refused(self, function: Function, reason: str, digest: str) -> None:
+        self._of(function.uid).refused[reason] += 1
+        self.keeping.end(digest, cold=False)
+
+    def ended(self, function: Function, outcome: Outcome, digest: str, seconds: float) -> None:
+        self._of(function.uid).end(outcome, seconds)
+        self.keeping.end(digest, cold=outcome.start != "warm")
+
+    def lost(self, function: Function, digest: str) -> None:
+        self._of(function.uid).lost += 1
+        self.keeping.end(digest, cold=False)
+
+    def printed(self, node: str, printed: Printed) -> None:
+        found = self.function_of(printed.digest)
+        if found is None:
+            return
+        try:
+            self._printed.append(found[0], printed.text, printed.id, self._clock.now())
+            self._troubled = ""
+        except OSError as problem:  # a full disk costs lines, not invocations
+            if str(problem) != self._troubled:
+                self._troubled = str(problem)
+                log.error("what functions print can't be kept: %s", problem)
+
+    def tell(self, uid: str, project: str, name: str) -> Told:
+        return tell(self._counts.get(uid) or Counts(), name, project, self._since, self.running(uid))
+
+    def forget(self, uid: str) -> None:
+        self._counts.pop(uid, None)
+
+    def _of(self, uid: str) -> Counts:
+        counts = self._counts.get(uid)
+        if counts is None:
+            counts = self._counts[uid] = Counts()
+        return counts

@@ -1,0 +1,184 @@
+"""Lambda's Invoke API, and as much of the rest as clients look at before they invoke.
+
+Source: AWS Lambda API reference (2015-03-31). Errors are Lambda's, see ``answers.py``."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from weft.client.view import Item
+from weft.gateway.functions.call import Call, Dispatches
+from weft.gateway.functions.names import Named, read_name
+from weft.gateway.http import Answer, Request
+from weft.gateway.lambda_api.answers import JSON, answer_json
+from weft.gateway.lambda_api.callers import Caller
+from weft.gateway.lambda_api.described import describe_aliases, describe_function, describe_version
+from weft.gateway.lambda_api.known import Known
+from weft.gateway.lambda_api.once import Once
+from weft.kinds.function import FunctionSpec
+from weft.objects.errors import InvalidInput
+
+PREFIX = "/2015-03-31/functions"
+DEFAULT_PROJECT = "default"
+MOST_LISTED = 50
+MOST_CONTEXT_BYTES = 3583
+_JSON = msgspec.json.Decoder(msgspec.Raw)
+
+
+class Later(Protocol):
+    """Whoever keeps events until they were run."""
+
+    async def accept(self, call: Call) -> None:
+        """Durable when this returns. Raises TooLarge, Throttled, Unavailable."""
+
+
+class LambdaApi:
+    def __init__(self, known: Known, dispatcher: Dispatches, later: Later, once: Once) -> None:
+        self._known, self._dispatcher, self._later, self._once = known, dispatcher, later, once
+
+    async def answer(self, request: Request, caller: Caller, request_id: str) -> Answer:
+        """Raises WeftError."""
+        segments = request.path[len(PREFIX) :].strip("/").split("/")
+        query = dict(parse_qsl(request.query, keep_blank_values=True)) if request.query else {}
+        if segments == [""]:
+            _require(request, "GET")
+            return answer_json(self._list(caller, query), request_id)
+        named = read_name(segments[0], query.get("Qualifier", ""))
+        project = named.project or caller.project or DEFAULT_PROJECT
+        if segments[1:] == ["invocations"]:
+            _require(request, "POST")
+            caller.require(project, "invoke functions", invokes=True)
+            return await self._invoke(request, caller, project, named, request_id)
+        caller.require(project, "look at functions")
+        item = self._known.find(project, named.name)
+        tails: dict[str, Callable[[], dict[str, Any]]] = {
+            "": lambda: self._describe_whole(item, named.qualifier),
+            "configuration": lambda: self._describe(item, named.qualifier),
+            "versions": lambda: {
+                "Versions": [describe_function(item), *(describe_version(v) for v in self._known.versions(item))]
+            },
+            "aliases": lambda: {"Aliases": describe_aliases(item)},
+        }
+        tell = tails.get("/".join(segments[1:]))
+        if tell is None:
+            raise _not_served(request)
+        _require(request, "GET")
+        return answer_json(tell(), request_id)
+
+    async def _invoke(self, request: Request, caller: Caller, project: str, named: Named, request_id: str) -> Answer:
+        item = self._known.find(project, named.name)
+        call = _read_call(request, project, named, request_id)
+        kind = request.header("x-amz-invocation-type") or "RequestResponse"
+        if kind == "RequestResponse":
+            attempted = request.header("amz-sdk-invocation-id")
+            if not attempted or len(attempted) > 100:
+                return await self._run(call)
+            return await self._once.run((caller.id, attempted, request.path), lambda: self._run(call))
+        self._known.check_qualifier(item, named.qualifier)
+        if kind == "DryRun":
+            return Answer(204, b"", (("x-amzn-requestid", request_id),))
+        if kind != "Event":
+            raise InvalidInput(
+                f"X-Amz-Invocation-Type: {kind[:40]!r} is not known",
+                field="InvocationType",
+                hint="RequestResponse, Event or DryRun",
+            )
+        attempted = request.header("amz-sdk-invocation-id")
+        accept: Callable[[], Awaitable[Answer]] = lambda: self._accept(call)  # noqa: E731
+        if not attempted or len(attempted) > 100:
+            return await accept()
+        return await self._once.run((caller.id, attempted, request.path), accept)
+
+    async def _accept(self, call: Call) -> Answer:
+        await self._later.accept(call)
+        return Answer(202, b"", (("x-amzn-requestid", call.id),))
+
+    async def _run(self, call: Call) -> Answer:
+        outcome = await self._dispatcher.invoke(call)
+        headers = [JSON, ("x-amzn-requestid", outcome.id), ("x-amz-executed-version", outcome.version)]
+        if outcome.error:
+            headers.append(("x-amz-function-error", outcome.error))
+        if call.tail:
+            headers.append(("x-amz-log-result", base64.b64encode(outcome.tail[-4096:]).decode()))
+        return Answer(200, outcome.payload, tuple(headers))
+
+    def _describe(self, item: Item, qualifier: str) -> dict[str, Any]:
+        version = self._known.check_qualifier(item, qualifier)
+        return describe_function(item, qualifier) if version is None else describe_version(version)
+
+    def _describe_whole(self, item: Item, qualifier: str) -> dict[str, Any]:
+        spec, envelope = item.spec(FunctionSpec), item.envelope
+        code = {"RepositoryType": "ECR", "ImageUri": spec.image} if spec.image else {"RepositoryType": "weft"}
+        return {
+            "Configuration": self._describe(item, qualifier),
+            "Code": code,
+            "Tags": dict(envelope.labels),
+            "Concurrency": {"ReservedConcurrentExecutions": spec.max_concurrent},
+        }
+
+    def _list(self, caller: Caller, query: dict[str, str]) -> dict[str, Any]:
+        project = caller.project or DEFAULT_PROJECT
+        caller.require(project, "list functions")
+        limit = query.get("MaxItems", str(MOST_LISTED))
+        if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= 10_000):
+            raise InvalidInput(f"MaxItems: {limit[:40]!r} is no number from 1 to 10000", field="MaxItems")
+        items = [i for i in self._known.listed(project) if i.envelope.name > query.get("Marker", "")]
+        page = items[: min(int(limit), MOST_LISTED)]
+        told: dict[str, Any] = {"Functions": [describe_function(item) for item in page]}
+        if len(items) > len(page):
+            told["NextMarker"] = page[-1].envelope.name
+        return told
+
+
+def _read_call(request: Request, project: str, named: Named, request_id: str) -> Call:
+    """Raises InvalidInput for what is no JSON, and for a context that isn't base64 of JSON."""
+    payload = request.body
+    if payload:
+        try:
+            _JSON.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+            raise InvalidInput(
+                f"the request's body is no JSON: {problem}", reason="invalidPayload", hint="send one JSON document"
+            ) from None
+    context = request.header("x-amz-client-context")
+    if context:
+        try:
+            if len(context) > MOST_CONTEXT_BYTES:
+                raise ValueError("too long")
+            _JSON.decode(base64.b64decode(context, validate=True))
+        except (ValueError, msgspec.DecodeError):
+            raise InvalidInput(
+                "X-Amz-Client-Context is not base64 of a JSON document of at most 3583 bytes",
+                reason="invalidPayload",
+                field="ClientContext",
+            ) from None
+    log_type = request.header("x-amz-log-type")
+    if log_type not in ("", "None", "Tail"):
+        raise InvalidInput(f"X-Amz-Log-Type: {log_type[:40]!r} is neither None nor Tail", field="LogType")
+    return Call(
+        id=request_id,
+        project=project,
+        name=named.name,
+        qualifier=named.qualifier,
+        payload=payload or b"{}",
+        tail=log_type == "Tail",
+        client_context=context,
+    )
+
+
+def _require(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        raise _not_served(request)
+
+
+def _not_served(request: Request) -> InvalidInput:
+    return InvalidInput(
+        f"{request.method} {request.path[:200]} is not served: functions are made and changed by weft itself",
+        reason="notServed",
+        hint="weft function create, update, delete, publish, alias",
+    )

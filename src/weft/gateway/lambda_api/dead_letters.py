@@ -1,0 +1,67 @@
+"""What is kept of events that failed for good: listed, run again, let go of."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from weft.gateway.events.queue import Event
+from weft.gateway.http import Answer, Request
+from weft.gateway.lambda_api.answers import answer_json
+from weft.gateway.lambda_api.callers import Caller
+from weft.objects.errors import InvalidInput
+
+DEAD_LETTERS = re.compile(
+    r"/v1/projects/(?P<project>[a-z0-9-]{1,63})/functions/(?P<name>[a-z0-9-]{1,63})/dead-letters(?::(?P<verb>redrive|purge))?"
+)
+MOST_LISTED = 100
+
+
+class Keeps(Protocol):
+    """Whoever keeps dead letters."""
+
+    async def dead(self, project: str, name: str, most: int, after: str = "") -> list[Event]: ...
+
+    async def redrive(self, project: str, name: str) -> int: ...
+
+    async def purge(self, project: str, name: str) -> int: ...
+
+
+class DeadLetterDoor:
+    def __init__(self, keeper: Keeps) -> None:
+        self._keeper = keeper
+
+    async def answer(self, request: Request, caller: Caller, request_id: str, found: re.Match[str]) -> Answer:
+        """Raises WeftError. They outlive their function, so that one isn't looked for."""
+        project, name, verb = found["project"], found["name"], found["verb"]
+        method = "GET" if verb is None else "POST"
+        if request.method != method:
+            raise InvalidInput(f"{request.method} is not possible here", reason="methodNotAllowed", hint=method)
+        if verb is None:
+            caller.require(project, "see dead letters")
+            after = dict(parse_qsl(request.query)).get("after", "")
+            events = await self._keeper.dead(project, name, MOST_LISTED, after)
+            return answer_json({"items": [_tell(event) for event in events]}, request_id)
+        caller.require_admin(project, f"{verb} dead letters")
+        act = self._keeper.redrive if verb == "redrive" else self._keeper.purge
+        return answer_json({"count": await act(project, name)}, request_id)
+
+
+def _tell(event: Event) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "id": event.id,
+        "qualifier": event.qualifier,
+        "origin": event.origin,
+        "accepted_at": event.accepted_at,
+        "dead_at": event.dead_at,
+        "tries": event.tries,
+        "error_type": event.error_type,
+        "error": event.error,
+    }
+    try:
+        told["payload"] = event.payload.decode()
+    except UnicodeDecodeError:
+        told["payload_base64"] = base64.b64encode(event.payload).decode()
+    return told

@@ -1,0 +1,248 @@
+"""Function: code that runs when it is invoked. Each invocation is placed by itself, so a function has no allocation and is no
+workload: the gateway finds a node for it, and tells in its status whether an invocation would work."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, dig, size, text
+from weft.kinds.function_asks import FunctionLogsInput, InvokeInput, MetricsInput, PublishInput
+from weft.kinds.function_code import FunctionCode, check_code, code_of
+from weft.kinds.record import Column, Kind, Object, Reference, Verb
+from weft.kinds.workload_wish import wish_references
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.identity import MAX_NAME, check_name
+from weft.objects.quantity import parse_duration
+from weft.objects.schedule import check_schedule
+from weft.objects.schema import field
+
+AUTO = "auto"
+MOST_ALIASES = 32
+MOST_SCHEDULES = 16
+MOST_READY = 1000
+MOST_INPUT_BYTES = 32 * 1024
+LONGEST_NAME = MAX_NAME - 7  # room for -123456 behind it, the name of a version
+_NUMBER = re.compile(r"[1-9]\d{0,5}")
+
+Weights = dict[str, float]  # by version number, as text
+
+
+class Schedule(msgspec.Struct, kw_only=True):
+    cron: Annotated[str, field("When: five fields as cron has them, or @hourly, @daily, …")]
+    zone: Annotated[str, field("In which time zone")] = "UTC"
+    input: Annotated[Any, field("What it is invoked with, as JSON")] = None
+    qualifier: Annotated[str, field("Which version or alias; the newest if unset")] = ""
+
+
+class FunctionSpec(FunctionCode, msgspec.Struct, kw_only=True):
+    description: Annotated[str, field("What it is for", max_length=200)] = ""
+    max_concurrent: Annotated[int, field("How many invocations may run at once", ge=0, le=100_000)] = 50
+    keep_alive: Annotated[
+        float | str,
+        field(
+            "How long an idle instance stays: a duration, or auto, learnt from how it is called",
+            shown="auto or duration",
+        ),
+    ] = AUTO
+    ready: Annotated[
+        int | str, field("Instances kept ready ahead of demand: a number, or auto", shown="auto or number")
+    ] = AUTO
+    retries: Annotated[int, field("How often an asynchronous invocation that failed is run again", ge=0, le=10)] = 2
+    max_age: Annotated[float, field("How long an asynchronous one may wait", quantity="duration")] = 6 * 3600.0
+    dead_letter: Annotated[
+        str | None, field("The function that gets what failed for good; else it is kept and listed", name=True)
+    ] = None
+    http: Annotated[
+        Literal["none", "token", "open"],
+        field("Its HTTP trigger: none, for callers with a token, or open to everyone"),
+    ] = "none"
+    schedule: Annotated[list[Schedule], field("When it is invoked by itself")] = []
+    aliases: Annotated[
+        dict[str, int | str | Weights],
+        field("Names for versions: NAME to a number, or to numbers with their shares: {3: 0.9, 4: 0.1}"),
+    ] = {}
+    published: Annotated[int, field("The number of the last version; publish sets it", ge=0)] = 0
+
+
+class FunctionStatus(msgspec.Struct, kw_only=True):
+    """``digest`` is of the recipe that is ready, ``serving`` what it was made of: that serves until what the spec says now is ready
+    too, and goes on if that never is; ``reason`` and ``message`` then say why. ``nodes`` have it prepared; ``version`` is the last
+    one that was published; ``trace`` are the first lines of what its code said when it didn't come up."""
+
+    phase: Literal["Pending", "Preparing", "Ready", "Failed"] = "Pending"
+    reason: str = ""
+    message: str = ""
+    trace: list[str] = []
+    digest: str = ""
+    serving: FunctionCode | None = None
+    version: int = 0
+    nodes: list[str] = []
+    observed_generation: int = 0
+
+
+def check_function(spec: FunctionSpec) -> None:
+    """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
+    check_code(spec)
+    spec.keep_alive = _read_keep_alive(spec.keep_alive)
+    spec.ready = _read_ready(spec.ready)
+    if not 1 <= spec.max_age <= 7 * 86400:
+        raise InvalidInput(f"spec.max_age: {spec.max_age:g} s is out of range", field="spec.max_age", hint="1s to 7d")
+    for index, one in enumerate(spec.schedule[: MOST_SCHEDULES + 1]):
+        at = f"spec.schedule[{index}]"
+        check_schedule(one.cron, one.zone, field=f"{at}.cron", zone_field=f"{at}.zone")
+        if len(msgspec.json.encode(one.input)) > MOST_INPUT_BYTES:
+            raise InvalidInput(f"{at}.input is more than 32 KiB", field=f"{at}.input", hint="let its code fetch it")
+        if one.qualifier:
+            check_qualifier(one.qualifier, f"{at}.qualifier")
+    for name, most in (("schedule", MOST_SCHEDULES), ("aliases", MOST_ALIASES)):
+        if len(getattr(spec, name)) > most:
+            raise InvalidInput(f"spec.{name}: at most {most}", field=f"spec.{name}")
+    spec.aliases = {name: _read_alias(name, target) for name, target in spec.aliases.items()}
+
+
+def check_qualifier(text_: str, where: str) -> None:
+    """A version's number or an alias's name. Raises InvalidInput."""
+    if not _NUMBER.fullmatch(text_):
+        check_name(text_, where)
+
+
+def keep_alive_of(spec: FunctionSpec) -> float | None:
+    """Seconds; None: as it is learnt."""
+    return None if isinstance(spec.keep_alive, str) else spec.keep_alive
+
+
+def ready_of(spec: FunctionSpec) -> int | None:
+    """How many; None: as it is learnt."""
+    return None if isinstance(spec.ready, str) else spec.ready
+
+
+def weights_of(spec: FunctionSpec, alias: str) -> Weights | None:
+    """The versions behind an alias, by number, with shares that come to 1; None if there is no such alias."""
+    target = spec.aliases.get(alias)
+    return target if isinstance(target, dict) else None
+
+
+def version_name(function: str, number: int | str) -> str:
+    """The name of the FunctionVersion: thumb-3."""
+    return f"{function}-{number}"
+
+
+def _read_keep_alive(given: float | str) -> float | str:
+    if given == AUTO:
+        return given
+    seconds = parse_duration(given, "spec.keep_alive")
+    if seconds > 86400:
+        raise InvalidInput("spec.keep_alive: at most a day", field="spec.keep_alive", hint="auto, or like 10m")
+    return seconds
+
+
+def _read_ready(given: int | str) -> int | str:
+    if given == AUTO:
+        return given
+    text_ = str(given)
+    if not text_.isdecimal() or len(text_) > 6 or int(text_) > MOST_READY:
+        raise InvalidInput(
+            f"spec.ready: {text_[:40]!r} is no number of instances",
+            field="spec.ready",
+            hint=f"auto, or 0 to {MOST_READY}",
+        )
+    return int(text_)
+
+
+def _read_alias(name: str, target: int | str | Weights) -> Weights:
+    where = f"spec.aliases.{name[:80]}"
+    hint = "write prod: 3, or prod: {3: 0.9, 4: 0.1}"
+    if name.isdecimal() or name == "latest":
+        raise InvalidInput(f"{where}: that can't name an alias", field=where, hint="choose a name like prod")
+    check_name(name, where)
+    given = target if isinstance(target, dict) else {str(target): 1.0}
+    bad = next((number for number in given if not _NUMBER.fullmatch(str(number))), None)
+    if bad is not None:
+        raise InvalidInput(f"{where}: {bad[:40]!r} is no version", field=where, hint=hint)
+    if not 1 <= len(given) <= 2 or any(not 0 <= share <= 1 for share in given.values()):
+        raise InvalidInput(f"{where}: one version, or two with shares from 0 to 1", field=where, hint=hint)
+    if abs(sum(given.values()) - 1) > 1e-6:
+        raise InvalidInput(f"{where}: the shares come to {sum(given.values()):g}, not to 1", field=where, hint=hint)
+    return {number: round(float(share), 6) for number, share in sorted(given.items(), key=lambda one: int(one[0]))}
+
+
+def _count_version(obj: Object, _: Any) -> dict[str, Any]:
+    """What is published is what serves now."""
+    name, ready = obj["name"], dig(obj, "status.phase") == "Ready"
+    if not ready or dig(obj, "status.observed_generation", 0) < obj.get("generation", 0):
+        raise IllegalTransition(
+            f"function/{name} is not ready ({dig(obj, 'status.phase', 'Pending')}), so there is nothing to publish",
+            hint=f"weft wait function/{name} --for=phase=Ready",
+        )
+    if dig(obj, "status.reason", ""):
+        raise IllegalTransition(
+            f"function/{name} serves what it was before: its last change isn't ready ({dig(obj, 'status.reason')})",
+            hint=f"weft describe function/{name}",
+        )
+    return {**obj["spec"], "published": obj["spec"]["published"] + 1}
+
+
+def _make_version(obj: Object, given: PublishInput, _: str) -> dict[str, Any]:
+    spec = msgspec.convert(obj["spec"], FunctionSpec)
+    number = spec.published + 1
+    more = {"function": obj["name"], "number": number, "description": given.description}
+    return {
+        "kind": "functionversion",
+        "name": version_name(obj["name"], number),
+        "spec": {**msgspec.to_builtins(code_of(spec)), **more},
+    }
+
+
+def _versions_named(spec: FunctionSpec) -> list[str]:
+    """The numbers of the versions behind its aliases."""
+    return sorted({number for target in spec.aliases.values() if isinstance(target, dict) for number in target})
+
+
+def _note(obj: Object) -> str:
+    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+    return f"{reason}: {message}" if reason and message else reason or message
+
+
+FUNCTION = Kind(
+    name="function",
+    plural="functions",
+    title="function",
+    summary="Code that runs when it is invoked",
+    aliases=("fn",),
+    spec=FunctionSpec,
+    status=FunctionStatus,
+    status_writer="gateway",
+    made="Ready",
+    kept=("published",),
+    check=check_function,
+    longest_name=LONGEST_NAME,
+    uploads=lambda spec: [spec.code] if spec.code else [],
+    references=(
+        *wish_references(),
+        Reference("functionversion", "spec.aliases", _versions_named, below=version_name),
+        Reference("function", "spec.dead_letter", lambda spec: [spec.dead_letter] if spec.dead_letter else []),
+    ),
+    verbs=(
+        Verb(
+            "publish", "Keep what it is now as a version", input=PublishInput, change=_count_version, make=_make_version
+        ),
+        Verb("invoke", "Run it once", input=InvokeInput, stream=True),
+        Verb("logs", "What it printed", input=FunctionLogsInput, stream=True),
+        Verb("metrics", "How often, how long and how well it ran", input=MetricsInput, stream=True),
+    ),
+    columns=(
+        NAME,
+        Column("PHASE", text("status.phase", "Pending")),
+        Column("RUNTIME", lambda obj: dig(obj, "spec.image", "") or dig(obj, "spec.runtime", "–"), flexible=True),
+        Column("ISOLATION", text("spec.isolation")),
+        Column("MEMORY", size("spec.memory"), align="right"),
+        Column("VERSION", lambda obj: str(dig(obj, "spec.published", 0) or "–"), align="right"),
+        AGE,
+        Column("HTTP", text("spec.http"), wide=True),
+        Column("CODE", lambda obj: str(dig(obj, "spec.code", ""))[:12] or "–", wide=True),
+        Column("NOTE", _note, flexible=True),
+    ),
+)

@@ -1,0 +1,55 @@
+"""FunctionVersion: what a function was when it was published, for good. Its name is the function's with its number, which grows
+with each and is never given twice; it goes with its function."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, size, text
+from weft.kinds.function_code import FunctionCode, check_code
+from weft.kinds.record import Column, Kind
+from weft.objects.schema import field
+
+
+class FunctionVersionSpec(FunctionCode, msgspec.Struct, kw_only=True):
+    function: Annotated[str, field("Of which function", change="never", name=True)]
+    number: Annotated[int, field("Its number", change="never", ge=1)]
+    description: Annotated[str, field("What is new in it", change="never", max_length=200)] = ""
+
+
+class FunctionVersionStatus(msgspec.Struct, kw_only=True):
+    """As a function's; ``digest`` is of its recipe."""
+
+    phase: Literal["Pending", "Preparing", "Ready", "Failed"] = "Pending"
+    reason: str = ""
+    message: str = ""
+    digest: str = ""
+    nodes: list[str] = []
+
+
+FUNCTION_VERSION = Kind(
+    name="functionversion",
+    plural="functionversions",
+    title="function version",
+    summary="A published version of a function",
+    spec=FunctionVersionSpec,
+    status=FunctionVersionStatus,
+    status_writer="gateway",
+    writer="fabric",
+    removable=True,
+    check=check_code,
+    uploads=lambda spec: [spec.code] if spec.code else [],
+    columns=(
+        NAME,
+        Column("FUNCTION", text("spec.function")),
+        Column("VERSION", text("spec.number"), align="right"),
+        Column("PHASE", text("status.phase", "Pending")),
+        Column("RUNTIME", lambda obj: obj["spec"].get("image") or obj["spec"].get("runtime") or "–", flexible=True),
+        Column("MEMORY", size("spec.memory"), align="right"),
+        Column("DESCRIPTION", text("spec.description", ""), flexible=True),
+        AGE,
+        Column("NOTE", text("status.message", ""), flexible=True),
+    ),
+)

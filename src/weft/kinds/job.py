@@ -1,0 +1,306 @@
+"""Job: containers that run to their end, one for each index of an array, tried again where they fail. With a schedule it makes
+such jobs instead of running tasks. Its tasks are containers of its own; what came of them stays in its status."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, dig, text
+from weft.kinds.container import CONTAINER, ContainerSpec, check_container
+from weft.kinds.gang import MOST as MOST_IN_GANG
+from weft.kinds.record import Column, Kind, Object, Reference, Verb
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.identity import MAX_NAME, check_name
+from weft.objects.index_ranges import format_indexes, parse_indexes
+from weft.objects.schedule import check_schedule
+from weft.objects.schema import field
+
+MOST_TASKS = 10_000
+MOST_AT_ONCE = 1000
+LARGEST_INDEX = 999_999
+LONGEST_PAUSE_SECONDS = 600.0
+# Of a task's container these are its job's own.
+FIXED: dict[str, Any] = {
+    "publish": [],
+    "restart": "on-failure",
+    "run": "run",
+    "hold": False,
+    "boots": 0,
+    "pulls": 0,
+    "gang": None,
+    "type": "long-lived",
+    "on_node_loss": "wait",
+    "health_check": None,
+    "once": False,
+    "preemptible": False,
+}
+JobPhase = Literal["Pending", "Running", "Scheduled", "Succeeded", "Failed", "DeadlineExceeded", "Cancelled"]
+ENDED = ("Succeeded", "Failed", "DeadlineExceeded", "Cancelled")
+_TASK = re.compile(r"-([0-9]{1,6})(?:-r([0-9]{1,6}))?$")
+Condition = Literal["succeeded", "ended"]
+
+
+class JobSpec(msgspec.Struct, kw_only=True):
+    task: Annotated[ContainerSpec, field("What each task runs: a container's spec", change="never")]
+    array: Annotated[str, field("An index for each task: 0-99 or 1,3,7-9", change="never")] = "0"
+    parallelism: Annotated[int, field("How many tasks there may be at once", change="live", ge=1, le=MOST_AT_ONCE)] = (
+        100
+    )
+    retries: Annotated[int, field("How often a task that failed is tried again", change="live", ge=0, le=100)] = 0
+    backoff: Annotated[
+        float, field("The pause before the first retry; each next one is twice as long", quantity="duration")
+    ] = 5.0
+    task_timeout: Annotated[float | None, field("How long one try may run", quantity="duration")] = None
+    deadline: Annotated[float | None, field("How long all of it may take, from its start", quantity="duration")] = None
+    gang: Annotated[
+        bool, field("Tasks are placed so many at once as parallelism says, or not at all", change="never")
+    ] = False
+    preemptible: Annotated[bool, field("Its tasks give way to workloads that find no room", change="never")] = False
+    after: Annotated[
+        list[str],
+        field("Jobs that must have succeeded before: NAME, or NAME:ended however they ended", change="never"),
+    ] = []
+    schedule: Annotated[str, field("When to run it, again and again: cron's five fields, or @daily")] = ""
+    time_zone: Annotated[str, field("Where the schedule's hours are so, like Europe/Berlin")] = "UTC"
+    concurrency: Annotated[
+        Literal["allow", "forbid", "replace"],
+        field("When a run is due while one goes on: run both, leave the new one out, or cancel the old one"),
+    ] = "forbid"
+    history: Annotated[int, field("How many ended runs of a schedule are kept", ge=0, le=100)] = 5
+    keep_tasks: Annotated[int, field("How many ended tasks keep their logs, the newest", ge=0, le=1000)] = 100
+    hold: Annotated[bool, field("Begin nothing new: verbs hold and release set it")] = False
+    cancel: Annotated[bool, field("The wish to end it: the verb cancel sets it")] = False
+    rounds: Annotated[int, field("Grows by one with each retry of what failed that is asked for", ge=0)] = 0
+
+
+class JobStatus(msgspec.Struct, kw_only=True):
+    """Counts are of tasks; ``pending`` are those that neither run nor have ended, ``retried`` counts tries again after failures,
+    ``lost`` those after what wasn't the task's fault. Indexes stand as in ``array``: ``exit_codes`` by the code of the last try
+    (of failed tasks; "none" if nobody saw it), ``tries`` by how many there were, ``excused`` by how many of these don't count as
+    failures. ``retry_at``: index → unix seconds. ``ending`` is the phase it will have come to once no task is left."""
+
+    phase: JobPhase = "Pending"
+    tasks: int = 0
+    pending: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    retried: int = 0
+    lost: int = 0
+    succeeded_indexes: str = ""
+    failed_indexes: str = ""
+    exit_codes: dict[str, str] = {}
+    tries: dict[str, str] = {}
+    excused: dict[str, str] = {}
+    retry_at: dict[str, int] = {}
+    ending: Literal["", "Failed", "DeadlineExceeded", "Cancelled"] = ""
+    round: int = 0
+    wave: int = 0
+    reason: str = ""
+    message: str = ""
+    started_at: float | None = None
+    ended_at: float | None = None
+    last_run: float | None = None  # of a schedule: when the newest run was due
+    next_run: float | None = None
+    observed_generation: int = 0
+
+
+class Dependency(msgspec.Struct, frozen=True):
+    name: str
+    condition: Condition
+
+
+def read_dependency(text_: str, field_: str = "spec.after") -> Dependency:
+    """``build`` or ``build:ended``. Raises InvalidInput."""
+    name, _, condition = text_.partition(":")
+    check_name(name, field_)
+    if condition not in ("", "succeeded", "ended"):
+        raise InvalidInput(
+            f"{field_}: {condition[:40]!r} is nothing to wait for", field=field_, hint="write NAME or NAME:ended"
+        )
+    return Dependency(name, "ended" if condition == "ended" else "succeeded")
+
+
+def list_array(spec: JobSpec) -> list[int]:
+    return parse_indexes(spec.array, "spec.array", most=MOST_TASKS)
+
+
+def task_name(job: str, index: int, attempt: int) -> str:
+    """The name of the container that is the ``attempt``-th try of a task: ``thumbs-3``, then ``thumbs-3-r2``."""
+    suffix = f"-{index}" + (f"-r{attempt}" if attempt > 1 else "")
+    return f"{job[: MAX_NAME - len(suffix)]}{suffix}"
+
+
+def read_task_name(job: str, name: str) -> tuple[int, int] | None:
+    """Index and try of a task's container; None if it isn't named as one of the job's."""
+    match = _TASK.search(name)
+    if match is None:
+        return None
+    index, attempt = int(match[1]), int(match[2] or 1)
+    return (index, attempt) if name == task_name(job, index, attempt) else None
+
+
+def check_job(spec: JobSpec) -> None:
+    """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
+    try:
+        check_container(spec.task)
+    except InvalidInput as problem:
+        inner = problem.field or "spec"
+        at = inner.replace("spec", "spec.task", 1)
+        raise InvalidInput(
+            problem.message.replace(inner, at, 1), reason=problem.token, field=at, hint=problem.hint
+        ) from None
+    for name, value in FIXED.items():
+        if getattr(spec.task, name) not in (value, "never" if name == "restart" else value):
+            raise InvalidInput(
+                f"spec.task.{name}: a task can't have that", field=f"spec.task.{name}", hint="leave it out"
+            )
+    if any(":" in network for network in spec.task.networks) and spec.array != "0":
+        raise InvalidInput(
+            "spec.task.networks: tasks can't all have one address",
+            field="spec.task.networks",
+            hint="name networks only, without addresses",
+        )
+    indexes = list_array(spec)
+    if indexes[-1] > LARGEST_INDEX:
+        raise InvalidInput("spec.array: an index is too large", field="spec.array", hint=f"at most {LARGEST_INDEX}")
+    spec.array = format_indexes(indexes)
+    for name in ("task_timeout", "deadline"):
+        value = getattr(spec, name)
+        if value is not None and value < 1:
+            raise InvalidInput(f"spec.{name}: that is no time at all", field=f"spec.{name}", hint="at least 1s")
+    if spec.gang and min(spec.parallelism, len(indexes)) > MOST_IN_GANG:
+        raise InvalidInput(
+            f"spec.parallelism: at most {MOST_IN_GANG} tasks can be placed together",
+            field="spec.parallelism",
+            hint=f"--parallelism {MOST_IN_GANG}, or no gang",
+        )
+    named = [read_dependency(one, f"spec.after[{place}]").name for place, one in enumerate(spec.after)]
+    if len(set(named)) != len(named) or len(named) > 32:
+        raise InvalidInput("spec.after: at most 32 jobs, each once", field="spec.after")
+    if spec.schedule:
+        check_schedule(spec.schedule, spec.time_zone)
+        if spec.after:
+            raise InvalidInput(
+                "spec.after: what runs by a schedule waits for no job", field="spec.after", hint="leave out one of both"
+            )
+
+
+def check_job_change(old: JobSpec, new: JobSpec) -> None:
+    if bool(old.schedule) != bool(new.schedule):
+        raise InvalidInput(
+            "spec.schedule: a job has one from the beginning, or none", field="spec.schedule", hint="make a new job"
+        )
+
+
+def _set(verb: str, phases: Sequence[str], **fields: Any) -> Callable[[Object, Any], dict[str, Any]]:
+    """The change of a verb that makes sense while the job's phase is none of ``phases``."""
+
+    def change(obj: Object, _: Any) -> dict[str, Any]:
+        phase = dig(obj, "status.phase", "Pending")
+        if phase in phases:
+            raise IllegalTransition(f"job/{obj['name']} is {phase}: it can't {verb}", details={"phase": phase})
+        return {**obj["spec"], **fields}
+
+    return change
+
+
+def _cancel(obj: Object, given: Any) -> dict[str, Any]:
+    if obj["spec"].get("cancel"):
+        return dict(obj["spec"])
+    return _set("cancel", (*ENDED, "Scheduled"), cancel=True)(obj, given)
+
+
+def _retry(obj: Object, _: Any) -> dict[str, Any]:
+    """Once more what failed, and what was never run because of a cancel or the deadline."""
+    phase = dig(obj, "status.phase", "Pending")
+    if phase not in ("Failed", "DeadlineExceeded", "Cancelled"):
+        raise IllegalTransition(
+            f"job/{obj['name']} is {phase}: there is nothing to retry",
+            hint="what has failed is retried once the job has ended",
+            details={"phase": phase},
+        )
+    if obj["spec"]["rounds"] > dig(obj, "status.round", 0):
+        return dict(obj["spec"])
+    return {**obj["spec"], "rounds": obj["spec"]["rounds"] + 1, "cancel": False}
+
+
+def first_exit_code(obj: Object) -> int:
+    """What a shell is to see of an ended job: 0, or the exit code of the failed task with the lowest index; 1 if it has none."""
+    if dig(obj, "status.phase") == "Succeeded":
+        return 0
+    lowest, found = LARGEST_INDEX + 1, 1
+    for code, indexes in (dig(obj, "status.exit_codes") or {}).items():
+        first = int(indexes.partition(",")[0].partition("-")[0])
+        if first < lowest:
+            lowest, found = first, int(code) if code.isdigit() else 1
+    return found or 1
+
+
+def _note(obj: Object) -> str:
+    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+    return f"{reason}: {message}" if reason and message else reason or message
+
+
+def _tasks(obj: Object) -> str:
+    return "–" if dig(obj, "spec.schedule") else f"{dig(obj, 'status.succeeded', 0)}/{dig(obj, 'status.tasks', 0)}"
+
+
+def _of_task(one: Reference) -> Reference:
+    agree = one.agree
+    return Reference(
+        one.kind,
+        one.field.replace("spec.", "spec.task.", 1),
+        partial(_names, one),
+        blocks=False,
+        awaited=one.awaited,
+        agree=None if agree is None else lambda spec, named: agree(spec.task, named),
+    )
+
+
+def _names(one: Reference, spec: JobSpec) -> Sequence[str]:
+    return one.names(spec.task)
+
+
+JOB = Kind(
+    name="job",
+    plural="jobs",
+    title="job",
+    summary="Containers that run to their end, once, in an array, or by a schedule",
+    spec=JobSpec,
+    status=JobStatus,
+    status_writer="jobs",
+    check=check_job,
+    check_change=check_job_change,
+    kept=("hold", "cancel", "rounds"),
+    finalizers=("job",),
+    commands=("run",),
+    references=(
+        *(_of_task(one) for one in CONTAINER.references),
+        Reference("job", "spec.after", lambda s: [read_dependency(one).name for one in s.after], blocks=False),
+    ),
+    verbs=(
+        Verb("cancel", "End its tasks, and begin no more", change=_cancel),
+        Verb("retry", "Try once more what failed or was cancelled", change=_retry),
+        Verb("hold", "Begin nothing new; what runs goes on", change=_set("hold", ENDED, hold=True)),
+        Verb("release", "Go on with what was held", change=_set("release", ENDED, hold=False)),
+    ),
+    columns=(
+        NAME,
+        Column("PHASE", text("status.phase", "Pending")),
+        Column("DONE", _tasks, align="right"),
+        Column("RUNNING", text("status.running", "0"), align="right"),
+        Column("FAILED", text("status.failed", "0"), align="right"),
+        Column("RETRIED", text("status.retried", "0"), align="right", wide=True),
+        Column("LOST", text("status.lost", "0"), align="right", wide=True),
+        Column("SCHEDULE", text("spec.schedule")),
+        Column("IMAGE", text("spec.task.image"), flexible=True),
+        AGE,
+        Column("NOTE", _note, flexible=True),
+    ),
+)

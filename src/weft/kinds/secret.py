@@ -1,0 +1,97 @@
+"""Secret: words that containers need and nobody is shown again: a registry's password, a key of a service. They come in as
+``values``, lie sealed in the store, and are opened only for a node that runs something which names them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, dig, text
+from weft.kinds.record import Column, Kind, Object
+from weft.objects.errors import InvalidInput
+from weft.objects.image_reference import parse_reference
+from weft.objects.schema import field
+
+MOST_BYTES = 64 * 1024
+MOST_KEYS = 64
+USERNAME, PASSWORD, TOKEN = "username", "password", "token"
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
+
+
+class SecretSpec(msgspec.Struct, kw_only=True):
+    """``values`` is written and never read: what it holds is in ``sealed`` then, by key."""
+
+    registry: Annotated[
+        str,
+        field(
+            "The image registry that it opens: HOST[:PORT]; it holds username and password, or token", max_length=255
+        ),
+    ] = ""
+    values: Annotated[dict[str, str], field("What it holds, by key; taken in, and never shown")] = {}
+    sealed: Annotated[dict[str, str], field("What it holds, as only the server reads it; set by the server")] = {}
+
+
+class SecretStatus(msgspec.Struct, kw_only=True):
+    pass
+
+
+def check_secret(spec: SecretSpec) -> None:
+    """Its keys, and the registry's name; not what it holds. Raises InvalidInput, which never says a value."""
+    for key in (*spec.values, *spec.sealed):
+        if not _KEY.fullmatch(key):
+            raise InvalidInput(
+                f"spec.values: {key[:60]!r} can't be a key",
+                field="spec.values",
+                hint="letters, digits, dots, dashes and underscores, 63 at most",
+            )
+    if len({*spec.values, *spec.sealed}) > MOST_KEYS:
+        raise InvalidInput(f"spec.values: at most {MOST_KEYS} keys", field="spec.values")
+    if sum(len(value.encode()) for value in spec.values.values()) > MOST_BYTES:
+        raise InvalidInput("spec.values: that is too much", field="spec.values", hint="at most 64 KiB")
+    if spec.registry:
+        _check_registry(spec)
+
+
+def _check_registry(spec: SecretSpec) -> None:
+    try:
+        good = parse_reference(f"{spec.registry}/name:tag").registry == spec.registry and "/" not in spec.registry
+    except InvalidInput:
+        good = False
+    if not good:
+        raise InvalidInput(
+            f"spec.registry: {spec.registry[:80]!r} is no registry",
+            field="spec.registry",
+            hint="HOST or HOST:PORT, as images are named: registry.example.org:5000",
+        )
+    keys = {*spec.values, *spec.sealed}
+    if TOKEN not in keys and not {USERNAME, PASSWORD} <= keys:
+        raise InvalidInput(
+            f"a secret for registry {spec.registry} needs username and password, or token",
+            field="spec.values",
+            hint=f"weft secret create NAME --registry {spec.registry} --username NAME --password-stdin",
+        )
+
+
+def list_keys(obj: Object) -> str:
+    return ",".join(sorted(dig(obj, "spec.sealed") or {})) or "–"
+
+
+SECRET = Kind(
+    name="secret",
+    plural="secrets",
+    title="secret",
+    summary="What containers need and nobody is shown again",
+    spec=SecretSpec,
+    status=SecretStatus,
+    status_writer="api",
+    check=check_secret,
+    kept=("sealed",),
+    columns=(
+        NAME,
+        Column("KEYS", list_keys, flexible=True),
+        Column("REGISTRY", text("spec.registry", "–")),
+        AGE,
+    ),
+)

@@ -1,0 +1,106 @@
+"""The gateway's doors for those who invoke functions, and the events that wait, on a server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from weft.contracts.clock import Clock
+from weft.gateway.events.dead import DeadLetters
+from weft.gateway.events.delivery import Deliveries
+from weft.gateway.events.file import EventFile
+from weft.gateway.events.fired import Fired
+from weft.gateway.events.queue import EventQueue
+from weft.gateway.events.schedules import Schedules
+from weft.gateway.functions.service import Functions
+from weft.gateway.http import HttpServer
+from weft.gateway.lambda_api.answers import refuse
+from weft.gateway.lambda_api.api import LambdaApi
+from weft.gateway.lambda_api.callers import Callers
+from weft.gateway.lambda_api.dead_letters import DeadLetterDoor
+from weft.gateway.lambda_api.doors import MOST_BODY_BYTES, FunctionDoors
+from weft.gateway.lambda_api.known import Known
+from weft.gateway.lambda_api.once import Once
+from weft.launch.address import split_address
+from weft.launch.certificate import keep_certificate
+from weft.objects.errors import WeftError
+from weft.trust.seal import read_seal_key
+
+AGAIN_SECONDS = 5.0
+log = logging.getLogger("weft.gateway")
+
+
+@asynccontextmanager
+async def serve_function_doors(
+    places: Sequence[str], state: Path, functions: Functions, clock: Clock
+) -> AsyncIterator[HttpServer]:
+    """Listen at ``places`` (ADDRESS:PORT), and run the events that wait, for the server whose state folder is ``state``. Raises
+    Unavailable if they can't be kept."""
+    view, dispatcher = functions.cache.view, functions.dispatcher
+    seal_key, tls = read_seal_key(state), make_public_tls(state)
+    file = EventFile(state / "gateway" / "events.db")
+    await file.open()
+    deliveries = Deliveries(EventQueue(file), DeadLetters(file), view, dispatcher, clock)
+    schedules = Schedules(Fired(file), view, lambda: bool(functions.cache.epoch), deliveries.stir, clock)
+    unsubscribe = functions.cache.subscribe(lambda changes: schedules.changed(), ("function",))
+    functions.streams.accept = deliveries.accept
+    known = Known(view)
+    doors = FunctionDoors(
+        Callers(view, seal_key, clock),
+        known,
+        dispatcher,
+        LambdaApi(known, dispatcher, deliveries, Once(clock)),
+        DeadLetterDoor(deliveries),
+        clock,
+    )
+    server = HttpServer(doors.answer, refuse, clock, MOST_BODY_BYTES)
+    tasks = [
+        asyncio.ensure_future(keep_certificate(tls, state / "server.crt", state / "server.key", clock)),
+        asyncio.ensure_future(deliveries.run()),
+        asyncio.ensure_future(schedules.run()),
+    ]
+    for task in tasks:
+        task.add_done_callback(_tell)
+    try:
+        for place in places:
+            await server.listen(*split_address(place), tls)
+            log.info("functions are invoked at https://%s", place)
+        yield server
+    finally:
+        await server.close()
+        unsubscribe()
+        functions.streams.accept = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await file.close()
+
+
+async def keep_function_doors(places: Sequence[str], state: Path, functions: Functions, clock: Clock) -> None:
+    """Serve them for ever. What keeps them shut (a damaged file, a port that is taken) is told and tried again, and costs the
+    gateway's streams nothing."""
+    while True:
+        try:
+            async with serve_function_doors(places, state, functions, clock):
+                await asyncio.Event().wait()
+        except (WeftError, OSError) as problem:
+            log.error("functions can't be invoked by programs: %s", problem)
+        await clock.sleep(AGAIN_SECONDS)
+
+
+def make_public_tls(state: Path) -> ssl.SSLContext:
+    """The server's certificate; callers are asked for none."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    tls.load_cert_chain(state / "server.crt", state / "server.key")
+    tls.set_alpn_protocols(["http/1.1"])
+    return tls
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("events are not run any more", exc_info=task.exception())

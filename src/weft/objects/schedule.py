@@ -1,0 +1,66 @@
+"""When something that runs by a schedule is due: cron's five fields, or @hourly, @daily, …, in a time zone. Pure.
+
+In a zone whose clocks change, what names an hour runs once on that day, as Debian's cron does: what fell into the hour that was
+left out, right after it; what falls into the hour that comes twice, the first time. Source: crontab(5), cron(8) of Debian.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from weft.objects.errors import InvalidInput
+
+LONGEST = 256
+_NAMED = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+_HINT = "write MINUTE HOUR DAY MONTH WEEKDAY, like '30 2 * * 1-5', or @hourly, @daily, @weekly, @monthly"
+
+
+def check_schedule(
+    text: str, zone: str = "UTC", *, field: str = "spec.schedule", zone_field: str = "spec.time_zone"
+) -> None:
+    """Raises InvalidInput, which names the field, for a schedule that can't be read or never comes, and for no time zone."""
+    _read_zone(zone, zone_field)
+    try:
+        next_run(text, zone, 0.0)
+    except (CronSimError, StopIteration) as problem:
+        why = str(problem)[:1].lower() + str(problem)[1:] if str(problem) else "it never comes"
+        raise InvalidInput(f"{field}: {text[:60]!r} is no schedule: {why}", field=field, hint=_HINT) from None
+
+
+def next_run(text: str, zone: str, after: float) -> float:
+    """When a schedule that was checked is due next, strictly later than ``after``; both in seconds since 1970."""
+    place = _read_zone(zone, "time_zone")
+    moments = CronSim(_read_fields(text), datetime.fromtimestamp(after, place))
+    # An hour that comes twice: the library counts on from its first coming, whichever it is now.
+    return next(moment for moment in (m.timestamp() for m in moments) if moment > after)
+
+
+def _read_fields(text: str) -> str:
+    fields = _NAMED.get(text.strip().lower(), text)
+    if len(fields) > LONGEST:
+        raise CronSimError(f"longer than {LONGEST} characters")
+    if len(fields.split()) != 5:
+        raise CronSimError("it has not five fields")
+    return fields
+
+
+def _read_zone(zone: str, field: str) -> tzinfo:
+    if zone in ("", "UTC"):
+        return UTC
+    try:
+        return ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidInput(
+            f"{field}: {zone[:60]!r} is no time zone", field=field, hint="write one like UTC or Europe/Berlin"
+        ) from None

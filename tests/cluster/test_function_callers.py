@@ -1,0 +1,143 @@
+"""Functions on a real cluster as programs call them: boto3 with what the commands print, HTTP, events over a killed gateway."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tests.cluster.cluster import Cluster
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
+CODE = """
+def handler(event, context):
+    if "requestContext" in event and "http" in event["requestContext"]:
+        return {"statusCode": 201, "headers": {"x-path": event["rawPath"]}, "body": event.get("body", "")}
+    print("RUN", event["n"], flush=True)
+    return {"n": event["n"], "id": context.aws_request_id, "arn": context.invoked_function_arn}
+"""
+
+
+@pytest.fixture(scope="module")
+def called(cluster: Cluster) -> Iterator[Cluster]:
+    folder = cluster.folder / "code" / "called"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "app.py").write_text(CODE)
+    wish = ["--code", str(folder), "--handler", "app.handler", "--isolation", "process", "--http", "token"]
+    cluster.ok("function", "create", "called", *wish, "--retries", "0", timeout=600)
+    yield cluster
+    cluster.run("delete", "function/called", "--yes")
+
+
+def variables(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def connect(cluster: Cluster, key: dict[str, str], **config: Any) -> Any:
+    """A client that knows what the commands print, and nothing else."""
+    where = variables(cluster.ok("function", "endpoint", "-o", "env"))
+    return boto3.client(
+        "lambda",
+        endpoint_url=where["AWS_ENDPOINT_URL_LAMBDA"],
+        region_name=where["AWS_DEFAULT_REGION"],
+        verify=where["AWS_CA_BUNDLE"],
+        aws_access_key_id=key["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=key["AWS_SECRET_ACCESS_KEY"],
+        config=Config(**config),
+    )
+
+
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.2)
+
+
+def ran(cluster: Cluster) -> list[int]:
+    return [int(n) for n in re.findall(r" RUN (\d+)$", cluster.ok("function", "logs", "called"), re.MULTILINE)]
+
+
+def test_boto3_invokes_with_a_key_until_that_is_deleted(called: Cluster) -> None:
+    key = variables(called.ok("token", "create", "ci", "--access-key"))
+    client = connect(called, key)
+    told = client.invoke(FunctionName="called", Payload=b'{"n": 1}', LogType="Tail")
+    answer = json.loads(told["Payload"].read())
+    assert answer["n"] == 1 and answer["id"] == told["ResponseMetadata"]["RequestId"] and told["LogResult"]
+    assert answer["arn"] == "arn:weft:lambda:weft:default:function:called"
+    failed = client.invoke(FunctionName="called", Payload=b"{}")
+    assert failed["FunctionError"] == "Unhandled" and json.loads(failed["Payload"].read())["errorType"] == "KeyError"
+    client.get_waiter("function_active_v2").wait(FunctionName="called")
+    forged = connect(called, key | {"AWS_SECRET_ACCESS_KEY": "x" * 40})
+    with pytest.raises(ClientError, match="InvalidSignatureException"):
+        forged.invoke(FunctionName="called")
+    called.ok("token", "delete", "ci", "--yes")
+
+    def is_refused() -> bool:
+        try:
+            client.invoke(FunctionName="called", Payload=b'{"n": 2}')
+        except ClientError as problem:
+            return problem.response["Error"]["Code"] == "UnrecognizedClientException"
+        return False
+
+    until(is_refused, 10)
+
+
+def test_its_own_address_asks_for_a_token(called: Cluster) -> None:
+    url = called.ok("function", "endpoint", "called").strip()
+    ca = variables(called.ok("function", "endpoint", "-o", "env"))["AWS_CA_BUNDLE"]
+    tls = ssl.create_default_context(cafile=ca)
+    token = called.ok("token", "create", "--role", "invoker").strip()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "text/plain"}
+    with urllib.request.urlopen(urllib.request.Request(f"{url}a/b", b"hello", headers), context=tls) as answer:
+        assert (answer.status, answer.headers["x-path"], answer.read()) == (201, "/a/b", b"hello")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url, context=tls)
+    assert refused.value.code == 403
+
+
+def test_events_that_were_accepted_run_although_the_gateway_is_killed(called: Cluster) -> None:
+    client = connect(
+        called, variables(called.ok("token", "create", "events", "--access-key")), retries={"max_attempts": 1}
+    )
+    accepted: list[int] = []
+    for n in range(1000, 1300):
+        if n == 1100:
+            for pid in called.pids("weft server gateway"):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            client.invoke(FunctionName="called", InvocationType="Event", Payload=json.dumps({"n": n}).encode())
+            accepted.append(n)
+        except (BotoCoreError, ClientError):
+            time.sleep(0.1)
+    assert len(accepted) > 200
+    until(lambda: set(accepted) <= set(ran(called)))
+
+
+def test_what_failed_for_good_is_listed_run_again_and_let_go_of(called: Cluster) -> None:
+    id = called.ok("function", "invoke", "called", "--async", "--data", '{"m": 1}').strip()
+    until(lambda: id in called.ok("function", "dead-letters", "called"))
+    (letter,) = called.json("function", "dead-letters", "called")["items"]
+    assert (letter["id"], letter["error_type"], letter["payload"]) == (id, "KeyError", '{"m": 1}')
+    assert "1 run again" in called.ok("function", "dead-letters", "called", "--redrive")
+    until(lambda: id in called.ok("function", "dead-letters", "called"))
+    assert "1 purged" in called.ok("function", "dead-letters", "called", "--purge")
+    assert called.json("function", "dead-letters", "called")["items"] == []
+
+
+def test_a_schedule_fires_by_the_clock(called: Cluster) -> None:
+    called.ok("function", "update", "called", "--schedule", '* * * * *;input={"n": 77}')
+    until(lambda: 77 in ran(called), 75)
+    called.ok("function", "update", "called", "--schedule", "")

@@ -1,0 +1,70 @@
+"""Functions with --isolation vm through the whole fabric: brought up once, copied, killed with their agent, made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
+CODE = """
+import random, socket, time
+def handler(event, context):
+    time.sleep(event.get("seconds", 0))
+    return {"host": socket.gethostname(), "random": random.random(), "time": time.time()}
+"""
+
+
+@pytest.fixture(scope="module")
+def dice(cluster: Cluster) -> Iterator[Cluster]:
+    create(cluster, "dice", CODE, "--ready", "1")
+    yield cluster
+    cluster.run("delete", "function/dice", "--yes")
+
+
+def create(cluster: Cluster, name: str, code: str, *more: str) -> None:
+    folder = cluster.folder / "code" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "app.py").write_text(code)
+    wish = ["--code", str(folder), "--handler", "app.handler", "--isolation", "vm", "--memory", "128M"]
+    cluster.ok("function", "create", name, *wish, *more, timeout=600)
+
+
+def invoke(cluster: Cluster, data: str = "{}") -> dict[str, float]:
+    said: dict[str, float] = json.loads(cluster.ok("function", "invoke", "dice", "--data", data))
+    return said
+
+
+def test_a_function_in_a_machine_answers_with_the_time_and_numbers_of_its_own(dice: Cluster) -> None:
+    began = time.time()
+    first, second = invoke(dice), invoke(dice)
+    assert began - 0.01 < first["time"] < second["time"] < time.time()
+    assert first["random"] != second["random"]
+    assert "dice" in dice.ok("function", "list")
+
+
+def test_code_that_cannot_be_imported_is_told_at_once(dice: Cluster) -> None:
+    with pytest.raises(AssertionError, match="nothing_like_it"):
+        create(dice, "bad", "import nothing_like_it\n")
+    assert "Runtime.ImportModuleError" in dice.ok("describe", "function/bad")
+    dice.ok("delete", "function/bad", "--yes")
+
+
+def test_killed_agents_take_their_copies_along_and_copy_the_same_templates_again(dice: Cluster) -> None:
+    before = invoke(dice)
+    left = set(dice.pids("qemu-system-x86_64", "-name fn"))
+    for pid in dice.pids("weft agent"):
+        os.kill(pid, signal.SIGKILL)
+    dice.up()
+    deadline = time.monotonic() + 120
+    while dice.run("function", "invoke", "dice").returncode != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert invoke(dice)["host"] != before["host"]
+    assert not left & set(dice.pids("qemu-system-x86_64", "-name fn"))

@@ -1,0 +1,229 @@
+"""A node's functions with real instances and no gateway: messages go in as it would send them, and what comes out is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import os
+import secrets
+import shutil
+import stat
+import uuid
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import pytest
+
+from weft.agent.functions.functions import Functions
+from weft.agent.functions.parts import Parts
+from weft.agent.functions.pool import Room
+from weft.client.invocations import (
+    Answer,
+    Count,
+    FromAgent,
+    Heard,
+    Invoke,
+    Prepare,
+    Prepared,
+    Printed,
+    Refused,
+    Standing,
+    Tell,
+)
+from weft.contracts.clock import SystemClock
+from weft.contracts.function import Blob, InstanceDriver, Isolation, Recipe
+from weft.contracts.host import Capacity, Host
+from weft.drivers.function.process.driver import ProcessInstances
+from weft.drivers.runtime.oci.function.driver import ContainerInstances
+from weft.images.recipes import ensure_bundle
+
+ROOT = Path(__file__).parents[2]
+MIB = 1 << 20
+
+
+class LocalServer:
+    """Blobs out of memory and files, as the server gives them by digest."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes | Path] = {}
+        self.fetched: list[str] = []
+
+    def add(self, content: bytes | Path) -> Blob:
+        data = content.read_bytes() if isinstance(content, Path) else content
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.blobs[sha256] = content
+        return Blob(sha256, len(data), ticket="t")
+
+    def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
+        assert ticket == "t"
+        content = self.blobs[sha256]
+        data = content.read_bytes() if isinstance(content, Path) else content
+        out.write(data)
+        self.fetched.append(sha256)
+        on_progress(len(data))
+
+
+def pack(files: dict[str, str | bytes]) -> bytes:
+    """A zip as the client makes it; ``bootstrap`` may be run."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in files.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (stat.S_IFREG | (0o755 if name == "bootstrap" else 0o644)) << 16
+            packed.writestr(info, content)
+    return out.getvalue()
+
+
+class FunctionLab:
+    """``open`` it in the test's loop; ``close`` leaves nothing."""
+
+    def __init__(self, folder: Path, make_driver: Callable[[Host], InstanceDriver], room: Room | None = None) -> None:
+        self.name = secrets.token_hex(3)
+        self.run_dir = Path("/run") / f"weft-fn-{self.name}"
+        self.run_dir.mkdir(mode=0o755)
+        self.host = Host(
+            node="n1",
+            node_uid="uid",
+            state_dir=str(folder),
+            run_dir=str(self.run_dir),
+            link_prefix="wfn",
+            underlay_address="127.0.0.1",
+            underlay_link="lo",
+            cgroup=f"weft-fn-{self.name}",
+            capacity=Capacity(4.0, 4096 * MIB, 1 << 34),
+        )
+        self.room = room or Room(16.0, 4096 * MIB)
+        self.server = LocalServer()
+        cache = Path(os.environ.get("WEFT_CACHE", ROOT / ".weft" / "cache"))
+        self.base = self.server.add(ensure_bundle("python3-11", cache, lambda what: None))
+        self.driver = make_driver(self.host)
+        self.isolation: Isolation = self.driver.isolation
+        self.folder = folder
+        self.heard: list[FromAgent] = []
+        self._news = asyncio.Event()
+        self.functions = self.make_functions()
+
+    def make_functions(self) -> Functions:
+        self.parts = Parts(str(self.folder), self.server, None, lambda: self.functions.used())  # type: ignore[arg-type]
+        return Functions({self.isolation: self.driver}, self.parts, lambda: self.room, SystemClock())
+
+    async def open(self) -> None:
+        await self.functions.start()
+        assert self.functions.isolations == {self.isolation: ""}, self.functions.isolations
+        self.functions.connect(self.on_message)
+
+    async def close(self) -> None:
+        await self.functions.close()
+        await self.driver.close()
+        for tree in Path("/sys/fs/cgroup").iterdir():
+            for folder in (tree / self.host.cgroup / "functions", tree / self.host.cgroup):
+                if folder.is_dir():
+                    folder.rmdir()
+
+    def on_message(self, message: FromAgent) -> None:
+        self.heard.append(message)
+        self._news.set()
+
+    def recipe(self, files: dict[str, str | bytes], **fields: Any) -> Recipe:
+        """Told to the node already."""
+        given: dict[str, Any] = {
+            "runtime": "python3.11",
+            "handler": "app.handler",
+            "memory": 128 * MIB,
+            "timeout": 5.0,
+            "scratch": 32 * MIB,
+        } | fields
+        given = {"base": self.base, "code": self.server.add(pack(files))} | given
+        recipe = Recipe(
+            digest=secrets.token_hex(32), function="uid", project="p", name="hello", isolation=self.isolation,
+            **given,
+        )  # fmt: skip
+        self.functions.take(Tell(recipe))
+        return recipe
+
+    def ask(self, recipe: Recipe, event: Any = None, *, seconds: float | None = None) -> str:
+        """The id of an invocation that is on its way."""
+        id = str(uuid.uuid4())
+        payload = event if isinstance(event, bytes) else msgspec.json.encode(event)
+        self.functions.take(Invoke(id, recipe.digest, payload, seconds or recipe.timeout, arn="arn:weft:x", tail=True))
+        return id
+
+    async def answer(self, id: str, patience: float = 30.0) -> Answer:
+        found = await self.wait_for(lambda one: isinstance(one, (Answer, Refused)) and one.id == id, patience)
+        assert isinstance(found, Answer), found
+        self.functions.take(Heard(id))
+        return found
+
+    async def invoke(self, recipe: Recipe, event: Any = None, *, seconds: float | None = None) -> Answer:
+        return await self.answer(self.ask(recipe, event, seconds=seconds))
+
+    async def prepare(self, recipe: Recipe) -> Prepared:
+        id = secrets.token_hex(4)
+        self.functions.take(Prepare(id, recipe.digest))
+        found = await self.wait_for(lambda one: isinstance(one, Prepared) and one.id == id and one.done)
+        assert isinstance(found, Prepared)
+        return found
+
+    async def wait_for(self, matches: Callable[[FromAgent], bool], patience: float = 30.0) -> FromAgent:
+        async with asyncio.timeout(patience):
+            while True:
+                for message in self.heard:
+                    if matches(message):
+                        return message
+                self._news.clear()
+                await self._news.wait()
+
+    async def until(self, holds: Callable[[], bool], patience: float = 10.0) -> None:
+        async with asyncio.timeout(patience):
+            while not holds():
+                await asyncio.sleep(0.02)
+
+    def printed(self, recipe: Recipe) -> str:
+        pieces = [one.text for one in self.heard if isinstance(one, Printed) and one.digest == recipe.digest]
+        return b"".join(pieces).decode(errors="replace")
+
+    def standing(self) -> Standing:
+        return [one for one in self.heard if isinstance(one, Standing)][-1]
+
+    def idle(self, recipe: Recipe) -> int:
+        """How many instances of it are idle, as the node told last."""
+        return self.standing().counts.get(recipe.digest, Count()).idle
+
+    def groups(self) -> set[str]:
+        """Control groups of instances that are there."""
+        return {
+            path.name
+            for tree in Path("/sys/fs/cgroup").iterdir()
+            if (tree / self.host.cgroup / "functions").is_dir()
+            for path in (tree / self.host.cgroup / "functions").iterdir()
+            if path.is_dir()
+        }
+
+
+DRIVERS: dict[str, tuple[Callable[[Host], InstanceDriver], str]] = {
+    "process": (ProcessInstances, "bwrap"),
+    "container": (lambda host: ContainerInstances(host, None, "crun"), "crun"),
+    "runc": (lambda host: ContainerInstances(host, None, "runc"), "runc"),
+}
+
+
+@contextlib.asynccontextmanager
+async def open_lab(folder: Path, isolation: str, room: Room | None = None) -> AsyncIterator[FunctionLab]:
+    """Skips where the program isn't there; afterwards nothing may be left."""
+    driver, program = DRIVERS[isolation]
+    if shutil.which(program) is None:
+        pytest.skip(f"needs {program}")
+    lab = FunctionLab(folder, driver, room)
+    await lab.open()
+    try:
+        yield lab
+    finally:
+        await lab.close()
+        left = lab.groups() | {path.name for path in (lab.run_dir / "functions" / "runtime").glob("*")}
+        shutil.rmtree(lab.run_dir)
+        assert left == set()

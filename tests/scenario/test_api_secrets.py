@@ -1,0 +1,171 @@
+"""Secrets: taken in and never shown; sealed in the store; told to the node that runs what names them, and to nobody else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation
+
+from weft.client.answer import raise_problem
+from weft.kinds.allocation import AllocatedContainer, AllocationSpec
+from weft.objects.envelope import decode_part, merge_part
+from weft.objects.errors import Forbidden, InUse, InvalidInput, NotFound, WeftError
+
+WORDS = ("hunter2-one", "hunter2-two", "hunter2-three")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path)
+    yield lab
+    lab.close()
+
+
+def make(lab: DoorsLab, name: str = "db", registry: str = "", **values: str) -> dict[str, Any]:
+    return lab.client.create({"kind": "secret", "name": name, "spec": {"registry": registry, "values": values}})
+
+
+def run(lab: DoorsLab, node: JoinedNode, **container: Any) -> str:
+    """A container with an allocation on ``node``; its allocation's name."""
+    made = lab.client.create(
+        {"kind": "container", "name": "web", "spec": {"image": "r.example.org/web:1", "memory": "64M", **container}}
+    )
+    allocation = make_allocation(node, made, network_uid=lab.client.get("network", "default")["uid"])
+    spec = decode_part(allocation.spec, AllocationSpec)
+    spec.container = AllocatedContainer(image="r.example.org/web:1", **container)
+    allocation.spec = merge_part(allocation.spec, spec)
+    lab.put(allocation)
+    return allocation.name
+
+
+def ask(node: JoinedNode, allocation: str, name: str = "") -> dict[str, Any]:
+    answer = node.client.http.request("POST", f"/v1/nodes/{name or node.name}:secrets", {"allocation": allocation})
+    raise_problem(answer)
+    return dict(answer.json())
+
+
+def test_what_it_holds_is_in_no_answer_and_sealed_in_the_store(lab: DoorsLab) -> None:
+    made = make(lab, password=WORDS[0], user="shop")
+    assert made["spec"]["values"] == {} and set(made["spec"]["sealed"]) == {"password", "user"}
+    patched = lab.client.patch("secret", "db", {"spec": {"values": {"password": WORDS[1]}}})
+    assert patched["generation"] == 2
+    assert patched["spec"]["sealed"]["user"] == made["spec"]["sealed"]["user"]
+    manifest = {"kind": "secret", "name": "db", "spec": {"values": {"password": WORDS[1], "user": "shop"}}}
+    assert [one["action"] for one in lab.client.apply([manifest])] == ["unchanged"]
+    changed = {**manifest, "spec": {"values": {"password": WORDS[2]}}}
+    [plan] = lab.client.apply([changed], dry_run=True)
+    assert [(one["path"], one["old"], one["new"]) for one in plan["changes"]] == [
+        ("spec.values.password", "(sealed)", "(sealed anew)")
+    ]
+    lab.client.apply([changed])
+    said = [
+        json.dumps(one)
+        for one in (made, patched, plan, lab.client.list("secret").items, lab.client.get("secret", "db"))
+    ]
+    stored = lab.stored("/secret/default/db")
+    assert stored is not None
+    said += [msgspec.json.encode(stored).decode()]
+    assert not [text for text in said for word in WORDS if word in text]
+    assert not [
+        path for path in lab.folder.rglob("*") if path.is_file() and any(w.encode() in path.read_bytes() for w in WORDS)
+    ]
+
+
+def test_what_was_read_can_be_sent_back_whole_or_without_a_key_and_not_otherwise(lab: DoorsLab) -> None:
+    made = make(lab, a="1", b="2")
+    again = {key: made[key] for key in ("kind", "name", "spec")}
+    assert [one["action"] for one in lab.client.apply([again])] == ["unchanged"]
+    again["spec"] = {"sealed": {"a": made["spec"]["sealed"]["a"]}}
+    lab.client.apply([again])
+    assert set(lab.client.get("secret", "db")["spec"]["sealed"]) == {"a"}
+    for sealed in ({"a": made["spec"]["sealed"]["b"]}, {"c": "x"}, {"a": None}, "x"):
+        with pytest.raises(InvalidInput) as caught:
+            lab.client.apply([{**again, "spec": {"sealed": sealed}}])
+        assert caught.value.field is not None and caught.value.field.startswith("spec.sealed")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"values": {"pin": 4711}},
+        {"values": ["hunter2-one"]},
+        {"values": {"a b": "hunter2-one"}},
+        {"values": {"k": "hunter2-one" * 10000}},
+        {"values": {"password": "hunter2-one"}, "registry": "r.example.org"},
+        {"values": {"username": "u", "password": "hunter2-one"}, "registry": "r.example.org/path"},
+        {"values": {"username": "u", "password": "hunter2-one"}, "registry": "https://r.example.org"},
+        {"values": {"password": "hunter2-one"}, "valuse": {}},
+    ],
+)
+def test_what_is_wrong_with_one_is_said_without_what_it_holds(lab: DoorsLab, spec: dict[str, Any]) -> None:
+    with pytest.raises(WeftError) as caught:
+        lab.client.create({"kind": "secret", "name": "bad", "spec": spec})
+    told = json.dumps(caught.value.to_dict())
+    assert "spec." in told and "hunter2" not in told and "4711" not in told
+    with pytest.raises(NotFound):
+        lab.client.get("secret", "bad")
+
+
+def test_a_node_is_told_what_its_own_allocations_name_and_no_more(lab: DoorsLab) -> None:
+    node, other = lab.join("n1"), lab.join("n2")
+    make(lab, "db", password=WORDS[0], admin=WORDS[2])
+    make(lab, "reg", "r.example.org", username="puller", password=WORDS[1], note="x")
+    make(lab, "unnamed", word="x")
+    name = run(lab, node, env_secrets={"DB": "db/password"}, registry_secret="reg")
+    told = ask(node, name)
+    assert told == {
+        "secrets": {"db": {"password": WORDS[0]}, "reg": {"username": "puller", "password": WORDS[1]}},
+        "registries": {"reg": "r.example.org"},
+    }
+    lab.client.patch("secret", "db", {"spec": {"values": {"password": WORDS[1]}}})
+    assert ask(node, name)["secrets"]["db"] == {"password": WORDS[1]}
+    for who, allocation, called, error in (
+        (other, name, "", NotFound),
+        (other, name, "n1", Forbidden),
+        (node, f"{node.uid}.none", "", NotFound),
+        (node, "", "", NotFound),
+    ):
+        with pytest.raises(error):
+            ask(who, allocation, called)
+    with pytest.raises(Forbidden):
+        node.client.get("secret", "db")
+    with pytest.raises(Forbidden):
+        raise_problem(lab.client.http.request("POST", "/v1/nodes/n1:secrets", {"allocation": name}))
+    with pytest.raises(InUse):
+        lab.client.delete("secret", "db")
+
+
+def test_a_secret_or_key_that_is_not_there_is_named(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    with pytest.raises(NotFound, match='"db"'):
+        run(lab, node, env_secrets={"DB": "db/password"})
+    make(lab, "db", user="shop")
+    name = run(lab, node, env_secrets={"DB": "db/password"})
+    with pytest.raises(NotFound, match="no key password") as caught:
+        ask(node, name)
+    assert (caught.value.token, caught.value.hint) == ("secretNotFound", "it has: user")
+
+
+@pytest.mark.parametrize("place", ["db", "db/", "/x", "db/a/b", "D B/x"])
+def test_a_variable_names_a_secret_and_its_key(lab: DoorsLab, place: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        run(lab, lab.join("n1"), env_secrets={"DB": place})
+    assert caught.value.field == "spec.env_secrets.DB"
+
+
+def test_with_another_key_nothing_is_opened_and_a_new_value_helps(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    make(lab, "db", password=WORDS[0])
+    name = run(lab, node, env_secrets={"DB": "db/password"})
+    lab.doors.settings = dataclasses.replace(lab.doors.settings, seal_key=b"t" * 32)
+    with pytest.raises(WeftError) as caught:
+        ask(node, name)
+    assert caught.value.token == "sealedByAnother"
+    lab.client.patch("secret", "db", {"spec": {"values": {"password": WORDS[0]}}})
+    assert ask(node, name)["secrets"]["db"] == {"password": WORDS[0]}

@@ -1,0 +1,221 @@
+"""Functions at the doors: their code comes first, and is what its digest says; nodes get it by ticket; publish counts."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.scenario.api_lab import DoorsLab
+
+from weft.client import Client
+from weft.client.answer import raise_problem
+from weft.client.code import has_code, upload_code
+from weft.kinds.function import FunctionStatus
+from weft.objects.errors import (
+    Forbidden,
+    IllegalTransition,
+    InUse,
+    InvalidInput,
+    NotAuthenticated,
+    NotFound,
+    TooLarge,
+)
+from weft.trust.tickets import sign_blob_ticket, sign_ticket, verify_ticket
+
+
+def make_zip(text: str = "def handler(event, context): return event") -> tuple[str, bytes]:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("app.py", text)
+    return hashlib.sha256(out.getvalue()).hexdigest(), out.getvalue()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[DoorsLab]:
+    made = DoorsLab(tmp_path)
+    yield made
+    made.close()
+
+
+def wish(digest: str, name: str = "thumb", **spec: Any) -> dict[str, Any]:
+    return {"kind": "function", "name": name, "spec": {"code": digest, "handler": "app.handler", **spec}}
+
+
+def make_ready(lab: DoorsLab, name: str = "thumb") -> None:
+    """As the gateway says it."""
+    envelope = lab.stored(f"/function/default/{name}")
+    assert envelope is not None
+    status = FunctionStatus(phase="Ready", observed_generation=envelope.generation)
+    envelope.status = msgspec.Raw(msgspec.json.encode(status))
+    lab.put(envelope)
+
+
+def test_a_function_needs_its_code_first(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    with pytest.raises(NotFound) as caught:
+        lab.client.create(wish(digest))
+    assert caught.value.token == "codeNotFound"
+    assert not has_code(lab.client, digest)
+    upload_code(lab.client, digest, data)
+    upload_code(lab.client, digest, data)
+    assert has_code(lab.client, digest)
+    assert (lab.folder / "images" / "code" / digest).read_bytes() == data
+    assert lab.client.create(wish(digest))["spec"]["runtime"] == "python3.11"
+    other, more = make_zip("handler = print")
+    with pytest.raises(NotFound):
+        lab.client.patch("function", "thumb", {"spec": {"code": other}})
+    upload_code(lab.client, other, more)
+    assert lab.client.patch("function", "thumb", {"spec": {"code": other}})["generation"] == 2
+
+
+def test_what_is_named_again_does_not_go_meanwhile(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    upload_code(lab.client, digest, data)
+    path = lab.folder / "images" / "code" / digest
+    os.utime(path, (100, 100))
+    lab.client.create(wish(digest))
+    assert path.stat().st_mtime > time.time() - 60
+
+
+def test_only_good_zips_under_their_own_digest_are_kept(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    no_zip = b"nothing of the kind"
+    for name, body in ((digest, data[:-1]), (digest, b""), (hashlib.sha256(no_zip).hexdigest(), no_zip)):
+        with pytest.raises(InvalidInput) as caught:
+            upload_code(lab.client, name, body)
+        assert caught.value.token == "badCode"
+    with pytest.raises(NotFound):
+        upload_code(lab.client, "nonsense", data)
+    with pytest.raises(NotFound):
+        upload_code(Client(lab.context, project="nowhere"), digest, data)
+    with pytest.raises(TooLarge):
+        upload_code(lab.client, "0" * 64, bytes(50 * 1024 * 1024 + 1))
+    folder = lab.folder / "images" / "code"
+    assert list(folder.iterdir() if folder.exists() else ()) == []
+
+
+def test_who_only_reads_uploads_nothing(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    viewer = lab.with_token(use="access", subject="eve", role="viewer")
+    with pytest.raises(Forbidden):
+        upload_code(viewer, digest, data)
+    with pytest.raises(Forbidden):
+        viewer.verb("function", "thumb", "invoke", {})
+
+
+def test_a_node_gets_what_its_own_ticket_names(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    upload_code(lab.client, digest, data)
+    (lab.folder / "images" / ("ab" * 32)).write_bytes(b"base")
+    node, other = lab.join("n1"), lab.join("n2")
+    key, now = lab.settings.ticket_key, time.time()
+
+    def fetch(who: Any, blob: str, ticket: str | None) -> bytes:
+        answer = who.client.http.request("GET", f"/v1/blobs/{blob}" + (f"?ticket={ticket}" if ticket else ""))
+        raise_problem(answer)
+        return bytes(answer.body)
+
+    good = sign_blob_ticket(key, digest, node.uid, now)
+    assert fetch(node, digest, good) == data
+    assert fetch(node, "ab" * 32, sign_blob_ticket(key, "ab" * 32, node.uid, now)) == b"base"
+    for who, blob, ticket, error in (
+        (other, digest, good, Forbidden),
+        (node, "ab" * 32, good, Forbidden),
+        (node, digest, None, Forbidden),
+        (node, digest, sign_blob_ticket(key, digest, node.uid, now - 86400), NotAuthenticated),
+        (node, digest, sign_blob_ticket(b"x" * 32, digest, node.uid, now), NotAuthenticated),
+        (node, digest, sign_ticket(key, {"verb": "exec", "node_uid": node.uid, "expires": now + 60}), Forbidden),
+    ):
+        with pytest.raises(error):
+            fetch(who, blob, ticket)
+
+
+def test_versions_count_up_and_are_never_given_twice(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    upload_code(lab.client, digest, data)
+    lab.client.create(wish(digest))
+    with pytest.raises(IllegalTransition):
+        lab.client.verb("function", "thumb", "publish")
+    make_ready(lab)
+    first = lab.client.verb("function", "thumb", "publish", {"description": "the first"})
+    assert (first["name"], first["spec"]["number"], first["owner"]["name"]) == ("thumb-1", 1, "thumb")
+    make_ready(lab)
+    assert lab.client.verb("function", "thumb", "publish")["name"] == "thumb-2"
+    lab.client.delete("functionversion", "thumb-2")
+    make_ready(lab)
+    assert lab.client.verb("function", "thumb", "publish")["name"] == "thumb-3"
+    assert lab.client.get("function", "thumb")["spec"]["published"] == 3
+    with pytest.raises(Forbidden):
+        lab.client.patch("functionversion", "thumb-1", {"spec": {"handler": "other.handler"}})
+    with pytest.raises(Forbidden):
+        lab.client.create({"kind": "functionversion", "name": "thumb-9", "spec": first["spec"]})
+
+
+def test_a_publish_that_comes_twice_makes_one_version(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    upload_code(lab.client, digest, data)
+    lab.client.create(wish(digest))
+    make_ready(lab)
+    path, headers = "/v1/projects/default/functions/thumb:publish", {"Idempotency-Key": "once"}
+    answers = [lab.client.http.request("POST", path, {}, headers=headers).json() for _ in range(2)]
+    assert [answer["name"] for answer in answers] == ["thumb-1", "thumb-1"]
+    assert len(lab.client.list("functionversion").items) == 1
+
+
+def test_a_ticket_to_invoke_names_the_function_and_no_node(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    upload_code(lab.client, digest, data)
+    uid = lab.client.create(wish(digest))["uid"]
+    given = lab.client.verb("function", "thumb", "invoke", {"qualifier": "3", "tail": True})
+    claims = verify_ticket(lab.settings.ticket_key, given["ticket"], time.time())
+    assert claims["workload"] == {"kind": "function", "project": "default", "name": "thumb", "uid": uid}
+    assert (claims["verb"], claims["node_uid"], claims["allocation"]) == ("invoke", "", "")
+    assert claims["input"] == {"qualifier": "3", "client_context": "", "tail": True, "timeout": 0.0, "later": False}
+    with pytest.raises(NotFound):
+        lab.client.verb("function", "none", "invoke", {})
+
+
+def test_names_leave_room_for_a_versions_number(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    upload_code(lab.client, digest, data)
+    with pytest.raises(InvalidInput):
+        lab.client.create(wish(digest, name="f" * 57))
+    lab.client.create(wish(digest, name="f" * 56))
+
+
+def test_an_alias_names_versions_that_there_are_and_keeps_them(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    upload_code(lab.client, digest, data)
+    lab.client.create(wish(digest))
+    with pytest.raises(NotFound):
+        lab.client.patch("function", "thumb", {"spec": {"aliases": {"prod": 1}}})
+    for _ in range(2):
+        make_ready(lab)
+        lab.client.verb("function", "thumb", "publish")
+    set_ = lab.client.patch("function", "thumb", {"spec": {"aliases": {"prod": 1, "next": {"1": 0.9, "2": 0.1}}}})
+    assert set_["spec"]["aliases"] == {"prod": {"1": 1.0}, "next": {"1": 0.9, "2": 0.1}}
+    with pytest.raises(InUse):
+        lab.client.delete("functionversion", "thumb-2")
+    lab.client.patch("function", "thumb", {"spec": {"aliases": {"next": None}}})
+    lab.client.delete("functionversion", "thumb-2")
+    with pytest.raises(NotFound):
+        lab.client.patch("function", "thumb", {"spec": {"aliases": {"prod": 2}}})
+
+
+def test_who_gets_dead_letters_must_be_there_and_stays(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    upload_code(lab.client, digest, data)
+    with pytest.raises(NotFound):
+        lab.client.create(wish(digest, dead_letter="graves"))
+    lab.client.create(wish(digest, name="graves"))
+    lab.client.create(wish(digest, dead_letter="graves"))
+    with pytest.raises(InUse):
+        lab.client.delete("function", "graves")

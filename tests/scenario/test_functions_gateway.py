@@ -1,0 +1,357 @@
+"""Invocations through a gateway over real TLS, to agents that only pretend: where they go, what is refused, and bad days."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.scenario.functions_lab import MIB, PretendAgent, functions_lab
+
+from weft.client.invocations import Answer, Count, Invoke, Prepared, Refused
+from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
+
+
+async def test_a_function_is_prepared_once_and_then_invoked(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello")
+        status = await lab.status("hello")
+        assert (status.phase, status.reason, status.nodes, status.observed_generation) == ("Ready", "", ["n1"], 1)
+        assert status.serving is not None and agent.prepared == [status.digest]
+        outcome = await lab.invoke("hello", b'{"n":1}', tail=True, client_context="e30=")
+        assert (outcome.payload, outcome.error, outcome.node, outcome.version) == (b'{"n":1}', "", "n1", "$LATEST")
+        told = agent.invoked[0]
+        assert (told.digest, told.seconds, told.tail, told.client_context) == (status.digest, 30.0, True, "e30=")
+        assert told.arn == "arn:weft:lambda:weft:default:function:hello"
+        recipe = agent.recipes[status.digest]
+        assert recipe.base is not None and recipe.base.ticket and recipe.code is not None and recipe.code.ticket
+        await lab.until(lambda: agent.heard == [outcome.id])
+
+
+async def test_what_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        with pytest.raises(NotFound) as refused:
+            await lab.invoke("nothing")
+        assert refused.value.token == "functionNotFound"
+        await lab.function("early", wait=False)
+        status = await lab.until_reason("early", "baseNotReady")
+        assert status.phase == "Pending" and "weft image build python3-11" in status.message
+        with pytest.raises(Unavailable) as unready:
+            await lab.invoke("early")
+        assert unready.value.token == "functionNotReady" and "python3-11" in unready.value.message
+        await lab.base()  # no node yet
+        await lab.agent("n1")
+        await lab.until_phase("early", "Ready")
+        with pytest.raises(NotFound, match='no alias "prod"'):
+            await lab.invoke("early", qualifier="prod")
+        with pytest.raises(NotFound, match="no version 7"):
+            await lab.invoke("early", qualifier="7")
+        with pytest.raises(TooLarge):
+            await lab.invoke("early", b"x" * (6 * MIB + 1))
+
+
+async def test_concurrency_is_exact(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello", max_concurrent=3)
+        agent.says = lambda agent, invoke: None
+        calls = [asyncio.ensure_future(lab.invoke("hello")) for _ in range(5)]
+        await lab.until(lambda: len(agent.invoked) == 3)
+        done = [call for call in calls if call.done()]
+        assert len(done) == 2
+        for call in done:
+            with pytest.raises(Throttled, match="max_concurrent is 3"):
+                call.result()
+        agent.say(Answer(agent.invoked[0].id, b"1"))
+        await lab.until(lambda: sum(call.done() for call in calls) == 3)
+        agent.says = lambda agent, invoke: Answer(invoke.id, b"2")
+        assert (await lab.invoke("hello")).payload == b"2"
+        calls[-1].cancel()
+        for invoke in agent.invoked[1:3]:
+            agent.say(Answer(invoke.id, b"1"))
+        await lab.until(
+            lambda: lab.functions.dispatcher.running(lab.functions.catalogue.find("default", "hello").uid) == 0
+        )
+        assert len(agent.invoked) == 4  # none twice
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_a_caller_that_goes_away_frees_nothing_before_its_invocation_ends(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello", max_concurrent=1)
+        agent.says = lambda agent, invoke: None
+        call = asyncio.ensure_future(lab.invoke("hello"))
+        await lab.until(lambda: len(agent.invoked) == 1)
+        call.cancel()
+        with pytest.raises(Throttled):
+            await lab.invoke("hello")
+        agent.say(Answer(agent.invoked[0].id, b"1"))
+        agent.says = lambda agent, invoke: Answer(invoke.id, b"2")
+        await lab.until(lambda: agent.invoked[0].id in agent.heard)
+        assert (await lab.invoke("hello")).payload == b"2"
+
+
+async def test_a_warm_instance_comes_first_and_a_refusal_leads_on(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agents = [await lab.agent(name) for name in ("n1", "n2", "n3")]
+        await lab.function("hello")
+        digest = (await lab.status("hello")).digest
+        agents[2].stand(**{digest: Count(idle=1)})
+        await lab.until(lambda: bool(lab.functions.dispatcher.fleet.nodes[agents[2].uid].instances))
+        assert [(await lab.invoke("hello")).node for _ in range(3)] == ["n3"] * 3
+        agents[2].says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "no memory left")
+        outcome = await lab.invoke("hello")
+        assert outcome.node in ("n1", "n2")
+        for agent in agents:
+            agent.says = lambda agent, invoke: Refused(
+                invoke.id, "insufficientResources", "needs 256.0 MiB, 100.0 MiB are free"
+            )
+        with pytest.raises(Unplaceable) as refused:
+            await lab.invoke("hello")
+        assert refused.value.token == "insufficientResources"
+        for name in ("n1", "n2", "n3"):
+            assert f"{name}: needs 256.0 MiB" in refused.value.message
+        counts = lab.functions.record.tell(lab.functions.catalogue.find("default", "hello").uid, "default", "hello")
+        assert counts.refused == {"insufficientResources": 1} and counts.invocations == 5
+
+
+async def test_a_constraint_is_hard_and_an_isolation_that_no_node_runs_is_named(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        await lab.agent("n1", zone="a")
+        await lab.agent("n2", zone="b")
+        await lab.function("picky", constraint="zone=b")
+        assert [(await lab.invoke("picky")).node for _ in range(3)] == ["n2"] * 3
+        await lab.function("boxed", isolation="container", wait=False)
+        status = await lab.until_reason("boxed", "noAvailableAgents")
+        assert "n1 can't run isolation container: no crun" in status.message
+        await lab.function("never", constraint="gpu.memory>=8GB", wait=False)
+        status = await lab.until_reason("never", "noAvailableAgents")
+        assert status.phase == "Pending" and "not meeting its constraint" in status.message
+
+
+async def test_answers_come_over_a_connection_that_was_lost(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello")
+        agent.says = lambda agent, invoke: None
+        calls = [asyncio.ensure_future(lab.invoke("hello")) for _ in range(2)]
+        await lab.until(lambda: len(agent.invoked) == 2)
+        agent.lose()
+        agent.begun.pop(agent.invoked[1].id)  # of this one it knows nothing more
+        await lab.until(lambda: agent.channels == 2)
+        with pytest.raises(Unavailable) as lost:
+            await calls[1]
+        assert lost.value.token == "invocationLost" and "it may have run" in lost.value.message
+        agent.say(Answer(agent.invoked[0].id, b"late"))
+        agent.say(Answer(agent.invoked[0].id, b"twice"))
+        assert (await calls[0]).payload == b"late"
+        assert len(agent.invoked) == 2
+        await lab.until(lambda: agent.heard.count(agent.invoked[0].id) == 2)
+
+
+async def test_an_answer_given_while_the_connection_was_away_arrives_with_the_next(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello")
+
+        def lose_and_answer(agent: PretendAgent, invoke: Invoke) -> None:
+            agent.lose()
+            agent.answers[invoke.id] = Answer(invoke.id, b"kept")
+
+        agent.says = lose_and_answer
+        assert (await lab.invoke("hello")).payload == b"kept"
+        assert len(agent.invoked) == 1
+
+
+async def test_an_agent_that_was_killed_loses_what_it_had_and_nothing_runs_twice(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello")
+        agent.says = lambda agent, invoke: None
+        call = asyncio.ensure_future(lab.invoke("hello"))
+        await lab.until(lambda: len(agent.invoked) == 1)
+        await agent.stop()
+        agent.begun.clear()
+        await agent.start()
+        with pytest.raises(Unavailable, match="nothing of it any more"):
+            await call
+        await lab.until(lambda: lab.serves(agent))
+        agent.says = lambda agent, invoke: Answer(invoke.id, b"again")
+        assert (await lab.invoke("hello")).payload == b"again"
+        assert len(agent.invoked) == 2
+
+
+async def test_a_gateway_that_was_killed_reads_all_again_and_prepares_nothing_twice(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello", max_concurrent=1)
+        agent.says = lambda agent, invoke: None
+        call = asyncio.ensure_future(lab.invoke("hello"))
+        await lab.until(lambda: len(agent.invoked) == 1)
+        before = agent.invoked[0].id
+        await lab.restart()
+        call.cancel()
+        await agent.stop()
+        await agent.start()
+        await lab.until(lambda: lab.serves(agent))
+        with pytest.raises(Throttled):  # what runs there still counts
+            await lab.invoke("hello")
+        agent.say(Answer(before, b"to nobody"))
+        await lab.until(lambda: before in agent.heard)
+        agent.says = lambda agent, invoke: Answer(invoke.id, b"new")
+        assert (await lab.invoke("hello")).payload == b"new"
+        assert len(agent.prepared) == 1 and len(agent.invoked) == 2
+
+
+async def test_new_code_serves_once_it_is_ready_and_never_if_it_does_not_come_up(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello")
+        first = (await lab.status("hello")).digest
+        agent.prepares = lambda prepare: Prepared(
+            prepare.id,
+            error_type="Runtime.ImportModuleError",
+            message="No module named 'x'\nTraceback\n  app.py line 1",
+        )
+        await lab.change("hello", code="c1" * 32)
+        while (status := await lab.status("hello")).observed_generation != 2:
+            await asyncio.sleep(0.01)
+        assert (status.phase, status.reason, status.digest) == ("Ready", "Runtime.ImportModuleError", first)
+        assert status.message == "No module named 'x'" and status.trace == ["Traceback", "  app.py line 1"]
+        await lab.invoke("hello")
+        assert agent.invoked[-1].digest == first
+        waiting: list[str] = []
+        agent.prepares = lambda prepare: (
+            waiting.append(prepare.id),
+            Prepared(prepare.id, done=False, message="unpacking"),
+        )[1]
+        await lab.change("hello", code="c2" * 32)
+        await lab.until(lambda: bool(waiting))
+        while "unpacking" not in (await lab.status("hello")).message:
+            await asyncio.sleep(0.01)
+        await lab.invoke("hello")
+        assert agent.invoked[-1].digest == first
+        agent.say(Prepared(waiting[0]))
+        while (status := await lab.status("hello")).observed_generation != 3:
+            await asyncio.sleep(0.01)
+        assert status.digest != first and status.reason == ""
+        await lab.invoke("hello")
+        assert agent.invoked[-1].digest == status.digest
+
+
+async def test_code_that_does_not_come_up_fails_with_what_it_said(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agents = [await lab.agent(name) for name in ("n1", "n2")]
+        for agent in agents:
+            agent.prepares = lambda prepare: Prepared(
+                prepare.id, error_type="Runtime.ExitError", message="exit status 3"
+            )
+        await lab.function("bad", wait=False)
+        status = await lab.until_phase("bad", "Failed")
+        assert (status.reason, status.message) == ("Runtime.ExitError", "exit status 3")
+        assert sum(len(agent.prepared) for agent in agents) == 1  # the next node would say the same
+
+
+async def test_a_node_that_cannot_prepare_is_passed_over(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agents = [await lab.agent(name) for name in ("n1", "n2")]
+        agents[0].prepares = lambda prepare: Refused(prepare.id, "insufficientResources", "no room")
+        agents[1].prepares = lambda prepare: Prepared(prepare.id, error_type="fetchFailed", message="no route")
+        await lab.function("hello", wait=False)
+        status = await lab.until_reason("hello", "noAvailableAgents")
+        assert "n1: no room" in status.message and "n2: no route" in status.message
+        agents[1].prepares = lambda prepare: Prepared(prepare.id)
+        await lab.until_phase("hello", "Ready")
+
+
+async def test_a_silent_agent_is_given_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.gateway.functions.dispatcher.GRACE_SECONDS", 0.3)
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello", timeout=0.2)
+        agent.says = lambda agent, invoke: None
+        with pytest.raises(WeftError) as lost:
+            await lab.invoke("hello")
+        assert lost.value.token == "invocationLost" and "didn't answer in time" in lost.value.message
+        agent.say(Answer(agent.invoked[0].id, b"very late"))
+        await lab.until(lambda: agent.invoked[0].id in agent.heard)
+
+
+async def test_a_call_that_comes_before_the_gateway_has_read_anything_waits_a_moment(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello")
+        await agent.stop()
+        await lab.restart()
+        call = asyncio.ensure_future(lab.invoke("hello", b"1"))
+        await asyncio.sleep(0.1)
+        await agent.start()
+        assert (await call).payload == b"1"
+
+
+async def test_nodes_let_go_of_what_nothing_names_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.gateway.functions.service.SWEEP_SECONDS", 0.1)
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello")
+        first = (await lab.status("hello")).digest
+        await lab.invoke("hello")
+        await lab.change("hello", memory=512 * MIB)
+        await lab.until(lambda: len(agent.prepared) == 2)
+        await lab.until(lambda: agent.dropped == [first])
+        assert (await lab.invoke("hello")).payload == b"{}" and agent.dropped == [first]
+        await lab.delete("hello")
+        await lab.until(lambda: agent.dropped == [first, agent.prepared[1]])
+        assert lab.functions.catalogue.version_of(first) is None
+        with pytest.raises(NotFound):
+            await lab.invoke("hello")
+
+
+async def test_how_instances_are_kept_is_told_to_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.gateway.functions.service.LOOK_SECONDS", 0.1)
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("kept", keep_alive="90s", ready=3)
+        await lab.until(lambda: any(keep.ready == 3 and keep.idle_seconds == 90 for keep in agent.kept))
+        await lab.function("auto")
+        await lab.invoke("auto")
+        digest = (await lab.status("auto")).digest
+        await lab.until(lambda: any(k.digest == digest and (k.idle_seconds, k.ready) == (600, 0) for k in agent.kept))
+        agent.kept.clear()
+        await agent.stop()
+        await agent.start()  # what it was told is gone with it
+        await lab.until(lambda: any(keep.ready == 3 for keep in agent.kept))
+
+
+async def test_a_node_that_has_it_prepared_goes_before_one_that_has_more_room(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agents = {name: await lab.agent(name) for name in ("n1", "n2", "n3")}
+        await lab.function("hello")
+        (prepared,) = (agent for agent in agents.values() if agent.prepared)
+        for agent in agents.values():
+            agent.says = lambda agent, invoke: None
+        calls = [asyncio.ensure_future(lab.invoke("hello")) for _ in range(4)]
+        await lab.until(lambda: sum(len(agent.invoked) for agent in agents.values()) == 4)
+        assert len(prepared.invoked) == 4  # though each takes of its room
+        for invoke in prepared.invoked:
+            prepared.say(Answer(invoke.id, b"1"))
+        await asyncio.gather(*calls)

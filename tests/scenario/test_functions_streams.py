@@ -1,0 +1,124 @@
+"""The verbs of a function that a ticket opens a stream for: invoke, logs, metrics; and what is refused there."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tests.scenario.functions_lab import MIB, FunctionsLab, functions_lab
+from tests.scenario.gateway_lab import KEY, Client
+
+from weft.client.frames import Frame, FrameType
+from weft.client.invocations import Answer, Printed
+from weft.objects.envelope import Envelope
+from weft.trust.tickets import sign_ticket
+
+
+def ticket(lab: FunctionsLab, function: Envelope, verb: str, **given: Any) -> str:
+    workload = {"kind": "function", "project": "default", "name": function.name, "uid": function.uid}
+    claims = {
+        "node_uid": "",
+        "allocation": "",
+        "guest_id": "",
+        "verb": verb,
+        "input": given,
+        "workload": workload,
+        "expires": lab.clock.now() + 60,
+        "subject": "ann",
+        "nonce": uuid.uuid4().hex,
+    }
+    return sign_ticket(KEY, claims)
+
+
+async def call(lab: FunctionsLab, function: Envelope, payload: bytes = b"", **given: Any) -> tuple[bytes, Frame]:
+    client = await lab.gateway_lab.connect(ticket(lab, function, "invoke", **given))
+    if payload:
+        await client.send(FrameType.DATA_IN, payload)
+    await client.send(FrameType.END_IN)
+    return await ending(client)
+
+
+async def ending(client: Client) -> tuple[bytes, Frame]:
+    out, _, end = await client.rest()
+    client.close()
+    assert end is not None
+    return out, end
+
+
+async def test_invoke_gives_the_answer_and_how_it_was(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        hello = await lab.function("hello")
+        large = b'"' + b"x" * (6 * MIB - 2) + b'"'
+        out, end = await call(lab, hello, large)
+        assert out == large and end.type == FrameType.EXIT
+        told = end.json()
+        assert (told["code"], told["version"], told["node"], told["start"]) == (0, "$LATEST", "n1", "warm")
+        assert told["requestId"] == agent.invoked[-1].id
+        out, end = await call(lab, hello)
+        assert out == b"{}" and agent.invoked[-1].payload == b"{}"  # nothing given is an empty event
+        agent.says = lambda agent, invoke: Answer(
+            invoke.id, b'{"errorType":"ValueError"}', "Unhandled", "ValueError", tail=b"last words\n"
+        )
+        out, end = await call(lab, hello, b"1", tail=True, timeout=2.0)
+        assert agent.invoked[-1].seconds == 2.0
+        told = end.json()
+        assert out == b'{"errorType":"ValueError"}' and (told["code"], told["errorType"]) == (1, "ValueError")
+        assert base64.b64decode(told["tail"]) == b"last words\n"
+
+
+async def test_what_is_refused_comes_as_an_error(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        await lab.agent("n1")
+        hello = await lab.function("hello", max_concurrent=0)
+        assert (await call(lab, hello))[1].error().token == "tooManyRequests"
+        assert (await call(lab, hello, qualifier="9"))[1].error().token == "functionNotFound"
+        assert (await call(lab, hello, b"x" * (6 * MIB + 1)))[1].error().token == "tooLarge"
+        assert (await call(lab, hello, later=True))[1].error().token == "notServed"  # nothing takes them in here
+        assert (await call(lab, hello, timeout=-1))[1].error().token == "invalidInput"
+        client = await lab.gateway_lab.connect(ticket(lab, hello, "exec"))
+        assert (await ending(client))[1].error().token == "notServed"
+
+
+async def test_logs_and_metrics(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        hello = await lab.function("hello")
+        digest = (await lab.status("hello")).digest
+        await call(lab, hello)
+        agent.say(Printed(digest, "i1", b"first\nsecond\n", "id-1"))
+        await lab.until(lambda: len(lab.functions.printed.read(hello.uid)) == 2)
+        out, end = await ending(await lab.gateway_lab.connect(ticket(lab, hello, "logs", tail=1)))
+        assert out.split()[1:] == [b"id-1", b"second"] and end.json() == {"code": 0}
+        client = await lab.gateway_lab.connect(ticket(lab, hello, "logs", follow=True, since=100.0))
+        assert (frame := await client.receive()) is not None and frame.payload.count(b"\n") == 2
+        agent.say(Printed(digest, "i1", b"third\n"))
+        assert (frame := await client.receive()) is not None and frame.payload.endswith(b" - third\n")
+        client.close()
+        await lab.until(lambda: not lab.functions.printed._followers)
+        out, _ = await ending(await lab.gateway_lab.connect(ticket(lab, hello, "metrics")))
+        told = msgspec.json.decode(out)
+        assert (told["function"], told["invocations"], told["starts"]) == ("hello", 1, {"warm": 1})
+
+
+async def test_aliases_share_invocations_by_their_weights(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        hello = await lab.function("hello", aliases={"prod": {"1": 0.75, "2": 0.25}})
+        for number in (1, 2):
+            spec = {"code": f"c{number}" * 32, "handler": "app.handler", "isolation": "process"}
+            await lab.version(hello, number, **spec)
+        await lab.until(lambda: lab.functions.cache.view.get("/functionversion/default/hello-2") is not None)
+        seen = [(await lab.invoke("hello", qualifier="prod")).version for _ in range(200)]
+        assert set(seen) == {"1", "2"} and 120 < seen.count("1") < 180
+        outcome = await lab.invoke("hello", qualifier="2")
+        assert outcome.version == "2" and agent.invoked[-1].arn.endswith(":function:hello:2")
+        recipe = agent.recipes[agent.invoked[-1].digest]
+        assert recipe.version == "2" and recipe.code is not None and recipe.code.sha256 == "c2" * 32

@@ -1,0 +1,245 @@
+"""boto3 against the doors of functions: what it asks is served as Lambda would, and refused as Lambda would."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from botocore.exceptions import ClientError
+from tests.scenario.function_doors_lab import DoorsLab, do, doors_lab, read
+
+from weft.client.invocations import Answer, Invoke, Refused
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    return uvloop.EventLoopPolicy()  # the gateway's own
+
+
+@pytest.fixture
+async def doors(tmp_path: Path) -> AsyncIterator[DoorsLab]:
+    async with doors_lab(tmp_path) as lab:
+        yield lab
+
+
+async def make(doors: DoorsLab, **spec: Any) -> Any:
+    """An agent, a function thumb, and a client with a key of its own."""
+    await doors.lab.agent("n1")
+    await doors.lab.function("thumb", **spec)
+    return doors.boto(await doors.key())
+
+
+def refusal(raised: pytest.ExceptionInfo[ClientError]) -> tuple[int, str, str]:
+    told = raised.value.response
+    return told["ResponseMetadata"]["HTTPStatusCode"], told["Error"]["Code"], told["Error"]["Message"]
+
+
+async def test_boto3_invokes_and_gets_the_answer_with_what_belongs_to_it(doors: DoorsLab) -> None:
+    client = await make(doors)
+    agent = doors.lab.agents["n1"]
+    agent.says = lambda agent, invoke: Answer(invoke.id, invoke.payload, tail=b"x" * 5000 + b"\nlast line\n")
+    context = base64.b64encode(b'{"custom":{"a":"b"}}').decode()
+    told = await do(
+        lambda: client.invoke(
+            FunctionName="thumb", Payload=b'{"n": 1}', LogType="Tail", ClientContext=context, Qualifier="$LATEST"
+        )
+    )
+    assert (told["StatusCode"], read(told), told["ExecutedVersion"]) == (200, {"n": 1}, "$LATEST")
+    assert base64.b64decode(told["LogResult"]).endswith(b"x\nlast line\n") and len(told["LogResult"]) < 5500
+    asked = agent.invoked[0]
+    assert asked.id == told["ResponseMetadata"]["RequestId"] and asked.client_context == context and asked.tail
+    assert "FunctionError" not in told
+    assert read(await do(lambda: client.invoke(FunctionName="thumb"))) == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thumb",
+        "arn:weft:lambda:weft:default:function:thumb",
+        "arn:aws:lambda:weft:default:function:thumb:$LATEST",
+        "default:function:thumb",
+        "thumb:$LATEST",
+    ],
+)
+async def test_a_function_goes_by_all_its_names(doors: DoorsLab, name: str) -> None:
+    client = await make(doors)
+    assert read(await do(lambda: client.invoke(FunctionName=name, Payload=b"7"))) == 7
+
+
+@pytest.mark.parametrize("error", ["Handled", "Unhandled"])
+async def test_a_functions_own_error_is_told_as_lambda_tells_it(doors: DoorsLab, error: Any) -> None:
+    client = await make(doors)
+    said = b'{"errorMessage":"no","errorType":"ValueError"}'
+    doors.lab.agents["n1"].says = lambda agent, invoke: Answer(invoke.id, said, error=error, error_type="ValueError")
+    told = await do(lambda: client.invoke(FunctionName="thumb"))
+    assert (told["StatusCode"], told["FunctionError"], read(told)["errorType"]) == (200, error, "ValueError")
+
+
+async def test_what_can_not_run_is_refused_by_lambdas_types(doors: DoorsLab) -> None:
+    client = await make(doors, max_concurrent=1)
+    agent = doors.lab.agents["n1"]
+    with pytest.raises(client.exceptions.ResourceNotFoundException) as raised:
+        await do(lambda: client.invoke(FunctionName="nobody"))
+    assert refusal(raised)[0] == 404
+    with pytest.raises(client.exceptions.ResourceNotFoundException):
+        await do(lambda: client.invoke(FunctionName="thumb", Qualifier="7"))
+    for bad in (b"{", b"\xff", b"{} {}"):
+        with pytest.raises(client.exceptions.InvalidRequestContentException):
+            await do(lambda bad=bad: client.invoke(FunctionName="thumb", Payload=bad))
+    with pytest.raises(client.exceptions.InvalidRequestContentException):
+        await do(lambda: client.invoke(FunctionName="thumb", ClientContext="!!"))
+    with pytest.raises(ClientError) as raised:
+        await do(lambda: client.invoke(FunctionName="thumb", Payload=b'"' + b"x" * 6 * 2**20 + b'"'))
+    assert refusal(raised)[0] == 413
+    with pytest.raises(ClientError) as raised:
+        await do(lambda: client.create_function(FunctionName="a", Role="r", Code={"ZipFile": b"x"}))
+    assert "weft function create" in refusal(raised)[2]
+    agent.says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "no memory")
+    with pytest.raises(ClientError) as raised:
+        await do(lambda: client.invoke(FunctionName="thumb"))
+    assert refusal(raised)[:2] == (503, "ServiceUnavailableException") and "no memory" in refusal(raised)[2]
+    agent.says = lambda agent, invoke: None
+    under_way = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
+    await doors.lab.until(lambda: bool(agent.begun))
+    with pytest.raises(client.exceptions.TooManyRequestsException) as raised:
+        await do(lambda: client.invoke(FunctionName="thumb"))
+    assert "max_concurrent is 1" in refusal(raised)[2]
+    agent.say(Answer(next(iter(agent.begun)), b"2"))
+    assert read(await under_way) == 2
+
+
+async def test_what_was_lost_on_a_node_is_not_run_again_by_the_sdks_own_retries(doors: DoorsLab) -> None:
+    await make(doors)
+    client = doors.boto(await doors.key("retrying"), retries={"max_attempts": 4, "mode": "standard"})
+    agent = doors.lab.agents["n1"]
+
+    def lose(agent: Any, invoke: Invoke) -> None:
+        agent.begun.clear()  # as an agent that was killed
+        agent.lose()
+
+    agent.says = lose
+    with pytest.raises(ClientError) as raised:
+        await do(lambda: client.invoke(FunctionName="thumb"))
+    assert refusal(raised)[:2] == (502, "InvocationLostException")
+    assert raised.value.response["ResponseMetadata"]["RetryAttempts"] >= 1 and len(agent.invoked) == 1
+
+
+async def test_a_retry_after_the_sdk_gave_up_waiting_gets_the_first_ones_answer(doors: DoorsLab) -> None:
+    await make(doors)
+    client = doors.boto(await doors.key("hasty"), read_timeout=1, retries={"max_attempts": 3, "mode": "standard"})
+    agent = doors.lab.agents["n1"]
+    agent.says = lambda agent, invoke: None
+    asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
+    await doors.lab.until(lambda: bool(agent.begun))
+    await asyncio.sleep(1.5)
+    agent.say(Answer(agent.invoked[0].id, b'"once"'))
+    assert read(await asked) == "once" and len(agent.invoked) == 1
+
+
+async def test_functions_are_looked_at_and_waited_for(doors: DoorsLab) -> None:
+    client = await make(doors, env={"A": "b"}, memory=512 * 2**20, timeout=3.0, description="small pictures")
+    await doors.lab.function("other")
+    whole = await do(lambda: client.get_function(FunctionName="thumb"))
+    told = whole["Configuration"]
+    assert (told["FunctionName"], told["State"], told["LastUpdateStatus"]) == ("thumb", "Active", "Successful")
+    assert (told["MemorySize"], told["Timeout"], told["Runtime"], told["Handler"]) == (
+        512,
+        3,
+        "python3.11",
+        "app.handler",
+    )
+    assert told["FunctionArn"] == "arn:weft:lambda:weft:default:function:thumb" and told["Environment"][
+        "Variables"
+    ] == {"A": "b"}
+    assert whole["Concurrency"]["ReservedConcurrentExecutions"] == 50
+    assert (await do(lambda: client.get_function_configuration(FunctionName="thumb")))[
+        "Description"
+    ] == "small pictures"
+    pages = await do(lambda: list(client.get_paginator("list_functions").paginate(PaginationConfig={"PageSize": 1})))
+    names = [found["FunctionName"] for page in pages for found in page["Functions"]]
+    assert names == ["other", "thumb"]
+    for waiter in (
+        "function_exists",
+        "function_active",
+        "function_active_v2",
+        "function_updated",
+        "function_updated_v2",
+    ):
+        await do(lambda waiter=waiter: client.get_waiter(waiter).wait(FunctionName="thumb"))
+    versions = await do(lambda: client.list_versions_by_function(FunctionName="thumb"))
+    assert [v["Version"] for v in versions["Versions"]] == ["$LATEST"]
+    assert (await do(lambda: client.list_aliases(FunctionName="thumb")))["Aliases"] == []
+    with pytest.raises(client.exceptions.ResourceNotFoundException):
+        await do(lambda: client.get_function(FunctionName="nobody"))
+    assert (await do(lambda: client.invoke(FunctionName="thumb", InvocationType="DryRun")))["StatusCode"] == 204
+    assert doors.lab.agents["n1"].invoked == []
+
+
+async def test_an_event_is_accepted_and_run(doors: DoorsLab) -> None:
+    client = await make(doors)
+    told = await do(lambda: client.invoke(FunctionName="thumb", InvocationType="Event", Payload=b'{"n":1}'))
+    assert told["StatusCode"] == 202 and told["Payload"].read() == b""
+    agent = doors.lab.agents["n1"]
+    await doors.lab.until(lambda: len(agent.heard) == 1)
+    assert agent.invoked[0].payload == b'{"n":1}' and agent.invoked[0].id == told["ResponseMetadata"]["RequestId"]
+    with pytest.raises(ClientError) as raised:
+        big = b'"' + b"x" * 256 * 1024 + b'"'
+        await do(lambda: client.invoke(FunctionName="thumb", InvocationType="Event", Payload=big))
+    assert refusal(raised)[0] == 413
+
+
+async def test_who_may_not_is_refused_and_nothing_runs(doors: DoorsLab) -> None:
+    await make(doors)
+    key_id, secret = await doors.key("good")
+    lab, agent = doors.lab, doors.lab.agents["n1"]
+
+    async def refused(client: Any, name: str = "thumb") -> tuple[int, str, str]:
+        with pytest.raises(ClientError) as raised:
+            await do(lambda: client.invoke(FunctionName=name))
+        return refusal(raised)
+
+    assert (await refused(doors.boto((key_id, secret + "x"))))[:2] == (403, "InvalidSignatureException")
+    assert (await refused(doors.boto(("WEFT" + "A" * 16, secret))))[:2] == (403, "UnrecognizedClientException")
+    status, code, said = await refused(doors.boto((key_id, secret), region="eu-central-1"))
+    assert (status, code) == (403, "InvalidSignatureException") and "this is 'weft'" in said
+    other = doors.boto(await doors.key("other", project="lab"))
+    assert (await refused(other))[:2] == (404, "ResourceNotFoundException")  # lab has no such function
+    arn = "arn:weft:lambda:weft:default:function:thumb"
+    assert (await refused(other, arn))[:2] == (403, "AccessDeniedException")
+    viewer = doors.boto(await doors.key("viewer", role="viewer"))
+    assert (await refused(viewer))[:2] == (403, "AccessDeniedException")
+    assert (await do(lambda: viewer.get_function(FunctionName="thumb")))["Configuration"]["State"] == "Active"
+    late = doors.boto(await doors.key("late", expires_at=lab.clock.now() - 1))
+    assert (await refused(late))[2].startswith("token late has expired")
+    gone = doors.boto(await doors.key("gone"))
+    assert read(await do(lambda: gone.invoke(FunctionName="thumb"))) == {}
+    await doors.drop_token("gone")
+    assert (await refused(gone))[1] == "UnrecognizedClientException"
+    assert len(agent.invoked) == 1
+
+
+async def test_a_bearer_token_will_do_as_well(doors: DoorsLab) -> None:
+    await make(doors)
+    path = "/2015-03-31/functions/thumb/invocations"
+    invoker, viewer = await doors.token("eve"), await doors.token("vic", role="viewer")
+    status, headers, body = await doors.ask("POST", path, b'{"n":2}', Authorization=f"Bearer {invoker}")
+    assert (status, json.loads(body), headers["x-amz-executed-version"]) == (200, {"n": 2}, "$LATEST")
+    for bad, code in (
+        (f"Bearer {viewer}", "AccessDeniedException"),
+        (f"Bearer {invoker}x", "MissingAuthenticationTokenException"),
+        (f"Bearer weft_none_{'0' * 64}", "MissingAuthenticationTokenException"),
+        (f"Basic {invoker}", "MissingAuthenticationTokenException"),
+        ("AWS4-HMAC-SHA256 nonsense", "IncompleteSignatureException"),
+    ):
+        status, headers, _ = await doors.ask("POST", path, b"{}", Authorization=bad)
+        assert headers["x-amzn-errortype"] == code and status in (400, 403), bad
+    status, headers, _ = await doors.ask("POST", path, b"{}")
+    assert (status, headers["x-amzn-errortype"]) == (403, "MissingAuthenticationTokenException")
+    assert len(doors.lab.agents["n1"].invoked) == 1

@@ -1,0 +1,138 @@
+"""What instances are made of, on a node: fetched once for all who ask, with a ticket; whole or not there; let go of by a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from weft.agent.functions import parts as module
+from weft.agent.functions.parts import Parts
+from weft.contracts.container import User
+from weft.contracts.function import Blob, Recipe
+from weft.contracts.image import OciConfig, OciImage
+from weft.objects.errors import DriverFailed, InvalidInput, Unavailable
+
+
+class Server:
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.asked: list[tuple[str, str]] = []
+        self.broken = False
+
+    def add(self, content: bytes) -> Blob:
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.blobs[sha256] = content
+        return Blob(sha256, len(content), ticket=f"ticket-{sha256[:4]}")
+
+    def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
+        self.asked.append((sha256, ticket))
+        out.write(self.blobs[sha256][: 10 if self.broken else None])
+        if self.broken:
+            raise Unavailable("the server has gone")
+        on_progress(len(self.blobs[sha256]))
+
+
+def code(text: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as packed:
+        packed.writestr("app.py", text)
+    return out.getvalue()
+
+
+def recipe(server: Server, content: bytes, **fields: Any) -> Recipe:
+    given: dict[str, Any] = {"runtime": "python3.11", "code": server.add(content)} | fields
+    return Recipe(digest="d", function="u", project="p", name="thumb", **given)
+
+
+async def fetch(parts: Parts, blob: Blob) -> Path:
+    return await parts._ensure_blob("code", blob, module._unpack_code, lambda word: None, "code")
+
+
+async def test_code_is_fetched_once_for_all_who_ask_and_is_there_afterwards(tmp_path: Path) -> None:
+    server = Server()
+    parts = Parts(str(tmp_path), server, None, set)  # type: ignore[arg-type]
+    blob = server.add(code("x = 1"))
+    places = await asyncio.gather(*(fetch(parts, blob) for _ in range(5)))
+    assert {(place / "task" / "app.py").read_text() for place in places} == {"x = 1"}
+    assert server.asked == [(blob.sha256, blob.ticket)]
+    again = Parts(str(tmp_path), server, None, set)  # type: ignore[arg-type]
+    await fetch(again, blob)
+    assert len(server.asked) == 1
+    (places[0] / module.BOOT).write_text("another boot")
+    third = Parts(str(tmp_path), server, None, set)  # type: ignore[arg-type]
+    assert not places[0].exists()
+    await fetch(third, blob)
+    assert len(server.asked) == 2
+
+
+async def test_what_doesnt_come_whole_isnt_there(tmp_path: Path) -> None:
+    server = Server()
+    parts = Parts(str(tmp_path), server, None, set)  # type: ignore[arg-type]
+    good, bad = server.add(code("x")), server.add(b"no zip")
+    server.broken = True
+    with pytest.raises(Unavailable):
+        await fetch(parts, good)
+    server.broken = False
+    with pytest.raises(DriverFailed, match="can't be unpacked"):
+        await fetch(parts, bad)
+    assert list((tmp_path / "functions" / "code").iterdir()) == []
+    assert (await fetch(parts, good)).is_dir()
+
+
+async def test_over_its_budget_the_longest_unused_goes_but_nothing_that_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server()
+    used: set[str] = set()
+    parts = Parts(str(tmp_path), server, None, lambda: used)  # type: ignore[arg-type]
+    blobs = [server.add(code("x" * 20_000 + str(number))) for number in range(4)]
+    used.add(blobs[0].sha256)
+    for blob in blobs[:3]:
+        await fetch(parts, blob)
+        await asyncio.sleep(0.01)
+    monkeypatch.setattr(module, "BUDGET_BYTES", 1)
+    await fetch(parts, blobs[3])
+    here = {path.name for path in (tmp_path / "functions" / "code").iterdir()}
+    assert here == {blobs[0].sha256, blobs[3].sha256}
+
+
+class Store:
+    """Tells each time another digest for a tag, as a registry may."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    async def pull(self, reference: str, digest: str = "", **_: object) -> OciImage:
+        self.asked.append((reference, digest))
+        return OciImage(reference, digest or f"sha256:{len(self.asked)}", OciConfig(), [], 0)
+
+    async def find_user(self, image: OciImage, user: str) -> User:
+        return User()
+
+    def root(self, image: OciImage) -> list[str]:
+        return [image.digest]
+
+
+async def test_all_instances_of_a_recipe_have_the_image_that_its_tag_meant_at_first(tmp_path: Path) -> None:
+    store, server = Store(), Server()
+    parts = Parts(str(tmp_path), server, store, set)  # type: ignore[arg-type]
+    own = recipe(server, b"", runtime="", image="r/x:1", code=None)
+    roots = [await parts.ensure(own, lambda word: None) for _ in range(2)]
+    assert store.asked == [("r/x:1", ""), ("r/x:1", "sha256:1")] and roots[0].root == roots[1].root
+    assert parts.images_of(["d", "other"]) == {"sha256:1"}
+
+
+async def test_what_a_node_cant_serve_is_said(tmp_path: Path) -> None:
+    server = Server()
+    parts = Parts(str(tmp_path), server, None, set)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="no runtime 'cobol'"):
+        await parts.ensure(recipe(server, b"", runtime="cobol", base=server.add(b"")), lambda word: None)
+    with pytest.raises(InvalidInput, match="keeps no container images"):
+        await parts.ensure(recipe(server, b"", runtime="", image="r/x@sha256:1", code=None), lambda word: None)

@@ -1,0 +1,105 @@
+"""What an instance's sandbox is told, which limits it has, and which system calls: pure, for both versions of control groups."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from weft.contracts.function import HANDLER, Ended, Recipe, Roots, compose_command, compose_env
+from weft.drivers.function.groups import InstanceLimits, find_folders, find_trees, plan_limits
+from weft.drivers.function.process.sandbox import FIRST_USER, USERS, Sandbox, choose_user, plan_entry, plan_sandbox
+from weft.drivers.function.scratch import bound_scratch
+from weft.drivers.function.started import tell_end
+from weft.drivers.runtime.oci.function.config import Inside, translate_instance
+from weft.drivers.seccomp_filter import compile_filter, tighten
+
+MIB = 1 << 20
+RECIPE = Recipe(
+    digest="d", function="u", project="p", name="thumb", handler="app.handler", memory=256 * MIB, scratch=512 * MIB,
+    env={"KEY": "secret", "_HANDLER": "other", "PATH": "/mine"},
+)  # fmt: skip
+V1 = """30 23 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct
+31 23 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+32 23 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+33 23 0:29 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer
+34 23 0:30 / / rw - ext4 /dev/vda rw"""
+V2 = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate"
+
+
+def test_the_environment_is_lambdas_over_the_functions_own_over_the_images() -> None:
+    env = compose_env(RECIPE, Roots(root=["/r"], code="/c", env={"LANG": "de", "KEY": "image"}))
+    assert (env["KEY"], env["LANG"], env["PATH"], env["_HANDLER"]) == ("secret", "de", "/mine", "app.handler")
+    assert (env["AWS_LAMBDA_RUNTIME_API"], env["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]) == ("127.0.0.1:9001", "256")
+    assert compose_command(RECIPE, Roots(root=["/r"], command=["run", HANDLER])) == ["run", "app.handler"]
+
+
+def test_no_secret_stands_on_a_command_line() -> None:
+    sandbox = Sandbox("/r", "/c", "/var/task", "id", 1 << 20, {"KEY": "secret"})
+    assert "secret" in plan_sandbox(sandbox, 7)
+    entry = plan_entry(["/g/cgroup.procs"], choose_user("p-1"), 9, ["python"])
+    assert "secret" not in " ".join(entry) and entry[-3:] == ["9", "--", "python"] and "bwrap" in entry
+    assert FIRST_USER <= choose_user("p-1") < FIRST_USER + USERS and choose_user("p-1") != choose_user("p-2")
+
+
+def test_scratch_leaves_half_of_the_memory() -> None:
+    assert bound_scratch(RECIPE) == 128 * MIB
+
+
+def test_groups_are_found_and_limits_written_for_both_versions() -> None:
+    version, folders = find_folders(V1)
+    assert version == 1 and folders == {name: Path("/sys/fs/cgroup", name) for name in ("cpu", "memory", "freezer")}
+    assert find_folders(V2) == (2, {"": Path("/sys/fs/cgroup")})
+    assert find_trees(V1)[-2:] == [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/freezer")]
+    limits = InstanceLimits(0.5, 64 * MIB, 32)
+    assert ("cpu.cfs_quota_us", "50000", True) in plan_limits(1, limits) and ("pids.max", "32", True) in plan_limits(
+        1, limits
+    )
+    assert plan_limits(2, limits)[:2] == [("cpu.max", "50000 100000", True), ("memory.max", str(64 * MIB), True)]
+
+
+@pytest.mark.parametrize(
+    ("code", "out_of_memory", "ended"),
+    [
+        (0, True, Ended(code=0)),
+        (3, False, Ended(code=3)),
+        (139, False, Ended(signal=11)),
+        (137, True, Ended(signal=9, out_of_memory=True)),
+        (139, True, Ended(signal=11)),
+        (-9, True, Ended(signal=9, out_of_memory=True)),
+    ],
+)
+def test_how_it_ended(code: int, out_of_memory: bool, ended: Ended) -> None:
+    assert tell_end(code, out_of_memory=out_of_memory) == ended
+
+
+def test_a_container_has_no_rights_no_network_of_its_own_and_nothing_to_write() -> None:
+    inside = Inside("/r", "/c", "id", 1 << 20, ["run"], {"A": "b"}, "/var/task", (1000, 1000), 70_000, "g/c-1/in", {})
+    config = translate_instance(inside)
+    process, linux = config["process"], config["linux"]
+    assert (
+        set(map(tuple, process["capabilities"].values())) == {()}
+        and process["noNewPrivileges"]
+        and config["root"]["readonly"]
+    )
+    assert {one["type"] for one in linux["namespaces"]} == {"pid", "ipc", "uts", "mount", "cgroup", "user"}
+    writable = {one["destination"] for one in config["mounts"] if "ro" not in one["options"]}
+    assert writable == {"/proc", "/dev", "/dev/pts", "/dev/shm", "/tmp"}
+
+
+def test_the_filter_leaves_four_families_of_sockets_and_no_hand_in_other_processes() -> None:
+    profile = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": 38,
+        "syscalls": [{"names": ["read", "socket", "ptrace", "no_such_call"], "action": "SCMP_ACT_ALLOW"}],
+    }
+    tight = tighten(profile)
+    allowed = [rule for rule in tight["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW"]
+    assert [rule["args"][0]["value"] for rule in allowed if rule["names"] == ["socket"]] == [1, 2, 10, 16]
+    assert not any("ptrace" in rule["names"] for rule in allowed)
+    assert profile["syscalls"][0]["names"][1] == "socket"  # what was given stays
+    program = compile_filter(tight)
+    assert len(program) % 8 == 0 and len(program) > 80
+    last = {struct.unpack("<HBBI", program[place : place + 8])[3] for place in range(0, len(program), 8)}
+    assert {0x7FFF_0000, 0x0005_0000 | 38, 0x0005_0000 | 1} <= last

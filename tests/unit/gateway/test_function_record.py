@@ -1,0 +1,98 @@
+"""What is kept of invocations: figures, printed lines; and which gateway a function is at home at."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from weft.gateway.functions.call import Outcome
+from weft.gateway.functions.metrics import Counts, Durations, tell
+from weft.gateway.functions.printed_log import FILE_BYTES, PrintedLog, stamp
+
+
+def test_percentiles_are_right_to_within_five_percent() -> None:
+    draw, durations = random.Random(3), Durations()
+    values = sorted(draw.lognormvariate(-4, 2) for _ in range(5000))
+    for value in draw.sample(values, len(values)):
+        durations.add(value)
+    for share in (0.5, 0.9, 0.99):
+        assert durations.percentile(share) == pytest.approx(values[int(share * 5000) - 1], rel=0.05)
+    assert durations.percentile(1.0) == pytest.approx(values[-1], rel=0.05)
+    assert Durations().percentile(0.5) == 0.0
+
+
+def test_what_is_told_of_a_function() -> None:
+    counts = Counts()
+    for number in range(4):
+        counts.arrive(number + 1)
+    counts.end(Outcome(id="1", payload=b"", start="cold", seconds=0.1, init_seconds=0.05, most_memory=9), 0.2)
+    counts.end(Outcome(id="2", payload=b"", error="Unhandled", error_type="Function.TimedOut"), 3.0)
+    counts.refused["insufficientResources"] += 1
+    counts.throttles = counts.lost = 1
+    told = tell(counts, "hello", "default", 5.0, 2)
+    assert (told.invocations, told.concurrent, told.most_concurrent) == (4, 2, 4)
+    assert told.errors == {"Function.TimedOut": 1} and told.starts == {"cold": 1, "warm": 1}
+    assert told.init.p50 == pytest.approx(50, rel=0.05) and told.latency.most == 3000.0 and told.most_memory == 9
+
+
+def test_lines_are_kept_in_their_order_with_when_and_by_which_invocation(tmp_path: Path) -> None:
+    log = PrintedLog(tmp_path)
+    log.append("uid", b"one\ntwo\n", "id-1", 1000.0)
+    log.append("uid", b"no end", "", 2000.5)
+    lines = log.read("uid")
+    assert lines == [
+        b"1970-01-01T00:16:40.000Z id-1 one\n",
+        b"1970-01-01T00:16:40.000Z id-1 two\n",
+        b"1970-01-01T00:33:20.500Z - no end\n",
+    ]
+    assert log.read("uid", tail=1) == lines[-1:] and log.read("uid", tail=0) == []
+    assert log.read("uid", since=1500.0) == lines[-1:]
+    assert log.read("other") == []
+    log.close()
+    again = PrintedLog(tmp_path)  # after a restart
+    again.append("uid", b"more\n", "", 3000.0)
+    assert len(again.read("uid")) == 4
+    again.keep_only({"other"})
+    assert again.read("uid") == [] and not list(tmp_path.iterdir())
+
+
+def test_no_more_than_two_files_are_kept_and_the_newest_lines_are_there(tmp_path: Path) -> None:
+    log, line = PrintedLog(tmp_path), b"x" * 1000
+    for number in range(3 * FILE_BYTES // 1000):
+        log.append("uid", b"%d %s\n" % (number, line), "id", 1000.0 + number)
+    sizes = [path.stat().st_size for path in (tmp_path / "uid").iterdir()]
+    assert len(sizes) == 2 and max(sizes) <= FILE_BYTES and sum(sizes) > FILE_BYTES
+    lines = log.read("uid")
+    assert lines[-1].split()[2] == b"%d" % number and len(lines) > FILE_BYTES / 1100
+    log.close()
+
+
+def test_many_functions_keep_few_files_open(tmp_path: Path) -> None:
+    log = PrintedLog(tmp_path)
+    for number in range(300):
+        log.append(f"uid-{number}", b"x\n", "", 1.0)
+    assert len(log._open) <= 64
+    assert all(log.read(f"uid-{number}") for number in range(300))
+    log.close()
+
+
+async def test_a_follower_gets_what_comes_and_a_slow_one_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.gateway.functions.printed_log.FOLLOWER_LINES", 3)
+    log = PrintedLog(tmp_path)
+    follower = log.follow("uid")
+    for number in range(5):
+        log.append("uid", b"%d\n" % number, "", 1.0)
+    log.append("other", b"x\n", "", 1.0)
+    assert [follower.lines.get_nowait().split()[2] for _ in range(3)] == [b"2", b"3", b"4"]
+    log.leave("uid", follower)
+    log.append("uid", b"after\n", "", 1.0)
+    assert follower.lines.empty()
+    log.close()
+
+
+def test_stamps_sort_as_times_do() -> None:
+    assert stamp(0.9996) < stamp(1.0) < stamp(1.001) < stamp(10.0**9)

@@ -1,0 +1,144 @@
+"""What a job may be, how its tasks are called, and what its shell sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from weft.contracts.store import MAX_VALUE_BYTES
+from weft.controllers.tasks import Book
+from weft.kinds.container import ContainerSpec
+from weft.kinds.job import (
+    FIXED,
+    JOB,
+    JobSpec,
+    JobStatus,
+    check_job,
+    check_job_change,
+    first_exit_code,
+    read_task_name,
+    task_name,
+)
+from weft.objects.errors import IllegalTransition, InvalidInput
+
+IMAGE = "registry.example.org/work:1"
+
+
+def make(task: dict[str, Any] | None = None, **spec: Any) -> JobSpec:
+    return JobSpec(task=ContainerSpec(**{"image": IMAGE, **(task or {})}), **spec)
+
+
+def job(phase: str, **status: Any) -> dict[str, Any]:
+    spec = msgspec.to_builtins(make())
+    return {"kind": "job", "name": "thumbs", "spec": spec, "status": {"phase": phase, **status}}
+
+
+def verb(name: str, obj: dict[str, Any]) -> dict[str, Any]:
+    found = JOB.verb(name)
+    assert found is not None and found.change is not None
+    return found.change(obj, None)
+
+
+def test_an_array_gets_its_one_spelling() -> None:
+    spec = make(array="9,7-8, 1")
+    check_job(spec)
+    assert spec.array == "1,7-9"
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (make({"image": "web"}), "spec.task.image"),
+        (make({"env": {"1": "x"}}), "spec.task.env"),
+        (make({"publish": ["80:80"]}), "spec.task.publish"),
+        (make({"restart": "always"}), "spec.task.restart"),
+        (make({"run": "stop"}), "spec.task.run"),
+        (make({"once": True}), "spec.task.once"),
+        (make({"networks": ["default:10.0.0.9"]}, array="0-1"), "spec.task.networks"),
+        (make(array="0-10000"), "spec.array"),
+        (make(array="1000000"), "spec.array"),
+        (make(array=""), "spec.array"),
+        (make(deadline=0.0), "spec.deadline"),
+        (make(task_timeout=0.5), "spec.task_timeout"),
+        (make(gang=True, array="0-99", parallelism=33), "spec.parallelism"),
+        (make(after=["a", "a:ended"]), "spec.after"),
+        (make(after=["a:failed"]), "spec.after[0]"),
+        (make(after=["A"]), "spec.after[0]"),
+        (make(schedule="x"), "spec.schedule"),
+        (make(schedule="@daily", time_zone="Mars"), "spec.time_zone"),
+        (make(schedule="@daily", after=["a"]), "spec.after"),
+    ],
+)
+def test_what_can_be_no_job_is_refused_with_its_field(spec: JobSpec, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_job(spec)
+    assert caught.value.field == field and field in caught.value.message
+
+
+def test_what_a_task_is_may_be_said_as_it_is_anyway() -> None:
+    check_job(make({**FIXED, "restart": "never"}, gang=True, array="0-99", parallelism=32, after=["a:ended", "b"]))
+
+
+def test_a_job_has_a_schedule_from_the_beginning_or_none() -> None:
+    check_job_change(make(schedule="@daily"), make(schedule="@hourly"))
+    with pytest.raises(InvalidInput):
+        check_job_change(make(), make(schedule="@daily"))
+
+
+@pytest.mark.parametrize("name", ["a", "a-1", "a-1-r2", "x" * 63, "x" * 60 + "-1"])
+@pytest.mark.parametrize(("index", "attempt"), [(0, 1), (7, 1), (999_999, 1), (3, 2), (9999, 123)])
+def test_a_task_is_found_by_its_name_again(name: str, index: int, attempt: int) -> None:
+    container = task_name(name, index, attempt)
+    assert len(container) <= 63
+    assert read_task_name(name, container) == (index, attempt)
+
+
+@pytest.mark.parametrize("container", ["a", "a-x", "b-1", "a-1-2", "a-01", "a-1-r1", "a-1-r02", "a-1-r2-0", "a1"])
+def test_what_isnt_named_as_a_task_is_none(container: str) -> None:
+    assert read_task_name("a", container) is None
+
+
+def test_the_shell_sees_the_exit_code_of_the_first_task_that_failed() -> None:
+    assert first_exit_code(job("Succeeded")) == 0
+    assert first_exit_code(job("Failed", exit_codes={"1": "17-19", "3": "7,20", "none": "30"})) == 3
+    assert first_exit_code(job("Failed", exit_codes={"none": "2", "3": "7"})) == 1
+    assert first_exit_code(job("DeadlineExceeded")) == 1
+    assert first_exit_code(job("Failed", exit_codes={"0": "0"})) == 1
+
+
+def test_verbs_make_sense_in_their_phases_only() -> None:
+    assert verb("cancel", job("Running"))["cancel"] is True
+    assert verb("retry", job("Failed", round=0))["rounds"] == 1
+    once_more = job("Cancelled", round=0)
+    once_more["spec"] |= {"cancel": True, "rounds": 1}
+    assert verb("retry", once_more) == once_more["spec"]  # it is asked for already
+    for name, phase in (("cancel", "Failed"), ("retry", "Running"), ("retry", "Succeeded"), ("hold", "Cancelled")):
+        with pytest.raises(IllegalTransition):
+            verb(name, job(phase))
+
+
+def test_what_is_kept_of_ten_thousand_tasks_fits_into_one_object() -> None:
+    spec = make(array="0-9999", retries=100)
+    book = Book(spec, JobStatus())
+    for index in book.order:
+        book.tries[index] = 1 + index * 7 % 101
+        book.excused[index] = index * 13 % 50
+        if index % 2:
+            book.failed[index] = str(index * 31 % 256)
+        elif index % 20:
+            book.succeeded.add(index)
+        else:
+            book.retry_at[index] = 1_900_000_000 + index
+    status = JobStatus(message="x" * 200)
+    book.write(status)
+    size = len(msgspec.json.encode(status))
+    assert 100_000 < size < MAX_VALUE_BYTES - 60_000, size
+    again = Book(spec, status)
+    assert (again.tries, again.failed, again.succeeded, again.retry_at) == (
+        book.tries,
+        book.failed,
+        book.succeeded,
+        book.retry_at,
+    )
