@@ -1,17 +1,11 @@
 """etcd's messages, as far as weft uses them: the fields and numbers of etcd v3's public wire format, nothing more.
 
-The message classes are built from this table when the module is loaded, so there is no generated code to keep.
+The message classes are built from this table when the module is loaded.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-_PACKAGE = "weft.etcd"  # names never travel, numbers do; a package of our own meets no other etcd client's
-_SCALARS = {"bytes": 12, "string": 9, "bool": 8, "int64": 3, "int32": 5}  # FieldDescriptorProto.Type
-_MESSAGE = 11
+from weft.contracts.messages import make_messages
 
 # message → its fields, "name type number" each; "*" repeats, "|" is one of the message's single choice.
 _TABLE: dict[str, str] = {
@@ -44,30 +38,7 @@ _TABLE: dict[str, str] = {
 }
 
 
-def _describe() -> descriptor_pb2.FileDescriptorProto:
-    file = descriptor_pb2.FileDescriptorProto(name="weft/etcd.proto", package=_PACKAGE, syntax="proto3")
-    for name, fields in _TABLE.items():
-        message = file.message_type.add(name=name)
-        for text in fields.split(","):
-            label, kind, number = text.split()
-            field = message.field.add(name=label, number=int(number), label=3 if kind[0] == "*" else 1)
-            if kind[0] == "|":
-                if not message.oneof_decl:
-                    message.oneof_decl.add(name="choice")
-                field.oneof_index = 0
-            kind = kind.lstrip("*|")
-            field.type = _SCALARS.get(kind, _MESSAGE)
-            if kind not in _SCALARS:
-                field.type_name = f".{_PACKAGE}.{kind}"
-    return file
-
-
-_pool = descriptor_pool.DescriptorPool()
-_pool.Add(_describe())
-# Any: the classes are made at run time, and no type checker can see into them.
-_classes: dict[str, Any] = {
-    name: message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in _TABLE
-}
+_classes = make_messages("weft.etcd", _TABLE)
 
 Compare = _classes["Compare"]
 RequestOp = _classes["RequestOp"]

@@ -1,4 +1,4 @@
-"""Another share of the node for a container that runs: CPU, memory and processes, through the runtime."""
+"""Another share of the node for a container that runs: CPU, memory and processes, through whoever holds it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def adjust_container(container: Container, plan: ContainerPlan, facts: Fac
     if not plan.cpu:
         resources["cpu"] |= {"quota": -1, "period": PERIOD_MICROSECONDS}
     try:
-        await container.runtime.update(plan.id, resources)
+        await container.holder.update(container, resources)
     except DriverFailed as error:
         if plan.memory_bytes >= container.record.plan.memory_bytes:
             raise

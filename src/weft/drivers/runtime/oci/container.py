@@ -15,16 +15,13 @@ from collections.abc import Callable
 from weft.contracts.clock import Clock
 from weft.contracts.host import Capacity
 from weft.contracts.runtime import GuestFacts, GuestShape
-from weft.drivers.processes import host_boot_id, inspect_process, is_alive, kill_process, wait_for_end
+from weft.drivers.processes import host_boot_id, inspect_process, is_alive, wait_for_end
 from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.holder import Holder
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.record import ContainerRecord, decide_end, read_signal, write_record
 from weft.drivers.runtime.oci.runtime import Runtime
-from weft.drivers.runtime.oci.shim import find_first_process, find_shim, read_exit_code, search_starters
-
-SHIM_SECONDS = 5.0  # from a container's end to its exit file
-SWEEP_SECONDS = 10.0
-RUNTIME_STARTED = ("running", "paused")
+from weft.objects.errors import WeftError
 
 
 class Container:
@@ -35,12 +32,13 @@ class Container:
         paths: ContainerPaths,
         record: ContainerRecord,
         runtime: Runtime,
+        holder: Holder,
         groups: Groups,
         capacity: Capacity,
         clock: Clock,
         notify: Callable[[], None],
     ) -> None:
-        self.paths, self.record, self.runtime = paths, record, runtime
+        self.paths, self.record, self.runtime, self.holder = paths, record, runtime, holder
         self._groups, self._capacity, self._clock, self._notify = groups, capacity, clock, notify
         self.ended = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
@@ -91,22 +89,16 @@ class Container:
         if record.end is not None:
             self.ended.set()
             if self.paths.run.exists():  # ended, and not cleared up after
-                await self.sweep()
+                with contextlib.suppress(WeftError):
+                    await self.sweep()
             return
-        here = record.host_boot_id == host_boot_id()
-        if here and record.process is None:
-            record.process = find_first_process(self.paths, self._groups.processes(record.plan.id))
-        if here and record.process is not None and is_alive(record.process):
-            record.shim = record.shim or find_shim(self.paths)
-            if not record.started:
-                record.started = await self.runtime.status(record.plan.id) in RUNTIME_STARTED
-            if record.started:
+        if record.host_boot_id == host_boot_id():
+            await self.holder.adopt(self)
+            if record.started and record.process is not None and is_alive(record.process):
                 record.stopping = False  # who asked for it is gone
                 await self.save()
                 self.watch()
                 return
-        elif record.process is not None and read_exit_code(self.paths, record.plan.id) is not None:
-            record.started = True  # it ran, however shortly
         self._watching = asyncio.create_task(self._settle_end())
         await (self.ended.wait() if record.started else self._watching)
 
@@ -136,17 +128,13 @@ class Container:
             os.close(descriptor)
 
     async def sweep(self) -> None:
-        """No process, control group, mount or run file is left of this run, however far it came."""
+        """No process, control group, mount or run file is left of this run, however far it came. Raises WeftError where who
+        holds it can't be told so now; the run files stay then, for the next try."""
         record = self.record
-        deadline = self._clock.elapsed() + SWEEP_SECONDS
-        while (found := await asyncio.to_thread(search_starters, self.paths)) and self._clock.elapsed() < deadline:
-            for process in found:
-                kill_process(process)
-            for process in found:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(wait_for_end(process), 1.0)
-        await self.runtime.delete(record.plan.id)
-        await self._groups.clear(record.plan.id, self._clock)
+        try:
+            await self.holder.release(self)
+        finally:
+            await self._groups.clear(record.plan.id, self._clock)
         await asyncio.to_thread(shutil.rmtree, self.paths.run, True)
 
     async def close(self) -> None:
@@ -163,13 +151,10 @@ class Container:
 
     async def _settle_end(self) -> None:
         record = self.record
-        shim = record.shim or find_shim(self.paths)
-        if shim is not None and record.started:
-            with contextlib.suppress(TimeoutError):  # it writes down the exit code, then it ends
-                await asyncio.wait_for(wait_for_end(shim), SHIM_SECONDS)
+        exit_code = await self.holder.exit_code(self)
         record.end = decide_end(
             record,
-            exit_code=read_exit_code(self.paths, record.plan.id),
+            exit_code=exit_code,
             out_of_memory=self._groups.out_of_memory_kills(record.plan.id) > 0,
             host_boot_id=host_boot_id(),
         )
@@ -178,4 +163,5 @@ class Container:
         finally:
             self.ended.set()
             self._notify()
-            await self.sweep()
+            with contextlib.suppress(WeftError):  # its run files say so to the next start or removal
+                await self.sweep()

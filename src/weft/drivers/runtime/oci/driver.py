@@ -18,20 +18,19 @@ from weft.contracts.host import Host
 from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestStats, RuntimeProbe, SessionMark
 from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.oci.adjust import adjust_container
+from weft.drivers.runtime.oci.conmon import Conmon
 from weft.drivers.runtime.oci.container import Container
-from weft.drivers.runtime.oci.exec import start_exec
 from weft.drivers.runtime.oci.groups import Groups
-from weft.drivers.runtime.oci.launch import launch_container
-from weft.drivers.runtime.oci.logs import read_lines, turn_over
+from weft.drivers.runtime.oci.holder import Holder
+from weft.drivers.runtime.oci.logs import read_lines
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import DRIVER, PROBE, Found, probe_oci
 from weft.drivers.runtime.oci.record import ContainerRecord, note_begun, read_record
 from weft.drivers.runtime.oci.root import MOST_LAYERS
 from weft.drivers.runtime.oci.runtime import Runtime
-from weft.drivers.runtime.oci.shim import reopen_log
 from weft.drivers.runtime.oci.translate import Facts
 from weft.drivers.runtime.oci.users import choose_first_user
-from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 
 LOG_CHECK_SECONDS = 5.0
 
@@ -153,7 +152,11 @@ class OciDriver:
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
         """``mark`` is of no use here: a command ends with the agent."""
         _, facts = await self._working()
-        return await start_exec(await self._get(guest_id), facts, self._groups, self._clock, request)
+        container = await self._get(guest_id)
+        if not container.running:
+            name = container.record.plan.name
+            raise Unavailable(f"container {name} doesn't run", hint=f"weft container start {name}")
+        return await container.holder.exec(container, facts, request)
 
     async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:
         container = await self._get(guest_id)
@@ -192,7 +195,7 @@ class OciDriver:
                 record.first_user = choose_first_user(plan.id, facts.users, taken - {None})  # type: ignore[arg-type]
             recorded = asyncio.ensure_future(container.save())
             try:
-                await launch_container(container, facts, self._groups, self._clock, recorded)
+                await container.holder.launch(container, facts, recorded)
             finally:
                 await asyncio.gather(recorded, return_exceptions=True)
             note_begun(container.paths, record)
@@ -203,7 +206,8 @@ class OciDriver:
         return container
 
     async def _undo(self, container: Container, before: Container | None) -> None:
-        await container.sweep()
+        with contextlib.suppress(WeftError):
+            await container.sweep()
         plan_id = container.record.plan.id
         if before is None:
             await asyncio.to_thread(shutil.rmtree, container.paths.state, True)
@@ -221,10 +225,13 @@ class OciDriver:
     def _add(self, record: ContainerRecord, runtime: Runtime) -> Container:
         paths = self._paths(record.plan.id)
         container = Container(
-            paths, record, runtime, self._groups, self._host.capacity, self._clock, self._notify
+            paths, record, runtime, self._hold(record, runtime), self._groups, self._host.capacity, self._clock, self._notify
         )  # fmt: skip
         self._known[record.plan.id] = container
         return container
+
+    def _hold(self, record: ContainerRecord, runtime: Runtime) -> Holder:
+        return Conmon(runtime, self._groups, self._clock)
 
     async def _find(self, guest_id: str) -> Container | None:
         """The container, from memory or from what is written down of it (then it is adopted)."""
@@ -285,7 +292,7 @@ class OciDriver:
             for container in list(self._known.values()):
                 if container.running:
                     with contextlib.suppress(OSError):
-                        turn_over(container.paths.log, lambda paths=container.paths: reopen_log(paths))  # type: ignore[misc]
+                        container.holder.turn_log(container)
 
 
 def check_plan(plan: ContainerPlan, facts: Facts) -> None:

@@ -27,7 +27,6 @@ from weft.drivers.runtime.oci.channel import Channel
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.translate import Facts, translate_exec
-from weft.objects.errors import Unavailable
 
 LINGER_SECONDS = 0.5  # for output of what the command left behind
 HANG_UPS, HANG_UP_SECONDS = 3, 0.1
@@ -165,10 +164,8 @@ _hanging_up: set[asyncio.Task[None]] = set()
 async def start_exec(
     container: Container, facts: Facts, groups: Groups, clock: Clock, request: ExecRequest
 ) -> OciSession:
-    """Raises Unavailable for a container that doesn't run, InvalidInput, DriverFailed."""
+    """Raises InvalidInput, DriverFailed."""
     plan, runtime = container.record.plan, container.runtime
-    if not container.running:
-        raise Unavailable(f"container {plan.name} doesn't run", hint=f"weft container start {plan.name}")
     marks = container.paths.run / f"exec-{secrets.token_hex(4)}"
     spec = marks.with_suffix(".json")
     with os.fdopen(os.open(spec, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -1,0 +1,109 @@
+"""Containers held by conmon, one process for each: a Holder over the runtime's own commands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import Awaitable, Collection
+from typing import Any
+
+from weft.contracts.clock import Clock
+from weft.contracts.runtime import ExecRequest, ExecSession
+from weft.drivers.own_thread import leave_mounts, run_in_own_thread
+from weft.drivers.processes import is_alive, kill_process, wait_for_end
+from weft.drivers.runtime.oci.container import Container
+from weft.drivers.runtime.oci.exec import start_exec
+from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.launch import ENDED_ALREADY, failed, make_ready, write_config
+from weft.drivers.runtime.oci.logs import turn_over
+from weft.drivers.runtime.oci.root import Root, mount_root
+from weft.drivers.runtime.oci.runtime import ANSWER_SECONDS, Runtime, read_error
+from weft.drivers.runtime.oci.shim import (
+    find_first_process,
+    find_shim,
+    plan_shim,
+    read_exit_code,
+    reopen_log,
+    run_shim,
+    search_starters,
+)
+from weft.drivers.runtime.oci.translate import Facts
+from weft.objects.errors import DriverFailed
+
+SHIM_SECONDS = 5.0  # from a container's end to its exit file
+STARTERS_SECONDS = 10.0
+RUNTIME_STARTED = ("running", "paused")
+
+
+class Conmon:
+    """A Holder."""
+
+    def __init__(self, runtime: Runtime, groups: Groups, clock: Clock) -> None:
+        self._runtime, self._groups, self._clock = runtime, groups, clock
+
+    async def launch(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+        record, paths = container.record, container.paths
+        write_config(container, facts, self._groups)
+        shims = self._groups.make_shims()
+        async with make_ready(container, self._runtime.name) as mapping:
+            await recorded
+            root = Root(record.plan, paths, record.first_user, mapping)
+            try:
+                await run_in_own_thread(lambda: self._create_and_start(container, root, shims))
+            except subprocess.TimeoutExpired:
+                what = f"{self._runtime.name} didn't start it within {ANSWER_SECONDS:.0f} s"
+                raise failed(container, what) from None
+        record.process = find_first_process(paths, self._groups.processes(record.plan.id)) or ENDED_ALREADY
+        record.shim = find_shim(paths)
+        record.started = True
+
+    def _create_and_start(self, container: Container, root: Root, shims: Collection[str]) -> None:
+        """In a thread of its own."""
+        runtime, paths, plan = self._runtime, container.paths, container.record.plan
+        leave_mounts(runtime.hidden)
+        mount_root(root)
+        run_shim(plan_shim(plan, paths, runtime, shims), paths.shim_log, self._clock)
+        said = subprocess.run(
+            runtime.words("start", plan.id), stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_SECONDS, check=False
+        )  # fmt: skip
+        if said.returncode != 0:
+            raise DriverFailed(read_error(said.stderr.decode(errors="replace")), details={"step": "start"})
+
+    async def adopt(self, container: Container) -> None:
+        record, paths = container.record, container.paths
+        if record.process is None:
+            record.process = find_first_process(paths, self._groups.processes(record.plan.id))
+        if record.process is not None and is_alive(record.process):
+            record.shim = record.shim or find_shim(paths)
+            if not record.started:
+                record.started = await self._runtime.status(record.plan.id) in RUNTIME_STARTED
+        elif record.process is not None and read_exit_code(paths, record.plan.id) is not None:
+            record.started = True  # it ran, however shortly
+
+    async def exit_code(self, container: Container) -> int | None:
+        record, paths = container.record, container.paths
+        shim = record.shim or find_shim(paths)
+        if shim is not None and record.started:
+            with contextlib.suppress(TimeoutError):  # it writes down the exit code, then it ends
+                await asyncio.wait_for(wait_for_end(shim), SHIM_SECONDS)
+        return read_exit_code(paths, record.plan.id)
+
+    async def release(self, container: Container) -> None:
+        deadline = self._clock.elapsed() + STARTERS_SECONDS
+        while (found := await asyncio.to_thread(search_starters, container.paths)) and self._clock.elapsed() < deadline:
+            for process in found:
+                kill_process(process)
+            for process in found:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(wait_for_end(process), 1.0)
+        await self._runtime.delete(container.record.plan.id)
+
+    async def update(self, container: Container, resources: dict[str, Any]) -> None:
+        await self._runtime.update(container.record.plan.id, resources)
+
+    async def exec(self, container: Container, facts: Facts, request: ExecRequest) -> ExecSession:
+        return await start_exec(container, facts, self._groups, self._clock, request)
+
+    def turn_log(self, container: Container) -> None:
+        turn_over(container.paths.log, lambda: reopen_log(container.paths))

@@ -1,0 +1,38 @@
+"""What holds containers while agents come and go: has an OCI runtime create them, keeps what they print, waits for their
+end. Either conmon, a process for each (``conmon.py``), or the containerd of the node (``containerd/``); which stays with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from weft.contracts.runtime import ExecRequest, ExecSession
+from weft.drivers.runtime.oci.translate import Facts
+
+if TYPE_CHECKING:
+    from weft.drivers.runtime.oci.container import Container
+
+
+class Holder(Protocol):
+    async def launch(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+        """Returns when its process runs, and says in its record who does; nothing runs before ``recorded``, that the start is on
+        disk. Raises WeftError; what it has made by then stays, for ``release``."""
+
+    async def adopt(self, container: Container) -> None:
+        """Fill its record with what is found of it: the process, who holds it, and whether that was let go."""
+
+    async def exit_code(self, container: Container) -> int | None:
+        """Of a container whose process has ended; None if nobody knows. Waits for whoever writes it down."""
+
+    async def release(self, container: Container) -> None:
+        """Nothing starts it any more, and holder and runtime have forgotten it, however far it came. Raises WeftError."""
+
+    async def update(self, container: Container, resources: dict[str, Any]) -> None:
+        """Other limits for one that runs; see translate_resources. Raises DriverFailed."""
+
+    async def exec(self, container: Container, facts: Facts, request: ExecRequest) -> ExecSession:
+        """Of one that runs. Raises InvalidInput, DriverFailed, Unavailable."""
+
+    def turn_log(self, container: Container) -> None:
+        """Have its log go on in a new file if it is long enough. Raises OSError."""
