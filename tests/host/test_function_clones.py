@@ -146,7 +146,7 @@ async def test_a_copy_that_slept_wakes_with_the_clock_right(lab: FunctionLab) ->
     recipe = lab.recipe({"app.py": FRESH})
     await prepare(lab, recipe)
     first = await say(lab, recipe)
-    await lab.until(lambda: all(member.paused for member in lab.functions._pool.members.values()))
+    await lab.until(lambda: all(member.paused for member in lab.functions.instances.pool.members.values()))
     await asyncio.sleep(1.5)
     began = time.time()
     second = await say(lab, recipe)
@@ -216,7 +216,9 @@ async def test_bad_ends_are_told_and_nothing_is_left_of_them(lab: FunctionLab) -
     ate = await lab.answer(lab.ask(recipe, "eat", seconds=20.0), PATIENCE)
     assert ate.error_type == "Function.OutOfMemory", ate
     asked = lab.ask(recipe, "sleep", seconds=40.0)
-    await lab.until(lambda: len(machines(lab)) == 1 and any(r.begun for r in lab.functions._running.values()), PATIENCE)
+    await lab.until(
+        lambda: len(machines(lab)) == 1 and any(r.begun for r in lab.functions.instances.running.values()), PATIENCE
+    )
     os.kill(machines(lab)[0], signal.SIGKILL)
     assert (await lab.answer(asked, PATIENCE)).error_type == "Runtime.ExitError"
     assert await say(lab, recipe) == "fine"

@@ -8,32 +8,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-import msgspec
-
+from weft.agent.functions.failures import (
+    INIT_TIMED_OUT,
+    NO_ANSWER,
+    TIMED_OUT,
+    TOO_LARGE,
+    Failure,
+    explain_end,
+    fail,
+    tell_failure,
+)
 from weft.agent.functions.printing import Printing
 from weft.agent.functions.runtime_api import Given, RuntimeApi
 from weft.client.invocations import Answer, Invoke
 from weft.contracts.clock import Clock
-from weft.contracts.function import Ended, Instance, Recipe
+from weft.contracts.function import Instance, Recipe
 
 log = logging.getLogger("weft.agent")
-TIMED_OUT, OUT_OF_MEMORY, EXITED = "Function.TimedOut", "Function.OutOfMemory", "Runtime.ExitError"
-TOO_LARGE, RECLAIMED, NO_ANSWER = "Function.ResponseTooLarge", "Function.Reclaimed", "Runtime.NoAnswer"
-INIT_TIMED_OUT = "Runtime.InitTimedOut"
-MOST_MESSAGE = 4096
-
 StartKind = Literal["warm", "pool", "clone", "cold"]
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """How the caller is told that it didn't go well: a stable type, and the JSON that Lambda's callers know."""
-
-    error_type: str
-    payload: bytes
 
 
 class Keeper(Protocol):
@@ -52,33 +47,6 @@ class Keeper(Protocol):
         """It is of no use any more: end it. Told once."""
 
     def on_printed(self, running: Running, text: bytes, invocation: str) -> None: ...
-
-
-def fail(error_type: str, message: str) -> Failure:
-    return Failure(error_type, msgspec.json.encode({"errorType": error_type, "errorMessage": message[:MOST_MESSAGE]}))
-
-
-def tell_failure(body: bytes, header: str) -> Failure:
-    """What the runtime said of an error; a body that isn't Lambda's JSON is put into one."""
-    try:
-        said = msgspec.json.decode(body, type=dict[str, object])
-    except (msgspec.MsgspecError, RecursionError):
-        return fail(header or "Runtime.Unknown", body.decode(errors="replace"))
-    error_type = said.get("errorType")
-    return Failure(error_type if isinstance(error_type, str) and error_type else header or "Runtime.Unknown", body)
-
-
-def explain_end(ended: Ended, recipe: Recipe) -> Failure:
-    """Pure. The end of an instance that nobody asked for."""
-    if ended.out_of_memory:
-        return fail(OUT_OF_MEMORY, f"the function used more than its {recipe.memory >> 20} MiB of memory")
-    if ended.signal is not None:
-        try:
-            name = signal.Signals(ended.signal).name
-        except ValueError:
-            name = f"signal {ended.signal}"
-        return fail(EXITED, f"the runtime was ended by {name}")
-    return fail(EXITED, f"the runtime exited with status {ended.code}")
 
 
 class Running:

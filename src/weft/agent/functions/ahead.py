@@ -1,0 +1,57 @@
+"""What is made ahead of demand where instances are copies: the template of a recipe, and copies of it that stand still."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from weft.agent.functions.failures import fail_with, is_own_fault
+from weft.agent.functions.parts import Parts
+from weft.client.invocations import FromAgent, Prepared
+from weft.contracts.clock import Clock
+from weft.contracts.function import HasTemplates, Recipe
+from weft.objects.errors import WeftError
+
+log = logging.getLogger("weft.agent")
+PROGRESS_SECONDS = 1.0
+
+Send = Callable[[FromAgent], None]
+
+
+class Ahead:
+    """``prepared``: digests of recipes whose instances, or template, have come up here. ``changed`` is called when it grows."""
+
+    def __init__(self, parts: Parts, clock: Clock, tell: Send, changed: Callable[[], None]) -> None:
+        self._parts, self._clock, self._tell, self._changed = parts, clock, tell, changed
+        self.prepared: set[str] = set()
+        self._progress_at = 0.0
+
+    async def capture(self, driver: HasTemplates, request: str, recipe: Recipe) -> None:
+        """Make the template; how that went is told as ``Prepared``."""
+        began = self._clock.elapsed()
+        try:
+            roots = await self._parts.ensure(recipe, lambda word: self.tell_progress(request, word))
+            self._tell(Prepared(request, False, message="template"))
+            await driver.capture(recipe, roots)
+        except WeftError as problem:
+            told = fail_with(problem).message if is_own_fault(problem) else problem.message
+            self._tell(Prepared(request, True, problem.token, told, self._clock.elapsed() - began))
+            return
+        self.prepared.add(recipe.digest)
+        self._tell(Prepared(request, True, seconds=self._clock.elapsed() - began))
+        self._changed()
+
+    async def keep_ready(self, driver: HasTemplates, recipe: Recipe, count: int) -> None:
+        """Have so many copies stand still."""
+        try:
+            roots = await self._parts.ensure(recipe, lambda word: None)
+            await driver.keep_ready(recipe, roots, count)
+        except WeftError as problem:
+            log.warning("%s: no instances ahead of demand: %s", recipe.what, problem.message)
+
+    def tell_progress(self, request: str, word: str) -> None:
+        """At most one a second for all: each becomes a write in the store."""
+        now = self._clock.elapsed()
+        if now - self._progress_at >= PROGRESS_SECONDS:
+            self._progress_at = now
+            self._tell(Prepared(request, False, message=word))
