@@ -17,20 +17,20 @@ from pathlib import Path
 
 import msgspec
 
-from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.clock import Clock
 from weft.contracts.function import Isolation, Recipe, Roots, compose_command, compose_env
 from weft.contracts.host import Host
-from weft.drivers.function.groups import InstanceGroups, InstanceLimits
-from weft.drivers.function.mounts import MOST_LAYERS, mount_parts
+from weft.drivers.function.groups import InstanceLimits
+from weft.drivers.function.mounts import mount_parts
 from weft.drivers.function.network import enter_empty_network
+from weft.drivers.function.own_processes import OwnProcesses, limit
 from weft.drivers.function.process import sandbox
 from weft.drivers.function.process.sandbox import Sandbox, choose_user, plan_entry, plan_sandbox
 from weft.drivers.function.scratch import bound_scratch
-from weft.drivers.function.started import Launched, Started, bring_up
+from weft.drivers.function.started import Launched, Started
 from weft.drivers.own_thread import leave_mounts
 from weft.drivers.seccomp import read_profile, translate_seccomp
 from weft.drivers.seccomp_filter import compile_filter, tighten
-from weft.objects.errors import DriverFailed, WeftError
 
 TRIAL_SECONDS = 20.0
 NAME = "p-"  # how its groups' names begin
@@ -52,48 +52,23 @@ class Launch(msgspec.Struct, frozen=True):
     filter: bytes
 
 
-class ProcessInstances:
+class ProcessInstances(OwnProcesses):
     """An InstanceDriver for the isolation ``process``."""
 
     isolation: Isolation = "process"
 
     def __init__(self, host: Host, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
-        self._place = Path(host.run_dir) / "functions"
-        self._groups = InstanceGroups(host.cgroup)
+        super().__init__(host, clock, NAME)
         self._filter: bytes | None = None
-        self._problem: str | None = None
-        self._probing = asyncio.Lock()
-
-    async def probe(self) -> str:
-        async with self._probing:
-            if self._problem is None:
-                self._problem = await self._look()
-        return self._problem
-
-    async def recover(self) -> int:
-        left = [name for name in self._groups.names() if name.startswith(NAME)]
-        for name in left:
-            await self._groups.clear(name, self._clock)
-        return len(left)
 
     async def start(self, id: str, recipe: Recipe, roots: Roots) -> Started:
         """See contracts.function. Raises DriverFailed."""
-        if problem := await self.probe():
-            raise DriverFailed(problem, reason="notServed", details={"step": "start"})
-        if len(roots.root) > MOST_LAYERS:
-            raise DriverFailed(
-                f"{recipe.what}: its image has more than {MOST_LAYERS} layers", details={"step": "start"}
-            )
+        await self._refuse(recipe, roots)
         command = compose_command(recipe, roots)
-        limits = InstanceLimits(recipe.cpu, recipe.memory, recipe.pids)
-        scratch = bound_scratch(recipe)
+        limits, scratch = limit(recipe), bound_scratch(recipe)
         return await self._start(
             f"{NAME}{id}", id, recipe.what, limits, scratch, roots, command, compose_env(recipe, roots)
         )
-
-    async def forget(self, digest: str) -> None:
-        """Instances share nothing that could go."""
 
     async def close(self) -> None:
         """Its instances are ended by whoever started them."""
@@ -124,34 +99,23 @@ class ProcessInstances:
             env=env,
             filter=self._filter,
         )
-        try:
-            return await bring_up(
-                lambda: launch_sandbox(launch),
-                lambda made: Started(id, name, *made, self._groups, self._clock),
-                lambda: self._groups.clear(name, self._clock),
-            )
-        except OSError as error:
-            raise DriverFailed(
-                f"{what}: no sandbox for it: {error.filename or ''} {error.strerror or error}",
-                details={"step": "start"},
-            ) from error
+        return await self._bring_up(
+            f"{what}: no sandbox for it",
+            lambda: launch_sandbox(launch),
+            lambda made: Started(id, name, *made, self._groups, self._clock),
+            lambda: self._groups.clear(name, self._clock),
+        )
 
     async def _look(self) -> str:
         if shutil.which(sandbox.PROGRAM) is None:
             return f"{sandbox.PROGRAM} is not installed: {sandbox.INSTALL_HINT}"
-        try:
-            self._place.mkdir(parents=True, exist_ok=True)
-            self._place.chmod(0o711)
-            if closed := find_closed(self._place):
-                return f"instances' users can't enter {closed}: give the agent a --run-dir outside of it"
-            if problem := await asyncio.to_thread(self._groups.problem):
-                return problem
-            self._filter = await asyncio.to_thread(make_filter)
-            return await self._try()
-        except WeftError as error:
-            return error.message
-        except OSError as error:
-            return f"{error.filename}: {error.strerror}"
+        problem = await self._open_place()
+        if closed := find_closed(self._place):
+            return f"instances' users can't enter {closed}: give the agent a --run-dir outside of it"
+        if problem:
+            return problem
+        self._filter = await asyncio.to_thread(make_filter)
+        return await self._try()
 
     async def _try(self) -> str:
         """Run a program of the node's own in a sandbox; what went wrong, or nothing."""

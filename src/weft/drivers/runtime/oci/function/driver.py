@@ -16,14 +16,14 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.clock import Clock
 from weft.contracts.function import Isolation, Recipe, Roots, compose_command, compose_env
 from weft.contracts.host import Host
-from weft.drivers.function.groups import InstanceGroups, InstanceLimits
-from weft.drivers.function.mounts import MOST_LAYERS, mount_parts
+from weft.drivers.function.mounts import mount_parts
 from weft.drivers.function.network import enter_empty_network
+from weft.drivers.function.own_processes import OwnProcesses, limit
 from weft.drivers.function.scratch import bound_scratch
-from weft.drivers.function.started import Launched, Started, bring_up
+from weft.drivers.function.started import Launched, Started
 from weft.drivers.own_thread import leave_mounts
 from weft.drivers.runtime.oci.function.config import Inside, translate_instance
 from weft.drivers.runtime.oci.function.users import Ranges
@@ -32,7 +32,6 @@ from weft.drivers.runtime.oci.probe import probe_oci
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.seccomp import read_profile, translate_seccomp
 from weft.drivers.seccomp_filter import tighten
-from weft.objects.errors import DriverFailed, WeftError
 
 NAME = "c-"  # how its groups' names begin
 MANAGED_USER = (1000, 1000)
@@ -50,46 +49,30 @@ class Launch(msgspec.Struct, frozen=True):
     mapping: int | None
 
 
-class ContainerInstances:
+class ContainerInstances(OwnProcesses):
     """An InstanceDriver for the isolation ``container``. ``runtime``: crun or runc; None is whichever works, crun first."""
 
     isolation: Isolation = "container"
 
     def __init__(self, host: Host, clock: Clock | None = None, runtime: str | None = None) -> None:
-        self._host, self._clock, self._wanted = host, clock or SystemClock(), runtime
-        self._place = Path(host.run_dir) / "functions"
-        self._groups = InstanceGroups(host.cgroup, nested=True)
+        super().__init__(host, clock, NAME, nested=True)
+        self._host, self._wanted = host, runtime
         self._ranges = Ranges(host.node_uid)
         self._runtime: Runtime | None = None
         self._seccomp: dict[str, Any] = {}
-        self._problem: str | None = None
-        self._probing = asyncio.Lock()
-
-    async def probe(self) -> str:
-        async with self._probing:
-            if self._problem is None:
-                self._problem = await self._look()
-        return self._problem
 
     async def recover(self) -> int:
-        left = [name for name in self._groups.names() if name.startswith(NAME)]
-        for name in left:
-            await self._groups.clear(name, self._clock)
+        left = await super().recover()
         await asyncio.to_thread(shutil.rmtree, self._place / "runtime", True)
-        return len(left)
+        return left
 
     async def start(self, id: str, recipe: Recipe, roots: Roots) -> Started:
         """See contracts.function. Raises DriverFailed."""
-        if problem := await self.probe():
-            raise DriverFailed(problem, reason="notServed", details={"step": "start"})
-        if len(roots.root) > MOST_LAYERS:
-            raise DriverFailed(
-                f"{recipe.what}: its image has more than {MOST_LAYERS} layers", details={"step": "start"}
-            )
+        await self._refuse(recipe, roots)
         assert self._runtime is not None
         name, first_user = f"{NAME}{id}", self._ranges.take()
         try:
-            self._groups.create(name, InstanceLimits(recipe.cpu, recipe.memory, recipe.pids))
+            self._groups.create(name, limit(recipe))
             mapping = await asyncio.to_thread(self._ranges.mapping, first_user) if recipe.image else None
             inside = Inside(
                 root="",
@@ -108,19 +91,12 @@ class ContainerInstances:
         except BaseException:
             await asyncio.shield(self._clear(name, first_user))
             raise
-        try:
-            return await bring_up(
-                lambda: launch_container(launch),
-                lambda made: Started(
-                    id, name, *made, self._groups, self._clock, lambda: self._let_go(name, first_user)
-                ),
-                lambda: self._clear(name, first_user),
-            )
-        except OSError as error:
-            raise DriverFailed(
-                f"{recipe.what}: no container for it: {error.filename or ''} {error.strerror or error}",
-                details={"step": "start"},
-            ) from error
+        return await self._bring_up(
+            f"{recipe.what}: no container for it",
+            lambda: launch_container(launch),
+            lambda made: Started(id, name, *made, self._groups, self._clock, lambda: self._let_go(name, first_user)),
+            lambda: self._clear(name, first_user),
+        )
 
     async def _clear(self, name: str, first_user: int) -> None:
         await self._groups.clear(name, self._clock)
@@ -131,31 +107,20 @@ class ContainerInstances:
         shutil.rmtree(self._place / "runtime" / name, ignore_errors=True)
         self._ranges.give_back(first_user)
 
-    async def forget(self, digest: str) -> None:
-        """Instances share nothing that could go."""
-
     async def close(self) -> None:
         self._ranges.close()
 
     async def _look(self) -> str:
-        try:
-            found = await probe_oci(
-                Path(self._host.run_dir) / "containers", Groups(self._host.cgroup), self._clock, self._wanted
-            )
-            if found.runtime is None or found.facts is None:
-                return "; ".join(found.probe.problems) or "no container runtime works here"
-            if not found.facts.users[1]:
-                return "containers have no user namespace of their own here"
-            if problem := await asyncio.to_thread(self._groups.problem):
-                return problem
-            self._place.mkdir(parents=True, exist_ok=True)
-            self._place.chmod(0o711)
-            self._runtime = msgspec.structs.replace(found.runtime, root=self._place / "runtime")
-            self._seccomp = tighten(translate_seccomp(read_profile(), platform.machine(), ()))
-        except WeftError as error:
-            return error.message
-        except OSError as error:
-            return f"{error.filename}: {error.strerror}"
+        containers = Path(self._host.run_dir) / "containers"
+        found = await probe_oci(containers, Groups(self._host.cgroup), self._clock, self._wanted)
+        if found.runtime is None or found.facts is None:
+            return "; ".join(found.probe.problems) or "no container runtime works here"
+        if not found.facts.users[1]:
+            return "containers have no user namespace of their own here"
+        if problem := await self._open_place():
+            return problem
+        self._runtime = msgspec.structs.replace(found.runtime, root=self._place / "runtime")
+        self._seccomp = tighten(translate_seccomp(read_profile(), platform.machine(), ()))
         return ""
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -15,15 +15,13 @@ from weft.contracts.function import Recipe
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.clones.machine import Qemu, choose_limits, entitle, spawn_qemu
 from weft.drivers.runtime.qemu.clones.net import PrivateNet, make_net
+from weft.drivers.runtime.qemu.clones.record import Template
 from weft.drivers.runtime.qemu.clones.reports import Reports
 from weft.drivers.runtime.qemu.clones.translate import Handed, translate_template
 from weft.drivers.runtime.qemu.clones.wire import ENDED, INIT_ERROR, READY, WOKEN, decode_end, encode_short
 from weft.drivers.runtime.qemu.devices import fdset
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed
-
-if TYPE_CHECKING:
-    from weft.drivers.runtime.qemu.clones.templates import Template
 
 INIT_SECONDS = 120.0  # an emulated machine takes 4 s to boot when nobody else does anything
 SETTLE_SECONDS = 0.1

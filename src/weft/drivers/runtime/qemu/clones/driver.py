@@ -19,7 +19,8 @@ from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.clones.clone import Clone
 from weft.drivers.runtime.qemu.clones.machine import Qemu, choose_limits, end_leftovers, entitle, spawn_qemu
 from weft.drivers.runtime.qemu.clones.net import PrivateNet, make_net
-from weft.drivers.runtime.qemu.clones.templates import Template, Templates
+from weft.drivers.runtime.qemu.clones.record import Template
+from weft.drivers.runtime.qemu.clones.templates import Templates
 from weft.drivers.runtime.qemu.clones.translate import Handed, translate_clone
 from weft.drivers.runtime.qemu.devices import fdset
 from weft.drivers.runtime.qemu.probe import probe_qemu

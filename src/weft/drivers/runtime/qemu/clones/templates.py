@@ -26,7 +26,8 @@ from weft.drivers.runtime.qemu.clones.checked import Checks, inspect_file
 from weft.drivers.runtime.qemu.clones.config import choose_memory, compose_config, pack_config
 from weft.drivers.runtime.qemu.clones.disks import Disks
 from weft.drivers.runtime.qemu.clones.identity import find_boot, identify
-from weft.drivers.runtime.qemu.clones.translate import Machine, plan_machine
+from weft.drivers.runtime.qemu.clones.record import Template
+from weft.drivers.runtime.qemu.clones.translate import plan_machine
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed
 
@@ -34,19 +35,6 @@ MOST_TEMPLATES = 64
 MOST_AT_ONCE = 2  # are captured: a boot is all work
 FILES = ("RAM", "STATE", "initrd")
 _MARGIN_BYTES = 64 << 20
-
-
-class Template(msgspec.Struct, frozen=True):
-    """As template.json has it. ``key`` is of all that it depends on; ``disks`` their keys, in order, ``contents`` what they
-    held then: a disk that was made again has the same files elsewhere, and the machine remembers where they were."""
-
-    key: str
-    recipe: str
-    machine: Machine
-    kernel: str
-    disks: list[str]
-    contents: list[str]
-    cpu: float
 
 
 class Templates:
