@@ -61,6 +61,7 @@ class OneImage:
         *,
         credentials: RegistryCredentials | None = None,
         progress: PullProgress | None = None,
+        own_file: bool = False,
     ) -> OciImage:
         return IMAGE
 

@@ -245,3 +245,24 @@ def test_how_a_container_ends_is_told(cluster: Cluster, registry: str, gone_cont
     missing = ["--image", f"{registry}/shop/nothing:1"]
     said = cluster.fails(1, "container", "create", gone_containers("missing"), *missing)
     assert "imageGone" in said
+
+
+def test_without_a_registry_weft_holds_the_image(cluster: Cluster, gone_containers: Gone) -> None:
+    cluster.ok("image", "build", "busybox", "--cache", str(cluster.state / "cache"))
+    page = ["--command", "sh", "--arg", "-c", "--arg", "echo held > /srv/index.html; exec httpd -f -h /srv -p 80"]
+    words = ["--image", "busybox", "--memory", "32M", *page]
+    cluster.ok("container", "create", gone_containers("held"), *words, "--publish", "8098:80")
+    assert fetch(8098) == "held\n"
+    assert "in use by container/held" in cluster.fails(5, "image", "delete", "busybox", "--yes")
+    done = cluster.ok("job", "run", "once", "--image", "busybox", "--memory", "32M", "--", "echo", "done")
+    assert "Succeeded" in done and cluster.ok("job", "logs", "once") == "done\n"
+    said = cluster.fails(6, "vm", "create", "wrong", "--image", "busybox")
+    assert "wrongImage" in said and "oci://" in said
+    assert "wrongImage" in cluster.fails(6, "container", "create", gone_containers("disk"), "--image", "tiny")
+    assert "image list" in cluster.fails(3, "container", "create", gone_containers("none"), "--image", "nothing")
+    secret = ["--registry-secret", "regcred"]
+    assert "spec.registry_secret" in cluster.fails(2, "container", "create", "none", *words, *secret)
+    cluster.ok("vm", "delete", "wrong", "--yes")
+    cluster.ok("job", "delete", "once", "--yes")
+    cluster.ok("container", "delete", "held", "disk", "--yes")
+    cluster.ok("image", "delete", "busybox", "--yes")

@@ -141,6 +141,7 @@ class Store:
         *,
         credentials: RegistryCredentials | None = None,
         progress: PullProgress | None = None,
+        own_file: bool = False,
     ) -> OciImage:
         world = self.world
         world.pulls.append((reference, digest))

@@ -11,7 +11,9 @@ from tests.unit.controllers.hostile_site import hostile_site
 
 from weft.contracts.store import Delete
 from weft.controllers import image_file
+from weft.images.busybox.build import pack_image
 from weft.kinds.image import ImageStatus
+from weft.kinds.node import NodeRuntime
 from weft.objects.envelope import decode_part
 
 RAW = bytes(510) + b"\x55\xaa" + bytes(1536)
@@ -153,3 +155,25 @@ async def test_images_whose_servers_only_hang_keep_no_new_image_waiting(
             await until_phase(lab, "good", "Available")
             for name in ("a", "b"):
                 await lab.store.commit([Delete(f"/image/default/{name}")])
+
+
+async def test_a_container_runs_an_image_that_the_fabric_holds_and_a_machine_does_not(tmp_path: Path) -> None:
+    (tmp_path / "disk.raw").write_bytes(RAW)
+    (tmp_path / "web.tar").write_bytes(pack_image(bytes(1024)))
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1", runtimes=[NodeRuntime(name="crun", kinds=["container"], isolations=["container"])])
+        await lab.put_container("web", image="web")
+        await lab.until_refused("web", "imageNotReady", "container")
+        await lab.put("image", "web", {"url": f"file://{tmp_path}/web.tar"})
+        status = await until_phase(lab, "web", "Available")
+        assert (status.format, status.virtual_size) == ("oci", 0)
+        await lab.until_phase("web", "Running", kind="container")
+        place = (await lab.allocations())[0]
+        assert (place.image.sha256, place.image.digest, place.resources.disk) == (status.sha256, status.digest, 0)
+        assert place.container.image == "web"
+        await lab.put("image", "disk", {"url": f"file://{tmp_path}/disk.raw"})
+        await until_phase(lab, "disk", "Available")
+        await lab.put_vm("machine", image="web")
+        await lab.until_refused("machine", "wrongImage")
+        await lab.put_container("process", image="disk")
+        await lab.until_refused("process", "wrongImage", "container")

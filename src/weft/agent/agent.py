@@ -95,7 +95,7 @@ class Agent:
             self._on_move,
             self._on_store,
         )
-        self._container_images = ContainerImages(container_images, self._used_container_images, clock)
+        self._container_images = ContainerImages(container_images, self._images, self._used_container_images, clock)
         secrets = Secrets(lambda allocation: server.read_secrets(host.node, allocation))
         self._performer = Performer(
             host,

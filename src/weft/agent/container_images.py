@@ -1,4 +1,5 @@
-"""Container images on this node, as its containers need them: pulled once for each, then the same by its digest.
+"""Container images on this node, as its containers need them: pulled once for each, then the same by its digest. Those that the
+fabric itself holds come from the server, as archives that stay until they are unpacked.
 
 Acts through the node's store of them. Called by the performer; unused ones are let go of after a pull, as far as the store's
 budget asks for it.
@@ -11,21 +12,29 @@ import logging
 from collections.abc import Callable
 
 from weft.agent.container import PulledImage, name_user
+from weft.agent.images import ImageCache
 from weft.agent.known import Wanted
 from weft.contracts.clock import Clock
-from weft.contracts.image import OciStore, RegistryCredentials
-from weft.objects.errors import InvalidInput, NotAuthenticated, WeftError
+from weft.contracts.image import OciImage, OciStore, RegistryCredentials
+from weft.kinds.allocation import AllocatedImage
+from weft.objects.errors import InvalidInput, NotAuthenticated, NotFound, WeftError
 from weft.objects.quantity import format_bytes
 
 log = logging.getLogger("weft.agent")
 
 
 class ContainerImages:
-    """``store`` None: this node keeps none. ``find_used`` gives the digests of those that containers here have; None: that can't
-    be told, so nothing may go."""
+    """``store`` None: this node keeps none. ``archives`` are the server's, ``find_used`` gives the digests of those that containers
+    here have; None: that can't be told, so nothing may go."""
 
-    def __init__(self, store: OciStore | None, find_used: Callable[[], set[str] | None], clock: Clock) -> None:
-        self._store, self._find_used, self._clock = store, find_used, clock
+    def __init__(
+        self,
+        store: OciStore | None,
+        archives: ImageCache,
+        find_used: Callable[[], set[str] | None],
+        clock: Clock,
+    ) -> None:
+        self._store, self._archives, self._find_used, self._clock = store, archives, find_used, clock
         self._fresh: dict[str, str] = {}  # by allocation: what it was given, whether or not it is remembered yet
         self._forgetting: asyncio.Task[None] | None = None
 
@@ -46,7 +55,10 @@ class ContainerImages:
             tell(f"{format_bytes(here)} of {format_bytes(total)}" if total else format_bytes(here))
 
         try:
-            image = await self._store.pull(container.image, digest, credentials=credentials, progress=on_progress)
+            if wanted.spec.image is not None:
+                image = await self._take_in(self._store, wanted.spec.image, on_progress)
+            else:
+                image = await self._store.pull(container.image, digest, credentials=credentials, progress=on_progress)
             self._fresh[wanted.uid] = image.digest
         except NotAuthenticated as problem:
             secret = container.registry_secret
@@ -58,6 +70,22 @@ class ContainerImages:
         user = await self._store.find_user(image, name_user(container, image.config))
         said = f"{format_bytes(seen[0])} in {self._clock.elapsed() - began:.1f} s" if seen[0] else "cached"
         return PulledImage(image.digest, self._store.root(image), image.config, user), said
+
+    async def _take_in(self, store: OciStore, image: AllocatedImage, progress: Callable[[int, int], None]) -> OciImage:
+        """One that the fabric holds. Its archive is fetched only if what is in it isn't here."""
+        archive = self._archives.archive_path(image)
+        reference = f"oci-archive:{archive}"
+        try:
+            return await store.pull(reference, image.digest, own_file=True)
+        except NotFound as problem:
+            if problem.token != "imageGone":
+                raise
+        async with self._archives.hold_archive(image, lambda length: progress(length, image.size)):
+            try:
+                return await store.pull(reference, image.digest, own_file=True)
+            except WeftError as problem:
+                problem.message = problem.message.replace(reference, image.name).replace(str(archive), "its archive")
+                raise
 
     def drop(self, uid: str) -> None:
         """Nothing of this allocation is here any more."""

@@ -11,8 +11,9 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -63,6 +64,14 @@ class CachedImage(msgspec.Struct, frozen=True):
         return f"{self.folder}/{self.manifest.initrd}" if self.manifest.initrd else ""
 
 
+class _Held:
+    """A container image's archive: who holds it, and who fetches it."""
+
+    def __init__(self) -> None:
+        self.holders = 0
+        self.fetching = asyncio.Lock()
+
+
 class ImageCache:
     """The images in one agent's state folder. ``find_used`` gives the digests of those that may not go."""
 
@@ -72,9 +81,12 @@ class ImageCache:
         self._server, self._find_used = server, find_used
         self._fetching: dict[str, asyncio.Task[CachedImage]] = {}
         self._followers: dict[str, list[Progress]] = {}
+        self._archives: dict[str, _Held] = {}  # by digest: of container images, while they are unpacked
         self._threads = ThreadPoolExecutor(FETCHES, "weft-image")
         for left in (*self._folder.glob(".fetch-*"), *self._folder.glob(".gone-*")):
             shutil.rmtree(left, ignore_errors=True)
+        for archive in self._folder.glob(".archive-*"):
+            archive.unlink(missing_ok=True)
 
     def find(self, sha256: str) -> CachedImage | None:
         """The image if it is here; it counts as used now."""
@@ -107,6 +119,35 @@ class ImageCache:
             return await asyncio.shield(task)
         finally:
             followers.remove(on_progress)
+
+    def archive_path(self, image: AllocatedImage) -> Path:
+        """Where the archive of a container image lies for as long as somebody holds it."""
+        return self._folder / f".archive-{image.sha256}.tar"
+
+    @asynccontextmanager
+    async def hold_archive(self, image: AllocatedImage, on_progress: Progress) -> AsyncIterator[None]:
+        """Have a container image's archive here, whole, at ``archive_path``; those who hold it at once wait for one fetch.
+        Raises as ``ensure``."""
+        lock = self._archives.setdefault(image.sha256, _Held())
+        lock.holders += 1
+        path = self.archive_path(image)
+        try:
+            async with lock.fetching:
+                if not path.exists():
+                    await self._make_room(image)
+                    loop = asyncio.get_running_loop()
+
+                    def tell(length: int) -> None:
+                        loop.call_soon_threadsafe(on_progress, length)
+
+                    fetch = loop.run_in_executor(self._threads, self._fetch_archive, image, path, tell)
+                    await asyncio.shield(fetch)
+            yield
+        finally:
+            lock.holders -= 1
+            if not lock.holders:
+                self._archives.pop(image.sha256, None)
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -154,19 +195,25 @@ class ImageCache:
             work.rename(self._folder / image.sha256)
             sync_folder(self._folder)
         except OSError as problem:
-            full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise DriverFailed(
-                f"image {image.name} can't be kept on this node: {problem.strerror or problem}",
-                reason="noSpace" if full else None,
-                hint="make room on the node's disk; it is tried again" if full else None,
-                details={"step": "image"},
-            ) from problem
+            raise _not_kept(image, problem) from problem
         finally:
             shutil.rmtree(work, ignore_errors=True)
         found = self.find(image.sha256)
         if found is None:
             raise DriverFailed(f"image {image.name} vanished from this node's cache", details={"step": "image"})
         return found
+
+    def _fetch_archive(self, image: AllocatedImage, path: Path, on_progress: Progress) -> None:
+        self._check_space(image)
+        work = path.with_suffix(".part")
+        try:
+            with work.open("wb") as out:
+                self._server.fetch_blob(image.sha256, out, on_progress)
+            work.rename(path)
+        except OSError as problem:
+            raise _not_kept(image, problem) from problem
+        finally:
+            work.unlink(missing_ok=True)
 
     def _lacks_room(self, image: AllocatedImage) -> str:
         """What it needs and what there is, if that isn't enough."""
@@ -185,6 +232,16 @@ class ImageCache:
                 hint="make room on the node's disk; it is tried again",
                 details={"step": "image"},
             )
+
+
+def _not_kept(image: AllocatedImage, problem: OSError) -> DriverFailed:
+    full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+    return DriverFailed(
+        f"image {image.name} can't be kept on this node: {problem.strerror or problem}",
+        reason="noSpace" if full else None,
+        hint="make room on the node's disk; it is tried again" if full else None,
+        details={"step": "image"},
+    )
 
 
 def unpack(blob: Path, folder: Path, name: str) -> BundleManifest:

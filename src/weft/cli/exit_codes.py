@@ -56,6 +56,7 @@ _BY_REASON: dict[str, int] = {
     "volumesApart": UNPLACEABLE,
     "imageFailed": UNPLACEABLE,
     "imageNotReady": UNPLACEABLE,
+    "wrongImage": UNPLACEABLE,
     "volumeNotReady": UNPLACEABLE,
     "groupNotReady": UNPLACEABLE,
     "constraintNotReady": UNPLACEABLE,

@@ -25,6 +25,7 @@ _STUCK = (
     "volumeInUse",
     "volumesApart",
     "imageFailed",
+    "wrongImage",
     "orphanRunning",
     "policyNotFound",
     "constraintNotReady",

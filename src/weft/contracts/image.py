@@ -59,10 +59,12 @@ class OciStore(Protocol):
         *,
         credentials: RegistryCredentials | None = None,
         progress: PullProgress | None = None,
+        own_file: bool = False,
     ) -> OciImage:
         """The image that ``reference`` names, fetched as far as it isn't here; with ``digest`` (of its manifest or index) that one
         and no other, and if it is here nobody is asked whose credentials opened it here before. Pulls of one image, or layer, at
-        once are one. Cancelled or killed half-way: nothing half-done is ever seen. Raises NotFound (``imageGone``,
+        once are one. Cancelled or killed half-way: nothing half-done is ever seen. ``own_file``: the archive
+        that is named is the node's own, and needn't be one that everybody may read. Raises NotFound (``imageGone``,
         ``noSuchPlatform``), NotAuthenticated, Forbidden, InvalidInput (a reference that is none; ``badImage``, ``badLayer``,
         ``hostileLayer``), TooLarge (``layerTooLarge``), Unavailable (``registryUnavailable``, ``registryHangs``,
         ``registryUntrusted``), DriverFailed (``wrongDigest``, ``truncated``, ``badAnswer``, ``noSpace``)."""

@@ -25,8 +25,10 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import msgspec
 
 from weft.controllers.download import FULL, NOBODY, PIECE_BYTES
-from weft.objects.bundle import is_bundle, not_an_image, read_bundle
+from weft.kinds.image import OCI_FORMAT
+from weft.objects.bundle import begins_bundle, is_bundle, not_an_image, read_bundle
 from weft.objects.errors import DriverFailed
+from weft.objects.oci_archive import read_archive
 from weft.objects.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
 
@@ -47,8 +49,8 @@ _WHOLE = "qemu-img convert -O qcow2 makes it whole"
 
 
 class ImageFacts(msgspec.Struct, frozen=True):
-    """What an image file is: ``format`` qcow2, raw or bundle; ``virtual_size`` the disk a guest sees, in bytes; ``digest`` that of
-    the container image it says to be made of."""
+    """What an image file is: ``format`` qcow2, raw, bundle or oci; ``virtual_size`` the disk a guest sees, in bytes;
+    ``digest`` that of the container image it holds, or says to be made of."""
 
     format: str
     virtual_size: int
@@ -85,6 +87,8 @@ def inspect(path: Path, *, known: bool = False) -> ImageFacts:
         beginning = file.read(_BEGINNING_BYTES)
         size = os.fstat(file.fileno()).st_size
         at, agent, name, digest = 0, False, "the file", ""
+        if is_bundle(beginning) and not begins_bundle(beginning):
+            return ImageFacts(OCI_FORMAT, 0, False, read_archive(file, size))
         if packed := is_bundle(beginning):
             bundle = read_bundle(file, size)
             digest = bundle.manifest.digest

@@ -22,7 +22,7 @@ from weft.contracts.journal import Event
 from weft.controllers.image_file import ImageFacts, Progress, fetch, inspect
 from weft.controllers.loop import Queue
 from weft.kinds.allocation import AllocationSpec, list_digests
-from weft.kinds.image import OCI, ImageSpec, ImageStatus
+from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus
 from weft.objects.envelope import merge_part
 from weft.objects.errors import DriverFailed
 
@@ -195,7 +195,7 @@ class Images:
 def _available(url: str, sha256: str, size: int, facts: ImageFacts) -> ImageStatus:
     return ImageStatus(
         phase="Available",
-        digest=facts.digest if url.startswith(OCI) else "",
+        digest=facts.digest if url.startswith(OCI) or facts.format == OCI_FORMAT else "",
         sha256=sha256,
         size=size,
         virtual_size=facts.virtual_size,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from weft.images import parts
+from weft.images.busybox.build import build_busybox
 from weft.images.debian.build import build_debian
 from weft.images.python.build import build_python
 from weft.images.tiny.build import build_tiny
@@ -26,6 +27,7 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
+    "busybox": Recipe("busybox", build_busybox),
     "debian-12": Recipe("debian", build_debian),
     "python3-11": Recipe("python", build_python, ("clone",)),
     "tiny": Recipe("tiny", build_tiny),

@@ -30,12 +30,15 @@ class Resources(msgspec.Struct, kw_only=True, frozen=True):
     disk: int = 0
 
 
-class AllocatedImage(msgspec.Struct, kw_only=True, frozen=True):
+class AllocatedImage(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """``digest`` (sha256:…) is that of the container image that the file holds, if it does."""
+
     name: str
     uid: str
     sha256: str
     size: int
     url: str
+    digest: str = ""
 
 
 class AllocatedVolume(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -199,7 +202,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     machine: Literal["q35", "microvm"] = "q35"
     cpu_wish: str = "common"  # what of the VM's spec ``cpu_model``, the one it gets, was chosen for
     cpu_model: str = ""  # "" is all that its node has
-    image: AllocatedImage | None = None  # of a machine's root disk
+    image: AllocatedImage | None = None  # of a machine's root disk; or a container's, that the fabric holds
     volumes: list[AllocatedVolume] = []
     nics: list[AllocatedNic] = []
     groups: list[AllocatedGroup] = []  # kept current while it runs; of other VMs' membership the endpoints tell

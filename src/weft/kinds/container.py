@@ -98,7 +98,7 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     image: Annotated[
         str,
         field(
-            "Its image: REGISTRY/NAME:TAG, or REGISTRY/NAME@sha256:… for that very one",
+            "Its image: REGISTRY/NAME:TAG, REGISTRY/NAME@sha256:… for that very one, or the NAME of one that weft holds",
             change="replace",
             max_length=512,
         ),
@@ -157,6 +157,11 @@ def read_mount(text_: str, field_: str = "spec.mounts") -> Mount:
     return Mount(volume, path, mode == "ro")
 
 
+def image_name(image: str) -> str:
+    """The Image that a container's ``image`` names, if that isn't in a registry."""
+    return image if not {*"/:@"} & {*image} else ""
+
+
 def check_image_reference(image: str) -> None:
     """Files of a node are its own: no object names them."""
     example = "write REGISTRY/NAME:TAG, like registry.example.org/shop/web:1.4, or REGISTRY/NAME@sha256:…"
@@ -182,7 +187,11 @@ def check_container(spec: ContainerSpec) -> None:
             field="spec.memory",
             hint=f"give at least {LEAST_MACHINE_BYTES // MIB}M: its kernel lives in there, too",
         )
-    check_image_reference(spec.image)
+    if image_name(spec.image):
+        check_name(spec.image, "spec.image")
+        _refuse_credentials(spec)
+    else:
+        check_image_reference(spec.image)
     if spec.registry_secret:  # empty is none, as it is written out at admission
         check_name(spec.registry_secret, "spec.registry_secret")
     mounts = [read_mount(mount, f"spec.mounts[{index}]") for index, mount in enumerate(spec.mounts)]
@@ -220,6 +229,15 @@ def check_container(spec: ContainerSpec) -> None:
         )
     if spec.run == "suspend":
         raise InvalidInput("spec.run: a container can't be suspended", field="spec.run", hint="run or stop")
+
+
+def _refuse_credentials(spec: ContainerSpec) -> None:
+    if spec.registry_secret:
+        raise InvalidInput(
+            f"spec.registry_secret: {spec.image} is an image of weft's, which no registry opens",
+            field="spec.registry_secret",
+            hint="leave it out, or name an image in a registry: REGISTRY/NAME:TAG",
+        )
 
 
 def check_env(env: dict[str, str], of: str = "env") -> None:
@@ -305,8 +323,16 @@ def _volumes(spec: ContainerSpec) -> list[str]:
     return [read_mount(mount).volume for mount in spec.mounts]
 
 
+def _images(spec: ContainerSpec) -> list[str]:
+    return [name] if (name := image_name(spec.image)) else []
+
+
 def _ask(spec: ContainerSpec) -> Ask:
-    return Ask(runtime="container" if spec.isolation == "container" else f"container/{spec.isolation}")
+    name = image_name(spec.image)
+    return Ask(
+        images=(name,) if name else (),
+        runtime="container" if spec.isolation == "container" else f"container/{spec.isolation}",
+    )
 
 
 def _make(spec: ContainerSpec) -> AllocatedContainer:
@@ -389,6 +415,7 @@ CONTAINER = Kind(
     conditions=CONDITIONS | {"Healthy": "workload"},
     born=born,
     references=(
+        Reference("image", "spec.image", _images, blocks=True),
         Reference("volume", "spec.mounts", _volumes, holder=lambda status: status.attached_to),
         Reference("secret", "spec.registry_secret and spec.env_secrets", _secrets),
         *workload_references(),

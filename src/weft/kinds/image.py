@@ -1,5 +1,5 @@
-"""Image: a base disk (or bundle) that VMs are cloned from. The images controller fetches and checks it once; nodes take
-it from the server by digest."""
+"""Image: a base disk (or bundle) that VMs are cloned from, or a container image that the fabric holds itself. The images
+controller fetches and checks it once; nodes take it from the server by digest."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from weft.kinds.cells import AGE, NAME, size, text
+from weft.kinds.cells import AGE, NAME, dig, size, text
 from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.image_reference import ImageReference, parse_reference
 from weft.objects.schema import field
 
-OWN = ("debian-12", "python3-11", "tiny")  # what `weft image build` can make
+OWN = ("busybox", "debian-12", "python3-11", "tiny")  # what `weft image build` can make
 SCHEMES = ("http", "https", "ftp", "file", "oci")
 OCI = "oci://"
+OCI_FORMAT = "oci"  # of a file that holds a container image, for containers to run
 
 
 class ImageSpec(msgspec.Struct, kw_only=True):
@@ -33,7 +34,7 @@ class ImageSpec(msgspec.Struct, kw_only=True):
 
 class ImageStatus(msgspec.Struct, kw_only=True):
     """``sha256`` is of what was fetched; ``virtual_size`` is the disk a guest sees; ``digest`` (sha256:…) is that of the container
-    image it was made of, if it was."""
+    image it was made of, or is."""
 
     phase: Literal["Pending", "Fetching", "Available", "Failed"] = "Pending"
     sha256: str = ""
@@ -108,7 +109,7 @@ IMAGE = Kind(
     name="image",
     plural="images",
     title="image",
-    summary="A base disk that VMs are cloned from",
+    summary="A base disk that VMs are cloned from, or a container image",
     spec=ImageSpec,
     status=ImageStatus,
     made="Available",
@@ -118,7 +119,9 @@ IMAGE = Kind(
         NAME,
         Column("PHASE", text("status.phase", "Pending")),
         Column("SIZE", size("status.size"), align="right"),
-        Column("DISK", size("status.virtual_size"), align="right"),
+        Column(
+            "DISK", lambda o: size("status.virtual_size")(o) if dig(o, "status.virtual_size") else "–", align="right"
+        ),
         Column("FORMAT", text("status.format")),
         Column("SHA256", lambda o: str((o.get("status") or {}).get("sha256", ""))[:12] or "–"),
         AGE,

@@ -63,6 +63,11 @@ def is_bundle(beginning: bytes) -> bool:
     return beginning[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar"
 
 
+def begins_bundle(beginning: bytes) -> bool:
+    """Whether a tar that begins so is to be a bundle: another may hold a container image."""
+    return beginning[:100].rstrip(b"\0") == MANIFEST_NAME.encode()
+
+
 def read_bundle(file: BinaryIO, size: int) -> Bundle:
     """The bundle in ``file`` of ``size`` bytes. Raises DriverFailed (``notAnImage``) unless it holds just what its
     manifest names."""
@@ -109,6 +114,18 @@ def _read_manifest(file: BinaryIO, member: Member | None) -> BundleManifest:
 
 def _read_member(file: BinaryIO, offset: int, end: int) -> Member | None:
     """The member whose header lies at ``offset``; None at the archive's end."""
+    header = read_header(file, offset, end)
+    if header is None:
+        return None
+    name, at, size, plain = header
+    if not plain or not name or "/" in name or name.startswith(".") or not name.isprintable():
+        raise not_an_image(f"the bundle's member {name[:60]!r} is not a plain file at its top")
+    return Member(name, at, size)
+
+
+def read_header(file: BinaryIO, offset: int, end: int) -> tuple[str, int, int, bool] | None:
+    """Of the member of a tar whose header lies at ``offset``: its name, where its bytes begin, how many, and whether it is a plain
+    file; None at the archive's end. Raises DriverFailed (``notAnImage``)."""
     if offset >= end:
         return None
     file.seek(offset)
@@ -120,15 +137,16 @@ def _read_member(file: BinaryIO, offset: int, end: int) -> Member | None:
         or not is_bundle(head)
         or _read_number(head[148:156]) != sum(head, 8 * 32) - sum(head[148:156])
     ):
-        raise not_an_image("the archive is damaged", "fetch or make it again")
+        raise damaged()
     name = head[:100].rstrip(b"\0").decode("utf-8", "replace")
-    plain = head[156:157] in (b"0", b"\0") and "/" not in name and not name.startswith(".") and name.isprintable()
-    if not plain or not name:
-        raise not_an_image(f"the bundle's member {name[:60]!r} is not a plain file at its top")
     size = _read_number(head[124:136])
     if size is None or offset + _BLOCK + size > end:
-        raise not_an_image(f"the archive is damaged: its member {name!r} is longer than the archive")
-    return Member(name, offset + _BLOCK, size)
+        raise damaged(f"its member {name[:60]!r} is longer than the archive")
+    return name, offset + _BLOCK, size, head[156:157] in (b"0", b"\0")
+
+
+def damaged(how: str = "") -> DriverFailed:
+    return not_an_image(f"the archive is damaged{': ' if how else ''}{how}", "fetch or make it again")
 
 
 def _read_number(text: bytes) -> int | None:

@@ -30,7 +30,7 @@ from weft.kinds.allocation import (
     has_ended_for_good,
 )
 from weft.kinds.endpoint import EndpointSpec
-from weft.kinds.image import ImageStatus
+from weft.kinds.image import OCI_FORMAT, ImageStatus
 from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.kinds.nic import read_nic
 from weft.kinds.node import NodeReport, Orphan, pool_id, read_orphan
@@ -44,6 +44,11 @@ from weft.scheduler.affinity import read_affinity
 from weft.scheduler.strategy import find_strategy
 from weft.scheduler.table.snapshot import amounts_of
 from weft.scheduler.wish import Expressions, read_expressions
+
+_WRONG = {
+    True: "image {} holds what containers run, and no disk: weft image add NAME oci://… makes one of an image in a registry",
+    False: "image {} is a disk for VMs; a container runs an OCI image: weft image add NAME FILE.tar, or REGISTRY/NAME:TAG",
+}
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -130,7 +135,7 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     ask = record.ask(spec)
     images = []
     for name in ask.images:
-        found = read_image(view, project, name)
+        found = read_image(view, project, name, machine=bool(ask.machine))
         if isinstance(found, Waiting):
             return found
         images.append(found)
@@ -244,7 +249,8 @@ def read_gpus(wish: WorkloadWish) -> GpuAsk | None:
     return GpuAsk(max(1, wish.gpus), share, wish.gpu_memory, tuple(sorted(wish.gpu_models)))
 
 
-def read_image(view: View, project: str | None, name: str) -> tuple[AllocatedImage, int] | Waiting:
+def read_image(view: View, project: str | None, name: str, *, machine: bool) -> tuple[AllocatedImage, int] | Waiting:
+    """An image as an allocation has it, and the size of the disk that it is; for a ``machine``, or for a container."""
     item = view.get(object_key("image", project, name))
     if item is None:
         return Waiting("imageNotReady", f'image "{name}" does not exist')
@@ -254,8 +260,15 @@ def read_image(view: View, project: str | None, name: str) -> tuple[AllocatedIma
     if status.phase != "Available":
         return Waiting("imageNotReady", f"image {name} is being fetched")
     image = AllocatedImage(
-        name=name, uid=item.uid, sha256=status.sha256, size=status.size, url=f"/v1/blobs/{status.sha256}"
+        name=name,
+        uid=item.uid,
+        sha256=status.sha256,
+        size=status.size,
+        url=f"/v1/blobs/{status.sha256}",
+        digest=status.digest if status.format == OCI_FORMAT else "",
     )
+    if bool(image.digest) == machine:
+        return Waiting("wrongImage", _WRONG[machine].format(name))
     return image, status.virtual_size
 
 

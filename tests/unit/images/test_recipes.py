@@ -36,7 +36,7 @@ def test_a_bundle_that_is_there_is_not_built_again(tmp_path: Path) -> None:
 def test_an_unknown_recipe_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
         recipes.find_bundle("windows", tmp_path)
-    assert caught.value.hint == "there are debian-12, python3-11, tiny"
+    assert caught.value.hint == "there are busybox, debian-12, python3-11, tiny"
 
 
 def test_missing_programs_are_named_by_their_packages() -> None:

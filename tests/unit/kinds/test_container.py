@@ -53,7 +53,9 @@ def test_an_image_is_named_with_its_registry(image: str) -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        "web",
+        "shop/web",
+        "Web",
+        "web:1",
         "shop/web:1",
         "registry.example.org/Web",
         "registry.example.org/web:",
@@ -73,6 +75,16 @@ def test_what_names_no_image_in_a_registry_is_refused_with_the_remedy(image: str
         wish(image=image)
     assert caught.value.field == "spec.image"
     assert caught.value.hint
+
+
+def test_a_name_without_a_registry_is_an_image_that_weft_holds() -> None:
+    named = wish(image="web")
+    assert [name for one in CONTAINER.references if one.kind == "image" for name in one.names(named)] == ["web"]
+    assert CONTAINER.workload is not None and CONTAINER.workload.ask(named).images == ("web",)
+    assert not CONTAINER.workload.ask(wish()).images
+    with pytest.raises(InvalidInput) as caught:
+        wish(image="web", registry_secret="regcred")
+    assert caught.value.field == "spec.registry_secret"
 
 
 @pytest.mark.parametrize(

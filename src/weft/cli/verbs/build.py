@@ -34,7 +34,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.output(),
     ]
     return options.build(
-        verb, "Build debian-12, python3-11 or tiny on this machine, as root, and add it.", _run, kind, params
+        verb, "Build busybox, debian-12, python3-11 or tiny on this machine, as root, and add it.", _run, kind, params
     )
 
 
@@ -43,7 +43,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], name: str,
     if kind is None and given[:1] in (["image"], ["images"]):
         del given[0]
     if len(given) != 1:
-        raise click.UsageError("give one recipe: debian-12, python3-11 or tiny")
+        raise click.UsageError("give one recipe: busybox (for containers), debian-12, python3-11 or tiny")
     return build_and_add(session, given[0], name=name, cache=cache, fresh=fresh)
 
 

@@ -59,8 +59,8 @@ class Answer:
 class Exchange:
     """One process of ``wire.py``, started when it is first needed, and again after one that was ended."""
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+    def __init__(self, patience: Patience, own_file: str = "") -> None:
+        self._patience, self._own_file = patience, own_file
         self._process: asyncio.subprocess.Process | None = None
 
     @asynccontextmanager
@@ -108,11 +108,27 @@ class Exchange:
                 await self.close()
 
     async def _start(self) -> asyncio.subprocess.Process:
+        if not self._own_file:
+            return await self._spawn()
+        try:
+            given = os.open(
+                self._own_file, os.O_RDONLY | os.O_CLOEXEC
+            )  # one each: where it is read is the process's own
+        except OSError as problem:
+            raise Broken("gone", problem.strerror or str(problem)) from None
+        try:
+            return await self._spawn(given)
+        finally:
+            os.close(given)
+
+    async def _spawn(self, *given: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
             "-m",
             "weft.drivers.image.oci.wire",
+            *((self._own_file, str(given[0])) if given else ()),
+            pass_fds=given,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -151,17 +167,18 @@ class Exchange:
 
 
 class Exchanges:
-    """As many exchanges at once as are asked for and ``places`` has room for; each process serves again."""
+    """As many exchanges at once as are asked for and ``places`` has room for; each process serves again. ``own_file`` can be read
+    besides what everybody may."""
 
-    def __init__(self, patience: Patience, places: asyncio.Semaphore) -> None:
-        self.patience, self._places = patience, places
+    def __init__(self, patience: Patience, places: asyncio.Semaphore, own_file: str = "") -> None:
+        self.patience, self._places, self._own_file = patience, places, own_file
         self._idle: list[Exchange] = []
         self._closed = False
 
     @asynccontextmanager
     async def ask(self, request: dict[str, Any]) -> AsyncIterator[Answer]:
         async with self._places:
-            exchange = self._idle.pop() if self._idle else Exchange(self.patience)
+            exchange = self._idle.pop() if self._idle else Exchange(self.patience, self._own_file)
             try:
                 async with exchange.ask(request) as answer:
                     yield answer

@@ -74,6 +74,7 @@ class OciImages:
         *,
         credentials: RegistryCredentials | None = None,
         progress: PullProgress | None = None,
+        own_file: bool = False,
     ) -> OciImage:
         parsed = parse_reference(reference, default_registry=self._default_registry)
         if digest and not DIGEST.fullmatch(digest):
@@ -89,7 +90,7 @@ class OciImages:
         await self._sweep()
         return await self._pulls.join(
             (str(parsed), wanted, mark),
-            lambda tell: self._pull(parsed, wanted, credentials, mark, tell),
+            lambda tell: self._pull(parsed, wanted, credentials, mark, tell, own_file),
             (lambda news: progress(*news)) if progress is not None else None,
         )
 
@@ -146,8 +147,9 @@ class OciImages:
         credentials: RegistryCredentials | None,
         mark: str,
         tell: Callable[[tuple[int, int]], None],
+        own_file: bool,
     ) -> OciImage:
-        source = self._source(reference, credentials)
+        source = self._source(reference, credentials, own_file)
         pull = Pull(source, self._here, self._patience, self._clock)
         try:
             name = wanted or await pull.look_up(reference.tag) or reference.tag
@@ -235,10 +237,10 @@ class OciImages:
         finally:
             blob.unlink(missing_ok=True)
 
-    def _source(self, reference: ImageReference, credentials: RegistryCredentials | None) -> Source:
+    def _source(self, reference: ImageReference, credentials: RegistryCredentials | None, own_file: bool) -> Source:
         # One registry that hangs holds up no other; nor do many pulls from one start many processes.
         places = self._places.setdefault(reference.registry, asyncio.Semaphore(EXCHANGES))
-        exchanges = Exchanges(self._patience, places)
+        exchanges = Exchanges(self._patience, places, reference.path if own_file else "")
         if reference.place != "registry":
             return Layout(reference, exchanges)
         name = reference.registry

@@ -1,9 +1,10 @@
 """The process that speaks with registries and opens images' files: ``python -m weft.drivers.image.oci.wire``.
 
 Whatever comes from there, only this process can be hurt: it is nobody, has little memory and can write no file; of the node's
-files it reads what everybody may. It carries out one request after another: a frame with JSON on stdin, answered on stdout by
-``H`` (JSON: what begins), any number of ``B`` (bytes of it) and ``E``, or ``X`` (JSON: what went wrong, instead of the rest).
-It keeps its connection for the next request. Time is its parent's to keep, but for connecting.
+files it reads what everybody may, and the one that it was started with open (``PATH FD``). It carries out one request after
+another: a frame with JSON on stdin, answered on stdout by ``H`` (JSON: what begins), any number of ``B`` (bytes of it) and
+``E``, or ``X`` (JSON: what went wrong, instead of the rest). It keeps its connection for the next request. Time is its
+parent's to keep, but for connecting.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ NOBODY = 65534
 _PARENT_DIES = 1
 MOST_MEMBERS = 20_000
 _TOLD = ("content-type", "docker-content-digest", "content-range", "content-length", "location", "retry-after")
+
+
+_GIVEN = [*sys.argv[1:], "", ""][:2]
 
 
 class Failed(Exception):
@@ -187,6 +191,8 @@ class Wire:
 
 
 def _open(path: str) -> BinaryIO:
+    if path == _GIVEN[0]:
+        return open(os.dup(int(_GIVEN[1])), "rb")
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a device may do things when it is opened
             raise Failed("denied", "it is not a plain file")

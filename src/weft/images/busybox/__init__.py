@@ -1,0 +1,1 @@
+"""The busybox image: a container image with one program and all its names."""
