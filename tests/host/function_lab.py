@@ -109,7 +109,7 @@ class FunctionLab:
         self.functions = self.make_functions()
 
     def make_functions(self) -> Functions:
-        self.parts = Parts(str(self.folder), self.server, None, lambda: self.functions.used())  # type: ignore[arg-type]
+        self.parts = Parts(str(self.folder), "n1", self.server, None, lambda: self.functions.used())  # type: ignore[arg-type]
         return Functions({self.isolation: self.driver}, self.parts, lambda: self.room, SystemClock())
 
     async def open(self) -> None:

@@ -63,6 +63,9 @@ class FolderServer:
             path.with_suffix(".new").rename(path)
         return ReportAnswer()
 
+    def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
+        return self.read_secrets(node, ticket)
+
     def read_secrets(self, node: str, allocation: str) -> OpenedSecrets:
         return OpenedSecrets()
 

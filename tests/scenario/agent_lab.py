@@ -236,6 +236,9 @@ class StubServer:
             gone_networks=[n for n in body.idle_networks if n in self.gone_networks],
         )
 
+    def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
+        return self.read_secrets(node, ticket)
+
     def read_secrets(self, node: str, allocation: str) -> OpenedSecrets:
         self.secrets_read.append(allocation)
         if isinstance(self.secrets, WeftError):

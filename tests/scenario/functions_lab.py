@@ -279,6 +279,15 @@ class FunctionsLab:
             await asyncio.sleep(0.01)
         raise AssertionError(f"{name} is {await self.status(name)}, not {phase}")
 
+    async def until_moved(self, name: str, before: FunctionStatus) -> FunctionStatus:
+        """Something else serves than ``before``."""
+        for _ in range(1000):
+            status = await self.status(name)
+            if status.digest != before.digest:
+                return status
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{name} is still {status}")
+
     async def until_reason(self, name: str, reason: str) -> FunctionStatus:
         for _ in range(1000):
             status = await self.status(name)

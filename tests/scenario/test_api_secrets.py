@@ -15,7 +15,16 @@ from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation
 from weft.client.answer import raise_problem
 from weft.kinds.allocation import AllocatedContainer, AllocationSpec
 from weft.objects.envelope import decode_part, merge_part
-from weft.objects.errors import Forbidden, InUse, InvalidInput, NotFound, WeftError
+from weft.objects.errors import (
+    Forbidden,
+    IllegalTransition,
+    InUse,
+    InvalidInput,
+    NotAuthenticated,
+    NotFound,
+    WeftError,
+)
+from weft.trust.tickets import sign_blob_ticket, sign_secret_ticket
 
 WORDS = ("hunter2-one", "hunter2-two", "hunter2-three")
 
@@ -169,3 +178,47 @@ def test_with_another_key_nothing_is_opened_and_a_new_value_helps(lab: DoorsLab)
     assert caught.value.token == "sealedByAnother"
     lab.client.patch("secret", "db", {"spec": {"values": {"password": WORDS[0]}}})
     assert ask(node, name)["secrets"]["db"] == {"password": WORDS[0]}
+
+
+def test_a_node_with_a_ticket_is_told_who_pulls_a_function_s_image_and_nothing_else(lab: DoorsLab) -> None:
+    node, other = lab.join("n1"), lab.join("n2")
+    make(lab, "reg", "r.example.org", username="puller", password=WORDS[1], note="x")
+    make(lab, "db", password=WORDS[0])
+    key, now = lab.doors.settings.ticket_key, lab.doors.clock.now()
+
+    def ask_with(who: JoinedNode, ticket: str) -> dict[str, Any]:
+        answer = who.client.http.request("POST", f"/v1/nodes/{who.name}:secrets", {"ticket": ticket})
+        raise_problem(answer)
+        return dict(answer.json())
+
+    ticket = sign_secret_ticket(key, "default", "reg", node.uid, now)
+    assert ask_with(node, ticket) == {
+        "secrets": {"reg": {"username": "puller", "password": WORDS[1]}},
+        "registries": {"reg": "r.example.org"},
+    }
+    assert ask_with(node, sign_secret_ticket(key, "default", "db", node.uid, now))["secrets"] == {"db": {}}
+    blob = sign_blob_ticket(key, "0" * 64, node.uid, now)
+    for who, shown, error in (
+        (other, ticket, Forbidden),
+        (node, blob, Forbidden),
+        (node, sign_secret_ticket(b"x" * 32, "default", "reg", node.uid, now), NotAuthenticated),
+        (node, sign_secret_ticket(key, "default", "reg", node.uid, now - 4 * 3600), NotAuthenticated),
+        (node, sign_secret_ticket(key, "default", "gone", node.uid, now), NotFound),
+    ):
+        with pytest.raises(error):
+            ask_with(who, shown)
+
+
+def test_a_secret_that_opens_a_function_s_registry_cannot_be_deleted(lab: DoorsLab) -> None:
+    make(lab, "reg", "r.example.org", username="puller", password=WORDS[1])
+    spec = {"image": "r.example.org/own:1", "registry_secret": "reg"}
+    with pytest.raises(NotFound):
+        lab.client.create({"kind": "function", "name": "own", "spec": {**spec, "registry_secret": "nothing"}})
+    lab.client.create({"kind": "function", "name": "own", "spec": spec})
+    with pytest.raises(InUse, match="function/own"):
+        lab.client.delete("secret", "reg")
+    pulled = lab.client.verb("function", "own", "pull", {})
+    assert pulled["spec"]["pulls"] == 1
+    lab.client.patch("function", "own", {"spec": {"image": f"r.example.org/own:1@sha256:{'1' * 64}"}})
+    with pytest.raises(IllegalTransition, match="pinned"):
+        lab.client.verb("function", "own", "pull", {})

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import DoorsLab, make_image
 
 from weft.client import Client
 from weft.client.answer import raise_problem
@@ -219,3 +219,36 @@ def test_who_gets_dead_letters_must_be_there_and_stays(lab: DoorsLab) -> None:
     lab.client.create(wish(digest, dead_letter="graves"))
     with pytest.raises(InUse):
         lab.client.delete("function", "graves")
+
+
+def test_the_image_of_a_runtime_stays_while_functions_of_any_project_use_it(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    lab.client.create({"kind": "project", "name": "shop"})
+    shop = Client(msgspec.structs.replace(lab.client.context, project="shop"))
+    for client in (lab.client, shop):
+        upload_code(client, digest, data)
+    lab.client.create(make_image("python3-11"))
+    lab.client.create(wish(digest))
+    shop.create(wish(digest, "till"))
+    shop.create({"kind": "function", "name": "boxed", "spec": {"image": "r.test/x:1", "isolation": "vm"}})
+    shop.create({"kind": "function", "name": "plain", "spec": {"image": "r.test/x:1"}})
+    with pytest.raises(InUse) as caught:
+        lab.client.delete("image", "python3-11")
+    assert sorted(caught.value.details["by"]) == ["function/boxed -p shop", "function/thumb", "function/till -p shop"]
+    lab.client.delete("function", "thumb")
+    shop.create(make_image("python3-11"))  # its own comes first
+    lab.client.delete("image", "python3-11")
+    with pytest.raises(InUse, match="function/till"):
+        shop.delete("image", "python3-11")
+
+
+def test_the_image_of_a_runtime_stays_while_a_version_uses_it(lab: DoorsLab) -> None:
+    digest, data = make_zip()
+    upload_code(lab.client, digest, data)
+    lab.client.create(make_image("python3-11"))
+    lab.client.create(wish(digest))
+    make_ready(lab)
+    lab.client.verb("function", "thumb", "publish", {})
+    lab.client.patch("function", "thumb", {"spec": {"code": "", "runtime": "", "image": "r.test/x:1"}})
+    with pytest.raises(InUse, match="functionversion/thumb-1"):
+        lab.client.delete("image", "python3-11")

@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.scenario.functions_lab import MIB, PretendAgent, functions_lab
+from tests.scenario.functions_lab import MIB, PretendAgent, answer, functions_lab
 
-from weft.client.invocations import Answer, Count, Invoke, Prepared, Refused
+from weft.client.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused
 from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
 
 
@@ -355,3 +355,76 @@ async def test_a_node_that_has_it_prepared_goes_before_one_that_has_more_room(tm
         for invoke in prepared.invoked:
             prepared.say(Answer(invoke.id, b"1"))
         await asyncio.gather(*calls)
+
+
+def image_node(agent: PretendAgent, tags: dict[str, str]) -> None:
+    """Its registry says what tags mean; what has a digest comes up."""
+
+    def prepares(prepare: Prepare) -> Prepared:
+        recipe = agent.recipes[prepare.digest]
+        return Prepared(prepare.id, image=tags[recipe.image]) if recipe.is_open else Prepared(prepare.id, seconds=0.1)
+
+    agent.prepares = prepares
+
+
+async def test_a_tag_is_pinned_when_a_function_is_made_and_looked_up_again_only_when_asked(tmp_path: Path) -> None:
+    tags = {"r.test/own:1": "sha256:" + "1" * 64, "r.test/own:2": "sha256:" + "2" * 64}
+    async with functions_lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            image_node(await lab.agent(name), tags)
+        spec = {"image": "r.test/own:1", "code": "", "code_size": 0, "handler": "", "registry_secret": "reg"}
+        made = await lab.function("own", **spec)
+        first = await lab.status("own")
+        pinned = f"r.test/own:1@sha256:{'1' * 64}"
+        assert first.image == pinned and first.serving is not None and first.serving.image == "r.test/own:1"
+
+        async def runs() -> set[str]:
+            """The images of what is invoked, on each node."""
+            found = set()
+            for agent in lab.agents.values():
+                agent.says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "full")
+                await lab.invoke("own")
+                recipe = agent.recipes[agent.invoked[-1].digest]
+                assert recipe.registry_secret == "reg" and recipe.registry_ticket
+                found.add(recipe.image)
+                agent.says = answer
+            return found
+
+        tags["r.test/own:1"] = "sha256:" + "9" * 64  # somebody pushes
+        assert await runs() == {pinned}
+        await lab.version(made, 1, **{**spec, "image": first.image, "isolation": "process"})
+        await lab.change("own", memory=512 * MIB)
+        await lab.until_moved("own", first)
+        assert (await lab.status("own")).image == pinned  # another size is no reason to run other code
+        await lab.restart()
+        for agent in lab.agents.values():
+            await agent.stop()
+            await agent.start()
+        await lab.until(lambda: all(lab.serves(agent) for agent in lab.agents.values()))
+        assert await runs() == {pinned}
+        before = await lab.status("own")
+        await lab.change("own", pulls=1)
+        await lab.until_moved("own", before)
+        assert (await lab.status("own")).image == f"r.test/own:1@sha256:{'9' * 64}"
+        before = await lab.status("own")
+        await lab.change("own", image="r.test/own:2")
+        await lab.until_moved("own", before)
+        assert await runs() == {f"r.test/own:2@sha256:{'2' * 64}"}
+        assert (await lab.invoke("own", qualifier="1")).version == "1"
+        assert any(
+            agent.invoked[-1].digest in agent.recipes and agent.recipes[agent.invoked[-1].digest].image == pinned
+            for agent in lab.agents.values()
+        )
+
+
+async def test_an_image_that_cant_be_looked_up_says_why_and_what_served_goes_on(tmp_path: Path) -> None:
+    tags = {"r.test/own:1": "sha256:" + "1" * 64}
+    async with functions_lab(tmp_path) as lab:
+        agent = await lab.agent("n1")
+        image_node(agent, tags)
+        await lab.function("own", image="r.test/own:1", code="", code_size=0, handler="")
+        agent.prepares = lambda prepare: Prepared(prepare.id, True, "imageGone", "r.test has no own:2")
+        await lab.change("own", image="r.test/own:2")
+        status = await lab.until_reason("own", "noAvailableAgents")
+        assert "n1: r.test has no own:2" in status.message and status.image.startswith("r.test/own:1@")
+        await lab.invoke("own")

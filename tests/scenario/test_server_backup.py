@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import stat
 import subprocess
 import sys
 import threading
@@ -12,6 +14,9 @@ import pytest
 from test_api_process import DoorsProcess
 
 from weft.client import Client
+from weft.gateway.events.file import EventFile
+from weft.gateway.events.fired import Fired
+from weft.gateway.events.queue import Event, EventQueue, select
 from weft.objects.errors import CursorGone
 
 PROGRAM = "import sys; from weft.launch.server import main; sys.exit(main(sys.argv[1:]))"
@@ -108,6 +113,49 @@ def test_a_backup_amid_writers_is_put_back_here_and_on_a_new_machine(doors: Door
     assert set(before) <= {v["name"] for v in client.list("volume").items} <= {*made, "later"}
     assert (other.state / "ca.key").read_bytes() == (doors.state / "ca.key").read_bytes()
     client.close()
+
+
+async def test_events_that_wait_are_in_a_backup_and_put_back_beside_those_that_came_later(
+    doors: DoorsProcess, tmp_path: Path
+) -> None:
+    doors.start()
+    doors.connect().close()
+    file = EventFile(doors.state / "gateway" / "events.db")  # as a gateway has it, which works on meanwhile
+    await file.open()
+    queue, fired = EventQueue(file), Fired(file)
+    await queue.add([make_event(f"e{n}", b"\0\xff" * 1000) for n in range(300)])
+    await queue.bury("e7", tries=3, at=9.0, error_type="KeyError", error="'n'")
+    await fired.fire(make_event("tick", b"{}"), "uid", "entry", 50.0)
+    assert (await asyncio.to_thread(server, "backup", tmp_path / "b", "--state", doors.state)).returncode == 0
+    await queue.add([make_event("later", b"{}")])
+    await queue.again("e8", tries=2, due_at=60.0, error_type="E", error="x")
+    await queue.done("e9")
+    await fired.fire(make_event("tock", b"{}"), "uid", "entry", 110.0)
+    await file.close()
+    end(doors)
+    elsewhere = tmp_path / "elsewhere"
+    for state in (doors.state, elsewhere):
+        await asyncio.to_thread(ok, "restore", tmp_path / "b", "--state", state)
+    here, there = [await read_all(state) for state in (doors.state, elsewhere)]
+    assert set(there[0]) == {*(f"e{n}" for n in range(300)), "tick"} and there[1] == {("uid", "entry"): 50.0}
+    assert there[0]["e7"].dead_at == 9.0 and there[0]["e3"] == make_event("e3", b"\0\xff" * 1000)
+    assert set(here[0]) == {*there[0], "later", "tock"} and here[1] == {("uid", "entry"): 110.0}
+    assert here[0]["e8"].tries == 2  # what is known here is newer
+    assert stat.S_IMODE((elsewhere / "gateway" / "events.db").stat().st_mode) == 0o600
+
+
+def make_event(id: str, payload: bytes) -> Event:
+    return Event(id=id, project="default", name="thumb", payload=payload, accepted_at=5.0, due_at=5.0)
+
+
+async def read_all(state: Path) -> tuple[dict[str, Event], dict[tuple[str, str], float]]:
+    file = EventFile(state / "gateway" / "events.db")
+    await file.open()
+    try:
+        events = await select(file, "1 = ?", (1,))
+        return {event.id: event for event in events}, await Fired(file).known()
+    finally:
+        await file.close()
 
 
 def test_a_server_at_rest_is_backed_up_too_and_a_damaged_file_changes_nothing(

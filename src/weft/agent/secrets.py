@@ -45,20 +45,21 @@ class Secrets:
             told = self._last[wanted.uid]
         places = {name: place.partition("/") for name, place in container.env_secrets.items()}
         env = {name: told.secrets[secret][key] for name, (secret, _, key) in places.items()}
-        return Opened(env, _choose_credentials(wanted, container.image, container.registry_secret, told))
+        return Opened(env, choose_credentials(wanted.what, container.image, container.registry_secret, told))
 
     def drop(self, uid: str) -> None:
         """Nothing of this allocation is here any more."""
         self._last.pop(uid, None)
 
 
-def _choose_credentials(wanted: Wanted, image: str, name: str, told: OpenedSecrets) -> RegistryCredentials | None:
+def choose_credentials(what: str, image: str, name: str, told: OpenedSecrets) -> RegistryCredentials | None:
+    """Pure. Who pulls ``image`` of ``what``, by the secret ``name``; None if it has none. Raises InvalidInput (``wrongSecret``)."""
     if not name:
         return None
     opens, asked = told.registries.get(name, ""), parse_reference(image).registry
     if opens != asked:  # it isn't shown to others
         raise InvalidInput(
-            f"{wanted.what}: secret {name} opens {opens or 'no registry'}, and its image is in {asked}",
+            f"{what}: secret {name} opens {opens or 'no registry'}, and its image is in {asked}",
             reason="wrongSecret",
             field="spec.registry_secret",
             hint="name a secret of that registry",

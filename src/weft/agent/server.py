@@ -108,6 +108,9 @@ class Server(Protocol):
     def read_secrets(self, node: str, allocation: str) -> OpenedSecrets:
         """What the node's allocation names. Raises NotFound (``secretNotFound``), Unavailable."""
 
+    def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
+        """Of the secret that ``ticket`` is for, what opens its registry. Raises NotFound (``secretNotFound``), Unavailable."""
+
     def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
         """Write the content to ``out``, telling how many bytes came so far; ``ticket`` opens one that no allocation here names.
         Raises DriverFailed (reason
@@ -134,7 +137,13 @@ class RemoteServer:
         return msgspec.json.decode(answer.body, type=ReportAnswer)
 
     def read_secrets(self, node: str, allocation: str) -> OpenedSecrets:
-        body = msgspec.json.encode({"allocation": allocation})
+        return self._read_secrets(node, {"allocation": allocation})
+
+    def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
+        return self._read_secrets(node, {"ticket": ticket})
+
+    def _read_secrets(self, node: str, asked: dict[str, str]) -> OpenedSecrets:
+        body = msgspec.json.encode(asked)
         answer = self._client.http.request("POST", f"/v1/nodes/{node}:secrets", body, timeout_seconds=10.0)
         raise_problem(answer)
         return msgspec.json.decode(answer.body, type=OpenedSecrets)

@@ -44,14 +44,23 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
         for name in reference.list_names(envelope.name, new):
             if name not in before:
                 target = BY_NAME[reference.kind]
-                if reference.awaited and await view.get(target, _scope(target, envelope), name) is None:
+                project = await _find_project(view, target, envelope, reference, name)
+                if reference.awaited and await view.get(target, project, name) is None:
                     continue
-                preconditions += await _plan_one(view, target, envelope.project, name, reference.field)
+                preconditions += await _plan_one(view, target, project, name, reference.field)
                 if reference.holder is not None:
                     await _refuse_held(view, target, envelope, name, reference)
         if reference.agree is not None:
             reference.agree(new, await _read_named(view, envelope, reference, new))
     return preconditions
+
+
+async def _find_project(view: View, target: Kind, envelope: Envelope, reference: Reference, name: str) -> str | None:
+    """Where the object ``name`` is that it refers to: its own project, or the shared one if there is none."""
+    own = _scope(target, envelope)
+    if reference.shared is None or own == reference.shared or await view.get(target, own, name) is not None:
+        return own
+    return reference.shared
 
 
 async def _read_named(view: View, envelope: Envelope, reference: Reference, spec: Any) -> dict[str, Any]:
@@ -161,23 +170,30 @@ async def _find_allocations(store: Store, node_uid: str) -> list[str]:
 
 
 async def _find_referring(store: Store, kind: Kind, reference: Reference, target: Envelope) -> list[str]:
-    project = target.project if kind.scope == "project" else None
+    is_shared = reference.shared is not None and reference.shared == target.project
+    project = target.project if kind.scope == "project" and not is_shared else None
     found: list[str] = []
     after: str | None = None
     while len(found) <= _SHOWN:
         page = await store.list(kind_prefix(kind.name, project), limit=_PAGE, after=after)
-        found += await asyncio.to_thread(_referring, kind, reference, target, page.entries)
+        for envelope in await asyncio.to_thread(_referring, kind, reference, target, page.entries):
+            if envelope.project in (project, target.project):
+                found.append(f"{kind.name}/{envelope.name}")
+            elif (
+                await store.get(object_key(target.kind, envelope.project, target.name)) is None
+            ):  # it has none of its own
+                found.append(f"{kind.name}/{envelope.name} -p {envelope.project}")
         if page.next is None:
             break
         after = page.next
     return found
 
 
-def _referring(kind: Kind, reference: Reference, target: Envelope, entries: Sequence[Entry]) -> list[str]:
+def _referring(kind: Kind, reference: Reference, target: Envelope, entries: Sequence[Entry]) -> list[Envelope]:
     found = []
     for entry in entries:
         envelope = decode_envelope(entry.value)
         names = reference.list_names(envelope.name, decode_part(envelope.spec, kind.spec))
         if target.name in names and envelope.uid != target.uid:
-            found.append(f"{kind.name}/{envelope.name}")
+            found.append(envelope)
     return found

@@ -15,14 +15,16 @@ from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import object_key
 from weft.trust.seal import unseal
+from weft.trust.tickets import check_secret_ticket
 
 _OF_REGISTRIES = frozenset((USERNAME, PASSWORD, TOKEN))
 
 
 class SecretsInput(msgspec.Struct):
-    """``allocation``: the name of one of the node's own."""
+    """``allocation``: the name of one of the node's own; or the ``ticket`` that came with a function's recipe."""
 
-    allocation: str
+    allocation: str = ""
+    ticket: str = ""
 
 
 class SecretsAnswer(msgspec.Struct):
@@ -33,13 +35,16 @@ class SecretsAnswer(msgspec.Struct):
 
 
 async def secrets(doors: Doors, call: Call, name: str) -> Response:
-    """``POST /v1/nodes/{name}:secrets``, by the node itself: what one of its own allocations names."""
+    """``POST /v1/nodes/{name}:secrets``, by the node itself: what one of its own allocations names, or, with a ticket, who pulls
+    a function's image."""
     call.query()
     await require_own(doors, call, name)
     try:
         asked = msgspec.json.decode(await call.read_body(), type=SecretsInput)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidInput("give allocation: its name") from None
+        raise InvalidInput("give allocation: its name; or ticket") from None
+    if asked.ticket:
+        return json_response(msgspec.to_builtins(await _open_registry(doors, call, asked.ticket)))
     found = await doors.store.get(object_key("allocation", None, asked.allocation))
     if found is None or not asked.allocation.startswith(f"{call.actor.id}."):
         raise NotFound(f"node {name} has no allocation {asked.allocation[:80]}")
@@ -52,6 +57,14 @@ async def secrets(doors: Doors, call: Call, name: str) -> Response:
             keys |= _OF_REGISTRIES & kept.sealed.keys()
         answer.secrets[secret] = _pick(doors, spec.workload.project, secret, kept, keys)
     return json_response(msgspec.to_builtins(answer))
+
+
+async def _open_registry(doors: Doors, call: Call, ticket: str) -> SecretsAnswer:
+    """What is in a secret that opens no registry isn't told."""
+    project, name = check_secret_ticket(doors.settings.ticket_key, ticket, call.actor.id, doors.clock.now())
+    kept = await _read(doors, project, name)
+    keys = _OF_REGISTRIES & kept.sealed.keys() if kept.registry else frozenset[str]()
+    return SecretsAnswer({name: _pick(doors, project, name, kept, keys)}, {name: kept.registry})
 
 
 async def _read(doors: Doors, project: str | None, name: str) -> SecretSpec:

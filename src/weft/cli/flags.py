@@ -29,7 +29,7 @@ _NO_FLAG = {
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256",),
     "migration": ("spec.cancel",),
-    "function": ("spec.code", "spec.code_size", "spec.published", "spec.schedule"),
+    "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
     "job": (
         "spec.cancel",
         "spec.hold",

@@ -58,6 +58,7 @@ _VERBS = {
     "stop": "Stopped",
     "suspend": "Suspended",
     "hold": "Hold",
+    "pull": "Ready",
 }
 
 

@@ -11,32 +11,34 @@ from urllib.parse import urlsplit
 from weft.cli.exit_codes import OK
 from weft.cli.session import Session
 from weft.cli.verbs.build import build_and_add
+from weft.kinds.function_code import BASES_PROJECT, DEFAULT_RUNTIME, name_base
+from weft.kinds.image import OWN
 from weft.objects.errors import DriverFailed, NotFound, Unavailable
-
-BASES = {"python3.11": "python3-11", "provided": "python3-11"}
-SHARED = "default"  # the project whose images all functions may use as a base
 
 
 def provide_bases(session: Session, specs: Sequence[Mapping[str, Any]]) -> None:
     """See that there are the images that functions of ``specs`` need. Raises Unavailable with the command for the server's machine
     where this one isn't it, DriverFailed if one can't be built."""
-    runtimes = {spec.get("runtime") or "python3.11" for spec in specs if not spec.get("image")}
-    for name in sorted({BASES[runtime] for runtime in runtimes if runtime in BASES}):
+    needed = {
+        name_base(spec.get("runtime") or DEFAULT_RUNTIME, spec.get("image") or "", spec.get("isolation") or "")
+        for spec in specs
+    }
+    for name in sorted(needed & set(OWN)):
         _provide(session, name)
 
 
 def _provide(session: Session, name: str) -> None:
-    if any(_is_there(session, name, project) for project in {session.client.project, SHARED}):
+    if any(_is_there(session, name, project) for project in {session.client.project, BASES_PROJECT}):
         return
     if not is_here(session.client.context.server) or os.geteuid():
         raise Unavailable(
             f"the runtime's image {name} isn't there yet, and is built on the server's machine, as root",
             reason="baseNotReady",
-            hint=f"there, once: weft image build {name} --project {SHARED}",
+            hint=f"there, once: weft image build {name} --project {BASES_PROJECT}",
         )
     session.say(f"image/{name}  is made now, once: what all functions of this runtime see")
-    if build_and_add(session, name, SHARED) != OK:
-        raise DriverFailed(f"image/{name} did not come", hint=f"weft image build {name} --project {SHARED}")
+    if build_and_add(session, name, BASES_PROJECT) != OK:
+        raise DriverFailed(f"image/{name} did not come", hint=f"weft image build {name} --project {BASES_PROJECT}")
 
 
 def _is_there(session: Session, name: str, project: str) -> bool:

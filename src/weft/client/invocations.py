@@ -35,7 +35,8 @@ class Tell(msgspec.Struct, frozen=True, tag="tell"):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
-    """To the agent: fetch what the recipe needs, and see that one instance comes up. Answered by ``Prepared``."""
+    """To the agent: fetch what the recipe needs, and see that one instance comes up. Answered by ``Prepared``. For one whose image
+    is a tag: fetch what that means now, and tell its digest; nothing of it comes up."""
 
     id: str
     digest: str
@@ -77,14 +78,15 @@ class Heard(msgspec.Struct, frozen=True, tag="heard"):
 
 
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
-    """From the agent. ``error_type`` empty: an invocation would work. ``step`` and ``message`` tell how far it is while
-    ``done`` is false."""
+    """From the agent. ``error_type`` empty: an invocation would work. ``message`` tells how far it is while ``done`` is false.
+    ``image`` is the digest that a tag means, if that was asked."""
 
     id: str
     done: bool = True
     error_type: str = ""
     message: str = ""
     seconds: float = 0.0
+    image: str = ""
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -35,7 +35,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     ``base`` is the image bundle of a managed runtime (``runtime`` names it), whose root file system the instance sees, and
     ``code``
-    the zip that lies in /var/task; with ``image`` (a reference with its digest) root and code are an OCI image's instead.
+    the zip that lies in /var/task; with ``image`` root and code are an OCI image's instead. One whose image has no digest yet is
+    only prepared, which tells the digest: instances are of images that a digest names. ``registry_secret`` names the secret that
+    opens the image's registry, and ``registry_ticket`` lets the node that has it ask what is in there.
     ``command`` is what to run: empty means as the base, or the image, says. Sizes in bytes, times in seconds."""
 
     digest: str
@@ -48,6 +50,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     base: Blob | None = None
     code: Blob | None = None
     image: str = ""
+    registry_secret: str = ""
+    registry_ticket: str = ""
     command: list[str] = []
     handler: str = ""
     env: dict[str, str] = {}
@@ -64,6 +68,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     def what(self) -> str:
         """For people: function/thumb, or function/thumb:3."""
         return f"function/{self.name}" + ("" if self.version == LATEST else f":{self.version}")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its image is a tag that may come to mean another."""
+        return bool(self.image) and "@" not in self.image
 
 
 class Ended(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import msgspec
 
 from weft.kinds.cells import AGE, NAME, dig, size, text
 from weft.kinds.function_asks import FunctionLogsInput, InvokeInput, MetricsInput, PublishInput
-from weft.kinds.function_code import FunctionCode, check_code, code_of
+from weft.kinds.function_code import FunctionCode, check_code, code_of, code_references
 from weft.kinds.record import Column, Kind, Object, Reference, Verb
 from weft.kinds.workload_wish import wish_references
 from weft.objects.errors import IllegalTransition, InvalidInput
@@ -68,9 +68,10 @@ class FunctionSpec(FunctionCode, msgspec.Struct, kw_only=True):
 
 
 class FunctionStatus(msgspec.Struct, kw_only=True):
-    """``digest`` is of the recipe that is ready, ``serving`` what it was made of: that serves until what the spec says now is ready
-    too, and goes on if that never is; ``reason`` and ``message`` then say why. ``nodes`` have it prepared; ``version`` is the last
-    one that was published; ``trace`` are the first lines of what its code said when it didn't come up."""
+    """``digest`` is of the recipe that is ready, ``serving`` what it was made of, and ``image`` the image that this names, with the
+    digest that its tag meant then: all that serves until what the spec says now is ready too, and goes on if that never is;
+    ``reason`` and ``message`` then say why. ``nodes`` have it prepared; ``version`` is the last one that was published; ``trace``
+    are the first lines of what its code said when it didn't come up."""
 
     phase: Literal["Pending", "Preparing", "Ready", "Failed"] = "Pending"
     reason: str = ""
@@ -78,6 +79,7 @@ class FunctionStatus(msgspec.Struct, kw_only=True):
     trace: list[str] = []
     digest: str = ""
     serving: FunctionCode | None = None
+    image: str = ""
     version: int = 0
     nodes: list[str] = []
     observed_generation: int = 0
@@ -185,10 +187,24 @@ def _count_version(obj: Object, _: Any) -> dict[str, Any]:
     return {**obj["spec"], "published": obj["spec"]["published"] + 1}
 
 
+def _pull(obj: Object, _: Any) -> dict[str, Any]:
+    """The digest in an image's name stays what it is."""
+    image = dig(obj, "spec.image", "")
+    if not image or "@" in image:
+        what = f"its image is pinned: {image}" if image else "it has no image"
+        raise IllegalTransition(
+            f"function/{obj['name']} can't look for a newer image: {what}",
+            hint=f"weft function update {obj['name']} --image …, or --code …",
+        )
+    return {**obj["spec"], "pulls": obj["spec"].get("pulls", 0) + 1}
+
+
 def _make_version(obj: Object, given: PublishInput, _: str) -> dict[str, Any]:
     spec = msgspec.convert(obj["spec"], FunctionSpec)
     number = spec.published + 1
-    more = {"function": obj["name"], "number": number, "description": given.description}
+    more: dict[str, Any] = {"function": obj["name"], "number": number, "description": given.description}
+    if spec.image:
+        more["image"] = dig(obj, "status.image", "") or spec.image
     return {
         "kind": "functionversion",
         "name": version_name(obj["name"], number),
@@ -216,12 +232,13 @@ FUNCTION = Kind(
     status=FunctionStatus,
     status_writer="gateway",
     made="Ready",
-    kept=("published",),
+    kept=("published", "pulls"),
     check=check_function,
     longest_name=LONGEST_NAME,
     uploads=lambda spec: [spec.code] if spec.code else [],
     references=(
         *wish_references(),
+        *code_references(),
         Reference("functionversion", "spec.aliases", _versions_named, below=version_name),
         Reference("function", "spec.dead_letter", lambda spec: [spec.dead_letter] if spec.dead_letter else []),
     ),
@@ -229,6 +246,7 @@ FUNCTION = Kind(
         Verb(
             "publish", "Keep what it is now as a version", input=PublishInput, change=_count_version, make=_make_version
         ),
+        Verb("pull", "Take the image that its tag means now", change=_pull),
         Verb("invoke", "Run it once", input=InvokeInput, stream=True),
         Verb("logs", "What it printed", input=FunctionLogsInput, stream=True),
         Verb("metrics", "How often, how long and how well it ran", input=MetricsInput, stream=True),

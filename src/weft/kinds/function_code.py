@@ -10,6 +10,7 @@ import msgspec
 from weft.kinds.affinity import check_affinity
 from weft.kinds.constraint import Form, check_expressions
 from weft.kinds.container import Word, check_env, check_image_reference
+from weft.kinds.record import Reference
 from weft.kinds.run_wish import MIB
 from weft.kinds.strategy import read_strategy
 from weft.kinds.taint import check_taints
@@ -17,12 +18,16 @@ from weft.kinds.workload import MOST_MEMORY_BYTES
 from weft.kinds.workload_wish import DataHints, Preferred, Required, Strategy, Tolerated
 from weft.objects.code_archive import MOST_BYTES
 from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_name
 from weft.objects.schema import field, suggest
 
 RUNTIMES = {
     "python3.11": "a handler in Python 3.11",
     "provided": "an executable `bootstrap` that asks the Runtime API itself",
 }
+BASES = {"python3.11": "python3-11", "provided": "python3-11"}  # the image of each managed runtime
+KERNEL = "python3-11"
+BASES_PROJECT = "default"  # where such an image is looked for if a function's own project has none
 Isolation = Literal["process", "container", "vm"]
 DEFAULT_RUNTIME = "python3.11"
 CODE_FOLDER = "code"  # within the folder of the server's blobs
@@ -49,6 +54,8 @@ class FunctionCode(msgspec.Struct, kw_only=True):
     image: Annotated[
         str, field("An OCI image with code and runtime instead: REGISTRY/NAME:TAG, or @sha256:…", max_length=512)
     ] = ""
+    registry_secret: Annotated[str, field("The secret that opens its image's registry")] = ""
+    pulls: Annotated[int, field("Grows by one when its image's tag is to be looked up again", ge=0)] = 0
     handler: Annotated[str, field("What is called, like app.handler: MODULE.FUNCTION", max_length=256)] = ""
     command: Annotated[list[Word], field("What an instance runs instead of what its runtime or image says")] = []
     env: Annotated[dict[str, str], field("Variables that its code sees")] = {}
@@ -101,7 +108,13 @@ def _check_what_runs(spec: FunctionCode) -> None:
                     hint=f"give {name} or image, not both",
                 )
         spec.code_size = 0
+        if spec.registry_secret:  # empty is none, as it is written out at admission
+            check_name(spec.registry_secret, "spec.registry_secret")
         return
+    if spec.registry_secret:
+        raise InvalidInput(
+            "spec.registry_secret: there is no image to pull", field="spec.registry_secret", hint="leave it out"
+        )
     if not spec.code:
         raise InvalidInput(
             "spec.code is missing",
@@ -158,3 +171,31 @@ def _check_sizes(spec: FunctionCode) -> None:
 def code_of(spec: FunctionCode) -> FunctionCode:
     """Only this part of a spec that has more."""
     return FunctionCode(**{name: getattr(spec, name) for name in FunctionCode.__struct_fields__})
+
+
+def name_base(runtime: str, image: str, isolation: str) -> str:
+    """The name of the Image that a runtime is, or for an OCI image in a machine, whose kernel it gets; "" if none is needed."""
+    if image:
+        return KERNEL if isolation == "vm" else ""
+    return BASES.get(runtime, runtime)
+
+
+def base_of(code: FunctionCode) -> str:
+    """As ``name_base``."""
+    return name_base(code.runtime, code.image, code.isolation)
+
+
+def code_references() -> tuple[Reference, ...]:
+    """The objects that what it runs names."""
+    return (
+        Reference(
+            "image",
+            "spec.runtime",
+            lambda spec: [base] if (base := base_of(spec)) else [],
+            awaited=True,
+            shared=BASES_PROJECT,
+        ),
+        Reference(
+            "secret", "spec.registry_secret", lambda spec: [spec.registry_secret] if spec.registry_secret else []
+        ),
+    )

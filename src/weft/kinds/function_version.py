@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from weft.kinds.cells import AGE, NAME, size, text
-from weft.kinds.function_code import FunctionCode, check_code
+from weft.kinds.function_code import FunctionCode, check_code, code_references
 from weft.kinds.record import Column, Kind
 from weft.objects.schema import field
 
@@ -41,6 +41,7 @@ FUNCTION_VERSION = Kind(
     removable=True,
     check=check_code,
     uploads=lambda spec: [spec.code] if spec.code else [],
+    references=code_references(),
     columns=(
         NAME,
         Column("FUNCTION", text("spec.function")),

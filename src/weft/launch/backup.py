@@ -21,6 +21,7 @@ from weft.client.context import FOLDER
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.durable import write_durably
 from weft.contracts.store import Store
+from weft.gateway.events.copied import put_rows, read_rows
 from weft.kinds.function_code import CODE_FOLDER
 from weft.launch.lock import hold_server
 from weft.launch.stores import SQLITE, make_store, recall_store, refill_store, remember_store, running
@@ -31,6 +32,7 @@ from weft.store.remote import RemoteStore
 
 FILES = ("ca.crt", "ca.key")  # what nobody can make anew; everything else of the state folder can be
 BLOBS = "images"  # of which only functions' code can't be fetched again
+EVENTS = "gateway/events.db"  # functions' events that wait
 SEAL = "seal.key"  # likewise, where something was sealed
 
 
@@ -88,6 +90,7 @@ async def _backup(options: argparse.Namespace, clock: Clock) -> int:
             weft=weft.__version__,
             taken_at=clock.now(),
             uploads=options.state / BLOBS / CODE_FOLDER,
+            rows=lambda: read_rows(options.state / EVENTS),
         )
     print(f"{_describe(backup)} → {options.file} ({format_bytes(options.file.stat().st_size)})")
     print("It holds the authority's key: whoever reads it can be this server.", file=sys.stderr)
@@ -131,6 +134,8 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     with hold_server(state):
         backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
         await refill_store(options.store, state, clock, backup.entries(), backup.header.revision)
+        if backup.row_count:
+            put_rows(state / EVENTS, backup.rows())
         for name, text in backup.files.items():
             if not (state / name).exists() or (state / name).read_text() != text:
                 write_durably(state / name, text.encode(), 0o644 if name.endswith(".crt") else 0o600)

@@ -1,7 +1,8 @@
 """A backup: everything a store holds at one revision, and a server's own files, in one file that knows if it is whole.
 
-It is gzip of lines of JSON: a header, a line for each file and each object, lines for what was uploaded (functions' code, in
-base64), and an end that counts them and holds the SHA-256 of all lines before it. Any engine's backup fits any engine.
+It is gzip of lines of JSON: a header, a line for each file, each row (of what the server keeps beside its store: functions'
+events) and each object, lines for what was uploaded (functions' code, in base64), and an end that counts them and holds the SHA-256
+of all lines before it. Any engine's backup fits any engine.
 ``zcat FILE | head`` shows it to a person.
 """
 
@@ -10,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import itertools
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -23,8 +25,8 @@ from weft.contracts.store import Compacted, Store, revision_of
 from weft.objects.errors import InUse, InvalidInput, NotFound
 
 FORMAT = "weft-backup"
-VERSION = 2
-WITHOUT_UPLOADS = 1  # the version of a file that an older weft reads as well
+VERSION = 3
+WITHOUT_ROWS, WITHOUT_UPLOADS = 2, 1  # versions of files that an older weft reads as well
 _PAGE_ENTRIES = 500
 _ATTEMPTS = 3
 _PIECE_BYTES = 1_500_000  # of an upload, in one line
@@ -57,6 +59,10 @@ class _Object(msgspec.Struct, frozen=True, tag="object", tag_field="line"):
     value: str
 
 
+class _Row(msgspec.Struct, frozen=True, tag="row", tag_field="line"):
+    value: str
+
+
 class _Upload(msgspec.Struct, frozen=True, tag="upload", tag_field="line"):
     """A piece of it; those of one follow each other, ``last`` is the last of them."""
 
@@ -70,19 +76,22 @@ class _End(msgspec.Struct, frozen=True, tag="end", tag_field="line"):
     files: int
     sha256: str
     uploads: int = 0
+    rows: int = 0
 
 
 _decode_header = msgspec.json.Decoder(Header).decode
-_decode_line = msgspec.json.Decoder(_File | _Object | _Upload | _End).decode
+_decode_line = msgspec.json.Decoder(_File | _Row | _Object | _Upload | _End).decode
 _encode = msgspec.json.Encoder().encode
 
 
 class Backup:
-    """A backup file that was found whole. ``objects`` and ``uploads`` are how many it holds, ``files`` the server's own, by
-    name."""
+    """A backup file that was found whole. ``objects``, ``uploads`` and ``rows`` are how many it holds, ``files`` the server's own,
+    by name."""
 
-    def __init__(self, path: Path, header: Header, files: Mapping[str, str], objects: int, uploads: int = 0) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, header: Header, files: Mapping[str, str], objects: int, uploads: int = 0, rows: int = 0
+    ) -> None:
+        self.path, self.row_count = path, rows
         self.header = header
         self.files = files
         self.objects = objects
@@ -93,6 +102,12 @@ class Backup:
         for line in _read_lines(self.path):
             if isinstance(line, _Object):
                 yield line.key, line.value.encode()
+
+    def rows(self) -> Iterator[bytes]:
+        """Each row as it was given; read from the file as they are asked for."""
+        for line in _read_lines(self.path):
+            if isinstance(line, _Row):
+                yield line.value.encode()
 
     def put_uploads(self, folder: Path) -> None:
         """Write what was uploaded into ``folder``, whole and durably, under the digests that are its names."""
@@ -123,9 +138,10 @@ async def write_backup(
     weft: str,
     taken_at: float,
     uploads: Path | None = None,
+    rows: Callable[[], Iterator[bytes]] = lambda: iter(()),
 ) -> Backup:
-    """Write what ``store`` holds at one revision, ``files``, and what the folder ``uploads`` has by digest, to ``path`` (mode
-    0600), while others write on.
+    """Write what ``store`` holds at one revision, ``files``, ``rows`` (JSON), and what the folder ``uploads`` has by digest, to
+    ``path`` (mode 0600), while others write on.
 
     Every commit acknowledged before the call is in it. Raises InUse if ``path`` exists, what the store raises, and OSError;
     then there is no file."""
@@ -135,7 +151,7 @@ async def write_backup(
     try:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                backup = await _write(partial, store, files, weft, taken_at, uploads)
+                backup = await _write(partial, store, files, weft, taken_at, uploads, rows())
                 break
             except Compacted:  # the store forgot the instant before all of it was read
                 if attempt == _ATTEMPTS:
@@ -148,23 +164,34 @@ async def write_backup(
 
 
 async def _write(
-    partial: Path, store: Store, files: Mapping[str, str], weft: str, taken_at: float, uploads: Path | None
+    partial: Path,
+    store: Store,
+    files: Mapping[str, str],
+    weft: str,
+    taken_at: float,
+    uploads: Path | None,
+    rows: Iterator[bytes],
 ) -> Backup:
-    digest, objects, uploaded = hashlib.sha256(), 0, 0
+    digest, objects, uploaded, row_count = hashlib.sha256(), 0, 0, 0
+    first = next(rows, None)
     has_uploads = uploads is not None and any(_list_uploads(uploads))
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as raw, gzip.GzipFile("", "wb", _QUICKLY, raw, mtime=0) as out:
 
-        def write(line: Header | _File | _Object | _Upload | _End) -> None:
+        def write(line: Header | _File | _Row | _Object | _Upload | _End) -> None:
             data = _encode(line) + b"\n"
             digest.update(data)
             out.write(data)
 
         page = await store.list("", limit=_PAGE_ENTRIES)
-        header = Header(FORMAT, VERSION if has_uploads else WITHOUT_UPLOADS, weft, taken_at, page.cursor)
+        version = VERSION if first is not None else WITHOUT_ROWS if has_uploads else WITHOUT_UPLOADS
+        header = Header(FORMAT, version, weft, taken_at, page.cursor)
         write(header)
         for name, text in files.items():
             write(_File(name, text))
+        for row in itertools.chain([] if first is None else [first], rows):
+            write(_Row(row.decode()))
+            row_count += 1
         while True:
             for entry in page.entries:
                 write(_Object(entry.key, entry.value.decode()))
@@ -179,8 +206,8 @@ async def _write(
                     for piece in _read_pieces(upload):
                         write(piece)
                     uploaded += 1
-        write(_End(objects, len(files), digest.hexdigest(), uploaded))
-    return Backup(partial, header, files, objects, uploaded)
+        write(_End(objects, len(files), digest.hexdigest(), uploaded, row_count))
+    return Backup(partial, header, files, objects, uploaded, row_count)
 
 
 def _list_uploads(folder: Path) -> list[Path]:
@@ -210,7 +237,7 @@ def read_backup(path: Path) -> Backup:
     if not path.is_file():
         raise NotFound(f"backup {path} does not exist", hint="name a file that weft server backup made")
     files: dict[str, str] = {}
-    objects = uploads = 0
+    objects = uploads = rows = 0
     lines = _read_lines(path)
     header = next(lines)
     assert isinstance(header, Header)
@@ -220,16 +247,18 @@ def read_backup(path: Path) -> Backup:
                 files[line.name] = line.text
             case _Object():
                 objects += 1
+            case _Row():
+                rows += 1
             case _Upload():
                 if not _DIGEST.fullmatch(line.name):
                     raise _damaged(path, "an upload has no digest for a name")
                 uploads += line.last
-            case _End() if (line.objects, line.files, line.uploads) != (objects, len(files), uploads):
+            case _End() if (line.objects, line.files, line.uploads, line.rows) != (objects, len(files), uploads, rows):
                 raise _damaged(path, f"it holds {objects} objects, and says {line.objects}")
-    return Backup(path, header, files, objects, uploads)
+    return Backup(path, header, files, objects, uploads, rows)
 
 
-def _read_lines(path: Path) -> Iterator[Header | _File | _Object | _Upload | _End]:
+def _read_lines(path: Path) -> Iterator[Header | _File | _Row | _Object | _Upload | _End]:
     """Every line in order; raises InvalidInput unless the last one is an end with the digest of all before it."""
     digest = hashlib.sha256()
     try:

@@ -73,6 +73,20 @@ def check_blob_ticket(key: bytes, ticket: str, sha256: str, node_uid: str, now: 
         raise Forbidden("the ticket is for another node, or for something else", hint="ask for a new one")
 
 
+def sign_secret_ticket(key: bytes, project: str, name: str, node_uid: str, now: float) -> str:
+    """What lets the node with that uid, and no other, be told for the next few hours what a secret says of its registry."""
+    claims = {"verb": "secret", "project": project, "secret": name, "node_uid": node_uid}
+    return sign_ticket(key, {**claims, "expires": now + BLOB_LIFETIME_SECONDS})
+
+
+def check_secret_ticket(key: bytes, ticket: str, node_uid: str, now: float) -> tuple[str, str]:
+    """Of which secret: project and name. Raises NotAuthenticated for a ticket that is none, Forbidden for one of another node."""
+    claims = verify_ticket(key, ticket, now)
+    if (claims.get("verb"), claims.get("node_uid")) != ("secret", node_uid):
+        raise Forbidden("the ticket is for another node, or for something else", hint="ask for a new one")
+    return str(claims["project"]), str(claims["secret"])
+
+
 def _keep(path: Path, data: bytes) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:

@@ -10,14 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import pytest
 
 from weft.agent.functions import parts as module
 from weft.agent.functions.parts import Parts
+from weft.agent.server import OpenedSecrets
 from weft.contracts.container import User
 from weft.contracts.function import Blob, Recipe
-from weft.contracts.image import OciConfig, OciImage
+from weft.contracts.image import OciConfig, OciImage, RegistryCredentials
 from weft.objects.errors import DriverFailed, InvalidInput, Unavailable
+
+DIGEST = "sha256:" + "1" * 64
 
 
 class Server:
@@ -25,6 +29,12 @@ class Server:
         self.blobs: dict[str, bytes] = {}
         self.asked: list[tuple[str, str]] = []
         self.broken = False
+        self.opened: list[tuple[str, str]] = []
+        self.password = "gehe!m"
+
+    def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
+        self.opened.append((node, ticket))
+        return OpenedSecrets({"reg": {"username": "puller", "password": self.password}}, {"reg": "r.test"})
 
     def add(self, content: bytes) -> Blob:
         sha256 = hashlib.sha256(content).hexdigest()
@@ -57,16 +67,16 @@ async def fetch(parts: Parts, blob: Blob) -> Path:
 
 async def test_code_is_fetched_once_for_all_who_ask_and_is_there_afterwards(tmp_path: Path) -> None:
     server = Server()
-    parts = Parts(str(tmp_path), server, None, set)  # type: ignore[arg-type]
+    parts = Parts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
     blob = server.add(code("x = 1"))
     places = await asyncio.gather(*(fetch(parts, blob) for _ in range(5)))
     assert {(place / "task" / "app.py").read_text() for place in places} == {"x = 1"}
     assert server.asked == [(blob.sha256, blob.ticket)]
-    again = Parts(str(tmp_path), server, None, set)  # type: ignore[arg-type]
+    again = Parts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
     await fetch(again, blob)
     assert len(server.asked) == 1
     (places[0] / module.BOOT).write_text("another boot")
-    third = Parts(str(tmp_path), server, None, set)  # type: ignore[arg-type]
+    third = Parts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
     assert not places[0].exists()
     await fetch(third, blob)
     assert len(server.asked) == 2
@@ -74,7 +84,7 @@ async def test_code_is_fetched_once_for_all_who_ask_and_is_there_afterwards(tmp_
 
 async def test_what_doesnt_come_whole_isnt_there(tmp_path: Path) -> None:
     server = Server()
-    parts = Parts(str(tmp_path), server, None, set)  # type: ignore[arg-type]
+    parts = Parts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
     good, bad = server.add(code("x")), server.add(b"no zip")
     server.broken = True
     with pytest.raises(Unavailable):
@@ -91,7 +101,7 @@ async def test_over_its_budget_the_longest_unused_goes_but_nothing_that_is_used(
 ) -> None:
     server = Server()
     used: set[str] = set()
-    parts = Parts(str(tmp_path), server, None, lambda: used)  # type: ignore[arg-type]
+    parts = Parts(str(tmp_path), "n1", server, None, lambda: used)  # type: ignore[arg-type]
     blobs = [server.add(code("x" * 20_000 + str(number))) for number in range(4)]
     used.add(blobs[0].sha256)
     for blob in blobs[:3]:
@@ -108,10 +118,19 @@ class Store:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.pulled_as: list[RegistryCredentials | None] = []
+        self.here: dict[str, OciImage] = {}
 
-    async def pull(self, reference: str, digest: str = "", **_: object) -> OciImage:
+    async def find(self, digest: str) -> OciImage | None:
+        return self.here.get(digest)
+
+    async def pull(
+        self, reference: str, digest: str = "", *, credentials: RegistryCredentials | None = None, **_: object
+    ) -> OciImage:
         self.asked.append((reference, digest))
-        return OciImage(reference, digest or f"sha256:{len(self.asked)}", OciConfig(), [], 0)
+        self.pulled_as.append(credentials)
+        image = self.here[digest] = OciImage(reference, digest or f"sha256:{len(self.asked)}", OciConfig(), [], 0)
+        return image
 
     async def find_user(self, image: OciImage, user: str) -> User:
         return User()
@@ -120,18 +139,43 @@ class Store:
         return [image.digest]
 
 
-async def test_all_instances_of_a_recipe_have_the_image_that_its_tag_meant_at_first(tmp_path: Path) -> None:
+async def test_a_tag_is_looked_up_once_and_what_it_meant_is_told(tmp_path: Path) -> None:
     store, server = Store(), Server()
-    parts = Parts(str(tmp_path), server, store, set)  # type: ignore[arg-type]
-    own = recipe(server, b"", runtime="", image="r/x:1", code=None)
-    roots = [await parts.ensure(own, lambda word: None) for _ in range(2)]
-    assert store.asked == [("r/x:1", ""), ("r/x:1", "sha256:1")] and roots[0].root == roots[1].root
-    assert parts.images_of(["d", "other"]) == {"sha256:1"}
+    parts = Parts(str(tmp_path), "n1", server, store, set)  # type: ignore[arg-type]
+    tagged = recipe(server, b"", runtime="", image="r/x:1", code=None)
+    digest = await parts.look_up(tagged, lambda word: None)
+    pinned = msgspec.structs.replace(tagged, digest="p", image=f"r/x:1@{digest}")
+    roots = [await parts.ensure(pinned, lambda word: None) for _ in range(2)]
+    assert store.asked == [("r/x:1", ""), ("r/x:1", digest), ("r/x:1", digest)] and roots[0].root == [digest]
+    assert parts.images_of(["p", "other"]) == {digest}
+    parts.drop("p")
+    assert parts.images_of(["p"]) == set()
+
+
+async def test_a_registry_is_shown_the_secret_that_opens_it_and_the_server_is_asked_no_more_than_needed(
+    tmp_path: Path,
+) -> None:
+    store, server = Store(), Server()
+    parts = Parts(str(tmp_path), "n1", server, store, set)  # type: ignore[arg-type]
+    given = {"registry_secret": "reg", "registry_ticket": "t", "runtime": "", "code": None}
+    own = recipe(server, b"", image=f"r.test/x:1@{DIGEST}", **given)
+    for _ in range(2):
+        await parts.ensure(own, lambda word: None)
+    assert server.opened == [("n1", "t")]
+    assert [who and who.password for who in store.pulled_as] == ["gehe!m", "gehe!m"]
+    store.here.clear()  # it was let go of, and the secret may be another by now
+    server.password = "new"
+    await parts.ensure(own, lambda word: None)
+    assert len(server.opened) == 2 and store.pulled_as[-1] is not None and store.pulled_as[-1].password == "new"
+    other = msgspec.structs.replace(own, digest="e", image=f"other.test/x:1@{DIGEST}")
+    with pytest.raises(InvalidInput, match=r"secret reg opens r\.test, and its image is in other\.test") as refused:
+        await parts.ensure(other, lambda word: None)
+    assert refused.value.token == "wrongSecret" and "gehe!m" not in repr(refused.value.to_dict())
 
 
 async def test_what_a_node_cant_serve_is_said(tmp_path: Path) -> None:
     server = Server()
-    parts = Parts(str(tmp_path), server, None, set)  # type: ignore[arg-type]
+    parts = Parts(str(tmp_path), "n1", server, None, set)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="no runtime 'cobol'"):
         await parts.ensure(recipe(server, b"", runtime="cobol", base=server.add(b"")), lambda word: None)
     with pytest.raises(InvalidInput, match="keeps no container images"):

@@ -1,4 +1,5 @@
-"""What is made ahead of demand where instances are copies: the template of a recipe, and copies of it that stand still."""
+"""What is made ahead of demand: which image a tag means, now; where instances are copies, the template of a recipe, and copies
+of it that stand still."""
 
 from __future__ import annotations
 
@@ -25,6 +26,16 @@ class Ahead:
         self._parts, self._clock, self._tell, self._changed = parts, clock, tell, changed
         self.prepared: set[str] = set()
         self._progress_at = 0.0
+
+    async def look_up(self, request: str, recipe: Recipe) -> None:
+        """Which image a tag means now is told as ``Prepared``."""
+        began = self._clock.elapsed()
+        try:
+            image = await self._parts.look_up(recipe, lambda word: self.tell_progress(request, word))
+        except WeftError as problem:
+            self._tell(Prepared(request, True, problem.token, problem.message))
+            return
+        self._tell(Prepared(request, True, seconds=self._clock.elapsed() - began, image=image))
 
     async def capture(self, driver: HasTemplates, request: str, recipe: Recipe) -> None:
         """Make the template; how that went is told as ``Prepared``."""

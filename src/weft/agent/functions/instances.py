@@ -115,9 +115,11 @@ class Instances:
         self._changed()
 
     def prepare(self, request: str, recipe: Recipe) -> None:
-        """See that an instance comes up, or that it could; told as ``Prepared``."""
+        """See that an instance comes up, or that it could; of an image without a digest, which that is. Told as ``Prepared``."""
         driver = self._drivers[recipe.isolation]
-        if isinstance(driver, HasTemplates):
+        if recipe.is_open:
+            self._spawn(self._ahead.look_up(request, recipe))
+        elif isinstance(driver, HasTemplates):
             self._spawn(self._ahead.capture(driver, request, recipe))
         elif (lack := self._begin(recipe, None, request)) is not None:
             self._tell(Refused(request, "insufficientResources", lack.message))
@@ -281,6 +283,7 @@ class Instances:
         if digest in self._dropped and not any(one.digest == digest for one in self.pool.members.values()):
             self._dropped.discard(digest)
             recipe = self.recipes.pop(digest, None)
+            self._parts.drop(digest)
             if recipe is not None and recipe.isolation in self._drivers:
                 self._spawn(self._drivers[recipe.isolation].forget(digest))
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from weft.agent.functions.trees import lay_out_code, lay_out_root
+from weft.agent.secrets import choose_credentials
 from weft.agent.server import Server
 from weft.contracts.function import HANDLER, Blob, Recipe, Roots
-from weft.contracts.image import OciImage, OciStore
+from weft.contracts.image import OciImage, OciStore, RegistryCredentials
 from weft.objects.bundle import BundleManifest, read_bundle
-from weft.objects.errors import DriverFailed, InvalidInput
+from weft.objects.errors import DriverFailed, InvalidInput, NotAuthenticated
 from weft.objects.quantity import format_bytes
 
 log = logging.getLogger("weft.agent")
@@ -47,15 +48,16 @@ T = TypeVar("T")
 
 
 class Parts:
-    """``images`` None: this node keeps no OCI images. ``find_used`` gives the digests that may not go."""
+    """``images`` None: this node, ``node``, keeps no OCI images. ``find_used`` gives the digests that may not go."""
 
     def __init__(
-        self, state_dir: str, server: Server, images: OciStore | None, find_used: Callable[[], set[str]]
+        self, state_dir: str, node: str, server: Server, images: OciStore | None, find_used: Callable[[], set[str]]
     ) -> None:
         self._folder = Path(state_dir) / "functions"
-        self._server, self._images, self._find_used = server, images, find_used
+        self._node, self._server, self._images, self._find_used = node, server, images, find_used
         self._fetching: dict[str, asyncio.Task[Any]] = {}
-        self._given: dict[str, str] = {}
+        self._given: dict[str, str] = {}  # by recipe: its image's digest
+        self._opened: dict[str, RegistryCredentials | None] = {}  # by recipe: who pulled its image
         self._threads = ThreadPoolExecutor(FETCHES, "weft-function")
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         for kind in ("code", "bases"):
@@ -86,25 +88,29 @@ class Parts:
         """Digests of the container images that these recipes (digests) were given."""
         return {self._given[digest] for digest in recipes if digest in self._given}
 
+    async def look_up(self, recipe: Recipe, tell: Tell) -> str:
+        """The digest that its image's tag means now, of the index if there is one; the image is here then. Raises as ``ensure``."""
+        image = await self._pull(recipe, "", tell)
+        return image.index_digest or image.digest
+
+    def drop(self, recipe: str) -> None:
+        """No instance of that recipe (digest) comes any more."""
+        self._given.pop(recipe, None)
+        self._opened.pop(recipe, None)
+
     def close(self) -> None:
         for task in self._fetching.values():
             task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _ensure_image(self, recipe: Recipe, tell: Tell) -> Roots:
-        if self._images is None:
-            raise InvalidInput(f"{recipe.what}: this node keeps no container images", reason="notServed")
-
-        def on_progress(here: int, total: int) -> None:
-            tell(f"image: {format_bytes(here)}" + (f" of {format_bytes(total)}" if total else ""))
-
         bundle = ""
         if recipe.base is not None:  # an image that runs in a machine of its own: for the kernel
             bundle = str(await self._ensure_blob("bases", recipe.base, _unpack_base, tell, "kernel"))
-        reference, _, digest = recipe.image.partition("@")
-        given = digest or self._given.get(recipe.digest, "")  # a tag is looked up once: later starts are the same image
-        image = await self._images.pull(reference, given, progress=on_progress)
+        digest = recipe.image.partition("@")[2]  # of an older fabric's version it may be a tag: the same one each time
+        image = await self._pull(recipe, digest or self._given.get(recipe.digest, ""), tell)
         self._given[recipe.digest] = image.digest
+        assert self._images is not None
         user = await self._images.find_user(image, image.config.user)
         code = ""
         if recipe.code is not None:
@@ -118,6 +124,33 @@ class Parts:
             user=(user.uid, user.gid),
             bundle=bundle,
         )
+
+    async def _pull(self, recipe: Recipe, digest: str, tell: Tell) -> OciImage:
+        if self._images is None:
+            raise InvalidInput(f"{recipe.what}: this node keeps no container images", reason="notServed")
+
+        def on_progress(here: int, total: int) -> None:
+            tell(f"image: {format_bytes(here)}" + (f" of {format_bytes(total)}" if total else ""))
+
+        reference = recipe.image.partition("@")[0]
+        try:
+            credentials = await self._open(recipe, digest)
+            image = await self._images.pull(reference, digest, credentials=credentials, progress=on_progress)
+        except NotAuthenticated as problem:
+            secret = recipe.registry_secret
+            problem.message += f"; secret {secret} is not good for it" if secret else "; registry_secret names who does"
+            raise
+        self._opened[recipe.digest] = credentials
+        return image
+
+    async def _open(self, recipe: Recipe, digest: str) -> RegistryCredentials | None:
+        """Who pulls it: the server is asked, unless the image is here by what it said before."""
+        if not recipe.registry_secret:
+            return None
+        if digest and recipe.digest in self._opened and self._images and await self._images.find(digest) is not None:
+            return self._opened[recipe.digest]
+        told = await asyncio.to_thread(self._server.read_registry_secret, self._node, recipe.registry_ticket)
+        return choose_credentials(recipe.what, recipe.image, recipe.registry_secret, told)
 
     async def _ensure_blob(
         self, kind: str, blob: Blob, unpack: Callable[[Path, Path], None], tell: Tell, what: str

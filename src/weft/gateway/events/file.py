@@ -1,7 +1,7 @@
 """Where events are kept: one SQLite file, so that what was accepted outlives the process and the power.
 
 One thread has it open; what is asked of it meanwhile goes into one transaction together, so a thousand acceptances cost a few
-fsyncs. Nobody else opens the file. Times are unix seconds.
+fsyncs. Nobody else writes to the file while a gateway runs; a backup reads it (``copied.py``). Times are unix seconds.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class EventFile:
 
     def _run(self) -> None:
         try:
-            db = _open(self._path)
+            db = open_file(self._path)
         except sqlite3.Error as problem:
             self._tell([(self._opened, None, _trouble(problem))])
             return
@@ -107,7 +107,8 @@ class EventFile:
             self._loop.call_soon_threadsafe(settle)
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def open_file(path: Path) -> sqlite3.Connection:
+    """The file, made if it isn't there; what is done in it is durable. Raises sqlite3.Error."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     path.chmod(0o600)

@@ -11,12 +11,12 @@ import msgspec
 from weft.gateway.events.file import EventFile
 
 Origin = Literal["invoke", "schedule", "deadletter"]
-_COLUMNS = (
+COLUMNS = (
     "id, project, name, qualifier, payload, context, origin, accepted_at, due_at, tries, dead_at, error_type, error"
 )
 
 
-INSERT = f"INSERT OR IGNORE INTO event ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+INSERT = f"INSERT OR IGNORE INTO event ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +100,6 @@ class EventQueue:
 
 async def select(file: EventFile, where: str, values: tuple[Any, ...]) -> list[Event]:
     """The events that ``where`` is true of."""
-    rows = await file.do(lambda db: db.execute(f"SELECT {_COLUMNS} FROM event WHERE {where}", values).fetchall())
+    rows = await file.do(lambda db: db.execute(f"SELECT {COLUMNS} FROM event WHERE {where}", values).fetchall())
     names = Event.__struct_fields__
     return [Event(**dict(zip(names, row, strict=True))) for row in rows]

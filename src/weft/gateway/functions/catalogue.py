@@ -13,9 +13,9 @@ import msgspec
 
 from weft.client.view import Changed, Item, View
 from weft.contracts.function import LATEST, Blob, Recipe
-from weft.gateway.functions.recipe import base_of, make_recipe
+from weft.gateway.functions.recipe import make_recipe
 from weft.kinds.function import FunctionSpec, FunctionStatus, version_name, weights_of
-from weft.kinds.function_code import FunctionCode, code_of
+from weft.kinds.function_code import BASES_PROJECT, FunctionCode, base_of, code_of
 from weft.kinds.function_version import FunctionVersionSpec, FunctionVersionStatus
 from weft.kinds.image import ImageStatus
 from weft.objects.envelope import Envelope
@@ -23,7 +23,6 @@ from weft.objects.errors import NotFound, Unavailable
 from weft.objects.identity import object_key
 
 KINDS = ("function", "functionversion", "image")
-FALLBACK_PROJECT = "default"  # where a runtime's image is looked for if the function's project has none
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -122,7 +121,12 @@ class Catalogue:
         """What the spec says now, whether it is ready or not; or why there is no recipe of it yet, for people."""
         code = code_of(function.spec)
         base = self._find_base(function, code)
-        return base if isinstance(base, str) else self._keep(function, LATEST, code, base)
+        return base if isinstance(base, str) else self._keep(function, LATEST, code, base, _pinned(function, code))
+
+    def pinned(self, function: Function, version: Version, digest: str) -> Version:
+        """The same with the image of that digest, whatever its tag comes to mean."""
+        image = f"{version.recipe.image}@{digest}"
+        return self._keep(function, version.recipe.version, version.code, version.recipe.base, image)
 
     def version_recipe(self, item: Item) -> Version | None:
         """Of a published version; None if it can't be made yet, or its function is gone."""
@@ -175,11 +179,11 @@ class Catalogue:
         base = self._find_base(function, code)
         if isinstance(base, str):
             raise Unavailable(f"{function.what}: {base}", reason="functionNotReady", retry_after_seconds=5.0)
-        return self._keep(function, name, code, base)
+        return self._keep(function, name, code, base, _pinned(function, code) if name == LATEST else "")
 
-    def _keep(self, function: Function, name: str, code: FunctionCode, base: Blob | None) -> Version:
+    def _keep(self, function: Function, name: str, code: FunctionCode, base: Blob | None, image: str) -> Version:
         envelope = function.item.envelope
-        recipe = make_recipe(function.uid, envelope.project or "", envelope.name, name, code, base)
+        recipe = make_recipe(function.uid, envelope.project or "", envelope.name, name, code, base, image)
         self._owners[recipe.digest] = (function.uid, code.timeout)
         version = self._versions.get(recipe.digest)
         if version is None or version.code != code:  # its place may be wished for otherwise
@@ -199,7 +203,7 @@ class Catalogue:
         name = base_of(code)
         if not name:
             return None
-        for project in dict.fromkeys((function.item.envelope.project, FALLBACK_PROJECT)):
+        for project in dict.fromkeys((function.item.envelope.project, BASES_PROJECT)):
             item = self._view.get(object_key("image", project, name))
             if item is None or item.deleting:
                 continue
@@ -207,8 +211,19 @@ class Catalogue:
             if status.phase == "Available":
                 return Blob(status.sha256, status.size, name)
             why = f": {status.message or status.reason}" if status.phase == "Failed" else ""
-            return f"image {name}, which runtime {code.runtime} comes from, is {status.phase}{why}"
-        return f"runtime {code.runtime} needs image {name}, which is not there; weft image build {name}"
+            return f"image {name}, which {_whose(code)} comes from, is {status.phase}{why}"
+        return f"{_whose(code)} needs image {name}, which is not there; weft image build {name}"
+
+
+def _whose(code: FunctionCode) -> str:
+    return "its machine's kernel" if code.image else f"runtime {code.runtime}"
+
+
+def _pinned(function: Function, code: FunctionCode) -> str:
+    """The image of ``code`` by digest, if it is the one that was looked up for what serves; "" if that isn't known."""
+    status = function.status
+    known = status.serving is not None and (status.serving.image, status.serving.pulls) == (code.image, code.pulls)
+    return status.image if known else ""
 
 
 def _pick(weights: Iterable[tuple[str, float]], drawn: float) -> str:

@@ -24,9 +24,8 @@ from weft.contracts.clock import Clock
 from weft.contracts.store import PreconditionFailed, Store
 from weft.gateway.functions.catalogue import Catalogue, Function, Version
 from weft.gateway.functions.dispatcher import Dispatcher
-from weft.gateway.functions.recipe import base_of
 from weft.kinds.function import FunctionSpec, FunctionStatus
-from weft.kinds.function_code import code_of
+from weft.kinds.function_code import base_of, code_of
 from weft.kinds.function_version import FunctionVersionStatus
 from weft.kinds.image import ImageStatus
 from weft.objects.envelope import merge_part
@@ -156,7 +155,7 @@ class Readiness:
         if isinstance(version, str):
             await self._write(item, old, _wait(old, "baseNotReady", version))
             return True
-        if old.serving == version.code:
+        if old.serving == version.code and not version.recipe.is_open:
             ready = msgspec.structs.replace(
                 old,
                 phase="Ready",
@@ -183,13 +182,18 @@ class Readiness:
             return False
         fleet, name_of = self._dispatcher.fleet, self._dispatcher.name_of
         told: list[str] = []
-        self.preparing.add(version.recipe.digest)
+        wished = version.recipe.digest
+        self.preparing.add(wished)
         try:
             for node in ranking.nodes:
                 serving = fleet.nodes.get(node)
                 if serving is None or not serving.open or not serving.runs(version.recipe.isolation):
                     continue
                 outcome = await self._try(item, node, version)
+                if version.recipe.is_open and isinstance(outcome, Prepared) and outcome.image:
+                    version = self._catalogue.pinned(function, version, outcome.image)
+                    self.preparing.add(version.recipe.digest)
+                    outcome = await self._try(item, node, version)
                 if key_changed(self._cache.view.get(item.key), generation):
                     return True  # there is a newer wish
                 if isinstance(outcome, Prepared) and not outcome.error_type:
@@ -200,6 +204,7 @@ class Readiness:
                         phase="Ready",
                         digest=version.recipe.digest,
                         serving=code_of(function.spec),
+                        image=version.recipe.image,
                         version=function.spec.published,
                         nodes=sorted({name_of(node), *self._prepared(version)}),
                         observed_generation=generation,
@@ -214,7 +219,7 @@ class Readiness:
                     return True
                 told.append(f"{name_of(node)}: {_tell(outcome)}")
         finally:
-            self.preparing.discard(version.recipe.digest)
+            self.preparing -= {wished, version.recipe.digest}
         names = {node: name_of(node) for node in ranking.nodes}
         message = "; ".join(told[:5]) or fleet.why_not(version.recipe, names, ranking.nodes)
         latest = self._cache.view.get(item.key)

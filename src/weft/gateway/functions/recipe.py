@@ -9,23 +9,14 @@ import msgspec
 
 from weft.contracts.function import LATEST, Blob, Recipe
 from weft.kinds.function_code import FunctionCode
-from weft.trust.tickets import sign_blob_ticket
-
-BASES = {"python3.11": "python3-11", "provided": "python3-11"}  # the image of each managed runtime
-KERNEL = "python3-11"
-
-
-def base_of(code: FunctionCode) -> str:
-    """The name of the Image that its runtime is, or for an OCI image in a machine, whose kernel it gets; "" if it needs none."""
-    if code.image:
-        return KERNEL if code.isolation == "vm" else ""
-    return BASES.get(code.runtime, code.runtime)
+from weft.trust.tickets import sign_blob_ticket, sign_secret_ticket
 
 
 def make_recipe(
-    function_uid: str, project: str, name: str, version: str, code: FunctionCode, base: Blob | None
+    function_uid: str, project: str, name: str, version: str, code: FunctionCode, base: Blob | None, image: str = ""
 ) -> Recipe:
-    """What ``code`` is run as. ``base`` is the content of the image that ``base_of`` names."""
+    """What ``code`` is run as. ``base`` is the content of the image that ``base_of`` names, ``image`` its own with a digest, once
+    that is known."""
     recipe = Recipe(
         digest="",
         function=function_uid,
@@ -36,7 +27,8 @@ def make_recipe(
         runtime=code.runtime,
         base=base,
         code=Blob(code.code, code.code_size) if code.code else None,
-        image=code.image,
+        image=image or code.image,
+        registry_secret=code.registry_secret,
         command=list(code.command),
         handler=code.handler,
         env=dict(sorted(code.env.items())),
@@ -58,7 +50,9 @@ def with_tickets(recipe: Recipe, key: bytes, node_uid: str, now: float) -> Recip
             return None
         return msgspec.structs.replace(blob, ticket=sign_blob_ticket(key, blob.sha256, node_uid, now))
 
-    return msgspec.structs.replace(recipe, base=sign(recipe.base), code=sign(recipe.code))
+    secret = recipe.registry_secret
+    ticket = sign_secret_ticket(key, recipe.project, secret, node_uid, now) if secret else ""
+    return msgspec.structs.replace(recipe, base=sign(recipe.base), code=sign(recipe.code), registry_ticket=ticket)
 
 
 def data_of(recipe: Recipe) -> tuple[tuple[str, int], ...]:

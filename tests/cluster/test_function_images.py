@@ -1,0 +1,82 @@
+"""Functions of OCI images through the whole fabric: out of a registry that asks who pulls, pinned, in machines of their own too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.container_registry import push_busybox, serve
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
+PULLER = "puller:$2y$05$nR8qjnzjtMPPvZxgzW6OWuTRvwvMAChmN.rHRnNUjgG.I0XdIGnCu"  # gehe!m, by bcrypt
+BOOTSTRAP = """
+api="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime"
+while true; do
+    wget -q -S -O /tmp/event "$api/invocation/next" 2>/tmp/headers || exit 1
+    id=$(sed -n 's/.*Lambda-Runtime-Aws-Request-Id: *//p' /tmp/headers | tr -d '\\r')
+    wget -q -O /dev/null --post-data "{\\"is\\": \\"$(cat /is)\\", \\"kernel\\": \\"$(uname -r)\\"}" "$api/invocation/$id/response"
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def registry(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if shutil.which("docker-registry") is None or shutil.which("skopeo") is None:
+        pytest.skip("needs docker-registry and skopeo")
+    underlay = json.loads((cluster.state / "cluster.json").read_text())["underlay"]
+    folder = tmp_path_factory.mktemp("registry")
+    with serve(folder, underlay.rpartition(".")[0] + ".1", PULLER) as place:
+        push(folder, place, "one")
+        given = ["--registry", place, "--username", "puller", "--password-stdin"]
+        cluster.ok("secret", "create", "fnreg", *given, stdin=b"gehe!m\n")
+        yield place
+        cluster.run("secret", "delete", "fnreg", "--yes")
+
+
+def push(folder: Path, place: str, what: str) -> None:
+    files = {"bootstrap": BOOTSTRAP, "is": what}
+    push_busybox(folder, f"{place}/shop/own:1", ["sh", "/bootstrap"], files, "puller:gehe!m")
+
+
+def invoke(cluster: Cluster, name: str) -> dict[str, str]:
+    told: dict[str, str] = json.loads(cluster.ok("function", "invoke", name))
+    return told
+
+
+@pytest.mark.parametrize("isolation", ["container", "vm"])
+def test_an_image_is_pulled_by_a_secret_pinned_and_taken_anew_only_when_asked(
+    cluster: Cluster, registry: str, tmp_path: Path, isolation: str
+) -> None:
+    push(tmp_path, registry, "one")
+    name = f"own-{isolation}"
+    wish = ["--image", f"{registry}/shop/own:1", "--isolation", isolation, "--memory", "128M"]
+    if isolation == "container":
+        said = cluster.fails(6, "function", "create", "anybody", *wish, "--timeout", "5s")
+        assert "registry_secret" in said, said
+        cluster.ok("function", "delete", "anybody", "--yes")
+    try:
+        cluster.ok("function", "create", name, *wish, "--registry-secret", "fnreg", timeout=600)
+        told = invoke(cluster, name)
+        assert told["is"] == "one"
+        assert ("cloud" in told["kernel"]) == (isolation == "vm") or isolation == "container"
+        cluster.ok("function", "publish", name)
+        push(tmp_path, registry, "two")
+        cluster.ok("function", "update", name, "--memory", "144M", timeout=600)
+        assert invoke(cluster, name)["is"] == "one"
+        cluster.ok("function", "pull", name, timeout=600)
+        assert invoke(cluster, name)["is"] == "two"
+        assert invoke(cluster, f"{name}:1")["is"] == "one"
+        pinned = json.loads(cluster.ok("get", f"functionversion/{name}-1", "-o", "json"))["spec"]["image"]
+        assert pinned.startswith(f"{registry}/shop/own:1@sha256:")
+        assert "in use by" in cluster.fails(5, "secret", "delete", "fnreg", "--yes")
+        said = cluster.ok("describe", f"function/{name}") + cluster.ok("events")
+        assert "gehe!m" not in said
+        logs = [path for path in cluster.state.rglob("*log") if path.is_file()]
+        assert not [path for path in logs if b"gehe!m" in path.read_bytes()]
+    finally:
+        cluster.run("function", "delete", name, "--yes")
