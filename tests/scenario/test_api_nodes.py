@@ -388,6 +388,13 @@ def test_an_image_is_given_to_people_and_to_nodes_that_have_it_allocated(lab: Do
             lab.client.http.stream("GET", f"/v1/blobs/{odd}")
 
 
+def set_phase(lab: DoorsLab, phase: str) -> None:
+    envelope = lab.stored("/node/-/n1")
+    assert envelope is not None
+    envelope.status = msgspec.Raw(msgspec.json.encode({"phase": phase}))
+    lab.put(envelope)
+
+
 def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(lab: DoorsLab) -> None:
     node = lab.join("n1")
     node.report(node={"cpu": 4})
@@ -396,16 +403,10 @@ def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(l
     places = {vm["name"]: make_allocation(node, vm), "waits": make_allocation(node, waits)}
     lab.put(*places.values())
 
-    def set_phase(phase: str) -> None:
-        envelope = lab.stored("/node/-/n1")
-        assert envelope is not None
-        envelope.status = msgspec.Raw(msgspec.json.encode({"phase": phase}))
-        lab.put(envelope)
-
-    set_phase("Ready")
+    set_phase(lab, "Ready")
     with pytest.raises(IllegalTransition, match="is Ready"):
         lab.client.delete("node", "n1", force=True)
-    set_phase("NotReady")
+    set_phase(lab, "NotReady")
     with pytest.raises(InUse):
         lab.client.delete("node", "n1")
     with pytest.raises(InvalidInput, match="force gives up a node"):
@@ -426,6 +427,44 @@ def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(l
     assert back["superseded"] == [places["web"].uid]
     assert lab.client.get("node", "n1")["uid"] == node.uid
     assert node.report()["superseded"] == [places["web"].uid]
+
+
+def test_a_node_that_was_given_up_is_taken_back_once_it_has_heard_of_that(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    start_vm(lab, node)
+    listed = node.client.list("allocation", query={"node": node.uid}).cursor
+    assert node.report(node={"cpu": 4}, heard=listed)["refused"] == {}
+    set_phase(lab, "NotReady")
+    lab.client.delete("node", "n1", force=True)
+    for heard in ("", listed, f"another-history:{10**9}"):
+        with pytest.raises(Unavailable, match="was given up, and hasn't heard yet which of its places went with it"):
+            node.report(node={"cpu": 4}, heard=heard)
+    with pytest.raises(InvalidInput, match="can't be read"):
+        node.report(node={"cpu": 4}, heard="nonsense")
+    assert lab.client.list("node").items == []
+    gone = next(node.client.watch("allocation", listed, query={"node": node.uid}))
+    assert gone.type == "delete"
+    lab.client.create(make_vm("other"))
+    node.report(node={"cpu": 4}, heard=gone.cursor)
+    assert lab.client.get("node", "n1")["uid"] == node.uid
+    # What it has heard once it needn't hear again; and what an older agent has heard nobody knows.
+    set_phase(lab, "NotReady")
+    lab.client.delete("node", "n1", force=True)
+    node.report(node={"cpu": 4}, heard=listed)
+    place_vm(lab, node, lab.client.get("vm", "other"))
+    set_phase(lab, "NotReady")
+    lab.client.delete("node", "n1", force=True)
+    assert node.report(node={"cpu": 4})["refused"] == {}
+
+
+def test_a_node_that_is_taken_back_is_asked_to_say_again_what_it_has_said(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    assert node.report(node={"cpu": 4}, version="a.1")["version"] == "a.1"
+    set_phase(lab, "NotReady")
+    lab.client.delete("node", "n1", force=True)
+    assert node.report(version="a.1")["version"] not in ("", "a.1")
+    assert node.report(node={"cpu": 4}, version="a.1")["version"] == "a.1"
+    assert lab.client.get("node", "n1")["report"]["cpu"] == 4
 
 
 def test_a_target_that_never_ran_goes_once_nobody_waits_for_its_word(lab: DoorsLab) -> None:

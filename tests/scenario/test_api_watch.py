@@ -55,6 +55,23 @@ def test_a_watch_resumes_right_after_the_event_it_broke_off_at(lab: DoorsLab) ->
     assert take(lab.client.watch("vm", cursor), 2) == [("put", "c"), ("put", "d")]
 
 
+@pytest.mark.parametrize("more", [{}, {"labels": "tier=db"}], ids=["all", "selected"])
+def test_who_is_cut_off_amid_a_commit_is_told_the_whole_of_it_again(lab: DoorsLab, more: dict[str, str]) -> None:
+    for name in "abc":
+        lab.client.create({**make_vm(name), "labels": {"tier": "web" if name == "c" else "db"}})
+    cursor = lab.client.list("vm").cursor
+    lab.put(*(envelope for name in "abc" if (envelope := lab.stored(f"/vm/default/{name}")) is not None))
+    names = "ab" if more else "abc"
+    events = lab.client.watch("vm", cursor, **more)
+    for name in names[:-1]:
+        event = next(events)
+        assert told(event) == ("put", name)
+        again = itertools.islice(lab.client.watch("vm", event.cursor, **more), len(names))
+        assert [told(event) for event in again] == [("put", name) for name in names]
+    lab.client.create({**make_vm("d"), "labels": {"tier": "db"}})
+    assert take(lab.client.watch("vm", next(events).cursor, **more), 1) == [("put", "d")]
+
+
 def test_what_stops_matching_a_selector_is_deleted_for_its_watcher(lab: DoorsLab) -> None:
     lab.client.create({**make_vm("a"), "labels": {"tier": "db"}})
     events = lab.client.watch("vm", lab.client.list("vm").cursor, labels="tier=db")
@@ -141,7 +158,7 @@ def test_one_encoded_line_serves_all_watchers(lab: DoorsLab) -> None:
     lab.client.create(make_vm("a"))
     first = [next(watch) for watch in watches]
     assert len({bytes(event.raw) for event in first}) == 1
-    assert sum(key == "/vm/default/a" for _, key in lab.doors.lines._lines) == 1
+    assert sum(key == "/vm/default/a" for _, key, _ in lab.doors.lines._lines) == 1
 
 
 def test_waiting_sees_what_comes_and_gives_up_in_time(lab: DoorsLab) -> None:

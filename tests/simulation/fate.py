@@ -49,6 +49,7 @@ class Fate:
         self.on = False
         self.disk_full = False
         self.cut_off: set[str] = set()
+        self.deaf: set[str] = set()  # who speak, but get no list and no watch
 
     @property
     def spent(self) -> bool:
@@ -74,3 +75,7 @@ class Fate:
 
     def is_cut_off(self, who: str) -> bool:
         return who in self.cut_off
+
+    def is_deaf(self, who: str) -> bool:
+        """Whether what it reads and follows doesn't reach it."""
+        return who in self.deaf or self.is_cut_off(who)

@@ -33,6 +33,8 @@ class Faults(Protocol):
 
     def is_cut_off(self, who: str) -> bool: ...
 
+    def is_deaf(self, who: str) -> bool: ...
+
 
 class Doorway:
     """Where the doors can be reached: the process that serves now, and its application."""
@@ -59,7 +61,8 @@ class Line:
         """One request. Raises Unavailable when no answer comes, whether or not the doors acted on it."""
         faults = self._faults
         await asyncio.sleep(faults.delay(0.01))
-        if faults.is_cut_off(self.who) or faults.hit("request lost"):
+        unheard = faults.is_deaf(self.who) if method == "GET" else faults.is_cut_off(self.who)
+        if unheard or faults.hit("request lost"):
             await asyncio.sleep(faults.delay(10.0))
             raise Unavailable("no answer")
         part, app = self._doorway.part, self._doorway.app
@@ -84,7 +87,7 @@ class Line:
         app = self._doorway.app
         if app is None or part is None or not part.alive:
             raise Unavailable("connection refused")
-        if self._faults.is_cut_off(self.who) or self._faults.hit("request lost"):
+        if self._faults.is_deaf(self.who) or self._faults.hit("request lost"):
             raise Unavailable("no answer")
         stream = Stream()
         stream.part = part
@@ -103,7 +106,7 @@ class Line:
         assert stream.part is not None
         while not stream.pieces and not stream.over:
             await stream.more(stream.part)
-        if stream.closed or self._faults.is_cut_off(self.who) or self._faults.hit("stream broken"):
+        if stream.closed or self._faults.is_deaf(self.who) or self._faults.hit("stream broken"):
             stream.close()
             raise Unavailable("the connection was lost")
         await asyncio.sleep(self._faults.delay(0.005))

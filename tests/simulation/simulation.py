@@ -52,28 +52,35 @@ def run_simulation(
 ) -> Trace:
     """One run with about ``faults`` faults on this engine of the store; ``weather`` says how often each misfortune comes,
     compared to the others; with ``moves`` people move their VMs as well. The same seed gives the same run, anywhere."""
+    with simulate(seed, Fate(seed, faults, weather), store, moves=moves) as fabric:
+        fabric.loop.run_until_complete(fabric.run())
+        seconds = fabric.loop.time()
+    digest = hashlib.sha256(fabric.ledger.notes.trace.digest())
+    digest.update(repr((sorted(fabric.fate.count.items()), seconds)).encode())
+    return Trace(
+        seed=seed,
+        digest=digest.hexdigest(),
+        faults=dict(fabric.fate.count),
+        wishes=dict(fabric.wishes),
+        moves=dict(fabric.witness.came_to),
+        commits=fabric.ledger.notes.commits,
+        seconds=seconds - 1000.0,
+        violations=fabric.witness.violations,
+    )
+
+
+@contextlib.contextmanager
+def simulate(seed: int, fate: Fate, store: Store = "memory", *, moves: bool = False) -> Iterator[Fabric]:
+    """A fabric that nothing has happened to yet, on a loop of its own; whoever has it drives ``fabric.loop``."""
     shelf = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=shelf) as folder:
         loop = VirtualLoop(seed)
         asyncio.set_event_loop(None)
         with _one_source_of_chance(seed) as found:
-            fabric = Fabric(loop, Path(folder), Fate(seed, faults, weather), store, found, moves)
             try:
-                loop.run_until_complete(fabric.run())
+                yield Fabric(loop, Path(folder), fate, store, found, moves)
             finally:
                 loop.end()
-        digest = hashlib.sha256(fabric.ledger.notes.trace.digest())
-        digest.update(repr((sorted(fabric.fate.count.items()), loop.time())).encode())
-        return Trace(
-            seed=seed,
-            digest=digest.hexdigest(),
-            faults=dict(fabric.fate.count),
-            wishes=dict(fabric.wishes),
-            moves=dict(fabric.witness.came_to),
-            commits=fabric.ledger.notes.commits,
-            seconds=loop.time() - 1000.0,
-            violations=fabric.witness.violations,
-        )
 
 
 @contextlib.contextmanager

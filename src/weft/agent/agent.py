@@ -424,8 +424,12 @@ class Agent:
         return {volume.uid for wanted in made for volume in wanted.spec.volumes}
 
     def _ask(self) -> Question:
-        digest = self._meter.digest()
-        return msgspec.structs.replace(self._network.ask(), peers_version=self._proximity.version, digest=digest)
+        return msgspec.structs.replace(
+            self._network.ask(),
+            heard=self._following.heard("allocations"),
+            peers_version=self._proximity.version,
+            digest=self._meter.digest(),
+        )
 
     def _on_answer(self, answer: ReportAnswer) -> None:
         if answer.peers is not None:

@@ -45,7 +45,8 @@ Told = Put | Gone | Listed
 
 
 class Feed:
-    """One watch; ``deliver`` is called in the event loop, in order."""
+    """One watch; ``deliver`` is called in the event loop, in order. ``heard`` is the cursor up to which all was delivered, nothing
+    before the first list was."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Feed:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._server, self._kind, self._query, self._deliver, self._loop = server, kind, query, deliver, loop
+        self.heard = ""
         self._ended = threading.Event()
         self._troubled = ""
         self._present: set[str] = set()
@@ -87,23 +89,24 @@ class Feed:
             self._troubled = ""
             log.info("feed of %s: the server answers again", self._kind)
         if event.type == "synced":
-            self._tell(Listed(frozenset(self._present), event.cursor.partition(":")[0]))
+            self._tell(Listed(frozenset(self._present), event.cursor.partition(":")[0]), event.cursor)
         elif event.type == "put":
             envelope = event.envelope
             self._present.add(envelope.name)
-            self._tell(Put(envelope))
+            self._tell(Put(envelope), event.cursor)
         elif event.type == "delete":
             self._present.discard(event.object["name"])
             if "spec" in event.object:  # without one it merely was in no later list
-                self._tell(Gone(event.envelope))
+                self._tell(Gone(event.envelope), event.cursor)
 
-    def _tell(self, told: Told) -> None:
+    def _tell(self, told: Told, cursor: str) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._hand_over, told)
+            self._loop.call_soon_threadsafe(self._hand_over, told, cursor)
 
-    def _hand_over(self, told: Told) -> None:
+    def _hand_over(self, told: Told, cursor: str) -> None:
         if not self._ended.is_set():
             self._deliver(told)
+            self.heard = cursor or self.heard
 
     def _trouble(self, problem: WeftError) -> None:
         if self._troubled != problem.message:

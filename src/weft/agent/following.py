@@ -26,6 +26,10 @@ class Following:
         self._feeds[key] = feed
         feed.start()
 
+    def heard(self, key: str) -> str:
+        """The cursor up to which all was delivered of what is followed under ``key``, nothing before its first list."""
+        return self._feeds[key].heard if key in self._feeds else ""
+
     def follow_publications(self) -> None:
         self.follow("publications", "publication", {}, self._on_publication)
 

@@ -37,6 +37,7 @@ class Question(msgspec.Struct, frozen=True):
     idle_networks: list[str] = []
     peers_version: str = ""
     digest: Digest | None = None
+    heard: str = ""
 
 
 class Reporter:
@@ -151,6 +152,7 @@ class Reporter:
             idle_networks=question.idle_networks,
             peers_version=question.peers_version,
             digest=question.digest,
+            heard=question.heard,
         )
 
     def _keep(self, body: ReportBody) -> None:

@@ -54,7 +54,8 @@ class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """One batch to the server: only what changed. ``ranges_version`` is of the networks' address ranges known here;
     ``idle_networks`` are uids of networks kept ready without a use; ``peers_version`` is of the peers known here;
     ``digest`` is what the guests use now, which no later batch goes by; ``version`` is of the newest facts of the node's own,
-    in this batch or before."""
+    in this batch or before; ``heard`` is the cursor up to which the watch of its allocations is reflected in all of this,
+    nothing before their first list, None only of agents that don't say."""
 
     node: NodeReport | None = None
     allocations: dict[str, AllocationReport] = {}
@@ -65,6 +66,7 @@ class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
     peers_version: str = ""
     digest: Digest | None = None
     version: str = ""
+    heard: str | None = None
 
 
 class ReportAnswer(msgspec.Struct, frozen=True):

@@ -31,6 +31,12 @@ def enrolment_key(uid: str) -> str:
     return f"/enrolment/{FABRIC}/{uid}"
 
 
+def given_up_key(uid: str) -> str:
+    """Of what is written with each commit that takes places from a node of this uid because people gave it up: its revision is
+    that of the last. Gone once the node is back."""
+    return f"{enrolment_key(uid)}.given-up"
+
+
 def require_person(actor: Actor, what: str) -> None:
     """Raise Forbidden unless a person (or program) with an access token asks."""
     if actor.kind != "person":

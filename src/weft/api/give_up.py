@@ -1,16 +1,19 @@
 """``DELETE /v1/nodes/NAME?force=1``: a node that doesn't come back is given up, and its guests are placed anew.
 
 Deletes the node's allocations and the Node; volumes keep their home, so what lies on a lost disk is waited for and never
-passed over for an empty one. The node's certificate stays good: if it returns after all it is taken back, and told which
-of its guests have a later incarnation elsewhere (``report.py``).
+passed over for an empty one. The node's certificate stays good: if it returns after all it is taken back, once it has heard
+that its places went, and told which of its guests have a later incarnation elsewhere (``report.py``).
 """
 
 from __future__ import annotations
 
+import msgspec
+
+from weft.api.authorise import given_up_key
 from weft.api.call import Call
 from weft.api.commit import read_again, retry
 from weft.api.doors import Doors
-from weft.contracts.store import AtRevision, Delete
+from weft.contracts.store import AtRevision, Delete, Put, Write
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NODE, NodeStatus
 from weft.kinds.record import Kind
@@ -31,26 +34,25 @@ async def give_up(doors: Doors, call: Call, kind: Kind, envelope: Envelope) -> E
             hint="delete them, or switch the node off and wait until it is NotReady",
         )
     lost: list[str] = []
-    while found := await retry(doors, lambda: _forget_some(doors, envelope)):
-        lost += found
-    await retry(doors, lambda: _forget(doors, envelope))
-    while found := await retry(doors, lambda: _forget_some(doors, envelope)):  # made until its node was gone
+    while (found := await retry(doors, lambda: _forget_some(doors, envelope))) is not None:
         lost += found
     doors.tell(envelope.ref, "GivenUp", f"by {call.actor.name}, with the places of {', '.join(lost) or 'nobody'}")
     return envelope
 
 
-async def _forget_some(doors: Doors, node: Envelope) -> list[str]:
-    """Delete a few of the node's allocations; whose they were."""
+async def _forget_some(doors: Doors, node: Envelope) -> list[str] | None:
+    """Delete a few of the node's allocations, and with the last of them the Node; whose they were, None once all is gone. One
+    that was made until its Node was gone goes after it."""
     page = await doors.store.list(object_key("allocation", None, f"{node.uid}."), limit=_AT_ONCE)
-    await doors.store.commit(
-        [Delete(entry.key) for entry in page.entries], [AtRevision(entry.key, entry.revision) for entry in page.entries]
-    )
+    doomed = [(entry.key, entry.revision) for entry in page.entries]
+    current = await read_again(doors, node.key)
+    if page.next is None and current is not None and current.uid == node.uid:
+        doomed.append((current.key, current.revision))
+    if not doomed:
+        return None
+    writes: list[Write] = [Delete(key) for key, _ in doomed]
+    if page.entries:
+        writes.append(Put(given_up_key(node.uid), msgspec.json.encode({"name": node.name})))
+    await doors.store.commit(writes, [AtRevision(key, revision) for key, revision in doomed])
     workloads = [decode_part(decode_envelope(entry.value).spec, AllocationSpec).workload for entry in page.entries]
     return [f"{workload.kind}/{workload.name}" for workload in workloads]
-
-
-async def _forget(doors: Doors, node: Envelope) -> None:
-    current = await read_again(doors, node.key)
-    if current is not None and current.uid == node.uid:
-        await doors.store.commit([Delete(current.key)], [AtRevision(current.key, current.revision)])

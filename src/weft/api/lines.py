@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.store import Batch, Change
+from weft.contracts.store import Batch, Change, epoch_of
 from weft.objects.envelope import Envelope, decode_envelope
 
 _MOST_LINES = 2000
@@ -24,24 +24,26 @@ class Lines:
     """The newest encoded lines."""
 
     def __init__(self) -> None:
-        self._lines: dict[tuple[str, str], bytes] = {}
+        self._lines: dict[tuple[str, str, bool], bytes] = {}
 
-    def encode(self, batch: Batch, change: Change) -> bytes:
-        """The line of ``change`` for a watch without selector."""
-        key = (batch.cursor, change.key)
+    def encode(self, batch: Batch, change: Change, *, last: bool) -> bytes:
+        """The line of ``change`` for a watch without selector, the ``last`` one of its batch or not."""
+        key = (batch.cursor, change.key, last)
         line = self._lines.get(key)
         if line is None:
-            line = encode_change(batch, "delete" if change.value is None else "put", change.value or change.previous)
+            type_, value = ("delete", change.previous) if change.value is None else ("put", change.value)
+            line = encode_change(batch, type_, value, last=last)
             if len(self._lines) >= _MOST_LINES:
                 del self._lines[next(iter(self._lines))]
             self._lines[key] = line
         return line
 
 
-def encode_change(batch: Batch, type_: str, value: bytes | None) -> bytes:
-    """One object's event; its revision is the batch's."""
+def encode_change(batch: Batch, type_: str, value: bytes | None, *, last: bool) -> bytes:
+    """One object's event; its revision is the batch's. Who was cut off before the ``last`` one is told the whole batch again."""
     envelope = None if value is None else decode_envelope(value, batch.revision)
-    return encode_line(Line(type_, envelope, batch.cursor))
+    cursor = batch.cursor if last else f"{epoch_of(batch.cursor)}:{batch.revision - 1}"
+    return encode_line(Line(type_, envelope, cursor))
 
 
 def encode_line(line: Line) -> bytes:

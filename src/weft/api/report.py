@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 from starlette.responses import Response
 
-from weft.api.authorise import Enrolment, enrolment_key
+from weft.api.authorise import Enrolment, enrolment_key, given_up_key
 from weft.api.call import Call, json_response
 from weft.api.commit import read_again, retry
 from weft.api.doors import Doors
@@ -21,18 +21,29 @@ from weft.api.join import make_node, require_own
 from weft.api.orphans import find_superseded
 from weft.api.peers import Peer
 from weft.contracts.journal import Event
-from weft.contracts.store import MAX_DIGEST_BYTES, Absent, AtRevision, Precondition, Put, Write
+from weft.contracts.store import (
+    MAX_DIGEST_BYTES,
+    Absent,
+    AtRevision,
+    Delete,
+    Precondition,
+    Put,
+    Write,
+    epoch_of,
+    revision_of,
+)
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, write_digest
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
-from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput
+from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
 from weft.objects.identity import Ref, object_key
 
 _ONE_BY_ONE = 4  # up to so many allocations are read singly, more by one list
 _CHUNK = 90
 _MOST_EVENTS = 200
 _NOTHING = msgspec.Raw(b"null")
+_NOTHING_HEARD = "none.0"  # a version that no agent has: it says all again
 
 
 class NodeEvent(msgspec.Struct):
@@ -47,7 +58,8 @@ class ReportInput(msgspec.Struct):
 
     ``ranges_version`` is of the address ranges that the node knows; ``idle_networks`` are uids of networks it keeps
     ready though nothing of its own is in them; ``peers_version`` is of the peers it knows; ``digest`` is what its guests use,
-    which goes with its lease; ``version`` is of the node's own facts, see ``Heard``."""
+    which goes with its lease; ``version`` is of the node's own facts, see ``Heard``; ``heard`` is how far it has followed its
+    allocations, None of an agent that doesn't say."""
 
     node: msgspec.Raw = _NOTHING
     allocations: dict[str, msgspec.Raw] = {}
@@ -58,6 +70,7 @@ class ReportInput(msgspec.Struct):
     peers_version: str = ""
     digest: msgspec.Raw = _NOTHING
     version: str = ""
+    heard: str | None = None
 
 
 class PeersAnswer(msgspec.Struct):
@@ -93,7 +106,7 @@ async def report(doors: Doors, call: Call, name: str) -> Response:
     await doors.store.grant(f"{LEASE_PREFIX}{uid}", uid, LEASE_SECONDS, _write_digest(given.digest))
     node = await _read_node(doors, name, uid)
     if node is None or known is None:
-        node = await retry(doors, lambda: _take_back(doors, name, uid))
+        node = await retry(doors, lambda: _take_back(doors, name, uid, given.heard))
     answer = ReportAnswer()
     await _write_node(doors, node, given)
     answer.version = doors.heard.get(uid)
@@ -117,7 +130,9 @@ def _read(body: bytes) -> ReportInput:
         msgspec.json.decode(given.node, type=NodeReport | None)
         for part in given.allocations.values():
             decode_part(part, AllocationReport)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
+        if given.heard:
+            revision_of(given.heard)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:
         raise InvalidInput(f"the report can't be read: {problem}") from None
     return given
 
@@ -139,9 +154,10 @@ async def _read_node(doors: Doors, name: str, uid: str) -> Envelope | None:
     return node
 
 
-async def _take_back(doors: Doors, name: str, uid: str) -> Envelope:
-    """The Node object of a certificate that the store doesn't know: the store is older than it, or was emptied. What
-    runs there comes back with it."""
+async def _take_back(doors: Doors, name: str, uid: str, heard: str | None) -> Envelope:
+    """The Node object of a certificate that the store doesn't know: the store is older than it, or was emptied, or the node was
+    given up. What runs there comes back with it. Raises Unavailable while its agent may still take places for its own that
+    went with it: what it says would hide their guests, and others would be started in their stead."""
     node = await _read_node(doors, name, uid)
     key = enrolment_key(uid)
     entry = await doors.store.get(key)
@@ -154,6 +170,11 @@ async def _take_back(doors: Doors, name: str, uid: str) -> Envelope:
     if node is None:
         if entry is not None and msgspec.json.decode(entry.value, type=Enrolment).removed_at is not None:
             raise Forbidden(f"node {name} was removed from the fabric")
+        given_up = await doors.store.get(given_up_key(uid))
+        if given_up is not None:
+            await _check_heard(doors, name, heard, given_up.revision)
+            writes.append(Delete(given_up.key))
+            preconditions.append(AtRevision(given_up.key, given_up.revision))
         node = make_node(doors, name, uid)
         writes.append(Put(node.key, encode_envelope(node)))
         preconditions.append(Absent(node.key))
@@ -161,8 +182,22 @@ async def _take_back(doors: Doors, name: str, uid: str) -> Envelope:
         revision = await doors.store.commit(writes, preconditions)
         node.revision = revision if made else node.revision
     if made:
+        doors.heard.put(uid, _NOTHING_HEARD)
         doors.tell(node.ref, "TakenBack", "its certificate is ours, but the store did not know it", "Warning")
     return node
+
+
+async def _check_heard(doors: Doors, name: str, heard: str | None, revision: int) -> None:
+    """Raise Unavailable unless an agent that has followed its allocations up to ``heard`` knows what was done to them at
+    ``revision``; one that doesn't say counts as if it knew."""
+    now = (await doors.store.list(object_key("node", None, name), limit=1)).cursor
+    if heard is None or (epoch_of(heard) == epoch_of(now) and revision_of(heard) >= revision):
+        return
+    raise Unavailable(
+        f"node {name} was given up, and hasn't heard yet which of its places went with it",
+        hint="it is taken back as soon as it has",
+        retry_after_seconds=1,
+    )
 
 
 async def _write_node(doors: Doors, node: Envelope, given: ReportInput) -> None:

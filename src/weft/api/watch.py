@@ -42,14 +42,19 @@ async def watch(doors: Doors, call: Call, target: Target) -> Response:
 
 def _lines(doors: Doors, batch: Batch, match: Match | None) -> bytes:
     if match is None:
-        return b"".join(doors.lines.encode(batch, change) for change in batch.changes)
-    return b"".join(_selected(batch, change, match) for change in batch.changes)
+        last = batch.changes[-1] if batch.changes else None
+        return b"".join(doors.lines.encode(batch, change, last=change is last) for change in batch.changes)
+    selected = [found for change in batch.changes if (found := _select(change, match)) is not None]
+    return b"".join(
+        encode_change(batch, type_, value, last=number == len(selected))
+        for number, (type_, value) in enumerate(selected, start=1)
+    )
 
 
-def _selected(batch: Batch, change: Change, match: Match) -> bytes:
-    """The line of a watch with selector: what stops matching is deleted as far as its reader is concerned."""
+def _select(change: Change, match: Match) -> tuple[str, bytes] | None:
+    """The event of a watch with selector: what stops matching is deleted as far as its reader is concerned."""
     if change.value is not None and match(change.value):
-        return encode_change(batch, "put", change.value)
+        return "put", change.value
     if change.previous is not None and match(change.previous):
-        return encode_change(batch, "delete", change.previous)
-    return b""
+        return "delete", change.previous
+    return None

@@ -35,8 +35,8 @@ _NOTHING = msgspec.Raw(b"{}")
 
 
 class WatchEvent(msgspec.Struct):
-    """One line of a watch. ``cursor`` resumes right after it. ``synced`` says that all objects there are have been
-    told; it and ``bookmark`` have no object."""
+    """One line of a watch. ``cursor`` resumes right after it, empty amid what a list told. ``synced`` says that all objects
+    there are have been told; it and ``bookmark`` have no object."""
 
     type: Literal["put", "delete", "bookmark", "synced", "error"]
     cursor: str = ""
@@ -147,11 +147,11 @@ def _told(known: dict[tuple[str | None, str], Object], listing: Listing) -> Iter
     gone = dict(known)
     known.clear()
     for raw in listing.raws:
-        event = WatchEvent("put", listing.cursor, raw)
+        event = WatchEvent("put", raw=raw)
         gone.pop(_remember(known, event), None)
         yield event
     for identity in gone.values():
-        yield WatchEvent("delete", listing.cursor, msgspec.Raw(msgspec.json.encode(identity)))
+        yield WatchEvent("delete", raw=msgspec.Raw(msgspec.json.encode(identity)))
     yield WatchEvent("synced", listing.cursor)
 
 

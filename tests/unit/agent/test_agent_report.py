@@ -145,7 +145,7 @@ async def test_what_is_said_already_is_not_said_again_but_life_is(bench: Bench) 
     await bench.clock.pass_by(3 * HEARTBEAT_SECONDS + 1)
     first, *others = [body for _, body in bench.server.told]
     assert first.node is not None
-    assert len(others) >= 2 and all(body == ReportBody(version=first.version) for body in others)
+    assert len(others) >= 2 and all(body == ReportBody(version=first.version, heard="") for body in others)
     bench.reporter.put("a", AllocationReport(state="running"))
     await bench.clock.settle()
     assert len(bench.server.told) == len(others) + 1
