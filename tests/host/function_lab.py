@@ -88,7 +88,7 @@ class FunctionLab:
         self.run_dir.mkdir(mode=0o755)
         self.host = Host(
             node="n1",
-            node_uid="uid",
+            node_uid=f"uid-{self.name}",  # what runs beside it belongs to another node
             state_dir=str(folder),
             run_dir=str(self.run_dir),
             link_prefix="wfn",
