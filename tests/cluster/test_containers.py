@@ -249,9 +249,9 @@ def test_how_a_container_ends_is_told(cluster: Cluster, registry: str, gone_cont
 
 def test_without_a_registry_weft_holds_the_image(cluster: Cluster, gone_containers: Gone) -> None:
     cluster.ok("image", "build", "busybox", "--cache", str(cluster.state / "cache"))
-    page = ["--command", "sh", "--arg", "-c", "--arg", "echo held > /srv/index.html; exec httpd -f -h /srv -p 80"]
-    words = ["--image", "busybox", "--memory", "32M", *page]
-    cluster.ok("container", "create", gone_containers("held"), *words, "--publish", "8098:80")
+    page = ["--", "sh", "-c", "echo held > /srv/index.html; exec httpd -f -h /srv -p 80"]
+    words = ["--image", "busybox", "--memory", "32M"]
+    cluster.ok("container", "create", gone_containers("held"), *words, "--publish", "8098:80", *page)
     assert fetch(8098) == "held\n"
     assert "in use by container/held" in cluster.fails(5, "image", "delete", "busybox", "--yes")
     done = cluster.ok("job", "run", "once", "--image", "busybox", "--memory", "32M", "--", "echo", "done")

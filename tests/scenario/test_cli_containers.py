@@ -25,7 +25,7 @@ def get(fabric: Fabric) -> dict[str, Any]:
 
 
 def test_a_container_is_made_and_waits_with_the_reason_where_no_node_runs_containers(fabric: Fabric) -> None:
-    words = ["--command", "/bin/sh", "--arg", "-c", "--arg", "echo a,b", "--env", "A=1"]
+    words = ["--env", "A=1", "--arg", "-c", "--arg", "echo a,b", "--", "/bin/sh"]
     said = fabric.weft("container", "create", "web", "--image", IMAGE, *words)
     assert said.code == 6
     assert "container/web fits on no node: noAvailableAgents" in said.err
@@ -38,8 +38,8 @@ def test_a_container_is_made_and_waits_with_the_reason_where_no_node_runs_contai
     assert "no node runs containers" in fabric.weft("explain", "container/web").out
     assert fabric.weft("exec", "container/web", "--", "ls").code != 0
     refused = fabric.weft("container", "create", "bad", "--image", "nginx")
-    assert refused.code == 2
-    assert "spec.image" in refused.err
+    assert refused.code == 3
+    assert 'image "nginx" not found' in refused.err and "REGISTRY/nginx:TAG" in refused.err
     assert fabric.weft("container", "migrate", "web").code == 2
     assert fabric.weft("container", "delete", "web", "--yes").code == 0
     assert json.loads(fabric.weft("container", "list", "-o", "json").out)["items"] == []

@@ -47,7 +47,7 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
                 project = await _find_project(view, target, envelope, reference, name)
                 if reference.awaited and await view.get(target, project, name) is None:
                     continue
-                preconditions += await _plan_one(view, target, project, name, reference.field)
+                preconditions += await _plan_one(view, target, project, name, reference.field, reference.else_)
                 if reference.holder is not None:
                     await _refuse_held(view, target, envelope, name, reference)
         if reference.agree is not None:
@@ -107,7 +107,9 @@ def in_use(kind: Kind, name: str, users: list[str]) -> InUse:
     )
 
 
-async def _plan_one(view: View, kind: Kind, project: str | None, name: str, field: str) -> list[Precondition]:
+async def _plan_one(
+    view: View, kind: Kind, project: str | None, name: str, field: str, else_: str = ""
+) -> list[Precondition]:
     scope = project if kind.scope == "project" else None
     key = object_key(kind.name, scope, name)
     found = await view.get_key(key)
@@ -117,6 +119,8 @@ async def _plan_one(view: View, kind: Kind, project: str | None, name: str, fiel
         hint = f"did you mean {meant}?" if meant else f"weft {kind.name} list"
         if kind.name == "image" and name in OWN:
             hint = f"weft image build {name}"
+        elif else_:
+            hint = f"{hint}; {else_.format(name)}"
         raise NotFound(f'{kind.title} "{name}" not found{where}', field=field, hint=hint)
     if found.deleting_since is not None:
         raise NotFound(f'{kind.title} "{name}" is being deleted', field=field, hint=f"weft {kind.name} list")

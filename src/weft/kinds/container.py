@@ -415,7 +415,7 @@ CONTAINER = Kind(
     conditions=CONDITIONS | {"Healthy": "workload"},
     born=born,
     references=(
-        Reference("image", "spec.image", _images, blocks=True),
+        Reference("image", "spec.image", _images, else_="an image in a registry is written with it: REGISTRY/{}:TAG"),
         Reference("volume", "spec.mounts", _volumes, holder=lambda status: status.attached_to),
         Reference("secret", "spec.registry_secret and spec.env_secrets", _secrets),
         *workload_references(),

@@ -259,6 +259,7 @@ def _of_task(one: Reference) -> Reference:
         partial(_names, one),
         blocks=False,
         awaited=one.awaited,
+        else_=one.else_,
         agree=None if agree is None else lambda spec, named: agree(spec.task, named),
     )
 

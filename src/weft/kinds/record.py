@@ -47,7 +47,8 @@ class Reference(msgspec.Struct, frozen=True):
     referred to. ``field`` is the path for error messages. ``holder`` reads from the other's status who has it to
     himself: then nobody else may refer to it anew. One that is ``awaited`` need not exist yet. ``agree`` (spec, name → the
     spec of each that exists) raises InvalidInput where both can't be true. ``below`` (own name, name → name) says what those
-    are called that belong to the object itself. What isn't in its own project may be in the project ``shared``."""
+    are called that belong to the object itself. What isn't in its own project may be in the project ``shared``; ``else_`` is
+    what may have been meant where there is none of that name."""
 
     kind: str
     field: str
@@ -58,6 +59,7 @@ class Reference(msgspec.Struct, frozen=True):
     agree: Callable[[Any, Mapping[str, Any]], None] | None = None
     below: Callable[[str, str], str] | None = None
     shared: str | None = None
+    else_: str = ""
 
     def list_names(self, own: str, spec: Any) -> list[str]:
         """The names that the spec of the object ``own`` refers to."""

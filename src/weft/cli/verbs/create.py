@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def make_command(verb: str, kind: Kind) -> click.Command:
     """The command that makes objects of ``kind``, with a flag for every field of its spec."""
     flags = [*make_more_flags(kind), *make_flags(kind)]
     params: list[click.Parameter] = [
-        click.Argument(["words"], nargs=-1, metavar="NAME"),
+        click.Argument(["words"], nargs=-1, metavar="NAME [-- COMMAND...]" if kind.name == "container" else "NAME"),
         click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument."),
         *flags,
         click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
@@ -66,6 +67,8 @@ class _Kinds(Words):
 def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: bool, **given: Any) -> int:
     if "/" in (given.get("spec__iso") or "") and not dry_run:
         given["spec__iso"] = add_file(session, given["spec__iso"])
+    if kind.name == "container":
+        words = read_command(given, "spec__command", words)
     manifest, code = read_wish(session, kind, words, given)
     if code is not None:
         bring(session, code)
@@ -114,6 +117,17 @@ def read_wish(
             raise locate(Manifest(kind, manifest, document), problem)
         raise name_flag(kind, problem)
     return manifest, code
+
+
+def read_command(given: dict[str, Any], parameter: str, words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words but for a command after ``--``, which goes where flag ``parameter`` puts one; that flag is given once, as a shell
+    reads it, or once for each word."""
+    name, command = (words[:0], words) if given["named"] else (words[:1], words[1:])
+    flags: tuple[str, ...] = given[parameter] or ()
+    if flags and command:
+        raise click.UsageError("the command is given twice: with --command, and after --")
+    given[parameter] = tuple(shlex.split(flags[0])) if len(flags) == 1 else (*flags, *command)
+    return name
 
 
 def _given(given: dict[str, Any]) -> list[str]:

@@ -3,7 +3,6 @@ exit code of the first of its tasks that failed. Ctrl-C ends the watching only."
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from weft.cli.moment import tell_moment
 from weft.cli.output.formats import print_names, print_object
 from weft.cli.progress import Progress
 from weft.cli.session import Session
-from weft.cli.verbs.create import read_wish
+from weft.cli.verbs.create import read_command, read_wish
 from weft.cli.watching import Wait, follow
 from weft.cli.words import Target
 from weft.kinds.cells import dig
@@ -50,8 +49,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: bool, **given: Any) -> int:
     job = BY_NAME["job"]
-    name, words = ((), words) if given["named"] else (words[:1], words[1:])
-    given["spec__task__command"] = _read_command(given["spec__task__command"] or (), words)
+    name = read_command(given, "spec__task__command", words)
     manifest, _ = read_wish(session, job, name, given)
     made = session.client.create(manifest, dry_run=dry_run)
     target = Target(job, made["name"])
@@ -62,13 +60,6 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: b
     if session.detach:
         return _print(session, made, f"{target.what}  created; watch: weft wait {target.what}")
     return watch_job(session, target, made)
-
-
-def _read_command(flags: tuple[str, ...], words: tuple[str, ...]) -> tuple[str, ...]:
-    """The command's words: those after ``--``, or of ``--command``: once, as a shell reads it, or once for each."""
-    if flags and words:
-        raise click.UsageError("the command is given twice: with --command, and after --")
-    return tuple(shlex.split(flags[0])) if len(flags) == 1 else (*flags, *words)
 
 
 def _await_schedule(session: Session, target: Target, made: Object) -> int:
