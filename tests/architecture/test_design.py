@@ -70,10 +70,12 @@ def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
 
 def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
     # workload (with astray), migrations (roles and moves), securitygroups (the rules) and the scheduler write the specs of
-    # allocations, which are theirs; drain those of the Migrations that it makes, jobs those of their tasks and runs.
+    # allocations, which are theirs; drain those of the Migrations that it makes, jobs those of their tasks and runs; conversions
+    # those of both workloads, for the people who asked for it, and whose their endpoints and publications are.
     assert set(find_writes("spec")) == {
         ("api", "admit"),
         ("controllers", "astray"),
+        ("controllers", "conversions"),
         ("controllers", "drain"),
         ("controllers", "jobs"),
         ("controllers", "migrations"),

@@ -132,7 +132,7 @@ def _plan(known: Known, guest: GuestFacts, now: float) -> Plan:
     if (relocation := _plan_relocation(known, guest)) is not None:
         return relocation
     if spec.wish == "stop":
-        return _plan_stop(guest)
+        return _plan_stop(guest, tidy)
     if spec.wish == "suspend":
         return _plan_suspend(known, guest)
     return _plan_run(known, guest, now)
@@ -244,12 +244,12 @@ def _plan_target(known: Known, guest: GuestFacts) -> Plan:
     return Plan(RECEIVE if known.memory.made else (Step.ROOM, *RECEIVE), "preparing")
 
 
-def _plan_stop(guest: GuestFacts) -> Plan:
+def _plan_stop(guest: GuestFacts, tidy: tuple[Step, ...]) -> Plan:
     if is_alive(guest):
         return Plan((Step.STOP,), "stopping")
     if guest.state == "suspended":
         return Plan((Step.REMOVE,), "stopping")
-    return Plan((), "stopped")
+    return Plan(tidy, "stopped")  # another may have the address by now
 
 
 def _plan_suspend(known: Known, guest: GuestFacts) -> Plan:

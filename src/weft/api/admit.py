@@ -131,6 +131,8 @@ async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -
     labels = current.labels if wish.labels is None else wish.labels
     if not changes and labels == current.labels:
         return Draft(kind, current, "unchanged")
+    if changes:
+        guard(kind, current)
     draft = await plan_spec(doors, view, kind, current, old, spec, changes)
     draft.changes = sealing.hide_changes(kind, changes)
     draft.envelope.labels = labels
@@ -193,6 +195,12 @@ def refuse_deleting(kind: Kind, current: Envelope) -> None:
             f'{kind.title} "{current.name}" is being deleted',
             hint=f"wait for that: weft wait {kind.name}/{current.name} --for=delete",
         )
+
+
+def guard(kind: Kind, current: Envelope) -> None:
+    """Raise IllegalTransition if people may neither change nor delete it just now."""
+    if kind.guard is not None:
+        kind.guard(msgspec.json.decode(msgspec.json.encode(current)))
 
 
 def taken(doors: Doors, kind: Kind, current: Envelope) -> AlreadyExists:

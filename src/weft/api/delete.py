@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from weft.api import claims, references
-from weft.api.admit import not_found, refuse_another
+from weft.api.admit import guard, not_found, refuse_another
 from weft.api.authorise import Enrolment, enrolment_key
 from weft.api.call import Call, object_response, read_flag
 from weft.api.commit import read_again, retry, was_done
@@ -36,6 +36,7 @@ async def delete(doors: Doors, call: Call, target: Target) -> Response:
         return object_response(await give_up(doors, call, kind, envelope))
     if envelope.deleting_since is not None and envelope.finalizers:
         return object_response(envelope, 202)
+    guard(kind, envelope)
     if references.is_referred_to(kind):
         await _refuse_used(doors, kind, envelope)
         envelope = await _mark(doors, target, envelope.uid)

@@ -8,6 +8,7 @@ from weft.client.view import Index, Item, View
 from weft.client.workloads import record_of, wish_of
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.constraint import names_preferred, names_required
+from weft.kinds.conversion import ConversionSpec, read_new, read_old
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.gang import read_gang
 from weft.kinds.job import JobSpec, read_dependency
@@ -42,6 +43,13 @@ def key_of_moving(migration: Item) -> str:
     """The key of the workload that a Migration moves."""
     kind, name = read_workload(migration.spec(MigrationSpec))
     return object_key(kind, migration.envelope.project, name)
+
+
+def keys_of_converted(conversion: Item) -> tuple[str, str]:
+    """The keys of the workload that a Conversion converts, and of what that becomes."""
+    spec, project = conversion.spec(ConversionSpec), conversion.envelope.project
+    old, new = read_old(spec), read_new(spec)
+    return object_key(old[0], project, old[1]), object_key(new[0], project, new[1])
 
 
 def is_room(allocation: Item) -> bool:
@@ -112,6 +120,8 @@ MIGRATIONS_BY_WORKLOAD = Index(
 )
 
 
+CONVERSIONS_BY_WORKLOAD = Index("conversions by either workload", ("conversion",), keys_of_converted)
+
 VERSIONS_BY_FUNCTION = Index(
     "function versions by function",
     ("functionversion",),
@@ -167,6 +177,7 @@ KINDS = (
     "recommendation",
     "report",
     "migration",
+    "conversion",
     "image",
     "network",
     "securitygroup",
@@ -202,6 +213,7 @@ INDEXES = (
     PUBLICATIONS_BY_WORKLOAD,
     MIGRATIONS_BY_UID,
     MIGRATIONS_BY_WORKLOAD,
+    CONVERSIONS_BY_WORKLOAD,
     VERSIONS_BY_FUNCTION,
     PREEMPTIBLE,
     ALLOCATIONS_BY_WAITED,

@@ -43,6 +43,8 @@ class Wished(msgspec.Struct, frozen=True):
     addressed: Condition | None
     migration: str = ""  # the one that moves it
     once: bool = False  # it never runs twice
+    conversion: str = ""  # the one under way that it is either side of
+    converts_to: str = ""  # what it becomes by that, if it is the old one
 
 
 def fold_status(
@@ -60,6 +62,8 @@ def fold_status(
         ),
         observed_generation=wished.generation,
         migration=wished.migration,
+        conversion=wished.conversion,
+        converts_to=wished.converts_to,
     )
     if wished.once and former.ended and not wished.deleting and (place is None or not place.report.ended):
         kept = (

@@ -17,6 +17,7 @@ from weft.client.indexes import (
     ALLOCATIONS_BY_NODE,
     ALLOCATIONS_BY_WAITED,
     ALLOCATIONS_BY_WORKLOAD,
+    CONVERSIONS_BY_WORKLOAD,
     ENDPOINTS_BY_WORKLOAD,
     MIGRATIONS_BY_WORKLOAD,
     NODES_BY_ORPHAN,
@@ -26,6 +27,7 @@ from weft.client.indexes import (
     WORKLOADS_BY_UID,
     WORKLOADS_BY_VOLUME,
     key_of_moving,
+    keys_of_converted,
 )
 from weft.client.view import Changed, Item, View
 from weft.client.workloads import record_of, wish_of
@@ -37,6 +39,8 @@ from weft.controllers.fold import Place, Wished, active_place, fold_current, fol
 from weft.controllers.loop import Plan, moved
 from weft.controllers.places import find_active
 from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.conversion import ConversionStatus
+from weft.kinds.conversion import is_under_way as is_converting
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fit import find_fit, wants_fresh_start
 from weft.kinds.migration import MigrationSpec, MigrationStatus, is_under_way
@@ -58,7 +62,7 @@ class Workloads:
     """``find_silent`` names the nodes that, after a restore, have not said yet what they have."""
 
     name = "workload"
-    kinds = (*WORKLOADS, "allocation", "node", "endpoint", "publication", "volume", "migration")
+    kinds = (*WORKLOADS, "allocation", "node", "endpoint", "publication", "volume", "migration", "conversion")
 
     def __init__(self, find_silent: Callable[[], list[str]]) -> None:
         self._find_silent = find_silent
@@ -82,6 +86,9 @@ class Workloads:
             case "migration":
                 if moved(change, lambda item: is_under_way(item.spec(MigrationSpec), item.status(MigrationStatus))):
                     return (key_of_moving(change.item),)
+            case "conversion":
+                if moved(change, _sides_of):
+                    return keys_of_converted(change.item)
             case "node":
                 return _touched(view, change)
             case kind if is_workload(kind):
@@ -129,6 +136,12 @@ def plan_workload(view: View, vm: Item, silent: bool, now: float) -> Commit | No
     return Commit(vm.key, writes, [unchanged(vm), *(unchanged(item) for item, _ in changed)], events)
 
 
+def _sides_of(conversion: Item) -> object:
+    """What of a Conversion its workloads tell."""
+    status = conversion.status(ConversionStatus)
+    return conversion.uid, is_converting(status), status.old_uid, status.new_uid
+
+
 def _has_astray(view: View, vm: Item) -> bool:
     return any(is_astray(item) for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid))
 
@@ -159,9 +172,9 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
 
 def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> AllocationSpec:
     """An allocation's spec with what people may change while it lives; one that ``rests``, stopped as it was asked to,
-    lets go of the volumes that its VM doesn't name any more."""
+    lets go of the volumes and networks that its VM doesn't name any more."""
     wish = wish_of(vm)
-    named = record_of(vm).volumes(wish)
+    named, joined = record_of(vm).volumes(wish), networks_of(wish.networks)
     kept = [volume for volume in spec.volumes if not rests or volume.name in named]
     sizes = {
         volume.uid: item.spec(VolumeSpec).size for volume in kept for item in view.find(VOLUMES_BY_UID, volume.uid)
@@ -174,6 +187,7 @@ def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> Allo
         restart=wish.restart,
         grace_seconds=wish.grace,
         waits_for=find_waited(view, spec),
+        nics=[nic for nic in spec.nics if not rests or nic.network in joined],
         volumes=[msgspec.structs.replace(v, size=max(v.size, sizes.get(v.uid, 0))) for v in kept],
     )
 
@@ -265,7 +279,17 @@ def read_wished(view: View, vm: Item, envelope: Envelope) -> Wished:
         envelope.condition("Addressed"),
         _find_migration(view, vm),
         record_of(vm).runs_once(wish_of(vm)),
+        *_find_conversion(view, vm),
     )
+
+
+def _find_conversion(view: View, vm: Item) -> tuple[str, str]:
+    """The Conversion under way that it is either side of, and, if it is the old one, what it becomes; empty if none."""
+    for item in view.find(CONVERSIONS_BY_WORKLOAD, vm.key):
+        status = item.status(ConversionStatus)
+        if is_converting(status) and vm.uid in (status.old_uid, status.new_uid):
+            return item.envelope.name, status.new if vm.uid == status.old_uid else ""
+    return "", ""
 
 
 def _find_migration(view: View, vm: Item) -> str:

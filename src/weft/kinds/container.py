@@ -10,6 +10,7 @@ import msgspec
 
 from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocationSpec
 from weft.kinds.cells import AGE, NAME, cores, joined, size, text
+from weft.kinds.convert import CONVERT, refuse_converting
 from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
 from weft.kinds.run_wish import MIB
 from weft.kinds.streams import ExecInput, ForwardInput, LogsInput
@@ -311,6 +312,7 @@ VERBS = (
     START,
     Verb("stop", "End its processes; its place and what it wrote stay", change=set_fields("stop", run="stop")),
     Verb("restart", "End its processes and begin afresh", input=RestartInput, change=_restart),
+    CONVERT,
     HOLD,
     RELEASE,
     Verb("exec", "Run a command in it", input=ExecInput, stream=True),
@@ -360,11 +362,15 @@ def _make(spec: ContainerSpec) -> AllocatedContainer:
 
 def _compare(place: AllocationSpec, spec: ContainerSpec) -> tuple[dict[str, Any], dict[str, Any]]:
     has, asked = place.container, _make(spec)
-    return msgspec.to_builtins(has) if has is not None else {}, msgspec.to_builtins(asked)
+    if has is None:
+        return {}, msgspec.to_builtins(asked)
+    there = {volume.name for volume in place.volumes}  # one that rests has let go of those that it didn't name
+    mounts = [mount for mount in has.mounts if read_mount(mount).volume in there]
+    return {**msgspec.to_builtins(has), "mounts": mounts}, msgspec.to_builtins(asked)
 
 
 def _is_same(place: AllocationSpec, spec: ContainerSpec) -> bool:
-    return place.container == _make(spec)
+    return place.container == _make(spec) and [volume.name for volume in place.volumes] == _volumes(spec)
 
 
 def _is_alike(place: AllocationSpec, spec: ContainerSpec) -> bool:
@@ -413,6 +419,7 @@ CONTAINER = Kind(
     status_writer="workload",
     kept=(*KEPT, "pulls"),
     conditions=CONDITIONS | {"Healthy": "workload"},
+    guard=refuse_converting,
     born=born,
     references=(
         Reference("image", "spec.image", _images, else_="an image in a registry is written with it: REGISTRY/{}:TAG"),

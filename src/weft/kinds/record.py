@@ -138,7 +138,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     kind with a ``workload`` are placed and run. ``made`` is the phase that a new one comes to, which ``create`` waits for;
     ``commands`` are commands of ``weft`` that can be given for its objects beside ``verbs`` and what every kind has.
     ``uploads`` are the digests of what must have been uploaded for a spec. People may delete what is ``removable``, although
-    only weft writes it.
+    only weft writes it. ``guard`` raises IllegalTransition for a whole object whose spec people may not change, nor delete it,
+    just now.
     """
 
     name: str
@@ -173,6 +174,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Callable[[Any], Sequence[str]] | None = None
     removable: bool = False
     longest_name: int = MAX_NAME
+    guard: Callable[[Object], None] | None = None
 
     def verb(self, name: str) -> Verb | None:
         return next((v for v in self.verbs if v.name == name), None)

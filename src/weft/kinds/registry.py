@@ -5,6 +5,7 @@ from __future__ import annotations
 from weft.kinds.allocation import ALLOCATION
 from weft.kinds.constraint import CONSTRAINT
 from weft.kinds.container import CONTAINER
+from weft.kinds.conversion import CONVERSION
 from weft.kinds.decision import DECISION
 from weft.kinds.endpoint import ENDPOINT
 from weft.kinds.function import FUNCTION
@@ -44,6 +45,7 @@ KINDS: tuple[Kind, ...] = (
     SECRET,
     TOKEN,
     MIGRATION,
+    CONVERSION,
     ALLOCATION,
     DECISION,
     ENDPOINT,

@@ -9,6 +9,7 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL, AllocationSpec
 from weft.kinds.cells import AGE, NAME, cores, joined, size, text
+from weft.kinds.convert import CONVERT, refuse_converting, refuse_handed_over
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
 from weft.kinds.run_wish import Name
@@ -132,6 +133,7 @@ def _suspend(obj: Object, _: Any) -> dict[str, Any]:
     check_verb("suspend", phase_of(obj), what_is(obj))
     if obj["spec"].get("gpus"):
         raise IllegalTransition(f"{what_is(obj)} has GPUs, so it can't be suspended", hint=f"weft stop {what_is(obj)}")
+    refuse_handed_over(obj)
     return {**obj["spec"], "run": "suspend"}
 
 
@@ -152,6 +154,7 @@ VERBS = (
     Verb("suspend", "Save memory to disk and end the machine", change=_suspend),
     Verb("resume", "Go on from where it was suspended", change=set_fields("resume", run="run")),
     Verb("migrate", "Move it to another node", input=MigrateInput, make=make_migration),
+    CONVERT,
     HOLD,
     RELEASE,
     Verb("exec", "Run a command in the guest", input=ExecInput, stream=True),
@@ -252,6 +255,7 @@ VM = Kind(
     status_writer="workload",
     kept=KEPT,
     conditions=CONDITIONS,
+    guard=refuse_converting,
     born=born,
     references=(
         Reference("image", "spec.image", lambda s: [s.image], blocks=True),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from weft.kinds.cells import dig
+from weft.kinds.convert import refuse_handed_over
 from weft.kinds.nic import claim_address, networks_of, read_nic
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.record import Claim, ClaimWithin, Object, Reference, Verb
@@ -35,7 +36,8 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     """``address`` is the first NIC's; ``ready`` None means the image has no agent that could tell. ``room`` is what the running
     machine can come to, by field of the spec (see ``objects/changes.py``); None: none runs. ``migration`` is the name of the
     one that moves it, from when it is asked for to its end; ``pool`` is where its root disk lies. ``incarnation`` is the highest
-    that any place of it has had, ``active_incarnation`` the highest of those that were its own: a lower one never runs again."""
+    that any place of it has had, ``active_incarnation`` the highest of those that were its own: a lower one never runs again.
+    ``conversion`` is the name of the one under way that it is either side of; of the old side ``converts_to`` is the new one."""
 
     phase: str = "Pending"
     node: str | None = None
@@ -57,6 +59,8 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     pool: str = ""
     ended: bool = False  # as in its place's report
     exit_code: int | None = None
+    conversion: str = ""
+    converts_to: str = ""
 
 
 def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, Literal["tcp", "udp"]]:
@@ -158,6 +162,7 @@ def set_fields(verb: str, **fields: Any) -> Callable[[Object, Any], dict[str, An
 
     def change(obj: Object, _: Any) -> dict[str, Any]:
         check_verb(verb, phase_of(obj), what_is(obj))
+        refuse_handed_over(obj)
         return {**obj["spec"], **fields}
 
     return change
@@ -167,6 +172,7 @@ def _start(obj: Object, _: Any) -> dict[str, Any]:
     """Wish it running; a guest that ended by itself, or failed, gets a fresh boot."""
     phase = phase_of(obj)
     check_verb("start", phase, what_is(obj))
+    refuse_handed_over(obj)
     _refuse_again(obj)
     spec = dict(obj["spec"])
     if spec["run"] == "run" and phase in (Phase.STOPPED, Phase.FAILED):
@@ -185,6 +191,7 @@ def _refuse_again(obj: Object) -> None:
 
 def _restart(obj: Object, _: Any) -> dict[str, Any]:
     check_verb("restart", phase_of(obj), what_is(obj))
+    refuse_handed_over(obj)
     _refuse_again(obj)
     return {**obj["spec"], "run": "run", "boots": obj["spec"]["boots"] + 1}
 

@@ -29,6 +29,7 @@ from weft.contracts.journal import Journal
 from weft.contracts.store import Store
 from weft.controllers.addresses import Addresses
 from weft.controllers.code import Code
+from weft.controllers.conversions import Conversions
 from weft.controllers.drain import Drain
 from weft.controllers.garbage import Garbage
 from weft.controllers.images import Images, MakeBundle
@@ -100,6 +101,7 @@ async def _serve(term: Term, images: Path, make_bundle: MakeBundle | None, strat
         Nodes(term.store, term.clock),
         Volumes(find),
         Migrations(),
+        Conversions(),
         Drain(),
         Jobs(),
         Garbage(),

@@ -154,6 +154,7 @@ def test_a_place_has_all_of_the_wish_and_says_what_has_changed_since() -> None:
     place = msgspec.convert(
         {"node": "n", "node_uid": "u", "workload": {"kind": "container", "name": "web", "uid": "w"}}
         | {"workload_generation": 1, "incarnation": 1, "resources": {}}
+        | {"volumes": [{"name": "data", "uid": "d", "size": 1}]}
         | msgspec.to_builtins(WORKLOAD.allocate(old)),
         AllocationSpec,
     )

@@ -1,0 +1,180 @@
+"""Conversion: a container goes on as a VM, or a VM as a container: another object on the same image, which is handed its volumes,
+addresses and published ports; the old one is kept, stopped, until people confirm. The conversions controller leads it on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from weft.kinds.cells import AGE, NAME, dig, text
+from weft.kinds.convert import DEFAULT_TIMEOUT_SECONDS, KINDS, To
+from weft.kinds.record import Column, Kind, Object, Reference, Verb
+from weft.kinds.translation import refuse_untranslatable
+from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.schema import field
+
+# Pending: nobody has looked at it; Preparing: image and new object are made; Stopping: the old one; HandingOver: what it had is the
+# new one's, its place lets go; Undoing: all that goes back.
+ConversionPhase = Literal[
+    "Pending",
+    "Preparing",
+    "Stopping",
+    "HandingOver",
+    "Starting",
+    "AwaitingConfirmation",
+    "Undoing",
+    "Confirmed",
+    "Undone",
+    "Failed",
+]
+ENDED = ("Confirmed", "Undone", "Failed")
+
+
+class ConversionSpec(msgspec.Struct, kw_only=True):
+    workload: Annotated[str, field("What is converted, container/NAME or vm/NAME, in this project", change="never")]
+    to: Annotated[To, field("What it is to become", change="never")]
+    new_name: Annotated[str | None, field("The new one's name; else its own", change="never", name=True)] = None
+    memory: Annotated[int, field("The new one's memory; 0 is chosen", change="never", quantity="bytes")] = 0
+    disk: Annotated[int, field("A new VM's root disk; 0 is its image's own size", change="never", quantity="bytes")] = 0
+    timeout_seconds: Annotated[
+        float, field("How long it may take until the new one runs", change="never", quantity="duration")
+    ] = DEFAULT_TIMEOUT_SECONDS
+    confirm: Annotated[bool, field("The old one goes as soon as the new one runs: the verb confirm sets it")] = False
+    undo: Annotated[bool, field("The wish to go back: the verb undo sets it")] = False
+
+
+class ConversionStatus(msgspec.Struct, kw_only=True):
+    """``new`` is ``vm/web``, ``new_uid`` that very one once it is made; ``image`` the Image that a VM stands on, ``made_image``
+    that it was made for this; ``digest`` (sha256:…) the container image's, on both sides. ``was``: what the old one's ``run``
+    was. ``kept`` are the fields that the old one's spec had before it handed over, None before and once it has them again.
+    ``left_out`` says what the new one hasn't. ``ending`` says what it will have come to when all has gone back. Times in
+    seconds since 1970: between ``stopped_at`` and ``running_at`` nothing ran."""
+
+    phase: ConversionPhase = "Pending"
+    new: str = ""
+    new_uid: str = ""
+    old_uid: str = ""
+    image: str = ""
+    made_image: bool = False
+    digest: str = ""
+    was: Literal["", "run", "stop"] = ""
+    kept: dict[str, Any] | None = None
+    left_out: list[str] = []
+    ending: Literal["", "Undone", "Failed"] = ""
+    reason: str = ""
+    message: str = ""
+    began_at: float | None = None
+    stopped_at: float | None = None
+    running_at: float | None = None
+    ended_at: float | None = None
+
+
+def is_under_way(status: ConversionStatus) -> bool:
+    return status.phase not in ENDED
+
+
+def read_old(spec: ConversionSpec) -> tuple[str, str]:
+    """Kind and name of what is converted."""
+    kind, _, name = spec.workload.partition("/")
+    return kind, name
+
+
+def read_new(spec: ConversionSpec) -> tuple[str, str]:
+    """Kind and name of what it becomes."""
+    return spec.to, spec.new_name or read_old(spec)[1]
+
+
+def check_conversion(spec: ConversionSpec) -> None:
+    kind, name = read_old(spec)
+    if kind not in KINDS or not name or "/" in name:
+        raise InvalidInput(
+            f"spec.workload: {spec.workload[:60]!r} names neither a container nor a VM",
+            field="spec.workload",
+            hint="write container/web or vm/web",
+        )
+    if spec.to == kind:
+        hint = "weft convert container/web --to vm; a container in a machine of its own: make it anew with isolation vm"
+        raise InvalidInput(f"spec.to: {spec.workload[:60]} is a {kind} already", field="spec.to", hint=hint)
+    if spec.disk and spec.to != "vm":
+        raise InvalidInput("spec.disk: a container has no root disk", field="spec.disk", hint="leave it out")
+    if not 1 <= spec.timeout_seconds <= 86400:
+        raise InvalidInput(
+            f"spec.timeout_seconds: {spec.timeout_seconds:g} s is no time to wait",
+            field="spec.timeout_seconds",
+            hint="from 1s to 1d",
+        )
+
+
+def _confirm(obj: Object, _: Any) -> dict[str, Any]:
+    phase, what = dig(obj, "status.phase", "Pending"), f"conversion/{obj['name']}"
+    if phase != "Confirmed" and (phase in ENDED or phase == "Undoing" or obj["spec"]["undo"]):
+        raise IllegalTransition(f"{what} goes back, or has ({phase}): it can't be confirmed", hint="convert it again")
+    return {**obj["spec"], "confirm": True}
+
+
+def _undo(obj: Object, _: Any) -> dict[str, Any]:
+    phase, what = dig(obj, "status.phase", "Pending"), f"conversion/{obj['name']}"
+    if phase == "Confirmed":
+        new = dig(obj, "status.new", "")
+        back = dig(obj, "spec.workload", "").partition("/")[0]
+        raise IllegalTransition(
+            f"{what} is confirmed: what was before is gone", hint=f"convert it back: weft convert {new} --to {back}"
+        )
+    return {**obj["spec"], "undo": True} if phase not in ENDED else dict(obj["spec"])
+
+
+def _way(obj: Object) -> str:
+    old, to = str(dig(obj, "spec.workload", "")), dig(obj, "spec.to", "")
+    return f"{old} → {to}/{dig(obj, 'spec.new_name') or old.partition('/')[2]}"
+
+
+def _pause(obj: Object) -> str:
+    stopped, running = dig(obj, "status.stopped_at"), dig(obj, "status.running_at")
+    return f"{running - stopped:.1f} s" if stopped and running else "–"
+
+
+def _note(obj: Object) -> str:
+    reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
+    return f"{reason}: {message}" if reason and message else reason or message
+
+
+def _workloads(kind: str, spec: ConversionSpec) -> Sequence[str]:
+    of_kind, name = read_old(spec)
+    return [name] if of_kind == kind else []
+
+
+def _agree(_: ConversionSpec, named: Mapping[str, Any]) -> None:
+    for spec in named.values():
+        refuse_untranslatable(spec)
+
+
+CONVERSION = Kind(
+    name="conversion",
+    plural="conversions",
+    title="conversion",
+    summary="A container that goes on as a VM, or a VM as a container",
+    spec=ConversionSpec,
+    status=ConversionStatus,
+    status_writer="conversions",
+    check=check_conversion,
+    kept=("confirm", "undo"),
+    finalizers=("conversion",),
+    references=tuple(
+        Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False, agree=_agree) for kind in KINDS
+    ),
+    verbs=(
+        Verb("confirm", "The new one is right: the old one goes", change=_confirm),
+        Verb("undo", "Give all back to the old one, and start it again", change=_undo),
+    ),
+    columns=(
+        NAME,
+        Column("CONVERSION", _way),
+        Column("PHASE", text("status.phase", "Pending")),
+        Column("PAUSE", _pause, align="right"),
+        AGE,
+        Column("NOTE", _note, flexible=True),
+    ),
+)
