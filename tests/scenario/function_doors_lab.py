@@ -110,9 +110,10 @@ class DoorsLab:
         finally:
             writer.transport.abort()
 
-    async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def dial(self, source: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection that comes from the address ``source``."""
         tls = ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
-        return await asyncio.open_connection("127.0.0.1", self.port, ssl=tls)
+        return await asyncio.open_connection("127.0.0.1", self.port, ssl=tls, local_addr=(source, 0))
 
 
 def read(answer: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ import httptools
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.gateway.shares import Shares, who_is
 
 log = logging.getLogger("weft.gateway")
 IDLE_SECONDS = 75.0
@@ -34,6 +35,7 @@ PIECE_BYTES = 65_536
 MOST_AHEAD = 16
 MOST_CONNECTIONS = 2048
 MOST_HELD_BYTES = 256 * 2**20  # of all bodies under way together
+PARTS = 4  # one address may have this part of the connections, and of the bodies
 _STATUS = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus if status >= 200
 }
@@ -75,7 +77,8 @@ class HttpServer:
         self.handle, self.refuse, self.clock, self.most_body_bytes = handle, refuse, clock, most_body_bytes
         self.connections: set[_Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
-        self.held = 0  # bytes of bodies
+        self.bodies = Shares(MOST_HELD_BYTES, MOST_HELD_BYTES // PARTS)  # bytes, by who sends them
+        self.callers = Shares(MOST_CONNECTIONS, MOST_CONNECTIONS // PARTS)  # connections
         self.closing = False
         self._servers: list[asyncio.Server] = []
         self._looking: asyncio.Task[None] | None = None
@@ -100,16 +103,21 @@ class HttpServer:
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
-            connection.end_if_idle()
+            connection.end(at_once=False)
         if self.tasks:
             await asyncio.wait(list(self.tasks), timeout=CLOSING_SECONDS)
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         for connection in list(self.connections):
-            connection.abort()
+            connection.end(at_once=True)
         if self._looking is not None:
             self._looking.cancel()
+
+    def make_room(self, newcomer: _Connection) -> _Connection:
+        """Who gives way, where bodies are more than all may have: one that is still coming, of whoever has most."""
+        coming = [found for found in self.connections if found.coming]
+        return max(coming, key=lambda found: (self.bodies.held[found.who], found is newcomer), default=newcomer)
 
     async def _look(self) -> None:
         """End connections that are over their time: one timer for all."""
@@ -121,7 +129,7 @@ class HttpServer:
 
 
 class _Connection(asyncio.Protocol):
-    """``due``: when it is ended unless it gets on (``clock.elapsed()``)."""
+    """``due``: when it is ended unless it gets on (``clock.elapsed()``); ``coming``: bytes of a body whose end isn't here."""
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
@@ -130,23 +138,36 @@ class _Connection(asyncio.Protocol):
         self._working = self._paused = self._refused = False
         self._held = self._head_bytes = self._progress = self._dropped = 0
         self._in_body = False
+        self._body: list[bytes] = []
+        self.coming = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are of its own class
         server = self._server
-        if server.closing or len(server.connections) >= MOST_CONNECTIONS:
-            self._transport.abort()
-            return
-        server.connections.add(self)
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if isinstance(peer, tuple) else ""
+        self.who = who_is(self._address)
+        server.connections.add(self)
+        server.callers.take(self.who, 1)
+        if server.closing or server.callers.is_full or server.callers.is_too_much(self.who):
+            self._refused = True
+            self._transport.abort()
+            return
         self._parser = httptools.HttpRequestParser(self)
         self._wait(IDLE_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
+        self._server.callers.give_back(self.who, 1)
         self._release(self._held)
         self._waiting.clear()
+
+    def give_way(self) -> None:
+        """Let go of the body that is coming."""
+        self._body.clear()
+        self._release(self.coming)
+        self.coming = 0
+        self._refuse(503, "too much is under way here just now")
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -183,8 +204,8 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._url = b""
         self._headers: dict[str, list[str]] = {}
-        self._body: list[bytes] = []
-        self._body_bytes = self._header_bytes = self._header_count = 0
+        self._body = []
+        self.coming = self._header_bytes = self._header_count = 0
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -217,22 +238,27 @@ class _Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         server = self._server
         self._body.append(body)
-        self._body_bytes += len(body)
+        self.coming += len(body)
         self._held += len(body)
-        server.held += len(body)
-        if self._body_bytes > server.most_body_bytes:
+        server.bodies.take(self.who, len(body))
+        if self.coming > server.most_body_bytes:
             self._refuse(413, f"the request's body has more than {server.most_body_bytes} bytes")
             raise ValueError("body")
-        if server.held > MOST_HELD_BYTES:
-            self._refuse(503, "too much is under way here just now")
+        if server.bodies.is_too_much(self.who):
+            self._refuse(503, "too much of this address is under way here just now")
             raise ValueError("busy")
-        if self._body_bytes - self._progress >= PIECE_BYTES:
-            self._progress = self._body_bytes
+        if server.bodies.is_full:
+            loser = server.make_room(self)
+            loser.give_way()
+            if loser is self:
+                raise ValueError("busy")
+        if self.coming - self._progress >= PIECE_BYTES:
+            self._progress = self.coming
             self._wait(BODY_SECONDS)
 
     def on_message_complete(self) -> None:
         self._in_body = False
-        self._head_bytes = 0
+        self._head_bytes = self.coming = 0
         try:
             path, _, query = self._url.decode("ascii").partition("?")
             if not path.startswith("/"):
@@ -315,16 +341,16 @@ class _Connection(asyncio.Protocol):
         if self._dropped > MOST_DROPPED_BYTES:
             self._hang_up()
 
-    def end_if_idle(self) -> None:
-        if not self._working:
+    def end(self, at_once: bool) -> None:
+        """Hang up: at once, or if nothing is being answered."""
+        if at_once:
+            self._transport.abort()
+        elif not self._working:
             self._hang_up()
 
     def overdue(self) -> None:
         if not self._working or self._paused:
             self._transport.abort()
-
-    def abort(self) -> None:
-        self._transport.abort()
 
     def _hang_up(self) -> None:
         if not self._transport.is_closing():  # one of asyncio's for TLS that is closed twice can't be aborted any more
@@ -332,7 +358,8 @@ class _Connection(asyncio.Protocol):
 
     def _release(self, count: int) -> None:
         self._held -= count
-        self._server.held -= count
+        if count:
+            self._server.bodies.give_back(self.who, count)
 
     def _rest(self) -> None:
         if not self._working:

@@ -34,6 +34,7 @@ from weft.gateway.functions.channel import Channel
 from weft.gateway.functions.desk import GRACE_SECONDS, Ask, Desk, Done, Flight, Hear, Instruction, Lost, Nowhere
 from weft.gateway.functions.fleet import Fleet
 from weft.gateway.functions.recipe import data_at, data_of, with_tickets
+from weft.gateway.shares import Shares
 from weft.objects.errors import InUse, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
 from weft.trust.tickets import BLOB_LIFETIME_SECONDS
 
@@ -42,7 +43,7 @@ LOOK_SECONDS = 0.25  # how often what is overdue is looked for
 TELL_AGAIN_SECONDS = BLOB_LIFETIME_SECONDS / 2
 RANKINGS_KEPT = 4096
 BEGIN_SECONDS = 5.0
-MOST_HELD_BYTES = 512 * 1024 * 1024
+MOST_HELD_BYTES = 512 * 1024 * 1024  # of payloads, a quarter of them of one project
 
 
 class Witness(Protocol):
@@ -94,7 +95,7 @@ class Dispatcher:
         self.left: Callable[[str], None] = lambda node: None
         self._desk = Desk(self.fleet, self._function_of)
         self._waiting: dict[str, _Caller] = {}
-        self._held = 0  # bytes of payloads under way
+        self._held = Shares(MOST_HELD_BYTES, MOST_HELD_BYTES // 4)  # bytes of payloads under way, by project
         self._begun = False
         self.is_read: Callable[[], bool] = lambda: True  # whether the catalogue is there
         self._ranked: dict[tuple[str, str], _Ranked] = {}  # by digest and caller
@@ -118,9 +119,10 @@ class Dispatcher:
                 hint="try again in a moment, or raise it: weft function update NAME --max-concurrent N",
                 retry_after_seconds=1.0,
             )
-        if self._held + len(call.payload) > MOST_HELD_BYTES:
+        if not self._held.has_room(call.project, len(call.payload)):
+            self._witness.throttled(function)
             raise Throttled(
-                "the gateway holds as much of other invocations' payloads as it can",
+                "the gateway holds as much of other invocations' payloads as it can, or as it does for one project",
                 hint="try again in a moment",
                 retry_after_seconds=1.0,
             )
@@ -135,7 +137,7 @@ class Dispatcher:
         flight = self._make_flight(function, version, call, ranked.places, began)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[call.id] = _Caller(function, began, future)
-        self._held += len(call.payload)
+        self._held.take(call.project, len(call.payload))
         self._perform(self._desk.begin(flight))
         return await future  # cancelled, it goes on all the same, and counts
 
@@ -253,7 +255,7 @@ class Dispatcher:
         caller = self._waiting.pop(ended.flight.id, None)
         if caller is None:
             return
-        self._held -= len(ended.flight.invoke.payload)
+        self._held.give_back(ended.flight.recipe.project, len(ended.flight.invoke.payload))
         result = self._conclude(caller.function, ended, self._clock.elapsed() - caller.began)
         if caller.future.done():
             return
