@@ -14,6 +14,7 @@ from weft.client.commit import Commit
 from weft.client.indexes import make_view
 from weft.client.term import Term, TermLost
 from weft.contracts.store import Delete, Put
+from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.store.memory import MemoryStore
@@ -265,6 +266,32 @@ async def test_no_second_guest_is_started_beside_an_orphan(tmp_path: Path) -> No
         assert await lab.allocations() == []
         await lab.nodes["n1"].write_report(orphans=[])
         await lab.until_phase("web", "Running")
+
+
+@pytest.mark.parametrize("remains", [False, True], ids=["nothing remains", "a target that never ran remains"])
+async def test_a_stopped_vm_whose_node_was_given_up_gets_a_place_when_it_is_started(
+    tmp_path: Path, remains: bool
+) -> None:
+    async with Lab(tmp_path) as lab:
+        lost = await lab.add_node("n1")
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await lab.wish("web", run="stop")
+        await lab.until_phase("web", "Stopped")
+        other = await lab.add_node("n2")
+        [place] = await lab.every("allocation")
+        await lost.die()
+        await lab.store.commit([Delete(place.key), Delete("/node/-/n1")])
+        await lab.pass_time(5)
+        if remains:
+            spec = msgspec.structs.replace(decode_part(place.spec, AllocationSpec), node_uid=other.uid, role="target")
+            copy = msgspec.json.encode({"uid": "came", "spec": spec, "standing": "given up", "move": "m"}).decode()
+            await other.write_report(orphans=["came vm/default/web 1"], orphan_allocations=[copy])
+            await lab.pass_time(5)
+        assert await lab.allocations() == []
+        await lab.wish("web", run="run")
+        await lab.until_phase("web", "Running")
+        assert (await lab.status("web")).node == "n2"
 
 
 async def test_what_a_guest_without_a_place_takes_is_given_to_nobody(tmp_path: Path) -> None:
