@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.test_containers import Gone, fetch, gone_containers, registry, until
+from tests.cluster.container_registry import push_busybox, serve
+from tests.cluster.test_containers import PULLER, Gone, fetch, gone_containers, registry, until
 
 __all__ = ["gone_containers", "registry"]  # fixtures
 
@@ -68,3 +73,33 @@ def test_an_image_from_a_registry_runs_as_a_vm(cluster: Cluster, registry: str, 
     cluster.ok("container", "delete", "heir", "--yes")
     cluster.ok("volume", "delete", volume, "--yes")
     cluster.ok("image", "delete", "shop", "--yes")
+
+
+def test_an_image_of_a_registry_that_asks_who_pulls_names_a_secret(cluster: Cluster, tmp_path: Path) -> None:
+    if shutil.which("docker-registry") is None or shutil.which("skopeo") is None:
+        pytest.skip("needs docker-registry and skopeo")
+    underlay = json.loads((cluster.state / "cluster.json").read_text())["underlay"]
+    with serve(tmp_path, underlay.rpartition(".")[0] + ".1", PULLER) as place:
+        push_busybox(tmp_path, f"{place}/shop/shut:1", ["echo", "opened"], {"etc/shut": "x"}, "puller:gehe!m")
+        url = f"oci://{place}/shop/shut:1"
+        said = cluster.fails(4, "image", "add", "shut", url)
+        assert "notAuthenticated" in said and "registry_secret names who does" in said, said
+        assert "secret" in cluster.fails(3, "image", "add", "shut", url, "--registry-secret", "nobody")
+        cluster.ok(
+            "secret", "create", "elsewhere", "--registry", "r.example.org", "--username", "x", "--value", "password=y"
+        )
+        said = cluster.fails(1, "image", "add", "shut", url, "--registry-secret", "elsewhere")
+        assert "wrongSecret" in said and "opens r.example.org" in said, said
+        given = ["--registry", place, "--username", "puller", "--password-stdin"]
+        cluster.ok("secret", "create", "pulls", *given, stdin=b"wrong horse\n")
+
+        cluster.ok("image", "create", "shut", "--url", url, "--registry-secret", "pulls", "--detach")
+        until(lambda: cluster.json("image", "get", "shut")["status"]["reason"] == "notAuthenticated")
+        cluster.ok("secret", "set", "pulls", "--password-stdin", stdin=b"gehe!m\n")
+        cluster.ok("wait", "image/shut", "--for", "phase=Available", "--timeout", "60s")
+        assert "in use by image/shut" in cluster.fails(5, "secret", "delete", "pulls", "--yes")
+        said = cluster.ok("describe", "image/shut") + cluster.ok("events") + cluster.ok("get", "secrets", "-o", "json")
+        logs = b"".join(path.read_bytes() for path in cluster.state.rglob("*log") if path.is_file()).decode("latin1")
+        assert not [word for word in ("gehe!m", "wrong horse") if word in said + logs]
+    cluster.ok("image", "delete", "shut", "--yes")
+    cluster.ok("secret", "delete", "pulls", "elsewhere", "--yes")

@@ -26,7 +26,8 @@ import sys, threading
 from pathlib import Path
 from weft.launch.oci_bundle import plan_bundles
 work, enclosure, url, target = sys.argv[1:]
-plan_bundles(Path(work), Path(enclosure), [])(url, "", Path(target), lambda count: print(count, flush=True), threading.Event())
+make = plan_bundles(Path(work), Path(enclosure), [])
+make(url, "", None, Path(target), lambda count: print(count, flush=True), threading.Event())
 """
 
 
@@ -59,7 +60,7 @@ def test_given_up_or_killed_it_leaves_nothing_and_is_made_the_next_time(tmp_path
         stop.set()
 
     with pytest.raises(DriverFailed, match="given up"):
-        make(f"oci://{image}", "", target, on_progress, stop)
+        make(f"oci://{image}", "", None, target, on_progress, stop)
     assert seen and find_left(state) == []
 
     argv = [sys.executable, "-c", KILLED, str(state / "oci"), str(enclosure), f"oci://{image}", str(target)]
@@ -71,14 +72,14 @@ def test_given_up_or_killed_it_leaves_nothing_and_is_made_the_next_time(tmp_path
         time.sleep(0.1)
     assert find_left(state) == []
 
-    sha256 = make(f"oci://{image}", "", target, lambda _: None, threading.Event())
+    sha256 = make(f"oci://{image}", "", None, target, lambda _: None, threading.Event())
     assert not list(state.glob("oci/.making*"))
     facts = inspect(target)
     assert len(sha256) == 64 and facts.format == "bundle" and facts.agent and facts.digest.startswith("sha256:")
     assert facts.virtual_size > 8 << 30
 
     push_busybox(folder, image, ["sh"], {"etc/small": "other"})  # its tag means another one from now on
-    make(f"oci://{image}", facts.digest, target, lambda _: None, threading.Event())
+    make(f"oci://{image}", facts.digest, None, target, lambda _: None, threading.Event())
     assert inspect(target).digest == facts.digest
-    make(f"oci://{image}", "", target, lambda _: None, threading.Event())
+    make(f"oci://{image}", "", None, target, lambda _: None, threading.Event())
     assert inspect(target).digest not in ("", facts.digest)

@@ -10,7 +10,7 @@ import msgspec
 from weft.api.doors import Doors
 from weft.api.manifest import Wish
 from weft.kinds.record import Kind
-from weft.kinds.secret import SECRET, SecretSpec, check_secret
+from weft.kinds.secret import SECRET, SecretSpec, check_secret, place_of
 from weft.objects.changes import FieldChange
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import InvalidInput, Unavailable
@@ -74,7 +74,3 @@ def _open(doors: Doors, sealed: str, place: str) -> str | None:
         return unseal(doors.settings.seal_key, sealed, place).decode()
     except Unavailable:
         return None
-
-
-def place_of(project: str | None, name: str, key: str) -> str:
-    return f"secret/{project}/{name}/{key}"

@@ -8,9 +8,8 @@ from starlette.responses import Response
 from weft.api.call import Call, json_response
 from weft.api.doors import Doors
 from weft.api.join import require_own
-from weft.api.sealing import place_of
 from weft.kinds.allocation import AllocationSpec, list_secrets
-from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec
+from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import object_key

@@ -179,6 +179,7 @@ KINDS = (
     "migration",
     "conversion",
     "image",
+    "secret",
     "network",
     "securitygroup",
     "volume",

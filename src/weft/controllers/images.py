@@ -18,13 +18,15 @@ from weft.client.commit import Commit, edit, put, unchanged
 from weft.client.term import Term
 from weft.client.view import Changed, Item
 from weft.contracts.durable import keep_file
+from weft.contracts.image import RegistryCredentials
 from weft.contracts.journal import Event
 from weft.controllers.image_file import ImageFacts, Progress, fetch, inspect
+from weft.controllers.image_secrets import NOT_GOOD, Unseal, find_credentials
 from weft.controllers.loop import Queue
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus
 from weft.objects.envelope import merge_part
-from weft.objects.errors import DriverFailed
+from weft.objects.errors import DriverFailed, WeftError
 
 AT_ONCE = 2
 TELL_EVERY_SECONDS = 1.0
@@ -32,16 +34,19 @@ PAUSE_SECONDS = 0.2
 RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
 _MAY_PASS = ("fetchFailed", "noSpace", "registryUnavailable", "registryHangs", "truncated")  # by another attempt
 
-# Makes a bundle of the container image that a URL names, with its digest if that is known, blocking: see launch/oci_bundle.py.
-MakeBundle = Callable[[str, str, Path, Progress, threading.Event], str]
+# Makes a bundle of the container image that a URL names, with its digest if that is known, for who pulls, blocking: see
+# launch/oci_bundle.py.
+MakeBundle = Callable[[str, str, RegistryCredentials | None, Path, Progress, threading.Event], str]
 
 
 class Images:
     """``run`` keeps ``folder`` and the images' status as they should be for as long as ``term`` lasts. ``make_bundle``
-    None: none are made of container images here."""
+    None: none are made of container images here; ``unseal`` opens what a secret holds for them."""
 
-    def __init__(self, folder: Path, term: Term, make_bundle: MakeBundle | None = None) -> None:
-        self._folder, self._make_bundle = folder, make_bundle
+    def __init__(
+        self, folder: Path, term: Term, make_bundle: MakeBundle | None = None, unseal: Unseal | None = None
+    ) -> None:
+        self._folder, self._make_bundle, self._unseal = folder, make_bundle, unseal
         self._term = term
         self._queue = Queue(term.clock)
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -54,7 +59,7 @@ class Images:
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in self._folder.glob(".fetch-*"):
             left.unlink(missing_ok=True)
-        unsubscribe = self._term.cache.subscribe(self._notice, ("image",))
+        unsubscribe = self._term.cache.subscribe(self._notice, ("image", "secret"))
         try:
             async with asyncio.TaskGroup() as group:
                 self._notice(whole(self._term.cache.view, ("image",)))
@@ -72,10 +77,23 @@ class Images:
 
     def _notice(self, changes: Sequence[Changed]) -> None:
         for change in changes:
-            if change.old is not None and (change.new is None or change.new.uid != change.old.uid):
+            gone = change.old is not None and (change.new is None or change.new.uid != change.old.uid)
+            if change.old is not None and change.kind == "image" and gone:
                 self._forget(change.old)
-            if change.new is not None and change.old is None:
+            if change.new is not None and change.kind == "secret":
+                self._queue.add(self._find_shut(change.new))
+            elif change.new is not None and (change.old is None or _is_another(change.old, change.new)):
                 self._queue.add([change.key])
+
+    def _find_shut(self, secret: Item) -> list[str]:
+        """The keys of the images that wait for a secret to be another one."""
+        named = (secret.envelope.project, secret.envelope.name)
+        return [
+            key
+            for key, image in self._term.cache.view.of_kind("image").items()
+            if (image.envelope.project, image.spec(ImageSpec).registry_secret) == named
+            and image.status(ImageStatus).reason in NOT_GOOD
+        ]
 
     def _forget(self, image: Item) -> None:
         """Somebody deleted this image: its file goes too unless another image or a place has it."""
@@ -92,7 +110,7 @@ class Images:
     def _needs_fetch(self, image: Item) -> bool:
         status = image.status(ImageStatus)
         if status.phase == "Failed":
-            return status.reason in _MAY_PASS
+            return _may_pass(image, status.reason)
         return status.phase != "Available" or not (self._folder / status.sha256).exists()
 
     async def _provide(self, image: Item) -> None:
@@ -122,7 +140,7 @@ class Images:
             size = path.stat().st_size
             if path == work:
                 await asyncio.to_thread(_keep, work, self._folder / sha256)
-        except DriverFailed as problem:
+        except WeftError as problem:
             if not stop.is_set():
                 await self._fail(image, problem)
             return
@@ -143,7 +161,8 @@ class Images:
         if url.startswith(OCI):
             if self._make_bundle is None:
                 raise DriverFailed("this server makes no images of container images", reason="fetchFailed")
-            get = partial(self._make_bundle, url, image.status(ImageStatus).digest)
+            credentials = find_credentials(self._term.cache.view, image, self._unseal)
+            get = partial(self._make_bundle, url, image.status(ImageStatus).digest, credentials)
         task = asyncio.ensure_future(asyncio.to_thread(get, work, on_progress, stop))
         told = 0
         try:
@@ -164,10 +183,13 @@ class Images:
                 stop.set()
                 task.cancel()
 
-    async def _fail(self, image: Item, problem: DriverFailed) -> None:
+    async def _fail(self, image: Item, problem: WeftError) -> None:
         message = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
+        secret = image.spec(ImageSpec).registry_secret
+        if problem.token == "notAuthenticated":
+            message += f"; secret {secret} is not good for it" if secret else "; registry_secret names who does"
         await self._tell(image, ImageStatus(phase="Failed", reason=problem.token, message=message))
-        if problem.token in _MAY_PASS:
+        if _may_pass(image, problem.token):
             attempts = self._attempts[image.uid] = self._attempts.get(image.uid, 0) + 1
             self._queue.add_later(image.key, RETRY_SECONDS[min(attempts, len(RETRY_SECONDS)) - 1])
 
@@ -190,6 +212,14 @@ class Images:
             if not await self._term.perform([Commit(image.key, [put(envelope)], [unchanged(now)], events)]):
                 return
             await self._term.clock.sleep(PAUSE_SECONDS)
+
+
+def _may_pass(image: Item, reason: str) -> bool:
+    return reason in _MAY_PASS or (reason in NOT_GOOD and bool(image.spec(ImageSpec).registry_secret))
+
+
+def _is_another(old: Item, new: Item) -> bool:
+    return old.uid != new.uid or old.envelope.generation != new.envelope.generation
 
 
 def _available(url: str, sha256: str, size: int, facts: ImageFacts) -> ImageStatus:

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from weft.kinds.cells import AGE, NAME, dig, size, text
-from weft.kinds.record import Column, Kind
+from weft.kinds.record import Column, Kind, Reference
 from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_name
 from weft.objects.image_reference import ImageReference, parse_reference
 from weft.objects.schema import field
 
@@ -30,6 +31,7 @@ class ImageSpec(msgspec.Struct, kw_only=True):
         ),
     ]
     sha256: Annotated[str, field("Its digest, 64 hex digits; found out and kept if not given", change="never")] = ""
+    registry_secret: Annotated[str, field("The secret that opens the registry of an oci:// image", change="live")] = ""
 
 
 class ImageStatus(msgspec.Struct, kw_only=True):
@@ -66,6 +68,12 @@ def check_image(spec: ImageSpec) -> None:
         )
     if parts.scheme == "oci":
         check_oci(spec)
+    elif spec.registry_secret:
+        raise InvalidInput(
+            f"spec.registry_secret: {parts.scheme} asks no registry",
+            field="spec.registry_secret",
+            hint="it is for oci://REGISTRY/NAME:TAG",
+        )
     if parts.scheme == "file" and (parts.netloc not in ("", "localhost") or not parts.path.startswith("/")):
         raise InvalidInput("spec.url: a file needs an absolute path", field="spec.url", hint="file:///path/to/image")
     if parts.scheme != "file" and not parts.hostname:
@@ -86,6 +94,8 @@ def check_image(spec: ImageSpec) -> None:
 
 def check_oci(spec: ImageSpec) -> None:
     """Raises InvalidInput."""
+    if spec.registry_secret:  # empty is none, as it is written out at admission
+        check_name(spec.registry_secret, "spec.registry_secret")
     if not spec.url.startswith(OCI) or read_oci(spec.url).place != "registry":
         raise InvalidInput(
             f"spec.url: {spec.url[:80]!r} names no image in a registry",
@@ -115,6 +125,9 @@ IMAGE = Kind(
     made="Available",
     check=check_image,
     status_writer="images",
+    references=(
+        Reference("secret", "spec.registry_secret", lambda s: [s.registry_secret] if s.registry_secret else []),
+    ),
     columns=(
         NAME,
         Column("PHASE", text("status.phase", "Pending")),

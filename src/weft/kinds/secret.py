@@ -74,6 +74,11 @@ def _check_registry(spec: SecretSpec) -> None:
         )
 
 
+def place_of(project: str | None, name: str, key: str) -> str:
+    """What a value is sealed for: it is worth nothing elsewhere."""
+    return f"secret/{project}/{name}/{key}"
+
+
 def list_keys(obj: Object) -> str:
     return ",".join(sorted(dig(obj, "spec.sealed") or {})) or "–"
 

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from weft.controllers.code import Code
 from weft.controllers.conversions import Conversions
 from weft.controllers.drain import Drain
 from weft.controllers.garbage import Garbage
+from weft.controllers.image_secrets import Unseal
 from weft.controllers.images import Images, MakeBundle
 from weft.controllers.jobs import Jobs
 from weft.controllers.loop import run_controller
@@ -48,6 +50,7 @@ from weft.objects.errors import Unavailable, WeftError
 from weft.scheduler.loop import Scheduler, default_strategy
 from weft.store.remote import RemoteStore
 from weft.telemetry.journal import SqliteJournal
+from weft.trust.seal import read_seal_key, unseal
 
 LOCK_PATIENCE_SECONDS = 10.0
 
@@ -73,6 +76,7 @@ async def decide(
     strategy: str,
     seed: int = 0,
     make_bundle: MakeBundle | None = None,
+    unseal: Unseal | None = None,
 ) -> None:
     """Run scheduler and controllers for ever, one term of office after the other. ``holder`` must be this one's alone."""
     cache = Cache(store, make_view(), clock)
@@ -83,14 +87,16 @@ async def decide(
             while True:
                 await term.begin()
                 try:
-                    await _serve(term, images, make_bundle, strategy, seed)
+                    await _serve(
+                        term, partial(Images, images, term, make_bundle, unseal), images / CODE_FOLDER, strategy, seed
+                    )
                 except* TermLost as lost:
                     _log.warning("a new term: %s", _first(lost))
         finally:
             await term.end()
 
 
-async def _serve(term: Term, images: Path, make_bundle: MakeBundle | None, strategy: str, seed: int) -> None:
+async def _serve(term: Term, make_images: Callable[[], Images], code: Path, strategy: str, seed: int) -> None:
     """One term: ends with TermLost (in an ExceptionGroup)."""
     find = partial(find_silent, term.cache)
     controllers = (
@@ -111,8 +117,8 @@ async def _serve(term: Term, images: Path, make_bundle: MakeBundle | None, strat
         group.create_task(Scheduler(term, strategy, seed=seed, tell=tell_placed).run())
         for controller in controllers:
             group.create_task(run_controller(controller, term))
-        group.create_task(Images(images, term, make_bundle).run())
-        group.create_task(Code(images / CODE_FOLDER, term).run())
+        group.create_task(make_images().run())
+        group.create_task(Code(code, term).run())
 
 
 async def serve_deciders(options: Options, stop: asyncio.Event) -> None:
@@ -136,6 +142,7 @@ async def serve_deciders(options: Options, stop: asyncio.Event) -> None:
                 holder=holder,
                 strategy=default_strategy(),
                 make_bundle=plan_bundles((options.state / "oci").absolute(), options.enclosure, options.plain_registry),
+                unseal=lambda sealed, place: unseal(read_seal_key(options.state), sealed, place),
             )
         )
         stopping = asyncio.ensure_future(stop.wait())

@@ -6,7 +6,7 @@
 
 One at a time per WORK, held by a lock. It writes how many bytes are here, a line each, and at last what went wrong as one line of
 JSON, if anything did. Layers stay in WORK as far as its budget goes. Killed at any moment it leaves nothing that counts; what it
-leaves is taken away by the next.
+leaves is taken away by the next. Who pulls, where a registry asks, comes as JSON on its standard input, and stands nowhere else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.host import Capacity, Host
-from weft.contracts.image import OciConfig, OciImage
+from weft.contracts.image import OciConfig, OciImage, RegistryCredentials
 from weft.drivers.image.oci.registry import RegistrySettings
 from weft.drivers.image.oci.store import OciImages
 from weft.drivers.runtime.qemu.enclosed.roots import NEEDED, WRITTEN_BYTES, Roots, run
@@ -47,7 +47,15 @@ CMDLINE = "quiet loglevel=3 reboot=t panic=-1 random.trust_cpu=on"
 PR_SET_PDEATHSIG = 1
 _SECONDS = 0.5
 
-MakeBundle = Callable[[str, str, Path, Callable[[int], None], threading.Event], str]
+MakeBundle = Callable[[str, str, RegistryCredentials | None, Path, Callable[[int], None], threading.Event], str]
+
+
+class Puller(msgspec.Struct, omit_defaults=True):
+    """Who pulls; all empty: nobody in particular."""
+
+    username: str = ""
+    password: str = ""
+    token: str = ""
 
 
 class Said(msgspec.Struct, omit_defaults=True):
@@ -59,14 +67,22 @@ class Said(msgspec.Struct, omit_defaults=True):
 
 
 def plan_bundles(work: Path, enclosure: Path, plain: Sequence[str]) -> MakeBundle:
-    """Gives what makes bundles with layers kept in ``work``. It takes URL, digest (or ""), the file to write, whom to tell how many
-    bytes are here, and what gives up; it returns the file's SHA-256 and raises DriverFailed; the file is gone then."""
+    """Gives what makes bundles with layers kept in ``work``. It takes URL, digest (or ""), who pulls, the file to write,
+    whom to tell how many bytes are here, and what gives up; it returns the file's SHA-256 and
+    raises DriverFailed; the file is gone then."""
 
-    def make(url: str, digest: str, target: Path, on_progress: Callable[[int], None], stop: threading.Event) -> str:
+    def make(
+        url: str,
+        digest: str,
+        credentials: RegistryCredentials | None,
+        target: Path,
+        on_progress: Callable[[int], None],
+        stop: threading.Event,
+    ) -> str:
         argv = [sys.executable, "-I", "-m", "weft.launch.oci_bundle"]
         argv += [str(work), str(enclosure), url, digest, str(target), *plain]
         try:
-            _watch(argv, on_progress, stop)
+            _watch(argv, _write_puller(credentials), on_progress, stop)
             with target.open("rb") as file:
                 os.fsync(file.fileno())
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -79,12 +95,17 @@ def plan_bundles(work: Path, enclosure: Path, plain: Sequence[str]) -> MakeBundl
     return make
 
 
-def _watch(argv: Sequence[str], on_progress: Callable[[int], None], stop: threading.Event) -> None:
+def _write_puller(credentials: RegistryCredentials | None) -> bytes:
+    given = credentials or RegistryCredentials()
+    return msgspec.json.encode(Puller(given.username, given.password, given.token))
+
+
+def _watch(argv: Sequence[str], puller: bytes, on_progress: Callable[[int], None], stop: threading.Event) -> None:
     """Run it to its end; raises DriverFailed with what it says, or when ``stop`` is set."""
-    with subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout is not None
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(puller)
 
         def end() -> None:
             while process.poll() is None:
@@ -95,7 +116,7 @@ def _watch(argv: Sequence[str], on_progress: Callable[[int], None], stop: thread
 
         watcher = threading.Thread(target=end, daemon=True)
         watcher.start()
-        last = ""
+        last = b""
         try:
             for line in process.stdout:
                 last = line.strip()
@@ -117,9 +138,17 @@ def _watch(argv: Sequence[str], on_progress: Callable[[int], None], stop: thread
 
 
 async def make_bundle(
-    work: Path, enclosure: Path, url: str, digest: str, target: Path, plain: Sequence[str], tell: Callable[[int], None]
+    work: Path,
+    enclosure: Path,
+    url: str,
+    digest: str,
+    target: Path,
+    plain: Sequence[str],
+    tell: Callable[[int], None],
+    puller: Puller,
 ) -> None:
     """Write the bundle ``target``. Raises WeftError."""
+    known = RegistryCredentials(puller.username, puller.password, puller.token) if puller != Puller() else None
     _check(enclosure)
     registries = {place: RegistrySettings(plain_http=True) for place in plain}
     state = str(work.parent)  # the store keeps its layers below it, in WORK
@@ -134,7 +163,7 @@ async def make_bundle(
                 seen = here
                 tell(here)
 
-        image = await images.pull(url.removeprefix(OCI), digest, progress=on_progress)
+        image = await images.pull(url.removeprefix(OCI), digest, credentials=known, progress=on_progress)
         _check_room(target, image)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=work) as name:
             await _pack(Path(name), images.root(image), image, enclosure, target)
@@ -206,6 +235,7 @@ def _check_room(target: Path, image: OciImage) -> None:
 
 def main(argv: Sequence[str]) -> int:
     work, enclosure, url, digest, target, *plain = argv
+    puller = msgspec.json.decode(sys.stdin.buffer.read() or b"{}", type=Puller)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGTERM, _leave)
     folder = Path(work)
@@ -219,7 +249,7 @@ def main(argv: Sequence[str]) -> int:
         print(count, flush=True)
 
     try:
-        asyncio.run(make_bundle(folder, Path(enclosure), url, digest, Path(target), plain, tell))
+        asyncio.run(make_bundle(folder, Path(enclosure), url, digest, Path(target), plain, tell, puller))
     except WeftError as problem:
         print(msgspec.json.encode(Said(problem.token, problem.message, problem.hint)).decode(), flush=True)
         return 1

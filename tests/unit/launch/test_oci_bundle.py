@@ -104,11 +104,11 @@ def test_an_oci_url_names_an_image_in_a_registry(url: str) -> None:
 def test_what_went_wrong_there_is_said_here(tmp_path: Path) -> None:
     make = plan_bundles(tmp_path / "oci", tmp_path / "nothing", [])
     with pytest.raises(DriverFailed) as told:
-        make("oci://127.0.0.1:1/web:1", "", tmp_path / "out", lambda _: None, threading.Event())
+        make("oci://127.0.0.1:1/web:1", "", None, tmp_path / "out", lambda _: None, threading.Event())
     assert told.value.token == "fetchFailed" and told.value.hint
     assert not (tmp_path / "out").exists()
     given_up = threading.Event()
     given_up.set()
     with pytest.raises(DriverFailed, match="given up"):
-        make("oci://127.0.0.1:1/web:1", "", tmp_path / "out", lambda _: None, given_up)
+        make("oci://127.0.0.1:1/web:1", "", None, tmp_path / "out", lambda _: None, given_up)
     assert msgspec.json.encode(told.value.to_dict())

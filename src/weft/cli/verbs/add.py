@@ -1,4 +1,5 @@
-"""`weft image add NAME URL --sha256 HEX`: have an image fetched and checked. What can't be fetched isn't kept."""
+"""`weft image add NAME URL --sha256 HEX`, `weft image add web oci://… --registry-secret NAME`: have an image fetched and checked.
+What can't be fetched isn't kept."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 import click
 
 from weft.cli import options
+from weft.cli.completion import complete_target
 from weft.cli.exit_codes import INTERRUPTED, OK, TIMED_OUT
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.grammar import Entry
@@ -26,6 +28,13 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["words"], nargs=-1, metavar="NAME URL" if kind else "image NAME URL"),
         click.Option(["--sha256"], default="", metavar="HEX", help="Its digest; a file with another one is refused."),
+        click.Option(
+            ["--registry-secret"],
+            default="",
+            metavar="SECRET",
+            help="For oci://: the secret that opens its registry.",
+            shell_complete=complete_target(BY_NAME["secret"]),
+        ),
         *options.waits(),
         options.output(),
     ]
@@ -34,7 +43,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     )
 
 
-def _run(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: str) -> int:
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: str, registry_secret: str) -> int:
     given = list(words)
     if kind is None and given[:1] in (["image"], ["images"]):
         del given[0]
@@ -42,6 +51,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: st
         raise click.UsageError("give NAME and URL, like: weft image add web file:///srv/web.qcow2")
     target = Target(BY_NAME["image"], check_name(given[0].removeprefix("image/")))
     spec = {"url": as_url(given[1]), **({"sha256": sha256.lower()} if sha256 else {})}
+    spec |= {"registry_secret": registry_secret} if registry_secret else {}
     for problem in check_spec(target.kind, spec):
         raise problem
     made = session.client.create({"kind": "image", "name": target.name, "spec": spec})
@@ -52,7 +62,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: st
             session.client.delete("image", target.name)
         except NotFound:
             return code
-        session.say(f"{target.what} was not kept; mend the URL or the digest and add it again")
+        session.say(f"{target.what} was not kept; mend the URL, the digest or the secret and add it again")
     return code
 
 
