@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -135,7 +136,8 @@ class ContainerLab:
 
     def close(self) -> None:
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for top in Path("/sys/fs/cgroup").glob(f"*/{self.host.cgroup.split('/')[0]}"):
             for path, _, _ in os.walk(top, topdown=False):
                 for _ in range(100):

@@ -13,13 +13,14 @@ from pathlib import Path
 import msgspec
 import pytest
 from container_lab import ContainerLab
+from containerd_lab import ContainerdLab
 
 from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess
 from weft.contracts.runtime import ExecRequest
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.objects.errors import DriverFailed
 
-RUNTIMES = ["crun", "runc"]
+RUNTIMES = ["crun", "runc", "containerd"]
 WAIT_SECONDS = 30.0
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
@@ -89,7 +90,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         pytest.skip(f"needs root, {request.param}, conmon and gcc")
     source = tmp_path_factory.mktemp("try") / "try.c"
     source.write_text(PROGRAM)
-    lab = ContainerLab(request.param)
+    lab = ContainerdLab() if request.param == "containerd" else ContainerLab(request.param)
     program = Path(lab.layers[1], "bin", "try")
     subprocess.run(["gcc", "-static", "-O1", "-o", str(program), str(source)], check=True)
     try:

@@ -29,6 +29,12 @@ def inspect_process(pid: int) -> ProcessId | None:
     return ProcessId(pid, int(fields[19]))
 
 
+def read_parent(pid: int) -> int | None:
+    """The number of its parent; None if it has gone."""
+    fields = _stat_fields(pid)
+    return int(fields[1]) if fields else None
+
+
 def is_alive(process: ProcessId) -> bool:
     return inspect_process(process.pid) == process
 

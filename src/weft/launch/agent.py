@@ -51,6 +51,7 @@ RUNTIMES = {
     "fake": "weft.drivers.runtime.fake.driver:FakeDriver",
 }
 CONTAINERS = "weft.drivers.runtime.oci.driver:OciDriver"
+CONTAINERD = "/run/containerd/containerd.sock"
 ENCLOSED = "weft.drivers.runtime.qemu.enclosed.driver:EnclosedDriver"
 FUNCTIONS = "weft.launch.instances:make_functions"
 CONTAINER_IMAGES = "weft.drivers.image.oci.store:OciImages"
@@ -129,8 +130,10 @@ def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="qemu")
     parser.add_argument(
         "--container-runtime",
-        choices=("auto", "crun", "runc", "none"),
-        help="what runs containers: the first of crun and runc that works here, one of them, or none (default: auto)",
+        type=_read_container_runtime,
+        metavar="auto|crun|runc|containerd[=ADDRESS]|none",
+        help="what runs containers: the first of crun and runc that works here, one of them, the containerd that listens at "
+        f"ADDRESS ({CONTAINERD}), or none (default: auto)",
     )
     parser.add_argument(
         "--enclosure",
@@ -155,6 +158,15 @@ def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
     parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")
     return _with_state(parser.parse_args(argv))
+
+
+def _read_container_runtime(text: str) -> str:
+    word, sign, address = text.partition("=")
+    if word not in ("auto", "crun", "runc", "containerd", "none") or (sign and word != "containerd"):
+        raise argparse.ArgumentTypeError(f"{text}: auto, crun, runc, containerd, containerd=ADDRESS, or none")
+    if sign and not address.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{text}: the address is a socket's path from /, like {CONTAINERD}")
+    return text
 
 
 def _with_state(options: argparse.Namespace) -> argparse.Namespace:
@@ -203,7 +215,10 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     images = None
     wanted = options.container_runtime or ("auto" if options.runtime == "qemu" else "none")
     if wanted != "none":
-        drivers["container"] = _load_class(CONTAINERS)(host, clock, None if wanted == "auto" else wanted)
+        runtime, _, address = wanted.partition("=")
+        containerd = (address or CONTAINERD) if runtime == "containerd" else ""
+        named = runtime if runtime in ("crun", "runc") else None
+        drivers["container"] = _load_class(CONTAINERS)(host, clock, named, containerd)
         if options.runtime == "qemu":
             drivers["container/vm"] = _load_class(ENCLOSED)(host, options.enclosure.absolute(), clock, drivers["vm"])
         images = _load_images(host, clock, options.plain_registry)

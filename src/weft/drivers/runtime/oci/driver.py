@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.container import ContainerPlan, LogLine
@@ -25,24 +27,34 @@ from weft.drivers.runtime.oci.holder import Holder
 from weft.drivers.runtime.oci.logs import read_lines
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import DRIVER, PROBE, Found, probe_oci
-from weft.drivers.runtime.oci.record import ContainerRecord, note_begun, read_record
+from weft.drivers.runtime.oci.record import ContainerRecord, note_begun, read_record, write_record
 from weft.drivers.runtime.oci.root import MOST_LAYERS
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.translate import Facts
 from weft.drivers.runtime.oci.users import choose_first_user
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 
+if TYPE_CHECKING:
+    from weft.drivers.runtime.oci.containerd.engine import Engine
+
 LOG_CHECK_SECONDS = 5.0
+ENGINE = "weft.drivers.runtime.oci.containerd.engine"
 
 
 class OciDriver:
     """A RuntimeDriver[ContainerPlan] that can also adjust, exec, and tell log and stats. ``runtime``: crun or runc; None is
-    whichever works, crun first."""
+    whichever works, crun first. ``containerd``: the address of one that is to hold what is started from now on, by runc; what
+    another holds still is cared for where it is."""
 
     name = DRIVER
 
-    def __init__(self, host: Host, clock: Clock | None = None, runtime: str | None = None) -> None:
-        self._host, self._wanted = host, runtime
+    def __init__(
+        self, host: Host, clock: Clock | None = None, runtime: str | None = None, containerd: str = ""
+    ) -> None:
+        self._host, self._wanted, self._containerd = host, runtime, containerd
+        if containerd:
+            self.name = "containerd"
+        self._engines: dict[str, Engine] = {}
         self._clock = clock or SystemClock()
         self._run = Path(host.run_dir) / "containers"
         self._state = Path(host.state_dir) / "containers"
@@ -57,7 +69,9 @@ class OciDriver:
 
     async def probe(self) -> RuntimeProbe:
         async with self._probing:
-            if self._found is None:
+            if self._containerd:
+                self._found = await self._engine(self._containerd).probe(self._run, self._found)
+            elif self._found is None:
                 self._found = await probe_oci(self._run, self._groups, self._clock, self._wanted)
         return self._found.probe
 
@@ -107,7 +121,17 @@ class OciDriver:
         known = {container.record.plan.id for container in found}
         await asyncio.to_thread(self._drop_remains, set(ids) - known, known)
         self._tend()
-        return [container.facts() for container in found]
+        return [container.facts() for container in (*found, *await self._recover_strays(known))]
+
+    async def _recover_strays(self, known: set[str]) -> list[Container]:
+        """What a containerd runs of this node's though its record here is lost."""
+        strays = []
+        if self._containerd:
+            runtime = await self._runtime_of("runc")
+            strays = await self._engine(self._containerd).find_strays(runtime, known)
+        for record in strays:
+            await asyncio.to_thread(write_record, self._paths(record.plan.id), record)
+        return [container for record in strays if (container := await self._find(record.plan.id)) is not None]
 
     async def remove(self, guest_id: str) -> None:
         async with self._lock(guest_id):
@@ -134,6 +158,8 @@ class OciDriver:
             self._tending.cancel()
         await asyncio.gather(*(container.close() for container in self._known.values()))
         self._known.clear()
+        await asyncio.gather(*(engine.close() for engine in self._engines.values()))
+        self._engines.clear()
 
     # The optional protocols.
 
@@ -178,16 +204,17 @@ class OciDriver:
 
     async def _working(self) -> tuple[Runtime, Facts]:
         """Raises DriverFailed where no container can be started."""
-        probe = await self.probe()
+        if self._found is None or self._found.runtime is None:
+            await self.probe()
         assert self._found is not None
         if self._found.runtime is None or self._found.facts is None:
             raise DriverFailed(
-                "this node can't run containers: " + "; ".join(probe.problems), details={"step": "probe"}
+                "this node can't run containers: " + "; ".join(self._found.probe.problems), details={"step": "probe"}
             )
         return self._found.runtime, self._found.facts
 
     async def _launch(self, plan: ContainerPlan, runtime: Runtime, facts: Facts, before: Container | None) -> Container:
-        record = ContainerRecord(plan, runtime.name, host_boot_id(), self._clock.now())
+        record = ContainerRecord(plan, runtime.name, host_boot_id(), self._clock.now(), held_by=self._containerd)
         container = self._add(record, runtime)
         try:
             if plan.user_namespace:
@@ -231,7 +258,22 @@ class OciDriver:
         return container
 
     def _hold(self, record: ContainerRecord, runtime: Runtime) -> Holder:
-        return Conmon(runtime, self._groups, self._clock)
+        if not record.held_by:
+            return Conmon(runtime, self._groups, self._clock)
+        return self._engine(record.held_by).hold(runtime)
+
+    def _engine(self, address: str) -> Engine:
+        """Raises DriverFailed where what it takes isn't installed."""
+        if address not in self._engines:
+            try:
+                made = importlib.import_module(ENGINE).Engine
+            except ImportError as missing:
+                raise DriverFailed(
+                    f"containerd needs the Python package {missing.name}: pip install 'weft[containerd]'",
+                    details={"step": "probe"},
+                ) from missing
+            self._engines[address] = made(address, self._groups, self._clock, self._host.node_uid)
+        return self._engines[address]
 
     async def _find(self, guest_id: str) -> Container | None:
         """The container, from memory or from what is written down of it (then it is adopted)."""
@@ -241,19 +283,19 @@ class OciDriver:
             record = read_record(self._paths(guest_id))
             if record is None:
                 return None
-            runtime = await self._runtime_of(record)
+            runtime = await self._runtime_of(record.runtime)
             container = self._add(record, runtime)
             await container.adopt()
             return container
 
-    async def _runtime_of(self, record: ContainerRecord) -> Runtime:
+    async def _runtime_of(self, name: str) -> Runtime:
         """The one that made it, whichever is the node's today."""
         await self.probe()
         found = self._found.runtime if self._found else None
-        if found is not None and found.name == record.runtime:
+        if found is not None and found.name == name:
             return found
         hidden = found.hidden if found is not None else []
-        return Runtime(shutil.which(record.runtime) or record.runtime, self._run / "runtime", hidden)
+        return Runtime(shutil.which(name) or name, self._run / "runtime", hidden)
 
     async def _get(self, guest_id: str) -> Container:
         container = await self._find(guest_id)

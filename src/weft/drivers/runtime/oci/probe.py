@@ -39,10 +39,10 @@ DRIVER = "oci"
 PROBE = "probe-"  # and the number of the process that tries
 WORDS = 1
 TRIAL_SECONDS = 30
-_EXIT_CODE = 42
+EXIT_CODE = 42
 _CODE = {
-    "x86_64": (62, bytes([0xBF, _EXIT_CODE, 0, 0, 0, 0xB8, 60, 0, 0, 0, 0x0F, 0x05])),  # exit(42)
-    "aarch64": (183, struct.pack("<III", 0xD2800000 | _EXIT_CODE << 5, 0xD2800BA8, 0xD4000001)),
+    "x86_64": (62, bytes([0xBF, EXIT_CODE, 0, 0, 0, 0xB8, 60, 0, 0, 0, 0x0F, 0x05])),  # exit(42)
+    "aarch64": (183, struct.pack("<III", 0xD2800000 | EXIT_CODE << 5, 0xD2800BA8, 0xD4000001)),
 }
 
 
@@ -61,13 +61,16 @@ class Found(msgspec.Struct, frozen=True):
     facts: Facts | None
 
 
-async def probe_oci(run_dir: Path, groups: Groups, clock: Clock, wanted: str | None) -> Found:
-    """What to tell the scheduler, and what containers are started with; None where none can be."""
+async def probe_oci(
+    run_dir: Path, groups: Groups, clock: Clock, wanted: str | None, *, by_conmon: bool = True
+) -> Found:
+    """What to tell the scheduler, and what containers are started with; None where none can be. ``by_conmon``: that is to hold
+    them."""
     programs = find_programs(wanted)
     missing = [f"{name} is not installed: apt-get install {name}" for name in [wanted] if name and not programs]
     if not programs:
         return _unusable(missing or [f"no container runtime is installed: apt-get install {PROGRAMS[0]}"])
-    if shutil.which(shim.PROGRAM) is None:
+    if by_conmon and shutil.which(shim.PROGRAM) is None:
         return _unusable([f"{shim.PROGRAM} is not installed: {shim.INSTALL_HINT}"])
     run_dir.mkdir(parents=True, exist_ok=True)
     if (closed := _find_closed(run_dir)) is not None:
@@ -178,7 +181,7 @@ def _run(runtime: Runtime, plan: ContainerPlan, paths: ContainerPaths, first_use
     finally:
         if mapping is not None:
             os.close(mapping)
-    return None if said.returncode == _EXIT_CODE else read_error(said.stderr.decode(errors="replace"))
+    return None if said.returncode == EXIT_CODE else read_error(said.stderr.decode(errors="replace"))
 
 
 def _look_around(groups: Groups) -> Facts:

@@ -28,13 +28,15 @@ class ContainerEnd(msgspec.Struct, frozen=True):
 
 class ContainerRecord(msgspec.Struct):
     """``process`` is the container's first one, ``shim`` the one that holds its output and waits for its end; ``started``: the
-    runtime was told to let it go, and did. ``first_user`` of the node is its root; None: it has the node's users."""
+    runtime was told to let it go, and did. ``first_user`` of the node is its root; None: it has the node's users. ``held_by``
+    is the address of a containerd; empty: conmon."""
 
     plan: ContainerPlan
     runtime: str
     host_boot_id: str
     started_at: float
     first_user: int | None = None
+    held_by: str = ""
     process: ProcessId | None = None
     shim: ProcessId | None = None
     started: bool = False

@@ -29,9 +29,12 @@ class Runtime(msgspec.Struct, frozen=True):
         return Path(self.program).name
 
     @property
+    def own_options(self) -> list[str]:
+        return ["--cgroup-manager=cgroupfs"] if self.name == "crun" else []
+
+    @property
     def options(self) -> list[str]:
-        own = ["--cgroup-manager=cgroupfs"] if self.name == "crun" else []
-        return [f"--root={self.root}", *own]
+        return [f"--root={self.root}", *self.own_options]
 
     def words(self, *words: str) -> list[str]:
         return [self.program, *self.options, *words]

@@ -1,0 +1,45 @@
+"""One containerd, by its address: what it is found to be, and what it holds. Loaded only where there is one to be used, since
+gRPC takes memory that other nodes' agents needn't have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from weft.contracts.clock import Clock
+from weft.drivers.runtime.oci.containerd.client import Client
+from weft.drivers.runtime.oci.containerd.holder import Containerd
+from weft.drivers.runtime.oci.containerd.probe import find_version, probe_containerd
+from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.probe import Found
+from weft.drivers.runtime.oci.record import ContainerRecord
+from weft.drivers.runtime.oci.runtime import Runtime
+from weft.objects.errors import WeftError
+
+
+class Engine:
+    def __init__(self, address: str, groups: Groups, clock: Clock, node_uid: str) -> None:
+        self._client = Client(address)
+        self._groups, self._clock, self._node_uid = groups, clock, node_uid
+
+    async def probe(self, run_dir: Path, before: Found | None) -> Found:
+        """``before`` still, if it is what answers. A containerd may be ended, exchanged and started again at any time."""
+        if before is not None and before.runtime is not None:
+            with contextlib.suppress(WeftError):
+                if before.probe.version.startswith(f"{await find_version(self._client)} "):
+                    return before
+        return await probe_containerd(run_dir, self._groups, self._clock, self._client, self._node_uid)
+
+    def hold(self, runtime: Runtime) -> Containerd:
+        return Containerd(self._client, runtime, self._groups, self._clock, self._node_uid)
+
+    async def find_strays(self, runtime: Runtime, known: set[str]) -> list[ContainerRecord]:
+        """See Containerd. None where it doesn't answer."""
+        try:
+            return await self.hold(runtime).find_strays(known)
+        except WeftError:
+            return []
+
+    async def close(self) -> None:
+        await self._client.close()

@@ -1,0 +1,205 @@
+"""A command beside a container's own process, as containerd runs it: through fifos that its shim and this process have open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.runtime import ExecChunk, ExecRequest
+from weft.drivers.runtime.oci.channel import Channel
+from weft.drivers.runtime.oci.container import Container
+from weft.drivers.runtime.oci.containerd.client import Client
+from weft.drivers.runtime.oci.containerd.wire import PROCESS, messages
+from weft.drivers.runtime.oci.exec import LINGER_SECONDS, NOT_FOUND, NOT_STARTED, QUEUE_CHUNKS
+from weft.drivers.runtime.oci.translate import Facts, translate_exec
+from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
+
+MARK = "exec-"  # how the folders of their fifos are named, and they themselves in containerd
+A_LONG_TIME_SECONDS = 7 * 86_400.0
+
+
+class ContainerdSession:
+    """An ExecSession, with CanKill, and CanResize for a terminal."""
+
+    def __init__(
+        self,
+        client: Client,
+        clock: Clock,
+        container_id: str,
+        folder: Path,
+        stdin: Channel,
+        outputs: dict[str, Channel],
+        *,
+        terminal: bool,
+    ) -> None:
+        self._client, self._clock, self._folder, self._terminal = client, clock, folder, terminal
+        self._name: dict[str, Any] = {"container_id": container_id, "exec_id": folder.name}
+        self._stdin, self._outputs = stdin, outputs
+        self._chunks: asyncio.Queue[ExecChunk] = asyncio.Queue(QUEUE_CHUNKS)
+        self._reading: set[str] = set()
+        self._ended = asyncio.Event()
+        self._leading = asyncio.create_task(self._lead())
+
+    async def write(self, data: bytes) -> None:
+        await self._stdin.write(data)
+
+    async def close_stdin(self) -> None:
+        if self._terminal:
+            await self._stdin.write(b"\x04")  # as a person at a terminal does
+            return
+        self._stdin.close()
+        with contextlib.suppress(NotFound, DriverFailed):  # it has ended meanwhile
+            await self._client.call("tasks.v1.Tasks/CloseIO", **self._name, stdin=True)
+
+    async def resize(self, rows: int, columns: int) -> None:
+        if self._terminal:
+            with contextlib.suppress(NotFound, DriverFailed):
+                await self._client.call("tasks.v1.Tasks/ResizePty", **self._name, width=columns, height=rows)
+
+    async def output(self) -> AsyncIterator[ExecChunk]:
+        while True:
+            chunk = await self._chunks.get()
+            yield chunk
+            if chunk.channel == "exit":
+                return
+
+    async def close(self) -> None:
+        """Its end isn't waited for here, only that it was told."""
+        if not self._ended.is_set():
+            self._leading.cancel()
+            await asyncio.gather(self._leading, return_exceptions=True)
+            await self._kill(signal.SIGHUP)
+        self._release()
+        _clearing.add(clearing := asyncio.create_task(self._forget()))
+        clearing.add_done_callback(_clearing.discard)
+
+    async def kill(self) -> None:
+        if not self._ended.is_set():
+            await self._kill(signal.SIGKILL)
+            with contextlib.suppress(WeftError):
+                await self._client.call("tasks.v1.Tasks/Wait", **self._name)
+
+    async def _kill(self, number: int) -> None:
+        with contextlib.suppress(WeftError):
+            await self._client.call("tasks.v1.Tasks/Kill", **self._name, signal=number)
+
+    async def _lead(self) -> None:
+        pumps = [asyncio.create_task(self._pump(name, channel)) for name, channel in self._outputs.items()]
+        try:
+            code = await self._wait()
+            self._ended.set()
+            await self._settle(pumps)
+            await self._chunks.put(ExecChunk("exit", code=code))
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            self._release()
+
+    async def _wait(self) -> int:
+        """Its exit code; a containerd that was killed meanwhile is waited for, since its shim has it still."""
+        while True:
+            try:
+                told = await self._client.call("tasks.v1.Tasks/Wait", within=A_LONG_TIME_SECONDS, **self._name)
+                return int(told.exit_status)
+            except Unavailable:
+                await self._clock.sleep(0.1)
+            except WeftError:
+                return 128 + signal.SIGKILL  # its container ended, and it went along
+
+    async def _pump(self, name: str, channel: Channel) -> None:
+        while True:
+            self._reading.add(name)
+            data = await channel.read()
+            self._reading.discard(name)
+            if not data:
+                return
+            await self._chunks.put(ExecChunk("stderr" if name == "stderr" else "stdout", data))
+
+    async def _settle(self, pumps: list[asyncio.Task[None]]) -> None:
+        """All that it printed is told, however slowly it is read; what it left running may print on, but nobody waits for that."""
+        waiting = set(pumps)
+        while waiting:
+            _, waiting = await asyncio.wait(waiting, timeout=LINGER_SECONDS)
+            if self._reading:
+                return
+
+    def _release(self) -> None:
+        for channel in (self._stdin, *self._outputs.values()):
+            channel.close()
+
+    async def _forget(self) -> None:
+        with contextlib.suppress(WeftError):
+            await self._client.call("tasks.v1.Tasks/Wait", within=A_LONG_TIME_SECONDS, **self._name)
+            await self._client.call("tasks.v1.Tasks/DeleteProcess", **self._name)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_clearing: set[asyncio.Task[None]] = set()
+
+
+class Refused:
+    """An ExecSession of a command that never began: says why, and ends."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close_stdin(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def output(self) -> AsyncIterator[ExecChunk]:
+        yield ExecChunk("stderr", f"{self._words}\n".encode())
+        missing = "not found" in self._words or "no such file" in self._words.lower()
+        yield ExecChunk("exit", code=NOT_FOUND if missing else NOT_STARTED)
+
+
+async def start_exec(
+    container: Container, facts: Facts, client: Client, clock: Clock, request: ExecRequest
+) -> ContainerdSession | Refused:
+    """Raises InvalidInput, DriverFailed, Unavailable."""
+    plan_id = container.record.plan.id
+    process = translate_exec(container.record.plan, facts, request)
+    folder = container.paths.run / f"{MARK}{secrets.token_hex(4)}"
+    folder.mkdir(mode=0o700)
+    places = {name: folder / name for name in (("stdin", "stdout") if request.tty else ("stdin", "stdout", "stderr"))}
+    outputs: dict[str, Channel] = {}
+    stdin = None
+    try:
+        for name, place in places.items():
+            os.mkfifo(place, 0o600)
+            if name != "stdin":
+                outputs[name] = Channel(os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        await client.call(
+            "tasks.v1.Tasks/Exec",
+            container_id=plan_id,
+            exec_id=folder.name,
+            terminal=request.tty,
+            spec=messages["Any"](type_url=PROCESS, value=msgspec.json.encode(process)),
+            **dict[str, Any]({name: str(place) for name, place in places.items()}),
+        )
+        # open for both: there is somebody to write to before the shim has it open, and after the command has ended
+        stdin = Channel(os.open(places["stdin"], os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        await client.call("tasks.v1.Tasks/Start", container_id=plan_id, exec_id=folder.name)
+    except BaseException as problem:
+        for channel in (*outputs.values(), *([stdin] if stdin else [])):
+            channel.close()
+        with contextlib.suppress(WeftError):
+            await client.call("tasks.v1.Tasks/DeleteProcess", container_id=plan_id, exec_id=folder.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(problem, DriverFailed | NotFound) and container.running:
+            return Refused(problem.message)
+        raise
+    return ContainerdSession(client, clock, plan_id, folder, stdin, outputs, terminal=request.tty)
