@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "weft"
 FILES = sorted(SOURCE.rglob("*.py"))
 CLOCK = SOURCE / "contracts" / "clock.py"
+# A program of its own, one for each container, that imports nothing of weft: it writes down when a line was printed.
+LOG_KEEPER = SOURCE / "drivers" / "runtime" / "oci" / "containerd" / "keep_log.py"
 
 
 def run_tool(*argv: str) -> None:
@@ -109,7 +111,7 @@ def test_only_the_clock_asks_for_the_time() -> None:
     found = [
         f"{p.relative_to(ROOT)}:{i}: {line.strip()}"
         for p in FILES
-        if p != CLOCK
+        if p not in (CLOCK, LOG_KEEPER)
         for i, line in enumerate(p.read_text().splitlines(), 1)
         if asks.search(line)
     ]
