@@ -308,9 +308,8 @@ def _read_place(allocation: Item) -> Place:
 def _read_image(item: Item) -> KnownImage:
     status = item.status(ImageStatus)
     phase = "Failed" if item.deleting else status.phase  # nobody may begin to use it
-    return KnownImage(
-        item.envelope.name, item.spec(ImageSpec).url, phase, status.digest, status.message or "it is being deleted"
-    )
+    spec, message = item.spec(ImageSpec), status.message or "it is being deleted"
+    return KnownImage(item.envelope.name, spec.url, phase, status.digest, message, spec.registry_secret)
 
 
 def _waits_for_image(item: Item) -> bool:

@@ -59,6 +59,7 @@ class KnownImage(msgspec.Struct, frozen=True):
     phase: str
     digest: str = ""
     message: str = ""
+    registry_secret: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +212,7 @@ def _prepare(facts: Facts) -> Outcome:
     if isinstance(image, Outcome):
         return image
     status = replace(status, image=image.name, digest=image.digest or status.digest)
-    translated = _translate(facts, status, old.wish, image.url)
+    translated = _translate(facts, status, old.wish, image)
     if isinstance(translated, str):
         return _end(status, "Failed", "untranslatable", translated, now)
     runs = old.wish.run == "run" and not old.wish.hold
@@ -254,7 +255,7 @@ def _find_image(facts: Facts) -> KnownImage | Outcome:
         source = f"{reference.registry}/{reference.name}@{digest}" if digest else str(reference)
         name = f"{old.what.partition('/')[2][: MAX_NAME - 1 - len(facts.mark)]}-{facts.mark}"
         status = replace(status, image=name, made_image=True, digest=digest, message=f"image {name} is being made")
-        return Outcome(status=status, image=(name, ImageSpec(url=f"{OCI}{source}")))
+        return Outcome(status=status, image=(name, ImageSpec(url=f"{OCI}{source}", registry_secret=old.wish.registry_secret)))
     if image.phase == "Failed":
         message = f"image {image.name}: {image.message}"
         outcome = _end(status, "Failed", "imageFailed", message, now)
@@ -265,15 +266,16 @@ def _find_image(facts: Facts) -> KnownImage | Outcome:
     return image
 
 
-def _translate(facts: Facts, status: ConversionStatus, wish: WorkloadSpec, url: str) -> Translated | str:
+def _translate(facts: Facts, status: ConversionStatus, wish: WorkloadSpec, image: KnownImage) -> Translated | str:
     """What the old one is as the other kind, or why it can't be."""
     spec = facts.spec
     try:
         if isinstance(wish, ContainerSpec):
             return to_vm(wish, status.image, memory=spec.memory, disk=spec.disk)
         assert isinstance(wish, VmSpec)
-        source = read_oci(url)
-        return to_container(wish, f"{source.registry}/{source.name}@{status.digest}", memory=spec.memory)
+        source = read_oci(image.url)
+        named = f"{source.registry}/{source.name}@{status.digest}"
+        return to_container(wish, named, memory=spec.memory, registry_secret=image.registry_secret)
     except InvalidInput as problem:
         return f"{problem.message}; {problem.hint}" if problem.hint else problem.message
 
@@ -289,8 +291,8 @@ def _stop(facts: Facts) -> Outcome:
         if old.status.phase == Phase.UNKNOWN:
             message += f": {old.status.message}"
         return Outcome(status=replace(status, message=message))
-    url = next((image.url for image in facts.images if image.name == status.image), "")
-    translated = _translate(facts, status, old.wish, url)
+    image = next((one for one in facts.images if one.name == status.image), KnownImage(status.image, "", "Failed"))
+    translated = _translate(facts, status, old.wish, image)
     if isinstance(translated, str):
         facts = replace(facts, status=replace(status, **_why("Failed", "untranslatable", translated)))
         return _clear(facts)

@@ -70,9 +70,6 @@ def refuse_untranslatable(spec: WorkloadSpec) -> None:
         if spec.env_secrets:
             hint = "give these variables another way, like a file in a volume, and take them out of env_secrets"
             raise _refused("env_secrets", "a VM can't be told secrets", hint)
-        if spec.registry_secret:
-            hint = "take it away once the server can pull the image without"
-            raise _refused("registry_secret", "an Image can't name one", hint)
         _lines_of(spec, spec.memory)
         return
     assert isinstance(spec, VmSpec)

@@ -78,3 +78,13 @@ def test_ports_of_nics_it_gave_up_go_after_them() -> None:
     memory = Memory(run="up", answered=True, made=True, leftover=SPEC.nics)
     assert plan(asked(nics=[]), memory)[0] == ADJUST
     assert plan(SPEC, memory)[0] == (Step.TIDY,)
+
+
+def test_ports_of_nics_that_a_stopped_guest_gave_up_go_at_once() -> None:
+    """Another may have the address by now, on this node too."""
+    known = Known(
+        wanted=msgspec.structs.replace(wanted(), spec=asked(nics=[], wish="stop")),
+        memory=Memory(run="up", made=True, leftover=SPEC.nics),
+    )
+    told = plan_allocation(known, GuestFacts("g", "u", "web", 1, "stopped"), 0.0)
+    assert (told.steps, told.state) == ((Step.TIDY,), "stopped")
