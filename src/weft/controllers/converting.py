@@ -255,7 +255,9 @@ def _find_image(facts: Facts) -> KnownImage | Outcome:
         source = f"{reference.registry}/{reference.name}@{digest}" if digest else str(reference)
         name = f"{old.what.partition('/')[2][: MAX_NAME - 1 - len(facts.mark)]}-{facts.mark}"
         status = replace(status, image=name, made_image=True, digest=digest, message=f"image {name} is being made")
-        return Outcome(status=status, image=(name, ImageSpec(url=f"{OCI}{source}", registry_secret=old.wish.registry_secret)))
+        return Outcome(
+            status=status, image=(name, ImageSpec(url=f"{OCI}{source}", registry_secret=old.wish.registry_secret))
+        )
     if image.phase == "Failed":
         message = f"image {image.name}: {image.message}"
         outcome = _end(status, "Failed", "imageFailed", message, now)

@@ -31,6 +31,7 @@ _KEPT = {
     "isolation": "",  # a machine of its own is what it gets
     "preemptible": "preemptible: it gives way to nobody",
     "pulls": "",
+    "registry_secret": "",  # the Image's, if that was made for it
 }
 # Of a VM's own, what a container has no word for.
 _LOST = {
@@ -116,14 +117,13 @@ def to_container(spec: VmSpec, image: str, *, memory: int = 0, registry_secret: 
         **{**_shared(spec), "restart": process.restart or spec.restart},
         memory=memory or (sizes.memory if unchanged else spec.memory),
         image=image,
-        registry_secret=registry_secret,
         command=process.command,
         args=process.args,
         env=process.env,
         mounts=process.mounts,
         user=process.user,
         run="stop",
-        **kept,
+        **{"registry_secret": registry_secret, **kept},
     )
     check_container(container)
     default = VmSpec(image=spec.image)

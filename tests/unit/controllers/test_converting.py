@@ -1,0 +1,134 @@
+"""What a Conversion does next, where the whole of the deciders would hide it: which image, which digest, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from weft.controllers.converting import Facts, KnownImage, Place, Side, choose_image, is_well, plan_conversion
+from weft.kinds.container import ContainerSpec
+from weft.kinds.conversion import ConversionSpec, ConversionStatus
+from weft.kinds.vm import VmSpec
+from weft.kinds.workload import WorkloadStatus
+
+ONE, OTHER = (f"sha256:{digit * 64}" for digit in "12")
+WEB = "registry.example.org/shop/web"
+SPEC = ConversionSpec(workload="container/web", to="vm")
+
+
+def image(name: str, url: str, digest: str = "", phase: str = "Available") -> KnownImage:
+    return KnownImage(name, url, phase, digest, "it broke")
+
+
+def container(wish: dict[str, Any] | None = None, **side: Any) -> Side:
+    spec = ContainerSpec(**{"image": f"{WEB}:1", **(wish or {})})
+    status = WorkloadStatus(phase="Running", observed_generation=1)
+    return Side(**{"what": "container/web", "wish": spec, "status": status, "generation": 1, **side})
+
+
+def facts(**given: Any) -> Facts:
+    return Facts(
+        **{"spec": SPEC, "status": ConversionStatus(), "old": container(), "new": None, "mark": "ab12c", **given}
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "digest", "chosen"),
+    [
+        ([image("a", f"oci://{WEB}:9", ONE)], ONE, "a"),
+        ([image("a", f"oci://{WEB}@{ONE}", phase="Fetching")], ONE, "a"),
+        ([image("a", f"oci://{WEB}:1", OTHER)], ONE, None),  # its tag means another by now
+        ([image("a", f"oci://{WEB}:1", ONE, "Failed")], ONE, None),
+        ([image("a", "oci://other.example.org/shop/web:1", ONE)], ONE, None),
+        ([image("a", f"https://{WEB}", ONE)], ONE, None),
+        ([image("a", f"oci://{WEB}:2"), image("b", f"oci://{WEB}:1")], "", "b"),
+    ],
+)
+def test_the_image_is_one_of_that_very_digest(images: list[KnownImage], digest: str, chosen: str | None) -> None:
+    found = choose_image(tuple(images), f"{WEB}:1", digest)
+    assert (found.name if found is not None else None) == chosen
+
+
+def test_one_is_made_of_what_the_container_runs_and_opened_by_its_secret() -> None:
+    outcome = plan_conversion(facts(old=container({"registry_secret": "hub"}, image=ONE)))
+    assert outcome.image is not None
+    name, spec = outcome.image
+    assert (name, spec.url, spec.registry_secret) == ("web-ab12c", f"oci://{WEB}@{ONE}", "hub")
+    assert (outcome.status.phase, outcome.status.image, outcome.status.made_image) == ("Preparing", name, True)
+    assert outcome.old is None and outcome.make is None
+    assert outcome.look_after == SPEC.timeout_seconds
+
+
+def test_an_image_that_failed_ends_it_and_goes_if_it_was_made_for_it() -> None:
+    for made in (True, False):
+        status = ConversionStatus(phase="Preparing", began_at=0.0, image="i", made_image=made)
+        outcome = plan_conversion(facts(status=status, images=(image("i", f"oci://{WEB}:1", phase="Failed"),)))
+        assert (outcome.status.phase, outcome.status.reason) == ("Failed", "imageFailed")
+        assert "it broke" in outcome.status.message
+        assert outcome.image_goes is made
+
+
+def test_the_old_one_is_stopped_only_in_the_commit_that_makes_the_new_one() -> None:
+    old = container({"mounts": ["data:/srv"], "publish": ["80:80"], "affinity_groups": ["g"]})
+    outcome = plan_conversion(facts(old=old, images=(image("i", f"oci://{WEB}:1", ONE),), uid="fresh"))
+    assert (outcome.status.phase, outcome.status.digest, outcome.status.new_uid) == ("Stopping", ONE, "fresh")
+    assert outcome.old is not None and outcome.old.run == "stop"
+    made = outcome.make
+    assert isinstance(made, VmSpec)
+    assert (made.run, made.volumes, made.networks, made.publish, made.affinity_groups) == ("stop", [], [], [], [])
+    assert "mount data:/srv" in made.user_data
+
+
+def stopping(place: Place) -> Facts:
+    status = ConversionStatus(
+        phase="Stopping", began_at=0.0, was="run", image="i", digest=ONE, new_uid="n", new="vm/web"
+    )
+    old = container({"mounts": ["data:/srv"], "publish": ["80:80"], "run": "stop"}, places=(place,))
+    new = Side(what="vm/web", wish=VmSpec(image="i", run="stop", networks=[]), status=WorkloadStatus(), generation=1)
+    return facts(status=status, old=old, new=new, images=(image("i", f"oci://{WEB}:1", ONE),), now=5.0)
+
+
+def test_nothing_is_handed_over_before_the_old_one_rests() -> None:
+    outcome = plan_conversion(stopping(Place(rests=False, holds=True)))
+    assert (outcome.status.phase, outcome.claims, outcome.old, outcome.new) == ("Stopping", "", None, None)
+
+
+def test_what_the_old_one_loses_the_new_one_gets_and_the_way_back_is_its_reverse() -> None:
+    before = stopping(Place(rests=True, holds=True))
+    assert before.old is not None and before.new is not None
+    outcome = plan_conversion(before)
+    old, new, status = outcome.old, outcome.new, outcome.status
+    assert isinstance(old, ContainerSpec) and isinstance(new, VmSpec)
+    assert (status.phase, status.stopped_at, outcome.claims) == ("HandingOver", 5.0, "new")
+    assert (old.mounts, old.networks, old.publish) == ([], [], [])
+    assert (new.volumes, new.networks, new.publish, new.run) == (["data"], ["default"], ["80:80"], "stop")
+    after = msgspec.structs.replace(
+        before,
+        spec=msgspec.structs.replace(SPEC, undo=True),
+        status=status,
+        old=msgspec.structs.replace(before.old, wish=old),
+        new=msgspec.structs.replace(before.new, wish=new),
+    )
+    back = plan_conversion(after)
+    assert (back.status.phase, back.status.kept, back.claims) == ("Undoing", None, "old")
+    assert back.old == before.old.wish
+    assert isinstance(back.new, VmSpec) and (back.new.volumes, back.new.networks) == ([], [])
+
+
+def test_well_is_what_runs_answers_and_is_healthy_where_somebody_asks() -> None:
+    assert is_well(container())
+    assert is_well(container(healthy=True))
+    assert not is_well(container(healthy=False))
+    assert not is_well(container(generation=2))  # it hasn't been looked at since it was asked to start
+    assert not is_well(container(status=WorkloadStatus(phase="Boot", observed_generation=1)))
+    assert not is_well(container(status=WorkloadStatus(phase="Running", observed_generation=1, ready=False)))
+
+
+def test_a_clock_that_was_set_back_does_not_make_it_wait_for_ever() -> None:
+    waiting = stopping(Place(rests=False, holds=True))
+    late = msgspec.structs.replace(waiting, status=msgspec.structs.replace(waiting.status, began_at=9e9))
+    outcome = plan_conversion(late)
+    assert outcome.status.began_at == 5.0
+    assert outcome.look_after == SPEC.timeout_seconds
