@@ -28,12 +28,14 @@ from weft.client.invocations import (
     FromAgent,
     Heard,
     Invoke,
+    Moved,
     Prepare,
     Prepared,
     Printed,
     Refused,
     Standing,
     Tell,
+    move,
 )
 from weft.contracts.clock import SystemClock
 from weft.contracts.function import Blob, InstanceDriver, Isolation, Recipe
@@ -188,7 +190,14 @@ class FunctionLab:
         return b"".join(pieces).decode(errors="replace")
 
     def standing(self) -> Standing:
-        return [one for one in self.heard if isinstance(one, Standing)][-1]
+        """As the node has told it."""
+        standing = Standing()
+        for one in self.heard:
+            if isinstance(one, Standing):
+                standing = one
+            elif isinstance(one, Moved):
+                standing = move(standing, one)
+        return standing
 
     def idle(self, recipe: Recipe) -> int:
         """How many instances of it are idle, as the node told last."""

@@ -20,7 +20,8 @@ import pytest
 import pytest_asyncio
 from function_lab import FunctionLab
 
-from weft.client.invocations import Keep, Refused
+from weft.agent.functions.pool import Room
+from weft.client.invocations import Count, Keep, Refused
 from weft.contracts.function import Recipe, Roots
 from weft.drivers.runtime.qemu.clones.driver import CloneInstances
 from weft.objects.errors import DriverFailed
@@ -173,6 +174,18 @@ async def test_the_pool_gives_copies_that_are_as_fresh(lab: FunctionLab) -> None
     assert all(began - 0.001 < one["time"] < time.time() and one["calls"] == 1 for one in said)
     assert all(b"practice" not in answer.tail for answer in answers)
     await lab.until(lambda: len(ready.get(recipe.digest, [])) == 2, PATIENCE)  # made up for
+    await lab.until(lambda: lab.standing().counts[recipe.digest].ready == 2)
+    assert lab.standing().ready_memory > 0
+    whole, lab.room = (
+        lab.room,
+        Room(16.0, 32 << 20),
+    )  # allocations take the rest: nothing of it is left to copies that wait
+    lab.functions.on_room()
+    await lab.until(lambda: recipe.digest not in lab.standing().counts, PATIENCE)
+    assert lab.standing().ready_memory == 0
+    lab.room = whole
+    lab.functions.on_room()
+    await lab.until(lambda: lab.standing().counts.get(recipe.digest, Count()).ready == 2, PATIENCE)
     lab.functions.take(Keep(recipe.digest, 60.0, 0))
     await lab.until(lambda: ready.get(recipe.digest) == [], PATIENCE)
 

@@ -127,7 +127,8 @@ class Printed(msgspec.Struct, frozen=True, tag="printed"):
 
 
 class Count(msgspec.Struct, frozen=True, array_like=True):
-    """Instances of one recipe on a node: at work, idle, paused ahead of demand."""
+    """Instances of one recipe on a node: at work, idle, ready ahead of demand (paused copies, and those that come up for
+    nobody)."""
 
     busy: int = 0
     idle: int = 0
@@ -135,15 +136,55 @@ class Count(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Standing(msgspec.Struct, frozen=True, tag="standing"):
-    """From the agent, whenever it changes (at most every 50 ms): its instances by recipe, and what opportunistic room is left.
-    ``isolations``
-    are those that it runs, with why not for the others; ``recipes`` those that it has prepared."""
+    """From the agent, once on each connection: its instances by recipe, and what opportunistic room is left. ``isolations`` are
+    those that it runs, with why not for the others; ``recipes`` those that it has prepared; ``ready_memory`` bytes that paused
+    copies take, which go when an invocation needs the room. ``Moved`` follows it."""
 
     counts: dict[str, Count] = {}
     free_cpu: float = 0.0
     free_memory: int = 0
     isolations: dict[str, str] = {}
     recipes: list[str] = []
+    ready_memory: int = 0
+
+
+class Moved(msgspec.Struct, frozen=True, tag="moved", omit_defaults=True):
+    """From the agent, whenever its standing changes (at most every 50 ms): what is another than it told before on this
+    connection. A count of nothing: no instance is left. ``recipes`` are new, ``dropped`` are gone; the figures are told always."""
+
+    free_cpu: float = 0.0
+    free_memory: int = 0
+    ready_memory: int = 0
+    counts: dict[str, Count] = {}
+    isolations: dict[str, str] = {}
+    recipes: list[str] = []
+    dropped: list[str] = []
+
+
+def tell_moved(before: Standing, now: Standing) -> Moved:
+    """What to tell whoever knows ``before``."""
+    counts = {digest: count for digest, count in now.counts.items() if before.counts.get(digest) != count}
+    counts |= {digest: Count() for digest in before.counts.keys() - now.counts.keys()}
+    isolations = {name: why for name, why in now.isolations.items() if before.isolations.get(name) != why}
+    recipes: list[str] = []
+    dropped: list[str] = []
+    if now.recipes != before.recipes:
+        old, new = set(before.recipes), set(now.recipes)
+        recipes, dropped = sorted(new - old), sorted(old - new)
+    return Moved(now.free_cpu, now.free_memory, now.ready_memory, counts, isolations, recipes, dropped)
+
+
+def move(before: Standing, moved: Moved) -> Standing:
+    """The standing after it; what of ``before`` didn't change is shared with it."""
+    counts, recipes = before.counts, before.recipes
+    if moved.counts:
+        counts = counts | moved.counts
+        for digest in [digest for digest, count in moved.counts.items() if count == Count()]:
+            del counts[digest]
+    if moved.recipes or moved.dropped:
+        recipes = sorted({*recipes, *moved.recipes} - {*moved.dropped})
+    isolations = before.isolations | moved.isolations if moved.isolations else before.isolations
+    return Standing(counts, moved.free_cpu, moved.free_memory, isolations, recipes, moved.ready_memory)
 
 
 class Underway(msgspec.Struct, frozen=True, tag="underway"):
@@ -155,7 +196,7 @@ class Underway(msgspec.Struct, frozen=True, tag="underway"):
 
 
 ToAgent = Tell | Prepare | Invoke | Keep | Drop | Heard
-FromAgent = Prepared | Refused | Answer | Printed | Standing | Underway
+FromAgent = Prepared | Refused | Answer | Printed | Standing | Moved | Underway
 
 _ENCODER = msgspec.msgpack.Encoder()
 _TO_AGENT: msgspec.msgpack.Decoder[ToAgent] = msgspec.msgpack.Decoder(ToAgent)

@@ -9,7 +9,7 @@ whatever of them is left behind by an agent that was killed is ended when the ne
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -98,6 +98,13 @@ class Roots(msgspec.Struct, frozen=True):
     bundle: str = ""
 
 
+class Ready(msgspec.Struct, frozen=True):
+    """Paused copies of one recipe, and the bytes that they take as far as that is known."""
+
+    count: int
+    memory: int
+
+
 class Instance(Protocol):
     """One running instance. ``runtime_api`` is a listening stream socket, non-blocking, on which it, and nothing else, calls
     the Runtime
@@ -156,6 +163,15 @@ class HasTemplates(Protocol):
 
     async def keep_ready(self, recipe: Recipe, roots: Roots, count: int) -> int:
         """Have ``count`` paused copies ahead of demand, which ``start`` takes from; how many there are now."""
+
+    def count_ready(self) -> dict[str, Ready]:
+        """The paused copies that there are, by recipe."""
+
+    def bound_ready(self, memory: int) -> None:
+        """Paused copies may take so many bytes from now on; those for which that is too little end."""
+
+    def follow_ready(self, changed: Callable[[], None]) -> None:
+        """``changed`` is called whenever ``count_ready`` gives something else."""
 
 
 def compose_env(recipe: Recipe, roots: Roots) -> dict[str, str]:

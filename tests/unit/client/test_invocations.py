@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from weft.client.invocations import (
     LENGTH,
@@ -12,12 +15,15 @@ from weft.client.invocations import (
     Answer,
     Count,
     Invoke,
+    Moved,
     Standing,
     Tell,
     decode_from_agent,
     decode_to_agent,
     encode,
+    move,
     receive,
+    tell_moved,
 )
 from weft.contracts.function import Blob, Recipe
 from weft.objects.errors import InvalidInput
@@ -60,3 +66,36 @@ async def test_what_is_too_long_or_no_message_is_refused() -> None:
         await receive(reader)
     with pytest.raises(InvalidInput):
         decode_to_agent(encode(Answer("r1", b""))[LENGTH.size :])
+
+
+COUNTS = st.builds(Count, *[st.integers(0, 2)] * 3).filter(lambda count: count != Count())
+NAMES = st.sampled_from(["d1", "d2", "d3", "d4"])
+STANDINGS = st.builds(
+    Standing,
+    counts=st.dictionaries(NAMES, COUNTS),
+    free_cpu=st.integers(0, 3).map(float),
+    free_memory=st.integers(0, 3),
+    isolations=st.fixed_dictionaries({"process": st.sampled_from(["", "no bubblewrap"]), "vm": st.just("")}),
+    recipes=st.sets(NAMES).map(sorted),
+    ready_memory=st.integers(0, 3),
+)
+
+
+@given(st.lists(STANDINGS, min_size=1, max_size=5))
+def test_who_hears_each_change_knows_what_is(standings: list[Standing]) -> None:
+    known = standings[0]
+    for before, now in itertools.pairwise(standings):
+        said = decode_from_agent(encode(tell_moved(before, now))[LENGTH.size :])
+        assert isinstance(said, Moved)
+        known = move(known, said)
+        assert known == now
+
+
+def test_a_change_of_one_function_is_as_long_with_a_thousand_others_as_alone() -> None:
+    def stand(functions: int, busy: int) -> Standing:
+        digests = [f"{number:064x}" for number in range(functions)]
+        counts = {digest: Count(idle=1) for digest in digests}
+        return Standing(counts | {digests[0]: Count(busy, 1)}, 1.5, 1 << 30, {"process": ""}, digests)
+
+    alone, among = (encode(tell_moved(stand(count, 0), stand(count, 1))) for count in (1, 1000))
+    assert len(alone) == len(among) < 200 < len(encode(stand(1000, 1)))

@@ -4,13 +4,13 @@ of it that stand still."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from weft.agent.functions.failures import fail_with, is_own_fault
 from weft.agent.functions.parts import Parts
 from weft.client.invocations import FromAgent, Prepared
 from weft.contracts.clock import Clock
-from weft.contracts.function import HasTemplates, Recipe
+from weft.contracts.function import HasTemplates, InstanceDriver, Ready, Recipe
 from weft.objects.errors import WeftError
 
 log = logging.getLogger("weft.agent")
@@ -20,12 +20,33 @@ Send = Callable[[FromAgent], None]
 
 
 class Ahead:
-    """``prepared``: digests of recipes whose instances, or template, have come up here. ``changed`` is called when it grows."""
+    """``prepared``: digests of recipes whose instances, or template, have come up here. ``changed`` is called when it grows,
+    ``recounted`` when there are other copies that stand still."""
 
-    def __init__(self, parts: Parts, clock: Clock, tell: Send, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        drivers: Iterable[InstanceDriver],
+        parts: Parts,
+        clock: Clock,
+        tell: Send,
+        changed: Callable[[], None],
+        recounted: Callable[[], None],
+    ) -> None:
         self._parts, self._clock, self._tell, self._changed = parts, clock, tell, changed
+        self._drivers = [driver for driver in drivers if isinstance(driver, HasTemplates)]
+        for driver in self._drivers:
+            driver.follow_ready(recounted)
         self.prepared: set[str] = set()
         self._progress_at = 0.0
+
+    def count_ready(self) -> dict[str, Ready]:
+        """Copies that stand still, by recipe; the pool of instances doesn't count them."""
+        return {digest: ready for driver in self._drivers for digest, ready in driver.count_ready().items()}
+
+    def bound(self, memory: int) -> None:
+        """They may take so many bytes from now on."""
+        for driver in self._drivers:
+            driver.bound_ready(memory)
 
     async def look_up(self, request: str, recipe: Recipe) -> None:
         """Which image a tag means now is told as ``Prepared``."""

@@ -26,6 +26,7 @@ from weft.client.invocations import (
     Tell,
     ToAgent,
     Underway,
+    tell_moved,
 )
 from weft.contracts.clock import Clock
 from weft.contracts.function import InstanceDriver, Isolation
@@ -47,6 +48,7 @@ class Functions:
         self._digest_of: dict[str, str] = {}  # by invocation under way
         self._answers: dict[str, Answer] = {}
         self._send: Send | None = None
+        self._told: Standing | None = None  # on this connection
         self._standing: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -79,7 +81,7 @@ class Functions:
 
     def connect(self, send: Send) -> None:
         """From here on it is told; first what is still here of what was begun before."""
-        self._send = send
+        self._send, self._told = send, None
         underway = {**self._digest_of, **{id: "" for id in self._answers if id not in self._digest_of}}
         send(Underway(list(underway), list(underway.values())))
         for answer in self._answers.values():
@@ -151,6 +153,20 @@ class Functions:
         if self._standing is not None:
             self._standing.cancel()
             self._standing = None
-        pool, prepared = self.instances.pool, sorted(self.instances.prepared)
+        before, self._told = self._told, self._read_standing()
+        self._tell(self._told if before is None else tell_moved(before, self._told))
+
+    def _read_standing(self) -> Standing:
+        pool, ready = self.instances.pool, self.instances.ahead.count_ready()
         counts = {digest: Count(*numbers) for digest, numbers in pool.counts().items()}
-        self._tell(Standing(counts, pool.free_cpu(), pool.free_memory(), dict(self.isolations), prepared))
+        for digest, paused in ready.items():
+            count = counts.get(digest, Count())
+            counts[digest] = Count(count.busy, count.idle, count.ready + paused.count)
+        return Standing(
+            counts=counts,
+            free_cpu=pool.free_cpu(),
+            free_memory=pool.free_memory(),
+            isolations=dict(self.isolations),
+            recipes=sorted(self.instances.prepared),
+            ready_memory=sum(paused.memory for paused in ready.values()),
+        )

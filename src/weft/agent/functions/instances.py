@@ -17,7 +17,7 @@ import msgspec
 from weft.agent.functions.ahead import Ahead, Send
 from weft.agent.functions.failures import EXITED, RECLAIMED, Failure, fail, fail_with, is_own_fault
 from weft.agent.functions.parts import Parts
-from weft.agent.functions.pool import Lack, Need, Pool, Room
+from weft.agent.functions.pool import Lack, Need, Pool, Room, measure_left
 from weft.agent.functions.running import Running
 from weft.client.invocations import Answer, Invoke, Prepared, Printed, Refused
 from weft.contracts.clock import Clock
@@ -42,12 +42,12 @@ class Instances:
         changed: Callable[[], None],
     ) -> None:
         self._drivers, self._parts, self._clock = dict(drivers), parts, clock
-        self._tell, self._changed = tell, changed
+        self._tell, self._on_changed = tell, changed
         self.isolations: dict[str, str] = {}  # why instances can't run here; "" if they can
         self.pool = Pool(room)
         self.recipes: dict[str, Recipe] = {}
-        self._ahead = Ahead(parts, clock, tell, changed)
-        self.prepared = self._ahead.prepared
+        self.ahead = Ahead(self._drivers.values(), parts, clock, tell, self._changed, changed)
+        self.prepared = self.ahead.prepared
         self.running: dict[str, Running] = {}
         self.closing = False
         self._dropped: set[str] = set()
@@ -118,9 +118,9 @@ class Instances:
         """See that an instance comes up, or that it could; of an image without a digest, which that is. Told as ``Prepared``."""
         driver = self._drivers[recipe.isolation]
         if recipe.is_open:
-            self._spawn(self._ahead.look_up(request, recipe))
+            self._spawn(self.ahead.look_up(request, recipe))
         elif isinstance(driver, HasTemplates):
-            self._spawn(self._ahead.capture(driver, request, recipe))
+            self._spawn(self.ahead.capture(driver, request, recipe))
         elif (lack := self._begin(recipe, None, request)) is not None:
             self._tell(Refused(request, "insufficientResources", lack.message))
 
@@ -133,7 +133,7 @@ class Instances:
             return
         driver = self._drivers[recipe.isolation]
         if isinstance(driver, HasTemplates):
-            self._spawn(self._ahead.keep_ready(driver, recipe, ready))
+            self._spawn(self.ahead.keep_ready(driver, recipe, ready))
         else:
             for _ in range(self.pool.lacking_ready(digest)):
                 if self._begin(recipe, None) is not None:
@@ -336,7 +336,11 @@ class Instances:
 
     def _tell_step(self, id: str, word: str) -> None:
         for request in self._preparing.get(id, ()):
-            self._ahead.tell_progress(request, word)
+            self.ahead.tell_progress(request, word)
+
+    def _changed(self) -> None:
+        self.ahead.bound(measure_left(self.pool))
+        self._on_changed()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

@@ -222,3 +222,8 @@ class Pool:
 def measure_room(cpu: float, memory: int, taken_cpu: float, taken_memory: int) -> Room:
     """What a node of that capacity leaves to instances, beside allocations that take so much."""
     return Room(max(0.0, cpu * CPU_OVERCOMMIT - taken_cpu), max(0, memory - taken_memory))
+
+
+def measure_left(pool: Pool) -> int:
+    """Bytes that instances which have come up leave: copies that stand still may have them until others need them."""
+    return max(0, pool.room.memory - sum(one.need.memory for one in pool.members.values() if one.state != "starting"))

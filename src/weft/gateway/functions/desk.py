@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from weft.client.invocations import Answer, FromAgent, Invoke, Prepared, Printed, Refused, Standing, Underway
+from weft.client.invocations import Answer, FromAgent, Invoke, Moved, Prepared, Printed, Refused, Standing, Underway
 from weft.contracts.function import Recipe
 from weft.gateway.functions.fleet import Fleet
 
@@ -128,7 +128,7 @@ class Desk:
                 return self._refused(node, message)
             case Underway():
                 return self._reconcile(node, message, now)
-            case Standing() | Prepared() | Printed():
+            case Standing() | Moved() | Prepared() | Printed():
                 return []
 
     def expire(self, now: float) -> list[Instruction]:

@@ -19,12 +19,14 @@ from weft.client.invocations import (
     Heard,
     Invoke,
     Keep,
+    Moved,
     Prepared,
     Printed,
     Refused,
     Standing,
     Tell,
     ToAgent,
+    move,
 )
 from weft.contracts.clock import Clock
 from weft.contracts.placing import Placing, Ranking, Wanted
@@ -318,12 +320,9 @@ class Dispatcher:
     def _hear(self, node: str, message: FromAgent) -> None:
         match message:
             case Standing():
-                before = self.fleet.nodes[node].standing.recipes
-                moved = self.fleet.stand(node, message)
-                if before != message.recipes:
-                    self._placing.hold(node, data_at(message.recipes, self._catalogue.recipe))
-                if moved:
-                    self._use(node)
+                self._stand(node, message)
+            case Moved():
+                self._stand(node, move(self.fleet.nodes[node].standing, message))
             case Printed():
                 self._witness.printed(node, message)
             case Prepared():
@@ -332,6 +331,14 @@ class Dispatcher:
                 if isinstance(message, Refused) and message.id not in self._desk:
                     self.hear(node, message)
                 self._perform(self._desk.hear(node, message, self._clock.elapsed()))
+
+    def _stand(self, node: str, standing: Standing) -> None:
+        before = self.fleet.nodes[node].standing.recipes
+        moved = self.fleet.stand(node, standing)
+        if before != standing.recipes:
+            self._placing.hold(node, data_at(standing.recipes, self._catalogue.recipe))
+        if moved:
+            self._use(node)
 
     def _perform(self, instructions: list[Instruction]) -> None:
         queue = list(instructions)

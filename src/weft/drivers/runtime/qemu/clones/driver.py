@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.function import Isolation, Recipe, Roots
+from weft.contracts.function import Isolation, Ready, Recipe, Roots
 from weft.contracts.host import Host
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.clones.clone import Clone
@@ -48,6 +49,8 @@ class CloneInstances:
         self._cgroups = Cgroups(host.cgroup)
         self._prefix = f"fn{short_id(host.node_uid)}-"
         self._most_ready = max(1, min(MOST_READY, int(host.capacity.memory_bytes * READY_SHARE) // READY_BYTES))
+        self._bound = self._most_ready  # how many there is room for just now
+        self._changed: Callable[[], None] = lambda: None
         self._facts: Facts | None = None
         self._problem = ""
         self._probing = asyncio.Lock()
@@ -56,6 +59,7 @@ class CloneInstances:
         self._wanted: dict[str, tuple[Recipe, Roots, int]] = {}
         self._refilling: dict[str, asyncio.Task[None]] = {}
         self._filling: dict[str, asyncio.Lock] = {}
+        self._shrinking: asyncio.Task[None] | None = None
         self._clones: set[Clone] = set()
         self._numbers = itertools.count(1)
 
@@ -96,11 +100,44 @@ class CloneInstances:
             if recipe.digest not in self._wanted:
                 count = 0  # it was forgotten meanwhile
             while len(pool) > count:
-                await pool.pop().stop()
-            while len(pool) < count and sum(map(len, self._ready.values())) < self._most_ready:
+                await self._end_ready(pool)
+            while len(pool) < count and self._ready_now() < min(self._most_ready, self._bound):
                 template, _ = await templates.ensure(recipe, roots)
                 pool.append(await self._copy(f"ready-{next(self._numbers)}", template, "pool", park=True))
+                self._changed()
+            self._shrink_soon()  # there may be less room by now
             return len(pool)
+
+    def count_ready(self) -> dict[str, Ready]:
+        return {digest: Ready(len(pool), len(pool) * READY_BYTES) for digest, pool in self._ready.items() if pool}
+
+    def follow_ready(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+
+    def bound_ready(self, memory: int) -> None:
+        before, self._bound = self._bound, max(0, memory) // READY_BYTES
+        if self._bound > before:
+            for digest, (_, _, count) in self._wanted.items():
+                if len(self._ready.get(digest, ())) < count:
+                    self._refill_soon(digest)
+        self._shrink_soon()
+
+    def _shrink_soon(self) -> None:
+        if self._ready_now() > self._bound and (self._shrinking is None or self._shrinking.done()):
+            self._shrinking = asyncio.create_task(self._shrink())
+
+    async def _shrink(self) -> None:
+        """The largest pool gives first."""
+        while self._ready_now() > self._bound:
+            await self._end_ready(max(self._ready.values(), key=len))
+
+    async def _end_ready(self, pool: list[Clone]) -> None:
+        clone = pool.pop()
+        self._changed()
+        await clone.stop()
+
+    def _ready_now(self) -> int:
+        return sum(map(len, self._ready.values()))
 
     def _refill_soon(self, digest: str) -> None:
         if digest in self._wanted and digest not in self._refilling:
@@ -121,15 +158,17 @@ class CloneInstances:
         async with self._filling.setdefault(digest, asyncio.Lock()):
             for clone in self._ready.pop(digest, []):
                 await clone.stop()
+            self._changed()
             if self._templates is not None:
                 await self._templates.forget(digest)
         self._filling.pop(digest, None)
 
     async def close(self) -> None:
         """All of its instances end: they are of no use without whoever serves them."""
-        for task in list(self._refilling.values()):
+        tasks = [*self._refilling.values(), *([self._shrinking] if self._shrinking is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._refilling.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._ready.clear()
         await asyncio.gather(*(clone.stop() for clone in list(self._clones)))
 
@@ -144,6 +183,7 @@ class CloneInstances:
         pool = self._ready.get(digest, [])
         while pool:
             clone = pool.pop()
+            self._changed()
             try:
                 clone.id = id
                 await clone.resume()
@@ -160,6 +200,7 @@ class CloneInstances:
     async def _sort_out(self, pool: list[Clone]) -> None:
         for clone in [clone for clone in pool if not clone.alive]:
             pool.remove(clone)
+            self._changed()
             await clone.stop()
 
     async def _copy(
