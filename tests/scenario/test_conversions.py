@@ -15,6 +15,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ENDED, ConversionSpec, ConversionStatus
 from weft.kinds.image import ImageStatus
+from weft.kinds.migration import KEPT_SECONDS
 from weft.kinds.node import NodeRuntime
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.vm import VmSpec
@@ -314,6 +315,16 @@ async def test_an_old_one_that_is_gone_after_it_handed_over_leaves_all_to_the_ne
         assert (await lab.until_conversion("Confirmed")).reason == "workloadDeleted"
         await lab.until_gone("/container/default/web")
         assert (await lab.status("web")).phase == "Running"
+
+
+async def test_one_that_has_ended_is_kept_for_a_while_only(tmp_path: Path) -> None:
+    async with ConvertingLab(tmp_path) as lab:
+        await lab.convert("container/gone", "vm")
+        await lab.until_conversion("Failed")
+        await lab.kill_deciders()
+        lab.clock.advance(KEPT_SECONDS + 1)
+        lab.start_deciders("later")
+        await lab.until_gone("/conversion/default/c")
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -1,5 +1,5 @@
 """Removes what belongs to something that is gone: a workload's endpoints, publications and decisions, a function's versions; and
-what told of a moment that is past: recommendations and reports, and, later, Migrations that have ended.
+what told of a moment that is past: recommendations and reports, and, later, Migrations and Conversions that have ended.
 
 Deletion takes the former away with their owner, in one commit; this is for what was left over all the same. Never
 allocations: those stand for guests, and only a node's word removes one. Woken by owned objects and by VMs that go.
@@ -11,15 +11,19 @@ from collections.abc import Iterable, Sequence
 
 from weft.client.commit import Commit, delete, edit, put, unchanged
 from weft.client.indexes import (
+    CONVERSIONS_BY_WORKLOAD,
     ENDPOINTS_BY_WORKLOAD,
     MIGRATIONS_BY_WORKLOAD,
     PUBLICATIONS_BY_WORKLOAD,
     VERSIONS_BY_FUNCTION,
     key_of_moving,
+    keys_of_converted,
 )
 from weft.client.view import Changed, Item, View
 from weft.contracts.store import Absent, Precondition
 from weft.controllers.loop import Plan, moved
+from weft.kinds.conversion import ConversionStatus
+from weft.kinds.conversion import is_under_way as is_converting
 from weft.kinds.migration import ENDED, KEPT_OF_ONE, MigrationStatus
 from weft.kinds.migration import KEPT_SECONDS as KEPT_PAST_SECONDS
 from weft.kinds.recommendation import KEPT_SECONDS
@@ -29,7 +33,7 @@ from weft.objects.identity import object_key
 OWNED = ("endpoint", "publication", "decision", "functionversion")
 OWNERS = (*WORKLOADS, "function")
 PASSING = ("recommendation", "report")
-ENDING = ("migration",)  # kept for a while after its end
+ENDING = ("migration", "conversion")  # kept for a while after its end
 
 
 class Garbage:
@@ -74,11 +78,11 @@ class Garbage:
 
 
 def plan_past(view: View, item: Item, now: float) -> list[Commit]:
-    """Have Migrations deleted that ended long ago, or before many others of the same VM."""
+    """Have Migrations, or Conversions, deleted that ended long ago, or before many others of the same workload."""
     if not _has_ended(item):
         return []
-    past = [other for other in view.find(MIGRATIONS_BY_WORKLOAD, key_of_moving(item)) if _has_ended(other)]
-    past.sort(key=lambda other: (-(other.status(MigrationStatus).ended_at or 0.0), other.key))
+    past = [other for other in _of_the_same(view, item) if _has_ended(other)]
+    past.sort(key=lambda other: (-(_ended_at(other) or 0.0), other.key))
     old = [*past[KEPT_OF_ONE:], *(one for one in past[:KEPT_OF_ONE] if _time_left(one, now) <= 0)]
     commits = []
     for one in (one for one in old if not one.deleting):
@@ -88,12 +92,26 @@ def plan_past(view: View, item: Item, now: float) -> list[Commit]:
     return commits
 
 
+def _of_the_same(view: View, item: Item) -> Sequence[Item]:
+    if item.envelope.kind == "conversion":
+        return view.find(CONVERSIONS_BY_WORKLOAD, keys_of_converted(item)[0])
+    return view.find(MIGRATIONS_BY_WORKLOAD, key_of_moving(item))
+
+
 def _has_ended(item: Item) -> bool:
+    if item.envelope.kind == "conversion":
+        return not is_converting(item.status(ConversionStatus))
     return item.status(MigrationStatus).phase in ENDED
 
 
+def _ended_at(item: Item) -> float | None:
+    if item.envelope.kind == "conversion":
+        return item.status(ConversionStatus).ended_at
+    return item.status(MigrationStatus).ended_at
+
+
 def _time_left(item: Item, now: float) -> float:
-    return (item.status(MigrationStatus).ended_at or now) + KEPT_PAST_SECONDS - now
+    return (_ended_at(item) or now) + KEPT_PAST_SECONDS - now
 
 
 def plan_item(view: View, item: Item) -> Commit | None:
