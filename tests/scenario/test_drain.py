@@ -12,8 +12,8 @@ from tests.scenario.moving_lab import MIB, MovingLab, MovingNode, World
 
 from weft.controllers.draining import AT_ONCE
 from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec
-from weft.kinds.migration import ENDED, MigrationStatus
-from weft.kinds.node import Gpu
+from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
+from weft.kinds.node import Gpu, NodeRuntime
 from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.envelope import Condition, Envelope, decode_part, merge_part
 
@@ -349,3 +349,36 @@ async def test_why_one_cannot_leave_speaks_of_the_other_nodes(tmp_path: Path) ->
         await lab.pass_time(30)
         [leaving] = await rehearse(lab, "n1")
         assert leaving.message == "no node beside n1 can take it: of 2, 2 cordoned"
+
+
+async def test_containers_leave_cold_and_what_runs_once_is_waited_for(tmp_path: Path) -> None:
+    runs = [NodeRuntime(name="crun", kinds=["container"], isolations=["container"])]
+    async with MovingLab(tmp_path) as lab:
+        await lab.add_node("n1", runtimes=runs)
+        await lab.pass_time(2)
+        await lab.put_container("web")
+        await lab.put_container("try", once=True)
+        for name in ("web", "try"):
+            await lab.until_phase(name, "Running", kind="container")
+        await lab.add_node("n2")  # which runs none
+        await lab.add_node("n3", runtimes=runs)
+        await lab.pass_time(2)
+        assert {one.workload: (one.mode, one.to, one.reason) for one in await rehearse(lab, "n1")} == {
+            "container/web": ("cold", "n3", ""),
+            "container/try": ("cold", "", "runsOnce"),
+        }
+        await drain(lab, "n1")
+
+        async def has_left() -> bool:
+            return (await places(lab)).get("web") == "n3"
+
+        await lab.until(has_left)
+        await lab.pass_time(30)
+        condition = await told(lab, "n1")
+        assert condition is not None and condition.message == "1 left; 1 runs once, to its end here"
+        assert (await places(lab))["try"] == "n1"
+        (made,) = await lab.every("migration")
+        spec = decode_part(made.spec, MigrationSpec)
+        assert (spec.workload, spec.mode) == ("container/web", "cold")
+        await lab.delete("/container/default/try")
+        await until_told(lab, "n1", "Drained")

@@ -86,7 +86,7 @@ class Agent:
         wire = wire or TlsWire(Credentials(host.state_dir), clock)
         self._movers = Movers(
             host,
-            runtimes.machines,
+            runtimes,
             self._network,
             self._pools,
             wire,

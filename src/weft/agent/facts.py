@@ -101,6 +101,7 @@ def tell_runtime(probe: RuntimeProbe) -> NodeRuntime:
         usable=probe.usable,
         kinds=list(probe.kinds),
         isolations=list(probe.isolations),
+        checkpoint=probe.checkpoint,
     )
 
 

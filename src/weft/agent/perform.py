@@ -173,7 +173,10 @@ class Performer:
         return ""
 
     async def _files(self, wanted: Wanted, prepared: Prepared) -> str:
-        """Volumes with a file system on them, that of a new one the container's user's; a container that runs has them."""
+        """Volumes with a file system on them, that of a new one the container's user's; a container that runs has them, and one
+        that comes here brings them."""
+        if wanted.spec.role == "target":
+            return ""
         user = prepared.pulled.user if prepared.pulled is not None else User()
         for volume in wanted.spec.volumes:
             disks = await self._pools.of(wanted.spec, volume.uid)

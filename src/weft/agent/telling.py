@@ -43,6 +43,7 @@ def make_report(
         has=shape.tell_has(alive, wanted.spec) if alive is not None else None,
         room=shape.tell_room(alive, wanted.spec) if alive is not None else None,
         fitted=_fitted(wanted, alive) if alive is not None else 0,
+        image=memory.image,
         reason=plan.reason,
         message=plan.message,
         health=health.state if alive is not None else "",

@@ -296,6 +296,8 @@ class Worker:
     def _known_digest(self) -> str:
         """Of its image, unless that is to be looked up again; what runs has the one it has."""
         container, runs = self.wanted.spec.container, self._guest is not None and plans.is_alive(self._guest)
+        if self.wanted.spec.role == "target":
+            return self.memory.image or (self.wanted.spec.move.image if self.wanted.spec.move is not None else "")
         fresh = container is not None and container.pulls > self.memory.pulls
         return "" if fresh and not (runs and self.wanted.spec.boots <= self.memory.boots) else self.memory.image
 
@@ -321,7 +323,8 @@ class Worker:
                 return
             if prepared.pulled is not None:
                 container, pulls = self.wanted.spec.container, self.memory.pulls
-                if container is not None and not prepared.digest:  # it was looked up
+                comes = self.wanted.spec.role == "target"  # with what it had where it was
+                if container is not None and (comes or not prepared.digest):  # it was looked up
                     pulls = container.pulls
                 self.memory = msgspec.structs.replace(self.memory, image=prepared.pulled.digest, pulls=pulls)
             self._after(step, detail)

@@ -62,7 +62,8 @@ def describe_end(obj: Object) -> str:
     actual = dig(obj, "status.actual") or {}
     text = f"in {actual.get('duration_seconds', 0.0):.1f} s"
     if dig(obj, "spec.mode") == "cold":
-        text = f"shut down, its disks {text}"
+        machine = dig(obj, "spec.workload", "").startswith("vm/")
+        text = f"{'shut down, its disks' if machine else 'stopped,'} {text}"
     if actual.get("pause_ms"):
         text += f", downtime {format_pause(actual['pause_ms'])}"
     if actual.get("bytes"):

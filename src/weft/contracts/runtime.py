@@ -116,7 +116,9 @@ class RuntimeProbe(msgspec.Struct, frozen=True):
     are the host's GPUs that can't become a guest's, by PCI address: why, and what to do about it. One that can cut GPUs up
     has the capability ``gpu-shares``. ``cpu_models`` are what CPUs guests can have, best first; the first is all there is,
     and two of the same name are the same CPU. Of ``machines``, TYPE@VERSION is one that can be built as that version did.
-    ``kinds`` of workload are what it runs; of those that can be isolated in more than one way, ``isolations`` are its ways."""
+    ``kinds`` of workload are what it runs; of those that can be isolated in more than one way, ``isolations`` are its ways.
+    ``checkpoint``: ``yes`` if it could save containers as they run and take them up elsewhere, else why not; empty: it has none
+    that could be."""
 
     driver: str
     usable: bool
@@ -129,6 +131,7 @@ class RuntimeProbe(msgspec.Struct, frozen=True):
     cpu_models: list[str] = []
     kinds: tuple[str, ...] = ("vm",)
     isolations: tuple[str, ...] = ()
+    checkpoint: str = ""
 
 
 class RuntimeDriver(Protocol[PlanT_contra]):

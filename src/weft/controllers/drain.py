@@ -1,9 +1,9 @@
 """Empties nodes that are being drained: moves what is on them away, a few at a time.
 
-Reads nodes, allocations, VMs, Migrations; makes Migrations (labelled with the node's name), and writes the node's condition
-Drained: what is left, what moves, and what can't leave, by name and with its verdict. Nothing is shut down: what can't move
-stays and is tried again. Woken by any of those. All that a drain is stands in these objects, so the next one goes on
-where this one died.
+Reads nodes, allocations, workloads, Migrations; makes Migrations (labelled with the node's name), and writes the node's condition
+Drained: what is left, what moves, and what can't leave, by name and with its verdict. VMs move while they run; containers are
+stopped here and start there; what runs once ends here. What can't move stays and is tried again. Woken by any of those. All that
+a drain is stands in these objects, so the next one goes on where this one died.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent
 from weft.controllers.draining import Leaver, Way, Window, choose_next, describe_drain, find_end
 from weft.controllers.loop import Plan, moved
-from weft.kinds.allocation import AllocationSpec
-from weft.kinds.migration import ENDED, MIGRATION, MigrationSpec, MigrationStatus
+from weft.kinds.allocation import AllocationReport, AllocationSpec, has_ended_for_good
+from weft.kinds.migration import ENDED, MIGRATION, MOVABLE, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeSpec, NodeStatus
-from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
+from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import MAX_NAME, new_uid, object_key
@@ -106,6 +106,8 @@ def find_leavers(view: View, node: Item, begun_at: float, now: float) -> list[Le
         if is_room(allocation):
             continue  # it is let go by itself
         spec = allocation.spec(AllocationSpec)
+        if has_ended_for_good(spec, allocation.report(AllocationReport)):
+            continue  # nothing of it can run any more
         leaver = Leaver(
             key=object_key(spec.workload.kind, spec.workload.project, spec.workload.name),
             name=f"{spec.workload.kind}/{spec.workload.name}",
@@ -120,21 +122,19 @@ def find_leavers(view: View, node: Item, begun_at: float, now: float) -> list[Le
         stays = workload is not None and workload.uid == spec.workload.uid and not workload.deleting
         if workload is not None and stays and spec.role in ("active", "source"):
             phase = workload.status(WorkloadStatus).phase
-            movable = BY_NAME[spec.workload.kind].verb("migrate") is not None
-            leaver = msgspec.structs.replace(
-                leaver,
-                way=_find_way(phase) if movable else "never",
-                phase=phase,
-                verdict="" if movable else f"a {spec.workload.kind} can't move: delete it, or make it anew elsewhere",
-            )
+            way = "ends" if spec.once else _find_way(phase, MOVABLE[spec.workload.kind][0])
+            leaver = msgspec.structs.replace(leaver, way=way, phase=phase)
+            if conversion := workload.status(WorkloadStatus).conversion:
+                why = f"conversion/{conversion} is under way: confirm it, or undo it"
+                leaver = msgspec.structs.replace(leaver, way="never", verdict=why)
             leaver = _read_migrations(view, node, leaver, begun_at, now)
         leavers.append(leaver)
     return leavers
 
 
-def _find_way(phase: str) -> Way:
+def _find_way(phase: str, mode: str) -> Way:
     if phase in _LIVE:
-        return "live"
+        return "cold" if mode == "cold" else "live"
     if phase == Phase.STOPPED:
         return "cold"
     return "not yet" if phase in _SETTLING else "never"

@@ -15,7 +15,7 @@ AT_ONCE = 2  # moves from one node: more than one, so that one that prepares doe
 AHEAD_SECONDS = 3.0  # before a move leaves the link the next one begins: about as long as it takes to get ready
 _NAMED = 5  # workloads that are told by name
 
-Way = Literal["live", "cold", "not yet", "never"]
+Way = Literal["live", "cold", "ends", "not yet", "never"]  # ends: it is waited for
 
 
 class Leaver(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +112,8 @@ def describe_drain(leavers: Sequence[Leaver], begun: set[str]) -> tuple[str, str
         return "Drained", "nothing is left on it"
     stuck = [leaver for leaver in leavers if leaver.stuck]
     moving = [leaver for leaver in leavers if not leaver.stuck and (leaver.migration or leaver.key in begun)]
-    waiting = len(leavers) - len(stuck) - len(moving)
+    ending = sum(leaver.way == "ends" for leaver in leavers)
+    waiting = len(leavers) - len(stuck) - len(moving) - ending
     parts = [f"{len(leavers)} left"]
     if moving:
         parts.append(
@@ -120,6 +121,8 @@ def describe_drain(leavers: Sequence[Leaver], begun: set[str]) -> tuple[str, str
         )
     if waiting:
         parts.append(f"{waiting} wait{'s' if waiting == 1 else ''} for {'its' if waiting == 1 else 'their'} turn")
+    if ending:
+        parts.append(f"{ending} run{'s' if ending == 1 else ''} once, to {'its' if ending == 1 else 'their'} end here")
     parts += [f"{leaver.name} can't leave: {_tell(leaver)}" for leaver in stuck[:_NAMED]]
     if len(stuck) > _NAMED:
         parts.append(f"and {len(stuck) - _NAMED} more can't")

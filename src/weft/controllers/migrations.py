@@ -198,10 +198,10 @@ def plan_release(view: View, item: Item) -> Commit | None:
 
 
 def find_reason(view: View, item: Item) -> Envelope | None:
-    """The VM's Decision, saying what the Migration's says."""
-    project, name = item.envelope.project, read_workload(item.spec(MigrationSpec))[1]
+    """The workload's Decision, saying what the Migration's says."""
+    project, (kind, name) = item.envelope.project, read_workload(item.spec(MigrationSpec))
     decided = view.get(object_key("decision", project, f"migration.{item.envelope.name}"))
-    former = view.get(object_key("decision", project, f"vm.{name}"))
+    former = view.get(object_key("decision", project, f"{kind}.{name}"))
     if decided is None or former is None:
         return None
     envelope = edit(former)

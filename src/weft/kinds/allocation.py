@@ -148,7 +148,8 @@ class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
     """The move that this allocation is a side of, as its role says. ``key`` is the Migration's uid; ``peer_uid`` is the other
     node's, so the name that its certificate must bear; ``address`` (source) is the target's door, once it waits there;
     ``never_ran`` and ``taken_over`` (source): the target's word is here that the guest never ran there, or that it does.
-    ``shared`` are the disks (ROOT, or volumes' uids) that lie where both nodes see them: they stay where they are."""
+    ``shared`` are the disks (ROOT, or volumes' uids) that lie where both nodes see them: they stay where they are. ``image`` is
+    the digest of a container's image: it runs the same at the target, whatever its tag has come to mean."""
 
     key: str
     mode: Literal["live", "cold"] = "live"
@@ -164,6 +165,7 @@ class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
     taken_over: bool = False
     lesson: MoveLesson | None = None  # source only
     shared: tuple[str, ...] = ()
+    image: str = ""
 
 
 def limits_of(move: AllocatedMove) -> tuple[int, int, int]:
@@ -296,6 +298,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     restarts: int = 0
     has: Resources | None = None  # what the running machine has now; None: nothing runs, or it can't be told
     room: dict[str, int] | None = None  # see WorkloadStatus
+    image: str = ""  # the digest of a container's image, once it has had one
     fitted: int = 0  # the allocation's generation that the machine was brought to last
     health: Literal["", "starting", "healthy", "unhealthy"] = ""  # of a running container with a check
     health_message: str = ""

@@ -11,6 +11,7 @@ import msgspec
 from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocationSpec
 from weft.kinds.cells import AGE, NAME, cores, joined, size, text
 from weft.kinds.convert import CONVERT, refuse_converting
+from weft.kinds.migration import MigrateContainerInput, make_migration
 from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
 from weft.kinds.run_wish import MIB
 from weft.kinds.streams import ExecInput, ForwardInput, LogsInput
@@ -315,6 +316,7 @@ VERBS = (
     CONVERT,
     HOLD,
     RELEASE,
+    Verb("migrate", "Move it to another node", input=MigrateContainerInput, make=make_migration),
     Verb("exec", "Run a command in it", input=ExecInput, stream=True),
     Verb("forward", "Reach a TCP port of it from here", input=ForwardInput, stream=True),
     Verb("logs", "What it printed", input=LogsInput, stream=True),

@@ -1,4 +1,4 @@
-"""Migration: a VM's move to another node. People make one (``weft vm migrate``); the scheduler gives it a target, the
+"""Migration: a workload's move to another node. People make one (``weft vm migrate``); the scheduler gives it a target, the
 migrations controller leads it on, and its status tells how it goes and how it went."""
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 
 from weft.kinds.allocation import MovePlanned
 from weft.kinds.cells import AGE, NAME, dig, text
+from weft.kinds.convert import refuse_converting
 from weft.kinds.record import Column, Kind, Object, Reference, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME
@@ -28,7 +29,8 @@ KEPT_SECONDS = 7 * 86400.0  # an ended one, as what may be learned from
 KEPT_OF_ONE = 20  # ended ones of one workload
 DEFAULT_TIMEOUT_SECONDS = 600.0
 MOST_TRIES = 3
-MOVABLE = ("vm",)  # the kinds that have the verb migrate
+# The kinds that have the verb migrate, and how each can move, first as it does unless something else is said.
+MOVABLE: dict[str, tuple[str, ...]] = {"vm": ("live", "cold", "storage"), "container": ("cold",)}
 MOVED_ON = "movedOn"  # of one that an older store takes for under way: the guest came, and went on, since then
 Moment = Annotated[float, field("", ge=0, le=LAST_MOMENT)]
 
@@ -192,7 +194,15 @@ def check_migration(spec: MigrationSpec) -> None:
     kind, name = read_workload(spec)
     if kind not in MOVABLE or not name or "/" in name:
         raise InvalidInput(
-            f"spec.workload: {spec.workload[:60]!r} names no VM", field="spec.workload", hint="write vm/web"
+            f"spec.workload: {spec.workload[:60]!r} names nothing that moves",
+            field="spec.workload",
+            hint="write vm/web or container/web",
+        )
+    if spec.mode not in MOVABLE[kind]:
+        raise InvalidInput(
+            f"spec.mode: a {kind} doesn't move {spec.mode}",
+            field="spec.mode",
+            hint=f"one of {', '.join(MOVABLE[kind])}",
         )
     if (spec.mode == "storage") != (spec.pool is not None) or (spec.volume is not None and spec.mode != "storage"):
         raise InvalidInput(
@@ -216,24 +226,31 @@ def check_migration(spec: MigrationSpec) -> None:
         )
 
 
-class MigrateInput(msgspec.Struct, kw_only=True):
+class MoveInput(msgspec.Struct, kw_only=True):
     """As in MigrationSpec."""
 
     to: Annotated[str | None, field("The node to move to; without one the scheduler chooses", name=True)] = None
-    mode: Annotated[Literal["live", "cold", "storage"], field("live, cold or storage")] = "live"
-    pool: Annotated[str | None, field("The pool that a disk is to go to (storage)", name=True)] = None
-    volume: Annotated[str | None, field("The volume that goes; else the root disk (storage)", name=True)] = None
     timeout_seconds: Annotated[float, field("How long it may take", quantity="duration")] = DEFAULT_TIMEOUT_SECONDS
     bytes_per_second: Annotated[int, field("How fast it may send", quantity="bytes", ge=0)] = 0
-    pause_ms: Annotated[int, field("The longest standstill to aim at", ge=1, le=60_000)] = 300
     not_before: Annotated[Moment | None, field("When it may begin")] = None
     not_after: Annotated[Moment | None, field("When it is too late to begin")] = None
     reason: Annotated[str, field("Why", max_length=200)] = ""
 
 
-def make_migration(obj: Object, given: MigrateInput, mark: str) -> dict[str, Any]:
-    """The manifest of the Migration that ``vm:migrate`` makes; ``mark`` tells its name from others'. Raises
-    IllegalTransition for a VM that can't move now, or as it is not at all, or moves already."""
+class MigrateInput(MoveInput, kw_only=True):
+    mode: Annotated[Literal["live", "cold", "storage"], field("live, cold or storage")] = "live"
+    pool: Annotated[str | None, field("The pool that a disk is to go to (storage)", name=True)] = None
+    volume: Annotated[str | None, field("The volume that goes; else the root disk (storage)", name=True)] = None
+    pause_ms: Annotated[int, field("The longest standstill to aim at", ge=1, le=60_000)] = 300
+
+
+class MigrateContainerInput(MoveInput, kw_only=True):
+    mode: Annotated[Literal["cold"], field("cold: it is stopped here and starts there")] = "cold"
+
+
+def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mark: str) -> dict[str, Any]:
+    """The manifest of the Migration that ``migrate`` of a workload makes; ``mark`` tells its name from others'. Raises
+    IllegalTransition for one that can't move now, or as it is not at all, or moves already."""
     name, phase = obj["name"], dig(obj, "status.phase", "Pending")
     what, under_way = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
     if under_way:
@@ -242,6 +259,13 @@ def make_migration(obj: Object, given: MigrateInput, mark: str) -> dict[str, Any
             reason="alreadyMoving",
             hint=f"weft wait migration/{under_way}, or: weft migration cancel {under_way}",
             details={"migration": under_way},
+        )
+    refuse_converting(obj)
+    if dig(obj, "spec.once", False):
+        raise IllegalTransition(
+            f"{what} runs once (spec.once), so it ends where it began",
+            reason="runsOnce",
+            hint=f"wait until it has ended: weft wait {what}",
         )
     if given.to is not None and given.to == dig(obj, "status.node"):
         raise IllegalTransition(
@@ -263,8 +287,8 @@ def make_migration(obj: Object, given: MigrateInput, mark: str) -> dict[str, Any
     }
 
 
-def _check_free(obj: Object, given: MigrateInput) -> None:
-    """Raises IllegalTransition for a VM that its own spec keeps where it is: waiting would change nothing."""
+def _check_free(obj: Object, given: MigrateInput | MigrateContainerInput) -> None:
+    """Raises IllegalTransition for a workload that its own spec keeps where it is: waiting would change nothing."""
     what, bound = f"{obj['kind']}/{obj['name']}", dig(obj, "spec.node")
     if bound is not None and (bound == dig(obj, "status.node") or given.to not in (None, bound)):
         raise IllegalTransition(
@@ -288,7 +312,7 @@ def _cancel(obj: Object, _: Any) -> dict[str, Any]:
     if phase == "Finishing":
         raise IllegalTransition(
             f"{what} can't be cancelled any more: the guest runs on {dig(obj, 'status.target')}",
-            hint=f"move it back: weft vm migrate {dig(obj, 'spec.workload', '').partition('/')[2]}",
+            hint=f"move it back: weft migrate {dig(obj, 'spec.workload', '')}",
         )
     return {**obj["spec"], "cancel": True}
 

@@ -99,13 +99,15 @@ class NodePool(msgspec.Struct, frozen=True):
 
 class NodeRuntime(msgspec.Struct, kw_only=True, frozen=True):
     """One of a node's runtime drivers: the ``kinds`` of workload that it runs, and in which ways it can keep them apart
-    (``isolations``). One that isn't ``usable`` runs nothing; why stands in the report's ``problems``."""
+    (``isolations``). One that isn't ``usable`` runs nothing; why stands in the report's ``problems``. ``checkpoint``: ``yes`` if
+    it could save containers as they run, else why not."""
 
     name: str
     version: str = ""
     usable: bool = True
     kinds: list[str] = []
     isolations: list[str] = []
+    checkpoint: str = ""
 
 
 class NodeReport(msgspec.Struct, kw_only=True):

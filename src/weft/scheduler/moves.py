@@ -37,6 +37,7 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_migration
 from weft.kinds.node import NodeReport, pool_id
+from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid
 from weft.scheduler.bind import SOURCE, Timing, choose_cpu, put_decision, read_gpus
@@ -118,6 +119,10 @@ def read_mover(
     pinned = wish_of(vm).node
     if pinned is not None and (pinned == spec.node or wish.to not in (None, pinned)):
         return Waiting("pinned", f"it is bound to node {pinned} (spec.node), so it can't go to {wish.to or 'another'}")
+    if conversion := vm.status(WorkloadStatus).conversion:
+        return Waiting("isConverting", f"conversion/{conversion} of it is under way: confirm it, or undo it")
+    if spec.once:
+        return Waiting("runsOnce", "it runs once, so it ends where it began")
     if not later and report.state != "running" and not (wish.mode == "cold" and report.state == "stopped"):
         return Waiting("notRunning", f"its guest on {spec.node} is {report.state}")
     if not later and report.reason == "paused":
@@ -326,6 +331,7 @@ def _make_sides(
         peer_allocation=mover.source.uid,
         bytes_per_second=wish.bytes_per_second,
         pause_ms=wish.pause_ms,
+        image=mover.source.report(AllocationReport).image,
         shared=tuple(disk for disk, (pool, id_) in list_disks(now).items() if id_ and pool_id(there, pool) == id_),
     )
     to_target = msgspec.structs.replace(

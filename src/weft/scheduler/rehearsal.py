@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from weft.client.indexes import ALLOCATIONS_BY_NODE
 from weft.client.view import Item, View
 from weft.kinds.allocation import AllocationReport, AllocationSpec
-from weft.kinds.migration import MigrationSpec
+from weft.kinds.migration import MOVABLE, MigrationSpec
 from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.identity import object_key
 from weft.scheduler.cycle import Engine
@@ -35,10 +35,11 @@ def rehearse_drain(view: View, engine: Engine, name: str, strategy: str) -> Repo
 
 def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside: list[str]) -> Leaving:
     spec = place.spec(AllocationSpec)
+    stands_still = place.report(AllocationReport).state == "stopped" or MOVABLE[spec.workload.kind][0] == "cold"
     told = Leaving(
         workload=f"{spec.workload.kind}/{spec.workload.name}",
         project=spec.workload.project or "",
-        mode="cold" if place.report(AllocationReport).state == "stopped" else "live",
+        mode="cold" if stands_still else "live",
         memory=spec.resources.memory,
     )
     vm = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))

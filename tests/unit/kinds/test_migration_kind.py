@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from weft.kinds.migration import MigrateInput, make_migration
+from weft.kinds.migration import (
+    MigrateContainerInput,
+    MigrateInput,
+    MigrationSpec,
+    check_migration,
+    make_migration,
+)
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.schema import read_strict
 
@@ -71,3 +77,29 @@ def test_it_moves_neither_to_where_it_is_nor_twice_at_once() -> None:
     with pytest.raises(IllegalTransition, match="migration/web-1") as refused:
         make_migration(vm, MigrateInput(), "abc")
     assert refused.value.token == "alreadyMoving"
+
+
+def make_of_container(spec: dict[str, Any], status: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:
+    container = {"kind": "container", "name": "web", "spec": spec, "status": {"phase": "Running", "node": "n1"}}
+    container["status"] |= status or {}
+    return make_migration(container, read_strict(given, MigrateContainerInput), "abc")
+
+
+def test_a_container_moves_cold_and_no_other_way() -> None:
+    made = make_of_container({}, to="n2")["spec"]
+    assert (made["workload"], made["mode"], made["to"]) == ("container/web", "cold", "n2")
+    for mode in ("live", "storage"):
+        with pytest.raises(InvalidInput):
+            make_of_container({}, mode=mode)
+        with pytest.raises(InvalidInput) as refused:
+            check_migration(MigrationSpec(workload="container/web", mode=mode, pool="p" if mode == "storage" else None))
+        assert refused.value.field == "spec.mode" and "cold" in refused.value.hint
+
+
+def test_what_runs_once_and_what_is_being_converted_stays_where_it_is() -> None:
+    with pytest.raises(IllegalTransition) as refused:
+        make_of_container({"once": True})
+    assert refused.value.token == "runsOnce" and "weft wait container/web" in refused.value.hint
+    with pytest.raises(IllegalTransition) as refused:
+        make_of_container({}, {"conversion": "web-1"})
+    assert refused.value.token == "isConverting" and "undo" in refused.value.hint

@@ -26,10 +26,12 @@ _SPARE_BYTES = 64 << 20  # of a disk's file, beside what the guest has on it
 
 
 def list_disks(wanted: Wanted) -> list[str]:
-    """The disks that go over, by the ids of both nodes: the root disk as ROOT, volumes by uid."""
+    """The disks that go over, by the ids of both nodes: the root disk as ROOT, volumes by uid. A container's root is its image's,
+    which each node has from the registry."""
     move = wanted.spec.move
     shared = move.shared if move is not None else ()
-    return [disk for disk in (ROOT, *(volume.uid for volume in wanted.spec.volumes)) if disk not in shared]
+    roots = (ROOT,) if wanted.spec.container is None else ()
+    return [disk for disk in (*roots, *(volume.uid for volume in wanted.spec.volumes)) if disk not in shared]
 
 
 class ColdTarget(Waiter):
@@ -48,7 +50,7 @@ class ColdTarget(Waiter):
             missing = set(list_disks(self._wanted)) - self._come
             if missing:
                 raise IllegalTransition(f"not all disks have come: {', '.join(sorted(missing))}")
-            take_printed(self._ground.runtime, self._wanted.id, ask.printed)
+            take_printed(self._runtime, self._wanted.id, ask.printed)
             try:
                 await self._keep(taken=True)
             except WeftError:
@@ -130,7 +132,7 @@ class ColdSource(Side):
             for disk, facts in files.items():
                 await line.carry_file(disk, Path(facts.path), facts.format)
             spent = round((self._ground.clock.elapsed() - began) * 1000)
-            printed = tell_printed(self._ground.runtime, self._wanted.id)
+            printed = tell_printed(self._runtime, self._wanted.id)
             ask = Ask("take over", sent_bytes=line.meter.sent, elapsed_ms=spent, printed=printed)
             await line.order(ask)
         self._keep(taken=True)

@@ -20,10 +20,10 @@ from weft.agent.moving.wire import Wire
 from weft.agent.network import NetworkKeeper
 from weft.agent.plan import is_back
 from weft.agent.pools import Pools
+from weft.agent.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.migration import CanMigrate, Moves
-from weft.contracts.runtime import GuestPlan, RuntimeDriver
 from weft.kinds.allocation import AllocatedMove, MoveReport
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
@@ -34,7 +34,7 @@ class Movers:
     def __init__(
         self,
         host: Host,
-        runtime: RuntimeDriver[GuestPlan],
+        runtimes: Runtimes,
         network: NetworkKeeper,
         pools: Pools,
         wire: Wire,
@@ -43,8 +43,8 @@ class Movers:
         on_news: Callable[[str], None],
         on_store: Callable[[str, Store], Awaitable[None]],
     ) -> None:
-        self._runtime, self._network = runtime, network
-        self._ground = Ground(host, runtime, network, pools, wire, Limit(0, clock), clock)
+        self._runtimes, self._network = runtimes, network
+        self._ground = Ground(host, runtimes, network, pools, wire, Limit(0, clock), clock)
         self._on_part, self._on_news, self._on_store = on_part, on_news, on_store
         self._led: dict[str, Side] = {}
         self._storing: dict[str, StorageMover] = {}
@@ -118,9 +118,10 @@ class Movers:
         if part.taken or (led is not None and led.part.taken):
             return False
         self._network.handover.undo_switch(wanted)
+        runtime = self._runtimes.of(wanted)
         try:
-            if not part.cold:
-                await self._moves(wanted).give_up(wanted.id, part.key)
+            if not part.cold and isinstance(runtime, CanMigrate):
+                await runtime.moves.give_up(wanted.id, part.key)
         except IllegalTransition:
             return False
         return True
@@ -128,10 +129,12 @@ class Movers:
     async def leave(self, wanted: Wanted, part: Part) -> None:
         """Let go of a guest that has gone; one that runs here still is ended. Raises WeftError."""
         await self.drop(wanted.uid)
-        try:
-            await self._moves(wanted).leave(wanted.id, part.key)
-        except (IllegalTransition, NotFound):
-            await self._runtime.stop(wanted.id, grace_seconds=wanted.spec.grace_seconds)
+        runtime = self._runtimes.of(wanted)
+        if isinstance(runtime, CanMigrate):
+            with contextlib.suppress(IllegalTransition, NotFound):
+                await runtime.moves.leave(wanted.id, part.key)
+                return
+        await runtime.stop(wanted.id, grace_seconds=wanted.spec.grace_seconds)
 
     async def cancel(self, wanted: Wanted, part: Part) -> None:
         """The guest stays. Raises IllegalTransition for one that may run elsewhere."""
@@ -141,8 +144,10 @@ class Movers:
             raise IllegalTransition(
                 f"{wanted.what}: its disks were sent to node {part.node}, which may have started it"
             )
-        with contextlib.suppress(NotFound):
-            await self._moves(wanted).cancel(wanted.id, part.key, never_ran=never_ran)
+        runtime = self._runtimes.of(wanted)
+        if isinstance(runtime, CanMigrate):  # else it knows of no moves
+            with contextlib.suppress(NotFound):
+                await runtime.moves.cancel(wanted.id, part.key, never_ran=never_ran)
         self._network.handover.undo_switch(wanted)
 
     async def settle(self, wanted: Wanted, part: Part) -> None:
@@ -186,7 +191,7 @@ class Movers:
             wanted,
             store,
             prepared,
-            ground.runtime,
+            ground.runtimes.of(wanted),
             ground.pools,
             ground.clock,
             lambda store: self._on_store(uid, store),
@@ -200,9 +205,14 @@ class Movers:
             await led.close()
 
     def _moves(self, wanted: Wanted) -> Moves:
-        if not isinstance(self._runtime, CanMigrate):
-            raise InvalidInput(f"{wanted.what}: runtime {self._runtime.name} can't move guests", reason="unsupported")
-        return self._runtime.moves
+        runtime = self._runtimes.of(wanted)
+        if not isinstance(runtime, CanMigrate):
+            raise InvalidInput(
+                f"{wanted.what}: runtime {runtime.name} can't move guests that run",
+                reason="unsupported",
+                hint="move it cold",
+            )
+        return runtime.moves
 
     def _keep_to(self, move: AllocatedMove) -> None:
         """What its node may carry for all moves: of several, the one that was heard of last says it."""

@@ -11,9 +11,9 @@ from weft.agent.moving.relay import Limit
 from weft.agent.moving.wire import Wire
 from weft.agent.network import NetworkKeeper
 from weft.agent.pools import Pools
+from weft.agent.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
-from weft.contracts.runtime import GuestPlan, RuntimeDriver
 from weft.kinds.allocation import AllocatedMove, MoveReport
 
 
@@ -21,7 +21,7 @@ class Ground(msgspec.Struct, frozen=True):
     """The node that a side stands on; ``limit`` is for what all moves from it and to it carry together."""
 
     host: Host
-    runtime: RuntimeDriver[GuestPlan]
+    runtimes: Runtimes
     network: NetworkKeeper
     pools: Pools
     wire: Wire
@@ -48,6 +48,7 @@ class Side:
         self.part = brief.part
         self.report = MoveReport(key=brief.part.key, phase="preparing")
         self._wanted, self._move, self._ground = brief.wanted, brief.wanted.spec.move, brief.ground
+        self._runtime = brief.ground.runtimes.of(brief.wanted)
         self._on_part, self._on_news = brief.on_part, brief.on_news
 
     def put(self, move: AllocatedMove) -> None:

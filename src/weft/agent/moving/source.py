@@ -120,7 +120,7 @@ class Source(Side):
             told = tell_plan(plan, dirty_bytes_per_second=rate, path_bytes_per_second=path, limit=limit)
             self._tell(plan=told)
             self._flows = await self._network.handover.list_flows(self._wanted)
-            printed = tell_printed(self._ground.runtime, guest_id)
+            printed = tell_printed(self._runtime, guest_id)
             await self._order(Ask("expect", guest, settings, self._flows, printed=printed))
             if printed is not None:
                 self._printed = printed.start + len(printed.data)
@@ -168,7 +168,7 @@ class Source(Side):
                     sent_bytes=told.sent_bytes,
                     passes=told.passes,
                     elapsed_ms=told.elapsed_ms,
-                    printed=tell_printed(self._ground.runtime, self._wanted.id, after=self._printed),
+                    printed=tell_printed(self._runtime, self._wanted.id, after=self._printed),
                 )
                 await self._order(ask)
             except WeftError as problem:

@@ -83,7 +83,7 @@ class Target(Waiter):
             await self._moves.give_up(self._plan.id, self.part.key)  # that machine waits for another way of moving
         sockets = await self._moves.expect(self._plan, ask.guest, self.part.key, ask.settings)
         self._expected = ask.settings
-        take_printed(self._ground.runtime, self._plan.id, ask.printed)
+        take_printed(self._runtime, self._plan.id, ask.printed)
         channels: dict[Channel, str] = {"memory": sockets.memory, "disks": sockets.disks}
         self._door.lead(channels)
         self._tell(phase="waiting", reason="", message="")
@@ -91,7 +91,7 @@ class Target(Waiter):
     async def _take_over(self, ask: Ask) -> None:
         asked_at = self._ground.clock.elapsed()
         if not self.part.taken:
-            take_printed(self._ground.runtime, self._plan.id, ask.printed)
+            take_printed(self._runtime, self._plan.id, ask.printed)
         try:
             await self._moves.take_over(self._plan.id, self.part.key)
         except WeftError as problem:

@@ -1,4 +1,4 @@
-"""`weft vm migrate web --to n2`: move a VM to another node, and show how it gets there. Ctrl-C ends the watching only."""
+"""`weft vm migrate web --to n2`: move a workload to another node, and show how it gets there. Ctrl-C ends the watching only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from weft.cli.watching import Result, Wait, follow
 from weft.cli.words import Target, read_targets
 from weft.kinds.allocation import LOCAL
 from weft.kinds.cells import dig
-from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED
+from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED, MOVABLE
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import DriverFailed, IllegalTransition, Unplaceable, WeftError
@@ -36,18 +36,13 @@ CLEARING_SECONDS = 60.0  # beside the move itself: until the source is clear, or
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    params = [
+    params: list[click.Parameter] = [
         options.targets(kind, many=False, able=able("migrate")),
         click.Option(["--to"], metavar="NODE", help="Where to; without it the scheduler chooses."),
-        click.Option(["--live"], is_flag=True, help="It runs on meanwhile (the default)."),
-        click.Option(["--cold"], is_flag=True, help="It is shut down for it; one that is stopped moves so."),
-        click.Option(
-            ["--storage"], is_flag=True, help="A disk of it goes to another pool of its node; it runs on, if it runs."
-        ),
-        click.Option(["--pool"], metavar="POOL", help="With --storage: the pool to go to."),
-        click.Option(["--volume"], metavar="VOLUME", help="With --storage: this volume goes, not the root disk."),
+    ]
+    params += _of_machines() if kind is None or kind.name == "vm" else []
+    params += [
         click.Option(["--bandwidth"], metavar="SIZE", help="At most so much a second, like 50M."),
-        click.Option(["--pause"], type=options.Duration(), help="The longest standstill to aim at (300ms)."),
         click.Option(["--at"], metavar="TIME", help="When it may begin: 22:00, 2026-12-24T22:00, or 2h from now."),
         click.Option(["--within"], type=options.Duration(), help="With --at: it begins no later than so long after."),
         click.Option(["--reason"], metavar="TEXT", help="Why, for people."),
@@ -56,7 +51,21 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--timeout"], type=options.Duration(), help="Break it off if it isn't done by then (10m)."),
         options.output(),
     ]
-    return options.build(verb, "Move a VM to another node.", _run, kind, params)
+    return options.build(verb, f"Move a {kind.title if kind else 'workload'} to another node.", _run, kind, params)
+
+
+def _of_machines() -> list[click.Parameter]:
+    """A container has no choice: it is stopped here, its volumes go over, it starts there."""
+    return [
+        click.Option(["--live"], is_flag=True, help="It runs on meanwhile (the default)."),
+        click.Option(["--cold"], is_flag=True, help="It is shut down for it; one that is stopped moves so."),
+        click.Option(
+            ["--storage"], is_flag=True, help="A disk of it goes to another pool of its node; it runs on, if it runs."
+        ),
+        click.Option(["--pool"], metavar="POOL", help="With --storage: the pool to go to."),
+        click.Option(["--volume"], metavar="VOLUME", help="With --storage: this volume goes, not the root disk."),
+        click.Option(["--pause"], type=options.Duration(), help="The longest standstill to aim at (300ms)."),
+    ]
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
@@ -64,7 +73,12 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     if len(targets) != 1:
         raise click.UsageError("move one at a time")
     (target,) = targets
-    given["mode"] = _read_mode(live=given.pop("live"), cold=given.pop("cold"))
+    given = {"live": False, "cold": False, "storage": False, "pool": None, "volume": None, "pause": None, **given}
+    given["mode"] = _read_mode(target.kind.name, live=given.pop("live"), cold=given.pop("cold"))
+    if given["storage"] and "storage" not in MOVABLE[target.kind.name]:
+        raise click.UsageError(
+            f"--storage: a {target.kind.name}'s volumes stay in their pool; it moves to another node"
+        )
     if given["storage"]:
         _check_storage(given)
     elif given["pool"] or given["volume"]:
@@ -95,10 +109,12 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     return _watch(session, target, migration)
 
 
-def _read_mode(*, live: bool, cold: bool) -> str:
+def _read_mode(kind: str, *, live: bool, cold: bool) -> str:
     if live and cold:
         raise click.UsageError("--live and --cold: it moves one way only; give one of them")
-    return "cold" if cold else "live"
+    if live and "live" not in MOVABLE[kind]:
+        raise click.UsageError(f"--live: a {kind} moves cold: it is stopped here, and starts there")
+    return "cold" if cold else MOVABLE[kind][0]
 
 
 def _check_storage(given: dict[str, Any]) -> None:
@@ -153,7 +169,7 @@ def _await_start(session: Session, vm: Target, migration: Mapping[str, Any]) -> 
     try:
         (result,) = follow(session, [Wait(vm, goal, before["uid"], before.get("project"))], progress)
     except KeyboardInterrupt:
-        session.say(f"it boots; watch: weft wait {vm.what}")
+        session.say(f"it starts; watch: weft wait {vm.what}")
         return INTERRUPTED
     if result.error is not None:
         return complain(result.error, session.output, session.color, session.debug)

@@ -26,6 +26,7 @@ from weft.drivers.own_thread import leave_mounts, run_in_own_thread
 from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.oci import shim
 from weft.drivers.runtime.oci.apart import read_hidden
+from weft.drivers.runtime.oci.checkpoint import CAPABILITY, CRIU, find_lack
 from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.root import Root, make_folders, mount_root
@@ -37,7 +38,7 @@ from weft.objects.errors import DriverFailed, WeftError
 
 DRIVER = "oci"
 PROBE = "probe-"  # and the number of the process that tries
-WORDS = 1
+WORDS = 2
 TRIAL_SECONDS = 30
 EXIT_CODE = 42
 _CODE = {
@@ -80,8 +81,9 @@ async def probe_oci(
     except DriverFailed as problem:
         return _unusable([problem.message])
     hidden = read_hidden()
+    asked = [*programs, *([criu] if (criu := shutil.which(CRIU)) is not None else [])]
     now = " ".join(
-        [host_boot_id(), groups.parent, str(WORDS), *(f"{path} {os.stat(path).st_mtime_ns}" for path in programs)]
+        [host_boot_id(), groups.parent, str(WORDS), *(f"{path} {os.stat(path).st_mtime_ns}" for path in asked)]
     )
     kept = run_dir / "probe-oci.json"
     with contextlib.suppress(OSError, msgspec.DecodeError):
@@ -121,7 +123,9 @@ async def _try_all(
                 version = await _read_version(program)
                 if not users[1]:
                     problems.append("containers have no user namespace of their own here: their root is the node's")
-                return Found(_usable(runtime.name, version, problems, shifted=bool(users[1])), runtime, tried)
+                lack = await find_lack(runtime)
+                probe = _usable(runtime.name, version, problems, lack, shifted=bool(users[1]))
+                return Found(probe, runtime, tried)
             how = "" if users[1] else ", nor with the node's own users"
             problems.append(f"{runtime.name} doesn't run a container here{how}: {problem}")
     return _unusable(problems)
@@ -195,17 +199,24 @@ def _look_around(groups: Groups) -> Facts:
     )
 
 
-def _usable(name: str, version: str, problems: list[str], *, shifted: bool) -> RuntimeProbe:
+def _usable(name: str, version: str, problems: list[str], lack: str, *, shifted: bool) -> RuntimeProbe:
     return RuntimeProbe(
         driver=DRIVER,
         usable=True,
         version=f"{name} {version}",
         accelerator="",
         machines=[],
-        capabilities=["exec", "stats", "log", *(["user-namespace"] if shifted else [])],
+        capabilities=[
+            "exec",
+            "stats",
+            "log",
+            *(["user-namespace"] if shifted else []),
+            *([CAPABILITY] if not lack else []),
+        ],
         problems=problems,
         kinds=("container",),
         isolations=("process", "container"),
+        checkpoint=lack or "yes",
     )
 
 
