@@ -8,11 +8,24 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 WEFT = str(Path(sys.executable).parent / "weft")
+
+
+def until(holds: Callable[[], object], seconds: float = 60) -> None:
+    """Return once it holds; fails if it doesn't in that time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.2)
 
 
 def lay_out(folder: Path) -> Cluster:
@@ -59,6 +72,37 @@ class Cluster:
         done = self.run(*argv, stdin=stdin, timeout=timeout)
         assert done.returncode == code, f"weft {' '.join(argv)} → {done.returncode}, not {code}\n{done.stderr.decode()}"
         return done.stderr.decode()
+
+    @contextmanager
+    def following(self, *argv: str, say: Callable[[str], object]) -> Iterator[SimpleQueue[bytes]]:
+        """The lines that ``weft … logs`` prints of what comes after this: that it follows is known by what ``say`` has written."""
+        words = [WEFT, *argv, "-f", "--tail", "0"]
+        with subprocess.Popen(words, cwd=self.folder, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            lines: SimpleQueue[bytes] = SimpleQueue()
+            reading = threading.Thread(target=lambda out: [lines.put(line) for line in out], args=(process.stdout,))
+            reading.start()
+            try:
+                said = 0
+                say("does it follow? 0")
+                while True:
+                    try:
+                        if lines.get(timeout=0.3).strip() == f"does it follow? {said}".encode():
+                            break
+                    except Empty:
+                        said += 1
+                        assert said < 100 and process.poll() is None
+                        say(f"does it follow? {said}")
+                yield lines
+            finally:
+                process.terminate()
+                reading.join(10)
+
+    @property
+    def host_address(self) -> str:
+        """Where nodes reach this machine."""
+        underlay = json.loads((self.state / "cluster.json").read_text())["underlay"]
+        return underlay.rpartition(".")[0] + ".1"
 
     def local(self, verb: str, timeout: float = 300, store: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.cluster.cluster import Cluster, lay_out
+from tests.cluster.containers import IMAGE, PROGRAM, SERVES
+from tests.registry import push_busybox, serve
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +25,28 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         made.down()
 
 
+@pytest.fixture(scope="session")
+def registry(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The ADDRESS:PORT of a registry that nodes reach, with an image in it that tests of containers run."""
+    folder = tmp_path_factory.mktemp("registry")
+    with serve(folder, cluster.host_address) as place:
+        push_busybox(folder, f"{place}/{IMAGE}", ["sh", "-c", PROGRAM], {"www/index.html": SERVES})
+        yield place
+
+
 @pytest.fixture
 def gone(cluster: Cluster) -> Iterator[Callable[[str], str]]:
     """Names of VMs to delete when the test ends, however it ends."""
+    yield from _delete(cluster, "vm")
+
+
+@pytest.fixture
+def gone_containers(cluster: Cluster) -> Iterator[Callable[[str], str]]:
+    """Names of containers to delete when the test ends, however it ends."""
+    yield from _delete(cluster, "container")
+
+
+def _delete(cluster: Cluster, kind: str) -> Iterator[Callable[[str], str]]:
     names: list[str] = []
 
     def remember(name: str) -> str:
@@ -34,4 +55,4 @@ def gone(cluster: Cluster) -> Iterator[Callable[[str], str]]:
 
     yield remember
     for name in names:
-        cluster.run("vm", "delete", name, "--yes")
+        cluster.run(kind, "delete", name, "--yes")

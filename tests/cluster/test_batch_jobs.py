@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,22 +12,17 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import WEFT, Cluster
-from tests.cluster.container_registry import push_busybox, serve
+from tests.cluster.cluster import WEFT, Cluster, until
+from tests.registry import push_busybox
 
 pytestmark = pytest.mark.host
 Job = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 @pytest.fixture(scope="module")
-def image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if shutil.which("docker-registry") is None or shutil.which("skopeo") is None:
-        pytest.skip("needs docker-registry and skopeo")
-    folder = tmp_path_factory.mktemp("job-registry")
-    underlay = json.loads((cluster.state / "cluster.json").read_text())["underlay"]
-    with serve(folder, underlay.rpartition(".")[0] + ".1") as place:
-        push_busybox(folder, f"{place}/tools/busybox:1", ["sh", "-c"], {})
-        yield f"{place}/tools/busybox:1"
+def image(registry: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    push_busybox(tmp_path_factory.mktemp("image"), f"{registry}/tools/busybox:1", ["sh", "-c"], {})
+    return f"{registry}/tools/busybox:1"
 
 
 @pytest.fixture
@@ -49,13 +42,6 @@ def run(cluster: Cluster, image: str) -> Iterator[Job]:
 
 def status(cluster: Cluster, name: str) -> dict[str, Any]:
     return dict(cluster.json("job", "get", name)["status"])
-
-
-def until(holds: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def containers(cluster: Cluster, job: str) -> dict[str, dict[str, Any]]:

@@ -2,72 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import WEFT, Cluster
-from tests.cluster.container_registry import push_busybox, serve
+from tests.cluster.cluster import Cluster, until
+from tests.cluster.containers import (
+    PROGRAM,
+    SERVES,
+    Gone,
+    check_agent_death,
+    check_network,
+    check_streams,
+    fetch,
+    status,
+)
+from tests.registry import push_busybox, serve
 
 pytestmark = pytest.mark.host
-SERVE = "echo serving; echo careful >&2; trap 'exit 0' TERM; httpd -f -p 80 -h /www & wait"
-PULLER = "puller:$2y$05$nR8qjnzjtMPPvZxgzW6OWuTRvwvMAChmN.rHRnNUjgG.I0XdIGnCu"  # gehe!m, by bcrypt
-Gone = Callable[[str], str]
-
-
-@pytest.fixture(scope="module")
-def registry(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if shutil.which("docker-registry") is None or shutil.which("skopeo") is None:
-        pytest.skip("needs docker-registry and skopeo")
-    folder = tmp_path_factory.mktemp("registry")
-    underlay = json.loads((cluster.state / "cluster.json").read_text())["underlay"]
-    with serve(folder, underlay.rpartition(".")[0] + ".1") as place:
-        push_busybox(folder, f"{place}/shop/web:1", ["sh", "-c", SERVE], {"www/index.html": "from a container\n"})
-        yield place
-
-
-@pytest.fixture
-def gone_containers(cluster: Cluster) -> Iterator[Gone]:
-    names: list[str] = []
-
-    def remember(name: str) -> str:
-        names.append(name)
-        return name
-
-    yield remember
-    for name in names:
-        cluster.run("container", "delete", name, "--yes")
-
-
-def status(cluster: Cluster, name: str) -> dict[str, Any]:
-    return dict(cluster.json("container", "get", name)["status"])
-
-
-def fetch(port: int, seconds: float = 20) -> str:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
-                return str(answer.read().decode())
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-
-
-def until(holds: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def find_traces(cluster: Cluster, node: str) -> list[str]:
@@ -92,39 +45,12 @@ def test_a_container_from_creation_to_its_end(cluster: Cluster, registry: str, g
     words = ["--image", f"{registry}/shop/web:1", "--memory", "64M", "--publish", f"{port}:80", "--node", other]
     said = cluster.ok("container", "create", gone_containers("web"), *words)
     assert f"container/web  Running on {other} after" in said
-    assert fetch(port) == "from a container\n"
-    ask = "for try in $(seq 10); do wget -qO- http://web/ && exit; sleep 1; done; exit 1"
-    assert cluster.ok("vm", "exec", "hello", "--", "sh", "-c", ask) == "from a container\n"
-    answers = "mkdir -p /tmp/www; echo from a VM > /tmp/www/index.html; httpd -p 8099 -h /tmp/www"
-    cluster.ok("vm", "exec", "hello", "--", "sh", "-c", answers)
-    back = "for try in $(seq 10); do wget -qO- http://hello:8099/ && exit; sleep 1; done; exit 1"
-    assert cluster.ok("exec", "container/web", "--", "sh", "-c", back) == "from a VM\n"
-
-    done = cluster.run("container", "exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
-    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
-    assert cluster.run("container", "exec", "web", "--", "cat", stdin=b"in\0out").stdout == b"in\0out"
-    assert cluster.ok("container", "exec", "web", "--", "sh", "-c", "echo kept > /kept; hostname") == "web\n"
-    logs = cluster.run("container", "logs", "web")
-    assert (logs.returncode, logs.stdout, logs.stderr) == (0, b"serving\n", b"careful\n")
-    following = subprocess.Popen(
-        [WEFT, "container", "logs", "web", "-f", "--tail", "0"], cwd=cluster.folder, stdout=subprocess.PIPE
-    )
-    assert following.stdout is not None
-    time.sleep(2)  # it begins with what comes after it
-    cluster.ok("container", "exec", "web", "--", "sh", "-c", "echo more > /proc/1/fd/1")
-    assert following.stdout.readline() == b"more\n"
-    following.terminate()
-    following.wait(10)
-
-    before = status(cluster, "web")
-    (agent,) = cluster.pids(f"weft agent {other} ")
-    os.kill(agent, 9)
-    assert fetch(port) == "from a container\n"
-    until(lambda: set(cluster.pids(f"weft agent {other} ")) - {agent})
-    until(lambda: cluster.run("container", "exec", "web", "--", "true").returncode == 0)
-    after = status(cluster, "web")
-    assert (after["started_at"], after["restarts"]) == (before["started_at"], 0)
-    assert cluster.run("container", "logs", "web").stdout == b"serving\nmore\n"
+    check_network(cluster, "web", port)
+    check_streams(cluster, "web")
+    assert cluster.ok("exec", "container/web", "--", "sh", "-c", "echo kept > /kept; hostname") == "web\n"
+    check_agent_death(cluster, "web", port)
+    logs = cluster.run("container", "logs", "web").stdout
+    assert logs.startswith(b"serving\n") and logs.endswith(b"more\n")
 
     cluster.ok("container", "set", "web", "--memory", "96M")
     assert status(cluster, "web")["restarts"] == 0
@@ -132,7 +58,7 @@ def test_a_container_from_creation_to_its_end(cluster: Cluster, registry: str, g
     assert status(cluster, "web")["phase"] == "Stopped"
     cluster.ok("container", "start", "web")
     assert cluster.ok("container", "exec", "web", "--", "cat", "/kept") == "kept\n"
-    assert fetch(port) == "from a container\n"
+    assert fetch(port) == SERVES
     cluster.ok("container", "delete", "web", "--yes")
     until(lambda: find_traces(cluster, other) == [])
 
@@ -195,11 +121,8 @@ def test_a_container_that_is_not_well_is_told_and_ended_if_so_asked(
 def test_a_registry_that_asks_who_pulls_is_told_by_a_secret_and_so_is_a_program(
     cluster: Cluster, tmp_path: Path, gone_containers: Gone
 ) -> None:
-    if shutil.which("docker-registry") is None or shutil.which("skopeo") is None:
-        pytest.skip("needs docker-registry and skopeo")
-    underlay = json.loads((cluster.state / "cluster.json").read_text())["underlay"]
-    with serve(tmp_path, underlay.rpartition(".")[0] + ".1", PULLER) as place:
-        push_busybox(tmp_path, f"{place}/shop/web:1", ["sh", "-c", SERVE], {"www/index.html": "x"}, "puller:gehe!m")
+    with serve(tmp_path, cluster.host_address, auth="htpasswd") as place:
+        push_busybox(tmp_path, f"{place}/shop/web:1", ["sh", "-c", PROGRAM], {"www/index.html": "x"})
         words = ["--image", f"{place}/shop/web:1", "--memory", "64M"]
         said = cluster.fails(4, "container", "create", gone_containers("anybody"), *words)
         assert "notAuthenticated" in said and "registry_secret" in said, said

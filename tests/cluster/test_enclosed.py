@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import WEFT, Cluster
-from tests.cluster.test_containers import Gone, fetch, gone_containers, registry, status, until
-
-__all__ = ["gone_containers", "registry"]  # fixtures
+from tests.cluster.cluster import Cluster, until
+from tests.cluster.containers import (
+    SERVES,
+    Gone,
+    check_agent_death,
+    check_network,
+    check_streams,
+    fetch,
+    status,
+)
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
 
@@ -42,39 +46,13 @@ def test_one_with_a_machine_of_its_own_from_creation_to_its_end(
     said = cluster.ok("container", "create", gone_containers("safe"), *words, "--publish", f"{port}:80")
     assert f"container/safe  Running on {other} after" in said
     assert len(machines(cluster, other)) == 1
-    assert fetch(port) == "from a container\n"
-    ask = "for try in $(seq 10); do wget -qO- http://safe/ && exit; sleep 1; done; exit 1"
-    assert cluster.ok("vm", "exec", "hello", "--", "sh", "-c", ask) == "from a container\n"
-    answers = "mkdir -p /tmp/www; echo from a VM > /tmp/www/index.html; httpd -p 8098 -h /tmp/www"
-    cluster.ok("vm", "exec", "hello", "--", "sh", "-c", answers)
-    back = "for try in $(seq 10); do wget -qO- http://hello:8098/ && exit; sleep 1; done; exit 1"
-    assert cluster.ok("container", "exec", "safe", "--", "sh", "-c", back) == "from a VM\n"
-
+    check_network(cluster, "safe", port)
     inside = cluster.ok("container", "exec", "safe", "--", "sh", "-c", "uname -r; hostname; cat /etc/resolv.conf; ps")
     assert os.uname().release not in inside and "\nsafe\nnameserver " in inside and "    1 root     sh -c" in inside
-    done = cluster.run("container", "exec", "safe", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
-    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
-    assert cluster.run("container", "exec", "safe", "--", "cat", stdin=b"in\0out").stdout == b"in\0out"
-    logs = cluster.run("container", "logs", "safe")
-    assert (logs.returncode, logs.stdout, logs.stderr) == (0, b"serving\n", b"careful\n")
-    following = subprocess.Popen(
-        [WEFT, "container", "logs", "safe", "-f", "--tail", "0"], cwd=cluster.folder, stdout=subprocess.PIPE
-    )
-    assert following.stdout is not None
-    time.sleep(2)  # it begins with what comes after it
-    cluster.ok("container", "exec", "safe", "--", "sh", "-c", "echo kept > /kept; echo more > /proc/1/fd/1")
-    assert following.stdout.readline() == b"more\n"
-    following.terminate()
-    following.wait(10)
-
-    before, [machine] = status(cluster, "safe"), machines(cluster, other)
-    (agent,) = cluster.pids(f"weft agent {other} ")
-    os.kill(agent, signal.SIGKILL)
-    assert fetch(port) == "from a container\n"
-    until(lambda: set(cluster.pids(f"weft agent {other} ")) - {agent})
-    until(lambda: cluster.run("container", "exec", "safe", "--", "true").returncode == 0)
-    after = status(cluster, "safe")
-    assert (after["started_at"], after["restarts"]) == (before["started_at"], 0)
+    check_streams(cluster, "safe")
+    cluster.ok("container", "exec", "safe", "--", "sh", "-c", "echo kept > /kept")
+    [machine] = machines(cluster, other)
+    check_agent_death(cluster, "safe", port)
     assert machines(cluster, other) == [machine]
 
     changed = cluster.run("container", "set", "safe", "--memory", "160M")
@@ -85,7 +63,7 @@ def test_one_with_a_machine_of_its_own_from_creation_to_its_end(
     assert cluster.ok("container", "exec", "safe", "--", "cat", "/kept") == "kept\n"
     memory = cluster.ok("container", "exec", "safe", "--", "sh", "-c", "set -- $(free -m | grep Mem); echo $2")
     assert 110 < int(memory) < 160
-    assert fetch(port) == "from a container\n"
+    assert fetch(port) == SERVES
     cluster.ok("container", "delete", "safe", "--yes")
     until(lambda: find_traces(cluster, other) == [])
 

@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.cluster import WEFT, Cluster
+from tests.cluster.cluster import WEFT, Cluster, until
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
 CODE = """
@@ -51,13 +51,6 @@ def begin(cluster: Cluster, n: int, seconds: float) -> subprocess.Popen[str]:
 def runs(cluster: Cluster, n: int) -> int:
     """How often the code began with ``n``."""
     return sum(line.endswith(f" RUN {n}") for line in cluster.ok("function", "logs", "slow").splitlines())
-
-
-def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.2)
 
 
 def answers(cluster: Cluster, n: int) -> bool:

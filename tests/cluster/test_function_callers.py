@@ -10,7 +10,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import boto3
@@ -18,7 +18,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, until
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
 CODE = """
@@ -57,13 +57,6 @@ def connect(cluster: Cluster, key: dict[str, str], **config: Any) -> Any:
         aws_secret_access_key=key["AWS_SECRET_ACCESS_KEY"],
         config=Config(**config),
     )
-
-
-def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.2)
 
 
 def ran(cluster: Cluster) -> list[int]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.container_registry import push_busybox, serve
+from tests.registry import push_busybox, serve
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
-PULLER = "puller:$2y$05$nR8qjnzjtMPPvZxgzW6OWuTRvwvMAChmN.rHRnNUjgG.I0XdIGnCu"  # gehe!m, by bcrypt
 BOOTSTRAP = """
 api="http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime"
 while true; do
@@ -26,11 +24,8 @@ done
 
 @pytest.fixture(scope="module")
 def registry(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if shutil.which("docker-registry") is None or shutil.which("skopeo") is None:
-        pytest.skip("needs docker-registry and skopeo")
-    underlay = json.loads((cluster.state / "cluster.json").read_text())["underlay"]
-    folder = tmp_path_factory.mktemp("registry")
-    with serve(folder, underlay.rpartition(".")[0] + ".1", PULLER) as place:
+    folder = tmp_path_factory.mktemp("own-registry")
+    with serve(folder, cluster.host_address, auth="htpasswd") as place:
         push(folder, place, "one")
         given = ["--registry", place, "--username", "puller", "--password-stdin"]
         cluster.ok("secret", "create", "fnreg", *given, stdin=b"gehe!m\n")
@@ -40,7 +35,7 @@ def registry(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def push(folder: Path, place: str, what: str) -> None:
     files = {"bootstrap": BOOTSTRAP, "is": what}
-    push_busybox(folder, f"{place}/shop/own:1", ["sh", "/bootstrap"], files, "puller:gehe!m")
+    push_busybox(folder, f"{place}/shop/own:1", ["sh", "/bootstrap"], files)
 
 
 def invoke(cluster: Cluster, name: str) -> dict[str, str]:

@@ -112,53 +112,50 @@ def test_what_is_open_goes_on_with_its_guest(cluster: Cluster, gone: Gone) -> No
     on."""
     cluster.ok("vm", "create", gone("talker"), "--image", "tiny", "--memory", "128M")
     beginning = cluster.ok("vm", "logs", "talker").splitlines()[:3]
-    following = subprocess.Popen(
-        [WEFT, "vm", "logs", "talker", "-f", "--tail", "0"], cwd=cluster.folder, stdout=subprocess.PIPE
-    )
-    assert following.stdout is not None
-    seen: list[bytes] = []
-    watching = threading.Thread(target=lambda out: seen.extend(out), args=(following.stdout,))
-    watching.start()
-    time.sleep(2)
-    print_lines = "(i=0; while :; do echo line $i > /dev/console; i=$((i+1)); usleep 50000; done) > /dev/null 2>&1 &"
-    run(cluster, "talker", print_lines)
-    argv = [WEFT, "vm", "exec", "talker", "--", "sh", "-c", "cat; exit 7"]
-    talking = subprocess.Popen(argv, cwd=cluster.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert talking.stdin is not None and talking.stdout is not None
-    heard: list[bytes] = []
-    listening = threading.Thread(target=lambda out: heard.extend(out), args=(talking.stdout,))
-    listening.start()
-    over, said = threading.Event(), 0
 
-    def talk(into: IO[bytes]) -> None:
-        nonlocal said
-        while not over.is_set():
-            into.write(b"".join(b"%d\n" % n for n in range(said, said + 50)))
-            into.flush()
-            said += 50
-            time.sleep(0.01)
-        into.close()
+    def say(text: str) -> None:
+        run(cluster, "talker", f"echo '{text}' > /dev/console")
 
-    speaking = threading.Thread(target=talk, args=(talking.stdin,))
-    speaking.start()
-    for _ in range(2):
-        cluster.ok("vm", "migrate", "talker", "--timeout", "90s")
-    kill(cluster.pids(f"weft agent {cluster.vm('talker')['status']['node']}"))
-    cluster.up()
-    time.sleep(1)
-    over.set()
-    speaking.join(30)
-    assert talking.wait(60) == 7
-    listening.join(10)
-    assert heard == [b"%d\n" % n for n in range(said)]
-    whole = cluster.ok("vm", "logs", "talker").splitlines()
-    printed = [line for line in whole if line.startswith("line ")]
-    assert whole[:3] == beginning and printed == [f"line {n}" for n in range(len(printed))]
-    deadline = time.monotonic() + 60
-    while not any(line.startswith(printed[-1].encode()) for line in seen):
-        assert time.monotonic() < deadline and following.poll() is None, seen[-3:]
-        time.sleep(0.2)
-    following.terminate()
-    watching.join(10)
-    lines = [line.strip() for line in seen if line.startswith(b"line ") and line.endswith(b"\n")]
-    assert lines == [b"line %d" % n for n in range(len(lines))] and len(lines) >= len(printed)
+    with cluster.following("vm", "logs", "talker", say=say) as following:
+        print_lines = (
+            "(i=0; while :; do echo line $i > /dev/console; i=$((i+1)); usleep 50000; done) > /dev/null 2>&1 &"
+        )
+        run(cluster, "talker", print_lines)
+        argv = [WEFT, "vm", "exec", "talker", "--", "sh", "-c", "cat; exit 7"]
+        talking = subprocess.Popen(argv, cwd=cluster.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert talking.stdin is not None and talking.stdout is not None
+        heard: list[bytes] = []
+        listening = threading.Thread(target=lambda out: heard.extend(out), args=(talking.stdout,))
+        listening.start()
+        over, said = threading.Event(), 0
+
+        def talk(into: IO[bytes]) -> None:
+            nonlocal said
+            while not over.is_set():
+                into.write(b"".join(b"%d\n" % n for n in range(said, said + 50)))
+                into.flush()
+                said += 50
+                time.sleep(0.01)
+            into.close()
+
+        speaking = threading.Thread(target=talk, args=(talking.stdin,))
+        speaking.start()
+        for _ in range(2):
+            cluster.ok("vm", "migrate", "talker", "--timeout", "90s")
+        kill(cluster.pids(f"weft agent {cluster.vm('talker')['status']['node']}"))
+        cluster.up()
+        time.sleep(1)
+        over.set()
+        speaking.join(30)
+        assert talking.wait(60) == 7
+        listening.join(10)
+        assert heard == [b"%d\n" % n for n in range(said)]
+        whole = cluster.ok("vm", "logs", "talker").splitlines()
+        printed = [line for line in whole if line.startswith("line ")]
+        assert whole[:3] == beginning and printed == [f"line {n}" for n in range(len(printed))]
+        seen: list[bytes] = []
+        deadline = time.monotonic() + 60
+        while not (seen and seen[-1].startswith(printed[-1].encode())):
+            seen.append(following.get(timeout=max(0.0, deadline - time.monotonic())))
+        lines = [line.strip() for line in seen if line.startswith(b"line ") and line.endswith(b"\n")]
+        assert lines == [b"line %d" % n for n in range(len(lines))] and len(lines) >= len(printed)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import Cluster
-from tests.cluster.container_registry import push_busybox, serve
-from tests.cluster.test_containers import PULLER, Gone, fetch, gone_containers, registry, until
-
-__all__ = ["gone_containers", "registry"]  # fixtures
+from tests.cluster.cluster import Cluster, until
+from tests.cluster.containers import Gone, fetch
+from tests.registry import push_busybox, serve
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
 TELLS = r"""# what a line can't hold is written \n
@@ -76,11 +72,8 @@ def test_an_image_from_a_registry_runs_as_a_vm(cluster: Cluster, registry: str, 
 
 
 def test_an_image_of_a_registry_that_asks_who_pulls_names_a_secret(cluster: Cluster, tmp_path: Path) -> None:
-    if shutil.which("docker-registry") is None or shutil.which("skopeo") is None:
-        pytest.skip("needs docker-registry and skopeo")
-    underlay = json.loads((cluster.state / "cluster.json").read_text())["underlay"]
-    with serve(tmp_path, underlay.rpartition(".")[0] + ".1", PULLER) as place:
-        push_busybox(tmp_path, f"{place}/shop/shut:1", ["echo", "opened"], {"etc/shut": "x"}, "puller:gehe!m")
+    with serve(tmp_path, cluster.host_address, auth="htpasswd") as place:
+        push_busybox(tmp_path, f"{place}/shop/shut:1", ["echo", "opened"], {"etc/shut": "x"})
         url = f"oci://{place}/shop/shut:1"
         said = cluster.fails(4, "image", "add", "shut", url)
         assert "notAuthenticated" in said and "registry_secret names who does" in said, said

@@ -1,4 +1,4 @@
-"""Registries for tests: Debian's docker-registry, as people run it, and one of the test's own that hangs, lies and cuts."""
+"""What tests of registries need besides one: certificates, tokens, and a registry of the test's own that hangs, lies and cuts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import datetime
 import ipaddress
 import json
 import re
-import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,57 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import NameOID
 from image_lab import Made, digest
 
-NAME, PASSWORD = "puller", "gehe!m"
-_HTPASSWD = (
-    "puller:$2y$05$nR8qjnzjtMPPvZxgzW6OWuTRvwvMAChmN.rHRnNUjgG.I0XdIGnCu"  # of that name and password, by bcrypt
-)
 Head = dict[str, str]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@contextmanager
-def serve(folder: Path, *, auth: str = "", tls: Certificate | None = None) -> Iterator[str]:
-    """A real registry's HOST:PORT. ``auth``: htpasswd, or the URL of a token server whose certificate is ``folder/token.pem``."""
-    folder.mkdir(exist_ok=True)
-    place = f"127.0.0.1:{free_port()}"
-    config: dict[str, Any] = {
-        "version": 0.1,
-        "log": {"level": "error", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
-        "http": {"addr": place},
-    }
-    if auth == "htpasswd":
-        (folder / "htpasswd").write_text(_HTPASSWD + "\n")
-        config["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
-    elif auth:
-        bundle = str(folder / "token.pem")
-        config["auth"] = {"token": {"realm": auth, "service": "test", "issuer": "issuer", "rootcertbundle": bundle}}
-    if tls is not None:
-        config["http"]["tls"] = {"certificate": str(tls.certificate), "key": str(tls.key)}
-    (folder / "config.yml").write_text(json.dumps(config))
-    argv = ["docker-registry", "serve", str(folder / "config.yml")]
-    with (folder / "log").open("wb") as log, subprocess.Popen(argv, stdout=log, stderr=log) as process:
-        try:
-            host, _, port = place.partition(":")
-            for _ in range(400):
-                with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
-                    break
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.05)
-            yield place
-        finally:
-            process.terminate()
-
-
-def push(layout: Path, tag: str, place: str, *more: str) -> None:
-    """With skopeo."""
-    argv = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"--dest-creds={NAME}:{PASSWORD}", *more]
-    subprocess.run([*argv, f"oci:{layout}:{tag}", f"docker://{place}"], check=True, capture_output=True)
 
 
 class Certificate:

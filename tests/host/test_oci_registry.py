@@ -12,7 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from image_lab import Made, digest, entry, files, leftovers, let_read, node, several, tar, write_layout
-from registry_lab import NAME, PASSWORD, Certificate, Registry, Request, cutting, push, serve, token
+from registry_lab import Certificate, Registry, Request, cutting, token
+from tests.registry import NAME, PASSWORD, push, serve
 
 from weft.contracts.image import RegistryCredentials
 from weft.drivers.image.oci.platforms import Platform
@@ -156,7 +157,7 @@ async def test_tokens_and_tls(made: Path, tmp_path: Path) -> None:
             image = await node(tmp_path / "n1").pull(f"{place}/a/b:1", credentials=KNOWN)
             with pytest.raises(NotAuthenticated):
                 await node(tmp_path / "n2").pull(f"{place}/a/b:1")
-        with serve(tmp_path / "safe", tls=own) as place:
+        with serve(tmp_path / "safe", tls=(own.certificate, own.key)) as place:
             await asyncio.to_thread(push, made, "web", f"{place}/a/b:1")
             trusting = {place: RegistrySettings(plain_http=False, ca=own.certificate.read_text())}
             assert (await node(tmp_path / "n3", registries=trusting).pull(f"{place}/a/b:1")).digest == image.digest

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.container_registry import push_busybox, serve
+from tests.registry import push_busybox, serve
 
 from weft.controllers.image_file import inspect
 from weft.images.enclosed.build import ensure_enclosure

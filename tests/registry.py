@@ -1,4 +1,4 @@
-"""An image registry on this machine, where a cluster's nodes reach it, with a small image in it."""
+"""Debian's docker-registry as tests start it, and what they put into it."""
 
 from __future__ import annotations
 
@@ -18,25 +18,43 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+NAME, PASSWORD = "puller", "gehe!m"
+CREDENTIALS = f"{NAME}:{PASSWORD}"
+_HTPASSWD = (
+    "puller:$2y$05$nR8qjnzjtMPPvZxgzW6OWuTRvwvMAChmN.rHRnNUjgG.I0XdIGnCu"  # of that name and password, by bcrypt
+)
 _TYPE = "application/vnd.oci.image"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @contextmanager
-def serve(folder: Path, address: str, htpasswd: str = "") -> Iterator[str]:
-    """Debian's docker-registry at ``address``; its ADDRESS:PORT. ``htpasswd``: lines of those who get in, everybody if empty."""
+def serve(
+    folder: Path, address: str = "127.0.0.1", *, auth: str = "", tls: tuple[Path, Path] | None = None
+) -> Iterator[str]:
+    """A registry's ADDRESS:PORT. ``auth``: htpasswd (who knows NAME and PASSWORD gets in), or the URL of a token server whose
+    certificate is ``folder/token.pem``; everybody gets in if empty. ``tls``: its certificate and key."""
+    if shutil.which("docker-registry") is None or shutil.which("skopeo") is None:
+        pytest.skip("needs docker-registry and skopeo")
+    folder.mkdir(exist_ok=True)
     with socket.create_server((address, 0)) as free:
         port = free.getsockname()[1]
     place = f"{address}:{port}"
-    config = {
+    config: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "error", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}, "delete": {"enabled": True}},
         "http": {"addr": place},
     }
-    if htpasswd:
-        (folder / "htpasswd").write_text(htpasswd + "\n")
+    if auth == "htpasswd":
+        (folder / "htpasswd").write_text(_HTPASSWD + "\n")
         config["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
+    elif auth:
+        bundle = str(folder / "token.pem")
+        config["auth"] = {"token": {"realm": auth, "service": "test", "issuer": "issuer", "rootcertbundle": bundle}}
+    if tls is not None:
+        config["http"]["tls"] = {"certificate": str(tls[0]), "key": str(tls[1])}
     (folder / "config.yml").write_text(json.dumps(config))
     words = ["docker-registry", "serve", str(folder / "config.yml")]
     with (folder / "log").open("wb") as log, subprocess.Popen(words, stdout=log, stderr=log) as process:
@@ -51,10 +69,14 @@ def serve(folder: Path, address: str, htpasswd: str = "") -> Iterator[str]:
             process.terminate()
 
 
-def push_busybox(
-    folder: Path, place: str, entrypoint: Sequence[str], files: dict[str, str], credentials: str = ""
-) -> None:
-    """busybox with all its names, and ``files``, as ``place`` (ADDRESS:PORT/NAME:TAG)."""
+def push(layout: Path, tag: str, place: str, *more: str) -> None:
+    """``tag`` of an OCI layout, with skopeo, as ``place`` (ADDRESS:PORT/NAME:TAG)."""
+    words = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"--dest-creds={CREDENTIALS}", *more]
+    subprocess.run([*words, f"oci:{layout}:{tag}", f"docker://{place}"], check=True, capture_output=True)
+
+
+def push_busybox(folder: Path, place: str, entrypoint: Sequence[str], files: dict[str, str]) -> None:
+    """busybox with all its names, and ``files``, as ``place``."""
     layout = folder / "layout"
     shutil.rmtree(layout, ignore_errors=True)
     (layout / "blobs" / "sha256").mkdir(parents=True)
@@ -75,9 +97,7 @@ def push_busybox(
     described["annotations"] = {"org.opencontainers.image.ref.name": "1"}
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [described]}))
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    words = ["skopeo", "copy", "-q", "--dest-tls-verify=false", *(["--dest-creds", credentials] if credentials else [])]
-    words += [f"oci:{layout}:1", f"docker://{place}"]
-    subprocess.run(words, check=True, capture_output=True)
+    push(layout, "1", place)
 
 
 def _put(layout: Path, data: bytes, kind: str) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""What tests of containers on a cluster share: what an image of theirs says and serves, and how they look at it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from tests.cluster.cluster import Cluster, until
+
+Gone = Callable[[str], str]
+IMAGE = "shop/web:1"
+SERVES = "from a container\n"  # on port 80
+PRINTS = (b"serving\n", b"careful\n")  # and this when it begins
+PROGRAM = "echo serving; echo careful >&2; trap 'exit 0' TERM; httpd -f -p 80 -h /www & wait"
+
+
+def status(cluster: Cluster, name: str) -> dict[str, Any]:
+    return dict(cluster.json("container", "get", name)["status"])
+
+
+def fetch(port: int, seconds: float = 20) -> str:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def check_network(cluster: Cluster, name: str, port: int) -> None:
+    """It is reached at its published port, and reaches the VM hello, which reaches it, by their names."""
+    assert fetch(port) == SERVES
+    there = "for try in $(seq 10); do wget -qO- http://%s/ && exit; sleep 1; done; exit 1"
+    assert cluster.ok("vm", "exec", "hello", "--", "sh", "-c", there % name) == SERVES
+    answers = "mkdir -p /tmp/www; echo from a VM > /tmp/www/index.html; httpd -p 8099 -h /tmp/www || true"
+    cluster.ok("vm", "exec", "hello", "--", "sh", "-c", answers)
+    assert cluster.ok("container", "exec", name, "--", "sh", "-c", there % "hello:8099") == "from a VM\n"
+
+
+def check_streams(cluster: Cluster, name: str) -> None:
+    """Commands in it have their input, output and exit code; its log is there, and can be followed."""
+    done = cluster.run("container", "exec", name, "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+    assert cluster.run("container", "exec", name, "--", "cat", stdin=b"in\0out").stdout == b"in\0out"
+    logs = cluster.run("container", "logs", name)
+    assert (logs.returncode, logs.stdout, logs.stderr) == (0, *PRINTS)
+
+    def say(text: str) -> None:
+        cluster.ok("container", "exec", name, "--", "sh", "-c", f"echo '{text}' > /proc/1/fd/1")
+
+    with cluster.following("container", "logs", name, say=say) as lines:
+        say("more")
+        assert lines.get(timeout=30) == b"more\n"
+
+
+def check_agent_death(cluster: Cluster, name: str, port: int) -> None:
+    """Its node's agent is killed: it serves on, and is found again as it was."""
+    node, before = status(cluster, name)["node"], status(cluster, name)
+    (agent,) = cluster.pids(f"weft agent {node} ")
+    os.kill(agent, signal.SIGKILL)
+    assert fetch(port) == SERVES
+    until(lambda: set(cluster.pids(f"weft agent {node} ")) - {agent})
+    until(lambda: cluster.run("container", "exec", name, "--", "true").returncode == 0)
+    after = status(cluster, name)
+    assert (after["started_at"], after["restarts"]) == (before["started_at"], 0)
