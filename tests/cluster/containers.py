@@ -7,6 +7,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.cluster.cluster import Cluster, until
@@ -32,6 +33,20 @@ def fetch(port: int, seconds: float = 20) -> str:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+def find_traces(cluster: Cluster, node: str) -> list[str]:
+    """What there is of any container on this node: files, namespaces, mounts, control groups, processes."""
+    agents = cluster.pids(f"weft agent {node} ")
+    root = Path(f"/proc/{agents[0]}/root")
+    found = [str(path) for path in (cluster.state / "nodes" / node / "containers").glob("*")]
+    run = Path("/run/weft").glob(f"*{cluster.run_mark()}*/{node}/containers/*")
+    found += [str(path) for path in run if path.name not in ("runtime", "probe-oci.json")]
+    found += [f"netns {path.name}" for path in (root / "run" / "netns").glob("*") if path.name[4:5] == "g"]
+    mounts = (Path(f"/proc/{agents[0]}/mountinfo")).read_text().splitlines()
+    found += [f"mount {line}" for line in mounts if "/containers/" in line]
+    found += [f"process {pid}" for pid in cluster.pids("conmon")]
+    return found
 
 
 def check_network(cluster: Cluster, name: str, port: int) -> None:

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import Cluster
-from tests.cluster.container_registry import push_busybox
-from tests.cluster.test_containers import SERVE, Gone, fetch, find_traces, gone_containers, registry, status, until
-
-__all__ = ["gone_containers", "registry"]  # fixtures
+from tests.cluster.cluster import Cluster, until
+from tests.cluster.containers import PROGRAM, Gone, fetch, find_traces, status
+from tests.registry import push_busybox
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
 NODES = ("n1", "n2", "n3")
@@ -50,9 +48,9 @@ def test_a_container_moves_with_its_volume_address_port_and_the_very_image_that_
     cluster: Cluster, registry: str, gone_containers: Gone, tmp_path: Path, shelf: str
 ) -> None:
     place = f"{registry}/shop/moving:1"
-    push_busybox(tmp_path, place, ["sh", "-c", SERVE], {"www/index.html": "as it was\n"})
+    push_busybox(tmp_path, place, ["sh", "-c", PROGRAM], {"www/index.html": "as it was\n"})
     port, node = begin(cluster, place, shelf)
-    push_busybox(tmp_path, place, ["sh", "-c", SERVE], {"www/index.html": "of today\n"})
+    push_busybox(tmp_path, place, ["sh", "-c", PROGRAM], {"www/index.html": "of today\n"})
     other = next(name for name in NODES if name != node)
     before = status(cluster, "web")
     said = cluster.ok("container", "migrate", "web", "--to", other)

@@ -16,25 +16,12 @@ from tests.cluster.containers import (
     check_network,
     check_streams,
     fetch,
+    find_traces,
     status,
 )
 from tests.registry import push_busybox, serve
 
 pytestmark = pytest.mark.host
-
-
-def find_traces(cluster: Cluster, node: str) -> list[str]:
-    """What there is of any container on this node: files, namespaces, mounts, control groups, processes."""
-    agents = cluster.pids(f"weft agent {node} ")
-    root = Path(f"/proc/{agents[0]}/root")
-    found = [str(path) for path in (cluster.state / "nodes" / node / "containers").glob("*")]
-    run = Path("/run/weft").glob(f"*{cluster.run_mark()}*/{node}/containers/*")
-    found += [str(path) for path in run if path.name not in ("runtime", "probe-oci.json")]
-    found += [f"netns {path.name}" for path in (root / "run" / "netns").glob("*") if path.name[4:5] == "g"]
-    mounts = (Path(f"/proc/{agents[0]}/mountinfo")).read_text().splitlines()
-    found += [f"mount {line}" for line in mounts if "/containers/" in line]
-    found += [f"process {pid}" for pid in cluster.pids("conmon")]
-    return found
 
 
 def test_a_container_from_creation_to_its_end(cluster: Cluster, registry: str, gone_containers: Gone) -> None:
