@@ -134,6 +134,7 @@ class PretendNode:
         self._tasks: list[asyncio.Task[None]] = []
         # What containers that run once do here: for how long, and with which exit code they end (see EndsAs).
         self.program: Callable[[AllocationSpec], EndsAs | None] = lambda spec: None
+        self.digest = ""  # of the image that containers run here
         self.stuck = ""  # why they can't be begun here
         self.began: list[str] = []  # names of those, each time one began
 
@@ -219,6 +220,7 @@ class PretendNode:
             new.ended, new.exit_code = True, 143 if old.state == "running" else None
         if spec.once and spec.wish == "run" and self.stuck:
             new = msgspec.structs.replace(old, state="failed", reason="imageGone", message=self.stuck)
+        new.image = self.digest if spec.container is not None else ""
         self.running[envelope.uid] = new
         self.specs[envelope.uid] = spec
         if spec.once and new.state == "running" and old.state != "running":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.scenario.deciders_lab import DIGEST, GIB, MIB, Lab
 
-from weft.contracts.store import Delete
+from weft.contracts.store import AtRevision, Delete
 from weft.controllers.converting import PLACE_PATIENCE_SECONDS
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.container import ContainerSpec
@@ -132,6 +132,37 @@ async def test_a_container_goes_on_as_a_vm_that_has_all_that_was_its_own(tmp_pat
         await lab.until(free)
 
 
+async def test_both_ways_it_changes_hands_in_one_commit_that_nobody_can_come_between(tmp_path: Path) -> None:
+    async with ConvertingLab(tmp_path) as lab:
+        await begin(lab)
+        await lab.put_oci_image()
+        seen: list[tuple[set[str], set[str]]] = []
+        commit = lab.store.commit
+
+        async def record(writes: Any, preconditions: Any = (), **given: Any) -> int:
+            revision = await commit(writes, preconditions, **given)
+            stands_on = {one.key for one in preconditions if isinstance(one, AtRevision)}
+            seen.append(({write.key for write in writes}, stands_on))
+            return revision
+
+        lab.store.commit = record  # type: ignore[method-assign]
+        await lab.convert("container/web", "vm")
+        await lab.until_conversion("AwaitingConfirmation")
+        await lab.ask(undo=True)
+        await lab.until_conversion("Undone")
+        (address,) = (e.key for e in await lab.every("endpoint"))
+        both = {
+            "/container/default/web",
+            "/vm/default/web",
+            "/conversion/default/c",
+            address,
+            "/publication/-/tcp-8080",
+        }
+        handed = [stands_on for written, stands_on in seen if both <= written]
+        assert len(handed) == 2  # there, and back
+        assert all(both <= stands_on for stands_on in handed)
+
+
 async def test_there_and_back_it_is_the_very_container_again(tmp_path: Path) -> None:
     async with ConvertingLab(tmp_path) as lab:
         before = await begin(lab, restart="always", drop_capabilities=["ALL"])
@@ -164,6 +195,24 @@ async def test_undo_gives_all_back_and_the_old_one_runs_again(tmp_path: Path) ->
         assert await lab.owners() == owners
         place = (await lab.places())["container"]
         assert [volume.name for volume in place.volumes] == ["data"] and len(place.nics) == 1
+
+
+async def test_the_digest_is_what_the_container_runs_whatever_its_tag_means_by_now(tmp_path: Path) -> None:
+    async with ConvertingLab(tmp_path) as lab:
+        node = await lab.add_node("n1", runtimes=[RUNS])
+        node.digest = OF
+        await lab.put_container("web", image="registry.example.org/web:1")
+        await lab.until_phase("web", "Running", kind="container")
+        status = ImageStatus(phase="Available", sha256=DIGEST, size=MIB, virtual_size=MIB, digest="sha256:" + "d" * 64)
+        await lab.put("image", "a-newer-one", {"url": "oci://registry.example.org/web:1"}, status=status)
+        await lab.put_oci_image()
+        await lab.convert("container/web", "vm", confirm=True)
+        told = await lab.until_conversion("Confirmed")
+        assert (told.image, told.digest) == ("web-image", OF)
+        await lab.until_gone("/container/default/web")
+        await lab.convert("vm/web", "container", "back", confirm=True)
+        await lab.until_conversion("Confirmed", "back")
+        assert (await lab.container()).image == WEB
 
 
 async def test_an_image_that_is_not_there_yet_is_made_of_the_very_digest(tmp_path: Path) -> None:

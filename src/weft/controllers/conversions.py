@@ -27,6 +27,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.converting import Facts, KnownImage, Outcome, Place, Side, plan_conversion
 from weft.controllers.loop import Plan, moved
+from weft.controllers.places import find_active
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionSpec, ConversionStatus, is_under_way
@@ -287,6 +288,7 @@ def _read_side(view: View, item: Item | None) -> Side | None:
     wish, healthy = wish_of(item), item.envelope.condition("Healthy")
     asked = isinstance(wish, ContainerSpec) and wish.health_check is not None
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)
+    place = find_active(allocations)
     return Side(
         what=name_of(item),
         wish=wish,
@@ -294,6 +296,7 @@ def _read_side(view: View, item: Item | None) -> Side | None:
         generation=item.envelope.generation,
         places=tuple(map(_read_place, allocations)),
         deleting=item.deleting,
+        image=place.report(AllocationReport).image if place is not None else "",
         healthy=(healthy is not None and healthy.status == "True") if asked else None,
     )
 

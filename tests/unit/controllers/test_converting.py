@@ -95,6 +95,18 @@ def test_nothing_is_handed_over_before_the_old_one_rests() -> None:
     assert (outcome.status.phase, outcome.claims, outcome.old, outcome.new) == ("Stopping", "", None, None)
 
 
+def test_the_new_one_starts_only_when_the_old_one_s_place_has_let_go() -> None:
+    before = stopping(Place(rests=True, holds=True))
+    assert before.old is not None and before.new is not None
+    status = msgspec.structs.replace(before.status, phase="HandingOver", kept={"mounts": ["data:/srv"]})
+    waiting = plan_conversion(msgspec.structs.replace(before, status=status))
+    assert (waiting.status.phase, waiting.new) == ("HandingOver", None)
+    free = msgspec.structs.replace(before.old, places=(Place(rests=True, holds=False),))
+    outcome = plan_conversion(msgspec.structs.replace(before, status=status, old=free))
+    assert outcome.status.phase == "Starting"
+    assert outcome.new is not None and outcome.new.run == "run"
+
+
 def test_what_the_old_one_loses_the_new_one_gets_and_the_way_back_is_its_reverse() -> None:
     before = stopping(Place(rests=True, holds=True))
     assert before.old is not None and before.new is not None
