@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.scenario.functions_lab import MIB, PretendAgent, answer, functions_lab
 
 from weft.client.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused
+from weft.gateway.functions import spreading
 from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
 
 
@@ -428,3 +430,54 @@ async def test_an_image_that_cant_be_looked_up_says_why_and_what_served_goes_on(
         status = await lab.until_reason("own", "noAvailableAgents")
         assert "n1: r.test has no own:2" in status.message and status.image.startswith("r.test/own:1@")
         await lab.invoke("own")
+
+
+async def test_a_machine_is_prepared_on_the_next_node_before_the_first_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spreading, "LOOK_SECONDS", 0.05)
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agents = [await lab.agent(f"n{number}") for number in range(1, 4)]
+        for agent in agents:
+            agent.standing = msgspec.structs.replace(agent.standing, isolations={"vm": "", "process": ""})
+            agent.say(agent.standing)
+        await lab.until(lambda: all(lab.functions.dispatcher.fleet.nodes[one.uid].runs("vm") for one in agents))
+        await lab.function("boxed", isolation="vm", memory=256 * MIB)
+        await lab.function("plain", memory=256 * MIB)
+        home = next(agent for agent in agents if agent.prepared)
+        for name in ("boxed", "plain"):
+            await lab.invoke(name)
+        digests = {name: (await lab.status(name)).digest for name in ("boxed", "plain")}
+        await asyncio.sleep(0.3)
+        assert [agent for agent in agents if digests["boxed"] in agent.prepared] == [home], (
+            "there is room enough at home"
+        )
+
+        nexts = [agent for agent in agents if agent is not home]
+        for agent in nexts:  # the first that is asked can't, and the other is asked then
+            agent.prepares = lambda prepare: Refused(prepare.id, "notServed", "no machines any more")
+        home.standing = msgspec.structs.replace(home.standing, free_memory=300 * MIB)
+        home.say(home.standing)
+        await lab.until(lambda: all(agent.prepared == [digests["boxed"]] for agent in nexts))
+        await asyncio.sleep(0.3)
+        assert all(agent.prepared == [digests["boxed"]] for agent in nexts), "who couldn't is left in peace"
+        assert digests["plain"] not in nexts[0].prepared + nexts[1].prepared
+
+        await lab.function("other", isolation="vm", memory=256 * MIB, wait=False)
+        for agent in nexts:
+            agent.prepares = lambda prepare: Prepared(prepare.id, seconds=0.1)
+        await lab.until_phase("other", "Ready")
+        await lab.invoke("other")
+        other = (await lab.status("other")).digest
+        for agent in agents:
+            agent.standing = msgspec.structs.replace(agent.standing, free_memory=300 * MIB)
+            agent.say(agent.standing)
+        await lab.until(lambda: sum(other in agent.prepared for agent in agents) >= 2)
+        before = next(agent for agent in agents if other in agent.prepared)
+        before.standing = msgspec.structs.replace(before.standing, free_memory=0)
+        before.says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "full")
+        before.say(before.standing)
+        outcome = await lab.invoke("other")
+        there = next(agent for agent in agents if agent.name == outcome.node)
+        assert there is not before and other in there.standing.recipes, "it went where it needn't boot"

@@ -32,6 +32,11 @@ class Serving:
         count = self.standing.counts.get(digest)
         return 0 if count is None else count.ready
 
+    def room(self, recipe: Recipe) -> int:
+        """How many more instances of it there could be at work, as far as one can tell."""
+        by_memory = self.standing.free_memory // max(1, recipe.memory)
+        return max(0, min(by_memory, int(self.standing.free_cpu / max(recipe.cpu, 0.001) + 1e-9)))
+
     def runs(self, isolation: str) -> bool:
         return self.standing.isolations.get(isolation, "-") == ""
 
@@ -80,7 +85,7 @@ class Fleet:
             serving = self.nodes[node]
             if serving.idle(digest) > 0:
                 warm = min(warm, (place, node)) if warm is not None else (place, node)
-            elif serving.ready(digest) > 0:
+            elif serving.ready(digest) > 0 and serving.standing.free_memory >= recipe.memory:
                 ready = min(ready, (place, node)) if ready is not None else (place, node)
         if (found := warm or ready) is not None:
             return found[1]
@@ -92,6 +97,28 @@ class Fleet:
                 return node
             cramped = cramped or node
         return cramped
+
+    def count_room(self, recipe: Recipe) -> int:
+        """For how many more instances of it there is room where it is prepared."""
+        return sum(
+            serving.room(recipe)
+            for node, serving in self.nodes.items()
+            if self._is_open(node) and recipe.digest in serving.standing.recipes
+        )
+
+    def choose_unprepared(self, recipe: Recipe, ranking: Sequence[str], but: Collection[str]) -> str | None:
+        """The best node that has room for it, and hasn't prepared it yet."""
+        for node in ranking:
+            if node in but or not self._is_open(node):
+                continue
+            serving = self.nodes[node]
+            if (
+                recipe.digest not in serving.standing.recipes
+                and serving.runs(recipe.isolation)
+                and serving.room(recipe)
+            ):
+                return node
+        return None
 
     def cpu(self, node: str, find: Callable[[str], Recipe | None]) -> float:
         """How many cores instances take there, those that are just being started among them; ``find`` gives a recipe by digest."""

@@ -13,12 +13,15 @@ from weft.client.invocations import Keep
 from weft.contracts.clock import Clock
 from weft.contracts.function import Recipe
 from weft.gateway.functions.keepalive import Choice, Learnt
+from weft.gateway.functions.spreading import Demand
 from weft.kinds.function import FunctionSpec, keep_alive_of, ready_of
 
 LOOK_SECONDS = 10.0
 REFILL_SECONDS = 5.0  # how long it takes to have ready again what was taken
 MOST_READY = 8  # that are learnt, of one function
 READY_HALF_LIFE_SECONDS = 600.0
+DEMAND_SECONDS = 60.0  # for so long after its last end something counts as being invoked
+LEAST_MORE = 2  # instances that there should be room for where what is being invoked is prepared
 LEAST_CHANGE = 0.2  # of the seconds; less isn't worth a message
 
 
@@ -39,7 +42,7 @@ class _Kept(msgspec.Struct):
     learnt: Learnt
     wish: FunctionSpec
     under_way: int = 0
-    ended_at: float = 0.0
+    ended_at: float = -math.inf
     burst: int = 0  # cold starts in the refill time that runs
     burst_until: float = 0.0
     wanted: float = 0.0  # of such a time, the most of late
@@ -108,6 +111,15 @@ class Keeping:
             if kept.told is None or node != kept.told_node or _differs(kept.told, keep):
                 kept.told, kept.told_node = keep, node
                 talks.keep(digest, keep, node)
+
+    def find_demands(self) -> list[Demand]:
+        """What is being invoked in machines of its own: as many instances again as are at work now may be wanted next."""
+        now = self._clock.elapsed()
+        return [
+            Demand(kept.recipe, min(max(LEAST_MORE, kept.under_way), kept.wish.max_concurrent - kept.under_way))
+            for kept in self._kept.values()
+            if kept.recipe.isolation == "vm" and (kept.under_way or now - kept.ended_at < DEMAND_SECONDS)
+        ]
 
     def forget(self, digests: Iterable[str]) -> None:
         for digest in digests:

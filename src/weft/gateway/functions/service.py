@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from weft.client.cache import Cache
-from weft.client.invocations import Drop
+from weft.client.invocations import Drop, Prepared, Refused
 from weft.client.view import Changed, Index, Item, View
 from weft.contracts.clock import Clock
 from weft.contracts.function import LATEST
 from weft.contracts.placing import Placing
 from weft.contracts.store import Store
 from weft.gateway.connection import Connection
-from weft.gateway.functions import catalogue
+from weft.gateway.functions import catalogue, spreading
 from weft.gateway.functions.catalogue import Catalogue
 from weft.gateway.functions.dispatcher import Dispatcher
 from weft.gateway.functions.keeping import LOOK_SECONDS
@@ -25,6 +25,7 @@ from weft.gateway.functions.links import Dial, Links
 from weft.gateway.functions.printed_log import PrintedLog
 from weft.gateway.functions.readiness import Readiness
 from weft.gateway.functions.record import Record
+from weft.gateway.functions.spreading import Spreading
 from weft.gateway.functions.streams import FunctionStreams
 from weft.gateway.splice import Carried
 from weft.kinds.function import FunctionSpec, FunctionStatus, keep_alive_of, ready_of
@@ -56,9 +57,10 @@ class Functions:
         self.record = Record(self.printed, clock)
         self.dispatcher = Dispatcher(self.catalogue, placing, self.record, clock, ticket_key, self._name_of)
         self.readiness = Readiness(self.catalogue, cache, store, self.dispatcher, clock)
+        self.spreading = Spreading(self.catalogue, self.dispatcher, clock)
         self.streams = FunctionStreams(self.dispatcher, self.record, self.printed, clock)
         self.record.running, self.record.function_of = self.dispatcher.running, self.catalogue.function_of
-        self.dispatcher.hear, self.dispatcher.left = self.readiness.hear, self._leave
+        self.dispatcher.hear, self.dispatcher.left = self._hear, self._leave
         self.dispatcher.is_read = lambda: bool(cache.epoch)
         self.dispatcher.keep_of = self.record.keeping.keep_of
         self._links: Links | None = None
@@ -75,6 +77,7 @@ class Functions:
                 group.create_task(self.readiness.run())
                 group.create_task(self._sweep())
                 group.create_task(self._keep())
+                group.create_task(self._spread())
         finally:
             await self._links.close()
             self.printed.close()
@@ -104,8 +107,13 @@ class Functions:
             if change.kind == "function" and change.new is not None:
                 self._expect(change.new)
 
+    def _hear(self, node: str, message: Prepared | Refused) -> None:
+        self.readiness.hear(node, message)
+        self.spreading.hear(node, message)
+
     def _leave(self, node: str) -> None:
         self.readiness.leave(node)
+        self.spreading.leave(node)
         self.record.keeping.leave(node)
 
     def _expect(self, item: Item) -> None:
@@ -126,6 +134,11 @@ class Functions:
         while True:
             await self._clock.sleep(LOOK_SECONDS)
             self.record.keeping.look(self.dispatcher)
+
+    async def _spread(self) -> None:
+        while True:
+            await self._clock.sleep(spreading.LOOK_SECONDS)
+            self.spreading.look(self.record.keeping.find_demands())
 
     async def _sweep(self) -> None:
         """Have nodes let go of recipes that nothing names any more, and drop what was printed by functions that are gone."""
