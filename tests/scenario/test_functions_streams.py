@@ -11,8 +11,9 @@ import msgspec
 from tests.scenario.functions_lab import MIB, FunctionsLab, functions_lab
 from tests.scenario.gateway_lab import KEY, Client
 
+from weft.cli.verbs.metrics import describe_metrics
 from weft.client.frames import Frame, FrameType
-from weft.client.invocations import Answer, Printed
+from weft.client.invocations import Answer, Count, Printed
 from weft.objects.envelope import Envelope
 from weft.trust.tickets import sign_ticket
 
@@ -105,6 +106,15 @@ async def test_logs_and_metrics(tmp_path: Path) -> None:
         out, _ = await ending(await lab.gateway_lab.connect(ticket(lab, hello, "metrics")))
         told = msgspec.json.decode(out)
         assert (told["function"], told["invocations"], told["starts"]) == ("hello", 1, {"warm": 1})
+        agent.stand(**{digest: Count(1, 2, 3), "ab" * 32: Count(7, 7, 7)})
+        await lab.agent("n2")
+        await lab.until(lambda: lab.functions.dispatcher.fleet.nodes[agent.uid].ready(digest) == 3)
+        out, _ = await ending(await lab.gateway_lab.connect(ticket(lab, hello, "metrics")))
+        told = msgspec.json.decode(out)
+        assert told["instances"] == [{"node": "n1", "busy": 1, "idle": 2, "ready": 3, "prepared": True}]
+        lines = "\n".join(describe_metrics(told | {"starts": {"warm": 3, "clone": 1}}, lab.clock.now()))
+        assert "3 warm, 1 clone (25 % waited for one to come up)" in lines
+        assert lines.splitlines()[-1].split() == ["n1", "1", "2", "3", "yes"]
 
 
 async def test_aliases_share_invocations_by_their_weights(tmp_path: Path) -> None:

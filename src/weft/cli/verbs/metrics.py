@@ -48,7 +48,7 @@ def describe_metrics(told: dict[str, Any], now: float) -> list[str]:
         f"  throttled    {told['throttles']}",
         f"  refused      {sum(told['refused'].values())}{_kinds(told['refused'])}",
         f"  lost         {told['lost']}",
-        f"  starts       {_list(told['starts']) or 'none'}",
+        f"  starts       {_list(told['starts']) or 'none'}{_share_cold(told['starts'])}",
         f"  most memory  {format_bytes(told['most_memory'])}",
     ]
     columns = (Column("MILLISECONDS"), *(Column(title, right=True) for title in ("MEAN", "P50", "P90", "P99", "MOST")))
@@ -56,7 +56,29 @@ def describe_metrics(told: dict[str, Any], now: float) -> list[str]:
         [words, *(f"{told[name][part]:.1f}" for part in ("mean", "p50", "p90", "p99", "most"))]
         for name, words in _TIMES
     ]
-    return [*lines, "", draw_table(columns, rows)]
+    lines += ["", draw_table(columns, rows)]
+    if told["instances"]:
+        columns = (
+            Column("NODE"),
+            *(Column(title, right=True) for title in ("AT WORK", "IDLE", "READY")),
+            Column("PREPARED"),
+        )
+        rows = [
+            [
+                there["node"],
+                *(str(there[part]) for part in ("busy", "idle", "ready")),
+                "yes" if there["prepared"] else "no",
+            ]
+            for there in told["instances"]
+        ]
+        lines += ["", draw_table(columns, rows)]
+    return lines
+
+
+def _share_cold(starts: dict[str, int]) -> str:
+    """How many of them waited for an instance to come up."""
+    cold, whole = starts.get("cold", 0) + starts.get("clone", 0), sum(starts.values())
+    return f" ({100 * cold / whole:.0f} % waited for one to come up)" if cold else ""
 
 
 def _kinds(counts: dict[str, int]) -> str:

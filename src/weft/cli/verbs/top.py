@@ -46,7 +46,8 @@ def _run(
 ) -> None:
     kind = kind or find_kind(word)
     if kind.name != "node" and kind.workload is None:
-        raise click.UsageError(f"{kind.plural} use nothing by themselves: weft top nodes, or weft top vms")
+        instead = "weft function metrics NAME" if kind.name == "function" else "weft top nodes, or weft top vms"
+        raise click.UsageError(f"{kind.plural} use nothing by themselves: {instead}")
     _show(session, kind, sort, labels, fields)
     try:
         while watch and not session.client.http.closed.wait(WATCH_SECONDS):

@@ -35,6 +35,7 @@ from weft.gateway.functions.catalogue import Catalogue, Function, Version
 from weft.gateway.functions.channel import Channel
 from weft.gateway.functions.desk import GRACE_SECONDS, Ask, Desk, Done, Flight, Hear, Instruction, Lost, Nowhere
 from weft.gateway.functions.fleet import Fleet
+from weft.gateway.functions.metrics import There, find_instances
 from weft.gateway.functions.recipe import data_at, data_of, with_tickets
 from weft.gateway.shares import Shares
 from weft.objects.errors import InUse, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
@@ -159,6 +160,15 @@ class Dispatcher:
     def running(self, function_uid: str) -> int:
         """How many invocations of it are under way, or may be."""
         return self._desk.running(function_uid)
+
+    def find_instances(self, function_uid: str) -> list[There]:
+        """Where it has instances, or would have one soon."""
+
+        def is_its(digest: str) -> bool:
+            known = self._function_of(digest)
+            return known is not None and known[0] == function_uid
+
+        return find_instances(self.fleet, is_its, self.name_of)
 
     async def watch(self) -> None:
         """Look for what is overdue, for ever."""

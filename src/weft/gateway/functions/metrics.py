@@ -1,4 +1,4 @@
-"""What is counted of each function's invocations since the gateway began: kept in memory, told when asked. Pure.
+"""What is counted of each function's invocations since the gateway began, and where its instances are: told when asked. Pure.
 
 Durations go into buckets whose widths grow with them, eight to each doubling, so that a percentile is right to within 5 %
 (as HdrHistogram does, Gil Tene)."""
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from weft.gateway.functions.call import Outcome
+from weft.gateway.functions.fleet import Fleet
 
 PER_DOUBLING = 8
 LEAST_SECONDS = 1e-5
@@ -53,6 +54,17 @@ class Percentiles(msgspec.Struct, frozen=True):
     most: float = 0.0
 
 
+class There(msgspec.Struct, frozen=True):
+    """A function's instances on one node as that told last: at work, idle, ready ahead of demand; ``prepared``: a new one begins
+    from what is there."""
+
+    node: str
+    busy: int = 0
+    idle: int = 0
+    ready: int = 0
+    prepared: bool = False
+
+
 class Told(msgspec.Struct, frozen=True):
     """Of one function since ``since`` (unix seconds). ``duration`` is of the code itself, ``latency`` with placing, starting and
     the way there and back. ``errors`` by type; ``refused`` by reason; ``starts`` by how the instance came to be."""
@@ -72,6 +84,7 @@ class Told(msgspec.Struct, frozen=True):
     latency: Percentiles
     init: Percentiles
     most_memory: int
+    instances: list[There] = []
 
 
 class Counts:
@@ -133,6 +146,18 @@ def tell(counts: Counts, function: str, project: str, since: float, concurrent: 
         init=_describe(counts.init),
         most_memory=counts.most_memory,
     )
+
+
+def find_instances(fleet: Fleet, is_its: Callable[[str], bool], name_of: Callable[[str], str]) -> list[There]:
+    """By node; ``is_its`` says whether a recipe, by digest, is the function's. Nodes that have nothing of it are left out."""
+    found = []
+    for node, serving in fleet.nodes.items():
+        counts = [count for digest, count in serving.standing.counts.items() if is_its(digest)]
+        prepared = any(map(is_its, serving.standing.recipes))
+        if counts or prepared:
+            busy, idle, ready = (sum(getattr(count, part) for count in counts) for part in ("busy", "idle", "ready"))
+            found.append(There(name_of(node), busy, idle, ready, prepared))
+    return sorted(found, key=lambda there: there.node)
 
 
 def _describe(durations: Durations) -> Percentiles:

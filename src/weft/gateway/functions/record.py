@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from weft.client.invocations import Printed
 from weft.contracts.clock import Clock
 from weft.gateway.functions.call import Outcome
 from weft.gateway.functions.catalogue import Function, Version
 from weft.gateway.functions.keeping import Keeping
-from weft.gateway.functions.metrics import Counts, Told, tell
+from weft.gateway.functions.metrics import Counts, There, Told, tell
 from weft.gateway.functions.printed_log import PrintedLog
 
 log = logging.getLogger("weft.gateway.functions")
@@ -26,6 +28,7 @@ class Record:
         self._since = clock.now()
         self._troubled = ""
         self.running: Callable[[str], int] = lambda function: 0
+        self.find_instances: Callable[[str], list[There]] = lambda function: []
         self.function_of: Callable[[str], tuple[str, float] | None] = lambda digest: None
 
     def arrived(self, function: Function, version: Version) -> None:
@@ -60,7 +63,8 @@ class Record:
                 log.error("what functions print can't be kept: %s", problem)
 
     def tell(self, uid: str, project: str, name: str) -> Told:
-        return tell(self._counts.get(uid) or Counts(), name, project, self._since, self.running(uid))
+        told = tell(self._counts.get(uid) or Counts(), name, project, self._since, self.running(uid))
+        return msgspec.structs.replace(told, instances=self.find_instances(uid))
 
     def forget(self, uid: str) -> None:
         self._counts.pop(uid, None)

@@ -60,6 +60,7 @@ class Functions:
         self.spreading = Spreading(self.catalogue, self.dispatcher, clock)
         self.streams = FunctionStreams(self.dispatcher, self.record, self.printed, clock)
         self.record.running, self.record.function_of = self.dispatcher.running, self.catalogue.function_of
+        self.record.find_instances = self.dispatcher.find_instances
         self.dispatcher.hear, self.dispatcher.left = self._hear, self._leave
         self.dispatcher.is_read = lambda: bool(cache.epoch)
         self.dispatcher.keep_of = self.record.keeping.keep_of
