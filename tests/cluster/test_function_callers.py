@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -22,11 +23,14 @@ from tests.cluster.cluster import Cluster, until
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
 CODE = """
+import time
 def handler(event, context):
     if "requestContext" in event and "http" in event["requestContext"]:
         return {"statusCode": 201, "headers": {"x-path": event["rawPath"]}, "body": event.get("body", "")}
+    began = time.time()
     print("RUN", event["n"], flush=True)
-    return {"n": event["n"], "id": context.aws_request_id, "arn": context.invoked_function_arn}
+    time.sleep(event.get("seconds", 0))
+    return {"n": event["n"], "id": context.aws_request_id, "arn": context.invoked_function_arn, "began": began}
 """
 
 
@@ -117,6 +121,32 @@ def test_events_that_were_accepted_run_although_the_gateway_is_killed(called: Cl
             time.sleep(0.1)
     assert len(accepted) > 200
     until(lambda: set(accepted) <= set(ran(called)))
+
+
+def test_a_call_whose_gateway_is_killed_runs_once_and_is_answered_by_the_next(called: Cluster) -> None:
+    key = variables(called.ok("token", "create", "patient", "--access-key"))
+    client = connect(called, key, retries={"max_attempts": 10, "mode": "standard"})
+    for n, after in enumerate((0.1, 0.45, 0.5, 0.52, 1.0), 2001):  # while it runs, and about when it ends
+        client.invoke(FunctionName="called", Payload=b'{"n": 2000}')  # there is a gateway
+        killed: list[float] = []
+
+        def kill(after: float = after, killed: list[float] = killed) -> None:
+            time.sleep(after)
+            killed.append(time.time())
+            for pid in called.pids("weft server gateway"):
+                os.kill(pid, signal.SIGKILL)
+
+        killing = threading.Thread(target=kill)
+        killing.start()
+        told = client.invoke(FunctionName="called", Payload=json.dumps({"n": n, "seconds": 0.5}).encode())
+        killing.join()
+        answer = json.loads(told["Payload"].read())
+        assert answer["n"] == n and answer["id"] == told["ResponseMetadata"]["RequestId"]
+        assert answer["began"] < killed[0], f"{n} ran again after {after} s"
+    client.invoke(FunctionName="called", Payload=b'{"n": 2100}')
+    until(lambda: 2100 in ran(called))
+    assert all(ran(called).count(n) <= 1 for n in range(2001, 2006)), ran(called)
+    called.ok("token", "delete", "patient", "--yes")
 
 
 def test_what_failed_for_good_is_listed_run_again_and_let_go_of(called: Cluster) -> None:

@@ -209,6 +209,7 @@ class FunctionsLab:
     async def agent(self, name: str, *, cpu: float = 8, memory: int = 16 * GIB, **labels: str) -> PretendAgent:
         agent = self.agents[name] = PretendAgent(self, name)
         report = NodeReport(version="0", address="10.0.0.1", cpu=cpu, memory=memory, disk=100 * GIB)
+        report.functions = {"process": "yes"}
         envelope = Envelope(kind="node", name=name, uid=agent.uid, labels=labels)
         envelope.report = merge_part(envelope.report, report)
         envelope.status = merge_part(envelope.status, {"phase": "Ready"})

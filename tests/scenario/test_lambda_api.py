@@ -15,6 +15,8 @@ from botocore.exceptions import ClientError
 from tests.scenario.function_doors_lab import DoorsLab, do, doors_lab, read
 
 from weft.client.invocations import Answer, Invoke, Refused
+from weft.gateway import http
+from weft.gateway.functions import dispatcher
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +245,75 @@ async def test_a_bearer_token_will_do_as_well(doors: DoorsLab) -> None:
     status, headers, _ = await doors.ask("POST", path, b"{}")
     assert (status, headers["x-amzn-errortype"]) == (403, "MissingAuthenticationTokenException")
     assert len(doors.lab.agents["n1"].invoked) == 1
+
+
+async def lose_the_gateway(doors: DoorsLab, *back: str) -> None:
+    """The next one knows nothing of this one; the agents of the nodes ``back`` find it."""
+    for agent in doors.lab.agents.values():
+        await agent.stop()
+    await doors.restart()
+    for name in back:
+        await doors.lab.agents[name].start()
+
+
+@pytest.mark.parametrize("answered", ["before", "after"])
+async def test_what_a_killed_gateway_began_is_not_run_again_by_the_sdks_retries(
+    doors: DoorsLab, monkeypatch: pytest.MonkeyPatch, answered: str
+) -> None:
+    monkeypatch.setattr(http, "CLOSING_SECONDS", 0.1)
+    await make(doors)
+    agent = doors.lab.agents["n1"]
+    agent.says = lambda agent, invoke: None
+    client = doors.boto(await doors.key("patient"), retries={"max_attempts": 8, "mode": "standard"})
+    asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
+    await doors.lab.until(lambda: bool(agent.begun))
+    id = agent.invoked[0].id
+    if answered == "before":  # while there is no gateway to hear it
+        agent.answers[id] = Answer(id, b'"once"')
+    await lose_the_gateway(doors, "n1")
+    if answered == "after":
+        await doors.lab.until(lambda: doors.lab.serves(agent))
+        await asyncio.sleep(0.5)
+        agent.say(Answer(id, b'"once"'))
+    told = await asked
+    assert read(told) == "once" and told["ResponseMetadata"]["RequestId"] == id and len(agent.invoked) == 1
+    agent.says = lambda agent, invoke: Answer(invoke.id, b'"anew"')
+    assert read(await do(lambda: client.invoke(FunctionName="thumb", Payload=b"1"))) == "anew"
+
+
+async def test_a_retry_is_not_run_elsewhere_while_the_node_that_may_have_it_is_not_back(
+    doors: DoorsLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "CLOSING_SECONDS", 0.1)
+    monkeypatch.setattr(dispatcher, "GATHER_SECONDS", 3.0)
+    await make(doors)
+    first, second = doors.lab.agents["n1"], await doors.lab.agent("n2")
+    for agent in (first, second):
+        agent.says = lambda agent, invoke: None
+    client = doors.boto(await doors.key("patient"), retries={"max_attempts": 2, "mode": "standard"})
+    asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
+    await doors.lab.until(lambda: bool(first.begun or second.begun))
+    there, other = ("n1", "n2") if first.begun else ("n2", "n1")
+    await lose_the_gateway(doors, other)
+    with pytest.raises(ClientError) as raised:
+        await asked
+    assert refusal(raised)[:2] == (502, "InvocationLostException") and f"{there} isn't back" in refusal(raised)[2]
+    assert len(first.invoked) + len(second.invoked) == 1
+
+
+async def test_an_event_is_accepted_once_whichever_gateway_its_attempts_come_to(doors: DoorsLab) -> None:
+    await make(doors)
+    doors.lab.agents["n1"].says = lambda agent, invoke: None
+    token = await doors.token("again")
+    path = "/2015-03-31/functions/thumb/invocations"
+    sent = {"Authorization": f"Bearer {token}", "X-Amz-Invocation-Type": "Event", "amz-sdk-invocation-id": "i"}
+    ids = []
+    for attempt in (1, 2):
+        status, headers, _ = await doors.ask(
+            "POST", path, b"1", **sent, **{"amz-sdk-request": f"attempt={attempt}; max=3"}
+        )
+        assert status == 202
+        ids.append(headers["x-amzn-requestid"])
+        if attempt == 1:
+            await doors.restart()
+    assert ids[0] == ids[1]

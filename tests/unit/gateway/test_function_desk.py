@@ -19,6 +19,7 @@ from weft.gateway.functions.desk import (
     Flight,
     Hear,
     Instruction,
+    Late,
     Lost,
     Nowhere,
 )
@@ -112,8 +113,8 @@ def test_a_second_answer_is_only_thanked_for() -> None:
     flight = fly("1", "a")
     desk.begin(flight)
     answer = Answer("1", b"x")
-    assert desk.hear("a", answer, 0) == [Done(flight, answer), Hear("a", "1")]
-    assert desk.hear("a", answer, 0) == [Hear("a", "1")]
+    assert desk.hear("a", answer, 0) == [Done(flight, answer), Hear("a", "1", 1)]
+    assert desk.hear("a", answer, 0) == [Late("a", answer), Hear("a", "1", 1)]
 
 
 def test_a_lost_connection_is_waited_for_and_then_given_up_but_counts_while_it_may_run() -> None:
@@ -134,8 +135,9 @@ def test_what_a_gateway_before_this_one_began_counts_until_it_ends() -> None:
     desk = make()
     connect(desk, fleet_of(desk), "a", Underway(["7", "8", "9"], ["d", "d", "of nothing"]))
     assert desk.running("uid") == 2
-    assert desk.hear("a", Answer("7", b""), 0) == [Hear("a", "7")]
-    assert desk.running("uid") == 1
+    assert desk.is_stray("7") and not desk.is_stray("9")
+    assert desk.hear("a", Answer("7", b""), 0) == [Late("a", Answer("7", b"")), Hear("a", "7")]
+    assert desk.running("uid") == 1 and not desk.is_stray("7")
     connect(desk, fleet_of(desk), "a", Underway())
     assert desk.running("uid") == 0
 

@@ -12,7 +12,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     ``id`` is the request id, a UUID that whoever asks draws. ``seconds`` is how long its caller waits at most (None: as long as
     the function may take). ``node`` is where the caller is, if that is known. ``tail`` asks for the end of
-    what it prints, ``client_context`` is handed to the code as it is (base64, as it came)."""
+    what it prints, ``client_context`` is handed to the code as it is (base64, as it came). ``again``: it may have been begun under
+    this id before, perhaps through a gateway that is no more; then it isn't begun anew, and what that comes to is its outcome."""
 
     id: str
     project: str
@@ -23,6 +24,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
     tail: bool = False
     client_context: str = ""
+    again: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

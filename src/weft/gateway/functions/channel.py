@@ -8,7 +8,8 @@ from weft.client.invocations import FromAgent, ToAgent, decode_from_agent, encod
 from weft.gateway.connection import Connection
 
 CONGESTED_BYTES = 24 * 1024 * 1024  # that wait to be sent
-LATER_SECONDS = 0.02
+LATER_SECONDS = 0.25
+LATER_BYTES = 8 * 1024 * 1024
 
 
 class Channel:
@@ -19,6 +20,8 @@ class Channel:
         self.told: dict[str, float] = {}  # recipes by digest, and when
         self._connection = connection
         self._waiting: list[bytes] = []
+        self._afterwards: list[bytes] = []
+        self._afterwards_bytes = 0
         self._soon: asyncio.Handle | None = None
         self._later: asyncio.TimerHandle | None = None
 
@@ -33,11 +36,16 @@ class Channel:
         if self._soon is None:
             self._soon = asyncio.get_running_loop().call_soon(self._flush)
 
-    def send_later(self, message: ToAgent) -> None:
-        """Send it with the next message, or in a moment."""
-        self._waiting.append(encode(message))
-        if self._soon is None and self._later is None:
-            self._later = asyncio.get_running_loop().call_later(LATER_SECONDS, self._flush)
+    def send_later(self, message: ToAgent, weight: int) -> None:
+        """Send it in a moment, or once the agent keeps many bytes (``weight``) because it hasn't come: that an answer arrived is
+        said when its caller has it, and not before, so that a gateway that is killed in between is told of it again."""
+        self._afterwards.append(encode(message))
+        self._afterwards_bytes += weight
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(LATER_SECONDS, self._say_later)
+        elif self._afterwards_bytes > LATER_BYTES:
+            self._later.cancel()
+            self._say_later()
 
     async def receive(self) -> FromAgent | None:
         """The next message; None at the connection's end. Raises InvalidInput for what is none."""
@@ -50,10 +58,13 @@ class Channel:
                 handle.cancel()
         self._connection.writer.close()
 
+    def _say_later(self) -> None:
+        self._later = None
+        afterwards, self._afterwards, self._afterwards_bytes = self._afterwards, [], 0
+        self._connection.writer.write(b"".join(afterwards))
+
     def _flush(self) -> None:
-        if self._later is not None:
-            self._later.cancel()
-        self._soon = self._later = None
+        self._soon = None
         waiting, self._waiting = self._waiting, []
         if waiting:
             self._connection.writer.write(b"".join(waiting))

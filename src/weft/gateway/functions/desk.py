@@ -52,10 +52,18 @@ class Hear(msgspec.Struct, frozen=True):
 
     node: str
     id: str
+    bytes: int = 0  # that the node keeps of it until then
 
 
 class Done(msgspec.Struct, frozen=True):
     flight: Flight
+    answer: Answer
+
+
+class Late(msgspec.Struct, frozen=True):
+    """An answer that nobody waits for."""
+
+    node: str
     answer: Answer
 
 
@@ -72,7 +80,7 @@ class Lost(msgspec.Struct, frozen=True):
     why: str
 
 
-Instruction = Ask | Hear | Done | Nowhere | Lost
+Instruction = Ask | Hear | Done | Late | Nowhere | Lost
 
 
 class _Stray(msgspec.Struct, frozen=True):
@@ -103,6 +111,10 @@ class Desk:
     def running(self, function: str) -> int:
         """How many invocations of a function (uid) are under way, or may be."""
         return self._running[function]
+
+    def is_stray(self, id: str) -> bool:
+        """Whether it may run on a node without anybody waiting for it."""
+        return id in self._strays
 
     def begin(self, flight: Flight) -> list[Instruction]:
         self._flights[flight.id] = flight
@@ -160,11 +172,11 @@ class Desk:
         return Ask(node, flight)
 
     def _answered(self, node: str, answer: Answer) -> list[Instruction]:
-        heard = Hear(node, answer.id)
+        heard = Hear(node, answer.id, len(answer.payload))
         flight = self._flights.get(answer.id)
         if flight is None or flight.node != node:
             self._drop_stray(answer.id)
-            return [heard]
+            return [Late(node, answer), heard]
         self._end(flight)
         return [Done(flight, answer), heard]
 

@@ -15,6 +15,7 @@ import msgspec
 
 from weft.client.invocations import (
     MAX_PAYLOAD_BYTES,
+    Answer,
     FromAgent,
     Heard,
     Invoke,
@@ -30,10 +31,11 @@ from weft.client.invocations import (
 )
 from weft.contracts.clock import Clock
 from weft.contracts.placing import Placing, Ranking, Wanted
+from weft.gateway.functions.bygone import Bygone
 from weft.gateway.functions.call import Call, Outcome
 from weft.gateway.functions.catalogue import Catalogue, Function, Version
 from weft.gateway.functions.channel import Channel
-from weft.gateway.functions.desk import GRACE_SECONDS, Ask, Desk, Done, Flight, Hear, Instruction, Lost, Nowhere
+from weft.gateway.functions.desk import GRACE_SECONDS, Ask, Desk, Done, Flight, Hear, Instruction, Late, Lost, Nowhere
 from weft.gateway.functions.fleet import Fleet
 from weft.gateway.functions.metrics import There, find_instances
 from weft.gateway.functions.recipe import data_at, data_of, with_tickets
@@ -46,6 +48,7 @@ LOOK_SECONDS = 0.25  # how often what is overdue is looked for
 TELL_AGAIN_SECONDS = BLOB_LIFETIME_SECONDS / 2
 RANKINGS_KEPT = 4096
 BEGIN_SECONDS = 5.0
+GATHER_SECONDS = 15.0  # for nodes to say what they have of a gateway before this one
 MOST_HELD_BYTES = 512 * 1024 * 1024  # of payloads, a quarter of them of one project
 
 
@@ -100,6 +103,9 @@ class Dispatcher:
         self._waiting: dict[str, _Caller] = {}
         self._held = Shares(MOST_HELD_BYTES, MOST_HELD_BYTES // 4)  # bytes of payloads under way, by project
         self._begun = False
+        self._bygone = Bygone(clock)
+        self._gathered_by = clock.elapsed() + GATHER_SECONDS
+        self.find_expected: Callable[[], set[str]] = set  # the nodes (uids) that serve functions, as far as is known
         self.is_read: Callable[[], bool] = lambda: True  # whether the catalogue is there
         self._ranked: dict[tuple[str, str], _Ranked] = {}  # by digest and caller
 
@@ -109,6 +115,8 @@ class Dispatcher:
             await self._begin()
         function = self._catalogue.find(call.project, call.name)
         version = self._catalogue.resolve(function, call.qualifier)
+        if call.again and (known := await self._recall(function, version, call.id)) is not None:
+            return known
         if len(call.payload) > MAX_PAYLOAD_BYTES:
             raise TooLarge(
                 f"{function.what}: a payload of {len(call.payload)} bytes; at most {MAX_PAYLOAD_BYTES}",
@@ -156,6 +164,32 @@ class Dispatcher:
                 break
             await self._clock.sleep(LOOK_SECONDS / 5)
         self._begun = True
+
+    async def _recall(self, function: Function, version: Version, id: str) -> Outcome | None:
+        """What an invocation comes to that was begun under this id; None if none was. Raises Unavailable (invocationLost) if that
+        can't be told any more."""
+        step = LOOK_SECONDS / 5
+        while (missing := self._find_missing()) and self._clock.elapsed() < self._gathered_by:
+            await self._clock.sleep(step)
+        is_known = False
+        while self._desk.is_stray(id):
+            is_known = True
+            await self._clock.sleep(step)
+        found = self._bygone.take(id)
+        if found is not None:
+            return _tell_outcome(found[1], version.recipe.version, self.name_of(found[0]))
+        if not is_known and not (missing and self._clock.elapsed() < self._gathered_by + GATHER_SECONDS):
+            return None
+        what = "its node has nothing of it any more" if is_known else f"{self.name_of(min(missing))} isn't back yet"
+        raise Unavailable(
+            f"{function.what}: invocation {id} was begun, perhaps, through a gateway before this one, and {what}; it may have run",
+            reason="invocationLost",
+            hint="weft does not run it again: that is the caller's to decide",
+        )
+
+    def _find_missing(self) -> set[str]:
+        """The nodes that haven't said yet what they have under way."""
+        return {uid for uid in self.find_expected() if (there := self.fleet.nodes.get(uid)) is None or not there.open}
 
     def running(self, function_uid: str) -> int:
         """How many invocations of it are under way, or may be."""
@@ -280,19 +314,7 @@ class Dispatcher:
         flight = ended.flight
         match ended:
             case Done(answer=answer):
-                outcome = Outcome(
-                    id=answer.id,
-                    payload=answer.payload,
-                    error=answer.error,
-                    error_type=answer.error_type,
-                    version=flight.recipe.version,
-                    node=self.name_of(flight.node),
-                    start=answer.start,
-                    seconds=answer.seconds,
-                    init_seconds=answer.init_seconds,
-                    most_memory=answer.most_memory,
-                    tail=answer.tail,
-                )
+                outcome = _tell_outcome(answer, flight.recipe.version, self.name_of(flight.node))
                 self._witness.ended(function, outcome, flight.recipe.digest, seconds)
                 return outcome
             case Nowhere():
@@ -360,10 +382,12 @@ class Dispatcher:
                         queue += self._desk.hear(node, refused, self._clock.elapsed())
                     elif flight.cold:
                         self._use(node)
-                case Hear(node=node, id=id):
+                case Hear(node=node, id=id, bytes=weight):
                     channel = self.channels.get(node)
                     if channel is not None:
-                        channel.send_later(Heard(id))
+                        channel.send_later(Heard(id), weight)
+                case Late(node=node, answer=answer):
+                    self._bygone.keep(node, answer)
                 case _:
                     self._end(instruction)
 
@@ -372,6 +396,22 @@ class Dispatcher:
 
     def _function_of(self, digest: str) -> tuple[str, float] | None:
         return self._catalogue.function_of(digest)
+
+
+def _tell_outcome(answer: Answer, version: str, node: str) -> Outcome:
+    return Outcome(
+        id=answer.id,
+        payload=answer.payload,
+        error=answer.error,
+        error_type=answer.error_type,
+        version=version,
+        node=node,
+        start=answer.start,
+        seconds=answer.seconds,
+        init_seconds=answer.init_seconds,
+        most_memory=answer.most_memory,
+        tail=answer.tail,
+    )
 
 
 def _refuse(function: Function, reason: str, message: str, nearest: str) -> WeftError:

@@ -30,6 +30,7 @@ from weft.gateway.functions.streams import FunctionStreams
 from weft.gateway.splice import Carried
 from weft.kinds.function import FunctionSpec, FunctionStatus, keep_alive_of, ready_of
 from weft.kinds.function_version import FunctionVersionStatus
+from weft.kinds.node import NodeReport, NodeStatus
 from weft.objects.errors import NotFound, Unavailable
 
 log = logging.getLogger("weft.gateway.functions")
@@ -63,6 +64,7 @@ class Functions:
         self.record.find_instances = self.dispatcher.find_instances
         self.dispatcher.hear, self.dispatcher.left = self._hear, self._leave
         self.dispatcher.is_read = lambda: bool(cache.epoch)
+        self.dispatcher.find_expected = self._find_serving
         self.dispatcher.keep_of = self.record.keeping.keep_of
         self._links: Links | None = None
         self._unused: dict[str, int] = {}  # digests that nothing names, and for how many sweeps
@@ -127,6 +129,11 @@ class Functions:
             self.record.keeping.expect(self.catalogue.resolve(function, LATEST).recipe, spec)
         except (NotFound, Unavailable):
             pass  # not ready yet
+
+    def _find_serving(self) -> set[str]:
+        """The nodes that are there and run functions, by what they reported last."""
+        nodes = self.cache.view.of_kind("node").values()
+        return {n.uid for n in nodes if n.status(NodeStatus).phase == "Ready" and n.report(NodeReport).functions}
 
     def _name_of(self, node_uid: str) -> str:
         return self._names.get(node_uid, node_uid)

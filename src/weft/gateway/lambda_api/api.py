@@ -5,7 +5,9 @@ Source: AWS Lambda API reference (2015-03-31). Errors are Lambda's, see ``answer
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
+import re
+import uuid
+from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -27,6 +29,9 @@ PREFIX = "/2015-03-31/functions"
 DEFAULT_PROJECT = "default"
 MOST_LISTED = 50
 MOST_CONTEXT_BYTES = 3583
+MOST_ATTEMPTED = 100  # characters of an SDK's id
+_SPACE = uuid.UUID("0c9cf4f0-4e0b-4c52-9d3e-0b7cf1a8b2d6")  # of the ids of invocations that SDKs name
+_FIRST = re.compile(r"attempt=1(?:;|$)")
 _JSON = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -72,13 +77,14 @@ class LambdaApi:
 
     async def _invoke(self, request: Request, caller: Caller, project: str, named: Named, request_id: str) -> Answer:
         item = self._known.find(project, named.name)
+        attempted = request.header("amz-sdk-invocation-id")[:MOST_ATTEMPTED]
+        if attempted:  # the same for each attempt, and whichever gateway it comes to
+            request_id = str(uuid.uuid5(_SPACE, "\n".join((caller.id, attempted, request.path, named.qualifier))))
         call = _read_call(request, project, named, request_id)
         kind = request.header("x-amz-invocation-type") or "RequestResponse"
+        key = (caller.id, attempted, request.path)
         if kind == "RequestResponse":
-            attempted = request.header("amz-sdk-invocation-id")
-            if not attempted or len(attempted) > 100:
-                return await self._run(call)
-            return await self._once.run((caller.id, attempted, request.path), lambda: self._run(call))
+            return await (self._once.run(key, lambda: self._run(call)) if attempted else self._run(call))
         self._known.check_qualifier(item, named.qualifier)
         if kind == "DryRun":
             return Answer(204, b"", (("x-amzn-requestid", request_id),))
@@ -88,11 +94,7 @@ class LambdaApi:
                 field="InvocationType",
                 hint="RequestResponse, Event or DryRun",
             )
-        attempted = request.header("amz-sdk-invocation-id")
-        accept: Callable[[], Awaitable[Answer]] = lambda: self._accept(call)  # noqa: E731
-        if not attempted or len(attempted) > 100:
-            return await accept()
-        return await self._once.run((caller.id, attempted, request.path), accept)
+        return await (self._once.run(key, lambda: self._accept(call)) if attempted else self._accept(call))
 
     async def _accept(self, call: Call) -> Answer:
         await self._later.accept(call)
@@ -168,6 +170,7 @@ def _read_call(request: Request, project: str, named: Named, request_id: str) ->
         payload=payload or b"{}",
         tail=log_type == "Tail",
         client_context=context,
+        again=bool(request.header("amz-sdk-invocation-id")) and not _FIRST.match(request.header("amz-sdk-request")),
     )
 
 
