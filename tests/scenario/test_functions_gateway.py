@@ -481,3 +481,25 @@ async def test_a_machine_is_prepared_on_the_next_node_before_the_first_is_full(
         outcome = await lab.invoke("other")
         there = next(agent for agent in agents if agent.name == outcome.node)
         assert there is not before and other in there.standing.recipes, "it went where it needn't boot"
+
+
+async def test_what_is_counted_goes_on_over_restarts_of_the_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.gateway.functions.service.WRITE_SECONDS", 0.05)
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        function = await lab.function("hello")
+        for _ in range(3):
+            await lab.invoke("hello")
+        await lab.until(lambda: (tmp_path / "gw" / "counts" / function.uid).exists())
+        before = lab.functions.record.tell(function.uid, "default", "hello")
+        await lab.restart()
+        await agent.stop()
+        await agent.start()
+        await lab.until(lambda: lab.serves(agent))
+        await lab.invoke("hello")
+        told = lab.functions.record.tell(function.uid, "default", "hello")
+        assert (before.invocations, told.invocations, told.since) == (3, 4, before.since)
+        assert told.starts == {"warm": 4} and told.latency.most >= before.latency.most

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from weft.gateway.functions.call import Outcome
+from weft.gateway.functions.kept_counts import KeptCounts
 from weft.gateway.functions.metrics import Counts, Durations, tell
 from weft.gateway.functions.printed_log import FILE_BYTES, PrintedLog, stamp
 
@@ -24,17 +25,43 @@ def test_percentiles_are_right_to_within_five_percent() -> None:
 
 
 def test_what_is_told_of_a_function() -> None:
-    counts = Counts()
+    counts = Counts(since=5.0)
     for number in range(4):
         counts.arrive(number + 1)
     counts.end(Outcome(id="1", payload=b"", start="cold", seconds=0.1, init_seconds=0.05, most_memory=9), 0.2)
     counts.end(Outcome(id="2", payload=b"", error="Unhandled", error_type="Function.TimedOut"), 3.0)
-    counts.refused["insufficientResources"] += 1
+    counts.refuse("insufficientResources")
     counts.throttles = counts.lost = 1
-    told = tell(counts, "hello", "default", 5.0, 2)
+    told = tell(counts, "hello", "default", 2)
     assert (told.invocations, told.concurrent, told.most_concurrent) == (4, 2, 4)
     assert told.errors == {"Function.TimedOut": 1} and told.starts == {"cold": 1, "warm": 1}
     assert told.init.p50 == pytest.approx(50, rel=0.05) and told.latency.most == 3000.0 and told.most_memory == 9
+
+
+def test_error_types_that_code_makes_up_are_bounded() -> None:
+    counts = Counts(since=0.0)
+    for number in range(1000):
+        counts.end(Outcome(id="1", payload=b"", error="Unhandled", error_type=f"Error{number}"), 1.0)
+    assert len(counts.errors) == 101 and counts.errors["(others)"] == 900
+
+
+def test_what_was_counted_is_there_after_a_restart_and_goes_with_its_function(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, counts = KeptCounts(tmp_path / "counts"), Counts(since=5.0)
+    counts.arrive(3)
+    counts.end(Outcome(id="1", payload=b"", start="cold", seconds=0.1, error="Unhandled", error_type="KeyError"), 0.2)
+    kept.change("uid", counts)
+    kept.write(kept.take())
+    assert kept.take() == {}
+    again = KeptCounts(tmp_path / "counts")
+    found = again.read("uid")
+    assert found == counts and found is not None and tell(found, "a", "p", 0) == tell(counts, "a", "p", 0)
+    assert again.read("other") is None
+    (tmp_path / "counts" / "uid").write_bytes(b"nonsense")
+    assert again.read("uid") is None and "uid are lost" in caplog.text
+    again.keep_only({"other"})
+    assert not list((tmp_path / "counts").iterdir())
 
 
 def test_lines_are_kept_in_their_order_with_when_and_by_which_invocation(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`weft function metrics thumb`: how often, how long and how well it ran since the gateway began."""
+"""`weft function metrics thumb`: how often, how long and how well it ran."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is counted of each function's invocations since the gateway began, and where its instances are: told when asked. Pure.
+"""What is counted of each function's invocations, and where its instances are: told when asked. Pure; ``kept_counts.py`` keeps what
+is counted over restarts.
 
 Durations go into buckets whose widths grow with them, eight to each doubling, so that a percentile is right to within 5 %
 (as HdrHistogram does, Gil Tene)."""
@@ -6,7 +7,6 @@ Durations go into buckets whose widths grow with them, eight to each doubling, s
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -16,20 +16,20 @@ from weft.gateway.functions.fleet import Fleet
 
 PER_DOUBLING = 8
 LEAST_SECONDS = 1e-5
+MOST_KINDS, OTHERS = 100, "(others)"  # of errors, whose types are the code's own words
 
 
-class Durations:
-    """How long things took."""
+class Durations(msgspec.Struct):
+    """How long things took; ``buckets`` are counts by how often the least is doubled, in eighths."""
 
-    __slots__ = ("_buckets", "count", "most", "sum")
-
-    def __init__(self) -> None:
-        self._buckets: dict[int, int] = {}
-        self.count, self.sum, self.most = 0, 0.0, 0.0
+    buckets: dict[int, int] = {}
+    count: int = 0
+    sum: float = 0.0
+    most: float = 0.0
 
     def add(self, seconds: float) -> None:
         bucket = int(math.log2(max(seconds, LEAST_SECONDS) / LEAST_SECONDS) * PER_DOUBLING)
-        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
         self.count += 1
         self.sum += seconds
         self.most = max(self.most, seconds)
@@ -37,8 +37,8 @@ class Durations:
     def percentile(self, share: float) -> float:
         """The duration (seconds) that this share of them, 0 to 1, doesn't exceed; 0 if there are none."""
         left = share * self.count
-        for bucket in sorted(self._buckets):
-            left -= self._buckets[bucket]
+        for bucket in sorted(self.buckets):
+            left -= self.buckets[bucket]
             if left <= 1e-9:
                 return min(self.most, LEAST_SECONDS * 2 ** ((bucket + 0.5) / PER_DOUBLING))
         return self.most
@@ -87,29 +87,24 @@ class Told(msgspec.Struct, frozen=True):
     instances: list[There] = []
 
 
-class Counts:
-    """Of one function."""
+class Counts(msgspec.Struct):
+    """Of one function, since ``since`` (unix seconds)."""
 
-    __slots__ = (
-        "duration",
-        "errors",
-        "init",
-        "invocations",
-        "latency",
-        "lost",
-        "most_concurrent",
-        "most_memory",
-        "refused",
-        "starts",
-        "throttles",
-    )
+    since: float
+    invocations: int = 0
+    throttles: int = 0
+    lost: int = 0
+    most_concurrent: int = 0
+    most_memory: int = 0
+    errors: dict[str, int] = {}
+    refused: dict[str, int] = {}
+    starts: dict[str, int] = {}
+    duration: Durations = msgspec.field(default_factory=Durations)
+    latency: Durations = msgspec.field(default_factory=Durations)
+    init: Durations = msgspec.field(default_factory=Durations)
 
-    def __init__(self) -> None:
-        self.invocations = self.throttles = self.lost = self.most_concurrent = self.most_memory = 0
-        self.errors: Counter[str] = Counter()
-        self.refused: Counter[str] = Counter()
-        self.starts: Counter[str] = Counter()
-        self.duration, self.latency, self.init = Durations(), Durations(), Durations()
+    def refuse(self, reason: str) -> None:
+        _more(self.refused, reason)
 
     def arrive(self, concurrent: int) -> None:
         self.invocations += 1
@@ -117,22 +112,28 @@ class Counts:
             self.most_concurrent = concurrent
 
     def end(self, outcome: Outcome, seconds: float) -> None:
-        self.starts[outcome.start] += 1
+        _more(self.starts, outcome.start)
         self.duration.add(outcome.seconds)
         self.latency.add(seconds)
         if outcome.start != "warm":
             self.init.add(outcome.init_seconds)
         if outcome.error:
-            self.errors[outcome.error_type or outcome.error] += 1
+            _more(self.errors, outcome.error_type or outcome.error)
         if outcome.most_memory > self.most_memory:
             self.most_memory = outcome.most_memory
 
 
-def tell(counts: Counts, function: str, project: str, since: float, concurrent: int) -> Told:
+def _more(counts: dict[str, int], what: str) -> None:
+    if what not in counts and len(counts) >= MOST_KINDS:
+        what = OTHERS
+    counts[what] = counts.get(what, 0) + 1
+
+
+def tell(counts: Counts, function: str, project: str, concurrent: int) -> Told:
     return Told(
         function=function,
         project=project,
-        since=since,
+        since=counts.since,
         invocations=counts.invocations,
         errors=dict(counts.errors),
         throttles=counts.throttles,

@@ -12,6 +12,7 @@ from weft.contracts.clock import Clock
 from weft.gateway.functions.call import Outcome
 from weft.gateway.functions.catalogue import Function, Version
 from weft.gateway.functions.keeping import Keeping
+from weft.gateway.functions.kept_counts import KeptCounts
 from weft.gateway.functions.metrics import Counts, There, Told, tell
 from weft.gateway.functions.printed_log import PrintedLog
 
@@ -21,11 +22,10 @@ log = logging.getLogger("weft.gateway.functions")
 class Record:
     """The dispatcher's witness. ``function_of`` gives the function (uid) of a recipe by digest."""
 
-    def __init__(self, printed: PrintedLog, clock: Clock) -> None:
-        self._printed, self._clock = printed, clock
+    def __init__(self, printed: PrintedLog, kept: KeptCounts, clock: Clock) -> None:
+        self._printed, self._kept, self._clock = printed, kept, clock
         self._counts: dict[str, Counts] = {}  # by uid
         self.keeping = Keeping(clock)
-        self._since = clock.now()
         self._troubled = ""
         self.running: Callable[[str], int] = lambda function: 0
         self.find_instances: Callable[[str], list[There]] = lambda function: []
@@ -39,7 +39,7 @@ class Record:
         self._of(function.uid).throttles += 1
 
     def refused(self, function: Function, reason: str, digest: str) -> None:
-        self._of(function.uid).refused[reason] += 1
+        self._of(function.uid).refuse(reason)
         self.keeping.end(digest, cold=False)
 
     def ended(self, function: Function, outcome: Outcome, digest: str, seconds: float) -> None:
@@ -63,14 +63,20 @@ class Record:
                 log.error("what functions print can't be kept: %s", problem)
 
     def tell(self, uid: str, project: str, name: str) -> Told:
-        told = tell(self._counts.get(uid) or Counts(), name, project, self._since, self.running(uid))
+        told = tell(self._find(uid), name, project, self.running(uid))
         return msgspec.structs.replace(told, instances=self.find_instances(uid))
 
     def forget(self, uid: str) -> None:
         self._counts.pop(uid, None)
 
     def _of(self, uid: str) -> Counts:
+        """Its counts, which are about to change."""
+        counts = self._find(uid)
+        self._kept.change(uid, counts)
+        return counts
+
+    def _find(self, uid: str) -> Counts:
         counts = self._counts.get(uid)
         if counts is None:
-            counts = self._counts[uid] = Counts()
+            counts = self._counts[uid] = self._kept.read(uid) or Counts(since=self._clock.now())
         return counts

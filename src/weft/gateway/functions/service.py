@@ -21,6 +21,7 @@ from weft.gateway.functions import catalogue, spreading
 from weft.gateway.functions.catalogue import Catalogue
 from weft.gateway.functions.dispatcher import Dispatcher
 from weft.gateway.functions.keeping import LOOK_SECONDS
+from weft.gateway.functions.kept_counts import KeptCounts
 from weft.gateway.functions.links import Dial, Links
 from weft.gateway.functions.printed_log import PrintedLog
 from weft.gateway.functions.readiness import Readiness
@@ -35,6 +36,7 @@ from weft.objects.errors import NotFound, Unavailable
 
 log = logging.getLogger("weft.gateway.functions")
 SWEEP_SECONDS = 10.0
+WRITE_SECONDS = 5.0
 
 
 class Functions:
@@ -55,7 +57,8 @@ class Functions:
         self._names: dict[str, str] = {}  # of nodes, by uid
         self.catalogue = Catalogue(cache.view)
         self.printed = PrintedLog(folder / "logs")
-        self.record = Record(self.printed, clock)
+        self.counts = KeptCounts(folder / "counts")
+        self.record = Record(self.printed, self.counts, clock)
         self.dispatcher = Dispatcher(self.catalogue, placing, self.record, clock, ticket_key, self._name_of)
         self.readiness = Readiness(self.catalogue, cache, store, self.dispatcher, clock)
         self.spreading = Spreading(self.catalogue, self.dispatcher, clock)
@@ -81,9 +84,11 @@ class Functions:
                 group.create_task(self._sweep())
                 group.create_task(self._keep())
                 group.create_task(self._spread())
+                group.create_task(self._write_counts())
         finally:
             await self._links.close()
             self.printed.close()
+            self.counts.write(self.counts.take())
 
     def come(self, node_uid: str) -> None:
         if self._links is not None:
@@ -148,6 +153,12 @@ class Functions:
             await self._clock.sleep(spreading.LOOK_SECONDS)
             self.spreading.look(self.record.keeping.find_demands())
 
+    async def _write_counts(self) -> None:
+        while True:
+            await self._clock.sleep(WRITE_SECONDS)
+            if taken := self.counts.take():
+                await asyncio.to_thread(self.counts.write, taken)
+
     async def _sweep(self) -> None:
         """Have nodes let go of recipes that nothing names any more, and drop what was printed by functions that are gone."""
         while True:
@@ -162,6 +173,7 @@ class Functions:
                 self._drop(digest)
             uids = {item.uid for item in self.cache.view.of_kind("function").values()}
             await asyncio.to_thread(self.printed.keep_only, uids)
+            await asyncio.to_thread(self.counts.keep_only, uids)
 
     def _list_used(self) -> set[str]:
         """The digests of recipes that something names."""
