@@ -94,10 +94,13 @@ async def says(driver: Driver, plan: ContainerPlan, word: str) -> None:
     raise AssertionError(f"it ended without saying {word}")
 
 
-async def output_of(driver: Driver, plan: ContainerPlan, *argv: str, stdin: bytes = b"") -> tuple[str, int | None]:
-    session = await driver.exec(plan.id, ExecRequest(list(argv)))
-    await session.write(stdin)
-    await session.close_stdin()
+async def output_of(
+    driver: Driver, plan: ContainerPlan, *argv: str, stdin: bytes = b"", tty: bool = False
+) -> tuple[str, int | None]:
+    session = await driver.exec(plan.id, ExecRequest(list(argv), tty=tty))
+    if not tty:
+        await session.write(stdin)
+        await session.close_stdin()
     out = b""
     async with asyncio.timeout(WAIT_SECONDS):
         async for chunk in session.output():
@@ -108,18 +111,23 @@ async def output_of(driver: Driver, plan: ContainerPlan, *argv: str, stdin: byte
     raise AssertionError("output ended without an exit")
 
 
+async def bear(lab: ContainerLab) -> AsyncIterator[Driver]:
+    """One driver that was just born; nothing is left on the node when its test is over."""
+    driver = lab.driver()
+    yield driver
+    last = lab.drivers[-1]
+    for facts in await last.recover():
+        await last.stop(facts.id, grace_seconds=0)
+        await last.remove(facts.id)
+    await lab.close_drivers()
+    assert lab.leftovers() == []
+
+
 class ContainerPromises:
     @pytest.fixture
     async def driver(self, lab: ContainerLab) -> AsyncIterator[Driver]:
-        """One that was just born; nothing is left on the node when its test is over."""
-        driver = lab.driver()
-        yield driver
-        last = lab.drivers[-1]
-        for facts in await last.recover():
-            await last.stop(facts.id, grace_seconds=0)
-            await last.remove(facts.id)
-        await lab.close_drivers()
-        assert lab.leftovers() == []
+        async for driver in bear(lab):
+            yield driver
 
     @pytest.fixture
     def reborn(self, lab: ContainerLab, driver: Driver) -> Callable[[], Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from container_lab import MIB, ContainerLab
-from containerd_lab import ContainerdLab
+from container_labs import SHARING, open_lab
 
 from weft.contracts.container import ContainerMount, ContainerPlan, User
 from weft.contracts.runtime import ExecRequest, GuestFacts
@@ -22,32 +22,25 @@ from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed
 
+pytest.register_assert_rewrite("tests.conformance.container_contract")
+
+from tests.conformance.container_contract import bear, printed
+
 pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
 
 
-@pytest.fixture(scope="module", params=["crun", "runc", "containerd"])
+@pytest.fixture(scope="module", params=SHARING)
 def lab(request: pytest.FixtureRequest) -> Iterator[ContainerLab]:
-    if os.geteuid() != 0 or not all(map(shutil.which, (request.param, "conmon", "mkfs.ext4"))):
-        pytest.skip(f"needs root, {request.param}, conmon and e2fsprogs")
     if not os.path.exists("/dev/loop-control"):
         pytest.skip("needs loop devices")
-    lab = ContainerdLab() if request.param == "containerd" else ContainerLab(request.param)
-    try:
+    with open_lab(request.param, "mkfs.ext4") as lab:
         yield lab
-    finally:
-        lab.close()
 
 
 @pytest.fixture
 async def driver(lab: ContainerLab) -> AsyncIterator[OciDriver]:
-    driver = lab.driver()
-    yield driver
-    last = lab.drivers[-1]
-    for facts in await last.recover():
-        await last.stop(facts.id, grace_seconds=0)
-        await last.remove(facts.id)
-    await lab.close_drivers()
-    assert lab.leftovers() == []
+    async for driver in bear(lab):
+        yield driver
     assert await let_go(lab)
 
 
@@ -81,10 +74,6 @@ async def ended(driver: OciDriver, plan: ContainerPlan) -> GuestFacts:
         while (facts := await driver.inspect(plan.id)).state == "running":
             await asyncio.sleep(0.02)
     return facts
-
-
-async def printed(driver: OciDriver, plan: ContainerPlan) -> str:
-    return b"".join([line.data async for line in driver.read_log(plan.id)]).decode()
 
 
 async def run(driver: OciDriver, plan: ContainerPlan) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,90 +13,36 @@ from pathlib import Path
 import msgspec
 import pytest
 from container_lab import BUSYBOX, MIB, ContainerLab
+from container_labs import SHARING, open_lab
 from containerd_lab import ContainerdLab
 from image_lab import Made, entry, node, tar, write_layout
 
 from weft.agent.health import Found, run_check
 from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess, User
-from weft.contracts.runtime import ExecRequest, GuestFacts
+from weft.contracts.runtime import ExecRequest
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.shim import find_shim
 from weft.kinds.allocation import AllocatedHealthCheck
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable
 
-WAIT_SECONDS = 20.0
-RUNTIMES = ["crun", "runc", "containerd"]
+pytest.register_assert_rewrite("tests.conformance.container_contract")
+
+from tests.conformance.container_contract import WAIT_SECONDS, bear, ended, output_of, printed, says
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
 
 
-@pytest.fixture(scope="module", params=RUNTIMES)
+@pytest.fixture(scope="module", params=SHARING)
 def lab(request: pytest.FixtureRequest) -> Iterator[ContainerLab]:
-    if os.geteuid() != 0 or not all(map(shutil.which, (request.param, "conmon"))):
-        pytest.skip(f"needs root, {request.param} and conmon")
-    lab = ContainerdLab() if request.param == "containerd" else ContainerLab(request.param)
-    try:
+    with open_lab(request.param) as lab:
         yield lab
-    finally:
-        lab.close()
 
 
 @pytest.fixture
 async def driver(lab: ContainerLab) -> AsyncIterator[OciDriver]:
-    """One that was just born; nothing is left on the node when its test is over."""
-    driver = lab.driver()
-    yield driver
-    last = lab.drivers[-1]
-    for facts in await last.recover():
-        await last.stop(facts.id, grace_seconds=0)
-        await last.remove(facts.id)
-    await lab.close_drivers()
-    assert lab.leftovers() == []
-
-
-async def until(driver: OciDriver, guest_id: str, fits: Callable[[GuestFacts], bool]) -> GuestFacts:
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not fits(facts := await driver.inspect(guest_id)):
-            try:
-                await asyncio.wait_for(driver.changed(), 1.0)
-            except TimeoutError:
-                continue
-    return facts
-
-
-async def ended(driver: OciDriver, plan: ContainerPlan) -> GuestFacts:
-    return await until(driver, plan.id, lambda facts: facts.state in ("stopped", "failed"))
-
-
-async def printed(driver: OciDriver, plan: ContainerPlan) -> str:
-    return b"".join([line.data async for line in driver.read_log(plan.id)]).decode()
-
-
-async def says(driver: OciDriver, plan: ContainerPlan, word: str) -> None:
-    """Return once it has printed that line."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        async for line in driver.read_log(plan.id, follow=True):
-            if line.data.decode().strip() == word:
-                return
-    raise AssertionError(f"it ended without saying {word}")
-
-
-async def output_of(
-    driver: OciDriver, plan: ContainerPlan, *argv: str, stdin: bytes = b"", tty: bool = False
-) -> tuple[str, int | None]:
-    session = await driver.exec(plan.id, ExecRequest(list(argv), tty=tty))
-    if not tty:
-        await session.write(stdin)
-        await session.close_stdin()
-    out = b""
-    async with asyncio.timeout(WAIT_SECONDS):
-        async for chunk in session.output():
-            if chunk.channel == "exit":
-                await session.close()
-                return out.decode(), chunk.code
-            out += chunk.data
-    raise AssertionError("output ended without an exit")
+    async for driver in bear(lab):
+        yield driver
 
 
 async def test_it_runs_says_what_it_prints_and_how_it_ended(lab: ContainerLab, driver: OciDriver) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from container_lab import MIB
+from container_lab import MIB, ContainerLab
+from container_labs import open_lab
 from enclosed_lab import EnclosedLab
 
 from weft.contracts.container import ContainerMount, User
@@ -24,33 +25,21 @@ from weft.objects.errors import DriverFailed, InvalidInput, TooLarge, Unavailabl
 
 pytest.register_assert_rewrite("tests.conformance.container_contract")
 
-from tests.conformance.container_contract import WAIT_SECONDS, ended, output_of, printed, ready, run, says, until
+from tests.conformance.container_contract import WAIT_SECONDS, bear, ended, output_of, printed, ready, run, says, until
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[EnclosedLab]:
-    if os.geteuid() != 0 or not all(map(shutil.which, ("qemu-system-x86_64", "mkfs.ext4", "gcc"))):
-        pytest.skip("needs root, QEMU, mkfs.ext4 and gcc")
-    lab = EnclosedLab()
-    try:
+def lab() -> Iterator[ContainerLab]:
+    with open_lab("enclosed") as lab:
         yield lab
-    finally:
-        lab.close()
 
 
 @pytest.fixture
 async def driver(lab: EnclosedLab) -> AsyncIterator[EnclosedDriver]:
-    """One that was just born; nothing is left on the node when its test is over."""
-    driver = lab.driver()
-    yield driver
-    last = lab.drivers[-1]
-    for facts in await last.recover():
-        await last.stop(facts.id, grace_seconds=0)
-        await last.remove(facts.id)
-    await lab.close_drivers()
-    assert lab.leftovers() == []
+    async for driver in bear(lab):
+        yield driver
 
 
 # What a run is.
