@@ -26,6 +26,7 @@ CONTROLLER = {
     "moving": "migrations",
     "adoption": "workload",
     "readiness": "gateway",
+    "footholds": "addresses",
 }
 
 
@@ -56,7 +57,7 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
     assert by_hand == {
         "/v1/apply", "/v1/blobs/{sha256}", "/v1/events", "/v1/gateway", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
         "/v1/projects/{project}/code/{sha256}", "/v1/usage", "/v1/nodes/{name}:renew", "/v1/nodes/{name}:report",
-        "/v1/nodes/{name}:secrets",
+        "/v1/nodes/{name}:secrets", "/v1/nodes/{name}:foothold",
     }  # fmt: skip
     plurals = "|".join(kind.plural for kind in KINDS)
     derived = re.compile(rf"/v1/(projects/\{{project\}}/)?({plurals})(/\{{name\}})?(:[a-z]+)?")

@@ -38,10 +38,11 @@ from weft.client.invocations import (
     move,
 )
 from weft.contracts.clock import SystemClock
-from weft.contracts.function import Blob, InstanceDriver, Isolation, Recipe
+from weft.contracts.function import Blob, Foothold, InstanceDriver, Isolation, Recipe
 from weft.contracts.host import Capacity, Host
 from weft.drivers.function.process.driver import ProcessInstances
 from weft.drivers.runtime.oci.function.driver import ContainerInstances
+from weft.drivers.runtime.qemu.clones.driver import CloneInstances
 from weft.images.recipes import ensure_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,20 @@ def pack(files: dict[str, str | bytes]) -> bytes:
     return out.getvalue()
 
 
+class LabFootholds:
+    """Those of the networks that the test has made, by uid."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, Foothold] = {}
+
+    async def ensure(self, project: str, network_uid: str) -> Foothold:
+        return self.places[network_uid]
+
+    async def keep_only(self, needed: Callable[[], set[str]]) -> None:
+        for uid in self.places.keys() - needed():
+            del self.places[uid]
+
+
 class FunctionLab:
     """``open`` it in the test's loop; ``close`` leaves nothing."""
 
@@ -108,10 +123,12 @@ class FunctionLab:
         self.folder = folder
         self.heard: list[FromAgent] = []
         self._news = asyncio.Event()
+        self.footholds = LabFootholds()
         self.functions = self.make_functions()
 
     def make_functions(self) -> Functions:
-        self.parts = Parts(str(self.folder), "n1", self.server, None, lambda: self.functions.used())  # type: ignore[arg-type]
+        used = lambda: self.functions.used()  # noqa: E731
+        self.parts = Parts(str(self.folder), "n1", self.server, None, used, self.footholds)  # type: ignore[arg-type]
         return Functions({self.isolation: self.driver}, self.parts, lambda: self.room, SystemClock())
 
     async def open(self) -> None:
@@ -218,6 +235,7 @@ DRIVERS: dict[str, tuple[Callable[[Host], InstanceDriver], str]] = {
     "process": (ProcessInstances, "bwrap"),
     "container": (lambda host: ContainerInstances(host, None, "crun"), "crun"),
     "runc": (lambda host: ContainerInstances(host, None, "runc"), "runc"),
+    "vm": (CloneInstances, "qemu-system-x86_64"),
 }
 
 

@@ -171,6 +171,11 @@ class Node:
             stdin=subprocess.PIPE,
         )
 
+    @property
+    def pid(self) -> int:
+        """Of a process that sees the mounts of the driver."""
+        return self._process.pid
+
     def shell(self, script: str, check: bool = True) -> str:
         """Run a script where the driver lives."""
         answer = self._ask("shell", script)

@@ -18,6 +18,7 @@ from weft.agent.bygone import recall_bygone
 from weft.agent.container_images import ContainerImages
 from weft.agent.feed import Gone, Put, Told
 from weft.agent.following import Following
+from weft.agent.functions.footholds import Footholds
 from weft.agent.functions.functions import Functions
 from weft.agent.hardware import Hardware, inspect_hardware
 from weft.agent.images import ImageCache
@@ -83,6 +84,13 @@ class Agent:
         self._network = NetworkKeeper(
             network, host, self._copies, clock, self._hosted, self._orphans, self._on_network_healed
         )
+        self.footholds = Footholds(
+            host,
+            self._network,
+            lambda project, uid: server.ask_foothold(host.node, project, uid),
+            self._on_foothold,
+            lambda uid: self._following.hear_network(uid),
+        )
         wire = wire or TlsWire(Credentials(host.state_dir), clock)
         self._movers = Movers(
             host,
@@ -142,6 +150,7 @@ class Agent:
         log.info("node %s: %d allocations known, %d guests run", self.host.node, len(self._workers), adopted)
         for worker in self._workers.values():
             self._care[worker.wanted.uid] = self._spawn(worker.care())
+        await self._clear_footholds()
         self._spawn(self._network.keep())
         self._spawn(self._follow_runtime())
         self._spawn(self._proximity.keep())
@@ -167,6 +176,12 @@ class Agent:
                 self._hear()
             else:
                 await self._clock.sleep(left)
+
+    async def _clear_footholds(self) -> None:
+        try:
+            await self._network.clear_shared()
+        except WeftError as problem:
+            log.warning("network: %s", problem)
 
     def _hear(self) -> None:
         for worker in self._workers.values():
@@ -196,6 +211,10 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self.footholds.close()  # whoever stood behind them has ended
+        except WeftError as problem:
+            log.warning("network: %s", problem)
         await self._movers.close()
         await self._container_images.close()
         self._images.close()
@@ -318,7 +337,9 @@ class Agent:
             self._reporter.wake()  # where their guests are may be known by now
 
     def _hosted(self) -> list[Wanted]:
-        return [worker.wanted for worker in self._workers.values() if worker.is_hosted]
+        """What has NICs here: guests, and the node itself where functions reach a network."""
+        guests = [worker.wanted for worker in self._workers.values() if worker.is_hosted]
+        return guests + self.footholds.hosted()
 
     def _orphans(self) -> list[Wanted]:
         return [worker.wanted for worker in self._workers.values() if worker.memory.orphan]
@@ -336,7 +357,11 @@ class Agent:
 
     def _follow_networks(self) -> None:
         needed = {nic.network_uid for worker in self._workers.values() for nic in worker.wanted.spec.nics}
-        self._following.follow_networks(needed | self._network.handover.networks)
+        self._following.follow_networks(needed | self._network.handover.networks | set(self.footholds.networks()))
+
+    def _on_foothold(self) -> None:
+        self._follow_networks()
+        self._reporter.wake()
 
     async def _follow_runtime(self) -> None:
         while True:
@@ -384,6 +409,7 @@ class Agent:
             self._epoch,
             self._pools.facts,
             self._functions.report() if self._functions is not None else {},
+            self.footholds.networks(),
         )
 
     def _on_event(self, wanted: Wanted, type_: str, reason: str, message: str) -> None:

@@ -4,6 +4,7 @@ in. The latter two go to the network as they come."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
@@ -12,6 +13,8 @@ from weft.agent.network import NetworkKeeper
 from weft.agent.segments import read_endpoint, read_forward
 from weft.agent.server import Server
 
+HEAR_SECONDS = 5.0
+
 
 class Following:
     """One feed for each thing that is followed, until ``end``."""
@@ -19,7 +22,7 @@ class Following:
     def __init__(self, server: Server, network: NetworkKeeper) -> None:
         self._server, self._network = server, network
         self._feeds: dict[str, Feed] = {}
-        self._networks: set[str] = set()
+        self._networks: dict[str, asyncio.Event] = {}  # by uid: set once the server's list of its endpoints was heard
 
     def follow(self, key: str, kind: str, query: dict[str, str], deliver: Callable[[Told], None]) -> None:
         feed = Feed(self._server, kind, query, deliver, asyncio.get_running_loop())
@@ -35,11 +38,17 @@ class Following:
 
     def follow_networks(self, needed: set[str]) -> None:
         """One feed of endpoints for each of these networks, and for no others."""
-        for uid in sorted(self._networks - needed):
+        for uid in sorted(self._networks.keys() - needed):
             self._feeds.pop(uid).end()
-        for uid in sorted(needed - self._networks):
+            del self._networks[uid]
+        for uid in sorted(needed - self._networks.keys()):
+            self._networks[uid] = asyncio.Event()
             self.follow(uid, "endpoint", {"network": uid}, partial(self._on_endpoint, uid))
-        self._networks = needed
+
+    async def hear_network(self, uid: str) -> None:
+        """Until all that the server says of a followed network's endpoints is known; a while at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._networks[uid].wait(), HEAR_SECONDS)
 
     def end(self) -> None:
         for feed in self._feeds.values():
@@ -56,6 +65,8 @@ class Following:
     def _on_endpoint(self, network_uid: str, told: Told) -> None:
         if isinstance(told, Listed):
             self._network.fade_neighbours(network_uid, {_address_of(name) for name in told.names})
+            if network_uid in self._networks:
+                self._networks[network_uid].set()
         elif isinstance(told, Put):
             address = _address_of(told.envelope.name)
             self._network.put_neighbour(network_uid, address, read_endpoint(told.envelope))

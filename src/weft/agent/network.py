@@ -153,6 +153,12 @@ class NetworkKeeper:
                 idle[short_id(uid)] = Idle(uid, self._clock.elapsed() + IDLE_SECONDS)
         self.wake()
 
+    async def clear_shared(self) -> None:
+        """Take away what an agent before this one had for functions. Raises WeftError."""
+        async with self._changing:
+            for port in (await self._driver.state()).shared:
+                await self._driver.unplug(port)
+
     async def prepare_move(self, wanted: Wanted, peer_address: str = "") -> list[str]:
         """Either side of a move, before the guest's memory goes over. Target: its ports are plugged and filtered, the
         interface names come back, and what is for it still goes to the source at ``peer_address``. Source: the node is

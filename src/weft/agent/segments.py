@@ -14,7 +14,7 @@ from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.publication import PublicationSpec, PublicationStatus
 from weft.objects.envelope import Envelope, decode_part
-from weft.objects.identity import short_id
+from weft.objects.identity import Ref, short_id
 
 
 def fold_segments(
@@ -32,7 +32,8 @@ def fold_segments(
             nics.setdefault(nic.network_uid, nic)
             if wanted.spec.role == "active" or (wanted.spec.role == "source" and not _find(neighbours, nic)):
                 groups = tuple(sorted(group.uid for group in wanted.spec.groups))
-                endpoint = Endpoint(nic.mac, nic.address, wanted.spec.workload.name, own_address, groups, nic.uid)
+                name = name_inside(wanted.spec.workload)
+                endpoint = Endpoint(nic.mac, nic.address, name, own_address, groups, nic.uid)
                 own.setdefault(nic.network_uid, {})[nic.address] = endpoint
     moved: dict[str, list[Moved]] = {}
     newest = {hop.nic.uid: hop for hop in hops}
@@ -53,7 +54,7 @@ def fold_segments(
     for wanted in here:
         main = wanted.spec.nics[:1]
         for nic in wanted.spec.nics[1:]:
-            named = {Alias(f"{e.name}.{nic.network}", e.address) for e in endpoints[nic.network_uid]}
+            named = {Alias(f"{e.name}.{nic.network}", e.address) for e in endpoints[nic.network_uid] if e.name}
             aliases.setdefault(main[0].network_uid, set()).update(named)
     return {
         uid: Segment(
@@ -98,10 +99,21 @@ def ports_of(wanted: Wanted, nics: Sequence[AllocatedNic] | None = None) -> list
             address=nic.address,
             hostname=wanted.spec.workload.name,
             main=index == 0,
-            inside=Inside(wanted.id, f"eth{index}") if shares_kernel(wanted) else None,
+            inside=_place_inside(wanted, index),
         )
         for index, nic in enumerate(wanted.spec.nics if nics is None else nics)
     ]
+
+
+def name_inside(workload: Ref) -> str:
+    """What a workload is called in its networks; "" for a node, which stands in one for the sake of functions."""
+    return "" if workload.kind == "node" else workload.name
+
+
+def _place_inside(wanted: Wanted, index: int) -> Inside | None:
+    if wanted.spec.workload.kind == "node":
+        return Inside(wanted.id, shared=True)
+    return Inside(wanted.id, f"eth{index}") if shares_kernel(wanted) else None
 
 
 def shares_kernel(wanted: Wanted) -> bool:
@@ -146,7 +158,7 @@ def read_endpoint(envelope: Envelope) -> Endpoint | None:
     if not status.node_address:
         return None
     groups = tuple(status.groups)
-    return Endpoint(spec.mac, spec.address, spec.workload.name, status.node_address, groups, envelope.uid)
+    return Endpoint(spec.mac, spec.address, name_inside(spec.workload), status.node_address, groups, envelope.uid)
 
 
 def read_forward(envelope: Envelope) -> Forward | None:

@@ -16,7 +16,7 @@ import msgspec
 from weft.client.answer import raise_problem
 from weft.client.api import Client
 from weft.client.watch import WatchEvent
-from weft.kinds.allocation import AllocationReport
+from weft.kinds.allocation import AllocatedNic, AllocationReport
 from weft.kinds.heartbeat import Digest
 from weft.kinds.node import NodeReport
 from weft.objects.errors import DriverFailed, WeftError
@@ -113,6 +113,10 @@ class Server(Protocol):
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
         """Of the secret that ``ticket`` is for, what opens its registry. Raises NotFound (``secretNotFound``), Unavailable."""
 
+    def ask_foothold(self, node: str, project: str, network_uid: str) -> AllocatedNic:
+        """The node's own address in a network that a function names; the same one each time. Raises NotFound, Forbidden,
+        Unavailable (``networkFull``)."""
+
     def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
         """Write the content to ``out``, telling how many bytes came so far; ``ticket`` opens one that no allocation here names.
         Raises DriverFailed (reason
@@ -149,6 +153,12 @@ class RemoteServer:
         answer = self._client.http.request("POST", f"/v1/nodes/{node}:secrets", body, timeout_seconds=10.0)
         raise_problem(answer)
         return msgspec.json.decode(answer.body, type=OpenedSecrets)
+
+    def ask_foothold(self, node: str, project: str, network_uid: str) -> AllocatedNic:
+        body = msgspec.json.encode({"project": project, "network": network_uid})
+        answer = self._client.http.request("POST", f"/v1/nodes/{node}:foothold", body, timeout_seconds=10.0)
+        raise_problem(answer)
+        return msgspec.json.decode(answer.body, type=AllocatedNic)
 
     def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
         digest, length = hashlib.sha256(), 0

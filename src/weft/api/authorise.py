@@ -12,6 +12,7 @@ import msgspec
 from weft.api.call import Actor
 from weft.api.doors import Doors
 from weft.kinds.allocation import AllocationSpec, list_digests
+from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.record import Kind
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import Forbidden
@@ -73,7 +74,8 @@ async def authorise_read(
     if kind.name == "allocation" and (query.get("node") == actor.id or _is_own(name, actor)):
         return f"{actor.id}."
     if kind.name == "endpoint" and name is None and query.get("network"):
-        if query["network"] in await _own_networks(doors, actor.id):
+        asked = query["network"]
+        if asked in await _own_networks(doors, actor.id) or await _stands_in(doors, actor.id, asked):
             return f"{query['network']}."
     elif kind.name == "publication" or (kind.name == "image" and name is not None):
         return None
@@ -116,6 +118,13 @@ def _is_own(name: str | None, actor: Actor) -> bool:
 
 async def _own_networks(doors: Doors, node_uid: str) -> set[str]:
     return {nic.network_uid for spec in await _own_allocations(doors, node_uid) for nic in spec.nics}
+
+
+async def _stands_in(doors: Doors, node_uid: str, network_uid: str) -> bool:
+    """Whether the node has an address of its own in that network, for functions."""
+    page = await doors.store.list(object_key("endpoint", None, f"{network_uid}."))
+    found = (decode_part(decode_envelope(entry.value).spec, EndpointSpec) for entry in page.entries)
+    return any(spec.workload.uid == node_uid for spec in found)
 
 
 async def _own_allocations(doors: Doors, node_uid: str) -> list[AllocationSpec]:

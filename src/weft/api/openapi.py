@@ -12,11 +12,13 @@ import msgspec
 
 from weft import __version__
 from weft.api.bulk import MOST_OBJECTS
+from weft.api.footholds import FootholdInput
 from weft.api.join import JoinInput, RenewInput
 from weft.api.report import ReportAnswer
+from weft.api.secrets import SecretsAnswer, SecretsInput
 from weft.api.usage import UsageAnswer
 from weft.contracts.journal import Event
-from weft.kinds.allocation import AllocationReport
+from weft.kinds.allocation import AllocatedNic, AllocationReport
 from weft.kinds.node import NodeReport
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS
@@ -62,7 +64,7 @@ def describe_api() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     types: list[Any] = [Ref, Condition, FieldChange, Record, Event, JoinInput, RenewInput, ReportAnswer, UsageAnswer]
-    types += [NodeReport, AllocationReport]
+    types += [NodeReport, AllocationReport, AllocatedNic, FootholdInput, SecretsInput, SecretsAnswer]
     for kind in KINDS:
         types += [kind.spec, kind.status, *([kind.report] if kind.report else [])]
         types += [verb.input for verb in kind.verbs if verb.input is not None]
@@ -243,6 +245,14 @@ def _paths_by_hand() -> dict[str, Any]:
         "/v1/healthz": {"get": _operation("Whether the server and its store work", [], any_object)},
         "/v1/join": {"post": _operation("Enrol a node, with a join token", [], certificate, _ref("JoinInput"))},
         "/v1/kinds": {"get": _operation("The kinds there are", [], any_object)},
+        "/v1/nodes/{name}:foothold": {
+            "post": _operation(
+                "A node's address in a network that a function reaches, by the node itself",
+                name,
+                _ref("AllocatedNic"),
+                _ref("FootholdInput"),
+            )
+        },
         "/v1/nodes/{name}:renew": {
             "post": _operation("A node's next certificate, by itself", name, certificate, _ref("RenewInput"))
         },

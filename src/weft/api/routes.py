@@ -8,7 +8,23 @@ from typing import TypeVar
 from starlette.responses import Response
 
 from weft import __version__
-from weft.api import blobs, bulk, code, delete, events, join, openapi, read, report, secrets, usage, verbs, watch, write
+from weft.api import (
+    blobs,
+    bulk,
+    code,
+    delete,
+    events,
+    footholds,
+    join,
+    openapi,
+    read,
+    report,
+    secrets,
+    usage,
+    verbs,
+    watch,
+    write,
+)
 from weft.api.authorise import authorise_write, require_admin, require_person
 from weft.api.call import Call, json_response
 from weft.api.doors import Doors
@@ -143,6 +159,7 @@ BY_HAND: dict[str, dict[str, Plain]] = {
     "usage": {"GET": usage.usage},
 }
 BY_NODES: dict[str | None, Callable[[Doors, Call, str], Awaitable[Response]]] = {
+    "foothold": footholds.foothold,
     "renew": join.renew,
     "report": report.report,
     "secrets": secrets.secrets,

@@ -10,6 +10,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.conversion import ConversionSpec, read_new, read_old
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.function_code import FunctionCode, networks_of_code
 from weft.kinds.gang import read_gang
 from weft.kinds.job import JobSpec, read_dependency
 from weft.kinds.migration import MigrationSpec, read_migration, read_workload
@@ -192,7 +193,15 @@ KINDS = (
     "placementpolicy",
     "job",
 )
+FUNCTIONS_BY_NETWORK = Index(
+    "functions and their versions by network",
+    ("function", "functionversion"),
+    lambda item: _named("network", item, networks_of_code(item.spec(FunctionCode))),
+)
+
+
 INDEXES = (
+    FUNCTIONS_BY_NETWORK,
     WORKLOADS_BY_UID,
     WORKLOADS_BY_IMAGE,
     WORKLOADS_BY_VOLUME,

@@ -60,6 +60,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 0.0
     scratch: int = 0  # of /tmp
     pids: int = 256
+    network: str = ""  # uid of the network that instances reach; "" is none
     warm_calls: int = (
         0  # how often the handler is run with an empty event before an instance counts as ready: only if asked for
     )
@@ -83,11 +84,22 @@ class Ended(msgspec.Struct, frozen=True):
     out_of_memory: bool = False
 
 
+class Foothold(msgspec.Struct, frozen=True):
+    """Where instances reach a network: a network namespace of the node's that has one address in it, at the path ``namespace``.
+    What they send leaves with that address, and nothing is opened to them. ``name_server`` answers for the network's names, which
+    end in ``domain``."""
+
+    namespace: str
+    name_server: str
+    domain: str
+    mtu: int
+
+
 class Roots(msgspec.Struct, frozen=True):
     """Where a recipe's parts lie on this node, unpacked and whole, uppermost first; nobody may write in them. ``env`` is what
     the
     image or base sets, ``command`` what it runs, ``workdir`` and ``user`` (uid, gid) likewise; ``bundle`` is the folder of a
-    managed runtime's files (its kernel and initrd too, if it has them)."""
+    managed runtime's files (its kernel and initrd too, if it has them). ``foothold`` is there if the recipe names a network."""
 
     root: list[str]
     code: str = ""
@@ -96,6 +108,7 @@ class Roots(msgspec.Struct, frozen=True):
     workdir: str = "/var/task"
     user: tuple[int, int] = (0, 0)
     bundle: str = ""
+    foothold: Foothold | None = None
 
 
 class Ready(msgspec.Struct, frozen=True):

@@ -14,7 +14,8 @@ import msgspec
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A NIC somewhere in the network: reachable at ``node_address`` (underlay); here if that is our own. ``groups`` are
+    """A NIC somewhere in the network: reachable at ``node_address`` (underlay); here if that is our own. ``name`` "" is that of
+    one which nobody looks for. ``groups`` are
     uids of the security groups it carries. ``uid`` tells it from a later one of the same address and MAC; "" if it isn't
     known."""
 
@@ -63,11 +64,17 @@ class Segment(msgspec.Struct, frozen=True):
     moved: list[Moved] = []
 
 
+BEHIND = "in"  # how links in a shared namespace begin that lead to what stands behind it
+
+
 class Inside(msgspec.Struct, frozen=True):
-    """Where a container has a NIC: in the network namespace of ``guest`` (an allocation's short id), as ``device``."""
+    """Where a container has a NIC: in the network namespace of ``guest`` (an allocation's short id), as ``device``. One that is
+    ``shared`` has others behind it, over links that begin with BEHIND: what they send leaves with its address; nothing is opened to
+    them or to itself, and they don't reach each other."""
 
     guest: str
     device: str = "eth0"
+    shared: bool = False
 
 
 class Port(msgspec.Struct, frozen=True):
@@ -130,6 +137,7 @@ class NetworkState(msgspec.Struct, frozen=True):
 
     segments: list[str]
     ports: list[str]
+    shared: list[str] = []  # those of the ports that lie inside a shared namespace
 
 
 class NetworkDriver(Protocol):

@@ -1,7 +1,8 @@
 """Gives each VM an address and a MAC in each of its networks, and says where its NICs and published ports are plugged in.
 
-Reads VMs, networks, endpoints, publications, allocations, nodes; writes endpoints, publication.status and the VM's
-condition Addressed. Woken by VMs, by networks that become ready, by allocations that come or go, by nodes that move.
+Reads VMs, networks, endpoints, publications, allocations, nodes, functions; writes endpoints, publication.status and the VM's
+condition Addressed. Woken by VMs, by networks that become ready, by allocations that come or go, by nodes that move. It keeps
+the endpoints that nodes have for the sake of functions, too (``footholds``).
 An address is an endpoint's key, so the store itself refuses to give one twice.
 """
 
@@ -27,6 +28,7 @@ from weft.client.view import Changed, Item, View
 from weft.client.workloads import wish_of
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Present, Write
+from weft.controllers.footholds import plan_foothold, route_footholds
 from weft.controllers.loop import Plan, moved
 from weft.controllers.places import active_allocation
 from weft.kinds.allocation import AllocatedNic, AllocationSpec
@@ -103,13 +105,16 @@ def choose_mac(network_uid: str, address: str, taken: Sequence[set[str]]) -> str
 
 class Addresses:
     name = "addresses"
-    kinds = (*WORKLOADS, "network", "endpoint", "publication", "allocation", "node")
+    kinds = (*WORKLOADS, "network", "endpoint", "publication", "allocation", "node", "function", "functionversion")
 
     def __init__(self) -> None:
         self._books: dict[str, Book] = {}
         self._orphans: dict[str, list[AllocatedNic]] = {}  # by node: NICs of guests that no endpoint explains
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
+        return [*self._route_workloads(view, change), *route_footholds(view, change)]
+
+    def _route_workloads(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
             case "endpoint":
                 self._note(change)
@@ -142,7 +147,9 @@ class Addresses:
         plan = Plan()
         for key in keys:
             vm = view.get(key)
-            if vm is not None and not vm.deleting:
+            if vm is not None and vm.envelope.kind == "endpoint":
+                plan.commits += plan_foothold(view, vm)
+            elif vm is not None and not vm.deleting:
                 commit, lacks = self._plan_workload(view, vm, now)
                 if commit is not None:
                     plan.commits.append(commit)

@@ -67,6 +67,10 @@ class FunctionCode(msgspec.Struct, kw_only=True):
         Isolation,
         field("process: namespaces and a seccomp filter; container: as a container is; vm: a machine of its own"),
     ] = "container"
+    network: Annotated[
+        str | None,
+        field("The network of its project that its code reaches, and through it the outside; none if unset", name=True),
+    ] = None
     warm_calls: Annotated[
         int, field("Times its handler is called with {} before an instance counts as ready", ge=0, le=100)
     ] = 0
@@ -168,6 +172,11 @@ def _check_sizes(spec: FunctionCode) -> None:
         )
 
 
+def networks_of_code(spec: FunctionCode) -> list[str]:
+    """The networks that its instances reach."""
+    return [spec.network] if spec.network else []
+
+
 def code_of(spec: FunctionCode) -> FunctionCode:
     """Only this part of a spec that has more."""
     return FunctionCode(**{name: getattr(spec, name) for name in FunctionCode.__struct_fields__})
@@ -198,4 +207,5 @@ def code_references() -> tuple[Reference, ...]:
         Reference(
             "secret", "spec.registry_secret", lambda spec: [spec.registry_secret] if spec.registry_secret else []
         ),
+        Reference("network", "spec.network", networks_of_code),
     )

@@ -150,6 +150,9 @@ class NodeReport(msgspec.Struct, kw_only=True):
     pools: list[NodePool] = []
     runtimes: list[NodeRuntime] = []
     functions: dict[str, str] = {}  # by isolation of functions' instances: yes, or why it can't run them so
+    footholds: list[
+        str
+    ] = []  # uids of the networks in which instances of functions here stand behind an address of the node's
 
 
 class Orphan(msgspec.Struct, frozen=True):

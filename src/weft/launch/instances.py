@@ -32,7 +32,7 @@ def make_functions(host: Host, server: Server, images: OciStore | None, agent: A
         cpu, memory = agent.taken()
         return measure_room(host.capacity.cpu, host.capacity.memory_bytes, cpu, memory)
 
-    parts = Parts(host.state_dir, host.node, server, images, lambda: functions.used())
+    parts = Parts(host.state_dir, host.node, server, images, lambda: functions.used(), agent.footholds)
     functions = Functions(drivers, parts, measure, clock)
     agent.serve_functions(functions)
     return functions

@@ -286,6 +286,12 @@ class Instances:
             self._parts.drop(digest)
             if recipe is not None and recipe.isolation in self._drivers:
                 self._spawn(self._drivers[recipe.isolation].forget(digest))
+            if recipe is not None and recipe.network:
+                self._spawn(self._parts.let_go(self._networks))
+
+    def _networks(self) -> set[str]:
+        """Uids of those that recipes here name."""
+        return {recipe.network for recipe in self.recipes.values() if recipe.network}
 
     def _fail_start(self, id: str, problem: WeftError) -> None:
         """None came to be: by the code's own fault, or by this node's, and then another may do better."""

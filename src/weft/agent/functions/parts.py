@@ -17,6 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
+from weft.agent.functions.footholds import Footholds
 from weft.agent.functions.trees import lay_out_code, lay_out_root
 from weft.agent.secrets import choose_credentials
 from weft.agent.server import Server
@@ -48,11 +51,19 @@ T = TypeVar("T")
 
 
 class Parts:
-    """``images`` None: this node, ``node``, keeps no OCI images. ``find_used`` gives the digests that may not go."""
+    """``images`` None: this node, ``node``, keeps no OCI images; ``footholds`` None: it joins no networks. ``find_used`` gives the
+    digests that may not go."""
 
     def __init__(
-        self, state_dir: str, node: str, server: Server, images: OciStore | None, find_used: Callable[[], set[str]]
+        self,
+        state_dir: str,
+        node: str,
+        server: Server,
+        images: OciStore | None,
+        find_used: Callable[[], set[str]],
+        footholds: Footholds | None = None,
     ) -> None:
+        self._footholds = footholds
         self._folder = Path(state_dir) / "functions"
         self._node, self._server, self._images, self._find_used = node, server, images, find_used
         self._fetching: dict[str, asyncio.Task[Any]] = {}
@@ -68,6 +79,20 @@ class Parts:
 
     async def ensure(self, recipe: Recipe, tell: Tell) -> Roots:
         """All that the recipe needs, fetched as far as it isn't here. Raises DriverFailed, NotFound, Unavailable, InvalidInput."""
+        roots = await self._ensure_roots(recipe, tell)
+        if not recipe.network:
+            return roots
+        if self._footholds is None:
+            raise DriverFailed(f"{recipe.what}: this node joins no networks", reason="notServed")
+        tell("network")
+        return msgspec.structs.replace(roots, foothold=await self._footholds.ensure(recipe.project, recipe.network))
+
+    async def let_go(self, networks: Callable[[], set[str]]) -> None:
+        """Leave the networks that aren't among those (uids)."""
+        if self._footholds is not None:
+            await self._footholds.keep_only(networks)
+
+    async def _ensure_roots(self, recipe: Recipe, tell: Tell) -> Roots:
         if recipe.image:
             return await self._ensure_image(recipe, tell)
         if recipe.runtime not in RUNTIMES or recipe.base is None:

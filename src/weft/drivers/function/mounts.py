@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -12,6 +13,7 @@ from weft.drivers.kernel import MS_NODEV, MS_NOSUID, MS_RDONLY, MS_REC, mount, m
 
 MS_REMOUNT, MS_BIND = 32, 4096
 MOST_LAYERS = 120
+NO_FILES: Mapping[str, str] = MappingProxyType({})
 _NEEDED = ("proc", "sys", "dev", "tmp", "etc", "var/task")
 
 
@@ -20,15 +22,22 @@ class Mounted(msgspec.Struct, frozen=True):
     code: str
 
 
-def mount_parts(place: Path, layers: Sequence[str], code: str, mapping: int | None = None) -> Mounted:
-    """``layers`` as one root, the uppermost first, with the folders that a sandbox mounts over; all below ``place``, an
-    empty folder. ``mapping`` is a user namespace's descriptor, whose users the layers' owners are seen as. Raises OSError that
-    names what couldn't be mounted."""
+def mount_parts(
+    place: Path, layers: Sequence[str], code: str, mapping: int | None = None, files: Mapping[str, str] = NO_FILES
+) -> Mounted:
+    """``layers`` as one root, the uppermost first, with the folders that a sandbox mounts over and these ``files`` (by their path
+    inside) in the place of its own; all below ``place``, an empty folder. ``mapping`` is a user namespace's descriptor,
+    whose users the layers' owners are seen as. Raises OSError that names what couldn't be mounted."""
     mount("tmpfs", place, "tmpfs", MS_NODEV | MS_NOSUID, "mode=0711,size=1m")
     os.chdir(place)  # of this thread alone; short names, so that many layers fit into one page of options
     root, task = place / "root", place / "task"
     root.mkdir()
-    if mapping is None and len(layers) == 1 and all((Path(layers[0]) / name).is_dir() for name in _NEEDED):
+    if (
+        mapping is None
+        and not files
+        and len(layers) == 1
+        and all((Path(layers[0]) / name).is_dir() for name in _NEEDED)
+    ):
         _bind(layers[0], root)
     else:
         names = [str(number) for number in range(len(layers))]
@@ -40,12 +49,27 @@ def mount_parts(place: Path, layers: Sequence[str], code: str, mapping: int | No
                 mount_shifted(layer, place / name, mapping)
         for name in _NEEDED:
             (place / "below" / name).mkdir(parents=True)
-        mount("overlay", root, "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, f"lowerdir={':'.join([*names, 'below'])}")
+        for path, text in files.items():
+            _write(place / "above", path, text)
+        lower = [*(["above"] if files else []), *names, "below"]
+        mount("overlay", root, "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, f"lowerdir={':'.join(lower)}")
     if code:
         task.mkdir()
         _bind(code, task)
     os.chdir("/")
     return Mounted(str(root), str(task) if code else "")
+
+
+def _write(top: Path, path: str, text: str) -> None:
+    """Readable by whoever is inside, whatever this process's umask is."""
+    file = top / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(0o644)
+    for folder in file.parents:
+        folder.chmod(0o755)
+        if folder == top:
+            break
 
 
 def _bind(source: str, target: Path) -> None:

@@ -1,4 +1,5 @@
-"""A network namespace with nothing but a loopback and the node's Runtime API, made by the calling thread around itself."""
+"""A network namespace with a loopback, the node's Runtime API and, if its function names a network, a way there: made by the
+calling thread around itself."""
 
 from __future__ import annotations
 
@@ -6,17 +7,18 @@ import fcntl
 import socket
 import struct
 
-from weft.contracts.function import RUNTIME_API_PORT
-from weft.drivers.kernel import CLONE_NEWNET, unshare
+from weft.contracts.function import RUNTIME_API_PORT, Foothold
+from weft.drivers.function.foothold import enter_new_network
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 BACKLOG = 16
 
 
-def enter_empty_network() -> socket.socket:
-    """This thread, and what it starts, is alone from here on; the socket is the one that others may reach, on 127.0.0.1. It keeps
-    its namespace wherever it is served. Raises OSError."""
-    unshare(CLONE_NEWNET)
+def enter_network(foothold: Foothold | None) -> socket.socket:
+    """This thread, and what it starts, is alone from here on, or behind the foothold; the socket is the one that others may reach,
+    on 127.0.0.1. It keeps its namespace wherever it is served. Raises OSError."""
+    if (way_out := enter_new_network(foothold)) is not None:
+        way_out.close()
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         request = struct.pack("16sH22x", b"lo", 0)

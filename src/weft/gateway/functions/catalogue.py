@@ -1,7 +1,7 @@
 """The functions as the gateway knows them: what each name stands for, and the recipe of each version. Pure but for what it keeps.
 
-Reads functions, their versions and the images that runtimes come from, out of a view that follows the store. Recipes are made
-when they are first asked for, and forgotten when what they were made of changes.
+Reads functions, their versions, the images that runtimes come from and the networks that they reach, out of a view that follows
+the store. Recipes are made when they are first asked for, and forgotten when what they were made of changes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from weft.kinds.function import FunctionSpec, FunctionStatus, version_name, weig
 from weft.kinds.function_code import BASES_PROJECT, FunctionCode, base_of, code_of
 from weft.kinds.function_version import FunctionVersionSpec, FunctionVersionStatus
 from weft.kinds.image import ImageStatus
+from weft.kinds.network import NetworkStatus
 from weft.objects.envelope import Envelope
 from weft.objects.errors import NotFound, Unavailable
 from weft.objects.identity import object_key
 
-KINDS = ("function", "functionversion", "image")
+KINDS = ("function", "functionversion", "image", "network")
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -32,17 +33,24 @@ class Version(msgspec.Struct, frozen=True):
     recipe: Recipe
 
 
+class Needed(msgspec.Struct, frozen=True):
+    """What a version needs of other objects: the content of its runtime's image, and the uid of its network, "" for none."""
+
+    base: Blob | None
+    network: str
+
+
 class Function:
     """One function as it is now. ``versions`` are those whose recipes were asked for, by name ($LATEST, 3)."""
 
-    __slots__ = ("bases", "item", "spec", "status", "versions")
+    __slots__ = ("item", "needs", "spec", "status", "versions")
 
     def __init__(self, item: Item) -> None:
         self.item = item
         self.spec = item.spec(FunctionSpec)
         self.status = item.status(FunctionStatus)
         self.versions: dict[str, Version] = {}
-        self.bases = 0
+        self.needs = 0
 
     @property
     def uid(self) -> str:
@@ -60,7 +68,7 @@ class Catalogue:
         self._view = view
         self._draw = draw
         self._known: dict[tuple[str, str], Function] = {}  # by project and name, those that were asked for
-        self._bases = 0  # moves when an image does
+        self._needs = 0  # moves when an image or a network does
         self._versions: dict[str, Version] = {}  # by digest, those whose recipes were made
         self._owners: dict[str, tuple[str, float]] = {}  # by digest, what function_of gives
 
@@ -76,8 +84,8 @@ class Catalogue:
                 self._known.pop((project, spec.function), None)
                 if envelope.owner is not None:
                     self._own(change.item.status(FunctionVersionStatus), envelope.owner.uid, spec.timeout)
-            elif change.kind == "image":
-                self._bases += 1
+            elif change.kind == "image" or (change.kind == "network" and _leads_elsewhere(change)):
+                self._needs += 1
 
     def find(self, project: str, name: str) -> Function:
         """Raises NotFound (functionNotFound)."""
@@ -91,8 +99,8 @@ class Catalogue:
                     hint="weft function list",
                 )
             known = self._known[project, name] = Function(item)
-        if known.bases != self._bases:
-            known.bases = self._bases
+        if known.needs != self._needs:
+            known.needs = self._needs
             known.versions.clear()
         return known
 
@@ -120,13 +128,16 @@ class Catalogue:
     def wished(self, function: Function) -> Version | str:
         """What the spec says now, whether it is ready or not; or why there is no recipe of it yet, for people."""
         code = code_of(function.spec)
-        base = self._find_base(function, code)
-        return base if isinstance(base, str) else self._keep(function, LATEST, code, base, _pinned(function, code))
+        needed = self._find_needed(function, code)
+        return (
+            needed if isinstance(needed, str) else self._keep(function, LATEST, code, needed, _pinned(function, code))
+        )
 
     def pinned(self, function: Function, version: Version, digest: str) -> Version:
         """The same with the image of that digest, whatever its tag comes to mean."""
-        image = f"{version.recipe.image}@{digest}"
-        return self._keep(function, version.recipe.version, version.code, version.recipe.base, image)
+        recipe = version.recipe
+        needed = Needed(recipe.base, recipe.network)
+        return self._keep(function, recipe.version, version.code, needed, f"{recipe.image}@{digest}")
 
     def version_recipe(self, item: Item) -> Version | None:
         """Of a published version; None if it can't be made yet, or its function is gone."""
@@ -176,14 +187,16 @@ class Catalogue:
             if item is None or item.deleting:
                 raise NotFound(f"{function.what} has no version {name[:20]}", reason="functionNotFound")
             code = code_of(item.spec(FunctionVersionSpec))
-        base = self._find_base(function, code)
-        if isinstance(base, str):
-            raise Unavailable(f"{function.what}: {base}", reason="functionNotReady", retry_after_seconds=5.0)
-        return self._keep(function, name, code, base, _pinned(function, code) if name == LATEST else "")
+        needed = self._find_needed(function, code)
+        if isinstance(needed, str):
+            raise Unavailable(f"{function.what}: {needed}", reason="functionNotReady", retry_after_seconds=5.0)
+        return self._keep(function, name, code, needed, _pinned(function, code) if name == LATEST else "")
 
-    def _keep(self, function: Function, name: str, code: FunctionCode, base: Blob | None, image: str) -> Version:
+    def _keep(self, function: Function, name: str, code: FunctionCode, needed: Needed, image: str) -> Version:
         envelope = function.item.envelope
-        recipe = make_recipe(function.uid, envelope.project or "", envelope.name, name, code, base, image)
+        recipe = make_recipe(
+            function.uid, envelope.project or "", envelope.name, name, code, needed.base, image, needed.network
+        )
         self._owners[recipe.digest] = (function.uid, code.timeout)
         version = self._versions.get(recipe.digest)
         if version is None or version.code != code:  # its place may be wished for otherwise
@@ -198,6 +211,21 @@ class Catalogue:
         """Nothing uses that recipe any more."""
         self._versions.pop(digest, None)
         self._owners.pop(digest, None)
+
+    def _find_needed(self, function: Function, code: FunctionCode) -> Needed | str:
+        """Or why it isn't there yet, for people."""
+        base, network = self._find_base(function, code), self._find_network(function, code)
+        if isinstance(base, str):
+            return base
+        return network if isinstance(network, str) else Needed(base, network.uid if network is not None else "")
+
+    def _find_network(self, function: Function, code: FunctionCode) -> Item | str | None:
+        if not code.network:
+            return None
+        item = self._view.get(object_key("network", function.item.envelope.project, code.network))
+        if item is None or item.deleting:
+            return f"network {code.network} is not there"
+        return item if item.status(NetworkStatus).vni else f"network {code.network} is being made"
 
     def _find_base(self, function: Function, code: FunctionCode) -> Blob | str | None:
         name = base_of(code)
@@ -224,6 +252,15 @@ def _pinned(function: Function, code: FunctionCode) -> str:
     status = function.status
     known = status.serving is not None and (status.serving.image, status.serving.pulls) == (code.image, code.pulls)
     return status.image if known else ""
+
+
+def _leads_elsewhere(change: Changed) -> bool:
+    """Whether a network came, went or was made ready: how many are in it is told much more often."""
+    before, after = (
+        None if item is None else (item.uid, item.deleting, bool(item.status(NetworkStatus).vni))
+        for item in (change.old, change.new)
+    )
+    return before != after
 
 
 def _pick(weights: Iterable[tuple[str, float]], drawn: float) -> str:

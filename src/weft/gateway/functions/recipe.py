@@ -13,10 +13,17 @@ from weft.trust.tickets import sign_blob_ticket, sign_secret_ticket
 
 
 def make_recipe(
-    function_uid: str, project: str, name: str, version: str, code: FunctionCode, base: Blob | None, image: str = ""
+    function_uid: str,
+    project: str,
+    name: str,
+    version: str,
+    code: FunctionCode,
+    base: Blob | None,
+    image: str = "",
+    network: str = "",
 ) -> Recipe:
     """What ``code`` is run as. ``base`` is the content of the image that ``base_of`` names, ``image`` its own with a digest, once
-    that is known."""
+    that is known; ``network`` the uid of the one that it names."""
     recipe = Recipe(
         digest="",
         function=function_uid,
@@ -36,6 +43,7 @@ def make_recipe(
         memory=code.memory,
         timeout=code.timeout,
         scratch=code.scratch,
+        network=network,
         warm_calls=code.warm_calls,
     )
     digest = hashlib.sha256(msgspec.msgpack.encode(recipe)).hexdigest()

@@ -22,6 +22,7 @@
 #include <linux/random.h>
 #include <net/if.h>
 #include <net/if_arp.h>
+#include <net/route.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
@@ -82,8 +83,9 @@ static int live, parked, parking, quiet, frozen, calls_left, practice, ready_tol
 static uint64_t done_number, held_number;
 static pid_t runtime;
 static char *config, *argv[WORDS], *env[WORDS], *workdir = "/";
+static const char *resolver; /* what it is to find in /etc/resolv.conf */
 static char arn[256] = "arn:weft:lambda:weft:default:function:function";
-static unsigned uid, gid, timeout_ms = 30000, warm_calls, has_code;
+static unsigned uid, gid, timeout_ms = 30000, warm_calls, has_code, mtu; /* mtu: of the network that it is led into; else 0 */
 static uint64_t memory_bytes, tmp_bytes = 64 << 20, pids = 256;
 
 static const char *const modules[] = {"virtio_ring",  "virtio",       "virtio_pci_legacy_dev", "virtio_pci_modern_dev",
@@ -194,6 +196,8 @@ static void read_config(void) {
         else if (!strcmp(key, "gid")) gid = (unsigned)strtoul(value, NULL, 10);
         else if (!strcmp(key, "memory")) memory_bytes = strtoull(value, NULL, 10);
         else if (!strcmp(key, "tmp")) tmp_bytes = strtoull(value, NULL, 10);
+        else if (!strcmp(key, "mtu")) mtu = (unsigned)strtoul(value, NULL, 10);
+        else if (!strcmp(key, "resolver")) resolver = value;
         else if (!strcmp(key, "pids")) pids = strtoull(value, NULL, 10);
         else if (!strcmp(key, "timeout")) timeout_ms = (unsigned)strtoul(value, NULL, 10);
         else if (!strcmp(key, "warm")) warm_calls = (unsigned)strtoul(value, NULL, 10);
@@ -202,6 +206,18 @@ static void read_config(void) {
         else if (!strcmp(key, "now")) set_clock(strtoull(value, NULL, 10));
         else if (!strcmp(key, "seed")) take_seed(value);
     }
+}
+
+/* Its node leads it into a network. */
+static void lead_out(int s) {
+    struct ifreq eth = {.ifr_name = "eth0"};
+    struct rtentry way = {.rt_flags = RTF_UP | RTF_GATEWAY};
+    struct sockaddr_in *to = (void *)&way.rt_dst, *mask = (void *)&way.rt_genmask, *by = (void *)&way.rt_gateway;
+    eth.ifr_mtu = (int)mtu;
+    if (ioctl(s, SIOCSIFMTU, &eth) != 0) trouble("mtu: %s", strerror(errno));
+    to->sin_family = mask->sin_family = by->sin_family = AF_INET;
+    inet_pton(AF_INET, HOST, &by->sin_addr);
+    if (ioctl(s, SIOCADDRT, &way) != 0) trouble("route: %s", strerror(errno));
 }
 
 static void set_network_up(void) {
@@ -224,6 +240,7 @@ static void set_network_up(void) {
     near.arp_ha.sa_family = ARPHRD_ETHER;
     memcpy(near.arp_ha.sa_data, HOST_MAC, 6);
     if (ioctl(s, SIOCSARP, &near) != 0) trouble("arp: %s", strerror(errno));
+    if (mtu) lead_out(s);
     close(s);
 }
 
@@ -278,6 +295,12 @@ static void lay_out_root(void) {
     must_mount("tmp", ROOT "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options);
     mkdir(NOTES, 0755);
     copy_file("/sitecustomize.py", NOTES "/sitecustomize.py");
+    if (resolver) {
+        int names = open(NOTES "/resolv.conf", O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+        if (names < 0 || write(names, resolver, strlen(resolver)) < 0) trouble("resolv.conf: %s", strerror(errno));
+        if (names >= 0) close(names);
+        must_mount(NOTES "/resolv.conf", ROOT "/etc/resolv.conf", "", MS_BIND, "");
+    }
     int fd = open(NOTES "/practises", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0 || fchown(fd, uid, gid) != 0) trouble(NOTES ": %s", strerror(errno));
     if (fd >= 0) close(fd);

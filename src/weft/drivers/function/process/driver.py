@@ -18,11 +18,12 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.function import Isolation, Recipe, Roots, compose_command, compose_env
+from weft.contracts.function import Foothold, Isolation, Recipe, Roots, compose_command, compose_env
 from weft.contracts.host import Host
+from weft.drivers.function.foothold import name_files
 from weft.drivers.function.groups import InstanceLimits
 from weft.drivers.function.mounts import mount_parts
-from weft.drivers.function.network import enter_empty_network
+from weft.drivers.function.network import enter_network
 from weft.drivers.function.own_processes import OwnProcesses, limit
 from weft.drivers.function.process import sandbox
 from weft.drivers.function.process.sandbox import Sandbox, choose_user, plan_entry, plan_sandbox
@@ -50,6 +51,7 @@ class Launch(msgspec.Struct, frozen=True):
     command: list[str]
     env: dict[str, str]
     filter: bytes
+    foothold: Foothold | None
 
 
 class ProcessInstances(OwnProcesses):
@@ -98,6 +100,7 @@ class ProcessInstances(OwnProcesses):
             command=command,
             env=env,
             filter=self._filter,
+            foothold=roots.foothold,
         )
         return await self._bring_up(
             f"{what}: no sandbox for it",
@@ -153,8 +156,8 @@ def find_closed(folder: Path) -> Path | None:
 def launch_sandbox(launch: Launch) -> Launched:
     """In a thread of its own. Raises OSError."""
     leave_mounts(())
-    parts = mount_parts(launch.place, launch.layers, launch.code)
-    listening = enter_empty_network()
+    parts = mount_parts(launch.place, launch.layers, launch.code, files=name_files(launch.foothold))
+    listening = enter_network(launch.foothold)
     output, theirs = os.pipe2(os.O_CLOEXEC)
     handed = [theirs]
     try:

@@ -32,7 +32,8 @@ def check_segment(segment: Segment, link_prefix: str) -> None:
     for at, endpoint in enumerate(segment.endpoints):
         field = f"endpoints[{at}]"
         _check_mac(where, f"{field}.mac", endpoint.mac)
-        _check_label(where, f"{field}.name", endpoint.name)
+        if endpoint.name:
+            _check_label(where, f"{field}.name", endpoint.name)
         _address(where, f"{field}.node_address", endpoint.node_address)
         if _address(where, f"{field}.address", endpoint.address) not in cidr:
             raise _refuse(where, f"{field}.address", endpoint.address, f"isn't inside {segment.cidr}")

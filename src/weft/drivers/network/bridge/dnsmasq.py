@@ -99,7 +99,7 @@ def render_hosts(ports: Iterable[Port]) -> str:
 def render_names(segment: Segment) -> str:
     """Who has which name: every endpoint of the network, wherever it is, and the aliases."""
     domain = segment.domain
-    named = sorted({(e.name, e.address) for e in segment.endpoints})
+    named = sorted({(e.name, e.address) for e in segment.endpoints if e.name})
     others = sorted({(alias.name, alias.address) for alias in segment.aliases})
     return "".join(
         f"{address} {name}.{domain} {name} {name}.{segment.name}.{domain} {name}.{segment.name}\n"
@@ -110,7 +110,9 @@ def render_names(segment: Segment) -> str:
 def render_own(segment: Segment) -> str:
     """Names that are only ours to answer though they lie outside the domain: what they don't have (an IPv6 address) nobody
     else is asked for, who may be out of reach."""
-    named = {f"{e.name}.{segment.name}" for e in segment.endpoints} | {alias.name for alias in segment.aliases}
+    named = {f"{e.name}.{segment.name}" for e in segment.endpoints if e.name} | {
+        alias.name for alias in segment.aliases
+    }
     return "".join(f"server=/{name}/\n" for name in sorted(named))
 
 

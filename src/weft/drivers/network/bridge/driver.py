@@ -111,9 +111,9 @@ class BridgeNetwork:
             await kernel.perform_links(steps.links)
             await kernel.perform_fdb(steps.fdb)
             if port.inside is not None:
-                await kernel.perform_router(
-                    self._names.guest(port.inside.guest), plan.plan_inside(port, port.inside, segment)
-                )
+                lines, shared = plan.plan_inside(port, port.inside, segment), port.inside.shared
+                table = rules.render_shared(port.inside).text if shared else ""
+                await kernel.perform_router(self._names.guest(port.inside.guest), lines, shared, table)
             others = [p for p in self._ports(links) if p.id != port.id]
             await self._tables.ensure("", rules.render_taps(self._names, [*others, port]))
             await self._ensure_server(segment, ports)
@@ -186,7 +186,8 @@ class BridgeNetwork:
     async def state(self) -> NetworkState:
         links = await kernel.inspect_links()
         ports = [found for name in links if (found := self._names.id_in(name, "t"))]
-        return NetworkState(segments=sorted(self._segment_ids(links)), ports=sorted(ports))
+        shared = [port.id for port in self._ports(links) if port.inside is not None and port.inside.shared]
+        return NetworkState(sorted(self._segment_ids(links)), sorted(ports), sorted(shared))
 
     async def heal(self) -> list[str]:
         """Look at everything of ours anew and mend it, what an earlier process made included."""

@@ -101,6 +101,8 @@ def port_alias(port: Port) -> str:
         words.append("side")
     if port.inside is not None:
         words.append(f"inside:{port.inside.guest}:{port.inside.device}")
+        if port.inside.shared:
+            words.append("shared")
     return " ".join(words)
 
 
@@ -113,5 +115,5 @@ def port_from_alias(port_id: str, alias: str) -> Port | None:
     for word in words[6:]:
         if word.startswith("inside:"):
             _, guest, device = word.split(":")
-            inside = Inside(guest, device)
+            inside = Inside(guest, device, shared="shared" in words[6:])
     return Port(port_id, words[2], words[3], words[4], words[5], main="side" not in words[6:], inside=inside)

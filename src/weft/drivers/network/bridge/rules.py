@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
 
 from weft.contracts.host import Host
-from weft.contracts.network import Forward, Port, Segment
+from weft.contracts.network import BEHIND, Forward, Inside, Port, Segment
 from weft.drivers.network.bridge.moving import find_older, older_hops, older_routers
 from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, router_mac
 from weft.drivers.network.bridge.plan import UPLINKS, Uplink
 
 ROUTER_TABLE = "router"
 ROUTER_FORWARDS_TABLE = "ports"
+SHARED_TABLE = "shared"
 PASSED_ON = "passed_on"
 
 
@@ -170,6 +171,27 @@ chain out {{
 }}
 {more}"""
     return Table("ip", ROUTER_TABLE, body)
+
+
+def render_shared(inside: Inside) -> Table:
+    """A namespace with others behind it: they get out with its address, and nothing gets in, to them or to itself. Closed before
+    there is anyone: it is made with the NIC."""
+    behind = f'"{BEHIND}*"'
+    body = f"""\
+chain through {{
+  type filter hook forward priority filter; policy drop
+  ct state established,related accept
+  iifname {behind} oifname "{inside.device}" accept
+}}
+chain to_itself {{
+  type filter hook input priority filter; policy drop
+}}
+chain out {{
+  type nat hook postrouting priority srcnat
+  meta nfproto ipv4 oifname "{inside.device}" masquerade
+}}
+"""
+    return Table("inet", SHARED_TABLE, body)
 
 
 def render_older(host: Host, segment: Segment) -> str:

@@ -117,7 +117,8 @@ class FakeNetwork:
 
     async def state(self) -> NetworkState:
         await self.meet("state", "")
-        return NetworkState(segments=sorted(self.wire.segments), ports=sorted(self.wire.ports))
+        shared = [port.id for port in self.wire.ports.values() if port.inside is not None and port.inside.shared]
+        return NetworkState(sorted(self.wire.segments), sorted(self.wire.ports), sorted(shared))
 
     async def heal(self) -> list[str]:
         await self.meet("heal", "")

@@ -17,10 +17,11 @@ from typing import Any
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.function import Isolation, Recipe, Roots, compose_command, compose_env
+from weft.contracts.function import Foothold, Isolation, Recipe, Roots, compose_command, compose_env
 from weft.contracts.host import Host
+from weft.drivers.function.foothold import name_files
 from weft.drivers.function.mounts import mount_parts
-from weft.drivers.function.network import enter_empty_network
+from weft.drivers.function.network import enter_network
 from weft.drivers.function.own_processes import OwnProcesses, limit
 from weft.drivers.function.scratch import bound_scratch
 from weft.drivers.function.started import Launched, Started
@@ -47,6 +48,7 @@ class Launch(msgspec.Struct, frozen=True):
     code: str
     inside: Inside
     mapping: int | None
+    foothold: Foothold | None
 
 
 class ContainerInstances(OwnProcesses):
@@ -87,7 +89,9 @@ class ContainerInstances(OwnProcesses):
                 cgroup=f"{self._groups.path}/{name}/in",
                 seccomp=self._seccomp,
             )
-            launch = Launch(name, self._runtime, self._place, list(roots.root), roots.code, inside, mapping)
+            launch = Launch(
+                name, self._runtime, self._place, list(roots.root), roots.code, inside, mapping, roots.foothold
+            )
         except BaseException:
             await asyncio.shield(self._clear(name, first_user))
             raise
@@ -127,8 +131,8 @@ class ContainerInstances(OwnProcesses):
 def launch_container(launch: Launch) -> Launched:
     """In a thread of its own. Raises OSError."""
     leave_mounts(launch.runtime.hidden)
-    parts = mount_parts(launch.place, launch.layers, launch.code, launch.mapping)
-    listening = enter_empty_network()
+    parts = mount_parts(launch.place, launch.layers, launch.code, launch.mapping, name_files(launch.foothold))
+    listening = enter_network(launch.foothold)
     output, theirs = os.pipe2(os.O_CLOEXEC)
     try:
         inside = msgspec.structs.replace(launch.inside, root=parts.root, code=parts.code)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.function import Recipe
+from weft.contracts.function import Foothold, Recipe
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.clones.machine import Qemu, choose_limits, entitle, spawn_qemu
 from weft.drivers.runtime.qemu.clones.net import PrivateNet, make_net
@@ -58,9 +58,10 @@ async def capture_machine(
     clock: Clock,
     prefix: str,
     recipe: Recipe,
+    foothold: Foothold | None,
 ) -> None:
     """Write RAM and STATE into ``work``. Raises DriverFailed, with the function's own error as its reason if it has one."""
-    net = await make_net()
+    net = await make_net(foothold)
     qemu: Qemu | None = None
     progress = _Progress()
     reports = Reports(net.reports, progress.hear)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from weft.contracts.function import Recipe, Roots, compose_command, compose_env
+from weft.drivers.function.foothold import render_resolver
 from weft.objects.errors import DriverFailed
 
 FUNCTION_USER = (1000, 1000)
@@ -33,6 +34,8 @@ def compose_config(recipe: Recipe, roots: Roots, *, now_ns: int, seed: bytes) ->
     records += [("memory", str(memory)), ("tmp", str(min(recipe.scratch or memory, memory // 2)))]
     records += [("timeout", str(int((recipe.timeout or 3.0) * 1000))), ("warm", str(recipe.warm_calls))]
     records += [("practice", str(PRACTICE_CALLS)), *([("code", "1")] if roots.code else [])]
+    if roots.foothold is not None:
+        records += [("mtu", str(roots.foothold.mtu)), ("resolver", render_resolver(roots.foothold))]
     records.append(("arn", f"arn:weft:lambda:weft:{recipe.project}:function:{recipe.name}"))
     if len(command) > MOST_WORDS or len(env) > MOST_WORDS or any("\0" in value for _, value in records):
         raise DriverFailed(

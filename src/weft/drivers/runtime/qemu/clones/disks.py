@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from weft.drivers.own_thread import leave_mounts, run_in_own_thread
 from weft.drivers.runtime.qemu.clones.checked import Checks, inspect_file
 from weft.objects.errors import DriverFailed
 
-MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "var", "var/task")
+MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "etc", "var", "var/task")
 _SLACK_BYTES, _PER_FILE_BYTES = 4 << 20, 4608
 _FLAGS = ["-q", "-F", "-b", "4096", "-m", "0", "-O", "^has_journal,^metadata_csum,^64bit,^resize_inode"]
 _EXTENDED = "lazy_itable_init=1,nodiscard,assume_storage_prezeroed=1"
@@ -37,8 +38,8 @@ class Disks:
         return self._folder / f"{key}.ext4"
 
     async def ensure(self, key: str, layers: Sequence[str], *, root: bool) -> Path:
-        """The disk of what lies in ``layers``, uppermost first; ``root``: it gets the folders that are mounted over. Raises
-        DriverFailed."""
+        """The disk of what lies in ``layers``, uppermost first; ``root``: it gets the folders, and the one
+        file, that are mounted over. Raises DriverFailed."""
         async with self._making.setdefault(key, asyncio.Lock()):
             path = self.path(key)
             if await self._checks.holds(path):
@@ -101,7 +102,9 @@ def _write(work: Path, source: str, root: bool) -> None:
     _run(["mkfs.ext4", *_FLAGS, "-E", _EXTENDED, *inodes, "-d", source, str(work)])
     if root:  # what is there already is left as it is, and debugfs says so
         commands = "".join(f"mkdir /{point}\n" for point in MOUNT_POINTS if not os.path.isdir(f"{source}/{point}"))
-        _run(["debugfs", "-w", "-f", "-", str(work)], commands)
+        with tempfile.NamedTemporaryFile() as empty:  # a link there would lead out of the disk
+            commands += f"rm /etc/resolv.conf\ncd /etc\nwrite {empty.name} resolv.conf\n"
+            _run(["debugfs", "-w", "-f", "-", str(work)], commands)
 
 
 def _measure(source: str) -> tuple[int, int]:

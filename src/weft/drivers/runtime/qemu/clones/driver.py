@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.function import Isolation, Ready, Recipe, Roots
+from weft.contracts.function import Foothold, Isolation, Ready, Recipe, Roots
 from weft.contracts.host import Host
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.runtime.qemu.clones.clone import Clone
@@ -87,7 +87,7 @@ class CloneInstances:
             return clone
         templates = await self._working()
         template, made = await templates.ensure(recipe, roots)
-        return await self._copy(id, template, "cold" if made else "clone")
+        return await self._copy(id, template, "cold" if made else "clone", roots.foothold)
 
     async def keep_ready(self, recipe: Recipe, roots: Roots, count: int) -> int:
         """At most so many that all pools of the node together stay within its share; one that is taken is made up for. Raises
@@ -103,7 +103,8 @@ class CloneInstances:
                 await self._end_ready(pool)
             while len(pool) < count and self._ready_now() < min(self._most_ready, self._bound):
                 template, _ = await templates.ensure(recipe, roots)
-                pool.append(await self._copy(f"ready-{next(self._numbers)}", template, "pool", park=True))
+                name = f"ready-{next(self._numbers)}"
+                pool.append(await self._copy(name, template, "pool", roots.foothold, park=True))
                 self._changed()
             self._shrink_soon()  # there may be less room by now
             return len(pool)
@@ -204,9 +205,15 @@ class CloneInstances:
             await clone.stop()
 
     async def _copy(
-        self, id: str, template: Template, started: Literal["pool", "clone", "cold"], *, park: bool = False
+        self,
+        id: str,
+        template: Template,
+        started: Literal["pool", "clone", "cold"],
+        foothold: Foothold | None,
+        *,
+        park: bool = False,
     ) -> Clone:
-        net = await make_net()
+        net = await make_net(foothold)
         clone: Clone | None = None
         qemu: Qemu | None = None
         try:

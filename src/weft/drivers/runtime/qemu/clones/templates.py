@@ -110,7 +110,9 @@ class Templates:
         work = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
             await asyncio.to_thread(_lay_out, work, machine.memory, Path(initrd).read_bytes() + pack_config(config))
-            await capture_machine(work, template, disks, self._facts, self._cgroups, self._clock, self._prefix, recipe)
+            await capture_machine(
+                work, template, disks, self._facts, self._cgroups, self._clock, self._prefix, recipe, roots.foothold
+            )
             await asyncio.to_thread(_finish, work, folder, template)
             for name in FILES:
                 self._checks.trust(folder / name)
@@ -167,7 +169,7 @@ class Templates:
 
 
 def _root_key(recipe: Recipe, roots: Roots) -> str:
-    return _safe(recipe.image or (recipe.base.sha256 if recipe.base else "".join(roots.root)), "root")
+    return _safe(recipe.image or (recipe.base.sha256 if recipe.base else "".join(roots.root)), "root2")
 
 
 def _code_key(recipe: Recipe) -> str:

@@ -1,0 +1,125 @@
+"""Functions that name a network, on a real cluster: they call what is in it by name, and leave nothing when they are gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
+SERVE = "echo from here > /srv/index.html; exec httpd -f -h /srv -p 80"
+CODE = """
+import urllib.request
+def handler(event, context):
+    try:
+        with urllib.request.urlopen(event["url"], timeout=5) as answer:
+            return answer.read().decode()
+    except OSError as problem:
+        return f"no: {problem}"
+"""
+
+
+@pytest.fixture(scope="module")
+def blue(cluster: Cluster) -> Iterator[Cluster]:
+    """A network with a server in it, and another one."""
+    cluster.ok("network", "create", "blue", "--cidr", "10.77.0.0/24")
+    cluster.ok("network", "create", "red", "--cidr", "10.78.0.0/24")
+    cluster.ok("image", "build", "busybox", "--cache", str(cluster.state / "cache"))
+    for name, node in (("blue", "n2"), ("red", "n1")):
+        words = ["--image", "busybox", "--memory", "32M", "--network", name, "--node", node]
+        cluster.ok("container", "create", f"web-{name}", *words, "--command", "sh", "--arg", "-c", "--arg", SERVE)
+    yield cluster
+    for what in ("container/web-blue", "container/web-red", "image/busybox", "network/blue", "network/red"):
+        cluster.run("delete", what, "--yes")
+
+
+def create(cluster: Cluster, name: str, *more: str) -> None:
+    folder = cluster.folder / "code" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "app.py").write_text(CODE)
+    wish = ["--code", str(folder), "--handler", "app.handler", "--memory", "128M", *more]
+    cluster.ok("function", "create", name, *wish, timeout=600)
+
+
+def call(cluster: Cluster, name: str, url: str) -> str:
+    return str(json.loads(cluster.ok("function", "invoke", name, "--data", json.dumps({"url": url}))))
+
+
+def footholds(cluster: Cluster) -> list[str]:
+    """The addresses that nodes have in network blue."""
+    found = cluster.json("get", "endpoints")
+    return [
+        one["spec"]["address"]
+        for one in found["items"]
+        if one["spec"]["workload"]["kind"] == "node" and one["spec"]["network"] == "blue"
+    ]
+
+
+def namespaces(cluster: Cluster) -> list[str]:
+    """Those of footholds, on all nodes: the server's container has one as well."""
+    found: list[str] = []
+    for node in ("n1", "n2", "n3"):
+        for agent in cluster.pids(f"weft agent {node} "):
+            folder = Path(f"/proc/{agent}/root/run/netns")
+            found += [f"{node} {path.name}" for path in folder.glob("*") if path.name[4:5] == "g"]
+    return found
+
+
+def until(holds: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("isolation", ["process", "container", "vm"])
+def test_a_function_calls_a_container_of_its_network_by_name_and_nobody_elses(blue: Cluster, isolation: str) -> None:
+    before = namespaces(blue)
+    create(blue, "caller", "--isolation", isolation, "--network", "blue")
+    assert call(blue, "caller", "http://web-blue/") == "from here\n"
+    assert call(blue, "caller", "http://web-blue.blue.weft/") == "from here\n"
+    red = blue.json("container", "get", "web-red")["status"]["address"]
+    assert call(blue, "caller", f"http://{red}/").startswith("no:")
+    assert call(blue, "caller", "http://web-red/").startswith("no:")
+    (address, *_) = footholds(blue)
+    assert address == "10.77.0.254"
+    assert "caller" in blue.fails(5, "network", "delete", "blue", "--yes")
+    blue.ok("delete", "function/caller", "--yes")
+    until(lambda: footholds(blue) == [] and sorted(namespaces(blue)) == sorted(before))
+
+
+def test_a_function_without_a_network_reaches_nobody(blue: Cluster) -> None:
+    create(blue, "closed", "--isolation", "process")
+    web = blue.json("container", "get", "web-blue")["status"]["address"]
+    assert call(blue, "closed", f"http://{web}/").startswith("no:")
+    blue.ok("function", "set", "closed", "--network", "blue")
+    until(lambda: call(blue, "closed", f"http://{web}/") == "from here\n")
+    blue.ok("delete", "function/closed", "--yes")
+    until(lambda: footholds(blue) == [])
+    said = blue.fails(3, "function", "create", "lost", "--image", "reg.example.org/x:1", "--network", "nowhere")
+    assert "nowhere" in said
+
+
+def test_a_killed_agent_leaves_no_foothold_and_its_next_one_makes_it_again(blue: Cluster) -> None:
+    until(lambda: len(namespaces(blue)) == 2)  # of the two servers
+    before = sorted(namespaces(blue))
+    create(blue, "caller", "--isolation", "process", "--network", "blue")
+    assert call(blue, "caller", "http://web-blue/") == "from here\n"
+    assert sorted(namespaces(blue)) != before
+    agents = blue.pids("weft agent")
+    for pid in agents:
+        os.kill(pid, signal.SIGKILL)
+    blue.up()
+    until(lambda: len(set(blue.pids("weft agent")) - set(agents)) >= 3)
+    until(lambda: sorted(namespaces(blue)) == before)
+    until(lambda: blue.run("function", "invoke", "caller", "--data", '{"url": "http://web-blue/"}').returncode == 0)
+    assert call(blue, "caller", "http://web-blue/") == "from here\n"
+    blue.ok("delete", "function/caller", "--yes")
+    until(lambda: footholds(blue) == [] and sorted(namespaces(blue)) == before)
