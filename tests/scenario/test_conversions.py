@@ -283,6 +283,23 @@ async def test_what_was_stopped_is_handed_over_stopped(tmp_path: Path) -> None:
         assert (old.run, old.mounts) == ("stop", ["data:/srv:ro"])
 
 
+async def test_nobody_takes_the_volume_while_it_is_between_two_places(tmp_path: Path) -> None:
+    async with ConvertingLab(tmp_path) as lab:
+        await begin(lab)
+        await lab.put_oci_image()
+        await lab.wish("web", "container", run="stop")
+        await lab.until_phase("web", "Stopped", kind="container")
+        await lab.convert("container/web", "vm")
+        await lab.until_conversion("AwaitingConfirmation")
+        assert not any(spec.volumes for spec in await lab.allocations())
+        await lab.put_vm("thief", volumes=["data"])
+        await lab.until_refused("thief", "volumeInUse")
+        placed = await lab.placed("thief")
+        assert placed is not None and placed.message == "volume data is vm/web's by conversion/c"
+        await lab.ask(confirm=True)
+        await lab.until_phase("thief", "Running")  # from now on it is whose place has it first
+
+
 async def test_nothing_changes_for_what_cannot_be_converted(tmp_path: Path) -> None:
     async with ConvertingLab(tmp_path) as lab:
         await begin(lab)

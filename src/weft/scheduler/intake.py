@@ -24,13 +24,14 @@ from weft.client.silence import find_silent, may_be_silent
 from weft.client.term import Term
 from weft.client.view import Changed, Item, View
 from weft.client.wake import Wake
-from weft.client.workloads import list_workloads, wish_of
+from weft.client.workloads import list_workloads, record_of, wish_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.fit import find_fit
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport, NodeStatus, read_orphan
 from weft.kinds.registry import WORKLOADS, is_workload
-from weft.kinds.workload import WorkloadSpec
+from weft.kinds.workload import WorkloadSpec, WorkloadStatus
+from weft.objects.identity import object_key
 from weft.scheduler.affinity import depends_on
 from weft.scheduler.bind import has_moved_from
 from weft.scheduler.counting import count_allocation, count_orphans
@@ -115,6 +116,11 @@ class Intake:
         elif _moved(change, _wish_of):
             self._due[vm.key] = vm
             self._offer_gang(vm)
+        if change.old is not None and _moved(change, lambda item: item.status(WorkloadStatus).conversion):
+            record = record_of(change.old)
+            for name in record.volumes(wish_of(change.old)):
+                volume = object_key("volume", change.old.envelope.project, name)
+                self._offer_all(self._view.find(WORKLOADS_BY_VOLUME, volume))
 
     def _offer_gang(self, vm: Item) -> None:
         """Whom it was to be placed with, or waits until they are, may have something new to hear."""

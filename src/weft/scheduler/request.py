@@ -11,12 +11,13 @@ from weft.client.indexes import (
     ENDPOINTS_BY_WORKLOAD,
     NODES_BY_ORPHAN,
     NODES_BY_VOLUME,
+    WORKLOADS_BY_VOLUME,
     choose_endpoint,
     name_gang,
 )
 from weft.client.securitygroups import read_groups
 from weft.client.view import Item, View
-from weft.client.workloads import record_of, wish_of
+from weft.client.workloads import name_of, record_of, wish_of
 from weft.contracts.policy import Datum, GpuAsk, Lean, Request
 from weft.kinds.allocation import (
     LOCAL,
@@ -287,6 +288,10 @@ def read_volumes(view: View, vm: Item, names: list[str]) -> list[Item] | Waiting
             ended = has_ended_for_good(allocation.spec(AllocationSpec), allocation.report(AllocationReport))
             if workload.uid != vm.uid and not ended:
                 return Waiting("volumeInUse", f"volume {name} is attached to {workload.kind}/{workload.name}")
+        for other in view.find(WORKLOADS_BY_VOLUME, item.key):
+            conversion = other.status(WorkloadStatus).conversion
+            if other.uid != vm.uid and conversion:  # between two places of the same thing it is nobody else's
+                return Waiting("volumeInUse", f"volume {name} is {name_of(other)}'s by conversion/{conversion}")
         found.append(item)
     return found
 
