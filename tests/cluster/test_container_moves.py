@@ -143,3 +143,20 @@ def test_one_that_is_called_off_or_can_go_nowhere_runs_on_where_it_was(
         cluster.ok("node", "uncordon", other)
     time.sleep(0.1)
     assert fetch(port) == "from a container\n"
+
+
+def test_one_that_has_done_its_work_is_not_begun_again_by_a_move(
+    cluster: Cluster, registry: str, gone_containers: Gone, shelf: str
+) -> None:
+    words = ["--image", f"{registry}/shop/web:1", "--memory", "32M", "--mount", shelf, "--command", "sh", "--arg", "-c"]
+    cluster.ok("container", "create", "web", *words, "--arg", "echo ran >> /srv/file; exit 0")
+    before = status(cluster, "web")
+    assert (before["phase"], before["reason"]) == ("Stopped", "completed")
+    cluster.ok("container", "migrate", "web")
+    after = status(cluster, "web")
+    assert (after["phase"], after["reason"]) == ("Stopped", "completed") and after["node"] != before["node"]
+    cluster.ok("container", "delete", "web", "--yes")
+    words = ["--image", f"{registry}/shop/web:1", "--memory", "32M", "--mount", shelf]
+    cluster.ok("container", "create", gone_containers("reader"), *words)
+    assert cluster.ok("container", "exec", "reader", "--", "cat", "/srv/file") == "ran\n"
+    cluster.ok("container", "delete", "reader", "--yes")

@@ -35,6 +35,8 @@ def before_step(step: Step, memory: Memory, spec: AllocationSpec, part: Part | N
         memory = replace(memory, part=part)
     if step is Step.OPEN:
         memory = replace(memory, boots=max(spec.boots, memory.boots))
+        if spec.move is not None and spec.move.rests:
+            memory = replace(memory, run="ended", ended=spec.move.rests)
     return memory
 
 

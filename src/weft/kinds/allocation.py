@@ -149,7 +149,8 @@ class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
     node's, so the name that its certificate must bear; ``address`` (source) is the target's door, once it waits there;
     ``never_ran`` and ``taken_over`` (source): the target's word is here that the guest never ran there, or that it does.
     ``shared`` are the disks (ROOT, or volumes' uids) that lie where both nodes see them: they stay where they are. ``image`` is
-    the digest of a container's image: it runs the same at the target, whatever its tag has come to mean."""
+    the digest of a container's image: it runs the same at the target, whatever its tag has come to mean. ``rests``: as what the
+    guest has ended by itself, so that it isn't begun again there."""
 
     key: str
     mode: Literal["live", "cold"] = "live"
@@ -166,6 +167,7 @@ class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
     lesson: MoveLesson | None = None  # source only
     shared: tuple[str, ...] = ()
     image: str = ""
+    rests: str = ""
 
 
 def limits_of(move: AllocatedMove) -> tuple[int, int, int]:

@@ -322,6 +322,8 @@ def _make_sides(
 ) -> tuple[AllocationSpec, AllocationSpec]:
     """The specs of both places as the sides of the move: the target is what the source is, one incarnation later."""
     wish, now = item.spec(MigrationSpec), mover.source.spec(AllocationSpec)
+    said = mover.source.report(AllocationReport)
+    rests = now.wish == "run" and said.state == "stopped" and said.ended
     there = node.report(NodeReport)
     to_source = AllocatedMove(
         key=move_key(item.uid, item.status(MigrationStatus).tries),
@@ -331,7 +333,8 @@ def _make_sides(
         peer_allocation=mover.source.uid,
         bytes_per_second=wish.bytes_per_second,
         pause_ms=wish.pause_ms,
-        image=mover.source.report(AllocationReport).image,
+        image=said.image,
+        rests=said.reason if rests else "",
         shared=tuple(disk for disk, (pool, id_) in list_disks(now).items() if id_ and pool_id(there, pool) == id_),
     )
     to_target = msgspec.structs.replace(

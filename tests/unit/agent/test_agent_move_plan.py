@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from weft.agent.known import Known, Memory, Part, Wanted
 from weft.agent.plan import RECEIVE, TAKE_AWAY, Step, observe, plan_allocation
+from weft.agent.remembered import before_step
 from weft.contracts.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationSpec, Resources
 from weft.objects.identity import Ref
@@ -181,3 +182,15 @@ def test_what_came_by_a_move_and_was_taken_away_since_neither_waits_nor_says_tha
     assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "moved")
     assert steps(known(gone, made=False, role="target", move=MOVE, wish="stop"), "absent") == ()
     assert steps(known(gone, made=False, deleting=True, role="target", move=MOVE), "absent") == TAKE_AWAY
+
+
+def test_what_has_ended_by_itself_before_its_move_rests_where_it_comes_to() -> None:
+    coming = msgspec.structs.replace(MOVE, mode="cold", rests="guestPoweredOff")
+    here = known(None, made=False, role="target", move=coming)
+    for move, begun in ((coming, False), (msgspec.structs.replace(coming, rests=""), True)):
+        memory = before_step(
+            Step.OPEN, Memory(), msgspec.structs.replace(here.wanted.spec, move=move), TARGET, resumes=False
+        )
+        settled = msgspec.structs.replace(memory, part=None, took="m")
+        now = msgspec.structs.replace(known(None, role="active"), memory=settled)
+        assert bool(steps(now, "absent")) == begun

@@ -30,6 +30,7 @@ from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED, MOVABLE
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import DriverFailed, IllegalTransition, Unplaceable, WeftError
+from weft.objects.lifecycle import Phase
 from weft.objects.quantity import format_bytes
 
 CLEARING_SECONDS = 60.0  # beside the move itself: until the source is clear, or all is as it was
@@ -95,6 +96,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     if given["pause"] is not None:
         body["pause_ms"] = max(1, round(given["pause"] * 1000))
     body |= _read_window(session, given["at"], given["within"])
+    rests = given["mode"] == "cold" and _rests(session, target)
     migration = session.client.verb(target.kind.name, target.name, "migrate", body)
     if given["at"] is not None:
         when = tell_moment(body["not_before"])
@@ -106,7 +108,12 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         _print(session, migration, f"{target.what}  moves; watch: weft wait migration/{migration['name']}")
         return OK
     session.timeout_seconds = timeout + CLEARING_SECONDS
-    return _watch(session, target, migration)
+    return _watch(session, target, migration, rests)
+
+
+def _rests(session: Session, target: Target) -> bool:
+    """Whether it has ended, so that it doesn't start where it comes to."""
+    return bool(dig(session.client.get(target.kind.name, target.name), "status.phase") == Phase.STOPPED)
 
 
 def _read_mode(kind: str, *, live: bool, cold: bool) -> str:
@@ -136,7 +143,7 @@ def _read_window(session: Session, at: str | None, within: float | None) -> dict
     return {"not_before": begin} | ({"not_after": begin + within} if within is not None else {})
 
 
-def _watch(session: Session, vm: Target, migration: dict[str, Any]) -> int:
+def _watch(session: Session, vm: Target, migration: dict[str, Any], rests: bool) -> int:
     target = Target(BY_NAME["migration"], migration["name"])
     goal = Goal(lambda obj: dig(obj or {}, "status.phase") in ENDED, "over", ends_failed=False, ends_refused=False)
     progress = Moving(session.clock.elapsed, color=session.color, only_live=session.output == "json")
@@ -149,7 +156,7 @@ def _watch(session: Session, vm: Target, migration: dict[str, Any]) -> int:
     if error is not None:
         return complain(error, session.output, session.color, session.debug)
     assert result.obj is not None
-    if dig(result.obj, "spec.mode") == "cold":
+    if dig(result.obj, "spec.mode") == "cold" and not rests:
         return _await_start(session, vm, result.obj)
     _print(session, result.obj, f"moved     {describe_end(result.obj)}")
     return OK
