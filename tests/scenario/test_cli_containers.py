@@ -40,6 +40,6 @@ def test_a_container_is_made_and_waits_with_the_reason_where_no_node_runs_contai
     refused = fabric.weft("container", "create", "bad", "--image", "nginx")
     assert refused.code == 3
     assert 'image "nginx" not found' in refused.err and "REGISTRY/nginx:TAG" in refused.err
-    assert fabric.weft("container", "migrate", "web").code == 2
+    assert fabric.weft("container", "migrate", "web").code == 5
     assert fabric.weft("container", "delete", "web", "--yes").code == 0
     assert json.loads(fabric.weft("container", "list", "-o", "json").out)["items"] == []
