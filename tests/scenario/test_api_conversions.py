@@ -10,7 +10,9 @@ import msgspec
 import pytest
 from tests.scenario.api_lab import DoorsLab, make_vm
 
+from weft.kinds.vm import VmSpec
 from weft.kinds.workload import WorkloadStatus
+from weft.objects.envelope import decode_part, merge_part
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
 IMAGE = "registry.example.org/shop/web:1"
@@ -71,6 +73,18 @@ def test_a_vm_with_a_volume_that_has_no_place_in_a_container_is_refused(lab: Doo
     with pytest.raises(InvalidInput, match="volume data") as refused:
         lab.client.verb("vm", "db", "convert", {"to": "container"})
     assert refused.value.field == "spec.volumes"
+
+
+@pytest.mark.parametrize("verb", ["confirm", "undo"])
+def test_a_vm_that_has_handed_its_volumes_over_is_in_the_way_of_no_verb(lab: DoorsLab, verb: str) -> None:
+    lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
+    lab.client.create(make_vm("db", image="web", volumes=["data"], user_data="mount data:/data\n"))
+    made = lab.client.verb("vm", "db", "convert", {"to": "container"})
+    envelope = lab.stored("/vm/default/db")
+    assert envelope is not None
+    envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(decode_part(envelope.spec, VmSpec), volumes=[]))
+    lab.put(envelope)
+    assert lab.client.verb("conversion", made["name"], verb)["spec"][verb]
 
 
 def test_what_is_to_be_converted_must_be_there_and_of_the_other_kind(lab: DoorsLab) -> None:

@@ -50,7 +50,7 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
                 preconditions += await _plan_one(view, target, project, name, reference.field, reference.else_)
                 if reference.holder is not None:
                     await _refuse_held(view, target, envelope, name, reference)
-        if reference.agree is not None:
+        if reference.agree is not None and (old is None or not reference.agrees_once):
             reference.agree(new, await _read_named(view, envelope, reference, new))
     return preconditions
 

@@ -29,6 +29,7 @@ _NO_FLAG = {
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256",),
     "migration": ("spec.cancel",),
+    "conversion": ("spec.confirm", "spec.undo"),
     "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
     "job": (
         "spec.cancel",

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from weft.kinds.cells import dig
+from weft.kinds.conversion import ENDED as ENDS_OF_CONVERSIONS
 from weft.kinds.job import ENDED as ENDS_OF_JOBS
 from weft.kinds.migration import ENDED
 from weft.kinds.registry import BY_NAME, is_workload
@@ -71,6 +72,9 @@ def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None
     if kind == "migration":
         words = "Cancelled" if verb == "cancel" else "Succeeded"
         return Goal(lambda obj: _phase(obj) == words, words, ends_refused=False)
+    if kind == "conversion":
+        phases = {"confirm": ("Confirmed",), "undo": ("Undone",)}.get(verb, ("AwaitingConfirmation", "Confirmed"))
+        return Goal(lambda obj: _phase(obj) in phases, phases[0], ends_refused=False)
     if kind == "job":
         return _plan_job(verb)
     phase = BY_NAME[kind].made if verb in ("create", "update") else _VERBS.get(verb)
@@ -170,6 +174,9 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     if obj["kind"] == "migration" and dig(obj, "status.phase") in ENDED:
         why = dig(obj, "status.message", "")
         said = f"{dig(obj, 'status.phase')}: {why}" if why else dig(obj, "status.phase")
+        return DriverFailed(f"{what} has ended: {said}", hint=f"weft describe {what}")
+    if obj["kind"] == "conversion" and _phase(obj) in ENDS_OF_CONVERSIONS:
+        said = f"{_phase(obj)}: {dig(obj, 'status.message', '')}".rstrip(": ")
         return DriverFailed(f"{what} has ended: {said}", hint=f"weft describe {what}")
     current = _find_condition(obj, "Current")
     if goal.ends_refused and current is not None and _settled(obj) and current["status"] == "False":

@@ -163,7 +163,8 @@ CONVERSION = Kind(
     kept=("confirm", "undo"),
     finalizers=("conversion",),
     references=tuple(
-        Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False, agree=_agree) for kind in KINDS
+        Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False, agree=_agree, agrees_once=True)
+        for kind in KINDS
     ),
     verbs=(
         Verb("confirm", "The new one is right: the old one goes", change=_confirm),

@@ -46,7 +46,8 @@ class Reference(msgspec.Struct, frozen=True):
     """A spec names objects of another kind: ``names`` lists them. ``blocks`` means: that object can't be deleted while
     referred to. ``field`` is the path for error messages. ``holder`` reads from the other's status who has it to
     himself: then nobody else may refer to it anew. One that is ``awaited`` need not exist yet. ``agree`` (spec, name → the
-    spec of each that exists) raises InvalidInput where both can't be true. ``below`` (own name, name → name) says what those
+    spec of each that exists) raises InvalidInput where both can't be true; ``agrees_once``: only the one who makes it
+    is asked, since what it names changes by it. ``below`` (own name, name → name) says what those
     are called that belong to the object itself. What isn't in its own project may be in the project ``shared``; ``else_`` is
     what may have been meant where there is none of that name."""
 
@@ -57,6 +58,7 @@ class Reference(msgspec.Struct, frozen=True):
     holder: Callable[[Any], Ref | None] | None = None
     awaited: bool = False
     agree: Callable[[Any, Mapping[str, Any]], None] | None = None
+    agrees_once: bool = False
     below: Callable[[str, str], str] | None = None
     shared: str | None = None
     else_: str = ""

@@ -1,18 +1,41 @@
-"""`weft convert container/web --to vm`: go on as another kind, on the same image."""
+"""`weft convert container/web --to vm`: go on as another kind, on the same image, and show how that gets on. Ctrl-C ends the
+watching only."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+import msgspec
 
 from weft.cli import options
+from weft.cli.complaints import complain
+from weft.cli.converting import Converting, describe_end, describe_next
+from weft.cli.exit_codes import INTERRUPTED, OK, UNPLACEABLE, exit_code
+from weft.cli.goals import Goal
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import print_names, print_object
 from weft.cli.session import Session
-from weft.cli.words import read_targets
-from weft.kinds.convert import KINDS
+from weft.cli.watching import Result, Wait, follow
+from weft.cli.words import Target, read_targets
+from weft.kinds.cells import dig
+from weft.kinds.container import ContainerSpec
+from weft.kinds.conversion import ENDED, ConversionSpec, check_conversion, read_new
+from weft.kinds.convert import DEFAULT_TIMEOUT_SECONDS, KINDS, ConvertInput, make_conversion
+from weft.kinds.image import OCI, read_oci
 from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+from weft.kinds.translation import Translated, to_container, to_vm
+from weft.kinds.vm import VmSpec
+from weft.objects.errors import AlreadyExists, DriverFailed, IllegalTransition, NotFound, Unplaceable, WeftError
+from weft.objects.quantity import format_bytes, parse_bytes
+
+BACK_SECONDS = 60.0  # beside the time it may take: until the old one has everything again
+_BEHIND = {
+    "container": "what it wrote outside its volumes isn't taken along: the new one begins as the image is",
+    "vm": "what its root disk holds isn't taken along: the new one begins as the image is",
+}
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -20,9 +43,11 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.targets(kind, many=False, able=KINDS),
         click.Option(["--to"], type=click.Choice(KINDS), required=True, help="What it is to become."),
         click.Option(["--as", "new_name"], metavar="NAME", help="The new one's name; else its own."),
-        click.Option(["--memory"], metavar="SIZE", help="The new one's memory."),
-        click.Option(["--disk"], metavar="SIZE", help="A new VM's root disk."),
+        click.Option(["--memory"], metavar="SIZE", help="The new one's memory; a VM gets 64M more for its kernel."),
+        click.Option(["--disk"], metavar="SIZE", help="A new VM's root disk; else its image's own size."),
         click.Option(["--confirm"], is_flag=True, help="Delete the old one as soon as the new one runs."),
+        click.Option(["--dry-run"], is_flag=True, help="Only say what the new one would be, and what it hasn't."),
+        click.Option(["--detach"], is_flag=True, help="Return as soon as the server has taken it."),
         click.Option(["--timeout"], type=options.Duration(), help="Undo it if the new one doesn't run by then (10m)."),
         options.output(),
     ]
@@ -30,17 +55,131 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
+    target = _read_target(kind, words, given["to"])
+    dry, detach = given.pop("dry_run"), given.pop("detach")
+    given["timeout_seconds"] = timeout = given.pop("timeout") or DEFAULT_TIMEOUT_SECONDS
+    body = {name: value for name, value in given.items() if value is not None}
+    old = session.client.get(target.kind.name, target.name)
+    asked = _read_input(body)
+    manifest = make_conversion(old, asked, "dry")  # what the server would refuse is refused here, too
+    translated = _translate(session, old, asked)
+    if dry:
+        return _rehearse(session, old, manifest, translated)
+    for word in (*translated.left_out, _BEHIND[target.kind.name]):
+        session.say(f"left out  {word}")
+    made = session.client.verb(target.kind.name, target.name, "convert", body)
+    if detach:
+        _print(session, made, f"{target.what}  is converted; watch: weft wait conversion/{made['name']}")
+        return OK
+    session.timeout_seconds = timeout + BACK_SECONDS
+    return _watch(session, made)
+
+
+def _read_target(kind: Kind | None, words: Sequence[str], to: str) -> Target:
+    """A bare name is of the kind that it is converted from."""
+    if kind is None and len(words) == 1 and "/" not in words[0]:
+        kind = BY_NAME[next(name for name in KINDS if name != to)]
     targets = read_targets(kind, words, KINDS)
     if len(targets) != 1:
         raise click.UsageError("convert one at a time")
-    (target,) = targets
-    given["timeout_seconds"] = given.pop("timeout")
-    body = {name: value for name, value in given.items() if value is not None}
-    made = session.client.verb(target.kind.name, target.name, "convert", body)
-    if session.output == "name":
-        print_names([made])
-    elif session.is_data:
-        print_object(session, made)
+    return targets[0]
+
+
+def _read_input(body: Mapping[str, Any]) -> ConvertInput:
+    """Raises InvalidInput for a size that is none."""
+    sizes = {name: parse_bytes(body[name], name) for name in ("memory", "disk") if name in body}
+    return msgspec.convert({**body, **sizes}, ConvertInput)
+
+
+def _translate(session: Session, old: Mapping[str, Any], asked: ConvertInput) -> Translated:
+    """What the old one is as the other kind. Raises InvalidInput, which names field and remedy, IllegalTransition."""
+    check_conversion(ConversionSpec(workload=f"{old['kind']}/{old['name']}", to=asked.to, disk=asked.disk))
+    if old["kind"] == "container":
+        spec = msgspec.convert(old["spec"], ContainerSpec, strict=False)
+        return to_vm(spec, f"of {spec.image}", memory=asked.memory, disk=asked.disk)
+    wish = msgspec.convert(old["spec"], VmSpec, strict=False)
+    image = session.client.get("image", wish.image)
+    url, digest = dig(image, "spec.url", ""), dig(image, "status.digest", "")
+    if not url.startswith(OCI):
+        raise IllegalTransition(
+            f"vm/{old['name']} stands on image {wish.image}, which is made of no container image",
+            hint="only VMs on oci:// images can go on as containers",
+        )
+    source = read_oci(url)
+    return to_container(wish, f"{source.registry}/{source.name}@{digest or source.digest}", memory=asked.memory)
+
+
+def _rehearse(session: Session, old: Mapping[str, Any], manifest: Mapping[str, Any], translated: Translated) -> int:
+    """What the new one would be; nothing is written."""
+    kind, name = read_new(msgspec.convert(manifest["spec"], ConversionSpec))
+    try:
+        session.client.get(kind, name)
+    except NotFound:
+        pass
     else:
-        print(f"{target.what}  is converted; watch: weft get conversion/{made['name']}")
-    return 0
+        raise AlreadyExists(f"{kind}/{name} exists already", hint="give the new one another name: --as NAME")
+    spec = msgspec.to_builtins(translated.spec)
+    if session.is_data:
+        print_object(session, {"kind": kind, "name": name, "spec": {**spec, "run": old["spec"]["run"]}})
+        return OK
+    what, before = f"{old['kind']}/{old['name']}", format_bytes(old["spec"]["memory"])
+    print(f"{what} → {kind}/{name}, {format_bytes(spec['memory'])} of memory (was {before})")
+    for word in ("mounts", "volumes", "networks", "publish"):
+        if things := old["spec"].get(word):
+            print(f"goes over  {word}: {', '.join(things)}")
+    for word in (*translated.left_out, _BEHIND[old["kind"]]):
+        print(f"left out   {word}")
+    print(f"{what} is stopped meanwhile, and kept until it is confirmed")
+    return OK
+
+
+def _watch(session: Session, made: Mapping[str, Any]) -> int:
+    target = Target(BY_NAME["conversion"], made["name"])
+    ends = ENDED if made["spec"]["confirm"] else (*ENDED, "AwaitingConfirmation")
+    goal = Goal(lambda obj: dig(obj or {}, "status.phase") in ends, "over", ends_failed=False, ends_refused=False)
+    progress = Converting(session.clock.elapsed, color=session.color, only_live=session.output == "json")
+    try:
+        (result,) = follow(session, [Wait(target, goal, made["uid"], made.get("project"))], progress)
+    except KeyboardInterrupt:
+        session.say(f"it goes on; watch: weft wait {target.what}   undo: weft conversion undo {target.name}")
+        return INTERRUPTED
+    error = result.error or _find_error(target, result)
+    if error is not None:
+        return complain(error, session.output, session.color, session.debug)
+    assert result.obj is not None
+    _print(session, result.obj, describe_end(result.obj, _find_node(session, result.obj)))
+    if not session.is_data:
+        print(describe_next(result.obj), flush=True)
+    return OK
+
+
+def _find_node(session: Session, conversion: Mapping[str, Any]) -> str:
+    kind, _, name = conversion["status"]["new"].partition("/")
+    try:
+        return str(dig(session.client.get(kind, name), "status.node") or "")
+    except WeftError:
+        return ""
+
+
+def _find_error(target: Target, result: Result) -> WeftError | None:
+    obj = result.obj or {}
+    phase, reason, message = (dig(obj, f"status.{part}", "") for part in ("phase", "reason", "message"))
+    if phase in ("AwaitingConfirmation", "Confirmed"):
+        return None
+    old = dig(obj, "spec.workload")
+    began = dig(obj, "status.stopped_at") or phase == "Undone"
+    stays = f"{old} has everything again, and runs if it did." if began else f"{old} is as it was."
+    told = f"{old} was not converted: {message or reason}"
+    hint = f"{stays}  weft describe {target.what}"
+    if exit_code(WeftError("", reason=reason)) == UNPLACEABLE:
+        return Unplaceable(told, reason=reason, hint=hint)
+    return DriverFailed(told, reason=reason if phase == "Failed" and reason else None, hint=hint)
+
+
+def _print(session: Session, obj: Mapping[str, Any], line: str) -> None:
+    if session.output == "name":
+        print_names([obj])
+    elif session.is_data:
+        print_object(session, obj)
+    else:
+        print(line, flush=True)
