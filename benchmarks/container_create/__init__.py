@@ -1,15 +1,18 @@
 """A container from `start` of the driver to a running process, against the bare runtime with the same configuration and a root
-that lies there ready; and how long after its process has ended a stop is over. In turn, in one run.
+that lies there ready, or `ctr run` where containerd holds it; and how long after its process has ended a stop is over. In turn,
+in one run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -50,8 +53,8 @@ def make_plan(name: str, layer: Path) -> ContainerPlan:
     )  # fmt: skip
 
 
-async def run_bare(runtime: Runtime, facts: Facts, folder: Path, plan: ContainerPlan, cgroup: str) -> float:
-    """Seconds until `run --detach` has come back: then the process runs."""
+def lay_out(facts: Facts, folder: Path, plan: ContainerPlan, cgroup: str) -> ContainerPaths:
+    """A bundle whose root lies there ready, its files the container's users'."""
     paths = ContainerPaths(run=folder / plan.id, state=folder / plan.id)
     shutil.copytree(plan.layers[0], paths.root, symlinks=True)
     for path in [paths.root, *paths.root.rglob("*")]:
@@ -61,6 +64,12 @@ async def run_bare(runtime: Runtime, facts: Facts, folder: Path, plan: Container
         (paths.files / name).write_text(text)
     config = translate_container(plan, paths, facts, cgroup=f"{cgroup}/{plan.id}", first_user=FIRST_USER, devices=[])
     paths.config.write_bytes(msgspec.json.encode(config))
+    return paths
+
+
+async def run_bare(runtime: Runtime, facts: Facts, folder: Path, plan: ContainerPlan, cgroup: str) -> float:
+    """Seconds until `run --detach` has come back: then the process runs."""
+    paths = lay_out(facts, folder, plan, cgroup)
     words = ["sh", "-c", 'exec "$@" </dev/null >/dev/null 2>&1', "sh"]
     words += runtime.words("run", "--detach", "--bundle", str(paths.bundle), plan.id)
     began = time.monotonic()
@@ -70,6 +79,47 @@ async def run_bare(runtime: Runtime, facts: Facts, folder: Path, plan: Container
         raise SystemExit(f"the bare {runtime.name} failed with {said.status}")
     await runtime.delete(plan.id)
     return took
+
+
+async def run_ctr(address: str, facts: Facts, folder: Path, plan: ContainerPlan, cgroup: str) -> float:
+    """The same through containerd by its own program."""
+    paths = lay_out(facts, folder, plan, cgroup)
+    ctr = ["ctr", "-a", address, "-n", "bench"]
+
+    async def say(*words: str) -> None:
+        said = await run_apart([*ctr, *words], [], timeout_seconds=PATIENCE_SECONDS)
+        if said.status != 0:
+            raise SystemExit(f"ctr {words[0]} failed: {said.err}")
+
+    began = time.monotonic()
+    await say("run", "--detach", "--null-io", "--config", str(paths.config), plan.id)
+    took = time.monotonic() - began
+    await say("task", "delete", "--force", plan.id)
+    await say("container", "delete", plan.id)
+    return took
+
+
+@contextlib.contextmanager
+def start_containerd(folder: Path) -> Iterator[str]:
+    """One of this run's own; its address."""
+    folder.mkdir(parents=True)
+    address = str(folder / "s")
+    (folder / "config.toml").write_text(
+        f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+        f'[grpc]\naddress = "{address}"\n[ttrpc]\naddress = "{folder}/t"\n'
+    )
+    with (
+        open(folder / "log", "wb") as log,
+        subprocess.Popen(["containerd", "-c", str(folder / "config.toml")], stdout=log, stderr=log) as process,
+    ):
+        try:
+            while subprocess.run(["ctr", "-a", address, "version"], capture_output=True, check=False).returncode:
+                if process.poll() is not None:
+                    raise SystemExit((folder / "log").read_text()[-1000:])
+                time.sleep(0.05)
+            yield address
+        finally:
+            process.terminate()
 
 
 async def run_driven(driver: OciDriver, plan: ContainerPlan) -> tuple[float, float]:
@@ -91,13 +141,14 @@ async def run_driven(driver: OciDriver, plan: ContainerPlan) -> tuple[float, flo
     return started, ended - over.result()
 
 
-async def compare(name: str, folder: Path) -> list[Figure]:
+async def compare(name: str, folder: Path, containerd: str = "") -> list[Figure]:
+    """``name``: crun or runc; with ``containerd``, the address of one, that is what holds them."""
     host = Host(
         node="n1", node_uid="bench", state_dir=str(folder / "state"), run_dir=str(folder / "run"), link_prefix="wb",
         underlay_address="127.0.0.1", underlay_link="lo", cgroup=f"weft-bench-{os.getpid()}/{name}",
         capacity=Capacity(cpu=2, memory_bytes=4 << 30, disk_bytes=1 << 30),
     )  # fmt: skip
-    driver = OciDriver(host, runtime=name)
+    driver = OciDriver(host, runtime=name, containerd=containerd)
     groups = Groups(host.cgroup)
     found = await probe_oci(folder / "run" / "containers", groups, SystemClock(), name)
     if found.runtime is None or found.facts is None:
@@ -105,7 +156,11 @@ async def compare(name: str, folder: Path) -> list[Figure]:
     layer = make_layer(folder / "layer")
     bare, starts, stops = [], [], []
     for run in range(RUNS + 1):
-        alone = await run_bare(found.runtime, found.facts, folder, make_plan(f"bare-{run}", layer), host.cgroup)
+        plan = make_plan(f"bare-{run}", layer)
+        if containerd:
+            alone = await run_ctr(containerd, found.facts, folder, plan, host.cgroup)
+        else:
+            alone = await run_bare(found.runtime, found.facts, folder, plan, host.cgroup)
         start, stop = await run_driven(driver, make_plan(f"driven-{run}", layer))
         if run:  # the first of each warms up
             bare.append(alone)
@@ -115,9 +170,10 @@ async def compare(name: str, folder: Path) -> list[Figure]:
     groups.remove_parents()
     middle, most = sorted(starts)[RUNS // 2], RATIO * sorted(bare)[RUNS // 2] + MORE_SECONDS
     over = middle / sorted(bare)[RUNS // 2]
+    name, alone_is = ("containerd", "ctr run") if containerd else (name, f"{name} run")
     return [
         Figure(
-            f"{name}: create to running", spread(starts), f"{name} run {spread(bare)}", f"{over:.2f}",
+            f"{name}: create to running", spread(starts), f"{alone_is} {spread(bare)}", f"{over:.2f}",
             f"≤ {RATIO} × + {MORE_SECONDS * 1000:.0f} ms, < 1 s", middle <= most and max(starts) < ALL_SECONDS,
         ),
         Figure(
@@ -137,9 +193,17 @@ def measure() -> Measurement:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run(["sync"], check=False)
+    if shutil.which("containerd") and shutil.which("runc"):
+        folder = Path(tempfile.mkdtemp(prefix="weft-bench-"))
+        folder.chmod(0o711)
+        try:
+            with start_containerd(folder / "containerd") as address:
+                figures += asyncio.run(compare("runc", folder, address))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     return Measurement(
         "container_create",
         "The driver alone (no agent, no API), image unpacked, users of its own: `start` to a running process, durable record, "
-        "overlay root and shim included, beside the bare runtime on a root that is there; one container at a time.",
+        "overlay root and shim included, beside the bare runtime (or `ctr run`) on a root that is there; one container at a time.",
         figures,
     )
