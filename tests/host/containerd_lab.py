@@ -70,13 +70,13 @@ class Containerd:
 
 
 class ContainerdLab(ContainerLab):
-    def __init__(self) -> None:
-        super().__init__("runc")
+    def __init__(self, runtime: str = "crun") -> None:
+        super().__init__(runtime)
         self.containerd = Containerd(self.folder / "ctd")
         self.containerd.start()
 
     def driver(self) -> OciDriver:
-        driver = OciDriver(self.host, containerd=self.containerd.address)
+        driver = OciDriver(self.host, runtime=self.runtime, containerd=self.containerd.address)
         self.drivers.append(driver)
         return driver
 

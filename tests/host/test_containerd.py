@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -261,3 +262,13 @@ async def test_a_containerd_that_isnt_there_is_said_so(lab: ContainerdLab, tmp_p
     [problem] = probe.problems
     assert not probe.usable and "none.sock" in problem and "start it" in problem
     await driver.close()
+
+
+async def test_commands_run_in_one_that_was_given_its_network(lab: ContainerdLab, driver: OciDriver) -> None:
+    """A namespace that isn't its own users': runc 1.1 starts such a container and then runs no command in it."""
+    with subprocess.Popen(["unshare", "--net", "sleep", "1000"]) as holder:
+        await until(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
+        plan = lab.plan("networked", netns=f"/proc/{holder.pid}/ns/net")
+        await driver.start(plan)
+        assert await output_of(driver, plan, "echo", "here") == "here\n"
+        holder.kill()

@@ -53,6 +53,7 @@ from weft.objects.identity import short_id
 log = logging.getLogger("weft.agent")
 RUNTIME_RETRY_SECONDS = 1.0
 HEARTBEAT_SECONDS = 8.0
+PROBE_SECONDS = 15.0
 SHORT_SILENCE_SECONDS = 2.0
 LISTEN_SECONDS = 8.0  # for the server's list, before guests that don't run are started from memory
 BREATH_SECONDS = 0.02  # changes of guests come in bursts
@@ -199,6 +200,14 @@ class Agent:
                 log.warning("%s", problem)
         self._reporter.wake()
         await self._reporter.tell()
+        while True:  # what a driver stands on may be ended, exchanged and started again
+            await self._clock.sleep(PROBE_SECONDS)
+            before, self._runtime_probes = self._runtime_probes, await self.runtimes.probe()
+            known = {problem for probe in before for problem in probe.problems}
+            for problem in {problem for probe in self._runtime_probes for problem in probe.problems} - known:
+                log.warning("%s", problem)
+            if before != self._runtime_probes:
+                self._reporter.wake()
 
     async def run(self) -> None:
         """Until cancelled. Raises what a part of the agent died of."""

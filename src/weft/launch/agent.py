@@ -130,7 +130,7 @@ def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="qemu")
     parser.add_argument(
         "--container-runtime",
-        type=_read_container_runtime,
+        type=read_container_runtime,
         metavar="auto|crun|runc|containerd[=ADDRESS]|none",
         help="what runs containers: the first of crun and runc that works here, one of them, the containerd that listens at "
         f"ADDRESS ({CONTAINERD}), or none (default: auto)",
@@ -160,7 +160,7 @@ def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
     return _with_state(parser.parse_args(argv))
 
 
-def _read_container_runtime(text: str) -> str:
+def read_container_runtime(text: str) -> str:
     word, sign, address = text.partition("=")
     if word not in ("auto", "crun", "runc", "containerd", "none") or (sign and word != "containerd"):
         raise argparse.ArgumentTypeError(f"{text}: auto, crun, runc, containerd, containerd=ADDRESS, or none")

@@ -1,6 +1,8 @@
 """`python -m weft.launch.local up|down`: what `make up` and `make down` run, for the clone they are run in.
 
-The environment's STORE (`sqlite` or `etcd`) says where a new cluster keeps its objects."""
+The environment's STORE (`sqlite` or `etcd`) says where a new cluster keeps its objects; CONTAINERD (`n3`, or several nodes)
+on which of its nodes a containerd holds the containers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def main(argv: list[str]) -> int:
     clone = os.getcwd()
     if argv == ["up"]:
         store = os.environ.get("STORE") or None
-        return _run(up(clone, weft_fabric(), SystemClock(), sys.stdout, store=store))
+        containerd = tuple(os.environ.get("CONTAINERD", "").split()) or None
+        return _run(up(clone, weft_fabric(), SystemClock(), sys.stdout, store=store, containerd=containerd))
     if argv == ["down"]:
         return _run(down(clone, SystemClock(), sys.stdout))
     print("usage: python -m weft.launch.local up|down", file=sys.stderr)

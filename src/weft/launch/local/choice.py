@@ -32,19 +32,32 @@ def find_topology(clone: str) -> Topology | None:
     return kept
 
 
-def choose_topology(clone: str, node_count: int = 3, store: str | None = None) -> Topology:
+def choose_topology(
+    clone: str, node_count: int = 3, store: str | None = None, containerd: tuple[str, ...] | None = None
+) -> Topology:
     """The kept topology, or a new one that is kept from now on.
 
-    Raises InUse when something came in its way, or it keeps its objects in another ``store`` than the one named."""
+    Raises InUse when something came in its way, or it keeps its objects in another ``store`` than the one named, or has a
+    containerd on other nodes."""
     if store not in (None, SQLITE, ETCD):
         raise InvalidInput(f"STORE={store} is no store", field="store", hint=f"STORE={SQLITE} or STORE={ETCD}")
     topology = find_topology(clone)
     if topology is None:
-        topology = plan_topology(clone, inspect_taken(), node_count, store or SQLITE)
+        topology = plan_topology(clone, inspect_taken(), node_count, store or SQLITE, containerd or ())
+        if unknown := set(topology.containerd) - {node.name for node in topology.nodes}:
+            raise InvalidInput(
+                f"CONTAINERD={' '.join(sorted(unknown))} is no node of this cluster",
+                field="containerd",
+                hint="CONTAINERD=n3",
+            )
     elif store not in (None, topology.store):
         raise InUse(
             f"this cluster keeps its objects in {topology.store}", hint="make down, then make up STORE=" + store
         )
+    elif containerd is not None and set(containerd) != set(topology.containerd):
+        have = " ".join(topology.containerd) or "no node"
+        hint = f"make down, then make up CONTAINERD={' '.join(containerd)}"
+        raise InUse(f"this cluster has a containerd on {have}", hint=hint)
     elif conflicts := find_conflicts(topology, inspect_taken()):
         raise InUse("; ".join(conflicts), hint="make down, then make up: it chooses another")
     state = Path(topology.state_dir)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import ssl
 import sys
 from collections.abc import Callable
@@ -75,6 +76,7 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
         await _join(topology, node, state)
     Path(topology.shared_pool).mkdir(parents=True, exist_ok=True)
     enclosure = await asyncio.to_thread(ensure_enclosure, Path(topology.state_dir) / "cache")
+    beside = prepare_containerd(topology, node) if node.name in topology.containerd else ()
     argv = (
         *weft("agent", node.name, "--state", str(state)),
         *("--server", f"https://{topology.gateway_address}:{topology.api_port}"),
@@ -87,9 +89,31 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
         *("--plain-registry", topology.gateway_address),  # one that a person runs on this machine to try things
         *("--enclosure", str(enclosure)),
         *("--cpu", str(CORES_PER_CORE * (os.cpu_count() or 1))),
+        *(("--container-runtime", f"containerd={containerd_socket(topology, node)}") if beside else ()),
         *(("--no-devices",) if node != topology.nodes[0] else ()),  # one machine's GPUs are there once
     )
-    return AgentCommand(argv)
+    return AgentCommand(argv, beside)
+
+
+def containerd_socket(topology: Topology, node: Node) -> Path:
+    return Path(topology.node_run_dir(node)) / "containerd" / "s"
+
+
+def prepare_containerd(topology: Topology, node: Node) -> tuple[str, ...]:
+    """The command of a containerd of the node's own. Raises DriverFailed where it isn't installed."""
+    program = shutil.which("containerd")
+    if program is None:
+        raise DriverFailed(f"node {node.name} is to have a containerd: apt-get install containerd")
+    socket, kept = containerd_socket(topology, node), Path(topology.node_state_dir(node)) / "containerd"
+    kept.mkdir(mode=0o700, exist_ok=True)
+    told = {"root": str(kept / "root"), "state": str(socket.parent)}
+    doors = {"grpc": str(socket), "ttrpc": str(socket.with_name("t"))}
+    lines = ["version = 2", *(f'{name} = "{path}"' for name, path in told.items())]
+    lines += ['disabled_plugins = ["io.containerd.grpc.v1.cri"]']
+    lines += [f'[{name}]\naddress = "{path}"' for name, path in doors.items()]
+    config = kept / "config.toml"
+    config.write_text("\n".join(lines) + "\n")
+    return (program, "--config", str(config))
 
 
 async def _join(topology: Topology, node: Node, state: Path) -> None:

@@ -2,9 +2,9 @@
 
 Started on the host it makes the node's namespaces and leaves its child in them as process 1. That gives the node its
 own /proc, /sys and /run/netns, starts the node's agent once the wire is in (command from DIR/nodes/NODE/agent.json),
-starts it again when it dies, and reaps what others leave behind. Guests daemonise, so they become its children when
-their starter ends, and killing the agent harms none. SIGKILL here is the power cut; SIGTERM ends the agent first. It
-stays resident for every node, so it imports little, and nothing from weft.
+starts it again when it dies, and so what runs beside it (a containerd), and reaps what others leave behind. Guests
+daemonise, so they become its children when their starter ends, and killing the agent harms none. SIGKILL here is the
+power cut; SIGTERM ends the agent first. It stays resident for every node, so it imports little, and nothing from weft.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MS_BIND, MS_MOVE, MS_REC, MS_SLAVE = 4096, 8192, 16384, 1 << 19
 MNT_DETACH = 2
 BACKOFF_SECONDS, BACKOFF_LIMIT_SECONDS, SETTLED_SECONDS = 0.5, 5.0, 20.0
 POLL_SECONDS, STOP_SECONDS = 0.1, 10.0
+NEVER = float("inf")
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 
 
@@ -62,15 +63,22 @@ def serve(node: str, state: str) -> int:
     """Be process 1 until told to stop."""
     say(f"node {node} is up")
     agent, delay, start_at, started_at = 0, 0.0, 0.0, 0.0
+    beside, beside_at = 0, NEVER
     while True:
         if not agent and elapsed() >= start_at and is_wired():
             agent, started_at = start_agent(node, state), elapsed()
+            beside_at = NEVER if beside else 0.0
+        if agent and elapsed() >= beside_at:
+            beside, beside_at = start_beside(node, state), NEVER
         # With an agent there is nothing to do until a child ends; without one, look whether it can be started.
-        wait_seconds = 3600.0 if agent else max(POLL_SECONDS, start_at - elapsed())
+        wait_seconds = min(3600.0, max(POLL_SECONDS, (beside_at if agent else start_at) - elapsed()))
         woken_by = signal.sigtimedwait(SIGNALS, wait_seconds)
         if woken_by and woken_by.si_signo != signal.SIGCHLD:
             return stop_agent(agent)
         ended = reap()
+        if beside in ended:
+            say(f"what runs beside the agent ended with {ended[beside]}; again in {BACKOFF_SECONDS:g} s")
+            beside, beside_at = 0, elapsed() + BACKOFF_SECONDS
         if agent in ended:
             if elapsed() - started_at > SETTLED_SECONDS:
                 delay = 0.0
@@ -106,13 +114,26 @@ def is_wired() -> bool:
 
 def start_agent(node: str, state: str) -> int:
     """The new agent's number, or 0 while there is no command for it yet."""
+    agent = start_command("argv", node, state, f"{state}/log/agent-{node}.log")
+    if agent:
+        say(f"agent started as {agent}")
+    return agent
+
+
+def start_beside(node: str, state: str) -> int:
+    """The number of what the node runs beside its agent, or 0 if that is nothing."""
+    return start_command("beside", node, state, f"{state}/log/beside-{node}.log")
+
+
+def start_command(which: str, node: str, state: str, log: str) -> int:
     try:
         with open(f"{state}/nodes/{node}/agent.json") as file:
             command = json.load(file)
-        log = f"{state}/log/agent-{node}.log"
-        agent = os.posix_spawn(
-            command["argv"][0],
-            command["argv"],
+        if not command.get(which):
+            return 0
+        return os.posix_spawn(
+            command[which][0],
+            command[which],
             {**os.environ, **command["env"]},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -124,8 +145,6 @@ def start_agent(node: str, state: str) -> int:
         )
     except FileNotFoundError:
         return 0
-    say(f"agent started as {agent}")
-    return agent
 
 
 def stop_agent(agent: int) -> int:

@@ -16,9 +16,11 @@ from weft.objects.errors import DriverFailed
 
 
 class AgentCommand(msgspec.Struct, frozen=True):
-    """How a node's init starts its agent: argv with an absolute program, and what to add to the environment."""
+    """How a node's init starts its agent: argv with an absolute program, and what to add to the environment; ``beside`` is
+    another command that the node runs as long as it lives, if there is one."""
 
     argv: tuple[str, ...]
+    beside: tuple[str, ...] = ()
     env: dict[str, str] = {}
 
 

@@ -41,7 +41,8 @@ class Taken(msgspec.Struct, frozen=True):
 class Topology(msgspec.Struct, frozen=True):
     """One clone's local cluster. ``underlay`` is a /24 in CIDR form, its first address is the host's.
 
-    ``store`` is where its server keeps objects: SQLITE, or ETCD for an etcd of the cluster's own."""
+    ``store`` is where its server keeps objects: SQLITE, or ETCD for an etcd of the cluster's own. ``containerd`` names the nodes
+    that have one, and give it their containers to hold."""
 
     clone: str
     id: str
@@ -51,6 +52,7 @@ class Topology(msgspec.Struct, frozen=True):
     gateway_port: int
     nodes: tuple[Node, ...]
     store: str = SQLITE
+    containerd: tuple[str, ...] = ()
 
     @property
     def state_dir(self) -> str:
@@ -114,7 +116,9 @@ def plan_ids(clone: str) -> list[str]:
     return [_cluster_id(clone, attempt) for attempt in range(CANDIDATES)]
 
 
-def plan_topology(clone: str, taken: Taken, node_count: int = 3, store: str = SQLITE) -> Topology:
+def plan_topology(
+    clone: str, taken: Taken, node_count: int = 3, store: str = SQLITE, containerd: tuple[str, ...] = ()
+) -> Topology:
     """Choose names, an underlay and ports for the clone at absolute path ``clone``.
 
     Raises Unavailable when every candidate is taken (which takes dozens of clones or a very full routing table).
@@ -125,7 +129,7 @@ def plan_topology(clone: str, taken: Taken, node_count: int = 3, store: str = SQ
     underlay = _choose_underlay(number, [network for network, link in taken.routes if not link.startswith(prefix)])
     api_port, gateway_port = _choose_ports(number, taken.ports)
     nodes = tuple(Node(f"n{n}", str(underlay[10 + n])) for n in range(1, node_count + 1))
-    return Topology(clone, cluster_id, prefix, str(underlay), api_port, gateway_port, nodes, store)
+    return Topology(clone, cluster_id, prefix, str(underlay), api_port, gateway_port, nodes, store, containerd)
 
 
 def find_conflicts(topology: Topology, taken: Taken) -> list[str]:

@@ -43,7 +43,7 @@ ENGINE = "weft.drivers.runtime.oci.containerd.engine"
 
 class OciDriver:
     """A RuntimeDriver[ContainerPlan] that can also adjust, exec, and tell log and stats. ``runtime``: crun or runc; None is
-    whichever works, crun first. ``containerd``: the address of one that is to hold what is started from now on, by runc; what
+    whichever works, crun first. ``containerd``: the address of one that is to hold what is started from now on; what
     another holds still is cared for where it is."""
 
     name = DRIVER
@@ -70,7 +70,7 @@ class OciDriver:
     async def probe(self) -> RuntimeProbe:
         async with self._probing:
             if self._containerd:
-                self._found = await self._engine(self._containerd).probe(self._run, self._found)
+                self._found = await self._engine(self._containerd).probe(self._run, self._wanted, self._found)
             elif self._found is None:
                 self._found = await probe_oci(self._run, self._groups, self._clock, self._wanted)
         return self._found.probe
@@ -127,7 +127,7 @@ class OciDriver:
         """What a containerd runs of this node's though its record here is lost."""
         strays = []
         if self._containerd:
-            runtime = await self._runtime_of("runc")
+            runtime = await self._runtime_of("crun")
             strays = await self._engine(self._containerd).find_strays(runtime, known)
         for record in strays:
             await asyncio.to_thread(write_record, self._paths(record.plan.id), record)

@@ -38,8 +38,9 @@ from weft.objects.errors import DriverFailed, WeftError
 
 DRIVER = "oci"
 PROBE = "probe-"  # and the number of the process that tries
-WORDS = 2
+WORDS = 3
 TRIAL_SECONDS = 30
+RUNC_WITHOUT_EXEC = ("1.0.", "1.1.")  # it enters the users first, and then may not enter a network that isn't theirs
 EXIT_CODE = 42
 _CODE = {
     "x86_64": (62, bytes([0xBF, EXIT_CODE, 0, 0, 0, 0xB8, 60, 0, 0, 0, 0x0F, 0x05])),  # exit(42)
@@ -123,6 +124,10 @@ async def _try_all(
                 version = await _read_version(program)
                 if not users[1]:
                     problems.append("containers have no user namespace of their own here: their root is the node's")
+                if runtime.name == "runc" and version.startswith(RUNC_WITHOUT_EXEC):
+                    problems.append(
+                        f"runc {version} runs no commands in containers with a network: apt-get install crun"
+                    )
                 lack = await find_lack(runtime)
                 probe = _usable(runtime.name, version, problems, lack, shifted=bool(users[1]))
                 return Found(probe, runtime, tried)

@@ -23,13 +23,13 @@ class Engine:
         self._client = Client(address)
         self._groups, self._clock, self._node_uid = groups, clock, node_uid
 
-    async def probe(self, run_dir: Path, before: Found | None) -> Found:
+    async def probe(self, run_dir: Path, wanted: str | None, before: Found | None) -> Found:
         """``before`` still, if it is what answers. A containerd may be ended, exchanged and started again at any time."""
         if before is not None and before.runtime is not None:
             with contextlib.suppress(WeftError):
                 if before.probe.version.startswith(f"{await find_version(self._client)} "):
                     return before
-        return await probe_containerd(run_dir, self._groups, self._clock, self._client, self._node_uid)
+        return await probe_containerd(run_dir, self._groups, self._clock, self._client, self._node_uid, wanted)
 
     def hold(self, runtime: Runtime) -> Containerd:
         return Containerd(self._client, runtime, self._groups, self._clock, self._node_uid)

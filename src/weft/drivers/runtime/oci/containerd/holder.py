@@ -77,7 +77,8 @@ class Containerd:
             await self._book(container, config, options)
             root = Root(plan, paths, record.first_user, mapping)
             async with stand_in_mounts(self._runtime.hidden, lambda: mount_root(root)) as place:
-                write_entrance(_entrance(container), [self._runtime.program, *self._runtime.own_options], place)
+                runtime = [self._runtime.program, *self._runtime.own_options]
+                write_entrance(_entrance(container), runtime, self._runtime.hidden, place)
                 output = f"binary://{_keeper(container)}"
                 made = await self._client.call(
                     "tasks.v1.Tasks/Create", container_id=plan.id, stdout=output, stderr=output

@@ -17,6 +17,7 @@ from weft.contracts.container import ContainerPlan, ContainerProcess
 from weft.contracts.host import Capacity
 from weft.contracts.runtime import RuntimeProbe
 from weft.drivers.processes import host_boot_id
+from weft.drivers.runtime.oci.checkpoint import CAPABILITY
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.holder import Containerd
@@ -30,11 +31,12 @@ from weft.drivers.runtime.oci.users import choose_first_user
 from weft.objects.errors import WeftError
 
 DRIVER = "containerd"
-RUNTIME = "runc"
 VERSION_SECONDS = 5.0
 
 
-async def probe_containerd(run_dir: Path, groups: Groups, clock: Clock, client: Client, node_uid: str) -> Found:
+async def probe_containerd(
+    run_dir: Path, groups: Groups, clock: Clock, client: Client, node_uid: str, wanted: str | None
+) -> Found:
     """What to tell the scheduler, and what containers are started with; None where none can be."""
     try:
         peer = await asyncio.to_thread(client.find_peer)
@@ -43,7 +45,7 @@ async def probe_containerd(run_dir: Path, groups: Groups, clock: Clock, client: 
         return _unusable([f"{problem.message}: {problem.hint}"])
     if not peer or os.readlink(f"/proc/{peer}/ns/pid") != os.readlink("/proc/self/ns/pid"):
         return _unusable([f"the containerd at {client.address} sees other processes than this node: start one in it"])
-    found = await probe_oci(run_dir, groups, clock, RUNTIME, by_conmon=False)
+    found = await probe_oci(run_dir, groups, clock, wanted, by_conmon=False)
     if found.runtime is None or found.facts is None:
         return _unusable(found.probe.problems)
     holder = Containerd(client, found.runtime, groups, clock, node_uid)
@@ -51,7 +53,13 @@ async def probe_containerd(run_dir: Path, groups: Groups, clock: Clock, client: 
     if failed is not None:
         return _unusable([f"containerd {version} doesn't run a container here: {failed}"])
     told = f"{version} ({found.probe.version})"
-    probe = msgspec.structs.replace(found.probe, driver=DRIVER, version=told)
+    probe = msgspec.structs.replace(
+        found.probe,
+        driver=DRIVER,
+        version=told,
+        capabilities=[name for name in found.probe.capabilities if name != CAPABILITY],
+        checkpoint="containerd holds containers here: weft agent --container-runtime runc",
+    )
     return Found(probe, found.runtime, found.facts)
 
 

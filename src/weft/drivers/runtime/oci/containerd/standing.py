@@ -46,14 +46,14 @@ async def stand_in_mounts(hidden: Collection[str], prepare: Callable[[], None]) 
         await asyncio.wait([standing])
 
 
-def write_entrance(path: Path, runtime: Sequence[str], place: str) -> None:
-    """A program that is ``runtime``, and creates containers in the mounts at ``place``."""
+def write_entrance(path: Path, runtime: Sequence[str], hidden: Sequence[str], place: str) -> None:
+    """A program that is ``runtime``, and creates containers in the mounts at ``place``; all else without the mounts ``hidden``."""
     words = shlex.join(runtime)
-    write_program(
-        path,
-        f'for word; do if [ "$word" = create ]; then exec nsenter --mount={shlex.quote(place)} -- {words} "$@"; fi; done\n'
-        f'exec {words} "$@"\n',
-    )
+    text = f'for word; do if [ "$word" = create ]; then exec nsenter --mount={shlex.quote(place)} -- {words} "$@"; fi; done\n'
+    if hidden:
+        hide = f'umount -l {shlex.join(hidden)}; exec "$@"'
+        words = f"unshare --mount --propagation slave -- sh -c {shlex.quote(hide)} sh {words}"
+    write_program(path, f'{text}exec {words} "$@"\n')
 
 
 def write_program(path: Path, text: str) -> None:

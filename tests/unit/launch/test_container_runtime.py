@@ -1,0 +1,57 @@
+"""Which runtime an agent is told to give its containers to, and what a local node runs beside its agent."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from weft.launch.agent import read_container_runtime
+from weft.launch.local import init
+from weft.launch.local.fabric import containerd_socket, prepare_containerd
+from weft.launch.local.topology import Taken, plan_topology
+
+
+@pytest.mark.parametrize("text", ["auto", "crun", "runc", "none", "containerd", "containerd=/run/k3s/s"])
+def test_a_runtime_is_one_of_those_that_are_known(text: str) -> None:
+    assert read_container_runtime(text) == text
+
+
+@pytest.mark.parametrize("text", ["docker", "crun=/x", "containerd=", "containerd=run/s", ""])
+def test_what_is_none_is_refused_with_what_there_is(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        read_container_runtime(text)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A state folder with a node in it."""
+    for name in ("nodes/n3", "log"):
+        (tmp_path / name).mkdir(parents=True)
+    return tmp_path
+
+
+def test_a_node_runs_beside_its_agent_what_its_command_names(kept: Path) -> None:
+    assert init.start_beside("n3", str(kept)) == 0  # no command yet
+    command = {"argv": ["/bin/true"], "env": {}, "beside": ["/bin/sh", "-c", "echo here"]}
+    (kept / "nodes/n3/agent.json").write_text(json.dumps(command))
+    pid = init.start_beside("n3", str(kept))
+    assert os.waitpid(pid, 0)[1] == 0
+    assert (kept / "log/beside-n3.log").read_text() == "here\n"
+    (kept / "nodes/n3/agent.json").write_text(json.dumps({**command, "beside": []}))
+    assert init.start_beside("n3", str(kept)) == 0
+
+
+def test_a_local_containerd_keeps_all_in_the_folders_of_its_node(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    topology = plan_topology(str(kept), Taken(), containerd=("n3",))
+    node = topology.nodes[2]
+    Path(topology.node_state_dir(node)).mkdir(parents=True)
+    program, _, config = prepare_containerd(topology, node)
+    assert program == "/usr/bin/containerd"
+    told = Path(config).read_text()
+    assert f'address = "{containerd_socket(topology, node)}"' in told
+    assert f'root = "{topology.node_state_dir(node)}/' in told and f'state = "{topology.node_run_dir(node)}/' in told
