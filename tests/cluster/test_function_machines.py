@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import WEFT, Cluster, until
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
 CODE = """
@@ -68,3 +69,30 @@ def test_killed_agents_take_their_copies_along_and_copy_the_same_templates_again
         time.sleep(0.5)
     assert invoke(dice)["host"] != before["host"]
     assert not left & set(dice.pids("qemu-system-x86_64", "-name fn"))
+
+
+def test_the_next_node_has_its_template_before_the_first_is_full(dice: Cluster, gone: Callable[[str], str]) -> None:
+    def instances() -> dict[str, dict[str, object]]:
+        return {there["node"]: there for there in dice.json("function", "metrics", "dice")["instances"]}
+
+    invoke(dice)
+    (home,) = instances()
+    assert instances()[home]["ready"] == 1
+    memory = dice.json("get", f"node/{home}")["report"]["memory"]
+    reserved = (memory >> 20) - 200  # one more instance of 128 MiB fits beside it, not two
+    dice.ok("vm", "create", gone("large"), "--image", "tiny", "--memory", f"{reserved}M", "--node", home, "--detach")
+
+    def prepared() -> set[str]:
+        invoke(dice)
+        return {node for node, there in instances().items() if there["prepared"]}
+
+    until(lambda: len(prepared()) > 1, 120)
+    told = dice.ok("function", "metrics", "dice")
+    print(told)
+    (other,) = prepared() - {home}
+    call = [WEFT, "function", "invoke", "dice", "--data", '{"seconds": 4}']
+    taken = [subprocess.Popen(call, cwd=dice.folder, stdout=subprocess.DEVNULL) for _ in range(3)]
+    assert [process.wait(60) for process in taken] == [0, 0, 0]
+    starts = dice.json("function", "metrics", "dice")["starts"]
+    assert not starts.get("cold"), "none waited for a boot"
+    assert instances()[other]["idle"] or instances()[other]["busy"]
