@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -127,7 +127,7 @@ class Agent:
         self._superseded: set[str] = set()  # allocations with a later incarnation elsewhere, by the server's word
         self._deleted: set[str] = set()  # allocations the server has no more, whose release is under way here
         self._recovered: dict[str, GuestFacts] = {}  # guests found at the start, by guest id
-        self._following = Following(server, self._network)
+        self._following = Following(server, self._network, self._on_network)
         self._removing: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._machine = facts.inspect_machine()
@@ -367,6 +367,9 @@ class Agent:
     def _follow_networks(self) -> None:
         needed = {nic.network_uid for worker in self._workers.values() for nic in worker.wanted.spec.nics}
         self._following.follow_networks(needed | self._network.handover.networks | set(self.footholds.networks()))
+
+    def _on_network(self, uid: str, addresses: Set[str]) -> None:
+        self._spawn(self.footholds.confirm(uid, addresses))
 
     def _on_foothold(self) -> None:
         self._follow_networks()

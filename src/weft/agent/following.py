@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
 
 from weft.agent.feed import Feed, Listed, Put, Told
@@ -17,10 +17,10 @@ HEAR_SECONDS = 5.0
 
 
 class Following:
-    """One feed for each thing that is followed, until ``end``."""
+    """One feed for each thing that is followed, until ``end``; ``on_network`` hears of each whole list of a network's addresses."""
 
-    def __init__(self, server: Server, network: NetworkKeeper) -> None:
-        self._server, self._network = server, network
+    def __init__(self, server: Server, network: NetworkKeeper, on_network: Callable[[str, Set[str]], None]) -> None:
+        self._server, self._network, self._on_network = server, network, on_network
         self._feeds: dict[str, Feed] = {}
         self._networks: dict[str, asyncio.Event] = {}  # by uid: set once the server's list of its endpoints was heard
 
@@ -67,6 +67,7 @@ class Following:
             self._network.fade_neighbours(network_uid, {_address_of(name) for name in told.names})
             if network_uid in self._networks:
                 self._networks[network_uid].set()
+            self._on_network(network_uid, {_address_of(name) for name in told.names})
         elif isinstance(told, Put):
             address = _address_of(told.envelope.name)
             self._network.put_neighbour(network_uid, address, read_endpoint(told.envelope))

@@ -7,7 +7,8 @@ Nothing of it is kept over the agent's end: what one before this left is taken a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Set
 
 import msgspec
 
@@ -16,12 +17,16 @@ from weft.agent.network import NetworkKeeper
 from weft.contracts.function import Foothold
 from weft.contracts.host import Host
 from weft.kinds.allocation import AllocatedNic, AllocationSpec, Resources
+from weft.objects.errors import WeftError
 from weft.objects.identity import Ref
+
+log = logging.getLogger("weft.agent")
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A network that this node stands in; ``foothold`` is None until it is plugged."""
+    """A network of ``project`` that this node stands in; ``foothold`` is None until it is plugged."""
 
+    project: str
     wanted: Wanted
     foothold: Foothold | None = None
 
@@ -59,7 +64,7 @@ class Footholds:
                 return held.foothold
             nic = await asyncio.to_thread(self._ask, project, network_uid)
             wanted = make_wanted(self._host, nic)
-            self._held[network_uid] = Held(wanted)
+            self._held[network_uid] = Held(project, wanted)
             self._on_change()
             try:
                 await self._hear(network_uid)  # or the first who asks would find nobody there
@@ -68,8 +73,25 @@ class Footholds:
                 await asyncio.shield(self._leave(network_uid))
                 raise
             foothold = Foothold(namespace, nic.gateway, nic.domain, nic.mtu)
-            self._held[network_uid] = Held(wanted, foothold)
+            self._held[network_uid] = Held(project, wanted, foothold)
             return foothold
+
+    async def confirm(self, network_uid: str, listed: Set[str]) -> None:
+        """The server's list of a network's addresses: where it doesn't hold this node's, the server was restored, and is asked
+        anew. If another has that address by now, this node leaves the network, and comes back with another when it needs to."""
+        held = self._held.get(network_uid)
+        if held is None or held.foothold is None or held.wanted.spec.nics[0].address in listed:
+            return
+        async with self._locks.setdefault(network_uid, asyncio.Lock()):
+            if self._held.get(network_uid) is not held:
+                return
+            try:
+                now = await asyncio.to_thread(self._ask, held.project, network_uid)
+                if now.address != held.wanted.spec.nics[0].address:
+                    log.warning("network %s: this node's address for functions is another's by now", now.network)
+                    await self._leave(network_uid)
+            except WeftError as problem:
+                log.warning("network %s: %s", network_uid, problem.message)
 
     async def keep_only(self, needed: Callable[[], set[str]]) -> None:
         """Leave the networks that aren't ``needed`` by then. Raises DriverFailed."""
