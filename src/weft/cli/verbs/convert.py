@@ -66,7 +66,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     if dry:
         return _rehearse(session, old, manifest, translated)
     for word in (*translated.left_out, _BEHIND[target.kind.name]):
-        session.say(f"left out  {word}")
+        if not session.is_data:  # a program finds it in the status
+            session.say(f"left out  {word}")
     made = session.client.verb(target.kind.name, target.name, "convert", body)
     if detach:
         _print(session, made, f"{target.what}  is converted; watch: weft wait conversion/{made['name']}")
