@@ -20,6 +20,7 @@ from tests.simulation.machines import Processes
 from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, TOKEN_SECRET, Person, insist
 from tests.simulation.promises import find_unmet
+from tests.simulation.tasks import Runner, TaskBook
 from tests.simulation.truth import Witness
 from tests.simulation.underlay import Underlay
 from tests.simulation.virtual_loop import Clock, Part, VirtualLoop
@@ -59,13 +60,24 @@ class Journal:
 
 class Fabric:
     def __init__(
-        self, loop: VirtualLoop, folder: Path, fate: Fate, store: str, processes: Processes, moves: bool
+        self,
+        loop: VirtualLoop,
+        folder: Path,
+        fate: Fate,
+        store: str,
+        processes: Processes,
+        *,
+        moves: bool,
+        jobs: bool,
     ) -> None:
         self.loop, self.folder, self.fate = loop, folder, fate
         self.broke: asyncio.Future[None] = loop.create_future()
         self.witness = Witness(self._note_break)
         self.processes = processes
         self.moves = moves  # whether people move their VMs
+        self.jobs = jobs  # whether people run jobs
+        self.book = TaskBook(self)
+        self.runners: list[Runner] = []
         self.underlay = Underlay(fate)
         self.clock = Clock(loop)
         self.ledger = make_ledger(store, folder, self.clock, self.witness)
@@ -107,7 +119,9 @@ class Fabric:
 
     async def _live(self) -> None:
         await self.set_up()
-        self.lives = [self.loop.create_task(p.live(), name=f"the wishes of {p.name}") for p in self.people]
+        self.lives = [
+            self.loop.create_task(p.live(), name=f"the wishes of {p.name}") for p in (*self.people, *self.runners)
+        ]
         await asyncio.sleep(3.0)
         self.fate.on = True
         await self.befall()
@@ -201,6 +215,7 @@ class Fabric:
         await self._put(_envelope("image", "tiny", "default", {"url": "file:///none"}, status))
         await self._put(_envelope("network", "back", "default", {"cidr": "10.77.0.0/28"}))
         self.people = [Person(self, name, self.fate.seed) for name in NAMES]
+        self.runners = [Runner(self, name, self.fate.seed) for name in ("sums", "thumbs")] if self.jobs else []
         await self.ledger.back_up()
 
     async def _enrol(self, name: str) -> Node:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.scenario.agent_lab import BUNDLE
+from tests.scenario.container_agent_lab import Store, World
 from tests.simulation.disks import MarkedVolumes
 from tests.simulation.lines import Line, NodeHttp
 from tests.simulation.machines import WatchedDriver
+from tests.simulation.tasks import Tasks
 from tests.simulation.underlay import MemoryWire
 from tests.simulation.virtual_loop import Clock, Part
 from weft.agent.agent import Agent
@@ -43,6 +45,7 @@ class Node:
         self.host = Host(name, self.uid, str(folder), str(folder), "wsim", address, "lo", "weft/s", capacity)
         self.wire, self.shelf = FakeWire(), FakeShelf()
         self.orders = FakeOrders(boot_seconds=0.5, shutdown_seconds=0.3)
+        self.world = World()  # of containers
         self.part: Part | None = None
         self.runtime = self._make_runtime()
 
@@ -62,10 +65,15 @@ class Node:
         network = FakeNetwork(self.host, self.clock, self.wire)
         volumes = MarkedVolumes(self.host, self.clock, self.shelf)
         wire = MemoryWire(fabric.underlay, self.name, self.uid)
-        for driver in (self.runtime, network, volumes):
+        runtimes: dict[str, Any] = {"vm": self.runtime}
+        if fabric.jobs:
+            runtimes["container"] = Tasks(self.world, fabric)
+        for driver in (*runtimes.values(), network, volumes):
             self._trouble(driver)
+        images = Store(self.world) if fabric.jobs else None
+        server = ImageServer(client)
         agent = Agent(
-            self.host, ImageServer(client), Runtimes({"vm": self.runtime}), network, volumes, self.clock, wire
+            self.host, server, Runtimes(runtimes), network, volumes, self.clock, wire, container_images=images
         )
         await agent.start()
         await agent.run()
@@ -110,6 +118,7 @@ class Node:
         self.kill()
         self.fabric.underlay.cut(self.name)
         self.runtime.kill_all()
+        Tasks(self.world, self.fabric).lose_power()
         self.wire.segments.clear()
         self.wire.ports.clear()
         self.wire.forwards.clear()

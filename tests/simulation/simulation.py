@@ -48,11 +48,18 @@ class Trace(msgspec.Struct):
 
 
 def run_simulation(
-    seed: int, faults: int, store: Store = "memory", weather: Mapping[str, int] = MISFORTUNES, *, moves: bool = False
+    seed: int,
+    faults: int,
+    store: Store = "memory",
+    weather: Mapping[str, int] = MISFORTUNES,
+    *,
+    moves: bool = False,
+    jobs: bool = False,
 ) -> Trace:
     """One run with about ``faults`` faults on this engine of the store; ``weather`` says how often each misfortune comes,
-    compared to the others; with ``moves`` people move their VMs as well. The same seed gives the same run, anywhere."""
-    with simulate(seed, Fate(seed, faults, weather), store, moves=moves) as fabric:
+    compared to the others; with ``moves`` people move their VMs as well, with ``jobs`` they run jobs. The same seed gives
+    the same run, anywhere."""
+    with simulate(seed, Fate(seed, faults, weather), store, moves=moves, jobs=jobs) as fabric:
         fabric.loop.run_until_complete(fabric.run())
         seconds = fabric.loop.time()
     digest = hashlib.sha256(fabric.ledger.notes.trace.digest())
@@ -70,7 +77,9 @@ def run_simulation(
 
 
 @contextlib.contextmanager
-def simulate(seed: int, fate: Fate, store: Store = "memory", *, moves: bool = False) -> Iterator[Fabric]:
+def simulate(
+    seed: int, fate: Fate, store: Store = "memory", *, moves: bool = False, jobs: bool = False
+) -> Iterator[Fabric]:
     """A fabric that nothing has happened to yet, on a loop of its own; whoever has it drives ``fabric.loop``."""
     shelf = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=shelf) as folder:
@@ -78,7 +87,7 @@ def simulate(seed: int, fate: Fate, store: Store = "memory", *, moves: bool = Fa
         asyncio.set_event_loop(None)
         with _one_source_of_chance(seed) as found:
             try:
-                yield Fabric(loop, Path(folder), fate, store, found, moves)
+                yield Fabric(loop, Path(folder), fate, store, found, moves=moves, jobs=jobs)
             finally:
                 loop.end()
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -16,10 +17,12 @@ from tests.simulation import fabric, virtual_loop
 from tests.simulation.fate import CHANCES, MISFORTUNES
 from tests.simulation.mutations import MUTATIONS, WRONG_MOVES, find_violation
 from tests.simulation.simulation import Store, Trace, run_simulation
+from weft.controllers import tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = 150
 MOVING = {**MISFORTUNES, "older store restored": 0, "node removed": 0}
+POWER_CUTS = {**MOVING, "node loses power": 40}
 BEHIND = {
     **MISFORTUNES,
     "older store restored": 15,
@@ -84,6 +87,20 @@ def test_whatever_happens_while_guests_move_each_runs_once_with_all_it_had_and_n
     for trace in traces:
         assert not trace.violations, f'run_simulation({trace.seed}, ..., "{store}", ..., moves=True): {trace}'
     assert sum(trace.moves.get("Succeeded", 0) for trace in traces) > 0, traces
+
+
+@pytest.mark.parametrize(("store", "seed"), [("memory", 1), ("memory", 3), ("sqlite", 2)])
+def test_whatever_happens_no_try_of_a_job_runs_twice_and_all_are_counted_as_they_ended(store: Store, seed: int) -> None:
+    trace = run_simulation(seed, 60, store, MOVING, jobs=True)
+    assert not trace.violations, f'run_simulation({seed}, 60, "{store}", MOVING, jobs=True): {trace}'
+    assert trace.wishes["run job"] > 0, trace
+
+
+def test_a_lost_try_that_counts_as_a_failure_is_found_out() -> None:
+    with mock.patch.object(tasks, "LOST", ()):
+        trace = find_violation(lambda seed: run_simulation(seed, 60, weather=POWER_CUTS, jobs=True), SEEDS)
+    assert trace is not None, "it was not noticed"
+    print(trace.seed, trace.violations[0])
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])

@@ -15,6 +15,7 @@ MAKERS = {
     "allocation": {"scheduler", "workload"},
     "endpoint": {"addresses", "workload"},
     "decision": {"scheduler"},
+    "container": {"doors", "jobs"},
 }
 REMOVERS = {
     "allocation": {"workload"},
@@ -24,14 +25,17 @@ REMOVERS = {
     "functionversion": {"doors", "garbage"},
     "publication": {"doors", "workload", "garbage"},
     "vm": {"workload"},
+    "container": {"workload"},
+    "job": {"jobs"},
 }
 SPEC_WRITERS = {
     "allocation": {"workload", "scheduler", "migrations"},
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses"},
+    "container": {"doors", "jobs"},
 }
 STATUS_WRITERS = {"endpoint": {"addresses"}, "publication": {"addresses"}, "token": {"doors"}}
-MARKERS = {"allocation": {"workload", "migrations"}, "migration": {"doors", "garbage"}}
+MARKERS = {"container": {"doors", "jobs"}, "allocation": {"workload", "migrations"}, "migration": {"doors", "garbage"}}
 
 
 def _gets_place(was: Envelope, now: Envelope) -> bool:
@@ -60,7 +64,7 @@ def find_wrong_writers(writer: str, was: Envelope | None, now: Envelope | None, 
         yield from _may(writer, removers, f"{what} was removed")
         return
     found = find_kind(kind)
-    if kind == "vm" and writer == "scheduler" and _gets_place(was, now):
+    if kind in ("vm", "container") and writer == "scheduler" and _gets_place(was, now):
         # The same commit says what the controller makes of it, in that controller's words (decision 0034).
         status, ready = decode_part(now.status, WorkloadStatus), now.condition("Ready")
         if (status.phase, ready and ready.reason) != ("Prolog", "Prolog"):

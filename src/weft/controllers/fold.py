@@ -126,7 +126,7 @@ def _fold_place(status: WorkloadStatus, wished: Wished, place: Place, former: Wo
         if lost:
             status.reason, status.message = "nodeLost", _lost(place, "it is removed there when the node is back")
         return
-    if lost:
+    if lost and not report.ended:  # what has run its only time can't run there still
         status.phase = Phase.UNKNOWN
         status.reason = "nodeLost"
         status.message = _lost(place, "it may still run there; waiting for the node")

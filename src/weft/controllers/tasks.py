@@ -261,6 +261,8 @@ def _begin(out: Outcome, book: Book, facts: Facts, live: Sequence[Seen], most: i
     room = min(spec.parallelism - len(live), most)
     if spec.gang and live:
         room = 0
+    for index in [index for index, at in book.retry_at.items() if at > now + LONGEST_PAUSE_SECONDS + 1]:
+        book.retry_at[index] = _pause(spec, now, book.tries.get(index, 1))  # the clock was set back
     due = sorted((at, index) for index, at in book.retry_at.items() if at <= now)
     chosen = [index for _, index in due[: max(0, room)]]
     waiting = len(book.retry_at) - len(chosen)

@@ -156,6 +156,12 @@ def test_a_failure_is_told_in_the_nodes_words() -> None:
     assert (status.phase, status.reason, status.message) == ("Failed", "noSpace", "node n1 has 3 MiB left")
 
 
+def test_what_has_run_its_only_time_is_not_unknown_when_its_node_is_lost() -> None:
+    ended = place("failed", node="NotReady", ended=True, reason="nodeRestarted", message="it was cut short")
+    status = fold(wished(), ended)
+    assert (status.phase, status.reason, status.ended) == ("Failed", "nodeRestarted", True)
+
+
 def test_a_lost_node_makes_unknown_and_says_that_weft_waits() -> None:
     status = fold(wished(), place("running", node="NotReady", ready=True))
     assert (status.phase, status.reason, status.ready) == ("Unknown", "nodeLost", None)

@@ -177,6 +177,19 @@ def test_pauses_double_and_have_an_end() -> None:
     assert pauses == [10, 20, 40, 80, 160, 320, 600, 600, 600]
 
 
+def test_a_clock_that_is_set_back_keeps_no_retry_waiting() -> None:
+    life = Life(retries=1, backoff=5.0)
+    life.now = 200_000.0
+    life.turn()
+    life.change((0, 1), state="ended", exit_code=1)
+    life.turn()
+    life.now = 100_000.0
+    life.turn()
+    life.now += 6.0
+    life.turn()
+    assert life.made[0, 2] == 1
+
+
 def test_a_commit_is_never_more_than_it_may_be() -> None:
     life = Life(array="0-999", parallelism=1000, keep_tasks=0)
     out = life.turn(most=80)
