@@ -67,6 +67,8 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
     flags: list[click.Parameter] = []
     for doc in flag_fields(kind):
         flag = flag_name(doc)
+        if flag == "project":
+            continue  # every command has that word already, for where it works
         shared: dict[str, Any] = {"help": _help(doc), "default": None}
         if doc.path in _STRATEGIES:
             shared["shell_complete"] = complete_strategy

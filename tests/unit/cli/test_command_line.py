@@ -48,6 +48,13 @@ def test_every_verb_of_every_kind_loads_and_has_help(weft: Said) -> None:
         assert out.startswith(f"Usage: weft {' '.join(line)} "), line
 
 
+def test_no_command_has_a_word_for_two_things() -> None:
+    for kind in [*KINDS, None]:
+        for verb, entry in verbs_of(kind.name if kind else None).items():
+            names = [name for one in load(verb, entry, kind).params for name in [*one.opts, *one.secondary_opts]]
+            assert sorted({*names}) == sorted(names), f"{kind.name if kind else 'weft'} {verb}"
+
+
 def test_every_own_verb_of_a_kind_has_a_command() -> None:
     for kind in KINDS:
         for verb in kind.verbs:
