@@ -22,7 +22,7 @@ from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.oci.adjust import adjust_container
 from weft.drivers.runtime.oci.conmon import Conmon
 from weft.drivers.runtime.oci.container import Container
-from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.groups import REMOVAL_PAUSE_SECONDS, REMOVAL_TRIES, SHIMS, Groups
 from weft.drivers.runtime.oci.holder import Holder
 from weft.drivers.runtime.oci.logs import read_lines
 from weft.drivers.runtime.oci.paths import ContainerPaths
@@ -145,7 +145,7 @@ class OciDriver:
             paths.record.unlink(missing_ok=True)  # first: a removal cut off half-way is no container without a root
             await asyncio.to_thread(shutil.rmtree, paths.state, True)
             self._known.pop(guest_id, None)
-            self._drop_groups()
+            await self._drop_groups()
         self._locks.pop(guest_id, None)
         self._notify()
 
@@ -239,15 +239,20 @@ class OciDriver:
         if before is None:
             await asyncio.to_thread(shutil.rmtree, container.paths.state, True)
             self._known.pop(plan_id, None)
-            self._drop_groups()
+            await self._drop_groups()
             return
         await before.save()  # it is as ended as it was
         self._known[plan_id] = before
 
-    def _drop_groups(self) -> None:
+    async def _drop_groups(self) -> None:
         """With the last container, the node's own groups go, as far as no other driver has something in them."""
-        if not self._known and not any(self._state.glob("*/container.json")):
-            self._groups.remove_parents()
+        for _ in range(REMOVAL_TRIES):  # what held the last one may not have left its group yet
+            if self._known or any(self._state.glob("*/container.json")):
+                return
+            if self._groups.remove(SHIMS):
+                break
+            await self._clock.sleep(REMOVAL_PAUSE_SECONDS)
+        self._groups.remove_parents()
 
     def _add(self, record: ContainerRecord, runtime: Runtime) -> Container:
         paths = self._paths(record.plan.id)
