@@ -23,11 +23,11 @@ from weft.kinds.registry import WORKLOADS
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.schema import FieldDoc, describe_fields, suggest
 
-# Fields that verbs or the server set; a flag for them would only confuse.
+# Fields that verbs, the server or words of every command set; a flag for them would only confuse.
 _NO_FLAG = {
     **dict.fromkeys(WORKLOADS, ("spec.run", "spec.boots", "spec.pulls")),
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
-    "token": ("spec.sha256",),
+    "token": ("spec.sha256", "spec.project"),
     "migration": ("spec.cancel",),
     "conversion": ("spec.confirm", "spec.undo"),
     "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
@@ -67,8 +67,6 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
     flags: list[click.Parameter] = []
     for doc in flag_fields(kind):
         flag = flag_name(doc)
-        if flag == "project":
-            continue  # every command has that word already, for where it works
         shared: dict[str, Any] = {"help": _help(doc), "default": None}
         if doc.path in _STRATEGIES:
             shared["shell_complete"] = complete_strategy
