@@ -179,3 +179,24 @@ def test_deciders_that_are_killed_on_the_way_are_no_matter(cluster: Cluster, reg
         assert following.stderr is not None and following.returncode == 0, following.stderr.read().decode()
     assert len(killed) >= 2 and fetch(port) == "run\nrun\n"
     until(lambda: cluster.run("container", "get", "tough").returncode == 3)
+
+
+def test_what_runs_an_image_that_weft_holds_goes_on_as_a_vm_and_comes_back(cluster: Cluster) -> None:
+    cluster.ok("image", "build", "busybox", "--cache", str(cluster.state / "cache"))
+    page = "hostname > /srv/index.html; exec httpd -f -h /srv -p 80"
+    words = ["--image", "busybox", "--memory", "32M", "--publish", "8373:80", "--", "sh", "-c", page]
+    try:
+        cluster.ok("container", "create", "held", *words)
+        before = cluster.json("container", "get", "held")["spec"]
+        assert fetch(8373) == "held\n"
+        cluster.ok("convert", "container/held", "--to", "vm", "--confirm")
+        assert fetch(8373) == "held\n"
+        made = cluster.json("vm", "get", "held")["spec"]["image"]
+        assert cluster.json("image", "get", made)["spec"]["url"] == "oci://busybox"
+        cluster.ok("convert", "vm/held", "--to", "container", "--confirm")
+        assert cluster.json("container", "get", "held")["spec"] == before
+        assert fetch(8373) == "held\n"
+    finally:
+        cluster.run("container", "delete", "held", "--yes")
+        cluster.run("vm", "delete", "held", "--yes")
+    cluster.ok("image", "delete", made, "busybox", "--yes")

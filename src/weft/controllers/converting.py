@@ -22,7 +22,7 @@ from weft.kinds.workload import WorkloadSpec, WorkloadStatus
 from weft.kinds.workload_wish import REFUSALS
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import MAX_NAME
-from weft.objects.image_reference import parse_reference
+from weft.objects.image_reference import read_source
 from weft.objects.lifecycle import Phase
 
 PLACE_PATIENCE_SECONDS = 20.0
@@ -140,7 +140,7 @@ def _given(wish: WorkloadSpec) -> tuple[str, ...]:
 
 def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) -> KnownImage | None:
     """An Image of that very container image: of its digest, or where nobody knows that of its name."""
-    wanted = parse_reference(reference)
+    wanted = read_source(reference)
     for image in images:
         if not image.url.startswith(OCI) or image.phase == "Failed":
             continue
@@ -245,14 +245,15 @@ def _find_image(facts: Facts) -> KnownImage | Outcome:
             return _end(status, "Failed", "notOci", message, now)
         return image if image.digest else replace(image, digest=read_oci(image.url).digest)
     assert isinstance(old.wish, ContainerSpec)
-    reference = parse_reference(old.wish.image)
+    reference = read_source(old.wish.image)
     digest = old.image or reference.digest
     if status.image:
         image = next((one for one in facts.images if one.name == status.image), None)
     else:
         image = choose_image(facts.images, old.wish.image, digest)
     if image is None:
-        source = f"{reference.registry}/{reference.name}@{digest}" if digest else str(reference)
+        pinned = reference.place == "registry" and digest
+        source = f"{reference.registry}/{reference.name}@{digest}" if pinned else str(reference)
         name = f"{old.what.partition('/')[2][: MAX_NAME - 1 - len(facts.mark)]}-{facts.mark}"
         status = replace(status, image=name, made_image=True, digest=digest, message=f"image {name} is being made")
         return Outcome(
@@ -277,6 +278,11 @@ def _translate(facts: Facts, status: ConversionStatus, wish: WorkloadSpec, image
         assert isinstance(wish, VmSpec)
         source = read_oci(image.url)
         named = f"{source.registry}/{source.name}@{status.digest}"
+        if source.place == "held":
+            named = source.name
+            held = next((one for one in facts.images if one.name == named), None)
+            if held is None or held.digest != status.digest:
+                return f"image {named}, which {image.name} was made of, is another one by now, or gone: add it again"
         return to_container(wish, named, memory=spec.memory, registry_secret=image.registry_secret)
     except InvalidInput as problem:
         return f"{problem.message}; {problem.hint}" if problem.hint else problem.message

@@ -24,9 +24,10 @@ from weft.controllers.image_file import ImageFacts, Progress, fetch, inspect
 from weft.controllers.image_secrets import NOT_GOOD, Unseal, find_credentials
 from weft.controllers.loop import Queue
 from weft.kinds.allocation import AllocationSpec, list_digests
-from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus
+from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus, read_oci
 from weft.objects.envelope import merge_part
 from weft.objects.errors import DriverFailed, WeftError
+from weft.objects.identity import object_key
 
 AT_ONCE = 2
 TELL_EVERY_SECONDS = 1.0
@@ -162,6 +163,7 @@ class Images:
             if self._make_bundle is None:
                 raise DriverFailed("this server makes no images of container images", reason="fetchFailed")
             credentials = find_credentials(self._term.cache.view, image, self._unseal)
+            url = self._find_held(image, url)
             get = partial(self._make_bundle, url, image.status(ImageStatus).digest, credentials)
         task = asyncio.ensure_future(asyncio.to_thread(get, work, on_progress, stop))
         told = 0
@@ -182,6 +184,21 @@ class Images:
             if not task.done():
                 stop.set()
                 task.cancel()
+
+    def _find_held(self, image: Item, url: str) -> str:
+        """``url``, or the archive of the Image that it names."""
+        source = read_oci(url)
+        if source.place != "held":
+            return url
+        other = self._term.cache.view.get(object_key("image", image.envelope.project, source.name))
+        status = other.status(ImageStatus) if other is not None and not other.deleting else ImageStatus()
+        if status.phase != "Available" or status.format != OCI_FORMAT:
+            raise DriverFailed(
+                f"image {source.name} is not there, or holds no container image",
+                reason="fetchFailed",
+                hint=f"weft image add {source.name} FILE.tar (an OCI archive); it is tried again",
+            )
+        return f"oci-archive:{self._folder / status.sha256}"
 
     async def _fail(self, image: Item, problem: WeftError) -> None:
         message = f"{problem.message}; {problem.hint}" if problem.hint else problem.message

@@ -34,7 +34,7 @@ from weft.kinds.workload import (
 )
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
-from weft.objects.image_reference import parse_reference
+from weft.objects.image_reference import held_name, parse_reference
 from weft.objects.lifecycle import Phase
 from weft.objects.schema import field
 
@@ -159,11 +159,6 @@ def read_mount(text_: str, field_: str = "spec.mounts") -> Mount:
     return Mount(volume, path, mode == "ro")
 
 
-def image_name(image: str) -> str:
-    """The Image that a container's ``image`` names, if that isn't in a registry."""
-    return image if not {*"/:@"} & {*image} else ""
-
-
 def check_image_reference(image: str) -> None:
     """Files of a node are its own: no object names them."""
     example = "write REGISTRY/NAME:TAG, like registry.example.org/shop/web:1.4, or REGISTRY/NAME@sha256:…"
@@ -189,7 +184,7 @@ def check_container(spec: ContainerSpec) -> None:
             field="spec.memory",
             hint=f"give at least {LEAST_MACHINE_BYTES // MIB}M: its kernel lives in there, too",
         )
-    if image_name(spec.image):
+    if held_name(spec.image):
         check_name(spec.image, "spec.image")
         _refuse_credentials(spec)
     else:
@@ -328,11 +323,11 @@ def _volumes(spec: ContainerSpec) -> list[str]:
 
 
 def _images(spec: ContainerSpec) -> list[str]:
-    return [name] if (name := image_name(spec.image)) else []
+    return [name] if (name := held_name(spec.image)) else []
 
 
 def _ask(spec: ContainerSpec) -> Ask:
-    name = image_name(spec.image)
+    name = held_name(spec.image)
     return Ask(
         images=(name,) if name else (),
         runtime="container" if spec.isolation == "container" else f"container/{spec.isolation}",

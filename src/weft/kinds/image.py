@@ -13,7 +13,7 @@ from weft.kinds.cells import AGE, NAME, dig, size, text
 from weft.kinds.record import Column, Kind, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
-from weft.objects.image_reference import ImageReference, parse_reference
+from weft.objects.image_reference import ImageReference, read_source
 from weft.objects.schema import field
 
 OWN = ("busybox", "debian-12", "python3-11", "tiny")  # what `weft image build` can make
@@ -26,7 +26,7 @@ class ImageSpec(msgspec.Struct, kw_only=True):
     url: Annotated[
         str,
         field(
-            "Where it comes from: http, https, ftp or file, or a container image: oci://REGISTRY/NAME:TAG",
+            "Where it comes from: http, https, ftp or file, or a container image: oci://REGISTRY/NAME:TAG, oci://NAME",
             change="never",
         ),
     ]
@@ -96,11 +96,18 @@ def check_oci(spec: ImageSpec) -> None:
     """Raises InvalidInput."""
     if spec.registry_secret:  # empty is none, as it is written out at admission
         check_name(spec.registry_secret, "spec.registry_secret")
-    if not spec.url.startswith(OCI) or read_oci(spec.url).place != "registry":
+    source = read_oci(spec.url) if spec.url.startswith(OCI) else None
+    if source is None or source.place not in ("registry", "held"):
         raise InvalidInput(
             f"spec.url: {spec.url[:80]!r} names no image in a registry",
             field="spec.url",
-            hint="write oci://REGISTRY/NAME:TAG, or oci://REGISTRY/NAME@sha256:… for that very one",
+            hint="write oci://REGISTRY/NAME:TAG, or …@sha256:… for that very one; or oci://NAME of an image that weft holds",
+        )
+    if source.place == "held" and spec.registry_secret:
+        raise InvalidInput(
+            f"spec.registry_secret: {source.name} is an image of weft's, which no registry opens",
+            field="spec.registry_secret",
+            hint="leave it out",
         )
     if spec.sha256:
         raise InvalidInput(
@@ -112,7 +119,7 @@ def check_oci(spec: ImageSpec) -> None:
 
 def read_oci(url: str) -> ImageReference:
     """What an ``oci://`` URL names. Raises InvalidInput."""
-    return parse_reference(url.removeprefix(OCI), field="spec.url")
+    return read_source(url.removeprefix(OCI), "spec.url")
 
 
 IMAGE = Kind(

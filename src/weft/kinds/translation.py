@@ -16,7 +16,6 @@ from weft.kinds.run_wish import MIB
 from weft.kinds.vm import VmSpec, check_vm
 from weft.kinds.workload import WorkloadSpec
 from weft.objects.errors import InvalidInput
-from weft.objects.image_reference import parse_reference
 
 KERNEL_BYTES = 64 * MIB  # what a machine's own kernel takes beside what runs in it
 LEAST_VM_BYTES = 128 * MIB
@@ -61,11 +60,6 @@ def refuse_untranslatable(spec: WorkloadSpec) -> None:
     if spec.gang is not None:
         raise _refused("gang", "one of a gang can't be exchanged alone", "take it out of its gang first")
     if isinstance(spec, ContainerSpec):
-        try:
-            parse_reference(spec.image)
-        except InvalidInput:
-            hint = "push the image to a registry, and make the container of that one"
-            raise _refused("image", "a VM is made of an image in a registry only", hint) from None
         if spec.once:
             raise _refused("once", "what runs once can't be begun again as something else", "make the VM by hand")
         if spec.env_secrets:
@@ -108,7 +102,7 @@ def to_vm(spec: ContainerSpec, image: str, *, memory: int = 0, disk: int = 0) ->
 
 
 def to_container(spec: VmSpec, image: str, *, memory: int = 0, registry_secret: str = "") -> Translated:
-    """The container of ``image``, REGISTRY/NAME@sha256:…, that does what the VM on it does. Raises InvalidInput."""
+    """The container of ``image``, REGISTRY/NAME@sha256:… or NAME, that does what the VM on it does. Raises InvalidInput."""
     refuse_untranslatable(spec)
     process = read_process(spec.user_data)
     kept, sizes = _read_kept(process.keep)

@@ -163,7 +163,9 @@ async def make_bundle(
                 seen = here
                 tell(here)
 
-        image = await images.pull(url.removeprefix(OCI), digest, credentials=known, progress=on_progress)
+        reference = url.removeprefix(OCI)
+        own = reference.startswith("oci-archive:")  # one that the server itself keeps
+        image = await images.pull(reference, digest, credentials=known, progress=on_progress, own_file=own)
         _check_room(target, image)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=work) as name:
             await _pack(Path(name), images.root(image), image, enclosure, target)

@@ -1,5 +1,5 @@
 """How an image of containers is named: ``[REGISTRY[:PORT]/]NAME[:TAG][@sha256:…]`` in a registry, ``oci:PATH[:TAG]`` for an image
-layout and ``oci-archive:FILE[:TAG]`` for one in a tar file, both on the node. Pure.
+layout and ``oci-archive:FILE[:TAG]`` for one in a tar file, both on the node; a NAME alone is an Image that weft holds. Pure.
 
 A name without a registry is refused unless the cluster's configuration names one to take then: nobody's registry is guessed.
 Source: the grammar of the OCI distribution specification 1.1, "pulling manifests", and of what people type for registries.
@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from weft.objects.errors import InvalidInput
+from weft.objects.identity import check_name
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 LONGEST = 1024
@@ -28,9 +29,10 @@ _NOT_READ = ("docker-archive", "docker-daemon", "containers-storage", "dir", "do
 
 
 class ImageReference(msgspec.Struct, frozen=True):
-    """``registry`` HOST[:PORT] and ``name`` of what is in a registry; else ``path``, absolute. ``tag``, ``digest`` may be empty."""
+    """``registry`` HOST[:PORT] and ``name`` of what is in a registry, ``name`` of what weft holds; else ``path``, absolute.
+    ``tag``, ``digest`` may be empty."""
 
-    place: Literal["registry", "layout", "archive"]
+    place: Literal["registry", "held", "layout", "archive"]
     registry: str = ""
     name: str = ""
     path: str = ""
@@ -38,9 +40,21 @@ class ImageReference(msgspec.Struct, frozen=True):
     digest: str = ""
 
     def __str__(self) -> str:
-        prefix = {"registry": f"{self.registry}/{self.name}", "layout": f"oci:{self.path}"}
+        prefix = {"registry": f"{self.registry}/{self.name}", "held": self.name, "layout": f"oci:{self.path}"}
         text = prefix.get(self.place, f"oci-archive:{self.path}")
         return text + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+
+
+def held_name(text: str) -> str:
+    """The Image of weft's that ``text`` names, if it names no image elsewhere."""
+    return text if not {*"/:@"} & {*text} else ""
+
+
+def read_source(text: str, field: str = "spec.image") -> ImageReference:
+    """What ``text`` names, in a registry or held by weft. Raises InvalidInput."""
+    if name := held_name(text):
+        return ImageReference("held", name=check_name(name, field))
+    return parse_reference(text, field=field)
 
 
 def parse_reference(text: str, *, default_registry: str = "", field: str = "spec.image") -> ImageReference:

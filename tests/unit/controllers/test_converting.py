@@ -61,6 +61,21 @@ def test_one_is_made_of_what_the_container_runs_and_opened_by_its_secret() -> No
     assert outcome.look_after == SPEC.timeout_seconds
 
 
+def test_what_weft_holds_is_named_by_its_name_on_both_sides_and_must_be_the_same_still() -> None:
+    held = image("busybox", "file:///srv/busybox.tar", ONE)
+    outcome = plan_conversion(facts(old=container({"image": "busybox"}, image=ONE), images=(held,)))
+    assert outcome.image is not None and outcome.image[1].url == "oci://busybox"
+    made = image("web-ab12c", "oci://busybox", ONE)
+    vm = Side(what="vm/web", wish=VmSpec(image=made.name), status=WorkloadStatus(phase="Running"), generation=1)
+    back = facts(spec=ConversionSpec(workload="vm/web", to="container"), old=vm)
+    outcome = plan_conversion(msgspec.structs.replace(back, images=(made, held)))
+    assert isinstance(outcome.make, ContainerSpec) and outcome.make.image == "busybox"
+    for others in ((made,), (made, image("busybox", "file:///srv/busybox.tar", OTHER))):
+        outcome = plan_conversion(msgspec.structs.replace(back, images=others))
+        assert (outcome.status.phase, outcome.status.reason) == ("Failed", "untranslatable")
+        assert "busybox" in outcome.status.message and outcome.old is None
+
+
 def test_an_image_that_failed_ends_it_and_goes_if_it_was_made_for_it() -> None:
     for made in (True, False):
         status = ConversionStatus(phase="Preparing", began_at=0.0, image="i", made_image=made)

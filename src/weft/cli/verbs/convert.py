@@ -107,7 +107,8 @@ def _translate(session: Session, old: Mapping[str, Any], asked: ConvertInput) ->
             hint="only VMs on oci:// images can go on as containers",
         )
     source = read_oci(url)
-    return to_container(wish, f"{source.registry}/{source.name}@{digest or source.digest}", memory=asked.memory)
+    pinned = f"{source.registry}/{source.name}@{digest or source.digest}"
+    return to_container(wish, source.name if source.place == "held" else pinned, memory=asked.memory)
 
 
 def _rehearse(session: Session, old: Mapping[str, Any], manifest: Mapping[str, Any], translated: Translated) -> int:
