@@ -21,7 +21,7 @@ from tests.simulation.fabric import Fabric, sign
 from tests.simulation.fate import MISFORTUNES, Fate
 from tests.simulation.machines import Processes
 from tests.simulation.virtual_loop import Event, Thread, VirtualLoop
-from weft.agent import agent, facts, feed
+from weft.agent import abilities, facts, feed
 from weft.agent.hardware import Hardware
 from weft.drivers import processes
 from weft.kinds.node import Gpu
@@ -117,7 +117,7 @@ def _one_source_of_chance(seed: int) -> Iterator[Processes]:
         mock.patch("random._urandom", chance.randbytes),
         mock.patch.object(feed, "threading", threads),
         mock.patch.object(facts, "inspect_machine", lambda: facts.Machine("simulated", "0")),
-        mock.patch.object(agent, "inspect_hardware", lambda host: Hardware(gpus=[Gpu("T4", 2**34)] * 4)),
+        mock.patch.object(abilities, "inspect_hardware", lambda host: Hardware(gpus=[Gpu("T4", 2**34)] * 4)),
         mock.patch.object(processes, "inspect_process", found.inspect),
         mock.patch.object(deciders, "run_controller", run_controller),
         signed(deciders.Scheduler, "scheduler"),

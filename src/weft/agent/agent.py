@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 
 from weft.agent import facts
+from weft.agent.abilities import Abilities
 from weft.agent.bygone import recall_bygone
 from weft.agent.container_images import ContainerImages
 from weft.agent.feed import Gone, Put, Told
 from weft.agent.following import Following
 from weft.agent.functions.footholds import Footholds
 from weft.agent.functions.functions import Functions
-from weft.agent.hardware import Hardware, inspect_hardware
 from weft.agent.images import ImageCache
 from weft.agent.known import Memory, Part, Store, Wanted
 from weft.agent.meter import Meter
@@ -41,8 +41,8 @@ from weft.agent.worker import Worker
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.image import OciStore
-from weft.contracts.network import NetworkDriver, NetworkProbe
-from weft.contracts.runtime import GuestFacts, RuntimeProbe
+from weft.contracts.network import NetworkDriver
+from weft.contracts.runtime import GuestFacts
 from weft.contracts.volume import VolumeDriver
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.node import NodeReport
@@ -53,7 +53,6 @@ from weft.objects.identity import short_id
 log = logging.getLogger("weft.agent")
 RUNTIME_RETRY_SECONDS = 1.0
 HEARTBEAT_SECONDS = 8.0
-PROBE_SECONDS = 15.0
 SHORT_SILENCE_SECONDS = 2.0
 LISTEN_SECONDS = 8.0  # for the server's list, before guests that don't run are started from memory
 BREATH_SECONDS = 0.02  # changes of guests come in bursts
@@ -130,10 +129,7 @@ class Agent:
         self._following = Following(server, self._network, self._on_network)
         self._removing: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._machine = facts.inspect_machine()
-        self._hardware = Hardware()
-        self._runtime_probes: list[RuntimeProbe] = []
-        self._network_probe = NetworkProbe(network.name, False, [], [])
+        self._abilities = Abilities(host, runtimes, network, clock)
         self._epoch = ""  # the server's history that the last list was of
         self._functions: Functions | None = None
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -192,22 +188,10 @@ class Agent:
         """Find out what this node can do, then begin to report; its guests don't wait for that."""
         await self._performer.find_volumes()
         await self._pools.look()
-        self._network_probe = await self._network_driver.probe()
-        self._runtime_probes = await self.runtimes.probe()
-        self._hardware = await asyncio.to_thread(inspect_hardware, self.host)
-        for told in (*(probe.problems for probe in self._runtime_probes), self._network_probe.problems):
-            for problem in told:
-                log.warning("%s", problem)
+        await self._abilities.find_out()
         self._reporter.wake()
         await self._reporter.tell()
-        while True:  # what a driver stands on may be ended, exchanged and started again
-            await self._clock.sleep(PROBE_SECONDS)
-            before, self._runtime_probes = self._runtime_probes, await self.runtimes.probe()
-            known = {problem for probe in before for problem in probe.problems}
-            for problem in {problem for probe in self._runtime_probes for problem in probe.problems} - known:
-                log.warning("%s", problem)
-            if before != self._runtime_probes:
-                self._reporter.wake()
+        await self._abilities.keep(self._reporter.wake)
 
     async def run(self) -> None:
         """Until cancelled. Raises what a part of the agent died of."""
@@ -408,11 +392,11 @@ class Agent:
     def _make_node_report(self) -> NodeReport:
         return facts.make_report(
             self.host,
-            self._machine,
-            self._hardware,
+            self._abilities.machine,
+            self._abilities.hardware,
             self._proximity.nearness,
-            self._runtime_probes,
-            self._network_probe,
+            self._abilities.runtimes,
+            self._abilities.network,
             self._images.list(),
             sorted(self._performer.volume_uids),
             self._orphans(),
