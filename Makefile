@@ -27,9 +27,9 @@ down:
 	@if [ -x .venv/bin/python ]; then .venv/bin/python -m weft.launch.local down; \
 	else echo "nothing to end: this clone has no .venv yet"; fi
 
-# Three at a time: much of the suite waits for guests. WORKERS=1 runs it in order.
+# Three at a time: much of the suite waits for guests. WORKERS=1 runs it in order. What takes longest is told in the end.
 test: install
-	@.venv/bin/pytest -n $(or $(WORKERS),3) --dist loadfile
+	@.venv/bin/pytest -n $(or $(WORKERS),3) --dist loadfile --durations=40 --durations-min=10
 
 bench: install
 	@.venv/bin/python -m benchmarks $(ONLY)

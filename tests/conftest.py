@@ -13,7 +13,7 @@ from weft.images.parts import AGENT, compile_program
 CLUSTER = "tests/cluster"
 # A cluster of their own: what runs beside VMs, and what waits long for guests that boot.
 APART = ("batch_jobs", "containers", "debian", "enclosed", "function", "on_etcd", "three_tier")
-LONGEST_FIRST = (CLUSTER, "tests/host", "tests/simulation", "tests/conformance", "tests/placement", "tests/scenario")
+LONGEST_FIRST = (CLUSTER, "tests/simulation", "tests/host", "tests/conformance", "tests/placement", "tests/scenario")
 
 # A suite that draws anew each time fails on the day nobody changed anything; new draws belong to the long runs.
 settings.register_profile("fixed", derandomize=True, deadline=None)

@@ -20,7 +20,7 @@ PROGRAM = "echo serving; echo careful >&2; trap 'exit 0' TERM; httpd -f -p 80 -h
 
 
 def status(cluster: Cluster, name: str) -> dict[str, Any]:
-    return dict(cluster.json("container", "get", name)["status"])
+    return dict(cluster.object("container", name)["status"])
 
 
 def fetch(port: int, seconds: float = 20) -> str:

@@ -41,7 +41,7 @@ def run(cluster: Cluster, image: str) -> Iterator[Job]:
 
 
 def status(cluster: Cluster, name: str) -> dict[str, Any]:
-    return dict(cluster.json("job", "get", name)["status"])
+    return dict(cluster.object("job", name)["status"])
 
 
 def containers(cluster: Cluster, job: str) -> dict[str, dict[str, Any]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +78,6 @@ async def give_up_a_node_with_guests(fabric: Fabric) -> dict[str, str]:
     fabric.witness.dark.clear()
     await until(lambda: phase(fabric, "ledger") == phase(fabric, "books") == "Pending", "they wait")
     return before
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """What ends with the simulation says so."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def nothing_new(node: Node) -> None:
