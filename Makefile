@@ -35,7 +35,7 @@ bench: install
 	@.venv/bin/python -m benchmarks $(ONLY)
 
 soak: install
-	@.venv/bin/python -m benchmarks.soak $(ONLY)
+	@$(if $(ONLY),,.venv/bin/pytest -m long &&) .venv/bin/python -m benchmarks.soak $(ONLY)
 
 lock:
 	@tools/lock

@@ -160,7 +160,7 @@ def test_how_a_container_ends_is_told(cluster: Cluster, registry: str, gone_cont
 def test_without_a_registry_weft_holds_the_image(cluster: Cluster, gone_containers: Gone) -> None:
     cluster.ok("image", "build", "busybox", "--cache", str(cluster.state / "cache"))
     page = ["--", "sh", "-c", "echo held > /srv/index.html; exec httpd -f -h /srv -p 80"]
-    words = ["--image", "busybox", "--memory", "32M"]
+    words = ["--image", "busybox", "--memory", "32M", "--grace", "1s"]
     cluster.ok("container", "create", gone_containers("held"), *words, "--publish", "8098:80", *page)
     assert fetch(8098) == "held\n"
     assert "in use by container/held" in cluster.fails(5, "image", "delete", "busybox", "--yes")

@@ -40,7 +40,7 @@ def make(cluster: Cluster, tmp_path: Path) -> Iterator[Make]:
             "--user",
             "1000:1000",
         ]
-        words += ["--env", "WORDS=two  words", "--pids", "99", *more, "--", "sh", "-c", COUNTS]
+        words += ["--grace", "1s", "--env", "WORDS=two  words", "--pids", "99", *more, "--", "sh", "-c", COUNTS]
         cluster.ok("container", "create", name, *words)
 
     yield make
@@ -163,7 +163,18 @@ def test_undone_what_runs_an_image_that_weft_holds_runs_again_with_what_the_vm_w
     port = cluster.free_port()
     cluster.ok("image", "build", "busybox", "--cache", str(cluster.state / "cache"))
     cluster.ok("volume", "create", "held", "--size", "64M")
-    words = ["--image", "busybox", "--memory", "32M", "--publish", f"{port}:80", "--mount", "held:/data"]
+    words = [
+        "--image",
+        "busybox",
+        "--memory",
+        "32M",
+        "--grace",
+        "1s",
+        "--publish",
+        f"{port}:80",
+        "--mount",
+        "held:/data",
+    ]
     try:
         page = "echo run >> /data/index.html; exec httpd -f -p 80 -h /data"
         cluster.ok("container", "create", "held", *words, "--", "sh", "-c", page)

@@ -139,7 +139,7 @@ def test_without_wefts_own_agent_commands_run_over_qemu_guest_agent(deb: Cluster
     assert "gives no terminals" in deb.fails(2, "vm", "exec", "-t", NAME, "--", "sh")
 
 
-@pytest.mark.parametrize("firmware", ["uefi", "bios"])
+@pytest.mark.parametrize("firmware", ["uefi", pytest.param("bios", marks=pytest.mark.long)])
 def test_firmware_boots_it_through_its_own_loader_after_it_shut_itself_down(deb: Cluster, firmware: str) -> None:
     deb.ok("vm", "stop", NAME, timeout=240)
     assert "reboot: Power down" in deb.ok("vm", "logs", NAME, "--tail", "5")

@@ -43,7 +43,7 @@ def invoke(cluster: Cluster, name: str) -> dict[str, str]:
     return told
 
 
-@pytest.mark.parametrize("isolation", ["container", "vm"])
+@pytest.mark.parametrize("isolation", [pytest.param("container", marks=pytest.mark.long), "vm"])
 def test_an_image_is_pulled_by_a_secret_pinned_and_taken_anew_only_when_asked(
     cluster: Cluster, registry: str, tmp_path: Path, isolation: str
 ) -> None:

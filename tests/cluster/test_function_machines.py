@@ -76,8 +76,8 @@ def test_the_next_node_has_its_template_before_the_first_is_full(dice: Cluster, 
         return {there["node"]: there for there in dice.json("function", "metrics", "dice")["instances"]}
 
     invoke(dice)
-    (home,) = instances()
-    until(lambda: instances()[home]["ready"] == 1, 60)  # the copy that was taken is made up for
+    until(lambda: any(there["ready"] for there in instances().values()))  # the copy that was taken is made up for
+    home = next(node for node, there in instances().items() if there["ready"])
     memory = dice.json("get", f"node/{home}")["report"]["memory"]
     reserved = (memory >> 20) - 200  # one more instance of 128 MiB fits beside it, not two
     dice.ok("vm", "create", gone("large"), "--image", "tiny", "--memory", f"{reserved}M", "--node", home, "--detach")
@@ -89,10 +89,10 @@ def test_the_next_node_has_its_template_before_the_first_is_full(dice: Cluster, 
     until(lambda: len(prepared()) > 1, 120)
     told = dice.ok("function", "metrics", "dice")
     print(told)
-    (other,) = prepared() - {home}
+    others = prepared() - {home}
     call = [WEFT, "function", "invoke", "dice", "--data", '{"seconds": 4}']
     taken = [subprocess.Popen(call, cwd=dice.folder, stdout=subprocess.DEVNULL) for _ in range(3)]
     assert [process.wait(60) for process in taken] == [0, 0, 0]
     starts = dice.json("function", "metrics", "dice")["starts"]
     assert not starts.get("cold"), "none waited for a boot"
-    assert instances()[other]["idle"] or instances()[other]["busy"]
+    assert any(instances()[node]["idle"] or instances()[node]["busy"] for node in others)

@@ -34,7 +34,20 @@ def blue(cluster: Cluster) -> Iterator[Cluster]:
     cluster.ok("image", "build", "busybox", "--cache", str(cluster.state / "cache"))
     for name, node in (("blue", "n2"), ("red", "n1")):
         words = ["--image", "busybox", "--memory", "32M", "--network", name, "--node", node]
-        cluster.ok("container", "create", f"web-{name}", *words, "--command", "sh", "--arg", "-c", "--arg", SERVE)
+        cluster.ok(
+            "container",
+            "create",
+            f"web-{name}",
+            *words,
+            "--grace",
+            "1s",
+            "--command",
+            "sh",
+            "--arg",
+            "-c",
+            "--arg",
+            SERVE,
+        )
     yield cluster
     for what in ("container/web-blue", "container/web-red", "image/busybox", "network/blue", "network/red"):
         cluster.run("delete", what, "--yes")
@@ -79,7 +92,7 @@ def until(holds: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("isolation", ["process", "container", "vm"])
+@pytest.mark.parametrize("isolation", ["process", pytest.param("container", marks=pytest.mark.long), "vm"])
 def test_a_function_calls_a_container_of_its_network_by_name_and_nobody_elses(blue: Cluster, isolation: str) -> None:
     before = namespaces(blue)
     create(blue, "caller", "--isolation", isolation, "--network", "blue")

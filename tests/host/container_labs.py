@@ -18,7 +18,8 @@ NEEDED = {
     "containerd": ("containerd", "ctr", "runc"),
     "enclosed": ("qemu-system-x86_64", "mkfs.ext4", "gcc"),
 }
-SHARING = ("crun", "runc", "containerd")  # the node's kernel
+# The node's kernel; containerd is shown by the contract, the walls and its own tests.
+SHARING = ("crun", "runc", pytest.param("containerd", marks=pytest.mark.long))
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def net() -> Iterator[Lab]:
         lab.close()
 
 
-@pytest_asyncio.fixture(params=["process", "container", "vm"])
+@pytest_asyncio.fixture(params=["process", pytest.param("container", marks=pytest.mark.long), "vm"])
 async def lab(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[FunctionLab]:
     async with open_lab(tmp_path, request.param) as lab:
         yield lab

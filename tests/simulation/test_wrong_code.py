@@ -39,7 +39,12 @@ def test_wrong_code_is_found_out(name: str) -> None:
     print(trace.seed, trace.violations[0])
 
 
-@pytest.mark.parametrize("name", sorted(WRONG_MOVES))
+LONG = ("believe_an_older_store",)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in sorted(WRONG_MOVES)]
+)
 def test_wrong_moves_are_found_out(name: str) -> None:
     with WRONG_MOVES[name]():
         faults, weather = WORST.get(name, (60, MOVING))
