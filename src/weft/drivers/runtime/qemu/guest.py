@@ -48,6 +48,7 @@ class Guest:
         self.record = record
         self.lock = asyncio.Lock()
         self.ended = asyncio.Event()
+        self._settling = False
         self.said_hello = asyncio.Event()
         self.agents = GuestAgents(record.plan, paths, clock, self._take_hello)
         self._cgroups = cgroups
@@ -65,12 +66,14 @@ class Guest:
 
     @property
     def running(self) -> bool:
-        """Whether it has a QEMU process whose end has not been settled yet."""
-        return self.record.process is not None and not self.ended.is_set()
+        """Whether it has a QEMU process whose end has not been settled yet: until that is on disk and what only a process needs
+        is gone, a next one would be written over, or lose its sockets."""
+        return (self.record.process is not None or self._settling) and not self.ended.is_set()
 
     async def settle(self) -> None:
         """If its process has just ended, wait until that is written down: no verb may overtake it."""
-        if self.record.process is not None and not is_alive(self.record.process):
+        gone = self.record.process is not None and not is_alive(self.record.process)
+        if self.running and (gone or self._settling):
             await self.ended.wait()
 
     @property
@@ -291,6 +294,14 @@ class Guest:
 
     async def _settle_end(self) -> None:
         """Write down why there is no process any more, and clear away what only a process needs."""
+        self._settling = True
+        try:
+            await self._write_end()
+        finally:
+            self._settling = False
+        self.ended.set()
+
+    async def _write_end(self) -> None:
         record, name = self.record, self.record.plan.id
         if record.memory == "loaded":  # a resume was cut off: has the guest run and written, or not?
             record.memory = "saved" if disk_times(record.plan) == record.disk_times else "none"
@@ -308,19 +319,19 @@ class Guest:
         self.paths.memory_pending.unlink(missing_ok=True)
         shutil.rmtree(self.paths.run, ignore_errors=True)
         await self._cgroups.remove_when_empty(name, self.clock)
-        self.ended.set()
 
     async def quit(self) -> None:
         """End the process: QEMU's own way (which flushes its disks), and by force if that takes too long."""
         process = self.record.process
-        if process is None:
+        if not self.running:
             return
         with contextlib.suppress(Unavailable, DriverFailed):
             await self.monitor().execute("quit", timeout_seconds=QUIT_SECONDS)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.ended.wait(), QUIT_SECONDS)
-        if not self.ended.is_set():
-            kill_process(process)
+        if self.running:
+            if process is not None:
+                kill_process(process)
             await self.ended.wait()
 
     # Asked by the driver.
