@@ -62,7 +62,7 @@ async def test_room_that_is_held_for_later_is_nothing_to_a_node(lab: Lab) -> Non
     async with lab.agent() as agent:
         lab.server.put(room, web)
         await lab.until_state(web, "running")
-        assert agent.find_guest(room.name) is None and lab.guest(room) is None
+        assert agent.allocations.find(room.name) is None and lab.guest(room) is None
         assert lab.copies() == [f"{short_id(web.uid)}.json"]
         lab.server.delete(room)
         await lab.settle()

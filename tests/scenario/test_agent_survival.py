@@ -19,7 +19,7 @@ from tests.scenario.agent_lab import (
     make_publication,
 )
 
-from weft.agent import agent, network
+from weft.agent import allocations, network
 from weft.agent.known import Memory, Part
 from weft.agent.offline import Copies, Copy
 from weft.kinds.allocation import AllocatedMove
@@ -36,7 +36,7 @@ def lab(tmp_path: Path) -> Lab:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent waits a second for the list of a server that says nothing, or only no, and looks after its networks as often."""
-    monkeypatch.setattr(agent, "LISTEN_SECONDS", 1.0)
+    monkeypatch.setattr(allocations, "LISTEN_SECONDS", 1.0)
     monkeypatch.setattr(network, "HEAL_SECONDS", 1.0)
 
 
@@ -157,7 +157,7 @@ async def test_an_agent_that_starts_again_says_of_which_history_its_memory_is(la
 async def test_a_server_that_answers_is_waited_for_before_guests_are_started_from_memory(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weft.agent.agent.LISTEN_SECONDS", 0.1)
+    monkeypatch.setattr(allocations, "LISTEN_SECONDS", 0.1)
     monkeypatch.setattr("weft.agent.plan.FIRST_PAUSE_SECONDS", 0.1)
     web = make_allocation()
     async with lab.agent():

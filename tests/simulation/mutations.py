@@ -12,7 +12,7 @@ from unittest import mock
 import msgspec
 
 from weft.agent import perform, plan
-from weft.agent.agent import Agent
+from weft.agent.allocations import Allocations
 from weft.agent.moving import movers
 from weft.agent.moving.source import Source
 from weft.agent.plan import Step
@@ -110,10 +110,10 @@ def adopt_without_checking_the_start_time() -> Any:
 def take_what_is_not_listed_for_deleted() -> Any:
     """An agent ends what the server's list doesn't hold: after a restore that is somebody's guest."""
 
-    def miss(self: Agent, worker: Any) -> None:
+    def miss(self: Allocations, worker: Any) -> None:
         worker.update(msgspec.structs.replace(worker._envelope, deleting_since=1.0))
 
-    return mock.patch.object(Agent, "_miss_allocation", miss)
+    return mock.patch.object(Allocations, "_miss", miss)
 
 
 def place_before_nodes_have_spoken() -> Any:

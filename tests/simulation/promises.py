@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.node import Node
 from tests.simulation.people import Person
-from weft.agent.perform import SHORT_ID
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.fit import plan_fit
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
@@ -16,7 +15,7 @@ from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeStatus
 from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, decode_part
-from weft.objects.identity import short_id
+from weft.objects.identity import SHORT_ID, short_id
 
 if TYPE_CHECKING:
     from tests.simulation.fabric import Fabric

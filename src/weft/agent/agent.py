@@ -1,7 +1,7 @@
-"""One node: takes its allocations from the feed, gives each to a worker, keeps the networks, tells the server.
+"""One node: wires its parts together, begins and ends them, and carries what the server answers to whom it is for.
 
 Starts from the durable copies and from what the drivers find, so that guests are cared for whether or not a server
-answers. What no list of the server's explains is kept and told as an orphan. Woken by feed, drivers and clock.
+answers. Woken by feed, drivers and clock.
 """
 
 from __future__ import annotations
@@ -13,48 +13,43 @@ from typing import Any
 
 import msgspec
 
-from weft.agent import facts
+from weft.agent import facts, holdings
 from weft.agent.abilities import Abilities
-from weft.agent.bygone import recall_bygone
+from weft.agent.allocations import Allocations
 from weft.agent.container_images import ContainerImages
-from weft.agent.feed import Gone, Put, Told
+from weft.agent.feed import Told
 from weft.agent.following import Following
 from weft.agent.functions.footholds import Footholds
 from weft.agent.functions.functions import Functions
 from weft.agent.images import ImageCache
-from weft.agent.known import Memory, Part, Store, Wanted
+from weft.agent.known import Part, Wanted
 from weft.agent.meter import Meter
 from weft.agent.moving.credentials import Credentials
 from weft.agent.moving.movers import Movers
 from weft.agent.moving.wire import TlsWire, Wire
 from weft.agent.network import NetworkKeeper
-from weft.agent.offline import Copies, Copy, NotKept
+from weft.agent.offline import Copies, Copy
+from weft.agent.orphans import Found, copy_orphans, name_orphans
 from weft.agent.perform import Performer
-from weft.agent.pools import LOOK_SECONDS, Pools
+from weft.agent.pools import Pools
 from weft.agent.proximity import Proximity
-from weft.agent.relations import relate
-from weft.agent.report import Question, Reporter
+from weft.agent.report import HEARTBEAT_SECONDS, Question, Reporter
 from weft.agent.runtimes import Runtimes
 from weft.agent.secrets import Secrets
 from weft.agent.server import NodeEvent, ReportAnswer, Server
+from weft.agent.volumes import Volumes
 from weft.agent.worker import Worker
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.image import OciStore
 from weft.contracts.network import NetworkDriver
-from weft.contracts.runtime import GuestFacts
 from weft.contracts.volume import VolumeDriver
-from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.node import NodeReport
-from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import WeftError
-from weft.objects.identity import short_id
 
 log = logging.getLogger("weft.agent")
 RUNTIME_RETRY_SECONDS = 1.0
-HEARTBEAT_SECONDS = 8.0
 SHORT_SILENCE_SECONDS = 2.0
-LISTEN_SECONDS = 8.0  # for the server's list, before guests that don't run are started from memory
 BREATH_SECONDS = 0.02  # changes of guests come in bursts
 
 
@@ -77,102 +72,88 @@ class Agent:
         self.host = host
         self.runtimes = runtimes
         self._server, self._clock = server, clock
-        self._pools = Pools(volumes, pools or {}, clock, lambda: self._reporter.wake())
         self._network_driver = network
-        self._copies = Copies(host.state_dir)
-        self._images = ImageCache(host.state_dir, server, self._used_images)
-        self._network = NetworkKeeper(
-            network, host, self._copies, clock, self._hosted, self._orphans, self._on_network_healed
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._functions: Functions | None = None
+        self._reporter = Reporter(
+            host.node, server, clock, self._make_node_report, self._longest_silence, self._ask, self._on_answer
         )
+        copies, self._found = Copies(host.state_dir), Found(runtimes)
+        self.allocations = allocations = Allocations(
+            copies,
+            self._found,
+            self._reporter,
+            clock,
+            lambda copy: self._make_worker(copy, copies),
+            self._spawn,
+            self._on_event,
+            self._on_related,
+        )
+        self._pools = Pools(volumes, pools or {}, clock, self._reporter.wake)
+        self._volumes = Volumes(
+            self._pools, self._reporter, clock, lambda: holdings.find_volumes(allocations.workers), self._spawn
+        )
+        self._images = ImageCache(host.state_dir, server, self._used_images)
+        self._container_images = ContainerImages(container_images, self._images, self._used_container_images, clock)
+        self._network = NetworkKeeper(
+            network, host, copies, clock, self._hosted, self._orphans, self._on_network_healed
+        )
+        self._following = Following(server, self._network, self._on_network)
         self.footholds = Footholds(
             host,
             self._network,
             lambda project, uid: server.ask_foothold(host.node, project, uid),
             self._on_foothold,
-            lambda uid: self._following.hear_network(uid),
+            self._following.hear_network,
         )
-        wire = wire or TlsWire(Credentials(host.state_dir), clock)
         self._movers = Movers(
             host,
             runtimes,
             self._network,
             self._pools,
-            wire,
+            wire or TlsWire(Credentials(host.state_dir), clock),
             clock,
             self._on_part,
-            self._on_move,
-            self._on_store,
+            allocations.look,
+            allocations.keep_store,
         )
-        self._container_images = ContainerImages(container_images, self._images, self._used_container_images, clock)
-        secrets = Secrets(lambda allocation: server.read_secrets(host.node, allocation))
         self._performer = Performer(
             host,
             runtimes,
             self._pools,
+            self._volumes,
             self._network,
             self._images,
             self._container_images,
             self._movers,
-            secrets,
+            Secrets(lambda allocation: server.read_secrets(host.node, allocation)),
             clock,
         )
-        self._reporter = Reporter(
-            host.node, server, clock, self._make_node_report, self._longest_silence, self._ask, self._on_answer
-        )
         self._proximity = Proximity(host.node_uid, host.underlay_address, host.echo_port, clock, self._reporter.wake)
-        self._meter = Meter(host, runtimes, self._pools, clock, self._guests, self._unexplained, self._reporter.wake)
-        self._workers: dict[str, Worker] = {}  # by allocation uid
-        self._care: dict[str, asyncio.Task[None]] = {}
-        self._superseded: set[str] = set()  # allocations with a later incarnation elsewhere, by the server's word
-        self._deleted: set[str] = set()  # allocations the server has no more, whose release is under way here
-        self._recovered: dict[str, GuestFacts] = {}  # guests found at the start, by guest id
-        self._following = Following(server, self._network, self._on_network)
-        self._removing: set[str] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._meter = Meter(
+            host, runtimes, self._pools, clock, allocations.guests, allocations.unexplained, self._reporter.wake
+        )
         self._abilities = Abilities(host, runtimes, network, clock)
-        self._epoch = ""  # the server's history that the last list was of
-        self._functions: Functions | None = None
-        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
         """Take up what is here already; then follow the server. Returns once all guests are known."""
-        self._epoch = await asyncio.to_thread(self._copies.load_epoch)
-        await asyncio.to_thread(self._copies.drop_departures)
-        for copy in await asyncio.to_thread(self._copies.load):
-            self._add_worker(copy).unheard = True
-        found = await self.runtimes.recover()
-        self._recovered = {guest.id: guest for guest in found if guest.state != "absent"}
-        self._relate()
-        adopted = sum(guest.state in ("running", "starting", "paused") for guest in found)
-        log.info("node %s: %d allocations known, %d guests run", self.host.node, len(self._workers), adopted)
-        for worker in self._workers.values():
-            self._care[worker.wanted.uid] = self._spawn(worker.care())
+        await self.allocations.take_up()
+        run = await self._found.recover()
+        log.info("node %s: %d allocations known, %d guests run", self.host.node, len(self.allocations.workers), run)
+        self.allocations.begin()
         await self._clear_footholds()
         self._spawn(self._network.keep())
         self._spawn(self._follow_runtime())
         self._spawn(self._proximity.keep())
         self._spawn(self._meter.keep())
         self._spawn(self._pools.keep())
-        self._spawn(self._keep_volumes())
+        self._spawn(self._volumes.keep())
         self._spawn(self._introduce())
-        self._spawn(self._stop_listening())
+        self._spawn(self.allocations.listen())
         self._following.follow("allocations", "allocation", {"node": self.host.node_uid}, self._on_allocation)
         self._following.follow_publications()
         self._follow_networks()
-
-    async def _stop_listening(self) -> None:
-        """A guest that ended while no agent was here is started again on the server's word; without a server, alone. One
-        that answers will send its list too, however long that takes."""
-        waits_until = self._clock.elapsed() + LISTEN_SECONDS
-        while any(worker.unheard for worker in self._workers.values()):
-            left = (
-                max(waits_until, self._reporter.answered_at + HEARTBEAT_SECONDS + LISTEN_SECONDS)
-                - self._clock.elapsed()
-            )
-            if left <= 0:
-                self._hear()
-            else:
-                await self._clock.sleep(left)
 
     async def _clear_footholds(self) -> None:
         try:
@@ -180,13 +161,9 @@ class Agent:
         except WeftError as problem:
             log.warning("network: %s", problem)
 
-    def _hear(self) -> None:
-        for worker in self._workers.values():
-            worker.hear()
-
     async def _introduce(self) -> None:
         """Find out what this node can do, then begin to report; its guests don't wait for that."""
-        await self._performer.find_volumes()
+        await self._volumes.find()
         await self._pools.look()
         await self._abilities.find_out()
         self._reporter.wake()
@@ -215,141 +192,33 @@ class Agent:
         await self.runtimes.close()
         await self._network_driver.close()
 
-    def find_guest(self, allocation: str) -> Wanted | None:
-        """The allocation of that name or uid if this node has it."""
-        for worker in self._workers.values():
-            if allocation in (worker.wanted.name, worker.wanted.uid):
-                return worker.wanted
-        return None
-
-    def taken(self) -> tuple[float, int]:
-        """CPU in cores and bytes of memory that allocations have here, whether or not their guests run now."""
-        resources = [worker.wanted.spec.resources for worker in self._workers.values() if not worker.released]
-        return sum(one.cpu for one in resources), sum(one.memory for one in resources)
-
     def serve_functions(self, functions: Functions) -> None:
         """Tell them whenever allocations may take more room, and the server what they run."""
         self._functions = functions
 
-    def _add_worker(self, copy: Copy) -> Worker:
-        worker = Worker(
-            copy, self._performer, self._copies, self._clock, self._reporter.put, self._on_event, self._relate
+    def _make_worker(self, copy: Copy, copies: Copies) -> Worker:
+        return Worker(
+            copy, self._performer, copies, self._clock, self._reporter.put, self._on_event, self.allocations.relate
         )
-        self._workers[worker.wanted.uid] = worker
-        return worker
 
     def _on_allocation(self, told: Told) -> None:
-        if isinstance(told, Put):
-            self._put_allocation(told.envelope)
-        elif isinstance(told, Gone):
-            self._lose_allocation(told.last)
-        else:
-            for worker in [w for w in self._workers.values() if w.wanted.name not in told.names]:
-                self._miss_allocation(worker)
-            if told.epoch != self._epoch:
-                self._epoch = told.epoch
-                self._spawn(self._keep_epoch(told.epoch))
-            self._hear()
-            self._reporter.repeat()
-        self._relate()
+        self.allocations.put(told)
         self._follow_networks()
         self._network.wake()
 
-    async def _keep_epoch(self, epoch: str) -> None:
-        """Remember durably that this history was heard, once all that it made orphans is remembered as such: an agent
-        that starts again says so to the server, which places nothing until it has."""
-        try:
-            for worker in list(self._workers.values()):
-                await worker.keep()
-            if epoch == self._epoch:
-                await asyncio.to_thread(self._copies.save_epoch, epoch)
-        except NotKept as problem:
-            log.warning("%s", problem.message)  # it is heard of anew after a start
-
-    def _put_allocation(self, envelope: Envelope) -> None:
-        if decode_part(envelope.spec, AllocationSpec).role == "reserved":
-            return  # nothing is to be here yet: it only takes room in the server's books
-        self._superseded.discard(envelope.uid)
-        worker = self._workers.get(envelope.uid)
-        if worker is not None and not (worker.released and envelope.deleting_since is None):
-            worker.update(envelope)
-            self._reporter.compare(envelope.name, worker.wanted.report)
-            return
-        if worker is not None:
-            self._drop(worker)  # released here, but a restored server wishes it again
-        report = decode_part(envelope.report, AllocationReport)
-        memory = Memory(boots=report.boots, restarts=report.restarts)
-        memory = recall_bygone(memory, self._copies.load_departure(short_id(envelope.uid)))
-        worker = self._add_worker(Copy(envelope, memory))
-        self._care[envelope.uid] = self._spawn(worker.care())
-
-    def _lose_allocation(self, last: Envelope) -> None:
-        """The server deleted it: that is a wish only if it was being deleted."""
-        worker = self._workers.get(last.uid)
-        if worker is None:
-            return
-        if worker.released:
-            self._drop(worker)
-        elif last.deleting_since is not None:
-            self._deleted.add(last.uid)
-            worker.update(last)
-        else:
-            self._miss_allocation(worker)
-
-    def _miss_allocation(self, worker: Worker) -> None:
-        """It is in no list: that is no wish. What was made stays; a deletion under way goes on."""
-        if worker.released or (not worker.memory.made and worker.wanted.id not in self._recovered):
-            self._drop(worker)
-        elif not worker.wanted.deleting and not worker.memory.orphan:
-            worker.orphan()
-            self._on_event(
-                worker.wanted, "Warning", "Orphaned", f"the server no longer knows {worker.wanted.what}; it is kept"
-            )
-
-    def _drop(self, worker: Worker) -> None:
-        self._workers.pop(worker.wanted.uid, None)
-        if worker.released:
-            self._recovered.pop(worker.wanted.id, None)  # else it would count as a guest that nothing explains
-        self._deleted.discard(worker.wanted.uid)
-        self._reporter.drop(worker.wanted.name)
-        task = self._care.pop(worker.wanted.uid, None)
-        if task is not None:
-            task.cancel()
-        if not worker.memory.made:
-            self._copies.remove(worker.wanted.id)  # of a deletion that was begun again after its end
-
-    def _relate(self) -> None:
-        """See which incarnations of one workload meet on this node, and let go of what is released and deleted."""
-        for worker in list(self._workers.values()):
-            if worker.released and worker.wanted.uid in self._deleted:
-                self._drop(worker)
-        relate(self._workers.values(), self._superseded)
+    def _on_related(self) -> None:
         if self._functions is not None:
             self._functions.on_room()
-        if any(worker.memory.orphan for worker in self._workers.values()):
-            self._reporter.wake()  # where their guests are may be known by now
 
     def _hosted(self) -> list[Wanted]:
         """What has NICs here: guests, and the node itself where functions reach a network."""
-        guests = [worker.wanted for worker in self._workers.values() if worker.is_hosted]
-        return guests + self.footholds.hosted()
+        return holdings.list_hosted(self.allocations.workers) + self.footholds.hosted()
 
     def _orphans(self) -> list[Wanted]:
-        return [worker.wanted for worker in self._workers.values() if worker.memory.orphan]
-
-    def _copy_orphans(self) -> list[str]:
-        orphans = [worker for worker in self._workers.values() if worker.memory.orphan]
-        return facts.copy_orphans([(worker.wanted, worker.standing, worker.last_move) for worker in orphans])
-
-    def _guests(self) -> list[tuple[Wanted, GuestFacts | None]]:
-        return [(worker.wanted, worker.guest) for worker in self._workers.values()]
-
-    def _unexplained(self) -> list[GuestFacts]:
-        explained = {worker.wanted.id for worker in self._workers.values()}
-        return [guest for id, guest in self._recovered.items() if id not in explained]
+        return holdings.list_orphans(self.allocations.workers)
 
     def _follow_networks(self) -> None:
-        needed = {nic.network_uid for worker in self._workers.values() for nic in worker.wanted.spec.nics}
+        needed = holdings.find_networks(self.allocations.workers)
         self._following.follow_networks(needed | self._network.handover.networks | set(self.footholds.networks()))
 
     def _on_network(self, uid: str, addresses: Set[str]) -> None:
@@ -366,30 +235,24 @@ class Agent:
             except WeftError as problem:
                 log.warning("runtime: %s", problem.message)
                 await self._clock.sleep(RUNTIME_RETRY_SECONDS)
-            for worker in self._workers.values():
-                worker.look()
-            for guest in self._unexplained():
-                driver = self.runtimes.who_found(guest.id)
-                now = await driver.inspect(guest.id) if driver is not None else None
-                if now is None or now.state == "absent":
-                    self._recovered.pop(guest.id, None)
-                    self._reporter.wake()
+            self.allocations.look()
+            await self.allocations.review_unexplained()
             await self._clock.sleep(BREATH_SECONDS)
 
     def _used_images(self) -> set[str]:
-        """Those that a disk here stands on, or soon will; all, while there is a guest nobody knows the wish of."""
-        if self._unexplained():
+        """All, while there is a guest nobody knows the wish of."""
+        if self.allocations.unexplained():
             return set(self._images.list())
-        specs = [worker.wanted.spec for worker in self._workers.values()]
-        return {image.sha256 for spec in specs for image in (spec.image, spec.iso) if image is not None}
+        return holdings.find_images(self.allocations.workers)
 
     def _used_container_images(self) -> set[str] | None:
-        if self._unexplained():
+        if self.allocations.unexplained():
             return None
         functions = self._functions.used_images() if self._functions is not None else set()
-        return ({worker.memory.image for worker in self._workers.values()} | functions) - {""}
+        return (holdings.find_container_images(self.allocations.workers) | functions) - {""}
 
     def _make_node_report(self) -> NodeReport:
+        strangers = [(guest, self.runtimes.kind_of(guest.id)) for guest in self.allocations.unexplained()]
         return facts.make_report(
             self.host,
             self._abilities.machine,
@@ -398,11 +261,10 @@ class Agent:
             self._abilities.runtimes,
             self._abilities.network,
             self._images.list(),
-            sorted(self._performer.volume_uids),
-            self._orphans(),
-            self._copy_orphans(),
-            [(guest, self.runtimes.kind_of(guest.id)) for guest in self._unexplained()],
-            self._epoch,
+            sorted(self._volumes.uids),
+            name_orphans(self._orphans(), strangers),
+            copy_orphans(holdings.describe_orphans(self.allocations.workers)),
+            self.allocations.epoch,
             self._pools.facts,
             self._functions.report() if self._functions is not None else {},
             self.footholds.networks(),
@@ -413,16 +275,9 @@ class Agent:
         self._reporter.put_event(NodeEvent(type_, reason, message, msgspec.to_builtins(wanted.spec.workload)))
 
     def _on_part(self, uid: str, part: Part) -> Awaitable[None]:
-        keeping = asyncio.ensure_future(self._workers[uid].keep_part(part))
+        keeping = asyncio.ensure_future(self.allocations.keep_part(uid, part))
         keeping.add_done_callback(_log_failure)
         return keeping
-
-    def _on_store(self, uid: str, store: Store) -> Awaitable[None]:
-        return self._workers[uid].keep_store(store)
-
-    def _on_move(self, uid: str) -> None:
-        if (worker := self._workers.get(uid)) is not None:
-            worker.look()
 
     def _on_network_healed(self, mended: list[str]) -> None:
         node = {"kind": "node", "name": self.host.node, "uid": self.host.node_uid, "project": None}
@@ -432,18 +287,8 @@ class Agent:
 
     def _longest_silence(self) -> float:
         """A server says only in its answers what to remove: ask often while there is any that it might mean."""
-        is_asking = self._performer.volume_uids - self._attached() or self._network.ask().idle_networks
+        is_asking = self._volumes.unattached or self._network.ask().idle_networks
         return SHORT_SILENCE_SECONDS if is_asking else HEARTBEAT_SECONDS
-
-    async def _keep_volumes(self) -> None:
-        while True:
-            await self._clock.sleep(LOOK_SECONDS)
-            if await self._performer.review_volumes(self._attached):
-                self._reporter.wake()
-
-    def _attached(self) -> set[str]:
-        made = (worker.wanted for worker in self._workers.values() if worker.memory.made)
-        return {volume.uid for wanted in made for volume in wanted.spec.volumes}
 
     def _ask(self) -> Question:
         return msgspec.structs.replace(
@@ -459,36 +304,8 @@ class Agent:
         if answer.ranges is not None:
             self._network.put_ranges(answer.ranges_version, answer.ranges)
         self._network.drop_networks(answer.gone_networks)
-        self._supersede(set(answer.superseded) - self._superseded, set(answer.stale_volumes))
-        for uid in answer.remove_volumes:
-            if uid not in self._attached() and uid not in self._removing:
-                self._removing.add(uid)
-                self._spawn(self._remove_volume(uid))
-
-    def _supersede(self, uids: set[str], stale_volumes: set[str]) -> None:
-        """A later incarnation was placed elsewhere: these are ended, and their root disks removed."""
-        for worker in self._workers.values():
-            if worker.wanted.uid in uids and worker.memory.orphan:
-                self._superseded.add(worker.wanted.uid)
-                worker.note_stale(stale_volumes)
-                self._deleted.add(worker.wanted.uid)
-                self._on_event(
-                    worker.wanted,
-                    "Warning",
-                    "Superseded",
-                    "it was placed elsewhere meanwhile: removed here",
-                )
-        if uids:
-            self._relate()
-
-    async def _remove_volume(self, uid: str) -> None:
-        try:
-            await self._performer.remove_volume(uid)
-            self._reporter.put_removed_volume(uid)
-        except (WeftError, OSError) as problem:
-            log.warning("volume %s can't be removed: %s", uid, problem)
-        finally:
-            self._removing.discard(uid)
+        self.allocations.supersede(set(answer.superseded), set(answer.stale_volumes))
+        self._volumes.let_go(answer.remove_volumes)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

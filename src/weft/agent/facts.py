@@ -8,26 +8,23 @@ import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from weft import __version__
 from weft.agent.hardware import Hardware
-from weft.agent.known import Wanted
 from weft.agent.proximity import Nearness
 from weft.contracts.host import Capacity, Host
 from weft.contracts.network import NetworkProbe
-from weft.contracts.runtime import GuestFacts, RuntimeProbe
+from weft.contracts.runtime import RuntimeProbe
 from weft.kinds.node import NodePool, NodeReport, NodeRuntime
-from weft.kinds.orphan import OrphanCopy, Standing
 
 MIB = 1024 * 1024
 RESERVE_MEMORY_BYTES = 512 * MIB
 RESERVE_MEMORY_SHARE = 0.1
 DISK_SHARE = 0.9
-MOST_ORPHAN_BYTES = 200_000
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -71,28 +68,6 @@ def find_link(address: str) -> str:
     return ""
 
 
-def name_orphans(orphans: Iterable[Wanted], unexplained: Iterable[tuple[GuestFacts, str]]) -> list[str]:
-    """One line each: allocation uid, workload, incarnation. Of a guest without even a copy only the driver knows, and that is
-    of its kind."""
-    lines = [f"{orphan.uid} {orphan.what} {orphan.spec.incarnation}" for orphan in orphans]
-    lines += [f"{guest.uid} {kind}/-/{guest.name} {guest.incarnation}" for guest, kind in unexplained]
-    return sorted(lines)
-
-
-def copy_orphans(orphans: Sequence[tuple[Wanted, Standing, str]]) -> list[str]:
-    """The orphans' specs as JSON, with their standing and their last move, so that the server can take them up again; without
-    user data if that is too much."""
-    whole = [_copy(*orphan, with_user_data=True) for orphan in orphans]
-    if sum(map(len, whole)) <= MOST_ORPHAN_BYTES:
-        return sorted(whole)
-    return sorted(_copy(*orphan, with_user_data=False) for orphan in orphans)
-
-
-def _copy(orphan: Wanted, standing: Standing, move: str, *, with_user_data: bool) -> str:
-    spec = orphan.spec if with_user_data else msgspec.structs.replace(orphan.spec, user_data="")
-    return msgspec.json.encode(OrphanCopy(orphan.uid, spec, standing, move)).decode()
-
-
 def tell_runtime(probe: RuntimeProbe) -> NodeRuntime:
     """A runtime driver as the node's report has it."""
     return NodeRuntime(
@@ -114,9 +89,8 @@ def make_report(
     network: NetworkProbe,
     images: list[str],
     volumes: list[str],
-    orphans: list[Wanted],
+    orphans: list[str],
     orphan_copies: list[str],
-    unexplained: list[tuple[GuestFacts, str]],
     epoch: str,
     pools: list[NodePool],
     functions: Mapping[str, str],
@@ -136,7 +110,7 @@ def make_report(
         machines=runtime.machines,
         capabilities=sorted({*network.capabilities}.union(*(probe.capabilities for probe in runtimes))),
         problems=[*(problem for probe in runtimes for problem in probe.problems), *network.problems],
-        orphans=name_orphans(orphans, unexplained),
+        orphans=orphans,
         orphan_allocations=orphan_copies,
         volumes=volumes,
         epoch=epoch,

@@ -6,7 +6,6 @@ Reads the image cache; acts through the runtime, volume and network drivers and 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from weft.agent.runtimes import Runtimes
 from weft.agent.secrets import Secrets
 from weft.agent.seed import build_nocloud, build_tar
 from weft.agent.shape import ROOT_SERIAL, name_serial
+from weft.agent.volumes import Volumes
 from weft.contracts.clock import Clock
 from weft.contracts.container import ContainerPlan, User
 from weft.contracts.durable import write_durably
@@ -34,8 +34,6 @@ from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.identity import short_id
 from weft.objects.quantity import format_bytes
 
-log = logging.getLogger("weft.agent")
-SHORT_ID = 10
 RUNS = "it may have run here"  # said of a guest that can't be given up
 AT_ONCE = 4  # disks and starts under way on one node: more only slow each other
 
@@ -50,6 +48,7 @@ class Performer:
         host: Host,
         runtimes: Runtimes,
         pools: Pools,
+        volumes: Volumes,
         network: NetworkKeeper,
         images: ImageCache,
         container_images: ContainerImages,
@@ -59,12 +58,11 @@ class Performer:
     ) -> None:
         self._secrets = secrets
         self.runtimes = runtimes
-        self.movers = movers
+        self.movers, self.volumes = movers, volumes
         self.images, self._container_images = images, container_images
         self._pools, self._keeper, self._clock = pools, network, clock
         self._seeds = Path(host.state_dir) / "seeds"
         self._heavy = asyncio.Semaphore(AT_ONCE)
-        self.volume_uids: set[str] = set()  # volumes whose data is here
 
     def can_adjust(self, wanted: Wanted) -> bool:
         return isinstance(self.runtimes.find(wanted), CanAdjust)
@@ -79,29 +77,6 @@ class Performer:
         """Do ``step`` and give back a word on it, if there is one to say; what later steps need is put into
         ``prepared``. Raises WeftError or OSError."""
         return await _STEPS[step](self, wanted, prepared, tell)
-
-    async def find_volumes(self) -> None:
-        """Learn which volumes' data is here; root disks have short ids, volumes uids."""
-        for disks in self._pools.drivers():
-            try:
-                self.volume_uids |= {facts.id for facts in await disks.list() if len(facts.id) > SHORT_ID}
-            except (WeftError, OSError) as problem:
-                log.warning("volumes can't be listed: %s", problem)
-
-    async def review_volumes(self, attached: Callable[[], set[str]]) -> bool:
-        """Whether another node has taken volumes away from a pool that this one sees too: they aren't here any more. What is
-        ``attached`` isn't asked for, since its disk may be in the making."""
-        gone = await self._pools.find_gone(self.volume_uids - attached()) - attached()
-        self.volume_uids -= gone
-        return bool(gone)
-
-    async def remove_volume(self, uid: str) -> None:
-        """Remove a volume's data for good; absent is fine. Raises DriverFailed."""
-        for disks in self._pools.drivers():
-            if isinstance(disks, HasPool):
-                await asyncio.to_thread(disks.pool)  # what isn't mounted isn't absent
-            await disks.remove(uid)
-        self.volume_uids.discard(uid)
 
     async def _image(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         self.runtimes.of(wanted)  # nothing is made for what can't run here
@@ -168,7 +143,7 @@ class Performer:
                 open_ = shared or name_serial(volume.name) in prepared.attached
                 if facts.size_bytes < volume.size and not open_:
                     facts = await disks.grow(volume.uid, volume.size)
-            self.volume_uids.add(volume.uid)
+            self.volumes.uids.add(volume.uid)
             prepared.volumes.append(facts)
         return ""
 
@@ -195,7 +170,7 @@ class Performer:
                     except WeftError as problem:
                         problem.message = problem.message.replace(volume.uid, volume.name)
                         raise
-            self.volume_uids.add(volume.uid)
+            self.volumes.uids.add(volume.uid)
             prepared.volumes.append(facts)
         return ""
 
@@ -317,7 +292,7 @@ class Performer:
         for volume in wanted.spec.volumes:
             if volume.uid not in shared:  # there both nodes have one and the same
                 await (await self._pools.of(wanted.spec, volume.uid)).remove(volume.uid)
-            self.volume_uids.discard(volume.uid)
+            self.volumes.uids.discard(volume.uid)
         return ""
 
     async def _forget(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:

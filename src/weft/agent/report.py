@@ -26,6 +26,7 @@ log = logging.getLogger("weft.agent")
 TICK_SECONDS = 0.2
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
+HEARTBEAT_SECONDS = 8.0
 MOST_EVENTS = 500
 MOST_ALLOCATIONS = 500  # in one batch: far below what the server takes
 

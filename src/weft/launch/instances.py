@@ -9,6 +9,7 @@ from weft.agent.agent import Agent
 from weft.agent.functions.functions import Functions
 from weft.agent.functions.parts import Parts
 from weft.agent.functions.pool import Room, measure_room
+from weft.agent.holdings import count_room
 from weft.agent.server import Server
 from weft.contracts.clock import Clock
 from weft.contracts.function import InstanceDriver, Isolation
@@ -29,7 +30,7 @@ def make_functions(host: Host, server: Server, images: OciStore | None, agent: A
     }
 
     def measure() -> Room:
-        cpu, memory = agent.taken()
+        cpu, memory = count_room(agent.allocations.workers)
         return measure_room(host.capacity.cpu, host.capacity.memory_bytes, cpu, memory)
 
     parts = Parts(host.state_dir, host.node, server, images, lambda: functions.used(), agent.footholds)

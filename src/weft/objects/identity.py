@@ -13,6 +13,7 @@ import msgspec
 from weft.objects.errors import InvalidInput
 
 MAX_NAME = 63
+SHORT_ID = 10  # characters
 SERVER_NAME = "weft-server"  # in every server certificate: right whatever address a client came by
 NODE_PREFIX = "node:"  # a node's certificate has the common name ``node:<uid>``
 FABRIC = "-"  # stands where the project would, in the key of a fabric-wide object
@@ -79,7 +80,7 @@ def new_uid() -> str:
 def short_id(uid: str) -> str:
     """Ten lower-case base32 characters that stand for ``uid`` in names on a host (links, sockets, cgroups, folders)."""
     digest = hashlib.sha256(uid.encode()).digest()
-    return base64.b32encode(digest)[:10].decode().lower()
+    return base64.b32encode(digest)[:SHORT_ID].decode().lower()
 
 
 def object_key(kind: str, project: str | None, name: str) -> str:

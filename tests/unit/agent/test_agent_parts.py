@@ -11,11 +11,12 @@ import msgspec
 import pytest
 from tests.scenario.agent_lab import ADDRESS, make_allocation, make_endpoint, make_nic, make_publication
 
-from weft.agent.facts import MOST_ORPHAN_BYTES, copy_orphans, inspect_capacity
+from weft.agent.facts import inspect_capacity
 from weft.agent.guest import Prepared, plan_guest
 from weft.agent.images import CachedImage
 from weft.agent.known import Memory, Wanted, port_id, read_wanted
 from weft.agent.offline import Copies, Copy, Surroundings
+from weft.agent.orphans import MOST_ORPHAN_BYTES, copy_orphans
 from weft.agent.seed import build_tar
 from weft.agent.segments import fold_segments, keep_forwards, ports_of, read_endpoint, read_forward
 from weft.agent.shape import name_serial
