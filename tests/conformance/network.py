@@ -54,7 +54,7 @@ class NetworkPromises:
         for _ in range(2):
             await driver.ensure_segment(SEGMENT)
             await driver.ensure_forwards(FORWARDS)
-            await driver.ensure_refused([SEGMENT.cidr, "10.30.0.0/16"])
+            await driver.ensure_refused([SEGMENT.cidr, "10.30.0.0/16"], ["10.99.0.1/32", "10.99.0.2/31"])
         assert await driver.plug(PORT) == await driver.plug(PORT)
         assert (await driver.state()).ports == [PORT.id]
         for _ in range(2):
@@ -62,7 +62,7 @@ class NetworkPromises:
         for _ in range(2):
             await driver.remove_segment(SEGMENT.id)
             await driver.ensure_forwards([])
-            await driver.ensure_refused([])
+            await driver.ensure_refused([], [])
 
     async def test_taking_away_what_never_was_is_fine(self, driver: NetworkDriver) -> None:
         await driver.unplug("nobody")

@@ -225,8 +225,8 @@ class Node:
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
         self._ask("ensure_forwards", msgspec.to_builtins(forwards))
 
-    async def ensure_refused(self, cidrs: list[str]) -> None:
-        self._ask("ensure_refused", cidrs)
+    async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
+        self._ask("ensure_refused", [cidrs, nodes])
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
         self._ask("ensure_filters", msgspec.to_builtins(filters))

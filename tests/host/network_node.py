@@ -26,11 +26,11 @@ ARGUMENTS: dict[str, Any] = {
     "plug": Port,
     "unplug": str,
     "ensure_forwards": list[Forward],
-    "ensure_refused": list[str],
     "ensure_filters": list[Filter],
     "list": Port,
 }
 SEVERAL: dict[str, Any] = {
+    "ensure_refused": (list[str], list[str]),
     "switch": (Port, str),
     "seed": (Port, list[str]),
     "count_older": (str, str),

@@ -108,7 +108,7 @@ async def test_a_function_reaches_its_network_and_nothing_else(net: Lab, lab: Fu
     blue = make_segment(1, "blue", {"a": n1, "b": n2, "foothold": n1})
     red = make_segment(2, "red", {"r": n1}, cidr="10.30.0.0/24")
     for node in (n1, n2):
-        await node.ensure_refused(["10.20.0.0/24", "10.30.0.0/24"])
+        await node.ensure_refused(["10.20.0.0/24", "10.30.0.0/24"], [f"{n1.address}/32", f"{n2.address}/32"])
         await node.ensure_segment(blue)
     await n1.ensure_segment(red)
     a = Container(net, n1, await n1.plug(inside(blue, "a")))
@@ -118,6 +118,7 @@ async def test_a_function_reaches_its_network_and_nothing_else(net: Lab, lab: Fu
         container.serve(text)
     net.serve(net.outside, "I am outside")
     net.serve(n1.namespace, "I am the node", 8080)
+    net.serve(n2.namespace, "I am another node", 8080)
     lab.footholds.places["blue"] = await stand(n1, blue)
     recipe = lab.recipe({"app.py": TRY}, network="blue", timeout=60.0)
     closed = lab.recipe({"app.py": TRY}, timeout=60.0)
@@ -131,6 +132,7 @@ async def test_a_function_reaches_its_network_and_nothing_else(net: Lab, lab: Fu
     bad = [
         ("10.30.0.11", 80),  # another network of the fabric
         (n1.address, 8080),
+        (n2.address, 8080),
         ("10.20.0.1", 8080),  # the gateway, which is the node's
         ("169.254.64.0", 8080),  # the node's end of the router's way out
         ("169.254.192.0", 8080),  # the near ends of links to instances, in the foothold

@@ -267,7 +267,7 @@ async def test_a_guest_is_refused_the_fabrics_other_ranges_at_once_and_nothing_e
     try:
         assert a.fetch(other) == "I am outside"
         for node in lab.nodes:
-            await node.ensure_refused(["10.77.0.0/16", "10.20.0.0/24"])
+            await node.ensure_refused(["10.77.0.0/16", "10.20.0.0/24"], [])
             await node.ensure_forwards([published])
         refused = a.attempt(*fetch_command(other), timeout_seconds=3)  # it isn't left waiting
         assert "unreachable" in refused.stderr
@@ -281,16 +281,40 @@ async def test_a_guest_is_refused_the_fabrics_other_ranges_at_once_and_nothing_e
         assert "I am x" in lab.shell(shlex.join(reach))  # asked from such an address, a published port answers
         town.n1.restart()
         assert await town.n1.heal() == []
-        await town.n1.ensure_refused(["10.77.0.0/16", "10.20.0.0/24"])
+        await town.n1.ensure_refused(["10.77.0.0/16", "10.20.0.0/24"], [])
         town.n1.shell(f"nft delete table ip weft_{town.n1.host.link_prefix}_refused")
         assert await town.n1.heal() == ["what guests are refused"]
         assert not a.reaches(other)
     finally:
         for node in lab.nodes:
             await node.ensure_forwards([])
-            await node.ensure_refused([])
+            await node.ensure_refused([], [])
     assert a.fetch(other) == "I am outside"
     lab.shell(f"ip -n {lab.outside} addr del {other}/32 dev lo; ip -n {lab.fabric} route del {other}")
+
+
+async def test_a_guest_reaches_other_nodes_only_at_published_ports(town: Town) -> None:
+    lab, a, n2 = town.lab, town.guests["a"], town.n2
+    x = town.green.endpoints[0]
+    lab.serve(n2.namespace, "I am another node", port=8182)
+    assert a.fetch(n2.address, 8182) == "I am another node"  # nobody has told its node of others yet
+    nodes = [f"{node.address}/32" for node in lab.nodes]
+    try:
+        for node in lab.nodes:
+            await node.ensure_forwards([Forward(8090, "tcp", town.green.id, x.address, 80, x.node_address)])
+            await node.ensure_refused(["10.20.0.0/24"], nodes)
+        refused = a.attempt(*fetch_command(n2.address, 8182), timeout_seconds=3)  # it isn't left waiting
+        assert "unreachable" in refused.stderr or "No route to host" in refused.stderr, refused.stderr
+        for node in lab.nodes:
+            assert a.fetch(node.address, 8090) == "I am x"
+            assert town.guests["b"].fetch(node.address, 8090) == "I am x"
+        assert a.reaches(n2.address) and a.fetch(OUTSIDE) == "I am outside"
+        await town.n1.ensure_forwards([])  # published no more, its port is as any other
+        assert a.attempt(*fetch_command(n2.address, 8090), timeout_seconds=3).returncode != 0
+    finally:
+        for node in lab.nodes:
+            await node.ensure_forwards([])
+            await node.ensure_refused([], [])
 
 
 async def test_a_guest_reaches_no_metadata_service_of_the_machine(town: Town) -> None:

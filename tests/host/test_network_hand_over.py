@@ -48,7 +48,7 @@ class Street:
     async def build(self) -> None:
         for node in self.lab.nodes:
             await node.ensure_segment(self.segment)
-            await node.ensure_refused([self.segment.cidr])
+            await node.ensure_refused([self.segment.cidr], [])
             await node.ensure_forwards(self.forwards(self.n1))
         await self.n1.ensure_filters([self.filter(self.port)])
         self.a, self.b, self.c = (

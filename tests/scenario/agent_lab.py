@@ -152,7 +152,7 @@ class StubServer:
         self.events: list[NodeEvent] = []
         self.removed_volumes: list[str] = []
         self.remove_volumes: list[str] = []
-        self.ranges: tuple[str, list[str]] = ("", [])
+        self.ranges: tuple[str, list[str], list[str]] = ("", [], [])
         self.idle_networks: list[str] = []
         self.gone_networks: list[str] = []
         self.refusal: WeftError | None = None
@@ -228,11 +228,12 @@ class StubServer:
         self.events += body.events
         self.removed_volumes += body.removed_volumes
         self.idle_networks = body.idle_networks
-        version, ranges = self.ranges
+        version, ranges, node_ranges = self.ranges
         return ReportAnswer(
             remove_volumes=[v for v in self.remove_volumes if v not in self.removed_volumes],
             ranges_version=version,
             ranges=ranges if version != body.ranges_version else None,
+            node_ranges=node_ranges if version != body.ranges_version else [],
             gone_networks=[n for n in body.idle_networks if n in self.gone_networks],
         )
 

@@ -179,8 +179,10 @@ async def test_a_network_without_guests_goes_in_the_end_even_if_its_agent_was_ki
         await lab.until(lambda: list(lab.wire.segments) == [short_id("uid-of-green")], "the end of blue")
 
 
-async def test_guests_are_kept_out_of_the_fabrics_ranges_and_a_killed_agent_remembers_them(lab: Lab) -> None:
-    lab.server.ranges = ("v1", ["10.20.0.0/24", "10.40.0.0/16"])
+async def test_guests_are_kept_out_of_the_fabrics_networks_and_nodes_and_a_killed_agent_remembers_them(
+    lab: Lab,
+) -> None:
+    lab.server.ranges = ("v1", ["10.20.0.0/24", "10.40.0.0/16"], ["10.99.0.1/32"])
     async with lab.agent():
         await lab.settle()
         assert lab.wire.refused == []  # there is nobody to keep out
@@ -188,12 +190,15 @@ async def test_guests_are_kept_out_of_the_fabrics_ranges_and_a_killed_agent_reme
         lab.server.put(web)
         await lab.until_state(web, "running")
         await lab.until(lambda: lab.wire.refused == ["10.20.0.0/24", "10.40.0.0/16"], "the ranges")
-    lab.wire.refused, lab.server.down = [], True
+        assert lab.wire.refused_nodes == ["10.99.0.1/32"]
+    lab.wire.refused, lab.wire.refused_nodes, lab.server.down = [], [], True
     async with lab.agent():
         await lab.until(lambda: lab.wire.refused == ["10.20.0.0/24", "10.40.0.0/16"], "the ranges, from the copy")
-        lab.server.ranges = ("v2", ["10.20.0.0/24"])
+        assert lab.wire.refused_nodes == ["10.99.0.1/32"]
+        lab.server.ranges = ("v2", ["10.20.0.0/24"], [])
         lab.server.down = False
         await lab.until(lambda: lab.wire.refused == ["10.20.0.0/24"], "what is refused no more")
+        assert lab.wire.refused_nodes == []
 
 
 async def test_a_guest_is_filtered_before_it_is_plugged_and_as_its_groups_and_their_members_change(lab: Lab) -> None:

@@ -205,6 +205,18 @@ def test_a_node_is_told_the_networks_ranges_once_and_which_of_its_idle_networks_
     assert not hear(default["spec"]["cidr"])  # another network has its range still
 
 
+def test_a_node_is_told_all_nodes_own_addresses_but_none_that_can_be_no_machine_s(lab: DoorsLab) -> None:
+    said = {"n1": "10.9.0.2", "n2": "10.9.0.3", "n3": "0.0.0.0", "n4": "fe80::1", "n5": "127.0.0.1", "n6": "nowhere"}
+    nodes = {name: lab.join(name) for name in said}
+    for name, address in said.items():
+        nodes[name].report(node={"address": address})
+    wait_until(lambda: nodes["n1"].report()["node_ranges"] == ["10.9.0.2/31"])
+    version = nodes["n1"].report()["ranges_version"]
+    assert nodes["n1"].report(ranges_version=version)["node_ranges"] == []
+    nodes["n2"].report(node={"address": ""})
+    wait_until(lambda: nodes["n1"].report(ranges_version=version)["node_ranges"] == ["10.9.0.2/32"])
+
+
 def test_a_report_that_makes_no_sense_is_refused_whole(lab: DoorsLab) -> None:
     node = lab.join("n1")
     for body in ({"node": {"cpu": "many"}}, {"allocations": {"x": {"state": "odd"}}}, {"events": [{}]}, []):

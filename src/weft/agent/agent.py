@@ -302,7 +302,7 @@ class Agent:
         if answer.peers is not None:
             self._proximity.put_peers(answer.peers)
         if answer.ranges is not None:
-            self._network.put_ranges(answer.ranges_version, answer.ranges)
+            self._network.put_ranges(answer.ranges_version, answer.ranges, answer.node_ranges)
         self._network.drop_networks(answer.gone_networks)
         self.allocations.supersede(set(answer.superseded), set(answer.stale_volumes))
         self._volumes.let_go(answer.remove_volumes)

@@ -59,11 +59,11 @@ class NetworkKeeper:
         self._forwards: dict[tuple[int, str], Forward] = {(f.port, f.protocol): f for f in known.forwards}
         self._faded_neighbours: dict[str, dict[str, Endpoint]] = {}
         self._faded_forwards: dict[tuple[int, str], Forward] = {}
-        self._ranges_version, self._ranges = known.ranges_version, known.ranges
+        self._ranges_version, self._ranges, self._node_ranges = known.ranges_version, known.ranges, known.node_ranges
         self._idle: dict[str, Idle] | None = None  # by segment id; None until what lies here has been looked at
         self._applied: dict[str, Segment] = {}
         self._applied_forwards: list[Forward] | None = None
-        self._applied_refused: list[str] | None = None
+        self._applied_refused: tuple[list[str], list[str]] | None = None
         self._applied_filters: list[Filter] | None = None
         self.handover = HandOver(driver, host.underlay_address, known.hops, self._neighbours, self._turn)
         self._saved = known
@@ -105,9 +105,9 @@ class NetworkKeeper:
             self._faded_forwards[key] = self._forwards.pop(key)
         self.wake()
 
-    def put_ranges(self, version: str, cidrs: list[str]) -> None:
-        """The address ranges of all the fabric's networks, as the server says now."""
-        self._ranges_version, self._ranges = version, cidrs
+    def put_ranges(self, version: str, networks: list[str], nodes: list[str]) -> None:
+        """The address ranges of all the fabric's networks, and of its nodes, as the server says now."""
+        self._ranges_version, self._ranges, self._node_ranges = version, networks, nodes
         self.wake()
 
     def drop_networks(self, uids: list[str]) -> None:
@@ -199,6 +199,10 @@ class NetworkKeeper:
             for uid in {nic.network_uid for wanted in here for nic in wanted.spec.nics} | self.handover.networks:
                 (await self._find_idle()).pop(short_id(uid), None)
             await self._remove_idle()
+            try:
+                await self._publish()  # first, since what is published isn't refused
+            except WeftError as problem:
+                problems.append(problem)
             await self._refuse(here)
             segments = self._fold(here)
             try:
@@ -210,10 +214,6 @@ class NetworkKeeper:
                     await self._ensure(uid, segment)
                 except WeftError as problem:
                     problems.append(problem)
-            forwards = keep_forwards(self._forwards.values(), self._faded_forwards.values(), self._orphans())
-            if forwards != self._applied_forwards:
-                await self._driver.ensure_forwards(forwards)
-                self._applied_forwards = forwards
         if problems:
             raise problems[0]
 
@@ -254,14 +254,20 @@ class NetworkKeeper:
             except WeftError as problem:
                 log.warning("segment kept: %s", problem.message)
 
+    async def _publish(self) -> None:
+        forwards = keep_forwards(self._forwards.values(), self._faded_forwards.values(), self._orphans())
+        if forwards != self._applied_forwards:
+            await self._driver.ensure_forwards(forwards)
+            self._applied_forwards = forwards
+
     async def _refuse(self, here: Iterable[Wanted]) -> None:
-        """Close the way out to the fabric's networks, while there is anyone to take it."""
+        """Close the way out to the fabric's networks and nodes, while there is anyone to take it."""
         own = {nic.cidr for wanted in here for nic in wanted.spec.nics}
         if not own and self._idle:
             return  # nobody leaves now; the next guest need not wait for it
-        refused = sorted({*self._ranges, *own}) if own else []
+        refused = (sorted({*self._ranges, *own}), self._node_ranges) if own else ([], [])
         if refused != self._applied_refused:
-            await self._driver.ensure_refused(refused)
+            await self._driver.ensure_refused(*refused)
             self._applied_refused = refused
 
     async def _filter(self, here: Iterable[Wanted], segments: Mapping[str, Segment]) -> None:
@@ -300,6 +306,7 @@ class NetworkKeeper:
             forwards=[self._forwards[key] for key in sorted(self._forwards)],
             ranges_version=self._ranges_version,
             ranges=self._ranges,
+            node_ranges=self._node_ranges,
             hops=self.handover.hops,
         )
         if now != self._saved:

@@ -57,12 +57,13 @@ class Hop(msgspec.Struct, frozen=True):
 
 class Surroundings(msgspec.Struct, frozen=True):
     """Who else is in each network (by its uid), which ports are published, which address ranges the fabric's networks
-    have: as told last; and whose guests came or left while they ran."""
+    and its nodes have: as told last; and whose guests came or left while they ran."""
 
     endpoints: dict[str, list[Endpoint]] = {}
     forwards: list[Forward] = []
     ranges_version: str = ""
     ranges: list[str] = []
+    node_ranges: list[str] = []
     hops: list[Hop] = []
 
 

@@ -71,7 +71,8 @@ class ReportBody(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ReportAnswer(msgspec.Struct, frozen=True):
     """``refused``: allocation name → why; ``remove_volumes``: uids whose data is to go for good; ``ranges`` of all the
-    fabric's networks if another version is known here; ``gone_networks``: uids that there are no more; ``superseded``: uids of
+    fabric's networks and ``node_ranges`` of its nodes' own addresses, if another version is known here;
+    ``gone_networks``: uids that there are no more; ``superseded``: uids of
     allocations that the list doesn't hold and that surely don't count any more, ``stale_volumes`` those of their volumes whose
     data is another node's by now; ``peers``: whom to ask how far away they are, if others are known here; ``version`` of
     the node's facts that the server has, nothing if it can't tell."""
@@ -80,6 +81,7 @@ class ReportAnswer(msgspec.Struct, frozen=True):
     remove_volumes: list[str] = []
     ranges_version: str = ""
     ranges: list[str] | None = None
+    node_ranges: list[str] = []
     gone_networks: list[str] = []
     superseded: list[str] = []
     stale_volumes: list[str] = []

@@ -1,13 +1,18 @@
-"""The address ranges of all the fabric's networks, as nodes are told them: each node keeps its guests out of the others'.
+"""The address ranges of all the fabric's networks, and its nodes' own addresses, as nodes are told them: each node keeps its
+guests out of both.
 
-Reads networks. A node names the version it has, so that an answer carries the list only to those that lack it.
+Reads networks and nodes. A node names the version it has, so that an answer carries the list only to those that lack it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import ipaddress
 from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+import msgspec
 
 from weft.api.mirror import Mirror
 from weft.contracts.clock import Clock
@@ -19,29 +24,47 @@ from weft.objects.identity import kind_prefix
 JOIN_EVERY_SECONDS = 1.0  # at most: thousands of networks may come at once
 
 
+class Told(NamedTuple):
+    """``networks`` and ``nodes`` in CIDR form."""
+
+    version: str
+    networks: list[str]
+    nodes: list[str]
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """The part of a node's report that says under which address other nodes reach it."""
+
+    address: str = ""
+
+
 class Ranges:
-    """Every network's range, joined where they touch: what is told grows with the address plan, not with tenants."""
+    """Every network's range and every node's address, joined where they touch: what is told grows with the address plan, not
+    with tenants."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._networks = Mirror(store, kind_prefix("network"), _network, clock)
-        self._told: tuple[str, list[str]] = ("", [])
-        self._at, self._again_at = -1, 0.0
+        self._nodes = Mirror(store, kind_prefix("node"), _address, clock)
+        self._told = Told("", [], [])
+        self._at, self._again_at = (-1, -1), 0.0
         self._clock = clock
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
-        await self._networks.run()
+        await asyncio.gather(self._networks.run(), self._nodes.run())
 
-    def newer_than(self, version: str) -> tuple[str, list[str]] | None:
-        """The version and the ranges, if they aren't those of ``version``; None too while nothing is known."""
-        if not self._networks.live:
+    def newer_than(self, version: str) -> Told | None:
+        """What is to be told, if it isn't that of ``version``; None too while nothing is known."""
+        if not (self._networks.live and self._nodes.live):
             return None
-        now = self._clock.elapsed()
-        if self._at != self._networks.changes and now >= self._again_at:
-            self._at, self._again_at = self._networks.changes, now + JOIN_EVERY_SECONDS
-            cidrs = join_ranges(cidr for _, cidr in self._networks.found.values())
-            self._told = hashlib.sha256(" ".join(cidrs).encode()).hexdigest()[:16], cidrs
-        return self._told if self._told[0] != version else None
+        now, at = self._clock.elapsed(), (self._networks.changes, self._nodes.changes)
+        if self._at != at and now >= self._again_at:
+            self._at, self._again_at = at, now + JOIN_EVERY_SECONDS
+            networks = join_ranges(cidr for _, cidr in self._networks.found.values())
+            nodes = join_ranges(self._nodes.found.values())
+            text = f"{' '.join(networks)} nodes {' '.join(nodes)}"
+            self._told = Told(hashlib.sha256(text.encode()).hexdigest()[:16], networks, nodes)
+        return self._told if self._told.version != version else None
 
     def find_gone(self, network_uids: Collection[str]) -> list[str]:
         """Those of the networks that there are no more; none while nothing is known."""
@@ -61,3 +84,12 @@ def _network(envelope: Envelope) -> tuple[str, str] | None:
     if envelope.deleting_since is not None:
         return None
     return envelope.uid, decode_part(envelope.spec, NetworkSpec).cidr
+
+
+def _address(envelope: Envelope) -> str | None:
+    """Nothing of a node that hasn't told it, or tells what can't be a machine's: only what it says is known of it."""
+    try:
+        address = ipaddress.IPv4Address(decode_part(envelope.report, Reached).address)
+    except ValueError:
+        return None
+    return None if address.is_unspecified or address.is_loopback or address.is_multicast else f"{address}/32"

@@ -82,7 +82,8 @@ class PeersAnswer(msgspec.Struct):
 
 
 class ReportAnswer(msgspec.Struct):
-    """``ranges`` of all networks, if the node has another version; ``gone_networks``: those of its idle ones that there
+    """``ranges`` of all networks and ``node_ranges``, all nodes' own addresses, if the node has another version;
+    ``gone_networks``: those of its idle ones that there
     are no more; ``superseded``, ``stale_volumes``: see ``find_superseded``; ``peers``, if the node has another version;
     ``version`` of the node's facts that the server has, nothing if it can't tell."""
 
@@ -90,6 +91,7 @@ class ReportAnswer(msgspec.Struct):
     remove_volumes: list[str] = []
     ranges_version: str = ""
     ranges: list[str] | None = None
+    node_ranges: list[str] = []
     gone_networks: list[str] = []
     superseded: list[str] = []
     stale_volumes: list[str] = []
@@ -115,7 +117,7 @@ async def report(doors: Doors, call: Call, name: str) -> Response:
         _append_events(doors, node, owned or await _own(doors, uid), given.events)
     newer = doors.ranges.newer_than(given.ranges_version)
     if newer is not None:
-        answer.ranges_version, answer.ranges = newer
+        answer.ranges_version, answer.ranges, answer.node_ranges = newer
     peers = doors.peers.newer_than(given.peers_version, uid)
     answer.peers = PeersAnswer(*peers) if peers is not None else None
     answer.gone_networks = doors.ranges.find_gone(given.idle_networks)

@@ -161,9 +161,10 @@ class NetworkDriver(Protocol):
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
         """Replace all published ports of this node by exactly these, atomically."""
 
-    async def ensure_refused(self, cidrs: list[str]) -> None:
+    async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
         """From now on no guest's way out of its network leads to these address ranges, and to no others are they
-        closed: what guests ask of them is refused at once. Published ports go on."""
+        closed: what guests ask of them is refused at once. Published ports go on: at ``nodes``, ranges of the nodes' own
+        addresses, they are reached, and nothing else but ping and names."""
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
         """Replace the filters of all ports of this node by exactly these, atomically, whether the ports are here yet or

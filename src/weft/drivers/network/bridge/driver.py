@@ -150,13 +150,14 @@ class BridgeNetwork:
             except BaseException:
                 self._forwards = before
                 raise
+            await self._guards.publish(self._published())
             await self._cut_flows(before or [], forwards)
 
-    async def ensure_refused(self, cidrs: list[str]) -> None:
+    async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
         """Refuse exactly these ranges to guests on their way out; raises InvalidInput, DriverFailed."""
-        check_ranges(cidrs)
+        check_ranges([*cidrs, *nodes])
         async with self._changing:
-            await self._guards.refuse(cidrs)
+            await self._guards.refuse(rules.Refused(tuple(cidrs), tuple(nodes), self._published()))
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
         """Filter exactly these ports, like that; raises InvalidInput, DriverFailed (without br_netfilter)."""
@@ -300,6 +301,9 @@ class BridgeNetwork:
         changed |= await self._tables.ensure("", table)
         kernel.write_sysctl(localnet, "1")
         return changed
+
+    def _published(self) -> frozenset[tuple[str, int]]:
+        return frozenset((forward.protocol, forward.port) for forward in self._forwards or ())
 
     async def _cut_flows(self, before: list[Forward], after: list[Forward]) -> None:
         """End the flows of ports that are published no more or elsewhere: they'd go on to the old place. Those of TCP to a

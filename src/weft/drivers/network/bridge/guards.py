@@ -1,4 +1,4 @@
-"""What guests may reach and who may reach them, on one node: the ranges that are refused to them, and their security groups.
+"""What guests may reach and who may reach them, on one node: what is refused to them on their way out, and their security groups.
 
 Writes the tables that ``rules`` and ``filters`` render; ends what was open and may be open no more.
 """
@@ -25,15 +25,20 @@ class Guards:
 
     def __init__(self, host: Host, names: Names, tables: Tables) -> None:
         self._host, self._names, self._tables = host, names, tables
-        self._refused: list[str] | None = None
+        self._refused: rules.Refused | None = None
         self._filters: list[Filter] | None = None
 
-    async def refuse(self, cidrs: list[str]) -> None:
-        """Refuse exactly these ranges to guests on their way out. Raises DriverFailed."""
-        if self._refused != cidrs:
+    async def refuse(self, refused: rules.Refused) -> None:
+        """Refuse exactly this to guests on their way out. Raises DriverFailed."""
+        if self._refused != refused:
             self._refused = None
-            await self._apply_refused(cidrs)
-            self._refused = cidrs
+            await self._apply_refused(refused)
+            self._refused = refused
+
+    async def publish(self, published: frozenset[tuple[str, int]]) -> None:
+        """These ports of nodes are the published ones. Raises DriverFailed."""
+        if self._refused is not None:
+            await self.refuse(self._refused._replace(published=published))
 
     async def filter(self, filters: list[Filter]) -> None:
         """Filter exactly these ports, like that. Raises DriverFailed (without br_netfilter)."""
@@ -60,9 +65,9 @@ class Guards:
             return None
         return choose_zones(filters)[port.segment_id]
 
-    async def _apply_refused(self, cidrs: list[str]) -> bool:
-        table = rules.render_refused(self._names, cidrs)
-        if cidrs:
+    async def _apply_refused(self, refused: rules.Refused) -> bool:
+        table = rules.render_refused(self._names, refused)
+        if refused.cidrs:
             return await self._tables.ensure("", table)
         return await self._tables.drop((table.family, table.name))
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
+from typing import NamedTuple
 
 from weft.contracts.host import Host
 from weft.contracts.network import BEHIND, Forward, Inside, Port, Segment
@@ -42,6 +43,15 @@ class Table:
         """Replaces the table, whatever it held, in one transaction."""
         head = f"table {self.family} {self.name}"
         return f'{head}\ndelete {head}\n{head} {{\ncomment "{self.digest}"\n{self.body}}}\n'
+
+
+class Refused(NamedTuple):
+    """Where guests' way out doesn't lead: ``cidrs``, and the ``nodes``' own addresses (ranges too) but for what is ``published``
+    there, as (protocol, port)."""
+
+    cidrs: tuple[str, ...]
+    nodes: tuple[str, ...]
+    published: frozenset[tuple[str, int]]
 
 
 def render_node(names: Names, host: Host) -> Table:
@@ -87,21 +97,36 @@ chain out {{
     return Table("ip", names.node_table, body)
 
 
-def render_refused(names: Names, cidrs: Iterable[str]) -> Table:
-    """The fabric's own address ranges, which no guest reaches by way of the outside: they are other networks'.
+def render_refused(names: Names, refused: Refused) -> Table:
+    """The fabric's own address ranges, which no guest reaches by way of the outside: they are other networks'. And its nodes'
+    addresses, of which a guest reaches what it does of its own node's.
 
     What a published port has led in is answered, whoever asked."""
     uplinks = names.any_of("u")
-    ranges = collapse_addresses(IPv4Network(cidr) for cidr in cidrs)
+    published = elements(f"{protocol} . {port}" for protocol, port in sorted(refused.published))
     body = f"""\
 set ranges {{
   type ipv4_addr
   flags interval
-{elements(str(found) for found in ranges)}}}
+{_ranges(refused.cidrs)}}}
+set nodes {{
+  type ipv4_addr
+  flags interval
+{_ranges(refused.nodes)}}}
+set published {{
+  type inet_proto . inet_service
+{published}}}
 chain through_node {{
   type filter hook forward priority filter
   iifname {uplinks} ct status dnat accept
   iifname {uplinks} ip daddr @ranges reject with icmp net-prohibited
+  iifname != {uplinks} accept
+  ip daddr != @nodes accept
+  ct state established accept
+  icmp type echo-request accept
+  meta l4proto {{ tcp, udp }} th dport 53 accept
+  meta l4proto . th dport @published accept
+  reject with icmp host-prohibited
 }}
 """
     return Table("ip", names.refused_table, body)
@@ -340,6 +365,10 @@ def is_here(forward: Forward, host: Host) -> bool:
 
 def _sorted(forwards: Iterable[Forward]) -> list[Forward]:
     return sorted(forwards, key=lambda f: (f.protocol, f.port))
+
+
+def _ranges(cidrs: Iterable[str]) -> str:
+    return elements(str(found) for found in collapse_addresses(map(IPv4Network, cidrs)))
 
 
 def elements(items: Iterable[str]) -> str:

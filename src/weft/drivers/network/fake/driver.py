@@ -29,6 +29,7 @@ class FakeWire:
     ports: dict[str, Port] = field(default_factory=dict)
     forwards: list[Forward] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    refused_nodes: list[str] = field(default_factory=list)
     listeners: dict[tuple[str, int], int] = field(default_factory=dict)
     filters: list[Filter] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
@@ -97,9 +98,9 @@ class FakeNetwork:
         await self.meet("ensure_forwards", "")
         self.wire.forwards = list(forwards)
 
-    async def ensure_refused(self, cidrs: list[str]) -> None:
+    async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
         await self.meet("ensure_refused", "")
-        self.wire.refused = list(cidrs)
+        self.wire.refused, self.wire.refused_nodes = list(cidrs), list(nodes)
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
         await self.meet("ensure_filters", "")
