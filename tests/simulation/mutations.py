@@ -111,7 +111,7 @@ def take_what_is_not_listed_for_deleted() -> Any:
     """An agent ends what the server's list doesn't hold: after a restore that is somebody's guest."""
 
     def miss(self: Allocations, worker: Any) -> None:
-        worker.update(msgspec.structs.replace(worker._envelope, deleting_since=1.0))
+        worker.update(msgspec.structs.replace(worker.notes.envelope, deleting_since=1.0))
 
     return mock.patch.object(Allocations, "_miss", miss)
 

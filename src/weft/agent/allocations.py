@@ -124,13 +124,15 @@ class Allocations:
             if uid in (None, worker.wanted.uid):
                 worker.look()
 
-    def keep_part(self, uid: str, part: Part) -> Coroutine[Any, Any, None]:
-        """See ``Worker.keep_part``."""
-        return self._workers[uid].keep_part(part)
+    async def keep_part(self, uid: str, part: Part) -> None:
+        """See ``Notes.keep_part``."""
+        await self._workers[uid].notes.keep_part(part)
+        self.look(uid)
 
-    def keep_store(self, uid: str, store: Store) -> Coroutine[Any, Any, None]:
-        """See ``Worker.keep_store``."""
-        return self._workers[uid].keep_store(store)
+    async def keep_store(self, uid: str, store: Store) -> None:
+        """See ``Notes.keep_store``."""
+        await self._workers[uid].notes.keep_store(store)
+        self.look(uid)
 
     def find(self, allocation: str) -> Wanted | None:
         """The one of that name or uid if this node has it."""
@@ -145,7 +147,7 @@ class Allocations:
 
     def guests(self) -> list[tuple[Wanted, GuestFacts | None]]:
         """With their guests' facts by the last look."""
-        return [(worker.wanted, worker.guest) for worker in self.workers]
+        return [(worker.wanted, worker.life.guest) for worker in self.workers]
 
     def unexplained(self) -> list[GuestFacts]:
         """The guests that were here at the start and are none of theirs."""
@@ -168,7 +170,7 @@ class Allocations:
         that starts again says so to the server, which places nothing until it has."""
         try:
             for worker in [*self.workers]:
-                await worker.keep()
+                await worker.notes.save()
             if epoch == self.epoch:
                 await asyncio.to_thread(self._copies.save_epoch, epoch)
         except NotKept as problem:

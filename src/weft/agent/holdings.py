@@ -22,7 +22,9 @@ def list_orphans(workers: Iterable[Worker]) -> list[Wanted]:
 
 def describe_orphans(workers: Iterable[Worker]) -> list[tuple[Wanted, Standing, str]]:
     """The same, with where their guests are and the move that they were a side of last."""
-    return [(worker.wanted, worker.standing, worker.last_move) for worker in workers if worker.memory.orphan]
+    return [
+        (worker.wanted, worker.notes.standing, worker.notes.last_move) for worker in workers if worker.memory.orphan
+    ]
 
 
 def count_room(workers: Iterable[Worker]) -> tuple[float, int]:

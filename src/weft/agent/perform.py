@@ -27,7 +27,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.container import ContainerPlan, User
 from weft.contracts.durable import write_durably
 from weft.contracts.host import Host
-from weft.contracts.runtime import CanAdjust, CanSuspend, GuestFacts, GuestPlan
+from weft.contracts.runtime import CanAdjust, CanSuspend, GuestPlan
 from weft.contracts.volume import HasFiles, HasPool, VolumeDriver, VolumeFacts
 from weft.kinds.allocation import ROOT, AllocatedImage
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
@@ -69,9 +69,6 @@ class Performer:
 
     def can_suspend(self, wanted: Wanted) -> bool:
         return isinstance(self.runtimes.find(wanted), CanSuspend)
-
-    async def inspect(self, wanted: Wanted) -> GuestFacts:
-        return await self.runtimes.inspect(wanted)
 
     async def perform(self, step: Step, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         """Do ``step`` and give back a word on it, if there is one to say; what later steps need is put into

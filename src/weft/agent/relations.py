@@ -15,7 +15,7 @@ def relate(workers: Iterable[Worker], superseded: Collection[str]) -> None:
     for worker in workers:
         if not worker.released and (worker.wanted.spec.role == "active" or worker.memory.orphan):
             by_workload.setdefault(worker.wanted.spec.workload.uid, []).append(worker)
-            for volume in worker.wanted.spec.volumes if worker.alive else ():
+            for volume in worker.wanted.spec.volumes if worker.life.alive else ():
                 writers.setdefault(volume.uid, []).append(worker)
         else:
             worker.relate(superseded=False, blocked="")
@@ -25,7 +25,7 @@ def relate(workers: Iterable[Worker], superseded: Collection[str]) -> None:
             later = worker.wanted.uid in superseded
             later |= any(w.wanted.spec.incarnation > mine and not w.memory.orphan for w in same)
             # Of one number there are two when a restored server has forgotten the first.
-            other = any(w.wanted.spec.incarnation <= mine and w.alive and w is not worker for w in same)
+            other = any(w.wanted.spec.incarnation <= mine and w.life.alive and w is not worker for w in same)
             blocked = "another incarnation of it still runs on this node" if other else ""
             worker.relate(superseded=later, blocked=blocked or _find_writer(worker, writers))
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from weft.agent.guest import Prepared
 from weft.agent.known import Memory, Part
 from weft.agent.perform import RUNS
 from weft.agent.plan import BRING_UP, Step
@@ -73,6 +74,24 @@ def choose_part(memory: Memory, spec: AllocationSpec) -> Part | None:
     side: Literal["source", "target"] = "source" if role == "source" else "target"
     cold = move.mode == "cold"
     return Part(move.key, side, move.peer_allocation, shared=move.shared, node=move.peer, cold=cold)
+
+
+def find_digest(memory: Memory, spec: AllocationSpec, *, runs: bool) -> str:
+    """Of its container's image, unless that is to be looked up again; what ``runs`` has the one it has."""
+    container = spec.container
+    if spec.role == "target":
+        return memory.image or (spec.move.image if spec.move is not None else "")
+    fresh = container is not None and container.pulls > memory.pulls
+    return "" if fresh and not (runs and spec.boots <= memory.boots) else memory.image
+
+
+def after_pull(memory: Memory, spec: AllocationSpec, prepared: Prepared) -> Memory:
+    """What is so once its image is here, as the steps find it ``prepared``."""
+    if prepared.pulled is None or spec.container is None:
+        return memory
+    looked_up = spec.role == "target" or not prepared.digest  # one that comes has what it had where it was
+    pulls = spec.container.pulls if looked_up else memory.pulls
+    return replace(memory, image=prepared.pulled.digest, pulls=pulls)
 
 
 def find_leftover(left: list[AllocatedNic], old: AllocationSpec, new: AllocationSpec) -> list[AllocatedNic]:

@@ -1,14 +1,17 @@
-"""What an agent reports of one allocation, from its plan, its guest's facts and what it remembers. Pure."""
+"""What an agent reports of one allocation, from its plan, its guest's facts and what it remembers, or of a failed step. Pure."""
 
 from __future__ import annotations
 
+import errno
+
 from weft.agent import shape
 from weft.agent.health import Health
-from weft.agent.known import Memory, Wanted
-from weft.agent.plan import BRING_UP, Plan, Step, is_alive
+from weft.agent.known import Memory, Trouble, Wanted
+from weft.agent.plan import BRING_UP, Plan, Step, is_alive, pause_after
 from weft.contracts.runtime import GuestFacts
 from weft.kinds.allocation import AllocationReport, AllocationState, MoveReport
 from weft.kinds.allocation import Step as ReportedStep
+from weft.objects.errors import Forbidden, InvalidInput, WeftError
 
 
 def tell_state(plan: Plan, current: Step | None) -> AllocationState:
@@ -16,6 +19,16 @@ def tell_state(plan: Plan, current: Step | None) -> AllocationState:
     if current is Step.START:
         return "starting"
     return "preparing" if current in BRING_UP and plan.state == "stopping" else plan.state
+
+
+def tell_trouble(problem: Exception, before: Trouble | None, now: float) -> Trouble:
+    """A step failed, ``now`` (elapsed seconds): it is tried again after a pause, unless only another wish can mend it."""
+    tries = (before.tries if before is not None else 0) + 1
+    heals = not isinstance(problem, (InvalidInput, Forbidden))
+    full = isinstance(problem, OSError) and problem.errno == errno.ENOSPC
+    reason = problem.token if isinstance(problem, WeftError) else "noSpace" if full else "driverFailed"
+    message = problem.message if isinstance(problem, WeftError) else str(problem) or type(problem).__name__
+    return Trouble(reason, message, tries, now + pause_after(tries) if heals else None)
 
 
 def make_report(
