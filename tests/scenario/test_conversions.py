@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from tests.scenario.deciders_lab import DIGEST, GIB, MIB, Lab
+from tests.scenario.test_deciders_placing import cordon
 
 from weft.contracts.store import AtRevision, Delete
-from weft.controllers.converting import PLACE_PATIENCE_SECONDS
+from weft.controllers.handing_back import PLACE_PATIENCE_SECONDS
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ENDED, ConversionSpec, ConversionStatus
@@ -189,7 +190,7 @@ async def test_undo_gives_all_back_and_the_old_one_runs_again(tmp_path: Path) ->
         await lab.ask(undo=True)
         status = await lab.until_conversion("Undone")
         assert status.kept is None
-        await lab.until_phase("web", "Running", kind="container")
+        assert (await lab.status("web", "container")).phase == "Running"  # it is over when that is so
         await lab.until_gone("/vm/default/web")
         assert await lab.container() == before
         assert await lab.owners() == owners
@@ -231,14 +232,48 @@ async def test_an_image_that_is_not_there_yet_is_made_of_the_very_digest(tmp_pat
         assert await lab.get("/vm/default/web") is None
 
 
-async def test_a_vm_that_finds_no_room_gives_all_back_soon(tmp_path: Path) -> None:
+async def test_what_would_find_no_room_is_refused_before_anything_stops(tmp_path: Path) -> None:
+    async with ConvertingLab(tmp_path) as lab:
+        await begin(lab)
+        before = await lab.vm("web", "container")
+        await lab.put_oci_image()
+        await lab.convert("container/web", "vm", memory=64 * GIB)
+        status = await lab.until_conversion("Failed", seconds=5)
+        assert status.reason == "insufficientResources" and "needs 64.0 GiB memory" in status.message
+        after = await lab.vm("web", "container")
+        assert (after.spec, after.generation) == (before.spec, before.generation)  # it was never asked to stop
+        assert await lab.get("/vm/default/web") is None and await lab.every("recommendation") == []
+
+
+async def test_room_is_what_the_old_one_leaves_free_with_its_volume_and_its_place_in_groups(tmp_path: Path) -> None:
+    async with ConvertingLab(tmp_path) as lab:
+        await begin(lab, cpu=5.0)  # of the 8 of the volume's node: no room for another like it beside it
+        await lab.put_oci_image()
+        await lab.convert("container/web", "vm")
+        status = await lab.until_conversion("Failed", seconds=5)
+        assert status.reason == "insufficientResources"
+        await lab.wish("web", "container", cpu=2.0)
+        await lab.pass_time(5)
+        await lab.convert("container/web", "vm", "again")
+        await lab.until_conversion("AwaitingConfirmation", "again")
+
+
+async def test_a_vm_whose_room_goes_meanwhile_gives_all_back_soon(tmp_path: Path) -> None:
     async with ConvertingLab(tmp_path) as lab:
         before = await begin(lab)
         await lab.put_oci_image()
-        await lab.convert("container/web", "vm", memory=64 * GIB)
-        status = await lab.until_conversion("Failed", seconds=PLACE_PATIENCE_SECONDS + 10)
-        assert status.reason == "insufficientResources" and "needs 64.0 GiB memory" in status.message
-        await lab.until_phase("web", "Running", kind="container")
+        for node in lab.nodes.values():
+            node.slow = True
+        await lab.convert("container/web", "vm")
+        await lab.until_conversion("Stopping")
+        for name, node in lab.nodes.items():
+            await lab.change(f"/node/-/{name}", cordon(True))  # type: ignore[arg-type]
+            node.slow = False
+        (there,) = await lab.every("allocation")
+        await next(node for node in lab.nodes.values() if there.name.startswith(node.uid)).act(there.key)
+        status = await lab.until_conversion("Failed", seconds=PLACE_PATIENCE_SECONDS + 20)
+        assert status.reason == "noAvailableAgents" and "vm/web finds no place" in status.message
+        assert (await lab.status("web", "container")).phase == "Running"  # it is over when that is so
         assert await lab.container() == before
         await lab.until_gone("/vm/default/web")
 

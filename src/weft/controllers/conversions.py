@@ -1,8 +1,8 @@
 """Leads each Conversion on, from its wish to its end.
 
-Reads Conversions, both workloads, their allocations and claims, Images; writes Conversion.status, the specs of both workloads,
-whose their endpoints and publications are, the new workload, and an Image where there is none. Woken by any of those. What to
-write is ``plan_conversion``'s.
+Reads Conversions, both workloads, their allocations and claims, Images, what the scheduler answers; writes Conversion.status, the
+specs of both workloads, whose their endpoints and publications are, the new workload, an Image where there is none, and a question
+to the scheduler. Woken by any of those. What to write is ``plan_conversion``'s.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from weft.client.view import Changed, Item, View
 from weft.client.workloads import name_of, wish_of
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
-from weft.controllers.converting import Facts, KnownImage, Outcome, Place, Side, plan_conversion
+from weft.controllers.converted import Answer, Facts, KnownImage, Outcome, Place, Side
+from weft.controllers.converting import plan_conversion
 from weft.controllers.loop import Plan, moved
 from weft.controllers.places import find_active
 from weft.kinds.allocation import AllocationReport, AllocationSpec
@@ -34,6 +35,7 @@ from weft.kinds.conversion import ConversionSpec, ConversionStatus, is_under_way
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
 from weft.kinds.publication import PublicationSpec, PublicationStatus
+from weft.kinds.recommendation import RECOMMENDATION, RecommendationSpec, RecommendationStatus
 from weft.kinds.record import Claim
 from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
 from weft.kinds.workload import WorkloadSpec, WorkloadStatus, born, claim_places
@@ -46,7 +48,7 @@ SOURCE = "conversions"
 
 class Conversions:
     name = "conversions"
-    kinds = ("conversion", "allocation", "image", *WORKLOADS)
+    kinds = ("conversion", "allocation", "image", "recommendation", *WORKLOADS)
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -58,6 +60,10 @@ class Conversions:
             case "image":
                 if moved(change, lambda item: (item.uid, item.status(ImageStatus).phase)):
                     return [item.key for item in view.of_kind("conversion").values() if _waits_for_image(item)]
+            case "recommendation":
+                owner = change.item.envelope.owner
+                if owner is not None and owner.kind == "conversion":
+                    return [object_key(owner.kind, owner.project, owner.name)]
             case kind if is_workload(kind):
                 return _conversions(view, change.key)
         return ()
@@ -91,6 +97,7 @@ def read_facts(view: View, item: Item, now: float) -> Facts:
         images=tuple(
             _read_image(image) for image in view.of_kind("image").values() if image.envelope.project == project
         ),
+        answer=_read_answer(view, item),
         old_uid=old.uid if old is not None else "",
         taken=new is None and view.get(keys_of_converted(item)[1]) is not None,
         rival=_find_rival(view, item),
@@ -141,6 +148,13 @@ def plan_writes(view: View, item: Item, outcome: Outcome, now: float) -> Commit 
         made = make_image(item, *outcome.image, now)
         writes.append(put(made))
         preconditions.append(Absent(made.key))
+    question = _find_question(view, item)
+    if outcome.asks is not None and old is not None:
+        writes.append(put(asked := make_question(item, old, outcome.asks, now)))
+        preconditions.append(Absent(asked.key))
+    elif question is not None and question.envelope.owner == item.envelope.ref and status.phase != former.phase:
+        # It told of a moment.
+        writes.append(delete(question))
     if outcome.image_goes and image is not None:
         writes.append(delete(image))
         preconditions.append(unchanged(image))
@@ -179,6 +193,24 @@ def make_workload(item: Item, old: Item, wish: WorkloadSpec, uid: str, now: floa
         status=msgspec.Raw(msgspec.json.encode(WorkloadStatus(conversion=item.envelope.name))),
         finalizers=list(kind.finalizers),
         conditions=[msgspec.structs.replace(said, since=now, generation=1) for said in born(wish)],
+    )
+
+
+def make_question(item: Item, old: Item, wish: WorkloadSpec, now: float) -> Envelope:
+    """To the scheduler: where the new one would go."""
+    spec = RecommendationSpec(
+        kind=item.spec(ConversionSpec).to, wish=msgspec.to_builtins(wish), instead_of=name_of(old)
+    )
+    return Envelope(
+        kind=RECOMMENDATION.name,
+        name=item.envelope.name,
+        uid=new_uid(),
+        project=item.envelope.project,
+        owner=item.envelope.ref,
+        schema=RECOMMENDATION.schema,
+        created_at=now,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        status=msgspec.Raw(msgspec.json.encode(RecommendationStatus())),
     )
 
 
@@ -299,6 +331,23 @@ def _read_side(view: View, item: Item | None) -> Side | None:
         image=place.report(AllocationReport).image if place is not None else "",
         healthy=(healthy is not None and healthy.status == "True") if asked else None,
     )
+
+
+def _find_question(view: View, item: Item) -> Item | None:
+    """What was asked for this Conversion, or by chance for something else under its name."""
+    return view.get(object_key("recommendation", item.envelope.project, item.envelope.name))
+
+
+def _read_answer(view: View, item: Item) -> Answer | None:
+    question = _find_question(view, item)
+    if question is None:
+        return None
+    if (
+        question.envelope.owner != item.envelope.ref
+    ):  # it isn't asked: the new one may wait for a place while nothing runs
+        return Answer(True, "unknown")
+    said = question.status(RecommendationStatus)
+    return Answer(said.phase != "Pending", said.best, said.reason, said.message)
 
 
 def _read_place(allocation: Item) -> Place:

@@ -51,7 +51,8 @@ class ConversionStatus(msgspec.Struct, kw_only=True):
     that it was made for this; ``digest`` (sha256:…) the container image's, on both sides. ``was``: what the old one's ``run``
     was. ``kept`` are the fields that the old one's spec had before it handed over, None before and once it has them again.
     ``left_out`` says what the new one hasn't. ``ending`` says what it will have come to when all has gone back. Times in
-    seconds since 1970: between ``stopped_at`` and ``running_at`` nothing ran."""
+    seconds since 1970: between ``stopped_at`` and ``running_at`` nothing ran; by then the new one had had ``restarts``. At
+    ``returned_at`` all was the old one's again."""
 
     phase: ConversionPhase = "Pending"
     new: str = ""
@@ -69,6 +70,8 @@ class ConversionStatus(msgspec.Struct, kw_only=True):
     began_at: float | None = None
     stopped_at: float | None = None
     running_at: float | None = None
+    restarts: int = 0
+    returned_at: float | None = None
     ended_at: float | None = None
 
 

@@ -32,6 +32,12 @@ class RecommendationSpec(msgspec.Struct, kw_only=True):
     ] = ""
     kind: Annotated[str, field("The kind of workload that wish is a whole spec of", change="never", name=True)] = "vm"
     wish: Annotated[dict[str, Any], field("Fields of its spec that would be otherwise: what if", change="never")] = {}
+    instead_of: Annotated[
+        str,
+        field(
+            "The workload, KIND/NAME, that hands its volumes and groups over to it and keeps its place", change="never"
+        ),
+    ] = ""
     move: Annotated[MoveWish | None, field("Where it would move to from where it runs", change="never")] = None
     nodes: Annotated[list[Name], field("Nodes whose verdict is wanted in any case", change="never")] = []
 
@@ -85,6 +91,12 @@ def check_recommendation(spec: RecommendationSpec) -> None:
     if spec.move is not None and (not spec.workload or spec.wish):
         raise InvalidInput(
             "spec.move: what moves is a workload as it is", field="spec.move", hint="name it, and leave wish out"
+        )
+    if spec.instead_of and (spec.workload or spec.instead_of.count("/") != 1 or not all(spec.instead_of.split("/"))):
+        raise InvalidInput(
+            "spec.instead_of: it is for what isn't there yet, and names what is",
+            field="spec.instead_of",
+            hint="write container/web, give a whole spec in spec.wish, and leave workload out",
         )
     if not spec.workload and not spec.wish:
         raise InvalidInput(

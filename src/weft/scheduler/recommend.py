@@ -28,6 +28,7 @@ from weft.scheduler.explain import explain
 from weft.scheduler.joint.gang import Member, find_places
 from weft.scheduler.joint.tell import explain_places, explain_refusal
 from weft.scheduler.moves import decide, describe_refusal, read_mover
+from weft.scheduler.preempt import find_way, may_preempt
 from weft.scheduler.prefer import relax
 from weft.scheduler.request import Waiting, read_candidate, wants_place
 from weft.scheduler.table.facts import name_workload
@@ -52,6 +53,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
     """Raises NotFound for what isn't there, InvalidInput for a wish that is none."""
     spec = question.spec(RecommendationSpec)
     workload, places = _read_workload(view, question, spec)
+    kept = bool(spec.instead_of)
     if spec.move is not None:
         return _answer_move(view, engine, workload, spec.workload, spec.move, strategy)
     candidate = read_candidate(view, workload, strategy, [])
@@ -59,7 +61,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
         return RecommendationStatus(phase="Failed", reason=candidate.reason, message=candidate.message)
     snapshot = engine.snapshot
     rows = _read_nodes(engine, spec.nodes)
-    with without(snapshot, [place.key for place in places]):
+    with without(snapshot, [place.key for place in places], but_room=kept):
         request, given_up = relax(candidate.request, snapshot)
         members = [Member(request, workload.uid, spec.workload or "member 1")]
         members += _find_company(view, workload, strategy, snapshot)
@@ -75,6 +77,8 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
         else:
             chosen = engine.choose(request, workload.uid)
             explanation, with_it = explain(engine, request, workload.uid, chosen, also=rows), []
+            if chosen is None and kept and may_preempt(request) and (way := find_way(view, engine, request)):
+                chosen = way.row  # once others have given way
         return RecommendationStatus(
             phase="Done",
             reason=explanation.error,
@@ -82,7 +86,7 @@ def answer(view: View, engine: Engine, question: Item, strategy: str) -> Recomme
             policy=request.strategy,
             basis=request.basis,
             nodes=explanation.nodes,
-            current=places[0].spec(AllocationSpec).node if places else "",
+            current=places[0].spec(AllocationSpec).node if places and not kept else "",
             best="" if chosen is None else snapshot.names[chosen],
             verdicts=_told(explanation.verdicts),
             refused_by=explanation.refused_by,
@@ -166,19 +170,26 @@ def _told(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def _read_workload(view: View, question: Item, spec: RecommendationSpec) -> tuple[Item, list[Item]]:
-    """The workload that is asked about, its wish as it would be, and the places that it has."""
+    """The workload that is asked about, its wish as it would be, and the places that it has, or is given its volumes by."""
     word, _, name = spec.workload.partition("/")
     kind = find_kind(word or spec.kind)
     project = question.envelope.project
     if kind.workload is None:
         raise InvalidInput(f"a {kind.title} is not placed", field="spec.workload", hint="ask about a VM: vm/NAME")
     if not name:
-        envelope = Envelope(kind=kind.name, name=question.envelope.name, uid=new_uid(), project=project)
-        return _with_wish(Item(envelope), kind, spec), []
-    found = view.get(object_key(kind.name, project, name))
-    if found is None:
-        raise NotFound(f'{kind.title} "{name}" not found')
+        giver = _find(view, project, *spec.instead_of.split("/")) if spec.instead_of else None
+        uid = giver.uid if giver is not None else new_uid()  # what is that one's is its own
+        envelope = Envelope(kind=kind.name, name=question.envelope.name, uid=uid, project=project)
+        return _with_wish(Item(envelope), kind, spec), view.find(ALLOCATIONS_BY_WORKLOAD, uid)
+    found = _find(view, project, kind.name, name)
     return _with_wish(found, kind, spec), view.find(ALLOCATIONS_BY_WORKLOAD, found.uid)
+
+
+def _find(view: View, project: str | None, kind: str, name: str) -> Item:
+    found = view.get(object_key(find_kind(kind).name, project, name))
+    if found is None:
+        raise NotFound(f'{find_kind(kind).title} "{name}" not found')
+    return found
 
 
 def _with_wish(item: Item, kind: Kind, spec: RecommendationSpec) -> Item:

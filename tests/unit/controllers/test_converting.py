@@ -7,7 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.converting import Facts, KnownImage, Place, Side, choose_image, is_well, plan_conversion
+from weft.controllers.converted import Answer, Facts, KnownImage, Place, Side, is_well
+from weft.controllers.converting import STEADY_SECONDS, plan_conversion
+from weft.controllers.handing_back import MOST_ENDS, RETURN_SECONDS
+from weft.controllers.preparing import choose_image
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionSpec, ConversionStatus
 from weft.kinds.vm import VmSpec
@@ -28,9 +31,20 @@ def container(wish: dict[str, Any] | None = None, **side: Any) -> Side:
     return Side(**{"what": "container/web", "wish": spec, "status": status, "generation": 1, **side})
 
 
+FITS = Answer(True, "n1")
+
+
 def facts(**given: Any) -> Facts:
     return Facts(
-        **{"spec": SPEC, "status": ConversionStatus(), "old": container(), "new": None, "mark": "ab12c", **given}
+        **{
+            "spec": SPEC,
+            "status": ConversionStatus(),
+            "old": container(),
+            "new": None,
+            "mark": "ab12c",
+            "answer": FITS,
+            **given,
+        }
     )
 
 
@@ -96,6 +110,27 @@ def test_the_old_one_is_stopped_only_in_the_commit_that_makes_the_new_one() -> N
     assert "mount data:/srv" in made.user_data
 
 
+def test_nothing_is_touched_before_the_scheduler_has_a_node_for_what_would_be_made() -> None:
+    old = container({"mounts": ["data:/srv"], "publish": ["80:80"]})
+    known = facts(old=old, images=(image("i", f"oci://{WEB}:1", ONE),), answer=None)
+    asked = plan_conversion(known)
+    assert isinstance(asked.asks, VmSpec) and asked.asks.volumes == ["data"]
+    waits = plan_conversion(msgspec.structs.replace(known, status=asked.status, answer=Answer(False)))
+    no = Answer(True, "", "insufficientResources", "needs much")
+    refused = plan_conversion(msgspec.structs.replace(known, status=asked.status, answer=no))
+    for outcome in (asked, waits, refused):
+        assert (outcome.old, outcome.make) == (None, None)
+    assert (waits.asks, waits.status.phase) == (None, "Preparing")
+    assert (refused.status.phase, refused.status.reason) == ("Failed", "insufficientResources")
+    assert "vm/web would find no place: needs much" in refused.status.message
+
+
+def test_what_rests_is_converted_without_a_question() -> None:
+    old = container({"run": "stop"})
+    outcome = plan_conversion(facts(old=old, images=(image("i", f"oci://{WEB}:1", ONE),), answer=None))
+    assert outcome.asks is None and outcome.make is not None
+
+
 def stopping(place: Place) -> Facts:
     status = ConversionStatus(
         phase="Stopping", began_at=0.0, was="run", image="i", digest=ONE, new_uid="n", new="vm/web"
@@ -142,6 +177,60 @@ def test_what_the_old_one_loses_the_new_one_gets_and_the_way_back_is_its_reverse
     assert (back.status.phase, back.status.kept, back.claims) == ("Undoing", None, "old")
     assert back.old == before.old.wish
     assert isinstance(back.new, VmSpec) and (back.new.volumes, back.new.networks) == ([], [])
+
+
+def starting(now: float, **status: Any) -> Facts:
+    before = stopping(Place(rests=True, holds=False))
+    assert before.new is not None
+    known = msgspec.structs.replace(before.status, phase="Starting", kept={"mounts": ["data:/srv"]})
+    new = msgspec.structs.replace(
+        before.new, status=WorkloadStatus(**{"phase": "Running", "observed_generation": 1, **status})
+    )
+    return msgspec.structs.replace(before, status=known, new=new, now=now)
+
+
+def test_it_is_said_to_run_when_it_has_for_a_moment_and_the_pause_is_told_without_that() -> None:
+    first = plan_conversion(starting(7.0))
+    assert (first.status.phase, first.status.running_at, first.look_after) == ("Starting", 7.0, STEADY_SECONDS)
+    later = msgspec.structs.replace(starting(7.0 + STEADY_SECONDS), status=first.status)
+    done = plan_conversion(later)
+    assert (done.status.phase, done.status.running_at) == ("AwaitingConfirmation", 7.0)
+    begun_again = msgspec.structs.replace(starting(7.0 + STEADY_SECONDS, restarts=1), status=first.status)
+    assert plan_conversion(begun_again).status.phase == "Starting"
+    down = plan_conversion(msgspec.structs.replace(starting(8.0, phase="Failed"), status=first.status))
+    assert (down.status.phase, down.status.running_at) == ("Starting", None)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"phase": "Stopped", "ended": True, "exit_code": 3}, "vm/web ended by itself, exit code 3"),
+        ({"restarts": MOST_ENDS, "message": "exit code 3"}, "vm/web has ended by itself 3 times: exit code 3"),
+    ],
+)
+def test_one_that_ends_at_once_goes_back(told: dict[str, Any], said: str) -> None:
+    outcome = plan_conversion(starting(6.0, **told))
+    assert (outcome.status.phase, outcome.status.ending, outcome.status.reason) == ("Undoing", "Failed", "ended")
+    assert outcome.status.message == said
+    assert outcome.new is not None and outcome.new.run == "stop"
+
+
+def returned(now: float, **status: Any) -> Facts:
+    known = ConversionStatus(
+        phase="Undoing", began_at=0.0, was="run", new_uid="n", new="vm/web", ending="Undone", returned_at=5.0
+    )
+    old = container(status=WorkloadStatus(**{"phase": "Boot", "observed_generation": 1, **status}))
+    return facts(status=known, old=old, now=now)
+
+
+def test_it_has_gone_back_when_the_old_one_runs_again_or_clearly_does_not() -> None:
+    outcome = plan_conversion(returned(6.0))
+    assert (outcome.status.phase, outcome.look_after) == ("Undoing", RETURN_SECONDS - 1.0)
+    assert plan_conversion(returned(6.0, phase="Running")).status.phase == "Undone"
+    failed = plan_conversion(returned(6.0, phase="Failed", reason="imageFailed")).status
+    late = plan_conversion(returned(5.0 + RETURN_SECONDS, reason="starting")).status
+    for status, why in ((failed, "it is Failed: imageFailed"), (late, "it is Boot: starting")):
+        assert status.phase == "Undone" and f"container/web isn't well again: {why}" in status.message
 
 
 def test_well_is_what_runs_answers_and_is_healthy_where_somebody_asks() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from weft.contracts.policy import Amounts, GpuAsk
@@ -258,12 +259,14 @@ def _sum(amounts: Iterable[Amounts]) -> Amounts:
 
 
 @contextmanager
-def without(snapshot: Snapshot, names: Iterable[str]) -> Iterator[None]:
-    """For as long as this lasts these allocations count as gone."""
+def without(snapshot: Snapshot, names: Iterable[str], *, but_room: bool = False) -> Iterator[None]:
+    """For as long as this lasts these allocations count as gone; ``but_room``: they take theirs, and are in no group."""
     improved = set(snapshot.improved)
     gone = {name: found for name in names if (found := snapshot._allocations.get(name)) is not None}
-    for name in gone:
+    for name, (node_uid, amounts, load) in gone.items():
         snapshot.drop_allocation(name)
+        if but_room:
+            snapshot.put_allocation(name, node_uid, amounts, msgspec.structs.replace(load, groups=(), workload=""))
     try:
         yield
     finally:
