@@ -17,12 +17,13 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|w)")
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 MAX_BYTES = 2**60
+LONGEST_SHOWN = 80  # of what is refused
 LAST_MOMENT = 253402300799.0  # seconds since 1970: calendars end with the year 9999
 _LEAST_SIZE = 2**20  # a bare number from here on is taken for bytes when it is shown
 
 
 def _bad(text: object, field: str, what: str, hint: str) -> InvalidInput:
-    return InvalidInput(f"{field}: {str(text)[:80]!r} is not {what}", field=field, hint=hint)
+    return InvalidInput(f"{field}: {str(text)[:LONGEST_SHOWN]!r} is not {what}", field=field, hint=hint)
 
 
 def parse_bytes(text: object, field: str = "size") -> int:
@@ -41,14 +42,16 @@ def parse_bytes(text: object, field: str = "size") -> int:
     elif unit[0] in _POWERS and unit[1:] == "b":
         factor = 1000 ** _POWERS[unit[0]]
     else:
-        raise InvalidInput(f"{field}: {match[2]!r} is not a unit of size", field=field, hint=hint)
+        raise InvalidInput(f"{field}: {match[2][:LONGEST_SHOWN]!r} is not a unit of size", field=field, hint=hint)
     value = number * factor
     if value < 0:
-        raise InvalidInput(f"{field}: {text} is negative", field=field, hint=hint)
+        raise InvalidInput(f"{field}: {str(text)[:LONGEST_SHOWN]} is negative", field=field, hint=hint)
     if not math.isfinite(value) or value > MAX_BYTES:
-        raise InvalidInput(f"{field}: {text} is more than any machine has", field=field, hint=hint)
+        raise InvalidInput(f"{field}: {str(text)[:LONGEST_SHOWN]} is more than any machine has", field=field, hint=hint)
     if factor == 1 and number != int(number):
-        raise InvalidInput(f"{field}: {text} is not a whole number of bytes", field=field, hint=hint)
+        raise InvalidInput(
+            f"{field}: {str(text)[:LONGEST_SHOWN]} is not a whole number of bytes", field=field, hint=hint
+        )
     return int(value)
 
 
@@ -68,7 +71,7 @@ def parse_ratio(text: object, field: str = "ratio") -> float:
         raise _bad(text, field, "a ratio", hint)
     value = float(match[1]) / (100 if match[2] else 1)
     if not 0 < value <= 1000:
-        raise InvalidInput(f"{field}: {str(text)[:80]} is out of range", field=field, hint=hint)
+        raise InvalidInput(f"{field}: {str(text)[:LONGEST_SHOWN]} is out of range", field=field, hint=hint)
     return round(value, 3)
 
 
@@ -82,9 +85,9 @@ def parse_cpu(text: object, field: str = "cpu") -> float:
         raise _bad(text, field, "a number of cores", hint)
     value = float(match[1]) / (1000 if match[2] else 1)
     if value <= 0:
-        raise InvalidInput(f"{field}: {text} must be more than 0", field=field, hint=hint)
+        raise InvalidInput(f"{field}: {str(text)[:LONGEST_SHOWN]} must be more than 0", field=field, hint=hint)
     if value > 100_000:
-        raise InvalidInput(f"{field}: {text} is more than any machine has", field=field, hint=hint)
+        raise InvalidInput(f"{field}: {str(text)[:LONGEST_SHOWN]} is more than any machine has", field=field, hint=hint)
     return round(value, 3)
 
 
@@ -100,15 +103,17 @@ def parse_duration(text: object, field: str = "duration") -> float:
         parts = list(_DURATION_PART.finditer(stripped))
         if not parts or "".join(p[0] for p in parts) != stripped:
             if stripped.startswith("-"):
-                raise InvalidInput(f"{field}: {stripped[:80]} is negative", field=field, hint=hint) from None
+                raise InvalidInput(f"{field}: {stripped[:LONGEST_SHOWN]} is negative", field=field, hint=hint) from None
             raise _bad(text, field, "a duration", hint) from None
         seconds = sum(float(p[1]) * _SECONDS[p[2]] for p in parts)
     if not math.isfinite(seconds) or seconds < 0:
         raise InvalidInput(
-            f"{field}: {stripped[:80]} is negative" if seconds < 0 else f"{field}: not finite", field=field, hint=hint
+            f"{field}: {stripped[:LONGEST_SHOWN]} is negative" if seconds < 0 else f"{field}: not finite",
+            field=field,
+            hint=hint,
         )
     if seconds > 100 * 365 * 86400:
-        raise InvalidInput(f"{field}: {stripped[:80]} is more than a hundred years", field=field, hint=hint)
+        raise InvalidInput(f"{field}: {stripped[:LONGEST_SHOWN]} is more than a hundred years", field=field, hint=hint)
     return seconds
 
 

@@ -21,6 +21,9 @@ from weft.objects.identity import check_name
 from weft.objects.quantity import parse_amount, parse_bytes, parse_cpu, parse_duration, parse_ratio
 
 T = TypeVar("T")
+MOST_PROBLEMS = 20  # told of one object
+LONGEST_PATH = 200
+LONGEST_WORD = 64  # that may be a misspelt one
 ChangeMode = Literal["live", "plug", "restart", "replace", "never"]
 Quantity = Literal["bytes", "cpu", "duration", "amount", "ratio", ""]
 _TYPE_WORDS = {  # of msgspec, as people call them
@@ -104,11 +107,15 @@ def _nullable(info: mi.Type) -> bool:
 
 def suggest(word: str, known: list[str]) -> str | None:
     """The known word that ``word`` was most likely meant to be."""
+    if len(word) > LONGEST_WORD:
+        return None
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return close[0] if close else None
 
 
 def _normalise(raw: Any, info: mi.Type, path: str, problems: list[WeftError]) -> Any:
+    if len(problems) >= MOST_PROBLEMS:
+        return raw
     if raw is None and _nullable(info):
         return None
     inner, extra, _ = _unwrap(info)
@@ -127,10 +134,22 @@ def _normalise(raw: Any, info: mi.Type, path: str, problems: list[WeftError]) ->
     if isinstance(inner, mi.StructType):
         return _normalise_struct(raw, inner, path, problems)
     if isinstance(inner, (mi.ListType, mi.VarTupleType)) and isinstance(raw, list):
+        if _is_plain(inner.item_type):
+            return raw
         return [_normalise(item, inner.item_type, f"{path}[{i}]", problems) for i, item in enumerate(raw)]
     if isinstance(inner, mi.DictType) and isinstance(raw, dict):
+        if _is_plain(inner.value_type):
+            return raw
         return {k: _normalise(v, inner.value_type, f"{path}.{k}", problems) for k, v in raw.items()}
     return raw
+
+
+def _is_plain(info: mi.Type) -> bool:
+    """Whether msgspec alone reads it: no struct, word or quantity, nor a list of them. Asked of lists that may be long."""
+    inner, extra, _ = _unwrap(info)
+    if extra.get("quantity") or extra.get("name"):
+        return False
+    return isinstance(inner, (mi.StrType, mi.IntType, mi.FloatType, mi.BoolType))
 
 
 def _refuse_word(raw: Any, words: list[str], path: str) -> InvalidInput:
@@ -152,8 +171,10 @@ def _normalise_struct(raw: Any, info: mi.StructType, path: str, problems: list[W
     fields = {f.encode_name: f for f in info.fields}
     out = {}
     for key, value in raw.items():
+        if len(problems) >= MOST_PROBLEMS:
+            return raw
         if key not in fields:
-            at = f"{path}.{key}" if path else str(key)
+            at = _clip(f"{path}.{key}" if path else str(key))
             meant = suggest(str(key), list(fields))
             problems.append(
                 UnknownField(
@@ -173,6 +194,10 @@ def _normalise_struct(raw: Any, info: mi.StructType, path: str, problems: list[W
     return out
 
 
+def _clip(path: str) -> str:
+    return path if len(path) <= LONGEST_PATH else f"{path[:LONGEST_PATH]}…"
+
+
 def _kind_of(raw: Any) -> str:
     return {
         dict: "a set of fields",
@@ -186,7 +211,8 @@ def _kind_of(raw: Any) -> str:
 
 
 def find_problems(raw: Any, type_: Any, path: str = "spec") -> tuple[Any, list[WeftError]]:
-    """``raw`` with quantities as numbers, and everything wrong with it, in the order found."""
+    """``raw`` with quantities as numbers, and what is wrong with it, in the order found: at most MOST_PROBLEMS, since each costs
+    time and words, and who sends thousands didn't write them."""
     problems: list[WeftError] = []
     return _normalise(raw, _info(type_), path, problems), problems
 
