@@ -57,42 +57,56 @@ def test_code_that_cannot_be_imported_is_told_at_once(dice: Cluster) -> None:
     dice.ok("delete", "function/bad", "--yes")
 
 
+def instances(cluster: Cluster) -> dict[str, dict[str, object]]:
+    """What each node has of the function, as it told last."""
+    return {there["node"]: there for there in cluster.json("function", "metrics", "dice")["instances"]}
+
+
+def prepared(cluster: Cluster) -> set[str]:
+    """The nodes that have its template."""
+    return {node for node, there in instances(cluster).items() if there["prepared"]}
+
+
+def boots(cluster: Cluster) -> int:
+    """How many callers have waited for one, ever."""
+    return int(cluster.json("function", "metrics", "dice")["starts"].get("cold", 0))
+
+
 def test_killed_agents_take_their_copies_along_and_copy_the_same_templates_again(dice: Cluster) -> None:
-    before = invoke(dice)
+    before, had, booted = invoke(dice), prepared(dice), boots(dice)
     left = set(dice.pids("qemu-system-x86_64", "-name fn"))
-    for pid in dice.pids("weft agent"):
+    agents = set(dice.pids("weft agent"))
+    for pid in agents:
         os.kill(pid, signal.SIGKILL)
     dice.up()
-    deadline = time.monotonic() + 120
-    while dice.run("function", "invoke", "dice").returncode != 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    until(
+        lambda: set(dice.pids("weft agent")) - agents and had <= prepared(dice), 120
+    )  # told before anybody asks for it
+    until(lambda: dice.run("function", "invoke", "dice").returncode == 0, 120)
     assert invoke(dice)["host"] != before["host"]
+    assert boots(dice) == booted, "a node that had its template wasn't asked"
     assert not left & set(dice.pids("qemu-system-x86_64", "-name fn"))
 
 
 def test_the_next_node_has_its_template_before_the_first_is_full(dice: Cluster, gone: Callable[[str], str]) -> None:
-    def instances() -> dict[str, dict[str, object]]:
-        return {there["node"]: there for there in dice.json("function", "metrics", "dice")["instances"]}
-
     invoke(dice)
-    until(lambda: any(there["ready"] for there in instances().values()))  # the copy that was taken is made up for
-    home = next(node for node, there in instances().items() if there["ready"])
+    until(lambda: any(there["ready"] for there in instances(dice).values()))  # the copy that was taken is made up for
+    home = next(node for node, there in instances(dice).items() if there["ready"])
+    booted = boots(dice)
     memory = dice.json("get", f"node/{home}")["report"]["memory"]
     reserved = (memory >> 20) - 200  # one more instance of 128 MiB fits beside it, not two
     dice.ok("vm", "create", gone("large"), "--image", "tiny", "--memory", f"{reserved}M", "--node", home, "--detach")
+    until(lambda: dice.vm("large")["status"]["phase"] in ("Starting", "Running"))  # its node has it, and counts it
 
-    def prepared() -> set[str]:
+    def spread() -> bool:
         invoke(dice)
-        return {node for node, there in instances().items() if there["prepared"]}
+        return len(prepared(dice)) > 1
 
-    until(lambda: len(prepared()) > 1, 120)
-    told = dice.ok("function", "metrics", "dice")
-    print(told)
-    others = prepared() - {home}
-    call = [WEFT, "function", "invoke", "dice", "--data", '{"seconds": 4}']
+    until(spread, 120)
+    others = prepared(dice) - {home}
+    call = [WEFT, "function", "invoke", "dice", "--data", '{"seconds": 5}']
     taken = [subprocess.Popen(call, cwd=dice.folder, stdout=subprocess.DEVNULL) for _ in range(3)]
     assert [process.wait(60) for process in taken] == [0, 0, 0]
-    starts = dice.json("function", "metrics", "dice")["starts"]
-    assert not starts.get("cold"), "none waited for a boot"
-    assert any(instances()[node]["idle"] or instances()[node]["busy"] for node in others)
+    assert boots(dice) == booted, "somebody waited for a boot though a node had a template and room"
+    now = instances(dice)
+    assert any(now[node]["idle"] or now[node]["busy"] for node in others), now

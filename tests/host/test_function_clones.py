@@ -370,6 +370,7 @@ async def test_what_a_killed_agent_left_is_ended_and_its_templates_are_used(lab:
     after = CloneInstances(lab.host)
     assert await after.recover() == left
     assert machines(lab) == []
+    assert recipe.digest in after.templates(), "it is there before anybody names it"
     assert after._cgroups.names(after._prefix) == set()
     clone = await after.start("next", recipe, roots)
     assert clone.started == "clone"

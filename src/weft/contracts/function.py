@@ -183,8 +183,11 @@ class HasTemplates(Protocol):
     def bound_ready(self, memory: int) -> None:
         """Paused copies may take so many bytes from now on; those for which that is too little end."""
 
-    def follow_ready(self, changed: Callable[[], None]) -> None:
-        """``changed`` is called whenever ``count_ready`` gives something else."""
+    def templates(self) -> set[str]:
+        """The digests of the recipes whose template is here and fits this node, also of those that an agent before this made."""
+
+    def follow(self, changed: Callable[[], None]) -> None:
+        """``changed`` is called whenever ``count_ready`` or ``templates`` gives something else."""
 
 
 def compose_env(recipe: Recipe, roots: Roots) -> dict[str, str]:

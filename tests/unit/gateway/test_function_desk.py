@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import msgspec
 import pytest
 
 from weft.client.invocations import Answer, Count, Invoke, Refused, Standing, Underway
@@ -76,6 +77,17 @@ def test_a_warm_instance_goes_before_a_better_node_and_one_ready_before_none() -
     desk.hear("c", Answer("0", b""), 0)
     ask = desk.begin(fly("2", "a", "b", "c"))[0]
     assert isinstance(ask, Ask) and ask.node == "c" and not ask.flight.cold
+
+
+def test_a_machine_is_copied_where_it_is_prepared_before_it_is_booted_on_a_better_node() -> None:
+    desk = make("a", "b", "c")
+    fleet, boxed = fleet_of(desk), msgspec.structs.replace(RECIPE, isolation="vm")
+    for node, room, recipes in (("a", 1000, []), ("b", 50, ["d"]), ("c", 1000, ["d"])):
+        fleet.stand(node, Standing(free_memory=room, isolations={"vm": "", "process": ""}, recipes=recipes))
+    places = {"a": 0, "b": 1, "c": 2}
+    assert fleet.choose(boxed, places, ()) == "c"
+    assert fleet.choose(boxed, places, ("c",)) == "a"  # b has no room
+    assert fleet.choose(RECIPE, places, ()) == "a"  # anything else is up at once wherever it is
 
 
 def test_a_node_that_seems_full_or_cannot_is_asked_last_or_not_at_all() -> None:

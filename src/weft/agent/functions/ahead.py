@@ -20,8 +20,7 @@ Send = Callable[[FromAgent], None]
 
 
 class Ahead:
-    """``prepared``: digests of recipes whose instances, or template, have come up here. ``changed`` is called when it grows,
-    ``recounted`` when there are other copies that stand still."""
+    """``changed`` is called when there are other copies that stand still, or other templates."""
 
     def __init__(
         self,
@@ -30,18 +29,20 @@ class Ahead:
         clock: Clock,
         tell: Send,
         changed: Callable[[], None],
-        recounted: Callable[[], None],
     ) -> None:
-        self._parts, self._clock, self._tell, self._changed = parts, clock, tell, changed
+        self._parts, self._clock, self._tell = parts, clock, tell
         self._drivers = [driver for driver in drivers if isinstance(driver, HasTemplates)]
         for driver in self._drivers:
-            driver.follow_ready(recounted)
-        self.prepared: set[str] = set()
+            driver.follow(changed)
         self._progress_at = 0.0
 
     def count_ready(self) -> dict[str, Ready]:
         """Copies that stand still, by recipe; the pool of instances doesn't count them."""
         return {digest: ready for driver in self._drivers for digest, ready in driver.count_ready().items()}
+
+    def templates(self) -> set[str]:
+        """Digests of the recipes whose template is here."""
+        return {digest for driver in self._drivers for digest in driver.templates()}
 
     def bound(self, memory: int) -> None:
         """They may take so many bytes from now on."""
@@ -69,9 +70,7 @@ class Ahead:
             told = fail_with(problem).message if is_own_fault(problem) else problem.message
             self._tell(Prepared(request, True, problem.token, told, self._clock.elapsed() - began))
             return
-        self.prepared.add(recipe.digest)
         self._tell(Prepared(request, True, seconds=self._clock.elapsed() - began))
-        self._changed()
 
     async def keep_ready(self, driver: HasTemplates, recipe: Recipe, count: int) -> None:
         """Have so many copies stand still."""

@@ -167,6 +167,6 @@ class Functions:
             free_cpu=pool.free_cpu(),
             free_memory=pool.free_memory(),
             isolations=dict(self.isolations),
-            recipes=sorted(self.instances.prepared),
+            recipes=sorted(self.instances.prepared()),
             ready_memory=sum(paused.memory for paused in ready.values()),
         )

@@ -46,8 +46,8 @@ class Instances:
         self.isolations: dict[str, str] = {}  # why instances can't run here; "" if they can
         self.pool = Pool(room)
         self.recipes: dict[str, Recipe] = {}
-        self.ahead = Ahead(self._drivers.values(), parts, clock, tell, self._changed, changed)
-        self.prepared = self.ahead.prepared
+        self.ahead = Ahead(self._drivers.values(), parts, clock, tell, changed)
+        self._came_up: set[str] = set()  # recipes of which an instance did
         self.running: dict[str, Running] = {}
         self.closing = False
         self._dropped: set[str] = set()
@@ -88,6 +88,10 @@ class Instances:
     def missing(self, isolation: str) -> str:
         """Why instances of that isolation can't run here; "" if they can."""
         return self.isolations.get(isolation, f"this node runs no functions with isolation {isolation}")
+
+    def prepared(self) -> set[str]:
+        """Digests of the recipes that a new instance begins from without waiting: one has come up here, or there is a template."""
+        return self._came_up | self.ahead.templates()
 
     # --- what is wanted ----------------------------------------------------------------------------------------------
 
@@ -142,7 +146,7 @@ class Instances:
 
     def drop(self, digest: str) -> None:
         """No more of that recipe: those that serve nobody end now, the others after their call."""
-        self.prepared.discard(digest)
+        self._came_up.discard(digest)
         self._dropped.add(digest)
         for id in self.pool.drop(digest):
             self._end(id, None)
@@ -211,7 +215,8 @@ class Instances:
 
     def on_up(self, running: Running) -> None:
         now, id = self._clock.elapsed(), running.id
-        self.prepared.add(running.recipe.digest)
+        if not isinstance(self._drivers[running.recipe.isolation], HasTemplates):
+            self._came_up.add(running.recipe.digest)
         for request in self._preparing.pop(id, ()):
             self._tell(Prepared(request, True, seconds=running.init_seconds))
         call = self._waiting.pop(id, None)
@@ -284,8 +289,12 @@ class Instances:
             self._dropped.discard(digest)
             recipe = self.recipes.pop(digest, None)
             self._parts.drop(digest)
-            if recipe is not None and recipe.isolation in self._drivers:
-                self._spawn(self._drivers[recipe.isolation].forget(digest))
+            for (
+                isolation,
+                driver,
+            ) in self._drivers.items():  # of what was told to an agent before this one, each may have some
+                if recipe is None or recipe.isolation == isolation:
+                    self._spawn(driver.forget(digest))
             if recipe is not None and recipe.network:
                 self._spawn(self._parts.let_go(self._networks))
 

@@ -165,7 +165,7 @@ class Desk:
             return Nowhere(flight)
         serving = self._fleet.nodes[node]
         flight.node, flight.cold = node, serving.idle(flight.recipe.digest) <= 0
-        if not flight.fetches and flight.cold and flight.recipe.digest not in serving.standing.recipes:
+        if not flight.fetches and flight.cold and flight.recipe.digest not in serving.prepared:
             flight.fetches = True
             flight.until += FETCH_SECONDS
         serving.asked[flight.recipe.digest] += 1

@@ -75,7 +75,7 @@ class CloneInstances:
         for name in self._cgroups.names(self._prefix):
             self._cgroups.remove(name)
         if (self._folder / "templates").exists() and not await self.probe():
-            await (await self._working()).clear_unfinished()
+            await (await self._working()).take_over()
         return ended
 
     async def capture(self, recipe: Recipe, roots: Roots) -> None:
@@ -112,7 +112,10 @@ class CloneInstances:
     def count_ready(self) -> dict[str, Ready]:
         return {digest: Ready(len(pool), len(pool) * READY_BYTES) for digest, pool in self._ready.items() if pool}
 
-    def follow_ready(self, changed: Callable[[], None]) -> None:
+    def templates(self) -> set[str]:
+        return set() if self._templates is None else self._templates.there
+
+    def follow(self, changed: Callable[[], None]) -> None:
         self._changed = changed
 
     def bound_ready(self, memory: int) -> None:
@@ -177,7 +180,9 @@ class CloneInstances:
         if await self.probe() or self._facts is None:
             raise DriverFailed(f"this node can't run functions in machines: {self._problem}", details={"step": "probe"})
         if self._templates is None:
-            self._templates = Templates(self._folder, self._facts, self._cgroups, self._clock, self._prefix)
+            self._templates = Templates(
+                self._folder, self._facts, self._cgroups, self._clock, self._prefix, lambda: self._changed()
+            )
         return self._templates
 
     async def _take_ready(self, id: str, digest: str) -> Clone | None:

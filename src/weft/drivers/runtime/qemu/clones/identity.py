@@ -30,15 +30,15 @@ def find_boot(recipe: Recipe, roots: Roots) -> tuple[str, str]:
 def identify(recipe: Recipe, roots: Roots, facts: Facts) -> str:
     """Equal ones may be copied. Raises DriverFailed."""
     kernel, initrd = find_boot(recipe, roots)
-    parts = [
-        str(WAYS),
-        recipe.digest,
-        _digest_file(kernel),
-        _digest_file(initrd),
-        facts.accelerator,
-        str(facts.version),
-    ]
-    parts += [_stamp(facts.program), _read_cpu()]
+    return _join(recipe.digest, _digest_file(kernel), _digest_file(initrd), identify_node(facts))
+
+
+def identify_node(facts: Facts) -> str:
+    """The part of it that doesn't depend on what the function is."""
+    return _join(str(WAYS), facts.accelerator, str(facts.version), _stamp(facts.program), _read_cpu())
+
+
+def _join(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -25,7 +25,7 @@ from weft.drivers.runtime.qemu.clones.capture import capture_machine
 from weft.drivers.runtime.qemu.clones.checked import Checks, inspect_file
 from weft.drivers.runtime.qemu.clones.config import choose_memory, compose_config, pack_config
 from weft.drivers.runtime.qemu.clones.disks import Disks
-from weft.drivers.runtime.qemu.clones.identity import find_boot, identify
+from weft.drivers.runtime.qemu.clones.identity import find_boot, identify, identify_node
 from weft.drivers.runtime.qemu.clones.record import Template
 from weft.drivers.runtime.qemu.clones.translate import plan_machine
 from weft.drivers.runtime.qemu.translate import Facts
@@ -38,14 +38,18 @@ _MARGIN_BYTES = 64 << 20
 
 
 class Templates:
-    """Those of this node, by the recipe's digest."""
+    """Those of this node; ``there`` are their recipes' digests, and ``changed`` is called when those are others."""
 
-    def __init__(self, folder: Path, facts: Facts, cgroups: Cgroups, clock: Clock, prefix: str) -> None:
+    def __init__(
+        self, folder: Path, facts: Facts, cgroups: Cgroups, clock: Clock, prefix: str, changed: Callable[[], None]
+    ) -> None:
         self._folder = folder / "templates"
         self._facts = facts
         self._cgroups = cgroups
         self._clock = clock
         self._prefix = prefix
+        self._changed = changed
+        self.there: set[str] = set()
         self._checks = Checks()
         self.disks = Disks(folder / "disks", self._checks)
         self._locks: dict[str, asyncio.Lock] = {}
@@ -72,21 +76,42 @@ class Templates:
         async with self._locks.setdefault(recipe.digest, asyncio.Lock()):
             if (template := await self.find(recipe, roots)) is not None:
                 return template, False
-            await self._remove(self.folder(recipe.digest))
+            await self._drop(recipe.digest)
             await self._make_room()
             async with self._capturing:
-                return await self._make(recipe, roots), True
+                template = await self._make(recipe, roots)
+            self.there.add(recipe.digest)
+            self._changed()
+            return template, True
 
     async def forget(self, digest: str) -> None:
         async with self._locks.setdefault(digest, asyncio.Lock()):
-            await self._remove(self.folder(digest))
+            await self._drop(digest)
         self._locks.pop(digest, None)
         await self._drop_disks()
 
-    async def clear_unfinished(self) -> None:
-        """What was being made when an agent was killed."""
+    async def take_over(self) -> None:
+        """Know what an agent before this one has made, and end what it was making when it was killed. What another QEMU or CPU
+        has made isn't known; it is made again when it is asked for."""
         for path in [*self._folder.glob(".*"), *self._folder.parent.joinpath("disks").glob(".*")]:
             await self._remove(path)
+        self.there |= await asyncio.to_thread(self._find_fitting)
+        self._changed()
+
+    def _find_fitting(self) -> set[str]:
+        node, found = identify_node(self._facts), set[str]()
+        for note in self._folder.glob("[!.]*/template.json"):
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                template = msgspec.json.decode(note.read_bytes(), type=Template)
+                if template.node == node and note.parent == self.folder(template.recipe):
+                    found.add(template.recipe)
+        return found
+
+    async def _drop(self, digest: str) -> None:
+        if digest in self.there:
+            self.there.discard(digest)
+            self._changed()
+        await self._remove(self.folder(digest))
 
     def _read(self, digest: str) -> Template | None:
         path = self.folder(digest) / "template.json"
@@ -104,7 +129,8 @@ class Templates:
             disks.append(await self.disks.ensure(_code_key(recipe), [roots.code], root=False))
         machine = plan_machine(self._facts, choose_memory(recipe), recipe.cpu, len(disks))
         contents = [self._checks.digest(disk) for disk in disks]
-        template = Template(key, recipe.digest, machine, kernel, [disk.stem for disk in disks], contents, recipe.cpu)
+        node, stems = identify_node(self._facts), [disk.stem for disk in disks]
+        template = Template(key, recipe.digest, machine, kernel, stems, contents, recipe.cpu, node)
         config = compose_config(recipe, roots, now_ns=int(self._clock.now() * 1e9), seed=secrets.token_bytes(32))
         folder = self.folder(recipe.digest)
         work = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -130,6 +156,8 @@ class Templates:
         """Those that weren't used for longest go when there are too many."""
         notes = sorted(self._folder.glob("[!.]*/template.json"), key=lambda path: path.stat().st_mtime)
         for note in notes[: max(0, len(notes) + 1 - MOST_TEMPLATES)]:
+            for digest in [digest for digest in self.there if self.folder(digest) == note.parent]:
+                await self._drop(digest)
             await self._remove(note.parent)
         await self._drop_disks()
 
