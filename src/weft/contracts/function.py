@@ -138,6 +138,9 @@ class Instance(Protocol):
     async def stop(self) -> None:
         """End it now, with all that it started; nothing of it is left. May be repeated."""
 
+    async def flush(self) -> None:
+        """All that it has printed by now is in ``output``, unless that takes longer than anybody should wait."""
+
     async def most_memory(self) -> int:
         """The most bytes that it ever had; 0 where that can't be told."""
 

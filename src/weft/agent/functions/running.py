@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+import msgspec
+
 from weft.agent.functions.failures import (
     INIT_TIMED_OUT,
     NO_ANSWER,
@@ -66,6 +68,9 @@ class Running:
         self._given_at = 0.0
         self._fresh = True  # the next answer tells how it started
         self._alarm: asyncio.TimerHandle | None = None
+        self._held: Answer | None = None  # waits for what was printed before it
+        self._telling: asyncio.Task[None] | None = None
+        self._asked = False  # for another one meanwhile
         self._waiting: asyncio.Task[None] | None = None
         self._init_failure: Failure | None = None
 
@@ -89,13 +94,16 @@ class Running:
         return self.call is not None and self._api.begun
 
     def end_call(self, failure: Failure) -> None:
-        """The invocation ends so; whoever calls ends the instance."""
+        """The invocation ends so, unless its answer is here already; whoever calls ends the instance."""
         self._answer(failure.payload, failure.error_type)
 
     async def stop(self) -> None:
         """End it, with all that belongs to it."""
         self.over = True
         self._clear_alarm()
+        if self._telling is not None:
+            self._telling.cancel()
+            self._tell_held()
         self._printing.close()
         self._api.close()
         if self._waiting is not None:
@@ -116,6 +124,8 @@ class Running:
             self.up, self.init_seconds = True, self._clock.elapsed() - self._began
             self._clear_alarm()
             self._keeper.on_up(self)
+        elif self._held is not None:
+            self._asked = True
         elif self.call is not None:
             self._end(fail(NO_ANSWER, "the runtime asked for another invocation without answering this one"))
         else:
@@ -169,11 +179,9 @@ class Running:
 
     def _answer(self, payload: bytes, error_type: str) -> None:
         call = self.call
-        if call is None:
+        if call is None or self._held is not None:
             return
         self._clear_alarm()
-        tail = self._printing.tail()
-        self.call = None
         answer = Answer(
             call.id,
             payload,
@@ -183,10 +191,28 @@ class Running:
             init_seconds=self.init_seconds if self._fresh else 0.0,
             seconds=self._clock.elapsed() - self._given_at if self._given_at else 0.0,
             most_memory=self.most_memory,
-            tail=tail if call.tail else b"",
         )
         self._fresh = False
-        self._keeper.on_answer(self, answer)
+        self._held = answer
+        if call.tail and not self.over:
+            self._telling = asyncio.ensure_future(self._tell_flushed())
+        else:
+            self._tell_held()
+
+    async def _tell_flushed(self) -> None:
+        await self.instance.flush()
+        self._tell_held()
+
+    def _tell_held(self) -> None:
+        call, answer = self.call, self._held
+        if call is None or answer is None:
+            return
+        tail = self._printing.tail()
+        self.call = self._held = None
+        self._keeper.on_answer(self, msgspec.structs.replace(answer, tail=tail) if call.tail else answer)
+        if self._asked:
+            self._asked = False
+            self.on_next()
 
     def set_used(self) -> None:
         """It came up for nobody: who is served next finds it warm."""

@@ -63,6 +63,9 @@ class Started:
             self._stopped = True
             self._let_go()
 
+    async def flush(self) -> None:
+        """What it prints into is ``output``."""
+
     async def most_memory(self) -> int:
         self._note()
         return self._most_memory

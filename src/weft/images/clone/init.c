@@ -6,9 +6,10 @@
  *   TCP 9001  the Runtime API, from the copies
  *   TCP 9000  frames to the host, u8 kind, u32 length (little endian), content: o what the function printed, i the body of
  *             init/error, x how the runtime ended (i32 code, i32 signal, u32 out of memory, u64 most memory),
- *             r ready to be copied, e what went wrong in here, in words
+ *             r ready to be copied, e what went wrong in here, in words,
+ *             t all that was printed before datagram T (u64 its number) came is told
  *   UDP 9000  datagrams, u8 kind, u64 number:  to the guest    W woken: ask    F fresh (struct fresh)    S stand still
- *                                                                M how much memory
+ *                                                                M how much memory    T tell what was printed
  *                                              from the guest  Q asks for F    D done, the function runs P stands still
  *                                                                M that, as P says it too
  * What the function is: /config in the initial RAM file system, records KEY VALUE NUL.
@@ -80,7 +81,7 @@ static struct line lines[MOST];
 static struct flow said; /* frames on their way to the host */
 static int listener = -1, wake = -1, printed = -1, report = -1, report_dialling, signals = -1;
 static int live, parked, parking, quiet, frozen, calls_left, practice, ready_told, may_be_copied;
-static uint64_t done_number, held_number;
+static uint64_t done_number, held_number, told_number; /* told_number: of a T that isn't answered yet */
 static pid_t runtime;
 static char *config, *argv[WORDS], *env[WORDS], *workdir = "/";
 static const char *resolver; /* what it is to find in /etc/resolv.conf */
@@ -407,6 +408,7 @@ static void leave_note(void) {
 
 static void go_live(void);
 static void practise(void);
+static void hear_output(void);
 
 static void take_fresh(const struct fresh *fresh) {
     char name[65] = "";
@@ -431,6 +433,10 @@ static void hear(void) {
     for (ssize_t size; (size = recv(wake, &fresh, sizeof fresh, 0)) >= 16;) {
         if (fresh.kind == 'W') answer('Q', fresh.number);
         else if (fresh.kind == 'M') answer('M', fresh.number);
+        else if (fresh.kind == 'T') {
+            told_number = fresh.number;
+            hear_output();
+        }
         else if (fresh.kind == 'F' && size == sizeof fresh) {
             if (fresh.number != done_number) take_fresh(&fresh);
             else if (parked) answer('P', done_number);
@@ -688,6 +694,7 @@ static void hear_output(void) {
         ssize_t size = read(printed, piece, sizeof piece);
         if (size <= 0) {
             if (size == 0) close(printed), printed = -1;
+            if (told_number) queue_frame('t', &told_number, sizeof told_number), told_number = 0;
             return;
         }
         if (!quiet) queue_frame('o', piece, (size_t)size);

@@ -26,9 +26,12 @@ from weft.drivers.runtime.qemu.clones.wire import (
     MEMORY,
     STAND_STILL,
     STANDS_STILL,
+    TELL_PRINTED,
+    TOLD_PRINTED,
     WOKEN,
     Said,
     decode_end,
+    decode_number,
     decode_said,
     encode_fresh,
     encode_short,
@@ -39,6 +42,7 @@ AGAIN_SECONDS = 0.25  # a datagram that isn't answered is sent again
 WAKE_SECONDS = 30.0
 PAUSE_SECONDS = 2.0
 MEMORY_SECONDS = 0.05  # somebody waits for an answer
+FLUSH_SECONDS = 0.25
 PRACTICE_CALLS = 2
 MOST_DATAGRAMS = 1000
 
@@ -66,6 +70,7 @@ class Clone:
         self._turn = asyncio.Lock()
         self._most_memory = 0
         self._memory_told = asyncio.Event()
+        self._flush, self._flushed = 0, asyncio.Event()
         self._end: Ended | None = None
         self._ended = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
@@ -158,6 +163,15 @@ class Clone:
                 await asyncio.wait_for(self._memory_told.wait(), MEMORY_SECONDS)
         return self._most_memory
 
+    async def flush(self) -> None:
+        """It carries what is printed and what is answered over two connections: its own program says where in the former it is."""
+        if self.alive and not self._paused:
+            self._flush += 1
+            self._flushed.clear()
+            self._send(encode_short(TELL_PRINTED, self._flush))
+            with contextlib.suppress(TimeoutError):  # one from before this was known doesn't say
+                await asyncio.wait_for(self._flushed.wait(), FLUSH_SECONDS)
+
     # Between it and us.
 
     def _begin(self, *, park: bool = False, fresh: bool = False) -> None:
@@ -215,7 +229,9 @@ class Clone:
             self._settled.set_result(said.kind)
 
     def _hear_report(self, kind: bytes, content: bytes) -> None:
-        if kind == ENDED and (end := decode_end(content)) is not None:
+        if kind == TOLD_PRINTED and decode_number(content) == self._flush:
+            self._flushed.set()
+        elif kind == ENDED and (end := decode_end(content)) is not None:
             self._most_memory = max(self._most_memory, end.most_memory)
             self._note_end(Ended(None if end.signal else end.code, end.signal or None, end.out_of_memory))
             self._qemu.kill()

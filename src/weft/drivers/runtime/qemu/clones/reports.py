@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from weft.drivers.runtime.qemu.clones.wire import PRINTED, TROUBLE, Frames
+from weft.drivers.runtime.qemu.clones.wire import PRINTED, TOLD_PRINTED, TROUBLE, Frames
 
 MOST_CONNECTIONS = 100  # in a machine's life: its own program needs one
 _PIECE = 65536
@@ -20,7 +20,8 @@ _MOST_PENDING = 1 << 18
 
 
 class Reports:
-    """``hear(kind, content)`` is called with every frame but what was printed, which goes to ``output`` if that is open."""
+    """``hear(kind, content)`` is called with every frame but what was printed, which goes to ``output`` if that is open: of
+    TOLD_PRINTED once all that came before it is in there."""
 
     def __init__(self, listener: socket.socket, hear: Callable[[bytes, bytes], None], output: int = -1) -> None:
         self._loop = asyncio.get_running_loop()
@@ -30,6 +31,7 @@ class Reports:
         self._connection: socket.socket | None = None
         self._frames = Frames()
         self._pending = bytearray()
+        self._mark: bytes | None = None
         self._accepted = 0
         self._loop.add_reader(listener.fileno(), self._accept)
 
@@ -75,7 +77,9 @@ class Reports:
         for kind, content in self._frames.feed(data):
             if kind in (PRINTED, TROUBLE):
                 self._print(content if kind == PRINTED else b"weft: " + content + b"\n")
-            if kind != PRINTED:
+            if kind == TOLD_PRINTED and self._pending:
+                self._mark = content
+            elif kind != PRINTED:
                 self._hear(kind, content)
         if not data or self._frames.broken:
             self.hang_up()
@@ -105,3 +109,6 @@ class Reports:
         self._loop.remove_writer(self._output)
         if self._connection is not None:
             self._loop.add_reader(self._connection.fileno(), self._read)
+        if (mark := self._mark) is not None:
+            self._mark = None
+            self._hear(TOLD_PRINTED, mark)

@@ -11,15 +11,17 @@ NETMASK = "255.255.255.252"
 HOST_PORT = 9000
 MOST_FRAME_BYTES = 1 << 17
 
-WOKEN, FRESH, STAND_STILL, MEMORY = b"W", b"F", b"S", b"M"
+WOKEN, FRESH, STAND_STILL, MEMORY, TELL_PRINTED = b"W", b"F", b"S", b"M", b"T"
 ASKS, DONE, STANDS_STILL = b"Q", b"D", b"P"
-PRINTED, INIT_ERROR, ENDED, READY, TROUBLE = b"o", b"i", b"x", b"r", b"e"
+PRINTED, INIT_ERROR, ENDED, READY, TROUBLE, TOLD_PRINTED = b"o", b"i", b"x", b"r", b"e", b"t"
+_KINDS = (PRINTED, INIT_ERROR, ENDED, READY, TROUBLE, TOLD_PRINTED)
 
 _SHORT = struct.Struct("<c7xQ")
 _FRESH = struct.Struct("<c7xQQ32sII64s")
 _SAID = struct.Struct("<c7xQQ")
 _FRAME = struct.Struct("<cI")
 _END = struct.Struct("<iiIIQ")
+_NUMBER = struct.Struct("<Q")
 
 
 class Said(NamedTuple):
@@ -62,6 +64,11 @@ def decode_end(content: bytes) -> End | None:
     return End(code, signal, bool(out_of_memory), most_memory)
 
 
+def decode_number(content: bytes) -> int:
+    """0 for what is none."""
+    return int(_NUMBER.unpack(content)[0]) if len(content) == _NUMBER.size else 0
+
+
 class Frames:
     """Takes bytes as they come, gives whole frames. ``broken``: nothing after this makes sense."""
 
@@ -74,7 +81,7 @@ class Frames:
         frames = []
         while len(self._bytes) >= _FRAME.size and not self.broken:
             kind, size = _FRAME.unpack_from(self._bytes)
-            if size > MOST_FRAME_BYTES or kind not in (PRINTED, INIT_ERROR, ENDED, READY, TROUBLE):
+            if size > MOST_FRAME_BYTES or kind not in _KINDS:
                 self.broken = True
             elif len(self._bytes) < _FRAME.size + size:
                 break
