@@ -219,7 +219,7 @@ class FunctionsLab:
         return agent
 
     def serves(self, agent: PretendAgent) -> bool:
-        serving = self.functions.dispatcher.fleet.nodes.get(agent.uid)
+        serving = self.functions.agents.fleet.nodes.get(agent.uid)
         return serving is not None and serving.open and bool(serving.standing.isolations)
 
     async def put(self, envelope: Envelope) -> int:

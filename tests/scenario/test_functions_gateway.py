@@ -105,7 +105,7 @@ async def test_a_warm_instance_comes_first_and_a_refusal_leads_on(tmp_path: Path
         await lab.function("hello")
         digest = (await lab.status("hello")).digest
         agents[2].stand(**{digest: Count(idle=1)})
-        await lab.until(lambda: bool(lab.functions.dispatcher.fleet.nodes[agents[2].uid].instances))
+        await lab.until(lambda: bool(lab.functions.agents.fleet.nodes[agents[2].uid].instances))
         assert [(await lab.invoke("hello")).node for _ in range(3)] == ["n3"] * 3
         agents[2].says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "no memory left")
         outcome = await lab.invoke("hello")
@@ -442,7 +442,7 @@ async def test_a_machine_is_prepared_on_the_next_node_before_the_first_is_full(
         for agent in agents:
             agent.standing = msgspec.structs.replace(agent.standing, isolations={"vm": "", "process": ""})
             agent.say(agent.standing)
-        await lab.until(lambda: all(lab.functions.dispatcher.fleet.nodes[one.uid].runs("vm") for one in agents))
+        await lab.until(lambda: all(lab.functions.agents.fleet.nodes[one.uid].runs("vm") for one in agents))
         await lab.function("boxed", isolation="vm", memory=256 * MIB)
         await lab.function("plain", memory=256 * MIB)
         home = next(agent for agent in agents if agent.prepared)

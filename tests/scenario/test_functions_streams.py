@@ -108,7 +108,7 @@ async def test_logs_and_metrics(tmp_path: Path) -> None:
         assert (told["function"], told["invocations"], told["starts"]) == ("hello", 1, {"warm": 1})
         agent.stand(**{digest: Count(1, 2, 3), "ab" * 32: Count(7, 7, 7)})
         await lab.agent("n2")
-        await lab.until(lambda: lab.functions.dispatcher.fleet.nodes[agent.uid].ready(digest) == 3)
+        await lab.until(lambda: lab.functions.agents.fleet.nodes[agent.uid].ready(digest) == 3)
         out, _ = await ending(await lab.gateway_lab.connect(ticket(lab, hello, "metrics")))
         told = msgspec.json.decode(out)
         assert told["instances"] == [{"node": "n1", "busy": 1, "idle": 2, "ready": 3, "prepared": True}]

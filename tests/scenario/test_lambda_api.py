@@ -16,7 +16,7 @@ from tests.scenario.function_doors_lab import DoorsLab, do, doors_lab, read
 
 from weft.client.invocations import Answer, Invoke, Refused
 from weft.gateway import http
-from weft.gateway.functions import dispatcher
+from weft.gateway.functions import bygone
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +285,7 @@ async def test_a_retry_is_not_run_elsewhere_while_the_node_that_may_have_it_is_n
     doors: DoorsLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "CLOSING_SECONDS", 0.1)
-    monkeypatch.setattr(dispatcher, "GATHER_SECONDS", 3.0)
+    monkeypatch.setattr(bygone, "GATHER_SECONDS", 3.0)
     await make(doors)
     first, second = doors.lab.agents["n1"], await doors.lab.agent("n2")
     for agent in (first, second):

@@ -26,7 +26,7 @@ LEAST_CHANGE = 0.2  # of the seconds; less isn't worth a message
 
 
 class Talks(Protocol):
-    """The part of the dispatcher that is needed here."""
+    """The part of what agents are told that is needed here."""
 
     def keep(self, digest: str, keep: Keep, node: str | None) -> None:
         """Tell all nodes that know the recipe; all but ``node`` to have none ready."""

@@ -22,8 +22,8 @@ from weft.client.invocations import Prepare, Prepared, Refused
 from weft.client.view import Changed, Item
 from weft.contracts.clock import Clock
 from weft.contracts.store import PreconditionFailed, Store
+from weft.gateway.functions.agents import Agents
 from weft.gateway.functions.catalogue import Catalogue, Function, Version
-from weft.gateway.functions.dispatcher import Dispatcher
 from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.function_code import base_of, code_of
 from weft.kinds.function_version import FunctionVersionStatus
@@ -52,9 +52,9 @@ class _Preparation:
 class Readiness:
     """``run`` it; ``notice`` hears of the view's changes, ``hear`` and ``leave`` of what agents say and that they are gone."""
 
-    def __init__(self, catalogue: Catalogue, cache: Cache, store: Store, dispatcher: Dispatcher, clock: Clock) -> None:
+    def __init__(self, catalogue: Catalogue, cache: Cache, store: Store, agents: Agents, clock: Clock) -> None:
         self._catalogue, self._cache, self._store = catalogue, cache, store
-        self._dispatcher, self._clock = dispatcher, clock
+        self._agents, self._clock = agents, clock
         self._due: dict[str, None] = {}
         self._woken = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -175,12 +175,12 @@ class Readiness:
 
     async def _prepare(self, item: Item, function: Function, version: Version) -> bool:
         old, generation = function.status, item.envelope.generation
-        ranking = self._dispatcher.rank(version)
+        ranking = self._agents.rank(version)
         if not ranking.nodes:
             nearest = f"; nearest fit: {ranking.nearest}" if ranking.nearest else ""
             await self._write(item, old, _wait(old, ranking.reason, ranking.message + nearest))
             return False
-        fleet, name_of = self._dispatcher.fleet, self._dispatcher.name_of
+        fleet, name_of = self._agents.fleet, self._agents.name_of
         told: list[str] = []
         wished = version.recipe.digest
         self.preparing.add(wished)
@@ -230,11 +230,11 @@ class Readiness:
 
     async def _try(self, item: Item, node: str, version: Version) -> Outcome:
         """Have one node prepare it, telling how far it is."""
-        id, name = str(uuid.uuid4()), self._dispatcher.name_of(node)
+        id, name = str(uuid.uuid4()), self._agents.name_of(node)
         preparation = self._preparations[id] = _Preparation(node)
         ends_at = self._clock.elapsed() + PREPARE_SECONDS
         try:
-            if not self._dispatcher.send(node, version.recipe.digest, Prepare(id, version.recipe.digest)):
+            if not self._agents.send(node, version.recipe.digest, Prepare(id, version.recipe.digest)):
                 return None
             shown, message = "", f"preparing on {name}"
             show_at = self._clock.elapsed()
@@ -296,8 +296,8 @@ class Readiness:
             await self._clock.sleep(FIRST_PAUSE_SECONDS)
 
     def _prepared(self, version: Version) -> list[str]:
-        nodes = self._dispatcher.fleet.nodes
-        return [self._dispatcher.name_of(n) for n, s in nodes.items() if version.recipe.digest in s.standing.recipes]
+        nodes = self._agents.fleet.nodes
+        return [self._agents.name_of(n) for n, s in nodes.items() if version.recipe.digest in s.standing.recipes]
 
 
 def key_changed(item: Item | None, generation: int) -> bool:

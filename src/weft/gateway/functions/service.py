@@ -1,5 +1,5 @@
 """All of the gateway's part in functions, put together: follows the store, keeps channels, dispatches, prepares, and answers
-tickets' streams. ``catalogue`` and ``dispatcher`` are for other doors."""
+tickets' streams. ``catalogue``, ``agents`` and ``dispatcher`` are for other doors."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from weft.contracts.placing import Placing
 from weft.contracts.store import Store
 from weft.gateway.connection import Connection
 from weft.gateway.functions import catalogue, spreading
+from weft.gateway.functions.agents import Agents
 from weft.gateway.functions.catalogue import Catalogue
 from weft.gateway.functions.dispatcher import Dispatcher
 from weft.gateway.functions.keeping import LOOK_SECONDS
@@ -59,16 +60,17 @@ class Functions:
         self.printed = PrintedLog(folder / "logs")
         self.counts = KeptCounts(folder / "counts")
         self.record = Record(self.printed, self.counts, clock)
-        self.dispatcher = Dispatcher(self.catalogue, placing, self.record, clock, ticket_key, self._name_of)
-        self.readiness = Readiness(self.catalogue, cache, store, self.dispatcher, clock)
-        self.spreading = Spreading(self.catalogue, self.dispatcher, clock)
+        self.agents = Agents(self.catalogue, placing, clock, ticket_key, self._name_of)
+        self.dispatcher = Dispatcher(self.catalogue, self.agents, self.record, clock)
+        self.readiness = Readiness(self.catalogue, cache, store, self.agents, clock)
+        self.spreading = Spreading(self.catalogue, self.agents, clock)
         self.streams = FunctionStreams(self.dispatcher, self.record, self.printed, clock)
         self.record.running, self.record.function_of = self.dispatcher.running, self.catalogue.function_of
         self.record.find_instances = self.dispatcher.find_instances
         self.dispatcher.hear, self.dispatcher.left = self._hear, self._leave
         self.dispatcher.is_read = lambda: bool(cache.epoch)
-        self.dispatcher.find_expected = self._find_serving
-        self.dispatcher.keep_of = self.record.keeping.keep_of
+        self.dispatcher.bygone.find_expected = self._find_serving
+        self.agents.keep_of = self.record.keeping.keep_of
         self._links: Links | None = None
         self._unused: dict[str, int] = {}  # digests that nothing names, and for how many sweeps
 
@@ -146,7 +148,7 @@ class Functions:
     async def _keep(self) -> None:
         while True:
             await self._clock.sleep(LOOK_SECONDS)
-            self.record.keeping.look(self.dispatcher)
+            self.record.keeping.look(self.agents)
 
     async def _spread(self) -> None:
         while True:
@@ -166,8 +168,8 @@ class Functions:
             if not self.cache.epoch:
                 continue
             used = self._list_used()
-            there = {digest for serving in self.dispatcher.fleet.nodes.values() for digest in serving.standing.recipes}
-            there |= {digest for channel in self.dispatcher.channels.values() for digest in channel.told}
+            there = {digest for serving in self.agents.fleet.nodes.values() for digest in serving.standing.recipes}
+            there |= {digest for channel in self.agents.channels.values() for digest in channel.told}
             self._unused = {digest: self._unused.get(digest, 0) + 1 for digest in there - used}
             for digest in [digest for digest, sweeps in self._unused.items() if sweeps > 1]:
                 self._drop(digest)
@@ -184,13 +186,13 @@ class Functions:
         return used
 
     def _drop(self, digest: str) -> None:
-        for node, channel in self.dispatcher.channels.items():
-            serving = self.dispatcher.fleet.nodes[node]
+        for node, channel in self.agents.channels.items():
+            serving = self.agents.fleet.nodes[node]
             if serving.asked[digest] or (digest not in channel.told and digest not in serving.standing.recipes):
                 continue
             channel.told.pop(digest, None)
             channel.send(Drop(digest))
-        self.dispatcher.forget(digest)
+        self.agents.forget(digest)
         self.record.keeping.forget([digest])
 
 

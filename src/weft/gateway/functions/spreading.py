@@ -9,16 +9,14 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable
-from typing import Protocol
 
 import msgspec
 
-from weft.client.invocations import Prepare, Prepared, Refused, ToAgent
+from weft.client.invocations import Prepare, Prepared, Refused
 from weft.contracts.clock import Clock
 from weft.contracts.function import Recipe
-from weft.contracts.placing import Ranking
-from weft.gateway.functions.catalogue import Catalogue, Version
-from weft.gateway.functions.fleet import Fleet
+from weft.gateway.functions.agents import Agents
+from weft.gateway.functions.catalogue import Catalogue
 
 log = logging.getLogger("weft.gateway.functions")
 LOOK_SECONDS = 2.0
@@ -34,15 +32,6 @@ class Demand(msgspec.Struct, frozen=True):
     more: int
 
 
-class Asks(Protocol):
-    """The part of the dispatcher that is needed here."""
-
-    fleet: Fleet
-
-    def rank(self, version: Version) -> Ranking: ...
-    def send(self, node: str, digest: str, message: ToAgent) -> bool: ...
-
-
 class _Asked(msgspec.Struct, frozen=True):
     id: str  # "": it couldn't, and is left in peace
     until: float
@@ -51,8 +40,8 @@ class _Asked(msgspec.Struct, frozen=True):
 class Spreading:
     """``look`` at what is in demand; ``hear`` and ``leave`` of what agents say and that they are gone."""
 
-    def __init__(self, catalogue: Catalogue, asks: Asks, clock: Clock) -> None:
-        self._catalogue, self._asks, self._clock = catalogue, asks, clock
+    def __init__(self, catalogue: Catalogue, agents: Agents, clock: Clock) -> None:
+        self._catalogue, self._agents, self._clock = catalogue, agents, clock
         self._asked: dict[tuple[str, str], _Asked] = {}  # by digest and node
 
     def look(self, demands: Iterable[Demand]) -> None:
@@ -80,14 +69,14 @@ class Spreading:
         self._asked = {key: asked for key, asked in self._asked.items() if key[1] != node}
 
     def _spread(self, demand: Demand, now: float) -> bool:
-        recipe, fleet = demand.recipe, self._asks.fleet
+        recipe, fleet = demand.recipe, self._agents.fleet
         version = self._catalogue.version_of(recipe.digest)
         if version is None or fleet.count_room(recipe) >= demand.more:
             return False
         resting = {node for digest, node in self._asked if digest == recipe.digest}
-        node = fleet.choose_unprepared(recipe, self._asks.rank(version).nodes, resting)
+        node = fleet.choose_unprepared(recipe, self._agents.rank(version).nodes, resting)
         id = str(uuid.uuid4())
-        if node is None or not self._asks.send(node, recipe.digest, Prepare(id, recipe.digest)):
+        if node is None or not self._agents.send(node, recipe.digest, Prepare(id, recipe.digest)):
             return False
         self._asked[recipe.digest, node] = _Asked(id, now + PATIENCE_SECONDS)
         return True
