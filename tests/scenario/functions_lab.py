@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from tests.scenario.gateway_lab import KEY, GatewayLab
@@ -225,10 +225,13 @@ class FunctionsLab:
     async def put(self, envelope: Envelope) -> int:
         return await self.store.commit([Put(envelope.key, encode_envelope(envelope))])
 
-    async def base(self, phase: str = "Available") -> None:
-        envelope = Envelope(kind="image", name="python3-11", uid=new_uid(), project="default")
-        status = ImageStatus(phase=phase, sha256="ba" * 32, size=30 * MIB)  # type: ignore[arg-type]
-        envelope.status = merge_part(envelope.status, status)
+    async def base(self, phase: Literal["Pending", "Fetching", "Available", "Failed"] = "Available") -> None:
+        await self.image("python3-11", phase=phase, sha256="ba" * 32, size=30 * MIB)
+
+    async def image(self, name: str, **status: Any) -> None:
+        """One that is there, unless its ``status`` says otherwise."""
+        envelope = Envelope(kind="image", name=name, uid=new_uid(), project="default")
+        envelope.status = merge_part(envelope.status, ImageStatus(**{"phase": "Available", **status}))
         await self.put(envelope)
 
     async def function(self, name: str, *, wait: bool = True, **spec: Any) -> Envelope:

@@ -8,10 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.scenario.functions_lab import MIB, PretendAgent, answer, functions_lab
+from tests.scenario.gateway_lab import KEY
 
 from weft.client.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused
 from weft.gateway.functions import spreading
 from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
+from weft.trust.tickets import check_blob_ticket
 
 
 async def test_a_function_is_prepared_once_and_then_invoked(tmp_path: Path) -> None:
@@ -430,6 +432,26 @@ async def test_an_image_that_cant_be_looked_up_says_why_and_what_served_goes_on(
         status = await lab.until_reason("own", "noAvailableAgents")
         assert "n1: r.test has no own:2" in status.message and status.image.startswith("r.test/own:1@")
         await lab.invoke("own")
+
+
+async def test_an_image_that_the_fabric_holds_is_known_at_once_and_comes_from_the_server(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        agent = await lab.agent("n1")
+        wish = {"image": "own", "code": "", "code_size": 0, "handler": ""}
+        await lab.function("early", wait=False, **wish)
+        await lab.until_reason("early", "imageNotReady")
+        await lab.function("wrong", wait=False, **{**wish, "image": "tiny"})
+        await lab.image("tiny", format="qcow2")
+        assert "a disk for VMs" in (await lab.until_reason("wrong", "wrongImage")).message
+        digest = "sha256:" + "7" * 64
+        await lab.image("own", sha256="0a" * 32, digest=digest, format="oci", size=3 * MIB)
+        await lab.until_phase("early", "Ready")
+        outcome = await lab.invoke("early")
+        assert outcome.node == "n1"
+        (recipe,) = agent.recipes.values()
+        assert recipe.image == f"own@{digest}" and not recipe.is_open and recipe.archive is not None
+        assert (recipe.archive.sha256, recipe.archive.size) == ("0a" * 32, 3 * MIB)
+        check_blob_ticket(KEY, recipe.archive.ticket, recipe.archive.sha256, agent.uid, lab.clock.now())
 
 
 async def test_a_machine_is_prepared_on_the_next_node_before_the_first_is_full(

@@ -94,8 +94,8 @@ class Agent:
         self._volumes = Volumes(
             self._pools, self._reporter, clock, lambda: holdings.find_volumes(allocations.workers), self._spawn
         )
-        self._images = ImageCache(host.state_dir, server, self._used_images)
-        self._container_images = ContainerImages(container_images, self._images, self._used_container_images, clock)
+        self.images = ImageCache(host.state_dir, server, self._used_images)
+        self._container_images = ContainerImages(container_images, self.images, self._used_container_images, clock)
         self._network = NetworkKeeper(
             network, host, copies, clock, self._hosted, self._orphans, self._on_network_healed
         )
@@ -124,7 +124,7 @@ class Agent:
             self._pools,
             self._volumes,
             self._network,
-            self._images,
+            self.images,
             self._container_images,
             self._movers,
             Secrets(lambda allocation: server.read_secrets(host.node, allocation)),
@@ -187,7 +187,7 @@ class Agent:
             log.warning("network: %s", problem)
         await self._movers.close()
         await self._container_images.close()
-        self._images.close()
+        self.images.close()
         self._reporter.close()
         await self.runtimes.close()
         await self._network_driver.close()
@@ -242,7 +242,7 @@ class Agent:
     def _used_images(self) -> set[str]:
         """All, while there is a guest nobody knows the wish of."""
         if self.allocations.unexplained():
-            return set(self._images.list())
+            return set(self.images.list())
         return holdings.find_images(self.allocations.workers)
 
     def _used_container_images(self) -> set[str] | None:
@@ -260,7 +260,7 @@ class Agent:
             self._proximity.nearness,
             self._abilities.runtimes,
             self._abilities.network,
-            self._images.list(),
+            self.images.list(),
             sorted(self._volumes.uids),
             name_orphans(self._orphans(), strangers),
             copy_orphans(holdings.describe_orphans(self.allocations.workers)),

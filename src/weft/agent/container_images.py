@@ -56,7 +56,7 @@ class ContainerImages:
 
         try:
             if wanted.spec.image is not None:
-                image = await self._take_in(self._store, wanted.spec.image, on_progress)
+                image = await take_in(self._store, self._archives, wanted.spec.image, on_progress)
             else:
                 image = await self._store.pull(container.image, digest, credentials=credentials, progress=on_progress)
             self._fresh[wanted.uid] = image.digest
@@ -70,22 +70,6 @@ class ContainerImages:
         user = await self._store.find_user(image, name_user(container, image.config))
         said = f"{format_bytes(seen[0])} in {self._clock.elapsed() - began:.1f} s" if seen[0] else "cached"
         return PulledImage(image.digest, self._store.root(image), image.config, user), said
-
-    async def _take_in(self, store: OciStore, image: AllocatedImage, progress: Callable[[int, int], None]) -> OciImage:
-        """One that the fabric holds. Its archive is fetched only if what is in it isn't here."""
-        archive = self._archives.archive_path(image)
-        reference = f"oci-archive:{archive}"
-        try:
-            return await store.pull(reference, image.digest, own_file=True)
-        except NotFound as problem:
-            if problem.token != "imageGone":
-                raise
-        async with self._archives.hold_archive(image, lambda length: progress(length, image.size)):
-            try:
-                return await store.pull(reference, image.digest, own_file=True)
-            except WeftError as problem:
-                problem.message = problem.message.replace(reference, image.name).replace(str(archive), "its archive")
-                raise
 
     def drop(self, uid: str) -> None:
         """Nothing of this allocation is here any more."""
@@ -111,3 +95,27 @@ class ContainerImages:
             return
         if freed:
             log.info("container images: %s of unused ones are let go of", format_bytes(freed))
+
+
+async def take_in(
+    store: OciStore,
+    archives: ImageCache,
+    image: AllocatedImage,
+    progress: Callable[[int, int], None],
+    ticket: str = "",
+) -> OciImage:
+    """One that the fabric holds. Its archive is fetched (by ``ticket``, or this node's right to it) only if what is in it isn't
+    here. Raises WeftError, as OciStore.pull and ImageCache do."""
+    archive = archives.archive_path(image)
+    reference = f"oci-archive:{archive}"
+    try:
+        return await store.pull(reference, image.digest, own_file=True)
+    except NotFound as problem:
+        if problem.token != "imageGone":
+            raise
+    async with archives.hold_archive(image, lambda length: progress(length, image.size), ticket):
+        try:
+            return await store.pull(reference, image.digest, own_file=True)
+        except WeftError as problem:
+            problem.message = problem.message.replace(reference, image.name).replace(str(archive), "its archive")
+            raise

@@ -125,9 +125,9 @@ class ImageCache:
         return self._folder / f".archive-{image.sha256}.tar"
 
     @asynccontextmanager
-    async def hold_archive(self, image: AllocatedImage, on_progress: Progress) -> AsyncIterator[None]:
+    async def hold_archive(self, image: AllocatedImage, on_progress: Progress, ticket: str = "") -> AsyncIterator[None]:
         """Have a container image's archive here, whole, at ``archive_path``; those who hold it at once wait for one fetch.
-        Raises as ``ensure``."""
+        ``ticket``: it is of no allocation of this node's. Raises as ``ensure``."""
         lock = self._archives.setdefault(image.sha256, _Held())
         lock.holders += 1
         path = self.archive_path(image)
@@ -140,7 +140,7 @@ class ImageCache:
                     def tell(length: int) -> None:
                         loop.call_soon_threadsafe(on_progress, length)
 
-                    fetch = loop.run_in_executor(self._threads, self._fetch_archive, image, path, tell)
+                    fetch = loop.run_in_executor(self._threads, self._fetch_archive, image, path, tell, ticket)
                     await asyncio.shield(fetch)
             yield
         finally:
@@ -203,12 +203,12 @@ class ImageCache:
             raise DriverFailed(f"image {image.name} vanished from this node's cache", details={"step": "image"})
         return found
 
-    def _fetch_archive(self, image: AllocatedImage, path: Path, on_progress: Progress) -> None:
+    def _fetch_archive(self, image: AllocatedImage, path: Path, on_progress: Progress, ticket: str) -> None:
         self._check_space(image)
         work = path.with_suffix(".part")
         try:
             with work.open("wb") as out:
-                self._server.fetch_blob(image.sha256, out, on_progress)
+                self._server.fetch_blob(image.sha256, out, on_progress, ticket)
             work.rename(path)
         except OSError as problem:
             raise _not_kept(image, problem) from problem

@@ -34,11 +34,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a function. ``digest`` is of all that its instances depend on: equal digests, equal instances.
 
     ``base`` is the image bundle of a managed runtime (``runtime`` names it), whose root file system the instance sees, and
-    ``code``
-    the zip that lies in /var/task; with ``image`` root and code are an OCI image's instead. One whose image has no digest yet is
-    only prepared, which tells the digest: instances are of images that a digest names. ``registry_secret`` names the secret that
-    opens the image's registry, and ``registry_ticket`` lets the node that has it ask what is in there.
-    ``command`` is what to run: empty means as the base, or the image, says. Sizes in bytes, times in seconds."""
+    ``code`` the zip that lies in /var/task; with ``image`` root and code are an OCI image's instead, out of ``archive`` if the
+    fabric holds it itself. One whose image has no digest yet is only prepared, which tells the digest: instances are of images
+    that a digest names. ``registry_secret`` names the secret that opens the image's registry, and ``registry_ticket`` lets the
+    node that has it ask what is in there. ``command`` is what to run: empty means as the base, or the image, says. Sizes in bytes,
+    times in seconds."""
 
     digest: str
     function: str  # uid
@@ -50,6 +50,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     base: Blob | None = None
     code: Blob | None = None
     image: str = ""
+    archive: Blob | None = None
     registry_secret: str = ""
     registry_ticket: str = ""
     command: list[str] = []

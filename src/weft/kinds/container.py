@@ -186,11 +186,11 @@ def check_container(spec: ContainerSpec) -> None:
         )
     if held_name(spec.image):
         check_name(spec.image, "spec.image")
-        _refuse_credentials(spec)
     else:
         check_image_reference(spec.image)
     if spec.registry_secret:  # empty is none, as it is written out at admission
         check_name(spec.registry_secret, "spec.registry_secret")
+        refuse_secret(spec.image)
     mounts = [read_mount(mount, f"spec.mounts[{index}]") for index, mount in enumerate(spec.mounts)]
     refuse_twice(mounts=[mount.volume for mount in mounts])
     refuse_twice(mounts=[mount.path for mount in mounts])
@@ -228,10 +228,11 @@ def check_container(spec: ContainerSpec) -> None:
         raise InvalidInput("spec.run: a container can't be suspended", field="spec.run", hint="run or stop")
 
 
-def _refuse_credentials(spec: ContainerSpec) -> None:
-    if spec.registry_secret:
+def refuse_secret(image: str) -> None:
+    """A registry's secret goes with an image of a registry's only. Raises InvalidInput."""
+    if held_name(image):
         raise InvalidInput(
-            f"spec.registry_secret: {spec.image} is an image of weft's, which no registry opens",
+            f"spec.registry_secret: {image} is an image of weft's, which no registry opens",
             field="spec.registry_secret",
             hint="leave it out, or name an image in a registry: REGISTRY/NAME:TAG",
         )

@@ -15,6 +15,7 @@ from weft.kinds.record import Column, Kind, Object, Reference, Verb
 from weft.kinds.workload_wish import wish_references
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME, check_name
+from weft.objects.image_reference import held_name
 from weft.objects.quantity import parse_duration
 from weft.objects.schedule import check_schedule
 from weft.objects.schema import field
@@ -190,8 +191,10 @@ def _count_version(obj: Object, _: Any) -> dict[str, Any]:
 def _pull(obj: Object, _: Any) -> dict[str, Any]:
     """The digest in an image's name stays what it is."""
     image = dig(obj, "spec.image", "")
-    if not image or "@" in image:
-        what = f"its image is pinned: {image}" if image else "it has no image"
+    if not image or "@" in image or held_name(image):
+        what = "it has no image"
+        if image:
+            what = f"weft holds its image itself: {image}" if held_name(image) else f"its image is pinned: {image}"
         raise IllegalTransition(
             f"function/{obj['name']} can't look for a newer image: {what}",
             hint=f"weft function update {obj['name']} --image …, or --code …",
@@ -203,7 +206,7 @@ def _make_version(obj: Object, given: PublishInput, _: str) -> dict[str, Any]:
     spec = msgspec.convert(obj["spec"], FunctionSpec)
     number = spec.published + 1
     more: dict[str, Any] = {"function": obj["name"], "number": number, "description": given.description}
-    if spec.image:
+    if spec.image and not held_name(spec.image):  # what weft holds stays what it is
         more["image"] = dig(obj, "status.image", "") or spec.image
     return {
         "kind": "functionversion",

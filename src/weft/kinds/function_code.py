@@ -9,7 +9,7 @@ import msgspec
 
 from weft.kinds.affinity import check_affinity
 from weft.kinds.constraint import Form, check_expressions
-from weft.kinds.container import Word, check_env, check_image_reference
+from weft.kinds.container import Word, check_env, check_image_reference, refuse_secret
 from weft.kinds.record import Reference
 from weft.kinds.run_wish import MIB
 from weft.kinds.strategy import read_strategy
@@ -19,6 +19,7 @@ from weft.kinds.workload_wish import DataHints, Preferred, Required, Strategy, T
 from weft.objects.code_archive import MOST_BYTES
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
+from weft.objects.image_reference import held_name
 from weft.objects.schema import field, suggest
 
 RUNTIMES = {
@@ -52,7 +53,11 @@ class FunctionCode(msgspec.Struct, kw_only=True):
         str, field("What runs its code: python3.11 (the default), or provided, for a bootstrap of its own")
     ] = ""
     image: Annotated[
-        str, field("An OCI image with code and runtime instead: REGISTRY/NAME:TAG, or @sha256:…", max_length=512)
+        str,
+        field(
+            "An OCI image with code and runtime instead: REGISTRY/NAME:TAG, or @sha256:…, or the NAME of one that weft holds",
+            max_length=512,
+        ),
     ] = ""
     registry_secret: Annotated[str, field("The secret that opens its image's registry")] = ""
     pulls: Annotated[int, field("Grows by one when its image's tag is to be looked up again", ge=0)] = 0
@@ -103,7 +108,10 @@ def check_code(spec: FunctionCode) -> None:
 
 def _check_what_runs(spec: FunctionCode) -> None:
     if spec.image:
-        check_image_reference(spec.image)
+        if held_name(spec.image):
+            check_name(spec.image, "spec.image")
+        else:
+            check_image_reference(spec.image)
         for name in ("code", "runtime"):
             if getattr(spec, name):
                 raise InvalidInput(
@@ -114,6 +122,7 @@ def _check_what_runs(spec: FunctionCode) -> None:
         spec.code_size = 0
         if spec.registry_secret:  # empty is none, as it is written out at admission
             check_name(spec.registry_secret, "spec.registry_secret")
+            refuse_secret(spec.image)
         return
     if spec.registry_secret:
         raise InvalidInput(
@@ -203,6 +212,12 @@ def code_references() -> tuple[Reference, ...]:
             lambda spec: [base] if (base := base_of(spec)) else [],
             awaited=True,
             shared=BASES_PROJECT,
+        ),
+        Reference(
+            "image",
+            "spec.image",
+            lambda spec: [name] if (name := held_name(spec.image)) else [],
+            else_="an image in a registry is written with it: REGISTRY/{}:TAG",
         ),
         Reference(
             "secret", "spec.registry_secret", lambda spec: [spec.registry_secret] if spec.registry_secret else []

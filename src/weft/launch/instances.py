@@ -33,7 +33,7 @@ def make_functions(host: Host, server: Server, images: OciStore | None, agent: A
         cpu, memory = count_room(agent.allocations.workers)
         return measure_room(host.capacity.cpu, host.capacity.memory_bytes, cpu, memory)
 
-    parts = Parts(host.state_dir, host.node, server, images, lambda: functions.used(), agent.footholds)
+    parts = Parts(host.state_dir, host.node, server, images, lambda: functions.used(), agent.footholds, agent.images)
     functions = Functions(drivers, parts, measure, clock)
     agent.serve_functions(functions)
     return functions

@@ -15,11 +15,12 @@ import pytest
 
 from weft.agent.functions import parts as module
 from weft.agent.functions.parts import Parts
+from weft.agent.images import ImageCache
 from weft.agent.server import OpenedSecrets
 from weft.contracts.container import User
 from weft.contracts.function import Blob, Recipe
 from weft.contracts.image import OciConfig, OciImage, RegistryCredentials
-from weft.objects.errors import DriverFailed, InvalidInput, Unavailable
+from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable
 
 DIGEST = "sha256:" + "1" * 64
 
@@ -150,6 +151,36 @@ async def test_a_tag_is_looked_up_once_and_what_it_meant_is_told(tmp_path: Path)
     assert parts.images_of(["p", "other"]) == {digest}
     parts.drop("p")
     assert parts.images_of(["p"]) == set()
+
+
+class Unpacking(Store):
+    """Reads archives: of each it says which file it was handed, which is gone afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[bytes] = []
+
+    async def pull(self, reference: str, digest: str = "", **_: object) -> OciImage:
+        if digest not in self.here:
+            path = Path(reference.removeprefix("oci-archive:"))
+            if not path.exists():
+                raise NotFound(f"{reference} is gone", reason="imageGone")
+            self.read.append(path.read_bytes())
+            self.here[digest] = OciImage(reference, digest, OciConfig(), [], 0)
+        return self.here[digest]
+
+
+async def test_an_image_that_the_fabric_holds_comes_from_the_server_once_by_its_ticket(tmp_path: Path) -> None:
+    store, server = Unpacking(), Server()
+    archives = ImageCache(str(tmp_path), server, set)  # type: ignore[arg-type]
+    parts = Parts(str(tmp_path), "n1", server, store, set, archives=archives)  # type: ignore[arg-type]
+    archive = server.add(b"an archive")
+    held = recipe(server, b"", runtime="", image=f"own@{DIGEST}", code=None, archive=archive)
+    for _ in range(2):
+        assert (await parts.ensure(held, lambda word: None)).root == [DIGEST]
+    assert store.read == [b"an archive"] and server.asked == [(archive.sha256, archive.ticket)]
+    assert not any(path.is_file() for path in (tmp_path / "images").iterdir()), "the archive stays"
+    assert parts.images_of(["d"]) == {DIGEST}, "nobody may let go of what it stands on"
 
 
 async def test_a_registry_is_shown_the_secret_that_opens_it_and_the_server_is_asked_no_more_than_needed(

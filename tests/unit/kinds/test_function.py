@@ -55,6 +55,7 @@ def test_words_get_their_one_spelling() -> None:
         ("spec.code", {"code": "AB" * 32}),
         ("spec.code", {"image": "registry.example.org/a:1"}),
         ("spec.image", {"code": "", "image": "oci:/etc/passwd"}),
+        ("spec.registry_secret", {"code": "", "image": "held", "registry_secret": "reg"}),
         ("spec.runtime", {"runtime": "python3.12"}),
         ("spec.runtime", {"code": "", "image": "registry.example.org/a:1", "runtime": "python3.11"}),
         ("spec.handler", {"handler": ""}),

@@ -19,12 +19,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from weft.agent.container_images import take_in
 from weft.agent.functions.footholds import Footholds
 from weft.agent.functions.trees import lay_out_code, lay_out_root
+from weft.agent.images import ImageCache
 from weft.agent.secrets import choose_credentials
 from weft.agent.server import Server
 from weft.contracts.function import HANDLER, Blob, Recipe, Roots
 from weft.contracts.image import OciImage, OciStore, RegistryCredentials
+from weft.kinds.allocation import AllocatedImage
 from weft.objects.bundle import BundleManifest, read_bundle
 from weft.objects.errors import DriverFailed, InvalidInput, NotAuthenticated
 from weft.objects.quantity import format_bytes
@@ -51,8 +54,8 @@ T = TypeVar("T")
 
 
 class Parts:
-    """``images`` None: this node, ``node``, keeps no OCI images; ``footholds`` None: it joins no networks. ``find_used`` gives the
-    digests that may not go."""
+    """``images`` None: this node, ``node``, keeps no OCI images; ``footholds`` None: it joins no networks. ``archives`` are where
+    those of images that the fabric holds come by. ``find_used`` gives the digests that may not go."""
 
     def __init__(
         self,
@@ -62,8 +65,9 @@ class Parts:
         images: OciStore | None,
         find_used: Callable[[], set[str]],
         footholds: Footholds | None = None,
+        archives: ImageCache | None = None,
     ) -> None:
-        self._footholds = footholds
+        self._footholds, self._archives = footholds, archives
         self._folder = Path(state_dir) / "functions"
         self._node, self._server, self._images, self._find_used = node, server, images, find_used
         self._fetching: dict[str, asyncio.Task[Any]] = {}
@@ -158,6 +162,11 @@ class Parts:
             tell(f"image: {format_bytes(here)}" + (f" of {format_bytes(total)}" if total else ""))
 
         reference = recipe.image.partition("@")[0]
+        if recipe.archive is not None and self._archives is not None:
+            held = AllocatedImage(
+                name=reference, uid="", sha256=recipe.archive.sha256, size=recipe.archive.size, url="", digest=digest
+            )
+            return await take_in(self._images, self._archives, held, on_progress, recipe.archive.ticket)
         try:
             credentials = await self._open(recipe, digest)
             image = await self._images.pull(reference, digest, credentials=credentials, progress=on_progress)

@@ -17,11 +17,12 @@ from weft.gateway.functions.recipe import make_recipe
 from weft.kinds.function import FunctionSpec, FunctionStatus, version_name, weights_of
 from weft.kinds.function_code import BASES_PROJECT, FunctionCode, base_of, code_of
 from weft.kinds.function_version import FunctionVersionSpec, FunctionVersionStatus
-from weft.kinds.image import ImageStatus
+from weft.kinds.image import OCI_FORMAT, ImageStatus
 from weft.kinds.network import NetworkStatus
 from weft.objects.envelope import Envelope
 from weft.objects.errors import NotFound, Unavailable
 from weft.objects.identity import object_key
+from weft.objects.image_reference import held_name
 
 KINDS = ("function", "functionversion", "image", "network")
 
@@ -34,10 +35,20 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class Needed(msgspec.Struct, frozen=True):
-    """What a version needs of other objects: the content of its runtime's image, and the uid of its network, "" for none."""
+    """What a version needs of other objects: the content of its runtime's image, the uid of its network, "" for none, and of an
+    image that the fabric holds the digest and the archive."""
 
     base: Blob | None
     network: str
+    digest: str = ""
+    archive: Blob | None = None
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """Why something isn't there yet; the message for people."""
+
+    reason: str
+    message: str
 
 
 class Function:
@@ -125,13 +136,13 @@ class Catalogue:
         """The uid of the function that a recipe is of, and how long its invocations may take, even of one that wasn't made yet."""
         return self._owners.get(digest)
 
-    def wished(self, function: Function) -> Version | str:
-        """What the spec says now, whether it is ready or not; or why there is no recipe of it yet, for people."""
+    def wished(self, function: Function) -> Version | Missing:
+        """What the spec says now, whether it is ready or not; or why there is no recipe of it yet."""
         code = code_of(function.spec)
         needed = self._find_needed(function, code)
-        return (
-            needed if isinstance(needed, str) else self._keep(function, LATEST, code, needed, _pinned(function, code))
-        )
+        if isinstance(needed, Missing):
+            return needed
+        return self._keep(function, LATEST, code, needed, _pinned(function, code))
 
     def pinned(self, function: Function, version: Version, digest: str) -> Version:
         """The same with the image of that digest, whatever its tag comes to mean."""
@@ -188,14 +199,24 @@ class Catalogue:
                 raise NotFound(f"{function.what} has no version {name[:20]}", reason="functionNotFound")
             code = code_of(item.spec(FunctionVersionSpec))
         needed = self._find_needed(function, code)
-        if isinstance(needed, str):
-            raise Unavailable(f"{function.what}: {needed}", reason="functionNotReady", retry_after_seconds=5.0)
+        if isinstance(needed, Missing):
+            raise Unavailable(f"{function.what}: {needed.message}", reason="functionNotReady", retry_after_seconds=5.0)
         return self._keep(function, name, code, needed, _pinned(function, code) if name == LATEST else "")
 
     def _keep(self, function: Function, name: str, code: FunctionCode, needed: Needed, image: str) -> Version:
         envelope = function.item.envelope
+        if needed.archive is not None:
+            image = f"{code.image}@{needed.digest}"
         recipe = make_recipe(
-            function.uid, envelope.project or "", envelope.name, name, code, needed.base, image, needed.network
+            function.uid,
+            envelope.project or "",
+            envelope.name,
+            name,
+            code,
+            needed.base,
+            image,
+            needed.network,
+            needed.archive,
         )
         self._owners[recipe.digest] = (function.uid, code.timeout)
         version = self._versions.get(recipe.digest)
@@ -212,22 +233,47 @@ class Catalogue:
         self._versions.pop(digest, None)
         self._owners.pop(digest, None)
 
-    def _find_needed(self, function: Function, code: FunctionCode) -> Needed | str:
-        """Or why it isn't there yet, for people."""
+    def _find_needed(self, function: Function, code: FunctionCode) -> Needed | Missing:
         base, network = self._find_base(function, code), self._find_network(function, code)
-        if isinstance(base, str):
-            return base
-        return network if isinstance(network, str) else Needed(base, network.uid if network is not None else "")
+        held = self._find_held(function, code)
+        for found in (base, network, held):
+            if isinstance(found, Missing):
+                return found
+        assert not isinstance(base, Missing) and not isinstance(network, Missing) and not isinstance(held, Missing)
+        uid = network.uid if network is not None else ""
+        if held is None:
+            return Needed(base, uid)
+        status = held.status(ImageStatus)
+        return Needed(base, uid, status.digest, Blob(status.sha256, status.size, code.image))
 
-    def _find_network(self, function: Function, code: FunctionCode) -> Item | str | None:
+    def _find_network(self, function: Function, code: FunctionCode) -> Item | Missing | None:
         if not code.network:
             return None
         item = self._view.get(object_key("network", function.item.envelope.project, code.network))
         if item is None or item.deleting:
-            return f"network {code.network} is not there"
-        return item if item.status(NetworkStatus).vni else f"network {code.network} is being made"
+            return Missing("networkNotReady", f"network {code.network} is not there")
+        if not item.status(NetworkStatus).vni:
+            return Missing("networkNotReady", f"network {code.network} is being made")
+        return item
 
-    def _find_base(self, function: Function, code: FunctionCode) -> Blob | str | None:
+    def _find_held(self, function: Function, code: FunctionCode) -> Item | Missing | None:
+        """The Image that the fabric holds, if it is one."""
+        name = held_name(code.image)
+        if not name:
+            return None
+        item = self._view.get(object_key("image", function.item.envelope.project, name))
+        if item is None or item.deleting:
+            return Missing("imageNotReady", f"image {name} is not there; weft image add {name} FILE.tar")
+        status = item.status(ImageStatus)
+        if status.phase == "Failed":
+            return Missing("imageFailed", f"image {name}: {status.message or status.reason}")
+        if status.phase != "Available":
+            return Missing("imageNotReady", f"image {name} is being fetched")
+        if status.format != OCI_FORMAT:
+            return Missing("wrongImage", f"image {name} is a disk for VMs; a function runs an OCI image")
+        return item
+
+    def _find_base(self, function: Function, code: FunctionCode) -> Blob | Missing | None:
         name = base_of(code)
         if not name:
             return None
@@ -239,8 +285,10 @@ class Catalogue:
             if status.phase == "Available":
                 return Blob(status.sha256, status.size, name)
             why = f": {status.message or status.reason}" if status.phase == "Failed" else ""
-            return f"image {name}, which {_whose(code)} comes from, is {status.phase}{why}"
-        return f"{_whose(code)} needs image {name}, which is not there; weft image build {name}"
+            return Missing("baseNotReady", f"image {name}, which {_whose(code)} comes from, is {status.phase}{why}")
+        return Missing(
+            "baseNotReady", f"{_whose(code)} needs image {name}, which is not there; weft image build {name}"
+        )
 
 
 def _whose(code: FunctionCode) -> str:

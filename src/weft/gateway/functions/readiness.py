@@ -23,13 +23,14 @@ from weft.client.view import Changed, Item
 from weft.contracts.clock import Clock
 from weft.contracts.store import PreconditionFailed, Store
 from weft.gateway.functions.agents import Agents
-from weft.gateway.functions.catalogue import Catalogue, Function, Version
+from weft.gateway.functions.catalogue import Catalogue, Function, Missing, Version
 from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.function_code import base_of, code_of
 from weft.kinds.function_version import FunctionVersionStatus
 from weft.kinds.image import ImageStatus
 from weft.objects.envelope import merge_part
 from weft.objects.errors import NotFound, StoreUnavailable
+from weft.objects.image_reference import held_name
 
 log = logging.getLogger("weft.gateway.functions")
 AT_ONCE = 8
@@ -70,7 +71,8 @@ class Readiness:
                     self._offer(change.key)
             elif change.kind == "image" and change.new is not None and _moved(change, _content):
                 for item in self._cache.view.of_kind("function").values():
-                    if base_of(item.spec(FunctionSpec)) == change.new.envelope.name:
+                    spec = item.spec(FunctionSpec)
+                    if change.new.envelope.name in (base_of(spec), held_name(spec.image)):
                         self._offer(item.key)
 
     def hear(self, node: str, message: Prepared | Refused) -> None:
@@ -152,8 +154,8 @@ class Readiness:
         function = self._catalogue.find(item.envelope.project or "", item.envelope.name)
         old, generation, spec = function.status, item.envelope.generation, function.spec
         version = self._catalogue.wished(function)
-        if isinstance(version, str):
-            await self._write(item, old, _wait(old, "baseNotReady", version))
+        if isinstance(version, Missing):
+            await self._write(item, old, _wait(old, version.reason, version.message))
             return True
         if old.serving == version.code and not version.recipe.is_open:
             ready = msgspec.structs.replace(

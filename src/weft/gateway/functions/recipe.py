@@ -21,9 +21,10 @@ def make_recipe(
     base: Blob | None,
     image: str = "",
     network: str = "",
+    archive: Blob | None = None,
 ) -> Recipe:
     """What ``code`` is run as. ``base`` is the content of the image that ``base_of`` names, ``image`` its own with a digest, once
-    that is known; ``network`` the uid of the one that it names."""
+    that is known, and ``archive`` where that lies if the fabric holds it; ``network`` the uid of the one that it names."""
     recipe = Recipe(
         digest="",
         function=function_uid,
@@ -35,6 +36,7 @@ def make_recipe(
         base=base,
         code=Blob(code.code, code.code_size) if code.code else None,
         image=image or code.image,
+        archive=archive,
         registry_secret=code.registry_secret,
         command=list(code.command),
         handler=code.handler,
@@ -60,14 +62,15 @@ def with_tickets(recipe: Recipe, key: bytes, node_uid: str, now: float) -> Recip
 
     secret = recipe.registry_secret
     ticket = sign_secret_ticket(key, recipe.project, secret, node_uid, now) if secret else ""
-    return msgspec.structs.replace(recipe, base=sign(recipe.base), code=sign(recipe.code), registry_ticket=ticket)
+    signed = {name: sign(getattr(recipe, name)) for name in ("base", "code", "archive")}
+    return msgspec.structs.replace(recipe, **signed, registry_ticket=ticket)
 
 
 def data_of(recipe: Recipe) -> tuple[tuple[str, int], ...]:
     """What an instance of it reads, for placement: all that was prepared of it (of a machine its template too), and the base,
     which a node may have for the sake of another recipe."""
     base = 0 if recipe.base is None else recipe.base.size
-    own = base + (recipe.code.size if recipe.code is not None else 0)
+    own = base + sum(blob.size for blob in (recipe.code, recipe.archive) if blob is not None)
     mine = (f"recipe:{recipe.digest}", own + (recipe.memory if recipe.isolation == "vm" else 0))
     return (mine,) if recipe.base is None else (mine, (f"image:{recipe.base.sha256}", base))
 
