@@ -8,7 +8,8 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 help:
 	@echo "make up       install what is missing, start a three-node cluster here, boot a VM in it"
 	@echo "              (STORE=etcd: its objects in an etcd of its own, not SQLite;"
-	@echo "              CONTAINERD=n3: a containerd holds the containers of that node)"
+	@echo "              CONTAINERD=n3: a containerd holds the containers of that node;"
+	@echo "              KATA=n3: Kata gives them machines of their own there)"
 	@echo "make down     end that cluster and remove everything it made (keeps .weft/cache)"
 	@echo "make install  Debian packages and .venv only"
 	@echo "make test     the whole test suite"
@@ -20,7 +21,7 @@ install:
 	@tools/install
 
 up: install
-	@STORE=$(STORE) CONTAINERD="$(CONTAINERD)" .venv/bin/python -m weft.launch.local up
+	@STORE=$(STORE) CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" .venv/bin/python -m weft.launch.local up
 
 # Needs no network and no up-to-date .venv: what runs must be endable.
 down:

@@ -11,11 +11,13 @@ import pytest
 from container_lab import ContainerLab
 from containerd_lab import ContainerdLab
 from enclosed_lab import EnclosedLab
+from kata_lab import KataLab
 
 NEEDED = {
     "crun": ("crun", "conmon"),
     "runc": ("runc", "conmon"),
     "containerd": ("containerd", "ctr", "runc"),
+    "kata": ("containerd", "ctr", "runc"),  # by runc's shim, in place of Kata's
     "enclosed": ("qemu-system-x86_64", "mkfs.ext4", "gcc"),
 }
 # The node's kernel; containerd is shown by the contract, the walls and its own tests.
@@ -28,7 +30,7 @@ def open_lab(kind: str, *more: str) -> Iterator[ContainerLab]:
     needed = (*NEEDED[kind], *more)
     if os.geteuid() != 0 or not all(map(shutil.which, needed)):
         pytest.skip(f"needs root, {' and '.join(needed)}")
-    labs = {"enclosed": EnclosedLab, "containerd": ContainerdLab}
+    labs = {"enclosed": EnclosedLab, "containerd": ContainerdLab, "kata": KataLab}
     lab = labs[kind]() if kind in labs else ContainerLab(kind)
     try:
         yield lab

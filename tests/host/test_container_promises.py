@@ -1,4 +1,5 @@
-"""What drivers of containers promise, kept by each of the real ones: crun, runc, containerd, and machines of their own."""
+"""What drivers of containers promise, kept by each of the real ones: crun, runc, containerd, and machines of their own,
+weft's and (by runc's shim in place of its own) Kata's."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ from tests.conformance.container_contract import ContainerPromises
 pytestmark = [pytest.mark.host, pytest.mark.timeout(240)]
 
 
-@pytest.fixture(scope="module", params=sorted(NEEDED))
+# The same but for the machine is shown every day by test_kata.
+LONG = ("kata",)
+KINDS = [pytest.param(kind, marks=pytest.mark.long) if kind in LONG else kind for kind in sorted(NEEDED)]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def lab(request: pytest.FixtureRequest) -> Iterator[ContainerLab]:
     with open_lab(request.param) as lab:
         yield lab

@@ -97,7 +97,14 @@ class Agent:
         self.images = ImageCache(host.state_dir, server, self._used_images)
         self._container_images = ContainerImages(container_images, self.images, self._used_container_images, clock)
         self._network = NetworkKeeper(
-            network, host, copies, clock, self._hosted, self._orphans, self._on_network_healed
+            network,
+            host,
+            copies,
+            clock,
+            self._hosted,
+            self._orphans,
+            self._on_network_healed,
+            runtimes.in_namespace,
         )
         self._following = Following(server, self._network, self._on_network)
         self.footholds = Footholds(

@@ -33,13 +33,14 @@ class PulledImage(msgspec.Struct, frozen=True):
 
 class Ready(msgspec.Struct, frozen=True):
     """What has been made for it: its image; its ``links``, in the order of its NICs: the namespace that they lie in (for each the
-    same), or those of a machine of its own; ``disks`` are its volumes' files, each with a file system on it, by name; ``env``
-    what secrets hold of its variables."""
+    same), or, if not ``in_namespace``, those of a machine of its own; ``disks`` are its volumes' files, each with a file system on
+    it, by name; ``env`` what secrets hold of its variables."""
 
     image: PulledImage
     links: Sequence[str] = ()
     disks: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
+    in_namespace: bool = True
 
 
 def name_user(container: AllocatedContainer, config: OciConfig) -> str:
@@ -53,7 +54,6 @@ def plan_container(wanted: Wanted, ready: Ready) -> ContainerPlan:
     if container is None:
         raise InvalidInput(f"{wanted.what} is no container")
     main, image = spec.nics[0] if spec.nics else None, ready.image
-    own_machine = container.isolation == "vm"
     return ContainerPlan(
         id=wanted.id,
         uid=wanted.uid,
@@ -71,8 +71,8 @@ def plan_container(wanted: Wanted, ready: Ready) -> ContainerPlan:
         memory_bytes=spec.resources.memory,
         pids=container.pids,
         mounts=_plan_mounts(wanted, container, ready.disks),
-        netns="" if own_machine else next(iter(ready.links), ""),
-        nics=_plan_nics(spec, ready.links) if own_machine else [],
+        netns=next(iter(ready.links), "") if ready.in_namespace else "",
+        nics=[] if ready.in_namespace else _plan_nics(spec, ready.links),
         hostname=spec.workload.name,
         name_servers=[main.gateway] if main is not None else [],
         search=[main.domain] if main is not None and main.domain else [],

@@ -16,7 +16,7 @@ from weft.agent.handover import HandOver
 from weft.agent.known import Wanted
 from weft.agent.offline import Copies, NotKept, Surroundings
 from weft.agent.report import Question
-from weft.agent.segments import fold_filters, fold_segments, keep_forwards, ports_of
+from weft.agent.segments import fold_filters, fold_segments, keep_forwards, ports_of, shares_kernel
 from weft.agent.waiting import wait_for_event
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
@@ -49,9 +49,10 @@ class NetworkKeeper:
         hosted: Callable[[], list[Wanted]],
         orphans: Callable[[], list[Wanted]],
         on_healed: Callable[[list[str]], None],
+        in_namespace: Callable[[Wanted], bool] = shares_kernel,
     ) -> None:
         self._driver, self._host, self._copies, self._clock = driver, host, copies, clock
-        self._hosted, self._orphans, self._on_healed = hosted, orphans, on_healed
+        self._hosted, self._orphans, self._on_healed, self._in_namespace = hosted, orphans, on_healed, in_namespace
         self._changing = asyncio.Lock()
         self._woken = asyncio.Event()
         known = copies.load_surroundings()
@@ -135,7 +136,8 @@ class NetworkKeeper:
                 log.warning("network: %s", problem)  # another guest's trouble
             for uid in dict.fromkeys(nic.network_uid for nic in wanted.spec.nics):
                 await self._ensure(uid, segments[uid])
-            return [await self._driver.plug(port) for port in ports_of(wanted)]
+            ports = ports_of(wanted, in_namespace=self._in_namespace(wanted))
+            return [await self._driver.plug(port) for port in ports]
 
     async def unplug(self, wanted: Wanted, leftover: list[AllocatedNic] | None = None) -> None:
         """Take the allocation's ports away, or only those it has left over; segments that nobody here needs any more go

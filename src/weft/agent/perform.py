@@ -190,7 +190,7 @@ class Performer:
         return ""
 
     async def _start(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
-        plan = _plan_run(wanted, prepared)
+        plan = self._plan_run(wanted, prepared)
         async with self._heavy:
             await self.runtimes.of(wanted).start(plan)
         return ""
@@ -199,7 +199,7 @@ class Performer:
         runtime = self.runtimes.of(wanted)
         if not isinstance(runtime, CanAdjust):
             raise InvalidInput(f"{wanted.what}: runtime {runtime.name} can't change guests", reason="unsupported")
-        await runtime.adjust(_plan_run(wanted, prepared))
+        await runtime.adjust(self._plan_run(wanted, prepared))
         return ""
 
     async def _tidy(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
@@ -297,17 +297,17 @@ class Performer:
         self._secrets.drop(wanted.uid)
         return ""  # the rest is the worker's own: it holds the copy
 
+    def _plan_run(self, wanted: Wanted, prepared: Prepared) -> GuestPlan | ContainerPlan:
+        if wanted.spec.container is None:
+            return plan_guest(wanted, prepared)
+        if prepared.pulled is None:
+            raise DriverFailed(f"{wanted.what}: its image is not here", details={"step": "image"})
+        disks = {volume.name: facts.path for volume, facts in zip(wanted.spec.volumes, prepared.volumes, strict=True)}
+        in_namespace = self.runtimes.in_namespace(wanted)
+        return plan_container(wanted, Ready(prepared.pulled, prepared.links, disks, prepared.env, in_namespace))
+
     def _seed_path(self, wanted: Wanted, kind: str) -> Path:
         return self._seeds / f"{wanted.id}.{kind}"
-
-
-def _plan_run(wanted: Wanted, prepared: Prepared) -> GuestPlan | ContainerPlan:
-    if wanted.spec.container is None:
-        return plan_guest(wanted, prepared)
-    if prepared.pulled is None:
-        raise DriverFailed(f"{wanted.what}: its image is not here", details={"step": "image"})
-    disks = {volume.name: facts.path for volume, facts in zip(wanted.spec.volumes, prepared.volumes, strict=True)}
-    return plan_container(wanted, Ready(prepared.pulled, prepared.links, disks, prepared.env))
 
 
 def _shared_with_source(wanted: Wanted) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.agent.known import Wanted
-from weft.contracts.runtime import GuestFacts, GuestPlan, RuntimeDriver, RuntimeProbe
+from weft.agent.segments import shares_kernel
+from weft.contracts.runtime import GuestFacts, GuestPlan, RuntimeDriver, RuntimeProbe, TakesNamespace
 from weft.objects.errors import InvalidInput
 
 Driver = RuntimeDriver[Any]
@@ -21,11 +22,13 @@ def name_runtime(wanted: Wanted) -> str:
 
 
 class Runtimes:
-    """``drivers`` by kind, or KIND/ISOLATION; one that runs several of them stands there for each."""
+    """``drivers`` by kind, or KIND/ISOLATION; one that runs several of them stands there for each. ``earlier`` are those that this
+    node was told before, by the same words: each goes on with what it holds, and nothing new is begun by it."""
 
-    def __init__(self, drivers: Mapping[str, Driver]) -> None:
-        self._by_kind = dict(drivers)
-        self._drivers = list(dict.fromkeys(self._by_kind.values()))
+    def __init__(self, drivers: Mapping[str, Driver], earlier: Mapping[str, Driver] | None = None) -> None:
+        self._by_kind, self._earlier = dict(drivers), dict(earlier or {})
+        self._offered = list(dict.fromkeys(self._by_kind.values()))
+        self._drivers = list(dict.fromkeys((*self._offered, *self._earlier.values())))
         self._found: dict[str, Driver] = {}  # by the id of a guest that was there at the start
         self._waiting: dict[Driver, asyncio.Task[None]] = {}
 
@@ -39,7 +42,13 @@ class Runtimes:
 
     def find(self, wanted: Wanted) -> Driver | None:
         """The one that runs ``wanted``, if this node has it."""
-        return self._by_kind.get(name_runtime(wanted))
+        name = name_runtime(wanted)
+        earlier = self._earlier.get(name)
+        return earlier if earlier and self._found.get(wanted.id) is earlier else self._by_kind.get(name)
+
+    def in_namespace(self, wanted: Wanted) -> bool:
+        """Whether its NICs lie in a namespace of the node's; else they are a machine's taps."""
+        return shares_kernel(wanted) or isinstance(self.find(wanted), TakesNamespace)
 
     def of(self, wanted: Wanted) -> Driver:
         """Raises InvalidInput (``unsupported``) where no driver here runs such a thing."""
@@ -60,7 +69,8 @@ class Runtimes:
     def kind_of(self, guest_id: str) -> str:
         """Of a guest that was found at the start."""
         driver = self._found.get(guest_id)
-        word = next((word for word, other in self._by_kind.items() if other is driver), "vm")
+        drivers = (*self._by_kind.items(), *self._earlier.items())
+        word = next((word for word, other in drivers if other is driver), "vm")
         return word.partition("/")[0]
 
     async def inspect(self, wanted: Wanted) -> GuestFacts:
@@ -80,7 +90,8 @@ class Runtimes:
         return found
 
     async def probe(self) -> list[RuntimeProbe]:
-        return list(await asyncio.gather(*(driver.probe() for driver in self._drivers)))
+        """Those that something new can be begun by."""
+        return list(await asyncio.gather(*(driver.probe() for driver in self._offered)))
 
     async def changed(self) -> None:
         """Return when any guest's facts may have changed. Raises WeftError of the driver that can't tell."""

@@ -89,8 +89,12 @@ def _join(told: Iterable[Endpoint], own: dict[str, Endpoint]) -> list[Endpoint]:
     return [by_address[address] for address in sorted(by_address)]
 
 
-def ports_of(wanted: Wanted, nics: Sequence[AllocatedNic] | None = None) -> list[Port]:
-    """The allocation's NICs (or ``nics`` that it had) as ports on this node, in the order the guest sees them."""
+def ports_of(
+    wanted: Wanted, nics: Sequence[AllocatedNic] | None = None, *, in_namespace: bool | None = None
+) -> list[Port]:
+    """The allocation's NICs (or ``nics`` that it had) as ports on this node, in the order the guest sees them. ``in_namespace``:
+    whether they lie in one of the node's; None: if it runs on the node's own kernel."""
+    inside = shares_kernel(wanted) if in_namespace is None else in_namespace
     return [
         Port(
             id=port_id(wanted.uid, nic.uid),
@@ -99,7 +103,7 @@ def ports_of(wanted: Wanted, nics: Sequence[AllocatedNic] | None = None) -> list
             address=nic.address,
             hostname=wanted.spec.workload.name,
             main=index == 0,
-            inside=_place_inside(wanted, index),
+            inside=_place_inside(wanted, index, inside),
         )
         for index, nic in enumerate(wanted.spec.nics if nics is None else nics)
     ]
@@ -110,14 +114,14 @@ def name_inside(workload: Ref) -> str:
     return "" if workload.kind == "node" else workload.name
 
 
-def _place_inside(wanted: Wanted, index: int) -> Inside | None:
+def _place_inside(wanted: Wanted, index: int, in_namespace: bool) -> Inside | None:
     if wanted.spec.workload.kind == "node":
         return Inside(wanted.id, shared=True)
-    return Inside(wanted.id, f"eth{index}") if shares_kernel(wanted) else None
+    return Inside(wanted.id, f"eth{index}") if in_namespace else None
 
 
 def shares_kernel(wanted: Wanted) -> bool:
-    """Whether it runs on the node's own kernel, so that its NICs lie in a namespace of the node's; else they are a machine's."""
+    """Whether it runs on the node's own kernel."""
     container = wanted.spec.container
     return container is not None and container.isolation == "container"
 

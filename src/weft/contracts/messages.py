@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 # FieldDescriptorProto.Type
-_SCALARS = {"bytes": 12, "string": 9, "bool": 8, "int64": 3, "int32": 5, "uint32": 13}
+_SCALARS = {"bytes": 12, "string": 9, "bool": 8, "int64": 3, "uint64": 4, "int32": 5, "uint32": 13}
 _MESSAGE = 11
 
 

@@ -165,6 +165,14 @@ class RuntimeDriver(Protocol[PlanT_contra]):
 
 
 @runtime_checkable
+class TakesNamespace(Protocol):
+    """A driver of containers in machines of their own that finds their NICs in a network namespace (``ContainerPlan.netns``), as
+    those on the node's kernel have them, and hands them to the machine itself."""
+
+    takes_namespace: Literal[True]
+
+
+@runtime_checkable
 class CanSuspend(Protocol):
     async def suspend(self, guest_id: str) -> None:
         """Save memory and devices durably, then end the machine. Killed half-way: the guest either still runs or is

@@ -11,6 +11,7 @@ import fcntl
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -53,6 +54,8 @@ RUNTIMES = {
 CONTAINERS = "weft.drivers.runtime.oci.driver:OciDriver"
 CONTAINERD = "/run/containerd/containerd.sock"
 ENCLOSED = "weft.drivers.runtime.qemu.enclosed.driver:EnclosedDriver"
+KATA = "weft.drivers.runtime.oci.kata.driver:KataDriver"
+KATA_CLASS = "weft.drivers.runtime.oci.kata.translate:name_class"
 FUNCTIONS = "weft.launch.instances:make_functions"
 CONTAINER_IMAGES = "weft.drivers.image.oci.store:OciImages"
 NETWORKS = {
@@ -63,6 +66,7 @@ VOLUMES = {
     "directory": "weft.drivers.volume.directory.driver:DirectoryVolumes",
     "fake": "weft.drivers.volume.fake.driver:FakeVolumes",
 }
+_ISOLATED = re.compile(r"enclosed|kata(-[a-z0-9]+)*")
 RENEWAL_SECONDS = 6 * 3600.0
 STATE = Path("/var/lib/weft")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -136,6 +140,14 @@ def _parse_agent(argv: Sequence[str]) -> argparse.Namespace:
         f"ADDRESS ({CONTAINERD}), or none (default: auto)",
     )
     parser.add_argument(
+        "--isolated-runtime",
+        type=read_isolated_runtime,
+        default="enclosed",
+        metavar="enclosed|kata[-VARIANT][=ADDRESS]",
+        help="what gives containers machines of their own (isolation vm): weft itself, or Kata by the containerd that listens at "
+        "ADDRESS (default: enclosed; of kata, containerd where it holds containers)",
+    )
+    parser.add_argument(
         "--enclosure",
         type=Path,
         default=STATE / "enclosed",
@@ -164,6 +176,17 @@ def read_container_runtime(text: str) -> str:
     word, sign, address = text.partition("=")
     if word not in ("auto", "crun", "runc", "containerd", "none") or (sign and word != "containerd"):
         raise argparse.ArgumentTypeError(f"{text}: auto, crun, runc, containerd, containerd=ADDRESS, or none")
+    if sign and not address.startswith("/"):
+        raise argparse.ArgumentTypeError(f"{text}: the address is a socket's path from /, like {CONTAINERD}")
+    return text
+
+
+def read_isolated_runtime(text: str) -> str:
+    word, sign, address = text.partition("=")
+    if not _ISOLATED.fullmatch(word) or (sign and word == "enclosed"):
+        raise argparse.ArgumentTypeError(
+            f"{text}: enclosed, kata, kata-VARIANT (like kata-clh), or one of them =ADDRESS"
+        )
     if sign and not address.startswith("/"):
         raise argparse.ArgumentTypeError(f"{text}: the address is a socket's path from /, like {CONTAINERD}")
     return text
@@ -212,6 +235,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     if options.server:
         context.server = options.server
     drivers = {"vm": _load(RUNTIMES[options.runtime], host, clock)}
+    earlier: dict[str, Any] = {}
     images = None
     wanted = options.container_runtime or ("auto" if options.runtime == "qemu" else "none")
     if wanted != "none":
@@ -220,9 +244,11 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         named = runtime if runtime in ("crun", "runc") else None
         drivers["container"] = _load_class(CONTAINERS)(host, clock, named, containerd)
         if options.runtime == "qemu":
-            drivers["container/vm"] = _load_class(ENCLOSED)(host, options.enclosure.absolute(), clock, drivers["vm"])
+            offered, before = load_isolated(options, host, clock, drivers["vm"], containerd)
+            drivers["container/vm"] = offered
+            earlier = {"container/vm": before} if before is not None else {}
         images = _load_images(host, clock, options.plain_registry)
-    runtimes = Runtimes(drivers)
+    runtimes = Runtimes(drivers, earlier)
     network = _load(NETWORKS[options.network], host, clock)
     volumes = _load(VOLUMES[options.volume], host, clock)
     pools = {name: _load(VOLUMES["directory"], host, clock, name, path) for name, path in read_pools(options.pool)}
@@ -273,6 +299,24 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         await agent.close()
         if images is not None:
             await images.close()
+
+
+def load_isolated(
+    options: argparse.Namespace, host: Host, clock: Clock, machines: Any, containerd: str
+) -> tuple[Any, Any | None]:
+    """The driver of containers in machines of their own, and that of what this node was told before, if it left some."""
+    word, _, address = options.isolated_runtime.partition("=")
+
+    def enclosed() -> Any:
+        return _load_class(ENCLOSED)(host, options.enclosure.absolute(), clock, machines)
+
+    def kata() -> Any:
+        runtime_class = _load_class(KATA_CLASS)(word if word != "enclosed" else "kata")
+        return _load_class(KATA)(host, clock, address or containerd or CONTAINERD, runtime_class)
+
+    offered, other, folder = (enclosed, kata, "kata") if word == "enclosed" else (kata, enclosed, "enclosed")
+    left = any(Path(host.state_dir, folder, "containers").glob("*"))
+    return offered(), other() if left else None
 
 
 def _tell_version(server: str) -> None:

@@ -128,7 +128,7 @@ def test_in_a_machine_of_its_own_its_nics_are_the_machine_s_and_the_first_is_its
     )
     own = wanted(nics=(NIC, other), isolation="vm")
     assert [port.inside for port in ports_of(own)] == [None, None]
-    plan = plan_container(own, ready(links=["tap0", "tap1"]))
+    plan = plan_container(own, ready(links=["tap0", "tap1"], in_namespace=False))
     assert plan.netns == ""
     assert plan.nics == [
         ContainerNic("tap0", NIC.mac, 1450, "10.0.0.9", 16, "10.0.0.1"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.launch.agent import read_container_runtime
+from weft.launch.agent import read_container_runtime, read_isolated_runtime
 from weft.launch.local import init
 from weft.launch.local.fabric import containerd_socket, prepare_containerd
 from weft.launch.local.topology import Taken, plan_topology
@@ -24,6 +24,17 @@ def test_a_runtime_is_one_of_those_that_are_known(text: str) -> None:
 def test_what_is_none_is_refused_with_what_there_is(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         read_container_runtime(text)
+
+
+@pytest.mark.parametrize("text", ["enclosed", "kata", "kata-clh", "kata=/run/k3s/s", "kata-qemu-snp=/s"])
+def test_a_runtime_of_machines_is_weft_s_own_or_one_of_kata_s(text: str) -> None:
+    assert read_isolated_runtime(text) == text
+
+
+@pytest.mark.parametrize("text", ["runc", "qemu", "kata_clh", "kata=", "kata=run/s", "enclosed=/s", "Kata", ""])
+def test_what_shares_the_node_s_kernel_is_no_runtime_of_machines(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        read_isolated_runtime(text)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """`python -m weft.launch.local up|down`: what `make up` and `make down` run, for the clone they are run in.
 
 The environment's STORE (`sqlite` or `etcd`) says where a new cluster keeps its objects; CONTAINERD (`n3`, or several nodes)
-on which of its nodes a containerd holds the containers.
+on which of its nodes a containerd holds the containers, KATA on which Kata gives them machines of their own.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def main(argv: list[str]) -> int:
     clone = os.getcwd()
     if argv == ["up"]:
         store = os.environ.get("STORE") or None
-        containerd = tuple(os.environ.get("CONTAINERD", "").split()) or None
-        return _run(up(clone, weft_fabric(), SystemClock(), sys.stdout, store=store, containerd=containerd))
+        containerd, kata = (tuple(os.environ.get(word, "").split()) or None for word in ("CONTAINERD", "KATA"))
+        return _run(up(clone, weft_fabric(), SystemClock(), sys.stdout, store=store, containerd=containerd, kata=kata))
     if argv == ["down"]:
         return _run(down(clone, SystemClock(), sys.stdout))
     print("usage: python -m weft.launch.local up|down", file=sys.stderr)

@@ -33,23 +33,28 @@ def find_topology(clone: str) -> Topology | None:
 
 
 def choose_topology(
-    clone: str, node_count: int = 3, store: str | None = None, containerd: tuple[str, ...] | None = None
+    clone: str,
+    node_count: int = 3,
+    store: str | None = None,
+    containerd: tuple[str, ...] | None = None,
+    kata: tuple[str, ...] | None = None,
 ) -> Topology:
     """The kept topology, or a new one that is kept from now on.
 
     Raises InUse when something came in its way, or it keeps its objects in another ``store`` than the one named, or has a
-    containerd on other nodes."""
+    ``containerd``, or ``kata``, on other nodes."""
     if store not in (None, SQLITE, ETCD):
         raise InvalidInput(f"STORE={store} is no store", field="store", hint=f"STORE={SQLITE} or STORE={ETCD}")
     topology = find_topology(clone)
     if topology is None:
-        topology = plan_topology(clone, inspect_taken(), node_count, store or SQLITE, containerd or ())
-        if unknown := set(topology.containerd) - {node.name for node in topology.nodes}:
-            raise InvalidInput(
-                f"CONTAINERD={' '.join(sorted(unknown))} is no node of this cluster",
-                field="containerd",
-                hint="CONTAINERD=n3",
-            )
+        topology = plan_topology(clone, inspect_taken(), node_count, store or SQLITE, containerd or (), kata or ())
+        for word, named in (("CONTAINERD", topology.containerd), ("KATA", topology.kata)):
+            if unknown := set(named) - {node.name for node in topology.nodes}:
+                raise InvalidInput(
+                    f"{word}={' '.join(sorted(unknown))} is no node of this cluster",
+                    field=word.lower(),
+                    hint=f"{word}=n3",
+                )
     elif store not in (None, topology.store):
         raise InUse(
             f"this cluster keeps its objects in {topology.store}", hint="make down, then make up STORE=" + store
@@ -58,6 +63,11 @@ def choose_topology(
         have = " ".join(topology.containerd) or "no node"
         hint = f"make down, then make up CONTAINERD={' '.join(containerd)}"
         raise InUse(f"this cluster has a containerd on {have}", hint=hint)
+    elif kata is not None and set(kata) != set(topology.kata):
+        have = " ".join(topology.kata) or "no node"
+        raise InUse(
+            f"this cluster leaves machines to Kata on {have}", hint=f"make down, then make up KATA={' '.join(kata)}"
+        )
     elif conflicts := find_conflicts(topology, inspect_taken()):
         raise InUse("; ".join(conflicts), hint="make down, then make up: it chooses another")
     state = Path(topology.state_dir)

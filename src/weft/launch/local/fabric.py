@@ -76,7 +76,9 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
         await _join(topology, node, state)
     Path(topology.shared_pool).mkdir(parents=True, exist_ok=True)
     enclosure = await asyncio.to_thread(ensure_enclosure, Path(topology.state_dir) / "cache")
-    beside = prepare_containerd(topology, node) if node.name in topology.containerd else ()
+    holds, isolates = node.name in topology.containerd, node.name in topology.kata
+    beside = prepare_containerd(topology, node) if holds or isolates else ()
+    socket = containerd_socket(topology, node)
     argv = (
         *weft("agent", node.name, "--state", str(state)),
         *("--server", f"https://{topology.gateway_address}:{topology.api_port}"),
@@ -89,7 +91,8 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
         *("--plain-registry", topology.gateway_address),  # one that a person runs on this machine to try things
         *("--enclosure", str(enclosure)),
         *("--cpu", str(CORES_PER_CORE * (os.cpu_count() or 1))),
-        *(("--container-runtime", f"containerd={containerd_socket(topology, node)}") if beside else ()),
+        *(("--container-runtime", f"containerd={socket}") if holds else ()),
+        *(("--isolated-runtime", f"kata={socket}") if isolates else ()),
         *(("--no-devices",) if node != topology.nodes[0] else ()),  # one machine's GPUs are there once
     )
     return AgentCommand(argv, beside)

@@ -42,7 +42,8 @@ class Topology(msgspec.Struct, frozen=True):
     """One clone's local cluster. ``underlay`` is a /24 in CIDR form, its first address is the host's.
 
     ``store`` is where its server keeps objects: SQLITE, or ETCD for an etcd of the cluster's own. ``containerd`` names the nodes
-    that have one, and give it their containers to hold."""
+    that have one, and give it their containers to hold; ``kata`` those that have one, and leave it to Kata there to give containers
+    machines of their own."""
 
     clone: str
     id: str
@@ -53,6 +54,7 @@ class Topology(msgspec.Struct, frozen=True):
     nodes: tuple[Node, ...]
     store: str = SQLITE
     containerd: tuple[str, ...] = ()
+    kata: tuple[str, ...] = ()
 
     @property
     def state_dir(self) -> str:
@@ -117,7 +119,12 @@ def plan_ids(clone: str) -> list[str]:
 
 
 def plan_topology(
-    clone: str, taken: Taken, node_count: int = 3, store: str = SQLITE, containerd: tuple[str, ...] = ()
+    clone: str,
+    taken: Taken,
+    node_count: int = 3,
+    store: str = SQLITE,
+    containerd: tuple[str, ...] = (),
+    kata: tuple[str, ...] = (),
 ) -> Topology:
     """Choose names, an underlay and ports for the clone at absolute path ``clone``.
 
@@ -129,7 +136,7 @@ def plan_topology(
     underlay = _choose_underlay(number, [network for network, link in taken.routes if not link.startswith(prefix)])
     api_port, gateway_port = _choose_ports(number, taken.ports)
     nodes = tuple(Node(f"n{n}", str(underlay[10 + n])) for n in range(1, node_count + 1))
-    return Topology(clone, cluster_id, prefix, str(underlay), api_port, gateway_port, nodes, store, containerd)
+    return Topology(clone, cluster_id, prefix, str(underlay), api_port, gateway_port, nodes, store, containerd, kata)
 
 
 def find_conflicts(topology: Topology, taken: Taken) -> list[str]:

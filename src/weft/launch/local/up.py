@@ -52,18 +52,19 @@ async def up(
     node_count: int = 3,
     store: str | None = None,
     containerd: tuple[str, ...] | None = None,
+    kata: tuple[str, ...] | None = None,
 ) -> Topology:
     """Bring up the cluster of the clone at absolute path ``clone``, showing each step on ``stream``.
 
     ``store`` is where a new cluster keeps its objects (`sqlite` or `etcd`); None is SQLite, or what it has;
-    ``containerd`` the nodes of a new one that have a containerd hold their containers.
+    ``containerd`` the nodes of a new one that have a containerd hold their containers, ``kata`` those that leave machines to Kata.
 
     Raises InUse when another up or down of this clone is under way, and the failing step's WeftError; what stands by
     then keeps standing, and the next up goes on from there.
     """
     progress = Progress(stream, clock)
     with hold_lock(Path(clone) / ".weft", "make up"):
-        topology = choose_topology(clone, node_count, store, containerd)
+        topology = choose_topology(clone, node_count, store, containerd, kata)
         await progress.show("namespaces", boot_nodes(topology))
         await progress.show("server", start_server(topology, fabric, clock))
         await progress.show("nodes", start_agents(topology, fabric, clock))

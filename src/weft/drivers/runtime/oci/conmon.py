@@ -17,6 +17,7 @@ from weft.drivers.runtime.oci.exec import start_exec
 from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.launch import ENDED_ALREADY, failed, make_ready, write_config
 from weft.drivers.runtime.oci.logs import turn_over
+from weft.drivers.runtime.oci.node_process import NodeProcess
 from weft.drivers.runtime.oci.root import Root, mount_root
 from weft.drivers.runtime.oci.runtime import ANSWER_SECONDS, Runtime, read_error
 from weft.drivers.runtime.oci.shim import (
@@ -36,11 +37,12 @@ STARTERS_SECONDS = 10.0
 RUNTIME_STARTED = ("running", "paused")
 
 
-class Conmon:
+class Conmon(NodeProcess):
     """A Holder."""
 
     def __init__(self, runtime: Runtime, groups: Groups, clock: Clock) -> None:
-        self._runtime, self._groups, self._clock = runtime, groups, clock
+        super().__init__(groups)
+        self._runtime, self._clock = runtime, clock
 
     async def launch(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
         record, paths = container.record, container.paths
@@ -70,7 +72,7 @@ class Conmon:
         if said.returncode != 0:
             raise DriverFailed(read_error(said.stderr.decode(errors="replace")), details={"step": "start"})
 
-    async def adopt(self, container: Container) -> None:
+    async def adopt(self, container: Container) -> bool:
         record, paths = container.record, container.paths
         if record.process is None:
             record.process = find_first_process(paths, self._groups.processes(record.plan.id))
@@ -80,6 +82,7 @@ class Conmon:
                 record.started = await self._runtime.status(record.plan.id) in RUNTIME_STARTED
         elif record.process is not None and read_exit_code(paths, record.plan.id) is not None:
             record.started = True  # it ran, however shortly
+        return self.runs(container)
 
     async def exit_code(self, container: Container) -> int | None:
         record, paths = container.record, container.paths

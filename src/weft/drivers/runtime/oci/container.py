@@ -1,13 +1,12 @@
-"""One container: its record, its first process and what waits for its end.
+"""One container: its record, and what waits for its end.
 
-Woken by the end of that process; tells the driver through ``notify``. Verbs that change it are the driver's, one at a time.
+Woken by whoever holds it; tells the driver through ``notify``. Verbs that change it are the driver's, one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from weft.contracts.clock import Clock
 from weft.contracts.host import Capacity
 from weft.contracts.runtime import GuestFacts, GuestShape
-from weft.drivers.processes import host_boot_id, inspect_process, is_alive, wait_for_end
+from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.holder import Holder
 from weft.drivers.runtime.oci.paths import ContainerPaths
@@ -78,7 +77,7 @@ class Container:
 
     async def cleared(self) -> None:
         """Return when an end that is being settled has been, and nothing of that run is left."""
-        if self.running and self.record.process and not is_alive(self.record.process):
+        if self.running and self.holder.has_ended(self):
             await self.ended.wait()
         if self.record.end is not None and self._watching is not None:
             await asyncio.shield(self._watching)
@@ -92,40 +91,23 @@ class Container:
                 with contextlib.suppress(WeftError):
                     await self.sweep()
             return
-        if record.host_boot_id == host_boot_id():
-            await self.holder.adopt(self)
-            if record.started and record.process is not None and is_alive(record.process):
-                record.stopping = False  # who asked for it is gone
-                await self.save()
-                self.watch()
-                return
+        if record.host_boot_id == host_boot_id() and await self.holder.adopt(self):
+            record.stopping = False  # who asked for it is gone
+            await self.save()
+            self.watch()
+            return
         self._watching = asyncio.create_task(self._settle_end())
         await (self.ended.wait() if record.started else self._watching)
 
     async def stop(self, grace_seconds: float) -> None:
         """Ask it to end, force it after the grace, and return when it has."""
         if grace_seconds > 0:
-            self.signal(read_signal(self.record.plan.process.stop_signal))
+            await self.holder.signal(self, read_signal(self.record.plan.process.stop_signal))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ended.wait(), grace_seconds)
         if not self.ended.is_set():
-            self.signal(signal.SIGKILL)  # the first of its process namespace: all others go with it
+            await self.holder.signal(self, signal.SIGKILL)  # the first of its process namespace: all others go with it
             await self.ended.wait()
-
-    def signal(self, number: int) -> None:
-        process = self.record.process
-        if process is None or not is_alive(process):
-            return
-        try:
-            descriptor = os.pidfd_open(process.pid)
-        except ProcessLookupError:
-            return
-        try:
-            if inspect_process(process.pid) == process:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(descriptor, number)
-        finally:
-            os.close(descriptor)
 
     async def sweep(self) -> None:
         """No process, control group, mount or run file is left of this run, however far it came. Raises WeftError where who
@@ -144,9 +126,7 @@ class Container:
                 await self._watching
 
     async def _wait_for_end(self) -> None:
-        assert self.record.process is not None
-        if is_alive(self.record.process):
-            await wait_for_end(self.record.process)
+        await self.holder.wait_for_end(self)
         await self._settle_end()
 
     async def _settle_end(self) -> None:
@@ -155,7 +135,7 @@ class Container:
         record.end = decide_end(
             record,
             exit_code=exit_code,
-            out_of_memory=self._groups.out_of_memory_kills(record.plan.id) > 0,
+            out_of_memory=await self.holder.ran_out_of_memory(self, exit_code),
             host_boot_id=host_boot_id(),
         )
         try:

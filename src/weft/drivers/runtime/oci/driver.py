@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from weft.drivers.runtime.oci.containerd.engine import Engine
 
 LOG_CHECK_SECONDS = 5.0
-ENGINE = "weft.drivers.runtime.oci.containerd.engine"
 
 
 class OciDriver:
@@ -47,6 +46,7 @@ class OciDriver:
     another holds still is cared for where it is."""
 
     name = DRIVER
+    engine = "weft.drivers.runtime.oci.containerd.engine"
 
     def __init__(
         self, host: Host, clock: Clock | None = None, runtime: str | None = None, containerd: str = ""
@@ -118,16 +118,17 @@ class OciDriver:
     async def recover(self) -> list[GuestFacts]:
         ids = [path.name for path in self._state.glob("*") if path.is_dir()]
         found = [container for container in await asyncio.gather(*map(self._find, ids)) if container is not None]
+        found += await self._recover_strays({container.record.plan.id for container in found})
         known = {container.record.plan.id for container in found}
         await asyncio.to_thread(self._drop_remains, set(ids) - known, known)
         self._tend()
-        return [container.facts() for container in (*found, *await self._recover_strays(known))]
+        return [container.facts() for container in found]
 
     async def _recover_strays(self, known: set[str]) -> list[Container]:
         """What a containerd runs of this node's though its record here is lost."""
         strays = []
         if self._containerd:
-            runtime = await self._runtime_of("crun")
+            runtime = await self.runtime_of(self._wanted or "crun")
             strays = await self._engine(self._containerd).find_strays(runtime, known)
         for record in strays:
             await asyncio.to_thread(write_record, self._paths(record.plan.id), record)
@@ -165,7 +166,7 @@ class OciDriver:
 
     async def adjust(self, plan: ContainerPlan) -> GuestFacts:
         """See contracts.runtime. Raises IllegalTransition for one that doesn't run, InvalidInput, DriverFailed."""
-        _, facts = await self._working()
+        facts = await self.facts()
         async with self._lock(plan.id):
             container = await self._get(plan.id)
             await container.cleared()
@@ -177,7 +178,7 @@ class OciDriver:
 
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
         """``mark`` is of no use here: a command ends with the agent."""
-        _, facts = await self._working()
+        facts = await self.facts()
         container = await self._get(guest_id)
         if not container.running:
             name = container.record.plan.name
@@ -188,7 +189,7 @@ class OciDriver:
         container = await self._get(guest_id)
         if not container.running:
             raise Unavailable(f"container {container.record.plan.name} doesn't run")
-        return self._groups.stats(guest_id, disks=disks)
+        return await container.holder.stats(container, disks=disks)
 
     async def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncGenerator[LogLine, None]:
         container = await self._get(guest_id)
@@ -212,6 +213,10 @@ class OciDriver:
                 "this node can't run containers: " + "; ".join(self._found.probe.problems), details={"step": "probe"}
             )
         return self._found.runtime, self._found.facts
+
+    async def facts(self) -> Facts:
+        """What a container here is started and changed with. Raises DriverFailed."""
+        return (await self._working())[1]
 
     async def _launch(self, plan: ContainerPlan, runtime: Runtime, facts: Facts, before: Container | None) -> Container:
         record = ContainerRecord(plan, runtime.name, host_boot_id(), self._clock.now(), held_by=self._containerd)
@@ -271,7 +276,7 @@ class OciDriver:
         """Raises DriverFailed where what it takes isn't installed."""
         if address not in self._engines:
             try:
-                made = importlib.import_module(ENGINE).Engine
+                made = importlib.import_module(self.engine).Engine
             except ImportError as missing:
                 raise DriverFailed(
                     f"containerd needs the Python package {missing.name}: pip install 'weft[containerd]'",
@@ -288,12 +293,12 @@ class OciDriver:
             record = read_record(self._paths(guest_id))
             if record is None:
                 return None
-            runtime = await self._runtime_of(record.runtime)
+            runtime = await self.runtime_of(record.runtime)
             container = self._add(record, runtime)
             await container.adopt()
             return container
 
-    async def _runtime_of(self, name: str) -> Runtime:
+    async def runtime_of(self, name: str) -> Runtime:
         """The one that made it, whichever is the node's today."""
         await self.probe()
         found = self._found.runtime if self._found else None

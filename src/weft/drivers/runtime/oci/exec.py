@@ -14,28 +14,25 @@ import struct
 import subprocess
 import termios
 import tty
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.runtime import ExecChunk, ExecRequest
+from weft.contracts.runtime import ExecRequest
 from weft.drivers.processes import inspect_process, wait_for_end
 from weft.drivers.runtime.oci.apart import spawn_apart
 from weft.drivers.runtime.oci.channel import Channel
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.session import NOT_FOUND, NOT_STARTED, ChannelSession
 from weft.drivers.runtime.oci.translate import Facts, translate_exec
 
-LINGER_SECONDS = 0.5  # for output of what the command left behind
 HANG_UPS, HANG_UP_SECONDS = 3, 0.1
-NOT_FOUND, NOT_STARTED = 127, 126
-QUEUE_CHUNKS = 8
 
 
-class OciSession:
-    """An ExecSession, with CanResize for a terminal."""
+class OciSession(ChannelSession):
+    """An ExecSession, with CanKill, and CanResize for a terminal."""
 
     def __init__(
         self,
@@ -51,19 +48,8 @@ class OciSession:
     ) -> None:
         self._process, self._marks, self._container_id = process, marks, container_id
         self._groups, self._clock = groups, clock
-        self._stdin, self._outputs, self._terminal = stdin, outputs, terminal
-        self._chunks: asyncio.Queue[ExecChunk] = asyncio.Queue(QUEUE_CHUNKS)
-        self._reading: set[str] = set()
-        self._tasks = [asyncio.create_task(self._lead())]
-
-    async def write(self, data: bytes) -> None:
-        await self._stdin.write(data)
-
-    async def close_stdin(self) -> None:
-        if self._terminal:
-            await self._stdin.write(b"\x04")  # as a person at a terminal does
-        else:
-            self._stdin.close()
+        self._unbegun = NOT_STARTED
+        super().__init__(stdin, outputs, terminal=terminal)
 
     async def resize(self, rows: int, columns: int) -> None:
         descriptor = self._stdin.descriptor
@@ -72,18 +58,8 @@ class OciSession:
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGWINCH)
 
-    async def output(self) -> AsyncIterator[ExecChunk]:
-        while True:
-            chunk = await self._chunks.get()
-            yield chunk
-            if chunk.channel == "exit":
-                return
-
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._release()
+        await self.let_go()
         _hanging_up.add(hanging_up := asyncio.create_task(self._hang_up()))
         hanging_up.add_done_callback(_hanging_up.discard)
 
@@ -93,6 +69,17 @@ class OciSession:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             await self._clock.sleep(HANG_UP_SECONDS)
+
+    async def wait(self) -> int:
+        return await _reap(self._process)
+
+    def read_exit(self, code: int) -> int:
+        return code if self._marks.with_suffix(".pid").exists() else self._unbegun
+
+    def hear(self, data: bytes) -> bytes:
+        if b"not found" in data or b"No such file" in data:
+            self._unbegun = NOT_FOUND  # counts only if the runtime said so, before anything began
+        return data
 
     async def _hang_up(self) -> None:
         """SIGHUP for a command that runs, also for one that is only about to; more than one, because what is becoming it may
@@ -105,7 +92,8 @@ class OciSession:
                     os.kill(pid, signal.SIGHUP)
             await self._clock.sleep(HANG_UP_SECONDS)
         await _reap(self._process)
-        self._forget()
+        for suffix in (".json", ".pid"):
+            self._marks.with_suffix(suffix).unlink(missing_ok=True)
 
     def _find_command(self) -> int | None:
         try:
@@ -113,49 +101,6 @@ class OciSession:
         except (OSError, ValueError):
             return None
         return pid if pid in self._groups.processes(self._container_id) else None
-
-    async def _lead(self) -> None:
-        pumps = [asyncio.create_task(self._pump(name, channel)) for name, channel in self._outputs.items()]
-        try:
-            status = await _reap(self._process)
-            await self._settle(pumps)
-            began = self._marks.with_suffix(".pid").exists()
-            await self._chunks.put(ExecChunk("exit", code=status if began else self._unbegun))
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            self._release()
-
-    _unbegun = NOT_STARTED
-
-    async def _pump(self, name: str, channel: Channel) -> None:
-        while True:
-            self._reading.add(name)
-            data = await channel.read()
-            self._reading.discard(name)
-            if not data:
-                return
-            if b"not found" in data or b"No such file" in data:
-                self._unbegun = NOT_FOUND  # counts only if the runtime said so, before anything began
-            await self._chunks.put(ExecChunk("stderr" if name == "stderr" else "stdout", data))
-
-    async def _settle(self, pumps: list[asyncio.Task[None]]) -> None:
-        """All that the command printed is told, however slowly it is read; what it left running may print on, but nobody
-        waits for that."""
-        waiting = set(pumps)
-        while waiting:
-            _, waiting = await asyncio.wait(waiting, timeout=LINGER_SECONDS)
-            if self._reading:
-                return
-
-    def _release(self) -> None:
-        for channel in (self._stdin, *self._outputs.values()):
-            channel.close()
-
-    def _forget(self) -> None:
-        for suffix in (".json", ".pid"):
-            self._marks.with_suffix(suffix).unlink(missing_ok=True)
 
 
 _hanging_up: set[asyncio.Task[None]] = set()

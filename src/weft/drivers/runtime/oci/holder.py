@@ -1,5 +1,6 @@
 """What holds containers while agents come and go: has an OCI runtime create them, keeps what they print, waits for their
-end. Either conmon, a process for each (``conmon.py``), or the containerd of the node (``containerd/``); which stays with it.
+end. Either conmon, a process for each (``conmon.py``), or the containerd of the node (``containerd/``), which may have another
+make a machine of its own for each (``kata/``); which stays with it.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from weft.contracts.runtime import ExecRequest, ExecSession
+from weft.contracts.runtime import ExecRequest, ExecSession, GuestStats
 from weft.drivers.runtime.oci.translate import Facts
 
 if TYPE_CHECKING:
@@ -19,8 +20,24 @@ class Holder(Protocol):
         """Returns when its process runs, and says in its record who does; nothing runs before ``recorded``, that the start is on
         disk. Raises WeftError; what it has made by then stays, for ``release``."""
 
-    async def adopt(self, container: Container) -> None:
-        """Fill its record with what is found of it: the process, who holds it, and whether that was let go."""
+    async def adopt(self, container: Container) -> bool:
+        """Fill its record with what is found of it: the process, who holds it, and whether that was let go. True: it runs, or
+        nobody can say that it doesn't."""
+
+    def has_ended(self, container: Container) -> bool:
+        """Whether one that was let go is seen to run no more, settled or not; False where that can't be seen at once."""
+
+    async def wait_for_end(self, container: Container) -> None:
+        """Of one that was let go."""
+
+    async def signal(self, container: Container, number: int) -> None:
+        """To its first process; one that has ended is fine. Raises DriverFailed, Unavailable."""
+
+    async def ran_out_of_memory(self, container: Container, exit_code: int | None) -> bool:
+        """Whether the kernel has killed a process of it, which has ended with that, for want of memory."""
+
+    async def stats(self, container: Container, *, disks: bool) -> GuestStats:
+        """Of one that runs; see HasStats. Raises DriverFailed, Unavailable."""
 
     async def exit_code(self, container: Container) -> int | None:
         """Of a container whose process has ended; None if nobody knows. Waits for whoever writes it down."""

@@ -33,10 +33,7 @@ def write_config(container: Container, facts: Facts, groups: Groups) -> None:
 def prepare_config(container: Container, facts: Facts, groups: Groups) -> dict[str, Any]:
     """Its folders, and the OCI configuration over them."""
     record, paths, plan = container.record, container.paths, container.record.plan
-    make_folders(paths)
-    for name, text in plan_files(plan).items():
-        (paths.files / name).write_text(text)
-        (paths.files / name).chmod(0o644)
+    write_files(container)
     return translate_container(
         plan,
         paths,
@@ -45,6 +42,15 @@ def prepare_config(container: Container, facts: Facts, groups: Groups) -> dict[s
         first_user=record.first_user,
         devices=inspect_devices(plan.devices),
     )
+
+
+def write_files(container: Container) -> None:
+    """Its folders, and what stands in its /etc by name."""
+    paths = container.paths
+    make_folders(paths)
+    for name, text in plan_files(container.record.plan).items():
+        (paths.files / name).write_text(text)
+        (paths.files / name).chmod(0o644)
 
 
 @asynccontextmanager

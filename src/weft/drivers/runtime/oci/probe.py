@@ -71,16 +71,16 @@ async def probe_oci(
     programs = find_programs(wanted)
     missing = [f"{name} is not installed: apt-get install {name}" for name in [wanted] if name and not programs]
     if not programs:
-        return _unusable(missing or [f"no container runtime is installed: apt-get install {PROGRAMS[0]}"])
+        return tell_unusable(missing or [f"no container runtime is installed: apt-get install {PROGRAMS[0]}"])
     if by_conmon and shutil.which(shim.PROGRAM) is None:
-        return _unusable([f"{shim.PROGRAM} is not installed: {shim.INSTALL_HINT}"])
+        return tell_unusable([f"{shim.PROGRAM} is not installed: {shim.INSTALL_HINT}"])
     run_dir.mkdir(parents=True, exist_ok=True)
     if (closed := _find_closed(run_dir)) is not None:
-        return _unusable([f"containers' users can't enter {closed}: give the agent a --run-dir outside of it"])
+        return tell_unusable([f"containers' users can't enter {closed}: give the agent a --run-dir outside of it"])
     try:
-        facts = _look_around(groups)
+        facts = look_around(groups)
     except DriverFailed as problem:
-        return _unusable([problem.message])
+        return tell_unusable([problem.message])
     hidden = read_hidden()
     asked = [*programs, *([criu] if (criu := shutil.which(CRIU)) is not None else [])]
     now = " ".join(
@@ -111,6 +111,26 @@ def make_program(machine: str) -> bytes:
     return head + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
 
 
+def make_trial(name: str, folder: Path, machine: str, *, user_namespace: bool = False) -> ContainerPlan:
+    """A container that ends with EXIT_CODE at once; its image lies in ``folder``. Raises DriverFailed, OSError."""
+    layer = folder / "layer"
+    layer.mkdir(parents=True, exist_ok=True)
+    program = layer / "probe"
+    program.write_bytes(make_program(machine))
+    program.chmod(0o755)
+    return ContainerPlan(
+        id=name,
+        uid=name,
+        name=name,
+        incarnation=1,
+        layers=[str(layer)],
+        process=ContainerProcess(["/probe"]),
+        cpu=1.0,
+        memory_bytes=64 << 20,
+        user_namespace=user_namespace,
+    )
+
+
 async def _try_all(
     programs: list[str], run_dir: Path, groups: Groups, facts: Facts, hidden: list[str], clock: Clock
 ) -> Found:
@@ -133,32 +153,17 @@ async def _try_all(
                 return Found(probe, runtime, tried)
             how = "" if users[1] else ", nor with the node's own users"
             problems.append(f"{runtime.name} doesn't run a container here{how}: {problem}")
-    return _unusable(problems)
+    return tell_unusable(problems)
 
 
 async def _try(runtime: Runtime, run_dir: Path, groups: Groups, facts: Facts, clock: Clock) -> str | None:
     """Run one with ``runtime``; what went wrong, or None."""
     name = f"{PROBE}{os.getpid()}"
     paths = ContainerPaths(run=run_dir / name, state=run_dir / name / "state")
-    layer = run_dir / name / "layer"
     try:
         first_user = choose_first_user(name, facts.users, ()) if facts.users[1] else None
         make_folders(paths)
-        layer.mkdir(exist_ok=True)
-        program = layer / "probe"
-        program.write_bytes(make_program(facts.machine))
-        program.chmod(0o755)
-        plan = ContainerPlan(
-            id=name,
-            uid=name,
-            name=name,
-            incarnation=1,
-            layers=[str(layer)],
-            process=ContainerProcess(["/probe"]),
-            cpu=1.0,
-            memory_bytes=64 << 20,
-            user_namespace=first_user is not None,
-        )
+        plan = make_trial(name, paths.run, facts.machine, user_namespace=first_user is not None)
         for file, text in plan_files(plan).items():
             (paths.files / file).write_text(text)
         config = translate_container(plan, paths, facts, cgroup=groups.path(name), first_user=first_user, devices=[])
@@ -193,7 +198,8 @@ def _run(runtime: Runtime, plan: ContainerPlan, paths: ContainerPaths, first_use
     return None if said.returncode == EXIT_CODE else read_error(said.stderr.decode(errors="replace"))
 
 
-def _look_around(groups: Groups) -> Facts:
+def look_around(groups: Groups) -> Facts:
+    """What containers are started with on this node. Raises DriverFailed."""
     return Facts(
         machine=platform.machine(),
         profile=read_profile(),
@@ -202,6 +208,12 @@ def _look_around(groups: Groups) -> Facts:
         cgroup_version=groups.version,
         users=find_ranges(Path("/proc/self/uid_map").read_text()),
     )
+
+
+def look_around_for_machines(groups: Groups) -> Facts:
+    """As for containers on the node's own kernel; their users, and how their memory is limited, are the machine's. Raises
+    DriverFailed."""
+    return msgspec.structs.replace(look_around(groups), users=(0, 0), swap_limits=False)
 
 
 def _usable(name: str, version: str, problems: list[str], lack: str, *, shifted: bool) -> RuntimeProbe:
@@ -225,8 +237,8 @@ def _usable(name: str, version: str, problems: list[str], lack: str, *, shifted:
     )
 
 
-def _unusable(problems: list[str]) -> Found:
-    return Found(RuntimeProbe(DRIVER, False, "", "", [], [], problems, kinds=("container",)), None, None)
+def tell_unusable(problems: list[str], driver: str = DRIVER) -> Found:
+    return Found(RuntimeProbe(driver, False, "", "", [], [], problems, kinds=("container",)), None, None)
 
 
 async def _read_version(program: str) -> str:

@@ -16,7 +16,7 @@ from weft.contracts.runtime import GuestState
 from weft.drivers.processes import ProcessId
 from weft.drivers.runtime.oci.paths import ContainerPaths
 
-_SIGNALLED = 128
+SIGNALLED = 128
 
 
 class ContainerEnd(msgspec.Struct, frozen=True):
@@ -96,7 +96,7 @@ def decide_end(
         )
     if exit_code == 0:
         return ContainerEnd("stopped", COMPLETED, "", 0)
-    if out_of_memory and exit_code == _SIGNALLED + signal.SIGKILL:
+    if out_of_memory and exit_code == SIGNALLED + signal.SIGKILL:
         message = f"it needed more than the {record.plan.memory_bytes >> 20} MiB of memory that it has"
         return ContainerEnd("failed", OUT_OF_MEMORY, message, exit_code)
     if (name := name_signal(exit_code)) is not None:
@@ -108,7 +108,7 @@ def decide_end(
 def name_signal(exit_code: int) -> str | None:
     """Of a process that a signal ended; a shell gives such a code for itself, too, and then means the same."""
     try:
-        return signal.Signals(exit_code - _SIGNALLED).name
+        return signal.Signals(exit_code - SIGNALLED).name
     except ValueError:
         return None
 

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
@@ -44,6 +45,8 @@ _CALLS = {  # path → what is said, what is answered
     "tasks.v1.Tasks/ResizePty": ("ResizePtyRequest", "Empty"),
     "tasks.v1.Tasks/CloseIO": ("CloseIoRequest", "Empty"),
     "tasks.v1.Tasks/Update": ("UpdateTaskRequest", "Empty"),
+    "tasks.v1.Tasks/Metrics": ("MetricsRequest", "MetricsResponse"),
+    "events.v1.Events/Subscribe": ("SubscribeRequest", "Envelope"),
 }
 
 
@@ -59,13 +62,24 @@ class Client:
         """``path`` like tasks.v1.Tasks/Get; ``within`` so many seconds. Raises NotFound, DriverFailed, Unavailable
         (``containerdGone``)."""
         channel = await self._connect()
+        said, answered = (messages[name] for name in _CALLS[path])
         call = self._calls.get(path)
         if call is None:
-            said, answered = (messages[name] for name in _CALLS[path])
             call = channel.unary_unary(f"{_SERVICES}.{path}", said.SerializeToString, answered.FromString)
             self._calls[path] = call
         try:
-            return await call(messages[_CALLS[path][0]](**fields), timeout=within, metadata=_METADATA)
+            return await call(said(**fields), timeout=within, metadata=_METADATA)
+        except grpc.aio.AioRpcError as problem:
+            raise self._translate(problem) from None
+
+    async def listen(self, path: str, **fields: Any) -> AsyncGenerator[Any, None]:
+        """What is answered to one call, for as long as containerd has something to say. Raises as ``call`` does."""
+        channel = await self._connect()
+        said, answered = (messages[name] for name in _CALLS[path])
+        call = channel.unary_stream(f"{_SERVICES}.{path}", said.SerializeToString, answered.FromString)
+        try:
+            async for message in call(said(**fields), metadata=_METADATA):
+                yield message
         except grpc.aio.AioRpcError as problem:
             raise self._translate(problem) from None
 

@@ -11,6 +11,7 @@ from weft.contracts.clock import Clock
 from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.holder import Containerd
 from weft.drivers.runtime.oci.containerd.probe import find_version, probe_containerd
+from weft.drivers.runtime.oci.containerd.tasks import BookHolder
 from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.probe import Found
 from weft.drivers.runtime.oci.record import ContainerRecord
@@ -27,11 +28,14 @@ class Engine:
         """``before`` still, if it is what answers. A containerd may be ended, exchanged and started again at any time."""
         if before is not None and before.runtime is not None:
             with contextlib.suppress(WeftError):
-                if before.probe.version.startswith(f"{await find_version(self._client)} "):
+                if await find_version(self._client) in before.probe.version.split():
                     return before
+        return await self.find_out(run_dir, wanted)
+
+    async def find_out(self, run_dir: Path, wanted: str | None) -> Found:
         return await probe_containerd(run_dir, self._groups, self._clock, self._client, self._node_uid, wanted)
 
-    def hold(self, runtime: Runtime) -> Containerd:
+    def hold(self, runtime: Runtime) -> BookHolder:
         return Containerd(self._client, runtime, self._groups, self._clock, self._node_uid)
 
     async def find_strays(self, runtime: Runtime, known: set[str]) -> list[ContainerRecord]:

@@ -20,7 +20,7 @@ from weft.drivers.runtime.oci.channel import Channel
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.wire import PROCESS, messages
-from weft.drivers.runtime.oci.exec import LINGER_SECONDS, NOT_FOUND, NOT_STARTED, QUEUE_CHUNKS
+from weft.drivers.runtime.oci.session import NOT_FOUND, NOT_STARTED, ChannelSession
 from weft.drivers.runtime.oci.translate import Facts, translate_exec
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 
@@ -28,7 +28,7 @@ MARK = "exec-"  # how the folders of their fifos are named, and they themselves 
 A_LONG_TIME_SECONDS = 7 * 86_400.0
 
 
-class ContainerdSession:
+class ContainerdSession(ChannelSession):
     """An ExecSession, with CanKill, and CanResize for a terminal."""
 
     def __init__(
@@ -42,44 +42,27 @@ class ContainerdSession:
         *,
         terminal: bool,
     ) -> None:
-        self._client, self._clock, self._folder, self._terminal = client, clock, folder, terminal
+        self._client, self._clock, self._folder = client, clock, folder
         self._name: dict[str, Any] = {"container_id": container_id, "exec_id": folder.name}
-        self._stdin, self._outputs = stdin, outputs
-        self._chunks: asyncio.Queue[ExecChunk] = asyncio.Queue(QUEUE_CHUNKS)
-        self._reading: set[str] = set()
         self._ended = asyncio.Event()
-        self._leading = asyncio.create_task(self._lead())
-
-    async def write(self, data: bytes) -> None:
-        await self._stdin.write(data)
+        super().__init__(stdin, outputs, terminal=terminal)
 
     async def close_stdin(self) -> None:
-        if self._terminal:
-            await self._stdin.write(b"\x04")  # as a person at a terminal does
-            return
-        self._stdin.close()
-        with contextlib.suppress(NotFound, DriverFailed):  # it has ended meanwhile
-            await self._client.call("tasks.v1.Tasks/CloseIO", **self._name, stdin=True)
+        await super().close_stdin()
+        if not self._terminal:
+            with contextlib.suppress(NotFound, DriverFailed):  # it has ended meanwhile
+                await self._client.call("tasks.v1.Tasks/CloseIO", **self._name, stdin=True)
 
     async def resize(self, rows: int, columns: int) -> None:
         if self._terminal:
             with contextlib.suppress(NotFound, DriverFailed):
                 await self._client.call("tasks.v1.Tasks/ResizePty", **self._name, width=columns, height=rows)
 
-    async def output(self) -> AsyncIterator[ExecChunk]:
-        while True:
-            chunk = await self._chunks.get()
-            yield chunk
-            if chunk.channel == "exit":
-                return
-
     async def close(self) -> None:
         """Its end isn't waited for here, only that it was told."""
+        await self.let_go()
         if not self._ended.is_set():
-            self._leading.cancel()
-            await asyncio.gather(self._leading, return_exceptions=True)
             await self._kill(signal.SIGHUP)
-        self._release()
         _clearing.add(clearing := asyncio.create_task(self._forget()))
         clearing.add_done_callback(_clearing.discard)
 
@@ -89,54 +72,23 @@ class ContainerdSession:
             with contextlib.suppress(WeftError):
                 await self._client.call("tasks.v1.Tasks/Wait", **self._name)
 
-    async def _kill(self, number: int) -> None:
-        with contextlib.suppress(WeftError):
-            await self._client.call("tasks.v1.Tasks/Kill", **self._name, signal=number)
-
-    async def _lead(self) -> None:
-        pumps = [asyncio.create_task(self._pump(name, channel)) for name, channel in self._outputs.items()]
-        try:
-            code = await self._wait()
-            self._ended.set()
-            await self._settle(pumps)
-            await self._chunks.put(ExecChunk("exit", code=code))
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            self._release()
-
-    async def _wait(self) -> int:
-        """Its exit code; a containerd that was killed meanwhile is waited for, since its shim has it still."""
+    async def wait(self) -> int:
+        """A containerd that was killed meanwhile is waited for, since its shim has the exit code still."""
         while True:
             try:
                 told = await self._client.call("tasks.v1.Tasks/Wait", within=A_LONG_TIME_SECONDS, **self._name)
-                return int(told.exit_status)
+                code = int(told.exit_status)
             except Unavailable:
                 await self._clock.sleep(0.1)
+                continue
             except WeftError:
-                return 128 + signal.SIGKILL  # its container ended, and it went along
+                code = 128 + signal.SIGKILL  # its container ended, and it went along
+            self._ended.set()
+            return code
 
-    async def _pump(self, name: str, channel: Channel) -> None:
-        while True:
-            self._reading.add(name)
-            data = await channel.read()
-            self._reading.discard(name)
-            if not data:
-                return
-            await self._chunks.put(ExecChunk("stderr" if name == "stderr" else "stdout", data))
-
-    async def _settle(self, pumps: list[asyncio.Task[None]]) -> None:
-        """All that it printed is told, however slowly it is read; what it left running may print on, but nobody waits for that."""
-        waiting = set(pumps)
-        while waiting:
-            _, waiting = await asyncio.wait(waiting, timeout=LINGER_SECONDS)
-            if self._reading:
-                return
-
-    def _release(self) -> None:
-        for channel in (self._stdin, *self._outputs.values()):
-            channel.close()
+    async def _kill(self, number: int) -> None:
+        with contextlib.suppress(WeftError):
+            await self._client.call("tasks.v1.Tasks/Kill", **self._name, signal=number)
 
     async def _forget(self) -> None:
         with contextlib.suppress(WeftError):

@@ -6,6 +6,7 @@ Starts a short-lived container there; what was found isn't kept, since a contain
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -13,22 +14,21 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.container import ContainerPlan, ContainerProcess
 from weft.contracts.host import Capacity
-from weft.contracts.runtime import RuntimeProbe
 from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.oci.checkpoint import CAPABILITY
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.holder import Containerd
 from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.holder import Holder
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.probe import EXIT_CODE, PROBE, Found, make_program, probe_oci
+from weft.drivers.runtime.oci.probe import EXIT_CODE, PROBE, Found, make_trial, probe_oci, tell_unusable
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.translate import Facts
 from weft.drivers.runtime.oci.users import choose_first_user
-from weft.objects.errors import WeftError
+from weft.objects.errors import DriverFailed, WeftError
 
 DRIVER = "containerd"
 VERSION_SECONDS = 5.0
@@ -39,19 +39,16 @@ async def probe_containerd(
 ) -> Found:
     """What to tell the scheduler, and what containers are started with; None where none can be."""
     try:
-        peer = await asyncio.to_thread(client.find_peer)
-        version = await find_version(client)
+        version = await find_neighbour(client, {"pid": "processes"})
     except WeftError as problem:
-        return _unusable([f"{problem.message}: {problem.hint}"])
-    if not peer or os.readlink(f"/proc/{peer}/ns/pid") != os.readlink("/proc/self/ns/pid"):
-        return _unusable([f"the containerd at {client.address} sees other processes than this node: start one in it"])
+        return tell_unusable([f"{problem.message}: {problem.hint}"], DRIVER)
     found = await probe_oci(run_dir, groups, clock, wanted, by_conmon=False)
     if found.runtime is None or found.facts is None:
-        return _unusable(found.probe.problems)
+        return tell_unusable(found.probe.problems, DRIVER)
     holder = Containerd(client, found.runtime, groups, clock, node_uid)
-    failed = await _try(holder, found.runtime, found.facts, run_dir, groups, clock)
+    failed = await try_one(PROBE, holder, client.address, found.runtime, found.facts, run_dir, groups, clock)
     if failed is not None:
-        return _unusable([f"containerd {version} doesn't run a container here: {failed}"])
+        return tell_unusable([f"containerd {version} doesn't run a container here: {failed}"], DRIVER)
     told = f"{version} ({found.probe.version})"
     probe = msgspec.structs.replace(
         found.probe,
@@ -68,31 +65,38 @@ async def find_version(client: Client) -> str:
     return str((await client.call("version.v1.Version/Version", within=VERSION_SECONDS)).version)
 
 
-async def _try(
-    holder: Containerd, runtime: Runtime, facts: Facts, run_dir: Path, groups: Groups, clock: Clock
+async def find_neighbour(client: Client, shared: dict[str, str]) -> str:
+    """The version of a containerd that is in the same namespaces as this process, by their kernel's names; what each has in it, in
+    words. Raises Unavailable where nothing answers, DriverFailed for one in others."""
+    peer = await asyncio.to_thread(client.find_peer)
+    version = await find_version(client)
+    for kind, what in shared.items():
+        if not peer or os.readlink(f"/proc/{peer}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"):
+            raise DriverFailed(
+                f"the containerd at {client.address} sees other {what} than this node", hint="start one in it"
+            )
+    return version
+
+
+async def try_one(
+    prefix: str,
+    holder: Holder,
+    address: str,
+    runtime: Runtime,
+    facts: Facts,
+    run_dir: Path,
+    groups: Groups,
+    clock: Clock,
 ) -> str | None:
-    """Have it run one; what went wrong, or None."""
-    name = f"{PROBE}{os.getpid()}"
+    """Have it run one, whose name begins with ``prefix``; what went wrong, or None."""
+    name = f"{prefix}{os.getpid()}"
     paths = ContainerPaths(run=run_dir / name, state=run_dir / name / "state")
-    layer = paths.run / "layer"
     first_user = choose_first_user(name, facts.users, ()) if facts.users[1] else None
-    plan = ContainerPlan(
-        id=name,
-        uid=name,
-        name=name,
-        incarnation=1,
-        layers=[str(layer)],
-        process=ContainerProcess(["/probe"]),
-        cpu=1.0,
-        memory_bytes=64 << 20,
-        user_namespace=first_user is not None,
-    )
-    record = ContainerRecord(plan, runtime.name, host_boot_id(), clock.now(), first_user, holder.address)
-    container = Container(paths, record, runtime, holder, groups, Capacity(1, 1, 1), clock, lambda: None)
+    container = None
     try:
-        layer.mkdir(parents=True, exist_ok=True)
-        (layer / "probe").write_bytes(make_program(facts.machine))
-        (layer / "probe").chmod(0o755)
+        plan = make_trial(name, paths.run, facts.machine, user_namespace=first_user is not None)
+        record = ContainerRecord(plan, runtime.name, host_boot_id(), clock.now(), first_user, address)
+        container = Container(paths, record, runtime, holder, groups, Capacity(1, 1, 1), clock, lambda: None)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         await holder.launch(container, facts, done)
@@ -103,12 +107,8 @@ async def _try(
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     finally:
-        try:
-            await container.sweep()
-        except WeftError:
-            await asyncio.to_thread(shutil.rmtree, paths.run, True)
+        with contextlib.suppress(WeftError):
+            if container is not None:
+                await container.sweep()
+        await asyncio.to_thread(shutil.rmtree, paths.run, True)
         groups.remove_parents()
-
-
-def _unusable(problems: list[str]) -> Found:
-    return Found(RuntimeProbe(DRIVER, False, "", "", [], [], problems, kinds=("container",)), None, None)

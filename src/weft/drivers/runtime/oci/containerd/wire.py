@@ -40,6 +40,24 @@ _TABLE: dict[str, str] = {
     "UpdateTaskRequest": "container_id string 1, resources Any 2",
     "WaitResponse": "exit_status uint32 1",
     "RuncOptions": "shim_cgroup string 3, binary_name string 6",
+    "MetricsRequest": "filters *string 1",
+    "MetricsResponse": "metrics *Metric 1",
+    "Metric": "id string 2, data Any 3",
+    "MetricsV1": "cpu CpuV1 3, memory MemoryV1 4, blkio DisksV1 5",  # of control groups of version 1, containerd/cgroups
+    "CpuV1": "usage CpuUsage 1",
+    "CpuUsage": "total uint64 1",
+    "MemoryV1": "usage MemoryEntry 33",
+    "MemoryEntry": "usage uint64 2",
+    "DisksV1": "io_service_bytes_recursive *DiskEntryV1 1",
+    "DiskEntryV1": "op string 1, value uint64 5",
+    "MetricsV2": "cpu CpuV2 2, memory MemoryV2 4, io DisksV2 6",
+    "CpuV2": "usage_usec uint64 1",
+    "MemoryV2": "usage uint64 32",
+    "DisksV2": "usage *DiskEntryV2 1",
+    "DiskEntryV2": "rbytes uint64 3, wbytes uint64 4",
+    "SubscribeRequest": "filters *string 1",
+    "Envelope": "namespace string 2, topic string 3, event Any 4",
+    "TaskOom": "container_id string 1",
 }
 
 messages = make_messages("weft.containerd", _TABLE)
@@ -49,4 +67,5 @@ CREATED, RUNNING, STOPPED, PAUSED, PAUSING = 1, 2, 3, 4, 5  # Process.status
 _SPECIFICATION = "types.containerd.io/opencontainers/runtime-spec/1/"
 SPEC, PROCESS, RESOURCES = _SPECIFICATION + "Spec", _SPECIFICATION + "Process", _SPECIFICATION + "LinuxResources"
 RUNC_OPTIONS = "containerd.runc.v1.Options"
+METRICS_V1, METRICS_V2 = "io.containerd.cgroups.v1.Metrics", "io.containerd.cgroups.v2.Metrics"
 RECORD = "weft/ContainerRecord"

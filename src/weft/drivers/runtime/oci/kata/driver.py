@@ -1,0 +1,57 @@
+"""Containers in machines of their own that Kata makes, through the node's containerd.
+
+Reads and writes ``Host.state_dir/kata`` and ``Host.run_dir/kata``, as the driver of containers does its own folders, of which this
+one is another make: records, logs, what was written, finding all again are the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from weft.contracts.clock import Clock
+from weft.contracts.container import ContainerPlan
+from weft.contracts.host import Host
+from weft.contracts.runtime import GuestFacts
+from weft.drivers.runtime.oci.driver import OciDriver
+from weft.drivers.runtime.oci.kata.translate import check_plan
+from weft.drivers.runtime.oci.probe import look_around_for_machines
+from weft.drivers.runtime.oci.runtime import Runtime
+from weft.drivers.runtime.oci.translate import Facts
+
+DRIVER = "kata"
+
+
+class KataDriver(OciDriver):
+    """A RuntimeDriver[ContainerPlan] with all that one of containers has. ``containerd``: the address of one that is to hold what
+    is started from now on, by its runtime ``runtime_class``."""
+
+    engine = "weft.drivers.runtime.oci.kata.engine"
+    takes_namespace: Literal[True] = True
+
+    def __init__(self, host: Host, clock: Clock | None, containerd: str, runtime_class: str) -> None:
+        own = msgspec.structs.replace(
+            host, state_dir=str(Path(host.state_dir) / DRIVER), run_dir=str(Path(host.run_dir) / DRIVER)
+        )
+        super().__init__(own, clock, runtime_class, containerd)
+        self.name = DRIVER
+
+    async def start(self, plan: ContainerPlan) -> GuestFacts:
+        check_plan(plan)
+        return await super().start(_without_users(plan))
+
+    async def adjust(self, plan: ContainerPlan) -> GuestFacts:
+        return await super().adjust(_without_users(plan))
+
+    async def facts(self) -> Facts:
+        return look_around_for_machines(self._groups)
+
+    async def runtime_of(self, name: str) -> Runtime:
+        return Runtime(name, self._run / "runtime")
+
+
+def _without_users(plan: ContainerPlan) -> ContainerPlan:
+    """Its machine has users of its own."""
+    return msgspec.structs.replace(plan, user_namespace=False)

@@ -1,0 +1,29 @@
+"""What a container uses, as its runtime tells containerd: in the words of the node's version of control groups. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weft.contracts.runtime import GuestStats
+from weft.drivers.runtime.oci.containerd.wire import METRICS_V1, METRICS_V2, messages
+
+NOTHING = GuestStats(0.0, 0, 0, 0)
+
+
+def read_metrics(data: Any, *, disks: bool) -> GuestStats:
+    """Of an Any; zeros for what isn't told."""
+    if data.type_url.endswith(METRICS_V1):
+        told = messages["MetricsV1"].FromString(data.value)
+        counts = {"read": 0, "write": 0}
+        for entry in told.blkio.io_service_bytes_recursive:
+            if entry.op.lower() in counts:
+                counts[entry.op.lower()] += entry.value
+        seconds, memory = told.cpu.usage.total / 1e9, told.memory.usage.usage
+        read, written = counts["read"], counts["write"]
+    elif data.type_url.endswith(METRICS_V2):
+        told = messages["MetricsV2"].FromString(data.value)
+        seconds, memory = told.cpu.usage_usec / 1e6, told.memory.usage
+        read, written = sum(entry.rbytes for entry in told.io.usage), sum(entry.wbytes for entry in told.io.usage)
+    else:
+        return NOTHING
+    return GuestStats(seconds, memory, *((read, written) if disks else (0, 0)))

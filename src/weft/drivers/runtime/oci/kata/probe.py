@@ -1,0 +1,73 @@
+"""Whether the node's containerd gives containers machines of their own, by a runtime that makes them: found out by one, a program
+of a few bytes, through it.
+
+Kata's runtimes have words of their own for what they lack; what they say is told. Nothing is kept of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from weft.contracts.clock import Clock
+from weft.contracts.runtime import RuntimeProbe
+from weft.drivers.runtime.oci.containerd.client import Client
+from weft.drivers.runtime.oci.containerd.events import Shortages
+from weft.drivers.runtime.oci.containerd.probe import find_neighbour, try_one
+from weft.drivers.runtime.oci.groups import Groups
+from weft.drivers.runtime.oci.kata.holder import Kata
+from weft.drivers.runtime.oci.kata.translate import name_shim
+from weft.drivers.runtime.oci.probe import Found, look_around_for_machines
+from weft.drivers.runtime.oci.runtime import Runtime
+from weft.objects.errors import WeftError
+
+DRIVER = "kata"
+PREFIX = "probe-kata-"
+KVM = "/dev/kvm"
+INSTALL_HINT = "install Kata Containers, or leave out --isolated-runtime: weft has machines of its own"
+
+
+async def probe_kata(
+    run_dir: Path, groups: Groups, clock: Clock, client: Client, shortages: Shortages, node_uid: str, runtime_class: str
+) -> Found:
+    """What to tell the scheduler, and what containers are started with; None where none can be."""
+    shim = name_shim(runtime_class)
+    if shutil.which(shim) is None:
+        return _tell_unusable(f"{shim} isn't in the PATH of this node: {INSTALL_HINT}")
+    try:
+        version = await find_neighbour(client, {"pid": "processes", "mnt": "mounts"})
+        facts = look_around_for_machines(groups)
+    except WeftError as problem:
+        return _tell_unusable(f"{problem.message}: {problem.hint}" if problem.hint else problem.message)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    runtime = Runtime(runtime_class, run_dir / "runtime")
+    holder = Kata(client, runtime_class, shortages, groups, clock, node_uid)
+    failed = await try_one(PREFIX, holder, client.address, runtime, facts, run_dir, groups, clock)
+    if failed is not None:
+        return _tell_unusable(describe_failure(runtime_class, version, failed, kvm=os.path.exists(KVM)))
+    word = shim.removeprefix("containerd-shim-").rpartition("-")[0]
+    probe = RuntimeProbe(
+        driver=DRIVER,
+        usable=True,
+        version=f"{word} by containerd {version}",
+        accelerator="",
+        machines=[],
+        capabilities=["exec", "stats", "log"],
+        problems=[],
+        kinds=("container",),
+        isolations=("vm",),
+    )
+    return Found(probe, runtime, facts)
+
+
+def describe_failure(runtime_class: str, version: str, failed: str, *, kvm: bool) -> str:
+    """Pure."""
+    lack = "" if kvm else f" (this node has no {KVM}, which its machines need)"
+    return f"{runtime_class} of containerd {version} doesn't run a container here{lack}: {failed}"
+
+
+def _tell_unusable(problem: str) -> Found:
+    told = f"containers can't have machines of their own: {problem}"
+    probe = RuntimeProbe(DRIVER, False, "", "", [], [], [told], kinds=("container",), isolations=("vm",))
+    return Found(probe, None, None)

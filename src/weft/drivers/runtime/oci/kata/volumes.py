@@ -1,0 +1,38 @@
+"""The volumes of a container whose machine has folders of the node: each disk mounted on the node, where containerd's shim sees it.
+
+They lie apart from the container's run files: nothing that clears those away may ever meet what somebody keeps in a volume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from weft.contracts.container import ContainerPlan
+from weft.drivers.kernel import unmount
+from weft.drivers.runtime.oci.disks import mount_disk
+from weft.drivers.runtime.oci.paths import ContainerPaths
+
+
+def volumes_folder(paths: ContainerPaths) -> Path:
+    return paths.run.parent.with_name("volumes") / paths.run.name
+
+
+def mount_volumes(plan: ContainerPlan, folder: Path) -> None:
+    """Each in a folder that has its number among the plan's mounts. Raises OSError."""
+    unmount_volumes(folder)  # of a run whose end was never settled
+    for number, volume in enumerate(plan.mounts):
+        if volume.source and volume.file_system:
+            target = folder / str(number)
+            target.mkdir(mode=0o700, parents=True)
+            mount_disk(volume.source, target, volume.file_system)
+
+
+def unmount_volumes(folder: Path) -> None:
+    """A disk is let go of when the last one that sees it has ended. None is fine. Raises OSError."""
+    for target in folder.glob("*"):
+        while target.is_mount():
+            unmount(target)
+        target.rmdir()
+    with contextlib.suppress(FileNotFoundError):
+        folder.rmdir()
