@@ -15,7 +15,8 @@ from weft.agent.known import Wanted
 from weft.contracts.container import ContainerMount, ContainerNic, ContainerPlan, ContainerProcess, User
 from weft.contracts.image import OciConfig
 from weft.kinds.allocation import AllocatedContainer, AllocationSpec
-from weft.kinds.container import list_capabilities, read_mount
+from weft.kinds.capabilities import list_capabilities
+from weft.kinds.mount import read_mount
 from weft.objects.errors import InvalidInput
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -9,9 +9,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocationSpec
-from weft.kinds.cells import AGE, NAME, cores, joined, size, text
+from weft.kinds.capabilities import MORE_CAPABILITIES, read_capabilities
+from weft.kinds.cells import text
 from weft.kinds.convert import CONVERT, refuse_converting
+from weft.kinds.environment import check_env, check_env_secrets
 from weft.kinds.migration import MigrateContainerInput, make_migration
+from weft.kinds.mount import read_mount
 from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
 from weft.kinds.run_wish import MIB
 from weft.kinds.streams import ExecInput, ForwardInput, LogsInput
@@ -27,9 +30,9 @@ from weft.kinds.workload import (
     born,
     check_workload,
     claim_places,
-    note,
     refuse_twice,
     set_fields,
+    workload_columns,
     workload_references,
 )
 from weft.objects.errors import InvalidInput
@@ -41,43 +44,7 @@ from weft.objects.schema import field
 LEAST_MEMORY_BYTES = 4 * MIB
 LEAST_MACHINE_BYTES = 96 * MIB  # with a kernel of its own
 MOST_MOUNTS = 16
-MOST_ENV_BYTES = 64 * 1024
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
-_KEPT_PATHS = ("/proc", "/sys", "/dev")  # the runtime's own
-
-# What root in a container may do by itself: what file servers, mail servers and package managers need, and nothing that reaches
-# beyond it.
-DEFAULT_CAPABILITIES = (
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "NET_BIND_SERVICE",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-)
-# That may be added: they hold within its own user namespace.
-MORE_CAPABILITIES = (
-    "AUDIT_WRITE",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "LEASE",
-    "LINUX_IMMUTABLE",
-    "MKNOD",
-    "NET_ADMIN",
-    "NET_BROADCAST",
-    "NET_RAW",
-    "SYS_ADMIN",
-    "SYS_NICE",
-    "SYS_PTRACE",
-    "SYS_RESOURCE",
-    "SYS_TTY_CONFIG",
-)
 
 Word = Annotated[str, field("", max_length=4096, shown="word")]
 
@@ -137,28 +104,6 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     ] = False
 
 
-class Mount(msgspec.Struct, frozen=True):
-    volume: str
-    path: str
-    read_only: bool = False
-
-
-def read_mount(text_: str, field_: str = "spec.mounts") -> Mount:
-    """``data:/var/lib/data`` or ``data:/etc/app:ro``. Raises InvalidInput."""
-    volume, _, rest = text_.partition(":")
-    path, sign, mode = rest.partition(":")
-    hint = "write VOLUME:/PATH, like data:/var/lib/data, or VOLUME:/PATH:ro"
-    if not volume or not path or (sign and mode not in ("ro", "rw")):
-        raise InvalidInput(f"{field_}: {text_[:60]!r} is not a mount", field=field_, hint=hint)
-    check_name(volume, field_)
-    parts = path.split("/")
-    if parts[0] or len(parts) < 2 or not all(parts[1:]) or {".", ".."} & set(parts) or "\0" in path:
-        raise InvalidInput(f"{field_}: {path[:60]!r} is no absolute path in a container", field=field_, hint=hint)
-    if any(path == kept or path.startswith(f"{kept}/") for kept in _KEPT_PATHS):
-        raise InvalidInput(f"{field_}: {path[:60]} is the runtime's own", field=field_, hint="choose another path")
-    return Mount(volume, path, mode == "ro")
-
-
 def check_image_reference(image: str) -> None:
     """Files of a node are its own: no object names them."""
     example = "write REGISTRY/NAME:TAG, like registry.example.org/shop/web:1.4, or REGISTRY/NAME@sha256:…"
@@ -197,7 +142,7 @@ def check_container(spec: ContainerSpec) -> None:
     if len(mounts) > MOST_MOUNTS:
         raise InvalidInput(f"spec.mounts: at most {MOST_MOUNTS}", field="spec.mounts")
     check_env(spec.env)
-    _check_env_secrets(spec)
+    check_env_secrets(spec.env_secrets, spec.env)
     if spec.user and not _USER.fullmatch(spec.user):
         raise InvalidInput(
             f"spec.user: {spec.user[:60]!r} is neither a user nor USER:GROUP",
@@ -209,8 +154,8 @@ def check_container(spec: ContainerSpec) -> None:
             raise InvalidInput(f"spec.{name}: a word can't have a NUL in it", field=f"spec.{name}")
     if spec.command and not spec.command[0]:
         raise InvalidInput("spec.command: its first word is empty", field="spec.command", hint="name a program")
-    spec.add_capabilities = _read_capabilities(spec.add_capabilities, "add_capabilities", MORE_CAPABILITIES)
-    spec.drop_capabilities = _read_capabilities(spec.drop_capabilities, "drop_capabilities", ("ALL",))
+    spec.add_capabilities = read_capabilities(spec.add_capabilities, "add_capabilities", MORE_CAPABILITIES)
+    spec.drop_capabilities = read_capabilities(spec.drop_capabilities, "drop_capabilities", ("ALL",))
     check = spec.health_check
     if check is not None and (not check.command or not check.command[0]):
         raise InvalidInput(
@@ -238,59 +183,9 @@ def refuse_secret(image: str) -> None:
         )
 
 
-def check_env(env: dict[str, str], of: str = "env") -> None:
-    for name, value in env.items():
-        if not _ENV_NAME.fullmatch(name) or "\0" in value:
-            raise InvalidInput(
-                f"spec.{of}: {name[:60]!r} can't be a variable"
-                if "\0" not in value
-                else f"spec.{of}.{name[:60]}: it has a NUL",
-                field=f"spec.{of}",
-                hint="a name has letters, digits and _, and begins with no digit",
-            )
-    if sum(len(name) + len(value.encode()) + 2 for name, value in env.items()) > MOST_ENV_BYTES:
-        raise InvalidInput(
-            "spec.env: that is too much", field="spec.env", hint="at most 64 KiB; larger things fit a volume"
-        )
-
-
-def _check_env_secrets(spec: ContainerSpec) -> None:
-    check_env(dict.fromkeys(spec.env_secrets, ""), "env_secrets")
-    for name, place in spec.env_secrets.items():
-        at = f"spec.env_secrets.{name}"
-        secret, _, key = place.partition("/")
-        if not key or "/" in key:
-            hint = "write SECRET/KEY, like db/password"
-            raise InvalidInput(f"{at}: {place[:60]!r} is no key of a secret", field=at, hint=hint)
-        check_name(secret, at)
-        if name in spec.env:
-            raise InvalidInput(f"{at}: spec.env has a {name}, too", field=at, hint="give it once")
-
-
 def _secrets(spec: ContainerSpec) -> list[str]:
     named = [place.partition("/")[0] for place in spec.env_secrets.values()]
     return list(dict.fromkeys([*named, *([spec.registry_secret] if spec.registry_secret else [])]))
-
-
-def _read_capabilities(given: list[str], name: str, more: tuple[str, ...]) -> list[str]:
-    """In capitals and without CAP_, in order, none twice."""
-    read = [word.upper().removeprefix("CAP_") for word in given]
-    known = (*DEFAULT_CAPABILITIES, *MORE_CAPABILITIES, *more)
-    for word in read:
-        if word not in known:
-            raise InvalidInput(
-                f"spec.{name}: {word[:60]!r} is no capability that a container can have",
-                field=f"spec.{name}",
-                hint=f"one of {', '.join(sorted(known))}",
-            )
-    return sorted(set(read))
-
-
-def list_capabilities(container: AllocatedContainer) -> list[str]:
-    """All that root has in it, as CAP_…"""
-    kept = () if "ALL" in container.drop_capabilities else DEFAULT_CAPABILITIES
-    held = ({*kept} - {*container.drop_capabilities}) | {*container.add_capabilities}
-    return sorted(f"CAP_{name}" for name in held)
 
 
 class RestartInput(msgspec.Struct):
@@ -425,19 +320,5 @@ CONTAINER = Kind(
         Reference("secret", "spec.registry_secret and spec.env_secrets", _secrets),
         *workload_references(),
     ),
-    columns=(
-        NAME,
-        Column("PHASE", text("status.phase", "Pending")),
-        Column("NODE", text("status.node")),
-        Column("ADDRESS", text("status.address")),
-        Column("CPU", cores("spec.cpu"), align="right"),
-        Column("MEMORY", size("spec.memory"), align="right"),
-        Column("IMAGE", text("spec.image"), flexible=True),
-        AGE,
-        Column("NETWORKS", joined("spec.networks"), wide=True),
-        Column("GROUPS", joined("spec.security_groups"), wide=True),
-        Column("PUBLISH", joined("spec.publish"), wide=True),
-        Column("RESTARTS", text("status.restarts", "0"), align="right", wide=True),
-        Column("NOTE", note, flexible=True),
-    ),
+    columns=workload_columns(Column("IMAGE", text("spec.image"), flexible=True)),
 )

@@ -9,7 +9,8 @@ import msgspec
 
 from weft.kinds.affinity import check_affinity
 from weft.kinds.constraint import Form, check_expressions
-from weft.kinds.container import Word, check_env, check_image_reference, refuse_secret
+from weft.kinds.container import Word, check_image_reference, refuse_secret
+from weft.kinds.environment import check_env
 from weft.kinds.record import Reference
 from weft.kinds.run_wish import MIB
 from weft.kinds.strategy import read_strategy

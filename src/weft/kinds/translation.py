@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from weft.kinds.container import ContainerSpec, check_container, read_mount
+from weft.kinds.container import ContainerSpec, check_container
+from weft.kinds.mount import read_mount
 from weft.kinds.process_lines import MOST_CHARACTERS, Process, read_process, write_process
 from weft.kinds.run_wish import MIB
 from weft.kinds.vm import VmSpec, check_vm

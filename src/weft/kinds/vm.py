@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.allocation import LOCAL, AllocationSpec
-from weft.kinds.cells import AGE, NAME, cores, joined, size, text
+from weft.kinds.cells import text
 from weft.kinds.convert import CONVERT, refuse_converting, refuse_handed_over
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
@@ -26,11 +26,11 @@ from weft.kinds.workload import (
     born,
     check_workload,
     claim_places,
-    note,
     phase_of,
     refuse_twice,
     set_fields,
     what_is,
+    workload_columns,
     workload_references,
 )
 from weft.objects.errors import IllegalTransition, InvalidInput
@@ -263,19 +263,5 @@ VM = Kind(
         Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
         *workload_references(),
     ),
-    columns=(
-        NAME,
-        Column("PHASE", text("status.phase", "Pending")),
-        Column("NODE", text("status.node")),
-        Column("ADDRESS", text("status.address")),
-        Column("CPU", cores("spec.cpu"), align="right"),
-        Column("MEMORY", size("spec.memory"), align="right"),
-        Column("IMAGE", text("spec.image")),
-        AGE,
-        Column("NETWORKS", joined("spec.networks"), wide=True),
-        Column("GROUPS", joined("spec.security_groups"), wide=True),
-        Column("PUBLISH", joined("spec.publish"), wide=True),
-        Column("RESTARTS", text("status.restarts", "0"), align="right", wide=True),
-        Column("NOTE", note, flexible=True),
-    ),
+    columns=workload_columns(Column("IMAGE", text("spec.image"))),
 )

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from weft.kinds.cells import dig
+from weft.kinds.cells import AGE, NAME, cores, dig, joined, size, text
 from weft.kinds.convert import refuse_handed_over
 from weft.kinds.nic import claim_address, networks_of, read_nic
 from weft.kinds.publication import PublicationSpec
-from weft.kinds.record import Claim, ClaimWithin, Object, Reference, Verb
+from weft.kinds.record import Claim, ClaimWithin, Column, Object, Reference, Verb
 from weft.kinds.run_wish import MIB
 from weft.kinds.workload_wish import WorkloadWish, check_wish, wish_references
 from weft.objects.envelope import Condition, Envelope
@@ -206,3 +206,22 @@ def note(obj: Object) -> str:
     """The last cell of a workload's row."""
     reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
     return f"{reason}: {message}" if reason and message else reason or message
+
+
+def workload_columns(image: Column) -> tuple[Column, ...]:
+    """A workload's row; ``image`` is what tells of the kind's own image."""
+    return (
+        NAME,
+        Column("PHASE", text("status.phase", "Pending")),
+        Column("NODE", text("status.node")),
+        Column("ADDRESS", text("status.address")),
+        Column("CPU", cores("spec.cpu"), align="right"),
+        Column("MEMORY", size("spec.memory"), align="right"),
+        image,
+        AGE,
+        Column("NETWORKS", joined("spec.networks"), wide=True),
+        Column("GROUPS", joined("spec.security_groups"), wide=True),
+        Column("PUBLISH", joined("spec.publish"), wide=True),
+        Column("RESTARTS", text("status.restarts", "0"), align="right", wide=True),
+        Column("NOTE", note, flexible=True),
+    )

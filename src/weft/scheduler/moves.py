@@ -14,7 +14,6 @@ import msgspec
 
 from weft.client.commit import Commit, delete, edit, put, unchanged
 from weft.client.indexes import (
-    ALLOCATIONS_BY_WORKLOAD,
     MIGRATIONS_BY_UID,
     NODES_BY_UID,
     find_room,
@@ -22,12 +21,9 @@ from weft.client.indexes import (
     key_of_moving,
 )
 from weft.client.view import Changed, Item, View
-from weft.client.workloads import wish_of
 from weft.contracts.journal import Event
-from weft.contracts.policy import Request
 from weft.contracts.store import Absent, Precondition, Write
 from weft.kinds.allocation import (
-    LOCAL,
     AllocatedMove,
     AllocationReport,
     AllocationSpec,
@@ -37,16 +33,15 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_migration
 from weft.kinds.node import NodeReport, pool_id
-from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid
 from weft.scheduler.bind import SOURCE, Timing, choose_cpu, put_decision, read_gpus
 from weft.scheduler.cycle import Engine
-from weft.scheduler.explain import Explanation, explain
+from weft.scheduler.explain import Explanation
 from weft.scheduler.lessons import read_lesson
-from weft.scheduler.prefer import relax
-from weft.scheduler.request import Candidate, Waiting, locate_volumes, read_candidate
-from weft.scheduler.table.facts import Load, amounts_of, name_workload
+from weft.scheduler.mover import Mover, decide, describe_refusal, read_mover
+from weft.scheduler.request import Candidate, Waiting, locate_volumes
+from weft.scheduler.table.facts import Load, name_workload
 from weft.scheduler.table.snapshot import without
 
 AGAIN_SECONDS = {"target": 1.0, "room": 10.0}
@@ -95,69 +90,6 @@ class Moves:
             commits += [commit] if commit is not None else []
             self.assumed += assumed
         return commits
-
-
-class Mover(msgspec.Struct, frozen=True):
-    """A VM that is to move from ``source``: ``candidate`` is it as the engine sees it."""
-
-    source: Item
-    candidate: Candidate
-
-
-def read_mover(
-    view: View, vm: Item, wish: MigrationSpec, strategy: str, silent: list[str], *, later: bool = False
-) -> Mover | Waiting:
-    """What a VM that moves asks of its target, or why it can't move now; ``later``: how its guest is now doesn't matter."""
-    places = [
-        item
-        for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
-        if item.spec(AllocationSpec).role == "active" and not item.deleting
-    ]
-    if len(places) != 1:
-        return Waiting("notPlaced", "it has no place that it could move from")
-    source, spec, report = places[0], places[0].spec(AllocationSpec), places[0].report(AllocationReport)
-    pinned = wish_of(vm).node
-    if pinned is not None and (pinned == spec.node or wish.to not in (None, pinned)):
-        return Waiting("pinned", f"it is bound to node {pinned} (spec.node), so it can't go to {wish.to or 'another'}")
-    if conversion := vm.status(WorkloadStatus).conversion:
-        return Waiting("isConverting", f"conversion/{conversion} of it is under way: confirm it, or undo it")
-    if spec.once:
-        return Waiting("runsOnce", "it runs once, so it ends where it began")
-    if not later and report.state != "running" and not (wish.mode == "cold" and report.state == "stopped"):
-        return Waiting("notRunning", f"its guest on {spec.node} is {report.state}")
-    if not later and report.reason == "paused":
-        return Waiting("notRunning", f"its guest on {spec.node} stands still: {report.message}")
-    if wish.mode == "live" and spec.gpus:
-        return Waiting("gpusStay", f"it uses a GPU of {spec.node}, which can't go with it while it runs; cold it could")
-    candidate = read_candidate(view, vm, strategy, silent)
-    if isinstance(candidate, Waiting):
-        return candidate
-    asked = candidate.request
-    request: Request = msgspec.structs.replace(
-        asked,
-        amounts=amounts_of(account(spec, report)),
-        machine=spec.machine if wish.mode == "cold" else _read_machine(view, spec),
-        cpu_model=asked.cpu_model if wish.mode == "cold" else _read_cpu(view, spec),
-        node=wish.to or asked.node,
-        leaves=spec.node,
-        home=None,  # what is on its volumes goes with it
-        pools=tuple(sorted({pool for pool, _ in list_disks(spec).values()} - {LOCAL})),
-        mode="long-lived",
-        gang="",
-    )
-    return Mover(source, msgspec.structs.replace(candidate, request=request))
-
-
-def _read_machine(view: View, spec: AllocationSpec) -> str:
-    """The machine type as the source's QEMU builds it, if that node says: a target must be able to build just that one."""
-    own = [m for node in view.find(NODES_BY_UID, spec.node_uid) for m in node.report(NodeReport).machines]
-    return next((m for m in reversed(own) if m.startswith(f"{spec.machine}@")), spec.machine)
-
-
-def _read_cpu(view: View, spec: AllocationSpec) -> str | None:
-    """The CPU that the guest runs with: of one that was placed before that was chosen, all that its node has."""
-    own = [model for node in view.find(NODES_BY_UID, spec.node_uid) for model in node.report(NodeReport).cpu_models]
-    return spec.cpu_model or (own[0] if own else None)
 
 
 def plan_target(
@@ -291,30 +223,6 @@ def _decide_again(engine: Engine, mover: Mover, room: Item) -> tuple[Candidate, 
         return None
     candidate, row, explanation = decide(engine, there, [room])
     return (candidate, row, explanation) if row is not None else None
-
-
-def decide(
-    engine: Engine, mover: Mover, held: Sequence[Item] = (), avoid: tuple[str, ...] = ()
-) -> tuple[Candidate, int | None, Explanation]:
-    """The node that a VM would move to, None if it can go nowhere, and why; one that is to be avoided only if there is no
-    other. What is ``held`` for it counts as free."""
-    if avoid:
-        request = msgspec.structs.replace(mover.candidate.request, avoids=avoid)
-        other = msgspec.structs.replace(mover, candidate=msgspec.structs.replace(mover.candidate, request=request))
-        elsewhere = decide(engine, other, held)
-        if elsewhere[1] is not None:
-            return elsewhere
-    with without(engine.snapshot, [mover.source.key, *(item.key for item in held)]):
-        request, given_up = relax(mover.candidate.request, engine.snapshot)
-        candidate = msgspec.structs.replace(mover.candidate, request=request, given_up=given_up)
-        row = engine.choose(request, candidate.vm.uid)
-        return candidate, row, explain(engine, request, candidate.vm.uid, row)
-
-
-def describe_refusal(explanation: Explanation, to: str | None) -> str:
-    """Why it can't go, in one sentence: of the node that was asked for, if one was."""
-    verdict = next((verdict for verdict in explanation.verdicts if verdict.node == to), None)
-    return f"{to}: {verdict.reason}" if verdict is not None and verdict.reason else explanation.message
 
 
 def _make_sides(

@@ -27,7 +27,7 @@ from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
 from weft.scheduler.joint.gang import Member, find_places
 from weft.scheduler.joint.tell import explain_places, explain_refusal
-from weft.scheduler.moves import decide, describe_refusal, read_mover
+from weft.scheduler.mover import decide, describe_refusal, read_mover
 from weft.scheduler.preempt import find_way, may_preempt
 from weft.scheduler.prefer import relax
 from weft.scheduler.request import Waiting, read_candidate, wants_place

@@ -15,7 +15,7 @@ from weft.kinds.migration import MOVABLE, MigrationSpec
 from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.identity import object_key
 from weft.scheduler.cycle import Engine
-from weft.scheduler.moves import decide, describe_refusal, read_mover
+from weft.scheduler.mover import decide, describe_refusal, read_mover
 from weft.scheduler.request import Waiting
 from weft.scheduler.table.snapshot import Snapshot
 

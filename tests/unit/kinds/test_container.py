@@ -9,17 +9,16 @@ import msgspec
 import pytest
 
 from weft.kinds.allocation import AllocatedContainer, AllocationSpec, Resources
+from weft.kinds.capabilities import DEFAULT_CAPABILITIES, list_capabilities
 from weft.kinds.container import (
     CONTAINER,
-    DEFAULT_CAPABILITIES,
     WORKLOAD,
     ContainerSpec,
     RestartInput,
     check_container,
-    list_capabilities,
-    read_mount,
 )
 from weft.kinds.migration import MOVABLE
+from weft.kinds.mount import read_mount
 from weft.kinds.registry import KINDS, WORKLOADS, is_workload
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import Ref

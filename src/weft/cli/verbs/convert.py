@@ -10,14 +10,14 @@ import click
 import msgspec
 
 from weft.cli import options
-from weft.cli.complaints import complain
 from weft.cli.converting import Converting, describe_end, describe_next
-from weft.cli.exit_codes import INTERRUPTED, OK, UNPLACEABLE, exit_code
+from weft.cli.exit_codes import OK, UNPLACEABLE, exit_code
+from weft.cli.following import follow_to_end, print_one
 from weft.cli.goals import Goal
 from weft.cli.grammar import Entry
-from weft.cli.output.formats import print_names, print_object
+from weft.cli.output.formats import print_object
 from weft.cli.session import Session
-from weft.cli.watching import Result, Wait, follow
+from weft.cli.watching import Result, Wait
 from weft.cli.words import Target, read_targets
 from weft.kinds.cells import dig
 from weft.kinds.container import ContainerSpec
@@ -70,7 +70,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
             session.say(f"left out  {word}")
     made = session.client.verb(target.kind.name, target.name, "convert", body)
     if detach:
-        _print(session, made, f"{target.what}  is converted; watch: weft wait conversion/{made['name']}")
+        print_one(session, made, f"{target.what}  is converted; watch: weft wait conversion/{made['name']}")
         return OK
     session.timeout_seconds = timeout + BACK_SECONDS
     return _watch(session, made)
@@ -139,17 +139,13 @@ def _watch(session: Session, made: Mapping[str, Any]) -> int:
     target = Target(BY_NAME["conversion"], made["name"])
     ends = ENDED if made["spec"]["confirm"] else (*ENDED, "AwaitingConfirmation")
     goal = Goal(lambda obj: dig(obj or {}, "status.phase") in ends, "over", ends_failed=False, ends_refused=False)
-    progress = Converting(session.clock.elapsed, color=session.color, only_live=session.output == "json")
-    try:
-        (result,) = follow(session, [Wait(target, goal, made["uid"], made.get("project"))], progress)
-    except KeyboardInterrupt:
-        session.say(f"it goes on; watch: weft wait {target.what}   undo: weft conversion undo {target.name}")
-        return INTERRUPTED
-    error = result.error or _find_error(target, result)
-    if error is not None:
-        return complain(error, session.output, session.color, session.debug)
+    parting = f"it goes on; watch: weft wait {target.what}   undo: weft conversion undo {target.name}"
+    wait = Wait(target, goal, made["uid"], made.get("project"))
+    result = follow_to_end(session, wait, Converting, parting, lambda end: end.error or _find_error(target, end))
+    if isinstance(result, int):
+        return result
     assert result.obj is not None
-    _print(session, result.obj, describe_end(result.obj, _find_node(session, result.obj)))
+    print_one(session, result.obj, describe_end(result.obj, _find_node(session, result.obj)))
     if not session.is_data:
         print(describe_next(result.obj), flush=True)
     return OK
@@ -176,12 +172,3 @@ def _find_error(target: Target, result: Result) -> WeftError | None:
     if exit_code(WeftError("", reason=reason)) == UNPLACEABLE:
         return Unplaceable(told, reason=reason, hint=hint)
     return DriverFailed(told, reason=reason if phase == "Failed" and reason else None, hint=hint)
-
-
-def _print(session: Session, obj: Mapping[str, Any], line: str) -> None:
-    if session.output == "name":
-        print_names([obj])
-    elif session.is_data:
-        print_object(session, obj)
-    else:
-        print(line, flush=True)

@@ -10,16 +10,16 @@ import click
 
 from weft.cli import options
 from weft.cli.asking import ask
-from weft.cli.complaints import complain
-from weft.cli.exit_codes import INTERRUPTED, OK, UNPLACEABLE
+from weft.cli.exit_codes import OK, UNPLACEABLE
+from weft.cli.following import follow_to_end, print_one
 from weft.cli.goals import Goal
 from weft.cli.grammar import Entry
-from weft.cli.output.formats import print_names, print_object
+from weft.cli.output.formats import print_object
 from weft.cli.output.table import Column, draw_table
 from weft.cli.progress import Progress
 from weft.cli.session import Session
 from weft.cli.terminal import find_width
-from weft.cli.watching import Wait, follow
+from weft.cli.watching import Result, Wait
 from weft.cli.words import Target, read_targets
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
@@ -67,7 +67,7 @@ def _run(
     body |= {"not_after": begin + lasts} if lasts else {}
     node = session.client.verb("node", target.name, "drain", body)
     if session.detach:
-        _print(session, node, f"{target.what}  is drained; watch: weft describe {target.what}")
+        print_one(session, node, f"{target.what}  is drained; watch: weft describe {target.what}")
         return OK
     if session.timeout_seconds is None:
         session.timeout_seconds = DEFAULT_TIMEOUT_SECONDS + (begins or 0.0)
@@ -78,17 +78,12 @@ def _run(
         ends_refused=False,
         asked="condition=Drained",
     )
-    progress = Draining(session.clock.elapsed, color=session.color, only_live=session.output == "json")
-    try:
-        (result,) = follow(session, [Wait(target, goal, node["uid"])], progress)
-    except KeyboardInterrupt:
-        session.say(f"it goes on; watch: weft describe {target.what}   end it: weft node return {target.name}")
-        return INTERRUPTED
-    if result.error is not None:
-        error = _tell_rest(result.error, result.obj)
-        return complain(error, session.output, session.color, session.debug)
+    parting = f"it goes on; watch: weft describe {target.what}   end it: weft node return {target.name}"
+    result = follow_to_end(session, Wait(target, goal, node["uid"]), Draining, parting, _find_error)
+    if isinstance(result, int):
+        return result
     assert result.obj is not None
-    _print(session, result.obj, f"{target.what}  drained in {result.seconds:.1f} s: nothing is left on it")
+    print_one(session, result.obj, f"{target.what}  drained in {result.seconds:.1f} s: nothing is left on it")
     return OK
 
 
@@ -97,9 +92,9 @@ def _drained(obj: Any) -> dict[str, Any] | None:
     return next((one for one in (obj or {}).get("conditions", []) if one["type"] == "Drained"), None)
 
 
-def _tell_rest(error: WeftError, obj: Any) -> WeftError:
+def _find_error(result: Result) -> WeftError | None:
     """Who is left when the time is up, and why."""
-    told = _drained(obj)
+    error, told = result.error, _drained(result.obj)
     if not isinstance(error, TimedOut) or told is None:
         return error
     return TimedOut(f"{error.message}: {told['message']}", hint=error.hint)
@@ -148,12 +143,3 @@ def _draw(one: dict[str, Any]) -> list[str]:
     if not one.get("to"):
         note = f"{one.get('reason')}: {one.get('message')}"
     return [one["workload"], one["project"], format_bytes(one.get("memory", 0)), one.get("to") or "–", note]
-
-
-def _print(session: Session, node: dict[str, Any], line: str) -> None:
-    if session.output == "name":
-        print_names([node])
-    elif session.is_data:
-        print_object(session, node)
-    else:
-        print(line, flush=True)

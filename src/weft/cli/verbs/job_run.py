@@ -12,10 +12,10 @@ from weft.cli import options
 from weft.cli.complaints import complain
 from weft.cli.exit_codes import INTERRUPTED, OK
 from weft.cli.flags import make_flags
+from weft.cli.following import print_one
 from weft.cli.goals import plan_goal
 from weft.cli.grammar import Entry
 from weft.cli.moment import tell_moment
-from weft.cli.output.formats import print_names, print_object
 from weft.cli.progress import Progress
 from weft.cli.session import Session
 from weft.cli.verbs.create import read_command, read_wish
@@ -54,24 +54,28 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: b
     made = session.client.create(manifest, dry_run=dry_run)
     target = Target(job, made["name"])
     if dry_run:
-        return _print(session, made, f"{target.what}  would be run")
+        print_one(session, made, f"{target.what}  would be run")
+        return OK
     if dig(made, "spec.schedule"):
         return _await_schedule(session, target, made)
     if session.detach:
-        return _print(session, made, f"{target.what}  created; watch: weft wait {target.what}")
+        print_one(session, made, f"{target.what}  created; watch: weft wait {target.what}")
+        return OK
     return watch_job(session, target, made)
 
 
 def _await_schedule(session: Session, target: Target, made: Object) -> int:
     """Say when it runs first."""
     if session.detach:
-        return _print(session, made, f"{target.what}  scheduled")
+        print_one(session, made, f"{target.what}  scheduled")
+        return OK
     session.timeout_seconds = session.timeout_seconds or 30.0
     (result,) = follow(session, [_wait(target, made)], Progress(session.clock.elapsed, only_live=True))
     if result.error is not None:
         return complain(result.error, session.output, session.color, session.debug)
     first = dig(result.obj or {}, "status.next_run")
-    return _print(session, result.obj or made, f"{target.what}  Scheduled; first at {tell_moment(first)}")
+    print_one(session, result.obj or made, f"{target.what}  Scheduled; first at {tell_moment(first)}")
+    return OK
 
 
 def watch_job(session: Session, target: Target, job: Object) -> int:
@@ -87,7 +91,8 @@ def watch_job(session: Session, target: Target, job: Object) -> int:
         assert result.obj is not None
         total = dig(result.obj, "status.tasks", 0)
         tasks = f"{total} task{'s' if total != 1 else ''}"
-        return _print(session, result.obj, f"{target.what}  Succeeded: {tasks} in {result.seconds:.1f} s")
+        print_one(session, result.obj, f"{target.what}  Succeeded: {tasks} in {result.seconds:.1f} s")
+        return OK
     code = complain(result.error, session.output, session.color, session.debug)
     ended = result.obj is not None and dig(result.obj, "status.ended_at") is not None
     return first_exit_code(result.obj or {}) if ended else code
@@ -127,13 +132,3 @@ class Counting(Progress):
         note = status.get("message") if status.get("reason") in ("tasksWait", "waiting", "nameTaken") else ""
         phase = dig(obj, "status.phase", "Pending")
         self.draw(target, f"{target.what}  {phase}   {counts}", f"{phase} {done // _TOLD_EVERY} {note}")
-
-
-def _print(session: Session, obj: Object, line: str) -> int:
-    if session.output == "name":
-        print_names([obj])
-    elif session.is_data:
-        print_object(session, obj)
-    else:
-        print(line, flush=True)
-    return OK

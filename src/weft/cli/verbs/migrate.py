@@ -11,18 +11,18 @@ import click
 from weft.cli import options
 from weft.cli.advice import tell_recommendation
 from weft.cli.asking import ask
-from weft.cli.complaints import complain
-from weft.cli.exit_codes import INTERRUPTED, OK, UNPLACEABLE, exit_code
+from weft.cli.exit_codes import OK, UNPLACEABLE, exit_code
+from weft.cli.following import follow_to_end, print_one
 from weft.cli.goals import Goal, plan_goal
 from weft.cli.grammar import Entry, able
 from weft.cli.moment import read_moment, tell_moment
 from weft.cli.moving import Moving, describe_end
-from weft.cli.output.formats import print_names, print_object
+from weft.cli.output.formats import print_object
 from weft.cli.output.move import describe_forecast
 from weft.cli.progress import Progress
 from weft.cli.session import Session
 from weft.cli.terminal import find_width
-from weft.cli.watching import Result, Wait, follow
+from weft.cli.watching import Result, Wait
 from weft.cli.words import Target, read_targets
 from weft.kinds.allocation import LOCAL
 from weft.kinds.cells import dig
@@ -102,10 +102,10 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         when = tell_moment(body["not_before"])
         name = migration["name"]
         what = f"{given['volume'] or 'root disk'} goes to pool {given['pool']}" if given["storage"] else "moves"
-        _print(session, migration, f"{target.what}  {what} at {when}; undo: weft migration cancel {name}")
+        print_one(session, migration, f"{target.what}  {what} at {when}; undo: weft migration cancel {name}")
         return OK
     if given["detach"]:
-        _print(session, migration, f"{target.what}  moves; watch: weft wait migration/{migration['name']}")
+        print_one(session, migration, f"{target.what}  moves; watch: weft wait migration/{migration['name']}")
         return OK
     session.timeout_seconds = timeout + CLEARING_SECONDS
     return _watch(session, target, migration, rests)
@@ -146,19 +146,15 @@ def _read_window(session: Session, at: str | None, within: float | None) -> dict
 def _watch(session: Session, vm: Target, migration: dict[str, Any], rests: bool) -> int:
     target = Target(BY_NAME["migration"], migration["name"])
     goal = Goal(lambda obj: dig(obj or {}, "status.phase") in ENDED, "over", ends_failed=False, ends_refused=False)
-    progress = Moving(session.clock.elapsed, color=session.color, only_live=session.output == "json")
-    try:
-        (result,) = follow(session, [Wait(target, goal, migration["uid"], migration.get("project"))], progress)
-    except KeyboardInterrupt:
-        session.say(f"it goes on; watch: weft wait {target.what}   undo: weft migration cancel {target.name}")
-        return INTERRUPTED
-    error = result.error or _find_error(vm, target, result)
-    if error is not None:
-        return complain(error, session.output, session.color, session.debug)
+    parting = f"it goes on; watch: weft wait {target.what}   undo: weft migration cancel {target.name}"
+    wait = Wait(target, goal, migration["uid"], migration.get("project"))
+    result = follow_to_end(session, wait, Moving, parting, lambda end: end.error or _find_error(vm, target, end))
+    if isinstance(result, int):
+        return result
     assert result.obj is not None
     if dig(result.obj, "spec.mode") == "cold" and not rests:
         return _await_start(session, vm, result.obj)
-    _print(session, result.obj, f"moved     {describe_end(result.obj)}")
+    print_one(session, result.obj, f"moved     {describe_end(result.obj)}")
     return OK
 
 
@@ -166,21 +162,17 @@ def _await_start(session: Session, vm: Target, migration: Mapping[str, Any]) -> 
     """What was shut down for it boots where it is now, if it is to run at all."""
     before = session.client.get(vm.kind.name, vm.name)
     if dig(before, "spec.run") != "run":
-        _print(session, migration, f"moved     {describe_end(migration)}")
+        print_one(session, migration, f"moved     {describe_end(migration)}")
         return OK
     if not session.is_data:
         session.say(f"moved     {describe_end(migration)}")
     goal = plan_goal(vm.kind.name, "start")
     assert goal is not None
-    progress = Progress(session.clock.elapsed, color=session.color, only_live=session.output == "json")
-    try:
-        (result,) = follow(session, [Wait(vm, goal, before["uid"], before.get("project"))], progress)
-    except KeyboardInterrupt:
-        session.say(f"it starts; watch: weft wait {vm.what}")
-        return INTERRUPTED
-    if result.error is not None:
-        return complain(result.error, session.output, session.color, session.debug)
-    _print(session, migration, f"{vm.what}  Running on {dig(result.obj or {}, 'status.node', '?')}")
+    wait = Wait(vm, goal, before["uid"], before.get("project"))
+    result = follow_to_end(session, wait, Progress, f"it starts; watch: weft wait {vm.what}")
+    if isinstance(result, int):
+        return result
+    print_one(session, migration, f"{vm.what}  Running on {dig(result.obj or {}, 'status.node', '?')}")
     return OK
 
 
@@ -239,12 +231,3 @@ def _rehearse_storage(session: Session, target: Target, given: dict[str, Any]) -
         room = f"{format_bytes(there['free'])} of {format_bytes(there['total'])} free"
         print(f"{target.what}  {what}: pool {now} → {given['pool']} on {node}, {room}")
     return OK
-
-
-def _print(session: Session, obj: Mapping[str, Any], line: str) -> None:
-    if session.output == "name":
-        print_names([obj])
-    elif session.is_data:
-        print_object(session, obj)
-    else:
-        print(line, flush=True)
