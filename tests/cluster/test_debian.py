@@ -1,7 +1,7 @@
 """A real distribution: debian-12 as built here, told its users and keys, reached by SSH, booted by firmware and by kernel.
 
-The image is built once per recipe into the clone's cache; the guest is one and the same for all of this. It is UEFI that boots it first, since
-a boot takes a minute here: that its kernel boots without firmware, ``test_three_tier.py`` sees.
+The image is built once per recipe into the clone's cache; the guest is one and the same for all of this. It is UEFI that boots
+it first, since a boot takes a minute here: that its kernel boots without firmware, ``test_three_tier.py`` sees.
 """
 
 from __future__ import annotations
