@@ -19,10 +19,10 @@ C = TypeVar("C", bound=GuestChannel)
 class Guest:
     """The agent process and our end of its stream."""
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, *more: str) -> None:
         self.ours, theirs = socket.socketpair()
         self.process = subprocess.Popen(
-            [program, f"fd:{theirs.fileno()}"],
+            [program, f"fd:{theirs.fileno()}", *more],
             pass_fds=[theirs.fileno()],
             preexec_fn=lambda: signal.signal(
                 signal.SIGHUP, signal.SIG_DFL

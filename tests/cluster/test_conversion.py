@@ -176,17 +176,25 @@ def test_undone_what_runs_an_image_that_weft_holds_runs_again_with_what_the_vm_w
         "held:/data",
     ]
     try:
-        page = "echo run >> /data/index.html; exec httpd -f -p 80 -h /data"
+        page = "[ ! -e /data/no ] || [ ! -e /run/weft ] || exit 3; echo run >> /data/index.html; exec httpd -f -p 80 -h /data"
         cluster.ok("container", "create", "held", *words, "--", "sh", "-c", page)
         address = find(cluster, "container/held")["status"]["address"]
+        cluster.ok(
+            "container", "exec", "held", "--", "sh", "-c", "touch /data/no; sync"
+        )  # it runs here, and not as a VM
+        said = cluster.fails(1, "convert", "container/held", "--to", "vm", timeout=180)
+        assert "vm/held has ended by itself 3 times: its process ended with exit code 3" in said, said
+        assert "isn't well" not in said, said
+        assert fetch(port) == "run\nrun\n"  # as soon as that is told
+        cluster.ok("container", "exec", "held", "--", "rm", "/data/no")
         cluster.ok("convert", "container/held", "--to", "vm", timeout=180)
         made = find(cluster, "vm/held")
         assert made["status"]["address"] == address
         assert find(cluster, f"image/{made['spec']['image']}")["spec"]["url"] == "oci://busybox"
         cluster.ok("vm", "exec", "held", "--", "sh", "-c", "echo machine >> /data/index.html; sync")
-        (conversion,) = converted(cluster, "held")
+        conversion = converted(cluster, "held")[-1]
         assert "Undone" in cluster.ok("conversion", "undo", conversion["name"])
-        assert fetch(port) == "run\nrun\nmachine\nrun\n"
+        assert fetch(port) == "run\nrun\nrun\nmachine\nrun\n"
         until(lambda: cluster.run("vm", "get", "held").returncode == 3)
         assert find(cluster, "container/held")["status"]["address"] == address
         assert "Undone" in cluster.fails(5, "conversion", "confirm", conversion["name"])

@@ -20,6 +20,7 @@ from weft.contracts.container import ContainerMount, User
 from weft.contracts.runtime import CanKill, ExecRequest, KeptSession, SessionMark
 from weft.drivers.runtime.qemu.enclosed.box import RING_AT, RING_BYTES
 from weft.drivers.runtime.qemu.enclosed.driver import EnclosedDriver
+from weft.drivers.runtime.qemu.enclosed.roots import WRITTEN_BYTES, Roots, root_size
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.objects.errors import DriverFailed, InvalidInput, TooLarge, Unavailable
 
@@ -51,6 +52,16 @@ async def test_its_kernel_is_its_own(lab: EnclosedLab, driver: EnclosedDriver) -
     assert words[0] != os.uname().release
     assert words[1] != Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert words[2] == "1" and 64 < int(words[words.index("Mem:") + 1]) < 128
+
+
+async def test_its_file_system_needs_no_growing(lab: EnclosedLab, tmp_path: Path) -> None:
+    """A machine that is off amid that would leave one on which the kernel of its next run fails."""
+    base = await Roots(tmp_path).ensure(lab.layers)
+    told = subprocess.run(["dumpe2fs", "-h", base], capture_output=True, text=True, check=True).stdout
+    facts = dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
+    assert int(facts["Block count"]) * 4096 == os.stat(base).st_size == root_size(base) > WRITTEN_BYTES
+    assert int(facts["Free blocks"]) * 4096 > WRITTEN_BYTES * 0.98 and int(facts["Free inodes"]) > 100_000
+    assert os.stat(base).st_blocks * 512 < 16 * MIB
 
 
 @pytest.mark.parametrize(("megabytes", "cpu"), [(96, 0.5), (1024, 2.0)])

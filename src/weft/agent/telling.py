@@ -8,7 +8,7 @@ from weft.agent import shape
 from weft.agent.health import Health
 from weft.agent.known import Memory, Trouble, Wanted
 from weft.agent.plan import BRING_UP, Plan, Step, is_alive, pause_after
-from weft.contracts.runtime import GuestFacts
+from weft.contracts.runtime import GuestFacts, ProcessFacts
 from weft.kinds.allocation import AllocationReport, AllocationState, MoveReport
 from weft.kinds.allocation import Step as ReportedStep
 from weft.objects.errors import Forbidden, InvalidInput, WeftError
@@ -43,6 +43,8 @@ def make_report(
 ) -> AllocationReport:
     """``guest`` None: there is none to tell of."""
     alive = guest if guest is not None and is_alive(guest) else None
+    process = alive.process if alive is not None else None
+    health = tell_process(process) if process is not None and not health.state else health
     kept = guest if guest is not None and (alive is not None or guest.state == "suspended") else None
     return AllocationReport(
         incarnation=wanted.spec.incarnation,
@@ -52,7 +54,7 @@ def make_report(
         boot_id=kept.boot_id if kept is not None else None,
         accelerator=kept.accelerator if kept is not None else None,
         started_at=kept.started_at if kept is not None else None,
-        restarts=memory.restarts,
+        restarts=memory.restarts + (process.ends if process is not None else 0),
         has=shape.tell_has(alive, wanted.spec) if alive is not None else None,
         room=shape.tell_room(alive, wanted.spec) if alive is not None else None,
         fitted=_fitted(wanted, alive) if alive is not None else 0,
@@ -66,6 +68,13 @@ def make_report(
         ended=(ended := has_ended(wanted, memory, plan, guest)),
         exit_code=guest.exit_code if ended and guest is not None else None,
     )
+
+
+def tell_process(process: ProcessFacts) -> Health:
+    """A machine is as well as the process that it is there for; one that ended for good takes the machine with it."""
+    if process.runs:
+        return Health("healthy")
+    return Health("unhealthy", process.ends, f"its process ended with exit code {process.code}, and begins again")
 
 
 def has_ended(wanted: Wanted, memory: Memory, plan: Plan, guest: GuestFacts | None) -> bool:

@@ -92,6 +92,15 @@ class GuestShape(msgspec.Struct, frozen=True):
     free_slots: int = 0
 
 
+class ProcessFacts(msgspec.Struct, frozen=True):
+    """How the one process is that a machine is there for, as the machine says: how often it has ended by itself since the boot,
+    and its last exit code then (128 + its signal)."""
+
+    runs: bool
+    ends: int = 0
+    code: int | None = None
+
+
 class GuestFacts(msgspec.Struct, frozen=True):
     """What is true of one guest now. ``boot_id`` is the guest kernel's own, when its agent has said it."""
 
@@ -108,7 +117,10 @@ class GuestFacts(msgspec.Struct, frozen=True):
     message: str | None = None
     accelerator: str | None = None
     shape: GuestShape | None = None  # of a machine that runs; None: can't be told
-    exit_code: int | None = None  # of a process that has ended; a machine has none
+    exit_code: int | None = (
+        None  # of a process that has ended: a container's, or the one that its machine was there for
+    )
+    process: ProcessFacts | None = None  # of a machine that runs; None: it isn't there for one, or hasn't said yet
 
 
 class RuntimeProbe(msgspec.Struct, frozen=True):

@@ -317,8 +317,10 @@ def _events(item: Item, former: ConversionStatus, status: ConversionStatus) -> l
 def _read_side(view: View, item: Item | None) -> Side | None:
     if item is None:
         return None
-    wish, healthy = wish_of(item), item.envelope.condition("Healthy")
-    asked = isinstance(wish, ContainerSpec) and wish.health_check is not None
+    wish, said = wish_of(item), item.envelope.condition("Healthy")
+    healthy = {"True": True, "False": False}.get(said.status) if said is not None else None
+    if isinstance(wish, ContainerSpec) and wish.health_check is not None:
+        healthy = healthy is True  # until it is known to be
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, item.uid)
     place = find_active(allocations)
     return Side(
@@ -329,7 +331,7 @@ def _read_side(view: View, item: Item | None) -> Side | None:
         places=tuple(map(_read_place, allocations)),
         deleting=item.deleting,
         image=place.report(AllocationReport).image if place is not None else "",
-        healthy=(healthy is not None and healthy.status == "True") if asked else None,
+        healthy=healthy,
     )
 
 

@@ -227,7 +227,7 @@ def fold_current(wished: Wished, places: Sequence[Place], now: float) -> Conditi
 
 
 def fold_healthy(status: WorkloadStatus, report: AllocationReport, generation: int, now: float) -> Condition:
-    """The condition Healthy of a workload with a check of its own."""
+    """The condition Healthy of a workload that says, or is asked, whether it is well."""
     if status.phase != Phase.RUNNING or not report.health:
         return Condition("Healthy", "Unknown", str(status.phase), "it isn't asked unless it runs", now, generation)
     if report.health == "starting":

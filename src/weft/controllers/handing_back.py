@@ -9,6 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.controllers.converted import Facts, Outcome, Side, end, is_well, strip
+from weft.controllers.fold import STARTING
 from weft.kinds.workload_wish import REFUSALS
 from weft.objects.lifecycle import Phase
 
@@ -99,7 +100,8 @@ def _await_old(facts: Facts) -> Outcome:
     if old is None or old.deleting or old.wish.run != "run" or is_well(old):
         return _end(facts)
     known = old.status.observed_generation >= old.generation
-    failed = known and (old.status.ended or old.status.phase == Phase.FAILED)
+    starts = old.status.reason == STARTING  # until it does, its place tells of the end that it was asked for
+    failed = known and not starts and (old.status.ended or old.status.phase == Phase.FAILED)
     left = min(status.returned_at or 0.0, facts.now) + RETURN_SECONDS - facts.now
     if not failed and left > 0:
         return Outcome(status=status, look_after=left)

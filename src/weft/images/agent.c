@@ -28,6 +28,9 @@
  *                of it, another one may come
  *   'R' RESIZE   to the guest: rows u16, columns u16 of the session's terminal
  *   'Q' EXITED   to the host: channel 0: exit code u32; channel 1: signal u32. The session's last frame
+ *   'P' PROCESS  to the host: how the one process is that this machine is there for, after HELLO and when it changes: channel 0
+ *                it runs, 1 it doesn't; u32 each of how often it has ended by itself and of its last exit code (128 + signal).
+ *                PID 1 writes it into a file, RUNS ENDS CODE, and signals; that file is gone when the host has been told
  *   'O' POWER    to the guest: u8 1 power off, 2 reboot
  *   'T' TIME     to the guest: nanoseconds u64 since 1970: set the clock (it stood still while the guest was suspended)
  *
@@ -90,6 +93,9 @@ static unsigned char buried[BURIED][NAME]; /* names of sessions that are over */
 static size_t burials;
 static char run_id[40]; /* tells this run of the agent from any other */
 static unsigned char greeted[16]; /* the last nonce */
+static const char *process_file = "/run/weft/process";
+static unsigned process_runs, process_said[2]; /* ends, code */
+static int process_known, process_untold;
 static int port = -1, is_port, synced;
 static long began; /* milliseconds */
 static unsigned char in[2 * (HEADER + PAYLOAD + 1)], *out;
@@ -234,6 +240,27 @@ static int read_line(const char *path, char *line, size_t size) {
     return n > 0 ? n : 0;
 }
 
+static void tell_process(void) {
+    if (process_known && synced) send_frame('P', !process_runs, 0, process_said, sizeof process_said);
+}
+
+static const char *taken_file(void) {
+    static char path[256];
+    snprintf(path, sizeof path, "%s.taken", process_file);
+    return path;
+}
+
+/* Under another name it isn't written over between here and its end. */
+static void read_process(void) {
+    char line[64] = "";
+    unsigned runs, ends, code;
+    if (rename(process_file, taken_file()) != 0 || !read_line(taken_file(), line, sizeof line)) return;
+    if (sscanf(line, "%u %u %u", &runs, &ends, &code) != 3) return;
+    process_runs = runs, process_said[0] = ends, process_said[1] = code;
+    process_known = process_untold = 1;
+    tell_process();
+}
+
 static void answer_hello(const unsigned char *nonce, int knows_names) {
     char payload[8 + 16 + 1 + 40 + 65 + 40 + 3] = {0}, *at = payload + 25;
     if (!knows_names && synced && !memcmp(nonce, greeted, 16)) return; /* it is for agents that know no names */
@@ -249,6 +276,7 @@ static void answer_hello(const unsigned char *nonce, int knows_names) {
     out_start = out_length = 0;
     synced = 1;
     send_frame('H', 0, 0, payload, at + strlen(at) + 1 - payload);
+    tell_process();
 }
 
 /* Begins a session with a name, or gives one that has lost its host to this host, which calls it `id`. */
@@ -595,12 +623,14 @@ static int open_port(const char *where) {
 
 int main(int argc, char **argv) {
     const char *where = argc > 1 ? argv[1] : "weft.agent.0";
+    if (argc > 2) process_file = argv[2];
     began = milliseconds();
     read_line("/proc/sys/kernel/random/uuid", run_id, 37);
     sigset_t handled;
     sigemptyset(&handled);
     sigaddset(&handled, SIGCHLD);
     sigaddset(&handled, SIGIO);
+    sigaddset(&handled, SIGUSR1);
     sigprocmask(SIG_BLOCK, &handled, NULL);
     signal(SIGPIPE, SIG_IGN);
     int signals = signalfd(-1, &handled, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -609,6 +639,7 @@ int main(int argc, char **argv) {
     memset(reserve(HEADER + PAYLOAD + 1), 0, HEADER + PAYLOAD + 1); /* ends a frame that a predecessor left unfinished */
     out_length = HEADER + PAYLOAD + 1;
     send_frame('B', 0, 0, NULL, 0);
+    read_process();
 
     for (long away_since = 0;;) {
         struct pollfd polled[2 + 3 * SESSIONS];
@@ -648,9 +679,9 @@ int main(int argc, char **argv) {
         }
         if (out_length && polled[1].fd >= 0) polled[1].events |= POLLOUT; /* an exit may just have been queued */
         if (poll(polled, count, timeout) < 0 && errno != EINTR) abort();
-        struct signalfd_siginfo ignored[8];
-        while (read(signals, ignored, sizeof ignored) > 0) {
-        }
+        struct signalfd_siginfo told;
+        while (read(signals, &told, sizeof told) > 0)
+            if (told.ssi_signo == SIGUSR1) read_process();
         for (int i = 2; i < count; i++) {
             if (!polled[i].revents) continue;
             if (whose[i].channel) read_output(whose[i].session, whose[i].channel);
@@ -659,5 +690,6 @@ int main(int argc, char **argv) {
         reap();
         if (polled[1].revents & (POLLIN | POLLHUP | POLLERR)) read_port();
         if (out_length && polled[1].fd >= 0) write_port();
+        if (process_untold && synced && !out_length) unlink(taken_file()), process_untold = 0;
     }
 }

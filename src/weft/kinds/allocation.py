@@ -297,12 +297,14 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     boot_id: str | None = None
     accelerator: str | None = None
     started_at: float | None = None
-    restarts: int = 0
+    restarts: int = 0  # also of a VM's process, by the VM itself since its boot
     has: Resources | None = None  # what the running machine has now; None: nothing runs, or it can't be told
     room: dict[str, int] | None = None  # see WorkloadStatus
     image: str = ""  # the digest of a container's image, once it has had one
     fitted: int = 0  # the allocation's generation that the machine was brought to last
-    health: Literal["", "starting", "healthy", "unhealthy"] = ""  # of a running container with a check
+    health: Literal["", "starting", "healthy", "unhealthy"] = (
+        ""  # of a running container with a check, and of a VM that says how its process is
+    )
     health_message: str = ""
     reason: str = ""
     message: str = ""

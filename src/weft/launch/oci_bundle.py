@@ -32,7 +32,7 @@ from weft.contracts.host import Capacity, Host
 from weft.contracts.image import OciConfig, OciImage, RegistryCredentials
 from weft.drivers.image.oci.registry import RegistrySettings
 from weft.drivers.image.oci.store import OciImages
-from weft.drivers.runtime.qemu.enclosed.roots import NEEDED, WRITTEN_BYTES, Roots, run
+from weft.drivers.runtime.qemu.enclosed.roots import NEEDED, Roots, run
 from weft.drivers.runtime.qemu.enclosed.translate import read_signal
 from weft.images.enclosed.build import pack_image
 from weft.images.parts import write_bundle
@@ -178,7 +178,6 @@ async def _pack(folder: Path, layers: Sequence[str], image: OciImage, enclosure:
     raw = Path(await Roots(folder / "root").ensure(layers))
     disk, initrd, bundle = folder / DISK, folder / INITRD, folder / "bundle"
     await run("qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(disk))
-    await run("qemu-img", "resize", "-q", "-f", "qcow2", str(disk), str(raw.stat().st_size + WRITTEN_BYTES))
     raw.unlink()
     initrd.write_bytes((enclosure / "initrd-vm").read_bytes() + pack_image(describe_image(image.config)))
     manifest = BundleManifest(

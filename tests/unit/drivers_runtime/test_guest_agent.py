@@ -7,15 +7,16 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.guest_program import Guest
 
-from weft.contracts.runtime import ExecRequest
-from weft.drivers.runtime.qemu.frames import PAYLOAD_BYTES, encode_frame, encode_request
+from weft.contracts.runtime import ExecRequest, ProcessFacts
+from weft.drivers.runtime.qemu.frames import PAYLOAD_BYTES, Hello, encode_frame, encode_request
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel, GuestSession
 from weft.objects.errors import InvalidInput, TooLarge, Unavailable
 
@@ -237,3 +238,36 @@ async def until(true: object) -> None:
     async with asyncio.timeout(10):
         while not true():  # type: ignore[operator]
             await asyncio.sleep(0.01)
+
+
+async def test_how_its_process_is_is_told_to_whoever_comes_and_once_told_its_end_may_follow(
+    agent_program: Path, tmp_path: Path
+) -> None:
+    """As PID 1 of a VM that stands on an image of containers writes it: RUNS ENDS CODE."""
+    file, heard = tmp_path / "process", asyncio.Queue[ProcessFacts]()
+    file.write_text("1 0 0\n")
+    guest = Guest(agent_program, str(file))
+
+    def make(on_hello: Callable[[Hello], None], on_lost: Callable[[], None]) -> GuestChannel:
+        return GuestChannel(on_hello, on_lost, heard.put_nowait)
+
+    async def hear() -> ProcessFacts:
+        return await asyncio.wait_for(heard.get(), 10)
+
+    try:
+        channel = await guest.connect_as(make)
+        assert await hear() == ProcessFacts(True)
+        for runs, ends, code in ((0, 1, 3), (1, 1, 3), (0, 2, 137)):
+            fresh = tmp_path / "process.new"
+            fresh.write_text(f"{runs} {ends} {code}\n")
+            fresh.replace(file)
+            guest.process.send_signal(signal.SIGUSR1)
+            assert await hear() == ProcessFacts(bool(runs), ends, code)
+        async with asyncio.timeout(10):
+            while list(tmp_path.iterdir()):  # its machine may end now
+                await asyncio.sleep(0.01)
+        channel.close()
+        await guest.connect_as(make)
+        assert await hear() == ProcessFacts(False, 2, 137)
+    finally:
+        guest.end()

@@ -418,6 +418,8 @@ static int was_out_of_memory(void) {
 }
 
 static void end_machine(uint32_t how, uint32_t code) {
+    await_grown();
+    if (!box.top) reboot(RB_POWER_OFF); /* there is nowhere to say it */
     box.top->head.state = ENDED, box.top->head.how = how, box.top->head.code = code;
     sync(); /* volumes too, which are mounted in the container's mounts alone */
     if (umount2("/c", 0) != 0) mount(NULL, "/c", NULL, MS_REMOUNT | MS_RDONLY, NULL);
@@ -449,6 +451,7 @@ static void watch(pid_t container, int out, int err, int signals) {
         int found;
         for (pid_t pid; (pid = waitpid(-1, &found, WNOHANG)) > 0;) {
             if (pid == agent) agent = 0;
+            if (pid == grower) grower = 0;
             if (pid == container) status = found, ended_at = milliseconds();
         }
         if (polled[1].revents) drain(&polled[1], "stdout");

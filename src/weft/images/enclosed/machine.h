@@ -170,17 +170,26 @@ static void allow_signals(void) {
     signal(SIGPIPE, SIG_DFL);
 }
 
+static pid_t grower; /* who is growing the root's file system; 0: nobody (any more) */
+
 /* The root's file system to its disk's size, and the modules that can wait: beside what goes on. */
 static void grow_root(const char *device, const char *place) {
     int disk = open(device, O_RDONLY | O_CLOEXEC), root = open(place, O_RDONLY | O_CLOEXEC);
-    if (fork() == 0) {
+    if ((grower = fork()) == 0) {
         uint64_t bytes = 0, blocks;
         if (disk >= 0 && root >= 0 && ioctl(disk, BLKGETSIZE64, &bytes) == 0) {
             blocks = bytes / 4096;
             if (ioctl(root, EXT4_IOC_RESIZE_FS, &blocks) != 0) say("grow", device);
         }
-        load_modules(late_modules);
+        if (fork() == 0) load_modules(late_modules);
         _exit(0);
     }
     close(disk), close(root);
+}
+
+/* A machine that is off amid the growing has a file system that its next run may fail on, in the kernel, and never end. */
+static void await_grown(void) {
+    while (grower > 0 && waitpid(grower, NULL, 0) < 0 && errno == EINTR) {
+    }
+    grower = 0;
 }

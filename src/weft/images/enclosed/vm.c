@@ -2,7 +2,8 @@
  *
  * As /init it loads the virtio modules, mounts the disk "root" and makes it /, sets the network up, mounts volumes, starts weft's
  * guest agent there (its commands are root's, with the image's variables) and then the process. What that prints goes to the
- * console. With its end the machine powers off; after `restart on-failure` one that fails begins again instead.
+ * console; how it is, and how it ended, the agent tells the host. With its end the machine powers off; after `restart on-failure`
+ * one that fails begins again instead.
  * Called as poweroff or reboot it asks PID 1 to stop the process, by its stop signal, and to end.
  *
  * What to run stands in records, WORD VALUE:
@@ -13,7 +14,7 @@
  */
 #include "machine.h"
 
-enum { PIECE = 8192, WORDS = 4096, BLOCK = 512, SEED = 1 << 20, LONGEST_PAUSE = 30000, GRACE_MS = 86400000 };
+enum { PIECE = 8192, WORDS = 4096, BLOCK = 512, SEED = 1 << 20, LONGEST_PAUSE = 30000, GRACE_MS = 86400000, TOLD_MS = 1000 };
 #define OWN "/run/weft" /* ours in the image's files: a tmpfs */
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -250,6 +251,7 @@ static int mount_volume(const char *text) {
 }
 
 static void end_machine(int how) {
+    await_grown();
     kill(-1, SIGTERM);
     for (int tries = 0; tries < 20 && waitpid(-1, NULL, WNOHANG) >= 0; tries++) usleep(20000);
     kill(-1, SIGKILL);
@@ -278,6 +280,10 @@ static pid_t start_agent(void) {
     pid_t pid = fork();
     if (pid != 0) return pid;
     be_own("-1000");
+    sigset_t news;
+    sigemptyset(&news);
+    sigaddset(&news, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &news, NULL); /* until it has found its feet */
     int nothing = open("/dev/null", O_RDWR);
     for (int i = 0; i < 3; i++) dup2(nothing, i);
     char *words[] = {"weft-agent", NULL}, path[8192];
@@ -321,10 +327,27 @@ static void tell_end(const char *name, int status) {
     else if (WEXITSTATUS(status)) dprintf(2, "weft: %s ended with exit code %d\n", name, WEXITSTATUS(status));
 }
 
+/* For the agent to tell: whether the process runs, how often it has ended by itself, and how the last time. */
+static void note_process(pid_t agent, int runs, unsigned ends, int status) {
+    char text[64];
+    int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    int length = snprintf(text, sizeof text, "%d %u %d\n", runs, ends, code);
+    if (!write_file(OWN "/process.new", text, length) || rename(OWN "/process.new", OWN "/process") != 0) say("write", "process");
+    if (agent) kill(agent, SIGUSR1);
+}
+
+/* Nobody hears of its end once the machine is off. */
+static void await_told(void) {
+    for (long until = milliseconds() + TOLD_MS; milliseconds() < until; usleep(2000))
+        if (access(OWN "/process", F_OK) != 0 && access(OWN "/process.taken", F_OK) != 0) return;
+}
+
 static void watch(char **argv, int signals) {
-    int out[2], stop = 0, status;
+    int out[2], stop = 0, by_itself = 0, status, last = 0;
+    unsigned ends = 0;
     if (pipe2(out, O_CLOEXEC) != 0) end_machine(RB_POWER_OFF);
     fcntl(out[0], F_SETFL, O_NONBLOCK);
+    note_process(0, 1, 0, 0);
     pid_t agent = start_agent(), process = start_process(argv, out[1]);
     long agent_began = milliseconds(), began = agent_began, pause = 1000, ended_at = 0;
     struct pollfd polled[2] = {{signals, POLLIN, 0}, {out[0], POLLIN, 0}};
@@ -338,21 +361,30 @@ static void watch(char **argv, int signals) {
             }
         for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
             if (pid == agent) agent = 0;
+            if (pid == grower) grower = 0;
             if (pid != process) continue;
             while (relay(out[0])) {
             }
             tell_end(argv[0], status);
-            process = 0, ended_at = milliseconds();
+            process = 0, ended_at = milliseconds(), last = status, by_itself = !stop;
+            if (by_itself) note_process(agent, 0, ++ends, last);
             if (ended_at - began > LONGEST_PAUSE) pause = 1000;
             if (!status || strcmp(run.restart, "on-failure") != 0) stop = stop ? stop : RB_POWER_OFF;
         }
         relay(out[0]);
-        if (!process && stop) end_machine(stop);
+        if (!process && stop) {
+            if (by_itself) await_told();
+            end_machine(stop);
+        }
         if (!process && milliseconds() > ended_at + pause) {
             process = start_process(argv, out[1]), began = milliseconds();
+            note_process(agent, 1, ends, last);
             pause = pause * 2 < LONGEST_PAUSE ? pause * 2 : LONGEST_PAUSE;
         }
-        if (!agent && milliseconds() > agent_began + 1000) agent = start_agent(), agent_began = milliseconds();
+        if (!agent && milliseconds() > agent_began + 1000) {
+            note_process(0, process != 0, ends, last); /* the one before has taken it */
+            agent = start_agent(), agent_began = milliseconds();
+        }
     }
 }
 

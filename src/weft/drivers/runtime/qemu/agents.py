@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from weft.contracts.clock import Clock
-from weft.contracts.runtime import ExecRequest, ExecSession, GuestPlan, SessionMark
+from weft.contracts.runtime import ExecRequest, ExecSession, GuestPlan, ProcessFacts, SessionMark
 from weft.drivers.runtime.qemu.frames import Hello
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel
 from weft.drivers.runtime.qemu.qemu_agent import QemuAgent, connect_agent
@@ -24,10 +24,19 @@ RETRY_SECONDS = 0.2
 
 
 class GuestAgents:
-    """``on_hello(boot_id)`` is called whenever one has (again) introduced itself."""
+    """``on_hello(boot_id)`` is called whenever one has (again) introduced itself, ``on_process`` with what weft's own says of the
+    process that the guest is there for."""
 
-    def __init__(self, plan: GuestPlan, paths: GuestPaths, clock: Clock, on_hello: Callable[[str], None]) -> None:
-        self._plan, self._paths, self._clock, self._on_hello = plan, paths, clock, on_hello
+    def __init__(
+        self,
+        plan: GuestPlan,
+        paths: GuestPaths,
+        clock: Clock,
+        on_hello: Callable[[str], None],
+        on_process: Callable[[ProcessFacts], None],
+    ) -> None:
+        self._plan, self._paths, self._clock = plan, paths, clock
+        self._on_hello, self._on_process = on_hello, on_process
         self._weft: GuestChannel | None = None
         self._qemu: QemuAgent | None = None
         self._qemu_answers = False
@@ -97,7 +106,7 @@ class GuestAgents:
         while True:
             lost = asyncio.Event()
             with contextlib.suppress(OSError):
-                make_channel = functools.partial(GuestChannel, self._take_hello, lost.set)
+                make_channel = functools.partial(GuestChannel, self._take_hello, lost.set, self._on_process)
                 _, self._weft = await loop.create_unix_connection(make_channel, str(self._paths.agent))
                 await lost.wait()
             await self._clock.sleep(RETRY_SECONDS)

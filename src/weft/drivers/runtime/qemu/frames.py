@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import Literal, NamedTuple
 
+from weft.contracts.runtime import ProcessFacts
+
 PAYLOAD_BYTES = 16384
 WINDOW_BYTES = 262144
 REQUEST_BYTES = 2 << 20
@@ -21,6 +23,7 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 _HEADER = struct.Struct("<BBHI")
 _OVERHEAD = _HEADER.size + 1
 _ARRIVED = struct.Struct("<QQ")
+_PROCESS = struct.Struct("<II")
 _STANDING = struct.Struct("<QQB")
 
 
@@ -79,6 +82,14 @@ def decode_standing(frame: Frame) -> Standing:
         return Standing("gone")
     received, taken, ended = _STANDING.unpack(frame.payload)
     return Standing("goes on" if frame.channel else "new", received, taken, bool(ended))
+
+
+def decode_process(frame: Frame) -> ProcessFacts | None:
+    """What the guest says of its process; None if it makes no sense."""
+    if frame.channel not in (0, 1) or len(frame.payload) != _PROCESS.size:
+        return None
+    ends, code = _PROCESS.unpack(frame.payload)
+    return ProcessFacts(frame.channel == 0, ends, code if ends else None)
 
 
 def encode_request(session: int, argv: list[str], env: dict[str, str], folder: str, *, tty: bool) -> list[bytes]:

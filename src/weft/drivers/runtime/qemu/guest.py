@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from weft.contracts.clock import Clock
 from weft.contracts.migration import MoveEvent
-from weft.contracts.runtime import GuestFacts, GuestState
+from weft.contracts.runtime import GuestFacts, GuestState, ProcessFacts
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.processes import ProcessId, host_boot_id, is_alive, kill_process, wait_for_end
 from weft.drivers.runtime.qemu.agents import GuestAgents
@@ -23,6 +23,7 @@ from weft.drivers.runtime.qemu.frame import describe_shape
 from weft.drivers.runtime.qemu.processes import find_guest_process, search_guest_process
 from weft.drivers.runtime.qemu.qmp import ANSWER_SECONDS, Qmp, QmpEvent, connect_qmp
 from weft.drivers.runtime.qemu.record import (
+    POWERED_OFF,
     GuestRecord,
     decide_end,
     disk_times,
@@ -50,7 +51,7 @@ class Guest:
         self.ended = asyncio.Event()
         self._settling = False
         self.said_hello = asyncio.Event()
-        self.agents = GuestAgents(record.plan, paths, clock, self._take_hello)
+        self.agents = GuestAgents(record.plan, paths, clock, self._take_hello, self._take_process)
         self._cgroups = cgroups
         self.clock = clock
         self._notify = notify
@@ -94,6 +95,9 @@ class Guest:
         else:
             state = end.state if end else "starting"
         alive = state in ("running", "paused")
+        over = record.told if end is not None and end.reason == POWERED_OFF and not alive else None
+        code = over.code if over is not None and not over.runs else None
+        message = end.message if end is not None and not alive else ""
         return GuestFacts(
             id=plan.id,
             uid=plan.uid,
@@ -105,9 +109,11 @@ class Guest:
             pid=record.process.pid if self.running and record.process else None,
             started_at=record.started_at,
             reason=self.status if state == "paused" else end.reason if end and not alive else None,
-            message=(end.message or None) if end and not alive else None,
+            message=message or (f"its process ended with exit code {code}" if code is not None else None),
             accelerator=record.accelerator,
             shape=describe_shape(plan, record.frame) if alive and record.frame else None,
+            exit_code=code,
+            process=record.told if alive else None,
         )
 
     async def save_record(self, *, durable: bool = True) -> None:
@@ -167,7 +173,7 @@ class Guest:
         was cut off may be about to open its monitor still."""
         self.ended.clear()
         self.agents.close()
-        self.agents = GuestAgents(self.record.plan, self.paths, self.clock, self._take_hello)
+        self.agents = GuestAgents(self.record.plan, self.paths, self.clock, self._take_hello, self._take_process)
         move = self.record.move if self.in_move else None
         stood_still = move is not None and move.role == "target" and move.settings.mode == "stop-and-copy"
         self.agents.clock_stood_still = self.record.memory != "none" or stood_still
@@ -210,11 +216,20 @@ class Guest:
         boot_id = said or self.record.boot_id  # not every agent may tell
         if not self.record.ready or self.record.boot_id != boot_id:
             self.record.ready, self.record.boot_id = True, boot_id
-            write = asyncio.create_task(self.save_record(durable=False))
-            self._writes.add(write)
-            write.add_done_callback(self._writes.discard)
+            self._write_beside()
         self.said_hello.set()
         self._notify()
+
+    def _take_process(self, told: ProcessFacts) -> None:
+        if self.record.told != told:
+            self.record.told = told
+            self._write_beside()
+            self._notify()
+
+    def _write_beside(self) -> None:
+        write = asyncio.create_task(self.save_record(durable=False))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[asyncio.Queue[MoveEvent | None]]:

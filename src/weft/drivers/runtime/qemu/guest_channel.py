@@ -15,6 +15,7 @@ from weft.contracts.runtime import (
     DETACHED,
     ExecChunk,
     ExecRequest,
+    ProcessFacts,
     SessionMark,
     SessionStanding,
 )
@@ -32,6 +33,7 @@ from weft.drivers.runtime.qemu.frames import (
     Hello,
     OutOfStep,
     Standing,
+    decode_process,
     decode_standing,
     encode_frame,
     encode_hello,
@@ -46,11 +48,15 @@ STANDING_SECONDS = 5.0
 
 class GuestChannel(asyncio.Protocol):
     """One connection to one guest's agent. ``on_hello`` is called whenever the guest has (again) introduced itself,
-    ``on_lost`` once when the connection is gone."""
+    ``on_lost`` once when the connection is gone, ``on_process`` with what it says of its process."""
 
-    def __init__(self, on_hello: Callable[[Hello], None], on_lost: Callable[[], None]) -> None:
-        self._on_hello = on_hello
-        self._on_lost = on_lost
+    def __init__(
+        self,
+        on_hello: Callable[[Hello], None],
+        on_lost: Callable[[], None],
+        on_process: Callable[[ProcessFacts], None] = lambda told: None,
+    ) -> None:
+        self._on_hello, self._on_lost, self._on_process = on_hello, on_lost, on_process
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(b"")
         self._sessions: dict[int, GuestSession] = {}
@@ -148,6 +154,8 @@ class GuestChannel(asyncio.Protocol):
                 self._end_sessions(for_good=True)
                 self._introduce()
                 return
+            if frame.kind == "P" and (told := decode_process(frame)) is not None:
+                self._on_process(told)
             session = self._sessions.get(frame.session)
             if session is not None:
                 session.take(frame)

@@ -14,11 +14,12 @@ import msgspec
 
 from weft.contracts.durable import sync_folder, write_durably
 from weft.contracts.migration import MoveSettings
-from weft.contracts.runtime import GuestDisk, GuestPlan, GuestState
+from weft.contracts.runtime import GuestDisk, GuestPlan, GuestState, ProcessFacts
 from weft.drivers.processes import ProcessId
 from weft.drivers.runtime.qemu.frame import Frame
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
+POWERED_OFF = "guestPoweredOff"
 MARK_BYTES = 512  # a sector, written whole or not at all: longer than any move's key
 
 
@@ -60,7 +61,8 @@ class GuestRecord(msgspec.Struct):
     ``next`` what it is being brought to.
 
     ``memory``: ``saved``: the file is whole and the guest has not run since; ``loaded``: a machine holds it and may
-    have run, which ``disk_times`` (mtime in ns of each writable disk when it was saved) can tell."""
+    have run, which ``disk_times`` (mtime in ns of each writable disk when it was saved) can tell. ``told``: what the machine said
+    last of the process that it is there for."""
 
     plan: GuestPlan
     accelerator: str
@@ -71,6 +73,7 @@ class GuestRecord(msgspec.Struct):
     process: ProcessId | None = None
     ready: bool = False
     boot_id: str | None = None
+    told: ProcessFacts | None = None
     stopping: bool = False
     memory: Literal["none", "saved", "loaded"] = "none"
     disk_times: dict[str, int] = {}
@@ -153,7 +156,7 @@ def decide_end(
         return GuestEnd("stopped", "stopRequested")
     match shutdown:
         case "guest-shutdown":
-            return GuestEnd("stopped", "guestPoweredOff")
+            return GuestEnd("stopped", POWERED_OFF)
         case "guest-panic":
             return GuestEnd("failed", "guestPanicked", "the guest's kernel panicked; its console log says why")
         case "host-signal":
@@ -168,4 +171,4 @@ def decide_end(
         return GuestEnd("failed", "outOfMemory", "QEMU outgrew the guest's memory limit on this node")
     if pid_file_left:
         return GuestEnd("failed", "killed", "QEMU was killed or crashed")
-    return GuestEnd("stopped", "guestPoweredOff", "it ended in order while weft's agent was away")
+    return GuestEnd("stopped", POWERED_OFF, "it ended in order while weft's agent was away")

@@ -22,11 +22,12 @@ NEEDED = {"mkfs.ext4": "e2fsprogs", "qemu-img": "qemu-utils", "unshare": "util-l
 WRITTEN_BYTES = 8 << 30  # what a container may write beside what its image has
 UNUSED_BYTES = 4 << 30  # of images that nothing here has, until the oldest go
 AT_ONCE = 2
-_FORMAT = "1"  # of how they are made: another makes them anew
+_FORMAT = "2"  # of how they are made: another makes them anew
 _MAKING = ".making-"
 
 # In mounts of its own, so nothing stays mounted. An empty layer below makes a single one do; short names, since overlayfs has one
-# page for all of them. Room for a little more than there is: it grows when it is first mounted.
+# page for all of them. All the room that there will be, which takes none until it is written: a
+# machine that is killed while its kernel grows an ext4 that is in use leaves one on which the next one's kernel fails.
 _SCRIPT = """
 set -e
 cd "$1"
@@ -34,8 +35,8 @@ mkdir -p empty merged
 mount -t overlay -o "ro,lowerdir=$2:empty" overlay merged
 bytes=$(du -s --apparent-size --block-size=4096 merged | cut -f 1)
 files=$(du -s --inodes merged | cut -f 1)
-blocks=$((bytes + bytes / 32 + files + files / 8 + 8192))
-exec mkfs.ext4 -q -F -b 4096 -m 0 -J size=4 -N $((files + files / 8 + 2048)) \
+blocks=$((bytes + bytes / 32 + files + files / 8 + 8192 + $3 / 4096))
+exec mkfs.ext4 -q -F -b 4096 -m 0 -J size=4 -N $((files + files / 8 + 2048 + $3 / 65536)) \
     -E lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0 -d merged image "$blocks"
 """
 
@@ -64,7 +65,8 @@ class Roots:
             for number, layer in enumerate(layers):
                 (work / str(number)).symlink_to(layer)
             names = ":".join(str(number) for number in range(len(layers)))
-            await run("unshare", "--mount", "--propagation", "private", "sh", "-c", _SCRIPT, "sh", str(work), names)
+            words = ["sh", "-c", _SCRIPT, "sh", str(work), names, str(WRITTEN_BYTES)]
+            await run("unshare", "--mount", "--propagation", "private", *words)
             await asyncio.to_thread(_keep, work / "image", path)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -95,7 +97,7 @@ def name_layers(layers: Sequence[str]) -> str:
 
 
 def root_size(base: str) -> int:
-    return os.stat(base).st_size + WRITTEN_BYTES
+    return os.stat(base).st_size
 
 
 async def ensure_written(path: Path, base: str) -> None:
