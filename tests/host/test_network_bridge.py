@@ -101,6 +101,29 @@ def python_in(namespace: str, program: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
+# As MAC: says by ARP that it has an address, and by IPv6 that it is the router.
+TAKE_PLACE = """
+import socket, struct, sys
+mac, target, address, asked, tag = sys.argv[1:]
+mac, target, tag = bytes.fromhex(mac.replace(":", "")), bytes.fromhex(target.replace(":", "")), bytes.fromhex(tag)
+arp = struct.pack("!HHBBH6s4s6s4s", 1, 0x800, 6, 4, 1, mac, socket.inet_aton(address), bytes(6), socket.inet_aton(asked))
+source = socket.inet_pton(socket.AF_INET6, "fe80::" + mac.hex()[:4] + ":" + mac.hex()[4:8] + ":" + mac.hex()[8:])
+everyone = socket.inet_pton(socket.AF_INET6, "ff02::1")
+body = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + b"\\1\\1" + mac
+whole = source + everyone + struct.pack("!II", len(body), 58) + body
+total = sum(struct.unpack("!%dH" % (len(whole) // 2), whole))
+while total >> 16:
+    total = (total & 0xFFFF) + (total >> 16)
+body = body[:2] + struct.pack("!H", 0xFFFF ^ total) + body[4:]
+advert = struct.pack("!IHBB", 0x60000000, len(body), 58, 255) + source + everyone + body
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+link.bind(("eth0", 0))
+for _ in range(2):
+    link.send(target + mac + tag + b"\\x08\\x06" + arp)
+    link.send(b"\\x33\\x33\\0\\0\\0\\1" + mac + tag + b"\\x86\\xdd" + advert)
+"""
+
+
 class Town:
     """Networks blue and green, with the same addresses, over three nodes: blue has a guest on each, green on two."""
 
@@ -346,6 +369,17 @@ async def test_a_guest_cannot_speak_for_another(town: Town) -> None:
     finally:
         a.run("ip", "addr", "del", "10.20.0.77/24", "dev", "eth0")
     assert a.reaches("10.20.0.12")
+
+
+@pytest.mark.parametrize("tag", ["", "81000000", "88a80000", "8100000081000000", "81000007"])
+async def test_a_guest_cannot_take_anothers_place_with_tagged_frames_or_without(town: Town, tag: str) -> None:
+    """A kernel takes what has the tag of no VLAN as if it had none: rules that look at a frame's type must not miss it."""
+    a, b = town.guests["a"], town.guests["b"]
+    mac_a, mac_b = (next(e.mac for e in town.blue.endpoints if e.name == name) for name in ("a", "b"))
+    b.run("ip", "neigh", "flush", "dev", "eth0")
+    a.run(*PYTHON, TAKE_PLACE, mac_a, mac_b, "10.20.0.13", "10.20.0.12", tag)  # c's, towards b
+    assert mac_a not in b.run("ip", "neigh", "show", "10.20.0.13")
+    assert "default" not in b.run("ip", "-6", "route")
 
 
 async def test_published_ports_answer_on_every_node_from_everywhere(town: Town) -> None:

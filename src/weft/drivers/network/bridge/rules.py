@@ -133,8 +133,9 @@ chain through_node {{
 
 
 def render_taps(names: Names, ports: Iterable[Port]) -> Table:
-    """The bridges: a guest sends only as itself, the gateway and DHCP stay on their node, nothing reaches the node's
-    own stack through a bridge."""
+    """The bridges: a guest sends only as itself and isn't a router, the gateway and DHCP stay on their node, nothing reaches the
+    node's own stack through a bridge. Tagged frames don't pass: a kernel takes one with the tag of no VLAN as if it had none, and
+    what is in it would have been looked at by no rule."""
     taps, overlays, gateways = names.any_of("t"), names.any_of("x"), names.any_of("r")
     known = sorted(ports, key=lambda p: p.id)
     macs = elements(f'"{names.tap(p.id)}" . {p.mac}' for p in known)
@@ -156,11 +157,14 @@ chain between_ports {{
 {crossing}
   iifname != {taps} accept
   iifname . ether saddr != @macs drop
+  ether type {{ 8021q, 8021ad }} drop
   udp sport 68 udp dport 67 ip saddr 0.0.0.0 accept
   udp sport 67 drop
   ether type ip iifname . ip saddr != @addresses drop
   ether type arp arp saddr ip 0.0.0.0 accept
   ether type arp iifname . arp saddr ip != @addresses drop
+  ether type ip6 icmpv6 type {{ nd-router-advert, nd-redirect }} drop
+  ether type ip6 udp sport 547 drop
 }}
 chain to_node {{
   type filter hook input priority 0
