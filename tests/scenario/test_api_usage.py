@@ -32,6 +32,9 @@ def test_what_a_node_said_last_is_told_to_people_and_leaves_no_trace_in_the_stor
     assert told["use"] == {"cpu": 1.5, "memory": 2**30, "disk": 4196, "settled": True}
     assert told["guests"] == {"web": {"cpu": 1.5, "memory": 2**30, "disk": 4096, "settled": True}}
     assert fetch_usage(lab.client.http)[0]["guests"] == {}
+    node.report(digest={"guests": {}, "instances": [1, 0, 3, 5 << 20]})
+    [told] = fetch_usage(lab.client.http)
+    assert told["instances"] == {"busy": 1, "idle": 0, "ready": 3, "memory": 5 << 20} and told["use"]["memory"] == 0
     assert lab.revision() == revision
 
 

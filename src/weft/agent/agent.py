@@ -44,6 +44,7 @@ from weft.contracts.host import Host
 from weft.contracts.image import OciStore
 from weft.contracts.network import NetworkDriver
 from weft.contracts.volume import VolumeDriver
+from weft.kinds.heartbeat import Digest
 from weft.kinds.node import NodeReport
 from weft.objects.errors import WeftError
 
@@ -302,8 +303,15 @@ class Agent:
             self._network.ask(),
             heard=self._following.heard("allocations"),
             peers_version=self._proximity.version,
-            digest=self._meter.digest(),
+            digest=self._make_digest(),
         )
+
+    def _make_digest(self) -> Digest | None:
+        """What guests use, if that can be measured, and which instances of functions there are."""
+        digest = self._meter.digest()
+        if digest is None or self._functions is None:
+            return digest
+        return msgspec.structs.replace(digest, instances=self._functions.count())
 
     def _on_answer(self, answer: ReportAnswer) -> None:
         if answer.peers is not None:

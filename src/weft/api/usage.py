@@ -22,13 +22,24 @@ class Usage(msgspec.Struct):
     settled: bool
 
 
+class InstancesUsage(msgspec.Struct):
+    """Instances of functions at work, idle, and ready ahead of demand; ``memory`` in bytes is what the node counts for them."""
+
+    busy: int
+    idle: int
+    ready: int
+    memory: int
+
+
 class NodeUsage(msgspec.Struct):
-    """All that the guests of the node with uid ``node`` use, as of ``age_seconds`` ago; each by its workload's uid."""
+    """All that the guests of the node with uid ``node`` use, as of ``age_seconds`` ago; each by its workload's uid. Instances of
+    functions are no guests: what they use is in nothing but ``instances``."""
 
     node: str
     age_seconds: float
     use: Usage
     guests: dict[str, Usage] = {}
+    instances: InstancesUsage | None = None
 
 
 class UsageAnswer(msgspec.Struct):
@@ -46,7 +57,8 @@ async def usage(doors: Doors, call: Call) -> Response:
         if digest is not None:
             guests = {uid: _tell(use) for uid, use in digest.guests.items()} if with_guests else {}
             age = round(max(0.0, LEASE_SECONDS - lease.remaining_seconds), 1)
-            items.append(NodeUsage(lease.name.removeprefix(LEASE_PREFIX), age, _tell(total(digest)), guests))
+            there = InstancesUsage(**msgspec.structs.asdict(digest.instances))
+            items.append(NodeUsage(lease.name.removeprefix(LEASE_PREFIX), age, _tell(total(digest)), guests, there))
     return json_response(UsageAnswer(items))
 
 

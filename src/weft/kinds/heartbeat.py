@@ -24,12 +24,23 @@ class Use(msgspec.Struct, frozen=True, array_like=True):
     settled: bool = True
 
 
+class Instances(msgspec.Struct, frozen=True, array_like=True):
+    """How many instances of functions there are: at work, idle, ready ahead of demand; and the bytes of memory that the node
+    counts for them. They live in what allocations leave, so placement doesn't go by them."""
+
+    busy: int = 0
+    idle: int = 0
+    ready: int = 0
+    memory: int = 0
+
+
 class Digest(msgspec.Struct, frozen=True, omit_defaults=True):
     """``guests`` of this node's allocations, by workload; ``other`` is what else weft keeps there: cached images, guests that
-    nothing explains."""
+    nothing explains. ``instances`` of functions are in neither."""
 
     guests: dict[str, Use] = {}
     other: Use = Use()
+    instances: Instances = Instances()
 
 
 def add_up(uses: Iterable[Use]) -> Use:

@@ -44,7 +44,7 @@ class Copier:
         return 0
 
     def count_ready(self) -> dict[str, Ready]:
-        return {}
+        return {"old": Ready(2, 80 << 20)}
 
     def bound_ready(self, memory: int) -> None: ...
 
@@ -63,6 +63,8 @@ async def test_templates_of_an_agent_before_are_told_at_once_and_go_when_nothing
     functions.connect(heard.append)
     (standing,) = (one for one in heard if isinstance(one, Standing))
     assert standing.recipes == ["gone", "old"]
+    counted = functions.count()
+    assert (counted.busy, counted.ready, counted.memory) == (0, 2, 80 << 20)
     functions.take(Drop("gone"))  # this agent was never told of it
     async with asyncio.timeout(5):
         while driver.kept != {"old"} or not any(isinstance(one, Moved) and one.dropped == ["gone"] for one in heard):

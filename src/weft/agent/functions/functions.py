@@ -30,6 +30,7 @@ from weft.client.invocations import (
 )
 from weft.contracts.clock import Clock
 from weft.contracts.function import InstanceDriver, Isolation
+from weft.kinds.heartbeat import Instances as InstancesCounted
 
 STANDING_SECONDS = 0.05
 
@@ -74,6 +75,13 @@ class Functions:
     def report(self) -> dict[str, str]:
         """For the node's report: in which isolations it runs instances, or why not."""
         return {isolation: why or "yes" for isolation, why in self.isolations.items()}
+
+    def count(self) -> InstancesCounted:
+        """For the node's sign of life: how many instances there are, and what is counted for them."""
+        pool, paused = self.instances.pool, self.instances.ahead.count_ready().values()
+        busy, idle, ready = (sum(counts) for counts in zip((0, 0, 0), *pool.counts().values(), strict=True))
+        memory = sum(one.need.memory for one in pool.members.values()) + sum(copies.memory for copies in paused)
+        return InstancesCounted(busy, idle, ready + sum(copies.count for copies in paused), memory)
 
     def on_room(self) -> None:
         """Allocations may take more room now, or less."""

@@ -42,6 +42,7 @@ def join_nodes(nodes: Sequence[Object], used: Sequence[Object], sort: str) -> li
                 "allocated": {name: dig(node, f"status.allocated_{name}", 0) for name in RESOURCES},
                 "used": {name: told["use"][name] for name in RESOURCES} if told else None,
                 "age_seconds": told["age_seconds"] if told else None,
+                "instances": told.get("instances") if told else None,
             }
         )
     return _sorted(rows, sort)
@@ -77,7 +78,8 @@ def draw_nodes(rows: Sequence[Object]) -> list[list[str]]:
         for name, show in (("cpu", _cores), ("memory", format_bytes), ("disk", format_bytes)):
             cells += [show(used[name]), _percent(used[name], capacity[name])] if used else ["–", "–"]
         allocated = _percent(row["allocated"]["cpu"], capacity["cpu"])
-        out.append([row["name"], *cells, f"{allocated} cpu", "" if used else "not measured"])
+        note = describe_instances(row.get("instances")) if used else "not measured"
+        out.append([row["name"], *cells, f"{allocated} cpu", note])
     return out
 
 
@@ -104,6 +106,13 @@ def describe_used(used: Object, capacity: Object) -> str:
         share = f" of {whole} {name} ({_percent(used[name], capacity[name])})" if capacity[name] else f" {name}"
         parts.append(show(used[name]) + share)
     return ", ".join(parts)
+
+
+def describe_instances(instances: Object | None) -> str:
+    """``functions: 1 at work, 2 ready, 336 MiB``; "" if there are none."""
+    counts = ((instances or {}).get(part, 0) for part in ("busy", "idle", "ready"))
+    told = [f"{count} {word}" for count, word in zip(counts, ("at work", "idle", "ready"), strict=True) if count]
+    return f"functions: {', '.join(told)}, {format_bytes((instances or {})['memory'])}" if told else ""
 
 
 def _cores(cores: float) -> str:

@@ -19,7 +19,7 @@ from weft.cli.output.move import SHOWN as TOLD_OF_MOVES
 from weft.cli.output.move import describe_move
 from weft.cli.output.plot import draw_move
 from weft.cli.output.scheduling import SHOWN, describe_scheduling
-from weft.cli.output.usage import RESOURCES, describe_used
+from weft.cli.output.usage import RESOURCES, describe_instances, describe_used
 from weft.cli.session import Session
 from weft.cli.terminal import clean, find_width
 from weft.cli.verbs.events import about, draw_events
@@ -106,6 +106,8 @@ def _describe_place(session: Session, node: dict[str, Any]) -> str:
     told = next((each for each in fetch_usage(session.client.http) if each["node"] == node["uid"]), None)
     used = told["use"] if told else None
     lines = describe_scheduling(node, allocations, names, used)
+    if instances := describe_instances(told.get("instances") if told else None):
+        lines.append(("instances", f"of {instances}"))
     width = max(len(word) for word, _ in lines) + 2
     shown = [f"  {word:<{width}}{text.rstrip()}" for word, text in lines]
     return "\n".join([session.paint.color("scheduling", "bold"), *map(clean, shown)])
