@@ -17,9 +17,11 @@ from tests.scenario.agent_lab import (
     make_publication,
 )
 
+from weft.agent import abilities
 from weft.contracts.network import Allowed, Endpoint
-from weft.contracts.runtime import BootKernel
+from weft.contracts.runtime import BootKernel, RuntimeProbe
 from weft.kinds.allocation import AllocatedGroup, AllocatedRule, AllocatedVolume
+from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope
 from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.identity import short_id
@@ -55,6 +57,20 @@ async def test_an_allocation_comes_to_run_and_is_reported_with_its_boot_id_and_s
         assert [disk.serial for disk in plan.disks] == ["root", "weft-seed"]
         assert [nic.mac for nic in plan.nics] == [make_nic().mac]
         assert lab.server.node_report is not None and lab.server.node_report.epoch == "e1"
+
+
+async def test_what_a_node_can_do_is_asked_again_and_told_when_it_has_changed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(abilities, "PROBE_SECONDS", 0.02)
+    async with lab.agent() as agent:
+        await lab.until(lambda: lab.server.node_report is not None and not lab.server.node_report.problems)
+        [driver] = agent.runtimes.all()
+        driver.orders.probe = RuntimeProbe("fake", False, "", "", [], [], ["what it stands on has gone"])
+        await lab.until(lambda: "what it stands on has gone" in (lab.server.node_report or NodeReport()).problems)
+        assert [runtime.usable for runtime in lab.server.node_report.runtimes] == [False]  # type: ignore[union-attr]
+        driver.orders.probe = None
+        await lab.until(lambda: lab.server.node_report is not None and not lab.server.node_report.problems)
 
 
 async def test_room_that_is_held_for_later_is_nothing_to_a_node(lab: Lab) -> None:

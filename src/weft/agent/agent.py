@@ -170,13 +170,13 @@ class Agent:
             log.warning("network: %s", problem)
 
     async def _introduce(self) -> None:
-        """Find out what this node can do, then begin to report; its guests don't wait for that."""
+        """Find out what this node can do, then report for ever; its guests don't wait for that."""
         await self._volumes.find()
         await self._pools.look()
         await self._abilities.find_out()
+        self._spawn(self._abilities.keep(self._reporter.wake))
         self._reporter.wake()
         await self._reporter.tell()
-        await self._abilities.keep(self._reporter.wake)
 
     async def run(self) -> None:
         """Until cancelled. Raises what a part of the agent died of."""
