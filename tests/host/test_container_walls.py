@@ -30,8 +30,11 @@ PROGRAM = r"""
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
@@ -39,6 +42,7 @@ PROGRAM = r"""
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -76,11 +80,53 @@ int main(int argc, char **argv) {
     tell("time", syscall(SYS_settimeofday, 0, 0));
     tell("cgroup", open("/sys/fs/cgroup/memory/memory.limit_in_bytes", O_WRONLY));
     tell("quit-cgroup", mkdir("/sys/fs/cgroup/memory/mine", 0755));
+    tell("vsock", socket(AF_VSOCK, SOCK_STREAM, 0));
+    tell("crypto-socket", socket(AF_ALG, SOCK_SEQPACKET, 0));
+    tell("session-keyring", syscall(SYS_keyctl, 0, -3, 0));
+    tell("join-keyring", syscall(SYS_keyctl, 1, "theirs"));
+    tell("request-key", syscall(SYS_request_key, "user", "x", 0, -3));
+    tell("trace-outside", ptrace(PTRACE_ATTACH, atoi(argv[2]), 0, 0));
+    struct iovec piece = {malloc(8), 8}, there = {(void *)0x400000, 8};
+    tell("read-memory-outside", syscall(SYS_process_vm_readv, atoi(argv[2]), &piece, 1, &there, 1, 0));
+    tell("signal-outside", kill(atoi(argv[2]), 0));
+    tell("see-outside", access(argv[3], F_OK));
+    tell("compare-outside", syscall(SYS_kcmp, getpid(), atoi(argv[2]), KCMP_FILE, 0, 0));
+    struct { unsigned size; int kind; unsigned char id[8]; } handle = {8, 1, {2}};
+    tell("file-by-handle", syscall(SYS_open_by_handle_at, AT_FDCWD, &handle, O_RDONLY));
+    tell("perf", syscall(SYS_perf_event_open, 0, 0, -1, -1, 0));
+    tell("io-uring", syscall(SYS_io_uring_setup, 1, 0));
+    tell("kernel-log", syscall(SYS_syslog, 3, 0, 0));
+    tell("kernel-messages", open("/dev/kmsg", O_WRONLY));
+    tell("port-io", syscall(SYS_iopl, 3));
+    tell("swap", syscall(SYS_swapon, "/tmp/disk", 0));
+    tell("accounting", syscall(SYS_acct, "/tmp/acct"));
+    tell("watch-files", syscall(SYS_fanotify_init, 0, 0));
+    tell("join-namespace", syscall(SYS_setns, open("/proc/1/ns/net", O_RDONLY), 0));
+    tell("module-loader", open("/proc/sys/kernel/modprobe", O_WRONLY));
+    tell("overcommit", open("/proc/sys/vm/overcommit_memory", O_WRONLY));
+    tell("forwarding", open("/proc/sys/net/ipv4/ip_forward", O_WRONLY));
+    tell("hot-plug-helper", open("/sys/kernel/uevent_helper", O_WRONLY));
+    tell("release-agent", open("/sys/fs/cgroup/memory/release_agent", O_WRONLY));
+    tell("debugging", open("/sys/kernel/debug", O_RDONLY | O_DIRECTORY) < 0 ? -1 : access("/sys/kernel/debug/tracing", F_OK));
+    tell("firmware", open("/sys/firmware/dmi/tables/DMI", O_RDONLY));
+    tell("disk-of-node", open("/sys/block/vda/uevent", O_WRONLY));
     tell("write-root", open("/bin/planted", O_WRONLY | O_CREAT, 0644));
     return 0;
 }
 """
-REFUSED = {"EPERM", "EACCES", "ENOSYS", "EROFS", "EINVAL", "ENOENT", "ECONNREFUSED"}
+REFUSED = {
+    "EPERM",
+    "EACCES",
+    "ENOSYS",
+    "EROFS",
+    "EINVAL",
+    "ENOENT",
+    "ECONNREFUSED",
+    "EAFNOSUPPORT",
+    "ESRCH",
+    "EBADF",
+    "ENODEV",
+}
 HARMLESS = {"kcore"}  # /dev/null lies over it
 
 
@@ -129,7 +175,8 @@ async def try_all(lab: ContainerLab, plan: ContainerPlan) -> dict[str, str]:
         door.listen()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as neighbour:
             neighbour.connect(f"\0{name}")  # it is there for whoever is in this network namespace
-        process = ContainerProcess(["try", name])
+        outside = str(os.getpid())
+        process = ContainerProcess(["try", name, outside, f"/proc/{outside}"])
         said = await run(lab, msgspec.structs.replace(plan, process=process))
     words = dict(line.split() for line in said.splitlines())
     assert len(words) == PROGRAM.count("tell(") - 1, said

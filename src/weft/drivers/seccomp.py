@@ -1,6 +1,8 @@
 """The system calls that a container may make: the profile that Debian's containers-common keeps, which podman and others use,
 for this machine and the container's capabilities; but no namespaces, mounts or keys of its own, which that profile leaves to
-containers within containers, and which is where most of the kernel's holes were. Pure, but for ``read_profile``.
+containers within containers, and which is where most of the kernel's holes were; and of sockets only those of networks and files.
+vsock leads past every network namespace to what runs this machine. (A 32-bit program's ``socketcall`` has its arguments in memory,
+where no filter sees them.) Pure, but for ``read_profile``.
 
 Its format is containers-common's: rules with ``includes`` and ``excludes`` (capabilities, architectures).
 """
@@ -36,7 +38,8 @@ _KEPT_BACK = {
     *("fsconfig", "fsmount", "fsopen", "fspick", "mount_setattr", "move_mount", "open_tree"),
 }
 _NEW_NAMESPACES = 0x7E02_0000  # the flags of clone(2) that make some
-_EPERM, _ENOSYS = 1, 38
+_EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
+_NETLINK, _PACKET = 16, 17  # socket families: below are UNIX, IPv4, IPv6; above are vsock, the kernel's ciphers, buses
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -84,7 +87,7 @@ def translate_seccomp(profile: Profile, machine: str, capabilities: Collection[s
     others = [sub for known in profile.archMap if known.architecture == main for sub in known.subArchitectures or []]
     rules = [_translate(rule) for rule in profile.syscalls if _applies(rule, short, set(capabilities))]
     if _ADMIN not in capabilities:
-        rules = _keep_back(rules)
+        rules = _keep_to_networks(_keep_back(rules))
     translated: dict[str, Any] = {
         "defaultAction": profile.defaultAction,
         "architectures": [main, *others],
@@ -106,6 +109,36 @@ def _keep_back(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
         {"names": sorted(_KEPT_BACK), "action": "SCMP_ACT_ERRNO", "errnoRet": _EPERM},
     ]
+
+
+def _keep_to_networks(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rules``, in which a socket is allowed whatever its family, or whatever its protocol but for one of netlink's."""
+    sockets = [rule for rule in rules if "socket" in rule["names"] and rule["action"] == "SCMP_ACT_ALLOW"]
+    if not sockets:
+        return rules
+    protocol = [arg for rule in sockets for arg in rule.get("args", ()) if arg["index"] == 2][:1]
+    below, exactly, above = (_family(op) for op in ("LT", "EQ", "GT"))
+    others = [
+        rule | {"names": [n for n in rule["names"] if n != "socket"]} if rule in sockets else rule for rule in rules
+    ]
+    return [
+        *(
+            rule for rule in others if rule["names"]
+        ),  # first, with its refusals: libseccomp takes them in no other order
+        {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [below]},
+        {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [exactly, *protocol]},
+        {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [exactly | {"value": _PACKET}]},
+        {
+            "names": ["socket"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": _EAFNOSUPPORT,
+            "args": [above | {"value": _PACKET}],
+        },
+    ]
+
+
+def _family(op: str) -> dict[str, Any]:
+    return {"index": 0, "value": _NETLINK, "valueTwo": 0, "op": f"SCMP_CMP_{op}"}
 
 
 def _applies(rule: Rule, architecture: str, capabilities: set[str]) -> bool:

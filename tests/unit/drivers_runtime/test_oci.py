@@ -181,6 +181,20 @@ def test_the_profile_follows_capabilities_and_machine() -> None:
         translate_seccomp(PROFILE, "vax", [])
 
 
+def test_sockets_are_those_of_networks_and_files_for_who_has_no_right_to_more() -> None:
+    not_audit = {"index": 2, "value": 9, "valueTwo": 0, "op": "SCMP_CMP_NE"}
+    anywhere = Rule(["socket", "bind"], "SCMP_ACT_ALLOW")
+    for rule, args in ((Rule(["socket"], "SCMP_ACT_ALLOW", args=[not_audit]), [not_audit]), (anywhere, [])):
+        profile = msgspec.structs.replace(PROFILE, syscalls=[rule])
+        rules = translate_seccomp(profile, "x86_64", [])["syscalls"]
+        sockets = [rule for rule in rules if "socket" in rule["names"]]
+        limits = [[(arg["op"][9:], arg["value"]) for arg in rule["args"] if arg["index"] == 0] for rule in sockets]
+        assert limits == [[("LT", 16)], [("EQ", 16)], [("EQ", 17)], [("GT", 17)]]
+        assert sockets[1]["args"][1:] == args and sockets[3]["action"] == "SCMP_ACT_ERRNO"
+    assert any(rule["names"] == ["bind"] for rule in rules)
+    assert translate_seccomp(profile, "x86_64", ["CAP_SYS_ADMIN"])["syscalls"][0]["names"] == anywhere.names
+
+
 def test_namespaces_mounts_and_keys_are_kept_back_from_who_has_no_right_to_them() -> None:
     rule = Rule(["clone", "clone3", "unshare", "mount", "fork"], "SCMP_ACT_ALLOW")
     profile = msgspec.structs.replace(PROFILE, syscalls=[rule])
