@@ -109,6 +109,7 @@ async def test_it_runs_ends_and_is_counted_without_a_look_at_processes_or_contro
     with pytest.raises(DriverFailed, match="still in use"):
         await driver.start(lab.plan("wants-it", mounts=[volume]))
     await driver.stop(plan.id, grace_seconds=30)
+    assert attached(lab) == []  # at once: the next run has it checked first
     monkeypatch.undo()
     assert (await driver.inspect(plan.id)).exit_code == 7
     assert await printed(driver, plan) == "from the top layer\nup\n"

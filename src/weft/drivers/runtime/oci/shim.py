@@ -95,6 +95,11 @@ def read_exit_code(paths: ContainerPaths, container_id: str) -> int | None:
         return None
 
 
+def write_exit_code(paths: ContainerPaths, container_id: str, code: int) -> None:
+    """As the shim does, for one that has none of its own kind."""
+    (paths.exits / container_id).write_text(str(code))
+
+
 def reopen_log(paths: ContainerPaths) -> None:
     """Have the shim go on in a new file under the log's name. Raises OSError where none listens."""
     descriptor = os.open(paths.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)

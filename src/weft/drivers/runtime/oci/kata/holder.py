@@ -8,6 +8,7 @@ a network namespace, whose NICs it hands to the machine.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 
 from weft.contracts.clock import Clock
@@ -25,6 +26,7 @@ from weft.drivers.runtime.oci.kata.translate import plan_root, translate_isolate
 from weft.drivers.runtime.oci.kata.volumes import mount_volumes, unmount_volumes, volumes_folder
 from weft.drivers.runtime.oci.launch import ENDED_ALREADY, make_ready, write_files
 from weft.drivers.runtime.oci.record import SIGNALLED
+from weft.drivers.runtime.oci.shim import read_exit_code, write_exit_code
 from weft.drivers.runtime.oci.translate import Facts
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 
@@ -42,11 +44,13 @@ class Kata(Tasks):
     ) -> None:
         super().__init__(client, clock, node_uid)
         self._class, self._shortages, self._groups = runtime_class, shortages, groups
+        self._short_of_memory = False
 
     async def launch(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
         record, paths, plan = container.record, container.paths, container.record.plan
         volumes = volumes_folder(paths)
         write_files(container)
+        (paths.exits / plan.id).unlink(missing_ok=True)
         config = translate_isolated(plan, paths, facts, volumes, cgroup=self._groups.path(plan.id))
         output = write_keeper(container)
         for number, layer in enumerate(plan.layers):
@@ -114,9 +118,23 @@ class Kata(Tasks):
         except NotFound:
             return
 
+    async def exit_code(self, container: Container) -> int | None:
+        """What it had of the node is given back before its end is told, or its next run would find its volumes in use; what that
+        needs of containerd is written down first."""
+        if (known := read_exit_code(container.paths, container.record.plan.id)) is not None:
+            return known
+        code = await super().exit_code(container)
+        if code is not None:
+            waits = code > SIGNALLED and not container.record.stopping
+            hears = await self._shortages.hears(container.record.plan.id, SHORTAGE_SECONDS if waits else 0.0)
+            self._short_of_memory = hears
+            write_exit_code(container.paths, container.record.plan.id, code)
+            with contextlib.suppress(WeftError):
+                await self.release(container)
+        return code
+
     async def ran_out_of_memory(self, container: Container, exit_code: int | None) -> bool:
-        waits = exit_code is not None and exit_code > SIGNALLED and not container.record.stopping
-        return await self._shortages.hears(container.record.plan.id, SHORTAGE_SECONDS if waits else 0.0)
+        return self._short_of_memory
 
     async def stats(self, container: Container, *, disks: bool) -> GuestStats:
         told = await self._client.call("tasks.v1.Tasks/Metrics", filters=[f"id=={container.record.plan.id}"])
