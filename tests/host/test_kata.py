@@ -230,7 +230,8 @@ async def test_a_shim_that_makes_no_machine_is_said_so_in_its_words(
 ) -> None:
     shim = lab.folder / "bin" / "containerd-shim-kata-v2"
     shim.parent.mkdir()
-    shim.write_text("#!/bin/sh\necho no machine here >&2; exit 1\n")
+    tries = lab.folder / "tries"
+    shim.write_text(f"#!/bin/sh\necho try >> {tries}; echo no machine here >&2; exit 1\n")
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
     own = Containerd(lab.folder / "own")
@@ -238,6 +239,10 @@ async def test_a_shim_that_makes_no_machine_is_said_so_in_its_words(
     broken = KataDriver(lab.host, None, own.address, name_class("kata"))
     try:
         probe = await broken.probe()
+        tried = tries.read_text()
+        assert await broken.probe() is probe and tries.read_text() == tried  # not again, as long as nothing has changed
+        os.utime(shim)
+        assert not (await broken.probe()).usable and tries.read_text() > tried
     finally:
         await broken.close()
         own.end()

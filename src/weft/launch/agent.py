@@ -55,6 +55,7 @@ CONTAINERS = "weft.drivers.runtime.oci.driver:OciDriver"
 CONTAINERD = "/run/containerd/containerd.sock"
 ENCLOSED = "weft.drivers.runtime.qemu.enclosed.driver:EnclosedDriver"
 KATA = "weft.drivers.runtime.oci.kata.driver:KataDriver"
+KATA_LEFT = "weft.drivers.runtime.oci.kata.driver:find_left"
 KATA_CLASS = "weft.drivers.runtime.oci.kata.translate:name_class"
 FUNCTIONS = "weft.launch.instances:make_functions"
 CONTAINER_IMAGES = "weft.drivers.image.oci.store:OciImages"
@@ -306,17 +307,14 @@ def load_isolated(
 ) -> tuple[Any, Any | None]:
     """The driver of containers in machines of their own, and that of what this node was told before, if it left some."""
     word, _, address = options.isolated_runtime.partition("=")
-
-    def enclosed() -> Any:
-        return _load_class(ENCLOSED)(host, options.enclosure.absolute(), clock, machines)
-
-    def kata() -> Any:
-        runtime_class = _load_class(KATA_CLASS)(word if word != "enclosed" else "kata")
-        return _load_class(KATA)(host, clock, address or containerd or CONTAINERD, runtime_class)
-
-    offered, other, folder = (enclosed, kata, "kata") if word == "enclosed" else (kata, enclosed, "enclosed")
-    left = any(Path(host.state_dir, folder, "containers").glob("*"))
-    return offered(), other() if left else None
+    enclosure = options.enclosure.absolute()
+    if word == "enclosed":
+        left = _load_class(KATA_LEFT)(host) if Path(host.state_dir, "kata").exists() else None
+        enclosed = _load_class(ENCLOSED)(host, enclosure, clock, machines)
+        return enclosed, _load_class(KATA)(host, clock, *left) if left is not None else None
+    kata = _load_class(KATA)(host, clock, address or containerd or CONTAINERD, _load_class(KATA_CLASS)(word))
+    has_left = any(Path(host.state_dir, "enclosed", "containers").glob("*"))
+    return kata, _load_class(ENCLOSED)(host, enclosure, clock, machines) if has_left else None
 
 
 def _tell_version(server: str) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from weft.launch.agent import read_container_runtime, read_isolated_runtime
+from weft.contracts.clock import SystemClock
+from weft.contracts.container import ContainerPlan, ContainerProcess
+from weft.contracts.host import Capacity, Host
+from weft.drivers.runtime.oci.kata.driver import find_left
+from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.record import ContainerRecord, write_record
+from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.launch.agent import load_isolated, read_container_runtime, read_isolated_runtime
 from weft.launch.local import init
 from weft.launch.local.fabric import containerd_socket, prepare_containerd
 from weft.launch.local.topology import Taken, plan_topology
@@ -35,6 +42,29 @@ def test_a_runtime_of_machines_is_weft_s_own_or_one_of_kata_s(text: str) -> None
 def test_what_shares_the_node_s_kernel_is_no_runtime_of_machines(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         read_isolated_runtime(text)
+
+
+def test_what_another_runtime_left_is_cared_for_by_it(tmp_path: Path) -> None:
+    places = {"state_dir": str(tmp_path / "state"), "run_dir": str(tmp_path / "run")}
+    capacity = Capacity(cpu=1, memory_bytes=1 << 30, disk_bytes=1 << 30)
+    host = Host(
+        "n1", "u", **places, link_prefix="w", underlay_address="::1", underlay_link="lo", cgroup="w", capacity=capacity
+    )
+
+    def load(text: str) -> tuple[str, str]:
+        told = argparse.Namespace(isolated_runtime=text, enclosure=tmp_path)
+        offered, before = load_isolated(told, host, SystemClock(), QemuDriver(host), "/held")
+        return offered.name, before.name if before is not None else ""
+
+    assert (load("enclosed"), load("kata-clh=/s")) == (("enclosed", ""), ("kata", ""))
+    (tmp_path / "state/enclosed/containers/c1").mkdir(parents=True)
+    assert load("kata") == ("kata", "enclosed")
+    plan = ContainerPlan("c2", "u2", "web", 1, ["/l"], ContainerProcess(["serve"]), 1.0, 1 << 20)
+    state = tmp_path / "state/kata/containers/c2"
+    record = ContainerRecord(plan, "io.containerd.kata-clh.v2", "boot", 1.0, held_by="/before")
+    write_record(ContainerPaths(run=state, state=state), record)
+    assert load("enclosed") == ("enclosed", "kata")
+    assert find_left(host) == ("/before", "io.containerd.kata-clh.v2")
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ from weft.contracts.host import Host
 from weft.contracts.runtime import GuestFacts
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.kata.translate import check_plan
+from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import look_around_for_machines
+from weft.drivers.runtime.oci.record import read_record
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.translate import Facts
 
@@ -50,6 +52,15 @@ class KataDriver(OciDriver):
 
     async def runtime_of(self, name: str) -> Runtime:
         return Runtime(name, self._run / "runtime")
+
+
+def find_left(host: Host) -> tuple[str, str] | None:
+    """The containerd's address and the runtime's class of a container that is there, running or not; None: there is none."""
+    for folder in sorted((Path(host.state_dir) / DRIVER / "containers").glob("*")):
+        record = read_record(ContainerPaths(run=folder, state=folder))
+        if record is not None:
+            return record.held_by, record.runtime
+    return None
 
 
 def _without_users(plan: ContainerPlan) -> ContainerPlan:
