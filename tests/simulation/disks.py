@@ -29,6 +29,12 @@ class MarkedVolumes(FakeVolumes):
         self, volume_id: str, *, size_bytes: int, base: str | None = None, base_format: str = "qcow2"
     ) -> VolumeFacts:
         facts = await super().ensure(volume_id, size_bytes=size_bytes, base=base, base_format=base_format)
+        return self._mark(volume_id, facts)
+
+    async def ensure_files(self, volume_id: str, *, size_bytes: int, owner: tuple[int, int] = (0, 0)) -> VolumeFacts:
+        return self._mark(volume_id, await super().ensure_files(volume_id, size_bytes=size_bytes, owner=owner))
+
+    def _mark(self, volume_id: str, facts: VolumeFacts) -> VolumeFacts:
         path = Path(facts.path)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)

@@ -20,6 +20,9 @@ from tests.simulation.machines import Processes
 from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, TOKEN_SECRET, Person, insist
 from tests.simulation.promises import find_unmet
+from tests.simulation.sides import DIGEST as WEB_DIGEST
+from tests.simulation.sides import IMAGE as WEB_IMAGE
+from tests.simulation.sides import Converter, Sides
 from tests.simulation.tasks import Runner, TaskBook
 from tests.simulation.truth import Witness
 from tests.simulation.underlay import Underlay
@@ -69,6 +72,7 @@ class Fabric:
         *,
         moves: bool,
         jobs: bool,
+        converts: bool,
     ) -> None:
         self.loop, self.folder, self.fate = loop, folder, fate
         self.broke: asyncio.Future[None] = loop.create_future()
@@ -76,7 +80,11 @@ class Fabric:
         self.processes = processes
         self.moves = moves  # whether people move their VMs
         self.jobs = jobs  # whether people run jobs
-        self.book = TaskBook(self)
+        self.converts = converts  # whether people convert containers, and have nothing else
+        self.book, self.sides = TaskBook(self), Sides(self)
+        if converts:
+            self.witness.on_begin, self.witness.on_commit = self.sides.see_machine, self.sides.see_commit
+        self.converters: list[Converter] = []
         self.runners: list[Runner] = []
         self.underlay = Underlay(fate)
         self.clock = Clock(loop)
@@ -120,7 +128,8 @@ class Fabric:
     async def _live(self) -> None:
         await self.set_up()
         self.lives = [
-            self.loop.create_task(p.live(), name=f"the wishes of {p.name}") for p in (*self.people, *self.runners)
+            self.loop.create_task(p.live(), name=f"the wishes of {p.name}")
+            for p in (*self.people, *self.runners, *self.converters)
         ]
         await asyncio.sleep(3.0)
         self.fate.on = True
@@ -214,7 +223,13 @@ class Fabric:
         status = ImageStatus(phase="Available", sha256=DIGEST, size=len(BUNDLE), virtual_size=64 * MIB)
         await self._put(_envelope("image", "tiny", "default", {"url": "file:///none"}, status))
         await self._put(_envelope("network", "back", "default", {"cidr": "10.77.0.0/28"}))
-        self.people = [Person(self, name, self.fate.seed) for name in NAMES]
+        if self.converts:
+            made_of = ImageStatus(
+                phase="Available", sha256=DIGEST, size=len(BUNDLE), virtual_size=64 * MIB, digest=WEB_DIGEST
+            )
+            await self._put(_envelope("image", "web", "default", {"url": f"oci://{WEB_IMAGE}"}, made_of))
+            self.converters = [Converter(self, name, n) for n, name in enumerate(("sea", "sky", "sun"))]
+        self.people = [] if self.converts else [Person(self, name, self.fate.seed) for name in NAMES]
         self.runners = [Runner(self, name, self.fate.seed) for name in ("sums", "thumbs")] if self.jobs else []
         await self.ledger.back_up()
 

@@ -12,6 +12,7 @@ from tests.scenario.container_agent_lab import Store, World
 from tests.simulation.disks import MarkedVolumes
 from tests.simulation.lines import Line, NodeHttp
 from tests.simulation.machines import WatchedDriver
+from tests.simulation.sides import REGISTRY, SeenContainers
 from tests.simulation.tasks import Tasks
 from tests.simulation.underlay import MemoryWire
 from tests.simulation.virtual_loop import Clock, Part
@@ -46,6 +47,7 @@ class Node:
         self.wire, self.shelf = FakeWire(), FakeShelf()
         self.orders = FakeOrders(boot_seconds=0.5, shutdown_seconds=0.3)
         self.world = World()  # of containers
+        self.world.registry |= REGISTRY
         self.part: Part | None = None
         self.runtime = self._make_runtime()
 
@@ -68,9 +70,11 @@ class Node:
         runtimes: dict[str, Any] = {"vm": self.runtime}
         if fabric.jobs:
             runtimes["container"] = Tasks(self.world, fabric)
+        elif fabric.converts:
+            runtimes["container"] = SeenContainers(self.world, fabric, self.name)
         for driver in (*runtimes.values(), network, volumes):
             self._trouble(driver)
-        images = Store(self.world) if fabric.jobs else None
+        images = Store(self.world) if fabric.jobs or fabric.converts else None
         server = ImageServer(client)
         agent = Agent(
             self.host, server, Runtimes(runtimes), network, volumes, self.clock, wire, container_images=images
@@ -118,7 +122,10 @@ class Node:
         self.kill()
         self.fabric.underlay.cut(self.name)
         self.runtime.kill_all()
-        Tasks(self.world, self.fabric).lose_power()
+        if self.fabric.converts:
+            SeenContainers(self.world, self.fabric, self.name).lose_power()
+        else:
+            Tasks(self.world, self.fabric).lose_power()
         self.wire.segments.clear()
         self.wire.ports.clear()
         self.wire.forwards.clear()

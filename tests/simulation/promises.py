@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.node import Node
 from tests.simulation.people import Person
+from tests.simulation.sides import check_sides
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.fit import plan_fit
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
@@ -27,6 +28,8 @@ def find_unmet(fabric: Fabric) -> list[str]:
     guests = {uid: state for node in fabric.nodes for uid, state in node.guests().items()}
     for person in fabric.people:
         found += _check_vm(fabric, person, guests) + _check_volume(fabric, person)
+    for converter in fabric.converters:
+        found += check_sides(fabric, converter)
     found += _check_moves(fabric)
     for node in fabric.nodes:
         found += _check_node(fabric, node)

@@ -75,6 +75,18 @@ def test_whatever_happens_no_try_of_a_job_runs_twice_and_all_are_counted_as_they
     assert trace.wishes["run job"] > 0, trace
 
 
+@pytest.mark.parametrize(
+    ("store", "seed"),
+    [("memory", 2), ("sqlite", 4), *(pytest.param("memory", seed, marks=pytest.mark.long) for seed in range(5, 15))],
+)
+def test_whatever_happens_a_conversion_leaves_one_of_both_which_has_all_and_never_do_both_run(
+    store: Store, seed: int
+) -> None:
+    trace = run_simulation(seed, 60, store, MOVING, converts=True)
+    assert not trace.violations, f'run_simulation({seed}, 60, "{store}", MOVING, converts=True): {trace}'
+    assert trace.moves.get("HandingOver", 0) > 0, trace
+
+
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 def test_the_same_seed_gives_the_same_run(store: Store) -> None:
     assert run_simulation(6, 60, store) == run_simulation(6, 60, store)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from unittest import mock
 
 import pytest
+from msgspec.structs import replace
 
 from tests.simulation.fate import MISFORTUNES
 from tests.simulation.mutations import MUTATIONS, WRONG_MOVES, find_violation
 from tests.simulation.simulation import run_simulation
 from tests.simulation.test_simulation import BEHIND, MOVING
-from weft.controllers import tasks
+from weft.client.view import Item
+from weft.controllers import conversions, tasks
+from weft.controllers.converted import Place
 
 POWER_CUTS = {**MOVING, "node loses power": 40}
 WEATHER = {  # in which a mistake shows sooner
@@ -26,6 +29,18 @@ WORST = {"believe_an_older_store": (150, {**BEHIND, "older store restored": 60})
 def test_a_lost_try_that_counts_as_a_failure_is_found_out() -> None:
     with mock.patch.object(tasks, "LOST", ()):
         trace = find_violation(lambda seed: run_simulation(seed, 60, weather=POWER_CUTS, jobs=True), SEEDS)
+    assert trace is not None, "it was not noticed"
+    print(trace.seed, trace.violations[0])
+
+
+def test_a_conversion_that_does_not_wait_for_the_other_side_is_found_out() -> None:
+    real = conversions._read_place
+
+    def hasty(allocation: Item) -> Place:
+        return replace(real(allocation), rests=True, holds=False)
+
+    with mock.patch.object(conversions, "_read_place", hasty):
+        trace = find_violation(lambda seed: run_simulation(seed, 60, weather=MOVING, converts=True), SEEDS)
     assert trace is not None, "it was not noticed"
     print(trace.seed, trace.violations[0])
 

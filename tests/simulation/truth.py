@@ -31,6 +31,10 @@ class Witness:
 
     def __init__(self, on_break: Callable[[], None]) -> None:
         self._on_break = on_break
+        self.on_begin: Callable[[str, FakeGuest], None] = lambda node, guest: (
+            None
+        )  # hears of each guest that begins to run
+        self.on_commit: Callable[[Envelope | None, Envelope | None], None] = lambda was, now: None
         self.violations: list[str] = []
         self.allocations: dict[str, Envelope] = {}  # in the store, by uid
         self.nodes: dict[str, NodeReport] = {}  # by uid
@@ -91,6 +95,7 @@ class Witness:
         if writer != "setup":
             for wrong in find_wrong_writers(writer, was, now, giving_up=bool(self.dark)):
                 self.fail(wrong)
+        self.on_commit(was, now)
         if envelope.kind == "allocation":
             self._see_allocation(was, now)
         elif envelope.kind == "node" and now is not None:
@@ -201,6 +206,7 @@ class Witness:
             writer = key if disk.read_only else self.disks.setdefault(name, key)
             if writer != key and not (writer[0] != node and self.is_passed_over(writer[0], self.alive[writer])):
                 self.fail(f"disk {name} is written to by two guests: on {writer[0]} and on {node}")
+        self.on_begin(node, guest)
         self.alive[key] = uid
         self._check_luggage(uid, guest)
 

@@ -13,15 +13,20 @@ from weft.objects.envelope import Condition, Envelope, decode_part
 # Who may make, and who may remove, objects of a kind; who may write their spec. ``doors`` writes for people and nodes.
 MAKERS = {
     "allocation": {"scheduler", "workload"},
-    "endpoint": {"addresses", "workload"},
+    "endpoint": {"addresses", "workload", "conversions"},
     "decision": {"scheduler"},
-    "container": {"doors", "jobs"},
+    "container": {"doors", "jobs", "conversions"},
+    "vm": {"doors", "conversions"},
+    "publication": {"doors", "conversions"},
+    "recommendation": {"doors", "conversions"},
 }
 REMOVERS = {
     "allocation": {"workload"},
     "endpoint": {"addresses", "workload", "garbage"},
     "decision": {"workload", "garbage", "migrations"},
     "migration": {"migrations", "garbage"},
+    "conversion": {"conversions"},
+    "recommendation": {"conversions", "garbage"},
     "functionversion": {"doors", "garbage"},
     "publication": {"doors", "workload", "garbage"},
     "vm": {"workload"},
@@ -32,10 +37,23 @@ SPEC_WRITERS = {
     "allocation": {"workload", "scheduler", "migrations"},
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses"},
-    "container": {"doors", "jobs"},
+    "container": {"doors", "jobs", "conversions"},
+    "vm": {"doors", "conversions"},
+    "publication": {"doors", "conversions"},
 }
-STATUS_WRITERS = {"endpoint": {"addresses"}, "publication": {"addresses"}, "token": {"doors"}}
-MARKERS = {"container": {"doors", "jobs"}, "allocation": {"workload", "migrations"}, "migration": {"doors", "garbage"}}
+STATUS_WRITERS = {
+    "endpoint": {"addresses"},
+    "publication": {"addresses", "conversions"},
+    "recommendation": {"scheduler"},
+    "token": {"doors"},
+}
+MARKERS = {
+    "container": {"doors", "jobs", "conversions"},
+    "vm": {"doors", "conversions"},
+    "conversion": {"doors", "garbage"},
+    "allocation": {"workload", "migrations"},
+    "migration": {"doors", "garbage"},
+}
 
 
 def _gets_place(was: Envelope, now: Envelope) -> bool:
