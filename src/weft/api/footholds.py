@@ -20,7 +20,7 @@ from weft.kinds.allocation import AllocatedNic
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.function_code import FunctionCode, networks_of_code
 from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
-from weft.kinds.nic import mac_of
+from weft.kinds.nic import mac_of, make_nic
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, InvalidInput, NotFound, Unavailable
@@ -120,21 +120,5 @@ def _workload(endpoint: Envelope) -> str:
 
 
 def _make_nic(endpoint: Envelope, network: Envelope) -> AllocatedNic:
-    at, spec, status = (
-        decode_part(endpoint.spec, EndpointSpec),
-        decode_part(network.spec, NetworkSpec),
-        decode_part(network.status, NetworkStatus),
-    )
-    return AllocatedNic(
-        uid=endpoint.uid,
-        network=network.name,
-        network_uid=network.uid,
-        vni=status.vni,
-        cidr=spec.cidr,
-        gateway=status.gateway,
-        mtu=spec.mtu,
-        domain=spec.domain,
-        nat=spec.nat,
-        mac=at.mac,
-        address=at.address,
-    )
+    spec, status = decode_part(network.spec, NetworkSpec), decode_part(network.status, NetworkStatus)
+    return make_nic(endpoint, decode_part(endpoint.spec, EndpointSpec), network, spec, status)

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.drivers.group_folders import count_oom_kills
 
 CONTROLLERS = ("cpu", "memory", "pids")
 PERIOD_MICROSECONDS = 100_000
@@ -122,8 +123,7 @@ class Cgroups:
             text = (self._mounts.folders["memory"] / self._parent / name / file).read_text()
         except OSError:
             return 0
-        counts = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
-        return int(counts.get("oom_kill", "0"))
+        return count_oom_kills(text)
 
     def remove(self, name: str) -> bool:
         """Remove the group. False: it still holds processes, and was left as it is."""

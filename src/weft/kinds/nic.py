@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from weft.kinds.allocation import AllocatedNic
 from weft.kinds.endpoint import EndpointSpec, endpoint_name
-from weft.kinds.network import NetworkSpec, gateway_of, read_cidr
+from weft.kinds.network import NetworkSpec, NetworkStatus, gateway_of, read_cidr
 from weft.kinds.record import Claim, ClaimWithin
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import InvalidInput
@@ -106,3 +107,22 @@ def mac_of(address: str) -> str:
     """The MAC that goes with a chosen address: every address has its own, and none is of the range that is given with
     addresses nobody chose."""
     return "52:57:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address).packed)
+
+
+def make_nic(
+    endpoint: Envelope, at: EndpointSpec, network: Envelope, spec: NetworkSpec, status: NetworkStatus
+) -> AllocatedNic:
+    """What a node is told of a NIC: its ``endpoint``, and the network that this is in."""
+    return AllocatedNic(
+        uid=endpoint.uid,
+        network=network.name,
+        network_uid=network.uid,
+        vni=status.vni,
+        cidr=spec.cidr,
+        gateway=status.gateway,
+        mtu=spec.mtu,
+        domain=spec.domain,
+        nat=spec.nat,
+        mac=at.mac,
+        address=at.address,
+    )

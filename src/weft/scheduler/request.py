@@ -33,7 +33,7 @@ from weft.kinds.allocation import (
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import OCI_FORMAT, ImageStatus
 from weft.kinds.network import NetworkSpec, NetworkStatus
-from weft.kinds.nic import read_nic
+from weft.kinds.nic import make_nic, read_nic
 from weft.kinds.node import NodeReport, Orphan, pool_id, read_orphan
 from weft.kinds.orphan import find_given_up
 from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
@@ -346,19 +346,5 @@ def read_nics(view: View, vm: Item, networks: list[str]) -> list[AllocatedNic] |
         if network is None or endpoint is None:
             return Waiting("addressPending", f"it has no address in network {name} yet")
         spec, status, at = network.spec(NetworkSpec), network.status(NetworkStatus), endpoint.spec(EndpointSpec)
-        nics.append(
-            AllocatedNic(
-                uid=endpoint.uid,
-                network=name,
-                network_uid=network.uid,
-                vni=status.vni,
-                cidr=spec.cidr,
-                gateway=status.gateway,
-                mtu=spec.mtu,
-                domain=spec.domain,
-                nat=spec.nat,
-                mac=at.mac,
-                address=at.address,
-            )
-        )
+        nics.append(make_nic(endpoint.envelope, at, network.envelope, spec, status))
     return nics

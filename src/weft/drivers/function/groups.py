@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from pathlib import Path
 
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.drivers import group_folders
 from weft.objects.errors import DriverFailed
 
 FOLDER = "functions"
 PERIOD_MICROSECONDS = 100_000
-REMOVAL_TRIES, REMOVAL_PAUSE_SECONDS = 150, 0.02
 _USED = ("cpu", "memory", "pids", "freezer")
 
 
@@ -131,11 +130,7 @@ class InstanceGroups:
                 path.write_text(word)
 
     def processes(self, name: str) -> set[int]:
-        found: set[int] = set()
-        for folder in self._walk(name):
-            with contextlib.suppress(OSError, ValueError):
-                found.update(map(int, (folder / "cgroup.procs").read_text().split()))
-        return found - {0}
+        return group_folders.list_processes(self._all(name))
 
     def kill(self, name: str) -> None:
         """All that is in it; what forks without end stands still meanwhile."""
@@ -144,26 +139,16 @@ class InstanceGroups:
                 (self._folders(name)[0] / "cgroup.kill").write_text("1")
                 return
         self.freeze(name, True)
-        for pid in self.processes(name):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        group_folders.end_processes(self._all(name))
         self.freeze(name, False)
 
     async def clear(self, name: str, clock: Clock) -> bool:
         """Kill all that is in it, as often as it takes, and remove it. False: something is still there."""
-        for _ in range(REMOVAL_TRIES):
-            self.kill(name)
-            if self.remove(name):
-                return True
-            await clock.sleep(REMOVAL_PAUSE_SECONDS)
-        return False
+        return await group_folders.clear(lambda: self.kill(name), lambda: self.remove(name), clock)
 
     def remove(self, name: str) -> bool:
         """False: it isn't empty."""
-        for folder in self._walk(name):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        return not any((point / self.path / name).exists() for point in self._trees)
+        return group_folders.remove(self._all(name))
 
     def names(self) -> set[str]:
         """Of all groups that are there, whoever made them."""
@@ -175,8 +160,7 @@ class InstanceGroups:
 
     def out_of_memory_kills(self, name: str) -> int:
         path = self._file(name, "memory.events" if self._version == 2 else "memory.oom_control")
-        counts = dict(line.split(" ", 1) for line in _read(path).splitlines() if " " in line)
-        found = int(counts.get("oom_kill", "0"))
+        found = group_folders.count_oom_kills(_read(path))
         if found == 0 and self._nested and self._version == 1:  # told within, which is gone by now: was the limit met?
             limit = _read(self._file(name, "memory.limit_in_bytes")).strip()
             return int(limit.isdigit() and self.most_memory(name) >= int(limit))
@@ -193,10 +177,9 @@ class InstanceGroups:
     def _folders(self, name: str) -> list[Path]:
         return [point / self.path / name for point in self._points()]
 
-    def _walk(self, name: str) -> list[Path]:
-        """Its groups and those that a runtime made in them, in all trees that there are, the deepest first."""
-        folders = [point / self.path / name for point in self._trees]
-        return [Path(path) for folder in folders for path, _, _ in os.walk(folder, topdown=False)]
+    def _all(self, name: str) -> list[Path]:
+        """Its groups in all trees that there are; a runtime makes some in them."""
+        return [point / self.path / name for point in self._trees]
 
     def _file(self, name: str, file: str) -> Path | None:
         point = self._mounts.get("" if self._version == 2 else file.split(".")[0])

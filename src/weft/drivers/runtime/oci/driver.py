@@ -18,11 +18,12 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.container import ContainerPlan, LogLine
 from weft.contracts.host import Host
 from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestStats, RuntimeProbe, SessionMark
+from weft.drivers.group_folders import REMOVAL_PAUSE_SECONDS, REMOVAL_TRIES
 from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.oci.adjust import adjust_container
 from weft.drivers.runtime.oci.conmon import Conmon
 from weft.drivers.runtime.oci.container import Container
-from weft.drivers.runtime.oci.groups import REMOVAL_PAUSE_SECONDS, REMOVAL_TRIES, SHIMS, Groups
+from weft.drivers.runtime.oci.groups import SHIMS, Groups
 from weft.drivers.runtime.oci.holder import Holder
 from weft.drivers.runtime.oci.logs import read_lines
 from weft.drivers.runtime.oci.paths import ContainerPaths

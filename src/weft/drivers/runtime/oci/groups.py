@@ -6,18 +6,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import GuestStats
+from weft.drivers import group_folders
 
 SHIMS = "shims"
-REMOVAL_TRIES, REMOVAL_PAUSE_SECONDS = 100, 0.02
 
 
 class Tree(msgspec.Struct, frozen=True):
@@ -85,8 +82,7 @@ class Groups:
 
     def out_of_memory_kills(self, name: str) -> int:
         file = "memory.events" if self.version == 2 else "memory.oom_control"
-        counts = dict(line.split(" ", 1) for line in self._read("memory", name, file).splitlines() if " " in line)
-        return int(counts.get("oom_kill", "0"))
+        return group_folders.count_oom_kills(self._read("memory", name, file))
 
     def limits_swap(self) -> bool:
         """Whether the kernel limits memory and swap together, or (version 2) each by itself."""
@@ -110,38 +106,22 @@ class Groups:
         return GuestStats(seconds, int(memory or "0"), read, written)
 
     def processes(self, name: str) -> set[int]:
-        found: set[int] = set()
-        for folder in self._folders(name):
-            for group in _walk(folder):
-                with contextlib.suppress(OSError, ValueError):
-                    found.update(map(int, (group / "cgroup.procs").read_text().split()))
-        return found - {0}
+        return group_folders.list_processes(self._folders(name))
 
     def kill(self, name: str) -> None:
         """All that is in it now."""
         for folder in self._folders(name):
             with contextlib.suppress(OSError):
                 (folder / "freezer.state").write_text("THAWED")  # what is frozen doesn't even die
-        for pid in self.processes(name):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        group_folders.end_processes(self._folders(name))
 
     async def clear(self, name: str, clock: Clock) -> bool:
         """Kill all that is in the group, as often as it takes, and remove it. False: something is still there."""
-        for _ in range(REMOVAL_TRIES):
-            self.kill(name)
-            if self.remove(name):
-                return True
-            await clock.sleep(REMOVAL_PAUSE_SECONDS)
-        return False
+        return await group_folders.clear(lambda: self.kill(name), lambda: self.remove(name), clock)
 
     def remove(self, name: str) -> bool:
         """Remove a group that is empty. False: it isn't."""
-        for folder in self._folders(name):
-            for group in _walk(folder):
-                with contextlib.suppress(OSError):
-                    group.rmdir()
-        return not any(folder.exists() for folder in self._folders(name))
+        return group_folders.remove(self._folders(name))
 
     def remove_parents(self) -> None:
         """The node's own groups, as far as nothing is in them."""
@@ -172,9 +152,3 @@ class Groups:
                 with contextlib.suppress(OSError):
                     return (tree.point / self.parent / name / file).read_text()
         return ""
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Groups below it and itself, the deepest first."""
-    for path, _, _ in os.walk(folder, topdown=False):
-        yield Path(path)
