@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from lab_node import make_node
 
 from weft.contracts.container import ContainerPlan, ContainerProcess, User
-from weft.contracts.host import Capacity, Host
 from weft.contracts.runtime import GuestFacts
 from weft.drivers.runtime.oci.driver import OciDriver
 
@@ -59,17 +59,7 @@ class ContainerLab:
         self.folder = Path(tempfile.mkdtemp(prefix="weft-cont-"))
         self.folder.chmod(0o711)
         self.layers = make_layers(self.folder / "layers")
-        self.host = Host(
-            node="n1",
-            node_uid=str(uuid.uuid4()),
-            state_dir=str(self.folder / "state"),
-            run_dir=str(self.folder / "run"),
-            link_prefix="wt",
-            underlay_address="127.0.0.1",
-            underlay_link="lo",
-            cgroup=f"weft-test-{self.folder.name[-8:]}/n1",
-            capacity=Capacity(cpu=2, memory_bytes=4 << 30, disk_bytes=10 << 30),
-        )
+        self.host = make_node(self.folder)
 
     def driver(self) -> OciDriver:
         driver = OciDriver(self.host, runtime=self.runtime)

@@ -17,8 +17,8 @@ import uuid
 from pathlib import Path
 
 import msgspec
+from lab_node import make_node
 
-from weft.contracts.host import Capacity, Host
 from weft.contracts.runtime import BootKernel, ExecRequest, GuestDisk, GuestFacts, GuestPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.images.tiny.build import build_tiny
@@ -49,17 +49,7 @@ class GuestLab:
         self.drivers: list[QemuDriver] = []
         self.folder = Path(tempfile.mkdtemp(prefix="weft-guests-"))
         self.folder.chmod(0o711)  # as /run is: guests' users go through, and see nothing
-        self.host = Host(
-            node="n1",
-            node_uid=str(uuid.uuid4()),
-            state_dir=str(self.folder / "state"),
-            run_dir=str(self.folder / "run"),
-            link_prefix="wt",
-            underlay_address="127.0.0.1",
-            underlay_link="lo",
-            cgroup=f"weft-test-{self.folder.name[-8:]}/n1",
-            capacity=Capacity(cpu=2, memory_bytes=4 << 30, disk_bytes=10 << 30),
-        )
+        self.host = make_node(self.folder)
 
     def driver(self) -> QemuDriver:
         driver = QemuDriver(self.host)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from weft.trust.ca import Authority, read_csr
 
 WAIT_SECONDS = 90.0
 KEY = "the-move"
+VICTIMS = ("source agent", "target agent", "target machine", "source machine")
 
 
 class Node:
@@ -271,11 +272,35 @@ class Pair:
             run_ip("netns", "delete", space)
 
 
+@contextlib.asynccontextmanager
+async def linked(tiny: Path, pool: Path | None = None) -> AsyncIterator[Pair]:
+    """Two nodes with a link between them that can be cut; both see ``pool``."""
+    labs = GuestLab(tiny), GuestLab(tiny)
+    pair = Pair(*labs)
+    pair.here.pool = pair.there.pool = pool
+    try:
+        await pair.here.start()
+        await pair.there.start()
+        yield pair
+    finally:
+        await pair.close()
+        for lab in labs:
+            lab.close()
+
+
 class Verifying:
     """A guest that runs the verifier, which writes its memory and its disk, and looks whether all is there still."""
 
     async def run(self, *argv: str, stdin: bytes = b"") -> str:
         raise NotImplementedError
+
+    async def begin_writing(self, verifier: bytes) -> None:
+        await self.run("sh", "-c", "cat > /root/verifier; chmod +x /root/verifier; sync", stdin=verifier)
+        await self.go_on_writing()
+
+    async def go_on_writing(self) -> None:
+        await self.run("sh", "-c", "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
+        await self.look()
 
     async def look(self, *, after: int = -1) -> int:
         """The rounds that it has made, once more than ``after``: nothing was lost in any."""
@@ -287,6 +312,57 @@ class Verifying:
                     if int(found[1]) > after:
                         return int(found[1])
                 await asyncio.sleep(0.1)
+
+
+class Moving(Verifying):
+    """One that goes from node to node: its allocation, the node where it is, and the other one. ``shared``: its disks that both
+    see."""
+
+    shared: tuple[str, ...] = ()
+
+    def __init__(self, pair: Pair, web: Envelope) -> None:
+        self.pair, self.web, self.here, self.there = pair, web, pair.here, pair.there
+
+    async def begin(self, **fields: Any) -> tuple[Envelope, Envelope]:
+        return await self.pair.begin(self.web, self.here, self.there, shared=self.shared, **fields)
+
+    async def finish(self, source: Envelope, target: Envelope) -> None:
+        """It is at the other node now, and nothing of it at this one."""
+        self.web = await self.pair.finish(source, target, self.here, self.there)
+        self.here, self.there = self.there, self.here
+        self.check_alone()
+
+    async def break_off(self, source: Envelope, target: Envelope) -> None:
+        """It is where it was, and nothing of it at the other node."""
+        self.web = await self.pair.break_off(source, target, self.here, self.there)
+        self.check_alone()
+
+    def check_alone(self) -> None:
+        """Nothing of it is where it isn't."""
+        raise NotImplementedError
+
+    async def run(self, *argv: str, stdin: bytes = b"") -> str:
+        return await self.here.run(self.web, *argv, stdin=stdin)
+
+    async def break_by_killing(self, victim: str) -> None:
+        """Begin to move it, kill one of VICTIMS on the way: it goes on where it was."""
+        here, there, seen = self.here, self.there, await self.look()
+        source, target = await self.begin(bytes_per_second=4 << 20)
+        await here.until(source, lambda r: r.move is not None and r.move.sent_bytes > 1 << 20)
+        if victim.endswith("agent"):
+            node = here if victim == "source agent" else there
+            await node.kill()
+            await node.start()
+        else:
+            (there.kill_guest(target) if victim == "target machine" else here.kill_guest(source))
+        await here.until_phase(source, "failed")
+        if victim == "source machine":
+            assert here.guests() == [], "nothing starts under either incarnation while it isn't known who has it"
+        await self.break_off(source, target)
+        if victim == "source machine":
+            await self.go_on_writing()
+        else:
+            await self.look(after=seen + 1)
 
 
 def change(envelope: Envelope, **fields: Any) -> Envelope:

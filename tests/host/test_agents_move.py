@@ -6,68 +6,28 @@ import contextlib
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
-from guest_lab import GuestLab
-from moving_lab import Pair, Verifying, change
+from moving_lab import VICTIMS, Moving, Pair, change, linked
 
 from weft.kinds.allocation import AllocationSpec
-from weft.objects.envelope import Envelope, decode_part
+from weft.objects.envelope import decode_part
 
 pytestmark = [pytest.mark.host, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair(tiny: Path) -> AsyncIterator[Pair]:
-    """Two nodes with a link between them that can be cut."""
-    labs = GuestLab(tiny), GuestLab(tiny)
-    pair = Pair(*labs)
-    try:
-        await pair.here.start()
-        await pair.there.start()
+    async with linked(tiny) as pair:
         yield pair
-    finally:
-        await pair.close()
-        for lab in labs:
-            lab.close()
 
 
-class Guest(Verifying):
-    """The one that moves through all tests: its allocation, the node where it is, and the other one."""
-
-    def __init__(self, pair: Pair, web: Envelope, verifier: bytes) -> None:
-        self.pair, self.web, self.here, self.there = pair, web, pair.here, pair.there
-        self._verifier = verifier
-
-    async def begin(self, **fields: Any) -> tuple[Envelope, Envelope]:
-        return await self.pair.begin(self.web, self.here, self.there, **fields)
-
-    async def finish(self, source: Envelope, target: Envelope) -> None:
-        """It is at the other node now, and nothing of it at this one."""
-        self.web = await self.pair.finish(source, target, self.here, self.there)
-        self.here, self.there = self.there, self.here
-        self.check_alone()
-
-    async def break_off(self, source: Envelope, target: Envelope) -> None:
-        """It is where it was, and nothing of it at the other node."""
-        self.web = await self.pair.break_off(source, target, self.here, self.there)
-        self.check_alone()
-
+class Guest(Moving):
     def check_alone(self) -> None:
         assert len(self.here.guests()) == 1 and self.there.guests() == []
         assert not list(Path(self.there.host.state_dir).glob("volumes/*")), "its disks are where it is"
-
-    async def run(self, *argv: str, stdin: bytes = b"") -> str:
-        return await self.here.run(self.web, *argv, stdin=stdin)
-
-    async def begin_writing(self) -> None:
-        """It writes its memory and its disk, and looks whether all is there still."""
-        await self.run("sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=self._verifier)
-        await self.run("sh", "-c", "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
-        await self.look()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -75,8 +35,8 @@ async def guest(pair: Pair, verifier: bytes) -> Guest:
     web = pair.allocate(pair.here)
     pair.here.put(web)
     await pair.here.until(web, lambda r: r.state == "running" and r.ready)
-    guest = Guest(pair, web, verifier)
-    await guest.begin_writing()
+    guest = Guest(pair, web)
+    await guest.begin_writing(verifier)
     return guest
 
 
@@ -176,27 +136,11 @@ async def test_a_link_cut_on_the_way_leaves_it_where_it_is_and_one_cut_at_the_ha
     await guest.look(after=seen + 1)
 
 
-@pytest.mark.parametrize("victim", ["source agent", "target agent", "target machine", "source machine"])
+@pytest.mark.parametrize("victim", VICTIMS)
 async def test_who_is_killed_on_the_way_leaves_the_guest_at_the_source_and_nothing_at_the_target(
     guest: Guest, victim: str
 ) -> None:
-    here, there, seen = guest.here, guest.there, await guest.look()
-    source, target = await guest.begin(bytes_per_second=4 << 20)
-    await here.until(source, lambda r: r.move is not None and r.move.sent_bytes > 1 << 20)
-    if victim.endswith("agent"):
-        node = here if victim == "source agent" else there
-        await node.kill()
-        await node.start()
-    else:
-        (there.kill_guest(target) if victim == "target machine" else here.kill_guest(source))
-    await here.until_phase(source, "failed")
-    if victim == "source machine":
-        assert here.guests() == [], "nothing starts under either incarnation while it isn't known who has it"
-    await guest.break_off(source, target)
-    if victim == "source machine":
-        await guest.begin_writing()
-    else:
-        await guest.look(after=seen + 1)
+    await guest.break_by_killing(victim)
 
 
 @contextlib.contextmanager

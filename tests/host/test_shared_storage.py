@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
-from guest_lab import GuestLab
-from moving_lab import Pair, Verifying, change
+from moving_lab import VICTIMS, Moving, Pair, change, linked
 
 from weft.kinds.allocation import ROOT, AllocatedVolume, AllocationSpec
 from weft.objects.envelope import Envelope, decode_part
@@ -23,38 +21,17 @@ VOLUME = "volume-of-web"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
-    labs = GuestLab(tiny), GuestLab(tiny)
-    pair = Pair(*labs)
-    pair.here.pool = pair.there.pool = tmp_path_factory.mktemp("san")
-    try:
-        await pair.here.start()
-        await pair.there.start()
+    async with linked(tiny, tmp_path_factory.mktemp("san")) as pair:
         yield pair
-    finally:
-        await pair.close()
-        for lab in labs:
-            lab.close()
 
 
-class Guest(Verifying):
-    """The one that moves through all tests; ``shared`` says which of its disks both nodes see."""
+class Guest(Moving):
+    shared = (ROOT, VOLUME)
 
     def __init__(self, pair: Pair, web: Envelope) -> None:
-        self.pair, self.web, self.here, self.there = pair, web, pair.here, pair.there
+        super().__init__(pair, web)
         assert pair.here.pool is not None
         self.files = pair.here.pool / "volumes"
-
-    async def begin(self, **fields: Any) -> tuple[Envelope, Envelope]:
-        return await self.pair.begin(self.web, self.here, self.there, shared=(ROOT, VOLUME), **fields)
-
-    async def finish(self, source: Envelope, target: Envelope) -> None:
-        self.web = await self.pair.finish(source, target, self.here, self.there)
-        self.here, self.there = self.there, self.here
-        self.check_alone()
-
-    async def break_off(self, source: Envelope, target: Envelope) -> None:
-        self.web = await self.pair.break_off(source, target, self.here, self.there)
-        self.check_alone()
 
     def check_alone(self) -> None:
         """One guest, one root disk under one name, one volume, and nothing beside."""
@@ -64,9 +41,6 @@ class Guest(Verifying):
         for node in (self.here, self.there):
             assert not list(Path(node.host.state_dir).glob("volumes/*"))
 
-    async def run(self, *argv: str, stdin: bytes = b"") -> str:
-        return await self.here.run(self.web, *argv, stdin=stdin)
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def guest(pair: Pair, verifier: bytes) -> Guest:
@@ -75,9 +49,7 @@ async def guest(pair: Pair, verifier: bytes) -> Guest:
     pair.here.put(web)
     await pair.here.until(web, lambda r: r.state == "running" and r.ready)
     guest = Guest(pair, web)
-    await guest.run("sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=verifier)
-    await guest.run("sh", "-c", "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
-    await guest.look()
+    await guest.begin_writing(verifier)
     return guest
 
 
@@ -97,26 +69,11 @@ async def test_a_guest_goes_there_and_back_and_its_disks_stay(guest: Guest) -> N
     assert (guest.files / f"{short_id(guest.web.uid)}.qcow2").stat().st_ino == root
 
 
-@pytest.mark.parametrize("victim", ["source agent", "target agent", "target machine", "source machine"])
+@pytest.mark.parametrize("victim", VICTIMS)
 async def test_who_is_killed_on_the_way_leaves_the_guest_and_its_disks_where_they_were(
     guest: Guest, victim: str
 ) -> None:
-    here, there, seen = guest.here, guest.there, await guest.look()
-    source, target = await guest.begin(bytes_per_second=4 << 20)
-    await here.until(source, lambda r: r.move is not None and r.move.sent_bytes > 1 << 20)
-    if victim.endswith("agent"):
-        node = here if victim == "source agent" else there
-        await node.kill()
-        await node.start()
-    else:
-        (there.kill_guest(target) if victim == "target machine" else here.kill_guest(source))
-    await here.until_phase(source, "failed")
-    await guest.break_off(source, target)
-    if victim != "source machine":
-        await guest.look(after=seen + 1)
-        return
-    await guest.run("sh", "-c", "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
-    await guest.look()
+    await guest.break_by_killing(victim)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +130,7 @@ async def test_machines_killed_after_the_hand_over_leave_the_disks_to_the_target
     there.put(change(target, wish="stop"))
     await there.until_phase(target, "given up", "taken over")
     await guest.break_off(source, target)
-    await guest.run("sh", "-c", "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
-    await guest.look()
+    await guest.go_on_writing()
 
 
 async def test_a_guest_that_moves_cold_leaves_its_disks_where_they_are(guest: Guest) -> None:
