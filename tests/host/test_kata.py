@@ -119,6 +119,13 @@ async def test_it_runs_ends_and_is_counted_without_a_look_at_processes_or_contro
     assert await run(driver, again) == "mine\n"
 
 
+async def test_want_of_memory_is_heard_of_containerd(lab: KataLab, driver: KataDriver) -> None:
+    plan = lab.plan("hungry", "tail", "/dev/zero")
+    await driver.start(plan)
+    facts = await ended(driver, plan)
+    assert (facts.reason, facts.exit_code) == ("outOfMemory", 137)
+
+
 async def test_its_network_is_the_one_it_is_given(lab: KataLab, driver: KataDriver) -> None:
     with subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "ip link add eth0 type veth peer name eth1; exec sleep 1000"]

@@ -32,12 +32,14 @@ class ContainerLab(Lab):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.world = World()
+        self.more: dict[str, Containers] = {}
+        self.earlier: dict[str, Containers] = {}
 
     @asynccontextmanager
     async def agent(self) -> AsyncIterator[Agent]:
         self.make_drivers()
         self.server.reopen()
-        runtimes = Runtimes({"vm": self.runtime, "container": Containers(self.world)})
+        runtimes = Runtimes({"vm": self.runtime, "container": Containers(self.world), **self.more}, self.earlier)
         agent = Agent(
             self.host, self.server, runtimes, self.network, self.volumes, self.clock, container_images=Store(self.world)
         )
@@ -92,6 +94,38 @@ async def test_a_container_comes_up_from_its_image_without_disks_and_goes_withou
         lab.server.put(_deleting(web))
         await lab.until_state(web, "released")
         assert (lab.world.facts, lab.wire.ports, lab.copies()) == ({}, {}, [])
+
+
+class TakingContainers(Containers):
+    name, takes_namespace = "taking-containers", True
+
+
+async def test_an_isolated_one_has_its_nics_where_its_runtime_takes_them_and_stays_with_the_one_that_began_it(
+    lab: ContainerLab,
+) -> None:
+    """Also when the node is told another runtime: that one's are taps."""
+    first, other = World(), World()
+    lab.more = {"container/vm": TakingContainers(first)}
+    web, late = make(container={"isolation": "vm"}), make("late", container={"isolation": "vm"})
+    id_, late_id = short_id(web.uid), short_id(late.uid)
+    lab.server.put(web)
+    async with lab.agent():
+        await lab.until_state(web, "running")
+        assert (first.plans[id_].netns, first.plans[id_].nics) == (f"/run/netns/wtstg{id_}", [])
+        assert [port.inside for port in lab.wire.ports.values()] == [Inside(id_, "eth0")]
+    lab.more, lab.earlier = {"container/vm": Containers(other)}, {"container/vm": TakingContainers(first)}
+    lab.server.put(late)
+    async with lab.agent():
+        await lab.until_state(late, "running")
+        assert list(other.plans) == [late_id] and first.starts == [id_]
+        assert other.plans[late_id].netns == "" and len(other.plans[late_id].nics) == 1
+        first.end(id_, "failed", "exited", 1)
+        await lab.until(lambda: first.starts == [id_, id_])
+        assert lab.server.node_report is not None
+        assert "taking-containers" not in [one.name for one in lab.server.node_report.runtimes]
+        lab.server.put(_deleting(web))
+        await lab.until_state(web, "released")
+        assert first.facts == {} and list(other.facts) == [late_id]
 
 
 def _deleting(envelope: Envelope) -> Envelope:
