@@ -12,7 +12,16 @@ from pathlib import Path
 from benchmarks.measurement import ROOT, write_section
 
 HERE = Path(__file__).parent
-ON_LOCAL_CLUSTER = {"agent_memory", "cli_time", "drain", "function_invoke", "readopt", "vm_create", "vm_many"}
+ON_LOCAL_CLUSTER = {
+    "agent_memory",
+    "cli_time",
+    "drain",
+    "function_invoke",
+    "function_network",
+    "readopt",
+    "vm_create",
+    "vm_many",
+}
 
 
 @contextmanager

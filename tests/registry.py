@@ -77,6 +77,19 @@ def push(layout: Path, tag: str, place: str, *more: str) -> None:
 
 def push_busybox(folder: Path, place: str, entrypoint: Sequence[str], files: dict[str, str]) -> None:
     """busybox with all its names, and ``files``, as ``place``."""
+    push(lay_out_busybox(folder, entrypoint, files), "1", place)
+
+
+def pack_busybox(folder: Path, entrypoint: Sequence[str], files: dict[str, str]) -> Path:
+    """The same as an archive."""
+    archive = folder / "image.tar"
+    with tarfile.open(archive, "w") as out:
+        out.add(lay_out_busybox(folder, entrypoint, files), ".")
+    return archive
+
+
+def lay_out_busybox(folder: Path, entrypoint: Sequence[str], files: dict[str, str]) -> Path:
+    """The same as an OCI layout, with the tag 1."""
     layout = folder / "layout"
     shutil.rmtree(layout, ignore_errors=True)
     (layout / "blobs" / "sha256").mkdir(parents=True)
@@ -97,7 +110,7 @@ def push_busybox(folder: Path, place: str, entrypoint: Sequence[str], files: dic
     described["annotations"] = {"org.opencontainers.image.ref.name": "1"}
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [described]}))
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    push(layout, "1", place)
+    return layout
 
 
 def _put(layout: Path, data: bytes, kind: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Functions of OCI images through the whole fabric: out of a registry that asks who pulls, pinned, in machines of their own too."""
+"""Functions of OCI images through the whole fabric: out of a registry that asks who pulls, pinned, in machines too, and out
+of an archive that weft holds."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.registry import push_busybox, serve
+from tests.registry import pack_busybox, push_busybox, serve
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
 BOOTSTRAP = """
@@ -75,3 +76,23 @@ def test_an_image_is_pulled_by_a_secret_pinned_and_taken_anew_only_when_asked(
         assert not [path for path in logs if b"gehe!m" in path.read_bytes()]
     finally:
         cluster.run("function", "delete", name, "--yes")
+
+
+def test_an_image_that_weft_holds_runs_without_a_registry_and_stays_while_a_function_names_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    archive = pack_busybox(tmp_path, ["sh", "/bootstrap"], {"bootstrap": BOOTSTRAP, "is": "held"})
+    cluster.ok("image", "add", "own", str(archive))
+    try:
+        cluster.ok("function", "create", "held", "--image", "own", "--isolation", "process", "--memory", "64M")
+        assert invoke(cluster, "held")["is"] == "held"
+        cluster.ok("function", "publish", "held")
+        assert invoke(cluster, "held:1")["is"] == "held"
+        assert "weft holds its image itself" in cluster.fails(5, "function", "pull", "held")
+        assert "in use by" in cluster.fails(5, "image", "delete", "own", "--yes")
+        said = cluster.fails(6, "function", "create", "disk", "--image", "tiny", "--memory", "64M")
+        assert "a disk for VMs" in said, said
+    finally:
+        for name in ("held", "disk"):
+            cluster.run("function", "delete", name, "--yes")
+    cluster.ok("image", "delete", "own", "--yes")

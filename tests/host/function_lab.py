@@ -151,6 +151,7 @@ class FunctionLab:
     def recipe(self, files: dict[str, str | bytes], **fields: Any) -> Recipe:
         """Told to the node already."""
         given: dict[str, Any] = {
+            "digest": secrets.token_hex(32),
             "runtime": "python3.11",
             "handler": "app.handler",
             "memory": 128 * MIB,
@@ -158,12 +159,14 @@ class FunctionLab:
             "scratch": 32 * MIB,
         } | fields
         given = {"base": self.base, "code": self.server.add(pack(files))} | given
-        recipe = Recipe(
-            digest=secrets.token_hex(32), function="uid", project="p", name="hello", isolation=self.isolation,
-            **given,
-        )  # fmt: skip
+        recipe = Recipe(function="uid", project="p", name="hello", isolation=self.isolation, **given)
         self.functions.take(Tell(recipe))
         return recipe
+
+    def same_recipe(self, code: str, **fields: Any) -> Recipe:
+        """The same one in each lab of a folder: what was made of it once, a template, is there again."""
+        digest = hashlib.sha256(f"{self.isolation} {code} {sorted(fields.items())}".encode()).hexdigest()
+        return self.recipe({"app.py": code}, digest=digest, **fields)
 
     def ask(self, recipe: Recipe, event: Any = None, *, seconds: float | None = None) -> str:
         """The id of an invocation that is on its way."""

@@ -127,7 +127,7 @@ async def say(lab: FunctionLab, recipe: Recipe, event: Any = None) -> Any:
 
 
 async def test_copies_share_nothing_that_should_be_their_own(lab: FunctionLab) -> None:
-    recipe = lab.recipe({"app.py": FRESH})
+    recipe = lab.same_recipe(FRESH)
     await prepare(lab, recipe)
     began = time.time()
     asked = [lab.ask(recipe, n, seconds=20.0) for n in range(4)]
@@ -146,7 +146,7 @@ async def test_copies_share_nothing_that_should_be_their_own(lab: FunctionLab) -
 
 
 async def test_a_copy_that_slept_wakes_with_the_clock_right(lab: FunctionLab) -> None:
-    recipe = lab.recipe({"app.py": FRESH})
+    recipe = lab.same_recipe(FRESH)
     await prepare(lab, recipe)
     first = await say(lab, recipe)
     await lab.until(lambda: all(member.paused for member in lab.functions.instances.pool.members.values()))
@@ -160,7 +160,7 @@ async def test_a_copy_that_slept_wakes_with_the_clock_right(lab: FunctionLab) ->
 
 
 async def test_the_pool_gives_copies_that_are_as_fresh(lab: FunctionLab) -> None:
-    recipe = lab.recipe({"app.py": FRESH})
+    recipe = lab.same_recipe(FRESH)
     await prepare(lab, recipe)
     lab.functions.take(Keep(recipe.digest, 60.0, 2))
     ready = driver_of(lab)._ready
@@ -222,7 +222,7 @@ async def test_code_that_does_not_come_up_is_told_with_its_own_words(
 
 
 async def test_bad_ends_are_told_and_nothing_is_left_of_them(lab: FunctionLab) -> None:
-    recipe = lab.recipe({"app.py": BAD})
+    recipe = lab.same_recipe(BAD)
     await prepare(lab, recipe)
     exited = await lab.answer(lab.ask(recipe, "exit", seconds=20.0), PATIENCE)
     assert (exited.error_type, b"status 3" in exited.payload) == ("Runtime.ExitError", True)
@@ -240,7 +240,7 @@ async def test_bad_ends_are_told_and_nothing_is_left_of_them(lab: FunctionLab) -
 
 
 async def test_a_copy_reaches_nothing_but_its_own_two_ports_and_its_qemu_has_no_rights(lab: FunctionLab) -> None:
-    recipe = lab.recipe({"app.py": BAD})
+    recipe = lab.same_recipe(BAD)
     await prepare(lab, recipe)
     with socket.create_server(("0.0.0.0", 0)) as door:
         port = door.getsockname()[1]
@@ -263,7 +263,7 @@ async def test_a_copy_reaches_nothing_but_its_own_two_ports_and_its_qemu_has_no_
     [pytest.param("RAM", marks=pytest.mark.long), pytest.param("STATE", marks=pytest.mark.long), "template.json"],
 )
 async def test_a_damaged_template_is_made_again(lab: FunctionLab, file: str) -> None:
-    recipe = lab.recipe({"app.py": BAD})
+    recipe = lab.same_recipe(BAD)
     await prepare(lab, recipe)
     path = driver_of(lab)._templates.folder(recipe.digest) / file  # type: ignore[union-attr]
     path.chmod(0o644)
@@ -321,7 +321,7 @@ async def test_a_template_goes_with_what_it_was_made_from_and_stays_otherwise(la
 
 
 async def test_a_full_disk_is_told_and_leaves_nothing(lab: FunctionLab) -> None:
-    recipe = lab.recipe({"app.py": BAD})
+    recipe = lab.same_recipe(BAD)
     place = lab.folder / "functions" / "templates"
     place.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(place)], check=True)
@@ -355,7 +355,7 @@ asyncio.run(main())
 
 
 async def test_what_a_killed_agent_left_is_ended_and_its_templates_are_used(lab: FunctionLab) -> None:
-    recipe = lab.recipe({"app.py": BAD})
+    recipe = lab.same_recipe(BAD)
     await prepare(lab, recipe)
     roots = await lab.parts.ensure(recipe, lambda word: None)
     told = msgspec.json.encode((lab.host, recipe, roots)).decode()
@@ -405,7 +405,7 @@ async def test_an_image_of_several_layers_runs_with_its_own_runtime_user_and_fol
     lab: FunctionLab, tmp_path: Path
 ) -> None:
     """A link of the lower layer is taken away by the upper one."""
-    based = lab.recipe({"app.py": BAD})
+    based = lab.same_recipe(BAD)
     base = await lab.parts.ensure(based, lambda word: None)
     upper = tmp_path / "upper"
     (upper / "function").mkdir(parents=True)

@@ -72,9 +72,15 @@ def net() -> Iterator[Lab]:
 
 
 @pytest_asyncio.fixture(params=["process", pytest.param("container", marks=pytest.mark.long), "vm"])
-async def lab(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[FunctionLab]:
-    async with open_lab(tmp_path, request.param) as lab:
+async def lab(folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[FunctionLab]:
+    async with open_lab(folder, request.param) as lab:
         yield lab
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The node's state: what its base and its machines are copied from is made once for all tests."""
+    return tmp_path_factory.mktemp("networks")
 
 
 def foothold_port(segment: Segment) -> Port:
@@ -120,7 +126,7 @@ async def test_a_function_reaches_its_network_and_nothing_else(net: Lab, lab: Fu
     net.serve(n1.namespace, "I am the node", 8080)
     net.serve(n2.namespace, "I am another node", 8080)
     lab.footholds.places["blue"] = await stand(n1, blue)
-    recipe = lab.recipe({"app.py": TRY}, network="blue", timeout=60.0)
+    recipe = lab.same_recipe(TRY, network="blue", timeout=60.0, cpu=0.25)
     closed = lab.recipe({"app.py": TRY}, timeout=60.0)
 
     good = [("10.20.0.11", 80), ("a", 80), ("b.blue.weft", 80), ("b", 80), (OUTSIDE, 80)]
@@ -151,7 +157,8 @@ async def test_nothing_is_opened_to_an_instance(net: Lab, lab: FunctionLab) -> N
     await n1.ensure_segment(blue)
     a = Container(net, n1, await n1.plug(inside(blue, "a")))
     lab.footholds.places["blue"] = foothold = await stand(n1, blue)
-    first, second = (lab.recipe({"app.py": TRY}, network="blue", timeout=60.0) for _ in range(2))
+    first = lab.same_recipe(TRY, network="blue", timeout=60.0, cpu=0.25)
+    second = lab.recipe({"app.py": TRY}, network="blue", timeout=60.0)
     await reach(lab, first, serve=True)
     assert (await reach(lab, first, ("127.0.0.1", 7070)))["127.0.0.1:7070"] == "I am an instance"
     (there,) = await stand_behind(n1, foothold)
@@ -169,7 +176,7 @@ async def test_many_instances_come_and_go_and_leave_no_link(net: Lab, lab: Funct
     a = Container(net, n1, await n1.plug(inside(blue, "a")))
     a.serve("I am a")
     lab.footholds.places["blue"] = foothold = await stand(n1, blue)
-    recipe = lab.recipe({"app.py": TRY}, network="blue", timeout=60.0, cpu=0.25)
+    recipe = lab.same_recipe(TRY, network="blue", timeout=60.0, cpu=0.25)
     await reach(lab, recipe, ("a", 80))
     answers = await asyncio.gather(*(reach(lab, recipe, ("a", 80)) for _ in range(4)))
     assert [found["a:80"] for found in answers] == ["I am a"] * 4

@@ -208,6 +208,12 @@ def _find_failed_function(obj: Object, what: str) -> WeftError | None:
             reason=reason,
             hint=f"It is prepared when that has changed.  weft wait {what} | weft delete {what}",
         )
+    if reason in _STUCK:
+        return Unplaceable(
+            f"{what} can't be prepared yet: {message or reason}",
+            reason=reason,
+            hint=f"It is when that has changed.  weft wait {what} | weft delete {what}",
+        )
     if not reason or phase not in ("Failed", "Ready") or not _settled(obj):
         return None
     trace = dig(obj, "status.trace", [])

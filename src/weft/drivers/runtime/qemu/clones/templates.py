@@ -75,13 +75,13 @@ class Templates:
         """The template, and whether it had to be made. Raises DriverFailed."""
         async with self._locks.setdefault(recipe.digest, asyncio.Lock()):
             if (template := await self.find(recipe, roots)) is not None:
+                self._note(recipe.digest)
                 return template, False
             await self._drop(recipe.digest)
             await self._make_room()
             async with self._capturing:
                 template = await self._make(recipe, roots)
-            self.there.add(recipe.digest)
-            self._changed()
+            self._note(recipe.digest)
             return template, True
 
     async def forget(self, digest: str) -> None:
@@ -106,6 +106,11 @@ class Templates:
                 if template.node == node and note.parent == self.folder(template.recipe):
                     found.add(template.recipe)
         return found
+
+    def _note(self, digest: str) -> None:
+        if digest not in self.there:
+            self.there.add(digest)
+            self._changed()
 
     async def _drop(self, digest: str) -> None:
         if digest in self.there:
