@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 
 PATIENCE = 180.0  # a machine is booted once
 TRY = """
-import socket, threading
+import socket, threading, time
 
 def serve(door):
     while True:
@@ -58,6 +58,8 @@ def handler(event, context):
             found["own"] = mouth.getsockname()[0]
         except OSError:
             found["own"] = ""
+    print(found, flush=True)
+    time.sleep(event.get("stay", 0))
     return found
 """
 
@@ -157,13 +159,15 @@ async def test_nothing_is_opened_to_an_instance(net: Lab, lab: FunctionLab) -> N
     await n1.ensure_segment(blue)
     a = Container(net, n1, await n1.plug(inside(blue, "a")))
     lab.footholds.places["blue"] = foothold = await stand(n1, blue)
-    first = lab.same_recipe(TRY, network="blue", timeout=60.0, cpu=0.25)
-    second = lab.recipe({"app.py": TRY}, network="blue", timeout=60.0)
-    await reach(lab, first, serve=True)
-    assert (await reach(lab, first, ("127.0.0.1", 7070)))["127.0.0.1:7070"] == "I am an instance"
+    recipe = lab.same_recipe(TRY, network="blue", timeout=60.0, cpu=0.25)
+    lab.ask(recipe, {"try": [("127.0.0.1", 7070)], "serve": True, "stay": 60}, seconds=60.0)
+    await lab.until(
+        lambda: "I am an instance" in lab.printed(recipe), PATIENCE
+    )  # it is at work for as long as others try
     (there,) = await stand_behind(n1, foothold)
-    tried = await reach(lab, second, (there, 7070), ("10.20.0.12", 7070))
+    tried = await reach(lab, recipe, (there, 7070), ("10.20.0.12", 7070))  # of another instance
     assert all(said.startswith("no:") for name, said in tried.items() if name != "own"), tried
+    assert len(lab.functions.instances.running) == 2
     for address in (there, "10.20.0.12"):
         a.run("ip", "route", "replace", f"{there}/32", "via", "10.20.0.12")
         assert "I am an instance" not in a.run(*fetch_command(address, 7070), check=False)
