@@ -202,7 +202,7 @@ async def test_the_handler_is_warmed_only_if_that_is_asked_for(lab: FunctionLab)
     ("code", "reason", "word"),
     [
         ("import nothing_of_this_name\n", "Runtime.ImportModuleError", "nothing_of_this_name"),
-        ("def handler(\n", "Runtime.UserCodeSyntaxError", "Syntax error"),
+        pytest.param("def handler(\n", "Runtime.UserCodeSyntaxError", "Syntax error", marks=pytest.mark.long),
         ("import os; print('going'); os._exit(7)\n", "Runtime.ExitError", "exit code 7"),
         ("x = [bytearray(1 << 20) for _ in range(900)]\n", "Function.OutOfMemory", "128 MiB"),
     ],
@@ -275,7 +275,7 @@ async def test_a_damaged_template_is_made_again(lab: FunctionLab, file: str) -> 
 
 
 async def test_a_disk_that_was_made_again_is_not_put_under_an_older_template(lab: FunctionLab) -> None:
-    recipe = lab.recipe({"app.py": BAD})
+    recipe = lab.same_recipe(BAD)
     await prepare(lab, recipe)
     templates, roots = driver_of(lab)._templates, await lab.parts.ensure(recipe, lambda word: None)
     assert templates is not None
@@ -303,21 +303,6 @@ async def test_where_the_clock_rate_is_not_known_it_is_another_machine(lab: Func
     said = [await say(lab, recipe), await say(lab, recipe)]
     assert [one["calls"] for one in said] == [1, 2]
     assert abs(said[0]["time"] - time.time()) < 2.0
-
-
-async def test_a_template_goes_with_what_it_was_made_from_and_stays_otherwise(lab: FunctionLab) -> None:
-    recipe = lab.recipe({"app.py": BAD})
-    await prepare(lab, recipe)
-    templates, roots = driver_of(lab)._templates, await lab.parts.ensure(recipe, lambda word: None)
-    assert templates is not None
-    assert await templates.find(recipe, roots) is not None
-    facts = templates._facts
-    templates._facts = msgspec.structs.replace(facts, version=(99, 0, 0))
-    assert await templates.find(recipe, roots) is None
-    templates._facts = facts
-    folder = templates.folder(recipe.digest)
-    await driver_of(lab).forget(recipe.digest)
-    assert not folder.exists()
 
 
 async def test_a_full_disk_is_told_and_leaves_nothing(lab: FunctionLab) -> None:
@@ -442,3 +427,18 @@ async def answer_one(
     length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     answered.set_result(await reader.readexactly(int(length.partition(b":")[2])))
     writer.close()
+
+
+async def test_a_template_goes_with_what_it_was_made_from_and_stays_otherwise(lab: FunctionLab) -> None:
+    recipe = lab.same_recipe(BAD)
+    await prepare(lab, recipe)
+    templates, roots = driver_of(lab)._templates, await lab.parts.ensure(recipe, lambda word: None)
+    assert templates is not None
+    assert await templates.find(recipe, roots) is not None
+    facts = templates._facts
+    templates._facts = msgspec.structs.replace(facts, version=(99, 0, 0))
+    assert await templates.find(recipe, roots) is None
+    templates._facts = facts
+    folder = templates.folder(recipe.digest)
+    await driver_of(lab).forget(recipe.digest)
+    assert not folder.exists()
