@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.runtime import BootDisk, GuestPlan
+from weft.contracts.runtime import BootDisk, GuestPlan, ProcessFacts
 from weft.drivers.cgroup import Cgroups
 from weft.drivers.processes import inspect_process
 from weft.drivers.runtime.qemu import guest as module
 from weft.drivers.runtime.qemu.guest import Guest
-from weft.drivers.runtime.qemu.record import GuestRecord, write_record
+from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, write_record
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
 PLAN = GuestPlan(
@@ -65,3 +65,22 @@ async def test_an_end_that_is_still_written_down_is_overtaken_by_nobody(
     finally:
         disk.set()
         await guest.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "reason", "code"),
+    [
+        (ProcessFacts(False, 1, 3), "guestPoweredOff", 3),
+        (ProcessFacts(True), "guestPoweredOff", None),  # people asked it to power off
+        (ProcessFacts(False, 1, 3), "killed", None),
+        (None, "guestPoweredOff", None),
+    ],
+)
+def test_a_machine_that_is_off_since_its_process_ended_has_that_one_s_exit_code(
+    tmp_path: Path, told: ProcessFacts | None, reason: str, code: int | None
+) -> None:
+    record = GuestRecord(PLAN, "tcg", "boot", 1.0, told=told, end=GuestEnd("stopped", reason))
+    paths = GuestPaths(run=tmp_path / "run", state=tmp_path / "state")
+    facts = Guest(paths, record, Cgroups("weft-test-end"), SystemClock(), lambda: None).facts()
+    assert (facts.exit_code, facts.process) == (code, None)
+    assert (facts.message == "its process ended with exit code 3") is (code == 3)

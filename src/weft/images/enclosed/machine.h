@@ -187,7 +187,7 @@ static void grow_root(const char *device, const char *place) {
     close(disk), close(root);
 }
 
-/* A machine that is off amid the growing has a file system that its next run may fail on, in the kernel, and never end. */
+/* A machine that is off amid the growing has a file system that its next run may fail on, in the kernel. */
 static void await_grown(void) {
     while (grower > 0 && waitpid(grower, NULL, 0) < 0 && errno == EINTR) {
     }

@@ -1,0 +1,14 @@
+"""How a machine's one process is, as an agent reports it."""
+
+from __future__ import annotations
+
+from weft.agent.health import Health
+from weft.agent.telling import tell_process
+from weft.contracts.runtime import ProcessFacts
+
+
+def test_a_machine_is_as_well_as_the_process_that_it_is_there_for() -> None:
+    assert tell_process(ProcessFacts(True)) == Health("healthy")
+    assert tell_process(ProcessFacts(True, 2, 3)) == Health("healthy")
+    told = tell_process(ProcessFacts(False, 2, 3))
+    assert (told.state, told.message) == ("unhealthy", "its process ended with exit code 3, and begins again")
