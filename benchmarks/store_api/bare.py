@@ -18,9 +18,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from benchmarks.store_api.load import make_vm
-from weft.api.server import DoorsServer, listen, make_server_tls
+from weft.api.server import make_doors_server
 from weft.contracts.clock import SystemClock
 from weft.objects.envelope import Envelope
+from weft.serving.server import listen, make_server_tls
 from weft.trust.ca import Authority
 
 
@@ -45,10 +46,10 @@ async def serve(state: Path, file: Path) -> None:
     authority = Authority(state, clock)
     chain, key = authority.renew_server(["127.0.0.1"])
     socket = listen("127.0.0.1", 0)
-    server = DoorsServer(app, [socket], make_server_tls(chain, key, authority.ca_path), clock)
+    server = make_doors_server(app, [socket], make_server_tls(chain, key, authority.ca_path), clock)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await server.start()
+    server.start()
     file.write_text(str(socket.getsockname()[1]))
     await stop.wait()
     await server.close()

@@ -12,8 +12,9 @@ import uvloop
 from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
 from weft.api.doors import Doors, Settings
-from weft.api.server import DoorsServer, listen
+from weft.api.server import make_doors_server
 from weft.contracts.clock import SystemClock
+from weft.serving.server import listen
 from weft.store.sqlite import SqliteStore
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
@@ -27,11 +28,11 @@ async def serve(state: Path) -> None:
     journal = SqliteJournal(state / "journal.db", clock)
     settings = Settings(blobs=state, ticket_key=b"0" * 32, gateways=("127.0.0.1:1",), server_name="weft-server")
     doors = Doors(store, journal, clock, Authority(state, clock), settings)
-    server = DoorsServer(build_app(doors), [socket], None, clock)
+    server = make_doors_server(build_app(doors), [socket], None, clock)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     doors.start()
-    await server.start()
+    server.start()
     url = f"http://127.0.0.1:{socket.getsockname()[1]}"
     await bootstrap(doors, state / "context.json", url, state / "gateway.token")
     await stop.wait()

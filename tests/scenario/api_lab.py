@@ -15,7 +15,7 @@ from tests.node_key import make_node_key
 from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
 from weft.api.doors import Doors, Settings
-from weft.api.server import DoorsServer, listen, make_server_tls
+from weft.api.server import make_doors_server
 from weft.client import Client, Context
 from weft.client.answer import raise_problem
 from weft.client.context import read_context
@@ -32,6 +32,7 @@ from weft.kinds.allocation import (
 )
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.identity import SERVER_NAME, Ref, new_uid
+from weft.serving.server import listen, make_server_tls
 from weft.store.memory import MemoryStore
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
@@ -69,11 +70,11 @@ class DoorsLab:
         sock = listen("127.0.0.1", port)
         self.port: int = sock.getsockname()[1]
         tls = make_server_tls(chain, key, self.authority.ca_path)
-        self.server = DoorsServer(build_app(self.doors), [sock], tls, self.clock)
+        self.server = make_doors_server(build_app(self.doors), [sock], tls, self.clock)
         server = f"https://127.0.0.1:{self.port}"
         await bootstrap(self.doors, self.context_path, server, self.folder / "gateway.token")
         self.doors.start()
-        await self.server.start()
+        self.server.start()
 
     async def shut(self) -> None:
         await self.doors.stop()

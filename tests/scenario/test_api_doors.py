@@ -264,7 +264,9 @@ def test_what_is_no_http_is_told_so(shared: DoorsLab) -> None:
 
 
 def test_a_head_that_never_ends_is_hung_up_on(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weft.api.server._HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("weft.serving.server.LOOK_SECONDS", 0.05)
+    for name in ("IDLE_SECONDS", "HEAD_SECONDS"):
+        monkeypatch.setattr(f"weft.serving.protocol.{name}", 0.2)
     assert converse(lab, b"") == b""
     assert converse(lab, b"GET /v1/healthz HTTP/1.1\r\nHost: x\r\n") == b""
 

@@ -17,13 +17,13 @@ from tests.scenario.api_lab import DoorsLab
 from tests.unit.trust.test_ca import SetClock
 
 from weft.agent.enrol import _make_request, has_ended, join, make_context, needs_renewal
-from weft.api.server import make_server_tls
 from weft.client import Client, Context
 from weft.client.context import hash_ca
 from weft.contracts.clock import Clock
 from weft.launch import agent as launch
 from weft.launch.certificate import keep_certificate
 from weft.objects.errors import AlreadyExists, NotAuthenticated
+from weft.serving.server import make_server_tls
 from weft.trust.ca import Authority, read_csr
 
 DAY = 86400.0

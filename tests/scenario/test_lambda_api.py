@@ -15,8 +15,8 @@ from botocore.exceptions import ClientError
 from tests.scenario.function_doors_lab import DoorsLab, do, doors_lab, read
 
 from weft.client.invocations import Answer, Invoke, Refused
-from weft.gateway import http
 from weft.gateway.functions import bygone
+from weft.serving import server
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +260,7 @@ async def lose_the_gateway(doors: DoorsLab, *back: str) -> None:
 async def test_what_a_killed_gateway_began_is_not_run_again_by_the_sdks_retries(
     doors: DoorsLab, monkeypatch: pytest.MonkeyPatch, answered: str
 ) -> None:
-    monkeypatch.setattr(http, "CLOSING_SECONDS", 0.1)
+    monkeypatch.setattr(server, "CLOSING_SECONDS", 0.1)
     await make(doors)
     agent = doors.lab.agents["n1"]
     agent.says = lambda agent, invoke: None
@@ -284,13 +284,13 @@ async def test_what_a_killed_gateway_began_is_not_run_again_by_the_sdks_retries(
 async def test_a_retry_is_not_run_elsewhere_while_the_node_that_may_have_it_is_not_back(
     doors: DoorsLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "CLOSING_SECONDS", 0.1)
+    monkeypatch.setattr(server, "CLOSING_SECONDS", 0.1)
     monkeypatch.setattr(bygone, "GATHER_SECONDS", 3.0)
     await make(doors)
     first, second = doors.lab.agents["n1"], await doors.lab.agent("n2")
     for agent in (first, second):
         agent.says = lambda agent, invoke: None
-    client = doors.boto(await doors.key("patient"), retries={"max_attempts": 2, "mode": "standard"})
+    client = doors.boto(await doors.key("patient"), retries={"max_attempts": 5, "mode": "standard"})
     asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
     await doors.lab.until(lambda: bool(first.begun or second.begun))
     there, other = ("n1", "n2") if first.begun else ("n2", "n1")

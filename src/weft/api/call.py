@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import re
 import secrets
@@ -20,7 +19,6 @@ from weft.objects.schema import suggest
 
 MAX_BODY_BYTES = 4_000_000
 MAX_BULK_BYTES = 16_000_000
-_PATIENCE_SECONDS = 30.0  # for each _PIECE_BYTES of a body: the slowest sender that is waited for
 _PIECE_BYTES = 65536
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PROCESS = secrets.token_hex(4)  # request ids of one process begin alike and are counted
@@ -113,47 +111,29 @@ class Call:
 
     async def read_body(self, limit: int = MAX_BODY_BYTES) -> bytes:
         """The whole body. Raises TooLarge beyond ``limit`` bytes without reading on, TimedOut when it stops coming."""
-        announced = self.headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced[:19]) > limit:
-            raise _too_large(limit)
         body = bytearray()
-        try:
-            more = True
-            while more:
-                async with asyncio.timeout(_PATIENCE_SECONDS):
-                    more = await self._read_piece(body, limit)
-        except TimeoutError:
-            raise TimedOut(f"the request's body comes too slowly: {len(body)} bytes so far") from None
+        async for piece in self.read_pieces(limit):
+            body += piece
         return bytes(body)
 
     async def read_pieces(self, limit: int) -> AsyncIterator[bytes]:
-        """The body as it comes, never more of it at once than came together. Raises as ``read_body`` does."""
+        """The body as it comes, but in pieces worth their while. Raises as ``read_body`` does."""
         announced = self.headers.get("content-length", "0")
         if announced.isdecimal() and int(announced[:19]) > limit:
             raise _too_large(limit)
-        read, more = 0, True
+        piece, more = bytearray(), True
         while more:
-            piece = bytearray()
-            try:
-                async with asyncio.timeout(_PATIENCE_SECONDS):
-                    more = await self._read_piece(piece, limit - read)
-            except TimeoutError:
-                raise TimedOut(f"the request's body comes too slowly: {read} bytes so far") from None
-            read += len(piece)
-            yield bytes(piece)
-
-    async def _read_piece(self, body: bytearray, limit: int) -> bool:
-        """Add at least ``_PIECE_BYTES`` to ``body``, unless it ends before; whether there is more."""
-        enough, more = len(body) + _PIECE_BYTES, True
-        while more and len(body) < enough:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                raise TimedOut("the client hung up")
-            body += message.get("body", b"")
-            if len(body) > limit:
+                raise TimedOut("the rest of the request's body didn't come")
+            piece += message.get("body", b"")
+            if len(piece) > limit:
                 raise _too_large(limit)
             more = message.get("more_body", False)
-        return more
+            if len(piece) >= _PIECE_BYTES or not more:
+                limit -= len(piece)
+                yield bytes(piece)
+                piece.clear()
 
     async def read_object(self, limit: int = MAX_BODY_BYTES) -> dict[str, Any]:
         """The body as a JSON object; an empty body is an empty object. Raises InvalidInput for anything else."""

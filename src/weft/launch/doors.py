@@ -19,7 +19,7 @@ import uvloop
 from weft.api.app import build_app
 from weft.api.bootstrap import bootstrap
 from weft.api.doors import Doors, Settings
-from weft.api.server import DoorsServer, listen, make_server_tls, parse_address
+from weft.api.server import make_doors_server, parse_address
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
 from weft.launch.address import ANY, url_at
@@ -28,6 +28,7 @@ from weft.launch.descriptors import raise_descriptor_limit
 from weft.launch.stores import make_store
 from weft.objects.errors import WeftError
 from weft.objects.identity import SERVER_NAME
+from weft.serving.server import listen, make_server_tls
 from weft.store.remote import StoreServer
 from weft.telemetry.journal import SqliteJournal
 from weft.trust.ca import Authority
@@ -78,14 +79,14 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
         functions=tuple(options.functions or ()),
     )
     doors = Doors(store, journal, clock, authority, settings)
-    server = DoorsServer(build_app(doors), sockets, tls, clock)
+    server = make_doors_server(build_app(doors), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
         await upgrade_objects(store)
         await bootstrap(doors, options.context or state / "context.json", url, state / "gateway.token")
         await store_server.start()
         doors.start()
-        await server.start()
+        server.start()
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         await stop.wait()
         renewing.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,8 +17,8 @@ from weft.gateway.events.fired import Fired
 from weft.gateway.events.queue import EventQueue
 from weft.gateway.events.schedules import Schedules
 from weft.gateway.functions.service import Functions
-from weft.gateway.http import HttpServer
-from weft.gateway.lambda_api.answers import refuse
+from weft.gateway.http import make_app
+from weft.gateway.lambda_api.answers import FAILED, refuse
 from weft.gateway.lambda_api.api import LambdaApi
 from weft.gateway.lambda_api.callers import Callers
 from weft.gateway.lambda_api.dead_letters import DeadLetterDoor
@@ -28,9 +28,17 @@ from weft.gateway.lambda_api.once import Once
 from weft.launch.address import split_address
 from weft.launch.certificate import keep_certificate
 from weft.objects.errors import WeftError
+from weft.serving.server import Bounds, HttpServer, listen, make_server_tls
 from weft.trust.seal import read_seal_key
 
 AGAIN_SECONDS = 5.0
+BOUNDS = Bounds(
+    most_connections=2048,
+    most_unwanted_bytes=64 * 2**20,
+    most_body_bytes=MOST_BODY_BYTES,
+    most_held_bytes=256 * 2**20,
+    parts=4,
+)
 log = logging.getLogger("weft.gateway")
 
 
@@ -41,7 +49,8 @@ async def serve_function_doors(
     """Listen at ``places`` (ADDRESS:PORT), and run the events that wait, for the server whose state folder is ``state``. Raises
     Unavailable if they can't be kept."""
     view, dispatcher = functions.cache.view, functions.dispatcher
-    seal_key, tls = read_seal_key(state), make_public_tls(state)
+    seal_key, chain, key = read_seal_key(state), state / "server.crt", state / "server.key"
+    tls = make_server_tls(chain, key)  # callers are asked for no certificate
     file = EventFile(state / "gateway" / "events.db")
     await file.open()
     deliveries = Deliveries(EventQueue(file), DeadLetters(file), view, dispatcher, clock)
@@ -57,9 +66,11 @@ async def serve_function_doors(
         DeadLetterDoor(deliveries),
         clock,
     )
-    server = HttpServer(doors.answer, refuse, clock, MOST_BODY_BYTES)
+    sockets: list[socket.socket] = []
+    app = make_app(doors.answer, FAILED)
+    server = HttpServer(app, sockets, tls, clock, BOUNDS, refuse, dated=False)
     tasks = [
-        asyncio.ensure_future(keep_certificate(tls, state / "server.crt", state / "server.key", clock)),
+        asyncio.ensure_future(keep_certificate(tls, chain, key, clock)),
         asyncio.ensure_future(deliveries.run()),
         asyncio.ensure_future(schedules.run()),
     ]
@@ -67,8 +78,9 @@ async def serve_function_doors(
         task.add_done_callback(_tell)
     try:
         for place in places:
-            await server.listen(*split_address(place), tls)
-            log.info("functions are invoked at https://%s", place)
+            sockets.append(listen(*split_address(place)))
+        server.start()
+        log.info("functions are invoked at https://%s", ", https://".join(places))
         yield server
     finally:
         await server.close()
@@ -90,15 +102,6 @@ async def keep_function_doors(places: Sequence[str], state: Path, functions: Fun
         except (WeftError, OSError) as problem:
             log.error("functions can't be invoked by programs: %s", problem)
         await clock.sleep(AGAIN_SECONDS)
-
-
-def make_public_tls(state: Path) -> ssl.SSLContext:
-    """The server's certificate; callers are asked for none."""
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.minimum_version = ssl.TLSVersion.TLSv1_2
-    tls.load_cert_chain(state / "server.crt", state / "server.key")
-    tls.set_alpn_protocols(["http/1.1"])
-    return tls
 
 
 def _tell(task: asyncio.Task[None]) -> None:

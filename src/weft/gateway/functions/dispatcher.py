@@ -42,8 +42,8 @@ from weft.gateway.functions.endings import (
     tell_unplaceable,
 )
 from weft.gateway.functions.metrics import There, find_instances
-from weft.gateway.shares import Shares
 from weft.objects.errors import InUse, Unavailable, WeftError
+from weft.serving.shares import Shares
 
 log = logging.getLogger("weft.gateway.functions")
 LOOK_SECONDS = 0.25  # how often what is overdue is looked for

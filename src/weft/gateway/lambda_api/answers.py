@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from weft.gateway.http import Answer
 from weft.objects.errors import InvalidInput, NotAuthenticated, NotFound, TooLarge, Unavailable, WeftError
+from weft.serving.answer import Answer
 
 JSON = ("content-type", "application/json")
 # By reason: the HTTP status and the error type that AWS's SDKs make their exceptions of.
@@ -70,10 +70,17 @@ def answer_json(document: object, request_id: str, status: int = 200) -> Answer:
     return Answer(status, msgspec.json.encode(document), (JSON, ("x-amzn-requestid", request_id)))
 
 
-def refuse(status: int, message: str) -> Answer:
-    """What the HTTP server itself turns away."""
+def refuse(status: int, message: str) -> Answer | None:
+    """What the HTTP server itself turns away. A body that stops coming gets no answer: then SDKs try again."""
+    return None if status == 408 else _tell(status, message)
+
+
+def _tell(status: int, message: str) -> Answer:
     type_ = {413: "RequestTooLargeException", 500: "ServiceException", 503: "ServiceUnavailableException"}
     body = {"Type": "User" if status < 500 else "Service", "Message": message}
     return Answer(
         status, msgspec.json.encode(body), (JSON, ("x-amzn-errortype", type_.get(status, "InvalidRequestException")))
     )
+
+
+FAILED = _tell(500, "internal error")

@@ -16,7 +16,7 @@ import msgspec
 from weft.client.view import Item
 from weft.gateway.functions.call import Call, Dispatches
 from weft.gateway.functions.names import Named, read_name
-from weft.gateway.http import Answer, Request
+from weft.gateway.http import Request
 from weft.gateway.lambda_api.answers import JSON, answer_json
 from weft.gateway.lambda_api.callers import Caller
 from weft.gateway.lambda_api.described import describe_aliases, describe_function, describe_version
@@ -24,6 +24,7 @@ from weft.gateway.lambda_api.known import Known
 from weft.gateway.lambda_api.once import Once
 from weft.kinds.function import FunctionSpec
 from weft.objects.errors import InvalidInput
+from weft.serving.answer import Answer
 
 PREFIX = "/2015-03-31/functions"
 DEFAULT_PROJECT = "default"

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from weft.gateway.events.queue import Event
-from weft.gateway.http import Answer, Request
+from weft.gateway.http import Request
 from weft.gateway.lambda_api.answers import answer_json
 from weft.gateway.lambda_api.callers import Caller
 from weft.objects.errors import InvalidInput
+from weft.serving.answer import Answer
 
 DEAD_LETTERS = re.compile(
     r"/v1/projects/(?P<project>[a-z0-9-]{1,63})/functions/(?P<name>[a-z0-9-]{1,63})/dead-letters(?::(?P<verb>redrive|purge))?"

@@ -10,7 +10,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.gateway.functions.call import Call, Dispatches
 from weft.gateway.functions.names import read_name
-from weft.gateway.http import Answer, Request
+from weft.gateway.http import Request
 from weft.gateway.lambda_api import trigger
 from weft.gateway.lambda_api.answers import JSON, answer_error, answer_json, type_of
 from weft.gateway.lambda_api.api import PREFIX, LambdaApi
@@ -20,6 +20,7 @@ from weft.gateway.lambda_api.known import Known
 from weft.kinds.function import FunctionSpec
 from weft.objects.errors import NotAuthenticated, NotFound, WeftError
 from weft.objects.identity import new_uid
+from weft.serving.answer import Answer
 
 log = logging.getLogger("weft.gateway")
 audit = logging.getLogger("weft.audit")

@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from weft.contracts.clock import Clock
-from weft.gateway.http import Answer
 from weft.objects.errors import WeftError
+from weft.serving.answer import Answer
 
 KEPT_SECONDS = 300.0
 KEPT_BYTES = 32 * 2**20

@@ -14,8 +14,9 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from weft.gateway.functions.call import Outcome
-from weft.gateway.http import Answer, Request
+from weft.gateway.http import Request
 from weft.gateway.lambda_api.answers import JSON
+from weft.serving.answer import Answer
 
 PREFIX = "/url/"
 _TEXT = re.compile(r"text/.*|application/(?:[\w.+-]*\+)?(?:json|xml|javascript)\b.*", re.IGNORECASE)

@@ -13,11 +13,12 @@ import logging
 import resource
 import socket
 import ssl
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from weft.contracts.clock import Clock
+from weft.serving.protocol import BoundedProtocol
+from weft.serving.shares import Shares, who_is
 
-MOST_CONNECTIONS = 8192
 MOST_HANDSHAKES = 512
 SILENCE_SECONDS = 10.0  # before the first byte
 HANDSHAKE_SECONDS = 5.0
@@ -26,20 +27,21 @@ SPARE_DESCRIPTORS = 256  # for the store, the journal and images
 _BACKLOG = 2048
 _PAUSE_SECONDS = 0.1
 _TELL_SECONDS = 60.0
-_log = logging.getLogger("weft.api")
+_log = logging.getLogger("weft.serving")
 
 
 class Doorkeeper:
     """Accepts at ``sockets`` and hands each connection, once its TLS stands, to a protocol that ``make`` makes.
 
-    ``open_`` are the connections that are in. Without ``tls`` (for measuring) there are no handshakes."""
+    ``open_`` are the connections, by whose they are, and how many may be; one that got in is given back by its protocol.
+    Without ``tls`` (for measuring) there are no handshakes."""
 
     def __init__(
         self,
         sockets: Sequence[socket.socket],
         tls: ssl.SSLContext | None,
-        make: Callable[[], asyncio.Protocol],
-        open_: Collection[object],
+        make: Callable[[str], BoundedProtocol],
+        open_: Shares,
         clock: Clock,
     ) -> None:
         self._sockets = sockets
@@ -47,7 +49,7 @@ class Doorkeeper:
         self._make = make
         self._open = open_
         self._clock = clock
-        self._most = min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS)
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
         self._silent: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._entering: set[asyncio.Task[None]] = set()  # those who say nothing yet, and those in their handshake
         self._handshakes = asyncio.Semaphore(MOST_HANDSHAKES)
@@ -73,33 +75,38 @@ class Doorkeeper:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(sock)
+                connection, address = await loop.sock_accept(sock)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as problem:  # no descriptors left, or a peer that went away meanwhile
                 _log.warning("a connection can't be accepted: %s", problem.strerror)
                 await self._clock.sleep(_PAUSE_SECONDS)
                 continue
-            if len(self._open) + len(self._entering) >= self._most and not self._drop_silent():
+            who = who_is(str(address[0]))
+            has_part = self._open.held[who] >= self._open.part
+            is_full = self._open.total >= min(self._open.whole, self._most)
+            if has_part or (is_full and not self._drop_silent()):
                 connection.close()
                 self._refuse()
                 continue
-            task = asyncio.create_task(self._let_in(connection))
+            self._open.take(who, 1)
+            protocol = self._make(who)
+            task = asyncio.create_task(self._let_in(connection, protocol))
             self._entering.add(task)
             if self._tls is not None:
                 self._silent[task] = None
-            task.add_done_callback(functools.partial(self._ended, connection))
+            task.add_done_callback(functools.partial(self._ended, connection, protocol))
 
-    async def _let_in(self, connection: socket.socket) -> None:
+    async def _let_in(self, connection: socket.socket, protocol: BoundedProtocol) -> None:
         let_in = asyncio.get_running_loop().connect_accepted_socket
         if self._tls is None:
-            await let_in(self._make, connection)
+            await let_in(lambda: protocol, connection)
             return
         await _hear(connection)
         task = asyncio.current_task()
         if task is not None:
             self._silent.pop(task, None)
         async with self._handshakes, asyncio.timeout(HANDSHAKE_SECONDS):
-            await let_in(self._make, connection, ssl=self._tls, ssl_shutdown_timeout=GOODBYE_SECONDS)
+            await let_in(lambda: protocol, connection, ssl=self._tls, ssl_shutdown_timeout=GOODBYE_SECONDS)
 
     def _drop_silent(self) -> bool:
         """Make room; False if nobody is there who says nothing."""
@@ -110,12 +117,14 @@ class Doorkeeper:
             return True
         return False
 
-    def _ended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+    def _ended(self, connection: socket.socket, protocol: BoundedProtocol, task: asyncio.Task[None]) -> None:
         self._entering.discard(task)
         self._silent.pop(task, None)
         problem = None if task.cancelled() else task.exception()
         if task.cancelled() or problem is not None:
             connection.close()
+            if not protocol.is_in:
+                self._open.give_back(protocol.who, 1)
         if problem is not None and not isinstance(problem, (OSError, TimeoutError)):  # ssl.SSLError is an OSError
             _log.error("a connection could not be let in", exc_info=problem)
 
@@ -124,7 +133,7 @@ class Doorkeeper:
         if self._clock.elapsed() - self._told_at >= _TELL_SECONDS:
             self._told_at = self._clock.elapsed()
             _log.warning(
-                "%d connections are open: %d were turned away since the server's start", len(self._open), self._refused
+                "%d connections are open: %d were turned away since the server's start", self._open.total, self._refused
             )
 
 

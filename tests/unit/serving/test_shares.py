@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.gateway.shares import Shares, who_is
+from weft.serving.shares import Shares, who_is
 
 
 def test_what_one_has_is_counted_and_forgotten_with_the_last_of_it() -> None:
