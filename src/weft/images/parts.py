@@ -23,7 +23,8 @@ import msgspec
 from weft.objects.bundle import MANIFEST_NAME, BundleManifest
 from weft.objects.errors import DriverFailed
 
-AGENT = Path(__file__).with_name("agent.c")
+AGENT = Path(__file__).parent / "agent" / "agent.c"
+MACHINE = Path(__file__).with_name("machine.h")  # for all that is PID 1 in a machine
 EPOCH = 1_700_000_000  # the one time stamp of every file in an image
 META_PACKAGE = "linux-image-cloud-amd64"
 LZ4_LEGACY_MAGIC = b"\x02\x21\x4c\x18"
@@ -42,8 +43,8 @@ def digest_recipe(*folders: Path) -> str:
     """SHA-256 (hex) over every source file of the recipe in ``folders``, and those that recipes share: tells a cached
     image whose recipe has changed."""
     digest = hashlib.sha256()
-    sources = [path for folder in folders for path in sorted(folder.iterdir())]
-    for path in [*sources, Path(__file__), AGENT]:
+    sources = [path for folder in (*folders, AGENT.parent) for path in sorted(folder.iterdir())]
+    for path in [*sources, Path(__file__), MACHINE]:
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

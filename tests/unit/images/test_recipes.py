@@ -27,6 +27,21 @@ def test_a_bundle_is_named_after_its_recipe_and_every_source_of_it_counts(tmp_pa
     assert parts.digest_recipe(copy) != parts.digest_recipe(source)
 
 
+def test_what_all_recipes_share_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest agent, with all its parts, and what every first program is put together from."""
+    before = parts.digest_recipe()
+    agent, machine = tmp_path / "agent", tmp_path / "machine.h"
+    shutil.copytree(parts.AGENT.parent, agent)
+    shutil.copy(parts.MACHINE, machine)
+    monkeypatch.setattr(parts, "AGENT", agent / "agent.c")
+    monkeypatch.setattr(parts, "MACHINE", machine)
+    assert parts.digest_recipe() == before
+    for file in (agent / "command.h", machine):
+        was = parts.digest_recipe()
+        file.write_text(file.read_text() + "\n")
+        assert parts.digest_recipe() != was
+
+
 def test_a_bundle_that_is_there_is_not_built_again(tmp_path: Path) -> None:
     bundle = recipes.find_bundle("debian-12", tmp_path)
     bundle.write_bytes(b"built")

@@ -1,100 +1,20 @@
-/* What both machines made of a container's image are put together from (init.c, vm.c): files and mounts, modules, disks, NICs. */
-#define _GNU_SOURCE
+/* What both machines made of a container's image are put together from (init.c, vm.c) besides: their disks, by serial, and NICs. */
+#include "../machine.h"
+
 #include <arpa/inet.h>
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
-#include <linux/fs.h>
 #include <net/if.h>
 #include <net/route.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/reboot.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
-
-static const char *const modules[] = {"virtio_ring", "virtio", "virtio_blk", "virtio_console", NULL};
-static const char *const pci_modules[] = {"virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", NULL};
-static const char *const mmio_modules[] = {"virtio_mmio", NULL};
+static const char *const first_modules[] = {"virtio_blk", "virtio_console", NULL};
 static const char *const more_modules[] = {"failover", "net_failover", "virtio_net", NULL};
 static const char *const late_modules[] = {"virtio-rng", "virtio_balloon", NULL};
-
-static void say(const char *what, const char *name) { dprintf(2, "init: %s %s: %s\n", what, name, strerror(errno)); }
-
-static long milliseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static ssize_t read_file(const char *path, char *data, size_t size) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, data, size - 1);
-    if (fd >= 0) close(fd);
-    data[n > 0 ? n : 0] = 0;
-    return n;
-}
-
-static int write_file(const char *path, const char *data, size_t length) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644), fine = fd >= 0;
-    for (size_t at = 0; fine && at < length;) {
-        ssize_t n = write(fd, data + at, length - at);
-        if (n <= 0) fine = 0;
-        else at += n;
-    }
-    if (fd >= 0) close(fd);
-    return fine;
-}
-
-static void make_folders(const char *path) {
-    char part[4096];
-    snprintf(part, sizeof part, "%s", path);
-    for (char *at = part + 1; *at; at++)
-        if (*at == '/') *at = 0, mkdir(part, 0755), *at = '/';
-    mkdir(part, 0755);
-}
-
-static int mount_on(const char *source, const char *target, const char *type, unsigned long flags, const char *options) {
-    make_folders(target);
-    int failed = mount(source, target, type, flags, options) != 0;
-    if (failed) say("mount", target);
-    return !failed;
-}
-
-static void load_modules(const char *const *names) {
-    for (; *names; names++) {
-        char path[128];
-        snprintf(path, sizeof path, "/modules/%s.ko", *names);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) != 0 && errno != EEXIST)) say("module", *names);
-        if (fd >= 0) close(fd);
-        unlink(path); /* it stays in memory otherwise */
-    }
-}
-
-static void load_first_modules(void) {
-    struct stat there;
-    load_modules(modules);
-    load_modules(stat("/sys/bus/pci/devices/0000:00:00.0", &there) == 0 ? pci_modules : mmio_modules);
-}
 
 static int find_disk(const char *serial, char *device, size_t size) {
     for (int attempt = 0; attempt < 1000; attempt++, usleep(10000)) {
@@ -163,24 +83,13 @@ static void set_up_nic(int fd, const char *nic) {
     if (ioctl(fd, SIOCADDRT, &route) != 0) say("route via", gateway);
 }
 
-static void allow_signals(void) {
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    signal(SIGPIPE, SIG_DFL);
-}
-
 static pid_t grower; /* who is growing the root's file system; 0: nobody (any more) */
 
 /* The root's file system to its disk's size, and the modules that can wait: beside what goes on. */
 static void grow_root(const char *device, const char *place) {
     int disk = open(device, O_RDONLY | O_CLOEXEC), root = open(place, O_RDONLY | O_CLOEXEC);
     if ((grower = fork()) == 0) {
-        uint64_t bytes = 0, blocks;
-        if (disk >= 0 && root >= 0 && ioctl(disk, BLKGETSIZE64, &bytes) == 0) {
-            blocks = bytes / 4096;
-            if (ioctl(root, EXT4_IOC_RESIZE_FS, &blocks) != 0) say("grow", device);
-        }
+        grow(disk, root, device);
         if (fork() == 0) load_modules(late_modules);
         _exit(0);
     }

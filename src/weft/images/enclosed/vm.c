@@ -181,19 +181,12 @@ static void copy_file(const char *from, const char *to) {
     unlink(from);
 }
 
-static void enter_root(void) {
-    static const char *const moved[] = {"/dev", "/proc", "/sys"};
+static void go_to_root(void) {
     mount_on("own", "/c" OWN, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=4m");
     copy_file("/weft-agent", "/c" OWN "/weft-agent");
     copy_file("/init", "/c" OWN "/poweroff");
     if (symlink("poweroff", "/c" OWN "/reboot") != 0) say("link", "reboot");
-    for (int i = 0; i < 3; i++) {
-        char target[32];
-        snprintf(target, sizeof target, "/c%s", moved[i]);
-        mkdir(target, 0755);
-        if (mount(moved[i], target, NULL, MS_MOVE, NULL) != 0) say("move", target);
-    }
-    if (chdir("/c") != 0 || mount(".", "/", NULL, MS_MOVE, NULL) != 0 || chroot(".") != 0 || chdir("/") != 0) say("enter", "/c");
+    enter_root("/c");
     mount_on("pts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "mode=0620,ptmxmode=0666,gid=5");
     mount_on("shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777");
     static const char *const links[][2] = {{"/proc/self/fd", "/dev/fd"}, {"/proc/self/fd/0", "/dev/stdin"},
@@ -403,13 +396,9 @@ int main(int argc, char **argv) {
     if (argc && !strcmp(name, "poweroff")) return kill(1, SIGUSR2) != 0;
     if (argc && !strcmp(name, "reboot")) return kill(1, SIGTERM) != 0;
 
-    mount_on("dev", "/dev", "devtmpfs", MS_NOSUID, NULL);
-    mount_on("proc", "/proc", "proc", 0, NULL);
-    mount_on("sys", "/sys", "sysfs", 0, NULL);
-    int console = open("/dev/console", O_RDWR);
-    for (int i = 0; console >= 0 && i < 3; i++) dup2(console, i);
-    if (console > 2) close(console);
-    load_first_modules();
+    mount_kernel_folders();
+    load_virtio();
+    load_modules(first_modules);
     load_modules(more_modules);
     char device[64] = "", path[] = "PATH=" DEFAULT_PATH, home[4096];
     set_env(path);
@@ -422,14 +411,11 @@ int main(int argc, char **argv) {
     if (find_disk("weft-seed", device, sizeof device)) read_seed(device);
     find_disk("root", device, sizeof device);
     grow_root(device, "/c");
-    enter_root();
+    go_to_root();
     set_up_network();
 
-    sigset_t handled;
-    sigemptyset(&handled);
-    const int heard[] = {SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM};
-    for (int i = 0; i < 4; i++) sigaddset(&handled, heard[i]);
-    sigprocmask(SIG_BLOCK, &handled, NULL);
+    static const int heard[] = {SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM, 0};
+    sigset_t handled = hold_signals(heard);
     signal(SIGPIPE, SIG_IGN);
     int signals = signalfd(-1, &handled, SFD_NONBLOCK | SFD_CLOEXEC);
     for (size_t i = 0; i < mounts.count; i++) run.bad |= !mount_volume(mounts.word[i]);

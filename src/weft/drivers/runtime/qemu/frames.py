@@ -1,4 +1,4 @@
-"""The frames between host and guest agent, as values: what ``images/agent.c`` describes, seen from the host.
+"""The frames between host and guest agent, as values: what ``images/agent/agent.c`` describes, seen from the host.
 
 Pure: bytes in, frames out. Before the guest has answered our HELLO everything is noise (the rest of what it told a
 predecessor that was killed in the middle of a frame), and the random nonce is what ends the noise.
