@@ -6,7 +6,7 @@ import sys
 
 from benchmarks import soak
 from benchmarks.measurement import write_section
-from benchmarks.soak import migrations, placement, simulation, storm
+from benchmarks.soak import functions, migrations, placement, simulation, storm, workloads
 
 PROOFS = {
     "simulation": simulation.measure,
@@ -14,6 +14,8 @@ PROOFS = {
     "storm": storm.measure,
     "kills": soak.measure,
     "migrations": migrations.measure,
+    "workloads": workloads.measure,
+    "functions": functions.measure,
 }
 
 

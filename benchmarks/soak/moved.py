@@ -83,11 +83,17 @@ def describe(
                     kept=last.files <= held.files + FILES_LEEWAY,
                 )
             )
+    return [*figures, *describe_memory(growth, "moves")]
+
+
+def describe_memory(growth: list[Growth], looks: str) -> list[Figure]:
+    """A row for each process; ``looks`` says what it was looked at after."""
+    figures = []
     for grown in growth:
         most = grown.before_bytes + max(FILLED.get(grown.name, MEMORY_LEEWAY), grown.before_bytes // 10)
         figures.append(
             Figure(
-                f"memory of {grown.name}, over {grown.looks} moves",
+                f"memory of {grown.name}, over {grown.looks} {looks}",
                 f"{grown.before_bytes >> 20} → {grown.after_bytes >> 20} MiB",
                 goal=f"≤ {most >> 20} MiB",
                 kept=grown.after_bytes <= most,

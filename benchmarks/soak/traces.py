@@ -1,5 +1,5 @@
-"""What guests leave on a node of a local cluster (files, sockets, links, rules, namespaces), and what weft's own processes
-hold: looked at from outside, not asked of weft."""
+"""What guests leave on a node of a local cluster (files, sockets, links, rules, namespaces, processes, mounts, control groups, loop
+devices), and what weft's own processes hold: looked at from outside, not asked of weft."""
 
 from __future__ import annotations
 
@@ -49,14 +49,54 @@ def list_things(cluster: Cluster, node: str) -> set[str]:
     return things
 
 
+def list_running(cluster: Cluster, node: str) -> set[str]:
+    """What only what runs has on a node: processes under its init but weft's own, mounts, control groups, loop devices."""
+    init = _find_init(cluster, node)
+    running = list_processes(cluster, node).values()
+    things = {f"process {words[:120]}" for words in running if f"weft agent {node} " not in words}
+    for pid in {init, *cluster.pids(f"weft agent {node} ")}:
+        mounts = {line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()}
+        things |= {f"mount {at}" for at in mounts if at.startswith((str(cluster.state), "/run/"))}
+    topology = json.loads((cluster.state / "cluster.json").read_bytes())
+    for folder in Path("/sys/fs/cgroup").glob(f"**/weft/{topology['id']}/{node}"):
+        things |= {f"cgroup {path.relative_to(folder)}" for path in folder.rglob("*") if path.is_dir()}
+    listed = subprocess.run(["losetup", "-l", "-n", "-O", "NAME,BACK-FILE"], capture_output=True, text=True).stdout
+    things |= {f"loop {line}" for line in listed.splitlines() if f"{cluster.state}/nodes/{node}/" in line}
+    return things
+
+
+def list_processes(cluster: Cluster, node: str) -> dict[int, str]:
+    """Command lines of all that runs under the node's init, by pid."""
+    below: dict[int, list[int]] = {}
+    words: dict[int, str] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:  # it has just ended
+            continue
+        below.setdefault(parent, []).append(int(entry.name))
+        words[int(entry.name)] = line
+    within = list(below.get(_find_init(cluster, node), []))
+    for pid in within:
+        within += below.get(pid, [])
+    return {pid: words[pid] for pid in within if words.get(pid)}
+
+
+def _find_init(cluster: Cluster, node: str) -> int:
+    return int(json.loads((cluster.state / "run" / f"init-{node}.pid").read_bytes())["pid"])
+
+
 def _one_line_each(found: re.Match[str]) -> str:
     return "\n".join(f"element {part.strip()}" for part in found[1].split(","))
 
 
 def _inside(cluster: Cluster, node: str, *words: str, as_json: bool = False) -> Any:
-    pid = json.loads((cluster.state / "run" / f"init-{node}.pid").read_bytes())["pid"]
     done = subprocess.run(
-        ["nsenter", "-t", str(pid), "-n", "-m", *words], check=True, capture_output=True, text=True
+        ["nsenter", "-t", str(_find_init(cluster, node)), "-n", "-m", *words],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     return json.loads(done) if as_json else done
 

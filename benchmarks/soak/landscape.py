@@ -1,0 +1,50 @@
+"""All that workloads can leave on the nodes of a local cluster, before they came and after they are gone."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import NamedTuple
+
+from tests.cluster.cluster import Cluster
+
+from benchmarks.soak.traces import NODES, list_running, list_things
+from benchmarks.soak.travellers import Broken
+
+CLEAN_SECONDS = 120.0
+MOST_TOLD, DEPTH_TOLD = 40, 12
+# What outlives workloads, within bounds: images and layers that were pulled, what functions are made of; and empty rooms.
+KEPT = re.compile(
+    r"n\d+:((oci|enclosed|functions)/(images|layers|blobs|bases)(/.*)?|(oci|enclosed|functions|clones)(/[a-z]+)?)$"
+)
+
+
+class Landscape(NamedTuple):
+    """What each node has, by its name."""
+
+    nodes: dict[str, set[str]]
+
+    @classmethod
+    def look(cls, cluster: Cluster) -> Landscape:
+        return cls({node: list_things(cluster, node) | list_running(cluster, node) for node in NODES})
+
+    def differs(self, other: Landscape) -> list[str]:
+        told = {
+            f"{node} {'has' if thing in found else 'lacks'} {'/'.join(thing.split('/')[:DEPTH_TOLD])}"
+            for node, found in self.nodes.items()
+            for thing in found ^ other.nodes[node]
+            if not KEPT.match(thing)
+        }
+        return sorted(told)
+
+    def await_again(self, cluster: Cluster) -> None:
+        """Return when all is as it is here, and no node tells of orphans; raises Broken if that doesn't come."""
+        began = time.monotonic()
+        while True:
+            orphans = [node["report"]["orphans"] for node in cluster.json("get", "node")["items"]]
+            told = Landscape.look(cluster).differs(self)
+            if not told and not any(orphans):
+                return
+            if time.monotonic() - began > CLEAN_SECONDS:
+                raise Broken(f"the nodes aren't as they were: {told[:MOST_TOLD]}, orphans {orphans}")
+            time.sleep(1.0)
