@@ -239,7 +239,12 @@ def describe(progress: Progress, soak: Soak | None, since: int, seconds: float) 
             kept=whole,
         ),
         Figure("runs of events beyond those promised, after kills", str(progress.again)),
-        Figure("instances, mounts, control groups, files, links left", "0" if whole else "?", goal="0", kept=whole),
+        Figure(
+            f"instances, mounts, control groups, files, links left of the last {progress.kills - since} kills",
+            "0" if whole else "?",
+            goal="0",
+            kept=whole,
+        ),
     ]
     figures += describe_memory(soak.census.grown() if soak is not None else [], "kills")
     heard = ", ".join(f"{number} {what}" for what, number in sorted(progress.heard.items(), key=lambda pair: -pair[1]))

@@ -162,7 +162,7 @@ def describe(progress: Progress, soak: Soak | None, since: int, seconds: float) 
             kept=whole,
         ),
         Figure(
-            "processes, mounts, control groups, loop devices, files, links left",
+            f"processes, mounts, control groups, loop devices, files, links left of the last {progress.rounds - since} rounds",
             "0" if whole else "?",
             goal="0",
             kept=whole,
