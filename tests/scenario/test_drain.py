@@ -379,6 +379,6 @@ async def test_containers_leave_cold_and_what_runs_once_is_waited_for(tmp_path: 
         assert (await places(lab))["try"] == "n1"
         (made,) = await lab.every("migration")
         spec = decode_part(made.spec, MigrationSpec)
-        assert (spec.workload, spec.mode) == ("container/web", "cold")
+        assert (spec.workload, spec.mode) == ("container/web", "best")
         await lab.delete("/container/default/try")
         await until_told(lab, "n1", "Drained")

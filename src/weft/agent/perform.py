@@ -24,7 +24,7 @@ from weft.agent.seed import build_nocloud, build_tar
 from weft.agent.shape import ROOT_SERIAL, name_serial
 from weft.agent.volumes import Volumes
 from weft.contracts.clock import Clock
-from weft.contracts.container import ContainerPlan, User
+from weft.contracts.container import BEGUN_AFRESH, ContainerPlan, User
 from weft.contracts.durable import write_durably
 from weft.contracts.host import Host
 from weft.contracts.runtime import CanAdjust, CanSuspend, GuestPlan
@@ -192,8 +192,8 @@ class Performer:
     async def _start(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         plan = self._plan_run(wanted, prepared)
         async with self._heavy:
-            await self.runtimes.of(wanted).start(plan)
-        return ""
+            facts = await self.runtimes.of(wanted).start(plan)
+        return facts.message or "" if facts.reason == BEGUN_AFRESH else ""
 
     async def _adjust(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         runtime = self.runtimes.of(wanted)
@@ -335,6 +335,7 @@ _STEPS = {
     Step.STOP: Performer._stop,
     Step.END: Performer._stop,
     Step.SUSPEND: Performer._suspend,
+    Step.SAVE: Performer._suspend,
     Step.REMOVE: Performer._remove,
     Step.UNPLUG: Performer._unplug,
     Step.REMOVE_DISKS: Performer._remove_disks,

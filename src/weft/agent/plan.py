@@ -12,15 +12,16 @@ from enum import StrEnum
 
 import msgspec
 
-from weft.agent.known import Known, Memory, Part, Run
+from weft.agent.known import Known, Memory, Part, Run, Trouble
 from weft.agent.shape import is_shaped
 from weft.contracts.container import COMPLETED
 from weft.contracts.runtime import GuestFacts
-from weft.kinds.allocation import AllocationSpec, AllocationState
+from weft.kinds.allocation import AllocatedMove, AllocationSpec, AllocationState
 
 POWERED_OFF, UNHEALTHY = "guestPoweredOff", "unhealthy"
 GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "it has done what it ran for: exit code 0"}
 NEVER_RAN = "startInterrupted"
+NOT_SAVED = "notSaved"
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SETTLED_SECONDS = 600.0
@@ -41,6 +42,7 @@ class Step(StrEnum):
     STOP = "stop"
     END = "end"  # it isn't well: as if it had ended by itself
     SUSPEND = "suspend"
+    SAVE = "save"  # what goes on elsewhere: as suspended, in place of a stop
     REMOVE = "remove"  # the runtime forgets the guest, its saved memory too
     UNPLUG = "unplug"  # taps, and segments nobody here uses any more
     REMOVE_DISKS = "remove-disks"  # root disk and seed; volumes stay
@@ -222,8 +224,14 @@ def _plan_source(known: Known, guest: GuestFacts) -> Plan:
         return _plan_moved(part)
     if known.moving or not move.address or move.never_ran or (part is None and known.unheard):
         return Plan((), state)
-    stop = (Step.STOP,) if move.mode == "cold" and is_alive(guest) else ()
+    stop = (_end_for(move, known.trouble),) if move.mode == "cold" and is_alive(guest) else ()
     return Plan((*stop, Step.SEND), state)
+
+
+def _end_for(move: AllocatedMove, trouble: Trouble | None) -> Step:
+    """How a guest that runs ends here to go elsewhere."""
+    tried = trouble is not None and trouble.reason == NOT_SAVED
+    return Step.SAVE if move.saves and not (tried and move.saves == "may") else Step.STOP
 
 
 def _plan_target(known: Known, guest: GuestFacts) -> Plan:

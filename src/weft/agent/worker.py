@@ -292,6 +292,8 @@ class Worker:
         self.notes.memory = after_step(step, self.memory, detail, part, taken_over=taken_over)
         if step is Step.START:
             self.life.begin()
+            if detail:
+                self._tell("Warning", "BegunAfresh", f"it couldn't go on from where it was saved: {detail}")
         elif step is Step.CANCEL or (step in (Step.GIVE_UP, Step.LEAVE) and part is not None):
             self._tell_standing()
         elif step is Step.FORGET:

@@ -61,9 +61,10 @@ def describe_end(obj: Object) -> str:
     """``in 3.9 s, downtime 21 ms, 214 MiB on the wire; n2 → n1``"""
     actual = dig(obj, "status.actual") or {}
     text = f"in {actual.get('duration_seconds', 0.0):.1f} s"
-    if dig(obj, "spec.mode") == "cold":
-        machine = dig(obj, "spec.workload", "").startswith("vm/")
-        text = f"{'shut down, its disks' if machine else 'stopped,'} {text}"
+    machine = dig(obj, "spec.workload", "").startswith("vm/")
+    if dig(obj, "spec.mode") == "cold" or not machine:
+        saved = dig(obj, "status.plan.mode") == "saved"
+        text = f"{'shut down, its disks' if machine else 'saved,' if saved else 'stopped,'} {text}"
     if actual.get("pause_ms"):
         text += f", downtime {format_pause(actual['pause_ms'])}"
     if actual.get("bytes"):

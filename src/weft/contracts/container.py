@@ -4,7 +4,8 @@ protocols, and tells the same facts, as one of machines.
 
 The agent has merged the image's configuration with what the container's spec says, and restarts what ended: a driver starts,
 watches and ends one run. Why one ended stands in ``GuestFacts.reason``: COMPLETED (exit code 0), EXITED (another), KILLED (by a
-signal that nobody here sent) or OUT_OF_MEMORY; ``GuestFacts.exit_code`` is the shell's number for it (128 + signal).
+signal that nobody here sent) or OUT_OF_MEMORY; ``GuestFacts.exit_code`` is the shell's number for it (128 + signal). One that was
+to go on from where it was saved, and couldn't, runs for the reason BEGUN_AFRESH; why not is the message.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal, Protocol, runtime_checkable
 import msgspec
 
 COMPLETED, EXITED, KILLED, OUT_OF_MEMORY = "completed", "exited", "killed", "outOfMemory"
+BEGUN_AFRESH = "begunAfresh"
 
 
 class User(msgspec.Struct, frozen=True):

@@ -191,6 +191,24 @@ class CanSuspend(Protocol):
         fully suspended, never neither."""
 
 
+class Carries(Protocol):
+    """A suspended guest goes to another node as one file, which holds all of it but its volumes and its image."""
+
+    async def pack(self, guest_id: str) -> str:
+        """Write that file, and give back its path. Raises IllegalTransition for a guest that isn't suspended, DriverFailed."""
+
+    async def expect(self, guest_id: str) -> str:
+        """The path that the file of one that comes is to be written to."""
+
+    async def unpack(self, guest_id: str, uid: str, incarnation: int) -> None:
+        """What has come there is this guest, suspended here. Repeated is fine. Raises DriverFailed."""
+
+
+@runtime_checkable
+class CanCarry(CanSuspend, Protocol):
+    carrying: Carries
+
+
 @runtime_checkable
 class CanAdjust(Protocol[PlanT_contra]):
     async def adjust(self, plan: PlanT_contra) -> GuestFacts:

@@ -134,7 +134,7 @@ def find_leavers(view: View, node: Item, begun_at: float, now: float) -> list[Le
 
 def _find_way(phase: str, mode: str) -> Way:
     if phase in _LIVE:
-        return "cold" if mode == "cold" else "live"
+        return "live" if mode == "live" else "cold"
     if phase == Phase.STOPPED:
         return "cold"
     return "not yet" if phase in _SETTLING else "never"
@@ -176,7 +176,10 @@ def plan_move(node: Item, leaver: Leaver, now: float) -> Commit:
     name = leaver.name.partition("/")[2]
     reason = node.spec(NodeSpec).drain_reason
     why = f"drain of {node.envelope.name}" + (f": {reason}" if reason else "")
-    spec = MigrationSpec(workload=leaver.name, mode="cold" if leaver.way == "cold" else "live", reason=why[:200])
+    best = MOVABLE[leaver.name.partition("/")[0]][0]
+    spec = MigrationSpec(
+        workload=leaver.name, mode="cold" if leaver.way == "cold" and best == "live" else best, reason=why[:200]
+    )
     envelope = Envelope(
         kind=MIGRATION.name,
         name=f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",

@@ -191,7 +191,7 @@ def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
 def _is_moving(wish: WorkloadSpec, phase: Phase | str, spec: AllocationSpec) -> bool:
     """Whether what its place says of the guest is a part of its move: one that moves cold is shut down for it."""
     cold = spec.move is not None and spec.move.mode == "cold" and wish.run == "run"
-    return phase == Phase.RUNNING or (cold and phase in (Phase.STOPPED, Phase.BOOT))
+    return phase == Phase.RUNNING or (cold and phase in (Phase.STOPPED, Phase.BOOT, Phase.SUSPENDED))
 
 
 def _lost(place: Place, then: str) -> str:

@@ -91,6 +91,8 @@ def begin_move(facts: Facts) -> Outcome:
         reason = placed.reason if placed else "timedOut"
         message = f"no target within {spec.timeout_seconds:g} s" + (f": {placed.message}" if placed else "")
         return Outcome(status=end_move(status, "Failed", reason, message, now))
+    if placed is not None and placed.reason == "notSaved":  # so it will be for as long as anybody would wait
+        return Outcome(status=end_move(status, "Failed", placed.reason, placed.message, now))
     if placed is not None:
         status = replace(status, reason=placed.reason, message=placed.message)
     if status.tries == 1 and spec.not_after is not None:

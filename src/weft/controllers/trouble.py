@@ -60,6 +60,8 @@ def find_trouble(facts: Facts) -> Trouble | None:
         return Trouble("Cancelled", "vmChanged", f"its VM is to {facts.vm.run} now")
     if facts.vm.boots > source.spec.boots:
         return Trouble("Cancelled", "vmChanged", "its VM is to be restarted")
+    if source.report.reason == "notSaved" and source.spec.move is not None and source.spec.move.saves == "must":
+        return Trouble("Failed", source.report.reason, f"source {source.spec.node}: {source.report.message}")
     for side, name in ((source, "source"), (target, "target")):
         if side is not None and side.says("failed", "given up"):
             assert side.heard is not None

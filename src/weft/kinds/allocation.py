@@ -150,7 +150,8 @@ class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
     ``never_ran`` and ``taken_over`` (source): the target's word is here that the guest never ran there, or that it does.
     ``shared`` are the disks (ROOT, or volumes' uids) that lie where both nodes see them: they stay where they are. ``image`` is
     the digest of a container's image: it runs the same at the target, whatever its tag has come to mean. ``rests``: as what the
-    guest has ended by itself, so that it isn't begun again there."""
+    guest has ended by itself, so that it isn't begun again there. ``saves``: in place of being stopped its processes are saved,
+    and go on at the target; if it ``may``, one that can't be is stopped."""
 
     key: str
     mode: Literal["live", "cold"] = "live"
@@ -168,6 +169,7 @@ class AllocatedMove(msgspec.Struct, kw_only=True, frozen=True):
     shared: tuple[str, ...] = ()
     image: str = ""
     rests: str = ""
+    saves: Literal["", "may", "must"] = ""
 
 
 def limits_of(move: AllocatedMove) -> tuple[int, int, int]:

@@ -30,7 +30,8 @@ KEPT_OF_ONE = 20  # ended ones of one workload
 DEFAULT_TIMEOUT_SECONDS = 600.0
 MOST_TRIES = 3
 # The kinds that have the verb migrate, and how each can move, first as it does unless something else is said.
-MOVABLE: dict[str, tuple[str, ...]] = {"vm": ("live", "cold", "storage"), "container": ("cold",)}
+Mode = Literal["live", "cold", "storage", "best"]
+MOVABLE: dict[str, tuple[Mode, ...]] = {"vm": ("live", "cold", "storage"), "container": ("best", "live", "cold")}
 MOVED_ON = "movedOn"  # of one that an older store takes for under way: the guest came, and went on, since then
 Moment = Annotated[float, field("", ge=0, le=LAST_MOMENT)]
 
@@ -41,9 +42,10 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
         str | None, field("The node to move to; without one the scheduler chooses", change="never", name=True)
     ] = None
     mode: Annotated[
-        Literal["live", "cold", "storage"],
+        Mode,
         field(
-            "live: it runs on meanwhile; cold: it is shut down for it; storage: a disk of it goes to another pool of its node",
+            "live: it runs on meanwhile, a container from where it was saved; cold: it is shut down for it; "
+            "best: live if a container can; storage: a disk of it goes to another pool of its node",
             change="never",
         ),
     ] = "live"
@@ -190,6 +192,11 @@ def read_workload(spec: MigrationSpec) -> tuple[str, str]:
     return kind, name
 
 
+def stands_still(spec: MigrationSpec) -> bool:
+    """Whether its workload does while it goes over: all that isn't a machine, whichever way."""
+    return spec.mode == "cold" or (spec.mode != "storage" and read_workload(spec)[0] == "container")
+
+
 def check_migration(spec: MigrationSpec) -> None:
     kind, name = read_workload(spec)
     if kind not in MOVABLE or not name or "/" in name:
@@ -245,7 +252,12 @@ class MigrateInput(MoveInput, kw_only=True):
 
 
 class MigrateContainerInput(MoveInput, kw_only=True):
-    mode: Annotated[Literal["cold"], field("cold: it is stopped here and starts there")] = "cold"
+    mode: Annotated[
+        Literal["best", "live", "cold"],
+        field(
+            "live: it is saved here and goes on there; cold: it is stopped here and starts there; best: live if both nodes can"
+        ),
+    ] = "best"
 
 
 def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mark: str) -> dict[str, Any]:

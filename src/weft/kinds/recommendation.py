@@ -22,7 +22,7 @@ Name = Annotated[str, field("", name=True)]
 
 class MoveWish(msgspec.Struct, frozen=True, kw_only=True):
     to: Annotated[str | None, field("The node it would move to; without one any other than its own", name=True)] = None
-    mode: Annotated[Literal["live", "cold"], field("live or cold")] = "live"
+    mode: Annotated[Literal["live", "cold", "best"], field("live, cold or, of a container, best")] = "live"
     bytes_per_second: Annotated[int, field("How fast it might send", quantity="bytes", ge=0)] = 0
 
 

@@ -55,12 +55,13 @@ class WaitingUse(msgspec.Struct, frozen=True):
 
 
 class Leaving(msgspec.Struct, frozen=True, kw_only=True):
-    """A workload of a node that would be drained: the node it would move to, none if it can't leave, and why."""
+    """A workload of a node that would be drained: the node it would move to, none if it can't leave, and why. ``mode``: live; saved
+    here and on from there; or cold."""
 
     workload: str
     project: str
     to: str = ""
-    mode: Literal["live", "cold"] = "live"
+    mode: Literal["live", "cold", "saved"] = "live"
     memory: int = 0
     reason: str = ""
     message: str = ""

@@ -175,7 +175,7 @@ def describe_runtime(runtime: str) -> str:
     return f"{kind}s{_ISOLATED.get(isolation, '')}"
 
 
-_ISOLATED = {"vm": " in machines of their own"}
+_ISOLATED = {"vm": " in machines of their own", "saved": " on from where they were saved"}
 
 
 class CpuModel:

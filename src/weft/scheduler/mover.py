@@ -12,13 +12,14 @@ from weft.client.view import Item, View
 from weft.client.workloads import wish_of
 from weft.contracts.policy import Request
 from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, account, list_disks
-from weft.kinds.migration import MigrationSpec
+from weft.kinds.migration import MigrationSpec, stands_still
 from weft.kinds.node import NodeReport
 from weft.kinds.workload import WorkloadStatus
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, explain
 from weft.scheduler.prefer import relax
 from weft.scheduler.request import Candidate, Waiting, read_candidate
+from weft.scheduler.saving import NOT_SAVED, RUNTIME, Saves, choose_saving, find_bar, find_lack
 from weft.scheduler.table.facts import amounts_of
 from weft.scheduler.table.snapshot import without
 
@@ -49,12 +50,18 @@ def read_mover(
         return Waiting("isConverting", f"conversion/{conversion} of it is under way: confirm it, or undo it")
     if spec.once:
         return Waiting("runsOnce", "it runs once, so it ends where it began")
-    if not later and report.state != "running" and not (wish.mode == "cold" and report.state == "stopped"):
+    cold, here = stands_still(wish), _read_report(view, spec.node_uid)
+    if not later and report.state != "running" and not (wish.mode != "live" and cold and report.state == "stopped"):
         return Waiting("notRunning", f"its guest on {spec.node} is {report.state}")
     if not later and report.reason == "paused":
         return Waiting("notRunning", f"its guest on {spec.node} stands still: {report.message}")
     if wish.mode == "live" and spec.gpus:
         return Waiting("gpusStay", f"it uses a GPU of {spec.node}, which can't go with it while it runs; cold it could")
+    if wish.mode == "live" and cold and (lack := find_bar(spec, report) or find_lack(here)):
+        why = f"{spec.node} can't save it as it runs: {lack}"
+        return Waiting(
+            NOT_SAVED, f"{why}; weft {vm.envelope.kind} migrate {vm.envelope.name} --cold stops it for the move"
+        )
     candidate = read_candidate(view, vm, strategy, silent)
     if isinstance(candidate, Waiting):
         return candidate
@@ -62,8 +69,9 @@ def read_mover(
     request: Request = msgspec.structs.replace(
         asked,
         amounts=amounts_of(account(spec, report)),
-        machine=spec.machine if wish.mode == "cold" else _read_machine(view, spec),
-        cpu_model=asked.cpu_model if wish.mode == "cold" else _read_cpu(view, spec),
+        machine=spec.machine if cold else _read_machine(view, spec),
+        cpu_model=asked.cpu_model if cold else _read_cpu(view, spec),
+        runtime=RUNTIME if wish.mode == "live" and cold else asked.runtime,
         node=wish.to or asked.node,
         leaves=spec.node,
         home=None,  # what is on its volumes goes with it
@@ -72,6 +80,17 @@ def read_mover(
         gang="",
     )
     return Mover(source, msgspec.structs.replace(candidate, request=request))
+
+
+def tell_way(view: View, mover: Mover, wish: MigrationSpec, node: Item) -> tuple[Saves, str]:
+    """Whether a container is saved for its move to ``node``, and that in words."""
+    spec, report = mover.source.spec(AllocationSpec), mover.source.report(AllocationReport)
+    here, there = (spec.node, _read_report(view, spec.node_uid)), (node.envelope.name, node.report(NodeReport))
+    return choose_saving(wish, find_bar(spec, report), here, there)
+
+
+def _read_report(view: View, node_uid: str) -> NodeReport:
+    return next((node.report(NodeReport) for node in view.find(NODES_BY_UID, node_uid)), NodeReport())
 
 
 def _read_machine(view: View, spec: AllocationSpec) -> str:

@@ -31,7 +31,7 @@ from weft.kinds.allocation import (
     allocation_name,
     list_disks,
 )
-from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_migration
+from weft.kinds.migration import MigrationSpec, MigrationStatus, move_key, read_migration, stands_still
 from weft.kinds.node import NodeReport, pool_id
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import new_uid
@@ -39,7 +39,7 @@ from weft.scheduler.bind import SOURCE, Timing, choose_cpu, put_decision, read_g
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation
 from weft.scheduler.lessons import read_lesson
-from weft.scheduler.mover import Mover, decide, describe_refusal, read_mover
+from weft.scheduler.mover import Mover, decide, describe_refusal, read_mover, tell_way
 from weft.scheduler.request import Candidate, Waiting, locate_volumes
 from weft.scheduler.table.facts import Load, name_workload
 from weft.scheduler.table.snapshot import without
@@ -128,7 +128,15 @@ def plan_target(
         item.key,
         writes,
         [*_unchanged(item, mover, node), Absent(there.key), *(unchanged(one) for one in held)],
-        [Event("Normal", "Placed", f"{source.node} → {node.envelope.name}", item.envelope.ref, SOURCE)],
+        [
+            Event(
+                "Normal",
+                "Placed",
+                f"{source.node} → {node.envelope.name}{_tell_saving(view, mover, item, node)}",
+                item.envelope.ref,
+                SOURCE,
+            )
+        ],
     )
     return commit, [there.key, *(one.key for one in held)]
 
@@ -172,6 +180,11 @@ def plan_room(
         [*_unchanged(item, mover, node), Absent(there.key)],
     )
     return commit, [there.key]
+
+
+def _tell_saving(view: View, mover: Mover, item: Item, node: Item) -> str:
+    is_container = mover.source.spec(AllocationSpec).container is not None
+    return f": {tell_way(view, mover, item.spec(MigrationSpec), node)[1]}" if is_container else ""
 
 
 def _read(view: View, item: Item, strategy: str, silent: list[str], *, later: bool) -> Mover | Waiting | None:
@@ -235,7 +248,8 @@ def _make_sides(
     there = node.report(NodeReport)
     to_source = AllocatedMove(
         key=move_key(item.uid, item.status(MigrationStatus).tries),
-        mode="cold" if wish.mode == "cold" else "live",
+        mode="cold" if stands_still(wish) else "live",
+        saves=tell_way(view, mover, wish, node)[0],
         peer=now.node,
         peer_uid=now.node_uid,
         peer_allocation=mover.source.uid,
@@ -260,7 +274,7 @@ def _make_sides(
         role="target",
         wish="run",
         gpus=read_gpus(node, load),
-        cpu_model=choose_cpu(node, now.cpu_wish) if wish.mode == "cold" else now.cpu_model,
+        cpu_model=choose_cpu(node, now.cpu_wish) if stands_still(wish) else now.cpu_model,
         waits_for=None,
         held_by=None,
         move=to_source,

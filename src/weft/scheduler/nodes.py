@@ -10,6 +10,7 @@ from weft.kinds.allocation import LOCAL
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
 from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, Gpu, NodeFacts, name_cpu, name_pool, name_runtime
 
+SAVED, CAN = "saved", "yes"  # what is run on from where it was saved, and the word of a node that can
 MOST_ROUND_TRIPS = 64  # a node asks fewer; one that tells more isn't to cost every decision
 
 
@@ -79,6 +80,7 @@ def read_runtimes(report: NodeReport) -> list[str]:
         for word in (
             *([kind] if runtime.isolations != ["vm"] else []),
             *(f"{kind}/{isolation}" for isolation in runtime.isolations),
+            *([f"{kind}/{SAVED}"] if kind == "container" and runtime.checkpoint == CAN else []),
         )
     ]
 

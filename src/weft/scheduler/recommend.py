@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from weft.client.commit import Commit, edit, put, unchanged
-from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, WORKLOADS_BY_GANG, name_gang
+from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID, WORKLOADS_BY_GANG, name_gang
 from weft.client.view import Item, View
 from weft.client.workloads import wish_of
 from weft.kinds.allocation import AllocationSpec
@@ -27,7 +27,7 @@ from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
 from weft.scheduler.joint.gang import Member, find_places
 from weft.scheduler.joint.tell import explain_places, explain_refusal
-from weft.scheduler.mover import decide, describe_refusal, read_mover
+from weft.scheduler.mover import Mover, decide, describe_refusal, read_mover, tell_way
 from weft.scheduler.preempt import find_way, may_preempt
 from weft.scheduler.prefer import relax
 from weft.scheduler.request import Waiting, read_candidate, wants_place
@@ -128,7 +128,13 @@ def _answer_move(
         verdicts=_told(explanation.verdicts),
         refused_by=explanation.refused_by,
         forecast=told if best else None,
+        notes=_tell_way(view, mover, wish, row, engine) if at.container is not None else [],
     )
+
+
+def _tell_way(view: View, mover: Mover, wish: MigrationSpec, row: int | None, engine: Engine) -> list[str]:
+    nodes = view.find(NODES_BY_UID, engine.snapshot.uids[row]) if row is not None else ()
+    return [tell_way(view, mover, wish, node)[1] for node in nodes]
 
 
 def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot) -> list[Member]:

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 from msgspec.structs import replace
 
-from weft.client.indexes import ALLOCATIONS_BY_NODE
+from weft.client.indexes import ALLOCATIONS_BY_NODE, NODES_BY_UID
 from weft.client.view import Item, View
 from weft.kinds.allocation import AllocationReport, AllocationSpec
-from weft.kinds.migration import MOVABLE, MigrationSpec
+from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
 from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.identity import object_key
 from weft.scheduler.cycle import Engine
-from weft.scheduler.mover import decide, describe_refusal, read_mover
+from weft.scheduler.mover import decide, describe_refusal, read_mover, tell_way
 from weft.scheduler.request import Waiting
 from weft.scheduler.table.snapshot import Snapshot
 
@@ -35,17 +35,18 @@ def rehearse_drain(view: View, engine: Engine, name: str, strategy: str) -> Repo
 
 def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside: list[str]) -> Leaving:
     spec = place.spec(AllocationSpec)
-    stands_still = place.report(AllocationReport).state == "stopped" or MOVABLE[spec.workload.kind][0] == "cold"
+    rests, best = place.report(AllocationReport).state == "stopped", MOVABLE[spec.workload.kind][0]
+    wish = MigrationSpec(workload=f"{spec.workload.kind}/{spec.workload.name}", mode="cold" if rests else best)
     told = Leaving(
         workload=f"{spec.workload.kind}/{spec.workload.name}",
         project=spec.workload.project or "",
-        mode="cold" if stands_still else "live",
+        mode="cold" if stands_still(wish) else "live",
         memory=spec.resources.memory,
     )
     vm = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
     if vm is None or vm.uid != spec.workload.uid or vm.deleting:
         return replace(told, reason="deleting", message="it is being deleted")
-    mover = read_mover(view, vm, MigrationSpec(workload=told.workload, mode=told.mode), strategy, [])
+    mover = read_mover(view, vm, wish, strategy, [])
     if isinstance(mover, Waiting):
         return replace(told, reason=mover.reason, message=mover.message)
     candidate, row, explanation = decide(engine, mover)
@@ -54,7 +55,9 @@ def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside:
     snapshot, key = engine.snapshot, f"rehearsed/{place.key}"
     snapshot.put_allocation(key, snapshot.uids[row], candidate.request.amounts, engine.load(candidate.request, row))
     beside.append(key)
-    return replace(told, to=snapshot.names[row])
+    (node,) = view.find(NODES_BY_UID, snapshot.uids[row])
+    saved = spec.container is not None and tell_way(view, mover, wish, node)[0]
+    return replace(told, to=snapshot.names[row], mode="saved" if saved else told.mode)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.agent.known import Known, Memory, Part, Wanted
+from weft.agent.known import Known, Memory, Part, Trouble, Wanted
 from weft.agent.plan import RECEIVE, TAKE_AWAY, Step, observe, plan_allocation
 from weft.agent.remembered import before_step
 from weft.contracts.runtime import GuestFacts
@@ -194,3 +194,28 @@ def test_what_has_ended_by_itself_before_its_move_rests_where_it_comes_to() -> N
         settled = msgspec.structs.replace(memory, part=None, took="m")
         now = msgspec.structs.replace(known(None, role="active"), memory=settled)
         assert bool(steps(now, "absent")) == begun
+
+
+def test_what_goes_on_elsewhere_is_saved_in_place_of_a_stop_and_stopped_only_if_it_may_be() -> None:
+    may, must = (msgspec.structs.replace(TOLD, mode="cold", saves=saves) for saves in ("may", "must"))
+    for move in (may, must):
+        assert steps(known(None, role="source", move=move)) == (Step.SAVE, Step.SEND)
+        assert steps(known(None, role="source", move=move), "suspended") == (Step.SEND,)
+    assert steps(known(None, role="source", move=msgspec.structs.replace(TOLD, mode="cold"))) == (Step.STOP, Step.SEND)
+    refused = Trouble("notSaved", "criu: it holds a device", 1, 0.0)
+    assert steps(msgspec.structs.replace(known(None, role="source", move=may), trouble=refused)) == (
+        Step.STOP,
+        Step.SEND,
+    )
+    assert steps(msgspec.structs.replace(known(None, role="source", move=must), trouble=refused)) == (
+        Step.SAVE,
+        Step.SEND,
+    )
+    stays = known(SOURCE, role="active")
+    assert steps(stays, "suspended") == (Step.CANCEL,)
+    assert steps(known(None), "suspended")[-1] is Step.START, "one that came, or stays, goes on"
+
+
+def test_one_that_is_saved_for_its_move_has_not_ended() -> None:
+    memory = observe(Memory(run="up", made=True), GuestFacts("id", "a", "web", 1, "suspended"))
+    assert (memory.run, memory.ended) == ("up", "")

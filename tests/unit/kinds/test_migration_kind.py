@@ -85,14 +85,16 @@ def make_of_container(spec: dict[str, Any], status: dict[str, Any] | None = None
     return make_migration(container, read_strict(given, MigrateContainerInput), "abc")
 
 
-def test_a_container_moves_cold_and_no_other_way() -> None:
+def test_a_container_moves_as_well_as_it_can_unless_people_say_how() -> None:
     made = make_of_container({}, to="n2")["spec"]
-    assert (made["workload"], made["mode"], made["to"]) == ("container/web", "cold", "n2")
-    for mode in ("live", "storage"):
+    assert (made["workload"], made["mode"], made["to"]) == ("container/web", "best", "n2")
+    for mode in ("live", "cold"):
+        assert make_of_container({}, mode=mode)["spec"]["mode"] == mode
+    for mode in ("storage",):
         with pytest.raises(InvalidInput):
             make_of_container({}, mode=mode)
         with pytest.raises(InvalidInput) as refused:
-            check_migration(MigrationSpec(workload="container/web", mode=mode, pool="p" if mode == "storage" else None))
+            check_migration(MigrationSpec(workload="container/web", mode=mode, pool="p"))
         assert refused.value.field == "spec.mode" and "cold" in refused.value.hint
 
 

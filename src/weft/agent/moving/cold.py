@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from weft.agent.guest import Prepared
 from weft.agent.known import Wanted
@@ -16,12 +17,14 @@ from weft.agent.moving.target import Waiter
 from weft.agent.moving.wire import Line
 from weft.agent.moving.words import Answer, Ask
 from weft.agent.printed import take_printed, tell_printed
+from weft.contracts.runtime import CanCarry, RuntimeDriver
 from weft.contracts.volume import CanReceive, VolumeFacts
-from weft.kinds.allocation import ROOT
+from weft.kinds.allocation import ROOT, MovePlanned
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 
 LOOK_SECONDS = 1.0
 AGAIN_SECONDS = 0.5
+SAVED = "saved"  # what goes over like a disk: all of a container that was saved as it ran
 _SPARE_BYTES = 64 << 20  # of a disk's file, beside what the guest has on it
 
 
@@ -32,6 +35,12 @@ def list_disks(wanted: Wanted) -> list[str]:
     shared = move.shared if move is not None else ()
     roots = (ROOT,) if wanted.spec.container is None else ()
     return [disk for disk in (*roots, *(volume.uid for volume in wanted.spec.volumes)) if disk not in shared]
+
+
+async def find_saved(runtime: RuntimeDriver[Any], guest_id: str) -> CanCarry | None:
+    """Whoever has the guest saved as it ran, if it is."""
+    saved = isinstance(runtime, CanCarry) and (await runtime.inspect(guest_id)).state == "suspended"
+    return runtime if saved and isinstance(runtime, CanCarry) else None
 
 
 class ColdTarget(Waiter):
@@ -63,6 +72,9 @@ class ColdTarget(Waiter):
     async def begin(self, disk: str) -> tuple[Path, int]:
         """Where the file of a disk that comes is written, and how large it can be. Raises InvalidInput."""
         wanted, root = self._wanted, self._prepared.root
+        if disk == SAVED and isinstance(self._runtime, CanCarry) and not self.part.taken:
+            most = 2 * wanted.spec.resources.memory + wanted.spec.resources.disk + _SPARE_BYTES
+            return Path(await self._runtime.carrying.expect(wanted.id)), most
         if disk not in list_disks(wanted) or self.part.taken:
             raise InvalidInput(f"{wanted.what}: no disk {disk} is to come")
         sizes = {volume.uid: volume.size for volume in wanted.spec.volumes}
@@ -74,6 +86,9 @@ class ColdTarget(Waiter):
         """All of it is there. Raises InvalidInput, DriverFailed."""
         if self.part.taken:
             raise InvalidInput(f"{self._wanted.what}: its disk {disk} has come already")
+        if disk == SAVED and isinstance(self._runtime, CanCarry):
+            await self._runtime.carrying.unpack(self._wanted.id, self._wanted.uid, self._wanted.spec.incarnation)
+            return
         image = self._prepared.image if disk == ROOT else None
         volumes = await self._find_volumes(disk)
         if image is None:
@@ -126,11 +141,17 @@ class ColdSource(Side):
     async def _send(self, line: Line) -> None:
         began = self._ground.clock.elapsed()
         if (await line.ask(Ask("look"))).message != "taken over":
-            files = {disk: await self._find(disk) for disk in list_disks(self._wanted)}
-            total = sum([await asyncio.to_thread(count_data, Path(facts.path)) for facts in files.values()])
+            found = {disk: await self._find(disk) for disk in list_disks(self._wanted)}
+            files = {disk: (Path(facts.path), facts.format) for disk, facts in found.items()}
+            if (carrier := await find_saved(self._runtime, self._wanted.id)) is not None:
+                files[SAVED] = (Path(await carrier.carrying.pack(self._wanted.id)), "raw")
+                self._tell(
+                    plan=MovePlanned(mode="saved", reason="it stands still, and goes on there from where it was saved")
+                )
+            total = sum([await asyncio.to_thread(count_data, path) for path, _ in files.values()])
             self._tell(phase="moving", total_bytes=total, remaining_bytes=total)
-            for disk, facts in files.items():
-                await line.carry_file(disk, Path(facts.path), facts.format)
+            for disk, (path, form) in files.items():
+                await line.carry_file(disk, path, form)
             spent = round((self._ground.clock.elapsed() - began) * 1000)
             printed = tell_printed(self._runtime, self._wanted.id)
             ask = Ask("take over", sent_bytes=line.meter.sent, elapsed_ms=spent, printed=printed)

@@ -138,8 +138,11 @@ def _rehearse(session: Session, target: Target) -> int:
     return UNPLACEABLE if stay else OK
 
 
+_NOTES = {"cold": "stands still meanwhile", "saved": "stands still meanwhile, and goes on from there"}
+
+
 def _draw(one: dict[str, Any]) -> list[str]:
-    note = "stands still meanwhile" if one.get("mode") == "cold" else ""
+    note = _NOTES.get(one.get("mode", ""), "")
     if not one.get("to"):
         note = f"{one.get('reason')}: {one.get('message')}"
     return [one["workload"], one["project"], format_bytes(one.get("memory", 0)), one.get("to") or "–", note]

@@ -41,6 +41,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.targets(kind, many=False, able=able("migrate")),
         click.Option(["--to"], metavar="NODE", help="Where to; without it the scheduler chooses."),
     ]
+    params += _ways(kind)
     params += _of_machines() if kind is None or kind.name == "vm" else []
     params += [
         click.Option(["--bandwidth"], metavar="SIZE", help="At most so much a second, like 50M."),
@@ -55,11 +56,18 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     return options.build(verb, f"Move a {kind.title if kind else 'workload'} to another node.", _run, kind, params)
 
 
-def _of_machines() -> list[click.Parameter]:
-    """A container has no choice: it is stopped here, its volumes go over, it starts there."""
+def _ways(kind: Kind | None) -> list[click.Parameter]:
+    live = "It runs on meanwhile (the default)."
+    if kind is not None and kind.name == "container":
+        live = "It is saved as it runs, and goes on there; without it, so if both nodes can."
     return [
-        click.Option(["--live"], is_flag=True, help="It runs on meanwhile (the default)."),
+        click.Option(["--live"], is_flag=True, help=live),
         click.Option(["--cold"], is_flag=True, help="It is shut down for it; one that is stopped moves so."),
+    ]
+
+
+def _of_machines() -> list[click.Parameter]:
+    return [
         click.Option(
             ["--storage"], is_flag=True, help="A disk of it goes to another pool of its node; it runs on, if it runs."
         ),
@@ -96,7 +104,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     if given["pause"] is not None:
         body["pause_ms"] = max(1, round(given["pause"] * 1000))
     body |= _read_window(session, given["at"], given["within"])
-    rests = given["mode"] == "cold" and _rests(session, target)
+    rests = given["mode"] in ("cold", "best") and _rests(session, target)
     migration = session.client.verb(target.kind.name, target.name, "migrate", body)
     if given["at"] is not None:
         when = tell_moment(body["not_before"])
@@ -119,9 +127,7 @@ def _rests(session: Session, target: Target) -> bool:
 def _read_mode(kind: str, *, live: bool, cold: bool) -> str:
     if live and cold:
         raise click.UsageError("--live and --cold: it moves one way only; give one of them")
-    if live and "live" not in MOVABLE[kind]:
-        raise click.UsageError(f"--live: a {kind} moves cold: it is stopped here, and starts there")
-    return "cold" if cold else MOVABLE[kind][0]
+    return "cold" if cold else "live" if live else MOVABLE[kind][0]
 
 
 def _check_storage(given: dict[str, Any]) -> None:
@@ -152,7 +158,7 @@ def _watch(session: Session, vm: Target, migration: dict[str, Any], rests: bool)
     if isinstance(result, int):
         return result
     assert result.obj is not None
-    if dig(result.obj, "spec.mode") == "cold" and not rests:
+    if (dig(result.obj, "spec.mode") == "cold" or vm.kind.name == "container") and not rests:
         return _await_start(session, vm, result.obj)
     print_one(session, result.obj, f"moved     {describe_end(result.obj)}")
     return OK

@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weft.images import parts
@@ -52,9 +52,9 @@ _NEEDED_BYTES = 3 << 30
 Say = Callable[[str], None]  # a word on how far it is
 
 
-def build_debian(out_path: Path, cache_dir: Path, say: Say) -> None:
-    """Write the debian-12 bundle to ``out_path``; keeps the kernel package in ``cache_dir``. Takes one to three minutes.
-    Raises DriverFailed."""
+def build_debian(out_path: Path, cache_dir: Path, say: Say, more: Sequence[str] = ()) -> None:
+    """Write the debian-12 bundle, with ``more`` packages, to ``out_path``; keeps the kernel package in ``cache_dir``. Takes one to
+    three minutes. Raises DriverFailed."""
     require("debian-12", _NEEDED)
     if os.geteuid() != 0:
         raise DriverFailed("image debian-12 can't be built: it takes root to lay out a system's files", hint="use sudo")
@@ -70,8 +70,8 @@ def build_debian(out_path: Path, cache_dir: Path, say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="debian-", dir=out_path.parent) as work_name:
         work = Path(work_name)
         root = work / "root"
-        say(f"packages of Debian 12 ({len(PACKAGES)} and what they need)")
-        _install(root)
+        say(f"packages of Debian 12 ({len(PACKAGES) + len(more)} and what they need)")
+        _install(root, more)
         say("files")
         members = {"kernel": work / "kernel", "initrd": work / "initrd", "disk.qcow2": work / "disk.qcow2"}
         parts.write_kernel(kernel_tree, members["kernel"])
@@ -98,11 +98,11 @@ def build_debian(out_path: Path, cache_dir: Path, say: Say) -> None:
         os.replace(pending, out_path)
 
 
-def _install(root: Path) -> None:
+def _install(root: Path, more: Sequence[str]) -> None:
     run(
         ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory",
          "--aptopt=Apt::Install-Recommends false", *(f"--dpkgopt={option}" for option in _LEFT_OUT),
-         f"--include={','.join(PACKAGES)}", SUITE, str(root)],
+         f"--include={','.join((*PACKAGES, *more))}", SUITE, str(root)],
         "install Debian's packages",
     )  # fmt: skip
     (root / "etc/apt/apt.conf.d/99mmdebstrap").unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from weft.objects.errors import DriverFailed
 CAPABILITY = "checkpoint"
 CRIU = "criu"
 CHECK_SECONDS = 30.0
-_ERROR = re.compile(r"^(?:\([\d.]+\)\s*)?Error \((?P<where>[^)]*)\):\s*(?P<what>.+)$", re.MULTILINE)
+_ERROR = re.compile(r"^(?:\([\d.]+\)\s*)?(?:\d+:\s*)?Error \((?P<where>[^)]*)\):\s*(?P<what>.+)$", re.MULTILINE)
 _ECHOES = ("criu/util.c",)  # that a process of its own has ended, said before why
 
 
@@ -38,6 +38,11 @@ def describe_check(version: str, said: Said) -> str:
         return ""
     number = next((word for word in version.split() if word[:1].isdigit()), "")
     text = f"{said.out.decode(errors='replace')}\n{said.err}"
-    errors = [found["what"].strip() for found in _ERROR.finditer(text) if not found["where"].startswith(_ECHOES)]
-    why = errors[0] if errors else f"exit code {said.status}"
+    why = find_error(text) or f"exit code {said.status}"
     return f"criu {number} doesn't work with this kernel ({why}): a newer one may".replace("criu  ", "criu ")
+
+
+def find_error(text: str) -> str:
+    """Pure. The first error in what CRIU said, which is the cause of the others; empty: there is none."""
+    errors = (found["what"].strip() for found in _ERROR.finditer(text) if not found["where"].startswith(_ECHOES))
+    return next(errors, "")

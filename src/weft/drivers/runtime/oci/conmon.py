@@ -20,6 +20,7 @@ from weft.drivers.runtime.oci.logs import turn_over
 from weft.drivers.runtime.oci.node_process import NodeProcess
 from weft.drivers.runtime.oci.root import Root, mount_root
 from weft.drivers.runtime.oci.runtime import ANSWER_SECONDS, Runtime, read_error
+from weft.drivers.runtime.oci.saved import RESTORE_LOG, configure_criu, prepare_resuming, read_log, save_in_mounts
 from weft.drivers.runtime.oci.shim import (
     find_first_process,
     find_shim,
@@ -38,13 +39,19 @@ RUNTIME_STARTED = ("running", "paused")
 
 
 class Conmon(NodeProcess):
-    """A Holder."""
+    """A Holder that Saves."""
 
     def __init__(self, runtime: Runtime, groups: Groups, clock: Clock) -> None:
         super().__init__(groups)
         self._runtime, self._clock = runtime, clock
 
     async def launch(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+        await self._run(container, facts, recorded, resumes=False)
+
+    async def resume(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+        await self._run(container, facts, recorded, resumes=True)
+
+    async def _run(self, container: Container, facts: Facts, recorded: Awaitable[None], *, resumes: bool) -> None:
         record, paths = container.record, container.paths
         write_config(container, facts, self._groups)
         shims = self._groups.make_shims()
@@ -52,7 +59,7 @@ class Conmon(NodeProcess):
             await recorded
             root = Root(record.plan, paths, record.first_user, mapping)
             try:
-                await run_in_own_thread(lambda: self._create_and_start(container, root, shims))
+                await run_in_own_thread(lambda: self._create_and_start(container, root, shims, resumes))
             except subprocess.TimeoutExpired:
                 what = f"{self._runtime.name} didn't start it within {ANSWER_SECONDS:.0f} s"
                 raise failed(container, what) from None
@@ -60,12 +67,29 @@ class Conmon(NodeProcess):
         record.shim = find_shim(paths)
         record.started = True
 
-    def _create_and_start(self, container: Container, root: Root, shims: Collection[str]) -> None:
+    async def save(self, container: Container) -> None:
+        record, paths = container.record, container.paths
+        shim = record.shim or find_shim(paths)
+        if shim is None:
+            raise DriverFailed("who holds it isn't there any more", details={"step": "save"})
+        await run_in_own_thread(lambda: save_in_mounts(record.plan, paths, self._runtime, shim))
+
+    def _create_and_start(self, container: Container, root: Root, shims: Collection[str], resumes: bool) -> None:
         """In a thread of its own."""
         runtime, paths, plan = self._runtime, container.paths, container.record.plan
         leave_mounts(runtime.hidden)
         mount_root(root)
-        run_shim(plan_shim(plan, paths, runtime, shims), paths.shim_log, self._clock)
+        if resumes:
+            prepare_resuming(plan, paths)
+        try:
+            environment = configure_criu(paths, self._groups.path(plan.id)) if resumes else None
+            words = plan_shim(plan, paths, runtime, shims, resumes=resumes)
+            run_shim(words, paths.shim_log, self._clock, environment)
+        except DriverFailed as problem:
+            problem.message = (resumes and read_log(paths.bundle / RESTORE_LOG)) or problem.message
+            raise
+        if resumes:
+            return  # it runs
         said = subprocess.run(
             runtime.words("start", plan.id), stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_SECONDS, check=False
         )  # fmt: skip

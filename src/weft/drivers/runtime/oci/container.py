@@ -12,15 +12,17 @@ import signal
 from collections.abc import Callable
 
 from weft.contracts.clock import Clock
+from weft.contracts.container import BEGUN_AFRESH
 from weft.contracts.host import Capacity
 from weft.contracts.runtime import GuestFacts, GuestShape
 from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.oci.groups import Groups
-from weft.drivers.runtime.oci.holder import Holder
+from weft.drivers.runtime.oci.holder import Holder, Saves
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.record import ContainerRecord, decide_end, read_signal, write_record
 from weft.drivers.runtime.oci.runtime import Runtime
-from weft.objects.errors import WeftError
+from weft.drivers.runtime.oci.saved import settle_resuming, wait_for_saver
+from weft.objects.errors import DriverFailed, WeftError
 
 
 class Container:
@@ -61,8 +63,8 @@ class Container:
             state="running" if running else end.state if end else "starting",
             pid=record.process.pid if running and record.process else None,
             started_at=record.started_at,
-            reason=end.reason if end else None,
-            message=(end.message or None) if end else None,
+            reason=end.reason if end else BEGUN_AFRESH if record.note else None,
+            message=((end.message if end else record.note) or None),
             shape=shape,
             exit_code=end.exit_code if end else None,
         )
@@ -91,7 +93,12 @@ class Container:
                 with contextlib.suppress(WeftError):
                     await self.sweep()
             return
-        if record.host_boot_id == host_boot_id() and await self.holder.adopt(self):
+        here, adopted = record.host_boot_id == host_boot_id(), False
+        if here:
+            adopted = await self.holder.adopt(self)
+        if self.paths.saved.resuming.exists():
+            settle_resuming(self.paths, runs=adopted or record.started or self.paths.pid.exists())
+        if adopted:
             record.stopping = False  # who asked for it is gone
             await self.save()
             self.watch()
@@ -108,6 +115,17 @@ class Container:
         if not self.ended.is_set():
             await self.holder.signal(self, signal.SIGKILL)  # the first of its process namespace: all others go with it
             await self.ended.wait()
+
+    async def suspend(self) -> None:
+        """Its processes are saved, and have ended, when this returns. Raises DriverFailed: it runs on."""
+        holder = self.holder
+        assert isinstance(holder, Saves)
+        try:
+            await holder.save(self)
+        except DriverFailed as problem:
+            problem.message = f"container {self.record.plan.name}: {problem.message}"
+            raise
+        await self.ended.wait()
 
     async def sweep(self) -> None:
         """No process, control group, mount or run file is left of this run, however far it came. Raises WeftError where who
@@ -131,9 +149,11 @@ class Container:
 
     async def _settle_end(self) -> None:
         record = self.record
+        await wait_for_saver(self.paths, self._clock)
         exit_code = await self.holder.exit_code(self)
         record.end = decide_end(
             record,
+            saved=self.paths.saved.whole.exists(),
             exit_code=exit_code,
             out_of_memory=await self.holder.ran_out_of_memory(self, exit_code),
             host_boot_id=host_boot_id(),

@@ -10,27 +10,29 @@ import asyncio
 import contextlib
 import importlib
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.container import ContainerPlan, LogLine
+from weft.contracts.container import BEGUN_AFRESH, ContainerPlan, LogLine
 from weft.contracts.host import Host
 from weft.contracts.runtime import ExecRequest, ExecSession, GuestFacts, GuestStats, RuntimeProbe, SessionMark
 from weft.drivers.group_folders import REMOVAL_PAUSE_SECONDS, REMOVAL_TRIES
 from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.oci.adjust import adjust_container
+from weft.drivers.runtime.oci.carrying import Carrying
 from weft.drivers.runtime.oci.conmon import Conmon
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.groups import SHIMS, Groups
-from weft.drivers.runtime.oci.holder import Holder
+from weft.drivers.runtime.oci.holder import Holder, Saves
 from weft.drivers.runtime.oci.logs import read_lines
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import DRIVER, PROBE, Found, probe_oci
-from weft.drivers.runtime.oci.record import ContainerRecord, note_begun, read_record, write_record
+from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, note_begun, read_record, write_record
 from weft.drivers.runtime.oci.root import MOST_LAYERS
 from weft.drivers.runtime.oci.runtime import Runtime
+from weft.drivers.runtime.oci.saved import begin_resuming, drop_saved, is_saved, settle_resuming
 from weft.drivers.runtime.oci.translate import Facts
 from weft.drivers.runtime.oci.users import choose_first_user
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
@@ -67,6 +69,7 @@ class OciDriver:
         self._found: Found | None = None
         self._news = asyncio.Event()
         self._tending: asyncio.Task[None] | None = None
+        self.carrying = Carrying(self._lock, self._find, self._paths, self._notify)
 
     async def probe(self) -> RuntimeProbe:
         async with self._probing:
@@ -91,7 +94,10 @@ class OciDriver:
                 await container.cleared()
                 if container.running:
                     return container.facts()
-            container = await self._launch(plan, runtime, facts, container)
+            if container is not None and is_saved(container.record):
+                container = await self._resume(plan, runtime, facts, container)
+            else:
+                container = await self._launch(plan, runtime, facts, container)
         self._tend()
         self._notify()
         return container.facts()
@@ -177,6 +183,23 @@ class OciDriver:
         self._notify()
         return container.facts()
 
+    async def suspend(self, guest_id: str) -> None:
+        """See contracts.runtime. Raises IllegalTransition for one that doesn't run, DriverFailed (``notSaved``)."""
+        await self._working()
+        async with self._lock(guest_id):
+            container = await self._get(guest_id)
+            await container.cleared()
+            if is_saved(container.record):
+                return
+            if not container.running or container.record.stopping:
+                raise IllegalTransition(f"container {container.record.plan.name} doesn't run, so it can't be saved")
+            if lack := self._saves(container):
+                raise DriverFailed(
+                    f"this node can't save containers: {lack}", reason="notSaved", details={"step": "save"}
+                )
+            await container.suspend()
+            await container.cleared()
+
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> ExecSession:
         """``mark`` is of no use here: a command ends with the agent."""
         facts = await self.facts()
@@ -219,24 +242,71 @@ class OciDriver:
         """What a container here is started and changed with. Raises DriverFailed."""
         return (await self._working())[1]
 
-    async def _launch(self, plan: ContainerPlan, runtime: Runtime, facts: Facts, before: Container | None) -> Container:
-        record = ContainerRecord(plan, runtime.name, host_boot_id(), self._clock.now(), held_by=self._containerd)
+    async def _resume(self, plan: ContainerPlan, runtime: Runtime, facts: Facts, before: Container) -> Container:
+        """From where it was saved, or afresh if that can't be; then its facts say why."""
+        begin_resuming(before.paths)
+        try:
+            return await self._launch(plan, runtime, facts, before, resumes=True)
+        except DriverFailed as problem:
+            before.record.end = ContainerEnd("stopped", BEGUN_AFRESH, problem.message)
+            await before.save()
+            await asyncio.to_thread(drop_saved, before.paths)
+            return await self._launch(plan, runtime, facts, before, note=problem.message)
+
+    async def _launch(
+        self,
+        plan: ContainerPlan,
+        runtime: Runtime,
+        facts: Facts,
+        before: Container | None,
+        *,
+        resumes: bool = False,
+        note: str = "",
+    ) -> Container:
+        record = ContainerRecord(
+            plan, runtime.name, host_boot_id(), self._clock.now(), held_by=self._containerd, note=note
+        )
         container = self._add(record, runtime)
         try:
-            if plan.user_namespace:
+            if resumes and before is not None:
+                record.first_user = before.record.first_user  # its processes know themselves by that
+            elif plan.user_namespace:
                 taken = {other.record.first_user for other in self._known.values() if other is not container}
                 record.first_user = choose_first_user(plan.id, facts.users, taken - {None})  # type: ignore[arg-type]
             recorded = asyncio.ensure_future(container.save())
             try:
-                await container.holder.launch(container, facts, recorded)
+                await (
+                    self._resume_one(container, facts, recorded)
+                    if resumes
+                    else container.holder.launch(container, facts, recorded)
+                )
             finally:
                 await asyncio.gather(recorded, return_exceptions=True)
             note_begun(container.paths, record)
+            if resumes:
+                await asyncio.to_thread(settle_resuming, container.paths, runs=True)
         except BaseException:
             await asyncio.shield(self._undo(container, before))
             raise
         container.watch()
         return container
+
+    def _saves(self, container: Container) -> str:
+        """Why it can't be saved, nor go on from where it was; empty: it can."""
+        if not isinstance(container.holder, Saves):
+            return f"{self.name} holds it"
+        told = self._found.probe.checkpoint if self._found is not None else ""
+        return "" if told == "yes" else told
+
+    async def _resume_one(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+        """Raises WeftError."""
+        first_user, others = container.record.first_user, (one for one in self._known.values() if one is not container)
+        if lack := self._saves(container):
+            raise DriverFailed(f"this node can't let it go on from where it was saved: {lack}")
+        if first_user is not None and first_user in {other.record.first_user for other in others}:
+            raise DriverFailed("another container on this node has the users that it was saved with")
+        assert isinstance(container.holder, Saves)
+        await container.holder.resume(container, facts, recorded)
 
     async def _undo(self, container: Container, before: Container | None) -> None:
         with contextlib.suppress(WeftError):
@@ -248,6 +318,7 @@ class OciDriver:
             await self._drop_groups()
             return
         await before.save()  # it is as ended as it was
+        settle_resuming(before.paths, runs=False)
         self._known[plan_id] = before
 
     async def _drop_groups(self) -> None:

@@ -6,7 +6,7 @@ make a machine of its own for each (``kata/``); which stays with it.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from weft.contracts.runtime import ExecRequest, ExecSession, GuestStats
 from weft.drivers.runtime.oci.translate import Facts
@@ -53,3 +53,14 @@ class Holder(Protocol):
 
     def turn_log(self, container: Container) -> None:
         """Have its log go on in a new file if it is long enough. Raises OSError."""
+
+
+@runtime_checkable
+class Saves(Protocol):
+    """A holder whose containers can be saved as they run."""
+
+    async def save(self, container: Container) -> None:
+        """Have what runs of it end by being saved. Raises DriverFailed: it runs on."""
+
+    async def resume(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+        """As ``Holder.launch``, from where it was saved."""

@@ -7,6 +7,38 @@ from pathlib import Path
 import msgspec
 
 
+class SavedPaths(msgspec.Struct, frozen=True):
+    """Of a container whose processes were saved as they ran."""
+
+    run: Path
+    state: Path
+
+    @property
+    def whole(self) -> Path:
+        """Its processes, as CRIU wrote them: there as soon as all of it is, and the container has ended by it."""
+        return self.state / "saved"
+
+    @property
+    def begun(self) -> Path:
+        """The same while it is written."""
+        return self.state / "saving"
+
+    @property
+    def resuming(self) -> Path:
+        """The same while it is made to go on from there: what runs by then isn't saved."""
+        return self.state / "resuming"
+
+    @property
+    def carried(self) -> Path:
+        """All of it, on its way to another node or from one."""
+        return self.state / "carried.tar"
+
+    @property
+    def words(self) -> Path:
+        """What CRIU is told beside what the runtime says."""
+        return self.run / "criu.conf"
+
+
 class ContainerPaths(msgspec.Struct, frozen=True):
     run: Path
     state: Path
@@ -59,6 +91,10 @@ class ContainerPaths(msgspec.Struct, frozen=True):
     def control(self) -> Path:
         """The shim's fifo for orders."""
         return self.run / "ctl"
+
+    @property
+    def saved(self) -> SavedPaths:
+        return SavedPaths(run=self.run, state=self.state)
 
     @property
     def root(self) -> Path:

@@ -16,6 +16,7 @@ from weft.contracts.runtime import GuestState
 from weft.drivers.processes import ProcessId
 from weft.drivers.runtime.oci.paths import ContainerPaths
 
+SAVED = "saved"
 SIGNALLED = 128
 
 
@@ -41,6 +42,7 @@ class ContainerRecord(msgspec.Struct):
     shim: ProcessId | None = None
     started: bool = False
     stopping: bool = False
+    note: str = ""  # of a run that was to go on from where it was saved, and begins afresh: why
     end: ContainerEnd | None = None
 
 
@@ -81,9 +83,11 @@ def write_record(paths: ContainerPaths, record: ContainerRecord) -> None:
 
 
 def decide_end(
-    record: ContainerRecord, *, exit_code: int | None, out_of_memory: bool, host_boot_id: str
+    record: ContainerRecord, *, exit_code: int | None, out_of_memory: bool, host_boot_id: str, saved: bool = False
 ) -> ContainerEnd:
-    """Pure. Why a container has ended; ``exit_code`` as the shim wrote it (None: it didn't)."""
+    """Pure. Why a container has ended; ``exit_code`` as the shim wrote it (None: it didn't). ``saved``: its processes are."""
+    if saved:
+        return ContainerEnd("suspended", SAVED)
     if record.stopping:
         return ContainerEnd("stopped", "stopRequested", "", exit_code)
     if exit_code is None and record.host_boot_id != host_boot_id:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import select
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ PROGRAM = "conmon"
 INSTALL_HINT = "apt-get install conmon"
 LOG_LIMIT_BYTES = 64 << 20  # while nobody turns the log over
 CREATE_SECONDS = 60.0
+DEFAULT_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _ENTER = 'for group in $1; do echo 0 >"$group"; done; shift; exec "$@"'
 
 
@@ -31,19 +32,23 @@ class _Told(msgspec.Struct):
     message: str = ""
 
 
-def plan_shim(plan: ContainerPlan, paths: ContainerPaths, runtime: Runtime, groups: Collection[str]) -> list[str]:
-    """Pure. Its command line; ``groups`` are the files by which it enters its control groups first."""
+def plan_shim(
+    plan: ContainerPlan, paths: ContainerPaths, runtime: Runtime, groups: Collection[str], *, resumes: bool = False
+) -> list[str]:
+    """Pure. Its command line; ``groups`` are the files by which it enters its control groups first. ``resumes``: its processes
+    go on where they were saved."""
     shim = [PROGRAM, "--api-version", "1", "-c", plan.id, "-u", plan.id, "-n", plan.id, "-r", runtime.program]
     shim += ["-b", str(paths.bundle), "-p", str(paths.pid), "-P", str(paths.shim_pid), "--exit-dir", str(paths.exits)]
     shim += ["-l", f"k8s-file:{paths.log}", "--log-size-max", str(LOG_LIMIT_BYTES), "--no-sync-log", "--full-attach"]
     shim += [f"--runtime-arg={option}" for option in runtime.options]
     shim += ["-t"] if plan.terminal else []
+    shim += ["--restore", str(paths.saved.resuming)] if resumes else []
     return ["/bin/sh", "-c", _ENTER, "sh", " ".join(groups), *shim]
 
 
-def run_shim(words: list[str], said: Path, clock: Clock) -> None:
-    """Start it in this thread's mounts; returns when the container has been created. Raises DriverFailed with the
-    runtime's words."""
+def run_shim(words: list[str], said: Path, clock: Clock, environment: Mapping[str, str] | None = None) -> None:
+    """Start it in this thread's mounts, ``environment`` beside its own; returns when the container has been created. Raises
+    DriverFailed with the runtime's words."""
     ours, theirs = os.pipe()
     try:
         with open(said, "wb") as log, open(theirs, "wb"):
@@ -53,7 +58,7 @@ def run_shim(words: list[str], said: Path, clock: Clock) -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 pass_fds=(theirs,),
-                env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "_OCI_SYNCPIPE": str(theirs)},
+                env={"PATH": os.environ.get("PATH", DEFAULT_PATH), "_OCI_SYNCPIPE": str(theirs), **(environment or {})},
                 cwd="/",
                 check=False,
             )
@@ -83,8 +88,13 @@ def find_first_process(paths: ContainerPaths, members: Collection[int]) -> Proce
 
 def search_starters(paths: ContainerPaths) -> list[ProcessId]:
     """Shims and runtimes that have to do with this container just now, by a search of all processes."""
+    return search_words(str(paths.bundle))
+
+
+def search_words(word: str) -> list[ProcessId]:
+    """Processes with this word on their command line."""
     pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    found = (inspect_process(pid) for pid in pids if str(paths.bundle) in _read_words(pid))
+    found = (inspect_process(pid) for pid in pids if word in _read_words(pid))
     return [process for process in found if process is not None]
 
 
