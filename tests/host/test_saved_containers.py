@@ -169,10 +169,10 @@ async def test_one_that_cant_be_saved_runs_on(labs: list[ContainerLab], monkeypa
     await driver.start(plan)
     await count_beyond(driver, plan.id, 1)
     with monkeypatch.context() as broken:
-        broken.setattr("weft.drivers.runtime.oci.saved.CRIU_WORDS", "network-lock iptables\n")  # which isn't installed
+        broken.setattr("weft.drivers.runtime.oci.saved.CRIU_WORDS", "network-lock nothing\n")  # CRIU refuses that
         with pytest.raises(DriverFailed) as refused:
             await driver.suspend(plan.id)
-    assert refused.value.token == "notSaved" and "criu: " in refused.value.message
+    assert refused.value.token == "notSaved"
     assert (await driver.inspect(plan.id)).state == "running"
     await count_beyond(driver, plan.id, read_count(driver, plan.id))
     await driver.suspend(plan.id)
