@@ -18,6 +18,7 @@ from enclosed_lab import EnclosedLab
 
 from weft.contracts.container import ContainerMount, User
 from weft.contracts.runtime import CanKill, ExecRequest, KeptSession, SessionMark
+from weft.drivers.runtime.qemu.enclosed import translate
 from weft.drivers.runtime.qemu.enclosed.box import RING_AT, RING_BYTES
 from weft.drivers.runtime.qemu.enclosed.driver import EnclosedDriver
 from weft.drivers.runtime.qemu.enclosed.roots import WRITTEN_BYTES, Roots, root_size
@@ -144,6 +145,16 @@ async def test_a_kernel_that_panics_is_an_end_and_what_it_ran_is_not_run_twice(
     rights = [*lab.plan("x").capabilities, "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]
     plan = lab.script("panics", text, capabilities=rights)
     assert (await run(driver, plan)).count("run") == 1
+    facts = await driver.inspect(plan.id)
+    assert (facts.state, facts.reason, facts.exit_code) == ("failed", "guestPanicked", None)
+
+
+async def test_a_kernel_that_panics_before_its_init_is_an_end(
+    lab: EnclosedLab, driver: EnclosedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(translate, "CMDLINE", f"{translate.CMDLINE} rdinit=/nothing")
+    plan = lab.script("early", "echo never")
+    assert await run(driver, plan) == ""
     facts = await driver.inspect(plan.id)
     assert (facts.state, facts.reason, facts.exit_code) == ("failed", "guestPanicked", None)
 

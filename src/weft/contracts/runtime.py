@@ -57,7 +57,8 @@ class GuestPlan(msgspec.Struct, frozen=True):
 
     ``cpu`` is cores (may be a fraction: a limit), ``vcpus`` what the guest sees. ``has_agent`` says the image ships a
     weft guest agent, ``qemu_agent`` a qemu-guest-agent, so readiness and exec can be had. ``devices`` are PCI addresses of the
-    host's devices that become the guest's. ``cpu_model`` is one of the probe's; "" is all there is.
+    host's devices that become the guest's. ``cpu_model`` is one of the probe's; "" is all there is. A machine that doesn't
+    ``reboots`` ends where it would start over, as after a panic of its kernel.
     """
 
     id: str
@@ -77,6 +78,7 @@ class GuestPlan(msgspec.Struct, frozen=True):
     screen: bool = False
     devices: list[str] = []
     cpu_model: str = ""
+    reboots: bool = True
 
 
 class GuestShape(msgspec.Struct, frozen=True):

@@ -73,6 +73,7 @@ def test_a_newer_field_does_not_hide_a_guest(tmp_path: Path) -> None:
         ({"stopping": True, "pid_file_left": True}, "stopped", "stopRequested"),
         ({"shutdown": "guest-shutdown"}, "stopped", "guestPoweredOff"),
         ({"shutdown": "guest-panic", "pid_file_left": True}, "failed", "guestPanicked"),
+        ({"shutdown": "guest-reset"}, "failed", "guestPanicked"),
         ({"shutdown": "host-signal"}, "failed", "terminated"),
         ({"pid_file_left": True}, "failed", "killed"),
         ({"pid_file_left": True, "out_of_memory": True}, "failed", "outOfMemory"),

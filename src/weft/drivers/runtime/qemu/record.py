@@ -157,7 +157,7 @@ def decide_end(
     match shutdown:
         case "guest-shutdown":
             return GuestEnd("stopped", POWERED_OFF)
-        case "guest-panic":
+        case "guest-panic" | "guest-reset":  # the latter of a machine that may not start over
             return GuestEnd("failed", "guestPanicked", "the guest's kernel panicked; its console log says why")
         case "host-signal":
             return GuestEnd("failed", "terminated", "QEMU was ended by a signal from this node")

@@ -161,6 +161,7 @@ def translate_guest(
         words += _nic(plan, frame, index, nic, handed)
     words += _host_devices(plan.devices)
     words += ["-pidfile", str(paths.pid), "-msg", "timestamp=on"]
+    words += [] if plan.reboots else ["-no-reboot"]
     return [*words, "-incoming", "defer", "-S"] if incoming else words  # it runs when it is told to
 
 

@@ -78,6 +78,7 @@ def plan_machine(
         ],
         nics=[GuestNic(nic.ifname, nic.mac, nic.mtu) for nic in plan.nics],
         hostname=plan.hostname or plan.name,
+        reboots=False,  # what it runs is run once; a kernel that panics before its init would do so for ever
     )
 
 
