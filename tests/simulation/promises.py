@@ -170,6 +170,9 @@ def _check_node(fabric: Fabric, node: Node) -> list[str]:
     disks = set(node.shelf.volumes)
     if fabric.removals:  # a volume may be deleted while its node is away: the data is kept there
         disks = {disk for disk in disks if len(disk) == SHORT_ID}
+    # A volume may also be deleted while a node is lost that only could say that it has it (docs/status.md): then it is told.
+    left_behind = {uid for uid, nodes in fabric.witness.left_behind.items() if node.uid in nodes}
+    disks -= left_behind & set(_read_report(fabric, node).volumes)
     volumes = {volume.uid for volume in fabric.ledger.notes.objects("volume")} | fabric.forgotten_volumes
     if left := disks - explained - volumes:
         found.append(f"node {node.name} keeps the disks {sorted(left)}, which nothing explains")

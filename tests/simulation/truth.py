@@ -45,6 +45,7 @@ class Witness:
         self.restored_at = 0.0
         self.unheard: dict[str, str] = {}  # nodes that have not spoken since → the history that they spoke of last
         self.passed_over: set[str] = set()  # nodes that were lost for too long after a restore to be waited for
+        self.left_behind: dict[str, set[str]] = {}  # volume uid → nodes that were passed over when it was deleted
         self.node_uids: dict[str, str] = {}  # by name
         self.gave_up = False  # whether a node was given up, and what lay there with it, or a store was restored
         self.dark: set[str] = set()  # uids of nodes that are off, and are being given up
@@ -110,6 +111,8 @@ class Witness:
                 self.passed_over.add(was.uid)  # people gave it up before it could say what lies there
         elif envelope.kind == "migration" and now is not None and was is not None:
             self._see_migration(was, now)
+        elif envelope.kind == "volume" and now is None:
+            self.left_behind[envelope.uid] = self.unheard.keys() & self.passed_over
         elif envelope.kind == "vm" and now is None and was is not None:
             self._see_vm_gone(was)
 

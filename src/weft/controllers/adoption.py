@@ -47,7 +47,9 @@ def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
         endpoint = view.get(key)
         known = endpoint.spec(EndpointSpec) if endpoint is not None else None
         if known is not None and known.workload.uid != vm.uid:
-            return None  # its address belongs to somebody else by now
+            if not vm.deleting:
+                return None  # its address belongs to somebody else by now
+            continue  # it is taken up to be ended, and needs none for that
         if endpoint is None or known is None or known.mac != nic.mac:
             # Absent, or given to this VM anew before the guest was found, with another MAC: the guest's counts.
             spec = EndpointSpec(
@@ -140,6 +142,7 @@ def _make_allocation(vm: Item, node: Item, copy: OrphanCopy, now: float) -> Enve
         owner=vm.envelope.ref,
         labels=vm.envelope.labels,
         created_at=now,
+        deleting_since=now if vm.deleting else None,  # at once: its node mustn't bring it up again first
         spec=msgspec.Raw(msgspec.json.encode(spec)),
         report=msgspec.Raw(msgspec.json.encode(AllocationReport(incarnation=spec.incarnation, boots=spec.boots))),
         finalizers=["node"],

@@ -1,0 +1,108 @@
+"""A store from before guests were placed is put back: what people delete then goes, where it is known to be."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tests.simulation.fabric import Fabric
+from tests.simulation.fate import Fate
+from tests.simulation.node import Node
+from tests.simulation.people import MIB, VMS, VOLUMES
+from tests.simulation.promises import _orphans, find_unmet
+from tests.simulation.simulation import simulate
+from tests.simulation.test_returning_node import HERE, ask, boot_ids, phase, places, read, until
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.workload import WorkloadStatus
+from weft.objects.envelope import decode_part
+
+
+def here(fabric: Fabric) -> Node:
+    return next(node for node in fabric.nodes if node.name == HERE)
+
+
+def reason(fabric: Fabric, name: str) -> str:
+    vm = read(fabric, "vm", name)
+    return decode_part(vm.status, WorkloadStatus).reason if vm is not None else "absent"
+
+
+def owner_of(fabric: Fabric, address: str) -> str:
+    found = [decode_part(item.spec, EndpointSpec) for item in fabric.ledger.notes.objects("endpoint")]
+    return next((spec.workload.name for spec in found if spec.address == address), "nobody")
+
+
+async def make_vm(fabric: Fabric, name: str, **more: Any) -> None:
+    spec = {"image": "tiny", "memory": 256 * MIB, "networks": ["default"], "grace": 1.0, **more}
+    await ask(fabric, "POST", VMS, {"kind": "vm", "name": name, "spec": spec})
+
+
+async def run_here(fabric: Fabric, name: str) -> AllocationSpec:
+    await until(lambda: phase(fabric, name) == "Running", "it runs")
+    (place,) = places(fabric, name)
+    return place
+
+
+async def go_back(fabric: Fabric) -> None:
+    """The last backup is what there is, and doors are open on it; nobody decides yet, and HERE is cut off."""
+    fabric.fate.cut_off.add(HERE)
+    fabric.kill_doors()
+    fabric.kill_deciders()
+    assert fabric.ledger.restore()
+    fabric.restores += 1
+    fabric.start_doors()
+    await until(lambda: fabric.doorway.app is not None, "doors are open")
+
+
+def test_a_deleted_vm_takes_its_guest_along_though_another_has_the_guest_s_address_by_now() -> None:
+    async def run(fabric: Fabric) -> None:
+        await fabric.set_up()
+        fabric.kill_deciders()
+        await make_vm(fabric, "books", node=HERE)
+        await fabric.ledger.back_up()
+        fabric.start_deciders()
+        address = (await run_here(fabric, "books")).nics[0].address
+        await go_back(fabric)
+        await make_vm(fabric, "atlas", node="n1")
+        fabric.start_deciders()
+        await until(lambda: owner_of(fabric, address) == "atlas", "the address is another's")
+        fabric.fate.cut_off.discard(HERE)
+        await until(lambda: reason(fabric, "books") == "orphanRunning", "its guest is known, and can't be taken up")
+        assert boot_ids(fabric)
+        await ask(fabric, "DELETE", f"{VMS}/books")
+        await until(lambda: phase(fabric, "books") == "absent", "it is gone")
+        assert not boot_ids(fabric) and not fabric.broken, fabric.witness.violations
+        await until(lambda: phase(fabric, "atlas") == "Running", "the other one runs")
+        await until(lambda: not find_unmet(fabric) and not here(fabric).shelf.volumes, "nothing is left of it")
+        assert owner_of(fabric, address) == "atlas" and not fabric.broken
+
+    with simulate(1, Fate(1, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
+
+
+def test_a_volume_that_is_deleted_while_its_node_is_lost_after_a_restore_is_kept_and_told_there() -> None:
+    async def run(fabric: Fabric) -> None:
+        await fabric.set_up()
+        volume = await ask(fabric, "POST", VOLUMES, {"kind": "volume", "name": "precious", "spec": {"size": 64 * MIB}})
+        await fabric.ledger.back_up()
+        await make_vm(fabric, "books", node=HERE, volumes=["precious"])
+        await run_here(fabric, "books")
+        before = boot_ids(fabric)
+        await go_back(fabric)
+        fabric.start_deciders()
+        await ask(fabric, "DELETE", f"{VOLUMES}/precious")
+        await asyncio.sleep(10.0)
+        assert read(fabric, "volume", "precious") is not None, "the node may say yet that it has it"
+        await until(lambda: read(fabric, "volume", "precious") is None, "it is gone, its node being lost")
+        fabric.fate.cut_off.discard(HERE)
+        await until(lambda: _orphans(fabric, here(fabric)), "its guest is told")
+        await asyncio.sleep(10.0)
+        assert volume["uid"] in here(fabric).shelf.volumes and boot_ids(fabric) == before
+        assert find_unmet(fabric) == [] and not fabric.broken
+        fabric.witness.left_behind.clear()
+        assert [what for what in find_unmet(fabric) if volume["uid"] in what], (
+            "of a node that was heard it would be told"
+        )
+
+    with simulate(1, Fate(1, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
