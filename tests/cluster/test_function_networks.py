@@ -92,7 +92,10 @@ def until(holds: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("isolation", ["process", pytest.param("container", marks=pytest.mark.long), "vm"])
+@pytest.mark.parametrize(
+    "isolation",
+    [pytest.param("process", marks=pytest.mark.long), pytest.param("container", marks=pytest.mark.long), "vm"],
+)
 def test_a_function_calls_a_container_of_its_network_by_name_and_nobody_elses(blue: Cluster, isolation: str) -> None:
     before = namespaces(blue)
     create(blue, "caller", "--isolation", isolation, "--network", "blue")

@@ -21,6 +21,7 @@ WORK = "while :; do :; done & while :; do :; done"
 PATIENCE_SECONDS = 60.0
 
 
+@pytest.mark.long
 def test_a_guest_that_works_moves_the_choice_of_the_next_one(cluster: Cluster, gone: Callable[[str], str]) -> None:
     """By what was asked for ``lazy``'s node is the fuller one, by what is used that of ``works``."""
     work = None

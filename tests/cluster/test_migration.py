@@ -73,7 +73,9 @@ def test_a_guest_moves_with_all_that_it_has_and_goes_on(cluster: Cluster, gone: 
     cluster.ok("delete", "volume/luggage", "--yes")
 
 
-@pytest.mark.parametrize("victim", ["server", "agent of the source", "agent of the target"])
+@pytest.mark.parametrize(
+    "victim", ["server", "agent of the source", pytest.param("agent of the target", marks=pytest.mark.long)]
+)
 def test_whoever_is_killed_meanwhile_one_guest_is_left_and_goes_on(cluster: Cluster, gone: Gone, victim: str) -> None:
     name = gone(f"robust-{victim.replace(' ', '-')}")
     cluster.ok("vm", "create", name, "--image", "tiny", "--memory", "128M")

@@ -22,6 +22,7 @@ mount notes-of-a-long-name-indeed:/data
 """
 
 
+@pytest.mark.long
 def test_an_image_from_a_registry_runs_as_a_vm(cluster: Cluster, registry: str, gone_containers: Gone) -> None:
     said = cluster.fails(1, "image", "add", "gone", f"oci://{registry}/shop/gone:1")
     assert "imageGone" in said and "was not kept" in said

@@ -112,6 +112,7 @@ async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_by_the
     await guest.look(after=seen + 1)
 
 
+@pytest.mark.long
 async def test_a_link_cut_on_the_way_leaves_it_where_it_is_and_one_cut_at_the_hand_over_only_delays_it(
     guest: Guest,
 ) -> None:
@@ -154,6 +155,7 @@ def small(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.long
 async def test_a_disk_that_fills_up_there_on_the_way_is_told_and_the_guest_goes_on(guest: Guest) -> None:
     here, there, seen = guest.here, guest.there, await guest.look()
     await guest.run("sh", "-c", "head -c 12000000 /dev/urandom > /dev/vdb; sync")
@@ -172,6 +174,7 @@ async def test_a_disk_that_fills_up_there_on_the_way_is_told_and_the_guest_goes_
         await there.start()
 
 
+@pytest.mark.long
 async def test_a_source_machine_that_dies_handed_over_leaves_one_that_starts_anew_where_it_was(guest: Guest) -> None:
     here, there = guest.here, guest.there
     await here.kill()

@@ -65,7 +65,7 @@ async def test_its_file_system_needs_no_growing(lab: EnclosedLab, tmp_path: Path
     assert os.stat(base).st_blocks * 512 < 16 * MIB
 
 
-@pytest.mark.parametrize(("megabytes", "cpu"), [(96, 0.5), (1024, 2.0)])
+@pytest.mark.parametrize(("megabytes", "cpu"), [(96, 0.5), pytest.param(1024, 2.0, marks=pytest.mark.long)])
 async def test_the_least_and_more_than_one_cpu_are_enough(
     lab: EnclosedLab, driver: EnclosedDriver, megabytes: int, cpu: float
 ) -> None:
@@ -102,6 +102,7 @@ async def test_a_program_that_isnt_there_is_told_so(lab: EnclosedLab, driver: En
     assert (facts.state, facts.reason, facts.exit_code) == ("failed", "exited", 127)
 
 
+@pytest.mark.long
 async def test_it_prints_more_than_is_kept_and_the_end_is_there(lab: EnclosedLab, driver: EnclosedDriver) -> None:
     """The lines are whole, in order, and take no more of the node's disk than they may."""
     text = "i=0; while [ $i -lt 40 ]; do seq $((i * 25000)) $((i * 25000 + 24999)); i=$((i + 1)); done; echo -n last"

@@ -293,6 +293,7 @@ async def test_a_disk_that_was_made_again_is_not_put_under_an_older_template(lab
     assert (answer.error, answer.start) == ("", "cold"), answer
 
 
+@pytest.mark.long
 async def test_where_the_clock_rate_is_not_known_it_is_another_machine(lab: FunctionLab) -> None:
     driver = driver_of(lab)
     recipe = lab.recipe({"app.py": FRESH})

@@ -73,7 +73,9 @@ def net() -> Iterator[Lab]:
         lab.close()
 
 
-@pytest_asyncio.fixture(params=["process", pytest.param("container", marks=pytest.mark.long), "vm"])
+@pytest_asyncio.fixture(
+    params=["process", *(pytest.param(name, marks=pytest.mark.long) for name in ("container", "vm"))]
+)
 async def lab(folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[FunctionLab]:
     async with open_lab(folder, request.param) as lab:
         yield lab

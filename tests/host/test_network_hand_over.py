@@ -171,6 +171,7 @@ async def street(lab: Lab) -> Street:
     return street
 
 
+@pytest.mark.long
 async def test_no_client_of_a_guest_that_moves_there_and_back_loses_anything(street: Street) -> None:
     ends = [
         f"{kind}:{node.address}:{port}" for node in street.lab.nodes for kind, port in (("http", 8080), ("count", 9090))

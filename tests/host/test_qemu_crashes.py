@@ -83,6 +83,7 @@ async def test_a_driver_killed_at_any_step_of_a_start_leaves_one_guest_or_none(l
     raise AssertionError("the start never came to its end")
 
 
+@pytest.mark.long
 async def test_a_driver_killed_at_any_step_of_a_suspension_leaves_it_running_or_suspended(
     lab: GuestLab, plan: GuestPlan
 ) -> None:
@@ -106,6 +107,7 @@ async def test_a_driver_killed_at_any_step_of_a_suspension_leaves_it_running_or_
     raise AssertionError("the suspension never came to its end")
 
 
+@pytest.mark.long
 async def test_a_driver_killed_at_any_step_of_a_resumption_loses_no_memory(lab: GuestLab, plan: GuestPlan) -> None:
     driver = lab.driver()
     boot_id = (await ready(driver, plan)).boot_id

@@ -21,6 +21,7 @@ from tests.conformance.runtime_contract import ready, run, start_command
 pytestmark = pytest.mark.host
 
 
+@pytest.mark.long
 async def test_a_guest_that_floods_its_console_and_its_disk_hurts_only_itself(
     lab: GuestLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

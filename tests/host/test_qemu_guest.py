@@ -57,6 +57,7 @@ async def test_tiny_has_what_people_need(driver: QemuDriver, plan: GuestPlan) ->
     assert await shell(driver, plan, "cat /proc/sys/kernel/random/entropy_avail") == "256"
 
 
+@pytest.mark.long
 async def test_tmp_holds_110_megabytes_that_outlive_a_restart(driver: QemuDriver, plan: GuestPlan) -> None:
     await ready(driver, plan)
     script = "dd if=/dev/zero of=/tmp/big bs=1M count=110 && cp /proc/version /tmp/mark && wc -c < /tmp/big"

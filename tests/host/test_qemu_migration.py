@@ -89,6 +89,7 @@ class TestQemuMoves(MovePromises):
         await there.remove(plan.id)
         lab.plan("mover")  # makes the disk anew
 
+    @pytest.mark.long
     async def test_a_monitor_lost_again_and_again_only_delays_a_guest_that_takes_its_disk_along(
         self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan
     ) -> None:
@@ -160,6 +161,7 @@ class TestQemuMoves(MovePromises):
         await last.remove(plan.id)
         await last.close()
 
+    @pytest.mark.long
     async def test_a_guest_that_writes_faster_than_the_path_carries_is_slowed_down_and_gets_there(
         self, here: Mover, there: Mover, plan: GuestPlan
     ) -> None:

@@ -16,6 +16,7 @@ PAGES_PER_SECOND = 3000
 
 
 @pytest.mark.host
+@pytest.mark.long
 async def test_each_kind_of_load_is_told_from_the_others_without_stopping_the_guest(
     lab: GuestLab, verifier: bytes
 ) -> None:

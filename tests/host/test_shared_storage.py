@@ -97,6 +97,7 @@ async def test_an_agent_killed_at_the_hand_over_only_delays_it(guest: Guest, vic
     await guest.look(after=seen + 1)
 
 
+@pytest.mark.long
 async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_with_its_disks(guest: Guest) -> None:
     seen = await guest.look()
     await guest.there.kill()
@@ -115,6 +116,7 @@ async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_with_i
     await guest.look(after=seen + 1)
 
 
+@pytest.mark.long
 async def test_machines_killed_after_the_hand_over_leave_the_disks_to_the_target(guest: Guest) -> None:
     """The source's machine, standing still for good, and then the target's, which starts again there."""
     await guest.here.kill()
@@ -133,6 +135,7 @@ async def test_machines_killed_after_the_hand_over_leave_the_disks_to_the_target
     await guest.go_on_writing()
 
 
+@pytest.mark.long
 async def test_a_guest_that_moves_cold_leaves_its_disks_where_they_are(guest: Guest) -> None:
     write = "head -c 9000000 /dev/urandom > /root/data; head -c 3000000 /dev/urandom > /dev/vdb; sync"
     whole = await guest.run("sh", "-c", f"{write}; {READ}")

@@ -151,6 +151,7 @@ async def test_an_agent_that_dies_on_the_way_goes_on_and_one_that_dies_after_the
     await guest.look(after=seen + 1)
 
 
+@pytest.mark.long
 async def test_a_machine_that_dies_on_the_way_starts_again_on_the_disk_that_it_had(guest: Guest) -> None:
     whole = await guest.run("sh", "-c", READ)
     guest.begin(ROOT, LOCAL, bytes_per_second=2 * MIB)
@@ -163,6 +164,7 @@ async def test_a_machine_that_dies_on_the_way_starts_again_on_the_disk_that_it_h
     assert await guest.run("sh", "-c", READ) == whole
 
 
+@pytest.mark.long
 async def test_agent_and_machine_that_die_after_the_switch_leave_the_new_disk(guest: Guest) -> None:
     whole = await guest.run("sh", "-c", READ)
     await guest.node.kill()

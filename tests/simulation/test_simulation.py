@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,10 @@ BEHIND = {
 GIVEN_UP = {**MISFORTUNES, "older store restored": 0, "node removed": 8}
 
 
+def long(*histories: tuple[str, int]) -> list[Any]:
+    return [pytest.param(*history, marks=pytest.mark.long) for history in histories]
+
+
 @functools.cache
 def run_once(seed: int, faults: int) -> Trace:
     """For who only looks at the run: the same seed gives the same run, which is shown below."""
@@ -33,7 +38,8 @@ def run_once(seed: int, faults: int) -> Trace:
 
 
 @pytest.mark.parametrize(
-    ("store", "seed"), [("memory", 1), ("memory", 2), ("memory", 3), ("sqlite", 4), ("sqlite", 5), ("sqlite", 26)]
+    ("store", "seed"),
+    [("memory", 1), ("memory", 2), ("sqlite", 4), *long(("memory", 3), ("sqlite", 5), ("sqlite", 26))],
 )
 def test_whatever_happens_every_wish_is_met_and_no_guest_is_lost_or_doubled(store: Store, seed: int) -> None:
     trace = run_once(seed, FAULTS) if store == "memory" else run_simulation(seed, FAULTS, store)
@@ -42,7 +48,7 @@ def test_whatever_happens_every_wish_is_met_and_no_guest_is_lost_or_doubled(stor
     assert not trace.violations, f'replay it: run_simulation({seed}, {FAULTS}, "{store}"): {trace.violations}'
 
 
-@pytest.mark.parametrize(("store", "seed"), [("sqlite", 11), ("memory", 10), ("memory", 12)])
+@pytest.mark.parametrize(("store", "seed"), [("sqlite", 11), *long(("memory", 10), ("memory", 12))])
 def test_a_store_that_is_restored_again_and_again_doubles_nothing_either(store: Store, seed: int) -> None:
     trace = run_simulation(seed, FAULTS, store, {**MISFORTUNES, "older store restored": 45})
     assert trace.faults["older store restored"] > 10, trace
@@ -68,7 +74,7 @@ def test_whatever_happens_while_guests_move_each_runs_once_with_all_it_had_and_n
     assert sum(trace.moves.get("Succeeded", 0) for trace in traces) > 0, traces
 
 
-@pytest.mark.parametrize(("store", "seed"), [("memory", 1), ("memory", 3), ("sqlite", 2)])
+@pytest.mark.parametrize(("store", "seed"), [("memory", 1), ("sqlite", 2), *long(("memory", 3))])
 def test_whatever_happens_no_try_of_a_job_runs_twice_and_all_are_counted_as_they_ended(store: Store, seed: int) -> None:
     trace = run_simulation(seed, 60, store, MOVING, jobs=True)
     assert not trace.violations, f'run_simulation({seed}, 60, "{store}", MOVING, jobs=True): {trace}'
@@ -77,7 +83,7 @@ def test_whatever_happens_no_try_of_a_job_runs_twice_and_all_are_counted_as_they
 
 @pytest.mark.parametrize(
     ("store", "seed"),
-    [("memory", 2), ("sqlite", 4), *(pytest.param("memory", seed, marks=pytest.mark.long) for seed in range(5, 15))],
+    [("memory", 2), ("sqlite", 4), *long(*(("memory", seed) for seed in range(5, 15)))],
 )
 def test_whatever_happens_a_conversion_leaves_one_of_both_which_has_all_and_never_do_both_run(
     store: Store, seed: int

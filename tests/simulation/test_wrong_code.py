@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -26,6 +28,17 @@ SEEDS = range(30)  # any change of the code draws other histories: a mistake mus
 WORST = {"believe_an_older_store": (150, {**BEHIND, "older store restored": 60})}
 
 
+# Those that take many histories, or long ones, until they show.
+LONG = (
+    *("adopt_without_checking_the_start_time", "believe_an_older_store", "forget_a_watch_event", "ignore_incarnation"),
+    *("leave_the_data_behind", "place_before_nodes_have_spoken"),
+)
+
+
+def sift(mistakes: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in sorted(mistakes)]
+
+
 def test_a_lost_try_that_counts_as_a_failure_is_found_out() -> None:
     with mock.patch.object(tasks, "LOST", ()):
         trace = find_violation(lambda seed: run_simulation(seed, 60, weather=POWER_CUTS, jobs=True), SEEDS)
@@ -45,7 +58,7 @@ def test_a_conversion_that_does_not_wait_for_the_other_side_is_found_out() -> No
     print(trace.seed, trace.violations[0])
 
 
-@pytest.mark.parametrize("name", sorted(MUTATIONS))
+@pytest.mark.parametrize("name", sift(MUTATIONS))
 def test_wrong_code_is_found_out(name: str) -> None:
     with MUTATIONS[name]():
         weather = {**MISFORTUNES, **WEATHER.get(name, {})}
@@ -54,12 +67,7 @@ def test_wrong_code_is_found_out(name: str) -> None:
     print(trace.seed, trace.violations[0])
 
 
-LONG = ("believe_an_older_store",)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in sorted(WRONG_MOVES)]
-)
+@pytest.mark.parametrize("name", sift(WRONG_MOVES))
 def test_wrong_moves_are_found_out(name: str) -> None:
     with WRONG_MOVES[name]():
         faults, weather = WORST.get(name, (60, MOVING))
