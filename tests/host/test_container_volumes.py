@@ -162,6 +162,9 @@ async def test_the_agent_killed_with_a_volume_mounted_changes_nothing(lab: Conta
     disk = await make_disk(lab, "vol-agent")
     plan = lab.script("stays", "trap 'exit 0' TERM; echo one > /data/one; sleep 1000 & wait", mounts=on(disk))
     await driver.start(plan)
+    async with asyncio.timeout(20):
+        while await output_of(driver, plan, "cat", "/data/one") != "one\n":
+            await asyncio.sleep(0.05)
     await lab.close_drivers()
     second = lab.driver()
     [facts] = await second.recover()
