@@ -24,6 +24,7 @@ import msgspec
 from tests.cluster.cluster import Cluster, lay_out
 
 from benchmarks.measurement import ROOT, Figure, Measurement
+from benchmarks.soak.progress import read_progress
 
 ROUNDS = int(os.environ.get("WEFT_SOAK_ROUNDS", "80"))
 CHECK_EVERY = 8
@@ -53,18 +54,6 @@ class Progress(msgspec.Struct):
     acts: dict[str, int] = {}
     half_way: int = 0
     longest_heal: float = 0.0
-
-
-def read_progress() -> Progress:
-    """Where to go on, or a fresh beginning."""
-    seed = os.environ.get("WEFT_SOAK_SEED")
-    try:
-        kept = msgspec.json.decode(PROGRESS.read_bytes(), type=Progress)
-        if kept.round < ROUNDS and seed in (None, str(kept.seed)):
-            return kept
-    except (OSError, msgspec.MsgspecError):
-        pass
-    return Progress(int(seed) if seed else random.randrange(10**6))
 
 
 class Soak:
@@ -191,7 +180,7 @@ class Soak:
 
 
 def measure() -> Measurement:
-    begun = read_progress()
+    begun = read_progress(PROGRESS, Progress, lambda kept: kept.round < ROUNDS)
     print(f"soak: seed {begun.seed}, from round {begun.round} of {ROUNDS}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="weft-soak-"))
     cluster = lay_out(folder)

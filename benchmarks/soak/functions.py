@@ -26,6 +26,7 @@ from benchmarks.measurement import ROOT, Figure, Measurement
 from benchmarks.soak.invokers import CODE, Invoker, Witness
 from benchmarks.soak.landscape import Landscape
 from benchmarks.soak.moved import describe_memory
+from benchmarks.soak.progress import keep_broken, read_progress
 from benchmarks.soak.traces import NODES, Census, list_processes
 from benchmarks.soak.travellers import Broken
 from benchmarks.soak.verdicts import Kill, count_heard, judge_call, judge_event
@@ -34,7 +35,6 @@ KILLS = int(os.environ.get("KILLS", "100"))
 INVOKERS = 3
 ISOLATIONS = ("process", "container", "vm")
 PROGRESS = ROOT / ".weft" / "soak-functions.json"
-BROKEN = ROOT / ".weft" / "soak-broken"
 BETWEEN_SECONDS, BACK_SECONDS, QUIET_SECONDS = 6.0, 60.0, 180.0
 MOST_TOLD = 5
 INSTANCES = ("-m awslambdaric", "-name fn")  # in the command lines of what runs functions' code
@@ -51,16 +51,6 @@ class Progress(msgspec.Struct):
     events: int = 0
     again: int = 0
     broken: str = ""
-
-
-def read_progress() -> Progress:
-    """Where to go on, or a fresh beginning."""
-    seed = os.environ.get("WEFT_SOAK_SEED")
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        kept = msgspec.json.decode(PROGRESS.read_bytes(), type=Progress)
-        if kept.kills < KILLS and not kept.broken and seed in (None, str(kept.seed)):
-            return kept
-    return Progress(int(seed) if seed else random.randrange(10**6))
 
 
 class Soak:
@@ -198,7 +188,7 @@ class Soak:
 
 
 def measure() -> Measurement:
-    begun = read_progress()
+    begun = read_progress(PROGRESS, Progress, lambda kept: kept.kills < KILLS and not kept.broken)
     print(f"functions: seed {begun.seed}, from kill {begun.kills} of {KILLS}", flush=True)
     since, started = begun.kills, time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="weft-soak-"))
@@ -210,10 +200,7 @@ def measure() -> Measurement:
         soak.run()
     except (Broken, AssertionError, subprocess.TimeoutExpired) as problem:
         begun.broken = f"kill {begun.kills + len(soak.kills if soak else [])}: {problem}"
-        print(f"  broken: {begun.broken}", flush=True)
-        shutil.rmtree(BROKEN, ignore_errors=True)
-        shutil.copytree(cluster.state / "log", BROKEN)
-        PROGRESS.write_bytes(msgspec.json.encode(begun))
+        keep_broken(PROGRESS, begun, begun.broken, cluster.state / "log")
     finally:
         cluster.down()
         shutil.rmtree(folder, ignore_errors=True)

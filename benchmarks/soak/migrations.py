@@ -25,12 +25,12 @@ from tests.cluster.cluster import Cluster, lay_out
 
 from benchmarks.measurement import ROOT, Measurement
 from benchmarks.soak.moved import Progress, describe
+from benchmarks.soak.progress import keep_broken, read_progress
 from benchmarks.soak.traces import NODES, Census, Holding, collect_marks, list_things, weigh
 from benchmarks.soak.travellers import KINDS, SHARED, Broken, Traveller, build_programs
 
 MOVES = int(os.environ.get("MOVES", "200"))
 PROGRESS = ROOT / ".weft" / "soak-migrations.json"
-BROKEN = ROOT / ".weft" / "soak-broken"
 # What becomes of a move by its number, in rounds of twenty; the others are plainly live.
 OTHERS = {
     1: "slow", 11: "slow",
@@ -56,16 +56,6 @@ def draw(seed: int, number: int, guests: int) -> Drawn:
     dice = random.Random(f"{seed}/{number}")
     how = OTHERS.get(number % 20, "live")
     return Drawn(how, (number + number // 20) % guests, dice.randrange(2), dice.random() * LONGEST_DELAY_SECONDS)
-
-
-def read_progress() -> Progress:
-    """Where to go on, or a fresh beginning."""
-    seed = os.environ.get("WEFT_SOAK_SEED")
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        kept = msgspec.json.decode(PROGRESS.read_bytes(), type=Progress)
-        if kept.moves < MOVES and not kept.broken and seed in (None, str(kept.seed)):
-            return kept
-    return Progress(int(seed) if seed else random.randrange(10**6))
 
 
 class Journeys:
@@ -259,7 +249,7 @@ class Journeys:
 
 
 def measure() -> Measurement:
-    begun = read_progress()
+    begun = read_progress(PROGRESS, Progress, lambda kept: kept.moves < MOVES and not kept.broken)
     print(f"migrations: seed {begun.seed}, from move {begun.moves} of {MOVES}", flush=True)
     folder, since = Path(tempfile.mkdtemp(prefix="weft-soak-")), begun.moves
     cluster = lay_out(folder)
@@ -270,10 +260,7 @@ def measure() -> Measurement:
         journeys.run()
     except (Broken, AssertionError, subprocess.TimeoutExpired) as problem:
         begun.broken = f"move {begun.moves + 1}: {problem}"
-        print(f"  broken: {begun.broken}", flush=True)
-        shutil.rmtree(BROKEN, ignore_errors=True)
-        shutil.copytree(cluster.state / "log", BROKEN)
-        PROGRESS.write_bytes(msgspec.json.encode(begun))
+        keep_broken(PROGRESS, begun, begun.broken, cluster.state / "log")
     finally:
         cluster.down()
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,13 +26,13 @@ from tests.registry import push_busybox, serve
 from benchmarks.measurement import ROOT, Figure, Measurement
 from benchmarks.soak.landscape import Landscape
 from benchmarks.soak.moved import describe_memory
+from benchmarks.soak.progress import keep_broken, read_progress
 from benchmarks.soak.shop import Shop
 from benchmarks.soak.traces import Census
 from benchmarks.soak.travellers import Broken
 
 ROUNDS = int(os.environ.get("ROUNDS", "120"))
 PROGRESS = ROOT / ".weft" / "soak-workloads.json"
-BROKEN = ROOT / ".weft" / "soak-broken"
 HEAL_SECONDS = 240.0
 VICTIMS = {
     "agent": "weft agent",
@@ -54,16 +54,6 @@ class Progress(msgspec.Struct):
     lines: int = 0
     longest_heal: float = 0.0
     broken: str = ""
-
-
-def read_progress() -> Progress:
-    """Where to go on, or a fresh beginning."""
-    seed = os.environ.get("WEFT_SOAK_SEED")
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        kept = msgspec.json.decode(PROGRESS.read_bytes(), type=Progress)
-        if kept.rounds < ROUNDS and not kept.broken and seed in (None, str(kept.seed)):
-            return kept
-    return Progress(int(seed) if seed else random.randrange(10**6))
 
 
 class Soak:
@@ -125,7 +115,7 @@ class Soak:
 
 
 def measure() -> Measurement:
-    begun = read_progress()
+    begun = read_progress(PROGRESS, Progress, lambda kept: kept.rounds < ROUNDS and not kept.broken)
     print(f"workloads: seed {begun.seed}, from round {begun.rounds} of {ROUNDS}", flush=True)
     since, started = begun.rounds, time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="weft-soak-"))
@@ -141,10 +131,7 @@ def measure() -> Measurement:
             soak.run()
     except (Broken, AssertionError, subprocess.TimeoutExpired) as problem:
         begun.broken = f"round {begun.rounds + 1}: {problem}"
-        print(f"  broken: {begun.broken}", flush=True)
-        shutil.rmtree(BROKEN, ignore_errors=True)
-        shutil.copytree(cluster.state / "log", BROKEN)
-        PROGRESS.write_bytes(msgspec.json.encode(begun))
+        keep_broken(PROGRESS, begun, begun.broken, cluster.state / "log")
     finally:
         cluster.down()
         shutil.rmtree(folder, ignore_errors=True)
