@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-
 from benchmarks.soak.progress import read_progress
 from benchmarks.soak.workloads import Progress
 
