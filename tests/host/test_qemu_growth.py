@@ -191,7 +191,7 @@ async def test_an_agent_killed_at_any_command_of_a_change_is_followed_by_one_tha
         await soon(
             driver, plan, f"[ \"$(for d in /sys/block/vd*; do cat $d/serial; echo; done | sort | xargs)\" = '{disks}' ]"
         )
-        assert (await shell(driver, plan, "cat /sys/class/net/*/address")).count(nic.mac) == len(goal.nics)
+        await soon(driver, plan, f"[ $(cat /sys/class/net/*/address | grep -cx {nic.mac}) = {len(goal.nics)} ]")
     assert (await driver.inspect(plan.id)).boot_id == boot_id
     await driver.close()
 
