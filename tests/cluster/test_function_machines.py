@@ -88,6 +88,7 @@ def test_killed_agents_take_their_copies_along_and_copy_the_same_templates_again
     assert not left & set(dice.pids("qemu-system-x86_64", "-name fn"))
 
 
+@pytest.mark.long
 def test_the_next_node_has_its_template_before_the_first_is_full(dice: Cluster, gone: Callable[[str], str]) -> None:
     invoke(dice)
     until(lambda: any(there["ready"] for there in instances(dice).values()))  # the copy that was taken is made up for

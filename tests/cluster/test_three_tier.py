@@ -29,6 +29,7 @@ def read_visits(url: str, seconds: float = 480) -> int:
         time.sleep(0.5)
 
 
+@pytest.mark.long
 def test_three_tier_comes_up_answers_and_survives_kill_9(cluster: Cluster) -> None:
     port = cluster.free_port()
     for name in ("three-tier.yaml", "three-tier.json"):

@@ -203,7 +203,9 @@ async def test_the_handler_is_warmed_only_if_that_is_asked_for(lab: FunctionLab)
     [
         ("import nothing_of_this_name\n", "Runtime.ImportModuleError", "nothing_of_this_name"),
         pytest.param("def handler(\n", "Runtime.UserCodeSyntaxError", "Syntax error", marks=pytest.mark.long),
-        ("import os; print('going'); os._exit(7)\n", "Runtime.ExitError", "exit code 7"),
+        pytest.param(
+            "import os; print('going'); os._exit(7)\n", "Runtime.ExitError", "exit code 7", marks=pytest.mark.long
+        ),
         ("x = [bytearray(1 << 20) for _ in range(900)]\n", "Function.OutOfMemory", "128 MiB"),
     ],
 )
@@ -274,6 +276,7 @@ async def test_a_damaged_template_is_made_again(lab: FunctionLab, file: str) -> 
     assert (answer.error, answer.start) == ("", "cold"), answer
 
 
+@pytest.mark.long
 async def test_a_disk_that_was_made_again_is_not_put_under_an_older_template(lab: FunctionLab) -> None:
     recipe = lab.same_recipe(BAD)
     await prepare(lab, recipe)

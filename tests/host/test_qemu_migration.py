@@ -49,7 +49,7 @@ class TestQemuMoves(MovePromises):
 
     async def prepare(self, driver: Mover, plan: GuestPlan) -> None:
         await run(driver, plan.id, "sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=self.program)
-        start = "/root/verifier 24 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &"
+        start = "/root/verifier 16 8000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &"
         await run(driver, plan.id, "sh", "-c", start)
 
     async def look(self, driver: Mover, plan: GuestPlan, *, after: int = 0) -> int:
@@ -117,15 +117,16 @@ class TestQemuMoves(MovePromises):
         Path(plan.disks[0].path).unlink()
         lab.plan("mover")
 
+    @pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.long)])
     async def test_a_driver_killed_at_any_step_of_the_hand_over_leaves_one_guest_and_the_next_finishes_it(
-        self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan
+        self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan, stride: int
     ) -> None:
         boot_id, settings = (await ready(here, plan)).boot_id, MoveSettings()
         await here.close()
         await there.close()
         source_lab, target_lab = lab, other_lab
         for verb in ("send", "take-over"):
-            for step in range(1, MOST_STEPS):
+            for step in range(1, MOST_STEPS, stride):
                 source, target = await self.heir(source_lab), await self.heir(target_lab)
                 machine = await source.moves.describe(plan.id)
                 sockets = await target.moves.expect(plan, machine, "crash", settings)

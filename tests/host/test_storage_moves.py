@@ -93,7 +93,7 @@ class Guest(Verifying):
         return await self.node.run(self.web, *argv, stdin=stdin)
 
     async def begin_writing(self) -> None:
-        await self.run("sh", "-c", "/root/verifier 16 20000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
+        await self.run("sh", "-c", "/root/verifier 8 8000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

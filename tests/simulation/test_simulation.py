@@ -39,7 +39,7 @@ def run_once(seed: int, faults: int) -> Trace:
 
 @pytest.mark.parametrize(
     ("store", "seed"),
-    [("memory", 1), ("memory", 2), ("sqlite", 4), *long(("memory", 3), ("sqlite", 5), ("sqlite", 26))],
+    [("memory", 2), ("sqlite", 4), *long(("memory", 1), ("memory", 3), ("sqlite", 5), ("sqlite", 26))],
 )
 def test_whatever_happens_every_wish_is_met_and_no_guest_is_lost_or_doubled(store: Store, seed: int) -> None:
     trace = run_once(seed, FAULTS) if store == "memory" else run_simulation(seed, FAULTS, store)
@@ -58,7 +58,7 @@ def test_a_store_that_is_restored_again_and_again_doubles_nothing_either(store: 
 @pytest.mark.parametrize(
     ("store", "weather", "seeds"),
     [
-        ("memory", MISFORTUNES, (1, 2)),
+        pytest.param("memory", MISFORTUNES, (1, 2), marks=pytest.mark.long),
         ("sqlite", MISFORTUNES, (5,)),
         ("memory", BEHIND, (1,)),
         ("sqlite", GIVEN_UP, (3,)),
@@ -74,7 +74,7 @@ def test_whatever_happens_while_guests_move_each_runs_once_with_all_it_had_and_n
     assert sum(trace.moves.get("Succeeded", 0) for trace in traces) > 0, traces
 
 
-@pytest.mark.parametrize(("store", "seed"), [("memory", 1), ("sqlite", 2), *long(("memory", 3))])
+@pytest.mark.parametrize(("store", "seed"), [("sqlite", 2), *long(("memory", 1), ("memory", 3))])
 def test_whatever_happens_no_try_of_a_job_runs_twice_and_all_are_counted_as_they_ended(store: Store, seed: int) -> None:
     trace = run_simulation(seed, 60, store, MOVING, jobs=True)
     assert not trace.violations, f'run_simulation({seed}, 60, "{store}", MOVING, jobs=True): {trace}'
@@ -98,8 +98,9 @@ def test_the_same_seed_gives_the_same_run(store: Store) -> None:
     assert run_simulation(6, 60, store) == run_simulation(6, 60, store)
 
 
+@pytest.mark.long
 def test_every_kind_of_fault_is_met() -> None:
-    missing, seeds = {*CHANCES, *MISFORTUNES}, iter(range(1, 10))
+    missing, seeds = {*CHANCES, *MISFORTUNES}, iter(range(2, 10))
     while missing:
         missing -= run_once(next(seeds), FAULTS).faults.keys()
 

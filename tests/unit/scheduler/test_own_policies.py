@@ -224,7 +224,7 @@ def test_a_file_that_is_none_is_skipped_and_its_content_is_not_told(lab: Lab, tm
 
 def test_one_that_never_ends_being_read_is_given_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_module, "START_SECONDS", 0.5)
-    lab.begin("while True:\n    pass\n")
+    lab.write("while True:\n    pass\n")
     until = time.monotonic() + PATIENT
     while not lab.own.prepare(lab.strategy) and time.monotonic() < until:
         time.sleep(0.05)
