@@ -15,6 +15,7 @@ POSTGRES = str(Path(__file__).resolve().parents[2] / "examples" / "postgres.nix"
 SMALL = ("--image", "tiny", "--memory", "128M", "--cpu", "0.5", "--grace", "1s")
 
 
+@pytest.mark.long
 def test_a_volume_that_moves_draws_its_reader_along_and_members_stay_apart(cluster: Cluster, gone: Gone) -> None:
     for home in ("n3", "n2"):  # the second time it is a new volume, first used elsewhere
         cluster.ok("volume", "create", "raw", "--size", "32M")

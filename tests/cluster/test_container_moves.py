@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster, until
 from tests.cluster.containers import PROGRAM, Gone, fetch, find_traces, status
+from tests.long import mark_long
 from tests.registry import push_busybox
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
@@ -98,7 +99,7 @@ def test_one_with_a_machine_of_its_own_moves_and_a_drain_moves_both(
         cluster.ok("node", "return", node)
 
 
-@pytest.mark.parametrize("victim", ["source", "target"])
+@pytest.mark.parametrize("victim", mark_long(("source", "target"), "source"))
 def test_whoever_is_killed_meanwhile_it_runs_once_with_all_its_data(
     cluster: Cluster, registry: str, gone_containers: Gone, shelf: str, victim: str
 ) -> None:

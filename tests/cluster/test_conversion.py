@@ -141,6 +141,7 @@ def test_what_can_not_be_leaves_the_container_as_it_was(cluster: Cluster, tmp_pa
     assert "made of no container image" in cluster.fails(5, "convert", "vm/hello", "--to", "container")
 
 
+@pytest.mark.long
 def test_deciders_that_are_killed_on_the_way_are_no_matter(cluster: Cluster, registry: str, make: Make) -> None:
     port = cluster.free_port()
     make("tough", registry, "--publish", f"{port}:80")

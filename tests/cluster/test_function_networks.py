@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster
+from tests.long import mark_long
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]  # the base is built once, from packages
 SERVE = "echo from here > /srv/index.html; exec httpd -f -h /srv -p 80"
@@ -94,7 +95,7 @@ def until(holds: Callable[[], object], seconds: float = 30) -> None:
 
 @pytest.mark.parametrize(
     "isolation",
-    [pytest.param("process", marks=pytest.mark.long), pytest.param("container", marks=pytest.mark.long), "vm"],
+    mark_long(("process", "container", "vm"), "process", "container"),
 )
 def test_a_function_calls_a_container_of_its_network_by_name_and_nobody_elses(blue: Cluster, isolation: str) -> None:
     before = namespaces(blue)

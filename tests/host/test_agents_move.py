@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from moving_lab import VICTIMS, Moving, Pair, change, linked
+from tests.long import mark_long
 
 from weft.kinds.allocation import AllocationSpec
 from weft.objects.envelope import decode_part
@@ -89,7 +90,7 @@ async def test_an_agent_killed_right_after_its_guest_began_to_run_there_says_so_
     await guest.look(after=seen + 1)
 
 
-@pytest.mark.parametrize("victim", ["agent", "agent and machine"])
+@pytest.mark.parametrize("victim", mark_long(("agent", "agent and machine"), "agent"))
 async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_by_the_targets_word(
     guest: Guest, victim: str
 ) -> None:
@@ -137,7 +138,7 @@ async def test_a_link_cut_on_the_way_leaves_it_where_it_is_and_one_cut_at_the_ha
     await guest.look(after=seen + 1)
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("victim", mark_long(VICTIMS, "source machine", "target agent"))
 async def test_who_is_killed_on_the_way_leaves_the_guest_at_the_source_and_nothing_at_the_target(
     guest: Guest, victim: str
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from function_lab import FunctionLab, open_lab
+from tests.long import mark_long
 
 from weft.client.invocations import Answer
 from weft.contracts.function import Recipe
@@ -54,6 +55,7 @@ async def assert_gone(lab: FunctionLab) -> None:
 HANDLER = "def handler(event, context):\n"
 
 
+@pytest.mark.parametrize("lab", mark_long(("process", "container"), "container"), indirect=True)
 @pytest.mark.parametrize(
     ("body", "error_type", "words"),
     [

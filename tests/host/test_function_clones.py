@@ -19,6 +19,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from function_lab import FunctionLab
+from tests.long import mark_long
 
 from weft.agent.functions.pool import Room
 from weft.client.invocations import Count, Keep, Refused
@@ -262,7 +263,7 @@ async def test_a_copy_reaches_nothing_but_its_own_two_ports_and_its_qemu_has_no_
 
 @pytest.mark.parametrize(
     "file",
-    [pytest.param("RAM", marks=pytest.mark.long), pytest.param("STATE", marks=pytest.mark.long), "template.json"],
+    mark_long(("RAM", "STATE", "template.json"), "RAM", "STATE"),
 )
 async def test_a_damaged_template_is_made_again(lab: FunctionLab, file: str) -> None:
     recipe = lab.same_recipe(BAD)

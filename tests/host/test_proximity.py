@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -108,6 +108,10 @@ class NearLab:
         with self.changed:
             assert self.changed.wait_for(is_so, PATIENCE_SECONDS), (chosen, self.told)
 
+    def until_told(self, name: str, holds: Callable[[Nearness], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: holds(self.told[name]), PATIENCE_SECONDS), self.told
+
     def close(self) -> None:
         for process in self.processes:
             process.kill()
@@ -147,7 +151,7 @@ def test_a_delay_between_nodes_moves_the_choice_of_network_proximity(lab: NearLa
     lab.introduce()
     lab.until_chosen("n3", near="n1")  # without a word from the nodes it would be the first by name, n2
     lab.until_chosen("n3", near="n1", direct=False)
-    assert lab.told["n1"].round_trips[lab.uids["n2"]] >= 2 * FAR_MS
+    lab.until_told("n1", lambda told: told.round_trips.get(lab.uids["n2"], 0.0) >= 2 * FAR_MS)
     lab.delay("n1", "n2", NEAR_MS)
     lab.delay("n1", "n3", FAR_MS)
     lab.until_chosen("n2", near="n1")

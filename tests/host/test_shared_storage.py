@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from moving_lab import VICTIMS, Moving, Pair, change, linked
+from tests.long import mark_long
 
 from weft.kinds.allocation import ROOT, AllocatedVolume, AllocationSpec
 from weft.objects.envelope import Envelope, decode_part
@@ -69,7 +70,7 @@ async def test_a_guest_goes_there_and_back_and_its_disks_stay(guest: Guest) -> N
     assert (guest.files / f"{short_id(guest.web.uid)}.qcow2").stat().st_ino == root
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("victim", mark_long(VICTIMS, "source agent", "source machine", "target machine"))
 async def test_who_is_killed_on_the_way_leaves_the_guest_and_its_disks_where_they_were(
     guest: Guest, victim: str
 ) -> None:
@@ -80,7 +81,7 @@ async def test_who_is_killed_on_the_way_leaves_the_guest_and_its_disks_where_the
     ("victim", "death"),
     [
         ("source", "source:Source._hand_over:before"),
-        ("target", "target:Target._take_over:before"),
+        pytest.param("target", "target:Target._take_over:before", marks=pytest.mark.long),
         ("target", "target:Target._take_over:after"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.long import mark_long
 from tests.simulation import fabric, virtual_loop
 from tests.simulation.fate import CHANCES, MISFORTUNES
 from tests.simulation.simulation import Store, Trace, run_simulation
@@ -93,7 +94,7 @@ def test_whatever_happens_a_conversion_leaves_one_of_both_which_has_all_and_neve
     assert trace.moves.get("HandingOver", 0) > 0, trace
 
 
-@pytest.mark.parametrize("store", ["memory", "sqlite"])
+@pytest.mark.parametrize("store", mark_long(("memory", "sqlite"), "sqlite"))
 def test_the_same_seed_gives_the_same_run(store: Store) -> None:
     assert run_simulation(6, 60, store) == run_simulation(6, 60, store)
 

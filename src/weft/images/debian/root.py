@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 ROOT_LABEL = "debian-root"
+STAGES = "/usr/bin/python3 /usr/local/lib/weft/cloud-init-stages"
 
 MASKED = (
     "dev-hugepages.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-fs-fuse-connections.mount",
@@ -75,14 +76,21 @@ FILES = {
         'SUBSYSTEM=="memory", ACTION=="add", TEST=="state", ATTR{state}=="offline", ATTR{state}="online"\n'
     ),
     "etc/systemd/system/qemu-guest-agent.service.d/ready.conf": "[Unit]\nAfter=cloud-init.service systemd-networkd.service\n",
-    # Debian's own waits for the network before the first user is made; only what comes after it needs that.
+    # Debian's own waits for the network before the first user is made; only what comes after it needs that. Stages that
+    # follow each other anyway share a process that has imported what all of them need: see stages.py.
     "etc/systemd/system/cloud-init.service": (
         "[Unit]\nDescription=Initial cloud-init job\nDefaultDependencies=no\n"
         "Wants=cloud-init-local.service\nAfter=cloud-init-local.service\n"
         "Before=network-online.target sysinit.target shutdown.target systemd-user-sessions.service\n"
         "Conflicts=shutdown.target\n\n"
-        "[Service]\nType=oneshot\nExecStart=/usr/bin/cloud-init init\nRemainAfterExit=yes\nTimeoutSec=0\n"
-        "StandardOutput=journal+console\n"
+        "[Service]\nType=oneshot\nExecStart=/bin/true\nRemainAfterExit=yes\n"
+    ),
+    "etc/systemd/system/cloud-init-local.service.d/stages.conf": (
+        f"[Service]\nExecStart=\nExecStart={STAGES} 'init --local' init\n"
+    ),
+    "etc/systemd/system/cloud-config.service.d/stages.conf": "[Service]\nExecStart=\nExecStart=/bin/true\n",
+    "etc/systemd/system/cloud-final.service.d/stages.conf": (
+        f"[Service]\nExecStart=\nExecStart={STAGES} 'modules --mode=config' 'modules --mode=final'\n"
     ),
     "etc/systemd/system/systemd-networkd-wait-online.service.d/patience.conf": (
         "[Service]\nExecStart=\nExecStart=-/lib/systemd/systemd-networkd-wait-online --any --timeout=10\n"
@@ -133,6 +141,9 @@ def lay_out(root: Path) -> None:
     for place, text in FILES.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).write_text(text)
+    script = root / STAGES.rpartition(" ")[2].lstrip("/")
+    script.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(__file__).with_name("stages.py"), script)
     _put_off(root, "systemd-resolved.service")
     (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
     for left in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log/journal", "var/cache/debconf"):
