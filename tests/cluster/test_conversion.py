@@ -160,6 +160,7 @@ def test_deciders_that_are_killed_on_the_way_are_no_matter(cluster: Cluster, reg
     until(lambda: cluster.run("container", "get", "tough").returncode == 3)
 
 
+@pytest.mark.long
 def test_undone_what_runs_an_image_that_weft_holds_runs_again_with_what_the_vm_wrote(cluster: Cluster) -> None:
     port = cluster.free_port()
     cluster.ok("image", "build", "busybox", "--cache", str(cluster.state / "cache"))

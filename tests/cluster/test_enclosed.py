@@ -68,6 +68,7 @@ def test_one_with_a_machine_of_its_own_from_creation_to_its_end(
     until(lambda: find_traces(cluster, other) == [])
 
 
+@pytest.mark.long
 def test_a_machine_that_is_killed_and_a_node_that_loses_power_are_got_over(
     cluster: Cluster, registry: str, gone_containers: Gone
 ) -> None:

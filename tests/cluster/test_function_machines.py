@@ -50,6 +50,7 @@ def test_a_function_in_a_machine_answers_with_the_time_and_numbers_of_its_own(di
     assert "dice" in dice.ok("function", "list")
 
 
+@pytest.mark.long
 def test_code_that_cannot_be_imported_is_told_at_once(dice: Cluster) -> None:
     with pytest.raises(AssertionError, match="nothing_like_it"):
         create(dice, "bad", "import nothing_like_it\n")

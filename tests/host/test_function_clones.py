@@ -19,7 +19,6 @@ import msgspec
 import pytest
 import pytest_asyncio
 from function_lab import FunctionLab
-from tests.long import mark_long
 
 from weft.agent.functions.pool import Room
 from weft.client.invocations import Count, Keep, Refused
@@ -261,10 +260,8 @@ async def test_a_copy_reaches_nothing_but_its_own_two_ports_and_its_qemu_has_no_
     assert groups.count(lab.host.cgroup) >= 1
 
 
-@pytest.mark.parametrize(
-    "file",
-    mark_long(("RAM", "STATE", "template.json"), "RAM", "STATE"),
-)
+@pytest.mark.long
+@pytest.mark.parametrize("file", ["RAM", "STATE", "template.json"])
 async def test_a_damaged_template_is_made_again(lab: FunctionLab, file: str) -> None:
     recipe = lab.same_recipe(BAD)
     await prepare(lab, recipe)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from function_lab import DRIVERS, MIB, FunctionLab, open_lab
+from tests.long import mark_long
 
 from weft.agent.functions.pool import Room
 from weft.client.invocations import Drop, Invoke, Keep, Refused, Underway
@@ -29,7 +30,7 @@ def handler(event, context):
 """
 
 
-@pytest_asyncio.fixture(params=["process", "container"])
+@pytest_asyncio.fixture(params=mark_long(("process", "container"), "container"))
 async def lab(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[FunctionLab]:
     async with open_lab(tmp_path, request.param) as lab:
         yield lab

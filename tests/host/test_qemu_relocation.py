@@ -68,6 +68,7 @@ def open_files(lab: GuestLab, plan: GuestPlan) -> set[str]:
     return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
 
 
+@pytest.mark.long
 async def test_a_disk_moves_there_and_back_while_it_is_written_to(lab: GuestLab, verifier: bytes) -> None:
     plan, driver = lab.plan("there-and-back"), lab.driver()
     await begin_writing(driver, plan, verifier)

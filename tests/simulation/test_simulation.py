@@ -61,7 +61,7 @@ def test_a_store_that_is_restored_again_and_again_doubles_nothing_either(store: 
     [
         pytest.param("memory", MISFORTUNES, (1, 2), marks=pytest.mark.long),
         ("sqlite", MISFORTUNES, (5,)),
-        ("memory", BEHIND, (1,)),
+        pytest.param("memory", BEHIND, (1,), marks=pytest.mark.long),
         ("sqlite", GIVEN_UP, (3,)),
     ],
     ids=["all", "all on a file", "older stores", "nodes given up"],

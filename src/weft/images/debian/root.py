@@ -93,8 +93,9 @@ FILES = {
         f"[Service]\nExecStart=\nExecStart={STAGES} 'modules --mode=config' 'modules --mode=final'\n"
     ),
     "etc/systemd/system/systemd-networkd-wait-online.service.d/patience.conf": (
+        "[Unit]\nAfter=systemd-resolved.service\n\n"
         "[Service]\nExecStart=\nExecStart=-/lib/systemd/systemd-networkd-wait-online --any --timeout=10\n"
-        # The agent lets the first commands wait for this file, so that they find a network.
+        # The agent lets the first commands wait for this file, so that they find a network, and names in it.
         "ExecStartPost=/bin/touch /run/network-tried\n"
     ),
     "etc/systemd/system/ssh-host-key.service": (
