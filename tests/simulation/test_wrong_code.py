@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
 from unittest import mock
 
 import pytest
 from msgspec.structs import replace
 
+from tests.long import mark_long
 from tests.simulation.fate import MISFORTUNES
 from tests.simulation.mutations import MUTATIONS, WRONG_MOVES, find_violation
 from tests.simulation.simulation import run_simulation
@@ -35,10 +34,6 @@ LONG = (
 )
 
 
-def sift(mistakes: Iterable[str]) -> list[Any]:
-    return [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in sorted(mistakes)]
-
-
 def test_a_lost_try_that_counts_as_a_failure_is_found_out() -> None:
     with mock.patch.object(tasks, "LOST", ()):
         trace = find_violation(lambda seed: run_simulation(seed, 60, weather=POWER_CUTS, jobs=True), SEEDS)
@@ -58,7 +53,7 @@ def test_a_conversion_that_does_not_wait_for_the_other_side_is_found_out() -> No
     print(trace.seed, trace.violations[0])
 
 
-@pytest.mark.parametrize("name", sift(MUTATIONS))
+@pytest.mark.parametrize("name", mark_long(sorted(MUTATIONS), *LONG))
 def test_wrong_code_is_found_out(name: str) -> None:
     with MUTATIONS[name]():
         weather = {**MISFORTUNES, **WEATHER.get(name, {})}
@@ -67,7 +62,7 @@ def test_wrong_code_is_found_out(name: str) -> None:
     print(trace.seed, trace.violations[0])
 
 
-@pytest.mark.parametrize("name", sift(WRONG_MOVES))
+@pytest.mark.parametrize("name", mark_long(sorted(WRONG_MOVES), *LONG))
 def test_wrong_moves_are_found_out(name: str) -> None:
     with WRONG_MOVES[name]():
         faults, weather = WORST.get(name, (60, MOVING))

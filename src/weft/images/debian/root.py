@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 
 ROOT_LABEL = "debian-root"
-STAGES = "/usr/bin/python3 /usr/local/lib/weft/cloud-init-stages"
+STAGES = "usr/local/lib/weft/cloud-init-stages"
+_RUN_STAGES = f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 /{STAGES}"
 
 MASKED = (
     "dev-hugepages.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-fs-fuse-connections.mount",
@@ -85,12 +86,11 @@ FILES = {
         "Conflicts=shutdown.target\n\n"
         "[Service]\nType=oneshot\nExecStart=/bin/true\nRemainAfterExit=yes\n"
     ),
-    "etc/systemd/system/cloud-init-local.service.d/stages.conf": (
-        f"[Service]\nExecStart=\nExecStart={STAGES} 'init --local' init\n"
-    ),
+    STAGES: Path(__file__).with_name("stages.py").read_text(),
+    "etc/systemd/system/cloud-init-local.service.d/stages.conf": f"{_RUN_STAGES} 'init --local' init\n",
     "etc/systemd/system/cloud-config.service.d/stages.conf": "[Service]\nExecStart=\nExecStart=/bin/true\n",
     "etc/systemd/system/cloud-final.service.d/stages.conf": (
-        f"[Service]\nExecStart=\nExecStart={STAGES} 'modules --mode=config' 'modules --mode=final'\n"
+        f"{_RUN_STAGES} 'modules --mode=config' 'modules --mode=final'\n"
     ),
     "etc/systemd/system/systemd-networkd-wait-online.service.d/patience.conf": (
         "[Unit]\nAfter=systemd-resolved.service\n\n"
@@ -142,9 +142,6 @@ def lay_out(root: Path) -> None:
     for place, text in FILES.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).write_text(text)
-    script = root / STAGES.rpartition(" ")[2].lstrip("/")
-    script.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(__file__).with_name("stages.py"), script)
     _put_off(root, "systemd-resolved.service")
     (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
     for left in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log/journal", "var/cache/debconf"):
