@@ -123,6 +123,46 @@ for _ in range(2):
     link.send(b"\\x33\\x33\\0\\0\\0\\1" + mac + tag + b"\\x86\\xdd" + advert)
 """
 
+# Says which server's port each datagram to a client of DHCP came from, until one comes from port 9.
+HEAR_SERVERS = """
+import select, socket
+ears = [socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
+for ear, port in zip(ears, (68, 546)): ear.bind(("", port))
+print("ready", flush=True)
+heard = 0
+while heard < 2 and select.select(ears, [], [], 5)[0]:
+    for ear in select.select(ears, [], [], 5)[0]:
+        port = ear.recvfrom(99)[1][1]
+        heard += port == 9
+        print(port, flush=True)
+"""
+# To a client of DHCP and of DHCPv6, as a server and then as anybody: to all, and to the address and MAC of one.
+ANSWER = """
+import socket, struct, sys
+mac, target, own, to = sys.argv[1:]
+mac, target = bytes.fromhex(mac.replace(":", "")), bytes.fromhex(target.replace(":", ""))
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+link.bind(("eth0", 0))
+def total(whole):
+    found = sum(struct.unpack("!%dH" % (len(whole) // 2), whole))
+    while found >> 16: found = (found & 0xFFFF) + (found >> 16)
+    return 0xFFFF ^ found
+def four(port, frame, to):
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 32, 0, 0, 64, 17, 0, socket.inet_aton(own), socket.inet_aton(to))
+    head = head[:10] + struct.pack("!H", total(head)) + head[12:]
+    link.send(frame + mac + b"\\x08\\0" + head + struct.pack("!HHHH", port, 68, 12, 0) + b"mine")
+def six(port):
+    ends = socket.inet_pton(socket.AF_INET6, "fe80::1234") + socket.inet_pton(socket.AF_INET6, "ff02::1")
+    body = struct.pack("!HHHH", port, 546, 12, 0) + b"mine"
+    body = body[:6] + struct.pack("!H", total(ends + struct.pack("!II", len(body), 17) + body)) + body[8:]
+    head = struct.pack("!IHBB", 0x60000000, len(body), 17, 255) + ends
+    link.send(b"\\x33\\x33\\0\\0\\0\\1" + mac + b"\\x86\\xdd" + head + body)
+for port in (67, 9):
+    if port == 67: four(port, b"\\xff" * 6, "255.255.255.255")
+    four(port, target, to)
+for port in (547, 9): six(port)
+"""
+
 
 class Town:
     """Networks blue and green, with the same addresses, over three nodes: blue has a guest on each, green on two."""
@@ -540,6 +580,50 @@ async def test_an_address_given_to_another_guest_is_leased_at_once(town: Town) -
     assert "10.20.0.14/24" in guest.run("ip", "addr", "show", "eth0")
     await town.n1.unplug("heir")
     await town.n1.ensure_segment(town.blue)
+
+
+async def test_a_guest_is_no_server_of_dhcp_to_its_neighbours(town: Town) -> None:
+    segment = make_segment(1, "blue", {"a": town.n1, "b": town.n2, "c": town.n3, "e": town.n1})
+    a, e = segment.endpoints[0], segment.endpoints[3]
+    await town.n1.ensure_segment(segment)
+    neighbour = town.n1.plug_guest("e2", make_port(segment, "e"))
+    try:
+        neighbour.lease()
+        with python_in(neighbour.namespace, HEAR_SERVERS) as ears:
+            town.guests["a"].run(*PYTHON, ANSWER, a.mac, e.mac, a.address, e.address)
+            assert ears.communicate(timeout=15)[0].split() == ["9", "9"]
+    finally:
+        await town.n1.unplug(make_port(segment, "e").id)
+        await town.n1.ensure_segment(town.blue)
+
+
+async def test_nobody_gets_in_to_a_guest_but_by_a_published_port(town: Town) -> None:
+    """Neither from the node nor through it, though both are told the way; each of the two stands without the other."""
+    a, n1, lab = town.guests["a"], town.n1, town.lab
+    router = f"{n1.host.link_prefix}n{town.blue.id}"
+    leg = n1.shell(f"ip netns exec {router} ip -o -4 addr show dev wan0").split()[3].removesuffix("/31")
+    n1.shell(f"ip route add 10.20.0.11 via {leg}; sysctl -qw net.ipv4.ip_forward=1")
+    lab.shell(f"""
+        ip -n {lab.fabric} route add 10.20.0.11 via {n1.address}
+        ip -n {lab.outside} route add 10.20.0.11 via 203.0.113.1
+    """)
+
+    def tries(namespace: str) -> str:
+        command = ["timeout", "1", "nsenter", f"--net=/run/netns/{namespace}", *fetch_command("10.20.0.11")]
+        return subprocess.run(command, capture_output=True, text=True).stdout
+
+    try:
+        assert tries(n1.namespace) == ""
+        n1.shell(f"ip netns exec {router} nft insert rule ip router through_router accept")
+        assert tries(n1.namespace) == "I am a"
+        assert tries(lab.outside) == ""
+        n1.shell(f"nft insert rule ip weft_{n1.host.link_prefix}_node through_node accept")
+        assert tries(lab.outside) == "I am a"
+    finally:
+        lab.shell(f"ip -n {lab.fabric} route del 10.20.0.11; ip -n {lab.outside} route del 10.20.0.11")
+        n1.shell(f"ip route del 10.20.0.11; ip netns exec {router} nft flush ruleset; nft flush ruleset")
+        await n1.heal()
+    assert a.fetch(OUTSIDE) == "I am outside"
 
 
 async def test_a_guest_in_two_networks_goes_out_by_the_first_and_knows_the_names_of_both(town: Town) -> None:
