@@ -143,8 +143,9 @@ async def run() -> list[Figure]:
                 peers += await time_each(peer.call, CALLS)
             await rate(warm.call, AT_ONCE, 1.0)
             await rate(peer.call, AT_ONCE, 1.0)
-            for _ in range(3):
-                rates.append((await rate(warm.call, AT_ONCE, SECONDS), await rate(peer.call, AT_ONCE, SECONDS)))
+            rates += [
+                (await rate(warm.call, AT_ONCE, SECONDS), await rate(peer.call, AT_ONCE, SECONDS)) for _ in range(3)
+            ]
         colds = []
         for _ in range(COLD):
             await asyncio.sleep(PATIENCE + 0.5)

@@ -6,6 +6,7 @@ or another test; a second namespace behind it is the outside.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -298,10 +299,8 @@ def find_leftovers(topology: Topology) -> list[str]:
 
 
 def kill(process: Process) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it died with its node's init
         os.kill(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it died with its node's init
 
 
 def eventually(holds: Callable[[], bool]) -> None:

@@ -84,13 +84,16 @@ class Node(ConsoleRuntime):
 @asynccontextmanager
 async def two_nodes(tmp_path: Path) -> AsyncIterator[tuple[GatewayLab, Node, Node]]:
     nodes = [Node(tmp_path / name, Lab(tmp_path / f"lab-{name}").host) for name in ("n1", "n2")]
-    async with GatewayLab(tmp_path).serving() as lab:
-        async with lab.node(NODE_UID, nodes[0], [WEB]) as here, lab.node(OTHER_UID, nodes[1], [THERE]) as there:
-            nodes[0].hold(short_id(WEB.uid), here)
-            nodes[1].hold(short_id(THERE.uid), there)
-            for node in nodes:
-                await node.listen()
-            yield lab, nodes[0], nodes[1]
+    async with (
+        GatewayLab(tmp_path).serving() as lab,
+        lab.node(NODE_UID, nodes[0], [WEB]) as here,
+        lab.node(OTHER_UID, nodes[1], [THERE]) as there,
+    ):
+        nodes[0].hold(short_id(WEB.uid), here)
+        nodes[1].hold(short_id(THERE.uid), there)
+        for node in nodes:
+            await node.listen()
+        yield lab, nodes[0], nodes[1]
     for node in nodes:
         await node.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from weft.client.frames import Frame, FrameType, drop_rest, encode_data, receive_frame
 from weft.objects.errors import Unavailable
@@ -48,7 +49,5 @@ class Stream:
 
     async def close(self) -> None:
         self._writer.close()
-        try:
+        with contextlib.suppress(OSError):
             await self._writer.wait_closed()
-        except OSError:
-            pass

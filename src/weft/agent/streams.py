@@ -6,6 +6,7 @@ control connection, once per stream.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
@@ -239,10 +240,8 @@ class Streams:
         return runtime
 
     async def _send_quietly(self, stream: Stream, frame: bytes) -> None:
-        try:
+        with contextlib.suppress(OSError, WeftError):
             await within(self._clock, stream.send(frame), LINGER_SECONDS, "telling the client")
-        except (OSError, WeftError):
-            pass
 
 
 async def _pump_out(stream: Stream, session: ExecSession) -> None:

@@ -49,8 +49,7 @@ async def plan_claims(
                 changed = msgspec.structs.replace(current, spec=spec, generation=current.generation + 1)
                 writes.append(Put(key, encode_envelope(changed)))
                 preconditions.append(AtRevision(key, current.revision))
-    for key in sorted(held - wanted.keys()):
-        writes.append(Delete(key))
+    writes.extend(Delete(key) for key in sorted(held - wanted.keys()))
     return writes, preconditions
 
 

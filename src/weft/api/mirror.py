@@ -6,7 +6,7 @@ Woken by the store's watch. While the watch is down it says so (``live``), and i
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Generic, TypeVar
 
 from weft.contracts.clock import Clock
@@ -33,10 +33,8 @@ class Mirror(Generic[T]):
     async def run(self) -> None:
         """Follow the store until cancelled."""
         while True:
-            try:
+            with suppress(WeftError):
                 await self._follow()
-            except WeftError:
-                pass
             self.live = False
             await self._clock.sleep(_PAUSE_SECONDS)
 

@@ -39,12 +39,11 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
     """``error`` with what was missing on each node, the nearest fit, and how to go on."""
     decision = decision or {}
     verdicts = [v for v in _verdicts(decision) if v["outcome"] == "refused"]
-    lines = []
     width = max((len(v["node"]) for v in verdicts), default=0)
-    for verdict in verdicts[:12]:
-        lines.append(
-            f"  {verdict['node']:<{width}}  {describe_shortfalls(verdict) or verdict.get('reason') or 'refused'}"
-        )
+    lines = [
+        f"  {verdict['node']:<{width}}  {describe_shortfalls(verdict) or verdict.get('reason') or 'refused'}"
+        for verdict in verdicts[:12]
+    ]
     if len(verdicts) > 12:
         lines.append(f"  and {len(verdicts) - 12} more nodes")
     if not verdicts:

@@ -64,7 +64,7 @@ def follow(session: Session, waits: Sequence[Wait], progress: Progress) -> list[
     for kind, project in dict.fromkeys((wait.target.kind.name, wait.project) for wait in waits):
         mine = [wait for wait in waits if (wait.target.kind.name, wait.project) == (kind, project)]
         threading.Thread(target=_listen, args=(client, kind, project, mine, news), daemon=True).start()
-    open_: dict[int, Wait] = {index: wait for index, wait in enumerate(waits)}
+    open_: dict[int, Wait] = dict(enumerate(waits))
     last: dict[int, Object | None] = {}
     results: dict[int, Result] = {}
     told = ""

@@ -121,7 +121,7 @@ class Cache:
             known = self.view.get(entry.key)
             if restored or known is None or known.envelope.revision != entry.revision:
                 self._put(entry.key, entry.value, entry.revision, changes)
-        for key in [key for key in self.view.keys() if key not in listed]:
+        for key in [key for key in self.view.keys() if key not in listed]:  # noqa: SIM118 (a View is no dict)
             self._drop(key, changes)
         if restored:
             self._epoch_at = self._clock.elapsed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import select
 import socket
@@ -87,10 +88,8 @@ class Connection(http.client.HTTPConnection):
         """Close now, even while another thread reads: a mere close would leave it waiting."""
         self._forget(self)
         if self.sock is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         self.close()
 
 

@@ -78,7 +78,7 @@ async def serve_function_doors(
         task.add_done_callback(_tell)
     try:
         for place in places:
-            sockets.append(listen(*split_address(place)))
+            sockets.append(listen(*split_address(place)))  # noqa: PERF401 (those before one that fails are closed)
         server.start()
         log.info("functions are invoked at https://%s", ", https://".join(places))
         yield server

@@ -115,8 +115,10 @@ def join_victims(view: View, commit: Commit, way: Way, winner: Item, now: float)
         envelope = edit(victim)
         envelope.deleting_since = now
         writes.append(put(envelope))
-        for workload in view.find(WORKLOADS_BY_UID, victim.spec(AllocationSpec).workload.uid):
-            events.append(Event("Warning", "Preempted", f"gives way to {what}", workload.envelope.ref, SOURCE))
+        events.extend(
+            Event("Warning", "Preempted", f"gives way to {what}", workload.envelope.ref, SOURCE)
+            for workload in view.find(WORKLOADS_BY_UID, victim.spec(AllocationSpec).workload.uid)
+        )
     return Commit(
         key=commit.key,
         writes=writes,

@@ -111,13 +111,15 @@ def find_warnings(request: Request, snapshot: Snapshot) -> list[str]:
             meant = suggest(attribute, [*_ALWAYS, *sorted(known)]) if attribute not in _ALWAYS else None
             warnings.append(f"no node has {attribute[:60]}" + (f"; did you mean {meant}?" if meant else ""))
     if request.constraint is not None:
-        for preference in request.preferences:
-            if _excludes(request.constraint, preference.expression):
-                warnings.append(f"preference {show_short(preference.expression)} never holds where the constraint does")
+        warnings.extend(
+            f"preference {show_short(preference.expression)} never holds where the constraint does"
+            for preference in request.preferences
+            if _excludes(request.constraint, preference.expression)
+        )
         open_ = snapshot.online & ~snapshot.cordoned
         left = int((find_meeting(request.constraint, snapshot) & open_).sum())
         all_ = int(open_.sum())
-        if 0 < left and ((left == 1 and all_ >= FEW_OF) or left < all_ * FEW_SHARE):
+        if left > 0 and ((left == 1 and all_ >= FEW_OF) or left < all_ * FEW_SHARE):
             warnings.append(f"only {left} of {all_} nodes meet{'s' * (left == 1)} {show_short(request.constraint)}")
     return warnings
 

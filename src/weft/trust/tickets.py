@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import json
@@ -93,10 +94,8 @@ def _keep(path: Path, data: bytes) -> None:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
-    try:
+    with contextlib.suppress(FileExistsError):
         os.link(fresh, path)  # unlike a rename, leaves the key of a process that was quicker
-    except FileExistsError:
-        pass
     fresh.unlink()
 
 

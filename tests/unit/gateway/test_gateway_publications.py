@@ -145,12 +145,9 @@ async def test_a_published_udp_port_keeps_its_clients_apart_and_follows_the_gues
     clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
 
     async def ask_each(*numbers: int) -> list[bytes]:
-        answers = []
         for number in numbers:
             await loop.sock_sendto(clients[number], f"who is {number}".encode(), (HERE, port))
-        for number in numbers:
-            answers.append(await asyncio.wait_for(loop.sock_recv(clients[number], 2000), 10))
-        return answers
+        return [await asyncio.wait_for(loop.sock_recv(clients[number], 2000), 10) for number in numbers]
 
     try:
         for client in clients:

@@ -83,7 +83,7 @@ def test_a_listening_port_is_not_used_again() -> None:
 
 
 def test_when_nothing_is_free_the_error_says_what_to_do() -> None:
-    owners = {cluster_id: "/elsewhere" for cluster_id in plan_ids(CLONE)}
+    owners = dict.fromkeys(plan_ids(CLONE), "/elsewhere")
     with pytest.raises(Unavailable) as caught:
         plan_topology(CLONE, Taken(owners=owners))
     assert caught.value.hint is not None and "make down" in caught.value.hint

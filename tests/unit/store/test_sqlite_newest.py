@@ -18,7 +18,7 @@ KEYS = [f"/vm/default/{n}" for n in range(12)]
 async def test_a_read_is_never_older_than_what_was_told_before(tmp_path: Path, cache_bytes: int) -> None:
     store = SqliteStore(tmp_path / "s.db", cache_bytes=cache_bytes)
     await store.open()
-    told: dict[str, tuple[int, bytes | None]] = {key: (0, None) for key in KEYS}
+    told: dict[str, tuple[int, bytes | None]] = dict.fromkeys(KEYS, (0, None))
     deletes_under_way = dict.fromkeys(KEYS, 0)
 
     async def write(seed: int) -> None:

@@ -7,6 +7,7 @@ carried to the waiting machine. Whoever else comes, or says nothing, is let go a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -261,7 +262,5 @@ def _refuse_rest(secure: ssl.SSLSocket, answer: Answer) -> None:
 
 
 def _shut(sock: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):  # it has ended by itself
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
-    except OSError:
-        pass  # it has ended by itself

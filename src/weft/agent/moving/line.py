@@ -6,6 +6,7 @@ The machine sends to unix sockets made here; each connection to one is carried t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import select
 import socket
@@ -121,10 +122,8 @@ class TlsLine:
         for dialled in unused:
             dialled.add_done_callback(_drop)
         for path, listener in self._offered.items():
-            try:
+            with contextlib.suppress(OSError):  # it has ended by itself
                 listener.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it has ended by itself
             listener.close()
             path.unlink(missing_ok=True)
         self._cut([control] if control is not None else [])
@@ -137,10 +136,8 @@ class TlsLine:
         for relay in relays:
             relay.cut()
         for secure in files:
-            try:
+            with contextlib.suppress(OSError):  # it has ended by itself
                 socket.socket.shutdown(secure, socket.SHUT_RDWR)
-            except OSError:
-                pass  # it has ended by itself
 
     def _watch(self, control: ssl.SSLSocket) -> None:
         """What is carried ends with the line for questions: the kernel asks there whether the other node can be reached."""

@@ -6,6 +6,7 @@ costs. Counts what goes over and keeps to the limits; decides nothing.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
@@ -106,10 +107,8 @@ class Relay:
         """End it now, from any thread: what is under way is lost."""
         self._cut.set()
         for side in (self._plain, self._secure):
-            try:
+            with contextlib.suppress(OSError):  # it has ended by itself
                 socket.socket.shutdown(side, socket.SHUT_RDWR)  # not the TLS one's: that isn't for two threads
-            except OSError:
-                pass  # it has ended by itself
 
     def run(self) -> None:
         """Carry until either side has ended; what it had sent is delivered first. Closes both."""
@@ -209,7 +208,7 @@ class Relay:
 
     def _wait(self, waits: set[str]) -> None:
         self._window.note()
-        masks = {side: 0 for side in (self._plain.fileno(), self._secure.fileno())}
+        masks = dict.fromkeys((self._plain.fileno(), self._secure.fileno()), 0)
         for what in waits - {"limit"}:
             side = self._plain if what.startswith("plain") else self._secure
             masks[side.fileno()] |= select.POLLIN if what.endswith("in") else select.POLLOUT

@@ -46,8 +46,8 @@ def draw_move(migration: Object) -> str:
     if pause:
         start = _LEFT + _ACROSS * max(0.0, end - pause) / end
         band = max(1.5, _ACROSS * pause / end)
-        for top in _TOPS:
-            parts.append(f'<rect x="{start:.1f}" y="{top}" width="{band:.1f}" height="{_PANEL}" fill="#f3c9c1"/>')
+        across = f'<rect x="{start:.1f}" width="{band:.1f}" height="{_PANEL}" fill="#f3c9c1"'
+        parts += [f'{across} y="{top}"/>' for top in _TOPS]
     parts += _draw_panel(
         _TOPS[0], end, "/s", [("on the wire", "#1a6fb0", wire), ("written by the guest", "#c4452f", dirty)]
     )

@@ -94,7 +94,7 @@ class PrintedLog:
             return known
         folder = self._folder / function
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = open(folder / CURRENT, "ab")
+        file = open(folder / CURRENT, "ab")  # noqa: SIM115 (kept open until _shut)
         self._open[function] = found = (file, file.tell())
         if len(self._open) > OPEN_FILES:
             self._shut(next(iter(self._open)))

@@ -73,7 +73,7 @@ def inspect_taken() -> Taken:
         links=inspect_links(),
         routes=tuple((dst if "/" in dst else f"{dst}/32", link) for dst, link in networks if dst != "default"),
         ports=frozenset(_inspect_listening_ports()),
-        owners={cluster_id: owner for cluster_id, owner in inspect_owners()},
+        owners=dict(inspect_owners()),
     )
 
 

@@ -81,10 +81,7 @@ async def boot_nodes(topology: Topology) -> str:
     write_whole(run_dir / underlay.OWNER, topology.clone.encode())
     limits = await asyncio.to_thread(cgroups.perform_make, topology)
     await asyncio.to_thread(underlay.perform_host_side, topology)
-    booted = []
-    for place in topology.nodes:
-        if await asyncio.to_thread(node.perform_boot, topology, place):
-            booted.append(place.name)
+    booted = [place.name for place in topology.nodes if await asyncio.to_thread(node.perform_boot, topology, place)]
     names = " ".join(place.name for place in topology.nodes)
     started = f", started {' '.join(booted)}" if booted and len(booted) < len(topology.nodes) else ""
     limited = "" if {"cpu", "memory"} <= set(limits) else "; no cgroups for cpu and memory: guests are not limited"

@@ -8,6 +8,7 @@ done.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import AsyncGenerator, Sequence
@@ -105,10 +106,8 @@ class Connection:
 
     async def compact(self, revision: int) -> None:
         """Forget what lies before ``revision``; already forgotten is fine."""
-        try:
+        with contextlib.suppress(Compacted):
             await self._call("KV/Compact", wire.CompactionRequest(revision=revision))
-        except Compacted:
-            pass
 
     async def watch(self, key: bytes, range_end: bytes, start_revision: int) -> AsyncGenerator[Any, None]:
         """WatchResponses from ``start_revision`` on, the first one says that the watch stands.

@@ -116,8 +116,8 @@ def read_batches(
         )
         batches: list[Batch] = []
         changes: list[Change] = []
-        current, count, size = position, 0, 0
-        for place, key, value, previous in rows:
+        current, size = position, 0
+        for count, (place, key, value, previous) in enumerate(rows):
             if revision_at(place) != current:
                 if count >= _REPLAY_ROWS or size >= _REPLAY_BYTES:
                     return batches, current
@@ -125,7 +125,6 @@ def read_batches(
                 changes = []
                 batches.append(Batch(current, format_cursor(epoch, current), changes))
             changes.append(Change(key, value, previous))
-            count += 1
             size += len(value or b"") + len(previous or b"")
         return batches, until
 

@@ -157,7 +157,7 @@ def plan_fdb(names: Names, host: Host, segment: Segment, ports: list[Port], know
     remote = {e.mac: e.node_address for e in segment.endpoints if e.node_address != host.underlay_address}
     routers = older_routers(host, segment)
     tunnels = {*remote.items(), *routers.items()} | {(EVERYWHERE, node) for node in remote.values()}
-    places = {mac: overlay for mac in (*remote, *routers)}
+    places = dict.fromkeys((*remote, *routers), overlay)
     places |= {p.mac: names.tap(p.id) for p in ports if p.mac not in remote}
     places[GATEWAY_MAC] = names.gateway(segment.id)
     if any(moved.way == "out" for moved in segment.moved):

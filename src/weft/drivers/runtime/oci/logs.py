@@ -61,7 +61,7 @@ async def read_lines(
     try:
         for path in (turned(log), log):
             if path.exists():
-                files.append(open(path, "rb"))
+                files.append(open(path, "rb"))  # noqa: PERF401, SIM115 (if the second isn't opened, the first is closed below)
         if tail >= 0:
             last = deque((line for file in files for line in _read_all(file)), maxlen=tail)
             for line in last:

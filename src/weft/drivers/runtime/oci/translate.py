@@ -146,8 +146,10 @@ def translate_resources(plan: ContainerPlan, facts: Facts, devices: list[Device]
     if facts.swap_limits:
         memory["swap"] = plan.memory_bytes  # memory and swap together: none
     rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
-    for device in devices:
-        rules.append({"allow": True, "type": device.kind, "major": device.major, "minor": device.minor, "access": "rw"})
+    rules.extend(
+        {"allow": True, "type": device.kind, "major": device.major, "minor": device.minor, "access": "rw"}
+        for device in devices
+    )
     return {
         "cpu": translate_cpu(plan.cpu),
         "memory": memory,
@@ -230,9 +232,11 @@ def _mounts(plan: ContainerPlan, paths: ContainerPaths, *, shifted: bool) -> lis
         for target, mode in (("/tmp", "1777"), ("/run", "755")):
             if target not in targets:
                 found.append(_mount(target, "tmpfs", "tmpfs", ["nosuid", "nodev", f"mode={mode}", "size=65536k"]))
-    for name in (HOSTS, HOSTNAME, RESOLV_CONF):
-        if f"/etc/{name}" not in targets:
-            found.append(_mount(f"/etc/{name}", "bind", str(paths.files / name), ["bind", *tight, "ro"]))
+    found += [
+        _mount(f"/etc/{name}", "bind", str(paths.files / name), ["bind", *tight, "ro"])
+        for name in (HOSTS, HOSTNAME, RESOLV_CONF)
+        if f"/etc/{name}" not in targets
+    ]
     for number, mount in enumerate(plan.mounts):
         access = "ro" if mount.read_only else "rw"
         if not mount.source:
