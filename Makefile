@@ -13,7 +13,8 @@ help:
 	@echo "make down     end that cluster and remove everything it made (keeps .weft/cache)"
 	@echo "make install  Debian packages and .venv only"
 	@echo "make test     the whole test suite"
-	@echo "make bench    measure the promises (ONLY=name for one)"
+	@echo "make bench    measure the promises (ONLY=name for one; AGAINST=COMMIT compares with that commit,"
+	@echo "              both in turn on this machine, ROUNDS=3 times)"
 	@echo "make soak     run for a long time and look for leaks (ONLY=name for one)"
 	@echo "make lock     write requirements.lock anew from pyproject.toml"
 
@@ -33,7 +34,7 @@ test: install
 	@.venv/bin/pytest -n $(or $(WORKERS),3) --dist loadfile --durations=40 --durations-min=10
 
 bench: install
-	@.venv/bin/python -m benchmarks $(ONLY)
+	@.venv/bin/python -m benchmarks$(if $(AGAINST),.against $(if $(ROUNDS),--rounds $(ROUNDS)) $(AGAINST)) $(ONLY)
 
 soak: install
 	@$(if $(ONLY),,.venv/bin/pytest -m long &&) .venv/bin/python -m benchmarks.soak $(ONLY)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import statistics
 import subprocess
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +19,8 @@ HEAD = """# Measured
 
 Written by `make bench` and `make soak`; each section is the newest run of one benchmark, on the machine its line names. Figures
 are medians with the range; compare ratios, not absolute times: they were taken in one run, in turn, against the peer named.
+Two runs of other days compare by `make bench AGAINST=COMMIT` only; the line of the machine says how fast it was just then: the
+time of a fixed loop in Python, and of a hash over 32 MiB.
 """
 
 
@@ -43,7 +47,26 @@ def spread(values: list[float], unit: str = "ms", scale: float = 1000.0, digits:
     return f"{mid:.{digits}f} {unit} ({low:.{digits}f}–{high:.{digits}f}, n={len(values)})"
 
 
+def machine_speed() -> str:
+    """How fast this machine is just now: the best of five turns of a fixed loop in Python, and of a hash over 32 MiB.
+
+    Load says how much else runs; this says what is left, and what machine it is: figures of other days compare by it."""
+    data, loops, hashes = bytes(1 << 20), [], []
+    for _ in range(5):
+        begun, total = time.perf_counter(), 0
+        for number in range(1_000_000):
+            total += number & 7
+        looped = time.perf_counter()
+        digest = hashlib.sha256()
+        for _ in range(32):
+            digest.update(data)
+        loops.append(looped - begun)
+        hashes.append(time.perf_counter() - looped)
+    return f"loop {min(loops) * 1000:.0f} ms, hash {min(hashes) * 1000:.0f} ms"
+
+
 def where() -> str:
+    """Commit ("+": and changes that aren't committed), machine and day of a run."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
@@ -52,7 +75,8 @@ def where() -> str:
     ).stdout
     load = "/".join(f"{x:.1f}" for x in os.getloadavg())
     day = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-    return f"commit {commit or 'none'}{'+' if dirty.strip() else ''}, {os.cpu_count()} cores, load {load}, {day} UTC"
+    changed = "+" if dirty.strip() else ""
+    return f"commit {commit or 'none'}{changed}, {os.cpu_count()} cores, load {load}, {machine_speed()}, {day} UTC"
 
 
 def write_section(measurement: Measurement) -> str:
@@ -62,8 +86,17 @@ def write_section(measurement: Measurement) -> str:
         kept = {True: "yes", False: "**missed**", None: "–"}[f.kept]
         rows.append(f"| {f.what} | {f.value} | {f.peer} | {f.ratio} | {f.goal} | {kept} |")
     section = f"## {measurement.name}\n\n{measurement.summary}\n\n_{where()}_\n\n" + "\n".join(rows) + "\n"
-    text = PAGE.read_text() if PAGE.exists() else HEAD
-    pattern = re.compile(rf"^## {re.escape(measurement.name)}\n.*?(?=^## |\Z)", re.M | re.S)
-    text = pattern.sub(lambda _: section + "\n", text) if pattern.search(text) else text.rstrip() + "\n\n" + section
-    PAGE.write_text(text.rstrip() + "\n")
+    write_text(section, replaces=re.escape(measurement.name))
     return section
+
+
+def write_text(section: str, replaces: str, page: Path = PAGE) -> None:
+    """Put ``section`` into the page, in place of the one whose heading ``replaces`` matches (a regular expression)."""
+    text = page.read_text() if page.exists() else HEAD
+    pattern = re.compile(rf"^## {replaces}\n.*?(?=^## |\Z)", re.M | re.S)
+    text = (
+        pattern.sub(lambda _: section + "\n", text, count=1)
+        if pattern.search(text)
+        else f"{text.rstrip()}\n\n{section}"
+    )
+    page.write_text(text.rstrip() + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import weft.contracts.store  # noqa: F401  its errors belong to the tree
@@ -78,3 +79,14 @@ def test_every_link_in_the_documents_leads_somewhere() -> None:
         if target != "docs/measured.md" and not (page.parent / target).exists()  # that one is written by make bench
     ]
     assert not broken, broken
+
+
+def test_every_commit_that_was_measured_is_in_the_history_or_said_to_be_gone() -> None:
+    """A figure can be taken again only at a commit that is there: measure what has landed, not what is still moved about."""
+    named = re.findall(
+        r"^_commit ([0-9a-f]+)\+?([^,]*),|^## .* against ([0-9a-f]+)$", (ROOT / "docs/measured.md").read_text(), re.M
+    )
+    kept = {commit or against for commit, said, against in named if said != " (gone from the history)"}
+    is_older = ["git", "merge-base", "--is-ancestor"]
+    assert [c for c in kept if subprocess.run([*is_older, c, "HEAD"], cwd=ROOT, capture_output=True).returncode] == []
+    assert kept
