@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -483,6 +484,24 @@ def test_lists_are_paged_at_one_instant_and_selected_by_labels_and_fields(vms: D
         vms.client.list("vm", labels="a in (")
     with pytest.raises(NotFound, match='project "nope" not found'):
         vms.client.list("vm", project="nope")
+
+
+def test_a_field_that_no_object_can_have_is_refused_and_values_may_be_written_as_people_do(vms: DoorsLab) -> None:
+    vms.client.create(make_vm("web", memory="64M", cpu=1))
+    for fields in ("memory=64M", "spec.memory = 0.0625G", "cpu=1", "phase=pending", "state in (Pending, running)"):
+        assert [vm["name"] for vm in vms.client.list("vm", fields=fields).items] == ["web"], fields
+    for fields, says in (
+        ("nodee=n1", "'nodee' is not a field of vms"),
+        ("!status.nodee", "'status.nodee' is not a field of vms"),
+        ("phase=Runing", "phase can't be 'Runing': it is one of Pending, "),
+        ("phase in (Running, Stoped)", "phase can't be 'Stoped'"),
+        ("hold=maybe", "hold can't be 'maybe': it is one of true, false"),
+        ("memory>=1", "'memory>' is not a field"),
+    ):
+        with pytest.raises(InvalidInput, match=re.escape(says)):
+            vms.client.list("vm", fields=fields)
+        with pytest.raises(InvalidInput, match=re.escape(says)):
+            next(vms.client.watch_forever("vm", fields=fields))
 
 
 def test_what_someone_did_stands_in_the_journal(vms: DoorsLab) -> None:

@@ -171,6 +171,18 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(fabric: Fabric) -> None:
         assert said.code in (2, 3), line
         assert line.split()[-1] in said.err
     assert fabric.weft("vm", "get", "never").code == 3
+    huge = fabric.weft("vm", "create", "never", "--image", "tiny", "--cpu", "4000")
+    assert (huge.code, "at most 255; the nodes have n2 4, n1 4" in huge.err) == (2, True), huge.err
+
+
+def test_what_no_object_can_have_is_neither_listed_nor_waited_for(fabric: Fabric) -> None:
+    said = fabric.weft("vm", "list", "--field", "nodee=n1")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.splitlines() == ["error: 'nodee' is not a field of vms", "did you mean node?"]
+    said = fabric.weft("wait", "node/n1", "--for", "phase=Reddy", "--timeout", "60s")
+    assert said.code == 2
+    assert said.err.splitlines()[1] == "did you mean phase=Ready?"
+    assert fabric.weft("node", "list", "--field", "state=ready", "-o", "name").out == "node/n1\nnode/n2\n"
 
 
 def test_a_wrong_checksum_says_so_and_the_image_is_not_kept(fabric: Fabric) -> None:

@@ -11,7 +11,8 @@ from tests.scenario.deciders_lab import EndsAs, Lab, PretendNode
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.container import ContainerSpec
-from weft.kinds.node import Gpu, NodeRuntime
+from weft.kinds.node import Gpu, NodeRuntime, NodeStatus
+from weft.kinds.report import ReportStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.envelope import Envelope, decode_part, merge_part
 
@@ -215,6 +216,26 @@ async def test_ended_tasks_leave_their_room_to_others(tmp_path: Path) -> None:
         await add_nodes(lab, 1, cpu=2.0)
         await lab.put_job("big", array="0-5", task={"cpu": 2.0})
         await lab.until_job("big", "Succeeded")
+
+
+async def test_ended_tasks_count_as_nothing_on_their_node_and_are_in_no_drains_way(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab, 1)
+        await lab.put_job("sums", array="0-2")
+        await lab.until_job("sums", "Succeeded")
+        assert len(await lab.allocations()) == 3
+
+        async def counted() -> bool:
+            return decode_part((await lab.get("/node/-/n0")).status, NodeStatus).allocations == 0  # type: ignore[union-attr]
+
+        await lab.until(counted)
+        await lab.put("report", "ask", {"subject": "drain", "node": "n0"}, project=None)
+
+        async def answered() -> bool:
+            return decode_part((await lab.get("/report/-/ask")).status, ReportStatus).phase == "Done"  # type: ignore[union-attr]
+
+        await lab.until(answered)
+        assert decode_part((await lab.get("/report/-/ask")).status, ReportStatus).leaving == []  # type: ignore[union-attr]
 
 
 async def test_only_the_newest_ended_tasks_are_kept(tmp_path: Path) -> None:

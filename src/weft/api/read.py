@@ -16,7 +16,9 @@ from weft.api.call import Call, object_response, read_count
 from weft.api.doors import Doors
 from weft.api.target import Target
 from weft.contracts.store import Entry
+from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
+from weft.kinds.selection import read_path
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.identity import object_key
 from weft.objects.selector import Fields, parse_selector
@@ -59,7 +61,7 @@ async def list_(doors: Doors, call: Call, target: Target) -> Response:
 async def read_selection(doors: Doors, call: Call, target: Target, query: dict[str, str]) -> tuple[str, Match | None]:
     """The store prefix and the test of a list or watch. Raises Forbidden, and InvalidInput for a bad selector."""
     names = await authorise_read(doors, call.actor, target.kind, None, query)
-    match = _read_match(query)
+    match = _read_match(target.kind, query)
     one = _ONE_NAME.fullmatch(query.get("fields", ""))
     narrowed = names or (one[1] if one and (target.kind.scope == "fabric" or target.project) else "")
     return target.prefix + narrowed, match
@@ -78,12 +80,16 @@ async def refuse_unknown_project(doors: Doors, target: Target) -> None:
         raise not_found(BY_NAME["project"], target.project, None)
 
 
-def _read_match(query: dict[str, str]) -> Match | None:
+def _read_match(kind: Kind, query: dict[str, str]) -> Match | None:
+    def read(path: str, values: Sequence[str]) -> tuple[str, list[str]]:
+        known, place = read_path(kind, path)
+        return known, [place.read(value, path) for value in values]
+
     labels, fields = query.get("labels", ""), query.get("fields", "")
     if not labels and not fields:
         return None
     by_label = parse_selector(labels, "labels") if labels else None
-    by_field = parse_selector(fields, "fields") if fields else None
+    by_field = parse_selector(fields, "fields", read) if fields else None
 
     def match(value: bytes) -> bool:
         if by_label is not None and not by_label(_labels.decode(value).labels):

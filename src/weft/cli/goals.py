@@ -11,8 +11,11 @@ from weft.kinds.cells import dig
 from weft.kinds.conversion import ENDED as ENDS_OF_CONVERSIONS
 from weft.kinds.job import ENDED as ENDS_OF_JOBS
 from weft.kinds.migration import ENDED
+from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, is_workload
+from weft.kinds.selection import read_path
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unplaceable, WeftError
+from weft.objects.schema import suggest
 from weft.objects.selector import Fields
 
 Object = Mapping[str, Any]
@@ -245,13 +248,13 @@ def gone(what: str) -> WeftError:
     return NotFound(f"{what} was deleted while it was waited for")
 
 
-def read_goal(text: str) -> Goal:
-    """What ``weft wait --for`` names: delete, condition=TYPE[=STATUS], FIELD=VALUE, jsonpath={.FIELD}=VALUE."""
+def read_goal(text: str, kind: Kind) -> Goal:
+    """What ``weft wait --for`` names: delete, condition=TYPE[=STATUS], FIELD=VALUE, jsonpath={.FIELD}=VALUE. Raises InvalidInput,
+    also for a field, a value or a condition that objects of ``kind`` never have: it would be waited for in vain."""
     if text in ("delete", "deleted", "gone"):
         return Goal(lambda obj: obj is None, "gone", wants_gone=True)
     if text.startswith("condition="):
-        type_, _, status = text.removeprefix("condition=").partition("=")
-        return Goal(lambda obj: _condition(obj, type_) == (status or "true").lower(), text, False, False)
+        return _read_condition(text, kind)
     path, sign, value = text.removeprefix("jsonpath=").rpartition("=")
     path = path.strip("{}'\" ").lstrip(".")
     if not sign or not path:
@@ -260,9 +263,26 @@ def read_goal(text: str) -> Goal:
             field="for",
             hint="write phase=Running, condition=Ready, status.node=n2 or delete",
         )
-    wanted = value.strip("'\"").lower()
-    path = "phase" if path == "state" else path
+    path, place = read_path(kind, path)
+    wanted = place.read(value.strip("'\""), path).lower()
     return Goal(lambda obj: obj is not None and Fields(obj).get(path, "").lower() == wanted, text, False, False)
+
+
+def _read_condition(text: str, kind: Kind) -> Goal:
+    type_, _, status = text.removeprefix("condition=").partition("=")
+    types = {known.lower(): known for known in kind.conditions}
+    for word, known, what in (
+        (type_, list(types.values()), f"a condition of {kind.plural}"),
+        (status or "True", ["True", "False", "Unknown"], "what a condition can be"),
+    ):
+        if word.lower() not in (one.lower() for one in known):
+            meant = suggest(word.capitalize(), known)
+            raise InvalidInput(
+                f"--for {text[:80]}: {word[:40]!r} is not {what}: {', '.join(known) or 'they have none'}",
+                field="for",
+                hint=f"did you mean {meant}?" if meant else None,
+            )
+    return Goal(lambda obj: _condition(obj, type_) == (status or "true").lower(), text, False, False)
 
 
 def _condition(obj: Object | None, type_: str) -> str:

@@ -40,7 +40,8 @@ Written by `python -m weft.cli.reference cli`; change the commands, not this pag
   `kind, name, project, labels, spec`, or a list or `items` of them; what the server sets is ignored, so the output
   of `get -o yaml` can be applied. A nix file is an expression, or a function called with `{ }`. Flags win over
   `--config`.
-- **Selectors.** `-l tier=db,env!=dev`, `--field phase=Running,node=n1`.
+- **Selectors.** `-l tier=db,env!=dev`, `--field phase=Running,node=n1`. A field that no object of the kind has, and a word
+  that can't stand in it, are refused, as by `weft wait --for`; sizes may be written as people do (`memory=64M`).
 """
 
 _EXIT_HEAD = """\

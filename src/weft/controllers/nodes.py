@@ -20,7 +20,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Store
 from weft.controllers.cpus import Cpus
 from weft.controllers.loop import Plan
-from weft.kinds.allocation import AllocationReport, AllocationSpec, account
+from weft.kinds.allocation import AllocationReport, AllocationSpec, account, has_ended_for_good
 from weft.kinds.heartbeat import LEASE_PREFIX
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Condition, merge_part, set_condition
@@ -174,12 +174,16 @@ def fold_node(former: NodeStatus, report: NodeReport, sums: NodeStatus, live: bo
 
 
 def sum_allocations(view: View, node_uid: str) -> NodeStatus:
-    """What is allocated on a node, in a status that says nothing else."""
-    found = view.find(ALLOCATIONS_BY_NODE, node_uid)
-    resources = [account(item.spec(AllocationSpec), item.report(AllocationReport)) for item in found]
+    """What is allocated on a node, in a status that says nothing else; what has ended for good counts as nothing."""
+    read = [
+        (item.spec(AllocationSpec), item.report(AllocationReport), item)
+        for item in view.find(ALLOCATIONS_BY_NODE, node_uid)
+    ]
+    found = [(spec, report, item) for spec, report, item in read if not has_ended_for_good(spec, report)]
+    resources = [account(spec, report) for spec, report, _ in found]
     return NodeStatus(
         allocated_cpu=round(sum(r.cpu for r in resources), 3),
         allocated_memory=sum(r.memory for r in resources),
         allocated_disk=sum(r.disk for r in resources),
-        allocations=sum(not is_room(item) for item in found),
+        allocations=sum(not is_room(item) for _, _, item in found),
     )

@@ -15,7 +15,7 @@ from weft.kinds.record import Reference
 from weft.kinds.run_wish import MIB
 from weft.kinds.strategy import read_strategy
 from weft.kinds.taint import check_taints
-from weft.kinds.workload import MOST_MEMORY_BYTES
+from weft.kinds.workload import MOST_CORES, MOST_MEMORY_BYTES
 from weft.kinds.workload_wish import DataHints, Preferred, Required, Strategy, Tolerated
 from weft.objects.code_archive import MOST_BYTES
 from weft.objects.errors import InvalidInput
@@ -174,8 +174,13 @@ def _check_sizes(spec: FunctionCode) -> None:
                 field=f"spec.{name}",
                 hint=f"{least // MIB}M to {most // MIB}M",
             )
-    if spec.cpu > 255:
-        raise InvalidInput(f"spec.cpu: {spec.cpu:g} is more than an instance can have", field="spec.cpu")
+    if spec.cpu > MOST_CORES:
+        raise InvalidInput(
+            f"spec.cpu: {spec.cpu:g} is more than an instance can have",
+            field="spec.cpu",
+            hint=f"at most {MOST_CORES}",
+            details={"most": MOST_CORES},
+        )
     if not 0.1 <= spec.timeout <= MOST_TIMEOUT_SECONDS:
         raise InvalidInput(
             f"spec.timeout: {spec.timeout:g} s is out of range", field="spec.timeout", hint="100ms to 1h"

@@ -10,7 +10,7 @@ import msgspec
 from weft.kinds.cells import AGE, NAME, text
 from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
-from weft.objects.schema import field
+from weft.objects.schema import field, words
 
 
 class NetworkSpec(msgspec.Struct, kw_only=True):
@@ -21,7 +21,7 @@ class NetworkSpec(msgspec.Struct, kw_only=True):
 
 
 class NetworkStatus(msgspec.Struct, kw_only=True):
-    phase: str = "Pending"
+    phase: Annotated[str, words("Pending", "Ready")] = "Pending"
     vni: int = 0
     gateway: str = ""
     used: int = 0

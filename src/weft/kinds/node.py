@@ -15,7 +15,7 @@ from weft.kinds.taint import check_taints
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.quantity import LAST_MOMENT, format_bytes, format_cpu
-from weft.objects.schema import field, suggest
+from weft.objects.schema import field, suggest, words
 
 OVERCOMMITTED = ("cpu", "memory", "disk")
 # What already means something where nodes are described; a declared resource of that name would hide it.
@@ -66,7 +66,7 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     """``phase`` is Joining, Ready, NotReady or Cordoned-free: cordoning is spec's and shown beside it. ``cpu_model`` is the best
     that all nodes have which it can exchange guests with."""
 
-    phase: str = "Joining"
+    phase: Annotated[str, words("Joining", "Ready", "NotReady")] = "Joining"
     message: str = ""
     allocated_cpu: float = 0.0
     allocated_memory: int = 0

@@ -13,7 +13,7 @@ from weft.kinds.record import Column, Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
 from weft.objects.quantity import format_bytes
-from weft.objects.schema import field
+from weft.objects.schema import field, words
 
 MOST_BYTES = 2**50
 
@@ -30,7 +30,7 @@ class VolumeStatus(msgspec.Struct, kw_only=True):
     ``attached_to`` the workload whose allocation has it now. ``copies`` names other nodes that have data of it which nothing
     explains, as after a restore of an older store: never used, and removed only with the volume."""
 
-    phase: str = "Available"
+    phase: Annotated[str, words("Available", "Attached", "Deleting")] = "Available"
     node: str | None = None
     node_uid: str | None = None
     pool: str = ""

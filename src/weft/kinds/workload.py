@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -19,8 +19,10 @@ from weft.kinds.workload_wish import WorkloadWish, check_wish, wish_references
 from weft.objects.envelope import Condition, Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
+from weft.objects.schema import words
 
 MOST_MEMORY_BYTES = 64 * 2**40
+MOST_CORES = 255
 _PUBLISH = re.compile(r"(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?")
 
 WITHOUT_NETWORKS = Condition("Addressed", "True", "Addressed", "no networks")  # whoever has none waits for no address
@@ -39,7 +41,7 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     that any place of it has had, ``active_incarnation`` the highest of those that were its own: a lower one never runs again.
     ``conversion`` is the name of the one under way that it is either side of; of the old side ``converts_to`` is the new one."""
 
-    phase: str = "Pending"
+    phase: Annotated[str, words(*Phase)] = "Pending"
     node: str | None = None
     address: str | None = None
     addresses: dict[str, str] = {}
@@ -85,10 +87,18 @@ def check_workload(spec: WorkloadSpec, *, least_memory: int) -> None:
             hint=f"give at least {least_memory // MIB}M",
         )
     if spec.memory > MOST_MEMORY_BYTES:
-        raise InvalidInput("spec.memory: a guest can't have that much", field="spec.memory", hint="at most 64T")
-    if spec.cpu > 255:
         raise InvalidInput(
-            f"spec.cpu: {spec.cpu:g} is more than a guest can have", field="spec.cpu", hint="at most 255"
+            "spec.memory: a guest can't have that much",
+            field="spec.memory",
+            hint="at most 64T",
+            details={"most": MOST_MEMORY_BYTES},
+        )
+    if spec.cpu > MOST_CORES:
+        raise InvalidInput(
+            f"spec.cpu: {spec.cpu:g} is more than a guest can have",
+            field="spec.cpu",
+            hint=f"at most {MOST_CORES}",
+            details={"most": MOST_CORES},
         )
     check_wish(spec)
     for index, nic in enumerate(spec.networks):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -63,6 +63,37 @@ def field(
         extra={"change": change, "quantity": quantity, "name": name, "shown": shown},
         **{key: value for key, value in limits.items() if value is not None},
     )
+
+
+def words(*known: str) -> msgspec.Meta:
+    """The Meta of a text that is one of ``known`` words, where a newer weft may have more of them: read as any text."""
+    return msgspec.Meta(extra={"words": known})
+
+
+class Place(msgspec.Struct, frozen=True):
+    """What a path of an object leads to: one of ``words`` (none: anything), or a ``quantity``, which is ``whole`` or may have a
+    fraction."""
+
+    words: tuple[str, ...] = ()
+    quantity: Quantity = ""
+    whole: bool = False
+
+    def read(self, text: str, path: str) -> str:
+        """``text`` as it stands there: a word in its case, a quantity as a number. Raises InvalidInput for what can't."""
+        if not text:
+            return text  # as of what isn't set
+        if self.quantity:
+            number = _PARSERS[self.quantity](text, path)
+            return str(int(number) if self.whole else number)
+        by_letters = {word.lower(): word for word in self.words}
+        if not self.words or text.lower() in by_letters:
+            return by_letters.get(text.lower(), text)
+        meant = suggest(text.lower(), list(by_letters))
+        raise InvalidInput(
+            f"{path} can't be {text[:60]!r}: it is one of {', '.join(self.words)}",
+            field=path,
+            hint=f"did you mean {path}={by_letters[meant]}?" if meant else None,
+        )
 
 
 class FieldDoc(msgspec.Struct, frozen=True):
@@ -310,3 +341,26 @@ def type_name(info: mi.Type, extra: dict[str, Any]) -> str:
 def change_modes(type_: Any, path: str = "spec") -> Mapping[str, ChangeMode]:
     """Field path → what a change of that field costs."""
     return {doc.path: doc.change for doc in describe_fields(type_, path)}
+
+
+def find_place(type_: Any, path: Sequence[str]) -> Place | None:
+    """What the steps of ``path`` lead to below ``type_``; None where there can be nothing. Below a map any name may be."""
+    info, extra, _ = _unwrap(_info(type_))
+    for step in path:
+        if isinstance(info, mi.StructType):
+            fields = {f.encode_name: f.type for f in info.fields}
+            if step not in fields:
+                return None
+            info, extra, _ = _unwrap(fields[step])
+        elif isinstance(info, mi.DictType):
+            info, extra, _ = _unwrap(info.value_type)
+        elif isinstance(info, (mi.AnyType, mi.RawType)):
+            return Place()
+        else:
+            return None
+    known: tuple[str, ...] = tuple(extra.get("words", ()))
+    if isinstance(info, mi.LiteralType):
+        known = tuple(map(str, info.values))
+    elif isinstance(info, mi.BoolType):
+        known = ("true", "false")
+    return Place(known, extra.get("quantity", ""), isinstance(info, mi.IntType))

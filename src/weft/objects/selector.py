@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from weft.objects.errors import InvalidInput
 
 Predicate = Callable[[Mapping[str, str]], bool]
+Read = Callable[[str, Sequence[str]], tuple[str, list[str]]]
 _SET = re.compile(r"\s*([^\s=!,()]+)\s+(in|not_in|notin)\s*\(([^)]*)\)\s*")
 _EQ = re.compile(r"\s*([^\s=!,()]+)\s*(==|=|!=)\s*([^\s,()=!]*)\s*")
 _HAS = re.compile(r"\s*(!?)\s*([^\s=!,()]+)\s*")
 
 
-def parse_selector(text: str, field: str = "selector") -> Predicate:
-    """A predicate over a mapping; an empty text matches all. Raises InvalidInput pointing at what it can't read."""
+def _as_written(key: str, values: Sequence[str]) -> tuple[str, list[str]]:
+    return key, list(values)
+
+
+def parse_selector(text: str, field: str = "selector", read: Read = _as_written) -> Predicate:
+    """A predicate over a mapping; an empty text matches all. ``read`` makes of a term's key and values those that
+    are looked for, or raises for what can't be. Raises InvalidInput pointing at what it can't read."""
     tests: list[Predicate] = []
     position = 0
     while position < len(text):
         for pattern, build in ((_SET, _in_set), (_EQ, _equals), (_HAS, _has)):
             match = pattern.match(text, position)
             if match and (match.end() == len(text) or text[match.end()] == ","):
-                tests.append(build(match))
+                tests.append(build(match, read))
                 position = match.end() + 1
                 break
         else:
@@ -34,19 +40,21 @@ def parse_selector(text: str, field: str = "selector") -> Predicate:
     return lambda labels: all(test(labels) for test in tests)
 
 
-def _in_set(match: re.Match[str]) -> Predicate:
-    key, inside = match[1], match[2] == "in"
-    values = {v.strip() for v in match[3].split(",")}
+def _in_set(match: re.Match[str], read: Read) -> Predicate:
+    key, values = read(match[1], [value.strip() for value in match[3].split(",")])
+    inside = match[2] == "in"
     return lambda labels: (labels.get(key) in values) is inside
 
 
-def _equals(match: re.Match[str]) -> Predicate:
-    key, same, value = match[1], match[2] != "!=", match[3]
+def _equals(match: re.Match[str], read: Read) -> Predicate:
+    key, (value,) = read(match[1], [match[3]])
+    same = match[2] != "!="
     return lambda labels: (labels.get(key) == value) is same
 
 
-def _has(match: re.Match[str]) -> Predicate:
-    key, wanted = match[2], not match[1]
+def _has(match: re.Match[str], read: Read) -> Predicate:
+    key, _ = read(match[2], [])
+    wanted = not match[1]
     return lambda labels: (key in labels) is wanted
 
 

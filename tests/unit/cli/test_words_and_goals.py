@@ -155,16 +155,48 @@ def test_a_migration_that_ended_otherwise_says_why() -> None:
 @pytest.mark.parametrize(
     "text",
     ["phase=Running", "state=running", "status.phase=Running", "jsonpath={.status.phase}=Running", "condition=Ready",
-     "condition=Ready=True", "name=web"],
+     "condition=Ready=True", "name=web", "memory=64M", "spec.cpu=1", "labels.tier=db", "ready=True"],
 )  # fmt: skip
 def test_every_way_to_say_what_to_wait_for(text: str) -> None:
     ready = [{"type": "Ready", "status": "True"}]
-    assert read_goal(text).reached(vm("Running", conditions=ready))
-    assert not read_goal(text).reached({**vm("Boot"), "name": "other"})
+    wanted = vm("Running", conditions=ready, spec={"memory": 64 * 2**20, "cpu": 1.0}, labels={"tier": "db"})
+    wanted["status"]["ready"] = True
+    assert read_goal(text, VM).reached(wanted)
+    assert not read_goal(text, VM).reached({**vm("Boot"), "name": "other"})
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "suggests"),
+    [
+        ("phase=Runing", "phase can't be 'Runing': it is one of Pending, Hold, ", "did you mean phase=Running?"),
+        ("state=Up", "status.phase can't be 'Up'", None),
+        ("phaze=Running", "'phaze' is not a field of vms", "did you mean phase?"),
+        ("status.nodee=n1", "'status.nodee' is not a field of vms", "did you mean node?"),
+        ("jsonpath={.status.addresses[0]}=x", "'status.addresses[0]' is not a field of vms", None),
+        ("condition=Redy", "'Redy' is not a condition of vms: ", "did you mean Ready?"),
+        ("condition=Ready=Flase", "'Flase' is not what a condition can be", "did you mean False?"),
+        ("memory=64X", "not a unit of size", None),
+        ("ready=yes", "ready can't be 'yes': it is one of true, false", None),
+    ],
+)
+def test_what_can_never_be_is_refused_and_not_waited_for(text: str, says: str, suggests: str | None) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_goal(text, VM)
+    assert says in caught.value.message
+    assert suggests is None or caught.value.hint == suggests
+
+
+def test_every_kind_knows_its_phases_and_paths() -> None:
+    for kind, phase in (("node", "Ready"), ("volume", "Attached"), ("image", "Available"), ("job", "Succeeded")):
+        for word in ("phase", "status.phase", "state"):
+            read_goal(f"{word}={phase}", BY_NAME[kind])
+    read_goal("report.cpu=4", BY_NAME["node"])
+    with pytest.raises(InvalidInput):
+        read_goal("report.cpu=4", VM)
 
 
 def test_waiting_for_nothing_is_refused() -> None:
     for text in ("Running", "=x", ""):
         with pytest.raises(InvalidInput):
-            read_goal(text)
-    assert read_goal("delete").reached(None)
+            read_goal(text, VM)
+    assert read_goal("delete", VM).reached(None)

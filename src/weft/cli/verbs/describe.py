@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from weft.cli import options
 from weft.cli.exit_codes import partial_code
@@ -25,6 +26,7 @@ from weft.cli.terminal import clean, find_width
 from weft.cli.verbs.events import about, draw_events
 from weft.cli.words import Target, read_targets
 from weft.client.usage import fetch_usage
+from weft.kinds.allocation import AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
@@ -101,7 +103,9 @@ def _leave_out_move(migration: dict[str, Any]) -> dict[str, Any]:
 
 def _describe_place(session: Session, node: dict[str, Any]) -> str:
     """Of a node: what placement sees of it."""
-    allocations = session.client.list("allocation", query={"node": node["uid"]}).items
+    allocations = [
+        one for one in session.client.list("allocation", query={"node": node["uid"]}).items if not _has_ended(one)
+    ]
     names = {other["uid"]: other["name"] for other in session.client.list("node").items}
     told = next((each for each in fetch_usage(session.client.http) if each["node"] == node["uid"]), None)
     used = told["use"] if told else None
@@ -111,6 +115,11 @@ def _describe_place(session: Session, node: dict[str, Any]) -> str:
     width = max(len(word) for word, _ in lines) + 2
     shown = [f"  {word:<{width}}{text.rstrip()}" for word, text in lines]
     return "\n".join([session.paint.color("scheduling", "bold"), *map(clean, shown)])
+
+
+def _has_ended(allocation: dict[str, Any]) -> bool:
+    spec, report = (allocation.get(part) or {} for part in ("spec", "report"))
+    return has_ended_for_good(msgspec.convert(spec, AllocationSpec), msgspec.convert(report, AllocationReport))
 
 
 def _describe_use(session: Session, vm: dict[str, Any]) -> str:
@@ -127,7 +136,7 @@ def _describe_guests(session: Session, target: Target) -> str:
     told = ""
     for kind in map(BY_NAME.__getitem__, PLACED):
         listing = session.client.list(kind.name, all_projects=True, fields=f"status.node={target.name}")
-        names = [item["name"] for item in listing.items]
+        names = [item["name"] for item in listing.items if not (dig(item, "spec.once") and dig(item, "status.ended"))]
         told += f"\n{kind.plural}  {', '.join(names)}" if names else ""
     return f"{told}\n" if told else ""
 

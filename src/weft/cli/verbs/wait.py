@@ -34,11 +34,11 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], goals: tuple[str, ...]) -> int:
     targets = read_targets(kind, words)
-    wanted = [read_goal(text) for text in goals]
+    wanted = {target.kind.name: [read_goal(text, target.kind) for text in goals] for target in targets}
     done: list[Done] = []
     waits: list[Wait] = []
     for target in targets:
-        chosen = wanted or _plan_default(target)
+        chosen = wanted[target.kind.name] or _plan_default(target)
         try:
             obj = session.client.get(target.kind.name, target.name)
         except NotFound:

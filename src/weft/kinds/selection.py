@@ -1,0 +1,48 @@
+"""What may be asked of a kind's objects by a field: which paths there are, and which values each can have. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.kinds.record import Kind
+from weft.objects.envelope import Envelope
+from weft.objects.errors import UnknownField
+from weft.objects.schema import Place, find_place, suggest
+
+_PARTS = ("spec", "status", "report")  # of an envelope that are a kind's own
+_SHORT = ("", "status", "spec")  # where a path may begin, as ``Fields`` looks for it
+_ALSO = {"state": "status.phase"}  # as other tools call it
+
+
+def read_path(kind: Kind, path: str) -> tuple[str, Place]:
+    """``path`` as ``Fields`` takes it, and what it leads to in objects of ``kind``. Raises UnknownField for one that leads
+    nowhere."""
+    for known in (path, _ALSO.get(path, "")):
+        for root in _SHORT if known else ():
+            place = _find(kind, [*filter(None, [root]), *known.split(".")])
+            if place is not None:
+                return known, place
+    meant = suggest(path.removeprefix("status.").removeprefix("spec."), _list_paths(kind))
+    raise UnknownField(
+        f"{path[:60]!r} is not a field of {kind.plural}",
+        field=path[:60],
+        hint=f"did you mean {meant}?" if meant else "fields: " + ", ".join(_list_paths(kind)),
+    )
+
+
+def _find(kind: Kind, path: list[str]) -> Place | None:
+    first, *rest = path
+    types = {"spec": kind.spec, "status": kind.status, "report": kind.report}
+    if first in _PARTS:
+        type_ = types[first]
+        return None if type_ is None or not rest else find_place(type_, rest)
+    return find_place(Envelope, path)
+
+
+def _list_paths(kind: Kind) -> list[str]:
+    """The short names of all that one could mean."""
+    names = [name for name in msgspec.structs.fields(Envelope) if name.encode_name not in (*_PARTS, "unknown")]
+    paths = [name.encode_name for name in names]
+    for part, type_ in (("", kind.status), ("", kind.spec), ("report.", kind.report)):
+        paths += [f"{part}{f.encode_name}" for f in msgspec.structs.fields(type_)] if type_ is not None else []
+    return paths
