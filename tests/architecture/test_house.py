@@ -160,6 +160,16 @@ def test_whoever_catches_everything_says_why_or_raises_it_again() -> None:
     assert silent == []
 
 
+def test_nobody_takes_a_missing_attribute_for_a_lost_connection() -> None:
+    """What is None where it shouldn't be is a defect, and shows; PyYAML alone says with it that a scalar is odd."""
+    found = [
+        str(p.relative_to(SOURCE))
+        for p in FILES
+        if re.search(r"(except|suppress|BROKEN)\b.*AttributeError", p.read_text())
+    ]
+    assert found == ["cli/manifest/yaml_text.py"]
+
+
 def test_no_two_test_modules_have_one_name_where_a_folder_is_no_package() -> None:
     """Each would keep the other from being collected, and only when both are: a run of one room doesn't show it."""
     loose = [path for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists()]

@@ -92,11 +92,11 @@ async def test_patience_outlasts_a_guest_that_still_boots(gateway: GatewayLab, r
         client.close()
 
 
-async def upgrade(gateway: GatewayLab, ticket: str, path: str = "/v1/stream") -> tuple[Client, bytes]:
+async def upgrade(gateway: GatewayLab, ticket: str, path: str = "/v1/stream", more: str = "") -> tuple[Client, bytes]:
     client = await gateway.dial()
     key = base64.b64encode(os.urandom(16)).decode()
     client.writer.write(
-        f"GET {path}?ticket={quote(ticket)} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET {path}?ticket={quote(ticket)} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{more}"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: binary\r\n\r\n".encode()
     )
     return client, await client.reader.readuntil(b"\r\n\r\n")
@@ -129,6 +129,20 @@ async def test_a_browser_reaches_the_same_by_web_socket(gateway: GatewayLab, run
         assert got == b"x" * 5000
         client.writer.write(mask(b"", 8))
         assert (await read_message(client))[0] == 8
+        client.close()
+
+
+async def test_a_page_of_somebody_else_opens_no_web_socket_and_uses_up_no_ticket(
+    gateway: GatewayLab, runtime: FakeDriver
+) -> None:
+    async with gateway.node(NODE_UID, runtime, [WEB]), echoing(gateway):
+        ticket = gateway.ticket(WEB, "forward", {"port": PORT})
+        client, answer = await upgrade(gateway, ticket, more="Origin: https://evil.example\r\n")
+        assert answer.startswith(b"HTTP/1.1 403")
+        assert b"--allow-origin" in await client.reader.read(-1)
+        client.close()
+        client, answer = await upgrade(gateway, ticket, more="Origin: https://x\r\n")
+        assert answer.startswith(b"HTTP/1.1 101")
         client.close()
 
 

@@ -263,7 +263,15 @@ async def test_a_wrong_stale_or_used_ticket_opens_nothing(gateway: GatewayLab, r
             assert isinstance(await refused(await gateway.connect(ticket)), NotAuthenticated)
         first = await gateway.connect(good)
         assert (await first.rest())[2] is not None
-        assert isinstance(await refused(await gateway.connect(good)), NotAuthenticated)
+        body, _, mac = good.partition(".")
+        for again in (
+            good,
+            f"{good}=",
+            f"{good[:-1]}{chr(ord(good[-1]) + 1)}",
+            f"{body}.{mac[:9]}..{mac[9:]}",
+            f"{good}\n",
+        ):
+            assert isinstance(await refused(await gateway.connect(again)), NotAuthenticated), again
 
 
 async def test_a_client_that_comes_while_the_agent_restarts_is_served_when_it_is_back(

@@ -17,6 +17,7 @@ from weft.agent.stream import Stream
 from weft.agent.streams import Claims
 from weft.agent.waiting import within
 from weft.client.frames import Frame, FrameType, encode_error, encode_frame, encode_hello, receive_frame
+from weft.client.streams import open_stream
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 
@@ -137,7 +138,7 @@ class Control:
         place = self._gateway
         return await within(
             self._clock,
-            asyncio.open_connection(place.host, place.port, ssl=self._tls, server_hostname=place.server_name),
+            open_stream(place.host, place.port, self._tls, place.server_name),
             CONNECT_SECONDS,
             f"connecting to the gateway at {place.host}:{place.port}",
         )

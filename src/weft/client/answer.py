@@ -12,6 +12,8 @@ import msgspec
 from weft.client.connection import BROKEN, Connection, make_lost
 from weft.objects.errors import Unavailable, WeftError, error_from_dict
 
+_PIECE_BYTES = 65_536
+
 
 class Answer(msgspec.Struct, frozen=True):
     """A whole response; header names are in lower case."""
@@ -39,28 +41,24 @@ class Stream:
 
     def lines(self) -> Iterator[bytes]:
         """Each line without its end, as it comes. Raises Unavailable when the connection is lost before the end."""
-        while True:
-            line = self._take(self._response.readline)
-            if not line:
-                return
-            if not line.endswith(b"\n"):
-                raise Unavailable("the server's answer broke off")
-            yield line[:-1]
+        rest = b""
+        while piece := self.read(_PIECE_BYTES):  # readline() takes a connection that is lost between chunks for the end
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from lines
+        if rest:
+            raise Unavailable("the server's answer broke off")
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes; empty at the end. Raises Unavailable when the connection is lost before."""
-        return self._take(lambda: self._response.read1(size))
+        try:
+            return self._response.read1(size)
+        except BROKEN as problem:
+            raise make_lost(problem).error from problem
 
     def limit_silence(self, seconds: float) -> None:
         """Wait at most so long for the next piece; then the stream raises Unavailable and is of no more use."""
         if self._connection.sock is not None:
             self._connection.sock.settimeout(seconds)
-
-    def _take(self, read: Any) -> bytes:
-        try:
-            return bytes(read())
-        except BROKEN as problem:
-            raise make_lost(problem).error from problem
 
     def close(self) -> None:
         self._connection.hang_up()

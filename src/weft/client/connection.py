@@ -39,8 +39,7 @@ class Lost(Exception):
         self.sent = sent
 
 
-# The last two are what http.client makes of a connection that another thread has closed.
-BROKEN = (OSError, http.client.HTTPException, ValueError, AttributeError)
+BROKEN = (OSError, http.client.HTTPException)
 
 
 def make_lost(problem: BaseException) -> Lost:
@@ -48,6 +47,8 @@ def make_lost(problem: BaseException) -> Lost:
 
 
 class Connection(http.client.HTTPConnection):
+    """Used, and closed, by one thread at a time: what another may do is ``cut`` it."""
+
     auto_open = 0  # one that was hung up stays so
 
     def __init__(
@@ -57,10 +58,11 @@ class Connection(http.client.HTTPConnection):
         self._name = name
         self._tls = tls
         self._forget = forget
+        self._line: ssl.SSLSocket | None = None  # http.client forgets its own once an answer says that it is the last
 
     def connect(self) -> None:
         super().connect()
-        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
+        self.sock = self._line = self._tls.wrap_socket(self.sock, server_hostname=self._name)
 
     def exchange(self, request: Request) -> http.client.HTTPResponse:
         """Send a whole request and read the head of its answer. Raises Lost."""
@@ -85,12 +87,17 @@ class Connection(http.client.HTTPConnection):
         return not poll.poll(0)
 
     def hang_up(self) -> None:
-        """Close now, even while another thread reads: a mere close would leave it waiting."""
+        """Close it, with what of its answer is still to be read."""
         self._forget(self)
-        if self.sock is not None:
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+        self.cut()
         self.close()
+
+    def cut(self) -> None:
+        """End what the thread that uses it waits for: its next word is that the connection is lost, and it hangs up."""
+        if self._line is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket's own: that takes from the other thread the state that it reads with.
+                socket.socket.shutdown(self._line, socket.SHUT_RDWR)
 
 
 def describe_failure(problem: BaseException) -> str:

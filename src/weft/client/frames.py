@@ -132,9 +132,6 @@ async def receive_frame(reader: asyncio.StreamReader) -> Frame | None:
         if error.partial or error.expected != HEADER.size:
             raise _cut() from None
         return None
-    except AttributeError:
-        # Python 3.11: a TLS connection that is lost while its reader has paused it can't be resumed
-        raise _cut() from None
 
 
 async def drop_rest(reader: asyncio.StreamReader) -> None:
@@ -144,7 +141,7 @@ async def drop_rest(reader: asyncio.StreamReader) -> None:
     try:
         while await reader.read(MAX_PAYLOAD_BYTES):
             pass
-    except (OSError, AttributeError):  # AttributeError: as in receive_frame
+    except OSError:
         pass
 
 

@@ -6,7 +6,6 @@ can do no harm: nothing of it was sent, or it is a read, or it carries an Idempo
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import ssl
 import threading
@@ -109,10 +108,12 @@ class Http:
         """Hang up every connection, also those that other threads are reading from; they get Unavailable."""
         self._closed.set()
         with self._lock:
-            connections = list(self._open)
-            self._idle.clear()
-        for connection in connections:
+            idle, self._idle = self._idle, []
+            used = self._open.difference(idle)
+        for connection in idle:
             connection.hang_up()
+        for connection in used:
+            connection.cut()
 
     @property
     def closed(self) -> threading.Event:
@@ -159,15 +160,12 @@ class Http:
             connection.hang_up()
             raise
         self._note_version(answer.headers)
-        if response.will_close or self._closed.is_set():
+        with self._lock:
+            keep = not response.will_close and not self._closed.is_set() and len(self._idle) < _MOST_IDLE
+            if keep:
+                self._idle.append(connection)
+        if not keep:
             connection.hang_up()
-        else:
-            with self._lock:
-                keep = len(self._idle) < _MOST_IDLE
-                if keep:
-                    self._idle.append(connection)
-            if not keep:
-                connection.hang_up()
         return answer
 
     def _note_version(self, headers: Mapping[str, str]) -> None:
@@ -182,11 +180,9 @@ class Http:
                 if not self._idle:
                     return None
                 connection = self._idle.pop()
-            sock = connection.sock  # None, or closed at any moment, once another thread has closed the client
-            with contextlib.suppress(OSError, ValueError):
-                if sock is not None and connection.is_quiet():
-                    sock.settimeout(timeout_seconds)
-                    return connection
+            if connection.sock is not None and connection.is_quiet():
+                connection.sock.settimeout(timeout_seconds)
+                return connection
             connection.hang_up()
 
     def _dial(self, timeout_seconds: float) -> Connection:

@@ -234,5 +234,5 @@ async def receive(reader: asyncio.StreamReader) -> bytes | None:
         if length > MAX_MESSAGE_BYTES:
             raise InvalidInput(f"a message of {length} bytes: at most {MAX_MESSAGE_BYTES}", reason="tooLarge")
         return await reader.readexactly(length)
-    except (OSError, asyncio.IncompleteReadError, AttributeError):  # AttributeError: as in frames.receive_frame
+    except (OSError, asyncio.IncompleteReadError):
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import secrets
 import ssl
@@ -17,8 +18,10 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from weft.client.frames import Frame, FrameType, encode_error, encode_frame, encode_hello
+from weft.client.streams import listen_for_streams
 from weft.contracts.clock import Clock
 from weft.gateway.connection import Connection
+from weft.gateway.origins import Origins
 from weft.gateway.printed import PrintedCarrier
 from weft.gateway.pursuit import FindPlace, Place
 from weft.gateway.sessions import SessionCarrier
@@ -81,17 +84,23 @@ class _Pending(msgspec.Struct):
 
 class Gateway:
     """One gateway; ``ticket_key`` is the key the doors sign with. ``find_place`` asks the server where the workload of a ticket's
-    claims is."""
+    claims is; ``origins`` are those of pages that may open web sockets."""
 
     def __init__(
-        self, tls: ssl.SSLContext, ticket_key: bytes, clock: Clock, find_place: FindPlace | None = None
+        self,
+        tls: ssl.SSLContext,
+        ticket_key: bytes,
+        clock: Clock,
+        find_place: FindPlace | None = None,
+        origins: Origins | None = None,
     ) -> None:
         self._tls, self._ticket_key, self._clock = tls, ticket_key, clock
+        self._origins = origins or Origins()
         self._find_place = find_place or _find_nothing
         self._agents: dict[str, Connection] = {}
         self._pending: dict[str, _Pending] = {}
         self._streams: dict[str, int] = {}  # under way, by node uid
-        self._used: dict[str, float] = {}  # tickets, and when they expire
+        self._used: dict[bytes, float] = {}  # digests of tickets' claims, and when these expire
         self._tasks: set[asyncio.Task[Any]] = set()
         self._servers: list[asyncio.Server] = []
         self.functions: Serves | None = None
@@ -108,9 +117,7 @@ class Gateway:
 
     async def listen(self, host: str, port: int) -> None:
         """Take connections there. Raises OSError when that can't be had."""
-        self._servers.append(
-            await asyncio.start_server(self._accept, host, port, ssl=self._tls, ssl_handshake_timeout=HELLO_SECONDS)
-        )
+        self._servers.append(await listen_for_streams(self._accept, host, port, self._tls, HELLO_SECONDS))
 
     async def close(self) -> None:
         """Hang up on all."""
@@ -130,7 +137,7 @@ class Gateway:
         try:
             if len(self._tasks) > MAX_CONNECTIONS:
                 raise Unavailable("the gateway has too many connections", retry_after_seconds=5.0)
-            greeted = await self._within(receive_hello(connection), HELLO_SECONDS)
+            greeted = await self._within(receive_hello(connection, self._origins), HELLO_SECONDS)
             if greeted is None:
                 return
             connection, hello = greeted
@@ -297,11 +304,12 @@ class Gateway:
             claims = msgspec.convert(whole, Claims)
         except msgspec.ValidationError as problem:
             raise NotAuthenticated(f"the ticket lacks something: {problem}") from problem
-        for old in [used for used, expires in self._used.items() if expires < now]:
-            del self._used[old]
-        if ticket in self._used:
+        while (oldest := next(iter(self._used), None)) is not None and self._used[oldest] < now:
+            del self._used[oldest]
+        mark = hashlib.sha256(msgspec.json.encode(whole, order="sorted")).digest()
+        if mark in self._used:
             raise NotAuthenticated("the ticket was used before", hint="ask the API for a new one")
-        self._used[ticket] = claims.expires
+        self._used[mark] = claims.expires
         return claims, whole
 
     async def _open(self, agent: Connection, node_uid: str, claims: dict[str, Any]) -> Connection:

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from weft.client.frames import HEADER, MAX_PAYLOAD_BYTES, Frame, FrameDecoder, FrameType, encode_json
 from weft.gateway.connection import Connection
-from weft.objects.errors import InvalidInput, WeftError
+from weft.gateway.origins import Origins
+from weft.objects.errors import Forbidden, InvalidInput, WeftError
 
 PATH = "/v1/stream"
 _BEGINNING = b"GET /"  # as a frame it would be one of a gigabyte, so nobody means one
@@ -26,7 +27,7 @@ _NORMAL, _FAILED = 1000, 1011
 _REASON_BYTES = 123
 
 
-async def receive_hello(connection: Connection) -> tuple[Connection, Frame] | None:
+async def receive_hello(connection: Connection, origins: Origins) -> tuple[Connection, Frame] | None:
     """The connection as it wants to be spoken to, and its hello; None when it has closed. Raises InvalidInput."""
     try:
         beginning = await connection.reader.readexactly(HEADER.size)
@@ -36,17 +37,12 @@ async def receive_hello(connection: Connection) -> tuple[Connection, Frame] | No
                 raise InvalidInput(f"a frame of {length} bytes: at most {MAX_PAYLOAD_BYTES}", reason="tooLarge")
             return connection, Frame(type_, await connection.reader.readexactly(length))
         request = beginning + await connection.reader.readuntil(b"\r\n\r\n")
-    except (
-        EOFError,
-        OSError,
-        asyncio.LimitOverrunError,
-        AttributeError,
-    ):  # LimitOverrun: no end of the headers in sight
+    except (EOFError, OSError, asyncio.LimitOverrunError):  # LimitOverrun: no end of the headers in sight
         return None
-    return await _upgrade(connection, request)
+    return await _upgrade(connection, request, origins)
 
 
-async def _upgrade(connection: Connection, request: bytes) -> tuple[Connection, Frame] | None:
+async def _upgrade(connection: Connection, request: bytes, origins: Origins) -> tuple[Connection, Frame] | None:
     first, *lines = request.decode("latin-1").split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     try:
@@ -61,6 +57,11 @@ async def _upgrade(connection: Connection, request: bytes) -> tuple[Connection, 
         return None
     if url.path != PATH or not ticket:
         await _refuse(connection, "404 Not Found", f"use {PATH}?ticket=…, with a ticket from the API")
+        return None
+    try:
+        origins.check(headers.get("origin"), headers.get("host", ""))
+    except Forbidden as problem:
+        await _refuse(connection, "403 Forbidden", f"{problem.message}: {problem.hint}")
         return None
     accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
     offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
@@ -96,7 +97,7 @@ class WebSocket(Connection):
                     return Frame(FrameType.DATA_IN, _unmask(piece, self._mask))
                 if self._opcode == _PING:
                     await super().send(_pack(_PONG, _unmask(piece, self._mask)))
-        except (EOFError, OSError, AttributeError):
+        except (EOFError, OSError):
             pass
         return None
 

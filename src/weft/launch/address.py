@@ -1,6 +1,11 @@
-"""Where the server's processes listen and reach each other. Pure."""
+"""Where the server's processes listen and reach each other, and whose pages may speak to them. Pure."""
 
 from __future__ import annotations
+
+import argparse
+
+from weft.gateway.origins import read_origin
+from weft.objects.errors import InvalidInput
 
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # "every address", and the one to reach it by from here
 
@@ -15,3 +20,12 @@ def url_at(host: str, port: int) -> str:
     """The URL by which a process of this machine reaches who listens at ``host`` and ``port``."""
     host = ANY.get(host, host)
     return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+def take_origin(text: str) -> str:
+    """An origin of pages that stands in a command line. Raises ArgumentTypeError for what is none."""
+    try:
+        read_origin(text)
+    except InvalidInput as problem:
+        raise argparse.ArgumentTypeError(f"{problem.message}; {problem.hint}") from None
+    return text

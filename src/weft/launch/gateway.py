@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvloop
 
@@ -18,10 +19,11 @@ from weft.client.api import Client
 from weft.client.context import Context
 from weft.contracts.clock import Clock, SystemClock
 from weft.gateway.gateway import Gateway
+from weft.gateway.origins import Origins
 from weft.gateway.places import Places
 from weft.gateway.publications import Publications
 from weft.gateway.watch import PublicationWatch
-from weft.launch.address import split_address, url_at
+from weft.launch.address import split_address, take_origin, url_at
 from weft.launch.certificate import keep_certificate
 from weft.launch.descriptors import raise_descriptor_limit
 from weft.launch.function_doors import keep_function_doors
@@ -51,6 +53,9 @@ def main(argv: Sequence[str]) -> int:
         help="where functions are invoked by HTTP and the Lambda API (default 127.0.0.1:8445)",
     )
     parser.add_argument("--publish-on", metavar="ADDRESS", help="also offer published ports on this address")
+    parser.add_argument(
+        "--allow-origin", action="append", type=take_origin, metavar="URL", help="whose pages may open web sockets"
+    )
     parser.add_argument("--server", metavar="URL", help="where the API is (default https://127.0.0.1:8443)")
     parser.add_argument("--token-file", type=Path, help="file with an access token (default STATE/gateway.token)")
     options = parser.parse_args(argv)
@@ -61,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 def run_gateway(options: argparse.Namespace) -> int:
     """Run the gateway until SIGTERM or SIGINT. Reads ``state``, ``gateway`` and ``functions`` (ADDRESS:PORT, several),
-    ``publish_on``, and where the API is: ``server``, or the first of ``listen``."""
+    ``publish_on``, ``allow_origin``, and where the API is: ``server``, or the first of ``listen``."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -79,7 +84,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     tls = make_tls(state)
     places = Places(partial(_connect, options))
     ticket_key = read_ticket_key(state / "ticket.key")
-    gateway = Gateway(tls, ticket_key, clock, places.find)
+    gateway = Gateway(tls, ticket_key, clock, places.find, _make_origins(options))
     store = RemoteStore(state / "store.sock", clock)
     functions = gateway.functions = make_functions(state, store, clock, ticket_key)
     serving = asyncio.ensure_future(functions.run(gateway.dial, lambda uid: uid in gateway.nodes))
@@ -123,11 +128,22 @@ def _connect(options: argparse.Namespace) -> Client:
     """A client with the token in the token file."""
     state: Path = options.state
     token_file: Path = getattr(options, "token_file", None) or state / "gateway.token"
-    server = getattr(options, "server", None) or url_at(
-        *split_address((getattr(options, "listen", None) or [DEFAULT_LISTEN])[0])
-    )
+    server = _find_servers(options)[0]
     ca, token = (state / "ca.crt").read_text(), token_file.read_text().strip()
     return Client(Context(server=server, ca=ca, token=token, server_name=SERVER_NAME))
+
+
+def _make_origins(options: argparse.Namespace) -> Origins:
+    """Pages that come from where the API is are the server's own; so will its dashboard's be."""
+    ports = (urlsplit(url).port or 443 for url in _find_servers(options))
+    return Origins(ports, options.allow_origin or ())
+
+
+def _find_servers(options: argparse.Namespace) -> list[str]:
+    """URLs of the API."""
+    if named := getattr(options, "server", None):
+        return [named]
+    return [url_at(*split_address(text)) for text in getattr(options, "listen", None) or [DEFAULT_LISTEN]]
 
 
 def make_tls(state: Path) -> ssl.SSLContext:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 
 # Numbers of <malloc.h>.
@@ -17,7 +16,7 @@ def bound_free_memory() -> None:
     move is carried by up to a dozen threads with large buffers: after 60 moves of one small guest there and back its two
     agents kept 97 and 94 MiB, 80 of them in 15 arenas, and with this 38 and 37. To be called before there are threads;
     without glibc nothing happens."""
-    with contextlib.suppress(OSError, AttributeError):
-        set_option = ctypes.CDLL(None).mallopt
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
         set_option(_ARENA_MAX, ARENAS)
         set_option(_MMAP_THRESHOLD, LARGE_BYTES)  # and not more, whatever is given back: they go to the system at once

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
+from weft.launch.address import take_origin
 from weft.launch.etcd import plan_etcd
 from weft.launch.keeper import Keeper, keeping
 from weft.launch.lock import hold_server
@@ -73,6 +74,14 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--publish-on", metavar="ADDRESS", help="also offer published ports on this address of this machine"
+    )
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        type=take_origin,
+        metavar="URL",
+        help="whose pages may open web sockets to the gateway, like https://novnc.example:6080, beside the server's own"
+        " (repeatable)",
     )
     parser.add_argument("--context", type=Path, help="write the administrator's context to this file")
     options = parser.parse_args(argv)

@@ -1,14 +1,24 @@
-"""What a client is told when nobody answers."""
+"""What a client is told when nobody answers, or when it is closed while others use it."""
 
 from __future__ import annotations
 
+import http.server
+import random
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from weft.client.context import Context
 from weft.client.http import Http
+from weft.contracts.clock import SystemClock
 from weft.objects.errors import Unavailable
+from weft.objects.identity import SERVER_NAME
+from weft.serving.server import make_server_tls
+from weft.trust.ca import Authority
 
 
 def test_a_watch_that_finds_nobody_listening_is_told_so_like_any_request() -> None:
@@ -19,3 +29,75 @@ def test_a_watch_that_finds_nobody_listening_is_told_so_like_any_request() -> No
         for ask in (http.request, http.stream):
             with pytest.raises(Unavailable, match="no weft server answers"):
                 ask("GET", "/v1/publications")
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Says a line over and over to who asks for a stream, and one to anybody else."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        if self.path == "/stream":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            try:
+                while True:
+                    self.wfile.write(b"5\r\nline\n\r\n")
+            except OSError:
+                self.close_connection = True
+        else:
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"line\n")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Context]:
+    authority = Authority(folder, SystemClock())
+    tls = make_server_tls(*authority.renew_server([]), authority.ca_path)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server.daemon_threads = True
+    server.handle_error = lambda *args: None  # type: ignore[method-assign]  # clients hang up amid their handshake here
+    server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield Context(server=f"https://127.0.0.1:{server.server_port}", ca=authority.ca, server_name=SERVER_NAME)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_whoever_uses_a_client_that_another_thread_closes_hears_that_the_connection_is_lost(tmp_path: Path) -> None:
+    """However far it is just then: dialling, sending, reading an answer or a stream."""
+    with serving(tmp_path) as context:
+        for _ in range(15):
+            client, ends = Http(context, timeout_seconds=10), []
+
+            def ask(client: Http = client, ends: list[object] = ends) -> None:
+                try:
+                    while True:
+                        client.request("GET", "/")
+                except BaseException as problem:  # every end is compared below
+                    ends.append(problem)
+
+            def follow(client: Http = client, ends: list[object] = ends) -> None:
+                try:
+                    with client.stream("GET", "/stream") as stream:
+                        ends.append(list(stream.lines()))
+                except BaseException as problem:  # as above
+                    ends.append(problem)
+
+            threads = [threading.Thread(target=work) for work in (ask, ask, follow, follow)]
+            for thread in threads:
+                thread.start()
+            threads[0].join(random.uniform(0, 0.05))
+            client.close()
+            for thread in threads:
+                thread.join(10)
+            assert [type(end) for end in ends] == [Unavailable] * 4, ends

@@ -51,6 +51,16 @@ def test_a_ticket_that_was_changed_or_signed_by_another_is_refused() -> None:
             verify_ticket(KEY, sign_ticket(KEY, claims), 1.0)
 
 
+def test_a_ticket_has_one_spelling() -> None:
+    ticket = sign_ticket(KEY, {"verb": "exec", "expires": 100.0})
+    body, _, mac = ticket.partition(".")
+    last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    spare = last[last.index(mac[-1]) ^ 1]  # of the last letter of 32 bytes two bits mean nothing
+    for other in (f"{mac}=", mac[:-1] + spare, f"{mac[:5]}..{mac[5:]}", f"{mac} ", f"\n{mac}", f"{mac}.", mac + "AAAA"):
+        with pytest.raises(NotAuthenticated, match="not one of this fabric's"):
+            verify_ticket(KEY, f"{body}.{other}", 1.0)
+
+
 def test_the_ticket_key_is_made_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "ticket.key"
     key = read_ticket_key(path)
