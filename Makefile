@@ -24,8 +24,10 @@ install:
 up: install
 	@STORE=$(STORE) CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" .venv/bin/python -m weft.launch.local up
 
-# Needs no network and no up-to-date .venv: what runs must be endable.
+# Needs no network and no up-to-date .venv: what runs must be endable. A clone that was made again has none, and may still have
+# a cluster running.
 down:
+	@if [ ! -x .venv/bin/python ] && grep -qsxF "$(CURDIR)" /run/weft-*/clone; then tools/install; fi
 	@if [ -x .venv/bin/python ]; then .venv/bin/python -m weft.launch.local down; \
 	else echo "nothing to end: this clone has no .venv yet"; fi
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import msgspec
 
+from weft.launch.local import underlay
 from weft.launch.local.daemon import write_whole
 from weft.launch.local.topology import ETCD, SQLITE, Topology, find_conflicts, plan_topology
 from weft.launch.local.underlay import inspect_taken
@@ -19,17 +21,23 @@ def find_topology(clone: str) -> Topology | None:
 
     Raises InUse when the kept one was made for another folder (a copied or moved clone).
     """
-    try:
-        kept = msgspec.json.decode((Path(clone) / ".weft" / FILE).read_bytes(), type=Topology)
-    except (FileNotFoundError, msgspec.DecodeError):
+    kept = _find_kept(clone)
+    if kept is None:
         taken = inspect_taken()
         return plan_topology(clone, taken) if clone in taken.owners.values() else None
-    if kept.clone != clone:
-        raise InUse(
-            f"{clone}/.weft belongs to the clone at {kept.clone}",
-            hint=f"if {kept.clone} is gone or this is its copy: rm -r {clone}/.weft",
-        )
     return kept
+
+
+def is_of_this_state(clone: str) -> bool:
+    """Whether what runs from this clone was started with the state folder that it has now: not after the clone was removed and
+    made again, or its state folder was, or was put back from a copy.
+
+    Raises InUse as ``find_topology``."""
+    kept = _find_kept(clone)
+    if kept is None:
+        return False
+    marker = Path(kept.run_dir) / underlay.STATE
+    return not marker.exists() or marker.read_text() == kept.state
 
 
 def choose_topology(
@@ -48,6 +56,7 @@ def choose_topology(
     topology = find_topology(clone)
     if topology is None:
         topology = plan_topology(clone, inspect_taken(), node_count, store or SQLITE, containerd or (), kata or ())
+        topology = msgspec.structs.replace(topology, state=secrets.token_hex(8))
         for word, named in (("CONTAINERD", topology.containerd), ("KATA", topology.kata)):
             if unknown := set(named) - {node.name for node in topology.nodes}:
                 raise InvalidInput(
@@ -74,3 +83,16 @@ def choose_topology(
     state.mkdir(mode=0o700, exist_ok=True)
     write_whole(state / FILE, msgspec.json.format(msgspec.json.encode(topology)))
     return topology
+
+
+def _find_kept(clone: str) -> Topology | None:
+    try:
+        kept = msgspec.json.decode((Path(clone) / ".weft" / FILE).read_bytes(), type=Topology)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    if kept.clone != clone:
+        raise InUse(
+            f"{clone}/.weft belongs to the clone at {kept.clone}",
+            hint=f"if {kept.clone} is gone or this is its copy: rm -r {clone}/.weft",
+        )
+    return kept

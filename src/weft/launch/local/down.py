@@ -44,9 +44,34 @@ async def down(clone: str, clock: Clock, stream: TextIO) -> None:
         await progress.show("processes", _end_processes(state, topology, failures))
         if topology is not None:
             await progress.show("machine", _clear_machine(topology, clock, failures))
-        if failures:
-            raise DriverFailed("some things stayed: " + "; ".join(failures), hint="make down again, after a look")
+        _raise_if(failures)
         await progress.show("state", _remove_state(state))
+
+
+async def end_former(clone: str, clock: Clock, progress: Progress) -> None:
+    """End all that runs from the clone, and remove what it made but for its state folder: it was started with another state
+    folder than the clone has now, so it can't go on. Shows a row if there is anything.
+
+    Raises DriverFailed naming whatever could not be removed."""
+    state, topology = Path(clone) / ".weft", find_topology(clone)
+    found = find_processes(state, topology)
+    if topology is None and not found:
+        return
+
+    async def perform() -> str:
+        failures: list[str] = []
+        await _end_processes(state, topology, failures)
+        if topology is not None:
+            await _clear_machine(topology, clock, failures)
+        _raise_if(failures)
+        return f"ended {len(found)} processes of a cluster that ran from here with another .weft"
+
+    await progress.show("former", perform())
+
+
+def _raise_if(failures: list[str]) -> None:
+    if failures:
+        raise DriverFailed("some things stayed: " + "; ".join(failures), hint="make down again, after a look")
 
 
 def find_processes(state: Path, topology: Topology | None) -> list[Process]:

@@ -43,7 +43,7 @@ class Topology(msgspec.Struct, frozen=True):
 
     ``store`` is where its server keeps objects: SQLITE, or ETCD for an etcd of the cluster's own. ``containerd`` names the nodes
     that have one, and give it their containers to hold; ``kata`` those that have one, and leave it to Kata there to give containers
-    machines of their own."""
+    machines of their own. ``state`` tells this state folder from every other that the clone's path has had; "" in an older one."""
 
     clone: str
     id: str
@@ -55,6 +55,7 @@ class Topology(msgspec.Struct, frozen=True):
     store: str = SQLITE
     containerd: tuple[str, ...] = ()
     kata: tuple[str, ...] = ()
+    state: str = ""
 
     @property
     def state_dir(self) -> str:

@@ -16,6 +16,7 @@ from weft.objects.errors import DriverFailed
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 FORMER_FORWARDING = "ip_forward.before"
 OWNER = "clone"
+STATE = "state"  # beside it: which state folder of that clone what runs was started with
 
 
 def plan_bridge(topology: Topology, links: frozenset[str]) -> list[str]:

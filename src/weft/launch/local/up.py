@@ -15,8 +15,9 @@ from typing import TextIO
 from weft.contracts.clock import Clock
 from weft.drivers.processes import ProcessId, wait_for_end
 from weft.launch.local import cgroups, node, underlay
-from weft.launch.local.choice import choose_topology
+from weft.launch.local.choice import choose_topology, is_of_this_state
 from weft.launch.local.daemon import Daemon, find_daemon, perform_start, tail_log, write_whole
+from weft.launch.local.down import end_former
 from weft.launch.local.lock import hold_lock
 from weft.launch.local.node import AgentCommand
 from weft.launch.local.progress import Progress
@@ -64,6 +65,8 @@ async def up(
     """
     progress = Progress(stream, clock)
     with hold_lock(Path(clone) / ".weft", "make up"):
+        if not is_of_this_state(clone):
+            await end_former(clone, clock, progress)
         topology = choose_topology(clone, node_count, store, containerd, kata)
         await progress.show("namespaces", boot_nodes(topology))
         await progress.show("server", start_server(topology, fabric, clock))
@@ -79,6 +82,7 @@ async def boot_nodes(topology: Topology) -> str:
     run_dir = Path(topology.run_dir)
     run_dir.mkdir(mode=0o755, exist_ok=True)
     write_whole(run_dir / underlay.OWNER, topology.clone.encode())
+    write_whole(run_dir / underlay.STATE, topology.state.encode())
     limits = await asyncio.to_thread(cgroups.perform_make, topology)
     await asyncio.to_thread(underlay.perform_host_side, topology)
     booted = [place.name for place in topology.nodes if await asyncio.to_thread(node.perform_boot, topology, place)]
