@@ -34,6 +34,14 @@ MISFORTUNES = {
     "older store restored": 1,
     "node removed": 1,
 }
+# Other weathers, for histories in which something is looked at more closely.
+MOVING = {**MISFORTUNES, "older store restored": 0, "node removed": 0}
+BEHIND = {
+    **MISFORTUNES,
+    "older store restored": 15,
+    "node removed": 0,
+}  # stores that know nothing of moves that have been
+GIVEN_UP = {**MISFORTUNES, "older store restored": 0, "node removed": 8}
 BACKUP_EVERY = 8  # misfortunes, on average, between two backups of the store
 LOST_EVERY = 30  # and between two nodes that are silent for so long that they count as lost
 

@@ -12,6 +12,7 @@ from weft.kinds.fit import plan_fit
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.orphan import OrphanCopy, read_copies
+from weft.kinds.registry import WORKLOADS
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeStatus
 from weft.kinds.workload import WorkloadStatus
@@ -161,6 +162,12 @@ def _check_node(fabric: Fabric, node: Node) -> list[str]:
     orphans = _orphans(fabric, node)
     if orphans and not (fabric.restores or fabric.removals):
         found.append(f"node {node.name} has orphans: {sorted(orphans)}")
+    workloads = {item.uid for kind in WORKLOADS for item in fabric.ledger.notes.objects(kind)}
+    found += [
+        f"node {node.name} keeps {orphans[uid]}, which was deleted after the node was given up"
+        for uid in sorted(orphans.keys() & fabric.witness.given_up)
+        if fabric.witness.workload_of[uid] not in workloads
+    ]
     for uid, state in node.guests().items():
         if uid not in here and uid not in orphans:
             found.append(f"guest of allocation {uid} on {node.name} is an orphan that nobody tells of ({state})")

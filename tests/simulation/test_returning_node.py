@@ -14,7 +14,9 @@ from tests.simulation.fate import Fate
 from tests.simulation.lines import Line
 from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, VMS, VOLUMES, insist
+from tests.simulation.promises import find_unmet
 from tests.simulation.simulation import simulate
+from weft.api.authorise import given_up_key
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeStatus
 from weft.kinds.workload import WorkloadStatus
@@ -111,6 +113,29 @@ def test_a_node_that_speaks_before_it_hears_that_it_was_given_up_keeps_its_guest
         assert boot_ids(fabric) == before
         await asyncio.sleep(10.0)
         assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
+
+    with simulate(1, Fate(1, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
+
+
+@pytest.mark.parametrize("meanwhile", [nothing_new, another_agent])
+def test_a_guest_whose_vm_was_deleted_after_its_node_was_given_up_ends_when_the_node_is_back(
+    meanwhile: Callable[[Node], None],
+) -> None:
+    async def run(fabric: Fabric) -> None:
+        before = await give_up_a_node_with_guests(fabric)
+        await ask(fabric, "DELETE", f"{VMS}/books")
+        await until(lambda: phase(fabric, "books") == "absent", "it is deleted: nobody knows of a guest of it")
+        here = next(node for node in fabric.nodes if node.name == HERE)
+        meanwhile(here)
+        assert len(boot_ids(fabric)) == 2, "both run there still"
+        fabric.fate.cut_off.discard(HERE)
+        await until(lambda: phase(fabric, "ledger") == "Running", "the other one is taken up")
+        await until(lambda: not find_unmet(fabric), "nothing is left of the deleted one")
+        (kept,) = boot_ids(fabric)
+        assert boot_ids(fabric)[kept] == before[kept] and len(here.guests()) == 1, here.guests()
+        assert not fabric.broken, fabric.witness.violations
+        assert given_up_key(here.uid) not in fabric.ledger.notes.values, "nothing is left to tell the node"
 
     with simulate(1, Fate(1, 0, {})) as fabric:
         fabric.loop.run_until_complete(run(fabric))

@@ -14,18 +14,11 @@ import pytest
 
 from tests.long import mark_long
 from tests.simulation import fabric, virtual_loop
-from tests.simulation.fate import CHANCES, MISFORTUNES
+from tests.simulation.fate import BEHIND, CHANCES, GIVEN_UP, MISFORTUNES, MOVING
 from tests.simulation.simulation import Store, Trace, run_simulation
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = 150
-MOVING = {**MISFORTUNES, "older store restored": 0, "node removed": 0}
-BEHIND = {
-    **MISFORTUNES,
-    "older store restored": 15,
-    "node removed": 0,
-}  # stores that know nothing of moves that have been
-GIVEN_UP = {**MISFORTUNES, "older store restored": 0, "node removed": 8}
 
 
 def long(*histories: tuple[str, int]) -> list[Any]:
@@ -73,6 +66,11 @@ def test_whatever_happens_while_guests_move_each_runs_once_with_all_it_had_and_n
     for trace in traces:
         assert not trace.violations, f'run_simulation({trace.seed}, ..., "{store}", ..., moves=True): {trace}'
     assert sum(trace.moves.get("Succeeded", 0) for trace in traces) > 0, traces
+
+
+def test_a_history_that_broke_a_promise_once_keeps_them_all() -> None:
+    trace = run_simulation(770027, 300, "sqlite", moves=True)
+    assert not trace.violations, trace
 
 
 @pytest.mark.parametrize(("store", "seed"), [("sqlite", 2), *long(("memory", 1), ("memory", 3))])

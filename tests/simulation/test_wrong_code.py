@@ -8,10 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from tests.long import mark_long
-from tests.simulation.fate import MISFORTUNES
+from tests.simulation.fate import BEHIND, MISFORTUNES, MOVING
 from tests.simulation.mutations import MUTATIONS, WRONG_MOVES, find_violation
 from tests.simulation.simulation import run_simulation
-from tests.simulation.test_simulation import BEHIND, MOVING
 from weft.client.view import Item
 from weft.controllers import conversions, tasks
 from weft.controllers.converted import Place

@@ -50,6 +50,7 @@ class Witness:
         self.gave_up = False  # whether a node was given up, and what lay there with it, or a store was restored
         self.dark: set[str] = set()  # uids of nodes that are off, and are being given up
         self.untold: set[str] = set()  # uids of allocations that went with their node, which hasn't said that it knows
+        self.given_up: set[str] = set()  # of those that went so in this history, by what the store remembers of it
         self.boots: dict[str, int] = {}
         self.alive: dict[tuple[str, str], str] = {}  # (node, guest id) → allocation uid
         self.disks: dict[str, tuple[str, str]] = {}  # a disk that is written to → the guest that does
@@ -76,6 +77,7 @@ class Witness:
         self.unheard = {item.uid: decode_part(item.report, NodeReport).epoch for item in nodes}
         known = {item.uid: item for item in allocations}
         self.forgotten |= self.allocations.keys() - known.keys()
+        self.given_up.clear()
         self.allocations = known
         self.incarnations.clear()
         self.nodes = {item.uid: decode_part(item.report, NodeReport) for item in nodes}
@@ -130,6 +132,7 @@ class Witness:
             if decode_part(was.spec, AllocationSpec).node_uid in self.dark:
                 self.reasons.setdefault(was.uid, set()).add("given up")
                 self.untold.add(was.uid)
+                self.given_up.add(was.uid)
                 return  # its node was given up, by someone who said that it is off
             report = decode_part(was.report, AllocationReport)
             if report.state != "released":
@@ -141,6 +144,7 @@ class Witness:
         self.allocations[now.uid] = now
         self.boots[now.uid] = max(spec.boots, self.boots.get(now.uid, 0))
         self.untold.discard(now.uid)
+        self.given_up.discard(now.uid)
         reasons = self.reasons.setdefault(now.uid, set())
         if now.deleting_since is not None:
             reasons.add("deleted")
@@ -177,7 +181,8 @@ class Witness:
             if self.workload_of[allocation.uid] == was.uid:
                 self.fail(f"vm {was.name} is gone, its allocation {allocation.uid} is not")
         for (where, _), uid in self.alive.items():
-            if self.workload_of.get(uid) == was.uid and not self.is_passed_over(where, uid):
+            unknown = self.is_passed_over(where, uid) or uid in self.untold  # it ends once its node is heard
+            if self.workload_of.get(uid) == was.uid and not unknown:
                 self.fail(f"vm {was.name} is gone, its guest runs: an orphan")
 
     # Guests.

@@ -95,7 +95,7 @@ class Allocations:
         self.relate()
 
     def supersede(self, uids: set[str], stale_volumes: set[str]) -> None:
-        """A later incarnation was placed elsewhere: these are ended, and their root disks removed."""
+        """A later incarnation was placed elsewhere, or they were deleted: these are ended, and their root disks removed."""
         uids = uids - self._superseded
         for worker in self.workers:
             if worker.wanted.uid in uids and worker.memory.orphan:
@@ -103,7 +103,10 @@ class Allocations:
                 worker.note_stale(stale_volumes)
                 self._deleted.add(worker.wanted.uid)
                 self._on_event(
-                    worker.wanted, "Warning", "Superseded", "it was placed elsewhere meanwhile: removed here"
+                    worker.wanted,
+                    "Warning",
+                    "Superseded",
+                    "it was placed elsewhere or deleted meanwhile: removed here",
                 )
         if uids:
             self.relate()

@@ -172,7 +172,7 @@ def _plan_orphan(known: Known, guest: GuestFacts, stop: tuple[Step, ...], tidy: 
     breaking = _break_off(known)
     if not known.superseded:
         return Plan(breaking, state)
-    why = "a later incarnation of it is placed elsewhere"
+    why = "a later incarnation of it is placed elsewhere, or it was deleted"
     if part is not None and part.side == "source" and not part.over:
         return Plan((Step.LEAVE,), "stopping", "superseded", why)
     if breaking:

@@ -32,9 +32,18 @@ def enrolment_key(uid: str) -> str:
     return f"/enrolment/{FABRIC}/{uid}"
 
 
+class GivenUp(msgspec.Struct):
+    """What the doors remember of a node that people gave up: uids of the allocations that went with it. A workload that
+    isn't there any more was deleted after that, so its guest may end when the node is back. Gone once the node, heard
+    again, has nothing left that nobody explains."""
+
+    name: str
+    places: list[str] = []
+
+
 def given_up_key(uid: str) -> str:
-    """Of what is written with each commit that takes places from a node of this uid because people gave it up: its revision is
-    that of the last. Gone once the node is back."""
+    """Of the ``GivenUp`` that is written with each commit that takes places from a node of this uid: its revision is that of
+    the last."""
     return f"{enrolment_key(uid)}.given-up"
 
 

@@ -2,18 +2,18 @@
 
 Deletes the node's allocations and the Node; volumes keep their home, so what lies on a lost disk is waited for and never
 passed over for an empty one. The node's certificate stays good: if it returns after all it is taken back, once it has heard
-that its places went, and told which of its guests have a later incarnation elsewhere (``report.py``).
+that its places went, and told which of its guests have a later incarnation elsewhere, or were deleted since (``report.py``).
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from weft.api.authorise import given_up_key
+from weft.api.authorise import GivenUp, given_up_key
 from weft.api.call import Call
 from weft.api.commit import read_again, retry
 from weft.api.doors import Doors
-from weft.contracts.store import AtRevision, Delete, Put, Write
+from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NODE, NodeStatus
 from weft.kinds.record import Kind
@@ -22,6 +22,7 @@ from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 
 _AT_ONCE = 50
+_MOST_PLACES = 4000  # remembered of a node; of more than that, guests whose VM was deleted are kept as orphans
 
 
 async def give_up(doors: Doors, call: Call, kind: Kind, envelope: Envelope) -> Envelope:
@@ -51,8 +52,15 @@ async def _forget_some(doors: Doors, node: Envelope) -> list[str] | None:
     if not doomed:
         return None
     writes: list[Write] = [Delete(key) for key, _ in doomed]
-    if page.entries:
-        writes.append(Put(given_up_key(node.uid), msgspec.json.encode({"name": node.name})))
-    await doors.store.commit(writes, [AtRevision(key, revision) for key, revision in doomed])
-    workloads = [decode_part(decode_envelope(entry.value).spec, AllocationSpec).workload for entry in page.entries]
+    preconditions: list[Precondition] = [AtRevision(key, revision) for key, revision in doomed]
+    places = [decode_envelope(entry.value) for entry in page.entries]
+    if places:
+        key = given_up_key(node.uid)
+        former = await doors.store.get(key)
+        known = msgspec.json.decode(former.value, type=GivenUp).places if former is not None else []
+        uids = [*known, *(place.uid for place in places)][-_MOST_PLACES:]
+        writes.append(Put(key, msgspec.json.encode(GivenUp(node.name, uids))))
+        preconditions.append(Absent(key) if former is None else AtRevision(key, former.revision))
+    await doors.store.commit(writes, preconditions)
+    workloads = [decode_part(place.spec, AllocationSpec).workload for place in places]
     return [f"{workload.kind}/{workload.name}" for workload in workloads]

@@ -1,10 +1,14 @@
 """Which of a node's orphans surely don't count any more, so that the node may end them and take them away.
 
-Reads the node's own copies of their allocations, VMs, allocations, volumes. Called with each of the node's reports.
+Reads the node's own copies of their allocations, VMs, allocations, volumes, and which places went when the node was given
+up. Called with each of the node's reports.
 """
 
 from __future__ import annotations
 
+import msgspec
+
+from weft.api.authorise import GivenUp, given_up_key
 from weft.api.doors import Doors
 from weft.contracts.store import epoch_of
 from weft.kinds.allocation import LOCAL, AllocationSpec, allocation_name
@@ -17,23 +21,31 @@ from weft.objects.identity import object_key
 
 
 async def find_superseded(doors: Doors, node: Envelope) -> tuple[list[str], list[str]]:
-    """Uids of the orphans that a later incarnation, or the other side of their move, has made superfluous; and of those of
-    their volumes whose data is another node's by now, which says that it has it."""
+    """Uids of the orphans that a later incarnation, or the other side of their move, has made superfluous, or whose VM was
+    deleted after the node had been given up; and of those of their volumes whose data is another node's by now, which says
+    that it has it."""
+    copies = read_copies(decode_part(node.report, NodeReport))
+    if not copies:
+        return [], []
     superseded: list[str] = []
     stale: set[str] = set()
-    for orphan in read_copies(decode_part(node.report, NodeReport)):
-        if await _is_superseded(doors, orphan):
+    entry = await doors.store.get(given_up_key(node.uid))
+    given_up = set(msgspec.json.decode(entry.value, type=GivenUp).places) if entry is not None else set()
+    for orphan in copies:
+        if await _is_superseded(doors, orphan, given_up=orphan.uid in given_up):
             superseded.append(orphan.uid)
             stale |= await _find_stale(doors, node, orphan)
     return superseded, sorted(stale)
 
 
-async def _is_superseded(doors: Doors, orphan: OrphanCopy) -> bool:
+async def _is_superseded(doors: Doors, orphan: OrphanCopy, *, given_up: bool) -> bool:
     workload, move = orphan.spec.workload, orphan.spec.move
     vm = await _read(doors, object_key(workload.kind, workload.project, workload.name))
     if vm is not None and vm.uid == workload.uid:
         if decode_part(vm.status, WorkloadStatus).active_incarnation > orphan.spec.incarnation:
             return True
+    elif given_up:
+        return True  # a store that knows that its place went has known its VM: people deleted that
     if move is None:
         return False
     peer = await _read(doors, object_key("allocation", None, allocation_name(move.peer_uid, move.peer_allocation)))

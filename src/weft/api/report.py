@@ -42,6 +42,7 @@ from weft.objects.identity import Ref, object_key
 _ONE_BY_ONE = 4  # up to so many allocations are read singly, more by one list
 _CHUNK = 90
 _MOST_EVENTS = 200
+_NO_KEY = "/-/"  # nothing is kept under it: whoever asks wants to know the newest revision
 _NOTHING = msgspec.Raw(b"null")
 _NOTHING_HEARD = "none.0"  # a version that no agent has: it says all again
 
@@ -175,7 +176,6 @@ async def _take_back(doors: Doors, name: str, uid: str, heard: str | None) -> En
         given_up = await doors.store.get(given_up_key(uid))
         if given_up is not None:
             await _check_heard(doors, name, heard, given_up.revision)
-            writes.append(Delete(given_up.key))
             preconditions.append(AtRevision(given_up.key, given_up.revision))
         node = make_node(doors, name, uid)
         writes.append(Put(node.key, encode_envelope(node)))
@@ -192,14 +192,27 @@ async def _take_back(doors: Doors, name: str, uid: str, heard: str | None) -> En
 async def _check_heard(doors: Doors, name: str, heard: str | None, revision: int) -> None:
     """Raise Unavailable unless an agent that has followed its allocations up to ``heard`` knows what was done to them at
     ``revision``; one that doesn't say counts as if it knew."""
-    now = (await doors.store.list(object_key("node", None, name), limit=1)).cursor
-    if heard is None or (epoch_of(heard) == epoch_of(now) and revision_of(heard) >= revision):
+    if heard is None or await _has_heard(doors, heard, revision):
         return
     raise Unavailable(
         f"node {name} was given up, and hasn't heard yet which of its places went with it",
         hint="it is taken back as soon as it has",
         retry_after_seconds=1,
     )
+
+
+async def _has_heard(doors: Doors, heard: str, revision: int) -> bool:
+    """Whether who followed its allocations up to the cursor ``heard`` has seen what was done at ``revision``."""
+    now = (await doors.store.list(_NO_KEY, limit=1)).cursor
+    return epoch_of(heard) == epoch_of(now) and revision_of(heard) >= revision
+
+
+async def _forget_places(doors: Doors, uid: str, heard: str | None) -> list[Write]:
+    """What takes away the memory of places that went when a node was given up, once it has nothing left of them."""
+    given_up = await doors.store.get(given_up_key(uid))
+    if given_up is None or not heard or not await _has_heard(doors, heard, given_up.revision):
+        return []
+    return [Delete(given_up.key)]
 
 
 async def _write_node(doors: Doors, node: Envelope, given: ReportInput) -> None:
@@ -210,9 +223,10 @@ async def _write_node(doors: Doors, node: Envelope, given: ReportInput) -> None:
     async def attempt() -> None:
         current = await read_again(doors, node.key)
         if current is not None and current.uid == node.uid and _merge(current, part):
-            await doors.store.commit(
-                [Put(current.key, encode_envelope(current))], [AtRevision(current.key, current.revision)]
-            )
+            writes: list[Write] = [Put(current.key, encode_envelope(current))]
+            if not decode_part(current.report, NodeReport).orphans:
+                writes += await _forget_places(doors, node.uid, given.heard)
+            await doors.store.commit(writes, [AtRevision(current.key, current.revision)])
 
     if _merge(node, part):
         await retry(doors, attempt)

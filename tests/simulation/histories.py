@@ -1,0 +1,26 @@
+"""Histories that nobody chose: all that a run is follows from its seed, for who draws fresh ones."""
+
+from __future__ import annotations
+
+import random
+
+from tests.simulation.fate import BEHIND, GIVEN_UP, MISFORTUNES, MOVING
+from tests.simulation.simulation import Store, Trace, run_simulation
+
+FAULTS = 300
+
+
+def run_history(seed: int, faults: int = FAULTS) -> Trace:
+    """The run that this seed draws: its store, its weather, and what people do in it."""
+    draw = random.Random(f"history {seed}")
+    store: Store = draw.choice(("memory", "sqlite"))
+    match draw.choice(("stay", "stay", "move", "move", "move", "run jobs", "convert")):
+        case "stay":
+            return run_simulation(seed, faults, store)
+        case "move":
+            weather = draw.choice((MISFORTUNES, MISFORTUNES, BEHIND, GIVEN_UP))
+            return run_simulation(seed, faults, store, weather, moves=True)
+        case "run jobs":
+            return run_simulation(seed, faults, store, MOVING, jobs=True)
+        case _:
+            return run_simulation(seed, faults, store, MOVING, converts=True)
