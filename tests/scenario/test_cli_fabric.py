@@ -349,6 +349,51 @@ def test_labels_volumes_and_cordons_change_what_is_there(fabric: Fabric) -> None
     assert fabric.weft("volume", "delete", "data", "--yes").code == 0
 
 
+def test_an_object_is_found_by_its_name_alone_and_to_be_read_by_its_beginning(fabric: Fabric) -> None:
+    make(fabric, "found-here")
+    uid = json.loads(fabric.weft("vm", "get", "found-here", "-o", "json").out)["uid"]
+    for line in ("describe found-here", "get found-he", "vm describe found", f"get vm {uid[:8]}", "explain found-h"):
+        said = fabric.weft(*line.split())
+        assert (said.code, "found-here" in said.out) == (0, True), (line, said.err)
+    assert "vm/found-here is the one that begins with 'found-he'" in fabric.weft("get", "found-he").err
+    assert "Running" in fabric.weft("events", "found-here").out
+    assert fabric.weft("wait", "found-here", "--for", "phase=Running").code == 0
+    assert [item["name"] for item in listed(fabric, "ps", "-l", "!none")] == ["found-here"]
+
+    for line in ("stop found-h", "vm stop found-h", "vm delete found-h --yes", "vm set found-h --cpu 1"):
+        said = fabric.weft(*line.split())  # what changes something takes a name as it is
+        assert (said.code, "did you mean vm/found-here?" in said.err) == (3, True), (line, said.err)
+    bare = fabric.weft("delete", "found-here", "--yes")
+    assert (bare.code, bare.err.splitlines()[-1]) == (2, "write vm/found-here")
+    assert fabric.weft("stop", "found-here").code == 0
+
+    make(fabric, "found-there")
+    both = fabric.weft("get", "vm", "found")
+    assert both.code == 3 and "vm/found-here, vm/found-there" in both.err
+    assert fabric.weft("network", "create", "found-net", "--cidr", "10.33.0.0/24").code == 0
+    assert fabric.weft("describe", "found-net").code == 0
+    assert fabric.weft("volume", "create", "found-net", "--size", "1M").code == 0
+    twice = fabric.weft("describe", "found-net")
+    assert twice.code == 2 and "network/found-net" in twice.err and "volume/found-net" in twice.err
+    nothing = fabric.weft("describe", "found-nowhere")
+    assert nothing.code == 3 and 'no object is called "found-nowhere"' in nothing.err
+    assert "no such kind" in fabric.weft("describe", "vmm").err
+    names = ["vm/found-here", "vm/found-there", "volume/found-net", "network/found-net"]
+    assert fabric.weft("rm", *names, "--yes").code in (0, 8)
+    fabric.weft("network", "delete", "found-net", "--yes")
+
+
+def test_a_job_without_a_name_gets_one_of_its_image_and_its_command_whole(fabric: Fabric) -> None:
+    said = fabric.weft("run", "--image", "tiny", "--detach", "-o", "json", "--", "echo", "hi", "--image", "x")
+    assert said.code == 0, said.err
+    made = json.loads(said.out)
+    assert re.fullmatch(r"tiny-[a-z0-9]{4}", made["name"])
+    assert (made["spec"]["task"]["image"], made["spec"]["task"]["command"]) == ("tiny", ["echo", "hi", "--image", "x"])
+    named = json.loads(fabric.weft("run", "mine", "tiny", "--detach", "-o", "json", "--", "true").out)
+    assert (named["name"], named["spec"]["task"]["image"]) == ("mine", "tiny")
+    assert fabric.weft("job", "delete", made["name"], "mine", "--yes").code == 0
+
+
 def test_of_several_objects_each_fails_alone(fabric: Fabric) -> None:
     make(fabric, "one")
     said = fabric.weft("vm", "get", "one", "two", "-o", "name")

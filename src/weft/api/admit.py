@@ -220,7 +220,11 @@ def taken(doors: Doors, kind: Kind, current: Envelope) -> AlreadyExists:
 def not_found(kind: Kind, name: str, project: str | None) -> NotFound:
     """The error for an object that isn't there."""
     option = f" --project {project}" if project not in (None, "default") else ""
-    return NotFound(f'{kind.title} "{name[:80]}" not found', hint=f"weft {kind.name} list{option}")
+    return NotFound(
+        f'{kind.title} "{name[:80]}" not found',
+        hint=f"weft {kind.name} list{option}",
+        details={"kind": kind.name, "name": name[:80], **({"project": project} if project else {})},
+    )
 
 
 def is_live(envelope: Envelope) -> bool:

@@ -11,9 +11,9 @@ import click
 
 import weft
 from weft.cli import grammar, options
-from weft.cli.asking import say_what_nodes_have
 from weft.cli.complaints import complain, complain_of_usage
 from weft.cli.exit_codes import ERROR, INTERRUPTED, OK
+from weft.cli.lookup import add_what_is_there
 from weft.cli.session import Clock, Session
 from weft.objects.errors import WeftError
 
@@ -60,7 +60,7 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
     except WeftError as problem:
         if session.debug:
             raise
-        return complain(say_what_nodes_have(session, problem), session.output, session.color)
+        return complain(add_what_is_there(session, problem), session.output, session.color)
     except BrokenPipeError:
         _drop_output()
         return 128 + 13  # as the shell sees a process that SIGPIPE ended

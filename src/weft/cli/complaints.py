@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from weft.cli.exit_codes import USAGE, exit_code
+from weft.cli.habits import find_option_meant
 from weft.cli.terminal import clean, plan_paint
 from weft.language.complaint import draw_caret
 from weft.objects.errors import WeftError
@@ -50,7 +51,10 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
     hints: list[str] = []
     if isinstance(error, click.NoSuchOption):
         message = f"no such option: {error.option_name}"
-        if error.possibilities:
+        known = _options_of(getattr(error, "ctx", None))
+        if remembered := find_option_meant(error.option_name, known):
+            hints.append(f"did you mean {remembered}?")
+        elif error.possibilities:
             meant = suggest(error.option_name, list(error.possibilities))
             hints.append(f"did you mean {meant or ', '.join(sorted(error.possibilities)[:3])}?")
     context = getattr(error, "ctx", None)
@@ -60,6 +64,10 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
     told = WeftError(message, reason="usage", hint=hint or None)
     complain(told, output, color)
     return USAGE
+
+
+def _options_of(context: click.Context | None) -> list[str]:
+    return [name for param in context.command.params for name in param.opts] if context is not None else []
 
 
 def describe_error(error: WeftError) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import inspect as mi
 
 from weft.cli.completion import complete_strategy
+from weft.cli.habits import FIELDS
 from weft.kinds.container import HealthCheck
 from weft.kinds.job import FIXED
 from weft.kinds.record import Kind
@@ -114,7 +115,9 @@ def read_assignments(kind: Kind, texts: Sequence[str]) -> dict[str, Any]:
     docs = {name: doc for doc in flag_fields(kind) for name in (flag_name(doc), _dashed(doc))}
     for text in texts:
         name, sign, value = text.partition("=")
-        doc = docs.get(name.strip().lstrip("-").replace("_", "-"))
+        name = name.strip().lstrip("-").replace("_", "-")
+        begun = [known for known in docs if name and known.startswith(name)]
+        doc = docs.get(name) or docs.get(FIELDS.get(name, begun[0] if len(begun) == 1 else ""))
         if not sign or doc is None:
             meant = suggest(name, list(docs))
             raise click.UsageError(

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import click
 
+from weft.cli.habits import SYNONYMS, find_command_meant, find_kind_meant
+from weft.cli.words import usage
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS, WORKLOADS, find_kind
 from weft.objects.errors import NotFound
@@ -98,6 +100,7 @@ TOOLS: dict[str, Entry] = {
     "apply": Entry("apply", "Bring objects to what files say"),
     "diff": Entry("diff", "What apply would change"),
     "api": Entry("api", "One request to the server's API"),
+    "ps": Entry("ps", "List all that runs: VMs, containers, jobs"),
     "context": Entry("context", "Which server is asked, and as whom"),
     "doctor": Entry("doctor", "Check this machine and the server"),
     "completion": Entry("completion", "Completion for bash, zsh or fish"),
@@ -164,12 +167,17 @@ class Words(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        command = self.get_command(ctx, args[0])
+        word = args[0] if args[0] in self.entries() else SYNONYMS.get(args[0], args[0])
+        command = self.get_command(ctx, word)
         if command is None:
             if ctx.resilient_parsing:
                 return None, None, args[1:]
-            raise unknown_word(ctx, args[0], self.every_word())
-        return args[0], command, args[1:]
+            raise unknown_word(ctx, args[0], self.every_word(), self.noun())
+        return word, command, args[1:]
+
+    def noun(self) -> str | None:
+        """The noun that these words come after."""
+        return None
 
     def every_word(self) -> Iterable[str]:
         """All words that may stand here, for suggestions."""
@@ -186,6 +194,9 @@ class Noun(Words):
 
     def entries(self) -> dict[str, Entry]:
         return verbs_of(self.kind.name)
+
+    def noun(self) -> str | None:
+        return self.kind.name
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = self.entries().get(cmd_name)
@@ -231,12 +242,15 @@ class Root(Words):
         formatter.write_paragraph()
 
 
-def unknown_word(ctx: click.Context, word: str, known: Iterable[str]) -> click.UsageError:
-    """The error for a word that is no command, with the one that was meant."""
-    error = click.UsageError(f"{ctx.command_path}: no such command: {word[:40]}", ctx)
-    meant = suggest(word.lower(), list(known))
-    error.hint = f"did you mean {ctx.command_path} {meant}?" if meant else f"{ctx.command_path} --help"  # type: ignore[attr-defined]
-    return error
+def unknown_word(ctx: click.Context, word: str, known: Iterable[str], noun: str | None = None) -> click.UsageError:
+    """The error for a word that is no command, with the one that was meant: by what other tools call it, then by its letters."""
+    meant = find_command_meant(word, noun, verbs_of(noun))
+    if meant is None and noun is None and (kind := find_kind_meant(word)):
+        meant = f"{ctx.command_path} {kind}"
+    if meant is None and (near := suggest(word.lower(), [*known, *SYNONYMS])):
+        meant = f"{ctx.command_path} {SYNONYMS.get(near, near)}"
+    hint = f"did you mean {meant}?" if meant else f"{ctx.command_path} --help"
+    return usage(f"{ctx.command_path}: no such command: {word[:40]}", hint)
 
 
 def write_section(formatter: click.HelpFormatter, title: str, entries: dict[str, Entry]) -> None:

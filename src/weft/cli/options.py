@@ -9,11 +9,32 @@ import click
 
 from weft.cli.completion import complete_target
 from weft.cli.session import OUTPUTS, Session
+from weft.cli.words import usage
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import parse_duration
 
 Run = Callable[..., int | None]
+_ARGV = "weft.argv"
+
+
+class WithCommand(click.Command):
+    """A command line in which what comes after ``--`` is a command for somewhere else: it is taken apart first, and nothing of it
+    is read as an argument."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            place = args.index("--")
+            ctx.meta[_ARGV] = args[place + 1 :]
+            args = args[:place]
+            ctx.allow_interspersed_args = True
+        return super().parse_args(ctx, args)
+
+
+def read_argv() -> list[str] | None:
+    """The command after ``--`` of a WithCommand's command line; None where there is no ``--``."""
+    argv: list[str] | None = click.get_current_context().meta.get(_ARGV)
+    return argv
 
 
 class Duration(click.ParamType[float]):
@@ -53,7 +74,7 @@ def build(
 def common() -> list[click.Parameter]:
     """What every command takes."""
     return [
-        _setting(["-p", "--project"], "project", "Work in this project.", metavar="NAME"),
+        _setting(["-p", "--project"], "project", "Work in this project.", metavar="NAME", check=_refuse_port),
         _setting(["--context"], "context_file", "Context file to use.", metavar="FILE"),
         _setting(["--debug"], "debug", "Show tracebacks and request ids.", is_flag=True),
         _setting(["--no-color"], "no_color", "No colours.", is_flag=True),
@@ -117,8 +138,24 @@ def targets(kind: Kind | None, *, required: bool = True, many: bool = True, able
     )
 
 
-def _setting(names: list[str], attribute: str, help_: str, **more: Any) -> click.Option:
+def _refuse_port(context: click.Context, value: str) -> None:
+    """Elsewhere -p publishes a port. Raises UsageError for what can only be meant so."""
+    if ":" in value:
+        takes = any("--publish" in param.opts for param in context.command.params)
+        hint = f"to publish a port: --publish {value}" if takes else f"{context.command_path} --help"
+        raise usage(f"-p {value}: -p is --project, and no project is called so", hint)
+
+
+def _setting(
+    names: list[str],
+    attribute: str,
+    help_: str,
+    check: Callable[[click.Context, Any], None] | None = None,
+    **more: Any,
+) -> click.Option:
     def store(context: click.Context, _: click.Parameter, value: Any) -> None:
+        if check is not None and value is not None:
+            check(context, value)
         session = context.find_object(Session)
         if session is not None and value is not None and value is not False:
             setattr(session, attribute, value)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from weft.cli.complaints import complain
 from weft.cli.exit_codes import OK, partial_code
 from weft.cli.finishing import Done, finish
+from weft.cli.lookup import add_what_is_there
 from weft.cli.session import Session
 from weft.cli.watching import Wait
 from weft.cli.words import Target
@@ -25,7 +26,7 @@ def each(session: Session, targets: Sequence[Target], act: Callable[[Target], ob
         except WeftError as problem:
             if len(targets) == 1:
                 raise
-            codes.append(complain(problem, session.output, session.color, session.debug))
+            codes.append(complain(add_what_is_there(session, problem), session.output, session.color, session.debug))
     return codes
 
 

@@ -12,6 +12,7 @@ import click
 
 from weft.cli.exit_codes import MEANINGS
 from weft.cli.grammar import AFTER, MAKEABLE, TOOLS, Entry, load, verbs_of
+from weft.cli.habits import SYNONYMS
 from weft.cli.options import common
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
@@ -24,6 +25,8 @@ Written by `python -m weft.cli.reference cli`; change the commands, not this pag
 `weft NOUN VERB [NAME]` and `weft VERB NOUN NAME` mean the same, and every verb takes `NAME` or `KIND/NAME`:
 `weft vm describe web`, `weft describe vm web`, `weft describe vm/web`. A noun is a kind or its plural.
 
+- **Names.** Without a kind a NAME is looked for: `weft describe web`, `weft logs web`; `delete` wants the kind. Verbs that only
+  read (`get`, `describe`, `logs`, `events`, `explain`, `recommend`) take the beginning of a name or uid where one object has it.
 - **Waiting.** What changes something waits until it is so and shows how it gets on (`--wait`, the default). `--detach`
   returns at once, `--timeout 30s` (or `--wait-timeout`) gives up with exit code 7. Ctrl-C and a time-out end the
   watching, not the work.
@@ -63,6 +66,7 @@ def write_cli_page() -> str:
             parts.append(_write_command(verb, entry, None))
     for name, entries in AFTER.items():
         parts += [_write_command(verb, entry, BY_NAME[name]) for verb, entry in entries.items()]
+    parts.append(_write_habits())
     parts.append("\n## Making objects\n")
     for name in MAKEABLE:
         kind = BY_NAME[name]
@@ -75,6 +79,12 @@ def write_cli_page() -> str:
 def write_exit_codes_page() -> str:
     """docs/reference/exit-codes.md."""
     return _EXIT_HEAD + "".join(f"| {code} | {meaning} |\n" for code, meaning in MEANINGS.items())
+
+
+def _write_habits() -> str:
+    synonyms = ", ".join(f"`{word}` is `{verb}`" for word, verb in SYNONYMS.items())
+    others = "Other words of Docker, kubectl, Incus and Proxmox are answered with what it is here."
+    return f"\n## Words of other tools\n\n{synonyms}. {others}\n"
 
 
 def _write_kinds() -> str:

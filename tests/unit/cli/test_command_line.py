@@ -10,12 +10,13 @@ from pathlib import Path
 import click
 import pytest
 
+from weft.cli import habits
 from weft.cli.app import make_root, run
 from weft.cli.exit_codes import join_codes, partial_code
 from weft.cli.grammar import TOOLS, VERBS, load, verbs_of
 from weft.cli.reference import write_cli_page, write_exit_codes_page
 from weft.contracts.clock import SystemClock
-from weft.kinds.registry import KINDS
+from weft.kinds.registry import BY_NAME, KINDS
 
 
 class Said:
@@ -118,6 +119,78 @@ def test_a_command_that_cannot_be_understood_says_why_and_what_instead(
     assert says in err
     assert suggests in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("line", "says", "suggests"),
+    [
+        ("get pods", "no such kind: 'pods'", "did you mean containers?"),
+        ("get deployments", "no such kind: 'deployments'", "did you mean containers?"),
+        ("get all", "no such kind: 'all'", "did you mean weft ps?"),
+        ("pods list", "no such command: pods", "did you mean weft container?"),
+        ("vm shell web", "no such command: shell", "did you mean weft vm exec -t NAME -- sh?"),
+        ("shell web", "no such command: shell", "did you mean weft exec -t NAME -- sh?"),
+        ("launch tiny web", "no such command: launch", "did you mean weft vm create NAME --image IMAGE?"),
+        ("vm reboo web", "no such command: reboo", "did you mean weft vm restart?"),
+        ("vm create web --image tiny -v a:/b", "no such option: -v", "weft vm create --help"),
+        ("container create web busybox -e A=1", "no such option: -e", "did you mean --env?"),
+        ("container create web busybox -v a:/b", "no such option: -v", "did you mean --mount?"),
+        ("container create web busybox -p 80:80", "-p is --project", "to publish a port: --publish 80:80"),
+        ("vm migrate web --target n1", "no such option: --target", "did you mean --to?"),
+        ("vm migrate web n1", "move one at a time", "--to n1"),
+        ("vm set web memory=96M", "'memory=96M' is not a name", "write --memory 96M"),
+        ("vm set web memory 96M", "set fields of one object at a time", "write --memory 96M"),
+        ("vm create web tiny", "one name is enough: web tiny", "write --image tiny"),
+        ("network create blue 10.0.0.0/24", "one name is enough", "write --cidr 10.0.0.0/24"),
+        ("run web", "'web' is the name, and the image is missing", "weft run web IMAGE"),
+        ("run web busybox echo hi", "'echo': a command comes after --", "weft run … -- echo hi"),
+        ("run web --image busybox echo", "'echo': a command comes after --", "weft run … -- echo"),
+        ("run -- echo hi", "the name is missing", ""),
+        ("vm create web --image tiny -- echo", "a VM takes no command after --", ""),
+        ('function invoke f {"n":1}', "one function at a time", """--data '{"n":1}'"""),
+    ],
+)
+def test_what_hands_remember_of_other_tools_is_understood_or_told_right(
+    weft: Said, line: str, says: str, suggests: str
+) -> None:
+    code, out, err = weft(line)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert suggests in err
+
+
+def test_every_command_that_is_suggested_is_one() -> None:
+    root = make_root()
+    top = click.Context(root, info_name="weft")
+    for word, line in habits.COMMANDS.items():
+        assert word not in root.entries() and word not in habits.SYNONYMS, word
+        first, *rest = line.split()
+        command = root.get_command(top, first)
+        assert command is not None, line
+        if isinstance(command, click.Group):
+            assert command.get_command(click.Context(command, parent=top, info_name=first), rest[0]) is not None, line
+    for word, kind in habits.NOUNS.items():
+        assert kind in BY_NAME
+        assert root.get_command(top, word) is None, f"{word} is a word of weft's own"
+
+
+def test_synonyms_are_no_words_of_their_own_and_lead_to_real_verbs() -> None:
+    own = {*verbs_of(None), *TOOLS, *(verb for kind in KINDS for verb in verbs_of(kind.name))}
+    assert not own & set(habits.SYNONYMS)
+    assert set(habits.SYNONYMS.values()) <= own
+
+
+@pytest.mark.parametrize(
+    ("line", "same"),
+    [
+        ("vm ls", "vm list"),
+        ("rm vm/web", "delete vm/web"),
+        ("vm info", "vm describe"),
+        ("vm move web --to", "vm migrate web --to"),
+    ],
+)
+def test_a_synonym_is_its_verb(weft: Said, line: str, same: str) -> None:
+    assert weft(line) == weft(same)
 
 
 def test_without_a_context_the_next_command_is_named(weft: Said) -> None:

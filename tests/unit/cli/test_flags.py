@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 
-from weft.cli.flags import flag_fields, flag_name, make_flags, read_flags
+from weft.cli.flags import flag_fields, flag_name, make_flags, read_assignments, read_flags
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.errors import InvalidInput
@@ -77,3 +78,14 @@ def test_user_data_is_read_from_a_file_or_is_the_script_itself(tmp_path: Path) -
     assert read_flags(VM, {"spec__user_data": "#!/bin/sh\nfalse"}, {}) == {"user_data": "#!/bin/sh\nfalse"}
     with pytest.raises(Exception, match="no such file"):
         read_flags(VM, {"spec__user_data": str(tmp_path / "none")}, {})
+
+
+@pytest.mark.parametrize("text", ["memory=8G", "mem=8G", "--memory=8G", "ram=8G", "memo=8G"])
+def test_a_field_is_known_by_its_beginning_and_by_what_others_call_it(text: str) -> None:
+    assert read_assignments(VM, [text]) == {"memory": "8G"}
+
+
+def test_a_field_that_could_be_several_or_none_is_refused() -> None:
+    for text in ("m=8G", "memry=8G", "memory", "=8G"):
+        with pytest.raises(click.UsageError, match="write FIELD=VALUE"):
+            read_assignments(VM, [text])

@@ -16,7 +16,6 @@ from weft.cli.manifest.document import Document
 from weft.cli.output.description import describe_object
 from weft.cli.runtime_base import is_here
 from weft.cli.terminal import Paint
-from weft.cli.verbs import logs
 from weft.cli.verbs.invoke import _split_qualifier, read_data
 from weft.kinds.registry import BY_NAME
 from weft.objects.code_archive import read_members
@@ -170,18 +169,6 @@ def test_a_description_says_of_what_serves_only_what_the_spec_says_otherwise() -
         whole["status"] = {"phase": "Ready", "serving": serving}
         text = describe_object(whole, FUNCTION, lambda _: "1s", None, Paint(False))
         assert ("serving" in text) is told and text.count("app.handler") == 1
-
-
-def test_logs_of_a_bare_name_are_a_guests(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr(logs, "show_log", lambda session, target, *_, **more: seen.append(f"{target.what} {more}") or 0)
-    run: Any = logs._run
-    for words in (("web",), ("function/thumb",), ("function", "thumb")):
-        run(None, None, words, False, -1)
-    run(None, FUNCTION, ("thumb",), False, -1, 5.0)
-    assert seen == ["vm/web {}", "function/thumb {}", "function/thumb {}", "function/thumb {'since': 5.0}"]
-    with pytest.raises(click.UsageError):
-        run(None, None, ("web",), False, -1, 5.0)
 
 
 def test_a_path_of_nix_itself_is_explained() -> None:

@@ -10,10 +10,11 @@ from msgspec import inspect as mi
 from weft.cli import options
 from weft.cli.finishing import Done, plan_wait
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_targets
 from weft.cli.outcome import each, finish_each
 from weft.cli.session import Session
 from weft.cli.watching import Wait
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import BY_NAME
 
@@ -25,7 +26,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [options.targets(kind, able=entry.kinds), *inputs, *options.waits(), options.output()]
 
     def run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
-        return _run(session, verb, read_targets(kind, words, entry.kinds), given)
+        return _run(session, verb, find_targets(session, kind, words, entry.kinds), given)
 
     return options.build(verb, f"{entry.summary}.", run, kind, params)
 

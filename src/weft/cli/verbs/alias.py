@@ -8,10 +8,10 @@ import click
 
 from weft.cli import options
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_targets
 from weft.cli.output.formats import print_data
 from weft.cli.output.table import Column, draw_table
 from weft.cli.session import Session
-from weft.cli.words import read_targets
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
 
@@ -29,7 +29,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], remove: bool) -> int:
-    (target,) = read_targets(kind, words[:1], ("function",))
+    (target,) = find_targets(session, kind, words[:1], ("function",))
     name, *weights = words[1:] or ("",)
     if remove and (not name or weights):
         raise click.UsageError("--remove takes the function and one alias")

@@ -8,11 +8,11 @@ import click
 
 from weft.cli import options
 from weft.cli.grammar import Entry, able
+from weft.cli.lookup import find_one
 from weft.cli.session import Session
 from weft.cli.stream import Stream, dial, tell_resizes
 from weft.cli.terminal import is_terminal, raw_mode
 from weft.cli.verbs.screen import show_screen
-from weft.cli.words import read_targets
 from weft.kinds.record import Kind
 
 ESCAPE = b"\x1d"
@@ -29,10 +29,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], vnc: bool, url: bool, port: int) -> int:
-    targets = read_targets(kind, words, able("console"))
-    if len(targets) != 1:
-        raise click.UsageError("one console at a time")
-    target = targets[0]
+    target = find_one(session, kind, words, able("console"), "one console at a time")
     if vnc:
         return show_screen(session, target, url, port)
     ticket = session.client.verb(target.kind.name, target.name, "console", {})

@@ -15,10 +15,11 @@ from weft.cli.exit_codes import OK, UNPLACEABLE, exit_code
 from weft.cli.following import follow_to_end, print_one
 from weft.cli.goals import Goal
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_one
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
 from weft.cli.watching import Result, Wait
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.cells import dig
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ENDED, ConversionSpec, check_conversion, read_new
@@ -55,7 +56,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
-    target = _read_target(kind, words, given["to"])
+    target = _read_target(session, kind, words, given["to"])
     dry, detach = given.pop("dry_run"), given.pop("detach")
     given["timeout_seconds"] = timeout = given.pop("timeout") or DEFAULT_TIMEOUT_SECONDS
     body = {name: value for name, value in given.items() if value is not None}
@@ -76,14 +77,11 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     return _watch(session, made)
 
 
-def _read_target(kind: Kind | None, words: Sequence[str], to: str) -> Target:
+def _read_target(session: Session, kind: Kind | None, words: Sequence[str], to: str) -> Target:
     """A bare name is of the kind that it is converted from."""
     if kind is None and len(words) == 1 and "/" not in words[0]:
         kind = BY_NAME[next(name for name in KINDS if name != to)]
-    targets = read_targets(kind, words, KINDS)
-    if len(targets) != 1:
-        raise click.UsageError("convert one at a time")
-    return targets[0]
+    return find_one(session, kind, words, KINDS, "convert one at a time")
 
 
 def _read_input(body: Mapping[str, Any]) -> ConvertInput:

@@ -15,9 +15,10 @@ import click
 
 from weft.cli import options
 from weft.cli.grammar import Entry, able
+from weft.cli.lookup import find_targets
 from weft.cli.relay import carry
 from weft.cli.session import Session
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 
@@ -44,7 +45,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, places: tuple[str, str]) -> int:
-    source, goal = (_read_place(kind, place) for place in places)
+    source, goal = (_read_place(session, kind, place) for place in places)
     if (source.target is None) == (goal.target is None):
         raise click.UsageError("one of the two is in a VM, as NAME:PATH, like: weft cp notes.txt web:/root/")
     if goal.target is not None:
@@ -53,13 +54,13 @@ def _run(session: Session, kind: Kind | None, places: tuple[str, str]) -> int:
     return _get(session, source.target, source.path, goal.path)
 
 
-def _read_place(kind: Kind | None, text: str) -> _Place:
+def _read_place(session: Session, kind: Kind | None, text: str) -> _Place:
     name, colon, path = text.partition(":")
     if not colon or text.startswith((".", "/")):
         return _Place(None, text)
     if not path:
         raise click.UsageError(f"{text!r}: the path in the VM is missing, like {name}:/root/")
-    return _Place(read_targets(kind, [name], able("cp"))[0], path)
+    return _Place(find_targets(session, kind, [name], able("cp"))[0], path)
 
 
 def _put(session: Session, source: str, target: Target, path: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import click
 from weft.cli import options
 from weft.cli.code import Packed, bring
 from weft.cli.finishing import Done, finish, plan_wait
-from weft.cli.flags import flag_parameter, make_flags, name_flag, read_flags, read_pairs
+from weft.cli.flags import flag_fields, flag_name, flag_parameter, make_flags, name_flag, read_flags, read_pairs
 from weft.cli.function_flags import make_more_flags, read_more_flags
 from weft.cli.grammar import MAKEABLE, Entry, Words, load
 from weft.cli.manifest.check import Manifest, check_spec, locate
@@ -21,11 +23,16 @@ from weft.cli.output.formats import print_object
 from weft.cli.runtime_base import provide_bases
 from weft.cli.session import Session
 from weft.cli.verbs.add import add_file
-from weft.cli.words import Target
+from weft.cli.words import Target, usage
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, find_kind
 from weft.objects.errors import NotFound
 from weft.objects.identity import check_labels, check_name
+from weft.objects.schema import FieldDoc
+
+# What runs a command, and where in its spec that and its image stand, as flags' parameters are called.
+RUNS = {"container": "spec", "job": "spec__task"}
+_MARKS, _MARK_LENGTH = "bcdfghjkmnpqrstvwxz23456789", 4  # nothing that reads as a word, or as another letter
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -36,7 +43,7 @@ def make_command(verb: str, kind: Kind) -> click.Command:
     """The command that makes objects of ``kind``, with a flag for every field of its spec."""
     flags = [*make_more_flags(kind), *make_flags(kind)]
     params: list[click.Parameter] = [
-        click.Argument(["words"], nargs=-1, metavar="NAME [-- COMMAND...]" if kind.name == "container" else "NAME"),
+        click.Argument(["words"], nargs=-1, metavar="NAME [IMAGE] [-- COMMAND...]" if kind.name in RUNS else "NAME"),
         click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument."),
         *flags,
         click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
@@ -46,7 +53,12 @@ def make_command(verb: str, kind: Kind) -> click.Command:
         options.output(),
     ]
     return options.build(
-        verb, f"Make a {kind.title}: {kind.summary[:1].lower()}{kind.summary[1:]}.", _run, kind, params
+        verb,
+        f"Make a {kind.title}: {kind.summary[:1].lower()}{kind.summary[1:]}.",
+        _run,
+        kind,
+        params,
+        command_class=options.WithCommand,
     )
 
 
@@ -67,8 +79,7 @@ class _Kinds(Words):
 def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: bool, **given: Any) -> int:
     if "/" in (given.get("spec__iso") or "") and not dry_run:
         given["spec__iso"] = add_file(session, given["spec__iso"])
-    if kind.name == "container":
-        words = read_command(given, "spec__command", words)
+    words = read_words(kind, words, given)
     manifest, code = read_wish(session, kind, words, given)
     if code is not None:
         bring(session, code)
@@ -91,15 +102,17 @@ def _show_dry(session: Session, target: Target, made: dict[str, Any]) -> int:
 
 
 def read_wish(
-    session: Session, kind: Kind, words: tuple[str, ...], given: dict[str, Any]
+    session: Session, kind: Kind, words: tuple[str, ...], given: dict[str, Any], *, make_up: bool = False
 ) -> tuple[dict[str, Any], Packed | None]:
-    """The manifest that flags and ``--config`` make together, and a function's code; flags win. Raises InvalidInput at the field's
-    place."""
+    """The manifest that flags and ``--config`` make together, and a function's code; flags win. ``make_up``: one without a name
+    gets one. Raises InvalidInput at the field's place."""
     document = read_config(given["config"], kind) if given["config"] else Document({"spec": {}}, "")
     written = document.value
+    spec = read_flags(kind, given, written["spec"])
+    made_up = _make_up_name(kind, spec) if make_up else None
     manifest: dict[str, Any] = {
         "kind": kind.name,
-        "name": _choose_name(kind, words, given["named"], written.get("name")),
+        "name": _choose_name(kind, words, spec, given["named"], written.get("name") or made_up),
     }
     project = session.project or written.get("project")
     if project and kind.scope == "project":
@@ -108,7 +121,7 @@ def read_wish(
     if labels:
         check_labels(labels)
         manifest["labels"] = labels
-    manifest["spec"] = read_flags(kind, given, written["spec"])
+    manifest["spec"] = spec
     beside = Path(given["config"]).parent if given["config"] not in (None, "-") else None
     code = read_more_flags(kind, given, manifest["spec"], beside)
     for problem in check_spec(kind, manifest["spec"]):
@@ -119,28 +132,75 @@ def read_wish(
     return manifest, code
 
 
-def read_command(given: dict[str, Any], parameter: str, words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words but for a command after ``--``, which goes where flag ``parameter`` puts one; that flag is given once, as a shell
-    reads it, or once for each word."""
-    name, command = (words[:0], words) if given["named"] else (words[:1], words[1:])
-    flags: tuple[str, ...] = given[parameter] or ()
-    if flags and command:
-        raise click.UsageError("the command is given twice: with --command, and after --")
-    given[parameter] = tuple(shlex.split(flags[0])) if len(flags) == 1 else (*flags, *command)
-    return name
+def read_words(kind: Kind, words: tuple[str, ...], given: dict[str, Any]) -> tuple[str, ...]:
+    """Of NAME [IMAGE] [-- COMMAND] the name; the others go where their flags would put them. --command is given once, as a shell
+    reads it, or once for each word. Raises UsageError for a word too many."""
+    argv, place = options.read_argv(), RUNS.get(kind.name)
+    if place is None:
+        if argv:
+            raise usage(f"a {kind.title} takes no command after --")
+        return words
+    own = 0 if given["named"] else 1
+    names, images, others = words[:own], words[own : own + 1], words[own + 1 :]
+    if others or (images and given[f"{place}__image"]):
+        first, *_ = others or images
+        raise usage(f"{first!r}: a command comes after --", f"{_command_path()} … -- {' '.join(others or images)}")
+    if images:
+        given[f"{place}__image"] = images[0]
+    flags: tuple[str, ...] = given[f"{place}__command"] or ()
+    if flags and argv:
+        raise usage("the command is given twice: with --command, and after --")
+    given[f"{place}__command"] = tuple(shlex.split(flags[0])) if len(flags) == 1 else (*flags, *(argv or ()))
+    return names
+
+
+def _command_path() -> str:
+    return click.get_current_context().command_path
 
 
 def _given(given: dict[str, Any]) -> list[str]:
     return [name for name, value in given.items() if value not in (None, ())]
 
 
-def _choose_name(kind: Kind, words: tuple[str, ...], named: str | None, written: str | None) -> str:
+def _choose_name(
+    kind: Kind, words: tuple[str, ...], spec: dict[str, Any], named: str | None, written: str | None
+) -> str:
     if len(words) + bool(named) > 1:
-        raise click.UsageError(f"one name is enough: {' '.join([*words, *([named] if named else [])])}")
+        lacking = [doc for doc in flag_fields(kind) if doc.required and doc.path.count(".") == 1]
+        hint = (
+            f"write --{flag_name(lacking[0])} {words[-1]}"
+            if len(lacking) == 1 and not _is_set(lacking[0], spec)
+            else ""
+        )
+        raise usage(f"one name is enough: {' '.join([*words, *([named] if named else [])])}", hint)
     name = words[0] if words else named or written
     if not name:
-        raise click.UsageError("the name is missing: give NAME")
+        raise usage("the name is missing: give NAME")
+    if words and kind.name in RUNS and not _image_of(kind, spec):
+        raise usage(
+            f"{name!r} is the name, and the image is missing", f"{_command_path()} {name} IMAGE, or --image IMAGE"
+        )
     noun, sign, rest = name.partition("/")
     if sign and noun.lower() in (kind.name, kind.plural, *kind.aliases):
         name = rest
     return check_name(name)
+
+
+def _is_set(doc: FieldDoc, spec: dict[str, Any]) -> bool:
+    return spec.get(doc.path.partition(".")[2]) is not None
+
+
+def _image_of(kind: Kind, spec: dict[str, Any]) -> str:
+    """The image that what is made runs; empty while there is none."""
+    of = spec.get("task") or {} if kind.name == "job" else spec
+    return str(of.get("image") or "") if isinstance(of, dict) else ""
+
+
+def _make_up_name(kind: Kind, spec: dict[str, Any]) -> str | None:
+    """``busybox-x7k2``: the image, and a few letters that make it one's own; None without an image."""
+    image = _image_of(kind, spec).rpartition("/")[2].partition("@")[0].partition(":")[0]
+    base = re.sub(r"[^a-z0-9]+", "-", image.lower()).strip("-")
+    if not base:
+        return None
+    mark = "".join(secrets.choice(_MARKS) for _ in range(_MARK_LENGTH))
+    return f"{base[: kind.longest_name - _MARK_LENGTH - 1].rstrip('-')}-{mark}"

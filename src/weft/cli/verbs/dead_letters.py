@@ -6,10 +6,10 @@ import click
 
 from weft.cli import options
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_one
 from weft.cli.output.formats import age_of, print_data
 from weft.cli.output.table import Column, draw_table
 from weft.cli.session import Session
-from weft.cli.words import read_targets
 from weft.client.functions import act_on_dead_letters, list_dead_letters
 from weft.kinds.record import Kind
 
@@ -27,12 +27,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], redrive: bool, purge: bool) -> int:
-    targets = read_targets(kind, words, ("function",))
-    if len(targets) != 1:
-        raise click.UsageError("one function at a time")
+    target = find_one(session, kind, words, ("function",), "one function at a time")
     if redrive and purge:
         raise click.UsageError("--redrive or --purge, not both")
-    target = targets[0]
     if redrive or purge:
         count = act_on_dead_letters(session.client, target.name, "redrive" if redrive else "purge")
         if session.output in ("json", "yaml"):

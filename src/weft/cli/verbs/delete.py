@@ -12,14 +12,15 @@ from weft.cli import options
 from weft.cli.exit_codes import ERROR
 from weft.cli.finishing import Done, plan_wait
 from weft.cli.grammar import Entry
+from weft.cli.lookup import read_sure_targets
 from weft.cli.outcome import each, finish_each
 from weft.cli.session import Session
 from weft.cli.terminal import is_terminal
 from weft.cli.watching import Wait
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target, find_noun
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
-from weft.kinds.registry import BY_NAME, find_kind
+from weft.kinds.registry import BY_NAME
 
 _FORCE = "Give up a node that is lost: its VMs are placed anew, with fresh disks."
 
@@ -74,10 +75,10 @@ def _find_targets(
     session: Session, kind: Kind | None, words: tuple[str, ...], labels: str, fields: str, uids: dict[str, str]
 ) -> list[Target]:
     if not labels and not fields:
-        return read_targets(kind, words)
+        return read_sure_targets(session, kind, words)
     if len(words) != (kind is None):
         raise click.UsageError("give names, or a kind and a selector")
-    kind = kind or find_kind(words[0])
+    kind = kind or find_noun(words[0])
     listing = session.client.list(kind.name, labels=labels, fields=fields)
     targets = [Target(kind, item["name"]) for item in listing.items]
     uids.update({target.what: item["uid"] for target, item in zip(targets, listing.items, strict=True)})

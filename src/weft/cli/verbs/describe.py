@@ -12,6 +12,7 @@ import msgspec
 from weft.cli import options
 from weft.cli.exit_codes import partial_code
 from weft.cli.grammar import PLACED, Entry
+from weft.cli.lookup import look_up
 from weft.cli.outcome import each
 from weft.cli.output.description import describe_object, name_images
 from weft.cli.output.formats import age_of, print_object
@@ -24,7 +25,7 @@ from weft.cli.output.usage import RESOURCES, describe_instances, describe_used
 from weft.cli.session import Session
 from weft.cli.terminal import clean, find_width
 from weft.cli.verbs.events import about, draw_events
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.client.usage import fetch_usage
 from weft.kinds.allocation import AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.cells import dig
@@ -43,7 +44,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str | None = None) -> int:
-    targets = read_targets(kind, words)
+    targets = look_up(session, kind, words)
     if plot is not None and len(targets) != 1:
         raise click.UsageError("--plot draws one at a time")
 

@@ -14,13 +14,14 @@ from weft.cli.exit_codes import OK, UNPLACEABLE
 from weft.cli.following import follow_to_end, print_one
 from weft.cli.goals import Goal
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_one
 from weft.cli.output.formats import print_object
 from weft.cli.output.table import Column, draw_table
 from weft.cli.progress import Progress
 from weft.cli.session import Session
 from weft.cli.terminal import find_width
 from weft.cli.watching import Result, Wait
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
 from weft.objects.errors import TimedOut, WeftError
@@ -53,10 +54,7 @@ def _run(
     lasts: float | None,
     dry_run: bool,
 ) -> int:
-    targets = read_targets(kind, words, ("node",))
-    if len(targets) != 1:
-        raise click.UsageError("drain one node at a time")
-    (target,) = targets
+    target = find_one(session, kind, words, ("node",), "drain one node at a time")
     if lasts == 0:
         raise click.UsageError("--for 0: nothing can leave in no time; leave it out for as long as it takes")
     if dry_run:

@@ -17,12 +17,13 @@ from weft.cli import options
 from weft.cli.exit_codes import OK
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_one
 from weft.cli.manifest.check import Manifest, locate, raise_all, read_manifests
 from weft.cli.manifest.yaml_text import read_yaml
 from weft.cli.output.formats import write_manifest
 from weft.cli.session import Session
 from weft.cli.terminal import is_terminal
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, StaleRevision, WeftError
 
@@ -33,10 +34,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
-    targets = read_targets(kind, words)
-    if len(targets) != 1:
-        raise click.UsageError("edit one object at a time")
-    target = targets[0]
+    target = find_one(session, kind, words, (), "edit one object at a time")
     obj = session.client.get(target.kind.name, target.name)
     before = write_manifest(obj)
     text, complaint = before, ""

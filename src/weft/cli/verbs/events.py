@@ -11,12 +11,14 @@ from typing import Any
 import click
 
 from weft.cli import options
+from weft.cli.exit_codes import INTERRUPTED
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_targets, look_up
 from weft.cli.output.formats import age_of, print_data
 from weft.cli.output.table import Column, draw_table
 from weft.cli.session import Session
 from weft.cli.terminal import clean, find_width
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.record import Kind
 
 _COLUMNS = (Column("AGE"), Column("TYPE"), Column("REASON"), Column("OBJECT"), Column("MESSAGE", flexible=True))
@@ -34,12 +36,14 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bool, tail: int | None) -> int | None:
-    abouts = _find_abouts(session, kind, words)
-    past = sorted((r for about in abouts for r in session.client.events(about=about)), key=lambda r: r["id"])
-    past = past[-tail:] if tail else past
-    if not past and words:
-        for target in read_targets(kind, words):  # of what is gone there are events yet: then it needn't be there
+    targets = find_targets(session, kind, words) if words else []
+    past = _read(session, abouts := _find_abouts(session, kind, targets))
+    if not past and targets:  # of what is gone there are events yet: only without any must it be there
+        targets = look_up(session, kind, words)
+        for target in targets:
             session.client.get(target.kind.name, target.name)
+        past = _read(session, abouts := _find_abouts(session, kind, targets))
+    past = past[-tail:] if tail else past
     if not follow:
         if session.output in ("json", "yaml"):
             print_data({"items": past}, session.output)
@@ -51,17 +55,20 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
     newest = past[-1]["id"] if past else 0
     for record in past:
         _print_line(session, record)
-    for record in _follow(session, abouts, newest):
-        _print_line(session, record)
+    try:
+        for record in _follow(session, abouts, newest):
+            _print_line(session, record)
+    except KeyboardInterrupt:
+        return INTERRUPTED  # enough was seen
     return None
 
 
-def _find_abouts(session: Session, kind: Kind | None, words: tuple[str, ...]) -> list[str]:
-    if kind is not None and not words:
-        return [f"{kind.name}/"]
-    if not words:
-        return [""]
-    return [about(session, target) for target in read_targets(kind, words)]
+def _read(session: Session, abouts: Sequence[str]) -> list[Record]:
+    return sorted((record for about in abouts for record in session.client.events(about=about)), key=lambda r: r["id"])
+
+
+def _find_abouts(session: Session, kind: Kind | None, targets: Sequence[Target]) -> list[str]:
+    return [about(session, target) for target in targets] or [f"{kind.name}/" if kind is not None else ""]
 
 
 def about(session: Session, target: Target) -> str:

@@ -9,27 +9,18 @@ import click
 from weft.cli import options
 from weft.cli.flags import read_pairs
 from weft.cli.grammar import Entry, able
+from weft.cli.lookup import find_one
 from weft.cli.session import Session
 from weft.cli.stream import Stream, dial, tell_resizes
 from weft.cli.terminal import is_terminal, raw_mode
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target, is_noun
 from weft.kinds.record import Kind
-from weft.kinds.registry import find_kind
-from weft.objects.errors import NotFound
 
 
-class GuestCommand(click.Command):
+class GuestCommand(options.WithCommand):
     """Options end at ``--``, or else at the first word that is none; what follows goes to the guest unchanged."""
 
     allow_interspersed_args = False
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if "--" in args:
-            place = args.index("--")
-            ctx.meta["weft.argv"] = args[place + 1 :]
-            args = args[:place]
-            ctx.allow_interspersed_args = True
-        return super().parse_args(ctx, args)
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -49,16 +40,14 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], tty: bool, env: tuple[str, ...], cwd: str) -> int:
-    argv = click.get_current_context().meta.get("weft.argv")
+    argv = options.read_argv()
     if argv is None:
         words, argv = split_words(kind, words)
-    targets = read_targets(kind, words, able("exec"))
-    if len(targets) != 1:
-        raise click.UsageError("one guest at a time: put -- before the command")
+    target = find_one(session, kind, words, able("exec"), "one guest at a time: put -- before the command")
     if not argv:
-        raise click.UsageError(f"the command is missing: weft vm exec {targets[0].name} -- CMD")
+        raise click.UsageError(f"the command is missing: weft vm exec {target.name} -- CMD")
     given = {"argv": list(argv), "env": read_pairs(env, "env"), "cwd": cwd, "tty": tty}
-    return run_command(session, targets[0], given)
+    return run_command(session, target, given)
 
 
 def run_command(session: Session, target: Target, given: dict[str, object]) -> int:
@@ -75,11 +64,5 @@ def run_command(session: Session, target: Target, given: dict[str, object]) -> i
 
 def split_words(kind: Kind | None, words: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
     """Where no ``--`` says it: the object's words, and the command's."""
-    named = 1
-    if kind is None and words and "/" not in words[0]:
-        try:
-            find_kind(words[0])
-            named = 2
-        except NotFound:
-            named = 1
+    named = 2 if kind is None and words and "/" not in words[0] and is_noun(words[0]) else 1
     return words[:named], list(words[named:])

@@ -16,12 +16,13 @@ from weft.cli.exit_codes import OK
 from weft.cli.finishing import find_decision
 from weft.cli.flags import read_assignments
 from weft.cli.grammar import PLACED, Entry
+from weft.cli.lookup import look_up_one
 from weft.cli.output.formats import print_object
 from weft.cli.placement import explain_absence, explain_decision
 from weft.cli.session import Session
 from weft.cli.terminal import find_width
 from weft.cli.verbs.recommend import tell
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound, WeftError
@@ -45,10 +46,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(
     session: Session, kind: Kind | None, words: tuple[str, ...], why_not: str | None, what_if: tuple[str, ...]
 ) -> int:
-    targets = read_targets(kind, words, (*PLACED, "migration"))
-    if len(targets) != 1:
-        raise click.UsageError("explain one at a time")
-    (target,) = targets
+    target = look_up_one(session, kind, words, (*PLACED, "migration"), "explain one at a time")
     obj = session.client.get(target.kind.name, target.name)
     if what_if and target.kind.workload is None:
         raise click.UsageError("--what-if asks about a workload")

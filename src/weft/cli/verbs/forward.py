@@ -9,9 +9,9 @@ import click
 
 from weft.cli import options
 from weft.cli.grammar import Entry, able
+from weft.cli.lookup import find_targets
 from weft.cli.relay import carry, listen_here, relay
 from weft.cli.session import Session
-from weft.cli.words import read_targets
 from weft.kinds.record import Kind
 
 _PORTS = re.compile(r"(?:(\d{1,5}):)?(\d{1,5})")
@@ -32,7 +32,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], patience: 
     match = _PORTS.fullmatch(words[-1]) if len(words) > 1 else None
     if match is None:
         raise click.UsageError("give the guest and its port, like: weft vm forward web 8080:80")
-    (target,) = read_targets(kind, words[:-1], able("forward"))[:1]
+    (target,) = find_targets(session, kind, words[:-1], able("forward"))[:1]
     given = {"port": int(match[2]), "patience": patience}
     if match[1] is None:
         return carry(session, target, "forward", given, sys.stdin.fileno(), 1)

@@ -9,9 +9,9 @@ import click
 
 from weft.cli import options
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_targets
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
-from weft.cli.words import read_targets
 from weft.client.functions import find_endpoint, keep_ca
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
@@ -26,7 +26,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
-    targets = read_targets(kind, words, ("function",)) if words else []
+    targets = find_targets(session, kind, words, ("function",)) if words else []
     if len(targets) > 1:
         raise click.UsageError("one function at a time")
     client = session.client

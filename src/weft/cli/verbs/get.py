@@ -7,13 +7,13 @@ import click
 from weft.cli import options
 from weft.cli.exit_codes import partial_code
 from weft.cli.grammar import Entry
+from weft.cli.lookup import look_up
 from weft.cli.outcome import each
 from weft.cli.output.formats import MANIFEST, print_list, print_object
 from weft.cli.session import Session
 from weft.cli.verbs.list import list_kind
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target, find_noun, is_noun
 from weft.kinds.record import Kind
-from weft.kinds.registry import find_kind
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -30,13 +30,14 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(
     session: Session, kind: Kind | None, words: tuple[str, ...], labels: tuple[str, ...], fields: tuple[str, ...]
 ) -> int | None:
-    alone = kind is None and len(words) == 1 and "/" not in words[0]
-    if alone or (kind is not None and not words):
-        list_kind(session, kind or find_kind(words[0]), labels, fields)
+    if kind is None and len(words) == 1 and is_noun(words[0]):
+        kind, words = find_noun(words[0]), ()
+    if kind is not None and not words:
+        list_kind(session, kind, labels, fields)
         return None
     if labels or fields:
         raise click.UsageError("give names, or a selector, not both")
-    targets = read_targets(kind, words)
+    targets = look_up(session, kind, words)
     found: list[dict[str, object]] = []
 
     def show(target: Target) -> None:

@@ -14,9 +14,9 @@ from weft.cli import options
 from weft.cli.exchange import exchange
 from weft.cli.exit_codes import ERROR, OK
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_one
 from weft.cli.session import Session
 from weft.cli.terminal import clean
-from weft.cli.words import read_targets
 from weft.client.invocations import MAX_PAYLOAD_BYTES as MOST_DATA_BYTES
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, TooLarge
@@ -40,9 +40,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str | None, **given: Any) -> int:
     plain, qualifier = _split_qualifier(words, given["version"], given["alias"])
-    targets = read_targets(kind, plain, ("function",))
-    if len(targets) != 1:
-        raise click.UsageError("one function at a time")
+    hint = f"what it is invoked with: --data '{words[-1]}'" if words else ""
+    target = find_one(session, kind, plain, ("function",), "one function at a time", hint)
     payload = read_data(data)
     asked = {
         "qualifier": qualifier,
@@ -51,11 +50,11 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str 
         "timeout": given["patience"],
         "later": given["later"],
     }
-    answer, said = exchange(session, "function", targets[0].name, "invoke", asked, payload)
+    answer, said = exchange(session, "function", target.name, "invoke", asked, payload)
     if given["tail_logs"]:
         _tell_tail(base64.b64decode(said.get("tail") or ""))
     if said.get("code"):
-        _tell_error(targets[0].what, answer, said)
+        _tell_error(target.what, answer, said)
         return ERROR
     if given["later"]:
         print(said.get("requestId", ""))

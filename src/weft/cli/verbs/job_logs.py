@@ -9,9 +9,10 @@ import click
 
 from weft.cli import options
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_one
+from weft.cli.printed import show_log
 from weft.cli.session import Session
-from weft.cli.verbs.logs import show_log
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.cells import dig
 from weft.kinds.job import task_name
 from weft.kinds.record import Kind
@@ -44,10 +45,15 @@ def _run(
     follow: bool,
     tail: int,
 ) -> int:
-    targets = read_targets(kind, words, ("job",))
-    if len(targets) != 1:
-        raise click.UsageError("the logs of one job at a time")
-    job = session.client.get("job", targets[0].name)
+    target = find_one(session, kind, words, ("job",), "the logs of one job at a time")
+    return show_job_logs(session, target, task, attempt, follow, tail)
+
+
+def show_job_logs(
+    session: Session, target: Target, task: int | None, attempt: int | None, follow: bool, tail: int
+) -> int:
+    """What its tasks printed: of one ``task`` as it was, of several with whose it is."""
+    job = session.client.get("job", target.name)
     if dig(job, "spec.schedule"):
         raise click.UsageError(f"{job['name']} has runs of its own: weft job list -l job={job['name']}")
     tries = read_tries(job)

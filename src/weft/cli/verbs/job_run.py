@@ -18,7 +18,7 @@ from weft.cli.grammar import Entry
 from weft.cli.moment import tell_moment
 from weft.cli.progress import Progress
 from weft.cli.session import Session
-from weft.cli.verbs.create import read_command, read_wish
+from weft.cli.verbs.create import read_wish, read_words
 from weft.cli.watching import Wait, follow
 from weft.cli.words import Target
 from weft.kinds.cells import dig
@@ -33,7 +33,7 @@ Object = Mapping[str, Any]
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
-        click.Argument(["words"], nargs=-1, metavar="NAME [-- COMMAND...]"),
+        click.Argument(["words"], nargs=-1, metavar="[NAME] [IMAGE] [-- COMMAND...]"),
         click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument."),
         *make_flags(BY_NAME["job"]),
         click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
@@ -44,13 +44,13 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.timeout("How long to wait (until it ends); the job goes on."),
         options.output(),
     ]
-    return options.build(verb, "Run a job, wait for it, and end as it did.", _run, kind, params)
+    summary = "Run a job, wait for it, and end as it did; one without a name gets one."
+    return options.build(verb, summary, _run, kind, params, command_class=options.WithCommand)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: bool, **given: Any) -> int:
     job = BY_NAME["job"]
-    name = read_command(given, "spec__task__command", words)
-    manifest, _ = read_wish(session, job, name, given)
+    manifest, _ = read_wish(session, job, read_words(job, words, given), given, make_up=True)
     made = session.client.create(manifest, dry_run=dry_run)
     target = Target(job, made["name"])
     if dry_run:

@@ -7,8 +7,8 @@ import click
 from weft.cli import options
 from weft.cli.finishing import Done, finish
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_targets
 from weft.cli.session import Session
-from weft.cli.words import read_targets
 from weft.kinds.record import Kind
 
 
@@ -22,7 +22,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
     changes = {w.partition("=")[0]: w.partition("=")[2] for w in words if "=" in w}
     removals = {w[:-1]: None for w in words if "=" not in w and w.endswith("-")}
-    targets = read_targets(kind, [w for w in words if "=" not in w and not w.endswith("-")])
+    targets = find_targets(session, kind, [w for w in words if "=" not in w and not w.endswith("-")])
     if not changes and not removals:
         raise click.UsageError("no label given: write KEY=VALUE, or KEY- to remove one")
     done = []

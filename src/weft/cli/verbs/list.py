@@ -11,9 +11,9 @@ from weft.cli.completion import complete_kind
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import MANIFEST, print_json, print_list
 from weft.cli.session import Session
+from weft.cli.words import find_noun
 from weft.client.usage import fetch_usage
 from weft.kinds.record import Kind
-from weft.kinds.registry import find_kind
 
 Object = dict[str, Any]
 
@@ -26,7 +26,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, labels: tuple[str, ...], fields: tuple[str, ...], word: str = "") -> None:
-    list_kind(session, kind or find_kind(word), labels, fields)
+    list_kind(session, kind or find_noun(word), labels, fields)
 
 
 def list_kind(session: Session, kind: Kind, labels: tuple[str, ...], fields: tuple[str, ...]) -> None:

@@ -9,9 +9,10 @@ from weft.cli import options
 from weft.cli.completion import complete_target
 from weft.cli.finishing import Done
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_targets
 from weft.cli.outcome import each, finish_each
 from weft.cli.session import Session
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 
@@ -38,7 +39,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             obj = session.client.verb(target.kind.name, target.name, verb, body)
             done.append(Done(target, obj, verb, f"maintenance {state}"))
 
-        codes = each(session, read_targets(kind, names, entry.kinds), act)
+        codes = each(session, find_targets(session, kind, names, entry.kinds), act)
         return finish_each(session, codes, done, [])
 
     return options.build(verb, f"{entry.summary}.", run, kind, [words, reason, *options.waits(), options.output()])

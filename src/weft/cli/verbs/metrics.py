@@ -10,10 +10,10 @@ import click
 from weft.cli import options
 from weft.cli.exchange import exchange
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_one
 from weft.cli.output.formats import print_data
 from weft.cli.output.table import Column, draw_table
 from weft.cli.session import Session
-from weft.cli.words import read_targets
 from weft.kinds.record import Kind
 from weft.objects.quantity import format_age, format_bytes
 
@@ -26,10 +26,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
-    targets = read_targets(kind, words, ("function",))
-    if len(targets) != 1:
-        raise click.UsageError("one function at a time")
-    answer, _ = exchange(session, "function", targets[0].name, "metrics", {})
+    target = find_one(session, kind, words, ("function",), "one function at a time")
+    answer, _ = exchange(session, "function", target.name, "metrics", {})
     told: dict[str, Any] = json.loads(answer)
     if session.is_data:
         print_data(told, session.output if session.output != "name" else "json")

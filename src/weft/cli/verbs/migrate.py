@@ -15,6 +15,7 @@ from weft.cli.exit_codes import OK, UNPLACEABLE, exit_code
 from weft.cli.following import follow_to_end, print_one
 from weft.cli.goals import Goal, plan_goal
 from weft.cli.grammar import Entry, able
+from weft.cli.lookup import find_one
 from weft.cli.moment import read_moment, tell_moment
 from weft.cli.moving import Moving, describe_end
 from weft.cli.output.formats import print_object
@@ -23,7 +24,7 @@ from weft.cli.progress import Progress
 from weft.cli.session import Session
 from weft.cli.terminal import find_width
 from weft.cli.watching import Result, Wait
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.allocation import LOCAL
 from weft.kinds.cells import dig
 from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED, MOVABLE
@@ -78,10 +79,9 @@ def _of_machines() -> list[click.Parameter]:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:
-    targets = read_targets(kind, words, able("migrate"))
-    if len(targets) != 1:
-        raise click.UsageError("move one at a time")
-    (target,) = targets
+    target = find_one(
+        session, kind, words, able("migrate"), "move one at a time", f"where to: --to {words[-1]}" if words else ""
+    )
     given = {"live": False, "cold": False, "storage": False, "pool": None, "volume": None, "pause": None, **given}
     given["mode"] = _read_mode(target.kind.name, live=given.pop("live"), cold=given.pop("cold"))
     if given["storage"] and "storage" not in MOVABLE[target.kind.name]:

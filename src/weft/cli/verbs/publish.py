@@ -6,9 +6,9 @@ import click
 
 from weft.cli import options
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_one
 from weft.cli.output.formats import print_names, print_object
 from weft.cli.session import Session
-from weft.cli.words import read_targets
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
 
@@ -23,10 +23,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], description: str) -> int:
-    targets = read_targets(kind, words, (find_kind("function").name,))
-    if len(targets) != 1:
-        raise click.UsageError("one function at a time")
-    target = targets[0]
+    target = find_one(session, kind, words, (find_kind("function").name,), "one function at a time")
     made = session.client.verb(target.kind.name, target.name, "publish", {"description": description})
     if session.output == "name":
         print_names([made])

@@ -14,10 +14,10 @@ from weft.cli.asking import ask
 from weft.cli.exit_codes import OK, UNPLACEABLE
 from weft.cli.flags import make_flags, read_flags
 from weft.cli.grammar import PLACED, Entry
+from weft.cli.lookup import look_up_one
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
 from weft.cli.terminal import find_width
-from weft.cli.words import read_targets
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
 
@@ -44,10 +44,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
             {"wish": wish, **({"kind": kind.name} if kind else {})},
             f"such a {kind.title if kind else 'workload'}",
         )
-    targets = read_targets(kind, words, PLACED)
-    if len(targets) != 1:
-        raise click.UsageError("ask about one at a time")
-    (target,) = targets
+    target = look_up_one(session, kind, words, PLACED, "ask about one at a time")
     session.client.get(target.kind.name, target.name)
     return tell(session, {"workload": target.what, "wish": wish}, target.what)
 

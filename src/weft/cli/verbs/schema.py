@@ -15,8 +15,8 @@ from weft.cli.output.formats import print_data
 from weft.cli.output.table import Column, draw_table
 from weft.cli.session import Session
 from weft.cli.terminal import find_width
+from weft.cli.words import find_noun
 from weft.kinds.record import Kind
-from weft.kinds.registry import find_kind
 from weft.objects.errors import NotFound
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import FieldDoc, describe_fields, suggest
@@ -37,7 +37,7 @@ def _run(session: Session, kind: Kind | None, word: str | None) -> None:
     path = word or ""
     if kind is None:
         first, _, path = path.partition(".")
-        kind = find_kind(first)
+        kind = find_noun(first)
     elif path.partition(".")[0] in (kind.name, kind.plural):
         path = path.partition(".")[2]
     docs = select_fields(kind, path)

@@ -9,9 +9,10 @@ import click
 
 from weft.cli import options
 from weft.cli.grammar import Entry, able
+from weft.cli.lookup import find_one
 from weft.cli.relay import listen_here, relay
 from weft.cli.session import Session
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.record import Kind
 
 
@@ -25,10 +26,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], url: bool, port: int) -> int:
-    targets = read_targets(kind, words, able("screen"))
-    if len(targets) != 1:
-        raise click.UsageError("one screen at a time")
-    return show_screen(session, targets[0], url, port)
+    target = find_one(session, kind, words, able("screen"), "one screen at a time")
+    return show_screen(session, target, url, port)
 
 
 def show_screen(session: Session, target: Target, url: bool, port: int) -> int:

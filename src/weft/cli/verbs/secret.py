@@ -13,9 +13,10 @@ from weft.cli import options
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.flags import read_pairs
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_one
 from weft.cli.manifest.config import read_config
 from weft.cli.session import Session
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target, one_target, read_targets
 from weft.kinds.record import Kind
 from weft.kinds.secret import MOST_BYTES, PASSWORD, TOKEN, USERNAME
 from weft.objects.errors import InvalidInput
@@ -58,10 +59,9 @@ def _create(
     session: Session, kind: Kind, words: tuple[str, ...], config: str | None, labels: tuple[str, ...], **given: Any
 ) -> int:
     written = read_config(config, kind).value if config else {"spec": {}}
-    targets = read_targets(kind, words or ((written["name"],) if written.get("name") else ()))
-    if len(targets) != 1:
-        raise click.UsageError("give one name: weft secret create NAME")
-    target, spec = targets[0], dict(written["spec"])
+    named = words or ((written["name"],) if written.get("name") else ())
+    target = one_target(read_targets(kind, named), "give one name: weft secret create NAME")
+    spec = dict(written["spec"])
     spec["values"] = {**(spec.get("values") or {}), **_read_values(given)}
     if given["registry"]:
         spec["registry"] = given["registry"]
@@ -78,16 +78,14 @@ def _create(
 
 
 def _set(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
-    targets = read_targets(kind, words)
-    if len(targets) != 1:
-        raise click.UsageError("one secret at a time")
+    target = find_one(session, kind, words, (), "one secret at a time")
     spec: dict[str, Any] = {"values": values} if (values := _read_values(given)) else {}
     if given["registry"] is not None:
         spec["registry"] = given["registry"]
     if not spec:
         raise click.UsageError("nothing to set: give --from-file KEY=FILE, --password-stdin or --value KEY=VALUE")
-    made = session.client.patch(kind.name, targets[0].name, {"spec": spec})
-    return finish(session, [Done(targets[0], made, "set", "set; containers have it with their next start")], [])
+    made = session.client.patch(kind.name, target.name, {"spec": spec})
+    return finish(session, [Done(target, made, "set", "set; containers have it with their next start")], [])
 
 
 def _read_values(given: dict[str, Any]) -> dict[str, str]:

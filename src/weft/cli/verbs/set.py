@@ -12,14 +12,15 @@ import click
 from weft.cli import options
 from weft.cli.code import bring
 from weft.cli.finishing import Done, finish, plan_wait
-from weft.cli.flags import make_flags, read_flags
+from weft.cli.flags import flag_fields, flag_name, make_flags, read_flags
 from weft.cli.function_flags import make_more_flags, read_more_flags
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_one
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
 from weft.cli.terminal import is_terminal
 from weft.cli.verbs.apply import SAID_BY_OTHERS, show_value
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.objects.schema import describe_fields
 
@@ -59,11 +60,11 @@ def _point(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
 
 
 def _run(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:
-    targets = read_targets(kind, words)
-    if len(targets) != 1:
-        raise click.UsageError("set fields of one object at a time")
+    named = len(words) > 2 and words[1].replace("_", "-") in [flag_name(doc) for doc in flag_fields(kind)]
+    hint = f"write --{words[1].replace('_', '-')} {words[2]}" if named else ""
+    target = find_one(session, kind, words, (), "set fields of one object at a time", hint)
     dry_run, restart = given.pop("dry_run"), given.pop("restart", False)
-    return change(session, targets[0], given, dry_run=dry_run, restart=restart)
+    return change(session, target, given, dry_run=dry_run, restart=restart)
 
 
 def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: bool, restart: bool) -> int:

@@ -16,9 +16,9 @@ import click
 
 from weft.cli import options
 from weft.cli.grammar import Entry, able
+from weft.cli.lookup import find_one
 from weft.cli.session import Session
 from weft.cli.verbs.exec import GuestCommand, split_words
-from weft.cli.words import read_targets
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, NotFound
 
@@ -38,27 +38,31 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], identity: str) -> int:
-    argv = click.get_current_context().meta.get("weft.argv")
+    argv = options.read_argv()
     if argv is None:
         words, argv = split_words(kind, words)
     user, at, _ = words[0].rpartition("@") if words else ("", "", "")
-    targets = read_targets(kind, (words[0].removeprefix(f"{user}{at}"), *words[1:]) if words else words, able("ssh"))
-    if len(targets) != 1:
-        raise click.UsageError("one guest at a time: put -- before the command")
+    target = find_one(
+        session,
+        kind,
+        (words[0].removeprefix(f"{user}{at}"), *words[1:]) if words else words,
+        able("ssh"),
+        "one guest at a time: put -- before the command",
+    )
     if shutil.which("ssh") is None:
         raise NotFound("no ssh on this machine", hint="apt-get install openssh-client")
-    vm = session.client.get("vm", targets[0].name)
+    vm = session.client.get("vm", target.name)
     spec = vm["spec"]
     if not spec.get("ssh_keys") and not spec.get("user_data"):
         raise InvalidInput(
-            f"{targets[0].what} was made without an SSH key",
+            f"{target.what} was made without an SSH key",
             field="ssh-key",
-            hint=f"weft vm exec -t {targets[0].name} -- sh, or make it with --ssh-key FILE",
+            hint=f"weft vm exec -t {target.name} -- sh, or make it with --ssh-key FILE",
         )
     user = user or (spec.get("users") or ["root"])[0]
-    settings = ssh_settings(session, targets[0].name, vm["uid"], identity)
+    settings = ssh_settings(session, target.name, vm["uid"], identity)
     sys.stdout.flush()
-    os.execvp("ssh", ["ssh", *settings, f"{user}@{targets[0].name}", *argv])
+    os.execvp("ssh", ["ssh", *settings, f"{user}@{target.name}", *argv])
 
 
 def ssh_settings(session: Session, name: str, uid: str, identity: str) -> list[str]:

@@ -14,9 +14,9 @@ from weft.cli.output.table import draw_table
 from weft.cli.output.usage import NODE_COLUMNS, SORTS, VM_COLUMNS, draw_nodes, draw_vms, join_nodes, join_vms
 from weft.cli.session import Session
 from weft.cli.terminal import find_width, is_terminal
+from weft.cli.words import find_noun
 from weft.client.usage import fetch_usage
 from weft.kinds.record import Kind
-from weft.kinds.registry import find_kind
 
 WATCH_SECONDS = 3.0
 CLEAR = "\x1b[H\x1b[2J"
@@ -44,7 +44,7 @@ def _run(
     fields: tuple[str, ...],
     word: str = "nodes",
 ) -> None:
-    kind = kind or find_kind(word)
+    kind = kind or find_noun(word)
     if kind.name != "node" and kind.workload is None:
         instead = "weft function metrics NAME" if kind.name == "function" else "weft top nodes, or weft top vms"
         raise click.UsageError(f"{kind.plural} use nothing by themselves: {instead}")

@@ -10,9 +10,10 @@ from weft.cli.exit_codes import OK
 from weft.cli.finishing import Done, finish
 from weft.cli.goals import Goal, plan_goal, read_goal
 from weft.cli.grammar import Entry
+from weft.cli.lookup import find_targets
 from weft.cli.session import Session
 from weft.cli.watching import Wait
-from weft.cli.words import Target, read_targets
+from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
 
@@ -33,7 +34,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], goals: tuple[str, ...]) -> int:
-    targets = read_targets(kind, words)
+    targets = find_targets(session, kind, words)
     wanted = {target.kind.name: [read_goal(text, target.kind) for text in goals] for target in targets}
     done: list[Done] = []
     waits: list[Wait] = []

@@ -1,0 +1,168 @@
+"""What hands remember of Docker, kubectl, Incus, Proxmox and virsh, and what it is here: the one table behind synonyms and "did you
+mean" for words that letters would take for another. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+# Verbs that mean exactly one of weft's: they are understood, after a noun and alone.
+SYNONYMS: dict[str, str] = {
+    "ls": "list",
+    "rm": "delete",
+    "remove": "delete",
+    "destroy": "delete",
+    "show": "describe",
+    "info": "describe",
+    "inspect": "describe",
+    "reboot": "restart",
+    "move": "migrate",
+}
+
+# Nouns, singular: the kind that comes nearest.
+NOUNS: dict[str, str] = {
+    **dict.fromkeys(("pod", "po", "ct", "lxc", "pct"), "container"),
+    **dict.fromkeys(("deployment", "deploy", "statefulset", "sts", "daemonset", "ds", "replicaset", "rs"), "container"),
+    **dict.fromkeys(("instance", "machine", "guest", "domain", "dom", "qm", "qemu", "vmi"), "vm"),
+    **dict.fromkeys(("cronjob", "cj", "task"), "job"),
+    **dict.fromkeys(("namespace", "ns", "tenant"), "project"),
+    **dict.fromkeys(("pvc", "pv", "persistentvolume", "persistentvolumeclaim", "disk", "storage", "pvesm"), "volume"),
+    **dict.fromkeys(("host", "hypervisor", "cluster", "member", "pvecm"), "node"),
+    **dict.fromkeys(("service", "svc", "ingress", "endpointslice", "port"), "publication"),
+    **dict.fromkeys(("netpol", "networkpolicy", "firewall", "acl"), "securitygroup"),
+    **dict.fromkeys(("net", "bridge", "vlan", "subnet"), "network"),
+    **dict.fromkeys(("template", "iso", "img"), "image"),
+    **dict.fromkeys(("lambda", "func"), "function"),
+    **dict.fromkeys(("serviceaccount", "sa", "apikey"), "token"),
+    **dict.fromkeys(("storageclass", "profile", "flavor"), "placementpolicy"),
+}
+
+# Other words: the command that does it, without `weft`. One that begins with a verb is said of the noun it was tried on.
+COMMANDS: dict[str, str] = {
+    # docker, podman
+    "rmi": "image delete NAME",
+    "load": "image add NAME FILE.tar",
+    "import": "image add NAME FILE",
+    "login": "secret create NAME --registry HOST",
+    "kill": "stop NAME",
+    "pause": "suspend NAME",
+    "unpause": "resume NAME",
+    "stats": "top",
+    "monitor": "events -f",
+    "compose": "apply FILE",
+    "stack": "apply FILE",
+    "up": "apply FILE",
+    "down": "delete -f FILE",
+    "prune": "apply -f DIR --prune",
+    "port": "describe NAME",
+    # kubectl
+    "all": "ps",
+    "cluster-info": "doctor",
+    "config": "context",
+    "port-forward": "forward NAME PORT",
+    "rollout": "describe NAME",
+    "scale": "set NAME --cpu N --memory SIZE",
+    "expose": "set NAME --publish HOST:GUEST",
+    "annotate": "label NAME KEY=VALUE",
+    "patch": "set NAME --FIELD VALUE",
+    "replace": "apply FILE",
+    "api-resources": "schema KIND",
+    "auth": "token list",
+    "taint": "node set NAME --taint WORD",
+    "proxy": "api GET PATH",
+    # incus, lxd
+    "launch": "vm create NAME --image IMAGE",
+    "init": "vm create NAME --image IMAGE --hold",
+    "shell": "exec -t NAME -- sh",
+    "sh": "exec -t NAME -- sh",
+    "file": "cp FROM TO",
+    "push": "cp FROM NAME:TO",
+    "query": "api GET PATH",
+    "remote": "context",
+    "switch": "context use",
+    "evacuate": "node drain NAME",
+    "restore": "node return NAME",
+    # proxmox, virsh
+    "pvesh": "api GET PATH",
+    "enter": "exec -t NAME -- sh",
+    "terminal": "console NAME",
+    "vncproxy": "screen NAME",
+    "shutdown": "stop NAME",
+    "poweroff": "stop NAME",
+    "reset": "restart NAME",
+    "status": "list",
+    "importdisk": "image add NAME FILE",
+    "clone": "get NAME -o manifest",
+    "copy": "get NAME -o manifest",
+    "undefine": "delete NAME",
+    "dominfo": "describe NAME",
+    "domstate": "get NAME",
+    "log": "logs NAME",
+    "ssh-copy-id": "ssh NAME",
+}
+
+# Options: what they are called here. The first that the command has is named.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "-e": ("--env",),
+    "-v": ("--mount", "--volume"),
+    "--volume": ("--mount",),
+    "-m": ("--memory",),
+    "--mem": ("--memory",),
+    "--ram": ("--memory",),
+    "-c": ("--cpu",),
+    "--cpus": ("--cpu",),
+    "--vcpus": ("--cpu",),
+    "--cores": ("--cpu",),
+    "--port": ("--publish",),
+    "--expose": ("--publish",),
+    "--net": ("--network",),
+    "-d": ("--detach",),
+    "--target": ("--to",),
+    "--node": ("--to",),
+    "--target-node": ("--to",),
+    "--online": ("--live",),
+    "--with-local-disks": ("--live",),
+    "--namespace": ("--project",),
+    "-n": ("--tail", "--project"),
+    "--all": ("--all-projects",),
+    "--all-namespaces": ("--all-projects",),
+    "--format": ("--output",),
+    "--force": ("--yes",),
+    "--filter": ("--field", "--selector"),
+    "--field-selector": ("--field",),
+    "--entrypoint": ("--command",),
+    "--payload": ("--data",),
+    "--grace-period": ("--grace",),
+}
+
+# Fields, where a name of them is written: --what-if mem=8G.
+FIELDS: dict[str, str] = {
+    "mem": "memory",
+    "ram": "memory",
+    "cpus": "cpu",
+    "vcpus": "cpu",
+    "cores": "cpu",
+    "ports": "publish",
+    "net": "network",
+    "volumes": "volume",
+}
+
+
+def find_kind_meant(word: str) -> str | None:
+    """The name of the kind that another tool's ``word``, singular or plural, comes nearest to."""
+    word = word.lower()
+    singular = word.removesuffix("es") if word.endswith("sses") else word.removesuffix("s")
+    return NOUNS.get(word) or NOUNS.get(singular)
+
+
+def find_command_meant(word: str, noun: str | None, verbs: Collection[str]) -> str | None:
+    """The command that another tool's ``word`` is, tried after ``noun`` (or alone), which has ``verbs``."""
+    command = COMMANDS.get(word.lower())
+    if command is None:
+        return None
+    own = noun is not None and command.split()[0] in verbs
+    return f"weft {noun} {command}" if own else f"weft {command}"
+
+
+def find_option_meant(option: str, known: Collection[str]) -> str | None:
+    """Which of the ``known`` options another tool's ``option`` is."""
+    return next((name for name in OPTIONS.get(option, ()) if name in known), None)
