@@ -25,9 +25,11 @@ from tests.cluster.cluster import Cluster, lay_out
 
 from benchmarks.measurement import ROOT, Figure, Measurement
 from benchmarks.soak.progress import read_progress
+from benchmarks.soak.refusals import is_taken
 
 ROUNDS = int(os.environ.get("WEFT_SOAK_ROUNDS", "80"))
 CHECK_EVERY = 8
+ASKED_AT_MOST, ASKED_EVERY_SECONDS = 400, 0.3
 HALF_WAY_EVERY = 4
 HALF_WAY_SECONDS = 3.0  # a create on a quiet machine
 HALF_WAY_VICTIMS = ("server", "doors", "deciders", "agent", "qemu")
@@ -120,14 +122,14 @@ class Soak:
 
     def ask(self, act: str, *words: str) -> bool:
         """True when the server took it (a repeat may find it done already), False when it is not legal just now."""
-        for _ in range(100):
-            done = self.cluster.run(*words)
-            if done.returncode in (0, 3) or (act == "create" and done.returncode == 5):
-                self.acts[act] += 1
-                return True
-            if done.returncode == 5:
-                return False
-            time.sleep(0.3)
+        for _ in range(ASKED_AT_MOST):
+            done = self.cluster.run(*words, "-o", "json")
+            # Its wishes say that nobody has the name: what is there is what it has asked for.
+            taken = is_taken(done, creates=act == "create", asked_before=True)
+            self.acts[act] += taken is True
+            if taken is not None:
+                return taken
+            time.sleep(ASKED_EVERY_SECONDS)
         raise SystemExit(f"seed {self.seed}, round {self.round}: weft {' '.join(words)}: {done.stderr.decode()}")
 
     def kill(self, draw: random.Random, victims: Sequence[str] = tuple(VICTIMS)) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.cluster.cluster import Cluster
 
+from benchmarks.soak.refusals import is_taken
 from benchmarks.soak.traces import NODES
 from benchmarks.soak.travellers import Broken
 from weft.client import Client
@@ -18,7 +19,6 @@ from weft.objects.errors import NotFound, WeftError
 
 SAID = {"run": "Running", "stop": "Stopped"}
 CONVERSION_ENDED, MIGRATION_ENDED = ("Confirmed", "Undone", "Failed"), ("Succeeded", "Failed", "Cancelled")
-TAKEN, GONE, NOT_LEGAL = 0, 3, 5  # exit codes
 READ_SECONDS = 60.0
 # Ends with 7 when told so by a file, which its next run takes away.
 PROGRAM = "rm -f /die; trap 'exit 0' TERM; while [ ! -e /die ]; do sleep 0.2; done; exit 7"
@@ -176,13 +176,12 @@ class Shop:
 
     def _ask(self, *words: str) -> str:
         """What was said; "" when it isn't legal just now. The doors may be gone, so it is asked until they have taken it."""
+        creates = "create" in words[:2]
         for number in range(100):
-            done = self.cluster.run(*words)
-            taken_before = number > 0 and done.returncode == NOT_LEGAL and "create" in (words[1], words[0])
-            if done.returncode in (TAKEN, GONE) or taken_before:
-                return done.stdout.decode() or "taken"
-            if done.returncode == NOT_LEGAL:
-                return ""
+            done = self.cluster.run(*words, *(("-o", "json") if creates else ()))
+            taken = is_taken(done, creates=creates, asked_before=number > 0)
+            if taken is not None:
+                return (done.stdout.decode() or "taken") if taken else ""
             time.sleep(0.3)
         raise Broken(f"weft {' '.join(words)}: {done.stderr.decode()}")
 

@@ -414,11 +414,18 @@ def test_a_vm_is_marked_and_held_by_its_finalizer_and_its_name_stays_taken(vms: 
     gone = vms.client.delete("vm", "web")
     assert gone["deleting_since"] and gone["finalizers"] == ["workload"]
     assert vms.client.delete("vm", "web")["deleting_since"] == gone["deleting_since"]
+    wait = "weft wait vm/web --for=delete"
     for act in (lambda: vms.client.put(make_vm("web", cpu=2)), lambda: vms.client.verb("vm", "web", "hold")):
-        with pytest.raises(IllegalTransition, match="is being deleted"):
+        with pytest.raises(IllegalTransition, match="is being deleted") as caught:
             act()
-    with pytest.raises(AlreadyExists, match="is still being deleted"):
+        assert caught.value.token == "beingDeleted" and wait in str(caught.value.hint)
+    with pytest.raises(AlreadyExists, match=r'VM "web" is still being deleted \(asked for 0s ago\)') as taken:
         vms.client.create(make_vm("web"))
+    assert taken.value.token == "beingDeleted" and wait in str(taken.value.hint)
+    vms.client.create(make_vm("other"))
+    with pytest.raises(AlreadyExists, match="exists already") as twice:
+        vms.client.create(make_vm("other"))
+    assert twice.value.token == "alreadyExists"
 
 
 def test_a_volume_that_a_vm_has_is_refused_to_another_and_not_to_itself(vms: DoorsLab) -> None:

@@ -193,6 +193,7 @@ def refuse_deleting(kind: Kind, current: Envelope) -> None:
     if current.deleting_since is not None:
         raise IllegalTransition(
             f'{kind.title} "{current.name}" is being deleted',
+            reason="beingDeleted",
             hint=f"wait for that: weft wait {kind.name}/{current.name} --for=delete",
         )
 
@@ -204,16 +205,20 @@ def guard(kind: Kind, current: Envelope) -> None:
 
 
 def taken(doors: Doors, kind: Kind, current: Envelope) -> AlreadyExists:
-    """The error for a name that is taken, saying by what."""
-    where = f" in project {current.project}" if current.project else ""
-    age = format_age(doors.clock.now() - current.created_at)
-    state, instead = f"exists already{where}", f"weft delete {kind.name}/{current.name}"
+    """The error for a name that is taken, saying by what; its reason is another one where that is on its way out."""
+    what, name, now = f'{kind.title} "{current.name}"', f"{kind.name}/{current.name}", doors.clock.now()
     if current.deleting_since is not None:
-        state, instead = "is still being deleted", f"weft wait {kind.name}/{current.name} --for=delete"
+        return AlreadyExists(
+            f"{what} is still being deleted (asked for {format_age(now - current.deleting_since)} ago)",
+            reason="beingDeleted",
+            field="name",
+            hint=f"wait for that, or use another name: weft wait {name} --for=delete",
+        )
+    where = f" in project {current.project}" if current.project else ""
     return AlreadyExists(
-        f'{kind.title} "{current.name}" {state} (created {age} ago)',
+        f"{what} exists already{where} (created {format_age(now - current.created_at)} ago)",
         field="name",
-        hint=f"use another name, or: {instead}",
+        hint=f"use another name, or: weft delete {name}",
     )
 
 

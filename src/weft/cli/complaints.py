@@ -19,7 +19,7 @@ from weft.objects.schema import suggest
 # Reasons that the message says better than their name does.
 _PLAIN = {
     *("invalidInput", "unknownField", "unknownKind", "invalidManifest", "notFound", "usage", "timedOut"),
-    *("alreadyExists", "unavailable", "internalError", "noContext"),
+    *("alreadyExists", "beingDeleted", "unavailable", "internalError", "noContext"),
 }
 _RETRYABLE = {"unavailable", "storeUnavailable", "timedOut", "cursorGone", "staleRevision"}
 _MOST_LISTED = 10
