@@ -27,7 +27,7 @@ from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import probe_oci
 from weft.drivers.runtime.oci.runtime import Runtime, find_programs
-from weft.drivers.runtime.oci.translate import Facts, plan_files, translate_container
+from weft.drivers.runtime.oci.translate import Facts, Users, plan_files, translate_container
 from weft.drivers.runtime.oci.users import FIRST_USER
 
 RUNS = 15
@@ -62,7 +62,7 @@ def lay_out(facts: Facts, folder: Path, plan: ContainerPlan, cgroup: str) -> Con
     paths.files.mkdir()
     for name, text in plan_files(plan).items():
         (paths.files / name).write_text(text)
-    config = translate_container(plan, paths, facts, cgroup=f"{cgroup}/{plan.id}", first_user=FIRST_USER, devices=[])
+    config = translate_container(plan, paths, facts, cgroup=f"{cgroup}/{plan.id}", users=Users(FIRST_USER), devices=[])
     paths.config.write_bytes(msgspec.json.encode(config))
     return paths
 

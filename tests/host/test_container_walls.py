@@ -12,11 +12,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from container_lab import ContainerLab
+from container_lab import CAPABILITIES, ContainerLab
 from containerd_lab import ContainerdLab
 
 from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess
 from weft.contracts.runtime import ExecRequest
+from weft.drivers.network.bridge.kernel import ensure_namespace
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.objects.errors import DriverFailed
 
@@ -259,6 +260,42 @@ async def test_a_link_in_the_image_leads_no_mount_out_of_it(lab: ContainerLab) -
 async def test_a_read_only_root_can_only_be_read(lab: ContainerLab) -> None:
     text = "touch /x /etc/x /bin/x 2>/dev/null; touch /tmp/x /run/x && echo room; ls /x /etc/x /bin/x 2>/dev/null; echo end"
     assert await run(lab, lab.script("fixed", text, read_only_root=True)) == "room\nend\n"
+
+
+async def test_rights_over_its_network_are_those_it_was_given_and_none_over_the_nodes(lab: ContainerLab) -> None:
+    name = f"wt{lab.folder.name[-6:]}"
+    await ensure_namespace(name, own_users=True)
+    lines = [
+        f"netns add {name}p",
+        f"link add eth0 netns {name} type veth peer name eth0 netns {name}p",
+        *(f"-n {end} link set {link} up" for end in (name, f"{name}p") for link in ("lo", "eth0")),
+        f"-n {name} addr add 10.9.9.1/24 dev eth0",
+        f"-n {name}p addr add 10.9.9.2/24 dev eth0",
+    ]
+    tries = {
+        "raw": "traceroute -n -I -m 1 -q 1 -w 2 10.9.9.2",
+        "ping": "ping -c 1 -W 5 10.9.9.2",
+        "address": "ip addr add 10.9.9.7/24 dev eth0; ip addr del 10.9.9.7/24 dev eth0",
+        "node": "echo 7 > /proc/sys/net/core/somaxconn; echo 0 > /proc/sys/kernel/randomize_va_space",
+    }
+    text = "; ".join(f"({line}) >/dev/null 2>&1 && echo {what}" for what, line in tries.items()) + "; true"
+    told, driver = {}, lab.driver()
+    try:
+        for line in lines:
+            subprocess.run(["ip", *line.split()], check=True)
+        for more in ((), ("CAP_NET_RAW",), ("CAP_NET_ADMIN",)):
+            plan = lab.plan("rights", netns=f"/run/netns/{name}", capabilities=[*CAPABILITIES, *more])
+            for _ in range(2):  # the second time its network knows its users already
+                await driver.start(plan)
+                out, _ = await output_of(driver, plan, "sh", "-c", text)
+                assert told.setdefault(more, out.split()) == out.split()
+                await driver.stop(plan.id, grace_seconds=0)
+            await driver.remove(plan.id)
+        assert told == {(): [], ("CAP_NET_RAW",): [b"raw", b"ping"], ("CAP_NET_ADMIN",): [b"address"]}
+    finally:
+        await lab.close_drivers()
+        for each in (name, f"{name}p"):
+            subprocess.run(["ip", "netns", "delete", each], check=True)
 
 
 async def test_its_network_is_the_one_that_was_given(lab: ContainerLab) -> None:

@@ -12,7 +12,7 @@ import pytest
 from network_lab import OUTSIDE, Lab, Node, fetch_command, make_port, make_segment
 
 from weft.contracts.network import Allowed, Filter, Forward, Inside, Port, Segment
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import DriverFailed, InvalidInput
 
 pytestmark = [
     pytest.mark.host,
@@ -25,6 +25,25 @@ mouth = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 mouth.bind((sys.argv[1], 0))
 mouth.sendto(b"not me", (sys.argv[2], 9))
 """
+# Runs a command with all rights over a network namespace that its own users have, and none over the node.
+AS_ITS_ROOT = """
+import ctypes, fcntl, os, sys
+network = os.open(sys.argv[1], os.O_RDONLY)
+users, node, (mapped, tell) = fcntl.ioctl(network, 0xB701), os.getpid(), os.pipe()
+if child := os.fork():
+    os.read(mapped, 1)
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{child}/{name}", "r+") as file:
+            if not file.read(): file.write("0 2013265920 65536")
+    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+libc = ctypes.CDLL(None)
+assert libc.setns(users, 0x10000000) == 0
+os.write(tell, b"x")
+while not open("/proc/self/gid_map").read(): pass
+os.setresuid(0, 0, 0)
+assert libc.setns(network, 0x40000000) == 0
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Container:
@@ -36,6 +55,11 @@ class Container:
     def run(self, *command: str, check: bool = True) -> str:
         entered = ["timeout", "10", "nsenter", f"--net={self.path}", *map(str, command)]
         return self.node.shell(shlex.join(entered), check=check)
+
+    def rule(self, *command: str) -> str:
+        """What it can do that was given all rights over its network."""
+        entered = [sys.executable, "-S", "-E", "-c", AS_ITS_ROOT, self.path, *map(str, command)]
+        return self.node.shell(shlex.join(["timeout", "10", *entered]))
 
     def fetch(self, address: str, port: int = 80) -> str:
         return self.run(*fetch_command(address, port))
@@ -51,7 +75,7 @@ class Container:
 
 def inside(segment: Segment, name: str, device: str = "eth0", main: bool = True) -> Port:
     port = make_port(segment, name)
-    return msgspec.structs.replace(port, inside=Inside(f"box{name:0>7}", device), main=main)
+    return msgspec.structs.replace(port, inside=Inside(f"box{name:0>7}", device, own_users=True), main=main)
 
 
 @pytest.fixture
@@ -134,6 +158,43 @@ async def test_a_container_speaks_as_itself_and_obeys_its_groups(lab: Lab) -> No
     assert c.fetch("10.20.0.11") == "I am b"
     assert b.fetch("10.20.0.12") == "I am c"
     assert "I am b" not in d.run(*fetch_command("10.20.0.11"), check=False)
+
+
+async def test_rights_over_its_network_make_a_container_no_other(lab: Lab) -> None:
+    """Its end of the wire is its own to change; what comes out of the node's end is held to what the node knows of it."""
+    n1, _ = lab.nodes
+    blue = make_segment(1, "blue", {"b": n1, "c": n1, "d": n1})
+    await n1.ensure_segment(blue)
+    ports = {name: inside(blue, name) for name in ("b", "c", "d")}
+    b, c, d = [Container(lab, n1, await n1.plug(port)) for port in ports.values()]
+    b.serve("I am b")
+    c.serve("I am c")
+    others = {name: next(e for e in blue.endpoints if e.name == name) for name in ("b", "c")}
+
+    def reaches(address: str) -> bool:
+        return "1 packets received" in d.run("busybox", "ping", "-c", "1", "-W", "1", address, check=False)
+
+    d.rule("ip", "addr", "add", "10.20.0.99/24", "dev", "eth0")
+    assert reaches("10.20.0.11")
+    d.rule("ip", "addr", "del", "10.20.0.13/24", "dev", "eth0")  # what is left is an address that nobody has
+    assert not reaches("10.20.0.11")
+    d.rule("ip", "addr", "add", f"{others['c'].address}/24", "dev", "eth0")  # a neighbour's, and then its MAC too
+    assert not reaches("10.20.0.11")
+    d.rule("ip", "link", "set", "eth0", "address", others["c"].mac)
+    assert not reaches("10.20.0.11")
+    assert c.fetch("10.20.0.11") == "I am b" and b.fetch("10.20.0.12") == "I am c"
+
+    d.rule("ip", "link", "del", "eth0")  # and with it the node's end
+    d.rule("ip", "link", "add", "eth0", "type", "bridge")
+    n1.restart()
+    await n1.ensure_segment(blue)
+    await n1.heal()
+    assert b.fetch("10.20.0.12") == "I am c"
+    with pytest.raises(DriverFailed):  # the name is taken: nobody's trouble but its own
+        await n1.plug(ports["d"])
+    d.rule("ip", "link", "del", "eth0")
+    await n1.plug(ports["d"])
+    assert d.fetch("10.20.0.11") == "I am b"
 
 
 async def test_a_namespace_goes_with_its_last_port(lab: Lab) -> None:

@@ -117,7 +117,7 @@ def name_inside(workload: Ref) -> str:
 def _place_inside(wanted: Wanted, index: int, in_namespace: bool) -> Inside | None:
     if wanted.spec.workload.kind == "node":
         return Inside(wanted.id, shared=True)
-    return Inside(wanted.id, f"eth{index}") if in_namespace else None
+    return Inside(wanted.id, f"eth{index}", own_users=shares_kernel(wanted)) if in_namespace else None
 
 
 def shares_kernel(wanted: Wanted) -> bool:

@@ -70,11 +70,13 @@ BEHIND = "in"  # how links in a shared namespace begin that lead to what stands 
 class Inside(msgspec.Struct, frozen=True):
     """Where a container has a NIC: in the network namespace of ``guest`` (an allocation's short id), as ``device``. One that is
     ``shared`` has others behind it, over links that begin with BEHIND: what they send leaves with its address; nothing is opened to
-    them or to itself, and they don't reach each other."""
+    them or to itself, and they don't reach each other. One with ``own_users`` belongs to a user namespace of its own: a guest can
+    have rights over it and none over the node's; whoever starts the guest has its users there."""
 
     guest: str
     device: str = "eth0"
     shared: bool = False
+    own_users: bool = False
 
 
 class Port(msgspec.Struct, frozen=True):

@@ -117,7 +117,10 @@ def test_an_image_that_says_nothing_of_what_to_run_needs_a_command() -> None:
 def test_its_ports_lie_in_a_namespace_of_its_own_in_the_order_of_its_networks() -> None:
     other = msgspec.structs.replace(NIC, uid="f", network_uid="m", address="10.1.0.9", mac="52:54:00:00:00:02")
     two = wanted(nics=(NIC, other))
-    assert [port.inside for port in ports_of(two)] == [Inside(two.id, "eth0"), Inside(two.id, "eth1")]
+    assert [port.inside for port in ports_of(two)] == [
+        Inside(two.id, "eth0", own_users=True),
+        Inside(two.id, "eth1", own_users=True),
+    ]
     machine = msgspec.structs.replace(two, spec=msgspec.structs.replace(two.spec, container=None))
     assert [port.inside for port in ports_of(machine)] == [None, None]
 

@@ -28,7 +28,7 @@ from weft.drivers.runtime.oci.record import (
     write_record,
 )
 from weft.drivers.runtime.oci.runtime import read_error
-from weft.drivers.runtime.oci.translate import Device, Facts, plan_files, translate_container, translate_exec
+from weft.drivers.runtime.oci.translate import Device, Facts, Users, plan_files, translate_container, translate_exec
 from weft.drivers.runtime.oci.users import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
 from weft.drivers.seccomp import Profile, Rule, translate_seccomp
 from weft.objects.errors import DriverFailed, InvalidInput
@@ -60,14 +60,13 @@ PLAN = ContainerPlan(
     memory_bytes=64 << 20,
     capabilities=["CAP_CHOWN"],
 )
+USERS = Users(500_000, "/proc/7/fd/9")
 RECORD = ContainerRecord(PLAN, "crun", "this-boot", 0.0, process=ProcessId(17, 4), started=True)
 
 
-def translate(
-    plan: ContainerPlan, first_user: int | None = 500_000, facts: Facts = FACTS, **more: Any
-) -> dict[str, Any]:
+def translate(plan: ContainerPlan, users: Users | None = USERS, facts: Facts = FACTS, **more: Any) -> dict[str, Any]:
     devices = more.pop("devices", [])
-    return translate_container(plan, PATHS, facts, cgroup="weft/n1/c1", first_user=first_user, devices=devices)
+    return translate_container(plan, PATHS, facts, cgroup="weft/n1/c1", users=users, devices=devices)
 
 
 def change(**fields: Any) -> ContainerPlan:
@@ -103,14 +102,14 @@ def test_every_namespace_is_its_own_and_the_network_is_the_given_one() -> None:
         entry["type"]: entry.get("path") for entry in translate(change(netns="/run/netns/x"))["linux"]["namespaces"]
     }
     assert set(kinds) == {"pid", "ipc", "uts", "mount", "cgroup", "network", "user"}
-    assert kinds["network"] == "/run/netns/x"
+    assert (kinds["network"], kinds["user"]) == ("/run/netns/x", "/proc/7/fd/9")
     alone = {entry["type"]: entry.get("path") for entry in translate(PLAN)["linux"]["namespaces"]}
     assert alone["network"] is None
 
 
 def test_its_root_is_a_user_of_its_own_unless_the_plan_says_otherwise() -> None:
     assert translate(PLAN)["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 500_000, "size": USERS_EACH}]
-    plain = translate(change(user_namespace=False), first_user=None)["linux"]
+    plain = translate(change(user_namespace=False), users=None)["linux"]
     assert "uidMappings" not in plain and "user" not in {entry["type"] for entry in plain["namespaces"]}
 
 
@@ -154,7 +153,7 @@ def test_volumes_are_shown_with_shifted_owners_where_users_are_its_own() -> None
     shifted = mounts(translate(plan))
     assert shifted["/data"]["source"] == str(PATHS.mounts / "v0") and "ro" in shifted["/data"]["options"]
     assert shifted["/fast"]["type"] == "tmpfs" and "size=9" in shifted["/fast"]["options"]
-    assert mounts(translate(plan, first_user=None))["/data"]["source"] == "/pool/v"
+    assert mounts(translate(plan, users=None))["/data"]["source"] == "/pool/v"
 
 
 def test_a_volume_takes_the_place_of_a_file_of_the_nodes() -> None:
@@ -272,6 +271,10 @@ def test_each_container_has_users_of_its_own_and_keeps_them() -> None:
         assert user not in taken and (user - FIRST_USER) % USERS_EACH == 0
         taken.add(user)
     assert choose_first_user("c7", ranges, ()) == choose_first_user("c7", ranges, ())
+    before = choose_first_user("c8", ranges, ())
+    assert choose_first_user("c7", ranges, (), before) == before
+    assert choose_first_user("c7", ranges, {before}, before) != before
+    assert choose_first_user("c7", (FIRST_USER - USERS_EACH, 1), (), before) == FIRST_USER - USERS_EACH
 
 
 def test_too_few_users_are_none_and_a_full_node_says_so() -> None:

@@ -103,7 +103,10 @@ class BridgeNetwork:
                 )
             ports = [p for p in self._ports(links, port.segment_id) if p.id != port.id] + [port]
             steps = plan.Steps()
-            if port.inside is not None and await kernel.ensure_namespace(self._names.guest(port.inside.guest)):
+            inside = port.inside
+            if inside is not None and await kernel.ensure_namespace(
+                self._names.guest(inside.guest), own_users=inside.own_users
+            ):
                 await kernel.attempt("drop a link", ["ip", "link", "del", "dev", tap])  # of a namespace that was lost
                 links.pop(tap, None)
             plan.plan_port(steps, self._names, port, segment.mtu, links)

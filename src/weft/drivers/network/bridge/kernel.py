@@ -171,12 +171,20 @@ async def perform_links(lines: list[str]) -> None:
         await run("change links", ["ip", "-batch", "-"], "\n".join(lines) + "\n")
 
 
-async def ensure_namespace(namespace: str) -> bool:
-    """Make a network namespace unless there is one of that name; says whether it had to."""
+async def ensure_namespace(namespace: str, *, own_users: bool = False) -> bool:
+    """Make a network namespace unless there is one of that name; says whether it had to. With ``own_users`` it belongs to a new
+    user namespace, whose users nobody has said yet."""
     if is_namespace(NAMESPACES / namespace):
         return False
     clear_namespace_file(namespace)
-    await run("make a namespace", ["ip", "netns", "add", namespace])
+    if own_users:
+        file = NAMESPACES / namespace
+        file.parent.mkdir(mode=0o755, exist_ok=True)
+        file.touch()
+        # with mounts of its own, or it would have no right any more to mount the file here
+        await run("make a namespace", ["unshare", "--user", "--mount", f"--net={file}", "true"])
+    else:
+        await run("make a namespace", ["ip", "netns", "add", namespace])
     return True
 
 

@@ -101,8 +101,7 @@ def port_alias(port: Port) -> str:
         words.append("side")
     if port.inside is not None:
         words.append(f"inside:{port.inside.guest}:{port.inside.device}")
-        if port.inside.shared:
-            words.append("shared")
+        words += [word for word, holds in (("shared", port.inside.shared), ("users", port.inside.own_users)) if holds]
     return " ".join(words)
 
 
@@ -115,5 +114,5 @@ def port_from_alias(port_id: str, alias: str) -> Port | None:
     for word in words[6:]:
         if word.startswith("inside:"):
             _, guest, device = word.split(":")
-            inside = Inside(guest, device, shared="shared" in words[6:])
+            inside = Inside(guest, device, shared="shared" in words[6:], own_users="users" in words[6:])
     return Port(port_id, words[2], words[3], words[4], words[5], main="side" not in words[6:], inside=inside)

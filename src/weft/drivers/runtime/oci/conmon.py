@@ -53,9 +53,9 @@ class Conmon(NodeProcess):
 
     async def _run(self, container: Container, facts: Facts, recorded: Awaitable[None], *, resumes: bool) -> None:
         record, paths = container.record, container.paths
-        write_config(container, facts, self._groups)
         shims = self._groups.make_shims()
         async with make_ready(container, self._runtime.name) as mapping:
+            write_config(container, facts, self._groups, mapping)
             await recorded
             root = Root(record.plan, paths, record.first_user, mapping)
             try:

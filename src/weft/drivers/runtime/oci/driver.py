@@ -272,7 +272,8 @@ class OciDriver:
                 record.first_user = before.record.first_user  # its processes know themselves by that
             elif plan.user_namespace:
                 taken = {other.record.first_user for other in self._known.values() if other is not container}
-                record.first_user = choose_first_user(plan.id, facts.users, taken - {None})  # type: ignore[arg-type]
+                earlier = before.record.first_user if before is not None else None
+                record.first_user = choose_first_user(plan.id, facts.users, taken - {None}, earlier)  # type: ignore[arg-type]
             recorded = asyncio.ensure_future(container.save())
             try:
                 await (

@@ -31,7 +31,7 @@ from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.root import Root, make_folders, mount_root
 from weft.drivers.runtime.oci.runtime import PROGRAMS, Runtime, find_programs, read_error
-from weft.drivers.runtime.oci.translate import Facts, plan_files, translate_container
+from weft.drivers.runtime.oci.translate import Facts, Users, plan_files, translate_container
 from weft.drivers.runtime.oci.users import choose_first_user, find_ranges, open_mapping
 from weft.drivers.seccomp import read_profile
 from weft.objects.errors import DriverFailed, WeftError
@@ -40,7 +40,6 @@ DRIVER = "oci"
 PROBE = "probe-"  # and the number of the process that tries
 WORDS = 3
 TRIAL_SECONDS = 30
-RUNC_WITHOUT_EXEC = ("1.0.", "1.1.")  # it enters the users first, and then may not enter a network that isn't theirs
 EXIT_CODE = 42
 _CODE = {
     "x86_64": (62, bytes([0xBF, EXIT_CODE, 0, 0, 0, 0xB8, 60, 0, 0, 0, 0x0F, 0x05])),  # exit(42)
@@ -144,10 +143,6 @@ async def _try_all(
                 version = await _read_version(program)
                 if not users[1]:
                     problems.append("containers have no user namespace of their own here: their root is the node's")
-                if runtime.name == "runc" and version.startswith(RUNC_WITHOUT_EXEC):
-                    problems.append(
-                        f"runc {version} runs no commands in containers with a network: apt-get install crun"
-                    )
                 lack = await find_lack(runtime)
                 probe = _usable(runtime.name, version, problems, lack, shifted=bool(users[1]))
                 return Found(probe, runtime, tried)
@@ -166,7 +161,8 @@ async def _try(runtime: Runtime, run_dir: Path, groups: Groups, facts: Facts, cl
         plan = make_trial(name, paths.run, facts.machine, user_namespace=first_user is not None)
         for file, text in plan_files(plan).items():
             (paths.files / file).write_text(text)
-        config = translate_container(plan, paths, facts, cgroup=groups.path(name), first_user=first_user, devices=[])
+        users = Users(first_user) if first_user is not None else None
+        config = translate_container(plan, paths, facts, cgroup=groups.path(name), users=users, devices=[])
         paths.config.write_bytes(msgspec.json.encode(config))
         return await run_in_own_thread(lambda: _run(runtime, plan, paths, first_user))
     except WeftError as error:

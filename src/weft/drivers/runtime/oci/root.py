@@ -105,7 +105,7 @@ def _show(source: str, name: Path, mapping: int | None) -> None:
 
 def _mount_sysfs(netns: str, target: Path) -> None:
     """A namespace's sysfs shows its links, and is mounted from inside. Ports below 1024 are for everyone in there, and so is
-    ping: rights over a namespace that another user namespace owns can't be had."""
+    ping: who isn't root in an image serves and looks for others, too."""
     target.mkdir(exist_ok=True)
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -47,8 +47,8 @@ def plan_save(container_id: str, paths: ContainerPaths, runtime: Runtime) -> lis
 
 
 def _join_network(netns: str) -> None:
-    """This thread's network is the container's from here on. CRIU takes a network that is its own as given; another one it won't
-    save unless the container's users own it, and those of its network are the node's."""
+    """This thread's network is the container's from here on. CRIU takes a network that is its own as given; another one it would
+    save, and make anew."""
     if netns:
         inside = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
         try:

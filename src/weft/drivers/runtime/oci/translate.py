@@ -48,6 +48,13 @@ class Facts(msgspec.Struct, frozen=True):
     users: tuple[int, int] = (0, 0)
 
 
+class Users(msgspec.Struct, frozen=True):
+    """A container's users: ``first`` is its root; ``namespace`` is the path of one that they are mapped in, "": a new one."""
+
+    first: int
+    namespace: str = ""
+
+
 class Device(msgspec.Struct, frozen=True):
     path: str
     kind: str  # c or b
@@ -61,13 +68,12 @@ def translate_container(
     facts: Facts,
     *,
     cgroup: str,
-    first_user: int | None,
+    users: Users | None,
     devices: list[Device],
 ) -> dict[str, Any]:
-    """``cgroup``: its path below each controller's mount. ``first_user``: of the node, that is its root; None: its users are
-    the node's own."""
+    """``cgroup``: its path below each controller's mount. ``users`` None: the node's own."""
     linux: dict[str, Any] = {
-        "namespaces": _namespaces(plan, first_user),
+        "namespaces": _namespaces(plan, users),
         "cgroupsPath": f"/{cgroup.strip('/')}",
         "resources": translate_resources(plan, facts, devices),
         "maskedPaths": MASKED_PATHS,
@@ -76,15 +82,15 @@ def translate_container(
         "devices": [_device_node(device) for device in devices],
         "rootfsPropagation": "private",
     }
-    if first_user is not None:
-        mapping = [{"containerID": 0, "hostID": first_user, "size": USERS_EACH}]
+    if users is not None:
+        mapping = [{"containerID": 0, "hostID": users.first, "size": USERS_EACH}]
         linux["uidMappings"] = linux["gidMappings"] = mapping
     return {
         "ociVersion": "1.0.2",
         "process": translate_process(plan, facts, terminal=plan.terminal),
         "root": {"path": str(paths.root), "readonly": plan.read_only_root},
         "hostname": plan.hostname or plan.name,
-        "mounts": _mounts(plan, paths, shifted=first_user is not None),
+        "mounts": _mounts(plan, paths, shifted=users is not None),
         "linux": linux,
     }
 
@@ -203,11 +209,11 @@ def needs_sysfs(plan: ContainerPlan, first_user: int | None) -> bool:
     return bool(plan.netns) and first_user is not None
 
 
-def _namespaces(plan: ContainerPlan, first_user: int | None) -> list[dict[str, str]]:
+def _namespaces(plan: ContainerPlan, users: Users | None) -> list[dict[str, str]]:
     found: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]
     found.append({"type": "network", "path": plan.netns} if plan.netns else {"type": "network"})
-    if first_user is not None:
-        found.append({"type": "user"})
+    if users is not None:
+        found.append({"type": "user", "path": users.namespace} if users.namespace else {"type": "user"})
     return found
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -19,6 +20,7 @@ USERS_EACH = 1 << 16
 FIRST_USER, RANGES = 0x7800_0000, (0x7F00_0000 - 0x7800_0000) // USERS_EACH
 FIRST_INSTANCE_USER, INSTANCE_RANGES = 0x7F00_0000, (0x7FFF_0000 - 0x7F00_0000) // USERS_EACH  # of functions
 FEWEST_RANGES = 16
+_NS_GET_USERNS = 0xB701  # ioctl_ns(2)
 
 
 def find_ranges(uid_map: str) -> tuple[int, int]:
@@ -33,9 +35,14 @@ def find_ranges(uid_map: str) -> tuple[int, int]:
     return 0, 0
 
 
-def choose_first_user(container_id: str, ranges: tuple[int, int], taken: Collection[int]) -> int:
-    """The first user of a range that isn't in ``taken``; the same one each time as long as it is free. Raises DriverFailed."""
+def choose_first_user(
+    container_id: str, ranges: tuple[int, int], taken: Collection[int], before: int | None = None
+) -> int:
+    """The first user of a range that isn't in ``taken``: the one that it had ``before``, as what else belongs to it may know that
+    one, or the same one each time as long as it is free. Raises DriverFailed."""
     first, count = ranges
+    if before is not None and before not in taken and first <= before < first + count * USERS_EACH:
+        return before
     start = int.from_bytes(hashlib.sha256(container_id.encode()).digest()[:8], "big")
     for step in range(count):
         user = first + (start + step) % count * USERS_EACH
@@ -48,27 +55,72 @@ def choose_first_user(container_id: str, ranges: tuple[int, int], taken: Collect
     )
 
 
-def open_mapping(first_user: int) -> int:
-    """A descriptor of a user namespace in which 0 is ``first_user``, and so on; nobody is in it. Blocks for milliseconds.
-    Raises DriverFailed."""
-    ours = os.readlink("/proc/self/ns/user")
-    words = ["unshare", "--user", "sh", "-c", "echo; exec cat"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as holder:
+def open_mapping(first_user: int, netns: str = "") -> int:
+    """A descriptor of a user namespace in which 0 is ``first_user``, and so on; nobody is in it. It is the one that the network
+    namespace ``netns`` belongs to, if that has one of its own with no other users: only there do rights over it count. Blocks for
+    milliseconds. Raises DriverFailed."""
+    try:
+        mapping = _join_mapping(netns, first_user) if netns else None
+        mapping = _map_users(["unshare", "--user"], first_user) if mapping is None else mapping
+    except OSError as error:
+        what = f"{error.filename or 'no user namespace for it'}: {error.strerror}"
+        raise DriverFailed(what, details={"step": "users"}) from error
+    if mapping is None:
+        raise DriverFailed("this kernel makes no user namespaces", details={"step": "users"})
+    return mapping
+
+
+async def open_mapping_aside(first_user: int, netns: str = "") -> int:
+    return await asyncio.to_thread(open_mapping, first_user, netns)
+
+
+def belongs_to(netns: str, mapping: int) -> bool:
+    """Whether the network namespace belongs to that user namespace; "" to none. Raises OSError."""
+    if not netns:
+        return False
+    owner = _open_owner(netns)
+    try:
+        return os.readlink(f"/proc/self/fd/{owner}") == os.readlink(f"/proc/self/fd/{mapping}")
+    finally:
+        os.close(owner)
+
+
+def _open_owner(netns: str) -> int:
+    network = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return fcntl.ioctl(network, _NS_GET_USERNS)
+    finally:
+        os.close(network)
+
+
+def _join_mapping(netns: str, first_user: int) -> int | None:
+    owner = _open_owner(netns)
+    try:
+        return _map_users(["nsenter", "--preserve-credentials", f"--user=/proc/self/fd/{owner}"], first_user, owner)
+    finally:
+        os.close(owner)
+
+
+def _map_users(way: list[str], first_user: int, *handed: int) -> int | None:
+    """Of the user namespace that the words ``way`` lead a program into, when these are its users; None: it is this node's own, or
+    has others."""
+    ours, wanted = os.readlink("/proc/self/ns/user"), ["0", str(first_user), str(USERS_EACH)]
+    words = [*way, "sh", "-c", "echo; exec cat"]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=handed
+    ) as holder:
         try:
             assert holder.stdout is not None
             holder.stdout.readline()  # it is in its namespace
             folder = Path("/proc", str(holder.pid))
             if os.readlink(folder / "ns/user") == ours:
-                raise DriverFailed("this kernel makes no user namespaces", details={"step": "users"})
+                return None
             for name in ("uid_map", "gid_map"):
-                (folder / name).write_text(f"0 {first_user} {USERS_EACH}")
+                if not (held := (folder / name).read_text().split()):
+                    (folder / name).write_text(" ".join(wanted))
+                elif held != wanted:
+                    return None
             return os.open(folder / "ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise DriverFailed(f"no user namespace for it: {error.strerror}", details={"step": "users"}) from error
         finally:
             with contextlib.suppress(ProcessLookupError):
                 holder.kill()
-
-
-async def open_mapping_aside(first_user: int) -> int:
-    return await asyncio.to_thread(open_mapping, first_user)

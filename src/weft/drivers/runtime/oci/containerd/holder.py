@@ -37,13 +37,13 @@ class Containerd(NodeProcess, Tasks):
 
     async def launch(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
         record, paths, plan = container.record, container.paths, container.record.plan
-        config = prepare_config(container, facts, self._groups)
         options = messages["RuncOptions"](binary_name=str(_entrance(container)))
         if self._groups.make_shims():
             options.shim_cgroup = f"/{self._groups.path(SHIMS)}"
         told = messages["Any"](type_url=RUNC_OPTIONS, value=options.SerializeToString())
-        output = write_keeper(container)
         async with make_ready(container, "containerd") as mapping:
+            config = prepare_config(container, facts, self._groups, mapping)
+            output = write_keeper(container)
             await recorded
             await self.book(container, config, messages["RuntimeChoice"](name=CLASS, options=told))
             root = Root(plan, paths, record.first_user, mapping)

@@ -49,7 +49,7 @@ def translate_isolated(
         for number, mount in enumerate(plan.mounts)
     ]
     plan = msgspec.structs.replace(plan, mounts=mounts)
-    config = translate_container(plan, paths, facts, cgroup=cgroup, first_user=None, devices=[])
+    config = translate_container(plan, paths, facts, cgroup=cgroup, users=None, devices=[])
     config["root"]["path"] = ROOT
     return config
 
