@@ -146,8 +146,11 @@ class ImageCache:
         finally:
             lock.holders -= 1
             if not lock.holders:
-                self._archives.pop(image.sha256, None)
-                path.unlink(missing_ok=True)
+                async with lock.fetching:  # who comes meanwhile waits, and fetches it anew
+                    if not lock.holders:
+                        await asyncio.to_thread(path.unlink, missing_ok=True)
+                if not lock.holders:
+                    self._archives.pop(image.sha256, None)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -66,7 +66,7 @@ async def _write_admin_context(doors: Doors, path: Path, server: str) -> None:
 
 
 async def _write_gateway_token(doors: Doors, path: Path) -> None:
-    old = await asyncio.to_thread(path.read_text) if path.exists() else ""
+    old = await asyncio.to_thread(lambda: path.read_text() if path.exists() else "")
     if not await _is_good(doors, old, "viewer"):
         text = await _make_token(doors, "gateway", "viewer")
         await asyncio.to_thread(write_durably, path, text.encode())

@@ -77,7 +77,7 @@ async def _receive(call: Call, path: Path, sha256: str) -> int:
             await asyncio.to_thread(_check, out, size)
         await asyncio.to_thread(keep_file, work, path)
     finally:
-        work.unlink(missing_ok=True)
+        await asyncio.to_thread(work.unlink, missing_ok=True)
     return size
 
 

@@ -8,6 +8,7 @@ it, never because no image explains it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,6 +33,7 @@ from weft.objects.identity import object_key
 AT_ONCE = 2
 TELL_EVERY_SECONDS = 1.0
 PAUSE_SECONDS = 0.2
+_FETCHING = ".fetch-"  # and what for; what is left of these goes at the start
 RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
 _MAY_PASS = ("fetchFailed", "noSpace", "registryUnavailable", "registryHangs", "truncated")  # by another attempt
 
@@ -58,7 +60,7 @@ class Images:
     async def run(self) -> None:
         """Raises TermLost when the term ends."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for left in self._folder.glob(".fetch-*"):
+        for left in self._folder.glob(f"{_FETCHING}*"):
             left.unlink(missing_ok=True)
         unsubscribe = self._term.cache.subscribe(self._notice, ("image", "secret"))
         try:
@@ -106,7 +108,9 @@ class Images:
         others = any(i.status(ImageStatus).sha256 == sha256 for i in view.of_kind("image").values())
         places = any(sha256 in list_digests(a.spec(AllocationSpec)) for a in view.of_kind("allocation").values())
         if sha256 and not others and not places:
-            (self._folder / sha256).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                gone = (self._folder / sha256).rename(self._folder / f"{_FETCHING}gone-{image.uid}")
+                asyncio.get_running_loop().run_in_executor(None, gone.unlink)
 
     def _needs_fetch(self, image: Item) -> bool:
         status = image.status(ImageStatus)
@@ -124,29 +128,30 @@ class Images:
 
     async def _try(self, image: Item) -> None:
         spec, stop = image.spec(ImageSpec), self._fetching[image.uid]
-        work = self._folder / f".fetch-{image.uid}"
+        work = self._folder / f"{_FETCHING}{image.uid}"
         await self._tell(image, ImageStatus(phase="Fetching", digest=image.status(ImageStatus).digest))
         try:
-            if spec.sha256 and (self._folder / spec.sha256).exists():
-                sha256, path = spec.sha256, self._folder / spec.sha256
-            else:
-                sha256, path = await self._fetch(image, spec.url, work, stop), work
-                if spec.sha256 and sha256 != spec.sha256:
-                    raise DriverFailed(
-                        f"sha256 is {sha256}, expected {spec.sha256}",
-                        reason="sha256Mismatch",
-                        hint="check the URL and the digest, then delete the image and add it again",
-                    )
-            facts = await asyncio.to_thread(inspect, path, known=path != work)
-            size = path.stat().st_size
-            if path == work:
-                await asyncio.to_thread(_keep, work, self._folder / sha256)
+            try:
+                if spec.sha256 and (self._folder / spec.sha256).exists():
+                    sha256, path = spec.sha256, self._folder / spec.sha256
+                else:
+                    sha256, path = await self._fetch(image, spec.url, work, stop), work
+                    if spec.sha256 and sha256 != spec.sha256:
+                        raise DriverFailed(
+                            f"sha256 is {sha256}, expected {spec.sha256}",
+                            reason="sha256Mismatch",
+                            hint="check the URL and the digest, then delete the image and add it again",
+                        )
+                facts = await asyncio.to_thread(inspect, path, known=path != work)
+                size = path.stat().st_size
+                if path == work:
+                    await asyncio.to_thread(_keep, work, self._folder / sha256)
+            finally:  # before anybody is told how it went
+                await asyncio.to_thread(work.unlink, missing_ok=True)
         except WeftError as problem:
             if not stop.is_set():
                 await self._fail(image, problem)
             return
-        finally:
-            work.unlink(missing_ok=True)
         self._attempts.pop(image.uid, None)
         await self._tell(image, _available(spec.url, sha256, size, facts))
 

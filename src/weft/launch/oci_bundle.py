@@ -178,7 +178,7 @@ async def _pack(folder: Path, layers: Sequence[str], image: OciImage, enclosure:
     raw = Path(await Roots(folder / "root").ensure(layers))
     disk, initrd, bundle = folder / DISK, folder / INITRD, folder / "bundle"
     await run("qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(disk))
-    raw.unlink()
+    await asyncio.to_thread(raw.unlink)
     initrd.write_bytes((enclosure / "initrd-vm").read_bytes() + pack_image(describe_image(image.config)))
     manifest = BundleManifest(
         disk=DISK,

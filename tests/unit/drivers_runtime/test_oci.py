@@ -342,6 +342,25 @@ async def test_a_log_is_read_over_its_turn_and_from_its_end(tmp_path: Path) -> N
     assert await collect(tmp_path / "none") == []
 
 
+@pytest.mark.parametrize("tail", [5, -1])
+async def test_others_have_their_turn_while_a_long_log_is_read(tmp_path: Path, tail: int) -> None:
+    log, turns = tmp_path / "log", 0
+    log.write_bytes(b"nothing of a container\n" * 30_000 + entry(1))
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count_turns())
+    try:
+        assert await collect(log, tail=tail) == [1]
+    finally:
+        counting.cancel()
+    assert turns > 1
+
+
 async def test_a_log_is_followed_over_its_turn_to_the_end(tmp_path: Path) -> None:
     log, ended = tmp_path / "log", asyncio.Event()
     log.write_bytes(entry(1))

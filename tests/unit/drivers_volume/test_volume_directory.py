@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,30 @@ class TestDirectory(VolumePromises):
         path = tmp_path / "base"
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(BASE_BYTES)], check=True)
         return str(path)
+
+
+@contextlib.contextmanager
+def removals() -> Iterator[list[tuple[str, bool]]]:
+    """The files that are removed meanwhile, and whether this thread did it, as the interpreter tells its auditors."""
+    found: list[tuple[str, bool]] = []
+    here, listening = threading.get_ident(), True
+
+    def hear(event: str, args: tuple[object, ...]) -> None:  # can't be taken back, so it falls silent
+        if listening and event == "os.remove":
+            found.append((str(args[0]), threading.get_ident() == here))
+
+    sys.addaudithook(hear)
+    try:
+        yield found
+    finally:
+        listening = False
+
+
+async def test_the_agent_goes_on_while_a_file_system_takes_its_time_to_remove_a_disk(driver: DirectoryVolumes) -> None:
+    facts = await driver.ensure(ID, size_bytes=8 * MIB)
+    with removals() as found:
+        await driver.remove(ID)
+    assert found == [(facts.path, False)]
 
 
 async def test_a_clone_reads_what_its_base_holds(driver: DirectoryVolumes, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ class StorageMover:
                 self._check_wished(stopped=True)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(copying.wait(), LOOK_SECONDS)
-                done = work.stat().st_blocks * 512 if work.exists() else 0
+                done = await asyncio.to_thread(_measure, work)
                 self._tell(sent_bytes=done, remaining_bytes=max(0, facts.used_bytes - done))
             if copying.returncode:
                 said = (await copying.stderr.read()).decode(errors="replace").strip() if copying.stderr else ""
@@ -188,7 +188,7 @@ class StorageMover:
             with contextlib.suppress(ProcessLookupError):
                 copying.kill()
             await copying.wait()
-            work.unlink(missing_ok=True)
+            await asyncio.to_thread(work.unlink, missing_ok=True)
             raise
         image = self._prepared.image if self.store.disk == ROOT else None
         if image is None:
@@ -223,7 +223,7 @@ class StorageMover:
             there = await self._there()
             await there.remove(self._id)
             if isinstance(there, CanReceive):
-                Path(there.begin(self._id)).unlink(missing_ok=True)
+                await asyncio.to_thread(Path(there.begin(self._id)).unlink, missing_ok=True)
         await self._keep(state="over", reason=reason, message=message)
         self._tell(phase=phase, reason=reason, message=message)
 
@@ -298,3 +298,10 @@ def tell_store(wanted: Wanted, store: Store | None) -> MoveReport | None:
         phase = "given up" if given_up else "failed"
         return MoveReport(key=order.key, phase=phase, reason=store.reason, message=store.message)  # type: ignore[arg-type]
     return MoveReport(key=order.key, phase="preparing")
+
+
+def _measure(file: Path) -> int:
+    """The bytes that it takes up; none before it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.stat().st_blocks * 512
+    return 0

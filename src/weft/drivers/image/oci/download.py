@@ -56,7 +56,7 @@ async def download(
                 raise _wrong(source, descriptor, f"is {found}")
             await asyncio.to_thread(os.fsync, blob.out.fileno())
     except BaseException as problem:
-        target.unlink(missing_ok=True)
+        await asyncio.to_thread(target.unlink, missing_ok=True)
         if isinstance(problem, OSError):
             raise DriverFailed(
                 f"a layer can't be written: {problem.strerror}",

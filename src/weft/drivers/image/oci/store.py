@@ -235,7 +235,7 @@ class OciImages:
             await download(source, part, blob, self._patience, self._clock, say)
             return await self._layers.make(blob, part, diff_id)
         finally:
-            blob.unlink(missing_ok=True)
+            await asyncio.to_thread(blob.unlink, missing_ok=True)
 
     def _source(self, reference: ImageReference, credentials: RegistryCredentials | None, own_file: bool) -> Source:
         # One registry that hangs holds up no other; nor do many pulls from one start many processes.

@@ -4,9 +4,11 @@ now and the one before.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -57,53 +59,72 @@ async def read_lines(
     log: Path, clock: Clock, *, tail: int, follow: bool, has_ended: Callable[[], bool]
 ) -> AsyncGenerator[LogLine, None]:
     """As HasLog has it. With ``follow``, on until the container had ended and nothing more came."""
-    files: list[BinaryIO] = []
+    files = _open_both(log)
     try:
-        for path in (turned(log), log):
-            if path.exists():
-                files.append(open(path, "rb"))  # noqa: PERF401, SIM115 (if the second isn't opened, the first is closed below)
         if tail >= 0:
-            last = deque((line for file in files for line in _read_all(file)), maxlen=tail)
-            for line in last:
+            for line in await asyncio.to_thread(_read_last, files, tail):
                 yield line
         else:
             for file in files:
-                for line in _read_all(file):
+                async for line in _read_on(file):
                     yield line
         while follow:
             ended = has_ended()
-            current = files[-1] if files else None
-            found = list(_read_all(current)) if current is not None else []
-            for line in found:
-                yield line
-            if not found and (fresh := _open_other(log, current)) is not None:
+            current, some = files[-1] if files else None, False
+            if current is not None:
+                async for line in _read_on(current):
+                    some = True
+                    yield line
+            if some:
+                continue
+            if (fresh := _open_other(log, current)) is not None:
                 if current is not None:
-                    for line in _read_all(current):  # what came between the look and the turn
+                    async for line in _read_on(current):  # what came between the look and the turn
                         yield line
                 files.append(fresh)
                 continue
-            if ended and not found:
+            if ended:
                 return
-            if not found:
-                await clock.sleep(LOOK_SECONDS)
+            await clock.sleep(LOOK_SECONDS)
     finally:
         for file in files:
             file.close()
 
 
-def _read_all(file: BinaryIO) -> Iterator[LogLine]:
-    """Whole lines from where it stands; half of one stays for later."""
+def _open_both(log: Path) -> list[BinaryIO]:
+    """The log before this one and this one, those that there are."""
+    files: list[BinaryIO] = []
+    for path in (turned(log), log):
+        with contextlib.suppress(FileNotFoundError):
+            files.append(open(path, "rb"))  # noqa: SIM115 (the caller closes them)
+    return files
+
+
+async def _read_on(file: BinaryIO) -> AsyncGenerator[LogLine, None]:
+    """Whole lines from where it stands; half of one stays for later. Read in a thread: a whole log takes a second to read."""
+    while os.fstat(file.fileno()).st_size > file.tell() and (lines := await asyncio.to_thread(_read_piece, file)):
+        for line in lines:
+            yield line
+
+
+def _read_last(files: list[BinaryIO], count: int) -> deque[LogLine]:
+    last: deque[LogLine] = deque(maxlen=count)
+    for file in files:
+        while lines := _read_piece(file):
+            last.extend(lines)
+    return last
+
+
+def _read_piece(file: BinaryIO) -> list[LogLine]:
+    """The next lines; none at its end."""
     while True:
         start = file.tell()
         piece = file.read(READ_BYTES)
         whole = piece.rfind(b"\n") + 1
-        if not whole:
-            file.seek(start)
-            return
         file.seek(start + whole)
-        for line in piece[:whole].splitlines():
-            if (parsed := parse_line(line)) is not None:
-                yield parsed
+        lines = [parsed for line in piece[:whole].splitlines() if (parsed := parse_line(line)) is not None]
+        if lines or not whole:
+            return lines
 
 
 def _open_other(log: Path, current: BinaryIO | None) -> BinaryIO | None:

@@ -328,10 +328,10 @@ class Guest:
                 out_of_memory=self._cgroups.out_of_memory_kills(name) > 0,
                 host_boot_id=host_boot_id(),
             )
-            self.paths.memory.unlink(missing_ok=True)
+            await asyncio.to_thread(self.paths.memory.unlink, missing_ok=True)
         record.process, record.ready, record.stopping = None, False, False
         await self.save_record()
-        self.paths.memory_pending.unlink(missing_ok=True)
+        await asyncio.to_thread(self.paths.memory_pending.unlink, missing_ok=True)
         shutil.rmtree(self.paths.run, ignore_errors=True)
         await self._cgroups.remove_when_empty(name, self.clock)
 

@@ -99,7 +99,7 @@ class Guests:
         # The record goes first and by rename, so that a removal cut off half-way isn't a guest without memory.
         with contextlib.suppress(FileNotFoundError):
             paths.record.unlink()
-        shutil.rmtree(paths.state, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, paths.state, ignore_errors=True)
         self.drop(guest_id)
 
     async def close(self) -> None:

@@ -110,7 +110,7 @@ async def undo_launch(guest: Guest, cgroups: Cgroups, clock: Clock) -> None:
 async def _spawn(words: list[str], descriptors: Collection[int], log: Path) -> None:
     """Start a process of its own, nobody's child, with these descriptors open; what it says goes to ``log``."""
     nowhere = asyncio.subprocess.DEVNULL
-    with open(log, "ab") as said:
+    with open(log, "ab") as said:  # noqa: ASYNC230 (nothing is read or written here)
         process = await asyncio.create_subprocess_exec(
             "setsid", "--fork", *words, stdin=nowhere, stdout=said, stderr=said, pass_fds=tuple(descriptors)
         )  # fmt: skip

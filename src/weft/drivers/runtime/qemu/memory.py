@@ -27,7 +27,7 @@ _SAVE_BYTES_PER_SECOND = 1 << 40  # migration to a file is limited to 128 MiB/s 
 async def save_memory(guest: Guest) -> None:
     """Memory and devices to the memory file, durably, with the machine standing still. It runs on if that fails."""
     qmp, record, pending = guest.monitor(), guest.record, guest.paths.memory_pending
-    pending.unlink(missing_ok=True)
+    await asyncio.to_thread(pending.unlink, missing_ok=True)
     await qmp.execute("stop")
     try:
         if record.frame is not None:
@@ -67,7 +67,7 @@ async def load_memory(guest: Guest) -> None:
 async def forget_memory(guest: Guest) -> None:
     guest.record.memory = "none"
     await guest.save_record()
-    guest.paths.memory.unlink(missing_ok=True)
+    await asyncio.to_thread(guest.paths.memory.unlink, missing_ok=True)
 
 
 async def discard_memory(guest: Guest) -> None:
@@ -121,5 +121,5 @@ async def _run_on(guest: Guest) -> None:
             break
         await guest.clock.sleep(0.01)
     await qmp.execute("cont")
-    guest.paths.memory_pending.unlink(missing_ok=True)
-    guest.paths.memory.unlink(missing_ok=True)
+    await asyncio.to_thread(guest.paths.memory_pending.unlink, missing_ok=True)
+    await asyncio.to_thread(guest.paths.memory.unlink, missing_ok=True)

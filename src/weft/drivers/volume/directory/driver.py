@@ -117,7 +117,7 @@ class DirectoryVolumes:
             if base is not None:  # -u: only the name in the header changes, which was the other node's
                 await self._run("rebase", "-q", "-u", "-f", "qcow2", "-F", base_format, "-b", base, str(work))
             await asyncio.to_thread(keep_file, work, self._raw(volume_id) if raw else self._path(volume_id))
-            (self._path(volume_id) if raw else self._raw(volume_id)).unlink(missing_ok=True)
+            await asyncio.to_thread((self._path(volume_id) if raw else self._raw(volume_id)).unlink, missing_ok=True)
         except OSError as problem:
             raise _failed(volume_id, problem) from problem
         facts = self._inspect(volume_id)
@@ -161,9 +161,9 @@ class DirectoryVolumes:
             if work.exists():
                 await asyncio.to_thread(keep_file, work, raw)
             if disk.exists():
-                disk.unlink()
+                await asyncio.to_thread(disk.unlink)
         finally:
-            work.unlink(missing_ok=True)
+            await asyncio.to_thread(work.unlink, missing_ok=True)
         await check_files(raw, _round_up(size_bytes), what)
 
     async def _convert(self, volume_id: str, work: Path) -> None:
@@ -197,7 +197,7 @@ class DirectoryVolumes:
         self._making.pop(volume_id, None)
         paths = [path for path in (self._path(volume_id), self._raw(volume_id)) if path.exists()]
         for path in paths:
-            path.unlink(missing_ok=True)
+            await asyncio.to_thread(path.unlink, missing_ok=True)
         if paths:
             await asyncio.to_thread(sync_folder, self._folder)
 
@@ -222,7 +222,7 @@ class DirectoryVolumes:
             options = ["-u", "-b", base, "-F", base_format]  # -u: qemu-img, root here, doesn't open a stranger's image
         elif size <= 0:
             raise InvalidInput(f"volume {volume_id} has no size", field="spec.size")
-        work.unlink(missing_ok=True)
+        await asyncio.to_thread(work.unlink, missing_ok=True)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             await self._run("create", "-q", "-f", "qcow2", *options, str(work), str(_round_up(size)))

@@ -90,12 +90,17 @@ async def check_files(path: Path, size_bytes: int, what: str) -> None:
     """Mend what a power cut left, and grow it to ``size_bytes`` if it has less. Raises DriverFailed for one that can't be
     mended, or that somebody uses."""
     with _hold(path, what):
-        if path.stat().st_size < size_bytes:
-            os.truncate(path, size_bytes)
-        grows = has_room(measure_files(path), path.stat().st_size)
+        grows = await asyncio.to_thread(_lengthen, path, size_bytes)
         await _run("e2fsck", "-p", *(["-f"] if grows else []), str(path), most=_MENDED)
         if grows:
             await _run("resize2fs", str(path))
+
+
+def _lengthen(path: Path, size_bytes: int) -> bool:
+    """Give the file that size if it has less; whether the file system in it should grow."""
+    if path.stat().st_size < size_bytes:
+        os.truncate(path, size_bytes)
+    return has_room(measure_files(path), path.stat().st_size)
 
 
 @contextlib.contextmanager

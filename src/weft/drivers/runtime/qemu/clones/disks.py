@@ -57,7 +57,7 @@ class Disks:
                     f"a function's disk can't be made: {problem.strerror or problem}", details={"step": "disk"}
                 ) from problem
             finally:
-                work.unlink(missing_ok=True)
+                await asyncio.to_thread(work.unlink, missing_ok=True)
             return path
 
     async def keep_only(self, keys: set[str]) -> None:
@@ -65,7 +65,7 @@ class Disks:
         for path in self._folder.glob("*.ext4"):
             if path.stem not in keys and not (lock := self._making.get(path.stem, asyncio.Lock())).locked():
                 async with lock:
-                    path.unlink(missing_ok=True)
+                    await asyncio.to_thread(path.unlink, missing_ok=True)
                     self._checks.note(path).unlink(missing_ok=True)
 
 

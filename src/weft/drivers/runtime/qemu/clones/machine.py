@@ -182,6 +182,18 @@ def choose_limits(machine: Machine, cpu: float) -> Limits:
 
 async def end_leftovers(prefix: str, cgroups: Cgroups, clock: Clock) -> int:
     """End every QEMU whose name begins with ``prefix``: another process of ours left it; how many there were."""
+    found = await asyncio.to_thread(_find_named, prefix)
+    for process in found.values():
+        kill_process(process)
+    for name, process in found.items():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(wait_for_end(process), START_SECONDS)
+        await cgroups.remove_when_empty(name, clock)
+    return len(found)
+
+
+def _find_named(prefix: str) -> dict[str, Any]:
+    """The processes whose ``-name`` begins so, by it."""
     found: dict[str, Any] = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -193,10 +205,4 @@ async def end_leftovers(prefix: str, cgroups: Cgroups, clock: Clock) -> int:
             process = inspect_process(int(folder.name))
             if name.startswith(prefix) and process is not None:
                 found[name] = process
-    for process in found.values():
-        kill_process(process)
-    for name, process in found.items():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(wait_for_end(process), START_SECONDS)
-        await cgroups.remove_when_empty(name, clock)
-    return len(found)
+    return found

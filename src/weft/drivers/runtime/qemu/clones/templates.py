@@ -94,7 +94,7 @@ class Templates:
         """Know what an agent before this one has made, and end what it was making when it was killed. What another QEMU or CPU
         has made isn't known; it is made again when it is asked for."""
         for path in [*self._folder.glob(".*"), *self._folder.parent.joinpath("disks").glob(".*")]:
-            await self._remove(path)
+            await asyncio.to_thread(_remove, path)
         self.there |= await asyncio.to_thread(self._find_fitting)
         self._changed()
 
@@ -116,7 +116,7 @@ class Templates:
         if digest in self.there:
             self.there.discard(digest)
             self._changed()
-        await self._remove(self.folder(digest))
+        await asyncio.to_thread(_remove, self.folder(digest))
 
     def _read(self, digest: str) -> Template | None:
         path = self.folder(digest) / "template.json"
@@ -140,7 +140,7 @@ class Templates:
         folder = self.folder(recipe.digest)
         work = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
-            await asyncio.to_thread(_lay_out, work, machine.memory, Path(initrd).read_bytes() + pack_config(config))
+            await asyncio.to_thread(_lay_out, work, machine.memory, Path(initrd), pack_config(config))
             await capture_machine(
                 work, template, disks, self._facts, self._cgroups, self._clock, self._prefix, recipe, roots.foothold
             )
@@ -154,7 +154,7 @@ class Templates:
                 details={"step": "capture"},
             ) from problem
         finally:
-            await self._remove(work)
+            await asyncio.to_thread(_remove, work)
         return template
 
     async def _make_room(self) -> None:
@@ -163,7 +163,7 @@ class Templates:
         for note in notes[: max(0, len(notes) + 1 - MOST_TEMPLATES)]:
             for digest in [digest for digest in self.there if self.folder(digest) == note.parent]:
                 await self._drop(digest)
-            await self._remove(note.parent)
+            await asyncio.to_thread(_remove, note.parent)
         await self._drop_disks()
 
     async def _drop_disks(self) -> None:
@@ -193,13 +193,6 @@ class Templates:
             for descriptor in opened:
                 os.close(descriptor)
 
-    @staticmethod
-    async def _remove(path: Path) -> None:
-        if path.is_dir():
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
 
 def _root_key(recipe: Recipe, roots: Roots) -> str:
     return _safe(recipe.image or (recipe.base.sha256 if recipe.base else "".join(roots.root)), "root2")
@@ -213,7 +206,7 @@ def _safe(text: str, what: str) -> str:
     return f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:40]}"
 
 
-def _lay_out(work: Path, memory: int, initrd: bytes) -> None:
+def _lay_out(work: Path, memory: int, initrd: Path, config: bytes) -> None:
     work.parent.mkdir(parents=True, exist_ok=True)
     work.parent.parent.chmod(0o700)  # there are environments in here
     shutil.rmtree(work, ignore_errors=True)
@@ -226,8 +219,15 @@ def _lay_out(work: Path, memory: int, initrd: bytes) -> None:
             hint="make room in the node's state folder",
             details={"step": "capture"},
         )
-    (work / "initrd").write_bytes(initrd)
+    (work / "initrd").write_bytes(initrd.read_bytes() + config)
     (work / "initrd").chmod(0o444)  # QEMU opens it once more; the folder keeps everyone else out
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _finish(work: Path, folder: Path, template: Template) -> None:
