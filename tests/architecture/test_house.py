@@ -170,6 +170,29 @@ def test_nobody_takes_a_missing_attribute_for_a_lost_connection() -> None:
     assert found == ["cli/manifest/yaml_text.py"]
 
 
+def names_a_type(test: ast.expr) -> bool:
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        return all(map(names_a_type, test.values))
+    if isinstance(test, ast.UnaryOp):
+        return isinstance(test.op, ast.Not) and names_a_type(test.operand)
+    if isinstance(test, ast.Compare):
+        return isinstance(test.ops[0], ast.IsNot) and ast.unparse(test.comparators[0]) == "None"
+    return isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and test.func.id == "isinstance"
+
+
+def test_an_assert_in_the_product_only_tells_the_type_checker_what_is_so() -> None:
+    """Python leaves asserts out when it is told to be quick: what somebody gave us is never checked by one."""
+    checks = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for path in FILES
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assert) and not names_a_type(node.test)
+    ]
+    assert checks == []
+
+
 def test_no_two_test_modules_have_one_name_where_a_folder_is_no_package() -> None:
     """Each would keep the other from being collected, and only when both are: a run of one room doesn't show it."""
     loose = [path for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists()]

@@ -37,7 +37,7 @@ class Position:
         self.at = (0.0, 0.0, LEAST_HEIGHT)
         self.error = _WORST_ERROR
         self._rounds = self._lost_rounds = 0
-        self._chance = random.Random(seed)
+        self._chance = random.Random(seed)  # noqa: S311 (the same for the same seed)
 
     def learn(self, seen: Collection[tuple[Sequence[float], float, float]]) -> None:
         """Take in what one round of probes found: (coordinate, error, round trip) of each peer."""

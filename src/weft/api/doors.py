@@ -126,7 +126,7 @@ def _seen_from(host: str, places: tuple[str, ...]) -> str:
         at, _, port = place.rpartition(":")
         if at == host:
             return place
-        if at in ("0.0.0.0", "[::]"):
+        if at in ("0.0.0.0", "[::]"):  # noqa: S104 (compared, not bound)
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return places[0]
 

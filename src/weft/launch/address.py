@@ -7,7 +7,8 @@ import argparse
 from weft.gateway.origins import read_origin
 from weft.objects.errors import InvalidInput
 
-ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # "every address", and the one to reach it by from here
+# "Every address", as a person may write it, and the one to reach it by from here.
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 (compared, not bound)
 
 
 def split_address(text: str) -> tuple[str, int]:

@@ -100,7 +100,8 @@ class SqliteJournal:
         order = "ASC" if since is not None else "DESC"
         with self._lock:
             rows = self._reading.execute(
-                f"SELECT {_COLUMNS} FROM event{where} ORDER BY id {order} LIMIT ?", [*values, limit]
+                f"SELECT {_COLUMNS} FROM event{where} ORDER BY id {order} LIMIT ?",  # noqa: S608 (all of these are ours)
+                [*values, limit],
             ).fetchall()
         records = [_record(row) for row in rows]
         return records if since is not None else records[::-1]
@@ -190,7 +191,7 @@ class SqliteJournal:
                 connection.execute("DELETE FROM event WHERE id = ?", (same[0],))
                 first_at, count = same[1], same[2] + 1
             connection.execute(
-                f"INSERT INTO event({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO event({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 (ours)
                 (
                     first_at,
                     at,

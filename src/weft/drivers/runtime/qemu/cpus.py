@@ -75,7 +75,7 @@ async def _expand(process: asyncio.subprocess.Process, name: str) -> dict[str, A
 
 
 async def _ask(process: asyncio.subprocess.Process, command: str, **arguments: Any) -> Any:
-    assert process.stdin and process.stdout
+    assert process.stdin is not None and process.stdout is not None
     process.stdin.write(msgspec.json.encode({"execute": command, "arguments": arguments}) + b"\n")
     await process.stdin.drain()
     while line := await process.stdout.readline():

@@ -131,7 +131,7 @@ class _Pages:
         maps = [(block, self._read_map(block)) for block in self._blocks]
         self.filled = sum(map_.count(1) for _, map_ in maps)
         share = min(1.0, MOST_PAGES / max(1, self.filled))
-        draw = random.Random(self.filled)
+        draw = random.Random(self.filled)  # noqa: S311 (a sample)
         chosen: list[int] = []
         for block, map_ in maps:
             page = map_.find(1)
