@@ -1,16 +1,16 @@
-"""The peer of reads, and the bound of writes: Starlette and msgspec with nothing else, on the very server stack that the doors use.
+"""The peer of reads, and the bound of writes: Starlette and msgspec on uvicorn, over TLS, with nothing else.
 
 ``python -m benchmarks.store_api.bare STATE FILE``: certificates from the doors' folder STATE; FILE gets the port.
 """
 
 from __future__ import annotations
 
-import asyncio
-import signal
+import socket
 import sys
 from pathlib import Path
 
 import msgspec
+import uvicorn
 import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,10 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from benchmarks.store_api.load import make_vm
-from weft.api.server import make_doors_server
 from weft.contracts.clock import SystemClock
 from weft.objects.envelope import Envelope
-from weft.serving.server import listen, make_server_tls
 from weft.trust.ca import Authority
 
 
@@ -42,17 +40,19 @@ async def serve(state: Path, file: Path) -> None:
 
     path = "/v1/projects/{project}/vms/{name}"
     app = Starlette(routes=[Route(path, get), Route(path, put, methods=["PUT"])])
-    clock = SystemClock()
-    authority = Authority(state, clock)
-    chain, key = authority.renew_server(["127.0.0.1"])
-    socket = listen("127.0.0.1", 0)
-    server = make_doors_server(app, [socket], make_server_tls(chain, key, authority.ca_path), clock)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    server.start()
-    file.write_text(str(socket.getsockname()[1]))
-    await stop.wait()
-    await server.close()
+    chain, key = Authority(state, SystemClock()).renew_server(["127.0.0.1"])
+    config = uvicorn.Config(
+        app,
+        ssl_certfile=chain,
+        ssl_keyfile=key,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=3600,  # its connections rest while it is weft's turn
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        file.write_text(str(listener.getsockname()[1]))
+        await uvicorn.Server(config).serve([listener])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import uvloop
 from tests.node_key import make_node_key
 
 from weft.api.app import build_app
@@ -54,7 +55,7 @@ class DoorsLab:
         self.settings = Settings(
             folder / "images", b"k" * 32, (GATEWAY,), SERVER_NAME, publish_address, seal_key=b"s" * 32
         )
-        self.loop = asyncio.new_event_loop()
+        self.loop = uvloop.new_event_loop()  # as the doors themselves
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         self.context_path = folder / "context.json"

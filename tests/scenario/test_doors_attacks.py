@@ -18,7 +18,7 @@ from tests.scenario.test_api_process import DoorsProcess
 
 from weft.client import Client, find_context
 from weft.objects.errors import WeftError
-from weft.serving.protocol import BoundedProtocol
+from weft.serving.protocol import HttpProtocol
 
 PATIENCE_SECONDS = 0.4
 
@@ -76,8 +76,8 @@ def until(true: Callable[[], bool]) -> None:
     raise AssertionError("it didn't come true in 20 s")
 
 
-def connections(lab: DoorsLab) -> set[BoundedProtocol]:
-    async def look() -> set[BoundedProtocol]:
+def connections(lab: DoorsLab) -> set[HttpProtocol]:
+    async def look() -> set[HttpProtocol]:
         return set(lab.server.connections)
 
     return lab.run(look())
@@ -218,6 +218,11 @@ def test_requests_sent_ahead_are_answered_in_order_up_to_a_number(lab: DoorsLab)
         with contextlib.suppress(OSError):
             sock.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10_000)
         read_all(sock)
+    with connect(lab) as sock:  # nor is anything answered after the one that is to be the last
+        last = head(lab, "GET /v1/healthz", "Connection: close")
+        sock.sendall(last + 3 * head(lab, "GET /v1/kinds"))
+        answer = read_all(sock)
+        assert answer.count(b"HTTP/1.1 ") == 1 and b"connection: close" in answer
     assert lab.client.list("vm").items == []
 
 

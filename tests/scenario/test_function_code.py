@@ -252,3 +252,22 @@ def test_the_image_of_a_runtime_stays_while_a_version_uses_it(lab: DoorsLab) -> 
     lab.client.patch("function", "thumb", {"spec": {"code": "", "runtime": "", "image": "r.test/x:1"}})
     with pytest.raises(InUse, match="functionversion/thumb-1"):
         lab.client.delete("image", "python3-11")
+
+
+class SlowFile(io.BufferedRandom):
+    """A disk that is slower than who sends."""
+
+    def write(self, data: Any) -> int:
+        time.sleep(0.003)
+        return super().write(data)
+
+
+def test_code_of_megabytes_comes_whole_however_much_waits_for_a_slow_disk(
+    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sender is quicker: what waits for the doors is more than a head may have, and comes at once."""
+    monkeypatch.setattr("weft.api.code.os.fdopen", lambda descriptor, mode: SlowFile(io.FileIO(descriptor, "r+b")))
+    for number in range(2):
+        digest, data = make_zip(f"x{number} = '{'x' * 5_000_000}'")
+        upload_code(lab.client, digest, data)
+        assert (lab.folder / "images" / "code" / digest).stat().st_size == len(data)

@@ -232,7 +232,7 @@ async def test_a_caller_that_goes_leaves_nothing_behind(doors: DoorsLab, caplog:
     assert doors.server.bodies.total == 0
     with caplog.at_level(logging.ERROR):
         agent.say(Answer(agent.invoked[0].id, b"1"))
-        await doors.lab.until(lambda: not doors.server.state.tasks)
+        await doors.lab.until(lambda: not doors.server.tasks)
     assert caplog.records == [] and len(agent.invoked) == 1
 
 

@@ -11,20 +11,16 @@ from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import NODE_PREFIX, object_key
 from weft.trust.tokens import parse_token, verify_secret
 
-PEER = "weft.peer"  # where the server puts the common name of the connection's verified certificate
-
 
 async def authenticate(doors: Doors, call: Call) -> Actor:
     """Who asks. Raises NotAuthenticated, saying no more than a stranger may know."""
-    bearer = call.headers.get("authorization")
-    if bearer is not None:
-        return await _by_token(doors, bearer)
-    peer = call.scope.get("extensions", {}).get(PEER, {})
-    name = peer.get("name", "")
-    if name.startswith(NODE_PREFIX):
-        if not peer["begins"] <= doors.clock.now() < peer["ends"]:
-            raise _out_of_time(doors, peer["begins"], peer["ends"])
-        return Actor(kind="node", name=name, id=name.removeprefix(NODE_PREFIX))
+    if call.bearer:
+        return await _by_token(doors, call.bearer)
+    peer = call.peer
+    if peer is not None and peer.name.startswith(NODE_PREFIX):
+        if not peer.begins <= doors.clock.now() < peer.ends:
+            raise _out_of_time(doors, peer.begins, peer.ends)
+        return Actor(kind="node", name=peer.name, id=peer.name.removeprefix(NODE_PREFIX))
     raise NotAuthenticated(
         "the request says not who asks",
         hint="send Authorization: Bearer weft_… or a node's certificate; weft uses the context's token",

@@ -5,21 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncGenerator
 from pathlib import Path
-
-from starlette.responses import FileResponse, Response
 
 from weft.api.authorise import owns_image, require_enrolled
 from weft.api.call import Call
 from weft.api.doors import Doors
 from weft.api.uploads import code_path
 from weft.objects.errors import Forbidden, NotFound
+from weft.serving.answer import Answer
+from weft.serving.protocol import PIECE_BYTES
 from weft.trust.tickets import check_blob_ticket
 
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-async def blob(doors: Doors, call: Call, digest: str) -> Response:
+async def blob(doors: Doors, call: Call, digest: str) -> Answer:
     """``GET /v1/blobs/{sha256}``."""
     ticket = call.query("ticket").get("ticket")
     if not _DIGEST.fullmatch(digest):
@@ -35,7 +37,32 @@ async def blob(doors: Doors, call: Call, digest: str) -> Response:
     path = await asyncio.to_thread(_find, doors.settings.blobs, digest)
     if path is None:
         raise NotFound(f"image content {digest[:12]}… is not here (yet)", hint="weft image list shows how far it is")
-    return FileResponse(path, media_type="application/octet-stream", headers={"ETag": f'"{digest}"'})
+    return _send(call, path, f'"{digest}"')
+
+
+def _send(call: Call, path: Path, tag: str) -> Answer:
+    """The file, or the one range of it that is asked for (RFC 9110): of several, or of another version, all of it."""
+    size = path.stat().st_size
+    headers = (("content-type", "application/octet-stream"), ("etag", tag), ("accept-ranges", "bytes"))
+    found = _RANGE.fullmatch(call.request.header(b"range"))
+    if found is None or not any(found.groups()) or call.request.header(b"if-range") not in ("", tag):
+        return Answer(200, headers=headers, pieces=_read(path, 0, size), length=size)
+    first, last = (int(text) if text else None for text in found.groups())
+    if first is None:
+        first, last = max(0, size - (last or 0)), None
+    end = size if last is None else min(last + 1, size)
+    if first >= end:
+        return Answer(416, headers=(("content-range", f"bytes */{size}"),))
+    said = ("content-range", f"bytes {first}-{end - 1}/{size}")
+    return Answer(206, headers=(*headers, said), pieces=_read(path, first, end), length=end - first)
+
+
+async def _read(path: Path, start: int, end: int) -> AsyncGenerator[bytes, None]:
+    with await asyncio.to_thread(path.open, "rb") as file:
+        file.seek(start)
+        while start < end and (piece := await asyncio.to_thread(file.read, min(PIECE_BYTES, end - start))):
+            start += len(piece)
+            yield piece
 
 
 def _find(blobs: Path, digest: str) -> Path | None:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
 
 from weft.api import admit, tokens
 from weft.api.admit import Draft
-from weft.api.call import MAX_BULK_BYTES, Call, json_response, read_flag
+from weft.api.call import MAX_BULK_BYTES, Call, json_answer, read_flag
 from weft.api.commit import TRIES, read_again, settle, tell, was_done
 from weft.api.doors import Doors
 from weft.api.manifest import Wish, read_manifest
@@ -25,6 +24,7 @@ from weft.contracts.store import MAX_COMMIT_BYTES, MAX_PRECONDITIONS, MAX_WRITES
 from weft.kinds.registry import KINDS
 from weft.objects.envelope import Envelope
 from weft.objects.errors import AlreadyExists, InUse, InvalidInput, Unavailable, WeftError
+from weft.serving.answer import Answer
 
 MOST_OBJECTS = 1000
 _BREATH = 50  # objects between which others get their turn
@@ -42,7 +42,7 @@ class _Part:
     stored: Envelope | None = None
 
 
-async def create_batch(doors: Doors, call: Call, target: Target) -> Response:
+async def create_batch(doors: Doors, call: Call, target: Target) -> Answer:
     """``POST …/{plural}:batch``: one result for each object, in order."""
     call.query()
     raws = await _read_objects(call, {"objects"})
@@ -67,10 +67,10 @@ async def create_batch(doors: Doors, call: Call, target: Target) -> Response:
     for part in parts:
         if part.draft is not None and part.error is None and part.stored is None:
             tell(doors, call.actor, part.draft)
-    return json_response({"results": [_result(part, call.request_id) for part in parts]})
+    return json_answer({"results": [_result(part, call.request_id) for part in parts]})
 
 
-async def apply(doors: Doors, call: Call) -> Response:
+async def apply(doors: Doors, call: Call) -> Answer:
     """``POST /v1/apply``: all or, if one of them is wrong, none."""
     query = call.query("dry_run")
     body = await call.read_object(MAX_BULK_BYTES)
@@ -78,7 +78,7 @@ async def apply(doors: Doors, call: Call) -> Response:
     dry_run = body.get("dry_run", False) is True or read_flag(query, "dry_run")
     key = None if dry_run else call.idempotency_key
     if key is not None and await was_done(doors, key):
-        return json_response({"results": [_applied(part) for part in await _find_applied(doors, raws)]})
+        return json_answer({"results": [_applied(part) for part in await _find_applied(doors, raws)]})
     for attempt in range(TRIES):
         parts = await _plan_apply(doors, raws)
         if dry_run:
@@ -94,7 +94,7 @@ async def apply(doors: Doors, call: Call) -> Response:
         for part in parts:
             if part.draft is not None:
                 tell(doors, call.actor, part.draft)
-    return json_response({"results": [_applied(part) for part in parts]})
+    return json_answer({"results": [_applied(part) for part in parts]})
 
 
 async def _plan_new(doors: Doors, view: View, wish: Wish) -> Draft:

@@ -10,12 +10,12 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
-from starlette.responses import Response
-from starlette.types import Receive, Scope
 
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, InvalidInput, TimedOut, TooLarge, UnknownField
 from weft.objects.schema import suggest
+from weft.serving.answer import Answer
+from weft.serving.request import BodyLost, Peer, Request
 
 MAX_BODY_BYTES = 4_000_000
 MAX_BULK_BYTES = 16_000_000
@@ -23,6 +23,7 @@ _PIECE_BYTES = 65536
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PROCESS = secrets.token_hex(4)  # request ids of one process begin alike and are counted
 _numbers = itertools.count(1)
+JSON = (("content-type", "application/json"),)
 _encoder = msgspec.json.Encoder()
 
 
@@ -40,12 +41,11 @@ class Actor(msgspec.Struct, frozen=True):
 class Call:
     """One HTTP request, before its answer begins."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.scope = scope
-        self.receive = receive
-        self.method: str = "GET" if scope["method"] == "HEAD" else scope["method"]
-        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        given = self.headers.get("x-request-id", "")
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.method = "GET" if request.method == "HEAD" else request.method
+        self.path = request.path
+        given = request.header(b"x-request-id")
         self.request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):06x}"
         self._actor: Actor | None = None
 
@@ -67,39 +67,47 @@ class Call:
     @property
     def segments(self) -> list[str]:
         """The path's parts after the leading slash, each decoded on its own, so that %2F is no separator."""
-        raw: bytes = self.scope.get("raw_path") or self.scope["path"].encode()
-        if b"%" not in raw:
-            return raw.decode("utf-8", "replace").split("/")[1:]
-        return [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")[1:]]
+        parts = self.path.split("/")[1:]
+        if "%" not in self.path:
+            return parts
+        return [unquote_to_bytes(part).decode("utf-8", "replace") for part in parts]
 
     @property
     def wants_watch(self) -> bool:
         """Whether a collection is to be watched, not listed."""
-        return any(part in (b"watch=1", b"watch=true") for part in self.scope["query_string"].split(b"&"))
+        return any(part in ("watch=1", "watch=true") for part in self.request.query.split("&"))
 
     @property
     def host(self) -> str:
         """The address of this machine that the request came to."""
-        server = self.scope.get("server")
-        return str(server[0]) if server else ""
+        return self.request.host
+
+    @property
+    def bearer(self) -> str:
+        """The Authorization header; "" if there is none."""
+        return self.request.header(b"authorization")
+
+    @property
+    def peer(self) -> Peer | None:
+        """The certificate of the connection, if it showed one of ours."""
+        return self.request.peer
 
     @property
     def idempotency_key(self) -> str | None:
         """The client's Idempotency-Key, made unique to who asks and what for."""
-        given = self.headers.get("idempotency-key")
+        given = self.request.header(b"idempotency-key")
         if not given:
             return None
         if len(given) > 200:
             raise InvalidInput("Idempotency-Key is longer than 200 characters", field="Idempotency-Key")
-        return f"{self.actor.kind}/{self.actor.id}/{self.method}/{self.scope['path']}/{given}"
+        return f"{self.actor.kind}/{self.actor.id}/{self.method}/{self.path}/{given}"
 
     def query(self, *known: str) -> dict[str, str]:
         """The query's parameters. Raises UnknownField for one that means nothing here, or is given twice."""
-        raw: bytes = self.scope["query_string"]
         out: dict[str, str] = {}
-        if not raw:
+        if not self.request.query:
             return out
-        for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True, errors="replace"):
+        for name, value in parse_qsl(self.request.query, keep_blank_values=True, errors="replace"):
             if name not in known:
                 meant = suggest(name, list(known))
                 hint = f"did you mean {meant}?" if meant else "known: " + (", ".join(known) or "none")
@@ -111,29 +119,42 @@ class Call:
 
     async def read_body(self, limit: int = MAX_BODY_BYTES) -> bytes:
         """The whole body. Raises TooLarge beyond ``limit`` bytes without reading on, TimedOut when it stops coming."""
-        body = bytearray()
-        async for piece in self.read_pieces(limit):
-            body += piece
-        return bytes(body)
+        self._refuse_announced(limit)
+        body = await self._read()
+        if not self.request.whole:
+            pieces = bytearray(body)
+            while body and len(pieces) <= limit:
+                body = await self._read()
+                pieces += body
+            body = bytes(pieces)
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
 
     async def read_pieces(self, limit: int) -> AsyncIterator[bytes]:
         """The body as it comes, but in pieces worth their while. Raises as ``read_body`` does."""
-        announced = self.headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced[:19]) > limit:
-            raise _too_large(limit)
-        piece, more = bytearray(), True
-        while more:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise TimedOut("the rest of the request's body didn't come")
-            piece += message.get("body", b"")
+        self._refuse_announced(limit)
+        piece = bytearray()
+        while body := await self._read():
+            piece += body
             if len(piece) > limit:
                 raise _too_large(limit)
-            more = message.get("more_body", False)
-            if len(piece) >= _PIECE_BYTES or not more:
+            if len(piece) >= _PIECE_BYTES:
                 limit -= len(piece)
                 yield bytes(piece)
                 piece.clear()
+        yield bytes(piece)
+
+    async def _read(self) -> bytes:
+        try:
+            return await self.request.read()
+        except BodyLost:
+            raise TimedOut("the rest of the request's body didn't come") from None
+
+    def _refuse_announced(self, limit: int) -> None:
+        announced = self.request.header(b"content-length")
+        if announced.isdecimal() and int(announced[:19]) > limit:
+            raise _too_large(limit)
 
     async def read_object(self, limit: int = MAX_BODY_BYTES) -> dict[str, Any]:
         """The body as a JSON object; an empty body is an empty object. Raises InvalidInput for anything else."""
@@ -171,16 +192,16 @@ def read_count(query: Mapping[str, str], name: str, default: int, most: int) -> 
     return int(text)
 
 
-def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_encoder.encode(content), status, headers, "application/json")
+def json_answer(content: Any, status: int = 200) -> Answer:
+    return Answer(status, _encoder.encode(content), JSON)
 
 
-def object_response(envelope: Envelope, status: int = 200, **more: Any) -> Response:
+def object_answer(envelope: Envelope, status: int = 200, **more: Any) -> Answer:
     """A whole object; ``more`` stands beside its fields."""
     body = _encoder.encode(envelope)
     if more:
         body = body[:-1] + b"," + _encoder.encode(more)[1:]
-    return Response(body, status, None, "application/json")
+    return Answer(status, body, JSON)
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -10,10 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from starlette.responses import Response
-
 from weft.api.authorise import authorise_write
-from weft.api.call import Call, json_response
+from weft.api.call import Call, json_answer
 from weft.api.doors import Doors
 from weft.api.uploads import code_path, touch
 from weft.contracts.durable import keep_file
@@ -22,13 +20,14 @@ from weft.kinds.project import PROJECT
 from weft.objects.code_archive import MOST_BYTES, read_members
 from weft.objects.errors import InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key
+from weft.serving.answer import Answer
 
 AT_ONCE = 4  # uploads: each may hold a file and a thread
 PARTIAL = ".upload-"  # what a file is called until it is whole
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-async def code(doors: Doors, call: Call, project: str, sha256: str) -> Response:
+async def code(doors: Doors, call: Call, project: str, sha256: str) -> Answer:
     """``PUT``, with the zip as the body, and ``GET`` (is it there?) of ``/v1/projects/{project}/code/{sha256}``. What is there is
     not looked at again."""
     call.query()
@@ -39,7 +38,7 @@ async def code(doors: Doors, call: Call, project: str, sha256: str) -> Response:
         raise NotFound(f'project "{project[:80]}" not found', hint="weft project list")
     path = code_path(doors.settings.blobs, sha256)
     if await asyncio.to_thread(touch, path):
-        return json_response({"sha256": sha256, "size": path.stat().st_size})
+        return json_answer({"sha256": sha256, "size": path.stat().st_size})
     if call.method == "GET":
         raise NotFound(f"code {sha256[:12]}… is not here", reason="codeNotFound", hint="PUT uploads it")
     if doors.uploads >= AT_ONCE:
@@ -53,7 +52,7 @@ async def code(doors: Doors, call: Call, project: str, sha256: str) -> Response:
         ) from None
     finally:
         doors.uploads -= 1
-    return json_response({"sha256": sha256, "size": size}, 201)
+    return json_answer({"sha256": sha256, "size": size}, 201)
 
 
 async def _receive(call: Call, path: Path, sha256: str) -> int:

@@ -6,12 +6,11 @@ What others may refer to is marked first and looked for after that, see ``refere
 from __future__ import annotations
 
 import msgspec
-from starlette.responses import Response
 
 from weft.api import claims, references
 from weft.api.admit import guard, not_found, refuse_another
 from weft.api.authorise import Enrolment, enrolment_key
-from weft.api.call import Call, object_response, read_flag
+from weft.api.call import Call, object_answer, read_flag
 from weft.api.commit import read_again, retry, was_done
 from weft.api.doors import Doors
 from weft.api.give_up import give_up
@@ -19,9 +18,10 @@ from weft.api.target import Target
 from weft.contracts.store import AtRevision, Delete, Put, Write
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
+from weft.serving.answer import Answer
 
 
-async def delete(doors: Doors, call: Call, target: Target) -> Response:
+async def delete(doors: Doors, call: Call, target: Target) -> Answer:
     """``DELETE`` on an object: 200 with its last state if it is gone, 202 if it goes. ``uid`` in the query: this very
     one. A repeat of a request that was carried out touches nothing that came after it."""
     query = call.query("uid", "force")
@@ -33,9 +33,9 @@ async def delete(doors: Doors, call: Call, target: Target) -> Response:
     if uid is not None:
         refuse_another(kind, envelope, uid)
     if read_flag(query, "force"):
-        return object_response(await give_up(doors, call, kind, envelope))
+        return object_answer(await give_up(doors, call, kind, envelope))
     if envelope.deleting_since is not None and envelope.finalizers:
-        return object_response(envelope, 202)
+        return object_answer(envelope, 202)
     guard(kind, envelope)
     if references.is_referred_to(kind):
         await _refuse_used(doors, kind, envelope)
@@ -50,16 +50,16 @@ async def delete(doors: Doors, call: Call, target: Target) -> Response:
         doors.tell(gone.ref, "Deleting", f"asked by {call.actor.name}")
     else:
         doors.tell(gone.ref, "Deleted", f"deleted by {call.actor.name}")
-    return object_response(gone, 202 if gone.finalizers else 200)
+    return object_answer(gone, 202 if gone.finalizers else 200)
 
 
-async def _answer_repeat(doors: Doors, target: Target) -> Response:
+async def _answer_repeat(doors: Doors, target: Target) -> Answer:
     current = await read_again(doors, target.key)
     if current is not None and current.deleting_since is not None:
-        return object_response(current, 202)
+        return object_answer(current, 202)
     kind = target.kind
     gone = Envelope(kind=kind.name, name=target.require_name(), uid="", project=target.project)
-    return object_response(gone)
+    return object_answer(gone)
 
 
 async def _read(doors: Doors, target: Target, uid: str | None = None) -> Envelope:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
 
 from weft.api.authenticate import is_still_let_in
 from weft.api.authorise import require_person
-from weft.api.call import Call, json_response, read_count, read_flag
+from weft.api.call import Call, json_answer, read_count, read_flag
 from weft.api.doors import Doors
-from weft.api.stream import BOOKMARK_SECONDS, MEDIA_TYPE
+from weft.api.stream import BOOKMARK_SECONDS, NDJSON
+from weft.serving.answer import Answer
 
 _PAGE = 100
 _MOST = 1000
@@ -19,7 +19,7 @@ _LOOK_SECONDS = 0.3  # other processes write the journal too, and it has no way 
 _encoder = msgspec.json.Encoder()
 
 
-async def events(doors: Doors, call: Call) -> Response:
+async def events(doors: Doors, call: Call) -> Answer:
     """``GET /v1/events``: with ``since`` what came after that id; without it the newest."""
     query = call.query("since", "follow", "object", "limit")
     require_person(call.actor, "read the journal")
@@ -27,12 +27,12 @@ async def events(doors: Doors, call: Call) -> Response:
     limit = read_count(query, "limit", 0, _MOST) or (_PAGE if since is None else _MOST)
     about = query.get("object", "")
     if read_flag(query, "follow"):
-        return StreamingResponse(_follow(doors, call, since, about, limit), 200, None, MEDIA_TYPE)
+        return Answer(200, headers=NDJSON, pieces=_follow(doors, call, since, about, limit))
     records = await doors.journal.read_soon(since=since, about=about, limit=limit)
-    return json_response({"items": records})
+    return json_answer({"items": records})
 
 
-async def _follow(doors: Doors, call: Call, since: int | None, about: str, limit: int) -> AsyncIterator[bytes]:
+async def _follow(doors: Doors, call: Call, since: int | None, about: str, limit: int) -> AsyncGenerator[bytes, None]:
     spoke = doors.clock.elapsed()
     if since is None:
         newest = await doors.journal.read_soon(limit=1)

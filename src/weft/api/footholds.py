@@ -9,9 +9,8 @@ from __future__ import annotations
 import ipaddress
 
 import msgspec
-from starlette.responses import Response
 
-from weft.api.call import Call, json_response
+from weft.api.call import Call, json_answer
 from weft.api.commit import read_again, retry
 from weft.api.doors import Doors
 from weft.api.join import require_own
@@ -25,6 +24,7 @@ from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import Ref, new_uid, object_key
+from weft.serving.answer import Answer
 
 
 class FootholdInput(msgspec.Struct):
@@ -34,7 +34,7 @@ class FootholdInput(msgspec.Struct):
     network: str
 
 
-async def foothold(doors: Doors, call: Call, name: str) -> Response:
+async def foothold(doors: Doors, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:foothold``, by the node itself: its address in a network that a function names, as a NIC."""
     call.query()
     await require_own(doors, call, name)
@@ -45,7 +45,7 @@ async def foothold(doors: Doors, call: Call, name: str) -> Response:
     network = await _find_network(doors, asked)
     await _require_wish(doors, network)
     endpoint = await retry(doors, lambda: _ensure(doors, Ref("node", name, call.actor.id), network))
-    return json_response(msgspec.to_builtins(_make_nic(endpoint, network)))
+    return json_answer(msgspec.to_builtins(_make_nic(endpoint, network)))
 
 
 async def _find_network(doors: Doors, asked: FootholdInput) -> Envelope:

@@ -10,10 +10,9 @@ from typing import Any
 
 import msgspec
 from cryptography import x509
-from starlette.responses import Response
 
 from weft.api.authorise import Enrolment, enrolment_key, require_enrolled
-from weft.api.call import Call, json_response
+from weft.api.call import Call, json_answer
 from weft.api.commit import read_again, retry
 from weft.api.doors import Doors, TokenFacts
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
@@ -23,6 +22,7 @@ from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_
 from weft.objects.errors import AlreadyExists, Forbidden, NotAuthenticated
 from weft.objects.identity import check_name, new_uid, object_key
 from weft.objects.schema import read_strict
+from weft.serving.answer import Answer
 from weft.trust.ca import digest_of_key, read_csr
 
 
@@ -37,7 +37,7 @@ class RenewInput(msgspec.Struct):
     csr: str
 
 
-async def join(doors: Doors, call: Call) -> Response:
+async def join(doors: Doors, call: Call) -> Answer:
     """``POST /v1/join``."""
     call.query()
     if call.actor.kind != "joiner":
@@ -50,7 +50,7 @@ async def join(doors: Doors, call: Call) -> Response:
     return _certificate(doors, call, csr, uid)
 
 
-async def renew(doors: Doors, call: Call, name: str) -> Response:
+async def renew(doors: Doors, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:renew``, by the node itself: a fresh certificate for its next year."""
     call.query()
     enrolment = await require_own(doors, call, name)
@@ -131,7 +131,7 @@ def make_node(doors: Doors, name: str, uid: str) -> Envelope:
     )
 
 
-def _certificate(doors: Doors, call: Call, csr: x509.CertificateSigningRequest, uid: str) -> Response:
+def _certificate(doors: Doors, call: Call, csr: x509.CertificateSigningRequest, uid: str) -> Answer:
     answer: dict[str, Any] = {
         "node_uid": uid,
         "certificate": doors.authority.sign_node(csr, uid),
@@ -139,4 +139,4 @@ def _certificate(doors: Doors, call: Call, csr: x509.CertificateSigningRequest, 
         "gateway": doors.settings.gateway_for(call.host),
         "server_name": doors.settings.server_name,
     }
-    return json_response(answer)
+    return json_answer(answer)

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
 
 from weft.objects.errors import WeftError
+from weft.serving.answer import Answer
 
 MEDIA_TYPE = "application/problem+json"
 STATUS: dict[str, int] = {
@@ -38,7 +38,7 @@ STATUS: dict[str, int] = {
     "storeUnavailable": 503,
     "storeFull": 507,
 }
-_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 413: {"Connection": "close"}, 408: {"Connection": "close"}}
+_LAST = (408, 413)  # what would still come of the body is nobody's interest
 
 
 def status_of(error: WeftError) -> int:
@@ -63,10 +63,13 @@ def describe_problem(error: WeftError, request_id: str) -> dict[str, Any]:
     }
 
 
-def problem_response(error: WeftError, request_id: str) -> Response:
+def problem_answer(error: WeftError, request_id: str) -> Answer:
     """The answer that tells ``error``."""
     document = describe_problem(error, request_id)
-    headers = dict(_HEADERS.get(document["status"], {}))
+    status = document["status"]
+    headers = [("content-type", MEDIA_TYPE)]
+    if status == 401:
+        headers.append(("www-authenticate", "Bearer"))
     if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
-    return Response(msgspec.json.encode(document), document["status"], headers, MEDIA_TYPE)
+        headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
+    return Answer(status, msgspec.json.encode(document), tuple(headers), last=status in _LAST)

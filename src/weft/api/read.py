@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
 
 from weft.api.admit import not_found
 from weft.api.authorise import authorise_read
-from weft.api.call import Call, object_response, read_count
+from weft.api.call import JSON, Call, object_answer, read_count
 from weft.api.doors import Doors
 from weft.api.target import Target
 from weft.contracts.store import Entry
@@ -22,6 +21,7 @@ from weft.kinds.selection import read_path
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.identity import object_key
 from weft.objects.selector import Fields, parse_selector
+from weft.serving.answer import Answer
 
 Match = Callable[[bytes], bool]
 _ON_THE_LOOP = 200  # more objects than this are encoded in a thread
@@ -31,7 +31,7 @@ SELECTORS = ("labels", "fields")
 _encoder = msgspec.json.Encoder()
 
 
-async def get(doors: Doors, call: Call, target: Target) -> Response:
+async def get(doors: Doors, call: Call, target: Target) -> Answer:
     """``GET`` on an object."""
     call.query()
     name = target.require_name()
@@ -40,10 +40,10 @@ async def get(doors: Doors, call: Call, target: Target) -> Response:
     if entry is None:
         await refuse_unknown_project(doors, target)
         raise not_found(target.kind, name, target.project)
-    return object_response(decode_envelope(entry.value, entry.revision))
+    return object_answer(decode_envelope(entry.value, entry.revision))
 
 
-async def list_(doors: Doors, call: Call, target: Target) -> Response:
+async def list_(doors: Doors, call: Call, target: Target) -> Answer:
     """``GET`` on a collection: one page of one instant."""
     query = call.query(*SELECTORS, *known_prefix(target), "limit", "continue")
     prefix, match = await read_selection(doors, call, target, query)
@@ -55,7 +55,7 @@ async def list_(doors: Doors, call: Call, target: Target) -> Response:
         body = await asyncio.to_thread(_encode, page.entries, match, page.cursor, page.next)
     else:
         body = _encode(page.entries, match, page.cursor, page.next)
-    return Response(body, 200, None, "application/json")
+    return Answer(200, body, JSON)
 
 
 async def read_selection(doors: Doors, call: Call, target: Target, query: dict[str, str]) -> tuple[str, Match | None]:

@@ -11,10 +11,9 @@ from functools import partial
 from typing import Literal
 
 import msgspec
-from starlette.responses import Response
 
 from weft.api.authorise import Enrolment, enrolment_key, given_up_key
-from weft.api.call import Call, json_response
+from weft.api.call import Call, json_answer
 from weft.api.commit import read_again, retry
 from weft.api.doors import Doors
 from weft.api.join import make_node, require_own
@@ -38,6 +37,7 @@ from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
 from weft.objects.identity import Ref, object_key
+from weft.serving.answer import Answer
 
 _ONE_BY_ONE = 4  # up to so many allocations are read singly, more by one list
 _CHUNK = 90
@@ -100,7 +100,7 @@ class ReportAnswer(msgspec.Struct):
     version: str = ""
 
 
-async def report(doors: Doors, call: Call, name: str) -> Response:
+async def report(doors: Doors, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:report``, by the node itself."""
     call.query()
     uid = call.actor.id
@@ -124,7 +124,7 @@ async def report(doors: Doors, call: Call, name: str) -> Response:
     answer.gone_networks = doors.ranges.find_gone(given.idle_networks)
     answer.superseded, answer.stale_volumes = await find_superseded(doors, node)
     answer.remove_volumes = await _find_removable(doors, uid, set(given.removed_volumes))
-    return json_response(answer)
+    return json_answer(answer)
 
 
 def _read(body: bytes) -> ReportInput:

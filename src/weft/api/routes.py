@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from starlette.responses import Response
-
 from weft import __version__
 from weft.api import (
     blobs,
@@ -26,19 +24,20 @@ from weft.api import (
     write,
 )
 from weft.api.authorise import authorise_write, require_admin, require_person
-from weft.api.call import Call, json_response
+from weft.api.call import Call, json_answer
 from weft.api.doors import Doors
 from weft.api.target import Target, no_such_path, read_target
 from weft.contracts.function import REGION
 from weft.kinds.registry import KINDS
 from weft.objects.errors import InvalidInput, NotFound
+from weft.serving.answer import Answer
 
-Plain = Callable[[Doors, Call], Awaitable[Response]]
+Plain = Callable[[Doors, Call], Awaitable[Answer]]
 T = TypeVar("T")
-OnTarget = Callable[[Doors, Call, Target], Awaitable[Response]]
+OnTarget = Callable[[Doors, Call, Target], Awaitable[Answer]]
 
 
-async def route(doors: Doors, call: Call) -> Response:
+async def route(doors: Doors, call: Call) -> Answer:
     """The answer to an authenticated request."""
     segments = call.segments
     if segments[0] != "v1" or len(segments) < 2:
@@ -78,7 +77,7 @@ def _choose(call: Call, methods: Mapping[str, T]) -> T:
     return handler
 
 
-async def _list_or_watch(doors: Doors, call: Call, target: Target) -> Response:
+async def _list_or_watch(doors: Doors, call: Call, target: Target) -> Answer:
     handler = watch.watch if call.wants_watch else read.list_
     return await handler(doors, call, target)
 
@@ -86,30 +85,30 @@ async def _list_or_watch(doors: Doors, call: Call, target: Target) -> Response:
 def _if_allowed(what: str, handler: OnTarget) -> OnTarget:
     """``handler`` for those who may ``what`` objects of the kind."""
 
-    async def checked(doors: Doors, call: Call, target: Target) -> Response:
+    async def checked(doors: Doors, call: Call, target: Target) -> Answer:
         authorise_write(call.actor, target.kind, what)
         return await handler(doors, call, target)
 
     return checked
 
 
-async def _apply(doors: Doors, call: Call) -> Response:
+async def _apply(doors: Doors, call: Call) -> Answer:
     require_admin(call.actor, "apply manifests")
     return await bulk.apply(doors, call)
 
 
-async def _healthz(doors: Doors, call: Call) -> Response:
+async def _healthz(doors: Doors, call: Call) -> Answer:
     """Answers only if the store does."""
     call.query()
     await doors.store.get("/project/-/default")
-    return json_response({"status": "ok", "version": __version__})
+    return json_answer({"status": "ok", "version": __version__})
 
 
-async def _gateway(doors: Doors, call: Call) -> Response:
+async def _gateway(doors: Doors, call: Call) -> Answer:
     call.query()
     require_person(call.actor, "ask where the gateway is")
     functions = doors.settings.functions_for(call.host)
-    return json_response(
+    return json_answer(
         {
             "streams": doors.settings.gateway_for(call.host),
             "functions": f"https://{functions}" if functions else "",
@@ -119,10 +118,10 @@ async def _gateway(doors: Doors, call: Call) -> Response:
     )
 
 
-async def _kinds(doors: Doors, call: Call) -> Response:
+async def _kinds(doors: Doors, call: Call) -> Answer:
     call.query()
     require_person(call.actor, "list the kinds")
-    return json_response(
+    return json_answer(
         {
             "items": [
                 {
@@ -142,10 +141,10 @@ async def _kinds(doors: Doors, call: Call) -> Response:
     )
 
 
-async def _openapi(doors: Doors, call: Call) -> Response:
+async def _openapi(doors: Doors, call: Call) -> Answer:
     call.query()
     require_person(call.actor, "read the API's description")
-    return json_response(openapi.describe_api())
+    return json_answer(openapi.describe_api())
 
 
 BY_HAND: dict[str, dict[str, Plain]] = {
@@ -158,7 +157,7 @@ BY_HAND: dict[str, dict[str, Plain]] = {
     "openapi.json": {"GET": _openapi},
     "usage": {"GET": usage.usage},
 }
-BY_NODES: dict[str | None, Callable[[Doors, Call, str], Awaitable[Response]]] = {
+BY_NODES: dict[str | None, Callable[[Doors, Call, str], Awaitable[Answer]]] = {
     "foothold": footholds.foothold,
     "renew": join.renew,
     "report": report.report,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import msgspec
-from starlette.responses import Response
 
-from weft.api.call import Call, json_response
+from weft.api.call import Call, json_answer
 from weft.api.doors import Doors
 from weft.api.join import require_own
 from weft.kinds.allocation import AllocationSpec, list_secrets
@@ -13,6 +12,7 @@ from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, pla
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import object_key
+from weft.serving.answer import Answer
 from weft.trust.seal import unseal
 from weft.trust.tickets import check_secret_ticket
 
@@ -33,7 +33,7 @@ class SecretsAnswer(msgspec.Struct):
     registries: dict[str, str] = {}
 
 
-async def secrets(doors: Doors, call: Call, name: str) -> Response:
+async def secrets(doors: Doors, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:secrets``, by the node itself: what one of its own allocations names, or, with a ticket, who pulls
     a function's image."""
     call.query()
@@ -43,7 +43,7 @@ async def secrets(doors: Doors, call: Call, name: str) -> Response:
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise InvalidInput("give allocation: its name; or ticket") from None
     if asked.ticket:
-        return json_response(msgspec.to_builtins(await _open_registry(doors, call, asked.ticket)))
+        return json_answer(msgspec.to_builtins(await _open_registry(doors, call, asked.ticket)))
     found = await doors.store.get(object_key("allocation", None, asked.allocation))
     if found is None or not asked.allocation.startswith(f"{call.actor.id}."):
         raise NotFound(f"node {name} has no allocation {asked.allocation[:80]}")
@@ -55,7 +55,7 @@ async def secrets(doors: Doors, call: Call, name: str) -> Response:
             answer.registries[secret] = kept.registry
             keys |= _OF_REGISTRIES & kept.sealed.keys()
         answer.secrets[secret] = _pick(doors, spec.workload.project, secret, kept, keys)
-    return json_response(msgspec.to_builtins(answer))
+    return json_answer(msgspec.to_builtins(answer))
 
 
 async def _open_registry(doors: Doors, call: Call, ticket: str) -> SecretsAnswer:

@@ -9,9 +9,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
 from weft.api.authenticate import is_still_let_in
 from weft.api.call import Call
 from weft.api.doors import Doors
@@ -21,7 +18,7 @@ from weft.contracts.store import Batch
 from weft.objects.errors import NotAuthenticated, WeftError
 
 BOOKMARK_SECONDS = 8.0
-MEDIA_TYPE = "application/x-ndjson"
+NDJSON = (("content-type", "application/x-ndjson"),)
 _LONGEST_SECONDS = 600.0
 _AHEAD_BYTES = 65_536  # of lines that wait for their reader; beyond it nothing more is taken from the store
 
@@ -83,53 +80,51 @@ class Feed:
             asyncio.get_running_loop().call_soon(self.woken.set)
 
 
-class WatchResponse(Response):
-    """Sends what ``feed`` brings until its end, the doors' end, the reader's, or ten minutes."""
+class Watching:
+    """The lines that ``feed`` brings until its end, the doors' end, or ten minutes; closed when their reader has left."""
 
     def __init__(self, doors: Doors, call: Call, feed: Feed) -> None:
         self._doors, self._call, self._feed = doors, call, feed
-        self.status_code = 200
-        self.media_type = MEDIA_TYPE
-        self.background = None
-        self.init_headers()
+        self._began = self._spoke = doors.clock.elapsed()
+        self._is_over = False
+        doors.streams.add(feed.woken)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        woken = self._feed.woken
-        leaving = asyncio.ensure_future(_leave(receive, woken))
-        self._doors.streams.add(woken)
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await self._follow(leaving, send)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            self._doors.streams.discard(woken)
-            leaving.cancel()
-            await asyncio.gather(leaving, return_exceptions=True)
-            await self._feed.close()
+    def __aiter__(self) -> Watching:
+        return self
 
-    async def _follow(self, leaving: asyncio.Future[None], send: Send) -> None:
-        doors, feed = self._doors, self._feed
-        began = spoke = doors.clock.elapsed()
+    async def __anext__(self) -> bytes:
+        if self._is_over:
+            raise StopAsyncIteration
         try:
-            while not leaving.done() and not doors.stopping.is_set():
-                quiet = await _wait(feed.woken, spoke + BOOKMARK_SECONDS - doors.clock.elapsed())
-                feed.woken.clear()
-                now = doors.clock.elapsed()
-                if lines := feed.take():
-                    spoke = now
-                    await send({"type": "http.response.body", "body": lines, "more_body": True})
-                elif feed.ended:
-                    if feed.problem is not None:
-                        raise feed.problem
-                    return
-                elif quiet:
-                    spoke = now
-                    await send({"type": "http.response.body", "body": await self._make_bookmark(), "more_body": True})
-                if now - began >= _LONGEST_SECONDS:
-                    return
+            lines = await self._next()
         except WeftError as error:
-            line = encode_line(Line("error", error=describe_problem(error, self._call.request_id)))
-            await send({"type": "http.response.body", "body": line, "more_body": True})
+            self._is_over = True
+            return encode_line(Line("error", error=describe_problem(error, self._call.request_id)))
+        if lines is None:
+            raise StopAsyncIteration
+        return lines
+
+    async def aclose(self) -> None:
+        self._doors.streams.discard(self._feed.woken)
+        await self._feed.close()
+
+    async def _next(self) -> bytes | None:
+        """The next lines; None at the end."""
+        doors, feed = self._doors, self._feed
+        while not doors.stopping.is_set() and doors.clock.elapsed() - self._began < _LONGEST_SECONDS:
+            quiet = await _wait(feed.woken, self._spoke + BOOKMARK_SECONDS - doors.clock.elapsed())
+            feed.woken.clear()
+            if lines := feed.take():
+                self._spoke = doors.clock.elapsed()
+                return lines
+            if feed.ended:
+                if feed.problem is not None:
+                    raise feed.problem
+                return None
+            if quiet:
+                self._spoke = doors.clock.elapsed()
+                return await self._make_bookmark()
+        return None
 
     async def _make_bookmark(self) -> bytes:
         """Raises NotAuthenticated if the reader would no longer be let in."""
@@ -137,13 +132,6 @@ class WatchResponse(Response):
             raise NotAuthenticated("the token is not valid any more")
         cursor = self._doors.pulse.settled_since(self._feed.told_at) or self._feed.cursor
         return encode_line(Line("bookmark", cursor=cursor))
-
-
-async def _leave(receive: Receive, woken: asyncio.Event) -> None:
-    """Return once the reader has hung up."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    woken.set()
 
 
 async def _wait(woken: asyncio.Event, seconds: float) -> bool:

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.responses import Response
-
 from weft.api import admit
-from weft.api.call import Call, object_response
+from weft.api.call import Call, object_answer
 from weft.api.commit import settle, tell
 from weft.api.doors import Doors
 from weft.api.manifest import read_manifest
 from weft.kinds.record import Kind
 from weft.kinds.token import TOKEN
 from weft.objects.errors import InvalidInput
+from weft.serving.answer import Answer
 from weft.trust.access_keys import derive_secret, make_key_id
 from weft.trust.tokens import make_token, make_token_id
 
@@ -22,7 +21,7 @@ JOIN_LIFETIME_SECONDS = 86400.0
 ACCESS_KEY = "access-key"
 
 
-async def create(doors: Doors, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Response:
+async def create(doors: Doors, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
     """``POST /v1/tokens``: the name may be left out; a join token lapses after a day unless told otherwise."""
     spec = raw.get("spec")
     if not isinstance(spec, dict):
@@ -45,9 +44,9 @@ async def create(doors: Doors, call: Call, raw: dict[str, Any], *, dry_run: bool
     # No Idempotency-Key: the secret of a token made before can't be told again.
     draft = await settle(doors, lambda view: admit.plan_create(doors, view, wish), dry_run=dry_run)
     if dry_run:
-        return object_response(draft.envelope)
+        return object_answer(draft.envelope)
     tell(doors, call.actor, draft)
-    return object_response(draft.envelope, 201, secret=text)
+    return object_answer(draft.envelope, 201, secret=text)
 
 
 def refuse_without_secret(kind: Kind) -> None:

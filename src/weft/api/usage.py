@@ -5,12 +5,12 @@ Reads the nodes' leases. A node that can't measure, or isn't heard of, is in no 
 from __future__ import annotations
 
 import msgspec
-from starlette.responses import Response
 
 from weft.api.authorise import require_person
-from weft.api.call import Call, json_response, read_flag
+from weft.api.call import Call, json_answer, read_flag
 from weft.api.doors import Doors
 from weft.kinds.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Use, read_digest, total
+from weft.serving.answer import Answer
 
 
 class Usage(msgspec.Struct):
@@ -46,7 +46,7 @@ class UsageAnswer(msgspec.Struct):
     items: list[NodeUsage]
 
 
-async def usage(doors: Doors, call: Call) -> Response:
+async def usage(doors: Doors, call: Call) -> Answer:
     """``GET /v1/usage``; with ``guests=1`` each guest's too."""
     query = call.query("guests")
     require_person(call.actor, "see what is used")
@@ -59,7 +59,7 @@ async def usage(doors: Doors, call: Call) -> Response:
             age = round(max(0.0, LEASE_SECONDS - lease.remaining_seconds), 1)
             there = InstancesUsage(**msgspec.structs.asdict(digest.instances))
             items.append(NodeUsage(lease.name.removeprefix(LEASE_PREFIX), age, _tell(total(digest)), guests, there))
-    return json_response(UsageAnswer(items))
+    return json_answer(UsageAnswer(items))
 
 
 def _tell(use: Use) -> Usage:

@@ -10,12 +10,11 @@ import hashlib
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
 
 from weft.api import admit
 from weft.api.admit import Draft, not_found, refuse_deleting
 from weft.api.authorise import authorise_write, require_admin
-from weft.api.call import Call, json_response, object_response, read_flag
+from weft.api.call import Call, json_answer, object_answer, read_flag
 from weft.api.commit import read_again, settle, tell, was_done
 from weft.api.doors import Doors
 from weft.api.manifest import Wish, read_manifest
@@ -31,6 +30,7 @@ from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, TooLa
 from weft.objects.identity import new_uid, object_key, short_id
 from weft.objects.lifecycle import ALLOWED, Phase, check_verb
 from weft.objects.schema import read_strict, suggest
+from weft.serving.answer import Answer
 from weft.trust.tickets import LIFETIME_SECONDS, sign_ticket
 
 _MOST_INPUT_BYTES = 40_000  # the ticket that carries it must fit into one frame
@@ -39,7 +39,7 @@ _LOOK_SECONDS = 0.1
 _STARTABLE = ("Stopped", "Suspended", "Failed")
 
 
-async def act(doors: Doors, call: Call, target: Target) -> Response:
+async def act(doors: Doors, call: Call, target: Target) -> Answer:
     """``POST …/{name}:{verb}``."""
     kind, verb = target.kind, _find_verb(target)
     dry_run = read_flag(call.query("dry_run"), "dry_run")
@@ -58,10 +58,10 @@ async def act(doors: Doors, call: Call, target: Target) -> Response:
         stored = await read_again(doors, target.key) if key is not None and await was_done(doors, key) else None
         if stored is None:
             raise
-        return object_response(stored)
+        return object_answer(stored)
     if draft.changes and not dry_run:
         doors.tell(draft.envelope.ref, "Asked", f"{verb.name} asked by {call.actor.name}")
-    return object_response(draft.envelope)
+    return object_answer(draft.envelope)
 
 
 async def _plan(doors: Doors, view: View, target: Target, verb: Verb, given: Any) -> Draft:
@@ -83,7 +83,7 @@ async def _plan(doors: Doors, view: View, target: Target, verb: Verb, given: Any
     return await admit.plan_spec(doors, view, kind, current, old, new, changes)
 
 
-async def _make(doors: Doors, call: Call, target: Target, verb: Verb, given: Any, *, dry_run: bool) -> Response:
+async def _make(doors: Doors, call: Call, target: Target, verb: Verb, given: Any, *, dry_run: bool) -> Answer:
     """The object that the verb makes beside ``target``."""
     assert verb.make is not None
     kind, key, make = target.kind, None if dry_run else call.idempotency_key, verb.make
@@ -105,12 +105,12 @@ async def _make(doors: Doors, call: Call, target: Target, verb: Verb, given: Any
     if verb.change is not None and key is not None and await was_done(doors, key):
         made = await _find_made(doors, target)
         if made is not None:
-            return object_response(made)
+            return object_answer(made)
 
     draft = await settle(doors, plan, key=key, dry_run=dry_run)
     if not dry_run:
         tell(doors, call.actor, draft)
-    return object_response(draft.envelope, 200 if dry_run else 201)
+    return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
 async def _make_with_change(doors: Doors, view: View, target: Target, verb: Verb, given: Any, wish: Wish) -> Draft:
@@ -133,7 +133,7 @@ async def _find_made(doors: Doors, target: Target) -> Envelope | None:
     return max(own, key=lambda one: one.revision, default=None)
 
 
-async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, given: Any) -> Response:
+async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, given: Any) -> Answer:
     """A ticket that lets its bearer through the gateway to the workload's place, once, for a minute; what has no place of its own
     is the gateway's to answer for."""
     kind, name = target.kind, target.require_name()
@@ -162,7 +162,7 @@ async def _open_stream(doors: Doors, call: Call, target: Target, verb: Verb, giv
         "subject": call.actor.name,
     }
     doors.tell(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
-    return json_response(
+    return json_answer(
         {
             "ticket": sign_ticket(doors.settings.ticket_key, claims),
             "address": doors.settings.gateway_for(call.host),

@@ -9,21 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from starlette.responses import Response
-
 from weft.api.call import Call
 from weft.api.doors import Doors
 from weft.api.lines import encode_change
 from weft.api.read import SELECTORS, Match, known_prefix, read_selection, refuse_unknown_project
-from weft.api.stream import Feed, WatchResponse
+from weft.api.stream import NDJSON, Feed, Watching
 from weft.api.target import Target
 from weft.contracts.store import Batch, Change
 from weft.objects.errors import InvalidInput
+from weft.serving.answer import Answer
 
 _FIRST_SECONDS = 0.25  # how long a cursor gets to prove gone before the answer begins
 
 
-async def watch(doors: Doors, call: Call, target: Target) -> Response:
+async def watch(doors: Doors, call: Call, target: Target) -> Answer:
     """``GET …?watch=1&cursor=C`` on a collection."""
     query = call.query(*SELECTORS, *known_prefix(target), "watch", "cursor", "limit")
     cursor = query.get("cursor", "")
@@ -37,7 +36,7 @@ async def watch(doors: Doors, call: Call, target: Target) -> Response:
         await asyncio.wait_for(feed.woken.wait(), _FIRST_SECONDS)
     if feed.refusal is not None:
         raise feed.refusal
-    return WatchResponse(doors, call, feed)
+    return Answer(200, headers=NDJSON, pieces=Watching(doors, call, feed))
 
 
 def _lines(doors: Doors, batch: Batch, match: Match | None) -> bytes:

@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
 
 from weft.api import admit, tokens
 from weft.api.admit import Draft
-from weft.api.call import Call, object_response, read_flag
+from weft.api.call import Call, object_answer, read_flag
 from weft.api.commit import settle, tell, was_done
 from weft.api.doors import Doors
 from weft.api.manifest import read_manifest
@@ -18,11 +17,12 @@ from weft.api.target import Target
 from weft.api.view import View
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import InvalidInput, UnknownField, WeftError
+from weft.serving.answer import Answer
 
 _PATCHED = ("labels", "spec", "uid", "generation")
 
 
-async def create(doors: Doors, call: Call, target: Target) -> Response:
+async def create(doors: Doors, call: Call, target: Target) -> Answer:
     """``POST`` on a collection."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     raw = await call.read_object()
@@ -34,10 +34,10 @@ async def create(doors: Doors, call: Call, target: Target) -> Response:
     )
     if not dry_run:
         tell(doors, call.actor, draft)
-    return object_response(draft.envelope, 200 if dry_run else 201)
+    return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
-async def put(doors: Doors, call: Call, target: Target) -> Response:
+async def put(doors: Doors, call: Call, target: Target) -> Answer:
     """``PUT`` on an object."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     wish = read_manifest(await call.read_object(), kind=target.kind, project=target.project, name=target.name)
@@ -46,7 +46,7 @@ async def put(doors: Doors, call: Call, target: Target) -> Response:
     return _answer(doors, call, draft, dry_run)
 
 
-async def patch(doors: Doors, call: Call, target: Target) -> Response:
+async def patch(doors: Doors, call: Call, target: Target) -> Answer:
     """``PATCH`` on an object: a JSON merge patch (RFC 7396) on labels and spec."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     raw = await call.read_object()
@@ -111,9 +111,9 @@ def _patched(current: Envelope, raw: dict[str, Any], target: Target) -> dict[str
     }
 
 
-def _answer(doors: Doors, call: Call, draft: Draft, dry_run: bool) -> Response:
+def _answer(doors: Doors, call: Call, draft: Draft, dry_run: bool) -> Answer:
     if not dry_run:
         tell(doors, call.actor, draft)
-    response = object_response(draft.envelope, 201 if draft.action == "created" and not dry_run else 200)
-    response.headers["Weft-Action"] = draft.action
-    return response
+    answer = object_answer(draft.envelope, 201 if draft.action == "created" and not dry_run else 200)
+    answer.headers += (("weft-action", draft.action),)
+    return answer

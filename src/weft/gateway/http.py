@@ -1,4 +1,4 @@
-"""Requests of those who invoke functions, each whole before anybody looks at it, and their answers, over ASGI."""
+"""Requests of those who invoke functions, each whole before anybody looks at it, and their answers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from weft.serving.answer import Answer
+from weft.serving import request as serving
+from weft.serving.answer import Answer, Answers
 
 log = logging.getLogger("weft.gateway")
 
@@ -29,45 +29,27 @@ class Request(msgspec.Struct):
         return found[0] if found else ""
 
 
-def make_app(handle: Callable[[Request], Awaitable[Answer]], failed: Answer) -> ASGIApp:
+def make_app(handle: Callable[[Request], Awaitable[Answer]], failed: Answer) -> Answers:
     """Answers with ``handle``, and with ``failed`` for what that raises."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        request = await _read(scope, receive)
-        if request is None:
-            return
+    async def answer(coming: serving.Request) -> Answer:
+        request = await _read(coming)
         try:
-            answer = await handle(request)
+            return await handle(request)
         except Exception:  # a defect costs one answer
             log.exception("%s %s", request.method, request.path[:200])
-            answer = failed
-        headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers]
-        has_body = answer.status not in (204, 304)
-        if has_body:
-            headers.append((b"content-length", b"%d" % len(answer.body)))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body if has_body else b""})
+            return failed
 
-    return app
+    return answer
 
 
-async def _read(scope: Scope, receive: Receive) -> Request | None:
-    """All of it; None if it won't come any more."""
-    pieces, more = [], True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        pieces.append(message["body"])
-        more = message["more_body"]
+async def _read(coming: serving.Request) -> Request:
+    """All of it. Raises BodyLost if it won't come any more."""
+    pieces = []
+    while piece := await coming.read():
+        pieces.append(piece)
     headers: dict[str, list[str]] = {}
-    for name, value in scope["headers"]:
+    for name, value in coming.headers:
         headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
-    return Request(
-        scope["method"],
-        scope["raw_path"].decode("ascii"),
-        scope["query_string"].decode("ascii"),
-        headers,
-        pieces[0] if len(pieces) == 1 else b"".join(pieces),
-        scope["client"][0] if scope["client"] else "",
-    )
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return Request(coming.method, coming.path, coming.query, headers, body, coming.address)

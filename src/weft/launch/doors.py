@@ -40,7 +40,6 @@ def run_doors(options: argparse.Namespace) -> int:
     """Serve until told to end; the exit status. ``options`` are those of ``weft server``: state, store, listen,
     gateway, functions, publish_on, context."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     raise_descriptor_limit()
     try:
         uvloop.run(serve_doors(options, SystemClock()))

@@ -1,1 +1,1 @@
-"""HTTP for strangers: uvicorn's protocol, bounded in whatever one of them may make it hold or wait for."""
+"""HTTP for strangers: one small server, bounded in whatever one of them may make it hold or wait for."""

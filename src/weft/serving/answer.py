@@ -1,18 +1,61 @@
-"""One answer, whole."""
+"""What a request is answered with: whole, or piece by piece."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from typing import Protocol
 
 import msgspec
 
+from weft.serving.request import Request
+
+_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_WITHOUT_BODY = (204, 304)
+
+
+class Pieces(Protocol):
+    """An answer's body as it comes. ``aclose`` is called in any case, also where nobody asked for a piece."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
 
 class Answer(msgspec.Struct):
-    """``headers`` beside Content-Length and Connection, which the server sets; they were checked for line breaks."""
+    """``headers`` beside Content-Length, Transfer-Encoding, Connection and Date, which the server sets; they were checked for
+    line breaks. With ``pieces`` these are the body; ``length`` says how many bytes they are together, if that is known.
+    ``last``: the connection ends with it."""
 
     status: int
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
+    pieces: Pieces | None = None
+    length: int | None = None
+    last: bool = False
+
+    @property
+    def has_body(self) -> bool:
+        return self.status not in _WITHOUT_BODY
+
+    @property
+    def is_chunked(self) -> bool:
+        return self.pieces is not None and self.length is None
+
+    def head(self, date: str, *, closes: bool) -> bytes:
+        """The answer's beginning, to the empty line. ``date`` is a whole line, or empty."""
+        lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers])
+        if self.is_chunked:
+            size = "transfer-encoding: chunked\r\n"
+        else:
+            size = (
+                f"content-length: {len(self.body) if self.length is None else self.length}\r\n" if self.has_body else ""
+            )
+        end = "connection: close\r\n\r\n" if closes else "\r\n"
+        return f"{_LINES[self.status]}{lines}{date}{size}{end}".encode("latin-1", "replace")
 
 
+Answers = Callable[[Request], Awaitable[Answer]]  # what a server is for
 Refuse = Callable[[int, str], Answer | None]  # words what the server itself turns away; None: hang up without a word

@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Callable, Sequence
 
 from weft.contracts.clock import Clock
-from weft.serving.protocol import BoundedProtocol
+from weft.serving.protocol import HttpProtocol
 from weft.serving.shares import Shares, who_is
 
 MOST_HANDSHAKES = 512
@@ -40,7 +40,7 @@ class Doorkeeper:
         self,
         sockets: Sequence[socket.socket],
         tls: ssl.SSLContext | None,
-        make: Callable[[str], BoundedProtocol],
+        make: Callable[[str], HttpProtocol],
         open_: Shares,
         clock: Clock,
     ) -> None:
@@ -96,7 +96,7 @@ class Doorkeeper:
                 self._silent[task] = None
             task.add_done_callback(functools.partial(self._ended, connection, protocol))
 
-    async def _let_in(self, connection: socket.socket, protocol: BoundedProtocol) -> None:
+    async def _let_in(self, connection: socket.socket, protocol: HttpProtocol) -> None:
         let_in = asyncio.get_running_loop().connect_accepted_socket
         if self._tls is None:
             await let_in(lambda: protocol, connection)
@@ -117,7 +117,7 @@ class Doorkeeper:
             return True
         return False
 
-    def _ended(self, connection: socket.socket, protocol: BoundedProtocol, task: asyncio.Task[None]) -> None:
+    def _ended(self, connection: socket.socket, protocol: HttpProtocol, task: asyncio.Task[None]) -> None:
         self._entering.discard(task)
         self._silent.pop(task, None)
         problem = None if task.cancelled() else task.exception()

@@ -1,15 +1,20 @@
-"""One connection: uvicorn's protocol, within bounds. Decides when one that idles, whose request doesn't get on, or whose answer
+"""One connection: HTTP/1.1 over httptools' parser. Decides when one that idles, whose request doesn't get on, or whose answer
 isn't taken, is ended, and what is too long, too large or too much. Woken by what comes, and by the server, to ``look``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import ssl
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from weft.serving.answer import Answer
+from weft.serving.request import BodyLost, Peer, Request
 
 if TYPE_CHECKING:
     from weft.serving.server import HttpServer
@@ -21,44 +26,70 @@ READER_SECONDS = 30.0  # to take what is buffered for him
 LINGER_SECONDS = 15.0  # for what is still to come of a body that was answered already
 HEAD_BYTES = 65_536
 MOST_HEADERS = 200
-PIECE_BYTES = 65_536
-READ_BYTES = 262_144  # what comes at once: with the last piece of a head, also of what follows
 MOST_AHEAD = 64  # requests sent before the answer to the first
+# What goes out goes in such pieces, each once what came before was taken: of TLS each connection keeps, as long as it lasts,
+# buffers as large as the largest piece that ever went through it. What comes in is shown to the parser in such pieces.
+PIECE_BYTES = 65_536
+_log = logging.getLogger("weft.serving")
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """``who``: whose it is, of those who share; ``is_in``: whether its TLS stands."""
+class HttpProtocol(asyncio.Protocol):
+    """``who``: whose it is, of those who share; ``is_in``: whether its TLS stands; ``task``: who answers the request at hand."""
 
     is_in = False
 
     def __init__(self, server: HttpServer, who: str) -> None:
-        super().__init__(server.config, server.state, {})
-        self._door, self.who = server, who
-        self._moved = 0.0  # when it got on last
+        self.who = who
         self.ended = asyncio.Event()
-        self._first: RequestResponseCycle | None = None  # the one being answered; ``cycle`` is the newest
-        self._refused = self._in_head = self._in_body = False
-        self._held: deque[int] = deque()  # bytes of the bodies that aren't answered yet, in order
-        self._unread = self._unwanted = self._progress = self._coming = 0
+        self.task: asyncio.Task[None] | None = None
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._newest: Request | None = None  # whose head or body comes
+        self._first: Request | None = None  # the one being answered
+        self._queue: deque[Request] = deque()  # those after it
+        self._in_head = self._in_body = self._is_reading = False
+        self._refused = False  # nothing more is read of what comes
+        self._is_last = False  # after the requests at hand no other is answered
+        self._quiet = 0  # bytes since the parser last had something whole: a head, a piece of a body
+        self._unwanted = 0  # bytes of what nobody reads
+        self._room: asyncio.Future[None] | None = None  # done once what is buffered has been taken
+        self._moved = 0.0  # when it got on last
 
     @property
     def coming(self) -> int:
         """Bytes of a body whose end isn't here."""
-        return self._coming if self._in_body else 0
+        return self._newest.came if self._in_body and self._newest is not None else 0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.is_in = True
+    # What the connection says
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._address, self._host = (
+            str((transport.get_extra_info(end) or ("",))[0]) for end in ("peername", "sockname")
+        )
+        self._peer = _read_peer(transport.get_extra_info("peercert"))
+        self._server.connections.add(self)
+        self.is_in = self._is_reading = True
         self._get_on()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._in_body = False
-        self._leave()
-        self._door.callers.give_back(self.who, 1)
-        self._door.bodies.give_back(self.who, sum(self._held))
-        self._held.clear()
+    def connection_lost(self, problem: Exception | None) -> None:
+        self._server.connections.discard(self)
+        self._server.callers.give_back(self.who, 1)
+        self._drop_queue()
+        for request in (self._newest, self._first):
+            if request is not None:
+                self._give_back(request)
+        if self._in_body and self._newest is not None:
+            self._newest.drop()
+        self.resume_writing()
+        if self.task is not None and self._first is not None:
+            self._server.leaving.add(self.task)
+            self.task.add_done_callback(self._server.leaving.discard)
+            if self._first.begun:
+                self.task.cancel()
+        self._parser = None  # it knows us, and we it
         self.ended.set()
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -66,130 +97,146 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if not self._in_body:
             self._begin_head()
-        self._unread += len(data)
-        if self._unread > HEAD_BYTES + READ_BYTES:
-            self.refuse(431, "the request's head is too long")
-            return
         try:
-            self.parser.feed_data(data)
+            for start in range(0, len(data), PIECE_BYTES):
+                piece = data[start : start + PIECE_BYTES]
+                self._quiet += len(piece)
+                self._parser.feed_data(piece)
+                if self._quiet > 2 * HEAD_BYTES:
+                    self.refuse(431, "the request's head is too long")
+                    return
         except httptools.HttpParserUpgrade:
             self.refuse(400, "no other protocol is spoken here")
         except httptools.HttpParserError as problem:
             self.refuse(400, f"this is no HTTP request: {problem}")
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._held.append(0)
-        self._unwanted = self._coming = self._progress = 0
-        self._begin_head()
-
-    def on_headers_complete(self) -> None:
-        if len(self.url) > HEAD_BYTES:
-            self._stop(414, "the request's address is too long")
-        if len(self.headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
-            self._stop(431, "the request's head is too long")
-        length = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
-        most = self._door.bounds.most_body_bytes
-        if length > most:
-            self._stop(413, f"the request's body has {length} bytes: at most {most}")
-        try:
-            self.url.decode("ascii")
-            super().on_headers_complete()
-        except (UnicodeDecodeError, httptools.HttpParserError):
-            self._stop(400, "the request's address is not an ASCII path")
-        if len(self.pipeline) > MOST_AHEAD:
-            self._stop(400, "too many requests were sent ahead")
-        self._in_head, self._in_body, self._unread = False, True, 0
-        self._get_on()
-
-    def on_body(self, body: bytes) -> None:
-        self._unread = 0
-        if self.cycle.response_complete:
-            self._drop(len(body))
-            return
-        super().on_body(body)
-        door = self._door
-        self._coming += len(body)
-        self._held[-1] += len(body)
-        door.bodies.take(self.who, len(body))
-        if self._coming > door.bounds.most_body_bytes:
-            self._stop(413, f"the request's body has more than {door.bounds.most_body_bytes} bytes")
-        if door.bodies.is_too_much(self.who):
-            self._stop(503, "too much of this address is under way here just now")
-        if door.bodies.is_full:
-            loser = door.make_room(self)
-            loser.refuse(503, "too much is under way here just now")
-            if loser is self:
-                raise ValueError("refused")
-        if self._coming - self._progress >= PIECE_BYTES:
-            self._progress = self._coming
-            self._get_on()
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._in_body, self._unread = False, 0
-        self._get_on()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._first = cycle
-        super()._start_asgi_task(cycle, app)
-
-    def on_response_complete(self) -> None:
-        """In uvicorn's stead, which has a timer for each connection that rests."""
-        if held := self._held.popleft():
-            self._door.bodies.give_back(self.who, held)
-        self._get_on()
-        self.flow.resume_reading()
-        if self.pipeline and not self.transport.is_closing():
-            self._start_asgi_task(*self.pipeline.pop())
+        self._answer_next()
 
     def pause_writing(self) -> None:
         self._get_on()
-        super().pause_writing()
+        self._room = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
         self._get_on()
 
+    # What the parser says
+
+    def on_message_begin(self) -> None:
+        self._newest = Request(self._address, self._host, self._peer, self._pull)
+        self._url = b""
+        self._unwanted = 0
+        self._begin_head()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._newest is not None and not self._in_body:  # else it is one of a trailer
+            self._newest.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        request = self._newest
+        if request is None or self._is_last:
+            self._refused = True
+            raise ValueError("this connection has had its last request")
+        if len(self._url) > HEAD_BYTES:
+            self._stop(414, "the request's address is too long")
+        headers = request.headers
+        if len(headers) > MOST_HEADERS or (
+            self._quiet > HEAD_BYTES and sum(len(name) + len(value) for name, value in headers) > HEAD_BYTES
+        ):
+            self._stop(431, "the request's head is too long")
+        most = self._server.bounds.most_body_bytes
+        for name, value in headers:
+            if name == b"content-length" and int(value) > most:
+                self._stop(413, f"the request's body has {int(value)} bytes: at most {most}")
+            elif name == b"expect":
+                request.expects = value.lower() == b"100-continue"
+        request.method = self._parser.get_method().decode("ascii")
+        request.is_kept = self._parser.should_keep_alive() and self._parser.get_http_version() != "1.0"
+        try:
+            request.path, request.query = _split(self._url)
+        except (UnicodeDecodeError, httptools.HttpParserError):
+            self._stop(400, "the request's address is not an ASCII path")
+        if len(self._queue) > MOST_AHEAD:
+            self._stop(400, "too many requests were sent ahead")
+        self._queue.append(request)
+        self._in_head, self._in_body, self._quiet = False, True, 0
+        self._get_on()
+
+    def on_body(self, body: bytes) -> None:
+        self._quiet = 0
+        request = self._newest
+        if request is None or request.answered:
+            self._drop(len(body))
+            return
+        server = self._server
+        request.put(body)
+        server.bodies.take(self.who, len(body))
+        if request.came > server.bounds.most_body_bytes:
+            self._stop(413, f"the request's body has more than {server.bounds.most_body_bytes} bytes")
+        if server.bodies.is_too_much(self.who):
+            self._stop(503, "too much of this address is under way here just now")
+        if server.bodies.is_full:
+            loser = server.make_room(self)
+            loser.refuse(503, "too much is under way here just now")
+            if loser is self:
+                raise ValueError("refused")
+        if request.buffered > PIECE_BYTES and self._is_reading:
+            self._is_reading = False
+            self._transport.pause_reading()
+        if request.came // PIECE_BYTES > (request.came - len(body)) // PIECE_BYTES:
+            self._get_on()
+
+    def on_message_complete(self) -> None:
+        if self._newest is not None:
+            self._newest.whole = True
+            self._newest.wake()
+        self._in_body, self._quiet = False, 0
+        self._get_on()
+
+    # What the server says
+
     def refuse(self, status: int, message: str) -> None:
-        """Say so and hang up; where an answer is under way, that one is the last, and ends the connection."""
+        """Say so, and hang up; where a request is here that came whole, or its answer has begun, that is the last one answered,
+        and ends the connection."""
         if self._refused:
             return
-        answered, self._refused = self._is_answering(), True
-        if self._in_body and not self.cycle.response_complete:  # let go of what came of its body
-            self._door.bodies.give_back(self.who, self._held.pop())
-            self.cycle.body.clear()
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._refused = True
+        request = self._newest
+        if self._in_body and request is not None and not request.answered:
+            self._give_back(request)
+            request.drop()
+            if self._queue and self._queue[-1] is request:
+                self._queue.pop()
         self._in_body = False
-        if answered and self._first is not None:
-            self.pipeline.clear()
-            self._first.keep_alive = False
-            if self._first.response_started:
-                self.hang_up()
+        self._is_last = True
+        if self._first is not None and self._first.begun:
+            self._hang_up()
             return
-        answer = self._door.refuse(status, message)
+        if self._is_answering() or (self._first is None and self._queue):
+            return
+        answer = self._server.refuse(status, message)
         if answer is None:
-            self.transport.abort()
+            self._transport.abort()
             return
-        head = [f"{name}: {value}\r\n".encode("latin-1", "replace") for name, value in answer.headers]
-        head.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(answer.body))
-        self.transport.write(b"".join((STATUS_LINE[answer.status], *head, answer.body)))
+        self._transport.write(answer.head("", closes=True) + answer.body)
         if status in (408, 413, 503):  # its sender reads no answer before all of it is gone
-            self.flow.resume_reading()
+            self._resume_reading()
             self._get_on()
         else:
-            self.hang_up()
+            self._hang_up()
 
     def look(self) -> None:
         """End it, if it hasn't got on for as long as it may take over what it is at."""
-        now, answering = self._door.now, self._is_answering()
-        idle = now - self._moved
-        if self.flow.write_paused:
+        idle = self._server.now - self._moved
+        if self._room is not None:
             is_over = idle > READER_SECONDS
-        elif answering or (self.flow.read_paused and self._in_body):
-            self._moved, is_over = now, False  # it waits for us
-        elif self._refused or (self._in_body and self.cycle.response_complete):
+        elif self._is_answering() or (self._in_body and not self._is_reading):
+            self._moved, is_over = self._server.now, False  # it waits for us
+        elif self._refused or (self._in_body and self._newest is not None and self._newest.answered):
             is_over = idle > LINGER_SECONDS
         elif self._in_body:
             if idle > BODY_SECONDS:
@@ -198,30 +245,116 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             is_over = idle > (HEAD_SECONDS if self._in_head else IDLE_SECONDS)
         if is_over:
-            self.transport.abort()
+            self._transport.abort()
 
-    def drop(self) -> None:
-        """End it at once, whatever is under way."""
-        self._leave()
-        self.transport.abort()
+    def finish(self, *, now: bool = False) -> None:
+        """End it once what is being answered has been; or ``now``, whatever is under way."""
+        self._drop_queue()
+        if now:
+            if self.task is not None:
+                self.task.cancel()
+            self._transport.abort()
+        elif self._first is None:
+            self._hang_up()
 
-    def hang_up(self) -> None:
-        if not self.transport.is_closing():  # one of asyncio's for TLS that is closed twice can't be aborted any more
-            self.transport.close()
+    def _hang_up(self) -> None:
+        if not self._transport.is_closing():  # one of asyncio's for TLS that is closed twice can't be aborted any more
+            self._transport.close()
+
+    # Answers
+
+    def _answer_next(self) -> None:
+        if self._first is None and self._queue and not self._transport.is_closing():
+            self._first = self._queue.popleft()
+            self.task = self._loop.create_task(self._answer(self._first))
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            answer = await self._server.answer(request)
+            request.begun = not request.dropped
+            await self._send(request, answer)
+        except asyncio.CancelledError:
+            self._transport.abort()  # who asked has left, or the server ends
+        except BodyLost:
+            pass
+        except Exception:  # a defect costs one connection, and none of the others
+            _log.exception("an answer could not be given: %s %s", request.method, request.path[:200])
+            self._transport.abort()
+        finally:
+            self._end(request)
+
+    async def _send(self, request: Request, answer: Answer) -> None:
+        if answer.last or not request.is_kept:
+            self._drop_queue()
+        head = answer.head(self._server.date, closes=self._is_last and not self._queue)
+        body = answer.body if answer.has_body and request.method != "HEAD" else b""
+        if answer.pieces is None:
+            if request.dropped or self._transport.is_closing():
+                return
+            if len(body) <= PIECE_BYTES and self._room is None:
+                self._transport.write(head + body)
+            else:
+                await self._write(head + body)
+            return
+        async with aclosing(answer.pieces) as pieces:
+            if request.dropped or self._transport.is_closing():
+                return
+            await self._write(head)
+            if request.method == "HEAD":
+                return
+            async for piece in pieces:
+                if piece:
+                    await self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if answer.is_chunked else piece)
+            if answer.is_chunked:
+                await self._write(b"0\r\n\r\n")
+
+    async def _write(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE_BYTES):
+            if self._room is not None:
+                await self._room
+            self._transport.write(data[start : start + PIECE_BYTES])
+
+    def _end(self, request: Request) -> None:
+        self._first = self.task = None
+        self._give_back(request)
+        request.answered = True
+        if self._transport.is_closing():
+            return
+        is_coming = self._in_body and self._newest is request
+        if self._is_last and not self._queue and not request.dropped:
+            if is_coming:  # its sender reads no answer before all of it is gone
+                self._refused = True
+            else:
+                self._hang_up()
+        self._get_on()
+        self._resume_reading()
+        self._answer_next()
+
+    def _is_answering(self) -> bool:
+        """Whether somebody here is at work on a request: it came whole, or its answer has begun."""
+        first = self._first
+        return first is not None and not first.dropped and (first.begun or first.whole)
+
+    # The rest
+
+    def _pull(self) -> None:
+        """Somebody reads the body of the request at hand, and wants more of it."""
+        request = self._first
+        if request is not None and request.expects and not request.came and not self._transport.is_closing():
+            request.expects = False
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        if not self._is_reading:
+            self._is_reading = True
+            self._transport.resume_reading()
+            self._get_on()
 
     def _stop(self, status: int, message: str) -> None:
         """Refuse from within the parser, which shall go no further."""
         self.refuse(status, message)
         raise ValueError(message)
-
-    def _leave(self) -> None:
-        if self._first is not None:
-            self._first.disconnected = True
-
-    def _is_answering(self) -> bool:
-        """Whether somebody here is at work on a request: it came whole, or its answer has begun."""
-        first = self._first
-        return first is not None and not first.response_complete and (first.response_started or not first.more_body)
 
     def _begin_head(self) -> None:
         if not self._in_head:
@@ -231,9 +364,39 @@ class BoundedProtocol(HttpToolsProtocol):
     def _drop(self, count: int) -> None:
         """So much more has come of what nobody wants."""
         self._unwanted += count
-        if self._unwanted > self._door.bounds.most_unwanted_bytes:
-            self.hang_up()
+        if self._unwanted > self._server.bounds.most_unwanted_bytes:
+            self._transport.abort()  # a goodbye would read on
+
+    def _drop_queue(self) -> None:
+        """The request at hand is the last one that is answered."""
+        self._is_last = True
+        for request in self._queue:
+            self._give_back(request)
+        self._queue.clear()
+
+    def _give_back(self, request: Request) -> None:
+        if request.held:
+            self._server.bodies.give_back(self.who, request.held)
+            request.held = 0
 
     def _get_on(self) -> None:
-        if not self.flow.write_paused:  # a reader's time goes on until he reads
-            self._moved = self._door.now
+        if self._room is None:  # a reader's time goes on until he reads
+            self._moved = self._server.now
+
+
+def _split(url: bytes) -> tuple[str, str]:
+    """Path and query. Raises UnicodeDecodeError, and HttpParserError for what is neither a path nor a URL."""
+    if url[:1] == b"/" and b"#" not in url:
+        path, _, query = url.decode("ascii").partition("?")
+        return path, query
+    url.decode("ascii")
+    parsed = httptools.parse_url(url)
+    return (parsed.path or b"/").decode("ascii"), (parsed.query or b"").decode("ascii")
+
+
+def _read_peer(certificate: dict[str, Any] | None) -> Peer | None:
+    if not certificate:
+        return None
+    names = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
+    begins, ends = (ssl.cert_time_to_seconds(certificate[when]) for when in ("notBefore", "notAfter"))
+    return Peer(names[-1] if names else "", begins, ends)

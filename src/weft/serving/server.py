@@ -1,33 +1,28 @@
-"""Serves an ASGI application at sockets, over TLS: uvicorn's protocol within bounds, behind a doorkeeper."""
+"""Answers requests at sockets, over TLS, within bounds, behind a doorkeeper."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
-import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.server import ServerState
 
 from weft.contracts.clock import Clock
 from weft.objects.errors import Unavailable
-from weft.serving.answer import Refuse
+from weft.serving.answer import Answers, Refuse
 from weft.serving.doorkeeper import Doorkeeper
-from weft.serving.protocol import BoundedProtocol
+from weft.serving.protocol import HttpProtocol
 from weft.serving.shares import Shares
 
 LOOK_SECONDS = 1.0
 CLOSING_SECONDS = 3.0
 GOODBYE_SECONDS = 0.3
-_CANCELLED = contextlib.suppress(asyncio.CancelledError)
 _NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 
 
@@ -43,45 +38,39 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 class HttpServer:
-    """``refuse`` words what the server itself turns away (status, sentence). Without ``tls`` only to measure: tokens would go
-    about openly. ``dated``: whether answers say when they were given."""
+    """``answer`` is what requests are answered with: it runs to its end though who asked may leave, but for an answer in
+    pieces. ``refuse`` words what the server itself turns away (status, sentence). Without ``tls`` only to measure: tokens
+    would go about openly. ``dated``: whether answers say when they were given."""
 
     def __init__(
         self,
-        app: ASGIApp,
+        answer: Answers,
         sockets: Sequence[socket.socket],
         tls: ssl.SSLContext | None,
         clock: Clock,
         bounds: Bounds,
         refuse: Refuse,
-        make: Callable[[HttpServer, str], BoundedProtocol] = BoundedProtocol,
         dated: bool = True,
     ) -> None:
-        self.sockets, self.clock, self.bounds, self.refuse, self._dated = sockets, clock, bounds, refuse, dated
+        self.answer, self.sockets, self.bounds, self.refuse = answer, sockets, bounds, refuse
         self.bodies = Shares(bounds.most_held_bytes, bounds.most_held_bytes // bounds.parts)  # bytes, by who sends them
         self.callers = Shares(bounds.most_connections, bounds.most_connections // bounds.parts)  # connections
+        self.connections: set[HttpProtocol] = set()
+        self.leaving: set[asyncio.Task[None]] = set()  # at work for connections that are gone
+        self.date = ""  # a header's whole line
         self.now = clock.elapsed()  # as of the last look: near enough for whoever waits
-        self.state = ServerState()
-        self.config = uvicorn.Config(
-            _ending_quietly(app),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-        )
-        self.config.load()
-        self._doorkeeper = Doorkeeper(sockets, tls, lambda who: make(self, who), self.callers, clock)
+        self._clock, self._dated = clock, dated
+        self._doorkeeper = Doorkeeper(sockets, tls, lambda who: HttpProtocol(self, who), self.callers, clock)
         self._looking: asyncio.Task[None] | None = None
-
-    @property
-    def connections(self) -> set[BoundedProtocol]:
-        return cast(set[BoundedProtocol], self.state.connections)
 
     @property
     def ports(self) -> list[int]:
         return [sock.getsockname()[1] for sock in self.sockets]
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """What is at work on requests."""
+        return [*self.leaving, *(found.task for found in self.connections if found.task is not None)]
 
     def start(self) -> None:
         """Begin to accept; call on the loop."""
@@ -93,21 +82,22 @@ class HttpServer:
         TLS goodbye is waited for."""
         self._doorkeeper.close()
         for connection in list(self.connections):
-            connection.shutdown()
-        if self.state.tasks:
-            await asyncio.wait(list(self.state.tasks), timeout=CLOSING_SECONDS)
+            connection.finish()
+        if tasks := self.tasks:
+            await asyncio.wait(tasks, timeout=CLOSING_SECONDS)
         if self.connections:
             leaving = [asyncio.create_task(connection.ended.wait()) for connection in list(self.connections)]
             await asyncio.wait(leaving, timeout=GOODBYE_SECONDS)
+        tasks = self.tasks
         for connection in list(self.connections):
-            connection.drop()
-        for task in list(self.state.tasks):
+            connection.finish(now=True)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.state.tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._looking is not None:
             self._looking.cancel()
 
-    def make_room(self, newcomer: BoundedProtocol) -> BoundedProtocol:
+    def make_room(self, newcomer: HttpProtocol) -> HttpProtocol:
         """Who gives way, where bodies are more than all may have: one that is still coming, of whoever has most."""
         coming = [found for found in self.connections if found.coming]
         return max(coming, key=lambda found: (self.bodies.held[found.who], found is newcomer), default=newcomer)
@@ -116,11 +106,11 @@ class HttpServer:
         """End connections that are over their time, and tell the date: one timer for all."""
         while True:
             if self._dated:
-                self.state.default_headers = [(b"date", formatdate(self.clock.now(), usegmt=True).encode())]
-            self.now = self.clock.elapsed()
+                self.date = f"date: {formatdate(self._clock.now(), usegmt=True)}\r\n"
+            self.now = self._clock.elapsed()
             for connection in list(self.connections):
                 connection.look()
-            await self.clock.sleep(LOOK_SECONDS)
+            await self._clock.sleep(LOOK_SECONDS)
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -153,13 +143,3 @@ def make_server_tls(chain: Path, key: Path, ca: Path | None = None) -> ssl.SSLCo
         tls.verify_mode = ssl.CERT_OPTIONAL
         tls.verify_flags = ssl.VerifyFlags(tls.verify_flags | _NO_CHECK_TIME)
     return tls
-
-
-def _ending_quietly(app: ASGIApp) -> ASGIApp:
-    """``app``, where what the server's end breaks off is no defect to log."""
-
-    async def run(scope: Scope, receive: Receive, send: Send) -> None:
-        with _CANCELLED:
-            await app(scope, receive, send)
-
-    return run
