@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.contracts.policy import Request
+from weft.contracts.policy import RESOURCES, Request
 from weft.kinds.strategy import STRATEGIES
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
@@ -174,6 +174,18 @@ def test_round_robin_goes_on_after_a_node_that_is_gone() -> None:
     assert name_of(engine, ask(strategy="round_robin")) == "n3"
     engine.last = "n3"
     assert name_of(engine, ask(strategy="round_robin")) == "n1"
+
+
+@pytest.mark.parametrize(("kind", "resource"), list(enumerate(RESOURCES)))
+def test_a_node_takes_what_it_has_just_room_for_and_nothing_more_of_any_resource(kind: int, resource: str) -> None:
+    exact = (2000, 4 * GIB, 10 * GIB)
+    cpu, memory, disk = (amount + (row == kind) for row, amount in enumerate(exact))
+    engine = engine_of(msgspec.structs.replace(node("n1"), capacity=(4000, 8 * GIB, 20 * GIB)))
+    engine.snapshot.put_allocation("a", "uid-n1", exact)
+    refused, taken = (Request(amounts, "q35", "least_loaded") for amounts in ((cpu, memory, disk), exact))
+    assert name_of(engine, taken) == "n1" and name_of(engine, refused) is None
+    (verdict,) = explain(engine, refused, "x", None).verdicts
+    assert [lack.resource for lack in verdict.shortfalls] == [resource]
 
 
 def test_errors_are_named_by_what_is_missing() -> None:
