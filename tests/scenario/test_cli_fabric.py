@@ -562,10 +562,56 @@ def test_exec_passes_output_and_exit_code_through(fabric: Fabric) -> None:
 
 def test_a_reader_that_goes_away_is_no_error(fabric: Fabric) -> None:
     env = {**os.environ, "WEFT_CONTEXT": str(fabric.context)}
-    script = 'for i in 1 2 3; do "$0" get node -o json; done | head -c 1 >/dev/null'
+    script = 'set -o pipefail; "$0" get node -o json | head -1; { sleep 1; "$0" node list; } | true'
     weft = str(Path(sys.executable).with_name("weft"))
-    done = subprocess.run(["sh", "-c", script, weft], env=env, capture_output=True, text=True, timeout=30)
-    assert done.stderr == ""
+    done = subprocess.run(["bash", "-c", script, weft], env=env, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
+def test_a_list_in_any_form_is_of_the_same_objects_and_can_be_applied_back(fabric: Fabric) -> None:
+    make(fabric, "form", "--label", "app=forms")
+    later = {"not_before": "2099-12-24T22:00:00+01:00", "not_after": 4101850800.12345}
+    assert fabric.weft("api", "POST", "/v1/nodes/n2:drain", "-d", json.dumps(later)).code == 0
+    node = fabric.weft("get", "node/n2", "-o", "yaml").out
+    spec = yaml.safe_load(node)["spec"]
+    assert spec["drain_not_before"] == "2099-12-24T21:00:00.000Z" and spec["drain_not_after"].endswith(":00.123Z")
+    assert fabric.weft("apply", "-f", "-", stdin=node).out == "node/n2  unchanged\n"
+    assert "2099" in fabric.weft("node", "get", "n2", "-o", "manifest").out
+    assert fabric.weft("node", "return", "n2").code == 0
+
+    (vm,) = listed(fabric, "vm", "list", "-l", "app=forms")
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", vm["created_at"])
+    assert (
+        fabric.weft("vm", "list", "-l", "app=forms", "-o", "csv,noheader", "-c", "name,phase").out == "form,Running\n"
+    )
+    assert fabric.weft("vm", "list", "-l", "app=forms", "--jq", ".items[].name").out == "form\n"
+    assert fabric.weft("vm", "get", "form", "-o", "template={name}: {spec.image}").out == "form: tiny\n"
+    assert json.loads(fabric.weft("vm", "get", "form", "--json", "name,spec.cpu").out) == {
+        "name": "form",
+        "spec": {"cpu": 0.1},
+    }
+    nodes = fabric.weft("node", "list", "--sort", "-name", "-c", "name", "--no-header").out.split()
+    assert nodes == ["n2", "n1"]
+    assert fabric.weft("vm", "list", "-c", "nmae").code == 2
+    assert fabric.weft("vm", "delete", "form", "--yes").code == 0
+
+
+def test_a_list_goes_on_with_what_changes(fabric: Fabric) -> None:
+    rows = fabric.spawn("node", "list", "-w", "-c", "name,labels.rack")
+    lines = fabric.spawn("node", "list", "-w", "-o", "json")
+    assert rows.stdout is not None and lines.stdout is not None
+    assert [rows.stdout.readline().split() for _ in range(3)] == [["NAME", "LABELS.RACK"], ["n1", "–"], ["n2", "–"]]
+    seen = [json.loads(lines.stdout.readline()) for _ in range(2)]
+    assert {(one["type"], one["object"]["name"]) for one in seen} == {("put", "n1"), ("put", "n2")}
+    assert fabric.weft("node", "label", "n2", "rack=r7").code == 0
+    while rows.stdout.readline().split() != ["n2", "r7"]:
+        pass
+    while json.loads(lines.stdout.readline())["object"].get("labels", {}).get("rack") != "r7":
+        pass
+    for process in (rows, lines):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert fabric.weft("node", "label", "n2", "rack-").code == 0
 
 
 def test_on_a_terminal_progress_is_drawn_and_taken_away_again(fabric: Fabric) -> None:

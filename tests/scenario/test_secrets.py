@@ -19,6 +19,7 @@ from weft.client import Client, Context, find_context
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import KINDS
 from weft.objects.errors import WeftError
+from weft.objects.quantity import parse_moment
 
 USER_DATA = "#!/bin/sh\necho hunter2-in-user-data\n"
 
@@ -164,6 +165,6 @@ def test_doctor_sees_that_the_clocks_differ(fabric: Fabric, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert "2h ahead of the server's" in said and "timedatectl" in said
     assert run(["--context", str(fabric.context), "token", "create", "brief", "--expires", "1h"], FastClock) == 0
-    left = json.loads(fabric.weft("get", "token/brief", "-o", "json").out)["spec"]["expires_at"] - SystemClock().now()
-    assert 3500 < left < 3700  # by the server's clock, not by the one that is wrong
+    expires = parse_moment(json.loads(fabric.weft("get", "token/brief", "-o", "json").out)["spec"]["expires_at"])
+    assert 3500 < expires - SystemClock().now() < 3700  # by the server's clock, not by the one that is wrong
     assert "clock" in fabric.weft("doctor").out and "agrees with the server's" in fabric.weft("doctor").out

@@ -32,6 +32,7 @@ _PREFIX = "#/components/schemas/"
 _HUMAN = {
     "size": {"type": ["integer", "string"], "description": "bytes, or a size like 512M, 4G"},
     "cores": {"type": ["number", "string"], "description": "cores, or thousandths like 500m"},
+    "time": {"type": ["number", "string"], "description": "seconds since 1970, or RFC 3339 like 2026-12-24T22:00:00Z"},
     "duration": {"type": ["number", "string"], "description": "seconds, or a duration like 30s, 5m"},
 }
 

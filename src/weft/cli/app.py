@@ -12,7 +12,7 @@ import click
 import weft
 from weft.cli import grammar, options
 from weft.cli.complaints import complain, complain_of_usage
-from weft.cli.exit_codes import ERROR, INTERRUPTED, OK
+from weft.cli.exit_codes import ERROR, INTERRUPTED, OK, SIGPIPE
 from weft.cli.lookup import add_what_is_there
 from weft.cli.session import Clock, Session
 from weft.objects.errors import WeftError
@@ -61,9 +61,9 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         if session.debug:
             raise
         return complain(add_what_is_there(session, problem), session.output, session.color)
-    except BrokenPipeError:
+    except (BrokenPipeError, grammar.ReaderGone):
         _drop_output()
-        return 128 + 13  # as the shell sees a process that SIGPIPE ended
+        return SIGPIPE if session.unfinished else OK  # who has read enough got all that was asked for
     except OSError as problem:  # a full disk behind standard output, a folder that can't be read
         if session.debug:
             raise

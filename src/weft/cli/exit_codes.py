@@ -16,6 +16,7 @@ UNPLACEABLE = 6
 TIMED_OUT = 7
 PARTIAL = 8
 INTERRUPTED = 130
+SIGPIPE = 128 + 13  # as the shell sees a process that this signal ended: nobody is told how the work goes on
 
 MEANINGS: dict[int, str] = {
     OK: "done",

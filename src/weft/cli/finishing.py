@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 from weft.cli.complaints import complain
 from weft.cli.exit_codes import INTERRUPTED, OK, join_codes
 from weft.cli.goals import UNPLACEABLE, Goal, plan_goal
-from weft.cli.output.formats import print_data, print_names, print_object
+from weft.cli.output.formats import print_list, print_object
 from weft.cli.placement import explain_refusal
 from weft.cli.progress import Progress
 from weft.cli.session import Session
 from weft.cli.watching import Result, Wait, follow
 from weft.cli.words import Target
 from weft.kinds.cells import dig
-from weft.kinds.registry import is_workload
+from weft.kinds.registry import BY_NAME, is_workload
 from weft.objects.errors import NotFound, Unplaceable, WeftError
 
 Object = Mapping[str, Any]
@@ -53,6 +53,7 @@ def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = No
 def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int:
     """Say what became of ``done``, and, unless detached, how each of ``waits`` ended."""
     waits = () if session.detach else waits
+    session.unfinished = bool(waits)
     waited = {wait.target.what for wait in waits}
     at_once = [one for one in done if one.target.what not in waited]
     if not session.is_data:
@@ -75,6 +76,7 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     except KeyboardInterrupt:
         session.say(_parting(waits, verbs))
         return INTERRUPTED
+    session.unfinished = False
     _print_all(session, [one.obj for one in at_once] + [r.obj for r in results if r.obj is not None])
     return join_codes(_tell(session, result, verbs.get(result.wait.target.what, "")) for result in results)
 
@@ -130,12 +132,10 @@ def _word(session: Session, verb: str) -> str:
 def _print_all(session: Session, objects: Sequence[Object]) -> None:
     if not session.is_data:
         return
-    if session.output == "name":
-        print_names(objects)
-    elif len(objects) == 1:
+    if len(objects) == 1:
         print_object(session, objects[0])
     elif objects:
-        print_data({"items": list(objects)}, session.output)
+        print_list(session, objects, [BY_NAME[name] for name in dict.fromkeys(obj["kind"] for obj in objects)])
 
 
 def _parting(waits: Sequence[Wait], verbs: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -155,6 +155,10 @@ def load(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     return command
 
 
+class ReaderGone(Exception):
+    """Who read standard output has gone. Click would end the process for a BrokenPipeError, with a code of its own."""
+
+
 class Words(click.Group):
     """A group whose commands are named by a table and loaded when used."""
 
@@ -208,6 +212,12 @@ class Noun(Words):
 
 class Root(Words):
     """``weft …``: nouns, verbs on their own, and tools."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as problem:
+            raise ReaderGone from problem
 
     def entries(self) -> dict[str, Entry]:
         nouns = {kind.name: Entry("", kind.summary) for kind in KINDS}

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from weft.cli.completion import complete_target
-from weft.cli.session import OUTPUTS, Session
+from weft.cli.output.form import OUTPUTS, WITH_EXPRESSION, Form, read_form
+from weft.cli.session import Session
 from weft.cli.words import usage
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
@@ -51,6 +53,29 @@ class Duration(click.ParamType[float]):
             self.fail(f"{problem.message}; {problem.hint}", param, ctx)
 
 
+class Output(click.ParamType[Form]):
+    """One of OUTPUTS, or ``more``."""
+
+    name = "format"
+
+    def __init__(self, more: Sequence[str] = ()) -> None:
+        self._more = more
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Form:
+        if isinstance(value, Form):
+            return value
+        try:
+            return read_form(value, self._more)
+        except InvalidInput as problem:
+            self.fail("; ".join(filter(None, (problem.message, problem.hint))), param, ctx)
+
+    def words(self) -> list[str]:
+        return [f"{word}=" if word in WITH_EXPRESSION else word for word in (*OUTPUTS, *self._more)]
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(word) for word in self.words() if word.startswith(incomplete)]
+
+
 def build(
     name: str,
     summary: str,
@@ -66,8 +91,10 @@ def build(
     def callback(**given: Any) -> int | None:
         return run(click.get_current_context().find_object(Session), kind, **given)
 
+    prints = any("--output" in param.opts for param in params)
+    every = [*(parts() if prints else []), *common()]
     return command_class(
-        name, callback=callback, params=[*params, *common()], help=summary, short_help=summary, **settings
+        name, callback=callback, params=[*params, *every], help=summary, short_help=summary, **settings
     )
 
 
@@ -83,7 +110,40 @@ def common() -> list[click.Parameter]:
 
 
 def output(*more: str) -> click.Option:
-    return _setting(["-o", "--output"], "output", "How to print.", type=click.Choice([*OUTPUTS, *more]), is_eager=True)
+    own = f", {' or '.join(more)}" if more else ""
+    told = f"How to print: table, wide, json, yaml, csv, name{own} … (weft help output)."
+    return _setting(["-o", "--output"], "given_form", told, type=Output(more), metavar="FORM", is_eager=True)
+
+
+def parts() -> list[click.Parameter]:
+    """For commands that print objects, beside ``output``; every command that has that gets these."""
+    return [
+        _setting(["--json"], "json_fields", "Print only these fields, as JSON.", metavar="FIELD,…", is_eager=True),
+        _setting(["--jq"], "jq", "Print what this jq expression makes of the JSON.", metavar="EXPR", is_eager=True),
+    ]
+
+
+def listing() -> list[click.Parameter]:
+    """For commands that list objects: how many of them, and for how long."""
+    return [
+        click.Option(["-a", "--all", "every"], is_flag=True, help="Also tasks that have ended."),
+        click.Option(["-w", "--watch"], is_flag=True, help="Go on with what changes, until Ctrl-C."),
+    ]
+
+
+def table() -> list[click.Parameter]:
+    """For commands that print many rows: which of them, and in which order."""
+    return [
+        _setting(
+            ["-c", "--columns"],
+            "columns",
+            "Only these columns, or fields like spec.image.",
+            metavar="NAME,…",
+            multiple=True,
+        ),
+        _setting(["--sort"], "sort", "By this column or field; -NAME for the largest first.", metavar="NAME"),
+        _setting(["--no-header"], "no_header", "Rows without titles.", is_flag=True),
+    ]
 
 
 def all_projects() -> click.Option:

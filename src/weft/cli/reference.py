@@ -13,7 +13,8 @@ import click
 from weft.cli.exit_codes import MEANINGS
 from weft.cli.grammar import AFTER, MAKEABLE, TOOLS, Entry, load, verbs_of
 from weft.cli.habits import SYNONYMS
-from weft.cli.options import common
+from weft.cli.options import common, parts, table
+from weft.cli.output.form import describe_forms
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
 
@@ -30,9 +31,8 @@ Written by `python -m weft.cli.reference cli`; change the commands, not this pag
 - **Waiting.** What changes something waits until it is so and shows how it gets on (`--wait`, the default). `--detach`
   returns at once, `--timeout 30s` (or `--wait-timeout`) gives up with exit code 7. Ctrl-C and a time-out end the
   watching, not the work.
-- **Output.** Standard output is data, standard error is talk. `-o json|yaml` gives whole objects: one, or
-  `{"items": […]}`; `-o name` gives `vm/NAME` lines. Off a terminal nothing is cut or coloured; `NO_COLOR` and
-  `COLUMNS` are honoured.
+- **Output.** Standard output is data, standard error is talk: [the forms](#output). Off a terminal nothing is cut or
+  coloured; `NO_COLOR` and `COLUMNS` are honoured. Who stops reading early (`| head -1`) gets exit code 0.
 - **Errors** say what failed, why, and what to type next; with `-o json` the same as an object on standard error:
   `{code, message, details, hint, retryable, request_id}`. Exit codes: [exit-codes.md](exit-codes.md).
 - **Which server.** `--context FILE`, else `WEFT_CONTEXT`, else `WEFT_SERVER` with `WEFT_TOKEN` and `WEFT_CA`, else
@@ -59,21 +59,24 @@ Written by `python -m weft.cli.reference exit-codes`; the table is `weft.cli.exi
 
 def write_cli_page() -> str:
     """docs/reference/cli.md."""
-    parts = [_HEAD, _write_kinds(), "\n## Options of every command\n\n", _write_options(common())]
-    parts.append("\n## Verbs\n")
+    page = [_HEAD, _write_kinds(), "\n## Options of every command\n\n", _write_options(common())]
+    page.append(
+        f"\n## Output\n\n`weft help output`, for every command that takes `-o`:\n\n```\n{describe_forms()}\n```\n"
+    )
+    page.append("\n## Verbs\n")
     for verb, entry in verbs_of(None).items():
         if verb != "create":
-            parts.append(_write_command(verb, entry, None))
+            page.append(_write_command(verb, entry, None))
     for name, entries in AFTER.items():
-        parts += [_write_command(verb, entry, BY_NAME[name]) for verb, entry in entries.items()]
-    parts.append(_write_habits())
-    parts.append("\n## Making objects\n")
+        page += [_write_command(verb, entry, BY_NAME[name]) for verb, entry in entries.items()]
+    page.append(_write_habits())
+    page.append("\n## Making objects\n")
     for name in MAKEABLE:
         kind = BY_NAME[name]
-        parts.append(_write_command("create", verbs_of(name)["create"], kind))
-    parts.append("\n## Tools\n")
-    parts += [_write_command(word, entry, None) for word, entry in TOOLS.items()]
-    return "".join(parts).rstrip() + "\n"
+        page.append(_write_command("create", verbs_of(name)["create"], kind))
+    page.append("\n## Tools\n")
+    page += [_write_command(word, entry, None) for word, entry in TOOLS.items()]
+    return "".join(page).rstrip() + "\n"
 
 
 def write_exit_codes_page() -> str:
@@ -102,7 +105,8 @@ def _write_command(verb: str, entry: Entry, kind: Kind | None) -> str:
         if entry.kinds and kind is None and verb not in ("edit", "delete", "label")
         else ""
     )
-    options = _write_options(command.params[: -len(common())])
+    known = {param.opts[0] for param in (*common(), *parts(), *table())}
+    options = _write_options([param for param in command.params if param.opts[0] not in known])
     return f"\n### `{f'{path} {usage}'.strip()}`\n\n{(command.help or '').strip()}{only}\n" + (
         f"\n{options}" if options else ""
     )

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from weft.cli.output.form import DOCUMENTS, Form, read_form
 from weft.cli.terminal import Paint, plan_paint
 
 if TYPE_CHECKING:
     from weft.client import Client
 
 DEFAULT_WAIT_SECONDS = 600.0
-OUTPUTS = ("table", "wide", "json", "yaml", "name")
 
 
 class Clock(Protocol):
@@ -29,7 +29,8 @@ class Clock(Protocol):
 
 
 class Session:
-    """One run. ``output`` is one of OUTPUTS; ``timeout_seconds`` bounds waiting, None means the default."""
+    """One run. ``timeout_seconds`` bounds waiting, None means the default. ``columns`` and ``sort`` are for rows, ``json_fields``
+    and ``jq`` for documents."""
 
     def __init__(self, make_clock: Callable[[], Clock], environ: Mapping[str, str] = os.environ) -> None:
         self._make_clock = make_clock
@@ -37,12 +38,18 @@ class Session:
         self.context_file: str | None = None
         self.project: str | None = environ.get("WEFT_PROJECT")
         self.all_projects = False
-        self.output = environ.get("WEFT_OUTPUT", "table") if environ.get("WEFT_OUTPUT") in OUTPUTS else "table"
+        self.given_form: Form | None = None
+        self.no_header = False
+        self.columns: tuple[str, ...] = ()
+        self.sort = ""
+        self.json_fields = ""
+        self.jq: str | None = None
         self.debug = False
         self.no_color = bool(environ.get("NO_COLOR"))
         self.timeout_seconds: float | None = None
         self.detach = False
         self._told_of_skew = False
+        self.unfinished = False  # what was asked for is still being waited for
 
     @functools.cached_property
     def clock(self) -> Clock:
@@ -83,10 +90,32 @@ class Session:
         """Colours for standard output; none off a terminal."""
         return plan_paint(sys.stdout, self.color)
 
+    @functools.cached_property
+    def _usual_form(self) -> Form:
+        """How things are printed unless a command's line says it. Raises InvalidInput."""
+        return read_form(self.environ.get("WEFT_OUTPUT") or "table", field="WEFT_OUTPUT")
+
+    @property
+    def form(self) -> Form:
+        form = self.given_form or self._usual_form
+        return form.without_header() if self.no_header else form
+
+    @property
+    def output(self) -> str:
+        """How things are printed: one of OUTPUTS, or a word of the command's own."""
+        if self.given_form is None and (self.jq is not None or self.json_fields):
+            return "json"
+        return self.form.name
+
     @property
     def is_data(self) -> bool:
         """Standard output is for a program, so nothing but objects may go there."""
-        return self.output in ("json", "yaml", "name")
+        return self.output not in ("table", "wide")
+
+    @property
+    def is_document(self) -> bool:
+        """Whole objects are wanted, not rows or names of them."""
+        return self.output in DOCUMENTS
 
     def say(self, line: str) -> None:
         """One line for the person, beside the data."""

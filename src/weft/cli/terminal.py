@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+CLEAR = "\x1b[H\x1b[2J"  # what stands on a terminal
 _COLORS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "dim": 2, "bold": 1}
 _PHASES = {
     "green": ("Running", "Ready", "Available", "True", "chosen", "Attached"),

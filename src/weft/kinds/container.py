@@ -10,7 +10,7 @@ import msgspec
 
 from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocationSpec
 from weft.kinds.capabilities import MORE_CAPABILITIES, read_capabilities
-from weft.kinds.cells import text
+from weft.kinds.cells import dig, text
 from weft.kinds.convert import CONVERT, refuse_converting
 from weft.kinds.environment import check_env, check_env_secrets
 from weft.kinds.migration import MigrateContainerInput, make_migration
@@ -321,4 +321,5 @@ CONTAINER = Kind(
         *workload_references(),
     ),
     columns=workload_columns(Column("IMAGE", text("spec.image"), flexible=True)),
+    over=lambda obj: bool(dig(obj, "spec.once")) and dig(obj, "status.phase") in ("Stopped", "Failed"),
 )

@@ -176,7 +176,7 @@ CONVERSION = Kind(
     columns=(
         NAME,
         Column("CONVERSION", _way),
-        Column("PHASE", text("status.phase", "Pending")),
+        Column("PHASE", text("status.phase", "Pending"), keep=True),
         Column("PAUSE", _pause, align="right"),
         AGE,
         Column("NOTE", _note, flexible=True),

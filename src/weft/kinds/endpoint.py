@@ -47,7 +47,7 @@ ENDPOINT = Kind(
         NAME,
         Column("WORKLOAD", text("spec.workload.name")),
         Column("NETWORK", text("spec.network")),
-        Column("ADDRESS", text("spec.address")),
+        Column("ADDRESS", text("spec.address"), keep=True),
         Column("MAC", text("spec.mac")),
         Column("NODE", text("status.node")),
         AGE,

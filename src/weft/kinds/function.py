@@ -256,7 +256,7 @@ FUNCTION = Kind(
     ),
     columns=(
         NAME,
-        Column("PHASE", text("status.phase", "Pending")),
+        Column("PHASE", text("status.phase", "Pending"), keep=True),
         Column("RUNTIME", lambda obj: dig(obj, "spec.image", "") or dig(obj, "spec.runtime", "–"), flexible=True),
         Column("ISOLATION", text("spec.isolation")),
         Column("MEMORY", size("spec.memory"), align="right"),

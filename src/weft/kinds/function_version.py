@@ -46,7 +46,7 @@ FUNCTION_VERSION = Kind(
         NAME,
         Column("FUNCTION", text("spec.function")),
         Column("VERSION", text("spec.number"), align="right"),
-        Column("PHASE", text("status.phase", "Pending")),
+        Column("PHASE", text("status.phase", "Pending"), keep=True),
         Column("RUNTIME", lambda obj: obj["spec"].get("image") or obj["spec"].get("runtime") or "–", flexible=True),
         Column("MEMORY", size("spec.memory"), align="right"),
         Column("DESCRIPTION", text("spec.description", ""), flexible=True),

@@ -137,7 +137,7 @@ IMAGE = Kind(
     ),
     columns=(
         NAME,
-        Column("PHASE", text("status.phase", "Pending")),
+        Column("PHASE", text("status.phase", "Pending"), keep=True),
         Column("SIZE", size("status.size"), align="right"),
         Column(
             "DISK", lambda o: size("status.virtual_size")(o) if dig(o, "status.virtual_size") else "–", align="right"

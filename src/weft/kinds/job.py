@@ -293,7 +293,7 @@ JOB = Kind(
     ),
     columns=(
         NAME,
-        Column("PHASE", text("status.phase", "Pending")),
+        Column("PHASE", text("status.phase", "Pending"), keep=True),
         Column("DONE", _tasks, align="right"),
         Column("RUNNING", text("status.running", "0"), align="right"),
         Column("FAILED", text("status.failed", "0"), align="right"),

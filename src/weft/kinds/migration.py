@@ -17,7 +17,6 @@ from weft.kinds.record import Column, Kind, Object, Reference, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import MAX_NAME
 from weft.objects.lifecycle import Phase
-from weft.objects.quantity import LAST_MOMENT
 from weft.objects.schema import field
 
 # Planned: its time hasn't come; Pending: it has no target yet; Finishing: it runs at the target, the source is cleared.
@@ -33,7 +32,6 @@ MOST_TRIES = 3
 Mode = Literal["live", "cold", "storage", "best"]
 MOVABLE: dict[str, tuple[Mode, ...]] = {"vm": ("live", "cold", "storage"), "container": ("best", "live", "cold")}
 MOVED_ON = "movedOn"  # of one that an older store takes for under way: the guest came, and went on, since then
-Moment = Annotated[float, field("", ge=0, le=LAST_MOMENT)]
 
 
 class MigrationSpec(msgspec.Struct, kw_only=True):
@@ -63,12 +61,10 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
         int, field("The longest standstill to aim at, in milliseconds", change="never", ge=1, le=60_000)
     ] = 300
     not_before: Annotated[
-        Moment | None,
-        field("When it may begin, in seconds since 1970; at once without it", change="never"),
+        float | None,
+        field("When it may begin; at once without it", change="never", quantity="moment"),
     ] = None
-    not_after: Annotated[
-        Moment | None, field("When it is too late to begin, in seconds since 1970", change="never")
-    ] = None
+    not_after: Annotated[float | None, field("When it is too late to begin", change="never", quantity="moment")] = None
     reason: Annotated[str, field("Why, for people", change="live", max_length=200)] = ""
     cancel: Annotated[bool, field("The wish to break it off: the verb cancel sets it")] = False
 
@@ -239,8 +235,8 @@ class MoveInput(msgspec.Struct, kw_only=True):
     to: Annotated[str | None, field("The node to move to; without one the scheduler chooses", name=True)] = None
     timeout_seconds: Annotated[float, field("How long it may take", quantity="duration")] = DEFAULT_TIMEOUT_SECONDS
     bytes_per_second: Annotated[int, field("How fast it may send", quantity="bytes", ge=0)] = 0
-    not_before: Annotated[Moment | None, field("When it may begin")] = None
-    not_after: Annotated[Moment | None, field("When it is too late to begin")] = None
+    not_before: Annotated[float | None, field("When it may begin", quantity="moment")] = None
+    not_after: Annotated[float | None, field("When it is too late to begin", quantity="moment")] = None
     reason: Annotated[str, field("Why", max_length=200)] = ""
 
 
@@ -382,7 +378,7 @@ MIGRATION = Kind(
     columns=(
         NAME,
         Column("WORKLOAD", text("spec.workload")),
-        Column("PHASE", text("status.phase", "Pending")),
+        Column("PHASE", text("status.phase", "Pending"), keep=True),
         Column("NODES", _from_to),
         Column("MODE", text("status.plan.mode", "–")),
         Column("DOWNTIME", _pause, align="right"),

@@ -64,7 +64,7 @@ NETWORK = Kind(
     status_writer="networks",
     columns=(
         NAME,
-        Column("CIDR", text("spec.cidr")),
+        Column("CIDR", text("spec.cidr"), keep=True),
         Column("GATEWAY", text("status.gateway")),
         Column("VNI", text("status.vni"), align="right"),
         Column("USED", lambda o: f"{(o.get('status') or {}).get('used', 0)}/{(o.get('status') or {}).get('size', 0)}"),

@@ -14,7 +14,7 @@ from weft.kinds.record import Column, Kind, Object, Verb
 from weft.kinds.taint import check_taints
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
-from weft.objects.quantity import LAST_MOMENT, format_bytes, format_cpu
+from weft.objects.quantity import format_bytes, format_cpu
 from weft.objects.schema import field, suggest, words
 
 OVERCOMMITTED = ("cpu", "memory", "disk")
@@ -30,7 +30,6 @@ Amount = Annotated[int, field("", quantity="amount")]
 Ratio = Annotated[float, field("", quantity="ratio")]
 Cost = Annotated[float, field("", ge=0, le=1e9)]
 Reason = Annotated[str, field("Why, for people", max_length=200)]
-Moment = Annotated[float, field("Seconds since 1970", ge=0, le=LAST_MOMENT)]
 
 
 class NodeSpec(msgspec.Struct, kw_only=True):
@@ -56,8 +55,10 @@ class NodeSpec(msgspec.Struct, kw_only=True):
     cordon_reason: Annotated[str, field("Why it is cordoned", max_length=200)] = ""
     drain: Annotated[bool, field("Move away what is on it")] = False
     drain_reason: Annotated[str, field("Why it is drained", max_length=200)] = ""
-    drain_not_before: Annotated[float | None, field("When its drain may begin, in seconds since 1970")] = None
-    drain_not_after: Annotated[float | None, field("From when on nothing more begins to leave")] = None
+    drain_not_before: Annotated[float | None, field("When its drain may begin", quantity="moment")] = None
+    drain_not_after: Annotated[float | None, field("From when on nothing more begins to leave", quantity="moment")] = (
+        None
+    )
     maintenance: Annotated[bool, field("It is being worked on: place nothing new here")] = False
     maintenance_reason: Annotated[str, field("What is being done to it", max_length=200)] = ""
 
@@ -198,8 +199,8 @@ class DrainInput(msgspec.Struct):
     """``not_before`` and ``not_after`` are the window in which workloads begin to leave, in seconds since 1970."""
 
     reason: Reason = ""
-    not_before: Moment | None = None
-    not_after: Moment | None = None
+    not_before: Annotated[float | None, field("When it may begin", quantity="moment")] = None
+    not_after: Annotated[float | None, field("From when on nothing more begins to leave", quantity="moment")] = None
 
 
 def _drain(obj: Object, given: DrainInput) -> dict[str, Any]:
@@ -355,7 +356,7 @@ NODE = Kind(
     ),
     columns=(
         NAME,
-        Column("STATUS", _status),
+        Column("STATUS", _status, keep=True),
         Column("CPU", _cpu),
         Column("MEMORY", _bytes("memory")),
         Column("DISK", _bytes("disk")),

@@ -42,7 +42,7 @@ PUBLICATION = Kind(
         Column("WORKLOAD", text("spec.workload.name")),
         Column("TARGET", text("spec.target_port"), align="right"),
         Column("NODE", text("status.node")),
-        Column("ADDRESS", text("status.address")),
+        Column("ADDRESS", text("status.address"), keep=True),
         AGE,
     ),
 )

@@ -119,7 +119,7 @@ RECOMMENDATION = Kind(
     columns=(
         NAME,
         Column("WORKLOAD", text("spec.workload", "–")),
-        Column("PHASE", text("status.phase", "Pending")),
+        Column("PHASE", text("status.phase", "Pending"), keep=True),
         Column("NODE", text("status.current", "–")),
         Column("BEST", text("status.best", "–")),
         Column("MESSAGE", text("status.message", ""), flexible=True),

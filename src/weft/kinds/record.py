@@ -22,6 +22,7 @@ class Column(msgspec.Struct, frozen=True):
     align: Literal["left", "right"] = "left"
     wide: bool = False
     flexible: bool = False  # may be cut when the terminal is narrow
+    keep: bool = False  # where there is no room, others are left out before it
 
 
 class Verb(msgspec.Struct, frozen=True):
@@ -141,7 +142,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     ``commands`` are commands of ``weft`` that can be given for its objects beside ``verbs`` and what every kind has.
     ``uploads`` are the digests of what must have been uploaded for a spec. People may delete what is ``removable``, although
     only weft writes it. ``guard`` raises IllegalTransition for a whole object whose spec people may not change, nor delete it,
-    just now.
+    just now. ``over``: whether a whole object has done what it was made for, so that lists leave it out.
     """
 
     name: str
@@ -177,6 +178,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     removable: bool = False
     longest_name: int = MAX_NAME
     guard: Callable[[Object], None] | None = None
+    over: Callable[[Object], bool] | None = None
 
     def verb(self, name: str) -> Verb | None:
         return next((v for v in self.verbs if v.name == name), None)

@@ -111,5 +111,10 @@ REPORT = Kind(
     status_writer="report",
     question=True,
     check=check_report,
-    columns=(NAME, Column("SUBJECT", text("spec.subject")), Column("PHASE", text("status.phase", "Pending")), AGE),
+    columns=(
+        NAME,
+        Column("SUBJECT", text("spec.subject")),
+        Column("PHASE", text("status.phase", "Pending"), keep=True),
+        AGE,
+    ),
 )

@@ -23,7 +23,9 @@ class TokenSpec(msgspec.Struct, kw_only=True):
         None
     )
     node: Annotated[str | None, field("The only node name it may enrol", change="never", name=True)] = None
-    expires_at: Annotated[float | None, field("Unix seconds after which it is worth nothing", change="never")] = None
+    expires_at: Annotated[float | None, field("When it becomes worth nothing", change="never", quantity="moment")] = (
+        None
+    )
     sha256: Annotated[str, field("Hash of the secret; set by the server", change="never", max_length=64)] = ""
     key_id: Annotated[str, field("The access key's id; set by the server", change="never", max_length=64)] = ""
 

@@ -75,7 +75,7 @@ VOLUME = Kind(
     finalizers=("volume",),
     columns=(
         NAME,
-        Column("PHASE", text("status.phase", "Available")),
+        Column("PHASE", text("status.phase", "Available"), keep=True),
         Column("SIZE", size("spec.size"), align="right"),
         Column("POOL", lambda obj: dig(obj, "status.pool") or dig(obj, "spec.pool", LOCAL), wide=True),
         Column("NODE", text("status.node")),

@@ -222,9 +222,9 @@ def workload_columns(image: Column) -> tuple[Column, ...]:
     """A workload's row; ``image`` is what tells of the kind's own image."""
     return (
         NAME,
-        Column("PHASE", text("status.phase", "Pending")),
+        Column("PHASE", text("status.phase", "Pending"), keep=True),
         Column("NODE", text("status.node")),
-        Column("ADDRESS", text("status.address")),
+        Column("ADDRESS", text("status.address"), keep=True),
         Column("CPU", cores("spec.cpu"), align="right"),
         Column("MEMORY", size("spec.memory"), align="right"),
         image,

@@ -32,9 +32,10 @@ def main() -> None:
     """Run what the command line says and end with its exit code."""
     argv = sys.argv[1:]
     if not argv or argv[0] not in PROCESSES:
+        signs = importlib.import_module("weft.cli.signs")
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a terminal that can't show a sign gets another, not an error
+                signs.show_plainly(stream)  # a terminal that can't show a sign gets another, not an error
         gc.set_threshold(400_000)  # a command makes many objects (a list of 10,000 VMs 200,000) and ends soon
         code = importlib.import_module("weft.cli.app").run(argv, _make_clock)
         _flush()

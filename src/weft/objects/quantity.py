@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import datetime
 
 from weft.objects.errors import InvalidInput
 
@@ -115,6 +116,28 @@ def parse_duration(text: object, field: str = "duration") -> float:
     if seconds > 100 * 365 * 86400:
         raise InvalidInput(f"{field}: {stripped[:LONGEST_SHOWN]} is more than a hundred years", field=field, hint=hint)
     return seconds
+
+
+def parse_moment(text: object, field: str = "time") -> float:
+    """Seconds since 1970, to the millisecond, from that number or RFC 3339. Raises InvalidInput naming ``field``."""
+    hint = "write it like 2026-12-24T22:00:00Z"
+    if isinstance(text, bool) or not isinstance(text, (int, float, str)):
+        raise _bad(text, field, "a time", hint)
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(str(text).strip())
+        except ValueError:
+            raise _bad(text, field, "a time", hint) from None
+        if moment.tzinfo is None:
+            raise InvalidInput(
+                f"{field}: {str(text)[:LONGEST_SHOWN]} says no offset from UTC", field=field, hint=hint
+            ) from None
+        seconds = moment.timestamp()
+    if not 0 <= seconds <= LAST_MOMENT:
+        raise InvalidInput(f"{field}: {str(text)[:LONGEST_SHOWN]} is in no calendar", field=field, hint=hint)
+    return round(seconds, 3)
 
 
 def format_bytes(value: float, digits: int = 1) -> str:

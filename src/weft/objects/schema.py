@@ -18,14 +18,14 @@ from msgspec import inspect as mi
 
 from weft.objects.errors import InvalidInput, UnknownField, WeftError
 from weft.objects.identity import check_name
-from weft.objects.quantity import parse_amount, parse_bytes, parse_cpu, parse_duration, parse_ratio
+from weft.objects.quantity import parse_amount, parse_bytes, parse_cpu, parse_duration, parse_moment, parse_ratio
 
 T = TypeVar("T")
 MOST_PROBLEMS = 20  # told of one object
 LONGEST_PATH = 200
 LONGEST_WORD = 64  # that may be a misspelt one
 ChangeMode = Literal["live", "plug", "restart", "replace", "never"]
-Quantity = Literal["bytes", "cpu", "duration", "amount", "ratio", ""]
+Quantity = Literal["bytes", "cpu", "duration", "amount", "ratio", "moment", ""]
 _TYPE_WORDS = {  # of msgspec, as people call them
     "array": "a list",
     "bool": "true or false",
@@ -35,12 +35,21 @@ _TYPE_WORDS = {  # of msgspec, as people call them
     "object": "a map",
     "str": "text",
 }
+_QUANTITY_WORDS = {
+    "bytes": "size",
+    "cpu": "cores",
+    "duration": "duration",
+    "amount": "count or size",
+    "ratio": "number",
+    "moment": "time",
+}
 _PARSERS = {
     "bytes": parse_bytes,
     "cpu": parse_cpu,
     "duration": parse_duration,
     "amount": parse_amount,
     "ratio": parse_ratio,
+    "moment": parse_moment,
 }
 
 
@@ -321,8 +330,7 @@ def type_name(info: mi.Type, extra: dict[str, Any]) -> str:
     if extra.get("shown"):
         return str(extra["shown"])
     if extra.get("quantity"):
-        words = {"bytes": "size", "cpu": "cores", "duration": "duration", "amount": "count or size", "ratio": "number"}
-        return words[extra["quantity"]]
+        return _QUANTITY_WORDS[extra["quantity"]]
     if isinstance(info, mi.LiteralType):
         return " | ".join(str(v) for v in info.values)
     if isinstance(info, mi.ListType):

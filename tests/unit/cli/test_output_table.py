@@ -42,3 +42,25 @@ def test_a_phase_is_coloured_only_when_colour_is_wanted() -> None:
 @given(st.lists(st.lists(st.text(min_size=0, max_size=30), min_size=3, max_size=3), max_size=5), st.integers(30, 200))
 def test_no_line_is_wider_than_the_terminal(rows: list[list[str]], width: int) -> None:
     assert max(map(len, draw_table(COLUMNS, rows, width).splitlines())) <= width
+
+
+WORKLOADS = [
+    *(Column("NAME"), Column("PHASE", keep=True), Column("NODE"), Column("ADDRESS", keep=True)),
+    *(Column("CPU", right=True), Column("IMAGE"), Column("AGE"), Column("NOTE", flexible=True)),
+]
+ROW = ["web-frontend", "Running", "n1", "10.214.100.200", "2", "debian-12", "12m", ""]
+
+
+def test_a_narrow_terminal_loses_columns_the_last_first_and_no_address_is_cut() -> None:
+    whole = draw_table(WORKLOADS, [ROW], 200).splitlines()[0].split()
+    assert whole == ["NAME", "PHASE", "NODE", "ADDRESS", "CPU", "IMAGE", "AGE"]
+    shown = {width: draw_table(WORKLOADS, [ROW], width) for width in (60, 50, 42, 30)}
+    assert shown[60].splitlines()[0].split() == whole[:6]
+    assert shown[50].splitlines()[0].split() == whole[:5]
+    assert shown[42].splitlines()[0].split() == ["NAME", "PHASE", "ADDRESS"]
+    assert shown[30].splitlines()[0].split() == ["NAME", "PHASE"]
+    assert not any("…" in text for text in shown.values())
+
+
+def test_a_table_without_titles_has_only_its_rows() -> None:
+    assert draw_table(COLUMNS, ROWS[:1], header=False) == "web  1"

@@ -1,4 +1,4 @@
-"""Objects on standard output in the format that was asked for: table, wide, json, yaml, name, manifest."""
+"""Objects on standard output in the form that was asked for: rows, names, whole documents or parts of them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,29 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import click
 import msgspec
 
-from weft.cli.output.table import Column, draw_table
+from weft.cli.output import rows as sheet
+from weft.cli.output.moments import render_moments
+from weft.cli.output.table import Column
 from weft.cli.session import Session
 from weft.cli.terminal import find_width
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.quantity import format_age
+from weft.objects.selector import Fields
 
 Object = Mapping[str, Any]
 MANIFEST = "manifest"  # for commands that show objects: what people wrote of them, to be applied again
 MANIFEST_PARTS = ("kind", "name", "project", "labels", "spec")
+_AGE = "AGE"
 
 
 def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind]) -> None:
     """``items``, of ``kinds``, as a list: also one is ``{"items": […]}`` as data."""
-    if session.output in ("json", "yaml"):
-        print_data({"items": list(items)}, session.output)
+    if session.is_document:
+        print_data(session, {"items": list(items)})
     elif session.output == "name":
         print_names(items)
     elif session.output == MANIFEST:
@@ -38,28 +43,65 @@ def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind])
 
 def print_object(session: Session, item: Object) -> None:
     """One whole object."""
-    if session.output in ("json", "yaml"):
-        print_data(item, session.output)
+    if session.is_document:
+        print_data(session, item)
     else:
         print_list(session, [item], [BY_NAME[item["kind"]]])
 
 
 def write_manifest(item: Object) -> str:
     """The YAML that makes ``item`` once more: what is its own, without uid, revision and status."""
-    return _write_yaml({part: item[part] for part in MANIFEST_PARTS if item.get(part)})
+    own = {part: item[part] for part in MANIFEST_PARTS if item.get(part)}
+    return _write_yaml(msgspec.json.decode(render_moments(msgspec.json.encode(own))))
 
 
-def print_data(value: Any, form: str) -> None:
-    """Any plain data as JSON or YAML."""
-    if form == "yaml":
-        sys.stdout.write(_write_yaml(value))
+def print_data(session: Session, value: Any) -> None:
+    """Any plain data, or lists of what is JSON already (``msgspec.Raw``), as the document that was asked for, JSON if none
+    was. Raises UsageError where rows were."""
+    if session.output in ("csv", "markdown"):
+        raise click.UsageError(f"-o {session.output} is for lists; this is one answer: -o json or yaml")
+    document = _take_parts(session, render_moments(msgspec.json.encode(value)))
+    if session.jq is None and session.output not in ("yaml", "jsonpath", "template"):
+        print(msgspec.json.format(document, indent=2).decode())
     else:
-        print_json(value)
+        _print_document(session, document)
 
 
-def print_json(value: Any) -> None:
-    """Plain data, or what is JSON already (``msgspec.Raw``), as JSON that people can read."""
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+def print_line(session: Session, value: Any) -> None:
+    """One of many pieces of data, as it comes: a line of JSON, or what else of it was asked for."""
+    document = _take_parts(session, render_moments(msgspec.json.encode(value)))
+    if session.output == "yaml":
+        print("---")
+    if session.jq is None and session.output not in ("yaml", "jsonpath", "template"):
+        print(document.decode(), flush=True)
+    else:
+        _print_document(session, document)
+        sys.stdout.flush()
+
+
+def _take_parts(session: Session, document: bytes) -> bytes:
+    if not session.json_fields:
+        return document
+    select = importlib.import_module("weft.cli.output.select")
+    return msgspec.json.encode(
+        select.pick_fields(msgspec.json.decode(document), select.read_fields(session.json_fields))
+    )
+
+
+def _print_document(session: Session, document: bytes) -> None:
+    if session.jq is not None:
+        for line in importlib.import_module("weft.cli.output.jq").run_jq(session.jq, document):
+            print(line)
+        return
+    value = msgspec.json.decode(document)
+    if session.output == "yaml":
+        sys.stdout.write(_write_yaml(value))
+    elif session.output == "template":
+        module = importlib.import_module("weft.cli.output.select")
+        sys.stdout.write(module.write_template(session.form.expression, value))
+    else:
+        text = importlib.import_module("weft.cli.output.jsonpath").write_jsonpath(session.form.expression, value)
+        print(text, end="" if text.endswith("\n") else "\n")
 
 
 def _write_yaml(value: Any) -> str:
@@ -72,25 +114,91 @@ def print_names(items: Sequence[Object]) -> None:
         print(f"{item['kind']}/{item['name']}")
 
 
+def print_rows(session: Session, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """A table that is not of objects, with the columns and in the order that were asked for."""
+    titles = [column.title for column in columns]
+    if session.sort:
+        word, backwards = _read_sort(session)
+        (place,) = sheet.choose([word], titles, "--sort")
+        rows = sorted(rows, key=lambda row: sheet.sort_key(row[place]), reverse=backwards)
+    places = sheet.choose(sheet.split_words(session.columns), titles, "-c") or list(range(len(titles)))
+    shown = [msgspec.structs.replace(columns[i], flexible=False) if session.columns else columns[i] for i in places]
+    _print_rows(session, shown, [[row[i] for i in places] for row in rows])
+
+
 def print_table(session: Session, items: Sequence[Object], kind: Kind) -> None:
     """``items`` of one kind in its own columns; with objects of all projects, each one's project in front."""
     if not items:
         where = "" if session.all_projects or kind.scope == "fabric" else f" in project {session.client.project}"
         session.say(f"no {kind.plural}{where}")
-        return
-    shown = [column for column in kind.columns if not column.wide or session.output == "wide"]
-    columns = [Column(c.title, c.align == "right", c.flexible) for c in shown]
-    rows = [[_cell(session, c.title, c.value(item)) for c in shown] for item in items]
-    if session.all_projects and kind.scope == "project":
-        columns.insert(0, Column("PROJECT"))
-        rows = [[item.get("project") or "–", *row] for item, row in zip(items, rows, strict=True)]
-    print(draw_table(columns, rows, find_width(sys.stdout), session.paint))
+        if not session.is_data:
+            return
+    columns, rows = make_rows(session, items, kind)
+    _print_rows(session, columns, rows)
+
+
+def make_rows(session: Session, items: Sequence[Object], kind: Kind) -> tuple[list[Column], list[list[str]]]:
+    """The columns and rows of ``items`` that were asked for, in that order."""
+    items = _sort_items(session, items, kind)
+    known = {sheet.as_word(column.title): column for column in kind.columns}
+    words = sheet.split_words(session.columns)
+    if not words:
+        words = [word for word, column in known.items() if not column.wide or session.output == "wide"]
+        words = [*(["project"] if session.all_projects and kind.scope == "project" else []), *words]
+    columns: list[Column] = []
+    cells: list[list[str]] = []
+    for word in words:
+        column = known.get(sheet.as_word(word))
+        if column is not None:
+            flexible = column.flexible and not session.columns
+            columns.append(Column(column.title, column.align == "right", flexible, column.keep))
+            cells.append([_cell(session, column.title, column.value(item)) for item in items])
+        else:
+            columns.append(Column(word.upper()))
+            cells.append([_find_field(item, word) for item in items])
+            if items and set(cells[-1]) == {sheet.NONE} and not _is_field(word, items):
+                raise sheet.no_column(word, [column.title for column in kind.columns], "-c")
+    return columns, [list(row) for row in zip(*cells, strict=True)]
+
+
+def _print_rows(session: Session, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    text = sheet.draw_rows(session.form, columns, rows, find_width(sys.stdout), session.paint)
+    if text:
+        print(text)
+
+
+def _sort_items(session: Session, items: Sequence[Object], kind: Kind) -> Sequence[Object]:
+    if not session.sort:
+        return items
+    word, backwards = _read_sort(session)
+    column = next((each for each in kind.columns if sheet.as_word(each.title) == sheet.as_word(word)), None)
+    if column is None:
+        if items and not _is_field(word, items):
+            raise sheet.no_column(word, [each.title for each in kind.columns], "--sort")
+        return sorted(items, key=lambda item: sheet.sort_key(_find_field(item, word)), reverse=backwards)
+    if column.title == _AGE:  # the cell is the moment of its making: the least age is the latest one
+        return sorted(items, key=lambda item: float(column.value(item)), reverse=not backwards)
+    return sorted(items, key=lambda item: sheet.sort_key(column.value(item)), reverse=backwards)
+
+
+def _read_sort(session: Session) -> tuple[str, bool]:
+    """By which word, and whether the largest comes first: a ``-`` stands before it then."""
+    return session.sort.removeprefix("-"), session.sort.startswith("-")
+
+
+def _find_field(item: Object, path: str) -> str:
+    return Fields(item).get(path.lstrip("."), "") or sheet.NONE
+
+
+def _is_field(path: str, items: Sequence[Object]) -> bool:
+    """Whether a path can lead somewhere in ``items``, although none of them may have anything there just now."""
+    return path in ("project",) or path.startswith("labels.") or any(path.lstrip(".") in Fields(item) for item in items)
 
 
 def _cell(session: Session, title: str, text: str) -> str:
-    return age_of(session, float(text)) if title == "AGE" else text
+    return age_of(session, float(text)) if title == _AGE else text
 
 
 def age_of(session: Session, since: float) -> str:
     """How long ago ``since`` (unix seconds) was, in one unit."""
-    return format_age(session.clock.now() - since) if since else "–"
+    return format_age(session.clock.now() - since) if since else sheet.NONE

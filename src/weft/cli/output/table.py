@@ -1,4 +1,8 @@
-"""Tables: aligned columns that fit the terminal; off one, whole cells and no colour. Pure."""
+"""Tables: aligned columns that fit the terminal; off one, whole cells and no colour. Pure.
+
+Too wide a table loses whole columns, the last first, before a cell is cut: half an address is worth nothing. Only flexible
+columns are cut, and the first one where nothing else is left.
+"""
 
 from __future__ import annotations
 
@@ -9,46 +13,59 @@ import msgspec
 from weft.cli.terminal import Paint, clean
 
 GAP = "  "
-_LEAST = 4  # columns of text that a cut cell keeps
+_LEAST = 12  # columns of text that a cut cell keeps
 
 
 class Column(msgspec.Struct, frozen=True):
-    """A column's title and manners; a ``flexible`` one is cut first and left out when it is empty."""
+    """A column's title and manners; a ``flexible`` one may be cut, and is left out when it is empty. Those to ``keep`` are the
+    last to go where there is no room."""
 
     title: str
     right: bool = False
     flexible: bool = False
+    keep: bool = False
 
 
 def draw_table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None, paint: Paint | None = None
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    width: int | None = None,
+    paint: Paint | None = None,
+    header: bool = True,
 ) -> str:
-    """The table as text, with titles. ``width`` None: nothing is cut."""
+    """The table as text, with titles unless there is to be no ``header``. ``width`` None: nothing is cut."""
     paint = paint or Paint(False)
     table = [(column, [clean(row[i]) for row in rows]) for i, column in enumerate(columns)]
     table = [(column, cells) for column, cells in table if not column.flexible or any(cells)]
-    widths = [max(len(column.title), max(map(len, cells), default=0)) for column, cells in table]
+    widths = [max(len(column.title) * header, max(map(len, cells), default=0)) for column, cells in table]
     if width is not None:
-        _shrink(widths, [column for column, _ in table], width)
+        shown = _fit_columns([column for column, _ in table], widths, width)
+        table, widths = [table[i] for i in shown], list(shown.values())
     head = [_fit([column.title], column, room, Paint(False)) for (column, _), room in zip(table, widths, strict=True)]
     body = [_fit(cells, column, room, paint) for (column, cells), room in zip(table, widths, strict=True)]
-    return "\n".join([*(paint.color(line, "bold") for line in _lines(head)), *_lines(body)])
+    return "\n".join([*(paint.color(line, "bold") for line in _lines(head) if header), *_lines(body)])
 
 
-def _shrink(widths: list[int], columns: Sequence[Column], width: int) -> None:
-    """Make ``widths`` fit: first the flexible columns, then always the widest."""
-    over = sum(widths) + len(GAP) * (len(widths) - 1) - width
-    for i, column in enumerate(columns):
-        if column.flexible and over > 0:
-            cut = min(over, max(0, widths[i] - max(_LEAST, len(column.title), 12)))
-            widths[i] -= cut
-            over -= cut
-    while over > 0:
-        widest = max(range(len(widths)), key=widths.__getitem__)
-        if widths[widest] <= _LEAST:
-            return
-        widths[widest] -= 1
-        over -= 1
+def _fit_columns(columns: Sequence[Column], widths: Sequence[int], width: int) -> dict[int, int]:
+    """The places of the columns that fit into ``width``, and how wide each is then."""
+    least = [min(w, max(_LEAST, len(c.title))) if c.flexible else w for c, w in zip(columns, widths, strict=True)]
+    shown = list(range(len(columns)))
+    leaving = sorted(shown[1:], key=lambda i: (columns[i].keep, columns[i].flexible, -i))
+    while _sum(least, shown) > width and leaving:
+        shown.remove(leaving.pop(0))
+    room = {i: least[i] for i in shown}
+    spare = width - _sum(least, shown)
+    for i in shown:
+        more = max(0, min(spare, widths[i] - room[i]))
+        room[i] += more
+        spare -= more
+    if spare < 0:
+        room[shown[0]] = max(1, room[shown[0]] + spare)
+    return room
+
+
+def _sum(widths: Sequence[int], shown: Sequence[int]) -> int:
+    return sum(widths[i] for i in shown) + len(GAP) * (len(shown) - 1)
 
 
 def _fit(cells: Sequence[str], column: Column, width: int, paint: Paint) -> list[str]:

@@ -9,8 +9,8 @@ import click
 from weft.cli import options
 from weft.cli.grammar import Entry
 from weft.cli.lookup import find_targets
-from weft.cli.output.formats import print_data
-from weft.cli.output.table import Column, draw_table
+from weft.cli.output.formats import print_data, print_rows
+from weft.cli.output.table import Column
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
@@ -78,13 +78,11 @@ def _show(session: Session, function: dict[str, Any]) -> int:
     aliases: dict[str, dict[str, float]] = function["spec"]["aliases"]
     if session.output == "name":
         print("\n".join(f"{function['name']}:{alias}" for alias in sorted(aliases)))
-    elif session.is_data:
-        print_data(
-            {"items": [{"alias": alias, "versions": aliases[alias]} for alias in sorted(aliases)]}, session.output
-        )
+    elif session.is_document:
+        print_data(session, {"items": [{"alias": alias, "versions": aliases[alias]} for alias in sorted(aliases)]})
     elif not aliases:
         session.say(f"function/{function['name']} has no aliases")
     else:
         rows = [[alias, _describe(aliases[alias])] for alias in sorted(aliases)]
-        print(draw_table((Column("ALIAS"), Column("STANDS FOR", flexible=True)), rows))
+        print_rows(session, (Column("ALIAS"), Column("STANDS FOR", flexible=True)), rows)
     return 0

@@ -44,7 +44,7 @@ def _run(session: Session, kind: Kind | None, act: str, file: str | None) -> Non
         "ca_sha256": hash_ca(context.ca) if context.ca else "",
         "identity": "token" if context.token else "certificate" if context.certificate else "none",
     }
-    if session.output in ("json", "yaml"):
-        print_data(shown, session.output)
+    if session.is_document:
+        print_data(session, shown)
     else:
         print("\n".join(f"{key:<10} {value}" for key, value in shown.items()))

@@ -7,8 +7,8 @@ import click
 from weft.cli import options
 from weft.cli.grammar import Entry
 from weft.cli.lookup import find_one
-from weft.cli.output.formats import age_of, print_data
-from weft.cli.output.table import Column, draw_table
+from weft.cli.output.formats import age_of, print_data, print_rows
+from weft.cli.output.table import Column
 from weft.cli.session import Session
 from weft.client.functions import act_on_dead_letters, list_dead_letters
 from weft.kinds.record import Kind
@@ -32,14 +32,14 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], redrive: b
         raise click.UsageError("--redrive or --purge, not both")
     if redrive or purge:
         count = act_on_dead_letters(session.client, target.name, "redrive" if redrive else "purge")
-        if session.output in ("json", "yaml"):
-            print_data({"count": count}, session.output)
+        if session.is_document:
+            print_data(session, {"count": count})
         else:
             print(f"{target.what}  {count} " + ("run again" if redrive else "purged"))
         return 0
     letters = list_dead_letters(session.client, target.name)
-    if session.output in ("json", "yaml"):
-        print_data({"items": letters}, session.output)
+    if session.is_document:
+        print_data(session, {"items": letters})
     elif session.output == "name":
         print("\n".join(letter["id"] for letter in letters))
     elif not letters:
@@ -62,7 +62,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], redrive: b
             ]
             for letter in letters
         ]
-        print(draw_table(columns, rows))
+        print_rows(session, columns, rows)
     return 0
 
 

@@ -52,7 +52,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str 
         obj = session.client.get(target.kind.name, target.name)
         if plot is not None:
             _plot(obj, target, Path(plot))
-        if session.output in ("json", "yaml", "name"):
+        if session.is_data:
             print_object(session, obj)
             return
         if target != targets[0]:

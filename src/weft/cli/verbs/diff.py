@@ -33,12 +33,12 @@ def _run(session: Session, kind: Kind | None, files: tuple[str, ...]) -> int:
         code = complain(problem, session.output, session.color, session.debug)
         return USAGE if code == ERROR else code  # 1 already means: it differs
     differing = [(m, r) for m, r in zip(manifests, results, strict=True) if r["action"] != "unchanged"]
-    if session.output in ("json", "yaml"):
+    if session.is_document:
         print_data(
+            session,
             {"items": [{"action": r["action"], "changes": r.get("changes", []), **_ref(m.data)} for m, r in differing]},
-            session.output,
         )
-    for manifest, result in differing if session.output not in ("json", "yaml") else ():
+    for manifest, result in differing if not session.is_document else ():
         print(manifest.what if session.output == "name" else f"{manifest.what}  would be {result['action']}")
         for change in result.get("changes") or () if session.output != "name" and result["action"] == "updated" else ():
             print(f"  {describe_change(change)}")

@@ -54,8 +54,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None) -> int:
     findings = [*_check_machine(), *_check_server(session)]
-    if session.output in ("json", "yaml"):
-        print_data({"items": [finding._asdict() for finding in findings]}, session.output)
+    if session.is_document:
+        print_data(session, {"items": [finding._asdict() for finding in findings]})
     else:
         width = max(len(finding.subject) for finding in findings)
         for subject, state, fact, remedy in findings:

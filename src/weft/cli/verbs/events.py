@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,10 +12,10 @@ from weft.cli import options
 from weft.cli.exit_codes import INTERRUPTED
 from weft.cli.grammar import Entry
 from weft.cli.lookup import find_targets, look_up
-from weft.cli.output.formats import age_of, print_data
+from weft.cli.output.formats import age_of, print_data, print_line, print_rows
 from weft.cli.output.table import Column, draw_table
 from weft.cli.session import Session
-from weft.cli.terminal import clean, find_width
+from weft.cli.terminal import clean
 from weft.cli.words import Target
 from weft.kinds.record import Kind
 
@@ -45,10 +43,10 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
         past = _read(session, abouts := _find_abouts(session, kind, targets))
     past = past[-tail:] if tail else past
     if not follow:
-        if session.output in ("json", "yaml"):
-            print_data({"items": past}, session.output)
+        if session.is_document:
+            print_data(session, {"items": past})
         elif past:
-            print(draw_events(session, past, find_width(sys.stdout)))
+            print_rows(session, _COLUMNS, _make_rows(session, past))
         else:
             session.say("no events")
         return None
@@ -92,7 +90,11 @@ def _name(record: Record) -> str:
 
 def draw_events(session: Session, records: Sequence[Record], width: int | None) -> str:
     """Records as a table."""
-    rows = [
+    return draw_table(_COLUMNS, _make_rows(session, records), width, session.paint)
+
+
+def _make_rows(session: Session, records: Sequence[Record]) -> list[list[str]]:
+    return [
         [
             age_of(session, record["at"]),
             record["type"],
@@ -102,12 +104,11 @@ def draw_events(session: Session, records: Sequence[Record], width: int | None) 
         ]
         for record in records
     ]
-    return draw_table(_COLUMNS, rows, width, session.paint)
 
 
 def _print_line(session: Session, record: Record) -> None:
-    if session.output == "json":
-        print(json.dumps(record), flush=True)
+    if session.is_document:
+        print_line(session, record)
         return
     ref = record["object"]
     clock = time.strftime("%H:%M:%S", time.localtime(record["at"]))

@@ -53,6 +53,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], tty: bool,
 def run_command(session: Session, target: Target, given: dict[str, object]) -> int:
     """Run it and carry its bytes; its exit code. Raises the error that kept it from running."""
     ticket = session.client.verb(target.kind.name, target.name, "exec", given)
+    session.unfinished = True
     with dial(session.client.context, ticket) as sock:
         stream = Stream(sock)
         stdin = None if sys.stdin is None or sys.stdin.closed else sys.stdin.fileno()

@@ -55,8 +55,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
 
 
 def _print(session: Session, told: dict[str, object], line: object) -> int:
-    if session.output in ("json", "yaml"):
-        print_data(told, session.output)
+    if session.is_document:
+        print_data(session, told)
     else:
         print(line)
     return 0

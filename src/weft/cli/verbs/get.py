@@ -22,21 +22,31 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.targets(kind, required=kind is None),
         *options.selectors(),
         options.all_projects(),
+        *options.listing(),
+        *options.table(),
         options.output(MANIFEST),
     ]
     return options.build(verb, summary, _run, kind, params)
 
 
 def _run(
-    session: Session, kind: Kind | None, words: tuple[str, ...], labels: tuple[str, ...], fields: tuple[str, ...]
+    session: Session,
+    kind: Kind | None,
+    words: tuple[str, ...],
+    labels: tuple[str, ...],
+    fields: tuple[str, ...],
+    every: bool,
+    watch: bool,
 ) -> int | None:
     if kind is None and len(words) == 1 and is_noun(words[0]):
         kind, words = find_noun(words[0]), ()
     if kind is not None and not words:
-        list_kind(session, kind, labels, fields)
+        list_kind(session, kind, labels, fields, every=every, watch=watch)
         return None
     if labels or fields:
         raise click.UsageError("give names, or a selector, not both")
+    if watch:
+        raise click.UsageError("-w follows a list: give a kind, and -l or --field for some of it")
     targets = look_up(session, kind, words)
     found: list[dict[str, object]] = []
 

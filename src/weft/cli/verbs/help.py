@@ -1,4 +1,4 @@
-"""`weft help`, `weft help vm create`, `weft help exit-codes`."""
+"""`weft help`, `weft help vm create`, `weft help exit-codes`, `weft help output`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import click
 from weft.cli import options
 from weft.cli.exit_codes import print_table
 from weft.cli.grammar import PROCESSES, Entry
+from weft.cli.output.form import describe_forms
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 
-TOPICS = {"exit-codes": print_table}
+TOPICS = {"exit-codes": print_table, "output": describe_forms}
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    words = click.Argument(["words"], nargs=-1, metavar="[COMMAND...|exit-codes]")
-    return options.build(verb, "Show help on a command or a topic (exit-codes).", _run, kind, [words])
+    words = click.Argument(["words"], nargs=-1, metavar=f"[COMMAND...|{'|'.join(TOPICS)}]")
+    return options.build(verb, f"Show help on a command or a topic ({', '.join(TOPICS)}).", _run, kind, [words])
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> None:

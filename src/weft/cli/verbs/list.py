@@ -1,7 +1,9 @@
-"""`weft vm list`, `weft list vm`: the objects of one kind."""
+"""`weft vm list`, `weft list vm`: the objects of one kind, once or (`-w`) as they change."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -9,8 +11,10 @@ import click
 from weft.cli import options
 from weft.cli.completion import complete_kind
 from weft.cli.grammar import Entry
-from weft.cli.output.formats import MANIFEST, print_json, print_list
+from weft.cli.output.formats import MANIFEST, make_rows, print_data, print_line, print_list, print_names
+from weft.cli.output.rows import draw_rows
 from weft.cli.session import Session
+from weft.cli.terminal import CLEAR, find_width, is_terminal
 from weft.cli.words import find_noun
 from weft.client.usage import fetch_usage
 from weft.kinds.record import Kind
@@ -19,30 +23,104 @@ Object = dict[str, Any]
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    params: list[click.Parameter] = [*options.selectors(), options.all_projects(), options.output(MANIFEST)]
+    params: list[click.Parameter] = [
+        *options.selectors(),
+        options.all_projects(),
+        *options.listing(),
+        *options.table(),
+        options.output(MANIFEST),
+    ]
     if kind is None:
         params.insert(0, click.Argument(["word"], metavar="KIND", shell_complete=complete_kind))
     return options.build(verb, f"List {kind.plural if kind else 'objects'}.", _run, kind, params)
 
 
-def _run(session: Session, kind: Kind | None, labels: tuple[str, ...], fields: tuple[str, ...], word: str = "") -> None:
-    list_kind(session, kind or find_noun(word), labels, fields)
+def _run(
+    session: Session,
+    kind: Kind | None,
+    labels: tuple[str, ...],
+    fields: tuple[str, ...],
+    every: bool,
+    watch: bool,
+    word: str = "",
+) -> None:
+    list_kind(session, kind or find_noun(word), labels, fields, every=every, watch=watch)
 
 
-def list_kind(session: Session, kind: Kind, labels: tuple[str, ...], fields: tuple[str, ...]) -> None:
-    """Print the objects of ``kind`` that match; the server does the matching."""
-    listing = session.client.list(
-        kind.name, all_projects=session.all_projects, labels=",".join(labels), fields=",".join(fields)
-    )
-    if session.output == "json":
-        print_json({"items": listing.raws})
-    else:
-        print_list(session, with_use(session, kind, listing.items), [kind])
+def list_kind(
+    session: Session, kind: Kind, labels: tuple[str, ...], fields: tuple[str, ...], *, every: bool, watch: bool
+) -> None:
+    """Print the objects of ``kind`` that match; the server does the matching. Tasks that have ended are left out where nothing was
+    selected, unless ``every`` one is wanted."""
+    selected: dict[str, Any] = {
+        "all_projects": session.all_projects,
+        "labels": ",".join(labels),
+        "fields": ",".join(fields),
+    }
+    hides = not (every or labels or fields)
+    if watch:
+        _watch(session, kind, selected, hides)
+        return
+    listing = session.client.list(kind.name, **selected)
+    if session.output == "json" and kind.over is None:
+        print_data(session, {"items": listing.raws})  # as they came: nothing of them need be looked into
+        return
+    shown = [item for item in listing.items if not (hides and is_over(kind, item))]
+    print_list(session, with_use(session, kind, shown), [kind])
+    if left := len(listing.items) - len(shown):
+        session.say(f"not shown: {left} that have done their task (--all)")
 
 
-def with_use(session: Session, kind: Kind, items: list[Object]) -> list[Object]:
+def is_over(kind: Kind, item: Object) -> bool:
+    """Whether lists leave ``item`` out."""
+    return kind.over is not None and kind.over(item)
+
+
+def with_use(session: Session, kind: Kind, items: Sequence[Object]) -> list[Object]:
     """Nodes that are shown in all columns with what they use now: it stands in no object."""
-    if kind.name != "node" or session.output != "wide":
-        return items
+    if kind.name != "node" or not (session.output == "wide" or "used" in " ".join(session.columns).lower()):
+        return list(items)
     used = {each["node"]: each["use"] for each in fetch_usage(session.client.http)}
     return [{**item, "use": used.get(item["uid"])} for item in items]
+
+
+def _watch(session: Session, kind: Kind, selected: dict[str, Any], hides: bool) -> None:
+    """The list, and then what changes, until Ctrl-C: on a terminal the list anew, off it a line for each change."""
+    redraws = is_terminal(sys.stdout) and not session.is_data
+    known: dict[str, Object] = {}
+    synced = told = False
+    for type_, item in _follow(session, kind, selected):
+        if type_ == "synced":
+            synced = True
+        elif type_ == "put" and not (hides and is_over(kind, item)):
+            known[item["uid"]] = item
+        else:
+            known.pop(item["uid"], None)
+        if session.is_document and item:
+            print_line(session, {"type": type_, "object": item})
+        elif session.output == "name" and type_ == "put":
+            print_names([item])
+        elif synced and redraws:
+            print(CLEAR, end="")
+            print_list(session, with_use(session, kind, list(known.values())), [kind])
+        elif synced and not session.is_data | told:
+            print_list(session, with_use(session, kind, list(known.values())), [kind])
+            told = True
+        elif synced and type_ == "put":
+            _print_row(session, kind, item)
+        elif synced and type_ == "delete":
+            session.say(f"{kind.name}/{item['name']} was deleted")
+        sys.stdout.flush()
+
+
+def _follow(session: Session, kind: Kind, selected: dict[str, Any]) -> Iterator[tuple[str, Object]]:
+    for event in session.client.watch_forever(kind.name, **selected):
+        if event.type in ("put", "delete"):
+            yield event.type, event.object
+        elif event.type == "synced":
+            yield event.type, {}
+
+
+def _print_row(session: Session, kind: Kind, item: Object) -> None:
+    columns, rows = make_rows(session, with_use(session, kind, [item]), kind)
+    print(draw_rows(session.form.without_header(), columns, rows, find_width(sys.stdout), session.paint))

@@ -30,7 +30,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
     answer, _ = exchange(session, "function", target.name, "metrics", {})
     told: dict[str, Any] = json.loads(answer)
     if session.is_data:
-        print_data(told, session.output if session.output != "name" else "json")
+        print_data(session, told)
         return 0
     print("\n".join(describe_metrics(told, session.clock.now())))
     return 0

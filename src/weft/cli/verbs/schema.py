@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import click
 import msgspec
@@ -11,10 +10,9 @@ import msgspec
 from weft.cli import options
 from weft.cli.completion import complete_kind
 from weft.cli.grammar import Entry
-from weft.cli.output.formats import print_data
-from weft.cli.output.table import Column, draw_table
+from weft.cli.output.formats import print_data, print_rows
+from weft.cli.output.table import Column
 from weft.cli.session import Session
-from weft.cli.terminal import find_width
 from weft.cli.words import find_noun
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
@@ -41,13 +39,13 @@ def _run(session: Session, kind: Kind | None, word: str | None) -> None:
     elif path.partition(".")[0] in (kind.name, kind.plural):
         path = path.partition(".")[2]
     docs = select_fields(kind, path)
-    if session.output in ("json", "yaml"):
-        print_data({"items": [msgspec.to_builtins(doc) for doc in docs]}, session.output)
+    if session.is_document:
+        print_data(session, {"items": [msgspec.to_builtins(doc) for doc in docs]})
     elif session.output == "name":
         print("\n".join(f"{kind.name}.{doc.path}" for doc in docs))
     else:
         rows = [[doc.path, doc.type, _default(doc), doc.change, doc.description] for doc in docs]
-        print(draw_table(_COLUMNS, rows, find_width(sys.stdout), session.paint))
+        print_rows(session, _COLUMNS, rows)
 
 
 def select_fields(kind: Kind, path: str) -> list[FieldDoc]:

@@ -86,7 +86,7 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
     needs = [one for one in changes if one["mode"] == "restart"]
     if dry_run:
         if session.is_data:
-            print_data({"changes": changes}, session.output)
+            print_data(session, {"changes": changes})
         elif not changes:
             session.say(f"{target.what}  nothing would change")
         return 0

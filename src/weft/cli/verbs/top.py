@@ -9,17 +9,15 @@ import click
 from weft.cli import options
 from weft.cli.completion import complete_kind
 from weft.cli.grammar import Entry
-from weft.cli.output.formats import print_data, print_names
-from weft.cli.output.table import draw_table
+from weft.cli.output.formats import print_data, print_names, print_rows
 from weft.cli.output.usage import NODE_COLUMNS, SORTS, VM_COLUMNS, draw_nodes, draw_vms, join_nodes, join_vms
 from weft.cli.session import Session
-from weft.cli.terminal import find_width, is_terminal
+from weft.cli.terminal import CLEAR, is_terminal
 from weft.cli.words import find_noun
 from weft.client.usage import fetch_usage
 from weft.kinds.record import Kind
 
 WATCH_SECONDS = 3.0
-CLEAR = "\x1b[H\x1b[2J"
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -63,12 +61,12 @@ def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fiel
     ).items
     used = fetch_usage(session.client.http, guests=kind.workload is not None)
     rows = (join_nodes if kind.name == "node" else join_vms)(items, used, sort)
-    if session.output in ("json", "yaml"):
-        print_data({"items": rows}, session.output)
+    if session.is_document:
+        print_data(session, {"items": rows})
     elif session.output == "name":
         print_names(rows)
     elif not rows:
         session.say(f"no {kind.plural}")
     else:
         columns, draw = (NODE_COLUMNS, draw_nodes) if kind.name == "node" else (VM_COLUMNS, draw_vms)
-        print(draw_table(columns, draw(rows), find_width(sys.stdout), session.paint))
+        print_rows(session, columns, draw(rows))

@@ -24,8 +24,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None) -> None:
     server, trouble = ask_server(session)
-    if session.output in ("json", "yaml"):
-        print_data({"client": weft.__version__, "server": server}, session.output)
+    if session.is_document:
+        print_data(session, {"client": weft.__version__, "server": server})
         return
     print(f"weft {weft.__version__}")
     print(f"server {server or 'unknown: ' + trouble}")

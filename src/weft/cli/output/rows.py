@@ -1,0 +1,95 @@
+"""Rows in the form that was asked for: as a table, as CSV, as Markdown; only some columns, in some order. Pure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+import click
+
+from weft.cli.output.form import Form
+from weft.cli.output.table import Column, draw_table
+from weft.cli.terminal import Paint, clean
+from weft.objects.schema import suggest
+
+NONE = "–"  # what a cell says when there is nothing to say
+_QUANTITY = re.compile(r"(-?\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|PiB|ms|s|m|h|d|w|%)?(?:\s*/.*)?")
+_SIZES = {unit: 1024.0**power for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB", "PiB"))}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+SortKey = tuple[int, float, tuple[tuple[int, str], ...]]
+
+
+def draw_rows(
+    form: Form,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    width: int | None = None,
+    paint: Paint | None = None,
+) -> str:
+    """The rows, with titles if the form has them; without a line's end."""
+    if form.name == "csv":
+        return _write_csv(form, columns, rows)
+    if form.name == "markdown":
+        return _write_markdown(form, columns, rows)
+    return draw_table(columns, rows, width, paint, form.header)
+
+
+def _write_csv(form: Form, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if form.header:
+        writer.writerow([column.title for column in columns])
+    writer.writerows([["" if cell == NONE else clean(cell) for cell in row] for row in rows])
+    return out.getvalue().removesuffix("\n")
+
+
+def _write_markdown(form: Form, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
+    lines = [[column.title for column in columns], ["---:" if column.right else "---" for column in columns]]
+    lines = lines if form.header else []
+    lines += [[clean(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def choose(words: Sequence[str], titles: Sequence[str], flag: str) -> list[int]:
+    """The places in ``titles`` of the columns that ``words`` name, in the order of the words. Raises UsageError."""
+    known = {as_word(title): place for place, title in enumerate(titles)}
+    places = []
+    for word in words:
+        if as_word(word) not in known:
+            raise no_column(word, titles, flag)
+        places.append(known[as_word(word)])
+    return places
+
+
+def no_column(word: str, titles: Sequence[str], flag: str) -> click.UsageError:
+    """The complaint about a ``word`` that is none of the columns."""
+    known = [as_word(title) for title in titles]
+    meant = suggest(as_word(word), known)
+    return click.UsageError(
+        f"{flag} {word}: there is no such column; "
+        + (f"did you mean {meant}?" if meant else "there are " + ", ".join(known))
+    )
+
+
+def as_word(title: str) -> str:
+    """A column's title as it is typed: ``CPU USED`` is cpu-used."""
+    return title.strip().lower().replace(" ", "-").replace("_", "-")
+
+
+def split_words(given: Sequence[str]) -> list[str]:
+    """``("name,phase", "node")`` as words."""
+    return [word.strip() for text in given for word in text.split(",") if word.strip()]
+
+
+def sort_key(cell: str) -> SortKey:
+    """What cells are sorted by: quantities by how much they are, text as people count (web-9 before web-10), nothing last."""
+    if cell in ("", NONE):
+        return 2, 0.0, ()
+    match = _QUANTITY.fullmatch(cell.strip())
+    if match:
+        unit = match[2] or ""
+        return 0, float(match[1]) * (_SIZES.get(unit) or _SECONDS.get(unit) or 1.0), ()
+    parts = re.findall(r"\d+|\D+", cell.lower())
+    return 1, 0.0, tuple((int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in parts)

@@ -1,0 +1,83 @@
+"""Parts of a document: ``--json a,b`` (some fields of each object), ``-o template=…`` (a line for each). Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from weft.cli.output.jsonpath import find_values, write_value
+from weft.objects.errors import InvalidInput
+from weft.objects.schema import suggest
+
+_PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|([{}])|\\([nt\\])")
+_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
+
+
+def read_fields(text: str) -> list[str]:
+    """``name,status.phase`` as paths. Raises UsageError for none."""
+    paths = [part.strip().lstrip(".") for part in text.split(",") if part.strip(". ")]
+    if not paths:
+        raise click.UsageError("--json: name the fields, like --json name,status.phase")
+    return paths
+
+
+def pick_fields(document: Any, paths: Sequence[str]) -> Any:
+    """``document`` with only the fields at ``paths`` of each object in it, null where one isn't there. Raises UsageError for a
+    field that none of them can have."""
+    many = _is_list(document)
+    objects = document["items"] if many else [document]
+    for path in paths:
+        first = path.partition(".")[0]
+        known = sorted({name for obj in objects if isinstance(obj, dict) for name in obj})
+        if known and first not in known:
+            meant = suggest(first, known)
+            raise click.UsageError(
+                f"--json {path}: there is no such field; "
+                + (f"did you mean {meant}?" if meant else "there are " + ", ".join(known))
+            )
+    picked = [_pick(obj, paths) for obj in objects]
+    return {"items": picked} if many else picked[0]
+
+
+def _pick(obj: Any, paths: Sequence[str]) -> dict[str, Any]:
+    picked: dict[str, Any] = {}
+    for path in paths:
+        *way, last = path.split(".")
+        source, place = obj, picked
+        for step in way:
+            source = source.get(step) if isinstance(source, Mapping) else None
+            place = place.setdefault(step, {})
+        place[last] = source.get(last) if isinstance(source, Mapping) else None
+    return picked
+
+
+def _is_list(document: Any) -> bool:
+    return isinstance(document, dict) and set(document) == {"items"}
+
+
+def write_template(template: str, document: Any) -> str:
+    """A line for each object of ``document``: ``{status.node}`` stands for that field, ``{{`` for a brace, ``\\n`` and ``\\t`` for
+    what they are elsewhere. Raises InvalidInput."""
+    for match in _PLACE.finditer(template):
+        if match[2] or match[0] == "{}":
+            raise InvalidInput(
+                f"template {template[:80]!r}: a brace has no field and partner",
+                field="template",
+                hint="write fields like {name} or {status.node}, and {{ for a brace itself",
+            )
+    objects = document["items"] if _is_list(document) else [document]
+    return "".join(_PLACE.sub(_filler(obj), template) + "\n" for obj in objects)
+
+
+def _filler(obj: Any) -> Callable[[re.Match[str]], str]:
+    def fill(match: re.Match[str]) -> str:
+        if match[3]:
+            return _ESCAPES[match[3]]
+        if match[1] is None:
+            return match[0][0]
+        return ",".join(write_value(value) for value in find_values(match[1].strip(), obj))
+
+    return fill

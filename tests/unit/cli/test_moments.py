@@ -1,0 +1,116 @@
+"""Times that programs read are RFC 3339, all of them and nothing else; what people write so is read as the same instant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import inspect as mi
+
+from weft.cli.output.moments import is_moment, render_moments
+from weft.contracts.journal import Event
+from weft.kinds.registry import KINDS
+from weft.objects.envelope import Envelope
+from weft.objects.errors import InvalidInput
+from weft.objects.quantity import LAST_MOMENT, parse_moment
+from weft.telemetry.journal import Record
+
+
+def render(value: object) -> object:
+    return msgspec.json.decode(render_moments(msgspec.json.encode(value)))
+
+
+# Every field that is a number with a part behind the point, or a map of numbers, and is a time; a new one is put here or below.
+MOMENTS = {
+    *("created_at", "deleting_since", "since", "at", "first_at", "started_at", "ended_at", "stopped_at", "running_at"),
+    *("began_at", "returned_at", "handed_over_at", "troubled_at", "used_at", "expires_at", "last_run", "next_run"),
+    *("not_before", "not_after", "drain_not_before", "drain_not_after", "start", "end"),
+}
+QUANTITIES = {
+    *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),
+    *("coordinate", "cost", "cpu", "deadline", "decision_ms", "duration", "duration_factor", "duration_ratio", "free"),
+    *("duration_seconds", "gpu_share", "grace", "grace_seconds", "imbalance", "interval", "keep_alive", "largest_free"),
+    *("loss", "max_age", "overcommit", "pause", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
+    *("ratio", "round_trips", "score", "shares", "start_period", "stranded", "task_timeout", "there", "timeout"),
+    *("timeout_seconds", "took_ms", "used", "value", "wanted", "weight"),
+}  # fmt: skip
+
+
+def float_fields(info: mi.Type, name: str, above: tuple[type, ...] = ()) -> Iterator[str]:
+    """The names of all fields below ``info`` that hold numbers with a part behind the point."""
+    if isinstance(info, mi.Metadata):
+        yield from float_fields(info.type, name, above)
+    elif isinstance(info, mi.UnionType):
+        for one in info.types:
+            yield from float_fields(one, name, above)
+    elif isinstance(info, (mi.ListType, mi.VarTupleType)):
+        yield from float_fields(info.item_type, name, above)
+    elif isinstance(info, mi.TupleType):
+        for one in info.item_types:
+            yield from float_fields(one, name, above)
+    elif isinstance(info, mi.DictType):
+        yield from float_fields(info.value_type, name, above)
+    elif isinstance(info, mi.StructType) and info.cls not in above:
+        for field in info.fields:
+            yield from float_fields(field.type, field.encode_name, (*above, info.cls))
+    elif isinstance(info, mi.FloatType):
+        yield name
+
+
+def test_every_number_of_every_kind_is_known_as_a_time_or_as_none() -> None:
+    structs = [part for kind in KINDS for part in (kind.spec, kind.status, kind.report) if part is not None]
+    found = {name for struct in (*structs, Envelope, Record, Event) for name in float_fields(mi.type_info(struct), "")}
+    assert found <= MOMENTS | QUANTITIES, "is it a time? put it into one of the two sets"
+    assert {name for name in found if is_moment(name)} == found & MOMENTS
+
+
+def test_times_become_text_and_other_numbers_stay() -> None:
+    told = {
+        "created_at": 1795279033.7212,
+        "conditions": [{"since": 1795279033.0, "message": 'at":1795279033,'}, {"since": 0.0}],
+        "spec": {"memory": 17952790330, "not_before": 1795279033, "labels": {"since": "1795279033"}},
+        "status": {
+            "retry_at": {"3": 1795279033, "11": 1795279034},
+            "started_at": None,
+            "window": {"start": 1795279033.5},
+        },
+    }
+    assert render(told) == {
+        "created_at": "2026-11-21T16:37:13.721Z",
+        "conditions": [{"since": "2026-11-21T16:37:13.000Z", "message": 'at":1795279033,'}, {"since": None}],
+        "spec": {
+            "memory": 17952790330,
+            "not_before": "2026-11-21T16:37:13.000Z",
+            "labels": {"since": "1795279033"},
+        },
+        "status": {
+            "retry_at": {"3": "2026-11-21T16:37:13.000Z", "11": "2026-11-21T16:37:14.000Z"},
+            "started_at": None,
+            "window": {"start": "2026-11-21T16:37:13.500Z"},
+        },
+    }
+
+
+@given(st.text(), st.text())
+def test_no_text_is_taken_for_a_time(key: str, value: str) -> None:
+    told = {key: value, "message": f'"{key}":1795279033,"at":1795279033}}'}
+    assert render(told) == told
+
+
+@given(st.floats(1e9, 9e10))
+def test_what_is_printed_is_read_as_the_same_instant(seconds: float) -> None:
+    stored = parse_moment(seconds)
+    printed = render({"not_before": stored})
+    assert isinstance(printed, dict) and parse_moment(printed["not_before"]) == stored
+    assert abs(stored - seconds) <= 0.0005 + 1e-5
+
+
+def test_a_time_is_read_with_any_offset_and_never_without() -> None:
+    assert parse_moment("2026-12-24T23:00:00+01:00") == parse_moment("2026-12-24T22:00:00Z") == 1798149600.0
+    for wrong in ("2026-12-24T22:00:00", "soon", "-1", "nan", "inf", True, [], LAST_MOMENT + 1):
+        with pytest.raises(InvalidInput) as refused:
+            parse_moment(wrong, "spec.not_before")
+        assert refused.value.field == "spec.not_before"
