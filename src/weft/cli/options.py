@@ -126,9 +126,13 @@ def parts() -> list[click.Parameter]:
 def listing() -> list[click.Parameter]:
     """For commands that list objects: how many of them, and for how long."""
     return [
-        click.Option(["-a", "--all", "every"], is_flag=True, help="Also tasks that have ended."),
+        ended(),
         click.Option(["-w", "--watch"], is_flag=True, help="Go on with what changes, until Ctrl-C."),
     ]
+
+
+def ended() -> click.Option:
+    return click.Option(["-a", "--all", "every"], is_flag=True, help="Also tasks that have ended.")
 
 
 def table() -> list[click.Parameter]:

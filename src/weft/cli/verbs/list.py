@@ -65,15 +65,19 @@ def list_kind(
     if session.output == "json" and kind.over is None:
         print_data(session, {"items": listing.raws})  # as they came: nothing of them need be looked into
         return
-    shown = [item for item in listing.items if not (hides and is_over(kind, item))]
+    shown = leave_out(kind, listing.items) if hides else listing.items
     print_list(session, with_use(session, kind, shown), [kind])
-    if left := len(listing.items) - len(shown):
-        session.say(f"not shown: {left} that have done their task (--all)")
+    say_left_out(session, len(listing.items) - len(shown))
 
 
-def is_over(kind: Kind, item: Object) -> bool:
-    """Whether lists leave ``item`` out."""
-    return kind.over is not None and kind.over(item)
+def leave_out(kind: Kind, items: Sequence[Object]) -> list[Object]:
+    """``items`` but for those that have done what they were made for."""
+    return [item for item in items if kind.over is None or not kind.over(item)]
+
+
+def say_left_out(session: Session, count: int) -> None:
+    if count:
+        session.say(f"not shown: {count} that have done their task (--all)")
 
 
 def with_use(session: Session, kind: Kind, items: Sequence[Object]) -> list[Object]:
@@ -92,7 +96,7 @@ def _watch(session: Session, kind: Kind, selected: dict[str, Any], hides: bool) 
     for type_, item in _follow(session, kind, selected):
         if type_ == "synced":
             synced = True
-        elif type_ == "put" and not (hides and is_over(kind, item)):
+        elif type_ == "put" and (not hides or leave_out(kind, [item])):
             known[item["uid"]] = item
         else:
             known.pop(item["uid"], None)
