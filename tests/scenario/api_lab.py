@@ -115,7 +115,7 @@ class DoorsLab:
         certificate = key.with_suffix(".crt")
         certificate.write_text(given["certificate"])
         context = Context(server=self.context.server, ca=given["ca"], certificate=str(certificate), key=str(key))
-        return JoinedNode(name, given["node_uid"], self.connect(context), key)
+        return JoinedNode(name, given["node_uid"], self.connect(context), key, context)
 
     def put(self, *envelopes: Envelope) -> None:
         """Write objects as a controller would: straight into the store."""
@@ -141,8 +141,8 @@ class DoorsLab:
 
 
 class JoinedNode:
-    def __init__(self, name: str, uid: str, client: Client, key: Path) -> None:
-        self.name, self.uid, self.client, self.key = name, uid, client, key
+    def __init__(self, name: str, uid: str, client: Client, key: Path, context: Context) -> None:
+        self.name, self.uid, self.client, self.key, self.context = name, uid, client, key, context
 
     def report(self, **body: Any) -> dict[str, Any]:
         answer = self.client.http.request("POST", f"/v1/nodes/{self.name}:report", body)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -198,15 +200,53 @@ def test_events_can_be_followed_over_a_restart(lab: DoorsLab) -> None:
     assert (record["object"]["name"], record["reason"], record["source"]) == ("b", "Created", "api")
 
 
-def test_a_watch_ends_when_its_token_is_deleted(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def writing(lab: DoorsLab) -> Iterator[None]:
+    """VMs change all the time."""
+    lab.client.create(make_vm("busy"))
+    ended = threading.Event()
+
+    def write() -> None:
+        for number in itertools.count():
+            if ended.wait(0.01):
+                return
+            lab.client.patch("vm", "busy", {"labels": {"n": str(number)}})
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(10)
+
+
+@pytest.mark.parametrize("how", ["deleted", "expired"])
+@pytest.mark.parametrize("about", [nullcontext, writing], ids=["quiet", "busy"])
+def test_a_watch_ends_with_its_token_however_much_there_is_to_tell(
+    lab: DoorsLab,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    about: Callable[[DoorsLab], AbstractContextManager[object]],
+) -> None:
     monkeypatch.setattr("weft.api.stream.BOOKMARK_SECONDS", 0.1)
-    viewer = lab.with_token(use="access", subject="eve")
-    events = viewer.watch("vm", viewer.list("vm").cursor)
-    assert next(events).type == "bookmark"
-    [token] = [t for t in lab.client.list("token").items if t["spec"]["subject"] == "eve"]
-    lab.client.delete("token", token["name"])
-    with pytest.raises(NotAuthenticated):
-        list(events)
+    monkeypatch.setattr("weft.api.events.BOOKMARK_SECONDS", 0.1)
+    viewer = lab.with_token(use="access", subject="eve", expires_at=time.time() + 3600)
+    with about(lab):
+        events = viewer.watch("vm", viewer.list("vm").cursor)
+        next(events)
+        journal = viewer.http.stream("GET", "/v1/events?follow=1")
+        next(journal.lines())
+        if how == "deleted":
+            [token] = [t for t in lab.client.list("token").items if t["spec"]["subject"] == "eve"]
+            lab.client.delete("token", token["name"])
+        else:
+            monkeypatch.setattr(lab.doors.clock, "now", lambda: time.time() + 3601)
+        with pytest.raises(NotAuthenticated):
+            for _ in itertools.islice(events, 500):
+                pass
+        assert len(list(itertools.islice(journal.lines(), 500))) < 500
+        journal.close()
 
 
 def test_a_bookmark_resumes_without_loss(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:

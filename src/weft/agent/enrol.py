@@ -22,7 +22,7 @@ from weft.client.context import Context
 from weft.client.http import Http
 from weft.client.tls import fetch_ca
 from weft.contracts.durable import write_durably
-from weft.objects.errors import AlreadyExists, DriverFailed, InvalidInput, NotFound
+from weft.objects.errors import AlreadyExists, DriverFailed, InvalidInput, NotFound, WeftError
 from weft.objects.identity import SERVER_NAME, check_name
 
 FILE = "node.json"
@@ -80,7 +80,7 @@ def make_context(state_dir: Path, enrolment: Enrolment) -> Context:
 
 def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, address: str = "") -> Enrolment:
     """Make this machine the node ``node`` of the fabric at ``server``, or do nothing if it is that already and its
-    certificate hasn't ended.
+    certificate counts.
 
     Raises NotAuthenticated for a wrong digest or token, AlreadyExists when the name is taken or the folder is another
     node's, Unavailable when no server answers.
@@ -93,16 +93,33 @@ def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, ad
             field="node",
             hint=f"use another --state, or start it: weft agent {present.node} --state {state_dir}",
         )
-    if present is not None and not has_ended(state_dir):
+    if present is not None and _counts(state_dir, present):
         return present
     ca = fetch_ca(server, ca_sha256)
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _hold(state_dir):
         # A join before this one may have outlived whoever started it, and have ended only now.
         present = _find_enrolment(state_dir)
-        if present is not None and not has_ended(state_dir):
+        if present is not None and _counts(state_dir, present):
             return present
         return _join(state_dir, server, ca, token, node, address)
+
+
+def _counts(state_dir: Path, enrolment: Enrolment) -> bool:
+    """Whether the node's certificate is worth something: it can be read, hasn't ended, and the server, if it answers, doesn't
+    refuse it because the node was removed, or enrolled anew elsewhere."""
+    if has_ended(state_dir):
+        return False
+    try:
+        http = Http(make_context(state_dir, enrolment))
+    except (WeftError, OSError):
+        return False
+    try:
+        return http.request("GET", f"/v1/nodes/{enrolment.node}").status not in (401, 403)
+    except WeftError:
+        return True
+    finally:
+        http.close()
 
 
 def _join(state_dir: Path, server: str, ca: str, token: str, node: str, address: str) -> Enrolment:

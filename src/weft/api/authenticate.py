@@ -7,8 +7,10 @@ import datetime
 from weft.api.authorise import require_enrolled
 from weft.api.call import Actor, Call
 from weft.api.doors import Doors, TokenFacts
+from weft.api.enrolments import let_in
 from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import NODE_PREFIX, object_key
+from weft.trust.peer import Peer
 from weft.trust.tokens import parse_token, verify_secret
 
 
@@ -17,10 +19,8 @@ async def authenticate(doors: Doors, call: Call) -> Actor:
     if call.bearer:
         return await _by_token(doors, call.bearer)
     peer = call.peer
-    if peer is not None and peer.name.startswith(NODE_PREFIX):
-        if not peer.begins <= doors.clock.now() < peer.ends:
-            raise _out_of_time(doors, peer.begins, peer.ends)
-        return Actor(kind="node", name=peer.name, id=peer.name.removeprefix(NODE_PREFIX))
+    if peer is not None and peer.node_uid is not None:
+        return await _by_certificate(doors, peer, peer.node_uid)
     raise NotAuthenticated(
         "the request says not who asks",
         hint="send Authorization: Bearer weft_… or a node's certificate; weft uses the context's token",
@@ -32,11 +32,19 @@ async def is_still_let_in(doors: Doors, actor: Actor) -> bool:
     if actor.kind == "node":
         try:
             await require_enrolled(doors, actor)
-        except Forbidden:
+        except (Forbidden, NotAuthenticated):
             return False
         return True
     facts = await _find(doors, actor.id)
     return facts is not None and not _has_expired(doors, facts)
+
+
+async def _by_certificate(doors: Doors, peer: Peer, uid: str) -> Actor:
+    if not peer.begins <= doors.clock.now() < peer.ends:
+        raise _out_of_time(doors, peer.begins, peer.ends)
+    actor = Actor(kind="node", name=f"{NODE_PREFIX}{uid}", id=uid, peer=peer)
+    await let_in(doors, actor, peer)
+    return actor
 
 
 async def _by_token(doors: Doors, bearer: str) -> Actor:

@@ -16,20 +16,8 @@ from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.record import Kind
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.objects.errors import Forbidden
-from weft.objects.identity import FABRIC, object_key
-
-
-class Enrolment(msgspec.Struct):
-    """What the doors remember of a node's certificate, apart from the Node object: it outlives that, so that a node
-    that was removed stays out, while one that an older store never knew may come back."""
-
-    name: str
-    key_sha256: str = ""
-    removed_at: float | None = None
-
-
-def enrolment_key(uid: str) -> str:
-    return f"/enrolment/{FABRIC}/{uid}"
+from weft.objects.identity import object_key
+from weft.trust.enrolment import Enrolment, enrolment_key
 
 
 class GivenUp(msgspec.Struct):
@@ -98,17 +86,10 @@ async def authorise_read(
 async def require_enrolled(doors: Doors, actor: Actor) -> Enrolment | None:
     """What is known of the node's certificate; None if nothing (the store may be older than it).
 
-    Raises Forbidden if its node was removed."""
-    entry = await doors.store.get(enrolment_key(actor.id))
-    if entry is None:
-        return None
-    enrolment = msgspec.json.decode(entry.value, type=Enrolment)
-    if enrolment.removed_at is not None:
-        raise Forbidden(
-            f"node {enrolment.name} was removed from the fabric: its certificate is worth nothing",
-            hint="weft token create --join, then weft agent join again",
-        )
-    return enrolment
+    Raises Forbidden if its node was removed, NotAuthenticated if it was enrolled anew since, with another key."""
+    if actor.peer is None:
+        raise Forbidden("only a node itself does this, with its certificate")
+    return await doors.enrolments.check(actor.id, actor.peer)
 
 
 async def owns_image(doors: Doors, node_uid: str, sha256: str) -> bool:

@@ -15,7 +15,8 @@ from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, InvalidInput, TimedOut, TooLarge, UnknownField
 from weft.objects.schema import suggest
 from weft.serving.answer import Answer
-from weft.serving.request import BodyLost, Peer, Request
+from weft.serving.request import BodyLost, Request
+from weft.trust.peer import Peer
 
 MAX_BODY_BYTES = 4_000_000
 MAX_BULK_BYTES = 16_000_000
@@ -30,12 +31,13 @@ _encoder = msgspec.json.Encoder()
 class Actor(msgspec.Struct, frozen=True):
     """Who asks: a person (or program) with a token, a node with its certificate, or a machine that wants to join.
 
-    ``name`` is for the journal; ``id`` the token's or the node's uid."""
+    ``name`` is for the journal; ``id`` the token's or the node's uid; ``peer`` the node's certificate."""
 
     kind: str  # person, node, joiner
     name: str
     id: str
     is_admin: bool = False
+    peer: Peer | None = None
 
 
 class Call:

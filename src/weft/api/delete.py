@@ -9,7 +9,6 @@ import msgspec
 
 from weft.api import claims, references
 from weft.api.admit import guard, not_found, refuse_another
-from weft.api.authorise import Enrolment, enrolment_key
 from weft.api.call import Call, object_answer, read_flag
 from weft.api.commit import read_again, retry, was_done
 from weft.api.doors import Doors
@@ -19,6 +18,7 @@ from weft.contracts.store import AtRevision, Delete, Put, Write
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.serving.answer import Answer
+from weft.trust.enrolment import Enrolment, enrolment_key
 
 
 async def delete(doors: Doors, call: Call, target: Target) -> Answer:
@@ -115,8 +115,10 @@ async def _finish(doors: Doors, target: Target, last: Envelope, key: str | None)
         return envelope
     writes: list[Write] = [Delete(envelope.key)]
     writes += claims.plan_release(kind, envelope, decode_part(envelope.spec, kind.spec))
+    removed = msgspec.json.encode(Enrolment(name=envelope.name, removed_at=doors.clock.now()))
     if kind.name == "node":
-        removed = Enrolment(name=envelope.name, removed_at=doors.clock.now())
-        writes.append(Put(enrolment_key(envelope.uid), msgspec.json.encode(removed)))
-    await doors.store.commit(writes, [AtRevision(envelope.key, envelope.revision)], idempotency_key=key)
+        writes.append(Put(enrolment_key(envelope.uid), removed))
+    revision = await doors.store.commit(writes, [AtRevision(envelope.key, envelope.revision)], idempotency_key=key)
+    if kind.name == "node":
+        doors.enrolments.note(envelope.uid, removed, revision)
     return envelope

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from weft.api.heard import Heard
 from weft.api.lines import Lines
-from weft.api.mirror import Mirror
 from weft.api.peers import Peers
 from weft.api.pulse import Pulse
 from weft.api.ranges import Ranges
+from weft.client.enrolments import Enrolments
+from weft.client.mirror import Mirror, of_envelope
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
@@ -77,12 +78,16 @@ class Doors:
 
     @functools.cached_property
     def tokens(self) -> Mirror[TokenFacts]:
-        return Mirror(self.store, kind_prefix("token"), _token_facts, self.clock)
+        return Mirror(self.store, kind_prefix("token"), of_envelope(_token_facts), self.clock)
+
+    @functools.cached_property
+    def enrolments(self) -> Enrolments:
+        return Enrolments(self.store, self.clock)
 
     @functools.cached_property
     def doomed_volumes(self) -> Mirror[tuple[str, str]]:
         """(uid, node uid) of each volume that is being deleted and whose data lies on a node."""
-        return Mirror(self.store, kind_prefix("volume"), _doomed, self.clock)
+        return Mirror(self.store, kind_prefix("volume"), of_envelope(_doomed), self.clock)
 
     @functools.cached_property
     def ranges(self) -> Ranges:
@@ -100,6 +105,7 @@ class Doors:
         """Begin to follow the store; call on the loop."""
         works: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self.tokens.run,
+            self.enrolments.run,
             self.doomed_volumes.run,
             self.ranges.run,
             self.peers.run,

@@ -33,7 +33,7 @@ async def events(doors: Doors, call: Call) -> Answer:
 
 
 async def _follow(doors: Doors, call: Call, since: int | None, about: str, limit: int) -> AsyncGenerator[bytes, None]:
-    spoke = doors.clock.elapsed()
+    spoke = asked = doors.clock.elapsed()
     if since is None:
         newest = await doors.journal.read_soon(limit=1)
         reached = newest[-1].id if newest else 0
@@ -41,14 +41,17 @@ async def _follow(doors: Doors, call: Call, since: int | None, about: str, limit
     else:
         reached, records = since, []
     while not doors.stopping.is_set():
-        if records:
-            yield b"".join(_encoder.encode(record) + b"\n" for record in records)
-            reached, spoke = max(reached, records[-1].id), doors.clock.elapsed()
-        elif doors.clock.elapsed() - spoke > BOOKMARK_SECONDS:
+        now = doors.clock.elapsed()
+        if now - asked > BOOKMARK_SECONDS:
             if not await is_still_let_in(doors, call.actor):
                 return
+            asked = now
+        if records:
+            yield b"".join(_encoder.encode(record) + b"\n" for record in records)
+            reached, spoke = max(reached, records[-1].id), now
+        elif now - spoke > BOOKMARK_SECONDS:
             yield b"\n"  # keeps the line alive
-            spoke = doors.clock.elapsed()
+            spoke = now
         else:
             await doors.clock.sleep(_LOOK_SECONDS)
         records = await doors.journal.read_soon(since=reached, about=about, limit=_MOST)

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 from cryptography import x509
 
-from weft.api.authorise import Enrolment, enrolment_key, require_enrolled
+from weft.api.authorise import require_enrolled
 from weft.api.call import Call, json_answer
 from weft.api.commit import read_again, retry
 from weft.api.doors import Doors, TokenFacts
+from weft.api.enrolments import change
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.node import NodeSpec, NodeStatus
 from weft.kinds.token import TokenStatus
@@ -24,6 +25,7 @@ from weft.objects.identity import check_name, new_uid, object_key
 from weft.objects.schema import read_strict
 from weft.serving.answer import Answer
 from weft.trust.ca import digest_of_key, read_csr
+from weft.trust.enrolment import Enrolment, enrolment_key, read_enrolment
 
 
 class JoinInput(msgspec.Struct):
@@ -46,20 +48,26 @@ async def join(doors: Doors, call: Call) -> Answer:
     name = check_name(given.node, "node")
     csr = read_csr(given.csr)
     key = digest_of_key(csr)
-    uid = await retry(doors, lambda: _enrol(doors, call.actor.id, name, key))
-    return _certificate(doors, call, csr, uid)
+    uid, begins = await retry(doors, lambda: _enrol(doors, call.actor.id, name, key))
+    return _certificate(doors, call, csr, uid, begins)
 
 
 async def renew(doors: Doors, call: Call, name: str) -> Answer:
-    """``POST /v1/nodes/{name}:renew``, by the node itself: a fresh certificate for its next year."""
+    """``POST /v1/nodes/{name}:renew``, by the node itself: a fresh certificate for its next year. If it is for another key,
+    that of the present one counts until the other is used."""
     call.query()
-    enrolment = await require_own(doors, call, name)
+    await require_own(doors, call, name)
     given = read_strict(await call.read_object(), RenewInput, "")
     csr = read_csr(given.csr)
-    if enrolment is not None and digest_of_key(csr) != enrolment.key_sha256:
-        changed = msgspec.structs.replace(enrolment, key_sha256=digest_of_key(csr))
-        await doors.store.commit([Put(enrolment_key(call.actor.id), msgspec.json.encode(changed))])
-    return _certificate(doors, call, csr, call.actor.id)
+    key, begins = digest_of_key(csr), doors.authority.begin()
+
+    def note(known: Enrolment) -> Enrolment:
+        following = known.next_sha256 if key == known.key_sha256 else key
+        return msgspec.structs.replace(known, next_sha256=following, latest=max(known.latest, begins))
+
+    if call.actor.peer is not None:
+        await change(doors, call.actor, call.actor.peer, note)
+    return _certificate(doors, call, csr, call.actor.id, begins)
 
 
 async def require_own(doors: Doors, call: Call, name: str) -> Enrolment | None:
@@ -72,8 +80,8 @@ async def require_own(doors: Doors, call: Call, name: str) -> Enrolment | None:
     return enrolment
 
 
-async def _enrol(doors: Doors, token_id: str, name: str, key: str) -> str:
-    """The uid of the node that now has the key with digest ``key``."""
+async def _enrol(doors: Doors, token_id: str, name: str, key: str) -> tuple[str, float]:
+    """The uid of the node whose key is now that with digest ``key``, and no other; and when its certificate begins."""
     token = await doors.tokens.read(object_key("token", None, token_id))
     if token is None:
         raise NotAuthenticated("the token is not valid", hint="weft token create --join makes another")
@@ -98,21 +106,36 @@ async def _enrol(doors: Doors, token_id: str, name: str, key: str) -> str:
         )
     else:
         preconditions.append(AtRevision(node.key, node.revision))
-    writes.append(Put(enrolment_key(node.uid), msgspec.json.encode(Enrolment(name=name, key_sha256=key))))
+    former = await doors.store.get(enrolment_key(node.uid))
+    begins = doors.authority.begin()
+    latest = begins if former is None else max(begins, read_enrolment(former.value).latest)
+    enrolment = msgspec.json.encode(Enrolment(name=name, key_sha256=key, latest=latest))
+    at = enrolment_key(node.uid)
+    preconditions.append(Absent(at) if former is None else AtRevision(at, former.revision))
+    writes.append(Put(at, enrolment))
     used = TokenStatus(used_at=doors.clock.now(), node_uid=node.uid)
     token.envelope.status = merge_part(token.envelope.status, used)
     writes.append(Put(token.envelope.key, encode_envelope(token.envelope)))
-    await doors.store.commit(writes, preconditions)
+    revision = await doors.store.commit(writes, preconditions)
+    doors.enrolments.note(node.uid, enrolment, revision)
     doors.tell(node.ref, "Joined", f"joined with token {token_id}")
-    return node.uid
+    return node.uid, begins
 
 
-async def _repeat(doors: Doors, token: TokenFacts, status: TokenStatus, node: Envelope | None, key: str) -> str:
+async def _repeat(
+    doors: Doors, token: TokenFacts, status: TokenStatus, node: Envelope | None, key: str
+) -> tuple[str, float]:
     """The same machine asks again with the token it has used: it may not have heard the answer."""
     if node is not None and node.uid == status.node_uid:
         entry = await doors.store.get(enrolment_key(node.uid))
-        if entry is not None and msgspec.json.decode(entry.value, type=Enrolment).key_sha256 == key:
-            return node.uid
+        known = None if entry is None else read_enrolment(entry.value)
+        if entry is not None and known is not None and known.key_sha256 == key:
+            begins = doors.authority.begin()
+            known.latest = max(known.latest, begins)
+            await doors.store.commit(
+                [Put(entry.key, msgspec.json.encode(known))], [AtRevision(entry.key, entry.revision)]
+            )
+            return node.uid, begins
     raise NotAuthenticated(
         f"token {token.envelope.name} was used already: a join token is good for one node",
         hint="weft token create --join makes another",
@@ -131,10 +154,10 @@ def make_node(doors: Doors, name: str, uid: str) -> Envelope:
     )
 
 
-def _certificate(doors: Doors, call: Call, csr: x509.CertificateSigningRequest, uid: str) -> Answer:
+def _certificate(doors: Doors, call: Call, csr: x509.CertificateSigningRequest, uid: str, begins: float) -> Answer:
     answer: dict[str, Any] = {
         "node_uid": uid,
-        "certificate": doors.authority.sign_node(csr, uid),
+        "certificate": doors.authority.sign_node(csr, uid, begins),
         "ca": doors.authority.ca,
         "gateway": doors.settings.gateway_for(call.host),
         "server_name": doors.settings.server_name,

@@ -11,7 +11,7 @@ import hashlib
 
 import msgspec
 
-from weft.api.mirror import Mirror
+from weft.client.mirror import Mirror, of_envelope
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.objects.envelope import Envelope, decode_part
@@ -42,7 +42,7 @@ class Peers:
     """``secret`` is what all keys follow from."""
 
     def __init__(self, store: Store, secret: bytes, clock: Clock) -> None:
-        self._nodes = Mirror(store, kind_prefix("node"), _answering, clock)
+        self._nodes = Mirror(store, kind_prefix("node"), of_envelope(_answering), clock)
         self._secret, self._clock = secret, clock
         self._ring: list[tuple[bytes, str, Answering]] = []
         self._versions: dict[str, str] = {}  # by uid, as long as the ring is what it is

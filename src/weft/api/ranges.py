@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from weft.api.mirror import Mirror
+from weft.client.mirror import Mirror, of_envelope
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.kinds.network import NetworkSpec
@@ -43,8 +43,8 @@ class Ranges:
     with tenants."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
-        self._networks = Mirror(store, kind_prefix("network"), _network, clock)
-        self._nodes = Mirror(store, kind_prefix("node"), _address, clock)
+        self._networks = Mirror(store, kind_prefix("network"), of_envelope(_network), clock)
+        self._nodes = Mirror(store, kind_prefix("node"), of_envelope(_address), clock)
         self._told = Told("", [], [])
         self._at, self._again_at = (-1, -1), 0.0
         self._clock = clock

@@ -12,8 +12,8 @@ from typing import Literal
 
 import msgspec
 
-from weft.api.authorise import Enrolment, enrolment_key, given_up_key
-from weft.api.call import Call, json_answer
+from weft.api.authorise import given_up_key
+from weft.api.call import Actor, Call, json_answer
 from weft.api.commit import read_again, retry
 from weft.api.doors import Doors
 from weft.api.join import make_node, require_own
@@ -38,6 +38,7 @@ from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
 from weft.objects.identity import Ref, object_key
 from weft.serving.answer import Answer
+from weft.trust.enrolment import Enrolment, adopt, enrolment_key, read_enrolment
 
 _ONE_BY_ONE = 4  # up to so many allocations are read singly, more by one list
 _CHUNK = 90
@@ -109,7 +110,7 @@ async def report(doors: Doors, call: Call, name: str) -> Answer:
     await doors.store.grant(f"{LEASE_PREFIX}{uid}", uid, LEASE_SECONDS, _write_digest(given.digest))
     node = await _read_node(doors, name, uid)
     if node is None or known is None:
-        node = await retry(doors, lambda: _take_back(doors, name, uid, given.heard))
+        node = await retry(doors, lambda: _take_back(doors, call.actor, name, given.heard))
     answer = ReportAnswer()
     await _write_node(doors, node, given)
     answer.version = doors.heard.get(uid)
@@ -157,21 +158,23 @@ async def _read_node(doors: Doors, name: str, uid: str) -> Envelope | None:
     return node
 
 
-async def _take_back(doors: Doors, name: str, uid: str, heard: str | None) -> Envelope:
+async def _take_back(doors: Doors, actor: Actor, name: str, heard: str | None) -> Envelope:
     """The Node object of a certificate that the store doesn't know: the store is older than it, or was emptied, or the node was
     given up. What runs there comes back with it. Raises Unavailable while its agent may still take places for its own that
     went with it: what it says would hide their guests, and others would be started in their stead."""
+    uid, peer = actor.id, actor.peer
     node = await _read_node(doors, name, uid)
     key = enrolment_key(uid)
     entry = await doors.store.get(key)
     writes: list[Write] = []
     preconditions: list[Precondition] = []
     if entry is None:
-        writes.append(Put(key, msgspec.json.encode(Enrolment(name=name))))
+        fresh = Enrolment(name=name) if peer is None else adopt(Enrolment(name=name), peer)
+        writes.append(Put(key, msgspec.json.encode(fresh)))
         preconditions.append(Absent(key))
     made = node is None
     if node is None:
-        if entry is not None and msgspec.json.decode(entry.value, type=Enrolment).removed_at is not None:
+        if entry is not None and read_enrolment(entry.value).removed_at is not None:
             raise Forbidden(f"node {name} was removed from the fabric")
         given_up = await doors.store.get(given_up_key(uid))
         if given_up is not None:

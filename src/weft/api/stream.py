@@ -85,7 +85,7 @@ class Watching:
 
     def __init__(self, doors: Doors, call: Call, feed: Feed) -> None:
         self._doors, self._call, self._feed = doors, call, feed
-        self._began = self._spoke = doors.clock.elapsed()
+        self._began = self._spoke = self._asked = doors.clock.elapsed()
         self._is_over = False
         doors.streams.add(feed.woken)
 
@@ -112,8 +112,10 @@ class Watching:
         """The next lines; None at the end."""
         doors, feed = self._doors, self._feed
         while not doors.stopping.is_set() and doors.clock.elapsed() - self._began < _LONGEST_SECONDS:
-            quiet = await _wait(feed.woken, self._spoke + BOOKMARK_SECONDS - doors.clock.elapsed())
+            due = min(self._spoke, self._asked) + BOOKMARK_SECONDS
+            quiet = await _wait(feed.woken, due - doors.clock.elapsed())
             feed.woken.clear()
+            await self._ask_again()
             if lines := feed.take():
                 self._spoke = doors.clock.elapsed()
                 return lines
@@ -126,10 +128,17 @@ class Watching:
                 return await self._make_bookmark()
         return None
 
-    async def _make_bookmark(self) -> bytes:
-        """Raises NotAuthenticated if the reader would no longer be let in."""
+    async def _ask_again(self) -> None:
+        """Now and then, however much there is to tell. Raises NotAuthenticated if the reader would no longer be let in."""
+        now = self._doors.clock.elapsed()
+        if now - self._asked < BOOKMARK_SECONDS:
+            return
+        self._asked = now
         if not await is_still_let_in(self._doors, self._call.actor):
-            raise NotAuthenticated("the token is not valid any more")
+            what = "certificate" if self._call.actor.kind == "node" else "token"
+            raise NotAuthenticated(f"the {what} is not valid any more")
+
+    async def _make_bookmark(self) -> bytes:
         cursor = self._doors.pulse.settled_since(self._feed.told_at) or self._feed.cursor
         return encode_line(Line("bookmark", cursor=cursor))
 

@@ -8,7 +8,7 @@ import socket
 
 from weft.client.frames import Frame, drop_rest, receive_frame
 from weft.objects.errors import Unavailable
-from weft.objects.identity import read_node_uid
+from weft.trust.peer import read_peer
 
 log = logging.getLogger("weft.gateway")
 KEEPALIVE_SECONDS = 30
@@ -20,9 +20,14 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.address = _name_address(writer.get_extra_info("peername"))
-        self.node_uid = read_node_uid(writer.get_extra_info("peercert"))
+        self.peer = read_peer(writer.get_extra_info("ssl_object"))
         self.keeps_sessions = self.counts_printed = self.serves_functions = False  # an agent that does; it says so
         _keep_alive(writer.get_extra_info("socket"))
+
+    @property
+    def node_uid(self) -> str | None:
+        """Of the node whose certificate the other side has shown."""
+        return self.peer.node_uid if self.peer is not None else None
 
     async def receive(self) -> Frame | None:
         """The next frame; None when the other side has closed or is lost. Raises InvalidInput for what is no frame."""

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import secrets
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -34,6 +34,7 @@ from weft.objects.errors import (
     Unavailable,
     WeftError,
 )
+from weft.trust.peer import Peer
 from weft.trust.tickets import verify_ticket
 
 log = logging.getLogger("weft.gateway")
@@ -48,6 +49,8 @@ LOOK_SECONDS = 0.05
 MAX_CONNECTIONS = 4096
 MAX_STREAMS = 1024
 MAX_STREAMS_PER_NODE = 256
+
+CheckNode = Callable[[str, Peer], Awaitable[object]]
 
 T = TypeVar("T")
 
@@ -84,7 +87,8 @@ class _Pending(msgspec.Struct):
 
 class Gateway:
     """One gateway; ``ticket_key`` is the key the doors sign with. ``find_place`` asks the server where the workload of a ticket's
-    claims is; ``origins`` are those of pages that may open web sockets."""
+    claims is; ``origins`` are those of pages that may open web sockets. ``check_node`` raises for a node's certificate that is
+    worth nothing; whoever knows of a change calls ``look_again``."""
 
     def __init__(
         self,
@@ -93,11 +97,14 @@ class Gateway:
         clock: Clock,
         find_place: FindPlace | None = None,
         origins: Origins | None = None,
+        check_node: CheckNode | None = None,
     ) -> None:
         self._tls, self._ticket_key, self._clock = tls, ticket_key, clock
         self._origins = origins or Origins()
+        self._check_node = check_node or _believe
         self._find_place = find_place or _find_nothing
         self._agents: dict[str, Connection] = {}
+        self._of_nodes: dict[str, set[Connection]] = {}  # theirs and their streams', by node uid
         self._pending: dict[str, _Pending] = {}
         self._streams: dict[str, int] = {}  # under way, by node uid
         self._used: dict[bytes, float] = {}  # digests of tickets' claims, and when these expire
@@ -162,17 +169,50 @@ class Gateway:
             connection.keeps_sessions = given.get("keeps_sessions") is True
             connection.counts_printed = given.get("counts_printed") is True
             connection.serves_functions = given.get("serves_functions") is True
-            await self._serve_agent(connection, given.get("node_uid"))
+            async with self._of_node(connection) as uid:
+                await self._serve_agent(connection, uid, given.get("node_uid"))
         elif role == "stream":
-            await self._take_stream(connection, str(given.get("stream", "")))
+            async with self._of_node(connection) as uid:
+                await self._take_stream(connection, uid, str(given.get("stream", "")))
         else:
             raise InvalidInput(f"no such role: {str(role)[:40]!r}", field="role")
 
-    async def _serve_agent(self, connection: Connection, node_uid: object) -> None:
-        """Keep an agent's control connection; a newer one of the same node takes its place."""
-        uid = connection.node_uid
-        if uid is None:
+    def look_again(self, node_uid: str) -> None:
+        """Which certificate of that node counts may have changed: hang up on who has shown another."""
+        if self._of_nodes.get(node_uid):
+            task = asyncio.ensure_future(self._look_again(node_uid))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _look_again(self, node_uid: str) -> None:
+        for connection in list(self._of_nodes.get(node_uid, ())):
+            try:
+                if connection.peer is not None:
+                    await self._check_node(node_uid, connection.peer)
+            except (Forbidden, NotAuthenticated) as problem:
+                log.info("node %s at %s is let go: %s", node_uid, connection.address, problem.message)
+                connection.writer.transport.abort()
+
+    @contextlib.asynccontextmanager
+    async def _of_node(self, connection: Connection) -> AsyncIterator[str]:
+        """The uid of the node whose connection it is, as long as that lasts. Raises NotAuthenticated, Forbidden."""
+        peer = connection.peer
+        if peer is None or peer.node_uid is None:
             raise NotAuthenticated("an agent needs its node's certificate", hint="weft agent join")
+        uid, agent = peer.node_uid, self._agents.get(peer.node_uid)
+        self._of_nodes.setdefault(uid, set()).add(connection)
+        try:
+            if agent is None or agent.peer != peer:  # else a stream of the agent that is known already
+                await self._check_node(uid, peer)
+            yield uid
+        finally:
+            of_node = self._of_nodes[uid]
+            of_node.discard(connection)
+            if not of_node:
+                del self._of_nodes[uid]
+
+    async def _serve_agent(self, connection: Connection, uid: str, node_uid: object) -> None:
+        """Keep an agent's control connection; a newer one of the same node takes its place."""
         if node_uid != uid:
             raise Forbidden("the certificate is another node's")
         before = self._agents.get(uid)
@@ -196,10 +236,10 @@ class Gateway:
         while await connection.send(encode_frame(FrameType.PING)):
             await self._clock.sleep(PING_SECONDS)
 
-    async def _take_stream(self, connection: Connection, stream: str) -> None:
+    async def _take_stream(self, connection: Connection, uid: str, stream: str) -> None:
         """An agent has dialled for a stream: hand it to the client that waits, and stay until it is over."""
         pending = self._pending.get(stream)
-        if pending is None or pending.arrived.done() or pending.node_uid != connection.node_uid:
+        if pending is None or pending.arrived.done() or pending.node_uid != uid:
             raise Forbidden("no client waits for this stream")
         pending.arrived.set_result(connection)
         with contextlib.suppress(OSError):  # it may have gone on sending until it heard of the end
@@ -339,6 +379,10 @@ class Gateway:
         finally:
             working.cancel()
             limit.cancel()
+
+
+async def _believe(uid: str, peer: Peer) -> None:
+    """For a gateway that knows no store: what TLS has verified is enough."""
 
 
 async def _find_nothing(claims: dict[str, Any]) -> Place | None:

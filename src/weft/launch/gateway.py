@@ -17,6 +17,7 @@ import uvloop
 
 from weft.client.api import Client
 from weft.client.context import Context
+from weft.client.enrolments import Enrolments
 from weft.contracts.clock import Clock, SystemClock
 from weft.gateway.gateway import Gateway
 from weft.gateway.origins import Origins
@@ -84,8 +85,9 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
     tls = make_tls(state)
     places = Places(partial(_connect, options))
     ticket_key = read_ticket_key(state / "ticket.key")
-    gateway = Gateway(tls, ticket_key, clock, places.find, _make_origins(options))
     store = RemoteStore(state / "store.sock", clock)
+    enrolments = Enrolments(store, clock, lambda uid: gateway.look_again(uid))
+    gateway = Gateway(tls, ticket_key, clock, places.find, _make_origins(options), enrolments.check)
     functions = gateway.functions = make_functions(state, store, clock, ticket_key)
     serving = asyncio.ensure_future(functions.run(gateway.dial, lambda uid: uid in gateway.nodes))
     doors = asyncio.ensure_future(keep_function_doors(options.functions or (), state, functions, clock))
@@ -93,6 +95,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
         await gateway.listen(*split_address(place))
         log.info("listening on %s", place)
     renewing = asyncio.ensure_future(keep_certificate(tls, state / "server.crt", state / "server.key", clock))
+    following = asyncio.ensure_future(enrolments.run())
     publishing = asyncio.ensure_future(_publish(options, clock)) if options.publish_on else None
     try:
         stopping = asyncio.ensure_future(asked.wait())
@@ -102,6 +105,7 @@ async def _run(options: argparse.Namespace, clock: Clock) -> None:
             serving.result()
     finally:
         renewing.cancel()
+        following.cancel()
         if publishing is not None:
             publishing.cancel()
             await asyncio.gather(publishing, return_exceptions=True)

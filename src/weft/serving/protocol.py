@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections import deque
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import httptools
 
 from weft.serving.answer import Answer
-from weft.serving.request import BodyLost, Peer, Request
+from weft.serving.request import BodyLost, Request
+from weft.trust.peer import read_peer
 
 if TYPE_CHECKING:
     from weft.serving.server import HttpServer
@@ -68,7 +68,7 @@ class HttpProtocol(asyncio.Protocol):
         self._address, self._host = (
             str((transport.get_extra_info(end) or ("",))[0]) for end in ("peername", "sockname")
         )
-        self._peer = _read_peer(transport.get_extra_info("peercert"))
+        self._peer = read_peer(transport.get_extra_info("ssl_object"))
         self._server.connections.add(self)
         self.is_in = self._is_reading = True
         self._get_on()
@@ -392,11 +392,3 @@ def _split(url: bytes) -> tuple[str, str]:
     url.decode("ascii")
     parsed = httptools.parse_url(url)
     return (parsed.path or b"/").decode("ascii"), (parsed.query or b"").decode("ascii")
-
-
-def _read_peer(certificate: dict[str, Any] | None) -> Peer | None:
-    if not certificate:
-        return None
-    names = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
-    begins, ends = (ssl.cert_time_to_seconds(certificate[when]) for when in ("notBefore", "notAfter"))
-    return Peer(names[-1] if names else "", begins, ends)

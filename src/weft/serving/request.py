@@ -5,15 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import msgspec
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """The certificate of the other side, which our CA signed: its common name, and its time (unix seconds)."""
-
-    name: str
-    begins: float
-    ends: float
+from weft.trust.peer import Peer
 
 
 class BodyLost(Exception):

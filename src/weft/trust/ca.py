@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,7 @@ from weft.objects.identity import NODE_PREFIX, SERVER_NAME
 CA_YEARS = 10
 LEAF_DAYS = 365
 RENEW_DAYS = 30
+BEFORE_SECONDS = 86400.0  # that a certificate begins before it is signed: a node's clock may be behind
 _MAX_CSR_BYTES = 20_000
 
 
@@ -61,10 +63,14 @@ class Authority:
             write_durably(chain, (_pem(certificate) + self.ca).encode(), 0o644)
         return chain, key_path
 
-    def sign_node(self, csr: x509.CertificateSigningRequest, uid: str) -> str:
+    def begin(self) -> float:
+        """When a certificate that is signed now begins (unix seconds)."""
+        return math.floor(self._clock.now()) - BEFORE_SECONDS
+
+    def sign_node(self, csr: x509.CertificateSigningRequest, uid: str, begins: float | None = None) -> str:
         """A certificate (PEM) for the node ``uid`` with the key of ``csr``; whatever else it asks for is ignored."""
         both = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
-        certificate = self._sign(csr.public_key(), f"{NODE_PREFIX}{uid}", both, [])
+        certificate = self._sign(csr.public_key(), f"{NODE_PREFIX}{uid}", both, [], begins)
         return _pem(certificate)
 
     def _load_or_make(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
@@ -102,9 +108,10 @@ class Authority:
         common_name: str,
         purposes: tuple[x509.ObjectIdentifier, ...],
         names: list[x509.GeneralName],
+        begins: float | None = None,
     ) -> x509.Certificate:
         builder = (
-            self._builder(public, _name(common_name), self._certificate.subject, LEAF_DAYS)
+            self._builder(public, _name(common_name), self._certificate.subject, LEAF_DAYS, begins)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
@@ -114,16 +121,18 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
-    def _builder(self, public: object, subject: x509.Name, issuer: x509.Name, days: float) -> x509.CertificateBuilder:
-        now = self._now()
+    def _builder(
+        self, public: object, subject: x509.Name, issuer: x509.Name, days: float, begins: float | None = None
+    ) -> x509.CertificateBuilder:
+        begin = datetime.datetime.fromtimestamp(self.begin() if begins is None else begins, datetime.UTC)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(issuer)
             .public_key(public)  # type: ignore[arg-type]
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))  # a node's clock may be behind
-            .not_valid_after(now + datetime.timedelta(days=days))
+            .not_valid_before(begin)
+            .not_valid_after(begin + datetime.timedelta(days=days, seconds=BEFORE_SECONDS))
         )
 
     def _is_good(self, chain: Path, key_path: Path, names: list[str]) -> bool:

@@ -28,6 +28,15 @@ def test_what_is_no_token_is_none(text: str) -> None:
     assert parse_token(text) is None
 
 
+def test_every_digit_of_the_hash_counts() -> None:
+    secret = "0" * 64
+    right = hash_secret(secret)
+    assert verify_secret(secret, right)
+    for at in range(64):
+        assert not verify_secret(secret, f"{right[:at]}{'0' if right[at] != '0' else '1'}{right[at + 1 :]}"), at
+    assert not verify_secret(secret, right[:16]) and not verify_secret(secret, right + right)
+
+
 def test_an_empty_hash_fits_no_secret() -> None:
     assert not verify_secret("", "") and not verify_secret("x", "")
 

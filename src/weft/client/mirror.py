@@ -15,17 +15,33 @@ from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import WeftError
 
 T = TypeVar("T")
+Pick = Callable[[bytes, int], T | None]
 _PAUSE_SECONDS = 0.5
 
 
-class Mirror(Generic[T]):
-    """What ``pick`` makes of each object under ``prefix``, by key; objects for which it gives None are left out."""
+def of_envelope(pick: Callable[[Envelope], T | None]) -> Pick[T]:
+    """``pick`` for what is stored as an object."""
+    return lambda value, revision: pick(decode_envelope(value, revision))
 
-    def __init__(self, store: Store, prefix: str, pick: Callable[[Envelope], T | None], clock: Clock) -> None:
+
+class Mirror(Generic[T]):
+    """What ``pick`` makes of each value under ``prefix`` and its revision, by key; values for which it gives None are left out.
+    ``on_change`` is told of each key whose value changed."""
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        pick: Pick[T],
+        clock: Clock,
+        on_change: Callable[[str], None] = lambda key: None,
+    ) -> None:
         self._store = store
         self._prefix = prefix
         self._pick = pick
         self._clock = clock
+        self._on_change = on_change
+        self._ahead: dict[str, int] = {}  # revisions of what was noted, and hasn't come by the watch
         self.found: dict[str, T] = {}
         self.live = False
         self.changes = 0  # grows with every change of ``found``
@@ -39,13 +55,23 @@ class Mirror(Generic[T]):
             await self._clock.sleep(_PAUSE_SECONDS)
 
     async def read(self, key: str) -> T | None:
-        """The picked value of one object, asked of the store."""
+        """The picked value of one key, asked of the store."""
         entry = await self._store.get(key)
-        return None if entry is None else self._pick(decode_envelope(entry.value, entry.revision))
+        return None if entry is None else self._pick(entry.value, entry.revision)
+
+    async def find(self, key: str) -> T | None:
+        """The picked value of one key, asked of the store only if it isn't here."""
+        known = self.found.get(key) if self.live else None
+        return known or await self.read(key)
+
+    def note(self, key: str, value: bytes, revision: int) -> None:
+        """This process has committed it: so it is from now on, and not only once the watch tells."""
+        self._ahead[key] = revision
+        self._take(key, value, revision)
 
     async def _follow(self) -> None:
         page = await self._store.list(self._prefix)
-        self.found = {}
+        self.found = {key: self.found[key] for key in self._ahead if key in self.found}
         self.changes += 1
         for entry in page.entries:
             self._put(entry.key, entry.value, entry.revision)
@@ -56,9 +82,15 @@ class Mirror(Generic[T]):
                     self._put(change.key, change.value, batch.revision)
 
     def _put(self, key: str, value: bytes | None, revision: int) -> None:
+        if revision >= self._ahead.get(key, 0):
+            self._ahead.pop(key, None)
+            self._take(key, value, revision)
+
+    def _take(self, key: str, value: bytes | None, revision: int) -> None:
         self.changes += 1
-        picked = None if value is None else self._pick(decode_envelope(value, revision))
+        picked = None if value is None else self._pick(value, revision)
         if picked is None:
             self.found.pop(key, None)
         else:
             self.found[key] = picked
+        self._on_change(key)
