@@ -83,7 +83,7 @@ async def test_a_container_comes_up_from_its_image_without_disks_and_goes_withou
         assert (plan.process.user.uid, plan.netns) == (33, f"/run/netns/wtstg{id_}")
         assert (plan.name_servers, plan.search) == (["10.20.0.1"], ["blue.weft"])
         (port,) = lab.wire.ports.values()
-        assert port.inside == Inside(id_, "eth0")
+        assert port.inside == Inside(id_, "eth0", own_users=True)
         assert await lab.volumes.list() == []
         node = lab.server.node_report
         assert node is not None
