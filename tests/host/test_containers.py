@@ -342,7 +342,6 @@ async def test_what_a_killed_agent_left_of_a_start_is_cleared_by_the_next(lab: C
 async def test_a_plan_that_cant_be_started_leaves_nothing(lab: ContainerLab, driver: OciDriver) -> None:
     for number, broken in enumerate(
         (
-            lab.plan("broken-1", "/no/such/program"),
             lab.plan("broken-2", mounts=[ContainerMount("/no/such/folder", "/x")]),
             lab.plan("broken-3", layers=["/no/such/layer"]),
             lab.plan("broken-4", netns="/no/such/namespace"),
@@ -355,6 +354,29 @@ async def test_a_plan_that_cant_be_started_leaves_nothing(lab: ContainerLab, dri
         assert lab.processes() == []
     with pytest.raises(InvalidInput):
         await driver.start(lab.plan("broken-5", devices=["/etc/passwd"]))
+
+
+async def test_a_command_that_cant_be_begun_is_a_run_that_has_ended(lab: ContainerLab, driver: OciDriver) -> None:
+    for name, program, ending in (
+        ("nowhere", "no-such-program", ("commandNotFound", 127, "'no-such-program' is in no folder of its PATH")),
+        ("no-file", "/no/such/program", ("commandNotFound", 127, "'/no/such/program' is not in it")),
+        ("no-folder", "/etc/issue/x", ("commandNotFound", 127, "'/etc/issue/x' is not in it")),
+        ("no-program", "/etc/issue", ("commandNotExecutable", 126, "'/etc/issue' can't be executed: ")),
+        ("folder", "/etc", ("commandNotExecutable", 126, "'/etc' can't be executed: ")),
+    ):
+        plan = lab.plan(name, program)
+        facts = await driver.start(plan)
+        assert facts == await driver.inspect(plan.id)
+        assert (facts.state, facts.reason, facts.exit_code) == ("failed", *ending[:2]), program
+        assert (facts.message or "").startswith(ending[2])
+        assert lab.processes() == [] and await printed(driver, plan) == ""
+        await driver.remove(plan.id)
+        assert (await driver.inspect(plan.id)).state == "absent"
+    mended = lab.plan("mended", "no-such-program")
+    await driver.start(mended)
+    again = lab.script("mended", "true")
+    await driver.start(again)
+    assert (await ended(driver, again)).exit_code == 0
 
 
 async def test_a_container_that_runs_isnt_removed(lab: ContainerLab, driver: OciDriver) -> None:

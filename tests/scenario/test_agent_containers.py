@@ -22,7 +22,7 @@ from weft.contracts.network import Inside
 from weft.contracts.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocatedVolume, AllocationReport, Resources
 from weft.objects.envelope import Envelope
-from weft.objects.errors import DriverFailed, NotFound, Unavailable
+from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import Ref, short_id
 
 IMAGE = "registry.example.org/web:1"
@@ -449,3 +449,18 @@ async def test_what_runs_once_and_is_stopped_before_it_ever_ran_has_ended(lab: C
         lab.server.put(change(task, wish="stop"))
         report = await lab.until_state(task, "stopped")
         assert (report.ended, report.exit_code, lab.world.starts) == (True, None, [])
+
+
+async def test_what_runs_once_and_can_never_begin_has_ended_also_for_an_agent_that_comes_later(
+    lab: ContainerLab,
+) -> None:
+    lab.world.trouble.append(InvalidInput("spec.user: the image has no user 'nobdy'", field="spec.user"))
+    task = make("task", restart="never", once=True)
+    lab.server.put(task)
+    for _ in range(2):
+        async with lab.agent():
+            await lab.settle()
+            report = await lab.until_state(task, "failed")
+            assert (report.ended, report.reason, report.exit_code) == (True, "invalidInput", None)
+            assert report.message == "spec.user: the image has no user 'nobdy'"
+    assert lab.world.starts == []

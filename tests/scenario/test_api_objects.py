@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from tests.scenario.api_lab import DoorsLab, make_image, make_vm, take_port
 
+from weft.kinds.image import ImageStatus
 from weft.kinds.volume import VolumeStatus
 from weft.objects.errors import (
     AlreadyExists,
@@ -462,6 +463,30 @@ def test_nothing_can_be_made_that_refers_to_what_is_being_deleted(vms: DoorsLab)
     vms.client.delete("volume", "data")
     with pytest.raises(NotFound, match='volume "data" is being deleted'):
         vms.client.create(make_vm("web", volumes=["data"]))
+
+
+def test_less_memory_than_its_image_needs_is_refused_and_what_has_it_already_may_be_changed_otherwise(
+    vms: DoorsLab,
+) -> None:
+    vms.client.create(make_vm("small", memory="64M"))
+    image = vms.stored("/image/default/tiny")
+    assert image is not None
+    image.status = msgspec.Raw(msgspec.json.encode(ImageStatus(phase="Available", min_memory=128 << 20)))
+    vms.put(image)
+    vms.client.create(make_vm("web", memory="128M"))
+    for act in (
+        lambda: vms.client.create(make_vm("other", memory="96M")),
+        lambda: vms.client.create(make_vm("other", memory="96M"), dry_run=True),
+        lambda: vms.client.patch("vm", "web", {"spec": {"memory": "96M"}}),
+        lambda: vms.client.patch("vm", "small", {"spec": {"memory": "65M"}}),
+    ):
+        with pytest.raises(InvalidInput, match=r"(96|65) MiB is too little for image tiny: it needs 128 MiB") as caught:
+            act()
+        assert (caught.value.token, caught.value.field) == ("tooLittleMemory", "spec.memory")
+        assert caught.value.hint == "give at least 128M"
+    vms.client.patch("vm", "small", {"spec": {"grace": "5s"}})
+    vms.client.verb("vm", "small", "hold")
+    vms.client.patch("vm", "small", {"spec": {"memory": "128M"}})
 
 
 def test_what_weft_writes_itself_nobody_writes(lab: DoorsLab) -> None:

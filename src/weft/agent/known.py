@@ -54,17 +54,18 @@ class Store(msgspec.Struct, frozen=True):
 class Memory(msgspec.Struct, frozen=True):
     """What the agent must not forget when it is killed; kept beside the allocation's copy.
 
-    ``made`` says that something of it may exist on this node; ``answered`` that the guest has answered in this run;
-    ``orphan`` that a list of the server's no longer held it. ``leftover`` are NICs that it was to have, and is not any
-    more: their ports go once the guest has let go of them. ``part`` is what it has in a move; ``took`` is the key of the move
-    that it came here by. ``image`` is the digest of a container's image: the same for as long as it has this place, whatever
-    its tag comes to mean, until people ask for it to be looked up again (``pulls`` of its spec as it was).
+    ``made`` says that something of it may exist on this node; ``why`` what runs once ended before it ran; ``answered`` that the
+    guest has answered in this run; ``orphan`` that a list of the server's no longer held it. ``leftover`` are NICs that it was to
+    have, and is not any more: their ports go once the guest has let go of them. ``part`` is what it has in a move; ``took`` is the
+    key of the move that it came here by. ``image`` is the digest of a container's image: the same for as long as it has this place,
+    whatever its tag comes to mean, until people ask for it to be looked up again (``pulls`` of its spec as it was).
     """
 
     run: Run = "new"
     boots: int = 0
     restarts: int = 0
     ended: str = ""
+    why: str = ""
     answered: bool = False
     made: bool = False
     orphan: bool = False

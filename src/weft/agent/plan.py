@@ -14,7 +14,7 @@ import msgspec
 
 from weft.agent.known import Known, Memory, Part, Run, Trouble
 from weft.agent.shape import is_shaped
-from weft.contracts.container import COMPLETED
+from weft.contracts.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedMove, AllocationSpec, AllocationState
 
@@ -311,7 +311,9 @@ def _plan_ended(known: Known, guest: GuestFacts, now: float) -> Plan:
         return Plan((), "stopped", memory.ended, GOOD_ENDS[memory.ended])
     why = f"{memory.ended}: {guest.message}" if guest.message and guest.reason == memory.ended else memory.ended
     if known.wanted.spec.once:
-        return Plan((), "failed", memory.ended, guest.message or "it ended")
+        return Plan((), "failed", memory.ended, guest.message or memory.why or "it ended")
+    if memory.ended in NEVER_BEGAN and policy != "always":
+        return Plan((), "failed", memory.ended, guest.message or "its command can't be begun")
     if policy == "never":
         return Plan((), "failed", memory.ended, f"the guest ended ({why}); its restart policy is never")
     if now >= known.restart_at:

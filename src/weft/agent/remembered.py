@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from weft.agent.guest import Prepared
-from weft.agent.known import Memory, Part
+from weft.agent.known import Memory, Part, Trouble
 from weft.agent.perform import RUNS
 from weft.agent.plan import BRING_UP, Step
 from weft.kinds.allocation import AllocatedNic, AllocationSpec
@@ -39,6 +39,13 @@ def before_step(step: Step, memory: Memory, spec: AllocationSpec, part: Part | N
         if spec.move is not None and spec.move.rests:
             memory = replace(memory, run="ended", ended=spec.move.rests)
     return memory
+
+
+def after_refusal(step: Step, memory: Memory, spec: AllocationSpec, trouble: Trouble) -> Memory:
+    """What is so once ``step`` has failed for a reason that no other try mends: what runs once has had its run by that."""
+    if trouble.retry_at is not None or step not in BRING_UP or not spec.once:
+        return memory
+    return replace(memory, run="ended", boots=max(spec.boots, memory.boots), ended=trouble.reason, why=trouble.message)
 
 
 def starts_again(memory: Memory, spec: AllocationSpec) -> bool:

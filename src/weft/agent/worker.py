@@ -23,6 +23,7 @@ from weft.agent.perform import Performer
 from weft.agent.plan import BRING_UP, Plan, Step
 from weft.agent.remembered import (
     after_pull,
+    after_refusal,
     after_step,
     before_step,
     choose_part,
@@ -212,7 +213,8 @@ class Worker:
                 detail = await self._perform(step, prepared, plan)
             except (WeftError, OSError) as problem:
                 self._stages.fail(step)
-                self._fail(problem)
+                self.notes.memory = after_refusal(step, self.memory, self.wanted.spec, self._fail(problem))
+                await self.notes.note(self.memory)
                 return
             if detail is None:
                 return

@@ -51,7 +51,12 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
                 if reference.holder is not None:
                     await _refuse_held(view, target, envelope, name, reference)
         if reference.agree is not None and (old is None or not reference.agrees_once):
-            reference.agree(new, await _read_named(view, envelope, reference, new))
+            named = await _read_named(view, envelope, reference, new)
+            reference.agree(new, {name: decode_part(one.spec, BY_NAME[one.kind].spec) for name, one in named.items()})
+        if reference.suffices is not None:
+            named = await _read_named(view, envelope, reference, new)
+            statuses = {name: decode_part(one.status, BY_NAME[one.kind].status) for name, one in named.items()}
+            reference.suffices(old, new, statuses)
     return preconditions
 
 
@@ -63,13 +68,12 @@ async def _find_project(view: View, target: Kind, envelope: Envelope, reference:
     return reference.shared
 
 
-async def _read_named(view: View, envelope: Envelope, reference: Reference, spec: Any) -> dict[str, Any]:
+async def _read_named(view: View, envelope: Envelope, reference: Reference, spec: Any) -> dict[str, Envelope]:
+    """By name, of what it refers to, that which exists."""
     target = BY_NAME[reference.kind]
-    found = {
-        name: await view.get(target, _scope(target, envelope), name)
-        for name in reference.list_names(envelope.name, spec)
-    }
-    return {name: decode_part(other.spec, target.spec) for name, other in found.items() if other is not None}
+    names = reference.list_names(envelope.name, spec)
+    found = {name: await view.get(target, _scope(target, envelope), name) for name in names}
+    return {name: other for name, other in found.items() if other is not None}
 
 
 def _scope(target: Kind, envelope: Envelope) -> str | None:

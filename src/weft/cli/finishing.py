@@ -13,6 +13,7 @@ from weft.cli.exit_codes import INTERRUPTED, OK, join_codes
 from weft.cli.goals import UNPLACEABLE, Goal, plan_goal
 from weft.cli.output.formats import print_list, print_object
 from weft.cli.placement import explain_refusal
+from weft.cli.printed import show_last_lines
 from weft.cli.progress import Progress
 from weft.cli.session import Session
 from weft.cli.watching import Result, Wait, follow
@@ -84,6 +85,9 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
 def _tell(session: Session, result: Result, verb: str) -> int:
     target = result.wait.target
     if result.error is not None:
+        if target.kind.name == "container" and result.obj is not None and session.output != "json":
+            if dig(result.obj, "status.phase") == "Failed":
+                show_last_lines(session, target)
         return complain(explain(session, target, result.error), session.output, session.color, session.debug)
     if not session.is_data:
         print(f"{target.what}  {_ending(result.wait.goal, result.obj, verb)} after {result.seconds:.1f} s", flush=True)

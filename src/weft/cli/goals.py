@@ -24,6 +24,7 @@ UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavai
 COMPLETED = "completed"  # a container's first process has ended with exit code 0
 POWERED_OFF = "guestPoweredOff"  # so has a machine, which rests then unless it is to start again always
 _HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed just now
+_REFUSED = ("tooLittleMemory", "invalidInput", "unsupported", "notServed")  # nor as long as the same is asked for
 # No matter what nodes there are.
 _STUCK = (
     "volumeInUse",
@@ -188,6 +189,8 @@ def find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
             return Unplaceable(message, reason=reason, hint=f"It changes when that has.  weft describe {what}")
         if reason in _HELD:
             return DriverFailed(message, reason=reason, hint=f"It is tried again.  weft describe {what}")
+        if reason in _REFUSED:
+            return DriverFailed(message, reason=reason, hint=f"Ask for something else.  weft describe {what}")
     for condition in obj.get("conditions") or () if goal.ends_refused else ():
         about_now = condition.get("generation", 0) in (0, obj.get("generation", 0))
         if condition["type"] == "Placed" and condition["status"] == "False" and about_now:

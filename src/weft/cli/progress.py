@@ -15,7 +15,18 @@ from weft.kinds.cells import dig
 Object = Mapping[str, Any]
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _COUNTED = re.compile(r": [\d.]+ \w+ of ([\d.]+ \w+)$")  # off a terminal only what it is all in all
+_TURNS = "\0"  # where the wheel is drawn
 _UNDER_WAY = ("Prolog", "Boot")  # in other phases the steps are those of last time
+_DOING = (
+    "starting",
+    "stopping",
+    "suspending",
+    "restarting",
+)  # what a workload's reason says while a wish is carried out
+_ENDS = ("stopping", "restarting", "Shutdown")
+_ENDING = "ending"
+_UNSAID = ("Pending", *_UNDER_WAY, "Running", "Stopped")  # off a terminal: what is done there is said step by step
+_PATIENT_SECONDS = 1.0  # an end that is over sooner isn't worth a word
 _SIGNS = {"done": "✓", "failed": "✗"}
 
 
@@ -40,6 +51,9 @@ class Progress:
         self._lines: dict[str, str] = {}  # what each object's live line says
         self._placed: dict[str, str] = {}  # the node each object was last said to be on
         self._told: set[tuple[str, str]] = set()
+        self._ending: dict[
+            str, tuple[float, float]
+        ] = {}  # since when, and how long, something is given to end by itself
         self._drawn = 0
         self._frame = 0
 
@@ -58,20 +72,44 @@ class Progress:
             self._show_place(target, obj)
         if obj is None or over:
             self._lines.pop(target.what, None)
+            self._ending.pop(target.what, None)
             self._draw()
             return
-        phase = "Deleting" if obj.get("deleting_since") else str(dig(obj, "status.phase", "Pending"))
-        steps = [_step(step) for step in dig(obj, "status.steps", [])] if phase in _UNDER_WAY else []
-        if obj["kind"] == "function" and dig(obj, "status.message"):
-            phase = f"{phase}: {dig(obj, 'status.message')}"
+        word, note = describe_standing(obj)
+        steps = [_step(step) for step in dig(obj, "status.steps", [])] if word in _UNDER_WAY else []
+        self._note_ending(target, obj, word)
         if self._live:
-            self._lines[target.what] = "   ".join([f"{target.what}  {phase}", *steps])
+            self._lines[target.what] = "   ".join([f"{target.what}  {word}", *steps, *([note] if note else [])])
             self._draw()
+            return
+        said = _COUNTED.sub(r": \1", f"{word}: {note}" if note else "" if word in _UNSAID else word)
+        for line in ([said] if said else []) + [step for step in steps if not step.endswith(_TURNS)]:
+            self._print_once(target, line)
+
+    @property
+    def due_seconds(self) -> float | None:
+        """In how many seconds there is something to say although nothing happens; None: never."""
+        unsaid = [began for what, (began, _) in self._ending.items() if (what, _ENDING) not in self._told]
+        return max(0.0, min(unsaid) + _PATIENT_SECONDS - self._elapsed()) if unsaid and not self._live else None
+
+    def _note_ending(self, target: Target, obj: Object, word: str) -> None:
+        grace = dig(obj, "spec.grace")
+        if grace and (word in _ENDS or (word == "Deleting" and dig(obj, "status.phase") == "Shutdown")):
+            self._ending.setdefault(target.what, (self._elapsed(), float(grace)))
         else:
-            for word in (_COUNTED.sub(r": \1", phase), *(step for step in steps if not step.endswith("…"))):
-                if (target.what, word) not in self._told:
-                    self._told.add((target.what, word))
-                    self._print(f"{target.what}  {word}")
+            self._ending.pop(target.what, None)
+
+    def _describe_ending(self, what: str) -> str:
+        """``waiting 18 s more for it to end; then it is killed``; empty as long as that isn't worth a word."""
+        began, grace = self._ending.get(what, (self._elapsed(), 0.0))
+        waited = self._elapsed() - began
+        left = max(0.0, grace - waited)
+        return f"waiting {left:.0f} s more for it to end; then it is killed" if waited >= _PATIENT_SECONDS else ""
+
+    def _print_once(self, target: Target, line: str) -> None:
+        if (target.what, line) not in self._told:
+            self._told.add((target.what, line))
+            self._print(f"{target.what}  {line}")
 
     def draw(self, target: Target, live: str, told: str) -> None:
         """How ``target`` stands in a line of its own: on a terminal ``live``, off it the same once for each ``told``."""
@@ -87,8 +125,12 @@ class Progress:
         self._print(line)
 
     def tick(self) -> None:
-        """Turn the wheel."""
+        """Turn the wheel, and say what takes its time."""
         self._frame += 1
+        for what in self._ending if not self._live else ():
+            if (what, _ENDING) not in self._told and (line := self._describe_ending(what)):
+                self._told.add((what, _ENDING))
+                self._print(f"{what}  {line}")
         self._draw()
 
     def end(self) -> None:
@@ -124,15 +166,32 @@ class Progress:
         self._erase()
         width = find_width(self._stream) or 80
         wheel = _SPINNER[self._frame % len(_SPINNER)]
-        lines = [f"{text.replace('…', wheel)}  {self.seconds:.1f} s" for text in list(self._lines.values())[:10]]
+        texts = ["   ".join(filter(None, (text, self._describe_ending(what)))) for what, text in self._lines.items()]
+        lines = [f"{text.replace(_TURNS, wheel)}  {self.seconds:.1f} s" for text in texts[:10]]
         lines = [self._paint.color(clean(line)[: width - 1], "dim") for line in lines]
         self._stream.write("\n".join(lines))
         self._drawn = len(lines)
         self._stream.flush()
 
 
+def describe_standing(obj: Object) -> tuple[str, str]:
+    """Its phase, or what is being done about a wish, and what its status has to say of that. Pure."""
+    status = obj.get("status") or {}
+    reason, message = str(status.get("reason") or ""), clean(str(status.get("message") or ""))
+    if obj.get("deleting_since"):
+        return "Deleting", ""
+    phase = str(status.get("phase") or "Pending")
+    if status.get("observed_generation", obj.get("generation", 0)) < obj.get("generation", 0):
+        return phase, ""  # that is of what was asked for before
+    if reason in _DOING:
+        return reason, message
+    if obj["kind"] == "function" or not reason or reason in message:
+        return phase, message
+    return phase, f"{reason}: {message}" if message else ""
+
+
 def _step(step: Mapping[str, Any]) -> str:
     """``disk ✓ 8 ms``; what is still being done ends with the sign that turns."""
-    name, detail = step.get("name", ""), str(step.get("detail") or "")
+    name, detail = clean(step.get("name", "")), clean(str(step.get("detail") or ""))
     sign = _SIGNS.get(str(step.get("state")))
-    return " ".join(part for part in ((name, sign, detail) if sign else (name, detail, "…")) if part)
+    return " ".join(part for part in ((name, sign, detail) if sign else (name, detail, _TURNS)) if part)

@@ -27,14 +27,22 @@ _POLL_MS = 1000
 
 
 class Stream:
-    """One stream. ``escape`` is a byte that, typed, ends it here (a console); ``is_raw`` sends no end of input, since a
-    console goes on when the keyboard doesn't."""
+    """One stream. ``escape`` is a byte that, typed, ends it here (a console); without ``forward_end`` no end of input is sent,
+    since a console goes on when the keyboard doesn't. What comes back goes to descriptor ``stdout`` or 2, by ``write``."""
 
-    def __init__(self, sock: ssl.SSLSocket, *, escape: bytes = b"", forward_end: bool = True, stdout: int = 1) -> None:
+    def __init__(
+        self,
+        sock: ssl.SSLSocket,
+        *,
+        escape: bytes = b"",
+        forward_end: bool = True,
+        stdout: int = 1,
+        write: Callable[[int, bytes], None] | None = None,
+    ) -> None:
         self._sock = sock
         self._escape = escape
         self._forward_end = forward_end
-        self._stdout = stdout
+        self._stdout, self._write = stdout, write or _write
         self._decoder = FrameDecoder()
         self._out = bytearray()
         self._stdin: int | None = None
@@ -113,9 +121,9 @@ class Stream:
 
     def _take(self, type_: int, payload: bytes, frame: Any) -> None:
         if type_ == FrameType.DATA_OUT:
-            _write(self._stdout, payload)
+            self._write(self._stdout, payload)
         elif type_ == FrameType.STDERR:
-            _write(2, payload)
+            self._write(2, payload)
         elif type_ == FrameType.EXIT:
             said = frame.json()
             self._code = 128 + int(said["signal"]) if said.get("signal") else int(said.get("code") or 0)

@@ -115,7 +115,8 @@ def _next(session: Session, news: queue.Queue[_News], deadline: float, progress:
         if left <= 0:
             return None
         try:
-            return news.get(timeout=min(left, FRAME_SECONDS) if progress.moves else left)
+            due = FRAME_SECONDS if progress.moves else progress.due_seconds
+            return news.get(timeout=left if due is None else min(left, due))
         except queue.Empty:
             progress.tick()
 

@@ -4,8 +4,9 @@ protocols, and tells the same facts, as one of machines.
 
 The agent has merged the image's configuration with what the container's spec says, and restarts what ended: a driver starts,
 watches and ends one run. Why one ended stands in ``GuestFacts.reason``: COMPLETED (exit code 0), EXITED (another), KILLED (by a
-signal that nobody here sent) or OUT_OF_MEMORY; ``GuestFacts.exit_code`` is the shell's number for it (128 + signal). One that was
-to go on from where it was saved, and couldn't, runs for the reason BEGUN_AFRESH; why not is the message.
+signal that nobody here sent), OUT_OF_MEMORY, or one of NEVER_BEGAN: its command isn't there, or can't be executed, which no other
+try would mend; ``GuestFacts.exit_code`` is the shell's number for it (128 + signal, 127, 126). One that was to go on from where it
+was saved, and couldn't, runs for the reason BEGUN_AFRESH; why not is the message.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ from typing import Literal, Protocol, runtime_checkable
 import msgspec
 
 COMPLETED, EXITED, KILLED, OUT_OF_MEMORY = "completed", "exited", "killed", "outOfMemory"
+NOT_FOUND, NOT_EXECUTABLE = "commandNotFound", "commandNotExecutable"
+NEVER_BEGAN = {NOT_FOUND: 127, NOT_EXECUTABLE: 126}  # and the exit codes that a shell has for them
 BEGUN_AFRESH = "begunAfresh"
+
+
+def describe_never_began(reason: str, program: str) -> str:
+    """Why one of NEVER_BEGAN is so, in words: ``program`` is the first word of its command."""
+    name = repr(program[:200])
+    if reason == NOT_EXECUTABLE:
+        return f"{name} can't be executed: it is no program, or its user may not run it"
+    return f"{name} is not in it" if "/" in program else f"{name} is in no folder of its PATH"
 
 
 class User(msgspec.Struct, frozen=True):

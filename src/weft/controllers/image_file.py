@@ -50,12 +50,13 @@ _WHOLE = "qemu-img convert -O qcow2 makes it whole"
 
 class ImageFacts(msgspec.Struct, frozen=True):
     """What an image file is: ``format`` qcow2, raw, bundle or oci; ``virtual_size`` the disk a guest sees, in bytes;
-    ``digest`` that of the container image it holds, or says to be made of."""
+    ``digest`` that of the container image it holds, or says to be made of; ``min_memory`` what a bundle says its machine needs."""
 
     format: str
     virtual_size: int
     agent: bool
     digest: str = ""
+    min_memory: int = 0
 
 
 Progress = Callable[[int], None]  # is told how many bytes are here
@@ -86,24 +87,24 @@ def inspect(path: Path, *, known: bool = False) -> ImageFacts:
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING_BYTES)
         size = os.fstat(file.fileno()).st_size
-        at, agent, name, digest = 0, False, "the file", ""
+        at, agent, name, digest, memory = 0, False, "the file", "", 0
         if is_bundle(beginning) and not begins_bundle(beginning):
             return ImageFacts(OCI_FORMAT, 0, False, read_archive(file, size))
         if packed := is_bundle(beginning):
             bundle = read_bundle(file, size)
-            digest = bundle.manifest.digest
+            digest, memory = bundle.manifest.digest, bundle.manifest.min_memory_bytes
             disk, agent = bundle.members[bundle.manifest.disk], bundle.manifest.agent or bundle.manifest.qemu_agent
             at, size, name = disk.offset, disk.size, f"the bundle's {disk.name}"
             file.seek(at)
             beginning = file.read(min(_BEGINNING_BYTES, size))
             if bundle.manifest.disk_format in ("raw", "tar"):
-                return ImageFacts("bundle", size, agent)
+                return ImageFacts("bundle", size, agent, min_memory=memory)
         facts = _inspect_disk(beginning, size, name)
         if packed and facts.format != "qcow2":
             raise not_an_image(f"{name} is not qcow2, as it says")
         if facts.format == "qcow2" and not known:
             _check_qcow2(file, at, size, name)
-    return ImageFacts("bundle", facts.virtual_size, agent, digest) if packed else facts
+    return ImageFacts("bundle", facts.virtual_size, agent, digest, memory) if packed else facts
 
 
 def shown(url: str) -> str:

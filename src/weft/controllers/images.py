@@ -251,6 +251,7 @@ def _available(url: str, sha256: str, size: int, facts: ImageFacts) -> ImageStat
         sha256=sha256,
         size=size,
         virtual_size=facts.virtual_size,
+        min_memory=facts.min_memory,
         format=facts.format,
         agent=facts.agent,
         fetched=size,

@@ -36,13 +36,14 @@ class ImageSpec(msgspec.Struct, kw_only=True):
 
 class ImageStatus(msgspec.Struct, kw_only=True):
     """``sha256`` is of what was fetched; ``virtual_size`` is the disk a guest sees; ``digest`` (sha256:…) is that of the container
-    image it was made of, or is."""
+    image it was made of, or is; ``min_memory`` the least that a machine of it needs, in bytes (0: it doesn't say)."""
 
     phase: Literal["Pending", "Fetching", "Available", "Failed"] = "Pending"
     sha256: str = ""
     digest: str = ""
     size: int = 0
     virtual_size: int = 0
+    min_memory: int = 0
     format: str = ""
     agent: bool = False
     reason: str = ""

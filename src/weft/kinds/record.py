@@ -48,9 +48,10 @@ class Reference(msgspec.Struct, frozen=True):
     referred to. ``field`` is the path for error messages. ``holder`` reads from the other's status who has it to
     himself: then nobody else may refer to it anew. One that is ``awaited`` need not exist yet. ``agree`` (spec, name → the
     spec of each that exists) raises InvalidInput where both can't be true; ``agrees_once``: only the one who makes it
-    is asked, since what it names changes by it. ``below`` (own name, name → name) says what those
-    are called that belong to the object itself. What isn't in its own project may be in the project ``shared``; ``else_`` is
-    what may have been meant where there is none of that name."""
+    is asked, since what it names changes by it. ``suffices`` (the spec until now, None of a new object; the new one; name →
+    the status of each that exists) raises InvalidInput for what is asked of these, and they can't give. ``below`` (own name,
+    name → name) says what those are called that belong to the object itself. What isn't in its own project may be in the
+    project ``shared``; ``else_`` is what may have been meant where there is none of that name."""
 
     kind: str
     field: str
@@ -60,6 +61,7 @@ class Reference(msgspec.Struct, frozen=True):
     awaited: bool = False
     agree: Callable[[Any, Mapping[str, Any]], None] | None = None
     agrees_once: bool = False
+    suffices: Callable[[Any, Any, Mapping[str, Any]], None] | None = None
     below: Callable[[str, str], str] | None = None
     shared: str | None = None
     else_: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -10,9 +11,10 @@ import msgspec
 from weft.kinds.allocation import LOCAL, AllocationSpec
 from weft.kinds.cells import text
 from weft.kinds.convert import CONVERT, refuse_converting, refuse_handed_over
+from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
-from weft.kinds.run_wish import Name
+from weft.kinds.run_wish import MIB, Name
 from weft.kinds.streams import ConsoleInput, ExecInput, ForwardInput, LogsInput, ScreenInput
 from weft.kinds.workload import (
     CONDITIONS,
@@ -147,6 +149,21 @@ def check_growth(old: VmSpec, new: VmSpec) -> None:
         )
 
 
+def _refuse_little_memory(old: VmSpec | None, new: VmSpec, images: Mapping[str, ImageStatus]) -> None:
+    """What has too little already may be changed otherwise. Raises InvalidInput."""
+    if old is not None and (old.image, old.memory) == (new.image, new.memory):
+        return
+    for name, status in images.items():
+        if new.memory < status.min_memory:
+            raise InvalidInput(
+                f"spec.memory: {format_bytes(new.memory)} is too little for image {name}: "
+                f"it needs {format_bytes(status.min_memory)}",
+                reason="tooLittleMemory",
+                field="spec.memory",
+                hint=f"give at least {-(-status.min_memory // MIB)}M",
+            )
+
+
 VERBS = (
     START,
     Verb("stop", "Shut the guest down; its disks and place stay", change=set_fields("stop", run="stop")),
@@ -258,7 +275,7 @@ VM = Kind(
     guard=refuse_converting,
     born=born,
     references=(
-        Reference("image", "spec.image", lambda s: [s.image], blocks=True),
+        Reference("image", "spec.image", lambda s: [s.image], blocks=True, suffices=_refuse_little_memory),
         Reference("image", "spec.iso", lambda s: [s.iso] if s.iso else [], blocks=True),
         Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
         *workload_references(),

@@ -342,3 +342,16 @@ def test_whatever_happens_it_converges_and_ends_nothing_without_evidence(
         )
         assert (world.guest == "running") is not rests
         assert world.memory.boots == world.spec.boots or rests
+
+
+@pytest.mark.parametrize(("policy", "rests"), [("never", True), ("on-failure", True), ("always", False)])
+def test_a_command_that_cant_be_begun_is_not_tried_again_unless_asked_for_always(policy: str, rests: bool) -> None:
+    why = "'nosuch' is in no folder of its PATH"
+    failed = guest("failed", reason="commandNotFound", message=why, exit_code=127)
+    memory = observe(UP, failed)
+    plan = plan_allocation(known(memory, restart=policy), failed, 0)
+    if rests:
+        assert plan == Plan((), "failed", "commandNotFound", why)
+    else:
+        assert plan.steps == BRING_UP
+    assert plan_allocation(known(memory, restart=policy, boots=1), failed, 0).steps == BRING_UP

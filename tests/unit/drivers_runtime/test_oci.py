@@ -27,7 +27,7 @@ from weft.drivers.runtime.oci.record import (
     read_signal,
     write_record,
 )
-from weft.drivers.runtime.oci.runtime import read_error
+from weft.drivers.runtime.oci.runtime import read_error, read_never_began
 from weft.drivers.runtime.oci.translate import Device, Facts, Users, plan_files, translate_container, translate_exec
 from weft.drivers.runtime.oci.users import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
 from weft.drivers.seccomp import Profile, Rule, translate_seccomp
@@ -301,6 +301,24 @@ def test_the_runtimes_error_is_its_last_word() -> None:
     runc = 'time="2026-11-21T00:25:37Z" level=error msg="runc create failed: exec: \\"sh\\": not found"'
     assert read_error(runc) == 'runc create failed: exec: "sh": not found'
     assert read_error("one\ntwo\n") == "two" and read_error("")
+
+
+@pytest.mark.parametrize(
+    ("said", "means"),
+    [
+        ("executable file `hi` not found in $PATH: No such file or directory", "commandNotFound"),
+        ("container web: open executable: Not a directory", "commandNotFound"),
+        ('runc create failed: unable to start it: exec: "hi": executable file not found in $PATH', "commandNotFound"),
+        ('unable to start container process: exec: "/x": stat /x: no such file or directory', "commandNotFound"),
+        ('failed to create shim task: OCI runtime create failed: exec: "/x": permission denied', "commandNotExecutable"),
+        ("open executable: Operation not permitted", "commandNotExecutable"),
+        ("crun: mount `overlay` to `/x`: No such file or directory", None),
+        ("unable to start container process: error mounting \"/x\": permission denied", None),
+        ("it wasn't created within 60 s", None),
+    ],
+)  # fmt: skip
+def test_only_what_says_that_the_command_cant_be_begun_is_taken_for_that(said: str, means: str | None) -> None:
+    assert read_never_began(said) == means
 
 
 def test_a_program_for_the_probe_is_made_for_machines_that_are_known() -> None:

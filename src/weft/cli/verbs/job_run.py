@@ -16,15 +16,17 @@ from weft.cli.following import print_one
 from weft.cli.goals import plan_goal
 from weft.cli.grammar import Entry
 from weft.cli.moment import tell_moment
+from weft.cli.printed import show_last_lines
 from weft.cli.progress import Progress
 from weft.cli.session import Session
 from weft.cli.verbs.create import read_wish, read_words
 from weft.cli.watching import Wait, follow
 from weft.cli.words import Target
 from weft.kinds.cells import dig
-from weft.kinds.job import first_exit_code
+from weft.kinds.job import first_exit_code, task_name
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
+from weft.objects.index_ranges import read_indexes
 
 WAIT_SECONDS = 10 * 365 * 86400.0
 _TOLD_EVERY = 10  # percent, off a terminal
@@ -93,6 +95,8 @@ def watch_job(session: Session, target: Target, job: Object) -> int:
         tasks = f"{total} task{'s' if total != 1 else ''}"
         print_one(session, result.obj, f"{target.what}  Succeeded: {tasks} in {result.seconds:.1f} s")
         return OK
+    if session.output != "json" and (task := find_failed_task(result.obj or {})) is not None:
+        show_last_lines(session, Target(BY_NAME["container"], task))
     code = complain(result.error, session.output, session.color, session.debug)
     ended = result.obj is not None and dig(result.obj, "status.ended_at") is not None
     return first_exit_code(result.obj or {}) if ended else code
@@ -102,6 +106,16 @@ def _wait(target: Target, job: Object) -> Wait:
     goal = plan_goal("job", "run")
     assert goal is not None
     return Wait(target, goal, job["uid"], job.get("project"))
+
+
+def find_failed_task(job: Object) -> str | None:
+    """The container of the failed task with the lowest index, as it was tried last; None if none failed."""
+    failed = read_indexes(dig(job, "status.failed_indexes") or "")
+    tries = dig(job, "status.tries") or {}
+    if not failed:
+        return None
+    attempt = next((int(count) for count, indexes in tries.items() if failed[0] in read_indexes(indexes)), 1)
+    return task_name(job["name"], failed[0], attempt)
 
 
 def describe_counts(job: Object) -> str:

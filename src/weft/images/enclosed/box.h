@@ -4,7 +4,7 @@
 
 enum { SECTOR = 512, HEAD = 4096, CONFIG = 1048576, PIECE = 8192, BATCH = 65536, MOST = 64 };
 enum { BOOTING = 1, RUNNING = 2, ENDED = 3 };                        /* states */
-enum { SIGNALLED = 1, OUT_OF_MEMORY = 2, UNSTARTED = 4, AGAIN = 8 }; /* how it ended; AGAIN: the machine booted twice */
+enum { SIGNALLED = 1, OUT_OF_MEMORY = 2, UNSTARTED = 4, AGAIN = 8, NO_PROGRAM = 16 }; /* how it ended; AGAIN: the machine booted twice */
 #define KEPT "/box" /* what commands that come later need, outside of the container's root */
 
 struct header {

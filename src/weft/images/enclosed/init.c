@@ -62,7 +62,8 @@ static void begin_container(int told, int out, int err) {
     config.env[config.envc] = NULL, config.argv[config.argc] = NULL;
     environ = config.env;
     become_user();
-    if (chdir(config.cwd) == 0) execvp(config.argv[0], config.argv);
+    if (chdir(config.cwd) != 0) dprintf(2, "weft: folder %s: %s\n", config.cwd, strerror(errno)), _exit(126);
+    execvp(config.argv[0], config.argv);
     int why = errno;
     dprintf(2, "weft: %s: %s\n", config.argv[0], why == ENOENT ? "not found" : strerror(why));
     if (write(told, &why, sizeof why) < 0) _exit(126);
@@ -179,7 +180,7 @@ static int drain(struct pollfd *stream, const char *name) {
     return n > 0;
 }
 
-static void watch(pid_t container, int out, int err, int signals) {
+static void watch(pid_t container, int out, int err, int signals, int began) {
     struct pollfd polled[3] = {{signals, POLLIN, 0}, {out, POLLIN, 0}, {err, POLLIN, 0}};
     pid_t agent = start_agent();
     long agent_began = milliseconds(), ended_at = 0, stop_at = 0, may_stop = milliseconds() + SETTLE_MS;
@@ -201,7 +202,7 @@ static void watch(pid_t container, int out, int err, int signals) {
         if (polled[2].revents) drain(&polled[2], "stderr");
         if (!agent && milliseconds() > agent_began + 1000) agent = start_agent(), agent_began = milliseconds();
     }
-    uint32_t how = (WIFSIGNALED(status) ? SIGNALLED : 0) | (was_out_of_memory() ? OUT_OF_MEMORY : 0);
+    uint32_t how = (WIFSIGNALED(status) ? SIGNALLED : 0) | (was_out_of_memory() ? OUT_OF_MEMORY : 0) | (began ? 0 : NO_PROGRAM);
     end_machine(how, WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 }
 
@@ -249,5 +250,5 @@ int main(int argc, char **argv) {
     if (!why) head->state = RUNNING, write_head();
     fcntl(out[0], F_SETFL, O_NONBLOCK), fcntl(err[0], F_SETFL, O_NONBLOCK);
     if (!why) grow_root(device, "/c");
-    watch(container, out[0], err[0], signals);
+    watch(container, out[0], err[0], signals, !why);
 }

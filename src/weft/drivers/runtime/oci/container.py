@@ -12,14 +12,14 @@ import signal
 from collections.abc import Callable
 
 from weft.contracts.clock import Clock
-from weft.contracts.container import BEGUN_AFRESH
+from weft.contracts.container import BEGUN_AFRESH, NEVER_BEGAN, describe_never_began
 from weft.contracts.host import Capacity
 from weft.contracts.runtime import GuestFacts, GuestShape
 from weft.drivers.processes import host_boot_id
 from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.holder import Holder, Saves
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.record import ContainerRecord, decide_end, read_signal, write_record
+from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, decide_end, read_signal, write_record
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.saved import settle_resuming, wait_for_saver
 from weft.objects.errors import DriverFailed, WeftError
@@ -143,6 +143,12 @@ class Container:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watching
 
+    async def settle_never_began(self, reason: str) -> None:
+        """Its command can't be begun, for a ``reason`` of NEVER_BEGAN: that was its run."""
+        program = self.record.plan.process.argv[0]
+        self.record.end = ContainerEnd("failed", reason, describe_never_began(reason, program), NEVER_BEGAN[reason])
+        await self._note_end()
+
     async def _wait_for_end(self) -> None:
         await self.holder.wait_for_end(self)
         await self._settle_end()
@@ -158,6 +164,9 @@ class Container:
             out_of_memory=await self.holder.ran_out_of_memory(self, exit_code),
             host_boot_id=host_boot_id(),
         )
+        await self._note_end()
+
+    async def _note_end(self) -> None:
         try:
             await self.save()
         finally:

@@ -31,7 +31,7 @@ from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import DRIVER, PROBE, Found, probe_oci
 from weft.drivers.runtime.oci.record import ContainerEnd, ContainerRecord, note_begun, read_record, write_record
 from weft.drivers.runtime.oci.root import MOST_LAYERS
-from weft.drivers.runtime.oci.runtime import Runtime
+from weft.drivers.runtime.oci.runtime import Runtime, read_never_began
 from weft.drivers.runtime.oci.saved import begin_resuming, drop_saved, is_saved, settle_resuming
 from weft.drivers.runtime.oci.translate import Facts
 from weft.drivers.runtime.oci.users import choose_first_user
@@ -286,6 +286,13 @@ class OciDriver:
             note_begun(container.paths, record)
             if resumes:
                 await asyncio.to_thread(settle_resuming, container.paths, runs=True)
+        except DriverFailed as problem:
+            reason = None if resumes else read_never_began(problem.message)
+            if reason is None:
+                await asyncio.shield(self._undo(container, before))
+                raise
+            await asyncio.shield(container.settle_never_began(reason))
+            return container
         except BaseException:
             await asyncio.shield(self._undo(container, before))
             raise

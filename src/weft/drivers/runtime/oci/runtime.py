@@ -9,12 +9,26 @@ from typing import Any
 
 import msgspec
 
+from weft.contracts.container import NOT_EXECUTABLE, NOT_FOUND
 from weft.drivers.runtime.oci.apart import Said, run_apart
 from weft.objects.errors import DriverFailed
 
 PROGRAMS = ("crun", "runc")
 ANSWER_SECONDS = 30.0
 _RUNC_MESSAGE = re.compile(r'level=error msg="((?:[^"\\]|\\.)*)"')
+
+# crun's words, then runc's.
+_NEVER_BEGAN = {
+    NOT_FOUND: re.compile(
+        r"executable file `.*` not found in \$PATH|open executable: (No such file|Not a directory|File name too long)"
+        r'|exec: ".*": (executable file not found in \$PATH|stat .*: (no such file|not a directory|file name too long))',
+        re.DOTALL,
+    ),
+    NOT_EXECUTABLE: re.compile(
+        r'open executable: (Permission denied|Operation not permitted)|exec: ".*": (permission denied|is a directory)',
+        re.DOTALL,
+    ),
+}
 
 
 class Runtime(msgspec.Struct, frozen=True):
@@ -70,6 +84,11 @@ def read_error(text: str) -> str:
         return str(found[-1]).replace('\\"', '"').replace("\\\\", "\\")
     lines = [line for line in text.splitlines() if line.strip()]
     return re.sub(r"^\S+Z: ", "", lines[-1]).strip() if lines else "it said nothing"
+
+
+def read_never_began(words: str) -> str | None:
+    """Pure. Which of NEVER_BEGAN an error of crun or runc means, also where containerd tells it; None for any other."""
+    return next((reason for reason, pattern in _NEVER_BEGAN.items() if pattern.search(words)), None)
 
 
 def find_programs(wanted: str | None) -> list[str]:

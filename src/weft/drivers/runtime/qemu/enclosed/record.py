@@ -8,7 +8,16 @@ from pathlib import Path
 
 import msgspec
 
-from weft.contracts.container import COMPLETED, EXITED, KILLED, OUT_OF_MEMORY, ContainerPlan
+from weft.contracts.container import (
+    COMPLETED,
+    EXITED,
+    KILLED,
+    NEVER_BEGAN,
+    NOT_EXECUTABLE,
+    OUT_OF_MEMORY,
+    ContainerPlan,
+    describe_never_began,
+)
 from weft.contracts.durable import write_durably
 from weft.contracts.runtime import GuestFacts, GuestShape, GuestState
 from weft.drivers.runtime.qemu.enclosed import box
@@ -113,6 +122,9 @@ def read_code(head: Head) -> int:
 def _of_process(plan: ContainerPlan, head: Head, code: int) -> End:
     if code == 0:
         return End("stopped", COMPLETED, "", 0)
+    if head.how & box.NO_PROGRAM:
+        reason = next((reason for reason, known in NEVER_BEGAN.items() if known == code), NOT_EXECUTABLE)
+        return End("failed", reason, describe_never_began(reason, plan.process.argv[0]), code)
     starved = bool(head.how & box.OUT_OF_MEMORY)
     if starved and code == _SIGNALLED + signal.SIGKILL:
         return End(

@@ -1,0 +1,84 @@
+"""What is said while something is waited for, off a terminal and on one."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from weft.cli.progress import Progress
+from weft.cli.words import Target
+from weft.kinds.registry import BY_NAME
+
+WEB = Target(BY_NAME["container"], "web")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Shown:
+    """A Progress with a clock that is moved by hand."""
+
+    def __init__(self, stream: io.StringIO | None = None) -> None:
+        self.now, self.stream = 0.0, stream or io.StringIO()
+        self.progress = Progress(lambda: self.now, stream=self.stream, color=False)
+
+    def show(self, phase: str, **more: Any) -> None:
+        status = {"phase": phase, "observed_generation": 2, **more.pop("status", {})}
+        obj = {"kind": "container", "name": "web", "generation": 2, "spec": {"grace": 20.0}, "status": status, **more}
+        self.progress.show(WEB, obj)
+
+    def said(self) -> list[str]:
+        lines = self.stream.getvalue().splitlines()
+        self.stream.truncate(0), self.stream.seek(0)
+        return lines
+
+
+def test_a_stop_that_takes_its_time_says_how_long_it_waits_and_what_then() -> None:
+    shown = Shown()
+    shown.show("Running", status={"observed_generation": 1})
+    assert shown.said() == [] and shown.progress.due_seconds is None
+    shown.show("Running", status={"reason": "stopping"})
+    assert shown.said() == ["container/web  stopping"]
+    assert shown.progress.due_seconds == 1.0
+    shown.now = 2.0
+    shown.progress.tick()
+    assert shown.said() == ["container/web  waiting 18 s more for it to end; then it is killed"]
+    shown.progress.tick()
+    assert shown.said() == [] and shown.progress.due_seconds is None
+
+
+def test_one_that_ends_soon_says_nothing_of_waiting() -> None:
+    shown = Shown()
+    shown.show("Running", status={"reason": "stopping"})
+    shown.now = 0.4
+    shown.show("Stopped")
+    shown.now = 5.0
+    shown.progress.tick()
+    assert shown.said() == ["container/web  stopping"] and shown.progress.due_seconds is None
+
+
+def test_on_a_terminal_the_seconds_run_down() -> None:
+    shown = Shown(Terminal())
+    shown.show("Shutdown", deleting_since=1.0)
+    seen = []
+    for shown.now in (3.0, 12.0, 30.0):
+        shown.progress.tick()
+        seen.append(shown.said()[-1])
+    assert [line.split("waiting ")[1].split(" s more")[0] for line in seen] == ["17", "8", "0"]
+
+
+def test_trouble_is_told_once_in_the_words_of_its_status_and_phases_only_where_they_say_something() -> None:
+    shown = Shown()
+    trouble = {"reason": "tooLittleMemory", "message": "it has 96 MiB of memory; its image needs 128 MiB"}
+    for _ in range(2):
+        shown.show("Pending")
+        shown.show("Running", status=trouble)
+    assert shown.said() == [f"container/web  Running: tooLittleMemory: {trouble['message']}"]
+    shown.show("Boot", status={"steps": [{"name": "disk", "state": "done", "detail": "8 ms"}, {"name": "boot"}]})
+    shown.show("Unknown", status={"reason": "nodeLost", "message": "node n2 has not been heard of\x1b[2J"})
+    assert shown.said() == [
+        "container/web  disk ✓ 8 ms",
+        "container/web  Unknown: nodeLost: node n2 has not been heard of?[2J",
+    ]
