@@ -645,6 +645,27 @@ def test_doctor_and_version_know_the_server(fabric: Fabric) -> None:
     assert json.loads(fabric.weft("context", "show", "-o", "json").out)["identity"] == "token"
 
 
+def test_debug_tells_of_every_request_without_secrets_and_keeps_the_exit_code(fabric: Fabric) -> None:
+    token = json.loads(fabric.context.read_text())["token"]
+    for line in (["vm", "get", "nope"], ["--debug", "vm", "get", "nope"], ["vm", "get", "nope", "--debug"]):
+        assert fabric.weft(*line).code == 3, line
+    said = fabric.weft("--debug", "vm", "get", "nope").err
+    assert "> GET /v1/projects/default/vms/nope" in said and "Traceback" in said
+    answered = re.findall(r"< 404 GET /v1/projects/default/vms/nope  \d+ ms  request (\S+)", said)
+    assert any(f"request {id_}; the server's log has more" in said for id_ in answered)
+    made = fabric.weft("--debug", "secret", "create", "hush", "--value", "password=correct-horse")
+    shown = made.err + fabric.weft("secret", "delete", "hush", "--yes", "--debug").err
+    assert made.code == 0, made.err
+    assert "> POST /v1/projects/default/secrets" in shown
+    assert "correct-horse" not in shown and token not in shown and token.rpartition("_")[2] not in shown
+
+
+def test_the_server_tells_what_it_can_do_by_name(fabric: Fabric) -> None:
+    told = json.loads(fabric.weft("version", "-o", "json").out)
+    assert {"apply.dry-run", "kind.vm", "verb.vm.migrate", "moments.rfc3339"} <= set(told["capabilities"])
+    assert f"{len(told['capabilities'])} capabilities" in fabric.weft("version").out
+
+
 def test_completion_knows_live_names(fabric: Fabric) -> None:
     env = {**os.environ, "WEFT_CONTEXT": str(fabric.context), "_WEFT_COMPLETE": "bash_complete"}
     weft = str(Path(sys.executable).with_name("weft"))

@@ -243,7 +243,7 @@ def _paths_by_hand() -> dict[str, Any]:
         },
         "/v1/events": {"get": _operation("What happened; with follow=1 as NDJSON", page, records)},
         "/v1/gateway": {"get": _operation("Where streams connect, and where functions are invoked", [], any_object)},
-        "/v1/healthz": {"get": _operation("Whether the server and its store work", [], any_object)},
+        "/v1/healthz": {"get": _operation("Whether the server and its store work, and what it can do", [], any_object)},
         "/v1/join": {"post": _operation("Enrol a node, with a join token", [], certificate, _ref("JoinInput"))},
         "/v1/kinds": {"get": _operation("The kinds there are", [], any_object)},
         "/v1/nodes/{name}:foothold": {

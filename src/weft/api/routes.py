@@ -26,6 +26,7 @@ from weft.api import (
 from weft.api.authorise import authorise_write, require_admin, require_person
 from weft.api.call import Call, json_answer
 from weft.api.doors import Doors
+from weft.api.features import list_capabilities
 from weft.api.target import Target, no_such_path, read_target
 from weft.contracts.function import REGION
 from weft.kinds.registry import KINDS
@@ -101,7 +102,7 @@ async def _healthz(doors: Doors, call: Call) -> Answer:
     """Answers only if the store does."""
     call.query()
     await doors.store.get("/project/-/default")
-    return json_answer({"status": "ok", "version": __version__})
+    return json_answer({"status": "ok", "version": __version__, "capabilities": list_capabilities()})
 
 
 async def _gateway(doors: Doors, call: Call) -> Answer:

@@ -3,6 +3,7 @@ code."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -58,28 +59,32 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
     except click.ClickException as problem:
         return complain_of_usage(problem, _guess_output(session, argv), session.color)
     except WeftError as problem:
-        if session.debug:
-            raise
-        return complain(add_what_is_there(session, problem), session.output, session.color)
+        _show_trace(session)
+        return complain(add_what_is_there(session, problem), session.output, session.color, session.debug)
     except (BrokenPipeError, grammar.ReaderGone):
         _drop_output()
         return SIGPIPE if session.unfinished else OK  # who has read enough got all that was asked for
     except OSError as problem:  # a full disk behind standard output, a folder that can't be read
-        if session.debug:
-            raise
+        _show_trace(session)
         words = f"{problem.filename or 'input or output'}: {problem.strerror or problem}"
         code = complain(WeftError(words, reason="ioFailed"), session.output, session.color)
         _drop_output()
         return code
     except Exception as problem:  # a defect is told as one; only --debug shows where
-        if session.debug:
-            raise
+        _show_trace(session)
         bug = WeftError(
             f"{type(problem).__name__}: {problem}",
             hint="this is a defect in weft; run it again with --debug to see where",
         )
         complain(bug, session.output, session.color)
         return ERROR
+
+
+def _show_trace(session: Session) -> None:
+    """Where the error that is being handled came from, for --debug; secrets in its words are taken out."""
+    if session.debug:
+        module = importlib.import_module("traceback")
+        session.say(importlib.import_module("weft.cli.redaction").hide_in_text(module.format_exc().rstrip()))
 
 
 def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -103,7 +103,7 @@ def common() -> list[click.Parameter]:
     return [
         _setting(["-p", "--project"], "project", "Work in this project.", metavar="NAME", check=_refuse_port),
         _setting(["--context"], "context_file", "Context file to use.", metavar="FILE"),
-        _setting(["--debug"], "debug", "Show tracebacks and request ids.", is_flag=True),
+        _setting(["--debug"], "debug", "Show requests, their ids, and tracebacks.", is_flag=True),
         _setting(["--no-color"], "no_color", "No colours.", is_flag=True),
         _setting(["--wait-timeout"], "timeout_seconds", "How long to wait.", type=Duration(), hidden=True),
     ]

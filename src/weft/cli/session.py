@@ -16,6 +16,7 @@ from weft.cli.terminal import Paint, plan_paint
 
 if TYPE_CHECKING:
     from weft.client import Client
+    from weft.client.connection import Request
 
 DEFAULT_WAIT_SECONDS = 600.0
 
@@ -66,7 +67,20 @@ class Session:
         context = module.find_context(self.context_file, self.environ)
         client: Client = module.Client(context, project=self.project, **settings)
         client.http.on_version = self._warn_of_skew
+        if self.debug:
+            client.http.on_request, client.http.on_answer = self._tell_request, self._tell_answer
         return client
+
+    def _tell_request(self, request: Request) -> None:
+        hide = importlib.import_module("weft.cli.redaction")
+        body = f"  {hide.hide_in_body(request.body)}" if request.body else ""
+        self.say(f"> {request.method} {hide.hide_in_text(request.path)}{body}")
+
+    def _tell_answer(self, request: Request, status: int, headers: Mapping[str, str], seconds: float) -> None:
+        path = importlib.import_module("weft.cli.redaction").hide_in_text(request.path.partition("?")[0])
+        self.say(
+            f"< {status} {request.method} {path}  {seconds * 1000:.0f} ms  request {headers.get('x-request-id', 'unknown')}"
+        )
 
     def _warn_of_skew(self, server: str) -> None:
         """Once in a run, if the server is of another release."""

@@ -61,6 +61,8 @@ class Http:
         self._closed = threading.Event()
         self.on_version: Callable[[str], None] = lambda version: None  # called when the server's version is another
         self._version = ""
+        self.on_request: Callable[[Request], None] = lambda request: None  # before it is sent; what it raises ends it
+        self.on_answer: Callable[[Request, int, Mapping[str, str], float], None] = lambda *answered: None
 
     def request(
         self,
@@ -75,11 +77,15 @@ class Http:
 
         Raises Unavailable when the server can't be reached, NotAuthenticated when its certificate isn't trusted."""
         sent = Request(method, path, body, {**self._headers, **(headers or {})})
+        self.on_request(sent)
         deadline = self._clock.elapsed() + self._patience_seconds
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                return self._exchange(sent, timeout_seconds or self._timeout_seconds)
+                began = self._clock.elapsed()
+                answer = self._exchange(sent, timeout_seconds or self._timeout_seconds)
+                self.on_answer(sent, answer.status, answer.headers, self._clock.elapsed() - began)
+                return answer
             except Lost as lost:
                 may_repeat = sent.repeatable or not lost.sent
                 if not may_repeat or self._clock.elapsed() + pause > deadline or self._closed.wait(pause):
@@ -89,10 +95,15 @@ class Http:
     def stream(self, method: str, path: str, *, headers: Mapping[str, str] | None = None) -> Stream:
         """Begin a request whose answer has no foreseeable end (or is large). Raises the problem the server answered
         with, or Unavailable. Use with ``with``."""
+        sent = Request(method, path, None, {**self._headers, **(headers or {})})
+        self.on_request(sent)
+        began = self._clock.elapsed()
         try:
-            connection, response = self._begin(Request(method, path, None, {**self._headers, **(headers or {})}))
+            connection, response = self._begin(sent)
             try:
-                self._note_version(read_headers(response))
+                told = read_headers(response)
+                self._note_version(told)
+                self.on_answer(sent, response.status, told, self._clock.elapsed() - began)
                 if response.status >= 400:
                     raise_problem(Answer(response.status, read_headers(response), response.read()))
             except BaseException:

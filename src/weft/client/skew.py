@@ -1,14 +1,25 @@
-"""Whether this weft and a server's are of one release: then each knows all that the other says. Pure."""
+"""How far this weft and a server's are apart. Pure."""
 
 from __future__ import annotations
 
 import weft
 
 HEADER = "weft-version"  # of every answer of a server's
+MOST_MINORS = 1  # apart: so many are tried together before a release
 
 
-def describe_skew(server: str) -> str | None:
-    """What to tell of a server of version ``server``; None when nothing is to be told."""
-    if server.split(".")[:2] == weft.__version__.split(".")[:2]:
+def describe_skew(server: str, client: str = weft.__version__) -> str | None:
+    """What to tell of a server of version ``server``; None where both are at most a minor version apart."""
+    here, there = _read(client), _read(server)
+    if here is not None and there is not None and here[0] == there[0] and abs(here[1] - there[1]) <= MOST_MINORS:
         return None
-    return f"this weft is {weft.__version__}, the server {server}: what only the newer one knows is left as it is"
+    return (
+        f"this weft is {client}, the server {server}: they are more than one minor version apart, which nobody has tried; "
+        "install the server's version here (weft version tells what it can do)"
+    )
+
+
+def _read(version: str) -> tuple[int, int] | None:
+    major, _, rest = version.partition(".")
+    minor = rest.partition(".")[0]
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None

@@ -1,8 +1,9 @@
-"""`weft version`: the version here, and the server's if one answers."""
+"""`weft version`: the version here, and the server's and what it can do if one answers."""
 
 from __future__ import annotations
 
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import click
 
@@ -23,22 +24,28 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None) -> None:
-    server, trouble = ask_server(session)
+    told, trouble = _ask(session)
+    server, able = told.get("version"), told.get("capabilities") or []
     if session.is_document:
-        print_data(session, {"client": weft.__version__, "server": server})
+        print_data(session, {"client": weft.__version__, "server": server, "capabilities": able})
         return
     print(f"weft {weft.__version__}")
-    print(f"server {server or 'unknown: ' + trouble}")
+    print(f"server {server or 'unknown: ' + trouble}" + (f", {len(able)} capabilities (-o json)" if able else ""))
 
 
 def ask_server(session: Session) -> tuple[str | None, str]:
     """The server's version, or None and why it isn't known."""
+    told, trouble = _ask(session)
+    return (None, trouble) if trouble else (str(told.get("version", "")), "")
+
+
+def _ask(session: Session) -> tuple[dict[str, Any], str]:
     try:
         answer = session.make_client(timeout_seconds=_TIMEOUT_SECONDS).http.request("GET", "/v1/healthz")
         raise_problem(answer)
-        return str(answer.json().get("version", "")), ""
+        return dict(answer.json()), ""
     except WeftError as problem:
-        return None, problem.message
+        return {}, problem.message
 
 
 def ask_time(session: Session) -> float:
