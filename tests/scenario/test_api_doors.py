@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import socket
 import ssl
@@ -115,6 +116,46 @@ def test_a_viewer_reads_and_changes_nothing(shared: DoorsLab) -> None:
     ):
         with pytest.raises(Forbidden):
             act()
+
+
+def every_route() -> Iterator[tuple[str, str]]:
+    """Method and path of all that the API's description and the registry of kinds name, with what no route takes beside it."""
+    paths = json.loads(render())["paths"]
+    for kind in KINDS:
+        for verb in kind.verbs:
+            assert any(path.endswith(f"/{kind.plural}/{{name}}:{verb.name}") for path in paths), (kind.name, verb.name)
+    for path, methods in paths.items():
+        filled = path.format(project="default", name="web", sha256="ab" * 32)
+        on_object = path.endswith("/{name}")
+        for method in ("get", "post", "put", "patch", "delete"):
+            if method in methods or (on_object and method != "post"):
+                yield method.upper(), filled
+
+
+def test_rights_are_asked_for_before_anything_is_said_of_fields(shared: DoorsLab) -> None:
+    """Who may not ask hears that, and not what is wrong with the query, the body or the object."""
+    viewer, node = shared.with_token(use="access", subject="eve"), shared.join("n9").client
+    joiner = shared.with_token(use="join")
+    tried = 0
+    for method, path in every_route():
+        reads = method == "GET" and not any(word in path for word in ("/tokens", "/blobs/", "/code/"))
+        told = {"viewer": reads, "joiner": path in ("/v1/join", "/v1/healthz"), "node": path == "/v1/healthz"}
+        told["node"] |= method == "GET" and path.startswith("/v1/publications")
+        told["node"] |= method == "GET" and path in ("/v1/projects/default/images/web", "/v1/blobs/" + "ab" * 32)
+        for who, client in (("viewer", viewer), ("joiner", joiner), ("node", node)):
+            answer = client.http.request(method, f"{path}?nope=1", b'["', headers={"Idempotency-Key": "k"})
+            assert (answer.status != 403) is told[who], (who, method, path, answer.status, answer.body)
+            tried += 1
+    assert tried > 600
+
+
+def test_who_may_only_look_takes_no_contents(lab: DoorsLab) -> None:
+    data = b"an image"
+    digest = hashlib.sha256(data).hexdigest()
+    (lab.settings.blobs / digest).write_bytes(data)
+    assert lab.client.http.request("GET", f"/v1/blobs/{digest}").body == data
+    refused = lab.with_token(use="access", subject="eve").http.request("GET", f"/v1/blobs/{digest}")
+    check_problem(refused, 403, "forbidden")
 
 
 def test_a_tokens_secret_is_told_once_and_only_its_hash_kept(lab: DoorsLab) -> None:

@@ -1,5 +1,5 @@
 """Contents of images and of functions' code by digest, with ranges: for nodes, of the images in their allocations, and what they
-have a ticket for."""
+have a ticket for; and for admins. Who may only look gets what objects say, not what guests are made of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from weft.api.authorise import owns_image, require_enrolled
+from weft.api.authorise import owns_image, require_admin, require_enrolled
 from weft.api.call import Call
 from weft.api.doors import Doors
 from weft.api.uploads import code_path
@@ -23,17 +23,18 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 async def blob(doors: Doors, call: Call, digest: str) -> Answer:
     """``GET /v1/blobs/{sha256}``."""
+    if call.actor.kind == "node":
+        await require_enrolled(doors, call.actor)
+    else:
+        require_admin(call.actor, "take the contents of images and code")
     ticket = call.query("ticket").get("ticket")
     if not _DIGEST.fullmatch(digest):
         raise NotFound(f"no image content {digest[:80]!r}", hint="its name is a SHA-256, 64 hex digits")
     if call.actor.kind == "node":
-        await require_enrolled(doors, call.actor)
         if ticket is not None:
             check_blob_ticket(doors.settings.ticket_key, ticket, digest, call.actor.id, doors.clock.now())
         elif not await owns_image(doors, call.actor.id, digest):
             raise Forbidden("a node gets only the images of its own allocations")
-    elif call.actor.kind != "person":
-        raise Forbidden("a join token can only be used to join")
     path = await asyncio.to_thread(_find, doors.settings.blobs, digest)
     if path is None:
         raise NotFound(f"image content {digest[:12]}… is not here (yet)", hint="weft image list shows how far it is")

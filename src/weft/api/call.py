@@ -104,6 +104,13 @@ class Call:
             raise InvalidInput("Idempotency-Key is longer than 200 characters", field="Idempotency-Key")
         return f"{self.actor.kind}/{self.actor.id}/{self.method}/{self.path}/{given}"
 
+    @property
+    def loose_query(self) -> dict[str, str]:
+        """The query's parameters, known here or not: rights hang on some, and are asked for before anything is said of them."""
+        if not self.request.query:
+            return {}
+        return dict(parse_qsl(self.request.query, keep_blank_values=True, errors="replace"))
+
     def query(self, *known: str) -> dict[str, str]:
         """The query's parameters. Raises UnknownField for one that means nothing here, or is given twice."""
         out: dict[str, str] = {}

@@ -30,8 +30,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 async def code(doors: Doors, call: Call, project: str, sha256: str) -> Answer:
     """``PUT``, with the zip as the body, and ``GET`` (is it there?) of ``/v1/projects/{project}/code/{sha256}``. What is there is
     not looked at again."""
-    call.query()
     authorise_write(call.actor, FUNCTION, "upload code of")
+    call.query()
     if not _DIGEST.fullmatch(sha256):
         raise NotFound(f"no code {sha256[:80]!r}", hint="its name is its SHA-256, 64 hex digits")
     if await doors.store.get(object_key(PROJECT.name, None, project)) is None:

@@ -21,8 +21,8 @@ _encoder = msgspec.json.Encoder()
 
 async def events(doors: Doors, call: Call) -> Answer:
     """``GET /v1/events``: with ``since`` what came after that id; without it the newest."""
-    query = call.query("since", "follow", "object", "limit")
     require_person(call.actor, "read the journal")
+    query = call.query("since", "follow", "object", "limit")
     since = read_count(query, "since", 0, 2**53) if query.get("since") else None
     limit = read_count(query, "limit", 0, _MOST) or (_PAGE if since is None else _MOST)
     about = query.get("object", "")

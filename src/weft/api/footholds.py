@@ -36,8 +36,8 @@ class FootholdInput(msgspec.Struct):
 
 async def foothold(doors: Doors, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:foothold``, by the node itself: its address in a network that a function names, as a NIC."""
-    call.query()
     await require_own(doors, call, name)
+    call.query()
     try:
         asked = msgspec.json.decode(await call.read_body(), type=FootholdInput)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -41,9 +41,9 @@ class RenewInput(msgspec.Struct):
 
 async def join(doors: Doors, call: Call) -> Answer:
     """``POST /v1/join``."""
-    call.query()
     if call.actor.kind != "joiner":
         raise Forbidden("only a join token lets a machine join", hint="weft token create --join")
+    call.query()
     given = read_strict(await call.read_object(), JoinInput, "")
     name = check_name(given.node, "node")
     csr = read_csr(given.csr)
@@ -55,8 +55,8 @@ async def join(doors: Doors, call: Call) -> Answer:
 async def renew(doors: Doors, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:renew``, by the node itself: a fresh certificate for its next year. If it is for another key,
     that of the present one counts until the other is used."""
-    call.query()
     await require_own(doors, call, name)
+    call.query()
     given = read_strict(await call.read_object(), RenewInput, "")
     csr = read_csr(given.csr)
     key, begins = digest_of_key(csr), doors.authority.begin()

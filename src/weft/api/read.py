@@ -33,9 +33,9 @@ _encoder = msgspec.json.Encoder()
 
 async def get(doors: Doors, call: Call, target: Target) -> Answer:
     """``GET`` on an object."""
-    call.query()
     name = target.require_name()
     await authorise_read(doors, call.actor, target.kind, name, {})
+    call.query()
     entry = await doors.store.get(target.key)
     if entry is None:
         await refuse_unknown_project(doors, target)
@@ -45,8 +45,9 @@ async def get(doors: Doors, call: Call, target: Target) -> Answer:
 
 async def list_(doors: Doors, call: Call, target: Target) -> Answer:
     """``GET`` on a collection: one page of one instant."""
+    names = await authorise_read(doors, call.actor, target.kind, None, call.loose_query)
     query = call.query(*SELECTORS, *known_prefix(target), "limit", "continue")
-    prefix, match = await read_selection(doors, call, target, query)
+    prefix, match = read_selection(target, names, query)
     limit = read_count(query, "limit", 0, _MOST)
     page = await doors.store.list(prefix, limit=limit, after=query.get("continue") or None)
     if not page.entries:
@@ -58,9 +59,9 @@ async def list_(doors: Doors, call: Call, target: Target) -> Answer:
     return Answer(200, body, JSON)
 
 
-async def read_selection(doors: Doors, call: Call, target: Target, query: dict[str, str]) -> tuple[str, Match | None]:
-    """The store prefix and the test of a list or watch. Raises Forbidden, and InvalidInput for a bad selector."""
-    names = await authorise_read(doors, call.actor, target.kind, None, query)
+def read_selection(target: Target, names: str | None, query: dict[str, str]) -> tuple[str, Match | None]:
+    """The store prefix and the test of a list or watch by who may see ``names`` that begin so, or all. Raises InvalidInput for
+    a bad selector."""
     match = _read_match(target.kind, query)
     one = _ONE_NAME.fullmatch(query.get("fields", ""))
     narrowed = names or (one[1] if one and (target.kind.scope == "fabric" or target.project) else "")

@@ -103,9 +103,9 @@ class ReportAnswer(msgspec.Struct):
 
 async def report(doors: Doors, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:report``, by the node itself."""
-    call.query()
     uid = call.actor.id
     known = await require_own(doors, call, name)
+    call.query()
     given = _read(await call.read_body())
     await doors.store.grant(f"{LEASE_PREFIX}{uid}", uid, LEASE_SECONDS, _write_digest(given.digest))
     node = await _read_node(doors, name, uid)

@@ -106,8 +106,8 @@ async def _healthz(doors: Doors, call: Call) -> Answer:
 
 
 async def _gateway(doors: Doors, call: Call) -> Answer:
-    call.query()
     require_person(call.actor, "ask where the gateway is")
+    call.query()
     functions = doors.settings.functions_for(call.host)
     return json_answer(
         {
@@ -120,8 +120,8 @@ async def _gateway(doors: Doors, call: Call) -> Answer:
 
 
 async def _kinds(doors: Doors, call: Call) -> Answer:
-    call.query()
     require_person(call.actor, "list the kinds")
+    call.query()
     return json_answer(
         {
             "items": [
@@ -143,8 +143,8 @@ async def _kinds(doors: Doors, call: Call) -> Answer:
 
 
 async def _openapi(doors: Doors, call: Call) -> Answer:
-    call.query()
     require_person(call.actor, "read the API's description")
+    call.query()
     return json_answer(openapi.describe_api())
 
 

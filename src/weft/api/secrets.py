@@ -36,8 +36,8 @@ class SecretsAnswer(msgspec.Struct):
 async def secrets(doors: Doors, call: Call, name: str) -> Answer:
     """``POST /v1/nodes/{name}:secrets``, by the node itself: what one of its own allocations names, or, with a ticket, who pulls
     a function's image."""
-    call.query()
     await require_own(doors, call, name)
+    call.query()
     try:
         asked = msgspec.json.decode(await call.read_body(), type=SecretsInput)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -48,8 +48,8 @@ class UsageAnswer(msgspec.Struct):
 
 async def usage(doors: Doors, call: Call) -> Answer:
     """``GET /v1/usage``; with ``guests=1`` each guest's too."""
-    query = call.query("guests")
     require_person(call.actor, "see what is used")
+    query = call.query("guests")
     with_guests = read_flag(query, "guests")
     items = []
     for lease in await doors.store.leases(LEASE_PREFIX, digests=True):

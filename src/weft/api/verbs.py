@@ -42,12 +42,14 @@ _STARTABLE = ("Stopped", "Suspended", "Failed")
 async def act(doors: Doors, call: Call, target: Target) -> Answer:
     """``POST …/{name}:{verb}``."""
     kind, verb = target.kind, _find_verb(target)
+    if verb.stream:
+        require_admin(call.actor, f"{verb.name} a {kind.title}")
+    else:
+        authorise_write(call.actor, kind, verb.name)
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     given = _read_input(verb, await call.read_object())
     if verb.stream:
-        require_admin(call.actor, f"{verb.name} a {kind.title}")
         return await _open_stream(doors, call, target, verb, given)
-    authorise_write(call.actor, kind, verb.name)
     if verb.make is not None:
         return await _make(doors, call, target, verb, given, dry_run=dry_run)
     key = None if dry_run else call.idempotency_key

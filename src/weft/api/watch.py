@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from weft.api.authorise import authorise_read
 from weft.api.call import Call
 from weft.api.doors import Doors
 from weft.api.lines import encode_change
@@ -24,11 +25,12 @@ _FIRST_SECONDS = 0.25  # how long a cursor gets to prove gone before the answer 
 
 async def watch(doors: Doors, call: Call, target: Target) -> Answer:
     """``GET …?watch=1&cursor=C`` on a collection."""
+    names = await authorise_read(doors, call.actor, target.kind, None, call.loose_query)
     query = call.query(*SELECTORS, *known_prefix(target), "watch", "cursor", "limit")
     cursor = query.get("cursor", "")
     if not cursor:
         raise InvalidInput("a watch needs a cursor", field="cursor", hint="list first: the answer has one")
-    prefix, match = await read_selection(doors, call, target, query)
+    prefix, match = read_selection(target, names, query)
     await refuse_unknown_project(doors, target)
     batches = doors.store.watch(prefix, cursor)
     feed = Feed(doors, batches, cursor, lambda batch: _lines(doors, batch, match))
