@@ -3,7 +3,7 @@
 # A plain `su` leaves root without these, and nft, bridge tools and dpkg live there.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help install up down test bench soak lock
+.PHONY: help install up down fmt check unit test bench soak lock
 
 help:
 	@echo "make up       install what is missing, start a three-node cluster here, boot a VM in it"
@@ -12,6 +12,9 @@ help:
 	@echo "              KATA=n3: Kata gives them machines of their own there)"
 	@echo "make down     end that cluster and remove everything it made (keeps .weft/cache)"
 	@echo "make install  Debian packages and .venv only"
+	@echo "make fmt      put every file into form, and mend what the linter can"
+	@echo "make check    form, lint, types, walls and unit tests: within a minute"
+	@echo "make unit     the unit tests (ROOM=scheduler for those of one room)"
 	@echo "make test     the whole test suite"
 	@echo "make bench    measure the promises (ONLY=name for one; AGAINST=COMMIT compares with that commit,"
 	@echo "              both in turn on this machine, ROUNDS=3 times)"
@@ -30,6 +33,20 @@ down:
 	@if [ ! -x .venv/bin/python ] && grep -qsxF "$(CURDIR)" /run/weft-*/clone; then tools/install; fi
 	@if [ -x .venv/bin/python ]; then .venv/bin/python -m weft.launch.local down; \
 	else echo "nothing to end: this clone has no .venv yet"; fi
+
+fmt: install
+	@.venv/bin/ruff check -q --fix . || true
+	@.venv/bin/ruff format .
+
+# Types and walls are tests too (tests/architecture); what is said in a blink comes first.
+check: install
+	@.venv/bin/ruff check -q .
+	@.venv/bin/ruff format -q --check . || { echo "make fmt puts these into form" >&2; exit 1; }
+	@.venv/bin/pytest -n $(or $(WORKERS),auto) --maxprocesses 8 tests/architecture tests/unit
+
+unit: install
+	@set -- tests/unit/$(ROOM)*; [ -e "$$1" ] || { echo "no room $(ROOM): $$(cd tests/unit && ls)" >&2; exit 2; }; \
+	.venv/bin/pytest -n $(or $(WORKERS),auto) --maxprocesses 8 "$$@"
 
 # Three at a time: much of the suite waits for guests. WORKERS=1 runs it in order. What takes longest is told in the end.
 test: install

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "weft"
@@ -44,7 +46,21 @@ def test_imports_point_down_and_rooms_on_one_line_never_meet() -> None:
 
 
 def test_ruff_finds_nothing() -> None:
-    run_tool("ruff", "check", "src", "tests", "benchmarks")
+    run_tool("ruff", "check", ".")
+
+
+def test_every_file_is_as_the_formatter_writes_it() -> None:
+    run_tool("ruff", "format", "--check", ".")  # make fmt writes it
+
+
+def test_what_runs_before_a_commit_is_all_here() -> None:
+    """No hook is fetched from elsewhere, and each runs a program that make install has brought."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repo["repo"] for repo in config["repos"]] == ["local"]
+    hooks = config["repos"][0]["hooks"]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    programs = [hook["entry"].split()[0] for hook in hooks]
+    assert [name for name in programs if not (ROOT / name).exists() and shutil.which(name) is None] == []
 
 
 def test_the_type_checker_is_content() -> None:
