@@ -59,6 +59,7 @@ from weft.scheduler.table.snapshot import Snapshot, asks_of, without
 
 BATCH = 3 * (MAX_WRITES // 3)  # a placement has three writes
 LOOK_AT_WORKERS_EVERY_SECONDS = 0.05  # whether own policies that are started are ready
+TELL_AGAIN_SECONDS = 0.1
 RETOLD = 20  # of a class whose verdict is worded anew; the others keep the words they have
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -96,6 +97,7 @@ class Scheduler:
         self._mustered: set[str] = set()  # gangs that were decided on in the batch in hand
         self._budget = Budget()  # of time for gangs
         self._pause_seconds = 0.0
+        self._tell_again_at = float("inf")
 
     async def run(self) -> None:
         """Raises TermLost when the term ends."""
@@ -108,10 +110,7 @@ class Scheduler:
                     await self._answer()
                 if self.intake.moves.wait(self._term.clock.elapsed()) == 0.0:
                     await self._place_moves()
-                if self.intake.take_counts_due():
-                    await self._term.perform(plan_standing(self._view, self.snapshot))
-                if self._own.take_news():
-                    await self._term.perform(plan_health(self._view, self._own, self._term.clock.now()))
+                await self._tell_what_stands()
                 if self._starting and not self._own.starting():
                     self._starting = self.intake.offer_keys(self._starting)
                 if self._budget.wait(self._term.clock.elapsed()) == 0.0:
@@ -127,6 +126,20 @@ class Scheduler:
             unsubscribe()
             self._own.close()
             await self._flight.close()
+
+    async def _tell_what_stands(self) -> None:
+        """Count nodes anew for Constraints, and say how own policies do, where that is due. What was refused is said again a
+        little later: who wrote in between may have changed nothing that makes it due."""
+        elapsed, now = self._term.clock.elapsed(), self._term.clock.now()
+        again = elapsed >= self._tell_again_at
+        commits: list[Commit] = []
+        if self.intake.take_counts_due() or again:
+            commits += plan_standing(self._view, self.snapshot)
+        if self._own.take_news() or again:
+            commits += plan_health(self._view, self._own, now)
+        if commits or again:
+            refused = await self._term.perform(commits)
+            self._tell_again_at = elapsed + TELL_AGAIN_SECONDS if refused else float("inf")
 
     async def _answer(self) -> None:
         """Answer what is asked. An answer that can't be written had its question taken away, or changed: that is noticed."""
@@ -358,6 +371,8 @@ class Scheduler:
         """In how many seconds to look again even if nothing changes; None: never."""
         elapsed = self._term.clock.elapsed()
         waits = [self.intake.refresh(), self._budget.wait(elapsed), self.intake.moves.wait(elapsed)]
+        if self._tell_again_at < float("inf"):
+            waits.append(max(0.0, self._tell_again_at - elapsed))
         if self._own.starting() or self._starting:
             waits.append(LOOK_AT_WORKERS_EVERY_SECONDS)
         return min((seconds for seconds in waits if seconds is not None), default=None)

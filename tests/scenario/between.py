@@ -1,0 +1,181 @@
+"""Somebody writes in between: each commit of the deciders is met by a write to the very key that one of its preconditions is about,
+after it was planned and before the store has it. The store must refuse it, and who planned it plan anew.
+
+A commit is known by its site: the file and function in whose source it is made. ``sites`` lists all of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+import weft
+from weft.client.commit import Commit
+from weft.client.term import Term
+from weft.contracts.store import (
+    Absent,
+    AtRevision,
+    Delete,
+    LeaseHeld,
+    Precondition,
+    PreconditionFailed,
+    Present,
+    Put,
+    Store,
+    Write,
+)
+from weft.kinds.container import ContainerSpec
+from weft.kinds.registry import WORKLOADS
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import Envelope, encode_envelope
+from weft.objects.identity import new_uid
+
+SOURCE = Path(weft.__file__).parent
+ROOMS = ("controllers", "scheduler")
+
+
+def find_calls(rooms: Sequence[str], is_site: Any) -> dict[tuple[str, int], str]:
+    """(file, line) of each call that ``is_site`` takes for one → its name: ``room/file.py function``, with a number if
+    there are several in the function."""
+    found: dict[tuple[str, int], str] = {}
+    for path in sorted(path for room in rooms for path in (SOURCE / room).rglob("*.py")):
+        for function, calls in _calls_by_function(ast.parse(path.read_text()), is_site).items():
+            for number, call in enumerate(calls, 1):
+                name = f"{path.relative_to(SOURCE)} {function}" + (f" {number}" if len(calls) > 1 else "")
+                found |= {(str(path), line): name for line in range(call.lineno, (call.end_lineno or 0) + 1)}
+    return found
+
+
+def _calls_by_function(tree: ast.AST, is_site: Any) -> dict[str, list[ast.Call]]:
+    found: dict[str, list[ast.Call]] = defaultdict(list)
+
+    def walk(node: ast.AST, function: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            inner = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function
+            if isinstance(child, ast.Call) and is_site(child.func):
+                found[inner].append(child)
+            walk(child, inner)
+
+    walk(tree, "")
+    return found
+
+
+def is_commit(called: ast.expr) -> bool:
+    return isinstance(called, ast.Name) and called.id == "Commit"
+
+
+def kind_of(key: str) -> str:
+    kind = key[1:].partition("/")[0]
+    return "workload" if kind in WORKLOADS else kind
+
+
+def name_precondition(precondition: Precondition) -> str:
+    """``node at``, ``allocation absent``: the kind of what it is about, and what must be so."""
+    how = {AtRevision: "at", Absent: "absent"}.get(type(precondition), "present")
+    return f"{kind_of(getattr(precondition, 'key', '/lease'))} {how}"
+
+
+class Between:
+    """``refused``: by site, the preconditions in whose way a write was put and that the store then found wrong;
+    ``loose``: by site, the kinds of what is written with nothing said of its own key; ``wrong``: what was written all the
+    same."""
+
+    def __init__(self) -> None:
+        self.sites = find_calls(ROOMS, is_commit)
+        self.refused: dict[str, set[str]] = defaultdict(set)
+        self.loose: dict[str, set[str]] = defaultdict(set)
+        self.wrong: list[str] = []
+        self._made: dict[int, tuple[Commit, str]] = {}
+        self._planned: dict[Precondition, str] = {}
+
+    @contextlib.contextmanager
+    def step_in(self) -> Iterator[None]:
+        """Do so to all deciders that run meanwhile."""
+        perform, write = Term.perform, Term._write
+        between = self
+
+        async def performed(term: Term, commits: Sequence[Commit]) -> list[Commit]:
+            planned = [one for commit in commits for one in between._look_at(commit)]
+            try:
+                return await perform(term, commits)
+            finally:
+                for one in planned:
+                    between._planned.pop(one, None)
+
+        async def written(term: Term, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
+            for precondition in preconditions:
+                site = between._planned.pop(precondition, None)
+                if site is not None and (undo := await _put_in_the_way(term.store, precondition, writes)) is not None:
+                    try:
+                        revision = await write(term, writes, preconditions)
+                    except PreconditionFailed as problem:
+                        if problem.failed == precondition:
+                            between.refused[site].add(name_precondition(precondition))
+                        raise
+                    finally:
+                        await term.store.commit(undo)
+                    between.wrong.append(f"{site}: {name_precondition(precondition)}: {precondition}")
+                    return revision
+            return await write(term, writes, preconditions)
+
+        with contextlib.ExitStack() as patches:
+            for module in {name.partition(" ")[0] for name in self.sites.values()}:
+                place = importlib.import_module(f"weft.{module.removesuffix('.py').replace('/', '.')}")
+                patches.enter_context(mock.patch.object(place, "Commit", self._note))
+            patches.enter_context(mock.patch.object(Term, "perform", performed))
+            patches.enter_context(mock.patch.object(Term, "_write", written))
+            yield
+
+    def _note(self, *given: Any, **more: Any) -> Commit:
+        """Make a commit, and remember where that was."""
+        commit, frame = Commit(*given, **more), sys._getframe(1)
+        self._made[id(commit)] = commit, self.sites[frame.f_code.co_filename, frame.f_lineno]
+        return commit
+
+    def _look_at(self, commit: Commit) -> list[Precondition]:
+        """Plan what is to come in between it and the store."""
+        if id(commit) not in self._made:
+            return []  # a test's own
+        site = self._made.pop(id(commit))[1]
+        about = {getattr(precondition, "key", "") for precondition in commit.preconditions}
+        self.loose[site] |= {kind_of(write.key) for write in commit.writes if write.key not in about}
+        planned = [one for one in commit.preconditions if name_precondition(one) not in self.refused[site]]
+        self._planned |= dict.fromkeys(planned, site)
+        return planned
+
+
+async def _put_in_the_way(store: Store, precondition: Precondition, writes: Sequence[Write]) -> list[Write] | None:
+    """Make ``precondition`` wrong by a write that changes nothing of what is meant; what takes that away again. None where it
+    is wrong already."""
+    if isinstance(precondition, LeaseHeld):
+        return None
+    key, entry = precondition.key, await store.get(precondition.key)
+    match precondition:
+        case AtRevision(revision=revision) if entry is not None and entry.revision == revision:
+            await store.commit([Put(key, entry.value)])
+            return []
+        case Present() if entry is not None:
+            await store.commit([Delete(key)])
+            return [Put(key, entry.value)]
+        case Absent() if entry is None:
+            mine = [write.value for write in writes if isinstance(write, Put) and write.key == key]
+            await store.commit([Put(key, mine[0] if mine else _make_workload(key))])
+            return [Delete(key)]
+    return None
+
+
+def _make_workload(key: str) -> bytes:
+    """One under a name that a commit relies on to be nobody's."""
+    _, kind, project, name = key.split("/")
+    spec = {"vm": VmSpec(image="tiny"), "container": ContainerSpec(image="tiny")}[kind]
+    made = Envelope(kind=kind, name=name, uid=new_uid(), project=project, spec=msgspec.Raw(msgspec.json.encode(spec)))
+    return encode_envelope(made)
