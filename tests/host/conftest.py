@@ -33,7 +33,17 @@ def lab(tiny: Path) -> Iterator[GuestLab]:
 @pytest.fixture(scope="session")
 def verifier(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The program that keeps writing and notices what was lost: see verifier.c."""
-    program = tmp_path_factory.mktemp("verifier") / "verifier"
-    source = Path(__file__).with_name("verifier.c")
+    return compile_for_guests("verifier", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The program that takes the guest agent's place and abuses it: see hostile.c."""
+    return compile_for_guests("hostile", tmp_path_factory)
+
+
+def compile_for_guests(name: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    program = tmp_path_factory.mktemp(name) / name
+    source = Path(__file__).with_name(f"{name}.c")
     subprocess.run(["gcc", "-O2", "-static", "-s", "-o", str(program), str(source)], check=True)
     return program.read_bytes()

@@ -14,6 +14,7 @@ import pytest
 from guest_lab import MIB, GuestLab
 
 from weft.contracts.runtime import ExecRequest, GuestDisk, GuestPlan
+from weft.drivers.processes import resident_bytes
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.images.tiny.build import build_tiny
 from weft.objects.errors import Unavailable
@@ -176,6 +177,45 @@ async def test_data_survives_a_machine_that_is_killed(driver: QemuDriver, lab: G
     await until(driver, plan.id, lambda facts: facts.state == "failed")
     await ready(driver, plan)
     assert await shell(driver, plan, "sha256sum < /root/kept") == digest
+
+
+async def test_a_guest_whose_root_speaks_for_its_agent_hurts_only_itself(
+    driver: QemuDriver, lab: GuestLab, plan: GuestPlan, hostile: bytes
+) -> None:
+    """Its node's agent, here this process, bears what hostile.c sends, and its neighbour is served meanwhile."""
+    await ready(driver, plan)
+    wild = lab.plan("wild")
+    record = Path(lab.host.state_dir, "guests", wild.id, "guest.json")
+    before = await ready(driver, wild)
+    await run(driver, wild.id, "sh", "-c", "cat > /tmp/hostile; chmod +x /tmp/hostile", stdin=hostile)
+    setsid = "setsid /tmp/hostile $(pidof weft-agent) >/dev/null 2>&1 &"
+    await start_command(driver, wild.id, ExecRequest(argv=["sh", "-c", setsid]))
+    await until(driver, wild.id, lambda facts: facts.boot_id == "aaaaaa")  # now that's who answers
+    at_first = resident_bytes(os.getpid())
+    try:
+        for what in ("output", "credit", "process", "births", "random"):
+            session = await start_command(driver, wild.id, ExecRequest(argv=[what, "0.6"]))  # nobody reads it
+            for word in ("beside", "after"):
+                assert await shell(driver, plan, f"echo {word} {what}") == f"{word} {what}"
+                await asyncio.sleep(0.3)
+            if what in ("output", "credit"):
+                with pytest.raises(Unavailable, match="wasn't asked for"):
+                    async with asyncio.timeout(20):
+                        _ = [chunk async for chunk in session.output()]
+            await session.close()
+            grown = resident_bytes(os.getpid()) - at_first
+            assert grown < 48 * MIB, f"{what}: {grown >> 20} MiB more"
+        facts = await driver.inspect(wild.id)
+        assert facts.process is None and len(facts.boot_id or "") <= 64 and record.stat().st_size < 8192
+        async with asyncio.timeout(60):
+            while facts.boot_id != before.boot_id:  # what it is sent may be lost with the rest of its noise
+                await start_command(driver, wild.id, ExecRequest(argv=["leave"]))
+                await asyncio.sleep(0.3)
+                facts = await driver.inspect(wild.id)
+        assert await shell(driver, wild, "echo back") == "back"
+    finally:
+        await driver.stop(wild.id, grace_seconds=0)
+        await driver.remove(wild.id)
 
 
 def test_the_same_sources_give_the_same_image(tmp_path: Path, tiny: Path) -> None:

@@ -82,6 +82,7 @@ def plan_guest(wanted: Wanted, prepared: Prepared) -> GuestPlan:
         nics=[GuestNic(link, nic.mac, nic.mtu) for link, nic in zip(prepared.links, spec.nics, strict=True)],
         has_agent=image.manifest.agent,
         qemu_agent=image.manifest.qemu_agent,
+        has_process=image.manifest.seed == "machine",
         hostname=spec.workload.name,
         cpu_model=spec.cpu_model,
         devices=[gpu.address for gpu in spec.gpus if gpu.address],

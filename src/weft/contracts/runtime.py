@@ -58,7 +58,8 @@ class GuestPlan(msgspec.Struct, frozen=True):
     ``cpu`` is cores (may be a fraction: a limit), ``vcpus`` what the guest sees. ``has_agent`` says the image ships a
     weft guest agent, ``qemu_agent`` a qemu-guest-agent, so readiness and exec can be had. ``devices`` are PCI addresses of the
     host's devices that become the guest's. ``cpu_model`` is one of the probe's; "" is all there is. A machine that doesn't
-    ``reboots`` ends where it would start over, as after a panic of its kernel.
+    ``reboots`` ends where it would start over, as after a panic of its kernel. ``has_process``: it is there for one process,
+    and its agent tells how that is; no other guest is listened to about one.
     """
 
     id: str
@@ -79,6 +80,7 @@ class GuestPlan(msgspec.Struct, frozen=True):
     devices: list[str] = []
     cpu_model: str = ""
     reboots: bool = True
+    has_process: bool = False
 
 
 class GuestShape(msgspec.Struct, frozen=True):

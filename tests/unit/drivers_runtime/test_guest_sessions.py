@@ -16,7 +16,8 @@ from tests.guest_program import Guest
 from weft.client.frames import FrameDecoder, FrameType
 from weft.contracts.runtime import DETACHED, SESSION_LOST, ExecRequest, SessionMark
 from weft.drivers.runtime.qemu.frames import MAGIC, encode_frame
-from weft.drivers.runtime.qemu.guest_channel import GuestChannel, GuestSession
+from weft.drivers.runtime.qemu.guest_channel import GuestChannel
+from weft.drivers.runtime.qemu.guest_session import GuestSession
 from weft.gateway.ledger import Ledger
 from weft.objects.errors import Unavailable
 

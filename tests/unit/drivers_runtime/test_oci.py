@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -400,6 +401,56 @@ async def test_a_log_is_followed_over_its_turn_to_the_end(tmp_path: Path) -> Non
     ended.set()
     await asyncio.wait_for(following, 5)
     assert [int(line.data) for line in seen] == [1, 2, 3, 4]
+
+
+async def test_who_reads_a_long_log_lets_others_have_their_turn(tmp_path: Path) -> None:
+    """A container prints as fast as it can: to read on until there is nothing more might take for ever."""
+    log, turns = tmp_path / "log", 0
+    log.write_bytes(b"".join(map(entry, range(200_000))))
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(take_turns())
+    for how in ({}, {"tail": 150_000}, {"tail": 0, "follow": True}):
+        turns, options = 0, {"tail": -1, "follow": False, "has_ended": lambda: True} | how
+        lines = read_lines(log, SystemClock(), **options)
+        if how.get("follow"):
+            waiting = asyncio.ensure_future(anext(lines))
+            await asyncio.sleep(0.05)
+            with open(log, "ab") as file:
+                file.write(b"".join(map(entry, range(200_000))))
+            await asyncio.wait_for(waiting, 10)
+            turns = 0
+        count = sum([1 async for _ in lines])
+        assert count >= 150_000 and turns >= 20
+    beside.cancel()
+
+
+async def test_who_follows_a_log_over_many_turns_keeps_no_old_file_open(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(entry(0))
+    lines = read_lines(log, SystemClock(), tail=-1, follow=True, has_ended=lambda: False)
+    for number in range(1, 6):
+        assert int((await anext(lines)).data) == number - 1
+        waiting = asyncio.ensure_future(anext(lines))
+        await asyncio.sleep(0.15)
+        log.replace(turned(log))
+        log.write_bytes(entry(number) + entry(number))
+        assert int((await asyncio.wait_for(waiting, 5)).data) == number
+        held = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        assert sum(str(tmp_path) in name for name in held) <= 1
+    await lines.aclose()
+
+
+async def test_a_carriage_return_is_part_of_a_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"2026-11-21T00:26:15.0Z stdout F 10 %\r20 %\n")
+    options: dict[str, Any] = {"tail": -1, "follow": False, "has_ended": lambda: True}
+    assert [line.data async for line in read_lines(log, SystemClock(), **options)] == [b"10 %\r20 %\n"]
 
 
 def test_who_runs_is_read_beside_the_record_and_only_if_it_is_of_that_run(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ TIMED_OUT, OUT_OF_MEMORY, EXITED = "Function.TimedOut", "Function.OutOfMemory", 
 TOO_LARGE, RECLAIMED, NO_ANSWER = "Function.ResponseTooLarge", "Function.Reclaimed", "Runtime.NoAnswer"
 INIT_TIMED_OUT = "Runtime.InitTimedOut"
 MOST_MESSAGE = 4096
+MOST_TYPE = 200  # as Lambda has it in its header
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -53,7 +54,8 @@ def tell_failure(body: bytes, header: str) -> Failure:
     except (msgspec.MsgspecError, RecursionError):
         return fail(header or "Runtime.Unknown", body.decode(errors="replace"))
     error_type = said.get("errorType")
-    return Failure(error_type if isinstance(error_type, str) and error_type else header or "Runtime.Unknown", body)
+    named = error_type[:MOST_TYPE] if isinstance(error_type, str) else ""
+    return Failure(named or header or "Runtime.Unknown", body)
 
 
 def explain_end(ended: Ended, recipe: Recipe) -> Failure:

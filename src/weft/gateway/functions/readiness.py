@@ -362,4 +362,4 @@ def _tell(outcome: Outcome) -> str:
         case Refused():
             return outcome.message or outcome.reason
         case Prepared():
-            return next(iter(read_failure(outcome.message)), outcome.error_type)
+            return next(iter(read_failure(outcome.message)), outcome.error_type)[:LONGEST_LINE]

@@ -7,8 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -58,34 +57,37 @@ def turn_over(log: Path, reopen: Callable[[], None]) -> None:
 async def read_lines(
     log: Path, clock: Clock, *, tail: int, follow: bool, has_ended: Callable[[], bool]
 ) -> AsyncGenerator[LogLine, None]:
-    """As HasLog has it. With ``follow``, on until the container had ended and nothing more came."""
+    """As HasLog has it. With ``follow``, on until the container had ended and nothing more came. A piece at a time, in a thread: a
+    whole log takes a second to read, and a container may print faster than this reads, for ever."""
     files = _open_both(log)
     try:
+        ends = [os.fstat(file.fileno()).st_size for file in files]  # what comes meanwhile is for those who follow
+        skipped = 0
         if tail >= 0:
-            for line in await asyncio.to_thread(_read_last, files, tail):
-                yield line
-        else:
-            for file in files:
-                async for line in _read_on(file):
+            counts = [await asyncio.to_thread(_count_lines, file, end) for file, end in zip(files, ends, strict=True)]
+            skipped = max(0, sum(counts) - tail)
+        for file, end in zip(files, ends, strict=True):
+            while lines := await asyncio.to_thread(_read_piece, file, end):
+                for line in _parse(lines[skipped:]):
                     yield line
+                skipped = max(0, skipped - len(lines))
         while follow:
             ended = has_ended()
-            current, some = files[-1] if files else None, False
-            if current is not None:
-                async for line in _read_on(current):
-                    some = True
-                    yield line
-            if some:
-                continue
-            if (fresh := _open_other(log, current)) is not None:
-                if current is not None:
-                    async for line in _read_on(current):  # what came between the look and the turn
-                        yield line
-                files.append(fresh)
-                continue
-            if ended:
+            lines = await asyncio.to_thread(_read_piece, files[-1]) if files else []
+            if not lines and (fresh := _open_other(log, files[-1] if files else None)) is not None:
+                lines = await asyncio.to_thread(_read_piece, files[-1]) if files else []  # between the look and the turn
+                if not lines:
+                    for file in files:
+                        file.close()
+                    files = [fresh]
+                    continue
+                fresh.close()
+            for line in _parse(lines):
+                yield line
+            if ended and not lines:
                 return
-            await clock.sleep(LOOK_SECONDS)
+            if not lines:
+                await clock.sleep(LOOK_SECONDS)
     finally:
         for file in files:
             file.close()
@@ -100,31 +102,26 @@ def _open_both(log: Path) -> list[BinaryIO]:
     return files
 
 
-async def _read_on(file: BinaryIO) -> AsyncGenerator[LogLine, None]:
-    """Whole lines from where it stands; half of one stays for later. Read in a thread: a whole log takes a second to read."""
-    while os.fstat(file.fileno()).st_size > file.tell() and (lines := await asyncio.to_thread(_read_piece, file)):
-        for line in lines:
-            yield line
+def _parse(lines: Iterable[bytes]) -> Iterator[LogLine]:
+    return (parsed for line in lines if (parsed := parse_line(line)) is not None)
 
 
-def _read_last(files: list[BinaryIO], count: int) -> deque[LogLine]:
-    last: deque[LogLine] = deque(maxlen=count)
-    for file in files:
-        while lines := _read_piece(file):
-            last.extend(lines)
-    return last
+def _count_lines(file: BinaryIO, end: int) -> int:
+    """Up to ``end``; the file stands at its beginning again."""
+    count = 0
+    while piece := file.read(min(READ_BYTES, end - file.tell())):
+        count += piece.count(b"\n")
+    file.seek(0)
+    return count
 
 
-def _read_piece(file: BinaryIO) -> list[LogLine]:
-    """The next lines; none at its end."""
-    while True:
-        start = file.tell()
-        piece = file.read(READ_BYTES)
-        whole = piece.rfind(b"\n") + 1
-        file.seek(start + whole)
-        lines = [parsed for line in piece[:whole].splitlines() if (parsed := parse_line(line)) is not None]
-        if lines or not whole:
-            return lines
+def _read_piece(file: BinaryIO, end: int | None = None) -> list[bytes]:
+    """Whole lines from where it stands, up to ``end``; half of one stays for later. None at its end."""
+    start = file.tell()
+    piece = file.read(READ_BYTES if end is None else min(READ_BYTES, end - start))
+    whole = piece.rfind(b"\n") + 1
+    file.seek(start + whole)
+    return piece[:whole].split(b"\n")[:-1]
 
 
 def _open_other(log: Path, current: BinaryIO | None) -> BinaryIO | None:

@@ -2,6 +2,9 @@
 
 Keeps a connection to each while the guest runs; tells when one introduces itself. Whoever wants a command run gets it
 from weft's own where that answers, else from the other.
+
+One that doesn't introduce itself is connected to anew: QEMU passes on nothing any more, in either direction and for good, where a
+host went while its guest was writing to it and the write was what found that out. What frees the port is that a host goes.
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ from weft.drivers.runtime.qemu.frames import Hello
 from weft.drivers.runtime.qemu.guest_channel import GuestChannel
 from weft.drivers.runtime.qemu.qemu_agent import QemuAgent, connect_agent
 from weft.drivers.runtime.qemu.translate import QEMU_AGENT_ID, WEFT_AGENT_ID, GuestPaths, has_qemu_port
+from weft.drivers.runtime.qemu.unread import Unread
 from weft.objects.errors import DriverFailed, Unavailable
 
 RETRY_SECONDS = 0.2
+SILENT_SECONDS = (4.0, 60.0)  # for one that doesn't introduce itself: at first, and at most
 
 
 class GuestAgents:
     """``on_hello(boot_id)`` is called whenever one has (again) introduced itself, ``on_process`` with what weft's own says of the
-    process that the guest is there for."""
+    process that the guest is there for, if it is there for one. ``unread`` counts what waits of all guests' output."""
 
     def __init__(
         self,
@@ -34,9 +39,11 @@ class GuestAgents:
         clock: Clock,
         on_hello: Callable[[str], None],
         on_process: Callable[[ProcessFacts], None],
+        unread: Unread,
     ) -> None:
         self._plan, self._paths, self._clock = plan, paths, clock
-        self._on_hello, self._on_process = on_hello, on_process
+        self._on_hello, self._on_process = on_hello, on_process if plan.has_process else None
+        self._unread = unread
         self._weft: GuestChannel | None = None
         self._qemu: QemuAgent | None = None
         self._qemu_answers = False
@@ -103,13 +110,34 @@ class GuestAgents:
 
     async def _keep_weft(self) -> None:
         loop = asyncio.get_running_loop()
+        patience, longest = SILENT_SECONDS
         while True:
-            lost = asyncio.Event()
+            heard, lost = asyncio.Event(), asyncio.Event()
+            make_channel = functools.partial(self._make_channel, heard, lost)
             with contextlib.suppress(OSError):
-                make_channel = functools.partial(GuestChannel, self._take_hello, lost.set, self._on_process)
                 _, self._weft = await loop.create_unix_connection(make_channel, str(self._paths.agent))
+                try:
+                    async with asyncio.timeout(patience):
+                        await heard.wait()
+                    patience = SILENT_SECONDS[0]
+                except TimeoutError:
+                    self._weft.close()
+                    patience = min(longest, patience * 2)
                 await lost.wait()
             await self._clock.sleep(RETRY_SECONDS)
+
+    def _make_channel(self, heard: asyncio.Event, lost: asyncio.Event) -> GuestChannel:
+        """``heard`` is set once something has come of it: a word, or its end."""
+
+        def take_hello(hello: Hello) -> None:
+            heard.set()
+            self._take_hello(hello)
+
+        def note_lost() -> None:
+            heard.set()
+            lost.set()
+
+        return GuestChannel(take_hello, note_lost, self._on_process, self._unread, self._plan.id)
 
     def _take_hello(self, hello: Hello) -> None:
         if self.clock_stood_still and self._weft is not None:
@@ -118,9 +146,15 @@ class GuestAgents:
         self._greet(hello.boot_id)
 
     async def _keep_qemu(self) -> None:
+        patience, longest = SILENT_SECONDS
         while True:
-            with contextlib.suppress(OSError, Unavailable, DriverFailed):
-                agent = await connect_agent(str(self._paths.qemu_agent), self._clock, self._hold_qemu)
+            with contextlib.suppress(OSError, Unavailable, DriverFailed, TimeoutError):
+                allowed, patience = patience, min(longest, patience * 2)
+                async with asyncio.timeout(allowed):
+                    agent = await connect_agent(
+                        str(self._paths.qemu_agent), self._clock, self._hold_qemu, self._unread, self._plan.id
+                    )
+                patience = SILENT_SECONDS[0]
                 boot_id = await agent.boot_id()
                 if self.clock_stood_still:
                     self.clock_stood_still = False

@@ -2,10 +2,14 @@
 
 Pure: bytes in, frames out. Before the guest has answered our HELLO everything is noise (the rest of what it told a
 predecessor that was killed in the middle of a frame), and the random nonce is what ends the noise.
+
+Whoever is root in the guest writes these bytes: nothing is kept of them but what a frame of ours may hold, and no word of
+theirs is longer than WORD_LETTERS.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Literal, NamedTuple
 
@@ -16,6 +20,8 @@ WINDOW_BYTES = 262144
 REQUEST_BYTES = 2 << 20
 NONCE_BYTES = 16
 NAME_BYTES = 16
+WORD_LETTERS = 64  # of a guest's own words: an id has 36, a host name 64
+MOST_CODE = 255
 MAGIC = b"weftga\r\n"
 END_MARK = 0xA5
 STDIN, STDOUT, STDERR = 0, 1, 2
@@ -25,6 +31,8 @@ _OVERHEAD = _HEADER.size + 1
 _ARRIVED = struct.Struct("<QQ")
 _PROCESS = struct.Struct("<II")
 _STANDING = struct.Struct("<QQB")
+_NUMBER = struct.Struct("<I")
+_ZEROS = re.compile(rb"\0*")
 
 
 class Frame(NamedTuple):
@@ -77,11 +85,25 @@ def encode_name(session: int, name: bytes, *, stdout: int = 0, stderr: int = 0, 
 
 
 def decode_standing(frame: Frame) -> Standing:
-    """The guest's answer to a name."""
+    """The guest's answer to a name; one that can't be is that it knows the name no more."""
     if frame.channel not in (0, 1) or len(frame.payload) != _STANDING.size:
         return Standing("gone")
     received, taken, ended = _STANDING.unpack(frame.payload)
-    return Standing("goes on" if frame.channel else "new", received, taken, bool(ended))
+    if not 0 <= received - taken <= WINDOW_BYTES:
+        return Standing("gone")
+    return Standing("goes on", received, taken, bool(ended)) if frame.channel else Standing("new")
+
+
+def decode_number(frame: Frame) -> int:
+    """The one number that it holds. Raises OutOfStep if it holds anything else."""
+    if len(frame.payload) != _NUMBER.size:
+        raise OutOfStep
+    return int(_NUMBER.unpack(frame.payload)[0])
+
+
+def decode_word(text: bytes) -> str:
+    """What a guest calls itself, or its boot: printable ASCII of it, WORD_LETTERS at most."""
+    return "".join(chr(letter) for letter in text[:WORD_LETTERS] if 0x20 <= letter < 0x7F).strip()
 
 
 def decode_process(frame: Frame) -> ProcessFacts | None:
@@ -89,6 +111,8 @@ def decode_process(frame: Frame) -> ProcessFacts | None:
     if frame.channel not in (0, 1) or len(frame.payload) != _PROCESS.size:
         return None
     ends, code = _PROCESS.unpack(frame.payload)
+    if code > MOST_CODE:
+        return None
     return ProcessFacts(frame.channel == 0, ends, code if ends else None)
 
 
@@ -111,8 +135,8 @@ def decode_hello(payload: bytes, nonce: bytes) -> Hello | None:
     words = payload[len(head) + 1 :].split(b"\0")
     if not payload.startswith(head) or len(payload) <= len(head) or len(words) < 2:
         return None
-    run_id = words[2].decode("ascii", "replace") if payload[len(head)] >= 2 and len(words) > 2 else ""
-    return Hello(payload[len(head)], words[0].decode("ascii", "replace"), words[1].decode("utf-8", "replace"), run_id)
+    run_id = decode_word(words[2]) if payload[len(head)] >= 2 and len(words) > 2 else ""
+    return Hello(payload[len(head)], decode_word(words[0]), decode_word(words[1]), run_id)
 
 
 class FrameReader:
@@ -133,7 +157,7 @@ class FrameReader:
         at, end = 0, len(held)
         while at < end:
             if held[at] == 0:
-                at += 1
+                at = _ZEROS.match(held, at).end()  # type: ignore[union-attr]  # it matches anything
                 continue
             if end - at < _HEADER.size:
                 break

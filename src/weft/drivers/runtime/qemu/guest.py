@@ -11,7 +11,7 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from weft.contracts.clock import Clock
 from weft.contracts.migration import MoveEvent
@@ -30,20 +30,40 @@ from weft.drivers.runtime.qemu.record import (
     write_record,
 )
 from weft.drivers.runtime.qemu.translate import GuestPaths
+from weft.drivers.runtime.qemu.unread import Unread
 from weft.objects.errors import DriverFailed, Unavailable
 
 RETRY_SECONDS = 0.2
 ADOPT_SECONDS = 5.0
 QUIT_SECONDS = 10.0
+HEARD_SECONDS = (
+    1.0,
+    30.0,
+)  # between two things that a guest says of itself: at first, and while it goes on saying others
+MOST_EVENTS = 1000  # of its machine that somebody has yet to look at
 HANDED_OVER = "postmigrate"  # QEMU's word for a machine that another one goes on for
 STANDS_STILL = ("io-error", "internal-error", "guest-panicked", HANDED_OVER)
+
+
+class Heard(NamedTuple):
+    """What a guest has said of itself: its boot, and how its process is."""
+
+    ready: bool
+    boot_id: str | None
+    told: ProcessFacts | None
 
 
 class Guest:
     """A guest the driver knows, running or not."""
 
     def __init__(
-        self, paths: GuestPaths, record: GuestRecord, cgroups: Cgroups, clock: Clock, notify: Callable[[], None]
+        self,
+        paths: GuestPaths,
+        record: GuestRecord,
+        cgroups: Cgroups,
+        clock: Clock,
+        notify: Callable[[], None],
+        unread: Unread | None = None,
     ) -> None:
         self.paths = paths
         self.record = record
@@ -51,15 +71,18 @@ class Guest:
         self.ended = asyncio.Event()
         self._settling = False
         self.said_hello = asyncio.Event()
-        self.agents = GuestAgents(record.plan, paths, clock, self._take_hello, self._take_process)
-        self._cgroups = cgroups
+        self._unread = unread or Unread()
         self.clock = clock
+        self.agents = self._make_agents()
+        self._cgroups = cgroups
         self._notify = notify
         self._qmp: Qmp | None = None
         self.status = ""  # as QEMU calls it
         self._shutdown: str | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._writes: set[asyncio.Task[None]] = set()
+        self._heard: Heard | None = None  # and not yet passed on
+        self._passing_on: asyncio.Task[None] | None = None
+        self._write: asyncio.Future[None] | None = None
         self._writing = threading.Lock()
         self.beside: asyncio.Task[None] | None = None  # what leads a move's copies
         self.copy_errors: list[str] = []  # why they failed
@@ -173,7 +196,7 @@ class Guest:
         was cut off may be about to open its monitor still."""
         self.ended.clear()
         self.agents.close()
-        self.agents = GuestAgents(self.record.plan, self.paths, self.clock, self._take_hello, self._take_process)
+        self.agents = self._make_agents()
         move = self.record.move if self.in_move else None
         stood_still = move is not None and move.role == "target" and move.settings.mode == "stop-and-copy"
         self.agents.clock_stood_still = self.record.memory != "none" or stood_still
@@ -212,24 +235,46 @@ class Guest:
         plan, ready = self.record.plan, self.record.ready and alive
         return ready if ready or plan.has_agent or plan.qemu_agent else None
 
+    def _make_agents(self) -> GuestAgents:
+        return GuestAgents(self.record.plan, self.paths, self.clock, self._take_hello, self._take_process, self._unread)
+
     def _take_hello(self, said: str) -> None:
-        boot_id = said or self.record.boot_id  # not every agent may tell
-        if not self.record.ready or self.record.boot_id != boot_id:
-            self.record.ready, self.record.boot_id = True, boot_id
-            self._write_beside()
+        heard = self._hears()
+        self._hear(Heard(True, said or heard.boot_id, heard.told))  # not every agent may tell its boot
         self.said_hello.set()
-        self._notify()
 
     def _take_process(self, told: ProcessFacts) -> None:
-        if self.record.told != told:
-            self.record.told = told
-            self._write_beside()
-            self._notify()
+        self._hear(self._hears()._replace(told=told))
 
-    def _write_beside(self) -> None:
-        write = asyncio.create_task(self.save_record(durable=False))
-        self._writes.add(write)
-        write.add_done_callback(self._writes.discard)
+    def _hears(self) -> Heard:
+        return self._heard or Heard(self.record.ready, self.record.boot_id, self.record.told)
+
+    def _hear(self, heard: Heard) -> None:
+        """Pass it on: at once, unless something was just now. A guest may say another thing a million times a second."""
+        if heard == self._hears() or self._settling or self.ended.is_set():
+            return
+        self._heard = heard
+        if self._passing_on is None or self._passing_on.done():
+            self._take_heard()
+            self._passing_on = asyncio.create_task(self._pass_on())
+
+    def _take_heard(self) -> bool:
+        """Whether there was anything."""
+        if self._heard is None:
+            return False
+        self.record.ready, self.record.boot_id, self.record.told = self._heard
+        self._heard = None
+        self._notify()
+        return True
+
+    async def _pass_on(self) -> None:
+        pause, longest = HEARD_SECONDS
+        more = True
+        while more:
+            self._write = asyncio.ensure_future(self.save_record(durable=False))
+            await asyncio.shield(self._write)
+            await self.clock.sleep(pause)
+            pause, more = min(longest, pause * 2), self._take_heard()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[asyncio.Queue[MoveEvent | None]]:
@@ -243,7 +288,8 @@ class Guest:
 
     def _tell(self, name: Literal["stopped", "resumed", "moved", "copied"]) -> None:
         for watcher in self._watchers:
-            watcher.put_nowait(MoveEvent(name, self.clock.elapsed()))
+            if watcher.qsize() < MOST_EVENTS:
+                watcher.put_nowait(MoveEvent(name, self.clock.elapsed()))
 
     def _take_event(self, event: QmpEvent) -> None:
         match event.name:
@@ -299,11 +345,14 @@ class Guest:
 
     async def close(self) -> None:
         """Stop watching; the guest goes on."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._passing_on] if self._passing_on is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
+        await asyncio.gather(*tasks, *([self._write] if self._write is not None else []), return_exceptions=True)
         self._tasks = []
         self._let_go()
+        if self._take_heard():
+            await self.save_record(durable=False)
 
     # How it ended.
 
@@ -318,6 +367,7 @@ class Guest:
 
     async def _write_end(self) -> None:
         record, name = self.record, self.record.plan.id
+        self._take_heard()  # its last words may be how its process ended
         if record.memory == "loaded":  # a resume was cut off: has the guest run and written, or not?
             record.memory = "saved" if disk_times(record.plan) == record.disk_times else "none"
         if record.memory == "none":
@@ -330,6 +380,10 @@ class Guest:
             )
             await asyncio.to_thread(self.paths.memory.unlink, missing_ok=True)
         record.process, record.ready, record.stopping = None, False, False
+        if self._passing_on is not None:
+            self._passing_on.cancel()
+        if self._write is not None:  # it mustn't come after the next run's
+            await asyncio.gather(self._write, return_exceptions=True)
         await self.save_record()
         await asyncio.to_thread(self.paths.memory_pending.unlink, missing_ok=True)
         shutil.rmtree(self.paths.run, ignore_errors=True)

@@ -20,6 +20,7 @@ from weft.drivers.runtime.qemu.memory import settle_memory
 from weft.drivers.runtime.qemu.migration import settle_move
 from weft.drivers.runtime.qemu.record import GuestRecord, read_record
 from weft.drivers.runtime.qemu.translate import GuestPaths
+from weft.drivers.runtime.qemu.unread import Unread
 from weft.objects.errors import NotFound
 
 
@@ -30,6 +31,7 @@ class Guests:
         self._run_dir = Path(host.run_dir)
         self._folder = Path(host.state_dir) / "guests"
         self._cgroups, self._clock, self.notify = cgroups, clock, notify
+        self._unread = Unread()
         self.known: dict[str, Guest] = {}
         self._verbs: dict[str, asyncio.Lock] = {}
 
@@ -41,7 +43,7 @@ class Guests:
         return self._verbs.setdefault(guest_id, asyncio.Lock())
 
     def add(self, record: GuestRecord) -> Guest:
-        guest = Guest(self.paths(record.plan.id), record, self._cgroups, self._clock, self.notify)
+        guest = Guest(self.paths(record.plan.id), record, self._cgroups, self._clock, self.notify, self._unread)
         self.known[record.plan.id] = guest
         return guest
 

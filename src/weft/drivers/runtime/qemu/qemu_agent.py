@@ -2,6 +2,9 @@
 
 It is what any distribution ships. It has no streams: a command gets the input that is there when it begins, its output
 comes whole at its end, and it gets no terminal. Where weft's own agent answers too, that one runs the commands.
+
+Who is root in the guest may answer in its place: a line is short, unless it is what a command has printed, and of those that are
+long a node takes few at once.
 """
 
 from __future__ import annotations
@@ -10,21 +13,27 @@ import asyncio
 import base64
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Hashable
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import ExecChunk, ExecRequest
+from weft.drivers.runtime.qemu.frames import WORD_LETTERS, decode_word
+from weft.drivers.runtime.qemu.unread import Unread
 from weft.objects.errors import DriverFailed, InvalidInput, TooLarge, Unavailable
 
 ANSWER_SECONDS = 20.0
 INPUT_PAUSE_SECONDS = 0.3  # no input for so long: the command begins with what there is
 INPUT_BYTES = 8 << 20
 POLL_SECONDS = (0.02, 0.5)  # between looks at a command: at first, at most
-_LINE_BYTES = 48 << 20  # what a command has said (16 MiB on either channel, in base64) comes in one line
-_BOOT_ID_LETTERS = 64
+LINE_BYTES = 64 << 10
+LONG_LINE_BYTES = 48 << 20  # what a command has said (16 MiB on either channel, in base64) comes in one line
+LONG_SECONDS = 60.0  # for other guests' long answers
+NOISE_BYTES = 1 << 20  # from one that has yet to answer: then it is given a rest
+PIECE_BYTES = 64 << 10  # of output, to be read at once
+MOST_REASON = 500
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -39,10 +48,13 @@ class _Started(msgspec.Struct):
     pid: int
 
 
+_Code = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 32)]
+
+
 class _Status(msgspec.Struct, rename="kebab"):
     exited: bool
-    exitcode: int | None = None
-    signal: int | None = None
+    exitcode: _Code | None = None
+    signal: _Code | None = None
     out_data: str = ""
     err_data: str = ""
     out_truncated: bool = False
@@ -50,57 +62,100 @@ class _Status(msgspec.Struct, rename="kebab"):
 
 
 class QemuAgent:
-    """One connection to one guest's agent, made by ``connect_agent`` once it has answered."""
+    """One connection to one guest's agent, made by ``connect_agent`` once it has answered. ``unread`` counts what waits of all
+    guests' output, of this one's under ``guest``."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: Clock) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: Clock, unread: Unread, guest: Hashable
+    ) -> None:
         self._reader, self._writer, self._clock = reader, writer, clock
+        self.unread, self.guest = unread, guest
         self._turn = asyncio.Lock()
         self.lost = asyncio.Event()
 
     async def synchronise(self) -> None:
         """Return once the agent answers us, which may take until the guest has booted; what it still had to say to a
-        predecessor is dropped."""
+        predecessor is dropped. Raises Unavailable, also for one that says too much before it answers."""
         number = int.from_bytes(os.urandom(4), "little")
         request = {"execute": "guest-sync-delimited", "arguments": {"id": number}}
         self._writer.write(b"\xff" + msgspec.json.encode(request) + b"\n")
-        while True:
+        noise = 0
+        while noise < NOISE_BYTES:
             try:
                 line = await self._reader.readline()
             except ValueError:
                 raise Unavailable("the guest's agent sends a line without an end") from None
             if not line:
                 raise Unavailable("QEMU has closed the agent's port")
-            with contextlib.suppress(msgspec.DecodeError):
-                answer = msgspec.json.decode(line.rpartition(b"\xff")[2])
-                if isinstance(answer, dict) and answer.get("return") == number:
+            noise += len(line)
+            with contextlib.suppress(ValueError):
+                if _decode_answer(line.rpartition(b"\xff")[2]).get("return") == number:
                     return
+        raise Unavailable("the guest's agent sends what nobody asked for")
 
-    async def execute(self, command: str, reply: type[T], **arguments: Any) -> T:
-        """The agent's answer. Raises DriverFailed if it refuses, Unavailable if it doesn't answer in time or answers
-        with nonsense: the guest is a stranger."""
+    async def execute(self, command: str, reply: type[T], *, long: bool = False, **arguments: Any) -> T:
+        """The agent's answer, which may be ``long``. Raises DriverFailed if it refuses, Unavailable if it doesn't answer in time
+        or answers with nonsense: the guest is a stranger."""
         async with self._turn:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     self._send(command, arguments)
-                    line = await self._reader.readline()
-                answer = msgspec.json.decode(line.lstrip(b"\xff"), type=dict[str, Any])
-                if "return" in answer:
-                    return msgspec.convert(answer["return"], reply)
-                refused = msgspec.convert(answer.get("error"), dict[str, Any])
+                    line = await self._read_short()
+                if line is None and long:
+                    async with self._long_turn(), asyncio.timeout(ANSWER_SECONDS):
+                        return self._read_answer(command, await self._read_long(), reply)
+                return self._read_answer(command, line or b"", reply)
             except (TimeoutError, OSError, ValueError) as problem:  # what msgspec raises is a ValueError too
                 self.close()  # an answer that comes late would be taken for the next one's
                 raise Unavailable("the guest's agent doesn't answer", retry_after_seconds=0.5) from problem
-        raise DriverFailed(f"the guest's agent refused {command}: {str(refused.get('desc', 'no reason given'))[:500]}")
+
+    def _read_answer(self, command: str, line: bytes | bytearray, reply: type[T]) -> T:
+        """Raises DriverFailed, ValueError."""
+        answer = _decode_answer(line)
+        if "return" in answer:
+            return msgspec.convert(answer["return"], reply)
+        refused = msgspec.convert(answer.get("error"), dict[str, Any])
+        raise DriverFailed(
+            f"the guest's agent refused {command}: {str(refused.get('desc', 'no reason given'))[:MOST_REASON]}"
+        )
+
+    async def _read_short(self) -> bytes | None:
+        """None: it is longer, and waits."""
+        try:
+            return await self._reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError as cut:
+            return cut.partial
+        except asyncio.LimitOverrunError:
+            return None
+
+    async def _read_long(self) -> bytearray:
+        """What comes after its end nobody has asked for. Raises ValueError for one that is too long."""
+        line = bytearray()
+        while (piece := await self._reader.read(LINE_BYTES)) and len(line) <= LONG_LINE_BYTES:
+            end = piece.find(b"\n")
+            line += piece if end < 0 else piece[:end]
+            if end >= 0:
+                return line
+        raise ValueError("no end of it")
+
+    @contextlib.asynccontextmanager
+    async def _long_turn(self) -> AsyncIterator[None]:
+        async with asyncio.timeout(LONG_SECONDS):
+            await self.unread.turns.acquire()
+        try:
+            yield
+        finally:
+            self.unread.turns.release()
 
     async def boot_id(self) -> str:
         """The guest kernel's own id of this boot; "" where the agent may not read it."""
         try:
             handle = await self.execute("guest-file-open", int, path=_BOOT_ID, mode="r")
-            read = await self.execute("guest-file-read", _Read, handle=handle, count=_BOOT_ID_LETTERS)
+            read = await self.execute("guest-file-read", _Read, handle=handle, count=WORD_LETTERS)
             await self.execute("guest-file-close", dict, handle=handle)
         except DriverFailed:
             return ""
-        return _decode(read.buf_b64)[:_BOOT_ID_LETTERS].decode(errors="replace").strip()
+        return decode_word(_decode(read.buf_b64))
 
     def power(self) -> None:
         """Ask the guest to power off; it does so in its own time and never answers."""
@@ -134,6 +189,8 @@ class QemuAgentSession:
         self._agent, self._request, self._clock = agent, request, clock
         self._input = bytearray()
         self._arrived, self._input_ended = asyncio.Event(), False
+        self._waiting: dict[str, bytes] = {}
+        self._cut = False
 
     async def write(self, data: bytes) -> None:
         """Keep stdin for the beginning of the command. Raises TooLarge."""
@@ -156,28 +213,52 @@ class QemuAgentSession:
         argv = request.argv
         if request.cwd:
             argv = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', request.cwd, *argv]
-        started = await self._agent.execute(
-            "guest-exec",
-            _Started,
-            path=argv[0],
-            arg=argv[1:],
-            env=[f"{name}={value}" for name, value in {**_ENVIRONMENT, **request.env}.items()],
-            **{"capture-output": True, "input-data": base64.b64encode(self._input).decode()},
-        )
+        arguments: dict[str, Any] = {
+            "path": argv[0],
+            "arg": argv[1:],
+            "env": [f"{name}={value}" for name, value in {**_ENVIRONMENT, **request.env}.items()],
+            "capture-output": True,
+            "input-data": base64.b64encode(self._input).decode(),
+        }
+        started = await self._agent.execute("guest-exec", _Started, **arguments)
         pause, longest = POLL_SECONDS
-        while not (told := await self._agent.execute("guest-exec-status", _Status, pid=started.pid)).exited:
+        while not (told := await self._ask(started.pid)).exited:
             await self._clock.sleep(pause)
             pause = min(longest, pause * 1.5)
-        if told.out_data:
-            yield ExecChunk("stdout", _decode(told.out_data))
-        if told.err_data:
-            yield ExecChunk("stderr", _decode(told.err_data))
-        if told.out_truncated or told.err_truncated:
+        code, signal, truncated = told.exitcode, told.signal, told.out_truncated or told.err_truncated
+        self._keep({"stdout": _decode(told.out_data), "stderr": _decode(told.err_data)})
+        del told
+        for channel in ("stdout", "stderr"):
+            at = 0
+            while piece := self._waiting.get(channel, b"")[at : at + PIECE_BYTES]:
+                yield ExecChunk("stdout" if channel == "stdout" else "stderr", piece)
+                at += PIECE_BYTES
+        if self._cut:
+            raise Unavailable("what the command printed wasn't read, and its node keeps no more of it")
+        self._drop()
+        if truncated:
             yield ExecChunk("stderr", b"weft: qemu-guest-agent has cut off what this command wrote\n")
-        yield ExecChunk("exit", code=told.exitcode, signal=told.signal)
+        yield ExecChunk("exit", code=code, signal=signal)
+
+    async def _ask(self, pid: int) -> _Status:
+        return await self._agent.execute("guest-exec-status", _Status, long=True, pid=pid)
+
+    def _keep(self, said: dict[str, bytes]) -> None:
+        self._waiting = said
+        self._agent.unread.take(self._agent.guest, self._cut_off, sum(map(len, said.values())))
+
+    def _drop(self) -> None:
+        said, self._waiting = self._waiting, {}
+        if said:
+            self._agent.unread.take(self._agent.guest, self._cut_off, -sum(map(len, said.values())))
+
+    def _cut_off(self) -> None:
+        self._cut = True
+        self._drop()
 
     async def close(self) -> None:
         """Nobody waits for it any more. The agent knows no way to hang up on a command: it goes on."""
+        self._drop()
 
     async def _gather_input(self) -> None:
         while not self._input_ended:
@@ -197,6 +278,14 @@ class QemuAgentSession:
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "USER": "root"}
 
 
+def _decode_answer(line: bytes | bytearray) -> dict[str, Any]:
+    """Raises ValueError."""
+    try:
+        return msgspec.json.decode(line.lstrip(b"\xff"), type=dict[str, Any])
+    except RecursionError:
+        raise ValueError("too deep") from None
+
+
 def _decode(text: str) -> bytes:
     try:
         return base64.b64decode(text)
@@ -204,10 +293,17 @@ def _decode(text: str) -> bytes:
         raise Unavailable("the guest's agent answers with nonsense") from problem
 
 
-async def connect_agent(path: str, clock: Clock, on_connected: Callable[[QemuAgent], None]) -> QemuAgent:
+async def connect_agent(
+    path: str,
+    clock: Clock,
+    on_connected: Callable[[QemuAgent], None],
+    unread: Unread | None = None,
+    guest: Hashable = "",
+) -> QemuAgent:
     """Connect to the port and wait until an agent answers; ``on_connected`` hears of the connection at once. Raises
     Unavailable, OSError."""
-    agent = QemuAgent(*await asyncio.open_unix_connection(path, limit=_LINE_BYTES), clock)
+    reader, writer = await asyncio.open_unix_connection(path, limit=LINE_BYTES)
+    agent = QemuAgent(reader, writer, clock, unread or Unread(), guest)
     on_connected(agent)
     await agent.synchronise()
     return agent

@@ -1,7 +1,7 @@
 """QEMU's monitor protocol, as little of it as weft needs: commands with answers, events, and the end of the machine.
 
 Reads and writes one unix socket. A monitor serves one client at a time, and a second one hangs until the first has
-gone, so every wait here has a limit.
+gone, so every wait here has a limit. A guest that has broken out of its machine is QEMU: a line of it has a limit, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import msgspec
 from weft.objects.errors import DriverFailed, Unavailable
 
 ANSWER_SECONDS = 10.0
-_LINE_LIMIT = 16 << 20
+LINE_BYTES = 2 << 20  # the longest that weft asks for, of machines with many disks, take a tenth of it
+_MOST_REASON = 500
 
 
 class QmpEvent(msgspec.Struct, frozen=True):
@@ -31,7 +32,8 @@ class QmpError(DriverFailed):
     """QEMU understood and refused."""
 
     def __init__(self, command: str, error: dict[str, Any]) -> None:
-        super().__init__(f"QEMU refused {command}: {error.get('desc', 'no reason given')}", details={"step": command})
+        reason = str(error.get("desc", "no reason given"))[:_MOST_REASON]
+        super().__init__(f"QEMU refused {command}: {reason}", details={"step": command})
 
 
 class Qmp:
@@ -48,7 +50,7 @@ class Qmp:
         self.closed = asyncio.Event()
 
     async def negotiate(self) -> None:
-        greeting = msgspec.json.decode(await self._reader.readline())
+        greeting = msgspec.json.decode(await self._reader.readline(), type=dict[str, Any])
         if "QMP" not in greeting:
             raise ValueError("no QMP greeting")
         self._writer.transport.set_write_buffer_limits(high=0)  # so that a drain waits for all
@@ -125,12 +127,13 @@ class Qmp:
     async def _read(self) -> None:
         try:
             while line := await self._reader.readline():
-                message = msgspec.json.decode(line)
+                message = msgspec.json.decode(line, type=dict[str, Any])
                 if "event" in message:
-                    self._take(QmpEvent(message["event"], message.get("data", {})))
-                elif (answer := self._waiting.get(message.get("id"))) and not answer.done():
-                    answer.set_result(message)
-        except (OSError, ValueError, msgspec.DecodeError):
+                    self._take(msgspec.convert({"name": message["event"], "data": message.get("data", {})}, QmpEvent))
+                elif "return" in message or isinstance(message.get("error"), dict):
+                    if (answer := self._waiting.get(message.get("id", 0))) and not answer.done():
+                        answer.set_result(message)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, msgspec.MsgspecError):
             pass  # a connection that talks nonsense is a lost one
         finally:
             self.closed.set()
@@ -161,7 +164,7 @@ async def connect_qmp(place: str | socket.socket, *, timeout_seconds: float = AN
     where: dict[str, Any] = {"path": place} if isinstance(place, str) else {"sock": place}
     try:
         async with asyncio.timeout(timeout_seconds):
-            connection = Qmp(*await asyncio.open_unix_connection(**where, limit=_LINE_LIMIT))
+            connection = Qmp(*await asyncio.open_unix_connection(**where, limit=LINE_BYTES))
             await connection.negotiate()
             return connection
     except (OSError, ValueError, msgspec.DecodeError, TimeoutError, Unavailable) as error:

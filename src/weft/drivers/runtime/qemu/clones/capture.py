@@ -27,6 +27,7 @@ INIT_SECONDS = 120.0  # an emulated machine takes 4 s to boot when nobody else d
 SETTLE_SECONDS = 0.1
 _STATE_BYTES_PER_SECOND = 1 << 40  # migration to a file is limited to 128 MiB/s otherwise
 _TAIL_BYTES = 4096
+_MOST_TYPE = 200
 
 
 class _Progress:
@@ -136,8 +137,8 @@ async def _come_up(qemu: Qemu, progress: _Progress, reports: Reports, work: Path
     if progress.init_error is not None:
         error = progress.init_error
         raise DriverFailed(
-            f"{recipe.what}: {error.get('errorMessage') or 'its code can not be loaded'}",
-            reason=str(error.get("errorType") or "Runtime.Unknown"),
+            f"{recipe.what}: {str(error.get('errorMessage') or 'its code can not be loaded')[:_TAIL_BYTES]}",
+            reason=str(error.get("errorType") or "Runtime.Unknown")[:_MOST_TYPE],
             details={**details, "error": msgspec.json.encode(error).decode()},
         )
     if progress.end is not None and (end := decode_end(progress.end)) is not None:
@@ -175,6 +176,6 @@ async def _come_up(qemu: Qemu, progress: _Progress, reports: Reports, work: Path
 def _read_error(content: bytes) -> dict[str, Any]:
     try:
         error = msgspec.json.decode(content)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return {"errorType": "Runtime.Unknown", "errorMessage": content[:500].decode(errors="replace")}
     return error if isinstance(error, dict) else {"errorType": "Runtime.Unknown", "errorMessage": str(error)[:500]}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -115,6 +114,10 @@ class Ring:
         self._rest = self._rest[-_LONGEST_LINE:]
         return [line for line in map(parse_line, lines) if line is not None]
 
+    def rewind(self) -> None:
+        """To the first that is there."""
+        self.at, self._rest = 0, b""
+
     def find_end(self) -> int:
         """How much was printed in all by now."""
         head = self._head()
@@ -155,17 +158,17 @@ async def read_lines(
     except FileNotFoundError:
         return
     try:
-        last: deque[LogLine] = deque(maxlen=max(0, tail))
         end = ring.find_end()  # what comes meanwhile is for those who follow: it may never stop
-        while ring.at < end and (lines := ring.read()) is not None:
-            for line in lines:
-                if tail < 0:
-                    yield line
-                else:
-                    last.append(line)
-            await clock.sleep(0)
-        for line in last:
-            yield line
+        skipped = 0
+        if tail >= 0:
+            async for lines in _read_until(end, ring, clock):
+                skipped += len(lines)
+            skipped = max(0, skipped - tail)
+            ring.rewind()
+        async for lines in _read_until(end, ring, clock):
+            for line in lines[skipped:]:
+                yield line
+            skipped = max(0, skipped - len(lines))
         while follow:
             ended = await has_ended()
             found = ring.read()
@@ -176,3 +179,9 @@ async def read_lines(
             await clock.sleep(LOOK_SECONDS if found is None else 0)
     finally:
         ring.close()
+
+
+async def _read_until(end: int, ring: Ring, clock: Clock) -> AsyncGenerator[list[LogLine], None]:
+    while ring.at < end and (lines := ring.read()) is not None:
+        yield lines
+        await clock.sleep(0)

@@ -1,0 +1,37 @@
+"""What commands in guests have printed and nobody has read yet: how much of it there is, of all guests of a node together.
+
+Each command holds a window of it, however many there are; together they hold no more than ``most`` bytes, and where that is
+reached, whoever holds most of it loses a command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+
+UNREAD_BYTES = 128 << 20
+LONG_ANSWERS = 2
+
+
+class Unread:
+    """Counts bytes by guest and by command, which is known by its ``end``: that is called when there is no room for all, its guest
+    holds most, and it holds most of that. It is to let go of what it holds. Whoever takes something long in one piece needs one of
+    the few ``turns``."""
+
+    def __init__(self, most: int = UNREAD_BYTES) -> None:
+        self._most, self.total = most, 0
+        self.turns = asyncio.Semaphore(LONG_ANSWERS)
+        self._held: dict[Hashable, dict[Callable[[], None], int]] = {}
+
+    def take(self, guest: Hashable, end: Callable[[], None], size: int) -> None:
+        """So many bytes more are held (fewer, if negative)."""
+        self.total += size
+        held = self._held.setdefault(guest, {})
+        held[end] = held.get(end, 0) + size
+        if not held[end]:
+            del held[end]
+        if not held:
+            del self._held[guest]
+        if size > 0 and self.total > self._most:
+            largest = max(self._held.values(), key=lambda held: sum(held.values()))
+            max(largest, key=largest.__getitem__)()
