@@ -61,9 +61,12 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, arg
     if argv:
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         feeding = asyncio.create_task(_feed(process, frames))
-        await asyncio.gather(
-            _pump(process.stdout, FrameType.DATA_OUT, writer), _pump(process.stderr, FrameType.STDERR, writer)
-        )
+        try:
+            await asyncio.gather(
+                _pump(process.stdout, FrameType.DATA_OUT, writer), _pump(process.stderr, FrameType.STDERR, writer)
+            )
+        except OSError:  # the client has gone, as it does from a command that prints without end
+            process.kill()
         code = await asyncio.to_thread(process.wait)
         writer.write(encode_exit(code) if code >= 0 else encode_exit(signal=-code))
         writer.write(encode_frame(FrameType.PING))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from weft.cli.session import Session
@@ -30,11 +31,20 @@ def relay(session: Session, listener: socket.socket, target: Target, verb: str, 
         threading.Thread(target=_serve, args=(session, connection, target, verb, given), daemon=True).start()
 
 
-def carry(session: Session, target: Target, verb: str, given: dict[str, Any], stdin: int | None, stdout: int) -> int:
-    """One stream between two descriptors of ours; its exit code. Raises the error that the other side sent."""
+def carry(
+    session: Session,
+    target: Target,
+    verb: str,
+    given: dict[str, Any],
+    stdin: int | None,
+    stdout: int,
+    write: Callable[[int, bytes], None] | None = None,
+) -> int:
+    """One stream between two descriptors of ours; its exit code. Raises the error that the other side sent, and what ``write``
+    raises, by which what comes is written."""
     ticket = session.make_client().verb(target.kind.name, target.name, verb, given)
     with dial(session.client.context, ticket) as sock:
-        return Stream(sock, stdout=stdout).run(stdin) or 0
+        return Stream(sock, stdout=stdout, write=write).run(stdin) or 0
 
 
 def _serve(session: Session, connection: socket.socket, target: Target, verb: str, given: dict[str, Any]) -> None:

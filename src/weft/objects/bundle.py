@@ -14,12 +14,11 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from weft.objects.errors import DriverFailed
+from weft.objects.tar import BLOCK, FILE, decode_header, is_tar
 
 MANIFEST_NAME = "image.json"
 MOST_MEMBERS = 16
 MOST_MANIFEST_BYTES = 65536
-_BLOCK = 512
-_MAGIC_AT = 257
 
 
 class BundleManifest(msgspec.Struct, frozen=True):
@@ -60,7 +59,7 @@ class Bundle(msgspec.Struct, frozen=True):
 
 def is_bundle(beginning: bytes) -> bool:
     """Whether a file that begins so (512 bytes) is a tar."""
-    return beginning[_MAGIC_AT : _MAGIC_AT + 5] == b"ustar"
+    return is_tar(beginning)
 
 
 def begins_bundle(beginning: bytes) -> bool:
@@ -79,7 +78,7 @@ def read_bundle(file: BinaryIO, size: int) -> Bundle:
         if member.name in members or len(members) >= MOST_MEMBERS:
             raise not_an_image(f"the bundle's member {member.name!r} is one too many")
         members[member.name] = member
-        offset = member.offset + -(-member.size // _BLOCK) * _BLOCK
+        offset = member.offset + -(-member.size // BLOCK) * BLOCK
     manifest = _read_manifest(file, members.pop(MANIFEST_NAME, None))
     for part in manifest.parts:
         if part not in members:
@@ -129,28 +128,17 @@ def read_header(file: BinaryIO, offset: int, end: int) -> tuple[str, int, int, b
     if offset >= end:
         return None
     file.seek(offset)
-    head = file.read(_BLOCK)
-    if len(head) == _BLOCK and not any(head):
+    try:
+        header = decode_header(file.read(BLOCK))
+    except ValueError:
+        raise damaged() from None
+    if header is None:
         return None
-    if (
-        len(head) < _BLOCK
-        or not is_bundle(head)
-        or _read_number(head[148:156]) != sum(head, 8 * 32) - sum(head[148:156])
-    ):
-        raise damaged()
-    name = head[:100].rstrip(b"\0").decode("utf-8", "replace")
-    size = _read_number(head[124:136])
-    if size is None or offset + _BLOCK + size > end:
+    name = header.name.decode("utf-8", "replace")
+    if offset + BLOCK + header.size > end:
         raise damaged(f"its member {name[:60]!r} is longer than the archive")
-    return name, offset + _BLOCK, size, head[156:157] in (b"0", b"\0")
+    return name, offset + BLOCK, header.size, header.type == FILE
 
 
 def damaged(how: str = "") -> DriverFailed:
     return not_an_image(f"the archive is damaged{': ' if how else ''}{how}", "fetch or make it again")
-
-
-def _read_number(text: bytes) -> int | None:
-    if text[0] == 0x80:  # GNU's way of writing what octal digits can't
-        return int.from_bytes(text[1:], "big")
-    digits = text.strip(b"\0 ")
-    return int(digits, 8) if digits and all(48 <= digit < 56 for digit in digits) else None

@@ -1,13 +1,16 @@
 """`weft cp FILE web:/path`, `weft cp web:/path FILE`: copy files and folders to or from a guest.
 
-Through the guest's agent, so it needs no SSH: files by ``cat``, folders by ``tar``. What arrives is whole or not there.
+Through the guest's agent, so it needs no SSH: files by ``cat``, folders by ``tar``. A file that arrives is whole or not there.
+What a guest sends is a stranger's: see ``unpack`` for folders; its answers and complaints are short, or it isn't listened to.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +21,7 @@ from weft.cli.grammar import Entry, able
 from weft.cli.lookup import find_targets
 from weft.cli.relay import carry
 from weft.cli.session import Session
+from weft.cli.unpack import Unpacker
 from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
@@ -27,6 +31,8 @@ _PUT = 'to="$0"; [ -d "$to" ] && to="${to%/}/$1"; cat >"$to.weft-part" && chmod 
 _PUT_FOLDER = 'mkdir -p "$0" && exec tar -x -f - -C "$0"'
 _GET = 'if [ -d "$0" ]; then echo folder; elif [ -r "$0" ]; then echo file; else echo none; fi'
 _GET_FOLDER = 'exec tar -c -f - -C "$0" .'
+ANSWER_BYTES = 4096  # of what a guest's shell says of a path
+COMPLAINTS_BYTES = 64 << 10  # of what its cat or tar says went wrong
 
 
 class _Place(NamedTuple):
@@ -83,7 +89,7 @@ def _put(session: Session, source: str, target: Target, path: str) -> int:
 
 def _get(session: Session, target: Target, path: str, goal: str) -> int:
     if goal == "-":
-        return _receive(session, target, ["cat", path], 1)
+        return _receive(session, target, ["cat", path], _print)
     what = _ask(session, target, ["sh", "-c", _GET, path])
     if what == "none":
         raise NotFound(f"{target.what} has no file {path} that can be read")
@@ -91,17 +97,16 @@ def _get(session: Session, target: Target, path: str, goal: str) -> int:
     name = Path(path).name or target.name
     if what == "folder":
         into = here / name if here.is_dir() else here
-        into.mkdir(parents=True, exist_ok=True)
-        with subprocess.Popen(["tar", "-x", "-f", "-", "-C", str(into)], stdin=subprocess.PIPE) as unpacking:
-            assert unpacking.stdin is not None
-            code = _receive(session, target, ["sh", "-c", _GET_FOLDER, path], unpacking.stdin.fileno())
-            unpacking.stdin.close()
-        return code or unpacking.returncode
+        if into != here and into.is_symlink():  # it may have come from the guest itself, with an earlier copy
+            raise InvalidInput(
+                f"{into} is a link", field="TO", hint="name the folder that it leads to, if that is meant"
+            )
+        return _get_folder(session, target, path, into)
     into = here / name if here.is_dir() or goal.endswith("/") else here
-    part = into.with_name(f"{into.name}.weft-part")
+    part = into.with_name(f".{into.name[:200]}.{secrets.token_hex(4)}.weft-part")
     try:
-        with part.open("wb") as file:
-            code = _receive(session, target, ["cat", path], file.fileno())
+        with part.open("xb") as file:
+            code = _receive(session, target, ["cat", path], file.write)
         if code == 0:
             part.replace(into)
         return code
@@ -111,20 +116,64 @@ def _get(session: Session, target: Target, path: str, goal: str) -> int:
         part.unlink(missing_ok=True)
 
 
+def _get_folder(session: Session, target: Target, path: str, into: Path) -> int:
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise DriverFailed(f"{into}: {problem.strerror}") from None
+    with Unpacker(into) as unpacker:
+        code = _receive(session, target, ["sh", "-c", _GET_FOLDER, path], unpacker.feed)
+        if code == 0:
+            unpacker.finish()
+    if unpacker.left_out:
+        session.say(f"left out: {unpacker.left_out} devices and pipes, which aren't taken from a guest")
+    return code
+
+
 def _send(session: Session, target: Target, argv: list[str], stdin: int) -> int:
     return carry(session, target, "exec", {"argv": argv}, stdin, 1)
 
 
-def _receive(session: Session, target: Target, argv: list[str], stdout: int) -> int:
-    return carry(session, target, "exec", {"argv": argv}, None, stdout)
+def _receive(session: Session, target: Target, argv: list[str], take: Callable[[bytes], object]) -> int:
+    """``take`` gets what the command prints. Raises DriverFailed for one that complains without end, and what ``take`` raises."""
+    complain = _Short(target, COMPLAINTS_BYTES, _complain)
+
+    def write(descriptor: int, data: bytes) -> None:
+        (take if descriptor == 1 else complain)(data)
+
+    return carry(session, target, "exec", {"argv": argv}, None, 1, write)
 
 
 def _ask(session: Session, target: Target, argv: list[str]) -> str:
-    """What a command in the guest says."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as answer:
-        try:
-            _receive(session, target, argv, writing)
-        finally:
-            os.close(writing)
-        return answer.read().decode(errors="replace").strip()
+    """What a command in the guest says, which is a word. Raises DriverFailed for one that says more and more."""
+    answer = bytearray()
+    _receive(session, target, argv, _Short(target, ANSWER_BYTES, answer.extend))
+    return answer.decode(errors="replace").strip()
+
+
+class _Short:
+    """Takes what a guest prints, up to ``most`` bytes. Raises DriverFailed beyond."""
+
+    def __init__(self, target: Target, most: int, take: Callable[[bytes], object]) -> None:
+        self._target, self._left, self._take = target, most, take
+
+    def __call__(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            raise DriverFailed(
+                f"{self._target.what} prints without end where it was asked for a few words: nothing more is taken from it",
+                hint="its shell, cat or tar isn't what it should be",
+            )
+        self._take(data)
+
+
+def _print(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _complain(data: bytes) -> None:
+    """On our own terminal, which a guest doesn't steer."""
+    text = data.decode(errors="replace")
+    sys.stderr.write("".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text))
+    sys.stderr.flush()

@@ -75,7 +75,9 @@ async def read_lines(
             ended = has_ended()
             lines = await asyncio.to_thread(_read_piece, files[-1]) if files else []
             if not lines and (fresh := _open_other(log, files[-1] if files else None)) is not None:
-                lines = await asyncio.to_thread(_read_piece, files[-1]) if files else []  # between the look and the turn
+                lines = (
+                    await asyncio.to_thread(_read_piece, files[-1]) if files else []
+                )  # between the look and the turn
                 if not lines:
                     for file in files:
                         file.close()
