@@ -82,8 +82,10 @@ def test_every_verb_of_the_life_of_a_vm_waits_until_it_is_so(fabric: Fabric) -> 
     assert illegal.code == 5
     assert "legal now:" in illegal.err
     detached = fabric.weft("vm", "stop", "life", "--detach")
-    assert detached.out == "vm/life  stop asked for\n"
-    assert fabric.weft("wait", "vm/life", "--for=phase=Stopped", "--timeout", "20s").code == 0
+    operation = detached.out.removeprefix("vm/life  stop asked for; operation ").strip()
+    assert re.fullmatch(r"vm/life@\d+", operation)
+    assert fabric.weft("operation", "attach", operation, "--timeout", "20s").code == 0
+    assert fabric.weft("vm", "list", "--field", "name=life", "-c", "phase", "--no-header").out == "Stopped\n"
     assert fabric.weft("vm", "delete", "life", "--yes").code == 0
 
 
@@ -664,6 +666,44 @@ def test_the_server_tells_what_it_can_do_by_name(fabric: Fabric) -> None:
     told = json.loads(fabric.weft("version", "-o", "json").out)
     assert {"apply.dry-run", "kind.vm", "verb.vm.migrate", "moments.rfc3339"} <= set(told["capabilities"])
     assert f"{len(told['capabilities'])} capabilities" in fabric.weft("version").out
+
+
+def test_what_goes_on_is_listed_attached_to_and_cancelled_as_the_objects_that_it_is_about(fabric: Fabric) -> None:
+    made = fabric.weft("vm", "create", "large", "--image", "tiny", "--cpu", "64", "--detach")
+    assert made.out == "vm/large  created; operation vm/large@1\n"
+    assert fabric.weft("vm", "create", "waits", *TINY, "--hold").code == 0
+    assert fabric.weft("vm", "release", "waits").code == 0
+    (one,) = listed(fabric, "operation", "list")
+    assert (one["id"], one["act"], one["state"], one["phase"]) == ("vm/large@1", "create", "running", "Pending")
+    assert one["since"].startswith("20") and "cpu" in fabric.weft("operation", "show", "vm/large@1").out
+    assert fabric.weft("operation", "list", "-o", "name").out == "vm/large@1\n"
+    watching = fabric.spawn("operation", "watch")
+    assert watching.stdout is not None and watching.stdout.readline().startswith("vm/large@1  create  Pending")
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(20) == 130
+    assert fabric.weft("operation", "attach", "vm/large@1", "--timeout", "100ms").code == 7
+    assert fabric.weft("operation", "attach", "vm/waits@2").code == 0
+    assert fabric.weft("operation", "cancel", "vm/waits@2", "--yes").code == 5
+    refused = fabric.weft("operation", "cancel", "vm/large@1")
+    assert refused.code == 2 and "--yes" in refused.err
+    assert fabric.weft("operation", "cancel", "vm/large@1", "--yes").code == 0
+    assert fabric.weft("wait", "vm/large", "--for=delete", "--timeout", "20s").code == 0
+    assert fabric.weft("operation", "attach", "vm/large@1").code == 0  # its object is gone: it is over
+    assert fabric.weft("operation", "show", "vm/large").code == 3
+    assert fabric.weft("operation", "show", "large").code == 2
+    assert fabric.weft("node", "drain", "n2", "--detach", "--in", "1h").out.endswith(
+        "attach node/n2@" + generation(fabric)
+    )
+    (drain,) = listed(fabric, "operation", "show", "node/n2@" + generation(fabric).strip())
+    assert (drain["act"], drain["object"]) == ("drain", "node/n2")
+    assert fabric.weft("operation", "attach", drain["id"]).code == 0, "nothing is on it"
+    assert fabric.weft("node", "return", "n2").code == 0
+    assert listed(fabric, "operation", "list") == [] and fabric.weft("operation", "list").err == "nothing goes on\n"
+    assert fabric.weft("vm", "delete", "waits", "--yes").code == 0
+
+
+def generation(fabric: Fabric) -> str:
+    return fabric.weft("node", "get", "n2", "-o", "jsonpath={.generation}").out
 
 
 def test_completion_knows_live_names(fabric: Fabric) -> None:

@@ -60,14 +60,14 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         return complain_of_usage(problem, _guess_output(session, argv), session.color)
     except WeftError as problem:
         _show_trace(session)
-        return complain(add_what_is_there(session, problem), session.output, session.color, session.debug)
+        return complain(add_what_is_there(session, problem), _find_output(session), session.color, session.debug)
     except (BrokenPipeError, grammar.ReaderGone):
         _drop_output()
         return SIGPIPE if session.unfinished else OK  # who has read enough got all that was asked for
     except OSError as problem:  # a full disk behind standard output, a folder that can't be read
         _show_trace(session)
         words = f"{problem.filename or 'input or output'}: {problem.strerror or problem}"
-        code = complain(WeftError(words, reason="ioFailed"), session.output, session.color)
+        code = complain(WeftError(words, reason="ioFailed"), _find_output(session), session.color)
         _drop_output()
         return code
     except Exception as problem:  # a defect is told as one; only --debug shows where
@@ -76,7 +76,7 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
             f"{type(problem).__name__}: {problem}",
             hint="this is a defect in weft; run it again with --debug to see where",
         )
-        complain(bug, session.output, session.color)
+        complain(bug, _find_output(session), session.color)
         return ERROR
 
 
@@ -99,7 +99,15 @@ def _guess_output(session: Session, argv: Sequence[str]) -> str:
     wanted = any(
         sign in f" {text} " for sign in (" -o json ", " -ojson ", " --output=json ", " --output json ", " -o=json ")
     )
-    return "json" if wanted else session.output
+    return "json" if wanted else _find_output(session)
+
+
+def _find_output(session: Session) -> str:
+    """How errors are printed; also where the error is in what says how."""
+    try:
+        return session.output
+    except WeftError:
+        return "table"
 
 
 def _drop_output() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -40,6 +42,24 @@ def complete_target(kind: Kind | None, able: Sequence[str] = ()) -> Completer:
     return complete
 
 
+def complete_context(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The user's contexts by their names."""
+    session = context.find_object(Session)
+    module = importlib.import_module("weft.client.context")
+    names = module.list_named(session.environ) if session is not None else []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def complete_operation(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The ids of what goes on."""
+    module = importlib.import_module("weft.cli.operations")
+    found: list[Any] = []
+    for name in module.kinds_with_operations():
+        going = [obj for obj in _list(context, name) if name != "node" or obj["spec"].get("drain")]
+        found += [module.read_operation(obj) for obj in going]
+    return [CompletionItem(one.id) for one in found if one.state == "running" and one.id.startswith(incomplete)]
+
+
 def complete_kind(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(name, help=kind.summary) for name, kind in BY_NAME.items() if name.startswith(incomplete)]
 
@@ -54,14 +74,16 @@ def complete_strategy(context: click.Context, param: click.Parameter, incomplete
     return [CompletionItem(before + sign + name, help=told) for name, told in words]
 
 
-def _names(context: click.Context, kind: Kind, start: str, prefix: str = "") -> list[CompletionItem]:
+def _list(context: click.Context, kind: str) -> list[dict[str, Any]]:
     session = context.find_object(Session) or context.obj
     if not isinstance(session, Session):
         return []
     try:
-        client = session.make_client(timeout_seconds=TIMEOUT_SECONDS)
-        items = client.list(kind.name).items
+        return session.make_client(timeout_seconds=TIMEOUT_SECONDS).list(kind).items
     except WeftError:
         return []
-    names = sorted(item["name"] for item in items)
+
+
+def _names(context: click.Context, kind: Kind, start: str, prefix: str = "") -> list[CompletionItem]:
+    names = sorted(item["name"] for item in _list(context, kind.name))
     return [CompletionItem(prefix + name) for name in names if name.startswith(start)]

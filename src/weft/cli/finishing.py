@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from weft.cli.complaints import complain
 from weft.cli.exit_codes import INTERRUPTED, OK, join_codes
 from weft.cli.goals import UNPLACEABLE, Goal, plan_goal
+from weft.cli.operations import name_operation
 from weft.cli.output.formats import print_list, print_object
 from weft.cli.placement import explain_refusal
 from weft.cli.printed import show_last_lines
@@ -53,6 +54,7 @@ def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = No
 
 def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int:
     """Say what became of ``done``, and, unless detached, how each of ``waits`` ended."""
+    going_on = {wait.target.what for wait in waits} if session.detach else set()
     waits = () if session.detach else waits
     session.unfinished = bool(waits)
     waited = {wait.target.what for wait in waits}
@@ -60,7 +62,8 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     if not session.is_data:
         for one in done:
             if one.target.what not in waited or one.told:
-                print(f"{one.target.what}  {one.told or _word(session, one.verb)}", flush=True)
+                goes_on = f"; operation {name_operation(one.obj)}" if one.target.what in going_on else ""
+                print(f"{one.target.what}  {one.told or _word(session, one.verb)}{goes_on}", flush=True)
     if not waits:
         _print_all(session, [one.obj for one in at_once])
         return OK

@@ -57,7 +57,6 @@ COMMANDS: dict[str, str] = {
     # kubectl
     "all": "ps",
     "cluster-info": "doctor",
-    "config": "context",
     "port-forward": "forward NAME PORT",
     "rollout": "describe NAME",
     "scale": "set NAME --cpu N --memory SIZE",

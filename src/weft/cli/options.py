@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from weft.cli.completion import complete_target
+from weft.cli.completion import complete_context, complete_target
 from weft.cli.output.form import OUTPUTS, WITH_EXPRESSION, Form, read_form
 from weft.cli.session import Session
 from weft.cli.words import usage
@@ -101,8 +101,14 @@ def build(
 def common() -> list[click.Parameter]:
     """What every command takes."""
     return [
-        _setting(["-p", "--project"], "project", "Work in this project.", metavar="NAME", check=_refuse_port),
-        _setting(["--context"], "context_file", "Context file to use.", metavar="FILE"),
+        _setting(["-p", "--project"], "given_project", "Work in this project.", metavar="NAME", check=_refuse_port),
+        _setting(
+            ["--context"],
+            "context_file",
+            "Context to use, by its name or its file.",
+            metavar="NAME|FILE",
+            shell_complete=complete_context,
+        ),
         _setting(["--debug"], "debug", "Show requests, their ids, and tracebacks.", is_flag=True),
         _setting(["--no-color"], "no_color", "No colours.", is_flag=True),
         _setting(["--wait-timeout"], "timeout_seconds", "How long to wait.", type=Duration(), hidden=True),

@@ -35,10 +35,13 @@ Written by `python -m weft.cli.reference cli`; change the commands, not this pag
   coloured; `NO_COLOR` and `COLUMNS` are honoured. Who stops reading early (`| head -1`) gets exit code 0.
 - **Errors** say what failed, why, and what to type next; with `-o json` the same as an object on standard error:
   `{code, message, details, hint, retryable, request_id}`. Exit codes: [exit-codes.md](exit-codes.md).
-- **Which server.** `--context FILE`, else `WEFT_CONTEXT`, else `WEFT_SERVER` with `WEFT_TOKEN` and `WEFT_CA`, else
-  `.weft/context.json` from here upwards, else `~/.config/weft/context.json`. `WEFT_TOKEN` goes before
-  the token in a file that wasn't given by `--context`. `WEFT_PROJECT` and `WEFT_OUTPUT` are defaults of `--project` and
-  `--output`.
+- **Which server.** `--context NAME|FILE`, else `WEFT_CONTEXT`, else `WEFT_SERVER` with `WEFT_TOKEN` and `WEFT_CA`, else
+  the nearest `.weft` from here upwards, else `~/.config/weft`: there `config.json` names a context, or `context.json` is
+  one. Named ones lie in `~/.config/weft/contexts/NAME.json`. `WEFT_TOKEN` goes before the token in a file that wasn't
+  given by `--context`.
+- **Settings.** A flag goes before a variable, that before `.weft/config.json` from here upwards, that before
+  `~/.config/weft/config.json`, for the context, the project and the output alike: `{"context": "prod", "project": "lab",
+  "output": "wide"}`. `weft config view --show-origin` says who said what.
 - **Files.** `apply`, `diff` and `--config` read YAML (several objects by `---`), JSON, TOML and nix. An object is
   `kind, name, project, labels, spec`, or a list or `items` of them; what the server sets is ignored, so the output
   of `get -o yaml` can be applied. A nix file is an expression, or a function called with `{ }`. Flags win over

@@ -37,7 +37,7 @@ class Session:
         self._make_clock = make_clock
         self.environ = environ
         self.context_file: str | None = None
-        self.project: str | None = environ.get("WEFT_PROJECT")
+        self.given_project: str | None = None
         self.all_projects = False
         self.given_form: Form | None = None
         self.no_header = False
@@ -107,7 +107,17 @@ class Session:
     @functools.cached_property
     def _usual_form(self) -> Form:
         """How things are printed unless a command's line says it. Raises InvalidInput."""
-        return read_form(self.environ.get("WEFT_OUTPUT") or "table", field="WEFT_OUTPUT")
+        said = importlib.import_module("weft.client.context").find_setting("output", self.environ)
+        return read_form(said.value or "table", field=said.origin or "-o")
+
+    @functools.cached_property
+    def _usual_project(self) -> str | None:
+        return importlib.import_module("weft.client.context").find_setting("project", self.environ).value or None
+
+    @property
+    def project(self) -> str | None:
+        """The project that a flag, the environment or a file names; None: the context's own."""
+        return self.given_project or self._usual_project
 
     @property
     def form(self) -> Form:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,6 +18,8 @@ from weft.objects.errors import InvalidInput, NotFound
 
 FOLDER = ".weft"
 FILE = "context.json"
+CONFIG = "config.json"
+NAMED = "contexts"
 
 
 class Context(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -32,29 +35,118 @@ class Context(msgspec.Struct, kw_only=True, omit_defaults=True):
     server_name: str = ""
 
 
-def find_context(file: str | None = None, environ: Mapping[str, str] = os.environ, folder: str = ".") -> Context:
-    """The context of ``file``, else of WEFT_CONTEXT, else of WEFT_SERVER with WEFT_TOKEN and WEFT_CA, else of the
-    nearest ``.weft/context.json`` from ``folder`` upwards, else of the user's own. WEFT_TOKEN is stronger than the token
-    in a file, but not than a ``file`` that is given.
+class Settings(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a project's or a user's config.json says: which context, project and form of output are used where nothing else does."""
+
+    context: str = ""
+    project: str = ""
+    output: str = ""
+
+
+class Setting(NamedTuple):
+    """A value that is in force, and who said it."""
+
+    value: str
+    origin: str
+
+
+class Found(NamedTuple):
+    """The context in force, where it stands, and who chose it."""
+
+    context: Context
+    place: str
+    origin: str
+
+
+def find_context(given: str | None = None, environ: Mapping[str, str] = os.environ, folder: str = ".") -> Context:
+    """The context that ``given`` names (a file, or one of the user's by name), else WEFT_CONTEXT, else WEFT_SERVER with WEFT_TOKEN
+    and WEFT_CA, else the nearest ``.weft`` from ``folder`` upwards, else the user's own. WEFT_TOKEN is stronger than the token in a
+    file, but not than a context that is given.
 
     Raises NotFound with the next command when there is none, InvalidInput when one can't be read."""
-    if file:
-        return read_context(Path(file))
+    return locate_context(given, environ, folder).context
+
+
+def locate_context(given: str | None = None, environ: Mapping[str, str] = os.environ, folder: str = ".") -> Found:
+    """As ``find_context``, with where it was found."""
+    if given:
+        path = place_of(given, environ)
+        return Found(read_context(path), str(path), "--context")
     if environ.get("WEFT_CONTEXT"):
-        return _with_token(read_context(Path(environ["WEFT_CONTEXT"])), environ)
+        path = place_of(environ["WEFT_CONTEXT"], environ)
+        return Found(_with_token(read_context(path), environ), str(path), "WEFT_CONTEXT")
     if environ.get("WEFT_SERVER"):
-        return _from_environment(environ)
-    here = Path(folder).absolute()
-    candidates = [place / FOLDER / FILE for place in (here, *here.parents)]
-    candidates.append(Path(environ.get("HOME") or "/root") / ".config" / "weft" / FILE)
-    for path in candidates:
-        if path.is_file():
-            return _with_token(read_context(path), environ)
+        return Found(_from_environment(environ), "the environment", "WEFT_SERVER")
+    for place in _list_folders(environ, folder):
+        named = read_settings(place / CONFIG).context
+        path = place_of(named, environ) if named else place / FILE
+        if named or path.is_file():
+            return Found(_with_token(read_context(path), environ), str(path), str(place / CONFIG if named else path))
     raise NotFound(
         "no weft context found: which server to ask, and as whom, is unknown",
         reason="noContext",
-        hint="run make up in a clone and stay inside it, or give --context FILE",
+        hint="run make up in a clone and stay inside it, or give --context NAME or FILE (weft context list)",
     )
+
+
+def find_setting(name: str, environ: Mapping[str, str] = os.environ, folder: str = ".") -> Setting:
+    """The value of ``project`` or ``output`` that is in force beside flags: WEFT_PROJECT or WEFT_OUTPUT, else the nearest
+    ``.weft/config.json``, else the user's; empty where none says it. Raises InvalidInput."""
+    variable = f"WEFT_{name.upper()}"
+    if environ.get(variable):
+        return Setting(environ[variable], variable)
+    for place in _list_folders(environ, folder):
+        if value := getattr(read_settings(place / CONFIG), name):
+            return Setting(str(value), str(place / CONFIG))
+    return Setting("", "")
+
+
+def user_folder(environ: Mapping[str, str]) -> Path:
+    """Where the user's own contexts and settings lie."""
+    return Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "/root") / ".config") / "weft"
+
+
+def place_of(given: str, environ: Mapping[str, str]) -> Path:
+    """The file of a context that is given by its file's path, or by its name."""
+    if "/" in given or given.endswith(".json") or Path(given).is_file():
+        return Path(given)
+    path = user_folder(environ) / NAMED / f"{given}.json"
+    if not path.is_file():
+        known = list_named(environ)
+        raise NotFound(
+            f"there is no context {given!r}",
+            reason="noContext",
+            hint=f"there are {', '.join(known)}" if known else "weft context add NAME FILE makes one",
+        )
+    return path
+
+
+def list_named(environ: Mapping[str, str]) -> list[str]:
+    """The names of the user's contexts."""
+    return sorted(path.stem for path in (user_folder(environ) / NAMED).glob("*.json"))
+
+
+def read_settings(path: Path) -> Settings:
+    """What ``path`` says; nothing where it isn't there. Raises InvalidInput."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Settings)
+    except (FileNotFoundError, NotADirectoryError):
+        return Settings()
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as problem:
+        raise InvalidInput(
+            f"{path} can't be read: {problem}",
+            hint='it is like {"context": "prod", "project": "lab", "output": "wide"}',
+        ) from problem
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    _write(path, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+
+
+def _list_folders(environ: Mapping[str, str], folder: str) -> Iterator[Path]:
+    here = Path(folder).absolute()
+    yield from (place / FOLDER for place in (here, *here.parents))
+    yield user_folder(environ)
 
 
 def read_context(path: Path) -> Context:
@@ -71,11 +163,15 @@ def read_context(path: Path) -> Context:
 
 def write_context(path: Path, context: Context) -> None:
     """Write ``context`` to ``path`` whole, readable by its owner only."""
+    _write(path, msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n")
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as out:
-        out.write(msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n")
+        out.write(content)
     fresh.replace(path)
 
 

@@ -1,50 +1,141 @@
-"""`weft context show`, `weft context use FILE`: which server is asked, and as whom."""
+"""`weft context list|show`, `weft context use prod`, `weft context add prod FILE`: which server is asked, and as whom."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+import msgspec
 
 from weft.cli import options
+from weft.cli.completion import complete_context
 from weft.cli.grammar import Entry
-from weft.cli.output.formats import print_data
+from weft.cli.output.formats import print_data, print_rows
+from weft.cli.output.table import Column
 from weft.cli.session import Session
-from weft.client.context import FILE, find_context, hash_ca, read_context, write_context
+from weft.client.context import (
+    CONFIG,
+    FILE,
+    NAMED,
+    Context,
+    hash_ca,
+    list_named,
+    locate_context,
+    place_of,
+    read_context,
+    read_settings,
+    user_folder,
+    write_context,
+    write_settings,
+)
 from weft.kinds.record import Kind
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import InvalidInput, NotFound, WeftError
+from weft.objects.identity import check_name
+
+_ACTS = ("show", "list", "use", "add", "remove")
+_COLUMNS = (
+    Column("IN USE"),
+    Column("NAME"),
+    Column("SERVER", keep=True),
+    Column("PROJECT"),
+    Column("FILE", flexible=True),
+)
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
-        click.Argument(["act"], type=click.Choice(["show", "use"]), default="show", metavar="[show|use]"),
+        click.Argument(["act"], type=click.Choice(_ACTS), default="show", metavar=f"[{'|'.join(_ACTS)}]"),
+        click.Argument(["name"], required=False, metavar="[NAME]", shell_complete=complete_context),
         click.Argument(["file"], required=False, metavar="[FILE]"),
+        *options.table(),
         options.output(),
     ]
-    return options.build(verb, "Show the context in use, or make FILE the one of this user.", _run, kind, params)
+    return options.build(
+        verb, "Show the context in use, list the ones there are, use another, add or remove one.", _run, kind, params
+    )
 
 
-def _run(session: Session, kind: Kind | None, act: str, file: str | None) -> None:
-    if act == "use":
-        if not file:
-            raise click.UsageError("give the context file to use")
-        home = session.environ.get("HOME")
-        if not home:
-            raise InvalidInput(
-                "HOME is not set, so there is nowhere to keep it", hint="export WEFT_CONTEXT=FILE instead"
-            )
-        place = Path(home) / ".config" / "weft" / FILE
-        write_context(place, read_context(Path(file)))
-        print(f"context  {place}")
+def _run(session: Session, kind: Kind | None, act: str, name: str | None, file: str | None) -> None:
+    if act in ("show", "list"):
+        if name:
+            raise click.UsageError(f"context {act} takes no name; -o json has all of it")
+        return _show(session) if act == "show" else _list(session)
+    if not name or (act == "add") != bool(file):
+        raise click.UsageError({"add": "give a name and the context's file"}.get(act, "give the name of one context"))
+    if act == "add":
+        path = user_folder(session.environ) / NAMED / f"{check_name(name)}.json"
+        write_context(path, read_context(Path(str(file))))
+        print(f"context/{name}  added; weft context use {name}")
+    elif act == "remove":
+        place_of(check_name(name), session.environ).unlink()
+        print(f"context/{name}  removed")
+    else:
+        _use(session, name)
+    return None
+
+
+def _use(session: Session, name: str) -> None:
+    """From now on, for this user, wherever no flag, variable or project says another."""
+    if not session.environ.get("HOME") and not session.environ.get("XDG_CONFIG_HOME"):
+        raise InvalidInput("HOME is not set, so there is nowhere to keep it", hint="export WEFT_CONTEXT=FILE instead")
+    folder = user_folder(session.environ)
+    path, named = place_of(name, session.environ), name
+    context = read_context(path)
+    if path.parent != folder / NAMED:
+        named = ""  # a file: it is kept as the user's own, which has no name
+        write_context(folder / FILE, context)
+    settings = read_settings(folder / CONFIG)
+    write_settings(folder / CONFIG, msgspec.structs.replace(settings, context=named))
+    print(f"context  {named or folder / FILE}")
+    try:
+        found = locate_context(None, session.environ)
+    except WeftError:
         return
-    context = find_context(session.context_file, session.environ)
+    if found.context.server != context.server:
+        session.say(f"here {found.origin} is stronger: {found.context.server} is asked")
+
+
+def _show(session: Session) -> None:
+    found = locate_context(session.context_file, session.environ)
+    context = found.context
     shown = {
         "server": context.server,
         "project": session.project or context.project,
         "ca_sha256": hash_ca(context.ca) if context.ca else "",
         "identity": "token" if context.token else "certificate" if context.certificate else "none",
+        "file": found.place,
+        "chosen_by": found.origin,
     }
     if session.is_document:
         print_data(session, shown)
     else:
-        print("\n".join(f"{key:<10} {value}" for key, value in shown.items()))
+        print("\n".join(f"{key.replace('_', ' '):<10} {value}" for key, value in shown.items()))
+
+
+def _list(session: Session) -> None:
+    try:
+        used = locate_context(session.context_file, session.environ)
+    except NotFound:
+        used = None
+    rows = []
+    known = {name: place_of(name, session.environ) for name in list_named(session.environ)}
+    for name, path in known.items():
+        rows.append(_describe(name, read_context(path), str(path), used is not None and used.place == str(path)))
+    if used is not None and used.place not in map(str, known.values()):
+        rows.insert(0, _describe("", used.context, used.place, True))
+    if session.is_document:
+        print_data(session, {"items": rows})
+    elif session.output == "name":
+        print("\n".join(str(row["name"]) for row in rows if row["name"]))
+    elif not rows:
+        session.say("no contexts: weft context add NAME FILE")
+    else:
+        cells = [["*" if row["in_use"] else "", *(str(row[part] or "–") for part in _PARTS)] for row in rows]
+        print_rows(session, _COLUMNS, cells)
+
+
+_PARTS = ("name", "server", "project", "file")
+
+
+def _describe(name: str, context: Context, place: str, in_use: bool) -> dict[str, object]:
+    return {"name": name, "server": context.server, "project": context.project, "file": place, "in_use": in_use}

@@ -16,6 +16,7 @@ from weft.cli.following import follow_to_end, print_one
 from weft.cli.goals import Goal
 from weft.cli.grammar import Entry
 from weft.cli.lookup import find_one
+from weft.cli.operations import name_operation
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
 from weft.cli.watching import Result, Wait
@@ -71,7 +72,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
             session.say(f"left out  {word}")
     made = session.client.verb(target.kind.name, target.name, "convert", body)
     if detach:
-        print_one(session, made, f"{target.what}  is converted; watch: weft wait conversion/{made['name']}")
+        print_one(session, made, f"{target.what}  is converted; watch: weft operation attach {name_operation(made)}")
         return OK
     session.timeout_seconds = timeout + BACK_SECONDS
     return _watch(session, made)

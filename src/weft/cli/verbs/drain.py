@@ -15,6 +15,7 @@ from weft.cli.following import follow_to_end, print_one
 from weft.cli.goals import Goal
 from weft.cli.grammar import Entry
 from weft.cli.lookup import find_one
+from weft.cli.operations import name_operation
 from weft.cli.output.formats import print_object
 from weft.cli.output.table import Column, draw_table
 from weft.cli.progress import Progress
@@ -65,7 +66,7 @@ def _run(
     body |= {"not_after": begin + lasts} if lasts else {}
     node = session.client.verb("node", target.name, "drain", body)
     if session.detach:
-        print_one(session, node, f"{target.what}  is drained; watch: weft describe {target.what}")
+        print_one(session, node, f"{target.what}  is drained; watch: weft operation attach {name_operation(node)}")
         return OK
     if session.timeout_seconds is None:
         session.timeout_seconds = DEFAULT_TIMEOUT_SECONDS + (begins or 0.0)

@@ -16,6 +16,7 @@ from weft.cli.following import print_one
 from weft.cli.goals import plan_goal
 from weft.cli.grammar import Entry
 from weft.cli.moment import tell_moment
+from weft.cli.operations import name_operation
 from weft.cli.printed import show_last_lines
 from weft.cli.progress import Progress
 from weft.cli.session import Session
@@ -61,7 +62,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: b
     if dig(made, "spec.schedule"):
         return _await_schedule(session, target, made)
     if session.detach:
-        print_one(session, made, f"{target.what}  created; watch: weft wait {target.what}")
+        print_one(session, made, f"{target.what}  created; watch: weft operation attach {name_operation(made)}")
         return OK
     return watch_job(session, target, made)
 

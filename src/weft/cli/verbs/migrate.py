@@ -18,6 +18,7 @@ from weft.cli.grammar import Entry, able
 from weft.cli.lookup import find_one
 from weft.cli.moment import read_moment, tell_moment
 from weft.cli.moving import Moving, describe_end
+from weft.cli.operations import name_operation
 from weft.cli.output.formats import print_object
 from weft.cli.output.move import describe_forecast
 from weft.cli.progress import Progress
@@ -113,7 +114,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         print_one(session, migration, f"{target.what}  {what} at {when}; undo: weft migration cancel {name}")
         return OK
     if given["detach"]:
-        print_one(session, migration, f"{target.what}  moves; watch: weft wait migration/{migration['name']}")
+        print_one(session, migration, f"{target.what}  moves; watch: weft operation attach {name_operation(migration)}")
         return OK
     session.timeout_seconds = timeout + CLEARING_SECONDS
     return _watch(session, target, migration, rests)

@@ -1,0 +1,199 @@
+"""`weft operation list`, `show ID`, `attach ID`, `cancel ID`, `watch`: what goes on, as a view of the objects it is about."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from weft.cli import options
+from weft.cli.completion import complete_operation
+from weft.cli.finishing import Done, finish
+from weft.cli.grammar import Entry
+from weft.cli.operations import (
+    CANCELS,
+    Operation,
+    find_goal,
+    kinds_with_operations,
+    name_operation,
+    read_id,
+    read_operation,
+)
+from weft.cli.output.formats import age_of, print_data, print_line, print_rows
+from weft.cli.output.table import Column
+from weft.cli.session import Session
+from weft.cli.terminal import CLEAR, is_terminal
+from weft.cli.watching import Wait
+from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import IllegalTransition, NotFound
+
+WATCH_SECONDS = 2.0
+_ACTS = ("list", "show", "attach", "cancel", "watch")
+_COLUMNS = (
+    *(Column("ID", keep=True), Column("ACT"), Column("STATE"), Column("PHASE", keep=True), Column("AGE", right=True)),
+    *(Column("OBJECT"), Column("NOTE", flexible=True)),
+)
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [
+        click.Argument(["act"], type=click.Choice(_ACTS), default="list", metavar=f"[{'|'.join(_ACTS)}]"),
+        click.Argument(["ids"], nargs=-1, metavar="[ID...]", shell_complete=complete_operation),
+        click.Option(["-a", "--all", "every"], is_flag=True, help="Also moves, conversions and jobs that have ended."),
+        click.Option(["-y", "--yes"], is_flag=True, help="Cancel what was created by deleting it."),
+        options.all_projects(),
+        options.timeout(),
+        *options.table(),
+        options.output(),
+    ]
+    return options.build(verb, "List what goes on; show, attach to, or cancel one of it.", _run, kind, params)
+
+
+def _run(session: Session, kind: Kind | None, act: str, ids: tuple[str, ...], every: bool, yes: bool) -> int | None:
+    if act == "list" or (act == "watch" and not ids):
+        if ids:
+            raise click.UsageError("list takes no id: weft operation show ID")
+        if act == "watch":
+            _watch(session, every)
+        else:
+            _print(session, _list(session, every))
+        return None
+    if not ids:
+        raise click.UsageError(f"{act} which one? weft operation list shows them")
+    if act == "show":
+        _show(session, ids)
+        return None
+    return _attach(session, ids) if act in ("attach", "watch") else _cancel(session, ids, yes)
+
+
+def _list(session: Session, every: bool) -> list[Operation]:
+    found = [
+        read_operation(obj)
+        for name in kinds_with_operations()
+        for obj in session.client.list(name, all_projects=session.all_projects).items
+        if name != "node" or obj["spec"].get("drain")
+    ]
+    ended = ("migrate", "convert", "run") if every else ()
+    return [one for one in found if one.state == "running" or one.act in ended]
+
+
+def _print(session: Session, found: Sequence[Operation]) -> None:
+    if session.is_document:
+        print_data(session, {"items": [msgspec.to_builtins(one) for one in found]})
+    elif session.output == "name":
+        print("".join(f"{one.id}\n" for one in found), end="")
+    elif not found and not session.is_data:
+        session.say("nothing goes on")
+    else:
+        print_rows(session, _COLUMNS, [_row(session, one) for one in found])
+
+
+def _row(session: Session, one: Operation) -> list[str]:
+    return [one.id, one.act, one.state, one.phase, age_of(session, one.since), one.object, one.message]
+
+
+def _watch(session: Session, every: bool) -> None:
+    """The list again and again: on a terminal in place, off it what is new in it."""
+    told: set[tuple[str, str, str]] = set()
+    while True:
+        found = _list(session, every)
+        if is_terminal(sys.stdout) and not session.is_data:
+            print(CLEAR, end="")
+            _print(session, found)
+        else:
+            fresh = [one for one in found if (one.id, one.phase, one.message) not in told]
+            told |= {(one.id, one.phase, one.message) for one in fresh}
+            for one in fresh:
+                if session.is_document:
+                    print_line(session, msgspec.to_builtins(one))
+                else:
+                    print("  ".join(filter(None, (one.id, one.act, one.phase, one.message))))
+        sys.stdout.flush()
+        if session.client.http.closed.wait(WATCH_SECONDS):
+            return
+
+
+def _get(session: Session, id_: str) -> dict[str, Any] | None:
+    """The object of the operation; None where it is gone, which ends a deletion."""
+    target, generation = read_id(id_)
+    try:
+        obj = session.client.get(target.kind.name, target.name)
+    except NotFound:
+        if generation is None:
+            raise
+        return None
+    if generation is not None and generation != obj.get("generation", 1):
+        session.say(f"{id_} was overtaken: {name_operation(obj)} is what goes on now")
+    return obj
+
+
+def _show(session: Session, ids: tuple[str, ...]) -> None:
+    found = [(id_, _get(session, id_)) for id_ in ids]
+    shown = [read_operation(obj) for _, obj in found if obj is not None]
+    for id_, obj in found:
+        if obj is None:
+            session.say(f"{id_}  its object is gone")
+    if session.is_data:
+        _print(session, shown)
+        return
+    for one in shown:
+        lines = {
+            "id": one.id,
+            "act": one.act,
+            "object": one.object,
+            "state": one.state,
+            "phase": one.phase,
+            "since": f"{age_of(session, one.since)} ago" if one.since else "",
+            "note": one.message,
+            "attach": f"weft operation attach {one.id}" if one.state == "running" else "",
+            "cancel": f"weft operation cancel {one.id}" if one.state == "running" and _can_cancel(one) else "",
+        }
+        print("\n".join(f"{word:<8} {text}" for word, text in lines.items() if text))
+
+
+def _attach(session: Session, ids: tuple[str, ...]) -> int:
+    done: list[Done] = []
+    waits: list[Wait] = []
+    for id_ in ids:
+        obj = _get(session, id_)
+        if obj is None:
+            session.say(f"{id_}  its object is gone")
+            continue
+        target, _ = read_id(id_)
+        verb = "delete" if obj.get("deleting_since") else "wait"
+        done.append(Done(target, obj, verb))
+        waits.append(Wait(target, find_goal(obj), obj["uid"], obj.get("project")))
+    return finish(session, done, waits) if waits else 0
+
+
+def _can_cancel(one: Operation) -> bool:
+    return one.act in CANCELS or one.act in ("create", "fetch")
+
+
+def _cancel(session: Session, ids: tuple[str, ...], yes: bool) -> int:
+    for id_ in ids:
+        obj = _get(session, id_)
+        if obj is None:
+            raise NotFound(f"{id_} is over: its object is gone")
+        one = read_operation(obj)
+        kind, name = BY_NAME[obj["kind"]], obj["name"]
+        if one.state != "running":
+            raise IllegalTransition(f"{one.id} is {one.state}: there is nothing to cancel")
+        if one.act in CANCELS:
+            session.client.verb(kind.name, name, CANCELS[one.act], {}, project=obj.get("project"))
+            print(f"{one.id}  cancelled", flush=True)
+        elif not _can_cancel(one):
+            hint = f"weft set {kind.name}/{name} sets it back" if one.act == "change" else None
+            raise IllegalTransition(
+                f"{one.id}: a {'deletion' if one.act == 'delete' else one.act} can't be cancelled", hint=hint
+            )
+        elif not yes:
+            raise click.UsageError(f"to cancel {one.id} is to delete {kind.name}/{name}: give --yes")
+        else:
+            session.client.delete(kind.name, name, project=obj.get("project"), uid=obj["uid"])
+            print(f"{one.id}  cancelled: {kind.name}/{name} is deleted", flush=True)
+    return 0
