@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.host import Capacity, Host
-from weft.contracts.network import Endpoint, Filter, Forward, NetworkProbe, NetworkState, Port, Segment
+from weft.contracts.network import Endpoint, Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
 from weft.objects.errors import error_from_dict
 
 HERE = Path(__file__).parent
@@ -225,6 +225,9 @@ class Node:
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
         self._ask("ensure_forwards", msgspec.to_builtins(forwards))
 
+    async def find_held(self) -> list[Held]:
+        return msgspec.convert(self._ask("find_held")["value"], list[Held])
+
     async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
         self._ask("ensure_refused", [cidrs, nodes])
 
@@ -310,12 +313,12 @@ class Lab:
         assert done.returncode == 0, f"{host}:{port} from {namespace}: {done.stderr}"
         return done.stdout
 
-    def serve(self, namespace: str, text: str, port: int = 80, address: str = "0.0.0.0") -> None:
+    def serve(self, namespace: str, text: str, port: int = 80, address: str = "0.0.0.0") -> subprocess.Popen[str]:
         folder = self.folder / f"{namespace}.{port}.www"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "index.html").write_text(text)
         enter = ["nsenter", f"--net=/run/netns/{namespace}"]
-        self.start([*enter, "busybox", "httpd", "-f", "-p", f"{address}:{port}", "-h", str(folder)], wait=False)
+        return self.start([*enter, "busybox", "httpd", "-f", "-p", f"{address}:{port}", "-h", str(folder)], wait=False)
 
     def start(self, command: list[Any], wait: bool = True, **options: Any) -> subprocess.Popen[str]:
         """Start a process that ends with the lab; with ``wait``, return when it says it is ready."""

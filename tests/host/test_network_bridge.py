@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from network_lab import OUTSIDE, Guest, Lab, Node, fetch_command, make_port, make_segment
 
-from weft.contracts.network import Alias, Forward, Segment
+from weft.contracts.network import Alias, Forward, Held, Segment
 from weft.objects.errors import InUse, NotFound
 
 pytestmark = [
@@ -454,6 +454,45 @@ async def test_published_ports_answer_on_every_node_from_everywhere(town: Town) 
             await node.ensure_forwards([])
     with pytest.raises(AssertionError):
         town.lab.fetch(town.lab.fabric, town.n2.address, 8080)
+
+
+async def test_a_published_port_that_a_program_of_a_node_listens_on_stays_that_program_s_there(town: Town) -> None:
+    a, lab = town.blue.endpoints[0], town.lab
+    forwards = [Forward(port, "tcp", town.blue.id, a.address, 80, a.node_address) for port in (2222, 2223)]
+
+    async def answers(node: Node, host: str, port: int, text: str, of: str = "") -> None:
+        """Until who listens has begun, or ended, to."""
+        for _ in range(100):
+            held = await node.find_held()
+            command = ["nsenter", f"--net=/run/netns/{of or node.namespace}", *fetch_command(host, port)]
+            tried = subprocess.run(command, capture_output=True, text=True, timeout=20)
+            if tried.stdout == text:
+                return
+        raise AssertionError(f"{host}:{port} from {of or node.namespace}: {tried.stdout}{tried.stderr}, held: {held}")
+
+    lab.serve(town.n3.namespace, "I am n3", port=2222)
+    lab.serve(town.n2.namespace, "I am n2's loopback", port=2223, address="127.0.0.1")
+    await answers(town.n3, town.n3.address, 2222, "I am n3")
+    await answers(town.n2, "127.0.0.1", 2223, "I am n2's loopback")
+    try:
+        for node in lab.nodes:
+            await node.ensure_forwards(forwards)
+        for of in (lab.outside, town.n1.namespace, town.n3.namespace):
+            assert lab.fetch(of, town.n3.address, 2222) == "I am n3"
+        assert lab.fetch(town.n3.namespace, "127.0.0.1", 2222) == "I am n3"
+        assert lab.fetch(lab.outside, town.n2.address, 2222) == "I am a"
+        assert lab.fetch(town.n2.namespace, "127.0.0.1", 2223) == "I am n2's loopback"
+        assert lab.fetch(lab.outside, town.n2.address, 2223) == "I am a"  # at its address nobody else listens
+        late = lab.serve(town.n2.namespace, "I am n2", port=2222)
+        await answers(town.n2, town.n2.address, 2222, "I am n2", of=lab.outside)
+        assert Held("tcp", 2222) in await town.n2.find_held()
+        late.kill()
+        late.wait()
+        await answers(town.n2, town.n2.address, 2222, "I am a", of=lab.outside)
+        assert await town.n2.heal() == []
+    finally:
+        for node in lab.nodes:
+            await node.ensure_forwards([])
 
 
 async def test_a_client_whose_address_lies_in_the_network_is_answered(town: Town) -> None:

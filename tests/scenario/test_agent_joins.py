@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.scenario.agent_lab import ADDRESS, BUNDLE, DIGEST, Lab, change, make_allocation, make_publication
-from tests.scenario.api_lab import GATEWAY, DoorsLab
+from tests.scenario.api_lab import GATEWAY, DoorsLab, make_image, make_vm
 
 from weft.agent.agent import Agent
 from weft.agent.enrol import Enrolment, join, make_context, needs_renewal, read_enrolment, renew
@@ -28,11 +28,12 @@ from weft.agent.runtimes import Runtimes
 from weft.agent.server import RemoteServer
 from weft.client.api import Client
 from weft.client.context import hash_ca
+from weft.contracts.network import Held
 from weft.kinds.allocation import AllocationReport, allocation_name
 from weft.kinds.node import NodeReport
 from weft.launch import agent as launch
 from weft.objects.envelope import Envelope, decode_part
-from weft.objects.errors import AlreadyExists, Forbidden, NotAuthenticated, NotFound, Unavailable
+from weft.objects.errors import AlreadyExists, Forbidden, InUse, NotAuthenticated, NotFound, Unavailable
 from weft.trust.ca import Authority
 
 
@@ -200,6 +201,34 @@ async def test_an_agent_brings_an_allocation_of_real_doors_to_run_and_back(doors
         await asyncio.to_thread(doors.put, gone)
         await node.until_state(web, "released")
         assert node.lab.guest(web) is None
+    finally:
+        await agent.close()
+
+
+async def test_a_port_that_a_node_s_program_listens_on_is_refused_with_the_node_s_name(
+    doors: DoorsLab, tmp_path: Path
+) -> None:
+    node = await asyncio.to_thread(Joined, doors, tmp_path / "node")
+    await asyncio.to_thread(doors.client.create, make_image())
+    node.lab.wire.held = [Held("tcp", 8080)]
+
+    def create(publish: str, **spec: Any) -> str:
+        try:
+            doors.client.create(make_vm("web", publish=[publish], **spec), dry_run=True)
+        except InUse as problem:
+            return problem.message
+        return ""
+
+    agent = node.agent()
+    await agent.start()
+    try:
+        for _ in range(1000):
+            if said := await asyncio.to_thread(create, "8080:80"):
+                break
+            await asyncio.sleep(0.02)
+        assert said == "port 8080/tcp is held by another program on node n1"
+        assert await asyncio.to_thread(create, "8080:80/udp") == ""
+        assert await asyncio.to_thread(create, "8080:80", force_publish=True) == ""
     finally:
         await agent.close()
 

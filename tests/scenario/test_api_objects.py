@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm, take_port
+from tests.scenario.api_lab import GATEWAY, DoorsLab, make_image, make_vm, take_port
 
 from weft.kinds.image import ImageStatus
 from weft.kinds.volume import VolumeStatus
@@ -350,6 +350,28 @@ def test_a_port_that_another_program_holds_is_refused(tmp_path: Path) -> None:
             assert lab.client.put(make_vm("web", publish=[f"{port}:80"], grace=3))["uid"] == made["uid"]
     finally:
         lab.close()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        ("22:2222", "port 22/tcp is reserved for SSH"),
+        ("53:53/udp", "port 53/udp is reserved for DNS"),
+        ("67:67/udp", "port 67/udp is reserved for DHCP"),
+        ("4789:1/udp", "port 4789/udp is reserved for VXLAN"),
+        ("8445:9/udp", "port 8445/udp is reserved for agents"),
+        (f"{GATEWAY.rpartition(':')[2]}:80", "is reserved for this fabric's server"),
+    ],
+)
+def test_a_port_that_every_node_needs_is_published_only_by_who_insists(vms: DoorsLab, mapping: str, said: str) -> None:
+    with pytest.raises(InUse) as caught:
+        vms.client.create(make_vm("web", publish=["18085:80", mapping]))
+    assert (caught.value.token, caught.value.field) == ("portReserved", "spec.publish[1]")
+    assert said in caught.value.message and "--force-publish" in str(caught.value.hint)
+    assert vms.client.list("publication").items == []
+    vms.client.create(make_vm("web", publish=["18085:80", mapping], force_publish=True))
+    vms.client.put(make_vm("web", publish=["18085:80", mapping], grace=3))  # what is published stays
+    assert len(vms.client.list("publication").items) == 2
 
 
 def take_port_again(port: int) -> socket.socket:

@@ -106,6 +106,7 @@ class Agent:
             self._orphans,
             self._on_network_healed,
             runtimes.in_namespace,
+            self._reporter.wake,
         )
         self._following = Following(server, self._network, self._on_network)
         self.footholds = Footholds(
@@ -306,12 +307,12 @@ class Agent:
             digest=self._make_digest(),
         )
 
-    def _make_digest(self) -> Digest | None:
-        """What guests use, if that can be measured, and which instances of functions there are."""
-        digest = self._meter.digest()
-        if digest is None or self._functions is None:
-            return digest
-        return msgspec.structs.replace(digest, instances=self._functions.count())
+    def _make_digest(self) -> Digest:
+        """What guests use, if that can be measured, which instances of functions there are, and which ports are held."""
+        digest = self._meter.digest() or Digest(measured=False)
+        if self._functions is not None:
+            digest = msgspec.structs.replace(digest, instances=self._functions.count())
+        return msgspec.structs.replace(digest, held=self._network.held)
 
     def _on_answer(self, answer: ReportAnswer) -> None:
         if answer.peers is not None:

@@ -16,12 +16,13 @@ from weft.agent.handover import HandOver
 from weft.agent.known import Wanted
 from weft.agent.offline import Copies, NotKept, Surroundings
 from weft.agent.report import Question
-from weft.agent.segments import fold_filters, fold_segments, keep_forwards, ports_of, shares_kernel
+from weft.agent.segments import fold_filters, fold_held, fold_segments, keep_forwards, ports_of, shares_kernel
 from weft.agent.waiting import wait_for_event
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.network import Endpoint, Filter, Forward, NetworkDriver, Segment
 from weft.kinds.allocation import AllocatedNic
+from weft.kinds.heartbeat import HeldPorts
 from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
 
@@ -50,9 +51,11 @@ class NetworkKeeper:
         orphans: Callable[[], list[Wanted]],
         on_healed: Callable[[list[str]], None],
         in_namespace: Callable[[Wanted], bool] = shares_kernel,
+        on_held: Callable[[], None] = lambda: None,
     ) -> None:
         self._driver, self._host, self._copies, self._clock = driver, host, copies, clock
         self._hosted, self._orphans, self._on_healed, self._in_namespace = hosted, orphans, on_healed, in_namespace
+        self._on_held = on_held
         self._changing = asyncio.Lock()
         self._woken = asyncio.Event()
         known = copies.load_surroundings()
@@ -64,6 +67,9 @@ class NetworkKeeper:
         self._idle: dict[str, Idle] | None = None  # by segment id; None until what lies here has been looked at
         self._applied: dict[str, Segment] = {}
         self._applied_forwards: list[Forward] | None = None
+        self._listening: frozenset[tuple[str, int]] = frozenset()
+        self._published: frozenset[tuple[str, int]] = frozenset()
+        self.held = HeldPorts()  # by programs of this node
         self._applied_refused: tuple[list[str], list[str]] | None = None
         self._applied_filters: list[Filter] | None = None
         self.handover = HandOver(driver, host.underlay_address, known.hops, self._neighbours, self._turn)
@@ -179,7 +185,7 @@ class NetworkKeeper:
             steps = [self.refresh]
             if healing:  # after what is wished by now, or a change of the wish would pass for damage
                 heal_at = self._clock.elapsed() + HEAL_SECONDS
-                steps += [self._heal, self._end_hops]
+                steps += [self._heal, self._end_hops, self._look_who_listens]
             for step in steps:
                 try:
                     await step()
@@ -283,6 +289,14 @@ class NetworkKeeper:
             mended = await self._driver.heal()
         if mended:
             self._on_healed(mended)
+
+    async def _look_who_listens(self) -> None:
+        listening = frozenset((held.protocol, held.port) for held in await self._driver.find_held())
+        published = frozenset((forward.protocol, forward.port) for forward in self._applied_forwards or ())
+        before, self.held = self.held, fold_held(listening, self._listening, published | self._published)
+        self._listening, self._published = listening, published
+        if self.held != before:
+            self._on_held()
 
     async def _ensure(self, uid: str, segment: Segment) -> None:
         (await self._find_idle()).pop(segment.id, None)

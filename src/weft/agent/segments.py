@@ -3,7 +3,7 @@ make. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import msgspec
 
@@ -12,6 +12,7 @@ from weft.agent.offline import Hop
 from weft.contracts.network import Alias, Allowed, Endpoint, Filter, Forward, Inside, Moved, Port, Segment
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
+from weft.kinds.heartbeat import HeldPorts, make_held
 from weft.kinds.publication import PublicationSpec, PublicationStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, short_id
@@ -188,3 +189,12 @@ def keep_forwards(told: Iterable[Forward], before: Iterable[Forward], orphans: I
         if (forward.segment_id, forward.target_address) in nics:
             by_port.setdefault((forward.port, forward.protocol), forward)
     return [by_port[key] for key in sorted(by_port)]
+
+
+def fold_held(
+    listening: Set[tuple[str, int]], before: Set[tuple[str, int]], published: Set[tuple[str, int]]
+) -> HeldPorts:
+    """What is told of the ports, as (protocol, port), that programs of the node are ``listening`` on at this look; ``before`` is of
+    the last one: a socket of UDP that only asks is gone by the next. ``published`` at one of the two looks: a gateway's."""
+    lasting = {port for port in listening if port[0] == "tcp" or port in before}
+    return make_held(lasting - published)

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from weft.api.doors import Doors
-from weft.api.ports import is_port_free
+from weft.api.ports import FORCE_HINT, find_reserved, is_port_free
 from weft.api.view import View
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
+from weft.kinds.publication import PublicationSpec
 from weft.kinds.record import Claim, ClaimWithin, Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope, encode_envelope, merge_part
@@ -94,13 +95,27 @@ def _make(doors: Doors, owner: Envelope, claim: Claim) -> Envelope:
 
 
 async def _refuse_foreign(doors: Doors, claim: Claim) -> None:
-    address = doors.settings.publish_address
-    port, protocol = getattr(claim.spec, "port", None), getattr(claim.spec, "protocol", "tcp")
-    if address is None or port is None or await is_port_free(address, port, protocol, doors.clock):
+    if claim.forced or not isinstance(claim.spec, PublicationSpec):
         return
+    settings, port, protocol = doors.settings, claim.spec.port, claim.spec.protocol
+    if reserved := find_reserved(port, protocol, (*settings.listen, *settings.gateways, *settings.functions)):
+        raise InUse(
+            f"port {port}/{protocol} is reserved for {reserved}",
+            reason="portReserved",
+            field=claim.field,
+            hint=f"choose another port; {FORCE_HINT}",
+        )
+    nodes = await doors.node_ports.find_holders(port, protocol)
+    address = settings.publish_address
+    if nodes:
+        where = f"on {nodes}"
+    elif address is None or await is_port_free(address, port, protocol, doors.clock):
+        return
+    else:
+        where = f"on the server's machine ({address})"
     raise InUse(
-        f"port {port}/{protocol} is held by another program on the server's machine ({address})",
+        f"port {port}/{protocol} is held by another program {where}",
         reason=claim.reason,
         field=claim.field,
-        hint=f"choose another port; ss -lpn 'sport = :{port}' shows who has it",
+        hint=f"choose another port; ss -lpn 'sport = :{port}' shows there who has it; {FORCE_HINT}",
     )

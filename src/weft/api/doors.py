@@ -13,6 +13,7 @@ from typing import Any, Literal
 from weft.api.heard import Heard
 from weft.api.lines import Lines
 from weft.api.peers import Peers
+from weft.api.ports import NodePorts
 from weft.api.pulse import Pulse
 from weft.api.ranges import Ranges
 from weft.client.enrolments import Enrolments
@@ -42,7 +43,8 @@ class TokenFacts:
 @dataclass(frozen=True)
 class Settings:
     """``blobs`` is the folder of image contents by digest; ``gateways`` where streams connect (host:port); with
-    ``publish_address`` a port that something else holds there is refused. ``functions`` is where functions' callers connect."""
+    ``publish_address`` a port that something else holds there is refused. ``functions`` is where functions' callers connect,
+    ``listen`` where clients of the API do."""
 
     blobs: Path
     ticket_key: bytes
@@ -51,6 +53,7 @@ class Settings:
     publish_address: str | None = None
     seal_key: bytes = b""
     functions: tuple[str, ...] = ()
+    listen: tuple[str, ...] = ()
 
     def gateway_for(self, host: str) -> str:
         """The gateway's address for someone who reached the doors at ``host``: the same one, where it listens there."""
@@ -96,6 +99,10 @@ class Doors:
     @functools.cached_property
     def peers(self) -> Peers:
         return Peers(self.store, hmac.digest(self.settings.ticket_key, b"echo", "sha256"), self.clock)
+
+    @functools.cached_property
+    def node_ports(self) -> NodePorts:
+        return NodePorts(self.store, self.clock)
 
     @functools.cached_property
     def pulse(self) -> Pulse:

@@ -25,6 +25,7 @@ STATUS: dict[str, int] = {
     "staleRevision": 409,
     "inUse": 409,
     "portInUse": 409,
+    "portReserved": 409,
     "addressInUse": 409,
     "illegalTransition": 409,
     "noAvailableAgents": 409,

@@ -54,7 +54,7 @@ async def usage(doors: Doors, call: Call) -> Answer:
     items = []
     for lease in await doors.store.leases(LEASE_PREFIX, digests=True):
         digest = read_digest(lease.digest)
-        if digest is not None:
+        if digest is not None and digest.measured:
             guests = {uid: _tell(use) for uid, use in digest.guests.items()} if with_guests else {}
             age = round(max(0.0, LEASE_SECONDS - lease.remaining_seconds), 1)
             there = InstancesUsage(**msgspec.structs.asdict(digest.instances))

@@ -46,6 +46,7 @@ _BY_REASON: dict[str, int] = {
     "staleRevision": CONFLICT,
     "inUse": CONFLICT,
     "portInUse": CONFLICT,
+    "portReserved": CONFLICT,
     "addressInUse": CONFLICT,
     "illegalTransition": CONFLICT,
     "pinned": CONFLICT,

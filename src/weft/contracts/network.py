@@ -104,6 +104,14 @@ class Forward(msgspec.Struct, frozen=True):
     node_address: str
 
 
+class Held(msgspec.Struct, frozen=True, order=True):
+    """A port that a program of the node itself listens on; ``address`` "" is all of the node's."""
+
+    protocol: Literal["tcp", "udp"]
+    port: int
+    address: str = ""
+
+
 class Allowed(msgspec.Struct, frozen=True):
     """What a filter lets be opened: of this protocol, to these ports (tcp, udp), the other end in one of ``ranges``;
     None is anywhere, none at all is nobody."""
@@ -161,7 +169,12 @@ class NetworkDriver(Protocol):
         """Take it away, with its namespace if that has no other port; absent is fine."""
 
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
-        """Replace all published ports of this node by exactly these, atomically."""
+        """Replace all published ports of this node by exactly these, atomically. One that a program of the node listens on stays
+        that program's here."""
+
+    async def find_held(self) -> list[Held]:
+        """What programs of the node listen on now. From here on the published ones of them are these programs', and no longer
+        those of programs that have ended."""
 
     async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
         """From now on no guest's way out of its network leads to these address ranges, and to no others are they

@@ -1,4 +1,5 @@
-"""What a node says with each sign of life: how much its guests really use. It rides the node's lease and is never stored.
+"""What a node says with each sign of life: how much its guests really use, and which ports its own programs hold. It rides the
+node's lease and is never stored.
 
 Keys are uids of workloads. ``cpu`` is in thousandths of a core, smoothed; ``memory`` is what lies in the node's RAM and
 ``disk`` what the files of its disks take up, both in bytes. Pure.
@@ -13,6 +14,9 @@ import msgspec
 LEASE_PREFIX = "node/"  # and the node's uid
 LEASE_SECONDS = 30.0
 MOST_GUESTS = 800  # told of one by one: so many fit into a digest
+MOST_PORTS = (
+    500  # of either protocol, the lowest: well-known ones are there, and a busy machine's short-lived ones are high
+)
 
 
 class Use(msgspec.Struct, frozen=True, array_like=True):
@@ -34,13 +38,22 @@ class Instances(msgspec.Struct, frozen=True, array_like=True):
     memory: int = 0
 
 
+class HeldPorts(msgspec.Struct, frozen=True, array_like=True):
+    """Those that programs of the node itself listen on, in order, but for what is published there."""
+
+    tcp: tuple[int, ...] = ()
+    udp: tuple[int, ...] = ()
+
+
 class Digest(msgspec.Struct, frozen=True, omit_defaults=True):
     """``guests`` of this node's allocations, by workload; ``other`` is what else weft keeps there: cached images, guests that
-    nothing explains. ``instances`` of functions are in neither."""
+    nothing explains. ``instances`` of functions are in neither. Not ``measured``: what is used there can't be told."""
 
     guests: dict[str, Use] = {}
     other: Use = Use()
     instances: Instances = Instances()
+    held: HeldPorts = HeldPorts()
+    measured: bool = True
 
 
 def add_up(uses: Iterable[Use]) -> Use:
@@ -65,6 +78,13 @@ def make_digest(guests: Mapping[str, Use], other: Use) -> Digest:
     ranked = sorted(guests, key=lambda uid: (-guests[uid].cpu, -guests[uid].memory, uid))
     told, rest = ranked[:MOST_GUESTS], ranked[MOST_GUESTS:]
     return Digest({uid: guests[uid] for uid in told}, add_up((other, *(guests[uid] for uid in rest))))
+
+
+def make_held(ports: Iterable[tuple[str, int]]) -> HeldPorts:
+    """Of (protocol, port) as many as are told."""
+    known = set(ports)
+    tcp, udp = (sorted(port for of, port in known if of == protocol)[:MOST_PORTS] for protocol in ("tcp", "udp"))
+    return HeldPorts(tuple(tcp), tuple(udp))
 
 
 def write_digest(digest: Digest) -> bytes:

@@ -27,6 +27,7 @@ LONGEST_PAUSE_SECONDS = 600.0
 # Of a task's container these are its job's own.
 FIXED: dict[str, Any] = {
     "publish": [],
+    "force_publish": False,
     "restart": "on-failure",
     "run": "run",
     "hold": False,

@@ -74,7 +74,7 @@ class Reference(msgspec.Struct, frozen=True):
 class Claim(msgspec.Struct, frozen=True):
     """An object that must exist alone in the fabric for its owner to be admitted (a published port): made, changed and
     deleted in the owner's own commit. ``taken`` is the error if another owner holds it. One that ``keeps`` is only
-    made so: its controller ends it."""
+    made so: its controller ends it. ``forced``: whatever outside weft holds it."""
 
     kind: str
     name: str
@@ -84,6 +84,7 @@ class Claim(msgspec.Struct, frozen=True):
     taken: str
     hint: str
     keeps: bool = False
+    forced: bool = False
 
 
 class ClaimWithin(msgspec.Struct, frozen=True):

@@ -23,6 +23,12 @@ class RunWish(msgspec.Struct, kw_only=True):
         list[Name], field("Security groups to carry; none: whoever is in its networks may connect", change="live")
     ] = []
     publish: Annotated[list[str], field("Ports to publish: HOST:GUEST or HOST:GUEST/udp", change="live")] = []
+    force_publish: Annotated[
+        bool,
+        field(
+            "Publish also ports that are reserved or that a node's program holds: it keeps them there", change="live"
+        ),
+    ] = False
     restart: Annotated[
         Literal["always", "on-failure", "never"], field("Start again when the guest ends by itself", change="live")
     ] = "on-failure"

@@ -139,6 +139,7 @@ def claim_places(envelope: Envelope, spec: WorkloadSpec) -> Sequence[Claim | Cla
                 reason="portInUse",
                 taken=f"port {port}/{protocol} is published already",
                 hint="choose another port; weft get publication lists them",
+                forced=spec.force_publish,
             )
         )
     return claims

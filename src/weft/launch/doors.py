@@ -76,6 +76,7 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
         publish_address=options.publish_on,
         seal_key=read_seal_key(state),
         functions=tuple(options.functions or ()),
+        listen=tuple(options.listen),
     )
     doors = Doors(store, journal, clock, authority, settings)
     server = make_doors_server(build_app(doors), sockets, tls, clock)

@@ -52,7 +52,8 @@ class Gauge:
             if self._heard.get(uid) != written and view.find(NODES_BY_UID, uid):
                 self._heard[uid] = written
                 digest = read_digest(written)
-                snapshot.put_use(uid, None if digest is None else read_use(view, uid, digest))
+                told = digest is not None and digest.measured
+                snapshot.put_use(uid, read_use(view, uid, digest) if digest is not None and told else None)
 
 
 def goes_by_use(view: View) -> bool:

@@ -9,6 +9,7 @@ Woken by the agent. One change at a time: a lock holds the rest back.
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import socket
 from collections.abc import Mapping
@@ -17,18 +18,21 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.host import Host
-from weft.contracts.network import Filter, Forward, NetworkProbe, NetworkState, Port, Segment
+from weft.contracts.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
 from weft.drivers.network.bridge import kernel, moving, netlink, plan, rules
 from weft.drivers.network.bridge.check import check_filters, check_forwards, check_port, check_ranges, check_segment
 from weft.drivers.network.bridge.dial import dial_inside
 from weft.drivers.network.bridge.dnsmasq import Files, choose_resolver, ensure_server, stop_server
 from weft.drivers.network.bridge.flows import BridgeFlows
 from weft.drivers.network.bridge.guards import Guards
+from weft.drivers.network.bridge.held import read_held
 from weft.drivers.network.bridge.kernel import FdbEntry, Link
 from weft.drivers.network.bridge.names import Names, port_from_alias
 from weft.drivers.network.bridge.probe import probe_kernel
 from weft.drivers.network.bridge.tables import Tables
 from weft.objects.errors import DriverFailed, InUse, NotFound
+
+log = logging.getLogger("weft.agent")
 
 
 class BridgeNetwork:
@@ -45,6 +49,7 @@ class BridgeNetwork:
         self._guards = Guards(host, self._names, self._tables)
         self.flows = BridgeFlows(self._names, self._guards.zone_of)
         self._forwards: list[Forward] | None = None
+        self._held: frozenset[Held] = frozenset()
 
     async def probe(self) -> NetworkProbe:
         """What works here; every problem names its remedy."""
@@ -148,6 +153,7 @@ class BridgeNetwork:
             if self._forwards == forwards:
                 return
             before, self._forwards = self._forwards, forwards
+            self._held = await asyncio.to_thread(read_held)
             try:
                 await self._apply_forwards(await kernel.inspect_links())
             except BaseException:
@@ -155,6 +161,20 @@ class BridgeNetwork:
                 raise
             await self._guards.publish(self._published())
             await self._cut_flows(before or [], forwards)
+
+    async def find_held(self) -> list[Held]:
+        """See contracts.network. Raises DriverFailed."""
+        async with self._changing:
+            before, self._held = self._held, await asyncio.to_thread(read_held)
+            published = self._published()
+            new = {(held.protocol, held.port) for held in self._held - before} & published
+            if new or published & {(held.protocol, held.port) for held in before - self._held}:
+                await self._apply_forwards(await kernel.inspect_links())
+            for protocol, port in sorted(new):
+                log.warning("port %d/%s is published, and stays a program's that listens on it here", port, protocol)
+                if protocol == "udp":  # a flow that goes on for ever would go on to the guest
+                    await kernel.attempt("cut flows", _cut("udp", port))
+            return sorted(self._held)
 
     async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
         """Refuse exactly these ranges to guests on their way out; raises InvalidInput, DriverFailed."""
@@ -295,7 +315,7 @@ class BridgeNetwork:
             if table.empty and await kernel.inspect_table(table.family, table.name, namespace) is None:
                 continue
             changed |= await self._tables.ensure(namespace, table)
-        table = rules.render_forwards(self._names, self._host, self._forwards, uplinks, cidrs)
+        table = rules.render_forwards(self._names, self._host, self._forwards, uplinks, cidrs, self._held)
         localnet = f"net/ipv4/conf/{self._host.underlay_link}/route_localnet"
         if not self._forwards:
             kernel.write_sysctl(localnet, "0")  # before its guard goes with the table
@@ -315,9 +335,8 @@ class BridgeNetwork:
         kept, led = set(after), {_leads_to(forward) for forward in after}
         for forward in before:
             if forward not in kept:
-                flows = ["-p", forward.protocol, "--orig-port-dst", str(forward.port), "--dst-nat"]
                 begun = ["--state", "SYN_SENT"] if _leads_to(forward) in led else []
-                await kernel.attempt("cut flows", ["conntrack", "-D", *flows, *begun])
+                await kernel.attempt("cut flows", [*_cut(forward.protocol, forward.port), *begun])
 
     def _pass_on(self, segment: Segment) -> None:
         """Bring the set of those who are passed on to the wish, whatever a switch made of it."""
@@ -358,6 +377,11 @@ class BridgeNetwork:
 
     def _segment_ids(self, links: Mapping[str, Link]) -> list[str]:
         return [found for name in links if (found := self._names.id_in(name, "b"))]
+
+
+def _cut(protocol: str, port: int) -> list[str]:
+    """The words that end the flows which a published port has led to guests."""
+    return ["conntrack", "-D", "-p", protocol, "--orig-port-dst", str(port), "--dst-nat"]
 
 
 def _leads_to(forward: Forward) -> Forward:

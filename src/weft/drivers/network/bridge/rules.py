@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, collapse_addresses
 from typing import NamedTuple
 
 from weft.contracts.host import Host
-from weft.contracts.network import BEHIND, Forward, Inside, Port, Segment
+from weft.contracts.network import BEHIND, Forward, Held, Inside, Port, Segment
 from weft.drivers.network.bridge.moving import find_older, older_hops, older_routers
 from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, router_mac
 from weft.drivers.network.bridge.plan import UPLINKS, Uplink
@@ -286,13 +286,25 @@ chain arrived {{
 
 
 def render_forwards(
-    names: Names, host: Host, forwards: list[Forward], uplinks: Mapping[str, Uplink], cidrs: Mapping[str, str]
+    names: Names,
+    host: Host,
+    forwards: list[Forward],
+    uplinks: Mapping[str, Uplink],
+    cidrs: Mapping[str, str],
+    held: Iterable[Held] = (),
 ) -> Table:
-    """The node's published ports: to the router of the target's segment if it is here, else on to its node.
+    """The node's published ports: to the router of the target's segment if it is here, else on to its node. What is ``held``
+    comes to the node's own program, at the address where that listens.
 
     A segment missing from ``uplinks`` isn't here yet; its ports join when it is made. What belongs to no connection is
     dropped: the node itself, which has none at such a port, would reset what a guest has.
     """
+    everywhere = {(h.protocol, h.port) for h in held if not h.address}
+    forwards = [f for f in forwards if (f.protocol, f.port) not in everywhere]
+    led = {(f.protocol, f.port) for f in forwards}
+    own = elements(
+        f"{h.address} . {h.protocol} . {h.port}" for h in sorted(held) if h.address and (h.protocol, h.port) in led
+    )
     here = [f for f in forwards if is_here(f, host) and f.segment_id in uplinks]
     away = [f for f in forwards if not is_here(f, host)]
     to_routers = elements(f"{f.protocol} . {f.port} : {uplinks[f.segment_id].router}" for f in _sorted(here))
@@ -315,6 +327,9 @@ map to_nodes {{
 set hops {{
   type ipv4_addr . inet_proto . inet_service
 {hops}}}
+set held {{
+  type ipv4_addr . inet_proto . inet_service
+{own}}}
 set published {{
   type inet_service
 {published}}}
@@ -335,6 +350,7 @@ chain local {{
   fib daddr type local jump publish
 }}
 chain publish {{
+  ip daddr . meta l4proto . th dport @held return
   dnat to meta l4proto . th dport map @to_routers
   dnat to meta l4proto . th dport map @to_nodes
 }}

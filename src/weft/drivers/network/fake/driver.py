@@ -15,7 +15,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
-from weft.contracts.network import Filter, Forward, NetworkProbe, NetworkState, Port, Segment
+from weft.contracts.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
 from weft.objects.errors import DriverFailed, InUse, NotFound, WeftError
 
 
@@ -28,6 +28,7 @@ class FakeWire:
     segments: dict[str, Segment] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
     forwards: list[Forward] = field(default_factory=list)
+    held: list[Held] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     refused_nodes: list[str] = field(default_factory=list)
     listeners: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -97,6 +98,10 @@ class FakeNetwork:
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
         await self.meet("ensure_forwards", "")
         self.wire.forwards = list(forwards)
+
+    async def find_held(self) -> list[Held]:
+        await self.meet("find_held", "")
+        return sorted(self.wire.held)
 
     async def ensure_refused(self, cidrs: list[str], nodes: list[str]) -> None:
         await self.meet("ensure_refused", "")
