@@ -130,6 +130,28 @@ def test_where_no_node_fits_it_says_what_is_missing_where_and_exits_6(fabric: Fa
     assert fabric.weft("vm", "delete", "big", "big2", "--yes").code == 0
 
 
+def test_a_dry_run_of_something_new_says_whether_and_where_it_would_be_placed(fabric: Fabric) -> None:
+    said = fabric.weft("vm", "create", "dry", *TINY, "--dry-run")
+    assert said.code == 0 and re.fullmatch(r"vm/dry  would be created, and placed on n[12] by least_loaded\n", said.out)
+    big = fabric.weft("vm", "create", "dry", "--image", "tiny", "--memory", "900G", "--dry-run=server")
+    assert big.code == 6, big.err
+    assert big.out.startswith(
+        "vm/dry  would be created, and stay Pending\nvm/dry fits on no node now: insufficientResources"
+    )
+    assert "least change: " in big.out
+    whole = fabric.weft("vm", "create", "dry", "--image", "tiny", "--memory", "900G", "--dry-run", "-o", "json")
+    assert (whole.code, json.loads(whole.out)["name"]) == (6, "dry")
+    held = fabric.weft("vm", "create", "dry", "--image", "tiny", "--memory", "900G", "--hold", "--dry-run")
+    assert (held.code, held.out) == (0, "vm/dry  would be created\n")
+    task = fabric.weft("run", "dry", "tiny", "--dry-run")
+    assert task.code == 6 and "job/dry  would be run, and wait: wrongImage: " in task.out
+    here = fabric.weft("--context", "/no/context", "vm", "create", "dry", "--image", "nosuch", "--dry-run=client")
+    assert (here.code, here.out) == (0, "vm/dry  would be asked for; no server was asked\n")
+    assert fabric.weft("vm", "create", "--dry-run=client", "dry", "--image", "tiny", "--cpu", "x").code == 2
+    assert fabric.weft("vm", "get", "dry").code == 3
+    assert listed(fabric, "get", "recommendation") == []
+
+
 def test_explain_shows_the_decision_that_was_made(fabric: Fabric) -> None:
     make(fabric, "why", "--strategy", "best_fit")
     said = fabric.weft("vm", "explain", "why")
@@ -219,8 +241,12 @@ spec:
 def test_apply_makes_changes_and_leaves_alone_and_diff_tells_beforehand(fabric: Fabric, tmp_path: Path) -> None:
     path = tmp_path / "web.yaml"
     path.write_text(MANIFEST)
-    assert fabric.weft("diff", "-f", str(path)).code == 1
-    first = fabric.weft("apply", "-f", str(path))
+    assert fabric.weft("diff", str(path)).code == 1
+    here = fabric.weft("--context", "/no/context", "apply", "--dry-run=client", str(path))
+    assert here.out.splitlines() == [
+        f"{what}  is well written; no server was asked" for what in ("network/blue", "vm/applied")
+    ]
+    first = fabric.weft("apply", str(path))
     assert first.code == 0, first.err
     assert first.out.splitlines()[:2] == ["network/blue  created", "vm/applied  created"]
     assert first.out.splitlines()[-1].startswith(("vm/applied  Running on n", "network/blue  Ready"))

@@ -247,6 +247,11 @@ def _no_place(what: str, reason: str, at_once: bool) -> Unplaceable:
     return Unplaceable(f"{what} fits on no node: {reason}", reason=reason, hint=hint if at_once else None)
 
 
+def is_stuck(reason: str) -> bool:
+    """Whether what isn't placed for this reason isn't waited for."""
+    return reason in (*UNPLACEABLE, *_STUCK, _ALONE)
+
+
 def gone(what: str) -> WeftError:
     return NotFound(f"{what} was deleted while it was waited for")
 

@@ -20,7 +20,20 @@ Run = Callable[..., int | None]
 _ARGV = "weft.argv"
 
 
-class WithCommand(click.Command):
+_CLIENT = "--dry-run-here"  # what --dry-run=client is read as: an option with a value would take the next word for it
+_DRY_RUNS = {"--dry-run=client": _CLIENT, "--dry-run=server": "--dry-run"}
+
+
+class Plain(click.Command):
+    """A command line as ``build`` makes it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any(_CLIENT in param.opts for param in self.params):
+            args = [_DRY_RUNS.get(arg, arg) for arg in args]
+        return super().parse_args(ctx, args)
+
+
+class WithCommand(Plain):
     """A command line in which what comes after ``--`` is a command for somewhere else: it is taken apart first, and nothing of it
     is read as an argument."""
 
@@ -83,7 +96,7 @@ def build(
     kind: Kind | None,
     params: Sequence[click.Parameter] = (),
     *,
-    command_class: type[click.Command] = click.Command,
+    command_class: type[click.Command] = Plain,
     **settings: Any,
 ) -> click.Command:
     """The command ``name``: ``run(session, kind, **params)`` with the common options added to ``params``."""
@@ -168,6 +181,15 @@ def waits(flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
         click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait until it is so (the default)."),
         detach(),
         *([] if taken else [timeout()]),
+    ]
+
+
+def dry_runs() -> list[click.Parameter]:
+    """``dry_run``: None, ``server`` for --dry-run, ``client`` for --dry-run=client."""
+    help_ = "Check it at the server, say what would be, and store nothing; =client asks no server."
+    return [
+        click.Option(["--dry-run", "dry_run"], flag_value="server", default=None, help=help_),
+        click.Option([_CLIENT, "dry_run"], flag_value="client", hidden=True),
     ]
 
 

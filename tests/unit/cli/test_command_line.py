@@ -102,7 +102,7 @@ def test_no_word_means_two_things() -> None:
         ("image add x ssh://host/x", "no scheme weft can fetch", "file:///"),
         ("vm delete web", "--yes", ""),
         ("vm exec web", "the command is missing", "weft vm exec web -- CMD"),
-        ("apply", "missing option '-f'", "weft apply --help"),
+        ("apply", "no file is given", "weft apply FILE, or - for standard input"),
         ("vm get web -l a=b", "not both", ""),
         ("vm stop network/blue", "network/blue is no VM", ""),
         ("vm migrate web --live --cold", "--live and --cold", "give one of them"),

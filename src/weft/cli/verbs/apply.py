@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from weft.cli import options
-from weft.cli.code import bring, pack_documents
+from weft.cli.code import Packed, bring, pack_documents
+from weft.cli.exit_codes import OK
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.grammar import Entry
 from weft.cli.manifest.check import Manifest, locate_refusal, read_manifests
@@ -15,7 +16,7 @@ from weft.cli.manifest.files import read_documents
 from weft.cli.runtime_base import provide_bases
 from weft.cli.session import Session
 from weft.cli.watching import Wait
-from weft.cli.words import Target
+from weft.cli.words import Target, usage
 from weft.kinds.function_code import DIGEST
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
@@ -32,37 +33,43 @@ SAID_BY_OTHERS = ("spec.code_size",)  # it goes with the code
 _VERBS = {"created": "create", "updated": "update", "unchanged": "unchanged"}
 
 
-def files() -> click.Option:
-    return click.Option(
-        ["-f", "--filename", "files"],
-        multiple=True,
-        required=True,
-        metavar="FILE|DIR|-",
-        help="What to read; may be repeated.",
-    )
+def files() -> list[click.Parameter]:
+    """``paths`` and ``files``: what to read, as arguments or by -f."""
+    return [
+        click.Argument(["paths"], nargs=-1, metavar="[FILE|DIR|-]..."),
+        click.Option(
+            ["-f", "--filename", "files"], multiple=True, metavar="FILE|DIR|-", help="What to read; may be repeated."
+        ),
+    ]
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
-        files(),
-        click.Option(["--dry-run"], is_flag=True, help="Check it at the server and store nothing."),
+        *files(),
+        *options.dry_runs(),
         *options.waits(),
         options.output(),
     ]
     return options.build(verb, "Create or change the objects in files until they are as written.", _run, kind, params)
 
 
-def _run(session: Session, kind: Kind | None, files: tuple[str, ...], dry_run: bool) -> int:
-    manifests = read_all(session, files)
+def _run(
+    session: Session, kind: Kind | None, paths: tuple[str, ...], files: tuple[str, ...], dry_run: str | None
+) -> int:
+    if dry_run == "client":
+        for manifest in read_files((*files, *paths), session.project):
+            print(f"{manifest.what}  is well written; no server was asked")
+        return OK
+    manifests = read_all(session, (*files, *paths))
     if not dry_run:
         provide_bases(session, [one.data["spec"] for one in manifests if one.kind.name == "function"])
-    results = send(session, manifests, dry_run)
+    results = send(session, manifests, bool(dry_run))
     done: list[Done] = []
     waits: list[Wait] = []
     for manifest, result in zip(manifests, results, strict=True):
         obj, verb = result["object"], _VERBS[result["action"]]
         target = Target(manifest.kind, obj["name"])
-        told = f"{'would be ' * (dry_run and verb != 'unchanged')}{_tell(result)}"
+        told = f"{'would be ' * (dry_run is not None and verb != 'unchanged')}{_tell(result)}"
         done.append(Done(target, obj, verb, told))
         wait = None if dry_run or verb == "unchanged" else plan_wait(obj, target, verb)
         waits += [wait] if wait else []
@@ -71,13 +78,24 @@ def _run(session: Session, kind: Kind | None, files: tuple[str, ...], dry_run: b
 
 def read_all(session: Session, files: tuple[str, ...]) -> list[Manifest]:
     """The manifests in ``files``, checked as far as one can without asking the server; functions' code is brought there."""
+    packed: list[Packed] = []
+    manifests = read_files(files, session.project, packed)
+    for code in packed:
+        bring(session, code)
+    return manifests
+
+
+def read_files(files: tuple[str, ...], project: str | None, packed: list[Packed] | None = None) -> list[Manifest]:
+    """The manifests in ``files``, checked, with functions' code put into ``packed``. Raises UsageError where there is none."""
+    if not files:
+        raise usage("no file is given", f"{click.get_current_context().command_path} FILE, or - for standard input")
     documents = read_documents(files)
     code = pack_documents(documents)
-    manifests = read_manifests(documents, session.project)
+    manifests = read_manifests(documents, project)
     if not manifests:
         raise click.UsageError(f"{', '.join(files)}: nothing in it")
-    for packed in code:
-        bring(session, packed)
+    if packed is not None:
+        packed += code
     return manifests
 
 

@@ -14,12 +14,13 @@ from weft.cli import options
 from weft.cli.code import Packed, bring
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.flags import flag_fields, flag_name, flag_parameter, make_flags, name_flag, read_flags, read_pairs
+from weft.cli.following import print_one
 from weft.cli.function_flags import make_more_flags, read_more_flags
 from weft.cli.grammar import MAKEABLE, Entry, Words, load
 from weft.cli.manifest.check import Manifest, check_spec, locate
 from weft.cli.manifest.config import read_config
 from weft.cli.manifest.document import Document, split_path
-from weft.cli.output.formats import print_object
+from weft.cli.rehearsing import rehearse
 from weft.cli.runtime_base import provide_bases
 from weft.cli.session import Session
 from weft.cli.verbs.add import add_file
@@ -48,7 +49,7 @@ def make_command(verb: str, kind: Kind) -> click.Command:
         *flags,
         click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
         click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label."),
-        click.Option(["--dry-run"], is_flag=True, help="Check it at the server and store nothing."),
+        *options.dry_runs(),
         *options.waits(flags),
         options.output(),
     ]
@@ -76,29 +77,24 @@ class _Kinds(Words):
         return load("create", self.entries()[kind.name], kind) if kind.name in MAKEABLE else None
 
 
-def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: bool, **given: Any) -> int:
+def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: str | None, **given: Any) -> int:
     if "/" in (given.get("spec__iso") or "") and not dry_run:
         given["spec__iso"] = add_file(session, given["spec__iso"])
     words = read_words(kind, words, given)
     manifest, code = read_wish(session, kind, words, given)
+    target = Target(kind, manifest["name"])
+    if dry_run == "client":
+        print_one(session, manifest, f"{target.what}  would be asked for; no server was asked")
+        return 0
     if code is not None:
         bring(session, code)
     if kind.name == "function" and not dry_run:
         provide_bases(session, [manifest["spec"]])
-    made = session.client.create(manifest, dry_run=dry_run)
-    target = Target(kind, made["name"])
+    made = session.client.create(manifest, dry_run=bool(dry_run))
     if dry_run:
-        return _show_dry(session, target, made)
+        return rehearse(session, target, made, "created")
     wait = plan_wait(made, target, "create")
     return finish(session, [Done(target, made, "create")], [wait] if wait else [])
-
-
-def _show_dry(session: Session, target: Target, made: dict[str, Any]) -> int:
-    if session.is_data:
-        print_object(session, made)
-    else:
-        print(f"{target.what}  would be created")
-    return 0
 
 
 def read_wish(

@@ -21,13 +21,13 @@ DIFFERS = 1
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     return options.build(
-        verb, "Show what apply would change; exit 1 if anything.", _run, kind, [files(), options.output()]
+        verb, "Show what apply would change; exit 1 if anything.", _run, kind, [*files(), options.output()]
     )
 
 
-def _run(session: Session, kind: Kind | None, files: tuple[str, ...]) -> int:
+def _run(session: Session, kind: Kind | None, paths: tuple[str, ...], files: tuple[str, ...]) -> int:
     try:
-        manifests = read_all(session, files)
+        manifests = read_all(session, (*files, *paths))
         results = send(session, manifests, dry_run=True)
     except WeftError as problem:
         code = complain(problem, session.output, session.color, session.debug)

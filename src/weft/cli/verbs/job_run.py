@@ -19,6 +19,7 @@ from weft.cli.moment import tell_moment
 from weft.cli.operations import name_operation
 from weft.cli.printed import show_last_lines
 from weft.cli.progress import Progress
+from weft.cli.rehearsing import rehearse
 from weft.cli.session import Session
 from weft.cli.verbs.create import read_wish, read_words
 from weft.cli.watching import Wait, follow
@@ -41,7 +42,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *make_flags(BY_NAME["job"]),
         click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
         click.Option(["-l", "--label", "labels"], multiple=True, metavar="KEY=VALUE", help="A label."),
-        click.Option(["--dry-run"], is_flag=True, help="Check it at the server and store nothing."),
+        *options.dry_runs(),
         click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait until it has ended (the default)."),
         options.detach(),
         options.timeout("How long to wait (until it ends); the job goes on."),
@@ -51,14 +52,16 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     return options.build(verb, summary, _run, kind, params, command_class=options.WithCommand)
 
 
-def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: bool, **given: Any) -> int:
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: str | None, **given: Any) -> int:
     job = BY_NAME["job"]
     manifest, _ = read_wish(session, job, read_words(job, words, given), given, make_up=True)
-    made = session.client.create(manifest, dry_run=dry_run)
-    target = Target(job, made["name"])
-    if dry_run:
-        print_one(session, made, f"{target.what}  would be run")
+    target = Target(job, manifest["name"])
+    if dry_run == "client":
+        print_one(session, manifest, f"{target.what}  would be asked for; no server was asked")
         return OK
+    made = session.client.create(manifest, dry_run=bool(dry_run))
+    if dry_run:
+        return rehearse(session, target, made, "run")
     if dig(made, "spec.schedule"):
         return _await_schedule(session, target, made)
     if session.detach:
