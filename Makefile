@@ -3,7 +3,7 @@
 # A plain `su` leaves root without these, and nft, bridge tools and dpkg live there.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help install up down fmt check unit test bench soak lock
+.PHONY: help install up down fmt check unit test coverage mutants bench soak lock
 
 help:
 	@echo "make up       install what is missing, start a three-node cluster here, boot a VM in it"
@@ -16,6 +16,7 @@ help:
 	@echo "make check    form, lint, types, walls and unit tests: within a minute"
 	@echo "make unit     the unit tests (ROOM=scheduler for those of one room)"
 	@echo "make test     the whole test suite"
+	@echo "make coverage which lines the tests without guests run; make mutants: which small faults they notice"
 	@echo "make bench    measure the promises (ONLY=name for one; AGAINST=COMMIT compares with that commit,"
 	@echo "              both in turn on this machine, ROUNDS=3 times)"
 	@echo "make soak     run for a long time and look for leaks (ONLY=name for one)"
@@ -51,6 +52,17 @@ unit: install
 # Three at a time: much of the suite waits for guests. WORKERS=1 runs it in order. What takes longest is told in the end.
 test: install
 	@.venv/bin/pytest -n $(or $(WORKERS),3) --dist loadfile --durations=40 --durations-min=10
+
+# Which test ran which line is what make mutants chooses tests by.
+coverage: install
+	@rm -f .coverage .coverage.*
+	@.venv/bin/pytest -n $(or $(WORKERS),3) --dist loadfile --cov --cov-context=test --cov-report= \
+	tests/unit tests/conformance tests/placement tests/scenario
+	@.venv/bin/python -m benchmarks.covered
+
+mutants: install
+	@[ -e .coverage ] || { echo "make coverage first: it tells which tests run a line" >&2; exit 2; }
+	@nice -n 19 .venv/bin/python -m benchmarks.mutants $(if $(COUNT),--count $(COUNT))
 
 bench: install
 	@.venv/bin/python -m benchmarks$(if $(AGAINST),.against $(if $(ROUNDS),--rounds $(ROUNDS)) $(AGAINST)) $(ONLY)
