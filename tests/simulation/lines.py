@@ -18,8 +18,9 @@ from tests.simulation.virtual_loop import Event, Part, block_on
 from weft.client.answer import Answer, raise_problem
 from weft.contracts.store import Absent, Batch, Entry, Lease, Page, Precondition, StoreFull, Write
 from weft.objects.errors import StoreUnavailable, Unavailable, WeftError
-
-ASGI = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "https"}
+from weft.serving.answer import Answer as Made
+from weft.serving.request import Request
+from weft.trust.peer import Peer
 
 
 class Faults(Protocol):
@@ -54,7 +55,7 @@ class Line:
     def __init__(self, doorway: Doorway, faults: Faults, who: str, token: str = "", node_uid: str = "") -> None:
         self._doorway, self._faults, self.who = doorway, faults, who
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._extensions = {"weft.peer": {"name": f"node:{node_uid}", "begins": 0.0, "ends": 1e12}} if node_uid else {}
+        self._peer = Peer(node_uid, 0.0, 1e12, "") if node_uid else None
         self.streams: list[Stream] = []
 
     async def exchange(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> Answer:
@@ -69,7 +70,7 @@ class Line:
         if part is None or not part.alive or app is None:
             raise Unavailable("connection refused")
         # People's requests are repeated by themselves, when no answer came: one that was refused never comes again.
-        if self._extensions and faults.hit("request repeated"):
+        if self._peer is not None and faults.hit("request repeated"):
             part.spawn(self._late(method, path, body, headers))
         stream = Stream()
         part.spawn(self._ask(app, method, path, body, headers, stream))
@@ -120,29 +121,17 @@ class Line:
         self, app: Any, method: str, path: str, body: bytes, headers: Mapping[str, str], stream: Stream
     ) -> None:
         parts = urlsplit(path)
-        raw = quote(parts.path, safe="/:%-._~").encode()
-        scope = {
-            **ASGI,
-            "method": method,
-            "path": parts.path,
-            "raw_path": raw,
-            "query_string": parts.query.encode(),
-            "headers": [
-                (name.lower().encode(), value.encode()) for name, value in {**self._headers, **headers}.items()
-            ],
-            "extensions": self._extensions,
-            "server": ("127.0.0.1", 443),
-            "client": ("127.0.0.1", 1),
-        }
-        given = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive() -> Any:
-            if given:
-                return given.pop()
-            await asyncio.get_running_loop().create_future()
-
+        request = Request("127.0.0.1", "127.0.0.1", self._peer, lambda: None)
+        request.method, request.path = method, quote(parts.path, safe="/:%-._~")
+        request.query = parts.query
+        request.headers = [
+            (name.lower().encode(), value.encode()) for name, value in {**self._headers, **headers}.items()
+        ]
+        request.whole = True
+        if body:
+            request.put(body)
         try:
-            await app(scope, receive, stream.send)
+            await stream.take(await app(request))
         finally:
             stream.over = True
             stream.news.set()
@@ -159,15 +148,22 @@ class Stream:
         self.news = asyncio.Event()
         self.part: Part | None = None
 
-    async def send(self, message: Any) -> None:
-        if self.closed:
-            raise OSError("the client hung up")
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
-        elif message.get("body"):
-            self.pieces.append(message["body"])
+    async def take(self, made: Made) -> None:
+        """Carry over what the doors answer, to its end."""
+        self.status, self.headers = made.status, dict(made.headers)
+        if made.body:
+            self.pieces.append(made.body)
         self.news.set()
+        if made.pieces is None:
+            return
+        try:
+            async for piece in made.pieces:
+                if self.closed:
+                    raise OSError("the client hung up")
+                self.pieces.append(piece)
+                self.news.set()
+        finally:
+            await made.pieces.aclose()
 
     async def more(self, part: Part) -> None:
         """Return when something came; raises Unavailable when ``part`` is gone."""
