@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
 import msgspec
 from tests.scenario import (
@@ -29,7 +30,8 @@ from tests.scenario.between import Between, find_calls, is_commit
 from tests.scenario.deciders_lab import Lab
 from tests.scenario.test_deciders_policies import put_policy
 
-from weft.contracts.store import Put
+from weft.client.term import Term
+from weft.contracts.store import Precondition, Put, Write
 from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec
 from weft.kinds.constraint import ConstraintStatus
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
@@ -278,3 +280,27 @@ def test_every_precondition_of_every_commit_is_refused_when_it_is_wrong_and_the_
 
 def test_every_place_where_a_commit_is_made_is_named_here() -> None:
     assert set(find_calls(("",), is_commit).values()) == RELIES_ON.keys()
+
+
+async def test_nothing_of_a_term_lands_once_another_process_has_the_lease(tmp_path: Path) -> None:
+    refused: list[bool] = []
+    write = Term._write
+
+    async def overtaken(term: Term, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
+        if refused:
+            return await write(term, writes, preconditions)
+        await term.store.release(term._name, term._holder)
+        assert await term.store.grant(term._name, "another", 10.0)
+        before = await term.store.commit([])
+        try:
+            return await write(term, writes, preconditions)
+        finally:
+            refused.append(await term.store.commit([]) == before)
+            await term.store.release(term._name, "another")
+
+    with mock.patch.object(Term, "_write", overtaken):
+        async with Lab(tmp_path) as lab:
+            await lab.add_node("n1")
+            await lab.put_vm("web")
+            await lab.until_phase("web", "Running")
+    assert refused == [True]
