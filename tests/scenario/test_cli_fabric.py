@@ -431,6 +431,32 @@ def test_of_several_objects_each_fails_alone(fabric: Fabric) -> None:
     assert fabric.weft("vm", "delete", "one", "two", "--yes").code == 8
 
 
+def test_what_files_name_is_deleted_and_those_that_use_it_first(fabric: Fabric, tmp_path: Path) -> None:
+    path = tmp_path / "web.yaml"
+    path.write_text(MANIFEST)
+    assert fabric.weft("apply", str(path)).code == 0
+    assert fabric.weft("delete", "-f", str(path)).code == 2  # nobody can be asked
+    assert fabric.weft("delete", "-f", str(path), "vm/applied", "--yes").code == 2
+    gone = fabric.weft("delete", "-f", str(path), "--yes")
+    assert gone.code == 0, gone.err
+    assert [line.split(" after")[0] for line in gone.out.splitlines()] == [
+        "vm/applied  deleted",
+        "network/blue  deleted",
+    ]
+    again = fabric.weft("delete", "-f", str(path), "--yes")
+    assert (again.code, again.err) == (0, "vm/applied is not there\nnetwork/blue is not there\nnothing matches\n")
+
+
+def test_an_editor_is_not_begun_where_there_is_no_terminal_for_it(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EDITOR", raising=False)
+    monkeypatch.delenv("VISUAL", raising=False)
+    said = fabric.weft("edit", "node/n1")
+    assert said.code == 2
+    assert "weft get node/n1 -o manifest >FILE, then weft apply FILE" in said.err
+
+
 def edit(fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, *argv: str) -> Any:
     editor = tmp_path / "editor"
     editor.write_text(f"#!/bin/sh\n{script}\n")
@@ -517,6 +543,9 @@ def test_api_is_a_raw_door(fabric: Fabric) -> None:
     body = json.dumps({"name": "raw", "spec": {"description": "x"}})
     assert json.loads(fabric.weft("api", "POST", "/v1/projects", "-d", body).out)["name"] == "raw"
     assert fabric.weft("api", "get", "projects/raw").code == 0
+    assert json.loads(fabric.weft("api", "/v1/projects/raw").out)["name"] == "raw"
+    for words in ((), ("GET",), ("FETCH", "/v1/nodes"), ("GET", "/v1/nodes", "x")):
+        assert fabric.weft("api", *words).code == 2
     stale = json.dumps({"name": "raw", "generation": 7, "spec": {"description": "y"}})
     said = fabric.weft("api", "PUT", "/v1/projects/raw", "-d", "-", stdin=stale)
     assert said.code == 5

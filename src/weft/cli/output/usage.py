@@ -104,6 +104,8 @@ def describe_used(used: Object, capacity: Object) -> str:
     for name, show in (("cpu", _cores), ("memory", format_bytes), ("disk", format_bytes)):
         whole = format_cpu(capacity[name]) if name == "cpu" else format_bytes(capacity[name])
         share = f" of {whole} {name} ({_percent(used[name], capacity[name])})" if capacity[name] else f" {name}"
+        if name == "memory" and 0 < capacity[name] < used[name]:
+            share = f" {name} ({whole} asked for, the rest is its machine's own)"
         parts.append(show(used[name]) + share)
     return ", ".join(parts)
 

@@ -12,6 +12,7 @@ from weft.cli import options
 from weft.cli.grammar import Entry
 from weft.cli.session import Session
 from weft.cli.terminal import is_terminal
+from weft.cli.words import usage
 from weft.client.answer import raise_problem
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
@@ -21,15 +22,15 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
-        click.Argument(["method"], type=click.Choice(_METHODS, case_sensitive=False)),
-        click.Argument(["path"]),
+        click.Argument(["words"], nargs=-1, metavar=f"[{'|'.join(_METHODS)}] PATH"),
         click.Option(["-d", "--data"], metavar="JSON|@FILE|-", help="The body: JSON, a file of it, or standard input."),
         options.output(),
     ]
     return options.build(verb, "Send one request to the server's API and print the answer.", _run, kind, params)
 
 
-def _run(session: Session, kind: Kind | None, method: str, path: str, data: str | None) -> None:
+def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str | None) -> None:
+    method, path = _read_words(words)
     path = path if path.startswith("/") else f"/v1/{path}"
     body = _read_body(data)
     http = session.client.http
@@ -49,6 +50,16 @@ def _run(session: Session, kind: Kind | None, method: str, path: str, data: str 
         print(json.dumps(json.loads(answer.body), indent=2, ensure_ascii=False))
     else:
         print(answer.body.decode())
+
+
+def _read_words(words: tuple[str, ...]) -> tuple[str, str]:
+    """Method and path; a path alone is read."""
+    method, path = words if len(words) == 2 else ("GET", words[0] if len(words) == 1 else "")
+    if method.upper() not in _METHODS or not path or path.upper() in _METHODS:
+        raise usage(
+            f"give a path, and one of {', '.join(_METHODS)} before it unless it is read", "like: weft api /v1/vms"
+        )
+    return method.upper(), path
 
 
 def _read_body(data: str | None) -> bytes | None:

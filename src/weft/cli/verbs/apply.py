@@ -37,10 +37,14 @@ def files() -> list[click.Parameter]:
     """``paths`` and ``files``: what to read, as arguments or by -f."""
     return [
         click.Argument(["paths"], nargs=-1, metavar="[FILE|DIR|-]..."),
-        click.Option(
-            ["-f", "--filename", "files"], multiple=True, metavar="FILE|DIR|-", help="What to read; may be repeated."
-        ),
+        file_option(),
     ]
+
+
+def file_option() -> click.Option:
+    """``files``."""
+    help_ = "What to read; may be repeated."
+    return click.Option(["-f", "--filename", "files"], multiple=True, metavar="FILE|DIR|-", help=help_)
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

@@ -9,19 +9,22 @@ import click
 import msgspec
 
 from weft.cli import options
-from weft.cli.exit_codes import ERROR
+from weft.cli.exit_codes import ERROR, OK, join_codes
 from weft.cli.finishing import Done, plan_wait
 from weft.cli.grammar import Entry
 from weft.cli.lookup import read_sure_targets
 from weft.cli.outcome import each, finish_each
 from weft.cli.session import Session
 from weft.cli.terminal import is_terminal
+from weft.cli.verbs.apply import file_option, read_files
 from weft.cli.watching import Wait
-from weft.cli.words import Target, find_noun
+from weft.cli.words import Target, find_noun, usage
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
-from weft.kinds.registry import BY_NAME
+from weft.kinds.registry import BY_NAME, WORKLOADS
+from weft.objects.errors import NotFound
 
+_USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # they go first: others are in their use
 _FORCE = "Give up a node that is lost: its VMs are placed anew, with fresh disks."
 
 
@@ -29,6 +32,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, required=False, able=entry.kinds),
         click.Option(["-y", "--yes"], is_flag=True, help="Don't ask."),
+        *([file_option()] if kind is None else []),
         *options.selectors(),
         *([click.Option(["--force"], is_flag=True, help=_FORCE)] if kind is None or kind.name == "node" else []),
         *options.waits(),
@@ -47,9 +51,15 @@ def _run(
     labels: tuple[str, ...],
     fields: tuple[str, ...],
     force: bool = False,
+    files: tuple[str, ...] = (),
 ) -> int:
     uids: dict[str, str] = {}  # of those that were looked at: no later one of the name is meant
-    targets = _find_targets(session, kind, words, ",".join(labels), ",".join(fields), uids)
+    if files and (words or labels or fields):
+        raise click.UsageError("give files, or names, or a selector")
+    if files:
+        targets = _read_targets(session, files)
+    else:
+        targets = _find_targets(session, kind, words, ",".join(labels), ",".join(fields), uids)
     if not targets:
         session.say("nothing matches")
         return 0
@@ -59,6 +69,13 @@ def _run(
     if not yes and not _ask(session, targets, uids):
         session.say("nothing was deleted")
         return ERROR
+    users = [target for target in targets if target.kind.name in _USERS] if files else []
+    rest = [target for target in targets if target not in users]
+    code = _delete(session, users, uids, force) if users else OK
+    return join_codes([code, _delete(session, rest, uids, force)]) if rest else code
+
+
+def _delete(session: Session, targets: list[Target], uids: dict[str, str], force: bool) -> int:
     done: list[Done] = []
     waits: list[Wait] = []
 
@@ -69,6 +86,24 @@ def _run(
 
     codes = each(session, targets, delete)
     return finish_each(session, codes, done, waits)
+
+
+def _read_targets(session: Session, files: tuple[str, ...]) -> list[Target]:
+    """What files name, the last first, but for what isn't there any more. Raises UsageError for objects of another project."""
+    targets = []
+    for manifest in reversed(read_files(files, session.project)):
+        target = Target(manifest.kind, manifest.data["name"])
+        project = manifest.data.get("project")
+        if project not in (None, session.client.project):
+            raise usage(f"{target.what} is in project {project}", f"give --project {project}, and only files of it")
+        try:
+            session.client.get(target.kind.name, target.name)
+            targets.append(target)
+        except NotFound as missing:
+            if missing.details.get("kind") == "project":
+                raise
+            session.say(f"{target.what} is not there")
+    return targets
 
 
 def _find_targets(

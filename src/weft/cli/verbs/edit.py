@@ -23,7 +23,7 @@ from weft.cli.manifest.yaml_text import read_yaml
 from weft.cli.output.formats import write_manifest
 from weft.cli.session import Session
 from weft.cli.terminal import is_terminal
-from weft.cli.words import Target
+from weft.cli.words import Target, usage
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, StaleRevision, WeftError
 
@@ -35,6 +35,12 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
     target = find_one(session, kind, words, (), "edit one object at a time")
+    chosen = session.environ.get("VISUAL") or session.environ.get("EDITOR")
+    if not chosen and not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
+        raise usage(
+            "there is no terminal for an editor, and EDITOR names none that needs none",
+            f"weft get {target.what} -o manifest >FILE, then weft apply FILE",
+        )
     obj = session.client.get(target.kind.name, target.name)
     before = write_manifest(obj)
     text, complaint = before, ""
