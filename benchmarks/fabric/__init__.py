@@ -110,7 +110,10 @@ async def run(server: FabricServer, folder: Path) -> Outcome:
     folders = await enrol(server.context, names, folder)
     admin = await Connection.open(server.context)
     await post(
-        admin, "/v1/projects/default/images", {"name": "none", "spec": {"url": f"file://{make_image(folder)}"}}, 201
+        admin,
+        "/v1/projects/default/images",
+        {"name": "none", "spec": {"url": f"file://{make_image(server.folder)}"}},
+        201,
     )
     begun = time.monotonic()
     with running_agents(folders) as pids:

@@ -170,7 +170,7 @@ async def run(server: FabricServer, folder: Path) -> Outcome:
     for type_, place in zip(types, folders, strict=True):
         (place / "capacity.json").write_bytes(msgspec.json.encode(sizes[type_]))
     admin = await Connection.open(server.context)
-    url = f"file://{make_image(folder)}"
+    url = f"file://{make_image(server.folder)}"
     await post(admin, "/v1/projects/default/images", {"name": "none", "spec": {"url": url}}, 201)
     policy = {"name": "default", "spec": {"strategy": "fragmentation"}}
     await post(admin, "/v1/placementpolicies", policy, 201)

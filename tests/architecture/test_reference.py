@@ -11,6 +11,7 @@ import weft.contracts.store  # noqa: F401  its errors belong to the tree
 from weft.api.problem import STATUS
 from weft.cli.exit_codes import exit_code
 from weft.client.frames import FrameType
+from weft.launch.server import make_parser
 from weft.objects.errors import WeftError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,11 @@ def test_every_variable_that_weft_reads_is_in_the_reference() -> None:
     text = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
     read = set(re.findall(r'"((?:WEFT|SCHEDULING)_[A-Z]+)"', text))
     assert read <= {row[0] for row in read_table("environment.md")} and len(read) > 5
+
+
+def test_every_option_of_the_server_is_in_the_reference() -> None:
+    options = {name for action in make_parser()._actions for name in action.option_strings if name.startswith("--")}
+    assert {row[0].split()[0] for row in read_table("server.md")} == options - {"--help"}
 
 
 def test_the_frames_of_the_gateway_are_in_the_reference() -> None:

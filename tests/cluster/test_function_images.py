@@ -4,6 +4,7 @@ of an archive that weft holds."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def test_an_image_that_weft_holds_runs_without_a_registry_and_stays_while_a_func
     cluster: Cluster, tmp_path: Path
 ) -> None:
     archive = pack_busybox(tmp_path, ["sh", "/bootstrap"], {"bootstrap": BOOTSTRAP, "is": "held"})
+    archive = shutil.copy(archive, cluster.folder / "held.tar")  # which the server may read, unlike a test's own folder
     cluster.ok("image", "add", "own", str(archive))
     try:
         cluster.ok("function", "create", "held", "--image", "own", "--isolation", "process", "--memory", "64M")

@@ -57,11 +57,17 @@ def test_an_image_that_does_not_fit_on_the_server_leaves_it_as_it_was(small: Pat
     stop = threading.Event()
     before = used(small)
     assert "server's disk" in no_space(
-        lambda: fetch(f"file://{tmp_path}/large", small / ".fetch-x", lambda _: None, stop)
+        lambda: fetch(
+            f"file://{tmp_path}/large", small / ".fetch-x", lambda _: None, stop, [str(tmp_path), "127.0.0.1"]
+        )
     )
     with hostile_site() as site:
         for path in ("/chunks", "/large"):
-            assert path in no_space(lambda p=path: fetch(site.url + p, small / ".fetch-x", lambda _: None, stop))
+            assert path in no_space(
+                lambda p=path: fetch(
+                    site.url + p, small / ".fetch-x", lambda _: None, stop, [str(tmp_path), "127.0.0.1"]
+                )
+            )
     assert list(small.iterdir()) == [] and used(small) == before
 
 
@@ -73,7 +79,7 @@ def test_a_server_keeps_room_for_its_store(small: Path, tmp_path: Path) -> None:
         nonlocal fullest
         fullest = max(fullest, used(small))
 
-    no_space(lambda: fetch(f"file://{tmp_path}/large", small / ".fetch-x", note, threading.Event()))
+    no_space(lambda: fetch(f"file://{tmp_path}/large", small / ".fetch-x", note, threading.Event(), [str(tmp_path)]))
     assert 4 * MIB < fullest < 8 * MIB
 
 

@@ -26,7 +26,7 @@ import sys, threading
 from pathlib import Path
 from weft.launch.oci_bundle import plan_bundles
 work, enclosure, url, target = sys.argv[1:]
-make = plan_bundles(Path(work), Path(enclosure), [])
+make = plan_bundles(Path(work), Path(enclosure), [], ["127.0.0.1"])
 make(url, "", None, Path(target), lambda count: print(count, flush=True), threading.Event())
 """
 
@@ -52,7 +52,7 @@ def test_given_up_or_killed_it_leaves_nothing_and_is_made_the_next_time(tmp_path
     state, target = tmp_path / "state", tmp_path / "state" / "out"
     state.mkdir()
     enclosure = ensure_enclosure(CACHE)
-    make = plan_bundles(state / "oci", enclosure, [])
+    make = plan_bundles(state / "oci", enclosure, [], ["127.0.0.1"])
     stop, seen = threading.Event(), list[int]()
 
     def on_progress(count: int) -> None:

@@ -45,6 +45,7 @@ class Fabric:
         api, gateway = self._ports
         places = ["--listen", f"127.0.0.1:{api}", "--gateway", f"127.0.0.1:{gateway}"]
         argv = ["server", "--state", str(self.folder / "server"), *places, "--context", str(self.context)]
+        argv += ["--allow-fetch", str(self.folder)] if source is None else []
         self.server = self._launch("server", *argv, source=source)
         self.weft_until("node", "list")
 

@@ -308,6 +308,7 @@ class Lab:
                 images=self.folder / "images",
                 holder=holder,
                 strategy=self._strategy,
+                allow_fetch=[str(self.folder), "127.0.0.0/8"],
             )
         )
 

@@ -1,5 +1,5 @@
-"""The process that speaks with image servers: ``python -m weft.controllers.download URL MOST_BYTES ROOM_BYTES SECONDS``,
-content on stdout.
+"""The process that speaks with image servers: ``python -m weft.controllers.download URL MOST_BYTES ROOM_BYTES SECONDS
+[ALLOWED…]``, content on stdout. ALLOWED are addresses of this machine or its links that it may connect to all the same.
 
 Whatever a server sends, only this process can be hurt: it has no rights, no files and little memory, and the kernel ends
 it (SIGALRM) when less than ``PIECE_BYTES`` came in that many seconds, be it a head that never ends, a redirect, a
@@ -22,11 +22,13 @@ import signal
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from typing import IO, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
+
+from weft.contracts.reach import guard_connections
 
 PIECE_BYTES = 256 * 1024
 MEMORY_BYTES = 1024**3
@@ -78,10 +80,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def main(url: str, most: int, room: int, patience: float) -> int:
+def main(url: str, most: int, room: int, patience: float, allowed: Sequence[str]) -> int:
     """Write what ``url`` gives to stdout; the exit status."""
     _renounce()
     signal.setitimer(signal.ITIMER_REAL, patience)
+    guard_connections(allowed)
     try:
         return _fetch(url, most, room, patience)
     except BrokenPipeError:
@@ -230,4 +233,4 @@ def _say(problem: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), sys.argv[5:]))

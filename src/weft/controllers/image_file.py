@@ -17,7 +17,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -33,7 +33,7 @@ from weft.objects.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
 
 MAX_BYTES = 256 * 1024**3
-MOST_VIRTUAL_BYTES = 2**50
+MOST_VIRTUAL_BYTES = 16 * 1024**4
 RESERVE_BYTES = 1024**3  # of the server's disk, or a twentieth of a small one: the store lies there too
 PATIENCE_SECONDS = 30.0  # for each PIECE_BYTES: the slowest server that is waited for
 INSPECT_SECONDS = 30.0
@@ -45,6 +45,8 @@ _BEGINNING_BYTES = 36864
 _PACKED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip"}
 _FOR_DOWNLOADS = re.compile(r"\w+_proxy|SSL_CERT_\w+|PATH|LANG|LD_LIBRARY_PATH", re.IGNORECASE)  # what it may know
 _BOUNDS = ["prlimit", "--cpu=20", "--as=2147483648", "--fsize=0", "--core=0"]
+_AT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # a place, not opened yet
+_MOST_LINKS = 40
 _WHOLE = "qemu-img convert -O qcow2 makes it whole"
 
 
@@ -62,13 +64,18 @@ class ImageFacts(msgspec.Struct, frozen=True):
 Progress = Callable[[int], None]  # is told how many bytes are here
 
 
-def fetch(url: str, target: Path, on_progress: Progress, stop: threading.Event) -> str:
-    """Write what ``url`` gives to ``target``, durably, and return its SHA-256. Raises DriverFailed (``fetchFailed``,
-    ``noSpace``); ``target`` is gone then."""
+def fetch(url: str, target: Path, on_progress: Progress, stop: threading.Event, allowed: Sequence[str] = ()) -> str:
+    """Write what ``url`` gives to ``target``, durably, and return its SHA-256. ``allowed``: from which addresses of this machine
+    too (see ``contracts/reach.py``), and folders whose files may be taken wherever they lie. Raises DriverFailed
+    (``fetchFailed``, ``noSpace``); ``target`` is gone then."""
     try:
         with target.open("wb") as out:
             os.fchmod(out.fileno(), 0o644)  # for qemu-img, which runs as nobody; the folder is ours alone
-            chunks = _read_file(url) if urlsplit(url).scheme == "file" else _download(url, _room(target, url), stop)
+            if urlsplit(url).scheme == "file":
+                chunks = _read_file(url, [place for place in allowed if place.startswith("/")])
+            else:
+                places = [place for place in allowed if not place.startswith("/")]
+                chunks = _download(url, _room(target, url), stop, places)
             digest = _copy(url, chunks, out, on_progress, stop)
             out.flush()
             os.fsync(out.fileno())
@@ -113,27 +120,64 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "…" if parts.query else "", ""))
 
 
-def _read_file(url: str) -> Iterator[bytes]:
-    """The pieces of a plain file of this machine that everybody may read: keys and shadow files are no images."""
-    path = unquote(urlsplit(url).path)
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a device may do things when it is opened
-        raise _failed(f"{url} is not a plain file")
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise _failed(f"{url} is not a plain file")
-        if not mode & stat.S_IROTH:
-            raise _failed(
-                f"{url} may not be read by everybody on the server's machine", "if it is no secret, chmod o+r"
-            )
+def _read_file(url: str, folders: Sequence[str]) -> Iterator[bytes]:
+    """The pieces of a plain file of this machine that everybody may read: keys and shadow files are no images. Nobody needs to
+    be able to come to ``folders``."""
+    path, base = unquote(urlsplit(url).path), "/"
+    for way in (path, os.path.realpath(path)):
+        for folder in folders:
+            if way.startswith(f"{folder.rstrip('/')}/"):
+                path, base = way, folder
+    with open(_open_public(url, base, path[len(base) :]), "rb", buffering=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
 
-def _download(url: str, room: int, stop: threading.Event) -> Iterator[bytes]:
+def _open_public(url: str, base: str, path: str) -> int:
+    """A descriptor of the plain file at ``path`` below ``base``, to which everybody could have come from there: each folder on
+    the way is opened in the one before it and looked at, so that nobody puts another in its place in between."""
+    left, links, walked = path.split("/")[::-1], 0, os.open(base, _AT & ~os.O_NOFOLLOW)
+    begin = os.fstat(walked)
+    try:
+        while left:
+            name = left.pop()
+            if name in ("", "."):
+                continue
+            if not os.path.samestat(os.fstat(walked), begin):
+                _require(url, walked, stat.S_IXOTH, "x")
+            found = os.open(name, _AT, dir_fd=walked)
+            mode = os.fstat(found).st_mode
+            if stat.S_ISLNK(mode):
+                target = os.readlink("", dir_fd=found)
+                os.close(found)
+                links += 1
+                if links > _MOST_LINKS:
+                    raise _failed(f"{url} leads through more than {_MOST_LINKS} symbolic links")
+                left += target.split("/")[::-1]
+                found = os.open("/" if target.startswith("/") else ".", _AT, dir_fd=walked)
+            os.close(walked)
+            walked = found
+        if not stat.S_ISREG(os.fstat(walked).st_mode):  # a device may do things when it is opened
+            raise _failed(f"{url} is not a plain file")
+        _require(url, walked, stat.S_IROTH, "r")
+        return os.open(f"/proc/self/fd/{walked}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(walked)
+
+
+def _require(url: str, walked: int, bit: int, letter: str) -> None:
+    if not os.fstat(walked).st_mode & bit:
+        where = os.readlink(f"/proc/self/fd/{walked}")
+        raise _failed(
+            f"{url} may not be read by everybody on the server's machine: {where} keeps them out",
+            f"if it is no secret, chmod o+{letter} {where}, or name the image's folder with weft server --allow-fetch",
+        )
+
+
+def _download(url: str, room: int, stop: threading.Event, allowed: Sequence[str]) -> Iterator[bytes]:
     """The pieces as they come from the server; the process that gets them ends with the iterator."""
     bounds = [str(MAX_BYTES), str(room), str(PATIENCE_SECONDS)]
-    argv = [sys.executable, "-I", "-m", "weft.controllers.download", url, *bounds]
+    argv = [sys.executable, "-I", "-m", "weft.controllers.download", url, *bounds, *allowed]
     pipe = subprocess.PIPE
     known = {name: value for name, value in os.environ.items() if _FOR_DOWNLOADS.fullmatch(name)}
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, bufsize=0, env=known) as process:

@@ -44,12 +44,19 @@ MakeBundle = Callable[[str, str, RegistryCredentials | None, Path, Progress, thr
 
 class Images:
     """``run`` keeps ``folder`` and the images' status as they should be for as long as ``term`` lasts. ``make_bundle``
-    None: none are made of container images here; ``unseal`` opens what a secret holds for them."""
+    None: none are made of container images here; ``unseal`` opens what a secret holds for them; ``allowed`` are addresses of
+    this machine or its links, and closed folders, that images may come from."""
 
     def __init__(
-        self, folder: Path, term: Term, make_bundle: MakeBundle | None = None, unseal: Unseal | None = None
+        self,
+        folder: Path,
+        term: Term,
+        make_bundle: MakeBundle | None = None,
+        unseal: Unseal | None = None,
+        allowed: Sequence[str] = (),
     ) -> None:
         self._folder, self._make_bundle, self._unseal = folder, make_bundle, unseal
+        self._allowed = tuple(allowed)
         self._term = term
         self._queue = Queue(term.clock)
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -163,7 +170,7 @@ class Images:
             nonlocal fetched
             fetched = length
 
-        get = partial(fetch, url)
+        get = partial(fetch, url, allowed=self._allowed)
         if url.startswith(OCI):
             if self._make_bundle is None:
                 raise DriverFailed("this server makes no images of container images", reason="fetchFailed")

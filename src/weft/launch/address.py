@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 
 from weft.gateway.origins import read_origin
 from weft.objects.errors import InvalidInput
@@ -30,3 +31,15 @@ def take_origin(text: str) -> str:
     except InvalidInput as problem:
         raise argparse.ArgumentTypeError(f"{problem.message}; {problem.hint}") from None
     return text
+
+
+def take_source(text: str) -> str:
+    """An address, a network in CIDR form or a folder that stands in a command line. Raises ArgumentTypeError for what is none."""
+    if text.startswith("/"):
+        return text.rstrip("/") or "/"
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} is no address, network or folder; write it like 127.0.0.0/8 or /srv/images"
+        ) from None

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -59,11 +59,12 @@ _log = logging.getLogger(__name__)
 
 class Options(Protocol):
     """``state`` is the server's state folder; ``enclosure`` what machines made of container images boot; ``plain_registry`` which
-    registries speak http without TLS."""
+    registries speak http without TLS; ``allow_fetch`` which of the machine's own places images may come from."""
 
     state: Path
     enclosure: Path
     plain_registry: list[str]
+    allow_fetch: list[str]
 
 
 async def decide(
@@ -77,6 +78,7 @@ async def decide(
     seed: int = 0,
     make_bundle: MakeBundle | None = None,
     unseal: Unseal | None = None,
+    allow_fetch: Sequence[str] = (),
 ) -> None:
     """Run scheduler and controllers for ever, one term of office after the other. ``holder`` must be this one's alone."""
     cache = Cache(store, make_view(), clock)
@@ -88,7 +90,11 @@ async def decide(
                 await term.begin()
                 try:
                     await _serve(
-                        term, partial(Images, images, term, make_bundle, unseal), images / CODE_FOLDER, strategy, seed
+                        term,
+                        partial(Images, images, term, make_bundle, unseal, allow_fetch),
+                        images / CODE_FOLDER,
+                        strategy,
+                        seed,
                     )
                 except* TermLost as lost:
                     _log.warning("a new term: %s", _first(lost))
@@ -141,7 +147,10 @@ async def serve_deciders(options: Options, stop: asyncio.Event) -> None:
                 images=options.state / "images",
                 holder=holder,
                 strategy=default_strategy(),
-                make_bundle=plan_bundles((options.state / "oci").absolute(), options.enclosure, options.plain_registry),
+                make_bundle=plan_bundles(
+                    (options.state / "oci").absolute(), options.enclosure, options.plain_registry, options.allow_fetch
+                ),
+                allow_fetch=options.allow_fetch,
                 unseal=lambda sealed, place: unseal(read_seal_key(options.state), sealed, place),
             )
         )

@@ -25,6 +25,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -66,8 +67,9 @@ class Said(msgspec.Struct, omit_defaults=True):
     hint: str | None = None
 
 
-def plan_bundles(work: Path, enclosure: Path, plain: Sequence[str]) -> MakeBundle:
-    """Gives what makes bundles with layers kept in ``work``. It takes URL, digest (or ""), who pulls, the file to write,
+def plan_bundles(work: Path, enclosure: Path, plain: Sequence[str], allowed: Sequence[str] = ()) -> MakeBundle:
+    """Gives what makes bundles with layers kept in ``work``. Registries are strangers' (``contracts/reach.py``), but those that
+    ``plain`` or ``allowed`` name. It takes URL, digest (or ""), who pulls, the file to write,
     whom to tell how many bytes are here, and what gives up; it returns the file's SHA-256 and
     raises DriverFailed; the file is gone then."""
 
@@ -80,7 +82,8 @@ def plan_bundles(work: Path, enclosure: Path, plain: Sequence[str]) -> MakeBundl
         stop: threading.Event,
     ) -> str:
         argv = [sys.executable, "-I", "-m", "weft.launch.oci_bundle"]
-        argv += [str(work), str(enclosure), url, digest, str(target), *plain]
+        places = " ".join(place for place in allowed if not place.startswith("/"))
+        argv += [str(work), str(enclosure), url, digest, str(target), places, *plain]
         try:
             _watch(argv, _write_puller(credentials), on_progress, stop)
             with target.open("rb") as file:
@@ -144,6 +147,7 @@ async def make_bundle(
     digest: str,
     target: Path,
     plain: Sequence[str],
+    allowed: Sequence[str],
     tell: Callable[[int], None],
     puller: Puller,
 ) -> None:
@@ -153,7 +157,8 @@ async def make_bundle(
     registries = {place: RegistrySettings(plain_http=True) for place in plain}
     state = str(work.parent)  # the store keeps its layers below it, in WORK
     host = Host("server", "", state, state, "", "", "", "", Capacity(1, 0, 0))
-    images = OciImages(host, registries=registries, budget_bytes=BUDGET_BYTES)
+    named = [urlsplit(f"//{place}").hostname or place for place in plain]
+    images = OciImages(host, registries=registries, budget_bytes=BUDGET_BYTES, reach=[*allowed, *named])
     try:
         seen = 0
 
@@ -235,7 +240,7 @@ def _check_room(target: Path, image: OciImage) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    work, enclosure, url, digest, target, *plain = argv
+    work, enclosure, url, digest, target, allowed, *plain = argv
     puller = msgspec.json.decode(sys.stdin.buffer.read() or b"{}", type=Puller)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGTERM, _leave)
@@ -250,7 +255,8 @@ def main(argv: Sequence[str]) -> int:
         print(count, flush=True)
 
     try:
-        asyncio.run(make_bundle(folder, Path(enclosure), url, digest, Path(target), plain, tell, puller))
+        places = allowed.split()
+        asyncio.run(make_bundle(folder, Path(enclosure), url, digest, Path(target), plain, places, tell, puller))
     except WeftError as problem:
         print(msgspec.json.encode(Said(problem.token, problem.message, problem.hint)).decode(), flush=True)
         return 1

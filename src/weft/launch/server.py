@@ -14,7 +14,7 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.strategy import DEFAULT_STRATEGY, read_strategy
-from weft.launch.address import take_origin
+from weft.launch.address import take_origin, take_source
 from weft.launch.etcd import plan_etcd
 from weft.launch.keeper import Keeper, keeping
 from weft.launch.lock import hold_server
@@ -22,8 +22,8 @@ from weft.launch.stores import ETCD, SQLITE, check_store, find_endpoints, recall
 from weft.objects.errors import WeftError
 
 
-def parse_options(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of ``weft server``; its three processes get the same ones."""
+def make_parser() -> argparse.ArgumentParser:
+    """What ``weft server`` understands; ``docs/reference/server.md`` says the same."""
     parser = argparse.ArgumentParser(
         prog="weft server",
         description="Run the weft server in the foreground.",
@@ -73,6 +73,15 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         help="an image registry that speaks http without TLS, as those on this machine's loopback may (repeatable)",
     )
     parser.add_argument(
+        "--allow-fetch",
+        action="append",
+        default=[],
+        metavar="ADDRESS[/BITS]|FOLDER",
+        type=take_source,
+        help="where images may be fetched from although it is an address of this machine or link-local, like 127.0.0.0/8,"
+        " or a folder that not everybody here can come to (repeatable; default none)",
+    )
+    parser.add_argument(
         "--publish-on", metavar="ADDRESS", help="also offer published ports on this address of this machine"
     )
     parser.add_argument(
@@ -84,6 +93,12 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         " (repeatable)",
     )
     parser.add_argument("--context", type=Path, help="write the administrator's context to this file")
+    return parser
+
+
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of ``weft server``; its three processes get the same ones."""
+    parser = make_parser()
     options = parser.parse_args(argv)
     options.store = recall_store(options.state) if options.store is None else options.store
     if options.store not in (SQLITE, ETCD):

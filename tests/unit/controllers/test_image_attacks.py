@@ -12,6 +12,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.controllers.hostile_site import RAW, HostileSite, hostile_site
@@ -36,7 +37,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def get(url: str, target: Path) -> str:
-    return fetch(url, target, lambda _: None, threading.Event())
+    return fetch(url, target, lambda _: None, threading.Event(), ["127.0.0.0/8", str(target.parent)])
 
 
 def refused(url: str, target: Path) -> str:
@@ -106,7 +107,7 @@ def test_a_fetch_from_a_silent_server_is_given_up_as_soon_as_the_image_is_delete
     stopper = threading.Timer(0.3, stop.set)
     stopper.start()
     with pytest.raises(DriverFailed, match="given up"):
-        fetch(f"{site.url}/silent", tmp_path / "x", lambda _: None, stop)
+        fetch(f"{site.url}/silent", tmp_path / "x", lambda _: None, stop, ["127.0.0.1"])
     stopper.join()
     assert list(tmp_path.iterdir()) == []
 
@@ -126,7 +127,7 @@ def test_who_speaks_with_a_server_has_no_rights(tmp_path: Path, monkeypatch: pyt
 
         def give_up() -> None:
             with pytest.raises(DriverFailed):
-                fetch(url, tmp_path / "x", lambda _: None, stop)
+                fetch(url, tmp_path / "x", lambda _: None, stop, ["127.0.0.1"])
 
         fetching = threading.Thread(target=give_up)
         fetching.start()
@@ -171,6 +172,93 @@ def test_only_plain_files_that_everybody_may_read_are_taken_from_the_servers_mac
     refused(f"file://{made}/ring", target)
     refused(f"file://{made}/no%00name", target)
     assert get(f"file://{made}/to-open", target) == hashlib.sha256(RAW).hexdigest()
+
+
+def test_every_folder_on_the_way_must_let_everybody_through(tmp_path: Path) -> None:
+    """The file's own mode says nothing where its folder keeps people out; a folder that was named needn't be open itself."""
+    named = tmp_path / "named"
+    for place in (tmp_path / "shut", named):
+        (place / "inner").mkdir(parents=True)
+        (place / "inner" / "disk").write_bytes(RAW)
+        place.chmod(0o700)
+    (named / "out").symlink_to(tmp_path / "shut" / "inner")
+    (named / "inner" / "disk-1").symlink_to("../inner/disk")
+
+    def take(path: object) -> str:
+        return fetch(f"file://{path}", tmp_path / "x", lambda _: None, threading.Event(), [str(named)])
+
+    for path in (
+        tmp_path / "shut/inner/disk",
+        named / "out/disk",
+        f"{named}/../shut/inner/disk",
+        f"/proc/self/root{tmp_path}/shut/inner/disk",
+    ):
+        with pytest.raises(DriverFailed, match=r"keeps them out") as caught:
+            take(path)
+        assert "chmod o+x" in str(caught.value.hint) and "--allow-fetch" in str(caught.value.hint)
+    assert take(named / "inner/disk") == take(named / "inner/disk-1") == hashlib.sha256(RAW).hexdigest()
+    (named / "inner").chmod(0o700)
+    with pytest.raises(DriverFailed, match="named/inner keeps them out"):
+        take(named / "inner/disk")
+
+
+def test_nobody_puts_another_folder_in_the_place_of_one_that_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("open", "shut"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "disk").write_bytes(RAW + place.encode() * 128)
+    (tmp_path / "shut").chmod(0o700)
+    real = os.open
+
+    def swap(path: Any, flags: int, *more: Any, **how: Any) -> int:
+        if path == "disk":  # its folder has been looked at
+            (tmp_path / "open").rename(tmp_path / "was-open")
+            (tmp_path / "shut").rename(tmp_path / "open")
+        return real(path, flags, *more, **how)
+
+    monkeypatch.setattr(os, "open", swap)
+    target = tmp_path / "x"
+    assert get(f"file://{tmp_path}/open/disk", target) == hashlib.sha256(RAW + b"open" * 128).hexdigest()
+
+
+NEAR = ["127.0.0.1", "127.9.9.9", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "localhost"]
+
+
+@pytest.mark.parametrize("host", NEAR)
+@pytest.mark.parametrize("scheme", ["http", "https", "ftp"])
+def test_images_are_not_fetched_from_the_server_s_own_machine_or_links(tmp_path: Path, host: str, scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"{scheme}://{host}:{server.getsockname()[1]}/x"
+        with pytest.raises(DriverFailed, match="only if weft server --allow-fetch") as caught:
+            fetch(url, tmp_path / "x", lambda _: None, threading.Event())
+        assert caught.value.token == "fetchFailed"
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_nor_by_a_redirect_nor_by_an_address_of_another_interface(site: HostileSite, tmp_path: Path) -> None:
+    """What counts is where a connection goes, however it was named."""
+
+    def redirect() -> None:
+        with server.accept()[0] as connection:
+            connection.recv(4096)
+            connection.sendall(f"HTTP/1.1 302 Found\r\nLocation: {site.url}/image\r\n\r\n".encode())
+
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        answering = threading.Thread(target=redirect)
+        answering.start()
+        url = f"http://127.0.0.2:{server.getsockname()[1]}/x"
+        with pytest.raises(DriverFailed, match=r"127\.0\.0\.1 is this machine itself"):
+            fetch(url, tmp_path / "x", lambda _: None, threading.Event(), ["127.0.0.2"])
+        answering.join(10)
+    own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    own.connect(("192.0.2.1", 9))  # sends nothing: which address this machine goes out with
+    address = own.getsockname()[0]
+    own.close()
+    with pytest.raises(DriverFailed, match=f"{address} is an address of this machine"):
+        fetch(f"http://{address}:1/x", tmp_path / "x", lambda _: None, threading.Event())
 
 
 def no_image(path: Path) -> str:
@@ -230,7 +318,7 @@ def test_a_vmdk_that_names_a_file_of_the_host_is_no_image(tmp_path: Path) -> Non
 @needs_qemu_img
 def test_a_disk_of_a_size_that_cannot_be_is_refused(tmp_path: Path) -> None:
     qemu_img("create", "-q", "-f", "qcow2", str(tmp_path / "x"), "8M")
-    for size in (2**63 + 512, 2**62, 2**50 + 512, 0):
+    for size in (2**63 + 512, 2**62, 60 * 2**40, 0):
         with (tmp_path / "x").open("r+b") as file:
             file.seek(24)
             file.write(struct.pack(">Q", size))

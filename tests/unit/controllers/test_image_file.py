@@ -66,7 +66,7 @@ def site() -> Iterator[str]:
 
 
 def get(url: str, target: Path) -> str:
-    return fetch(url, target, lambda _: None, threading.Event())
+    return fetch(url, target, lambda _: None, threading.Event(), ["127.0.0.0/8", str(target.parent)])
 
 
 def refused(url: str, target: Path) -> str:
@@ -78,7 +78,7 @@ def refused(url: str, target: Path) -> str:
 
 def test_http_is_fetched_whole_with_its_digest(site: str, tmp_path: Path) -> None:
     seen: list[int] = []
-    digest = fetch(f"{site}/moved", tmp_path / "x", seen.append, threading.Event())
+    digest = fetch(f"{site}/moved", tmp_path / "x", seen.append, threading.Event(), ["127.0.0.1"])
     assert (tmp_path / "x").read_bytes() == RAW * 1000 and digest == hashlib.sha256(RAW * 1000).hexdigest()
     assert seen == sorted(seen) and seen[-1] == len(RAW) * 1000
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_had_is_told_with_the_reason(site: str, tmp_path: Path) -
     assert "127.0.0.1:1/" in refused("http://127.0.0.1:1/x", tmp_path / "x")
     assert "No such file" in refused(f"file://{tmp_path}/none", tmp_path / "x")
     assert "plain file" in refused("file:///dev/zero", tmp_path / "x")
-    assert "plain file" in refused(f"file://{tmp_path}", tmp_path / "x")
+    assert "plain file" in refused(f"file://{tmp_path}/", tmp_path / "x")
 
 
 def test_a_site_cannot_send_the_server_to_its_own_files(site: str, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_fetch_ends_when_it_is_told_to(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(DriverFailed, match="given up"):
-        fetch(f"file://{tmp_path}/image", tmp_path / "x", lambda _: None, stop)
+        fetch(f"file://{tmp_path}/image", tmp_path / "x", lambda _: None, stop, [str(tmp_path)])
 
 
 def no_image(path: Path) -> str:

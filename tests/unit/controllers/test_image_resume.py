@@ -73,7 +73,7 @@ def site() -> Iterator[Site]:
 
 
 def get(url: str, target: Path) -> str:
-    return fetch(url, target, lambda _: None, threading.Event())
+    return fetch(url, target, lambda _: None, threading.Event(), ["127.0.0.0/8", str(target.parent)])
 
 
 def test_a_cut_connection_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ def plan_daemons(topology: Topology) -> list[Daemon]:
         *(word for place in places for word in ("--functions", f"{place}:{topology.functions_port}")),
         *("--publish-on", "127.0.0.1", "--context", str(state / CONTEXT_FILE)),
         *("--plain-registry", topology.gateway_address),  # as its nodes
+        # What a person serves on this machine to try things, what lies in the clone, and what was built there.
+        *(f"--allow-fetch={place}" for place in ("127.0.0.0/8", topology.gateway_address)),
+        *(f"--allow-fetch={place}" for place in (state.absolute().parent, (state / "cache").resolve())),
         *("--enclosure", str(find_enclosure(state / "cache"))),
     )
     return [Daemon("server", argv, topology.state_dir)]

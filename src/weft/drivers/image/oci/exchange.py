@@ -8,14 +8,14 @@ import os
 import re
 import struct
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 
 from weft.contracts.clock import SystemClock
-from weft.drivers.image.oci.framing import FRAME, PIECE_BYTES
+from weft.drivers.image.oci.framing import FRAME, GUARDED, PIECE_BYTES
 
 _KNOWN = re.compile(r"\w+_proxy|SSL_CERT_\w+|PATH|LANG|LD_LIBRARY_PATH", re.IGNORECASE)  # of the environment
 _clock = SystemClock()
@@ -59,8 +59,8 @@ class Answer:
 class Exchange:
     """One process of ``wire.py``, started when it is first needed, and again after one that was ended."""
 
-    def __init__(self, patience: Patience, own_file: str = "") -> None:
-        self._patience, self._own_file = patience, own_file
+    def __init__(self, patience: Patience, own_file: str = "", reach: Sequence[str] | None = None) -> None:
+        self._patience, self._own_file, self._reach = patience, own_file, reach
         self._process: asyncio.subprocess.Process | None = None
 
     @asynccontextmanager
@@ -127,6 +127,7 @@ class Exchange:
             "-I",
             "-m",
             "weft.drivers.image.oci.wire",
+            *([GUARDED + " ".join(self._reach)] if self._reach is not None else ()),
             *((self._own_file, str(given[0])) if given else ()),
             pass_fds=given,
             stdin=asyncio.subprocess.PIPE,
@@ -168,17 +169,23 @@ class Exchange:
 
 class Exchanges:
     """As many exchanges at once as are asked for and ``places`` has room for; each process serves again. ``own_file`` can be read
-    besides what everybody may."""
+    besides what everybody may; ``reach`` are the near addresses that they may connect to, None: all."""
 
-    def __init__(self, patience: Patience, places: asyncio.Semaphore, own_file: str = "") -> None:
-        self.patience, self._places, self._own_file = patience, places, own_file
+    def __init__(
+        self,
+        patience: Patience,
+        places: asyncio.Semaphore,
+        own_file: str = "",
+        reach: Sequence[str] | None = None,
+    ) -> None:
+        self.patience, self._places, self._own_file, self._reach = patience, places, own_file, reach
         self._idle: list[Exchange] = []
         self._closed = False
 
     @asynccontextmanager
     async def ask(self, request: dict[str, Any]) -> AsyncIterator[Answer]:
         async with self._places:
-            exchange = self._idle.pop() if self._idle else Exchange(self.patience, self._own_file)
+            exchange = self._idle.pop() if self._idle else Exchange(self.patience, self._own_file, self._reach)
             try:
                 async with exchange.ask(request) as answer:
                     yield answer

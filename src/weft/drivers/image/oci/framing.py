@@ -4,3 +4,4 @@ import struct
 
 FRAME = struct.Struct("!cI")
 PIECE_BYTES = 256 * 1024
+GUARDED = "--reach="  # an argument of ``wire.py``

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ EXCHANGES = 4  # at once with one registry
 
 class OciImages:
     """``registries``: settings by HOST:PORT, or by HOST for all its ports. ``default_registry`` is for references that name none;
-    without it they are refused. ``budget_bytes``: what unused images may take until they are forgotten."""
+    without it they are refused. ``budget_bytes``: what unused images may take until they are forgotten. ``reach``: registries are
+    at strangers' addresses, or at these (``contracts/reach.py``); None: anywhere."""
 
     def __init__(
         self,
@@ -54,12 +55,13 @@ class OciImages:
         patience: Patience | None = None,
         platform: Platform | None = None,
         clock: Clock | None = None,
+        reach: Sequence[str] | None = None,
     ) -> None:
         folder = Path(host.state_dir) / "oci"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._registries, self._default_registry, self._budget = registries or {}, default_registry, budget_bytes
         self._patience, self._clock = patience or Patience(), clock or SystemClock()
-        self._here = platform or this_platform()
+        self._here, self._reach = platform or this_platform(), reach
         self._layers, self._records = Layers(folder / "layers", limits or Limits()), Records(folder / "images")
         self._pulls: Flights[OciImage, tuple[int, int]] = Flights()
         self._making: Flights[Layer, int] = Flights()
@@ -240,7 +242,7 @@ class OciImages:
     def _source(self, reference: ImageReference, credentials: RegistryCredentials | None, own_file: bool) -> Source:
         # One registry that hangs holds up no other; nor do many pulls from one start many processes.
         places = self._places.setdefault(reference.registry, asyncio.Semaphore(EXCHANGES))
-        exchanges = Exchanges(self._patience, places, reference.path if own_file else "")
+        exchanges = Exchanges(self._patience, places, reference.path if own_file else "", self._reach)
         if reference.place != "registry":
             return Layout(reference, exchanges)
         name = reference.registry

@@ -1,7 +1,8 @@
 """The process that speaks with registries and opens images' files: ``python -m weft.drivers.image.oci.wire``.
 
 Whatever comes from there, only this process can be hurt: it is nobody, has little memory and can write no file; of the node's
-files it reads what everybody may, and the one that it was started with open (``PATH FD``). It carries out one request after
+files it reads what everybody may, and the one that it was started with open (``PATH FD``). With ``--reach=ALLOWED`` it
+connects to strangers' addresses and ALLOWED only. It carries out one request after
 another: a frame with JSON on stdin, answered on stdout by ``H`` (JSON: what begins), any number of ``B`` (bytes of it) and
 ``E``, or ``X`` (JSON: what went wrong, instead of the rest). It keeps its connection for the next request. Time is its
 parent's to keep, but for connecting.
@@ -27,7 +28,8 @@ import urllib.request
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from weft.drivers.image.oci.framing import FRAME, PIECE_BYTES
+from weft.contracts.reach import guard_connections
+from weft.drivers.image.oci.framing import FRAME, GUARDED, PIECE_BYTES
 
 MEMORY_BYTES = 1 << 30
 NOBODY = 65534
@@ -36,7 +38,8 @@ MOST_MEMBERS = 20_000
 _TOLD = ("content-type", "docker-content-digest", "content-range", "content-length", "location", "retry-after")
 
 
-_GIVEN = [*sys.argv[1:], "", ""][:2]
+_GUARDS = [word.removeprefix(GUARDED) for word in sys.argv[1:] if word.startswith(GUARDED)]
+_GIVEN = [*sys.argv[1 + len(_GUARDS) :], "", ""][:2]
 
 
 class Failed(Exception):
@@ -223,4 +226,6 @@ def renounce() -> None:
 
 if __name__ == "__main__":
     renounce()
+    for reach in _GUARDS:
+        guard_connections(reach.split())
     Wire(sys.stdout.buffer).serve(sys.stdin.buffer)

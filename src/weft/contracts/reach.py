@@ -1,0 +1,93 @@
+"""Which addresses a process connects to that fetches what others name: not to its own machine, nor to what answers on each
+machine's own links (metadata services do), unless that was allowed.
+
+What is looked at is the address that a socket is about to connect to: a name that means another address the next time, or a
+redirect, changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import sys
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_THIS_HOST = ipaddress.IPv4Network("0.0.0.0/8")
+
+
+class NotAllowed(OSError):
+    """The message says what is at that address, and who may allow it."""
+
+
+def guard_connections(allowed: Sequence[str]) -> None:
+    """From now on this process connects nowhere else than strangers' addresses and those of ``allowed``: networks
+    (``127.0.0.0/8``), addresses, or host names, which are looked up now. Proxies that the environment names are allowed.
+    Connecting elsewhere raises NotAllowed."""
+    networks, places = [], set[tuple[Address, int]]()
+    for text in allowed:
+        try:
+            networks.append(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            networks += [ipaddress.ip_network(found) for found in _look_up(text)]
+    for proxy in urllib.request.getproxies().values():
+        over = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        places |= {(found, over.port or 80) for found in _look_up(over.hostname or "")}
+
+    def look(event: str, args: tuple[Any, ...]) -> None:
+        if event != "socket.connect" or not isinstance(args[1], tuple):
+            return
+        address = ipaddress.ip_address(str(args[1][0]).partition("%")[0])
+        if (address, args[1][1]) in places or any(address in network for network in networks):
+            return
+        if what := describe_near(address):
+            raise NotAllowed(
+                f"{address} is {what}: images are fetched from there only if weft server --allow-fetch {address} says so"
+            )
+
+    sys.addaudithook(look)
+
+
+def describe_near(address: Address) -> str:
+    """What is at an address that belongs to this machine or its links, as a person calls it; "" for any other."""
+    inner = _embedded(address)
+    if inner is not None:
+        return describe_near(inner)
+    if address.is_loopback or address.is_unspecified or address in _THIS_HOST:
+        return "this machine itself"
+    if address.is_link_local:
+        return "link-local"
+    if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
+        return "no single machine's"
+    return "an address of this machine" if _is_own(address) else ""
+
+
+def _embedded(address: Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one leads to."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
+def _is_own(address: Address) -> bool:
+    """The kernel lets a socket have an address only where that is the machine's."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.bind((str(address), 0))
+        return True
+    return False
+
+
+def _look_up(host: str) -> list[Address]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in found]
