@@ -198,7 +198,8 @@ class Node:
         return self.shell(r"""
             look() {
                 ip -j -d addr show | sed -E 's/"(gc_timer|hello_timer|tcn_timer)":[0-9.]+,?//g'
-                ip -j route show; bridge -j fdb show; nft -s -a list ruleset; cat /proc/sys/net/ipv4/ip_forward
+                ip -j route show; bridge -j fdb show; cat /proc/sys/net/ipv4/ip_forward
+                nft -s -a list ruleset | sed -zE 's/elements = \{[^}]*limit rate[^}]*\}//g'
             }
             look
             for name in $(ls /run/netns); do

@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import msgspec
@@ -69,6 +69,21 @@ wire.send(b"\\xff" * 6 + mac + bytes.fromhex("08060001080006040001") + mac + own
 while select.select([wire], [], [], 0.5)[0]:
     frame = wire.recv(99)
     if frame[20:22] == b"\\0\\2" and frame[28:32] == asked: print(frame[22:28].hex(":"), flush=True)
+"""
+ASK = """
+import socket, struct, sys
+mac, count = bytes.fromhex(sys.argv[1].replace(":", "")), int(sys.argv[2])
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("eth0", 0))
+body = struct.pack("!4B4s8x16s16s192x", 1, 1, 6, 0, b"asks", b"", mac) + bytes.fromhex("638253633501 01ff".replace(" ", ""))
+head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + len(body), 0, 0, 64, 17, 0, bytes(4), b"\\xff" * 4)
+total = sum(struct.unpack("!10H", head))
+total = (total & 0xFFFF) + (total >> 16)
+head = head[:10] + struct.pack("!H", 0xFFFF ^ total) + head[12:]
+frame = b"\\xff" * 6 + mac + b"\\x08\\0" + head + struct.pack("!HHHH", 68, 67, 8 + len(body), 0) + body
+for _ in range(count):
+    try: wire.send(frame)
+    except OSError: pass
 """
 HEAR = """
 import select, socket
@@ -395,9 +410,47 @@ async def test_the_gateway_answers_on_every_node_and_only_there(town: Town) -> N
         assert town.guests[name].reaches("10.20.0.1")
     c = town.blue.endpoints[2]
     assert town.guests["c"].run(*PYTHON, WHO_HAS, c.mac, c.address, "10.20.0.1") == "02:77:65:66:74:01\n"
-    log = town.n2.shell(f"cat {town.n2.host.run_dir}/network/{town.blue.id}/dnsmasq.log")
-    assert town.blue.endpoints[1].mac in log
-    assert town.blue.endpoints[0].mac not in log  # a asked its own node, and n2 never heard of it
+    with counting_dhcp(town.n2, town.blue) as count:
+        town.guests["a"].lease()
+        assert count() == 0  # it asked its own node, and n2 never heard of it
+        town.guests["b"].lease()
+        assert count() > 0
+
+
+@contextmanager
+def counting_dhcp(node: Node, segment: Segment) -> Iterator[Callable[[], int]]:
+    """How many packets have come to the server of the segment on the node."""
+    enter = f"nsenter --net=/run/netns/$(ip netns list | grep -o '[^ ]*{segment.id}')"
+    rule = "table ip counted { chain in { type filter hook input priority -300; udp dport 67 counter; }; }"
+    node.shell(f"{enter} nft '{rule}'")
+    try:
+        yield lambda: int(node.shell(f"{enter} nft list table ip counted | grep -o 'packets [0-9]*'").split()[1])
+    finally:
+        node.shell(f"{enter} nft delete table ip counted")
+
+
+async def test_a_guest_that_asks_for_its_address_without_end_fills_no_log_and_keeps_nobody_from_theirs(
+    town: Town,
+) -> None:
+    """DHCPDISCOVER by its own MAC, as fast as it can: 2.8 MB of log a second, once."""
+    log = f"{town.n2.host.run_dir}/network/{town.blue.id}/dnsmasq.log"
+    before = int(town.n2.shell(f"stat -c %s {log}"))
+    with counting_dhcp(town.n2, town.blue) as count:
+        town.guests["b"].run(*PYTHON, ASK, town.blue.endpoints[1].mac, "20000")
+        assert 0 < count() < 200
+    assert int(town.n2.shell(f"stat -c %s {log}")) - before < 16384
+    town.guests["b"].lease()  # itself, too, once it asks as others do
+
+
+async def test_a_log_of_names_and_leases_that_has_grown_long_keeps_its_end(town: Town) -> None:
+    folder = f"{town.n1.host.run_dir}/network/{town.blue.id}"
+    town.n1.shell(f"yes 'one line of many' | head -c 3000000 >>{folder}/dnsmasq.log; echo last >>{folder}/dnsmasq.log")
+    assert await town.n1.heal() == []
+    kept = town.n1.shell(f"cat {folder}/dnsmasq.log")
+    assert len(kept) <= 64 << 10 and kept.endswith("last\n") and kept.startswith("one line")
+    town.n1.shell(f"kill -HUP $(cat {folder}/dnsmasq.pid)")
+    town.n1.shell(f"for i in $(seq 50); do grep -q 'read ' {folder}/dnsmasq.log && exit; sleep 0.1; done; exit 1")
+    assert "\0" not in town.n1.shell(f"cat {folder}/dnsmasq.log")  # it goes on where the file ends now
 
 
 async def test_a_guest_cannot_speak_for_another(town: Town) -> None:

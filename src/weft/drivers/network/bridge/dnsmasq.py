@@ -6,6 +6,7 @@ The process outlives the agent. It is known by its pid file, its whole command l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from weft.objects.errors import DriverFailed
 LEASE = "12h"
 SIDE = "side"  # the tag of NICs that aren't their guest's main one
 PATIENCE_SECONDS = 2.0
+LOG_BYTES, LOG_KEPT_BYTES = 1 << 20, 64 << 10
 
 # Where the server sees its folder. It gives up root once started, and the folder may lie where only root may go:
 # a bind mount in a mount namespace of its own keeps the files within its reach, and nothing else.
@@ -64,6 +66,7 @@ def plan_command(segment: Segment, files: Files, resolver: str | None) -> list[s
         "--conf-file=/dev/null",
         f"--pid-file={files.pid}",
         f"--log-facility={files.log}",
+        "--quiet-dhcp",
         "--user=nobody",
         f"--interface={INSIDE}",
         "--except-interface=lo",
@@ -86,6 +89,20 @@ def plan_command(segment: Segment, files: Files, resolver: str | None) -> list[s
         # A guest goes out, and asks for names, by its main NIC only: nothing is said of either on the others.
         *(f"--dhcp-option=tag:{SIDE},option:{what}" for what in ("router", "dns-server", "domain-name")),
     ]
+
+
+def shorten_log(files: Files) -> None:
+    """Of a log that has grown long, by reloads and by what guests ask for in vain, the end is kept: the server appends to it, and
+    goes on behind that. The folder may be in memory."""
+    with contextlib.suppress(FileNotFoundError):
+        if files.log.stat().st_size <= LOG_BYTES:
+            return
+        with open(files.log, "r+b") as file:
+            file.seek(-LOG_KEPT_BYTES, os.SEEK_END)
+            end = file.read(LOG_KEPT_BYTES)
+            file.truncate(0)
+            file.seek(0)
+            file.write(end[end.find(b"\n") + 1 :])
 
 
 def render_hosts(ports: Iterable[Port]) -> str:
@@ -133,6 +150,7 @@ async def ensure_server(
         process = None
     files.folder.mkdir(parents=True, exist_ok=True)
     files.folder.chmod(0o755)
+    shorten_log(files)
     changed = [
         write_file(files.hosts, hosts),
         write_file(files.names, names),

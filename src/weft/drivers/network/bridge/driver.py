@@ -124,7 +124,7 @@ class BridgeNetwork:
                 await kernel.perform_router(self._names.guest(port.inside.guest), lines, shared, table)
             others = [p for p in self._ports(links) if p.id != port.id]
             await self._tables.ensure("", rules.render_taps(self._names, [*others, port]))
-            await self._ensure_server(segment, ports)
+            await self._ensure_server(segment, ports, tell=segment.id not in self._applied)
         return tap if port.inside is None else str(kernel.NAMESPACES / self._names.guest(port.inside.guest))
 
     async def unplug(self, port_id: str) -> None:
@@ -144,7 +144,8 @@ class BridgeNetwork:
             await self._tables.ensure("", rules.render_taps(self._names, left))
             segment = self._segment(gone.segment_id)
             if segment is not None and self._names.bridge(segment.id) in links:
-                await self._ensure_server(segment, [p for p in left if p.segment_id == segment.id])
+                rest = [p for p in left if p.segment_id == segment.id]
+                await self._ensure_server(segment, rest, tell=segment.id not in self._applied)
 
     async def ensure_forwards(self, forwards: list[Forward]) -> None:
         """Publish exactly these; one whose segment isn't here yet joins when the segment is made."""
@@ -255,7 +256,7 @@ class BridgeNetwork:
         names, host = self._names, self._host
         namespace = names.router(segment.id)
         before = self._segment(segment.id)
-        self._applied.pop(segment.id, None)
+        told = self._applied.pop(segment.id, None) is not None
         kernel.clear_namespace_file(namespace)
         router = await kernel.inspect_router(namespace)
         uplink = plan.plan_uplink(names, segment.id, links)
@@ -286,11 +287,11 @@ class BridgeNetwork:
         kernel.write_sysctl(f"net/ipv4/conf/{names.uplink(segment.id)}/route_localnet", "1")
         if steps.links or steps.router:
             await self._apply_forwards(await kernel.inspect_links())
-        if await self._ensure_server(segment, ports) == "started":
+        if await self._ensure_server(segment, ports, tell=not told) == "started":
             mended.append("DHCP and DNS")
         return mended
 
-    async def _ensure_server(self, segment: Segment, ports: list[Port]) -> str:
+    async def _ensure_server(self, segment: Segment, ports: list[Port], *, tell: bool) -> str:
         resolver = choose_resolver() if self._host.dns_upstream and segment.nat else None
         return await ensure_server(
             segment,
@@ -298,7 +299,7 @@ class BridgeNetwork:
             self._files(segment.id),
             self._names.router(segment.id),
             resolver,
-            tell=segment.id not in self._applied,
+            tell=tell,
         )
 
     async def _apply_forwards(self, links: Mapping[str, Link]) -> bool:

@@ -22,6 +22,7 @@ ROUTER_TABLE = "router"
 ROUTER_FORWARDS_TABLE = "ports"
 SHARED_TABLE = "shared"
 PASSED_ON = "passed_on"
+DHCP_RATE, DHCP_BURST = 5, 20  # packets of one port: a guest that boots sends two, and again after seconds
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ chain through_node {{
 def render_taps(names: Names, ports: Iterable[Port]) -> Table:
     """The bridges: a guest sends only as itself and isn't a router, the gateway and DHCP stay on their node, nothing reaches the
     node's own stack through a bridge. Tagged frames don't pass: a kernel takes one with the tag of no VLAN as if it had none, and
-    what is in it would have been looked at by no rule."""
+    what is in it would have been looked at by no rule. Each port asks DHCP a few times a second at most: more would keep its
+    server from the others, and fill its log."""
     taps, overlays, gateways = names.any_of("t"), names.any_of("x"), names.any_of("r")
     known = sorted(ports, key=lambda p: p.id)
     macs = elements(f'"{names.tap(p.id)}" . {p.mac}' for p in known)
@@ -152,12 +154,19 @@ set macs {{
 set addresses {{
   type ifname . ipv4_addr
 {addresses}}}
+set asking {{
+  type ifname
+  size 65535
+  flags dynamic,timeout
+  timeout 1m
+}}
 chain between_ports {{
   type filter hook forward priority 0
 {crossing}
   iifname != {taps} accept
   iifname . ether saddr != @macs drop
   ether type {{ 8021q, 8021ad }} drop
+  udp dport 67 update @asking {{ iifname limit rate over {DHCP_RATE}/second burst {DHCP_BURST} packets }} drop
   udp sport 68 udp dport 67 ip saddr 0.0.0.0 accept
   udp sport 67 drop
   ether type ip iifname . ip saddr != @addresses drop
