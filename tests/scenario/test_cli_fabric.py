@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -761,15 +762,172 @@ def generation(fabric: Fabric) -> str:
     return fabric.weft("node", "get", "n2", "-o", "jsonpath={.generation}").out
 
 
-def test_completion_knows_live_names(fabric: Fabric) -> None:
-    env = {**os.environ, "WEFT_CONTEXT": str(fabric.context), "_WEFT_COMPLETE": "bash_complete"}
-    weft = str(Path(sys.executable).with_name("weft"))
-    for words, number, wanted in (("weft node describe ", 3, "n1"), ("weft describe node/", 2, "node/n2")):
-        done = subprocess.run(
-            [weft],
-            env={**env, "COMP_WORDS": words, "COMP_CWORD": str(number)},
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        assert f"plain,{wanted}" in done.stdout.splitlines()
+SHOP = """\
+kind: network
+name: {name}
+labels: {{app: {name}}}
+spec: {{cidr: 10.77.0.0/24}}
+---
+kind: vm
+name: {name}-web
+labels: {{app: {name}}}
+spec: {{image: tiny, cpu: 0.1, memory: 64M, networks: [{name}]}}
+"""
+
+
+def test_a_plan_is_done_as_it_was_told_or_not_at_all(fabric: Fabric, tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(SHOP.format(name="plan"))
+    said = fabric.weft("plan", "-f", str(path))
+    assert said.code == 0 and "+ vm/plan-web  will be created: image tiny" in said.out and "2 to create" in said.out
+    id_ = fabric.weft("plan", "-f", str(path), "-o", "name").out.strip()
+    assert f"plan {id_}: " in said.out, "the same as long as nothing changes"
+    other = fabric.weft("apply", "-f", str(path), "--plan", "0123456789ab")
+    assert other.code == 5 and "isn't what would be done now" in other.err
+    assert fabric.weft("get", "network/plan").code == 3
+    assert fabric.weft("apply", "-f", str(path), "--plan", id_).code == 0
+
+    path.write_text(SHOP.format(name="plan").replace("64M", "80M"))
+    told = json.loads(fabric.weft("plan", "-f", str(path), "-o", "json").out)
+    assert [item["action"] for item in told["items"]] == ["keep", "update"]
+    assert "memory 64 MiB → 80 MiB" in fabric.weft("plan", "-f", str(path)).out
+    assert fabric.weft("vm", "set", "plan-web", "--restart-policy", "always").code == 0
+    late = fabric.weft("apply", "-f", str(path), "--plan", told["id"])
+    assert late.code == 5, "somebody changed it after it was looked at"
+    assert json.loads(fabric.weft("vm", "get", "plan-web", "-o", "json").out)["spec"]["memory"] == 64 << 20
+    assert fabric.weft("vm", "delete", "plan-web", "--yes").code == 0
+    assert fabric.weft("network", "delete", "plan", "--yes").code == 0
+
+
+def test_what_is_in_no_file_any_more_is_pruned_by_label_and_only_if_somebody_says_yes(
+    fabric: Fabric, tmp_path: Path
+) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(SHOP.format(name="prune") + "---\n" + SHOP.format(name="other").replace("10.77", "10.78"))
+    assert fabric.weft("apply", "-f", str(path)).code == 0
+    path.write_text(SHOP.format(name="prune").partition("---")[0])  # the network only
+    prune = ["apply", "-f", str(path), "--prune"]
+    assert fabric.weft(*prune).code == 2
+    assert fabric.weft("apply", "-f", str(path), "-l", "app=prune").code == 2
+    refused = fabric.weft(*prune, "-l", "app=prune")
+    assert refused.code == 2 and "vm/prune-web" in refused.err and "--yes" in refused.err
+    assert "vm/prune-web  would be deleted" in fabric.weft(*prune, "-l", "app=prune", "--dry-run").out
+    planned = fabric.weft("plan", "-f", str(path), "--prune", "-l", "app=prune").out
+    assert "- vm/prune-web  will be deleted: no file names it any more" in planned and "1 to delete" in planned
+    done = fabric.weft(*prune, "-l", "app=prune", "--yes")
+    assert done.code == 0 and "vm/prune-web  deleted" in done.out
+    path.write_text("kind: network\nname: third\nspec: {cidr: 10.79.0.0/24}\n")
+    done = fabric.weft(*prune, "-l", "app in (prune,other)", "--yes")
+    assert done.code == 0, done.err  # a VM goes before the network that it is in
+    left = [one["name"] for kind in ("vm", "network") for one in listed(fabric, kind, "list")]
+    assert not {"prune", "other", "other-web"} & set(left) and "third" in left
+    assert fabric.weft("network", "delete", "third", "--yes").code == 0
+
+
+def test_explain_says_what_would_be_asked_and_changes_nothing(fabric: Fabric, tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(SHOP.format(name="explained"))
+    for line, call in (
+        ("vm create explained --image tiny --cpu 0.1", "POST /v1/projects/default/vms {"),
+        (f"apply -f {path}", "POST /v1/apply {"),
+        ("node cordon n1 --reason swap", "POST /v1/nodes/n1:cordon"),
+        ("node label n1 rack=r1", "PATCH /v1/nodes/n1"),
+        ("network create explained --cidr 10.80.0.0/24", "POST /v1/projects/default/networks"),
+        ("api DELETE /v1/nodes/n1", "DELETE /v1/nodes/n1"),
+        ("node drain n1", "POST /v1/nodes/n1:drain"),
+    ):
+        said = fabric.weft(*line.split(), "--explain")
+        assert said.code == 0, said.err
+        assert call in said.out and "nothing was changed" in said.err, line
+    read = fabric.weft("--explain", "node", "list", "-o", "json", "--sort", "name")
+    told = json.loads(read.out)
+    assert told["command"] == "weft node list" and told["arguments"]["--sort"] == "name" and told["calls"][0]["sent"]
+    assert told["settings"]["server"]["value"].startswith("https://")
+    missing = fabric.weft("vm", "set", "nope", "--cpu", "2", "--explain")
+    assert missing.code == 3 and "GET /v1/projects/default/vms/nope" in missing.out
+    assert fabric.weft("vm", "get", "explained").code == 3
+    (node,) = [one for one in listed(fabric, "node", "list") if one["name"] == "n1"]
+    assert not node["spec"]["cordoned"] and "rack" not in node["labels"]
+
+
+PLANTED = "pl4nted-s3cret"
+
+
+def test_a_support_bundle_has_what_is_needed_and_no_secret(
+    fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = json.loads(fabric.context.read_text())["token"]
+    monkeypatch.setenv("WEFT_TOKEN", token)
+    monkeypatch.chdir(tmp_path)
+    state = tmp_path / ".weft"
+    state.mkdir()
+    private = f"-----BEGIN PRIVATE KEY-----\n{PLANTED}\n-----END PRIVATE KEY-----\n"
+    (state / "context.json").write_text(json.dumps({"server": "https://x", "token": f"weft_other_{PLANTED}"}))
+    (state / "join.token").write_text(f"{PLANTED}-of-a-file\n")
+    (state / "server.log").write_text(
+        f"Authorization: Bearer {token}\npassword={PLANTED}\n{private}retried {PLANTED}-of-a-file\n"
+        f"GET https://me:{PLANTED}@registry/x?ticket={PLANTED}\nordinary line\n"
+        + "x" * 300_000
+        + f"\nDB_PASSWORD: '{PLANTED}'\nthe end\n"
+    )
+    user_data = tmp_path / "user-data"
+    user_data.write_text(f"#!/bin/sh\necho {PLANTED}\n")
+    assert fabric.weft("vm", "create", "hush", *TINY, "--hold", "--user-data", str(user_data)).code == 0
+    assert fabric.weft("secret", "create", "hush", "--value", f"password={PLANTED}").code == 0
+    container = ["container", "create", "hush", "--image", "registry.test/x:1", "--env", f"PIN={PLANTED}", "--detach"]
+    assert fabric.weft(*container, "--arg", f"--token={PLANTED}").code == 0
+    assert fabric.weft("project", "create", "hush", "--description", f"password: {PLANTED}").code == 0
+    said = fabric.weft("support", "bundle", "--file", "out.tar.gz")
+    assert said.code == 0, said.err
+    assert (tmp_path / "out.tar.gz").stat().st_mode & 0o777 == 0o600
+    assert fabric.weft("support", "bundle", "--file", "out.tar.gz").code == 2, "what is there is not written over"
+    with tarfile.open(tmp_path / "out.tar.gz") as archive:
+        files = {one.name: archive.extractfile(one).read().decode() for one in archive.getmembers()}  # type: ignore[union-attr]
+    names = {name.partition("/")[2] for name in files}
+    assert {
+        "versions.json",
+        "settings.json",
+        "doctor.json",
+        "events.json",
+        "objects/vms.json",
+        "logs/server.log",
+    } <= names
+    for name, text in files.items():
+        assert PLANTED not in text and token not in text and token.rpartition("_")[2] not in text, name
+    assert "the end" in files["weft-support/logs/server.log"] and '"hush"' in files["weft-support/objects/vms.json"]
+    assert '"PIN"' in files["weft-support/objects/containers.json"], "which variables there are is told"
+    for what in ("vm/hush", "secret/hush", "container/hush", "project/hush"):
+        assert fabric.weft("delete", what, "--yes").code == 0
+
+
+def offered(fabric: Fabric, words: str, home: Path) -> set[str]:
+    """What TAB offers after ``words``."""
+    env = {**os.environ, "WEFT_CONTEXT": str(fabric.context), "_WEFT_COMPLETE": "bash_complete", "HOME": str(home)}
+    env |= {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("weft"))], env=env, capture_output=True, text=True, timeout=30
+    )
+    assert done.stderr == ""
+    return {line.partition(",")[2] for line in done.stdout.splitlines()}
+
+
+def test_completion_knows_live_names_and_values_and_asks_only_now_and_then(fabric: Fabric, tmp_path: Path) -> None:
+    for words, wanted in (
+        ("weft node describe ", "n1"),
+        ("weft describe node/", "node/n2"),
+        ("weft vm create x --image ", "tiny"),
+        ("weft vm create x --network ", "default"),
+        ("weft vm migrate x --to ", "n2"),
+        ("weft vm list -p ", "default"),
+        ("weft vm list --field ph", "phase="),
+        ("weft vm list -o js", "json"),
+        ("weft --context ", ""),
+    ):
+        found = offered(fabric, words, tmp_path)
+        assert wanted in found or not wanted, (words, found)
+    kept = list((tmp_path / ".cache" / "weft" / "completion").glob("*/node"))
+    assert len(kept) == 1 and kept[0].read_text().split() == ["n1", "n2"]
+    kept[0].write_text("n1 n2 from-the-cache")
+    assert offered(fabric, "weft node describe f", tmp_path) == {"from-the-cache"}
+    os.utime(kept[0], (1, 1))
+    assert "from-the-cache" not in offered(fabric, "weft node describe f", tmp_path), "what is old is asked for anew"

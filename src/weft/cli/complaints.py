@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from weft.cli.exit_codes import USAGE, exit_code
+from weft.cli.exit_codes import OK, USAGE, exit_code
 from weft.cli.habits import find_option_meant
+from weft.cli.session import NotSent
 from weft.cli.terminal import clean, plan_paint
 from weft.language.complaint import draw_caret
 from weft.objects.errors import WeftError
@@ -27,6 +28,8 @@ _MOST_LISTED = 10
 
 def complain(error: WeftError, output: str, color: bool, debug: bool = False) -> int:
     """Tell a person (or with ``output`` json a program) of ``error``; the exit code."""
+    if isinstance(error, NotSent):
+        return OK  # it is told with the rest that would be done
     if output == "json":
         print(json.dumps(describe_error(error)), file=sys.stderr)
         return exit_code(error)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import click
 import msgspec
 from msgspec import inspect as mi
 
-from weft.cli.completion import complete_strategy
+from weft.cli.completion import complete_name, complete_strategy
 from weft.cli.habits import FIELDS
 from weft.kinds.container import HealthCheck
 from weft.kinds.job import FIXED
@@ -66,11 +67,14 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
     """One option for every field, all of them optional: a file may give them instead."""
     long_texts = _long_texts(kind.spec)
     flags: list[click.Parameter] = []
+    named = _named_kinds(kind)
     for doc in flag_fields(kind):
         flag = flag_name(doc)
         shared: dict[str, Any] = {"help": _help(doc), "default": None}
         if doc.path in _STRATEGIES:
             shared["shell_complete"] = complete_strategy
+        elif doc.path in named:
+            shared["shell_complete"] = complete_name(named[doc.path])
         names = [f"--{name}" for name in (flag, *_MORE_NAMES.get(doc.path, ()))]
         if doc.type == _BOOLEAN:
             flags.append(click.Option([f"--{flag}/--no-{flag}", _parameter(doc)], **shared))
@@ -85,6 +89,11 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
             metavar = "FILE" if doc.path in long_texts else doc.type.upper().replace(" ", "-")
             flags.append(click.Option([*names, _parameter(doc)], metavar=metavar, **shared))
     return flags
+
+
+def _named_kinds(kind: Kind) -> dict[str, str]:
+    """The fields that name other objects, and of which kind."""
+    return {path: one.kind for one in kind.references for path in re.findall(r"spec\.[a-z_.]+", one.field)}
 
 
 def read_flags(kind: Kind, given: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,6 +98,7 @@ SPECIAL = {
 # Commands about no object in particular.
 TOOLS: dict[str, Entry] = {
     "apply": Entry("apply", "Bring objects to what files say"),
+    "plan": Entry("plan", "What apply would do, in words, under an id"),
     "diff": Entry("diff", "What apply would change"),
     "api": Entry("api", "One request to the server's API"),
     "ps": Entry("ps", "List all that runs: VMs, containers, jobs"),
@@ -105,6 +106,7 @@ TOOLS: dict[str, Entry] = {
     "context": Entry("context", "Which server is asked, and as whom"),
     "config": Entry("config", "The settings in force, and who said them"),
     "doctor": Entry("doctor", "Check this machine and the server"),
+    "support": Entry("support", "support bundle: one archive for who looks for a fault"),
     "completion": Entry("completion", "Completion for bash, zsh or fish"),
     "version": Entry("version", "Versions of weft here and at the server"),
     "help": Entry("help", "Help on a command or a topic"),

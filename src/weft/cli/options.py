@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from weft.cli.completion import complete_context, complete_target
+from weft.cli.completion import complete_context, complete_field, complete_name, complete_target
 from weft.cli.output.form import OUTPUTS, WITH_EXPRESSION, Form, read_form
 from weft.cli.session import Session
 from weft.cli.words import usage
@@ -102,7 +103,13 @@ def build(
     """The command ``name``: ``run(session, kind, **params)`` with the common options added to ``params``."""
 
     def callback(**given: Any) -> int | None:
-        return run(click.get_current_context().find_object(Session), kind, **given)
+        context = click.get_current_context()
+        session = context.find_object(Session)
+        if session is not None and session.explain:
+            module = importlib.import_module("weft.cli.explaining")
+            explained: int = module.explain_run(session, context, lambda: run(session, kind, **given))
+            return explained
+        return run(session, kind, **given)
 
     prints = any("--output" in param.opts for param in params)
     every = [*(parts() if prints else []), *common()]
@@ -114,7 +121,14 @@ def build(
 def common() -> list[click.Parameter]:
     """What every command takes."""
     return [
-        _setting(["-p", "--project"], "given_project", "Work in this project.", metavar="NAME", check=_refuse_port),
+        _setting(
+            ["-p", "--project"],
+            "given_project",
+            "Work in this project.",
+            metavar="NAME",
+            check=_refuse_port,
+            shell_complete=complete_name("project"),
+        ),
         _setting(
             ["--context"],
             "context_file",
@@ -122,6 +136,7 @@ def common() -> list[click.Parameter]:
             metavar="NAME|FILE",
             shell_complete=complete_context,
         ),
+        _setting(["--explain"], "explain", "Say what would be asked of the server, and change nothing.", is_flag=True),
         _setting(["--debug"], "debug", "Show requests, their ids, and tracebacks.", is_flag=True),
         _setting(["--no-color"], "no_color", "No colours.", is_flag=True),
         _setting(["--wait-timeout"], "timeout_seconds", "How long to wait.", type=Duration(), hidden=True),
@@ -201,7 +216,7 @@ def timeout(help_: str = "How long to wait (10m); the work goes on.") -> click.O
     return _setting(["--timeout"], "timeout_seconds", help_, type=Duration())
 
 
-def selectors() -> list[click.Parameter]:
+def selectors(kind: Kind | None = None) -> list[click.Parameter]:
     return [
         click.Option(
             ["-l", "--selector", "--label", "labels"],
@@ -214,6 +229,7 @@ def selectors() -> list[click.Parameter]:
             multiple=True,
             metavar="FIELD=VALUE",
             help="Only with this field, like phase=Running.",
+            shell_complete=complete_field(kind),
         ),
     ]
 

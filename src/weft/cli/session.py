@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from weft.cli.output.form import DOCUMENTS, Form, read_form
 from weft.cli.terminal import Paint, plan_paint
+from weft.objects.errors import WeftError
 
 if TYPE_CHECKING:
+    from weft.cli.explaining import Recorder
     from weft.client import Client
     from weft.client.connection import Request
 
 DEFAULT_WAIT_SECONDS = 600.0
+
+
+class NotSent(WeftError):
+    """With --explain: here something would be changed. It ends the command, or what it does to one of several objects."""
 
 
 class Clock(Protocol):
@@ -50,6 +56,8 @@ class Session:
         self.timeout_seconds: float | None = None
         self.detach = False
         self._told_of_skew = False
+        self.explain = False
+        self.recorder: Recorder | None = None
         self.unfinished = False  # what was asked for is still being waited for
 
     @functools.cached_property
@@ -67,9 +75,16 @@ class Session:
         context = module.find_context(self.context_file, self.environ)
         client: Client = module.Client(context, project=self.project, **settings)
         client.http.on_version = self._warn_of_skew
-        if self.debug:
+        if self.recorder is not None:
+            client.http.on_request = self.recorder.note
+        elif self.debug:
             client.http.on_request, client.http.on_answer = self._tell_request, self._tell_answer
         return client
+
+    def would(self, step: str) -> None:
+        """Said before something is changed on this machine. Raises NotSent where it is only to be explained."""
+        if self.recorder is not None:
+            self.recorder.would(step)
 
     def _tell_request(self, request: Request) -> None:
         hide = importlib.import_module("weft.cli.redaction")

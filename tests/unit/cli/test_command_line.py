@@ -260,6 +260,26 @@ def test_each_shell_gets_its_script(weft: Said, shell: str) -> None:
     assert "_WEFT_COMPLETE" in out
 
 
+def test_completion_is_installed_where_each_shell_looks_for_it(
+    weft: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    code, out, err = weft("completion install")
+    place = tmp_path / ".local" / "share" / "bash-completion" / "completions" / "weft"
+    assert (code, out) == (0, f"completion  {place}\n") and "next shell" in err
+    assert place.read_text().strip() == weft("completion bash")[1].strip()
+    assert weft("completion install fish")[0] == 0
+    assert "_WEFT_COMPLETE" in (tmp_path / ".config" / "fish" / "completions" / "weft.fish").read_text()
+    (tmp_path / ".zshrc").write_text("alias l=ls\n")
+    for _ in range(2):
+        assert weft("completion install zsh")[0] == 0
+    assert (tmp_path / ".zshrc").read_text() == 'alias l=ls\neval "$(weft completion zsh)"\n'
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    assert weft("completion install")[0] == 2
+
+
 def test_help_loads_nothing_heavy() -> None:
     program = (
         "import sys; from weft.cli.app import run; run(['--help'], None)\n"

@@ -25,6 +25,57 @@ SHOWN = (
 _COLUMNS = (Column(""), Column("PLANNED", right=True), Column("ACTUAL", right=True), Column("OFF BY", right=True))
 
 
+PROGRESS_COLUMNS = (
+    *(
+        Column("NAME"),
+        Column("WORKLOAD", keep=True),
+        Column("NODES"),
+        Column("PHASE"),
+        Column("DONE", right=True, keep=True),
+    ),
+    *(
+        Column("SPEED", right=True),
+        Column("WRITES", right=True),
+        Column("LEFT", right=True),
+        Column("NOTE", flexible=True),
+    ),
+)
+
+
+def describe_progress(migration: Object) -> dict[str, Any]:
+    """How far a move is, for programs: ``share`` is from 0 to 1, None while nothing was copied."""
+    progress = dig(migration, "status.progress")
+    told = {
+        "name": migration["name"],
+        "project": migration.get("project"),
+        "workload": dig(migration, "spec.workload", ""),
+    }
+    told |= {part: dig(migration, f"status.{part}", "") for part in ("phase", "source", "target")}
+    return {**told, "share": _share(progress), "progress": progress, "started_at": dig(migration, "status.started_at")}
+
+
+def _share(progress: Object | None) -> float | None:
+    total = (progress or {}).get("total_bytes", 0)
+    return round(1 - min(1.0, (progress or {}).get("remaining_bytes", 0) / total), 3) if total else None
+
+
+def draw_progress(migration: Object) -> list[str]:
+    """A row of PROGRESS_COLUMNS."""
+    told = describe_progress(migration)
+    progress, share = told["progress"] or {}, told["share"]
+    return [
+        told["name"],
+        str(told["workload"]),
+        f"{told['source'] or '–'} → {told['target'] or '?'}",
+        str(told["phase"] or "Pending"),
+        f"{share:.0%}" if share is not None else "–",
+        _rate(progress["bytes_per_second"]) if progress else "–",
+        _rate(progress["dirty_bytes_per_second"]) if progress else "–",
+        format_bytes(progress["remaining_bytes"]) if progress else "–",
+        str(dig(migration, "status.message", "")),
+    ]
+
+
 def format_pause(milliseconds: float) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
 

@@ -8,21 +8,24 @@ import click
 
 from weft.cli import options
 from weft.cli.code import Packed, bring, pack_documents
-from weft.cli.exit_codes import OK
+from weft.cli.deleting import ask_to_delete
+from weft.cli.exit_codes import ERROR, OK, join_codes
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.grammar import Entry
 from weft.cli.manifest.check import Manifest, locate_refusal, read_manifests
 from weft.cli.manifest.files import read_documents
+from weft.cli.planning import bind, find_pruned, make_steps, name_plan
 from weft.cli.runtime_base import provide_bases
 from weft.cli.session import Session
 from weft.cli.watching import Wait
 from weft.cli.words import Target, usage
 from weft.kinds.function_code import DIGEST
 from weft.kinds.record import Kind
-from weft.objects.errors import WeftError
+from weft.kinds.registry import BY_NAME, is_workload
+from weft.objects.errors import StaleRevision, WeftError
 from weft.objects.quantity import format_bytes
 
-_COST = {
+COSTS = {
     "live": "at once",
     "restart": "at its next restart",
     "start": "at its next start",
@@ -51,23 +54,70 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         *files(),
         *options.dry_runs(),
+        click.Option(["--plan"], metavar="ID", help="Do what weft plan has told under this id, or nothing."),
+        *prunes(),
+        click.Option(["-y", "--yes"], is_flag=True, help="With --prune: don't ask."),
         *options.waits(),
         options.output(),
     ]
     return options.build(verb, "Create or change the objects in files until they are as written.", _run, kind, params)
 
 
+def prunes() -> list[click.Parameter]:
+    return [
+        click.Option(["--prune"], is_flag=True, help="Delete what has the labels of -l and is in no file any more."),
+        click.Option(
+            ["-l", "--selector", "labels"],
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="With --prune: only with these labels.",
+        ),
+    ]
+
+
+def read_labels(labels: tuple[str, ...]) -> str:
+    """The selector of what may be pruned. Raises UsageError for none: everything there is would go."""
+    if not any(label.strip() for label in labels):
+        raise click.UsageError("--prune needs -l KEY=VALUE: what has these labels and is in no file is deleted")
+    return ",".join(labels)
+
+
 def _run(
-    session: Session, kind: Kind | None, paths: tuple[str, ...], files: tuple[str, ...], dry_run: str | None
+    session: Session,
+    kind: Kind | None,
+    paths: tuple[str, ...],
+    files: tuple[str, ...],
+    dry_run: str | None,
+    plan: str | None,
+    prune: bool,
+    labels: tuple[str, ...],
+    yes: bool,
 ) -> int:
+    if labels and not prune:
+        raise click.UsageError("-l says what --prune may delete: give that too")
+    selector = read_labels(labels) if prune else ""
+    files = (*files, *paths)
     if dry_run == "client":
-        for manifest in read_files((*files, *paths), session.project):
+        for manifest in read_files(files, session.project):
             print(f"{manifest.what}  is well written; no server was asked")
         return OK
-    manifests = read_all(session, (*files, *paths))
+    manifests = read_all(session, files)
+    pruned = find_pruned(session, manifests, selector) if prune else []
+    bound = [one.data for one in manifests]
+    if plan is not None:
+        steps = make_steps(session, manifests, send(session, manifests, dry_run=True), pruned)
+        if name_plan(manifests, steps) != plan:
+            raise StaleRevision(
+                f"plan {plan} isn't what would be done now: the files, or what stands, have changed since",
+                hint=f"weft plan {' '.join(f'-f {file}' for file in files)}{' --prune …' * prune} tells what would be now",
+            )
+        bound = bind(manifests, steps)
+    if pruned and not dry_run and plan is None and not yes and not ask_to_delete(session, pruned):
+        session.say("nothing was applied or deleted")
+        return ERROR
     if not dry_run:
         provide_bases(session, [one.data["spec"] for one in manifests if one.kind.name == "function"])
-    results = send(session, manifests, bool(dry_run))
+    results = send(session, manifests, bool(dry_run), bound)
     done: list[Done] = []
     waits: list[Wait] = []
     for manifest, result in zip(manifests, results, strict=True):
@@ -77,7 +127,27 @@ def _run(
         done.append(Done(target, obj, verb, told))
         wait = None if dry_run or verb == "unchanged" else plan_wait(obj, target, verb)
         waits += [wait] if wait else []
-    return finish(session, done, waits)
+    if dry_run:
+        done += [Done(Target(BY_NAME[obj["kind"]], obj["name"]), obj, "delete", "would be deleted") for obj in pruned]
+    code = finish(session, done, waits)
+    return code if dry_run or not pruned or code != OK else _delete(session, pruned)
+
+
+def _delete(session: Session, pruned: list[dict[str, Any]]) -> int:
+    """Workloads first, and what they need once they are gone; the exit code."""
+    codes: list[int] = []
+    for of_workloads in (True, False):
+        some = [obj for obj in pruned if is_workload(obj["kind"]) is of_workloads]
+        done: list[Done] = []
+        waits: list[Wait] = []
+        for obj in some:
+            target = Target(BY_NAME[obj["kind"]], obj["name"])
+            left = session.client.delete(target.kind.name, target.name, project=obj.get("project"), uid=obj["uid"])
+            done.append(Done(target, left, "delete"))
+            wait = plan_wait(left, target, "delete")
+            waits += [wait] if wait and left.get("uid") else []
+        codes += [finish(session, done, waits)] if done else []
+    return join_codes(codes)
 
 
 def read_all(session: Session, files: tuple[str, ...]) -> list[Manifest]:
@@ -103,10 +173,13 @@ def read_files(files: tuple[str, ...], project: str | None, packed: list[Packed]
     return manifests
 
 
-def send(session: Session, manifests: list[Manifest], dry_run: bool) -> list[dict[str, Any]]:
-    """What the server did, or would do, for each manifest; its refusal names the place in the file."""
+def send(
+    session: Session, manifests: list[Manifest], dry_run: bool, bound: list[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """What the server did, or would do, for each manifest (``bound``: their data, with what must still stand); its refusal names
+    the place in the file."""
     try:
-        return session.client.apply([manifest.data for manifest in manifests], dry_run=dry_run)
+        return session.client.apply(bound or [manifest.data for manifest in manifests], dry_run=dry_run)
     except WeftError as refusal:
         raise locate_refusal(refusal, manifests) from None
 
@@ -122,7 +195,7 @@ def _tell(result: dict[str, Any]) -> str:
 
 def describe_change(change: dict[str, Any]) -> str:
     """``spec.cpu 1 → 2 (at its next restart)``"""
-    cost = _COST.get(str(change.get("mode")), "at once")
+    cost = COSTS.get(str(change.get("mode")), "at once")
     return f"{change['path']} {show_value(change.get('old'))} → {show_value(change.get('new'))} ({cost})"
 
 

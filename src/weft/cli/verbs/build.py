@@ -75,6 +75,7 @@ def build_and_add(
 def _build(session: Session, recipe: str, cache: Path, fresh: bool) -> Path:
     """Run the recipe, showing its steps on standard error; the bundle it made or found. Raises DriverFailed."""
     argv = [sys.executable, "-m", "weft.images", recipe, "--cache", str(cache), *(["--fresh"] if fresh else [])]
+    session.would(f"run {' '.join(argv)}")
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         step, began, said = "", session.clock.elapsed(), []

@@ -1,6 +1,8 @@
-"""`weft completion bash`: the script a shell loads; names come live from the server."""
+"""`weft completion install`: TAB completes words, names and values from the next shell on; `… bash` prints the script."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class
@@ -9,22 +11,65 @@ from weft.cli import options
 from weft.cli.grammar import Entry, Root
 from weft.cli.session import Session
 from weft.kinds.record import Kind
+from weft.objects.errors import InvalidInput
 
 _USE = {
     "bash": 'eval "$(weft completion bash)"      # in ~/.bashrc',
     "zsh": 'eval "$(weft completion zsh)"       # in ~/.zshrc',
     "fish": "weft completion fish | source       # in ~/.config/fish/config.fish",
 }
+_ZSH_LINE = 'eval "$(weft completion zsh)"'
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    shell = click.Argument(["shell"], type=click.Choice(list(_USE)))
-    epilog = "\b\n" + "\n".join(_USE.values())
-    return options.build(verb, "Print the completion script of a shell.", _run, kind, [shell], epilog=epilog)
+    params = [
+        click.Argument(["act"], type=click.Choice([*_USE, "install"])),
+        click.Argument(["shell"], type=click.Choice(list(_USE)), required=False, metavar="[bash|zsh|fish]"),
+    ]
+    epilog = "\b\nweft completion install             # for the shell that SHELL names\n" + "\n".join(_USE.values())
+    return options.build(
+        verb, "Install completion for a shell, or print its script.", _run, kind, params, epilog=epilog
+    )
 
 
-def _run(session: Session, kind: Kind | None, shell: str) -> None:
+def _run(session: Session, kind: Kind | None, act: str, shell: str | None) -> None:
+    if act != "install":
+        if shell:
+            raise click.UsageError(f"one shell at a time: weft completion {act}")
+        print(_write_script(act))
+        return
+    shell = shell or Path(session.environ.get("SHELL", "")).name
+    if shell not in _USE:
+        raise click.UsageError(f"for which shell? weft completion install {'|'.join(_USE)}")
+    if not session.environ.get("HOME"):
+        raise InvalidInput("HOME is not set, so there is nowhere to install it", hint=_USE[shell])
+    print(f"completion  {_install(session, shell)}")
+    session.say("it works in the next shell that is opened")
+
+
+def _install(session: Session, shell: str) -> Path:
+    """The file that was written. A second time changes nothing."""
+    session.would(f"write the completion script of {shell} below {session.environ['HOME']}")
+    home = Path(session.environ["HOME"])
+    if shell == "zsh":
+        path = home / ".zshrc"
+        before = path.read_text() if path.exists() else ""
+        if _ZSH_LINE not in before:
+            path.write_text(f"{before.rstrip()}\n{_ZSH_LINE}\n".lstrip())
+        return path
+    if shell == "bash":
+        data = Path(session.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+        path = data / "bash-completion" / "completions" / "weft"
+    else:
+        settings = Path(session.environ.get("XDG_CONFIG_HOME") or home / ".config")
+        path = settings / "fish" / "completions" / "weft.fish"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_write_script(shell) + "\n")
+    return path
+
+
+def _write_script(shell: str) -> str:
     found = get_completion_class(shell)
     if found is None:
         raise click.UsageError(f"no completion for {shell}")
-    print(found(Root("weft"), {}, "weft", "_WEFT_COMPLETE").source())
+    return found(Root("weft"), {}, "weft", "_WEFT_COMPLETE").source()

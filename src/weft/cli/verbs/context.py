@@ -62,6 +62,7 @@ def _run(session: Session, kind: Kind | None, act: str, name: str | None, file: 
         return _show(session) if act == "show" else _list(session)
     if not name or (act == "add") != bool(file):
         raise click.UsageError({"add": "give a name and the context's file"}.get(act, "give the name of one context"))
+    session.would(f"{act} a context below {user_folder(session.environ)}")
     if act == "add":
         path = user_folder(session.environ) / NAMED / f"{check_name(name)}.json"
         write_context(path, read_context(Path(str(file))))

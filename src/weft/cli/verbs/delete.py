@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
-
 import click
-import msgspec
 
 from weft.cli import options
+from weft.cli.deleting import ask_to_delete, check_person
 from weft.cli.exit_codes import ERROR, OK, join_codes
 from weft.cli.finishing import Done, plan_wait
 from weft.cli.grammar import Entry
 from weft.cli.lookup import read_sure_targets
 from weft.cli.outcome import each, finish_each
 from weft.cli.session import Session
-from weft.cli.terminal import is_terminal
 from weft.cli.verbs.apply import file_option, read_files
 from weft.cli.watching import Wait
 from weft.cli.words import Target, find_noun, usage
-from weft.kinds.cells import dig
 from weft.kinds.record import Kind
-from weft.kinds.registry import BY_NAME, WORKLOADS
+from weft.kinds.registry import WORKLOADS
 from weft.objects.errors import NotFound
 
 _USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # they go first: others are in their use
@@ -33,7 +28,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.targets(kind, required=False, able=entry.kinds),
         click.Option(["-y", "--yes"], is_flag=True, help="Don't ask."),
         *([file_option()] if kind is None else []),
-        *options.selectors(),
+        *options.selectors(kind),
         *([click.Option(["--force"], is_flag=True, help=_FORCE)] if kind is None or kind.name == "node" else []),
         *options.waits(),
         options.output(),
@@ -141,27 +136,7 @@ def _tell_lost(session: Session, target: Target) -> None:
 
 def _ask(session: Session, targets: list[Target], uids: dict[str, str]) -> bool:
     """Show what would go and ask; the answer. Raises UsageError where nobody can answer."""
-    if not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
-        raise click.UsageError(
-            f"to delete {', '.join(t.what for t in targets[:5])} where nobody can be asked, give --yes"
-        )
-    for target in targets:
-        obj = session.client.get(target.kind.name, target.name)
-        uids[target.what] = obj["uid"]
-        session.say(f"  {target.what}  {_blast(obj)}")
-    question = "Delete this for good?" if len(targets) == 1 else f"Delete these {len(targets)} for good?"
-    return click.confirm(question, err=True)
-
-
-def _blast(obj: dict[str, Any]) -> str:
-    """What goes with the object, in a few words."""
-    parts = [str(dig(obj, "status.phase", ""))]
-    kind = BY_NAME[obj["kind"]]
-    if kind.workload is not None:
-        node = dig(obj, "status.node")
-        volumes = kind.workload.volumes(msgspec.convert(obj["spec"], kind.spec))
-        parts += [f"on {node}"] if node else []
-        parts.append("; its root disk goes with it" + (f", volumes stay: {', '.join(volumes)}" if volumes else ""))
-    elif obj["kind"] == "volume":
-        parts.append("; the data on it is lost")
-    return " ".join(part for part in parts if part).replace(" ;", ";")
+    check_person([target.what for target in targets])
+    found = [session.client.get(target.kind.name, target.name) for target in targets]
+    uids.update({target.what: obj["uid"] for target, obj in zip(targets, found, strict=True)})
+    return ask_to_delete(session, found)

@@ -53,7 +53,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None) -> int:
-    findings = [*_check_machine(), *_check_server(session)]
+    findings = examine(session)
     if session.is_document:
         print_data(session, {"items": [finding._asdict() for finding in findings]})
     else:
@@ -63,6 +63,11 @@ def _run(session: Session, kind: Kind | None) -> int:
             if remedy:
                 print(f"  {'':<{width}}  → {remedy}")
     return ERROR if any(finding.state == "broken" for finding in findings) else OK
+
+
+def examine(session: Session) -> list[Finding]:
+    """All that is looked at, here and at the server."""
+    return [*_check_machine(), *_check_server(session)]
 
 
 def _check_machine() -> Iterator[Finding]:

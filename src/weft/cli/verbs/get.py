@@ -20,7 +20,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     summary = f"Show one {kind.title} or several, or list all." if kind else "Show objects, or list all of a kind."
     params = [
         options.targets(kind, required=kind is None),
-        *options.selectors(),
+        *options.selectors(kind),
         options.all_projects(),
         *options.listing(),
         *options.table(),

@@ -24,7 +24,7 @@ Object = dict[str, Any]
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
-        *options.selectors(),
+        *options.selectors(kind),
         options.all_projects(),
         *options.listing(),
         *options.table(),

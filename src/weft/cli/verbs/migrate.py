@@ -11,6 +11,7 @@ import click
 from weft.cli import options
 from weft.cli.advice import tell_recommendation
 from weft.cli.asking import ask
+from weft.cli.completion import complete_name
 from weft.cli.exit_codes import OK, UNPLACEABLE, exit_code
 from weft.cli.following import follow_to_end, print_one
 from weft.cli.goals import Goal, plan_goal
@@ -41,7 +42,12 @@ CLEARING_SECONDS = 60.0  # beside the move itself: until the source is clear, or
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         options.targets(kind, many=False, able=able("migrate")),
-        click.Option(["--to"], metavar="NODE", help="Where to; without it the scheduler chooses."),
+        click.Option(
+            ["--to"],
+            metavar="NODE",
+            help="Where to; without it the scheduler chooses.",
+            shell_complete=complete_name("node"),
+        ),
     ]
     params += _ways(kind)
     params += _of_machines() if kind is None or kind.name == "vm" else []

@@ -60,6 +60,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], identity: 
             hint=f"weft vm exec -t {target.name} -- sh, or make it with --ssh-key FILE",
         )
     user = user or (spec.get("users") or ["root"])[0]
+    session.would(f"run ssh to {target.what} through weft vm forward")
     settings = ssh_settings(session, target.name, vm["uid"], identity)
     sys.stdout.flush()
     os.execvp("ssh", ["ssh", *settings, f"{user}@{target.name}", *argv])

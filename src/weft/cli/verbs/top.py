@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -10,11 +12,14 @@ from weft.cli import options
 from weft.cli.completion import complete_kind
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import print_data, print_names, print_rows
+from weft.cli.output.move import PROGRESS_COLUMNS, describe_progress, draw_progress
 from weft.cli.output.usage import NODE_COLUMNS, SORTS, VM_COLUMNS, draw_nodes, draw_vms, join_nodes, join_vms
 from weft.cli.session import Session
 from weft.cli.terminal import CLEAR, is_terminal
 from weft.cli.words import find_noun
 from weft.client.usage import fetch_usage
+from weft.kinds.cells import dig
+from weft.kinds.migration import ENDED
 from weft.kinds.record import Kind
 
 WATCH_SECONDS = 3.0
@@ -23,14 +28,26 @@ WATCH_SECONDS = 3.0
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         click.Option(["--sort"], type=click.Choice(SORTS), default="cpu", help="By what, most first [cpu]."),
-        click.Option(["-w", "--watch"], is_flag=True, help="Look again every few seconds, until Ctrl-C."),
-        *options.selectors(),
+        click.Option(
+            ["-w", "--watch"],
+            is_flag=True,
+            help="Look again every few seconds, until Ctrl-C (the default on a terminal).",
+        ),
+        click.Option(["--once"], is_flag=True, help="Look once, also on a terminal."),
+        *options.selectors(kind),
         options.all_projects(),
         options.output(),
     ]
     if kind is None:
-        params.insert(0, click.Argument(["word"], metavar="nodes|vms", default="nodes", shell_complete=complete_kind))
-    return options.build(verb, "Show what nodes or VMs really use, most first.", _run, kind, params)
+        params.insert(
+            0,
+            click.Argument(
+                ["word"], metavar="nodes|vms|containers|migrations", default="nodes", shell_complete=complete_kind
+            ),
+        )
+    return options.build(
+        verb, "Show what nodes or workloads really use, most first, or how far moves are.", _run, kind, params
+    )
 
 
 def _run(
@@ -38,17 +55,23 @@ def _run(
     kind: Kind | None,
     sort: str,
     watch: bool,
+    once: bool,
     labels: tuple[str, ...],
     fields: tuple[str, ...],
     word: str = "nodes",
 ) -> None:
     kind = kind or find_noun(word)
-    if kind.name != "node" and kind.workload is None:
-        instead = "weft function metrics NAME" if kind.name == "function" else "weft top nodes, or weft top vms"
+    if kind.name not in ("node", "migration") and kind.workload is None:
+        instead = (
+            "weft function metrics NAME" if kind.name == "function" else "weft top nodes|vms|containers|migrations"
+        )
         raise click.UsageError(f"{kind.plural} use nothing by themselves: {instead}")
+    goes_on = watch or (is_terminal(sys.stdout) and not session.is_data)
+    if goes_on and not once and is_terminal(sys.stdout) and not session.is_data:
+        print(CLEAR, end="")
     _show(session, kind, sort, labels, fields)
     try:
-        while watch and not session.client.http.closed.wait(WATCH_SECONDS):
+        while goes_on and not once and not session.client.http.closed.wait(WATCH_SECONDS):
             print(CLEAR if is_terminal(sys.stdout) else "")
             _show(session, kind, sort, labels, fields)
     except KeyboardInterrupt:
@@ -59,6 +82,9 @@ def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fiel
     items = session.client.list(
         kind.name, all_projects=session.all_projects, labels=",".join(labels), fields=",".join(fields)
     ).items
+    if kind.name == "migration":
+        _show_moves(session, items)
+        return
     used = fetch_usage(session.client.http, guests=kind.workload is not None)
     rows = (join_nodes if kind.name == "node" else join_vms)(items, used, sort)
     if session.is_document:
@@ -70,3 +96,16 @@ def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fiel
     else:
         columns, draw = (NODE_COLUMNS, draw_nodes) if kind.name == "node" else (VM_COLUMNS, draw_vms)
         print_rows(session, columns, draw(rows))
+
+
+def _show_moves(session: Session, items: Sequence[dict[str, Any]]) -> None:
+    """The moves that are under way, and how far each is."""
+    going = [item for item in items if dig(item, "status.phase", "Pending") not in ENDED]
+    if session.is_document:
+        print_data(session, {"items": [describe_progress(item) for item in going]})
+    elif session.output == "name":
+        print_names(going)
+    elif not going and not session.is_data:
+        session.say("nothing moves")
+    else:
+        print_rows(session, PROGRESS_COLUMNS, [draw_progress(item) for item in going])

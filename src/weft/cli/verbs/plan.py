@@ -1,0 +1,90 @@
+"""`weft plan -f FILE`: what apply would do, in plain words, and an id that `apply --plan ID` carries out, that or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from weft.cli import options
+from weft.cli.deleting import describe_loss
+from weft.cli.grammar import Entry
+from weft.cli.manifest.check import Manifest
+from weft.cli.output.formats import print_data
+from weft.cli.planning import Step, describe_step, find_pruned, make_steps, name_plan
+from weft.cli.session import Session
+from weft.cli.verbs.apply import COSTS, SAID_BY_OTHERS, files, prunes, read_all, read_labels, send, show_value
+from weft.kinds.record import Kind
+from weft.objects.schema import describe_fields
+
+_MOST_FIELDS = 6  # of a new object that are named
+
+
+def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    params = [*files(), *prunes(), options.output()]
+    return options.build(verb, "Say what apply would do, and give that an id to apply.", _run, kind, params)
+
+
+def _run(
+    session: Session,
+    kind: Kind | None,
+    paths: tuple[str, ...],
+    files: tuple[str, ...],
+    prune: bool,
+    labels: tuple[str, ...],
+) -> int:
+    files = (*files, *paths)
+    manifests = read_all(session, files)
+    results = send(session, manifests, dry_run=True)
+    pruned = find_pruned(session, manifests, read_labels(labels)) if prune else []
+    steps = make_steps(session, manifests, results, pruned)
+    id_ = name_plan(manifests, steps)
+    if session.is_document:
+        print_data(session, {"id": id_, "items": [describe_step(step) for step in steps]})
+        return 0
+    if session.output == "name":
+        print(id_)
+        return 0
+    for step, manifest in zip(steps, [*manifests, *([None] * len(pruned))], strict=True):
+        print("\n".join(_tell(step, manifest)))
+    how = " ".join(
+        ["weft apply", *(f"-f {file}" for file in files), *(["--prune", f"-l {','.join(labels)}"] if prune else [])]
+    )
+    print(f"\nplan {id_}: {_count(steps)}")
+    if any(step.action != "keep" for step in steps):
+        session.say(f"{how} --plan {id_}   does this, or nothing if something has changed by then")
+    return 0
+
+
+def _tell(step: Step, manifest: Manifest | None) -> list[str]:
+    what = step.target.what
+    if step.action == "create":
+        return [f"+ {what}  will be created{_list_fields(manifest)}"]
+    if step.action == "delete":
+        return [f"- {what}  will be deleted: no file names it any more  ({describe_loss(step.obj)})"]
+    if step.action == "keep":
+        return [f"  {what}  stays as it is"]
+    types = {doc.path: doc.type for doc in describe_fields(step.target.kind.spec)}
+    lines = [f"~ {what}  will be changed"]
+    for change in step.changes:
+        path = str(change["path"])
+        if path not in SAID_BY_OTHERS:
+            old, new = (show_value(change.get(side), types.get(path, "")) for side in ("old", "new"))
+            lines.append(
+                f"    {path.removeprefix('spec.')} {old} → {new}, {COSTS.get(str(change.get('mode')), 'at once')}"
+            )
+    return lines
+
+
+def _list_fields(manifest: Manifest | None) -> str:
+    spec: dict[str, Any] = manifest.data["spec"] if manifest is not None else {}
+    plain = [f"{name} {show_value(value)}" for name, value in spec.items() if not isinstance(value, dict)]
+    more = f" and {len(plain) - _MOST_FIELDS} fields more" if len(plain) > _MOST_FIELDS else ""
+    return f": {', '.join(plain[:_MOST_FIELDS])}{more}" if plain else ""
+
+
+def _count(steps: Sequence[Step]) -> str:
+    words = {"create": "to create", "update": "to change", "delete": "to delete", "keep": "as they are"}
+    counts = {action: sum(step.action == action for step in steps) for action in words}
+    return ", ".join(f"{count} {words[action]}" for action, count in counts.items() if count)
