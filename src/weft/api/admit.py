@@ -19,7 +19,7 @@ from weft.api.view import View
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.kinds.record import Kind
 from weft.kinds.upgrade import refuse_newer
-from weft.objects.changes import NO_ROOM, FieldChange, Room, plan_change
+from weft.objects.changes import NO_ROOM, FieldChange, Room, plan_spec_change
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import (
     AlreadyExists,
@@ -120,11 +120,8 @@ async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -
             details={"generation": current.generation},
         )
     old = decode_part(current.spec, kind.spec)
-    old_fields = msgspec.to_builtins(old)
-    taken_in = sealing.take_in(doors, wish, current)
-    kept = {name: old_fields[name] for name in kind.kept if name not in taken_in}
-    spec = read_spec(kind, {**taken_in, **kept})
-    changes = plan_change(old_fields, msgspec.to_builtins(spec), kind.spec, read_room(kind, current))
+    spec = read_spec(kind, sealing.take_in(doors, wish, current), old)
+    changes = plan_spec_change(old, spec, read_room(kind, current))
     _refuse_impossible(kind, current, changes)
     if kind.check_change is not None:
         kind.check_change(old, spec)
@@ -133,10 +130,8 @@ async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -
         return Draft(kind, current, "unchanged")
     if changes:
         guard(kind, current)
-    draft = await plan_spec(doors, view, kind, current, old, spec, changes)
+    draft = await plan_spec(doors, view, kind, current, old, spec, changes, labels)
     draft.changes = sealing.hide_changes(kind, changes)
-    draft.envelope.labels = labels
-    draft.writes[0] = Put(current.key, encode_envelope(draft.envelope))
     _check_size(draft)
     view.plan(draft.envelope)
     return draft
@@ -154,14 +149,21 @@ def refuse_another(kind: Kind, current: Envelope, uid: str) -> None:
 
 
 async def plan_spec(
-    doors: Doors, view: View, kind: Kind, current: Envelope, old: Any, new: Any, changes: list[FieldChange]
+    doors: Doors,
+    view: View,
+    kind: Kind,
+    current: Envelope,
+    old: Any,
+    new: Any,
+    changes: list[FieldChange],
+    labels: dict[str, str] | None = None,
 ) -> Draft:
-    """The writes that give ``current`` the spec ``new``; the object itself is the first of them."""
+    """The writes that give ``current`` the spec ``new``, and ``labels`` if given; the object itself is the first of them."""
     refuse_newer(kind, current)
-    envelope = msgspec.structs.replace(current)
+    envelope = msgspec.structs.replace(current, labels=current.labels if labels is None else labels)
     if changes:
         envelope.generation = current.generation + 1
-        envelope.spec = merge_part(current.spec, new)
+        envelope.spec = merge_part(current.spec, new, old)
         envelope.schema = kind.schema
     draft = Draft(kind, envelope, "updated", changes, preconditions=[AtRevision(current.key, current.revision)])
     if changes:
@@ -172,12 +174,16 @@ async def plan_spec(
     return draft
 
 
-def read_spec(kind: Kind, raw: dict[str, Any]) -> Any:
-    """``raw`` as the kind's spec with all defaults written out. Raises what is wrong with it."""
+def read_spec(kind: Kind, raw: dict[str, Any], old: Any = None) -> Any:
+    """``raw`` as the kind's spec with all defaults written out; what is kept comes from ``old``. Raises what is wrong with it."""
     try:
         spec: Any = read_strict(raw, kind.spec)
     except (ValueError, OverflowError) as problem:  # a number so large that Python won't even print it
         raise InvalidInput(f"spec: {problem}", field="spec") from None
+    if old is not None:
+        for name in kind.kept:
+            if name not in raw:
+                setattr(spec, name, getattr(old, name))
     if kind.check is not None:
         kind.check(spec)
     return spec
@@ -201,7 +207,7 @@ def refuse_deleting(kind: Kind, current: Envelope) -> None:
 def guard(kind: Kind, current: Envelope) -> None:
     """Raise IllegalTransition if people may neither change nor delete it just now."""
     if kind.guard is not None:
-        kind.guard(msgspec.json.decode(msgspec.json.encode(current)))
+        kind.guard(current)
 
 
 def taken(doors: Doors, kind: Kind, current: Envelope) -> AlreadyExists:

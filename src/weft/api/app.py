@@ -75,7 +75,10 @@ def _unforeseen(call: Call) -> WeftError:
 
 def _shown_path(call: Call) -> str:
     """The path as it may stand in a log: in one line, and without a token that somebody put there."""
-    return _SECRET.sub("…", unquote(call.path[:1000]).encode("unicode_escape").decode())[:200]
+    path = unquote(call.path[:1000])
+    return _SECRET.sub("…", path if path.isascii() and path.isprintable() else path.encode("unicode_escape").decode())[
+        :200
+    ]
 
 
 def _tell(call: Call, status: int, seconds: float) -> None:

@@ -6,12 +6,14 @@ import datetime
 
 from weft.api.authorise import require_enrolled
 from weft.api.call import Actor, Call
-from weft.api.doors import Doors, TokenFacts
+from weft.api.doors import Doors, Known, TokenFacts
 from weft.api.enrolments import let_in
 from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import NODE_PREFIX, object_key
 from weft.trust.peer import Peer
 from weft.trust.tokens import parse_token, verify_secret
+
+MOST_BEARERS = 1000  # bearers that are remembered
 
 
 async def authenticate(doors: Doors, call: Call) -> Actor:
@@ -48,6 +50,18 @@ async def _by_certificate(doors: Doors, peer: Peer, uid: str) -> Actor:
 
 
 async def _by_token(doors: Doors, bearer: str) -> Actor:
+    known = doors.bearers.get(bearer)
+    if known is not None and doors.tokens.live and doors.tokens.found.get(known.facts.envelope.key) is known.facts:
+        if not _has_expired(doors, known.facts):
+            return known.actor
+    facts, actor = await _identify(doors, bearer)
+    if len(doors.bearers) >= MOST_BEARERS:
+        doors.bearers.clear()
+    doors.bearers[bearer] = Known(facts, actor)
+    return actor
+
+
+async def _identify(doors: Doors, bearer: str) -> tuple[TokenFacts, Actor]:
     scheme, _, text = bearer.partition(" ")
     token = parse_token(text.strip()) if scheme.lower() == "bearer" else None
     if token is None:
@@ -64,8 +78,8 @@ async def _by_token(doors: Doors, bearer: str) -> Actor:
             hint="weft function endpoint tells where; for the rest, ask with another token",
         )
     if spec.use == "join":
-        return Actor(kind="joiner", name=f"token {token.id}", id=token.id)
-    return Actor(kind="person", name=spec.subject or token.id, id=token.id, is_admin=spec.role == "admin")
+        return facts, Actor(kind="joiner", name=f"token {token.id}", id=token.id)
+    return facts, Actor(kind="person", name=spec.subject or token.id, id=token.id, is_admin=spec.role == "admin")
 
 
 def _out_of_time(doors: Doors, begins: float, ends: float) -> NotAuthenticated:

@@ -29,8 +29,11 @@ async def plan_claims(
 ) -> tuple[list[Write], list[Precondition]]:
     """The writes that turn the claims of ``old`` (None: a new owner) into those of ``new``, and what must hold for
     them. Raises InUse if another owner has one, or something outside weft holds the port."""
-    wanted = {_key(claim): claim for claim in [await _resolve(view, owner, c) for c in _claims(kind, owner, new)]}
+    asked = _claims(kind, owner, new)
     held = {_key(claim) for claim in _claims_to_release(kind, owner, old)} if old is not None else set()
+    if not asked and not held:
+        return [], []
+    wanted = {_key(claim): claim for claim in [await _resolve(view, owner, c) for c in asked]}
     writes: list[Write] = []
     preconditions: list[Precondition] = []
     for key, claim in wanted.items():

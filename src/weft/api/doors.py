@@ -8,8 +8,9 @@ import hmac
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from weft.api.call import Actor
 from weft.api.heard import Heard
 from weft.api.lines import Lines
 from weft.api.peers import Peers
@@ -38,6 +39,13 @@ class TokenFacts:
     envelope: Envelope
     spec: TokenSpec
     used_at: float | None
+
+
+class Known(NamedTuple):
+    """Whom a bearer was found to be, good for as long as the token is stored as it was then."""
+
+    facts: TokenFacts
+    actor: Actor
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class Doors:
     streams: set[asyncio.Event] = field(default_factory=set)  # set, each wakes a stream to look whether it is to end
     busy: int = 0
     uploads: int = 0
+    bearers: dict[str, Known] = field(default_factory=dict)  # by what is in the Authorization header
     heard: Heard = field(default_factory=Heard)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 

@@ -40,8 +40,11 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
     Raises NotFound, and InUse for what another has to himself."""
     preconditions: list[Precondition] = []
     for reference in kind.references:
-        before = set() if old is None else set(reference.list_names(envelope.name, old))
-        for name in reference.list_names(envelope.name, new):
+        if not reference.names(new):
+            continue
+        names = reference.list_names(envelope.name, new)
+        before = () if old is None else set(reference.list_names(envelope.name, old))
+        for name in names:
             if name not in before:
                 target = BY_NAME[reference.kind]
                 project = await _find_project(view, target, envelope, reference, name)
@@ -51,10 +54,10 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
                 if reference.holder is not None:
                     await _refuse_held(view, target, envelope, name, reference)
         if reference.agree is not None and (old is None or not reference.agrees_once):
-            named = await _read_named(view, envelope, reference, new)
+            named = await _read_named(view, envelope, reference, names)
             reference.agree(new, {name: decode_part(one.spec, BY_NAME[one.kind].spec) for name, one in named.items()})
         if reference.suffices is not None:
-            named = await _read_named(view, envelope, reference, new)
+            named = await _read_named(view, envelope, reference, names)
             statuses = {name: decode_part(one.status, BY_NAME[one.kind].status) for name, one in named.items()}
             reference.suffices(old, new, statuses)
     return preconditions
@@ -68,10 +71,11 @@ async def _find_project(view: View, target: Kind, envelope: Envelope, reference:
     return reference.shared
 
 
-async def _read_named(view: View, envelope: Envelope, reference: Reference, spec: Any) -> dict[str, Envelope]:
+async def _read_named(
+    view: View, envelope: Envelope, reference: Reference, names: Sequence[str]
+) -> dict[str, Envelope]:
     """By name, of what it refers to, that which exists."""
     target = BY_NAME[reference.kind]
-    names = reference.list_names(envelope.name, spec)
     found = {name: await view.get(target, _scope(target, envelope), name) for name in names}
     return {name: other for name, other in found.items() if other is not None}
 

@@ -24,7 +24,7 @@ from weft.contracts.store import Put
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, is_workload
-from weft.objects.changes import plan_change
+from weft.objects.changes import plan_spec_change
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
 from weft.objects.identity import new_uid, object_key, short_id
@@ -79,7 +79,7 @@ async def _plan(doors: Doors, view: View, target: Target, verb: Verb, given: Any
     new = msgspec.convert(verb.change(whole, given), kind.spec)
     if kind.check is not None:
         kind.check(new)
-    changes = plan_change(whole["spec"], msgspec.to_builtins(new), kind.spec)
+    changes = plan_spec_change(old, new)
     if not changes:
         return Draft(kind, current, "unchanged")
     return await admit.plan_spec(doors, view, kind, current, old, new, changes)

@@ -89,6 +89,8 @@ def read_datum(text: str, field: str) -> str:
 
 def check_affinity(near: list[str], apart: list[str], spread: list[str], data: list[str]) -> None:
     """What is asked for makes sense as a whole; texts get their one spelling. Raises InvalidInput."""
+    if not (near or apart or spread or data):
+        return
     for field, texts, most in (
         ("affinity_groups", near, MOST_GROUPS),
         ("anti_affinity_groups", apart, MOST_GROUPS),

@@ -131,6 +131,8 @@ def check_expressions(constraint: Form | None, prefer: Sequence[Form]) -> tuple[
     """Both in the one spelling in which they are kept. Raises InvalidInput, also for what can never hold."""
     if isinstance(constraint, str) and not constraint.strip():
         constraint = None
+    if constraint is None and not prefer:
+        return None, []
     if constraint is not None:
         constraint = read_text(constraint, "spec.constraint")
         refuse_clash([("", parse(constraint, "spec.constraint"))], "spec.constraint")

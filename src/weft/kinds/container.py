@@ -11,7 +11,7 @@ import msgspec
 from weft.kinds.allocation import AllocatedContainer, AllocatedHealthCheck, AllocationSpec
 from weft.kinds.capabilities import MORE_CAPABILITIES, read_capabilities
 from weft.kinds.cells import dig, text
-from weft.kinds.convert import CONVERT, refuse_converting
+from weft.kinds.convert import CONVERT, guard_converting
 from weft.kinds.environment import check_env, check_env_secrets
 from weft.kinds.migration import MigrateContainerInput, make_migration
 from weft.kinds.mount import read_mount
@@ -312,7 +312,7 @@ CONTAINER = Kind(
     status_writer="workload",
     kept=(*KEPT, "pulls"),
     conditions=CONDITIONS | {"Healthy": "workload"},
-    guard=refuse_converting,
+    guard=guard_converting,
     born=born,
     references=(
         Reference("image", "spec.image", _images, else_="an image in a registry is written with it: REGISTRY/{}:TAG"),

@@ -8,6 +8,7 @@ import msgspec
 
 from weft.kinds.cells import dig
 from weft.kinds.record import Object, Verb
+from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import IllegalTransition
 from weft.objects.identity import MAX_NAME
 from weft.objects.lifecycle import Phase
@@ -71,6 +72,20 @@ def refuse_converting(obj: Object) -> None:
             hint=f"weft conversion confirm {under_way}, or: weft conversion undo {under_way}",
             details={"conversion": under_way},
         )
+
+
+class _Converting(msgspec.Struct):
+    """What a workload's status says of a Conversion."""
+
+    conversion: str = ""
+    converts_to: str = ""
+
+
+def guard_converting(workload: Envelope) -> None:
+    """``refuse_converting`` for a workload as it is stored."""
+    status = decode_part(workload.status, _Converting)
+    if status.conversion:
+        refuse_converting({"kind": workload.kind, "name": workload.name, "status": msgspec.to_builtins(status)})
 
 
 def refuse_handed_over(obj: Object) -> None:

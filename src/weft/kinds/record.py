@@ -49,9 +49,9 @@ class Reference(msgspec.Struct, frozen=True):
     himself: then nobody else may refer to it anew. One that is ``awaited`` need not exist yet. ``agree`` (spec, name → the
     spec of each that exists) raises InvalidInput where both can't be true; ``agrees_once``: only the one who makes it
     is asked, since what it names changes by it. ``suffices`` (the spec until now, None of a new object; the new one; name →
-    the status of each that exists) raises InvalidInput for what is asked of these, and they can't give. ``below`` (own name,
-    name → name) says what those are called that belong to the object itself. What isn't in its own project may be in the
-    project ``shared``; ``else_`` is what may have been meant where there is none of that name."""
+    the status of each that exists) raises InvalidInput for what is asked of these, and they can't give. Both are asked where
+    any is named. ``below`` (own name, name → name) says what those are called that belong to the object itself. What isn't in
+    its own project may be in the project ``shared``; ``else_`` is what may have been meant where there is none of that name."""
 
     kind: str
     field: str
@@ -68,7 +68,8 @@ class Reference(msgspec.Struct, frozen=True):
 
     def list_names(self, own: str, spec: Any) -> list[str]:
         """The names that the spec of the object ``own`` refers to."""
-        return [self.below(own, name) if self.below is not None else name for name in self.names(spec)]
+        names = list(self.names(spec))
+        return names if self.below is None else [self.below(own, name) for name in names]
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -144,7 +145,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     kind with a ``workload`` are placed and run. ``made`` is the phase that a new one comes to, which ``create`` waits for;
     ``commands`` are commands of ``weft`` that can be given for its objects beside ``verbs`` and what every kind has.
     ``uploads`` are the digests of what must have been uploaded for a spec. People may delete what is ``removable``, although
-    only weft writes it. ``guard`` raises IllegalTransition for a whole object whose spec people may not change, nor delete it,
+    only weft writes it. ``guard`` raises IllegalTransition for an object whose spec people may not change, nor delete it,
     just now. ``over``: whether a whole object has done what it was made for, so that lists leave it out.
     """
 
@@ -180,7 +181,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Callable[[Any], Sequence[str]] | None = None
     removable: bool = False
     longest_name: int = MAX_NAME
-    guard: Callable[[Object], None] | None = None
+    guard: Callable[[Envelope], None] | None = None
     over: Callable[[Object], bool] | None = None
 
     def verb(self, name: str) -> Verb | None:

@@ -10,7 +10,7 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL, AllocationSpec
 from weft.kinds.cells import text
-from weft.kinds.convert import CONVERT, refuse_converting, refuse_handed_over
+from weft.kinds.convert import CONVERT, guard_converting, refuse_handed_over
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
@@ -272,7 +272,7 @@ VM = Kind(
     status_writer="workload",
     kept=KEPT,
     conditions=CONDITIONS | {"Healthy": "workload"},
-    guard=refuse_converting,
+    guard=guard_converting,
     born=born,
     references=(
         Reference("image", "spec.image", lambda s: [s.image], blocks=True, suffices=_refuse_little_memory),

@@ -116,7 +116,7 @@ def check_workload(spec: WorkloadSpec, *, least_memory: int) -> None:
 def refuse_twice(**lists: Sequence[Any]) -> None:
     """Raises InvalidInput for a list, by field of a spec, that names one thing twice."""
     for name, values in lists.items():
-        if len(set(values)) != len(values):
+        if len(values) > 1 and len(set(values)) != len(values):
             raise InvalidInput(f"spec.{name} names the same thing twice", field=f"spec.{name}")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.launch.address import ANY, url_at
 from weft.launch.certificate import keep_certificate
 from weft.launch.descriptors import raise_descriptor_limit
+from weft.launch.logs import GatheringHandler, gather_logs
 from weft.launch.stores import make_store
 from weft.objects.errors import WeftError
 from weft.objects.identity import SERVER_NAME
@@ -39,17 +39,19 @@ from weft.trust.tickets import read_ticket_key
 def run_doors(options: argparse.Namespace) -> int:
     """Serve until told to end; the exit status. ``options`` are those of ``weft server``: state, store, listen,
     gateway, functions, publish_on, context."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logs = gather_logs()
     raise_descriptor_limit()
     try:
-        uvloop.run(serve_doors(options, SystemClock()))
+        uvloop.run(serve_doors(options, SystemClock(), logs))
     except WeftError as error:
         print(f"weft server: {error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr, flush=True)
         return 1
+    finally:
+        logs.flush()
     return 0
 
 
-async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
+async def serve_doors(options: argparse.Namespace, clock: Clock, logs: GatheringHandler) -> None:
     """The doors in the running loop, until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -88,8 +90,10 @@ async def serve_doors(options: argparse.Namespace, clock: Clock) -> None:
         doors.start()
         server.start()
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
+        flushing = asyncio.create_task(logs.keep_flushing(clock))
         await stop.wait()
         renewing.cancel()
+        flushing.cancel()
     finally:
         await doors.stop()
         await server.close()

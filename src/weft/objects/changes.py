@@ -42,12 +42,23 @@ def plan_change(
     return changes
 
 
+def plan_spec_change(old: msgspec.Struct, new: msgspec.Struct, room: Room | None = NO_ROOM) -> list[FieldChange]:
+    """``plan_change`` of two whole specs of one kind: only the fields in which they differ are looked at more closely."""
+    values = zip(new.__struct_encode_fields__, msgspec.structs.astuple(old), msgspec.structs.astuple(new), strict=True)
+    differing = [(name, before, after) for name, before, after in values if before != after]
+    modes, changes = change_modes(type(new)), list[FieldChange]()
+    plain = msgspec.to_builtins
+    for name, before, after in differing:
+        _compare(plain(before), plain(after), f"spec.{name}", modes, room, changes)
+    return changes
+
+
 def _compare(
     old: Any, new: Any, path: str, modes: Mapping[str, ChangeMode], room: Room | None, out: list[FieldChange]
 ) -> None:
     if old == new:
         return
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
+    if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             _compare(old.get(key), new.get(key), f"{path}.{key}", modes, room, out)
         return

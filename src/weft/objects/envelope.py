@@ -99,13 +99,16 @@ def decode_part(raw: msgspec.Raw, type_: type[T]) -> T:
     return msgspec.json.decode(raw, type=type_)
 
 
-def merge_part(raw: msgspec.Raw, part: msgspec.Struct | dict[str, Any]) -> msgspec.Raw:
+def merge_part(
+    raw: msgspec.Raw, part: msgspec.Struct | dict[str, Any], before: msgspec.Struct | None = None
+) -> msgspec.Raw:
     """``part`` as raw JSON, with the fields of ``raw`` that this process doesn't know, at any depth: those of an element
-    of a list go with an element that is otherwise the same."""
+    of a list go with an element that is otherwise the same. ``before`` is what ``raw`` is for this process, where that is
+    known already."""
     if isinstance(part, dict):
         old = msgspec.json.decode(raw)
         return msgspec.Raw(_encoder.encode({**old, **part} if isinstance(old, dict) else part))
-    if _is_known(raw, type(part)):
+    if bytes(raw) == _encoder.encode(before) if before is not None else _is_known(raw, type(part)):
         return msgspec.Raw(_encoder.encode(part))
     old, new = msgspec.json.decode(raw), msgspec.to_builtins(part)
     return msgspec.Raw(_encoder.encode(keep_unknown(old, new, type(part))))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -153,43 +153,75 @@ def suggest(word: str, known: list[str]) -> str | None:
     return close[0] if close else None
 
 
-def _normalise(raw: Any, info: mi.Type, path: str, problems: list[WeftError]) -> Any:
-    if len(problems) >= MOST_PROBLEMS:
-        return raw
-    if raw is None and _nullable(info):
-        return None
+class _Shape(msgspec.Struct, frozen=True):
+    """How a value is read beyond what msgspec checks of it. Worked out once for each type: all that people send goes through."""
+
+    nullable: bool
+    parse: Callable[[Any, str], Any] | None = None
+    is_name: bool = False
+    words: tuple[Any, ...] | None = None
+    struct: type | None = None
+    item: _Shape | None = None  # of a list
+    value: _Shape | None = None  # of a map
+
+
+class _Fields(msgspec.Struct, frozen=True):
+    """Those of a struct: a name's shape is None where msgspec alone reads it. ``required`` come with what they are for."""
+
+    shapes: dict[str, _Shape | None]
+    required: dict[str, str]
+
+
+def _shape_of(info: mi.Type) -> _Shape | None:
+    """None if msgspec alone reads it: no struct, word or quantity, nor a list or map of them."""
     inner, extra, _ = _unwrap(info)
-    quantity = extra.get("quantity")
+    shape = _Shape(
+        _nullable(info),
+        parse=_PARSERS.get(extra.get("quantity", "")),
+        is_name=bool(extra.get("name")),
+        words=tuple(inner.values) if isinstance(inner, mi.LiteralType) else None,
+        struct=inner.cls if isinstance(inner, mi.StructType) else None,
+        item=_shape_of(inner.item_type) if isinstance(inner, (mi.ListType, mi.VarTupleType)) else None,
+        value=_shape_of(inner.value_type) if isinstance(inner, mi.DictType) else None,
+    )
+    return None if shape == _Shape(shape.nullable) else shape
+
+
+@functools.cache
+def _shape(type_: Any) -> _Shape | None:
+    return _shape_of(_info(type_))
+
+
+@functools.cache
+def _fields(cls: type) -> _Fields:
+    info = _info(cls)
+    fields = info.fields if isinstance(info, mi.StructType) else ()
+    return _Fields(
+        {f.encode_name: _shape_of(f.type) for f in fields},
+        {f.encode_name: _unwrap(f.type)[2] for f in fields if f.required},
+    )
+
+
+def _normalise(raw: Any, shape: _Shape, path: str, problems: list[WeftError]) -> Any:
+    if len(problems) >= MOST_PROBLEMS or (raw is None and shape.nullable):
+        return raw
     try:
-        if quantity:
-            return _PARSERS[quantity](raw, path)
-        if extra.get("name") and isinstance(raw, str):
+        if shape.parse is not None:
+            return shape.parse(raw, path)
+        if shape.is_name and isinstance(raw, str):
             return check_name(raw, path)
     except InvalidInput as problem:
         problems.append(problem)
         return raw
-    if isinstance(inner, mi.LiteralType) and raw not in inner.values:
-        problems.append(_refuse_word(raw, [str(value) for value in inner.values], path))
-        return raw
-    if isinstance(inner, mi.StructType):
-        return _normalise_struct(raw, inner, path, problems)
-    if isinstance(inner, (mi.ListType, mi.VarTupleType)) and isinstance(raw, list):
-        if _is_plain(inner.item_type):
-            return raw
-        return [_normalise(item, inner.item_type, f"{path}[{i}]", problems) for i, item in enumerate(raw)]
-    if isinstance(inner, mi.DictType) and isinstance(raw, dict):
-        if _is_plain(inner.value_type):
-            return raw
-        return {k: _normalise(v, inner.value_type, f"{path}.{k}", problems) for k, v in raw.items()}
+    if shape.words is not None and raw not in shape.words:
+        problems.append(_refuse_word(raw, [str(value) for value in shape.words], path))
+    elif shape.struct is not None:
+        return _normalise_struct(raw, shape.struct, path, problems)
+    elif shape.item is not None and isinstance(raw, list):
+        return [_normalise(item, shape.item, f"{path}[{i}]", problems) for i, item in enumerate(raw)]
+    elif shape.value is not None and isinstance(raw, dict):
+        return {k: _normalise(v, shape.value, f"{path}.{k}", problems) for k, v in raw.items()}
     return raw
-
-
-def _is_plain(info: mi.Type) -> bool:
-    """Whether msgspec alone reads it: no struct, word or quantity, nor a list of them. Asked of lists that may be long."""
-    inner, extra, _ = _unwrap(info)
-    if extra.get("quantity") or extra.get("name"):
-        return False
-    return isinstance(inner, (mi.StrType, mi.IntType, mi.FloatType, mi.BoolType))
 
 
 def _refuse_word(raw: Any, words: list[str], path: str) -> InvalidInput:
@@ -204,34 +236,34 @@ def _refuse_word(raw: Any, words: list[str], path: str) -> InvalidInput:
     )
 
 
-def _normalise_struct(raw: Any, info: mi.StructType, path: str, problems: list[WeftError]) -> Any:
+def _normalise_struct(raw: Any, cls: type, path: str, problems: list[WeftError]) -> Any:
     if not isinstance(raw, dict):
         problems.append(InvalidInput(f"{path} must be a set of fields, not {_kind_of(raw)}", field=path))
         return raw
-    fields = {f.encode_name: f for f in info.fields}
+    fields = _fields(cls)
+    shapes = fields.shapes
     out = {}
     for key, value in raw.items():
         if len(problems) >= MOST_PROBLEMS:
             return raw
-        if key not in fields:
-            at = _clip(f"{path}.{key}" if path else str(key))
-            meant = suggest(str(key), list(fields))
-            problems.append(
-                UnknownField(
-                    f"{at} is not a field",
-                    field=at,
-                    hint=f"did you mean {path + '.' if path else ''}{meant}?"
-                    if meant
-                    else "fields: " + ", ".join(fields),
-                )
-            )
-            continue
-        out[key] = _normalise(value, fields[key].type, f"{path}.{key}" if path else key, problems)
-    for name, f in fields.items():
-        if f.required and name not in raw:
+        if key not in shapes:
+            problems.append(_refuse_field(str(key), shapes, path))
+        elif (shape := shapes[key]) is not None:
+            out[key] = _normalise(value, shape, f"{path}.{key}" if path else key, problems)
+        else:
+            out[key] = value
+    for name, meaning in fields.required.items():
+        if name not in raw:
             at = f"{path}.{name}" if path else name
-            problems.append(InvalidInput(f"{at} is missing", field=at, hint=_unwrap(f.type)[2] or None))
+            problems.append(InvalidInput(f"{at} is missing", field=at, hint=meaning or None))
     return out
+
+
+def _refuse_field(name: str, known: Iterable[str], path: str) -> UnknownField:
+    at = _clip(f"{path}.{name}" if path else name)
+    meant = suggest(name, list(known))
+    hint = f"did you mean {path + '.' if path else ''}{meant}?" if meant else "fields: " + ", ".join(known)
+    return UnknownField(f"{at} is not a field", field=at, hint=hint)
 
 
 def _clip(path: str) -> str:
@@ -254,7 +286,8 @@ def find_problems(raw: Any, type_: Any, path: str = "spec") -> tuple[Any, list[W
     """``raw`` with quantities as numbers, and what is wrong with it, in the order found: at most MOST_PROBLEMS, since each costs
     time and words, and who sends thousands didn't write them."""
     problems: list[WeftError] = []
-    return _normalise(raw, _info(type_), path, problems), problems
+    shape = _shape(type_)
+    return (raw if shape is None else _normalise(raw, shape, path, problems)), problems
 
 
 def read_strict(raw: Any, type_: type[T], path: str = "spec") -> T:

@@ -30,15 +30,15 @@ class Request:
     def __init__(self, address: str, host: str, peer: Peer | None, pull: Callable[[], None]) -> None:
         self.address, self.host, self.peer, self.pull = address, host, peer, pull
         self.headers: list[tuple[bytes, bytes]] = []
+        self._by_name: dict[bytes, bytes] | None = None
         self._pieces: list[bytes] = []
         self._waiting: asyncio.Future[None] | None = None
 
     def header(self, name: bytes) -> str:
         """The first of that name, given in lower case; "" if there is none."""
-        for found, value in self.headers:
-            if found == name:
-                return value.decode("latin-1")
-        return ""
+        if self._by_name is None:
+            self._by_name = dict(reversed(self.headers))
+        return self._by_name.get(name, b"").decode("latin-1")
 
     async def read(self) -> bytes:
         """What has come of the body since; empty at its end. Raises BodyLost."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from weft.kinds.conversion import CONVERSION, ConversionSpec, check_conversion
 from weft.kinds.convert import ConvertInput, make_conversion
 from weft.kinds.registry import BY_NAME
+from weft.objects.envelope import Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.schema import read_strict
 
@@ -79,9 +81,15 @@ def test_the_old_side_runs_no_more_and_the_new_side_does_as_it_is_told() -> None
 def test_neither_side_is_changed_or_deleted_meanwhile(kind: str) -> None:
     guard = BY_NAME[kind].guard
     assert guard is not None
-    guard({**container(), "kind": kind})
+
+    def stored(**status: str) -> Envelope:
+        return Envelope(kind=kind, name="web", uid="u", status=msgspec.Raw(msgspec.json.encode(status)))
+
+    guard(stored())
     with pytest.raises(IllegalTransition, match=f"{kind}/web is made by conversion/c"):
-        guard({**container(conversion="c"), "kind": kind})
+        guard(stored(conversion="c"))
+    with pytest.raises(IllegalTransition, match=f"{kind}/web is handed over to vm/new by conversion/c"):
+        guard(stored(conversion="c", converts_to="vm/new"))
 
 
 @pytest.mark.parametrize(

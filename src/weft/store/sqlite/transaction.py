@@ -1,6 +1,7 @@
 """One transaction of the writer: several commits, each checked in full before its first write.
 
-Reads and writes the database on the writer's connection. Nothing is told to anyone until the writer has committed it.
+Reads the database on the writer's connection, each key once; what the commits come to is written together, by ``flush``. Nothing
+is told to anyone until the writer has committed it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,15 @@ class Transaction:
         self._holds = holds
         self.state = replace(state)
         self.published: list[tuple[int, list[Change]]] = []
-        self.rows = 0
         self.bytes = 0
+        self._versions: list[tuple[int, str, int | None, bytes | None]] = []
+        self._heads: dict[str, tuple[int, bytes] | None] = {}  # the newest of each key that is written: position, value
+        self._moved: dict[str, int | None] = {}  # where it is from now on
+
+    @property
+    def rows(self) -> int:
+        """Written so far."""
+        return len(self._versions)
 
     def commit(
         self, writes: Sequence[Write], preconditions: Sequence[Precondition], idempotency_key: str | None
@@ -97,38 +105,43 @@ class Transaction:
         )
         return cursor.rowcount == _IDEMPOTENCY_BITE
 
-    def _revision_of(self, key: str) -> int | None:
-        row = self._connection.execute("SELECT position FROM latest WHERE key = ?", (key,)).fetchone()
-        return None if row is None else revision_at(row[0])
+    def flush(self) -> None:
+        """Write what the commits came to."""
+        many = self._connection.executemany
+        many("INSERT INTO version(position, key, previous, value) VALUES (?, ?, ?, ?)", self._versions)
+        put = [(key, position) for key, position in self._moved.items() if position is not None]
+        gone = [(key,) for key, position in self._moved.items() if position is None]
+        many("INSERT OR REPLACE INTO latest(key, position) VALUES (?, ?)", put)
+        if gone:
+            many("DELETE FROM latest WHERE key = ?", gone)
 
-    def _write(self, writes: Sequence[Write]) -> list[Change]:
-        """Write versions at the next revision; a delete of an absent key changes nothing."""
-        execute = self._connection.execute
-        revision = self.state.revision + 1
-        changes: list[Change] = []
-        versions: list[tuple[int, str, int | None, bytes | None]] = []
-        moved: list[tuple[str, int]] = []
-        for write in writes:
-            key = write.key
-            found = execute(
+    def _head_of(self, key: str) -> tuple[int, bytes] | None:
+        if key not in self._heads:
+            self._heads[key] = self._connection.execute(
                 "SELECT version.position, version.value FROM latest JOIN version USING (position) WHERE latest.key = ?",
                 (key,),
             ).fetchone()
+        return self._heads[key]
+
+    def _revision_of(self, key: str) -> int | None:
+        head = self._head_of(key)
+        return None if head is None else revision_at(head[0])
+
+    def _write(self, writes: Sequence[Write]) -> list[Change]:
+        """Versions at the next revision; a delete of an absent key changes nothing."""
+        revision = self.state.revision + 1
+        changes: list[Change] = []
+        for write in writes:
+            key = write.key
+            head = self._head_of(key)
+            value = write.value if isinstance(write, Put) else None
+            if head is None and value is None:
+                continue
             position = position_of(revision, len(changes))
-            replaced, previous = found if found is not None else (None, None)
-            if isinstance(write, Put):
-                value = write.value
-                versions.append((position, key, replaced, value))
-                moved.append((key, position))
-                changes.append(Change(key, value, previous))
-            elif found is not None:
-                versions.append((position, key, replaced, None))
-                execute("DELETE FROM latest WHERE key = ?", (key,))
-                changes.append(Change(key, None, previous))
-        if changes:
-            many = self._connection.executemany
-            many("INSERT INTO version(position, key, previous, value) VALUES (?, ?, ?, ?)", versions)
-            many("INSERT OR REPLACE INTO latest(key, position) VALUES (?, ?)", moved)
-            self.rows += len(versions)
-            self.bytes += sum(len(key) + len(value or b"") for _, key, _, value in versions)
+            replaced, previous = head if head is not None else (None, None)
+            self._versions.append((position, key, replaced, value))
+            self._heads[key] = None if value is None else (position, value)
+            self._moved[key] = None if value is None else position
+            self.bytes += len(key) + len(value or b"")
+            changes.append(Change(key, value, previous))
         return changes

@@ -13,9 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Change
@@ -30,8 +29,7 @@ _GROUP_BYTES = 8_000_000
 _BITE_ROWS = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One thing to do inside a transaction; ``bytes`` is what it will write, about."""
 
     apply: Callable[[Transaction], Any]
@@ -39,8 +37,7 @@ class Request:
     future: asyncio.Future[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     request: Request
     result: Any
     error: WeftError | None
@@ -96,7 +93,8 @@ class Writer:
         self._deliver = deliver
         self._keep_revisions = keep_revisions
         self._history = _History(state.revision, keep_bytes)
-        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
+        self._gathered: list[Request] = []  # in this turn of the loop
         self._turned_at = clock.elapsed()
         self._trimming = True  # there may be rows left to trim
         self._loop = asyncio.get_running_loop()
@@ -106,14 +104,24 @@ class Writer:
     def submit(self, apply: Callable[[Transaction], Any], size_bytes: int) -> asyncio.Future[Any]:
         """Ask for ``apply`` to be run in a transaction; the future resolves once that is durable."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put(Request(apply, size_bytes, future))
+        self._gathered.append(Request(apply, size_bytes, future))
+        if (
+            len(self._gathered) == 1
+        ):  # all that one turn of the loop asks for is handed over at once, and shares an fsync
+            self._loop.call_soon(self._hand_over)
         return future
 
     async def stop(self) -> None:
         """Finish what was submitted, then end the thread and close the connection."""
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         self._connection.close()
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._queue.put(gathered)
 
     def _run(self) -> None:
         stopping = False
@@ -125,19 +133,20 @@ class Writer:
                 self._trim_while_idle()
 
     def _take_group(self) -> tuple[list[Request], bool]:
-        """Requests that wait now, and whether the end was asked for; waits for one unless there are rows to trim."""
+        """Requests that wait now, about so many as go together, and whether the end was asked for; waits for one unless there are
+        rows to trim."""
         group: list[Request] = []
         size = 0
         while len(group) < _GROUP_REQUESTS and size < _GROUP_BYTES:
             try:
-                request = self._queue.get(block=not group and not self._trimming)
+                gathered = self._queue.get(block=not group and not self._trimming)
             except queue.Empty:
                 break
-            if request is None:
+            if gathered is None:
                 return group, True
-            if not request.future.cancelled():
-                group.append(request)
-                size += request.bytes
+            wanted = [request for request in gathered if not request.future.cancelled()]
+            group += wanted
+            size += sum(request.bytes for request in wanted)
         return group, False
 
     def _perform(self, group: list[Request]) -> None:
@@ -171,6 +180,7 @@ class Writer:
                 outcomes.append(Outcome(request, request.apply(transaction), None))
             except WeftError as refusal:
                 outcomes.append(Outcome(request, None, refusal))
+        transaction.flush()
         self._turn(transaction)
         trimming = True
         if trim:

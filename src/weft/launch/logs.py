@@ -1,0 +1,64 @@
+"""What a busy process says goes to stderr in few writes: a line for each request costs little, and nothing while it waits."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from weft.contracts.clock import Clock
+
+GATHER_SECONDS = 0.1
+_MOST_LINES = 1000
+
+
+class GatheringHandler(logging.Handler):
+    """Lines that come within a moment are written together; a warning, or worse, is written at once, with all before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(_Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record))
+        if record.levelno >= logging.WARNING or len(self._lines) >= _MOST_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        self.acquire()
+        try:
+            lines, self._lines = self._lines, []
+            if lines:
+                sys.stderr.write("\n".join([*lines, ""]))
+                sys.stderr.flush()
+        finally:
+            self.release()
+
+    async def keep_flushing(self, clock: Clock) -> None:
+        """Write what has gathered, again and again, until cancelled."""
+        while True:
+            await clock.sleep(GATHER_SECONDS)
+            self.flush()
+
+
+class _Formatter(logging.Formatter):
+    """With the time of day worked out once a second."""
+
+    _second, _text = 0, ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+        return f"{self._text},{int(record.msecs):03d}"
+
+
+def gather_logs() -> GatheringHandler:
+    """From now on, for the whole process; and nothing is looked up for a record that no line of ours shows (of the manual of
+    ``logging``: "Optimization")."""
+    handler = GatheringHandler()
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging._srcfile = None
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
+    return handler
