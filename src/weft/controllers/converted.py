@@ -15,7 +15,7 @@ from weft.kinds.workload import WorkloadSpec, WorkloadStatus
 from weft.objects.lifecycle import Phase
 
 # What only one of two workloads can have at a time, and lies in the way of the other: NICs, ports, volumes, places in groups.
-_SHARED = ("networks", "publish", "force_publish", "affinity_groups", "anti_affinity_groups", "spread")
+_SHARED = ("networks", "publish", "affinity_groups", "anti_affinity_groups", "spread")
 
 
 class Place(msgspec.Struct, frozen=True):
