@@ -156,43 +156,66 @@ SHOUTS = """
 """
 
 
+FAILURES = [
+    ("raise ValueError('no')", "raised"),
+    ("raise SystemExit(0)", "raised"),
+    ("return 1 / 0", "raised"),
+    ("return score(table, request, occasion)", "raised"),
+    ("return bytearray(3 << 30)", "raised"),
+    ("import os; return os.fork()", "raised"),
+    ("open('/tmp/weft-policy-was-here', 'w').write('x')", "raised"),
+    ("import socket; socket.create_connection(('127.0.0.1', 1), 5)", "raised"),
+    ("table.capacity[0] = 0; return [1] * 3", "raised"),
+    ("return [float('nan')] * 3", "notFinite"),
+    ("return [1, 2, float('inf')]", "notFinite"),
+    ("return [0, 50, 100.5]", "outOfRange"),
+    ("return [-1, 50, 100]", "outOfRange"),
+    ("return [1, 2]", "wrongShape"),
+    ("return [[1], [2], [3]]", "wrongShape"),
+    ("return 5", "wrongShape"),
+    ("return None", "wrongShape"),
+    ("return 'abc'", "wrongShape"),
+    ("return {'n1': 1}", "wrongShape"),
+    ("return []", "wrongShape"),
+    ("return [1, 2, 3j]", "wrongShape"),
+    ("raise ValueError('\\x1b[2J\\nover there')", "raised"),
+    ("[table.number(f'a{i}') for i in range(1000)]", "asksTooMuch"),
+    ("table.members('x' * 1000)", "asksTooMuch"),
+]
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One policy that fails in each of these ways, as the workload's uid says, in one worker that outlives them all."""
+    lab = Lab(tmp_path_factory.mktemp("failing"))
+    ways = [f"def way{at}(table, request, occasion):\n    {body}\n" for at, (body, _) in enumerate(FAILURES)]
+    lab.begin(
+        "".join(ways)
+        + "def score(table, request, occasion):\n    return globals()[occasion.uid](table, request, occasion)\n"
+    )
+    yield lab
+    lab.own.close()
+
+
+@pytest.mark.parametrize("way", range(len(FAILURES)), ids=[f"{body[:40]}-{reason}" for body, reason in FAILURES])
+def test_one_that_fails_is_skipped_and_says_why(failing: Lab, way: int) -> None:
+    before = pid_of(failing)
+    row = failing.engine.choose(ask(failing.strategy), f"way{way}")
+    assert row is not None and failing.snapshot.names[row] == "n3"  # as least_loaded has it
+    reason = FAILURES[way][1]
+    assert failing.reason == reason and f": {reason}: " in failing.skipped()
+    assert failing.skipped().isprintable() and not Path("/tmp/weft-policy-was-here").exists()
+    failing.clock.at += 61.0  # it isn't left alone for longer
+    failing.own.prepare(failing.strategy, PATIENT)
+    assert (pid_of(failing) == before) is (reason != "asksTooMuch")  # that one gets another worker
+
+
 @pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        ("raise ValueError('no')", "raised"),
-        ("raise SystemExit(0)", "raised"),
-        ("return 1 / 0", "raised"),
-        ("return score(table, request, occasion)", "raised"),
-        ("return bytearray(3 << 30)", "raised"),
-        ("import os; return os.fork()", "raised"),
-        ("open('/tmp/weft-policy-was-here', 'w').write('x')", "raised"),
-        ("import socket; socket.create_connection(('127.0.0.1', 1), 5)", "raised"),
-        ("table.capacity[0] = 0; return [1] * 3", "raised"),
-        ("return [float('nan')] * 3", "notFinite"),
-        ("return [1, 2, float('inf')]", "notFinite"),
-        ("return [0, 50, 100.5]", "outOfRange"),
-        ("return [-1, 50, 100]", "outOfRange"),
-        ("return [1, 2]", "wrongShape"),
-        ("return [[1], [2], [3]]", "wrongShape"),
-        ("return 5", "wrongShape"),
-        ("return None", "wrongShape"),
-        ("return 'abc'", "wrongShape"),
-        ("return {'n1': 1}", "wrongShape"),
-        ("return []", "wrongShape"),
-        ("return [1, 2, 3j]", "wrongShape"),
-        ("import os; os._exit(0)", "ended"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended"),
-        (SHOUTS, "ended"),
-        ("raise ValueError('\\x1b[2J\\nover there')", "raised"),
-        ("[table.number(f'a{i}') for i in range(1000)]", "asksTooMuch"),
-        ("table.members('x' * 1000)", "asksTooMuch"),
-    ],
-)  # fmt: skip
-def test_one_that_fails_is_skipped_and_says_why(lab: Lab, body: str, reason: str) -> None:
+    "body", ["import os; os._exit(0)", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", SHOUTS]
+)
+def test_one_whose_worker_ends_is_skipped_and_says_so(lab: Lab, body: str) -> None:
     lab.begin(f"def score(table, request, occasion):\n    {body}\n")
-    assert lab.choose() == "n3"  # as least_loaded has it
-    assert lab.reason == reason and f": {reason}: " in lab.skipped()
-    assert lab.skipped().isprintable() and not Path("/tmp/weft-policy-was-here").exists()
+    assert lab.choose() == "n3" and lab.reason == "ended" and ": ended: " in lab.skipped()
 
 
 @pytest.mark.parametrize(
