@@ -86,9 +86,10 @@ class Tests:
     """Which tests run a line, the nearest first."""
 
     def __init__(self) -> None:
-        self._data = coverage.CoverageData(str(ROOT / ".coverage"))
+        path = os.environ.get("COVERAGE_FILE", str(ROOT / ".coverage"))
+        self._data = coverage.CoverageData(path)
         self._data.read()
-        with contextlib.closing(sqlite3.connect(ROOT / ".coverage")) as file:  # how many files each runs: few are near
+        with contextlib.closing(sqlite3.connect(path)) as file:  # how many files each runs: few are near
             self._width = dict(
                 file.execute(
                     "SELECT context.context, COUNT(*) FROM line_bits JOIN context ON context.id = line_bits.context_id"
@@ -139,8 +140,8 @@ def try_one(mutant: Mutant, tests: Sequence[str], tree: Path) -> Result:
         try:
             said, _ = process.communicate(timeout=SECONDS)
             failed = [line.split(" ")[1] for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-            ends = {0: "survived", 1: "killed", 2: "killed", 4: "killed"}  # 2, 4: it can't even be collected
-            end, by = ends.get(process.returncode, "undecided"), failed[0] if failed else ""
+            ends = {0: "survived", 5: "undecided"}  # 5: none was found; else one failed, or they could not even begin
+            end, by = ends.get(process.returncode, "killed"), failed[0] if failed else ""
         except subprocess.TimeoutExpired:
             end, by = "undecided", ""
         finally:
@@ -177,10 +178,12 @@ def main(argv: Sequence[str]) -> int:
         if mutant.id in known or (given.seconds and time.monotonic() - began > given.seconds):
             continue
         last = mutant.line + mutant.was.count("\n")
-        result = try_one(mutant, tests.of(mutant.file, mutant.line, last), tree)
+        tests_of = tests.of(mutant.file, mutant.line, last)
+        result = try_one(mutant, tests_of, tree)
         known[mutant.id] = result
-        with (WORK / "results.jsonl").open("ab") as out:
-            out.write(msgspec.json.encode(result) + b"\n")
+        if tests_of:  # else a later run of the tests may come by
+            with (WORK / "results.jsonl").open("ab") as out:
+                out.write(msgspec.json.encode(result) + b"\n")
         print(f"{result.end:9} {mutant.describe()}" + (f"  [{result.by}]" if result.by else ""), flush=True)
     shutil.rmtree(tree)
     tell([(mutant, known[mutant.id]) for mutant in chosen if mutant.id in known], len(chosen))
