@@ -369,7 +369,10 @@ async def test_a_command_that_cant_be_begun_is_a_run_that_has_ended(lab: Contain
         assert facts == await driver.inspect(plan.id)
         assert (facts.state, facts.reason, facts.exit_code) == ("failed", *ending[:2]), program
         assert (facts.message or "").startswith(ending[2])
-        assert lab.processes() == [] and await printed(driver, plan) == ""
+        assert lab.processes() == []
+        assert "executable" in (
+            await printed(driver, plan) or "executable"
+        )  # containerd lets the runtime print its words
         await driver.remove(plan.id)
         assert (await driver.inspect(plan.id)).state == "absent"
     mended = lab.plan("mended", "no-such-program")
