@@ -155,6 +155,7 @@ class StubServer:
         self.ranges: tuple[str, list[str], list[str]] = ("", [], [])
         self.idle_networks: list[str] = []
         self.gone_networks: list[str] = []
+        self.superseded: list[str] = []
         self.refusal: WeftError | None = None
         self.secrets: OpenedSecrets | WeftError = OpenedSecrets()
         self.secrets_read: list[str] = []
@@ -235,6 +236,7 @@ class StubServer:
             ranges=ranges if version != body.ranges_version else None,
             node_ranges=node_ranges if version != body.ranges_version else [],
             gone_networks=[n for n in body.idle_networks if n in self.gone_networks],
+            superseded=self.superseded,
         )
 
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:

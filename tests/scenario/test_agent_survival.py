@@ -279,6 +279,24 @@ async def test_a_higher_incarnation_here_ends_the_lower_one_first_and_keeps_its_
     assert told.index((old.name, "stopped")) < told.index((new.name, "running"))
 
 
+async def test_one_that_was_superseded_and_is_listed_again_says_when_it_is_released(lab: Lab) -> None:
+    """The server waits for that word before it takes the place away, and with it the VM, or its move."""
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        lab.orders.delay_seconds = {"stop": 0.3, "remove": 0.3}
+        lab.server.restore("e2")
+        lab.server.superseded = [web.uid]
+        await lab.until(lambda: any(event.reason == "Superseded" for event in lab.server.events), "it is to end")
+        lab.server.superseded = []
+        lab.server.put(web)
+        await lab.settle()
+        lab.orders.delay_seconds = {}
+        lab.server.put(msgspec.structs.replace(web, deleting_since=1.0))
+        await lab.until_state(web, "released")
+
+
 async def test_a_lower_incarnation_changes_nothing_for_the_higher_one(lab: Lab) -> None:
     new, old = make_allocation(uid="new", incarnation=2), make_allocation(uid="old")
     async with lab.agent():

@@ -187,6 +187,7 @@ class Allocations:
         if decode_part(envelope.spec, AllocationSpec).role == "reserved":
             return  # nothing is to be here yet: it only takes room in the server's books
         self._superseded.discard(envelope.uid)
+        self._deleted.discard(envelope.uid)  # it has it again, and waits for the word that it is released
         worker = self._workers.get(envelope.uid)
         if worker is not None and not (worker.released and envelope.deleting_since is None):
             worker.update(envelope)
