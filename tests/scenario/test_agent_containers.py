@@ -17,6 +17,7 @@ from tests.scenario.gateway_lab import GatewayLab
 from weft.agent.agent import Agent
 from weft.agent.runtimes import Runtimes
 from weft.agent.server import OpenedSecrets
+from weft.contracts.clock import SystemClock
 from weft.contracts.container import ContainerPlan
 from weft.contracts.network import Inside
 from weft.contracts.runtime import GuestFacts
@@ -383,6 +384,9 @@ async def test_what_it_prints_comes_in_two_streams_and_the_following_ends_with_i
         world.end(id_, "stopped", "completed", 0)
         out, err, end = await rest
         assert (out, err) == (b"out\nend\n", b"err\n") and end is not None and end.json() == {"code": 0}
+        since = SystemClock().now() - 2.5  # what is older than the third line is left out
+        late = await gateway.connect(gateway.ticket(web, "logs", {"since": since}, **claims))
+        assert (await late.rest())[:2] == (b"end\n", b"")
 
 
 @pytest.mark.parametrize(

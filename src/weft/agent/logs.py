@@ -13,7 +13,7 @@ from weft.agent.whereabouts import Gone, Whereabouts
 from weft.client.frames import FrameType, encode_exit, encode_json
 from weft.contracts.clock import Clock
 from weft.contracts.container import HasLog
-from weft.kinds.streams import LogsInput
+from weft.kinds.streams import ContainerLogsInput, LogsInput
 from weft.objects.errors import NotFound
 
 LOOK_SECONDS = 0.2
@@ -65,7 +65,7 @@ async def say_gone(stream: Stream, gone: Gone, position: int | None, came_to: in
 
 
 async def follow_lines(
-    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: Whereabouts, clock: Clock
+    stream: Stream, runtime: HasLog, guest_id: str, given: ContainerLogsInput, where: Whereabouts, clock: Clock
 ) -> None:
     """The same of a container: two streams, line by line, and with ``given.follow`` until it has ended. What it printed last stays
     to be read when it doesn't run."""
@@ -73,12 +73,15 @@ async def follow_lines(
 
 
 async def _send_lines(
-    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: Whereabouts, clock: Clock
+    stream: Stream, runtime: HasLog, guest_id: str, given: ContainerLogsInput, where: Whereabouts, clock: Clock
 ) -> None:
+    oldest = clock.now() - given.since if given.since else 0.0
     while True:
         try:
             async with aclosing(runtime.read_log(guest_id, tail=given.tail, follow=given.follow)) as lines:
                 async for line in lines:
+                    if line.at < oldest:
+                        continue
                     type_ = FrameType.DATA_OUT if line.channel == "stdout" else FrameType.STDERR
                     await stream.send_data(type_, line.data)
             break

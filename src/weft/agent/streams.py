@@ -42,7 +42,7 @@ from weft.contracts.runtime import (
     SessionMark,
     SessionStanding,
 )
-from weft.kinds.streams import ExecInput, ForwardInput, LogsInput
+from weft.kinds.streams import ContainerLogsInput, ExecInput, ForwardInput, LogsInput
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 
 log = logging.getLogger("weft.agent")
@@ -216,13 +216,14 @@ class Streams:
             await serve_console(stream, runtime.console_socket(wanted.id), log, claims.printed, where, wanted.what)
 
     async def _logs(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
-        given, of_container = _read_input(claims, LogsInput), self._runtimes.of(wanted)
+        of_container = self._runtimes.of(wanted)
         if isinstance(of_container, HasLog):
+            given = _read_input(claims, ContainerLogsInput)
             await follow_lines(stream, of_container, wanted.id, given, self._watch(wanted), self._clock)
             return
         runtime = self._with_console(wanted)
         log, where = PrintedLog(runtime, wanted.id), self._watch(wanted)
-        await follow_log(stream, log, given, claims.printed, where, self._clock)
+        await follow_log(stream, log, _read_input(claims, LogsInput), claims.printed, where, self._clock)
 
     async def _forward(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
         await serve_port(stream, self._network, wanted, _read_input(claims, ForwardInput), self._clock)

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from weft.cli.exit_codes import INTERRUPTED
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from weft.cli.exit_codes import INTERRUPTED, exit_code, partial_code
 from weft.cli.session import Session
-from weft.cli.stream import Stream, dial
+from weft.cli.stream import Stream, dial, write_bytes
 from weft.cli.terminal import clean
 from weft.cli.words import Target
-from weft.objects.errors import WeftError
+from weft.objects.errors import Unavailable, WeftError
 
 _LAST_LINES = 10
 _LAST_BYTES = 1 << 16
 _WIDEST = 500
+_OVERLAP_BYTES = 4096  # of what came last: it says how far a log was read that is taken up again
+_PAUSE_SECONDS = 1.0
+_TRIES = 60
+_LONGEST_LINE = 1 << 20
+Write = Callable[[int, bytes], None]
 
 
 def show_log(session: Session, target: Target, follow: bool, tail: int, since: float | None = None) -> int:
-    """What a guest printed (of a function ``since`` so many seconds ago), its standard error on ours; ends when all is read, or
-    with ``follow`` when the guest has, or with Ctrl-C."""
-    asked = {"follow": follow, "tail": tail, **({} if since is None else {"since": since})}
-    ticket = session.client.verb(target.kind.name, target.name, "logs", asked)
-    with dial(session.client.context, ticket) as sock:
-        try:
-            return Stream(sock, forward_end=False).run(None) or 0
-        except KeyboardInterrupt:
-            if follow:
-                return INTERRUPTED  # enough was seen
-            raise
+    """What a guest printed (``since`` so many seconds ago), its standard error on ours; ends when all is read, or with ``follow``
+    when the guest has, or with Ctrl-C."""
+    try:
+        return _carry(session, target, _ask(follow, tail, since), write_bytes)
+    except KeyboardInterrupt:
+        if follow:
+            return INTERRUPTED  # enough was seen
+        raise
 
 
 def show_last_lines(session: Session, target: Target) -> None:
@@ -47,3 +54,122 @@ def show_last_lines(session: Session, target: Target) -> None:
         session.say(f"{target.what}  printed last:")
     for line in lines if any(lines) else ():
         session.say(f"  {clean(line)[:_WIDEST]}")
+
+
+def show_logs(
+    session: Session, targets: Sequence[Target], *, follow: bool, tail: int, since: float | None, prefix: bool
+) -> int:
+    """What several guests printed, each line with whose it is: one guest after the other, or with ``follow`` all at once. The exit
+    code; the trouble of one is said and doesn't end the others."""
+    lock = threading.Lock()
+    codes: list[int] = []
+
+    def show(target: Target) -> None:
+        lines = _Lines(f"{target.what}  " if prefix else "", lock)
+        try:
+            codes.append(_carry(session, target, _ask(follow, tail, since), lines.take))
+        except WeftError as problem:
+            codes.append(exit_code(problem))
+            session.say(f"{target.what}: {problem.message}")
+        finally:
+            lines.end()
+
+    threads = [threading.Thread(target=show, args=(target,), daemon=True) for target in targets]
+    try:
+        for thread in threads:
+            thread.start()
+            while not follow and thread.is_alive():
+                thread.join(_PAUSE_SECONDS)
+        while any(thread.is_alive() for thread in threads):
+            threads[0].join(0.2)
+            threads = [thread for thread in threads if thread.is_alive()] or threads
+    except KeyboardInterrupt:
+        return INTERRUPTED  # enough was seen
+    return partial_code(codes)
+
+
+class _Lines:
+    """Puts whole lines on standard output and error, so that those of several guests don't run into each other."""
+
+    def __init__(self, prefix: str, lock: threading.Lock) -> None:
+        self._prefix, self._lock = prefix.encode(), lock
+        self._rest = {1: b"", 2: b""}
+
+    def take(self, descriptor: int, data: bytes) -> None:
+        *lines, self._rest[descriptor] = (self._rest[descriptor] + data).split(b"\n")
+        if len(self._rest[descriptor]) > _LONGEST_LINE:  # whoever prints no end of a line is heard all the same
+            lines.append(self._rest[descriptor])
+            self._rest[descriptor] = b""
+        self._put(descriptor, lines)
+
+    def end(self) -> None:
+        for descriptor, rest in self._rest.items():
+            self._put(descriptor, [rest] if rest else [])
+
+    def _put(self, descriptor: int, lines: Sequence[bytes]) -> None:
+        with self._lock:
+            for line in lines:
+                out = sys.stdout if descriptor == 1 else sys.stderr
+                out.write((self._prefix + line).decode("utf-8", "replace").rstrip("\r") + "\n")
+            sys.stdout.flush()
+
+
+def _ask(follow: bool, tail: int, since: float | None) -> dict[str, Any]:
+    return {"follow": follow, "tail": tail, **({} if since is None else {"since": since})}
+
+
+def _carry(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:
+    """One guest's log to ``write``. One that is followed is taken up again where it was lost: nothing is missing, nothing comes
+    twice, as long as the log still has what came last. Raises WeftError."""
+    seen = bytearray()
+
+    def note(descriptor: int, data: bytes) -> None:
+        write(descriptor, data)
+        seen.extend(data)
+        del seen[:-_OVERLAP_BYTES]
+
+    for _ in range(_TRIES):
+        try:
+            if not seen:
+                return _run_stream(session, target, asked, note)
+            return _run_stream(
+                session, target, {"follow": True, "tail": -1}, _skip(_measure(session, target, seen), note)
+            )
+        except Unavailable as problem:
+            if not asked["follow"] or not seen or target.kind.name == "function":
+                raise
+            lost = problem
+            session.client.http.closed.wait(_PAUSE_SECONDS)
+    raise lost
+
+
+def _run_stream(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:
+    client = session.make_client()
+    ticket = client.verb(target.kind.name, target.name, "logs", asked)
+    with dial(client.context, ticket) as sock:
+        return Stream(sock, forward_end=False, write=write).run(None) or 0
+
+
+def _measure(session: Session, target: Target, seen: bytes | bytearray) -> int:
+    """How many bytes of the whole log have come already; 0 where it has nothing of what came last."""
+    whole = bytearray()
+    _run_stream(session, target, {"follow": False, "tail": -1}, lambda _, data: whole.extend(data))
+    at = whole.rfind(seen)
+    if at < 0:
+        session.say(f"{target.what}: its log has begun anew, or is shorter now: here it is from its start")
+        return 0
+    return at + len(seen)
+
+
+def _skip(count: int, write: Write) -> Write:
+    """``write`` for what comes after the first ``count`` bytes."""
+    left = count
+
+    def skipping(descriptor: int, data: bytes) -> None:
+        nonlocal left
+        kept = data[min(left, len(data)) :]
+        left -= len(data) - len(kept)
+        if kept:
+            write(descriptor, kept)
+
+    return skipping

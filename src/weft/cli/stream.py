@@ -42,7 +42,7 @@ class Stream:
         self._sock = sock
         self._escape = escape
         self._forward_end = forward_end
-        self._stdout, self._write = stdout, write or _write
+        self._stdout, self._write = stdout, write or write_bytes
         self._decoder = FrameDecoder()
         self._out = bytearray()
         self._stdin: int | None = None
@@ -164,7 +164,8 @@ def tell_resizes(stream: Stream) -> Iterator[None]:
         signal.signal(signal.SIGWINCH, before)
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def write_bytes(descriptor: int, data: bytes) -> None:
+    """All of ``data`` to a descriptor, after what was printed on standard output before."""
     if descriptor == 1:
         sys.stdout.flush()
     view = memoryview(data)

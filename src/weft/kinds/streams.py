@@ -27,6 +27,12 @@ class LogsInput(msgspec.Struct):
     tail: int = -1
 
 
+class ContainerLogsInput(LogsInput):
+    """``since``: only lines of the last so many seconds (0: all); a VM's console says no times."""
+
+    since: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
 class ForwardInput(msgspec.Struct):
     """A TCP port of the guest's first NIC; ``patience``: for how many seconds to try while nothing listens there."""
 

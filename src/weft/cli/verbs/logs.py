@@ -1,35 +1,43 @@
-"""`weft vm logs web -f --tail 20`: what the guest printed on its console."""
+"""`weft vm logs web -f --tail 20`, `weft logs vm/a container/b -f`, `weft vm logs -l app=shop -f`: what guests printed."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import click
 
 from weft.cli import options
-from weft.cli.grammar import Entry, able
-from weft.cli.lookup import look_up_one
-from weft.cli.printed import show_log
+from weft.cli.grammar import PLACED, Entry, able
+from weft.cli.lookup import look_up
+from weft.cli.printed import show_log, show_logs
 from weft.cli.session import Session
 from weft.cli.verbs.job_logs import show_job_logs
+from weft.cli.words import Target
 from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
-        options.targets(kind, many=False, able=entry.kinds),
-        click.Option(["-f", "--follow"], is_flag=True, help="Go on with what it prints."),
+        options.targets(kind, required=False, able=entry.kinds),
         click.Option(
-            ["-n", "--tail"], type=click.IntRange(min=-1), default=-1, metavar="N", help="Only the last N lines."
+            ["-f", "--follow"], is_flag=True, help="Go on with what they print, also after a lost connection."
         ),
+        click.Option(
+            ["-n", "--tail"],
+            type=click.IntRange(min=-1),
+            default=-1,
+            metavar="N",
+            help="Only the last N lines of each.",
+        ),
+        click.Option(["--prefix/--no-prefix"], default=None, help="Whose it is before each line [if several]."),
+        *options.selectors(kind),
     ]
-    if kind is None or kind.name == "function":
+    if kind is None or kind.name != "vm":
         params.append(
-            click.Option(["--since"], type=options.Duration(), default=None, help="Of a function: from so long ago on.")
+            click.Option(["--since"], type=options.Duration(), default=None, help="From so long ago on; not of VMs.")
         )
-    told = (
-        "its invocations printed"
-        if kind is not None and kind.name == "function"
-        else "the guest printed on its console"
-    )
+    told = "invocations printed" if kind is not None and kind.name == "function" else "guests printed"
     return options.build(verb, f"Show what {told}.", _run, kind, params)
 
 
@@ -39,12 +47,36 @@ def _run(
     words: tuple[str, ...],
     follow: bool,
     tail: int,
+    prefix: bool | None,
+    labels: tuple[str, ...],
+    fields: tuple[str, ...],
     since: float | None = None,
 ) -> int:
-    kinds = (*able("logs"), "job") if kind is None else (kind.name,)
-    target = look_up_one(session, kind, words, kinds, "the logs of one guest at a time")
-    if target.kind.name == "job":
-        return show_job_logs(session, target, None, None, follow, tail)
-    if since is not None and target.kind.name != "function":
-        raise click.UsageError("--since is for functions: their lines have a time")
-    return show_log(session, target, follow, tail, since)
+    targets = _find(session, kind, words, ",".join(labels), ",".join(fields))
+    jobs = [target for target in targets if target.kind.name == "job"]
+    if jobs and len(targets) > 1:
+        raise click.UsageError("the logs of one job at a time")
+    if jobs:
+        return show_job_logs(session, jobs[0], None, None, follow, tail)
+    if since is not None and (without := [target.what for target in targets if target.kind.name == "vm"]):
+        raise click.UsageError(f"--since: {', '.join(without)}: a VM's console says no times; give --tail N")
+    if len(targets) == 1 and not prefix and not follow:
+        return show_log(session, targets[0], follow, tail, since)
+    shown = len(targets) > 1 if prefix is None else prefix
+    return show_logs(session, targets, follow=follow, tail=tail, since=since, prefix=shown)
+
+
+def _find(session: Session, kind: Kind | None, words: tuple[str, ...], labels: str, fields: str) -> Sequence[Target]:
+    if not labels and not fields:
+        return look_up(session, kind, words, (*able("logs"), "job") if kind is None else (kind.name,))
+    if words:
+        raise click.UsageError("give names, or a selector, not both")
+    kinds = [kind.name] if kind is not None else PLACED
+    found = [
+        Target(BY_NAME[name], item["name"])
+        for name in kinds
+        for item in session.client.list(name, labels=labels, fields=fields).items
+    ]
+    if not found:
+        session.say("nothing matches")
+    return found

@@ -1,0 +1,106 @@
+"""Logs of several guests: whole lines, with whose they are; one that was lost is taken up without gaps or repeats."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from weft.cli import printed
+from weft.cli.printed import show_log, show_logs
+from weft.cli.session import Session
+from weft.cli.words import Target
+from weft.contracts.clock import SystemClock
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import NotFound, Unavailable
+
+
+class Guests:
+    """What guests have printed so far; a stream of it breaks after some bytes, and meanwhile more is printed."""
+
+    def __init__(self, texts: dict[str, bytes], breaks: list[int] | None = None) -> None:
+        self.texts, self.breaks, self.asked = texts, list(breaks or []), []  # type: ignore[var-annotated]
+
+    def run(self, session: Session, target: Target, asked: dict[str, object], write: printed.Write) -> int:
+        self.asked.append(asked)
+        if target.name not in self.texts:
+            raise NotFound(f"{target.what} is not there")
+        text = self.texts[target.name]
+        tail = asked["tail"]
+        assert isinstance(tail, int)
+        begun = text if tail < 0 else b"".join(text.splitlines(keepends=True)[-tail:])
+        until = self.breaks.pop(0) if self.breaks and asked["follow"] else len(begun)
+        for start in range(0, until, 7):
+            write(1, begun[start : min(until, start + 7)])
+        if until < len(begun):
+            raise Unavailable("the stream was cut")
+        return 0
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Session:
+    made = Session(SystemClock, {"WEFT_SERVER": "https://127.0.0.1:1"})
+    monkeypatch.setattr(printed, "_PAUSE_SECONDS", 0.0)
+    return made
+
+
+def vm(name: str) -> Target:
+    return Target(BY_NAME["vm"], name)
+
+
+def test_lines_of_several_stay_whole_and_say_whose_they_are(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guests = Guests({"a": b"one\ntwo\nno end", "b": b"x" * 50 + b"\nlast\n"})
+    monkeypatch.setattr(printed, "_run_stream", guests.run)
+    targets = [vm("a"), vm("b"), vm("gone")]
+    assert show_logs(session, targets, follow=True, tail=-1, since=None, prefix=True) == 8
+    out, err = capsys.readouterr()
+    assert sorted(out.splitlines()) == ["vm/a  no end", "vm/a  one", "vm/a  two", "vm/b  last", "vm/b  " + "x" * 50]
+    assert "vm/gone is not there" in err
+    assert show_logs(session, targets[:2], follow=False, tail=1, since=None, prefix=False) == 0
+    assert capsys.readouterr().out == "no end\nlast\n", "without -f one after the other"
+
+
+def test_what_was_lost_is_taken_up_without_gaps_or_repeats(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    text = b"".join(b"line %d of %d\n" % (n, random.Random(n).randrange(10**6)) for n in range(2000))
+    guests = Guests({"a": text}, breaks=[5000, 20_000, 20_001])
+    monkeypatch.setattr(printed, "_run_stream", guests.run)
+    kept = bytearray()
+    monkeypatch.setattr(printed, "write_bytes", lambda descriptor, data: kept.extend(data))
+    assert show_log(session, vm("a"), follow=True, tail=-1) == 0
+    assert bytes(kept) == text
+    assert [asked["follow"] for asked in guests.asked] == [True, False, True, False, True, False, True]
+
+
+def test_a_log_that_was_never_reached_or_is_not_followed_is_not_tried_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for follow, breaks in ((True, [0]), (False, [])):
+        guests = Guests({"a": b"text\n"}, breaks)
+        monkeypatch.setattr(printed, "_run_stream", guests.run)
+        monkeypatch.setattr(printed, "write_bytes", lambda descriptor, data: None)
+        if follow:
+            with pytest.raises(Unavailable):
+                show_log(session, vm("a"), follow, -1)
+        else:
+            assert show_log(session, vm("a"), follow, -1) == 0
+        assert len(guests.asked) == 1
+
+
+def test_a_log_that_begins_anew_is_shown_from_its_start(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guests = Guests({"a": b"first boot, long ago\n"}, breaks=[10])
+    kept = bytearray()
+
+    def write(descriptor: int, data: bytes) -> None:
+        kept.extend(data)
+        guests.texts["a"] = b"second\n"
+
+    monkeypatch.setattr(printed, "_run_stream", guests.run)
+    monkeypatch.setattr(printed, "write_bytes", write)
+    assert show_log(session, vm("a"), follow=True, tail=-1) == 0
+    assert bytes(kept).endswith(b"second\n") and "begun anew" in capsys.readouterr().err
