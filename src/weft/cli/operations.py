@@ -39,6 +39,11 @@ def kinds_with_operations() -> list[str]:
     return [kind.name for kind in KINDS if kind.name == "node" or plan_goal(kind.name, "create") is not None]
 
 
+def is_carried(obj: Object) -> bool:
+    """Whether what goes on with ``obj`` is another object's operation: its move, or its conversion."""
+    return bool(dig(obj, "status.migration") or dig(obj, "status.conversion"))
+
+
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """``act`` is what is done to ``object``; ``state`` is running, done or failed; ``since`` unix seconds, 0 where nobody knows."""
 
@@ -91,7 +96,7 @@ def read_operation(obj: Object) -> Operation:
         state=state,
         phase=_phase(obj),
         since=float(_find_since(obj, act)),
-        message=_find_message(obj, failed.message if failed is not None else ""),
+        message=_find_message(obj, failed.message if failed is not None and state == "failed" else ""),
     )
 
 
@@ -145,4 +150,4 @@ def _find_message(obj: Object, failure: str) -> str:
     waiting = [
         c for c in obj.get("conditions") or () if c["status"] == "False" and (c.get("message") or c.get("reason"))
     ]
-    return said or next((str(c.get("message") or c["reason"]) for c in waiting), "") or failure
+    return said or failure or next((str(c.get("message") or c["reason"]) for c in waiting), "")

@@ -10,7 +10,7 @@ from typing import Any
 from weft.cli.exit_codes import INTERRUPTED, exit_code, partial_code
 from weft.cli.session import Session
 from weft.cli.stream import Stream, dial, write_bytes
-from weft.cli.terminal import clean
+from weft.cli.terminal import clean, is_terminal
 from weft.cli.words import Target
 from weft.objects.errors import Unavailable, WeftError
 
@@ -107,10 +107,11 @@ class _Lines:
             self._put(descriptor, [rest] if rest else [])
 
     def _put(self, descriptor: int, lines: Sequence[bytes]) -> None:
+        out = sys.stdout if descriptor == 1 else sys.stderr
         with self._lock:
             for line in lines:
-                out = sys.stdout if descriptor == 1 else sys.stderr
-                out.write((self._prefix + line).decode("utf-8", "replace").rstrip("\r") + "\n")
+                text = (self._prefix + line).decode("utf-8", "replace").rstrip("\r")
+                out.write((clean(text) if is_terminal(out) else text) + "\n")  # one guest must not move another's lines
             sys.stdout.flush()
 
 

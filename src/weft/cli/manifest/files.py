@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from weft.cli.manifest.document import Document, unreadable
-from weft.cli.manifest.json_text import read_json
-from weft.cli.manifest.nix_text import read_nix
-from weft.cli.manifest.toml_text import read_toml
-from weft.cli.manifest.yaml_text import read_yaml
 from weft.objects.errors import InvalidInput, TooLarge
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
-_TEXT_READERS = {".yaml": read_yaml, ".yml": read_yaml, ".json": read_json, ".toml": read_toml}
+_TEXT_READERS = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 SUFFIXES = (*_TEXT_READERS, ".nix")
 
 
@@ -46,30 +44,38 @@ def read_file(path: Path) -> list[Document]:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise TooLarge(f"{file} has more than {MAX_FILE_BYTES // 2**20} MiB")
         if path.suffix == ".nix":
-            return read_nix(path, file)
+            return _load("nix")(path, file)
         text = _decode(path.read_bytes(), file)
     except FileNotFoundError:
         raise InvalidInput(f"{file}: no such file", reason="invalidManifest") from None
     except OSError as problem:
         raise InvalidInput(f"{file}: {(problem.strerror or str(problem)).lower()}", reason="invalidManifest") from None
-    reader = _TEXT_READERS.get(path.suffix)
-    return reader(text, file) if reader else read_text(text, file)
+    form = _TEXT_READERS.get(path.suffix)
+    return _load(form)(text, file) if form else read_text(text, file)
+
+
+def _load(form: str) -> Callable[[Any, str], list[Document]]:
+    """The reader of one form; only what is read is loaded, since every command that makes something may read a file."""
+    reader: Callable[[Any, str], list[Document]] = getattr(
+        importlib.import_module(f"weft.cli.manifest.{form}_text"), f"read_{form}"
+    )
+    return reader
 
 
 def read_text(text: str, file: str) -> list[Document]:
     """The documents in ``text`` of unknown format: JSON if it begins like it, else YAML."""
     if text.lstrip()[:1] in ("{", "["):
         try:
-            return read_json(text, file)
+            return _load("json")(text, file)
         except InvalidInput:
             if not text.lstrip().startswith("{"):
                 raise
             try:
-                return read_yaml(text, file)  # YAML's own {a: b}
+                return _load("yaml")(text, file)  # YAML's own {a: b}
             except InvalidInput:
                 pass
             raise
-    return read_yaml(text, file)
+    return _load("yaml")(text, file)
 
 
 def _decode(data: bytes, file: str) -> str:

@@ -17,6 +17,7 @@ from weft.cli.operations import (
     CANCELS,
     Operation,
     find_goal,
+    is_carried,
     kinds_with_operations,
     name_operation,
     read_id,
@@ -75,7 +76,7 @@ def _list(session: Session, every: bool) -> list[Operation]:
         read_operation(obj)
         for name in kinds_with_operations()
         for obj in session.client.list(name, all_projects=session.all_projects).items
-        if name != "node" or obj["spec"].get("drain")
+        if not is_carried(obj) and (name != "node" or obj["spec"].get("drain"))
     ]
     ended = ("migrate", "convert", "run") if every else ()
     return [one for one in found if one.state == "running" or one.act in ended]
