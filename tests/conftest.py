@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
+from tests.warm.keeper import lay_out
 from weft.images.parts import AGENT, compile_program
 
 CLUSTER = "tests/cluster"
@@ -47,6 +53,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     if hasattr(config, "workerinput"):
         items.sort(key=rank)
+
+
+_keeping: list[tuple[Path, subprocess.Popen[bytes]]] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Guests start from a kernel that has booted, those of all workers: see tests/warm."""
+    if hasattr(config, "workerinput") or os.geteuid() != 0 or os.environ.get("WEFT_COLD"):
+        return
+    if shutil.which("qemu-system-x86_64") is None or shutil.which("gcc") is None:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="weft-warm-", dir="/tmp"))
+    lay_out(folder)
+    words = [sys.executable, "-m", "tests.warm.keeper", str(folder)]
+    _keeping.append((folder, subprocess.Popen(words, cwd=Path(__file__).parents[1], stdin=subprocess.PIPE)))
+    os.environ["PATH"] = f"{folder}/bin:{os.environ['PATH']}"
+
+
+def pytest_unconfigure() -> None:
+    while _keeping:
+        folder, keeper = _keeping.pop()
+        keeper.communicate()  # what it reads ends, and so does it
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

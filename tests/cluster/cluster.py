@@ -16,11 +16,11 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from tests.commands import WEFT, run_command
 from weft.client import Client
 from weft.client.context import find_context
 
 ROOT = Path(__file__).resolve().parents[2]
-WEFT = str(Path(sys.executable).parent / "weft")
 
 
 def until(holds: Callable[[], object], seconds: float = 60) -> None:
@@ -49,14 +49,7 @@ class Cluster:
         self.state = folder / ".weft"
 
     def run(self, *argv: str, stdin: bytes | None = None, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [WEFT, *argv],
-            cwd=self.folder,
-            input=stdin,
-            capture_output=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-        )
+        return run_command(*argv, cwd=self.folder, stdin=stdin, timeout=timeout)
 
     def ok(self, *argv: str, stdin: bytes | None = None, timeout: float = 120) -> str:
         done = self.run(*argv, stdin=stdin, timeout=timeout)
