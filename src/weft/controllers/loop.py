@@ -118,10 +118,11 @@ async def run_controller(controller: Controller, term: Term) -> None:
         while True:
             keys = await queue.take(BATCH)
             await controller.observe()
-            plan = _plan(controller, view, keys, term.clock.now(), queue)
+            plan, failed = _plan(controller, view, keys, term.clock.now(), queue)
             for key, seconds in plan.later.items():
                 queue.add_later(key, seconds)
-            failed = {commit.key for commit in await term.perform(plan.commits)} if plan.commits else set()
+            if plan.commits:
+                failed |= {commit.key for commit in await term.perform(plan.commits)}
             for key in keys:
                 if key in failed:
                     queue.failed(key)
@@ -131,26 +132,25 @@ async def run_controller(controller: Controller, term: Term) -> None:
         unsubscribe()
 
 
-def _plan(controller: Controller, view: View, keys: Sequence[str], now: float, queue: Queue) -> Plan:
-    """The plan for all keys; if one of them can't be planned it is put aside and the others go on."""
+def _plan(controller: Controller, view: View, keys: Sequence[str], now: float, queue: Queue) -> tuple[Plan, set[str]]:
+    """The plan for all keys, and those of them that can't be planned: they are put aside, and the others go on."""
     try:
-        return controller.plan(view, keys, now)
+        return controller.plan(view, keys, now), set()
     except Exception:  # a defect in one plan must not keep all others from theirs
         if len(keys) == 1:
             _log.exception("%s: %s can't be planned", controller.name, keys[0])
-            queue.failed(keys[0])
-            queue.add_later(keys[0], _LONGEST_PAUSE_SECONDS)
-            return Plan()
-    plan = Plan()
+            return Plan(), {keys[0]}
+    plan, failed = Plan(), set[str]()
     for key in keys:
         # One at a time, each would plan as if the others weren't there; so only the first that works is carried out.
-        one = _plan(controller, view, [key], now, queue)
-        plan.later.update(one.later)
         if plan.commits:
             queue.add([key])
-        else:
-            plan.commits.extend(one.commits)
-    return plan
+            continue
+        one, broken = _plan(controller, view, [key], now, queue)
+        plan.later.update(one.later)
+        plan.commits.extend(one.commits)
+        failed |= broken
+    return plan, failed
 
 
 def moved(change: Changed, read: Callable[[Item], object]) -> bool:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pytest
 from tests.scenario.deciders_lab import VirtualClock
 
-from weft.controllers.loop import Queue
+from weft.client.commit import Commit
+from weft.client.view import Changed, View
+from weft.controllers.loop import Plan, Queue, run_controller
 
 
 async def take(queue: Queue) -> list[str] | None:
@@ -80,3 +86,66 @@ async def test_what_fails_comes_again_at_once_and_then_ever_more_slowly() -> Non
     queue.succeeded("a")
     queue.failed("a")
     assert await take(queue) == ["a"]
+
+
+class Broken:
+    """A controller whose plan for one of its objects always fails."""
+
+    name = "broken"
+    kinds: Sequence[str] = ()
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        return ()
+
+    async def observe(self) -> None:
+        pass
+
+    def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
+        self.asked.append(list(keys))
+        if "bad" in keys:
+            raise ValueError("no plan for it")
+        return Plan([Commit(key, [], []) for key in keys])
+
+
+async def test_what_cannot_be_planned_is_tried_ever_more_slowly_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, broken, done = VirtualClock(), Broken(), list[str]()
+
+    async def perform(commits: Sequence[Commit]) -> list[Commit]:
+        done.extend(commit.key for commit in commits)
+        return []
+
+    def subscribe(notice: Any, kinds: Any) -> Any:
+        return lambda: None
+
+    def first(view: Any, kinds: Any) -> Any:
+        return ()
+
+    monkeypatch.setattr("weft.controllers.loop.whole", first)
+    monkeypatch.setattr(Queue, "take", take_first(["good", "bad", "fine"]))
+    term = SimpleNamespace(cache=SimpleNamespace(view=None, subscribe=subscribe), clock=clock, perform=perform)
+    running = asyncio.ensure_future(run_controller(broken, cast(Any, term)))
+    for _ in range(600):  # a minute
+        for _ in range(20):
+            await asyncio.sleep(0)
+        clock.advance(0.1)
+    running.cancel()
+    assert sorted(done) == ["fine", "good"]
+    assert 5 < sum("bad" in keys for keys in broken.asked) < 30
+
+
+def take_first(keys: list[str]) -> Any:
+    """``Queue.take``, of a queue that begins with these keys."""
+    real, begun = Queue.take, set[int]()
+
+    async def take(self: Queue, most: int) -> list[str]:
+        if id(self) not in begun:
+            begun.add(id(self))
+            self.add(keys)
+        return await real(self, most)
+
+    return take
