@@ -48,7 +48,8 @@ class Following:
     async def hear_network(self, uid: str) -> None:
         """Until all that the server says of a followed network's endpoints is known; a while at most."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._networks[uid].wait(), HEAR_SECONDS)
+            async with asyncio.timeout(HEAR_SECONDS):
+                await self._networks[uid].wait()
 
     def end(self) -> None:
         for feed in self._feeds.values():

@@ -35,7 +35,8 @@ async def watch(doors: Doors, call: Call, target: Target) -> Answer:
     batches = doors.store.watch(prefix, cursor)
     feed = Feed(doors, batches, cursor, lambda batch: _lines(doors, batch, match))
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(feed.woken.wait(), _FIRST_SECONDS)
+        async with asyncio.timeout(_FIRST_SECONDS):
+            await feed.woken.wait()
     if feed.refusal is not None:
         raise feed.refusal
     return Answer(200, headers=NDJSON, pieces=Watching(doors, call, feed))

@@ -137,7 +137,8 @@ class Publications:
             if target is None:
                 return
             dialling = asyncio.open_connection(target.address, target.port)
-            far_reader, far_writer = await asyncio.wait_for(dialling, CONNECT_SECONDS)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                far_reader, far_writer = await dialling
             try:
                 await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
             finally:

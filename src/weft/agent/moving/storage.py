@@ -178,7 +178,8 @@ class StorageMover:
             while copying.returncode is None:
                 self._check_wished(stopped=True)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(copying.wait(), LOOK_SECONDS)
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await copying.wait()
                 done = await asyncio.to_thread(_measure, work)
                 self._tell(sent_bytes=done, remaining_bytes=max(0, facts.used_bytes - done))
             if copying.returncode:

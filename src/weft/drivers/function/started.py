@@ -76,7 +76,8 @@ class Started:
         while not self._ended.done():
             await self._groups.clear(self._group, self._clock)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._ended), ROUND_SECONDS)
+                async with asyncio.timeout(ROUND_SECONDS):
+                    await asyncio.shield(self._ended)
             rounds += 1
             if rounds == PATIENT_ROUNDS:
                 self._process.kill()

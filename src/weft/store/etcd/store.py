@@ -154,7 +154,8 @@ class EtcdStore:
         self._live()
         # The watch needs the value before each change until it has delivered it.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._catch_up(), _LONGEST_LAG_SECONDS)
+            async with asyncio.timeout(_LONGEST_LAG_SECONDS):
+                await self._catch_up()
         revision = (await self._connection.range(key=self._entries)).header.revision
         await self._forget(revision - max(0, keep_revisions))
 

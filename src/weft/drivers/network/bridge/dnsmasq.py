@@ -221,7 +221,8 @@ async def stop_process(process: int) -> None:
             ended = asyncio.Event()
             loop.add_reader(process, ended.set)
             try:
-                await asyncio.wait_for(ended.wait(), PATIENCE_SECONDS)
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await ended.wait()
                 return
             except TimeoutError:
                 continue

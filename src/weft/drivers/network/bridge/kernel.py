@@ -124,7 +124,8 @@ async def attempt(step: str, argv: Sequence[str], stdin: str = "") -> tuple[int,
             details={"step": step},
         ) from None
     try:
-        out, problem = await asyncio.wait_for(process.communicate(stdin.encode()), LONGEST_RUN_SECONDS)
+        async with asyncio.timeout(LONGEST_RUN_SECONDS):
+            out, problem = await process.communicate(stdin.encode())
     except (TimeoutError, asyncio.CancelledError) as why:
         process.kill()
         await process.wait()

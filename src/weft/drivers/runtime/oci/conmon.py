@@ -113,7 +113,8 @@ class Conmon(NodeProcess):
         shim = record.shim or find_shim(paths)
         if shim is not None and record.started:
             with contextlib.suppress(TimeoutError):  # it writes down the exit code, then it ends
-                await asyncio.wait_for(wait_for_end(shim), SHIM_SECONDS)
+                async with asyncio.timeout(SHIM_SECONDS):
+                    await wait_for_end(shim)
         return read_exit_code(paths, record.plan.id)
 
     async def release(self, container: Container) -> None:
@@ -123,7 +124,8 @@ class Conmon(NodeProcess):
                 kill_process(process)
             for process in found:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(wait_for_end(process), 1.0)
+                    async with asyncio.timeout(1.0):
+                        await wait_for_end(process)
         await self._runtime.delete(container.record.plan.id)
 
     async def update(self, container: Container, resources: dict[str, Any]) -> None:

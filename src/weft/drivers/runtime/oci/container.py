@@ -111,7 +111,8 @@ class Container:
         if grace_seconds > 0:
             await self.holder.signal(self, read_signal(self.record.plan.process.stop_signal))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ended.wait(), grace_seconds)
+                async with asyncio.timeout(grace_seconds):
+                    await self.ended.wait()
         if not self.ended.is_set():
             await self.holder.signal(self, signal.SIGKILL)  # the first of its process namespace: all others go with it
             await self.ended.wait()

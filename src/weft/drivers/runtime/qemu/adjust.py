@@ -199,7 +199,8 @@ async def _unplug(qmp: Qmp, plan: GuestPlan, device: str) -> None:
             return
         # else it was asked before, and is at it
     try:
-        await asyncio.wait_for(gone, UNPLUG_SECONDS)
+        async with asyncio.timeout(UNPLUG_SECONDS):
+            await gone
     except TimeoutError:
         if device in await _devices(qmp, (device,)):
             raise DriverFailed(

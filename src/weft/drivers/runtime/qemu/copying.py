@@ -135,7 +135,8 @@ async def _lead(guest: Guest, qmp: Qmp, settings: MoveSettings, events: asyncio.
             await drop_copies(guest)
             return True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(events.get(), LOOK_SECONDS)
+            async with asyncio.timeout(LOOK_SECONDS):
+                await events.get()
     return True
 
 

@@ -40,7 +40,8 @@ async def inspect_offer(program: str, accelerator: str, version: tuple[int, int,
         limit=1 << 22,
     )
     try:
-        return await asyncio.wait_for(_ask_all(process, accelerator, version), _PATIENCE_SECONDS)
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            return await _ask_all(process, accelerator, version)
     except (TimeoutError, msgspec.DecodeError) as problem:
         raise DriverFailed("QEMU doesn't say which CPUs it has", details={"step": "probe"}) from problem
     finally:

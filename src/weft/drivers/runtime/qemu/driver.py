@@ -138,7 +138,8 @@ class QemuDriver:
         answering = [guest.said_hello.wait() for guest in guests if guest.running and guest.record.ready]
         if answering:  # fresh boot ids are worth a moment, silent guests are not worth more
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.gather(*answering), HELLO_AGAIN_SECONDS)
+                async with asyncio.timeout(HELLO_AGAIN_SECONDS):
+                    await asyncio.gather(*answering)
         self._tend()
         return [guest.facts() for guest in guests]
 

@@ -325,7 +325,8 @@ class Guest:
         await wait_for_end(self.record.process)
         if self._qmp is not None:  # its last words may still be on their way
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._qmp.closed.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._qmp.closed.wait()
         try:
             await self._settle_end()
         finally:  # also when the disk is too full to write it down: whoever waits for the end has waited enough
@@ -397,7 +398,8 @@ class Guest:
         with contextlib.suppress(Unavailable, DriverFailed):
             await self.monitor().execute("quit", timeout_seconds=QUIT_SECONDS)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.ended.wait(), QUIT_SECONDS)
+            async with asyncio.timeout(QUIT_SECONDS):
+                await self.ended.wait()
         if self.running:
             if process is not None:
                 kill_process(process)
@@ -412,7 +414,8 @@ class Guest:
         try:
             if not self.agents.power_off():
                 await self.monitor().execute("system_powerdown")
-            await asyncio.wait_for(self.ended.wait(), grace_seconds)
+            async with asyncio.timeout(grace_seconds):
+                await self.ended.wait()
         except (Unavailable, DriverFailed, TimeoutError):
             pass  # nobody to ask, or nobody who does it
         finally:

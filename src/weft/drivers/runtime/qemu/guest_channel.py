@@ -115,7 +115,8 @@ class GuestChannel(asyncio.Protocol):
         if not self.ready:
             raise Unavailable("the guest's agent doesn't answer yet", retry_after_seconds=0.2)
         try:
-            await asyncio.wait_for(self.drained(), STANDING_SECONDS)
+            async with asyncio.timeout(STANDING_SECONDS):
+                await self.drained()
         except TimeoutError:
             raise Unavailable("the guest's agent doesn't take what it is sent") from None
         if not self.ready:

@@ -93,7 +93,8 @@ class GuestSession:
     async def find_standing(self) -> Literal["new", "goes on"]:
         """Wait for the guest's word on a session that goes on. Raises Unavailable."""
         try:
-            answer = await asyncio.wait_for(self._answer, STANDING_SECONDS)
+            async with asyncio.timeout(STANDING_SECONDS):
+                answer = await self._answer
         except TimeoutError:
             answer = None
         if answer is None:

@@ -102,7 +102,8 @@ async def undo_launch(guest: Guest, cgroups: Cgroups, clock: Clock) -> None:
     while (process := search_guest_process(paths.pid, guest.record.uuid)) and clock.elapsed() < deadline:
         kill_process(process)  # and whatever is about to become it
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(wait_for_end(process), KILL_SECONDS)
+            async with asyncio.timeout(KILL_SECONDS):
+                await wait_for_end(process)
     await cgroups.remove_when_empty(plan.id, clock)
     shutil.rmtree(paths.run, ignore_errors=True)
 

@@ -166,7 +166,8 @@ async def _run_boot_sector(
     nowhere = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(*confined, stdin=nowhere, stdout=nowhere, stderr=nowhere)
     try:
-        status = await asyncio.wait_for(process.wait(), limit)
+        async with asyncio.timeout(limit):
+            status = await process.wait()
     except TimeoutError:
         return None
     finally:

@@ -84,7 +84,8 @@ class Qmp:
                 self._writer.write(line)
             else:
                 await self._send(line, descriptor)
-            reply = await asyncio.wait_for(answer, timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                reply = await answer
         except TimeoutError:
             raise Unavailable(f"QEMU doesn't answer {command} within {timeout_seconds:g} s") from None
         finally:

@@ -288,7 +288,8 @@ class DirectoryVolumes:
         except FileNotFoundError as problem:
             raise DriverFailed("qemu-img is not installed", hint="apt-get install qemu-utils") from problem
         try:
-            _, said = await asyncio.wait_for(process.communicate(), seconds)
+            async with asyncio.timeout(seconds):
+                _, said = await process.communicate()
         except BaseException as problem:
             if process.returncode is None:
                 process.kill()

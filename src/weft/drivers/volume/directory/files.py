@@ -122,7 +122,8 @@ async def _run(*words: str, most: int = 0) -> None:
     except FileNotFoundError as problem:
         raise DriverFailed(f"{words[0]} is not installed", hint="apt-get install e2fsprogs") from problem
     try:
-        said, _ = await asyncio.wait_for(process.communicate(), CHECK_SECONDS)
+        async with asyncio.timeout(CHECK_SECONDS):
+            said, _ = await process.communicate()
     except BaseException as problem:
         if process.returncode is None:
             process.kill()

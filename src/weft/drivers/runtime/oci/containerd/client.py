@@ -88,7 +88,8 @@ class Client:
             self._channel = grpc.aio.insecure_channel(f"unix:{self.address}", _OPTIONS)
         if self._channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.READY:
             try:
-                await asyncio.wait_for(self._channel.channel_ready(), CONNECT_SECONDS)
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self._channel.channel_ready()
             except TimeoutError:
                 raise self._gone("nothing listens there") from None
         return self._channel

@@ -31,7 +31,8 @@ class Shortages:
         """Whether one was told of it, or is within that time."""
         event = self._told.setdefault(container_id, asyncio.Event())
         try:
-            await asyncio.wait_for(event.wait(), within_seconds)
+            async with asyncio.timeout(within_seconds):
+                await event.wait()
         except TimeoutError:
             return event.is_set()
         return True

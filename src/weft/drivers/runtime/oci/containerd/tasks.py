@@ -128,7 +128,8 @@ class Tasks:
             shims = await asyncio.to_thread(search_shims, plan_id)
         for shim in shims:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wait_for_end(shim), SHIM_SECONDS)
+                async with asyncio.timeout(SHIM_SECONDS):
+                    await wait_for_end(shim)
             kill_process(shim)  # of a containerd that has lost its books
 
     async def forget(self, container_id: str) -> None:

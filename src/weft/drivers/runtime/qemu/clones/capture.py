@@ -73,7 +73,8 @@ async def capture_machine(
         reports.hang_up()
         net.wake.send(encode_short(WOKEN, 0))  # it answers once it has noticed that nobody listens any more
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.get_running_loop().sock_recv(net.wake, 256), 2.0)
+            async with asyncio.timeout(2.0):
+                await asyncio.get_running_loop().sock_recv(net.wake, 256)
         await clock.sleep(SETTLE_SECONDS)
         assert qemu.qmp is not None
         await qemu.qmp.execute("migrate-set-parameters", **{"max-bandwidth": _STATE_BYTES_PER_SECOND})

@@ -134,7 +134,8 @@ class Clone:
             self._settled = self._loop.create_future()
             self._send(encode_short(STAND_STILL, self._number))
             with contextlib.suppress(TimeoutError):  # one that is too busy to say so is stopped all the same
-                await asyncio.wait_for(asyncio.shield(self._settled), PAUSE_SECONDS)
+                async with asyncio.timeout(PAUSE_SECONDS):
+                    await asyncio.shield(self._settled)
             with contextlib.suppress(Unavailable):  # it has ended; ``wait`` says how
                 await self.stand()
 
@@ -160,7 +161,8 @@ class Clone:
             self._memory_told.clear()
             self._send(encode_short(MEMORY, 0))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._memory_told.wait(), MEMORY_SECONDS)
+                async with asyncio.timeout(MEMORY_SECONDS):
+                    await self._memory_told.wait()
         return self._most_memory
 
     async def flush(self) -> None:
@@ -170,7 +172,8 @@ class Clone:
             self._flushed.clear()
             self._send(encode_short(TELL_PRINTED, self._flush))
             with contextlib.suppress(TimeoutError):  # one from before this was known doesn't say
-                await asyncio.wait_for(self._flushed.wait(), FLUSH_SECONDS)
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self._flushed.wait()
 
     # Between it and us.
 

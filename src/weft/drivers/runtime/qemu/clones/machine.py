@@ -80,7 +80,8 @@ class Qemu:
         self._moved = asyncio.get_running_loop().create_future()
         try:
             await self.qmp.execute(command, **arguments)
-            status = await asyncio.wait_for(asyncio.shield(self._moved), TRANSFER_SECONDS)
+            async with asyncio.timeout(TRANSFER_SECONDS):
+                status = await asyncio.shield(self._moved)
         except (Unavailable, TimeoutError) as problem:
             raise DriverFailed(
                 f"QEMU: {command}: {self.last_words() or problem or 'time-out'}", details={"step": command}
@@ -187,7 +188,8 @@ async def end_leftovers(prefix: str, cgroups: Cgroups, clock: Clock) -> int:
         kill_process(process)
     for name, process in found.items():
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(wait_for_end(process), START_SECONDS)
+            async with asyncio.timeout(START_SECONDS):
+                await wait_for_end(process)
         await cgroups.remove_when_empty(name, clock)
     return len(found)
 
