@@ -188,8 +188,8 @@ class _Parent:
             os.environ.clear()
             os.environ.update(request["env"])
             sys.argv = [WEFT, *request["argv"]]
-            sys.stdin, sys.stdout = open(0, encoding="utf-8"), open(1, "w", encoding="utf-8")
-            sys.stderr = open(2, "w", encoding="utf-8", buffering=1, errors="backslashreplace")
+            sys.stdin, sys.stdout = os.fdopen(0, encoding="utf-8"), os.fdopen(1, "w", encoding="utf-8")
+            sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1, errors="backslashreplace")
             importlib.import_module("weft.launch.entry").main()
         finally:
             os._exit(99)

@@ -25,10 +25,8 @@ SAMPLE = 1 << 16
 
 def pairs(words: list[str]) -> list[tuple[str, str]]:
     """The options with their values; an option that stands alone has an empty one."""
-    found, rest = [], iter(words)
-    for word in rest:
-        found.append((word, "" if word in ALONE else next(rest, "")))
-    return found
+    rest = iter(words)
+    return [(word, "" if word in ALONE else next(rest, "")) for word in rest]
 
 
 def value_of(options: list[tuple[str, str]], name: str) -> str | None:
