@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -144,6 +144,33 @@ class Cluster:
             if (str(self.state) in line or self.run_mark() in line) and all(word in line for word in words):
                 found.append(int(entry.name))
         return found
+
+    def appended(self) -> list[tuple[str, int]]:
+        """The files that the cluster's processes have open to append to, and whatever is called a log, as files.md names them:
+        by what they lie in, and their sizes."""
+        run = Path(f"/run/weft-{self.run_mark()}")
+        places = [(self.state / "server", "SERVER"), (self.state, "CLONE")]
+        for node in sorted((self.state / "nodes").iterdir()):
+            places = [(node, "AGENT"), (run / node.name, "RUN"), *places]
+        found: dict[Path, int] = {}
+        for top in (self.state / "server", self.state / "nodes", self.state / "log", run):
+            for path in top.rglob("*.log*"):
+                if path.is_file() and not {"root", "rootfs", "layers", "cache"} & set(path.parts):
+                    found[path] = path.stat().st_size
+        for pid in self.pids():
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    flags = int((Path(f"/proc/{pid}/fdinfo") / link.name).read_text().split("flags:")[1].split()[0], 8)
+                    path = Path(os.readlink(link))
+                    if flags & os.O_APPEND and path.is_file():
+                        found[path] = path.stat().st_size
+        named = []
+        for path, size in found.items():
+            for top, word in places:
+                if path.is_relative_to(top):
+                    named.append((f"{word}/{path.relative_to(top)}", size))
+                    break
+        return named
 
     @staticmethod
     def free_port() -> int:

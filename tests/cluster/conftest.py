@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster, lay_out
 from tests.cluster.containers import IMAGE, PROGRAM, SERVES
+from tests.files_table import find_undescribed
 from tests.registry import push_busybox, serve
 
 
@@ -21,6 +22,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         made.up()
         yield made
+        assert find_undescribed(made.appended()) == []  # whatever the tests have had it do
     finally:
         made.down()
 

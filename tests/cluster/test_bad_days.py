@@ -6,8 +6,11 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from benchmarks.soak import Progress, Soak
@@ -70,6 +73,59 @@ def test_kill_9_leaves_the_guest_running_and_the_fabric_converges(cluster: Clust
     cluster.up()
     settled(cluster)
     assert (boot_id(cluster, "hello"), one_guest(cluster, "hello")) == (boot, pid)
+    no_orphans(cluster)
+
+
+HOG = """
+import os, sys
+open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
+held = []
+print("holds", flush=True)
+while len(held) < 256: held.append(os.urandom(1 << 20))
+"""
+
+
+def memory_group(pid: int) -> Path:
+    """Where the kernel counts its memory, as this machine sees it."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for top in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup"):
+            if "memory" in controllers.split(",") or (not controllers and not Path("/sys/fs/cgroup/memory").exists()):
+                folder = Path(top + path)
+                if (folder / "cgroup.procs").exists():
+                    return folder
+    raise AssertionError("its memory is counted nowhere")
+
+
+def test_an_agent_that_needs_too_much_memory_is_ended_alone_and_takes_its_guests_up_again(cluster: Cluster) -> None:
+    node = cluster.vm("hello")["status"]["node"]
+    mark = f"weft agent {node} --state"
+    agent = cluster.pids(mark)
+    assert len(agent) == 1
+    group, before, guest = memory_group(agent[0]), boot_id(cluster, "hello"), one_guest(cluster, "hello")
+    servers = cluster.pids("dnsmasq")
+    inside = {int(word) for word in (group / "cgroup.procs").read_text().split()}
+    assert group.name == "agent" and agent[0] in inside
+    assert guest not in inside and servers and not inside & set(servers)
+    file = group / ("memory.max" if (group / "memory.max").exists() else "memory.limit_in_bytes")
+    limit = int(file.read_text())
+    used = int((group / ("memory.current" if file.name == "memory.max" else "memory.usage_in_bytes")).read_text())
+    assert limit >= 1 << 30
+    Path(f"/proc/{agent[0]}/oom_score_adj").write_text("1000")  # it is what has grown, as far as the kernel is to know
+    file.write_text(str(used + (32 << 20)))
+    with subprocess.Popen([sys.executable, "-c", HOG, str(group)], stdout=subprocess.PIPE) as hog:
+        try:
+            deadline = time.monotonic() + 60
+            while agent[0] in cluster.pids(mark):
+                assert time.monotonic() < deadline, "the kernel ended nobody"
+                time.sleep(0.05)
+        finally:
+            hog.kill()
+    settled(cluster)
+    again = cluster.pids(mark)
+    assert len(again) == 1 and again != agent and memory_group(again[0]) == group
+    assert int(file.read_text()) == limit  # as it was
+    assert one_guest(cluster, "hello") == guest and boot_id(cluster, "hello") == before
     no_orphans(cluster)
 
 

@@ -15,6 +15,7 @@ from guest_lab import MIB, GuestLab
 
 from weft.contracts.runtime import ExecRequest, GuestDisk, GuestPlan
 from weft.drivers.processes import resident_bytes
+from weft.drivers.runtime.qemu import driver as qemu
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.images.tiny.build import build_tiny
 from weft.objects.errors import Unavailable
@@ -216,6 +217,27 @@ async def test_a_guest_whose_root_speaks_for_its_agent_hurts_only_itself(
     finally:
         await driver.stop(wild.id, grace_seconds=0)
         await driver.remove(wild.id)
+
+
+async def test_of_what_qemu_complains_of_the_end_is_kept(
+    lab: GuestLab, plan: GuestPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest may make it complain without end. Its driver neither started it nor found it at its own start, as with one that
+    came by a move."""
+    monkeypatch.setattr(qemu, "CONSOLE_LOG_CHECK_SECONDS", 0.1)
+    driver = lab.driver()
+    await ready(driver, plan)
+    driver._guests.notify()
+    log = Path(lab.host.state_dir, "guests", plan.id, "qemu.log")
+    with open(log, "ab") as file:
+        file.write(b"qemu-system-x86_64: virtio: bogus descriptor\n" * 50_000)
+        file.flush()
+        async with asyncio.timeout(20):
+            while log.stat().st_size > qemu.QEMU_LOG_KEPT_BYTES:
+                await asyncio.sleep(0.05)
+        file.write(b"and on\n")
+    assert log.read_bytes().endswith(b"bogus descriptor\nand on\n")
+    await driver.close()
 
 
 def test_the_same_sources_give_the_same_image(tmp_path: Path, tiny: Path) -> None:

@@ -1,4 +1,5 @@
-"""A control group per guest: its limits on CPU, memory and processes, in whichever version the kernel has mounted.
+"""A control group per guest: its limits on CPU, memory and processes, in whichever version the kernel has mounted. And one for
+the memory of the node's agent, which guests and what else outlives it are not in.
 
 Reads /proc/self/mountinfo once; writes below the controllers' mounts, under the node's own path. Where it may not
 write, it says so in ``problem`` and guests run without limits rather than not at all.
@@ -7,6 +8,7 @@ write, it says so in ``problem`` and guests run without limits rather than not a
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from weft.drivers.group_folders import count_oom_kills
 CONTROLLERS = ("cpu", "memory", "pids")
 PERIOD_MICROSECONDS = 100_000
 MOST_PROCESSES = 512
+AGENT, BESIDE = "agent", "beside"  # whose memory counts apart: the agent's, and of what it starts that isn't a guest
+LEAST_AGENT_BYTES, AGENT_SHARE = 1 << 30, 32
 REMOVAL_TRIES = 40
 REMOVAL_PAUSE_SECONDS = 0.025
 
@@ -71,6 +75,12 @@ def plan_limits(version: int, limits: Limits) -> dict[str, str]:
     }
 
 
+def plan_agent_memory(total_bytes: int) -> int:
+    """Pure. How much an agent may take of a machine with so much: 1 GiB, which is far more than thousands of guests need, more on a
+    large machine; never more than half of it."""
+    return min(total_bytes // 2, max(LEAST_AGENT_BYTES, total_bytes // AGENT_SHARE))
+
+
 def plan_weight(version: int, cpu: float) -> str:
     """Pure. How much a group counts where CPUs are short: as much as a busy process for each of its cores."""
     if version == 2:
@@ -106,8 +116,36 @@ class Cgroups:
         except OSError as error:
             self.problem = f"cgroup {error.filename}: {error.strerror}: guests run without limits"
             self.remove(name)
-            return []
+            return self.leave_agent()
         return [folder / "cgroup.procs" for folder in folders]
+
+    def enclose_agent(self, memory_bytes: int) -> str:
+        """Put this process into a group of its own that takes so much memory; "" or why that can't be. What it starts is in there,
+        too, until it enters another."""
+        try:
+            folder = self._make_memory(AGENT)
+            file = "memory.max" if self._mounts.version == 2 else "memory.limit_in_bytes"
+            _write_limit(folder / file, str(memory_bytes))
+            _write_limit(folder / "cgroup.procs", str(os.getpid()))
+        except OSError as error:
+            return f"cgroup {error.filename}: {error.strerror}"
+        return ""
+
+    def leave_agent(self) -> list[Path]:
+        """The ``cgroup.procs`` file by which a process that goes on without the agent leaves the agent's group; none where there
+        can't be such groups."""
+        try:
+            return [self._make_memory(BESIDE) / "cgroup.procs"]
+        except OSError:
+            return []
+
+    def _make_memory(self, name: str) -> Path:
+        """A group that counts memory only."""
+        if "memory" not in self._mounts.folders:
+            raise OSError(errno.ENOENT, "the memory controller is not mounted", name)
+        folder = self._mounts.folders["memory"] / self._parent / name
+        self._make(folder)
+        return folder
 
     def change(self, name: str, limits: Limits) -> None:
         """Set other limits on a group that is in use; one that isn't there, or that the kernel won't lower yet, stays."""

@@ -37,6 +37,7 @@ from weft.client.skew import describe_skew
 from weft.client.tls import make_tls
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.host import Host
+from weft.drivers.cgroup import Cgroups, plan_agent_memory
 from weft.launch.node_drivers import FUNCTIONS, load_class, load_drivers
 from weft.launch.node_options import parse_agent, parse_join
 from weft.objects.errors import InUse, InvalidInput, WeftError
@@ -97,6 +98,9 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     """Be the node's agent until SIGTERM or SIGINT; or until it has a new certificate, then True: start it anew."""
     clock = SystemClock()
     host = make_host(options, state, enrolment)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if problem := Cgroups(host.cgroup).enclose_agent(plan_agent_memory(total)):
+        log.warning("this agent's memory has no bound of its own: %s", problem)
     context = make_context(state, enrolment)
     if options.server:
         context.server = options.server

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.scenario.agent_lab import make_allocation
 
+from weft.agent import offline
 from weft.agent.bygone import find_bygone, recall_bygone, recall_part
 from weft.agent.known import Memory, Part, read_wanted
 from weft.agent.offline import Copies
@@ -41,6 +43,16 @@ def test_only_what_a_move_has_settled_is_remembered(memory: Memory, kept: Part |
         copies = Copies(str(tmp_path))
         copies.save_departure("abc", kept)
         assert copies.load_departure("abc") == kept
+
+
+def test_of_guests_that_left_the_newest_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline, "MOST_DEPARTURES", 3)
+    copies = Copies(str(tmp_path))
+    for number in range(5):
+        copies.save_departure(f"guest{number}", LEFT)
+        os.utime(tmp_path / "departures" / f"guest{number}.json", (number, number))
+    copies.drop_departures()
+    assert [copies.load_departure(f"guest{number}") == LEFT for number in range(5)] == [False, False, True, True, True]
 
 
 def test_what_came_and_was_taken_away_is_no_place_that_never_ran() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weft.drivers.cgroup import CgroupMounts, Limits, find_mounts, plan_limits
+from weft.drivers.cgroup import CgroupMounts, Limits, find_mounts, plan_agent_memory, plan_limits
 
 V1 = """\
 30 23 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755
@@ -40,3 +40,8 @@ def test_limits_are_written_in_each_version_words() -> None:
     assert plan_limits(2, limits)["memory.max"] == "1000"
     assert (plan_limits(1, limits)["cpu.shares"], plan_limits(2, limits)["cpu.weight"]) == ("512", "50")
     assert plan_limits(1, Limits(0.0001, 1))["cpu.cfs_quota_us"] == "1000"  # the kernel takes no less
+
+
+def test_an_agent_has_room_for_thousands_of_guests_and_never_most_of_its_machine() -> None:
+    gib = 1 << 30
+    assert [plan_agent_memory(size * gib) / gib for size in (1, 2, 8, 24, 64, 512)] == [0.5, 1, 1, 1, 2, 16]

@@ -17,7 +17,7 @@ from weft.drivers.processes import ProcessId
 from weft.drivers.runtime.oci.adjust import list_frozen
 from weft.drivers.runtime.oci.apart import find_hidden
 from weft.drivers.runtime.oci.groups import count_io, find_trees
-from weft.drivers.runtime.oci.logs import parse_line, read_lines, turned
+from weft.drivers.runtime.oci.logs import TURN_BYTES, parse_line, read_lines, turn_over, turned
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import make_program
 from weft.drivers.runtime.oci.record import (
@@ -28,7 +28,8 @@ from weft.drivers.runtime.oci.record import (
     read_signal,
     write_record,
 )
-from weft.drivers.runtime.oci.runtime import read_error, read_never_began
+from weft.drivers.runtime.oci.runtime import Runtime, read_error, read_never_began
+from weft.drivers.runtime.oci.shim import plan_shim
 from weft.drivers.runtime.oci.translate import Device, Facts, Users, plan_files, translate_container, translate_exec
 from weft.drivers.runtime.oci.users import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
 from weft.drivers.seccomp import Profile, Rule, translate_seccomp
@@ -401,6 +402,19 @@ async def test_a_log_is_followed_over_its_turn_to_the_end(tmp_path: Path) -> Non
     ended.set()
     await asyncio.wait_for(following, 5)
     assert [int(line.data) for line in seen] == [1, 2, 3, 4]
+
+
+def test_a_log_that_has_grown_long_is_turned_over_and_conmon_itself_knows_a_limit(tmp_path: Path) -> None:
+    log, reopened = tmp_path / "log", []
+    log.write_bytes(b"x" * (TURN_BYTES - 1))
+    turned(log).write_bytes(b"older")
+    turn_over(log, lambda: reopened.append(1))
+    assert not reopened and turned(log).read_bytes() == b"older"
+    log.write_bytes(b"x" * TURN_BYTES)
+    turn_over(log, lambda: reopened.append(1))
+    assert reopened and not log.exists() and turned(log).stat().st_size == TURN_BYTES
+    words = plan_shim(PLAN, ContainerPaths(tmp_path, tmp_path), Runtime("crun", tmp_path), [])
+    assert int(words[words.index("--log-size-max") + 1]) == 64 << 20
 
 
 async def test_who_reads_a_long_log_lets_others_have_their_turn(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 Started on the host it makes the node's namespaces and leaves its child in them as process 1. That gives the node its
 own /proc, /sys and /run/netns, starts the node's agent once the wire is in (command from DIR/nodes/NODE/agent.json),
-starts it again when it dies, and so what runs beside it (a containerd), and reaps what others leave behind. Guests
-daemonise, so they become its children when their starter ends, and killing the agent harms none. SIGKILL here is the
-power cut; SIGTERM ends the agent first. It stays resident for every node, so it imports little, and nothing from weft.
+starts it again when it dies, and so what runs beside it (a containerd), and reaps what others leave behind. Of logs that
+have grown long it keeps the end. Guests daemonise, so they become its children when their starter ends, and killing the
+agent harms none. SIGKILL here is the power cut; SIGTERM ends the agent first. It stays resident for every node, so it
+imports little, and nothing from weft.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import signal
@@ -20,6 +22,8 @@ MS_BIND, MS_MOVE, MS_REC, MS_SLAVE = 4096, 8192, 16384, 1 << 19
 MNT_DETACH = 2
 BACKOFF_SECONDS, BACKOFF_LIMIT_SECONDS, SETTLED_SECONDS = 0.5, 5.0, 20.0
 POLL_SECONDS, STOP_SECONDS = 0.1, 10.0
+LOOK_SECONDS = 30.0  # at the logs
+LOG_LIMIT_BYTES, LOG_KEPT_BYTES = 16 << 20, 1 << 20
 NEVER = float("inf")
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 
@@ -70,8 +74,9 @@ def serve(node: str, state: str) -> int:
             beside_at = NEVER if beside else 0.0
         if agent and elapsed() >= beside_at:
             beside, beside_at = start_beside(node, state), NEVER
-        # With an agent there is nothing to do until a child ends; without one, look whether it can be started.
-        wait_seconds = min(3600.0, max(POLL_SECONDS, (beside_at if agent else start_at) - elapsed()))
+        bound_logs(f"{state}/log")
+        # With an agent there is nothing else to do until a child ends; without one, look whether it can be started.
+        wait_seconds = min(LOOK_SECONDS, max(POLL_SECONDS, (beside_at if agent else start_at) - elapsed()))
         woken_by = signal.sigtimedwait(SIGNALS, wait_seconds)
         if woken_by and woken_by.si_signo != signal.SIGCHLD:
             return stop_agent(agent)
@@ -145,6 +150,28 @@ def start_command(which: str, node: str, state: str, log: str) -> int:
         )
     except FileNotFoundError:
         return 0
+
+
+def bound_logs(folder: str) -> None:
+    """Of each log of the cluster that has grown long the end is kept. Whoever writes to it appends, and goes on there."""
+    try:
+        for name in os.listdir(folder):
+            if name.endswith(".log") and os.stat(f"{folder}/{name}").st_size > LOG_LIMIT_BYTES:
+                keep_end(f"{folder}/{name}")
+    except OSError as error:  # the folder is being removed, or the disk full: no reason to end a node
+        say(f"logs: {error}")
+
+
+def keep_end(path: str) -> None:
+    with open(path, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # one node's init at a time
+        size = file.seek(0, os.SEEK_END)
+        if size > LOG_LIMIT_BYTES:
+            file.seek(size - LOG_KEPT_BYTES)
+            kept = file.read(LOG_KEPT_BYTES)
+            file.truncate(0)
+            file.seek(0)
+            file.write(kept)
 
 
 def stop_agent(agent: int) -> int:

@@ -15,6 +15,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from weft.contracts.network import Port, Segment
+from weft.drivers.cgroup import Cgroups
 from weft.drivers.network.bridge.kernel import NAMESPACES, run, write_file
 from weft.drivers.network.bridge.names import INSIDE
 from weft.objects.errors import DriverFailed
@@ -28,7 +29,7 @@ LOG_BYTES, LOG_KEPT_BYTES = 1 << 20, 64 << 10
 # a bind mount in a mount namespace of its own keeps the files within its reach, and nothing else.
 SEEN_AT = "/mnt"
 _PF_EXITING = 0x4
-_ENTER = 'mount --bind "$1" ' + SEEN_AT + ' && shift && exec "$@"'
+_ENTER = '[ -z "$1" ] || echo $$ >"$1"; mount --bind "$2" ' + SEEN_AT + ' && shift 2 && exec "$@"'
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,13 @@ def render_own(segment: Segment) -> str:
 
 
 async def ensure_server(
-    segment: Segment, ports: list[Port], files: Files, namespace: str, resolver: str | None, tell: bool
+    segment: Segment,
+    ports: list[Port],
+    files: Files,
+    namespace: str,
+    resolver: str | None,
+    tell: bool,
+    cgroups: Cgroups,
 ) -> str:
     """Make the server run with these files; returns what had to be done: "" (nothing), "told" or "started".
 
@@ -157,7 +164,7 @@ async def ensure_server(
         write_file(files.own, render_own(segment)),
     ]
     if process is None:
-        await start_server(command, files, namespace)
+        await start_server(command, files, namespace, cgroups)
         return "started"
     try:
         if any(changed) or tell:
@@ -193,13 +200,14 @@ def inspect_server(files: Files, command: list[str], namespace: str) -> tuple[in
     return process, held == command and router.exists() and place == router.stat().st_ino
 
 
-async def start_server(command: list[str], files: Files, namespace: str) -> None:
-    """Start the server in the router's namespace; returns when it listens."""
+async def start_server(command: list[str], files: Files, namespace: str, cgroups: Cgroups) -> None:
+    """Start the server in the router's namespace, out of the agent's control group; returns when it listens."""
     stray = [os.pidfd_open(pid) for pid in _servers_in(namespace)]  # one whose pid file was lost holds the ports
     for process in stray:
         await stop_process(process)
     enter = ["nsenter", f"--net={NAMESPACES / namespace}", "unshare", "--mount", "sh", "-c", _ENTER, "sh"]
-    await run("start dnsmasq", [*enter, str(files.folder), *command])
+    group = next(map(str, cgroups.leave_agent()), "")
+    await run("start dnsmasq", [*enter, group, str(files.folder), *command])
 
 
 async def stop_server(files: Files, namespace: str) -> None:

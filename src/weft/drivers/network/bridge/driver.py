@@ -19,6 +19,7 @@ import msgspec
 
 from weft.contracts.host import Host
 from weft.contracts.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
+from weft.drivers.cgroup import Cgroups
 from weft.drivers.network.bridge import kernel, moving, netlink, plan, rules
 from weft.drivers.network.bridge.check import check_filters, check_forwards, check_port, check_ranges, check_segment
 from weft.drivers.network.bridge.dial import dial_inside
@@ -42,6 +43,7 @@ class BridgeNetwork:
         self._host = host
         self._names = Names(host.link_prefix)
         self._folder = Path(host.run_dir) / "network"
+        self._cgroups = Cgroups(host.cgroup)
         self._changing = asyncio.Lock()
         self._applied: dict[str, Segment] = {}
         self._switched: set[str] = set()  # segments with a port that was switched since they were applied
@@ -300,6 +302,7 @@ class BridgeNetwork:
             self._names.router(segment.id),
             resolver,
             tell=tell,
+            cgroups=self._cgroups,
         )
 
     async def _apply_forwards(self, links: Mapping[str, Link]) -> bool:

@@ -28,7 +28,7 @@ from weft.drivers.cgroup import Cgroups, Limits
 from weft.drivers.processes import cpu_seconds, host_boot_id, resident_bytes
 from weft.drivers.runtime.qemu.adjust import adjust_machine, check_adjustment
 from weft.drivers.runtime.qemu.confine import choose_user
-from weft.drivers.runtime.qemu.console_log import PrintedHere, shorten
+from weft.drivers.runtime.qemu.console_log import PrintedHere, keep_end, shorten
 from weft.drivers.runtime.qemu.frame import Frame, plan_frame
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
@@ -48,6 +48,7 @@ HELLO_AGAIN_SECONDS = 0.5
 CONSOLE_LOG_BYTES = 16 << 20
 CONSOLE_LOG_KEPT_BYTES = 1 << 20
 CONSOLE_LOG_CHECK_SECONDS = 5.0
+QEMU_LOG_BYTES, QEMU_LOG_KEPT_BYTES = 1 << 20, 64 << 10
 
 
 class QemuDriver:
@@ -71,6 +72,7 @@ class QemuDriver:
         self._facts: Facts | None = None
         self._probing = asyncio.Lock()
         self._tending: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def probe(self) -> RuntimeProbe:
         async with self._probing:
@@ -107,7 +109,6 @@ class QemuDriver:
                 await self._resume(guest, plan, facts)
             else:
                 guest = await self._adopt_unknown(plan) or await self._boot(plan, facts)
-        self._tend()
         self._notify()
         return guest.facts()
 
@@ -158,6 +159,7 @@ class QemuDriver:
         self._news.clear()
 
     async def close(self) -> None:
+        self._closed = True
         if self._tending is not None:
             self._tending.cancel()
         await self._guests.close()
@@ -325,16 +327,23 @@ class QemuDriver:
 
     def _notify(self) -> None:
         self._news.set()
+        self._tend()  # whichever way a guest came to run here
 
     def _tend(self) -> None:
-        if self._tending is None or self._tending.done():
+        if self._closed or (self._tending is not None and not self._tending.done()):
+            return
+        if any(guest.running for guest in self._guests.known.values()):
             self._tending = asyncio.create_task(self._trim_logs())
 
     async def _trim_logs(self) -> None:
-        """A guest must not fill the node's disk through its console: of a log that grew too long the end is kept."""
+        """A guest must not fill the node's disk through its console, nor by what its QEMU complains of: of a log that grew too
+        long the end is kept."""
         while any(guest.running for guest in self._guests.known.values()):
             await self._clock.sleep(CONSOLE_LOG_CHECK_SECONDS)
             for guest in self._guests.known.values():
                 with contextlib.suppress(OSError):
                     if guest.paths.console_log.stat().st_size > CONSOLE_LOG_BYTES:
                         shorten(guest.paths, CONSOLE_LOG_KEPT_BYTES)
+                with contextlib.suppress(OSError):
+                    if guest.paths.qemu_log.stat().st_size > QEMU_LOG_BYTES:
+                        keep_end(guest.paths.qemu_log, QEMU_LOG_KEPT_BYTES)

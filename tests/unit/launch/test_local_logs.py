@@ -1,0 +1,51 @@
+"""The logs of a local cluster: written by many for as long as it lives, and bounded by its nodes' first processes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from weft.launch.local import init
+from weft.launch.local.daemon import LOG_LIMIT_BYTES, rotate_log
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_of_a_log_that_has_grown_long_the_end_is_kept_and_its_writer_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(init, "LOG_LIMIT_BYTES", 5000)
+    monkeypatch.setattr(init, "LOG_KEPT_BYTES", 100)
+    short = tmp_path / "agent-n1.log"
+    short.write_text("short")
+    with open(tmp_path / "server.log", "ab") as writer:
+        writer.write(b"x" * 6000 + b"the end")
+        writer.flush()
+        init.bound_logs(str(tmp_path))
+        writer.write(b", and on")
+    assert (tmp_path / "server.log").read_bytes() == b"x" * 93 + b"the end, and on"
+    assert short.read_text() == "short"
+
+
+def test_a_folder_that_is_gone_ends_no_node(tmp_path: Path) -> None:
+    init.bound_logs(str(tmp_path / "gone"))
+
+
+def test_a_long_log_is_put_aside_before_a_new_start(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    with open(log, "wb") as file:
+        file.truncate(LOG_LIMIT_BYTES + 1)
+    rotate_log(log)
+    assert not log.exists() and (tmp_path / "server.log.1").stat().st_size == LOG_LIMIT_BYTES + 1
+
+
+def test_so_is_that_of_make_install(tmp_path: Path) -> None:
+    line = next(line for line in (ROOT / "tools/install").read_text().splitlines() if '"$log.1"' in line)
+    log = tmp_path / "install.log"
+    with open(log, "wb") as file:
+        file.truncate((16 << 20) + 1)
+    subprocess.run(["bash", "-euc", f"log={log}\n{line}"], check=True)
+    assert log.stat().st_size == 0 and (tmp_path / "install.log.1").stat().st_size == (16 << 20) + 1
+    subprocess.run(["bash", "-euc", f"log={log}\n{line}"], check=True)
