@@ -12,8 +12,8 @@ from benchmarks.measurement import ROOT, Figure, Measurement, write_section
 
 SOURCE = ROOT / "src" / "weft"
 SUMMARY = (
-    "Lines that tests/unit, tests/scenario and tests/conformance run, the processes they start included; what only guests and "
-    "clusters reach (tests/host, tests/cluster: most of the drivers and of `launch`) counts as not run here."
+    "Lines that {tests} run, the processes they start included; what only guests and clusters reach (tests/host, tests/cluster: "
+    "most of the drivers and of `launch`) counts as not run here."
 )
 
 
@@ -37,11 +37,17 @@ def main(argv: list[str]) -> int:
     data = coverage.Coverage(data_file=str(ROOT / ".coverage"), config_file=str(ROOT / "pyproject.toml"))
     data.load()
     lines, run, missing = count(data)
+    folders = Counter(
+        "/".join(test.split("/")[:2])
+        for test in {name.split("|")[0] for name in data.get_data().measured_contexts()}
+        if test
+    )
+    tests = ", ".join(f"{number} tests of {folder}" for folder, number in sorted(folders.items()))
     figures = [Figure("all", f"{run.total() / lines.total():.1%} of {lines.total()} lines")]
     figures += [
         Figure(room, f"{run[room] / lines[room]:.1%} of {lines[room]}") for room in sorted(lines) if lines[room]
     ]
-    print(write_section(Measurement("coverage", SUMMARY, figures)))
+    print(write_section(Measurement("coverage", SUMMARY.format(tests=tests), figures)))
     table = Path(argv[0]) if argv else ROOT / ".coverage.missing"
     table.write_text("".join(f"{file}: {' '.join(map(str, missed))}\n" for file, missed in missing.items()))
     print(f"lines that no test ran: {table}", file=sys.stderr)

@@ -28,7 +28,7 @@ WORST = {"believe_an_older_store": (150, {**BEHIND, "older store restored": 60})
 
 # Those that take many histories, or long ones, until they show.
 LONG = (
-    *("adopt_without_checking_the_start_time", "believe_an_older_store", "forget_a_watch_event", "ignore_incarnation"),
+    *("adopt_without_checking_the_start_time", "believe_an_older_store", "ignore_incarnation"),
     *("leave_the_data_behind", "place_before_nodes_have_spoken", "count_no_room_that_is_taken"),
 )
 
