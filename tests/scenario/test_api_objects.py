@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 from tests.scenario.api_lab import GATEWAY, DoorsLab, make_image, make_vm, take_port
 
+from weft.client.answer import Answer
 from weft.kinds.image import ImageStatus
 from weft.kinds.volume import VolumeStatus
 from weft.objects.errors import (
@@ -138,6 +140,76 @@ def test_a_stale_generation_is_refused_and_status_writes_do_not_make_one_stale(v
     with pytest.raises(StaleRevision) as caught:
         vms.client.put({**make_vm("web", grace=6), "generation": made["generation"]})
     assert caught.value.details["generation"] == 2
+
+
+def test_if_match_holds_each_way_of_changing_an_object_to_the_revision_that_was_read(vms: DoorsLab) -> None:
+    def ask(method: str, path: str, tag: str, body: object = None) -> Answer:
+        return vms.client.http.request(method, f"/v1/projects/default/{path}", body, headers={"If-Match": tag})
+
+    made = vms.client.http.request("POST", "/v1/projects/default/vms", make_vm("web"))
+    old = made.headers["etag"]
+    assert (
+        old
+        == f'"{made.json()["revision"]}"'
+        == vms.client.http.request("GET", "/v1/projects/default/vms/web").headers["etag"]
+    )
+    vms.client.patch("vm", "web", {"labels": {"a": "1"}})
+    before = vms.revision()
+    ways = (
+        ("PUT", "vms/web", make_vm("web", grace=7)),
+        ("PATCH", "vms/web", {"spec": {"grace": 7}}),
+        ("POST", "vms/web:hold", None),
+        ("POST", "vms/web:convert", {"to": "container"}),
+        ("POST", "vms/web:exec", {"argv": ["true"]}),
+        ("DELETE", "vms/web", None),
+    )
+    for method, path, body in ways:
+        for tag in (old, f"W/{old}", '"0"', f'{old}, "1"'):
+            answer = ask(method, path, tag, body)
+            assert (answer.status, answer.json()["reason"]) == (412, "etagMismatch"), (method, path, tag, answer.body)
+        assert ask(method, path, "rubbish", body).json()["field"] == "If-Match"
+    assert ask("PUT", "vms/none", "*", make_vm("none")).status == 412
+    assert vms.revision() == before
+    tag = vms.client.http.request("GET", "/v1/projects/default/vms/web").headers["etag"]
+    for method, path, body in (ways[0], ways[1], ways[2], ways[5]):
+        answer = ask(method, path, f"{old}, {tag}", body)
+        assert answer.status in (200, 202), answer.body
+        tag = answer.headers["etag"]
+
+
+def test_if_match_holds_a_deletion_to_what_was_read_also_where_others_refer_to_it(lab: DoorsLab) -> None:
+    lab.client.create(make_image("old"))
+    tag = lab.client.http.request("GET", "/v1/projects/default/images/old").headers["etag"]
+    lab.client.patch("image", "old", {"labels": {"a": "1"}})
+    answer = lab.client.http.request("DELETE", "/v1/projects/default/images/old", headers={"If-Match": tag})
+    assert answer.status == 412 and lab.client.get("image", "old")["deleting_since"] is None
+    tag = lab.client.http.request("GET", "/v1/projects/default/images/old").headers["etag"]
+    assert lab.client.http.request("DELETE", "/v1/projects/default/images/old", headers={"If-Match": tag}).status < 300
+
+
+def test_a_put_with_a_stale_revision_and_no_generation_is_refused(vms: DoorsLab) -> None:
+    made = vms.client.create(make_vm("web"))
+    with pytest.raises(StaleRevision) as caught:
+        vms.client.put({**make_vm("web", grace=6), "revision": 1})
+    assert caught.value.field == "revision" and caught.value.details["revision"] == made["revision"]
+    assert vms.client.put({**make_vm("web", grace=6), "revision": made["revision"]})["spec"]["grace"] == 6
+    with pytest.raises(StaleRevision):
+        vms.client.put({**make_vm("none"), "revision": 1})
+    with pytest.raises(InvalidInput):
+        vms.client.put({**make_vm("web"), "revision": "1"})
+
+
+def test_a_network_in_which_a_node_stands_is_refused(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    node.report(node={"address": "10.77.0.4"}, version="a.1")
+    for _ in range(200):
+        if lab.doors.ranges.find_node("10.77.0.0/24"):
+            break
+        time.sleep(0.01)
+    with pytest.raises(InvalidInput, match=r"holds 10\.77\.0\.4, which is a node's own address") as caught:
+        lab.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.77.0.0/24"}})
+    assert caught.value.field == "spec.cidr" and caught.value.hint
+    lab.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.77.1.0/24"}})
 
 
 def test_an_idempotent_put_writes_nothing(vms: DoorsLab) -> None:

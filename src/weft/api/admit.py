@@ -17,6 +17,7 @@ from weft.api.doors import Doors
 from weft.api.manifest import Wish
 from weft.api.view import View
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
+from weft.kinds.network import NetworkSpec
 from weft.kinds.record import Kind
 from weft.kinds.upgrade import refuse_newer
 from weft.objects.changes import NO_ROOM, FieldChange, Room, plan_spec_change
@@ -79,6 +80,8 @@ async def plan_create(doors: Doors, view: View, wish: Wish, *, known_absent: boo
             hint="choose a shorter one",
         )
     spec = read_spec(kind, sealing.take_in(doors, wish, None))
+    if isinstance(spec, NetworkSpec):
+        _refuse_nodes_range(doors, spec.cidr)
     await uploads.require_uploads(doors, kind, None, spec)
     envelope = Envelope(
         kind=kind.name,
@@ -262,6 +265,16 @@ def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]
                 hint=f"weft delete {kind.name}/{current.name} --yes, then create it anew",
                 details={"change": change.mode, "old": change.old},
             )
+
+
+def _refuse_nodes_range(doors: Doors, cidr: str) -> None:
+    """A guest with a node's address would be in that node's place for its neighbours."""
+    if node := doors.ranges.find_node(cidr):
+        raise InvalidInput(
+            f"spec.cidr: {cidr} holds {node}, which is a node's own address",
+            field="spec.cidr",
+            hint="choose a range that no node is in; weft node list -o wide tells their addresses",
+        )
 
 
 async def _claim(doors: Doors, view: View, draft: Draft, old: Any, new: Any) -> None:

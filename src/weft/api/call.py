@@ -206,11 +206,11 @@ def json_answer(content: Any, status: int = 200) -> Answer:
 
 
 def object_answer(envelope: Envelope, status: int = 200, **more: Any) -> Answer:
-    """A whole object; ``more`` stands beside its fields."""
+    """A whole object, with its revision as ETag; ``more`` stands beside its fields."""
     body = _encoder.encode(envelope)
     if more:
         body = body[:-1] + b"," + _encoder.encode(more)[1:]
-    return Answer(status, body, JSON)
+    return Answer(status, body, (*JSON, ("etag", f'"{envelope.revision}"')) if envelope.revision else JSON)
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -13,6 +13,7 @@ from weft.api.call import Call, object_answer, read_flag
 from weft.api.commit import read_again, retry, was_done
 from weft.api.doors import Doors
 from weft.api.give_up import give_up
+from weft.api.match import Match
 from weft.api.target import Target
 from weft.contracts.store import AtRevision, Delete, Put, Write
 from weft.kinds.record import Kind
@@ -29,7 +30,9 @@ async def delete(doors: Doors, call: Call, target: Target) -> Answer:
     kind, key = target.kind, call.idempotency_key
     if key is not None and await was_done(doors, key):
         return await _answer_repeat(doors, target)
+    expected = Match(call)
     envelope = await _read(doors, target)
+    expected.check(kind, envelope.name, envelope)
     if uid is not None:
         refuse_another(kind, envelope, uid)
     if read_flag(query, "force"):
@@ -39,13 +42,14 @@ async def delete(doors: Doors, call: Call, target: Target) -> Answer:
     guard(kind, envelope)
     if references.is_referred_to(kind):
         await _refuse_used(doors, kind, envelope)
-        envelope = await _mark(doors, target, envelope.uid)
+        envelope = await _mark(doors, target, envelope.uid, expected)
+        expected = Match()  # met: from here on it is our own mark that moves it
         try:
             await _refuse_used(doors, kind, envelope)
         except BaseException:
             await _unmark(doors, target, envelope.uid)
             raise
-    gone = await retry(doors, lambda: _finish(doors, target, envelope, key))
+    gone = await retry(doors, lambda: _finish(doors, target, envelope, key, expected))
     if gone.finalizers:
         doors.tell(gone.ref, "Deleting", f"asked by {call.actor.name}")
     else:
@@ -75,9 +79,10 @@ async def _refuse_used(doors: Doors, kind: Kind, envelope: Envelope) -> None:
         raise references.in_use(kind, envelope.name, users)
 
 
-async def _mark(doors: Doors, target: Target, uid: str) -> Envelope:
+async def _mark(doors: Doors, target: Target, uid: str, expected: Match) -> Envelope:
     async def attempt() -> Envelope:
         envelope = await _read(doors, target, uid)
+        expected.check(target.kind, envelope.name, envelope)
         if envelope.deleting_since is None:
             await _write(doors, envelope, doors.clock.now())
         return envelope
@@ -101,12 +106,13 @@ async def _write(doors: Doors, envelope: Envelope, deleting_since: float | None,
     )
 
 
-async def _finish(doors: Doors, target: Target, last: Envelope, key: str | None) -> Envelope:
+async def _finish(doors: Doors, target: Target, last: Envelope, key: str | None, expected: Match) -> Envelope:
     """One commit with the request's ``key``: the mark, if finalizers hold the object; else it and its claims are gone."""
     kind = target.kind
     envelope = await read_again(doors, target.key)
     if envelope is None or envelope.uid != last.uid:
         return last  # whoever held it has let it go meanwhile
+    expected.check(kind, envelope.name, envelope)
     if envelope.finalizers:
         if envelope.deleting_since is None:
             await _write(doors, envelope, doors.clock.now(), key)

@@ -2,7 +2,7 @@
 
 What the server itself puts into an object (status, …) may stand in a manifest and is passed over, so that an object that
 was read can be sent back. Two are not: ``uid`` says "this one, and no later one of its name", ``generation`` "only if nobody
-changed it since".
+changed it since". ``revision`` counts only beside no generation, and only in a PUT: it moves with the status, too.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     spec: dict[str, Any]
     uid: str | None = None
     generation: int | None = None
+    revision: int | None = None  # that alone was given
 
 
 def read_manifest(raw: Any, *, kind: Kind | None = None, project: str | None = None, name: str | None = None) -> Wish:
@@ -61,7 +62,8 @@ def read_manifest(raw: Any, *, kind: Kind | None = None, project: str | None = N
         labels=_read_labels(raw.get("labels")),
         spec=_read_spec(raw.get("spec")),
         uid=_read_uid(raw.get("uid")),
-        generation=_read_generation(raw.get("generation")),
+        generation=_read_number(raw, "generation"),
+        revision=_read_number(raw, "revision") if raw.get("generation") is None else None,
     )
 
 
@@ -149,9 +151,10 @@ def _read_uid(raw: Any) -> str | None:
     return raw or None
 
 
-def _read_generation(raw: Any) -> int | None:
-    if raw is None:
+def _read_number(raw: Mapping[str, Any], field: str) -> int | None:
+    found = raw.get(field)
+    if found is None:
         return None
-    if isinstance(raw, bool) or not isinstance(raw, int):
-        raise InvalidInput("generation must be a whole number", field="generation")
-    return raw
+    if isinstance(found, bool) or not isinstance(found, int):
+        raise InvalidInput(f"{field} must be a whole number", field=field)
+    return found

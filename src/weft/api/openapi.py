@@ -134,6 +134,10 @@ def _manifest_schema(kind: Kind) -> dict[str, Any]:
             "spec": _ref(kind.spec.__name__),
             "uid": {"type": "string", "description": "Only this very one, not a later one of its name"},
             "generation": {"type": "integer", "description": "Only if it is at this generation still"},
+            "revision": {
+                "type": "integer",
+                "description": "In a PUT without generation: only if it is at this revision still, which its status moves too",
+            },
         },
     }
 
@@ -170,12 +174,16 @@ def _paths_of(kind: Kind) -> dict[str, Any]:
     if in_project:
         paths[f"/v1/{kind.plural}"] = {"get": _list_operation(kind, [], " of all projects")}
     if kind.writer == "people":
-        dry, key = _query("dry_run"), _header("Idempotency-Key")
+        dry, key, match = _query("dry_run"), _header("Idempotency-Key"), _header("If-Match")
         collection["post"] = _operation(f"Create a {kind.title}", [*where, dry, key], whole, manifest, "201")
-        one["put"] = _operation(f"Create or change a {kind.title}", [*named, dry, key], whole, manifest)
-        patch = _operation(f"Change a {kind.title} (JSON merge patch)", [*named, dry, key], whole, {"type": "object"})
+        one["put"] = _operation(f"Create or change a {kind.title}", [*named, dry, key, match], whole, manifest)
+        patch = _operation(
+            f"Change a {kind.title} (JSON merge patch)", [*named, dry, key, match], whole, {"type": "object"}
+        )
         one["patch"] = patch
-        one["delete"] = _operation(f"Delete a {kind.title}", [*named, _query("uid"), *_force(kind), key], _gone(title))
+        one["delete"] = _operation(
+            f"Delete a {kind.title}", [*named, _query("uid"), *_force(kind), key, match], _gone(title)
+        )
         one["delete"]["responses"]["202"] = {**_answered(whole), "description": "It goes: finalizers hold it still"}
         paths[f"{base}:batch"] = {
             "post": _operation(
@@ -195,7 +203,7 @@ def _verb_operation(kind: Kind, verb: Verb, named: list[dict[str, Any]]) -> dict
         names = ("ticket", "address", "server_name")
         answer = {"type": "object", "required": list(names), "properties": {n: {"type": "string"} for n in names}}
     given = _ref(verb.input.__name__) if verb.input is not None else None
-    return _operation(f"{verb.summary} ({verb.name})", named, answer, given)
+    return _operation(f"{verb.summary} ({verb.name})", [*named, _header("If-Match")], answer, given)
 
 
 def _list_operation(kind: Kind, where: list[dict[str, Any]], which: str = "") -> dict[str, Any]:

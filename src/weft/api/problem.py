@@ -23,6 +23,7 @@ STATUS: dict[str, int] = {
     "timedOut": 408,
     "alreadyExists": 409,
     "staleRevision": 409,
+    "etagMismatch": 412,
     "inUse": 409,
     "portInUse": 409,
     "portReserved": 409,

@@ -66,6 +66,12 @@ class Ranges:
             self._told = Told(hashlib.sha256(text.encode()).hexdigest()[:16], networks, nodes)
         return self._told if self._told.version != version else None
 
+    def find_node(self, cidr: str) -> str:
+        """An address of a node in that range; "" if there is none, or nothing is known."""
+        within = ipaddress.IPv4Network(cidr)
+        addresses = (found.removesuffix("/32") for found in self._nodes.found.values()) if self._nodes.live else ()
+        return next((address for address in addresses if ipaddress.IPv4Address(address) in within), "")
+
     def find_gone(self, network_uids: Collection[str]) -> list[str]:
         """Those of the networks that there are no more; none while nothing is known."""
         if not network_uids or not self._networks.live:

@@ -18,9 +18,10 @@ from weft.api.call import Call, json_answer, object_answer, read_flag
 from weft.api.commit import read_again, settle, tell, was_done
 from weft.api.doors import Doors
 from weft.api.manifest import Wish, read_manifest
+from weft.api.match import Match
 from weft.api.target import Target
 from weft.api.view import View
-from weft.contracts.store import Put
+from weft.contracts.store import AtRevision, Put
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, is_workload
@@ -48,13 +49,18 @@ async def act(doors: Doors, call: Call, target: Target) -> Answer:
         authorise_write(call.actor, kind, verb.name)
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     given = _read_input(verb, await call.read_object())
+    expected = Match(call)
     if verb.stream:
+        if expected.is_given:
+            expected.check(kind, target.require_name(), await read_again(doors, target.key))
         return await _open_stream(doors, call, target, verb, given)
     if verb.make is not None:
-        return await _make(doors, call, target, verb, given, dry_run=dry_run)
+        return await _make(doors, call, target, verb, given, expected, dry_run=dry_run)
     key = None if dry_run else call.idempotency_key
     try:
-        draft = await settle(doors, lambda view: _plan(doors, view, target, verb, given), key=key, dry_run=dry_run)
+        draft = await settle(
+            doors, lambda view: _plan(doors, view, target, verb, given, expected), key=key, dry_run=dry_run
+        )
     except WeftError:
         # A repeat of what has been done may make no sense any more in the state it led to.
         stored = await read_again(doors, target.key) if key is not None and await was_done(doors, key) else None
@@ -66,9 +72,10 @@ async def act(doors: Doors, call: Call, target: Target) -> Answer:
     return object_answer(draft.envelope)
 
 
-async def _plan(doors: Doors, view: View, target: Target, verb: Verb, given: Any) -> Draft:
+async def _plan(doors: Doors, view: View, target: Target, verb: Verb, given: Any, expected: Match) -> Draft:
     kind = target.kind
     current = await view.get(kind, target.project, target.require_name())
+    expected.check(kind, target.require_name(), current)
     if current is None:
         raise not_found(kind, target.require_name(), target.project)
     refuse_deleting(kind, current)
@@ -85,7 +92,9 @@ async def _plan(doors: Doors, view: View, target: Target, verb: Verb, given: Any
     return await admit.plan_spec(doors, view, kind, current, old, new, changes)
 
 
-async def _make(doors: Doors, call: Call, target: Target, verb: Verb, given: Any, *, dry_run: bool) -> Answer:
+async def _make(
+    doors: Doors, call: Call, target: Target, verb: Verb, given: Any, expected: Match, *, dry_run: bool
+) -> Answer:
     """The object that the verb makes beside ``target``."""
     assert verb.make is not None
     kind, key, make = target.kind, None if dry_run else call.idempotency_key, verb.make
@@ -93,16 +102,20 @@ async def _make(doors: Doors, call: Call, target: Target, verb: Verb, given: Any
 
     async def plan(view: View) -> Draft:
         current = await view.get(kind, target.project, target.require_name())
+        expected.check(kind, target.require_name(), current)
         if current is None:
             raise not_found(kind, target.require_name(), target.project)
         refuse_deleting(kind, current)
         whole = msgspec.json.decode(msgspec.json.encode(current))
         wish = read_manifest(make(whole, given, mark), project=target.project)
         if verb.change is not None:
-            return await _make_with_change(doors, view, target, verb, given, wish)
+            return await _make_with_change(doors, view, target, verb, given, wish, expected)
         if key is not None and (done := await view.get(wish.kind, wish.project, wish.name)) is not None:
             return Draft(wish.kind, done, "unchanged")
-        return await admit.plan_create(doors, view, wish)
+        draft = await admit.plan_create(doors, view, wish)
+        if expected.is_given:
+            draft.preconditions.append(AtRevision(current.key, current.revision))
+        return draft
 
     if verb.change is not None and key is not None and await was_done(doors, key):
         made = await _find_made(doors, target)
@@ -115,9 +128,11 @@ async def _make(doors: Doors, call: Call, target: Target, verb: Verb, given: Any
     return object_answer(draft.envelope, 200 if dry_run else 201)
 
 
-async def _make_with_change(doors: Doors, view: View, target: Target, verb: Verb, given: Any, wish: Wish) -> Draft:
+async def _make_with_change(
+    doors: Doors, view: View, target: Target, verb: Verb, given: Any, wish: Wish, expected: Match
+) -> Draft:
     """What is made and the change of ``target`` that goes with it, in one commit."""
-    changed = await _plan(doors, view, target, verb, given)
+    changed = await _plan(doors, view, target, verb, given, expected)
     draft = await admit.plan_create(doors, view, wish)
     draft.envelope.owner = changed.envelope.ref
     draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *draft.writes[1:], *changed.writes]

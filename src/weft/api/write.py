@@ -13,6 +13,7 @@ from weft.api.call import Call, object_answer, read_flag
 from weft.api.commit import settle, tell, was_done
 from weft.api.doors import Doors
 from weft.api.manifest import read_manifest
+from weft.api.match import Match, refuse_stale
 from weft.api.target import Target
 from weft.api.view import View
 from weft.objects.envelope import Envelope, decode_part
@@ -42,7 +43,15 @@ async def put(doors: Doors, call: Call, target: Target) -> Answer:
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     wish = read_manifest(await call.read_object(), kind=target.kind, project=target.project, name=target.name)
     tokens.refuse_without_secret(wish.kind)
-    draft = await _settle_once(doors, call, target, wish.name, lambda view: admit.plan_put(doors, view, wish), dry_run)
+    expected = Match(call)
+
+    async def plan(view: View) -> Draft:
+        current = await view.get(wish.kind, wish.project, wish.name)
+        expected.check(wish.kind, wish.name, current)
+        refuse_stale(wish.kind, wish.name, current, wish.revision)
+        return await admit.plan_put(doors, view, wish)
+
+    draft = await _settle_once(doors, call, target, wish.name, plan, dry_run)
     return _answer(doors, call, draft, dry_run)
 
 
@@ -56,8 +65,11 @@ async def patch(doors: Doors, call: Call, target: Target) -> Answer:
                 f"{field[:80]} can't be patched", field=field[:80], hint="only labels, spec, uid and generation can"
             )
 
+    expected = Match(call)
+
     async def plan(view: View) -> Draft:
         current = await view.get(target.kind, target.project, target.require_name())
+        expected.check(target.kind, target.require_name(), current)
         if current is None:
             raise admit.not_found(target.kind, target.require_name(), target.project)
         wish = read_manifest(_patched(current, raw, target), kind=target.kind, project=target.project, name=target.name)

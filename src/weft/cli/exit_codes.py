@@ -44,6 +44,7 @@ _BY_REASON: dict[str, int] = {
     "forbidden": AUTH,
     "alreadyExists": CONFLICT,
     "staleRevision": CONFLICT,
+    "etagMismatch": CONFLICT,
     "inUse": CONFLICT,
     "portInUse": CONFLICT,
     "portReserved": CONFLICT,

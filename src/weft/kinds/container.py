@@ -74,7 +74,9 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     ]
     command: Annotated[list[Word], field("What to run instead of the image's entrypoint", change="restart")] = []
     args: Annotated[list[Word], field("Its arguments instead of the image's", change="restart")] = []
-    env: Annotated[dict[str, str], field("Variables, beside the image's", change="restart")] = {}
+    env: Annotated[
+        dict[str, str], field("Variables, beside the image's; all who may look read them", change="restart")
+    ] = {}
     env_secrets: Annotated[
         dict[str, str], field("Variables that a secret of its project holds: NAME=SECRET/KEY", change="restart")
     ] = {}

@@ -64,7 +64,7 @@ class FunctionCode(msgspec.Struct, kw_only=True):
     pulls: Annotated[int, field("Grows by one when its image's tag is to be looked up again", ge=0)] = 0
     handler: Annotated[str, field("What is called, like app.handler: MODULE.FUNCTION", max_length=256)] = ""
     command: Annotated[list[Word], field("What an instance runs instead of what its runtime or image says")] = []
-    env: Annotated[dict[str, str], field("Variables that its code sees")] = {}
+    env: Annotated[dict[str, str], field("Variables that its code sees, and all who may look at it")] = {}
     memory: Annotated[int, field("Memory of an instance", quantity="bytes")] = 256 * MIB
     cpu: Annotated[float, field("Cores of an instance; a fraction is a limit", quantity="cpu")] = 1.0
     timeout: Annotated[float, field("How long one invocation may take", quantity="duration")] = 30.0

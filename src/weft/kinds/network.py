@@ -39,13 +39,28 @@ def read_cidr(cidr: str, field_: str = "spec.cidr") -> ipaddress.IPv4Network:
         raise InvalidInput(f"{field_}: {cidr} is IPv6; only IPv4 networks can be made", field=field_, hint=hint)
     if not 8 <= network.prefixlen <= 29:
         raise InvalidInput(f"{field_}: /{network.prefixlen} is not between /8 and /29", field=field_, hint=hint)
-    if network.is_multicast or network.is_loopback or network.is_link_local or network.is_unspecified:
-        raise InvalidInput(f"{field_}: {cidr} can't be used for guests", field=field_, hint=hint)
     return network
 
 
+# What no guest can have: addresses that hosts keep for themselves, for no one machine, or for nobody at all (RFC 6890).
+_NOBODYS = {
+    "0.0.0.0/8": "means this very network",
+    "127.0.0.0/8": "is each machine's own loopback",
+    "169.254.0.0/16": "is link-local: metadata services answer there",
+    "224.0.0.0/4": "is for multicast",
+    "240.0.0.0/4": "is reserved, and holds the broadcast address",
+}
+
+
 def check_network(spec: NetworkSpec) -> None:
-    read_cidr(spec.cidr)
+    network = read_cidr(spec.cidr)
+    for taken, why in _NOBODYS.items():
+        if network.overlaps(ipaddress.IPv4Network(taken)):
+            raise InvalidInput(
+                f"spec.cidr: {spec.cidr} can't be used for guests: {taken} {why}",
+                field="spec.cidr",
+                hint="choose a private range, in 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16",
+            )
 
 
 def gateway_of(cidr: str) -> str:
