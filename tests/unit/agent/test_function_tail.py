@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from weft.agent.functions.failures import Failure, fail
+from weft.agent.functions.failures import MOST_TYPE, Failure, fail, tell_failure
 from weft.agent.functions.running import Running
 from weft.client.invocations import Answer, Invoke
 from weft.contracts.clock import SystemClock
@@ -114,3 +114,10 @@ async def test_an_instance_that_ends_meanwhile_has_answered_all_the_same() -> No
         await running.stop()
         (answer,) = keeper.answers
         assert (answer.payload, answer.error, keeper.told) == (b"42", "", ["up", "answer"])
+
+
+def test_an_error_s_type_is_the_code_s_own_word_and_short() -> None:
+    """It becomes the reason of the function, which everybody who watches it gets."""
+    assert tell_failure(b'{"errorType": "ValueError"}', "").error_type == "ValueError"
+    assert len(tell_failure(b'{"errorType": "%s"}' % (b"x" * 100_000), "").error_type) == MOST_TYPE
+    assert tell_failure(b"[" * 100_000, "").error_type == "Runtime.Unknown"

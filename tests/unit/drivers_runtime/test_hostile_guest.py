@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from weft.contracts.clock import SystemClock
 from weft.contracts.runtime import DETACHED, BootDisk, ExecChunk, ExecRequest, GuestPlan, ProcessFacts, SessionMark
 from weft.drivers.cgroup import Cgroups
+from weft.drivers.runtime.qemu import agents
 from weft.drivers.runtime.qemu import guest as guests
 from weft.drivers.runtime.qemu.agents import GuestAgents
 from weft.drivers.runtime.qemu.frames import (
@@ -278,13 +279,13 @@ def test_only_a_machine_that_is_there_for_a_process_is_listened_to_about_one(tmp
             ready.set()
 
         server = await asyncio.start_unix_server(serve, str(paths.agent))
-        agents = GuestAgents(plan, paths, SystemClock(), lambda said: None, heard.append, Unread())
-        keeping = [asyncio.ensure_future(keeper) for keeper in agents.keepers()]
+        both = GuestAgents(plan, paths, SystemClock(), lambda said: None, heard.append, Unread())
+        keeping = [asyncio.ensure_future(keeper) for keeper in both.keepers()]
         await asyncio.wait_for(ready.wait(), 10)
         await asyncio.sleep(0.05)
         for keeper in keeping:
             keeper.cancel()
-        agents.close()
+        both.close()
         server.close()
         return len(heard)
 
@@ -292,6 +293,34 @@ def test_only_a_machine_that_is_there_for_a_process_is_listened_to_about_one(tmp
     paths = GuestPaths(run=tmp_path, state=tmp_path)
     paths.agent.unlink(missing_ok=True)
     assert asyncio.run(play(False)) == 0
+
+
+async def test_a_guest_that_never_introduces_itself_is_connected_to_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU's port may be stuck for good, until a host goes: see agents.py."""
+    monkeypatch.setattr(agents, "SILENT_SECONDS", (0.02, 0.04))
+    paths, came = GuestPaths(run=tmp_path, state=tmp_path), asyncio.Queue[bool]()
+    plan = msgspec.structs.replace(PLAN, qemu_agent=True)
+
+    async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.put_nowait((await reader.read(1)) == b"\0")  # weft's own begins with zeros
+        while await reader.read(65536):
+            pass
+        writer.close()
+
+    servers = [await asyncio.start_unix_server(be_silent, str(path)) for path in (paths.agent, paths.qemu_agent)]
+    both = GuestAgents(plan, paths, SystemClock(), lambda said: None, lambda told: None, Unread())
+    keeping = [asyncio.ensure_future(keeper) for keeper in both.keepers()]
+    async with asyncio.timeout(20):
+        seen: list[bool] = []
+        while min(seen.count(True), seen.count(False)) < 3:
+            seen.append(await came.get())
+    for keeper in keeping:
+        keeper.cancel()
+    both.close()
+    for server in servers:
+        server.close()
 
 
 async def test_what_a_guest_says_of_its_process_a_million_times_is_written_down_a_few_times(
