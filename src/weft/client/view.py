@@ -44,6 +44,10 @@ class Item:
         if _is_same(mine.status, its.status):
             self._status = old._status
 
+    def forget(self) -> None:
+        """Let go of what was decoded, a few times as large as what it was decoded from: for whoever won't ask soon again."""
+        self._spec = self._status = self._report = None
+
     @property
     def key(self) -> str:
         return self.envelope.key

@@ -8,6 +8,9 @@ import msgspec
 
 from weft.kinds.function_code import FunctionCode
 
+# What is read for it, beside functions.
+KINDS = ("node", "allocation", "constraint", "volume", "image", "project", "placementpolicy")
+
 
 class Wanted(msgspec.Struct, frozen=True):
     """One version of a function that is to run. ``data`` is what an instance of it reads, by name (``recipe:<digest>``,

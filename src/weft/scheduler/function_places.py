@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from weft.client.view import Changed, Item, View
+from weft.contracts.placing import KINDS as KINDS
 from weft.contracts.placing import Ranking, Wanted
 from weft.contracts.policy import Datum, Request
 from weft.kinds.allocation import AllocationReport
@@ -30,7 +31,6 @@ from weft.scheduler.table.facts import NodeFacts
 from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.wish import Expressions, read_expressions
 
-KINDS = ("node", "allocation", "constraint", "volume", "image", "project", "placementpolicy")
 _UID = "invocation"  # one stands for all: no strategy is to draw lots for each
 
 
@@ -49,9 +49,12 @@ class FunctionPlaces:
         """Bring the order up to date with these changes of KINDS."""
         for change in changes:
             if change.kind == "allocation":
-                if _moved(change, _stand_of_allocation):
+                if not _is_same_place(change) and _moved(change, _stand_of_allocation):
                     count_allocation(self._engine.snapshot, change.key, change.new)
                     self.epoch += 1
+                for item in (change.old, change.new):
+                    if item is not None:  # it is counted, and there may be ten thousand
+                        item.forget()
             elif change.kind == "node":
                 self._notice_node(change)
             else:
@@ -157,6 +160,14 @@ class FunctionPlaces:
 def _moved(change: Changed, read: Callable[[Item], object]) -> bool:
     """Whether what ``read`` gives is new."""
     return change.old is None or change.new is None or read(change.old) != read(change.new)
+
+
+def _is_same_place(change: Changed) -> bool:
+    """Whether at most the status of an allocation has changed: told without decoding anything."""
+    if change.old is None or change.new is None:
+        return False
+    old, new = change.old.envelope, change.new.envelope
+    return (old.uid, bytes(old.spec), bytes(old.report)) == (new.uid, bytes(new.spec), bytes(new.report))
 
 
 def _stand_of_allocation(item: Item) -> object:
