@@ -20,6 +20,8 @@ from weft.objects.errors import NotAuthenticated, WeftError
 BOOKMARK_SECONDS = 8.0
 NDJSON = (("content-type", "application/x-ndjson"),)
 _LONGEST_SECONDS = 600.0
+# A timer may go off that long before its time; else it would be set again and again for the rest of it.
+_EARLY_SECONDS = 0.001
 _AHEAD_BYTES = 65_536  # of lines that wait for their reader; beyond it nothing more is taken from the store
 
 
@@ -131,7 +133,7 @@ class Watching:
     async def _ask_again(self) -> None:
         """Now and then, however much there is to tell. Raises NotAuthenticated if the reader would no longer be let in."""
         now = self._doors.clock.elapsed()
-        if now - self._asked < BOOKMARK_SECONDS:
+        if now - self._asked < BOOKMARK_SECONDS - _EARLY_SECONDS:
             return
         self._asked = now
         if not await is_still_let_in(self._doors, self._call.actor):
