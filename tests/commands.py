@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,7 @@ class _Parent:
         asker.close()
 
     def _become(self, request: dict[str, Any], descriptors: list[int]) -> None:
+        code: Any = 99
         try:
             for number, descriptor in enumerate(descriptors[:3]):
                 os.dup2(descriptor, number)
@@ -191,8 +193,17 @@ class _Parent:
             sys.stdin, sys.stdout = os.fdopen(0, encoding="utf-8"), os.fdopen(1, "w", encoding="utf-8")
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1, errors="backslashreplace")
             importlib.import_module("weft.launch.entry").main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
         finally:
-            os._exit(99)
+            if isinstance(code, str):
+                print(code, file=sys.stderr)
+                code = 1
+            sys.stdout.flush()
+            os._exit(code)
 
 
 if __name__ == "__main__":
