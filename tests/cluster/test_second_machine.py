@@ -74,7 +74,12 @@ class Machine:
         self.keeper.wait()
         subprocess.run(["ip", "link", "del", self.link], capture_output=True)
         for group in Path("/sys/fs/cgroup").glob(f"*/{self.cgroup}"):
-            for folder in ("functions", ""):  # its guests' groups are gone, and no function ran there
+            for folder in (
+                "functions",
+                "agent",
+                "beside",
+                "",
+            ):  # its guests' groups are gone, and no function ran there
                 if (group / folder).exists():
                     (group / folder).rmdir()
 

@@ -87,7 +87,10 @@ def _write_quantities(kind: Kind, schemas: dict[str, Any]) -> None:
         if doc.type in _HUMAN and name in properties:
             human = _HUMAN[doc.type]
             described = f"{properties[name].get('description', '')} ({human['description']})".strip()
-            properties[name] = {**properties[name], **human, "description": described}
+            known = dict(properties[name])
+            if {"type": "null"} in known.pop("anyOf", []):
+                human = {**human, "type": [*human["type"], "null"]}
+            properties[name] = {**known, **human, "description": described}
         if name in properties:
             properties[name]["x-change"] = doc.change
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -430,7 +431,8 @@ async def test_who_reads_a_long_log_lets_others_have_their_turn(tmp_path: Path) 
 
     beside = asyncio.create_task(take_turns())
     for how in ({}, {"tail": 150_000}, {"tail": 0, "follow": True}):
-        turns, options = 0, {"tail": -1, "follow": False, "has_ended": lambda: True} | how
+        turns, ended = 0, threading.Event()
+        options = {"tail": -1, "follow": False, "has_ended": ended.is_set} | how
         lines = read_lines(log, SystemClock(), **options)
         if how.get("follow"):
             waiting = asyncio.ensure_future(anext(lines))
@@ -439,6 +441,7 @@ async def test_who_reads_a_long_log_lets_others_have_their_turn(tmp_path: Path) 
                 file.write(b"".join(map(entry, range(200_000))))
             await asyncio.wait_for(waiting, 10)
             turns = 0
+        ended.set()
         count = sum([1 async for _ in lines])
         assert count >= 150_000 and turns >= 20
     beside.cancel()
