@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -241,7 +242,7 @@ def test_up_ends_all_that_runs_of_a_state_folder_that_is_not_this_one(machine: M
         """Those that run after another up."""
         told = machine.local("up", clone)
         assert told.returncode == 0, told.stdout + told.stderr
-        assert "ended 7 processes" in told.stdout
+        assert re.search(r"ended [67] processes", told.stdout)  # one that misses its folder may have ended by itself
         return all_of(read_topology(clone))
 
     first = machine.up(clone)
@@ -250,12 +251,12 @@ def test_up_ends_all_that_runs_of_a_state_folder_that_is_not_this_one(machine: M
     before = all_of(first)
     state.rename(elsewhere)  # as gone as if removed
     second = up()
-    assert not set(second) & set(before)
+    assert not set(inspect_processes()) & set(before)
     assert [read_starts(first, node) for node in first.nodes] == [1, 1, 1]
     state.rename(clone / "second")
     elsewhere.rename(state)  # another one in its place, say from a copy
-    third = up()
-    assert not set(third) & set(second)
+    up()
+    assert not set(inspect_processes()) & set(second)
     assert read_topology(clone) == first
 
 
