@@ -51,25 +51,30 @@ def digest_recipe(*folders: Path) -> str:
 
 
 def fetch_kernel(cache_dir: Path) -> Path:
-    """The unpacked newest cloud kernel package; downloads it unless the cache has it, works offline if it has any."""
+    """The unpacked newest cloud kernel package; downloads it unless the cache has it, works offline if it has any.
+
+    It appears in the cache in one rename, so another build never sees a part of it, and a download that was cut off
+    leaves nothing that counts.
+    """
     package = _kernel_package()
-    known = sorted(cache_dir.glob(f"{package or 'linux-image-*-cloud-amd64'}_*.deb"), key=lambda p: p.stat().st_mtime)
-    if not known and package:
-        run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package], "download the kernel", cache_dir)
-        known = sorted(cache_dir.glob(f"{package}_*.deb"))
-    if not known:
+    known = [path for path in cache_dir.glob(f"{package or 'linux-image-*-cloud-amd64'}_*") if path.is_dir()]
+    if known:
+        return max(known, key=lambda path: path.stat().st_mtime)
+    if not package:
         raise DriverFailed(
             f"an image can't be built: apt knows no {META_PACKAGE}", hint="apt-get update, then try again"
         )
-    tree = known[-1].with_suffix("")
-    if not tree.exists():
-        with tempfile.TemporaryDirectory(prefix="kernel-", dir=cache_dir) as pending:
-            run(["dpkg-deb", "-x", str(known[-1]), f"{pending}/tree"], "unpack the kernel")
-            try:
-                os.replace(f"{pending}/tree", tree)
-            except OSError:  # another build was faster; its tree is as good
-                if not tree.exists():
-                    raise
+    with tempfile.TemporaryDirectory(prefix="kernel-", dir=cache_dir) as pending:
+        fetch = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package]
+        run(fetch, "download the kernel", Path(pending))
+        (archive,) = Path(pending).glob(f"{package}_*.deb")
+        run(["dpkg-deb", "-x", str(archive), f"{pending}/tree"], "unpack the kernel")
+        tree = cache_dir / archive.stem
+        try:
+            os.replace(f"{pending}/tree", tree)
+        except OSError:  # another build was faster; its tree is as good
+            if not tree.exists():
+                raise
     return tree
 
 

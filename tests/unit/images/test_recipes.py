@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,29 @@ def test_a_tree_is_laid_out_without_keys_names_or_identities_of_its_own(tmp_path
     assert not (tmp_path / "etc/hostname").exists() and list((tmp_path / "etc/ssh").glob("ssh_host_*")) == []
     assert (tmp_path / "etc/machine-id").read_text() == ""
     assert "sysinit" not in (tmp_path / "etc/systemd/system/systemd-resolved.service").read_text()
+
+
+def test_a_download_of_the_kernel_that_was_cut_off_leaves_nothing_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = "linux-image-6.1.0-1-cloud-amd64"
+    programs, content, cache = tmp_path / "bin", tmp_path / "content", tmp_path / "cache"
+    for folder in (programs, content / "DEBIAN", content / "boot", cache):
+        folder.mkdir(parents=True)
+    (content / "DEBIAN/control").write_text(
+        f"Package: {package}\nVersion: 1\nArchitecture: amd64\nMaintainer: nobody\nDescription: a kernel\n"
+    )
+    (content / "boot/vmlinuz").write_bytes(os.urandom(100_000))
+    archive = tmp_path / f"{package}_1_amd64.deb"
+    subprocess.run(["dpkg-deb", "-b", str(content), str(archive)], check=True, capture_output=True)
+    (programs / "apt-cache").write_text(f"#!/bin/sh\necho 'Depends: {package} (= 1)'\n")
+    (programs / "apt-get").write_text(f"#!/bin/sh\nhead -c 40000 {archive} > {archive.name}; exit 1\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    with pytest.raises(DriverFailed, match="download the kernel"):
+        parts.fetch_kernel(cache)
+    (programs / "apt-get").write_text(f"#!/bin/sh\ncp {archive} .\n")
+    assert (parts.fetch_kernel(cache) / "boot/vmlinuz").read_bytes() == (content / "boot/vmlinuz").read_bytes()
+    (programs / "apt-get").write_text("#!/bin/sh\nexit 1\n")
+    assert [path.name for path in cache.iterdir()] == [parts.fetch_kernel(cache).name]
