@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
 from pathlib import Path
 
 import msgspec
@@ -183,6 +184,32 @@ async def test_of_two_incarnations_with_one_number_the_second_waits_for_the_firs
         await lab.settle()
         assert lab.guest(second) is None
         assert boot_id(lab, first)
+
+
+async def test_what_no_list_holds_any_more_while_a_step_is_written_down_is_told_as_an_orphan(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk: the server forgets the allocation while its agent notes that it is about to start the guest."""
+    web, save = make_allocation(), Copies.save
+    at_it, go_on = threading.Event(), threading.Event()
+
+    def save_slowly(copies: Copies, name: str, copy: Copy) -> None:
+        if copy.memory.run == "starting" and not at_it.is_set():
+            at_it.set()
+            assert go_on.wait(20)
+        save(copies, name, copy)
+
+    monkeypatch.setattr(Copies, "save", save_slowly)
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until(at_it.is_set, "the note")
+        lab.server.restore("e2")
+        await lab.until(lambda: any(event.reason == "Orphaned" for event in lab.server.events), "that it was missed")
+        go_on.set()
+        await lab.until(lambda: lab.server.node_report and lab.server.node_report.epoch == "e2", "epoch e2")
+        await lab.settle()
+        assert lab.server.node_report is not None
+        assert lab.server.node_report.orphans == [f"{web.uid} vm/default/web 1"]
 
 
 async def test_an_orphan_stays_one_over_an_agents_death_and_is_not_started_again(lab: Lab) -> None:

@@ -56,6 +56,7 @@ class Witness:
         self.disks: dict[str, tuple[str, str]] = {}  # a disk that is written to → the guest that does
         self.came_to: Counter[str] = Counter()  # phases that Migrations came to, and why
         self.came_from: dict[str, str] = {}  # allocation uid that is, or was, a target → its source's
+        self.deleted: set[str] = set()  # uids of allocations that were to go, in this history or one before
         self.boot_ids: dict[str, str] = {}  # allocation uid → of its guest when it last began to run
         self.roots: dict[str, str] = {}  # allocation uid → the mark of its root disk then
         self.data: dict[str, str] = {}  # volume uid → the mark of its disk, once a guest has run on it
@@ -148,6 +149,7 @@ class Witness:
         reasons = self.reasons.setdefault(now.uid, set())
         if now.deleting_since is not None:
             reasons.add("deleted")
+            self.deleted.add(now.uid)
         if spec.wish != "run":
             reasons.add(spec.wish)
         if spec.role == "source" and spec.move is not None and spec.move.mode == "cold":
@@ -224,7 +226,10 @@ class Witness:
         root = marks[ROOT_SERIAL]
         source, came = self.came_from.get(uid), uid not in self.roots
         move = guest.move
-        if came and source in self.roots:
+        place = self.allocations.get(uid)
+        # An older store may list it again as a guest that is there, when its disk went with it: that begins anew (0044).
+        anew = uid in self.deleted and place is not None and decode_part(place.spec, AllocationSpec).role == "active"
+        if came and not anew and source in self.roots:
             if self.roots[source] != root:
                 self.fail(f"guest {guest.plan.name} moved without its root disk")
             if move is not None and self.boot_ids[source] != guest.boot_id:

@@ -41,6 +41,15 @@ def before_step(step: Step, memory: Memory, spec: AllocationSpec, part: Part | N
     return memory
 
 
+def merge_heard(before: Memory, begun: Memory, heard: Memory) -> Memory:
+    """``begun`` is what a step makes of ``before``, ``heard`` what others made of that while it was written down: a move's other
+    side, a list that doesn't hold the allocation. Both are so; where both speak of one thing, what was heard is newer."""
+    news = {
+        name: getattr(heard, name) for name in Memory.__struct_fields__ if getattr(heard, name) != getattr(before, name)
+    }
+    return replace(begun, **news)
+
+
 def after_refusal(step: Step, memory: Memory, spec: AllocationSpec, trouble: Trouble) -> Memory:
     """What is so once ``step`` has failed for a reason that no other try mends: what runs once has had its run by that."""
     if trouble.retry_at is not None or step not in BRING_UP or not spec.once:

@@ -28,6 +28,7 @@ from weft.agent.remembered import (
     before_step,
     choose_part,
     find_digest,
+    merge_heard,
     starts_again,
 )
 from weft.agent.stages import Stages
@@ -264,20 +265,19 @@ class Worker:
     async def _before(self, step: Step) -> None:
         """Remember durably what is about to be done. Raises NotKept for what must be known after a power cut; taking away
         needs no room."""
-        memory, spec, part = self.memory, self.wanted.spec, self.memory.part
-        again = step is Step.START and starts_again(memory, spec)
+        before, spec = self.memory, self.wanted.spec
+        again = step is Step.START and starts_again(before, spec)
         resumes = self.life.guest is not None and self.life.guest.state == "suspended"
-        memory = before_step(step, memory, spec, choose_part(memory, spec), resumes=resumes)
+        begun = before_step(step, before, spec, choose_part(before, spec), resumes=resumes)
         if step in (Step.NETWORK, Step.UNPLUG):
             self._unplugged = step is Step.UNPLUG
         elif step is Step.FORGET:
             await self.notes.note_departure()
         write = self.notes.save if step in (*BRING_UP, Step.OPEN, Step.SEND) else self.notes.note
-        await write(memory)
-        heard = self.memory.part  # of the move meanwhile
-        self.notes.memory = memory if heard is part else replace(memory, part=heard)
+        await write(begun)
+        self.notes.memory = merge_heard(before, begun, self.memory)
         if again:
-            self._tell("Normal", "GuestRestarted", f"restart {memory.restarts}")
+            self._tell("Normal", "GuestRestarted", f"restart {begun.restarts}")
 
     def _plan_store(self, plan: Plan) -> Store | None:
         """What there is to remember of the move of a disk, or would be if it began."""
