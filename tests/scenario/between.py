@@ -1,5 +1,6 @@
-"""Somebody writes in between: each commit of the deciders is met by a write to the very key that one of its preconditions is about,
-after it was planned and before the store has it. The store must refuse it, and who planned it plan anew.
+"""Somebody writes in between: each commit of the deciders (``Between``) and of everybody else (``MeddlingStore``) is met by a write
+to the very key that one of its preconditions is about, after it was planned and before the store has it. The store must refuse it,
+and who planned it plan anew.
 
 A commit is known by its site: the file and function in whose source it is made. ``sites`` lists all of them.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import itertools
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -46,13 +48,22 @@ ROOMS = ("controllers", "scheduler")
 def find_calls(rooms: Sequence[str], is_site: Any) -> dict[tuple[str, int], str]:
     """(file, line) of each call that ``is_site`` takes for one → its name: ``room/file.py function``, with a number if
     there are several in the function."""
-    found: dict[tuple[str, int], str] = {}
+    return {
+        (path, line): name
+        for path, name, call in _name_calls(rooms, is_site)
+        for line in range(call.lineno, (call.end_lineno or 0) + 1)
+    }
+
+
+def _name_calls(rooms: Sequence[str], is_site: Any) -> Iterator[tuple[str, str, ast.Call]]:
     for path in sorted(path for room in rooms for path in (SOURCE / room).rglob("*.py")):
         for function, calls in _calls_by_function(ast.parse(path.read_text()), is_site).items():
             for number, call in enumerate(calls, 1):
-                name = f"{path.relative_to(SOURCE)} {function}" + (f" {number}" if len(calls) > 1 else "")
-                found |= {(str(path), line): name for line in range(call.lineno, (call.end_lineno or 0) + 1)}
-    return found
+                yield (
+                    str(path),
+                    f"{path.relative_to(SOURCE)} {function}" + (f" {number}" if len(calls) > 1 else ""),
+                    call,
+                )
 
 
 def _calls_by_function(tree: ast.AST, is_site: Any) -> dict[str, list[ast.Call]]:
@@ -71,6 +82,15 @@ def _calls_by_function(tree: ast.AST, is_site: Any) -> dict[str, list[ast.Call]]
 
 def is_commit(called: ast.expr) -> bool:
     return isinstance(called, ast.Name) and called.id == "Commit"
+
+
+def is_store_commit(called: ast.expr) -> bool:
+    """Whether it is a commit that goes to the store by itself, not through a ``Term``."""
+    return isinstance(called, ast.Attribute) and called.attr == "commit" and ast.unparse(called.value).endswith("store")
+
+
+def is_precondition(called: ast.expr) -> bool:
+    return isinstance(called, ast.Name) and called.id in ("AtRevision", "Absent", "Present", "unchanged")
 
 
 def kind_of(key: str) -> str:
@@ -151,6 +171,79 @@ class Between:
         planned = [one for one in commit.preconditions if name_precondition(one) not in self.refused[site]]
         self._planned |= dict.fromkeys(planned, site)
         return planned
+
+
+class MeddlingStore:
+    """``inner`` as a store, in which somebody writes in between. ``refused`` and ``loose`` are those of ``Between``, by what is
+    asked for (``asked``) and by site; ``made_at`` are the sites of the preconditions that were refused."""
+
+    def __init__(self, inner: Store, rooms: Sequence[str]) -> None:
+        self.inner = inner
+        self.asked = ""
+        self.refused: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self.loose: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self.wrong: list[str] = []
+        self.made_at: set[str] = set()
+        self.meddled = False
+        self.sites = find_calls(rooms, is_store_commit)
+        self.places = {  # by their very position: two may stand in one line
+            (path, call.lineno, call.col_offset): name for path, name, call in _name_calls(rooms, is_precondition)
+        }
+        self._made: dict[int, tuple[Precondition, str]] = {}
+        self._tried: set[tuple[tuple[str, str], str, str]] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    @contextlib.contextmanager
+    def watch_makers(self) -> Iterator[None]:
+        """See where in the source preconditions are made meanwhile."""
+        with contextlib.ExitStack() as patches:
+            for module in {name.partition(" ")[0] for name in self.places.values()}:
+                place = importlib.import_module(f"weft.{module.removesuffix('.py').replace('/', '.')}")
+                for maker in {"AtRevision", "Absent", "Present", "unchanged"} & vars(place).keys():
+                    patches.enter_context(mock.patch.object(place, maker, self._note(getattr(place, maker))))
+            yield
+
+    def _note(self, make: Any) -> Any:
+        def made(*given: Any) -> Precondition:
+            precondition, frame = make(*given), sys._getframe(1)
+            line, _, column, _ = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None))
+            self._made[id(precondition)] = precondition, self.places[frame.f_code.co_filename, line or 0, column or 0]
+            return precondition  # type: ignore[no-any-return]
+
+        return made
+
+    async def commit(self, writes: Sequence[Write], preconditions: Sequence[Precondition] = (), **more: Any) -> int:
+        frame = sys._getframe(1)
+        site = self.sites.get((frame.f_code.co_filename, frame.f_lineno))
+        if site is None or not self.asked:
+            return await self.inner.commit(writes, preconditions, **more)
+        at = self.asked, site
+        about = {getattr(precondition, "key", "") for precondition in preconditions}
+        self.loose[at] |= {kind_of(write.key) for write in writes if write.key not in about}
+        once = self.meddled or not writes  # what writes nothing can't write what is wrong
+        for precondition in () if once else preconditions:
+            made_at = self._made[id(precondition)][1] if id(precondition) in self._made else ""
+            if (at, name_precondition(precondition), made_at) in self._tried:
+                continue
+            undo = await _put_in_the_way(self.inner, precondition, writes)
+            if undo is None:
+                continue
+            self.meddled = True
+            self._tried.add((at, name_precondition(precondition), made_at))
+            try:
+                revision = await self.inner.commit(writes, preconditions, **more)
+            except PreconditionFailed as problem:
+                if problem.failed == precondition:
+                    self.refused[at].add(name_precondition(precondition))
+                    self.made_at.add(made_at)
+                raise
+            finally:
+                await self.inner.commit(undo)
+            self.wrong.append(f"{self.asked}: {site}: {name_precondition(precondition)}")
+            return revision
+        return await self.inner.commit(writes, preconditions, **more)
 
 
 async def _put_in_the_way(store: Store, precondition: Precondition, writes: Sequence[Write]) -> list[Write] | None:

@@ -315,8 +315,9 @@ class FunctionsLab:
 
 
 @asynccontextmanager
-async def functions_lab(folder: Path) -> AsyncIterator[FunctionsLab]:
+async def functions_lab(folder: Path, store: Any = None) -> AsyncIterator[FunctionsLab]:
     lab = FunctionsLab(folder)
+    lab.store = store or lab.store
     await lab.store.open()
     async with lab.gateway_lab.serving():
         await lab.begin()
