@@ -32,6 +32,7 @@ from weft.objects.errors import (
 )
 from weft.trust.ca import Authority, read_csr
 from weft.trust.echo import pair_key
+from weft.trust.enrolment import enrolment_key
 from weft.trust.tickets import verify_ticket
 
 
@@ -87,9 +88,14 @@ def test_a_join_token_works_once(lab: DoorsLab) -> None:
     first = lab.join_with(made["secret"], "n1")
     with pytest.raises(NotAuthenticated, match="was used already"):
         lab.join_with(made["secret"], "n2")
+    with pytest.raises(NotAuthenticated, match="was used already"):
+        lab.join_with(made["secret"], "n1")  # another machine that has seen the token
     again = lab.join_with(made["secret"], "n1", first.key)  # its answer may have been lost
     assert again.uid == first.uid
     again.report()
+    lab.run(lab.store.commit([Delete(enrolment_key(first.uid))]))
+    with pytest.raises(NotAuthenticated, match="was used already"):
+        lab.join_with(made["secret"], "n1", first.key)  # nobody knows by now whose key it was
 
 
 def test_nobody_joins_under_the_name_of_a_node_there_is(lab: DoorsLab) -> None:
