@@ -53,11 +53,11 @@ unit: install
 test: install
 	@.venv/bin/pytest -n $(or $(WORKERS),3) --dist loadfile --durations=40 --durations-min=10
 
-# Which test ran which line is what make mutants chooses tests by.
+# Which test ran which line, and for how long, is what make mutants chooses tests by.
 coverage: install
 	@rm -f .coverage .coverage.*
 	@.venv/bin/pytest -n $(or $(WORKERS),3) --dist loadfile --cov --cov-context=test --cov-report= \
-	tests/unit tests/conformance tests/placement tests/scenario
+	--junitxml=.coverage.times.xml tests/unit tests/conformance tests/placement tests/scenario
 	@.venv/bin/python -m benchmarks.covered
 
 mutants: install

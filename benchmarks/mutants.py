@@ -1,8 +1,9 @@
 """Whether tests notice small faults: a fixed sample of them, each run against the tests that cover its line (`make mutants`).
 
-Reads what `make coverage` wrote (which test ran which line), keeps what it found in .mutants/ and goes on from there, and puts
-the figures into docs/measured.md. A fault is killed when one of the tests fails, survives when none does, and is undecided when
-they take too long. The same code gives the same sample; a fault keeps its place in it while its function stays as it is.
+Reads what `make coverage` wrote (which test ran which line, and for how long it ran), keeps what it found in .mutants/ and goes on
+from there, and puts the figures into docs/measured.md. A fault is killed when one of the tests fails, survives when none does, and
+is undecided when they take too long. The same code gives the same sample; a fault keeps its place in it while its function stays as
+it is. Tests run in children of this process, which has imported what they need but for weft.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import importlib
 import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import coverage
 import msgspec
+import pytest
 
 from benchmarks.measurement import ROOT, Figure, Measurement, write_section
 from benchmarks.mutating import Mutant, find_mutants
@@ -42,14 +45,17 @@ ROOMS = (
     ),
 )
 LEFT_OUT = ("store/etcd", "store/remote", "client/streams.py", "api/openapi.py", "scheduler/own/kit.py")
-MOST_TESTS = 60  # of those that run a line, the ones that run the fewest others
-SECONDS = 90.0
+PRELOADED = ("asyncio", "cryptography.x509", "httptools", "hypothesis", "hypothesis.stateful", "msgspec", "uvloop")
+MOST_TESTS = 120  # of those that run a line, the quickest that run few others
+TEST_SECONDS = 40.0  # that these take together
+SECONDS = 240.0
+AT_ONCE = 2
 WORK = ROOT / ".mutants"
 SUMMARY = (
     "Faults that a program makes in the text of store, trust, client and API (half of them) and of what decides (the other half), "
     "one at a time: a comparison flipped, a condition, a statement or a commit's precondition dropped, a number off by one. Each "
     "is run against the tests of tests/unit, tests/scenario and tests/conformance that run its line, the nearest "
-    f"{MOST_TESTS} at most, for {SECONDS:g} s at most."
+    f"{MOST_TESTS} at most that take {TEST_SECONDS:g} s together, for {SECONDS:g} s at most."
 )
 
 
@@ -83,7 +89,7 @@ def choose(count: int) -> list[Mutant]:
 
 
 class Tests:
-    """Which tests run a line, the nearest first."""
+    """Which tests run a line: the nearest and quickest first."""
 
     def __init__(self) -> None:
         path = os.environ.get("COVERAGE_FILE", str(ROOT / ".coverage"))
@@ -96,62 +102,84 @@ class Tests:
                     " GROUP BY context.id"
                 ).fetchall()
             )
+        self._seconds: dict[str, float] = {}
+        for times in sorted(ROOT.glob(".coverage.times*.xml")):
+            for case in ElementTree.parse(times).iter("testcase"):
+                self._seconds[f"{case.get('classname')} {case.get('name')}"] = float(case.get("time", 0))
+
+    def seconds(self, test: str) -> float:
+        """How long it took when coverage was measured; a second if that isn't known."""
+        file, _, rest = test.partition("::")
+        name, bracket, given = rest.partition("[")
+        *inside, name = name.split("::")
+        module = ".".join([file.removesuffix(".py").replace("/", "."), *inside])
+        return self._seconds.get(f"{module} {name}{bracket}{given}", 1.0)
 
     def of(self, file: str, first: int, last: int) -> list[str]:
         lines = self._data.contexts_by_lineno(str(ROOT / file))
         contexts = {context for line in range(first, last + 1) for context in lines.get(line, ()) if "::" in context}
-        near = sorted(contexts, key=lambda context: (self._width.get(context, 0), context))
-        return list(dict.fromkeys(context.rpartition("|")[0] for context in near))[:MOST_TESTS]
+        tests: dict[str, float] = {}
+        for context in contexts:
+            test = context.rpartition("|")[0]
+            tests[test] = max(tests.get(test, 0.0), (0.05 + self.seconds(test)) * self._width.get(context, 0))
+        chosen: list[str] = []
+        left = TEST_SECONDS
+        for test in sorted(tests, key=lambda test: (tests[test], test))[:MOST_TESTS]:
+            left -= self.seconds(test)
+            if left > 0 or not chosen:
+                chosen.append(test)
+        return chosen
 
 
-def try_one(mutant: Mutant, tests: Sequence[str], tree: Path) -> Result:
-    """Run the tests over a copy of the source with the fault in it."""
-    if not tests:
-        return Result(mutant.id, "not run", "", 0.0)
-    file = tree / Path(mutant.file).relative_to("src")
-    text = (ROOT / mutant.file).read_text()
-    file.unlink()  # a link to the one that stays as it is
-    file.write_text(mutant.apply(text))
-    began = time.monotonic()
-    words = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "--tb=no",
-        "--timeout=60",
-    ]
-    try:
-        compile(file.read_text(), str(file), "exec")
-        process = subprocess.Popen(
-            [*words, *tests],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(tree)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+class Trial:
+    """The tests of one fault, run in a child over a copy of the source with the fault in it."""
+
+    def __init__(self, mutant: Mutant, tests: Sequence[str], tree: Path) -> None:
+        self.mutant, self.tree, self._began = mutant, tree, time.monotonic()
+        self._file = tree / Path(mutant.file).relative_to("src")
+        self._said = tree.with_suffix(".said")
+        text = mutant.apply((ROOT / mutant.file).read_text())
+        self._file.unlink()  # a link to the one that stays as it is
+        self._file.write_text(text)
+        self._pid = os.fork()
+        if self._pid == 0:
+            self._run(tests)
+
+    def _run(self, tests: Sequence[str]) -> None:
+        status = 1
         try:
-            said, _ = process.communicate(timeout=SECONDS)
-            failed = [line.split(" ")[1] for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-            ends = {0: "survived", 5: "undecided"}  # 5: none was found; else one failed, or they could not even begin
-            end, by = ends.get(process.returncode, "killed"), failed[0] if failed else ""
-        except subprocess.TimeoutExpired:
-            end, by = "undecided", ""
+            os.setsid()
+            said = os.open(self._said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for stream in (1, 2):
+                os.dup2(said, stream)
+            os.chdir(ROOT)
+            # WEFT_COLD: none of these boots a guest, so no warm one is kept ready.
+            os.environ |= {"PYTHONPATH": str(self.tree), "WEFT_COLD": "1"}
+            sys.path.insert(0, str(self.tree))
+            words = "-x -q --tb=no --timeout=100 -p no:cacheprovider -p no:xdist -p no:cov".split()
+            status = int(pytest.main([*words, *tests]))
+            sys.stdout.flush()
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    finally:
-        file.unlink()
-        os.link(ROOT / mutant.file, file)
-    return Result(mutant.id, end, by, round(time.monotonic() - began, 1))
+            os._exit(status)
+
+    def ended(self) -> Result | None:
+        """None while the tests run."""
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        seconds = time.monotonic() - self._began
+        if pid == 0 and seconds < SECONDS:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._pid, signal.SIGKILL)
+        if pid == 0:
+            os.waitpid(self._pid, 0)
+        self._file.unlink()
+        os.link(ROOT / self.mutant.file, self._file)
+        said = self._said.read_text(errors="replace") if self._said.exists() else ""
+        failed = [line.split(" ")[1] for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        # 5: none was found; else one failed, or they could not even begin.
+        ends = {0: "survived", 5: "undecided"}
+        end = "undecided" if pid == 0 else ends.get(os.waitstatus_to_exitcode(status), "killed")
+        return Result(self.mutant.id, end, failed[0] if failed and end == "killed" else "", round(seconds, 1))
 
 
 def read_results() -> dict[str, Result]:
@@ -170,22 +198,37 @@ def main(argv: Sequence[str]) -> int:
     known, chosen, tests = read_results(), choose(given.count), Tests()
     if given.again:
         known = {id_: result for id_, result in known.items() if result.end == "killed"}
-    tree = WORK / "src"
-    shutil.rmtree(tree, ignore_errors=True)
-    shutil.copytree(ROOT / "src", tree, copy_function=os.link)
+    for module in PRELOADED:
+        importlib.import_module(module)
+    trees = [WORK / f"src-{number}" for number in range(AT_ONCE)]
+    for tree in trees:
+        shutil.rmtree(tree, ignore_errors=True)
+        shutil.copytree(ROOT / "src", tree, copy_function=os.link)
     began = time.monotonic()
-    for mutant in chosen:
-        if mutant.id in known or (given.seconds and time.monotonic() - began > given.seconds):
-            continue
-        last = mutant.line + mutant.was.count("\n")
-        tests_of = tests.of(mutant.file, mutant.line, last)
-        result = try_one(mutant, tests_of, tree)
-        known[mutant.id] = result
-        if tests_of:  # else a later run of the tests may come by
-            with (WORK / "results.jsonl").open("ab") as out:
-                out.write(msgspec.json.encode(result) + b"\n")
-        print(f"{result.end:9} {mutant.describe()}" + (f"  [{result.by}]" if result.by else ""), flush=True)
-    shutil.rmtree(tree)
+    waiting = [mutant for mutant in chosen if mutant.id not in known]
+    running: list[Trial] = []
+    while waiting or running:
+        while waiting and trees and not (given.seconds and time.monotonic() - began > given.seconds):
+            mutant = waiting.pop(0)
+            tests_of = tests.of(mutant.file, mutant.line, mutant.line + mutant.was.count("\n"))
+            if tests_of:
+                running.append(Trial(mutant, tests_of, trees.pop()))
+            else:  # a later run of the tests may come by
+                known[mutant.id] = Result(mutant.id, "not run", "", 0.0)
+        if not running:
+            break
+        time.sleep(0.1)
+        for trial in list(running):
+            if (result := trial.ended()) is not None:
+                running.remove(trial)
+                trees.append(trial.tree)
+                known[trial.mutant.id] = result
+                with (WORK / "results.jsonl").open("ab") as out:
+                    out.write(msgspec.json.encode(result) + b"\n")
+                by = f"  [{result.by}]" if result.by else ""
+                print(f"{result.end:9} {result.seconds:5} s {trial.mutant.describe()}{by}", flush=True)
+    for tree in trees:
+        shutil.rmtree(tree)
     tell([(mutant, known[mutant.id]) for mutant in chosen if mutant.id in known], len(chosen))
     return 0
 
