@@ -203,6 +203,21 @@ def test_the_logs_of_a_task_can_be_followed(cluster: Cluster, run: Job) -> None:
     assert (said.returncode, said.stdout) == (0, b"1\n2\n3\n")
 
 
+def test_the_logs_of_all_tasks_are_followed_at_once_and_tasks_and_tries_that_begin_later_join(
+    cluster: Cluster, run: Job
+) -> None:
+    script = "echo begun; sleep 1; echo done; [ $WEFT_TASK_ATTEMPT != 1 ] || [ $WEFT_TASK_INDEX != 3 ]"
+    run("many", script, "--array", "0-3", "--parallelism", "2", "--retries", "1", "--detach")
+    said = subprocess.run(
+        [WEFT, "job", "logs", "many", "-f"], cwd=cluster.folder, capture_output=True, timeout=60, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    lines = [tuple(line.split()) for line in said.stdout.splitlines()]
+    tasks = ["many-0", "many-1", "many-2", "many-3", "many-3-r2"]
+    assert sorted(lines) == sorted((task, word) for task in tasks for word in ("begun", "done"))
+    assert lines.index(("many-1", "begun")) < lines.index(("many-0", "done")), "two ran at once, and were seen at once"
+
+
 def test_what_can_be_no_job_is_refused_with_its_field(cluster: Cluster, run: Job, tmp_path: Path) -> None:
     assert b"spec.array" in run("odd", "true", "--array", "5-1").stderr
     assert b"--image" in cluster.run("job", "run", "odd").stderr

@@ -132,6 +132,9 @@ async def test_the_console_is_logged_and_takes_a_person(driver: QemuDriver, plan
     async with asyncio.timeout(20):
         while b"console\r\n" not in Path(driver.console_log(plan.id)).read_bytes():
             await asyncio.sleep(0.05)
+        size = Path(driver.console_log(plan.id)).stat().st_size
+        while not (times := driver.printed.times(plan.id)) or times[-1].printed < size:  # it is told when it said that
+            await asyncio.sleep(0.1)
 
 
 async def test_it_runs_inside_its_limits(driver: QemuDriver, lab: GuestLab, plan: GuestPlan) -> None:

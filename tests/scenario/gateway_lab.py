@@ -25,7 +25,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork
 from weft.drivers.runtime.fake.driver import FakeDriver
-from weft.drivers.runtime.qemu.console_log import PrintedHere
+from weft.drivers.runtime.qemu.printed_here import PrintedHere
 from weft.drivers.runtime.qemu.translate import GuestPaths
 from weft.gateway.gateway import Gateway
 from weft.launch.gateway import make_tls as make_server_tls

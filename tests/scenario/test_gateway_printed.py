@@ -15,8 +15,11 @@ from tests.scenario.gateway_lab import Client, ConsoleRuntime, GatewayLab
 from weft.agent.known import Wanted, read_wanted
 from weft.agent.printed import CARRIED_BYTES, PrintedLog, take_printed, tell_printed
 from weft.client.frames import FrameType
-from weft.contracts.runtime import GuestFacts, GuestState, Printed
+from weft.contracts.clock import SystemClock
+from weft.contracts.runtime import GuestFacts, GuestState, Printed, PrintedBy
 from weft.drivers.runtime.qemu.console_log import shorten
+from weft.drivers.runtime.qemu.console_times import MOST_TIMES
+from weft.drivers.runtime.qemu.printed_here import PrintedHere
 from weft.gateway import pursuit
 from weft.kinds.allocation import AllocatedMove, allocation_name
 from weft.objects.identity import short_id
@@ -210,3 +213,58 @@ def test_of_a_long_log_the_end_goes_along(node: Node, size: int, expected: Print
     node.say(b"x" * size)
     assert tell_printed(node, "g") == expected
     assert tell_printed(node, "g", after=size) is None
+
+
+async def test_logs_since_some_minutes_leave_out_what_a_console_printed_before_also_after_a_move(
+    tmp_path: Path,
+) -> None:
+    async with two_nodes(tmp_path) as (lab, here, there):
+        now = SystemClock().now()
+        for text, seconds_ago in ((b"an hour ago\n", 3600), (b"ten minutes ago\n", 600), (b"a minute ago\n", 60)):
+            here.say(text)
+            here.printed.note(here.guest_id, now - seconds_ago)
+        client = await lab.connect(lab.ticket(WEB, "logs", {"since": 300}))
+        assert (await client.rest())[0] == b"a minute ago\n"
+        client = await lab.connect(lab.ticket(WEB, "logs", {"since": 1200, "tail": 1}))
+        assert (await client.rest())[0] == b"a minute ago\n"
+        client = await lab.connect(lab.ticket(WEB, "logs", {"since": 30, "follow": True}))
+        here.say(b"now\n")
+        assert await until(client, b"now\n") == b"now\n"
+        client.close()
+        await here.give_to(there)
+        client = await lab.connect(lab.ticket(THERE, "logs", {"since": 1200}))
+        assert (await client.rest())[0] == b"ten minutes ago\na minute ago\nnow\n<on its way>\n"
+
+
+def test_what_a_console_printed_since_a_time_begins_with_a_whole_line_and_never_leaves_one_out(node: Node) -> None:
+    node.say(b"old\nhalf of ")
+    node.printed.note("g", 100.0)
+    node.say(b"a line\n")
+    log = PrintedLog(node, "g")
+    assert log.read(log.find_since(150.0)).data == b"half of a line\n"
+    assert log.read(log.find_since(50.0)).data == b"old\nhalf of a line\n"
+    node.printed.note("g", 200.0)
+    assert log.read(log.find_since(250.0)).data == b""
+    shorten(node.paths("g"), 7)
+    assert log.read(log.find_since(150.0)).data == b"a line\n"
+    with open(log.path.with_suffix(".times"), "ab") as torn:
+        torn.write(b"00000000000000000099 000")  # the machine lost its power
+    again = PrintedHere(node.paths)  # as after a restart of the agent
+    again.note("g", 300.0)
+    node.say(b"more\n")
+    again.note("g", 400.0)
+    assert again.times("g")[-2:] == [PrintedBy(19, 300.0), PrintedBy(24, 400.0)]
+
+
+def test_times_of_a_guest_that_prints_for_ever_stay_few_and_reach_back(node: Node) -> None:
+    for second in range(MOST_TIMES * 4):
+        node.say(b"x\n")
+        node.printed.note("g", float(second))
+    log = PrintedLog(node, "g")
+    assert log.path.with_suffix(".times").stat().st_size <= MOST_TIMES * 40
+    times = node.printed.times("g")
+    assert times[-1] == PrintedBy(MOST_TIMES * 8, MOST_TIMES * 4 - 1.0)
+    assert times[0].at < MOST_TIMES * 2, "half of all that time is still known"
+    assert all(one.printed == (one.at + 1) * 2 for one in times)
+    carried = tell_printed(node, "g")
+    assert carried is not None and len(carried.times) <= 256

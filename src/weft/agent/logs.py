@@ -13,7 +13,7 @@ from weft.agent.whereabouts import Gone, Whereabouts
 from weft.client.frames import FrameType, encode_exit, encode_json
 from weft.contracts.clock import Clock
 from weft.contracts.container import HasLog
-from weft.kinds.streams import ContainerLogsInput, LogsInput
+from weft.kinds.streams import LogsInput
 from weft.objects.errors import NotFound
 
 LOOK_SECONDS = 0.2
@@ -22,11 +22,15 @@ LOOK_SECONDS = 0.2
 async def follow_log(
     stream: Stream, log: PrintedLog, given: LogsInput, came_to: int | None, where: Whereabouts, clock: Clock
 ) -> None:
-    """Send the last ``given.tail`` lines, then, if ``given.follow``, what is added until the client or the guest goes. ``came_to``:
-    how far a gateway has come that can go on with it elsewhere (-1: it begins; None: it can't)."""
+    """Send the last ``given.tail`` lines, or of those what was printed since ``given.since`` seconds ago, then, if
+    ``given.follow``, what is added until the client or the guest goes. ``came_to``: how far a gateway has come that can go on with
+    it elsewhere (-1: it begins; None: it can't)."""
     watching = asyncio.ensure_future(_until_gone(stream))
     resumes = came_to is not None and came_to >= 0
-    position = came_to if resumes and came_to is not None else await asyncio.to_thread(log.find_tail, given.tail)
+    oldest = clock.now() - given.since if given.since else None
+    position = (
+        came_to if resumes and came_to is not None else await asyncio.to_thread(_find_begin, log, given.tail, oldest)
+    )
     told, gone, beyond = came_to is None, None, 0
     try:
         while True:
@@ -55,6 +59,11 @@ async def follow_log(
         watching.cancel()
 
 
+def _find_begin(log: PrintedLog, tail: int, oldest: float | None) -> int:
+    position = log.find_tail(tail)
+    return position if oldest is None else max(position, log.find_since(oldest))
+
+
 async def say_gone(stream: Stream, gone: Gone, position: int | None, came_to: int | None) -> None:
     """The guest is elsewhere, or no more: whoever can go on is told where, and from what position (None: as far
     as it has come)."""
@@ -65,7 +74,7 @@ async def say_gone(stream: Stream, gone: Gone, position: int | None, came_to: in
 
 
 async def follow_lines(
-    stream: Stream, runtime: HasLog, guest_id: str, given: ContainerLogsInput, where: Whereabouts, clock: Clock
+    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: Whereabouts, clock: Clock
 ) -> None:
     """The same of a container: two streams, line by line, and with ``given.follow`` until it has ended. What it printed last stays
     to be read when it doesn't run."""
@@ -73,7 +82,7 @@ async def follow_lines(
 
 
 async def _send_lines(
-    stream: Stream, runtime: HasLog, guest_id: str, given: ContainerLogsInput, where: Whereabouts, clock: Clock
+    stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: Whereabouts, clock: Clock
 ) -> None:
     oldest = clock.now() - given.since if given.since else 0.0
     while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
 from weft.contracts.runtime import CountsPrinted, GuestPlan, HasConsole, Printed, RuntimeDriver
 
@@ -15,6 +16,7 @@ log = logging.getLogger("weft.agent")
 CHUNK_BYTES = 32 * 1024
 CARRIED_BYTES = 128 * 1024  # goes to another node before the guest does
 CARRIED_LATE_BYTES = 64 * 1024  # goes while it stands still
+CARRIED_TIMES = 256
 
 
 class PrintedLog:
@@ -23,7 +25,7 @@ class PrintedLog:
     def __init__(self, runtime: HasConsole, guest_id: str) -> None:
         self._guest_id = guest_id
         self._before = runtime.printed if isinstance(runtime, CountsPrinted) else None
-        self._path = runtime.console_log(guest_id)
+        self.path = Path(runtime.console_log(guest_id))
 
     @property
     def start(self) -> int:
@@ -34,7 +36,7 @@ class PrintedLog:
     def end(self) -> int | None:
         """Where it ends so far; None: there is no log, or none any more."""
         try:
-            return self.start + os.stat(self._path).st_size
+            return self.start + os.stat(self.path).st_size
         except FileNotFoundError:
             return None
 
@@ -43,7 +45,7 @@ class PrintedLog:
         try:
             while True:
                 start = self.start
-                with open(self._path, "rb") as file:
+                with open(self.path, "rb") as file:
                     file.seek(max(0, position - start))
                     data = file.read(size)
                 if self.start == start:  # else it was shortened meanwhile
@@ -71,6 +73,19 @@ class PrintedLog:
             position = first
         return position
 
+    def find_since(self, oldest: float) -> int:
+        """Where the line begins that was being printed at ``oldest`` (seconds since 1970): what it printed later is all behind
+        that, and some that it printed a little before."""
+        start = self.start
+        end = self.end or start
+        times = self._before.times(self._guest_id) if self._before is not None else []
+        position = max((one.printed for one in times if one.at <= oldest), default=start)
+        if not start < position < end:
+            return min(max(position, start), end)
+        first = max(start, position - CHUNK_BYTES)
+        line = self.read(first, position - first).data.rfind(b"\n")
+        return position if line < 0 else first + line + 1
+
     def find_recent(self, size: int) -> int:
         """Where at most the last ``size`` bytes begin, at the beginning of a line."""
         start = self.start
@@ -91,7 +106,9 @@ def tell_printed(runtime: RuntimeDriver[GuestPlan], guest_id: str, after: int | 
         end = printed.end
         if end is None or end == after:
             return None
-        return printed.read(max(after or 0, end - most), most)
+        told = printed.read(max(after or 0, end - most), most)
+        times = [one for one in runtime.printed.times(guest_id) if told.start <= one.printed][-CARRIED_TIMES:]
+        return Printed(told.start, told.data, tuple(times))
     except OSError as problem:
         log.warning("guest %s: what it printed stays behind: %s", guest_id, problem)
         return None

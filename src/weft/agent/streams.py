@@ -42,7 +42,7 @@ from weft.contracts.runtime import (
     SessionMark,
     SessionStanding,
 )
-from weft.kinds.streams import ContainerLogsInput, ExecInput, ForwardInput, LogsInput
+from weft.kinds.streams import ExecInput, ForwardInput, LogsInput
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 
 log = logging.getLogger("weft.agent")
@@ -218,7 +218,7 @@ class Streams:
     async def _logs(self, stream: Stream, claims: Claims, wanted: Wanted) -> None:
         of_container = self._runtimes.of(wanted)
         if isinstance(of_container, HasLog):
-            given = _read_input(claims, ContainerLogsInput)
+            given = _read_input(claims, LogsInput)
             await follow_lines(stream, of_container, wanted.id, given, self._watch(wanted), self._clock)
             return
         runtime = self._with_console(wanted)

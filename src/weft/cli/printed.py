@@ -12,7 +12,7 @@ from weft.cli.session import Session
 from weft.cli.stream import Stream, dial, write_bytes
 from weft.cli.terminal import clean, is_terminal
 from weft.cli.words import Target
-from weft.objects.errors import Unavailable, WeftError
+from weft.objects.errors import IllegalTransition, Unavailable, WeftError
 
 _LAST_LINES = 10
 _LAST_BYTES = 1 << 16
@@ -24,13 +24,13 @@ _LONGEST_LINE = 1 << 20
 Write = Callable[[int, bytes], None]
 
 
-def show_log(session: Session, target: Target, follow: bool, tail: int, since: float | None = None) -> int:
-    """What a guest printed (``since`` so many seconds ago), its standard error on ours; ends when all is read, or with ``follow``
-    when the guest has, or with Ctrl-C."""
+def show_log(session: Session, target: Target, asked: dict[str, Any]) -> int:
+    """What a guest printed, its standard error on ours; ends when all is read, or, if it is followed, when the guest has, or with
+    Ctrl-C."""
     try:
-        return _carry(session, target, _ask(follow, tail, since), write_bytes)
+        return _carry(session, target, asked, write_bytes)
     except KeyboardInterrupt:
-        if follow:
+        if asked["follow"]:
             return INTERRUPTED  # enough was seen
         raise
 
@@ -65,9 +65,9 @@ def show_logs(
     codes: list[int] = []
 
     def show(target: Target) -> None:
-        lines = _Lines(f"{target.what}  " if prefix else "", lock)
+        lines = Lines(f"{target.what}  " if prefix else "", lock)
         try:
-            codes.append(_carry(session, target, _ask(follow, tail, since), lines.take))
+            codes.append(_carry(session, target, ask_log(follow, tail, since), lines.take))
         except WeftError as problem:
             codes.append(exit_code(problem))
             session.say(f"{target.what}: {problem.message}")
@@ -88,7 +88,7 @@ def show_logs(
     return partial_code(codes)
 
 
-class _Lines:
+class Lines:
     """Puts whole lines on standard output and error, so that those of several guests don't run into each other."""
 
     def __init__(self, prefix: str, lock: threading.Lock) -> None:
@@ -115,7 +115,16 @@ class _Lines:
             sys.stdout.flush()
 
 
-def _ask(follow: bool, tail: int, since: float | None) -> dict[str, Any]:
+def carry_from_start(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:
+    """The log of a container that has begun, or is about to, to ``write``, followed to its end. Raises WeftError."""
+    while True:
+        try:
+            return _carry(session, target, asked, write)
+        except IllegalTransition:  # it has no place yet; once it is gone, that is NotFound
+            session.client.http.closed.wait(_PAUSE_SECONDS)
+
+
+def ask_log(follow: bool, tail: int, since: float | None) -> dict[str, Any]:
     return {"follow": follow, "tail": tail, **({} if since is None else {"since": since})}
 
 

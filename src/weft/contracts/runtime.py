@@ -313,11 +313,20 @@ class CanExec(Protocol):
         Raises Unavailable while the guest's agent doesn't answer, and (``sessionLost``) when the guest has it no more."""
 
 
+class PrintedBy(msgspec.Struct, frozen=True, array_like=True):
+    """By ``at`` (seconds since 1970) a guest had printed so many bytes since its first boot."""
+
+    printed: int
+    at: float
+
+
 class Printed(msgspec.Struct, frozen=True):
-    """What a guest printed on its console; ``start``: how many bytes it had printed before, on whichever node."""
+    """What a guest printed on its console; ``start``: how many bytes it had printed before, on whichever node. ``times``: when, as
+    far as that is known."""
 
     start: int
     data: bytes = b""
+    times: tuple[PrintedBy, ...] = ()
 
 
 @runtime_checkable
@@ -334,6 +343,9 @@ class PrintedBefore(Protocol):
 
     def start(self, guest_id: str) -> int:
         """How many bytes it printed before those in its log. Changes after the log, where both do."""
+
+    def times(self, guest_id: str) -> list[PrintedBy]:
+        """When it printed what it did, oldest first, to within some seconds; empty where nobody has looked."""
 
     def add(self, guest_id: str, printed: Printed) -> None:
         """It printed that on another node: what the log has of it is passed over. Only while the guest stands still here. Raises

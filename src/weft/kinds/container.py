@@ -17,7 +17,7 @@ from weft.kinds.migration import MigrateContainerInput, make_migration
 from weft.kinds.mount import read_mount
 from weft.kinds.record import Ask, Column, Kind, Object, Reference, Verb, Workload
 from weft.kinds.run_wish import MIB
-from weft.kinds.streams import ContainerLogsInput, ExecInput, ForwardInput
+from weft.kinds.streams import ExecInput, ForwardInput, LogsInput
 from weft.kinds.workload import (
     CONDITIONS,
     HOLD,
@@ -212,7 +212,7 @@ VERBS = (
     Verb("migrate", "Move it to another node", input=MigrateContainerInput, make=make_migration),
     Verb("exec", "Run a command in it", input=ExecInput, stream=True),
     Verb("forward", "Reach a TCP port of it from here", input=ForwardInput, stream=True),
-    Verb("logs", "What it printed", input=ContainerLogsInput, stream=True),
+    Verb("logs", "What it printed", input=LogsInput, stream=True),
 )
 
 

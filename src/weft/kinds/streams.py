@@ -21,15 +21,11 @@ class ConsoleInput(msgspec.Struct):
 
 
 class LogsInput(msgspec.Struct):
-    """``tail`` last lines first (-1: all), then on if ``follow``."""
+    """``tail`` last lines first (-1: all), then on if ``follow``. ``since``: only lines of the last so many seconds (0: all); of a
+    VM's console to within 5 s, more rather than less."""
 
     follow: bool = False
     tail: int = -1
-
-
-class ContainerLogsInput(LogsInput):
-    """``since``: only lines of the last so many seconds (0: all); a VM's console says no times."""
-
     since: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from weft.cli import printed
-from weft.cli.printed import show_log, show_logs
+from weft.cli.printed import ask_log, show_log, show_logs
 from weft.cli.session import Session
 from weft.cli.words import Target
 from weft.contracts.clock import SystemClock
@@ -70,7 +70,7 @@ def test_what_was_lost_is_taken_up_without_gaps_or_repeats(
     monkeypatch.setattr(printed, "_run_stream", guests.run)
     kept = bytearray()
     monkeypatch.setattr(printed, "write_bytes", lambda descriptor, data: kept.extend(data))
-    assert show_log(session, vm("a"), follow=True, tail=-1) == 0
+    assert show_log(session, vm("a"), ask_log(True, -1, None)) == 0
     assert bytes(kept) == text
     assert [asked["follow"] for asked in guests.asked] == [True, False, True, False, True, False, True]
 
@@ -84,9 +84,9 @@ def test_a_log_that_was_never_reached_or_is_not_followed_is_not_tried_again(
         monkeypatch.setattr(printed, "write_bytes", lambda descriptor, data: None)
         if follow:
             with pytest.raises(Unavailable):
-                show_log(session, vm("a"), follow, -1)
+                show_log(session, vm("a"), ask_log(follow, -1, None))
         else:
-            assert show_log(session, vm("a"), follow, -1) == 0
+            assert show_log(session, vm("a"), ask_log(follow, -1, None)) == 0
         assert len(guests.asked) == 1
 
 
@@ -102,5 +102,5 @@ def test_a_log_that_begins_anew_is_shown_from_its_start(
 
     monkeypatch.setattr(printed, "_run_stream", guests.run)
     monkeypatch.setattr(printed, "write_bytes", write)
-    assert show_log(session, vm("a"), follow=True, tail=-1) == 0
+    assert show_log(session, vm("a"), ask_log(True, -1, None)) == 0
     assert bytes(kept).endswith(b"second\n") and "begun anew" in capsys.readouterr().err

@@ -13,15 +13,18 @@ import pytest
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess, LogLine, User
+from weft.contracts.host import Capacity, Host
 from weft.contracts.runtime import ExecRequest
 from weft.drivers.processes import ProcessId
 from weft.drivers.runtime.oci.adjust import list_frozen
 from weft.drivers.runtime.oci.apart import find_hidden
+from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.groups import count_io, find_trees
 from weft.drivers.runtime.oci.logs import TURN_BYTES, parse_line, read_lines, turn_over, turned
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import make_program
 from weft.drivers.runtime.oci.record import (
+    ContainerEnd,
     ContainerRecord,
     decide_end,
     note_begun,
@@ -461,6 +464,26 @@ async def test_who_follows_a_log_over_many_turns_keeps_no_old_file_open(tmp_path
         held = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
         assert sum(str(tmp_path) in name for name in held) <= 1
     await lines.aclose()
+
+
+async def test_who_follows_a_container_that_is_only_being_started_hears_its_first_words(tmp_path: Path) -> None:
+    here = Host(
+        "n1", "u", str(tmp_path), str(tmp_path), "w", "127.0.0.1", "lo", "weft/none", Capacity(1, 1 << 30, 1 << 30)
+    )
+    driver = OciDriver(here)
+    starting = msgspec.structs.replace(RECORD, started=False, process=None)
+    container = driver._add(starting, Runtime("/bin/false", tmp_path))
+    container.paths.state.mkdir(parents=True)
+
+    async def follow() -> list[bytes]:
+        return [line.data async for line in driver.read_log("c1", follow=True)]
+
+    following = asyncio.ensure_future(follow())
+    await asyncio.wait([following], timeout=0.2)
+    starting.started = True
+    container.paths.log.write_bytes(entry(1))
+    starting.end = ContainerEnd("stopped", "exited")
+    assert await following == [b"1\n"]
 
 
 async def test_a_carriage_return_is_part_of_a_line(tmp_path: Path) -> None:

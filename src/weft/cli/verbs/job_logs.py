@@ -10,8 +10,9 @@ import click
 from weft.cli import options
 from weft.cli.grammar import Entry
 from weft.cli.lookup import find_one
-from weft.cli.printed import show_log
+from weft.cli.printed import ask_log, show_log
 from weft.cli.session import Session
+from weft.cli.tasks import follow_tasks, read_tries
 from weft.cli.words import Target
 from weft.kinds.cells import dig
 from weft.kinds.job import task_name
@@ -28,10 +29,18 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.targets(kind, many=False, able=("job",)),
         click.Option(["-t", "--task"], type=click.IntRange(min=0), metavar="INDEX", help="Only of this task."),
         click.Option(["--try", "attempt"], type=click.IntRange(min=1), metavar="N", help="Of that try, not the last."),
-        click.Option(["-f", "--follow"], is_flag=True, help="Go on with what it prints."),
+        click.Option(["-f", "--follow"], is_flag=True, help="Go on with what they print, and with tasks that begin."),
         click.Option(
-            ["-n", "--tail"], type=click.IntRange(min=-1), default=-1, metavar="N", help="Only the last N lines."
+            ["-n", "--tail"],
+            type=click.IntRange(min=-1),
+            default=-1,
+            metavar="N",
+            help="Only the last N lines of each.",
         ),
+        click.Option(
+            ["--prefix/--no-prefix"], default=None, help="With -f: whose it is before each line [if several]."
+        ),
+        click.Option(["--since"], type=options.Duration(), default=None, help="From so long ago on."),
     ]
     return options.build(verb, "Show what a job's tasks printed.", _run, kind, params)
 
@@ -44,15 +53,22 @@ def _run(
     attempt: int | None,
     follow: bool,
     tail: int,
+    prefix: bool | None,
+    since: float | None,
 ) -> int:
     target = find_one(session, kind, words, ("job",), "the logs of one job at a time")
-    return show_job_logs(session, target, task, attempt, follow, tail)
+    return show_job_logs(session, target, ask_log(follow, tail, since), task, attempt, prefix)
 
 
 def show_job_logs(
-    session: Session, target: Target, task: int | None, attempt: int | None, follow: bool, tail: int
+    session: Session,
+    target: Target,
+    asked: dict[str, Any],
+    task: int | None = None,
+    attempt: int | None = None,
+    prefix: bool | None = None,
 ) -> int:
-    """What its tasks printed: of one ``task`` as it was, of several with whose it is."""
+    """What its tasks printed: of one ``task`` as it was, of several with whose it is; ``asked`` as the verb takes it."""
     job = session.client.get("job", target.name)
     if dig(job, "spec.schedule"):
         raise click.UsageError(f"{job['name']} has runs of its own: weft job list -l job={job['name']}")
@@ -62,23 +78,17 @@ def show_job_logs(
     if task is not None:
         if task not in tries:
             raise NotFound(f"job/{job['name']} has begun no task {task}", hint=f"weft job describe {job['name']}")
-        return _show(session, job, task, attempt or tries[task], follow, tail)
-    if follow:
-        raise click.UsageError(f"follow one task at a time: weft job logs {job['name']} --task N -f")
-    return _show_all(session, job, tries, tail)
+        return _show(session, job, task, attempt or tries[task], asked)
+    if attempt is not None:
+        raise click.UsageError("of which task is that try? --task INDEX")
+    if asked["follow"]:
+        return follow_tasks(session, job, asked, prefix is not False)
+    return _show_all(session, job, tries, asked)
 
 
-def read_tries(job: Object) -> dict[int, int]:
-    """How often each task was begun."""
-    tries = dig(job, "status.tries") or {}
-    return {index: int(count) for count, indexes in tries.items() for index in read_indexes(indexes)}
-
-
-def _show(session: Session, job: Object, task: int, attempt: int, follow: bool, tail: int) -> int:
+def _show(session: Session, job: Object, task: int, attempt: int, asked: dict[str, Any]) -> int:
     try:
-        return show_log(
-            session, Target(BY_NAME["container"], task_name(job["name"], task, attempt)), follow=follow, tail=tail
-        )
+        return show_log(session, Target(BY_NAME["container"], task_name(job["name"], task, attempt)), asked)
     except NotFound:
         kept = dig(job, "spec.keep_tasks", 0)
         raise NotFound(
@@ -87,7 +97,7 @@ def _show(session: Session, job: Object, task: int, attempt: int, follow: bool, 
         ) from None
 
 
-def _show_all(session: Session, job: Object, tries: Mapping[int, int], tail: int) -> int:
+def _show_all(session: Session, job: Object, tries: Mapping[int, int], asked: dict[str, Any]) -> int:
     gone = 0
     for task in sorted(tries):
         name = task_name(job["name"], task, tries[task])
@@ -97,7 +107,7 @@ def _show_all(session: Session, job: Object, tries: Mapping[int, int], tail: int
             gone += 1
             continue
         session.say(f"==> {name} <==")
-        show_log(session, Target(BY_NAME["container"], name), follow=False, tail=tail)
+        show_log(session, Target(BY_NAME["container"], name), asked)
     if gone:
         session.say(f"{gone} of {len(tries)} tasks' logs are kept no more (keep_tasks)")
     return 0

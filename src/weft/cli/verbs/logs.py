@@ -9,7 +9,7 @@ import click
 from weft.cli import options
 from weft.cli.grammar import PLACED, Entry, able
 from weft.cli.lookup import look_up
-from weft.cli.printed import show_log, show_logs
+from weft.cli.printed import ask_log, show_log, show_logs
 from weft.cli.session import Session
 from weft.cli.verbs.job_logs import show_job_logs
 from weft.cli.words import Target
@@ -31,12 +31,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             help="Only the last N lines of each.",
         ),
         click.Option(["--prefix/--no-prefix"], default=None, help="Whose it is before each line [if several]."),
+        click.Option(["--since"], type=options.Duration(), default=None, help="From so long ago on."),
         *options.selectors(kind),
     ]
-    if kind is None or kind.name != "vm":
-        params.append(
-            click.Option(["--since"], type=options.Duration(), default=None, help="From so long ago on; not of VMs.")
-        )
     told = "invocations printed" if kind is not None and kind.name == "function" else "guests printed"
     return options.build(verb, f"Show what {told}.", _run, kind, params)
 
@@ -57,11 +54,9 @@ def _run(
     if jobs and len(targets) > 1:
         raise click.UsageError("the logs of one job at a time")
     if jobs:
-        return show_job_logs(session, jobs[0], None, None, follow, tail)
-    if since is not None and (without := [target.what for target in targets if target.kind.name == "vm"]):
-        raise click.UsageError(f"--since: {', '.join(without)}: a VM's console says no times; give --tail N")
+        return show_job_logs(session, jobs[0], ask_log(follow, tail, since), prefix=prefix)
     if len(targets) == 1 and not prefix and not follow:
-        return show_log(session, targets[0], follow, tail, since)
+        return show_log(session, targets[0], ask_log(follow, tail, since))
     shown = len(targets) > 1 if prefix is None else prefix
     return show_logs(session, targets, follow=follow, tail=tail, since=since, prefix=shown)
 

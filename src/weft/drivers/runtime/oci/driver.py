@@ -220,7 +220,7 @@ class OciDriver:
 
         def has_ended() -> bool:
             now = self._known.get(guest_id)
-            return now is None or not now.running
+            return now is None or now.record.end is not None  # one that is being started has yet to print
 
         async for line in read_lines(container.paths.log, self._clock, tail=tail, follow=follow, has_ended=has_ended):
             yield line

@@ -5,26 +5,12 @@ came before, here or on nodes where the guest was.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from weft.contracts.runtime import Printed
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
 _START = ".start"
-
-
-class PrintedHere:
-    """See contracts.runtime.PrintedBefore."""
-
-    def __init__(self, paths: Callable[[str], GuestPaths]) -> None:
-        self._paths = paths
-
-    def start(self, guest_id: str) -> int:
-        return read_start(self._paths(guest_id))
-
-    def add(self, guest_id: str, printed: Printed) -> None:
-        add_printed(self._paths(guest_id), printed)
 
 
 def read_start(paths: GuestPaths) -> int:
@@ -54,7 +40,7 @@ def keep_end(log: Path, kept_bytes: int) -> int:
 def add_printed(paths: GuestPaths, printed: Printed) -> None:
     """Append what the log lacks of it; a log that ends before it begins is begun anew with it. Raises OSError."""
     paths.state.mkdir(parents=True, exist_ok=True)
-    with open(paths.console_log, "ab", opener=_open_private) as file:
+    with open(paths.console_log, "ab", opener=open_private) as file:
         start, size = read_start(paths), file.tell()
         if printed.start > start + size:
             file.truncate(0)
@@ -66,7 +52,7 @@ def add_printed(paths: GuestPaths, printed: Printed) -> None:
             file.write(printed.data[start + size - printed.start :])
 
 
-def _open_private(path: str, flags: int) -> int:
+def open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 

@@ -28,7 +28,7 @@ from weft.drivers.cgroup import Cgroups, Limits
 from weft.drivers.processes import cpu_seconds, host_boot_id, resident_bytes
 from weft.drivers.runtime.qemu.adjust import adjust_machine, check_adjustment
 from weft.drivers.runtime.qemu.confine import choose_user
-from weft.drivers.runtime.qemu.console_log import PrintedHere, keep_end, shorten
+from weft.drivers.runtime.qemu.console_log import keep_end, shorten
 from weft.drivers.runtime.qemu.frame import Frame, plan_frame
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
@@ -36,6 +36,7 @@ from weft.drivers.runtime.qemu.launch import choose_limits, launch_failed, launc
 from weft.drivers.runtime.qemu.memory import discard_memory, load_memory, save_memory
 from weft.drivers.runtime.qemu.migration import check_movable, check_start, check_stays
 from weft.drivers.runtime.qemu.moves import QemuMoves
+from weft.drivers.runtime.qemu.printed_here import PrintedHere
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.processes import search_guest_process
 from weft.drivers.runtime.qemu.record import GuestRecord, disk_times
@@ -333,17 +334,22 @@ class QemuDriver:
         if self._closed or (self._tending is not None and not self._tending.done()):
             return
         if any(guest.running for guest in self._guests.known.values()):
-            self._tending = asyncio.create_task(self._trim_logs())
+            self._tending = asyncio.create_task(self._tend_logs())
 
-    async def _trim_logs(self) -> None:
-        """A guest must not fill the node's disk through its console, nor by what its QEMU complains of: of a log that grew too
-        long the end is kept."""
-        while any(guest.running for guest in self._guests.known.values()):
-            await self._clock.sleep(CONSOLE_LOG_CHECK_SECONDS)
-            for guest in self._guests.known.values():
+    async def _tend_logs(self) -> None:
+        """When guests printed what they did is noted. A guest must not fill the node's disk through its console, nor by what its
+        QEMU complains of: of a log that grew too long the end is kept."""
+        while True:
+            self.printed.forget_all_but(self._guests.known)
+            for guest_id, guest in self._guests.known.items():
+                with contextlib.suppress(OSError):
+                    self.printed.note(guest_id, self._clock.now())
                 with contextlib.suppress(OSError):
                     if guest.paths.console_log.stat().st_size > CONSOLE_LOG_BYTES:
                         shorten(guest.paths, CONSOLE_LOG_KEPT_BYTES)
                 with contextlib.suppress(OSError):
                     if guest.paths.qemu_log.stat().st_size > QEMU_LOG_BYTES:
                         keep_end(guest.paths.qemu_log, QEMU_LOG_KEPT_BYTES)
+            if not any(guest.running for guest in self._guests.known.values()):
+                return
+            await self._clock.sleep(CONSOLE_LOG_CHECK_SECONDS)
