@@ -7,8 +7,8 @@ from unittest import mock
 import pytest
 from msgspec.structs import replace
 
-from tests.long import mark_long
-from tests.simulation.fate import BEHIND, MISFORTUNES, MOVING
+from tests.simulation import scenes
+from tests.simulation.fate import MISFORTUNES, MOVING
 from tests.simulation.mutations import MUTATIONS, WRONG_MOVES, find_violation
 from tests.simulation.simulation import run_simulation
 from weft.client.view import Item
@@ -16,21 +16,16 @@ from weft.controllers import conversions, tasks
 from weft.controllers.converted import Place
 
 POWER_CUTS = {**MOVING, "node loses power": 40}
-WEATHER = {  # in which a mistake shows sooner
-    "adopt_without_checking_the_start_time": {"node loses power": 100, "older store restored": 0, "node removed": 0},
-    "count_no_room_that_is_taken": {"older store restored": 0, "node loses power": 0},
-    "ignore_incarnation": {"node removed": 20},
-    "place_before_nodes_have_spoken": {"older store restored": 40, "node removed": 0, "node loses power": 0},
-}
 SEEDS = range(30)  # any change of the code draws other histories: a mistake must show in one of them
-WORST = {"believe_an_older_store": (150, {**BEHIND, "older store restored": 60})}
-
-
-# Those that take many histories, or long ones, until they show.
-LONG = (
-    *("adopt_without_checking_the_start_time", "believe_an_older_store", "ignore_incarnation"),
-    *("leave_the_data_behind", "place_before_nodes_have_spoken", "count_no_room_that_is_taken"),
-)
+# Mistakes that drawn histories rarely come by, each with one that it can't live through.
+SCENES = {
+    "adopt_without_checking_the_start_time": scenes.the_power_goes_and_another_process_has_the_guest_s_pid,
+    "believe_an_older_store": scenes.a_store_comes_back_from_before_a_move,
+    "count_no_room_that_is_taken": scenes.four_want_the_room_of_three,
+    "ignore_incarnation": scenes.a_vm_is_placed_anew_after_its_node_was_given_up,
+    "leave_the_data_behind": scenes.a_vm_moves_with_its_volume,
+    "place_before_nodes_have_spoken": scenes.a_store_comes_back_that_knows_of_no_place_and_its_node_is_silent,
+}
 
 
 def test_a_lost_try_that_counts_as_a_failure_is_found_out() -> None:
@@ -52,19 +47,26 @@ def test_a_conversion_that_does_not_wait_for_the_other_side_is_found_out() -> No
     print(trace.seed, trace.violations[0])
 
 
-@pytest.mark.parametrize("name", mark_long(sorted(MUTATIONS), *LONG))
+@pytest.mark.parametrize("name", sorted(MUTATIONS.keys() - SCENES.keys()))
 def test_wrong_code_is_found_out(name: str) -> None:
     with MUTATIONS[name]():
-        weather = {**MISFORTUNES, **WEATHER.get(name, {})}
-        trace = find_violation(lambda seed: run_simulation(seed, 120, weather=weather), SEEDS)
+        trace = find_violation(lambda seed: run_simulation(seed, 120, weather=MISFORTUNES), SEEDS)
     assert trace is not None, f"{name} was not noticed"
     print(trace.seed, trace.violations[0])
 
 
-@pytest.mark.parametrize("name", mark_long(sorted(WRONG_MOVES), *LONG))
+@pytest.mark.parametrize("name", sorted(WRONG_MOVES.keys() - SCENES.keys()))
 def test_wrong_moves_are_found_out(name: str) -> None:
     with WRONG_MOVES[name]():
-        faults, weather = WORST.get(name, (60, MOVING))
-        trace = find_violation(lambda seed: run_simulation(seed, faults, weather=weather, moves=True), SEEDS)
+        trace = find_violation(lambda seed: run_simulation(seed, 60, weather=MOVING, moves=True), SEEDS)
     assert trace is not None, f"{name} was not noticed"
     print(trace.seed, trace.violations[0])
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_scene_that_the_code_lives_through_finds_out_the_wrong_one(name: str) -> None:
+    assert scenes.play(SCENES[name]) == []
+    with (MUTATIONS | WRONG_MOVES)[name]():
+        broken = scenes.play(SCENES[name])
+    assert broken, f"{name} was not noticed"
+    print(broken[0])
