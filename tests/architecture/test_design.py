@@ -7,14 +7,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+
+from source import ROOT, SOURCE, files_of, nodes_of
 
 from weft.api.openapi import describe_api
 from weft.api.routes import BY_HAND, BY_NODES
 from weft.kinds.registry import KINDS
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "src" / "weft"
 # Which controller a file belongs to, where it isn't named after it.
 CONTROLLER = {
     "fold": "workload",
@@ -32,23 +31,21 @@ CONTROLLER = {
 
 def find_writes(part: str) -> Iterator[tuple[str, str]]:
     """(room, file) of every assignment to an object's ``part``."""
-    for room in ("api", "controllers", "scheduler", "agent", "gateway", "client", "cli"):
-        for path in sorted((SOURCE / room).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                targets = node.targets if isinstance(node, ast.Assign) else []
-                parts = [t for t in targets if isinstance(t, ast.Attribute) and t.attr == part]
-                if any(ast.unparse(target) != f"self.{part}" for target in parts):
-                    yield room, path.stem
+    for path in files_of("api", "controllers", "scheduler", "agent", "gateway", "client", "cli"):
+        for node in nodes_of(path):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            parts = [t for t in targets if isinstance(t, ast.Attribute) and t.attr == part]
+            if any(ast.unparse(target) != f"self.{part}" for target in parts):
+                yield path.relative_to(SOURCE).parts[0], path.stem
 
 
 def find_conditions() -> Iterator[tuple[str, str]]:
     """(controller, type) of every condition that is made."""
-    for room in ("controllers", "scheduler", "api"):
-        for path in sorted((SOURCE / room).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and ast.unparse(node.func) == "Condition":
-                    assert isinstance(node.args[0], ast.Constant), f"{path.name}: a condition's type is written out"
-                    yield CONTROLLER.get(path.stem, path.stem), str(node.args[0].value)
+    for path in files_of("controllers", "scheduler", "api"):
+        for node in nodes_of(path):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Condition":
+                assert isinstance(node.args[0], ast.Constant), f"{path.name}: a condition's type is written out"
+                yield CONTROLLER.get(path.stem, path.stem), str(node.args[0].value)
 
 
 def test_routes_written_by_hand_are_few_and_counted() -> None:

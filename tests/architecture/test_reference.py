@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-from pathlib import Path
+
+from source import FILES, ROOT, nodes_of, text_of
 
 import weft.contracts.store  # noqa: F401  its errors belong to the tree
 from weft.api.problem import STATUS
@@ -14,8 +15,6 @@ from weft.client.frames import FrameType
 from weft.launch.server import make_parser
 from weft.objects.errors import WeftError
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "src" / "weft"
 PAGES = ROOT / "docs" / "reference"
 
 
@@ -30,9 +29,9 @@ def find_reasons() -> dict[str, type[WeftError]]:
     """Every reason that the source gives an error, with the error's class."""
     classes = all_errors()
     reasons = {cls.reason: cls for cls in classes.values() if "reason" in vars(cls)}
-    for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and (cls := classes.get(ast.unparse(node.func))):
+    for path in FILES:
+        for node in nodes_of(path):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and (cls := classes.get(node.func.id)):
                 for word in node.keywords:
                     values = [word.value.body] if isinstance(word.value, ast.IfExp) else [word.value]
                     if word.arg == "reason":
@@ -58,12 +57,12 @@ def test_every_reason_of_an_error_is_in_the_reference_with_its_http_status_and_e
     missing, wrong = truth.keys() - told.keys(), {r for r in truth.keys() & told.keys() if truth[r] != told[r]}
     assert not missing and not wrong, {r: truth[r] for r in missing | wrong}
     for reason in told.keys() - truth.keys():  # given by a table, or why a VM waits
-        assert any(f'"{reason}"' in p.read_text() for p in SOURCE.rglob("*.py")), reason
+        assert any(f'"{reason}"' in text_of(p) for p in FILES), reason
         assert told[reason] == (str(STATUS.get(reason, "")), str(exit_code(WeftError("", reason=reason))))
 
 
 def test_every_variable_that_weft_reads_is_in_the_reference() -> None:
-    text = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    text = "".join(map(text_of, FILES))
     read = set(re.findall(r'"((?:WEFT|SCHEDULING)_[A-Z]+)"', text))
     assert read <= {row[0] for row in read_table("environment.md")} and len(read) > 5
 
