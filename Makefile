@@ -2,6 +2,8 @@
 
 # A plain `su` leaves root without these, and nft, bridge tools and dpkg live there.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+# Where this is set, each process of a run compiles again what was changed since make install, and each worker all of the tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install up down fmt check unit test coverage mutants bench soak lock
 
@@ -68,7 +70,7 @@ bench: install
 	@.venv/bin/python -m benchmarks$(if $(AGAINST),.against $(if $(ROUNDS),--rounds $(ROUNDS)) $(AGAINST)) $(ONLY)
 
 soak: install
-	@$(if $(ONLY),,.venv/bin/pytest -m long &&) .venv/bin/python -m benchmarks.soak $(ONLY)
+	@$(if $(ONLY),,WEFT_EXAMPLES=all .venv/bin/pytest -m long &&) .venv/bin/python -m benchmarks.soak $(ONLY)
 
 lock:
 	@tools/lock

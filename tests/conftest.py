@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
+from tests.long import ALL_EXAMPLES, examples
 from tests.warm.keeper import lay_out
 from weft.images.parts import AGENT, compile_program
 
@@ -22,7 +24,7 @@ APART = ("batch_jobs", "containers", "debian", "enclosed", "function", "on_etcd"
 LONGEST_FIRST = (CLUSTER, "tests/simulation", "tests/host", "tests/conformance", "tests/placement", "tests/scenario")
 
 # A suite that draws anew each time fails on the day nobody changed anything; new draws belong to the long runs.
-settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=examples(100))
 settings.load_profile("fixed")
 
 
@@ -43,6 +45,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileS
     return LongestFirst(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that aren't asked for are left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """At a worker the folders of long files come first, so that neither is left alone with one in the end."""
 
@@ -53,6 +56,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     if hasattr(config, "workerinput"):
         items.sort(key=rank)
+    if ALL_EXAMPLES:
+        for item in items:
+            if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+                item.add_marker(pytest.mark.long)
+
+
+def pytest_collection_finish() -> None:
+    """What was loaded stays until the end: to look through all of it again and again finds nothing to free."""
+    gc.collect()
+    gc.freeze()
 
 
 _keeping: list[tuple[Path, subprocess.Popen[bytes]]] = []

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.agent.known import Known, Memory, Trouble, Wanted
 from weft.agent.plan import BRING_UP, TAKE_AWAY, Plan, Step, observe, pause_after, plan_allocation
@@ -313,7 +314,7 @@ def happen(world: World, event: str, value: Any) -> None:
         world.guest, world.reason = "stopped", value
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(histories, st.sampled_from(["always", "on-failure", "never"]))
 def test_whatever_happens_it_converges_and_ends_nothing_without_evidence(
     history: list[tuple[tuple[str, Any], int | None]], policy: str

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from test_agent_handover import NIC, Side
+from tests.long import mark_long
 
 from weft.agent.segments import fold_segments
 from weft.contracts.network import Endpoint
@@ -71,7 +72,7 @@ class Walk:
         return list(find_older(side.host, segment)) if segment is not None else []
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", mark_long(range(40), *range(12, 40)))
 async def test_every_node_that_it_has_been_on_is_asked_and_none_twice(seed: int, tmp_path: Path) -> None:
     walk, dice = Walk(tmp_path), random.Random(seed)
     for _ in range(12):

@@ -11,6 +11,7 @@ import click
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.cli.app import make_root, run
 from weft.cli.exit_codes import MEANINGS
@@ -68,7 +69,7 @@ def test_there_is_much_to_choose_from() -> None:
     assert {"vm", "create", "apply", "explain", "list"} <= WORDS and {"--image", "-o", "--yes"} <= OPTIONS
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(250), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(argv=st.lists(argument, max_size=6), stdin=text)
 def test_any_command_line_ends_with_a_documented_code(
     folder: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], stdin: str

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.cli.manifest.check import read_manifests
 from weft.cli.manifest.document import Document
@@ -23,7 +24,7 @@ from weft.objects.errors import InvalidInput, TooLarge, WeftError
 
 Reader = Callable[[str, str], list[Document]]
 READERS: dict[str, Reader] = {"yaml": read_yaml, "json": read_json, "toml": read_toml}
-COMMON = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+COMMON = settings(max_examples=examples(150), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 words = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\u2028\u2029\x85\ufeff"), max_size=20
@@ -137,7 +138,7 @@ broken = st.one_of(
 )
 
 
-@settings(COMMON, max_examples=400)
+@settings(COMMON, max_examples=examples(400))
 @given(text=broken, name=st.sampled_from(sorted(READERS)))
 @example(text='{"kind": "vm", "x": "NaN", "n": NaN}', name="json")
 @example(text='{"a":\n ' + "9" * 5000 + "}", name="json")

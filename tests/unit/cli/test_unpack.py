@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.cli.unpack import MOST_AFTER_BYTES, Unpacker
 from weft.objects.errors import DriverFailed
@@ -190,7 +191,7 @@ def test_words_before_no_member_end(into: Path) -> None:
             unpacker.feed(words)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.data())
 def test_an_archive_with_any_bytes_changed_makes_nothing_outside(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 from tests.scenario.deciders_lab import step
 
 from weft.controllers.fold import Place, Wished, fold_current, fold_ready, fold_status
@@ -44,7 +45,7 @@ def fold(want: Wished, *places: Place, former: WorkloadStatus | None = None) -> 
     return fold_status(want, places, {"default": "10.0.0.2"}, former or WorkloadStatus())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.builds(
         wish,
@@ -96,7 +97,7 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(moves)
 def test_a_life_that_is_watched_closely_takes_only_legal_ways(history: list[tuple[str, ...]]) -> None:
     want, here = wished(wish()), place("pending")

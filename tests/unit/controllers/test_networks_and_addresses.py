@@ -7,6 +7,7 @@ import ipaddress
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.client.view import Item
 from weft.controllers.addresses import Book, choose_mac
@@ -28,7 +29,7 @@ def endpoint(address: str, mac: str) -> EndpointSpec:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.one_of(st.just("take"), st.just("next batch"), st.integers(0, 20)), max_size=60))
 def test_the_lowest_free_address_is_given_and_none_twice(history: list[str | int]) -> None:
     book, blue = Book(), network("10.9.0.0/28")

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.controllers.tasks import LOST, Book, Facts, Outcome, Seen, plan_tasks
 from weft.kinds.container import ContainerSpec
@@ -69,7 +70,7 @@ WHAT = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     st.lists(WHAT, max_size=60),
     st.integers(1, 12),

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.runtime import DETACHED, BootDisk, ExecChunk, ExecRequest, GuestPlan, ProcessFacts, SessionMark
@@ -378,7 +379,7 @@ SAID = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.lists(SAID, max_size=25))
 def test_whatever_a_guest_sends_is_borne_and_it_is_heard_again_when_it_speaks_well(said: list[bytes]) -> None:
     async def play() -> None:

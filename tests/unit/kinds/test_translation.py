@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.kinds.container import ContainerSpec, HealthCheck, check_container
 from weft.kinds.process_lines import Process, read_process, write_process
@@ -54,7 +55,7 @@ def containers(draw: st.DrawFn) -> ContainerSpec:
 
 
 @given(containers())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_there_and_back_gives_the_very_container(spec: ContainerSpec) -> None:
     vm = to_vm(spec, "web-image").spec
     assert isinstance(vm, VmSpec)

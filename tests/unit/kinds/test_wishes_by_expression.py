@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.kinds.constraint import (
     ConstraintSpec,
@@ -120,7 +121,7 @@ _bits = st.sampled_from(
         ),
     )
 )
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_hostile_preferences_raise_nothing_but_invalid_input(raw: Any) -> None:
     try:
         preference = read_preference(raw, "p")
@@ -130,7 +131,7 @@ def test_hostile_preferences_raise_nothing_but_invalid_input(raw: Any) -> None:
 
 
 @given(st.floats(0, 1), st.integers(0, 100))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_a_preference_comes_back_from_its_text(weight: float, priority: int) -> None:
     preference = Preference(read_expression('name="a;b" OR zone in (x,y)'), weight, priority)
     assert read_preference(show_preference(preference), "p") == preference

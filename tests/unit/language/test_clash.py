@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.language.amount import read_amount, show_amount
 from weft.language.clash import find_clash, refuse_clash
@@ -137,7 +138,7 @@ _node_values = st.sampled_from(["a", "b", "c", "0", "1", "1.5", "2", "3", "1000"
 
 
 @given(_trees, st.dictionaries(st.sampled_from("xy"), _node_values))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_nothing_that_a_node_meets_is_said_to_clash(tree: Expression, node: dict[str, str]) -> None:
     if _holds(tree, node):
         assert find_clash([("", parse(show(tree)))]) is None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.language.complaint import draw_caret
 from weft.language.form import make_form, read_form
@@ -180,7 +181,7 @@ _trees = st.recursive(
 
 
 @given(_trees)
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_a_tree_comes_back_from_its_text_and_its_json_form(tree: Expression) -> None:
     text = show(tree)
     parsed = parse(text)
@@ -199,7 +200,7 @@ _bits = st.sampled_from(["zone", "=", "==", ">=", "!", "(", ")", ",", "and", "or
         st.text(max_size=60), st.lists(_bits, max_size=20).map("".join), st.lists(_bits, max_size=20).map(" ".join)
     )
 )
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_hostile_text_raises_nothing_but_invalid_input(text: str) -> None:
     try:
         tree = read_expression(text)
@@ -221,7 +222,7 @@ _json = st.recursive(
 
 
 @given(_json)
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_hostile_forms_raise_nothing_but_invalid_input(raw: Any) -> None:
     try:
         tree = read_form(raw)

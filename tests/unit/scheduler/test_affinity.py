@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.contracts.policy import Datum, Lean, Request
 from weft.kinds.affinity import HOST, SpreadWish, read_group, read_spread
@@ -255,7 +256,7 @@ spreads = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.lists(st.sampled_from(["", "x", "y", "z"]), min_size=1, max_size=6),
     st.lists(st.one_of(wishes, spreads, st.integers(0, 11), st.tuples(st.integers(0, 5), st.booleans())), max_size=24),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.contracts.policy import Request
 from weft.language.amount import read_amount
@@ -256,7 +257,7 @@ def holds(tree: Expression, node: dict[str, str]) -> bool:
 
 
 @given(_trees, _nodes)
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_the_mask_is_the_meaning_of_every_node_and_every_refusal_has_words(
     tree: Expression, nodes: list[dict[str, str]]
 ) -> None:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.contracts.policy import RESOURCES, Request
 from weft.kinds.strategy import STRATEGIES
@@ -62,7 +63,7 @@ def load(snapshot: Snapshot, index: int, request: Request) -> float:
     return sum(weight * share for weight, share in zip((0.4, 0.4, 0.2), shares, strict=False))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(facts, max_size=8), st.lists(requests, min_size=1, max_size=12))
 def test_every_choice_fits_is_the_best_and_is_explained(nodes: list[NodeFacts], asked: list[Request]) -> None:
     snapshot = make(nodes)
@@ -215,7 +216,7 @@ def test_of_a_thousand_nodes_a_sample_is_told_but_all_are_counted() -> None:
     assert refused.refused_by == {"resources": 1000} and refused.nearest_node in {v.node for v in refused.verdicts}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(facts, min_size=8, max_size=14),
     st.lists(requests, min_size=1, max_size=3),

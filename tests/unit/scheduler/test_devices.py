@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.contracts.policy import GpuAsk, Request
 from weft.scheduler.cycle import Engine
@@ -68,7 +69,7 @@ def test_a_refusal_names_what_of_gpus_is_lacking() -> None:
     assert [(s.resource, s.wanted, s.free) for s in verdict.shortfalls] == [("gpu", 2.0, 1.0)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from([8, 16, 32]), max_size=4), min_size=1, max_size=4),
     st.lists(

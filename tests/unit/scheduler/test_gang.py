@@ -7,6 +7,7 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.contracts.policy import GpuAsk, Request
 from weft.kinds.gang import read_gang
@@ -66,7 +67,7 @@ def has_answer(engine: Engine, members: list[Member]) -> bool:
 sizes = st.tuples(st.integers(1, 6), st.integers(1, 6))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(2, 8), st.integers(2, 8), st.integers(0, 2)), min_size=1, max_size=3),
     st.lists(

@@ -6,6 +6,7 @@ import random
 from bisect import insort
 
 import pytest
+from tests.long import mark_long
 
 from weft.contracts.policy import Amounts, Request
 from weft.language.parse import read_expression
@@ -92,7 +93,7 @@ def test_whatever_came_and_went_the_choice_is_the_one_found_by_looking_at_all(
     assert len(placed) > 20
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", mark_long(range(3), 1, 2))
 def test_what_is_told_of_the_best_is_what_a_look_at_all_nodes_would_tell(seed: int) -> None:
     draw = random.Random(seed)
     snapshot = Snapshot()

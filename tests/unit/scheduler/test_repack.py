@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.contracts.policy import GpuAsk, Request
 from weft.scheduler.cycle import Engine
@@ -73,7 +74,7 @@ requests = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.builds(node, st.just(0), st.integers(4, 16), st.integers(8, 32)), min_size=1, max_size=4), st.data())
 def test_what_is_packed_anew_fits_and_never_takes_more_nodes(nodes: list[NodeFacts], data: st.DataObject) -> None:
     engine = engine_of([node(n, f.capacity[0] // 1000, f.capacity[1] // GIB) for n, f in enumerate(nodes)])

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.kinds.allocation import Resources
 from weft.scheduler.table.snapshot import Amounts, Gpu, Load, NodeFacts, Snapshot, amounts_of, state_of
@@ -44,7 +45,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(steps, max_size=40))
 def test_increments_equal_a_rebuild(history: list[tuple]) -> None:  # type: ignore[type-arg]
     snapshot = Snapshot()

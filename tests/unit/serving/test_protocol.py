@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 
 from weft.contracts.clock import SystemClock
 from weft.serving.answer import Answer
@@ -76,7 +77,7 @@ def encode_request(number: int, body: bytes, chunks: int) -> bytes:
     return head + b"Transfer-Encoding: chunked\r\n\r\n" + sent + b"0\r\nTrailer: t\r\n\r\n"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     bodies=st.lists(st.tuples(st.binary(max_size=300), st.integers(0, 40)), min_size=1, max_size=6),
     cuts=st.lists(st.integers(1, 4000), max_size=40),

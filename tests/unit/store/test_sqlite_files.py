@@ -19,6 +19,7 @@ import pytest
 from weft.contracts.store import Batch, Compacted, Delete, LeaseHeld, PreconditionFailed, Put, Store
 from weft.objects.errors import StoreUnavailable
 from weft.store.sqlite import SqliteStore, refill
+from weft.store.sqlite import file as sqlite_file
 
 
 @asynccontextmanager
@@ -153,7 +154,8 @@ async def test_what_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path) -> 
         await SqliteStore(tmp_path).open()
 
 
-async def test_a_file_another_program_has_locked_is_refused(tmp_path: Path) -> None:
+async def test_a_file_another_program_has_locked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_file, "_BUSY_MILLISECONDS", 50)
     async with opened(tmp_path / "s.db"):
         pass
     with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:

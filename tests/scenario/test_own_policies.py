@@ -389,7 +389,10 @@ def test_an_own_policy_beside_others_is_weighed_and_skipped_alone(lab: Lab) -> N
     assert lab.choose() == "n3" and "no such file" in lab.skipped()
 
 
-def test_no_more_workers_than_are_allowed_and_none_is_left_behind(lab: Lab, tmp_path: Path) -> None:
+def test_no_more_workers_than_are_allowed_and_none_is_left_behind(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_module, "MOST_WORKERS", 2)
     pids = []
     for number in range(own_module.MOST_WORKERS + 2):
         path = tmp_path / f"p{number}.py"
