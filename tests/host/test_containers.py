@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -337,6 +338,51 @@ async def test_what_a_killed_agent_left_of_a_start_is_cleared_by_the_next(lab: C
     assert (facts.state, facts.reason) == ("failed", "startInterrupted")
     assert lab.processes() == []
     assert (await driver.start(plan)).state == "running"
+
+
+async def test_what_it_writes_into_its_root_is_bounded_stays_and_goes_with_it(
+    lab: ContainerLab, driver: OciDriver
+) -> None:
+    before = subprocess.run(["losetup", "-l", "-n", "-O", "BACK-FILE"], capture_output=True, text=True).stdout
+    plan = lab.plan("bounded", disk_bytes=32 << 20)
+    await driver.start(plan)
+    text = (
+        "echo kept > /etc/kept; chown 1000 /etc/kept; cat /etc/issue; rm /etc/issue; "
+        "dd if=/dev/zero of=/big bs=1M count=64 2>&1 | grep -o 'No space left on device'; df -k / | tail -1"
+    )
+    lines = (await output_of(driver, plan, "sh", "-c", text))[0].splitlines()
+    assert lines[:2] == ["upper", "No space left on device"]
+    size, used = map(int, lines[2].split()[1:3])
+    assert 20_000 < size <= 32 << 10 and used > size * 0.9  # its own, not its node's
+    disk = Path(lab.host.state_dir, "containers", plan.id, "root.ext4")
+    assert disk.stat().st_blocks * 512 <= 33 << 20
+    await driver.stop(plan.id, grace_seconds=0)
+    await driver.start(plan)
+    text = "stat -c %u /etc/kept; ls /etc/issue 2>/dev/null; ls /lost+found 2>/dev/null; rm /big && echo again > /again; cat /again"
+    assert (await output_of(driver, plan, "sh", "-c", text))[0].split() == ["1000", "again"]
+    await driver.stop(plan.id, grace_seconds=0)
+    os.truncate(disk, 0)  # as a power cut leaves one that was just made
+    os.truncate(disk, 32 << 20)
+    await driver.start(plan)
+    assert (await output_of(driver, plan, "sh", "-c", "cat /etc/issue"))[0] == "upper\n"
+    await driver.stop(plan.id, grace_seconds=0)
+    await driver.remove(plan.id)
+    await driver.close()
+    assert lab.leftovers() == []
+    after = subprocess.run(["losetup", "-l", "-n", "-O", "BACK-FILE"], capture_output=True, text=True).stdout
+    assert not {line for line in after.splitlines() if str(lab.folder) in line} - set(before.splitlines())
+
+
+async def test_one_that_began_without_a_bound_keeps_what_it_wrote(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.plan("older")
+    await driver.start(plan)
+    await output_of(driver, plan, "sh", "-c", "echo kept > /kept")
+    await driver.stop(plan.id, grace_seconds=0)
+    plan = msgspec.structs.replace(plan, disk_bytes=32 << 20)
+    await driver.start(plan)
+    assert (await output_of(driver, plan, "cat", "/kept"))[0] == "kept\n"
+    await driver.stop(plan.id, grace_seconds=0)
+    await driver.remove(plan.id)
 
 
 async def test_a_plan_that_cant_be_started_leaves_nothing(lab: ContainerLab, driver: OciDriver) -> None:

@@ -88,7 +88,7 @@ async def test_vms_and_containers_take_from_the_same_room_and_the_same_addresses
         assert max(cpu.values()) <= 6.0
         addresses = [nic.address for spec in placed.values() for nic in spec.nics]
         assert len(set(addresses)) == len(addresses) == 6
-        assert all(spec.resources.disk == 0 for what, spec in placed.items() if what.startswith("container/"))
+        assert all(spec.resources.disk == 1 << 30 for what, spec in placed.items() if what.startswith("container/"))
         await lab.put_container("one-more", cpu=4.0, memory=64 * MIB)
         await lab.until_refused("one-more", "insufficientResources", "container")
         for what in [what for what, spec in placed.items() if spec.node == "n1" and what.startswith("vm/")]:

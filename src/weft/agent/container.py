@@ -79,6 +79,7 @@ def plan_container(wanted: Wanted, ready: Ready) -> ContainerPlan:
         search=[main.domain] if main is not None and main.domain else [],
         read_only_root=container.read_only,
         capabilities=list_capabilities(container),
+        disk_bytes=spec.resources.disk,
     )
 
 

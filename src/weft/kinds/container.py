@@ -39,10 +39,13 @@ from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.image_reference import held_name, parse_reference
 from weft.objects.lifecycle import Phase
+from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
 
 LEAST_MEMORY_BYTES = 4 * MIB
 LEAST_MACHINE_BYTES = 96 * MIB  # with a kernel of its own
+DEFAULT_DISK_BYTES = 1 << 30
+LEAST_DISK_BYTES, MOST_DISK_BYTES = 16 * MIB, 1 << 44
 MOST_MOUNTS = 16
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
 
@@ -89,6 +92,9 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     read_only: Annotated[bool, field("Its root can't be written; /tmp and /run can", change="restart")] = False
     add_capabilities: Annotated[list[str], field("What else root may do in it, like NET_RAW", change="restart")] = []
     drop_capabilities: Annotated[list[str], field("What root may not; ALL is everything", change="restart")] = []
+    disk: Annotated[
+        int, field("How much it may write into its root; counts as its node's disk", change="replace", quantity="bytes")
+    ] = DEFAULT_DISK_BYTES
     pids: Annotated[int, field("How many processes and threads it may have", change="restart", ge=1, le=4194304)] = 1024
     isolation: Annotated[
         Literal["container", "vm"],
@@ -130,6 +136,12 @@ def check_container(spec: ContainerSpec) -> None:
             f"spec.memory: {spec.memory >> 20} MiB is too little for a container with a machine of its own",
             field="spec.memory",
             hint=f"give at least {LEAST_MACHINE_BYTES // MIB}M: its kernel lives in there, too",
+        )
+    if not LEAST_DISK_BYTES <= spec.disk <= MOST_DISK_BYTES:
+        raise InvalidInput(
+            f"spec.disk: a container's root can't have {format_bytes(spec.disk)}",
+            field="spec.disk",
+            hint="from 16M to 16T",
         )
     if held_name(spec.image):
         check_name(spec.image, "spec.image")
@@ -228,6 +240,7 @@ def _ask(spec: ContainerSpec) -> Ask:
     name = held_name(spec.image)
     return Ask(
         images=(name,) if name else (),
+        disk=spec.disk,
         runtime="container" if spec.isolation == "container" else f"container/{spec.isolation}",
     )
 

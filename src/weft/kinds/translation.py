@@ -28,6 +28,7 @@ _KEPT = {
     "drop_capabilities": "drop_capabilities: its process may do what its user may in a machine of its own",
     "pids": "pids: the number of its processes isn't bounded",
     "health_check": "health_check: nobody asks whether it is well",
+    "disk": "",  # the image's, or as it is asked for
     "isolation": "",  # a machine of its own is what it gets
     "preemptible": "preemptible: it gives way to nobody",
     "pulls": "",
@@ -35,7 +36,7 @@ _KEPT = {
 }
 # Of a VM's own, what a container has no word for.
 _LOST = {
-    "disk": "disk: what a container writes isn't bounded",
+    "disk": "",  # as much may the container write
     "pool": "pool: what a container writes lies in its node's own pool",
     "machine": "",
     "cpu_model": "cpu_model: a container sees its node's CPU",
@@ -118,7 +119,7 @@ def to_container(spec: VmSpec, image: str, *, memory: int = 0, registry_secret: 
         mounts=process.mounts,
         user=process.user,
         run="stop",
-        **{"registry_secret": registry_secret, **kept},
+        **{"registry_secret": registry_secret, **({"disk": spec.disk} if spec.disk else {}), **kept},
     )
     check_container(container)
     default = VmSpec(image=spec.image)

@@ -11,8 +11,8 @@ from tests.conformance.volume import ID, MIB
 
 from weft.contracts.host import Capacity, Host
 from weft.contracts.locks import hold_disk
+from weft.drivers.file_system import has_room, measure_files
 from weft.drivers.volume.directory.driver import DirectoryVolumes
-from weft.drivers.volume.directory.files import has_room, measure_files
 from weft.objects.errors import DriverFailed, InvalidInput
 
 

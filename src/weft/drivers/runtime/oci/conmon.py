@@ -18,7 +18,7 @@ from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.launch import ENDED_ALREADY, failed, make_ready, write_config
 from weft.drivers.runtime.oci.logs import turn_over
 from weft.drivers.runtime.oci.node_process import NodeProcess
-from weft.drivers.runtime.oci.root import Root, mount_root
+from weft.drivers.runtime.oci.root import Root, ensure_disk, mount_root
 from weft.drivers.runtime.oci.runtime import ANSWER_SECONDS, Runtime, read_error
 from weft.drivers.runtime.oci.saved import RESTORE_LOG, configure_criu, prepare_resuming, read_log, save_in_mounts
 from weft.drivers.runtime.oci.shim import (
@@ -56,6 +56,7 @@ class Conmon(NodeProcess):
         shims = self._groups.make_shims()
         async with make_ready(container, self._runtime.name) as mapping:
             write_config(container, facts, self._groups, mapping)
+            await ensure_disk(record.plan, paths)
             await recorded
             root = Root(record.plan, paths, record.first_user, mapping)
             try:

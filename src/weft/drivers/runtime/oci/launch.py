@@ -13,7 +13,7 @@ from weft.drivers.processes import ProcessId
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.record import ContainerRecord
-from weft.drivers.runtime.oci.root import make_folders
+from weft.drivers.runtime.oci.root import has_disk, make_folders
 from weft.drivers.runtime.oci.translate import Facts, Users, inspect_devices, plan_files, translate_container
 from weft.drivers.runtime.oci.users import belongs_to, open_mapping_aside
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
@@ -57,7 +57,7 @@ def _find_users(record: ContainerRecord, mapping: int | None) -> Users | None:
 def write_files(container: Container) -> None:
     """Its folders, and what stands in its /etc by name."""
     paths = container.paths
-    make_folders(paths)
+    make_folders(paths, disk=has_disk(container.record.plan, paths))
     for name, text in plan_files(container.record.plan).items():
         (paths.files / name).write_text(text)
         (paths.files / name).chmod(0o644)

@@ -49,8 +49,13 @@ class ContainerPaths(msgspec.Struct, frozen=True):
 
     @property
     def upper(self) -> Path:
-        """What the container has written into its root."""
+        """What the container has written into its root, if that is no ``disk``."""
         return self.state / "root" / "upper"
+
+    @property
+    def disk(self) -> Path:
+        """A raw file with a file system, on which lies what it has written."""
+        return self.state / "root.ext4"
 
     @property
     def log(self) -> Path:

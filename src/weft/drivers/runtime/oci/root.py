@@ -6,12 +6,14 @@ shifted owners, so on disk all belongs to the users of the image, whichever rang
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import msgspec
 
 from weft.contracts.container import ContainerMount, ContainerPlan
+from weft.drivers.file_system import FILE_SYSTEM, has_files, make_files
 from weft.drivers.kernel import (
     CLONE_NEWNET,
     MS_NODEV,
@@ -28,7 +30,7 @@ from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.translate import needs_sysfs, sysfs_source
 
 MOST_LAYERS = 128
-_WRITTEN = "w"
+_WRITTEN, _DISK = "w", "disk"
 
 
 class Root(msgspec.Struct, frozen=True):
@@ -40,7 +42,23 @@ class Root(msgspec.Struct, frozen=True):
     mapping: int | None
 
 
-def make_folders(paths: ContainerPaths) -> None:
+def has_disk(plan: ContainerPlan, paths: ContainerPaths) -> bool:
+    """Whether what it writes is bounded: one that began without stays so, or what it has written would be gone."""
+    return paths.disk.exists() or bool(plan.disk_bytes and not paths.upper.exists())
+
+
+async def ensure_disk(plan: ContainerPlan, paths: ContainerPaths) -> None:
+    """What it writes has its file system, if it is to have one. One that isn't whole was never used: a power cut came before.
+    Raises DriverFailed, OSError."""
+    if not has_disk(plan, paths):
+        return
+    if not await asyncio.to_thread(lambda: paths.disk.exists() and has_files(paths.disk)):
+        pending = paths.disk.with_suffix(".new")
+        await make_files(pending, plan.disk_bytes, (0, 0), "-J", "size=4")
+        pending.replace(paths.disk)
+
+
+def make_folders(paths: ContainerPaths, *, disk: bool = False) -> None:
     """What has to be there before anything can be mounted; the container's users pass through, and can't list it."""
     for folder, mode in (
         (paths.run, 0o711),
@@ -49,8 +67,7 @@ def make_folders(paths: ContainerPaths) -> None:
         (paths.files, 0o755),
         (paths.exits, 0o700),
         (paths.state, 0o700),  # a program that its root made setuid is the node's root's, there on disk
-        (paths.upper, 0o755),
-        (paths.upper.with_name("work"), 0o755),
+        *(() if disk else _list_written(paths.upper)),
     ):
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(mode)
@@ -63,7 +80,7 @@ def mount_root(root: Root) -> None:
     names = [str(number) for number in range(len(plan.layers))]
     for name, layer in zip(names, plan.layers, strict=True):
         _show(layer, Path(name), root.mapping)
-    _show(str(paths.upper.parent), Path(_WRITTEN), root.mapping)
+    _show(_find_written(paths), Path(_WRITTEN), root.mapping)
     # one that a crash left behind holds nothing that is needed; an empty layer below makes a single one do
     options = f"lowerdir={':'.join(names)},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
     if root.first_user is None:
@@ -78,6 +95,23 @@ def mount_root(root: Root) -> None:
             _show_volume(volume, number, root.mapping)
     if needs_sysfs(plan, root.first_user):
         _mount_sysfs(plan.netns, sysfs_source(paths))
+
+
+def _list_written(upper: Path) -> tuple[tuple[Path, int], ...]:
+    return (upper, 0o755), (upper.with_name("work"), 0o755)
+
+
+def _find_written(paths: ContainerPaths) -> str:
+    """The folder on which overlayfs writes: on a disk of its own, mounted here, or in the node's."""
+    if not paths.disk.exists():
+        return str(paths.upper.parent)
+    disk = paths.mounts / _DISK
+    disk.mkdir(exist_ok=True)
+    mount_disk(str(paths.disk), disk, FILE_SYSTEM)
+    for folder, mode in _list_written(disk / paths.upper.name):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(mode)
+    return str(disk)
 
 
 def _show_volume(volume: ContainerMount, number: int, mapping: int | None) -> None:

@@ -142,7 +142,8 @@ def drop_saved(paths: ContainerPaths) -> None:
 def pack(paths: ContainerPaths) -> None:
     """All of it that goes to another node, as one file; what lies on its volumes goes by itself. Blocks. Raises DriverFailed."""
     shutil.copy(paths.record, paths.saved.whole / paths.record.name)
-    names = [str(path.relative_to(paths.state)) for path in (paths.saved.whole, paths.upper)]
+    written = paths.disk if paths.disk.exists() else paths.upper
+    names = [str(path.relative_to(paths.state)) for path in (paths.saved.whole, written)]
     _run_tar(["--create", "--sparse", "--file", str(paths.saved.carried), "-C", str(paths.state), *names], "packed")
 
 

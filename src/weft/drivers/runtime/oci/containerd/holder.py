@@ -19,7 +19,7 @@ from weft.drivers.runtime.oci.groups import SHIMS, Groups
 from weft.drivers.runtime.oci.launch import ENDED_ALREADY, make_ready, prepare_config
 from weft.drivers.runtime.oci.node_process import NodeProcess
 from weft.drivers.runtime.oci.record import ContainerRecord
-from weft.drivers.runtime.oci.root import Root, mount_root
+from weft.drivers.runtime.oci.root import Root, ensure_disk, mount_root
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.translate import Facts
 from weft.objects.errors import WeftError
@@ -44,6 +44,7 @@ class Containerd(NodeProcess, Tasks):
         async with make_ready(container, "containerd") as mapping:
             config = prepare_config(container, facts, self._groups, mapping)
             output = write_keeper(container)
+            await ensure_disk(plan, paths)
             await recorded
             await self.book(container, config, messages["RuntimeChoice"](name=CLASS, options=told))
             root = Root(plan, paths, record.first_user, mapping)

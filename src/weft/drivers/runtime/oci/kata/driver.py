@@ -65,4 +65,4 @@ def find_left(host: Host) -> tuple[str, str] | None:
 
 def _without_users(plan: ContainerPlan) -> ContainerPlan:
     """Its machine has users of its own."""
-    return msgspec.structs.replace(plan, user_namespace=False)
+    return msgspec.structs.replace(plan, user_namespace=False, disk_bytes=0)

@@ -124,7 +124,7 @@ class EnclosedDriver:
     async def _begin(self, plan: ContainerPlan, before: EnclosedRecord | None) -> GuestFacts:
         paths = self._paths(plan.id)
         try:
-            base = before.base if before is not None else await self._roots.ensure(plan.layers)
+            base = before.base if before is not None else await self._roots.ensure(plan.layers, plan.disk_bytes)
             record = EnclosedRecord(plan, secrets.token_hex(15), base)
             records = describe_run(plan, record.run)
             paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)

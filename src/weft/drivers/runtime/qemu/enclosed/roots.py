@@ -19,7 +19,7 @@ from weft.contracts.durable import sync_folder
 from weft.objects.errors import DriverFailed
 
 NEEDED = {"mkfs.ext4": "e2fsprogs", "qemu-img": "qemu-utils", "unshare": "util-linux", "du": "coreutils"}
-WRITTEN_BYTES = 8 << 30  # what a container may write beside what its image has
+WRITTEN_BYTES = 8 << 30  # what a container may write beside what its image has, of one from before that was asked for
 UNUSED_BYTES = 4 << 30  # of images that nothing here has, until the oldest go
 AT_ONCE = 2
 _FORMAT = "2"  # of how they are made: another makes them anew
@@ -47,25 +47,26 @@ class Roots:
         self._making: dict[str, asyncio.Lock] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
 
-    async def ensure(self, layers: Sequence[str]) -> str:
-        """The file with the image of these ``layers``, the uppermost first. Raises DriverFailed."""
-        path = self._folder / f"{name_layers(layers)}.ext4"
+    async def ensure(self, layers: Sequence[str], written_bytes: int = 0) -> str:
+        """The file with the image of these ``layers``, the uppermost first, with room for ``written_bytes`` more. Raises
+        DriverFailed."""
+        path = self._folder / f"{name_layers(layers, written_bytes)}.ext4"
         async with self._making.setdefault(path.name, asyncio.Lock()):
             if path.exists():
                 os.utime(path)
             else:
                 async with self._places:
-                    await self._make(layers, path)
+                    await self._make(layers, path, written_bytes or WRITTEN_BYTES)
         return str(path)
 
-    async def _make(self, layers: Sequence[str], path: Path) -> None:
+    async def _make(self, layers: Sequence[str], path: Path, written_bytes: int) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self._folder))
         try:
             for number, layer in enumerate(layers):
                 (work / str(number)).symlink_to(layer)
             names = ":".join(str(number) for number in range(len(layers)))
-            words = ["sh", "-c", _SCRIPT, "sh", str(work), names, str(WRITTEN_BYTES)]
+            words = ["sh", "-c", _SCRIPT, "sh", str(work), names, str(written_bytes)]
             await run("unshare", "--mount", "--propagation", "private", *words)
             await asyncio.to_thread(_keep, work / "image", path)
         finally:
@@ -91,9 +92,10 @@ class Roots:
             left -= size
 
 
-def name_layers(layers: Sequence[str]) -> str:
-    """Layers are named by what is in them: equal names are equal images."""
-    return hashlib.sha256("\0".join((_FORMAT, *layers)).encode()).hexdigest()[:24]
+def name_layers(layers: Sequence[str], written_bytes: int = 0) -> str:
+    """Layers are named by what is in them: equal names are equal images. Each room for what is written is another file."""
+    room = [str(written_bytes)] if written_bytes else []
+    return hashlib.sha256("\0".join((_FORMAT, *layers, *room)).encode()).hexdigest()[:24]
 
 
 def root_size(base: str) -> int:

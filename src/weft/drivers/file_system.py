@@ -1,4 +1,5 @@
-"""A volume with a file system on all of it: a raw file that the kernel can mount, which a machine can have as a disk too.
+"""A raw file with a file system on all of it, that the kernel can mount: a volume, which a machine can have as a disk too, or what
+a container writes into its root.
 
 What is on it decides: nothing is formatted that isn't empty. Made with mkfs.ext4 under another name first; checked with e2fsck
 and grown with resize2fs while nobody has it open, which the locks say that QEMU and mounted disks hold on their files.
@@ -78,12 +79,13 @@ def refuse_others(path: Path, what: str) -> None:
         )
 
 
-async def make_files(path: Path, size_bytes: int, owner: tuple[int, int]) -> None:
-    """An empty file system of that size, whose root folder is ``owner``'s. Raises DriverFailed, OSError."""
+async def make_files(path: Path, size_bytes: int, owner: tuple[int, int], *options: str) -> None:
+    """An empty file system of that size, whose root folder is ``owner``'s; ``options`` are mkfs.ext4's. Raises DriverFailed,
+    OSError."""
     with path.open("wb") as file:
         file.truncate(size_bytes)
     extended = f"root_owner={owner[0]}:{owner[1]},lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-    await _run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", extended, str(path))
+    await _run("mkfs.ext4", "-q", "-F", "-m", "0", *options, "-E", extended, str(path))
 
 
 async def check_files(path: Path, size_bytes: int, what: str) -> None:
