@@ -49,7 +49,7 @@ def make_plan(name: str, layer: Path) -> ContainerPlan:
     process = ContainerProcess(["/bin/sh", "-c", _POLITE])
     return ContainerPlan(
         id=name, uid=name, name=name, incarnation=1, layers=[str(layer)], process=process, cpu=1.0,
-        memory_bytes=64 << 20, capabilities=["CAP_CHOWN"],
+        memory_bytes=64 << 20, capabilities=["CAP_CHOWN"], disk_bytes=1 << 30,
     )  # fmt: skip
 
 
@@ -204,6 +204,6 @@ def measure() -> Measurement:
     return Measurement(
         "container_create",
         "The driver alone (no agent, no API), image unpacked, users of its own: `start` to a running process, durable record, "
-        "overlay root and shim included, beside the bare runtime (or `ctr run`) on a root that is there; one container at a time.",
+        "overlay root, the disk it writes on and shim included, beside the bare runtime (or `ctr run`) on a root that is there; one container at a time.",
         figures,
     )

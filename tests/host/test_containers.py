@@ -21,6 +21,7 @@ from image_lab import Made, entry, node, tar, write_layout
 from weft.agent.health import Found, run_check
 from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess, User
 from weft.contracts.runtime import ExecRequest
+from weft.drivers.runtime.oci import written
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.shim import find_shim
@@ -340,10 +341,14 @@ async def test_what_a_killed_agent_left_of_a_start_is_cleared_by_the_next(lab: C
     assert (await driver.start(plan)).state == "running"
 
 
+def list_loops(lab: ContainerLab) -> list[str]:
+    said = subprocess.run(["losetup", "-l", "-n", "-O", "BACK-FILE"], capture_output=True, text=True, check=True)
+    return [line for line in said.stdout.splitlines() if str(lab.folder) in line]
+
+
 async def test_what_it_writes_into_its_root_is_bounded_stays_and_goes_with_it(
     lab: ContainerLab, driver: OciDriver
 ) -> None:
-    before = subprocess.run(["losetup", "-l", "-n", "-O", "BACK-FILE"], capture_output=True, text=True).stdout
     plan = lab.plan("bounded", disk_bytes=32 << 20)
     await driver.start(plan)
     text = (
@@ -356,21 +361,43 @@ async def test_what_it_writes_into_its_root_is_bounded_stays_and_goes_with_it(
     assert 20_000 < size <= 32 << 10 and used > size * 0.9  # its own, not its node's
     disk = Path(lab.host.state_dir, "containers", plan.id, "root.ext4")
     assert disk.stat().st_blocks * 512 <= 33 << 20
+    assert len(list_loops(lab)) == 1
     await driver.stop(plan.id, grace_seconds=0)
     await driver.start(plan)
     text = "stat -c %u /etc/kept; ls /etc/issue 2>/dev/null; ls /lost+found 2>/dev/null; rm /big && echo again > /again; cat /again"
     assert (await output_of(driver, plan, "sh", "-c", text))[0].split() == ["1000", "again"]
     await driver.stop(plan.id, grace_seconds=0)
-    os.truncate(disk, 0)  # as a power cut leaves one that was just made
-    os.truncate(disk, 32 << 20)
-    await driver.start(plan)
-    assert (await output_of(driver, plan, "sh", "-c", "cat /etc/issue"))[0] == "upper\n"
-    await driver.stop(plan.id, grace_seconds=0)
     await driver.remove(plan.id)
     await driver.close()
-    assert lab.leftovers() == []
-    after = subprocess.run(["losetup", "-l", "-n", "-O", "BACK-FILE"], capture_output=True, text=True).stdout
-    assert not {line for line in after.splitlines() if str(lab.folder) in line} - set(before.splitlines())
+    assert lab.leftovers() == [] and list_loops(lab) == []
+
+
+async def test_what_it_wrote_outlives_a_node_that_lost_its_power(lab: ContainerLab, driver: OciDriver) -> None:
+    for name in ("first", "second"):  # the second one's file system is written from what the first one's is known by
+        plan = lab.plan(name, disk_bytes=32 << 20)
+        await driver.start(plan)
+        await output_of(driver, plan, "sh", "-c", "echo kept > /kept; sync; echo unsaid > /unsaid")
+    disk = Path(lab.host.state_dir, "containers", plan.id, "root.ext4")
+    cut = disk.read_bytes()  # as it lies there while it is in use
+    await driver.stop(plan.id, grace_seconds=0)
+    disk.write_bytes(cut)
+    await driver.start(plan)
+    assert (await output_of(driver, plan, "cat", "/kept"))[0] == "kept\n"
+
+
+async def test_one_that_cant_have_its_disk_leaves_nothing_and_says_why(
+    lab: ContainerLab, driver: OciDriver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan = lab.plan("unmade", disk_bytes=48 << 20)
+    monkeypatch.setattr(written, "_known", {})
+    (tmp_path / "mkfs.ext4").write_text("#!/bin/sh\necho it breaks >&2\nexit 1\n")
+    (tmp_path / "mkfs.ext4").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(DriverFailed, match=r"mkfs\.ext4 failed: it breaks"):
+        await driver.start(plan)
+    monkeypatch.undo()
+    assert not any(Path(lab.host.state_dir, "containers").iterdir()) and list_loops(lab) == []
+    await driver.start(plan)
 
 
 async def test_one_that_began_without_a_bound_keeps_what_it_wrote(lab: ContainerLab, driver: OciDriver) -> None:

@@ -89,10 +89,15 @@ async def test_one_image_is_made_once_for_all_and_never_written(lab: EnclosedLab
 
 
 async def test_it_can_write_so_much_and_no_more(lab: EnclosedLab, driver: EnclosedDriver) -> None:
-    """Its root grows while it runs already."""
-    text = "for try in $(seq 100); do set -- $(df -m / | tail -1); [ $2 -gt 8000 ] && break; sleep 0.1; done; echo $2"
-    size = int(await run(driver, lab.script("room", text)))
-    assert 8000 < size < 8400
+    text = (
+        "df -m / | tail -1; dd if=/dev/zero of=/big bs=1M count=300 2>&1 | grep -o 'No space left on device'; "
+        "du -m /big; rm /big; echo on > /on && cat /on"
+    )
+    out = await run(driver, lab.script("room", text, disk_bytes=100 * MIB))
+    assert "No space left on device" in out and out.endswith("on\n")
+    words = out.split()
+    size, written = int(words[1]), int(words[words.index("/big") - 1])
+    assert 100 < size < 160 and 95 < written < 140  # beside what its image takes, and may grow by
 
 
 async def test_a_program_that_isnt_there_is_told_so(lab: EnclosedLab, driver: EnclosedDriver) -> None:

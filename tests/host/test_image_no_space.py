@@ -1,4 +1,4 @@
-"""Images and full disks: a real small file system, on the server and on a node."""
+"""Images, what containers write, and full disks: a real small file system, on the server and on a node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from tests.unit.controllers.hostile_site import hostile_site
 
 from weft.agent.images import ImageCache
 from weft.agent.server import Server
+from weft.contracts.container import ContainerPlan, ContainerProcess
 from weft.controllers.image_file import fetch
+from weft.drivers.runtime.oci.paths import ContainerPaths
+from weft.drivers.runtime.oci.written import ensure_disk
 from weft.kinds.allocation import AllocatedImage
 from weft.objects.bundle import BundleManifest
 from weft.objects.errors import DriverFailed
@@ -151,3 +154,22 @@ def test_images_that_nothing_uses_make_room_the_longest_unused_first(
         assert cache.list() == sorted({second, third, large})
     finally:
         cache.close()
+
+
+async def test_a_container_s_disk_that_does_not_fit_leaves_nothing(small: Path, tmp_path: Path) -> None:
+    """Neither where its file system is made, nor where one is written that is known by then."""
+    plan = ContainerPlan(
+        id="c", uid="c", name="c", incarnation=1, layers=[], process=ContainerProcess(["true"]), cpu=1.0,
+        memory_bytes=MIB, disk_bytes=48 * MIB,
+    )  # fmt: skip
+    full, there = (ContainerPaths(run=place, state=place) for place in (small, tmp_path))
+    (small / "rest").write_bytes(bytes(8 * MIB - 40960))
+    before = used(small)
+    with pytest.raises(DriverFailed, match="No space left on device") as caught:
+        await ensure_disk(plan, full)
+    assert caught.value.token == "noSpace"
+    await ensure_disk(plan, there)
+    with pytest.raises(OSError, match="No space left on device"):
+        await ensure_disk(plan, full)
+    assert [path.name for path in small.iterdir()] == ["rest"] and used(small) == before
+    assert there.disk.stat().st_size == 48 * MIB and not there.disk.with_suffix(".new").exists()

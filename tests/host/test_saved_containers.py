@@ -94,7 +94,8 @@ async def test_one_goes_on_at_another_node_with_its_memory_its_root_and_its_list
 ) -> None:
     here, there = (lab.driver() for lab in labs)
     with make_network("weft-a") as network:
-        plan = labs[0].script("web", WEB, netns=network, user_namespace=users == "own")
+        disk = 64 << 20 if users == "own" else 0  # or a folder of its node's
+        plan = labs[0].script("web", WEB, netns=network, user_namespace=users == "own", disk_bytes=disk)
         await here.start(plan)
         await asyncio.sleep(3.0)
         before = int(fetch("n"))

@@ -34,6 +34,7 @@ from weft.trust.ca import Authority, read_csr
 
 pytestmark = [pytest.mark.host]
 CLOCK = SystemClock()
+DISK_BYTES = 1 << 26
 MARK = "trusted.overlay.opaque"
 
 
@@ -60,27 +61,36 @@ def make_credentials(folder: Path, *uids: str) -> list[Credentials]:
     return [Credentials(str(folder / uid)) for uid in uids]
 
 
-def put_saved(lab: ContainerLab, driver: OciDriver, uid: str) -> None:
-    """A saved container, as the driver would have left it."""
+def put_saved(lab: ContainerLab, driver: OciDriver, uid: str, *, disk: bool) -> None:
+    """A saved container, as the driver would have left it: what it wrote lies on a ``disk`` of its own, or in its node's folder."""
     plan = msgspec.structs.replace(lab.plan("web"), id=short_id(uid), uid=uid)
     paths = driver._paths(plan.id)
-    make_folders(paths)
+    make_folders(paths, disk=disk)
     paths.saved.whole.mkdir()
     (paths.saved.whole / "pages-1.img").write_bytes(os.urandom(1 << 20))
-    (paths.upper / "kept").write_text("mine\n")
-    os.mknod(paths.upper / "deleted", stat.S_IFCHR, os.makedev(0, 0))
-    (paths.upper / "replaced").mkdir()
-    os.setxattr(paths.upper / "replaced", MARK, b"y")
-    os.chown(paths.upper / "kept", 1000, 1000)
+    if disk:
+        with paths.disk.open("wb") as file:
+            file.truncate(DISK_BYTES)
+            file.seek(DISK_BYTES // 2)
+            file.write(b"mine")
+    else:
+        (paths.upper / "kept").write_text("mine\n")
+        os.mknod(paths.upper / "deleted", stat.S_IFCHR, os.makedev(0, 0))
+        (paths.upper / "replaced").mkdir()
+        os.setxattr(paths.upper / "replaced", MARK, b"y")
+        os.chown(paths.upper / "kept", 1000, 1000)
     shutil.rmtree(paths.run)
     end = ContainerEnd("suspended", "saved")
     write_record(paths, ContainerRecord(plan, "crun", "another boot", 1.0, first_user=0x7800_0000, end=end))
 
 
-async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(labs: list[ContainerLab], tmp_path: Path) -> None:
+@pytest.mark.parametrize("disk", [True, False])
+async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(
+    labs: list[ContainerLab], tmp_path: Path, disk: bool
+) -> None:
     here, there = (lab.driver() for lab in labs)
     uids = str(uuid.uuid4()), str(uuid.uuid4())
-    put_saved(labs[0], here, uids[0])
+    put_saved(labs[0], here, uids[0], disk=disk)
     credentials = make_credentials(tmp_path, "node-1", "node-2")
     move = AllocatedMove(key="m", mode="cold", peer="n", peer_uid="", peer_allocation="", saves="must")
 
@@ -91,7 +101,7 @@ async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(labs: list[Co
             workload=Ref("container", "web", "web-1", "default"),
             workload_generation=1,
             incarnation=side + 1,
-            resources=Resources(cpu=1, memory=1 << 26),
+            resources=Resources(cpu=1, memory=1 << 26, disk=DISK_BYTES if disk else 0),
             container=AllocatedContainer(image="web"),
             move=move,
         )
@@ -122,11 +132,14 @@ async def test_it_comes_whole_and_is_the_other_nodes_to_go_on_with(labs: list[Co
     old, new = here._paths(short_id(uids[0])), there._paths(short_id(uids[1]))
     pages = "pages-1.img"
     assert (new.saved.whole / pages).read_bytes() == (old.saved.whole / pages).read_bytes()
-    status = (new.upper / "kept").stat()
-    assert ((new.upper / "kept").read_text(), status.st_uid) == ("mine\n", 1000)
-    deleted = (new.upper / "deleted").stat()
-    assert stat.S_ISCHR(deleted.st_mode) and deleted.st_rdev == 0
-    assert os.getxattr(new.upper / "replaced", MARK) == b"y"
+    if disk:
+        assert new.disk.read_bytes() == old.disk.read_bytes() and new.disk.stat().st_blocks * 512 < 1 << 20
+    else:
+        status = (new.upper / "kept").stat()
+        assert ((new.upper / "kept").read_text(), status.st_uid) == ("mine\n", 1000)
+        deleted = (new.upper / "deleted").stat()
+        assert stat.S_ISCHR(deleted.st_mode) and deleted.st_rdev == 0
+        assert os.getxattr(new.upper / "replaced", MARK) == b"y"
     record = read_record(new)
     assert record is not None and record.first_user == 0x7800_0000, "its processes know themselves by their users there"
     assert not new.saved.carried.exists()

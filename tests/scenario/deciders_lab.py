@@ -20,7 +20,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.image import ImageStatus
-from weft.kinds.job import JobSpec, JobStatus, check_job
+from weft.kinds.job import JobSpec, JobStatus, TaskSpec, check_job
 from weft.kinds.node import NodeReport
 from weft.kinds.record import Claim
 from weft.kinds.vm import VmSpec
@@ -367,7 +367,7 @@ class Lab:
         return await self.put_workload("container", name, full)
 
     async def put_job(self, name: str, *, task: dict[str, Any] | None = None, **spec: Any) -> Envelope:
-        inner = ContainerSpec(**{"image": "registry.example.org/work:1", "cpu": 0.1, **(task or {})})
+        inner = TaskSpec(**{"image": "registry.example.org/work:1", "cpu": 0.1, **(task or {})})
         full = JobSpec(task=inner, **spec)
         check_job(full)
         return await self.put("job", name, full, finalizers=("job",))

@@ -79,6 +79,25 @@ async def test_no_more_tasks_run_at_once_than_it_may(tmp_path: Path) -> None:
         assert most == 3
 
 
+async def test_as_many_tasks_as_run_at_once_unless_told_otherwise_find_room_on_three_small_nodes(
+    tmp_path: Path,
+) -> None:
+    """What each may write is counted, and that of a hundred tasks is no more than small disks have."""
+    async with Lab(tmp_path) as lab:
+        nodes = await add_nodes(lab, 3, disk=10 << 30)
+        for node in nodes:
+            node.program = lambda spec: EndsAs(30.0)
+        await lab.put_job("many", array="0-299", task={"cpu": 0.02, "memory": 16 << 20})
+
+        async def all_at_once() -> bool:
+            return sum(len(node.running) for node in nodes) == 100
+
+        await lab.until(all_at_once, 20.0)
+        assert {spec.resources.disk for node in nodes for spec in node.specs.values()} == {256 << 20}
+        status = await lab.until_job("many", "Succeeded", 600.0)
+        assert status.succeeded == 300
+
+
 async def test_what_fails_is_tried_again_after_growing_pauses_and_counts_as_failed_at_last(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         nodes = await add_nodes(lab)

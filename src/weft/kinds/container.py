@@ -45,7 +45,7 @@ from weft.objects.schema import field
 LEAST_MEMORY_BYTES = 4 * MIB
 LEAST_MACHINE_BYTES = 96 * MIB  # with a kernel of its own
 DEFAULT_DISK_BYTES = 1 << 30
-LEAST_DISK_BYTES, MOST_DISK_BYTES = 16 * MIB, 1 << 44
+LEAST_DISK_BYTES, MOST_DISK_BYTES = 16 * MIB, 1 << 43
 MOST_MOUNTS = 16
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
 
@@ -141,7 +141,7 @@ def check_container(spec: ContainerSpec) -> None:
         raise InvalidInput(
             f"spec.disk: a container's root can't have {format_bytes(spec.disk)}",
             field="spec.disk",
-            hint="from 16M to 16T",
+            hint="from 16M to 8T",
         )
     if held_name(spec.image):
         check_name(spec.image, "spec.image")

@@ -24,6 +24,7 @@ MOST_TASKS = 10_000
 MOST_AT_ONCE = 1000
 LARGEST_INDEX = 999_999
 LONGEST_PAUSE_SECONDS = 600.0
+TASK_DISK_BYTES = 256 << 20
 # Of a task's container these are its job's own.
 FIXED: dict[str, Any] = {
     "publish": [],
@@ -46,8 +47,16 @@ _TASK = re.compile(r"-([0-9]{1,6})(?:-r([0-9]{1,6}))?$")
 Condition = Literal["succeeded", "ended"]
 
 
+class TaskSpec(ContainerSpec, msgspec.Struct, kw_only=True):
+    """A container's, but that many of them find room on few nodes: they ask for less disk unless they say how much."""
+
+    disk: Annotated[
+        int, field("How much it may write into its root; counts as its node's disk", change="never", quantity="bytes")
+    ] = TASK_DISK_BYTES
+
+
 class JobSpec(msgspec.Struct, kw_only=True):
-    task: Annotated[ContainerSpec, field("What each task runs: a container's spec", change="never")]
+    task: Annotated[TaskSpec, field("What each task runs: a container's spec", change="never")]
     array: Annotated[str, field("An index for each task: 0-99 or 1,3,7-9", change="never")] = "0"
     parallelism: Annotated[int, field("How many tasks there may be at once", change="live", ge=1, le=MOST_AT_ONCE)] = (
         100

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.controllers.tasks import LOST, Book, Facts, Outcome, Seen, plan_tasks
-from weft.kinds.container import ContainerSpec
-from weft.kinds.job import ENDED, JobSpec, JobStatus
+from weft.kinds.job import ENDED, JobSpec, JobStatus, TaskSpec
 
-TASK = ContainerSpec(image="registry.example.org/work:1")
+TASK = TaskSpec(image="registry.example.org/work:1")
 
 
 class Life:

@@ -9,12 +9,12 @@ import pytest
 
 from weft.contracts.store import MAX_VALUE_BYTES
 from weft.controllers.tasks import Book
-from weft.kinds.container import ContainerSpec
 from weft.kinds.job import (
     FIXED,
     JOB,
     JobSpec,
     JobStatus,
+    TaskSpec,
     check_job,
     check_job_change,
     first_exit_code,
@@ -27,7 +27,7 @@ IMAGE = "registry.example.org/work:1"
 
 
 def make(task: dict[str, Any] | None = None, **spec: Any) -> JobSpec:
-    return JobSpec(task=ContainerSpec(**{"image": IMAGE, **(task or {})}), **spec)
+    return JobSpec(task=TaskSpec(**{"image": IMAGE, **(task or {})}), **spec)
 
 
 def job(phase: str, **status: Any) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 
-from weft.kinds.container import ContainerSpec
-from weft.kinds.job import JobSpec, JobStatus
+from weft.kinds.job import JobSpec, JobStatus, TaskSpec
 
 _ALWAYS = ("phase", "tasks", "succeeded", "failed", "array", "parallelism", "retries")
 _OWN = ("excused", "round", "wave", "observed_generation", "rounds", "ending")  # its controller's
@@ -15,8 +14,8 @@ _OWN = ("excused", "round", "wave", "observed_generation", "rounds", "ending")  
 
 def leave_out_defaults(job: dict[str, Any]) -> dict[str, Any]:
     """``job`` without what is as ever, and what is only its controller's."""
-    spec = _changed(job.get("spec") or {}, msgspec.to_builtins(JobSpec(task=ContainerSpec(image=""))))
-    plain = msgspec.to_builtins(ContainerSpec(image=""))
+    spec = _changed(job.get("spec") or {}, msgspec.to_builtins(JobSpec(task=TaskSpec(image=""))))
+    plain = msgspec.to_builtins(TaskSpec(image=""))
     spec["task"] = {name: value for name, value in job["spec"]["task"].items() if value != plain.get(name)}
     if spec["task"].get("command"):
         spec["task"]["command"] = " ".join(spec["task"]["command"])

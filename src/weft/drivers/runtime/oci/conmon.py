@@ -18,7 +18,7 @@ from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.launch import ENDED_ALREADY, failed, make_ready, write_config
 from weft.drivers.runtime.oci.logs import turn_over
 from weft.drivers.runtime.oci.node_process import NodeProcess
-from weft.drivers.runtime.oci.root import Root, ensure_disk, mount_root
+from weft.drivers.runtime.oci.root import Root, mount_root
 from weft.drivers.runtime.oci.runtime import ANSWER_SECONDS, Runtime, read_error
 from weft.drivers.runtime.oci.saved import RESTORE_LOG, configure_criu, prepare_resuming, read_log, save_in_mounts
 from weft.drivers.runtime.oci.shim import (
@@ -31,6 +31,7 @@ from weft.drivers.runtime.oci.shim import (
     search_starters,
 )
 from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.written import ensure_disk
 from weft.objects.errors import DriverFailed
 
 SHIM_SECONDS = 5.0  # from a container's end to its exit file

@@ -49,7 +49,7 @@ def _hold(descriptor: int, source: str) -> None:
         if hold_disk(descriptor):
             return
         pause.wait(_LOOK_SECONDS)
-    raise OSError(errno.EBUSY, "the volume is still in use", source)
+    raise OSError(errno.EBUSY, "it is still in use", source)
 
 
 def _attach(descriptor: int, source: str) -> tuple[int, str]:

@@ -13,9 +13,10 @@ from weft.drivers.processes import ProcessId
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.groups import Groups
 from weft.drivers.runtime.oci.record import ContainerRecord
-from weft.drivers.runtime.oci.root import has_disk, make_folders
+from weft.drivers.runtime.oci.root import make_folders
 from weft.drivers.runtime.oci.translate import Facts, Users, inspect_devices, plan_files, translate_container
 from weft.drivers.runtime.oci.users import belongs_to, open_mapping_aside
+from weft.drivers.runtime.oci.written import has_disk
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 
 ENDED_ALREADY = ProcessId(0, 0)  # no process

@@ -6,14 +6,13 @@ shifted owners, so on disk all belongs to the users of the image, whichever rang
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
 import msgspec
 
 from weft.contracts.container import ContainerMount, ContainerPlan
-from weft.drivers.file_system import FILE_SYSTEM, has_files, make_files
+from weft.drivers.file_system import FILE_SYSTEM
 from weft.drivers.kernel import (
     CLONE_NEWNET,
     MS_NODEV,
@@ -40,22 +39,6 @@ class Root(msgspec.Struct, frozen=True):
     paths: ContainerPaths
     first_user: int | None
     mapping: int | None
-
-
-def has_disk(plan: ContainerPlan, paths: ContainerPaths) -> bool:
-    """Whether what it writes is bounded: one that began without stays so, or what it has written would be gone."""
-    return paths.disk.exists() or bool(plan.disk_bytes and not paths.upper.exists())
-
-
-async def ensure_disk(plan: ContainerPlan, paths: ContainerPaths) -> None:
-    """What it writes has its file system, if it is to have one. One that isn't whole was never used: a power cut came before.
-    Raises DriverFailed, OSError."""
-    if not has_disk(plan, paths):
-        return
-    if not await asyncio.to_thread(lambda: paths.disk.exists() and has_files(paths.disk)):
-        pending = paths.disk.with_suffix(".new")
-        await make_files(pending, plan.disk_bytes, (0, 0), "-J", "size=4")
-        pending.replace(paths.disk)
 
 
 def make_folders(paths: ContainerPaths, *, disk: bool = False) -> None:

@@ -19,9 +19,10 @@ from weft.drivers.runtime.oci.groups import SHIMS, Groups
 from weft.drivers.runtime.oci.launch import ENDED_ALREADY, make_ready, prepare_config
 from weft.drivers.runtime.oci.node_process import NodeProcess
 from weft.drivers.runtime.oci.record import ContainerRecord
-from weft.drivers.runtime.oci.root import Root, ensure_disk, mount_root
+from weft.drivers.runtime.oci.root import Root, mount_root
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.written import ensure_disk
 from weft.objects.errors import WeftError
 
 CLASS = "io.containerd.runc.v2"
