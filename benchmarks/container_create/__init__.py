@@ -204,6 +204,7 @@ def measure() -> Measurement:
     return Measurement(
         "container_create",
         "The driver alone (no agent, no API), image unpacked, users of its own: `start` to a running process, durable record, "
-        "overlay root, the disk it writes on and shim included, beside the bare runtime (or `ctr run`) on a root that is there; one container at a time.",
+        "overlay root, the disk it writes on and shim included, beside the bare runtime (or `ctr run`) on a root that is there; "
+        "one container at a time.",
         figures,
     )
