@@ -71,7 +71,7 @@ async def run_bare(runtime: Runtime, facts: Facts, folder: Path, plan: Container
     """Seconds until `run --detach` has come back: then the process runs."""
     paths = lay_out(facts, folder, plan, cgroup)
     words = ["sh", "-c", 'exec "$@" </dev/null >/dev/null 2>&1', "sh"]
-    words += runtime.words("run", "--detach", "--bundle", str(paths.bundle), plan.id)
+    words += runtime.words("run", "--detach", "--bundle", str(paths.run), plan.id)
     began = time.monotonic()
     said = await run_apart(words, runtime.hidden, timeout_seconds=PATIENCE_SECONDS)
     took = time.monotonic() - began

@@ -88,7 +88,7 @@ class Conmon(NodeProcess):
             words = plan_shim(plan, paths, runtime, shims, resumes=resumes)
             run_shim(words, paths.shim_log, self._clock, environment)
         except DriverFailed as problem:
-            problem.message = (resumes and read_log(paths.bundle / RESTORE_LOG)) or problem.message
+            problem.message = (resumes and read_log(paths.run / RESTORE_LOG)) or problem.message
             raise
         if resumes:
             return  # it runs

@@ -40,6 +40,8 @@ class SavedPaths(msgspec.Struct, frozen=True):
 
 
 class ContainerPaths(msgspec.Struct, frozen=True):
+    """``run`` is the bundle, whose path stands on the command lines of shim and runtime."""
+
     run: Path
     state: Path
 
@@ -60,11 +62,6 @@ class ContainerPaths(msgspec.Struct, frozen=True):
     @property
     def log(self) -> Path:
         return self.state / "log"
-
-    @property
-    def bundle(self) -> Path:
-        """config.json, and what the shim puts beside it. Its path stands on the command lines of shim and runtime."""
-        return self.run
 
     @property
     def config(self) -> Path:

@@ -181,7 +181,7 @@ def _run(runtime: Runtime, plan: ContainerPlan, paths: ContainerPaths, first_use
     try:
         leave_mounts(runtime.hidden)
         mount_root(Root(plan, paths, first_user, mapping))
-        words = runtime.words("run", "--bundle", str(paths.bundle), plan.id)
+        words = runtime.words("run", "--bundle", str(paths.run), plan.id)
         try:
             said = subprocess.run(
                 words, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL_SECONDS, check=False

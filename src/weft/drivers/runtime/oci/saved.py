@@ -40,7 +40,7 @@ def plan_save(container_id: str, paths: ContainerPaths, runtime: Runtime) -> lis
         "--image-path",
         str(paths.saved.begun),
         "--work-path",
-        str(paths.bundle),
+        str(paths.run),
         container_id,
     )
     return ["/bin/sh", "-c", _SAVE, "sh", str(paths.saved.begun), str(paths.saved.whole), *words]
@@ -71,7 +71,7 @@ def save_in_mounts(plan: ContainerPlan, paths: ContainerPaths, runtime: Runtime,
     finally:
         os.close(mounts)
     _join_network(plan.netns)
-    words, log = plan_save(plan.id, paths, runtime), paths.bundle / DUMP_LOG
+    words, log = plan_save(plan.id, paths, runtime), paths.run / DUMP_LOG
     log.unlink(missing_ok=True)
     try:
         said = subprocess.run(

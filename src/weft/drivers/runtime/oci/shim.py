@@ -38,7 +38,7 @@ def plan_shim(
     """Pure. Its command line; ``groups`` are the files by which it enters its control groups first. ``resumes``: its processes
     go on where they were saved."""
     shim = [PROGRAM, "--api-version", "1", "-c", plan.id, "-u", plan.id, "-n", plan.id, "-r", runtime.program]
-    shim += ["-b", str(paths.bundle), "-p", str(paths.pid), "-P", str(paths.shim_pid), "--exit-dir", str(paths.exits)]
+    shim += ["-b", str(paths.run), "-p", str(paths.pid), "-P", str(paths.shim_pid), "--exit-dir", str(paths.exits)]
     shim += ["-l", f"k8s-file:{paths.log}", "--log-size-max", str(LOG_LIMIT_BYTES), "--no-sync-log", "--full-attach"]
     shim += [f"--runtime-arg={option}" for option in runtime.options]
     shim += ["-t"] if plan.terminal else []
@@ -77,7 +77,7 @@ def run_shim(words: list[str], said: Path, clock: Clock, environment: Mapping[st
 def find_shim(paths: ContainerPaths) -> ProcessId | None:
     """The live shim that this container's run folder speaks of."""
     pid = _read_pid(paths.shim_pid)
-    return inspect_process(pid) if pid is not None and str(paths.bundle) in _read_words(pid) else None
+    return inspect_process(pid) if pid is not None and str(paths.run) in _read_words(pid) else None
 
 
 def find_first_process(paths: ContainerPaths, members: Collection[int]) -> ProcessId | None:
@@ -88,7 +88,7 @@ def find_first_process(paths: ContainerPaths, members: Collection[int]) -> Proce
 
 def search_starters(paths: ContainerPaths) -> list[ProcessId]:
     """Shims and runtimes that have to do with this container just now, by a search of all processes."""
-    return search_words(str(paths.bundle))
+    return search_words(str(paths.run))
 
 
 def search_words(word: str) -> list[ProcessId]:
