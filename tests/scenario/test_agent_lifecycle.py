@@ -17,9 +17,11 @@ from tests.scenario.agent_lab import (
     make_publication,
 )
 
-from weft.agent import abilities
+from weft.agent import abilities, plan
+from weft.agent.known import Known
 from weft.contracts.network import Allowed, Endpoint
-from weft.contracts.runtime import BootKernel, RuntimeProbe
+from weft.contracts.runtime import BootKernel, GuestFacts, RuntimeProbe
+from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.kinds.allocation import AllocatedGroup, AllocatedRule, AllocatedVolume
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope
@@ -57,6 +59,40 @@ async def test_an_allocation_comes_to_run_and_is_reported_with_its_boot_id_and_s
         assert [disk.serial for disk in plan.disks] == ["root", "weft-seed"]
         assert [nic.mac for nic in plan.nics] == [make_nic().mac]
         assert lab.server.node_report is not None and lab.server.node_report.epoch == "e1"
+
+
+async def test_a_guest_at_rest_is_looked_at_and_nothing_is_planned_until_something_changes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web, looks, plans = make_allocation(), 0, 0
+    inspect, plan_allocation = FakeDriver.inspect, plan.plan_allocation
+
+    async def count_look(self: FakeDriver, guest_id: str) -> GuestFacts:
+        nonlocal looks
+        looks += 1
+        return await inspect(self, guest_id)
+
+    def count_plan(known: Known, guest: GuestFacts, now: float) -> plan.Plan:
+        nonlocal plans
+        plans += 1
+        return plan_allocation(known, guest, now)
+
+    monkeypatch.setattr(FakeDriver, "inspect", count_look)
+    monkeypatch.setattr(plan, "plan_allocation", count_plan)
+    async with lab.agent() as agent:
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        await lab.settle()
+        planned = plans
+        for _ in range(3):
+            before = looks
+            agent.allocations.look()
+            await lab.until(lambda before=before: looks > before, "looked at")  # type: ignore[misc]
+        assert plans == planned
+        lab.runtime.kill(short_id(web.uid))
+        await lab.until(lambda: lab.server.reports[web.name].restarts == 1, "seen to have ended")
+        lab.server.put(change(web, wish="stop"))
+        await lab.until_state(web, "stopped")
 
 
 async def test_what_a_node_can_do_is_asked_again_and_told_when_it_has_changed(

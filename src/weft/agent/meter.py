@@ -18,7 +18,7 @@ from weft.agent.pools import Pools
 from weft.agent.runtimes import Driver, Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
-from weft.contracts.runtime import GuestFacts, GuestStats, HasStats
+from weft.contracts.runtime import GuestFacts, GuestStats
 from weft.kinds.allocation import ROOT, AllocationSpec
 from weft.kinds.heartbeat import Digest, Use, add_up, make_digest, total
 from weft.objects.errors import WeftError
@@ -79,6 +79,7 @@ class Meter:
         self._readings: dict[str, Reading] = {}  # by guest id
         self._alive_since: dict[str, float] = {}
         self._disks: dict[str, int] = {}
+        self._unmade: set[str] = set()  # guests' ids of which a disk wasn't there yet: looked at with each sample
         self._disks_at = -math.inf
         self._digest = Digest()
         self._told = Digest()
@@ -86,7 +87,7 @@ class Meter:
 
     async def keep(self) -> None:
         """Measure for ever; returns at once where no runtime can."""
-        if not any(isinstance(driver, HasStats) for driver in self._runtimes.all()):
+        if not any(self._runtimes.meter_of(driver) for driver in self._runtimes.all()):
             return
         while True:
             try:
@@ -144,10 +145,13 @@ class Meter:
         return Use(round(reading.cores * 1000), stats.resident_bytes, disk, settled)
 
     async def _read(self, runtime: Driver | None, id: str, facts: GuestFacts | None) -> GuestStats | None:
-        if not isinstance(runtime, HasStats) or facts is None or facts.state not in ("running", "paused", "starting"):
+        if facts is None or facts.state not in ("running", "paused", "starting"):
+            return None
+        meter = self._runtimes.meter_of(runtime)
+        if meter is None:
             return None
         try:
-            return await runtime.stats(id, disks=False)
+            return await meter.stats(id, disks=False)
         except WeftError as problem:
             log.debug("guest %s can't be measured: %s", id, problem.message)
             return None  # it has just ended
@@ -157,21 +161,23 @@ class Meter:
         now = self._clock.elapsed()
         if now - self._disks_at >= DISK_SECONDS:
             self._disks_at = now
+            self._unmade.clear()
             self._disks = {"": sum(_blocks(path) for path in self._images.glob("**/*"))}
         for wanted in all_:
-            if wanted.spec.container is None and not self._disks.get(wanted.id):
+            if wanted.spec.container is None and (wanted.id not in self._disks or wanted.id in self._unmade):
                 ids = {ROOT: wanted.id} | {volume.uid: volume.uid for volume in wanted.spec.volumes}
                 sizes = [await self._find_size(wanted.spec, disk, id_) for disk, id_ in ids.items()]
-                self._disks[wanted.id] = sum(sizes)
+                self._disks[wanted.id] = sum(size or 0 for size in sizes)
+                (self._unmade.add if None in sizes else self._unmade.discard)(wanted.id)
 
-    async def _find_size(self, spec: AllocationSpec, disk: str, volume: str) -> int:
-        """What a volume's files take up; 0 for one that isn't there, or can't be read."""
+    async def _find_size(self, spec: AllocationSpec, disk: str, volume: str) -> int | None:
+        """What a volume's files take up; None for one that isn't there, or can't be read."""
         try:
             facts = await self._pools.inspect(spec, volume, disk)
         except (WeftError, OSError) as problem:
             log.debug("volume %s can't be measured: %s", volume, problem)
-            return 0
-        return 0 if facts is None else facts.used_bytes
+            return None
+        return None if facts is None else facts.used_bytes
 
 
 def _blocks(path: Path) -> int:

@@ -64,12 +64,6 @@ class Performer:
         self._seeds = Path(host.state_dir) / "seeds"
         self._heavy = asyncio.Semaphore(AT_ONCE)
 
-    def can_adjust(self, wanted: Wanted) -> bool:
-        return isinstance(self.runtimes.find(wanted), CanAdjust)
-
-    def can_suspend(self, wanted: Wanted) -> bool:
-        return isinstance(self.runtimes.find(wanted), CanSuspend)
-
     async def perform(self, step: Step, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         """Do ``step`` and give back a word on it, if there is one to say; what later steps need is put into
         ``prepared``. Raises WeftError or OSError."""

@@ -9,7 +9,16 @@ from typing import Any
 
 from weft.agent.known import Wanted
 from weft.agent.segments import shares_kernel
-from weft.contracts.runtime import GuestFacts, GuestPlan, RuntimeDriver, RuntimeProbe, TakesNamespace
+from weft.contracts.runtime import (
+    CanAdjust,
+    CanSuspend,
+    GuestFacts,
+    GuestPlan,
+    HasStats,
+    RuntimeDriver,
+    RuntimeProbe,
+    TakesNamespace,
+)
 from weft.objects.errors import InvalidInput
 
 Driver = RuntimeDriver[Any]
@@ -29,6 +38,12 @@ class Runtimes:
         self._by_kind, self._earlier = dict(drivers), dict(earlier or {})
         self._offered = list(dict.fromkeys(self._by_kind.values()))
         self._drivers = list(dict.fromkeys((*self._offered, *self._earlier.values())))
+        # What a driver can do never changes, and asking it by its protocol is slow: each guest is asked for every few seconds.
+        self._measuring: dict[Driver, HasStats] = {
+            driver: driver for driver in self._drivers if isinstance(driver, HasStats)
+        }
+        self._adjusting = {driver for driver in self._drivers if isinstance(driver, CanAdjust)}
+        self._suspending = {driver for driver in self._drivers if isinstance(driver, CanSuspend)}
         self._found: dict[str, Driver] = {}  # by the id of a guest that was there at the start
         self._waiting: dict[Driver, asyncio.Task[None]] = {}
 
@@ -45,6 +60,18 @@ class Runtimes:
         name = name_runtime(wanted)
         earlier = self._earlier.get(name)
         return earlier if earlier and self._found.get(wanted.id) is earlier else self._by_kind.get(name)
+
+    def can_adjust(self, wanted: Wanted) -> bool:
+        """Whether what runs it changes it while it runs."""
+        return self.find(wanted) in self._adjusting
+
+    def can_suspend(self, wanted: Wanted) -> bool:
+        """Whether what runs it can save it as it runs."""
+        return self.find(wanted) in self._suspending
+
+    def meter_of(self, driver: Driver | None) -> HasStats | None:
+        """The same driver, if it tells what its guests use."""
+        return None if driver is None else self._measuring.get(driver)
 
     def in_namespace(self, wanted: Wanted) -> bool:
         """Whether its NICs lie in a namespace of the node's; else they are a machine's taps."""

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from weft.agent import plan as plans
 from weft.agent.guest import Prepared
+from weft.agent.health import Health
 from weft.agent.known import Known, Memory, Store, Trouble, Wanted
 from weft.agent.life import Life
 from weft.agent.moving.storage import begin_store
@@ -71,6 +72,9 @@ class Worker:
         self._stages = Stages(clock, self.wanted.report.steps)
         self._woken, self._changed = asyncio.Event(), asyncio.Event()
         self.life = Life(self.notes, performer.runtimes, clock, self._tell, on_alive, self._woken.set)
+        # What was seen when nothing was to be done, and no time would change that: the same again needs no plan and no report.
+        self._settled: tuple[Known, GuestFacts, Health] | None = None
+        self._shown = AllocationReport()
         self._network: asyncio.Task[str] | None = None  # under way beside the disks
 
     @property
@@ -101,8 +105,8 @@ class Worker:
             stale_volumes=self._stale_volumes,
             blocked=self._blocked,
             unheard=self.unheard,
-            can_suspend=self._performer.can_suspend(self.wanted),
-            can_adjust=self._performer.can_adjust(self.wanted),
+            can_suspend=self._performer.runtimes.can_suspend(self.wanted),
+            can_adjust=self._performer.runtimes.can_adjust(self.wanted),
             restart_at=self.life.restart_at,
             moving=self._performer.movers.is_leading(self.wanted, self.memory.part),
             storing=self._performer.movers.is_storing(self.wanted.uid),
@@ -168,9 +172,17 @@ class Worker:
         """Look once and act once; when to look again at the latest (elapsed seconds)."""
         guest = await self.life.look()
         known = self.known
+        seen = (known, guest, self.life.health)
+        if seen == self._settled:
+            self._on_report(self.wanted.name, self._shown)
+            await self.notes.note(self.memory)  # it may not have been kept the last time
+            return None
+        self._settled = None
         plan = plans.plan_allocation(known, guest, self._clock.elapsed())
         self._show(plan, guest)
         if not plan.steps:
+            if plan.look_at is None and not known.moving and not known.storing:  # those tell how far they are
+                self._settled = seen
             await self.notes.note(self.memory)
             return plan.look_at
         await self._carry_out(plan, guest)
@@ -322,7 +334,8 @@ class Worker:
 
     def _show(self, plan: Plan, guest: GuestFacts | None) -> None:
         if not self.released and self.life.guest is not None:
-            self._on_report(self.wanted.name, self._report(plan, guest or self.life.guest))
+            self._shown = self._report(plan, guest or self.life.guest)
+            self._on_report(self.wanted.name, self._shown)
 
     def _report(self, plan: Plan, guest: GuestFacts | None) -> AllocationReport:
         state = tell_state(plan, self._stages.current)

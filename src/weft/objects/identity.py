@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -77,6 +78,7 @@ def new_uid() -> str:
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[int(text[16], 16) & 3]}{text[17:20]}-{text[20:]}"
 
 
+@lru_cache(maxsize=4096)  # a node asks for those of its own guests again and again
 def short_id(uid: str) -> str:
     """Ten lower-case base32 characters that stand for ``uid`` in names on a host (links, sockets, cgroups, folders)."""
     digest = hashlib.sha256(uid.encode()).digest()

@@ -10,7 +10,7 @@ import pytest
 from tests.scenario.agent_lab import make_allocation
 
 from weft.agent.known import Wanted, read_wanted
-from weft.agent.meter import BOOT_SECONDS, SETTLED_SECONDS, STALE_SECONDS, Meter, Reading, fold_reading
+from weft.agent.meter import BOOT_SECONDS, DISK_SECONDS, SETTLED_SECONDS, STALE_SECONDS, Meter, Reading, fold_reading
 from weft.agent.pools import Pools
 from weft.agent.runtimes import Driver, Runtimes
 from weft.contracts.host import Capacity, Host
@@ -115,10 +115,11 @@ class Bench:
         self.strangers: list[GuestFacts] = []
         self.woken = 0
         host = Host("n1", "u1", str(folder), str(folder), "wf", "", "", "", Capacity(8.0, 2**34, 2**40))
+        self.volumes = FakeVolumes(host, self.clock)
         self.meter = Meter(
             host,
             Foundling({"vm": self.runtime}),  # type: ignore[dict-item]  # that has no more than the meter needs
-            Pools(FakeVolumes(host, self.clock), {}, self.clock, lambda: None),
+            Pools(self.volumes, {}, self.clock, lambda: None),
             self.clock,
             lambda: self.guests,
             lambda: self.strangers,
@@ -234,3 +235,20 @@ async def test_what_was_measured_long_ago_is_not_told(bench: Bench) -> None:
     assert bench.meter.digest() is not None
     bench.clock.time += 1
     assert bench.meter.digest() is None
+
+
+async def test_a_disk_that_takes_up_nothing_is_looked_at_once_in_a_while_and_one_in_the_making_at_once(
+    bench: Bench,
+) -> None:
+    bench.add("web")
+    wanted, _ = bench.guests[0]
+    await bench.pass_by(0)
+    await bench.pass_by(5)
+    assert bench.volumes.calls == [("inspect", wanted.id)] * 2  # there is none yet
+    await bench.volumes.ensure(wanted.id, size_bytes=2**30)
+    bench.volumes.calls.clear()
+    for _ in range(4):
+        await bench.pass_by(5)
+    assert bench.volumes.calls == [("inspect", wanted.id)]
+    await bench.pass_by(DISK_SECONDS)
+    assert bench.volumes.calls == [("inspect", wanted.id)] * 2
