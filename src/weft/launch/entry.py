@@ -26,6 +26,7 @@ PROCESSES: dict[str, tuple[str, list[str]]] = {
 HOLD_MUCH = ("server", "simulate")
 SELDOM = (100_000, 50, 100)
 STAY = ("server", "agent", "gateway")
+ANSWER = ("server", "gateway")
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
         _flush()
         os._exit(code)  # nothing is left to be done: taking the interpreter apart would keep a person waiting
     if argv[0] in STAY:
-        importlib.import_module("weft.launch.memory").bound_free_memory()
+        importlib.import_module("weft.launch.memory").bound_free_memory(reads_tls=argv[0] in ANSWER)
     if argv[0] in HOLD_MUCH:
         gc.set_threshold(*SELDOM)
     module, before = PROCESSES[argv[0]]

@@ -51,3 +51,29 @@ def measure(how: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_large_buffers_of_many_threads_are_given_back_to_the_system() -> None:
     assert measure("bounded") < 8
+
+
+# As a read from TLS does: it asks for much, and keeps little of it.
+READS = """
+import os, resource, sys
+if sys.argv[1] == "reads":
+    from weft.launch.memory import bound_free_memory
+    bound_free_memory(reads_tls=True)
+there, here = os.pipe()
+
+def read(count):
+    for _ in range(count):
+        os.write(here, b"a request")
+        os.read(there, 256 << 10)
+
+read(100)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+read(1000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts pages that the system hands out")
+def test_reading_requests_asks_the_system_for_no_memory() -> None:
+    done = subprocess.run([sys.executable, "-c", READS, "reads"], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 100
