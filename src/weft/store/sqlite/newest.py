@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from weft.contracts.store import Change, Entry
-
-_ENTRY_BYTES = 300  # beside key and value: the objects that hold them
+from weft.store.sqlite.bounded import Bounded
 
 
 class Newest:
@@ -20,32 +19,28 @@ class Newest:
 
     def __init__(self, revision: int, max_bytes: int) -> None:
         self._revision = revision
-        self._max_bytes = max_bytes
-        self._entries: dict[str, Entry | None] = {}
-        self._bytes = 0
-        self._dropped = 0  # how many were ever dropped
+        self._entries = Bounded[Entry | None](max_bytes)
         self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def mark(self) -> int:
         """Take it before reading what ``learn`` is told afterwards."""
-        return self._dropped
+        return self._entries.dropped
 
     def find(self, key: str) -> Entry | Literal["unknown"] | None:
         """The newest entry, None if there is none."""
-        try:
-            entry = self._entries.pop(key)
-        except KeyError:
-            return "unknown"
-        self._entries[key] = entry
-        return entry
+        return self._entries.find(key, "unknown")
 
     def publish(self, revision: int, changes: Sequence[Change]) -> None:
         """A commit: its keys are known from now on."""
         self._revision = revision
+        put = self._entries.put
         for change in changes:
             value = change.value
-            self._put(change.key, None if value is None else Entry(change.key, value, revision))
+            if value is None:
+                put(change.key, None, 0)
+            else:
+                put(change.key, Entry(change.key, value, revision), len(value))
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
@@ -53,8 +48,8 @@ class Newest:
 
     def learn(self, key: str, entry: Entry | None, mark: int) -> None:
         """What was read from the file since ``mark``: kept unless a commit may have made it old."""
-        if key not in self._entries and mark == self._dropped:
-            self._put(key, entry)
+        if key not in self._entries and mark == self.mark:
+            self._entries.put(key, entry, 0 if entry is None else len(entry.value))
 
     async def reached(self, revision: int) -> None:
         """Return once ``revision`` has been published: the file may be ahead of the loop for a moment."""
@@ -62,17 +57,3 @@ class Newest:
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
             await future
-
-    def _put(self, key: str, entry: Entry | None) -> None:
-        if key in self._entries:
-            self._bytes -= _size(key, self._entries.pop(key))
-        self._entries[key] = entry
-        self._bytes += _size(key, entry)
-        while self._bytes > self._max_bytes:
-            oldest = next(iter(self._entries))
-            self._bytes -= _size(oldest, self._entries.pop(oldest))
-            self._dropped += 1
-
-
-def _size(key: str, entry: Entry | None) -> int:
-    return _ENTRY_BYTES + 2 * len(key) + (len(entry.value) if entry is not None else 0)

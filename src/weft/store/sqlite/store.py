@@ -98,11 +98,11 @@ class SqliteStore:
         return revision
 
     async def get(self, key: str) -> Entry | None:
-        check_key(key)
         running = self._live()
         found = running.newest.find(key)
         if found != "unknown":
             return found
+        check_key(key)
         mark = running.newest.mark
         entry, revision = await running.readers.run(lambda reading: read_entry(reading, key))
         await running.newest.reached(revision)

@@ -1,35 +1,48 @@
 """One transaction of the writer: several commits, each checked in full before its first write.
 
-Reads the database on the writer's connection, each key once; what the commits come to is written together, by ``flush``. Nothing
-is told to anyone until the writer has committed it.
+Reads the database on the writer's connection, and only what the writer doesn't know of former transactions; what the commits come
+to is written together, by ``flush``. Nothing is told to anyone until the writer has committed it.
 """
 
 from __future__ import annotations
 
+import functools
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 from weft.contracts.store import Change, Precondition, Put, Write
 from weft.store.preconditions import find_failed
+from weft.store.sqlite.bounded import Bounded
 from weft.store.sqlite.schema import State, end_of, position_of, revision_at
 
 _SLACK = 10  # history may outgrow what is kept by a tenth before it is cut: cutting in steps is cheaper
 _IDEMPOTENCY_BITE = 500
+_TOGETHER = 32  # rows in one statement: each step of SQLite's gives the interpreter up, and then waits to have it back
+
+Head = tuple[int, bytes]  # the newest version of a key: its position and value
 
 
 class Transaction:
-    """``state`` is this transaction's own copy; ``published`` the commits it made, for the watches."""
+    """``state`` is this transaction's own copy; ``published`` the commits it made, for the watches. ``known`` are heads as
+    they were committed, None for a key that is absent."""
 
-    def __init__(self, connection: sqlite3.Connection, state: State, holds: Callable[[str, int], bool]) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        state: State,
+        known: Bounded[Head | None],
+        holds: Callable[[str, int], bool],
+    ) -> None:
         self._connection = connection
+        self._known = known
         self._holds = holds
         self.state = replace(state)
         self.published: list[tuple[int, list[Change]]] = []
         self.bytes = 0
         self._versions: list[tuple[int, str, int | None, bytes | None]] = []
-        self._heads: dict[str, tuple[int, bytes] | None] = {}  # the newest of each key that is written: position, value
-        self._moved: dict[str, int | None] = {}  # where it is from now on
+        self._heads: dict[str, Head | None] = {}  # of what is written, as it is from now on
 
     @property
     def rows(self) -> int:
@@ -79,10 +92,9 @@ class Transaction:
         state.compacted = max(state.compacted, oldest)
         if state.revision - state.compacted > keep_revisions + keep_revisions // _SLACK:
             state.compacted = state.revision - keep_revisions
-        more_keys = self._trim_idempotency()
         end = end_of(state.compacted)
         if state.trimmed >= end:
-            return more_keys
+            return False
         execute = self._connection.execute
         row = execute(
             "SELECT position FROM version WHERE position > ? AND position <= ? ORDER BY position LIMIT 1 OFFSET ?",
@@ -96,9 +108,10 @@ class Transaction:
         )
         execute("DELETE FROM version WHERE position > ? AND position <= ? AND value IS NULL", reach)
         state.trimmed = reach[1]
-        return more_keys or row is not None
+        return row is not None
 
-    def _trim_idempotency(self) -> bool:
+    def trim_idempotency(self) -> bool:
+        """Remove some keys that are no longer kept; True if more are left."""
         cursor = self._connection.execute(
             "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE turn < ? LIMIT ?)",
             (self.state.turn - 1, _IDEMPOTENCY_BITE),
@@ -107,21 +120,35 @@ class Transaction:
 
     def flush(self) -> None:
         """Write what the commits came to."""
-        many = self._connection.executemany
-        many("INSERT INTO version(position, key, previous, value) VALUES (?, ?, ?, ?)", self._versions)
-        put = [(key, position) for key, position in self._moved.items() if position is not None]
-        gone = [(key,) for key, position in self._moved.items() if position is None]
-        many("INSERT OR REPLACE INTO latest(key, position) VALUES (?, ?)", put)
+        heads = self._heads.items()
+        self._insert(_insert_versions, self._versions)
+        self._insert(_insert_latest, [(key, head[0]) for key, head in heads if head is not None])
+        gone = [(key,) for key, head in heads if head is None]
         if gone:
-            many("DELETE FROM latest WHERE key = ?", gone)
+            self._connection.executemany("DELETE FROM latest WHERE key = ?", gone)
 
-    def _head_of(self, key: str) -> tuple[int, bytes] | None:
-        if key not in self._heads:
-            self._heads[key] = self._connection.execute(
-                "SELECT version.position, version.value FROM latest JOIN version USING (position) WHERE latest.key = ?",
-                (key,),
-            ).fetchone()
-        return self._heads[key]
+    def learn(self) -> None:
+        """It was committed: what it wrote is known from now on."""
+        for key, head in self._heads.items():
+            self._known.put(key, head, 0 if head is None else len(head[1]))
+
+    def _insert(self, statement: Callable[[int], str], rows: Sequence[Iterable[Any]]) -> None:
+        for start in range(0, len(rows), _TOGETHER):
+            part = rows[start : start + _TOGETHER]
+            self._connection.execute(statement(len(part)), [value for row in part for value in row])
+
+    def _head_of(self, key: str) -> Head | None:
+        if key in self._heads:
+            return self._heads[key]
+        known: Head | Literal["unknown"] | None = self._known.find(key, "unknown")
+        if known != "unknown":
+            return known
+        head: Head | None = self._connection.execute(
+            "SELECT version.position, version.value FROM latest JOIN version USING (position) WHERE latest.key = ?",
+            (key,),
+        ).fetchone()
+        self._known.put(key, head, 0 if head is None else len(head[1]))
+        return head
 
     def _revision_of(self, key: str) -> int | None:
         head = self._head_of(key)
@@ -141,7 +168,20 @@ class Transaction:
             replaced, previous = head if head is not None else (None, None)
             self._versions.append((position, key, replaced, value))
             self._heads[key] = None if value is None else (position, value)
-            self._moved[key] = None if value is None else position
             self.bytes += len(key) + len(value or b"")
             changes.append(Change(key, value, previous))
         return changes
+
+
+@functools.cache
+def _insert_versions(count: int) -> str:
+    return f"INSERT INTO version(position, key, previous, value) VALUES {_places('(?, ?, ?, ?)', count)}"  # noqa: S608 (ours)
+
+
+@functools.cache
+def _insert_latest(count: int) -> str:
+    return f"INSERT OR REPLACE INTO latest(key, position) VALUES {_places('(?, ?)', count)}"  # noqa: S608 (ours)
+
+
+def _places(row: str, count: int) -> str:
+    return ", ".join([row] * count)

@@ -20,13 +20,15 @@ from weft.contracts.clock import Clock
 from weft.contracts.store import Change
 from weft.objects.errors import WeftError
 from weft.store.idempotency import KEEP_SECONDS
+from weft.store.sqlite.bounded import Bounded
 from weft.store.sqlite.file import LockFile, as_store_error
 from weft.store.sqlite.schema import State, save_state
-from weft.store.sqlite.transaction import Transaction
+from weft.store.sqlite.transaction import Head, Transaction
 
 _GROUP_REQUESTS = 256
 _GROUP_BYTES = 8_000_000
 _BITE_ROWS = 500
+_KNOWN_BYTES = 32_000_000  # of values, which are mostly the very ones that the newest entries are
 
 
 class Request(NamedTuple):
@@ -96,7 +98,9 @@ class Writer:
         self._queue: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
         self._gathered: list[Request] = []  # in this turn of the loop
         self._turned_at = clock.elapsed()
+        self._known = Bounded[Head | None](_KNOWN_BYTES)
         self._trimming = True  # there may be rows left to trim
+        self._outdated = True  # there may be idempotency keys left that are no longer kept
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
@@ -173,7 +177,7 @@ class Writer:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         rows_before = connection.total_changes
-        transaction = Transaction(connection, self._state, self._holds)
+        transaction = Transaction(connection, self._state, self._known, self._holds)
         outcomes: list[Outcome] = []
         for request in group:
             try:
@@ -182,17 +186,19 @@ class Writer:
                 outcomes.append(Outcome(request, None, refusal))
         transaction.flush()
         self._turn(transaction)
-        trimming = True
+        trimming, outdated = True, self._outdated
         if trim:
+            outdated = outdated and transaction.trim_idempotency()
             bite_rows = max(_BITE_ROWS, 2 * transaction.rows)
-            trimming = transaction.trim(self._keep_revisions, self._history.oldest, bite_rows)
+            trimming = transaction.trim(self._keep_revisions, self._history.oldest, bite_rows) or outdated
         if transaction.state == self._state and connection.total_changes == rows_before:
             connection.execute("ROLLBACK")  # nothing was written, so nothing needs an fsync
         else:
             save_state(connection, transaction.state)
             connection.execute("COMMIT")
+        transaction.learn()
         self._state = transaction.state
-        self._trimming = trimming
+        self._trimming, self._outdated = trimming, outdated
         self._history.add(transaction.state.revision, transaction.bytes)
         return outcomes, transaction.published
 
@@ -200,7 +206,7 @@ class Writer:
         now = self._clock.elapsed()
         if now - self._turned_at >= KEEP_SECONDS:
             transaction.turn_idempotency()
-            self._turned_at = now
+            self._turned_at, self._outdated = now, True
 
     def _trim_while_idle(self) -> None:
         try:
@@ -213,6 +219,7 @@ class Writer:
         self._tell(*done)
 
     def _roll_back(self) -> None:
+        self._known.clear()  # whatever went wrong, the file is asked anew
         if self._connection.in_transaction:
             with suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
