@@ -1,8 +1,9 @@
 """The journal in a SQLite file: what happened, for people. Several processes may have it open at once.
 
 Appending never waits: a thread writes what has gathered, in one transaction. The same event of the same object within
-ten minutes only counts; it then gets a new id, so whoever reads on from an id sees it again. Old events are forgotten.
-The last moments before a kill may be lost: the journal tells, it decides nothing. A damaged file is put aside.
+ten minutes only counts, of what has gathered before any of it is written; it then gets a new id, so whoever reads on from an
+id sees it again. Old events are forgotten. The last moments before a kill may be lost: the journal tells, it decides nothing.
+A damaged file is put aside.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -22,7 +23,7 @@ from weft.contracts.journal import Event
 from weft.objects.identity import Ref
 
 FOLD_SECONDS = 600.0
-GATHER_SECONDS = 0.05  # for so long events come together before they are written
+GATHER_SECONDS = 0.2  # for so long events come together before they are written
 _TRIM_EVERY = 500  # or when a twentieth of what is kept has come
 _MOST_WAITING = 20_000
 _COLUMNS = "id, first_at, at, type, reason, message, kind, project, name, uid, source, count"
@@ -50,6 +51,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     object: Ref
     source: str
     count: int = 1
+
+
+class _Gathered(NamedTuple):
+    """An event that came so many ``times`` between two instants."""
+
+    first_at: float
+    at: float
+    event: Event
+    times: int
 
 
 class SqliteJournal:
@@ -180,16 +190,15 @@ class SqliteJournal:
 
     def _write(self, connection: sqlite3.Connection, events: Sequence[tuple[float, Event]]) -> None:
         connection.execute("BEGIN IMMEDIATE")
-        for at, event in events:
-            first_at, count = at, 1
+        for first_at, at, event, times in _fold(events):
             same = connection.execute(
                 "SELECT id, first_at, count FROM event WHERE uid = ? AND reason = ? AND message = ? AND at > ?"
                 " ORDER BY id DESC LIMIT 1",
-                (event.object.uid, event.reason, event.message, at - FOLD_SECONDS),
+                (event.object.uid, event.reason, event.message, first_at - FOLD_SECONDS),
             ).fetchone()
             if same is not None:
                 connection.execute("DELETE FROM event WHERE id = ?", (same[0],))
-                first_at, count = same[1], same[2] + 1
+                first_at, times = same[1], same[2] + times
             connection.execute(
                 f"INSERT INTO event({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 (ours)
                 (
@@ -203,7 +212,7 @@ class SqliteJournal:
                     event.object.name,
                     event.object.uid,
                     event.source,
-                    count,
+                    times,
                 ),
             )
         self._appended += len(events)
@@ -218,6 +227,22 @@ class SqliteJournal:
             "DELETE FROM event WHERE id <= (SELECT id FROM event ORDER BY id DESC LIMIT 1 OFFSET ?)",
             (self._keep_events,),
         )
+
+
+def _fold(events: Sequence[tuple[float, Event]]) -> list[_Gathered]:
+    """What has gathered, each event once, in the order in which they came last."""
+    folded: dict[tuple[str, str, str], _Gathered] = {}
+    ended: list[_Gathered] = []
+    for at, event in events:
+        same = (event.object.uid, event.reason, event.message)
+        before = folded.pop(same, None)
+        if before is not None and before.at > at - FOLD_SECONDS:
+            folded[same] = _Gathered(before.first_at, at, event, before.times + 1)
+        else:
+            if before is not None:
+                ended.append(before)
+            folded[same] = _Gathered(at, at, event, 1)
+    return sorted([*ended, *folded.values()], key=lambda one: one.at)
 
 
 def _conditions(about: str) -> tuple[list[str], list[Any]]:

@@ -77,6 +77,19 @@ def test_the_same_event_soon_after_only_counts_and_is_seen_again(journal: Sqlite
     assert len(journal.read()) == 2
 
 
+def test_what_comes_again_before_it_is_written_is_written_once(journal: SqliteJournal, clock: SetClock) -> None:
+    for name in ("web", "other", "web", "web"):
+        journal.append(event(name))
+        clock.at += 1
+    journal.flush()
+    assert [(r.id, r.object.name, r.count) for r in journal.read()] == [(1, "other", 1), (2, "web", 3)]
+    journal.append(event())
+    journal.append(event())
+    journal.flush()
+    [again] = journal.read(since=2)
+    assert (again.count, again.first_at, again.at) == (5, clock.at - 4, clock.at)
+
+
 def test_another_message_object_or_a_later_time_is_another_event(journal: SqliteJournal, clock: SetClock) -> None:
     journal.append(event())
     journal.append(event(message="other"))
