@@ -76,7 +76,7 @@ class Taken:
 async def run(server: FabricServer, bare: Context, bare_pid: int) -> tuple[list[float], dict[str, Taken]]:
     """The store's own rates, and what the turns of both servers brought."""
     store: list[float] = []
-    taken = {name: Taken() for name in ("cas", "bare", "bare_write", "read", "create")}
+    taken = {name: Taken() for name in ("cas", "bare", "bare_write", "kept_write", "read", "create")}
     ours, peers = await connect(server.context), await connect(bare)
     status, body = await ours[0].request("POST", "/v1/projects/default/images", load.IMAGE)
     if status != 201:
@@ -85,6 +85,7 @@ async def run(server: FabricServer, bare: Context, bare_pid: int) -> tuple[list[
         await load.create(ours[0], [f"bench-{n}" for n in range(start, start + BATCH)])
     writers = [load.cas_writer(connection, n) for n, connection in enumerate(ours)]
     bare_writers = [load.cas_writer(connection, n) for n, connection in enumerate(peers)]
+    kept_writers = [load.cas_writer(connection, n, load.KEPT) for n, connection in enumerate(peers)]
 
     def bare_cpu() -> float:
         return cpu_seconds(bare_pid)
@@ -93,6 +94,7 @@ async def run(server: FabricServer, bare: Context, bare_pid: int) -> tuple[list[
         store.append(await load.time_store(server.folder, SECONDS))
         await taken["cas"].turn(server.cpu_seconds, writers)
         await taken["bare_write"].turn(bare_cpu, bare_writers)
+        await taken["kept_write"].turn(bare_cpu, kept_writers)
         await taken["bare"].turn(bare_cpu, [load.reader(c, n) for n, c in enumerate(peers)])
         await taken["read"].turn(server.cpu_seconds, [load.reader(c, n) for n, c in enumerate(ours)])
         creators = [creator(ours[n], turn, n) for n in range(CREATORS)]
@@ -124,7 +126,9 @@ def cost(taken: Taken) -> str:
 def measure() -> Measurement:
     with running_server("doors") as server, running_bare(server) as (bare, bare_pid):
         store, taken = uvloop.run(run(server, bare, bare_pid))
-    cas, read, create, peer, peer_write = (taken[name] for name in ("cas", "read", "create", "bare", "bare_write"))
+    cas, read, create, peer, peer_write, kept = (
+        taken[name] for name in ("cas", "read", "create", "bare", "bare_write", "kept_write")
+    )
     return Measurement(
         "store_api",
         "One doors process over TLS (SQLite, synchronous=FULL), 16 clients on kept connections in one other process, VMs of "
@@ -138,6 +142,18 @@ def measure() -> Measurement:
                 f"{cas.rate / peer_write.rate:.0%}",
                 "≥ 50 % of bare",
                 cas.rate / peer_write.rate >= 0.5,
+            ),
+            Figure(
+                "the same, beside a bare server that keeps what it is sent",
+                per_second(cas.rates),
+                "one SQLite commit a group, nothing checked " + per_second(kept.rates),
+                f"{cas.rate / kept.rate:.0%}",
+            ),
+            Figure(
+                "what of a bare server is left by one SQLite commit a group",
+                per_second(kept.rates),
+                "bare, nothing kept " + per_second(peer_write.rates),
+                f"{kept.rate / peer_write.rate:.0%}",
             ),
             Figure(
                 "the store itself, 16 tasks in one process",
@@ -159,6 +175,7 @@ def measure() -> Measurement:
                 read.rate / peer.rate >= 0.8,
             ),
             Figure("CPU of a write", cost(cas), "bare " + cost(peer_write), f"{cas.cost / peer_write.cost:.2f}×"),
+            Figure("the same, where both are durable", cost(cas), "bare " + cost(kept), f"{cas.cost / kept.cost:.2f}×"),
             Figure("CPU of a VM created by :batch", cost(create)),
             Figure("CPU of a read", cost(read), "bare " + cost(peer), f"{read.cost / peer.cost:.2f}×"),
         ],

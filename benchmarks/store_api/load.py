@@ -20,6 +20,7 @@ from weft.store.sqlite import SqliteStore
 CLIENTS = 16
 IMAGE = {"name": "bench", "spec": {"url": "file:///bench.qcow2"}}
 VMS = "/v1/projects/default/vms"
+KEPT = "/v1/projects/default/kept"  # of the peer, where writes are durable
 Work = Callable[[], Awaitable[object]]
 
 
@@ -76,9 +77,9 @@ async def time_store(folder: Path, seconds: float) -> float:
         await store.close()
 
 
-def cas_writer(connection: Connection, number: int) -> Work:
+def cas_writer(connection: Connection, number: int, where: str = VMS) -> Work:
     """A client that changes its VM if it still is at the generation it has seen last."""
-    path, generation = f"{VMS}/bench-{number}", 1
+    path, generation = f"{where}/bench-{number}", 1
 
     async def write() -> None:
         nonlocal generation
