@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import weft
@@ -24,17 +25,20 @@ VERSION = ("weft-version", weft.__version__)  # clients of another release say s
 MOST_BUSY = 512  # requests in hand; streams don't count
 _SECRET = re.compile(r"(?<=_)[0-9a-f]{16,}")
 _log = logging.getLogger("weft.api")
+Say = Callable[[str, float, str], None]  # who says it, when (unix seconds), and the line
 
 
-def build_app(doors: Doors) -> Answers:
-    """What answers requests over ``doors``; whoever serves it calls ``doors.start`` before and ``doors.stop`` after."""
+def build_app(doors: Doors, say: Say | None = None) -> Answers:
+    """What answers requests over ``doors``; whoever serves it calls ``doors.start`` before and ``doors.stop`` after. ``say``
+    takes the line that tells of a request; without it ``logging`` does."""
+    tell = say or _say
 
     async def answer(request: Request) -> Answer:
         call = Call(request)
         began = doors.clock.elapsed()
         made = await _answer(doors, call)
         made.headers += (("x-request-id", call.request_id), VERSION)
-        _tell(call, made.status, doors.clock.elapsed() - began)
+        _tell(doors, tell, call, made.status, doors.clock.elapsed() - began)
         return made
 
     return answer
@@ -75,25 +79,27 @@ def _unforeseen(call: Call) -> WeftError:
 
 def _shown_path(call: Call) -> str:
     """The path as it may stand in a log: in one line, and without a token that somebody put there."""
-    path = unquote(call.path[:1000])
-    return _SECRET.sub("…", path if path.isascii() and path.isprintable() else path.encode("unicode_escape").decode())[
-        :200
-    ]
+    path = call.path[:1000]
+    if "%" in path:
+        path = unquote(path)
+    if not (path.isascii() and path.isprintable()):
+        path = path.encode("unicode_escape").decode()
+    return (_SECRET.sub("…", path) if "_" in path else path)[:200]
 
 
-def _tell(call: Call, status: int, seconds: float) -> None:
+def _tell(doors: Doors, say: Say, call: Call, status: int, seconds: float) -> None:
     """One line for the log; reads and heartbeats are told only to those who debug."""
     quiet = status < 400 and (call.method == "GET" or call.path.endswith(":report"))
-    level = logging.DEBUG if quiet else logging.INFO
-    if _log.isEnabledFor(level):
-        actor: Actor | None = call.known_actor
-        _log.log(
-            level,
-            "%s %s %d %.0f ms by %s, request %s",
-            call.method,
-            _shown_path(call),
-            status,
-            seconds * 1000,
-            actor.name if actor is not None else "nobody",
-            call.request_id,
-        )
+    if quiet and not _log.isEnabledFor(logging.DEBUG):
+        return
+    actor: Actor | None = call.known_actor
+    by = actor.name if actor is not None else "nobody"
+    line = f"{call.method} {_shown_path(call)} {status} {seconds * 1000:.0f} ms by {by}, request {call.request_id}"
+    if quiet:
+        _log.debug("%s", line)
+    else:
+        say(_log.name, doors.clock.now(), line)
+
+
+def _say(_source: str, _at: float, line: str) -> None:
+    _log.info("%s", line)

@@ -35,6 +35,9 @@ PASSED_OVER = frozenset(
 )
 
 
+_KNOWN = PASSED_OVER.union(FIELDS)
+
+
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """What someone wants an object to be. ``spec`` is as written; ``labels`` None means: not mentioned."""
 
@@ -86,7 +89,7 @@ def _read_kind(raw: Mapping[str, Any], expected: Kind | None) -> Kind:
 def _refuse_unknown(raw: Mapping[str, Any], kind: Kind) -> None:
     in_spec = field_names(kind.spec)
     for key in raw:
-        if key in FIELDS or key in PASSED_OVER:
+        if key in _KNOWN:
             continue
         meant = suggest(str(key), list(FIELDS))
         if key in in_spec:

@@ -56,11 +56,16 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
         if reference.agree is not None and (old is None or not reference.agrees_once):
             named = await _read_named(view, envelope, reference, names)
             reference.agree(new, {name: decode_part(one.spec, BY_NAME[one.kind].spec) for name, one in named.items()})
-        if reference.suffices is not None:
+        if reference.suffices is not None and not _asks_as_before(reference, old, new):
             named = await _read_named(view, envelope, reference, names)
-            statuses = {name: decode_part(one.status, BY_NAME[one.kind].status) for name, one in named.items()}
-            reference.suffices(old, new, statuses)
+            reference.suffices(
+                new, {name: decode_part(one.status, BY_NAME[one.kind].status) for name, one in named.items()}
+            )
     return preconditions
+
+
+def _asks_as_before(reference: Reference, old: Any, new: Any) -> bool:
+    return old is not None and reference.asks is not None and bool(reference.asks(old) == reference.asks(new))
 
 
 async def _find_project(view: View, target: Kind, envelope: Envelope, reference: Reference, name: str) -> str | None:

@@ -44,12 +44,12 @@ class Verb(msgspec.Struct, frozen=True):
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """A spec names objects of another kind: ``names`` lists them. ``blocks`` means: that object can't be deleted while
-    referred to. ``field`` is the path for error messages. ``holder`` reads from the other's status who has it to
-    himself: then nobody else may refer to it anew. One that is ``awaited`` need not exist yet. ``agree`` (spec, name → the
-    spec of each that exists) raises InvalidInput where both can't be true; ``agrees_once``: only the one who makes it
-    is asked, since what it names changes by it. ``suffices`` (the spec until now, None of a new object; the new one; name →
-    the status of each that exists) raises InvalidInput for what is asked of these, and they can't give. Both are asked where
+    """A spec names objects of another kind: ``names`` lists them. ``blocks`` means: that object can't be deleted while referred
+    to. ``field`` is the path for error messages. ``holder`` reads from the other's status who has it to himself: then nobody
+    else may refer to it anew. One that is ``awaited`` need not exist yet. ``agree`` (spec, name → the spec of each that exists)
+    raises InvalidInput where both can't be true; ``agrees_once``: only the one who makes it is asked, since what it names
+    changes by it. ``suffices`` (spec, name → the status of each that exists) raises InvalidInput for what is asked of these,
+    and they can't give; a spec that asks as the one until now did, by ``asks``, is not looked at again. Both are asked where
     any is named. ``below`` (own name, name → name) says what those are called that belong to the object itself. What isn't in
     its own project may be in the project ``shared``; ``else_`` is what may have been meant where there is none of that name."""
 
@@ -61,7 +61,8 @@ class Reference(msgspec.Struct, frozen=True):
     awaited: bool = False
     agree: Callable[[Any, Mapping[str, Any]], None] | None = None
     agrees_once: bool = False
-    suffices: Callable[[Any, Any, Mapping[str, Any]], None] | None = None
+    suffices: Callable[[Any, Mapping[str, Any]], None] | None = None
+    asks: Callable[[Any], Any] | None = None
     below: Callable[[str, str], str] | None = None
     shared: str | None = None
     else_: str = ""

@@ -149,10 +149,8 @@ def check_growth(old: VmSpec, new: VmSpec) -> None:
         )
 
 
-def _refuse_little_memory(old: VmSpec | None, new: VmSpec, images: Mapping[str, ImageStatus]) -> None:
-    """What has too little already may be changed otherwise. Raises InvalidInput."""
-    if old is not None and (old.image, old.memory) == (new.image, new.memory):
-        return
+def _refuse_little_memory(new: VmSpec, images: Mapping[str, ImageStatus]) -> None:
+    """Raises InvalidInput."""
     for name, status in images.items():
         if new.memory < status.min_memory:
             raise InvalidInput(
@@ -275,7 +273,14 @@ VM = Kind(
     guard=guard_converting,
     born=born,
     references=(
-        Reference("image", "spec.image", lambda s: [s.image], blocks=True, suffices=_refuse_little_memory),
+        Reference(
+            "image",
+            "spec.image",
+            lambda s: [s.image],
+            blocks=True,
+            suffices=_refuse_little_memory,
+            asks=lambda s: (s.image, s.memory),  # what has too little already may be changed otherwise
+        ),
         Reference("image", "spec.iso", lambda s: [s.iso] if s.iso else [], blocks=True),
         Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
         *workload_references(),

@@ -92,7 +92,7 @@ class WorkloadWish(RunWish, msgspec.Struct, kw_only=True):
 def check_wish(spec: WorkloadWish) -> None:
     """What types can't say of them; what has several spellings gets its one. Raises InvalidInput."""
     spec.constraint, kept = check_expressions(spec.constraint, spec.prefer)
-    spec.prefer = list[Form](kept)
+    spec.prefer = [*kept]
     if spec.strategy is not None:
         spec.strategy = read_strategy(spec.strategy)
     check_taints(spec.tolerate, "spec.tolerate")

@@ -81,7 +81,7 @@ async def serve_doors(options: argparse.Namespace, clock: Clock, logs: Gathering
         listen=tuple(options.listen),
     )
     doors = Doors(store, journal, clock, authority, settings)
-    server = make_doors_server(build_app(doors), sockets, tls, clock)
+    server = make_doors_server(build_app(doors, logs.say), sockets, tls, clock)
     try:
         url = url_at(*sockets[0].getsockname()[:2])
         await upgrade_objects(store)

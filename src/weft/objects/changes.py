@@ -12,6 +12,8 @@ Where nothing runs, what needs a restart or room comes with the next ``start``.
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -44,10 +46,10 @@ def plan_change(
 
 def plan_spec_change(old: msgspec.Struct, new: msgspec.Struct, room: Room | None = NO_ROOM) -> list[FieldChange]:
     """``plan_change`` of two whole specs of one kind: only the fields in which they differ are looked at more closely."""
-    values = zip(new.__struct_encode_fields__, msgspec.structs.astuple(old), msgspec.structs.astuple(new), strict=True)
-    differing = [(name, before, after) for name, before, after in values if before != after]
-    modes, changes = change_modes(type(new)), list[FieldChange]()
-    plain = msgspec.to_builtins
+    was, now = msgspec.structs.astuple(old), msgspec.structs.astuple(new)
+    differing = itertools.compress(zip(new.__struct_encode_fields__, was, now, strict=True), map(operator.ne, was, now))
+    modes, plain = change_modes(type(new)), msgspec.to_builtins
+    changes: list[FieldChange] = []
     for name, before, after in differing:
         _compare(plain(before), plain(after), f"spec.{name}", modes, room, changes)
     return changes

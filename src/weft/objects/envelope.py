@@ -65,6 +65,7 @@ class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 _decoder = msgspec.json.Decoder(Envelope)
 _encoder = msgspec.json.Encoder()
+_decoders: dict[type, msgspec.json.Decoder[Any]] = {}  # by type: to make one takes longer than to use it
 
 
 def decode_envelope(value: bytes | msgspec.Raw, revision: int | None = None) -> Envelope:
@@ -96,7 +97,11 @@ def encode_envelope(envelope: Envelope) -> bytes:
 
 def decode_part(raw: msgspec.Raw, type_: type[T]) -> T:
     """A spec, status or report as its struct; unknown fields are ignored (tolerant inside)."""
-    return msgspec.json.decode(raw, type=type_)
+    decoder = _decoders.get(type_)
+    if decoder is None:
+        decoder = _decoders[type_] = msgspec.json.Decoder(type_)
+    found: T = decoder.decode(raw)
+    return found
 
 
 def merge_part(

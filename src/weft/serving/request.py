@@ -38,7 +38,8 @@ class Request:
         """The first of that name, given in lower case; "" if there is none."""
         if self._by_name is None:
             self._by_name = dict(reversed(self.headers))
-        return self._by_name.get(name, b"").decode("latin-1")
+        found = self._by_name.get(name)
+        return found.decode("latin-1") if found is not None else ""
 
     async def read(self) -> bytes:
         """What has come of the body since; empty at its end. Raises BodyLost."""
