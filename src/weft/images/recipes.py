@@ -12,6 +12,7 @@ from weft.images.busybox.build import build_busybox
 from weft.images.debian.build import build_debian
 from weft.images.python.build import build_python
 from weft.images.tiny.build import build_tiny
+from weft.images.turn import take_turn
 from weft.objects.errors import NotFound
 
 Say = Callable[[str], None]  # a word on what comes next
@@ -44,9 +45,11 @@ def find_bundle(name: str, cache: Path) -> Path:
 
 
 def ensure_bundle(name: str, cache: Path, say: Say, *, fresh: bool = False) -> Path:
-    """The bundle of image ``name``, built unless ``cache`` has it (``fresh``: built anyhow). Raises NotFound,
-    DriverFailed."""
+    """The bundle of image ``name``, built unless ``cache`` has it (``fresh``: built anyhow), or another process builds it just
+    now. Raises NotFound, DriverFailed."""
     bundle = find_bundle(name, cache)
     if fresh or not bundle.exists():
-        RECIPES[name].build(bundle, cache, say)
+        with take_turn(bundle, say):
+            if fresh or not bundle.exists():
+                RECIPES[name].build(bundle, cache, say)
     return bundle

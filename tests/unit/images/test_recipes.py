@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from weft.images import parts, recipes
 from weft.images.debian.root import lay_out
+from weft.images.recipes import Recipe, Say
 from weft.kinds.image import OWN
 from weft.objects.errors import DriverFailed, NotFound
 
@@ -48,6 +51,44 @@ def test_a_bundle_that_is_there_is_not_built_again(tmp_path: Path) -> None:
     bundle = recipes.find_bundle("debian-12", tmp_path)
     bundle.write_bytes(b"built")
     assert recipes.ensure_bundle("debian-12", tmp_path, print) == bundle and bundle.read_bytes() == b"built"
+
+
+def test_one_that_is_built_by_another_is_waited_for_and_not_built_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    told: list[str] = []
+    builds: list[Path] = []
+
+    def build(out: Path, cache: Path, say: Say) -> None:
+        builds.append(out)
+        begun.set()
+        assert go_on.wait(20)
+        out.write_bytes(b"built")
+
+    def hear(word: str) -> None:
+        told.append(word)
+        go_on.set()
+
+    monkeypatch.setitem(recipes.RECIPES, "tiny", Recipe("tiny", build))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(recipes.ensure_bundle, "tiny", tmp_path, told.append)
+        assert begun.wait(20)
+        second = pool.submit(recipes.ensure_bundle, "tiny", tmp_path, hear)
+        assert first.result(20) == second.result(20)
+    assert len(builds) == 1 and told == ["waiting for another build of it"]
+    assert list(tmp_path.iterdir()) == [builds[0]]
+
+
+def test_a_build_that_failed_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(out: Path, cache: Path, say: Say) -> None:
+        raise DriverFailed("no")
+
+    monkeypatch.setitem(recipes.RECIPES, "tiny", Recipe("tiny", fail))
+    with pytest.raises(DriverFailed, match="no"):
+        recipes.ensure_bundle("tiny", tmp_path, print)
+    monkeypatch.setitem(recipes.RECIPES, "tiny", Recipe("tiny", lambda out, cache, say: out.touch()))
+    assert [recipes.ensure_bundle("tiny", tmp_path, print)] == list(tmp_path.iterdir())
 
 
 def test_an_unknown_recipe_names_the_known_ones(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from weft.images.parts import (
     require,
     write_kernel,
 )
+from weft.images.turn import take_turn
 from weft.objects.errors import InvalidInput
 
 MODULES = (
@@ -44,7 +45,9 @@ def ensure_enclosure(cache_dir: Path, say: Callable[[str], None] = lambda what: 
     """That folder, built unless it is there (``fresh``: built anyhow). Raises DriverFailed."""
     folder = find_enclosure(cache_dir)
     if fresh or not folder.exists():
-        build_enclosure(folder, cache_dir, say)
+        with take_turn(folder, say):
+            if fresh or not folder.exists():
+                build_enclosure(folder, cache_dir, say)
     return folder
 
 
