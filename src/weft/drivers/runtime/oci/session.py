@@ -21,6 +21,8 @@ class ChannelSession(ABC):
     """The part of an ExecSession that is the same whoever runs the command; ``wait`` says when it has ended. A terminal's output
     comes by its ``stdout``."""
 
+    linger_seconds = LINGER_SECONDS
+
     def __init__(self, stdin: Channel, outputs: dict[str, Channel], *, terminal: bool) -> None:
         self._stdin, self._outputs, self._terminal = stdin, outputs, terminal
         self._chunks: asyncio.Queue[ExecChunk] = asyncio.Queue(QUEUE_CHUNKS)
@@ -87,7 +89,7 @@ class ChannelSession(ABC):
         waits for that."""
         waiting = set(pumps)
         while waiting:
-            _, waiting = await asyncio.wait(waiting, timeout=LINGER_SECONDS)
+            _, waiting = await asyncio.wait(waiting, timeout=self.linger_seconds)
             if self._reading:
                 return
 

@@ -26,6 +26,10 @@ from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 
 MARK = "exec-"  # how the folders of their fifos are named, and they themselves in containerd
 A_LONG_TIME_SECONDS = 7 * 86_400.0
+# The shim itself ends what comes by a terminal once the command has: on a busy machine later than others are waited for.
+TERMINAL_SECONDS = 5.0
+TRIES = 3
+_LOST = "fail startup"  # crun's words: what it had forked was gone before it became the command
 
 
 class ContainerdSession(ChannelSession):
@@ -45,6 +49,8 @@ class ContainerdSession(ChannelSession):
         self._client, self._clock, self._folder = client, clock, folder
         self._name: dict[str, Any] = {"container_id": container_id, "exec_id": folder.name}
         self._ended = asyncio.Event()
+        if terminal:
+            self.linger_seconds = TERMINAL_SECONDS
         super().__init__(stdin, outputs, terminal=terminal)
 
     async def close_stdin(self) -> None:
@@ -104,7 +110,10 @@ class Refused:
     """An ExecSession of a command that never began: says why, and ends."""
 
     def __init__(self, words: str) -> None:
+        self.lost = _LOST in words
         self._words = words
+        if self.lost:
+            self._words += ": the command hadn't begun; try it again, and see whether the container's memory is full"
 
     async def write(self, data: bytes) -> None: ...
 
@@ -121,7 +130,17 @@ class Refused:
 async def start_exec(
     container: Container, facts: Facts, client: Client, clock: Clock, request: ExecRequest
 ) -> ContainerdSession | Refused:
-    """Raises InvalidInput, DriverFailed, Unavailable."""
+    """One that is lost before it begins is begun again, some times. Raises InvalidInput, DriverFailed, Unavailable."""
+    for _ in range(TRIES):
+        session = await _begin(container, facts, client, clock, request)
+        if isinstance(session, ContainerdSession) or not session.lost:
+            break
+    return session
+
+
+async def _begin(
+    container: Container, facts: Facts, client: Client, clock: Clock, request: ExecRequest
+) -> ContainerdSession | Refused:
     plan_id = container.record.plan.id
     process = translate_exec(container.record.plan, facts, request)
     folder = container.paths.run / f"{MARK}{secrets.token_hex(4)}"
