@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 
 import msgspec
 
 from weft.client.view import Changed, Item, View
 from weft.contracts.clock import Clock
-from weft.contracts.store import Batch, Compacted, Store, epoch_of, revision_of
+from weft.contracts.store import Batch, Compacted, Entry, Store, epoch_of, revision_of
 from weft.objects.errors import StoreUnavailable, WeftError
 from weft.objects.identity import kind_prefix
 
@@ -24,6 +25,7 @@ Listener = Callable[[Sequence[Changed]], None]
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 _BATCHES_AT_ONCE = 64  # then others get their turn
+_ENTRIES_AT_ONCE = 1_000
 _NOWHERE = "/-/"  # a prefix without keys: a list of it tells the present cursor and nothing else
 
 _log = logging.getLogger(__name__)
@@ -96,13 +98,17 @@ class Cache:
                     cursor = await self._list()
                     pause_seconds = _SHORTEST_PAUSE_SECONDS
                 count = 0
-                async for batch in self._store.watch("/", cursor):
-                    self._take(batch)
-                    cursor = batch.cursor
-                    pause_seconds = _SHORTEST_PAUSE_SECONDS
-                    count += 1
-                    if count % _BATCHES_AT_ONCE == 0:
-                        await self._clock.sleep(0)
+                async with aclosing(self._store.watch("/", cursor)) as batches:
+                    async for batch in batches:
+                        if any(change.value is not None and self.view.widens(change.key) for change in batch.changes):
+                            cursor = ""
+                            break
+                        self._take(batch)
+                        cursor = batch.cursor
+                        pause_seconds = _SHORTEST_PAUSE_SECONDS
+                        count += 1
+                        if count % _BATCHES_AT_ONCE == 0:
+                            await self._clock.sleep(0)
             except Compacted:
                 cursor = ""
             except StoreUnavailable as problem:
@@ -111,12 +117,12 @@ class Cache:
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 
     async def _list(self) -> str:
-        page = await self._store.list("/")
-        epoch = epoch_of(page.cursor)
+        entries, cursor = await self._read()
+        epoch = epoch_of(cursor)
         restored = epoch != self.epoch
         changes: list[Changed] = []
         listed = set()
-        for entry in page.entries:
+        for entry in entries:
             listed.add(entry.key)
             known = self.view.get(entry.key)
             if restored or known is None or known.envelope.revision != entry.revision:
@@ -126,12 +132,27 @@ class Cache:
         if restored:
             self._epoch_at = self._clock.elapsed()
         self.epoch = epoch
-        self.revision = revision_of(page.cursor)
+        self.revision = revision_of(cursor)
         self._tell(changes)
         self._relisted.set()
         # Nobody may wait for a revision of a history that is gone.
         self._wake(None if restored else self.revision)
-        return page.cursor
+        return cursor
+
+    async def _read(self) -> tuple[list[Entry], str]:
+        """All there is of the view's kinds, of one instant, and where a watch goes on from it. In pages, so that what is of no
+        kind in the view never lies here all at once."""
+        entries: list[Entry] = []
+        after = None
+        while True:
+            page = await self._store.list("/", limit=_ENTRIES_AT_ONCE, after=after)
+            if any(self.view.widens(entry.key) for entry in page.entries):
+                entries, after = [], None  # what it calls for may stand before it
+                continue
+            entries += [entry for entry in page.entries if self.view.takes(entry.key)]
+            if page.next is None:
+                return entries, page.cursor
+            after = page.next
 
     def _take(self, batch: Batch) -> None:
         changes: list[Changed] = []

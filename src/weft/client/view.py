@@ -106,11 +106,16 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class View:
-    """The objects of ``kinds``, found by key, by kind, or by a word of one of the ``indexes``."""
+    """The objects of ``kinds``, found by key, by kind, or by a word of one of the ``indexes``; those of the kinds ``later``
+    only from when there is one of the kind ``once``: see ``widens``."""
 
-    def __init__(self, kinds: Iterable[str], indexes: Iterable[Index] = ()) -> None:
+    def __init__(
+        self, kinds: Iterable[str], indexes: Iterable[Index] = (), *, once: str = "", later: Iterable[str] = ()
+    ) -> None:
         self._items: dict[str, Item] = {}
-        self._by_kind: dict[str, dict[str, Item]] = {kind: {} for kind in kinds}
+        taken, waiting = dict.fromkeys(kinds), dict.fromkeys(later)
+        self._by_kind: dict[str, dict[str, Item]] = {kind: {} for kind in (*taken, *waiting)}
+        self._waiting, self._once = waiting.keys() - taken.keys(), once
         self._indexes: dict[str, list[tuple[Index, dict[str, dict[str, Item]]]]] = {kind: [] for kind in self._by_kind}
         self._found: dict[str, dict[str, dict[str, Item]]] = {}
         for index in indexes:
@@ -138,9 +143,22 @@ class View:
     def keys(self) -> Iterable[str]:
         return self._items.keys()
 
+    def takes(self, key: str) -> bool:
+        """Whether it is of a kind in here, by now."""
+        kind = _kind_at(key)
+        return kind in self._by_kind and kind not in self._waiting
+
+    def widens(self, key: str) -> bool:
+        """Whether an object at ``key`` is the first that calls for more kinds. They are in here from now on: whoever feeds this
+        view reads everything again before it puts that object in, so that nobody sees the one without the others."""
+        if not self._waiting or _kind_at(key) != self._once:
+            return False
+        self._waiting = set()
+        return True
+
     def put(self, key: str, value: bytes, revision: int) -> Changed | None:
         """Take in what is stored at ``key``; None if it is of no kind in here. Raises msgspec.DecodeError."""
-        if key[1 : key.find("/", 1)] not in self._by_kind:
+        if not self.takes(key):
             return None
         return self.put_item(key, Item(decode_envelope(value, revision)))
 
@@ -181,6 +199,10 @@ class View:
             for word in words:
                 _drop(found, word, key)
         return Changed(key, old, None)
+
+
+def _kind_at(key: str) -> str:
+    return key[1 : key.find("/", 1)]
 
 
 def _is_same(one: msgspec.Raw, other: msgspec.Raw) -> bool:

@@ -70,7 +70,7 @@ class PlacesOnceWanted:
 
 def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: bytes) -> Functions:
     """For the server whose state folder is ``state``; run it beside the gateway."""
-    cache = Cache(store, make_view(*KINDS, "token", indexes=(TOKENS_BY_KEY,)), clock)
+    cache = Cache(store, make_view("token", indexes=(TOKENS_BY_KEY,), later=KINDS), clock)
     places = PlacesOnceWanted(cache.view)
     cache.subscribe(places.notice, (*KINDS, "function"))
     return Functions(store, cache, places, clock, ticket_key=ticket_key, folder=state / "gateway")

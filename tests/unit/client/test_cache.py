@@ -9,11 +9,12 @@ import msgspec
 import pytest
 from tests.scenario.deciders_lab import Journal, VirtualClock
 
+from weft.client import cache
 from weft.client.cache import Cache
 from weft.client.commit import Commit
 from weft.client.indexes import WORKLOADS_BY_IMAGE, make_view
 from weft.client.term import Term, TermLost
-from weft.client.view import Changed, Item
+from weft.client.view import Changed, Item, View
 from weft.contracts.store import Absent, Batch, Delete, Page, Put
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
@@ -55,9 +56,9 @@ class FlakyStore(MemoryStore):
 
 
 class Watcher:
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore, view: View | None = None) -> None:
         self.clock = VirtualClock()
-        self.cache = Cache(store, make_view(), self.clock)
+        self.cache = Cache(store, view or make_view(), self.clock)
         self.told: list[list[str]] = []
         self.cache.subscribe(self._note)
         self.task = asyncio.ensure_future(self.cache.run())
@@ -225,4 +226,44 @@ async def test_what_a_term_has_written_comes_back_as_the_item_it_gave_and_what_o
     await watcher.rest()
     found = view.get(other.key)
     assert found is not None and found is not other and found.spec(VmSpec).image == "other"
+    watcher.task.cancel()
+
+
+def thing(kind: str, name: str) -> Put:
+    envelope = Envelope(kind=kind, name=name, uid=name, project="default")
+    return Put(envelope.key, encode_envelope(envelope))
+
+
+def make_waiting_view() -> View:
+    return View(["vm", "function"], once="function", later=["allocation", "vm"])
+
+
+async def test_kinds_that_wait_for_another_are_here_with_the_first_of_it_whole_and_not_before() -> None:
+    store = MemoryStore()
+    await store.commit([thing("allocation", "a1"), thing("vm", "v1"), thing("volume", "w1")])
+    watcher = Watcher(store, make_waiting_view())
+    await watcher.rest()
+    await store.commit([thing("allocation", "a2"), thing("vm", "v2")])
+    await watcher.rest()
+    assert watcher.told == [["+v1"], ["+v2"]]
+    assert not watcher.cache.view.of_kind("allocation") and watcher.cache.view.get("/allocation/default/a1") is None
+    revision = await store.commit([thing("function", "f1"), Delete("/allocation/default/a1")])
+    await store.commit([thing("allocation", "a3")])
+    await watcher.cache.reached(revision)
+    assert watcher.told[2] == ["+a2", "+a3", "+f1"]  # nobody sees the function without them
+    await store.commit([Delete("/function/default/f1"), Delete("/allocation/default/a2")])
+    await store.commit([thing("function", "f2"), thing("allocation", "a4")])
+    await watcher.rest()
+    assert watcher.told[3:] == [["-a2", "-f1"], ["+a4", "+f2"]]
+    watcher.task.cancel()
+
+
+async def test_a_list_of_many_pages_holds_what_the_last_of_them_calls_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_ENTRIES_AT_ONCE", 2)
+    store = MemoryStore()
+    await store.commit([thing("allocation", f"a{n}") for n in range(5)])
+    await store.commit([thing("function", "f1"), thing("vm", "v1")])
+    watcher = Watcher(store, make_waiting_view())
+    await watcher.rest()
+    assert watcher.told == [["+a0", "+a1", "+a2", "+a3", "+a4", "+f1", "+v1"]]
     watcher.task.cancel()

@@ -196,6 +196,6 @@ class Functions:
         self.record.keeping.forget([digest])
 
 
-def make_view(*kinds: str, indexes: Sequence[Index] = ()) -> View:
-    """An empty view of ``kinds`` beside those that are read here."""
-    return View(dict.fromkeys(("node", *catalogue.KINDS, *kinds)), indexes)
+def make_view(*kinds: str, indexes: Sequence[Index] = (), later: Sequence[str] = ()) -> View:
+    """An empty view of ``kinds`` beside those that are read here; ``later`` once there is a function."""
+    return View(dict.fromkeys(("node", *catalogue.KINDS, *kinds)), indexes, once="function", later=later)
