@@ -51,6 +51,11 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         )
         sys.stdout.flush()
         return code if isinstance(code, int) else OK
+    except SystemExit:
+        if session.environ.get("_WEFT_COMPLETE", "").endswith("_complete"):  # TAB was answered: the next one sooner
+            sys.stdout.flush()
+            importlib.import_module("weft.cli.completion_grammar").write_in_background(make_root(), session.environ)
+        raise
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except (click.Abort, KeyboardInterrupt):

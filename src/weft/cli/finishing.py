@@ -5,6 +5,7 @@ The exit code: 0 reached, 6 no node fits, 7 time is up, 1 it failed, 130 interru
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ from weft.cli.goals import UNPLACEABLE, Goal, plan_goal
 from weft.cli.operations import name_operation
 from weft.cli.output.formats import print_list, print_object
 from weft.cli.placement import explain_refusal
-from weft.cli.printed import show_last_lines
 from weft.cli.progress import Progress
 from weft.cli.session import Session
 from weft.cli.watching import Result, Wait, follow
@@ -90,7 +90,8 @@ def _tell(session: Session, result: Result, verb: str) -> int:
     if result.error is not None:
         if target.kind.name == "container" and result.obj is not None and session.output != "json":
             if dig(result.obj, "status.phase") == "Failed":
-                show_last_lines(session, target)
+                printed = importlib.import_module("weft.cli.printed")  # with all that streams need: for this alone
+                printed.show_last_lines(session, target)
         return complain(explain(session, target, result.error), session.output, session.color, session.debug)
     if not session.is_data:
         print(f"{target.what}  {_ending(result.wait.goal, result.obj, verb)} after {result.seconds:.1f} s", flush=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class
 
-from weft.cli import options
+from weft.cli import options, quick_completion
+from weft.cli.completion_grammar import write_grammar, write_in_background
 from weft.cli.grammar import Entry, Root
 from weft.cli.session import Session
 from weft.kinds.record import Kind
@@ -36,7 +39,8 @@ def _run(session: Session, kind: Kind | None, act: str, shell: str | None) -> No
     if act != "install":
         if shell:
             raise click.UsageError(f"one shell at a time: weft completion {act}")
-        print(_write_script(act))
+        print(_write_script(act), flush=True)
+        write_in_background(click.get_current_context().find_root().command, session.environ)
         return
     shell = shell or Path(session.environ.get("SHELL", "")).name
     if shell not in _USE:
@@ -44,6 +48,7 @@ def _run(session: Session, kind: Kind | None, act: str, shell: str | None) -> No
     if not session.environ.get("HOME"):
         raise InvalidInput("HOME is not set, so there is nowhere to install it", hint=_USE[shell])
     print(f"completion  {_install(session, shell)}")
+    write_grammar(click.get_current_context().find_root().command, session.environ)
     session.say("it works in the next shell that is opened")
 
 
@@ -69,7 +74,19 @@ def _install(session: Session, shell: str) -> Path:
 
 
 def _write_script(shell: str) -> str:
+    """Click's, but for who is asked: the quick completion first, which becomes ``weft`` where it doesn't know."""
     found = get_completion_class(shell)
     if found is None:
         raise click.UsageError(f"no completion for {shell}")
-    return found(Root("weft"), {}, "weft", "_WEFT_COMPLETE").source()
+    script = found(Root("weft"), {}, "weft", "_WEFT_COMPLETE").source()
+    program, file = shlex.quote(sys.executable), shlex.quote(quick_completion.__file__)
+    ask, weft = f"_WEFT_COMPLETE={shell}_complete ", "$1" if shell == "bash" else "weft"
+    if ask + weft not in script:
+        return script
+    if shell == "fish":
+        begin = f"set -g _weft_quick; test -x {program} -a -r {file}; and set -g _weft_quick {program} -I -S {file};\n"
+        return begin + script.replace(ask + weft, f"{ask}$_weft_quick weft")
+    begin = f"_weft_quick=(); [ -x {program} ] && [ -r {file} ] && _weft_quick=({program} -I -S {file})\n"
+    head, line, rest = script.partition("#compdef weft\n")
+    head, rest = (head + line, rest) if line else ("", script)
+    return head + begin + rest.replace(ask + weft, f'{ask}"${{_weft_quick[@]}}" {weft}')
