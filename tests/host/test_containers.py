@@ -21,7 +21,7 @@ from image_lab import Made, entry, node, tar, write_layout
 from weft.agent.health import Found, run_check
 from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess, User
 from weft.contracts.runtime import ExecRequest
-from weft.drivers.runtime.oci import written
+from weft.drivers.runtime.oci import shim, written
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.shim import find_shim
@@ -398,6 +398,22 @@ async def test_one_that_cant_have_its_disk_leaves_nothing_and_says_why(
     monkeypatch.undo()
     assert not any(Path(lab.host.state_dir, "containers").iterdir()) and list_loops(lab) == []
     await driver.start(plan)
+
+
+async def test_what_it_prints_while_no_agent_runs_is_bounded_by_who_holds_it(
+    lab: ContainerLab, driver: OciDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shim, "LOG_LIMIT_BYTES", 1 << 20)
+    plan = lab.script("loud", "head -c 5000000 /dev/zero | tr '\\0' x | fold -w 1000; echo; echo last; sleep 1000")
+    if isinstance(lab, ContainerdLab):
+        pytest.skip("its keeper turns the log over by itself: tests/host/test_containerd.py")
+    await driver.start(plan)
+    await driver.close()
+    log = Path(lab.host.state_dir, "containers", plan.id, "log")
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not log.read_bytes().endswith(b" F last\n"):
+            await asyncio.sleep(0.05)
+    assert log.stat().st_size <= 1 << 20
 
 
 async def test_one_that_began_without_a_bound_keeps_what_it_wrote(lab: ContainerLab, driver: OciDriver) -> None:

@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.scenario.function_doors_lab import DoorsLab, doors_lab
 from weft.client.invocations import Answer, Invoke, Refused
 from weft.client.view import View
 from weft.gateway.events import delivery
+from weft.gateway.events import file as event_file
 from weft.gateway.events.dead import DeadLetters
 from weft.gateway.events.delivery import Deliveries
 from weft.gateway.events.file import EventFile
@@ -343,6 +346,32 @@ async def test_a_disk_that_takes_nothing_refuses_the_event_and_takes_the_next(
     id = await lab.accept("f", big)
     await settle()
     assert [call.id for call in lab.nodes.calls] == [id]
+
+
+async def test_the_log_of_the_file_is_cut_back_when_a_long_reader_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a backup is, which reads all of it."""
+    monkeypatch.setattr(event_file, "_LOG_FILE_BYTES", 1 << 20)
+    file, log = EventFile(tmp_path / "events.db"), tmp_path / "events.db-wal"
+    await file.open()
+    queue = EventQueue(file)
+
+    async def fill(what: str) -> None:
+        for n in range(30):
+            await queue.add(
+                [Event(id=f"{what}-{n}", project="p", name="f", payload=b"x" * 200_000, accepted_at=1.0, due_at=1.0)]
+            )
+
+    with closing(sqlite3.connect(tmp_path / "events.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM event").fetchall()
+        await fill("held")
+        assert log.stat().st_size > 6_000_000
+    await fill("after")
+    size = log.stat().st_size
+    await file.close()
+    assert size <= 5 << 20
 
 
 async def test_what_is_no_queue_is_said(tmp_path: Path) -> None:

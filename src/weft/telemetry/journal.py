@@ -26,6 +26,8 @@ FOLD_SECONDS = 600.0
 GATHER_SECONDS = 0.2  # for so long events come together before they are written
 _TRIM_EVERY = 500  # or when a twentieth of what is kept has come
 _MOST_WAITING = 20_000
+_LONGEST_MESSAGE = 2048
+_LOG_FILE_BYTES = 64 << 20
 _COLUMNS = "id, first_at, at, type, reason, message, kind, project, name, uid, source, count"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS event(
@@ -83,7 +85,8 @@ class SqliteJournal:
         self._closed = False
         self._hurries = 0  # how many wait for what was appended to be written
         self._thread: threading.Thread | None = None
-        self._appended = 0
+        self._trim_every = max(_TRIM_EVERY, keep_events // 20)
+        self._appended = self._trim_every  # with the first, too: who is killed again and again trims as well
         self._lock = threading.Lock()  # of the reading connection
         self._reading = self._connect()
 
@@ -92,6 +95,8 @@ class SqliteJournal:
         with self._wake:
             if self._closed or len(self._waiting) >= _MOST_WAITING:
                 return
+            if len(event.message) > _LONGEST_MESSAGE:
+                event = msgspec.structs.replace(event, message=event.message[:_LONGEST_MESSAGE])
             self._waiting.append((self._clock.now(), event))
             if len(self._waiting) > 1:
                 return  # the thread knows that there is something
@@ -156,6 +161,7 @@ class SqliteJournal:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(f"PRAGMA journal_size_limit={_LOG_FILE_BYTES}")
             connection.execute("PRAGMA cache_size=-1000")
             connection.executescript(_SCHEMA)
         except BaseException:
@@ -216,7 +222,7 @@ class SqliteJournal:
                 ),
             )
         self._appended += len(events)
-        if self._appended >= max(_TRIM_EVERY, self._keep_events // 20):
+        if self._appended >= self._trim_every:
             self._appended = 0
             self._trim(connection)
         connection.execute("COMMIT")

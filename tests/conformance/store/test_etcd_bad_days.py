@@ -412,3 +412,5 @@ async def test_a_full_etcd_refuses_writes_and_goes_on_reading(start: Start) -> N
                 await store.commit([Put(f"/fill/{n}", b"x" * 200_000)])
                 await asyncio.sleep(0.01)
         assert (await store.list("/fill/", limit=1)).entries
+    [kept] = server.data.rglob("db")
+    assert 4_000_000 <= kept.stat().st_size <= 16_000_000  # of the 120 MB that were to be written

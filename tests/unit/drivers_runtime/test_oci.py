@@ -34,7 +34,7 @@ from weft.drivers.runtime.oci.record import (
     write_record,
 )
 from weft.drivers.runtime.oci.runtime import Runtime, read_error, read_never_began
-from weft.drivers.runtime.oci.shim import plan_shim
+from weft.drivers.runtime.oci.shim import plan_shim, run_shim, shorten_complaints
 from weft.drivers.runtime.oci.translate import Device, Facts, Users, plan_files, translate_container, translate_exec
 from weft.drivers.runtime.oci.users import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
 from weft.drivers.seccomp import Profile, Rule, translate_seccomp
@@ -420,6 +420,23 @@ def test_a_log_that_has_grown_long_is_turned_over_and_conmon_itself_knows_a_limi
     assert reopened and not log.exists() and turned(log).stat().st_size == TURN_BYTES
     words = plan_shim(PLAN, ContainerPaths(tmp_path, tmp_path), Runtime("crun", tmp_path), [])
     assert int(words[words.index("--log-size-max") + 1]) == 64 << 20
+
+
+def test_what_a_shim_complains_of_without_end_is_shortened_and_it_goes_on_behind_that(tmp_path: Path) -> None:
+    said, fifo = tmp_path / "shim.log", tmp_path / "more"
+    os.mkfifo(fifo)
+    created = """echo '{"data": 7}' >/proc/self/fd/$_OCI_SYNCPIPE"""
+    text = f'yes complaint | head -c 3000000 >&2; {created}; (cat "$1" >&2; echo done >"$1") &'
+    run_shim(["sh", "-c", text, "sh", str(fifo)], said, SystemClock())
+    assert said.stat().st_size == 3_000_000
+    shorten_complaints(said)
+    assert said.stat().st_size == 64 << 10
+    fifo.write_text("last\n")
+    assert fifo.read_text() == "done\n"
+    told = said.read_bytes()
+    assert told.endswith(b"complaint\nlast\n") and b"\0" not in told and len(told) == (64 << 10) + 5
+    run_shim(["sh", "-c", created], said, SystemClock())
+    assert said.read_bytes() == b""
 
 
 async def test_who_reads_a_long_log_lets_others_have_their_turn(

@@ -52,6 +52,7 @@ def test_an_etcd_of_the_servers_own_is_found_by_make_down_and_by_no_others() -> 
     [server] = plan_daemons(topology)
     assert "--store etcd" in " ".join(server.argv)
     command = plan_etcd(Path("/clone/.weft/server"))
+    assert command[command.index("--quota-backend-bytes") + 1] == str(4 << 30)  # as the table of what grows has it
     running = Process(7, 1, tuple(command[4:]))  # what the shell becomes
     assert is_weft(running, [topology.state_dir]) and not is_weft(running, ["/other/.weft"])
 

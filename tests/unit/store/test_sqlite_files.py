@@ -265,3 +265,24 @@ async def test_an_older_file_put_back_by_hand_is_noticed(tmp_path: Path) -> None
                 await store.commit([Put("/a", b"3")])
             with pytest.raises(Compacted):
                 await next_batch(store, cursor)
+
+
+async def test_the_log_grows_as_far_as_its_checkpoints_and_is_cut_back_when_a_long_reader_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_PAGES", 100)
+    monkeypatch.setattr(sqlite_file, "_LOG_FILE_BYTES", 1_000_000)
+    log = tmp_path / "s.db-wal"
+    async with opened(tmp_path / "s.db") as store:
+        for number in range(100):
+            await store.commit([Put(f"/{number % 10}", b"x" * 50_000)])
+        assert log.stat().st_size <= 1_000_000
+        with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            for number in range(100):
+                await store.commit([Put(f"/{number % 10}", b"y" * 50_000)])
+            assert log.stat().st_size > 4_000_000
+        for number in range(20):
+            await store.commit([Put(f"/{number % 10}", b"z" * 50_000)])
+        assert log.stat().st_size <= 1_000_000

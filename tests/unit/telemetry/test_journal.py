@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from weft.contracts.clock import SystemClock
 from weft.contracts.journal import Event
 from weft.objects.identity import Ref
 from weft.telemetry.journal import SqliteJournal
@@ -133,7 +134,55 @@ def test_old_events_are_forgotten_by_age_and_by_count(tmp_path: Path, clock: Set
     assert 700 <= len(kept) <= 1200 and kept[0].object.name != "old"
 
 
-def test_two_processes_write_one_journal(journal: SqliteJournal, tmp_path: Path) -> None:
+def test_one_that_is_closed_again_and_again_forgets_too(tmp_path: Path, clock: SetClock) -> None:
+    for run in range(30):
+        journal = SqliteJournal(tmp_path / "j.db", clock, keep_events=100)
+        for number in range(20):
+            journal.append(event(f"n{run}-{number}"))
+        journal.close()
+    journal = SqliteJournal(tmp_path / "j.db", clock, keep_events=100)
+    kept = journal.read(limit=5000)
+    journal.close()
+    assert 100 <= len(kept) <= 120 and kept[-1].object.name == "n29-19"
+
+
+def test_what_is_said_at_great_length_is_kept_in_short_and_counted_as_one(journal: SqliteJournal) -> None:
+    for end in ("a", "b"):
+        journal.append(event(message="x" * 100_000 + end))
+    journal.flush()
+    [kept] = journal.read()
+    assert len(kept.message) == 2048 and kept.count == 2
+
+
+def test_the_log_of_its_file_is_cut_back_when_a_long_reader_is_gone(
+    tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.telemetry.journal._LOG_FILE_BYTES", 1 << 20)
+    journal = SqliteJournal(tmp_path / "j.db", clock)
+    log = tmp_path / "j.db-wal"
+
+    def fill(name: str) -> None:
+        for number in range(2000):
+            journal.append(event(f"{name}-{number}", message="x" * 2000))
+        journal.flush()
+
+    reader = sqlite3.connect(tmp_path / "j.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM event").fetchall()
+    fill("one")
+    fill("two")
+    assert log.stat().st_size > 8 << 20
+    reader.close()
+    fill("three")  # all of it goes into the file
+    journal.append(event("last"))  # and it begins anew
+    journal.flush()
+    size = log.stat().st_size
+    journal.close()
+    assert size <= 1 << 20
+
+
+def test_two_processes_write_one_journal(journal: SqliteJournal, clock: SetClock, tmp_path: Path) -> None:
+    clock.at = SystemClock().now()  # the other's, or it forgets what is so old
     code = """
 import sys
 from weft.contracts.journal import Event

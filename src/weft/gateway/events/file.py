@@ -19,6 +19,7 @@ from weft.objects.errors import Unavailable
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], Any]
 _AT_ONCE = 512
+_LOG_FILE_BYTES = 64 << 20
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -114,7 +115,7 @@ def open_file(path: Path) -> sqlite3.Connection:
     path.chmod(0o600)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
-    db.execute("PRAGMA journal_size_limit=67108864")
+    db.execute(f"PRAGMA journal_size_limit={_LOG_FILE_BYTES}")
     db.executescript(_SCHEMA)
     return db
 

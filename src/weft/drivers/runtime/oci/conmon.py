@@ -29,6 +29,7 @@ from weft.drivers.runtime.oci.shim import (
     reopen_log,
     run_shim,
     search_starters,
+    shorten_complaints,
 )
 from weft.drivers.runtime.oci.translate import Facts
 from weft.drivers.runtime.oci.written import ensure_disk
@@ -137,4 +138,6 @@ class Conmon(NodeProcess):
         return await start_exec(container, facts, self._groups, self._clock, request)
 
     def turn_log(self, container: Container) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shorten_complaints(container.paths.shim_log)
         turn_over(container.paths.log, lambda: reopen_log(container.paths))

@@ -14,6 +14,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.container import ContainerPlan
+from weft.drivers.log_files import keep_end
 from weft.drivers.processes import ProcessId, inspect_process
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.runtime import Runtime, read_error
@@ -22,6 +23,7 @@ from weft.objects.errors import DriverFailed
 PROGRAM = "conmon"
 INSTALL_HINT = "apt-get install conmon"
 LOG_LIMIT_BYTES = 64 << 20  # while nobody turns the log over
+COMPLAINTS_BYTES, COMPLAINTS_KEPT_BYTES = 1 << 20, 64 << 10
 CREATE_SECONDS = 60.0
 DEFAULT_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _ENTER = 'for group in $1; do echo 0 >"$group"; done; shift; exec "$@"'
@@ -51,7 +53,8 @@ def run_shim(words: list[str], said: Path, clock: Clock, environment: Mapping[st
     DriverFailed with the runtime's words."""
     ours, theirs = os.pipe()
     try:
-        with open(said, "wb") as log, open(theirs, "wb"):
+        said.unlink(missing_ok=True)
+        with open(said, "ab") as log, open(theirs, "wb"):  # appended to: it may be shortened meanwhile
             subprocess.run(
                 words,
                 stdin=subprocess.DEVNULL,
@@ -72,6 +75,12 @@ def run_shim(words: list[str], said: Path, clock: Clock, environment: Mapping[st
         raise _failed(words_left.splitlines()[-1] if words_left else "the shim ended before it was created") from None
     if told.data < 0:
         raise _failed(read_error(told.message))
+
+
+def shorten_complaints(said: Path) -> None:
+    """What a shim complains of while its container runs doesn't fill the node's disk. Raises OSError."""
+    if said.stat().st_size > COMPLAINTS_BYTES:
+        keep_end(said, COMPLAINTS_KEPT_BYTES)
 
 
 def find_shim(paths: ContainerPaths) -> ProcessId | None:

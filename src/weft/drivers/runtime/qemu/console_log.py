@@ -5,9 +5,9 @@ came before, here or on nodes where the guest was.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from weft.contracts.runtime import Printed
+from weft.drivers.log_files import keep_end
 from weft.drivers.runtime.qemu.translate import GuestPaths
 
 _START = ".start"
@@ -25,16 +25,6 @@ def shorten(paths: GuestPaths, kept_bytes: int) -> None:
     """Keep the end of the log; what QEMU writes in this moment may be lost. Raises OSError."""
     dropped = keep_end(paths.console_log, kept_bytes)
     _write_start(paths, read_start(paths) + dropped)
-
-
-def keep_end(log: Path, kept_bytes: int) -> int:
-    """Of a log that somebody appends to; how many bytes were dropped. Raises OSError."""
-    with open(log, "a+b") as file:
-        dropped = file.seek(-kept_bytes, os.SEEK_END)
-        end = file.read(kept_bytes)
-        file.truncate(0)
-        file.write(end)
-    return dropped
 
 
 def add_printed(paths: GuestPaths, printed: Printed) -> None:

@@ -25,10 +25,11 @@ from weft.contracts.runtime import (
     SessionMark,
 )
 from weft.drivers.cgroup import Cgroups, Limits
+from weft.drivers.log_files import keep_end
 from weft.drivers.processes import cpu_seconds, host_boot_id, resident_bytes
 from weft.drivers.runtime.qemu.adjust import adjust_machine, check_adjustment
 from weft.drivers.runtime.qemu.confine import choose_user
-from weft.drivers.runtime.qemu.console_log import keep_end, shorten
+from weft.drivers.runtime.qemu.console_log import shorten
 from weft.drivers.runtime.qemu.frame import Frame, plan_frame
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
