@@ -49,6 +49,10 @@ PRELOADED = ("asyncio", "cryptography.x509", "httptools", "hypothesis", "hypothe
 MOST_TESTS = 120  # of those that run a line, the quickest that run few others
 TEST_SECONDS = 40.0  # that these take together
 SECONDS = 240.0
+WALKS = (
+    "test_commits_in_between.py",
+    "test_doors_in_between.py",
+)  # of preconditions: near to each, though they run all
 AT_ONCE = 2
 WORK = ROOT / ".mutants"
 SUMMARY = (
@@ -115,18 +119,20 @@ class Tests:
         module = ".".join([file.removesuffix(".py").replace("/", "."), *inside])
         return self._seconds.get(f"{module} {name}{bracket}{given}", 1.0)
 
-    def of(self, file: str, first: int, last: int) -> list[str]:
-        lines = self._data.contexts_by_lineno(str(ROOT / file))
+    def of(self, mutant: Mutant) -> list[str]:
+        first, last = mutant.line, mutant.line + mutant.was.count("\n")
+        lines = self._data.contexts_by_lineno(str(ROOT / mutant.file))
         contexts = {context for line in range(first, last + 1) for context in lines.get(line, ()) if "::" in context}
         tests: dict[str, float] = {}
         for context in contexts:
             test = context.rpartition("|")[0]
-            tests[test] = max(tests.get(test, 0.0), (0.05 + self.seconds(test)) * self._width.get(context, 0))
+            far = max(tests.get(test, 0.0), (0.05 + self.seconds(test)) * self._width.get(context, 0))
+            tests[test] = 0.0 if "precondition" in mutant.fault and any(walk in test for walk in WALKS) else far
         chosen: list[str] = []
         left = TEST_SECONDS
         for test in sorted(tests, key=lambda test: (tests[test], test))[:MOST_TESTS]:
             left -= self.seconds(test)
-            if left > 0 or not chosen:
+            if left > 0 or not chosen or not tests[test]:
                 chosen.append(test)
         return chosen
 
@@ -210,7 +216,7 @@ def main(argv: Sequence[str]) -> int:
     while waiting or running:
         while waiting and trees and not (given.seconds and time.monotonic() - began > given.seconds):
             mutant = waiting.pop(0)
-            tests_of = tests.of(mutant.file, mutant.line, mutant.line + mutant.was.count("\n"))
+            tests_of = tests.of(mutant)
             if tests_of:
                 running.append(Trial(mutant, tests_of, trees.pop()))
             else:  # a later run of the tests may come by
