@@ -82,6 +82,7 @@ def test_what_the_server_puts_into_an_object_is_passed_over_in_a_manifest() -> N
         "deleting_since": None, "labels": {"a": "b"}, "spec": {"cidr": "10.0.0.0/24"},
     }  # fmt: skip
     wish = read_manifest(whole)
+    assert read_manifest({**whole, "uid": ""}).uid is None and wish.uid == "u", "no uid means whatever has the name"
     assert (wish.kind.name, wish.project, wish.labels, wish.generation) == ("network", "p", {"a": "b"}, 2)
 
 

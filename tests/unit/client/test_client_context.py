@@ -45,6 +45,14 @@ def test_a_token_in_the_environment_goes_before_one_in_a_file_that_was_found_but
     assert find_context(file, other, str(tmp_path)).token == "mine"
 
 
+def test_the_environment_names_a_ca_by_its_file_or_holds_its_text(tmp_path: Path) -> None:
+    text = "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n"
+    (tmp_path / "ca.pem").write_text(text)
+    for given in (text, str(tmp_path / "ca.pem")):
+        assert find_context(None, {"WEFT_SERVER": "https://x", "WEFT_CA": given}).ca == text
+    assert find_context(None, {"WEFT_SERVER": "https://x"}).ca == ""
+
+
 def test_a_context_file_is_private_and_read_as_written(tmp_path: Path) -> None:
     context = Context(server="https://x:1", ca="pem", token="t", project="p")
     write_context(tmp_path / "c.json", context)

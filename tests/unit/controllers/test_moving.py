@@ -254,3 +254,12 @@ def test_a_side_that_says_for_good_that_its_guest_has_moved_on_ends_what_only_an
 def test_a_place_that_is_the_guests_again_carries_the_word_that_the_target_never_ran() -> None:
     outcome = plan(side("source", "moving", never_ran=True), None, BREAKING)
     assert outcome.source is not None and (outcome.source.role, outcome.source.back_from) == ("active", ["u"])
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [({"deleting": True}, "cancelled"), ({"wish": {"cancel": True}}, "cancelled"), ({"vm": None}, "vmDeleted")],
+)
+def test_what_is_not_wanted_any_more_never_begins(given: dict[str, Any], reason: str) -> None:
+    outcome = plan(None, None, MigrationStatus(), **given)
+    assert outcome.status is not None and (outcome.status.phase, outcome.status.reason) == ("Cancelled", reason)

@@ -64,6 +64,7 @@ def test_an_array_gets_its_one_spelling() -> None:
         (make(task_timeout=0.5), "spec.task_timeout"),
         (make(gang=True, array="0-99", parallelism=33), "spec.parallelism"),
         (make(after=["a", "a:ended"]), "spec.after"),
+        (make(after=[f"a{number}" for number in range(33)]), "spec.after"),
         (make(after=["a:failed"]), "spec.after[0]"),
         (make(after=["A"]), "spec.after[0]"),
         (make(schedule="x"), "spec.schedule"),
@@ -79,6 +80,7 @@ def test_what_can_be_no_job_is_refused_with_its_field(spec: JobSpec, field: str)
 
 def test_what_a_task_is_may_be_said_as_it_is_anyway() -> None:
     check_job(make({**FIXED, "restart": "never"}, gang=True, array="0-99", parallelism=32, after=["a:ended", "b"]))
+    check_job(make(after=[f"a{number}" for number in range(32)]))
 
 
 def test_a_job_has_a_schedule_from_the_beginning_or_none() -> None:

@@ -131,6 +131,16 @@ def test_a_directory_of_millions_is_never_read() -> None:
             read(data)
 
 
+def test_a_directory_may_be_as_large_as_the_limit_and_no_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = zipped(("a", b"x", FILE))
+    directory = good.rindex(b"PK\x05\x06") - good.index(b"PK\x01\x02")
+    monkeypatch.setattr(code_archive, "MOST_DIRECTORY_BYTES", directory)
+    assert [member.name for member in read(good)] == ["a"]
+    monkeypatch.setattr(code_archive, "MOST_DIRECTORY_BYTES", directory - 1)
+    with pytest.raises(InvalidInput):
+        read(good)
+
+
 def test_damaged_zips_are_refused_and_never_end_otherwise() -> None:
     good = bytearray(zipped(("app.py", b"x" * 500, FILE), ("d/l", b"../app.py", LINK)))
     for at in range(len(good)):

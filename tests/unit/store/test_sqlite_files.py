@@ -20,6 +20,8 @@ from weft.contracts.store import Batch, Compacted, Delete, LeaseHeld, Preconditi
 from weft.objects.errors import StoreUnavailable
 from weft.store.sqlite import SqliteStore, refill
 from weft.store.sqlite import file as sqlite_file
+from weft.store.sqlite.file import LockFile, Mark
+from weft.store.sqlite.schema import State
 
 
 @asynccontextmanager
@@ -240,6 +242,18 @@ async def test_a_refilled_store_works_as_one_that_grew(tmp_path: Path) -> None:
             await store.commit([Put("/k/0004", b"back")])
         assert {e.key: e.value for e in (await store.list("/k/000")).entries}["/k/0003"] == b"again"
         assert len((await store.list("/k/")).entries) == 250
+
+
+@pytest.mark.parametrize("word", range(5))
+def test_a_mark_is_read_as_it_was_written_and_a_spoilt_one_is_none(tmp_path: Path, word: int) -> None:
+    lock = LockFile(tmp_path / "s.db")
+    lock.write_mark(State("epoch", "session", 7, fence_ceiling=9))
+    assert lock.read_mark() == Mark("epoch", "session", 7, 9)
+    words = lock.path.read_text().split()
+    lock.path.write_text(" ".join([*words[:word], *words[word + 1 :]]))
+    assert lock.read_mark() is None, "a word is missing"
+    lock.path.write_text(" ".join([*words[:word], "x-1", *words[word + 1 :]]))
+    assert (lock.read_mark() is None) is (word in (2, 3)), "a number is none"
 
 
 async def test_an_older_file_put_back_by_hand_is_noticed(tmp_path: Path) -> None:

@@ -163,3 +163,13 @@ async def test_what_no_longer_fits_into_memory_is_read_from_the_log() -> None:
     async with asyncio.timeout(5), aclosing(log.watches.follow("/", "e:0")) as watch:
         assert [(await anext(watch)).revision for _ in range(30)] == list(range(1, 31))
         assert log.replays > 0
+
+
+async def test_who_reads_on_when_the_store_is_closed_meanwhile_is_told_so_and_waits_for_nothing() -> None:
+    log = Log(recent_bytes=0)
+    log.publish(log.make("/a"))
+    async with aclosing(log.watches.follow("/", "e:0")) as watch:
+        assert (await anext(watch)).revision == 1
+        log.watches.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await asyncio.wait_for(anext(watch), 5.0)
