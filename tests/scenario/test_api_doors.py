@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import socket
 import ssl
 import threading
@@ -25,7 +26,7 @@ from weft.client.context import hash_ca
 from weft.client.tls import fetch_ca
 from weft.contracts.store import StoreFull
 from weft.kinds.registry import KINDS
-from weft.objects.errors import Forbidden, NotAuthenticated, Unavailable
+from weft.objects.errors import Forbidden, NotAuthenticated, Unavailable, WeftError
 from weft.trust.tokens import make_token
 
 
@@ -318,17 +319,34 @@ def test_a_request_id_given_is_given_back(shared: DoorsLab) -> None:
     assert send(shared, "GET", "/v1/nowhere", **{"X-Request-Id": "not ok!"}).headers["x-request-id"] != "not ok!"
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, WeftError])
 def test_a_failure_inside_is_told_without_its_details(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type[Exception]
 ) -> None:
     async def break_(*_: object, **__: object) -> None:
-        raise RuntimeError("the secret is 12345")
+        raise kind("the secret is 12345")
 
     monkeypatch.setattr(lab.store, "list", break_)
     problem = check_problem(send(lab, "GET", "/v1/vms"), 500, "internalError")
     assert "12345" not in json.dumps(problem)
     assert problem["request_id"] in caplog.text and "12345" in caplog.text
     assert lab.context.token not in caplog.text
+
+
+def test_the_log_has_a_line_for_what_someone_did_and_none_for_reads_and_signs_of_life(
+    lab: DoorsLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = lab.join("n1")
+    with caplog.at_level(logging.INFO, "weft.api"):
+        node.report()
+        lab.client.list("vm")
+        assert not caplog.messages
+        lab.client.create({"kind": "project", "name": "blue", "spec": {}})
+        send(lab, "POST", "/v1/nodes/n1:report")  # which is not for people to say
+    assert [line.partition(" ms")[0].rpartition(" ")[0] for line in caplog.messages] == [
+        "POST /v1/projects 201",
+        "POST /v1/nodes/n1:report 403",
+    ]
 
 
 def test_a_full_store_is_told_as_such_and_reads_go_on(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:

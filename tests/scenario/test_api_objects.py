@@ -16,6 +16,7 @@ from tests.scenario.api_lab import GATEWAY, DoorsLab, make_image, make_vm, take_
 from weft.client.answer import Answer
 from weft.kinds.image import ImageStatus
 from weft.kinds.volume import VolumeStatus
+from weft.objects.envelope import Condition
 from weft.objects.errors import (
     AlreadyExists,
     IllegalTransition,
@@ -243,11 +244,24 @@ def test_a_field_that_never_changes_and_one_that_needs_a_new_object_are_refused(
     assert vms.client.put(make_vm("web", image="other"))["spec"]["image"] == "other"  # it has no place yet
     envelope = vms.stored("/vm/default/web")
     assert envelope is not None
-    envelope.status = type(envelope.status)(b'{"phase":"Running"}')
+    for phase, placed in (("Running", None), ("Pending", "True")):  # it runs; it was just given a place to do so
+        envelope.status = type(envelope.status)(b'{"phase":"%s"}' % phase.encode())
+        envelope.conditions = [Condition("Placed", placed, "", "", 1.0, 1)] if placed else []
+        vms.put(envelope)
+        with pytest.raises(InvalidInput, match="can't change while it lives") as caught:
+            vms.client.put(make_vm("web"))
+        assert caught.value.field == "spec.image"
+    envelope.conditions = [Condition("Placed", "False", "", "", 1.0, 1)]
     vms.put(envelope)
-    with pytest.raises(InvalidInput, match="can't change while it lives") as caught:
-        vms.client.put(make_vm("web"))
-    assert caught.value.field == "spec.image"
+    assert vms.client.put(make_vm("web"))["spec"]["image"] == "tiny"
+
+
+def test_what_a_change_asks_for_must_agree_with_a_constraint_that_was_named_before(vms: DoorsLab) -> None:
+    vms.client.create({"kind": "constraint", "name": "west", "spec": {"expression": "zone=west"}})
+    vms.client.create(make_vm("web", constraint="@west"))
+    with pytest.raises(InvalidInput, match="zone=west"):
+        vms.client.put(make_vm("web", constraint="@west,zone=east"))
+    assert vms.client.get("vm", "web")["spec"]["constraint"] == "@west"
 
 
 def test_an_illegal_verb_names_the_legal_ones(vms: DoorsLab) -> None:
@@ -634,13 +648,18 @@ def test_what_someone_did_stands_in_the_journal(vms: DoorsLab) -> None:
     vms.client.create(make_vm("web"))
     vms.client.verb("vm", "web", "hold")
     vms.client.put(make_vm("web", grace=3))
+    vms.client.patch("vm", "web", {"labels": {"tier": "db"}})
     vms.client.delete("vm", "web")
+    vms.client.http.request("POST", "/v1/projects/default/vms:batch", {"objects": [make_vm("also")]})
     vms.journal.flush()
+    (also,) = vms.client.events(about="vm/default/also")
+    assert (also["reason"], also["message"]) == ("Created", "created by admin")
     told = [(e["reason"], e["message"], e["object"]["name"]) for e in vms.client.events(about="vm/default/web")]
     assert told == [
         ("Created", "created by admin", "web"),
         ("Asked", "hold asked by admin", "web"),
         ("Changed", "spec.grace changed by admin", "web"),
+        ("Changed", "labels changed by admin", "web"),
         ("Deleting", "asked by admin", "web"),
     ]
 
