@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import itertools
 import sys
@@ -55,9 +56,14 @@ def find_calls(rooms: Sequence[str], is_site: Any) -> dict[tuple[str, int], str]
     }
 
 
+@functools.cache
+def _parse(path: Path) -> ast.AST:
+    return ast.parse(path.read_text())
+
+
 def _name_calls(rooms: Sequence[str], is_site: Any) -> Iterator[tuple[str, str, ast.Call]]:
     for path in sorted(path for room in rooms for path in (SOURCE / room).rglob("*.py")):
-        for function, calls in _calls_by_function(ast.parse(path.read_text()), is_site).items():
+        for function, calls in _calls_by_function(_parse(path), is_site).items():
             for number, call in enumerate(calls, 1):
                 yield (
                     str(path),
@@ -98,10 +104,12 @@ def kind_of(key: str) -> str:
     return "workload" if kind in WORKLOADS else kind
 
 
-def name_precondition(precondition: Precondition) -> str:
-    """``node at``, ``allocation absent``: the kind of what it is about, and what must be so."""
+def name_precondition(precondition: Precondition, writes: Sequence[Write]) -> str:
+    """``node at``, ``allocation absent``: the kind of what it is about, and what must be so; and whether it goes."""
     how = {AtRevision: "at", Absent: "absent"}.get(type(precondition), "present")
-    return f"{kind_of(getattr(precondition, 'key', '/lease'))} {how}"
+    key = getattr(precondition, "key", "/lease")
+    goes = any(isinstance(write, Delete) and write.key == key for write in writes)
+    return f"{kind_of(key)} {how}{' and goes' * goes}"
 
 
 class Between:
@@ -139,11 +147,11 @@ class Between:
                         revision = await write(term, writes, preconditions)
                     except PreconditionFailed as problem:
                         if problem.failed == precondition:
-                            between.refused[site].add(name_precondition(precondition))
+                            between.refused[site].add(name_precondition(precondition, writes))
                         raise
                     finally:
                         await term.store.commit(undo)
-                    between.wrong.append(f"{site}: {name_precondition(precondition)}: {precondition}")
+                    between.wrong.append(f"{site}: {name_precondition(precondition, writes)}: {precondition}")
                     return revision
             return await write(term, writes, preconditions)
 
@@ -168,7 +176,9 @@ class Between:
         site = self._made.pop(id(commit))[1]
         about = {getattr(precondition, "key", "") for precondition in commit.preconditions}
         self.loose[site] |= {kind_of(write.key) for write in commit.writes if write.key not in about}
-        planned = [one for one in commit.preconditions if name_precondition(one) not in self.refused[site]]
+        planned = [
+            one for one in commit.preconditions if name_precondition(one, commit.writes) not in self.refused[site]
+        ]
         self._planned |= dict.fromkeys(planned, site)
         return planned
 
@@ -225,23 +235,23 @@ class MeddlingStore:
         once = self.meddled or not writes  # what writes nothing can't write what is wrong
         for precondition in () if once else preconditions:
             made_at = self._made[id(precondition)][1] if id(precondition) in self._made else ""
-            if (at, name_precondition(precondition), made_at) in self._tried:
+            if (at, name_precondition(precondition, writes), made_at) in self._tried:
                 continue
             undo = await _put_in_the_way(self.inner, precondition, writes)
             if undo is None:
                 continue
             self.meddled = True
-            self._tried.add((at, name_precondition(precondition), made_at))
+            self._tried.add((at, name_precondition(precondition, writes), made_at))
             try:
                 revision = await self.inner.commit(writes, preconditions, **more)
             except PreconditionFailed as problem:
                 if problem.failed == precondition:
-                    self.refused[at].add(name_precondition(precondition))
+                    self.refused[at].add(name_precondition(precondition, writes))
                     self.made_at.add(made_at)
                 raise
             finally:
                 await self.inner.commit(undo)
-            self.wrong.append(f"{self.asked}: {site}: {name_precondition(precondition)}")
+            self.wrong.append(f"{self.asked}: {site}: {name_precondition(precondition, writes)}")
             return revision
         return await self.inner.commit(writes, preconditions, **more)
 

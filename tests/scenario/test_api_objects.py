@@ -651,7 +651,10 @@ def test_what_someone_did_stands_in_the_journal(vms: DoorsLab) -> None:
     vms.client.patch("vm", "web", {"labels": {"tier": "db"}})
     vms.client.delete("vm", "web")
     vms.client.http.request("POST", "/v1/projects/default/vms:batch", {"objects": [make_vm("also")]})
+    vms.client.apply([make_vm("applied")])
     vms.journal.flush()
+    (applied,) = vms.client.events(about="vm/default/applied")
+    assert applied["reason"] == "Created"
     (also,) = vms.client.events(about="vm/default/also")
     assert (also["reason"], also["message"]) == ("Created", "created by admin")
     told = [(e["reason"], e["message"], e["object"]["name"]) for e in vms.client.events(about="vm/default/web")]

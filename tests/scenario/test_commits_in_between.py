@@ -39,48 +39,53 @@ from weft.kinds.orphan import OrphanCopy
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import Ref, new_uid
 
-# site → what it relies on; after "|" what it writes without a word about it, for which another one stands.
+# site → what it relies on ("and goes": and takes away); after "|" what it writes without a word about it, for which another
+# one stands.
 RELIES_ON = {
     "controllers/addresses.py _plan_workload": (
         "workload at, endpoint absent, endpoint at, network present, publication at"
     ),
-    "controllers/adoption.py plan_adoption": "workload at, node at, allocation absent, endpoint absent, endpoint at",
+    "controllers/adoption.py plan_adoption": (
+        "workload at, node at, allocation absent, endpoint absent, endpoint at and goes"
+    ),
     "controllers/astray.py _plan_leaving": "workload at, allocation at",
     "controllers/astray.py _plan_word": "workload at, allocation at",
-    "controllers/conversions.py plan_release": "conversion at",
+    "controllers/conversions.py plan_release": "conversion at and goes",
     "controllers/conversions.py plan_writes": (
-        "conversion at, workload at, workload absent, image absent, image at, endpoint at, publication absent, "
+        "conversion at, workload at, workload absent, image absent, image at and goes, endpoint at, publication absent, "
         "publication at, recommendation absent | recommendation"
     ),
     "controllers/drain.py plan_condition": "node at",
     "controllers/drain.py plan_move": "migration absent",
     "controllers/drain.py plan_return 1": "migration at",
     "controllers/drain.py plan_return 2": "node at",
-    "controllers/footholds.py plan_foothold 1": "endpoint at",
-    "controllers/footholds.py plan_foothold 2": "endpoint at, node at",
+    "controllers/footholds.py plan_foothold 1": "endpoint at and goes",
+    "controllers/footholds.py plan_foothold 2": "endpoint at and goes, node at",
     "controllers/footholds.py plan_foothold 3": "endpoint at",
-    "controllers/garbage.py plan": "recommendation at",
-    "controllers/garbage.py plan_item": "workload absent, workload at, decision at, endpoint at, publication at",
+    "controllers/garbage.py plan": "recommendation at and goes",
+    "controllers/garbage.py plan_item": (
+        "workload absent, workload at, decision at and goes, endpoint at and goes, publication at and goes"
+    ),
     "controllers/garbage.py plan_past": "conversion at, migration at",
     "controllers/images.py _tell": "image at",
     "controllers/jobs.py _mark": "job at, workload at",
     "controllers/jobs.py plan_blocked": "job at",
-    "controllers/jobs.py plan_removal": "job at",
+    "controllers/jobs.py plan_removal": "job at and goes",
     "controllers/jobs.py plan_schedule": "job at, job absent",
     "controllers/jobs.py plan_writes": "job at, workload absent, workload at",
-    "controllers/migrations.py plan_release": "migration at",
-    "controllers/migrations.py plan_writes": "migration at, allocation at | decision",
+    "controllers/migrations.py plan_release": "migration at and goes",
+    "controllers/migrations.py plan_writes": "migration at, allocation at, allocation at and goes | decision",
     "controllers/networks.py plan": "network at",
     "controllers/nodes.py plan_node": "node at",
     "controllers/securitygroups.py plan_count": "securitygroup at",
     "controllers/securitygroups.py plan_rules": "workload at, allocation at",
     "controllers/volumes.py plan_volume 1": "volume at",
-    "controllers/volumes.py plan_volume 2": "volume at",
+    "controllers/volumes.py plan_volume 2": "volume at and goes",
     "controllers/volumes.py plan_volume 3": "volume at",
     "controllers/workload.py plan_removal 1": "workload at | publication",
     "controllers/workload.py plan_removal 2": "workload at | publication",
-    "controllers/workload.py plan_removal 3": "workload at | decision, endpoint, publication",
-    "controllers/workload.py plan_workload": "workload at, allocation at",
+    "controllers/workload.py plan_removal 3": "workload at and goes | decision, endpoint, publication",
+    "controllers/workload.py plan_workload": "workload at, allocation at, allocation at and goes",
     "scheduler/bind.py plan_adopted": "workload at",
     "scheduler/bind.py plan_placement": "workload at, node at, volume at, allocation absent | decision",
     "scheduler/bind.py plan_refusal": "workload at | decision",
@@ -92,7 +97,7 @@ RELIES_ON = {
     "scheduler/moves.py _plan_refusal": "migration at | decision",
     "scheduler/moves.py plan_room": "migration at, workload at, node at, allocation absent, allocation at | decision",
     "scheduler/moves.py plan_target": (
-        "migration at, workload at, node at, volume at, allocation absent, allocation at | decision"
+        "migration at, workload at, node at, volume at, allocation absent, allocation at, allocation at and goes | decision"
     ),
     "scheduler/preempt.py join_victims": "workload at, node at, allocation absent, allocation at | decision",
     "scheduler/recommend.py plan_recommendation": "recommendation at",
@@ -233,6 +238,7 @@ async def nodes_are_counted_for_a_constraint(tmp_path: Path) -> None:
 # Short ones that together come by every site; each also says what must come of it.
 SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_planned.test_its_vm_has_gone_there_by_itself,
+    test_planned.test_room_is_held_from_when_it_is_planned_and_gives_way_to_the_target,
     test_conversions.test_a_new_one_that_is_taken_away_gives_all_back,
     test_conversions.test_an_image_that_is_not_there_yet_is_made_of_the_very_digest,
     test_conversions.test_one_that_has_ended_is_kept_for_a_while_only,

@@ -1,8 +1,9 @@
 """Every commit of the doors and of the gateway relies on what its preconditions say: each of them is made wrong in turn, just
 before the commit lands. The store must refuse it, and what was asked for must come about all the same.
 
-``RELIES_ON`` is what each request says it relies on, by the site of its commits and by kind; after "|" what is written without a
-word about it, for which another one stands. A precondition that is dropped is missing among those that were refused.
+``RELIES_ON`` is what each request says it relies on, by the site of its commits and by kind ("and goes": and takes away);
+after "|" what is written without a word about it, for which another one stands. A precondition that is dropped is missing among
+those that were refused.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ RELIES_ON = {
     "apply_some": {"api/bulk.py _commit": "image at, network at, project at, workload absent, workload at"},
     "delete_a_vm": {"api/delete.py _write": "workload at"},
     "delete_a_volume": {"api/delete.py _write": "volume at"},
-    "delete_a_network": {"api/delete.py _write": "network at", "api/delete.py _finish 2": "network at"},
+    "delete_a_network": {"api/delete.py _write": "network at", "api/delete.py _finish 2": "network at and goes"},
     "join_a_new_node": {
         SETTLE: "token absent",
         "api/join.py _enrol": "enrolment absent, node absent, token at",
@@ -72,7 +73,7 @@ RELIES_ON = {
         "api/report.py attempt": "node at",
     },
     "give_up_a_node_twice": {
-        "api/give_up.py _forget_some": "allocation at, enrolment absent, enrolment at, node at",
+        "api/give_up.py _forget_some": "allocation at and goes, enrolment absent, enrolment at, node at and goes",
         "api/report.py _take_back": "enrolment at, node absent",
     },
     "come_back_and_have_heard": {
