@@ -399,6 +399,8 @@ def test_an_image_is_given_to_people_and_to_nodes_that_have_it_allocated(lab: Do
         assert b"".join(itertools.takewhile(bool, iter(lambda: stream.read(100_000), b""))) == content
     part = lab.client.http.request("GET", f"/v1/blobs/{digest}", headers={"Range": "bytes=1000-1255"})
     assert (part.status, part.body) == (206, content[1000:1256])
+    known = lab.client.http.request("GET", f"/v1/blobs/{digest}", headers={"If-None-Match": f'"{digest}"'})
+    assert (known.status, known.body) == (304, b"")
     with pytest.raises(Forbidden):
         two.client.http.stream("GET", f"/v1/blobs/{digest}")
     for odd in ("cd" * 32, "..%2Fca.key", "x"):

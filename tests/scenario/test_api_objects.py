@@ -178,6 +178,26 @@ def test_if_match_holds_each_way_of_changing_an_object_to_the_revision_that_was_
         tag = answer.headers["etag"]
 
 
+def test_if_none_match_makes_only_what_is_not_there_and_tells_only_what_is_new(vms: DoorsLab) -> None:
+    def ask(method: str, tag: str, body: object = None) -> Answer:
+        return vms.client.http.request(method, "/v1/projects/default/vms/web", body, headers={"If-None-Match": tag})
+
+    assert ask("PUT", "*", make_vm("web")).status == 201
+    before = vms.revision()
+    tag = ask("GET", '"1"').headers["etag"]
+    for held in ("*", tag, f"W/{tag}", f'"1", {tag}'):
+        answer = ask("GET", held)
+        assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", tag), held
+        for method, body in (("PUT", make_vm("web", grace=7)), ("PATCH", {"spec": {"grace": 7}}), ("DELETE", None)):
+            answer = ask(method, held, body)
+            problem = answer.json()
+            assert (answer.status, problem["reason"], problem["field"]) == (412, "etagMismatch", "If-None-Match")
+    assert ask("GET", "rubbish").json()["field"] == ask("DELETE", "rubbish").json()["field"] == "If-None-Match"
+    assert vms.revision() == before
+    assert ask("PUT", '"1"', make_vm("web", grace=7)).status == 200
+    assert ask("GET", tag).json()["spec"]["grace"] == 7
+
+
 def test_if_match_holds_a_deletion_to_what_was_read_also_where_others_refer_to_it(lab: DoorsLab) -> None:
     lab.client.create(make_image("old"))
     tag = lab.client.http.request("GET", "/v1/projects/default/images/old").headers["etag"]

@@ -38,7 +38,10 @@ async def blob(doors: Doors, call: Call, digest: str) -> Answer:
     path = await asyncio.to_thread(_find, doors.settings.blobs, digest)
     if path is None:
         raise NotFound(f"image content {digest[:12]}… is not here (yet)", hint="weft image list shows how far it is")
-    return _send(call, path, f'"{digest}"')
+    tag = f'"{digest}"'
+    if any(one.strip().removeprefix("W/") in (tag, "*") for one in call.request.header(b"if-none-match").split(",")):
+        return Answer(304, headers=(("etag", tag),))
+    return _send(call, path, tag)
 
 
 def _send(call: Call, path: Path, tag: str) -> Answer:

@@ -1,4 +1,5 @@
-"""``If-Match`` (RFC 9110): a change that is meant for one revision of an object, and for no later one. Pure.
+"""``If-Match`` and ``If-None-Match`` (RFC 9110): a change that is meant for one revision of an object and for no later one, or for
+none that is there; an object that is told only if it is another by now. Pure.
 
 An object's ETag is its revision, which moves with its status too; who only minds what people wrote sends ``generation``.
 """
@@ -7,46 +8,78 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from weft.api.call import Call
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope
 from weft.objects.errors import InvalidInput, StaleRevision
 
 _TAGS = re.compile(r'\s*(W/)?"[^"]*"(\s*,\s*(W/)?"[^"]*")*\s*')
-_TAG = re.compile(r'(?<!/)"([0-9]{1,18})"')  # a weak one never matches here
+_STRONG = re.compile(r'(?<!/)"([0-9]{1,18})"')
+_ANY = re.compile(r'"([0-9]{1,18})"')
+
+
+class _Tags(msgspec.Struct, frozen=True):
+    """A header's ETags; ``text`` is empty without it."""
+
+    text: str
+    revisions: frozenset[int]
+
+    def hold(self, revision: int) -> bool:
+        return self.text.strip() == "*" or revision in self.revisions
+
+
+_NONE = _Tags("", frozenset())
 
 
 class Match:
-    """What a request's ``If-Match`` asks for; nothing if it has none, or there is no request. Raises InvalidInput for what is
-    no list of ETags."""
+    """What a request's headers ask for; nothing if it has none, or there is no request. Raises InvalidInput for what is no list of
+    ETags."""
 
     def __init__(self, call: Call | None = None) -> None:
-        self._given = call.request.header(b"if-match") if call is not None else ""
-        self._any = self._given.strip() == "*"
-        if self._given and not self._any and not _TAGS.fullmatch(self._given):
-            raise InvalidInput(
-                f"If-Match: {self._given[:60]} is no ETag",
-                field="If-Match",
-                hint='send the ETag of the answer that was read, like "14675", or *',
-            )
-        self._revisions = {int(tag) for tag in _TAG.findall(self._given)}
+        self._only = _read(call, "If-Match", _STRONG) if call is not None else _NONE  # a weak one never matches here
+        self._not = _read(call, "If-None-Match", _ANY) if call is not None else _NONE
 
     @property
     def is_given(self) -> bool:
-        return bool(self._given)
+        return bool(self._only.text or self._not.text)
 
     def check(self, kind: Kind, name: str, current: Envelope | None) -> None:
         """Raise StaleRevision (``etagMismatch``) unless ``current`` is what was meant."""
-        if not self._given or (current is not None and (self._any or current.revision in self._revisions)):
+        if self._only.text and (current is None or not self._only.hold(current.revision)):
+            now = "does not exist" if current is None else f"is at revision {current.revision}"
+            field, what = "If-Match", f"{now}, not as If-Match has it: {self._only.text[:60]}"
+        elif current is not None and self._not.text and self._not.hold(current.revision):
+            field, what = "If-None-Match", f"is at revision {current.revision}: If-None-Match has {self._not.text[:60]}"
+        else:
             return
-        now = "does not exist" if current is None else f"is at revision {current.revision}"
         raise StaleRevision(
-            f'{kind.title} "{name}" {now}, not as If-Match has it: {self._given[:60]}',
+            f'{kind.title} "{name}" {what}',
             reason="etagMismatch",
-            field="If-Match",
+            field=field,
             hint="read it again and make the change to what it is now",
             details={} if current is None else {"revision": current.revision},
         )
+
+
+def is_known(call: Call, revision: int) -> bool:
+    """Whether who reads says by ``If-None-Match`` that this revision is known there. Raises InvalidInput."""
+    tags = _read(call, "If-None-Match", _ANY)
+    return bool(tags.text) and tags.hold(revision)
+
+
+def _read(call: Call, header: str, tag: re.Pattern[str]) -> _Tags:
+    text = call.request.header(header.lower().encode())
+    if not text:
+        return _NONE
+    if text.strip() != "*" and not _TAGS.fullmatch(text):
+        raise InvalidInput(
+            f"{header}: {text[:60]} is no ETag",
+            field=header,
+            hint='send the ETag of the answer that was read, like "14675", or *',
+        )
+    return _Tags(text, frozenset(int(found) for found in tag.findall(text)))
 
 
 def refuse_stale(kind: Kind, name: str, current: Envelope | None, revision: int | None) -> None:

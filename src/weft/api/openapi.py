@@ -172,14 +172,16 @@ def _paths_of(kind: Kind) -> dict[str, Any]:
     named = [*where, _path_parameter("name")]
     whole, manifest = _ref(title), _ref(f"{title}Manifest")
     collection: dict[str, Any] = {"get": _list_operation(kind, where)}
-    one: dict[str, Any] = {"get": _operation(f"Get one {kind.title}", named, whole)}
+    none = _header("If-None-Match")
+    one: dict[str, Any] = {"get": _operation(f"Get one {kind.title}", [*named, none], whole)}
+    one["get"]["responses"]["304"] = {"description": "It is what If-None-Match has"}
     paths: dict[str, Any] = {base: collection, f"{base}/{{name}}": one}
     if in_project:
         paths[f"/v1/{kind.plural}"] = {"get": _list_operation(kind, [], " of all projects")}
     if kind.writer == "people":
         dry, key, match = _query("dry_run"), _header("Idempotency-Key"), _header("If-Match")
         collection["post"] = _operation(f"Create a {kind.title}", [*where, dry, key], whole, manifest, "201")
-        one["put"] = _operation(f"Create or change a {kind.title}", [*named, dry, key, match], whole, manifest)
+        one["put"] = _operation(f"Create or change a {kind.title}", [*named, dry, key, match, none], whole, manifest)
         patch = _operation(
             f"Change a {kind.title} (JSON merge patch)", [*named, dry, key, match], whole, {"type": "object"}
         )

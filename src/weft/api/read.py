@@ -13,6 +13,7 @@ from weft.api.admit import not_found
 from weft.api.authorise import authorise_read
 from weft.api.call import JSON, Call, object_answer, read_count
 from weft.api.doors import Doors
+from weft.api.match import is_known
 from weft.api.target import Target
 from weft.contracts.store import Entry
 from weft.kinds.record import Kind
@@ -40,6 +41,8 @@ async def get(doors: Doors, call: Call, target: Target) -> Answer:
     if entry is None:
         await refuse_unknown_project(doors, target)
         raise not_found(target.kind, name, target.project)
+    if is_known(call, entry.revision):
+        return Answer(304, headers=(("etag", f'"{entry.revision}"'),))
     return object_answer(decode_envelope(entry.value, entry.revision))
 
 
