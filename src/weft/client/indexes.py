@@ -18,6 +18,7 @@ from weft.kinds.nic import Nic, networks_of
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.publication import PublicationSpec
 from weft.kinds.registry import WORKLOADS
+from weft.kinds.volume import VolumeStatus
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 
@@ -93,6 +94,9 @@ NODES_BY_ORPHAN = Index(
 NODES_BY_VOLUME = Index("nodes by volume", ("node",), lambda item: item.report(NodeReport).volumes)
 NETWORKS_BY_UID = Index("networks by uid", ("network",), lambda item: (item.uid,))
 VOLUMES_BY_UID = Index("volumes by uid", ("volume",), lambda item: (item.uid,))
+VOLUMES_BY_HOME = Index(
+    "volumes by home", ("volume",), lambda item: (home,) if (home := item.status(VolumeStatus).node_uid) else ()
+)
 # Its places; room that is held for it is none.
 ALLOCATIONS_BY_WORKLOAD = Index(
     "allocations by workload",
@@ -214,6 +218,7 @@ INDEXES = (
     NODES_BY_VOLUME,
     NETWORKS_BY_UID,
     VOLUMES_BY_UID,
+    VOLUMES_BY_HOME,
     ALLOCATIONS_BY_WORKLOAD,
     ROOM_BY_MIGRATION,
     ALLOCATIONS_BY_NODE,

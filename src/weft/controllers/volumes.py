@@ -12,12 +12,18 @@ import msgspec
 
 from weft.client.commit import Commit, delete, edit, put, unchanged
 from weft.client.homes import find_copies, find_strays
-from weft.client.indexes import ALLOCATIONS_BY_VOLUME, NODES_BY_UID, NODES_BY_VOLUME, VOLUMES_BY_UID
+from weft.client.indexes import (
+    ALLOCATIONS_BY_VOLUME,
+    NODES_BY_UID,
+    NODES_BY_VOLUME,
+    VOLUMES_BY_HOME,
+    VOLUMES_BY_UID,
+)
 from weft.client.view import Changed, Item, View
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan, moved
 from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, has_ended_for_good
-from weft.kinds.node import NodeReport
+from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.objects.envelope import merge_part
 
@@ -44,10 +50,16 @@ class Volumes:
                     uids = {uid for item in (change.old, change.new) if item is not None for uid in _volumes_of(item)}
                     return [item.key for uid in uids for item in view.find(VOLUMES_BY_UID, uid)]
             case "node":
+                sides = [item for item in (change.old, change.new) if item is not None]
+                keys: dict[str, None] = {}
                 if moved(change, lambda item: (item.uid, item.report(NodeReport).volumes)):
-                    sides = (item for item in (change.old, change.new) if item is not None)
                     uids = {uid for item in sides for uid in item.report(NodeReport).volumes}
-                    return [item.key for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)]
+                    keys |= {item.key: None for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)}
+                if moved(change, lambda item: (item.uid, item.status(NodeStatus).phase == "Ready")):
+                    # A home that can speak again may have nothing of what is looked for there.
+                    homes = {item.uid for item in sides}
+                    keys |= {item.key: None for uid in sorted(homes) for item in view.find(VOLUMES_BY_HOME, uid)}
+                return keys
         return ()
 
     async def observe(self) -> None:

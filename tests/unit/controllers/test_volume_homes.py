@@ -11,7 +11,7 @@ from weft.client.commit import Commit
 from weft.client.indexes import make_view
 from weft.client.view import Item, View
 from weft.contracts.store import Put
-from weft.controllers.volumes import is_astray, plan_volume
+from weft.controllers.volumes import Volumes, is_astray, plan_volume
 from weft.kinds.allocation import AllocatedImage, AllocatedVolume, AllocationSpec, Resources
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.orphan import OrphanCopy
@@ -126,3 +126,16 @@ def test_it_is_told_that_the_data_was_found_elsewhere() -> None:
     view, volume = make("n2")
     commit = plan_volume(view, volume, silent=False)
     assert commit is not None and [event.reason for event in commit.events] == ["DataFound"]
+
+
+def test_a_home_that_is_back_without_the_data_has_its_volume_looked_at() -> None:
+    """n1 was given up while nobody knew what it had, and joins again; n2 has told of the data long before."""
+    view, volume = make("n2", phase="Joining")
+    assert told(plan_volume(view, volume, silent=False), volume).node == "n1"
+    joining = view.get("/node/-/n1")
+    assert joining is not None
+    ready = msgspec.structs.replace(joining.envelope, status=raw(NodeStatus(phase="Ready")))
+    change = view.put_item(joining.key, Item(ready))
+    assert change is not None
+    assert list(Volumes(lambda: []).route(view, change)) == [volume.key]
+    assert told(plan_volume(view, volume, silent=False), volume).node == "n2"
