@@ -775,11 +775,34 @@ spec: {{image: tiny, cpu: 0.1, memory: 64M, networks: [{name}]}}
 """
 
 
+def test_a_plan_and_a_dry_run_of_files_say_whether_and_where_what_is_new_would_be_placed(
+    fabric: Fabric, tmp_path: Path
+) -> None:
+    path = tmp_path / "shop.yaml"
+    huge = "---\nkind: vm\nname: huge\nspec: {image: tiny, memory: 900G}\n"
+    path.write_text(SHOP.format(name="fits"))
+    said = fabric.weft("apply", "-f", str(path), "--dry-run")
+    assert said.code == 0, said.err
+    assert re.search(r"^vm/fits-web  would be created, and placed on n[12] by least_loaded$", said.out, re.MULTILINE)
+    assert "network/fits  would be created\n" in said.out
+    path.write_text(SHOP.format(name="fits") + huge)
+    said = fabric.weft("apply", "-f", str(path), "--dry-run")
+    assert (said.code, "vm/huge  would be created, and stay Pending\n" in said.out) == (6, True), said.out
+    assert said.err.startswith("vm/huge fits on no node now: insufficientResources: needs 900.0 GiB memory")
+    told = json.loads(fabric.weft("plan", "-f", str(path), "-o", "json").out)["items"]
+    assert [item.get("placement", {}).get("node") in ("n1", "n2") for item in told] == [False, True, False]
+    assert told[2]["placement"]["reason"] == "insufficientResources"
+    assert "vm/huge fits on no node now" in fabric.weft("plan", "-f", str(path)).out
+    assert fabric.weft("get", "vm/huge").code == 3, "nothing of it was stored"
+
+
 def test_a_plan_is_done_as_it_was_told_or_not_at_all(fabric: Fabric, tmp_path: Path) -> None:
     path = tmp_path / "shop.yaml"
     path.write_text(SHOP.format(name="plan"))
     said = fabric.weft("plan", "-f", str(path))
-    assert said.code == 0 and "+ vm/plan-web  will be created: image tiny" in said.out and "2 to create" in said.out
+    assert said.code == 0 and "2 to create" in said.out
+    placed = r"^\+ vm/plan-web  will be created, and placed on n[12] by least_loaded: image tiny"
+    assert re.search(placed, said.out, re.MULTILINE), said.out
     id_ = fabric.weft("plan", "-f", str(path), "-o", "name").out.strip()
     assert f"plan {id_}: " in said.out, "the same as long as nothing changes"
     other = fabric.weft("apply", "-f", str(path), "--plan", "0123456789ab")

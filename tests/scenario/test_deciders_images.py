@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import msgspec
 import pytest
+from tests.scenario.agent_lab import make_bundle
 from tests.scenario.deciders_lab import Lab
 from tests.unit.controllers.hostile_site import hostile_site
 
@@ -14,7 +16,8 @@ from weft.controllers import image_file
 from weft.images.busybox.build import pack_image
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeRuntime
-from weft.objects.envelope import decode_part
+from weft.objects.bundle import BundleManifest
+from weft.objects.envelope import Envelope, decode_part
 
 RAW = bytes(510) + b"\x55\xaa" + bytes(1536)
 DIGEST = hashlib.sha256(RAW).hexdigest()
@@ -89,6 +92,33 @@ async def test_a_file_that_was_lost_is_fetched_again_and_a_fetch_that_was_cut_be
         await lab.until(back)
         await until_phase(lab, "mine", "Available")
         assert not (tmp_path / "images" / ".fetch-old").exists()
+
+
+async def test_an_image_that_an_older_weft_fetched_says_how_much_memory_it_needs_once_it_was_looked_at_again(
+    tmp_path: Path,
+) -> None:
+    least = 96 << 20
+    manifest = BundleManifest("disk.raw", "raw", "kernel", "initrd", min_memory_bytes=least)
+    (tmp_path / "small.tar").write_bytes(make_bundle(**{"image.json": msgspec.json.encode(manifest)}))
+    async with Lab(tmp_path) as lab:
+        await lab.put("image", "small", {"url": f"file://{tmp_path}/small.tar"})
+        assert (await until_phase(lab, "small", "Available")).min_memory == least
+        await lab.kill_deciders()
+
+        def forget(image: Envelope) -> None:
+            old = msgspec.structs.replace(decode_part(image.status, ImageStatus), min_memory=0)
+            image.status = msgspec.Raw(msgspec.json.encode(old))
+
+        await lab.change("/image/default/small", forget)
+        assert (await status_of(lab, "small")).min_memory == 0
+        lab.start_deciders()
+
+        async def known() -> bool:
+            return (await status_of(lab, "small")).min_memory == least
+
+        await lab.until(known)
+        said = [event.reason for event in lab.journal.events if event.reason == "ImageAvailable"]
+        assert len(said) == 1, "that it is there is told once"
 
 
 async def test_a_file_goes_with_the_last_image_that_has_it(tmp_path: Path) -> None:

@@ -49,7 +49,10 @@ async def test_where_it_went_and_why_is_written_down(tmp_path: Path) -> None:
         assert (spec.policy, spec.error, spec.nodes) == ("least_loaded", "", 2)
         assert [(v.node, v.outcome) for v in spec.verdicts] == [("n2", "chosen"), ("n1", "fits")]
         [line] = [event.message for event in lab.journal.events if event.reason == "Placed"]
-        assert line.startswith("Selected agent 'n2' for VM 'web'") and "CPU: 1/8, Memory: 1GB/16GB" in line
+        assert (
+            line.startswith("Selected agent 'n2' for VM 'web'")
+            and "CPU: 1/8, Memory: 1.0 GiB/16.0 GiB, Disk: 64 MiB/100.0 GiB" in line
+        )
 
 
 async def test_stop_start_restart_suspend_and_resume_reach_the_place(tmp_path: Path) -> None:

@@ -99,6 +99,14 @@ COMMANDS: dict[str, str] = {
     "ssh-copy-id": "ssh NAME",
 }
 
+# Words that are commands of weft's elsewhere: what they are after these nouns.
+AFTER: dict[tuple[str, str], str] = {
+    ("vm", "run"): "create NAME --image IMAGE",
+    ("container", "run"): "create NAME IMAGE -- COMMAND",
+    ("function", "run"): "invoke NAME",
+    ("image", "pull"): "add NAME oci://IMAGE",
+}
+
 # Options: what they are called here. The first that the command has is named.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "-e": ("--env",),
@@ -155,7 +163,7 @@ def find_kind_meant(word: str) -> str | None:
 
 def find_command_meant(word: str, noun: str | None, verbs: Collection[str]) -> str | None:
     """The command that another tool's ``word`` is, tried after ``noun`` (or alone), which has ``verbs``."""
-    command = COMMANDS.get(word.lower())
+    command = AFTER.get((noun or "", word.lower())) or COMMANDS.get(word.lower())
     if command is None:
         return None
     own = noun is not None and command.split()[0] in verbs

@@ -4,8 +4,8 @@ own answer. Nothing of it stays."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from weft.cli.advice import tell_recommendation
 from weft.cli.asking import ask
@@ -22,27 +22,73 @@ from weft.objects.errors import WeftError
 Object = Mapping[str, Any]
 
 
+MOST_ASKED = 20
+
+
+class Foreseen(NamedTuple):
+    """What the scheduler would do with something new now. ``words`` go on behind "would be created"; ``answer`` is its own, None
+    where there is nothing to place now, or nobody to tell."""
+
+    words: str = ""
+    answer: Object | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether no node would take it."""
+        status = self.answer["status"] if self.answer is not None else {}
+        if status.get("phase") == "Failed":
+            return is_stuck(status["reason"])
+        return self.answer is not None and not status.get("best")
+
+
+def foresee(session: Session, target: Target, made: Object) -> Foreseen:
+    """Whether and where ``made``, which the server has looked at and not stored, would be placed."""
+    answer = _ask_where(session, target, made)
+    status = answer["status"] if answer is not None else {}
+    if status.get("best"):
+        return Foreseen(f", and placed on {status['best']} by {status['policy']}", answer)
+    if status.get("phase") == "Failed":
+        return Foreseen(f", and wait: {status['reason']}: {status['message']}", answer)
+    return Foreseen(", and stay Pending" if answer is not None else "", answer)
+
+
+def foresee_each(session: Session, new: Sequence[tuple[Target, Object]]) -> dict[str, Foreseen]:
+    """What becomes of those of ``new`` that are placed, each as if it came alone, by what it is called. One that waits for another
+    of them is left out, and so are those after the first many."""
+    found: dict[str, Foreseen] = {}
+    placed = [(target, made) for target, made in new if is_workload(target.kind.name) or target.kind.name == "job"]
+    for target, made in placed[:MOST_ASKED]:
+        told = foresee(session, target, made)
+        waits = told.answer is not None and told.answer["status"].get("phase") == "Failed"
+        if not waits or len(new) == 1:
+            found[target.what] = told
+    if len(placed) > MOST_ASKED:
+        session.say(f"where the first {MOST_ASKED} of {len(placed)} would be placed was asked")
+    return found
+
+
+def describe_refusal(told: Foreseen, what: str) -> str:
+    """In one line, why no node would take it; empty if one would."""
+    if not told.refused or told.answer is None:
+        return ""
+    status = told.answer["status"]
+    return f"{what} fits on no node now: {status.get('reason') or 'refused'}: {status.get('message') or ''}".rstrip(
+        ": "
+    )
+
+
 def rehearse(session: Session, target: Target, made: Object, done: str) -> int:
     """Print what would be ``done``, with ``made`` as the server would have made it; 6 where no node would take it now."""
-    asked = _ask_where(session, target, made)
-    status = asked["status"] if asked is not None else {}
-    if status.get("best"):
-        print_one(
-            session, made, f"{target.what}  would be {done}, and placed on {status['best']} by {status['policy']}"
-        )
-    elif status.get("phase") == "Failed":
-        print_one(session, made, f"{target.what}  would be {done}, and wait: {status['reason']}: {status['message']}")
-    else:
-        print_one(
-            session, made, f"{target.what}  would be {done}" + (", and stay Pending" if asked is not None else "")
-        )
-    if status.get("phase") == "Failed":
-        return UNPLACEABLE if is_stuck(status["reason"]) else OK
-    if asked is None or status.get("best"):
-        return OK
-    if not session.is_data:
-        print(tell_recommendation(asked, target.what, find_width(sys.stdout), session.paint))
-    return UNPLACEABLE
+    told = foresee(session, target, made)
+    print_one(session, made, f"{target.what}  would be {done}{told.words}")
+    if (
+        told.answer is not None
+        and told.refused
+        and told.answer["status"].get("phase") != "Failed"
+        and not session.is_data
+    ):
+        print(tell_recommendation(told.answer, target.what, find_width(sys.stdout), session.paint))
+    return UNPLACEABLE if told.refused else OK
 
 
 def _ask_where(session: Session, target: Target, made: Object) -> Object | None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from weft.client.cache import whole
 from weft.client.commit import Commit, edit, put, unchanged
 from weft.client.term import Term
@@ -73,6 +75,7 @@ class Images:
         try:
             async with asyncio.TaskGroup() as group:
                 self._notice(whole(self._term.cache.view, ("image",)))
+                group.create_task(self._look_again())
                 while True:
                     for key in await self._queue.take(100):
                         image = self._term.cache.view.get(key)
@@ -84,6 +87,20 @@ class Images:
             unsubscribe()
             for stop in self._fetching.values():
                 stop.set()
+
+    async def _look_again(self) -> None:
+        """Images that were fetched by a weft which asked less of them: what they need is read from their files."""
+        for image in list(self._term.cache.view.of_kind("image").values()):
+            status = image.status(ImageStatus)
+            if status.phase != "Available" or status.format != "bundle" or status.min_memory:
+                continue
+            with contextlib.suppress(
+                OSError, WeftError
+            ):  # a file that is gone is fetched again; a damaged one fails where it is used
+                facts = await asyncio.to_thread(inspect, self._folder / status.sha256, known=True)
+                now = self._term.cache.view.get(image.key)
+                if facts.min_memory and now is not None and now.status(ImageStatus) == status:
+                    await self._tell(now, msgspec.structs.replace(status, min_memory=facts.min_memory))
 
     def _notice(self, changes: Sequence[Changed]) -> None:
         for change in changes:
@@ -229,7 +246,7 @@ class Images:
             if now is None or now.uid != image.uid or now.status(ImageStatus) == status:
                 return
             events = []
-            if status.phase in ("Available", "Failed"):
+            if status.phase == "Failed" or (status.phase == "Available" and not _is_available(now)):
                 bad = status.phase == "Failed"
                 message = (
                     status.message if bad else f"{image.envelope.name} is here: {status.format}, {status.size} bytes"
@@ -241,6 +258,10 @@ class Images:
             if not await self._term.perform([Commit(image.key, [put(envelope)], [unchanged(now)], events)]):
                 return
             await self._term.clock.sleep(PAUSE_SECONDS)
+
+
+def _is_available(image: Item) -> bool:
+    return image.status(ImageStatus).phase == "Available"
 
 
 def _may_pass(image: Item, reason: str) -> bool:

@@ -124,8 +124,8 @@ def describe_choice(engine: Engine, index: int) -> str:
     all_, free = snapshot.capacity[:, index].tolist(), snapshot.free[:, index].tolist()
     cpu, memory, disk = (there - left for there, left in zip(all_, free, strict=True))
     return (
-        f"CPU: {cpu / 1000:g}/{all_[0] / 1000:g}, Memory: {memory / GIB:.4g}GB/{all_[1] / GIB:.4g}GB, "
-        f"Disk: {disk / GIB:.4g}GB/{all_[2] / GIB:.4g}GB"
+        f"CPU: {cpu / 1000:g}/{all_[0] / 1000:g}, Memory: {format_bytes(memory)}/{format_bytes(all_[1])}, "
+        f"Disk: {format_bytes(disk)}/{format_bytes(all_[2])}"
     )
 
 

@@ -128,6 +128,9 @@ def test_a_command_that_cannot_be_understood_says_why_and_what_instead(
         ("get deployments", "no such kind: 'deployments'", "did you mean containers?"),
         ("get all", "no such kind: 'all'", "did you mean weft ps?"),
         ("pods list", "no such command: pods", "did you mean weft container?"),
+        ("container run", "no such command: run", "did you mean weft container create NAME IMAGE -- COMMAND?"),
+        ("vm run web tiny", "no such command: run", "did you mean weft vm create NAME --image IMAGE?"),
+        ("function run f", "no such command: run", "did you mean weft function invoke NAME?"),
         ("vm shell web", "no such command: shell", "did you mean weft vm exec -t NAME -- sh?"),
         ("shell web", "no such command: shell", "did you mean weft exec -t NAME -- sh?"),
         ("launch tiny web", "no such command: launch", "did you mean weft vm create NAME --image IMAGE?"),
@@ -169,6 +172,8 @@ def test_every_command_that_is_suggested_is_one() -> None:
         assert command is not None, line
         if isinstance(command, click.Group):
             assert command.get_command(click.Context(command, parent=top, info_name=first), rest[0]) is not None, line
+    for (noun, word), line in habits.AFTER.items():
+        assert word not in verbs_of(noun) and line.split()[0] in verbs_of(noun), (noun, word)
     for word, kind in habits.NOUNS.items():
         assert kind in BY_NAME
         assert root.get_command(top, word) is None, f"{word} is a word of weft's own"

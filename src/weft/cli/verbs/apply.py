@@ -9,12 +9,13 @@ import click
 from weft.cli import options
 from weft.cli.code import Packed, bring, pack_documents
 from weft.cli.deleting import ask_to_delete
-from weft.cli.exit_codes import ERROR, OK, join_codes
+from weft.cli.exit_codes import ERROR, OK, UNPLACEABLE, join_codes
 from weft.cli.finishing import Done, finish, plan_wait
 from weft.cli.grammar import Entry
 from weft.cli.manifest.check import Manifest, locate_refusal, read_manifests
 from weft.cli.manifest.files import read_documents
 from weft.cli.planning import bind, find_pruned, make_steps, name_plan
+from weft.cli.rehearsing import Foreseen, describe_refusal, foresee_each
 from weft.cli.runtime_base import provide_bases
 from weft.cli.session import Session
 from weft.cli.watching import Wait
@@ -118,19 +119,36 @@ def _run(
     if not dry_run:
         provide_bases(session, [one.data["spec"] for one in manifests if one.kind.name == "function"])
     results = send(session, manifests, bool(dry_run), bound)
+    foreseen = foresee_each(session, find_new(manifests, results)) if dry_run else {}
     done: list[Done] = []
     waits: list[Wait] = []
     for manifest, result in zip(manifests, results, strict=True):
         obj, verb = result["object"], _VERBS[result["action"]]
         target = Target(manifest.kind, obj["name"])
         told = f"{'would be ' * (dry_run is not None and verb != 'unchanged')}{_tell(result)}"
+        told += foreseen.get(target.what, Foreseen()).words
         done.append(Done(target, obj, verb, told))
         wait = None if dry_run or verb == "unchanged" else plan_wait(obj, target, verb)
         waits += [wait] if wait else []
     if dry_run:
         done += [Done(Target(BY_NAME[obj["kind"]], obj["name"]), obj, "delete", "would be deleted") for obj in pruned]
     code = finish(session, done, waits)
+    refused = [line for what, one in foreseen.items() if (line := describe_refusal(one, what))]
+    for line in refused:
+        session.say(line)
+    if refused:
+        return UNPLACEABLE
     return code if dry_run or not pruned or code != OK else _delete(session, pruned)
+
+
+def find_new(manifests: list[Manifest], results: list[dict[str, Any]]) -> list[tuple[Target, dict[str, Any]]]:
+    """What a dry run would create."""
+    pairs = zip(manifests, results, strict=True)
+    return [
+        (Target(one.kind, result["object"]["name"]), result["object"])
+        for one, result in pairs
+        if result["action"] == "created"
+    ]
 
 
 def _delete(session: Session, pruned: list[dict[str, Any]]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,8 +13,9 @@ from weft.cli.grammar import Entry
 from weft.cli.manifest.check import Manifest
 from weft.cli.output.formats import print_data
 from weft.cli.planning import Step, describe_step, find_pruned, make_steps, name_plan
+from weft.cli.rehearsing import Foreseen, describe_refusal, foresee_each
 from weft.cli.session import Session
-from weft.cli.verbs.apply import COSTS, SAID_BY_OTHERS, files, prunes, read_all, read_labels, send, show_value
+from weft.cli.verbs.apply import COSTS, SAID_BY_OTHERS, files, find_new, prunes, read_all, read_labels, send, show_value
 from weft.kinds.record import Kind
 from weft.objects.schema import describe_fields
 
@@ -40,14 +41,15 @@ def _run(
     pruned = find_pruned(session, manifests, read_labels(labels)) if prune else []
     steps = make_steps(session, manifests, results, pruned)
     id_ = name_plan(manifests, steps)
-    if session.is_document:
-        print_data(session, {"id": id_, "items": [describe_step(step) for step in steps]})
-        return 0
     if session.output == "name":
         print(id_)
         return 0
+    foreseen = foresee_each(session, find_new(manifests, results))
+    if session.is_document:
+        print_data(session, {"id": id_, "items": [{**describe_step(step), **_place(step, foreseen)} for step in steps]})
+        return 0
     for step, manifest in zip(steps, [*manifests, *([None] * len(pruned))], strict=True):
-        print("\n".join(_tell(step, manifest)))
+        print("\n".join(_tell(step, manifest, foreseen.get(step.target.what, Foreseen()))))
     how = " ".join(
         ["weft apply", *(f"-f {file}" for file in files), *(["--prune", f"-l {','.join(labels)}"] if prune else [])]
     )
@@ -57,10 +59,22 @@ def _run(
     return 0
 
 
-def _tell(step: Step, manifest: Manifest | None) -> list[str]:
+def _place(step: Step, foreseen: Mapping[str, Foreseen]) -> dict[str, Any]:
+    """Where it would be placed, for programs: the node and the policy, or why on none."""
+    told = foreseen.get(step.target.what)
+    if told is None or told.answer is None:
+        return {}
+    status = told.answer["status"]
+    return {
+        "placement": {"node": status.get("best") or None, **{k: status.get(k) for k in ("policy", "reason", "message")}}
+    }
+
+
+def _tell(step: Step, manifest: Manifest | None, foreseen: Foreseen) -> list[str]:
     what = step.target.what
     if step.action == "create":
-        return [f"+ {what}  will be created{_list_fields(manifest)}"]
+        why = describe_refusal(foreseen, what)
+        return [f"+ {what}  will be created{foreseen.words}{_list_fields(manifest)}", *([f"    {why}"] if why else [])]
     if step.action == "delete":
         return [f"- {what}  will be deleted: no file names it any more  ({describe_loss(step.obj)})"]
     if step.action == "keep":
