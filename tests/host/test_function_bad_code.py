@@ -180,6 +180,7 @@ def connect(family, address):
     states = [open(path).read() for path in ("/proc/1/status", "/proc/self/status")]
     found["filtered"] = [text.partition("Seccomp:")[2].split()[0] for text in states]
     found["kill"] = tries(lambda: os.kill(event["pid"], 9))
+    found["mounts"] = open("/proc/self/mountinfo").read()
     return found
 """
             event = {
@@ -194,6 +195,10 @@ def connect(family, address):
     found = json.loads(answer.payload)
     assert found.pop("uid") == 1000 and found.pop("filtered") == ["2", "2"]
     assert max(found.pop("pids")) < 20, found
+    mounts = found.pop("mounts")  # where its folders lie on the node is none of its business
+    assert " /var/task " in mounts and not any(
+        str(path) in mounts for path in (lab.host.state_dir, lab.host.run_dir)
+    ), mounts
     done = {name: said for name, said in found.items() if said.startswith("DONE")}
     if "/proc/1/environ" in done:  # its own sandbox's first process, of which nothing is told
         assert done.pop("/proc/1/environ") == "DONE: b'PATH=/usr/'", found

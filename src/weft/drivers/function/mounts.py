@@ -31,33 +31,31 @@ def mount_parts(
     mount("tmpfs", place, "tmpfs", MS_NODEV | MS_NOSUID, "mode=0711,size=1m")
     os.chdir(place)  # of this thread alone; short names, so that many layers fit into one page of options
     root, task = place / "root", place / "task"
-    root.mkdir()
-    if (
-        mapping is None
-        and not files
-        and len(layers) == 1
-        and all((Path(layers[0]) / name).is_dir() for name in _NEEDED)
-    ):
-        _bind(layers[0], root)
-    else:
-        names = [str(number) for number in range(len(layers))]
-        for name, layer in zip(names, layers, strict=True):
-            os.mkdir(name)
-            if mapping is None:
-                _bind(layer, place / name)
-            else:
-                mount_shifted(layer, place / name, mapping)
-        for name in _NEEDED:
-            (place / "below" / name).mkdir(parents=True)
-        for path, text in files.items():
-            _write(place / "above", path, text)
-        lower = [*(["above"] if files else []), *names, "below"]
-        mount("overlay", root, "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, f"lowerdir={':'.join(lower)}")
+    names = [str(number) for number in range(len(layers))]
+    for name, layer in zip(names, layers, strict=True):
+        os.mkdir(name)
+        if mapping is None:
+            _bind(layer, place / name)
+        else:
+            mount_shifted(layer, place / name, mapping)
+    for name in _NEEDED:
+        (place / "below" / name).mkdir(parents=True)
+    for path, text in files.items():
+        _write(place / "above", path, text)
+    _lay_over([*(["above"] if files else []), *names, "below"], root)
     if code:
-        task.mkdir()
-        _bind(code, task)
+        os.mkdir("code")
+        os.mkdir("empty")
+        _bind(code, place / "code")
+        _lay_over(["code", "empty"], task)
     os.chdir("/")
     return Mounted(str(root), str(task) if code else "")
+
+
+def _lay_over(names: Sequence[str], target: Path) -> None:
+    """By overlayfs also what is one folder: of a bind, whoever is inside finds the node's own path in /proc/self/mountinfo."""
+    target.mkdir()
+    mount("overlay", target, "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, f"lowerdir={':'.join(names)}")
 
 
 def _write(top: Path, path: str, text: str) -> None:
