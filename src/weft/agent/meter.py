@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -162,7 +163,7 @@ class Meter:
         if now - self._disks_at >= DISK_SECONDS:
             self._disks_at = now
             self._unmade.clear()
-            self._disks = {"": sum(_blocks(path) for path in self._images.glob("**/*"))}
+            self._disks = {"": _blocks_below(self._images)}
         for wanted in all_:
             if wanted.spec.container is None and (wanted.id not in self._disks or wanted.id in self._unmade):
                 ids = {ROOT: wanted.id} | {volume.uid: volume.uid for volume in wanted.spec.volumes}
@@ -180,9 +181,14 @@ class Meter:
         return None if facts is None else facts.used_bytes
 
 
-def _blocks(path: Path) -> int:
+def _blocks_below(folder: Path) -> int:
+    """What all in ``folder`` takes up. Images come and go meanwhile: what has just gone takes up nothing."""
+    return sum(_blocks(f"{where}/{name}") for where, folders, files in os.walk(folder) for name in (*folders, *files))
+
+
+def _blocks(path: str) -> int:
     try:
-        return path.lstat().st_blocks * 512
+        return os.lstat(path).st_blocks * 512
     except OSError:
         return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -252,3 +254,26 @@ async def test_a_disk_that_takes_up_nothing_is_looked_at_once_in_a_while_and_one
     assert bench.volumes.calls == [("inspect", wanted.id)]
     await bench.pass_by(DISK_SECONDS)
     assert bench.volumes.calls == [("inspect", wanted.id)] * 2
+
+
+async def test_an_image_that_goes_while_the_cache_is_measured_takes_nothing_from_the_rest(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = bench.add("web")
+    kept = tmp_path / "images"
+    for name in ("one", "other"):
+        (kept / name).mkdir(parents=True)
+        (kept / name / "disk").write_bytes(b"d" * 100_000)
+    look = os.lstat
+
+    def look_and_let_the_other_go(path: Any, **more: Any) -> os.stat_result:
+        found = look(path, **more)
+        if Path(path).name == "disk":
+            shutil.rmtree(kept / ("other" if Path(path).parent.name == "one" else "one"), ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(os, "lstat", look_and_let_the_other_go)
+    monkeypatch.setattr(Path, "lstat", look_and_let_the_other_go)
+    await bench.pass_by(0)
+    assert len(list(kept.iterdir())) == 1
+    assert uid in bench.told().guests and bench.told().other.disk >= 100_000
