@@ -431,6 +431,8 @@ def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(l
         lab.client.delete("node", "n1")
     with pytest.raises(InvalidInput, match="force gives up a node"):
         lab.client.delete("vm", "web", force=True)
+    stale = lab.client.http.request("DELETE", "/v1/nodes/n1?force=1", headers={"If-Match": '"1"'})
+    assert stale.status == 412 and lab.client.get("node", "n1")["uid"] == node.uid
     lab.client.delete("node", "n1", force=True)
     assert lab.client.list("node").items == [] and lab.client.list("allocation").items == []
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from weft.client.answer import Answer, raise_problem
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.contracts.clock import SystemClock
-from weft.objects.errors import Unavailable
+from weft.objects.errors import Unavailable, WeftError
 from weft.objects.identity import SERVER_NAME
 from weft.serving.server import make_server_tls
 from weft.trust.ca import Authority
@@ -101,3 +102,10 @@ def test_whoever_uses_a_client_that_another_thread_closes_hears_that_the_connect
             for thread in threads:
                 thread.join(10)
             assert [type(end) for end in ends] == [Unavailable] * 4, ends
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'["reason"]', b'"reason"', b"{}", b"\xff"])
+def test_an_error_that_is_none_of_weft_s_is_told_by_its_status(body: bytes) -> None:
+    with pytest.raises(WeftError, match="HTTP status 502") as caught:
+        raise_problem(Answer(502, {}, body))
+    assert caught.value.details == {"status": 502}

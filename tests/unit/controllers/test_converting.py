@@ -229,7 +229,12 @@ def test_it_has_gone_back_when_the_old_one_runs_again_or_clearly_does_not() -> N
     assert plan_conversion(returned(6.0, phase="Running")).status.phase == "Undone"
     failed = plan_conversion(returned(6.0, phase="Failed", reason="imageFailed")).status
     late = plan_conversion(returned(5.0 + RETURN_SECONDS, reason="starting")).status
-    for status, why in ((failed, "it is Failed: imageFailed"), (late, "it is Boot: starting")):
+    told = plan_conversion(returned(6.0, phase="Failed", reason="imageFailed", message="no such image")).status
+    for status, why in (
+        (failed, "it is Failed: imageFailed"),
+        (told, "it is Failed: no such image"),
+        (late, "it is Boot: starting"),
+    ):
         assert status.phase == "Undone" and f"container/web isn't well again: {why}" in status.message
 
 

@@ -213,3 +213,18 @@ def test_what_was_stopped_has_failed_however_it_ended(exit_code: int, reason: st
     life.turn()
     life.change((0, 1), state="ended", exit_code=exit_code, reason=reason, stopping=True)
     assert life.turn().status.phase == "Failed"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"message": "no room on /", "reason": "diskFull"}, "no room on /"),
+        ({"reason": "diskFull"}, "diskFull"),
+        ({}, "it failed"),
+    ],
+)
+def test_why_a_task_failed_is_told_as_well_as_it_is_known(said: dict[str, str], why: str) -> None:
+    life = Life()
+    life.turn()
+    life.change((0, 1), state="ended", exit_code=1, placed=True, **said)
+    assert any(why in message for _, _, message in life.turn().told)

@@ -1,0 +1,69 @@
+"""A place whose guest has moved on in a history that the store has lost: whose word counts for it, and whose doesn't."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from weft.client.view import Item
+from weft.contracts.store import Put
+from weft.controllers.astray import Found, _plan_leaving, _plan_word
+from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationReport, AllocationSpec, Resources
+from weft.kinds.orphan import OrphanCopy, Standing
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.identity import Ref
+
+VM = Item(Envelope(kind="vm", name="web", uid="vm-1", project="default"))
+OTHER = Item(Envelope(kind="node", name="n2", uid="node-2"))
+
+
+def spec(incarnation: int = 2, move: AllocatedMove | None = None) -> AllocationSpec:
+    return AllocationSpec(
+        node="n1",
+        node_uid="node-1",
+        workload=Ref("vm", "web", "vm-1", "default"),
+        workload_generation=1,
+        incarnation=incarnation,
+        resources=Resources(cpu=1, memory=1 << 28),
+        image=AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="file:///tiny"),
+        move=move,
+    )
+
+
+def place() -> Item:
+    """Its node says that another one took its guest over."""
+    report = AllocationReport(incarnation=2, state="stopped", reason="moved")
+    parts = [msgspec.Raw(msgspec.json.encode(part)) for part in (spec(), report)]
+    return Item(Envelope(kind="allocation", name="node-1.a", uid="a", spec=parts[0], report=parts[1]))
+
+
+def found(standing: Standing, *, incarnation: int = 3, of: str = "a") -> Found:
+    """What another node says of it."""
+    move = AllocatedMove(key="m", peer="n1", peer_uid="node-1", peer_allocation=of)
+    return [(OTHER, OrphanCopy("b", spec(incarnation, move), standing, "m"))]
+
+
+def test_the_word_of_a_target_that_never_ran_is_kept_with_the_place_that_it_was_to_come_from() -> None:
+    commit = _plan_word(VM, place(), found("given up"))
+    assert commit is not None
+    [write] = commit.writes
+    assert isinstance(write, Put)
+    assert decode_part(decode_envelope(write.value).spec, AllocationSpec).back_from == ["m"]
+    assert _plan_word(VM, place(), found("given up", of="another place of it")) is None
+    assert _plan_word(VM, place(), found("here")) is None
+
+
+@pytest.mark.parametrize(
+    ("others", "silent", "goes"),
+    [
+        (found("here", incarnation=3), False, True),  # it went on there
+        (found("here", incarnation=3), True, True),
+        (found("here", incarnation=2), False, False),  # that is no later one than this
+        (found("open", incarnation=3), False, False),
+        ([], False, True),  # nobody has it
+        ([], True, False),  # somebody may who hasn't spoken
+    ],
+)
+def test_a_place_goes_once_it_is_certain_that_its_guest_is_not_there(others: Found, silent: bool, goes: bool) -> None:
+    commit = _plan_leaving(VM, place(), others, silent, 5.0)
+    assert (commit is not None) is goes
