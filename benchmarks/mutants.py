@@ -55,6 +55,7 @@ WALKS = (
 )  # of preconditions: near to each, though they run all
 AT_ONCE = 2
 WORK = ROOT / ".mutants"
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")  # id, what it is, and why nobody could notice it
 SUMMARY = (
     "Faults that a program makes in the text of store, trust, client and API (half of them) and of what decides (the other half), "
     "one at a time: a comparison flipped, a condition, a statement or a commit's precondition dropped, a number off by one. Each "
@@ -241,6 +242,11 @@ def main(argv: Sequence[str]) -> int:
 
 def tell(done: Sequence[tuple[Mutant, Result]], of: int) -> None:
     """The page's section, and the survivors in .mutants/survivors.txt."""
+    same = {line.split(" ")[0] for line in EQUIVALENT.read_text().splitlines()}
+    done = [
+        (mutant, msgspec.structs.replace(result, end="equivalent") if mutant.id in same else result)
+        for mutant, result in done
+    ]
     left = [f"{result.end:9} {mutant.describe()}" for mutant, result in done if result.end != "killed"]
     (WORK / "survivors.txt").write_text("".join(f"{line}\n" for line in left))
     ends = Counter(result.end for _, result in done)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import ipaddress
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
+from weft.client.indexes import make_view
 from weft.client.view import Item
 from weft.controllers.addresses import Book, choose_mac
 from weft.controllers.networks import FIRST_VNI, LAST_VNI, choose_vni, plan_status
+from weft.controllers.workload import read_addresses
+from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocationSpec, Resources
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.network import NetworkSpec
+from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope
 from weft.objects.identity import Ref
 
@@ -87,3 +92,27 @@ def test_a_network_made_anew_does_not_get_the_number_of_the_old_one() -> None:
 def test_a_networks_status_tells_gateway_and_room() -> None:
     status = plan_status(network("10.20.0.0/24"), 3, set())
     assert (status.phase, status.gateway, status.used, status.size) == ("Ready", "10.20.0.1", 3, 253)
+
+
+@pytest.mark.parametrize("used", ["e1", "e2"])
+def test_the_address_that_a_guest_has_is_told_before_the_one_that_it_is_to_have(used: str) -> None:
+    view = make_view()
+    vm = Item(_envelope("vm", "web", "v", VmSpec(image="tiny", networks=["blue"])))
+    addresses = {"e1": "10.9.0.2", "e2": "10.9.0.3"}
+    for uid, address in addresses.items():
+        item = Item(_envelope("endpoint", f"u.{address}", uid, endpoint(address, "52:54:00:00:00:02")))
+        view.put_item(item.key, item)
+    nic = AllocatedNic(
+        uid=used, network="blue", network_uid="u", vni=1, cidr="10.9.0.0/28", gateway="10.9.0.1", mtu=1450, domain="weft",
+        nat=True, mac="52:54:00:00:00:02", address=addresses[used],
+    )  # fmt: skip
+    spec = AllocationSpec(
+        node="n1", node_uid="n", workload=vm.envelope.ref, workload_generation=1, incarnation=1, resources=Resources(),
+        image=AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="/"), nics=[nic],
+    )  # fmt: skip
+    assert read_addresses(view, vm, Item(_envelope("allocation", "n.a", "a", spec))) == {"blue": addresses[used]}
+
+
+def _envelope(kind: str, name: str, uid: str, spec: msgspec.Struct) -> Envelope:
+    project = "default" if kind == "vm" else None
+    return Envelope(kind=kind, name=name, uid=uid, project=project, spec=msgspec.Raw(msgspec.json.encode(spec)))

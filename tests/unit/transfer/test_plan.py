@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from weft.contracts.migration import Load, MoveMode
-from weft.transfer.plan import Action, Leeway, choose_mode, forecast, reconsider
+from weft.transfer.plan import Action, Leeway, choose_mode, find_slowdown, forecast, reconsider
 
 MB = 1_000_000
 SET = 67 * MB
@@ -206,3 +206,9 @@ def test_a_set_whose_end_wasnt_seen_is_foreseen_in_between(
     foreseen = forecast(mode, load, Leeway(12.7 * MB, 0.3))
     assert foreseen.duration_seconds == pytest.approx(seconds, rel=0.2)
     assert foreseen.bytes / MB == pytest.approx(megabytes, rel=0.2)
+
+
+def test_what_is_said_of_passes_and_of_slowing_down_is_what_was_measured_and_no_finer() -> None:
+    assert forecast("plain", IDLE, FAST).passes == 2, "all of it, and what was written meanwhile"
+    assert forecast("plain", IDLE, HUNDRED).passes == 3
+    assert find_slowdown(COUNTERS.dirty_bytes_per_second, HUNDRED) == 0.78
