@@ -10,6 +10,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 from tests.scenario.deciders_lab import GIB, Lab
 
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
@@ -36,7 +37,7 @@ actions = st.one_of(
 history = st.lists(st.tuples(actions, st.integers(0, 60)), min_size=3, max_size=18)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(history, st.integers(0, 1000))
 def test_nothing_is_ever_given_twice(history: list[tuple[tuple[Any, ...], int]], slow: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from hand_clock import HandClock
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from tests.long import examples
 
 from weft.contracts.store import (
     Absent,
@@ -336,7 +337,7 @@ class Engines(RuleBasedStateMachine):
 
 
 Engines.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(40), stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -350,7 +351,7 @@ class EnginesAndEtcd(Engines):
         return [EtcdStore([self.etcd.endpoint], self.clock, prefix=f"/agree/{next(self.examples)}")]
 
 
-EnginesAndEtcd.TestCase.settings = settings(Engines.TestCase.settings, max_examples=40)
+EnginesAndEtcd.TestCase.settings = settings(Engines.TestCase.settings, max_examples=examples(40))
 
 
 class TestEnginesAgree(Engines.TestCase):  # type: ignore[misc]
