@@ -10,44 +10,44 @@ import functools
 import re
 import time
 
-_NAMES = frozenset((b"at", b"since", b"start", b"end", b"last_run", b"next_run", b"retry_at"))
-_ENDINGS = (b"_at", b"_since", b"not_before", b"not_after")
-_NUMBER = re.compile(rb":(\d{9,11}(?:\.\d+)?)(?=[,}])")  # times before 1973 are none that weft has to tell
-_LONGEST_NAME = 40
-_MAPS = re.compile(rb'"retry_at":\{[^}]*\}')  # of times, by what isn't a name
-_NEVER = re.compile(rb'"(?:since|at)":0(?:\.0)?(?=[,}])')
+_NAMES = ("at", "since", "start", "end", "last_run", "next_run", "retry_at")
+_ENDINGS = ("_at", "_since", "not_before", "not_after")
+_NUMBER = rb"\d{9,11}(?:\.\d+)?(?=[,}])"  # times before 1973 are none that weft has to tell
+_NAMED = "|".join([f'(?<="{name}":)' for name in _NAMES] + [f'(?<={ending}":)' for ending in _ENDINGS]).encode()
+_NEVER = rb"""(?:(?<="since":)|(?<="at":))"""
+_OF_MAP = rb"""(?<="retry_at":)"""  # of times, by what isn't a name
+# What may follow is looked at before the names, which takes longer.
+_MOMENT = re.compile(
+    rb'":(?=[\d{])(?:(?=\d{9})(?:%b)|(?=0[.,}])%b|(?={")%b)(%b|0(?:\.0)?(?=[,}])|{[^}]*})'
+    % (_NAMED, _NEVER, _OF_MAP, _NUMBER)
+)
+_IN_MAP = re.compile(rb"""(?<=":)""" + _NUMBER)
 
 
 def is_moment(name: str) -> bool:
     """Whether numbers in fields called so are times, in seconds since 1970."""
-    return _is_moment(name.encode())
+    return name in _NAMES or name.endswith(_ENDINGS)
 
 
 def render_moments(document: bytes) -> bytes:
     """``document``, JSON without blanks between its parts, with its times as text; null where there was none yet."""
-    rendered = _NUMBER.sub(_render, document)
-    if b'"retry_at":{"' in rendered:
-        rendered = _MAPS.sub(lambda found: _NUMBER.sub(lambda one: b":" + _write(one[1]), found[0]), rendered)
-    if b'"since":0' in rendered or b'"at":0' in rendered:
-        rendered = _NEVER.sub(lambda found: found[0].partition(b":")[0] + b":null", rendered)
-    return rendered
+    parts = _MOMENT.split(document)  # every other one is a time
+    written = {found: b'":' + _write(found) for found in set(parts[1::2])}
+    parts[1::2] = [written[found] for found in parts[1::2]]
+    return b"".join(parts)
 
 
-def _render(found: re.Match[bytes]) -> bytes:
-    text, end = found.string, found.start() - 1
-    begin = text.rfind(b'"', max(0, end - _LONGEST_NAME), end)
-    if begin < 0 or text[end : end + 1] != b'"' or not _is_moment(text[begin + 1 : end]):
-        return found[0]
-    return b":" + _write(found[1])
-
-
-@functools.lru_cache(256)
-def _is_moment(name: bytes) -> bool:
-    return name in _NAMES or name.endswith(_ENDINGS)
+def _write(found: bytes) -> bytes:
+    """A number as a time, or a map of numbers with each as one."""
+    if found[:1] == b"{":
+        return _IN_MAP.sub(lambda one: _write(one[0]), found)
+    if found in (b"0", b"0.0"):
+        return b"null"
+    whole, thousandths = divmod(round(float(found) * 1000), 1000)
+    minute, second = divmod(whole, 60)
+    return b'%b%02d.%03dZ"' % (_write_minute(minute), second, thousandths)
 
 
 @functools.lru_cache(1024)
-def _write(seconds: bytes) -> bytes:
-    whole, thousandths = divmod(round(float(seconds) * 1000), 1000)
-    year, month, day, hour, minute, second = time.gmtime(whole)[:6]
-    return b'"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ"' % (year, month, day, hour, minute, second, thousandths)
+def _write_minute(minute: int) -> bytes:
+    return b'"%04d-%02d-%02dT%02d:%02d:' % time.gmtime(minute * 60)[:5]
