@@ -6,6 +6,7 @@ true when the writes are committed.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,7 +125,7 @@ async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -
         )
     old = decode_part(current.spec, kind.spec)
     spec = read_spec(kind, sealing.take_in(doors, wish, current), old)
-    changes = plan_spec_change(old, spec, read_room(kind, current))
+    changes = plan_spec_change(old, spec, functools.partial(read_room, kind, current))
     _refuse_impossible(kind, current, changes)
     if kind.check_change is not None:
         kind.check_change(old, spec)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -40,35 +40,44 @@ def plan_change(
     running machine's, None if none runs."""
     modes = change_modes(type_)
     changes: list[FieldChange] = []
-    _compare(old, new, "spec", modes, room, changes)
+    _compare(old, new, "spec", modes, lambda: room, changes)
     return changes
 
 
-def plan_spec_change(old: msgspec.Struct, new: msgspec.Struct, room: Room | None = NO_ROOM) -> list[FieldChange]:
-    """``plan_change`` of two whole specs of one kind: only the fields in which they differ are looked at more closely."""
+def plan_spec_change(
+    old: msgspec.Struct, new: msgspec.Struct, find_room: Callable[[], Room | None] = lambda: NO_ROOM
+) -> list[FieldChange]:
+    """``plan_change`` of two whole specs of one kind: only the fields in which they differ are looked at more closely, and the
+    room is asked for only where it matters."""
     was, now = msgspec.structs.astuple(old), msgspec.structs.astuple(new)
     differing = itertools.compress(zip(new.__struct_encode_fields__, was, now, strict=True), map(operator.ne, was, now))
     modes, plain = change_modes(type(new)), msgspec.to_builtins
     changes: list[FieldChange] = []
     for name, before, after in differing:
-        _compare(plain(before), plain(after), f"spec.{name}", modes, room, changes)
+        _compare(plain(before), plain(after), f"spec.{name}", modes, find_room, changes)
     return changes
 
 
 def _compare(
-    old: Any, new: Any, path: str, modes: Mapping[str, ChangeMode], room: Room | None, out: list[FieldChange]
+    old: Any,
+    new: Any,
+    path: str,
+    modes: Mapping[str, ChangeMode],
+    find_room: Callable[[], Room | None],
+    out: list[FieldChange],
 ) -> None:
     if old == new:
         return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            _compare(old.get(key), new.get(key), f"{path}.{key}", modes, room, out)
+            _compare(old.get(key), new.get(key), f"{path}.{key}", modes, find_room, out)
         return
-    out.append(FieldChange(path, old, new, _cost(_mode(path, modes), path, old, new, room)))
+    out.append(FieldChange(path, old, new, _cost(_mode(path, modes), path, old, new, find_room)))
 
 
-def _cost(mode: ChangeMode, path: str, old: Any, new: Any, room: Room | None) -> Cost:
+def _cost(mode: ChangeMode, path: str, old: Any, new: Any, find_room: Callable[[], Room | None]) -> Cost:
     if mode in ("plug", "restart"):
+        room = find_room()
         if room is None:
             return "start"
         return "live" if mode == "plug" and _has_room(path.partition(".")[2], old, new, room) else "restart"

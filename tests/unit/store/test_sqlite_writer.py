@@ -12,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from weft.contracts.store import Absent, Compacted, Delete, Entry, PreconditionFailed, Put, StoreFull
+from weft.contracts.store import (
+    Absent,
+    AtRevision,
+    Change,
+    Compacted,
+    Delete,
+    Entry,
+    PreconditionFailed,
+    Put,
+    StoreFull,
+)
 from weft.objects.errors import StoreUnavailable
 from weft.store.sqlite import SqliteStore
 from weft.store.sqlite.transaction import Transaction
@@ -161,6 +171,20 @@ async def test_a_full_store_writes_nothing_serves_reads_and_recovers(tmp_path: P
             except StoreFull:
                 await asyncio.sleep(0.01)
     assert await store.get("/again") is not None
+    await store.close()
+
+
+async def test_what_could_not_be_written_is_not_taken_for_written_by_the_next_commit(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db", max_bytes=3_000_000)
+    await store.open()
+    revision = await store.commit([Put("/a", b"first")])
+    cursor = (await store.list("/a")).cursor
+    await fill(store)
+    with pytest.raises(StoreFull):
+        await store.commit([Put("/a", b"x" * 200_000)], [AtRevision("/a", revision)])
+    await store.commit([Delete("/a")], [AtRevision("/a", revision)])
+    async with asyncio.timeout(10), aclosing(store.watch("/a", cursor)) as watch:
+        assert (await anext(watch)).changes == [Change("/a", None, b"first")]
     await store.close()
 
 
