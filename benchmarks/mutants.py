@@ -96,7 +96,8 @@ def choose(count: int) -> list[Mutant]:
 class Tests:
     """Which tests run a line: the nearest and quickest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: Sequence[str] = ()) -> None:
+        self._first = tuple(first)
         path = os.environ.get("COVERAGE_FILE", str(ROOT / ".coverage"))
         self._data = coverage.CoverageData(path)
         self._data.read()
@@ -128,7 +129,8 @@ class Tests:
         for context in contexts:
             test = context.rpartition("|")[0]
             far = max(tests.get(test, 0.0), (0.05 + self.seconds(test)) * self._width.get(context, 0))
-            tests[test] = 0.0 if "precondition" in mutant.fault and any(walk in test for walk in WALKS) else far
+            walks = "precondition" in mutant.fault and any(walk in test for walk in WALKS)
+            tests[test] = 0.0 if walks or test.startswith(self._first) else far
         chosen: list[str] = []
         left = TEST_SECONDS
         for test in sorted(tests, key=lambda test: (tests[test], test))[:MOST_TESTS]:
@@ -200,9 +202,12 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--count", type=int, default=160)
     options.add_argument("--seconds", type=float, help="begin no other after so long")
     options.add_argument("--again", action="store_true", help="try what survived or was undecided once more")
+    options.add_argument(
+        "--first", nargs="*", default=[], metavar="FILE", help="of the tests, those of these files first"
+    )
     given = options.parse_args(argv)
     WORK.mkdir(exist_ok=True)
-    known, chosen, tests = read_results(), choose(given.count), Tests()
+    known, chosen, tests = read_results(), choose(given.count), Tests(given.first)
     if given.again:
         known = {id_: result for id_, result in known.items() if result.end == "killed"}
     for module in PRELOADED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import time
 import zipfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.scenario.api_lab import DoorsLab, make_image
+from tests.scenario.test_api_doors import converse
 
 from weft.client import Client
 from weft.client.answer import raise_problem
@@ -100,6 +102,21 @@ def test_only_good_zips_under_their_own_digest_are_kept(lab: DoorsLab) -> None:
         upload_code(lab.client, "0" * 64, bytes(50 * 1024 * 1024 + 1))
     folder = lab.folder / "images" / "code"
     assert list(folder.iterdir() if folder.exists() else ()) == []
+
+
+def test_code_that_comes_in_pieces_counts_as_a_whole(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has said how long it will be: a bound on each piece alone would let it fill the disk."""
+    monkeypatch.setattr("weft.api.code.MOST_BYTES", 300_000)
+    digest = "0" * 64
+    head = (
+        f"PUT /v1/projects/default/code/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        f"Authorization: Bearer {lab.context.token}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ).encode()
+    chunk = b"186a0\r\n" + bytes(100_000) + b"\r\n"
+    assert converse(lab, head + 3 * chunk + b"0\r\n\r\n").startswith(b"HTTP/1.1 400 "), "as large as may be: no zip"
+    assert converse(lab, head + 4 * chunk + b"0\r\n\r\n").startswith(b"HTTP/1.1 413 ")
+    folder = lab.folder / "images" / "code"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and list(folder.iterdir()) == []
 
 
 def test_who_only_reads_uploads_nothing(lab: DoorsLab) -> None:
