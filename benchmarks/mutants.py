@@ -125,6 +125,8 @@ class Tests:
         first, last = mutant.line, mutant.line + mutant.was.count("\n")
         lines = self._data.contexts_by_lineno(str(ROOT / mutant.file))
         contexts = {context for line in range(first, last + 1) for context in lines.get(line, ()) if "::" in context}
+        if not contexts:  # run when it is imported, or in another process: those who run something else of the file
+            contexts = {context for found in lines.values() for context in found if "::" in context}
         tests: dict[str, float] = {}
         for context in contexts:
             test = context.rpartition("|")[0]
