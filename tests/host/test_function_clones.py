@@ -64,6 +64,21 @@ def handler(event, context):
         eaten = [bytearray(1 << 20) for _ in range(1000)]
     if event == "sleep":
         time.sleep(30)
+    if event == "rave":
+        for number in range(30):
+            with socket.socket() as s:
+                s.settimeout(0.1)
+                try:
+                    s.connect(("169.254.100.1", 9000))
+                    s.sendall(os.urandom(200) + b"x\\x18\\0\\0\\0" + bytes(24) + b"o\\0\\0\\0\\0" * 500)
+                except OSError:
+                    pass
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            for number in range(1500):
+                try:
+                    s.sendto(os.urandom(24) if number % 2 else b"D" + bytes(23), ("169.254.100.1", 9000))
+                except OSError:
+                    pass
     if isinstance(event, list):
         reached = []
         for address, port in event:
@@ -249,6 +264,8 @@ async def test_a_copy_reaches_nothing_but_its_own_two_ports_and_its_qemu_has_no_
         targets = [["169.254.100.1", 9001], ["169.254.100.1", port], ["169.254.169.254", 80], ["127.0.0.1", port]]
         targets += [["10.0.0.1", port], ["192.168.0.1", port]]
         assert await say(lab, recipe, targets) == [["169.254.100.1", 9001]]
+    assert await say(lab, recipe, "rave") == "fine"  # at its own program's door, which isn't the function's
+    assert await say(lab, recipe) == "fine"
     (pid,) = machines(lab)
     status = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line

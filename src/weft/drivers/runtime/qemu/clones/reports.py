@@ -1,7 +1,8 @@
 """Hears the one connection over which a machine says what its function prints, and how it ended.
 
 Reads from the listening socket ``reports`` of the machine's network; writes what was printed into a pipe, and reads no more
-while nobody empties that: the function then waits in its print.
+while nobody empties that: the function then waits in its print. Whoever is in the machine may be its function's code as well as
+its own program, so what comes in many small frames is read no faster than that costs little.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from weft.drivers.runtime.qemu.clones.wire import PRINTED, TOLD_PRINTED, TROUBLE
 MOST_CONNECTIONS = 100  # in a machine's life: its own program needs one
 _PIECE = 65536
 _MOST_PENDING = 1 << 18
+_FRAMES_AT_ONCE = 200  # then nothing is read for a moment
+_FRAME_SECONDS = 100e-6  # of that moment, for each: some twenty times what it costs to take it
 
 
 class Reports:
@@ -33,6 +36,8 @@ class Reports:
         self._pending = bytearray()
         self._mark: bytes | None = None
         self._accepted = 0
+        self._taken = 0
+        self._resting: asyncio.TimerHandle | None = None
         self._loop.add_reader(listener.fileno(), self._accept)
 
     @property
@@ -48,6 +53,8 @@ class Reports:
 
     def close(self) -> None:
         self.hang_up()
+        if self._resting is not None:
+            self._resting.cancel()
         self._loop.remove_reader(self._listener.fileno())
         if self._output >= 0:
             self._loop.remove_writer(self._output)
@@ -64,7 +71,7 @@ class Reports:
                 return
             connection.setblocking(False)
             self._connection = connection
-            self._loop.add_reader(connection.fileno(), self._read)
+            self._listen()
 
     def _read(self) -> None:
         assert self._connection is not None
@@ -74,41 +81,52 @@ class Reports:
             return
         except OSError:
             data = b""
-        for kind, content in self._frames.feed(data):
+        frames = self._frames.feed(data)
+        for kind, content in frames:
             if kind in (PRINTED, TROUBLE):
-                self._print(content if kind == PRINTED else b"weft: " + content + b"\n")
+                self._pending += content if kind == PRINTED else b"weft: " + content + b"\n"
             if kind == TOLD_PRINTED and self._pending:
                 self._mark = content
             elif kind != PRINTED:
                 self._hear(kind, content)
+        if self._output < 0:
+            del self._pending[:-_PIECE]  # kept for whoever asks what was printed while it came up
         if not data or self._frames.broken:
             self.hang_up()
-
-    def _print(self, text: bytes) -> None:
-        if self._output < 0:
-            self._pending += text  # kept for whoever asks what was printed while it came up
-            del self._pending[:-_PIECE]
-            return
-        self._pending += text
+        self._taken += len(frames)
+        if self._taken > _FRAMES_AT_ONCE and self._resting is None:
+            self._resting = self._loop.call_later(self._taken * _FRAME_SECONDS, self._go_on)
         self._write()
+
+    def _go_on(self) -> None:
+        self._resting, self._taken = None, 0
+        self._listen()
+
+    def _listen(self) -> None:
+        """To whoever is connected, unless there is too much to pass on, or it said too much at once."""
+        if self._connection is None:
+            return
+        if self._resting is not None or (self._output >= 0 and len(self._pending) > _MOST_PENDING):
+            self._loop.remove_reader(self._connection.fileno())
+        else:
+            self._loop.add_reader(self._connection.fileno(), self._read)
 
     def printed(self) -> bytes:
         return bytes(self._pending)
 
     def _write(self) -> None:
         try:
-            while self._pending:
+            while self._pending and self._output >= 0:
                 del self._pending[: os.write(self._output, self._pending[:_PIECE])]
         except BlockingIOError:
             self._loop.add_writer(self._output, self._write)
-            if len(self._pending) > _MOST_PENDING and self._connection is not None:
-                self._loop.remove_reader(self._connection.fileno())
+            self._listen()
             return
         except OSError:  # nobody reads what it prints
             self._pending.clear()
-        self._loop.remove_writer(self._output)
-        if self._connection is not None:
-            self._loop.add_reader(self._connection.fileno(), self._read)
-        if (mark := self._mark) is not None:
+        if self._output >= 0:
+            self._loop.remove_writer(self._output)
+        self._listen()
+        if (mark := self._mark) is not None and not self._pending:
             self._mark = None
             self._hear(TOLD_PRINTED, mark)
