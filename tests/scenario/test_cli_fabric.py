@@ -724,6 +724,11 @@ def test_the_server_tells_what_it_can_do_by_name(fabric: Fabric) -> None:
     assert f"{len(told['capabilities'])} capabilities" in fabric.weft("version").out
 
 
+def test_what_goes_on_is_watched_for_as_long_as_was_said(fabric: Fabric) -> None:
+    said = fabric.weft("operation", "watch", "--timeout", "0.1s")
+    assert (said.code, said.err) == (0, "")
+
+
 def test_what_goes_on_is_listed_attached_to_and_cancelled_as_the_objects_that_it_is_about(fabric: Fabric) -> None:
     made = fabric.weft("vm", "create", "large", "--image", "tiny", "--cpu", "64", "--detach")
     assert made.out == "vm/large  created; operation vm/large@1\n"

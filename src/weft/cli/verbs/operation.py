@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -98,8 +99,9 @@ def _row(session: Session, one: Operation) -> list[str]:
 
 
 def _watch(session: Session, every: bool) -> None:
-    """The list again and again: on a terminal in place, off it what is new in it."""
+    """The list again and again, for as long as ``--timeout`` says: on a terminal in place, off it what is new in it."""
     told: set[tuple[str, str, str]] = set()
+    end = math.inf if session.timeout_seconds is None else session.clock.elapsed() + session.timeout_seconds
     while True:
         found = _list(session, every)
         if is_terminal(sys.stdout) and not session.is_data:
@@ -114,7 +116,8 @@ def _watch(session: Session, every: bool) -> None:
                 else:
                     print("  ".join(filter(None, (one.id, one.act, one.phase, one.message))))
         sys.stdout.flush()
-        if session.client.http.closed.wait(WATCH_SECONDS):
+        left = end - session.clock.elapsed()
+        if session.client.http.closed.wait(max(0.0, min(WATCH_SECONDS, left))) or left <= WATCH_SECONDS:
             return
 
 
