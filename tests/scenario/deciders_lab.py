@@ -243,7 +243,7 @@ class EndsAs(msgspec.Struct, frozen=True):
 
 def step(spec: AllocationSpec, old: AllocationReport, deleting: bool) -> AllocationReport:
     """The next thing a well-behaved node reports."""
-    new = msgspec.structs.replace(old, incarnation=spec.incarnation, reason="", message="")
+    new = msgspec.structs.replace(old, incarnation=spec.incarnation, wish_count=spec.wish_count, reason="", message="")
     if deleting:
         new.state = {"running": "stopping", "starting": "stopping"}.get(old.state, "released")  # type: ignore[assignment]
         return new

@@ -133,6 +133,35 @@ async def test_a_container_goes_on_as_a_vm_that_has_all_that_was_its_own(tmp_pat
         await lab.until(free)
 
 
+async def test_that_it_stopped_once_is_not_believed_of_one_that_was_started_since(tmp_path: Path) -> None:
+    """Its node began it again, and no word of that has come: the last that was heard is that nothing runs."""
+    async with ConvertingLab(tmp_path) as lab:
+        await begin(lab)
+        await lab.put_oci_image()
+        await lab.wish("web", "container", run="stop")
+        await lab.until_phase("web", "Stopped", kind="container")
+        for node in lab.nodes.values():
+            node.slow = True
+        await lab.wish("web", "container", run="run")
+
+        async def told() -> bool:
+            return (await lab.places())["container"].wish == "run"
+
+        await lab.until(told)
+        await lab.convert("container/web", "vm")
+        await lab.until_conversion("Stopping")
+        await lab.pass_time(20)
+        assert (await lab.conversion()).phase == "Stopping"
+        assert (await lab.status("web", "container")).phase != "Stopped"
+        left = (await lab.places())["container"]
+        assert left.wish == "stop" and left.volumes and left.nics
+        for node in lab.nodes.values():
+            node.slow = False
+        (there,) = await lab.every("allocation")
+        await next(node for node in lab.nodes.values() if there.name.startswith(node.uid)).act(there.key)
+        await lab.until_conversion("AwaitingConfirmation")
+
+
 async def test_both_ways_it_changes_hands_in_one_commit_that_nobody_can_come_between(tmp_path: Path) -> None:
     async with ConvertingLab(tmp_path) as lab:
         await begin(lab)

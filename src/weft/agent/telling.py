@@ -49,6 +49,7 @@ def make_report(
     return AllocationReport(
         incarnation=wanted.spec.incarnation,
         state=state,
+        wish_count=wanted.spec.wish_count,
         boots=memory.boots,
         ready=alive.ready if alive is not None else None,
         boot_id=kept.boot_id if kept is not None else None,

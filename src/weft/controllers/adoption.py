@@ -16,7 +16,7 @@ from weft.client.workloads import record_of, wish_of
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.addresses import make_endpoint
-from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name, come_back
+from weft.kinds.allocation import AllocationReport, AllocationSpec, allocation_name, change_wish, come_back
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MOVED_ON, MigrationStatus
@@ -125,13 +125,12 @@ def _make_allocation(vm: Item, node: Item, copy: OrphanCopy, now: float) -> Enve
     sent = copy.standing == "open" or copy.spec.role == "source"
     own = come_back(copy.spec, copy.move) if sent and copy.move else copy.spec
     spec = msgspec.structs.replace(
-        own,
+        change_wish(own, wish.run),
         role="active",
         move=None,
         node=node.envelope.name,
         workload=vm.envelope.ref,
         workload_generation=vm.envelope.generation,
-        wish=wish.run,
         restart=wish.restart,
         grace_seconds=wish.grace,
     )

@@ -15,7 +15,7 @@ from weft.client.indexes import NODES_BY_ORPHAN
 from weft.client.view import Item, View
 from weft.contracts.journal import Event
 from weft.controllers.adoption import find_copies
-from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec, come_back
+from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec, change_wish, come_back
 from weft.kinds.orphan import OrphanCopy
 from weft.objects.envelope import merge_part
 
@@ -79,4 +79,4 @@ def _plan_leaving(vm: Item, place: Item, found: Found, silent: bool, now: float)
 
 
 def _leave(spec: AllocationSpec, move: AllocatedMove) -> AllocationSpec:
-    return msgspec.structs.replace(spec, role="source", wish="stop", move=move)
+    return msgspec.structs.replace(change_wish(spec, "stop"), role="source", move=move)

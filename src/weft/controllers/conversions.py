@@ -29,7 +29,7 @@ from weft.controllers.converted import Answer, Facts, KnownImage, Outcome, Place
 from weft.controllers.converting import plan_conversion
 from weft.controllers.loop import Plan, moved
 from weft.controllers.places import find_active
-from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec, is_at_rest
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionSpec, ConversionStatus, is_under_way
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
@@ -354,8 +354,7 @@ def _read_answer(view: View, item: Item) -> Answer | None:
 
 def _read_place(allocation: Item) -> Place:
     spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
-    told = report.incarnation >= spec.incarnation and report.state == "stopped"
-    rests = told and spec.role == "active" and spec.wish == "stop" and spec.move is None and not allocation.deleting
+    rests = is_at_rest(spec, report) and spec.role == "active" and spec.move is None and not allocation.deleting
     return Place(rests, bool(spec.volumes or spec.nics))
 
 

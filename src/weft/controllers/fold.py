@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec, has_heard
 from weft.kinds.fit import describe_change, plan_fit
 from weft.kinds.workload import WorkloadSpec, WorkloadStatus
 from weft.kinds.workload_wish import REFUSALS
@@ -170,6 +170,8 @@ def _living(
             return was, doing or (RESTARTING if wish.boots > report.boots else STOPPING)
         case "suspended":
             return Phase.SUSPENDED, STARTING if wish.run == "run" else STOPPING if wish.run == "stop" else ""
+        case "stopped" if spec.wish == "stop" and not has_heard(spec, report):
+            return Phase.PROLOG, doing  # it has been told to run meanwhile, and may have begun
         case "stopped":
             wanted = wish.run == "run" and (spec.wish != "run" or wish.boots > report.boots or not report.reason)
             return Phase.STOPPED, STARTING if wanted else ""

@@ -21,7 +21,7 @@ from weft.controllers.trouble import (
     is_stuck,
     tell_stuck,
 )
-from weft.kinds.allocation import AllocatedMove, AllocationSpec, MoveReport, account, come_back
+from weft.kinds.allocation import AllocatedMove, AllocationSpec, MoveReport, account, change_wish, come_back
 from weft.kinds.migration import ENDED, MOVED_ON, MigrationStatus
 
 
@@ -182,7 +182,7 @@ def _break_off(facts: Facts) -> Outcome:
         if source is not None and source.spec.move is not None and not source.spec.move.never_ran:
             outcome.source = replace(source.spec, move=replace(source.spec.move, never_ran=True))
     elif target.spec.wish != "stop":
-        outcome.target = replace(target.spec, wish="stop")
+        outcome.target = change_wish(target.spec, "stop")
     elif target.node_phase not in READY:
         lost = f"target {target.spec.node} has not been heard of"
         if source is not None and _has_it(source):
@@ -238,11 +238,11 @@ def _swap(facts: Facts, target: Side) -> Outcome:
     status.phase, status.ending, status.reason, status.message = "Finishing", "", "", ""
     status.actual = measure(status, *_hear(facts))
     run = facts.vm.run if facts.vm is not None else target.spec.wish
-    outcome = Outcome(status=status, target=replace(target.spec, role="active", move=None, wish=run))
+    outcome = Outcome(status=status, target=replace(change_wish(target.spec, run), role="active", move=None))
     if facts.source is not None:
         move = facts.source.spec.move
         move = replace(move, taken_over=True) if move is not None else None
-        outcome.source = replace(facts.source.spec, wish="stop", move=move)
+        outcome.source = replace(change_wish(facts.source.spec, "stop"), move=move)
         outcome.source_goes = True
     return outcome
 
@@ -254,7 +254,7 @@ def _leave_both(facts: Facts, target: Side) -> Outcome:
     if facts.source is not None:
         move = facts.source.spec.move
         move = replace(move, taken_over=True) if move is not None else None
-        outcome.source, outcome.source_goes = replace(facts.source.spec, wish="stop", move=move), True
+        outcome.source, outcome.source_goes = replace(change_wish(facts.source.spec, "stop"), move=move), True
     return outcome
 
 

@@ -38,7 +38,7 @@ from weft.controllers.astray import is_astray, plan_astray
 from weft.controllers.fold import Place, Wished, active_place, fold_current, fold_healthy, fold_ready, fold_status
 from weft.controllers.loop import Plan, moved
 from weft.controllers.places import find_active
-from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec, change_wish, is_at_rest
 from weft.kinds.conversion import ConversionStatus
 from weft.kinds.conversion import is_under_way as is_converting
 from weft.kinds.endpoint import EndpointSpec
@@ -162,7 +162,7 @@ def plan_allocation(view: View, vm: Item, item: Item, now: float) -> Write | Non
         wish, report = wish_of(vm), item.report(AllocationReport)
         if wants_fresh_start(spec, wish) and find_fit(spec, wish, report):
             return None  # the scheduler passes the wish on, with the new size
-        new = wish_for(view, vm, spec, rests=spec.wish == "stop" and item.report(AllocationReport).state == "stopped")
+        new = wish_for(view, vm, spec, rests=is_at_rest(spec, report))
         if new == spec:
             return None
         envelope.spec = merge_part(envelope.spec, new)
@@ -180,9 +180,8 @@ def wish_for(view: View, vm: Item, spec: AllocationSpec, *, rests: bool) -> Allo
         volume.uid: item.spec(VolumeSpec).size for volume in kept for item in view.find(VOLUMES_BY_UID, volume.uid)
     }
     return msgspec.structs.replace(
-        spec,
+        change_wish(spec, wish.run),
         workload_generation=vm.envelope.generation,
-        wish=wish.run,
         boots=max(wish.boots, spec.boots),
         restart=wish.restart,
         grace_seconds=wish.grace,

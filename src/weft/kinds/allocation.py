@@ -193,7 +193,8 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     allocations, with commas, to be gone first; ``held_by`` a gate that must be open; ``memberships`` are the affinity groups it
     counts in; ``extras`` what it takes of resources that its node declares. ``pool`` is where its root disk lies, and
     ``pool_id`` which storage that is: if the node's pool is another one by now, its disks are elsewhere. ``back_from`` are the
-    keys of its last moves whose targets surely never ran it."""
+    keys of its last moves whose targets surely never ran it. ``wish_count`` is how often ``wish`` has changed: what a node said
+    of an earlier wish of the same words says nothing of this one."""
 
     node: str
     node_uid: str
@@ -202,6 +203,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     incarnation: int
     role: Literal["active", "source", "target", "reserved"] = "active"
     wish: Wish = "run"
+    wish_count: int = 0
     boots: int = 0
     resources: Resources
     runtime: str = "qemu"
@@ -294,6 +296,7 @@ class MoveReport(msgspec.Struct, kw_only=True, frozen=True):
 class AllocationReport(msgspec.Struct, kw_only=True):
     incarnation: int = 0
     state: AllocationState = "pending"
+    wish_count: int | None = None  # of the wish that this is said of; None by an agent that doesn't count
     boots: int = 0  # the start counter that the present run satisfies
     ready: bool | None = None
     boot_id: str | None = None
@@ -318,6 +321,23 @@ class AllocationReport(msgspec.Struct, kw_only=True):
 
 class AllocationStatus(msgspec.Struct, kw_only=True):
     pass
+
+
+def has_heard(spec: AllocationSpec, report: AllocationReport) -> bool:
+    """Whether ``report`` is said of the wish in ``spec``: not of one before, since when its guest may have been started."""
+    return report.wish_count in (None, spec.wish_count)
+
+
+def is_at_rest(spec: AllocationSpec, report: AllocationReport) -> bool:
+    """Whether nothing of it runs on its node, as is wished, and nothing will: the node has said so of this very wish."""
+    told = report.state == "stopped" and report.incarnation >= spec.incarnation and has_heard(spec, report)
+    return told and spec.wish == "stop"
+
+
+def change_wish(spec: AllocationSpec, wish: Wish) -> AllocationSpec:
+    if wish == spec.wish:
+        return spec
+    return msgspec.structs.replace(spec, wish=wish, wish_count=spec.wish_count + 1)
 
 
 def come_back(spec: AllocationSpec, key: str) -> AllocationSpec:

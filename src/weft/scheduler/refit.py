@@ -23,6 +23,7 @@ from weft.kinds.allocation import (
     AllocationReport,
     AllocationSpec,
     Resources,
+    change_wish,
 )
 from weft.kinds.fit import find_fit, wants_fresh_start
 from weft.kinds.node import NodeReport
@@ -40,7 +41,7 @@ def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: 
     for; else only what the running machine can take. None if there is nothing to write."""
     spec, wish = allocation.spec(AllocationSpec), wish_of(vm)
     new = msgspec.structs.replace(
-        spec, workload_generation=vm.envelope.generation, wish=wish.run, boots=max(wish.boots, spec.boots)
+        change_wish(spec, wish.run), workload_generation=vm.envelope.generation, boots=max(wish.boots, spec.boots)
     )
     preconditions = [unchanged(vm), unchanged(allocation)]
     fields = find_fit(spec, wish, allocation.report(AllocationReport))
