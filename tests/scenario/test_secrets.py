@@ -167,4 +167,6 @@ def test_doctor_sees_that_the_clocks_differ(fabric: Fabric, capsys: pytest.Captu
     assert run(["--context", str(fabric.context), "token", "create", "brief", "--expires", "1h"], FastClock) == 0
     expires = parse_moment(json.loads(fabric.weft("get", "token/brief", "-o", "json").out)["spec"]["expires_at"])
     assert 3500 < expires - SystemClock().now() < 3700  # by the server's clock, not by the one that is wrong
+    found = {one["subject"]: one for one in json.loads(fabric.weft("doctor", "-o", "json").out)["items"]}
+    assert re.fullmatch(r"answers the server in [\d.e-]+ ms", found["store"]["fact"])
     assert "clock" in fabric.weft("doctor").out and "agrees with the server's" in fabric.weft("doctor").out

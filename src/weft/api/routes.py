@@ -99,10 +99,12 @@ async def _apply(doors: Doors, call: Call) -> Answer:
 
 
 async def _healthz(doors: Doors, call: Call) -> Answer:
-    """Answers only if the store does."""
+    """Answers only if the store does; ``store_ms`` is how long that took."""
     call.query()
+    began = doors.clock.elapsed()
     await doors.store.get("/project/-/default")
-    return json_answer({"status": "ok", "version": __version__, "capabilities": list_capabilities()})
+    took = round((doors.clock.elapsed() - began) * 1000, 2)
+    return json_answer({"status": "ok", "version": __version__, "store_ms": took, "capabilities": list_capabilities()})
 
 
 async def _gateway(doors: Doors, call: Call) -> Answer:

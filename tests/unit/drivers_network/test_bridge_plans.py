@@ -14,7 +14,7 @@ from weft.drivers.network.bridge.check import check_forwards, check_port, check_
 from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names, render_own
 from weft.drivers.network.bridge.kernel import FdbEntry, Link, LinkAddress
 from weft.drivers.network.bridge.names import GATEWAY_MAC, Names, port_alias, port_from_alias
-from weft.drivers.network.bridge.probe import find_dropping_chains
+from weft.drivers.network.bridge.probe import find_dropping_chains, find_small_mtu
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 
 NAMES = Names("wabc")
@@ -231,3 +231,13 @@ def test_another_firewalls_dropping_chain_is_found() -> None:
       {"chain": {"family": "ip", "table": "filter", "name": "DOCKER"}}]}"""
     assert find_dropping_chains(listing) == ["ip filter FORWARD"]
     assert find_dropping_chains("") == []
+
+
+@pytest.mark.parametrize(("mtu", "told"), [(1500, 0), (9000, 0), (1499, 1), (1400, 1)])
+def test_a_link_between_nodes_that_carries_less_than_networks_need_is_told_with_what_would_do(
+    mtu: int, told: int
+) -> None:
+    shown = f"3: eth9: <BROADCAST,UP> mtu {mtu} qdisc noqueue state UP mode DEFAULT group default"
+    said = find_small_mtu(shown, "eth9")
+    assert len(said) == told
+    assert all(f"--mtu {mtu - 50} or less" in line and "ip link set eth9 mtu 1500" in line for line in said)

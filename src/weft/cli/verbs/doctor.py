@@ -18,7 +18,7 @@ from weft.cli.exit_codes import ERROR, OK
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
-from weft.cli.verbs.version import ask_server, ask_time
+from weft.cli.verbs.version import ask_health, ask_time
 from weft.client.context import FILE, FOLDER
 from weft.kinds.cells import dig
 from weft.kinds.record import Kind
@@ -26,6 +26,7 @@ from weft.objects.errors import WeftError
 from weft.objects.quantity import format_age, format_bytes
 
 _CLOCK_SECONDS = 30.0
+_SLOW_STORE_MS = 100.0
 _SIGNS = {"ok": "✓", "note": "!", "broken": "✗"}
 _COLORS = {"ok": "green", "note": "yellow", "broken": "red"}
 # What a machine that runs guests needs: the program, its Debian package.
@@ -108,11 +109,13 @@ def _check_server(session: Session) -> Iterator[Finding]:
         yield Finding("context", "broken", problem.message, problem.hint or "")
         return
     yield _check_privacy(session) or Finding("context", "ok", f"{context.server}, project {session.client.project}")
-    version, trouble = ask_server(session)
-    if version is None:
+    told, trouble = ask_health(session)
+    if trouble:
         yield Finding("server", "broken", trouble, "make up starts a local one; it also heals what has died")
         return
-    yield Finding("server", "ok", f"answers, version {version}")
+    yield Finding("server", "ok", f"answers, version {told.get('version', '')}")
+    if isinstance(took := told.get("store_ms"), (int, float)):  # an older server doesn't say
+        yield Finding("store", "ok" if took < _SLOW_STORE_MS else "note", f"answers the server in {took:g} ms")
     yield _check_clock(session)
     try:
         nodes = session.client.list("node").items

@@ -24,7 +24,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None) -> None:
-    told, trouble = _ask(session)
+    told, trouble = ask_health(session)
     server, able = told.get("version"), told.get("capabilities") or []
     if session.is_document:
         print_data(session, {"client": weft.__version__, "server": server, "capabilities": able})
@@ -35,11 +35,12 @@ def _run(session: Session, kind: Kind | None) -> None:
 
 def ask_server(session: Session) -> tuple[str | None, str]:
     """The server's version, or None and why it isn't known."""
-    told, trouble = _ask(session)
+    told, trouble = ask_health(session)
     return (None, trouble) if trouble else (str(told.get("version", "")), "")
 
 
-def _ask(session: Session) -> tuple[dict[str, Any], str]:
+def ask_health(session: Session) -> tuple[dict[str, Any], str]:
+    """What the server says of itself, or nothing and why that isn't known."""
     try:
         answer = session.make_client(timeout_seconds=_TIMEOUT_SECONDS).http.request("GET", "/v1/healthz")
         raise_problem(answer)

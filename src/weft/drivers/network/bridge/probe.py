@@ -4,6 +4,7 @@ with the try. Changes nothing."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 
@@ -69,6 +70,7 @@ TRIALS = [
         needed=False,
     ),
 ]
+_VXLAN_BYTES, _LEAST_MTU = 50, 1500
 _TRY = 'try() { if said=$(eval "$2" 2>&1); then echo "$1 yes"; else echo "$1 no $said" | head -n 1; fi; }\n'
 
 
@@ -109,6 +111,19 @@ async def probe_kernel(host: Host, names: Names) -> Findings:
     return found
 
 
+def find_small_mtu(shown: str, link: str) -> list[str]:
+    """What is wrong with the MTU of ``link``, as `ip -o link` shows it: networks have 1450 unless they say otherwise, and VXLAN
+    takes 50 more. Pure."""
+    told = re.search(r"\bmtu (\d+)", shown)
+    if told is None or int(told[1]) >= _LEAST_MTU:
+        return []
+    most = int(told[1]) - _VXLAN_BYTES
+    return [
+        f"link {link} has MTU {told[1]}: between nodes only networks with --mtu {most} or less lose no packets; or give it"
+        f" {_LEAST_MTU}: ip link set {link} mtu {_LEAST_MTU}"
+    ]
+
+
 async def _probe_node(found: Findings, host: Host, names: Names) -> None:
     """What the node's own configuration grants: its address, a resolver, other firewalls."""
     _, links, _ = await attempt("read links", ["ip", "-o", "addr", "show", "dev", host.underlay_link])
@@ -117,6 +132,8 @@ async def _probe_node(found: Findings, host: Host, names: Names) -> None:
             f"address {host.underlay_address} isn't on link {host.underlay_link}: name the link and the address that"
             " the other nodes know this node by"
         )
+    _, shown, _ = await attempt("read the link", ["ip", "-o", "link", "show", "dev", host.underlay_link])
+    found.warnings += find_small_mtu(shown, host.underlay_link)
     if host.dns_upstream and choose_resolver() is not None:
         found.capabilities.append("dns-upstream")
     elif host.dns_upstream:
