@@ -139,7 +139,7 @@ class Tests:
             left -= self.seconds(test)
             if left > 0 or not chosen or not tests[test]:
                 chosen.append(test)
-        return chosen
+        return chosen or list(self._first)  # what runs in a process of its own, coverage gives to no test
 
 
 class Trial:
