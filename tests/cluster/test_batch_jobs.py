@@ -206,7 +206,9 @@ def test_the_logs_of_a_task_can_be_followed(cluster: Cluster, run: Job) -> None:
 def test_the_logs_of_all_tasks_are_followed_at_once_and_tasks_and_tries_that_begin_later_join(
     cluster: Cluster, run: Job
 ) -> None:
-    script = "echo begun; sleep $((WEFT_TASK_INDEX ? 1 : 5)); echo done; [ $WEFT_TRY != 1 ] || [ $WEFT_TASK_INDEX != 3 ]"
+    script = (
+        "echo begun; sleep $((WEFT_TASK_INDEX ? 1 : 5)); echo done; [ $WEFT_TRY != 1 ] || [ $WEFT_TASK_INDEX != 3 ]"
+    )
     run("many", script, "--array", "0-3", "--parallelism", "2", "--retries", "1", "--detach")
     said = subprocess.run(
         [WEFT, "job", "logs", "many", "-f"], cwd=cluster.folder, capture_output=True, timeout=60, text=True
