@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.scenario.agent_lab import make_bundle
-from tests.scenario.deciders_lab import Lab
+from tests.scenario.deciders_lab import GIB, Lab
 from tests.unit.controllers.hostile_site import hostile_site
 
 from weft.contracts.store import Delete
@@ -201,7 +201,7 @@ async def test_a_container_runs_an_image_that_the_fabric_holds_and_a_machine_doe
         assert (status.format, status.virtual_size) == ("oci", 0)
         await lab.until_phase("web", "Running", kind="container")
         place = (await lab.allocations())[0]
-        assert (place.image.sha256, place.image.digest, place.resources.disk) == (status.sha256, status.digest, 0)
+        assert (place.image.sha256, place.image.digest, place.resources.disk) == (status.sha256, status.digest, GIB)
         assert place.container.image == "web"
         await lab.put("image", "disk", {"url": f"file://{tmp_path}/disk.raw"})
         await until_phase(lab, "disk", "Available")
