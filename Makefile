@@ -41,15 +41,18 @@ fmt: install
 	@.venv/bin/ruff check -q --fix . || true
 	@.venv/bin/ruff format .
 
+# One more than there are processors: some tests wait.
+MANY = $(or $(WORKERS),$(shell expr $$(nproc) + 1))
+
 # Types and walls are tests too (tests/architecture); what is said in a blink comes first.
 check: install
 	@.venv/bin/ruff check -q .
 	@.venv/bin/ruff format -q --check . || { echo "make fmt puts these into form" >&2; exit 1; }
-	@.venv/bin/pytest -n $(or $(WORKERS),auto) --maxprocesses 8 tests/architecture tests/unit
+	@.venv/bin/pytest -n $(MANY) --maxprocesses 8 tests/architecture tests/unit
 
 unit: install
 	@set -- tests/unit/$(ROOM)*; [ -e "$$1" ] || { echo "no room $(ROOM): $$(cd tests/unit && ls)" >&2; exit 2; }; \
-	.venv/bin/pytest -n $(or $(WORKERS),auto) --maxprocesses 8 "$$@"
+	.venv/bin/pytest -n $(MANY) --maxprocesses 8 "$$@"
 
 # Three at a time: much of the suite waits for guests. WORKERS=1 runs it in order. What takes longest is told in the end.
 test: install
