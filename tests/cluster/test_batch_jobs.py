@@ -70,8 +70,8 @@ def test_an_array_with_an_index_that_fails_is_tried_again_and_ends_with_its_exit
     assert "it can't be started again" in cluster.fails(5, "container", "start", "thumbs-7")
 
     cluster.ok("job", "retry", "thumbs")
+    until(lambda: status(cluster, "thumbs")["tries"] == {"1": "0-6,8-9", "6": "7"})
     until(lambda: status(cluster, "thumbs")["phase"] == "Failed")
-    assert status(cluster, "thumbs")["tries"] == {"1": "0-6,8-9", "6": "7"}
     assert "job/thumbs has come to Failed" in cluster.fails(1, "wait", "job/thumbs")
 
 

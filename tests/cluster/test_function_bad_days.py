@@ -44,7 +44,8 @@ def begin(cluster: Cluster, n: int, seconds: float) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    until(lambda: runs(cluster, n) == 1)
+    until(lambda: runs(cluster, n) == 1 or caller.poll() is not None)
+    assert caller.poll() is None, caller.communicate()
     return caller
 
 
@@ -59,7 +60,7 @@ def answers(cluster: Cluster, n: int) -> bool:
 
 
 def test_a_killed_gateway_counts_what_still_runs_and_serves_again(slow: Cluster) -> None:
-    caller = begin(slow, 1, 8.0)
+    caller = begin(slow, 1, 16.0)
     for pid in slow.pids("weft server gateway"):
         os.kill(pid, signal.SIGKILL)
     _, told = caller.communicate(timeout=60)

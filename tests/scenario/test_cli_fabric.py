@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -385,7 +386,8 @@ def test_an_object_is_found_by_its_name_alone_and_to_be_read_by_its_beginning(fa
         said = fabric.weft(*line.split())
         assert (said.code, "found-here" in said.out) == (0, True), (line, said.err)
     assert "vm/found-here is the one that begins with 'found-he'" in fabric.weft("get", "found-he").err
-    assert "Running" in fabric.weft("events", "found-here").out
+    while "Running" not in fabric.weft("events", "found-here").out:  # they are gathered for a moment
+        time.sleep(0.1)
     assert fabric.weft("wait", "found-here", "--for", "phase=Running").code == 0
     assert [item["name"] for item in listed(fabric, "ps", "-l", "!none")] == ["found-here"]
 

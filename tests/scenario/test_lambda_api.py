@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from tests.scenario.function_doors_lab import DoorsLab, do, doors_lab, read
 
 from weft.client.invocations import Answer, Invoke, Refused
@@ -298,6 +298,32 @@ async def test_a_retry_is_not_run_elsewhere_while_the_node_that_may_have_it_is_n
     with pytest.raises(ClientError) as raised:
         await asked
     assert refusal(raised)[:2] == (502, "InvocationLostException") and f"{there} isn't back" in refusal(raised)[2]
+    assert len(first.invoked) + len(second.invoked) == 1
+
+
+async def test_the_next_gateway_runs_no_more_at_once_though_one_node_is_heard_late(
+    doors: DoorsLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CLOSING_SECONDS", 0.1)
+    await make(doors, max_concurrent=1)
+    first, second = doors.lab.agents["n1"], await doors.lab.agent("n2")
+    for agent in (first, second):
+        agent.says = lambda agent, invoke: None
+    client = doors.boto(await doors.key("once"), retries={"max_attempts": 1, "mode": "standard"})
+    lost = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
+    await doors.lab.until(lambda: bool(first.begun or second.begun))
+    there, other = ("n1", "n2") if first.begun else ("n2", "n1")
+    await lose_the_gateway(doors, other)
+    with pytest.raises((ClientError, BotoCoreError)):
+        await lost
+    await doors.lab.until(lambda: doors.lab.serves(doors.lab.agents[other]))
+    asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"2")))
+    await asyncio.sleep(0.5)
+    await doors.lab.agents[there].start()
+    with pytest.raises(ClientError) as raised:
+        async with asyncio.timeout(20):
+            await asked
+    assert refusal(raised)[:2] == (429, "TooManyRequestsException")
     assert len(first.invoked) + len(second.invoked) == 1
 
 

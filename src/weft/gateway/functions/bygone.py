@@ -48,7 +48,7 @@ class Bygone:
     async def recall(self, what: str, version: str, id: str) -> Outcome | None:
         """What an invocation comes to that was begun under this id; None if none was. Raises Unavailable (invocationLost) if that
         can't be told any more."""
-        while (missing := self._find_missing()) and self._clock.elapsed() < self._gathered_by:
+        while (missing := self.find_missing()) and self._clock.elapsed() < self._gathered_by:
             await self._clock.sleep(STEP_SECONDS)
         is_known = False
         while self._is_stray(id):
@@ -62,7 +62,7 @@ class Bygone:
         why = "its node has nothing of it any more" if is_known else f"{self._name_of(min(missing))} isn't back yet"
         raise tell_lost(what, id, f"begun, perhaps, through a gateway before this one, and {why}")
 
-    def _find_missing(self) -> set[str]:
+    def find_missing(self) -> set[str]:
         """The nodes that haven't said yet what they have under way."""
         return {uid for uid in self.find_expected() if (there := self._fleet.nodes.get(uid)) is None or not there.open}
 

@@ -148,9 +148,11 @@ class Dispatcher:
             channel.close()
 
     async def _begin(self) -> None:
-        """Just begun, this gateway knows no functions and no node yet: it waits a moment for them. Raises Unavailable."""
+        """Just begun, this gateway knows no functions, no node, and nothing of what runs on those: it waits a moment for that,
+        or more would run at once than ``max_concurrent``. Raises Unavailable."""
         until = self._clock.elapsed() + BEGIN_SECONDS
-        while not self.is_read() or not any(serving.open for serving in self._agents.fleet.nodes.values()):
+        nodes = self._agents.fleet.nodes
+        while not self.is_read() or self.bygone.find_missing() or not any(serving.open for serving in nodes.values()):
             if self._clock.elapsed() >= until:
                 if not self.is_read():
                     raise Unavailable(

@@ -10,7 +10,7 @@ import os
 import select
 import signal
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -72,7 +72,8 @@ def end(processes: Iterable[Process], sign: signal.Signals, timeout_seconds: flo
                 continue
             stack.callback(os.close, descriptor)
             if process.is_same(inspect_process(process.pid)):
-                signal.pidfd_send_signal(descriptor, sign)
+                with suppress(ProcessLookupError):  # it has just ended: its descriptor says so
+                    signal.pidfd_send_signal(descriptor, sign)
                 poll.register(descriptor, select.POLLIN)
                 waiting[descriptor] = process
         while waiting:
