@@ -363,7 +363,11 @@ async def test_a_volume_has_one_file_system_for_those_with_and_without_machines(
     assert await run(driver, lab.script("reads", text, mounts=mounts)) == "kept\n1000\nrefused\nlarger\n"
 
 
-async def test_a_volume_that_another_has_is_not_had_twice(lab: EnclosedLab, driver: EnclosedDriver) -> None:
+async def test_a_volume_that_another_has_is_not_had_twice(
+    lab: EnclosedLab, driver: EnclosedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # QEMU locks no disk before the memory of a saved machine is there (tests/warm): these boot.
+    monkeypatch.setenv("PATH", f"/usr/bin:{os.environ['PATH']}")
     disk = (await DirectoryVolumes(lab.host).ensure_files("once", size_bytes=16 * MIB, owner=(0, 0))).path
     mounts = [ContainerMount(disk, "/data", file_system="ext4")]
     one, two = lab.script("has", "echo up; sleep 1000", mounts=mounts), lab.script("wants", "exit 0", mounts=mounts)
