@@ -12,14 +12,18 @@ from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.orphan import read_copies
 
 
+def find_data(view: View, volume: str) -> Sequence[Item]:
+    """The nodes that have data of the volume of this uid. What was made for a guest that never came is no data."""
+    return [node for node in view.find(NODES_BY_VOLUME, volume) if not _is_half_made(node, volume)]
+
+
 def find_strays(view: View, volume: str, home: str) -> Sequence[Item]:
     """The nodes that have the data of the volume of this uid, though it is looked for on ``home``, which is heard of and
-    has none. None while ``home`` can't say, or isn't there: what lies on a lost disk is waited for. What was made for a guest
-    that never came is no data."""
+    has none. None while ``home`` can't say, or isn't there: what lies on a lost disk is waited for."""
     nodes = view.find(NODES_BY_UID, home)
     if not nodes or nodes[0].status(NodeStatus).phase != "Ready" or volume in nodes[0].report(NodeReport).volumes:
         return ()
-    return [node for node in view.find(NODES_BY_VOLUME, volume) if not _is_half_made(node, volume)]
+    return find_data(view, volume)
 
 
 def _is_half_made(node: Item, volume: str) -> bool:
@@ -27,8 +31,9 @@ def _is_half_made(node: Item, volume: str) -> bool:
     return any(volume == one.uid for copy in given_up for one in copy.spec.volumes)
 
 
-def find_copies(view: View, volume: str, home: str, explained: set[str]) -> list[str]:
-    """Names of nodes beside ``home`` that have data of it which nothing explains; the nodes of ``explained`` may have it."""
+def find_copies(view: View, volume: str, home: str | None, explained: set[str]) -> list[str]:
+    """Names of nodes beside ``home``, if it has one, that have data of it which nothing explains; the nodes of ``explained``
+    may have it."""
     return sorted(
         node.envelope.name
         for node in view.find(NODES_BY_VOLUME, volume)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import msgspec
 
 from weft.client.commit import Commit, delete, edit, put, unchanged
-from weft.client.homes import find_copies, find_strays
+from weft.client.homes import find_copies, find_data, find_strays
 from weft.client.indexes import (
     ALLOCATIONS_BY_VOLUME,
     NODES_BY_UID,
@@ -76,9 +76,17 @@ class Volumes:
 
 def is_astray(view: View, volume: Item) -> bool:
     """Whether its data isn't where it is looked for, and is elsewhere."""
-    status = volume.status(VolumeStatus)
+    return bool(_find_astray(view, volume, volume.status(VolumeStatus)))
+
+
+def _find_astray(view: View, volume: Item, status: VolumeStatus) -> Sequence[Item]:
+    """The nodes that have its data, though it is looked for on another, or on none yet: a restored store may be older than the
+    volume's first use."""
     local = pool_of(volume.spec(VolumeSpec), status) == LOCAL
-    return local and status.node_uid is not None and bool(find_strays(view, volume.uid, status.node_uid))
+    if status.node_uid is not None:
+        return find_strays(view, volume.uid, status.node_uid) if local else ()
+    is_chosen = local and not volume.deleting
+    return find_data(view, volume.uid) if is_chosen else view.find(NODES_BY_VOLUME, volume.uid)
 
 
 def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
@@ -90,17 +98,18 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
     specs = [item.spec(AllocationSpec) for item in allocations]
     status = fold_volume(former, specs, volume.deleting, volume.uid, ended)
     local = pool_of(volume.spec(VolumeSpec), status) == LOCAL
-    keepers: Sequence[Item] = view.find(NODES_BY_VOLUME, volume.uid) if status.node_uid is None else ()
-    if status.node_uid is not None and local and not allocations and not silent:
-        keepers = find_strays(view, volume.uid, status.node_uid)
+    astray = _find_astray(view, volume, status) if not allocations else ()
+    keepers = astray if not (local and silent) else ()
     if status.pool_id and not allocations and not _is_there(view, volume, status):
         # Others may share that storage.
         keepers = [node for node in view.find(NODES_BY_VOLUME, volume.uid) if _shares(node, status.pool_id)][:1]
     if len(keepers) == 1 or (keepers and (volume.deleting or not local)):
-        # A restored store may be older than the volume's first use, or know of a home before this one: the data is where it is.
+        # Of two nodes that both aren't its home nobody chooses.
         status.node, status.node_uid = keepers[0].envelope.name, keepers[0].uid
     explained = {item.spec(AllocationSpec).node_uid for item in allocations}
-    status.copies = find_copies(view, volume.uid, status.node_uid, explained) if local and status.node_uid else []
+    undecided = local and len(astray) > 1 and not volume.deleting
+    told = local and (status.node_uid is not None or undecided)  # one alone will be its home
+    status.copies = find_copies(view, volume.uid, status.node_uid, explained) if told else []
     if volume.deleting and not allocations and not silent and not _has_data(view, volume, status):
         envelope = edit(volume)
         envelope.finalizers = [name for name in envelope.finalizers if name != FINALIZER]
@@ -116,17 +125,22 @@ def plan_volume(view: View, volume: Item, silent: bool) -> Commit | None:
         return None
     envelope = edit(volume)
     envelope.status = merge_part(envelope.status, status)
-    return Commit(volume.key, [put(envelope)], [unchanged(volume)], _tell(volume, former, status))
+    events = _tell(volume, former, status, undecided)
+    return Commit(volume.key, [put(envelope)], [unchanged(volume)], events)
 
 
-def _tell(volume: Item, former: VolumeStatus, status: VolumeStatus) -> list[Event]:
+def _tell(volume: Item, former: VolumeStatus, status: VolumeStatus, undecided: bool) -> list[Event]:
+    """``undecided``: several nodes have its data, and its home isn't one of them."""
     events = []
     if former.node_uid not in (None, status.node_uid) and status.attached_to is None:
         message = f"its data is on {status.node}, not on {former.node} where it was looked for"
         events.append(Event("Warning", "DataFound", message, volume.envelope.ref, SOURCE))
     if set(status.copies) - set(former.copies):
+        names = ", ".join(status.copies)
         message = (
-            f"{', '.join(status.copies)}: there is data of it too, which nothing explains; {status.node}'s is used"
+            f"{names}: there is data of it which nothing explains; no VM gets it until only one of them has some"
+            if undecided
+            else f"{names}: there is data of it too, which nothing explains; {status.node}'s is used"
         )
         events.append(Event("Warning", "CopyFound", message, volume.envelope.ref, SOURCE))
     return events

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.client.homes import find_strays
+from weft.client.homes import find_data, find_strays
 from weft.client.indexes import (
     ALLOCATIONS_BY_VOLUME,
     ALLOCATIONS_BY_WORKLOAD,
@@ -332,7 +332,7 @@ def find_homes(view: View, volume: Item) -> set[str]:
     if home is not None:
         return {node.uid for node in find_strays(view, volume.uid, home)} or {home}
     # A restored store may be older than the volume's first use; its data mustn't be passed over for an empty disk.
-    return {node.uid for node in view.find(NODES_BY_VOLUME, volume.uid)}
+    return {node.uid for node in find_data(view, volume.uid)}
 
 
 def read_nics(view: View, vm: Item, networks: list[str]) -> list[AllocatedNic] | Waiting:

@@ -110,8 +110,32 @@ def test_a_copy_that_nothing_explains_is_told_once_and_forgotten_when_it_is_gone
     assert told(plan_volume(view, volume, silent=False), volume).copies == []
 
 
-def test_what_was_made_for_a_guest_that_never_came_is_no_data() -> None:
-    view, volume = make("n2 n3")
+@pytest.mark.parametrize("home", ["n1", None])
+def test_data_on_two_nodes_that_are_both_no_home_is_told_of_each(home: str | None) -> None:
+    view, volume = make("n2 n3", home=home)
+    commit = plan_volume(view, volume, silent=False)
+    assert commit is not None and told(commit, volume).copies == ["n2", "n3"]
+    [event] = commit.events
+    assert (event.reason, "no VM gets it" in event.message) == ("CopyFound", True)
+
+
+def test_of_nodes_that_have_data_of_a_volume_without_a_home_none_is_chosen_before_all_have_spoken() -> None:
+    view, volume = make("n2", home=None)
+    assert is_astray(view, volume)  # it is looked at again
+    early = told(plan_volume(view, volume, silent=True), volume)
+    assert (early.node, early.copies) == (None, [])
+    late = told(plan_volume(view, volume, silent=False), volume)
+    assert (late.node, late.copies) == ("n2", [])
+
+
+def test_a_volume_that_was_never_used_has_no_copies() -> None:
+    view, volume = make("", home=None)
+    assert plan_volume(view, volume, silent=False) is None
+
+
+@pytest.mark.parametrize("home", ["n1", None])
+def test_what_was_made_for_a_guest_that_never_came_is_no_data(home: str | None) -> None:
+    view, volume = make("n2 n3", home=home)
     place(view, "n3", "target")
     [target] = view.of_kind("allocation").values()
     view.drop(target.key)

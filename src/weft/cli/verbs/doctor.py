@@ -9,7 +9,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -126,20 +126,32 @@ def _check_server(session: Session) -> Iterator[Finding]:
         yield Finding("nodes", "broken", "none has joined", "weft token create --join prints what to type on one")
     for node in nodes:
         yield _check_node(node)
-    yield from _check_volumes(session)
+    yield from _check_volumes(session, {str(dig(node, "uid")): dig(node, "report.volumes") or [] for node in nodes})
 
 
-def _check_volumes(session: Session) -> Iterator[Finding]:
-    """Data that an older store, or a node that was given up, brought back beside the data in use."""
+def _check_volumes(session: Session, has: dict[str, list[str]]) -> Iterator[Finding]:
+    """``has``: the uids of volumes whose data lies on each node, by the node's uid."""
     try:
         volumes = session.client.list("volume").items
     except WeftError:
         return  # whoever may see nodes need not see what is in this project
-    for volume in volumes:
-        if copies := dig(volume, "status.copies", []):
-            fact = f"its data is on {dig(volume, 'status.node')}; {', '.join(map(str, copies))} has some that nothing explains"
-            remedy = "kept, and not used; a VM with it can't move there. Deleting the volume removes both"
-            yield Finding(f"volume {volume['name']}", "note", fact, remedy)
+    yield from (finding for volume in volumes if (finding := judge_volume(volume, has)) is not None)
+
+
+def judge_volume(volume: dict[str, Any], has: dict[str, list[str]]) -> Finding | None:
+    """Data that an older store, or a node that was given up, brought back beside the data in use, or with none in use.
+    ``has`` as above; of a node that isn't there nobody knows."""
+    copies = dig(volume, "status.copies") or []
+    if not copies:
+        return None
+    names, home, uid = ", ".join(map(str, copies)), dig(volume, "status.node_uid"), dig(volume, "uid")
+    if home is None or (len(copies) > 1 and home in has and uid not in has[home]):
+        fact = f"there is data of it on {names}, which nothing explains; whose is the right one isn't known"
+        remedy = "kept; a VM with it waits (volumesApart) until only one node has some. Deleting the volume removes all"
+    else:
+        fact = f"its data is on {dig(volume, 'status.node')}; {names} has some that nothing explains"
+        remedy = "kept, and not used; a VM with it can't move there. Deleting the volume removes both"
+    return Finding(f"volume {volume['name']}", "note", fact, remedy)
 
 
 def _check_clock(session: Session) -> Finding:
