@@ -189,6 +189,7 @@ async def test_one_that_is_planned_is_decided_when_its_hour_comes(tmp_path: Path
     async with MovingLab(tmp_path) as lab:
         at = lab.clock.now() + 300
         await begin(lab, pool="fast", not_before=at, not_after=at + 600)
+        await lab.add_node("n2", pools=[FAST, OTHER])  # where no room is held: the disk stays on its node
         await lab.migrate("web", "late", mode="storage", pool="slow", volume="data", not_before=at, not_after=at + 5)
         await lab.pass_time(2)
         status = await lab.migration("m")

@@ -79,9 +79,7 @@ class Connection(http.client.HTTPConnection):
             raise make_lost(problem) from problem
 
     def is_quiet(self) -> bool:
-        """Nothing has come since the last answer; a server that hung up would have left its goodbye."""
-        if self.sock is None:
-            return False
+        """Nothing has come since the last answer, after which it was kept; a server that hung up would have left its goodbye."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return not poll.poll(0)

@@ -191,7 +191,7 @@ class Http:
                 if not self._idle:
                     return None
                 connection = self._idle.pop()
-            if connection.sock is not None and connection.is_quiet():
+            if connection.is_quiet():
                 connection.sock.settimeout(timeout_seconds)
                 return connection
             connection.hang_up()

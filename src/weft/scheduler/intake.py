@@ -130,7 +130,7 @@ class Intake:
     def _notice_allocation(self, change: Changed) -> None:
         self.count(change.key, change.new)
         self.moves.notice(self._view, change)
-        if change.old is None or change.new is None or _moved(change, _stand_of):
+        if _moved(change, _stand_of):
             for vm in self._view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
                 self._due[vm.key] = vm
                 self._offer_gang(vm)

@@ -25,6 +25,7 @@ from weft.language.tree import (
     every,
     show,
 )
+from weft.objects.errors import InvalidInput
 from weft.scheduler.constraint import find_meeting, split, tell_failure
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import explain
@@ -195,6 +196,19 @@ def test_a_wish_that_looks_wrong_is_warned_of() -> None:
         "preference rack>5 OR NOT exists(rack) never holds where the constraint does"
     ]
     assert find_warnings(request("zone=a"), snapshot) == ["only 1 of 3 nodes meets zone=a"]
+
+
+def test_nothing_is_said_of_a_preference_where_the_constraint_is_too_long_to_be_compared() -> None:
+    """With the constraints that it names in full it is longer than one may write."""
+    named = [read_expression(",".join(f"x{n}!={'y' * 60}" for n in range(60))) for _ in range(2)]
+    clashing = Preference(read_expression("zone=b"))
+    constraint = every([*named, read_expression("zone!=b")])
+    with pytest.raises(InvalidInput, match="longer than"):
+        read_expression(show(constraint))
+    told = find_warnings(msgspec.structs.replace(request(None, clashing), constraint=constraint), make_snapshot())
+    assert not [warning for warning in told if "never holds" in warning]
+    short = find_warnings(request("zone!=b", clashing), make_snapshot())
+    assert short == ["preference zone=b never holds where the constraint does"]
 
 
 def test_the_longest_wishes_still_make_a_decision_that_can_be_kept() -> None:
