@@ -360,11 +360,14 @@ def test_a_batch_gives_one_result_for_each_object(vms: DoorsLab) -> None:
     manifests = [make_vm(f"v{i}") for i in range(130)]
     manifests[7]["spec"]["image"] = "nope"
     manifests[9] = make_vm("v8")
+    manifests[11]["spec"]["memory"] = manifests[12]["spec"]["memory"] = "1K"  # one spec is read once: wrong for both
+    manifests[13]["spec"]["memory"] = "300M"
     results = vms.client.batch("vm", manifests)
     errors = {i: r["error"]["reason"] for i, r in enumerate(results) if "error" in r}
-    assert errors == {3: "alreadyExists", 7: "notFound", 9: "alreadyExists"}
+    assert errors == {3: "alreadyExists", 7: "notFound", 9: "alreadyExists", 11: "invalidInput", 12: "invalidInput"}
+    assert [results[i]["object"]["spec"]["memory"] >> 20 for i in (10, 13, 14)] == [256, 300, 256]
     assert results[129]["object"] == vms.client.get("vm", "v129")
-    assert len(vms.client.list("vm").items) == 128
+    assert len(vms.client.list("vm").items) == 126
 
 
 def test_a_repeated_batch_finds_what_the_first_one_made(vms: DoorsLab) -> None:

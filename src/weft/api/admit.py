@@ -34,6 +34,7 @@ from weft.objects.identity import new_uid
 from weft.objects.quantity import format_age
 from weft.objects.schema import read_strict
 
+_encoder = msgspec.json.Encoder()
 _NOT_YET_PLACED = ("Pending", "Hold")
 
 
@@ -49,6 +50,20 @@ class Draft:
     preconditions: list[Precondition] = field(default_factory=list)
 
 
+class Specs:
+    """Specs of new objects that one request makes, each text read once: a fleet's are all alike. What is read is not changed."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, bytes], tuple[Any, msgspec.Raw]] = {}
+
+    def read(self, kind: Kind, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
+        """The spec of a new ``kind`` and how it is stored. Raises what is wrong with it."""
+        text = (kind.name, _encoder.encode(given))
+        if text not in self._read:
+            self._read[text] = _read_new(kind, given)
+        return self._read[text]
+
+
 async def plan_put(doors: Doors, view: View, wish: Wish) -> Draft:
     """Make the object, or bring the one there is to what is wished."""
     current = await view.get(wish.kind, wish.project, wish.name)
@@ -57,8 +72,11 @@ async def plan_put(doors: Doors, view: View, wish: Wish) -> Draft:
     return await plan_update(doors, view, wish, current)
 
 
-async def plan_create(doors: Doors, view: View, wish: Wish, *, known_absent: bool = False) -> Draft:
-    """A new object. Raises AlreadyExists; with ``known_absent`` that is left to the commit to find out."""
+async def plan_create(
+    doors: Doors, view: View, wish: Wish, *, known_absent: bool = False, specs: Specs | None = None
+) -> Draft:
+    """A new object. Raises AlreadyExists; with ``known_absent`` that is left to the commit to find out. ``specs`` are those of the
+    same request that were read before."""
     kind = wish.kind
     if not known_absent:
         current = await view.get(kind, wish.project, wish.name)
@@ -80,7 +98,8 @@ async def plan_create(doors: Doors, view: View, wish: Wish, *, known_absent: boo
             field="name",
             hint="choose a shorter one",
         )
-    spec = read_spec(kind, sealing.take_in(doors, wish, None))
+    given = sealing.take_in(doors, wish, None)
+    spec, raw = _read_new(kind, given) if specs is None else specs.read(kind, given)
     if isinstance(spec, NetworkSpec):
         _refuse_nodes_range(doors, spec.cidr)
     await uploads.require_uploads(doors, kind, None, spec)
@@ -92,8 +111,8 @@ async def plan_create(doors: Doors, view: View, wish: Wish, *, known_absent: boo
         labels=wish.labels or {},
         schema=kind.schema,
         created_at=doors.clock.now(),
-        spec=_raw(spec),
-        status=_raw(kind.status()),
+        spec=raw,
+        status=_first_status(kind.status),
         finalizers=list(kind.finalizers),
     )
     if kind.born is not None:
@@ -291,8 +310,19 @@ def _check_size(draft: Draft) -> None:
         raise InvalidInput(f"spec: {claimed} claims are too many", field="spec", hint=f"at most {claims.MOST}")
 
 
+def _read_new(kind: Kind, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
+    spec = read_spec(kind, given)
+    return spec, _raw(spec)
+
+
+@functools.cache
+def _first_status(type_: type[msgspec.Struct]) -> msgspec.Raw:
+    """Of an object that nobody has done anything about yet."""
+    return _raw(type_())
+
+
 def _raw(part: msgspec.Struct) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(part))
+    return msgspec.Raw(_encoder.encode(part))
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from weft.api import admit, tokens
-from weft.api.admit import Draft
+from weft.api.admit import Draft, Specs
 from weft.api.call import MAX_BULK_BYTES, Call, json_answer, read_flag
 from weft.api.commit import TRIES, read_again, settle, tell, was_done
 from weft.api.doors import Doors
@@ -20,7 +20,7 @@ from weft.api.manifest import Wish, read_manifest
 from weft.api.problem import status_of
 from weft.api.target import Target
 from weft.api.view import View
-from weft.contracts.store import MAX_COMMIT_BYTES, MAX_PRECONDITIONS, MAX_WRITES, PreconditionFailed, Put
+from weft.contracts.store import MAX_COMMIT_BYTES, MAX_PRECONDITIONS, MAX_WRITES, Precondition, PreconditionFailed, Put
 from weft.kinds.registry import KINDS
 from weft.objects.envelope import Envelope
 from weft.objects.errors import AlreadyExists, InUse, InvalidInput, Unavailable, WeftError
@@ -47,14 +47,14 @@ async def create_batch(doors: Doors, call: Call, target: Target) -> Answer:
     call.query()
     raws = await _read_objects(call, {"objects"})
     tokens.refuse_without_secret(target.kind)
-    view = View(doors.store)
+    view, specs = View(doors.store), Specs()
     parts: list[_Part] = []
     for index, raw in enumerate(raws):
         part = _Part(index)
         parts.append(part)
         try:
             part.wish = read_manifest(raw, kind=target.kind, project=target.project)
-            part.draft = await _plan_new(doors, view, part.wish)
+            part.draft = await _plan_new(doors, view, specs, part.wish)
         except WeftError as error:
             part.error = error
         if index % _BREATH == _BREATH - 1:
@@ -97,12 +97,12 @@ async def apply(doors: Doors, call: Call) -> Answer:
     return json_answer({"results": [_applied(part) for part in parts]})
 
 
-async def _plan_new(doors: Doors, view: View, wish: Wish) -> Draft:
+async def _plan_new(doors: Doors, view: View, specs: Specs, wish: Wish) -> Draft:
     """A draft that leaves it to the commit to find a taken name; only names within the request are compared."""
     planned = view.is_planned(_key_of(wish))
     if planned:
         raise AlreadyExists(f'{wish.kind.title} "{wish.name}" stands twice in this request', field="name")
-    return await admit.plan_create(doors, view, wish, known_absent=True)
+    return await admit.plan_create(doors, view, wish, known_absent=True, specs=specs)
 
 
 async def _commit_group(doors: Doors, group: list[_Part], key: str | None) -> None:
@@ -247,21 +247,23 @@ _RANKS = _rank_kinds()
 def _groups(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
     """Runs of parts that fit into one commit each."""
     group: list[_Part] = []
-    writes, size, preconditions = 0, 0, set[Any]()
+    writes, size, preconditions = 0, 0, set[Precondition]()
     for part in parts:
         draft = part.draft
         if draft is None:
             continue
         bytes_ = sum(len(w.key) + (len(w.value) if isinstance(w, Put) else 0) for w in draft.writes)
-        together = preconditions | set(draft.preconditions)
-        too_much = (
-            writes + len(draft.writes) > MAX_WRITES or size + bytes_ > _ROOM_BYTES or len(together) > MAX_PRECONDITIONS
-        )
-        if group and too_much:
+        new = [precondition for precondition in draft.preconditions if precondition not in preconditions]
+        if group and (
+            writes + len(draft.writes) > MAX_WRITES
+            or size + bytes_ > _ROOM_BYTES
+            or len(preconditions) + len(new) > MAX_PRECONDITIONS
+        ):
             yield group
-            group, writes, size, together = [], 0, 0, set(draft.preconditions)
+            group, writes, size, preconditions, new = [], 0, 0, set(), draft.preconditions
         group.append(part)
-        writes, size, preconditions = writes + len(draft.writes), size + bytes_, together
+        writes, size = writes + len(draft.writes), size + bytes_
+        preconditions.update(new)
     if group:
         yield group
 
