@@ -404,13 +404,18 @@ async def test_over_tls_only_who_has_a_certificate_is_let_in(tmp_path: Path) -> 
 
 
 async def test_a_full_etcd_refuses_writes_and_goes_on_reading(start: Start) -> None:
-    server = start("--quota-backend-bytes", "4000000")
+    quota, each = 4_000_000, 200_000
+    server = start("--quota-backend-bytes", str(quota))
+    written: list[str] = []
     async with AsyncExitStack() as stack:
         store = await opened(stack, server)
         with pytest.raises(StoreFull):
             for n in range(600):  # etcd looks at its size every 100 ms only
-                await store.commit([Put(f"/fill/{n}", b"x" * 200_000)])
+                await store.commit([Put(f"/fill/{n:03}", b"x" * each)])
+                written.append(f"/fill/{n:03}")
                 await asyncio.sleep(0.01)
-        assert (await store.list("/fill/", limit=1)).entries
+        found = [entry.key for entry in (await store.list("/fill/", limit=600)).entries]
+        assert found[: len(written)] == written
     [kept] = server.data.rglob("db")
-    assert 4_000_000 <= kept.stat().st_size <= 16_000_000  # of the 120 MB that were to be written
+    # it refuses the write that would pass its quota, so it ends up to one write short of it; 120 MB were to be written
+    assert quota - 1.1 * each <= kept.stat().st_size <= 10 * quota
