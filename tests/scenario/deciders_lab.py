@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -56,6 +57,10 @@ class VirtualClock:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._count), future))
         await future
+
+    def next_in(self) -> float:
+        """Seconds until the next sleeper wakes."""
+        return min((at - self._elapsed for at, _, future in self._sleepers if not future.done()), default=math.inf)
 
     def advance(self, seconds: float) -> None:
         self._elapsed += seconds

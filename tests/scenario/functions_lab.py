@@ -34,6 +34,7 @@ from weft.client.invocations import (
     receive,
 )
 from weft.client.tls import make_tls
+from weft.contracts.clock import Clock
 from weft.contracts.function import Recipe
 from weft.contracts.store import AtRevision, Delete, Put
 from weft.gateway.functions.call import Call
@@ -174,12 +175,13 @@ class PretendAgent:
 
 
 class FunctionsLab:
-    """The gateway's functions, begun anew by ``restart``."""
+    """The gateway's functions, begun anew by ``restart``; those go by ``their_clock`` from then on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.gateway_lab = GatewayLab(folder)
         self.clock = self.gateway_lab.clock
+        self.their_clock: Clock = self.clock
         self.store = MemoryStore(self.clock)
         self.agents: dict[str, PretendAgent] = {}
         self.functions: Functions
@@ -187,10 +189,11 @@ class FunctionsLab:
 
     async def begin(self) -> None:
         """The gateway's functions, in a gateway that listens."""
-        cache = Cache(self.store, make_view(*function_places.KINDS, "token", indexes=(TOKENS_BY_KEY,)), self.clock)
+        clock = self.their_clock
+        cache = Cache(self.store, make_view(*function_places.KINDS, "token", indexes=(TOKENS_BY_KEY,)), clock)
         places = FunctionPlaces(cache.view)
         cache.subscribe(places.notice, function_places.KINDS)
-        self.functions = Functions(self.store, cache, places, self.clock, ticket_key=KEY, folder=self.folder / "gw")
+        self.functions = Functions(self.store, cache, places, clock, ticket_key=KEY, folder=self.folder / "gw")
         gateway = self.gateway_lab.gateway
         gateway.functions = self.functions
         self._running = asyncio.ensure_future(self.functions.run(gateway.dial, lambda uid: uid in gateway.nodes))

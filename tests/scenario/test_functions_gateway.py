@@ -7,13 +7,30 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.scenario.deciders_lab import VirtualClock
 from tests.scenario.functions_lab import MIB, PretendAgent, answer, functions_lab
 from tests.scenario.gateway_lab import KEY
 
 from weft.client.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused
+from weft.contracts.store import Page
 from weft.gateway.functions import spreading
+from weft.gateway.functions.dispatcher import ALL_SECONDS, LOOK_SECONDS
 from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
+from weft.store.memory import MemoryStore
 from weft.trust.tickets import check_blob_ticket
+
+
+class SlowToList(MemoryStore):
+    """Lists when ``lists`` says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lists = asyncio.Event()
+        self.lists.set()
+
+    async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:
+        await self.lists.wait()
+        return await super().list(prefix, limit=limit, after=after)
 
 
 async def test_a_function_is_prepared_once_and_then_invoked(tmp_path: Path) -> None:
@@ -34,7 +51,8 @@ async def test_a_function_is_prepared_once_and_then_invoked(tmp_path: Path) -> N
         await lab.until(lambda: agent.heard == [outcome.id])
 
 
-async def test_what_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+async def test_what_is_not_there_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.gateway.functions.dispatcher.BEGIN_SECONDS", 0.5)  # no node is there
     async with functions_lab(tmp_path) as lab:
         with pytest.raises(NotFound) as refused:
             await lab.invoke("nothing")
@@ -307,6 +325,46 @@ async def test_a_call_that_comes_before_the_gateway_has_read_anything_waits_a_mo
         await asyncio.sleep(0.1)
         await agent.start()
         assert (await call).payload == b"1"
+
+
+async def test_what_runs_counts_though_its_node_says_so_before_the_gateway_has_read_the_functions(
+    tmp_path: Path,
+) -> None:
+    store = SlowToList()
+    async with functions_lab(tmp_path, store) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello", max_concurrent=1)
+        agent.says = lambda agent, invoke: None
+        lost = asyncio.ensure_future(lab.invoke("hello"))
+        await lab.until(lambda: len(agent.invoked) == 1)
+        await agent.stop()
+        store.lists.clear()
+        await lab.restart()
+        lost.cancel()
+        await agent.start()
+        await lab.until(lambda: agent.channels == 2)
+        await asyncio.sleep(0.2)  # by then the gateway has what it said
+        store.lists.set()
+        with pytest.raises(Throttled):
+            await lab.invoke("hello")
+
+
+async def test_a_node_that_is_not_heard_holds_a_new_gateways_calls_up_for_a_while_only(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        here, away = await lab.agent("n1"), await lab.agent("n2")
+        await lab.function("hello")
+        await here.stop()
+        await away.stop()
+        clock = lab.their_clock = VirtualClock()
+        await lab.restart()
+        await here.start()
+        await lab.until(lambda: lab.serves(here))
+        call = asyncio.ensure_future(lab.invoke("hello", b"1"))
+        await lab.until(lambda: clock.next_in() <= LOOK_SECONDS / 5)
+        clock.advance(ALL_SECONDS)
+        assert (await call).node == "n1"
 
 
 async def test_nodes_let_go_of_what_nothing_names_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

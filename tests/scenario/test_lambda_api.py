@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import uvloop
 from botocore.exceptions import BotoCoreError, ClientError
+from tests.scenario.deciders_lab import VirtualClock
 from tests.scenario.function_doors_lab import DoorsLab, do, doors_lab, read
 
 from weft.client.invocations import Answer, Invoke, Refused
-from weft.gateway.functions import bygone
+from weft.gateway.functions import bygone, dispatcher
 from weft.serving import server
 
 
@@ -247,13 +248,35 @@ async def test_a_bearer_token_will_do_as_well(doors: DoorsLab) -> None:
     assert len(doors.lab.agents["n1"].invoked) == 1
 
 
-async def lose_the_gateway(doors: DoorsLab, *back: str) -> None:
-    """The next one knows nothing of this one; the agents of the nodes ``back`` find it."""
+async def lose_the_gateway(doors: DoorsLab, *back: str) -> VirtualClock:
+    """The next one knows nothing of this one; the agents of the nodes ``back`` find it. Its time stands still until it is moved."""
     for agent in doors.lab.agents.values():
         await agent.stop()
+    clock = doors.lab.their_clock = VirtualClock()
     await doors.restart()
     for name in back:
-        await doors.lab.agents[name].start()
+        await start(doors, name)
+    return clock
+
+
+async def start(doors: DoorsLab, name: str) -> None:
+    agent = doors.lab.agents[name]
+    await agent.start()
+    await doors.lab.until(lambda: doors.lab.serves(agent))
+
+
+async def ended(clock: VirtualClock, asked: asyncio.Future[Any]) -> Any:
+    """What ``asked`` comes to while time goes on, a step for each look."""
+    async with asyncio.timeout(60):
+        while not asked.done():
+            clock.advance(bygone.STEP_SECONDS)
+            await asyncio.sleep(0.01)
+    return await asked
+
+
+async def until_one_waits(doors: DoorsLab, clock: VirtualClock) -> None:
+    """A call has come to a gateway whose time stands still, and waits for nodes: nobody else looks as often for anything."""
+    await doors.lab.until(lambda: clock.next_in() <= bygone.STEP_SECONDS)
 
 
 @pytest.mark.parametrize("answered", ["before", "after"])
@@ -270,22 +293,24 @@ async def test_what_a_killed_gateway_began_is_not_run_again_by_the_sdks_retries(
     id = agent.invoked[0].id
     if answered == "before":  # while there is no gateway to hear it
         agent.answers[id] = Answer(id, b'"once"')
-    await lose_the_gateway(doors, "n1")
+    clock = await lose_the_gateway(doors)
+    await until_one_waits(doors, clock)
+    await start(doors, "n1")
+    clock.advance(bygone.STEP_SECONDS)  # its node is back
     if answered == "after":
-        await doors.lab.until(lambda: doors.lab.serves(agent))
-        await asyncio.sleep(0.5)
+        await until_one_waits(doors, clock)
         agent.say(Answer(id, b'"once"'))
-    told = await asked
+    told = await ended(clock, asked)
     assert read(told) == "once" and told["ResponseMetadata"]["RequestId"] == id and len(agent.invoked) == 1
     agent.says = lambda agent, invoke: Answer(invoke.id, b'"anew"')
-    assert read(await do(lambda: client.invoke(FunctionName="thumb", Payload=b"1"))) == "anew"
+    again = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
+    assert read(await ended(clock, again)) == "anew"
 
 
 async def test_a_retry_is_not_run_elsewhere_while_the_node_that_may_have_it_is_not_back(
     doors: DoorsLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "CLOSING_SECONDS", 0.1)
-    monkeypatch.setattr(bygone, "GATHER_SECONDS", 3.0)
     await make(doors)
     first, second = doors.lab.agents["n1"], await doors.lab.agent("n2")
     for agent in (first, second):
@@ -294,7 +319,9 @@ async def test_a_retry_is_not_run_elsewhere_while_the_node_that_may_have_it_is_n
     asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
     await doors.lab.until(lambda: bool(first.begun or second.begun))
     there, other = ("n1", "n2") if first.begun else ("n2", "n1")
-    await lose_the_gateway(doors, other)
+    clock = await lose_the_gateway(doors, other)
+    await until_one_waits(doors, clock)
+    clock.advance(bygone.GATHER_SECONDS)
     with pytest.raises(ClientError) as raised:
         await asked
     assert refusal(raised)[:2] == (502, "InvocationLostException") and f"{there} isn't back" in refusal(raised)[2]
@@ -313,16 +340,16 @@ async def test_the_next_gateway_runs_no_more_at_once_though_one_node_is_heard_la
     lost = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
     await doors.lab.until(lambda: bool(first.begun or second.begun))
     there, other = ("n1", "n2") if first.begun else ("n2", "n1")
-    await lose_the_gateway(doors, other)
+    clock = await lose_the_gateway(doors, other)
     with pytest.raises((ClientError, BotoCoreError)):
         await lost
-    await doors.lab.until(lambda: doors.lab.serves(doors.lab.agents[other]))
     asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"2")))
-    await asyncio.sleep(0.5)
-    await doors.lab.agents[there].start()
+    await until_one_waits(doors, clock)
+    clock.advance(dispatcher.ALL_SECONDS - 1)
+    await until_one_waits(doors, clock)
+    await start(doors, there)
     with pytest.raises(ClientError) as raised:
-        async with asyncio.timeout(20):
-            await asked
+        await ended(clock, asked)
     assert refusal(raised)[:2] == (429, "TooManyRequestsException")
     assert len(first.invoked) + len(second.invoked) == 1
 

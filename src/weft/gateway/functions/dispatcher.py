@@ -47,7 +47,8 @@ from weft.serving.shares import Shares
 
 log = logging.getLogger("weft.gateway.functions")
 LOOK_SECONDS = 0.25  # how often what is overdue is looked for
-BEGIN_SECONDS = 5.0
+BEGIN_SECONDS = 5.0  # for the functions, and one node
+ALL_SECONDS = 15.0  # for all nodes: agents look for a gateway that was away every 5 s, and connecting takes a moment
 MOST_HELD_BYTES = 512 * 1024 * 1024  # of payloads, a quarter of them of one project
 
 
@@ -131,7 +132,9 @@ class Dispatcher:
             self._perform(self._desk.expire(self._clock.elapsed()))
 
     async def serve(self, channel: Channel) -> None:
-        """Carry messages of one agent's connection until it is lost."""
+        """Carry messages of one agent's connection until it is lost; first the functions are read that its invocations are of."""
+        while not self.is_read():
+            await self._clock.sleep(LOOK_SECONDS / 5)
         node, channels = channel.node, self._agents.channels
         self._desk.connect(node)
         channels[node] = channel
@@ -149,17 +152,18 @@ class Dispatcher:
 
     async def _begin(self) -> None:
         """Just begun, this gateway knows no functions, no node, and nothing of what runs on those: it waits a moment for that,
-        or more would run at once than ``max_concurrent``. Raises Unavailable."""
-        until = self._clock.elapsed() + BEGIN_SECONDS
+        or more would run at once than ``max_concurrent``, as it may where a node is heard later still. Raises Unavailable."""
+        began = self._clock.elapsed()
         nodes = self._agents.fleet.nodes
-        while not self.is_read() or self.bygone.find_missing() or not any(serving.open for serving in nodes.values()):
-            if self._clock.elapsed() >= until:
-                if not self.is_read():
-                    raise Unavailable(
-                        "the gateway hasn't read the functions yet", reason="functionNotReady", retry_after_seconds=1.0
-                    )
+        while (waited := self._clock.elapsed() - began) < ALL_SECONDS:
+            knows = self.is_read() and any(serving.open for serving in nodes.values())
+            if not (self.is_read() and self.bygone.find_missing()) and (knows or waited >= BEGIN_SECONDS):
                 break
             await self._clock.sleep(LOOK_SECONDS / 5)
+        if not self.is_read():
+            raise Unavailable(
+                "the gateway hasn't read the functions yet", reason="functionNotReady", retry_after_seconds=1.0
+            )
         self._begun = True
 
     def _admit(self, function: Function, call: Call) -> None:
