@@ -328,7 +328,7 @@ class Lab:
         await asyncio.gather(task, return_exceptions=True)
 
     async def add_node(self, name: str, **report: Any) -> PretendNode:
-        node = self.nodes[name] = PretendNode(self, name, **report)
+        node = self.nodes[name] = PretendNode(self, name, **{"epoch": await self.epoch(), **report})
         await node.join()
         return node
 

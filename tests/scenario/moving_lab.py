@@ -69,7 +69,7 @@ class MovingLab(Lab):
         self.begin: list[World] = []
 
     async def add_node(self, name: str, **report: Any) -> PretendNode:
-        node = self.nodes[name] = MovingNode(self, name, **report)
+        node = self.nodes[name] = MovingNode(self, name, **{"epoch": await self.epoch(), **report})
         await node.join()
         return node
 

@@ -190,7 +190,7 @@ async def forget(lab: Lab, kinds: list[str]) -> None:
             await lab.store.commit([Delete(envelope.key)])
 
 
-async def report_orphans(lab: Lab, name: str, *, epoch: str = "", copies: bool = True) -> None:
+async def report_orphans(lab: Lab, name: str, *, copies: bool = True) -> None:
     """What an agent reports when no list explains its guests any more."""
     node = lab.nodes[name]
     orphans = [
@@ -198,7 +198,7 @@ async def report_orphans(lab: Lab, name: str, *, epoch: str = "", copies: bool =
         for uid, spec in node.specs.items()
     ]
     texts = [msgspec.json.encode({"uid": uid, "spec": spec}).decode() for uid, spec in node.specs.items()]
-    await node.write_report(orphans=orphans, orphan_allocations=texts if copies else [], epoch=epoch)
+    await node.write_report(orphans=orphans, orphan_allocations=texts if copies else [], epoch=await lab.epoch())
 
 
 async def test_a_guest_that_an_older_store_forgot_is_its_vms_again(tmp_path: Path) -> None:
@@ -348,14 +348,45 @@ async def test_a_vm_wished_for_otherwise_does_not_get_somebody_elses_guest(tmp_p
         assert node is not None and decode_part(node.report, NodeReport).orphans
 
 
-async def test_after_a_restore_nothing_is_placed_before_the_nodes_have_spoken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("epoch", ["another", ""])
+async def test_after_a_restore_nothing_is_placed_before_the_nodes_have_spoken(epoch: str, tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
-        node = await lab.add_node("n1", epoch="another")
+        node = await lab.add_node("n1", epoch=epoch)
         await lab.put_vm("web")
         await lab.until_refused("web", "storeRestored")
         assert await lab.allocations() == []
         await node.write_report(epoch=await lab.epoch())
         await lab.until_phase("web", "Running")
+
+
+async def test_a_node_that_had_just_joined_when_the_backup_was_taken_is_waited_for(tmp_path: Path) -> None:
+    """The store has it as Ready, but from before its first word on what runs there; since then it was given two VMs."""
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        web, gone = await lab.put_vm("web"), await lab.put_vm("gone")
+        for name in ("web", "gone"):
+            await lab.until_phase(name, "Running")
+        before = {place.workload.name: place.node for place in await lab.allocations()}
+        await lab.kill_deciders()
+        await forget(lab, ["allocation", "decision", "endpoint"])
+        for vm in (web, gone):  # as on their first day
+            vm.revision = 0
+            await lab.store.commit([Put(vm.key, encode_envelope(vm))])
+        await lab.delete(gone.key)
+        await lab.nodes["n1"].write_report(epoch="")
+        await lab.add_node("n2", cpu=64.0, memory=256 * GIB)
+        lab.start_deciders()
+        await lab.until_refused("web", "storeRestored")
+        await lab.pass_time(10)
+        assert await lab.allocations() == []
+        assert await lab.get(gone.key) is not None
+        await report_orphans(lab, "n1")
+        await lab.until_phase("web", "Running")
+        assert (
+            {place.workload.name: place.node for place in await lab.allocations()}
+            == {"web": "n1"}
+            == {"web": before["web"]}
+        )
 
 
 async def test_a_node_that_never_speaks_again_does_not_hold_all_up_after_a_restore(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 30.0
 
 def may_be_silent(cache: Cache, node: Item) -> bool:
     """Whether ``find_silent`` has to look at it: by what it has said, which changes rarely."""
-    return node.report(NodeReport).epoch not in ("", cache.epoch) or node.status(NodeStatus).phase == "Joining"
+    return node.report(NodeReport).epoch != cache.epoch or node.status(NodeStatus).phase == "Joining"
 
 
 def find_silent(cache: Cache, among: Iterable[Item] | None = None) -> list[str]:
@@ -25,10 +25,11 @@ def find_silent(cache: Cache, among: Iterable[Item] | None = None) -> list[str]:
     found = []
     for item in cache.view.of_kind("node").values() if among is None else among:
         epoch, phase = item.report(NodeReport).epoch, item.status(NodeStatus).phase
-        spoke_before = epoch not in ("", cache.epoch)
-        if phase == "Ready" and spoke_before:
+        if phase == "Ready" and epoch not in ("", cache.epoch):
             found.append(item.envelope.name)
-        elif cache.age_seconds < PATIENCE_SECONDS and (spoke_before or phase == "Joining"):
-            # The store says that it is lost, or new; but that may be long ago.
+        elif cache.age_seconds < PATIENCE_SECONDS and (epoch != cache.epoch or phase == "Joining"):
+            # The store says that it is lost, or new, or Ready and not a word of a history yet; but that may be long ago:
+            # a backup taken as it joined knows nothing of what it was given since. One that never hears of a history holds
+            # up the others no longer than that.
             found.append(item.envelope.name)
     return sorted(found)
