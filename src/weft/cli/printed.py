@@ -60,19 +60,23 @@ def show_logs(
     session: Session, targets: Sequence[Target], *, follow: bool, tail: int, since: float | None, prefix: bool
 ) -> int:
     """What several guests printed, each line with whose it is: one guest after the other, or with ``follow`` all at once. The exit
-    code; the trouble of one is said and doesn't end the others."""
+    code; the trouble of one is said and doesn't end the others. Raises OSError where the lines can't be put out."""
     lock = threading.Lock()
     codes: list[int] = []
+    lost: list[OSError] = []
 
     def show(target: Target) -> None:
         lines = Lines(f"{target.what}  " if prefix else "", lock)
         try:
-            codes.append(_carry(session, target, ask_log(follow, tail, since), lines.take))
-        except WeftError as problem:
-            codes.append(exit_code(problem))
-            session.say(f"{target.what}: {problem.message}")
-        finally:
-            lines.end()
+            try:
+                codes.append(_carry(session, target, ask_log(follow, tail, since), lines.take))
+            except WeftError as problem:
+                codes.append(exit_code(problem))
+                session.say(f"{target.what}: {problem.message}")
+            finally:
+                lines.end()
+        except OSError as problem:  # nobody reads on, or a full disk: no line of any guest can be put there
+            lost.append(problem)
 
     threads = [threading.Thread(target=show, args=(target,), daemon=True) for target in targets]
     try:
@@ -80,11 +84,15 @@ def show_logs(
             thread.start()
             while not follow and thread.is_alive():
                 thread.join(_PAUSE_SECONDS)
-        while any(thread.is_alive() for thread in threads):
+            if lost:
+                break
+        while not lost and any(thread.is_alive() for thread in threads):
             threads[0].join(0.2)
             threads = [thread for thread in threads if thread.is_alive()] or threads
     except KeyboardInterrupt:
         return INTERRUPTED  # enough was seen
+    if lost:
+        raise lost[0]
     return partial_code(codes)
 
 

@@ -154,7 +154,11 @@ def read_context(path: Path) -> Context:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Context)
     except FileNotFoundError:
-        raise NotFound(f"context file {path} does not exist", reason="noContext") from None
+        raise NotFound(
+            f"context file {path} does not exist",
+            reason="noContext",
+            hint="weft context list shows those that have a name; make up writes one for a local cluster",
+        ) from None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as problem:
         raise InvalidInput(
             f"context file {path} can't be read: {problem}", hint="make up writes a new one for a local cluster"

@@ -32,6 +32,7 @@ ANSWER = ("server", "gateway")
 def main() -> None:
     """Run what the command line says and end with its exit code."""
     argv = sys.argv[1:]
+    _replace_closed_streams()
     if not argv or argv[0] not in PROCESSES:
         signs = importlib.import_module("weft.cli.signs")
         for stream in (sys.stdout, sys.stderr):
@@ -47,6 +48,18 @@ def main() -> None:
         gc.set_threshold(*SELDOM)
     module, before = PROCESSES[argv[0]]
     sys.exit(importlib.import_module(module).main([*before, *argv[1:]]))
+
+
+def _replace_closed_streams() -> None:
+    """Whoever starts this without standard streams wants none: what is printed goes nowhere, and no file or connection that is
+    opened gets their numbers."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def _flush() -> None:

@@ -338,3 +338,16 @@ def test_a_full_disk_behind_standard_output_is_told_as_what_it_is() -> None:
         )
     assert said.returncode == 1
     assert "No space left on device" in said.stderr and "defect" not in said.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_without_standard_streams_a_command_does_what_it_does(closed: str, tmp_path: Path) -> None:
+    """As a daemon may start it: what it prints goes nowhere, and no file that it opens is taken for its output."""
+    add = f"context add lab {tmp_path}/lab.json"
+    (tmp_path / "lab.json").write_text('{"server": "https://lab"}')
+    weft_ = f"{sys.executable} -c 'import sys; from weft.launch.entry import main; main()'"
+    env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(f"{weft_} {add} {closed}", shell=True, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    kept = json.loads((tmp_path / ".config" / "weft" / "contexts" / "lab.json").read_text())
+    assert kept == {"server": "https://lab"}, "it is whole"

@@ -67,6 +67,33 @@ def test_contexts_have_names_and_one_is_in_use(weft: Weft, home: Path) -> None:
     assert weft("context", "add", "lab")[0] == 2 and weft("context", "use")[0] == 2
 
 
+def test_a_context_is_used_by_its_name_alone_and_one_that_is_removed_is_used_no_more(weft: Weft, home: Path) -> None:
+    for name in ("prod", "lab"):
+        file = put(home / f"{name}.json", {"server": "https://one", "project": name})
+        weft("context", "add", name, str(file))
+    assert weft("context", "lab") == (0, "context  lab\n", "")
+    assert shown(weft)["project"]["value"] == "lab"
+    code, _, err = weft("context", "prd")
+    assert code == 4 and "there are lab, prod" in err
+    code, out, err = weft("context", "remove", "lab")
+    assert (code, out) == (0, "context/lab  removed\n") and "weft context NAME" in err
+    code, _, err = weft("vm", "list")
+    assert code == 4 and "no weft context found" in err, "nothing that is gone is named"
+    weft("context", "prod")
+    code, _, err = weft("--context", str(home / "gone.json"), "vm", "list")
+    assert code == 4 and "gone.json does not exist\nweft context list" in err
+
+
+def test_a_context_that_is_chosen_where_another_is_stronger_says_so(weft: Weft, home: Path) -> None:
+    """Also where both ask the same server: their projects and tokens may be others."""
+    here = put(home / "work" / ".weft" / "context.json", {"server": "https://one", "project": "clone"})
+    weft("context", "add", "lab", str(put(home / "lab.json", {"server": "https://one", "project": "lab"})))
+    code, _, err = weft("context", "use", "lab")
+    assert code == 0 and f"here {here} is stronger" in err
+    here.unlink()
+    assert weft("context", "use", "lab")[2] == ""
+
+
 def test_a_flag_goes_before_a_variable_that_before_the_project_that_before_the_user(
     weft: Weft, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import sys
+import threading
 
 import pytest
 
@@ -104,3 +108,30 @@ def test_a_log_that_begins_anew_is_shown_from_its_start(
     monkeypatch.setattr(printed, "write_bytes", write)
     assert show_log(session, vm("a"), ask_log(True, -1, None)) == 0
     assert bytes(kept).endswith(b"second\n") and "begun anew" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_ends_the_following_of_all_without_a_word(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``weft logs -f a b | head -1``: threads carry the lines, and what ends one of them ends the command."""
+    ended = threading.Event()
+
+    def run(_: Session, target: Target, asked: dict[str, object], write: printed.Write) -> int:
+        write(1, b"a line\n")
+        ended.wait(20)
+        return 0
+
+    monkeypatch.setattr(printed, "_run_stream", run)
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        try:
+            with pytest.raises(BrokenPipeError):
+                show_logs(session, [vm("a"), vm("b")], follow=True, tail=-1, since=None, prefix=True)
+        finally:
+            ended.set()
+            monkeypatch.undo()
+            with contextlib.suppress(BrokenPipeError):
+                out.close()
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""`weft context list|show`, `weft context use prod`, `weft context add prod FILE`: which server is asked, and as whom."""
+"""`weft context list|show`, `weft context prod` (or `use prod`), `weft context add prod FILE`: which server is asked, and as whom."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from weft.cli import options
-from weft.cli.completion import complete_context
+from weft.cli.completion import Completer, complete_context
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import print_data, print_rows
 from weft.cli.output.table import Column
@@ -44,18 +44,31 @@ _COLUMNS = (
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
-        click.Argument(["act"], type=click.Choice(_ACTS), default="show", metavar=f"[{'|'.join(_ACTS)}]"),
+        click.Argument(
+            ["act"],
+            default="show",
+            metavar=f"[{'|'.join(_ACTS)}]",
+            shell_complete=Completer({"words": [[act, ""] for act in _ACTS]}),
+        ),
         click.Argument(["name"], required=False, metavar="[NAME]", shell_complete=complete_context),
         click.Argument(["file"], required=False, metavar="[FILE]"),
         *options.table(),
         options.output(),
     ]
     return options.build(
-        verb, "Show the context in use, list the ones there are, use another, add or remove one.", _run, kind, params
+        verb,
+        "Show the context in use, list the ones there are, use another (its NAME alone does too), add or remove one.",
+        _run,
+        kind,
+        params,
     )
 
 
 def _run(session: Session, kind: Kind | None, act: str, name: str | None, file: str | None) -> None:
+    if act not in _ACTS and name is None:
+        act, name = "use", act
+    if act not in _ACTS:
+        raise click.UsageError(f"{act!r} is not one of {', '.join(_ACTS)}")
     if act in ("show", "list"):
         if name:
             raise click.UsageError(f"context {act} takes no name; -o json has all of it")
@@ -68,11 +81,20 @@ def _run(session: Session, kind: Kind | None, act: str, name: str | None, file: 
         write_context(path, read_context(Path(str(file))))
         print(f"context/{name}  added; weft context use {name}")
     elif act == "remove":
-        place_of(check_name(name), session.environ).unlink()
-        print(f"context/{name}  removed")
+        _remove(session, check_name(name))
     else:
         _use(session, name)
     return None
+
+
+def _remove(session: Session, name: str) -> None:
+    path, config = place_of(name, session.environ), user_folder(session.environ) / CONFIG
+    settings = read_settings(config)
+    path.unlink()
+    if settings.context == name:  # or every command would ask for one that is gone
+        write_settings(config, msgspec.structs.replace(settings, context=""))
+        session.say("it was the one in use: weft context NAME uses another")
+    print(f"context/{name}  removed")
 
 
 def _use(session: Session, name: str) -> None:
@@ -92,8 +114,10 @@ def _use(session: Session, name: str) -> None:
         found = locate_context(None, session.environ)
     except WeftError:
         return
-    if found.context.server != context.server:
-        session.say(f"here {found.origin} is stronger: {found.context.server} is asked")
+    if found.place != str(path if named else folder / FILE):
+        session.say(
+            f"here {found.origin} is stronger: {found.context.server}, project {found.context.project}, is asked"
+        )
 
 
 def _show(session: Session) -> None:
