@@ -1,4 +1,4 @@
-"""`weft context list|show`, `weft context prod` (or `use prod`), `weft context add prod FILE`: which server is asked, and as whom."""
+"""`weft context list|show`, `weft context prod`, `weft context add prod FILE`: which server is asked, and as whom."""
 
 from __future__ import annotations
 
