@@ -706,6 +706,7 @@ def test_a_list_longer_than_a_page_comes_whole_and_in_order(vms: DoorsLab) -> No
     listing = vms.client.list("vm")
     assert [vm["name"] for vm in listing.items] == names
     assert [raw[:12] for raw in map(bytes, listing.raws)] == [b'{"kind":"vm"'] * len(names)
+    assert vms.client.list("vm", read=len).pages == [1000, 100]
     assert [vm["name"] for vm in vms.client.list("vm", fields="name=v1099").items] == ["v1099"]
 
 

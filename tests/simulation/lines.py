@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -199,6 +200,9 @@ class NodeHttp:
         data = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
         answer: Answer = block_on(self._line.exchange(method, path, data, more.get("headers") or {}))
         return answer
+
+    def begin(self, path: str) -> Callable[[], Answer]:
+        return functools.partial(self.request, "GET", path)
 
     def stream(self, method: str, path: str) -> NodeStream:
         return NodeStream(self._line, block_on(self._line.begin(path)))

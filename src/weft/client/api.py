@@ -14,7 +14,7 @@ import msgspec
 from weft.client.answer import raise_problem
 from weft.client.context import Context, find_context
 from weft.client.http import Http
-from weft.client.listing import Listing, fetch_list
+from weft.client.listing import Listing, Read, fetch_list
 from weft.client.watch import WatchEvent, follow_forever, follow_once
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.registry import find_kind
@@ -62,10 +62,12 @@ class Client:
         labels: str = "",
         fields: str = "",
         query: Mapping[str, str] | None = None,
+        read: Read | None = None,
     ) -> Listing:
-        """All objects of ``kind`` that match both selectors, in key order, as of one instant."""
+        """All objects of ``kind`` that match both selectors, in key order, as of one instant. ``read`` is given those of each
+        page while the server makes the next; what it makes of them is in the listing's ``pages``."""
         path = self.path(kind, project=project, all_projects=all_projects)
-        return fetch_list(self.http, path, _query(labels, fields, query))
+        return fetch_list(self.http, path, _query(labels, fields, query), read)
 
     def get(self, kind: str, name: str, *, project: str | None = None) -> Object:
         """The whole object. Raises NotFound."""

@@ -64,8 +64,8 @@ class Connection(http.client.HTTPConnection):
         super().connect()
         self.sock = self._line = self._tls.wrap_socket(self.sock, server_hostname=self._name)
 
-    def exchange(self, request: Request) -> http.client.HTTPResponse:
-        """Send a whole request and read the head of its answer. Raises Lost."""
+    def ask(self, request: Request) -> None:
+        """Send a whole request. Raises Lost."""
         try:
             self.request(request.method, request.path, request.body, request.headers)
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
@@ -73,6 +73,9 @@ class Connection(http.client.HTTPConnection):
             pass
         except BROKEN as problem:
             raise make_lost(problem) from problem
+
+    def hear(self) -> http.client.HTTPResponse:
+        """Read the head of the answer to what was asked. Raises Lost."""
         try:
             return self.getresponse()
         except BROKEN as problem:

@@ -6,6 +6,8 @@ can do no harm: nothing of it was sent, or it is a read, or it carries an Idempo
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import http.client
 import ssl
 import threading
@@ -78,12 +80,36 @@ class Http:
         Raises Unavailable when the server can't be reached, NotAuthenticated when its certificate isn't trusted."""
         sent = Request(method, path, body, {**self._headers, **(headers or {})})
         self.on_request(sent)
+        return self._carry_out(sent, timeout_seconds or self._timeout_seconds)
+
+    def begin(self, path: str) -> Callable[[], Answer]:
+        """Ask for ``path`` over a connection that is kept from before; what comes back waits for the answer, as ``request`` does.
+        What the caller does between the two is done while the server works."""
+        sent = Request("GET", path, None, dict(self._headers))
+        self.on_request(sent)
+        connection = self._take_idle(self._timeout_seconds)
+        if connection is None:
+            return functools.partial(self._carry_out, sent, self._timeout_seconds)
+        began = self._clock.elapsed()
+        with contextlib.suppress(Lost):  # told by the answer that doesn't come
+            connection.ask(sent)
+        return functools.partial(self._finish, connection, sent, began)
+
+    def _finish(self, connection: Connection, sent: Request, began: float) -> Answer:
+        try:
+            answer = self._receive(connection)
+        except Lost:
+            return self._carry_out(sent, self._timeout_seconds)
+        self.on_answer(sent, answer.status, answer.headers, self._clock.elapsed() - began)
+        return answer
+
+    def _carry_out(self, sent: Request, timeout_seconds: float) -> Answer:
         deadline = self._clock.elapsed() + self._patience_seconds
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 began = self._clock.elapsed()
-                answer = self._exchange(sent, timeout_seconds or self._timeout_seconds)
+                answer = self._exchange(sent, timeout_seconds)
                 self.on_answer(sent, answer.status, answer.headers, self._clock.elapsed() - began)
                 return answer
             except Lost as lost:
@@ -145,7 +171,8 @@ class Http:
 
     def _send(self, connection: Connection, request: Request) -> http.client.HTTPResponse:
         try:
-            return connection.exchange(request)
+            connection.ask(request)
+            return connection.hear()
         except BaseException:
             connection.hang_up()
             raise
@@ -162,7 +189,16 @@ class Http:
 
     def _converse(self, connection: Connection, request: Request) -> Answer:
         try:
-            response = connection.exchange(request)
+            connection.ask(request)
+        except BaseException:
+            connection.hang_up()
+            raise
+        return self._receive(connection)
+
+    def _receive(self, connection: Connection) -> Answer:
+        """The whole answer to what was asked; the connection is kept for the next one."""
+        try:
+            response = connection.hear()
             try:
                 answer = Answer(response.status, read_headers(response), response.read())
             except BROKEN as problem:

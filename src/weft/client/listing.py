@@ -1,34 +1,38 @@
-"""A list of one instant, page by page; objects stay as they came until someone looks into them."""
+"""A list of one instant, page by page; objects stay as they came until someone looks into them.
+
+While one page is read, the server makes the next: whoever has a reader for pages gets that done in the meantime."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
 
-from weft.client.answer import raise_problem
+from weft.client.answer import Answer, raise_problem
 from weft.client.http import Http
 from weft.objects.errors import CursorGone, WeftError
 
 Object = dict[str, Any]
+Read = Callable[[Sequence[msgspec.Raw]], Any]
 _PAGE = 1_000
 _TRIES = 3
 
 
 class Listing(msgspec.Struct, frozen=True, dict=True):
-    """Objects of one instant, each as JSON; a watch from ``cursor`` misses nothing that comes after it."""
+    """Objects of one instant, each as JSON; a watch from ``cursor`` misses nothing that comes after it. ``pages`` is what a
+    reader made of each page, if there was one."""
 
     raws: list[msgspec.Raw]
     cursor: str
+    pages: list[Any] = []
 
     @functools.cached_property
     def items(self) -> list[Object]:
         """The objects as plain data."""
-        decode = msgspec.json.Decoder(Object).decode
-        return [decode(raw) for raw in self.raws]
+        return read_objects(self.raws)
 
 
 class _Page(msgspec.Struct):
@@ -40,27 +44,39 @@ class _Page(msgspec.Struct):
 _pages = msgspec.json.Decoder(_Page)
 
 
-def fetch_list(http: Http, path: str, query: Mapping[str, str]) -> Listing:
-    """All objects of the collection at ``path`` that ``query`` selects. Raises what the server answered."""
+def read_objects(raws: Sequence[msgspec.Raw]) -> list[Object]:
+    """Objects as plain data."""
+    decode = msgspec.json.Decoder(Object).decode
+    return [decode(raw) for raw in raws]
+
+
+def fetch_list(http: Http, path: str, query: Mapping[str, str], read: Read | None = None) -> Listing:
+    """All objects of the collection at ``path`` that ``query`` selects; ``read`` is given those of each page. Raises what the
+    server answered."""
     for _ in range(_TRIES):
         try:
-            return _fetch_pages(http, path, {**query, "limit": str(_PAGE)})
+            return _fetch_pages(http, path, {**query, "limit": str(_PAGE)}, read)
         except CursorGone:
             continue  # so much changed between two pages that the first one's instant is forgotten
-    return _fetch_pages(http, path, {**query, "limit": "0"})
+    return _fetch_pages(http, path, {**query, "limit": "0"}, read)
 
 
-def _fetch_pages(http: Http, path: str, query: Mapping[str, str]) -> Listing:
-    page = _fetch(http, path, query)
-    raws, cursor = page.items, page.cursor
-    while page.next:
-        page = _fetch(http, path, {**query, "continue": page.next})
+def _fetch_pages(http: Http, path: str, query: Mapping[str, str], read: Read | None) -> Listing:
+    page = _decode(path, http.request("GET", f"{path}?{urlencode(query)}"))
+    cursor = page.cursor
+    raws: list[msgspec.Raw] = []
+    pages: list[Any] = []
+    while True:
+        coming = http.begin(f"{path}?{urlencode({**query, 'continue': page.next})}") if page.next else None
         raws += page.items
-    return Listing(raws, cursor)
+        if read is not None:
+            pages.append(read(page.items))
+        if coming is None:
+            return Listing(raws, cursor, pages)
+        page = _decode(path, coming())
 
 
-def _fetch(http: Http, path: str, query: Mapping[str, str]) -> _Page:
-    answer = http.request("GET", f"{path}?{urlencode(query)}")
+def _decode(path: str, answer: Answer) -> _Page:
     raise_problem(answer)
     try:
         return _pages.decode(answer.body)

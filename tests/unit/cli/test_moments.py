@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import msgspec
@@ -92,6 +93,12 @@ def test_times_become_text_and_other_numbers_stay() -> None:
             "window": {"start": "2026-11-21T16:37:13.500Z"},
         },
     }
+
+
+def test_a_number_is_a_time_by_its_whole_name() -> None:
+    for before, name in itertools.product(("", "_", "x", "re", "x_", "drain_"), sorted(MOMENTS | {"retry_at", "run"})):
+        told = {before + name: 1795279033}
+        assert (render(told) != told) == is_moment(before + name), before + name
 
 
 @given(st.text(), st.text())

@@ -15,12 +15,13 @@ import pytest
 from weft.cli.output.form import read_form
 from weft.cli.output.formats import print_line, print_list, print_object, print_rows
 from weft.cli.output.jsonpath import write_jsonpath
+from weft.cli.output.moments import render_moments
 from weft.cli.output.rows import sort_key
 from weft.cli.output.table import Column
 from weft.cli.session import Session
 from weft.cli.signs import make_plain, show_plainly
 from weft.cli.verbs.list import list_kind
-from weft.client.listing import Listing
+from weft.client.listing import Listing, Read
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, WeftError
@@ -230,8 +231,34 @@ class Standing:
     def __init__(self, items: list[dict[str, Any]]) -> None:
         self._items = items
 
-    def list(self, kind: str, **selected: Any) -> Listing:
-        return Listing([msgspec.Raw(msgspec.json.encode(item)) for item in self._items], "")
+    def list(self, kind: str, *, read: Read | None = None, **selected: Any) -> Listing:
+        raws = [msgspec.Raw(msgspec.json.encode(item)) for item in self._items]
+        return Listing(raws, "", [read(raws[:2]), read(raws[2:])] if read else [])
+
+
+@pytest.mark.parametrize("items", [[], ITEMS[:2], [*ITEMS, make("é…", 64, "n1", 1795279033.0)]])
+def test_a_list_made_page_by_page_is_the_same_json_as_one_made_at_once(
+    items: list[dict[str, Any]], show: Shown, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(SystemClock, {})
+    session.given_form = read_form("json")
+    session.client = Standing(items)  # type: ignore[assignment]
+
+    def listed() -> str:
+        list_kind(session, VM, (), (), every=False, watch=False)
+        return capsys.readouterr().out
+
+    told = json.dumps({"items": json.loads(render_moments(msgspec.json.encode(items)))}, indent=2, ensure_ascii=False)
+    assert listed() == show("json", items) == told + "\n"
+    session.json_fields = "name"
+    assert json.loads(listed()) == {"items": [{"name": item["name"]} for item in items]}
+    session.json_fields, raw = "", io.BytesIO()
+    stream = io.TextIOWrapper(raw, "ascii")
+    show_plainly(stream)
+    monkeypatch.setattr(sys, "stdout", stream)
+    listed()
+    stream.flush()
+    assert raw.getvalue().decode() == make_plain(told) + "\n"
 
 
 def test_tasks_that_have_ended_are_left_out_unless_all_are_wanted_or_some_are_selected(

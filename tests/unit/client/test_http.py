@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -33,11 +34,16 @@ def test_a_watch_that_finds_nobody_listening_is_told_so_like_any_request() -> No
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """Says a line over and over to who asks for a stream, and one to anybody else."""
+    """Says a line over and over to who asks for a stream, and one to anybody else; hangs up on the first who asks for /late."""
 
     protocol_version = "HTTP/1.1"
+    asked: Event
 
     def do_GET(self) -> None:
+        if self.path == "/late" and not self.asked.is_set():
+            self.asked.set()
+            self.close_connection = True
+            return
         self.send_response(200)
         if self.path == "/stream":
             self.send_header("Transfer-Encoding", "chunked")
@@ -57,10 +63,11 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Context]:
+def serving(folder: Path, asked: Event | None = None) -> Iterator[Context]:
     authority = Authority(folder, SystemClock())
     tls = make_server_tls(*authority.renew_server([]), authority.ca_path)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    answers = type("Answering", (Answers,), {"asked": asked or Event()})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), answers)
     server.daemon_threads = True
     server.handle_error = lambda *args: None  # type: ignore[method-assign]  # clients hang up amid their handshake here
     server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
@@ -102,6 +109,20 @@ def test_whoever_uses_a_client_that_another_thread_closes_hears_that_the_connect
             for thread in threads:
                 thread.join(10)
             assert [type(end) for end in ends] == [Unavailable] * 4, ends
+
+
+def test_what_was_begun_reaches_the_server_at_once_and_is_answered_although_its_connection_was_lost(
+    tmp_path: Path,
+) -> None:
+    asked = Event()
+    with serving(tmp_path, asked) as context:
+        client = Http(context, timeout_seconds=10)
+        assert client.begin("/")().body == b"line\n"  # no connection is kept yet
+        late = client.begin("/late")
+        assert asked.wait(10)
+        assert late().body == b"line\n"
+        assert client.begin("/")().body == b"line\n"
+        client.close()
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'["reason"]', b'"reason"', b"{}", b"\xff"])

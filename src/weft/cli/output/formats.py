@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ Object = Mapping[str, Any]
 MANIFEST = "manifest"  # for commands that show objects: what people wrote of them, to be applied again
 MANIFEST_PARTS = ("kind", "name", "project", "labels", "spec")
 _AGE = "AGE"
+_BEFORE_ITEMS, _AFTER_ITEMS = b'{\n  "items": [\n', b"\n  ]\n}"
 
 
 def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind]) -> None:
@@ -62,9 +64,42 @@ def print_data(session: Session, value: Any) -> None:
         raise click.UsageError(f"-o {session.output} is for lists; this is one answer: -o json or yaml")
     document = _take_parts(session, render_moments(msgspec.json.encode(value)))
     if session.jq is None and session.output not in ("yaml", "jsonpath", "template"):
-        print(msgspec.json.format(document, indent=2).decode())
+        _print_bytes([msgspec.json.format(document, indent=2), b"\n"])
     else:
         _print_document(session, document)
+
+
+def takes_pages(session: Session) -> bool:
+    """Whether a list is printed as JSON that can be made page by page, by ``write_page``."""
+    return session.output == "json" and session.jq is None and not session.json_fields
+
+
+def write_page(raws: Sequence[msgspec.Raw]) -> bytes:
+    """Objects as JSON, as they stand in a list; nothing of what is around them."""
+    if not raws:
+        return b""
+    page = msgspec.json.format(render_moments(msgspec.json.encode({"items": raws})), indent=2)
+    return page[len(_BEFORE_ITEMS) : -len(_AFTER_ITEMS)]
+
+
+def print_pages(pages: Sequence[bytes]) -> None:
+    """A list, of the pages that ``write_page`` made, as ``print_data`` would."""
+    full = [page for page in pages if page]
+    if not full:
+        _print_bytes([b'{\n  "items": []\n}\n'])
+        return
+    between = [piece for page in full for piece in (b",\n", page)]
+    _print_bytes([_BEFORE_ITEMS, *between[1:], _AFTER_ITEMS, b"\n"])
+
+
+def _print_bytes(pieces: Sequence[bytes]) -> None:
+    """JSON on standard output; a long one isn't made text and bytes again, where that is the same."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and out.encoding.lower() == "utf-8":
+        out.flush()
+        out.buffer.writelines(pieces)
+    else:
+        out.write(b"".join(pieces).decode())
 
 
 def print_line(session: Session, value: Any) -> None:

@@ -9,19 +9,26 @@ from __future__ import annotations
 import functools
 import re
 import time
+from collections.abc import Sequence
 
 _NAMES = ("at", "since", "start", "end", "last_run", "next_run", "retry_at")
 _ENDINGS = ("_at", "_since", "not_before", "not_after")
-_NUMBER = rb"\d{9,11}(?:\.\d+)?(?=[,}])"  # times before 1973 are none that weft has to tell
-_NAMED = "|".join([f'(?<="{name}":)' for name in _NAMES] + [f'(?<={ending}":)' for ending in _ENDINGS]).encode()
-_NEVER = rb"""(?:(?<="since":)|(?<="at":))"""
-_OF_MAP = rb"""(?<="retry_at":)"""  # of times, by what isn't a name
-# What may follow is looked at before the names, which takes longer.
+_REST = rb"\d?\d?(?:\.\d+)?(?=[,}])"
+_IN_MAP = re.compile(rb'(?<=":)[1-9]\d{8}' + _REST)
+
+
+def _follows(names: Sequence[str], endings: Sequence[str], length: int) -> bytes:
+    """Looks back over ``length`` characters of a value at its field's name."""
+    keys = [*(f'"{name}' for name in names), *endings]
+    return "|".join(f'(?<={key}":{"." * length})' for key in keys).encode()
+
+
+# Nine digits or more are a time (before 1973 there is none that weft has to tell), 0 is "not yet" in a few fields, and one field is
+# a map of times. The value comes before its field's name: few values look like these, and most names have to be read to their end.
 _MOMENT = re.compile(
-    rb'":(?=[\d{])(?:(?=\d{9})(?:%b)|(?=0[.,}])%b|(?={")%b)(%b|0(?:\.0)?(?=[,}])|{[^}]*})'
-    % (_NAMED, _NEVER, _OF_MAP, _NUMBER)
+    rb":([1-9]\d{8}(?:%b)%b|0(?:%b)(?:\.0)?(?=[,}])|{(?:%b)[^}]*})"
+    % (_follows(_NAMES, _ENDINGS, 9), _REST, _follows(("since", "at"), (), 1), _follows(("retry_at",), (), 1))
 )
-_IN_MAP = re.compile(rb"""(?<=":)""" + _NUMBER)
 
 
 def is_moment(name: str) -> bool:
@@ -32,7 +39,7 @@ def is_moment(name: str) -> bool:
 def render_moments(document: bytes) -> bytes:
     """``document``, JSON without blanks between its parts, with its times as text; null where there was none yet."""
     parts = _MOMENT.split(document)  # every other one is a time
-    written = {found: b'":' + _write(found) for found in set(parts[1::2])}
+    written = {found: b":" + _write(found) for found in set(parts[1::2])}
     parts[1::2] = [written[found] for found in parts[1::2]]
     return b"".join(parts)
 

@@ -11,11 +11,22 @@ import click
 from weft.cli import options
 from weft.cli.completion import complete_kind
 from weft.cli.grammar import Entry
-from weft.cli.output.formats import MANIFEST, make_rows, print_data, print_line, print_list, print_names
+from weft.cli.output.formats import (
+    MANIFEST,
+    make_rows,
+    print_data,
+    print_line,
+    print_list,
+    print_names,
+    print_pages,
+    takes_pages,
+    write_page,
+)
 from weft.cli.output.rows import draw_rows
 from weft.cli.session import Session
 from weft.cli.terminal import CLEAR, find_width, is_terminal
 from weft.cli.words import find_noun
+from weft.client.listing import read_objects
 from weft.client.usage import fetch_usage
 from weft.kinds.record import Kind
 
@@ -61,13 +72,17 @@ def list_kind(
     if watch:
         _watch(session, kind, selected, hides)
         return
-    listing = session.client.list(kind.name, **selected)
-    if session.output == "json" and kind.over is None:
-        print_data(session, {"items": listing.raws})  # as they came: nothing of them need be looked into
+    if session.output == "json" and kind.over is None:  # as they came: nothing of them need be looked into
+        if takes_pages(session):
+            print_pages(session.client.list(kind.name, read=write_page, **selected).pages)
+        else:
+            print_data(session, {"items": session.client.list(kind.name, **selected).raws})
         return
-    shown = leave_out(kind, listing.items) if hides else listing.items
+    pages = session.client.list(kind.name, read=read_objects, **selected).pages
+    items = [item for page in pages for item in page]
+    shown = leave_out(kind, items) if hides else items
     print_list(session, with_use(session, kind, shown), [kind])
-    say_left_out(session, len(listing.items) - len(shown))
+    say_left_out(session, len(items) - len(shown))
 
 
 def leave_out(kind: Kind, items: Sequence[Object]) -> list[Object]:
