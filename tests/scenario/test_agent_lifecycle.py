@@ -19,10 +19,11 @@ from tests.scenario.agent_lab import (
 
 from weft.agent import abilities, plan
 from weft.agent.known import Known
+from weft.agent.report import Reporter
 from weft.contracts.network import Allowed, Endpoint
 from weft.contracts.runtime import BootKernel, GuestFacts, RuntimeProbe
 from weft.drivers.runtime.fake.driver import FakeDriver
-from weft.kinds.allocation import AllocatedGroup, AllocatedRule, AllocatedVolume
+from weft.kinds.allocation import AllocatedGroup, AllocatedRule, AllocatedVolume, AllocationReport
 from weft.kinds.node import NodeReport
 from weft.objects.envelope import Envelope
 from weft.objects.errors import DriverFailed, InvalidInput
@@ -59,6 +60,27 @@ async def test_an_allocation_comes_to_run_and_is_reported_with_its_boot_id_and_s
         assert [disk.serial for disk in plan.disks] == ["root", "weft-seed"]
         assert [nic.mac for nic in plan.nics] == [make_nic().mac]
         assert lab.server.node_report is not None and lab.server.node_report.epoch == "e1"
+
+
+async def test_what_is_told_of_a_way_up_never_goes_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    web, told = make_allocation(), []
+    put = Reporter.put
+
+    def keep(self: Reporter, name: str, report: AllocationReport) -> None:
+        if report.state not in told[-1:]:
+            told.append(report.state)
+        put(self, name, report)
+
+    monkeypatch.setattr(Reporter, "put", keep)
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        lab.server.put(change(web, boots=1))
+        await lab.until(lambda: lab.server.reports[web.name].boots == 1, "second boot")
+        await lab.until_state(web, "running")
+    first = told.index("running") + 1
+    assert [state for state in told[:first] if state != "pending"] == ["preparing", "starting", "running"]
+    assert told[first:] == ["stopping", "preparing", "starting", "running"]
 
 
 async def test_a_guest_at_rest_is_looked_at_and_nothing_is_planned_until_something_changes(

@@ -53,13 +53,15 @@ class Stages:
         if name is not None and name in self._stages and not self.quiet:
             self._stages[name] = msgspec.structs.replace(self._stages[name], detail=detail)
 
-    def end(self, step: Step, detail: str) -> None:
+    def rest(self) -> None:
+        """A new look: what comes is another plan. Until then what was done last says how far the old one is."""
         self.current = None
+
+    def end(self, step: Step, detail: str) -> None:
         if step in _LAST and not self.quiet:
             self._end(_STAGE_OF[step], detail)
 
     def fail(self, step: Step) -> None:
-        self.current = None
         name = _STAGE_OF.get(step)
         if name is not None and not self.quiet:
             self._stages[name] = allocation.Step(name=name, state="failed")

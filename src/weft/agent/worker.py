@@ -179,6 +179,7 @@ class Worker:
             return None
         self._settled = None
         plan = plans.plan_allocation(known, guest, self._clock.elapsed())
+        self._stages.rest()
         self._show(plan, guest)
         if not plan.steps:
             if plan.look_at is None and not known.moving and not known.storing:  # those tell how far they are

@@ -17,7 +17,7 @@ from weft.cli.output.formats import print_list, print_object
 from weft.cli.placement import explain_refusal
 from weft.cli.progress import Progress
 from weft.cli.session import Session
-from weft.cli.watching import Result, Wait, follow
+from weft.cli.watching import Result, Wait, describe_wait, follow
 from weft.cli.words import Target
 from weft.kinds.cells import dig
 from weft.kinds.registry import BY_NAME, is_workload
@@ -149,7 +149,7 @@ def _print_all(session: Session, objects: Sequence[Object]) -> None:
 def _parting(waits: Sequence[Wait], verbs: Mapping[str, str]) -> str:
     what = waits[0].target.what
     if verbs.get(what) == "delete":
-        return f"still being deleted; watch: weft wait {what} --for=delete"
+        return f"still being deleted; watch: {describe_wait(waits[0])}"
     undo = f"   undo: weft delete {what}" if verbs.get(what) == "create" else ""
     more = f" and {len(waits) - 1} more" if len(waits) > 1 else ""
-    return f"it goes on; watch: weft wait {what}{more}{undo}"
+    return f"it goes on; watch: {describe_wait(waits[0])}{more}{undo}"

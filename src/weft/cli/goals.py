@@ -43,7 +43,7 @@ class Goal(msgspec.Struct, frozen=True):
     """``reached`` is asked for every state of the object (None: it is gone); ``words`` say what is waited for.
     ``ends_failed`` and ``ends_refused`` say that a failure, or no node that fits, ends the waiting; ``ends_alone`` that
     others it is to be placed with, and that aren't there, do. ``asked`` is what ``weft wait --for`` takes for it, where that
-    isn't what it waits for anyway."""
+    isn't what it waits for by itself: that all is as create left it."""
 
     reached: Test
     words: str
@@ -54,6 +54,7 @@ class Goal(msgspec.Struct, frozen=True):
     asked: str = ""
 
 
+_GONE = Goal(lambda obj: obj is None, "gone", wants_gone=True, asked="delete")
 _JUST_AS_WELL = {"Attached": "Available"}  # a volume that a VM took at once was available
 _VERBS = {
     "start": "Running",
@@ -72,7 +73,14 @@ def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None
 
     ``before`` is the object as it was: a restart is done when its boot is another."""
     if verb == "delete":
-        return Goal(lambda obj: obj is None, "gone", wants_gone=True)
+        return _GONE
+    goal = _plan_goal(kind, verb, before)
+    if goal is None or goal.asked or verb in ("create", "update", "run"):
+        return goal
+    return msgspec.structs.replace(goal, asked=f"phase={goal.words}")
+
+
+def _plan_goal(kind: str, verb: str, before: Object | None) -> Goal | None:
     if kind == "migration":
         words = "Cancelled" if verb == "cancel" else "Succeeded"
         return Goal(lambda obj: _phase(obj) == words, words, ends_refused=False)
@@ -100,7 +108,7 @@ def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None
 
 def _plan_job(verb: str) -> Goal | None:
     if verb == "cancel":
-        return Goal(lambda obj: _phase(obj) in ENDS_OF_JOBS, "over", ends_failed=False, ends_refused=False)
+        return Goal(lambda obj: _phase(obj) in ENDS_OF_JOBS, "over", False, False, asked="phase=Cancelled")
     if verb != "run":
         return None
     return Goal(lambda obj: _phase(obj) in ("Succeeded", "Scheduled"), "Succeeded", ends_refused=False)
@@ -260,7 +268,7 @@ def read_goal(text: str, kind: Kind) -> Goal:
     """What ``weft wait --for`` names: delete, condition=TYPE[=STATUS], FIELD=VALUE, jsonpath={.FIELD}=VALUE. Raises InvalidInput,
     also for a field, a value or a condition that objects of ``kind`` never have: it would be waited for in vain."""
     if text in ("delete", "deleted", "gone"):
-        return Goal(lambda obj: obj is None, "gone", wants_gone=True)
+        return _GONE
     if text.startswith("condition="):
         return _read_condition(text, kind)
     path, sign, value = text.removeprefix("jsonpath=").rpartition("=")
@@ -273,7 +281,9 @@ def read_goal(text: str, kind: Kind) -> Goal:
         )
     path, place = read_path(kind, path)
     wanted = place.read(value.strip("'\""), path).lower()
-    return Goal(lambda obj: obj is not None and Fields(obj).get(path, "").lower() == wanted, text, False, False)
+    return Goal(
+        lambda obj: obj is not None and Fields(obj).get(path, "").lower() == wanted, text, False, False, asked=text
+    )
 
 
 def _read_condition(text: str, kind: Kind) -> Goal:
@@ -290,7 +300,7 @@ def _read_condition(text: str, kind: Kind) -> Goal:
                 field="for",
                 hint=f"did you mean {meant}?" if meant else None,
             )
-    return Goal(lambda obj: _condition(obj, type_) == (status or "true").lower(), text, False, False)
+    return Goal(lambda obj: _condition(obj, type_) == (status or "true").lower(), text, False, False, asked=text)
 
 
 def _condition(obj: Object | None, type_: str) -> str:

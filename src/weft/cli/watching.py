@@ -122,12 +122,16 @@ def _next(session: Session, news: queue.Queue[_News], deadline: float, progress:
 
 
 def _late(session: Session, wait: Wait) -> WeftError:
-    what, words = wait.target.what, wait.goal.words
-    asked = wait.goal.asked or ("delete" if wait.goal.wants_gone else words if "=" in words else "")
+    what = wait.target.what
     return TimedOut(
-        f"{what} was not {words} within {session.wait_seconds:g} s; the work goes on",
-        hint=f"weft wait {what}{f' --for={asked}' if asked else ''}   weft describe {what}",
+        f"{what} was not {wait.goal.words} within {session.wait_seconds:g} s; the work goes on",
+        hint=f"{describe_wait(wait)}   weft describe {what}",
     )
+
+
+def describe_wait(wait: Wait) -> str:
+    """The command that waits for the same."""
+    return f"weft wait {wait.target.what}" + (f" --for={wait.goal.asked}" if wait.goal.asked else "")
 
 
 def _listen(client: Client, kind: str, project: str | None, waits: Sequence[Wait], news: queue.Queue[_News]) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from weft.cli.exit_codes import UNPLACEABLE, exit_code
 from weft.cli.goals import find_failure, plan_goal, read_goal
-from weft.cli.words import read_targets
+from weft.cli.watching import Wait, describe_wait
+from weft.cli.words import Target, read_targets
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, NotFound, Unplaceable
 
@@ -52,6 +53,28 @@ def test_a_kind_that_is_none_is_refused_with_a_suggestion() -> None:
 def vm(phase: str, observed: int = 2, **more: Any) -> dict[str, Any]:
     status = {"phase": phase, "observed_generation": observed, **more.pop("status", {})}
     return {"kind": "vm", "name": "web", "generation": 2, "spec": {"run": "run"}, "status": status, **more}
+
+
+@pytest.mark.parametrize(
+    ("kind", "verb", "words"),
+    [
+        ("vm", "create", "weft wait vm/y"),
+        ("vm", "stop", "weft wait vm/y --for=phase=Stopped"),
+        ("vm", "start", "weft wait vm/y --for=phase=Running"),
+        ("container", "suspend", "weft wait container/y --for=phase=Suspended"),
+        ("vm", "hold", "weft wait vm/y --for=phase=Hold"),
+        ("vm", "delete", "weft wait vm/y --for=delete"),
+        ("job", "cancel", "weft wait job/y --for=phase=Cancelled"),
+        ("migration", "cancel", "weft wait migration/y --for=phase=Cancelled"),
+        ("conversion", "undo", "weft wait conversion/y --for=phase=Undone"),
+    ],
+)
+def test_who_gives_up_waiting_is_told_the_command_that_waits_for_the_same(kind: str, verb: str, words: str) -> None:
+    goal = plan_goal(kind, verb)
+    assert goal is not None
+    assert describe_wait(Wait(Target(BY_NAME[kind], "y"), goal)) == words
+    if goal.asked:
+        assert read_goal(goal.asked, BY_NAME[kind]).wants_gone == goal.wants_gone
 
 
 def test_created_means_running_and_only_once_status_speaks_of_this_spec() -> None:
