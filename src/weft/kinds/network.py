@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated
 
 import msgspec
@@ -17,7 +18,9 @@ class NetworkSpec(msgspec.Struct, kw_only=True):
     cidr: Annotated[str, field("Address range, like 10.20.0.0/24; the first address is the gateway's", change="never")]
     nat: Annotated[bool, field("Guests may reach the outside through their node", change="live")] = True
     mtu: Annotated[int, field("MTU inside", change="never", ge=576, le=8950)] = 1450
-    domain: Annotated[str, field("DNS domain inside", change="never", name=True)] = "weft"
+    domain: Annotated[
+        str, field("DNS domain inside; only the network's own names are found in it", change="never", name=True)
+    ] = "weft"
 
 
 class NetworkStatus(msgspec.Struct, kw_only=True):
@@ -51,8 +54,26 @@ _NOBODYS = {
     "240.0.0.0/4": "is reserved, and holds the broadcast address",
 }
 
+# What guests, or those who write for them, look for elsewhere: a domain of this name would answer in its stead (RFC 6761, 6762).
+_OTHERS = {
+    "localhost": "is each guest itself",
+    "local": "is for multicast DNS, so guests don't ask a server",
+    "arpa": "is where addresses are looked up",
+    "invalid": "is to lead nowhere",
+    "onion": "belongs to another network",
+    **dict.fromkeys("com net org edu gov mil int info biz".split(), "is the internet's"),
+}
+_COUNTRY = re.compile("[a-z]{2}")  # all of two letters are countries', or may become theirs (RFC 1591)
+
 
 def check_network(spec: NetworkSpec) -> None:
+    why = _OTHERS.get(spec.domain) or ("is a country's" if _COUNTRY.fullmatch(spec.domain) else None)
+    if why:
+        raise InvalidInput(
+            f"spec.domain: {spec.domain} {why}: guests would find nothing of it but this network's names",
+            field="spec.domain",
+            hint="choose one that is nobody's, like weft, lan or internal",
+        )
     network = read_cidr(spec.cidr)
     for taken, why in _NOBODYS.items():
         if network.overlaps(ipaddress.IPv4Network(taken)):

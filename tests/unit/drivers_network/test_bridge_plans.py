@@ -176,6 +176,8 @@ def test_a_forward_waits_for_its_segment() -> None:
 def test_every_endpoint_has_a_name_and_only_guests_here_a_lease() -> None:
     assert render_names(SEGMENT).splitlines()[1] == "10.20.0.12 b.blue.weft b b.blue.blue.weft b.blue"
     assert len(render_names(SEGMENT).splitlines()) == 3
+    named = msgspec.structs.replace(SEGMENT, endpoints=[msgspec.structs.replace(A, name="localhost")], aliases=[])
+    assert render_names(named) == "10.20.0.11 localhost.blue.weft localhost.blue.blue.weft localhost.blue\n"
     assert render_hosts([PORT]) == "52:54:00:00:00:0b,10.20.0.11,a,12h\n"
 
 

@@ -161,6 +161,15 @@ def test_a_range_no_network_can_have_is_refused(cidr: str) -> None:
     assert caught.value.field == "spec.cidr"
 
 
+@pytest.mark.parametrize("domain", ["com", "net", "de", "zz", "localhost", "local", "arpa"])
+def test_a_domain_in_which_guests_look_for_others_is_refused(domain: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_network(NetworkSpec(cidr="10.0.0.0/24", domain=domain))
+    assert caught.value.field == "spec.domain" and domain in caught.value.message
+    for good in ("weft", "lan", f"{domain}-1"):
+        check_network(NetworkSpec(cidr="10.0.0.0/24", domain=good))
+
+
 def test_the_first_address_is_the_gateway() -> None:
     assert gateway_of("10.20.0.0/24") == "10.20.0.1"
 

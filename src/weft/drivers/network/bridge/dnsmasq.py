@@ -120,9 +120,14 @@ def render_names(segment: Segment) -> str:
     named = sorted({(e.name, e.address) for e in segment.endpoints if e.name})
     others = sorted({(alias.name, alias.address) for alias in segment.aliases})
     return "".join(
-        f"{address} {name}.{domain} {name} {name}.{segment.name}.{domain} {name}.{segment.name}\n"
+        f"{address} {name}.{domain} {_bare(name)}{name}.{segment.name}.{domain} {name}.{segment.name}\n"
         for name, address in named
-    ) + "".join(f"{address} {name}.{domain} {name}\n" for name, address in others)
+    ) + "".join(f"{address} {name}.{domain} {_bare(name)}".rstrip() + "\n" for name, address in others)
+
+
+def _bare(name: str) -> str:
+    """The name without its domain; ``localhost`` is each guest's own, also of one that asks the server for it."""
+    return f"{name} " if name != "localhost" else ""
 
 
 def render_own(segment: Segment) -> str:
