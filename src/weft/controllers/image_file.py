@@ -239,7 +239,8 @@ def _inspect_disk(beginning: bytes, size: int, what: str) -> ImageFacts:
             raise not_an_image(f"{what} is a qcow2 that needs another file", _WHOLE)
         if not 0 < header.virtual_size <= MOST_VIRTUAL_BYTES:
             raise not_an_image(
-                f"{what} says that it is a disk of {header.virtual_size} bytes", "see where it comes from"
+                f"{what} says that it is a disk of {header.virtual_size} bytes",
+                f"a disk of an image has at most {MOST_VIRTUAL_BYTES // 1024**4} TiB, and more than nothing",
             )
         return ImageFacts("qcow2", header.virtual_size, False)
     for magic, name in _PACKED.items():

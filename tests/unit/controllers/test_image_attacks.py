@@ -332,7 +332,7 @@ def test_a_vmdk_that_names_a_file_of_the_host_is_no_image(tmp_path: Path) -> Non
 @needs_qemu_img
 def test_a_disk_of_a_size_that_cannot_be_is_refused(tmp_path: Path, empty_disk: bytes) -> None:
     (tmp_path / "x").write_bytes(empty_disk)
-    for size in (2**63 + 512, 2**62, 60 * 2**40, 0):
+    for size in (2**63 + 512, 2**62, 60 * 2**40, 16 * 2**40 + 512, 0):
         with (tmp_path / "x").open("r+b") as file:
             file.seek(24)
             file.write(struct.pack(">Q", size))
