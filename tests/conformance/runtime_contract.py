@@ -116,14 +116,18 @@ class RuntimePromises:
         return lab.plan("shared")
 
     @pytest.fixture
-    def reborn(self, lab: RuntimeLab, driver: Driver) -> Callable[[], Awaitable[Driver]]:
+    async def reborn(self, lab: RuntimeLab, driver: Driver) -> AsyncIterator[Callable[[], Awaitable[Driver]]]:
         """Ends the driver without a word to its guests, and gives the next one."""
+        heirs: list[Driver] = []
 
         async def restart() -> Driver:
             await driver.close()
-            return lab.driver()
+            heirs.append(lab.driver())
+            return heirs[-1]
 
-        return restart
+        yield restart
+        for heir in heirs:
+            await heir.close()
 
     async def test_it_says_what_it_can_do(self, driver: Driver) -> None:
         probe = await driver.probe()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from guest_lab import GuestLab, unpack_tiny
+
+from weft.drivers.runtime.qemu.driver import QemuDriver
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +30,15 @@ def lab(tiny: Path) -> Iterator[GuestLab]:
         yield lab
     finally:
         lab.close()
+
+
+@pytest.fixture
+async def driver(lab: GuestLab) -> AsyncIterator[QemuDriver]:
+    """One that knows the guests there are. All drivers end with the test that had them: a guest's lines serve one at a time."""
+    driver = lab.driver()
+    await driver.recover()
+    yield driver
+    await lab.close_drivers()
 
 
 @pytest.fixture(scope="session")

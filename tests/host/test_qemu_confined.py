@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -22,14 +21,6 @@ pytest.register_assert_rewrite("tests.conformance.runtime_contract")
 from tests.conformance.runtime_contract import ready, run
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture
-async def driver(lab: GuestLab) -> AsyncIterator[QemuDriver]:
-    driver = lab.driver()
-    await driver.recover()
-    yield driver
-    await driver.close()
 
 
 @pytest.fixture
