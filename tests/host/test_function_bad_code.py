@@ -24,9 +24,15 @@ NEIGHBOUR = "def handler(event, context):\n    return event\n"
 
 
 @pytest_asyncio.fixture(params=["process", "container"])
-async def lab(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[FunctionLab]:
-    async with open_lab(tmp_path, request.param) as lab:
+async def lab(folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[FunctionLab]:
+    async with open_lab(folder, request.param) as lab:
         yield lab
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The node's state: its base is unpacked once for all tests."""
+    return tmp_path_factory.mktemp("functions")
 
 
 async def invoke_bad(lab: FunctionLab, body: str, *, seconds: float = 5.0, **fields: object) -> tuple[Answer, Recipe]:

@@ -31,9 +31,15 @@ def handler(event, context):
 
 
 @pytest_asyncio.fixture(params=mark_long(("process", "container"), "container"))
-async def lab(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[FunctionLab]:
-    async with open_lab(tmp_path, request.param) as lab:
+async def lab(folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[FunctionLab]:
+    async with open_lab(folder, request.param) as lab:
         yield lab
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The node's state: its base is unpacked once for all tests."""
+    return tmp_path_factory.mktemp("functions")
 
 
 async def test_a_handler_is_run_and_its_instance_used_again(lab: FunctionLab) -> None:
@@ -209,9 +215,9 @@ async def test_an_image_of_ones_own_is_its_root(lab: FunctionLab, tmp_path: Path
     assert said == {"from": "0 kept two" if lab.isolation == "container" else "1000  two", "event": 7}
 
 
-async def test_runc_does_as_well(tmp_path: Path) -> None:
+async def test_runc_does_as_well(folder: Path) -> None:
     body = "def handler(event, context):\n    kept = [b'x' * (8 << 20) for _ in range(event)]\n    return len(kept)\n"
-    async with open_lab(tmp_path, "runc") as lab:
+    async with open_lab(folder, "runc") as lab:
         recipe = lab.recipe({"app.py": body}, timeout=20.0)
         assert (await lab.invoke(recipe, 1)).payload == b"1"
         await asyncio.sleep(0.3)  # asleep by now
