@@ -50,7 +50,10 @@ def settled(cluster: Cluster, seconds: float = 90) -> None:
 
 
 def boot_id(cluster: Cluster, name: str) -> str:
-    return cluster.ok("vm", "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id").strip()
+    """As the guest itself says; a gateway that has just begun may answer a moment later than its server."""
+    words = ("vm", "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id")
+    until(lambda: cluster.run(*words).returncode == 0)
+    return cluster.ok(*words).strip()
 
 
 def one_guest(cluster: Cluster, name: str) -> int:
@@ -124,7 +127,8 @@ def test_an_agent_that_needs_too_much_memory_is_ended_alone_and_takes_its_guests
     settled(cluster)
     until(lambda: len(cluster.pids(mark)) == 1)
     again = cluster.pids(mark)
-    assert again != agent and memory_group(again[0]) == group
+    assert again != agent
+    until(lambda: memory_group(again[0]) == group)  # where it goes itself, after it has begun
     assert int(file.read_text()) == limit  # as it was
     assert one_guest(cluster, "hello") == guest and boot_id(cluster, "hello") == before
     no_orphans(cluster)
