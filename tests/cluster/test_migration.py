@@ -18,7 +18,7 @@ from tests.long import mark_long
 
 pytestmark = pytest.mark.host
 Gone = Callable[[str], str]
-COUNT = "(n=0; while :; do n=$((n+1)); echo $n > /tmp/m; mv /tmp/m /tmp/n; sleep 0.1; done) > /dev/null 2>&1 &"
+COUNT = "(n=0; while :; do n=$((n+1)); echo $n > /tmp/m; mv /tmp/m /tmp/n; sleep 0.5; done) > /dev/null 2>&1 &"
 
 
 def run(cluster: Cluster, name: str, script: str) -> str:
@@ -41,14 +41,14 @@ def places(cluster: Cluster, name: str) -> list[str]:
 
 def test_a_guest_moves_with_all_that_it_has_and_goes_on(cluster: Cluster, gone: Gone) -> None:
     port = cluster.free_port()
-    cluster.ok("create", "volume", "luggage", "--size", "64M")
+    cluster.ok("create", "volume", "luggage", "--size", "16M")
     made = ("--memory", "128M", "--volume", "luggage", "--publish", f"{port}:80")
     cluster.ok("vm", "create", gone("traveller"), "--image", "tiny", *made)
     before = cluster.vm("traveller")["status"]
     run(
         cluster,
         "traveller",
-        "dd if=/dev/urandom of=/dev/vdb bs=1M count=16 2> /dev/null; sync; echo here > /tmp/index.html",
+        "dd if=/dev/urandom of=/dev/vdb bs=1M count=4 2> /dev/null; sync; echo here > /tmp/index.html",
     )
     run(cluster, "traveller", f"{COUNT} httpd -p 80 -h /tmp || true")
     disk, boot = run(cluster, "traveller", "md5sum /dev/vdb"), before["boot_id"]
