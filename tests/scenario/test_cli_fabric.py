@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -10,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -258,8 +261,8 @@ def test_apply_makes_changes_and_leaves_alone_and_diff_tells_beforehand(fabric: 
     path.write_text(MANIFEST.replace("64M", "80M"))
     told = fabric.weft("diff", "-f", str(path))
     assert told.code == 1
-    assert "spec.memory 67108864 → 83886080 (at once)" in told.out
-    assert "updated: spec.memory" in fabric.weft("apply", "-f", "-", stdin=path.read_text()).out
+    assert "spec.memory 64 MiB → 80 MiB (at once)" in told.out
+    assert "updated: spec.memory 64 MiB → 80 MiB" in fabric.weft("apply", "-f", "-", stdin=path.read_text()).out
 
     back = fabric.weft("get", "vm", "applied", "-o", "yaml").out
     assert yaml.safe_load(back)["status"]["phase"] == "Running"
@@ -509,6 +512,8 @@ def test_events_tell_what_happened(fabric: Fabric) -> None:
     records = listed(fabric, "vm", "events", "told")
     assert {"Created", "Placed", "Running"} <= {record["reason"] for record in records}
     assert "vm/told" in fabric.weft("events").out
+    of_vms = {record["object"]["kind"] for record in listed(fabric, "vm", "events")}
+    assert of_vms == {"vm"}, "without a name those of the whole kind"
     assert fabric.weft("vm", "stop", "told").code == 0
     while json.loads(process.stdout.readline())["reason"] != "Stopped":
         pass
@@ -696,6 +701,30 @@ def test_on_a_terminal_progress_is_drawn_and_taken_away_again(fabric: Fabric) ->
     assert fabric.weft("vm", "delete", "drawn", "--yes").code == 0
 
 
+@pytest.mark.parametrize(("keys", "code", "last"), [("n\n", 1, "nothing was deleted"), ("\x04", 130, "interrupted")])
+def test_on_a_terminal_what_goes_is_shown_and_asked_about(fabric: Fabric, keys: str, code: int, last: str) -> None:
+    make(fabric, "asked-for")
+    master, slave = pty.openpty()
+    with os.fdopen(master, "r+b", buffering=0) as terminal:
+        more: dict[str, Any] = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)}
+        process = fabric.spawn("vm", "delete", "asked-for", stdin=slave, stdout=slave, stderr=slave, **more)
+        os.close(slave)
+        shown = b""
+        while b"[y/N]: " not in shown:
+            shown += terminal.read(4096)
+        terminal.write(keys.encode())
+        with contextlib.suppress(OSError):  # what a terminal says when its last program is gone
+            while piece := terminal.read(4096):
+                shown += piece
+    assert process.wait(20) == code
+    lines = shown.decode().splitlines()
+    assert re.fullmatch("  vm/asked-for  Running on n[12]; its root disk goes with it", lines[0]), shown
+    assert lines[-1] == last, "on a line of its own"
+    refused = fabric.weft("vm", "delete", "asked-for")
+    assert refused.code == 2 and "give --yes" in refused.err, "where nobody can be asked it doesn't hang"
+    assert fabric.weft("vm", "delete", "asked-for", "--yes").code == 0
+
+
 def test_doctor_and_version_know_the_server(fabric: Fabric) -> None:
     checked = fabric.weft("doctor")
     assert "server" in checked.out and "node n1" in checked.out
@@ -873,6 +902,14 @@ def test_explain_says_what_would_be_asked_and_changes_nothing(fabric: Fabric, tm
     told = json.loads(read.out)
     assert told["command"] == "weft node list" and told["arguments"]["--sort"] == "name" and told["calls"][0]["sent"]
     assert told["settings"]["server"]["value"].startswith("https://")
+    for line, call in (("vm delete kept", "DELETE /v1/projects/default/vms/kept"), ("vm edit kept", "open $EDITOR")):
+        make(fabric, "kept") if "delete" in line else None
+        said = fabric.weft(*line.split(), "--explain")  # nobody is asked, and no terminal is needed: nothing is done
+        assert (said.code, call in said.out) == (0, True), said.err
+    assert json.loads(fabric.weft("vm", "get", "kept", "-o", "json", "--explain").out)["arguments"]["NAME"] == "kept"
+    words = json.loads(fabric.weft("operation", "list", "-o", "json", "--explain").out)["arguments"]
+    assert words["ACT"] == "list", "an argument is told by its name, not by all that it may be"
+    assert fabric.weft("vm", "delete", "kept", "--yes").code == 0
     missing = fabric.weft("vm", "set", "nope", "--cpu", "2", "--explain")
     assert missing.code == 3 and "GET /v1/projects/default/vms/nope" in missing.out
     assert fabric.weft("vm", "get", "explained").code == 3

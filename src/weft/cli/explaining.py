@@ -108,9 +108,18 @@ def _list_arguments(session: Session, context: click.Context) -> dict[str, str]:
         value = context.params.get(param.name or "", getattr(session, param.name or "", None))
         if source not in _SOURCES or value in (None, (), "") or param.name == "explain":
             continue
-        name = param.opts[-1] if isinstance(param, click.Option) else (param.metavar or param.opts[0]).strip("[].")
+        name = param.opts[-1] if isinstance(param, click.Option) else _name_argument(param)
         value = value.name if isinstance(value, Form) else value
         shown = " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
         shown = "(hidden)" if is_secret((param.name or "").rpartition("__")[2]) else hide_in_text(shown)
         told[name] = f"{shown} {_SOURCES[source]}".strip()
     return told
+
+
+def _name_argument(param: click.Parameter) -> str:
+    """An argument as help calls it, without the signs of what may be left out or repeated; by its own name where help lists all
+    that it may be."""
+    shown = (param.metavar or param.opts[0]).removesuffix("...")
+    if shown.startswith("[") and shown.find("]") == len(shown) - 1:
+        shown = shown[1:-1].removesuffix("...")
+    return param.opts[0].upper() if "|" in shown and " " not in shown else shown

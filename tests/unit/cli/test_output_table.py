@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from weft.cli.output.table import Column, draw_table
 from weft.cli.terminal import Paint
+from weft.cli.verbs.events import COLUMNS as EVENTS
 
 COLUMNS = [Column("NAME"), Column("CPU", right=True), Column("NOTE", flexible=True)]
 ROWS = [["web", "1", ""], ["big", "64", "insufficientResources: needs 900 GiB memory, largest free is 22 GiB (n1)"]]
@@ -64,3 +65,11 @@ def test_a_narrow_terminal_loses_columns_the_last_first_and_no_address_is_cut() 
 
 def test_a_table_without_titles_has_only_its_rows() -> None:
     assert draw_table(COLUMNS, ROWS[:1], header=False) == "web  1"
+
+
+def test_events_on_a_narrow_terminal_keep_what_they_are_about() -> None:
+    rows = [["114s", "Normal", "ImageAvailable", "container/busybox-36rt-0", "tiny is here: bundle, 60436480 bytes"]]
+    for width in (60, 80, 120):
+        titles, row = draw_table(EVENTS, rows, width).splitlines()
+        assert "OBJECT" in titles and "container/busybox-36rt-0" in row and "tiny is" in row, width
+        assert len(row) <= width

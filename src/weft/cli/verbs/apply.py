@@ -25,6 +25,7 @@ from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, is_workload
 from weft.objects.errors import StaleRevision, WeftError
 from weft.objects.quantity import format_bytes
+from weft.objects.schema import describe_fields
 
 COSTS = {
     "live": "at once",
@@ -206,15 +207,22 @@ def _tell(result: dict[str, Any]) -> str:
     changes = result.get("changes") or []
     if result["action"] != "updated" or not changes:
         return str(result["action"])
+    kind = BY_NAME[result["object"]["kind"]]
     return "updated: " + ", ".join(
-        describe_change(change) for change in changes if change["path"] not in SAID_BY_OTHERS
+        describe_change(change, kind) for change in changes if change["path"] not in SAID_BY_OTHERS
     )
 
 
-def describe_change(change: dict[str, Any]) -> str:
-    """``spec.cpu 1 → 2 (at its next restart)``"""
-    cost = COSTS.get(str(change.get("mode")), "at once")
-    return f"{change['path']} {show_value(change.get('old'))} → {show_value(change.get('new'))} ({cost})"
+def describe_change(change: dict[str, Any], kind: Kind) -> str:
+    """``spec.memory 1.0 GiB → 2.0 GiB (at its next restart)``"""
+    old, new = show_change(change, kind)
+    return f"{change['path']} {old} → {new} ({COSTS.get(str(change.get('mode')), 'at once')})"
+
+
+def show_change(change: dict[str, Any], kind: Kind) -> tuple[str, str]:
+    """What a field of ``kind`` was, and what it is to be, as people write it."""
+    type_ = next((doc.type for doc in describe_fields(kind.spec) if doc.path == change["path"]), "")
+    return show_value(change.get("old"), type_), show_value(change.get("new"), type_)
 
 
 def show_value(value: Any, type_: str = "") -> str:

@@ -136,7 +136,7 @@ def _tell_lost(session: Session, target: Target) -> None:
 
 def _ask(session: Session, targets: list[Target], uids: dict[str, str]) -> bool:
     """Show what would go and ask; the answer. Raises UsageError where nobody can answer."""
-    check_person([target.what for target in targets])
+    check_person(session, [target.what for target in targets])
     found = [session.client.get(target.kind.name, target.name) for target in targets]
     uids.update({target.what: obj["uid"] for target, obj in zip(targets, found, strict=True)})
     return ask_to_delete(session, found)

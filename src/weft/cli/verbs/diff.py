@@ -41,7 +41,7 @@ def _run(session: Session, kind: Kind | None, paths: tuple[str, ...], files: tup
     for manifest, result in differing if not session.is_document else ():
         print(manifest.what if session.output == "name" else f"{manifest.what}  would be {result['action']}")
         for change in result.get("changes") or () if session.output != "name" and result["action"] == "updated" else ():
-            print(f"  {describe_change(change)}")
+            print(f"  {describe_change(change, manifest.kind)}")
     return DIFFERS if differing else OK
 
 

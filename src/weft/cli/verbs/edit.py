@@ -36,7 +36,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
     target = find_one(session, kind, words, (), "edit one object at a time")
     chosen = session.environ.get("VISUAL") or session.environ.get("EDITOR")
-    if not chosen and not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
+    if session.recorder is None and not chosen and not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         raise usage(
             "there is no terminal for an editor, and EDITOR names none that needs none",
             f"weft get {target.what} -o manifest >FILE, then weft apply FILE",

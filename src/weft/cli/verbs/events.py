@@ -19,7 +19,13 @@ from weft.cli.terminal import clean
 from weft.cli.words import Target
 from weft.kinds.record import Kind
 
-_COLUMNS = (Column("AGE"), Column("TYPE"), Column("REASON"), Column("OBJECT"), Column("MESSAGE", flexible=True))
+COLUMNS = (
+    Column("AGE"),
+    Column("TYPE"),
+    Column("REASON"),
+    Column("OBJECT", keep=True),
+    Column("MESSAGE", flexible=True, keep=True),
+)
 Record = dict[str, Any]
 
 
@@ -46,7 +52,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
         if session.is_document:
             print_data(session, {"items": past})
         elif past:
-            print_rows(session, _COLUMNS, _make_rows(session, past))
+            print_rows(session, COLUMNS, _make_rows(session, past))
         else:
             session.say("no events")
         return None
@@ -66,7 +72,7 @@ def _read(session: Session, abouts: Sequence[str]) -> list[Record]:
 
 
 def _find_abouts(session: Session, kind: Kind | None, targets: Sequence[Target]) -> list[str]:
-    return [about(session, target) for target in targets] or [f"{kind.name}/" if kind is not None else ""]
+    return [about(session, target) for target in targets] or [kind.name if kind is not None else ""]
 
 
 def about(session: Session, target: Target) -> str:
@@ -90,7 +96,7 @@ def _name(record: Record) -> str:
 
 def draw_events(session: Session, records: Sequence[Record], width: int | None) -> str:
     """Records as a table."""
-    return draw_table(_COLUMNS, _make_rows(session, records), width, session.paint)
+    return draw_table(COLUMNS, _make_rows(session, records), width, session.paint)
 
 
 def _make_rows(session: Session, records: Sequence[Record]) -> list[list[str]]:

@@ -15,9 +15,19 @@ from weft.cli.output.formats import print_data
 from weft.cli.planning import Step, describe_step, find_pruned, make_steps, name_plan
 from weft.cli.rehearsing import Foreseen, describe_refusal, foresee_each
 from weft.cli.session import Session
-from weft.cli.verbs.apply import COSTS, SAID_BY_OTHERS, files, find_new, prunes, read_all, read_labels, send, show_value
+from weft.cli.verbs.apply import (
+    COSTS,
+    SAID_BY_OTHERS,
+    files,
+    find_new,
+    prunes,
+    read_all,
+    read_labels,
+    send,
+    show_change,
+    show_value,
+)
 from weft.kinds.record import Kind
-from weft.objects.schema import describe_fields
 
 _MOST_FIELDS = 6  # of a new object that are named
 
@@ -79,12 +89,11 @@ def _tell(step: Step, manifest: Manifest | None, foreseen: Foreseen) -> list[str
         return [f"- {what}  will be deleted: no file names it any more  ({describe_loss(step.obj)})"]
     if step.action == "keep":
         return [f"  {what}  stays as it is"]
-    types = {doc.path: doc.type for doc in describe_fields(step.target.kind.spec)}
     lines = [f"~ {what}  will be changed"]
     for change in step.changes:
         path = str(change["path"])
         if path not in SAID_BY_OTHERS:
-            old, new = (show_value(change.get(side), types.get(path, "")) for side in ("old", "new"))
+            old, new = show_change(change, step.target.kind)
             lines.append(
                 f"    {path.removeprefix('spec.')} {old} → {new}, {COSTS.get(str(change.get('mode')), 'at once')}"
             )

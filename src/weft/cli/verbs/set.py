@@ -90,7 +90,7 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
         elif not changes:
             session.say(f"{target.what}  nothing would change")
         return 0
-    if needs and not restart:
+    if needs and not restart and session.recorder is None:
         restart = _ask(session, target)
     (result,) = session.client.apply([wish])
     if needs and restart:

@@ -1,0 +1,26 @@
+"""docs/status.md says of each point of the command line which test keeps it: that test is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from source import ROOT
+
+POINTS = 28
+
+
+def test_each_point_of_the_command_line_names_a_test_that_exists() -> None:
+    page = (ROOT / "docs" / "status.md").read_text()
+    section = page.partition(f"## The command line: {POINTS} points\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:3] != "|--"]
+    points = {row[0]: row for row in rows if row[0].isdigit()}
+    assert sorted(points, key=int) == [str(n + 1) for n in range(POINTS)]
+    for number, (_, _, holds, tests) in points.items():
+        assert re.match("yes|part: .|no: .", holds), f"point {number}: yes, or what is missing"
+        named = re.findall(r"`([^`:]+)::([^`]+)`", tests)
+        assert named, f"point {number} names no test"
+        for file, name in named:
+            nodes = ast.walk(ast.parse((ROOT / file).read_text()))
+            functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+            assert name in functions and name.startswith("test_"), f"point {number}: {file} has no {name}"
