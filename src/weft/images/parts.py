@@ -161,3 +161,10 @@ def run(
     done = subprocess.run(argv, cwd=folder, env=env, input=text, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise DriverFailed(f"an image can't be built: {step}: {done.stderr.strip()[-500:]}", details={"step": step})
+
+
+def run_apart(argv: list[str], step: str) -> None:
+    """As ``run``, with mounts and processes of its own (it takes root): they are gone once it ends or this process does, killed or
+    not. Needs util-linux."""
+    walls = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    run(["setpriv", "--pdeathsig", "KILL", "unshare", *walls, *argv], step)

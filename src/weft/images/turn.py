@@ -1,10 +1,13 @@
-"""One build of a thing at a time: whoever comes while another builds it waits, and finds it built."""
+"""One build of a thing at a time: whoever comes while another builds it waits, and finds it built. Where one works, and who clears
+up after one that was killed."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,3 +29,31 @@ def take_turn(target: Path, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         sign.unlink(missing_ok=True)  # whoever waits on it looks first whether the target is there
         os.close(held)
+
+
+@contextlib.contextmanager
+def work_beside(target: Path, name: str) -> Iterator[Path]:
+    """A folder beside ``target`` to build it in, which goes with the block. Folders of builds under this ``name`` that were killed
+    go first: a build holds a lock on its folder, which ends with its process."""
+    prefix = f".making-{name}-"
+    with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as alone:  # no folder is without its lock while others look
+            _hold(alone, target.parent, wait=True)
+            for folder in target.parent.glob(f"{prefix}*"):
+                with contextlib.ExitStack() as left:
+                    if _hold(left, folder, wait=False):
+                        shutil.rmtree(folder)
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent)))
+            _hold(stack, work, wait=True)
+        yield work
+
+
+def _hold(stack: contextlib.ExitStack, folder: Path, *, wait: bool) -> bool:
+    """Lock a folder until ``stack`` ends; False where another process has it and this one isn't to ``wait``."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, held)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

@@ -1,7 +1,7 @@
 """Builds debian-12: a bundle with a bootable disk, and the same kernel and an initial RAM file system to boot directly.
 
-Reads Debian packages from where this machine's apt has them; runs mmdebstrap, which needs root. Nothing is mounted by
-us. Writes the bundle in one rename.
+Reads Debian packages from where this machine's apt has them; runs mmdebstrap, which needs root, and mounts what it needs where
+nobody else sees it. Writes the bundle in one rename.
 """
 
 from __future__ import annotations
@@ -9,14 +9,23 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weft.images import parts
 from weft.images.debian.disk import GRUB_CONFIG, write_disk
 from weft.images.debian.root import lay_out
-from weft.images.parts import compile_program, copy_modules, fetch_kernel, pack_cpio, require, run, write_bundle
+from weft.images.parts import (
+    compile_program,
+    copy_modules,
+    fetch_kernel,
+    pack_cpio,
+    require,
+    run,
+    run_apart,
+    write_bundle,
+)
+from weft.images.turn import work_beside
 from weft.objects.bundle import BundleManifest
 from weft.objects.errors import DriverFailed
 
@@ -37,6 +46,7 @@ _LEFT_OUT = (
 )  # fmt: skip
 _NEEDED = {
     "mmdebstrap": "mmdebstrap",
+    "unshare": "util-linux",
     "gcc": "gcc libc6-dev",
     "strip": "binutils",
     "lz4": "lz4",
@@ -67,8 +77,7 @@ def build_debian(out_path: Path, cache_dir: Path, say: Say, more: Sequence[str] 
         )
     say("kernel")
     kernel_tree = fetch_kernel(cache_dir.resolve())
-    with tempfile.TemporaryDirectory(prefix="debian-", dir=out_path.parent) as work_name:
-        work = Path(work_name)
+    with work_beside(out_path, "debian") as work:
         root = work / "root"
         say(f"packages of Debian 12 ({len(PACKAGES) + len(more)} and what they need)")
         _install(root, more)
@@ -99,7 +108,7 @@ def build_debian(out_path: Path, cache_dir: Path, say: Say, more: Sequence[str] 
 
 
 def _install(root: Path, more: Sequence[str]) -> None:
-    run(
+    run_apart(
         ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory",
          "--aptopt=Apt::Install-Recommends false", *(f"--dpkgopt={option}" for option in _LEFT_OUT),
          f"--include={','.join((*PACKAGES, *more))}", SUITE, str(root)],

@@ -12,13 +12,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from weft.images.clone.build import NEEDED as BOOT_NEEDED
 from weft.images.clone.build import write_boot
-from weft.images.parts import EPOCH, fetch_kernel, require, run, write_bundle
+from weft.images.parts import EPOCH, fetch_kernel, require, run, run_apart, write_bundle
+from weft.images.turn import work_beside
 from weft.objects.bundle import BundleManifest
 from weft.objects.errors import DriverFailed
 
@@ -43,7 +43,7 @@ _FILES = {
     "etc/resolv.conf": "",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
-_NEEDED = {"mmdebstrap": "mmdebstrap", **BOOT_NEEDED}
+_NEEDED = {"mmdebstrap": "mmdebstrap", "unshare": "util-linux", **BOOT_NEEDED}
 _NEEDED_BYTES = 512 << 20
 
 Say = Callable[[str], None]
@@ -62,8 +62,7 @@ def build_python(out_path: Path, cache_dir: Path, say: Say) -> None:
         raise DriverFailed(
             f"image python3-11 can't be built: {free >> 20} MiB free in {out_path.parent}, {_NEEDED_BYTES >> 20} needed"
         )
-    with tempfile.TemporaryDirectory(prefix="python-", dir=out_path.parent) as work_name:
-        work = Path(work_name)
+    with work_beside(out_path, "python") as work:
         root = work / "root"
         say(f"packages of Debian 12 ({len(PACKAGES)})")
         _install(root)
@@ -86,7 +85,7 @@ def build_python(out_path: Path, cache_dir: Path, say: Say) -> None:
 
 
 def _install(root: Path) -> None:
-    run(
+    run_apart(
         ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", "--format=directory",
          f"--include={','.join(PACKAGES)}", SUITE, str(root)],
         "unpack Debian's packages",
