@@ -52,7 +52,7 @@ def find_traces(cluster: Cluster, node: str) -> list[str]:
 def check_network(cluster: Cluster, name: str, port: int) -> None:
     """It is reached at its published port, and reaches the VM hello, which reaches it, by their names."""
     assert fetch(port) == SERVES
-    there = "for try in $(seq 10); do wget -qO- http://%s/ && exit; sleep 1; done; exit 1"
+    there = "for try in $(seq 40); do wget -qO- http://%s/ && exit; sleep 1; done; exit 1"
     assert cluster.ok("vm", "exec", "hello", "--", "sh", "-c", there % name) == SERVES
     answers = "mkdir -p /tmp/www; echo from a VM > /tmp/www/index.html; httpd -p 8099 -h /tmp/www || true"
     cluster.ok("vm", "exec", "hello", "--", "sh", "-c", answers)

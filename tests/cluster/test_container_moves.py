@@ -60,7 +60,7 @@ def test_a_container_moves_with_its_volume_address_port_and_the_very_image_that_
     assert (after["address"], after["restarts"]) == (before["address"], 0)
     assert (read(cluster), fetch(port)) == ("mine\n", "as it was\n")
     assert cluster.run("container", "exec", "web", "--", "cat", "/file").returncode == 1  # what isn't on a volume stays
-    ask = "for try in $(seq 10); do wget -qO- http://web/ && exit; sleep 1; done; exit 1"
+    ask = "for try in $(seq 40); do wget -qO- http://web/ && exit; sleep 1; done; exit 1"
     assert cluster.ok("vm", "exec", "hello", "--", "sh", "-c", ask) == "as it was\n"
     assert (volumes(cluster, node), volumes(cluster, other)) == ([], [".raw"])
     until(lambda: not [path for path in find_traces(cluster, node) if "process" not in path])

@@ -123,7 +123,7 @@ def test_guests_on_different_nodes_reach_each_other_by_name_and_two_networks_do_
     for name in ("b1", "b2", "r1"):
         cluster.ok("wait", f"vm/{name}", "--for=phase=Running", "--timeout", "120s")
     assert cluster.vm("b1")["status"]["node"] == "n1"
-    ping = "for try in $(seq 10); do ping -c 1 -W 5 {} && exit; sleep 1; done"  # names spread from node to node
+    ping = "for try in $(seq 40); do ping -c 1 -W 5 {} && exit; sleep 1; done"  # names spread from node to node
     assert "1 packets received" in cluster.ok("vm", "exec", "b1", "--", "sh", "-c", ping.format("b2"))
     address = cluster.vm("b2")["status"]["address"]
     assert address == "10.20.0.40"  # of its own choice; and it has a NIC in another network, with that one's names
@@ -133,7 +133,7 @@ def test_guests_on_different_nodes_reach_each_other_by_name_and_two_networks_do_
     ]
     assert cluster.run("vm", "exec", "r1", "--", "ping", "-c", "1", "-W", "2", address).returncode != 0
     hello = cluster.vm("hello")["status"]["address"]  # in a third network: refused, not sent to whatever is outside
-    connect = f"for try in $(seq 20); do nc -w 2 {hello} 22 </dev/null 2>&1 | grep unreachable && exit; sleep 1; done"
+    connect = f"for try in $(seq 40); do nc -w 2 {hello} 22 </dev/null 2>&1 | grep unreachable && exit; sleep 1; done"
     assert "unreachable" in cluster.ok("vm", "exec", "b1", "--", "sh", "-c", connect)
     for name in ("b1", "b2", "r1"):
         cluster.ok("vm", "delete", name, "--yes")

@@ -19,12 +19,12 @@ def inside(cluster: Cluster, vm: str, script: str) -> str:
 
 
 def soon(cluster: Cluster, vm: str, test: str) -> None:
-    inside(cluster, vm, f"for n in $(seq 100); do {test} && exit 0; sleep 0.1; done; exit 1")
+    inside(cluster, vm, f"for n in $(seq 600); do {test} && exit 0; sleep 0.1; done; exit 1")
 
 
 def until_current(cluster: Cluster, vm: str, status: str, reason: str) -> None:
     """Wait until the condition says this: between a wish and its answer it says Changing."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         said = {c["type"]: (c["status"], c["reason"]) for c in cluster.vm(vm)["conditions"]}
         if said["Current"] == (status, reason):

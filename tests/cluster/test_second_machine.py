@@ -41,7 +41,7 @@ class Machine:
             ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", FIRST],
             env=self.environment,
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (children := self._children()):
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -22,12 +22,12 @@ def test_a_vm_with_a_security_group_is_open_to_what_its_rules_allow_and_they_cha
     fetch = ["vm", "exec", "hello", "--", "sh", "-c", f"printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 2 {address} 80"]
     assert "it is me" not in cluster.run(*fetch).stdout.decode()
     assert cluster.run("vm", "exec", "hello", "--", "ping", "-c", "1", "-W", "2", address).returncode != 0
-    ping = f"for try in $(seq 10); do ping -c 1 -W 5 {hello} && exit; sleep 1; done"  # who is where spreads from node to node
+    ping = f"for try in $(seq 40); do ping -c 1 -W 5 {hello} && exit; sleep 1; done"  # who is where spreads from node to node
     assert "1 packets received" in cluster.ok("vm", "exec", "guarded", "--", "sh", "-c", ping)
     manifest = {"kind": "securitygroup", "name": "front", "spec": {"ingress": ["tcp:80"]}}
     (cluster.folder / "front.json").write_text(json.dumps(manifest))
     cluster.ok("apply", "-f", "front.json")
-    retry = f"for try in $(seq 20); do {fetch[-1]} | grep me && exit; sleep 1; done; exit 1"
+    retry = f"for try in $(seq 40); do {fetch[-1]} | grep me && exit; sleep 1; done; exit 1"
     assert "it is me" in cluster.ok(*fetch[:-1], retry)
     assert [g["status"]["used"] for g in cluster.json("get", "sg")["items"]] == [1]
     assert "vm/guarded" in cluster.fails(5, "securitygroup", "delete", "front", "--yes")

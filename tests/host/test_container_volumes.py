@@ -54,7 +54,7 @@ def attached(lab: ContainerLab) -> list[str]:
 
 
 async def let_go(lab: ContainerLab) -> bool:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while attached(lab):
             await asyncio.sleep(0.02)
     return True

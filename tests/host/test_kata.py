@@ -50,7 +50,7 @@ async def driver(lab: KataLab) -> AsyncIterator[KataDriver]:
         yield driver
         if not lab.containerd.runs:
             lab.containerd.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while attached(lab):
             await asyncio.sleep(0.02)
 
@@ -130,7 +130,7 @@ async def test_its_network_is_the_one_it_is_given(lab: KataLab, driver: KataDriv
     with subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "ip link add eth0 type veth peer name eth1; exec sleep 1000"]
     ) as holder:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while "eth0" not in Path(f"/proc/{holder.pid}/net/dev").read_text():
                 await asyncio.sleep(0.02)
         plan = lab.script("networked", "ls /sys/class/net; sleep 1000", netns=f"/proc/{holder.pid}/ns/net")

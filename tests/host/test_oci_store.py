@@ -193,7 +193,7 @@ async def test_killed_at_any_point_it_has_an_image_whole_or_not(registry: Regist
         if process.returncode is None:
             os.kill(process.pid, signal.SIGKILL)
         await process.wait()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while left_running():
                 await asyncio.sleep(0.05)
         store = node(tmp_path)

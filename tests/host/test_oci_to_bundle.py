@@ -67,7 +67,7 @@ def test_given_up_or_killed_it_leaves_nothing_and_is_made_the_next_time(tmp_path
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None and parent.stdout.readline()
         parent.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while find_left(state) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert find_left(state) == []

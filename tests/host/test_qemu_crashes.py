@@ -57,7 +57,7 @@ async def recovered(lab: GuestLab, plan: GuestPlan) -> tuple[QemuDriver, GuestFa
 
 async def only_process(lab: GuestLab, plan: GuestPlan, facts: GuestFacts, step: int) -> None:
     """The daemon alone is left; the process that forked it ends a moment after it is there."""
-    for _ in range(100):
+    for _ in range(1200):
         if lab.processes(plan.id) == [facts.pid]:
             return
         await asyncio.sleep(0.05)

@@ -312,7 +312,7 @@ class Lab:
 
     async def until(self, holds: Callable[[], object], what: str = "") -> None:
         """Wait until ``holds``; fails after ten seconds with what was reported."""
-        for _ in range(1000):
+        for _ in range(6000):
             if holds():
                 return
             await asyncio.sleep(0.01)

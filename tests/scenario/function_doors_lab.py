@@ -101,7 +101,7 @@ class DoorsLab:
 
         return await asyncio.to_thread(ask)
 
-    async def raw(self, data: bytes, seconds: float = 10.0) -> bytes:
+    async def raw(self, data: bytes, seconds: float = 60.0) -> bytes:
         """All that comes back to ``data`` until the other side hangs up."""
         reader, writer = await self.dial()
         writer.write(data)

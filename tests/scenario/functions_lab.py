@@ -279,7 +279,7 @@ class FunctionsLab:
         return decode_part(decode_envelope(entry.value).status, FunctionStatus)
 
     async def until_phase(self, name: str, phase: str) -> FunctionStatus:
-        for _ in range(1000):
+        for _ in range(6000):
             status = await self.status(name)
             if status.phase == phase:
                 return status
@@ -288,7 +288,7 @@ class FunctionsLab:
 
     async def until_moved(self, name: str, before: FunctionStatus) -> FunctionStatus:
         """Something else serves than ``before``."""
-        for _ in range(1000):
+        for _ in range(6000):
             status = await self.status(name)
             if status.digest != before.digest:
                 return status
@@ -296,7 +296,7 @@ class FunctionsLab:
         raise AssertionError(f"{name} is still {status}")
 
     async def until_reason(self, name: str, reason: str) -> FunctionStatus:
-        for _ in range(1000):
+        for _ in range(6000):
             status = await self.status(name)
             if status.reason == reason:
                 return status
@@ -304,7 +304,7 @@ class FunctionsLab:
         raise AssertionError(f"{name} is {await self.status(name)}, not {reason}")
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        for _ in range(1000):
+        for _ in range(6000):
             if holds():
                 return
             await asyncio.sleep(0.01)

@@ -145,7 +145,7 @@ class GatewayLab:
             await asyncio.gather(keeping, return_exceptions=True)
 
     async def until_connected(self, node_uid: str) -> None:
-        for _ in range(1000):
+        for _ in range(6000):
             if node_uid in self.gateway.nodes:
                 return
             await asyncio.sleep(0.01)

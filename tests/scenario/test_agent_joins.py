@@ -168,7 +168,7 @@ class Joined:
         return found
 
     async def until_state(self, envelope: Envelope, state: str) -> AllocationReport:
-        for _ in range(1000):
+        for _ in range(6000):
             report = decode_part((await self.stored(envelope)).report, AllocationReport)
             if report.state == state:
                 return report
@@ -222,7 +222,7 @@ async def test_a_port_that_a_node_s_program_listens_on_is_refused_with_the_node_
     agent = node.agent()
     await agent.start()
     try:
-        for _ in range(1000):
+        for _ in range(6000):
             if said := await asyncio.to_thread(create, "8080:80"):
                 break
             await asyncio.sleep(0.02)

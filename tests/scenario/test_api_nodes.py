@@ -329,7 +329,7 @@ def test_a_volume_is_removed_from_its_node_on_positive_evidence_only(lab: DoorsL
 
 
 def wait_until(condition: Any) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         if condition():
             return
         threading.Event().wait(0.05)
@@ -536,7 +536,7 @@ def test_nodes_are_told_whom_to_ask_how_far_away_they_are_once(lab: DoorsLab) ->
 
 def wait_for_peers(node: JoinedNode, uids: set[str]) -> Any:
     """The peers that a node is told, once they are these: the doors sort them once a second at most."""
-    for _ in range(200):
+    for _ in range(1200):
         told = node.report()["peers"]
         if told is not None and {peer["uid"] for peer in told["peers"]} == uids:
             return told

@@ -223,7 +223,7 @@ def test_a_put_with_a_stale_revision_and_no_generation_is_refused(vms: DoorsLab)
 def test_a_network_in_which_a_node_stands_is_refused(lab: DoorsLab) -> None:
     node = lab.join("n1")
     node.report(node={"address": "10.77.0.4"}, version="a.1")
-    for _ in range(200):
+    for _ in range(6000):
         if lab.doors.ranges.find_node("10.77.0.0/24"):
             break
         time.sleep(0.01)

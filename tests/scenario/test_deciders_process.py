@@ -84,7 +84,7 @@ async def test_a_vm_is_placed_by_a_process_that_is_killed_and_by_the_one_after_i
             allocations = await lab.allocations()
             assert len(allocations) == 21 and len({a.workload.uid for a in allocations}) == 21
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(process.wait(), 10) == 0
+            assert await asyncio.wait_for(process.wait(), 60) == 0
             assert not list(await lab.store.leases("deciders"))  # handed back: the next need not wait
         finally:
             if process.returncode is None:

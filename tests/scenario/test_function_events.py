@@ -472,7 +472,7 @@ async def test_events_are_run_after_a_restart_of_the_gateway_and_dead_letters_ar
         assert status == 200
         return list(json.loads(body)["items"])
 
-    for _ in range(200):
+    for _ in range(1200):
         if len(found := await letters()) == 10:
             break
         await asyncio.sleep(0.05)
@@ -507,7 +507,7 @@ async def test_a_damaged_file_of_events_keeps_the_doors_shut_until_it_is_moved_a
         await doors.lab.until(lambda: "functions can't be invoked by programs" in caplog.text)
         assert await doors.lab.invoke("thumb", b"1")  # all else goes on
         path.unlink()
-        for _ in range(200):
+        for _ in range(1200):
             try:
                 status, _, body = await doors.ask("POST", PATH, b"7", Authorization=bearer)
                 break

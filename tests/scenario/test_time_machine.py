@@ -91,7 +91,10 @@ def allocation_of(fabric: Fabric, name: str) -> Any:
 def tick(fabric: Fabric) -> None:
     """Long enough for agents to report again and deciders to write what they think."""
     time.sleep(3)
-    assert all(node["status"]["phase"] == "Ready" for node in read(fabric, "node")["items"]), fabric.logs()
+    deadline = time.monotonic() + 60
+    while not all(node["status"]["phase"] == "Ready" for node in read(fabric, "node")["items"]):
+        assert time.monotonic() < deadline, fabric.logs()
+        time.sleep(0.2)
 
 
 def test_a_newer_server_and_back_loses_no_field_and_restarts_no_guest(fabric: Fabric, following: Path) -> None:

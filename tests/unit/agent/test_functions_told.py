@@ -66,7 +66,7 @@ async def test_templates_of_an_agent_before_are_told_at_once_and_go_when_nothing
     counted = functions.count()
     assert (counted.busy, counted.ready, counted.memory) == (0, 2, 80 << 20)
     functions.take(Drop("gone"))  # this agent was never told of it
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while driver.kept != {"old"} or not any(isinstance(one, Moved) and one.dropped == ["gone"] for one in heard):
             await asyncio.sleep(0.01)
     await functions.close()

@@ -36,7 +36,7 @@ class Heard:
         self._hear("init", body, error_type)
 
     async def wait(self, count: int) -> list[tuple[object, ...]]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.said) < count:
                 self.news.clear()
                 await self.news.wait()
@@ -48,7 +48,7 @@ class Client:
         self.reader, self.writer = reader, writer
 
     async def answer(self) -> tuple[bytes, bytes]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             head = await self.reader.readuntil(b"\r\n\r\n")
             length = next(
                 int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")

@@ -105,7 +105,7 @@ async def test_who_waits_for_a_revision_is_told_when_it_is_there_and_not_before(
     await watcher.cache.reached(revision)
     assert watcher.names == ["a"] and not later.done()
     await store.commit([Put("/token/-/t", b"{}")])  # of no kind that is read here, but a revision all the same
-    await asyncio.wait_for(later, 5)
+    await asyncio.wait_for(later, 60)
     watcher.task.cancel()
 
 
@@ -153,7 +153,7 @@ async def test_a_restored_store_is_read_anew_even_if_its_revisions_look_the_same
     item = watcher.cache.view.get("/vm/default/a")
     assert item is not None and item.uid == "second" and item.envelope.revision == 1
     assert watcher.cache.epoch != epoch
-    await asyncio.wait_for(waiting, 5)  # that revision will never come in this history
+    await asyncio.wait_for(waiting, 60)  # that revision will never come in this history
     watcher.task.cancel()
 
 
@@ -174,7 +174,7 @@ async def test_to_catch_up_is_to_see_the_history_that_is_not_one_that_was() -> N
     for name in ("a", "b", "c"):
         await store.commit([vm(name)])
     await watcher.rest()
-    await asyncio.wait_for(watcher.cache.catch_up(), 5)
+    await asyncio.wait_for(watcher.cache.catch_up(), 60)
     store.behind = MemoryStore()  # with a lower revision than was seen already
     await store.behind.commit([vm("other")])
     catching = asyncio.ensure_future(watcher.cache.catch_up())
@@ -182,7 +182,7 @@ async def test_to_catch_up_is_to_see_the_history_that_is_not_one_that_was() -> N
     assert not catching.done()
     store.broken.set()
     await watcher.rest()
-    await asyncio.wait_for(catching, 5)
+    await asyncio.wait_for(catching, 60)
     assert watcher.names == ["other"]
     watcher.task.cancel()
 

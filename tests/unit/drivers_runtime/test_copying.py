@@ -89,7 +89,7 @@ class Moving:
 
 
 async def lead(machine: Machine) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await copying.lead_copies(cast(Guest, Moving(machine)), SETTINGS)
     assert (machine.migration, machine.runs, machine.sent) == ("completed", "postmigrate", 1)
 

@@ -164,7 +164,7 @@ async def test_a_terminal_takes_its_size(channel: GuestChannel) -> None:
     session = await channel.exec(ExecRequest(argv=["sh", "-c", "read x; stty size"], tty=True))
     await session.resize(33, 101)
     await session.write(b"go\n")
-    out, _, _, _ = await asyncio.wait_for(collect(session), 10)
+    out, _, _, _ = await asyncio.wait_for(collect(session), 60)
     assert b"33 101" in out
 
 
@@ -214,7 +214,7 @@ async def test_sessions_learn_that_the_guest_is_gone(guest: Guest) -> None:
     session = await channel.exec(ExecRequest(argv=["sleep", "50"]))
     guest.process.kill()
     with pytest.raises(Unavailable):
-        await asyncio.wait_for(collect(session), 10)
+        await asyncio.wait_for(collect(session), 60)
     guest.ours.shutdown(socket.SHUT_RDWR)
     await until(lambda: not channel.ready)
     with pytest.raises(Unavailable):
@@ -236,7 +236,7 @@ def alive(pid: int) -> bool:
 
 
 async def until(true: object) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():  # type: ignore[operator]
             await asyncio.sleep(0.01)
 
@@ -253,7 +253,7 @@ async def test_how_its_process_is_is_told_to_whoever_comes_and_once_told_its_end
         return GuestChannel(on_hello, on_lost, heard.put_nowait)
 
     async def hear() -> ProcessFacts:
-        return await asyncio.wait_for(heard.get(), 10)
+        return await asyncio.wait_for(heard.get(), 60)
 
     try:
         channel = await guest.connect_as(make)
@@ -264,7 +264,7 @@ async def test_how_its_process_is_is_told_to_whoever_comes_and_once_told_its_end
             fresh.replace(file)
             guest.process.send_signal(signal.SIGUSR1)
             assert await hear() == ProcessFacts(bool(runs), ends, code)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while list(tmp_path.iterdir()):  # its machine may end now
                 await asyncio.sleep(0.01)
         channel.close()

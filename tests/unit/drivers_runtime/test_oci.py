@@ -405,7 +405,7 @@ async def test_a_log_is_followed_over_its_turn_to_the_end(tmp_path: Path) -> Non
     with open(log, "ab") as file:
         file.write(entry(4))
     ended.set()
-    await asyncio.wait_for(following, 5)
+    await asyncio.wait_for(following, 60)
     assert [int(line.data) for line in seen] == [1, 2, 3, 4]
 
 
@@ -463,7 +463,7 @@ async def test_who_reads_a_long_log_lets_others_have_their_turn(
             await asyncio.sleep(0.05)
             with open(log, "ab") as file:
                 file.write(b"".join(map(entry, range(20_000))))
-            await asyncio.wait_for(waiting, 10)
+            await asyncio.wait_for(waiting, 60)
             turns = 0
         ended.set()
         count = sum([1 async for _ in lines])
@@ -481,7 +481,7 @@ async def test_who_follows_a_log_over_many_turns_keeps_no_old_file_open(tmp_path
         await asyncio.sleep(0.15)
         log.replace(turned(log))
         log.write_bytes(entry(number) + entry(number))
-        assert int((await asyncio.wait_for(waiting, 5)).data) == number
+        assert int((await asyncio.wait_for(waiting, 60)).data) == number
         held = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
         assert sum(str(tmp_path) in name for name in held) <= 1
     await lines.aclose()

@@ -165,5 +165,5 @@ async def test_an_answer_in_pieces_ends_when_its_reader_has_left() -> None:
     assert b"transfer-encoding: chunked\r\n\r\n4\r\ntick\r\n" in transport.written
     transport.close()
     connection.connection_lost(None)
-    await asyncio.wait_for(closed.wait(), 5)
+    await asyncio.wait_for(closed.wait(), 60)
     await asyncio.wait(connection._server.tasks or [asyncio.create_task(asyncio.sleep(0))])

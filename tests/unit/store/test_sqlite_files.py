@@ -39,7 +39,7 @@ async def cursor_of(store: Store) -> str:
 
 
 async def next_batch(store: Store, cursor: str) -> Batch:
-    async with asyncio.timeout(10), aclosing(store.watch("/", cursor)) as watch:
+    async with asyncio.timeout(60), aclosing(store.watch("/", cursor)) as watch:
         return await anext(watch)
 
 
