@@ -8,11 +8,13 @@ import socket
 import threading
 import time
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from benchmarks.soak.verdicts import Call
 
 # Tells the witness that it runs before it does anything, and is what the event says then.
 CODE = """
@@ -28,24 +30,7 @@ def handler(event, context):
         os._exit(3)
     return event["n"]
 """
-OWN_ERRORS = {"error": "ValueError", "exit": "Runtime.ExitError"}
 PATIENCE_SECONDS = 90.0
-# What a caller hears that isn't the function's own: each says whether the function may have run.
-RAN_NOT = ("TooManyRequestsException", "ServiceUnavailableException", "ResourceConflictException")
-MAY_HAVE_RUN = ("InvocationLostException",)
-
-
-class Call(NamedTuple):
-    """What became of one invocation. ``how``: once (no retry), patient (the SDK's own retries), event. ``heard``: answered, a type
-    of error of the function's, what weft says, or broken (the connection, and nobody tried again). Times are of this process."""
-
-    n: int
-    function: str
-    how: str
-    act: str
-    heard: str
-    began: float
-    ended: float
 
 
 class Witness:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from benchmarks.soak.invokers import MAY_HAVE_RUN, OWN_ERRORS, RAN_NOT, Call
-
 NEAR_SECONDS = 20.0  # so long after a kill something may still hear of it
 EVENT_NEAR_SECONDS = 90.0  # an event that was cut off is run again after 10 s, 20 s and 40 s
 CUT_OFF = {
@@ -16,6 +14,24 @@ CUT_OFF = {
     "OSError",
 }  # its code doesn't reach the witness
 FUNCTIONS_OWN = {"Function.Reclaimed"}  # an allocation took its room
+
+OWN_ERRORS = {"error": "ValueError", "exit": "Runtime.ExitError"}
+# What a caller hears that isn't the function's own: each says whether the function may have run.
+RAN_NOT = ("TooManyRequestsException", "ServiceUnavailableException", "ResourceConflictException")
+MAY_HAVE_RUN = ("InvocationLostException",)
+
+
+class Call(NamedTuple):
+    """What became of one invocation. ``how``: once (no retry), patient (the SDK's own retries), event. ``heard``: answered, a type
+    of error of the function's, what weft says, or broken (the connection, and nobody tried again). Times are of this process."""
+
+    n: int
+    function: str
+    how: str
+    act: str
+    heard: str
+    began: float
+    ended: float
 
 
 class Kill(NamedTuple):

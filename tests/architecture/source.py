@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T", bound=ast.AST)
+_LEAVES = {ast.Name, ast.Constant, ast.Load, ast.Store, ast.Del}
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "weft"
@@ -21,10 +28,26 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(text_of(path))
 
 
+def nodes_of(path: Path, *types: type[T]) -> Iterator[T]:
+    """Every node of a file that is one of ``types``, those of one type in the order of ``ast.walk``."""
+    known = _nodes_by_type(path)
+    return chain.from_iterable(known.get(type_, ()) for type_ in types)  # type: ignore[arg-type]
+
+
 @cache
-def nodes_of(path: Path) -> list[ast.AST]:
-    """Every node of a file, in the order of ``ast.walk``."""
-    return list(ast.walk(tree_of(path)))
+def _nodes_by_type(path: Path) -> dict[type, list[ast.AST]]:
+    """Each file is walked once, which takes as long as to parse it; names and constants, most of all nodes, are left out."""
+    found: dict[type, list[ast.AST]] = defaultdict(list)
+    waiting: list[ast.AST] = [tree_of(path)]
+    for node in waiting:  # grows meanwhile
+        found[type(node)].append(node)
+        for field in node._fields:
+            value = getattr(node, field, None)
+            if isinstance(value, list):
+                waiting.extend([one for one in value if isinstance(one, ast.AST) and type(one) not in _LEAVES])
+            elif isinstance(value, ast.AST) and type(value) not in _LEAVES:
+                waiting.append(value)
+    return found
 
 
 def files_of(*rooms: str) -> list[Path]:

@@ -32,9 +32,8 @@ CONTROLLER = {
 def find_writes(part: str) -> Iterator[tuple[str, str]]:
     """(room, file) of every assignment to an object's ``part``."""
     for path in files_of("api", "controllers", "scheduler", "agent", "gateway", "client", "cli"):
-        for node in nodes_of(path):
-            targets = node.targets if isinstance(node, ast.Assign) else []
-            parts = [t for t in targets if isinstance(t, ast.Attribute) and t.attr == part]
+        for node in nodes_of(path, ast.Assign):
+            parts = [t for t in node.targets if isinstance(t, ast.Attribute) and t.attr == part]
             if any(ast.unparse(target) != f"self.{part}" for target in parts):
                 yield path.relative_to(SOURCE).parts[0], path.stem
 
@@ -42,8 +41,8 @@ def find_writes(part: str) -> Iterator[tuple[str, str]]:
 def find_conditions() -> Iterator[tuple[str, str]]:
     """(controller, type) of every condition that is made."""
     for path in files_of("controllers", "scheduler", "api"):
-        for node in nodes_of(path):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Condition":
+        for node in nodes_of(path, ast.Call):
+            if isinstance(node.func, ast.Name) and node.func.id == "Condition":
                 assert isinstance(node.args[0], ast.Constant), f"{path.name}: a condition's type is written out"
                 yield CONTROLLER.get(path.stem, path.stem), str(node.args[0].value)
 

@@ -32,11 +32,11 @@ def lines_of(path: Path) -> int:
 def hidden_imports(path: Path) -> Iterator[ast.stmt]:
     if not re.search(r"^\s+(import|from)\b", text_of(path), re.M):
         return
-    for function in nodes_of(path):
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            for node in ast.walk(function):
-                if isinstance(node, (ast.Import, ast.ImportFrom)):
-                    yield node
+    imports = [*nodes_of(path, ast.Import, ast.ImportFrom)]
+    for function in nodes_of(path, ast.FunctionDef, ast.AsyncFunctionDef):
+        for node in imports:
+            if function.lineno <= node.lineno <= (function.end_lineno or 0):
+                yield node
 
 
 def test_imports_point_down_and_rooms_on_one_line_never_meet() -> None:
@@ -111,14 +111,13 @@ def test_files_stay_readable() -> None:
 
 def test_no_class_is_wider_than_fifteen_public_methods() -> None:
     for path in FILES:
-        for node in nodes_of(path):
-            if isinstance(node, ast.ClassDef):
-                public = [
-                    m.name
-                    for m in node.body
-                    if isinstance(m, (ast.FunctionDef, ast.AsyncFunctionDef)) and not m.name.startswith("_")
-                ]
-                assert len(public) <= 15, f"{path.relative_to(ROOT)}: {node.name} has {len(public)}: {public}"
+        for node in nodes_of(path, ast.ClassDef):
+            public = [
+                m.name
+                for m in node.body
+                if isinstance(m, (ast.FunctionDef, ast.AsyncFunctionDef)) and not m.name.startswith("_")
+            ]
+            assert len(public) <= 15, f"{path.relative_to(ROOT)}: {node.name} has {len(public)}: {public}"
 
 
 def test_only_the_clock_asks_for_the_time() -> None:
@@ -160,9 +159,7 @@ def test_whoever_catches_everything_says_why_or_raises_it_again() -> None:
     silent = []
     for path in FILES:
         lines = text_of(path).splitlines()
-        for node in nodes_of(path):
-            if not isinstance(node, ast.ExceptHandler):
-                continue
+        for node in nodes_of(path, ast.ExceptHandler):
             assert node.type is not None, f"{path}:{node.lineno}: a bare except"
             if not {"Exception", "BaseException"} & {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}:
                 continue
@@ -198,8 +195,8 @@ def test_an_assert_in_the_product_only_tells_the_type_checker_what_is_so() -> No
     checks = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
         for path in FILES
-        for node in nodes_of(path)
-        if isinstance(node, ast.Assert) and not names_a_type(node.test) and node not in tree_of(path).body
+        for node in nodes_of(path, ast.Assert)
+        if not names_a_type(node.test) and node not in tree_of(path).body
     ]
     assert checks == []
 

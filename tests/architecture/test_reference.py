@@ -30,8 +30,8 @@ def find_reasons() -> dict[str, type[WeftError]]:
     classes = all_errors()
     reasons = {cls.reason: cls for cls in classes.values() if "reason" in vars(cls)}
     for path in FILES:
-        for node in nodes_of(path):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and (cls := classes.get(node.func.id)):
+        for node in nodes_of(path, ast.Call):
+            if isinstance(node.func, ast.Name) and (cls := classes.get(node.func.id)):
                 for word in node.keywords:
                     values = [word.value.body] if isinstance(word.value, ast.IfExp) else [word.value]
                     if word.arg == "reason":

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -234,6 +235,7 @@ def _read_text(value: str, flag: str) -> str:
         raise InvalidInput(f"--{flag} {value}: {said}", field=flag, hint="give a file, or the text itself") from None
 
 
+@functools.cache
 def _long_texts(type_: type[msgspec.Struct]) -> set[str]:
     info = mi.type_info(type_)
     fields = info.fields if isinstance(info, mi.StructType) else ()

@@ -152,10 +152,14 @@ def verbs_of(noun: str | None) -> dict[str, Entry]:
 
 
 def load(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """The command of ``verb``, from its file."""
-    file = SPECIAL.get((verb, kind.name), entry.module) if kind else entry.module
-    module = importlib.import_module(f"weft.cli.verbs.{file}")
-    command: click.Command = module.command(verb, entry, kind)
+    """The command of ``verb``, from its file; made once."""
+    return _load(verb, entry, kind.name if kind else "")
+
+
+@functools.cache
+def _load(verb: str, entry: Entry, kind: str) -> click.Command:
+    module = importlib.import_module(f"weft.cli.verbs.{SPECIAL.get((verb, kind), entry.module)}")
+    command: click.Command = module.command(verb, entry, BY_NAME.get(kind))
     return command
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.soak.invokers import Call
-from benchmarks.soak.verdicts import Kill, judge_call, judge_event
+from benchmarks.soak.verdicts import Call, Kill, judge_call, judge_event
 
 GATEWAY, AGENT, RUNTIME = (Kill(what, 100.0) for what in ("gateway", "agent", "runtime"))
 

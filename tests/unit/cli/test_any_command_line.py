@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import sys
 from pathlib import Path
@@ -36,21 +37,21 @@ def words_of(command: click.Command, context: click.Context) -> tuple[set[str], 
     return words, options
 
 
-ROOT = make_root()
-WORDS, OPTIONS = words_of(ROOT, click.Context(ROOT))
+@functools.cache
+def everything() -> tuple[list[str], list[str]]:
+    """Takes a second: it isn't made where these tests are only collected."""
+    words, options = words_of(root := make_root(), click.Context(root))
+    return sorted(words), sorted(options)
+
+
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 values = st.sampled_from(
     ["web", "vm/web", "n1", "4G", "-5G", "1h", "0", "-1", "1e999", "NaN", "a=b", "a in (b,c)", "key!=", "8080:80", "json", "@x",
      "jsonpath=", "file:///etc/shadow", "/", "-", "--", "", "{", "=", "vm/../x", "x" * 300, "ünïcode", "\x1b[31m", "٣", "a\nb"]
 )  # fmt: skip
-argument = st.one_of(
-    st.sampled_from(sorted(WORDS)),
-    st.sampled_from(sorted(WORDS)),
-    st.sampled_from(sorted(OPTIONS)),
-    values,
-    st.builds("{}={}".format, st.sampled_from(sorted(OPTIONS)), values),
-    text,
-)
+word = st.deferred(lambda: st.sampled_from(everything()[0]))
+option = st.deferred(lambda: st.sampled_from(everything()[1]))
+argument = st.one_of(word, word, option, values, st.builds("{}={}".format, option, values), text)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_is_much_to_choose_from() -> None:
-    assert {"vm", "create", "apply", "explain", "list"} <= WORDS and {"--image", "-o", "--yes"} <= OPTIONS
+    words, options = everything()
+    assert {"vm", "create", "apply", "explain", "list"} <= {*words} and {"--image", "-o", "--yes"} <= {*options}
 
 
 @settings(max_examples=examples(250), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

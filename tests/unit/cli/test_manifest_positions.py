@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from weft.cli.manifest import yaml_text
 from weft.cli.manifest.check import read_manifests
 from weft.cli.manifest.files import read_documents
 from weft.objects.errors import InvalidInput, WeftError
@@ -101,10 +102,19 @@ def test_a_key_given_twice_in_yaml_is_refused(tmp_path: Path) -> None:
     assert problem.message == "a.yaml:5:3: 'cpu' is given twice"
 
 
-def test_aliases_that_stand_for_billions_of_items_are_refused_soon(tmp_path: Path) -> None:
+def test_aliases_that_stand_for_billions_of_items_are_refused_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yaml_text, "MAX_PARTS", 5_000)  # as many as are allowed take a second
     lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
     assert "aliases written out" in complaint(tmp_path, "a.yaml", "\n".join(lines)).message
+
+
+def test_brackets_in_brackets_end_at_a_bound(tmp_path: Path) -> None:
+    deep = "[" * 200
+    assert len(yaml_text.read_yaml("a: " + deep + "]" * 200, "a.yaml")) == 1
+    assert complaint(tmp_path, "a.yaml", "a: " + deep * 50).message == "a.yaml:1:204: YAML: nested too deeply"
 
 
 def test_all_problems_of_all_documents_are_found_in_one_go(tmp_path: Path) -> None:

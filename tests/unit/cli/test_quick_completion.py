@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -22,7 +23,13 @@ from weft.kinds.record import Kind
 
 NAMES = ["hello", "help", "web"]
 ROOT = make_root()
-GRAMMAR: dict[str, Any] = json.loads(json.dumps(completion_grammar.describe(ROOT)))
+
+
+@functools.cache
+def grammar() -> dict[str, Any]:
+    """Takes a second: it isn't made where these tests are only collected."""
+    made: dict[str, Any] = json.loads(json.dumps(completion_grammar.describe(ROOT)))
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +48,7 @@ def ask_whole(words: list[str], incomplete: str) -> list[tuple[str, str, str]]:
 
 
 def ask_quick(words: list[str], incomplete: str) -> list[tuple[str, str, str]]:
-    return complete(GRAMMAR, words, incomplete, lambda kind: [f"{kind}-{name}" for name in NAMES])
+    return complete(grammar(), words, incomplete, lambda kind: [f"{kind}-{name}" for name in NAMES])
 
 
 def questions() -> list[tuple[list[str], str]]:
@@ -54,7 +61,7 @@ def questions() -> list[tuple[list[str], str]]:
     asked += [([], word) for word in ("", "v", "vm", "-", "--d", "zzz")]
     asked += [(["describe"], "vm/"), (["describe"], "vm/vm-h"), (["describe", "vms"], ""), (["describe", "vm/a"], "")]
     asked += [(["vm", "create", "--strategy"], start) for start in ("", "least_l", "least-loaded,", "@", "@p", "a,@pl")]
-    for path, node in GRAMMAR["nodes"].items():
+    for path, node in grammar()["nodes"].items():
         words = path.split()
         asked += [(words, ""), (words, "--")]
         if words[:1] in (["vm"], ["get"], ["apply"]) or len(words) == 1:

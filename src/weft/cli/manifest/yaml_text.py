@@ -10,6 +10,7 @@ from weft.cli.manifest.document import Document, Path, Place, place_of, unreadab
 
 _MERGE = "tag:yaml.org,2002:merge"
 MAX_PARTS = 500_000  # fields and items of a document with its aliases written out: nine lines can stand for billions
+MAX_BRACKETS = 200  # in each other
 
 
 class _Loader(yaml.SafeLoader):
@@ -19,6 +20,12 @@ class _Loader(yaml.SafeLoader):
         key: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        """Raises MarkedYAMLError for one bracket too many in others: the time for each grows with their number."""
+        if self.flow_level >= MAX_BRACKETS:
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(token)
 
 
 def read_yaml(text: str, file: str) -> list[Document]:
