@@ -17,6 +17,7 @@ import msgspec
 
 from weft.contracts.host import Host
 from weft.contracts.network import Filter, Forward, Port, Segment
+from weft.drivers.network.bridge import kernel
 from weft.drivers.network.bridge.driver import BridgeNetwork
 from weft.objects.errors import WeftError
 
@@ -37,12 +38,28 @@ SEVERAL: dict[str, Any] = {
 }
 
 
+def meddle(script: str) -> None:
+    """Run a script just before the driver changes links the next time: between its look and what it does."""
+    change = kernel.perform_links
+
+    async def perform(lines: list[str]) -> None:
+        if lines:
+            kernel.perform_links = change
+            subprocess.run(["bash", "-ec", script], check=True)
+        await change(lines)
+
+    kernel.perform_links = perform
+
+
 async def answer(driver: BridgeNetwork, line: str) -> dict[str, Any]:
     order = msgspec.json.decode(line)
     method, argument = order["method"], order.get("argument")
     if method == "shell":  # the lab looks at, or breaks, what the driver made
         done = subprocess.run(["bash", "-c", argument], capture_output=True, text=True)
         return {"value": done.stdout, "problem": done.stderr, "code": done.returncode}
+    if method == "meddle":
+        meddle(argument)
+        return {}
     arguments = [msgspec.convert(argument, ARGUMENTS[method])] if method in ARGUMENTS else []
     if method in SEVERAL:
         arguments = [msgspec.convert(one, type) for one, type in zip(argument, SEVERAL[method], strict=True)]

@@ -640,6 +640,16 @@ async def test_what_is_torn_down_behind_our_back_is_mended(town: Town) -> None:
             assert tried.stdout == answer, (part, guest, place, tried.stderr)
 
 
+async def test_what_goes_between_a_look_and_its_mending_is_looked_at_again(town: Town) -> None:
+    """A namespace ends some time after its name: its links are there at one look, and gone at the next."""
+    segment, node = town.blue, town.n2
+    node.shell(f"ip netns del w2n{segment.id}")
+    node.meddle(f"ip link del w2r{segment.id}")
+    assert "router of network blue" in await node.heal()
+    assert await node.heal() == []
+    assert town.guests["b"].fetch("a") == "I am a"
+
+
 async def test_an_endpoint_that_comes_moves_and_goes_is_followed(town: Town) -> None:
     d = make_segment(1, "blue", {"a": town.n1, "b": town.n2, "c": town.n3, "d": town.n2})
     on_n3 = msgspec.structs.replace(

@@ -207,9 +207,9 @@ def inspect_server(files: Files, command: list[str], namespace: str) -> tuple[in
 
 async def start_server(command: list[str], files: Files, namespace: str, cgroups: Cgroups) -> None:
     """Start the server in the router's namespace, out of the agent's control group; returns when it listens."""
-    stray = [os.pidfd_open(pid) for pid in _servers_in(namespace)]  # one whose pid file was lost holds the ports
-    for process in stray:
-        await stop_process(process)
+    for pid in _servers_in(namespace):  # one whose pid file was lost holds the ports
+        with contextlib.suppress(ProcessLookupError):  # it has ended since, as its children for TCP do
+            await stop_process(os.pidfd_open(pid))
     enter = ["nsenter", f"--net={NAMESPACES / namespace}", "unshare", "--mount", "sh", "-c", _ENTER, "sh"]
     group = next(map(str, cgroups.leave_agent()), "")
     await run("start dnsmasq", [*enter, group, str(files.folder), *command])

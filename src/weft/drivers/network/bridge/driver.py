@@ -238,23 +238,31 @@ class BridgeNetwork:
 
     async def _apply_segment(self, segment: Segment, links: Mapping[str, Link], fdb: list[FdbEntry]) -> list[str]:
         """Bring the kernel from what was just read to the segment; returns what had to be made or mended. With a port
-        that is switched meanwhile it is done again, since what was read is out of date, and nothing counts as mended."""
-        late = False
+        that is switched meanwhile it is done again, since what was read is out of date, and nothing counts as mended. What
+        fails is done once more after another look: a namespace ends some time after its name, and takes links along."""
+        late = again = False
+        mended: list[str] = []
         while True:
             late |= segment.id in self._switched
             self._switched.discard(segment.id)
             try:
-                mended = await self._apply_once(segment, links, fdb)
+                await self._apply_once(segment, links, fdb, mended)
+                done = True
             except DriverFailed:
-                if segment.id not in self._switched:
+                if again and segment.id not in self._switched:
                     raise
-            if segment.id not in self._switched:
+                done, again = False, True
+            if done and segment.id not in self._switched:
                 self._applied[segment.id] = segment
-                return [] if late else mended
-            segment = self._segment(segment.id) or segment
+                return [] if late else list(dict.fromkeys(mended))
+            if segment.id in self._switched:
+                segment = self._segment(segment.id) or segment
             links, fdb = await kernel.inspect_node()
 
-    async def _apply_once(self, segment: Segment, links: Mapping[str, Link], fdb: list[FdbEntry]) -> list[str]:
+    async def _apply_once(
+        self, segment: Segment, links: Mapping[str, Link], fdb: list[FdbEntry], mended: list[str]
+    ) -> None:
+        """What is made or mended is added to ``mended``, also if something fails after it."""
         names, host = self._names, self._host
         namespace = names.router(segment.id)
         before = self._segment(segment.id)
@@ -266,7 +274,7 @@ class BridgeNetwork:
         steps = plan.plan_segment(names, host, segment, ports, links, fdb, router, uplink)
         self._keep(segment)
 
-        mended = steps.mended
+        mended += steps.mended
         if any(line.startswith("netns add ") for line in steps.links):
             self._tables.forget(namespace)
         if kernel.write_sysctl("net/ipv4/ip_forward", "1"):
@@ -291,7 +299,6 @@ class BridgeNetwork:
             await self._apply_forwards(await kernel.inspect_links())
         if await self._ensure_server(segment, ports, tell=not told) == "started":
             mended.append("DHCP and DNS")
-        return mended
 
     async def _ensure_server(self, segment: Segment, ports: list[Port], *, tell: bool) -> str:
         resolver = choose_resolver() if self._host.dns_upstream and segment.nat else None
