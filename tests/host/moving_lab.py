@@ -299,7 +299,7 @@ class Verifying:
         await self.go_on_writing()
 
     async def go_on_writing(self) -> None:
-        await self.run("sh", "-c", "/root/verifier 16 8000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
+        await self.run("sh", "-c", "/root/verifier 8 4000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
         await self.look()
 
     async def look(self, *, after: int = -1) -> int:

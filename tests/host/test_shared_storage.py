@@ -54,11 +54,11 @@ async def guest(pair: Pair, verifier: bytes) -> Guest:
     return guest
 
 
-READ = "echo 3 > /proc/sys/vm/drop_caches; cat /root/data /dev/vdb | head -c 12000000 | sha256sum"
+READ = "echo 3 > /proc/sys/vm/drop_caches; cat /root/data /dev/vdb | head -c 5000000 | sha256sum"
 
 
 async def test_a_guest_goes_there_and_back_and_its_disks_stay(guest: Guest) -> None:
-    write = "head -c 8000000 /dev/urandom > /root/data; head -c 4000000 /dev/urandom > /dev/vdb; sync"
+    write = "head -c 3000000 /dev/urandom > /root/data; head -c 2000000 /dev/urandom > /dev/vdb; sync"
     whole, seen = await guest.run("sh", "-c", f"{write}; {READ}"), await guest.look()
     inode = (guest.files / f"{VOLUME}.qcow2").stat().st_ino
     root = (guest.files / f"{short_id(guest.web.uid)}.qcow2").stat().st_ino
@@ -138,7 +138,7 @@ async def test_machines_killed_after_the_hand_over_leave_the_disks_to_the_target
 
 @pytest.mark.long
 async def test_a_guest_that_moves_cold_leaves_its_disks_where_they_are(guest: Guest) -> None:
-    write = "head -c 9000000 /dev/urandom > /root/data; head -c 3000000 /dev/urandom > /dev/vdb; sync"
+    write = "head -c 3000000 /dev/urandom > /root/data; head -c 2000000 /dev/urandom > /dev/vdb; sync"
     whole = await guest.run("sh", "-c", f"{write}; {READ}")
     source, target = await guest.begin(mode="cold")
     await guest.finish(source, target)

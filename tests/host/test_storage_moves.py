@@ -19,7 +19,7 @@ from weft.objects.identity import short_id
 pytestmark = [pytest.mark.host, pytest.mark.asyncio(loop_scope="module")]
 MIB = 1 << 20
 VOLUME = "volume-of-web"
-READ = "echo 3 > /proc/sys/vm/drop_caches; cat /root/data /dev/vdb | head -c 12000000 | sha256sum"
+READ = "echo 3 > /proc/sys/vm/drop_caches; cat /root/data /dev/vdb | head -c 5000000 | sha256sum"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -93,7 +93,7 @@ class Guest(Verifying):
         return await self.node.run(self.web, *argv, stdin=stdin)
 
     async def begin_writing(self) -> None:
-        await self.run("sh", "-c", "/root/verifier 8 8000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
+        await self.run("sh", "-c", "/root/verifier 4 2000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -104,7 +104,7 @@ async def guest(pair: Pair, verifier: bytes) -> Guest:
     guest = Guest(pair, web)
     await guest.run("sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=verifier)
     await guest.run(
-        "sh", "-c", "head -c 8000000 /dev/urandom > /root/data; head -c 4000000 /dev/urandom > /dev/vdb; sync"
+        "sh", "-c", "head -c 3000000 /dev/urandom > /root/data; head -c 2000000 /dev/urandom > /dev/vdb; sync"
     )
     await guest.begin_writing()
     return guest
@@ -125,7 +125,7 @@ async def test_each_disk_goes_and_comes_back_while_the_guest_runs_on(guest: Gues
 
 async def test_it_is_broken_off_as_asked_and_the_agent_may_die_meanwhile(guest: Guest) -> None:
     seen = await guest.look()
-    guest.begin(ROOT, "san", bytes_per_second=2 * MIB)
+    guest.begin(ROOT, "san", bytes_per_second=MIB // 2)
     await guest.until("moving")
     await guest.node.kill()
     await guest.node.start()
@@ -139,7 +139,7 @@ async def test_it_is_broken_off_as_asked_and_the_agent_may_die_meanwhile(guest: 
 
 async def test_an_agent_that_dies_on_the_way_goes_on_and_one_that_dies_after_the_switch_says_so(guest: Guest) -> None:
     seen = await guest.look()
-    guest.begin(ROOT, "san", bytes_per_second=8 * MIB)
+    guest.begin(ROOT, "san", bytes_per_second=2 * MIB)
     await guest.until("moving")
     await guest.node.kill()
     await guest.node.start("storage:StorageMover._clear:before")
@@ -154,7 +154,7 @@ async def test_an_agent_that_dies_on_the_way_goes_on_and_one_that_dies_after_the
 @pytest.mark.long
 async def test_a_machine_that_dies_on_the_way_starts_again_on_the_disk_that_it_had(guest: Guest) -> None:
     whole = await guest.run("sh", "-c", READ)
-    guest.begin(ROOT, LOCAL, bytes_per_second=2 * MIB)
+    guest.begin(ROOT, LOCAL, bytes_per_second=MIB // 2)
     await guest.until("moving")
     guest.node.kill_guest(guest.web)
     assert "ended" in (await guest.until("failed")).message
@@ -198,7 +198,7 @@ async def test_a_stopped_guests_disk_is_copied_and_a_deleted_one_leaves_only_its
     guest.node.put(guest.web)
     await guest.node.until(guest.web, lambda r: r.state == "running" and r.ready)
     assert await guest.run("sh", "-c", READ) == whole
-    guest.begin(ROOT, LOCAL, bytes_per_second=2 * MIB)
+    guest.begin(ROOT, LOCAL, bytes_per_second=MIB // 2)
     await guest.until("moving")
     guest.node.put(msgspec.structs.replace(change(guest.web, wish="stop"), deleting_since=1.0))
     await guest.node.until(guest.web, lambda r: r.state == "released", failing=True)
