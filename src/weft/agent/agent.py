@@ -211,9 +211,9 @@ class Agent:
         )
 
     def _on_allocation(self, told: Told) -> None:
-        self.allocations.put(told)
-        self._follow_networks()
-        self._network.wake()
+        if self.allocations.put(told):
+            self._follow_networks()
+            self._network.wake()
 
     def _on_related(self) -> None:
         if self._functions is not None:

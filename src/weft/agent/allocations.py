@@ -78,10 +78,11 @@ class Allocations:
             else:
                 await self._clock.sleep(left)
 
-    def put(self, told: Told) -> None:
-        """What the server says of them."""
+    def put(self, told: Told) -> bool:
+        """What the server says of them: whether anything else is to be here now."""
         if isinstance(told, Put):
-            self._put(told.envelope)
+            if not self._put(told.envelope):
+                return False
         elif isinstance(told, Gone):
             self._lose(told.last)
         else:
@@ -93,6 +94,7 @@ class Allocations:
             self._hear()
             self._reporter.repeat()
         self.relate()
+        return True
 
     def supersede(self, uids: set[str], stale_volumes: set[str]) -> None:
         """A later incarnation was placed elsewhere, or they were deleted: these are ended, and their root disks removed."""
@@ -183,22 +185,25 @@ class Allocations:
         worker = self._workers[copy.allocation.uid] = self._make_worker(copy)
         return worker
 
-    def _put(self, envelope: Envelope) -> None:
-        if decode_part(envelope.spec, AllocationSpec).role == "reserved":
-            return  # nothing is to be here yet: it only takes room in the server's books
+    def _put(self, envelope: Envelope) -> bool:
+        worker = self._workers.get(envelope.uid)
+        is_read = worker is not None and worker.notes.has_read(envelope)
+        if not is_read and decode_part(envelope.spec, AllocationSpec).role == "reserved":
+            return False  # nothing is to be here yet: it only takes room in the server's books
+        was_gone = envelope.uid in self._superseded or envelope.uid in self._deleted
         self._superseded.discard(envelope.uid)
         self._deleted.discard(envelope.uid)  # it has it again, and waits for the word that it is released
-        worker = self._workers.get(envelope.uid)
         if worker is not None and not (worker.released and envelope.deleting_since is None):
-            worker.update(envelope)
+            is_news = worker.update(envelope)
             self._reporter.compare(envelope.name, worker.wanted.report)
-            return
+            return is_news or was_gone
         if worker is not None:
             self._drop(worker)  # released here, but a restored server wishes it again
         report = decode_part(envelope.report, AllocationReport)
         memory = Memory(boots=report.boots, restarts=report.restarts)
         memory = recall_bygone(memory, self._copies.load_departure(short_id(envelope.uid)))
         self._care[envelope.uid] = self._spawn(self._add(Copy(envelope, memory)).care())
+        return True
 
     def _lose(self, last: Envelope) -> None:
         """The server deleted it: that is a wish only if it was being deleted."""

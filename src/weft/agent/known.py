@@ -147,12 +147,12 @@ def place_disks(wanted: Wanted, store: Store | None) -> Wanted:
     return msgspec.structs.replace(wanted, spec=spec)
 
 
-def read_wanted(envelope: Envelope) -> Wanted:
-    """The allocation in ``envelope``."""
+def read_wanted(envelope: Envelope, spec: AllocationSpec | None = None) -> Wanted:
+    """The allocation in ``envelope``; ``spec`` is what its spec says, if that was read before."""
     return Wanted(
         name=envelope.name,
         uid=envelope.uid,
-        spec=decode_part(envelope.spec, AllocationSpec),
+        spec=spec if spec is not None else decode_part(envelope.spec, AllocationSpec),
         generation=envelope.generation,
         deleting=envelope.deleting_since is not None,
         report=decode_part(envelope.report, AllocationReport),

@@ -26,7 +26,9 @@ class Notes:
 
     def __init__(self, copy: Copy, copies: Copies) -> None:
         self.memory = copy.memory
-        self.wanted = place_disks(read_wanted(copy.allocation), copy.memory.store)
+        wanted = read_wanted(copy.allocation)
+        self._spec = wanted.spec  # as the server said it, wherever its disks are by now
+        self.wanted = place_disks(wanted, copy.memory.store)
         if self.memory.part is None:
             self.memory = replace(self.memory, part=recall_part(self.memory, self.wanted.spec))
         self.envelope = copy.allocation
@@ -37,13 +39,18 @@ class Notes:
 
     def update(self, envelope: Envelope) -> bool:
         """The server listed the allocation, or changed it: whether there may be something else to do now."""
-        wanted, old = self._place(read_wanted(envelope)), self.wanted
+        told = read_wanted(envelope, self._spec if self.has_read(envelope) else None)
+        wanted, old = self._place(told), self.wanted
         before = (old.spec, old.deleting, self.memory.orphan)
-        self.envelope, self.wanted = envelope, wanted
+        self.envelope, self.wanted, self._spec = envelope, wanted, told.spec
         leftover = find_leftover(self.memory.leftover, old.spec, wanted.spec)
         part = self.memory.part or recall_part(self.memory, wanted.spec)
         self.memory = replace(self.memory, orphan=False, leftover=leftover, part=part)
         return before != (wanted.spec, wanted.deleting, False)
+
+    def has_read(self, envelope: Envelope) -> bool:
+        """Whether the spec in it is the one that was read last: most of what a node hears is what it has reported itself."""
+        return self.envelope.spec == envelope.spec
 
     @property
     def standing(self) -> Standing:

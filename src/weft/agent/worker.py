@@ -113,13 +113,14 @@ class Worker:
             unwell=self.life.unwell,
         )
 
-    def update(self, envelope: Envelope) -> None:
-        """The server listed the allocation, or changed it."""
+    def update(self, envelope: Envelope) -> bool:
+        """The server listed the allocation, or changed it: whether there may be something else to do now."""
         is_news = self.notes.update(envelope)
         self._performer.movers.put(self.wanted)
         self._stages.adopt(self.wanted.report.steps)
         if is_news:
             self._begin_anew()
+        return is_news
 
     def orphan(self) -> None:
         """The server's list doesn't hold the allocation: keep what there is, begin and end nothing."""
