@@ -18,7 +18,9 @@ from tests.scenario.agent_lab import (
 )
 
 from weft.agent import abilities, plan
-from weft.agent.known import Known
+from weft.agent.feed import Put
+from weft.agent.known import Known, Memory
+from weft.agent.offline import Copies, Copy
 from weft.agent.report import Reporter
 from weft.contracts.network import Allowed, Endpoint
 from weft.contracts.runtime import BootKernel, GuestFacts, RuntimeProbe
@@ -464,3 +466,33 @@ async def test_the_network_is_mended_and_that_is_told(lab: Lab) -> None:
     async with lab.agent():
         await lab.until(lambda: lab.server.events, "an event")
     assert lab.server.events[0].message == "dnsmasq of blue was dead"
+
+
+async def test_a_report_that_comes_back_to_its_node_is_no_news_there(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent() as agent:
+        lab.server.put(web)
+        report = await lab.until_state(web, "running")
+        worker = next(iter(agent.allocations.workers))
+        before = worker.wanted
+        echo = msgspec.structs.replace(web, report=msgspec.Raw(msgspec.json.encode(report)))
+        assert agent.allocations.put(Put(echo)) is False
+        assert worker.wanted.report == report and worker.wanted.spec is before.spec
+        assert agent.allocations.put(Put(change(echo, boots=1))) is True and worker.wanted.spec.boots == 1
+
+
+async def test_a_guest_s_way_up_is_written_down_three_times(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Memory] = []
+    save = Copies.save
+
+    def save_and_count(self: Copies, id: str, copy: Copy) -> None:
+        kept.append(copy.memory)
+        save(self, id, copy)
+
+    monkeypatch.setattr(Copies, "save", save_and_count)
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        await lab.until(lambda: bool(kept) and kept[-1].answered, "its answer is written down")
+        assert [(memory.made, memory.run) for memory in kept] == [(True, "new"), (True, "starting"), (True, "up")]

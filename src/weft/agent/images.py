@@ -100,7 +100,7 @@ class ImageCache:
 
     def list(self) -> list[str]:
         """Digests of the images that are here."""
-        return sorted(path.name for path in self._folder.iterdir() if not path.name.startswith("."))
+        return sorted(name for name in os.listdir(self._folder) if not name.startswith("."))
 
     async def ensure(self, image: AllocatedImage, on_progress: Progress) -> CachedImage:
         """The image, fetched if it isn't here. Raises DriverFailed (``noSpace``, ``sha256Mismatch``, ``notAnImage``),

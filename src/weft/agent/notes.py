@@ -78,6 +78,8 @@ class Notes:
 
     async def save(self, memory: Memory | None = None) -> None:
         """Have the copy say ``memory``, or what that is once nobody else writes. Raises NotKept."""
+        if not self._saving.locked() and (self.wanted.spec, self.wanted.deleting, memory or self.memory) == self._saved:
+            return
         async with self._saving:
             memory = memory or self.memory
             if self.released:

@@ -13,13 +13,18 @@ def relate(workers: Iterable[Worker], superseded: Collection[str]) -> None:
     by_workload: dict[str, list[Worker]] = {}
     writers: dict[str, list[Worker]] = {}  # by volume uid
     for worker in workers:
-        if not worker.released and (worker.wanted.spec.role == "active" or worker.memory.orphan):
-            by_workload.setdefault(worker.wanted.spec.workload.uid, []).append(worker)
-            for volume in worker.wanted.spec.volumes if worker.life.alive else ():
+        spec = worker.wanted.spec
+        if not worker.released and (spec.role == "active" or worker.memory.orphan):
+            by_workload.setdefault(spec.workload.uid, []).append(worker)
+            for volume in spec.volumes if worker.life.alive else ():
                 writers.setdefault(volume.uid, []).append(worker)
         else:
             worker.relate(superseded=False, blocked="")
     for same in by_workload.values():
+        if len(same) == 1:  # as nearly all are
+            worker = same[0]
+            worker.relate(superseded=worker.wanted.uid in superseded, blocked=_find_writer(worker, writers))
+            continue
         for worker in same:
             mine = worker.wanted.spec.incarnation
             later = worker.wanted.uid in superseded

@@ -44,6 +44,8 @@ def before_step(step: Step, memory: Memory, spec: AllocationSpec, part: Part | N
 def merge_heard(before: Memory, begun: Memory, heard: Memory) -> Memory:
     """``begun`` is what a step makes of ``before``, ``heard`` what others made of that while it was written down: a move's other
     side, a list that doesn't hold the allocation. Both are so; where both speak of one thing, what was heard is newer."""
+    if heard is before:
+        return begun
     news = {
         name: getattr(heard, name) for name in Memory.__struct_fields__ if getattr(heard, name) != getattr(before, name)
     }

@@ -21,6 +21,9 @@ async def wait_for_event(clock: Clock, event: asyncio.Event, seconds: float | No
     if isinstance(
         clock, SystemClock
     ):  # the loop's own time: a timer costs a third of two tasks, and each guest waits so
+        if seconds <= 0:
+            await clock.sleep(0.0)
+            return event.is_set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, seconds)):
                 await event.wait()

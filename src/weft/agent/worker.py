@@ -181,8 +181,8 @@ class Worker:
         self._settled = None
         plan = plans.plan_allocation(known, guest, self._clock.elapsed())
         self._stages.rest()
-        self._show(plan, guest)
         if not plan.steps:
+            self._show(plan, guest)
             if plan.look_at is None and not known.moving and not known.storing:  # those tell how far they are
                 self._settled = seen
             await self.notes.note(self.memory)
@@ -234,10 +234,10 @@ class Worker:
             if detail is None:
                 return
             self._after(step, detail, prepared)
-            self._stages.end(step, detail)
-            self._show(plan, None)
+            self._stages.end(step, detail)  # shown with what comes next: a step, or the look that follows the last one
         self._trouble = None
-        await self.notes.note(self.memory)
+        if plan.steps[-1] is not Step.START:  # how that went the look finds out, and writes down
+            await self.notes.note(self.memory)
 
     async def _begin_network(self, prepared: Prepared) -> None:
         """Let the network be made while the disks are: neither needs the other, and both wait for programs."""
@@ -263,15 +263,19 @@ class Worker:
 
         if step is Step.NETWORK and self._network is not None:
             return await self._network
-        work = asyncio.ensure_future(self._performer.perform(step, self.wanted, prepared, tell))
+        performing = self._performer.perform(step, self.wanted, prepared, tell)
         if step is not Step.IMAGE:
-            return await work
-        changed = asyncio.ensure_future(self._changed.wait())  # a fetch may take minutes: don't sit it out
+            return await performing
+        work, changed = asyncio.ensure_future(performing), None
         try:
-            await asyncio.wait((work, changed), return_when=asyncio.FIRST_COMPLETED)
+            await self._clock.sleep(0.0)  # what is here already is found at once
+            if not work.done():
+                changed = asyncio.ensure_future(self._changed.wait())  # a fetch may take minutes: don't sit it out
+                await asyncio.wait((work, changed), return_when=asyncio.FIRST_COMPLETED)
             return work.result() if work.done() else None
         finally:
-            changed.cancel()
+            if changed is not None:
+                changed.cancel()
             if not work.done():
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
