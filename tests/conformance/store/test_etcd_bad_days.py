@@ -414,8 +414,8 @@ async def test_a_full_etcd_refuses_writes_and_goes_on_reading(start: Start) -> N
                 await store.commit([Put(f"/fill/{n:03}", b"x" * each)])
                 written.append(f"/fill/{n:03}")
                 await asyncio.sleep(0.01)
-        found = [entry.key for entry in (await store.list("/fill/", limit=600)).entries]
-        assert found[: len(written)] == written
+        # etcd may write what it refuses, when it sees too late that it has no room
+        assert [entry.key for entry in (await store.list("/fill/", limit=600)).entries] == written
     [kept] = server.data.rglob("db")
     # it refuses the write that would pass its quota, so it ends up to one write short of it; 120 MB were to be written
     assert quota - 1.1 * each <= kept.stat().st_size <= 10 * quota

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from weft.contracts.clock import Clock
-from weft.contracts.store import LeaseHeld, Precondition, PreconditionFailed, Write
+from weft.contracts.store import LeaseHeld, Precondition, PreconditionFailed, Put, StoreFull, Write
 from weft.objects.errors import StoreUnavailable
 from weft.store.etcd.connection import Connection
 from weft.store.etcd.leases import EtcdLeases
@@ -41,7 +41,15 @@ class Commits:
         """The contract's ``commit``, after its limits have been checked."""
         once = [] if idempotency_key is None else await self._plan_once(idempotency_key)
         while True:
-            answer, held = await self._try(writes, preconditions, once)
+            known = self._connection.newest_revision
+            try:
+                answer, held = await self._try(writes, preconditions, once)
+            except StoreFull:
+                written = await self._find_written(writes, known)
+                if written is None:
+                    raise
+                self.newest_write = max(self.newest_write, written)
+                return written
             if answer.succeeded:
                 if any(r.HasField("put") or r.delete_range.deleted for r in answer.responses[: len(writes)]):
                     self.newest_write = max(self.newest_write, answer.header.revision)
@@ -77,6 +85,23 @@ class Commits:
                 if not once or not patience_left or self._connection.closed:
                     raise  # without an idempotency key, doing it twice may do harm
             await self._clock.sleep(_AGAIN_SECONDS)
+
+    async def _find_written(self, writes: Sequence[Write], known: int) -> int | None:
+        """The revision of what was refused for want of room and written all the same: etcd does so with the write that it finds to
+        pass its quota only when it applies it. None if nothing was written since ``known``. Raises StoreUnavailable where that
+        can't be told any more."""
+        found = None
+        for write in writes:
+            found = await self._connection.range(key=self._place(write.key))
+            if isinstance(write, Put):
+                if not found.kvs or found.kvs[0].mod_revision <= known:
+                    return None
+                if found.kvs[0].value != write.value:
+                    raise StoreUnavailable(f"etcd is full, and whether {write.key} was written can't be told")
+                return int(found.kvs[0].mod_revision)
+            if found.kvs:
+                return None
+        return None if found is None else int(found.header.revision)  # all that was to go is gone
 
     async def _plan_once(self, idempotency_key: str) -> list[bytes]:
         """Where the key may have been kept: last hour, this one (the second), or the next, by a clock that is ahead."""
