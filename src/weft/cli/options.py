@@ -62,9 +62,9 @@ class Duration(click.ParamType[float]):
         if isinstance(value, float):
             return value
         try:
-            return parse_duration(value, param.opts[-1] if param else "duration")
-        except InvalidInput as problem:
-            self.fail(f"{problem.message}; {problem.hint}", param, ctx)
+            return parse_duration(value, name := param.opts[-1] if param else "duration")
+        except InvalidInput as problem:  # whose value it is comes before all that fails here
+            self.fail(f"{problem.message.removeprefix(f'{name}: ')}; {problem.hint}", param, ctx)
 
 
 class Output(click.ParamType[Form]):

@@ -167,11 +167,19 @@ class Progress:
         width = find_width(self._stream) or 80
         wheel = _SPINNER[self._frame % len(_SPINNER)]
         texts = ["   ".join(filter(None, (text, self._describe_ending(what)))) for what, text in self._lines.items()]
-        lines = [f"{text.replace(_TURNS, wheel)}  {self.seconds:.1f} s" for text in texts[:10]]
-        lines = [self._paint.color(clean(line)[: width - 1], "dim") for line in lines]
+        lines = [_fit(clean(text.replace(_TURNS, wheel)), f"  {self.seconds:.1f} s", width - 1) for text in texts[:10]]
+        lines = [self._paint.color(line, "dim") for line in lines]
         self._stream.write("\n".join(lines))
         self._drawn = len(lines)
         self._stream.flush()
+
+
+def _fit(text: str, end: str, width: int) -> str:
+    """``text`` and its ``end`` in ``width`` columns: what was done first is left out first, and the end stays."""
+    first, *rest = text.split("   ")
+    while len(rest) > 1 and len("   ".join([first, *rest])) + len(end) > width:
+        del rest[0]
+    return "   ".join([first, *rest])[: max(0, width - len(end))] + end
 
 
 def describe_standing(obj: Object) -> tuple[str, str]:

@@ -83,7 +83,7 @@ class _News(NamedTuple):
 
     job: Object | None = None
     ended: Try | None = None
-    error: WeftError | None = None
+    error: WeftError | OSError | None = None
 
 
 def follow_tasks(session: Session, job: Object, asked: dict[str, Any], prefix: bool) -> int:
@@ -105,11 +105,15 @@ def follow_tasks(session: Session, job: Object, asked: dict[str, Any], prefix: b
     def show(one: Try) -> None:
         lines = Lines(f"{one.container}  " if prefix else "", lock)
         try:
-            carry_from_start(session, Target(BY_NAME["container"], one.container), asked, lines.take)
-        except WeftError as problem:
-            session.say(f"{one.container}: {problem.message}")
-        finally:
-            lines.end()
+            try:
+                carry_from_start(session, Target(BY_NAME["container"], one.container), asked, lines.take)
+            except WeftError as problem:
+                session.say(f"{one.container}: {problem.message}")
+            finally:
+                lines.end()
+        except OSError as problem:  # nobody reads on, or a full disk: no line of any task can be put there
+            news.put(_News(error=problem))
+        else:
             news.put(_News(ended=one))
 
     threading.Thread(target=listen, daemon=True).start()

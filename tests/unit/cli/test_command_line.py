@@ -105,6 +105,8 @@ def test_no_word_means_two_things() -> None:
         ("apply", "no file is given", "weft apply FILE, or - for standard input"),
         ("vm get web -l a=b", "not both", ""),
         ("vm stop network/blue", "network/blue is no VM", ""),
+        ("top gpu", "'gpu' is nothing that is measured", "weft top nodes|vms|containers|migrations"),
+        ("logs web --since soon", "'--since': 'soon' is not a duration", "weft logs --help"),
         ("vm migrate web --live --cold", "--live and --cold", "give one of them"),
         ("vm migrate web --cold --live --dry-run", "--live and --cold", "give one of them"),
         ("volume create --config none.yaml x", "none.yaml: no such file", ""),

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+import pytest
+
 from weft.cli.tasks import Joining
+from weft.cli.verbs.job_logs import list_newest
+from weft.kinds.job import task_name
 
 
 def job(**tries: str) -> dict[str, Any]:
@@ -40,3 +45,12 @@ def test_of_a_job_with_many_tasks_only_some_are_followed_at_once_and_all_in_the_
         joining.end()
         open_ -= 1
     assert seen == [f"sums-{index}" for index in range(100)]
+
+
+def test_beside_other_logs_a_job_is_the_newest_try_of_each_of_its_tasks() -> None:
+    job = {"kind": "job", "name": "sums", "spec": {"array": "0-2"}, "status": {"tries": {"1": "0", "2": "2"}}}
+    assert [target.what for target in list_newest(job)] == [
+        f"container/{task_name('sums', task, attempt)}" for task, attempt in ((0, 1), (2, 2))
+    ]
+    with pytest.raises(click.UsageError, match="runs of its own"):
+        list_newest({**job, "spec": {"schedule": "@daily"}})

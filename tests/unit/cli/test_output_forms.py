@@ -21,6 +21,7 @@ from weft.cli.output.table import Column
 from weft.cli.session import Session
 from weft.cli.signs import make_plain, show_plainly
 from weft.cli.verbs.list import list_kind
+from weft.cli.verbs.top import choose_shown
 from weft.client.listing import Listing, Read
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME
@@ -261,6 +262,25 @@ def test_a_list_made_page_by_page_is_the_same_json_as_one_made_at_once(
     assert raw.getvalue().decode() == make_plain(told) + "\n"
 
 
+def make_containers() -> list[dict[str, Any]]:
+    phases = {
+        "sums-0": ("Stopped", True),
+        "sums-1": ("Failed", True),
+        "sums-2": ("Running", True),
+        "web": ("Stopped", False),
+    }
+    return [
+        {"kind": "container", "name": name, "uid": name, "spec": {"once": once}, "status": {"phase": phase}}
+        for name, (phase, once) in phases.items()
+    ]
+
+
+def test_ended_tasks_are_left_out_of_what_is_used_too() -> None:
+    shown = choose_shown(BY_NAME["container"], make_containers(), selected=False)
+    assert [item["name"] for item in shown] == ["sums-2", "web"]
+    assert len(choose_shown(BY_NAME["container"], make_containers(), selected=True)) == 4
+
+
 def test_tasks_that_have_ended_are_left_out_unless_all_are_wanted_or_some_are_selected(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -272,17 +292,12 @@ def test_tasks_that_have_ended_are_left_out_unless_all_are_wanted_or_some_are_se
         out, err = capsys.readouterr()
         return out.split(), err
 
-    phases = {
-        "sums-0": ("Stopped", True),
-        "sums-1": ("Failed", True),
-        "sums-2": ("Running", True),
-        "web": ("Stopped", False),
-    }
-    containers = [
-        {"kind": "container", "name": name, "uid": name, "spec": {"once": once}, "status": {"phase": phase}}
-        for name, (phase, once) in phases.items()
-    ]
+    containers = make_containers()
     told = "not shown: 2 that have done their task (--all)\n"
     assert listed("name") == (["container/sums-2", "container/web"], told)
     assert listed("jsonpath={.items[*].name}") == (["sums-2", "web"], told)
-    assert listed("name", every=True) == listed("name", "job=sums") == ([f"container/{name}" for name in phases], "")
+    assert (
+        listed("name", every=True)
+        == listed("name", "job=sums")
+        == ([f"container/{one['name']}" for one in containers], "")
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import pytest
+
 from weft.cli.progress import Progress
 from weft.cli.words import Target
 from weft.kinds.registry import BY_NAME
@@ -82,3 +84,19 @@ def test_trouble_is_told_once_in_the_words_of_its_status_and_phases_only_where_t
         "container/web  disk ✓ 8 ms",
         "container/web  Unknown: nodeLost: node n2 has not been heard of?[2J",
     ]
+
+
+def test_on_a_narrow_terminal_what_is_done_gives_way_to_what_goes_on_and_for_how_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = Shown(Terminal())
+    done = [{"name": name, "state": "done", "detail": "125 ms"} for name in ("image", "disk", "network")]
+    shown.now = 2.5
+    shown.show("Boot", status={"steps": [*done, {"name": "boot", "state": "running"}]})
+    line = shown.said()[-1].rpartition("\x1b[J")[2]
+    assert line.startswith("container/web  Boot ") and line.endswith("  2.5 s") and " boot " in line and len(line) < 60
+    monkeypatch.setenv("COLUMNS", "30")
+    shown.progress.tick()
+    line = shown.said()[-1].rpartition("\x1b[J")[2]
+    assert line.startswith("container/web  Boo") and line.endswith("  2.5 s") and len(line) < 30

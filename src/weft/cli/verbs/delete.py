@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from weft.cli import options
@@ -122,16 +124,20 @@ def _tell_lost(session: Session, target: Target) -> None:
     volumes = session.client.list("volume", all_projects=True, fields=f"status.node={target.name}").items
     for title, names in (
         (
-            "VMs that are placed anew, whose root disks are lost",
-            [p["workload"]["name"] for p in places if not p["volumes"]],
+            "workloads that are placed anew, whose root disks are lost",
+            [_name(p) for p in places if not p["volumes"]],
         ),
         (
-            "VMs that wait for it, since their volumes lie there",
-            [p["workload"]["name"] for p in places if p["volumes"]],
+            "workloads that wait for it, since their volumes lie there",
+            [_name(p) for p in places if p["volumes"]],
         ),
         ("volumes that nobody can have until it is back", [volume["name"] for volume in volumes]),
     ):
         session.say(f"{title}: {', '.join(sorted(names)) or 'none'}")
+
+
+def _name(place: dict[str, Any]) -> str:
+    return f"{place['workload']['kind']}/{place['workload']['name']}"
 
 
 def _ask(session: Session, targets: list[Target], uids: dict[str, str]) -> bool:

@@ -70,8 +70,7 @@ def show_job_logs(
 ) -> int:
     """What its tasks printed: of one ``task`` as it was, of several with whose it is; ``asked`` as the verb takes it."""
     job = session.client.get("job", target.name)
-    if dig(job, "spec.schedule"):
-        raise click.UsageError(f"{job['name']} has runs of its own: weft job list -l job={job['name']}")
+    _refuse_schedule(job)
     tries = read_tries(job)
     if task is None and len(read_indexes(dig(job, "spec.array", "0"))) == 1:
         task = read_indexes(dig(job, "spec.array", "0"))[0]
@@ -84,6 +83,18 @@ def show_job_logs(
     if asked["follow"]:
         return follow_tasks(session, job, asked, prefix is not False)
     return _show_all(session, job, tries, asked)
+
+
+def list_newest(job: Object) -> list[Target]:
+    """The containers of the newest try of each task that was begun. Raises UsageError for a job that only has runs."""
+    _refuse_schedule(job)
+    tries = read_tries(job)
+    return [Target(BY_NAME["container"], task_name(job["name"], task, tries[task])) for task in sorted(tries)]
+
+
+def _refuse_schedule(job: Object) -> None:
+    if dig(job, "spec.schedule"):
+        raise click.UsageError(f"{job['name']} has runs of its own: weft job list -l job={job['name']}")
 
 
 def _show(session: Session, job: Object, task: int, attempt: int, asked: dict[str, Any]) -> int:

@@ -11,7 +11,7 @@ from weft.cli.grammar import PLACED, Entry, able
 from weft.cli.lookup import look_up
 from weft.cli.printed import ask_log, show_log, show_logs
 from weft.cli.session import Session
-from weft.cli.verbs.job_logs import show_job_logs
+from weft.cli.verbs.job_logs import list_newest, show_job_logs
 from weft.cli.words import Target
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
@@ -50,15 +50,22 @@ def _run(
     since: float | None = None,
 ) -> int:
     targets = _find(session, kind, words, ",".join(labels), ",".join(fields))
-    jobs = [target for target in targets if target.kind.name == "job"]
-    if jobs and len(targets) > 1:
-        raise click.UsageError("the logs of one job at a time")
-    if jobs:
-        return show_job_logs(session, jobs[0], ask_log(follow, tail, since), prefix=prefix)
+    if len(targets) == 1 and targets[0].kind.name == "job":
+        return show_job_logs(session, targets[0], ask_log(follow, tail, since), prefix=prefix)
+    targets = [one for target in targets for one in _open_job(session, target, follow)]
     if len(targets) == 1 and not prefix and not follow:
         return show_log(session, targets[0], ask_log(follow, tail, since))
     shown = len(targets) > 1 if prefix is None else prefix
     return show_logs(session, targets, follow=follow, tail=tail, since=since, prefix=shown)
+
+
+def _open_job(session: Session, target: Target, follow: bool) -> list[Target]:
+    """What a job is beside others: its tasks."""
+    if target.kind.name != "job":
+        return [target]
+    if follow:
+        session.say(f"{target.what}: tasks that begin later are not joined; weft job logs {target.name} -f does that")
+    return list_newest(session.client.get("job", target.name))
 
 
 def _find(session: Session, kind: Kind | None, words: tuple[str, ...], labels: str, fields: str) -> Sequence[Target]:

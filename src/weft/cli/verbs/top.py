@@ -9,20 +9,23 @@ from typing import Any
 import click
 
 from weft.cli import options
-from weft.cli.completion import complete_kind
+from weft.cli.completion import Completer
 from weft.cli.grammar import Entry
 from weft.cli.output.formats import print_data, print_names, print_rows
 from weft.cli.output.move import PROGRESS_COLUMNS, describe_progress, draw_progress
 from weft.cli.output.usage import NODE_COLUMNS, SORTS, VM_COLUMNS, draw_nodes, draw_vms, join_nodes, join_vms
 from weft.cli.session import Session
 from weft.cli.terminal import CLEAR, is_terminal
-from weft.cli.words import find_noun
+from weft.cli.verbs.list import leave_out
+from weft.cli.words import find_noun, usage
 from weft.client.usage import fetch_usage
 from weft.kinds.cells import dig
 from weft.kinds.migration import ENDED
 from weft.kinds.record import Kind
+from weft.objects.errors import NotFound
 
 WATCH_SECONDS = 3.0
+MEASURED = ("nodes", "vms", "containers", "migrations")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -42,7 +45,10 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         params.insert(
             0,
             click.Argument(
-                ["word"], metavar="nodes|vms|containers|migrations", default="nodes", shell_complete=complete_kind
+                ["word"],
+                metavar="nodes|vms|containers|migrations",
+                default="nodes",
+                shell_complete=Completer({"words": [[word, ""] for word in MEASURED]}),
             ),
         )
     return options.build(
@@ -60,7 +66,7 @@ def _run(
     fields: tuple[str, ...],
     word: str = "nodes",
 ) -> None:
-    kind = kind or find_noun(word)
+    kind = kind or _find(word)
     if kind.name not in ("node", "migration") and kind.workload is None:
         instead = (
             "weft function metrics NAME" if kind.name == "function" else "weft top nodes|vms|containers|migrations"
@@ -78,6 +84,20 @@ def _run(
         return  # enough was seen
 
 
+def _find(word: str) -> Kind:
+    try:
+        return find_noun(word)
+    except NotFound as unknown:
+        if (unknown.hint or "").startswith("did you mean"):
+            raise
+        raise usage(f"{word!r} is nothing that is measured", "weft top nodes|vms|containers|migrations") from None
+
+
+def choose_shown(kind: Kind, items: Sequence[dict[str, Any]], *, selected: bool) -> list[dict[str, Any]]:
+    """``items`` but for tasks that have ended, which use nothing, unless people have ``selected`` what they want."""
+    return list(items) if selected else leave_out(kind, items)
+
+
 def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fields: tuple[str, ...]) -> None:
     items = session.client.list(
         kind.name, all_projects=session.all_projects, labels=",".join(labels), fields=",".join(fields)
@@ -85,6 +105,7 @@ def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fiel
     if kind.name == "migration":
         _show_moves(session, items)
         return
+    items = choose_shown(kind, items, selected=bool(labels or fields))
     used = fetch_usage(session.client.http, guests=kind.workload is not None)
     rows = (join_nodes if kind.name == "node" else join_vms)(items, used, sort)
     if session.is_document:
