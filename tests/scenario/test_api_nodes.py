@@ -239,10 +239,10 @@ def test_a_node_tells_the_journal_only_about_what_is_its_own(lab: DoorsLab) -> N
         about = {"kind": "vm", "name": obj["name"], "uid": obj["uid"], "project": "default"}
         return {"type": "Warning", "reason": "Crashed", "message": "m", "object": about}
 
-    node.report(events=[event(vm), event(other)])
+    node.report(events=[event(vm), event(other), event({**vm, "name": "other"})])  # another's name makes it no other's
     lab.journal.flush()
     told = [e for e in lab.client.events(about="vm") if e["reason"] == "Crashed"]
-    assert [(e["object"]["name"], e["source"]) for e in told] == [("web", "node/n1")]
+    assert {(e["object"]["name"], e["object"]["uid"], e["source"]) for e in told} == {("web", vm["uid"], "node/n1")}
 
 
 def test_a_node_that_a_restored_store_does_not_know_comes_back_by_itself(lab: DoorsLab) -> None:

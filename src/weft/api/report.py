@@ -301,21 +301,20 @@ def _merge(envelope: Envelope, part: msgspec.Raw) -> bool:
 
 
 def _append_events(doors: Doors, node: Envelope, owned: Sequence[Envelope], events: Sequence[NodeEvent]) -> None:
-    """A node tells of itself, of its allocations, and of what they are of; nothing else."""
-    allowed = {node.uid}
+    """A node tells of itself and of the workloads it has; nothing else, and by the names that these have here: a node that is
+    another's by now would tell of any VM."""
+    own = {node.uid: node.ref}
     for envelope in owned:
-        spec = decode_part(envelope.spec, AllocationSpec)
-        allowed |= {envelope.uid, spec.workload.uid, *([spec.image.uid] if spec.image is not None else [])}
-        allowed |= {volume.uid for volume in spec.volumes}
-        allowed |= {nic.network_uid for nic in spec.nics}
+        workload = decode_part(envelope.spec, AllocationSpec).workload
+        own |= {envelope.uid: envelope.ref, workload.uid: workload}
     for event in events[:_MOST_EVENTS]:
-        if event.object.uid in allowed:
+        if event.object.uid in own:
             doors.journal.append(
                 Event(
                     type=event.type,
                     reason=event.reason[:64],
                     message=event.message[:2000],
-                    object=event.object,
+                    object=own[event.object.uid],
                     source=f"node/{node.name}",
                 )
             )
