@@ -301,3 +301,20 @@ def test_tasks_that_have_ended_are_left_out_unless_all_are_wanted_or_some_are_se
         == listed("name", "job=sums")
         == ([f"container/{one['name']}" for one in containers], "")
     )
+
+
+def test_rows_of_several_kinds_are_named_as_they_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    session = Session(SystemClock, {})
+    session.columns = ("name",)
+    items = [{**one, "kind": kind} for one in make_containers()[2:] for kind in ("container", "job")]
+    print_list(session, items, [BY_NAME["container"], BY_NAME["job"]])
+    assert [line for line in capsys.readouterr().out.split() if line != "NAME"] == [
+        "container/sums-2",
+        "container/web",
+        "job/sums-2",
+        "job/web",
+    ]
+    print_list(session, items[::2], [BY_NAME["container"]])
+    assert capsys.readouterr().out.split() == ["NAME", "sums-2", "web"], (
+        "what is of one kind needs no more than its name"
+    )

@@ -40,7 +40,10 @@ def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind])
         for index, kind in enumerate(kinds):
             if index:
                 print()
-            print_table(session, [item for item in items if item["kind"] == kind.name], kind)
+            shown = [item for item in items if item["kind"] == kind.name]
+            if len(kinds) > 1:  # nothing else in a row says of which kind it is
+                shown = [{**item, "name": f"{kind.name}/{item['name']}"} for item in shown]
+            print_table(session, shown, kind)
 
 
 def print_object(session: Session, item: Object) -> None:
