@@ -27,7 +27,7 @@ from weft.contracts.runtime import (
 )
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable, WeftError
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 
 
 class Driver(RuntimeDriver[GuestPlan], CanSuspend, CanExec, HasStats, Protocol):

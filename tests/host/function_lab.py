@@ -175,7 +175,7 @@ class FunctionLab:
         self.functions.take(Invoke(id, recipe.digest, payload, seconds or recipe.timeout, arn="arn:weft:x", tail=True))
         return id
 
-    async def answer(self, id: str, patience: float = 30.0) -> Answer:
+    async def answer(self, id: str, patience: float = 60.0) -> Answer:
         found = await self.wait_for(lambda one: isinstance(one, (Answer, Refused)) and one.id == id, patience)
         assert isinstance(found, Answer), found
         self.functions.take(Heard(id))
@@ -191,7 +191,7 @@ class FunctionLab:
         assert isinstance(found, Prepared)
         return found
 
-    async def wait_for(self, matches: Callable[[FromAgent], bool], patience: float = 30.0) -> FromAgent:
+    async def wait_for(self, matches: Callable[[FromAgent], bool], patience: float = 60.0) -> FromAgent:
         async with asyncio.timeout(patience):
             while True:
                 for message in self.heard:
@@ -200,7 +200,7 @@ class FunctionLab:
                 self._news.clear()
                 await self._news.wait()
 
-    async def until(self, holds: Callable[[], bool], patience: float = 10.0) -> None:
+    async def until(self, holds: Callable[[], bool], patience: float = 60.0) -> None:
         async with asyncio.timeout(patience):
             while not holds():
                 await asyncio.sleep(0.02)

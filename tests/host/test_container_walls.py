@@ -22,7 +22,7 @@ from weft.drivers.runtime.oci.driver import OciDriver
 from weft.objects.errors import DriverFailed
 
 RUNTIMES = ["crun", "runc", "containerd"]
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
 

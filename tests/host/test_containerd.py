@@ -26,7 +26,7 @@ from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.logs import turned
 from weft.objects.errors import Unavailable, WeftError
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 pytestmark = [
     pytest.mark.host,

@@ -165,9 +165,9 @@ async def test_commands_run_beside_it(lab: ContainerLab, driver: OciDriver) -> N
     )
     out, code = await output_of(driver, plan, "no-such-program")
     assert code == 127 and "no-such-program" in out
-    session = await driver.exec(plan.id, ExecRequest(["sh", "-c", "read x; stty size; tty; exit 9"], tty=True))
+    resized = "read x; until stty size | grep '33 99'; do sleep 0.1; done; tty; exit 9"  # it takes a moment
+    session = await driver.exec(plan.id, ExecRequest(["sh", "-c", resized], tty=True))
     await session.resize(33, 99)  # type: ignore[attr-defined]
-    await asyncio.sleep(0.5)
     await session.write(b"go\n")
     out = b""
     async with asyncio.timeout(WAIT_SECONDS):

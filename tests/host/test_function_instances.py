@@ -48,7 +48,7 @@ async def test_a_handler_is_run_and_its_instance_used_again(lab: FunctionLab) ->
     first = await lab.answer(id)
     assert (first.error, first.start) == ("", "cold") and first.init_seconds > 0, first
     said = json.loads(first.payload)
-    assert (said["n"], said["id"], said["arn"]) == (2, id, "arn:weft:x") and 3000 < said["left"] <= 5000
+    assert (said["n"], said["id"], said["arn"]) == (2, id, "arn:weft:x") and 100 < said["left"] <= 5000
     assert b"said {'n': 1}" in first.tail and first.most_memory > 1 << 20
     second = await lab.invoke(recipe, {"n": 5})
     assert second.start == "warm" and second.init_seconds == 0 and json.loads(second.payload)["n"] == 6
@@ -116,7 +116,7 @@ async def test_a_reserved_start_takes_the_room_of_idle_and_busy_instances(lab: F
     await lab.until(lambda: len(lab.groups()) == 1)
     lab.room = Room(16.0, 0)
     lab.functions.on_room()
-    answer = await lab.answer(id, 3.0)
+    answer = await lab.answer(id, 30.0)
     assert answer.error_type == "Function.Reclaimed"
     await lab.until(lambda: lab.groups() == set())
 

@@ -91,7 +91,7 @@ class DoorsLab:
 
         def ask() -> tuple[int, dict[str, str], bytes]:
             tls = ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
-            connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=tls, timeout=20)
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=tls, timeout=60)
             try:
                 connection.request(method, path, body or None, {k.replace("_", "-"): v for k, v in headers.items()})
                 answer = connection.getresponse()

@@ -529,7 +529,7 @@ def test_interrupting_a_wait_leaves_the_work_alone_and_says_how_to_go_on(fabric:
     while "Hold" not in process.stderr.readline():
         pass
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "weft wait vm/slow" in err
     assert fabric.weft("vm", "delete", "slow", "--yes").code == 0
@@ -540,7 +540,7 @@ def test_a_vm_deleted_while_it_is_waited_for_ends_the_waiting(fabric: Fabric) ->
     process = fabric.spawn("wait", "vm/doomed")
     assert process.stderr is not None
     assert fabric.weft("vm", "delete", "doomed", "--yes", "--detach").code == 0
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "doomed" in err
     assert fabric.weft("wait", "vm/doomed", "--for=delete", "--timeout", "20s").code == 0

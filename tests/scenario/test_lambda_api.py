@@ -136,7 +136,7 @@ async def test_what_was_lost_on_a_node_is_not_run_again_by_the_sdks_own_retries(
 
 async def test_a_retry_after_the_sdk_gave_up_waiting_gets_the_first_ones_answer(doors: DoorsLab) -> None:
     await make(doors)
-    client = doors.boto(await doors.key("hasty"), read_timeout=1, retries={"max_attempts": 3, "mode": "standard"})
+    client = doors.boto(await doors.key("hasty"), read_timeout=1, retries={"max_attempts": 8, "mode": "standard"})
     agent = doors.lab.agents["n1"]
     agent.says = lambda agent, invoke: None
     asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
