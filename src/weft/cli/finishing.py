@@ -24,6 +24,14 @@ from weft.kinds.registry import BY_NAME, is_workload
 from weft.objects.errors import NotFound, Unplaceable, WeftError
 
 Object = Mapping[str, Any]
+_UNDOES = {
+    "create": "delete",
+    "stop": "start",
+    "start": "stop",
+    "suspend": "resume",
+    "resume": "suspend",
+    "hold": "release",
+}
 _DONE = {
     "create": "created",
     "update": "changed",
@@ -78,7 +86,7 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     try:
         results = follow(session, waits, progress)
     except KeyboardInterrupt:
-        session.say(_parting(waits, verbs))
+        session.say(describe_parting(waits, verbs))
         return INTERRUPTED
     session.unfinished = False
     _print_all(session, [one.obj for one in at_once] + [r.obj for r in results if r.obj is not None])
@@ -146,10 +154,12 @@ def _print_all(session: Session, objects: Sequence[Object]) -> None:
         print_list(session, objects, [BY_NAME[name] for name in dict.fromkeys(obj["kind"] for obj in objects)])
 
 
-def _parting(waits: Sequence[Wait], verbs: Mapping[str, str]) -> str:
+def describe_parting(waits: Sequence[Wait], verbs: Mapping[str, str]) -> str:
+    """What to tell whoever stops watching: how to go on with that, and how to undo what was asked for."""
     what = waits[0].target.what
     if verbs.get(what) == "delete":
         return f"still being deleted; watch: {describe_wait(waits[0])}"
-    undo = f"   undo: weft delete {what}" if verbs.get(what) == "create" else ""
+    back = _UNDOES.get(verbs.get(what, ""))
+    undo = f"   undo: weft {back} {what}" if back else ""
     more = f" and {len(waits) - 1} more" if len(waits) > 1 else ""
     return f"it goes on; watch: {describe_wait(waits[0])}{more}{undo}"

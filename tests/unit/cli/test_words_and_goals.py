@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from weft.cli.exit_codes import UNPLACEABLE, exit_code
+from weft.cli.finishing import describe_parting
 from weft.cli.goals import find_failure, plan_goal, read_goal
 from weft.cli.watching import Wait, describe_wait
 from weft.cli.words import Target, read_targets
@@ -223,3 +224,21 @@ def test_waiting_for_nothing_is_refused() -> None:
         with pytest.raises(InvalidInput):
             read_goal(text, VM)
     assert read_goal("delete", VM).reached(None)
+
+
+@pytest.mark.parametrize(
+    ("verb", "undo"),
+    [("create", "delete"), ("stop", "start"), ("start", "stop"), ("suspend", "resume"), ("resume", "suspend")],
+)
+def test_whoever_stops_watching_is_told_how_to_go_on_and_how_to_undo(verb: str, undo: str) -> None:
+    goal = plan_goal("vm", verb)
+    assert goal is not None
+    told = describe_parting([Wait(Target(BY_NAME["vm"], "web"), goal)], {"vm/web": verb})
+    assert told == f"it goes on; watch: weft wait vm/web   undo: weft {undo} vm/web"
+
+
+def test_what_has_no_way_back_is_not_told_as_if_it_had() -> None:
+    goal = plan_goal("vm", "restart")
+    assert goal is not None
+    told = describe_parting([Wait(Target(BY_NAME["vm"], "web"), goal)], {"vm/web": "restart"})
+    assert told == "it goes on; watch: weft wait vm/web"
