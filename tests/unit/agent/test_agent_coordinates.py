@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 import math
 import random
@@ -48,9 +50,21 @@ def test_nodes_that_never_asked_each_other_know_how_far_apart_they_are() -> None
     assert all(node.error < 0.6 for node in network.nodes)  # so sure that it is told
 
 
-def test_a_network_that_stands_still_has_coordinates_that_stand_still() -> None:
+def settled() -> Network:
+    """A network of one's own that has known itself for a while."""
+    return copy.deepcopy(_settle())
+
+
+@functools.cache
+def _settle() -> Network:
     network = Network(40, 16)
-    network.run(80)
+    network.run(60)
+    return network
+
+
+def test_a_network_that_stands_still_has_coordinates_that_stand_still() -> None:
+    network = settled()
+    network.run(20)
     before = [node.at for node in network.nodes]
     network.run(20)
     moved = [math.dist(node.at, at) for node, at in zip(network.nodes, before, strict=True)]
@@ -58,8 +72,7 @@ def test_a_network_that_stands_still_has_coordinates_that_stand_still() -> None:
 
 
 def test_a_node_that_moves_is_followed() -> None:
-    network = Network(40, 16)
-    network.run(60)
+    network = settled()
     network.site[0] = SITES[3]
     network.run(60)
     trips = [(distance(network.nodes[0].at, network.nodes[n].at), network.round_trip(0, n)) for n in range(1, 40)]

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 from click.shell_completion import CompletionItem, ShellComplete
+from tests.long import ALL_EXAMPLES
 
 from weft.cli import completion, completion_grammar, quick_completion
 from weft.cli.app import make_root
@@ -52,7 +53,8 @@ def ask_quick(words: list[str], incomplete: str) -> list[tuple[str, str, str]]:
 
 
 def questions() -> list[tuple[list[str], str]]:
-    """After every command: nothing, an option's beginning, and each of some commands' options."""
+    """After every command: nothing, an option's beginning, and each of some commands' options: every day one that many of them
+    have alike after the first of them."""
     asked: list[tuple[list[str], str]] = [
         (["vms"], ""),
         (["vm", "ls"], ""),
@@ -61,12 +63,16 @@ def questions() -> list[tuple[list[str], str]]:
     asked += [([], word) for word in ("", "v", "vm", "-", "--d", "zzz")]
     asked += [(["describe"], "vm/"), (["describe"], "vm/vm-h"), (["describe", "vms"], ""), (["describe", "vm/a"], "")]
     asked += [(["vm", "create", "--strategy"], start) for start in ("", "least_l", "least-loaded,", "@", "@p", "a,@pl")]
+    known: set[tuple[str, str]] = set()
     for path, node in grammar()["nodes"].items():
         words = path.split()
         asked += [(words, ""), (words, "--")]
         if words[:1] in (["vm"], ["get"], ["apply"]) or len(words) == 1:
-            asked += [([*words, name], "") for name, option in node["options"].items() if option["value"] is not None]
-            asked += [([*words, name], "--") for name, option in node["options"].items() if option["value"] is None]
+            for name, option in node["options"].items():
+                alike = (name, json.dumps(option))
+                if ALL_EXAMPLES or alike not in known:
+                    known.add(alike)
+                    asked.append(([*words, name], "--" if option["value"] is None else ""))
     return asked
 
 
