@@ -17,7 +17,8 @@ from weft.api.uploads import code_path, touch
 from weft.contracts.durable import keep_file
 from weft.kinds.function import FUNCTION
 from weft.kinds.project import PROJECT
-from weft.objects.code_archive import MOST_BYTES, read_members
+from weft.objects.code_archive import read_members
+from weft.objects.code_limits import MOST_BYTES
 from weft.objects.errors import InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key
 from weft.serving.answer import Answer

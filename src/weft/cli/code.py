@@ -17,7 +17,8 @@ from weft.cli.session import Session
 from weft.client.code import has_code, upload_code
 from weft.kinds.function_code import DIGEST
 from weft.kinds.registry import find_kind
-from weft.objects.code_archive import MOST_BYTES, read_members, too_large, write_archive
+from weft.objects.code_archive import read_members, too_large, write_archive
+from weft.objects.code_limits import MOST_BYTES
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.quantity import format_bytes
 

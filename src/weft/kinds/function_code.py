@@ -17,7 +17,7 @@ from weft.kinds.strategy import read_strategy
 from weft.kinds.taint import check_taints
 from weft.kinds.workload import MOST_CORES, MOST_MEMORY_BYTES
 from weft.kinds.workload_wish import DataHints, Preferred, Required, Strategy, Tolerated
-from weft.objects.code_archive import MOST_BYTES
+from weft.objects.code_limits import MOST_BYTES
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.image_reference import held_name

@@ -17,13 +17,9 @@ from typing import IO
 
 import msgspec
 
+from weft.objects.code_limits import MIB, MOST_BYTES, MOST_DIRECTORY_BYTES, MOST_MEMBERS, MOST_UNPACKED_BYTES
 from weft.objects.errors import InvalidInput, TooLarge
 
-MIB = 1024 * 1024
-MOST_BYTES = 50 * MIB  # of the zip
-MOST_UNPACKED_BYTES = 250 * MIB
-MOST_MEMBERS = 20_000
-MOST_DIRECTORY_BYTES = 4 * MIB
 LONGEST_NAME, LONGEST_PART, LONGEST_LINK = 1024, 255, 1024
 LEFT_OUT = frozenset((".git", "__pycache__"))
 _END = struct.Struct("<4s4H2LH")

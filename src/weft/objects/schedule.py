@@ -6,10 +6,11 @@ left out, right after it; what falls into the hour that comes twice, the first t
 
 from __future__ import annotations
 
+import functools
+import importlib
 from datetime import UTC, datetime, tzinfo
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-from cronsim import CronSim, CronSimError
 
 from weft.objects.errors import InvalidInput
 
@@ -26,6 +27,12 @@ _NAMED = {
 _HINT = "write MINUTE HOUR DAY MONTH WEEKDAY, like '30 2 * * 1-5', or @hourly, @daily, @weekly, @monthly"
 
 
+@functools.cache
+def _cron() -> Any:
+    """The library, which is loaded for who has a schedule: every command knows the kinds that may have one."""
+    return importlib.import_module("cronsim")
+
+
 def check_schedule(
     text: str, zone: str = "UTC", *, field: str = "spec.schedule", zone_field: str = "spec.time_zone"
 ) -> None:
@@ -33,7 +40,7 @@ def check_schedule(
     _read_zone(zone, zone_field)
     try:
         next_run(text, zone, 0.0)
-    except (CronSimError, StopIteration) as problem:
+    except (_cron().CronSimError, StopIteration) as problem:
         why = str(problem)[:1].lower() + str(problem)[1:] if str(problem) else "it never comes"
         raise InvalidInput(f"{field}: {text[:60]!r} is no schedule: {why}", field=field, hint=_HINT) from None
 
@@ -41,17 +48,17 @@ def check_schedule(
 def next_run(text: str, zone: str, after: float) -> float:
     """When a schedule that was checked is due next, strictly later than ``after``; both in seconds since 1970."""
     place = _read_zone(zone, "time_zone")
-    moments = CronSim(_read_fields(text), datetime.fromtimestamp(after, place))
+    moments = _cron().CronSim(_read_fields(text), datetime.fromtimestamp(after, place))
     # An hour that comes twice: the library counts on from its first coming, whichever it is now.
-    return next(moment for moment in (m.timestamp() for m in moments) if moment > after)
+    return next(moment for moment in (float(m.timestamp()) for m in moments) if moment > after)
 
 
 def _read_fields(text: str) -> str:
     fields = _NAMED.get(text.strip().lower(), text)
     if len(fields) > LONGEST:
-        raise CronSimError(f"longer than {LONGEST} characters")
+        raise _cron().CronSimError(f"longer than {LONGEST} characters")
     if len(fields.split()) != 5:
-        raise CronSimError("it has not five fields")
+        raise _cron().CronSimError("it has not five fields")
     return fields
 
 
