@@ -233,12 +233,13 @@ def test_waiting_for_nothing_is_refused() -> None:
 def test_whoever_stops_watching_is_told_how_to_go_on_and_how_to_undo(verb: str, undo: str) -> None:
     goal = plan_goal("vm", verb)
     assert goal is not None
-    told = describe_parting([Wait(Target(BY_NAME["vm"], "web"), goal)], {"vm/web": verb})
-    assert told == f"it goes on; watch: weft wait vm/web   undo: weft {undo} vm/web"
+    wait = Wait(Target(BY_NAME["vm"], "web"), goal)
+    told = describe_parting([wait], {"vm/web": verb})
+    assert told == f"it goes on; watch: {describe_wait(wait)}   undo: weft {undo} vm/web"
 
 
 def test_what_has_no_way_back_is_not_told_as_if_it_had() -> None:
     goal = plan_goal("vm", "restart")
     assert goal is not None
-    told = describe_parting([Wait(Target(BY_NAME["vm"], "web"), goal)], {"vm/web": "restart"})
-    assert told == "it goes on; watch: weft wait vm/web"
+    wait = Wait(Target(BY_NAME["vm"], "web"), goal)
+    assert describe_parting([wait], {"vm/web": "restart"}) == f"it goes on; watch: {describe_wait(wait)}"
