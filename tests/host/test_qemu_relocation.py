@@ -29,7 +29,7 @@ READ = "echo 3 > /proc/sys/vm/drop_caches; sha256sum /root/data"
 async def begin_writing(driver: QemuDriver, plan: GuestPlan, verifier: bytes) -> None:
     await ready(driver, plan)
     await run(driver, plan.id, "sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=verifier)
-    await run(driver, plan.id, "sh", "-c", "/root/verifier 8 8000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
+    await run(driver, plan.id, "sh", "-c", "/root/verifier 4 4000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &")
 
 
 async def look(driver: QemuDriver, plan: GuestPlan, *, after: int = 0) -> int:
@@ -72,7 +72,7 @@ def open_files(lab: GuestLab, plan: GuestPlan) -> set[str]:
 async def test_a_disk_moves_there_and_back_while_it_is_written_to(lab: GuestLab, verifier: bytes) -> None:
     plan, driver = lab.plan("there-and-back"), lab.driver()
     await begin_writing(driver, plan, verifier)
-    fill = "dd if=/dev/urandom of=/root/data bs=1M count=12 2>/dev/null; sync"
+    fill = "dd if=/dev/urandom of=/root/data bs=1M count=4 2>/dev/null; sync"
     whole, seen = (await run(driver, plan.id, "sh", "-c", f"{fill}; {READ}"))[0], await look(driver, plan)
     now = plan.disks[0]
     for turn in ("there", "back", "again"):
@@ -113,7 +113,7 @@ async def test_whoever_is_killed_the_file_that_is_said_holds_all(
 ) -> None:
     plan, driver = lab.plan(f"{victim[:3]}-{step[:3]}"), lab.driver()
     await begin_writing(driver, plan, verifier)
-    fill = "dd if=/dev/urandom of=/root/data bs=1M count=12 2>/dev/null; sync"
+    fill = "dd if=/dev/urandom of=/root/data bs=1M count=4 2>/dev/null; sync"
     whole, seen = (await run(driver, plan.id, "sh", "-c", f"{fill}; {READ}"))[0], await look(driver, plan)
     there = elsewhere(lab, plan, f"rel-{victim}-{step}")
     await driver.relocations.begin(plan.id, "k", there, 1 << 20 if step == "copying" else 0)
@@ -164,7 +164,7 @@ async def test_a_copy_that_has_no_room_fails_and_the_guest_goes_on(lab: GuestLab
     try:
         plan, driver = lab.plan("no-room"), lab.driver()
         await begin_writing(driver, plan, verifier)
-        await run(driver, plan.id, "sh", "-c", "dd if=/dev/urandom of=/root/data bs=1M count=12 2>/dev/null; sync")
+        await run(driver, plan.id, "sh", "-c", "dd if=/dev/urandom of=/root/data bs=1M count=6 2>/dev/null; sync")
         seen, there = await look(driver, plan), elsewhere(lab, plan, "small/root")
         await driver.relocations.begin(plan.id, "k", there)
         async with asyncio.timeout(60):
