@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +13,11 @@ from tests.cluster.cluster import Cluster, lay_out
 from tests.cluster.containers import IMAGE, PROGRAM, SERVES
 from tests.files_table import find_undescribed
 from tests.registry import push_busybox, serve
+from weft.client import Client
+from weft.client.context import find_context
+from weft.objects.errors import WeftError
+
+STANDING: list[Cluster] = []  # the cluster of this run, once a test has asked for it
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +27,38 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = lay_out(tmp_path_factory.mktemp("clone"))
     try:
         made.up()
+        STANDING.append(made)
         yield made
         assert find_undescribed(made.appended()) == []  # whatever the tests have had it do
     finally:
+        STANDING.clear()
         made.down()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def swept() -> Iterator[None]:
+    """What the tests of a file made and, as one failed, didn't delete goes before the next file's begin."""
+    before = {what for made in STANDING for what in list_workloads(made)} | {"vm/hello"}
+    yield
+    for made in STANDING:
+        left = set(list_workloads(made)) - before
+        for what in left:
+            made.run("delete", what, "--yes")
+        deadline = time.monotonic() + 60
+        while left & set(list_workloads(made)) and time.monotonic() < deadline:  # what may not go stays, as it did
+            time.sleep(0.4)
+
+
+def list_workloads(cluster: Cluster) -> list[str]:
+    """KIND/NAME of whatever runs or takes room in it; none while its server is away."""
+    client = Client(find_context(folder=str(cluster.folder), environ={}))
+    try:
+        kinds = ("function", "job", "container", "vm")
+        return [f"{kind}/{one['name']}" for kind in kinds for one in client.list(kind).items]
+    except WeftError:
+        return []
+    finally:
+        client.close()
 
 
 @pytest.fixture(scope="session")
