@@ -48,6 +48,10 @@ class Guest(Verifying):
     def storage(self, pool: str) -> str:
         return (self.folders[pool].parent / "weft-pool-id").read_text().strip()
 
+    def other_pool(self) -> str:
+        """Where its root disk isn't."""
+        return "san" if self.pools[ROOT] == LOCAL else LOCAL
+
     def begin(self, disk: str, pool: str, **fields: Any) -> None:
         self.moves += 1
         order = AllocatedStorageMove(key=f"s{self.moves}", disk=disk, pool=pool, pool_id=self.storage(pool), **fields)
@@ -104,7 +108,9 @@ async def guest(pair: Pair, verifier: bytes) -> Guest:
     guest = Guest(pair, web)
     await guest.run("sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=verifier)
     await guest.run(
-        "sh", "-c", "head -c 3000000 /dev/urandom > /root/data; head -c 2000000 /dev/urandom > /dev/vdb; sync"
+        "sh",
+        "-c",
+        "head -c 3000000 /dev/urandom > /root/data; head -c 2000000 /dev/urandom | dd of=/dev/vdb conv=fsync; sync",
     )
     await guest.begin_writing()
     return guest
@@ -151,10 +157,50 @@ async def test_an_agent_that_dies_on_the_way_goes_on_and_one_that_dies_after_the
     await guest.look(after=seen + 1)
 
 
+async def test_a_disk_is_not_lost_by_the_word_of_a_server_that_was_restored_from_before_it_moved(guest: Guest) -> None:
+    whole, seen = await guest.run("sh", "-c", READ), await guest.look()
+    if guest.pools[ROOT] == LOCAL:
+        guest.begin(ROOT, "san")
+        await guest.until("taken over")
+        guest.finish(ROOT, "san")
+    await guest.node.until(guest.web, lambda r: r.move is None)
+    guest.pools[ROOT] = LOCAL  # by that server's word
+    guest.settle()
+    guest.begin(ROOT, "san")
+    await guest.until("taken over")
+    guest.finish(ROOT, "san")
+    guest.check_files()
+    guest.begin(ROOT, "san")
+    await guest.until("taken over")
+    guest.settle()
+    guest.check_files()
+    await guest.look(after=seen + 1)
+    assert await guest.run("sh", "-c", READ) == whole
+
+
+async def test_a_disk_that_another_pool_has_is_not_made_anew(guest: Guest) -> None:
+    whole = await guest.run("sh", "-c", READ)
+    guest.begin(VOLUME, "san")
+    await guest.until("taken over")
+    guest.finish(VOLUME, "san")
+    await guest.node.until(guest.web, lambda r: r.move is None)
+    guest.pools[VOLUME] = LOCAL  # by the word of a server that was restored from before
+    guest.node.kill_guest(guest.web)
+    guest.settle()
+    report = await guest.node.until(guest.web, lambda r: r.reason == "otherPool", failing=True)
+    assert "its volume data lies in storage pool san" in report.message and not report.ready
+    guest.begin(VOLUME, "san")
+    await guest.until("taken over")
+    guest.finish(VOLUME, "san")
+    await guest.node.until(guest.web, lambda r: r.state == "running" and r.ready, failing=True)
+    guest.check_files()
+    assert await guest.run("sh", "-c", READ) == whole
+
+
 @pytest.mark.long
 async def test_a_machine_that_dies_on_the_way_starts_again_on_the_disk_that_it_had(guest: Guest) -> None:
     whole = await guest.run("sh", "-c", READ)
-    guest.begin(ROOT, LOCAL, bytes_per_second=MIB // 2)
+    guest.begin(ROOT, guest.other_pool(), bytes_per_second=MIB // 2)
     await guest.until("moving")
     guest.node.kill_guest(guest.web)
     assert "ended" in (await guest.until("failed")).message
@@ -169,12 +215,13 @@ async def test_agent_and_machine_that_die_after_the_switch_leave_the_new_disk(gu
     whole = await guest.run("sh", "-c", READ)
     await guest.node.kill()
     await guest.node.start("storage:StorageMover._clear:before")
-    guest.begin(ROOT, LOCAL)
+    pool = guest.other_pool()
+    guest.begin(ROOT, pool)
     await guest.node.await_death()
     guest.node.kill_guest(guest.web)
     await guest.node.start()
     await guest.until("taken over")
-    guest.finish(ROOT, LOCAL)
+    guest.finish(ROOT, pool)
     await guest.node.until(guest.web, lambda r: r.state == "running" and r.ready, failing=True)
     guest.check_files()
     assert await guest.run("sh", "-c", READ) == whole

@@ -106,6 +106,7 @@ class Performer:
             if ROOT in _shared_with_source(wanted):
                 prepared.root = await _share_root(wanted, disks)
                 return "shared"
+            await self._pools.refuse_elsewhere(wanted.spec, wanted.id, ROOT, f"{wanted.what}: its root disk")
             prepared.root = await disks.ensure(
                 wanted.id,
                 size_bytes=wanted.spec.resources.disk,
@@ -123,6 +124,8 @@ class Performer:
         for volume in wanted.spec.volumes:
             disks, shared = await self._pools.of(wanted.spec, volume.uid), volume.uid in _shared_with_source(wanted)
             async with self._heavy:
+                whose = f"{wanted.what}: its volume {volume.name}"
+                await self._pools.refuse_elsewhere(wanted.spec, volume.uid, volume.uid, whose)
                 facts = await (
                     disks.inspect(volume.uid) if shared else disks.ensure(volume.uid, size_bytes=volume.size)
                 )

@@ -65,6 +65,33 @@ class Pools:
         """What is known of a disk: root disks bear another id than ROOT. Raises WeftError."""
         return await (await self.of(spec, disk)).inspect(id_)
 
+    async def refuse_elsewhere(self, spec: AllocationSpec, id_: str, disk: str, what: str) -> None:
+        """Raise DriverFailed (``otherPool``) for a disk that would be made anew though another pool of this node has it: a server
+        restored from before it was moved there doesn't know. A pool that can't be used is not asked."""
+        pool = list_disks(spec)[disk][0]
+        broken = {one.name for one in self.facts if one.problem}
+        others = self._drivers.keys() - broken - {pool}
+        if not others or await self.inspect(spec, id_, disk) is not None:
+            return
+        for other in sorted(others):
+            if await self._has(self._drivers[other], id_):
+                raise DriverFailed(
+                    f"{what} lies in storage pool {other} of this node, not in {pool}, where the server has it",
+                    reason="otherPool",
+                    hint=f"move it with --storage --pool {other}: it stays where it is, and the server is told",
+                    details={"step": "disk"},
+                )
+
+    async def _has(self, driver: VolumeDriver, id_: str) -> bool:
+        try:
+            if isinstance(driver, HasPool):
+                async with asyncio.timeout(LOOK_LIMIT_SECONDS):  # a network's file system may not answer at all
+                    await asyncio.to_thread(driver.pool)
+            return await driver.inspect(id_) is not None
+        except (WeftError, OSError, TimeoutError) as problem:
+            log.debug("whether %s has disk %s can't be told: %s", driver.name, id_, problem or "it doesn't answer")
+            return False
+
     async def keep(self) -> None:
         """Look at the pools again and again."""
         while True:

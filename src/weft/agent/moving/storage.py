@@ -98,6 +98,9 @@ class StorageMover:
         if isinstance(self._runtime, CanRelocate):
             phase = (await self._runtime.relocations.progress(self._wanted.id, self.store.key)).phase
         self._check_wished()
+        if self._is_one_place() or (phase == "none" and await self._has_gone()):
+            await self._keep(state="there")
+            return
         guest = await self._runtime.inspect(self._wanted.id)
         if phase == "none" and guest.state not in _ALIVE:
             await self._copy()
@@ -157,7 +160,7 @@ class StorageMover:
         """The guest doesn't run: the file goes over as it is, without its holes. Raises WeftError, OSError, GivenUp."""
         here, there = await self._here(), await self._there()
         facts = await here.inspect(self._id)
-        if facts is None:  # never made, or a copy that was kept and not remembered
+        if facts is None:  # never made
             await self._keep(state="there")
             return
         if not isinstance(there, CanReceive):
@@ -200,8 +203,8 @@ class StorageMover:
 
     async def _clear(self) -> None:
         """The old file goes, now that it is known that it is one."""
-        (pool, storage), _ = self._places()
-        await (await self._pools.find(pool, storage)).remove(self._id)
+        if not self._is_one_place():
+            await (await self._here()).remove(self._id)
         await self._keep(state="clear")
         elapsed = round((self._clock.elapsed() - self._started_at) * 1000)
         self._tell(phase="taken over", reason="", message="", remaining_bytes=0, elapsed_ms=elapsed)
@@ -221,8 +224,10 @@ class StorageMover:
             self._tell(reason=problem.token, message=problem.message)
             return
         with contextlib.suppress(WeftError, OSError):
+            await self._facts(await self._here())  # else what is in the new pool may be all there is
             there = await self._there()
-            await there.remove(self._id)
+            if not self._is_one_place():
+                await there.remove(self._id)
             if isinstance(there, CanReceive):
                 await asyncio.to_thread(Path(there.begin(self._id)).unlink, missing_ok=True)
         await self._keep(state="over", reason=reason, message=message)
@@ -256,11 +261,22 @@ class StorageMover:
         """Pool and storage of the old file, and of the new one."""
         return (self.store.old_pool, self.store.old_pool_id), (self.store.pool, self.store.pool_id)
 
+    def _is_one_place(self) -> bool:
+        """Whether it is to go where it lies, as a server that was restored may wish that remembers less than its node."""
+        (pool, storage), (new_pool, new_storage) = self._places()
+        return pool == new_pool or (storage == new_storage != "")
+
     async def _here(self) -> VolumeDriver:
         return await self._pools.find(*self._places()[0])
 
     async def _there(self) -> VolumeDriver:
         return await self._pools.find(*self._places()[1])
+
+    async def _has_gone(self) -> bool:
+        """The disk is in the new pool already: it was moved there in a history that a restored server doesn't know, or the copy
+        was kept and not remembered."""
+        here, there = await self._here(), await self._there()
+        return await here.inspect(self._id) is None and await there.inspect(self._id) is not None
 
     async def _facts(self, here: VolumeDriver) -> VolumeFacts:
         facts = await here.inspect(self._id)
