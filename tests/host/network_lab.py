@@ -286,8 +286,9 @@ class Lab:
             (self.folder / "lease.sh").chmod(0o755)
             self.add_namespace(self.fabric)
             self.add_namespace(self.outside)
+            # Its own address: else it has its ports' lowest, another one once a test adds a port, and is lost to the nodes.
             self.shell(f"""
-                ip -n {self.fabric} link add under0 type bridge stp_state 0
+                ip -n {self.fabric} link add under0 address 02:00:00:00:00:fe type bridge stp_state 0
                 ip -n {self.fabric} link set under0 up
                 ip -n {self.fabric} addr add 10.99.0.254/24 dev under0
                 ip -n {self.fabric} link add out0 type veth peer name eth0 netns {self.outside}

@@ -576,7 +576,7 @@ async def test_a_neighbour_reaches_no_loopback_service_of_a_node(town: Town) -> 
     town.lab.add_namespace(neighbour)
     try:
         town.lab.shell(f"""
-            ip -n {town.lab.fabric} link add evil0 type veth peer name eth0 netns {neighbour}
+            ip -n {town.lab.fabric} link add evil0 address 02:00:00:00:00:01 type veth peer name eth0 netns {neighbour}
             ip -n {town.lab.fabric} link set evil0 master under0 up
             ip -n {neighbour} addr add 10.99.0.66/24 dev eth0
             ip -n {neighbour} link set eth0 up
