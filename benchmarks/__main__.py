@@ -14,6 +14,7 @@ from benchmarks.measurement import ROOT, write_section
 HERE = Path(__file__).parent
 ON_LOCAL_CLUSTER = {
     "agent_memory",
+    "boot",
     "cli_time",
     "drain",
     "function_invoke",
