@@ -152,6 +152,7 @@ def test_one_that_has_done_its_work_is_not_begun_again_by_a_move(
 ) -> None:
     words = ["--image", f"{registry}/shop/web:1", "--memory", "32M", "--mount", shelf, "--command", "sh", "--arg", "-c"]
     cluster.ok("container", "create", "web", *words, "--arg", "echo ran >> /srv/file; exit 0")
+    until(lambda: status(cluster, "web")["phase"] == "Stopped")
     before = status(cluster, "web")
     assert (before["phase"], before["reason"]) == ("Stopped", "completed")
     cluster.ok("container", "migrate", "web")

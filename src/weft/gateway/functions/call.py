@@ -48,6 +48,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Dispatches(Protocol):
     """The dispatcher, as doors see it."""
 
+    async def know(self) -> None:
+        """Wait a moment for what a gateway that has just begun has yet to read. Raises Unavailable."""
+
     async def invoke(self, call: Call) -> Outcome:
         """Run it at most once. Raises, by stable reason: NotFound (``functionNotFound``); Unavailable, not begun:
         ``tooManyRequests`` (max_concurrent is reached), ``insufficientResources`` or ``noAvailableAgents`` (no node has

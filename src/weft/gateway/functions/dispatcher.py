@@ -150,6 +150,17 @@ class Dispatcher:
                 self.left(node)
             channel.close()
 
+    async def know(self) -> None:
+        """Wait a moment for what a gateway that has just begun has yet to read: functions, and who may call them. Raises
+        Unavailable."""
+        until = self._clock.elapsed() + BEGIN_SECONDS
+        while not self.is_read():
+            if self._clock.elapsed() >= until:
+                raise Unavailable(
+                    "the gateway hasn't read the functions yet", reason="functionNotReady", retry_after_seconds=1.0
+                )
+            await self._clock.sleep(LOOK_SECONDS / 5)
+
     async def _begin(self) -> None:
         """Just begun, this gateway knows no functions, no node, and nothing of what runs on those: it waits a moment for that,
         or more would run at once than ``max_concurrent``, as it may where a node is heard later still. Raises Unavailable."""
