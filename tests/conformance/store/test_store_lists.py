@@ -72,8 +72,9 @@ async def test_what_no_list_gave_out_is_no_place_to_go_on(store: Store) -> None:
     await store.commit([Put(f"/k/{n}", b"") for n in range(9)])
     page = await store.list("/k/", limit=2)
     assert page.next is not None
-    epoch, _, key = page.next.split(":")
-    for after in ("", "x", "other:1:/k/1", f"{epoch}:x:{key}", f"{epoch}:99:{key}", f"{epoch}:-1:{key}"):
+    epoch, revision, key = page.next.split(":")
+    later = f"{epoch}:{int(revision) + 100}:{key}"  # counted from now: etcd goes on counting from test to test
+    for after in ("", "x", "other:1:/k/1", f"{epoch}:x:{key}", later, f"{epoch}:-1:{key}"):
         with pytest.raises(Compacted):
             await store.list("/k/", after=after)
     with pytest.raises(InvalidInput):
