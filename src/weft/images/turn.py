@@ -40,11 +40,12 @@ def work_beside(target: Path, name: str) -> Iterator[Path]:
         with contextlib.ExitStack() as alone:  # no folder is without its lock while others look
             _hold(alone, target.parent, wait=True)
             for folder in target.parent.glob(f"{prefix}*"):
-                with contextlib.ExitStack() as left:
+                with contextlib.ExitStack() as left, contextlib.suppress(FileNotFoundError):  # its build has just ended
                     if _hold(left, folder, wait=False):
                         shutil.rmtree(folder)
-            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent)))
+            work = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
             _hold(stack, work, wait=True)
+            stack.callback(shutil.rmtree, work)  # before its lock ends, or another build would be at it too
         yield work
 
 

@@ -14,6 +14,7 @@ import pytest
 from weft.images import parts, recipes
 from weft.images.debian.root import lay_out
 from weft.images.recipes import Recipe, Say
+from weft.images.turn import work_beside
 from weft.kinds.image import OWN
 from weft.objects.errors import DriverFailed, NotFound
 
@@ -140,3 +141,19 @@ def test_a_download_of_the_kernel_that_was_cut_off_leaves_nothing_that_counts(
     assert (parts.fetch_kernel(cache) / "boot/vmlinuz").read_bytes() == (content / "boot/vmlinuz").read_bytes()
     (programs / "apt-get").write_text("#!/bin/sh\nexit 1\n")
     assert [path.name for path in cache.iterdir()] == [parts.fetch_kernel(cache).name]
+
+
+def test_builds_of_one_name_that_begin_and_end_at_once_take_nothing_away_from_each_other(tmp_path: Path) -> None:
+    """Two variants of an image are two targets in one folder, and whoever begins looks for what was left there."""
+
+    def build(index: int) -> None:
+        for round_ in range(10):
+            with work_beside(tmp_path / f"{index}.tar", "twin") as work:
+                for file in range(60):
+                    (work / f"{round_}-{file}").write_text(str(index))
+                assert len([*work.iterdir()]) == 60
+
+    with ThreadPoolExecutor(6) as builders:
+        for built in [builders.submit(build, index) for index in range(6)]:
+            built.result()
+    assert [*tmp_path.iterdir()] == []
