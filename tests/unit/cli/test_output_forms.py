@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -190,6 +191,18 @@ def test_a_stream_is_a_line_for_each_piece(capsys: pytest.CaptureFixture[str]) -
     session.jq = ".name"
     print_line(session, {"at": 1795279033.0, "name": "web"})
     assert capsys.readouterr().out == '{"at":"2026-11-21T16:37:13.000Z","name":"web"}\nweb\n'
+
+
+def test_a_document_is_out_before_the_command_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`weft top --watch -o json` shows one, waits, and clears the screen for the next."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    session = Session(SystemClock, {})
+    session.given_form = read_form("json")
+    with open(write_end, "w", encoding="utf-8") as out, open(read_end, "rb", buffering=0) as seen:
+        monkeypatch.setattr(sys, "stdout", out)
+        print_object(session, ITEMS[0])
+        assert json.loads(seen.read() or b"null")["name"] == "web-10"
 
 
 def test_one_object_is_itself_as_a_document_and_one_row_as_rows(capsys: pytest.CaptureFixture[str]) -> None:

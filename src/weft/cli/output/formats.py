@@ -96,13 +96,14 @@ def print_pages(pages: Sequence[bytes]) -> None:
 
 
 def _print_bytes(pieces: Sequence[bytes]) -> None:
-    """JSON on standard output; a long one isn't made text and bytes again, where that is the same."""
+    """JSON on standard output, at once; a long one isn't made text and bytes again, where that is the same."""
     out = sys.stdout
     if isinstance(out, io.TextIOWrapper) and out.encoding.lower() == "utf-8":
         out.flush()
         out.buffer.writelines(pieces)
     else:
         out.write(b"".join(pieces).decode())
+    out.flush()
 
 
 def print_line(session: Session, value: Any) -> None:
