@@ -59,6 +59,7 @@ def _replace_closed_streams() -> None:
             if nowhere != number:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
+            os.set_inheritable(number, True)  # programs that are started have none either
             setattr(sys, name, os.fdopen(number, mode))
 
 

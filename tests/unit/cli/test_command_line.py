@@ -353,3 +353,15 @@ def test_without_standard_streams_a_command_does_what_it_does(closed: str, tmp_p
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     kept = json.loads((tmp_path / ".config" / "weft" / "contexts" / "lab.json").read_text())
     assert kept == {"server": "https://lab"}, "it is whole"
+
+
+def test_programs_that_a_command_without_standard_streams_starts_have_some_that_lead_nowhere(tmp_path: Path) -> None:
+    """Else the first file that such a program opens is what it reads as its input, or prints into."""
+    look = "for n in 0 1 2; do [ /proc/$$/fd/$n -ef /dev/null ] && echo $n >&9; done"
+    program = (
+        "import subprocess; from weft.launch.entry import _replace_closed_streams; _replace_closed_streams(); "
+        f"subprocess.run(['sh', '-c', '{look}'], pass_fds=[9])"
+    )
+    seen = tmp_path / "seen"
+    subprocess.run(["sh", "-c", f'exec "$@" 9>{seen} <&- >&- 2>&-', "sh", sys.executable, "-c", program], check=True)
+    assert seen.read_text().split() == ["0", "1", "2"]
