@@ -78,7 +78,7 @@ def test_an_array_with_an_index_that_fails_is_tried_again_and_ends_with_its_exit
 def test_a_job_that_does_what_it_should_ends_with_zero_and_frees_all_it_took(cluster: Cluster, run: Job) -> None:
     done = run("fine", "", "--command", "sh -c 'echo done by $WEFT_JOB'", "--label", "team=a")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(b"job/fine  Succeeded: 1 task in ")
+    assert (done.stdout, b"job/fine  Succeeded: 1 task in " in done.stderr) == (b"done by fine\n", True), done
     assert cluster.ok("job", "logs", "fine") == "done by fine\n"
     assert containers(cluster, "fine")["fine-0"]["labels"] == {"job": "fine", "task": "0", "team": "a"}
     cluster.ok("job", "delete", "fine", "--yes")

@@ -19,6 +19,7 @@ _LAST_BYTES = 1 << 16
 _WIDEST = 500
 _OVERLAP_BYTES = 4096  # of what came last: it says how far a log was read that is taken up again
 _PAUSE_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS = 0.05
 _TRIES = 60
 _LONGEST_LINE = 1 << 20
 Write = Callable[[int, bytes], None]
@@ -125,11 +126,16 @@ class Lines:
 
 def carry_from_start(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:
     """The log of a container that has begun, or is about to, to ``write``, followed to its end. Raises WeftError."""
+    pause = _FIRST_PAUSE_SECONDS
     while True:
         try:
             return _carry(session, target, asked, write)
         except IllegalTransition:  # it has no place yet; once it is gone, that is NotFound
-            session.client.http.closed.wait(_PAUSE_SECONDS)
+            over = target.kind.over
+            if over is not None and over(session.client.get(target.kind.name, target.name)):
+                return 0  # it never had one
+        session.client.http.closed.wait(pause)
+        pause = min(2 * pause, _PAUSE_SECONDS)
 
 
 def ask_log(follow: bool, tail: int, since: float | None) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """`weft job run thumbs --image … --array 0-99 -- COMMAND`: make a job, show how it gets on, and end as it did: with 0, or the
-exit code of the first of its tasks that failed. Ctrl-C ends the watching only."""
+exit code of the first of its tasks that failed. What an only task prints is printed here. Ctrl-C ends the watching only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 from weft.cli import options
+from weft.cli.attached import TaskOutput, has_one_task
 from weft.cli.complaints import complain
 from weft.cli.exit_codes import INTERRUPTED, OK
 from weft.cli.flags import make_flags
@@ -32,6 +33,7 @@ from weft.objects.index_ranges import read_indexes
 
 WAIT_SECONDS = 10 * 365 * 86400.0
 _TOLD_EVERY = 10  # percent, off a terminal
+_LOOK_SECONDS = 0.1
 Object = Mapping[str, Any]
 
 
@@ -48,7 +50,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.timeout("How long to wait (until it ends); the job goes on."),
         options.output(),
     ]
-    summary = "Run a job, wait for it, and end as it did; one without a name gets one."
+    summary = "Run a job and wait for it; print what its only task prints, and end as the job did. It needs no name."
     return options.build(verb, summary, _run, kind, params, command_class=options.WithCommand)
 
 
@@ -87,9 +89,17 @@ def _await_schedule(session: Session, target: Target, made: Object) -> int:
 def watch_job(session: Session, target: Target, job: Object) -> int:
     """Show how it gets on until it has ended; its own exit code."""
     session.timeout_seconds = WAIT_SECONDS if session.timeout_seconds is None else session.timeout_seconds
-    progress = Counting(session.clock.elapsed, color=session.color, only_live=session.output == "json")
+    settings: dict[str, Any] = {"color": session.color, "only_live": session.output == "json"}
+    output = TaskOutput(session) if has_one_task(job) and not session.is_data else None
+    progress = (
+        Attached(output, session.clock.elapsed, **settings) if output else Counting(session.clock.elapsed, **settings)
+    )
     try:
         (result,) = follow(session, [_wait(target, job)], progress)
+        ended = result.obj is not None and dig(result.obj, "status.ended_at") is not None
+        if output is not None and ended:
+            output.release()
+            output.end()
     except KeyboardInterrupt:
         session.say(f"it goes on; watch: weft wait {target.what}   undo: weft job cancel {target.name}")
         return INTERRUPTED
@@ -97,12 +107,16 @@ def watch_job(session: Session, target: Target, job: Object) -> int:
         assert result.obj is not None
         total = dig(result.obj, "status.tasks", 0)
         tasks = f"{total} task{'s' if total != 1 else ''}"
-        print_one(session, result.obj, f"{target.what}  Succeeded: {tasks} in {result.seconds:.1f} s")
+        told = f"{target.what}  Succeeded: {tasks} in {result.seconds:.1f} s"
+        if output is not None:
+            session.say(told)  # standard output is the task's
+        else:
+            print_one(session, result.obj, told)
         return OK
-    if session.output != "json" and (task := find_failed_task(result.obj or {})) is not None:
+    was_seen = output is not None and ended and not output.is_missing
+    if not was_seen and session.output != "json" and (task := find_failed_task(result.obj or {})) is not None:
         show_last_lines(session, Target(BY_NAME["container"], task))
     code = complain(result.error, session.output, session.color, session.debug)
-    ended = result.obj is not None and dig(result.obj, "status.ended_at") is not None
     return first_exit_code(result.obj or {}) if ended else code
 
 
@@ -150,3 +164,37 @@ class Counting(Progress):
         note = status.get("message") if status.get("reason") in ("tasksWait", "waiting", "nameTaken") else ""
         phase = dig(obj, "status.phase", "Pending")
         self.draw(target, f"{target.what}  {phase}   {counts}", f"{phase} {done // _TOLD_EVERY} {note}")
+
+
+class Attached(Counting):
+    """Shows a job of one task until this prints something; then what it prints, and its failures."""
+
+    def __init__(self, output: TaskOutput, elapsed: Callable[[], float], **settings: Any) -> None:
+        super().__init__(elapsed, **settings)
+        self._output, self._gives_way = output, False
+
+    @property
+    def moves(self) -> bool:
+        return super().moves and not self._gives_way
+
+    @property
+    def due_seconds(self) -> float | None:
+        return _LOOK_SECONDS
+
+    def show(self, target: Target, obj: Object | None, over: bool = False) -> None:
+        if obj is not None:
+            self._output.see(obj)
+        super().show(target, obj, over)
+
+    def draw(self, target: Target, live: str, told: str) -> None:
+        if not self._gives_way:
+            super().draw(target, live, told)
+
+    def tick(self) -> None:
+        """Raises OSError where what it prints can't be put out."""
+        self._output.check()
+        if self._output.has_come and not self._gives_way:
+            self._gives_way = True
+            self.end()
+            self._output.release()
+        super().tick()
