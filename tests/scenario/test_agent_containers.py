@@ -389,6 +389,22 @@ async def test_what_it_prints_comes_in_two_streams_and_the_following_ends_with_i
         assert (await late.rest())[:2] == (b"end\n", b"")
 
 
+async def test_the_following_of_what_never_began_ends_when_it_will_never_begin(tmp_path: Path) -> None:
+    task = make("task", restart="never", once=True)
+    async with (
+        GatewayLab(tmp_path).serving() as gateway,
+        gateway.node(NODE_UID, Containers(World()), [task]) as known,
+    ):
+        following = await gateway.connect(gateway.ticket(task, "logs", {"follow": True}))
+        rest = asyncio.ensure_future(following.rest())
+        await asyncio.sleep(0.5)
+        assert not rest.done(), "it may begin yet"
+        never = AllocationReport(state="failed", reason="imageGone", ended=True, incarnation=1)
+        known[task.name] = msgspec.structs.replace(known[task.name], report=never)
+        out, err, end = await asyncio.wait_for(rest, 20)
+        assert (out, err) == (b"", b"") and end is not None and end.json() == {"code": 0}
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "exit_code", "runs"),
     [("stopped", "completed", 0, 1), ("failed", "exited", 3, 1), ("failed", "startInterrupted", None, 2)],

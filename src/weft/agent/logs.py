@@ -86,6 +86,7 @@ async def _send_lines(
 ) -> None:
     oldest = clock.now() - given.since if given.since else 0.0
     while True:
+        had_ended = where.has_ended()
         try:
             async with aclosing(runtime.read_log(guest_id, tail=given.tail, follow=given.follow)) as lines:
                 async for line in lines:
@@ -94,8 +95,8 @@ async def _send_lines(
                     type_ = FrameType.DATA_OUT if line.channel == "stdout" else FrameType.STDERR
                     await stream.send_data(type_, line.data)
             break
-        except NotFound:  # it hasn't begun
-            if not given.follow or await where.look() is not None:
+        except NotFound:  # it hasn't begun, or, if it had ended before that was looked for, never has
+            if not given.follow or had_ended or await where.look() is not None:
                 break
             await clock.sleep(LOOK_SECONDS)
     await stream.send(encode_exit(0))

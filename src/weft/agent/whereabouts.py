@@ -12,6 +12,7 @@ from weft.agent.plan import is_alive
 from weft.agent.runtimes import Runtimes
 from weft.agent.sessions import place_of_target
 from weft.contracts.clock import Clock
+from weft.kinds.allocation import has_ended_for_good, is_at_rest
 
 SETTLE_SECONDS = 2.0  # from the end of a machine's socket until its driver knows that it ended
 LOOK_SECONDS = 0.05
@@ -48,6 +49,11 @@ class Whereabouts:
         if role == "source":
             return Gone(place_of_target(self._last, facts))
         return None if current is not None and is_alive(facts) else Gone()
+
+    def has_ended(self) -> bool:
+        """Whether it stands still and nothing of it will begin, as long as nobody asks for that anew."""
+        current = self._find_guest(self._last.uid) or self._last
+        return has_ended_for_good(current.spec, current.report) or is_at_rest(current.spec, current.report)
 
     async def settle(self) -> Gone | None:
         """After its machine has hung up: where it goes, or went; None for one that has just ended."""
