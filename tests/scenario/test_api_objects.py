@@ -620,6 +620,23 @@ def test_less_memory_than_its_image_needs_is_refused_and_what_has_it_already_may
     vms.client.patch("vm", "small", {"spec": {"memory": "128M"}})
 
 
+def test_a_network_whose_domain_or_range_is_refused_by_now_stays_and_may_be_changed_otherwise(lab: DoorsLab) -> None:
+    lab.client.create({"kind": "network", "name": "old", "spec": {"cidr": "10.9.0.0/24"}})
+    network = lab.stored("/network/default/old")
+    assert network is not None
+    spec = {"cidr": "240.0.0.0/24", "nat": True, "mtu": 1450, "domain": "de"}
+    network.spec = msgspec.Raw(msgspec.json.encode(spec))
+    lab.put(network)
+    assert lab.client.patch("network", "old", {"spec": {"nat": False}})["spec"] == {**spec, "nat": False}
+    whole = {"kind": "network", "name": "old", "labels": {"tier": "db"}, "spec": spec}
+    assert lab.client.put(whole)["labels"] == {"tier": "db"}
+    for change in ({"domain": "fr"}, {"cidr": "0.0.0.0/24"}):
+        with pytest.raises(InvalidInput, match=f"spec.{next(iter(change))}"):
+            lab.client.patch("network", "old", {"spec": change})
+    with pytest.raises(InvalidInput, match="de is a country's"):
+        lab.client.create({**whole, "name": "new", "spec": {"cidr": "10.8.0.0/24", "domain": "de"}})
+
+
 def test_what_weft_writes_itself_nobody_writes(lab: DoorsLab) -> None:
     for kind in ("allocation", "endpoint", "publication"):
         answer = lab.client.http.request("POST", f"/v1/{kind}s", {"name": "x", "spec": {}})

@@ -209,6 +209,8 @@ def read_spec(kind: Kind, raw: dict[str, Any], old: Any = None) -> Any:
                 setattr(spec, name, getattr(old, name))
     if kind.check is not None:
         kind.check(spec)
+    if old is None and kind.check_new is not None:
+        kind.check_new(spec)
     return spec
 
 

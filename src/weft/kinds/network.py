@@ -67,6 +67,11 @@ _COUNTRY = re.compile("[a-z]{2}")  # all of two letters are countries', or may b
 
 
 def check_network(spec: NetworkSpec) -> None:
+    read_cidr(spec.cidr)
+
+
+def check_new_network(spec: NetworkSpec) -> None:
+    """Raises InvalidInput for a domain or range that is somebody else's. One that a network has already stays: it never changes."""
     why = _OTHERS.get(spec.domain) or ("is a country's" if _COUNTRY.fullmatch(spec.domain) else None)
     if why:
         raise InvalidInput(
@@ -97,6 +102,7 @@ NETWORK = Kind(
     status=NetworkStatus,
     made="Ready",
     check=check_network,
+    check_new=check_new_network,
     status_writer="networks",
     columns=(
         NAME,

@@ -136,6 +136,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     "fabric" (only weft's own processes write; people read).
 
     ``check(spec)`` raises InvalidInput for what types can't say, and may bring what people spell in several ways into one;
+    ``check_new(spec)`` raises it for what can't be made, and may stand all the same, made when it could;
     ``check_change(old, new)`` raises it for a change of the spec that can't be; ``room(status)`` is what a running one can
     come to, for ``plan_change``. ``finalizers`` hold a new object until
     their controller lets go. ``conditions`` maps condition type → the one controller that writes it; ``born(spec)`` gives
@@ -167,6 +168,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     references: tuple[Reference, ...] = ()
     claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
     check: Callable[[Any], None] | None = None
+    check_new: Callable[[Any], None] | None = None
     check_change: Callable[[Any, Any], None] | None = None
     room: Callable[[Any], Mapping[str, int] | None] | None = None
     finalizers: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from weft.kinds.image import ImageSpec, check_image
-from weft.kinds.network import NetworkSpec, check_network, gateway_of
+from weft.kinds.network import NetworkSpec, check_new_network, gateway_of
 from weft.kinds.record import Kind
 from weft.kinds.registry import KINDS, find_kind
 from weft.kinds.vm import VM, VmSpec, check_vm
@@ -157,17 +157,17 @@ def test_the_image_of_a_vm_can_only_be_replaced() -> None:
 )
 def test_a_range_no_network_can_have_is_refused(cidr: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        check_network(NetworkSpec(cidr=cidr))
+        check_new_network(NetworkSpec(cidr=cidr))
     assert caught.value.field == "spec.cidr"
 
 
 @pytest.mark.parametrize("domain", ["com", "net", "de", "zz", "localhost", "local", "arpa"])
 def test_a_domain_in_which_guests_look_for_others_is_refused(domain: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        check_network(NetworkSpec(cidr="10.0.0.0/24", domain=domain))
+        check_new_network(NetworkSpec(cidr="10.0.0.0/24", domain=domain))
     assert caught.value.field == "spec.domain" and domain in caught.value.message
     for good in ("weft", "lan", f"{domain}-1"):
-        check_network(NetworkSpec(cidr="10.0.0.0/24", domain=good))
+        check_new_network(NetworkSpec(cidr="10.0.0.0/24", domain=good))
 
 
 def test_the_first_address_is_the_gateway() -> None:
