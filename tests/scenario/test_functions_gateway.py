@@ -367,6 +367,21 @@ async def test_a_node_that_is_not_heard_holds_a_new_gateways_calls_up_for_a_whil
         assert (await call).node == "n1"
 
 
+async def test_a_gateway_that_began_long_ago_waits_for_no_node_that_it_never_heard(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        here, away = await lab.agent("n1"), await lab.agent("n2")
+        await lab.function("hello")
+        await here.stop()
+        await away.stop()
+        clock = lab.their_clock = VirtualClock()
+        await lab.restart()
+        await here.start()
+        await lab.until(lambda: lab.serves(here))
+        clock.advance(ALL_SECONDS)
+        assert (await asyncio.wait_for(lab.invoke("hello", b"1"), 60)).node == "n1"
+
+
 async def test_nodes_let_go_of_what_nothing_names_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.gateway.functions.service.SWEEP_SECONDS", 0.1)
     async with functions_lab(tmp_path) as lab:

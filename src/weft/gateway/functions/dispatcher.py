@@ -47,7 +47,7 @@ from weft.serving.shares import Shares
 
 log = logging.getLogger("weft.gateway.functions")
 LOOK_SECONDS = 0.25  # how often what is overdue is looked for
-BEGIN_SECONDS = 5.0  # for the functions, and one node
+BEGIN_SECONDS = 5.0  # for the functions, and from then on for one node
 ALL_SECONDS = 15.0  # for all nodes: agents look for a gateway that was away every 5 s, and connecting takes a moment
 MOST_HELD_BYTES = 512 * 1024 * 1024  # of payloads, a quarter of them of one project
 
@@ -84,6 +84,7 @@ class Dispatcher:
         self.bygone = Bygone(clock, agents.fleet, self._desk.is_stray, agents.name_of)
         self._waiting: dict[str, _Caller] = {}
         self._held = Shares(MOST_HELD_BYTES, MOST_HELD_BYTES // 4)  # bytes of payloads under way, by project
+        self._read_at: float | None = None
         self._begun = False
 
     async def invoke(self, call: Call) -> Outcome:
@@ -127,13 +128,14 @@ class Dispatcher:
         """Look for what is overdue, for ever."""
         while True:
             await self._clock.sleep(LOOK_SECONDS)
+            self._has_read()
             for node, channel in self._agents.channels.items():
                 self._agents.fleet.nodes[node].congested = channel.is_congested
             self._perform(self._desk.expire(self._clock.elapsed()))
 
     async def serve(self, channel: Channel) -> None:
         """Carry messages of one agent's connection until it is lost; first the functions are read that its invocations are of."""
-        while not self.is_read():
+        while not self._has_read():
             await self._clock.sleep(LOOK_SECONDS / 5)
         node, channels = channel.node, self._agents.channels
         self._desk.connect(node)
@@ -154,7 +156,7 @@ class Dispatcher:
         """Wait a moment for what a gateway that has just begun has yet to read: functions, and who may call them. Raises
         Unavailable."""
         until = self._clock.elapsed() + BEGIN_SECONDS
-        while not self.is_read():
+        while not self._has_read():
             if self._clock.elapsed() >= until:
                 raise Unavailable(
                     "the gateway hasn't read the functions yet", reason="functionNotReady", retry_after_seconds=1.0
@@ -164,18 +166,20 @@ class Dispatcher:
     async def _begin(self) -> None:
         """Just begun, this gateway knows no functions, no node, and nothing of what runs on those: it waits a moment for that,
         or more would run at once than ``max_concurrent``, as it may where a node is heard later still. Raises Unavailable."""
-        began = self._clock.elapsed()
+        await self.know()
         nodes = self._agents.fleet.nodes
-        while (waited := self._clock.elapsed() - began) < ALL_SECONDS:
-            knows = self.is_read() and any(serving.open for serving in nodes.values())
-            if not (self.is_read() and self.bygone.find_missing()) and (knows or waited >= BEGIN_SECONDS):
-                break
-            await self._clock.sleep(LOOK_SECONDS / 5)
-        if not self.is_read():
-            raise Unavailable(
-                "the gateway hasn't read the functions yet", reason="functionNotReady", retry_after_seconds=1.0
-            )
-        self._begun = True
+        while not self._begun:
+            listened = self._clock.elapsed() - (self._read_at or 0.0)
+            knows = any(serving.open for serving in nodes.values()) or listened >= BEGIN_SECONDS
+            self._begun = listened >= ALL_SECONDS or (knows and not self.bygone.find_missing())
+            if not self._begun:
+                await self._clock.sleep(LOOK_SECONDS / 5)
+
+    def _has_read(self) -> bool:
+        """Whether the functions are there; since when they are is noted, as nodes are listened to from then on."""
+        if self._read_at is None and self.is_read():
+            self._read_at = self._clock.elapsed()
+        return self._read_at is not None
 
     def _admit(self, function: Function, call: Call) -> None:
         """Raises TooLarge, Throttled, InUse."""
