@@ -286,6 +286,7 @@ class Lab:
         self.host = Host(NODE, NODE_UID, str(folder), run_dir, "wtst", ADDRESS, "lo", "weft/t", capacity)
         self.server = StubServer()
         self.wire, self.shelf, self.orders = FakeWire(), FakeShelf(), FakeOrders()
+        self.san = FakeVolumes(self.host, self.clock)  # a second pool
         self.make_drivers()
 
     def make_drivers(self) -> None:
@@ -299,7 +300,8 @@ class Lab:
         """An agent that runs inside ``with``; afterwards it is gone as if killed, and its guests go on."""
         self.make_drivers()
         self.server.reopen()
-        agent = Agent(self.host, self.server, Runtimes({"vm": self.runtime}), self.network, self.volumes, self.clock)
+        runtimes, pools = Runtimes({"vm": self.runtime}), {"san": self.san}
+        agent = Agent(self.host, self.server, runtimes, self.network, self.volumes, self.clock, pools=pools)
         running = asyncio.ensure_future(agent.run())
         try:
             await agent.start()

@@ -42,7 +42,14 @@ class ContainerLab(Lab):
         self.server.reopen()
         runtimes = Runtimes({"vm": self.runtime, "container": Containers(self.world), **self.more}, self.earlier)
         agent = Agent(
-            self.host, self.server, runtimes, self.network, self.volumes, self.clock, container_images=Store(self.world)
+            self.host,
+            self.server,
+            runtimes,
+            self.network,
+            self.volumes,
+            self.clock,
+            pools={"san": self.san},
+            container_images=Store(self.world),
         )
         running = asyncio.ensure_future(agent.run())
         try:
@@ -243,6 +250,19 @@ async def test_its_volumes_are_made_with_a_file_system_and_stay_when_it_goes(lab
         lab.server.put(_deleting(web))
         await lab.until_state(web, "released")
         assert await lab.volumes.list() == [disk]
+
+
+async def test_a_volume_that_another_pool_has_is_not_made_anew(lab: ContainerLab) -> None:
+    """A VM's move took it there; then the server was restored from before, and a container is to have it."""
+    await lab.san.ensure("uid-of-data", size_bytes=1 << 20)
+    volume = AllocatedVolume(name="data", uid="uid-of-data", size=1 << 20)
+    web = make(container={"mounts": ["data:/srv"]}, volumes=[volume])
+    lab.server.put(web)
+    async with lab.agent():
+        await lab.until(lambda: web.name in lab.server.reports and lab.report(web).reason == "otherPool")
+        assert "its volume data lies in storage pool san" in lab.report(web).message
+        assert await lab.volumes.list() == [] and len(await lab.san.list()) == 1
+        assert lab.world.starts == []
 
 
 def _check(**fields: Any) -> dict[str, Any]:

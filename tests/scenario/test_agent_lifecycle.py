@@ -342,6 +342,19 @@ async def test_a_vm_deleted_while_its_image_is_fetched_is_released_at_once(lab: 
             lab.server.fetch_gate.set()
 
 
+async def test_a_deletion_takes_the_root_disk_from_the_pool_where_it_is(lab: Lab) -> None:
+    """It was moved there in a history that the server, restored from before, knows nothing of."""
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        lab.san.shelf.volumes.update(lab.shelf.volumes)
+        lab.shelf.volumes.clear()
+        lab.server.put(deleted(web))
+        await lab.until_state(web, "released")
+    assert await lab.san.list() == []
+
+
 async def test_a_deletion_of_what_was_never_here_is_released(lab: Lab) -> None:
     async with lab.agent():
         lab.server.put(deleted(make_allocation()))

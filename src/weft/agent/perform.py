@@ -158,6 +158,8 @@ class Performer:
             facts = await disks.inspect(volume.uid) if prepared.adjusting else None
             if facts is None:
                 async with self._heavy:
+                    whose = f"{wanted.what}: its volume {volume.name}"
+                    await self._pools.refuse_elsewhere(wanted.spec, volume.uid, volume.uid, whose)
                     owner = (user.uid, user.gid)
                     try:
                         facts = await disks.ensure_files(volume.uid, size_bytes=volume.size, owner=owner)
@@ -225,6 +227,10 @@ class Performer:
 
     async def _remove_disks(self, wanted: Wanted, prepared: Prepared, tell: Tell) -> str:
         await self.movers.drop_storage(wanted.uid)
+        if other := await self._pools.find_elsewhere(wanted.spec, wanted.id, ROOT):
+            await (await self._pools.find(other)).remove(
+                wanted.id
+            )  # a restored server doesn't know that it was moved there
         await (await self._pools.of(wanted.spec, ROOT)).remove(wanted.id)
         if (store := prepared.store) is not None:  # what was on its way is in two pools
             id_ = wanted.id if store.disk == ROOT else store.disk

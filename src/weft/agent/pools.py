@@ -67,20 +67,31 @@ class Pools:
 
     async def refuse_elsewhere(self, spec: AllocationSpec, id_: str, disk: str, what: str) -> None:
         """Raise DriverFailed (``otherPool``) for a disk that would be made anew though another pool of this node has it: a server
-        restored from before it was moved there doesn't know. A pool that can't be used is not asked."""
-        pool = list_disks(spec)[disk][0]
+        restored from before it was moved there doesn't know."""
+        other = await self.find_elsewhere(spec, id_, disk)
+        if other:
+            pool = list_disks(spec)[disk][0]
+            move = f"with --storage --pool {other}: it stays where it is, and the server is told"
+            raise DriverFailed(
+                f"{what} lies in storage pool {other} of this node, not in {pool}, where the server has it",
+                reason="otherPool",
+                hint=f"move it {move}"
+                if spec.container is None
+                else f"give it to a VM on this node, and move it {move}",
+                details={"step": "disk"},
+            )
+
+    async def find_elsewhere(self, spec: AllocationSpec, id_: str, disk: str) -> str:
+        """Another pool of this node that has the disk, if its own doesn't; empty if none has. A pool that can't be used is not
+        asked."""
         broken = {one.name for one in self.facts if one.problem}
-        others = self._drivers.keys() - broken - {pool}
+        others = self._drivers.keys() - broken - {list_disks(spec)[disk][0]}
         if not others or await self.inspect(spec, id_, disk) is not None:
-            return
+            return ""
         for other in sorted(others):
             if await self._has(self._drivers[other], id_):
-                raise DriverFailed(
-                    f"{what} lies in storage pool {other} of this node, not in {pool}, where the server has it",
-                    reason="otherPool",
-                    hint=f"move it with --storage --pool {other}: it stays where it is, and the server is told",
-                    details={"step": "disk"},
-                )
+                return other
+        return ""
 
     async def _has(self, driver: VolumeDriver, id_: str) -> bool:
         try:
