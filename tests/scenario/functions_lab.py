@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,11 +25,13 @@ from weft.client.invocations import (
     Keep,
     Prepare,
     Prepared,
+    Printed,
     Refused,
     Standing,
     Tell,
     ToAgent,
     Underway,
+    Written,
     decode_to_agent,
     encode,
     receive,
@@ -76,8 +79,11 @@ class PretendAgent:
         self.recipes: dict[str, Recipe] = {}
         self.begun: dict[str, str] = {}  # digests by id
         self.answers: dict[str, Answer] = {}  # unheard
+        self.printed: dict[int, Printed] = {}  # not written down, as far as it has heard
         self.standing = Standing(free_cpu=8, free_memory=8 * GIB, isolations={"process": "", "container": "no crun"})
         self.channels = 0
+        self._serials = itertools.count(1)
+        self.away_seconds = 1.0  # how old what it tells again says to be
         self._writer: asyncio.StreamWriter | None = None
         self._control: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -105,6 +111,9 @@ class PretendAgent:
     def say(self, message: FromAgent) -> None:
         if isinstance(message, Answer):
             self.answers[message.id] = message
+        elif isinstance(message, Printed):
+            message = msgspec.structs.replace(message, serial=next(self._serials))
+            self.printed[message.serial] = message
         if self._writer is not None:
             self._writer.write(encode(message))
 
@@ -130,6 +139,8 @@ class PretendAgent:
         ids = [*self.begun]
         writer.write(encode(Underway(ids, [self.begun[id] for id in ids])))
         writer.write(encode(self.standing))
+        for printed in self.printed.values():
+            writer.write(encode(msgspec.structs.replace(printed, age=self.away_seconds)))
         for one in self.answers.values():
             writer.write(encode(one))
         while (body := await receive(reader)) is not None:
@@ -161,6 +172,8 @@ class PretendAgent:
                 self.heard.append(id)
                 self.begun.pop(id, None)
                 self.answers.pop(id, None)
+            case Written(serial=serial):
+                self.printed = {number: one for number, one in self.printed.items() if number > serial}
             case Keep():
                 self.kept.append(message)
             case _:

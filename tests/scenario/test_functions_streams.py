@@ -14,6 +14,7 @@ from tests.scenario.gateway_lab import KEY, Client
 from weft.cli.verbs.metrics import describe_metrics
 from weft.client.frames import Frame, FrameType
 from weft.client.invocations import Answer, Count, Printed
+from weft.gateway.functions.printed_log import stamp
 from weft.objects.envelope import Envelope
 from weft.trust.tickets import sign_ticket
 
@@ -115,6 +116,36 @@ async def test_logs_and_metrics(tmp_path: Path) -> None:
         lines = "\n".join(describe_metrics(told | {"starts": {"warm": 3, "clone": 1}}, lab.clock.now()))
         assert "3 warm, 1 clone (25 % waited for one to come up)" in lines
         assert lines.splitlines()[-1].split() == ["n1", "1", "2", "3", "yes"]
+
+
+async def test_what_is_printed_while_there_is_no_gateway_is_written_down_by_the_next_and_once(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        hello = await lab.function("hello")
+        digest = (await lab.status("hello")).digest
+        agent.say(Printed(digest, "i1", b"before\n", "id-1"))
+        await lab.until(lambda: not agent.printed)
+        await agent.stop()
+        agent.say(Printed(digest, "i1", b"meanwhile\n", "id-1"))
+        await lab.restart()
+        agent.away_seconds = 60.0
+        latest = stamp(lab.clock.now() - 59.0).encode()
+        await agent.start()
+        await lab.until(lambda: not agent.printed)
+        before, meanwhile = lab.functions.printed.read(hello.uid)
+        assert before.endswith(b" id-1 before\n") and meanwhile.endswith(b" id-1 meanwhile\n") and meanwhile < latest
+        agent.say(Printed(digest, "i1", b"after\n", "id-1"))
+        unsaid = dict(agent.printed)
+        await lab.until(lambda: not agent.printed)
+        agent.printed = unsaid  # as if the connection was lost just before that word
+        agent.lose()
+        await lab.until(lambda: not agent.printed)
+        assert [line.split()[2] for line in lab.functions.printed.read(hello.uid)] == [
+            b"before",
+            b"meanwhile",
+            b"after",
+        ]
 
 
 async def test_aliases_share_invocations_by_their_weights(tmp_path: Path) -> None:

@@ -77,6 +77,12 @@ class Heard(msgspec.Struct, frozen=True, tag="heard"):
     id: str
 
 
+class Written(msgspec.Struct, frozen=True, tag="written"):
+    """To the agent: what it told as ``Printed``, up to the one with that number, is written down and can be let go of."""
+
+    serial: int
+
+
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
     """From the agent. ``error_type`` empty: an invocation would work. ``message`` tells how far it is while ``done`` is false.
     ``image`` is the digest that a tag means, if that was asked."""
@@ -118,12 +124,15 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
 
 class Printed(msgspec.Struct, frozen=True, tag="printed"):
     """From the agent: what an instance printed, in whole lines as far as they come; ``id`` is the invocation it served then,
-    if any."""
+    if any. ``serial`` grows with each that its node tells; it is kept until ``Written``, and told again on each new connection,
+    ``age`` seconds after it was printed."""
 
     digest: str
     instance: str
     text: bytes
     id: str = ""
+    serial: int = 0
+    age: float = 0.0
 
 
 class Count(msgspec.Struct, frozen=True, array_like=True):
@@ -195,7 +204,7 @@ class Underway(msgspec.Struct, frozen=True, tag="underway"):
     digests: list[str] = []
 
 
-ToAgent = Tell | Prepare | Invoke | Keep | Drop | Heard
+ToAgent = Tell | Prepare | Invoke | Keep | Drop | Heard | Written
 FromAgent = Prepared | Refused | Answer | Printed | Standing | Moved | Underway
 
 _ENCODER = msgspec.msgpack.Encoder()

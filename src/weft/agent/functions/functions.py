@@ -1,4 +1,5 @@
-"""The gateway's side of functions on one node: takes what it asks, keeps each answer until it was heard, tells how things stand.
+"""The gateway's side of functions on one node: takes what it asks, keeps each answer until it was heard, and what was printed until
+it was written down, tells how things stand.
 
 Woken by messages, by what instances tell, and by allocations that need room. Every invocation is begun at most once.
 """
@@ -12,6 +13,7 @@ from weft.agent.functions.ahead import Send
 from weft.agent.functions.instances import Instances
 from weft.agent.functions.parts import Parts
 from weft.agent.functions.pool import Room
+from weft.agent.functions.unwritten import Unwritten
 from weft.client.invocations import (
     Answer,
     Count,
@@ -21,11 +23,13 @@ from weft.client.invocations import (
     Invoke,
     Keep,
     Prepare,
+    Printed,
     Refused,
     Standing,
     Tell,
     ToAgent,
     Underway,
+    Written,
     tell_moved,
 )
 from weft.contracts.clock import Clock
@@ -48,6 +52,7 @@ class Functions:
         self.isolations = self.instances.isolations
         self._digest_of: dict[str, str] = {}  # by invocation under way
         self._answers: dict[str, Answer] = {}
+        self._unwritten = Unwritten(clock)
         self._send: Send | None = None
         self._told: Standing | None = None  # on this connection
         self._standing: asyncio.TimerHandle | None = None
@@ -88,10 +93,12 @@ class Functions:
         self.instances.shrink(self._measure())
 
     def connect(self, send: Send) -> None:
-        """From here on it is told; first what is still here of what was begun before."""
+        """From here on it is told; first what is still here of what was begun before, and what was printed before how it ended."""
         self._send, self._told = send, None
         underway = {**self._digest_of, **{id: "" for id in self._answers if id not in self._digest_of}}
         send(Underway(list(underway), list(underway.values())))
+        for printed in self._unwritten.tell():
+            send(printed)
         for answer in self._answers.values():
             send(answer)
         self._send_standing()
@@ -107,6 +114,8 @@ class Functions:
         elif isinstance(message, Heard):
             self._answers.pop(message.id, None)
             self._digest_of.pop(message.id, None)
+        elif isinstance(message, Written):
+            self._unwritten.let_go(message.serial)
         elif isinstance(message, Tell):
             self.instances.learn(message.recipe)
         elif isinstance(message, Prepare):
@@ -142,11 +151,13 @@ class Functions:
         return None
 
     def _on_told(self, message: FromAgent) -> None:
-        """What instances tell goes on; an answer is kept, and what was refused after all is not under way."""
+        """What instances tell goes on; an answer and what was printed are kept, and what was refused after all is not under way."""
         if isinstance(message, Answer):
             self._answers[message.id] = message
         elif isinstance(message, Refused):
             self._digest_of.pop(message.id, None)
+        elif isinstance(message, Printed):
+            message = self._unwritten.add(message)
         self._tell(message)
 
     def _tell(self, message: FromAgent) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from weft.client.invocations import FromAgent, ToAgent, decode_from_agent, encode, receive
+from weft.client.invocations import FromAgent, ToAgent, Written, decode_from_agent, encode, receive
 from weft.gateway.connection import Connection
 
 CONGESTED_BYTES = 24 * 1024 * 1024  # that wait to be sent
@@ -20,6 +20,7 @@ class Channel:
         self.told: dict[str, float] = {}  # recipes by digest, and when
         self._connection = connection
         self._waiting: list[bytes] = []
+        self._written = 0
         self._afterwards: list[bytes] = []
         self._afterwards_bytes = 0
         self._soon: asyncio.Handle | None = None
@@ -33,8 +34,13 @@ class Channel:
     def send(self, message: ToAgent) -> None:
         """Send it with all else that is sent in this turn of the loop. Raises InvalidInput for one that is too long."""
         self._waiting.append(encode(message))
-        if self._soon is None:
-            self._soon = asyncio.get_running_loop().call_soon(self._flush)
+        self._flush_soon()
+
+    def tell_written(self, serial: int) -> None:
+        """Say that what was printed is written down up to there: once for all that is heard in this turn of the loop, and no later,
+        since whatever isn't said of when this gateway is killed is told to the next one, and written twice."""
+        self._written = serial
+        self._flush_soon()
 
     def send_later(self, message: ToAgent, weight: int) -> None:
         """Send it in a moment, or once the agent keeps many bytes (``weight``) because it hasn't come: that an answer arrived is
@@ -63,8 +69,15 @@ class Channel:
         afterwards, self._afterwards, self._afterwards_bytes = self._afterwards, [], 0
         self._connection.writer.write(b"".join(afterwards))
 
+    def _flush_soon(self) -> None:
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._flush)
+
     def _flush(self) -> None:
         self._soon = None
+        if self._written:
+            self._waiting.append(encode(Written(self._written)))
+            self._written = 0
         waiting, self._waiting = self._waiting, []
         if waiting:
             self._connection.writer.write(b"".join(waiting))

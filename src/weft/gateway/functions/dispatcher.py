@@ -85,6 +85,7 @@ class Dispatcher:
         self._waiting: dict[str, _Caller] = {}
         self._held = Shares(MOST_HELD_BYTES, MOST_HELD_BYTES // 4)  # bytes of payloads under way, by project
         self._read_at: float | None = None
+        self._written: dict[str, int] = {}  # the last number of what was printed, by node
         self._begun = False
 
     async def invoke(self, call: Call) -> Outcome:
@@ -142,7 +143,7 @@ class Dispatcher:
         channels[node] = channel
         try:
             while (message := await channel.receive()) is not None:
-                self._hear(node, message)
+                self._hear(channel, message)
         except WeftError as problem:
             log.warning("node %s: %s", self._agents.name_of(node), problem.message)
         finally:
@@ -195,20 +196,28 @@ class Dispatcher:
         if call.id in self._desk:
             raise InUse(f"an invocation with the id {call.id[:80]} is under way", hint="draw another id")
 
-    def _hear(self, node: str, message: FromAgent) -> None:
+    def _hear(self, channel: Channel, message: FromAgent) -> None:
+        node = channel.node
         match message:
             case Standing():
                 self._agents.stand(node, message)
             case Moved():
                 self._agents.stand(node, move(self._agents.fleet.nodes[node].standing, message))
             case Printed():
-                self._witness.printed(node, message)
+                self._write_down(node, message)
+                channel.tell_written(message.serial)
             case Prepared():
                 self.hear(node, message)
             case _:
                 if isinstance(message, Refused) and message.id not in self._desk:
                     self.hear(node, message)
                 self._perform(self._desk.hear(node, message, self._clock.elapsed()))
+
+    def _write_down(self, node: str, printed: Printed) -> None:
+        """Unless it is told again, and only the word that it was written down was lost with a connection."""
+        if not printed.age or printed.serial > self._written.get(node, 0):
+            self._written[node] = printed.serial
+            self._witness.printed(node, printed)
 
     def _perform(self, instructions: list[Instruction]) -> None:
         queue = list(instructions)

@@ -55,7 +55,8 @@ class Record:
         if found is None:
             return
         try:
-            self._printed.append(found[0], printed.text, printed.id, self._clock.now())
+            now = self._clock.now()
+            self._printed.append(found[0], printed.text, printed.id, now - min(max(0.0, printed.age), now))
             self._troubled = ""
         except OSError as problem:  # a full disk costs lines, not invocations
             if str(problem) != self._troubled:
