@@ -32,7 +32,11 @@ class MarkedVolumes(FakeVolumes):
         return self._mark(volume_id, facts)
 
     async def ensure_files(self, volume_id: str, *, size_bytes: int, owner: tuple[int, int] = (0, 0)) -> VolumeFacts:
-        return self._mark(volume_id, await super().ensure_files(volume_id, size_bytes=size_bytes, owner=owner))
+        facts = await super().ensure_files(volume_id, size_bytes=size_bytes, owner=owner)
+        machine_made = Path(self._path(volume_id))
+        if machine_made.exists():  # a disk of a machine becomes the raw one, with what is on it
+            os.replace(machine_made, facts.path)
+        return self._mark(volume_id, facts)
 
     def _mark(self, volume_id: str, facts: VolumeFacts) -> VolumeFacts:
         path = Path(facts.path)
@@ -44,7 +48,8 @@ class MarkedVolumes(FakeVolumes):
 
     async def remove(self, volume_id: str) -> None:
         await super().remove(volume_id)
-        Path(self._path(volume_id)).unlink(missing_ok=True)
+        for path in (Path(self._path(volume_id)), Path(self._path(volume_id)).with_suffix(".raw")):
+            path.unlink(missing_ok=True)
 
     def begin(self, volume_id: str) -> str:
         path = Path(self._path(volume_id)).with_suffix(".coming")
