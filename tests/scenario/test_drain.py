@@ -382,3 +382,37 @@ async def test_containers_leave_cold_and_what_runs_once_is_waited_for(tmp_path: 
         assert (spec.workload, spec.mode) == ("container/web", "best")
         await lab.delete("/container/default/try")
         await until_told(lab, "n1", "Drained")
+
+
+async def test_a_container_that_failed_for_good_neither_leaves_nor_stays_until_it_is_started_again(
+    tmp_path: Path,
+) -> None:
+    runs = [NodeRuntime(name="crun", kinds=["container"], isolations=["container"])]
+    async with MovingLab(tmp_path) as lab:
+        node = await lab.add_node("n1", runtimes=runs)
+        await lab.pass_time(2)
+        await lab.put_container("web")
+        await lab.put_container("broken")
+        for name in ("web", "broken"):
+            await lab.until_phase(name, "Running", kind="container")
+        ((uid, _),) = [(uid, spec) for uid, spec in node.specs.items() if spec.workload.name == "broken"]
+        node.slow = True  # what it says next is said here
+
+        async def say(**word: object) -> None:
+            def change(target: Envelope) -> None:
+                report = msgspec.structs.replace(decode_part(target.report, AllocationReport), **word)
+                target.report = merge_part(target.report, report)
+
+            await lab.change(f"/allocation/-/{node.uid}.{uid}", change)
+
+        await say(state="failed", reason="exited", ended=True, exit_code=3, ready=None)
+        await lab.until_phase("broken", "Failed", kind="container")
+        assert [one.workload for one in await rehearse(lab, "n1")] == ["container/web"]
+        await drain(lab, "n1")
+        assert (await until_told(lab, "n1", "Blocked")).startswith("1 left; container/web can't leave")
+        await lab.delete("/container/default/web")
+        node.slow = False
+        await until_told(lab, "n1", "Drained")
+        assert (await places(lab))["broken"] == "n1"
+        await say(state="running", reason="", ended=False, exit_code=None, ready=True)
+        assert (await until_told(lab, "n1", "Blocked")).startswith("1 left; container/broken can't leave")

@@ -21,7 +21,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Absent
 from weft.controllers.draining import Leaver, Way, Window, choose_next, describe_drain, find_end
 from weft.controllers.loop import Plan, moved
-from weft.kinds.allocation import AllocationReport, AllocationSpec, has_ended_for_good
+from weft.kinds.allocation import AllocationReport, AllocationSpec, has_nothing_to_move
 from weft.kinds.migration import ENDED, MIGRATION, MOVABLE, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeSpec, NodeStatus
 from weft.kinds.registry import WORKLOADS, is_workload
@@ -106,8 +106,8 @@ def find_leavers(view: View, node: Item, begun_at: float, now: float) -> list[Le
         if is_room(allocation):
             continue  # it is let go by itself
         spec = allocation.spec(AllocationSpec)
-        if has_ended_for_good(spec, allocation.report(AllocationReport)):
-            continue  # nothing of it can run any more
+        if has_nothing_to_move(spec, allocation.report(AllocationReport)):
+            continue
         leaver = Leaver(
             key=object_key(spec.workload.kind, spec.workload.project, spec.workload.name),
             name=f"{spec.workload.kind}/{spec.workload.name}",

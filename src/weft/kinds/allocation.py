@@ -389,6 +389,13 @@ def has_ended_for_good(spec: AllocationSpec, report: AllocationReport) -> bool:
     return spec.once and report.ended and report.incarnation >= spec.incarnation
 
 
+def has_nothing_to_move(spec: AllocationSpec, report: AllocationReport) -> bool:
+    """Whether nothing of it runs on its node, nor would elsewhere, unless somebody starts it: it has ended for good, or is a
+    container that failed and isn't tried again. A VM that failed has a disk."""
+    failed = report.ended and report.state == "failed" and report.incarnation >= spec.incarnation
+    return has_ended_for_good(spec, report) or (failed and spec.container is not None)
+
+
 def _workload(obj: Any) -> str:
     ref = obj["spec"]["workload"]
     return f"{ref['kind']}/{ref['name']}"

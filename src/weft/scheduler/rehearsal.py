@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from weft.client.indexes import ALLOCATIONS_BY_NODE, NODES_BY_UID
 from weft.client.view import Item, View
-from weft.kinds.allocation import AllocationReport, AllocationSpec, has_ended_for_good
+from weft.kinds.allocation import AllocationReport, AllocationSpec, has_nothing_to_move
 from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
 from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.identity import object_key
@@ -26,15 +26,15 @@ def rehearse_drain(view: View, engine: Engine, name: str, strategy: str) -> Repo
     if node is None:
         return ReportStatus(phase="Failed", message=f"node {name} is not in this fabric")
     places = [item for item in view.find(ALLOCATIONS_BY_NODE, node.uid) if not item.deleting]
-    places = [item for item in places if item.spec(AllocationSpec).role == "active" and not _has_ended(item)]
+    places = [item for item in places if item.spec(AllocationSpec).role == "active" and not _has_nothing_to_move(item)]
     places.sort(key=lambda item: (item.spec(AllocationSpec).resources.memory, item.key))
     with _restored(engine.snapshot) as beside:
         leaving = [_find_target(view, engine, place, strategy, beside) for place in places]
     return ReportStatus(phase="Done", strategy=strategy, leaving=leaving)
 
 
-def _has_ended(place: Item) -> bool:
-    return has_ended_for_good(place.spec(AllocationSpec), place.report(AllocationReport))
+def _has_nothing_to_move(place: Item) -> bool:
+    return has_nothing_to_move(place.spec(AllocationSpec), place.report(AllocationReport))
 
 
 def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside: list[str]) -> Leaving:
