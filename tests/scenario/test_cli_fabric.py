@@ -679,6 +679,39 @@ def test_a_list_goes_on_with_what_changes(fabric: Fabric) -> None:
     assert fabric.weft("node", "label", "n2", "rack-").code == 0
 
 
+def test_what_runs_is_listed_with_its_kind_and_goes_on_with_what_changes_of_any(fabric: Fabric) -> None:
+    make(fabric, "seen")
+    assert "vm/seen" in fabric.weft("ps", "-c", "name,phase").out.split()
+    rows = fabric.spawn("ps", "-w", "-c", "name,phase")
+    assert rows.stdout is not None
+    while rows.stdout.readline().split() != ["vm/seen", "Running"]:
+        pass
+    task = ["--image", "registry.example.org/a:1", "--detach", "--", "true"]
+    assert fabric.weft("job", "run", "sums", *task).code == 0
+    while not rows.stdout.readline().startswith("job/sums"):
+        pass
+    while not rows.stdout.readline().startswith("container/sums-0"):
+        pass
+    assert "job/sums" in fabric.weft("ps", "-c", "name").out.split()
+    assert fabric.weft("job", "cancel", "sums").code == 0
+    assert fabric.weft("vm", "stop", "seen").code == 0
+    ended = {("job/sums", "Cancelled"), ("vm/seen", "Stopped")}
+    while ended:
+        ended.discard(tuple(rows.stdout.readline().split()))  # type: ignore[arg-type]
+    rows.send_signal(signal.SIGINT)
+    assert rows.wait(20) == 130
+    assert "job/sums" not in fabric.weft("ps", "-c", "name").out.split()
+    assert {"job/sums", "vm/seen"} < set(fabric.weft("ps", "-a", "-c", "name").out.split())
+    assert fabric.weft("job", "delete", "sums", "--yes").code == 0
+    assert fabric.weft("vm", "delete", "seen", "--yes").code == 0
+
+
+def test_a_node_s_workloads_of_any_kind_are_counted_under_a_word_for_all_of_them(fabric: Fabric) -> None:
+    heading, *rows = fabric.weft("node", "list", "-c", "name,workloads").out.splitlines()
+    assert heading.split() == ["NAME", "WORKLOADS"]
+    assert {row.split()[0] for row in rows} == {"n1", "n2"}
+
+
 def test_on_a_terminal_progress_is_drawn_and_taken_away_again(fabric: Fabric) -> None:
     master, slave = pty.openpty()
     process = fabric.spawn("vm", "create", "drawn", *TINY, stdout=slave, stderr=slave, stdin=slave)

@@ -360,7 +360,7 @@ NODE = Kind(
         Column("CPU", _cpu),
         Column("MEMORY", _bytes("memory")),
         Column("DISK", _bytes("disk")),
-        Column("VMS", text("status.allocations", "0"), align="right"),
+        Column("WORKLOADS", text("status.allocations", "0"), align="right"),
         Column("VERSION", text("report.version")),
         Column("CPU USED", _used("cpu", "{:.2f}".format), align="right", wide=True),
         Column("MEMORY USED", _used("memory", format_bytes), align="right", wide=True),

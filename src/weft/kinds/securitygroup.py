@@ -126,7 +126,7 @@ SECURITY_GROUP = Kind(
         NAME,
         Column("INGRESS", joined("spec.ingress"), flexible=True),
         Column("EGRESS", joined("spec.egress"), flexible=True),
-        Column("VMS", text("status.used", "0"), align="right"),
+        Column("WORKLOADS", text("status.used", "0"), align="right"),
         AGE,
     ),
 )

@@ -28,8 +28,9 @@ _AGE = "AGE"
 _BEFORE_ITEMS, _AFTER_ITEMS = b'{\n  "items": [\n', b"\n  ]\n}"
 
 
-def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind]) -> None:
-    """``items``, of ``kinds``, as a list: also one is ``{"items": […]}`` as data."""
+def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind], named: bool = False) -> None:
+    """``items``, of ``kinds``, as a list: also one is ``{"items": […]}`` as data. Rows of several kinds, or if they are to be
+    ``named``, say of which kind each is."""
     if session.is_document:
         print_data(session, {"items": list(items)})
     elif session.output == "name":
@@ -41,9 +42,12 @@ def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind])
             if index:
                 print()
             shown = [item for item in items if item["kind"] == kind.name]
-            if len(kinds) > 1:  # nothing else in a row says of which kind it is
-                shown = [{**item, "name": f"{kind.name}/{item['name']}"} for item in shown]
-            print_table(session, shown, kind)
+            print_table(session, name_kinds(shown) if named or len(kinds) > 1 else shown, kind)
+
+
+def name_kinds(items: Sequence[Object]) -> list[Object]:
+    """``items`` for rows in which nothing else says of which kind they are."""
+    return [{**item, "name": f"{item['kind']}/{item['name']}"} for item in items]
 
 
 def print_object(session: Session, item: Object) -> None:

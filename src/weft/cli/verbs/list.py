@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -14,6 +16,7 @@ from weft.cli.grammar import Entry
 from weft.cli.output.formats import (
     MANIFEST,
     make_rows,
+    name_kinds,
     print_data,
     print_line,
     print_list,
@@ -28,9 +31,12 @@ from weft.cli.terminal import CLEAR, find_width, is_terminal
 from weft.cli.words import find_noun
 from weft.client.listing import read_objects
 from weft.client.usage import fetch_usage
+from weft.client.watch import WatchEvent
 from weft.kinds.record import Kind
+from weft.objects.errors import WeftError
 
 Object = dict[str, Any]
+_LOOK_SECONDS = 0.2
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -70,7 +76,7 @@ def list_kind(
     }
     hides = not (every or labels or fields)
     if watch:
-        _watch(session, kind, selected, hides)
+        watch_kinds(session, [kind], selected, lambda item: not hides or bool(leave_out(kind, [item])))
         return
     if session.output == "json" and kind.over is None:  # as they came: nothing of them need be looked into
         if takes_pages(session):
@@ -103,15 +109,17 @@ def with_use(session: Session, kind: Kind, items: Sequence[Object]) -> list[Obje
     return [{**item, "use": used.get(item["uid"])} for item in items]
 
 
-def _watch(session: Session, kind: Kind, selected: dict[str, Any], hides: bool) -> None:
-    """The list, and then what changes, until Ctrl-C: on a terminal the list anew, off it a line for each change."""
+def watch_kinds(
+    session: Session, kinds: Sequence[Kind], selected: dict[str, Any], shows: Callable[[Object], bool]
+) -> None:
+    """What of ``kinds`` is shown, then what changes, until Ctrl-C: on a terminal the list anew, off it a line for each change."""
     redraws = is_terminal(sys.stdout) and not session.is_data
     known: dict[str, Object] = {}
     synced = told = False
-    for type_, item in _follow(session, kind, selected):
+    for type_, item in _follow(session, kinds, selected):
         if type_ == "synced":
             synced = True
-        elif type_ == "put" and (not hides or leave_out(kind, [item])):
+        elif type_ == "put" and shows(item):
             known[item["uid"]] = item
         else:
             known.pop(item["uid"], None)
@@ -121,25 +129,63 @@ def _watch(session: Session, kind: Kind, selected: dict[str, Any], hides: bool) 
             print_names([item])
         elif synced and redraws:
             print(CLEAR, end="")
-            print_list(session, with_use(session, kind, list(known.values())), [kind])
+            _print_known(session, kinds, known)
         elif synced and not session.is_data | told:
-            print_list(session, with_use(session, kind, list(known.values())), [kind])
+            _print_known(session, kinds, known)
             told = True
         elif synced and type_ == "put":
-            _print_row(session, kind, item)
+            _print_row(session, kinds, item)
         elif synced and type_ == "delete":
-            session.say(f"{kind.name}/{item['name']} was deleted")
+            session.say(f"{item['kind']}/{item['name']} was deleted")
         sys.stdout.flush()
 
 
-def _follow(session: Session, kind: Kind, selected: dict[str, Any]) -> Iterator[tuple[str, Object]]:
-    for event in session.client.watch_forever(kind.name, **selected):
-        if event.type in ("put", "delete"):
-            yield event.type, event.object
-        elif event.type == "synced":
-            yield event.type, {}
+def _follow(session: Session, kinds: Sequence[Kind], selected: dict[str, Any]) -> Iterator[tuple[str, Object]]:
+    """What is there of all ``kinds``, then once that it is synced, then what changes. Raises WeftError."""
+    client, news = session.make_client(), queue.Queue[tuple[str, WatchEvent | WeftError]]()
+
+    def listen(kind: str) -> None:
+        try:
+            for event in client.watch_forever(kind, **selected):
+                news.put((kind, event))
+        except WeftError as problem:
+            news.put((kind, problem))
+
+    for kind in kinds:
+        threading.Thread(target=listen, args=(kind.name,), daemon=True).start()
+    unread = {kind.name for kind in kinds}
+    try:
+        while True:
+            name, event = _next(news)
+            if isinstance(event, WeftError):
+                raise event
+            if event.type in ("put", "delete"):
+                yield event.type, event.object
+            elif event.type == "synced":
+                unread.discard(name)
+                if not unread:
+                    yield event.type, {}
+    finally:
+        client.close()
 
 
-def _print_row(session: Session, kind: Kind, item: Object) -> None:
-    columns, rows = make_rows(session, with_use(session, kind, [item]), kind)
+def _next(news: queue.Queue[tuple[str, WatchEvent | WeftError]]) -> tuple[str, WatchEvent | WeftError]:
+    while True:
+        try:
+            return news.get(timeout=_LOOK_SECONDS)  # a wait without end would not hear Ctrl-C
+        except queue.Empty:
+            continue
+
+
+def _print_known(session: Session, kinds: Sequence[Kind], known: dict[str, Object]) -> None:
+    items = list(known.values())
+    there = {item["kind"] for item in items}
+    shown = [kind for kind in kinds if kind.name in there] or kinds[:1]
+    print_list(session, with_use(session, kinds[0], items), shown, named=len(kinds) > 1)
+
+
+def _print_row(session: Session, kinds: Sequence[Kind], item: Object) -> None:
+    (kind,) = (kind for kind in kinds if kind.name == item["kind"])
+    items = with_use(session, kind, [item])
+    columns, rows = make_rows(session, name_kinds(items) if len(kinds) > 1 else items, kind)
     print(draw_rows(session.form.without_header(), columns, rows, find_width(sys.stdout), session.paint))
