@@ -37,7 +37,7 @@ from weft.store.memory import MemoryStore
 from weft.trust.enrolment import enrolment_key
 
 VMS = "/v1/projects/default/vms"
-SETTLE = "api/commit.py attempt"
+SETTLE = "api/commit.py settle"
 RELIES_ON = {
     "create_a_vm": {
         SETTLE: "image at, network at, project at, publication absent, volume at, workload absent",

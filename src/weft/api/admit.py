@@ -102,7 +102,8 @@ async def plan_create(
     spec, raw = _read_new(kind, given) if specs is None else specs.read(kind, given)
     if isinstance(spec, NetworkSpec):
         _refuse_nodes_range(doors, spec.cidr)
-    await uploads.require_uploads(doors, kind, None, spec)
+    if kind.uploads is not None:
+        await uploads.require_uploads(doors, kind, None, spec)
     envelope = Envelope(
         kind=kind.name,
         name=wish.name,
@@ -120,7 +121,8 @@ async def plan_create(
     draft = Draft(kind, envelope, "created", preconditions=[Absent(envelope.key)])
     draft.preconditions += await references.plan_project(view, wish.project)
     draft.preconditions += await references.plan_references(view, kind, envelope, None, spec)
-    await _claim(doors, view, draft, None, spec)
+    if kind.claims is not None:
+        await _claim(doors, view, draft, None, spec)
     draft.writes.insert(0, Put(envelope.key, encode_envelope(envelope)))
     _check_size(draft)
     view.plan(envelope)
@@ -190,9 +192,11 @@ async def plan_spec(
         envelope.schema = kind.schema
     draft = Draft(kind, envelope, "updated", changes, preconditions=[AtRevision(current.key, current.revision)])
     if changes:
-        await uploads.require_uploads(doors, kind, old, new)
+        if kind.uploads is not None:
+            await uploads.require_uploads(doors, kind, old, new)
         draft.preconditions += await references.plan_references(view, kind, current, old, new)
-        await _claim(doors, view, draft, old, new)
+        if kind.claims is not None:
+            await _claim(doors, view, draft, old, new)
     draft.writes.insert(0, Put(current.key, encode_envelope(envelope)))
     return draft
 
@@ -300,10 +304,9 @@ def _refuse_nodes_range(doors: Doors, cidr: str) -> None:
 
 
 async def _claim(doors: Doors, view: View, draft: Draft, old: Any, new: Any) -> None:
-    if draft.kind.claims is not None:
-        writes, preconditions = await claims.plan_claims(doors, view, draft.kind, draft.envelope, old, new)
-        draft.writes += writes
-        draft.preconditions += preconditions
+    writes, preconditions = await claims.plan_claims(doors, view, draft.kind, draft.envelope, old, new)
+    draft.writes += writes
+    draft.preconditions += preconditions
 
 
 def _check_size(draft: Draft) -> None:

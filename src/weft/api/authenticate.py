@@ -18,8 +18,9 @@ MOST_BEARERS = 1000  # bearers that are remembered
 
 async def authenticate(doors: Doors, call: Call) -> Actor:
     """Who asks. Raises NotAuthenticated, saying no more than a stranger may know."""
-    if call.bearer:
-        return await _by_token(doors, call.bearer)
+    bearer = call.bearer
+    if bearer:
+        return _known(doors, bearer) or await _by_token(doors, bearer)
     peer = call.peer
     if peer is not None and peer.node_uid is not None:
         return await _by_certificate(doors, peer, peer.node_uid)
@@ -49,11 +50,17 @@ async def _by_certificate(doors: Doors, peer: Peer, uid: str) -> Actor:
     return actor
 
 
-async def _by_token(doors: Doors, bearer: str) -> Actor:
+def _known(doors: Doors, bearer: str) -> Actor | None:
+    """Who that is, if it was found out before and the token is stored as it was then."""
     known = doors.bearers.get(bearer)
-    if known is not None and doors.tokens.live and doors.tokens.found.get(known.facts.envelope.key) is known.facts:
-        if not _has_expired(doors, known.facts):
-            return known.actor
+    if known is None:
+        return None
+    facts, tokens = known.facts, doors.tokens
+    is_good = tokens.live and tokens.found.get(facts.key) is facts and not _has_expired(doors, facts)
+    return known.actor if is_good else None
+
+
+async def _by_token(doors: Doors, bearer: str) -> Actor:
     facts, actor = await _identify(doors, bearer)
     if len(doors.bearers) >= MOST_BEARERS:
         doors.bearers.clear()

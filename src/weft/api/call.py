@@ -67,14 +67,6 @@ class Call:
         return self._actor
 
     @property
-    def segments(self) -> list[str]:
-        """The path's parts after the leading slash, each decoded on its own, so that %2F is no separator."""
-        parts = self.path.split("/")[1:]
-        if "%" not in self.path:
-            return parts
-        return [unquote_to_bytes(part).decode("utf-8", "replace") for part in parts]
-
-    @property
     def wants_watch(self) -> bool:
         """Whether a collection is to be watched, not listed."""
         return any(part in ("watch=1", "watch=true") for part in self.request.query.split("&"))
@@ -181,6 +173,14 @@ class Call:
         if not isinstance(found, dict):
             raise InvalidInput("the body must be a JSON object", hint='like {"name": "web", "spec": {}}')
         return found
+
+
+def read_segments(path: str) -> list[str]:
+    """The path's parts after the leading slash, each decoded on its own, so that %2F is no separator."""
+    parts = path.split("/")[1:]
+    if "%" not in path:
+        return parts
+    return [unquote_to_bytes(part).decode("utf-8", "replace") for part in parts]
 
 
 def read_flag(query: Mapping[str, str], name: str) -> bool:

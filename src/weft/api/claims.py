@@ -29,10 +29,10 @@ async def plan_claims(
 ) -> tuple[list[Write], list[Precondition]]:
     """The writes that turn the claims of ``old`` (None: a new owner) into those of ``new``, and what must hold for
     them. Raises InUse if another owner has one, or something outside weft holds the port."""
-    asked = _claims(kind, owner, new)
-    held = {_key(claim) for claim in _claims_to_release(kind, owner, old)} if old is not None else set()
-    if not asked and not held:
+    asked, before = _claims(kind, owner, new), [] if old is None else _claims(kind, owner, old)
+    if not asked and not before:
         return [], []
+    held = {_key(claim) for claim in _to_release(before)}
     wanted = {_key(claim): claim for claim in [await _resolve(view, owner, c) for c in asked]}
     writes: list[Write] = []
     preconditions: list[Precondition] = []
@@ -59,15 +59,15 @@ async def plan_claims(
 
 def plan_release(kind: Kind, owner: Envelope, spec: Any) -> list[Write]:
     """The deletes of all claims of an owner that goes."""
-    return [Delete(_key(claim)) for claim in _claims_to_release(kind, owner, spec)]
+    return [Delete(_key(claim)) for claim in _to_release(_claims(kind, owner, spec))]
 
 
 def _claims(kind: Kind, owner: Envelope, spec: Any) -> Sequence[Claim | ClaimWithin]:
     return [] if kind.claims is None else kind.claims(owner, spec)
 
 
-def _claims_to_release(kind: Kind, owner: Envelope, spec: Any) -> list[Claim]:
-    return [claim for claim in _claims(kind, owner, spec) if isinstance(claim, Claim) and not claim.keeps]
+def _to_release(claims: Sequence[Claim | ClaimWithin]) -> list[Claim]:
+    return [claim for claim in claims if isinstance(claim, Claim) and not claim.keeps]
 
 
 async def _resolve(view: View, owner: Envelope, claim: Claim | ClaimWithin) -> Claim:

@@ -30,9 +30,17 @@ async def retry(doors: Doors, attempt: Callable[[], Awaitable[T]]) -> T:
         try:
             return await attempt()
         except PreconditionFailed:
-            if count >= _PATIENT_TRIES:
-                await doors.clock.sleep(_PAUSE_SECONDS * count)
-    raise Unavailable("what this needs changes too fast just now", hint="try again", retry_after_seconds=1)
+            await _pause(doors, count)
+    raise _too_fast()
+
+
+async def _pause(doors: Doors, count: int) -> None:
+    if count >= _PATIENT_TRIES:
+        await doors.clock.sleep(_PAUSE_SECONDS * count)
+
+
+def _too_fast() -> Unavailable:
+    return Unavailable("what this needs changes too fast just now", hint="try again", retry_after_seconds=1)
 
 
 async def settle(
@@ -41,16 +49,18 @@ async def settle(
     """Plan against the newest state and commit, until both agree; the draft as stored. ``key`` makes a repeat of the
     same request harmless: it gets the object as it is now."""
 
-    async def attempt() -> Draft:
-        draft = await plan(View(doors.store))
-        if draft.writes and not dry_run:
-            revision = await doors.store.commit(draft.writes, draft.preconditions, idempotency_key=key)
-            draft.envelope.revision = revision
-            if key is not None:
-                await _find_first(doors, draft)
-        return draft
-
-    return await retry(doors, attempt)
+    for count in range(TRIES):  # as ``retry`` does; through that every write would cost more
+        try:
+            draft = await plan(View(doors.store))
+            if draft.writes and not dry_run:
+                revision = await doors.store.commit(draft.writes, draft.preconditions, idempotency_key=key)
+                draft.envelope.revision = revision
+                if key is not None:
+                    await _find_first(doors, draft)
+            return draft
+        except PreconditionFailed:
+            await _pause(doors, count)
+    raise _too_fast()
 
 
 async def was_done(doors: Doors, key: str) -> bool:
@@ -73,7 +83,7 @@ def tell(doors: Doors, actor: Actor, draft: Draft) -> None:
     if draft.action == "created":
         doors.tell(draft.envelope.ref, "Created", f"created by {actor.name}")
     elif draft.action == "updated":
-        paths = ", ".join(change.path for change in draft.changes[:5]) or "labels"
+        paths = ", ".join([change.path for change in draft.changes[:5]]) or "labels"
         doors.tell(draft.envelope.ref, "Changed", f"{paths} changed by {actor.name}")
 
 

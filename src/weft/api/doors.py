@@ -34,11 +34,12 @@ SOURCE = "api"
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """A stored token as the doors check it."""
+    """A stored token as the doors check it; ``key`` is the store's."""
 
     envelope: Envelope
     spec: TokenSpec
     used_at: float | None
+    key: str
 
 
 class Known(NamedTuple):
@@ -155,7 +156,7 @@ def _seen_from(host: str, places: tuple[str, ...]) -> str:
 
 def _token_facts(envelope: Envelope) -> TokenFacts:
     used_at = decode_part(envelope.status, TokenStatus).used_at
-    return TokenFacts(envelope, decode_part(envelope.spec, TokenSpec), used_at)
+    return TokenFacts(envelope, decode_part(envelope.spec, TokenSpec), used_at, envelope.key)
 
 
 def _doomed(envelope: Envelope) -> tuple[str, str] | None:

@@ -56,17 +56,18 @@ def read_manifest(raw: Any, *, kind: Kind | None = None, project: str | None = N
     contradicted. Raises UnknownField, InvalidInput, NotFound for an unknown kind."""
     if not isinstance(raw, dict):
         raise InvalidInput("a manifest must be a set of fields", hint="like kind: vm, name: web, spec: …")
-    found_kind = _read_kind(raw, kind)
-    _refuse_unknown(raw, found_kind)
+    found_kind = kind if kind is not None and "kind" not in raw else _read_kind(raw, kind)
+    if not raw.keys() <= _KNOWN:
+        _refuse_unknown(raw, found_kind)
     return Wish(
         kind=found_kind,
         name=_read_name(raw, found_kind, name),
         project=_read_project(raw, found_kind, project),
-        labels=_read_labels(raw.get("labels")),
+        labels=_read_labels(raw["labels"]) if "labels" in raw else None,
         spec=_read_spec(raw.get("spec")),
-        uid=_read_uid(raw.get("uid")),
-        generation=_read_number(raw, "generation"),
-        revision=_read_number(raw, "revision") if raw.get("generation") is None else None,
+        uid=_read_uid(raw["uid"]) if "uid" in raw else None,
+        generation=(generation := _read_number(raw, "generation") if "generation" in raw else None),
+        revision=_read_number(raw, "revision") if generation is None and "revision" in raw else None,
     )
 
 
@@ -100,13 +101,12 @@ def _refuse_unknown(raw: Mapping[str, Any], kind: Kind) -> None:
 
 
 def _read_name(raw: Mapping[str, Any], kind: Kind, expected: str | None) -> str:
-    name = raw.get("name", expected)
-    check_name(name)
+    name = check_name(raw.get("name", expected))
     if expected is not None and name != expected:
         raise InvalidInput(
             f"name is {name}, but the URL says {expected}", field="name", hint=f"a {kind.title}'s name never changes"
         )
-    return str(name)
+    return name
 
 
 def _read_project(raw: Mapping[str, Any], kind: Kind, expected: str | None) -> str | None:

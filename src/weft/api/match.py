@@ -38,8 +38,10 @@ class Match:
     ETags."""
 
     def __init__(self, call: Call | None = None) -> None:
-        self._only = _read(call, "If-Match", _STRONG) if call is not None else _NONE  # a weak one never matches here
-        self._not = _read(call, "If-None-Match", _ANY) if call is not None else _NONE
+        self._only = self._not = _NONE
+        if call is not None:
+            self._only = _read(call, b"if-match", "If-Match", _STRONG)  # a weak one never matches here
+            self._not = _read(call, b"if-none-match", "If-None-Match", _ANY)
 
     @property
     def is_given(self) -> bool:
@@ -65,12 +67,12 @@ class Match:
 
 def is_known(call: Call, revision: int) -> bool:
     """Whether who reads says by ``If-None-Match`` that this revision is known there. Raises InvalidInput."""
-    tags = _read(call, "If-None-Match", _ANY)
+    tags = _read(call, b"if-none-match", "If-None-Match", _ANY)
     return bool(tags.text) and tags.hold(revision)
 
 
-def _read(call: Call, header: str, tag: re.Pattern[str]) -> _Tags:
-    text = call.request.header(header.lower().encode())
+def _read(call: Call, name: bytes, header: str, tag: re.Pattern[str]) -> _Tags:
+    text = call.request.header(name)
     if not text:
         return _NONE
     if text.strip() != "*" and not _TAGS.fullmatch(text):

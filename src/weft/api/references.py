@@ -40,7 +40,8 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
     Raises NotFound, and InUse for what another has to himself."""
     preconditions: list[Precondition] = []
     for reference in kind.references:
-        if not reference.names(new):
+        asked = reference.names(new)
+        if not asked or (old is not None and _is_as_before(reference, old, new, asked)):
             continue
         names = reference.list_names(envelope.name, new)
         before = () if old is None else set(reference.list_names(envelope.name, old))
@@ -62,6 +63,15 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
                 new, {name: decode_part(one.status, BY_NAME[one.kind].status) for name, one in named.items()}
             )
     return preconditions
+
+
+def _is_as_before(reference: Reference, old: Any, new: Any, asked: Sequence[str]) -> bool:
+    """Whether ``new`` names, and asks of what it names, what ``old`` did, so that there is nothing to look at."""
+    return (
+        reference.agree is None
+        and (reference.suffices is None or _asks_as_before(reference, old, new))
+        and reference.names(old) == asked
+    )
 
 
 def _asks_as_before(reference: Reference, old: Any, new: Any) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from weft import __version__
 from weft.api import (
@@ -24,7 +25,7 @@ from weft.api import (
     write,
 )
 from weft.api.authorise import authorise_write, require_admin, require_person
-from weft.api.call import Call, json_answer
+from weft.api.call import Call, json_answer, read_segments
 from weft.api.doors import Doors
 from weft.api.features import list_capabilities
 from weft.api.target import Target, no_such_path, read_target
@@ -33,30 +34,38 @@ from weft.kinds.registry import KINDS
 from weft.objects.errors import InvalidInput, NotFound
 from weft.serving.answer import Answer
 
+MOST_KEPT = 2048  # paths whose place is remembered …
+LONGEST_KEPT = 200  # … if they have no more characters
 Plain = Callable[[Doors, Call], Awaitable[Answer]]
 T = TypeVar("T")
 OnTarget = Callable[[Doors, Call, Target], Awaitable[Answer]]
 
 
-async def route(doors: Doors, call: Call) -> Answer:
+def route(doors: Doors, call: Call) -> Awaitable[Answer]:
     """The answer to an authenticated request."""
-    segments = call.segments
+    find = _find if len(call.path) <= LONGEST_KEPT else _find.__wrapped__
+    handler, given = find(call.method, call.path)
+    answer: Awaitable[Answer] = handler(doors, call, *given)
+    return answer
+
+
+@functools.lru_cache(MOST_KEPT)
+def _find(method: str, path: str) -> tuple[Callable[..., Awaitable[Answer]], tuple[Any, ...]]:
+    """Who answers, and what it is given beside doors and call. Pure: the same path leads to the same place again and again."""
+    segments = read_segments(path)
     if segments[0] != "v1" or len(segments) < 2:
         raise no_such_path()
     rest = segments[1:]
     if len(rest) == 1 and rest[0] in BY_HAND:
-        return await _choose(call, BY_HAND[rest[0]])(doors, call)
+        return _choose(method, BY_HAND[rest[0]]), ()
     if len(rest) == 2 and rest[0] == "blobs":
-        _choose(call, {"GET": blobs.blob})
-        return await blobs.blob(doors, call, rest[1])
+        return _choose(method, {"GET": blobs.blob}), (rest[1],)
     if len(rest) == 4 and rest[0] == "projects" and rest[2] == "code":
-        _choose(call, {"GET": code.code, "PUT": code.code})
-        return await code.code(doors, call, rest[1], rest[3])
+        return _choose(method, {"GET": code.code, "PUT": code.code}), (rest[1], rest[3])
     target = read_target(rest)
     if target.kind.name == "node" and target.verb in BY_NODES:
-        _choose(call, {"POST": BY_NODES[target.verb]})
-        return await BY_NODES[target.verb](doors, call, target.require_name())
-    return await _choose(call, _methods(target))(doors, call, target)
+        return _choose(method, {"POST": BY_NODES[target.verb]}), (target.require_name(),)
+    return _choose(method, _methods(target)), (target,)
 
 
 def _methods(target: Target) -> Mapping[str, OnTarget]:
@@ -69,26 +78,26 @@ def _methods(target: Target) -> Mapping[str, OnTarget]:
     raise NotFound(f"{target.kind.plural} have no verb {target.verb[:40]!r}", hint="only batch")
 
 
-def _choose(call: Call, methods: Mapping[str, T]) -> T:
-    handler = methods.get(call.method)
+def _choose(method: str, methods: Mapping[str, T]) -> T:
+    handler = methods.get(method)
     if handler is None:
         raise InvalidInput(
-            f"{call.method} is not possible here", reason="methodNotAllowed", hint="possible: " + ", ".join(methods)
+            f"{method} is not possible here", reason="methodNotAllowed", hint="possible: " + ", ".join(methods)
         )
     return handler
 
 
-async def _list_or_watch(doors: Doors, call: Call, target: Target) -> Answer:
+def _list_or_watch(doors: Doors, call: Call, target: Target) -> Awaitable[Answer]:
     handler = watch.watch if call.wants_watch else read.list_
-    return await handler(doors, call, target)
+    return handler(doors, call, target)
 
 
 def _if_allowed(what: str, handler: OnTarget) -> OnTarget:
     """``handler`` for those who may ``what`` objects of the kind."""
 
-    async def checked(doors: Doors, call: Call, target: Target) -> Answer:
+    def checked(doors: Doors, call: Call, target: Target) -> Awaitable[Answer]:
         authorise_write(call.actor, target.kind, what)
-        return await handler(doors, call, target)
+        return handler(doors, call, target)
 
     return checked
 

@@ -47,9 +47,13 @@ async def put(doors: Doors, call: Call, target: Target) -> Answer:
 
     async def plan(view: View) -> Draft:
         current = await view.get(wish.kind, wish.project, wish.name)
-        expected.check(wish.kind, wish.name, current)
-        refuse_stale(wish.kind, wish.name, current, wish.revision)
-        return await admit.plan_put(doors, view, wish)
+        if expected.is_given:
+            expected.check(wish.kind, wish.name, current)
+        if wish.revision is not None:
+            refuse_stale(wish.kind, wish.name, current, wish.revision)
+        if current is None:
+            return await admit.plan_create(doors, view, wish, known_absent=True)
+        return await admit.plan_update(doors, view, wish, current)
 
     draft = await _settle_once(doors, call, target, wish.name, plan, dry_run)
     return _answer(doors, call, draft, dry_run)

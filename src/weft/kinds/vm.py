@@ -95,13 +95,14 @@ def check_vm(spec: VmSpec) -> None:
     check_workload(spec, least_memory=LEAST_MEMORY_BYTES)
     if spec.disk > MOST_DISK_BYTES:
         raise InvalidInput("spec.disk: a disk can't be that large", field="spec.disk", hint="at most 1P")
-    if not _CPU_MODEL.fullmatch(spec.cpu_model):
+    if spec.cpu_model != "common" and not _CPU_MODEL.fullmatch(spec.cpu_model):
         raise InvalidInput(
             f"spec.cpu_model: {spec.cpu_model!r} is not the name of a CPU model",
             field="spec.cpu_model",
             hint="common, host, or one of a node's report.cpu_models: weft get node NAME -o yaml",
         )
-    refuse_twice(volumes=spec.volumes)
+    if spec.volumes:
+        refuse_twice(volumes=spec.volumes)
     for index, key in enumerate(spec.ssh_keys):
         if not _SSH_KEY.fullmatch(key):
             raise InvalidInput(
@@ -116,18 +117,23 @@ def check_vm(spec: VmSpec) -> None:
                 field=f"spec.users[{index}]",
                 hint="begin with a letter; a-z, 0-9, - and _, at most 32",
             )
-    if spec.machine == "microvm" and (spec.firmware != "auto" or spec.screen == "yes"):
-        raise InvalidInput(
-            "spec.machine: a microvm has neither firmware nor a screen", field="spec.machine", hint="use machine q35"
-        )
-    if spec.machine == "microvm" and spec.gpus:
-        raise InvalidInput(
-            "spec.machine: a microvm has no PCI bus for a GPU", field="spec.machine", hint="use machine q35"
-        )
+    if spec.machine == "microvm":
+        _check_microvm(spec)
     if spec.gpus > MOST_GPUS:
         raise InvalidInput(f"spec.gpus: a VM gets {MOST_GPUS} at most", field="spec.gpus")
     if len(spec.volumes) > 16:
         raise InvalidInput("spec.volumes: at most 16", field="spec.volumes")
+
+
+def _check_microvm(spec: VmSpec) -> None:
+    if spec.firmware != "auto" or spec.screen == "yes":
+        raise InvalidInput(
+            "spec.machine: a microvm has neither firmware nor a screen", field="spec.machine", hint="use machine q35"
+        )
+    if spec.gpus:
+        raise InvalidInput(
+            "spec.machine: a microvm has no PCI bus for a GPU", field="spec.machine", hint="use machine q35"
+        )
 
 
 def _suspend(obj: Object, _: Any) -> dict[str, Any]:

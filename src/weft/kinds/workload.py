@@ -101,6 +101,11 @@ def check_workload(spec: WorkloadSpec, *, least_memory: int) -> None:
             details={"most": MOST_CORES},
         )
     check_wish(spec)
+    if spec.networks or spec.publish or spec.security_groups:
+        _check_connections(spec)
+
+
+def _check_connections(spec: WorkloadSpec) -> None:
     for index, nic in enumerate(spec.networks):
         read_nic(nic, f"spec.networks[{index}]")
     ports = [parse_publish(p, f"spec.publish[{i}]")[::2] for i, p in enumerate(spec.publish)]
@@ -123,6 +128,8 @@ def refuse_twice(**lists: Sequence[Any]) -> None:
 def claim_places(envelope: Envelope, spec: WorkloadSpec) -> Sequence[Claim | ClaimWithin]:
     """What no other workload may have: each published port (a publication, its name is the port) and each chosen address (an
     endpoint, its name is network and address)."""
+    if not (spec.networks or spec.publish):
+        return []
     claims: list[Claim | ClaimWithin] = []
     for index, nic in enumerate(spec.networks):
         claim = claim_address(envelope, index, nic)

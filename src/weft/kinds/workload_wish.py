@@ -91,11 +91,13 @@ class WorkloadWish(RunWish, msgspec.Struct, kw_only=True):
 
 def check_wish(spec: WorkloadWish) -> None:
     """What types can't say of them; what has several spellings gets its one. Raises InvalidInput."""
-    spec.constraint, kept = check_expressions(spec.constraint, spec.prefer)
-    spec.prefer = [*kept]
+    if spec.constraint is not None or spec.prefer:
+        spec.constraint, kept = check_expressions(spec.constraint, spec.prefer)
+        spec.prefer = [*kept]
     if spec.strategy is not None:
         spec.strategy = read_strategy(spec.strategy)
-    check_taints(spec.tolerate, "spec.tolerate")
+    if spec.tolerate:
+        check_taints(spec.tolerate, "spec.tolerate")
     check_devices(spec)
     check_affinity(spec.affinity_groups, spec.anti_affinity_groups, spec.spread, spec.data_hints)
     if spec.gang is not None:

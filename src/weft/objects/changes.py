@@ -50,9 +50,11 @@ def plan_spec_change(
     """``plan_change`` of two whole specs of one kind: only the fields in which they differ are looked at more closely, and the
     room is asked for only where it matters."""
     was, now = msgspec.structs.astuple(old), msgspec.structs.astuple(new)
+    changes: list[FieldChange] = []
+    if was == now:
+        return changes
     differing = itertools.compress(zip(new.__struct_encode_fields__, was, now, strict=True), map(operator.ne, was, now))
     modes, plain = change_modes(type(new)), msgspec.to_builtins
-    changes: list[FieldChange] = []
     for name, before, after in differing:
         _compare(plain(before), plain(after), f"spec.{name}", modes, find_room, changes)
     return changes

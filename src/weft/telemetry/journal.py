@@ -80,7 +80,8 @@ class SqliteJournal:
         self._keep_seconds = keep_seconds
         self._keep_events = keep_events
         self._waiting: list[tuple[float, Event]] = []
-        self._wake = threading.Condition()
+        self._gathering = threading.RLock()
+        self._wake = threading.Condition(self._gathering)
         self._writing = False
         self._closed = False
         self._hurries = 0  # how many wait for what was appended to be written
@@ -92,7 +93,7 @@ class SqliteJournal:
 
     def append(self, event: Event) -> None:
         """Keep ``event``; the same one again, soon after, only counts. Never waits for the disk."""
-        with self._wake:
+        with self._gathering:
             if self._closed or len(self._waiting) >= _MOST_WAITING:
                 return
             if len(event.message) > _LONGEST_MESSAGE:
