@@ -200,6 +200,21 @@ def test_events_can_be_followed_over_a_restart(lab: DoorsLab) -> None:
     assert (record["object"]["name"], record["reason"], record["source"]) == ("b", "Created", "api")
 
 
+def test_questions_that_come_and_go_leave_no_events(lab: DoorsLab) -> None:
+    """A dry run makes one, and takes it away again: what it was about has an event of its own, if it changed anything."""
+    for kind, spec in (
+        ("recommendation", {"kind": "vm", "wish": {"image": "tiny"}}),
+        ("report", {"subject": "placement"}),
+    ):
+        lab.client.create({"kind": kind, "name": "asked-1", "spec": spec})
+        lab.client.delete(kind, "asked-1")
+    lab.client.create(make_vm("last"))
+    lab.journal.flush()
+    told = [(event["object"]["kind"], event["reason"]) for event in lab.client.events()]
+    assert ("vm", "Created") in told
+    assert not {"recommendation", "report"} & {kind for kind, _ in told}
+
+
 @contextmanager
 def writing(lab: DoorsLab) -> Iterator[None]:
     """VMs change all the time."""

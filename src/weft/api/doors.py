@@ -22,6 +22,7 @@ from weft.client.mirror import Mirror, of_envelope
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
+from weft.kinds.registry import BY_NAME
 from weft.kinds.token import TokenSpec, TokenStatus
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part
@@ -140,7 +141,9 @@ class Doors:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def tell(self, about: Ref, reason: str, message: str, type_: Literal["Normal", "Warning"] = "Normal") -> None:
-        """One event for the journal."""
+        """One event for the journal; none of a question, which changes nothing and is soon gone."""
+        if BY_NAME[about.kind].question:
+            return
         self.journal.append(Event(type=type_, reason=reason, message=message, object=about, source=SOURCE))
 
 
