@@ -188,7 +188,8 @@ class NetworkDriver(Protocol):
     async def state(self) -> NetworkState: ...
 
     async def heal(self) -> list[str]:
-        """Mend what died behind our back (a killed dnsmasq); returns what was mended, one phrase each."""
+        """Mend what died behind our back (a killed dnsmasq); returns what was mended, one phrase each. What can't be is told in
+        the log, and the rest is mended."""
 
     async def close(self) -> None: ...
 

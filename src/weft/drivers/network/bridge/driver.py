@@ -12,7 +12,8 @@ import asyncio
 import logging
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -31,7 +32,7 @@ from weft.drivers.network.bridge.kernel import FdbEntry, Link
 from weft.drivers.network.bridge.names import Names, port_from_alias
 from weft.drivers.network.bridge.probe import probe_kernel
 from weft.drivers.network.bridge.tables import Tables
-from weft.objects.errors import DriverFailed, InUse, NotFound
+from weft.objects.errors import DriverFailed, InUse, NotFound, WeftError
 
 log = logging.getLogger("weft.agent")
 
@@ -217,20 +218,27 @@ class BridgeNetwork:
         return NetworkState(sorted(self._segment_ids(links)), sorted(ports), sorted(shared))
 
     async def heal(self) -> list[str]:
-        """Look at everything of ours anew and mend it, what an earlier process made included."""
+        """Look at everything of ours anew and mend it, what an earlier process made included. What fails is told in the log,
+        and keeps nothing else from being mended."""
         async with self._changing:
             self._tables.look_anew()
-            mended = []
-            links, fdb = await kernel.inspect_node()
-            for segment_id in sorted({*self._segment_ids(links), *self._applied}):
-                segment = self._segment(segment_id)
-                done = await self._apply_segment(segment, links, fdb) if segment else []
-                if segment and done:
+            mended: list[str] = []
+            found = await kernel.inspect_node()
+            for segment_id in sorted({*self._segment_ids(found[0]), *self._applied}):
+                if (segment := self._segment(segment_id)) is None:
+                    continue
+                done = None
+                with _telling(f"network {segment.name}"):
+                    done = await self._apply_segment(segment, *found)
                     mended += [f"{what} of network {segment.name}" for what in done]
-                    links, fdb = await kernel.inspect_node()
-            if self._forwards is not None and await self._apply_forwards(await kernel.inspect_links()):
-                mended.append("published ports")
-            mended += await self._guards.heal()
+                if done != []:
+                    found = await kernel.inspect_node()
+            if self._forwards is not None:
+                with _telling("published ports"):
+                    if await self._apply_forwards(await kernel.inspect_links()):
+                        mended.append("published ports")
+            with _telling("what guests are refused, and security groups"):
+                mended += await self._guards.heal()
             return mended
 
     async def close(self) -> None:
@@ -388,6 +396,14 @@ class BridgeNetwork:
 
     def _segment_ids(self, links: Mapping[str, Link]) -> list[str]:
         return [found for name in links if (found := self._names.id_in(name, "b"))]
+
+
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    try:
+        yield
+    except WeftError as problem:
+        log.warning("%s can't be mended now: %s", what, problem)
 
 
 def _cut(protocol: str, port: int) -> list[str]:
