@@ -336,7 +336,7 @@ async def test_the_next_gateway_runs_no_more_at_once_though_one_node_is_heard_la
     first, second = doors.lab.agents["n1"], await doors.lab.agent("n2")
     for agent in (first, second):
         agent.says = lambda agent, invoke: None
-    client = doors.boto(await doors.key("once"), retries={"max_attempts": 1, "mode": "standard"})
+    client = doors.boto(await doors.key("once"), retries={"total_max_attempts": 1, "mode": "standard"})
     lost = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
     await doors.lab.until(lambda: bool(first.begun or second.begun))
     there, other = ("n1", "n2") if first.begun else ("n2", "n1")
