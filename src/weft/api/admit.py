@@ -30,7 +30,7 @@ from weft.objects.errors import (
     NotFound,
     StaleRevision,
 )
-from weft.objects.identity import new_uid
+from weft.objects.identity import new_uid, new_uids
 from weft.objects.quantity import format_age
 from weft.objects.schema import read_strict
 
@@ -50,11 +50,21 @@ class Draft:
     preconditions: list[Precondition] = field(default_factory=list)
 
 
-class Specs:
-    """Specs of new objects that one request makes, each text read once: a fleet's are all alike. What is read is not changed."""
+class Fleet:
+    """What the ``count`` new objects of one request have in common, worked out once: their specs are mostly all alike, and so is
+    what these name. What is read is not changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._uids: list[str] = []
         self._read: dict[tuple[str, bytes], tuple[Any, msgspec.Raw]] = {}
+        self._named: dict[tuple[str | None, int], list[Precondition]] = {}
+
+    def new_uid(self) -> str:
+        """One that nobody else has."""
+        if not self._uids:
+            self._uids = new_uids(self._count)
+        return self._uids.pop()
 
     def read(self, kind: Kind, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
         """The spec of a new ``kind`` and how it is stored. Raises what is wrong with it."""
@@ -62,6 +72,16 @@ class Specs:
         if text not in self._read:
             self._read[text] = _read_new(kind, given)
         return self._read[text]
+
+    async def plan_named(self, view: View, kind: Kind, envelope: Envelope, spec: Any) -> list[Precondition]:
+        """What must hold for ``envelope`` to name what ``spec``, which ``read`` gave, does. Raises as that does."""
+        of = (envelope.project, id(spec))
+        found = self._named.get(of)
+        if found is None:
+            found = await _plan_named(view, kind, envelope, spec)
+            if references.is_same_for_all(kind, spec):
+                self._named[of] = found
+        return found
 
 
 async def plan_put(doors: Doors, view: View, wish: Wish) -> Draft:
@@ -73,10 +93,10 @@ async def plan_put(doors: Doors, view: View, wish: Wish) -> Draft:
 
 
 async def plan_create(
-    doors: Doors, view: View, wish: Wish, *, known_absent: bool = False, specs: Specs | None = None
+    doors: Doors, view: View, wish: Wish, *, known_absent: bool = False, fleet: Fleet | None = None
 ) -> Draft:
-    """A new object. Raises AlreadyExists; with ``known_absent`` that is left to the commit to find out. ``specs`` are those of the
-    same request that were read before."""
+    """A new object. Raises AlreadyExists; with ``known_absent`` that is left to the commit to find out. ``fleet`` are those that
+    the same request makes."""
     kind = wish.kind
     if not known_absent:
         current = await view.get(kind, wish.project, wish.name)
@@ -99,7 +119,7 @@ async def plan_create(
             hint="choose a shorter one",
         )
     given = sealing.take_in(doors, wish, None)
-    spec, raw = _read_new(kind, given) if specs is None else specs.read(kind, given)
+    spec, raw = _read_new(kind, given) if fleet is None else fleet.read(kind, given)
     if isinstance(spec, NetworkSpec):
         _refuse_nodes_range(doors, spec.cidr)
     if kind.uploads is not None:
@@ -107,7 +127,7 @@ async def plan_create(
     envelope = Envelope(
         kind=kind.name,
         name=wish.name,
-        uid=new_uid(),
+        uid=new_uid() if fleet is None else fleet.new_uid(),
         project=wish.project,
         labels=wish.labels or {},
         schema=kind.schema,
@@ -118,14 +138,15 @@ async def plan_create(
     )
     if kind.born is not None:
         envelope.conditions = [replace(said, since=envelope.created_at, generation=1) for said in kind.born(spec)]
-    draft = Draft(kind, envelope, "created", preconditions=[Absent(envelope.key)])
-    draft.preconditions += await references.plan_project(view, wish.project)
-    draft.preconditions += await references.plan_references(view, kind, envelope, None, spec)
+    key = envelope.key
+    plan_named = _plan_named if fleet is None else fleet.plan_named
+    named = await plan_named(view, kind, envelope, spec)
+    draft = Draft(kind, envelope, "created", preconditions=[Absent(key), *named])
     if kind.claims is not None:
         await _claim(doors, view, draft, None, spec)
-    draft.writes.insert(0, Put(envelope.key, encode_envelope(envelope)))
+    draft.writes.insert(0, Put(key, encode_envelope(envelope)))
     _check_size(draft)
-    view.plan(envelope)
+    view.plan(key, envelope)
     return draft
 
 
@@ -158,7 +179,7 @@ async def plan_update(doors: Doors, view: View, wish: Wish, current: Envelope) -
     draft = await plan_spec(doors, view, kind, current, old, spec, changes, labels)
     draft.changes = sealing.hide_changes(kind, changes)
     _check_size(draft)
-    view.plan(draft.envelope)
+    view.plan(draft.writes[0].key, draft.envelope)
     return draft
 
 
@@ -301,6 +322,11 @@ def _refuse_nodes_range(doors: Doors, cidr: str) -> None:
             field="spec.cidr",
             hint="choose a range that no node is in; weft node list -o wide tells their addresses",
         )
+
+
+async def _plan_named(view: View, kind: Kind, envelope: Envelope, spec: Any) -> list[Precondition]:
+    project = await references.plan_project(view, envelope.project)
+    return project + await references.plan_references(view, kind, envelope, None, spec)
 
 
 async def _claim(doors: Doors, view: View, draft: Draft, old: Any, new: Any) -> None:

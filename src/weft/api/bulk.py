@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from weft.api import admit, tokens
-from weft.api.admit import Draft, Specs
+from weft.api.admit import Draft, Fleet
 from weft.api.call import MAX_BULK_BYTES, Call, json_answer, read_flag
 from weft.api.commit import TRIES, read_again, settle, tell, was_done
 from weft.api.doors import Doors
@@ -24,6 +24,7 @@ from weft.contracts.store import MAX_COMMIT_BYTES, MAX_PRECONDITIONS, MAX_WRITES
 from weft.kinds.registry import KINDS
 from weft.objects.envelope import Envelope
 from weft.objects.errors import AlreadyExists, InUse, InvalidInput, Unavailable, WeftError
+from weft.objects.identity import object_key
 from weft.serving.answer import Answer
 
 MOST_OBJECTS = 1000
@@ -47,14 +48,14 @@ async def create_batch(doors: Doors, call: Call, target: Target) -> Answer:
     call.query()
     raws = await _read_objects(call, {"objects"})
     tokens.refuse_without_secret(target.kind)
-    view, specs = View(doors.store), Specs()
+    view, fleet = View(doors.store), Fleet(len(raws))
     parts: list[_Part] = []
     for index, raw in enumerate(raws):
         part = _Part(index)
         parts.append(part)
         try:
             part.wish = read_manifest(raw, kind=target.kind, project=target.project)
-            part.draft = await _plan_new(doors, view, specs, part.wish)
+            part.draft = await _plan_new(doors, view, fleet, part.wish)
         except WeftError as error:
             part.error = error
         if index % _BREATH == _BREATH - 1:
@@ -97,12 +98,11 @@ async def apply(doors: Doors, call: Call) -> Answer:
     return json_answer({"results": [_applied(part) for part in parts]})
 
 
-async def _plan_new(doors: Doors, view: View, specs: Specs, wish: Wish) -> Draft:
+async def _plan_new(doors: Doors, view: View, fleet: Fleet, wish: Wish) -> Draft:
     """A draft that leaves it to the commit to find a taken name; only names within the request are compared."""
-    planned = view.is_planned(_key_of(wish))
-    if planned:
+    if view.is_planned(_key_of(wish)):
         raise AlreadyExists(f'{wish.kind.title} "{wish.name}" stands twice in this request', field="name")
-    return await admit.plan_create(doors, view, wish, known_absent=True, specs=specs)
+    return await admit.plan_create(doors, view, wish, known_absent=True, fleet=fleet)
 
 
 async def _commit_group(doors: Doors, group: list[_Part], key: str | None) -> None:
@@ -252,7 +252,7 @@ def _groups(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
         draft = part.draft
         if draft is None:
             continue
-        bytes_ = sum(len(w.key) + (len(w.value) if isinstance(w, Put) else 0) for w in draft.writes)
+        bytes_ = sum([len(w.key) + (len(w.value) if isinstance(w, Put) else 0) for w in draft.writes])
         new = [precondition for precondition in draft.preconditions if precondition not in preconditions]
         if group and (
             writes + len(draft.writes) > MAX_WRITES
@@ -298,7 +298,7 @@ def _title(part: _Part) -> str:
 
 
 def _key_of(wish: Wish) -> str:
-    return Target(wish.kind, wish.project, wish.name).key
+    return object_key(wish.kind.name, wish.project, wish.name)
 
 
 async def _read_objects(call: Call, known: set[str]) -> list[Any]:

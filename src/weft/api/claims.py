@@ -41,7 +41,7 @@ async def plan_claims(
         if current is None:
             await _refuse_foreign(doors, claim)
             envelope = _make(doors, owner, claim)
-            view.plan(envelope)
+            view.plan(key, envelope)
             writes.append(Put(key, encode_envelope(envelope)))
             preconditions.append(Absent(key))
         elif current.owner is None or current.owner.uid != owner.uid:

@@ -65,6 +65,16 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
     return preconditions
 
 
+def is_same_for_all(kind: Kind, spec: Any) -> bool:
+    """Whether what ``plan_references`` finds out for a new object with ``spec`` holds for all that the same request makes: it
+    hangs neither on the object's name or uid nor on others of its kind."""
+    return not any(
+        (reference.below is not None or reference.holder is not None or reference.kind == kind.name)
+        and reference.names(spec)
+        for reference in kind.references
+    )
+
+
 def _is_as_before(reference: Reference, old: Any, new: Any, asked: Sequence[str]) -> bool:
     """Whether ``new`` names, and asks of what it names, what ``old`` did, so that there is nothing to look at."""
     return (

@@ -26,9 +26,9 @@ class View:
             self._read[key] = None if entry is None else decode_envelope(entry.value, entry.revision)
         return self._read[key]
 
-    def plan(self, envelope: Envelope) -> None:
-        """Lay ``envelope`` over what is stored: those that come after in this request may refer to it."""
-        self._planned[envelope.key] = envelope
+    def plan(self, key: str, envelope: Envelope) -> None:
+        """Lay ``envelope`` over what is stored at ``key``: those that come after in this request may refer to it."""
+        self._planned[key] = envelope
 
     def is_planned(self, key: str) -> bool:
         return key in self._planned
