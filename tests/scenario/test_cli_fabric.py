@@ -942,6 +942,15 @@ def test_explain_says_what_would_be_asked_and_changes_nothing(fabric: Fabric, tm
     assert json.loads(fabric.weft("vm", "get", "kept", "-o", "json", "--explain").out)["arguments"]["NAME"] == "kept"
     words = json.loads(fabric.weft("operation", "list", "-o", "json", "--explain").out)["arguments"]
     assert words["ACT"] == "list", "an argument is told by its name, not by all that it may be"
+    for line in ("top nodes --watch", "node list --watch", "operation watch", "logs kept -f", "node events -f"):
+        # what goes on without an end is looked at once
+        with fabric.spawn(*line.split(), "--explain") as process:
+            try:
+                out, err = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        told = "nothing was changed; what would come after hangs on the answer\n"
+        assert (process.returncode, err, "calls\n  none" in out) == (0, told, False), line
     assert fabric.weft("vm", "delete", "kept", "--yes").code == 0
     missing = fabric.weft("vm", "set", "nope", "--cpu", "2", "--explain")
     assert missing.code == 3 and "GET /v1/projects/default/vms/nope" in missing.out

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from weft.cli.exit_codes import INTERRUPTED, exit_code, partial_code
-from weft.cli.session import Session
+from weft.cli.session import NotSent, Session
 from weft.cli.stream import Stream, dial, write_bytes
 from weft.cli.terminal import clean, is_terminal
 from weft.cli.words import Target
@@ -71,6 +71,8 @@ def show_logs(
         try:
             try:
                 codes.append(_carry(session, target, ask_log(follow, tail, since), lines.take))
+            except NotSent:
+                pass  # it is told with the rest that would be done
             except WeftError as problem:
                 codes.append(exit_code(problem))
                 session.say(f"{target.what}: {problem.message}")

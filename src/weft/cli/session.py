@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from weft.cli.output.form import DOCUMENTS, Form, read_form
 from weft.cli.terminal import Paint, plan_paint
-from weft.objects.errors import WeftError
+from weft.objects.errors import Forbidden
 
 if TYPE_CHECKING:
     from weft.cli.explaining import Recorder
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 DEFAULT_WAIT_SECONDS = 600.0
 
 
-class NotSent(WeftError):
-    """With --explain: here something would be changed. It ends the command, or what it does to one of several objects."""
+class NotSent(Forbidden):
+    """With --explain: here something would be changed, or followed. It ends the command, or what it does to one of several objects;
+    nobody tries it again."""
 
 
 class Clock(Protocol):
@@ -85,6 +86,14 @@ class Session:
         """Said before something is changed on this machine. Raises NotSent where it is only to be explained."""
         if self.recorder is not None:
             self.recorder.would(step)
+
+    def rests(self, seconds: float) -> bool:
+        """Wait before what is shown is looked at once more. False where it isn't to be: the client was closed, or all of it is only
+        to be explained."""
+        if self.recorder is not None:
+            self.recorder.cut = True
+            return False
+        return not self.client.http.closed.wait(seconds)
 
     def _tell_request(self, request: Request) -> None:
         hide = importlib.import_module("weft.cli.redaction")

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from weft.cli.explaining import Recorder
 from weft.cli.moment import read_moment, tell_moment
 from weft.cli.moving import describe_end
 from weft.cli.output.description import describe_object
 from weft.cli.output.move import describe_move
 from weft.cli.output.plot import draw_move
+from weft.cli.session import NotSent, Session
 from weft.cli.terminal import Paint
-from weft.kinds.registry import find_kind
+from weft.cli.verbs.describe import _plot
+from weft.cli.words import Target
+from weft.contracts.clock import SystemClock
+from weft.kinds.registry import BY_NAME, find_kind
 from weft.objects.errors import InvalidInput
 
 NOW = datetime(2026, 3, 1, 21, 30).astimezone().timestamp()
@@ -23,6 +29,16 @@ PLAN = {
     "path_bytes_per_second": 0, "duration_factor": 1.5, "pause_factor": 1.0, "bytes_factor": 1.0,
 }  # fmt: skip
 ACTUAL = {"duration_seconds": 4.0, "pause_ms": 40, "bytes": 128 << 20, "passes": 3}
+SAMPLES = [
+    {
+        "elapsed_ms": at * 1000,
+        "sent_bytes": at << 20,
+        "remaining_bytes": (10 - at) << 20,
+        "dirty_bytes_per_second": 9,
+    }
+    for at in range(1, 9)
+]
+DRAWN = {"spec": {"workload": "vm/<web>"}, "status": {"samples": SAMPLES, "actual": ACTUAL, "plan": PLAN}}
 ERROR = {"duration": 50.0, "pause": 25.0, "bytes": 50.0}
 
 
@@ -55,23 +71,21 @@ def test_limits_and_moments_of_a_migration_are_told_in_words() -> None:
 
 
 def test_its_way_is_drawn_from_its_samples_and_one_that_was_too_short_is_not() -> None:
-    samples = [
-        {
-            "elapsed_ms": at * 1000,
-            "sent_bytes": at << 20,
-            "remaining_bytes": (10 - at) << 20,
-            "dirty_bytes_per_second": 9,
-        }
-        for at in range(1, 9)
-    ]
-    obj = {"spec": {"workload": "vm/<web>"}, "status": {"samples": samples, "actual": ACTUAL, "plan": PLAN}}
-    picture = ElementTree.fromstring(draw_move(obj))
+    picture = ElementTree.fromstring(draw_move(DRAWN))
     lines = [line.attrib["points"].split() for line in picture.iter("{http://www.w3.org/2000/svg}polyline")]
     assert [len(points) for points in lines] == [8] * 4
     rates = {point.partition(",")[2] for point in lines[0]}
     assert len(rates) == 1, "each second carried as much"
     assert any("downtime 40 ms" in (text.text or "") for text in picture.iter("{http://www.w3.org/2000/svg}text"))
-    assert draw_move({"status": {"samples": samples[:1]}}) == ""
+    assert draw_move({"status": {"samples": SAMPLES[:1]}}) == ""
+
+
+def test_a_picture_that_is_only_explained_is_not_written(tmp_path: Path) -> None:
+    session, path = Session(SystemClock, {}), tmp_path / "way.svg"
+    session.recorder = Recorder()
+    with pytest.raises(NotSent):
+        _plot(session, DRAWN, Target(BY_NAME["migration"], "m1"), path)
+    assert not path.exists() and [call["path"] for call in session.recorder.calls] == [f"write {path}"]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str 
     def describe(target: Target) -> None:
         obj = session.client.get(target.kind.name, target.name)
         if plot is not None:
-            _plot(obj, target, Path(plot))
+            _plot(session, obj, target, Path(plot))
         if session.is_data:
             print_object(session, obj)
             return
@@ -83,13 +83,14 @@ def _leave_out_shown(session: Session, node: dict[str, Any]) -> dict[str, Any]:
     return {**node, "report": report}
 
 
-def _plot(migration: dict[str, Any], target: Target, path: Path) -> None:
+def _plot(session: Session, migration: dict[str, Any], target: Target, path: Path) -> None:
     drawn = draw_move(migration)
     if not drawn:
         raise NotFound(
             f"{target.what} has nothing to draw: it was too short to be looked at twice",
             hint="one that takes a few seconds can be drawn",
         )
+    session.would(f"write {path}")
     try:
         path.write_text(drawn)
     except OSError as problem:

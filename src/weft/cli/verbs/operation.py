@@ -117,7 +117,7 @@ def _watch(session: Session, every: bool) -> None:
                     print("  ".join(filter(None, (one.id, one.act, one.phase, one.message))))
         sys.stdout.flush()
         left = end - session.clock.elapsed()
-        if session.client.http.closed.wait(max(0.0, min(WATCH_SECONDS, left))) or left <= WATCH_SECONDS:
+        if not session.rests(max(0.0, min(WATCH_SECONDS, left))) or left <= WATCH_SECONDS:
             return
 
 

@@ -77,7 +77,7 @@ def _run(
         print(CLEAR, end="")
     _show(session, kind, sort, labels, fields)
     try:
-        while goes_on and not once and not session.client.http.closed.wait(WATCH_SECONDS):
+        while goes_on and not once and session.rests(WATCH_SECONDS):
             print(CLEAR if is_terminal(sys.stdout) else "")
             _show(session, kind, sort, labels, fields)
     except KeyboardInterrupt:
