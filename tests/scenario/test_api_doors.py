@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -48,7 +49,7 @@ def lab(tmp_path: Path) -> Iterator[DoorsLab]:
 
 
 def converse(lab: DoorsLab, request: bytes) -> bytes:
-    """Send raw bytes over TLS and read until the server closes."""
+    """Send raw bytes over TLS and read until the answer is whole or the server closes: it may long read on, to be heard."""
     tls = ssl.create_default_context(cadata=lab.context.ca)
     with (
         socket.create_connection(("127.0.0.1", lab.port), 10) as plain,
@@ -58,9 +59,15 @@ def converse(lab: DoorsLab, request: bytes) -> bytes:
         with contextlib.suppress(OSError):  # a server that has heard enough hangs up while we still send
             sock.sendall(request)
         with contextlib.suppress(OSError):
-            while piece := sock.recv(65536):
+            while not is_whole(answer) and (piece := sock.recv(65536)):
                 answer += piece
         return answer
+
+
+def is_whole(answer: bytes) -> bool:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    return length is not None and len(body) >= int(length[1])
 
 
 def send(lab: DoorsLab, method: str, path: str, body: Any = None, **headers: str) -> Answer:
