@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from tests.scenario.deciders_lab import VirtualClock
-from tests.scenario.functions_lab import MIB, PretendAgent, answer, functions_lab
+from tests.scenario.functions_lab import MIB, FunctionsLab, PretendAgent, answer, functions_lab
 from tests.scenario.gateway_lab import KEY
 
 from weft.client.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused
@@ -31,6 +32,17 @@ class SlowToList(MemoryStore):
     async def list(self, prefix: str, *, limit: int = 0, after: str | None = None) -> Page:
         await self.lists.wait()
         return await super().list(prefix, limit=limit, after=after)
+
+
+async def begin_one(lab: FunctionsLab, **spec: Any) -> tuple[PretendAgent, asyncio.Future[Any]]:
+    """A node with a call of the function ``hello`` that it has begun and doesn't end by itself."""
+    await lab.base()
+    agent = await lab.agent("n1")
+    await lab.function("hello", **spec)
+    agent.says = lambda agent, invoke: None
+    call = asyncio.ensure_future(lab.invoke("hello"))
+    await lab.until(lambda: len(agent.invoked) == 1)
+    return agent, call
 
 
 async def test_a_function_is_prepared_once_and_then_invoked(tmp_path: Path) -> None:
@@ -103,12 +115,7 @@ async def test_concurrency_is_exact(tmp_path: Path) -> None:
 
 async def test_a_caller_that_goes_away_frees_nothing_before_its_invocation_ends(tmp_path: Path) -> None:
     async with functions_lab(tmp_path) as lab:
-        await lab.base()
-        agent = await lab.agent("n1")
-        await lab.function("hello", max_concurrent=1)
-        agent.says = lambda agent, invoke: None
-        call = asyncio.ensure_future(lab.invoke("hello"))
-        await lab.until(lambda: len(agent.invoked) == 1)
+        agent, call = await begin_one(lab, max_concurrent=1)
         call.cancel()
         with pytest.raises(Throttled):
             await lab.invoke("hello")
@@ -196,12 +203,7 @@ async def test_an_answer_given_while_the_connection_was_away_arrives_with_the_ne
 
 async def test_an_agent_that_was_killed_loses_what_it_had_and_nothing_runs_twice(tmp_path: Path) -> None:
     async with functions_lab(tmp_path) as lab:
-        await lab.base()
-        agent = await lab.agent("n1")
-        await lab.function("hello")
-        agent.says = lambda agent, invoke: None
-        call = asyncio.ensure_future(lab.invoke("hello"))
-        await lab.until(lambda: len(agent.invoked) == 1)
+        agent, call = await begin_one(lab)
         await agent.stop()
         agent.begun.clear()
         await agent.start()
@@ -215,12 +217,7 @@ async def test_an_agent_that_was_killed_loses_what_it_had_and_nothing_runs_twice
 
 async def test_a_gateway_that_was_killed_reads_all_again_and_prepares_nothing_twice(tmp_path: Path) -> None:
     async with functions_lab(tmp_path) as lab:
-        await lab.base()
-        agent = await lab.agent("n1")
-        await lab.function("hello", max_concurrent=1)
-        agent.says = lambda agent, invoke: None
-        call = asyncio.ensure_future(lab.invoke("hello"))
-        await lab.until(lambda: len(agent.invoked) == 1)
+        agent, call = await begin_one(lab, max_concurrent=1)
         before = agent.invoked[0].id
         await lab.restart()
         call.cancel()
@@ -332,12 +329,7 @@ async def test_what_runs_counts_though_its_node_says_so_before_the_gateway_has_r
 ) -> None:
     store = SlowToList()
     async with functions_lab(tmp_path, store) as lab:
-        await lab.base()
-        agent = await lab.agent("n1")
-        await lab.function("hello", max_concurrent=1)
-        agent.says = lambda agent, invoke: None
-        lost = asyncio.ensure_future(lab.invoke("hello"))
-        await lab.until(lambda: len(agent.invoked) == 1)
+        agent, lost = await begin_one(lab, max_concurrent=1)
         await agent.stop()
         store.lists.clear()
         await lab.restart()
