@@ -401,7 +401,16 @@ def test_an_object_is_found_by_its_name_alone_and_to_be_read_by_its_beginning(fa
     assert (bare.code, bare.err.splitlines()[-1]) == (2, "write vm/found-here")
     assert fabric.weft("stop", "found-here").code == 0
 
-    make(fabric, "found-there")
+    make(fabric, "found-there", "--label", "tier=there")
+    for wish, query in (
+        ("-l tier=there", "labels=tier%3Dthere"),
+        ("--field name=found-there", "fields=name%3Dfound-there"),
+    ):
+        said = fabric.weft("vm", "list", "-o", "json", "--debug", *wish.split())
+        assert [item["name"] for item in json.loads(said.out)["items"]] == ["found-there"]
+        assert query in said.err, "the server is asked for those alone"
+        raw = json.loads(fabric.weft("api", "GET", f"/v1/projects/default/vms?{query}").out)
+        assert [item["name"] for item in raw["items"]] == ["found-there"]
     both = fabric.weft("get", "vm", "found")
     assert both.code == 3 and "vm/found-here, vm/found-there" in both.err
     assert fabric.weft("network", "create", "found-net", "--cidr", "10.33.0.0/24").code == 0
@@ -631,6 +640,22 @@ def test_a_reader_that_goes_away_is_no_error(fabric: Fabric) -> None:
     weft = str(Path(sys.executable).with_name("weft"))
     done = subprocess.run(["bash", "-c", script, weft], env=env, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
+def test_off_a_terminal_standard_output_is_data_alone_and_rows_are_whole(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    out, err = fabric.spawn("vm", "create", "piped", *TINY, "-o", "json").communicate(timeout=60)
+    assert (json.loads(out)["name"], err) == ("piped", "")
+    out, err = fabric.spawn("vm", "restart", "piped").communicate(timeout=60)
+    assert re.fullmatch(r"vm/piped  Running on n[12] after [\d.]+ s\n", out)
+    assert not re.search("[\x1b\r]", out + err), "steps are lines of their own"
+    out, err = fabric.spawn("vm", "list").communicate(timeout=60)
+    (row,) = listed(fabric, "vm", "list", "--field", "name=piped")
+    assert err == "" and out.split()[0] == "NAME"
+    assert {"piped", "Running", row["status"]["node"], row["status"]["address"]} <= set(out.splitlines()[-1].split())
+    assert fabric.weft("vm", "delete", "piped", "--yes").code == 0
 
 
 def test_a_list_in_any_form_is_of_the_same_objects_and_can_be_applied_back(fabric: Fabric) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,11 +53,12 @@ def test_every_verb_of_every_kind_loads_and_has_help(weft: Said) -> None:
         assert out.startswith(f"Usage: weft {' '.join(line)} "), line
 
 
-def test_no_command_has_a_word_for_two_things() -> None:
+def test_no_command_has_a_word_for_two_things_and_each_can_be_explained() -> None:
     for kind in [*KINDS, None]:
         for verb, entry in verbs_of(kind.name if kind else None).items():
             names = [name for one in load(verb, entry, kind).params for name in [*one.opts, *one.secondary_opts]]
             assert sorted({*names}) == sorted(names), f"{kind.name if kind else 'weft'} {verb}"
+            assert {"--explain", "--debug", "--project"} <= {*names}, f"{kind.name if kind else 'weft'} {verb}"
 
 
 def test_every_own_verb_of_a_kind_has_a_command() -> None:
@@ -365,3 +370,30 @@ def test_programs_that_a_command_without_standard_streams_starts_have_some_that_
     seen = tmp_path / "seen"
     subprocess.run(["sh", "-c", f'exec "$@" 9>{seen} <&- >&- 2>&-', "sh", sys.executable, "-c", program], check=True)
     assert seen.read_text().split() == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("said", "paints"), [("", True), ("NO_COLOR=1", False), ("--no-color", False), ("TERM=dumb", False)]
+)
+def test_colours_are_for_terminals_that_want_them_and_a_line_is_as_long_as_columns_says(
+    said: str, paints: bool, tmp_path: Path
+) -> None:
+    settings = dict([said.split("=")] if "=" in said else [])
+    env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "TERM": "xterm", "COLUMNS": "61", **settings}
+    master, slave = pty.openpty()
+    weft_ = [sys.executable, "-c", "from weft.launch.entry import main; main()", "schema", "vm"]
+    with (
+        open(master, "rb", buffering=0) as terminal,
+        subprocess.Popen(
+            [*weft_, *([said] if said.startswith("-") else [])], stdin=slave, stdout=slave, stderr=slave, env=env
+        ) as process,
+    ):
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # what a terminal says when its last program is gone
+            while piece := terminal.read(65536):
+                shown += piece
+    text = shown.decode()
+    assert process.returncode == 0 and "spec.memory" in text
+    assert ("\x1b" in text) == paints, said
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in text.splitlines()) <= 61
