@@ -69,15 +69,15 @@ class Functions:
         self.cluster.ok("function", "create", name, *wish, timeout=600)
 
     def delete(self) -> None:
-        """All of them, and wait until nothing of theirs is left."""
+        """All of them, and wait until nothing of theirs is left: the server looks every ten seconds for what isn't needed."""
         for name in self._made:
             self.cluster.run("delete", f"function/{name}", "--yes")
-        until(lambda: footholds(self.cluster) == [] and namespaces(self.cluster) == self.before, 120)
+        until(lambda: namespaces(self.cluster) == self.before and footholds(self.cluster) == [], 120)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def functions(blue: Cluster) -> Iterator[Functions]:
-    """Whatever a test makes is gone before the next one begins, however it ends."""
+    """What the tests make is deleted once, after the last."""
     until(lambda: len(namespaces(blue)) == 2)  # of the two servers
     made = Functions(blue)
     yield made
@@ -106,25 +106,6 @@ def namespaces(cluster: Cluster) -> list[str]:
     return sorted(found)
 
 
-@pytest.mark.parametrize(
-    "isolation",
-    mark_long(("process", "container", "vm"), "process", "container"),
-)
-def test_a_function_calls_a_container_of_its_network_by_name_and_nobody_elses(
-    blue: Cluster, functions: Functions, isolation: str
-) -> None:
-    functions.create("caller", "--isolation", isolation, "--network", "blue")
-    assert call(blue, "caller", "http://web-blue/") == "from here\n"
-    assert call(blue, "caller", "http://web-blue.blue.weft/") == "from here\n"
-    red = blue.json("container", "get", "web-red")["status"]["address"]
-    assert call(blue, "caller", f"http://{red}/").startswith("no:")
-    assert call(blue, "caller", "http://web-red/").startswith("no:")
-    given = footholds(blue)  # a machine is made ready on a second node too, which then has the next address
-    assert given == ["10.77.0.254", "10.77.0.253", "10.77.0.252"][: len(given)] != []
-    assert "caller" in blue.fails(5, "network", "delete", "blue", "--yes")
-    functions.delete()
-
-
 def test_a_function_without_a_network_reaches_nobody(blue: Cluster, functions: Functions) -> None:
     functions.create("closed", "--isolation", "process")
     web = blue.json("container", "get", "web-blue")["status"]["address"]
@@ -132,14 +113,13 @@ def test_a_function_without_a_network_reaches_nobody(blue: Cluster, functions: F
     assert footholds(blue) == []
     blue.ok("function", "set", "closed", "--network", "blue")
     until(lambda: call(blue, "closed", f"http://{web}/") == "from here\n")
-    functions.delete()
     said = blue.fails(3, "function", "create", "lost", "--image", "reg.example.org/x:1", "--network", "nowhere")
     assert "nowhere" in said
 
 
 def test_a_killed_agent_leaves_no_foothold_and_its_next_one_makes_it_again(blue: Cluster, functions: Functions) -> None:
-    functions.create("caller", "--isolation", "process", "--network", "blue")
-    assert call(blue, "caller", "http://web-blue/") == "from here\n"
+    functions.create("known", "--isolation", "process", "--network", "blue")
+    assert call(blue, "known", "http://web-blue/") == "from here\n"
     assert namespaces(blue) != functions.before
     agents = blue.pids("weft agent")
     for pid in agents:
@@ -147,6 +127,29 @@ def test_a_killed_agent_leaves_no_foothold_and_its_next_one_makes_it_again(blue:
     blue.up()
     until(lambda: len(set(blue.pids("weft agent")) - set(agents)) >= 3)
     until(lambda: namespaces(blue) == functions.before)
-    until(lambda: blue.run("function", "invoke", "caller", "--data", '{"url": "http://web-blue/"}').returncode == 0)
-    assert call(blue, "caller", "http://web-blue/") == "from here\n"
+    until(lambda: blue.run("function", "invoke", "known", "--data", '{"url": "http://web-blue/"}').returncode == 0)
+    assert call(blue, "known", "http://web-blue/") == "from here\n"
+
+
+@pytest.mark.parametrize(
+    "isolation",
+    mark_long(("process", "container", "vm"), "process", "container"),
+)
+def test_a_function_calls_a_container_of_its_network_by_name_and_nobody_elses(
+    blue: Cluster, functions: Functions, isolation: str
+) -> None:
+    name = f"caller-{isolation}"
+    functions.create(name, "--isolation", isolation, "--network", "blue")
+    assert call(blue, name, "http://web-blue/") == "from here\n"
+    assert call(blue, name, "http://web-blue.blue.weft/") == "from here\n"
+    red = blue.json("container", "get", "web-red")["status"]["address"]
+    assert call(blue, name, f"http://{red}/").startswith("no:")
+    assert call(blue, name, "http://web-red/").startswith("no:")
+    given = footholds(blue)  # a machine is made ready on a second node too, which then has the next address
+    assert given == ["10.77.0.254", "10.77.0.253", "10.77.0.252"][: len(given)] != []
+    assert name in blue.fails(5, "network", "delete", "blue", "--yes")
+
+
+def test_the_last_of_them_leaves_nothing(blue: Cluster, functions: Functions) -> None:
+    assert footholds(blue) != []
     functions.delete()
