@@ -23,6 +23,12 @@ CLUSTER = "tests/cluster"
 # A cluster of their own: what runs beside VMs, and what waits long for guests that boot.
 APART = ("batch_jobs", "containers", "debian", "enclosed", "function", "on_etcd", "three_tier")
 DEBIAN = f"{CLUSTER}/test_debian"
+BUILD = """
+import pathlib, sys
+from weft.images.recipes import ensure_bundle
+for name in ("python3-11", "debian-12"):
+    ensure_bundle(name, pathlib.Path(sys.argv[1]), print)
+"""
 LONGEST_FIRST = (CLUSTER, "tests/simulation", "tests/host", "tests/conformance", "tests/placement", "tests/scenario")
 
 # A suite that draws anew each time fails on the day nobody changed anything; new draws belong to the long runs.
@@ -93,14 +99,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Debian's image takes minutes to build in a fresh clone: it begins beside the first tests, and whoever asks for it waits for
-    the rest. What goes wrong is told to that one, who builds it again."""
+    """In a fresh clone Debian's image takes minutes to build, and that of functions half of one: they are begun beside the first
+    tests, and whoever asks for one waits for the rest. What goes wrong is told to that one, who builds it again."""
     if os.geteuid() != 0 or session.config.option.collectonly or os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
         return
     if any(item.nodeid.startswith(DEBIAN) for item in session.items):
         root = Path(__file__).parents[1]
-        words = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "weft.images", "debian-12"]
-        words += ["--cache", str(root / ".weft/cache")]
+        words = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-c", BUILD, str(root / ".weft/cache")]
         nowhere = subprocess.DEVNULL
         _building.append(subprocess.Popen(words, cwd=root, stdin=nowhere, stdout=nowhere, stderr=nowhere))
 
