@@ -393,6 +393,21 @@ async def test_nodes_let_go_of_what_nothing_names_any_more(tmp_path: Path, monke
             await lab.invoke("hello")
 
 
+async def test_nodes_let_go_at_once_of_a_function_that_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.gateway.functions.service.SWEEP_SECONDS", 3600.0)
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        agent = await lab.agent("n1")
+        await lab.function("hello")
+        await lab.function("other")
+        digest = (await lab.status("hello")).digest
+        await lab.delete("hello")
+        await lab.until(lambda: agent.dropped == [digest])
+        assert (await lab.invoke("other")).payload == b"{}" and agent.dropped == [digest]
+
+
 async def test_how_instances_are_kept_is_told_to_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.gateway.functions.service.LOOK_SECONDS", 0.1)
     async with functions_lab(tmp_path) as lab:

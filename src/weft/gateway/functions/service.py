@@ -116,6 +116,8 @@ class Functions:
         for change in changes:
             if change.kind == "function" and change.new is not None:
                 self._expect(change.new)
+            elif change.kind in ("function", "functionversion") and change.new is None:
+                self._let_go(change.item)
 
     def _hear(self, node: str, message: Prepared | Refused) -> None:
         self.readiness.hear(node, message)
@@ -136,6 +138,13 @@ class Functions:
             self.record.keeping.expect(self.catalogue.resolve(function, LATEST).recipe, spec)
         except (NotFound, Unavailable):
             pass  # not ready yet
+
+    def _let_go(self, item: Item) -> None:
+        """What it was run as is no other's: nodes needn't keep idle instances of it until the next sweep."""
+        is_version = item.envelope.kind == "functionversion"
+        digest = item.status(FunctionVersionStatus).digest if is_version else item.status(FunctionStatus).digest
+        if digest and digest not in self.readiness.preparing:
+            self._drop(digest)
 
     def _find_serving(self) -> set[str]:
         """The nodes that are there and run functions, by what they reported last."""
