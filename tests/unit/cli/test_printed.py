@@ -114,7 +114,7 @@ def test_a_reader_that_has_seen_enough_ends_the_following_of_all_without_a_word(
     session: Session, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """``weft logs -f a b | head -1``: threads carry the lines, and what ends one of them ends the command."""
-    ended = threading.Event()
+    ended, others = threading.Event(), set(threading.enumerate())
 
     def run(_: Session, target: Target, asked: dict[str, object], write: printed.Write) -> int:
         write(1, b"a line\n")
@@ -131,6 +131,8 @@ def test_a_reader_that_has_seen_enough_ends_the_following_of_all_without_a_word(
                 show_logs(session, [vm("a"), vm("b")], follow=True, tail=-1, since=None, prefix=True)
         finally:
             ended.set()
+            for thread in set(threading.enumerate()) - others:
+                thread.join(20)  # or it would print where the next test looks
             monkeypatch.undo()
             with contextlib.suppress(BrokenPipeError):
                 out.close()
