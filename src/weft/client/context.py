@@ -110,11 +110,16 @@ def place_of(given: str, environ: Mapping[str, str]) -> Path:
     """The file of a context that is given by its file's path, or by its name."""
     if "/" in given or given.endswith(".json") or Path(given).is_file():
         return Path(given)
-    path = user_folder(environ) / NAMED / f"{given}.json"
+    return place_of_named(given, environ)
+
+
+def place_of_named(name: str, environ: Mapping[str, str]) -> Path:
+    """The file of the context of that name, also where a file of another kind is called so. Raises NotFound (noContext)."""
+    path = user_folder(environ) / NAMED / f"{name}.json"
     if not path.is_file():
         known = list_named(environ)
         raise NotFound(
-            f"there is no context {given!r}",
+            f"there is no context {name!r}",
             reason="noContext",
             hint=f"there are {', '.join(known)}" if known else "weft context add NAME FILE makes one",
         )

@@ -10,6 +10,7 @@ import pytest
 
 from weft.cli.app import run
 from weft.contracts.clock import SystemClock
+from weft.objects.errors import Unavailable
 
 Weft = Callable[..., tuple[int, str, str]]
 
@@ -82,6 +83,26 @@ def test_a_context_is_used_by_its_name_alone_and_one_that_is_removed_is_used_no_
     weft("context", "prod")
     code, _, err = weft("--context", str(home / "gone.json"), "vm", "list")
     assert code == 4 and "gone.json does not exist\nweft context list" in err
+
+
+def test_of_two_files_that_are_called_so_the_context_is_removed_and_is_in_use_as_long_as_it_is_there(
+    weft: Weft, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = home / "home" / ".config" / "weft" / "contexts" / "lab.json"
+    file = put(home / "lab.json", {"server": "https://one", "project": "lab"})
+    weft("context", "add", "lab", str(file))
+    weft("context", "lab")
+    Path("lab").write_text("somebody's own")
+
+    def fail(path: Path, settings: object) -> None:
+        raise Unavailable("no room")
+
+    with monkeypatch.context() as full:
+        full.setattr("weft.cli.verbs.context.write_settings", fail)
+        assert "no room" in weft("context", "remove", "lab")[2]
+    assert stored.exists() and shown(weft)["project"]["value"] == "lab", "nothing half-done is left"
+    assert weft("context", "remove", "lab")[0] == 0
+    assert Path("lab").read_text() == "somebody's own" and not stored.exists()
 
 
 def test_a_context_that_is_chosen_where_another_is_stronger_says_so(weft: Weft, home: Path) -> None:

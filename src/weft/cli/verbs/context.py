@@ -22,6 +22,7 @@ from weft.client.context import (
     list_named,
     locate_context,
     place_of,
+    place_of_named,
     read_context,
     read_settings,
     user_folder,
@@ -88,12 +89,12 @@ def _run(session: Session, kind: Kind | None, act: str, name: str | None, file: 
 
 
 def _remove(session: Session, name: str) -> None:
-    path, config = place_of(name, session.environ), user_folder(session.environ) / CONFIG
+    path, config = place_of_named(name, session.environ), user_folder(session.environ) / CONFIG
     settings = read_settings(config)
-    path.unlink()
-    if settings.context == name:  # or every command would ask for one that is gone
+    if settings.context == name:  # before it goes, or every command would ask for one that is gone
         write_settings(config, msgspec.structs.replace(settings, context=""))
         session.say("it was the one in use: weft context NAME uses another")
+    path.unlink()
     print(f"context/{name}  removed")
 
 
