@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import aclosing, closing
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from weft.contracts.clock import SystemClock
 from weft.contracts.store import (
     Absent,
     AtRevision,
@@ -31,6 +33,38 @@ from weft.store.sqlite.transaction import Transaction
 def rows_in(path: Path) -> int:
     with closing(sqlite3.connect(path)) as connection:
         return int(connection.execute("SELECT count(*) FROM version").fetchone()[0])
+
+
+class SlowClock(SystemClock):
+    """On which a millisecond goes by between any two looks."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def elapsed(self) -> float:
+        self._looks += 1
+        return self._looks / 1000
+
+
+async def test_what_a_long_turn_of_the_loop_asks_for_is_committed_while_it_lasts(tmp_path: Path) -> None:
+    """The loop gives nothing up until the file holds something: by a hand-over after the turn it never would."""
+    store = SqliteStore(path := tmp_path / "s.db", SlowClock())
+    await store.open()
+    assert store._running is not None
+    while not store._running.writer._idle:
+        await asyncio.sleep(0.01)
+
+    async def look() -> int:
+        deadline = time.monotonic() + 20
+        while not (found := rows_in(path)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return found
+
+    commits = [asyncio.create_task(store.commit([Put(f"/k/{n}", b"{}")])) for n in range(20)]
+    committed = await asyncio.create_task(look())
+    assert 8 <= committed < 20, "all of a turn's first half, and nothing of what came after it"
+    assert sorted(await asyncio.gather(*commits)) == list(range(1, 21))
+    await store.close()
 
 
 async def test_a_broken_request_fails_alone_and_the_writer_lives_on(tmp_path: Path) -> None:

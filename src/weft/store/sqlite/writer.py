@@ -27,6 +27,8 @@ from weft.store.sqlite.transaction import Head, Transaction
 
 _GROUP_REQUESTS = 256
 _GROUP_BYTES = 8_000_000
+_WORTHWHILE_REQUESTS = 8  # that a commit of their own costs little more for each …
+_LONG_TURN_SECONDS = 0.001  # … and a turn of the loop in which they are made in the meantime
 _BITE_ROWS = 500
 _KNOWN_BYTES = 32_000_000  # of values, which are mostly the very ones that the newest entries are
 
@@ -97,6 +99,8 @@ class Writer:
         self._history = _History(state.revision, keep_bytes)
         self._queue: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
         self._gathered: list[Request] = []  # in this turn of the loop
+        self._begun_at = 0.0  # when the first of them came
+        self._idle = False  # whether the thread waits for something to do
         self._turned_at = clock.elapsed()
         self._known = Bounded[Head | None](_KNOWN_BYTES)
         self._trimming = True  # there may be rows left to trim
@@ -109,10 +113,15 @@ class Writer:
         """Ask for ``apply`` to be run in a transaction; the future resolves once that is durable."""
         future: asyncio.Future[Any] = self._loop.create_future()
         self._gathered.append(Request(apply, size_bytes, future))
-        if (
-            len(self._gathered) == 1
-        ):  # all that one turn of the loop asks for is handed over at once, and shares an fsync
+        if len(self._gathered) == 1:  # all that one turn of the loop asks for shares an fsync …
+            self._begun_at = self._clock.elapsed()
             self._loop.call_soon(self._hand_over)
+        elif (
+            len(self._gathered) >= _WORTHWHILE_REQUESTS
+            and self._idle
+            and self._clock.elapsed() - self._begun_at >= _LONG_TURN_SECONDS
+        ):  # … but for a long one: the disk is at work on the first half while the loop is on the second
+            self._hand_over()
         return future
 
     async def stop(self) -> None:
@@ -143,9 +152,12 @@ class Writer:
         size = 0
         while len(group) < _GROUP_REQUESTS and size < _GROUP_BYTES:
             try:
+                self._idle = True
                 gathered = self._queue.get(block=not group and not self._trimming)
             except queue.Empty:
                 break
+            finally:
+                self._idle = False
             if gathered is None:
                 return group, True
             wanted = [request for request in gathered if not request.future.cancelled()]
