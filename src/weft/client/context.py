@@ -107,8 +107,11 @@ def user_folder(environ: Mapping[str, str]) -> Path:
 
 
 def place_of(given: str, environ: Mapping[str, str]) -> Path:
-    """The file of a context that is given by its file's path, or by its name."""
-    if "/" in given or given.endswith(".json") or Path(given).is_file():
+    """The file of a context that is given by its file's path, or by its name: a file of this folder that is called as a context is
+    given as ./NAME."""
+    if "/" in given or given.endswith(".json"):
+        return Path(given)
+    if not (user_folder(environ) / NAMED / f"{given}.json").is_file() and Path(given).is_file():
         return Path(given)
     return place_of_named(given, environ)
 
