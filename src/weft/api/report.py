@@ -114,7 +114,7 @@ async def report(doors: Doors, call: Call, name: str) -> Answer:
     answer = ReportAnswer()
     await _write_node(doors, node, given)
     answer.version = doors.heard.get(uid)
-    owned = await _write_allocations(doors, uid, given.allocations, answer)
+    owned = await _write_allocations(doors, uid, given, answer)
     if given.events:
         _append_events(doors, node, owned or await _own(doors, uid), given.events)
     newer = doors.ranges.newer_than(given.ranges_version)
@@ -236,16 +236,27 @@ async def _write_node(doors: Doors, node: Envelope, given: ReportInput) -> None:
     doors.heard.put(node.uid, given.version)
 
 
-async def _write_allocations(
-    doors: Doors, uid: str, parts: dict[str, msgspec.Raw], answer: ReportAnswer
-) -> list[Envelope]:
+async def _write_allocations(doors: Doors, uid: str, given: ReportInput, answer: ReportAnswer) -> list[Envelope]:
     """Commit the reports that say something new; the allocations they are about."""
+    parts = await _leave_out_former(doors, given, answer)
     names = sorted(parts)
     owned: list[Envelope] = []
     for start in range(0, len(names), _CHUNK):
         chunk = names[start : start + _CHUNK]
         owned += await retry(doors, partial(_write_chunk, doors, uid, chunk, parts, answer))
     return owned
+
+
+async def _leave_out_former(doors: Doors, given: ReportInput, answer: ReportAnswer) -> dict[str, msgspec.Raw]:
+    """What is said of allocations, less those that were released by the word of a history from before a restore: in this one
+    they may be wished again, and begun again as soon as the agent hears so. It says once more then how they are."""
+    released = [
+        name for name, part in given.allocations.items() if decode_part(part, AllocationReport).state == "released"
+    ]
+    if not released or given.heard is None or (given.heard and await _has_heard(doors, given.heard, 0)):
+        return given.allocations
+    answer.refused.update(dict.fromkeys(released, "notHeard"))
+    return {name: part for name, part in given.allocations.items() if name not in answer.refused}
 
 
 async def _write_chunk(
