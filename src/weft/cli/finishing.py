@@ -24,6 +24,7 @@ from weft.kinds.registry import BY_NAME, is_workload
 from weft.objects.errors import NotFound, Unplaceable, WeftError
 
 Object = Mapping[str, Any]
+_MOST_NAMED = 10
 _UNDOES = {
     "create": "delete",
     "stop": "start",
@@ -156,10 +157,11 @@ def _print_all(session: Session, objects: Sequence[Object]) -> None:
 
 def describe_parting(waits: Sequence[Wait], verbs: Mapping[str, str]) -> str:
     """What to tell whoever stops watching: how to go on with that, and how to undo what was asked for."""
-    what = waits[0].target.what
-    if verbs.get(what) == "delete":
-        return f"still being deleted; watch: {describe_wait(waits[0])}"
-    back = _UNDOES.get(verbs.get(what, ""))
-    undo = f"   undo: weft {back} {what}" if back else ""
-    more = f" and {len(waits) - 1} more" if len(waits) > 1 else ""
-    return f"it goes on; watch: {describe_wait(waits[0])}{more}{undo}"
+    verb, asked = verbs.get(waits[0].target.what, ""), waits[0].goal.asked
+    alike = [one for one in waits if (verbs.get(one.target.what, ""), one.goal.asked) == (verb, asked)][:_MOST_NAMED]
+    more = f", and {len(waits) - len(alike)} more" if len(waits) > len(alike) else ""
+    if verb == "delete":
+        return f"still being deleted{more}; watch: {describe_wait(*alike)}"
+    names = " ".join(one.target.what for one in alike)
+    undo = f"   undo: weft {_UNDOES[verb]} {names}" if verb in _UNDOES else ""
+    return f"it goes on{more}; watch: {describe_wait(*alike)}{undo}"

@@ -129,9 +129,10 @@ def _late(session: Session, wait: Wait) -> WeftError:
     )
 
 
-def describe_wait(wait: Wait) -> str:
-    """The command that waits for the same."""
-    return f"weft wait {wait.target.what}" + (f" --for={wait.goal.asked}" if wait.goal.asked else "")
+def describe_wait(wait: Wait, *others: Wait) -> str:
+    """The command that waits for the same; ``others`` are for the same too."""
+    names = " ".join(one.target.what for one in (wait, *others))
+    return f"weft wait {names}" + (f" --for={wait.goal.asked}" if wait.goal.asked else "")
 
 
 def _listen(client: Client, kind: str, project: str | None, waits: Sequence[Wait], news: queue.Queue[_News]) -> None:
