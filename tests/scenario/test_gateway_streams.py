@@ -137,7 +137,10 @@ async def test_exec_in_a_guest_that_is_to_be_stopped_is_refused(gateway: Gateway
         assert frame is not None and isinstance(frame.error(), IllegalTransition)
 
 
-async def test_a_client_that_hangs_up_ends_its_command_only(gateway: GatewayLab, runtime: ConsoleRuntime) -> None:
+async def test_a_client_that_hangs_up_ends_its_command_only(
+    gateway: GatewayLab, runtime: ConsoleRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.gateway.sessions.GOODBYE_SECONDS", 600.0)  # nobody waits for its patience to end
     await runtime.start(plan_guest())
     async with gateway.node(NODE_UID, runtime, [WEB]):
         stays = await gateway.connect(gateway.ticket(WEB, "exec", {"argv": ["cat"]}))
@@ -307,7 +310,10 @@ async def test_only_a_node_with_its_own_certificate_can_pose_as_an_agent(gateway
     assert gateway.gateway.nodes == []
 
 
-async def test_a_client_may_not_send_what_only_an_agent_may(gateway: GatewayLab, runtime: ConsoleRuntime) -> None:
+async def test_a_client_may_not_send_what_only_an_agent_may(
+    gateway: GatewayLab, runtime: ConsoleRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.gateway.sessions.GOODBYE_SECONDS", 600.0)  # it is told so at once, not when patience ends
     await runtime.start(plan_guest())
     async with gateway.node(NODE_UID, runtime, [WEB]):
         client = await gateway.connect(gateway.ticket(WEB, "exec", {"argv": ["cat"]}))

@@ -257,6 +257,9 @@ async def _pump_out(stream: Stream, session: ExecSession) -> None:
 
 async def _pump_in(stream: Stream, session: ExecSession) -> None:
     while (frame := await stream.receive()) is not None:
+        if frame.type == FrameType.HANG_UP:
+            await stream.close()  # the gateway waits for that: nothing more is to be heard
+            break
         if frame.type == FrameType.DATA_IN:
             await session.write(frame.payload)
         elif frame.type == FrameType.END_IN:
