@@ -42,6 +42,7 @@ class Notes:
     def __init__(self, clock: Clock, witness: Witness) -> None:
         self._clock, self._witness = clock, witness
         self.values: dict[str, bytes] = {}
+        self._read: dict[str, Envelope] = {}  # what they are, once that was asked
         self.commits = 0
         self.trace = hashlib.sha256()
 
@@ -51,23 +52,33 @@ class Notes:
         self._witness.note_time(self._clock.elapsed())
         for change in changes:
             self.trace.update(f"{self._clock.elapsed():.6f} {writer} {change.key} ".encode() + (change.value or b""))
-            old = self.values.pop(change.key, None)
+            was = self._find(change.key)
+            self.values.pop(change.key, None)
+            self._read.pop(change.key, None)
             if change.value is not None:
                 self.values[change.key] = change.value
-            if change.key.startswith(("/enrolment/", "/-")):
+            now = self._find(change.key)
+            if was is None and now is None:
                 continue
-            was = None if old is None else decode_envelope(old)
-            now = None if change.value is None else decode_envelope(change.value)
             self._witness.see_commit(writer, was, now)
 
     def go_back(self, values: dict[str, bytes]) -> None:
         """The store is as it was when it held ``values``."""
-        self.values = dict(values)
+        self.values, self._read = dict(values), {}
         self.trace.update(f"{self._clock.elapsed():.6f} restored".encode())
         self._witness.see_restore(self.objects("allocation"), self.objects("node"), self._clock.elapsed())
 
     def objects(self, kind: str) -> list[Envelope]:
-        return [decode_envelope(self.values[key]) for key in sorted(self.values) if key.startswith(f"/{kind}/")]
+        """All of a kind in the order of their keys. Nobody changes them."""
+        keys = sorted(key for key in self.values if key.startswith(f"/{kind}/"))
+        return [found for key in keys if (found := self._find(key)) is not None]
+
+    def _find(self, key: str) -> Envelope | None:
+        """The object at this key, if it is one."""
+        found = self._read.get(key)
+        if found is None and key in self.values and not key.startswith(("/enrolment/", "/-")):
+            found = self._read[key] = decode_envelope(self.values[key])
+        return found
 
 
 class Ledger(Protocol):

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from tests.simulation.virtual_loop import Event, Part, block_on
+from tests.simulation.virtual_loop import Event, Part, block_on, either
 from weft.client.answer import Answer, raise_problem
 from weft.contracts.store import Absent, Batch, Entry, Lease, Page, Precondition, StoreFull, Write
 from weft.objects.errors import StoreUnavailable, Unavailable, WeftError
@@ -169,8 +169,8 @@ class Stream:
     async def more(self, part: Part) -> None:
         """Return when something came; raises Unavailable when ``part`` is gone."""
         if not self.news.is_set():
-            waiting = asyncio.ensure_future(self.news.wait())
-            await asyncio.wait([waiting, part.died], return_when=asyncio.FIRST_COMPLETED)
+            waiting = asyncio.get_running_loop().create_task(self.news.wait())
+            await either(waiting, part.died)
             waiting.cancel()
         if not part.alive:
             raise Unavailable("the connection was lost")
@@ -306,7 +306,7 @@ class Socket:
             while True:
                 following = asyncio.ensure_future(anext(batches))
                 if part is not None and not self._local:
-                    await asyncio.wait([following, part.died], return_when=asyncio.FIRST_COMPLETED)
+                    await either(following, part.died)
                     if not part.alive or self._faults.hit("watch broken"):
                         raise StoreUnavailable("the store's connection was lost")
                 batch = await following
@@ -338,8 +338,8 @@ class Socket:
         part = self._doorway.part
         if self._local or part is None:
             return await work  # whoever asks dies with it
-        working = asyncio.ensure_future(work)
-        await asyncio.wait([working, part.died], return_when=asyncio.FIRST_COMPLETED)
+        working = asyncio.get_running_loop().create_task(work)
+        await either(working, part.died)
         if not working.done():
             working.cancel()
             raise StoreUnavailable("the store's connection was lost")

@@ -195,9 +195,11 @@ class Cache:
         for change in changes:
             by_kind.setdefault(change.kind, []).append(change)
         for listener, kinds in tuple(self._listeners):
-            wanted = [change for kind in kinds for change in by_kind.get(kind, ())] if kinds else changes
-            if wanted:
-                listener(wanted)
+            touched = [kind for kind in kinds if kind in by_kind]
+            if touched:
+                listener([change for kind in touched for change in by_kind[kind]])
+            elif not kinds and changes:
+                listener(changes)
 
     def _wake(self, revision: int | None) -> None:
         later: list[tuple[int, asyncio.Future[None]]] = []

@@ -243,7 +243,9 @@ class FakeDriver:
             return None
 
     def _write(self, guest: FakeGuest) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        pending = self._path(guest.plan.id).with_suffix(".pending")
-        pending.write_bytes(msgspec.json.encode(guest))
-        os.replace(pending, self._path(guest.plan.id))
+        stem = f"{self._folder}/{guest.plan.id}"
+        if not os.path.isdir(self._folder):
+            self._folder.mkdir(parents=True)
+        with open(f"{stem}.pending", "wb", buffering=0) as file:
+            file.write(msgspec.json.encode(guest))
+        os.replace(f"{stem}.pending", f"{stem}.json")

@@ -124,7 +124,7 @@ class FakeMoves:
     async def events(self, guest_id: str) -> AsyncIterator[MoveEvent]:
         before = self._look(guest_id)
         while (guest := self._read(guest_id)) is not None and guest.state in _HERE:
-            guest = self._look(guest_id)
+            self._bring_up_to_date(guest)
             if guest.state != before.state:
                 yield MoveEvent("resumed" if guest.state == "running" else "stopped", self._clock.elapsed())
             if (guest.move and guest.move.phase) != (before.move and before.move.phase):
@@ -182,13 +182,18 @@ class FakeMoves:
         self._notify()
 
     def _look(self, guest_id: str) -> FakeGuest:
-        """The guest, after what has come to pass by now is written down."""
+        """The guest as it is by now."""
         guest = self._read(guest_id)
         if guest is None:
             raise NotFound(f"this node has no guest {guest_id}")
+        self._bring_up_to_date(guest)
+        return guest
+
+    def _bring_up_to_date(self, guest: FakeGuest) -> None:
+        """Write down what has come to pass by now."""
         move = guest.move
         if move is None or (move.role, move.phase, guest.state) != ("source", "moving", "running"):
-            return guest
+            return
         target = _read_target(move.to)
         if target is None or target.move is None or target.move.key != move.key or target.state != "starting":
             move.phase = "failed"
@@ -196,11 +201,12 @@ class FakeMoves:
             target.move.phase = "arrived"
             _write_target(move.to, target)
             move.phase, guest.state, guest.reason = "handed over", "paused", "handedOver"
-        elif target.move.phase == "waiting":
-            target.move.phase = "moving"
-            _write_target(move.to, target)
+        else:
+            if target.move.phase == "waiting":
+                target.move.phase = "moving"
+                _write_target(move.to, target)
+            return  # nothing is new here
         self._write(guest)
-        return guest
 
     def _sent(self, guest: FakeGuest, move: FakeMove) -> int:
         if move.role == "target" or move.phase == "waiting":
@@ -225,7 +231,8 @@ class FakeMoves:
 
 def _read_target(path: str) -> FakeGuest | None:
     try:
-        return msgspec.json.decode(Path(path).read_bytes(), type=FakeGuest)
+        with open(path, "rb", buffering=0) as file:
+            return msgspec.json.decode(file.read(), type=FakeGuest)
     except FileNotFoundError:
         return None
 
