@@ -120,7 +120,7 @@ class Fabric:
         elif not self.broken:
             spent = f"{virtual_loop.MOST_STEPS} steps" if self.loop.worn_out.done() else f"{most:g} s"
             names = [task.get_name() for task in (*self.lives, *self.reviving, life) if not task.done()]
-            met = f"{self.fate.count.total()} of {self.fate.most} faults met"
+            met = f"{self.fate.met} of {self.fate.most} faults met"
             self.witness.note(
                 f"not settled after {spent}, {met}: it waits for {names[0]}; {'; '.join(find_unmet(self))}"
             )
@@ -255,7 +255,7 @@ class Fabric:
             await self.loop.pass_steps(fate.draw.randrange(12))
             name = fate.draw.choices(list(fate.weather), list(fate.weather.values()))[0]
             if self._befall(name):
-                fate.count[name] += 1
+                fate.note(name)
             if fate.draw.random() < 1 / LOST_EVERY:
                 await self._lose_a_node()
             backs_up = fate.draw.random() < 1 / BACKUP_EVERY
@@ -265,7 +265,7 @@ class Fabric:
     async def _lose_a_node(self) -> None:
         """One node is cut off for so long that it counts as lost, while all else is well."""
         name = self.fate.draw.choice(self.nodes).name
-        self.fate.count["node lost"] += 1
+        self.fate.note("node lost")
         self.fate.on = False
         self._cut_off(name)
         await asyncio.sleep(self.fate.draw.uniform(40.0, 80.0))

@@ -54,6 +54,7 @@ class Fate:
         self.draw = random.Random(f"fate {seed}")
         self.most = most
         self.count: Counter[str] = Counter()
+        self.met = 0  # all of them
         self.on = False
         self.disk_full = False
         self.cut_off: set[str] = set()
@@ -61,7 +62,7 @@ class Fate:
 
     @property
     def spent(self) -> bool:
-        return self.count.total() >= self.most
+        return self.met >= self.most
 
     def hit(self, name: str) -> bool:
         """Whether a fault of this name happens now; it is counted."""
@@ -69,12 +70,13 @@ class Fate:
             return self.disk_full
         if not self.on or self.spent or self.draw.random() >= CHANCES[name]:
             return False
-        self.count[name] += 1
+        self.note(name)
         return True
 
     def note(self, name: str) -> None:
-        """A fault that was met, not drawn."""
+        """A fault was met."""
         self.count[name] += 1
+        self.met += 1
 
     def delay(self, seconds: float) -> float:
         """Some time around ``seconds``, seldom much more: so messages overtake each other."""

@@ -57,7 +57,8 @@ class Migrations:
         match change.kind:
             case "migration":
                 keys = (change.key, *_others(view, change.item))
-                return (*keys, *find_planned(view)) if moved(change, read_appointment) else keys
+                was, now = (read_appointment(item) if item is not None else None for item in (change.old, change.new))
+                return (*keys, *find_planned(view)) if was != now else keys
             case "allocation":
                 items = (item for item in (change.old, change.new) if item is not None)
                 keys = tuple(_moved_by(view, items))
