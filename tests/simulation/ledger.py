@@ -276,7 +276,8 @@ class _SteppedWriter(Writer):
             group, _ = self._take_group()
             if group:
                 self._perform(group)
-        self._trim_while_idle()
+        if self._trimming:  # as its thread does: only if something is left to trim
+            self._trim_while_idle()
 
     def _tell(self, outcomes: Any, published: Any) -> None:
         writers: dict[int, str] = {}
