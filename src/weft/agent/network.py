@@ -17,7 +17,7 @@ from weft.agent.known import Wanted
 from weft.agent.offline import Copies, NotKept, Surroundings
 from weft.agent.report import Question
 from weft.agent.segments import fold_filters, fold_held, fold_segments, keep_forwards, ports_of, shares_kernel
-from weft.agent.waiting import wait_for_event
+from weft.client.wake import wait_for_event
 from weft.contracts.clock import Clock
 from weft.contracts.host import Host
 from weft.contracts.network import Endpoint, Filter, Forward, NetworkDriver, Segment

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from weft.agent.server import NodeEvent, ReportAnswer, ReportBody, Server
-from weft.agent.waiting import wait_for_event
+from weft.client.wake import wait_for_event
 from weft.contracts.clock import Clock
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.heartbeat import Digest

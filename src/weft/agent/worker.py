@@ -34,7 +34,7 @@ from weft.agent.remembered import (
 )
 from weft.agent.stages import Stages
 from weft.agent.telling import make_report, tell_state, tell_trouble
-from weft.agent.waiting import wait_for_event
+from weft.client.wake import wait_for_event
 from weft.contracts.clock import Clock
 from weft.contracts.runtime import GuestFacts
 from weft.kinds.allocation import AllocationReport

@@ -20,7 +20,7 @@ from weft.agent.moving.wire import Line
 from weft.agent.moving.words import Ask, Channel
 from weft.agent.printed import tell_printed
 from weft.agent.shape import ROOT_SERIAL, name_serial
-from weft.agent.waiting import wait_for_event
+from weft.client.wake import wait_for_event
 from weft.contracts.migration import MoveFacts, Moves, MoveSettings, MoveSockets
 from weft.kinds.allocation import ROOT, AllocatedMove, MoveLesson, limits_of
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from weft.agent.waiting import wait_for_event
+from weft.client.wake import Wake, wait_for_event
 from weft.contracts.clock import SystemClock
 
 
@@ -17,6 +17,21 @@ async def test_a_wait_makes_no_task_and_ends_with_the_event() -> None:
     assert asyncio.all_tasks() == {waiting, asyncio.current_task()}
     event.set()
     assert await waiting is True
+
+
+async def test_a_wake_up_call_makes_no_task_either_and_is_remembered_once() -> None:
+    wake = Wake(SystemClock())
+    waiting = asyncio.ensure_future(wake.wait(3600.0))
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {waiting, asyncio.current_task()}
+    wake.ring()
+    await waiting
+    wake.ring()
+    await wake.wait(3600.0)
+    again = asyncio.ensure_future(wake.wait(3600.0))
+    await asyncio.sleep(0)
+    assert not again.done()
+    again.cancel()
 
 
 async def test_a_wait_ends_with_its_time() -> None:
