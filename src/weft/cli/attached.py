@@ -20,6 +20,7 @@ from weft.objects.errors import WeftError
 from weft.objects.index_ranges import read_indexes
 
 _LOOK_SECONDS = 0.2
+PATIENCE_SECONDS = 10.0  # with a node that neither goes on with an ended task's log nor ends it
 Object = Mapping[str, Any]
 
 
@@ -37,6 +38,7 @@ class TaskOutput:
         self.is_missing = False
         self.lost: OSError | None = None
         self._last = b""
+        self._pieces, self._writes = 0, False  # how many came, and whether one waits for its reader
         self._session, self._joining = session, Joining()
         self._tries: queue.Queue[str | None] = queue.Queue()
         self._come, self._released = threading.Event(), threading.Event()
@@ -59,10 +61,17 @@ class TaskOutput:
         self._released.set()
 
     def end(self) -> None:
-        """The job has ended: return when all it printed was put out. Raises OSError where it can't be."""
+        """The job has ended: return when all it printed was put out, or its node says no more of it. Raises OSError where it
+        can't be put out."""
         self._tries.put(None)
-        while self._thread.is_alive():
+        quiet = 0.0
+        while self._thread.is_alive() and quiet < PATIENCE_SECONDS:
+            before = self._pieces
             self._thread.join(_LOOK_SECONDS)  # a wait without end would not hear Ctrl-C
+            quiet = quiet + _LOOK_SECONDS if before == self._pieces and not self._writes else 0.0
+        if self._thread.is_alive() and self.lost is None:
+            self.is_missing = True
+            self._session.say("the node doesn't say whether that is all it printed")
         self.check()
         if self._last not in (b"", b"\n") and is_terminal(sys.stdout):
             print(flush=True)  # what is said next begins a line of its own
@@ -87,5 +96,7 @@ class TaskOutput:
     def _write(self, descriptor: int, data: bytes) -> None:
         self._come.set()
         self._released.wait()
+        self._pieces, self._writes = self._pieces + 1, True
         write_bytes(descriptor, data)
+        self._writes = False
         self._last = data[-1:] or self._last

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from weft.cli import printed
+from weft.cli import attached, printed
 from weft.cli.attached import TaskOutput, has_one_task
 from weft.cli.session import Session
 from weft.cli.verbs.job_run import Attached
@@ -114,6 +114,27 @@ def test_a_reader_that_has_seen_enough_ends_the_watching(session: Session, monke
         output.end()
     with pytest.raises(BrokenPipeError):
         progress.tick()
+
+
+def test_a_node_that_never_ends_an_ended_task_s_log_is_not_waited_for(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    over = threading.Event()
+
+    def run(_: Session, target: Target, asked: dict[str, object], write: printed.Write) -> int:
+        write(1, b"some\n")
+        over.wait(60)
+        return 0
+
+    monkeypatch.setattr(printed, "_run_stream", run)
+    monkeypatch.setattr(attached, "PATIENCE_SECONDS", 0.5)
+    output = TaskOutput(session)
+    output.release()
+    output.see(job(x1="0"))
+    output.end()
+    over.set()
+    assert output.is_missing
+    assert capfd.readouterr() == ("some\n", "the node doesn't say whether that is all it printed\n")
 
 
 def test_only_what_has_one_task_is_printed_so() -> None:

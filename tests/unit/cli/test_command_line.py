@@ -154,10 +154,9 @@ def test_a_command_that_cannot_be_understood_says_why_and_what_instead(
         ("vm set web memory 96M", "set fields of one object at a time", "write --memory 96M"),
         ("vm create web tiny", "one name is enough: web tiny", "write --image tiny"),
         ("network create blue 10.0.0.0/24", "one name is enough", "write --cidr 10.0.0.0/24"),
-        ("run web", "'web' is the name, and the image is missing", "weft run web IMAGE"),
         ("run web busybox echo hi", "'echo': a command comes after --", "weft run … -- echo hi"),
         ("run web --image busybox echo", "'echo': a command comes after --", "weft run … -- echo"),
-        ("run -- echo hi", "the name is missing", ""),
+        ("run -- echo hi", "the image is missing: give IMAGE", ""),
         ("vm create web --image tiny -- echo", "a VM takes no command after --", ""),
         ('function invoke f {"n":1}', "one function at a time", """--data '{"n":1}'"""),
     ],
@@ -399,3 +398,20 @@ def test_colours_are_for_terminals_that_want_them_and_a_line_is_as_long_as_colum
     assert process.returncode == 0 and "spec.memory" in text
     assert ("\x1b" in text) == paints, said
     assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in text.splitlines()) <= 61
+
+
+@pytest.mark.parametrize(
+    ("line", "image", "name"),
+    [
+        ("run busybox --dry-run=client -o json -- echo hi", "busybox", "busybox-...."),
+        ("run r.example.org/tools/box:1 --dry-run=client -o json", "r.example.org/tools/box:1", "box-...."),
+        ("run once busybox --dry-run=client -o json", "busybox", "once"),
+        ("run once --image busybox --dry-run=client -o json", "busybox", "once"),
+        ("run busybox --name once --dry-run=client -o json", "busybox", "once"),
+    ],
+)
+def test_what_is_run_needs_no_name_but_its_image(weft: Said, line: str, image: str, name: str) -> None:
+    code, out, err = weft(line)
+    assert code == 0, err
+    made = json.loads(out)
+    assert (made["spec"]["task"]["image"], bool(re.fullmatch(name, made["name"]))) == (image, True)

@@ -106,6 +106,8 @@ def read_wish(
     written = document.value
     spec = read_flags(kind, given, written["spec"])
     made_up = _make_up_name(kind, spec) if make_up else None
+    if make_up and not (made_up or words or given["named"] or written.get("name")):
+        raise usage("the image is missing: give IMAGE, or --image IMAGE")
     manifest: dict[str, Any] = {
         "kind": kind.name,
         "name": _choose_name(kind, words, spec, given["named"], written.get("name") or made_up),
@@ -128,15 +130,17 @@ def read_wish(
     return manifest, code
 
 
-def read_words(kind: Kind, words: tuple[str, ...], given: dict[str, Any]) -> tuple[str, ...]:
-    """Of NAME [IMAGE] [-- COMMAND] the name; the others go where their flags would put them. --command is given once, as a shell
-    reads it, or once for each word. Raises UsageError for a word too many."""
+def read_words(kind: Kind, words: tuple[str, ...], given: dict[str, Any], *, make_up: bool = False) -> tuple[str, ...]:
+    """Of NAME [IMAGE] [-- COMMAND] the name; the others go where their flags would put them. Of what gets a name, ``make_up``, one
+    word alone is the image, unless that is given otherwise. --command is given once, as a shell reads it, or once for each word.
+    Raises UsageError for a word too many."""
     argv, place = options.read_argv(), RUNS.get(kind.name)
     if place is None:
         if argv:
             raise usage(f"a {kind.title} takes no command after --")
         return words
-    own = 0 if given["named"] else 1
+    is_image = make_up and len(words) == 1 and not given[f"{place}__image"] and not given["config"]
+    own = 0 if given["named"] or is_image else 1
     names, images, others = words[:own], words[own : own + 1], words[own + 1 :]
     if others or (images and given[f"{place}__image"]):
         first, *_ = others or images

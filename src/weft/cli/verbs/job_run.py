@@ -39,7 +39,7 @@ Object = Mapping[str, Any]
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
-        click.Argument(["words"], nargs=-1, metavar="[NAME] [IMAGE] [-- COMMAND...]"),
+        click.Argument(["words"], nargs=-1, metavar="[[NAME] IMAGE] [-- COMMAND...]"),
         click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument."),
         *make_flags(BY_NAME["job"]),
         click.Option(["-f", "--config"], metavar="FILE", help="Whole object or its spec, in YAML, JSON, TOML or nix."),
@@ -56,7 +56,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: str | None, **given: Any) -> int:
     job = BY_NAME["job"]
-    manifest, _ = read_wish(session, job, read_words(job, words, given), given, make_up=True)
+    manifest, _ = read_wish(session, job, read_words(job, words, given, make_up=True), given, make_up=True)
     target = Target(job, manifest["name"])
     if dry_run == "client":
         print_one(session, manifest, f"{target.what}  would be asked for; no server was asked")
