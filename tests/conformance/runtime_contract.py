@@ -7,6 +7,7 @@ it that remembers nothing. Guests are dear, so tests share one and say what they
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -57,12 +58,15 @@ class RuntimeLab(Protocol):
 
 async def until(driver: Driver, guest_id: str, fits: Callable[[GuestFacts], bool]) -> GuestFacts:
     """The guest's facts once they fit; told by ``changed``, looked up again now and then."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not fits(facts := await driver.inspect(guest_id)):
-            try:
-                await asyncio.wait_for(driver.changed(), 1.0)
-            except TimeoutError:
-                continue
+    facts = await driver.inspect(guest_id)
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not fits(facts):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(driver.changed(), 1.0)
+                facts = await driver.inspect(guest_id)
+    except TimeoutError:
+        raise AssertionError(f"it never came; this is how it is: {facts}") from None
     return facts
 
 

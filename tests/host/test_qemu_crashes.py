@@ -17,7 +17,8 @@ from weft.contracts.runtime import GuestFacts, GuestPlan
 from weft.drivers.runtime.qemu import memory
 from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.runtime.qemu.guest import Guest
-from weft.objects.errors import DriverFailed
+from weft.drivers.runtime.qemu.record import disk_times
+from weft.objects.errors import DriverFailed, Unavailable
 
 pytest.register_assert_rewrite("tests.conformance.runtime_contract")
 
@@ -133,6 +134,7 @@ async def test_driver_and_guest_killed_in_a_resumption_never_bring_old_memory_to
     boot_id = (await ready(driver, plan)).boot_id
     await run(driver, plan.id, "sh", "-c", "(while :; do date > /root/now; sync; sleep 0.1; done) >/dev/null 2>&1 &")
     await driver.suspend(plan.id)
+    written = disk_times(plan)
 
     async def crash_here(guest: Guest) -> None:
         raise asyncio.CancelledError
@@ -143,15 +145,36 @@ async def test_driver_and_guest_killed_in_a_resumption_never_bring_old_memory_to
     with pytest.raises(asyncio.CancelledError):
         await driver.start(plan)
     await driver.close()
+    await end_tasks()
     (pid,) = lab.processes(plan.id)
-    await asyncio.sleep(1.0)  # it runs, and writes
-    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while disk_times(plan) == written:  # it runs, and writes
+            await asyncio.sleep(0.05)
+
+    async def end_first(guest: Guest, **_: object) -> None:
+        os.kill(pid, signal.SIGKILL)
+        await guest.ended.wait()
+        raise Unavailable("it ended while it was taken up")
+
     monkeypatch.setattr(memory, "forget_memory", real)
-    driver, found = await recovered(lab, plan)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Guest, "connect", end_first)
+        driver, found = await recovered(lab, plan)
+    keepers = [task for task in asyncio.all_tasks() if "GuestAgents" in repr(task)]
+    assert not keepers, "they would take the only connection that the next machine accepts"
     found = await until(driver, plan.id, lambda facts: facts.state != "running")
     assert (found.state, found.reason) == ("failed", "killed")
     assert (await ready(driver, plan)).boot_id != boot_id
     await driver.close()
+
+
+async def end_tasks() -> None:
+    """With a driver that is killed goes what kept its connections to a guest it had in hand: left here, it would take the only
+    one that the next machine accepts."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 async def crash_undo(*_: object) -> None:

@@ -212,6 +212,11 @@ class Guest:
                 if self.clock.elapsed() >= deadline or self.ended.is_set():
                     break
                 await self.clock.sleep(0.05)
+        if (
+            self.ended.is_set()
+        ):  # meanwhile: who kept its agents now would take the only connection to those of its next run
+            self._let_go()
+            return
         self._tasks.append(asyncio.create_task(self._keep_monitor()))
         self._tasks += [asyncio.create_task(keeper) for keeper in self.agents.keepers()]
 
