@@ -155,7 +155,8 @@ def test_agents_and_deciders_are_killed_and_each_task_has_run_once(cluster: Clus
 
 def test_a_task_whose_node_lost_its_power_is_run_again_at_no_cost(cluster: Cluster, run: Job) -> None:
     run("sturdy", "test $WEFT_TRY = 2 || sleep 300", "--detach")
-    until(lambda: status(cluster, "sturdy")["running"] == 1)
+    # Before it has begun, its node would begin the same try when it is back.
+    until(lambda: containers(cluster, "sturdy").get("sturdy-0", {}).get("status", {}).get("phase") == "Running")
     node = containers(cluster, "sturdy")["sturdy-0"]["status"]["node"]
     (init,) = cluster.pids(f"weft init {node}")
     os.kill(init, 9)

@@ -59,6 +59,10 @@ async def driver(lab: ContainerdLab) -> AsyncIterator[OciDriver]:
         await last.stop(facts.id, grace_seconds=0)
         await last.remove(facts.id)
     await lab.close_drivers()
+    for _ in range(600):  # a control group goes when the last process in it has been waited for
+        if not lab.leftovers():
+            break
+        await asyncio.sleep(0.1)
     assert lab.leftovers() == []
 
 
