@@ -101,6 +101,7 @@
         for try in 1 2 3 4 5 6 7 8 9; do
             answer=$(timeout 5 wget -q -O - http://shop-db:5432/) && break
             answer="the data tier doesn't answer"
+            [ $try = 9 ] && printf 'Status: 503 Service Unavailable\r\n'
             sleep 1
         done
         printf 'Content-Type: text/plain\r\n\r\n'
@@ -136,7 +137,8 @@
         # Tiers come up side by side: give the next one some seconds.
         for try in 1 2 3 4 5 6 7 8 9; do
             answer=$(timeout 15 wget -q -O - http://shop-app:8080/cgi-bin/sentence) && break
-            answer="the application tier doesn't answer"
+            answer="the tiers behind don't answer yet"
+            [ $try = 9 ] && printf 'Status: 503 Service Unavailable\r\n'
             sleep 1
         done
         printf 'Content-Type: text/html\r\n\r\n'
