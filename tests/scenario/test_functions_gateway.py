@@ -45,6 +45,20 @@ async def begin_one(lab: FunctionsLab, **spec: Any) -> tuple[PretendAgent, async
     return agent, call
 
 
+async def restart_without_n2(lab: FunctionsLab) -> VirtualClock:
+    """A gateway that begins anew, by a clock of its own, when ``hello`` is there: of its two nodes it hears n1 alone."""
+    await lab.base()
+    here, away = await lab.agent("n1"), await lab.agent("n2")
+    await lab.function("hello")
+    await here.stop()
+    await away.stop()
+    clock = lab.their_clock = VirtualClock()
+    await lab.restart()
+    await here.start()
+    await lab.until(lambda: lab.serves(here))
+    return clock
+
+
 async def test_a_function_is_prepared_once_and_then_invoked(tmp_path: Path) -> None:
     async with functions_lab(tmp_path) as lab:
         await lab.base()
@@ -344,15 +358,7 @@ async def test_what_runs_counts_though_its_node_says_so_before_the_gateway_has_r
 
 async def test_a_node_that_is_not_heard_holds_a_new_gateways_calls_up_for_a_while_only(tmp_path: Path) -> None:
     async with functions_lab(tmp_path) as lab:
-        await lab.base()
-        here, away = await lab.agent("n1"), await lab.agent("n2")
-        await lab.function("hello")
-        await here.stop()
-        await away.stop()
-        clock = lab.their_clock = VirtualClock()
-        await lab.restart()
-        await here.start()
-        await lab.until(lambda: lab.serves(here))
+        clock = await restart_without_n2(lab)
         call = asyncio.ensure_future(lab.invoke("hello", b"1"))
         await lab.until(lambda: clock.next_in() <= LOOK_SECONDS / 5)
         clock.advance(ALL_SECONDS)
@@ -361,15 +367,7 @@ async def test_a_node_that_is_not_heard_holds_a_new_gateways_calls_up_for_a_whil
 
 async def test_a_gateway_that_began_long_ago_waits_for_no_node_that_it_never_heard(tmp_path: Path) -> None:
     async with functions_lab(tmp_path) as lab:
-        await lab.base()
-        here, away = await lab.agent("n1"), await lab.agent("n2")
-        await lab.function("hello")
-        await here.stop()
-        await away.stop()
-        clock = lab.their_clock = VirtualClock()
-        await lab.restart()
-        await here.start()
-        await lab.until(lambda: lab.serves(here))
+        clock = await restart_without_n2(lab)
         clock.advance(ALL_SECONDS)
         assert (await asyncio.wait_for(lab.invoke("hello", b"1"), 60)).node == "n1"
 

@@ -29,6 +29,16 @@ def session() -> Session:
     return Session(SystemClock, {"WEFT_SERVER": "https://127.0.0.1:1"})
 
 
+def put_out(session: Session, *states: dict[str, Any]) -> TaskOutput:
+    """All that the job printed, as it went through these states, is put out."""
+    output = TaskOutput(session)
+    output.release()
+    for state in states:
+        output.see(state)
+    output.end()
+    return output
+
+
 def test_each_try_of_the_task_is_printed_as_it_was_printed_one_after_the_other(
     session: Session, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -39,11 +49,7 @@ def test_each_try_of_the_task_is_printed_as_it_was_printed_one_after_the_other(
         return 0
 
     monkeypatch.setattr(printed, "_run_stream", run)
-    output = TaskOutput(session)
-    output.release()
-    for state in (job(), job(x1="0"), job(x1="0"), job(x2="0")):
-        output.see(state)
-    output.end()
+    put_out(session, job(), job(x1="0"), job(x1="0"), job(x2="0"))
     assert capfdbinary.readouterr() == (b"out of sums-0\nout of sums-0-r2\n", b"\x00err\x00err")
 
 
@@ -79,10 +85,7 @@ def test_a_task_that_never_had_a_place_printed_nothing_and_is_not_waited_for(
     monkeypatch.setattr(printed, "_run_stream", run)
     states = iter([{"status": {"phase": "Pending"}}, {"spec": {"once": True}, "status": {"phase": "Stopped"}}])
     monkeypatch.setattr(session.client, "get", lambda kind, name: next(states))
-    output = TaskOutput(session)
-    output.release()
-    output.see(job(x1="0"))
-    output.end()
+    output = put_out(session, job(x1="0"))
     assert not output.is_missing
     assert capfd.readouterr() == ("", "")
 
@@ -94,10 +97,7 @@ def test_output_that_somebody_may_not_read_is_told_once_and_the_job_is_waited_fo
         raise Forbidden("this token may not read logs")
 
     monkeypatch.setattr(printed, "_run_stream", run)
-    output = TaskOutput(session)
-    output.release()
-    output.see(job(x1="0"))
-    output.end()
+    output = put_out(session, job(x1="0"))
     assert output.is_missing
     assert capfd.readouterr().err == "container/sums-0: what it prints can't be shown: this token may not read logs\n"
 
@@ -128,10 +128,7 @@ def test_a_node_that_never_ends_an_ended_task_s_log_is_not_waited_for(
 
     monkeypatch.setattr(printed, "_run_stream", run)
     monkeypatch.setattr(attached, "PATIENCE_SECONDS", 0.5)
-    output = TaskOutput(session)
-    output.release()
-    output.see(job(x1="0"))
-    output.end()
+    output = put_out(session, job(x1="0"))
     over.set()
     assert output.is_missing
     assert capfd.readouterr() == ("some\n", "the node doesn't say whether that is all it printed\n")

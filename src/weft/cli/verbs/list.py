@@ -69,11 +69,7 @@ def list_kind(
 ) -> None:
     """Print the objects of ``kind`` that match; the server does the matching. Tasks that have ended are left out where nothing was
     selected, unless ``every`` one is wanted."""
-    selected: dict[str, Any] = {
-        "all_projects": session.all_projects,
-        "labels": ",".join(labels),
-        "fields": ",".join(fields),
-    }
+    selected = read_selection(session, labels, fields)
     hides = not (every or labels or fields)
     if watch:
         watch_kinds(session, [kind], selected, lambda item: not hides or bool(leave_out(kind, [item])))
@@ -89,6 +85,11 @@ def list_kind(
     shown = leave_out(kind, items) if hides else items
     print_list(session, with_use(session, kind, shown), [kind])
     say_left_out(session, len(items) - len(shown))
+
+
+def read_selection(session: Session, labels: tuple[str, ...], fields: tuple[str, ...]) -> dict[str, Any]:
+    """Which objects are asked for, as the client's ``list`` and ``watch_forever`` take it."""
+    return {"all_projects": session.all_projects, "labels": ",".join(labels), "fields": ",".join(fields)}
 
 
 def leave_out(kind: Kind, items: Sequence[Object]) -> list[Object]:

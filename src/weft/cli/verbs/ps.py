@@ -10,7 +10,7 @@ from weft.cli import options
 from weft.cli.grammar import PLACED, Entry
 from weft.cli.output.formats import MANIFEST, print_list
 from weft.cli.session import Session
-from weft.cli.verbs.list import leave_out, say_left_out, watch_kinds
+from weft.cli.verbs.list import leave_out, read_selection, say_left_out, watch_kinds
 from weft.kinds.cells import dig
 from weft.kinds.job import ENDED
 from weft.kinds.record import Kind
@@ -33,11 +33,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(
     session: Session, kind: Kind | None, labels: tuple[str, ...], fields: tuple[str, ...], every: bool, watch: bool
 ) -> None:
-    selected: dict[str, Any] = {
-        "all_projects": session.all_projects,
-        "labels": ",".join(labels),
-        "fields": ",".join(fields),
-    }
+    selected = read_selection(session, labels, fields)
     shows_all = bool(every or labels or fields)
     if watch:
         watch_kinds(session, [BY_NAME[name] for name in KINDS], selected, lambda item: shows_all or _goes_on(item))
