@@ -435,6 +435,14 @@ def test_a_job_without_a_name_gets_one_of_its_image_and_its_command_whole(fabric
     named = json.loads(fabric.weft("run", "mine", "tiny", "--detach", "-o", "json", "--", "true").out)
     assert (named["name"], named["spec"]["task"]["image"]) == ("mine", "tiny")
     assert fabric.weft("job", "delete", made["name"], "mine", "--yes").code == 0
+    for line, meant in (
+        ("run tiny echo hi", " run tiny -- echo hi"),
+        ("run mine tiny echo", " run mine tiny -- echo"),
+        ("run tiny date", " run tiny -- date"),
+        ("run mine date", "weft image list; an image in a registry is written with it: REGISTRY/date:TAG"),
+    ):
+        said = fabric.weft(*line.split())
+        assert said.code in (2, 3) and said.err.splitlines()[-1].endswith(meant), (line, said.err)
 
 
 def test_of_several_objects_each_fails_alone(fabric: Fabric) -> None:

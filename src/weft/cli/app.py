@@ -45,6 +45,7 @@ def make_root() -> grammar.Root:
 def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
     """Run ``weft`` with ``argv`` (without the program's name); the exit code. Everything is told already."""
     session = Session(make_clock)
+    session.typed = list(argv)
     try:
         code = make_root().main(
             list(argv), prog_name="weft", complete_var="_WEFT_COMPLETE", standalone_mode=False, obj=session

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import click
 
-from weft.cli.habits import SYNONYMS, find_command_meant, find_kind_meant
+from weft.cli.habits import OTHERWISE, PROGRAMS, SYNONYMS, find_command_meant, find_kind_meant
 from weft.cli.words import usage
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS, WORKLOADS, find_kind
@@ -184,6 +184,8 @@ class Words(click.Group):
         if command is None:
             if ctx.resilient_parsing:
                 return None, None, args[1:]
+            if self.noun() is None and args[0] in PROGRAMS:
+                raise _refuse_tool(ctx, args[0], args[1:])
             raise unknown_word(ctx, args[0], self.every_word(), self.noun())
         return word, command, args[1:]
 
@@ -269,6 +271,39 @@ def unknown_word(ctx: click.Context, word: str, known: Iterable[str], noun: str 
         meant = f"{ctx.command_path} {SYNONYMS.get(near, near)}"
     hint = f"did you mean {meant}?" if meant else f"{ctx.command_path} --help"
     return usage(f"{ctx.command_path}: no such command: {word[:40]}", hint)
+
+
+def _refuse_tool(ctx: click.Context, tool: str, line: Sequence[str]) -> click.UsageError:
+    """The error for another tool's name, with weft's command for what comes after it."""
+    command = _translate(tool, [word for word in line if not word.startswith("-")])
+    told = f": {command}" if command else f", like {ctx.command_path} ps   {ctx.command_path} --help"
+    return usage(f"{ctx.command_path}: no such command: {tool}", f"{ctx.command_path} takes the verb itself{told}")
+
+
+def _translate(tool: str, words: Sequence[str]) -> str | None:
+    """The command that ``words``, another tool's verb and nouns, are here; None if that isn't known."""
+    noun = PROGRAMS[tool]
+    if noun is None and words and (noun := _find_kind_name(words[0])):
+        words = words[1:]
+    if noun is not None:
+        verb = SYNONYMS.get(words[0], words[0]) if words else "list"
+        return f"weft {noun} {verb}" if verb in verbs_of(noun) else find_command_meant(verb, noun, verbs_of(noun))
+    first, second, *names = [*words, *[""] * (2 - len(words))]
+    verb, object_ = SYNONYMS.get(first, first), _find_kind_name(second)
+    if object_ is not None and verb in verbs_of(object_):
+        return f"weft {verb} {object_} NAME" if names else f"weft {verb} {BY_NAME[object_].plural}"
+    if first in OTHERWISE:
+        return f"weft {OTHERWISE[first]}" if OTHERWISE[first] else None
+    if verb == "get" and (command := find_command_meant(second, None, ())):
+        return command
+    return f"weft {verb}" if verb in {*verbs_of(None), *TOOLS} else find_command_meant(first, None, ())
+
+
+def _find_kind_name(word: str) -> str | None:
+    try:
+        return find_kind(word).name
+    except NotFound:
+        return find_kind_meant(word)
 
 
 def write_section(formatter: click.HelpFormatter, title: str, entries: dict[str, Entry]) -> None:

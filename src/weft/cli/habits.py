@@ -107,6 +107,27 @@ AFTER: dict[tuple[str, str], str] = {
     ("image", "pull"): "add NAME oci://IMAGE",
 }
 
+# Other tools, as the first word of what hands type: the kind that their verbs are of, where it is one. weft takes the verb itself.
+PROGRAMS: dict[str, str | None] = {
+    **dict.fromkeys(("docker", "podman", "nerdctl", "ctr", "crictl", "docker-compose", "podman-compose")),
+    **dict.fromkeys(("kubectl", "oc", "k3s", "helm", "nomad", "incus", "lxd")),
+    **dict.fromkeys(("lxc", "pct"), "container"),
+    **dict.fromkeys(("virsh", "qm", "multipass", "vagrant"), "vm"),
+}
+
+# Verbs of theirs, alone, that are something else here; empty where nothing is like it.
+OTHERWISE: dict[str, str] = {
+    "attach": "logs -f NAME",
+    "build": "image add NAME FILE.tar",
+    "explain": "schema KIND",
+    "list": "ps",
+    "ls": "ps",
+    "pull": "image add NAME oci://IMAGE",
+    "push": "",
+    "status": "ps",
+    "update": "set NAME --cpu N --memory SIZE",
+}
+
 # Options: what they are called here. The first that the command has is named.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "-e": ("--env",),

@@ -12,6 +12,7 @@ from weft.kinds.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS, WORKLOADS
 from weft.objects.errors import Forbidden, NotFound, WeftError
+from weft.objects.image_reference import held_name
 from weft.objects.quantity import format_bytes, format_cpu
 from weft.objects.schema import suggest
 
@@ -63,6 +64,17 @@ def find_one(
 def look_up_one(session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str], alone: str) -> Target:
     """As ``look_up``, of a verb that takes one."""
     return one_target(look_up(session, kind, words, able), alone)
+
+
+def is_image(session: Session, word: str) -> bool:
+    """Whether ``word`` names an image: one in a registry, by its form, or one that weft holds. Not if nobody can tell."""
+    if not held_name(word):
+        return not word.startswith(("/", "."))
+    try:
+        session.make_client(timeout_seconds=COURTESY_SECONDS).get("image", word)
+    except WeftError:
+        return False
+    return True
 
 
 def add_what_is_there(session: Session, problem: WeftError) -> WeftError:

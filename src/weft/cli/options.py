@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from weft.objects.errors import InvalidInput
 from weft.objects.quantity import parse_duration
 
 Run = Callable[..., int | None]
-_ARGV = "weft.argv"
+_ARGV, _TYPED = "weft.argv", "weft.typed"
 
 
 _CLIENT = "--dry-run-here"  # what --dry-run=client is read as: an option with a value would take the next word for it
@@ -39,6 +40,7 @@ class WithCommand(Plain):
     is read as an argument."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_TYPED] = list(args)
         if "--" in args:
             place = args.index("--")
             ctx.meta[_ARGV] = args[place + 1 :]
@@ -51,6 +53,28 @@ def read_argv() -> list[str] | None:
     """The command after ``--`` of a WithCommand's command line; None where there is no ``--``."""
     argv: list[str] | None = click.get_current_context().meta.get(_ARGV)
     return argv
+
+
+def read_typed() -> list[str]:
+    """A WithCommand's own arguments, as they were typed."""
+    typed: list[str] = click.get_current_context().meta[_TYPED]
+    return typed
+
+
+def retype(count: int) -> str:
+    """The whole WithCommand's command line as it was typed, but with ``--`` behind the first ``count`` of its words."""
+    context = click.get_current_context()
+    typed, args = context.ensure_object(Session).typed, read_typed()
+    own = args[: args.index("--")] if "--" in args else args
+    marked = [_Word(_DRY_RUNS.get(arg, arg)) for arg in own]
+    words = context.command.make_parser(context).parse_args([*marked])[0]["words"]
+    flags = [arg for arg, mark in zip(own, marked, strict=True) if not any(mark is word for word in words)]
+    before = typed[: len(typed) - len(args)]
+    return shlex.join(["weft", *before, *words[:count], *flags, "--", *words[count:], *args[len(own) + 1 :]])
+
+
+class _Word(str):
+    """Known again among others of the same letters."""
 
 
 class Duration(click.ParamType[float]):

@@ -43,6 +43,7 @@ class Session:
     def __init__(self, make_clock: Callable[[], Clock], environ: Mapping[str, str] = os.environ) -> None:
         self._make_clock = make_clock
         self.environ = environ
+        self.typed: list[str] = []  # the command line, after ``weft``
         self.context_file: str | None = None
         self.given_project: str | None = None
         self.all_projects = False

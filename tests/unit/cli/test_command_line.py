@@ -143,6 +143,20 @@ def test_a_command_that_cannot_be_understood_says_why_and_what_instead(
         ("vm shell web", "no such command: shell", "did you mean weft vm exec -t NAME -- sh?"),
         ("shell web", "no such command: shell", "did you mean weft exec -t NAME -- sh?"),
         ("launch tiny web", "no such command: launch", "did you mean weft vm create NAME --image IMAGE?"),
+        ("docker ps -a", "no such command: docker", "weft takes the verb itself: weft ps"),
+        ("podman run --rm busybox", "no such command: podman", "weft takes the verb itself: weft run"),
+        ("kubectl get pods", "no such command: kubectl", "weft takes the verb itself: weft get containers"),
+        ("kubectl describe pod web", "no such command: kubectl", "itself: weft describe container NAME"),
+        ("kubectl get all", "no such command: kubectl", "weft takes the verb itself: weft ps"),
+        ("kubectl frobnicate", "no such command: kubectl", "weft takes the verb itself, like weft ps   weft --help"),
+        ("incus launch images:debian/12", "no such command: incus", "itself: weft vm create NAME --image IMAGE"),
+        ("virsh list", "no such command: virsh", "weft takes the verb itself: weft vm list"),
+        ("virsh dominfo web", "no such command: virsh", "weft takes the verb itself: weft vm describe NAME"),
+        ("qm start 101", "no such command: qm", "weft takes the verb itself: weft vm start"),
+        ("nomad job status", "no such command: nomad", "weft takes the verb itself: weft job list"),
+        ("nomad status", "no such command: nomad", "weft takes the verb itself: weft ps"),
+        ("docker", "no such command: docker", "weft takes the verb itself, like weft ps   weft --help"),
+        ("vm docker", "no such command: docker", "weft vm --help"),
         ("vm reboo web", "no such command: reboo", "did you mean weft vm restart?"),
         ("vm create web --image tiny -v a:/b", "no such option: -v", "weft vm create --help"),
         ("container create web busybox -e A=1", "no such option: -e", "did you mean --env?"),
@@ -154,8 +168,26 @@ def test_a_command_that_cannot_be_understood_says_why_and_what_instead(
         ("vm set web memory 96M", "set fields of one object at a time", "write --memory 96M"),
         ("vm create web tiny", "one name is enough: web tiny", "write --image tiny"),
         ("network create blue 10.0.0.0/24", "one name is enough", "write --cidr 10.0.0.0/24"),
-        ("run web busybox echo hi", "'echo': a command comes after --", "weft run … -- echo hi"),
-        ("run web --image busybox echo", "'echo': a command comes after --", "weft run … -- echo"),
+        ("run busybox echo hi", "'echo': a command comes after --", "weft run busybox -- echo hi"),
+        (
+            "run web reg.io/busybox:1 echo hi",
+            "'echo': a command comes after --",
+            "weft run web reg.io/busybox:1 -- echo hi",
+        ),
+        ("run busybox /bin/echo hi", "'/bin/echo': a command comes", "weft run busybox -- /bin/echo hi"),
+        ("-p shop run busybox --cpu 2 echo hi", "'echo': a command", "weft -p shop run busybox --cpu 2 -- echo hi"),
+        (
+            "run --env echo=1 -l a=b reg.io/a:1 echo $HOME",
+            "'echo'",
+            "weft run reg.io/a:1 --env echo=1 -l a=b -- echo '$HOME'",
+        ),
+        ("job run busybox a b -- c", "'a': a command comes after --", "weft job run busybox -- a b c"),
+        ("run --name web busybox echo", "'echo': a command comes", "weft run busybox --name web -- echo"),
+        ("run --dry-run=client busybox a b", "'a': a command comes", "weft run busybox --dry-run=client -- a b"),
+        ("run web --image busybox echo", "'echo': a command comes after --", "weft run web --image busybox -- echo"),
+        ("run --image busybox echo hi", "'echo': a command comes after --", "weft run --image busybox -- echo hi"),
+        ("container create web busybox echo", "'echo': a command", "weft container create web busybox -- echo"),
+        ("create container web --image a echo", "'echo'", "weft create container web --image a -- echo"),
         ("run -- echo hi", "the image is missing: give IMAGE", ""),
         ("vm create web --image tiny -- echo", "a VM takes no command after --", ""),
         ('function invoke f {"n":1}', "one function at a time", """--data '{"n":1}'"""),
@@ -180,6 +212,11 @@ def test_every_command_that_is_suggested_is_one() -> None:
         assert command is not None, line
         if isinstance(command, click.Group):
             assert command.get_command(click.Context(command, parent=top, info_name=first), rest[0]) is not None, line
+    for line in filter(None, habits.OTHERWISE.values()):
+        assert root.get_command(top, line.split()[0]) is not None, line
+    for program, kind in habits.PROGRAMS.items():
+        assert root.get_command(top, program) is None, f"{program} is a word of weft's own"
+        assert kind is None or kind in BY_NAME
     for (noun, word), line in habits.AFTER.items():
         assert word not in verbs_of(noun) and line.split()[0] in verbs_of(noun), (noun, word)
     for word, kind in habits.NOUNS.items():

@@ -17,6 +17,7 @@ from weft.cli.flags import flag_fields, flag_name, flag_parameter, make_flags, n
 from weft.cli.following import print_one
 from weft.cli.function_flags import make_more_flags, read_more_flags
 from weft.cli.grammar import MAKEABLE, Entry, Words, load
+from weft.cli.lookup import is_image
 from weft.cli.manifest.check import Manifest, check_spec, locate
 from weft.cli.manifest.config import read_config
 from weft.cli.manifest.document import Document, split_path
@@ -80,7 +81,7 @@ class _Kinds(Words):
 def _run(session: Session, kind: Kind, words: tuple[str, ...], dry_run: str | None, **given: Any) -> int:
     if "/" in (given.get("spec__iso") or "") and not dry_run:
         given["spec__iso"] = add_file(session, given["spec__iso"])
-    words = read_words(kind, words, given)
+    words = read_words(session, kind, words, given)
     manifest, code = read_wish(session, kind, words, given)
     target = Target(kind, manifest["name"])
     if dry_run == "client":
@@ -130,7 +131,9 @@ def read_wish(
     return manifest, code
 
 
-def read_words(kind: Kind, words: tuple[str, ...], given: dict[str, Any], *, make_up: bool = False) -> tuple[str, ...]:
+def read_words(
+    session: Session, kind: Kind, words: tuple[str, ...], given: dict[str, Any], *, make_up: bool = False
+) -> tuple[str, ...]:
     """Of NAME [IMAGE] [-- COMMAND] the name; the others go where their flags would put them. Of what gets a name, ``make_up``, one
     word alone is the image, unless that is given otherwise. --command is given once, as a shell reads it, or once for each word.
     Raises UsageError for a word too many."""
@@ -139,12 +142,13 @@ def read_words(kind: Kind, words: tuple[str, ...], given: dict[str, Any], *, mak
         if argv:
             raise usage(f"a {kind.title} takes no command after --")
         return words
-    is_image = make_up and len(words) == 1 and not given[f"{place}__image"] and not given["config"]
-    own = 0 if given["named"] or is_image else 1
+    alone = make_up and len(words) == 1 and not given[f"{place}__image"] and not given["config"]
+    own = 0 if given["named"] or alone else 1
     names, images, others = words[:own], words[own : own + 1], words[own + 1 :]
     if others or (images and given[f"{place}__image"]):
-        first, *_ = others or images
-        raise usage(f"{first!r}: a command comes after --", f"{_command_path()} … -- {' '.join(others or images)}")
+        image = given[f"{place}__image"]
+        count = _count_own(session, words, image) if make_up and own else own + (not image)
+        raise usage(f"{words[count]!r}: a command comes after --", options.retype(count))
     if images:
         given[f"{place}__image"] = images[0]
     flags: tuple[str, ...] = given[f"{place}__command"] or ()
@@ -152,6 +156,15 @@ def read_words(kind: Kind, words: tuple[str, ...], given: dict[str, Any], *, mak
         raise usage("the command is given twice: with --command, and after --")
     given[f"{place}__command"] = tuple(shlex.split(flags[0])) if len(flags) == 1 else (*flags, *(argv or ()))
     return names
+
+
+def _count_own(session: Session, words: tuple[str, ...], image: str | None) -> int:
+    """How many of the words are those of a command that needs no name, [NAME] IMAGE, or [NAME] before --image. The others are
+    what is to be run in it."""
+    if image:
+        typed = options.read_typed()
+        return int(typed.index(words[0]) < next(at for at, arg in enumerate(typed) if arg.startswith("--image")))
+    return 2 if not is_image(session, words[0]) and is_image(session, words[1]) else 1
 
 
 def _command_path() -> str:

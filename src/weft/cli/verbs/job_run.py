@@ -16,6 +16,7 @@ from weft.cli.flags import make_flags
 from weft.cli.following import print_one
 from weft.cli.goals import plan_goal
 from weft.cli.grammar import Entry
+from weft.cli.lookup import is_image
 from weft.cli.moment import tell_moment
 from weft.cli.operations import name_operation
 from weft.cli.printed import show_last_lines
@@ -29,6 +30,7 @@ from weft.kinds.cells import dig
 from weft.kinds.job import first_exit_code, task_name
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
+from weft.objects.errors import NotFound
 from weft.objects.index_ranges import read_indexes
 
 WAIT_SECONDS = 10 * 365 * 86400.0
@@ -56,12 +58,16 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: str | None, **given: Any) -> int:
     job = BY_NAME["job"]
-    manifest, _ = read_wish(session, job, read_words(job, words, given, make_up=True), given, make_up=True)
+    manifest, _ = read_wish(session, job, read_words(session, job, words, given, make_up=True), given, make_up=True)
     target = Target(job, manifest["name"])
     if dry_run == "client":
         print_one(session, manifest, f"{target.what}  would be asked for; no server was asked")
         return OK
-    made = session.client.create(manifest, dry_run=bool(dry_run))
+    try:
+        made = session.client.create(manifest, dry_run=bool(dry_run))
+    except NotFound as missing:
+        _suggest_command(session, words, missing)
+        raise
     if dry_run:
         return rehearse(session, target, made, "run")
     if dig(made, "spec.schedule"):
@@ -70,6 +76,12 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: s
         print_one(session, made, f"{target.what}  created; watch: weft operation attach {name_operation(made)}")
         return OK
     return watch_job(session, target, made)
+
+
+def _suggest_command(session: Session, words: tuple[str, ...], missing: NotFound) -> None:
+    """Of IMAGE COMMAND the command was read as the image that isn't there."""
+    if len(words) == 2 and missing.field == "spec.task.image" and is_image(session, words[0]):
+        missing.hint = f"a command comes after --: {options.retype(1)}"
 
 
 def _await_schedule(session: Session, target: Target, made: Object) -> int:
