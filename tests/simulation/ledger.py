@@ -260,7 +260,9 @@ class _SteppedWriter(Writer):
         self._awake = False
 
     def submit(self, apply: Any, size_bytes: int) -> Any:
-        future = super().submit(apply, size_bytes)
+        future = self._context.run(
+            super().submit, apply, size_bytes
+        )  # the store's process does it, whoever asked and ended
         signer, self._ledger.signer = self._ledger.signer, None
         if signer is not None:
             self._signers[future] = signer
