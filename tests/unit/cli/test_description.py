@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from weft.cli.deleting import describe_loss
 from weft.cli.output.description import describe_object, name_images
 from weft.cli.terminal import Paint
 from weft.kinds.registry import find_kind
+from weft.kinds.vm import MOST_DISK_BYTES
 
 
 def test_a_ratio_is_no_size_and_a_declared_size_is_one() -> None:
@@ -14,6 +17,21 @@ def test_a_ratio_is_no_size_and_a_declared_size_is_one() -> None:
     lines = describe_object(node, find_kind("node"), lambda since: "0s", None, Paint(False)).splitlines()
     assert "  overcommit  cpu 4, memory 1.2" in lines
     assert "  resources   hugepages 16.0 GiB, sriov 8" in lines
+
+
+def test_what_has_no_size_of_its_own_is_told_by_where_it_gets_one() -> None:
+    spec = {"cpu": 1.0, "disk": 0, "gpus": 0, "gpu_memory": 0}
+    room = {"cpu": 8, "memory": 2**30, "disk": MOST_DISK_BYTES, "volumes": 4}
+    lines = _describe("vm", spec, {"room": room})
+    assert "  room  cpu 8, memory 1.0 GiB, disk as much as its pool has, volumes 4" in lines
+    assert lines[-3:] == ["spec", "  cpu   1", "  disk  as large as its image"]
+    assert "  disk        2.0 GiB" in _describe("vm", {"disk": 2**31, "gpu_memory": 2**30})
+    assert "  migration bandwidth  no limit" in _describe("node", {"migration_bandwidth": 0})
+
+
+def _describe(kind: str, spec: dict[str, Any], status: dict[str, Any] | None = None) -> list[str]:
+    obj = {"name": "one", "uid": "u", "spec": spec, "status": status or {}}
+    return describe_object(obj, find_kind(kind), lambda since: "0s", None, Paint(False)).splitlines()
 
 
 def test_images_are_told_by_their_names() -> None:

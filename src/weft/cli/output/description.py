@@ -9,6 +9,7 @@ from weft.cli.moment import tell_moment
 from weft.cli.output.table import Column, draw_table
 from weft.cli.terminal import Paint, clean
 from weft.kinds.record import Kind
+from weft.kinds.vm import MOST_DISK_BYTES
 from weft.objects.quantity import format_amount, format_bytes
 from weft.objects.schema import describe_fields
 
@@ -17,6 +18,16 @@ _SIZES = ("size", "memory", "disk", "virtual_size", "total", "free")
 _PRIVATE = ("user_data",)  # may hold passwords: whoever wants it asks for the object itself
 _MOMENTS = ("not_before", "not_after", "last_run", "next_run")
 _TIMES = ("at", "since", "started_at", "used_at", "expires_at", "ended_at", "handed_over_at")
+
+# Values that say another thing than how much. Nothing is said where there is none.
+_SAID: dict[tuple[str, float], str] = {
+    ("spec.disk", 0): "as large as its image",
+    ("spec.gpus", 0): "",
+    ("spec.gpu_memory", 0): "",
+    ("spec.memory", 0): "chosen for it",  # of a conversion
+    ("spec.migration_bandwidth", 0): "no limit",
+    ("status.room.disk", MOST_DISK_BYTES): "as much as its pool has",
+}
 
 
 def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], width: int | None, paint: Paint) -> str:
@@ -84,6 +95,8 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
+        if (path, value) in _SAID:
+            return _SAID[path, value]
         if name in _MOMENTS:
             return tell_moment(float(value))
         if name in _TIMES:
