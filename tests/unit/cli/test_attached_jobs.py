@@ -10,6 +10,7 @@ import pytest
 from weft.cli import attached, printed
 from weft.cli.attached import TaskOutput, has_one_task
 from weft.cli.session import Session
+from weft.cli.verbs import job_run
 from weft.cli.verbs.job_run import Attached
 from weft.cli.words import Target
 from weft.contracts.clock import SystemClock
@@ -114,6 +115,25 @@ def test_a_reader_that_has_seen_enough_ends_the_watching(session: Session, monke
         output.end()
     with pytest.raises(BrokenPipeError):
         progress.tick()
+
+
+def test_who_reads_no_more_is_told_that_the_job_goes_on_and_how_to_end_it(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: Session, target: Target, *__: object) -> int:
+        raise BrokenPipeError
+
+    def follow(session: Session, waits: object, progress: Attached) -> None:
+        progress.show(SUMS, job(x1="0"))
+        while not session.client.http.closed.wait(0.01):
+            progress.tick()
+
+    monkeypatch.setattr(printed, "_run_stream", run)
+    monkeypatch.setattr(job_run, "follow", follow)
+    with pytest.raises(BrokenPipeError):
+        job_run.watch_job(session, SUMS, {**job(), "uid": "u"})
+    *_, last = capfd.readouterr().err.splitlines()
+    assert last == "nobody reads on, job/sums goes on; look: weft logs job/sums   end: weft delete job/sums"
 
 
 def test_a_node_that_never_ends_an_ended_task_s_log_is_not_waited_for(

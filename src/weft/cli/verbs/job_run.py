@@ -106,6 +106,7 @@ def watch_job(session: Session, target: Target, job: Object) -> int:
     progress = (
         Attached(output, session.clock.elapsed, **settings) if output else Counting(session.clock.elapsed, **settings)
     )
+    ended = False
     try:
         (result,) = follow(session, [_wait(target, job)], progress)
         ended = result.obj is not None and dig(result.obj, "status.ended_at") is not None
@@ -115,6 +116,12 @@ def watch_job(session: Session, target: Target, job: Object) -> int:
     except KeyboardInterrupt:
         session.say(f"it goes on; watch: weft wait {target.what}   undo: weft job cancel {target.name}")
         return INTERRUPTED
+    except BrokenPipeError:
+        if not ended:  # where nobody reads this either, it raises the same
+            session.say(
+                f"nobody reads on, {target.what} goes on; look: weft logs {target.what}   end: weft delete {target.what}"
+            )
+        raise
     if result.error is None:
         assert result.obj is not None
         total = dig(result.obj, "status.tasks", 0)
