@@ -397,8 +397,6 @@ def test_an_object_is_found_by_its_name_alone_and_to_be_read_by_its_beginning(fa
     for line in ("stop found-h", "vm stop found-h", "vm delete found-h --yes", "vm set found-h --cpu 1"):
         said = fabric.weft(*line.split())  # what changes something takes a name as it is
         assert (said.code, "did you mean vm/found-here?" in said.err) == (3, True), (line, said.err)
-    bare = fabric.weft("delete", "found-here", "--yes")
-    assert (bare.code, bare.err.splitlines()[-1]) == (2, "write vm/found-here")
     assert fabric.weft("stop", "found-here").code == 0
 
     make(fabric, "found-there", "--label", "tier=there")
@@ -421,7 +419,7 @@ def test_an_object_is_found_by_its_name_alone_and_to_be_read_by_its_beginning(fa
     nothing = fabric.weft("describe", "found-nowhere")
     assert nothing.code == 3 and 'no object is called "found-nowhere"' in nothing.err
     assert "no such kind" in fabric.weft("describe", "vmm").err
-    names = ["vm/found-here", "vm/found-there", "volume/found-net", "network/found-net"]
+    names = ["found-here", "found-there", "volume/found-net", "network/found-net"]
     assert fabric.weft("rm", *names, "--yes").code in (0, 8)
     fabric.weft("network", "delete", "found-net", "--yes")
 
@@ -443,6 +441,32 @@ def test_a_job_without_a_name_gets_one_of_its_image_and_its_command_whole(fabric
     ):
         said = fabric.weft(*line.split())
         assert said.code in (2, 3) and said.err.splitlines()[-1].endswith(meant), (line, said.err)
+
+
+def test_a_workload_is_deleted_by_its_name_alone_and_nothing_else_is(fabric: Fabric) -> None:
+    make(fabric, "lone")
+    assert fabric.weft("volume", "create", "lone", "--size", "1M").code == 0
+    assert fabric.weft("container", "create", "twin", "--image", "registry.example.org/a:1", "--detach").code == 0
+    make(fabric, "twin")
+    asked = fabric.weft("rm", "lone")
+    assert (asked.code, "to delete vm/lone where nobody can be asked, give --yes" in asked.err) == (2, True), asked.err
+    both = fabric.weft("rm", "twin", "--yes")
+    assert (both.code, both.err.splitlines()) == (
+        2,
+        ["error: 'twin' is vm/twin and container/twin", "write which: KIND/NAME"],
+    )
+    assert fabric.weft("job", "run", "lone", "registry.example.org/a:1", "--detach").code == 0
+    assert "'lone' is vm/lone and job/lone" in fabric.weft("rm", "lone", "--yes").err
+    assert fabric.weft("rm", "job/lone", "--yes").code == 0
+    gone = fabric.weft("rm", "lone", "--yes")
+    assert (gone.code, gone.out.split(" after")[0]) == (0, "vm/lone  deleted"), gone.err
+    kept = fabric.weft("rm", "lone", "--yes")
+    assert (kept.code, kept.err.splitlines()) == (
+        2,
+        ["error: 'lone' is named without its kind", "write volume/lone"],
+    )
+    assert fabric.weft("rm", "lone-some", "--yes").code == 3
+    assert fabric.weft("rm", "volume/lone", "vm/twin", "container/twin", "--yes").code == 0
 
 
 def test_of_several_objects_each_fails_alone(fabric: Fabric) -> None:

@@ -31,17 +31,17 @@ def find_targets(session: Session, kind: Kind | None, words: Sequence[str], able
     return read_targets(kind, words, able, lambda name, kinds: _find(session, name, kinds))
 
 
-def read_sure_targets(
-    session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str] = ()
-) -> list[Target]:
-    """The objects that ``words`` name with their kinds: for what can't be undone. A bare name is refused with what to write."""
+def find_sure_targets(session: Session, kind: Kind | None, words: Sequence[str]) -> list[Target]:
+    """The objects that ``words`` name exactly: for what can't be undone. The kind of a bare name is looked for, as for ``stop``,
+    where a workload has it alone among what runs; of any other kind it is refused with what to write."""
 
-    def refuse(name: str, kinds: Sequence[str]) -> None:
+    def find(name: str, kinds: Sequence[str]) -> Target | None:
         found = _find(session, name, kinds)
-        if found is not None:
+        if found is not None and found.kind.name not in WORKLOADS:
             raise usage(f"{name!r} is named without its kind", f"write {found.what}")
+        return found
 
-    return read_targets(kind, words, (), refuse)
+    return read_targets(kind, words, (), find)
 
 
 def look_up(session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str] = ()) -> list[Target]:

@@ -11,7 +11,7 @@ from weft.cli.deleting import ask_to_delete, check_person
 from weft.cli.exit_codes import ERROR, OK, join_codes
 from weft.cli.finishing import Done, plan_wait
 from weft.cli.grammar import Entry
-from weft.cli.lookup import read_sure_targets
+from weft.cli.lookup import find_sure_targets
 from weft.cli.outcome import each, finish_each
 from weft.cli.session import Session
 from weft.cli.verbs.apply import file_option, read_files
@@ -107,7 +107,7 @@ def _find_targets(
     session: Session, kind: Kind | None, words: tuple[str, ...], labels: str, fields: str, uids: dict[str, str]
 ) -> list[Target]:
     if not labels and not fields:
-        return read_sure_targets(session, kind, words)
+        return find_sure_targets(session, kind, words)
     if len(words) != (kind is None):
         raise click.UsageError("give names, or a kind and a selector")
     kind = kind or find_noun(words[0])
