@@ -62,6 +62,10 @@ class Notes:
                 continue
             self._witness.see_commit(writer, was, now)
 
+    def begin_history(self, epoch: str) -> None:
+        """What nodes say is of this history, once they have heard of it."""
+        self._witness.epoch = epoch
+
     def go_back(self, values: dict[str, bytes]) -> None:
         """The store is as it was when it held ``values``."""
         self.values, self._read = dict(values), {}
@@ -152,6 +156,7 @@ class MemoryLedger(MemoryStore):
         self._revision = self._compacted = self._revision + 1_000
         self._watches = _OwnedWatches(self._epoch, self._revision, self._replay)
         self.notes.go_back(self._backup["values"])
+        self.notes.begin_history(self._epoch)
         return True
 
     def fill_disk(self, full: bool) -> bool:
@@ -177,6 +182,7 @@ class SqliteLedger(SqliteStore):
             mock.patch.object(sqlite_writer, "threading", mock.Mock()),
         ):
             super()._start(*opened)
+        self.notes.begin_history(opened[1].epoch)
 
     def _open_file(self) -> Any:
         self._opened = super()._open_file()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from tests.simulation.fabric import Fabric
 from tests.simulation.fate import Fate
 from tests.simulation.node import Node
 from tests.simulation.people import MIB, VMS, VOLUMES
 from tests.simulation.promises import _orphans, find_unmet
-from tests.simulation.simulation import simulate
-from tests.simulation.test_returning_node import HERE, ask, boot_ids, phase, places, read, until
+from tests.simulation.simulation import Store, simulate
+from tests.simulation.test_returning_node import HERE, ask, boot_ids, node_phase, phase, places, read, until
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.workload import WorkloadStatus
@@ -105,4 +107,42 @@ def test_a_volume_that_is_deleted_while_its_node_is_lost_after_a_restore_is_kept
         )
 
     with simulate(1, Fate(1, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_a_node_that_still_speaks_of_a_history_between_two_restores_is_waited_for_until_it_is_lost(
+    store: Store,
+) -> None:
+    async def run(fabric: Fabric) -> None:
+        await fabric.set_up()
+        await until(lambda: node_phase(fabric) == "Ready", "the backup knows it, as of the first history")
+        fabric.kill_deciders()
+        await make_vm(fabric, "books", node=HERE)
+        await fabric.ledger.back_up()
+        await go_back(fabric)
+        fabric.fate.cut_off.discard(HERE)
+        fabric.start_deciders()
+        await run_here(fabric, "books")
+        before = boot_ids(fabric)
+        await go_back(fabric)
+        fabric.start_deciders()
+        here(fabric).kill()
+        here(fabric).start()
+        fabric.fate.deaf.add(HERE)
+        fabric.fate.cut_off.discard(HERE)
+        backed_up = read(fabric, "node", HERE)
+        await until(lambda: read(fabric, "node", HERE) is not backed_up, "it says what it was told between the two")
+        fabric.fate.cut_off.add(HERE)
+        await ask(fabric, "DELETE", f"{VMS}/books")
+        await asyncio.sleep(20.0)
+        assert phase(fabric, "books") != "absent", "the node may say yet that its guest runs"
+        await until(lambda: phase(fabric, "books") == "absent", "it is gone, its node being lost")
+        fabric.fate.deaf.discard(HERE)
+        fabric.fate.cut_off.discard(HERE)
+        await until(lambda: _orphans(fabric, here(fabric)), "its guest is told, and kept")
+        assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
+        assert here(fabric).uid not in fabric.witness.unheard, "it has spoken of this history"
+
+    with simulate(1, Fate(1, 0, {}), store) as fabric:
         fabric.loop.run_until_complete(run(fabric))

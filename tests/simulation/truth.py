@@ -43,7 +43,8 @@ class Witness:
         self.incarnations: dict[str, int] = {}  # workload uid → its highest in this history
         self.forgotten: set[str] = set()  # uids of allocations that an older store didn't know
         self.restored_at = 0.0
-        self.unheard: dict[str, str] = {}  # nodes that have not spoken since → the history that they spoke of last
+        self.epoch = ""  # of the store's present history, once there was another
+        self.unheard: set[str] = set()  # uids of nodes that have not spoken in it yet
         self.passed_over: set[str] = set()  # nodes that were lost for too long after a restore to be waited for
         self.left_behind: dict[str, set[str]] = {}  # volume uid → nodes that were passed over when it was deleted
         self.node_uids: dict[str, str] = {}  # by name
@@ -75,7 +76,7 @@ class Witness:
     def see_restore(self, allocations: Sequence[Envelope], nodes: Sequence[Envelope], now: float) -> None:
         """The store is an older one now, with these in it; what runs is what ran."""
         self.restored_at, self.gave_up = now, True
-        self.unheard = {item.uid: decode_part(item.report, NodeReport).epoch for item in nodes}
+        self.unheard = {item.uid for item in nodes}
         known = {item.uid: item for item in allocations}
         self.forgotten |= self.allocations.keys() - known.keys()
         self.given_up.clear()
@@ -87,7 +88,7 @@ class Witness:
         """After a restore, nodes are waited for until it is known that they are lost. What runs there is passed over then:
         there may be a second one of it until the node is heard (docs/status.md)."""
         if now - self.restored_at >= PATIENCE_SECONDS:
-            self.passed_over |= self.unheard.keys()
+            self.passed_over |= self.unheard
 
     def is_passed_over(self, where: str, allocation: str) -> bool:
         """Whether this is one that only a node knows of (``where`` is its name) which was silent for too long."""
@@ -104,18 +105,19 @@ class Witness:
             self._see_allocation(was, now)
         elif envelope.kind == "node" and now is not None:
             report = self.nodes[now.uid] = decode_part(now.report, NodeReport)
-            if report.epoch != self.unheard.get(now.uid, report.epoch):
-                del self.unheard[now.uid]
+            if report.epoch == self.epoch:
+                self.unheard.discard(now.uid)
             self.untold -= {orphan.uid for text in report.orphans if (orphan := read_orphan(text)) is not None}
         elif envelope.kind == "node" and was is not None:
             self.nodes.pop(was.uid, None)
             self.gave_up = True
-            if self.unheard.pop(was.uid, None) is not None:
+            if was.uid in self.unheard:
+                self.unheard.discard(was.uid)
                 self.passed_over.add(was.uid)  # people gave it up before it could say what lies there
         elif envelope.kind == "migration" and now is not None and was is not None:
             self._see_migration(was, now)
         elif envelope.kind == "volume" and now is None:
-            self.left_behind[envelope.uid] = self.unheard.keys() & self.passed_over
+            self.left_behind[envelope.uid] = self.unheard & self.passed_over
         elif envelope.kind == "vm" and now is None and was is not None:
             self._see_vm_gone(was)
 
