@@ -19,6 +19,7 @@ from weft.objects.identity import object_key
 GIB = 1024**3
 SAN = NodePool("san", "id-of-the-san", 100 * GIB, 50 * GIB)
 OTHER = NodePool("san", "id-of-another", 100 * GIB, 50 * GIB)
+FAST = NodePool("fast", "id-of-the-fast", 100 * GIB, 50 * GIB)
 AWAY = NodePool("san", problem="not mounted")
 
 
@@ -74,6 +75,35 @@ async def test_what_both_nodes_see_is_shared_by_a_move_and_what_bears_the_same_n
         assert any(move.peer == "n3" and move.shared == () for move in moves), "the disks went over"
 
 
+async def test_where_a_node_lacks_the_pools_of_a_vm_it_is_said_how_its_disks_get_out_of_them(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        for name in ("data", "own"):
+            await lab.put(
+                "volume", name, {"size": GIB, "pool": "fast" if name == "data" else "local"}, finalizers=("volume",)
+            )
+        await lab.add_node("n1", pools=[SAN, FAST])
+        await lab.add_node("n2", pools=[SAN])
+        await lab.add_node("n3")
+        await lab.pass_time(2)
+        await lab.put_vm("web", node=None, pool="san", volumes=["data", "own"])
+        await lab.until_phase("web", "Running")
+        root = "weft vm migrate web --storage --pool local"
+        data, beside = f"{root} --volume data", "no node beside n1 can take it: of 2, 2 without its storage pool"
+        for to, said in (
+            ("n2", f"n2: has no storage pool fast that can be used; first {data}"),
+            ("n3", f"n3: has no storage pool fast that can be used; first {root}, {data}"),
+            (None, f"{beside}; first {root}, {data}"),
+        ):
+            await lab.migrate("web", f"to-{to}".lower(), **({"to": to} if to else {}))
+            await lab.pass_time(3)
+            migration = await lab.get(f"/migration/default/to-{to}".lower())
+            assert migration is not None
+            placed = migration.condition("Placed")
+            assert placed is not None and placed.message == said
+            await lab.delete(f"/migration/default/to-{to}".lower())
+            await lab.pass_time(3)
+
+
 async def test_a_volume_in_a_shared_pool_is_used_from_any_node_that_sees_it(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await lab.put("volume", "data", {"size": GIB, "pool": "san"}, finalizers=("volume",))
@@ -98,9 +128,6 @@ async def test_a_volume_in_a_shared_pool_is_used_from_any_node_that_sees_it(tmp_
         assert decision is not None
         said = [v.reason for v in decode_part(decision.spec, DecisionSpec).verdicts if v.node == "n3"]
         assert said == ["its pool san is other storage than the one where a volume's data lies"]
-
-
-FAST = NodePool("fast", "id-of-the-fast", 100 * GIB, 50 * GIB)
 
 
 async def say(lab: MovingLab, phase: str, **more: Any) -> AllocationSpec:

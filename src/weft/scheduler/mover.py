@@ -11,16 +11,17 @@ from weft.client.indexes import ALLOCATIONS_BY_WORKLOAD, NODES_BY_UID
 from weft.client.view import Item, View
 from weft.client.workloads import wish_of
 from weft.contracts.policy import Request
-from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec, account, list_disks
-from weft.kinds.migration import MigrationSpec, stands_still
+from weft.kinds.allocation import LOCAL, ROOT, AllocationReport, AllocationSpec, account, list_disks
+from weft.kinds.migration import MOVABLE, MigrationSpec, stands_still
 from weft.kinds.node import NodeReport
 from weft.kinds.workload import WorkloadStatus
 from weft.scheduler.cycle import Engine
 from weft.scheduler.explain import Explanation, explain
+from weft.scheduler.filters import HasPools
 from weft.scheduler.prefer import relax
 from weft.scheduler.request import Candidate, Waiting, read_candidate
 from weft.scheduler.saving import NOT_SAVED, RUNTIME, Saves, choose_saving, find_bar, find_lack
-from weft.scheduler.table.facts import amounts_of
+from weft.scheduler.table.facts import amounts_of, name_pool
 from weft.scheduler.table.snapshot import without
 
 
@@ -123,7 +124,25 @@ def decide(
         return candidate, row, explain(engine, request, candidate.vm.uid, row)
 
 
-def describe_refusal(explanation: Explanation, to: str | None) -> str:
-    """Why it can't go, in one sentence: of the node that was asked for, if one was."""
+def describe_refusal(engine: Engine, mover: Mover, explanation: Explanation, to: str | None) -> str:
+    """Why it can't go, in one sentence: of the node that was asked for, if one was. Where a node hasn't the pools of its disks,
+    with what brings these into the one that every node has."""
     verdict = next((verdict for verdict in explanation.verdicts if verdict.node == to), None)
-    return f"{to}: {verdict.reason}" if verdict is not None and verdict.reason else explanation.message
+    why = f"{to}: {verdict.reason}" if verdict is not None and verdict.reason else explanation.message
+    lacking = [one.node for one in explanation.verdicts if one.filter == HasPools.name and to in (None, one.node)]
+    first = _list_relocations(engine, mover, lacking)
+    return f"{why}; first {', '.join(first)}" if first else why
+
+
+def _list_relocations(engine: Engine, mover: Mover, nodes: Sequence[str]) -> list[str]:
+    """The commands for the disks in pools that one of ``nodes`` hasn't; none for what can't be relocated."""
+    spec, snapshot = mover.source.spec(AllocationSpec), engine.snapshot
+    if "storage" not in MOVABLE[spec.workload.kind]:
+        return []
+    rows, names = [snapshot.names.index(node) for node in nodes], {one.uid: one.name for one in spec.volumes}
+    return [
+        f"weft vm migrate {spec.workload.name} --storage --pool {LOCAL}"
+        + (f" --volume {names[disk]}" if disk != ROOT else "")
+        for disk, (pool, _) in list_disks(spec).items()
+        if pool != LOCAL and not all(snapshot.machine(name_pool(pool))[row] for row in rows)
+    ]

@@ -107,7 +107,9 @@ def plan_target(
     candidate, row, explanation = found or decide(engine, mover, held, item.status(MigrationStatus).avoid)
     timing = Timing(now, 0.0)
     if row is None:
-        return _plan_refusal(view, item, candidate, explanation, timing), []
+        return _plan_refusal(
+            view, engine, item, msgspec.structs.replace(mover, candidate=candidate), explanation, timing
+        ), []
     node = view.find(NODES_BY_UID, engine.snapshot.uids[row])[0]
     load = _load(engine, mover, candidate, row, held)
     uid = new_uid()
@@ -152,7 +154,9 @@ def plan_room(
     candidate, row, explanation = decide(engine, mover)
     timing = Timing(now, 0.0)
     if row is None:
-        return _plan_refusal(view, item, candidate, explanation, timing), []
+        return _plan_refusal(
+            view, engine, item, msgspec.structs.replace(mover, candidate=candidate), explanation, timing
+        ), []
     node, uid = view.find(NODES_BY_UID, engine.snapshot.uids[row])[0], new_uid()
     load = _load(engine, mover, candidate, row, [])
     place = mover.source
@@ -305,15 +309,15 @@ def _is_placed(placed: Condition | None, status: MigrationStatus) -> bool:
 
 
 def _plan_refusal(
-    view: View, item: Item, candidate: Candidate, explanation: Explanation, timing: Timing
+    view: View, engine: Engine, item: Item, mover: Mover, explanation: Explanation, timing: Timing
 ) -> Commit | None:
-    message = describe_refusal(explanation, item.spec(MigrationSpec).to)
+    message = describe_refusal(engine, mover, explanation, item.spec(MigrationSpec).to)
     refused = _put_condition(item, Condition("Placed", "False", explanation.error, message, timing.at))
     if refused is None:
         return None
     event = Event("Warning", explanation.error, message, item.envelope.ref, SOURCE)
     return Commit(
-        item.key, [put_decision(view, item, candidate, explanation, timing), refused], [unchanged(item)], [event]
+        item.key, [put_decision(view, item, mover.candidate, explanation, timing), refused], [unchanged(item)], [event]
     )
 
 

@@ -120,7 +120,7 @@ def _answer_move(
     return RecommendationStatus(
         phase="Done",
         reason=explanation.error,
-        message=describe_refusal(explanation, move.to) if row is None else "",
+        message=describe_refusal(engine, mover, explanation, move.to) if row is None else "",
         policy=candidate.request.strategy,
         nodes=explanation.nodes,
         current=at.node,

@@ -55,7 +55,7 @@ def _find_target(view: View, engine: Engine, place: Item, strategy: str, beside:
         return replace(told, reason=mover.reason, message=mover.message)
     candidate, row, explanation = decide(engine, mover)
     if row is None:
-        return replace(told, reason=explanation.error, message=describe_refusal(explanation, None))
+        return replace(told, reason=explanation.error, message=describe_refusal(engine, mover, explanation, None))
     snapshot, key = engine.snapshot, f"rehearsed/{place.key}"
     snapshot.put_allocation(key, snapshot.uids[row], candidate.request.amounts, engine.load(candidate.request, row))
     beside.append(key)
