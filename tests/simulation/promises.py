@@ -135,10 +135,9 @@ def _check_volume(fabric: Fabric, person: Person) -> list[str]:
         return []
     homes = {node.uid: node.name for node in fabric.nodes if volume.uid in node.shelf.volumes}
     status = decode_part(volume.status, VolumeStatus)
-    undecided = len(homes) > 1 and {*homes.values()} <= {
-        *status.copies
-    }  # none of them is its home: it is told, and waits
-    if homes and status.node_uid not in homes and not undecided:
+    # None of several is its home, or an older store lists a stopped guest where the data left with another (0044): it is told.
+    excused = len(homes) > 1 or (fabric.restores > 0 and status.attached_to is not None)
+    if homes and status.node_uid not in homes and not (excused and {*homes.values()} <= {*status.copies}):
         return [f"volume {person.volume} has its data elsewhere than where it is looked for"]
     if len(homes) > 1 and not (fabric.restores or fabric.removals):
         return [f"volume {person.volume} has data on two nodes"]

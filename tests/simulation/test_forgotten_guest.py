@@ -16,6 +16,7 @@ from tests.simulation.simulation import Store, simulate
 from tests.simulation.test_returning_node import HERE, ask, boot_ids, node_phase, phase, places, read, until
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.volume import VolumeStatus
 from weft.kinds.workload import WorkloadStatus
 from weft.objects.envelope import decode_part
 
@@ -27,6 +28,11 @@ def here(fabric: Fabric) -> Node:
 def reason(fabric: Fabric, name: str) -> str:
     vm = read(fabric, "vm", name)
     return decode_part(vm.status, WorkloadStatus).reason if vm is not None else "absent"
+
+
+def copies(fabric: Fabric, name: str) -> list[str]:
+    volume = read(fabric, "volume", name)
+    return decode_part(volume.status, VolumeStatus).copies if volume is not None else []
 
 
 def owner_of(fabric: Fabric, address: str) -> str:
@@ -145,4 +151,34 @@ def test_a_node_that_still_speaks_of_a_history_between_two_restores_is_waited_fo
         assert here(fabric).uid not in fabric.witness.unheard, "it has spoken of this history"
 
     with simulate(1, Fate(1, 0, {}), store) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
+
+
+def test_a_stopped_vm_that_comes_back_where_its_volume_has_left_with_another_vm_is_told_where_the_data_is() -> None:
+    async def run(fabric: Fabric) -> None:
+        await fabric.set_up()
+        person = fabric.people[0]
+        await ask(fabric, "POST", VOLUMES, {"kind": "volume", "name": person.volume, "spec": {"size": 64 * MIB}})
+        person.has_volume = True
+        await make_vm(fabric, person.name, node=HERE, volumes=[person.volume])
+        await run_here(fabric, person.name)
+        person.wanted = await ask(fabric, "POST", f"{VMS}/{person.name}:stop", {})
+        await until(lambda: phase(fabric, person.name) == "Stopped", "it is stopped")
+        await fabric.ledger.back_up()
+        await ask(fabric, "DELETE", f"{VMS}/{person.name}")
+        await until(lambda: phase(fabric, person.name) == "absent", "it is gone")
+        await make_vm(fabric, "books", volumes=[person.volume])
+        await run_here(fabric, "books")
+        await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": "n1"})
+        await until(lambda: [place.node for place in places(fabric, "books")] == ["n1"], "it has left with the data")
+        await go_back(fabric)
+        fabric.fate.cut_off.discard(HERE)
+        fabric.start_deciders()
+        await until(lambda: copies(fabric, person.volume) == ["n1"], "it is told")
+        await until(lambda: not find_unmet(fabric), "all is as people know")
+        person.wanted = await ask(fabric, "POST", f"{VMS}/{person.name}:start", {})
+        await until(lambda: phase(fabric, person.name) == "Running", "it begins with an empty volume")
+        assert copies(fabric, person.volume) == ["n1"] and not find_unmet(fabric) and not fabric.broken
+
+    with simulate(1, Fate(1, 0, {})) as fabric:
         fabric.loop.run_until_complete(run(fabric))
