@@ -62,6 +62,8 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
             hints.append(f"did you mean {meant or ', '.join(sorted(error.possibilities)[:3])}?")
     context = getattr(error, "ctx", None)
     if context is not None:
+        if isinstance(error, click.NoSuchOption) and (rule := getattr(context.command, "where_options_go", "")):
+            hints.append(rule)
         hints.append(f"{context.command_path} --help")
     hint = getattr(error, "hint", None) or "   ".join(hints)
     told = WeftError(message, reason="usage", hint=hint or None)

@@ -49,6 +49,12 @@ class WithCommand(Plain):
         return super().parse_args(ctx, args)
 
 
+class WithOwnCommand(WithCommand):
+    """One that is mostly typed for the command in it, whose options are then taken for weft's if there is no ``--``."""
+
+    where_options_go = "a command with options of its own comes after --"
+
+
 def read_argv() -> list[str] | None:
     """The command after ``--`` of a WithCommand's command line; None where there is no ``--``."""
     argv: list[str] | None = click.get_current_context().meta.get(_ARGV)

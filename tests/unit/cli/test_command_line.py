@@ -158,6 +158,11 @@ def test_a_command_that_cannot_be_understood_says_why_and_what_instead(
         ("docker", "no such command: docker", "weft takes the verb itself, like weft ps   weft --help"),
         ("vm docker", "no such command: docker", "weft vm --help"),
         ("vm reboo web", "no such command: reboo", "did you mean weft vm restart?"),
+        (
+            "run busybox sh -c date",
+            "no such option: -c",
+            "a command with options of its own comes after --   weft run --help",
+        ),
         ("vm create web --image tiny -v a:/b", "no such option: -v", "weft vm create --help"),
         ("container create web busybox -e A=1", "no such option: -e", "did you mean --env?"),
         ("container create web busybox -v a:/b", "no such option: -v", "did you mean --mount?"),

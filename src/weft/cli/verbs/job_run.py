@@ -53,7 +53,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         options.output(),
     ]
     summary = "Run a job and wait for it; print what its only task prints, and end as the job did. It needs no name."
-    return options.build(verb, summary, _run, kind, params, command_class=options.WithCommand)
+    return options.build(verb, summary, _run, kind, params, command_class=options.WithOwnCommand)
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: str | None, **given: Any) -> int:
