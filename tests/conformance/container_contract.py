@@ -247,7 +247,7 @@ class ContainerPromises:
         plan = lab.plan("terminal")
         await ready(driver, plan)
         session = await driver.exec(plan.id, ExecRequest(["sh", "-c", "read x; stty size; tty; exit 9"], tty=True))
-        assert isinstance(session, CanResize)
+        assert isinstance(session, CanResize), [chunk async for chunk in session.output()]
         await session.resize(33, 99)
         await asyncio.sleep(0.5)
         await session.write(b"go\n")

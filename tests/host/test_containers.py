@@ -20,6 +20,7 @@ from image_lab import Made, entry, node, tar, write_layout
 
 from weft.agent.health import Found, run_check
 from weft.contracts.container import ContainerMount, ContainerPlan, ContainerProcess, User
+from weft.contracts.locks import hold_disk
 from weft.contracts.runtime import ExecRequest
 from weft.drivers.runtime.oci import shim, written
 from weft.drivers.runtime.oci.driver import OciDriver
@@ -380,7 +381,11 @@ async def test_what_it_wrote_outlives_a_node_that_lost_its_power(lab: ContainerL
     disk = Path(lab.host.state_dir, "containers", plan.id, "root.ext4")
     cut = disk.read_bytes()  # as it lies there while it is in use
     await driver.stop(plan.id, grace_seconds=0)
-    disk.write_bytes(cut)
+    with disk.open("r+b") as file:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not hold_disk(file.fileno()):  # the run before writes into it until it has let go
+                await asyncio.sleep(0.01)
+        file.write(cut)
     await driver.start(plan)
     assert (await output_of(driver, plan, "cat", "/kept"))[0] == "kept\n"
 
