@@ -70,7 +70,10 @@ def test_what_needs_a_restart_waits_for_it_and_what_has_no_room_says_so_by_name(
     cluster.ok("vm", "create", gone("waiter"), "--image", "tiny", "--memory", "128M", "--node", "n3")
     cluster.ok("vm", "set", "waiter", "--machine", "microvm")
     until_current(cluster, "waiter", "False", "RestartNeeded")
-    assert "machine q35 → microvm" in cluster.ok("describe", "vm", "waiter")
+    deadline = time.monotonic() + 60
+    while "machine q35 → microvm" not in (told := cluster.ok("describe", "vm", "waiter")):  # Changing, for a moment
+        assert time.monotonic() < deadline, told
+        time.sleep(0.2)
     cluster.ok("vm", "set", "waiter", "--machine", "q35")
 
     cluster.run("vm", "create", gone("other"), "--image", "tiny", "--memory", "128M", "--node", "n3", "--detach")

@@ -224,7 +224,9 @@ async def test_its_root_is_nobody_outside(lab: ContainerLab) -> None:
     driver = lab.driver()
     plan = lab.plan("nobody")
     facts = await driver.start(plan)
-    status = Path(f"/proc/{facts.pid}/status").read_text()
+    async with asyncio.timeout(WAIT_SECONDS):  # its start is told of a moment before it becomes its command
+        while "\nSeccomp:\t0" in (status := Path(f"/proc/{facts.pid}/status").read_text()):
+            await asyncio.sleep(0.01)
     ids = next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:]
     assert all(int(uid) > 0x7000_0000 for uid in ids)
     held = {
