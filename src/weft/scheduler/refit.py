@@ -23,6 +23,7 @@ from weft.kinds.allocation import (
     AllocationReport,
     AllocationSpec,
     Resources,
+    account,
     change_wish,
 )
 from weft.kinds.fit import find_fit, wants_fresh_start
@@ -59,8 +60,7 @@ def plan_refit(view: View, snapshot: Snapshot, vm: Item, allocation: Item, now: 
         new.resources, new.nics, new.iso, new.volumes = parts.resources, parts.nics, parts.iso, parts.volumes
         preconditions += [unchanged(volume) for volume in parts.volume_items]
         # Until it is written the larger of old and new counts: what a smaller one frees is not free yet.
-        old, wanted = amounts_of(spec.resources), amounts_of(parts.resources)
-        both = (max(old[0], wanted[0]), max(old[1], wanted[1]), max(old[2], wanted[2]))
+        both = _join(_find_held(allocation), amounts_of(parts.resources))
         snapshot.put_allocation(allocation.key, spec.node_uid, both, load_of(spec))
         placed = Condition("Placed", "True", "Placed", where, now)
     writes = []
@@ -102,7 +102,7 @@ def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item, fiel
     if "disk" in fields:
         sizes["disk"] = max(ask.disk, spec.resources.disk)
     resources = msgspec.structs.replace(spec.resources, **sizes)
-    lack = _find_lack(snapshot, row, amounts_of(spec.resources), amounts_of(resources))
+    lack = _find_lack(snapshot, row, _find_held(allocation), amounts_of(resources))
     if lack:
         return Waiting("insufficientResources", f"no room on {spec.node} for its new size: {lack}")
     parts = _Parts(resources, spec.volumes, [], spec.nics, spec.iso)
@@ -137,6 +137,16 @@ def _read_parts(view: View, snapshot: Snapshot, vm: Item, allocation: Item, fiel
             return iso
         parts = msgspec.structs.replace(parts, iso=iso[0] if iso else None)
     return parts
+
+
+def _find_held(allocation: Item) -> Amounts:
+    """What is its own by now: its size, and what its machine, which was to give it up, still has."""
+    spec = allocation.spec(AllocationSpec)
+    return _join(amounts_of(spec.resources), amounts_of(account(spec, allocation.report(AllocationReport))))
+
+
+def _join(one: Amounts, other: Amounts) -> Amounts:
+    return max(one[0], other[0]), max(one[1], other[1]), max(one[2], other[2])
 
 
 def _find_lack(snapshot: Snapshot, row: int, old: Amounts, new: Amounts) -> str:

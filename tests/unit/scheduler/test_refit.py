@@ -16,8 +16,9 @@ from weft.scheduler.table.snapshot import NodeFacts, Snapshot, amounts_of
 IMAGE = AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="/")
 
 
-def make(cpu: float, *, boots: int = 1) -> tuple[Item, Item, Snapshot]:
-    """A VM that wants ``cpu`` cores and a restart, its place with 4, and a node of 8 where 3 more are used."""
+def make(cpu: float, *, boots: int = 1, has: float | None = None) -> tuple[Item, Item, Snapshot]:
+    """A VM that wants ``cpu`` cores and a restart, its place with 4 (its machine ``has`` as many), and a node of 8 where 3
+    more are used."""
     wish = VmSpec(image="tiny", cpu=cpu, memory=100, networks=[], boots=boots)
     vm = Envelope(kind="vm", name="web", uid="v", project="default", spec=msgspec.Raw(msgspec.json.encode(wish)))
     spec = AllocationSpec(
@@ -30,18 +31,19 @@ def make(cpu: float, *, boots: int = 1) -> tuple[Item, Item, Snapshot]:
         image=IMAGE,
     )
     place = Envelope(kind="allocation", name="n.a", uid="a", spec=msgspec.Raw(msgspec.json.encode(spec)))
-    report = AllocationReport(incarnation=1, state="running", room={"cpu": 8, "memory": 2**40})
+    running = Resources(cpu=has, memory=100) if has is not None else None
+    report = AllocationReport(incarnation=1, state="running", room={"cpu": 8, "memory": 2**40}, has=running)
     place.report = msgspec.Raw(msgspec.json.encode(report))
     snapshot = Snapshot()
     snapshot.put_node(NodeFacts("n", "n1", (8000, 1000, 0), True, False, frozenset({"q35"})))
-    snapshot.put_allocation(place.key, "n", amounts_of(spec.resources))
+    snapshot.put_allocation(place.key, "n", amounts_of(account(spec, report)))
     snapshot.put_allocation("/allocation/-/n.other", "n", (3000, 0, 0))
     return Item(vm), Item(place), snapshot
 
 
-def refit(cpu: float) -> tuple[AllocationSpec, int]:
+def refit(cpu: float, *, boots: int = 1, has: float | None = None) -> tuple[AllocationSpec, int]:
     """The place's new spec, and the cores (in thousandths) that count as used until it is written."""
-    vm, place, snapshot = make(cpu)
+    vm, place, snapshot = make(cpu, boots=boots, has=has)
     commit = plan_refit(make_view(), snapshot, vm, place, 1.0)
     assert commit is not None
     [write] = [w for w in commit.writes if w.key == place.key]
@@ -59,19 +61,25 @@ def test_what_a_smaller_one_frees_counts_only_when_it_is_written() -> None:
     assert (spec.resources.cpu, spec.boots, used) == (1.0, 1, 7000)
 
 
+def test_what_a_machine_still_has_counts_while_its_place_is_made_smaller_again() -> None:
+    for boots in (0, 1):
+        spec, used = refit(1.0, boots=boots, has=5.0)
+        assert (spec.resources.cpu, spec.boots, used) == (1.0, boots, 8000)
+
+
+def test_what_a_machine_still_has_it_may_keep_on_a_full_node() -> None:
+    spec, used = refit(5.0, boots=0, has=5.0)
+    assert (spec.resources.cpu, used) == (5.0, 8000)
+
+
 def test_one_that_does_not_fit_starts_as_it_is() -> None:
     spec, used = refit(6.0)
     assert (spec.resources.cpu, spec.boots, used) == (4.0, 1, 7000)
 
 
 def test_a_running_one_grows_at_once_and_without_a_start() -> None:
-    vm, place, snapshot = make(5.0, boots=0)
-    commit = plan_refit(make_view(), snapshot, vm, place, 1.0)
-    assert commit is not None
-    [write] = [w for w in commit.writes if w.key == place.key]
-    assert isinstance(write, Put)
-    spec = decode_part(decode_envelope(write.value).spec, AllocationSpec)
-    assert (spec.resources.cpu, spec.boots, int(snapshot.allocated[0, 0])) == (5.0, 0, 8000)
+    spec, used = refit(5.0, boots=0)
+    assert (spec.resources.cpu, spec.boots, used) == (5.0, 0, 8000)
 
 
 def test_a_running_one_that_would_not_fit_keeps_its_size_and_says_by_name_what_is_lacking() -> None:
