@@ -14,6 +14,7 @@ from tests.simulation.people import MIB, VMS, VOLUMES
 from tests.simulation.promises import _orphans, find_unmet
 from tests.simulation.simulation import Store, simulate
 from tests.simulation.test_returning_node import HERE, ask, boot_ids, node_phase, phase, places, read, until
+from tests.simulation.truth import Violation
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.volume import VolumeStatus
@@ -179,6 +180,44 @@ def test_a_stopped_vm_that_comes_back_where_its_volume_has_left_with_another_vm_
         person.wanted = await ask(fabric, "POST", f"{VMS}/{person.name}:start", {})
         await until(lambda: phase(fabric, person.name) == "Running", "it begins with an empty volume")
         assert copies(fabric, person.volume) == ["n1"] and not find_unmet(fabric) and not fabric.broken
+
+    with simulate(1, Fate(1, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_guest_that_was_placed_anew_while_its_node_was_lost_begins_again_there_only_until_the_node_is_heard(
+    removed: bool,
+) -> None:
+    async def run(fabric: Fabric) -> None:
+        await fabric.set_up()
+        await until(lambda: node_phase(fabric) == "Ready", "the backup knows it")
+        fabric.kill_deciders()
+        await make_vm(fabric, "books")
+        await fabric.ledger.back_up()
+        await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": HERE}})
+        fabric.start_deciders()
+        await run_here(fabric, "books")
+        await go_back(fabric)
+        fabric.start_deciders()
+        if removed:
+            await until(lambda: node_phase(fabric) == "NotReady", "it counts as lost")
+            await ask(fabric, "DELETE", f"/v1/nodes/{HERE}?force=1")
+        place = await run_here(fabric, "books")
+        assert place.node != HERE, "it was placed anew"
+        (guest,) = [guest for node, guest in fabric.witness.alive if node == HERE]
+        here(fabric).kill_guest(guest)
+        assert not boot_ids(fabric)
+        await until(lambda: boot_ids(fabric) or fabric.broken, "it begins again: nobody has told its node")
+        running = here(fabric).runtime._read(guest)
+        assert running is not None and not fabric.broken, fabric.witness.violations
+        fabric.fate.cut_off.discard(HERE)
+        await until(lambda: node_phase(fabric) == "Ready" and _orphans(fabric, here(fabric)), "it is told, and kept")
+        here(fabric).kill_guest(guest)
+        await asyncio.sleep(20.0)
+        assert not boot_ids(fabric) and not fabric.broken, fabric.witness.violations
+        with pytest.raises(Violation, match="runs twice"):
+            fabric.witness.see_guest(HERE, running)
 
     with simulate(1, Fate(1, 0, {})) as fabric:
         fabric.loop.run_until_complete(run(fabric))

@@ -111,9 +111,7 @@ class Witness:
         elif envelope.kind == "node" and was is not None:
             self.nodes.pop(was.uid, None)
             self.gave_up = True
-            if was.uid in self.unheard:
-                self.unheard.discard(was.uid)
-                self.passed_over.add(was.uid)  # people gave it up before it could say what lies there
+            self.passed_over |= self.unheard & {was.uid}  # people gave it up before it could say what lies there
         elif envelope.kind == "migration" and now is not None and was is not None:
             self._see_migration(was, now)
         elif envelope.kind == "volume" and now is None:
@@ -203,8 +201,11 @@ class Witness:
         workload = self.workload_of.get(uid)
         if workload is None:
             self.fail(f"guest {guest.plan.name} on {node} was started without an allocation")
+        # It ended there, and its node has not been told of the second one.
+        again = self.is_passed_over(node, uid) and self.node_uids[node] in self.unheard
         for (where, _), other in self.alive.items():
-            unknown = where != node and (self.is_passed_over(where, other) or not self.untold.isdisjoint((uid, other)))
+            passed_over = again or self.is_passed_over(where, other)
+            unknown = where != node and (passed_over or not self.untold.isdisjoint((uid, other)))
             if self.workload_of.get(other) == workload and not unknown:
                 self.fail(f"vm {guest.plan.name} runs twice: on {where} and on {node}")
         if uid not in self.allocations and uid not in self.forgotten | self.untold:
