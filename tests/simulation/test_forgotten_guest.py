@@ -221,3 +221,61 @@ def test_a_guest_that_was_placed_anew_while_its_node_was_lost_begins_again_there
 
     with simulate(1, Fate(1, 0, {})) as fabric:
         fabric.loop.run_until_complete(run(fabric))
+
+
+def test_a_guest_whose_move_the_source_broke_off_is_its_vm_s_again_though_the_target_is_lost() -> None:
+    async def run(fabric: Fabric) -> None:
+        await fabric.set_up()
+        fabric.kill_deciders()
+        await make_vm(fabric, "books", node=HERE)
+        await fabric.ledger.back_up()
+        fabric.start_deciders()
+        place = await run_here(fabric, "books")
+        before = boot_ids(fabric)
+        await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": None}})
+        await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": "n1", "bytes_per_second": MIB})
+        await until(lambda: fabric.witness.came_to["Moving"], "it is on its way")
+        fabric._cut_off("n1")
+        await go_back(fabric)
+        fabric.fate.cut_off.discard(HERE)
+        fabric.start_deciders()
+        await until(lambda: places(fabric, "books"), "the guest that its node has is the VM's")
+        assert places(fabric, "books")[0].node == place.node and boot_ids(fabric) == before
+        await ask(fabric, "DELETE", f"{VMS}/books")
+        await until(lambda: phase(fabric, "books") == "absent", "it is gone")
+        assert not boot_ids(fabric) and not fabric.broken, fabric.witness.violations
+
+    with simulate(1, Fate(1, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
+
+
+def test_a_deleted_vm_takes_along_what_its_source_sent_away_though_the_target_is_lost() -> None:
+    async def run(fabric: Fabric) -> None:
+        await fabric.set_up()
+        fabric.kill_deciders()
+        await make_vm(fabric, "books", node=HERE)
+        await fabric.ledger.back_up()
+        fabric.start_deciders()
+        await run_here(fabric, "books")
+        await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": None}})
+        await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": "n1", "mode": "cold"})
+        await until(lambda: any(p.move and p.move.address for p in places(fabric, "books")), "the target waits for it")
+        fabric._cut_off("n1")
+        await go_back(fabric)
+        await asyncio.sleep(1.0)
+        assert not boot_ids(fabric), "it was ended, to be sent"
+        fabric.fate.cut_off.discard(HERE)
+        fabric.start_deciders()
+        await until(lambda: reason(fabric, "books") == "orphanRunning", "only the target could say where it is")
+        await asyncio.sleep(60.0)
+        assert not places(fabric, "books")
+        await ask(fabric, "DELETE", f"{VMS}/books")
+        await until(lambda: phase(fabric, "books") == "absent", "it is gone, the target being lost")
+        assert not here(fabric).copies() and not here(fabric).guests(), "nothing of it is left here"
+        await until(lambda: not _orphans(fabric, here(fabric)), "and nothing is told of it")
+        fabric.fate.cut_off.discard("n1")
+        await until(lambda: not find_unmet(fabric), "all is as people know")
+        assert not fabric.broken, fabric.witness.violations
+
+    with simulate(1, Fate(1, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))

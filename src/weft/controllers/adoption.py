@@ -1,8 +1,8 @@
 """Puts the allocation of a guest back that runs without one: after an older store was restored under a running fabric.
 
 Reads what nodes report of such guests and their own copies of the allocations; writes the allocation again, with the
-endpoints it uses. Pure. It adopts only what it can be sure of; anything else stays where it is, listed as an orphan, and
-the scheduler starts no second one.
+endpoints it uses. Pure. It adopts only what it can be sure of, or what is to go with its VM; anything else stays where it is,
+listed as an orphan, and the scheduler starts no second one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import object_key
 
 
-def plan_adoption(view: View, vm: Item, now: float) -> Commit | None:
-    """Take the guest that runs under this VM's name as the VM's own; None if there is none that surely is."""
+def plan_adoption(view: View, vm: Item, silent: bool, now: float) -> Commit | None:
+    """Take the guest that runs under this VM's name as the VM's own; None if there is none that surely is. What a deleted VM's
+    own node can't be sure of goes with it too, once no node is ``silent`` that might be: whichever side has the guest."""
     found = [(node, copy) for node in view.find(NODES_BY_ORPHAN, vm.key) for copy in find_copies(node, vm.key)]
     fitting = [(node, copy) for node, copy in found if _is_of(view, vm, copy.spec)]
     certain = [(node, copy) for node, copy in fitting if _has_guest(view, copy, [other for _, other in fitting])]
-    if not certain:
+    unsure = [pair for pair in fitting if pair[1].standing == "open"] if vm.deleting and not silent else []
+    if not certain and not unsure:
         return None
-    node, copy = max(certain, key=lambda pair: (pair[1].spec.incarnation, pair[0].key))
-    allocation = _make_allocation(vm, node, copy, now)
+    node, copy = max(certain or unsure, key=lambda pair: (pair[1].spec.incarnation, pair[0].key))
+    allocation = _make_allocation(vm, node, copy, now, sure=bool(certain))
     writes: list[Write] = [put(allocation)]
     preconditions: list[Precondition] = [unchanged(vm), unchanged(node), Absent(allocation.key)]
     place = EndpointStatus(node=node.envelope.name, node_address=node.report(NodeReport).address or None)
@@ -120,9 +122,9 @@ def _is_of(view: View, vm: Item, spec: AllocationSpec) -> bool:
     )
 
 
-def _make_allocation(vm: Item, node: Item, copy: OrphanCopy, now: float) -> Envelope:
+def _make_allocation(vm: Item, node: Item, copy: OrphanCopy, now: float, *, sure: bool) -> Envelope:
     wish = wish_of(vm)
-    sent = copy.standing == "open" or copy.spec.role == "source"
+    sent = sure and (copy.standing == "open" or copy.spec.role == "source")
     own = come_back(copy.spec, copy.move) if sent and copy.move else copy.spec
     spec = msgspec.structs.replace(
         change_wish(own, wish.run),

@@ -117,7 +117,7 @@ def plan_workload(view: View, vm: Item, silent: bool, now: float) -> Commit | No
     there; it may be this VM's guest."""
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)
     if not allocations and view.count(NODES_BY_ORPHAN, vm.key):
-        adoption = plan_adoption(view, vm, now)
+        adoption = plan_adoption(view, vm, silent, now)
         if adoption is not None:
             return adoption
     if vm.deleting and not allocations and not silent:

@@ -16,25 +16,26 @@ Standing = Literal["here", "open", "left", "given up"]
 
 class OrphanCopy(msgspec.Struct):
     """The allocation of an orphan, as its node was told it last. ``move`` is the key of the move that it was last a side of,
-    ``standing`` where the guest is for all that this node knows."""
+    ``standing`` where the guest is for all that this node knows, nothing of an agent from before they said so."""
 
     uid: str
     spec: AllocationSpec
-    standing: Standing = "here"
+    standing: Standing | Literal[""] = ""
     move: str = ""
 
 
 def read_copies(report: NodeReport) -> list[OrphanCopy]:
     """The copies in a node's report; those that can't be read, of a newer agent perhaps, are left out. Of a side of a move
-    whose node doesn't say where it stands nothing is known."""
+    whose node doesn't say where it stands nothing is known; a source that has broken its move off says that it is here."""
     copies = []
     for text in report.orphan_allocations:
         try:
             copy = msgspec.json.decode(text, type=OrphanCopy)
         except msgspec.MsgspecError:
             continue
-        if copy.standing == "here" and not copy.move and copy.spec.move is not None:
-            copy.standing, copy.move = "open", copy.spec.move.key
+        if not copy.standing:
+            move = copy.spec.move
+            copy.standing, copy.move = ("here", "") if move is None else ("open", move.key)
         copies.append(copy)
     return copies
 

@@ -10,7 +10,8 @@ from weft.client.view import Item
 from weft.controllers.adoption import _has_guest
 from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationSpec, Resources
 from weft.kinds.migration import MOVED_ON, MigrationSpec, MigrationStatus
-from weft.kinds.orphan import OrphanCopy, Standing
+from weft.kinds.node import NodeReport
+from weft.kinds.orphan import OrphanCopy, Standing, read_copies
 from weft.objects.envelope import Envelope
 from weft.objects.identity import Ref
 
@@ -71,3 +72,11 @@ def test_a_guest_is_taken_up_only_where_it_surely_is(
         item = migration(*ended)
         view.put_item(item.key, item)
     assert _has_guest(view, found, [found, *others]) is has
+
+
+def test_a_source_that_has_broken_its_move_off_is_believed_and_one_of_an_agent_that_says_nothing_is_not() -> None:
+    said = copy("here")
+    said.move = ""  # it has no part in it any more
+    silent = msgspec.json.encode({"uid": said.uid, "spec": said.spec}).decode()
+    report = NodeReport(orphan_allocations=[msgspec.json.encode(said).decode(), silent])
+    assert [(found.standing, found.move) for found in read_copies(report)] == [("here", ""), ("open", KEY)]
