@@ -223,6 +223,45 @@ def test_a_guest_that_was_placed_anew_while_its_node_was_lost_begins_again_there
         fabric.loop.run_until_complete(run(fabric))
 
 
+async def place_after_the_backup(fabric: Fabric) -> dict[str, str]:
+    """The boot id of the guest that books has HERE, by a wish that the backup doesn't know."""
+    await fabric.set_up()
+    fabric.kill_deciders()
+    await make_vm(fabric, "books")
+    await fabric.ledger.back_up()
+    await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": HERE}})
+    fabric.start_deciders()
+    assert (await run_here(fabric, "books")).node == HERE
+    await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": None}})
+    return boot_ids(fabric)
+
+
+async def delete_all_of_it(fabric: Fabric) -> None:
+    await ask(fabric, "DELETE", f"{VMS}/books")
+    await until(lambda: phase(fabric, "books") == "absent", "it is gone")
+    await until(lambda: not find_unmet(fabric), "nothing is left of it")
+    assert not fabric.witness.alive and not fabric.broken, fabric.witness.violations
+
+
+def test_a_guest_of_a_lost_history_runs_on_though_its_vm_was_placed_a_second_time_and_has_moved_since() -> None:
+    async def run(fabric: Fabric) -> None:
+        before = await place_after_the_backup(fabric)
+        await go_back(fabric)
+        fabric.start_deciders()
+        place = await run_here(fabric, "books")  # its first node is lost
+        (to,) = {"n1", "n3"} - {place.node}
+        await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": to})
+        await until(lambda: [place.node for place in places(fabric, "books")] == [to], "it has moved")
+        fabric.fate.cut_off.discard(HERE)
+        await until(lambda: _orphans(fabric, here(fabric)), "its first guest is told")
+        await asyncio.sleep(10.0)
+        assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
+        await delete_all_of_it(fabric)
+
+    with simulate(1, Fate(1, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
+
+
 def test_a_guest_whose_move_the_source_broke_off_is_its_vm_s_again_though_the_target_is_lost() -> None:
     async def run(fabric: Fabric) -> None:
         await fabric.set_up()
@@ -276,6 +315,32 @@ def test_a_deleted_vm_takes_along_what_its_source_sent_away_though_the_target_is
         fabric.fate.cut_off.discard("n1")
         await until(lambda: not find_unmet(fabric), "all is as people know")
         assert not fabric.broken, fabric.witness.violations
+
+    with simulate(1, Fate(1, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
+
+
+def test_a_guest_whose_node_was_given_up_in_a_lost_history_is_kept_and_goes_with_its_vm() -> None:
+    async def run(fabric: Fabric) -> None:
+        before = await place_after_the_backup(fabric)
+        fabric.fate.cut_off.add(HERE)
+        await until(lambda: node_phase(fabric) == "NotReady", "it counts as lost")
+        fabric.witness.dark.add(here(fabric).uid)  # so people say
+        await ask(fabric, "DELETE", f"/v1/nodes/{HERE}?force=1")
+        fabric.witness.dark.clear()
+        await until(lambda: len(fabric.witness.alive) == 2, "it is placed anew")
+        later = places(fabric, "books")
+        await go_back(fabric)
+        fabric.fate.cut_off.discard(HERE)
+        fabric.start_deciders()
+        await until(
+            lambda: [place.node for place in places(fabric, "books")] == [later[0].node], "the later is taken up"
+        )
+        await until(lambda: _orphans(fabric, here(fabric)), "the first one is told")
+        await ask(fabric, "POST", f"{VMS}/books:restart", {})
+        await asyncio.sleep(10.0)
+        assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
+        await delete_all_of_it(fabric)
 
     with simulate(1, Fate(1, 0, {})) as fabric:
         fabric.loop.run_until_complete(run(fabric))

@@ -52,6 +52,9 @@ class Witness:
         self.dark: set[str] = set()  # uids of nodes that are off, and are being given up
         self.untold: set[str] = set()  # uids of allocations that went with their node, which hasn't said that it knows
         self.given_up: set[str] = set()  # of those that went so in this history, by what the store remembers of it
+        self.given_up_before: set[str] = (
+            set()
+        )  # and of those that did in another one, and that the store knows nothing of
         self.boots: dict[str, int] = {}
         self.alive: dict[tuple[str, str], str] = {}  # (node, guest id) → allocation uid
         self.disks: dict[str, tuple[str, str]] = {}  # a disk that is written to → the guest that does
@@ -79,6 +82,7 @@ class Witness:
         self.unheard = {item.uid for item in nodes}
         known = {item.uid: item for item in allocations}
         self.forgotten |= self.allocations.keys() - known.keys()
+        self.given_up_before |= self.given_up - known.keys()
         self.given_up.clear()
         self.allocations = known
         self.incarnations.clear()
@@ -205,7 +209,8 @@ class Witness:
         again = self.is_passed_over(node, uid) and self.node_uids[node] in self.unheard
         for (where, _), other in self.alive.items():
             passed_over = again or self.is_passed_over(where, other)
-            unknown = where != node and (passed_over or not self.untold.isdisjoint((uid, other)))
+            gone = self.untold | self.given_up_before  # nobody knows any more that people gave it up (docs/status.md)
+            unknown = where != node and (passed_over or not gone.isdisjoint((uid, other)))
             if self.workload_of.get(other) == workload and not unknown:
                 self.fail(f"vm {guest.plan.name} runs twice: on {where} and on {node}")
         if uid not in self.allocations and uid not in self.forgotten | self.untold:

@@ -22,7 +22,7 @@ from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 
 _AT_ONCE = 50
-_MOST_PLACES = 4000  # remembered of a node; of more than that, guests whose VM was deleted are kept as orphans
+_MOST_PLACES = 4000  # remembered of a node; guests of more than that are kept as orphans
 
 
 async def give_up(doors: Doors, call: Call, kind: Kind, envelope: Envelope) -> Envelope:

@@ -21,9 +21,9 @@ from weft.objects.identity import object_key
 
 
 async def find_superseded(doors: Doors, node: Envelope) -> tuple[list[str], list[str]]:
-    """Uids of the orphans that a later incarnation, or the other side of their move, has made superfluous, or whose VM was
-    deleted after the node had been given up; and of those of their volumes whose data is another node's by now, which says
-    that it has it."""
+    """Uids of the orphans that the other side of their move has made superfluous, whose VM had a later incarnation or was
+    deleted after the node had been given up, or that surely are no guests and older than their VM; and of those of their
+    volumes whose data is another node's by now, which says that it has it."""
     copies = read_copies(decode_part(node.report, NodeReport))
     if not copies:
         return [], []
@@ -42,7 +42,9 @@ async def _is_superseded(doors: Doors, orphan: OrphanCopy, *, given_up: bool) ->
     workload, move = orphan.spec.workload, orphan.spec.move
     vm = await _read(doors, object_key(workload.kind, workload.project, workload.name))
     if vm is not None and vm.uid == workload.uid:
-        if decode_part(vm.status, WorkloadStatus).active_incarnation > orphan.spec.incarnation:
+        # By itself a later number ends no guest: in a lost history the same numbers were given to other places.
+        older = decode_part(vm.status, WorkloadStatus).active_incarnation > orphan.spec.incarnation
+        if older and (given_up or orphan.standing in ("left", "given up")):
             return True
     elif given_up:
         return True  # a store that knows that its place went has known its VM: people deleted that
