@@ -288,6 +288,31 @@ def test_a_guest_whose_move_the_source_broke_off_is_its_vm_s_again_though_the_ta
         fabric.loop.run_until_complete(run(fabric))
 
 
+def test_a_guest_that_came_by_a_move_and_is_its_vm_s_again_is_so_after_the_next_restore_too() -> None:
+    async def run(fabric: Fabric) -> None:
+        await fabric.set_up()
+        fabric.kill_deciders()
+        await make_vm(fabric, "books", node="n3")
+        await fabric.ledger.back_up()
+        fabric.start_deciders()
+        await run_here(fabric, "books")
+        await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": None}})
+        await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": HERE})
+        await until(lambda: fabric.witness.came_to["Succeeded"], "it has come")
+        before, moved = boot_ids(fabric), fabric.witness.came_to["Moving"]
+        await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": "n1", "bytes_per_second": MIB})
+        await until(lambda: fabric.witness.came_to["Moving"] > moved, "it is to go on")
+        for _ in range(2):
+            await go_back(fabric)
+            fabric.fate.cut_off.discard(HERE)
+            fabric.start_deciders()
+            await until(lambda: [place.node for place in places(fabric, "books")] == [HERE], "it is the VM's")
+        assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
+
+    with simulate(1, Fate(1, 0, {})) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
+
+
 def test_a_deleted_vm_takes_along_what_its_source_sent_away_though_the_target_is_lost() -> None:
     async def run(fabric: Fabric) -> None:
         await fabric.set_up()

@@ -34,7 +34,7 @@ def plan_adoption(view: View, vm: Item, silent: bool, now: float) -> Commit | No
     found = [(node, copy) for node in view.find(NODES_BY_ORPHAN, vm.key) for copy in find_copies(node, vm.key)]
     fitting = [(node, copy) for node, copy in found if _is_of(view, vm, copy.spec)]
     certain = [(node, copy) for node, copy in fitting if _has_guest(view, copy, [other for _, other in fitting])]
-    unsure = [pair for pair in fitting if pair[1].standing == "open"] if vm.deleting and not silent else []
+    unsure = [pair for pair in fitting if pair[1].standing in ("here", "open")] if vm.deleting and not silent else []
     if not certain and not unsure:
         return None
     node, copy = max(certain or unsure, key=lambda pair: (pair[1].spec.incarnation, pair[0].key))
@@ -124,8 +124,8 @@ def _is_of(view: View, vm: Item, spec: AllocationSpec) -> bool:
 
 def _make_allocation(vm: Item, node: Item, copy: OrphanCopy, now: float, *, sure: bool) -> Envelope:
     wish = wish_of(vm)
-    sent = sure and (copy.standing == "open" or copy.spec.role == "source")
-    own = come_back(copy.spec, copy.move) if sent and copy.move else copy.spec
+    # Of one that stands "here" the move is the one that it came by, if any: there the target did run it.
+    own = come_back(copy.spec, copy.move) if sure and copy.standing == "open" else copy.spec
     spec = msgspec.structs.replace(
         change_wish(own, wish.run),
         role="active",
