@@ -33,7 +33,7 @@ def plan_adoption(view: View, vm: Item, silent: bool, now: float) -> Commit | No
     own node can't be sure of goes with it too, once no node is ``silent`` that might be: whichever side has the guest."""
     found = [(node, copy) for node in view.find(NODES_BY_ORPHAN, vm.key) for copy in find_copies(node, vm.key)]
     fitting = [(node, copy) for node, copy in found if _is_of(view, vm, copy.spec)]
-    certain = [(node, copy) for node, copy in fitting if _has_guest(view, copy, [other for _, other in fitting])]
+    certain = [(node, copy) for node, copy in fitting if has_guest(view, copy, [other for _, other in fitting])]
     unsure = [pair for pair in fitting if pair[1].standing in ("here", "open")] if vm.deleting and not silent else []
     if not certain and not unsure:
         return None
@@ -81,7 +81,7 @@ def plan_adoption(view: View, vm: Item, silent: bool, now: float) -> Commit | No
     return Commit(vm.key, writes, preconditions, [Event("Normal", "Adopted", message, vm.envelope.ref, "workload")])
 
 
-def _has_guest(view: View, copy: OrphanCopy, others: list[OrphanCopy]) -> bool:
+def has_guest(view: View, copy: OrphanCopy, others: list[OrphanCopy]) -> bool:
     """Whether the guest surely is where this copy is from (decision 0041)."""
     if copy.standing == "here":
         return not any(copy.move in other.spec.back_from for other in others)

@@ -14,7 +14,7 @@ from weft.client.commit import Commit, edit, put, unchanged
 from weft.client.indexes import NODES_BY_ORPHAN
 from weft.client.view import Item, View
 from weft.contracts.journal import Event
-from weft.controllers.adoption import find_copies
+from weft.controllers.adoption import find_copies, has_guest
 from weft.kinds.allocation import AllocatedMove, AllocationReport, AllocationSpec, change_wish, come_back
 from weft.kinds.orphan import OrphanCopy
 from weft.objects.envelope import merge_part
@@ -35,7 +35,7 @@ def plan_astray(view: View, vm: Item, allocations: Sequence[Item], silent: bool,
     for place in allocations:
         if place.deleting or place.spec(AllocationSpec).move is not None:
             continue
-        commit = _plan_word(vm, place, found) or _plan_leaving(vm, place, found, silent, now)
+        commit = _plan_word(vm, place, found) or _plan_leaving(view, vm, place, found, silent, now)
         if commit is not None:
             return commit
     return None
@@ -56,11 +56,12 @@ def _plan_word(vm: Item, place: Item, found: Found) -> Commit | None:
     return Commit(vm.key, [put(envelope)], [unchanged(vm), unchanged(place)])
 
 
-def _plan_leaving(vm: Item, place: Item, found: Found, silent: bool, now: float) -> Commit | None:
+def _plan_leaving(view: View, vm: Item, place: Item, found: Found, silent: bool, now: float) -> Commit | None:
     spec, report = place.spec(AllocationSpec), place.report(AllocationReport)
     mine = [(node, copy) for node, copy in found if copy.spec.workload.uid == vm.uid]
-    later = [pair for pair in mine if pair[1].standing == "here" and pair[1].spec.incarnation > spec.incarnation]
-    unsure = [copy for _, copy in mine if copy.standing in ("here", "open")]
+    copies = [copy for _, copy in mine]
+    later = [pair for pair in mine if pair[1].spec.incarnation > spec.incarnation and has_guest(view, pair[1], copies)]
+    unsure = [copy for copy in copies if copy.standing in ("here", "open")]
     sent_away = report.move is not None and any(copy.move == report.move.key for _, copy in later)
     if not (sent_away or (is_astray(place) and (later or not (silent or unsure)))):
         return None

@@ -7,7 +7,7 @@ import pytest
 
 from weft.client.indexes import make_view
 from weft.client.view import Item
-from weft.controllers.adoption import _has_guest
+from weft.controllers.adoption import has_guest
 from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationSpec, Resources
 from weft.kinds.migration import MOVED_ON, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport
@@ -71,7 +71,7 @@ def test_a_guest_is_taken_up_only_where_it_surely_is(
     if ended is not None:
         item = migration(*ended)
         view.put_item(item.key, item)
-    assert _has_guest(view, found, [found, *others]) is has
+    assert has_guest(view, found, [found, *others]) is has
 
 
 def test_a_source_that_has_broken_its_move_off_is_believed_and_one_of_an_agent_that_says_nothing_is_not() -> None:

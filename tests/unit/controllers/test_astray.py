@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from weft.client.indexes import make_view
 from weft.client.view import Item
 from weft.contracts.store import Put
 from weft.controllers.astray import Found, _plan_leaving, _plan_word
@@ -60,10 +61,11 @@ def test_the_word_of_a_target_that_never_ran_is_kept_with_the_place_that_it_was_
         (found("here", incarnation=3), True, True),
         (found("here", incarnation=2), False, False),  # that is no later one than this
         (found("open", incarnation=3), False, False),
+        ([*found("open", incarnation=3), *found("given up")], False, True),  # it went on there, and no further
         ([], False, True),  # nobody has it
         ([], True, False),  # somebody may who hasn't spoken
     ],
 )
 def test_a_place_goes_once_it_is_certain_that_its_guest_is_not_there(others: Found, silent: bool, goes: bool) -> None:
-    commit = _plan_leaving(VM, place(), others, silent, 5.0)
+    commit = _plan_leaving(make_view(), VM, place(), others, silent, 5.0)
     assert (commit is not None) is goes
