@@ -23,6 +23,7 @@ from weft.api.target import Target
 from weft.api.view import View
 from weft.contracts.store import AtRevision, Put
 from weft.kinds.allocation import AllocationSpec
+from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, is_workload
 from weft.objects.changes import plan_spec_change
@@ -107,6 +108,7 @@ async def _make(
             raise not_found(kind, target.require_name(), target.project)
         refuse_deleting(kind, current)
         whole = msgspec.json.decode(msgspec.json.encode(current))
+        await _leave_out_a_move_that_ended(view, target, whole["status"], mark)
         wish = read_manifest(make(whole, given, mark), project=target.project)
         if verb.change is not None:
             return await _make_with_change(doors, view, target, verb, given, wish, expected)
@@ -126,6 +128,15 @@ async def _make(
     if not dry_run:
         tell(doors, call.actor, draft)
     return object_answer(draft.envelope, 200 if dry_run else 201)
+
+
+async def _leave_out_a_move_that_ended(view: View, target: Target, status: dict[str, Any], mark: str) -> None:
+    """A workload's status names what moves it until a moment after that has ended; and the one that this very request has made,
+    if it is a repeated one, keeps it from nothing."""
+    if name := status.get(MIGRATION.name):
+        found = await view.get(MIGRATION, target.project, name)
+        if found is None or name.endswith(f"-{mark}") or decode_part(found.status, MigrationStatus).phase in ENDED:
+            status[MIGRATION.name] = ""
 
 
 async def _make_with_change(

@@ -52,9 +52,7 @@ class Containerd(NodeProcess, Tasks):
             async with stand_in_mounts(self._runtime.hidden, lambda: mount_root(root)) as place:
                 runtime = [self._runtime.program, *self._runtime.own_options]
                 write_entrance(_entrance(container), runtime, self._runtime.hidden, place)
-                made = await self._client.call(
-                    "tasks.v1.Tasks/Create", container_id=plan.id, stdout=output, stderr=output
-                )
+                made = await self.create(plan.id, stdout=output, stderr=output)
             record.process = inspect_process(made.pid) if made.pid in self._groups.processes(plan.id) else None
             record.process = record.process or ENDED_ALREADY
             record.shim = _find_shim(record)

@@ -64,14 +64,7 @@ class Kata(Tasks):
             await recorded
             await self.book(container, config, messages["RuntimeChoice"](name=self._class))
             await asyncio.to_thread(mount_volumes, plan, volumes)
-            made = await self._client.call(
-                "tasks.v1.Tasks/Create",
-                within=CREATE_SECONDS,
-                container_id=plan.id,
-                rootfs=[root],
-                stdout=output,
-                stderr=output,
-            )
+            made = await self.create(plan.id, within=CREATE_SECONDS, rootfs=[root], stdout=output, stderr=output)
             record.process = ProcessId(made.pid, 0)  # that of the machine; told, and never looked at
             record.shim = next(iter(await asyncio.to_thread(search_shims, plan.id)), None)
             await self._client.call("tasks.v1.Tasks/Start", within=CREATE_SECONDS, container_id=plan.id)
