@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -39,6 +40,11 @@ def copies(fabric: Fabric, name: str) -> list[str]:
 def owner_of(fabric: Fabric, address: str) -> str:
     found = [decode_part(item.spec, EndpointSpec) for item in fabric.ledger.notes.objects("endpoint")]
     return next((spec.workload.name for spec in found if spec.address == address), "nobody")
+
+
+def play(run: Callable[[Fabric], Coroutine[Any, Any, None]], store: Store = "memory") -> None:
+    with simulate(1, Fate(1, 0, {}), store) as fabric:
+        fabric.loop.run_until_complete(run(fabric))
 
 
 async def make_vm(fabric: Fabric, name: str, **more: Any) -> None:
@@ -85,8 +91,7 @@ def test_a_deleted_vm_takes_its_guest_along_though_another_has_the_guest_s_addre
         await until(lambda: not find_unmet(fabric) and not here(fabric).shelf.volumes, "nothing is left of it")
         assert owner_of(fabric, address) == "atlas" and not fabric.broken
 
-    with simulate(1, Fate(1, 0, {})) as fabric:
-        fabric.loop.run_until_complete(run(fabric))
+    play(run)
 
 
 def test_a_volume_that_is_deleted_while_its_node_is_lost_after_a_restore_is_kept_and_told_there() -> None:
@@ -113,8 +118,7 @@ def test_a_volume_that_is_deleted_while_its_node_is_lost_after_a_restore_is_kept
             "of a node that was heard it would be told"
         )
 
-    with simulate(1, Fate(1, 0, {})) as fabric:
-        fabric.loop.run_until_complete(run(fabric))
+    play(run)
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
@@ -151,8 +155,7 @@ def test_a_node_that_still_speaks_of_a_history_between_two_restores_is_waited_fo
         assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
         assert here(fabric).uid not in fabric.witness.unheard, "it has spoken of this history"
 
-    with simulate(1, Fate(1, 0, {}), store) as fabric:
-        fabric.loop.run_until_complete(run(fabric))
+    play(run, store)
 
 
 def test_a_stopped_vm_that_comes_back_where_its_volume_has_left_with_another_vm_is_told_where_the_data_is() -> None:
@@ -181,8 +184,7 @@ def test_a_stopped_vm_that_comes_back_where_its_volume_has_left_with_another_vm_
         await until(lambda: phase(fabric, person.name) == "Running", "it begins with an empty volume")
         assert copies(fabric, person.volume) == ["n1"] and not find_unmet(fabric) and not fabric.broken
 
-    with simulate(1, Fate(1, 0, {})) as fabric:
-        fabric.loop.run_until_complete(run(fabric))
+    play(run)
 
 
 @pytest.mark.parametrize("removed", [False, True])
@@ -219,19 +221,19 @@ def test_a_guest_that_was_placed_anew_while_its_node_was_lost_begins_again_there
         with pytest.raises(Violation, match="runs twice"):
             fabric.witness.see_guest(HERE, running)
 
-    with simulate(1, Fate(1, 0, {})) as fabric:
-        fabric.loop.run_until_complete(run(fabric))
+    play(run)
 
 
-async def place_after_the_backup(fabric: Fabric) -> dict[str, str]:
-    """The boot id of the guest that books has HERE, by a wish that the backup doesn't know."""
+async def place_after_the_backup(fabric: Fabric, where: str = HERE, **known: str) -> dict[str, str]:
+    """The boot ids once books runs ``where``, from where it may move; the backup knows it, not its place, and of its wishes
+    those that are ``known``."""
     await fabric.set_up()
     fabric.kill_deciders()
-    await make_vm(fabric, "books")
+    await make_vm(fabric, "books", **known)
     await fabric.ledger.back_up()
-    await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": HERE}})
+    await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": where}})
     fabric.start_deciders()
-    assert (await run_here(fabric, "books")).node == HERE
+    assert (await run_here(fabric, "books")).node == where
     await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": None}})
     return boot_ids(fabric)
 
@@ -258,20 +260,12 @@ def test_a_guest_of_a_lost_history_runs_on_though_its_vm_was_placed_a_second_tim
         assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
         await delete_all_of_it(fabric)
 
-    with simulate(1, Fate(1, 0, {})) as fabric:
-        fabric.loop.run_until_complete(run(fabric))
+    play(run)
 
 
 def test_a_guest_whose_move_the_source_broke_off_is_its_vm_s_again_though_the_target_is_lost() -> None:
     async def run(fabric: Fabric) -> None:
-        await fabric.set_up()
-        fabric.kill_deciders()
-        await make_vm(fabric, "books", node=HERE)
-        await fabric.ledger.back_up()
-        fabric.start_deciders()
-        place = await run_here(fabric, "books")
-        before = boot_ids(fabric)
-        await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": None}})
+        before = await place_after_the_backup(fabric, HERE, node=HERE)
         await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": "n1", "bytes_per_second": MIB})
         await until(lambda: fabric.witness.came_to["Moving"], "it is on its way")
         fabric._cut_off("n1")
@@ -279,24 +273,17 @@ def test_a_guest_whose_move_the_source_broke_off_is_its_vm_s_again_though_the_ta
         fabric.fate.cut_off.discard(HERE)
         fabric.start_deciders()
         await until(lambda: places(fabric, "books"), "the guest that its node has is the VM's")
-        assert places(fabric, "books")[0].node == place.node and boot_ids(fabric) == before
+        assert places(fabric, "books")[0].node == HERE and boot_ids(fabric) == before
         await ask(fabric, "DELETE", f"{VMS}/books")
         await until(lambda: phase(fabric, "books") == "absent", "it is gone")
         assert not boot_ids(fabric) and not fabric.broken, fabric.witness.violations
 
-    with simulate(1, Fate(1, 0, {})) as fabric:
-        fabric.loop.run_until_complete(run(fabric))
+    play(run)
 
 
 def test_a_guest_that_came_by_a_move_and_is_its_vm_s_again_is_so_after_the_next_restore_too() -> None:
     async def run(fabric: Fabric) -> None:
-        await fabric.set_up()
-        fabric.kill_deciders()
-        await make_vm(fabric, "books", node="n3")
-        await fabric.ledger.back_up()
-        fabric.start_deciders()
-        await run_here(fabric, "books")
-        await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": None}})
+        await place_after_the_backup(fabric, "n3", node="n3")
         await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": HERE})
         await until(lambda: fabric.witness.came_to["Succeeded"], "it has come")
         before, moved = boot_ids(fabric), fabric.witness.came_to["Moving"]
@@ -309,19 +296,12 @@ def test_a_guest_that_came_by_a_move_and_is_its_vm_s_again_is_so_after_the_next_
             await until(lambda: [place.node for place in places(fabric, "books")] == [HERE], "it is the VM's")
         assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
 
-    with simulate(1, Fate(1, 0, {})) as fabric:
-        fabric.loop.run_until_complete(run(fabric))
+    play(run)
 
 
 def test_a_deleted_vm_takes_along_what_its_source_sent_away_though_the_target_is_lost() -> None:
     async def run(fabric: Fabric) -> None:
-        await fabric.set_up()
-        fabric.kill_deciders()
-        await make_vm(fabric, "books", node=HERE)
-        await fabric.ledger.back_up()
-        fabric.start_deciders()
-        await run_here(fabric, "books")
-        await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": None}})
+        await place_after_the_backup(fabric, HERE, node=HERE)
         await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": "n1", "mode": "cold"})
         await until(lambda: any(p.move and p.move.address for p in places(fabric, "books")), "the target waits for it")
         fabric._cut_off("n1")
@@ -341,8 +321,7 @@ def test_a_deleted_vm_takes_along_what_its_source_sent_away_though_the_target_is
         await until(lambda: not find_unmet(fabric), "all is as people know")
         assert not fabric.broken, fabric.witness.violations
 
-    with simulate(1, Fate(1, 0, {})) as fabric:
-        fabric.loop.run_until_complete(run(fabric))
+    play(run)
 
 
 def test_a_guest_whose_node_was_given_up_in_a_lost_history_is_kept_and_goes_with_its_vm() -> None:
@@ -367,5 +346,4 @@ def test_a_guest_whose_node_was_given_up_in_a_lost_history_is_kept_and_goes_with
         assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
         await delete_all_of_it(fabric)
 
-    with simulate(1, Fate(1, 0, {})) as fabric:
-        fabric.loop.run_until_complete(run(fabric))
+    play(run)
