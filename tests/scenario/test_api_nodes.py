@@ -526,6 +526,32 @@ def test_a_target_that_never_ran_goes_once_nobody_waits_for_its_word(lab: DoorsL
     assert ask() == [coming.uid]
 
 
+def test_what_it_made_of_a_volume_goes_with_it_once_the_node_where_its_guest_stayed_has_the_data(lab: DoorsLab) -> None:
+    node, source, former = lab.join("n1"), lab.join("n2"), lab.join("n3")
+    volume = lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
+    vm = lab.client.create(make_vm("web"))
+    coming = make_allocation(node, vm, volume_uid=volume["uid"])
+    epoch = epoch_of(lab.client.list("node").cursor)
+    move = {"key": "m", "peer": "n2", "peer_uid": source.uid, "peer_allocation": "the source"}
+    spec = {**msgspec.json.decode(coming.spec), "role": "target", "move": move}
+    copy = msgspec.json.encode({"uid": coming.uid, "spec": spec, "standing": "given up", "move": "m"}).decode()
+
+    def ask(home: JoinedNode | None, *, there: bool) -> Any:
+        envelope = lab.stored("/volume/default/data")
+        assert envelope is not None
+        status = VolumeStatus(node=home.name, node_uid=home.uid) if home is not None else VolumeStatus()
+        envelope.status = msgspec.Raw(msgspec.json.encode(status))
+        lab.put(envelope)
+        source.report(node={"cpu": 4, "epoch": epoch, "volumes": [volume["uid"]] if there else []})
+        answer = node.report(node={"cpu": 4, "orphan_allocations": [copy]})
+        assert answer["superseded"] == [coming.uid]
+        return answer["stale_volumes"]
+
+    assert ask(former, there=False) == [], "it may be all that there is"
+    assert ask(node, there=True) == [], "it is in use here"
+    assert ask(former, there=True) == ask(None, there=True) == ask(source, there=True) == [volume["uid"]]
+
+
 def test_a_report_that_comes_late_does_not_take_the_place_of_a_newer_one(lab: DoorsLab) -> None:
     node = lab.join("n1")
     assert node.report(node={"cpu": 4}, version="a.1")["version"] == "a.1"

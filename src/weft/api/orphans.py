@@ -23,7 +23,7 @@ from weft.objects.identity import object_key
 async def find_superseded(doors: Doors, node: Envelope) -> tuple[list[str], list[str]]:
     """Uids of the orphans that the other side of their move has made superfluous, whose VM had a later incarnation or was
     deleted after the node had been given up, or that surely are no guests and older than their VM; and of those of their
-    volumes whose data is another node's by now, which says that it has it."""
+    volumes whose data is another node's by now, which says that it has it: their home, or where a guest that never came stayed."""
     copies = read_copies(decode_part(node.report, NodeReport))
     if not copies:
         return [], []
@@ -76,15 +76,23 @@ async def _find_stale(doors: Doors, node: Envelope, orphan: OrphanCopy) -> set[s
         found = await _read(doors, object_key("volume", orphan.spec.workload.project, volume.name))
         if found is None or found.uid != volume.uid:
             continue
-        status = decode_part(found.status, VolumeStatus)
+        status, move = decode_part(found.status, VolumeStatus), orphan.spec.move
         shared = volume.pool != LOCAL or (volume.pool_id and volume.pool_id == status.pool_id)
-        if shared or status.node is None or status.node_uid in (None, node.uid):
+        if shared or status.node_uid == node.uid:
             continue
-        home = await _read(doors, object_key("node", None, status.node))
-        if home is not None and home.uid == status.node_uid:
-            if volume.uid in decode_part(home.report, NodeReport).volumes:
+        if await _has_data(doors, status.node, status.node_uid, volume.uid):
+            stale.add(volume.uid)
+        elif orphan.standing == "given up" and move is not None:
+            # Made for a guest that never came; an older store may look for the data elsewhere than where that was.
+            if await _has_data(doors, move.peer, move.peer_uid, volume.uid):
                 stale.add(volume.uid)
     return stale
+
+
+async def _has_data(doors: Doors, node: str | None, node_uid: str | None, volume: str) -> bool:
+    """Whether that node, if there is one, has said that it has the data of the volume of this uid."""
+    found = await _read(doors, object_key("node", None, node)) if node is not None else None
+    return found is not None and found.uid == node_uid and volume in decode_part(found.report, NodeReport).volumes
 
 
 async def _read(doors: Doors, key: str) -> Envelope | None:
