@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation, make_i
 
 from weft.api.verbs import PLACE_SECONDS
 from weft.client.answer import raise_problem
-from weft.contracts.store import Delete, epoch_of
+from weft.contracts.clock import SystemClock
+from weft.contracts.store import Delete, Precondition, Write, epoch_of
 from weft.kinds.node import NodeReport
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Condition, decode_part
@@ -27,9 +28,11 @@ from weft.objects.errors import (
     InvalidInput,
     NotAuthenticated,
     NotFound,
+    StoreUnavailable,
     Unavailable,
     UnknownField,
 )
+from weft.store.memory import MemoryStore
 from weft.trust.ca import Authority, read_csr
 from weft.trust.echo import pair_key
 from weft.trust.enrolment import enrolment_key
@@ -559,6 +562,50 @@ def test_a_report_that_comes_late_does_not_take_the_place_of_a_newer_one(lab: Do
     assert node.report(node={"cpu": 4}, version="a.1")["version"] == "a.2"
     envelope = lab.stored("/node/-/n1")
     assert envelope is not None and decode_part(envelope.report, NodeReport).cpu == 5
+
+
+def test_a_server_that_has_begun_anew_has_each_node_say_its_facts_again(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    assert node.report(node={"cpu": 5}, version="b.1")["version"] == "b.1"
+    assert node.report(node={"cpu": 4}, version="a.1")["version"] == "a.1"  # late, from a former life of its agent
+    lab.restart()
+    assert node.report(version="b.1")["version"] not in ("", "b.1")
+    assert node.report(node={"cpu": 5}, version="b.2")["version"] == "b.2"
+    assert lab.client.get("node", "n1")["report"]["cpu"] == 5
+
+
+def test_facts_that_may_have_been_written_though_the_store_did_not_answer_are_asked_for_again(tmp_path: Path) -> None:
+    store = SilentStore(SystemClock())
+    lab = DoorsLab(tmp_path, store)
+    try:
+        node = lab.join("n1")
+        assert node.report(node={"cpu": 5}, version="b.1")["version"] == "b.1"
+        store.silent = True
+        with pytest.raises(Unavailable):
+            node.report(node={"cpu": 4}, version="a.1")
+        store.silent = False
+        assert lab.client.get("node", "n1")["report"]["cpu"] == 4
+        assert node.report(version="b.1")["version"] not in ("", "b.1")
+    finally:
+        lab.close()
+
+
+class SilentStore(MemoryStore):
+    """Commits; while ``silent``, nobody hears that it has."""
+
+    silent = False
+
+    async def commit(
+        self,
+        writes: Sequence[Write],
+        preconditions: Sequence[Precondition] = (),
+        *,
+        idempotency_key: str | None = None,
+    ) -> int:
+        revision = await super().commit(writes, preconditions, idempotency_key=idempotency_key)
+        if self.silent:
+            raise StoreUnavailable("the answer was lost")
+        return revision
 
 
 def test_nodes_are_told_whom_to_ask_how_far_away_they_are_once(lab: DoorsLab) -> None:

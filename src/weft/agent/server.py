@@ -75,7 +75,7 @@ class ReportAnswer(msgspec.Struct, frozen=True):
     ``gone_networks``: uids that there are no more; ``superseded``: uids of
     allocations that the list doesn't hold and that surely don't count any more, ``stale_volumes`` those of their volumes whose
     data is another node's by now; ``peers``: whom to ask how far away they are, if others are known here; ``version`` of
-    the node's facts that the server has, nothing if it can't tell."""
+    the node's facts that the server has, nothing of a server that doesn't say."""
 
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []

@@ -2,10 +2,13 @@
 
 A node numbers them, beginning anew with each life of its agent. One that is older than the last of the same life is passed
 over; of another life's nothing can be known, so each answer says which one counts, and a node whose newest it isn't says it
-again. Kept in memory: requests to a process don't outlive it.
+again. Kept in memory: requests to a process don't outlive it. A process that has just begun knows of none, and has each node
+say its facts once more: what the store has may have come late, from a former life.
 """
 
 from __future__ import annotations
+
+_NONE = "none.0"  # a version that no agent has: it says all again
 
 
 class Heard:
@@ -25,6 +28,10 @@ class Heard:
         if version.rpartition(".")[2].isdecimal():
             self._versions[node_uid] = version
 
+    def forget(self, node_uid: str) -> None:
+        """What the store has of it isn't known any more."""
+        self._versions.pop(node_uid, None)
+
     def get(self, node_uid: str) -> str:
-        """The version that was written last; nothing if none was, by this process."""
-        return self._versions.get(node_uid, "")
+        """The version that was written last; one that no agent has if that isn't known."""
+        return self._versions.get(node_uid, _NONE)

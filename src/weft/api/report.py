@@ -45,7 +45,6 @@ _CHUNK = 90
 _MOST_EVENTS = 200
 _NO_KEY = "/-/"  # nothing is kept under it: whoever asks wants to know the newest revision
 _NOTHING = msgspec.Raw(b"null")
-_NOTHING_HEARD = "none.0"  # a version that no agent has: it says all again
 
 
 class NodeEvent(msgspec.Struct):
@@ -87,7 +86,7 @@ class ReportAnswer(msgspec.Struct):
     """``ranges`` of all networks and ``node_ranges``, all nodes' own addresses, if the node has another version;
     ``gone_networks``: those of its idle ones that there
     are no more; ``superseded``, ``stale_volumes``: see ``find_superseded``; ``peers``, if the node has another version;
-    ``version`` of the node's facts that the server has, nothing if it can't tell."""
+    ``version`` of the node's facts that the server has, one that no node has if it can't tell."""
 
     refused: dict[str, str] = {}
     remove_volumes: list[str] = []
@@ -187,7 +186,7 @@ async def _take_back(doors: Doors, actor: Actor, name: str, heard: str | None) -
         revision = await doors.store.commit(writes, preconditions)
         node.revision = revision if made else node.revision
     if made:
-        doors.heard.put(uid, _NOTHING_HEARD)
+        doors.heard.forget(uid)
         doors.tell(node.ref, "TakenBack", "its certificate is ours, but the store did not know it", "Warning")
     return node
 
@@ -232,7 +231,11 @@ async def _write_node(doors: Doors, node: Envelope, given: ReportInput) -> None:
             await doors.store.commit(writes, [AtRevision(current.key, current.revision)])
 
     if _merge(node, part):
-        await retry(doors, attempt)
+        try:
+            await retry(doors, attempt)
+        except BaseException:
+            doors.heard.forget(node.uid)  # it may have been written all the same
+            raise
     doors.heard.put(node.uid, given.version)
 
 

@@ -28,7 +28,11 @@ def test_only_an_older_one_of_the_same_life_is_late(last: str, version: str, lat
 
 def test_what_was_written_last_is_what_counts() -> None:
     heard = Heard()
-    assert heard.get("n") == ""
+    asked = heard.get("n")
+    assert asked, "a node says its facts again when it is told of any version but its own"
     for version in ("a.1", "b.7", "nonsense", ""):
         heard.put("n", version)
     assert heard.get("n") == "b.7"
+    heard.forget("n")
+    assert heard.get("n") == asked
+    assert not heard.is_late("n", "b.6")
