@@ -23,6 +23,7 @@ from tests.scenario.agent_lab import (
 from weft.agent import allocations, network
 from weft.agent.known import Memory, Part
 from weft.agent.offline import Copies, Copy
+from weft.agent.server import ReportAnswer, ReportBody
 from weft.kinds.allocation import AllocatedMove
 from weft.objects.envelope import Envelope
 from weft.objects.errors import Forbidden, NotAuthenticated, NotFound, WeftError
@@ -200,11 +201,11 @@ async def test_what_no_list_holds_any_more_while_a_step_is_written_down_is_told_
         save(copies, name, copy)
 
     monkeypatch.setattr(Copies, "save", save_slowly)
-    async with lab.agent():
+    async with lab.agent() as agent:
         lab.server.put(web)
         await lab.until(at_it.is_set, "the note")
         lab.server.restore("e2")
-        await lab.until(lambda: any(event.reason == "Orphaned" for event in lab.server.events), "that it was missed")
+        await lab.until(lambda: agent.allocations.epoch == "e2", "that it was missed")
         go_on.set()
         await lab.until(lambda: lab.server.node_report and lab.server.node_report.epoch == "e2", "epoch e2")
         await lab.settle()
@@ -227,6 +228,39 @@ async def test_an_orphan_stays_one_over_an_agents_death_and_is_not_started_again
         guest = lab.guest(web)
         assert guest is not None and guest.state == "failed"
         assert short_id(web.uid) in lab.shelf.volumes
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_was_told_as_an_orphan_is_one_for_an_agent_that_starts_without_a_server(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime is slow to say how the guest is, so nothing was done about it yet when the server is told."""
+    web, db = make_allocation(), make_allocation("db", nics=[make_nic("10.20.0.12")])
+    report, kept = lab.server.report, list[dict[str, bool]]()
+
+    def look(node: str, body: ReportBody) -> ReportAnswer:
+        if body.node is not None and body.node.orphans:
+            kept.append({copy.allocation.uid: copy.memory.orphan for copy in Copies(lab.host.state_dir).load()})
+        return report(node, body)
+
+    async with lab.agent():
+        lab.server.put(web, db)
+        await lab.until_state(web, "running")
+        await lab.until_state(db, "running")
+    lab.runtime.kill(short_id(web.uid))
+    lab.runtime.kill(short_id(db.uid))
+    lab.server.delete(web)
+    lab.orders.delay_seconds["inspect"] = 60.0
+    monkeypatch.setattr(lab.server, "report", look)
+    async with lab.agent():
+        await lab.until(lambda: kept, "an orphan")
+    lab.orders.delay_seconds.clear()
+    lab.server.down = True
+    async with lab.agent():
+        await lab.until(lambda: (g := lab.guest(db)) and g.state == "running", "the one that was listed last")
+        await lab.settle()
+        assert (guest := lab.guest(web)) is not None and guest.state == "failed"
+    assert kept[0] == {web.uid: True, db.uid: False}
 
 
 async def test_a_deletion_without_a_wish_before_it_is_no_evidence(lab: Lab) -> None:

@@ -78,7 +78,14 @@ class Agent:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._functions: Functions | None = None
         self._reporter = Reporter(
-            host.node, server, clock, self._make_node_report, self._longest_silence, self._ask, self._on_answer
+            host.node,
+            server,
+            clock,
+            self._keep_orphans,
+            self._make_node_report,
+            self._longest_silence,
+            self._ask,
+            self._on_answer,
         )
         copies, self._found = Copies(host.state_dir), Found(runtimes)
         self.allocations = allocations = Allocations(
@@ -259,6 +266,9 @@ class Agent:
             return None
         functions = self._functions.used_images() if self._functions is not None else set()
         return (holdings.find_container_images(self.allocations.workers) | functions) - {""}
+
+    async def _keep_orphans(self) -> None:
+        await self.allocations.keep_orphans()
 
     def _make_node_report(self) -> NodeReport:
         strangers = [(guest, self.runtimes.kind_of(guest.id)) for guest in self.allocations.unexplained()]

@@ -129,6 +129,18 @@ class Allocations:
             if uid in (None, worker.wanted.uid):
                 worker.look()
 
+    async def keep_orphans(self) -> None:
+        """Remember durably which are orphans, before the server is told: an agent that starts again without a server would
+        start their guests."""
+        tried: set[Worker] = set()
+        while found := [worker for worker in self.workers if worker.memory.orphan and worker not in tried]:
+            tried.update(found)
+            for worker in found:
+                try:
+                    await worker.notes.save()
+                except NotKept as problem:
+                    log.warning("%s: %s", worker.wanted.what, problem.message)  # a full disk keeps no node silent
+
     async def keep_part(self, uid: str, part: Part) -> None:
         """See ``Notes.keep_part``."""
         await self._workers[uid].notes.keep_part(part)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -42,21 +42,24 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Reporter:
-    """What is to be told. ``make_node_report`` gives the node's own facts as they are now, ``ask`` what to ask with
-    them; ``longest_silence_seconds`` how soon to ask again; ``on_answer`` hears each answer."""
+    """What is to be told. ``prepare`` writes down what must not be forgotten once it was told; ``make_node_report`` gives the
+    node's own facts as they are now, ``ask`` what to ask with them; ``longest_silence_seconds`` how soon to ask again;
+    ``on_answer`` hears each answer."""
 
     def __init__(
         self,
         node: str,
         server: Server,
         clock: Clock,
+        prepare: Callable[[], Awaitable[None]],
         make_node_report: Callable[[], NodeReport],
         longest_silence_seconds: Callable[[], float],
         ask: Callable[[], Question],
         on_answer: Callable[[ReportAnswer], None],
     ) -> None:
         self._node, self._server, self._clock = node, server, clock
-        self._make_node_report, self._ask, self._on_answer = make_node_report, ask, on_answer
+        self._prepare, self._make_node_report, self._ask = prepare, make_node_report, ask
+        self._on_answer = on_answer
         self._longest_silence_seconds = longest_silence_seconds
         self._current: dict[str, AllocationReport] = {}
         self._unsaid: set[str] = set()
@@ -111,6 +114,7 @@ class Reporter:
         while True:
             await wait_for_event(self._clock, self._woken, self._longest_silence_seconds())
             self._woken.clear()
+            await self._prepare()
             body = self._make_body()
             try:
                 answer = await asyncio.get_running_loop().run_in_executor(

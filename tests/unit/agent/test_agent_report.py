@@ -88,9 +88,18 @@ class Bench:
         self.removals: list[str] = []
         server: Any = self.server
         self.reporter = Reporter(
-            "n1", server, self.clock, lambda: self.node, lambda: HEARTBEAT_SECONDS, Question, self._hear
+            "n1",
+            server,
+            self.clock,
+            self._write_down,
+            lambda: self.node,
+            lambda: HEARTBEAT_SECONDS,
+            Question,
+            self._hear,
         )
         self.clock.thread = self.reporter._thread
+
+    async def _write_down(self) -> None: ...
 
     def _hear(self, answer: ReportAnswer) -> None:
         self.removals += answer.remove_volumes
