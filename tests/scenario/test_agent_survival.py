@@ -7,6 +7,7 @@ import json
 import random
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -105,6 +106,10 @@ async def test_without_a_server_a_machine_that_lost_power_brings_its_guests_back
         assert [f.port for f in lab.wire.forwards] == [8080]
 
 
+def read_orphans(lab: Lab) -> list[dict[str, Any]]:
+    return [json.loads(copy) for copy in lab.server.node_report.orphan_allocations]
+
+
 async def test_an_empty_store_makes_orphans_of_guests_and_ends_none(lab: Lab) -> None:
     web, gone = make_allocation(), make_allocation("gone", nics=[make_nic("10.20.0.12")])
     far = make_endpoint("10.20.0.13", "far", "10.99.0.2")
@@ -121,7 +126,7 @@ async def test_an_empty_store_makes_orphans_of_guests_and_ends_none(lab: Lab) ->
         assert report is not None
         assert report.orphans == [f"{gone.uid} vm/default/gone 1", f"{web.uid} vm/default/web 1"]
         copies = [json.loads(copy) for copy in report.orphan_allocations]
-        assert [copy["uid"] for copy in copies] == [gone.uid, web.uid]
+        assert [(copy["uid"], copy["runs"]) for copy in copies] == [(gone.uid, True), (web.uid, True)]
         assert copies[1]["spec"] == json.loads(bytes(web.spec))
         await lab.settle()
         assert [boot_id(lab, web), boot_id(lab, gone)] == before
@@ -136,6 +141,9 @@ async def test_an_empty_store_makes_orphans_of_guests_and_ends_none(lab: Lab) ->
         lab.server.put(change(web, wish="stop"))
         await lab.until_state(web, "stopped")
         assert boot_id(lab, gone) == before[1]
+        lab.runtime.kill(short_id(gone.uid))
+        said = [f"{gone.uid} False"]
+        await lab.until(lambda: [f"{c['uid']} {c['runs']}" for c in read_orphans(lab)] == said, "it runs no more")
 
 
 async def test_an_agent_that_starts_again_says_of_which_history_its_memory_is(lab: Lab) -> None:

@@ -32,6 +32,11 @@ def reason(fabric: Fabric, name: str) -> str:
     return decode_part(vm.status, WorkloadStatus).reason if vm is not None else "absent"
 
 
+def known_orphans(fabric: Fabric) -> list[tuple[str, str]]:
+    """Node and allocation uid of each guest that a node tells of, and the store doesn't know."""
+    return [(node.name, uid) for node in fabric.nodes for uid in _orphans(fabric, node)]
+
+
 def copies(fabric: Fabric, name: str) -> list[str]:
     volume = read(fabric, "volume", name)
     return decode_part(volume.status, VolumeStatus).copies if volume is not None else []
@@ -344,6 +349,38 @@ def test_a_guest_whose_node_was_given_up_in_a_lost_history_is_kept_and_goes_with
         await ask(fabric, "POST", f"{VMS}/books:restart", {})
         await asyncio.sleep(10.0)
         assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
+        await delete_all_of_it(fabric)
+
+    play(run)
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_of_two_guests_that_an_older_store_knows_neither_of_the_one_is_taken_up_that_runs(runs: bool) -> None:
+    async def run(fabric: Fabric) -> None:
+        before = await place_after_the_backup(fabric)
+        await go_back(fabric)
+        fabric.start_deciders()
+        later = (await run_here(fabric, "books")).node  # its first node is lost
+        if not runs:
+            here(fabric).lose_power()
+        await go_back(fabric)
+        fabric.fate.cut_off.add(later)
+        if not runs:
+            here(fabric).start()
+        fabric.fate.cut_off.discard(HERE)
+        fabric.start_deciders()
+        await until(lambda: _orphans(fabric, here(fabric)), "its first guest is told")
+        await asyncio.sleep(5.0)
+        assert boot_ids(fabric) == (before if runs else {}) and not fabric.broken, fabric.witness.violations
+        assert runs or reason(fabric, "books") == "storeRestored", "the other node is waited for"
+        fabric.fate.cut_off.discard(later)
+        taken_up, other = (HERE, later) if runs else (later, HERE)
+        place = await run_here(fabric, "books")
+        assert place.node == taken_up, "one that runs is taken up at once, one that doesn't gives way to one that does"
+        await until(lambda: [at for at, _ in known_orphans(fabric)] == [other], "the other one is told, and kept")
+        await ask(fabric, "POST", f"{VMS}/books:restart", {})
+        await asyncio.sleep(10.0)
+        assert phase(fabric, "books") == "Running" and not fabric.broken, fabric.witness.violations
         await delete_all_of_it(fabric)
 
     play(run)

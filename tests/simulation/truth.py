@@ -55,6 +55,8 @@ class Witness:
         self.given_up_before: set[str] = (
             set()
         )  # and of those that did in another one, and that the store knows nothing of
+        # Allocation uid → those of its VM's other guests that ran as it did when it was taken up: they may run on (docs/status.md).
+        self.beside: dict[str, set[str]] = {}
         self.boots: dict[str, int] = {}
         self.alive: dict[tuple[str, str], str] = {}  # (node, guest id) → allocation uid
         self.disks: dict[str, tuple[str, str]] = {}  # a disk that is written to → the guest that does
@@ -162,6 +164,9 @@ class Witness:
             self.came_from[now.uid] = spec.move.peer_allocation
         known = now.uid in self.workload_of
         self.workload_of[now.uid] = spec.workload.uid
+        if was is None and known:
+            running = {uid for uid in self.alive.values() if self.workload_of.get(uid) == spec.workload.uid}
+            self.beside[now.uid] = running if now.uid in running else set()
         if was is None or spec.resources != decode_part(was.spec, AllocationSpec).resources:
             self._check_placing(was, spec, known=known)
 
@@ -210,7 +215,8 @@ class Witness:
         for (where, _), other in self.alive.items():
             passed_over = again or self.is_passed_over(where, other)
             gone = self.untold | self.given_up_before  # nobody knows any more that people gave it up (docs/status.md)
-            unknown = where != node and (passed_over or not gone.isdisjoint((uid, other)))
+            unknown = passed_over or not gone.isdisjoint((uid, other)) or other in self.beside.get(uid, ())
+            unknown = unknown and where != node
             if self.workload_of.get(other) == workload and not unknown:
                 self.fail(f"vm {guest.plan.name} runs twice: on {where} and on {node}")
         if uid not in self.allocations and uid not in self.forgotten | self.untold:

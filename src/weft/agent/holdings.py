@@ -20,10 +20,12 @@ def list_orphans(workers: Iterable[Worker]) -> list[Wanted]:
     return [worker.wanted for worker in workers if worker.memory.orphan]
 
 
-def describe_orphans(workers: Iterable[Worker]) -> list[tuple[Wanted, Standing, str]]:
-    """The same, with where their guests are and the move that they were a side of last."""
+def describe_orphans(workers: Iterable[Worker]) -> list[tuple[Wanted, Standing, str, bool]]:
+    """The same, with where their guests are, the move that they were a side of last, and whether they run."""
     return [
-        (worker.wanted, worker.notes.standing, worker.notes.last_move) for worker in workers if worker.memory.orphan
+        (worker.wanted, worker.notes.standing, worker.notes.last_move, worker.life.is_seen_alive)
+        for worker in workers
+        if worker.memory.orphan
     ]
 
 

@@ -45,6 +45,10 @@ class Life:
     def health(self) -> Health:
         return self._watch.health
 
+    @property
+    def is_seen_alive(self) -> bool:
+        return self.guest is not None and plans.is_alive(self.guest)
+
     async def look(self) -> GuestFacts:
         """The guest's facts now, and what follows from them put into the notes' memory."""
         notes = self._notes

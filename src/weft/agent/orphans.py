@@ -57,15 +57,15 @@ def name_orphans(orphans: Iterable[Wanted], unexplained: Iterable[tuple[GuestFac
     return sorted(lines)
 
 
-def copy_orphans(orphans: Sequence[tuple[Wanted, Standing, str]]) -> list[str]:
-    """The orphans' specs as JSON, with their standing and their last move, so that the server can take them up again; without
-    user data if that is too much."""
+def copy_orphans(orphans: Sequence[tuple[Wanted, Standing, str, bool]]) -> list[str]:
+    """The orphans' specs as JSON, with their standing, their last move, and whether they run, so that the server can take them
+    up again; without user data if that is too much."""
     whole = [_copy(*orphan, with_user_data=True) for orphan in orphans]
     if sum(map(len, whole)) <= MOST_ORPHAN_BYTES:
         return sorted(whole)
     return sorted(_copy(*orphan, with_user_data=False) for orphan in orphans)
 
 
-def _copy(orphan: Wanted, standing: Standing, move: str, *, with_user_data: bool) -> str:
+def _copy(orphan: Wanted, standing: Standing, move: str, runs: bool, *, with_user_data: bool) -> str:
     spec = orphan.spec if with_user_data else msgspec.structs.replace(orphan.spec, user_data="")
-    return msgspec.json.encode(OrphanCopy(orphan.uid, spec, standing, move)).decode()
+    return msgspec.json.encode(OrphanCopy(orphan.uid, spec, standing, move, runs)).decode()

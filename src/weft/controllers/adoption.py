@@ -29,15 +29,18 @@ from weft.objects.identity import object_key
 
 
 def plan_adoption(view: View, vm: Item, silent: bool, now: float) -> Commit | None:
-    """Take the guest that runs under this VM's name as the VM's own; None if there is none that surely is. What a deleted VM's
-    own node can't be sure of goes with it too, once no node is ``silent`` that might be: whichever side has the guest."""
+    """Take the guest that runs under this VM's name as the VM's own; None if there is none that surely is. One that doesn't run
+    would be begun: that waits until no node is ``silent``, which may have another one that does. What a deleted VM's
+    own node can't be sure of goes with it too, once no node is silent that might be: whichever side has the guest."""
     found = [(node, copy) for node in view.find(NODES_BY_ORPHAN, vm.key) for copy in find_copies(node, vm.key)]
     fitting = [(node, copy) for node, copy in found if _is_of(view, vm, copy.spec)]
     certain = [(node, copy) for node, copy in fitting if has_guest(view, copy, [other for _, other in fitting])]
     unsure = [pair for pair in fitting if pair[1].standing in ("here", "open")] if vm.deleting and not silent else []
     if not certain and not unsure:
         return None
-    node, copy = max(certain or unsure, key=lambda pair: (pair[1].spec.incarnation, pair[0].key))
+    node, copy = max(certain or unsure, key=lambda pair: (pair[1].runs, pair[1].spec.incarnation, pair[0].key))
+    if silent and not (copy.runs or vm.deleting):
+        return None
     allocation = _make_allocation(vm, node, copy, now, sure=bool(certain))
     writes: list[Write] = [put(allocation)]
     preconditions: list[Precondition] = [unchanged(vm), unchanged(node), Absent(allocation.key)]

@@ -101,7 +101,7 @@ class Workloads:
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         vms = [vm for key in keys if (vm := view.get(key)) is not None]
-        waiting = {vm.key for vm in vms if vm.deleting or _has_astray(view, vm)}
+        waiting = {vm.key for vm in vms if vm.deleting or view.count(NODES_BY_ORPHAN, vm.key) or _has_astray(view, vm)}
         silent = bool(waiting) and bool(self._find_silent())
         for vm in vms:
             commit = plan_workload(view, vm, silent, now)

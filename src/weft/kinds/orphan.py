@@ -16,12 +16,14 @@ Standing = Literal["here", "open", "left", "given up"]
 
 class OrphanCopy(msgspec.Struct):
     """The allocation of an orphan, as its node was told it last. ``move`` is the key of the move that it was last a side of,
-    ``standing`` where the guest is for all that this node knows, nothing of an agent from before they said so."""
+    ``standing`` where the guest is for all that this node knows, nothing of an agent from before they said so. ``runs``: it is
+    alive by its node's last look, or that is an agent that doesn't say."""
 
     uid: str
     spec: AllocationSpec
     standing: Standing | Literal[""] = ""
     move: str = ""
+    runs: bool = True
 
 
 def read_copies(report: NodeReport) -> list[OrphanCopy]:

@@ -118,14 +118,14 @@ def read_candidate(view: View, vm: Item, default_strategy: str, silent: list[str
     project = vm.envelope.project
     known = [(node, orphan) for node in view.find(NODES_BY_ORPHAN, vm.key) for orphan in list_orphans(node, vm.key)]
     running = [node for node, orphan in known if orphan.uid not in find_given_up(node.report(NodeReport))]
+    if silent:
+        return Waiting(
+            "storeRestored", f"the store was restored; waiting for {', '.join(silent)} to say what runs there"
+        )
     if running:
         where = running[0].envelope.name
         return Waiting(
             "orphanRunning", f"a guest of this name still runs on {where}, from before the store was restored"
-        )
-    if silent:
-        return Waiting(
-            "storeRestored", f"the store was restored; waiting for {', '.join(silent)} to say what runs there"
         )
     try:
         chosen = find_strategy(view, project, spec, default_strategy)

@@ -146,9 +146,9 @@ def test_surroundings_outlive_and_are_empty_at_first(tmp_path: Path) -> None:
 
 def test_orphans_are_told_whole_unless_that_is_too_much() -> None:
     small = [wanted("a", user_data="x")]
-    assert json.loads(copy_orphans([(one, "here", "") for one in small])[0])["spec"]["user_data"] == "x"
+    assert json.loads(copy_orphans([(one, "here", "", True) for one in small])[0])["spec"]["user_data"] == "x"
     large = [wanted(f"w{n}", user_data="x" * 60_000) for n in range(4)]
-    told = copy_orphans([(one, "here", "") for one in large])
+    told = copy_orphans([(one, "here", "", True) for one in large])
     assert len(told) == 4 and sum(map(len, told)) < MOST_ORPHAN_BYTES
     assert msgspec.json.decode(told[0])["uid"] == "alloc-w0"
 

@@ -6,13 +6,14 @@ import msgspec
 import pytest
 
 from weft.client.indexes import make_view
-from weft.client.view import Item
-from weft.controllers.adoption import has_guest
+from weft.client.view import Item, View
+from weft.controllers.adoption import has_guest, plan_adoption
 from weft.kinds.allocation import AllocatedImage, AllocatedMove, AllocationSpec, Resources
 from weft.kinds.migration import MOVED_ON, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport
 from weft.kinds.orphan import OrphanCopy, Standing, read_copies
-from weft.objects.envelope import Envelope
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.identity import Ref
 
 KEY = "m"
@@ -72,6 +73,42 @@ def test_a_guest_is_taken_up_only_where_it_surely_is(
         item = migration(*ended)
         view.put_item(item.key, item)
     assert has_guest(view, found, [found, *others]) is has
+
+
+def view_of(*told: tuple[OrphanCopy, str]) -> tuple[View, Item]:
+    """A VM and what nodes tell of its guests, each with its uid."""
+    spec = msgspec.Raw(msgspec.json.encode(VmSpec(image="tiny")))
+    view, vm = make_view(), Item(Envelope(kind="vm", name="web", uid="vm-1", project="default", spec=spec))
+    view.put_item(vm.key, vm)
+    for number, (found, uid) in enumerate(told, 1):
+        found.uid, found.spec.node_uid = uid, f"node-{number}"
+        orphan = f"{uid} {vm.key.removeprefix('/')} {found.spec.incarnation}"
+        report = NodeReport(orphans=[orphan], orphan_allocations=[msgspec.json.encode(found).decode()])
+        raw = msgspec.Raw(msgspec.json.encode(report))
+        node = Item(Envelope(kind="node", name=f"n{number}", uid=f"node-{number}", report=raw))
+        view.put_item(node.key, node)
+    return view, vm
+
+
+def taken_up(view: View, vm: Item, *, silent: bool) -> str | None:
+    commit = plan_adoption(view, vm, silent, 0.0)
+    return decode_envelope(commit.writes[0].value).uid if commit is not None else None  # type: ignore[union-attr]
+
+
+def test_of_two_guests_of_a_vm_the_one_is_taken_up_that_runs_else_the_later() -> None:
+    runs, ended = copy("here", "active", move=""), copy("here", "active", move="")
+    ended.spec.incarnation, ended.runs = 2, False
+    assert taken_up(*view_of((runs, "a"), (ended, "b")), silent=False) == "a"
+    ended.runs = True
+    assert taken_up(*view_of((runs, "a"), (ended, "b")), silent=False) == "b"
+
+
+def test_a_guest_that_would_have_to_be_begun_is_taken_up_once_no_node_is_silent_that_may_have_one_that_runs() -> None:
+    guest = copy("here", "active", move="")
+    assert taken_up(*view_of((guest, "a")), silent=True) == "a"
+    guest.runs = False
+    assert taken_up(*view_of((guest, "a")), silent=True) is None
+    assert taken_up(*view_of((guest, "a")), silent=False) == "a"
 
 
 def test_a_source_that_has_broken_its_move_off_is_believed_and_one_of_an_agent_that_says_nothing_is_not() -> None:
